@@ -1,0 +1,58 @@
+# The verbs that people, README and CI share. `make help` lists them.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+PYTHON ?= python3
+BIN := .venv/bin
+COMPILE = $(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header
+PROTOS := $(shell find protos -name '*.proto' | sort)
+SERVICES := $(shell grep -l '^service ' $(PROTOS))
+PROTOC = PATH="$(CURDIR)/$(BIN):$$PATH" ../$(BIN)/python -m grpc_tools.protoc -I.
+
+.PHONY: help demo test check protos lock clean
+
+help:  ## list the verbs
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.venv/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { echo 'Anya Mesh needs Python 3.11 to 3.13: make PYTHON=python3.12 demo' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo 'Python cannot make environments here: apt-get install python3-venv' >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q uv
+	@touch $@
+
+.venv/run: .venv/pip requirements.lock pyproject.toml
+	$(BIN)/uv pip sync -q --python $(BIN)/python --require-hashes requirements.lock
+	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@rm -f .venv/dev; touch $@
+
+.venv/dev: .venv/pip requirements-dev.lock pyproject.toml
+	$(BIN)/uv pip sync -q --python $(BIN)/python --require-hashes requirements-dev.lock
+	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@touch $@ .venv/run
+
+demo: .venv/run  ## run the main job: a verified payment, end to end
+	$(BIN)/anya demo
+
+test: .venv/dev  ## run every test
+	$(BIN)/pytest -q
+
+check: .venv/dev  ## lint, types, contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/buf lint
+	$(MAKE) -s protos
+	git diff --exit-code -- gen
+	@test -z "$$(git ls-files --others --exclude-standard gen)" || { echo 'gen/ has files that are not committed' >&2; exit 1; }
+
+protos: .venv/dev  ## rewrite gen/ from protos/
+	rm -rf gen && mkdir gen
+	cd protos && $(PROTOC) --python_out=../gen --mypy_out=quiet:../gen $(PROTOS:protos/%=%)
+	cd protos && $(PROTOC) --grpc_python_out=../gen --mypy_grpc_out=quiet:../gen $(SERVICES:protos/%=%)
+
+lock: .venv/pip  ## resolve the dependencies anew
+	$(COMPILE) pyproject.toml --all-extras --group build --group dev -o requirements-dev.lock
+	$(COMPILE) pyproject.toml --group build -c requirements-dev.lock -o requirements.lock
+
+clean:  ## remove what the verbs made, but never .anya/
+	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache

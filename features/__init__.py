@@ -1,0 +1,1 @@
+"""Features as pure functions: what training, serving and the simulator compute alike."""

@@ -1,0 +1,1 @@
+"""The orchestrator: durable workflows over the services, the only one that calls the others."""
