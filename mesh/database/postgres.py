@@ -1,0 +1,222 @@
+"""PostgreSQL: one store for several processes, one writer at a time, many requests a commit."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import uuid
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import asyncpg
+
+from mesh.database import UniqueViolation
+from mesh.errors import Reason, ResourceExhausted, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+
+    from mesh.database import Row, Transaction, Value
+
+T = TypeVar("T")
+
+MAX_BATCH = 64
+MAX_WAITING = 1024
+READERS = 4
+COMMAND_TIMEOUT = 30.0  # seconds
+SCHEMA_LOCK = 0x616E7961  # "anya": processes that start together create the tables in turn
+
+NOW_MS = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)"
+
+TYPES = {"INTEGER": "BIGINT", "BLOB": "BYTEA", "REAL": "DOUBLE PRECISION"}
+_TYPE = re.compile(rf"\b({'|'.join(TYPES)})\b")
+_TABLE_OPTIONS = re.compile(r"\)\s*(?:STRICT|WITHOUT ROWID)(?:\s*,\s*(?:STRICT|WITHOUT ROWID))*")
+_QUOTED_OR_MARK = re.compile(r"'[^']*'|\?")
+
+LOST = (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, TimeoutError)
+
+
+@dataclass(slots=True)
+class _Request:
+    work: Callable[[Transaction], Awaitable[Any]]
+    result: asyncio.Future[Any]
+    outcome: Any = None
+    error: Exception | None = None
+
+
+class _Transaction:
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    async def execute(self, sql: str, *args: Value) -> int:
+        tag: str = await self._connection.execute(translate(sql), *args)
+        count = tag.rpartition(" ")[2]
+        return int(count) if count.isdigit() else 0
+
+    async def execute_many(self, sql: str, rows: Iterable[tuple[Value, ...]]) -> None:
+        await self._connection.executemany(translate(sql), rows)
+
+    async def fetch(self, sql: str, *args: Value) -> list[Row]:
+        return [tuple(row) for row in await self._connection.fetch(translate(sql), *args)]
+
+    async def fetch_one(self, sql: str, *args: Value) -> Row | None:
+        row = await self._connection.fetchrow(translate(sql), *args)
+        return None if row is None else tuple(row)
+
+    async def now_ms(self) -> int:
+        return int(await self._connection.fetchval(NOW_MS))
+
+
+class PostgresDatabase:
+    """One database of a server."""
+
+    def __init__(self, url: str, readers: Any) -> None:
+        self._url = url
+        self._readers = readers
+        self._connection: Any = None
+        self._waiting: asyncio.Queue[_Request | None] = asyncio.Queue(MAX_WAITING)
+        self._writer = asyncio.create_task(self._write_forever(), name="write postgres")
+
+    async def write(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        request = _Request(work, asyncio.get_running_loop().create_future())
+        try:
+            self._waiting.put_nowait(request)
+        except asyncio.QueueFull:
+            raise ResourceExhausted(
+                "too many writes are waiting; retry later", reason=Reason.NOT_ADMITTED
+            ) from None
+        result: T = await asyncio.shield(request.result)
+        return result
+
+    async def read(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        try:
+            async with (
+                self._readers.acquire() as connection,
+                connection.transaction(isolation="repeatable_read", readonly=True),
+            ):
+                return await work(_Transaction(connection))
+        except LOST as error:
+            raise _unavailable(error) from None
+
+    async def close(self) -> None:
+        """Commit what was accepted, then close."""
+        await self._waiting.put(None)
+        await self._writer
+        if self._connection is not None:
+            await self._connection.close()
+
+    async def _write_forever(self) -> None:
+        while (first := await self._waiting.get()) is not None:
+            batch = [first]
+            closed = False
+            while len(batch) < MAX_BATCH and not self._waiting.empty():
+                request = self._waiting.get_nowait()
+                if request is None:
+                    closed = True
+                    break
+                batch.append(request)
+            await self._answer(batch)
+            if closed:
+                return
+
+    async def _answer(self, batch: list[_Request]) -> None:
+        """Nobody is answered before the commit."""
+        try:
+            await self._commit(batch)
+        except LOST as error:
+            # Also a commit whose answer was lost: the caller retries under the same key.
+            if self._connection is not None:
+                self._connection.terminate()
+                self._connection = None
+            for request in batch:
+                request.error = _unavailable(error)
+        except asyncpg.PostgresError as error:
+            for request in batch:
+                request.error = _named(error)
+        for request in batch:
+            if request.result.done():
+                continue
+            if request.error is not None:
+                request.result.set_exception(request.error)
+                request.result.exception()  # its caller may be gone
+            else:
+                request.result.set_result(request.outcome)
+
+    async def _commit(self, batch: list[_Request]) -> None:
+        """One transaction for all, a savepoint for each. The store's row admits one process."""
+        if self._connection is None:
+            self._connection = await asyncpg.connect(self._url, command_timeout=COMMAND_TIMEOUT)
+        async with self._connection.transaction(isolation="read_committed"):
+            await self._connection.execute("SELECT 1 FROM store FOR UPDATE")
+            for request in batch:
+                await self._apply(request)
+
+    async def _apply(self, request: _Request) -> None:
+        try:
+            async with self._connection.transaction():
+                request.outcome = await request.work(_Transaction(self._connection))
+        except LOST:
+            raise
+        except Exception as error:
+            request.error = _named(error)
+
+
+@asynccontextmanager
+async def open_postgres(url: str, *, schema: str) -> AsyncIterator[PostgresDatabase]:
+    try:
+        connection = await asyncpg.connect(url, command_timeout=COMMAND_TIMEOUT)
+    except (OSError, asyncpg.PostgresError) as error:
+        raise _unavailable(error) from None
+    try:
+        async with connection.transaction():
+            await connection.execute("SELECT pg_advisory_xact_lock($1)", SCHEMA_LOCK)
+            await connection.execute(_ddl(schema))
+            await connection.execute(
+                "INSERT INTO store VALUES (1, $1, 0) ON CONFLICT DO NOTHING", uuid.uuid4().hex
+            )
+    finally:
+        await connection.close()
+    async with asyncpg.create_pool(
+        url, min_size=0, max_size=READERS, command_timeout=COMMAND_TIMEOUT
+    ) as readers:
+        database = PostgresDatabase(url, readers)
+        try:
+            yield database
+        finally:
+            with suppress(asyncio.CancelledError):
+                await asyncio.shield(database.close())
+
+
+@lru_cache(maxsize=1024)
+def translate(sql: str) -> str:
+    """``?`` as ``$1``, ``$2`` ...; what stands in quotes stays."""
+    number = 0
+
+    def mark(found: re.Match[str]) -> str:
+        nonlocal number
+        if found[0] != "?":
+            return found[0]
+        number += 1
+        return f"${number}"
+
+    return _QUOTED_OR_MARK.sub(mark, sql)
+
+
+def _ddl(schema: str) -> str:
+    plain = re.sub(r"--[^\n]*", "", schema)
+    return _TABLE_OPTIONS.sub(")", _TYPE.sub(lambda found: TYPES[found[0]], plain))
+
+
+def _named(error: Exception) -> Exception:
+    if isinstance(error, asyncpg.UniqueViolationError):
+        return UniqueViolation(str(error))
+    return error
+
+
+def _unavailable(error: BaseException) -> Unavailable:
+    return Unavailable(
+        f"the store does not answer ({type(error).__name__}); check PostgreSQL, then retry",
+        reason=Reason.STORE_UNAVAILABLE,
+    )

@@ -1,0 +1,214 @@
+"""SQLite: one writer thread, many requests in one durable commit, readers beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+import uuid
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mesh.database import UniqueViolation
+from mesh.errors import Reason, ResourceExhausted, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+
+    from mesh.database import Row, Transaction, Value
+
+T = TypeVar("T")
+
+MAX_BATCH = 64
+MAX_WAITING = 1024
+READERS = 4
+BUSY_TIMEOUT = 5.0  # seconds that a write waits for another process
+
+# unixepoch('subsec') is NULL before SQLite 3.42.
+NOW_MS = "SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"
+
+
+@dataclass(slots=True)
+class _Request:
+    work: Callable[[Transaction], Awaitable[Any]]
+    result: Future[Any]
+    outcome: Any = None
+    error: Exception | None = None
+
+
+class _Transaction:
+    """A connection's side of ``Transaction``. Nothing in here ever suspends."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    async def execute(self, sql: str, *args: Value) -> int:
+        return self._connection.execute(sql, args).rowcount
+
+    async def execute_many(self, sql: str, rows: Iterable[tuple[Value, ...]]) -> None:
+        self._connection.executemany(sql, rows)
+
+    async def fetch(self, sql: str, *args: Value) -> list[Row]:
+        return self._connection.execute(sql, args).fetchall()
+
+    async def fetch_one(self, sql: str, *args: Value) -> Row | None:
+        row: Row | None = self._connection.execute(sql, args).fetchone()
+        return row
+
+    async def now_ms(self) -> int:
+        row = self._connection.execute(NOW_MS).fetchone()
+        return int(row[0])
+
+
+class SqliteDatabase:
+    """One file."""
+
+    def __init__(self, path: Path, *, schema: str) -> None:
+        self._path = path
+        self._waiting: queue.Queue[_Request | None] = queue.Queue(MAX_WAITING)
+        with closing(_connect(path)) as connection:
+            connection.executescript(schema)
+            connection.execute(
+                "INSERT INTO store VALUES (1, ?, 0) ON CONFLICT DO NOTHING", (uuid.uuid4().hex,)
+            )
+        self._local = threading.local()
+        self._connections: list[sqlite3.Connection] = []
+        self._readers = ThreadPoolExecutor(
+            READERS, f"read {path.name}", initializer=self._open_reader
+        )
+        self._writer = threading.Thread(target=self._write_forever, name=f"write {path.name}")
+        self._writer.start()
+
+    async def write(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        request = _Request(work, Future())
+        try:
+            self._waiting.put_nowait(request)
+        except queue.Full:
+            raise ResourceExhausted(
+                "too many writes are waiting; retry later", reason=Reason.NOT_ADMITTED
+            ) from None
+        result: T = await asyncio.shield(asyncio.wrap_future(request.result))
+        return result
+
+    async def read(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._readers, self._read, work)
+
+    def close(self) -> None:
+        """Commit what was accepted, then close. Blocks."""
+        self._waiting.put(None)
+        self._writer.join()
+        self._readers.shutdown()
+        for connection in self._connections:
+            connection.close()
+
+    def _open_reader(self) -> None:
+        connection = _connect(self._path)
+        connection.execute("PRAGMA query_only = ON")
+        self._local.connection = connection
+        self._connections.append(connection)
+
+    def _read(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        connection: sqlite3.Connection = self._local.connection
+        connection.execute("BEGIN")
+        try:
+            return _drive(work, connection)
+        finally:
+            connection.execute("ROLLBACK")
+
+    def _write_forever(self) -> None:
+        with closing(_connect(self._path)) as connection:
+            while (first := self._waiting.get()) is not None:
+                batch = [first]
+                closed = False
+                while len(batch) < MAX_BATCH and not self._waiting.empty():
+                    request = self._waiting.get_nowait()
+                    if request is None:
+                        closed = True
+                        break
+                    batch.append(request)
+                _commit(connection, batch)
+                if closed:
+                    return
+
+
+@asynccontextmanager
+async def open_sqlite(location: str | Path, *, schema: str) -> AsyncIterator[SqliteDatabase]:
+    path = Path(location)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    database = await asyncio.to_thread(SqliteDatabase, path, schema=schema)
+    try:
+        yield database
+    finally:
+        await asyncio.shield(asyncio.to_thread(database.close))
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
+    )
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+    return connection
+
+
+def _drive(work: Callable[[Transaction], Awaitable[T]], connection: sqlite3.Connection) -> T:
+    """Run a coroutine that awaits only the transaction: it never suspends, so one step is all."""
+    steps = work(_Transaction(connection)).__await__()
+    try:
+        next(steps)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    raise RuntimeError("the work of a transaction may await nothing but the transaction")
+
+
+def _commit(connection: sqlite3.Connection, batch: list[_Request]) -> None:
+    """One transaction for all, a savepoint for each; nobody is answered before the commit."""
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        for request in batch:
+            _apply(connection, request)
+        connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        for request in batch:
+            request.error = _named(error)
+    for request in batch:
+        if request.error is not None:
+            request.result.set_exception(request.error)
+        else:
+            request.result.set_result(request.outcome)
+
+
+def _apply(connection: sqlite3.Connection, request: _Request) -> None:
+    connection.execute("SAVEPOINT request")
+    try:
+        request.outcome = _drive(request.work, connection)
+    except Exception as error:
+        request.error = _named(error)
+        # A full disk rolls back the whole transaction: then this fails, and so does the batch.
+        connection.execute("ROLLBACK TO request")
+    connection.execute("RELEASE request")
+
+
+def _named(error: Exception) -> Exception:
+    if isinstance(error, sqlite3.IntegrityError) and "UNIQUE" in str(error):
+        return UniqueViolation(str(error))
+    if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorname in {
+        "SQLITE_BUSY",
+        "SQLITE_FULL",
+        "SQLITE_IOERR",
+        "SQLITE_LOCKED",
+    }:
+        return Unavailable(
+            f"the store cannot be written ({error}): free the disk, or end who holds it",
+            reason=Reason.STORE_UNAVAILABLE,
+        )
+    return error
