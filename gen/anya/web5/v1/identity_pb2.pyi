@@ -192,11 +192,16 @@ class BeginAddressLinkRequest(_message.Message):
     DID_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
     NETWORK_FIELD_NUMBER: _builtins.int
+    PUBLIC_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     did: _builtins.str
     address: _builtins.str
     network: _builtins.str
     """"regtest", "signet", "testnet4" or "main"."""
+    public: _builtins.bool
+    """Whether whoever pays this address may learn since when it is linked. The DID's proof must then
+    say so too; false keeps the link between the holder and this service.
+    """
     def __init__(
         self,
         *,
@@ -204,10 +209,11 @@ class BeginAddressLinkRequest(_message.Message):
         did: _builtins.str = ...,
         address: _builtins.str = ...,
         network: _builtins.str = ...,
+        public: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "did", b"did", "network", b"network", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "did", b"did", "network", b"network", "public", b"public", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -255,7 +261,9 @@ class CompleteAddressLinkRequest(_message.Message):
     request_id: _builtins.str
     challenge_id: _builtins.str
     did_proof: _builtins.str
-    """Compact JWS by an authentication key of the DID; payload {nonce, address, did, challenge_id}."""
+    """Compact JWS by an authentication key of the DID; payload {nonce, address, did, challenge_id},
+    and public: true for a public link.
+    """
     address_signature: _builtins.str
     @_builtins.property
     def context(self) -> _attestation_pb2.RunContext:

@@ -1,0 +1,56 @@
+"""The identity policy: what the operator's file may say."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.web5.policy import Assurance, IdentityPolicyError, parse
+
+WRITTEN = """\
+version: 1
+classes:
+  biometric:
+    credential_types: [BiometricCredential, LivenessCredential]
+    issuers: ["did:key:z6MkiTBz1ymuepAQ4HEHYSF1H8quG5GLVVQR3djdX3mDooWp"]
+    confidence: 0.95
+    assurance: substantial
+"""
+
+
+def test_a_class_names_its_types_issuers_and_worth() -> None:
+    policy = parse(WRITTEN)
+
+    biometric = policy.classes["biometric"]
+    assert biometric.credential_types == {"BiometricCredential", "LivenessCredential"}
+    assert biometric.issuers == {"did:key:z6MkiTBz1ymuepAQ4HEHYSF1H8quG5GLVVQR3djdX3mDooWp"}
+    assert biometric.confidence == 0.95
+    assert biometric.assurance is Assurance.SUBSTANTIAL
+
+
+def test_another_text_is_another_version() -> None:
+    assert parse(WRITTEN).version == parse(WRITTEN).version
+    assert parse(WRITTEN).version != parse(WRITTEN.replace("0.95", "0.9")).version
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("version: 1", "version: 2", "version must be 1"),
+        ("  biometric:", "  biometric: 3\n  other:", "biometric: the keys"),
+        ("confidence: 0.95", "confidence: 0", "above 0"),
+        ("confidence: 0.95", "confidence: 1.1", "at most 1"),
+        ("confidence: 0.95", "confidence: true", "a number"),
+        ("confidence: 0.95", "confidence: .nan", "above 0"),
+        ("confidence: 0.95", "trust: 0.95", "the keys must be"),
+        ("assurance: substantial", "assurance: total", "assurance must be one of low"),
+        ("assurance: substantial", "assurance: [high]", "assurance must be one of low"),
+        ("[BiometricCredential, LivenessCredential]", "[]", "at least one"),
+        ("[BiometricCredential, LivenessCredential]", "Biometric", "must be a list"),
+        ("[BiometricCredential, LivenessCredential]", "[1]", "must be texts"),
+        ("version: 1", "version: 1\nversion: 1", "not YAML"),
+        ("version: 1", "version: [", "not YAML"),
+    ],
+)
+def test_a_policy_that_says_something_else_is_refused(old: str, new: str, told: str) -> None:
+    with pytest.raises(IdentityPolicyError, match=told):
+        parse(WRITTEN.replace(old, new))
