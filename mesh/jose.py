@@ -1,0 +1,346 @@
+"""Signatures as JSON: base64url, JWKs and compact JWS (RFC 7515, 7517, 8037, 8812), strictly.
+
+The algorithm follows from the key, never from the header: a header that names another one is
+refused. What is not the one canonical encoding of its bytes is refused as well.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric.utils import (
+    decode_dss_signature,
+    encode_dss_signature,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MAX_TOKEN = 64 * 1024  # characters
+MAX_DEPTH = 64  # of nested JSON
+
+P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+
+
+class JoseError(ValueError):
+    """A token, key or signature that is not exactly what its standard says."""
+
+
+class PublicKey(Protocol):
+    @property
+    def algorithm(self) -> str:
+        """The JWS algorithm of this key: "EdDSA", "ES256K" or "ES256"."""
+        ...
+
+    @property
+    def jwk(self) -> dict[str, str]:
+        """The public JWK, required members only."""
+        ...
+
+    def verify(self, signature: bytes, data: bytes) -> bool:
+        """Whether ``signature`` (64 bytes) is this key's over ``data``."""
+        ...
+
+
+class SigningKey(PublicKey, Protocol):
+    @property
+    def secret(self) -> bytes:
+        """The private key, 32 bytes."""
+        ...
+
+    def sign(self, data: bytes) -> bytes:
+        """64 bytes: an EdDSA signature, or r and s with a low s."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ed25519Key:
+    """RFC 8037, crv Ed25519."""
+
+    point: bytes  # 32 bytes
+    secret: bytes = b""
+
+    algorithm = "EdDSA"
+
+    @classmethod
+    def generate(cls) -> Ed25519Key:
+        return cls.from_secret(ed25519.Ed25519PrivateKey.generate().private_bytes_raw())
+
+    @classmethod
+    def from_secret(cls, secret: bytes) -> Ed25519Key:
+        private = ed25519.Ed25519PrivateKey.from_private_bytes(secret)
+        return cls(private.public_key().public_bytes_raw(), secret)
+
+    @property
+    def jwk(self) -> dict[str, str]:
+        return {"kty": "OKP", "crv": "Ed25519", "x": encode(self.point)}
+
+    def verify(self, signature: bytes, data: bytes) -> bool:
+        try:
+            ed25519.Ed25519PublicKey.from_public_bytes(self.point).verify(signature, data)
+        except InvalidSignature:
+            return False
+        return True
+
+    def sign(self, data: bytes) -> bytes:
+        return ed25519.Ed25519PrivateKey.from_private_bytes(self.secret).sign(data)
+
+    def __repr__(self) -> str:
+        return f"Ed25519Key({self.point.hex()})"
+
+
+@dataclass(frozen=True, slots=True)
+class Secp256k1Key:
+    """RFC 8812, crv secp256k1."""
+
+    point: bytes  # 33 bytes, compressed
+    secret: bytes = b""
+
+    algorithm = "ES256K"
+
+    @classmethod
+    def generate(cls) -> Secp256k1Key:
+        from coincurve import PrivateKey  # only who uses this curve loads its library
+
+        return cls.from_secret(PrivateKey().secret)
+
+    @classmethod
+    def from_secret(cls, secret: bytes) -> Secp256k1Key:
+        from coincurve import PrivateKey
+
+        return cls(PrivateKey(secret).public_key.format(), secret)
+
+    @property
+    def jwk(self) -> dict[str, str]:
+        from coincurve import PublicKey as Point
+
+        whole = Point(self.point).format(compressed=False)
+        return {
+            "kty": "EC",
+            "crv": "secp256k1",
+            "x": encode(whole[1:33]),
+            "y": encode(whole[33:]),
+        }
+
+    def verify(self, signature: bytes, data: bytes) -> bool:
+        from coincurve import PublicKey as Point
+
+        if len(signature) != 64:
+            return False
+        r, s = int.from_bytes(signature[:32]), int.from_bytes(signature[32:])
+        try:
+            return Point(self.point).verify(encode_dss_signature(r, s), data)
+        except ValueError:
+            return False
+
+    def sign(self, data: bytes) -> bytes:
+        from coincurve import PrivateKey
+
+        return PrivateKey(self.secret).sign_recoverable(data)[:64]
+
+    def __repr__(self) -> str:
+        return f"Secp256k1Key({self.point.hex()})"
+
+
+@dataclass(frozen=True, slots=True)
+class P256Key:
+    """RFC 7518, crv P-256."""
+
+    point: bytes  # 33 bytes, compressed
+    secret: bytes = b""
+
+    algorithm = "ES256"
+
+    @classmethod
+    def from_secret(cls, secret: bytes) -> P256Key:
+        private = ec.derive_private_key(int.from_bytes(secret), ec.SECP256R1())
+        return cls.from_public(private.public_key(), secret)
+
+    @classmethod
+    def from_public(cls, public: ec.EllipticCurvePublicKey, secret: bytes = b"") -> P256Key:
+        numbers = public.public_numbers()
+        return cls(bytes([2 + numbers.y % 2]) + numbers.x.to_bytes(32), secret)
+
+    @property
+    def _public(self) -> ec.EllipticCurvePublicKey:
+        return ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), self.point)
+
+    @property
+    def jwk(self) -> dict[str, str]:
+        numbers = self._public.public_numbers()
+        return {
+            "kty": "EC",
+            "crv": "P-256",
+            "x": encode(numbers.x.to_bytes(32)),
+            "y": encode(numbers.y.to_bytes(32)),
+        }
+
+    def verify(self, signature: bytes, data: bytes) -> bool:
+        if len(signature) != 64:
+            return False
+        r, s = int.from_bytes(signature[:32]), int.from_bytes(signature[32:])
+        try:
+            self._public.verify(encode_dss_signature(r, s), data, ec.ECDSA(hashes.SHA256()))
+        except InvalidSignature:
+            return False
+        return True
+
+    def sign(self, data: bytes) -> bytes:
+        private = ec.derive_private_key(int.from_bytes(self.secret), ec.SECP256R1())
+        r, s = decode_dss_signature(private.sign(data, ec.ECDSA(hashes.SHA256())))
+        return r.to_bytes(32) + min(s, P256_ORDER - s).to_bytes(32)
+
+    def __repr__(self) -> str:
+        return f"P256Key({self.point.hex()})"
+
+
+Key = Ed25519Key | Secp256k1Key | P256Key
+
+
+def from_jwk(jwk: Mapping[str, Any]) -> Key:
+    """The public key of a JWK. JoseError if it is private, off its curve or not of three kinds."""
+    if "d" in jwk:
+        raise JoseError("the JWK holds a private key; give the public one")
+    kind = (jwk.get("kty"), jwk.get("crv"))
+    if kind == ("OKP", "Ed25519"):
+        return Ed25519Key(_coordinate(jwk, "x"))
+    if kind == ("EC", "secp256k1"):
+        return _secp256k1(b"\x04" + _coordinate(jwk, "x") + _coordinate(jwk, "y"))
+    if kind == ("EC", "P-256"):
+        return _p256(b"\x04" + _coordinate(jwk, "x") + _coordinate(jwk, "y"))
+    raise JoseError(f"kty {kind[0]!r} with crv {kind[1]!r} is not supported")
+
+
+def from_point(curve: str, point: bytes) -> Key:
+    """The public key of a curve ("Ed25519", "secp256k1", "P-256") from its encoded point."""
+    if curve == "Ed25519" and len(point) == 32:
+        return Ed25519Key(point)
+    if curve == "secp256k1" and len(point) == 33:
+        return _secp256k1(point)
+    if curve == "P-256" and len(point) == 33:
+        return _p256(point)
+    raise JoseError(f"{len(point)} bytes are no public key of {curve}")
+
+
+def _secp256k1(point: bytes) -> Secp256k1Key:
+    from coincurve import PublicKey as Point
+
+    try:
+        return Secp256k1Key(Point(point).format())
+    except ValueError:
+        raise JoseError("the point is not on secp256k1") from None
+
+
+def _p256(point: bytes) -> P256Key:
+    try:
+        return P256Key.from_public(
+            ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
+        )
+    except ValueError:
+        raise JoseError("the point is not on P-256") from None
+
+
+def _coordinate(jwk: Mapping[str, Any], name: str) -> bytes:
+    text = jwk.get(name)
+    if not isinstance(text, str) or len(coordinate := decode(text)) != 32:
+        raise JoseError(f"{name} of the JWK must be 32 bytes in base64url")
+    return coordinate
+
+
+@dataclass(frozen=True, slots=True)
+class Jws:
+    """A compact JWS, taken apart; nothing about it is proved."""
+
+    header: dict[str, Any]
+    payload: bytes
+    signing_input: bytes
+    signature: bytes
+
+    def verify(self, key: PublicKey) -> None:
+        """JoseError unless ``key`` made this signature under its own algorithm."""
+        if self.header.get("alg") != key.algorithm:
+            raise JoseError(f"alg {self.header.get('alg')!r} is not the key's {key.algorithm}")
+        if not key.verify(self.signature, self.signing_input):
+            raise JoseError("the signature does not match")
+
+
+def sign(payload: bytes, key: SigningKey, header: Mapping[str, Any]) -> str:
+    """A compact JWS; ``alg`` is set from the key."""
+    protected = json.dumps({**header, "alg": key.algorithm}, separators=(",", ":"))
+    signing_input = f"{encode(protected.encode())}.{encode(payload)}"
+    return f"{signing_input}.{encode(key.sign(signing_input.encode()))}"
+
+
+def parse(token: str) -> Jws:
+    """Take a compact JWS apart. JoseError unless it is one, with no critical extension."""
+    parts = token.split(".") if len(token) <= MAX_TOKEN else []
+    if len(parts) != 3:
+        raise JoseError(f"not a compact JWS of at most {MAX_TOKEN} characters")
+    header = load_json(decode(parts[0]))
+    if not isinstance(header, dict):
+        raise JoseError("the header of a JWS must be an object")
+    if "crit" in header:
+        raise JoseError("critical header extensions are not supported")
+    signing_input = f"{parts[0]}.{parts[1]}".encode()
+    return Jws(header, decode(parts[1]), signing_input, decode(parts[2]))
+
+
+def encode(raw: bytes) -> str:
+    """base64url without padding (RFC 7515 section 2)."""
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def decode(text: str) -> bytes:
+    """The bytes of a canonical base64url text. JoseError for padding, stray bits or characters."""
+    try:
+        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except ValueError:
+        raise JoseError("not base64url") from None
+    if encode(raw) != text:
+        raise JoseError("not the canonical base64url of its bytes")
+    return raw
+
+
+def load_json(raw: bytes | str) -> Any:
+    """Strict JSON: UTF-8, no duplicate names, no NaN or Infinity, no lone surrogates, not too deep.
+
+    JoseError says which of these it breaks.
+    """
+    try:
+        text = raw.decode() if isinstance(raw, bytes) else raw
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except RecursionError:
+        raise JoseError("JSON is nested too deep") from None
+    except UnicodeError:
+        raise JoseError("JSON must be UTF-8 without lone surrogates") from None
+    except ValueError as error:
+        raise JoseError(f"not strict JSON: {error}") from None
+    _bound(value, MAX_DEPTH)
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name appears twice in one object")
+    return found
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _bound(value: Any, depth: int) -> None:
+    if depth == 0:
+        raise JoseError(f"JSON is nested deeper than {MAX_DEPTH}")
+    children = value.values() if isinstance(value, dict) else value
+    if isinstance(value, dict | list):
+        for child in children:
+            _bound(child, depth - 1)

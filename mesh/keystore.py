@@ -1,0 +1,109 @@
+"""Secrets at rest: each under a data key of its own, each data key under one master key.
+
+A sealed secret is ``version (1) | nonce (12) | wrapped data key (48) | nonce (12) | ciphertext``,
+AES-256-GCM both times, with the key id as associated data, so that a row moved to another id does
+not open. Changing the master key rewraps data keys and leaves ciphertexts as they are.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+
+from mesh.config import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+VERSION = b"\x01"
+KEY = 32  # bytes
+NONCE = 12
+WRAPPED = KEY + 16
+
+
+class KeystoreError(Exception):
+    """A secret that does not open: another master key, another id, or altered bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class MasterKey:
+    """32 bytes that open everything. They do not print."""
+
+    raw: bytes = field(repr=False)
+
+    @classmethod
+    def from_file(cls, path: Path) -> MasterKey:
+        """Read it, or make it if the file does not exist. ConfigError if others may read it."""
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            return cls(_read(path))
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(raw := os.urandom(KEY))
+            file.flush()
+            os.fsync(file.fileno())
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the name as well: a lost master key loses every secret
+        finally:
+            os.close(folder)
+        return cls(raw)
+
+    @classmethod
+    def from_passphrase(cls, passphrase: str, salt: bytes) -> MasterKey:
+        """Argon2id (RFC 9106, second recommended option) over a salt of 16 bytes or more."""
+        kdf = Argon2id(salt=salt, length=KEY, iterations=3, lanes=4, memory_cost=64 * 1024)
+        return cls(kdf.derive(passphrase.encode()))
+
+
+class Keystore:
+    def __init__(self, master: MasterKey) -> None:
+        self._master = AESGCM(master.raw)
+
+    def seal(self, key_id: str, secret: bytes) -> bytes:
+        data_key, wrap_nonce, nonce = os.urandom(KEY), os.urandom(NONCE), os.urandom(NONCE)
+        aad = key_id.encode()
+        wrapped = self._master.encrypt(wrap_nonce, data_key, aad)
+        return VERSION + wrap_nonce + wrapped + nonce + AESGCM(data_key).encrypt(nonce, secret, aad)
+
+    def open(self, key_id: str, sealed: bytes) -> bytes:
+        """The secret. KeystoreError if it was not sealed here, under this id."""
+        data_key, rest = self._unwrap(key_id, sealed)
+        try:
+            return AESGCM(data_key).decrypt(rest[:NONCE], rest[NONCE:], key_id.encode())
+        except InvalidTag:
+            raise KeystoreError(f"the secret of {key_id} was altered") from None
+
+    def rewrap(self, key_id: str, sealed: bytes, old: Keystore) -> bytes:
+        """The same secret under this master key instead of the old one's."""
+        data_key, rest = old._unwrap(key_id, sealed)
+        wrap_nonce = os.urandom(NONCE)
+        wrapped = self._master.encrypt(wrap_nonce, data_key, key_id.encode())
+        return VERSION + wrap_nonce + wrapped + rest
+
+    def _unwrap(self, key_id: str, sealed: bytes) -> tuple[bytes, bytes]:
+        if sealed[:1] != VERSION or len(sealed) < 1 + NONCE + WRAPPED + NONCE + 16:
+            raise KeystoreError(f"the secret of {key_id} is not in a format of this version")
+        wrap_nonce, rest = sealed[1 : 1 + NONCE], sealed[1 + NONCE :]
+        try:
+            data_key = self._master.decrypt(wrap_nonce, rest[:WRAPPED], key_id.encode())
+        except InvalidTag:
+            raise KeystoreError(
+                f"the secret of {key_id} does not open with this master key"
+            ) from None
+        return data_key, rest[WRAPPED:]
+
+
+def _read(path: Path) -> bytes:
+    if stat.S_IMODE(path.stat().st_mode) & 0o077:
+        raise ConfigError(f"others may read the master key: chmod 600 {path}")
+    raw = path.read_bytes()
+    if len(raw) != KEY:
+        raise ConfigError(f"{path} must hold {KEY} bytes, not {len(raw)}; restore the master key")
+    return raw
