@@ -1,0 +1,69 @@
+"""The life of a service process: settings, one ready line, signals, exit status."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from mesh import logs
+from mesh.config import ConfigError
+from mesh.runtime import StartError
+from mesh.trust import PolicyError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from contextlib import AbstractAsyncContextManager
+
+C = TypeVar("C")
+
+
+class Running(Protocol):
+    """A service that has started."""
+
+    @property
+    def port(self) -> int: ...
+
+    @property
+    def health_port(self) -> int: ...
+
+
+def run(
+    service: str,
+    configure: Callable[[Mapping[str, str]], C],
+    start: Callable[[C], AbstractAsyncContextManager[Running]],
+) -> int:
+    """Run until SIGTERM or SIGINT; the exit status. Stdout gets the ready line and nothing else.
+
+    Status 2: the settings are wrong. Status 1: they are sound, but something is in the way.
+    """
+    logs.set_up(service)
+    try:
+        asyncio.run(_run(service, start(configure(os.environ))))
+    except (ConfigError, PolicyError) as error:
+        print(f"{service}: {error}", file=sys.stderr)
+        return 2
+    except StartError as error:
+        print(f"{service}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _run(service: str, starting: AbstractAsyncContextManager[Running]) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+
+    def stop_once() -> None:
+        stop.set()
+        for signal_number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(signal_number)  # a second one ends us at once
+
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signal_number, stop_once)
+    async with starting as running:
+        ready = {"service": service, "port": running.port, "health_port": running.health_port}
+        print(json.dumps({"ready": ready}), flush=True)
+        await stop.wait()

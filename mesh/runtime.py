@@ -1,0 +1,210 @@
+"""What every service process stands on: its policy, its traces, its port and its health."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import threading
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health
+from grpc_reflection.v1alpha import reflection
+
+from mesh import contracts, failpoint, telemetry
+from mesh.breaker import Breakers
+from mesh.client import open_channel
+from mesh.clock import SystemClock
+from mesh.config import ConfigError
+from mesh.interceptors import ClientRules, ServerRules
+from mesh.interceptors.limit import Limiter
+from mesh.server import build_server, credentials
+from mesh.trust import ActivePolicy, PolicyError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable
+
+    from opentelemetry.trace import Tracer
+
+    from mesh.config import MeshConfig
+
+GRACE = 5.0  # seconds for calls in flight when we are told to stop
+
+log = logging.getLogger(__name__)
+
+
+class StartError(RuntimeError):
+    """The settings are sound, but something stands in the way of them; the text names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    port: int  # mTLS, every RPC
+    health_port: int  # plaintext, grpc.health.v1 alone
+
+
+class Runtime:
+    """Made by ``open_runtime``; the parts of a service that all services have in common."""
+
+    def __init__(self, config: MeshConfig, policy: ActivePolicy, tracer: Tracer) -> None:
+        self.config = config
+        self.policy = policy
+        self.tracer = tracer
+        self._breakers: dict[str, Breakers] = {}
+
+    @asynccontextmanager
+    async def serve(
+        self,
+        *services: Callable[[grpc.aio.Server], None],
+        max_in_flight: int = 256,
+        max_message: int = 4 << 20,  # bytes in one request
+    ) -> AsyncIterator[Ports]:
+        """Serve for the duration of the block, then drain.
+
+        Each of ``services`` adds one servicer: ``partial(add_X_to_server, XServicer())``.
+        StartError if a port is taken.
+        """
+        rules = ServerRules(
+            service=self.config.service,
+            policy=self.policy,
+            privileges=contracts.all_privileges(),
+            trust_domain=self.config.trust_domain,
+            tracer=self.tracer,
+            limiter=Limiter(max_in_flight),
+        )
+        server = build_server(rules, max_message=max_message)
+        names = _register(server, services)
+        _require_free(self.config.listen, "ANYA_LISTEN")
+        port = server.add_secure_port(self.config.listen, credentials(self.config.identity))
+        async with _health(self.config, names) as (health_servicer, health_port):
+            await server.start()
+            try:
+                yield Ports(port, health_port)
+            finally:
+                await health_servicer.enter_graceful_shutdown()
+                await asyncio.sleep(self.config.drain)
+                await server.stop(GRACE)
+
+    def channel(self, peer: str, *, timeout: float = 5.0) -> grpc.aio.Channel:
+        """A channel to a service of the mesh, with every step; ``timeout`` in seconds.
+
+        Close it before the loop ends. ConfigError if ANYA_PEERS does not name the peer.
+        """
+        target = self.config.peers.get(peer)
+        if target is None:
+            raise ConfigError(f"ANYA_PEERS does not say where {peer} is")
+        rules = ClientRules(
+            target=peer,
+            tracer=self.tracer,
+            breakers=self.breakers(peer),
+            timeout=timeout,
+        )
+        return open_channel(target, rules, self.config.identity)
+
+    def breakers(self, peer: str) -> Breakers:
+        """The breakers of one peer, shared by all channels to it."""
+        return self._breakers.setdefault(peer, Breakers(SystemClock()))
+
+    def reload_policy(self) -> None:
+        """Judge by the file as it is now; what is wrong with it is logged, and changes nothing."""
+        try:
+            self.policy.replace(_read_policy(self.config))
+        except (ConfigError, PolicyError) as error:
+            log.error("the policy stays as it was: %s", error)
+        else:
+            log.info("the policy is now %s", self.policy.current.digest)
+
+
+@asynccontextmanager
+async def open_runtime(config: MeshConfig) -> AsyncIterator[Runtime]:
+    """Everything but the servicers, for the duration of the block; flushes traces at its end.
+
+    ConfigError or PolicyError if the process must not start. SIGHUP reloads the policy.
+    """
+    if config.failpoints:
+        failpoint.arm(config.failpoints, network=config.network)
+    policy = ActivePolicy(_read_policy(config), contracts.all_privileges())
+    provider = telemetry.tracer_provider(
+        config.service,
+        sample_ratio=config.sample_ratio,
+        exporter=telemetry.otlp_exporter(config.otlp_endpoint) if config.otlp_endpoint else None,
+    )
+    runtime = Runtime(config, policy, provider.get_tracer("mesh"))
+    if threading.current_thread() is threading.main_thread():
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, runtime.reload_policy)
+    try:
+        yield runtime
+    finally:
+        await asyncio.to_thread(provider.shutdown)  # a dead collector may take its time
+
+
+def _read_policy(config: MeshConfig) -> str:
+    try:
+        return config.trust_file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"ANYA_TRUST_FILE {config.trust_file} cannot be read: {error}") from None
+
+
+@asynccontextmanager
+async def _health(
+    config: MeshConfig, names: Iterable[str]
+) -> AsyncIterator[tuple[health.HealthServicer, int]]:
+    servicer = health.HealthServicer()
+    for name in names:
+        await servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    _require_free(config.health_listen, "ANYA_HEALTH_LISTEN")
+    port = server.add_insecure_port(config.health_listen)
+    await server.start()
+    try:
+        yield servicer, port
+    finally:
+        await server.stop(None)
+
+
+class _Registrar:
+    """Takes servicers for a server, and remembers the names that reflection lists."""
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self.names: list[str] = []
+        self._server = server
+
+    def add_generic_rpc_handlers(self, handlers: tuple[grpc.ServiceRpcHandler, ...]) -> None:
+        self.names += [handler.service_name() for handler in handlers]
+        self._server.add_generic_rpc_handlers(handlers)
+
+    def add_registered_method_handlers(
+        self, name: str, handlers: dict[str, grpc.RpcMethodHandler[Any, Any]]
+    ) -> None:
+        self._server.add_registered_method_handlers(name, handlers)
+
+
+def _register(
+    server: grpc.aio.Server, services: Iterable[Callable[[grpc.aio.Server], None]]
+) -> list[str]:
+    registrar = _Registrar(server)
+    for add in services:
+        add(cast("grpc.aio.Server", registrar))
+    reflection.enable_server_reflection([*registrar.names, reflection.SERVICE_NAME], server)
+    return registrar.names
+
+
+def _require_free(listen: str, variable: str) -> None:
+    """Say in one line what grpc would say in ten. StartError if nobody can listen there."""
+    host, _, port = listen.rpartition(":")
+    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+    with closing(socket.socket(family, socket.SOCK_STREAM)) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host.strip("[]"), int(port)))
+            probe.listen()
+        except OSError as error:
+            raise StartError(
+                f"cannot listen on {listen}: {error.strerror or error}; free it or set {variable}"
+            ) from None

@@ -1,1 +1,0 @@
-"""What the bitcoin service must not forget, one file per group of tables."""

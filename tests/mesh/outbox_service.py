@@ -1,0 +1,54 @@
+"""A whole service of one RPC, in bitcoin's name: what tests of the runtime run."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+from anya.mesh.v1 import outbox_pb2 as pb
+from anya.mesh.v1.outbox_pb2_grpc import OutboxServiceServicer, add_OutboxServiceServicer_to_server
+from mesh import process
+from mesh.config import MeshConfig
+from mesh.interceptors import tracing, trust
+from mesh.runtime import open_runtime
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from grpc.aio import ServicerContext
+
+    from mesh.runtime import Ports
+
+
+class Outbox(OutboxServiceServicer):
+    """Hands out one event that tells what the steps made known to the servicer."""
+
+    async def ReadOutbox(  # noqa: N802
+        self,
+        request: pb.ReadOutboxRequest,
+        context: ServicerContext[pb.ReadOutboxRequest, pb.ReadOutboxResponse],
+    ) -> pb.ReadOutboxResponse:
+        entry = pb.ReadOutboxResponse.Entry(sequence=request.after_sequence + 1)
+        entry.event.type = trust.current_bounds().boundary
+        remote = tracing.remote_parent()
+        entry.event.id = f"{remote.span_id:016x}" if remote else ""
+        return pb.ReadOutboxResponse(entries=[entry])
+
+
+@asynccontextmanager
+async def outbox_service(config: MeshConfig) -> AsyncIterator[Ports]:
+    async with (
+        open_runtime(config) as runtime,
+        runtime.serve(partial(add_OutboxServiceServicer_to_server, Outbox())) as ports,
+    ):
+        yield ports
+
+
+def configure(environment: Mapping[str, str]) -> MeshConfig:
+    return MeshConfig.from_environment(environment, service="bitcoin")
+
+
+if __name__ == "__main__":
+    sys.exit(process.run("bitcoin", configure, outbox_service))

@@ -1,0 +1,135 @@
+"""The process around a service: what it prints, how it ends, what it says when it cannot start."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from asyncio.subprocess import PIPE
+from contextlib import asynccontextmanager
+from pathlib import Path
+from shutil import copyfile
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+
+from anya.mesh.v1.outbox_pb2 import ReadOutboxRequest
+from anya.mesh.v1.outbox_pb2_grpc import OutboxServiceStub
+
+if TYPE_CHECKING:
+    from asyncio.subprocess import Process
+    from collections.abc import AsyncIterator
+
+    from mesh.testing import Authority
+
+CHILD = (sys.executable, str(Path(__file__).with_name("outbox_service.py")))
+
+
+@pytest.fixture
+def environment(authority: Authority, tmp_path: Path) -> dict[str, str]:
+    identity = authority.issue_service("bitcoin")
+    pki = tmp_path / "pki"
+    pki.mkdir()
+    copyfile(identity.ca, pki / "ca.pem")
+    copyfile(identity.certificate, pki / "bitcoin.pem")
+    copyfile(identity.key, pki / "bitcoin.key")
+    path = os.environ["PATH"]
+    return {"PATH": path, "ANYA_HOME": str(tmp_path)}
+
+
+@asynccontextmanager
+async def child(env: dict[str, str]) -> AsyncIterator[Process]:
+    process = await asyncio.create_subprocess_exec(*CHILD, env=env, stdout=PIPE, stderr=PIPE)
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def ready(process: Process) -> dict[str, Any]:
+    assert process.stdout
+    line = json.loads(await process.stdout.readline())
+    found: dict[str, Any] = line["ready"]
+    return found
+
+
+async def test_it_prints_one_ready_line_serves_and_ends_well_on_sigterm(
+    environment: dict[str, str],
+) -> None:
+    async with child(environment) as process:
+        line = await ready(process)
+        with socket.create_connection(("127.0.0.1", line["port"])):
+            process.send_signal(signal.SIGTERM)
+            rest, _ = await process.communicate()
+
+    assert line["service"] == "bitcoin"
+    assert line["health_port"]
+    assert rest == b""
+    assert process.returncode == 0
+
+
+async def test_a_port_in_use_is_one_line_and_status_1(environment: dict[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        async with child({**environment, "ANYA_LISTEN": address}) as process:
+            out, err = await process.communicate()
+
+    assert out == b""
+    assert err.decode().splitlines() == [
+        f"bitcoin: cannot listen on {address}: Address already in use; free it or set ANYA_LISTEN"
+    ]
+    assert process.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ANYA_LISTEN", "nowhere"),
+        ("ANYA_LISTEN", "127.0.0.1:65536"),
+        ("ANYA_PEERS", "web5"),
+        ("ANYA_NETWORK", "mainnet"),
+        ("ANYA_TRACE_RATIO", "often"),
+        ("ANYA_TRUST_FILE", "/nowhere"),
+        ("ANYA_FAILPOINTS", "somewhere=explode"),
+    ],
+)
+async def test_a_bad_setting_is_one_line_and_status_2(
+    environment: dict[str, str], name: str, value: str
+) -> None:
+    async with child({**environment, name: value}) as process:
+        out, err = await process.communicate()
+
+    assert out == b""
+    assert process.returncode == 2
+    assert len(err.decode().splitlines()) == 1
+    assert name in err.decode()
+
+
+async def test_a_dead_collector_holds_up_neither_a_call_nor_the_end(
+    authority: Authority, environment: dict[str, str]
+) -> None:
+    caller = authority.issue("spiffe://anya.internal/ns/anya/sa/orchestrator")
+    credentials = grpc.ssl_channel_credentials(
+        caller.ca.read_bytes(), caller.key.read_bytes(), caller.certificate.read_bytes()
+    )
+    with socket.create_server(("127.0.0.1", 0)) as deaf:  # accepts, and never answers
+        endpoint = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        async with child({**environment, "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}) as process:
+            target = f"localhost:{(await ready(process))['port']}"
+            async with grpc.aio.secure_channel(target, credentials) as channel:
+                stub = OutboxServiceStub(channel)
+                for _ in range(50):
+                    await stub.ReadOutbox(ReadOutboxRequest(), timeout=5)
+            process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(10):
+                _, err = await process.communicate()
+
+    assert process.returncode == 0
+    lines = [json.loads(line) for line in err.decode().splitlines()]
+    assert len(lines) <= 3  # each of its complaints once

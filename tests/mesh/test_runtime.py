@@ -1,0 +1,250 @@
+"""A service put together: its port, its health, its policy and its way out."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import ssl
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from socket import AF_INET
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
+from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
+from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
+
+from anya.mesh.v1.outbox_pb2 import ReadOutboxRequest
+from anya.mesh.v1.outbox_pb2_grpc import OutboxServiceStub
+from mesh.config import ConfigError, MeshConfig
+from mesh.runtime import Ports, Runtime, StartError, open_runtime
+from mesh.testing import Authority, eventually, reason
+from mesh.trust import PolicyError
+from tests.mesh.outbox_service import outbox_service
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from mesh.config import Identity
+
+SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
+
+
+@pytest.fixture
+def config(authority: Authority, tmp_path: Path) -> MeshConfig:
+    return MeshConfig(
+        service="bitcoin", identity=authority.issue_service("bitcoin"), home=tmp_path / "home"
+    )
+
+
+@asynccontextmanager
+async def orchestrator(
+    authority: Authority, config: MeshConfig, bitcoin: Ports
+) -> AsyncIterator[Runtime]:
+    """The runtime of a service that calls the one under test."""
+    config = replace(
+        config,
+        service="orchestrator",
+        identity=authority.issue_service("orchestrator"),
+        peers={"bitcoin": f"127.0.0.1:{bitcoin.port}"},
+    )
+    async with open_runtime(config) as runtime:
+        yield runtime
+
+
+async def read(channel: grpc.aio.Channel) -> str:
+    reply = await OutboxServiceStub(channel).ReadOutbox(ReadOutboxRequest())
+    return str(reply.entries[0].event.type)
+
+
+async def health(port: int) -> int:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub: Any = HealthStub(channel)  # its types know nothing of asyncio
+        reply: HealthCheckResponse = await stub.Check(HealthCheckRequest(), timeout=5)
+        return reply.status
+
+
+async def test_a_granted_call_crosses_and_the_servicer_knows_its_bounds(
+    authority: Authority, config: MeshConfig
+) -> None:
+    async with (
+        outbox_service(config) as ports,
+        orchestrator(authority, config, ports) as caller,
+        caller.channel("bitcoin") as channel,
+    ):
+        assert await read(channel) == "orchestrator -> bitcoin"
+
+
+async def test_a_channel_refuses_a_server_that_is_another_service(
+    authority: Authority, config: MeshConfig
+) -> None:
+    impostor = replace(config, identity=authority.issue_service("web5"))
+
+    async with (
+        outbox_service(impostor) as ports,
+        orchestrator(authority, config, ports) as caller,
+        caller.channel("bitcoin") as channel,
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await read(channel)
+
+    assert refusal.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_peer_that_nobody_named_cannot_be_called(
+    authority: Authority, config: MeshConfig
+) -> None:
+    async with open_runtime(config) as runtime:
+        with pytest.raises(ConfigError, match="ANYA_PEERS does not say where web5 is"):
+            runtime.channel("web5")
+
+
+async def test_health_answers_in_plaintext_without_a_certificate(config: MeshConfig) -> None:
+    async with outbox_service(config) as ports:
+        assert await health(ports.health_port) == SERVING
+
+
+async def test_health_port_serves_nothing_else(config: MeshConfig) -> None:
+    async with (
+        outbox_service(config) as ports,
+        grpc.aio.insecure_channel(f"127.0.0.1:{ports.health_port}") as channel,
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await OutboxServiceStub(channel).ReadOutbox(ReadOutboxRequest(), timeout=5)
+
+    assert refusal.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize(
+    ("caller", "listed"),
+    [
+        pytest.param("spiffe://anya.internal/client/operator", True, id="granted"),
+        pytest.param("spiffe://anya.internal/ns/anya/sa/orchestrator", False, id="not granted"),
+    ],
+)
+async def test_reflection_needs_a_grant(
+    authority: Authority, config: MeshConfig, caller: str, listed: bool
+) -> None:
+    identity = authority.issue(caller)
+    credentials = grpc.ssl_channel_credentials(
+        identity.ca.read_bytes(), identity.key.read_bytes(), identity.certificate.read_bytes()
+    )
+
+    async with outbox_service(config) as ports:
+        target = f"127.0.0.1:{ports.port}"
+        async with grpc.aio.secure_channel(target, credentials) as channel:
+            reflection: Any = ServerReflectionStub
+            stub = reflection(channel)
+            request = ServerReflectionRequest(list_services="")
+            call = stub.ServerReflectionInfo(iter([request]), timeout=5)
+            if listed:
+                services = [
+                    service.name
+                    async for reply in call
+                    for service in reply.list_services_response.service
+                ]
+                assert "anya.mesh.v1.OutboxService" in services
+            else:
+                with pytest.raises(grpc.aio.AioRpcError) as refusal:
+                    await call.read()
+                assert reason(refusal.value) == "NOT_GRANTED"
+
+
+async def test_a_request_above_the_limit_is_refused(
+    authority: Authority, config: MeshConfig
+) -> None:
+    async with (
+        outbox_service(config) as ports,
+        orchestrator(authority, config, ports) as caller,
+        caller.channel("bitcoin") as channel,
+    ):
+        send: Any = channel.unary_unary("/anya.mesh.v1.OutboxService/ReadOutbox")
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await send(bytes(5 << 20), timeout=5)
+
+    assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+@pytest.mark.parametrize("setting", ["listen", "health_listen"])
+async def test_a_port_that_is_taken_is_named(config: MeshConfig, setting: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        taken: Any = {setting: address}
+
+        with pytest.raises(StartError, match=f"cannot listen on {address}: Address already in use"):
+            async with outbox_service(replace(config, **taken)):
+                pass
+
+
+async def test_a_policy_about_methods_that_do_not_exist_keeps_the_service_from_starting(
+    config: MeshConfig, tmp_path: Path
+) -> None:
+    broken = tmp_path / "trust.yaml"
+    broken.write_text(config.trust_file.read_text().replace("/GetTransaction:", "/GetTransactoin:"))
+
+    with pytest.raises(PolicyError, match="no method anya"):
+        async with outbox_service(replace(config, trust_file=broken)):
+            pass
+
+
+async def test_a_policy_file_that_is_missing_is_named(config: MeshConfig, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"ANYA_TRUST_FILE .*nowhere\.yaml cannot be read"):
+        async with outbox_service(replace(config, trust_file=tmp_path / "nowhere.yaml")):
+            pass
+
+
+async def test_sighup_puts_a_new_policy_in_force_and_never_a_bad_one(
+    config: MeshConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "trust.yaml"
+    granting = config.trust_file.read_text()
+    path.write_text(granting)
+
+    async with open_runtime(replace(config, trust_file=path)) as runtime:
+        first = runtime.policy.current
+        path.write_text("version: 1\nprotocols: [")
+        signal.raise_signal(signal.SIGHUP)
+        await eventually(lambda: "the policy stays as it was" in caplog.text)
+        assert runtime.policy.current is first
+
+        path.write_text(granting + "# changed\n")
+        signal.raise_signal(signal.SIGHUP)
+        await eventually(lambda: runtime.policy.current is not first)
+
+
+async def test_failpoints_off_regtest_keep_the_service_from_starting(config: MeshConfig) -> None:
+    with pytest.raises(ConfigError, match="regtest only"):
+        async with outbox_service(replace(config, failpoints="x=kill", network="main")):
+            pass
+
+
+async def test_a_renewed_certificate_is_shown_to_the_next_caller(
+    authority: Authority, config: MeshConfig
+) -> None:
+    async with outbox_service(config) as ports:
+        renewed = authority.issue_service("bitcoin")
+        before = await certificate_of(ports.port, renewed)
+        config.identity.key.write_bytes(renewed.key.read_bytes())
+        config.identity.certificate.write_bytes(renewed.certificate.read_bytes())
+        after = await certificate_of(ports.port, renewed)
+
+    assert before != after
+    assert after == ssl.PEM_cert_to_DER_cert(renewed.certificate.read_text())
+
+
+async def certificate_of(port: int, caller: Identity) -> bytes:
+    """What a server shows to a new connection, in DER."""
+    context = ssl.create_default_context(cafile=str(caller.ca))
+    context.load_cert_chain(caller.certificate, caller.key)
+    _, writer = await asyncio.open_connection("localhost", port, ssl=context, family=AF_INET)
+    try:
+        shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        assert isinstance(shown, bytes)
+        return shown
+    finally:
+        writer.transport.abort()
