@@ -1,0 +1,38 @@
+"""The commands. A module here only names options; what it needs it imports when it runs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cli.commands import trace, up
+
+app = typer.Typer(
+    name="anya",
+    help="Payments that happen only with proof: run the mesh, pay, look.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"anya {version('anya-mesh')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Say which.")
+    ] = False,
+) -> None:
+    """Payments that happen only with proof: run the mesh, pay, look."""
+
+
+app.command("up")(up.up)
+app.add_typer(trace.app, name="trace")

@@ -1,0 +1,94 @@
+"""What goes wrong for the person at the keyboard: a cause, a remedy, and an exit code."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import grpc
+
+OK = 0
+FAILED = 1
+USAGE = 2
+REFUSED = 3  # by a policy or a condition: nothing is broken
+INTERRUPTED = 130
+
+START_THE_MESH = "start the mesh with: anya up"
+
+# What to do about a refusal, by its reason or else by its code.
+REMEDIES = {
+    "NO_IDENTITY": "renew the certificates: stop the mesh, then anya up",
+    "NOT_GRANTED": "grant the method in trust.yaml, or call as somebody who may",
+    "NOT_ADMITTED": "the service is busy: try again",
+    "BREAKER_OPEN": "its target keeps failing: anya status, then the service's log",
+    "INSUFFICIENT_FUNDS": "pay less, or fund the address and mine a block",
+    "UNAVAILABLE": START_THE_MESH,
+    "DEADLINE_EXCEEDED": "look at anya status, and try again",
+    "UNIMPLEMENTED": "the running mesh is of another version: restart it",
+    "INTERNAL": "find the error id in the service's log under the home",
+}
+
+
+class CommandError(Exception):
+    """The command cannot go on. Shown as one line, or under --json as one object; no traceback."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str = "FAILED_PRECONDITION",
+        reason: str = "",
+        remedy: str = "",
+        exit_code: int = FAILED,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code  # name of a gRPC code, whoever failed
+        self.reason = reason
+        self.remedy = remedy
+        self.exit_code = exit_code
+
+    def document(self) -> dict[str, dict[str, str]]:
+        """The failure as it stands on stderr under --json."""
+        return {
+            "error": {
+                "code": self.code,
+                "reason": self.reason,
+                "message": self.message,
+                "remedy": self.remedy,
+            }
+        }
+
+    def line(self) -> str:
+        return f"{self.message} — {self.remedy}" if self.remedy else self.message
+
+
+def from_rpc(error: grpc.aio.AioRpcError, *, service: str) -> CommandError:
+    """The status of a call to ``service``, in our form."""
+    reason = _reason(error)
+    code = error.code().name
+    message = error.details() or code
+    if code == "UNAVAILABLE" and not reason:
+        message = f"{service} does not answer"
+    return CommandError(
+        message,
+        code=code,
+        reason=reason,
+        remedy=REMEDIES.get(reason) or REMEDIES.get(code, ""),
+        exit_code=REFUSED if code == "PERMISSION_DENIED" else FAILED,
+    )
+
+
+def _reason(error: grpc.aio.AioRpcError) -> str:
+    """The ErrorInfo reason that the status carries, if it carries one."""
+    from google.rpc.error_details_pb2 import ErrorInfo
+    from google.rpc.status_pb2 import Status
+
+    packed = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin")
+    if not isinstance(packed, bytes):
+        return ""
+    info = ErrorInfo()
+    for detail in Status.FromString(packed).details:
+        if detail.Unpack(info):
+            return str(info.reason)
+    return ""

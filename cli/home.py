@@ -1,0 +1,139 @@
+"""The folder that holds everything of one local mesh: certificates, data, logs, traces."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cli.errors import CommandError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SERVICES = ("bitcoin", "web5", "ml", "orchestrator")
+DEFAULT = ".anya"
+PRIVATE = 0o700
+DRAIN_AFTER_KILL = 15.0  # seconds that services may take to end after their supervisor
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Paths under the home. Only ``make`` and ``lock`` touch the disk."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, option: Path | None) -> Home:
+        """The home that ``--home`` or ANYA_HOME names, else .anya in the current folder."""
+        chosen = option or Path(os.environ.get("ANYA_HOME") or DEFAULT)
+        return cls(chosen.expanduser().absolute())
+
+    @property
+    def endpoints(self) -> Path:
+        return self.path / "endpoints.json"
+
+    @property
+    def pki(self) -> Path:
+        return self.path / "pki"
+
+    @property
+    def client(self) -> Path:
+        """What belongs to the person: the operator's certificate, DID keys, the demo's truth."""
+        return self.path / "client"
+
+    @property
+    def audit(self) -> Path:
+        return self.path / "audit"
+
+    @property
+    def traces(self) -> Path:
+        return self.path / "traces.db"
+
+    @property
+    def lock_file(self) -> Path:
+        return self.path / "up.lock"
+
+    def service(self, name: str) -> Path:
+        return self.path / name
+
+    def log(self, name: str) -> Path:
+        return self.service(name) / "service.log"
+
+    def make(self) -> None:
+        """Make the folders, for their owner only."""
+        for folder in (self.path, self.pki, self.client, self.audit, *map(self.service, SERVICES)):
+            try:
+                folder.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
+                folder.chmod(PRIVATE)
+            except OSError as error:
+                raise CommandError(
+                    f"{folder} cannot be the mesh's: {error.strerror}",
+                    reason="HOME_UNUSABLE",
+                    remedy="choose another folder with --home",
+                ) from None
+
+    @contextmanager
+    def lock(self) -> Iterator[int]:
+        """Hold the home for one supervisor; yields the descriptor that its processes inherit.
+
+        They inherit it so that the home stays locked until the last of them has written its last,
+        also where the supervisor was killed; that is waited for, a live supervisor is not.
+        """
+        descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            deadline = time.monotonic() + DRAIN_AFTER_KILL
+            while not _try_lock(descriptor):
+                holder = os.pread(descriptor, 32, 0).decode()
+                if _is_alive(holder) or time.monotonic() > deadline:
+                    raise self._taken(holder)
+                time.sleep(0.05)
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _taken(self, holder: str) -> CommandError:
+        return CommandError(
+            f"a mesh runs on {self.path} already (process {holder or 'unknown'})",
+            code="ALREADY_EXISTS",
+            reason="HOME_IN_USE",
+            remedy="use it, stop it with Ctrl-C or SIGTERM, or choose another folder with --home",
+        )
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_alive(process: str) -> bool:
+    """Whether this process id, as text, is somebody's; one that cannot be read is nobody's."""
+    if not process.isdecimal():
+        return False
+    try:
+        os.kill(int(process), 0)  # asks, sends nothing
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Replace a file at once, readable by its owner only: a reader sees the old or the new."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)

@@ -1,0 +1,107 @@
+"""The local mesh's collector: OTLP over gRPC on the loopback interface, into the span store."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as pb
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
+    TraceServiceServicer,
+    add_TraceServiceServicer_to_server,
+)
+from opentelemetry.proto.trace.v1 import trace_pb2
+
+from cli.spans.span import Span
+from cli.spans.store import SpanStore
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Iterator
+    from pathlib import Path
+
+    from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+
+MAX_MESSAGE = 16 * 1024 * 1024
+
+
+@asynccontextmanager
+async def receiving(path: Path) -> AsyncIterator[str]:
+    """Run the collector for the block; yields its URL. What was accepted is on disk at the end."""
+    with (
+        ThreadPoolExecutor(1, "spans") as writer,
+        await asyncio.wrap_future(writer.submit(SpanStore, path)) as store,
+    ):
+        server = grpc.aio.server(
+            options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", MAX_MESSAGE)]
+        )
+        add_TraceServiceServicer_to_server(Receiver(store, writer), server)  # type: ignore[no-untyped-call]
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            await server.stop(grace=2)
+
+
+class Receiver(TraceServiceServicer):
+    """Answers once the spans are committed: a sender that gets no answer sends them again."""
+
+    def __init__(self, store: SpanStore, writer: ThreadPoolExecutor) -> None:
+        self._store = store
+        self._writer = writer
+
+    async def Export(  # noqa: N802  (gRPC's name)
+        self, request: pb.ExportTraceServiceRequest, context: Any
+    ) -> pb.ExportTraceServiceResponse:
+        await asyncio.get_running_loop().run_in_executor(self._writer, self._keep, request)
+        return pb.ExportTraceServiceResponse()
+
+    def _keep(self, request: pb.ExportTraceServiceRequest) -> None:
+        self._store.add(read(request))
+
+
+def read(request: pb.ExportTraceServiceRequest) -> Iterator[Span]:
+    """The spans of an OTLP request. One without ids of the right length is not a span."""
+    for batch in request.resource_spans:
+        service = str(_plain(batch.resource.attributes).get("service.name", ""))
+        for scope in batch.scope_spans:
+            for span in scope.spans:
+                if len(span.trace_id) == 16 and len(span.span_id) == 8:
+                    yield _span(span, service)
+
+
+def _span(span: trace_pb2.Span, service: str) -> Span:
+    return Span(
+        trace_id=span.trace_id.hex(),
+        span_id=span.span_id.hex(),
+        parent_id=span.parent_span_id.hex(),
+        service=service,
+        name=span.name,
+        kind=trace_pb2.Span.SpanKind.Name(span.kind).removeprefix("SPAN_KIND_"),
+        start_ns=span.start_time_unix_nano,
+        end_ns=span.end_time_unix_nano,
+        failed=span.status.code == trace_pb2.Status.STATUS_CODE_ERROR,
+        message=span.status.message,
+        attributes=_plain(span.attributes),
+    )
+
+
+def _plain(attributes: Iterable[KeyValue]) -> dict[str, Any]:
+    return {attribute.key: _value(attribute.value) for attribute in attributes}
+
+
+def _value(value: AnyValue) -> Any:
+    match value.WhichOneof("value"):
+        case None:
+            return None
+        case "array_value":
+            return [_value(item) for item in value.array_value.values]
+        case "kvlist_value":
+            return _plain(value.kvlist_value.values)
+        case "bytes_value":
+            return value.bytes_value.hex()
+        case scalar:
+            return getattr(value, scalar)

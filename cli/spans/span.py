@@ -1,0 +1,80 @@
+"""Spans and the traces that they make up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """One span as it was received. Times are nanoseconds since 1970."""
+
+    trace_id: str  # 32 hex characters
+    span_id: str  # 16 hex characters
+    parent_id: str  # empty: the root
+    service: str  # the resource's service.name
+    name: str
+    kind: str  # INTERNAL, SERVER, CLIENT, PRODUCER or CONSUMER
+    start_ns: int
+    end_ns: int
+    failed: bool
+    message: str = ""  # why it failed
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        return (self.end_ns - self.start_ns) / 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """All spans of one trace that have arrived, by start."""
+
+    trace_id: str
+    spans: tuple[Span, ...]
+
+    @classmethod
+    def of(cls, trace_id: str, spans: Iterable[Span]) -> Trace:
+        return cls(trace_id, tuple(sorted(spans, key=lambda span: (span.start_ns, -span.end_ns))))
+
+    @property
+    def start_ns(self) -> int:
+        return min((span.start_ns for span in self.spans), default=0)
+
+    @property
+    def seconds(self) -> float:
+        return (max((span.end_ns for span in self.spans), default=0) - self.start_ns) / 1e9
+
+    @property
+    def services(self) -> list[str]:
+        return sorted({span.service for span in self.spans})
+
+    @property
+    def roots(self) -> list[Span]:
+        """Spans without a parent. A whole trace has one."""
+        return [span for span in self.spans if not span.parent_id]
+
+    @property
+    def orphans(self) -> list[Span]:
+        """Spans whose parent is not here: it was lost, or has not ended yet."""
+        known = {span.span_id for span in self.spans}
+        return [span for span in self.spans if span.parent_id and span.parent_id not in known]
+
+    @property
+    def is_whole(self) -> bool:
+        return len(self.roots) == 1 and not self.orphans
+
+    def walk(self) -> Iterator[tuple[int, Span]]:
+        """Every span with its depth, parents before children; roots first, then orphans."""
+        children: dict[str, list[Span]] = {}
+        for span in self.spans:
+            children.setdefault(span.parent_id, []).append(span)
+        waiting = [(0, span) for span in reversed([*self.roots, *self.orphans])]
+        while waiting:
+            depth, span = waiting.pop()
+            yield depth, span
+            waiting += [(depth + 1, child) for child in reversed(children.get(span.span_id, ()))]

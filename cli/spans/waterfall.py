@@ -1,0 +1,97 @@
+"""A trace as people read it: one line per span, indented by depth, with a bar along the time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from cli.spans.span import Span, Trace
+
+COLOURS = {"orchestrator": "cyan", "bitcoin": "yellow", "web5": "green", "ml": "magenta"}
+BAR = 32  # columns
+EIGHTHS = " ▏▎▍▌▋▊▉█"  # how much of its last column a bar fills
+
+
+def waterfall(trace: Trace) -> Table:
+    """The trace for a terminal. Spans that failed are red, orphans are marked."""
+    orphans = {span.span_id for span in trace.orphans}
+    table = Table(box=None, padding=(0, 1), show_edge=False, header_style="dim")
+    table.add_column("service", no_wrap=True)
+    table.add_column("span", no_wrap=True, overflow="ellipsis", ratio=1)
+    table.add_column("ms", justify="right", no_wrap=True)
+    table.add_column(f"0 … {trace.seconds * 1000:.0f} ms", no_wrap=True, width=BAR)
+    for depth, span in trace.walk():
+        colour = COLOURS.get(span.service, "white")
+        table.add_row(
+            Text(span.service, style=colour),
+            _title(span, depth, is_orphan=span.span_id in orphans),
+            f"{span.seconds * 1000:.1f}",
+            Text(_bar(span, trace), style="red" if span.failed else colour),
+        )
+    return table
+
+
+def summary(trace: Trace) -> str:
+    """One line under the waterfall."""
+    line = f"trace {trace.trace_id}: {_count(len(trace.spans), 'span')}"
+    line += f" in {trace.seconds * 1000:.0f} ms across {', '.join(trace.services)}"
+    failed = sum(span.failed for span in trace.spans)
+    if failed:
+        line += f"; {failed} failed"
+    if trace.orphans:
+        line += f"; {_count(len(trace.orphans), 'orphan')}: a parent did not arrive"
+    return line
+
+
+def document(trace: Trace) -> dict[str, Any]:
+    """The trace for programs, in the order of the waterfall. Offsets count from its start."""
+    return {
+        "trace_id": trace.trace_id,
+        "start_unix_ns": trace.start_ns,
+        "seconds": trace.seconds,
+        "services": trace.services,
+        "orphans": [span.span_id for span in trace.orphans],
+        "spans": [
+            {
+                "span_id": span.span_id,
+                "parent_id": span.parent_id,
+                "depth": depth,
+                "service": span.service,
+                "name": span.name,
+                "kind": span.kind,
+                "offset_seconds": (span.start_ns - trace.start_ns) / 1e9,
+                "seconds": span.seconds,
+                "failed": span.failed,
+                "message": span.message,
+                "attributes": dict(span.attributes),
+            }
+            for depth, span in trace.walk()
+        ],
+    }
+
+
+def _title(span: Span, depth: int, *, is_orphan: bool) -> Text:
+    title = Text("  " * depth + span.name.rpartition(".")[2], style="red" if span.failed else "")
+    if span.failed:
+        why = span.message or span.attributes.get("rpc.response.status_code") or "failed"
+        title.append(f" ✗ {why}")
+    if is_orphan:
+        title.append(" (orphan)", style="dim")
+    return title
+
+
+def _bar(span: Span, trace: Trace) -> str:
+    """Where the span lies in its trace, to an eighth of a column; never nothing."""
+    total = max(trace.seconds, 1e-9)
+    start = int(BAR * (span.start_ns - trace.start_ns) / 1e9 / total)
+    start = min(start, BAR - 1)
+    eighths = max(1, round(8 * BAR * span.seconds / total))
+    full, rest = divmod(eighths, 8)
+    return " " * start + ("█" * full + EIGHTHS[rest].strip())[: BAR - start]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

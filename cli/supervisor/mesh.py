@@ -1,0 +1,196 @@
+"""All services of one home together: started at once, watched, drained in order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from cli import endpoints, pki
+from cli.errors import CommandError
+from cli.spans.receiver import receiving
+from cli.supervisor import control
+from cli.supervisor.process import Command
+from cli.supervisor.service import Crash, Service
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+
+    from cli.endpoints import Endpoint
+    from cli.home import Home
+
+OTLP = "OTEL_EXPORTER_OTLP_ENDPOINT"
+TRUST_DOMAIN = "ANYA_TRUST_DOMAIN"
+RENEW_EVERY = 600.0  # seconds between two looks at the certificates
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    port_base: int | None = None
+    mine: str = "auto"  # or "manual"
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Every service has said that it serves."""
+
+    endpoints: Mapping[str, Endpoint]
+    seconds: float  # since the start
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping:
+    """The mesh was told to stop, and drains."""
+
+
+Event: TypeAlias = Ready | Crash | Stopping
+
+
+async def up(home: Home, options: Options, report: Callable[[Event], None]) -> None:
+    """Run the mesh of ``home`` until SIGTERM or SIGINT. CommandError if it cannot go on."""
+    began = time.monotonic()
+    home.make()
+    with home.lock() as lock:
+        _renew(home)
+        chosen = endpoints.choose(home, port_base=options.port_base)
+        endpoints.require_free(chosen)
+        endpoints.write(home, chosen)
+        async with _collector(home) as otlp:
+            commands = _commands(home, options, chosen, otlp=otlp, lock=lock)
+            services = {
+                name: Service(name, command, report=report) for name, command in commands.items()
+            }
+            mesh = Mesh(services, home=home, about={"mine": options.mine, "traces": otlp})
+            async with control.serving(home, mesh.answer):
+                await mesh.run(
+                    on_ready=lambda: report(Ready(chosen, time.monotonic() - began)),
+                    on_stop=lambda: report(Stopping()),
+                )
+
+
+class Mesh:
+    """The services of one home while they run."""
+
+    def __init__(
+        self, services: Mapping[str, Service], *, home: Home, about: Mapping[str, str]
+    ) -> None:
+        self._services = services
+        self._home = home
+        self._about = about
+        self._told = asyncio.Event()
+
+    async def run(self, *, on_ready: Callable[[], None], on_stop: Callable[[], None]) -> None:
+        """Returns once told to stop and drained. CommandError if a service cannot be kept up."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop_or_kill)
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(life)
+                    for life in (
+                        *(service.run() for service in self._services.values()),
+                        self._announce(on_ready),
+                        self._keep_certificates(),
+                    )
+                ]
+                await self._told.wait()
+                on_stop()
+                await self._drain()
+                for task in tasks:
+                    task.cancel()
+        except ExceptionGroup as failures:
+            raise _first(failures) from None
+        finally:
+            await self._drain()
+
+    async def answer(self, asked: dict[str, Any]) -> Any:
+        """What the control socket answers."""
+        match asked:
+            case {"command": "status"}:
+                return {
+                    "pid": os.getpid(),
+                    **self._about,
+                    "services": {name: one.status() for name, one in self._services.items()},
+                }
+            case {"command": "restart", "service": str(name), **rest} if name in self._services:
+                await self._services[name].restart(failpoints=str(rest.get("failpoints", "")))
+                return self._services[name].status()
+        raise CommandError("no such command, or no such service", code="INVALID_ARGUMENT")
+
+    async def _announce(self, on_ready: Callable[[], None]) -> None:
+        for service in self._services.values():
+            await service.until_ready()
+        on_ready()
+
+    async def _keep_certificates(self) -> None:
+        """Renew what is past half of its life. A service reads its own when it starts."""
+        while True:
+            await asyncio.sleep(RENEW_EVERY)
+            for name in _renew(self._home):
+                if name in self._services:
+                    await self._services[name].restart()
+
+    async def _drain(self) -> None:
+        """The orchestrator first: it begins nothing more, and what it began finds its targets."""
+        await self._services["orchestrator"].stop()
+        await asyncio.gather(*(service.stop() for service in self._services.values()))
+
+    def _stop_or_kill(self) -> None:
+        """The first signal drains; the second is for those who will not wait."""
+        if self._told.is_set():
+            for service in self._services.values():
+                service.kill()
+        self._told.set()
+
+
+def _first(failures: BaseException) -> BaseException:
+    """The failure that ended the others' tasks."""
+    while isinstance(failures, BaseExceptionGroup):
+        failures = failures.exceptions[0]
+    return failures
+
+
+def _renew(home: Home) -> list[str]:
+    domain = os.environ.get(TRUST_DOMAIN, "anya.internal")
+    return pki.renew(home, trust_domain=domain, now=datetime.now(UTC))
+
+
+@asynccontextmanager
+async def _collector(home: Home) -> AsyncIterator[str]:
+    """Where the services send their spans: to whom the environment says, or to our own."""
+    if theirs := os.environ.get(OTLP):
+        yield theirs
+        return
+    async with receiving(home.traces) as ours:
+        yield ours
+
+
+def _commands(
+    home: Home, options: Options, chosen: Mapping[str, Endpoint], *, otlp: str, lock: int
+) -> dict[str, Command]:
+    shared = {
+        **os.environ,
+        "ANYA_HOME": str(home.path),
+        "ANYA_PEERS": ",".join(f"{name}={one.address}" for name, one in chosen.items()),
+        "ANYA_MINE": options.mine,
+        OTLP: otlp,
+    }
+    return {
+        name: Command(
+            arguments=("-m", f"services.{name}"),
+            environment={
+                **shared,
+                "ANYA_LISTEN": one.address,
+                "ANYA_HEALTH_LISTEN": one.health,
+            },
+            log=home.log(name),
+            inherited=(lock,),
+        )
+        for name, one in chosen.items()
+    }

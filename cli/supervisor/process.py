@@ -1,0 +1,155 @@
+"""One process: started, waited for until it is ready, stopped in time or killed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+READY_WITHIN = 30.0  # seconds
+STOP_WITHIN = 15.0  # seconds from SIGTERM to SIGKILL
+MAX_LOG = 10 * 1024 * 1024  # bytes; looked at when a process starts
+MAX_LINE = 1024 * 1024  # bytes of one line on its stdout
+
+# Runs before the command, in the process that becomes it: if the supervisor is killed, the kernel
+# sends SIGTERM. Not preexec_fn, which would fork a process that runs gRPC's threads.
+LEASH = """
+import ctypes, os, sys
+prctl = getattr(ctypes.CDLL(None), "prctl", None)
+if prctl: prctl(1, 15, 0, 0, 0)
+if os.getppid() != int(sys.argv[1]): sys.exit("the supervisor is gone")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+class StartupError(Exception):
+    """The process ended, or took too long, before it said that it was ready."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """What to run, and where its log goes."""
+
+    arguments: Sequence[str]  # of the Python interpreter: ("-m", "services.bitcoin")
+    environment: Mapping[str, str]
+    log: Path
+    inherited: Sequence[int] = ()  # descriptors that it keeps open
+
+
+class Process:
+    """A running process. Its stdout says when it is ready; the rest of what it says is logged."""
+
+    def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
+        self._process = process
+        self._log = log
+        self.pid = process.pid
+        self.ready: dict[str, Any] | None = None  # what it said of itself
+
+    @classmethod
+    async def start(cls, command: Command) -> Self:
+        """Start it and wait until it is ready; StartupError otherwise, and then it has ended."""
+        _rotate(command.log)
+        with command.log.open("ab") as log:
+            process = await asyncio.create_subprocess_exec(
+                *leashed(command.arguments),
+                env=dict(command.environment),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for the supervisor, which knows the order
+                pass_fds=tuple(command.inherited),
+                limit=MAX_LINE,
+            )
+        running = cls(process, command.log)
+        try:
+            async with asyncio.timeout(READY_WITHIN):
+                await running._wait_until_ready()
+        except TimeoutError:
+            raise StartupError(f"was not ready within {READY_WITHIN:g} s") from None
+        finally:
+            if running.ready is None:
+                await running.end()
+        return running
+
+    async def wait(self) -> int:
+        """Its exit status; negative: the signal that ended it. Logs what it says meanwhile."""
+        assert self._process.stdout  # noqa: S101  (opened as a pipe)
+        with self._log.open("ab") as log:
+            while line := await self._process.stdout.readline():
+                log.write(line)
+                log.flush()
+        return await self._process.wait()
+
+    async def stop(self) -> None:
+        """Let it finish what it has begun; kill it if that takes too long."""
+        if self._process.returncode is not None:
+            return
+        self._process.terminate()
+        try:
+            async with asyncio.timeout(STOP_WITHIN):
+                await self._process.wait()
+        except TimeoutError:
+            await self.end()
+
+    async def end(self) -> None:
+        self.kill()
+        await self._process.wait()
+
+    def kill(self) -> None:
+        """End it as it is. Its log and its files stay as they were at that moment."""
+        if self._process.returncode is None:
+            self._process.kill()
+
+    async def _wait_until_ready(self) -> None:
+        assert self._process.stdout  # noqa: S101  (opened as a pipe)
+        with self._log.open("ab") as log:
+            while line := await self._process.stdout.readline():
+                self.ready = _ready(line)
+                if self.ready is not None:
+                    return
+                log.write(line)
+        raise StartupError(describe(await self._process.wait()))
+
+
+def leashed(arguments: Sequence[str]) -> list[str]:
+    """The command line that runs Python with ``arguments``, and ends with this process."""
+    return [sys.executable, "-ISc", LEASH, str(os.getpid()), sys.executable, *arguments]
+
+
+def describe(status: int) -> str:
+    """An exit status in words."""
+    return (
+        f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with {status}"
+    )
+
+
+def tail(log: Path, *, lines: int = 5) -> str:
+    """The last lines of a log, for the person who has to find out why."""
+    try:
+        return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+    except OSError:
+        return ""
+
+
+def _ready(line: bytes) -> dict[str, Any] | None:
+    """What a ready line says; None for any other line."""
+    try:
+        document = json.loads(line)
+    except ValueError:
+        return None
+    ready = document.get("ready") if isinstance(document, dict) else None
+    return ready if isinstance(ready, dict) else None
+
+
+def _rotate(log: Path) -> None:
+    """Keep one old log, so that a log is bounded and a crash can still be read about."""
+    if log.exists() and log.stat().st_size > MAX_LOG:
+        log.replace(log.with_suffix(".log.1"))

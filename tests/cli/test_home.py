@@ -1,0 +1,75 @@
+"""The home: private, and one supervisor's at a time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cli.errors import CommandError
+from cli.home import Home, write_private
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    home = Home(tmp_path / "home")
+    home.make()
+    return home
+
+
+def test_a_home_is_closed_to_others(home: Home) -> None:
+    folders = [home.path, home.pki, home.client, home.service("bitcoin")]
+
+    assert {folder.stat().st_mode & 0o777 for folder in folders} == {0o700}
+
+
+def test_a_home_that_cannot_be_made_is_refused_with_its_path(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+
+    with pytest.raises(CommandError, match="file") as refusal:
+        Home(tmp_path / "file").make()
+
+    assert refusal.value.reason == "HOME_UNUSABLE"
+
+
+def test_a_second_supervisor_is_refused_and_told_who_is_first(home: Home) -> None:
+    with home.lock(), pytest.raises(CommandError, match=str(os.getpid())) as refusal, home.lock():
+        pass
+
+    assert refusal.value.reason == "HOME_IN_USE"
+
+
+def test_a_released_home_can_be_taken(home: Home) -> None:
+    with home.lock():
+        pass
+
+    with home.lock() as descriptor:
+        assert os.pread(descriptor, 32, 0).decode() == str(os.getpid())
+
+
+def test_a_home_stays_taken_until_the_last_process_of_a_killed_supervisor_ends(home: Home) -> None:
+    with home.lock() as descriptor:
+        survivor = subprocess.Popen(
+            [sys.executable, "-c", "import time; time.sleep(0.5)"], pass_fds=[descriptor]
+        )
+        home.lock_file.write_text("")  # its holder cannot be asked any more
+
+    with home.lock():
+        assert survivor.wait() == 0
+
+
+def test_a_private_file_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    write_private(path, b"old")
+
+    write_private(path, b"new")
+
+    assert path.read_bytes() == b"new"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [*tmp_path.iterdir()] == [path]
