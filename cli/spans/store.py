@@ -50,7 +50,10 @@ LIST = """
 SELECT trace.trace_id, trace.start_ns, trace.spans, COALESCE(root.name, ''),
   COALESCE(root.end_ns - root.start_ns, 0), COALESCE(root.service, ''),
   EXISTS (SELECT 1 FROM span WHERE span.trace_id = trace.trace_id AND failed)
-FROM trace LEFT JOIN span AS root ON root.trace_id = trace.trace_id AND root.parent_id = ''
+FROM trace LEFT JOIN span AS root ON root.trace_id = trace.trace_id AND root.span_id = (
+  SELECT span_id FROM span WHERE trace_id = trace.trace_id AND parent_id = ''
+  ORDER BY start_ns LIMIT 1
+)
 ORDER BY trace.start_ns DESC LIMIT ?
 """
 

@@ -1,0 +1,35 @@
+"""Spans for the tests of the span store: the fewest words that make a trace."""
+
+from __future__ import annotations
+
+from cli.spans.span import Span
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+MS = 1_000_000
+
+
+def span(
+    span_id: str,
+    parent_id: str = "",
+    *,
+    trace_id: str = TRACE,
+    service: str = "orchestrator",
+    start: int = 0,
+    end: int = 10,
+    failed: bool = False,
+    message: str = "",
+) -> Span:
+    """A span named like its id. ``start`` and ``end`` are milliseconds."""
+    return Span(
+        trace_id=trace_id,
+        span_id=span_id,
+        parent_id=parent_id,
+        service=service,
+        name=f"anya.test.v1.Test/{span_id}",
+        kind="SERVER",
+        start_ns=start * MS,
+        end_ns=end * MS,
+        failed=failed,
+        message=message,
+        attributes={"rpc.system.name": "grpc"},
+    )
