@@ -8,7 +8,9 @@ PROTOS := $(shell find protos -name '*.proto' | sort)
 SERVICES := $(shell grep -l '^service ' $(PROTOS))
 PROTOC = PATH="$(CURDIR)/$(BIN):$$PATH" ../$(BIN)/python -m grpc_tools.protoc -I.
 
-.PHONY: help demo test check protos lock clean
+export ANYA_TEST_DATA ?= $(realpath ../shared/data)
+
+.PHONY: help demo up test check manifests protos lock bench clean
 
 help:  ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,17 +35,37 @@ help:  ## list the verbs
 demo: .venv/run  ## run the main job: a verified payment, end to end
 	$(BIN)/anya demo
 
+up: .venv/run  ## run the mesh until Ctrl-C
+	$(BIN)/anya up
+
 test: .venv/dev  ## run every test
 	$(BIN)/pytest -q
 
-check: .venv/dev  ## lint, types, contracts
+check: .venv/dev manifests  ## lint, types, contracts, manifests, and the model trained anew
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/buf lint
+	$(BIN)/buf format --exit-code --diff protos
+	@if git describe --tags --abbrev=0 --match 'v*' >/dev/null 2>&1; then \
+	  $(BIN)/buf breaking --against ".git#tag=$$(git describe --tags --abbrev=0 --match 'v*')"; \
+	else echo 'no release tag yet: nothing that the contracts could break'; fi
 	$(MAKE) -s protos
 	git diff --exit-code -- gen
 	@test -z "$$(git ls-files --others --exclude-standard gen)" || { echo 'gen/ has files that are not committed' >&2; exit 1; }
+	$(BIN)/pytest -q tests/test_architecture.py tests/deploy
+	$(BIN)/python -m services.ml.training --check
+
+manifests: .venv/dev
+	@set -e; for folder in deploy/k8s/base deploy/k8s/overlays/*; do \
+	  $(BIN)/kubectl kustomize $$folder > .venv/rendered.yaml; \
+	  $(BIN)/kubernetes-validate --strict .venv/rendered.yaml > .venv/validated 2>&1 || { cat .venv/validated >&2; exit 1; }; \
+	  if grep "Couldn't find schema" .venv/validated; then exit 1; fi; \
+	  echo "$$folder: $$(grep -c ' passed ' .venv/validated) resources are valid"; \
+	done
+
+bench: .venv/dev  ## measure against peers: make -s bench NAME=mesh ONLY=chain_vs_bare
+	@$(BIN)/python -m benchmarks $(NAME) $(if $(ONLY),--only $(ONLY))
 
 protos: .venv/dev  ## rewrite gen/ from protos/
 	rm -rf gen && mkdir gen
@@ -55,4 +77,4 @@ lock: .venv/pip  ## resolve the dependencies anew
 	$(COMPILE) pyproject.toml --group build -c requirements-dev.lock -o requirements.lock
 
 clean:  ## remove what the verbs made, but never .anya/
-	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-peers dist .mypy_cache .ruff_cache .pytest_cache

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 MAX_TOKEN = 64 * 1024  # characters
 MAX_DEPTH = 64  # of nested JSON
 
+ED25519_PRIME = 2**255 - 19
+ED25519_D = -121665 * pow(121666, -1, ED25519_PRIME) % ED25519_PRIME
 P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 
@@ -209,7 +211,7 @@ def from_jwk(jwk: Mapping[str, Any]) -> Key:
         raise JoseError("the JWK holds a private key; give the public one")
     kind = (jwk.get("kty"), jwk.get("crv"))
     if kind == ("OKP", "Ed25519"):
-        return Ed25519Key(_coordinate(jwk, "x"))
+        return _ed25519(_coordinate(jwk, "x"))
     if kind == ("EC", "secp256k1"):
         return _secp256k1(b"\x04" + _coordinate(jwk, "x") + _coordinate(jwk, "y"))
     if kind == ("EC", "P-256"):
@@ -220,12 +222,22 @@ def from_jwk(jwk: Mapping[str, Any]) -> Key:
 def from_point(curve: str, point: bytes) -> Key:
     """The public key of a curve ("Ed25519", "secp256k1", "P-256") from its encoded point."""
     if curve == "Ed25519" and len(point) == 32:
-        return Ed25519Key(point)
+        return _ed25519(point)
     if curve == "secp256k1" and len(point) == 33:
         return _secp256k1(point)
     if curve == "P-256" and len(point) == 33:
         return _p256(point)
     raise JoseError(f"{len(point)} bytes are no public key of {curve}")
+
+
+def _ed25519(point: bytes) -> Ed25519Key:
+    """Its library takes any 32 bytes: whether they decode to a point is RFC 8032, section 5.1.3."""
+    y = int.from_bytes(point, "little") & (1 << 255) - 1
+    u, v = (y * y - 1) % ED25519_PRIME, (ED25519_D * y * y + 1) % ED25519_PRIME
+    is_square = pow(u * v, (ED25519_PRIME - 1) // 2, ED25519_PRIME) <= 1
+    if y >= ED25519_PRIME or not is_square or (u == 0 and point[31] >= 0x80):
+        raise JoseError("the point is not on Ed25519")
+    return Ed25519Key(point)
 
 
 def _secp256k1(point: bytes) -> Secp256k1Key:

@@ -1,0 +1,340 @@
+"""The mempool: transactions that the next block may hold, each checked against those before it.
+
+A small one for the embedded chain, not Bitcoin Core's policy: no replacement, no eviction by fee.
+Rules carry the names that Bitcoin Core reports.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from mesh.errors import FailedPrecondition, Reason
+from services.bitcoin.chain import COINBASE_MATURITY, Coin
+from services.bitcoin.hashes import Txid, display
+from services.bitcoin.script import is_unspendable, witness_program
+from services.bitcoin.transaction import (
+    MAX_MONEY_SAT,
+    MAX_SEQUENCE,
+    NULL_PREVOUT,
+    Outpoint,
+    Output,
+    compact_size,
+    split_outpoint,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from services.bitcoin.chain import Chain
+    from services.bitcoin.transaction import Transaction
+
+MAX_VERSION = 3
+MAX_WEIGHT = 400_000
+MIN_STRIPPED_SIZE = 65  # bytes: at 64 a transaction may pass for an inner node of a merkle tree
+MIN_FEERATE = 100  # sat per 1000 vbytes
+DUST_FEERATE = 3_000  # sat per 1000 vbytes
+MAX_RELATIVES = 25  # ancestors or descendants of one transaction, itself included
+MAX_VSIZE = 20_000_000  # of all transactions together
+
+_LOCK_TIME_THRESHOLD = 500_000_000  # below: a height, from there on: Unix seconds
+_SEQUENCE_DISABLED = 1 << 31  # BIP 68
+_SEQUENCE_IS_TIME = 1 << 22
+_SEQUENCE_MASK = 0xFFFF
+_SEQUENCE_TIME_SHIFT = 9  # units of 512 seconds
+
+
+class Rule(StrEnum):
+    """Why a transaction is refused. Never renamed."""
+
+    CONFLICT = "txn-mempool-conflict"
+    COINBASE = "coinbase"
+    DUPLICATE_INPUTS = "bad-txns-inputs-duplicate"
+    DUST = "dust"
+    FEE_TOO_LOW = "min relay fee not met"
+    FULL = "mempool full"
+    IMMATURE = "bad-txns-premature-spend-of-coinbase"
+    INPUTS_MISSING = "bad-txns-inputs-missingorspent"
+    NOT_FINAL = "non-final"
+    NOT_FINAL_RELATIVE = "non-BIP68-final"
+    OUT_ABOVE_IN = "bad-txns-in-belowout"
+    OUT_TOO_LARGE = "bad-txns-txouttotal-toolarge"
+    SCRIPT = "mandatory-script-verify-flag-failed"
+    TOO_LARGE = "tx-size"
+    TOO_LONG_CHAIN = "too-long-mempool-chain"
+    TOO_SMALL = "tx-size-small"
+    VERSION = "version"
+
+
+class TransactionRejected(FailedPrecondition):
+    """A transaction that the mempool refuses (TRANSACTION_REJECTED), with the rule it breaks."""
+
+    def __init__(self, txid: Txid, rule: Rule, detail: str) -> None:
+        super().__init__(
+            f"transaction {display(txid)} is refused: {rule} ({detail})",
+            reason=Reason.TRANSACTION_REJECTED,
+        )
+        self.txid = txid
+        self.rule = rule
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """What the mempool says to a transaction that it would take."""
+
+    txid: Txid
+    fee_sat: int
+    vsize: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidate:
+    """A transaction that keeps every rule but whose scripts have not run yet."""
+
+    transaction: Transaction
+    spent: tuple[Output, ...]  # one for each input, in order
+    fee_sat: int
+
+    @property
+    def acceptance(self) -> Acceptance:
+        return Acceptance(self.transaction.txid, self.fee_sat, self.transaction.vsize)
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    candidate: Candidate
+    parents: frozenset[Txid]
+    children: set[Txid] = field(default_factory=set)
+
+
+class Mempool:
+    """Parents always stand before children."""
+
+    def __init__(self) -> None:
+        self._entries: dict[Txid, _Entry] = {}
+        self._spenders: dict[Outpoint, Txid] = {}
+        self._vsize = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, txid: Txid) -> bool:
+        return txid in self._entries
+
+    def __iter__(self) -> Iterator[Candidate]:
+        """In the order of arrival, in which parents precede children."""
+        return (entry.candidate for entry in self._entries.values())
+
+    def get(self, txid: Txid) -> Candidate | None:
+        entry = self._entries.get(txid)
+        return entry.candidate if entry else None
+
+    def spends(self, prevout: Outpoint) -> bool:
+        return prevout in self._spenders
+
+    def coin(self, prevout: Outpoint) -> Coin | None:
+        """The output of a waiting transaction, spent by another one or not."""
+        txid, vout = split_outpoint(prevout)
+        entry = self._entries.get(txid)
+        if entry is None or vout >= len(entry.candidate.transaction.outputs):
+            return None
+        return Coin(entry.candidate.transaction.outputs[vout], None, False)
+
+    def judge(
+        self, transaction: Transaction, confirmed: Mapping[Outpoint, Coin], chain: Chain
+    ) -> Candidate:
+        """Hold the transaction against every rule but its scripts; TransactionRejected names one.
+
+        ``confirmed`` holds those of its prevouts that are unspent in ``chain``.
+        """
+        _check_shape(transaction)
+        _check_lock_time(transaction, chain)
+        coins = [self._find_coin(transaction, at, confirmed) for at in transaction.prevouts]
+        _check_maturity(transaction, coins, chain)
+        _check_relative_lock_times(transaction, coins, chain)
+        fee_sat = _check_amounts(transaction, coins)
+        self._check_room(transaction)
+        return Candidate(transaction, tuple(coin.output for coin in coins), fee_sat)
+
+    def add(self, candidate: Candidate) -> None:
+        """Take in what ``judge`` just returned and whose scripts hold."""
+        transaction = candidate.transaction
+        parents = self._parents(transaction)
+        self._entries[transaction.txid] = _Entry(candidate, parents)
+        for parent in parents:
+            self._entries[parent].children.add(transaction.txid)
+        for prevout in transaction.prevouts:
+            self._spenders[prevout] = transaction.txid
+        self._vsize += transaction.vsize
+
+    def confirm(self, transactions: Iterable[Transaction]) -> None:
+        """Drop what a connected block holds, and what it made impossible."""
+        for transaction in transactions:
+            if transaction.txid in self._entries:
+                self._drop(transaction.txid)
+                continue
+            for prevout in transaction.prevouts:
+                if prevout in self._spenders:
+                    for txid in self._descendants(self._spenders[prevout]):
+                        self._drop(txid)
+
+    def clear(self) -> list[Transaction]:
+        """Empty it, and give what it held, parents first."""
+        transactions = [candidate.transaction for candidate in self]
+        self._entries.clear()
+        self._spenders.clear()
+        self._vsize = 0
+        return transactions
+
+    def _find_coin(
+        self, transaction: Transaction, prevout: Outpoint, confirmed: Mapping[Outpoint, Coin]
+    ) -> Coin:
+        if prevout in self._spenders:
+            other = display(self._spenders[prevout])
+            raise TransactionRejected(
+                transaction.txid, Rule.CONFLICT, f"{_show(prevout)} is spent by {other}"
+            )
+        coin = confirmed.get(prevout) or self.coin(prevout)
+        if coin is None:
+            raise TransactionRejected(
+                transaction.txid, Rule.INPUTS_MISSING, f"{_show(prevout)} is unknown or spent"
+            )
+        return coin
+
+    def _check_room(self, transaction: Transaction) -> None:
+        if self._vsize + transaction.vsize > MAX_VSIZE:
+            raise TransactionRejected(transaction.txid, Rule.FULL, "wait for a block")
+        ancestors = self._ancestors(self._parents(transaction))
+        if len(ancestors) >= MAX_RELATIVES or any(
+            len(self._descendants(txid)) >= MAX_RELATIVES for txid in ancestors
+        ):
+            raise TransactionRejected(
+                transaction.txid, Rule.TOO_LONG_CHAIN, f"more than {MAX_RELATIVES} depend"
+            )
+
+    def _parents(self, transaction: Transaction) -> frozenset[Txid]:
+        txids = (split_outpoint(prevout)[0] for prevout in transaction.prevouts)
+        return frozenset(txid for txid in txids if txid in self._entries)
+
+    def _ancestors(self, start: Iterable[Txid]) -> set[Txid]:
+        """Those in ``start`` and all they stand on."""
+        return _closure(start, lambda txid: self._entries[txid].parents)
+
+    def _descendants(self, txid: Txid) -> set[Txid]:
+        """``txid`` and all that stands on it."""
+        return _closure([txid], lambda txid: self._entries[txid].children)
+
+    def _drop(self, txid: Txid) -> None:
+        entry = self._entries.pop(txid)
+        for parent in entry.parents:
+            if parent in self._entries:
+                self._entries[parent].children.discard(txid)
+        for prevout in entry.candidate.transaction.prevouts:
+            del self._spenders[prevout]
+        self._vsize -= entry.candidate.transaction.vsize
+
+
+def _closure(start: Iterable[Txid], next: Callable[[Txid], Iterable[Txid]]) -> set[Txid]:
+    found: set[Txid] = set()
+    waiting = list(start)
+    while waiting:
+        txid = waiting.pop()
+        if txid not in found:
+            found.add(txid)
+            waiting.extend(next(txid))
+    return found
+
+
+def _check_shape(transaction: Transaction) -> None:
+    txid = transaction.txid
+    if any(prevout == NULL_PREVOUT for prevout in transaction.prevouts):
+        raise TransactionRejected(txid, Rule.COINBASE, "only a block may hold one")
+    if not 1 <= transaction.version <= MAX_VERSION:
+        raise TransactionRejected(txid, Rule.VERSION, f"version {transaction.version}")
+    if transaction.weight > MAX_WEIGHT:
+        raise TransactionRejected(txid, Rule.TOO_LARGE, f"{transaction.weight} weight units")
+    if transaction.stripped_size < MIN_STRIPPED_SIZE:
+        raise TransactionRejected(txid, Rule.TOO_SMALL, f"{transaction.stripped_size} bytes")
+    if len(set(transaction.prevouts)) != len(transaction.prevouts):
+        raise TransactionRejected(txid, Rule.DUPLICATE_INPUTS, "an output is spent twice")
+    for vout, output in enumerate(transaction.outputs):
+        if output.amount_sat < dust_threshold(output.script_pubkey):
+            raise TransactionRejected(
+                txid, Rule.DUST, f"output {vout} holds {output.amount_sat} sat"
+            )
+
+
+def dust_threshold(script: bytes) -> int:
+    """The least amount, in sat, that is worth the fee of spending it; 0 for what nobody can."""
+    if is_unspendable(script):
+        return 0
+    spending = 67 if witness_program(script) else 148  # vbytes of an input that spends it
+    return (8 + len(compact_size(len(script))) + len(script) + spending) * DUST_FEERATE // 1000
+
+
+def _check_lock_time(transaction: Transaction, chain: Chain) -> None:
+    """BIP 113: a time is held against the median of the last blocks, not against a clock."""
+    lock_time = transaction.lock_time
+    reached = chain.height + 1 if lock_time < _LOCK_TIME_THRESHOLD else chain.median_time_past()
+    if lock_time < reached or all(input.sequence == MAX_SEQUENCE for input in transaction.inputs()):
+        return
+    raise TransactionRejected(
+        transaction.txid, Rule.NOT_FINAL, f"locked until {lock_time}, it is {reached}"
+    )
+
+
+def _check_maturity(transaction: Transaction, coins: Iterable[Coin], chain: Chain) -> None:
+    for coin in coins:
+        if coin.is_coinbase and coin.height is not None:
+            depth = chain.height + 1 - coin.height
+            if depth < COINBASE_MATURITY:
+                raise TransactionRejected(
+                    transaction.txid, Rule.IMMATURE, f"a coinbase at depth {depth}"
+                )
+
+
+def _check_relative_lock_times(
+    transaction: Transaction, coins: Iterable[Coin], chain: Chain
+) -> None:
+    """BIP 68; an output in the mempool counts as confirmed by the next block."""
+    if transaction.version < 2:
+        return
+    for input, coin in zip(transaction.inputs(), coins, strict=True):
+        if input.sequence & _SEQUENCE_DISABLED:
+            continue
+        height = chain.height + 1 if coin.height is None else coin.height
+        wait = input.sequence & _SEQUENCE_MASK
+        if input.sequence & _SEQUENCE_IS_TIME:
+            since = chain.median_time_past(max(height - 1, 0))
+            is_final = since + (wait << _SEQUENCE_TIME_SHIFT) <= chain.median_time_past()
+        else:
+            is_final = height + wait <= chain.height + 1
+        if not is_final:
+            raise TransactionRejected(
+                transaction.txid, Rule.NOT_FINAL_RELATIVE, f"{_show(input.prevout)} is too young"
+            )
+
+
+def _check_amounts(transaction: Transaction, coins: Iterable[Coin]) -> int:
+    """The fee, in sat."""
+    spent = sum(coin.output.amount_sat for coin in coins)
+    paid = sum(output.amount_sat for output in transaction.outputs)
+    if paid > MAX_MONEY_SAT:
+        raise TransactionRejected(transaction.txid, Rule.OUT_TOO_LARGE, f"{paid} sat")
+    if paid > spent:
+        raise TransactionRejected(
+            transaction.txid, Rule.OUT_ABOVE_IN, f"it pays {paid} sat out of {spent}"
+        )
+    fee_sat = spent - paid
+    least = -(-transaction.vsize * MIN_FEERATE // 1000)
+    if fee_sat < least:
+        raise TransactionRejected(
+            transaction.txid, Rule.FEE_TOO_LOW, f"{fee_sat} sat, at least {least} are due"
+        )
+    return fee_sat
+
+
+def _show(prevout: Outpoint) -> str:
+    txid, vout = split_outpoint(prevout)
+    return f"{display(txid)}:{vout}"

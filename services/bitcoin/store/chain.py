@@ -1,0 +1,226 @@
+"""The index of the active chain: where each transaction is, and every output ever confirmed.
+
+It follows the chain block by block; a block and its event land in one transaction.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from mesh import outbox
+from services.bitcoin.chain import Coin, Link, Utxo
+from services.bitcoin.hashes import BlockHash, Txid, display
+from services.bitcoin.script import is_unspendable
+from services.bitcoin.transaction import NULL_PREVOUT, Outpoint, Output, split_outpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from mesh.database import Database, Transaction, Value
+    from services.bitcoin.block import Block
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS block (  -- of the active chain
+    height INTEGER PRIMARY KEY,
+    hash   BLOB NOT NULL UNIQUE,
+    time   INTEGER NOT NULL  -- Unix seconds, as its header says
+) STRICT;
+
+CREATE TABLE IF NOT EXISTS tx (  -- of the active chain
+    txid     BLOB PRIMARY KEY,
+    height   INTEGER NOT NULL,
+    position INTEGER NOT NULL  -- in its block
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS tx_by_height ON tx (height);
+
+-- Outputs of the active chain, spent or not; those that nobody can ever spend are left out.
+CREATE TABLE IF NOT EXISTS txo (
+    txid          BLOB NOT NULL,
+    vout          INTEGER NOT NULL,
+    script_hash   BLOB NOT NULL,  -- SHA-256 of script_pubkey, which may be too long for an index
+    script_pubkey BLOB NOT NULL,
+    amount_sat    INTEGER NOT NULL,
+    height        INTEGER NOT NULL,
+    position      INTEGER NOT NULL,  -- of the transaction in its block
+    is_coinbase   INTEGER NOT NULL,
+    spent_txid    BLOB,
+    spent_height  INTEGER,
+    PRIMARY KEY (txid, vout)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS txo_by_script ON txo (script_hash, height, position, vout);
+CREATE INDEX IF NOT EXISTS txo_by_height ON txo (height);
+CREATE INDEX IF NOT EXISTS txo_by_spender ON txo (spent_txid) WHERE spent_txid IS NOT NULL;
+CREATE INDEX IF NOT EXISTS txo_by_spent_height ON txo (spent_height)
+    WHERE spent_height IS NOT NULL;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a confirmed transaction is."""
+
+    height: int
+    block_hash: BlockHash
+    index: int  # in the block
+
+
+class ChainStore:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def links(self) -> list[Link]:
+        """The active chain as indexed, genesis first; empty before the first start."""
+
+        async def work(tx: Transaction) -> list[Link]:
+            rows = await tx.fetch("SELECT hash, time FROM block ORDER BY height")
+            return [Link(BlockHash(hash), time) for hash, time in rows]
+
+        return await self._database.read(work)
+
+    async def follow(
+        self, *, height: int, disconnected: Sequence[BlockHash], connected: Sequence[Block]
+    ) -> None:
+        """Move the index: ``disconnected`` goes, tip first, then ``connected`` comes.
+
+        ``height`` is where the first of ``connected`` stands. Each block has its event, retractions
+        first; all of it lands at once, so that nobody ever sees half of a reorganisation.
+        """
+
+        async def work(tx: Transaction) -> None:
+            tip = height + len(disconnected) - 1
+            for depth, hash in enumerate(disconnected):
+                await _disconnect(tx, tip - depth, hash)
+            for ahead, block in enumerate(connected):
+                await _connect(tx, height + ahead, block)
+
+        await self._database.write(work)
+
+    async def find_transaction(self, txid: Txid) -> Position | None:
+        async def work(tx: Transaction) -> Position | None:
+            row = await tx.fetch_one(
+                "SELECT tx.height, block.hash, tx.position FROM tx"
+                " JOIN block ON block.height = tx.height WHERE txid = ?",
+                txid,
+            )
+            return Position(row[0], BlockHash(row[1]), row[2]) if row else None
+
+        return await self._database.read(work)
+
+    async def find_height(self, hash: BlockHash) -> int | None:
+        """The height of a block of the active chain."""
+
+        async def work(tx: Transaction) -> int | None:
+            row = await tx.fetch_one("SELECT height FROM block WHERE hash = ?", hash)
+            return row[0] if row else None
+
+        return await self._database.read(work)
+
+    async def coins(self, prevouts: Iterable[Outpoint]) -> dict[Outpoint, Coin]:
+        """Those of the outputs that are confirmed and unspent."""
+
+        async def work(tx: Transaction) -> dict[Outpoint, Coin]:
+            found = {}
+            for prevout in prevouts:
+                row = await tx.fetch_one(
+                    "SELECT amount_sat, script_pubkey, height, is_coinbase FROM txo"
+                    " WHERE txid = ? AND vout = ? AND spent_txid IS NULL",
+                    *split_outpoint(prevout),
+                )
+                if row:
+                    amount_sat, script, height, is_coinbase = row
+                    found[prevout] = Coin(Output(amount_sat, script), height, bool(is_coinbase))
+            return found
+
+        return await self._database.read(work)
+
+    async def utxos(self, script: bytes, *, after: Utxo | None, limit: int) -> list[Utxo]:
+        """At most ``limit`` confirmed coins of a script, oldest first, after the coin ``after``."""
+        start = (after.height or 0, after.position, after.vout) if after else (-1, -1, -1)
+
+        async def work(tx: Transaction) -> list[Utxo]:
+            rows = await tx.fetch(
+                "SELECT txid, vout, amount_sat, height, position, is_coinbase FROM txo"
+                " WHERE script_hash = ? AND spent_txid IS NULL"
+                " AND (height, position, vout) > (?, ?, ?)"
+                " ORDER BY height, position, vout LIMIT ?",
+                script_hash(script),
+                *start,
+                limit,
+            )
+            return [
+                Utxo(
+                    txid=Txid(txid),
+                    vout=vout,
+                    amount_sat=amount_sat,
+                    height=height,
+                    position=position,
+                    is_coinbase=bool(is_coinbase),
+                )
+                for txid, vout, amount_sat, height, position, is_coinbase in rows
+            ]
+
+        return await self._database.read(work)
+
+
+def script_hash(script: bytes) -> bytes:
+    """The key under which a script's outputs are found."""
+    return sha256(script).digest()
+
+
+async def _connect(tx: Transaction, height: int, block: Block) -> None:
+    await tx.execute("INSERT INTO block VALUES (?, ?, ?)", height, block.hash, block.header.time)
+    await tx.execute_many(
+        "INSERT INTO tx VALUES (?, ?, ?)",
+        [(tx.txid, height, position) for position, tx in enumerate(block.transactions)],
+    )
+    await tx.execute_many(
+        "INSERT INTO txo VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL)",
+        _outputs(height, block),
+    )
+    await tx.execute_many(
+        "UPDATE txo SET spent_txid = ?, spent_height = ? WHERE txid = ? AND vout = ?",
+        [
+            (spender.txid, height, *split_outpoint(prevout))
+            for spender in block.transactions
+            for prevout in spender.prevouts
+            if prevout != NULL_PREVOUT
+        ],
+    )
+    await _announce(tx, "bitcoin.block.connected", height, block.hash)
+
+
+def _outputs(height: int, block: Block) -> Iterator[tuple[Value, ...]]:
+    """Rows of txo. The outputs of genesis are not coins: nobody can spend them."""
+    if height == 0:
+        return
+    for position, transaction in enumerate(block.transactions):
+        for vout, output in enumerate(transaction.outputs):
+            if not is_unspendable(output.script_pubkey):
+                yield (
+                    transaction.txid,
+                    vout,
+                    script_hash(output.script_pubkey),
+                    output.script_pubkey,
+                    output.amount_sat,
+                    height,
+                    position,
+                    int(position == 0),
+                )
+
+
+async def _disconnect(tx: Transaction, height: int, hash: BlockHash) -> None:
+    await tx.execute(
+        "UPDATE txo SET spent_txid = NULL, spent_height = NULL WHERE spent_height = ?", height
+    )
+    await tx.execute("DELETE FROM txo WHERE height = ?", height)
+    await tx.execute("DELETE FROM tx WHERE height = ?", height)
+    await tx.execute("DELETE FROM block WHERE height = ?", height)
+    await _announce(tx, "bitcoin.block.disconnected", height, hash)
+
+
+async def _announce(tx: Transaction, type: str, height: int, hash: BlockHash) -> None:
+    data = json.dumps({"height": height, "hash": display(hash)}).encode()
+    await outbox.append(tx, type=type, key=display(hash), data=data)

@@ -1,0 +1,122 @@
+"""Decentralized identifiers and their documents (W3C DID Core 1.0), for did:key and did:jwk.
+
+Both methods are pure: the identifier holds the key, so a document never changes and resolving asks
+nobody. A signature key may authenticate, assert, and invoke and delegate capabilities; it is never
+for key agreement.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, NewType
+
+from mesh.errors import FailedPrecondition, InvalidArgument, Reason
+from services.web5 import did_jwk, did_key
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mesh import jose
+
+Did = NewType("Did", str)
+
+MAX_LENGTH = 4096  # characters
+SYNTAX = re.compile(r"did:[a-z0-9]+:[A-Za-z0-9._:%-]*[A-Za-z0-9._-]")
+CONTEXT = ["https://www.w3.org/ns/did/v1", "https://w3id.org/security/jwk/v1"]
+
+
+class Method(StrEnum):
+    JWK = "jwk"
+    KEY = "key"
+
+
+class Relationship(StrEnum):
+    """What a DID may use a key for."""
+
+    AUTHENTICATION = "authentication"
+    ASSERTION = "assertionMethod"
+    INVOCATION = "capabilityInvocation"
+    DELEGATION = "capabilityDelegation"
+
+
+@dataclass(frozen=True, slots=True)
+class VerificationMethod:
+    id: str  # "<did>#<fragment>": what a kid names
+    key: jose.Key
+    jwk: Mapping[str, Any]  # as the DID gives it
+    relationships: frozenset[Relationship] = frozenset(Relationship)
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    did: Did
+    methods: tuple[VerificationMethod, ...]
+
+    def key(self, kid: str, relationship: Relationship) -> jose.Key | None:
+        """The key of exactly this id, if the DID may use it so."""
+        for method in self.methods:
+            if method.id == kid and relationship in method.relationships:
+                return method.key
+        return None
+
+    def json(self) -> dict[str, Any]:
+        """As a DID document with JsonWebKey verification methods."""
+        methods = [
+            {
+                "id": method.id,
+                "type": "JsonWebKey",
+                "controller": self.did,
+                "publicKeyJwk": dict(method.jwk),
+            }
+            for method in self.methods
+        ]
+        uses = {
+            relationship.value: [
+                method.id for method in self.methods if relationship in method.relationships
+            ]
+            for relationship in Relationship
+        }
+        return {"@context": CONTEXT, "id": self.did, "verificationMethod": methods, **uses}
+
+
+def parse(text: str, *, field: str = "did") -> Did:
+    """A DID by its syntax, without path, query or fragment. InvalidArgument (DID_INVALID)."""
+    if len(text) > MAX_LENGTH or not SYNTAX.fullmatch(text):
+        raise InvalidArgument(
+            f"{field} must be a DID of at most {MAX_LENGTH} characters, like did:key:z6Mk...",
+            reason=Reason.DID_INVALID,
+            field=field,
+        )
+    return Did(text)
+
+
+def create(method: Method, key: jose.Key) -> Document:
+    match method:
+        case Method.JWK:
+            return resolve(did_jwk.encode(key))
+        case Method.KEY:
+            return resolve(did_key.encode(key))
+
+
+def resolve(text: str, *, field: str = "did") -> Document:
+    """The document of a DID.
+
+    InvalidArgument (DID_INVALID) if it is malformed, FailedPrecondition (DID_METHOD_UNSUPPORTED)
+    for another method.
+    """
+    did = parse(text, field=field)
+    if did.startswith(did_key.PREFIX):
+        key = did_key.decode(did)
+        method = VerificationMethod(f"{did}#{did_key.multibase(key)}", key, key.jwk)
+    elif did.startswith(did_jwk.PREFIX):
+        key, jwk = did_jwk.decode(did)
+        method = VerificationMethod(f"{did}#0", key, jwk)
+    else:
+        raise FailedPrecondition(
+            f"did:{did.split(':')[1]} is not resolved here; use did:key or did:jwk",
+            reason=Reason.DID_METHOD_UNSUPPORTED,
+            field=field,
+        )
+    return Document(did, (method,))
