@@ -1,0 +1,54 @@
+"""Workflow definitions: read, checked against the contracts, and ready to run. Needs no mesh."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from services.orchestrator.definition.checker import check_workflow
+from services.orchestrator.definition.document import parse_json
+from services.orchestrator.definition.faults import DefinitionInvalid, Fault
+from services.orchestrator.definition.operations import declared_operations
+from services.orchestrator.definition.parse import parse_workflow
+
+if TYPE_CHECKING:
+    from services.orchestrator.definition.operations import Operations
+    from services.orchestrator.definition.workflow import Workflow
+
+__all__ = ["BUILT_IN", "DefinitionInvalid", "Fault", "check", "load", "operations"]
+
+FOLDER = Path(__file__).parents[1] / "workflows"
+
+# Registered at every start, in this order: a workflow may use those before it as operations.
+BUILT_IN = ("assess_fraud_risk", "link_address", "verified_payment")
+
+
+def check(text: str) -> list[Fault]:
+    """Everything that is wrong with a definition, in order of position; nothing if it is fit."""
+    try:
+        load(text)
+    except DefinitionInvalid as error:
+        return list(error.faults)
+    return []
+
+
+def load(text: str, known: Operations | None = None) -> Workflow:
+    """The workflow of a definition, over all operations unless told. Raises DefinitionInvalid."""
+    document = parse_json(text)
+    return check_workflow(document, parse_workflow(document), known or operations())
+
+
+@cache
+def operations() -> Operations:
+    """What a step may name: the contracts' operations, and our own workflows that never pay."""
+    known = declared_operations()
+    for name in BUILT_IN:
+        workflow = load(built_in_text(name), known)
+        if not workflow.pivots:
+            known = known.with_composite(workflow)
+    return known
+
+
+def built_in_text(name: str) -> str:
+    return (FOLDER / f"{name}.json").read_text()

@@ -1,0 +1,77 @@
+"""What a workflow's inputs are: nobody declares them, so they are read off their uses."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from services.orchestrator.definition.condition import paths_in
+from services.orchestrator.definition.path import Path
+from services.orchestrator.definition.template import TemplateSyntax, parse_template
+from services.orchestrator.definition.types import ANY, Kind, Type
+from services.orchestrator.definition.workflow import Inputs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from services.orchestrator.definition.operations import Operations
+    from services.orchestrator.definition.parse import RawWorkflow
+
+
+def infer_inputs(raw: RawWorkflow, operations: Operations) -> Inputs:
+    """An input has the type of the first typed field that it is mapped to; ANY without one."""
+    found: dict[Path, Type] = {}
+    for path, type in _uses(raw, operations):
+        if found.get(path, ANY).kind is Kind.ANY:
+            found[path] = type
+    everything = Path("input", ())
+    takes_all = everything in found
+    return Inputs({path: type for path, type in found.items() if path.parts}, takes_all)
+
+
+def type_of_input(inputs: Inputs, path: Path) -> Type:
+    """What is known of an input: its own use, or that of the object it is a member of."""
+    for length in range(len(path.parts), 0, -1):
+        type = inputs.declared.get(Path(path.root, path.parts[:length]), ANY)
+        if type.kind is Kind.ANY:
+            continue
+        for part in path.parts[length:]:
+            inner = type.descend(part)
+            if inner is None:
+                raise LookupError(f"{path} does not exist: {type} has no {part!r}")
+            type = inner
+        return type
+    return ANY
+
+
+def _uses(raw: RawWorkflow, operations: Operations) -> Iterator[tuple[Path, Type]]:
+    for step in raw.steps:
+        if step.condition is not None:
+            yield from ((path, ANY) for path in paths_in(step.condition) if path.root == "input")
+        operation = operations.find(step.operation)
+        request = ANY if operation is None else operation.request
+        yield from _mapped(step.input_mapping, request)
+        yield from _mapped(step.output_mapping, ANY)
+
+
+def _mapped(value: Any, target: Type) -> Iterator[tuple[Path, Type]]:
+    match value:
+        case dict():
+            for name, item in value.items():
+                yield from _mapped(item, target.descend(name) or ANY)
+        case list():
+            for item in value:
+                yield from _mapped(item, target.element or ANY)
+        case str():
+            yield from _in_text(value, target)
+        case _:
+            pass
+
+
+def _in_text(text: str, target: Type) -> Iterator[tuple[Path, Type]]:
+    try:
+        template = parse_template(text)
+    except TemplateSyntax:
+        return  # the check reports it
+    for placed in template.paths:
+        if placed.path.root == "input":
+            yield placed.path, target if template.whole else ANY

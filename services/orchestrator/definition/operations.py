@@ -1,0 +1,107 @@
+"""The operations that steps may name, read from the contracts' method options."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from functools import cache
+from typing import TYPE_CHECKING
+
+from google.protobuf.message_factory import GetMessageClass
+
+from anya.bitcoin.v1 import analysis_pb2 as bitcoin_analysis
+from anya.bitcoin.v1 import chain_pb2, ownership_pb2, wallet_pb2
+from anya.ml.v1 import risk_pb2
+from anya.web5.v1 import analysis_pb2 as web5_analysis
+from anya.web5.v1 import did_pb2, identity_pb2, record_pb2
+from mesh import contracts
+from services.orchestrator.definition.types import Type, object_type
+from services.orchestrator.definition.workflow import Effect, Method, Operation, Workflow
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+
+CONTRACTS = (
+    bitcoin_analysis,
+    chain_pb2,
+    ownership_pb2,
+    wallet_pb2,
+    risk_pb2,
+    web5_analysis,
+    did_pb2,
+    identity_pb2,
+    record_pb2,
+)
+
+
+class Operations:
+    """A fixed set of operations, by name."""
+
+    def __init__(self, operations: Iterable[Operation]) -> None:
+        self._by_name = {operation.name: operation for operation in operations}
+
+    def find(self, name: str) -> Operation | None:
+        return self._by_name.get(name)
+
+    def nearest(self, name: str) -> str:
+        """A hint for who mistyped a name; empty if nothing is near."""
+        near = get_close_matches(name, self._by_name, n=1)
+        return f"; did you mean {near[0]}?" if near else ""
+
+    def with_composite(self, workflow: Workflow) -> Operations:
+        """These, and the workflow under its id. Its reply is its last step's whole reply."""
+        return Operations([*self._by_name.values(), composite(workflow)])
+
+
+def composite(workflow: Workflow) -> Operation:
+    last = workflow.steps[-1]
+    reply: Type = last.operation.reply
+    return Operation(
+        name=workflow.id,
+        protocol=last.operation.protocol,
+        request=workflow.inputs.as_type(),
+        reply=reply.or_null() if last.condition else reply,
+        runs=workflow,
+    )
+
+
+@cache
+def declared_operations() -> Operations:
+    """Those that are one RPC each."""
+    return Operations(
+        _operation(method)
+        for contract in CONTRACTS
+        for service in contract.DESCRIPTOR.services_by_name.values()
+        for method in service.methods
+        if contracts.operation(method).name
+    )
+
+
+def service_of(service: ServiceDescriptor) -> str:
+    """``"web5"`` for a service of package ``anya.web5.v1``."""
+    return service.file.package.split(".")[1]
+
+
+def _operation(method: MethodDescriptor) -> Operation:
+    service = service_of(method.containing_service)
+    return Operation(
+        name=contracts.operation(method).name,
+        protocol=service,
+        request=object_type(method.input_type),
+        reply=object_type(method.output_type),
+        runs=_method(method),
+    )
+
+
+def _method(method: MethodDescriptor) -> Method:
+    service = method.containing_service
+    declared = contracts.operation(method)
+    return Method(
+        path=f"/{service.full_name}/{method.name}",
+        service=service_of(service),
+        request=GetMessageClass(method.input_type),
+        reply=GetMessageClass(method.output_type),
+        effect=Effect(declared.effect),
+        cancel=_method(service.methods_by_name[declared.cancel]) if declared.cancel else None,
+    )

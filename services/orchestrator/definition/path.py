@@ -1,0 +1,68 @@
+"""Paths: what stands between ``{{`` and ``}}``, and what it finds when a step runs."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# What a path can see: "input", "steps", "ctx", and in an output mapping "output", as JSON.
+Scope: TypeAlias = "Mapping[str, Any]"
+
+STATUS = "_status"  # of a step: SUCCEEDED or SKIPPED, beside its outputs
+
+_PATH = re.compile(r"(input|steps|output|ctx)((?:\.[A-Za-z_][A-Za-z0-9_]*|\[\d{1,6}\])*)")
+_PART = re.compile(r"\.([A-Za-z_][A-Za-z0-9_]*)|\[(\d+)\]")
+
+
+class PathMissing(LookupError):  # noqa: N818  (a state, as in mesh.errors)
+    """The value that a path names does not exist; never read as empty."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path} does not exist")
+        self.path = path
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    root: str
+    parts: tuple[str | int, ...]
+
+    def __str__(self) -> str:
+        steps = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in self.parts)
+        return self.root + "".join(steps)
+
+    @property
+    def variable(self) -> str:
+        """The same path as CEL lexes it: ``steps.a.list._0`` for ``steps.a.list[0]``."""
+        names = (f"_{part}" if isinstance(part, int) else part for part in self.parts)
+        return ".".join((self.root, *names))
+
+    def read(self, scope: Scope) -> Any:
+        value = scope.get(self.root, {})
+        for part in self.parts:
+            value = self._descend(value, part)
+        if self.root == "steps" and len(self.parts) == 1:
+            return {name: output for name, output in value.items() if name != STATUS}
+        return value
+
+    def _descend(self, value: Any, part: str | int) -> Any:
+        match value, part:
+            case dict(), str() if part in value:
+                return value[part]
+            case list(), int() if part < len(value):
+                return value[part]
+            case _:
+                raise PathMissing(self)
+
+
+def parse_path(text: str) -> Path | None:
+    """The path, or None if the text is none."""
+    found = _PATH.fullmatch(text.strip())
+    if found is None:
+        return None
+    parts = (name or int(index) for name, index in _PART.findall(found[2]))
+    return Path(found[1], tuple(parts))

@@ -1,0 +1,133 @@
+"""Templates: JSON whose strings may hold paths, and how they become values.
+
+A string that is one template and nothing else becomes the value with its type. Within a longer
+string the value becomes text. ``{{{{`` stands for ``{{``. Keys are never templates.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import rfc8785
+
+from services.orchestrator.definition.path import Path, PathMissing, parse_path
+
+if TYPE_CHECKING:
+    from services.orchestrator.definition.document import Pointer
+    from services.orchestrator.definition.path import Scope
+
+_TOKEN = re.compile(r"\{\{\{\{|\{\{(.*?)\}\}|\{\{", re.DOTALL)
+
+
+class TemplateSyntax(ValueError):  # noqa: N818  (a state, as in mesh.errors)
+    """The text is no template; ``offset`` is where it stops being one."""
+
+    def __init__(self, message: str, offset: int) -> None:
+        super().__init__(message)
+        self.offset = offset
+
+
+class Unresolved(ValueError):  # noqa: N818
+    """A template that finds no value, and where in the mapping it stands."""
+
+    def __init__(self, pointer: Pointer, message: str) -> None:
+        super().__init__(f"/{'/'.join(map(str, pointer))}: {message}")
+        self.pointer = pointer
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A path and its offset in the string."""
+
+    path: Path
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    parts: tuple[str | Placed, ...]
+
+    @property
+    def whole(self) -> Placed | None:
+        """The path, if the string is that and nothing else."""
+        match self.parts:
+            case (Placed() as placed,):
+                return placed
+            case _:
+                return None
+
+    @property
+    def paths(self) -> tuple[Placed, ...]:
+        return tuple(part for part in self.parts if isinstance(part, Placed))
+
+
+@lru_cache(maxsize=4096)
+def parse_template(text: str) -> Template:
+    """Read a string of a mapping. TemplateSyntax if it opens what it does not close."""
+    parts: list[str | Placed] = []
+    literal, end = "", 0
+    for token in _TOKEN.finditer(text):
+        literal += text[end : token.start()]
+        end = token.end()
+        if token[0] == "{{{{":
+            literal += "{{"
+            continue
+        if literal:
+            parts.append(literal)
+            literal = ""
+        parts.append(Placed(_path(token), token.start()))
+    literal += text[end:]
+    if literal:
+        parts.append(literal)
+    spaced = [part for part in parts if not (isinstance(part, str) and part.isspace())]
+    return Template(tuple(spaced if len(spaced) == 1 else parts))
+
+
+def resolve(value: Any, scope: Scope, pointer: Pointer = ()) -> Any:
+    """The mapping with every template replaced. Unresolved if a path finds nothing."""
+    match value:
+        case dict():
+            return {key: resolve(item, scope, (*pointer, key)) for key, item in value.items()}
+        case list():
+            return [resolve(item, scope, (*pointer, at)) for at, item in enumerate(value)]
+        case str():
+            return _resolve_text(parse_template(value), scope, pointer)
+        case _:
+            return value
+
+
+def _resolve_text(template: Template, scope: Scope, pointer: Pointer) -> Any:
+    try:
+        if template.whole:
+            return template.whole.path.read(scope)
+        return "".join(
+            part if isinstance(part, str) else _as_text(part.path, scope, pointer)
+            for part in template.parts
+        )
+    except PathMissing as error:
+        raise Unresolved(pointer, str(error)) from None
+
+
+def _as_text(path: Path, scope: Scope, pointer: Pointer) -> str:
+    match path.read(scope):
+        case str() as text:
+            return text
+        case None:
+            raise Unresolved(pointer, f"{path} is null and cannot be part of a text")
+        case value:
+            return rfc8785.dumps(value).decode()
+
+
+def _path(token: re.Match[str]) -> Path:
+    if token[1] is None:
+        raise TemplateSyntax("'{{' is never closed; write '{{{{' for the characters", token.start())
+    path = parse_path(token[1])
+    if path is None:
+        raise TemplateSyntax(
+            f"{token[1].strip()!r} is no path; one begins with input, steps, output or ctx",
+            token.start(),
+        )
+    return path

@@ -1,0 +1,204 @@
+"""Types of values in workflows, as the contracts give them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from google.protobuf.descriptor import FieldDescriptor
+
+from anya.mesh.v1 import attestation_pb2, options_pb2
+from anya.mesh.v1.attestation_pb2 import RunContext
+from mesh import contracts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from google.protobuf.descriptor import Descriptor
+
+TIMESTAMP = "google.protobuf.Timestamp"
+STRUCT = "google.protobuf.Struct"
+
+# Only the engine reads and writes these: no definition can name them.
+_OWN_MESSAGES = {
+    RunContext.DESCRIPTOR.full_name,
+    attestation_pb2.Attestation.DESCRIPTOR.full_name,
+}
+_OWN_NAMES = {"request_id"}
+
+
+class Kind(Enum):
+    ANY = "any value"
+    BOOL = "true or false"
+    INT = "an integer"
+    DOUBLE = "a number"
+    STRING = "a string"
+    ENUM = "one of a few words"
+    BYTES = "hexadecimal digits"
+    TIME = "an RFC 3339 time"
+    LIST = "a list"
+    OBJECT = "an object"
+    STRUCT = "an object with any members"
+
+
+_KINDS = {
+    FieldDescriptor.CPPTYPE_BOOL: Kind.BOOL,
+    FieldDescriptor.CPPTYPE_INT32: Kind.INT,
+    FieldDescriptor.CPPTYPE_INT64: Kind.INT,
+    FieldDescriptor.CPPTYPE_UINT32: Kind.INT,
+    FieldDescriptor.CPPTYPE_UINT64: Kind.INT,
+    FieldDescriptor.CPPTYPE_FLOAT: Kind.DOUBLE,
+    FieldDescriptor.CPPTYPE_DOUBLE: Kind.DOUBLE,
+    FieldDescriptor.CPPTYPE_ENUM: Kind.ENUM,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Type:
+    kind: Kind
+    nullable: bool = False
+    # What a scalar must fit into: width, words. None for what no contract declares.
+    scalar: FieldDescriptor | None = None
+    message: Descriptor | None = None  # an OBJECT of a contract
+    members: Mapping[str, Type] = field(default_factory=dict)  # an OBJECT of no contract
+    element: Type | None = None  # of a LIST
+    # False if the contract's data class lets the value travel no further than to those concerned.
+    showable: bool = True
+
+    def __str__(self) -> str:
+        if self.message is not None:
+            return f"a {self.message.name}"
+        if self.kind is Kind.ENUM and self.scalar is not None:
+            return f"one of {', '.join(enum_words(self.scalar))}"
+        return self.kind.value
+
+    def or_null(self) -> Type:
+        return self if self.nullable else replace(self, nullable=True)
+
+    def names(self) -> tuple[str, ...]:
+        """The members of an object that declares them."""
+        return tuple(fields(self.message)) if self.message else tuple(self.members)
+
+    def descend(self, part: str | int) -> Type | None:
+        """The type of a member or item; None if there can be none of this name."""
+        found: Type | None
+        match self.kind, part:
+            case Kind.ANY, _:
+                return ANY
+            case Kind.STRUCT, str():
+                return replace(ANY, showable=self.showable)
+            case Kind.LIST, int():
+                found = self.element
+            case Kind.OBJECT, str() if self.message is not None:
+                declared = fields(self.message).get(part)
+                found = None if declared is None else type_of(declared)
+            case Kind.OBJECT, str():
+                found = self.members.get(part)
+            case _:
+                return None
+        return found.or_null() if found is not None and self.nullable else found
+
+    def accepts(self, source: Type) -> bool:
+        """May a value of ``source`` stand here? What only the value can tell waits for the run."""
+        if Kind.ANY in (self.kind, source.kind):
+            return True
+        match self.kind:
+            case Kind.DOUBLE:
+                return source.kind in (Kind.DOUBLE, Kind.INT)
+            case Kind.STRING:
+                return source.kind in (Kind.STRING, Kind.ENUM, Kind.BYTES, Kind.TIME)
+            case Kind.BYTES | Kind.TIME:
+                return source.kind in (self.kind, Kind.STRING)
+            case Kind.ENUM:
+                return source.kind is Kind.STRING or _same_enum(self, source)
+            case Kind.LIST:
+                return source.kind is Kind.LIST and _accepts_items(self, source)
+            case Kind.OBJECT:
+                return source.kind is Kind.STRUCT or (
+                    source.kind is Kind.OBJECT and _accepts_members(self, source)
+                )
+            case Kind.STRUCT:
+                return source.kind in (Kind.STRUCT, Kind.OBJECT)
+            case _:
+                return source.kind is self.kind
+
+
+ANY = Type(Kind.ANY, showable=False)
+BOOL = Type(Kind.BOOL)
+INT = Type(Kind.INT)
+DOUBLE = Type(Kind.DOUBLE)
+STRING = Type(Kind.STRING)
+
+
+@lru_cache(maxsize=1024)
+def fields(message: Descriptor) -> dict[str, FieldDescriptor]:
+    """The fields of a message that a definition can name, by the names it uses."""
+    return {
+        field.GetOptions().Extensions[options_pb2.workflow_name] or field.name: field
+        for field in message.fields
+        if field.name not in _OWN_NAMES
+        and not (field.message_type and field.message_type.full_name in _OWN_MESSAGES)
+    }
+
+
+@lru_cache(maxsize=4096)
+def type_of(field: FieldDescriptor) -> Type:
+    item = _item_type(field)
+    if field.is_repeated:
+        return Type(Kind.LIST, element=item, showable=item.showable)
+    return item.or_null() if field.has_presence else item
+
+
+def object_type(message: Descriptor) -> Type:
+    return Type(Kind.OBJECT, message=message)
+
+
+def enum_words(field: FieldDescriptor) -> dict[str, int]:
+    """The words of an enum: ``success`` for ``PAYMENT_STATUS_SUCCESS``."""
+    if field.enum_type is None:
+        return {}
+    values = field.enum_type.values
+    # Every enum has a zero named <PREFIX>_UNSPECIFIED: buf holds the contracts to it.
+    prefix = values[0].name.removesuffix("UNSPECIFIED")
+    return {value.name.removeprefix(prefix).lower(): value.number for value in values}
+
+
+def _item_type(field: FieldDescriptor) -> Type:
+    showable = contracts.data_class(field) <= options_pb2.DATA_CLASS_INTERNAL
+    message = field.message_type
+    if message is None:
+        kind = _KINDS.get(field.cpp_type)
+        if kind is None:
+            kind = Kind.BYTES if field.type == FieldDescriptor.TYPE_BYTES else Kind.STRING
+        return Type(kind, scalar=field, showable=showable)
+    if message.full_name == TIMESTAMP:
+        return Type(Kind.TIME, showable=showable)
+    if message.full_name == STRUCT:
+        return Type(Kind.STRUCT, showable=showable)
+    return Type(Kind.OBJECT, message=message, showable=showable)
+
+
+def _same_enum(target: Type, source: Type) -> bool:
+    return (
+        target.scalar is not None
+        and source.scalar is not None
+        and target.scalar.enum_type is source.scalar.enum_type
+    )
+
+
+def _accepts_items(target: Type, source: Type) -> bool:
+    if target.element is None or source.element is None:
+        return True
+    return target.element.accepts(source.element)
+
+
+def _accepts_members(target: Type, source: Type) -> bool:
+    if target.message is not None and source.message is not None:
+        return target.message is source.message
+    declared = target.names()
+    return all(
+        name in declared and (target.descend(name) or ANY).accepts(source.descend(name) or ANY)
+        for name in source.names()
+    )

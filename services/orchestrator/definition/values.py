@@ -1,0 +1,278 @@
+"""The one mapping between messages and the JSON that workflows, events and people see.
+
+Fields go by their proto names, or their ``workflow_name``; enums by lower-case words without the
+prefix; 64-bit integers are integers; 32 bytes are a hash in display order (reversed hex), other
+bytes hex as they stand; times are RFC 3339; free objects are objects; what is absent is null. What
+only the engine may touch (request_id, context, attestations) is left out. What one message gives
+another takes back unchanged.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.struct_pb2 import NULL_VALUE, ListValue, Struct, Value
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from services.orchestrator.definition.types import ANY, Kind, enum_words, fields
+
+if TYPE_CHECKING:
+    from services.orchestrator.definition.document import Pointer
+    from services.orchestrator.definition.types import Type
+
+HASH_SIZE = 32  # bytes
+MAX_EXACT = 2**53  # integers up to here are exact in a Struct, whose numbers are doubles
+
+_TIME = re.compile(
+    r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)", re.IGNORECASE
+)
+
+
+# What a literal of a definition may be, where no contract says more.
+_PLAIN: dict[Kind, tuple[type, ...]] = {
+    Kind.BOOL: (bool,),
+    Kind.INT: (int,),
+    Kind.DOUBLE: (int, float),
+    Kind.STRING: (str,),
+    Kind.ENUM: (str,),
+    Kind.BYTES: (str,),
+}
+
+
+class Mismatch(ValueError):  # noqa: N818  (a state, as in mesh.errors)
+    """A value that does not fit its field, and where in the value that is."""
+
+    def __init__(self, pointer: Pointer, expected: str) -> None:
+        where = f"{'.'.join(map(str, pointer))} " if pointer else ""
+        super().__init__(f"{where}must be {expected}")
+        self.pointer = pointer
+        self.expected = expected
+
+
+def to_json(message: Message) -> dict[str, Any]:
+    return {name: _read(message, field) for name, field in fields(message.DESCRIPTOR).items()}
+
+
+def fill(message: Message, value: Any, pointer: Pointer = ()) -> None:
+    """Write a JSON object into a message. Mismatch names the member that does not fit."""
+    if not isinstance(value, dict):
+        raise Mismatch(pointer, "an object")
+    known = fields(message.DESCRIPTOR)
+    for name, item in value.items():
+        if name not in known:
+            raise Mismatch(
+                (*pointer, name), f"left out: {message.DESCRIPTOR.name} has no such field"
+            )
+        _write(message, known[name], item, (*pointer, name))
+
+
+def conform(value: Any, type: Type, pointer: Pointer = ()) -> None:
+    """Mismatch unless the JSON value is of the type."""
+    match type.kind:
+        case Kind.ANY:
+            return
+        case _ if value is None and type.nullable:
+            return
+        case Kind.LIST:
+            if not isinstance(value, list):
+                raise Mismatch(pointer, "a list")
+            for at, item in enumerate(value):
+                conform(item, type.element or ANY, (*pointer, at))
+        case Kind.OBJECT if type.message is not None:
+            fill(GetMessageClass(type.message)(), value, pointer)
+        case Kind.OBJECT | Kind.STRUCT:
+            if not isinstance(value, dict):
+                raise Mismatch(pointer, "an object")
+            for name, member in type.members.items():
+                if name not in value:
+                    raise Mismatch((*pointer, name), "given")
+                conform(value[name], member, (*pointer, name))
+        case Kind.TIME:
+            _write_message(Timestamp(), value, pointer)
+        case _ if type.scalar is not None:
+            parse_scalar(type.scalar, value, pointer)
+        case _:
+            if not isinstance(value, _PLAIN[type.kind]) or (
+                isinstance(value, bool) and type.kind is not Kind.BOOL
+            ):
+                raise Mismatch(pointer, str(type))
+
+
+def from_struct(struct: Struct) -> dict[str, Any]:
+    """A free object as JSON; whole numbers are integers."""
+    return {name: _from_value(value) for name, value in struct.fields.items()}
+
+
+def fill_struct(struct: Struct, value: dict[str, Any], pointer: Pointer = ()) -> None:
+    for name, item in value.items():
+        _fill_value(struct.fields[name], item, (*pointer, name))
+
+
+def parse_scalar(field: FieldDescriptor, value: Any, pointer: Pointer = ()) -> Any:
+    """The value as protobuf takes it: one item of a field that is no message."""
+    match field.cpp_type, value:
+        case FieldDescriptor.CPPTYPE_BOOL, bool():
+            return value
+        case FieldDescriptor.CPPTYPE_ENUM, str() if value in enum_words(field):
+            return enum_words(field)[value]
+        case FieldDescriptor.CPPTYPE_ENUM, _:
+            raise Mismatch(pointer, f"one of {', '.join(enum_words(field))}")
+        case ((FieldDescriptor.CPPTYPE_DOUBLE | FieldDescriptor.CPPTYPE_FLOAT), (int() | float())):
+            if isinstance(value, bool):
+                raise Mismatch(pointer, "a number")
+            return float(value)
+        case ((FieldDescriptor.CPPTYPE_DOUBLE | FieldDescriptor.CPPTYPE_FLOAT), _):
+            raise Mismatch(pointer, "a number")
+        case FieldDescriptor.CPPTYPE_STRING, str():
+            return _parse_bytes(value, pointer) if _is_bytes(field) else value
+        case FieldDescriptor.CPPTYPE_STRING, _:
+            raise Mismatch(pointer, "hexadecimal digits" if _is_bytes(field) else "a string")
+        case FieldDescriptor.CPPTYPE_BOOL, _:
+            raise Mismatch(pointer, "true or false")
+        case _:
+            return _parse_integer(field, value, pointer)
+
+
+def format_time(time: datetime) -> str:
+    """RFC 3339 in UTC, to the millisecond."""
+    return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _read(message: Message, field: FieldDescriptor) -> Any:
+    value = getattr(message, field.name)
+    if field.is_repeated:
+        return [_read_item(field, item) for item in value]
+    if field.has_presence and not message.HasField(field.name):
+        return None
+    return _read_item(field, value)
+
+
+def _read_item(field: FieldDescriptor, value: Any) -> Any:
+    match value:
+        case Struct():
+            return from_struct(value)
+        case Timestamp():
+            return value.ToJsonString()
+        case Message():
+            return to_json(value)
+        case bytes():
+            return (value[::-1] if len(value) == HASH_SIZE else value).hex()
+        case int() if field.enum_type is not None:
+            words = {number: word for word, number in enum_words(field).items()}
+            return words.get(value, value)
+        case float() if not math.isfinite(value):
+            raise Mismatch((field.name,), "a finite number")
+        case _:
+            return value
+
+
+def _write(message: Message, field: FieldDescriptor, value: Any, pointer: Pointer) -> None:
+    if field.is_repeated:
+        _write_items(getattr(message, field.name), field, value, pointer)
+    elif value is None and field.has_presence:
+        message.ClearField(field.name)
+    elif field.message_type is not None:
+        target = getattr(message, field.name)
+        target.SetInParent()
+        _write_message(target, value, pointer)
+    else:
+        setattr(message, field.name, parse_scalar(field, value, pointer))
+
+
+def _write_items(target: Any, field: FieldDescriptor, value: Any, pointer: Pointer) -> None:
+    if not isinstance(value, list):
+        raise Mismatch(pointer, "a list")
+    for at, item in enumerate(value):
+        if field.message_type is not None:
+            _write_message(target.add(), item, (*pointer, at))
+        else:
+            target.append(parse_scalar(field, item, (*pointer, at)))
+
+
+def _write_message(target: Message, value: Any, pointer: Pointer) -> None:
+    match target:
+        case Struct():
+            if not isinstance(value, dict):
+                raise Mismatch(pointer, "an object")
+            fill_struct(target, value, pointer)
+        case Timestamp():
+            if not isinstance(value, str) or not _TIME.fullmatch(value):
+                raise Mismatch(pointer, "an RFC 3339 time")
+            try:
+                target.FromJsonString(value)
+            except ValueError:
+                raise Mismatch(pointer, "an RFC 3339 time") from None
+        case _:
+            fill(target, value, pointer)
+
+
+def _parse_integer(field: FieldDescriptor, value: Any, pointer: Pointer) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise Mismatch(pointer, "an integer")
+    wide = field.cpp_type in (FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT64)
+    unsigned = field.cpp_type in (FieldDescriptor.CPPTYPE_UINT32, FieldDescriptor.CPPTYPE_UINT64)
+    bits = 64 if wide else 32
+    low, high = (0, 2**bits - 1) if unsigned else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    if not low <= value <= high:
+        raise Mismatch(pointer, f"from {low} to {high}")
+    return value
+
+
+def _parse_bytes(text: str, pointer: Pointer) -> bytes:
+    try:
+        raw = bytes.fromhex(text)
+    except ValueError:
+        raise Mismatch(pointer, "hexadecimal digits") from None
+    return raw[::-1] if len(raw) == HASH_SIZE else raw
+
+
+def _is_bytes(field: FieldDescriptor) -> bool:
+    return field.type == FieldDescriptor.TYPE_BYTES
+
+
+def _from_value(value: Value) -> Any:
+    match value.WhichOneof("kind"):
+        case "struct_value":
+            return from_struct(value.struct_value)
+        case "list_value":
+            return [_from_value(item) for item in value.list_value.values]
+        case "number_value":
+            number = value.number_value
+            if not math.isfinite(number):
+                raise Mismatch((), "a finite number")
+            return int(number) if number.is_integer() and abs(number) <= MAX_EXACT else number
+        case "string_value":
+            return value.string_value
+        case "bool_value":
+            return value.bool_value
+        case _:
+            return None
+
+
+def _fill_value(target: Value, value: Any, pointer: Pointer) -> None:
+    match value:
+        case None:
+            target.null_value = NULL_VALUE
+        case bool():
+            target.bool_value = value
+        case int() if abs(value) > MAX_EXACT:
+            target.string_value = str(value)  # as ProtoJSON does: a double would round it
+        case int() | float():
+            target.number_value = value
+        case str():
+            target.string_value = value
+        case list():
+            target.list_value.CopyFrom(ListValue())
+            for at, item in enumerate(value):
+                _fill_value(target.list_value.values.add(), item, (*pointer, at))
+        case dict():
+            target.struct_value.SetInParent()
+            fill_struct(target.struct_value, value, pointer)
+        case _:
+            raise Mismatch(pointer, "JSON")

@@ -1,0 +1,246 @@
+"""A definition that the mesh cannot run is refused before it runs, every fault in its place."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from services.orchestrator import definition
+from services.orchestrator.definition.operations import CONTRACTS
+from services.orchestrator.definition.path import parse_path
+from tests.orchestrator.definition.definitions import SEED, one_step, seed, spoiled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@pytest.mark.parametrize("name", definition.BUILT_IN)
+def test_what_we_ship_is_fit(name: str) -> None:
+    assert definition.check(definition.built_in_text(name)) == []
+
+
+def test_inputs_take_the_type_of_the_field_they_are_first_mapped_to() -> None:
+    inputs = definition.load(SEED).inputs
+
+    assert {str(path): str(type) for path, type in inputs.declared.items()} == {
+        "input.sender_did": "a string",
+        "input.recipient_address": "a string",
+        "input.amount": "an integer",
+        "input.sender_address": "a string",
+    }
+
+
+def test_the_hash_is_that_of_the_canonical_form() -> None:
+    respaced = json.dumps(dict(reversed(seed().items())))
+
+    assert definition.load(respaced).hash == definition.load(SEED).hash
+    assert definition.load(SEED).hash == (
+        "1de56722022411d0835a27beb8ea18b85ef7142bc6f784a738a41812bfcd2bf6"
+    )
+
+
+SPOILS: list[tuple[Callable[[dict[str, Any]], object], str]] = [
+    (
+        lambda d: d["steps"][0].update(operation="verify_identitty"),
+        "unknown operation 'verify_identitty'; did you mean verify_identity?",
+    ),
+    (
+        lambda d: d["steps"][1].update(protocol="bitcoin"),
+        "assess_fraud_risk is an operation of ml, not bitcoin",
+    ),
+    (
+        lambda d: d["steps"][2]["input_mapping"].update(fee=1),
+        "unknown field 'fee'; known: from_address, to_address, amount, metadata, max_fee_sat",
+    ),
+    (
+        lambda d: d["steps"][2]["input_mapping"].update(amount_sat=1),
+        "unknown field 'amount_sat'; known: from_address, to_address, amount,",
+    ),
+    (
+        lambda d: d["steps"][2]["input_mapping"].update(context={}),
+        "context is the engine's alone: leave it out",
+    ),
+    (
+        lambda d: d["steps"][2]["input_mapping"].update(request_id="x"),
+        "request_id is the engine's alone: leave it out",
+    ),
+    (
+        lambda d: d["steps"][2]["input_mapping"].update(amount="{{steps.verify_sender.nobody}}"),
+        "step verify_sender has no output 'nobody'; its output_mapping has sender_verified,",
+    ),
+    (
+        lambda d: d["steps"][2]["input_mapping"].update(
+            amount="{{steps.verify_sender.verification_score}}"
+        ),
+        "steps.verify_sender.verification_score is a number, not an integer",
+    ),
+    (
+        lambda d: d["steps"][2]["input_mapping"].update(amount="{{input.sender_did}}"),
+        "input.sender_did is a string, not an integer",
+    ),
+    (
+        lambda d: d["steps"][2]["input_mapping"].update(amount="50 sat"),
+        "must be an integer",
+    ),
+    (
+        lambda d: d["steps"][2]["input_mapping"].update(amount="{{input.a}} sat"),
+        "a text cannot be an integer",
+    ),
+    (
+        lambda d: d["steps"][1]["input_mapping"].pop("amount"),
+        "amount is missing: the operation needs it",
+    ),
+    (
+        lambda d: d["steps"][0]["input_mapping"].update(did="{{steps.execute_payment.status}}"),
+        "step execute_payment comes later: only earlier steps can be read",
+    ),
+    (
+        lambda d: d["steps"][0]["input_mapping"].update(did="{{steps.verify_sender._status}}"),
+        "step verify_sender cannot read its own outputs here",
+    ),
+    (
+        lambda d: d["steps"][0]["input_mapping"].update(did="{{steps.nobody.x}}"),
+        "unknown step 'nobody'; earlier steps: none",
+    ),
+    (
+        lambda d: d["steps"][0]["input_mapping"].update(did="{{output.verified}}"),
+        "output can be read in output_mapping only",
+    ),
+    (
+        lambda d: d["steps"][0]["input_mapping"].update(did="{{ctx.secret}}"),
+        "ctx has workflow_id, run_id, now only",
+    ),
+    (
+        lambda d: d["steps"][0]["output_mapping"].update(x="{{output.nobody}}"),
+        "output is a VerifyIdentityResponse: it has no 'nobody'; it has verified, confidence,",
+    ),
+    (
+        lambda d: d["steps"][0]["output_mapping"].update(x="{{output.attestations}}"),
+        "output is a VerifyIdentityResponse: it has no 'attestations'",
+    ),
+    (
+        lambda d: d["steps"][0]["output_mapping"].update(_status="{{output.verified}}"),
+        "'_status' must be 1 to 48 of a-z, 0-9 and _",
+    ),
+    (
+        lambda d: d["steps"][2].update(condition="{{steps.fraud_assessment.risk_score}}"),
+        "a condition must be true or false",
+    ),
+    (
+        lambda d: d["steps"][2].update(condition="{{steps.execute_payment.status}} == 'x'"),
+        "step execute_payment cannot read its own outputs here",
+    ),
+    (
+        lambda d: d["steps"][1].update(condition="{{input.amount}} < 0.7"),
+        "found no matching overload for '_<_' applied to '(int, double)'",
+    ),
+    (
+        lambda d: d["steps"][1].update(id="verify_sender"),
+        "another step is called verify_sender",
+    ),
+    (lambda d: d["steps"][0].update(id="in"), "'in' is reserved by the language of conditions"),
+    (lambda d: d["steps"][0].update(retries=3), "unknown key 'retries'; known: id, protocol,"),
+    (lambda d: d["steps"][0].pop("output_mapping"), "output_mapping is missing"),
+    (lambda d: d.update(steps=[]), "must be a list of 1 to 100 steps"),
+    (lambda d: d.update(id="Verified-Payment"), "'Verified-Payment' must be 1 to 48 of"),
+    (
+        lambda d: d["steps"].append(d["steps"][2] | {"id": "again"}),
+        "a workflow pays once at most, this one may twice",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), SPOILS, ids=[message for _, message in SPOILS])
+def test_a_spoiled_definition_is_refused_with_the_reason(
+    change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    faults = definition.check(spoiled(change))
+
+    assert any(fault.message.startswith(message) for fault in faults), faults
+
+
+def test_a_fault_points_at_the_line_and_column_of_the_path() -> None:
+    text = SEED.replace("{{input.amount}}", "{{input.amount}}{{steps.later.x}}", 1)
+    line = 1 + text[: text.index("{{steps.later.x}}")].count("\n")
+
+    found = [fault for fault in definition.check(text) if "later" in fault.message]
+
+    assert [(fault.line, fault.column) for fault in found] == [
+        (line, text.splitlines()[line - 1].index("{{steps.later.x}}") + 1)
+    ]
+
+
+def test_all_faults_are_told_at_once_in_order() -> None:
+    def change(d: dict[str, Any]) -> None:
+        d["steps"][0]["operation"] = "nothing"
+        d["steps"][3]["condition"] = "{{steps.execute_payment.nobody}} == 1"
+        d["steps"][2]["input_mapping"]["amount"] = "{{input.sender_did}}"
+
+    faults = definition.check(spoiled(change))
+
+    assert faults == sorted(faults)
+    assert len(faults) == 3
+
+
+def test_what_cannot_be_told_before_the_run_is_let_through() -> None:
+    text = json.dumps(one_step(condition="{{input.anything}} == 'x'"))
+
+    assert definition.check(text) == []
+
+
+def test_an_output_of_a_step_that_may_be_skipped_may_be_null() -> None:
+    maybe = seed()
+    maybe["steps"][0]["condition"] = "{{input.amount}} > 5"
+    maybe["steps"][2]["condition"] = "{{steps.verify_sender.sender_verified}}"
+
+    faults = definition.check(json.dumps(maybe))
+
+    assert [fault.message for fault in faults] == [
+        "a condition must be true or false; compare it: == true, > 0, ..."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "sender_did must be given"),
+        ({"payee": 1}, "payee must be left out: the inputs are sender_did, recipient_address,"),
+        ({"sender_did": 1}, "sender_did must be a string"),
+        ({"amount": "5"}, "amount must be an integer"),
+    ],
+    ids=str,
+)
+def test_an_input_is_held_against_what_the_steps_read(given: dict[str, Any], message: str) -> None:
+    inputs = definition.load(SEED).inputs
+    good = {"sender_did": "d", "sender_address": "s", "recipient_address": "r", "amount": 5}
+    spoiled = good | given if given else good | {"sender_did": None}
+    if not given:
+        spoiled.pop("sender_did")
+
+    inputs.check(good)
+    with pytest.raises(ValueError, match=message):
+        inputs.check(spoiled)
+
+
+def test_every_contract_with_operations_is_known() -> None:
+    known = {contract.DESCRIPTOR.name for contract in CONTRACTS}
+    protos = Path(__file__).parents[3] / "protos"
+    with_operations = {
+        str(path.relative_to(protos))
+        for path in protos.rglob("*.proto")
+        if re.search(r'operation\) = \{\s+name: "', path.read_text())
+    }
+
+    assert with_operations == known
+
+
+def test_a_path_reads_back_as_it_was_written() -> None:
+    path = parse_path(" steps.a.list[0].b ")
+
+    assert str(path) == "steps.a.list[0].b"
+    assert path is not None
+    assert path.variable == "steps.a.list._0.b"

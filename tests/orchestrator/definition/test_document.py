@@ -1,0 +1,68 @@
+"""JSON text is read strictly, and every fault has its place."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.orchestrator.definition.document import MAX_SIZE, parse_json
+from services.orchestrator.definition.faults import DefinitionInvalid, Fault
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53) + 1, 2**53 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=20,
+).filter(lambda value: "\\ud" not in json.dumps(value))
+
+
+@given(JSON, st.sampled_from([None, 2]))
+def test_it_reads_what_the_standard_library_writes(value: object, indent: int | None) -> None:
+    assert parse_json(json.dumps(value, indent=indent, ensure_ascii=False)).value == value
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", "1:1: expected a value"),
+        ("{", "1:2: expected a key in double quotes"),
+        ('{"a": 1,}', "1:9: expected a key in double quotes"),
+        ('{"a": 1\n "b": 2}', "2:2: expected ','"),
+        ('{"a": 1,\n "a": 2}', "2:2: duplicate key 'a'"),
+        ('{"a" 1}', "1:6: expected ':'"),
+        ("[1, 2", "1:6: expected ','"),
+        ("{} {}", "1:4: nothing may follow the definition"),
+        ('{"a": NaN}', "1:7: NaN is not JSON"),
+        ('{"a": 1e999}', "1:7: number out of range"),
+        ('{"a": 9007199254740993}', "1:7: integers reach from -(2^53 - 1) to 2^53 - 1"),
+        (r'{"a": "\ud800"}', "1:7: half of a surrogate pair is no character"),
+        ('{"a": "b\n"}', "1:9: invalid control character at"),
+        ("[" * 100, "1:34: nested deeper than 32 levels"),
+        ('"' + "a" * MAX_SIZE + '"', "1:1: longer than 256 KiB"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_a_fault_has_its_line_and_column(text: str, fault: str) -> None:
+    with pytest.raises(DefinitionInvalid) as caught:
+        parse_json(text)
+
+    assert [str(found) for found in caught.value.faults] == [fault]
+
+
+def test_a_place_inside_a_string_is_counted_from_its_quote() -> None:
+    document = parse_json('{\n  "a": ["xy{{z}}"]\n}')
+
+    assert document.fault(("a", 0), "here", offset=2) == Fault(2, 12, "here")
+    assert document.key_fault(("a",), "here") == Fault(2, 3, "here")
+
+
+def test_a_place_behind_an_escape_is_that_of_the_string() -> None:
+    document = parse_json(r'{"a": "\n{{z}}"}')
+
+    assert document.fault(("a",), "here", offset=1) == Fault(1, 7, "here")
