@@ -1,0 +1,140 @@
+"""The assessment of one proposed payment: a score if there can be one, and why it is what it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from features.feature import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import numpy.typing as npt
+
+    from features.feature import Feature, FeatureSet
+
+
+class Decision(IntEnum):
+    """Ordered: of several, the strictest counts."""
+
+    ACCEPT = 1
+    REVIEW = 2
+    REFUSE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFactor:
+    """What one feature adds to the score, in log-odds."""
+
+    feature: Feature
+    contribution: float
+
+
+@dataclass(frozen=True, slots=True)
+class RuleFactor:
+    """What one rule says of one value; None where it could not be known."""
+
+    name: str
+    value: float | None
+    decision: Decision
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The model's answer for one row."""
+
+    risk_score: float
+    over_threshold: bool  # p >= tau of the version
+    baseline: float  # log-odds
+    contributions: npt.NDArray[np.float64]  # [features], log-odds
+    out_of_range: int
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    risk_score: float | None
+    decision: Decision
+    held: bool  # a rule, or a missing score, holds it back whatever the score is
+    reasons: tuple[str, ...]
+    model_factors: tuple[ModelFactor, ...]  # largest absolute contribution first
+    rule_factors: tuple[RuleFactor, ...]
+    baseline: float
+    out_of_range: int
+
+
+def obstacles(
+    features: Sequence[Feature],
+    feature_set: FeatureSet,
+    *,
+    name: str,
+    hash: bytes,
+    index_at_tip: bool,
+) -> tuple[str, ...]:
+    """Why there can be no score; empty if there can."""
+    if name != feature_set.name or hash.hex() != feature_set.hash:
+        return (
+            f"FEATURE_SET_MISMATCH: the model takes {feature_set.name} {feature_set.hash[:12]}",
+        )
+    if tuple(feature.name for feature in features) != feature_set.names:
+        return (f"FEATURE_SET_MISMATCH: not the features of {feature_set.name}, in its order",)
+    behind = () if index_at_tip else ("INDEX_BEHIND: the index has not reached the chain's tip",)
+    missing = (
+        f"FEATURE_{feature.status.name}: {feature.name}" for feature in feature_set.unmet(features)
+    )
+    return (*behind, *missing)
+
+
+def assess(
+    features: Sequence[Feature],
+    prediction: Prediction | None,
+    obstacles: tuple[str, ...],
+    rules: Iterable[RuleFactor],
+) -> Assessment:
+    """Put model and rules together. Without a prediction there is no score: a person decides."""
+    rule_factors = tuple(rules)
+    strictest = max((rule.decision for rule in rule_factors), default=Decision.ACCEPT)
+    reasons = [*obstacles]
+    reasons += [
+        f"{rule.decision.name}: {rule.name} ({rule.note})"
+        for rule in rule_factors
+        if rule.decision is not Decision.ACCEPT
+    ]
+    if prediction is None:
+        decision = max(strictest, Decision.REVIEW)
+        return Assessment(
+            None, decision, True, tuple(reasons), _unscored(features), rule_factors, 0.0, 0
+        )
+    if prediction.over_threshold:
+        reasons.append(f"REFUSE: the score {prediction.risk_score:.3f} is over the threshold")
+    decision = max(strictest, Decision.REFUSE if prediction.over_threshold else Decision.ACCEPT)
+    return Assessment(
+        prediction.risk_score,
+        decision,
+        strictest is not Decision.ACCEPT,
+        tuple(reasons),
+        _ranked(features, prediction.contributions),
+        rule_factors,
+        prediction.baseline,
+        prediction.out_of_range,
+    )
+
+
+def _ranked(
+    features: Sequence[Feature], contributions: npt.NDArray[np.float64]
+) -> tuple[ModelFactor, ...]:
+    order = np.argsort(-np.abs(contributions), kind="stable")
+    return tuple(ModelFactor(features[at], float(contributions[at])) for at in order)
+
+
+def _unscored(features: Sequence[Feature]) -> tuple[ModelFactor, ...]:
+    """What kept it from being scored; a feature that is known explains nothing here."""
+    return tuple(
+        ModelFactor(feature, 0.0)
+        for feature in features
+        if feature.status in (Status.UNAVAILABLE, Status.OUTSIDE_MAX_AGE)
+    )

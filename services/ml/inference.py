@@ -1,0 +1,48 @@
+"""ONNX Runtime, in this process and in line: the model is cheaper than handing it to a thread."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import onnxruntime
+
+from mesh.errors import Internal, Reason
+from services.ml.model import INPUT, OUTPUTS
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float32]
+
+SILENT = 3  # ONNX Runtime would write to stderr what we report as errors
+
+
+class OnnxScorer:
+    """A session that has answered once, so that the first caller does not wait for it."""
+
+    def __init__(self, graph: bytes, width: int) -> None:
+        """ValueError if ``graph`` is no model of ``width`` features with our two outputs."""
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = SILENT
+        try:
+            self._session = onnxruntime.InferenceSession(
+                graph, options, providers=["CPUExecutionProvider"]
+            )
+        except onnxruntime.capi.onnxruntime_pybind11_state.Fail as error:
+            raise ValueError(f"ONNX Runtime cannot load it: {error}") from None
+        inputs = [(entry.name, entry.shape[1:]) for entry in self._session.get_inputs()]
+        outputs = {entry.name for entry in self._session.get_outputs()}
+        if inputs != [(INPUT, [width])] or not outputs.issuperset(OUTPUTS):
+            raise ValueError(f"it must take {INPUT} [n, {width}] and give {', '.join(OUTPUTS)}")
+        self.run(np.zeros((1, width), dtype=np.float32))
+
+    def run(self, rows: Floats) -> tuple[Floats, Floats]:
+        """Internal (MODEL_OUTPUT_INVALID) if the model gave a number that is none."""
+        probability, score = self._session.run(list(OUTPUTS), {INPUT: rows})
+        if not (np.isfinite(probability).all() and np.isfinite(score).all()):
+            raise Internal("the model gave no finite score", reason=Reason.MODEL_OUTPUT_INVALID)
+        return cast("Floats", probability[:, 0]), cast("Floats", score[:, 0])

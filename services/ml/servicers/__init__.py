@@ -1,0 +1,1 @@
+"""The RPC services of ml: parse, ask, format. No rules live here."""

@@ -1,0 +1,114 @@
+"""The assessment: a score only where one can be had, and the strictest word counts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from features.feature import Feature, Status
+from features.payment_risk import PAYMENT_RISK
+from services.ml.assessment import (
+    Assessment,
+    Decision,
+    Prediction,
+    RuleFactor,
+    assess,
+    obstacles,
+)
+
+FEATURES = tuple(Feature(name, 1.0, Status.PRESENT) for name in PAYMENT_RISK.names)
+COUNT = len(FEATURES)
+HASH = bytes.fromhex(PAYMENT_RISK.hash)
+
+
+def prediction(*, score: float = 0.1, over: bool = False) -> Prediction:
+    return Prediction(score, over, -1.0, np.linspace(-1, 0.5, COUNT), 0)
+
+
+def rule(decision: Decision) -> RuleFactor:
+    return RuleFactor("a_rule", 1.0, decision, "because")
+
+
+def hindered(
+    features: tuple[Feature, ...] = FEATURES,
+    *,
+    name: str = "payment-risk",
+    hash: bytes = HASH,
+    index_at_tip: bool = True,
+) -> tuple[str, ...]:
+    return obstacles(features, PAYMENT_RISK, name=name, hash=hash, index_at_tip=index_at_tip)
+
+
+def scored(decision: Decision, *, over: bool = False) -> Assessment:
+    return assess(FEATURES, prediction(over=over), (), [rule(decision)])
+
+
+def test_a_low_score_that_no_rule_minds_is_accepted() -> None:
+    assessment = scored(Decision.ACCEPT)
+
+    assert assessment.decision is Decision.ACCEPT
+    assert not assessment.held
+    assert assessment.risk_score == 0.1
+
+
+@pytest.mark.parametrize("decision", [Decision.REVIEW, Decision.REFUSE])
+def test_a_rule_holds_back_and_leaves_the_score_as_it_is(decision: Decision) -> None:
+    assessment = scored(decision)
+
+    assert assessment.decision is decision
+    assert assessment.held
+    assert assessment.risk_score == 0.1
+
+
+def test_a_score_over_the_threshold_is_refused_and_stays_visible() -> None:
+    assessment = scored(Decision.ACCEPT, over=True)
+
+    assert assessment.decision is Decision.REFUSE
+    assert not assessment.held
+
+
+def test_without_a_prediction_there_is_no_score_and_no_acceptance() -> None:
+    assessment = assess(FEATURES, None, ("INDEX_BEHIND: ...",), [rule(Decision.ACCEPT)])
+
+    assert assessment.risk_score is None
+    assert assessment.decision is Decision.REVIEW
+    assert assessment.held
+    assert assessment.reasons == ("INDEX_BEHIND: ...",)
+
+
+def test_what_weighs_most_comes_first() -> None:
+    weights = [abs(factor.contribution) for factor in scored(Decision.ACCEPT).model_factors]
+
+    assert weights == sorted(weights, reverse=True)
+    assert len(weights) == COUNT
+
+
+def test_complete_features_of_the_right_set_are_no_obstacle() -> None:
+    assert hindered() == ()
+
+
+@pytest.mark.parametrize("status", [Status.UNAVAILABLE, Status.OUTSIDE_MAX_AGE])
+def test_a_required_feature_that_is_not_known_is_an_obstacle(status: Status) -> None:
+    name = next(entry.name for entry in PAYMENT_RISK.definitions if entry.required)
+    features = tuple(
+        Feature(name, None, status) if feature.name == name else feature for feature in FEATURES
+    )
+
+    assert any(name in reason for reason in hindered(features))
+
+
+def test_no_history_is_a_fact_and_no_obstacle() -> None:
+    features = tuple(Feature(name, None, Status.NO_HISTORY) for name in PAYMENT_RISK.names)
+
+    assert hindered(features) == ()
+
+
+def test_other_features_than_the_models_are_an_obstacle() -> None:
+    assert hindered(name="transaction-risk")
+    assert hindered(hash=bytes(32))
+    assert hindered(FEATURES[:-1])
+    assert hindered(FEATURES[::-1])
+
+
+def test_an_index_behind_the_tip_is_an_obstacle() -> None:
+    assert any("INDEX_BEHIND" in reason for reason in hindered(index_at_tip=False))

@@ -1,0 +1,66 @@
+"""The rules: they hold back, they never let through."""
+
+from __future__ import annotations
+
+import pytest
+
+from mesh.config import ConfigError
+from services.ml.assessment import Decision
+from services.ml.policy import Policy, parse
+
+POLICY = parse("""
+version: 7
+minimum_confidence: 0.6
+max_out_of_range: 2
+refused_addresses: [bcrt1qlisted]
+""")
+
+
+def strictest(
+    policy: Policy, *, confidence: float | None = 0.9, recipient: str = "bcrt1qother", out: int = 0
+) -> Decision:
+    factors = policy.judge(confidence=confidence, recipient=recipient, out_of_range=out)
+    return max(factor.decision for factor in factors)
+
+
+def test_a_payment_that_no_rule_minds_is_accepted() -> None:
+    assert strictest(POLICY) is Decision.ACCEPT
+
+
+@pytest.mark.parametrize("confidence", [None, 0.59, 0.0])
+def test_a_doubtful_identity_is_reviewed(confidence: float | None) -> None:
+    assert strictest(POLICY, confidence=confidence) is Decision.REVIEW
+
+
+def test_a_listed_recipient_is_refused() -> None:
+    assert strictest(POLICY, recipient="bcrt1qlisted") is Decision.REFUSE
+
+
+def test_a_payment_unlike_all_of_the_training_is_reviewed() -> None:
+    assert strictest(POLICY, out=2) is Decision.ACCEPT
+    assert strictest(POLICY, out=3) is Decision.REVIEW
+
+
+def test_every_rule_names_the_policy_that_spoke() -> None:
+    factors = POLICY.judge(confidence=None, recipient="bcrt1qlisted", out_of_range=9)
+
+    assert all("policy 7" in factor.note for factor in factors)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "version: [",
+        "minimum_confidence: 0.5",
+        "{version: 1, minimum_confidence: 1.5}",
+        "{version: 1, minimum_confidence: true}",
+        "{version: 1, max_out_of_range: -1}",
+        "{version: 1, refused_addresses: [1]}",
+        "{version: 1, unknown: 1}",
+    ],
+)
+def test_a_file_that_is_no_policy_keeps_the_service_from_starting(text: str) -> None:
+    with pytest.raises(ConfigError, match="risk policy"):
+        parse(text)
