@@ -107,16 +107,20 @@ def resolve(text: str, *, field: str = "did") -> Document:
     for another method.
     """
     did = parse(text, field=field)
-    if did.startswith(did_key.PREFIX):
-        key = did_key.decode(did)
-        method = VerificationMethod(f"{did}#{did_key.multibase(key)}", key, key.jwk)
-    elif did.startswith(did_jwk.PREFIX):
-        key, jwk = did_jwk.decode(did)
-        method = VerificationMethod(f"{did}#0", key, jwk)
-    else:
-        raise FailedPrecondition(
-            f"did:{did.split(':')[1]} is not resolved here; use did:key or did:jwk",
-            reason=Reason.DID_METHOD_UNSUPPORTED,
-            field=field,
-        )
-    return Document(did, (method,))
+    try:
+        if did.startswith(did_key.PREFIX):
+            key = did_key.decode(did)
+            method = VerificationMethod(f"{did}#{did_key.multibase(key)}", key, key.jwk)
+            return Document(did, (method,))
+        if did.startswith(did_jwk.PREFIX):
+            key, jwk = did_jwk.decode(did)
+            return Document(did, (VerificationMethod(f"{did}#0", key, jwk),))
+    except ValueError as error:
+        raise InvalidArgument(
+            f"{field} is not the DID of a key: {error}", reason=Reason.DID_INVALID, field=field
+        ) from None
+    raise FailedPrecondition(
+        f"did:{did.split(':')[1]} is not resolved here; use did:key or did:jwk",
+        reason=Reason.DID_METHOD_UNSUPPORTED,
+        field=field,
+    )

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mesh import jose
-from mesh.errors import InvalidArgument, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,17 +30,16 @@ def encode(key: jose.Key) -> str:
 
 
 def decode(did: str) -> jose.Key:
-    """The key in a DID. InvalidArgument (DID_INVALID) unless it is the one spelling of one key."""
+    """The key in a DID. ValueError unless it is the one spelling of one key."""
     value = did.removeprefix(PREFIX)
     if not value.startswith("z") or len(value) > MAX_LENGTH:
-        raise _invalid("is not base58btc (z...)")
+        raise ValueError("the did:key is not base58btc (z...)")
     code, point = _split(base58_decode(value[1:]))
     if code not in CURVES:
-        raise _invalid(f"has multicodec {code:#x}: Ed25519, secp256k1 and P-256 are read here")
-    try:
-        return jose.from_point(CURVES[code], point)
-    except jose.JoseError as error:
-        raise _invalid(f"holds no key: {error}") from None
+        raise ValueError(
+            f"the did:key has multicodec {code:#x}: Ed25519, secp256k1 and P-256 are read here"
+        )
+    return jose.from_point(CURVES[code], point)
 
 
 def multibase(key: jose.Key) -> str:
@@ -58,11 +56,11 @@ def base58_encode(raw: bytes) -> str:
 
 
 def base58_decode(text: str) -> bytes:
-    """InvalidArgument (DID_INVALID) for a symbol that base58btc lacks."""
+    """ValueError for a symbol that base58btc lacks."""
     number = 0
     for symbol in text:
         if symbol not in DIGITS:
-            raise _invalid(f"has the symbol {symbol!r}, which base58btc lacks")
+            raise ValueError(f"the did:key has the symbol {symbol!r}, which base58btc lacks")
         number = number * 58 + DIGITS[symbol]
     zeros = len(text) - len(text.lstrip(BASE58[0]))
     return bytes(zeros) + number.to_bytes((number.bit_length() + 7) // 8)
@@ -84,10 +82,6 @@ def _split(raw: bytes) -> tuple[int, bytes]:
         code |= (byte & 0x7F) << 7 * at
         if byte < 0x80:
             if raw[: at + 1] != varint(code):
-                raise _invalid("has a multicodec that is not in its shortest form")
+                raise ValueError("the did:key has a multicodec that is not in its shortest form")
             return code, raw[at + 1 :]
-    raise _invalid("has no multicodec")
-
-
-def _invalid(what: str) -> InvalidArgument:
-    return InvalidArgument(f"the did:key {what}", reason=Reason.DID_INVALID, field="did")
+    raise ValueError("the did:key has no multicodec")

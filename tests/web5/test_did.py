@@ -177,6 +177,7 @@ MALFORMED = {
     "a JWK that verifies nothing": spell({**ED25519.jwk, "key_ops": ["deriveKey"]}),
     "a JWK with key_ops no list": spell({**ED25519.jwk, "key_ops": 5}),
     "a JWK with another alg": spell({**ED25519.jwk, "alg": "ES256K"}),
+    "a number that few can read": spell({**ED25519.jwk, "n": 10**400}),
     "JSON that is no object": spell([1]),
     "padding": spell(ED25519.jwk) + "=",
     "stray bits": spell(ED25519.jwk)[:-1] + "B" * 2,

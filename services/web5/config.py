@@ -1,0 +1,42 @@
+"""The settings of the web5 service."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mesh.config import MeshConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Web5Config:
+    mesh: MeshConfig
+    database: str  # ANYA_DATABASE_URL, a path or postgresql://
+    master_key: Path  # ANYA_MASTER_KEY_FILE, opens the sealed keys; made if it does not exist
+    identity_policy: Path  # ANYA_IDENTITY_POLICY, see services/web5/policy.py
+    max_in_flight: int = 256
+
+    @classmethod
+    def at_home(cls, mesh: MeshConfig) -> Web5Config:
+        """Everything under ANYA_HOME."""
+        folder = mesh.home / "web5"
+        return cls(
+            mesh=mesh,
+            database=str(folder / "web5.db"),
+            master_key=folder / "master.key",
+            identity_policy=folder / "identity-policy.yaml",
+        )
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Web5Config:
+        home = cls.at_home(MeshConfig.from_environment(environment, service="web5"))
+        return cls(
+            mesh=home.mesh,
+            database=environment.get("ANYA_DATABASE_URL", home.database),
+            master_key=Path(environment.get("ANYA_MASTER_KEY_FILE", home.master_key)),
+            identity_policy=Path(environment.get("ANYA_IDENTITY_POLICY", home.identity_policy)),
+        )

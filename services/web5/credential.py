@@ -1,0 +1,169 @@
+"""Verifiable credentials as VC-JWT (W3C VC Data Model 1.1, section 6.3.1), issued and verified.
+
+    header   {"alg": ..., "kid": "<issuer>#...", "typ": "JWT"}
+    payload  {"iss": issuer, "sub": subject, "jti": vc.id, "nbf": vc.issuanceDate, "exp": ...,
+              "vc": {"@context": ["https://www.w3.org/2018/credentials/v1", ...], "id": ...,
+                     "type": ["VerifiableCredential", ...], "issuer": issuer,
+                     "issuanceDate": "2026-01-31T12:00:00Z", "expirationDate": ...,
+                     "credentialSubject": {"id": subject, ...}}}
+
+What stands in both places must be equal: nbf is issuanceDate to the second, exp is expirationDate.
+jti and exp may be absent; then id and expirationDate are too. The key is one of the issuer's for
+assertionMethod. A credential with a status is refused, since no status is looked up here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from services.web5 import proof
+from services.web5.did import Relationship
+from services.web5.proof import Refusal, Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from services.web5.did import Did
+    from services.web5.proof import Signer
+
+CONTEXT = "https://www.w3.org/2018/credentials/v1"
+TYPE = "VerifiableCredential"
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
+
+MAX_TYPES = 16
+LEEWAY = 60  # seconds by which an issuer's clock may be ahead
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credential:
+    """A credential that its issuer signed. Whether it holds now is another question."""
+
+    issuer: Did
+    subject: str
+    types: tuple[str, ...]
+    claims: Mapping[str, Any]  # credentialSubject
+    issued_at: int  # Unix seconds
+    expires_at: int | None
+
+    def check_time(self, now: int) -> None:
+        """Refused (CREDENTIAL_EXPIRED, NOT_YET_VALID) unless it holds at ``now``."""
+        if self.expires_at is not None and self.expires_at <= now:
+            raise Refused(Refusal.CREDENTIAL_EXPIRED, "the credential has expired")
+        if self.issued_at > now + LEEWAY:
+            raise Refused(Refusal.NOT_YET_VALID, "the credential is not valid yet")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """What to issue."""
+
+    id: str  # a URI
+    type: str
+    subject: str
+    claims: Mapping[str, Any]  # of the subject, beside its id
+    evidence: Mapping[str, Any]
+    issued_at: int  # Unix seconds
+    expires_at: int
+
+
+def issue(draft: Draft, issuer: Signer) -> str:
+    """The VC-JWT of a draft."""
+    vc = {
+        "@context": [CONTEXT],
+        "id": draft.id,
+        "type": [TYPE, draft.type],
+        "issuer": issuer.did,
+        "issuanceDate": _format_time(draft.issued_at),
+        "expirationDate": _format_time(draft.expires_at),
+        "credentialSubject": {"id": draft.subject, **draft.claims},
+        "evidence": [dict(draft.evidence)],
+    }
+    return issuer.sign(
+        {
+            "iss": issuer.did,
+            "sub": draft.subject,
+            "jti": draft.id,
+            "nbf": draft.issued_at,
+            "exp": draft.expires_at,
+            "vc": vc,
+        }
+    )
+
+
+def verify(token: str) -> Credential:
+    """The credential in a VC-JWT. Refused (CREDENTIAL_..., KEY_NOT_ALLOWED) if it is not sound."""
+    try:
+        statement = proof.verify(token, Relationship.ASSERTION)
+        return _read(statement.signer, statement.claims)
+    except Refused as refused:
+        if refused.refusal in (Refusal.MALFORMED, Refusal.SIGNATURE_INVALID):
+            raise Refused(Refusal.CREDENTIAL_INVALID, str(refused)) from None
+        raise
+
+
+def _read(issuer: Did, claims: Mapping[str, Any]) -> Credential:
+    vc = claims.get("vc")
+    if not isinstance(vc, dict) or "vp" in claims:
+        raise Refused(Refusal.MALFORMED, "the payload must have vc, and no vp")
+    subject = vc.get("credentialSubject")
+    if not isinstance(subject, dict):
+        raise Refused(Refusal.MALFORMED, "credentialSubject must be one object")
+    if "credentialStatus" in vc:
+        raise Refused(Refusal.CREDENTIAL_STATUS_UNSUPPORTED, "no status is looked up here")
+    named = vc.get("issuer")
+    named = named.get("id") if isinstance(named, dict) else named
+    _equal("iss", claims.get("iss"), issuer, "the signer")
+    _equal("iss", claims.get("iss"), named, "issuer")
+    _equal("sub", claims.get("sub"), subject.get("id"), "credentialSubject.id")
+    _equal("jti", claims.get("jti"), vc.get("id"), "id")
+    issued_at = proof.seconds(claims, "nbf")
+    _equal("nbf", issued_at, _parse_time(vc, "issuanceDate"), "issuanceDate")
+    return Credential(
+        issuer=issuer,
+        subject=proof.text(claims, "sub"),
+        types=_types(vc),
+        claims=subject,
+        issued_at=issued_at,
+        expires_at=_expiry(claims, vc),
+    )
+
+
+def _types(vc: Mapping[str, Any]) -> tuple[str, ...]:
+    contexts, types = vc.get("@context"), vc.get("type")
+    if not isinstance(contexts, list) or not contexts or contexts[0] != CONTEXT:
+        raise Refused(Refusal.MALFORMED, f"the first @context must be {CONTEXT}")
+    if not isinstance(types, list) or not 2 <= len(types) <= MAX_TYPES:
+        raise Refused(Refusal.MALFORMED, f"type must list 2 to {MAX_TYPES} names")
+    if types[0] != TYPE or not all(isinstance(name, str) for name in types):
+        raise Refused(Refusal.MALFORMED, f"type must list names, {TYPE} first")
+    return tuple(types[1:])
+
+
+def _expiry(claims: Mapping[str, Any], vc: Mapping[str, Any]) -> int | None:
+    if "exp" not in claims and "expirationDate" not in vc:
+        return None
+    expires_at = proof.seconds(claims, "exp")
+    _equal("exp", expires_at, _parse_time(vc, "expirationDate"), "expirationDate")
+    return expires_at
+
+
+def _equal(name: str, value: object, other: object, where: str) -> None:
+    if value != other:
+        raise Refused(Refusal.MALFORMED, f"{name} is not {where}")
+
+
+def _format_time(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime(TIME_FORMAT)
+
+
+def _parse_time(vc: Mapping[str, Any], name: str) -> float:
+    """Unix seconds of an XML dateTime with a zone."""
+    try:
+        moment = datetime.fromisoformat(proof.text(vc, name))
+    except ValueError:
+        raise Refused(Refusal.MALFORMED, f"{name} must be a dateTime") from None
+    if moment.tzinfo is None:
+        raise Refused(Refusal.MALFORMED, f"{name} must name its zone")
+    return moment.timestamp()

@@ -1,0 +1,154 @@
+"""Whether a presentation proves that the holder of a DID wants one payment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mesh.errors import FailedPrecondition, Reason
+from services.web5 import presentation
+from services.web5.proof import Refusal, Refused
+
+if TYPE_CHECKING:
+    from services.web5.credential import Credential
+    from services.web5.did import Did
+    from services.web5.policy import Assurance, EvidenceClass, IdentityPolicy
+    from services.web5.presentation import Presentation
+
+CHALLENGE_LIFETIME_MS = 300_000
+MAX_OPEN_CHALLENGES = 10  # of one DID, asked for by one caller: nobody can lock out another
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Challenge:
+    """A nonce, given out for one payment of one DID."""
+
+    nonce: str
+    did: str
+    digest: bytes  # of the payment, 32 bytes
+    expires_ms: int
+    spent: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """What VerifyIdentity is asked to believe."""
+
+    did: Did
+    method: str
+    sender_did: str  # of the payment's intent
+    sender_address: str
+    network: str
+    digest: bytes  # of the payment's intent
+    presentation: str  # VP-JWT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    reasons: tuple[Refusal, ...] = ()  # empty if verified
+    evidence: tuple[str, ...] = ()  # credential types that counted
+    confidence: float = 0.0
+    assurance: Assurance | None = None
+
+    @property
+    def verified(self) -> bool:
+        return not self.reasons
+
+
+class Judge:
+    """Judges claims by one policy, in the name of one service. Verifies signatures just once."""
+
+    def __init__(self, claim: Claim, policy: IdentityPolicy, *, audience: Did) -> None:
+        self.claim = claim
+        self.nonce = presentation.claimed_nonce(claim.presentation)
+        self._policy = policy
+        self._audience = audience
+        self._presented = _open(claim.presentation)
+
+    def verdict(self, challenge: Challenge | None, *, now_ms: int) -> Verdict:
+        """The verdict at ``now_ms``, given the challenge that has the presentation's nonce.
+
+        FailedPrecondition (UNSUPPORTED_METHOD) for an evidence class that the policy lacks.
+        """
+        method = self.claim.method
+        evidence_class = self._policy.classes.get(method)
+        if evidence_class is None:
+            raise FailedPrecondition(
+                f"no evidence class {method[:64]!r} in the identity policy; it names"
+                f" {', '.join(sorted(self._policy.classes)) or 'none'}",
+                reason=Reason.UNSUPPORTED_METHOD,
+                field="verification_method",
+            )
+        if isinstance(self._presented, Refused):
+            return Verdict(reasons=(self._presented.refusal,))
+        now = now_ms // 1000
+        reasons = self._presented.refusals(audience=self._audience, now=now)
+        reasons += self._binding(self._presented, challenge, now_ms)
+        evidence, missing = _evidence(self._presented, evidence_class, now)
+        if reasons or missing:
+            return Verdict(reasons=tuple(dict.fromkeys(reasons + missing)))
+        return Verdict(
+            evidence=evidence,
+            confidence=evidence_class.confidence,
+            assurance=evidence_class.assurance,
+        )
+
+    def _binding(
+        self, presented: Presentation, challenge: Challenge | None, now_ms: int
+    ) -> list[Refusal]:
+        """What speaks against this nonce for this payment of this DID."""
+        claim, found = self.claim, []
+        if not presented.holder == claim.did == claim.sender_did:
+            found.append(Refusal.WRONG_HOLDER)
+        if presented.payment_digest not in (None, claim.digest):
+            found.append(Refusal.WRONG_PAYMENT)
+        if challenge is None:
+            return [*found, Refusal.NONCE_UNKNOWN]
+        if challenge.spent:
+            found.append(Refusal.NONCE_SPENT)
+        if challenge.expires_ms <= now_ms:
+            found.append(Refusal.NONCE_EXPIRED)
+        if challenge.did != presented.holder:
+            found.append(Refusal.WRONG_HOLDER)
+        if challenge.digest != claim.digest:
+            found.append(Refusal.WRONG_PAYMENT)
+        return found
+
+
+def _open(token: str) -> Presentation | Refused:
+    try:
+        return presentation.verify(token)
+    except Refused as refused:
+        return refused
+
+
+def _evidence(
+    presented: Presentation, evidence_class: EvidenceClass, now: int
+) -> tuple[tuple[str, ...], list[Refusal]]:
+    """The types that count for the class; if none does, what speaks against each candidate."""
+    counted: list[str] = []
+    missing: list[Refusal] = []
+    for credential in presented.credentials:
+        if isinstance(credential, Refused):
+            missing.append(credential.refusal)
+            continue
+        types = [name for name in credential.types if name in evidence_class.credential_types]
+        if not types:
+            continue
+        try:
+            _check(credential, presented.holder, evidence_class, now)
+        except Refused as refused:
+            missing.append(refused.refusal)
+        else:
+            counted += types
+    if counted:
+        return tuple(dict.fromkeys(counted)), []
+    return (), missing or [Refusal.CREDENTIAL_MISSING]
+
+
+def _check(credential: Credential, holder: Did, evidence_class: EvidenceClass, now: int) -> None:
+    if credential.subject != holder:
+        raise Refused(Refusal.WRONG_SUBJECT, "the credential is about somebody else")
+    if credential.issuer not in evidence_class.issuers:
+        raise Refused(Refusal.ISSUER_NOT_TRUSTED, "the policy does not trust its issuer")
+    credential.check_time(now)

@@ -1,0 +1,162 @@
+"""Presentations as VP-JWT (W3C VC Data Model 1.1): the holder's proof for one payment.
+
+BeginVerification answers nonce, audience and digest. The holder then signs, with a key that its DID
+lists under authentication, exactly this compact JWS:
+
+    header   {"alg": "EdDSA" (Ed25519) or "ES256K" (secp256k1),
+              "kid": "<holder>#<fragment>",    did:key: the z... again; did:jwk: 0
+              "typ": "JWT" (or "vp+jwt")}
+    payload  {"iss": the holder's DID, which is the intent's sender_did,
+              "aud": the audience of BeginVerification (a text, or a list with just this text),
+              "nonce": its nonce,
+              "iat": now, in whole Unix seconds,
+              "exp": at most 300 seconds after iat,
+              "payment_digest": the digest as 64 hex digits (optional, must match if there),
+              "jti": a text (optional),
+              "vp": {"@context": ["https://www.w3.org/2018/credentials/v1"],
+                     "type": ["VerifiablePresentation"],
+                     "verifiableCredential": ["<VC-JWT>", ...]}}        at most 16
+
+Each credential is a VC-JWT as services/web5/credential.py describes, about the holder (sub), with a
+type and from an issuer that the identity policy trusts for the evidence class. vp.holder may repeat
+the DID. The whole has at most 64 Ki characters.
+
+The proof for an address link is smaller. BeginAddressLink answers challenge_id, message and nonce;
+did_proof of CompleteAddressLink is a compact JWS with the same header (typ "JWT") and
+
+    payload  {"nonce": nonce, "address": as in the message, "did": the holder's DID,
+              "challenge_id": challenge_id, "public": true (only for a link asked to be public)}
+
+and no other member. services/web5/link.py checks it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mesh import jose
+from services.web5 import credential, proof
+from services.web5.did import Relationship
+from services.web5.proof import Refusal, Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from services.web5.credential import Credential
+    from services.web5.did import Did
+
+TYPE = "VerifiablePresentation"
+TYPES = ("JWT", "vp+jwt")
+NONCE = re.compile(r"[A-Za-z0-9_-]{22,128}")  # base64url, 128 bits or more
+MAX_CREDENTIALS = 16
+MAX_LIFETIME = 300  # seconds from iat to exp
+LEEWAY = 60  # seconds by which a holder's clock may be ahead
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Presentation:
+    """What a holder signed. Whether it holds here and now is another question."""
+
+    holder: Did
+    audience: str
+    nonce: str
+    issued_at: int  # Unix seconds
+    expires_at: int
+    payment_digest: bytes | None
+    credentials: tuple[Credential | Refused, ...]  # each verified, or why it is not
+
+    def refusals(self, *, audience: str, now: int) -> list[Refusal]:
+        """What speaks against it at ``now``, for this audience."""
+        found = []
+        if self.audience != audience:
+            found.append(Refusal.WRONG_AUDIENCE)
+        if self.expires_at <= now:
+            found.append(Refusal.EXPIRED)
+        if self.issued_at > now + LEEWAY:
+            found.append(Refusal.NOT_YET_VALID)
+        if self.expires_at - self.issued_at > MAX_LIFETIME:
+            found.append(Refusal.LIFETIME_TOO_LONG)
+        return found
+
+
+def verify(token: str) -> Presentation:
+    """The presentation in a VP-JWT, with each of its credentials verified or refused.
+
+    Refused with PRESENTATION_MISSING, MALFORMED, KEY_NOT_ALLOWED, SIGNATURE_INVALID or
+    WRONG_HOLDER.
+    """
+    if not token:
+        raise Refused(Refusal.PRESENTATION_MISSING, "no presentation came with the request")
+    statement = proof.verify(token, Relationship.AUTHENTICATION, types=TYPES)
+    claims = statement.claims
+    vp = claims.get("vp")
+    if not isinstance(vp, dict) or "vc" in claims:
+        raise Refused(Refusal.MALFORMED, "the payload must have vp, and no vc")
+    if claims.get("iss") != statement.signer or vp.get("holder", statement.signer) != claims["iss"]:
+        raise Refused(Refusal.WRONG_HOLDER, "iss and vp.holder must be the signer")
+    return Presentation(
+        holder=statement.signer,
+        audience=_audience(claims),
+        nonce=proof.text(claims, "nonce"),
+        issued_at=proof.seconds(claims, "iat"),
+        expires_at=proof.seconds(claims, "exp"),
+        payment_digest=_digest(claims),
+        credentials=tuple(_verify_credential(token) for token in _credentials(vp)),
+    )
+
+
+def claimed_nonce(token: str) -> str | None:
+    """The nonce that a presentation names, be it sound or not; None if it cannot be one of ours."""
+    try:
+        claims = jose.load_json(jose.parse(token).payload)
+    except jose.JoseError:
+        return None
+    nonce = claims.get("nonce") if isinstance(claims, dict) else None
+    return nonce if isinstance(nonce, str) and NONCE.fullmatch(nonce) else None
+
+
+def _verify_credential(token: str) -> Credential | Refused:
+    try:
+        return credential.verify(token)
+    except Refused as refused:
+        return refused
+
+
+def _credentials(vp: Mapping[str, Any]) -> list[str]:
+    contexts, types = vp.get("@context"), vp.get("type")
+    if not isinstance(contexts, list) or credential.CONTEXT not in contexts:
+        raise Refused(Refusal.MALFORMED, f"@context of vp must list {credential.CONTEXT}")
+    if not isinstance(types, list) or TYPE not in types:
+        raise Refused(Refusal.MALFORMED, f"type of vp must list {TYPE}")
+    tokens = vp.get("verifiableCredential", [])
+    if not isinstance(tokens, list) or len(tokens) > MAX_CREDENTIALS:
+        raise Refused(
+            Refusal.MALFORMED, f"verifiableCredential must list at most {MAX_CREDENTIALS}"
+        )
+    if not all(isinstance(token, str) for token in tokens):
+        raise Refused(Refusal.MALFORMED, "verifiableCredential must list VC-JWTs")
+    return tokens
+
+
+def _audience(claims: Mapping[str, Any]) -> str:
+    """RFC 7519 allows a list; a proof for more than one is a proof for none of them."""
+    audience = claims.get("aud")
+    if isinstance(audience, list) and len(audience) == 1:
+        audience = audience[0]
+    if not isinstance(audience, str):
+        raise Refused(Refusal.MALFORMED, "aud must be one text")
+    return audience
+
+
+def _digest(claims: Mapping[str, Any]) -> bytes | None:
+    if "payment_digest" not in claims:
+        return None
+    digest = proof.text(claims, "payment_digest")
+    if len(digest) != 64:
+        raise Refused(Refusal.MALFORMED, "payment_digest must be 64 hex digits")
+    try:
+        return bytes.fromhex(digest)
+    except ValueError:
+        raise Refused(Refusal.MALFORMED, "payment_digest must be 64 hex digits") from None

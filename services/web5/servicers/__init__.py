@@ -1,0 +1,1 @@
+"""The RPC services of web5: parse, ask, format. No rules live here."""

@@ -1,0 +1,33 @@
+"""The payment that a request is about."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from mesh.address_link import CHAINS
+from mesh.attestation import payment_digest
+from mesh.errors import InvalidArgument, Reason
+
+if TYPE_CHECKING:
+    from anya.mesh.v1.attestation_pb2 import PaymentIntent
+
+ADDRESS = re.compile(r"[0-9A-Za-z]{14,90}")
+
+
+def parse_intent(intent: PaymentIntent) -> bytes:
+    """The digest of an intent. InvalidArgument (INTENT_INVALID) names what is wrong with it."""
+    if intent.network not in CHAINS:
+        raise _invalid("network", f"one of {', '.join(CHAINS)}")
+    for field in ("sender_address", "recipient_address"):
+        if not ADDRESS.fullmatch(getattr(intent, field)):
+            raise _invalid(field, "an address")
+    return payment_digest(intent)
+
+
+def _invalid(field: str, what: str) -> InvalidArgument:
+    return InvalidArgument(
+        f"{field} of the payment intent must be {what}",
+        reason=Reason.INTENT_INVALID,
+        field=f"intent.{field}",
+    )

@@ -1,0 +1,117 @@
+"""What a presentation and its credentials must say to count, through the wire."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.web5.holder import Payer, intent, presentation_claims, signer, verification
+
+if TYPE_CHECKING:
+    from tests.web5.conftest import Running
+
+PRESENTATIONS: dict[str, tuple[dict[str, Any], str]] = {
+    "for another service": ({"aud": "did:key:z6Mkother"}, "WRONG_AUDIENCE"),
+    "for two services": ({"aud": ["a", "b"]}, "MALFORMED"),
+    "without audience": ({"aud": None}, "MALFORMED"),
+    "expired": ({"iat": 1, "exp": 200}, "EXPIRED"),
+    "that lives too long": ({"exp": int(time.time()) + 86_400}, "LIFETIME_TOO_LONG"),
+    "from the future": (
+        {"iat": int(time.time()) + 3600, "exp": int(time.time()) + 3700},
+        "NOT_YET_VALID",
+    ),
+    "without iat": ({"iat": None}, "MALFORMED"),
+    "with a time that is no number": ({"exp": "soon"}, "MALFORMED"),
+    "with an unknown nonce": ({"nonce": "A" * 32}, "NONCE_UNKNOWN"),
+    "with a nonce that no text holds": ({"nonce": "\0" * 32}, "NONCE_UNKNOWN"),
+    "of another payment by its own words": ({"payment_digest": "00" * 32}, "WRONG_PAYMENT"),
+    "with a digest that is none": ({"payment_digest": "zz" * 32}, "MALFORMED"),
+    "in the name of another": ({"iss": "did:key:z6Mkother"}, "WRONG_HOLDER"),
+    "without vp": ({"vp": None}, "MALFORMED"),
+    "that is a credential too": ({"vc": {}}, "MALFORMED"),
+    "without credentials": (
+        {
+            "vp": {
+                "@context": ["https://www.w3.org/2018/credentials/v1"],
+                "type": ["VerifiablePresentation"],
+            }
+        },
+        "CREDENTIAL_MISSING",
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "word"), PRESENTATIONS.values(), ids=PRESENTATIONS)
+async def test_a_presentation_that_is_not_right_is_refused_with_its_word(
+    running: Running, payer: Payer, changes: dict[str, Any], word: str
+) -> None:
+    paid = intent(payer.holder)
+    begun = await running.begin(paid)
+
+    reply = await running.verify(verification(paid, payer.present(begun, **changes)))
+
+    assert not reply.verified
+    assert word in reply.reasons
+    assert not reply.attestations
+
+
+CREDENTIALS: dict[str, tuple[dict[str, Any], str]] = {
+    "about somebody else": (
+        {"sub": "did:key:z6Mkother", "vc": {"credentialSubject": {"id": "did:key:z6Mkother"}}},
+        "WRONG_SUBJECT",
+    ),
+    "of another type": (
+        {"vc": {"type": ["VerifiableCredential", "LibraryCard"]}},
+        "CREDENTIAL_MISSING",
+    ),
+    "with a status": ({"vc": {"credentialStatus": {"id": "x"}}}, "CREDENTIAL_STATUS_UNSUPPORTED"),
+    "whose nbf is not its issuanceDate": (
+        {"vc": {"issuanceDate": "2020-01-01T00:00:00Z"}},
+        "CREDENTIAL_INVALID",
+    ),
+    "expired": (
+        {"exp": 1_600_000_000, "vc": {"expirationDate": "2020-09-13T12:26:40Z"}},
+        "CREDENTIAL_EXPIRED",
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "word"), CREDENTIALS.values(), ids=CREDENTIALS)
+async def test_a_credential_that_is_not_right_does_not_count(
+    running: Running, payer: Payer, changes: dict[str, Any], word: str
+) -> None:
+    paid = intent(payer.holder)
+    begun = await running.begin(paid)
+    credential = payer.credential(**changes)
+    presented = payer.holder.sign(presentation_claims(payer.holder, begun, credential))
+
+    reply = await running.verify(verification(paid, presented))
+
+    assert not reply.verified
+    assert list(reply.reasons) == [word]
+
+
+async def test_a_credential_of_an_issuer_whom_nobody_trusts_does_not_count(
+    running: Running, payer: Payer
+) -> None:
+    stranger = Payer(holder=payer.holder, issuer=signer())
+    paid = intent(payer.holder)
+    begun = await running.begin(paid)
+
+    reply = await running.verify(verification(paid, stranger.present(begun)))
+
+    assert not reply.verified
+    assert list(reply.reasons) == ["ISSUER_NOT_TRUSTED"]
+
+
+async def test_one_credential_that_counts_is_enough(running: Running, payer: Payer) -> None:
+    paid = intent(payer.holder)
+    begun = await running.begin(paid)
+    credentials = [payer.credential(exp=1), payer.credential(), "no credential"]
+    presented = payer.holder.sign(presentation_claims(payer.holder, begun, *credentials))
+
+    reply = await running.verify(verification(paid, presented))
+
+    assert reply.verified, reply.reasons

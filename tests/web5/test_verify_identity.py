@@ -1,0 +1,310 @@
+"""Verifying who pays, through the wire: one proof for one payment, once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from google.rpc.error_details_pb2 import BadRequest
+
+from anya.mesh.v1.attestation_pb2 import PaymentIntent
+from anya.mesh.v1.outbox_pb2 import ReadOutboxRequest
+from anya.mesh.v1.outbox_pb2_grpc import OutboxServiceStub
+from anya.web5.v1 import identity_pb2 as pb
+from mesh import jose
+from mesh.attestation import payment_digest
+from mesh.testing import detail, reason
+from services.web5.did import Method
+from tests.web5.conftest import start
+from tests.web5.holder import (
+    Payer,
+    intent,
+    presentation_claims,
+    signer,
+    verification,
+)
+
+if TYPE_CHECKING:
+    from mesh.attestation import Verifier
+    from mesh.testing import Authority
+    from services.web5.config import Web5Config
+    from tests.web5.conftest import Running
+
+
+async def test_a_holder_with_a_trusted_credential_is_verified(
+    running: Running, payer: Payer, verifier: Verifier
+) -> None:
+    paid = intent(payer.holder)
+    begun = await running.begin(paid)
+
+    reply = await running.verify(verification(paid, payer.present(begun)))
+
+    assert (reply.verified, reply.confidence) == (True, 0.95)
+    assert reply.assurance == pb.ASSURANCE_SUBSTANTIAL
+    assert list(reply.evidence) == ["BiometricCredential"]
+    assert reply.policy_version.startswith("1-")
+    attested = verifier.require(reply.attestations, ["identity"], payment_digest(paid))["identity"]
+    assert attested.values == {
+        "did": payer.holder.did,
+        "confidence": 0.95,
+        "assurance": "substantial",
+        "method": "biometric",
+    }
+    assert not reply.address_linked
+    assert len(reply.attestations) == 1
+
+
+@pytest.mark.parametrize("method", Method)
+@pytest.mark.parametrize("kind", [jose.Ed25519Key, jose.Secp256k1Key])
+async def test_both_key_types_and_both_methods_can_prove(
+    running: Running,
+    payer: Payer,
+    kind: type[jose.Ed25519Key | jose.Secp256k1Key],
+    method: Method,
+) -> None:
+    payer = Payer(holder=signer(kind.generate(), method), issuer=payer.issuer)
+    paid = intent(payer.holder)
+    begun = await running.begin(paid)
+
+    reply = await running.verify(verification(paid, payer.present(begun)))
+
+    assert reply.verified, reply.reasons
+
+
+async def test_a_challenge_names_the_payment_and_the_service(
+    running: Running, payer: Payer
+) -> None:
+    paid = intent(payer.holder)
+
+    begun = await running.begin(paid)
+
+    assert begun.digest == payment_digest(paid)
+    assert begun.audience == running.did
+    assert len(jose.decode(begun.nonce)) >= 16
+    assert 290 < begun.expires.seconds - time.time() <= 300
+
+
+async def test_a_replayed_presentation_proves_nothing(running: Running, payer: Payer) -> None:
+    paid = intent(payer.holder)
+    presented = payer.present(await running.begin(paid))
+    await running.verify(verification(paid, presented))
+
+    reply = await running.verify(verification(paid, presented))
+
+    assert not reply.verified
+    assert list(reply.reasons) == ["NONCE_SPENT"]
+    assert reply.confidence == 0
+    assert reply.assurance == pb.ASSURANCE_NONE
+    assert not reply.attestations
+
+
+async def test_a_retried_request_gets_its_first_reply(running: Running, payer: Payer) -> None:
+    paid = intent(payer.holder)
+    request = verification(paid, payer.present(await running.begin(paid)))
+
+    first = await running.verify(request)
+    second = await running.verify(request)
+
+    assert first.verified
+    assert second == first
+
+
+async def test_a_refusal_is_a_reply_that_stays(running: Running, payer: Payer) -> None:
+    paid = intent(payer.holder)
+    request = verification(paid, "")
+
+    first = await running.verify(request)
+    second = await running.verify(request)
+
+    assert list(first.reasons) == ["PRESENTATION_MISSING"]
+    assert second == first
+
+
+async def test_a_request_id_serves_one_body_only(running: Running, payer: Payer) -> None:
+    paid = intent(payer.holder)
+    request = verification(paid, "")
+    await running.verify(request)
+    request.context.presentation = payer.present(await running.begin(paid))
+
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await running.verify(request)
+
+    assert refused.value.code() == grpc.StatusCode.ALREADY_EXISTS
+    assert reason(refused.value) == "REQUEST_ID_REUSED"
+
+
+async def test_one_nonce_verifies_once_however_many_ask_at_once(
+    running: Running, payer: Payer
+) -> None:
+    paid = intent(payer.holder)
+    presented = payer.present(await running.begin(paid))
+
+    replies = await asyncio.gather(
+        *(running.verify(verification(paid, presented)) for _ in range(8))
+    )
+
+    assert sum(reply.verified for reply in replies) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"amount_sat": 50_001},
+        {"recipient_address": "bcrt1qrp33g0q5c5txsp9arysrx4k6zdkfs4nce4xj0gdcccefvpysxf3qzf4jry"},
+        {"sender_address": "bcrt1qrp33g0q5c5txsp9arysrx4k6zdkfs4nce4xj0gdcccefvpysxf3qzf4jry"},
+        {"payment_id": "another"},
+        {"network": "signet"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+async def test_a_presentation_proves_no_other_payment(
+    running: Running, payer: Payer, change: dict[str, Any]
+) -> None:
+    paid = intent(payer.holder)
+    begun = await running.begin(paid)
+    claims = presentation_claims(payer.holder, begun, payer.credential())
+    del claims["payment_digest"]  # the nonce alone binds it
+    changed = PaymentIntent.FromString(paid.SerializeToString())
+    for field, value in change.items():
+        setattr(changed, field, value)
+
+    reply = await running.verify(verification(changed, payer.holder.sign(claims)))
+
+    assert not reply.verified
+    assert list(reply.reasons) == ["WRONG_PAYMENT"]
+
+
+async def test_nobody_proves_with_the_nonce_of_another(running: Running, payer: Payer) -> None:
+    mallory = Payer(holder=signer(), issuer=payer.issuer)
+    paid = intent(payer.holder)
+    begun = await running.begin(paid)
+
+    reply = await running.verify(verification(paid, mallory.present(begun)))
+
+    assert not reply.verified
+    assert list(reply.reasons) == ["WRONG_HOLDER"]
+
+
+async def test_nobody_proves_for_the_did_of_another(running: Running, payer: Payer) -> None:
+    mallory = Payer(holder=signer(), issuer=payer.issuer)
+    paid = intent(payer.holder)
+    presented = mallory.present(await running.begin(intent(mallory.holder)))
+
+    reply = await running.verify(verification(paid, presented, did=mallory.holder.did))
+
+    assert not reply.verified
+    assert list(reply.reasons) == ["WRONG_HOLDER", "WRONG_PAYMENT"]
+
+
+def altered(token: str) -> str:
+    head, payload, signature = token.split(".")
+    return f"{head}.{payload}.{'B' if signature[0] == 'A' else 'A'}{signature[1:]}"
+
+
+async def test_an_altered_presentation_is_refused_and_its_nonce_spent(
+    running: Running, payer: Payer
+) -> None:
+    paid = intent(payer.holder)
+    presented = payer.present(await running.begin(paid))
+
+    forged = await running.verify(verification(paid, altered(presented)))
+    genuine = await running.verify(verification(paid, presented))
+
+    assert list(forged.reasons) == ["SIGNATURE_INVALID"]
+    assert list(genuine.reasons) == ["NONCE_SPENT"]
+
+
+async def test_a_method_that_the_policy_does_not_name_is_an_error(
+    running: Running, payer: Payer
+) -> None:
+    paid = intent(payer.holder)
+    request = verification(paid, "", verification_method="retina")
+
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await running.verify(request)
+
+    assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+    assert reason(refused.value) == "UNSUPPORTED_METHOD"
+    assert "biometric" in str(refused.value.details())
+
+
+async def test_without_a_policy_no_evidence_is_trusted(
+    config: Web5Config, authority: Authority, payer: Payer
+) -> None:
+    config.identity_policy.unlink()
+    paid = intent(payer.holder)
+
+    async with start(config, authority) as running:
+        presented = payer.present(await running.begin(paid))
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await running.verify(verification(paid, presented))
+
+    assert reason(refused.value) == "UNSUPPORTED_METHOD"
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"sender_did": "alice"}, "intent.sender_did"),
+        ({"sender_did": ""}, "intent.sender_did"),
+        ({"payment_id": ""}, "intent.payment_id"),
+        ({"sender_address": ""}, "intent.sender_address"),
+        ({"recipient_address": "\0"}, "intent.recipient_address"),
+        ({"network": "moon"}, "intent.network"),
+        ({"amount_sat": 0}, "intent.amount_sat"),
+    ],
+)
+async def test_an_intent_that_is_incomplete_is_refused_by_the_name_of_its_field(
+    running: Running, payer: Payer, changes: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await running.begin(intent(payer.holder, **changes))
+
+    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert detail(refused.value, BadRequest).field_violations[0].field == field
+
+
+async def test_ten_verifications_of_a_did_may_be_open(running: Running, payer: Payer) -> None:
+    for _ in range(10):
+        begun = await running.begin(paid := intent(payer.holder))
+
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await running.begin(intent(payer.holder))
+    await running.begin(intent(signer()))
+    await running.verify(verification(paid, payer.present(begun)))
+    await running.begin(intent(payer.holder))
+
+    assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert reason(refused.value) == "CHALLENGES_OPEN"
+
+
+async def test_a_verdict_is_announced_once(running: Running, payer: Payer) -> None:
+    paid = intent(payer.holder)
+    request = verification(paid, payer.present(await running.begin(paid)))
+    await running.verify(request)
+    await running.verify(request)
+
+    outbox = OutboxServiceStub(running.orchestrator)
+    reply = await outbox.ReadOutbox(ReadOutboxRequest(), timeout=5)
+
+    assert [entry.event.type for entry in reply.entries] == ["web5.identity.verified"]
+    assert reply.entries[0].event.attributes["subject"].ce_string == payer.holder.did
+
+
+async def test_the_service_keeps_its_did_and_spent_nonces_over_a_restart(
+    config: Web5Config, authority: Authority, payer: Payer
+) -> None:
+    paid = intent(payer.holder)
+    async with start(config, authority) as running:
+        first_did = running.did
+        presented = payer.present(await running.begin(paid))
+        await running.verify(verification(paid, presented))
+
+    async with start(config, authority) as running:
+        reply = await running.verify(verification(paid, presented))
+
+    assert running.did == first_did
+    assert list(reply.reasons) == ["NONCE_SPENT"]
