@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -63,13 +64,14 @@ class CommandError(Exception):
         return f"{self.message} — {self.remedy}" if self.remedy else self.message
 
 
-def from_rpc(error: grpc.aio.AioRpcError, *, service: str) -> CommandError:
-    """The status of a call to ``service``, in our form."""
+def from_rpc(error: grpc.aio.AioRpcError) -> CommandError:
+    """The status of a call that failed, in our form."""
     reason = _reason(error)
     code = error.code().name
     message = error.details() or code
     if code == "UNAVAILABLE" and not reason:
-        message = f"{service} does not answer"
+        address = re.search(r"127\.0\.0\.1:\d+", message)
+        message = f"nobody answers at {address[0]}" if address else "the mesh does not answer"
     return CommandError(
         message,
         code=code,

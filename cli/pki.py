@@ -76,9 +76,10 @@ def leaves(home: Home, trust_domain: str) -> list[Leaf]:
     return [*services, Leaf(OPERATOR, home.client, (operator,))]
 
 
-def expiry(certificate: Path) -> datetime:
-    """When the certificate in this file ends. ValueError if there is none in it."""
-    return x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
+def validity(certificate: Path) -> tuple[datetime, datetime]:
+    """From when and until when the certificate in this file holds. ValueError if it holds none."""
+    loaded = x509.load_pem_x509_certificate(certificate.read_bytes())
+    return loaded.not_valid_before_utc, loaded.not_valid_after_utc
 
 
 class Authority:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cli import endpoints, pki
 from cli.errors import CommandError
+from cli.identities import ensure_policy
 from cli.spans.receiver import receiving
 from cli.supervisor import control
 from cli.supervisor.process import Command
@@ -57,6 +58,7 @@ async def up(home: Home, options: Options, report: Callable[[Event], None]) -> N
     home.make()
     with home.lock() as lock:
         _renew(home)
+        ensure_policy(home)
         chosen = endpoints.choose(home, port_base=options.port_base)
         endpoints.require_free(chosen)
         endpoints.write(home, chosen)

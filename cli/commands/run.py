@@ -1,0 +1,110 @@
+"""`anya run`: runs of workflows."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+import typer
+
+from cli.commands.options import HomeOption, JsonOption
+
+app = typer.Typer(help="Runs of workflows.", no_args_is_help=True)
+
+Status = Literal[
+    "running", "parked", "waiting", "succeeded", "refused", "failed", "cancelled", "needs_attention"
+]
+RunArgument: TypeAlias = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run.")]
+
+
+@app.command("start")
+def start_run(
+    workflow: Annotated[str, typer.Argument(help="Id of a registered workflow.")],
+    value: Annotated[
+        str, typer.Option("--input", help="Its input, a JSON object; @FILE reads one.")
+    ] = "{}",
+    run_id: Annotated[str, typer.Option(help="Chosen by you: the same again is one run.")] = "",
+    home: HomeOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Start a run and return at once. Workflows that pay are for anya pay."""
+    from functools import partial
+
+    from cli import runs, screen
+    from cli.connection import ask
+    from cli.home import Home
+    from services.orchestrator.definition.values import to_json
+
+    given = runs.read_input(value)
+    start = partial(runs.start, workflow_id=workflow, value=given, run_id=run_id)
+    started = to_json(ask(Home.of(home), start))
+    if json:
+        screen.emit(started)
+    else:
+        screen.results().print(f"{started['run_id']}  {started['status']}")
+
+
+@app.command("list")
+def list_runs(
+    status: Annotated[Status | None, typer.Option(help="Only these.")] = None,
+    workflow: Annotated[str, typer.Option(help="Only of this workflow.")] = "",
+    limit: Annotated[int, typer.Option(min=1, max=500, help="At most this many.")] = 20,
+    home: HomeOption = None,
+    json: JsonOption = False,
+) -> None:
+    """List runs, newest first."""
+    from functools import partial
+
+    from cli import runs, screen
+    from cli.connection import ask
+    from cli.home import Home
+    from services.orchestrator.definition.values import to_json
+
+    newest = partial(runs.newest, status=status or "", workflow_id=workflow, limit=limit)
+    found = ask(Home.of(home), newest)
+    if json:
+        screen.emit({"runs": [to_json(run) for run in found]})
+        return
+    for run in found:
+        for line in runs.lines(run):
+            screen.results().print(line, markup=False)
+
+
+@app.command("show")
+def show_run(run_id: RunArgument, home: HomeOption = None, json: JsonOption = False) -> None:
+    """Show a run with its steps."""
+    from functools import partial
+
+    from cli import runs, screen
+    from cli.connection import ask
+    from cli.home import Home
+    from services.orchestrator.definition.values import to_json
+
+    run = ask(Home.of(home), partial(runs.get, run_id=run_id))
+    if json:
+        screen.emit(to_json(run))
+        return
+    for line in runs.lines(run):
+        screen.results().print(line, markup=False)
+
+
+@app.command("watch")
+def watch_run(run_id: RunArgument, home: HomeOption = None, json: JsonOption = False) -> None:
+    """Follow a run to its end; exit code 3 if it is refused. Under --json one line per event."""
+    from cli import runs, screen
+    from cli.connection import Channels, ask
+    from cli.home import Home
+    from services.orchestrator.definition.values import to_json
+
+    async def follow(channels: Channels) -> int:
+        shown: set[str] = set()
+        async for run in runs.watch(channels, run_id):
+            if json:
+                screen.emit(to_json(run))
+                continue
+            for line in runs.lines(run):
+                if line not in shown:
+                    screen.results().print(line, markup=False)
+            shown.update(runs.lines(run))
+        return runs.exit_code(run)
+
+    raise typer.Exit(ask(Home.of(home), follow))

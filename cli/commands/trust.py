@@ -1,0 +1,56 @@
+"""`anya trust`: read the trust policy as the services do. Needs no running mesh."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+from cli.commands.options import JsonOption
+
+app = typer.Typer(help="Who may call what.", no_args_is_help=True)
+
+FileOption: TypeAlias = Annotated[
+    Path | None, typer.Option("--file", help="Default: $ANYA_TRUST_FILE, else the repository's.")
+]
+
+
+@app.command("check")
+def check_policy(file: FileOption = None, json: JsonOption = False) -> None:
+    """Hold the policy against the contracts of all services."""
+    from cli import screen, trust
+
+    policy = trust.check(file)
+    path = str(trust.path_of(file))
+    if json:
+        screen.emit({"file": path, "digest": policy.digest, "grants": len(policy.grants)})
+    else:
+        screen.results().print(f"{path}: {len(policy.grants)} grants, digest {policy.digest}")
+
+
+@app.command("explain")
+def explain_decision(
+    caller: Annotated[str, typer.Argument(help="SPIFFE ID, or a protocol's name: client")],
+    service: Annotated[str, typer.Argument(help="The service called: bitcoin")],
+    method: Annotated[str, typer.Argument(help="anya.bitcoin.v1.ChainService/GetBlock")],
+    file: FileOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Say whether a call would be let through, and within which bounds; exit code 3 if not."""
+    from cli import errors, screen, trust
+    from mesh import contracts
+
+    policy = trust.check(file)
+    spiffe_id = next((name for name, kind in policy.protocols.items() if kind == caller), caller)
+    privilege = contracts.all_privileges().get(method, "")
+    decision = policy.decide(spiffe_id, service, method, privilege)
+    if json:
+        bounds = trust.document(decision)
+        screen.emit({"allowed": decision.allowed, "explanation": decision.explanation, **bounds})
+    else:
+        screen.results().print(policy.explain(spiffe_id, service, method, privilege))
+        for name, value in trust.document(decision).items():
+            screen.results().print(f"  {name}: {value}")
+    if not decision.allowed:
+        raise typer.Exit(errors.REFUSED)

@@ -1,0 +1,83 @@
+"""`anya workflow`: check definitions offline, keep them in the mesh."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+import typer
+
+from cli.commands.options import HomeOption, JsonOption
+
+if TYPE_CHECKING:
+    from anya.orchestrator.v1 import workflow_pb2 as pb
+
+app = typer.Typer(help="Definitions of workflows.", no_args_is_help=True)
+
+FileArgument: TypeAlias = Annotated[
+    Path, typer.Argument(exists=True, dir_okay=False, readable=True, help="The definition, JSON.")
+]
+
+
+@app.command("check")
+def check_definition(file: FileArgument, json: JsonOption = False) -> None:
+    """Hold a definition against the mesh's operations; needs no running mesh."""
+    from cli import errors, screen
+    from services.orchestrator.definition import check
+
+    faults = check(file.read_text(encoding="utf-8"))
+    if json:
+        listed = [{"line": f.line, "column": f.column, "message": f.message} for f in faults]
+        screen.emit({"file": str(file), "ok": not faults, "faults": listed})
+    elif faults:
+        for fault in faults:
+            screen.results().print(f"{file}:{fault}", markup=False)
+    else:
+        screen.results().print(f"{file}: ok")
+    if faults:
+        raise typer.Exit(errors.FAILED)
+
+
+@app.command("register")
+def register_definition(
+    file: FileArgument, home: HomeOption = None, json: JsonOption = False
+) -> None:
+    """Store a definition in the mesh; runs that are under way keep theirs."""
+    from functools import partial
+
+    from cli import runs, screen
+    from cli.connection import ask
+    from cli.home import Home
+
+    definition = file.read_text(encoding="utf-8")
+    registered = _summary(ask(Home.of(home), partial(runs.register, definition=definition)))
+    if json:
+        screen.emit(registered)
+    else:
+        screen.results().print(f"{registered['workflow_id']}  {registered['definition_hash']}")
+
+
+@app.command("list")
+def list_workflows(home: HomeOption = None, json: JsonOption = False) -> None:
+    """List the newest definition of every workflow."""
+    from cli import runs, screen
+    from cli.connection import ask
+    from cli.home import Home
+
+    found = [_summary(workflow) for workflow in ask(Home.of(home), runs.workflows)]
+    if json:
+        screen.emit({"workflows": found})
+        return
+    for workflow in found:
+        screen.results().print(
+            f"{workflow['workflow_id']:24} {workflow['definition_hash'][:12]}  {workflow['name']}"
+        )
+
+
+def _summary(workflow: pb.Workflow) -> dict[str, Any]:
+    """Everything but the definition itself."""
+    from services.orchestrator.definition.values import to_json
+
+    document = to_json(workflow)
+    del document["definition"]
+    return document

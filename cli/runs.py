@@ -1,0 +1,188 @@
+"""Runs of workflows: started, followed until they end, and put into words."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from google.protobuf.struct_pb2 import Struct
+
+from anya.orchestrator.v1 import workflow_pb2 as pb
+from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceStub
+from cli.errors import FAILED, OK, REFUSED, USAGE, CommandError
+from services.orchestrator.definition.values import from_struct
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from anya.mesh.v1.attestation_pb2 import PaymentIntent
+    from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
+    from cli.connection import Channels
+
+ENDED = frozenset(
+    {
+        pb.RUN_STATUS_SUCCEEDED,
+        pb.RUN_STATUS_REFUSED,
+        pb.RUN_STATUS_FAILED,
+        pb.RUN_STATUS_COMPENSATED,
+        pb.RUN_STATUS_COMPENSATION_FAILED,
+        pb.RUN_STATUS_CANCELLED,
+        pb.RUN_STATUS_NEEDS_ATTENTION,
+    }
+)
+MARKS = {
+    pb.STEP_STATUS_SUCCEEDED: "✓",
+    pb.STEP_STATUS_SKIPPED: "·",
+    pb.STEP_STATUS_FAILED: "✗",
+    pb.STEP_STATUS_UNCERTAIN: "?",
+}
+WATCH_TIMEOUT = 300.0  # seconds for one watch stream; it is opened again until the run ends
+REDIAL = 0.1  # seconds between two tries to reach an orchestrator that is down
+PATIENCE = 60.0  # seconds that it may stay down
+
+
+async def start(
+    channels: Channels,
+    workflow_id: str,
+    value: Mapping[str, Any],
+    *,
+    run_id: str = "",
+    intent: PaymentIntent | None = None,
+    presentation: str = "",
+) -> pb.StartRunResponse:
+    """Start a run; the same ``run_id`` again is the same run."""
+    document = Struct()
+    document.update(value)
+    request = pb.StartRunRequest(
+        request_id=run_id or str(uuid.uuid4()),
+        workflow_id=workflow_id,
+        input=document,
+        intent=intent,
+        presentation=presentation,
+    )
+    return await _stub(channels).StartRun(request)
+
+
+async def get(channels: Channels, run_id: str) -> pb.Run:
+    return (await _stub(channels).GetRun(pb.GetRunRequest(run_id=run_id))).run
+
+
+async def newest(
+    channels: Channels, *, status: str = "", workflow_id: str = "", limit: int = 20
+) -> list[pb.Run]:
+    """Runs without their steps, newest first; ``status`` is a word such as "refused"."""
+    wanted = pb.RunStatus.Value(f"RUN_STATUS_{status.upper() or 'UNSPECIFIED'}")
+    request = pb.ListRunsRequest(status=wanted, workflow_id=workflow_id, page_size=limit)
+    return list((await _stub(channels).ListRuns(request)).runs)
+
+
+async def watch(channels: Channels, run_id: str) -> AsyncIterator[pb.Run]:
+    """The run after each of its events until it ends, also across a crash of the orchestrator."""
+    seen = 0
+    silent_since = None
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            request = pb.WatchRunRequest(run_id=run_id, after_sequence=seen)
+            async for reply in _stub(channels).WatchRun(request, timeout=WATCH_TIMEOUT):
+                seen, silent_since = reply.sequence, None
+                yield reply.run
+                if reply.run.status in ENDED:
+                    return
+        except grpc.aio.AioRpcError as error:
+            if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                raise
+            silent_since = silent_since or loop.time()
+            if loop.time() - silent_since > PATIENCE:
+                raise
+            await asyncio.sleep(REDIAL)
+
+
+async def finish(channels: Channels, run_id: str) -> pb.Run:
+    """The run once it has ended."""
+    async for run in watch(channels, run_id):
+        last = run
+    return last
+
+
+async def register(channels: Channels, definition: str) -> pb.Workflow:
+    request = pb.RegisterWorkflowRequest(definition=definition)
+    return (await _stub(channels).RegisterWorkflow(request)).workflow
+
+
+async def workflows(channels: Channels) -> list[pb.Workflow]:
+    """The newest definition of every workflow."""
+    found: list[pb.Workflow] = []
+    request = pb.ListWorkflowsRequest()
+    while True:
+        reply = await _stub(channels).ListWorkflows(request)
+        found += reply.workflows
+        if not reply.next_page_token:
+            return found
+        request.page_token = reply.next_page_token
+
+
+def read_input(text: str) -> dict[str, Any]:
+    """A run's input: a JSON object, or @ and the path of a file that holds one."""
+    try:
+        raw = Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text
+        value = json.loads(raw)
+    except (OSError, ValueError) as error:
+        raise _usage(f"the input cannot be read: {error}") from None
+    if not isinstance(value, dict):
+        raise _usage("the input must be a JSON object")
+    return value
+
+
+def _usage(message: str) -> CommandError:
+    return CommandError(message, code="INVALID_ARGUMENT", reason="USAGE", exit_code=USAGE)
+
+
+def _stub(channels: Channels) -> WorkflowServiceAsyncStub:
+    return WorkflowServiceStub(channels["orchestrator"])
+
+
+def status_word(run: pb.Run) -> str:
+    """ "SUCCEEDED"."""
+    return pb.RunStatus.Name(run.status).removeprefix("RUN_STATUS_")
+
+
+def exit_code(run: pb.Run) -> int:
+    match run.status:
+        case pb.RUN_STATUS_SUCCEEDED:
+            return OK
+        case pb.RUN_STATUS_REFUSED:
+            return REFUSED
+        case _:
+            return FAILED if run.status in ENDED else OK
+
+
+def lines(run: pb.Run) -> list[str]:
+    """The run in a few lines: its steps, what conditions saw, and why it ended as it did."""
+    found = [f"{run.run_id}  {run.workflow_id}  {status_word(run)}  trace {run.trace_id}"]
+    for step in run.steps:
+        line = f"  {MARKS.get(step.status, '…')} {step.path}: {step.protocol} {step.operation}"
+        if step.attempts > 1:
+            line += f", {step.attempts} attempts"
+        if step.HasField("condition") and not step.condition.verdict:
+            line += f", not because {step.condition.expression} is false"
+        if step.HasField("error"):
+            line += f", {step.error.reason or step.error.code}: {step.error.message}"
+        found.append(line)
+    if run.reason:
+        found.append(f"  because: {run.reason}")
+    return found
+
+
+def step_output(run: pb.Run, path: str) -> dict[str, Any]:
+    """Everything that the step's reply held. CommandError if the run has no such output."""
+    for step in run.steps:
+        if step.path == path:
+            output = from_struct(step.output)
+            whole = output.get("_output")
+            return whole if isinstance(whole, dict) else output
+    raise CommandError(f"run {run.run_id} has no step {path}", code="NOT_FOUND")

@@ -1,0 +1,63 @@
+"""The trust policy that the services of this machine would start with, read as they read it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cli.errors import CommandError
+from mesh import contracts
+from mesh.config import TRUST_FILE
+from mesh.trust import PolicyError, parse
+
+if TYPE_CHECKING:
+    from mesh.trust import Decision, Policy
+
+VARIABLE = "ANYA_TRUST_FILE"
+SPEND = "spend"  # the privilege that has bounds beside itself
+
+
+def path_of(file: Path | None) -> Path:
+    """The file asked for, else the one that the environment names, else the repository's."""
+    return file or Path(os.environ.get(VARIABLE) or TRUST_FILE)
+
+
+def check(file: Path | None = None) -> Policy:
+    """The policy, held against the contracts of all services. CommandError says what is wrong."""
+    path = path_of(file)
+    try:
+        policy = parse(path.read_text(encoding="utf-8"))
+        policy.check(contracts.all_privileges())
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandError(
+            f"{path} cannot be read: {error}",
+            code="NOT_FOUND",
+            reason="TRUST_FILE_MISSING",
+            remedy=f"name another file, or set {VARIABLE}",
+        ) from None
+    except PolicyError as error:
+        raise CommandError(
+            f"{path}: {error}",
+            code="INVALID_ARGUMENT",
+            reason="POLICY_INVALID",
+            remedy="correct it: no service starts with it, and none reloads it",
+        ) from None
+    return policy
+
+
+def document(decision: Decision) -> dict[str, Any]:
+    """What bounds a call that is allowed; empty for one that is not."""
+    if decision.grant is None:
+        return {}
+    grant, bounds = decision.grant, decision.grant.bounds
+    crossing = {"privilege": grant.privilege, "max_class": grant.max_class.name.lower()}
+    if grant.privilege != SPEND:
+        return crossing
+    return {
+        **crossing,
+        "max_amount_sat": bounds.max_amount_sat,
+        "daily_amount_sat": bounds.daily_amount_sat,
+        "requires": sorted(bounds.requires),
+        "when": bounds.when.text if bounds.when else None,
+    }

@@ -1,0 +1,147 @@
+"""Commands that need no running mesh, and what the others say without one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli.__main__ import run
+from cli.errors import from_rpc
+from mesh.errors import FailedPrecondition, PermissionDenied, Reason
+from mesh.interceptors.errors import to_rpc_error
+
+ROOT = Path(__file__).parents[2]
+DEFINITION = ROOT / "services/orchestrator/workflows/verified_payment.json"
+SEND = "anya.bitcoin.v1.WalletService/SendPayment"
+
+
+def documents(capsys: pytest.CaptureFixture[str]) -> list[Any]:
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_a_sound_definition_passes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["workflow", "check", str(DEFINITION), "--json"]) == 0
+    assert documents(capsys) == [{"file": str(DEFINITION), "ok": True, "faults": []}]
+
+
+def test_every_fault_of_a_definition_has_its_position(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "faulty.json"
+    file.write_text(
+        DEFINITION.read_text().replace("steps.verify_sender.sender_v", "steps.nobody.v")
+    )
+
+    code = run(["workflow", "check", str(file), "--json"])
+
+    (document,) = documents(capsys)
+    assert code == 1
+    assert not document["ok"]
+    assert document["faults"]
+    assert {fault["line"] > 1 for fault in document["faults"]} == {True}
+
+
+def test_the_policy_of_the_repository_passes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["trust", "check", "--json"]) == 0
+    assert documents(capsys)[0]["grants"] > 0
+
+
+def test_a_policy_with_an_unknown_method_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (ROOT / "deploy/k8s/base/trust.yaml").read_text()
+    file = tmp_path / "trust.yaml"
+    file.write_text(text.replace("ChainService/GetBlock:", "ChainService/GetBlocks:"))
+
+    code = run(["trust", "check", "--file", str(file), "--json"])
+
+    error = json.loads(capsys.readouterr().err)["error"]
+    assert code == 1
+    assert error["reason"] == "POLICY_INVALID"
+    assert "GetBlocks" in error["message"]
+
+
+def test_the_policy_explains_a_refusal(capsys: pytest.CaptureFixture[str]) -> None:
+    code = run(["trust", "explain", "client", "bitcoin", SEND])
+
+    assert code == 3
+    assert capsys.readouterr().out.startswith("deny: client -> bitcoin")
+
+
+def test_the_policy_names_the_bounds_of_a_spender(capsys: pytest.CaptureFixture[str]) -> None:
+    code = run(["trust", "explain", "orchestrator", "bitcoin", SEND, "--json"])
+
+    (document,) = documents(capsys)
+    assert code == 0
+    assert document["allowed"]
+    assert document["requires"] == ["address_link", "identity", "risk"]
+    assert document["when"] == "attestation.risk.score < 0.7"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["status"],
+        ["run", "list"],
+        ["run", "show", "x"],
+        ["run", "start", "verified_payment"],
+        ["workflow", "list"],
+        ["workflow", "register", str(DEFINITION)],
+    ],
+    ids=" ".join,
+)
+def test_without_a_mesh_the_remedy_is_to_start_one(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = run([*command, "--home", str(tmp_path / "home"), "--json"])
+
+    error = json.loads(capsys.readouterr().err)["error"]
+    assert code == 1
+    assert error["reason"] == "NO_MESH"
+    assert "anya up" in error["remedy"]
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{", "@/nowhere"], ids=["no object", "no JSON", "no such file"]
+)
+def test_an_input_that_is_no_object_is_a_usage_error(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = run(["run", "start", "x", "--input", text, "--home", str(tmp_path), "--json"])
+
+    assert code == 2
+    assert json.loads(capsys.readouterr().err)["error"]["reason"] == "USAGE"
+
+
+def test_the_doctor_finds_that_there_is_no_home(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = run(["doctor", "--home", str(tmp_path / "home"), "--json"])
+
+    (document,) = documents(capsys)
+    problems = {check["check"]: check["remedy"] for check in document["checks"] if not check["ok"]}
+    assert code == 1
+    assert problems.keys() == {"home"}
+    assert "anya up" in problems["home"]
+
+
+def test_a_refusal_of_a_service_keeps_its_reason() -> None:
+    refusal = FailedPrecondition("the mailbox is full", reason=Reason.MAILBOX_FULL)
+
+    error = from_rpc(to_rpc_error(refusal))
+
+    assert (error.code, error.reason) == ("FAILED_PRECONDITION", "MAILBOX_FULL")
+    assert error.message == "the mailbox is full"
+    assert error.exit_code == 1
+
+
+def test_a_refusal_by_policy_has_its_own_exit_code() -> None:
+    refusal = PermissionDenied("not granted", reason=Reason.NOT_GRANTED)
+
+    error = from_rpc(to_rpc_error(refusal))
+
+    assert error.exit_code == 3
+    assert "trust.yaml" in error.remedy
