@@ -103,7 +103,7 @@ class RiskServicer(RiskServiceServicer):
         except FailedPrecondition:
             return None
         value = attested["identity"].values.get("confidence")
-        if type(value) not in (int, float):
+        if not isinstance(value, int | float):
             return None
         return min(float(value), request.sender_verification_score)
 
