@@ -1,14 +1,39 @@
-"""What may be asked of the chain and the mempool."""
+"""The actor that owns the chain and the mempool, and what may be asked of it."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from dataclasses import dataclass
-from typing import TypeAlias
+from itertools import chain, islice
+from secrets import token_bytes
+from time import time
+from typing import TYPE_CHECKING, TypeAlias, assert_never
 
-from mesh.actor import Message
-from services.bitcoin.chain import ChainInfo, Located, Utxo
-from services.bitcoin.hashes import BlockHash, Txid
-from services.bitcoin.mempool import Acceptance, Candidate
+from mesh import failpoint
+from mesh.actor import Actor, Message
+from mesh.errors import InvalidArgument, MeshError, NotFound
+from services.bitcoin.chain import ChainInfo, Located, LocatedBlock, Network, UtxoPage
+from services.bitcoin.hashes import BlockHash, Txid, display
+from services.bitcoin.kernel import BlockRejected, find_invalid_input
+from services.bitcoin.mempool import Acceptance, Candidate, Mempool, Rule, TransactionRejected
+from services.bitcoin.miner import extend
+from services.bitcoin.recovery import BATCH, follow, read_block
+from services.bitcoin.transaction import outpoint, parse_transaction
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from services.bitcoin.block import Block
+    from services.bitcoin.chain import Chain, Place, Utxo
+    from services.bitcoin.kernel import Kernel
+    from services.bitcoin.store.chain import ChainStore
+    from services.bitcoin.store.journal import Journal
+    from services.bitcoin.transaction import Outpoint, Transaction
+
+MAX_REORG_DEPTH = 100
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +77,21 @@ class ListMempool(Message[tuple[Candidate, ...]]):
 
 
 @dataclass(frozen=True, slots=True)
-class ListUtxos(Message[tuple[Utxo, ...]]):
-    """At most ``limit`` coins of one script after the coin ``after``, oldest first.
+class GetBlock(Message[LocatedBlock]):
+    """A block of the active chain by hash or height; NotFound if it is not there."""
+
+    wanted: BlockHash | int
+
+
+@dataclass(frozen=True, slots=True)
+class ListUtxos(Message[UtxoPage]):
+    """At most ``limit`` coins of one script behind ``after``, oldest first.
 
     What a waiting transaction spends is left out; what one creates comes last.
     """
 
     script_pubkey: bytes
-    after: Utxo | None
+    after: Place | None
     limit: int
 
 
@@ -74,7 +106,8 @@ class MineBlocks(Message[Mined]):
     """Mine ``count`` blocks on the tip that pay ``script_pubkey``; regtest only.
 
     ``times`` has one Unix time per block, or is empty: then each block takes the time of mining.
-    InvalidArgument for times that break BIP 113 or lie more than two hours ahead.
+    InvalidArgument for a count outside 1 to 1000, and for times that break BIP 113 or lie more than
+    two hours ahead.
     """
 
     count: int
@@ -93,7 +126,7 @@ class Reorganized:
 class ReorganizeChain(Message[Reorganized]):
     """Replace the last ``depth`` blocks by ``depth + 1`` empty ones; regtest only.
 
-    InvalidArgument unless that many blocks stand above genesis.
+    InvalidArgument for a depth outside 1 to 100, or beyond the chain.
     """
 
     depth: int
@@ -106,6 +139,214 @@ ChainMessage: TypeAlias = (
     | Broadcast
     | ListMempool
     | ListUtxos
+    | GetBlock
     | MineBlocks
     | ReorganizeChain
 )
+
+
+class ChainBehindError(RuntimeError):
+    """Something failed half way: the actor must be built anew, which brings all in line again."""
+
+
+class ChainActor(Actor[ChainMessage]):
+    """The only owner of kernel and mempool. What it knows of the chain, the journal knew first."""
+
+    def __init__(
+        self,
+        chain: Chain,
+        *,
+        kernel: Kernel,
+        journal: Journal,
+        store: ChainStore,
+        changed: Callable[[], None] = lambda: None,
+        checkpoint_blocks: int = 1000,
+    ) -> None:
+        self._chain = chain
+        self._mempool = Mempool()
+        self._kernel = kernel
+        self._journal = journal
+        self._store = store
+        self._changed = changed  # called after each move of chain or mempool; must not block
+        self._checkpoint_blocks = checkpoint_blocks
+        self._uncheckpointed = 0
+
+    async def receive(self, message: ChainMessage) -> object:
+        match message:
+            case Info():
+                return self._info()
+            case FindTransaction(txid):
+                return await self._find_transaction(txid)
+            case TestAccept(raw):
+                return (await self._judge(parse_transaction(raw))).acceptance
+            case Broadcast(raw):
+                return await self._broadcast(parse_transaction(raw))
+            case ListMempool():
+                return tuple(self._mempool)
+            case ListUtxos(script_pubkey, after, limit):
+                utxos = await self._list_utxos(script_pubkey, after, limit)
+                return UtxoPage(tuple(utxos), self._chain.height)
+            case GetBlock(wanted):
+                return await self._block(wanted)
+            case MineBlocks(count, script_pubkey, times):
+                return await self._mine(count, script_pubkey, times)
+            case ReorganizeChain(depth):
+                return await self._reorganize(depth)
+            case _:
+                assert_never(message)
+
+    def _info(self) -> ChainInfo:
+        return ChainInfo(
+            network=Network.REGTEST,
+            height=self._chain.height,
+            tip_hash=self._chain.tip.hash,
+            tip_time=self._chain.tip.time,
+            mempool_size=len(self._mempool),
+        )
+
+    async def _find_transaction(self, txid: Txid) -> Located:
+        if candidate := self._mempool.get(txid):
+            raw = candidate.transaction.raw
+            return Located(txid=txid, raw=raw, confirmations=0, block_height=None, block_hash=None)
+        position = await self._store.find_transaction(txid)
+        if position is None:
+            raise NotFound(f"transaction {display(txid)} is in neither the chain nor the mempool")
+        block = await read_block(position.block_hash, self._kernel, self._journal)
+        return Located(
+            txid=txid,
+            raw=block.transactions[position.index].raw,
+            confirmations=self._chain.height - position.height + 1,
+            block_height=position.height,
+            block_hash=position.block_hash,
+        )
+
+    async def _broadcast(self, transaction: Transaction) -> Txid:
+        txid = transaction.txid
+        if txid not in self._mempool and await self._store.find_transaction(txid) is None:
+            self._mempool.add(await self._judge(transaction))
+            self._changed()
+        return txid
+
+    async def _judge(self, transaction: Transaction) -> Candidate:
+        if known := self._mempool.get(transaction.txid):
+            return known
+        coins = await self._store.coins(transaction.prevouts)
+        candidate = self._mempool.judge(transaction, coins, self._chain)
+        failing = await asyncio.to_thread(find_invalid_input, transaction.raw, candidate.spent)
+        if failing is not None:
+            raise TransactionRejected(
+                transaction.txid, Rule.SCRIPT, f"input {failing} does not satisfy its script"
+            )
+        return candidate
+
+    async def _list_utxos(self, script: bytes, after: Place | None, limit: int) -> Iterable[Utxo]:
+        """Confirmed ones first, those that a waiting transaction spends left out."""
+        found: list[Utxo] = []
+        while after is None or after.height is not None:
+            page = await self._store.utxos(script, after=after, limit=limit)
+            found += [coin for coin in page if not self._mempool.spends(_outpoint(coin))]
+            if len(found) >= limit:
+                return found[:limit]
+            if len(page) < limit:
+                return islice(chain(found, self._mempool.utxos(script)), limit)
+            after = page[-1].place
+        return islice(self._mempool.utxos(script, after=after), limit)
+
+    async def _block(self, wanted: BlockHash | int) -> LocatedBlock:
+        if isinstance(wanted, int):
+            height = wanted if wanted <= self._chain.height else None
+        else:
+            height = await self._store.find_height(wanted)
+        if height is None:
+            shown = wanted if isinstance(wanted, int) else display(wanted)
+            raise NotFound(f"block {shown} is not in the active chain")
+        block = await read_block(self._chain[height].hash, self._kernel, self._journal)
+        return LocatedBlock(block, height, self._chain.height - height + 1)
+
+    async def _mine(self, count: int, script_pubkey: bytes, times: Sequence[int]) -> Mined:
+        blocks = extend(
+            self._chain,
+            count=count,
+            now=int(time()),
+            times=times,
+            script_pubkey=script_pubkey,
+            waiting=tuple(self._mempool),
+        )
+        await self._connect(blocks)
+        return Mined(tuple(block.hash for block in blocks), self._chain.height)
+
+    async def _reorganize(self, depth: int) -> Reorganized:
+        fork = self._chain.height - depth
+        most = min(MAX_REORG_DEPTH, self._chain.height)
+        if not 1 <= depth <= most:
+            raise InvalidArgument(
+                f"depth must be 1 to {most} on a chain of height {self._chain.height}, not {depth}",
+                field="depth",
+            )
+        gone = tuple(self._chain[height].hash for height in range(self._chain.height, fork, -1))
+        blocks = extend(
+            self._chain.fork(fork), count=depth + 1, now=int(time()), branch=token_bytes(8)
+        )
+        await self._connect(blocks)
+        return Reorganized(gone, tuple(block.hash for block in blocks), self._chain.height)
+
+    async def _connect(self, blocks: Sequence[Block]) -> None:
+        """Journal first, then the kernel, then the index; BlockRejected if the kernel refuses."""
+        try:
+            for start in range(0, len(blocks), BATCH):
+                batch = blocks[start : start + BATCH]
+                await self._journal.append(batch)
+                failpoint.reach("bitcoin.block.journalled")
+                refusal = await asyncio.to_thread(self._submit, batch)
+                failpoint.reach("bitcoin.block.accepted")
+                if refusal:
+                    refused = [block.hash for block in batch]
+                    refused = refused[refused.index(refusal.hash) :]
+                    await self._journal.remove(refused)
+                await self._follow()
+                if refusal:
+                    raise refusal
+        except BlockRejected:
+            raise
+        except MeshError as error:
+            raise ChainBehindError("journal, kernel and index are no longer one") from error
+        if self._chain.tip.hash != blocks[-1].hash:
+            raise ChainBehindError(f"block {display(blocks[-1].hash)} did not become the tip")
+
+    def _submit(self, blocks: Sequence[Block]) -> BlockRejected | None:
+        for block in blocks:
+            try:
+                self._kernel.submit(block)
+            except BlockRejected as refusal:
+                return refusal
+        self._uncheckpointed += len(blocks)
+        if self._uncheckpointed >= self._checkpoint_blocks:
+            self._kernel.checkpoint()
+            self._uncheckpointed = 0
+        return None
+
+    async def _follow(self) -> None:
+        """Let index and mempool go where the kernel went."""
+        returned: list[Transaction] = []
+        async for moved in follow(self._chain, self._kernel, self._journal, self._store):
+            for hash in reversed(moved.disconnected):
+                block = await read_block(hash, self._kernel, self._journal)
+                returned += block.transactions[1:]
+            for connected in moved.connected:
+                self._mempool.confirm(connected.transactions)
+        if returned:
+            await self._requalify([*returned, *self._mempool.clear()])
+        self._changed()
+
+    async def _requalify(self, transactions: Sequence[Transaction]) -> None:
+        """Take back what a reorganisation left valid; scripts that held before hold now."""
+        for transaction in transactions:
+            coins = await self._store.coins(transaction.prevouts)
+            try:
+                self._mempool.add(self._mempool.judge(transaction, coins, self._chain))
+            except TransactionRejected as rejection:
+                log.info("after the reorganisation: %s", rejection)
+
+
+def _outpoint(utxo: Utxo) -> Outpoint:
+    return outpoint(utxo.txid, utxo.place.vout)

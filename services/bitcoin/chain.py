@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from services.bitcoin.block import Block
     from services.bitcoin.hashes import BlockHash, Txid
     from services.bitcoin.transaction import Output
 
@@ -56,6 +57,15 @@ class Located:
 
 
 @dataclass(frozen=True, slots=True)
+class LocatedBlock:
+    """A block of the active chain and where it is."""
+
+    block: Block
+    height: int
+    confirmations: int  # 1 for the tip
+
+
+@dataclass(frozen=True, slots=True)
 class Coin:
     """An unspent output; height None: of a transaction in the mempool."""
 
@@ -64,16 +74,29 @@ class Coin:
     is_coinbase: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an output stands among all others; whoever lists coins goes on from there."""
+
+    height: int | None  # None: in the mempool, after all blocks
+    position: int  # of its transaction in the block; in the mempool: in order of arrival
+    vout: int
+
+
+@dataclass(frozen=True, slots=True)
 class Utxo:
     """A coin as a list shows it."""
 
     txid: Txid
-    vout: int
+    place: Place
     amount_sat: int
-    height: int | None
-    position: int  # of the transaction in its block; 0 in the mempool
     is_coinbase: bool
+
+
+@dataclass(frozen=True, slots=True)
+class UtxoPage:
+    utxos: tuple[Utxo, ...]
+    tip_height: int  # when they were listed
 
 
 class Chain:
@@ -93,6 +116,10 @@ class Chain:
     def __getitem__(self, height: int) -> Link:
         """IndexError beyond the tip."""
         return self._links[height]
+
+    def fork(self, height: int) -> Chain:
+        """A copy that ends at ``height``."""
+        return Chain(self._links[: height + 1])
 
     def connect(self, link: Link) -> None:
         self._links.append(link)

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from mesh.errors import FailedPrecondition, Reason
-from services.bitcoin.chain import COINBASE_MATURITY, Coin
+from services.bitcoin.chain import COINBASE_MATURITY, Coin, Place, Utxo
 from services.bitcoin.hashes import Txid, display
 from services.bitcoin.script import is_unspendable, witness_program
 from services.bitcoin.transaction import (
@@ -21,6 +21,7 @@ from services.bitcoin.transaction import (
     Outpoint,
     Output,
     compact_size,
+    outpoint,
     split_outpoint,
 )
 
@@ -104,6 +105,7 @@ class Candidate:
 @dataclass(slots=True, eq=False)
 class _Entry:
     candidate: Candidate
+    arrival: int  # grows, also across blocks
     parents: frozenset[Txid]
     children: set[Txid] = field(default_factory=set)
 
@@ -115,6 +117,7 @@ class Mempool:
         self._entries: dict[Txid, _Entry] = {}
         self._spenders: dict[Outpoint, Txid] = {}
         self._vsize = 0
+        self._arrivals = 0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -141,6 +144,18 @@ class Mempool:
             return None
         return Coin(entry.candidate.transaction.outputs[vout], None, False)
 
+    def utxos(self, script: bytes, *, after: Place | None = None) -> Iterator[Utxo]:
+        """The unspent outputs that waiting transactions pay to a script, in order of arrival."""
+        start = (after.position, after.vout) if after else (-1, -1)
+        for entry in self._entries.values():
+            transaction = entry.candidate.transaction
+            for vout, output in enumerate(transaction.outputs):
+                if output.script_pubkey != script or (entry.arrival, vout) <= start:
+                    continue
+                if outpoint(transaction.txid, vout) not in self._spenders:
+                    place = Place(None, entry.arrival, vout)
+                    yield Utxo(transaction.txid, place, output.amount_sat, False)
+
     def judge(
         self, transaction: Transaction, confirmed: Mapping[Outpoint, Coin], chain: Chain
     ) -> Candidate:
@@ -161,7 +176,8 @@ class Mempool:
         """Take in what ``judge`` just returned and whose scripts hold."""
         transaction = candidate.transaction
         parents = self._parents(transaction)
-        self._entries[transaction.txid] = _Entry(candidate, parents)
+        self._entries[transaction.txid] = _Entry(candidate, self._arrivals, parents)
+        self._arrivals += 1
         for parent in parents:
             self._entries[parent].children.add(transaction.txid)
         for prevout in transaction.prevouts:

@@ -11,7 +11,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from mesh import outbox
-from services.bitcoin.chain import Coin, Link, Utxo
+from services.bitcoin.chain import Coin, Link, Place, Utxo
 from services.bitcoin.hashes import BlockHash, Txid, display
 from services.bitcoin.script import is_unspendable
 from services.bitcoin.transaction import NULL_PREVOUT, Outpoint, Output, split_outpoint
@@ -136,8 +136,8 @@ class ChainStore:
 
         return await self._database.read(work)
 
-    async def utxos(self, script: bytes, *, after: Utxo | None, limit: int) -> list[Utxo]:
-        """At most ``limit`` confirmed coins of a script, oldest first, after the coin ``after``."""
+    async def utxos(self, script: bytes, *, after: Place | None, limit: int) -> list[Utxo]:
+        """At most ``limit`` confirmed coins of a script, oldest first, behind ``after``."""
         start = (after.height or 0, after.position, after.vout) if after else (-1, -1, -1)
 
         async def work(tx: Transaction) -> list[Utxo]:
@@ -151,14 +151,7 @@ class ChainStore:
                 limit,
             )
             return [
-                Utxo(
-                    txid=Txid(txid),
-                    vout=vout,
-                    amount_sat=amount_sat,
-                    height=height,
-                    position=position,
-                    is_coinbase=bool(is_coinbase),
-                )
+                Utxo(Txid(txid), Place(height, position, vout), amount_sat, bool(is_coinbase))
                 for txid, vout, amount_sat, height, position, is_coinbase in rows
             ]
 

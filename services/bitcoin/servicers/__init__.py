@@ -1,0 +1,1 @@
+"""The bitcoin service over gRPC, one file per RPC service."""

@@ -1,0 +1,45 @@
+"""RegtestService over gRPC: parse, ask, format. No rules live here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from anya.bitcoin.v1 import regtest_pb2 as pb
+from anya.bitcoin.v1.regtest_pb2_grpc import RegtestServiceServicer
+from services.bitcoin.actors import MineBlocks, ReorganizeChain
+from services.bitcoin.address import parse_address
+from services.bitcoin.chain import Network
+from services.bitcoin.miner import NOBODY
+
+if TYPE_CHECKING:
+    from grpc.aio import ServicerContext
+
+    from mesh.actor import ActorRef
+    from services.bitcoin.actors import ChainMessage
+
+TIMEOUT = 120.0  # seconds: a thousand blocks take a while
+
+
+class RegtestServicer(RegtestServiceServicer):
+    def __init__(self, chain: ActorRef[ChainMessage]) -> None:
+        self._chain = chain
+
+    async def MineBlocks(
+        self,
+        request: pb.MineBlocksRequest,
+        context: ServicerContext[pb.MineBlocksRequest, pb.MineBlocksResponse],
+    ) -> pb.MineBlocksResponse:
+        script = parse_address(request.address, Network.REGTEST) if request.address else NOBODY
+        times = tuple(time.seconds for time in request.times)
+        mined = await self._chain.ask(MineBlocks(request.count, script, times), timeout=TIMEOUT)
+        return pb.MineBlocksResponse(block_hashes=mined.hashes, height=mined.height)
+
+    async def ReorganizeChain(
+        self,
+        request: pb.ReorganizeChainRequest,
+        context: ServicerContext[pb.ReorganizeChainRequest, pb.ReorganizeChainResponse],
+    ) -> pb.ReorganizeChainResponse:
+        done = await self._chain.ask(ReorganizeChain(request.depth), timeout=TIMEOUT)
+        return pb.ReorganizeChainResponse(
+            disconnected=done.disconnected, connected=done.connected, height=done.height
+        )
