@@ -58,6 +58,8 @@ CLI_MAY_USE = (
 # Rooms of a service that touch the world. Everything else in it is a noun and does no I/O.
 ROOMS = ("__main__", "config", "actors", "servicers", "store")
 ADAPTERS = {
+    "services/bitcoin/kernel.py": "Bitcoin Core's consensus code",
+    "services/bitcoin/recovery.py": "makes journal, kernel and index agree",
     "services/ml/inference.py": "ONNX Runtime",
     "services/ml/training": "a command of its own, never part of serving",
 }

@@ -327,14 +327,16 @@ class ChainActor(Actor[ChainMessage]):
 
     async def _follow(self) -> None:
         """Let index and mempool go where the kernel went."""
-        returned: list[Transaction] = []
+        gone: list[Block] = []
         async for moved in follow(self._chain, self._kernel, self._journal, self._store):
-            for hash in reversed(moved.disconnected):
-                block = await read_block(hash, self._kernel, self._journal)
-                returned += block.transactions[1:]
+            gone += [
+                await read_block(hash, self._kernel, self._journal)
+                for hash in reversed(moved.disconnected)
+            ]
             for connected in moved.connected:
                 self._mempool.confirm(connected.transactions)
-        if returned:
+        if gone:
+            returned = [transaction for block in gone for transaction in block.transactions[1:]]
             await self._requalify([*returned, *self._mempool.clear()])
         self._changed()
 
