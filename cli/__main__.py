@@ -11,6 +11,7 @@ import typer
 
 from cli import errors
 from cli.commands import app
+from mesh.errors import MeshError
 
 
 def main() -> NoReturn:
@@ -25,6 +26,8 @@ def run(arguments: list[str]) -> int:
         return code if isinstance(code, int) else errors.OK
     except errors.CommandError as error:
         return _fail(error, arguments)
+    except MeshError as error:
+        return _fail(errors.from_mesh(error), arguments)
     except typer.TyperException as error:
         usage = errors.CommandError(
             error.format_message(),

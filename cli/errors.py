@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import grpc
 
+    from mesh.errors import MeshError
+
 OK = 0
 FAILED = 1
 USAGE = 2
@@ -78,6 +80,14 @@ def from_rpc(error: grpc.aio.AioRpcError) -> CommandError:
         reason=reason,
         remedy=REMEDIES.get(reason) or REMEDIES.get(code, ""),
         exit_code=REFUSED if code == "PERMISSION_DENIED" else FAILED,
+    )
+
+
+def from_mesh(error: MeshError) -> CommandError:
+    """An error that our own libraries raised on what they were given, before any call."""
+    words = re.findall(r"[A-Z][a-z]+", type(error).__name__)
+    return CommandError(
+        str(error), code="_".join(words).upper(), reason=error.reason or "", remedy="correct it"
     )
 
 

@@ -14,7 +14,6 @@ from google.protobuf.struct_pb2 import Struct
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceStub
 from cli.errors import FAILED, OK, REFUSED, USAGE, CommandError
-from services.orchestrator.definition.values import from_struct
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -176,13 +175,3 @@ def lines(run: pb.Run) -> list[str]:
     if run.reason:
         found.append(f"  because: {run.reason}")
     return found
-
-
-def step_output(run: pb.Run, path: str) -> dict[str, Any]:
-    """Everything that the step's reply held. CommandError if the run has no such output."""
-    for step in run.steps:
-        if step.path == path:
-            output = from_struct(step.output)
-            whole = output.get("_output")
-            return whole if isinstance(whole, dict) else output
-    raise CommandError(f"run {run.run_id} has no step {path}", code="NOT_FOUND")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cli.commands import health, run, trace, trust, up, workflow
+from cli.commands import health, pay, run, trace, trust, up, workflow
 
 app = typer.Typer(
     name="anya",
@@ -37,6 +37,7 @@ def options(
 app.command("up")(up.up)
 app.command("status")(health.status)
 app.command("doctor")(health.doctor)
+app.command("pay")(pay.pay)
 app.add_typer(run.app, name="run")
 app.add_typer(workflow.app, name="workflow")
 app.add_typer(trace.app, name="trace")

@@ -1,0 +1,155 @@
+"""A verified payment as its payer makes it: proved for this one payment, started, followed."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from anya.bitcoin.v1 import chain_pb2
+from anya.bitcoin.v1.chain_pb2_grpc import ChainServiceStub
+from anya.mesh.v1.attestation_pb2 import PaymentIntent
+from anya.web5.v1 import identity_pb2
+from anya.web5.v1.identity_pb2_grpc import IdentityServiceStub
+from cli import runs
+from cli.errors import CommandError
+from mesh.attestation import payment_digest
+from services.orchestrator.definition.values import from_struct
+
+if TYPE_CHECKING:
+    from anya.orchestrator.v1 import workflow_pb2
+    from cli.connection import Channels
+    from cli.identities import Identity
+
+WORKFLOW = "verified_payment"
+POLL = 0.1  # seconds between two looks at a transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """One payment, and the payer's proof of it. Starting it twice pays once."""
+
+    intent: PaymentIntent
+    presentation: str  # VP-JWT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of a payment, as its run tells it. Empty where it did not get so far."""
+
+    run_id: str
+    status: str  # "SUCCEEDED"
+    reason: str
+    trace_id: str
+    txid: str  # display order
+    record_id: str
+    risk_score: float | None
+    risk_factors: list[dict[str, Any]]
+
+
+async def propose(
+    channels: Channels, payer: Identity, recipient: str, amount_sat: int, *, payment_id: str = ""
+) -> Proposal:
+    """Choose the payment's id, take a nonce for exactly this payment, and sign over it."""
+    if not payer.addresses:
+        raise CommandError(
+            f"no address is linked to {payer.did}",
+            reason="NO_LINKED_ADDRESS",
+            remedy="link one: anya demo does it for its payer",
+        )
+    intent = PaymentIntent(
+        network=await network(channels),
+        payment_id=payment_id or uuid7(),
+        sender_did=payer.did,
+        sender_address=payer.addresses[0],
+        recipient_address=recipient,
+        amount_sat=amount_sat,
+    )
+    return Proposal(intent, await prove(channels, payer, intent))
+
+
+async def prove(channels: Channels, payer: Identity, intent: PaymentIntent) -> str:
+    """A fresh presentation by ``payer`` for the payment of ``intent``."""
+    digest = payment_digest(intent)  # ours: what is signed is what was meant
+    request = identity_pb2.BeginVerificationRequest(request_id=str(uuid.uuid4()), intent=intent)
+    challenge = await IdentityServiceStub(channels["web5"]).BeginVerification(request)
+    return payer.holder.present(
+        payer.credentials, nonce=challenge.nonce, audience=challenge.audience, digest=digest
+    )
+
+
+async def start(
+    channels: Channels, proposal: Proposal, *, workflow_id: str = WORKFLOW
+) -> workflow_pb2.StartRunResponse:
+    intent = proposal.intent
+    value = {
+        "sender_did": intent.sender_did,
+        "sender_address": intent.sender_address,
+        "recipient_address": intent.recipient_address,
+        "amount": intent.amount_sat,
+    }
+    return await runs.start(
+        channels,
+        workflow_id,
+        value,
+        run_id=intent.payment_id,
+        intent=intent,
+        presentation=proposal.presentation,
+    )
+
+
+def outcome(run: workflow_pb2.Run) -> Outcome:
+    """Read what the steps of a payment's run gave."""
+    outputs = {step.path: from_struct(step.output) for step in run.steps}
+    risk = outputs.get("fraud_assessment", {})
+    return Outcome(
+        run_id=run.run_id,
+        status=runs.status_word(run),
+        reason=run.reason,
+        trace_id=run.trace_id,
+        txid=outputs.get("execute_payment", {}).get("transaction_id") or "",
+        record_id=_reply(outputs.get("record_transaction", {})).get("record_id") or "",
+        risk_score=risk.get("risk_score"),
+        risk_factors=risk.get("risk_factors") or [],
+    )
+
+
+async def confirmations(channels: Channels, txid: str, *, within: float = 0.0) -> int:
+    """Of a transaction; waits until it has one, or for ``within`` seconds."""
+    request = chain_pb2.GetTransactionRequest(txid=bytes.fromhex(txid)[::-1])
+    deadline = time.monotonic() + within
+    while True:
+        try:
+            reply = await ChainServiceStub(channels["bitcoin"]).GetTransaction(request)
+            depth = reply.confirmations
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise
+            depth = 0
+        if depth or time.monotonic() >= deadline:
+            return depth
+        await asyncio.sleep(POLL)
+
+
+async def network(channels: Channels) -> str:
+    stub = ChainServiceStub(channels["bitcoin"])
+    return (await stub.GetChainInfo(chain_pb2.GetChainInfoRequest())).network
+
+
+def uuid7() -> str:
+    """A UUID that begins with the time in milliseconds (RFC 9562, section 5.7)."""
+    bits = int(time.time() * 1000) << 80 | secrets.randbits(80)
+    bits = bits & ~(0xF << 76) | 7 << 76  # version
+    bits = bits & ~(0b11 << 62) | 0b10 << 62  # variant
+    return str(uuid.UUID(int=bits))
+
+
+def _reply(output: dict[str, Any]) -> dict[str, Any]:
+    """Everything that the step's reply held, also what its output_mapping did not take."""
+    whole = output.get("_output")
+    return whole if isinstance(whole, dict) else output
