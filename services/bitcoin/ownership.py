@@ -1,0 +1,249 @@
+"""Proof that somebody holds the key of an address: BIP 322, simple form, for P2WPKH and P2TR.
+
+What is signed is not a message but a transaction: ``to_spend`` holds the message and the address's
+script, ``to_sign`` spends it, and the proof is the witness that lets it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass
+from enum import StrEnum
+from hashlib import new, sha256
+from struct import pack
+from typing import TYPE_CHECKING, Protocol
+
+import coincurve
+
+from mesh.errors import InvalidArgument
+from services.bitcoin.hashes import Txid, sha256d
+from services.bitcoin.script import ScriptType, script_type
+from services.bitcoin.transaction import (
+    NULL_PREVOUT,
+    Input,
+    Outpoint,
+    Output,
+    compact_size,
+    outpoint,
+    serialize,
+    serialize_outputs,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+PREFIX = "smp"
+MAX_SIGNATURE = 1024  # characters; a P2WPKH proof has 147
+MAX_MESSAGE = 65_536  # bytes
+
+ORDER = 0xFFFFFFFF_FFFFFFFF_FFFFFFFF_FFFFFFFE_BAAEDCE6_AF48A03B_BFD25E8C_D0364141
+SIGHASH_ALL = b"\x01"
+
+SEQUENCE = VERSION = LOCK_TIME = bytes(4)
+OUTPUTS = (Output(0, b"\x6a"),)
+
+
+class Verdict(StrEnum):
+    """What came of a check. Names never change."""
+
+    VALID = "VALID"
+    SIGNATURE_INVALID = "SIGNATURE_INVALID"  # well formed, but not by this key over this message
+    SIGNATURE_MALFORMED = "SIGNATURE_MALFORMED"  # not one witness stack in base64
+    SIGNATURE_NOT_CANONICAL = "SIGNATURE_NOT_CANONICAL"  # breaks BIP 66 or the low S of BIP 146
+    SIGHASH_NOT_ALL = "SIGHASH_NOT_ALL"  # leaves something of the transaction unsigned
+    WITNESS_NOT_KEY_PATH = "WITNESS_NOT_KEY_PATH"  # not one key's signature
+
+
+class VerifyScript(Protocol):
+    """Consensus: whether an input of a serialised transaction may spend its prevout."""
+
+    def __call__(self, transaction: bytes, *, index: int, spent: Sequence[Output]) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A message, and the script whose key is to stand for it."""
+
+    script_pubkey: bytes
+    message: bytes
+
+    @property
+    def to_spend_txid(self) -> Txid:
+        """The transaction that holds the message. No chain can ever contain it."""
+        script_sig = b"\x00\x20" + tagged_hash("BIP0322-signed-message", self.message)
+        return Txid(
+            sha256d(
+                serialize(
+                    version=0,
+                    inputs=[Input(NULL_PREVOUT, script_sig, sequence=0)],
+                    outputs=[Output(0, self.script_pubkey)],
+                )
+            )
+        )
+
+    @property
+    def prevout(self) -> Outpoint:
+        return outpoint(self.to_spend_txid, 0)
+
+    def to_sign(self, witness: Sequence[bytes] = ()) -> bytes:
+        """The transaction that spends ``to_spend``, serialised."""
+        spend = Input(self.prevout, sequence=0, witness=tuple(witness))
+        return serialize(version=0, inputs=[spend], outputs=OUTPUTS)
+
+    def sighash_segwit_v0(self) -> bytes:
+        """What a P2WPKH key signs (BIP 143, SIGHASH_ALL)."""
+        return sha256d(
+            VERSION
+            + sha256d(self.prevout)
+            + sha256d(SEQUENCE)
+            + self.prevout
+            + _sized(b"\x76\xa9\x14" + self.script_pubkey[2:] + b"\x88\xac")
+            + pack("<q", 0)
+            + SEQUENCE
+            + sha256d(_outputs())
+            + LOCK_TIME
+            + pack("<I", 1)  # SIGHASH_ALL
+        )
+
+    def sighash_taproot(self) -> bytes:
+        """What a P2TR key signs on the key path (BIP 341, SIGHASH_DEFAULT)."""
+        return tagged_hash(
+            "TapSighash",
+            bytes(2)  # epoch, SIGHASH_DEFAULT
+            + VERSION
+            + LOCK_TIME
+            + sha256(self.prevout).digest()
+            + sha256(pack("<q", 0)).digest()
+            + sha256(_sized(self.script_pubkey)).digest()
+            + sha256(SEQUENCE).digest()
+            + sha256(_outputs()).digest()
+            + b"\x00"  # key path, no annex
+            + pack("<I", 0),
+        )
+
+
+def sign_p2wpkh(secret: bytes, message: bytes) -> str:
+    """The proof of the P2WPKH address of a 32-byte private key."""
+    key = coincurve.PrivateKey(secret)
+    public_key = key.public_key.format()
+    hash160 = new("ripemd160", sha256(public_key).digest()).digest()
+    statement = Statement(b"\x00\x14" + hash160, message)
+    signature = key.sign(statement.sighash_segwit_v0(), hasher=None)
+    return _encode([signature + SIGHASH_ALL, public_key])
+
+
+def sign_p2tr(secret: bytes, message: bytes) -> str:
+    """The proof of the P2TR address of a 32-byte private key without scripts (BIP 86)."""
+    key = _tweak(coincurve.PrivateKey(secret))
+    statement = Statement(b"\x51\x20" + key.public_key.format()[1:], message)
+    return _encode([key.sign_schnorr(statement.sighash_taproot())])
+
+
+def verify(
+    script_pubkey: bytes, message: bytes, signature: str, verify_script: VerifyScript
+) -> Verdict:
+    """Judge a proof: the framing and policy rules of BIP 322 here, consensus in ``verify_script``.
+
+    InvalidArgument for a script that is neither P2WPKH nor P2TR, and for what is too large.
+    """
+    broken = _BROKEN.get(script_type(script_pubkey))
+    if broken is None:
+        raise InvalidArgument("only P2WPKH and P2TR addresses are verified here", field="address")
+    if len(message) > MAX_MESSAGE:
+        raise InvalidArgument(f"message exceeds {MAX_MESSAGE} bytes", field="message")
+    if len(signature) > MAX_SIGNATURE:
+        raise InvalidArgument(f"signature exceeds {MAX_SIGNATURE} characters", field="signature")
+    witness = _decode(signature)
+    if witness is None:
+        return Verdict.SIGNATURE_MALFORMED
+    if (rule := broken(witness)) is not None:
+        return rule
+    to_sign = Statement(script_pubkey, message).to_sign(witness)
+    if not verify_script(to_sign, index=0, spent=[Output(0, script_pubkey)]):
+        return Verdict.SIGNATURE_INVALID
+    return Verdict.VALID
+
+
+def tagged_hash(tag: str, data: bytes) -> bytes:
+    """BIP 340."""
+    prefix = sha256(tag.encode()).digest()
+    return sha256(prefix + prefix + data).digest()
+
+
+def _broken_p2wpkh(witness: Sequence[bytes]) -> Verdict | None:
+    if len(witness) != 2 or len(witness[1]) != 33:
+        return Verdict.WITNESS_NOT_KEY_PATH
+    if not _is_canonical(witness[0][:-1]):
+        return Verdict.SIGNATURE_NOT_CANONICAL
+    return None if witness[0][-1:] == SIGHASH_ALL else Verdict.SIGHASH_NOT_ALL
+
+
+def _broken_p2tr(witness: Sequence[bytes]) -> Verdict | None:
+    """The script path is refused: what its scripts might allow is not the key's consent."""
+    if len(witness) != 1 or len(witness[0]) not in (64, 65):
+        return Verdict.WITNESS_NOT_KEY_PATH
+    return None if witness[0][64:] in (b"", SIGHASH_ALL) else Verdict.SIGHASH_NOT_ALL
+
+
+_BROKEN: dict[ScriptType, Callable[[Sequence[bytes]], Verdict | None]] = {
+    ScriptType.P2WPKH: _broken_p2wpkh,
+    ScriptType.P2TR: _broken_p2tr,
+}
+
+
+def _is_canonical(der: bytes) -> bool:
+    """Strict DER (BIP 66) with the lower of the two S (BIP 146): one signature, one encoding."""
+    if len(der) < 8 or der[0] != 0x30 or der[1] != len(der) - 2 or der[2] != 0x02:
+        return False
+    r, rest = der[4 : 4 + der[3]], der[4 + der[3] :]
+    if len(rest) < 3 or rest[0] != 0x02 or rest[1] != len(rest) - 2:
+        return False
+    s = rest[2:]
+    return _is_minimal(r) and _is_minimal(s) and 0 < int.from_bytes(s, "big") <= ORDER // 2
+
+
+def _is_minimal(integer: bytes) -> bool:
+    """Not negative, and no zero byte in front but for the sign."""
+    if not integer or integer[0] & 0x80:
+        return False
+    return integer[0] != 0 or len(integer) == 1 or bool(integer[1] & 0x80)
+
+
+def _tweak(key: coincurve.PrivateKey) -> coincurve.PrivateKey:
+    """The key behind the output key that BIP 341 makes of an internal key without scripts."""
+    public_key = key.public_key.format()
+    if public_key[0] == 0x03:  # odd y: BIP 340 takes the negated key
+        key = coincurve.PrivateKey.from_int(ORDER - key.to_int())
+    return key.add(tagged_hash("TapTweak", public_key[1:]))
+
+
+def _encode(witness: Sequence[bytes]) -> str:
+    stack = compact_size(len(witness)) + b"".join(_sized(item) for item in witness)
+    return PREFIX + base64.b64encode(stack).decode()
+
+
+def _decode(signature: str) -> list[bytes] | None:
+    """The witness stack, or None unless the text is exactly one of short items."""
+    text = signature.removeprefix(PREFIX)
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    if not raw or base64.b64encode(raw).decode() != text:
+        return None
+    witness, at = [], 1
+    for _ in range(raw[0]):
+        if at >= len(raw) or raw[at] >= 0xFD:  # no item of a key's signature is that long
+            return None
+        witness.append(raw[at + 1 : at + 1 + raw[at]])
+        at += 1 + raw[at]
+    return witness if at == len(raw) else None
+
+
+def _outputs() -> bytes:
+    return serialize_outputs(OUTPUTS).removeprefix(compact_size(len(OUTPUTS)))
+
+
+def _sized(data: bytes) -> bytes:
+    return compact_size(len(data)) + data
