@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import new, sha256
 from struct import pack
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 import coincurve
 
@@ -40,6 +40,9 @@ MAX_MESSAGE = 65_536  # bytes
 ORDER = 0xFFFFFFFF_FFFFFFFF_FFFFFFFF_FFFFFFFE_BAAEDCE6_AF48A03B_BFD25E8C_D0364141
 SIGHASH_ALL = b"\x01"
 
+# Consensus: the first input of a serialised transaction that may not spend its output, or None.
+FindInvalidInput: TypeAlias = "Callable[[bytes, Sequence[Output]], int | None]"
+
 SEQUENCE = VERSION = LOCK_TIME = bytes(4)
 OUTPUTS = (Output(0, b"\x6a"),)
 
@@ -53,12 +56,6 @@ class Verdict(StrEnum):
     SIGNATURE_NOT_CANONICAL = "SIGNATURE_NOT_CANONICAL"  # breaks BIP 66 or the low S of BIP 146
     SIGHASH_NOT_ALL = "SIGHASH_NOT_ALL"  # leaves something of the transaction unsigned
     WITNESS_NOT_KEY_PATH = "WITNESS_NOT_KEY_PATH"  # not one key's signature
-
-
-class VerifyScript(Protocol):
-    """Consensus: whether an input of a serialised transaction may spend its prevout."""
-
-    def __call__(self, transaction: bytes, *, index: int, spent: Sequence[Output]) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +138,9 @@ def sign_p2tr(secret: bytes, message: bytes) -> str:
 
 
 def verify(
-    script_pubkey: bytes, message: bytes, signature: str, verify_script: VerifyScript
+    script_pubkey: bytes, message: bytes, signature: str, find_invalid_input: FindInvalidInput
 ) -> Verdict:
-    """Judge a proof: the framing and policy rules of BIP 322 here, consensus in ``verify_script``.
+    """Judge a proof: the rules of BIP 322 here, those of consensus by the kernel.
 
     InvalidArgument for a script that is neither P2WPKH nor P2TR, and for what is too large.
     """
@@ -160,7 +157,7 @@ def verify(
     if (rule := broken(witness)) is not None:
         return rule
     to_sign = Statement(script_pubkey, message).to_sign(witness)
-    if not verify_script(to_sign, index=0, spent=[Output(0, script_pubkey)]):
+    if find_invalid_input(to_sign, [Output(0, script_pubkey)]) is not None:
         return Verdict.SIGNATURE_INVALID
     return Verdict.VALID
 

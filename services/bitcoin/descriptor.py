@@ -1,0 +1,75 @@
+"""Descriptors, addresses and keys of a wallet (BIP 32, 39, 84, 380), through bdk."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+
+import bdkpython as bdk
+
+from services.bitcoin.chain import Network
+from services.bitcoin.wallet import Keychain
+
+SEED_SIZE = 32  # bytes of entropy; as many as a mnemonic of 24 words holds
+
+NETWORKS = {
+    Network.MAIN: bdk.Network.BITCOIN,
+    Network.TESTNET4: bdk.Network.TESTNET4,
+    Network.SIGNET: bdk.Network.SIGNET,
+    Network.REGTEST: bdk.Network.REGTEST,
+}
+KEYCHAINS = {
+    Keychain.EXTERNAL: bdk.KeychainKind.EXTERNAL,
+    Keychain.INTERNAL: bdk.KeychainKind.INTERNAL,
+}
+COIN_TYPES = {Network.MAIN: 0}  # SLIP 44; the test networks share 1
+
+
+@dataclass(frozen=True, slots=True)
+class Seed:
+    """What all keys of a wallet come from. It does not print."""
+
+    entropy: bytes = field(repr=False)
+
+    @classmethod
+    def generate(cls) -> Seed:
+        return cls(secrets.token_bytes(SEED_SIZE))
+
+    def descriptors(self, network: Network) -> dict[Keychain, str]:
+        """The public descriptors of BIP 84, with checksum."""
+        root = self._root(network)
+        return {
+            keychain: str(bdk.Descriptor.new_bip84(root, kind, _kind(network)).as_public())
+            for keychain, kind in KEYCHAINS.items()
+        }
+
+    def private_key(self, network: Network, keychain: Keychain, index: int) -> bytes:
+        """The 32-byte key of one address."""
+        key: bytes = self._derive(network, keychain, index).secret_bytes()
+        return key
+
+    def signing_descriptor(
+        self, network: Network, keychain: Keychain, index: int
+    ) -> bdk.Descriptor:
+        """The descriptor of one address alone, with its private key."""
+        key = self._derive(network, keychain, index)
+        return bdk.Descriptor(f"wpkh({key})", _kind(network))
+
+    def _derive(self, network: Network, keychain: Keychain, index: int) -> bdk.DescriptorSecretKey:
+        path = f"m/84h/{COIN_TYPES.get(network, 1)}h/0h/{keychain:d}/{index}"
+        return self._root(network).derive(bdk.DerivationPath(path))
+
+    def _root(self, network: Network) -> bdk.DescriptorSecretKey:
+        mnemonic = bdk.Mnemonic.from_entropy(self.entropy)
+        return bdk.DescriptorSecretKey(_kind(network), mnemonic, None)
+
+
+def script_at(descriptor: str, network: Network, index: int) -> bytes:
+    """The script of one address of a keychain."""
+    derived = bdk.Descriptor(descriptor, _kind(network)).derive_address(index, NETWORKS[network])
+    script: bytes = derived.script_pubkey().to_bytes()
+    return script
+
+
+def _kind(network: Network) -> bdk.NetworkKind:
+    return bdk.NetworkKind.MAIN if network is Network.MAIN else bdk.NetworkKind.TEST

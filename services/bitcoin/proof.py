@@ -1,0 +1,58 @@
+"""Whether what came with a payment proves that it may be made."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mesh.errors import FailedPrecondition, PermissionDenied, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from mesh.attestation import Verified
+    from mesh.trust import Bounds
+    from services.bitcoin.payment import Order
+
+
+def check_amount_granted(order: Order, bounds: Bounds) -> None:
+    """PermissionDenied (AMOUNT_NOT_GRANTED) if one payment may not be that large."""
+    if bounds.max_amount_sat is not None and order.amount_sat > bounds.max_amount_sat:
+        raise PermissionDenied(
+            f"{bounds.boundary} grants at most {bounds.max_amount_sat} sat in one payment, "
+            f"not {order.amount_sat}",
+            reason=Reason.AMOUNT_NOT_GRANTED,
+        )
+
+
+def judge(proofs: Mapping[str, Verified], bounds: Bounds) -> datetime | None:
+    """Until when these attestations, each of which holds, carry the payment; None: for ever.
+
+    FailedPrecondition if one of them is degraded (PROOF_INVALID), or together they do not meet the
+    boundary's condition (RISK_TOO_HIGH).
+    """
+    for kind, proof in proofs.items():
+        if proof.values.get("degraded"):
+            raise FailedPrecondition(
+                f"the {kind} attestation is degraded: it was made without its source",
+                reason=Reason.PROOF_INVALID,
+            )
+    values = {kind: dict(proof.values) for kind, proof in proofs.items()}
+    if bounds.when is not None and not bounds.when.holds(values):
+        raise FailedPrecondition(
+            f"the attestations do not meet {bounds.when.text!r}; seen: "
+            f"{_show(values, bounds.when.kinds)}",
+            reason=Reason.RISK_TOO_HIGH,
+        )
+    return min((proof.expires_at for proof in proofs.values()), default=None)
+
+
+def _show(values: Mapping[str, Mapping[str, object]], kinds: frozenset[str]) -> str:
+    """The numbers and truths that the condition could look at; texts may be personal."""
+    seen = [
+        f"{kind}.{name} = {value}"
+        for kind in sorted(kinds & values.keys())
+        for name, value in sorted(values[kind].items())
+        if isinstance(value, bool | int | float)
+    ]
+    return ", ".join(seen) or "nothing"

@@ -1,0 +1,87 @@
+"""What a sender may still spend today, across one trust boundary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mesh.errors import Reason, ResourceExhausted
+
+if TYPE_CHECKING:
+    from mesh.database import Transaction
+
+DAY_MS = 86_400_000
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS budget (
+    boundary   TEXT NOT NULL,
+    caller     TEXT NOT NULL,
+    sender_did TEXT NOT NULL,
+    day        INTEGER NOT NULL,  -- UTC, by the database's clock, since 1970-01-01
+    spent_sat  INTEGER NOT NULL,
+    PRIMARY KEY (boundary, caller, sender_did, day)
+) STRICT;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Whose spending is counted, and how much of it a day may see."""
+
+    boundary: str
+    caller: str
+    sender_did: str
+    daily_sat: int | None  # None: any amount
+
+
+async def check_budget(tx: Transaction, account: Account, amount_sat: int) -> None:
+    """ResourceExhausted (BUDGET_EXCEEDED) if today has no room for the amount."""
+    row = await tx.fetch_one(
+        "SELECT spent_sat FROM budget"
+        " WHERE boundary = ? AND caller = ? AND sender_did = ? AND day = ?",
+        account.boundary,
+        account.caller,
+        account.sender_did,
+        await _today(tx),
+    )
+    _hold(account, (row[0] if row else 0) + amount_sat)
+
+
+async def charge(tx: Transaction, account: Account, amount_sat: int) -> int:
+    """Count the amount to today, and give the day. BUDGET_EXCEEDED as ``check_budget``."""
+    day = await _today(tx)
+    row = await tx.fetch_one(
+        "INSERT INTO budget VALUES (?, ?, ?, ?, ?)"
+        " ON CONFLICT (boundary, caller, sender_did, day)"
+        " DO UPDATE SET spent_sat = budget.spent_sat + excluded.spent_sat RETURNING spent_sat",
+        account.boundary,
+        account.caller,
+        account.sender_did,
+        day,
+        amount_sat,
+    )
+    _hold(account, row[0] if row else 0)
+    return day
+
+
+async def give_back(tx: Transaction, payment_id: str, amount_sat: int) -> None:
+    """Uncount the amount of a payment, on the day that it was charged to."""
+    await tx.execute(
+        "UPDATE budget SET spent_sat = spent_sat - ? WHERE (boundary, caller, sender_did, day) ="
+        " (SELECT boundary, caller, sender_did, day FROM payment WHERE payment_id = ?)",
+        amount_sat,
+        payment_id,
+    )
+
+
+def _hold(account: Account, spent_sat: int) -> None:
+    if account.daily_sat is not None and spent_sat > account.daily_sat:
+        raise ResourceExhausted(
+            f"{account.boundary} grants one sender {account.daily_sat} sat a day, and with this "
+            f"payment it would be {spent_sat}; the next day begins at 00:00 UTC",
+            reason=Reason.BUDGET_EXCEEDED,
+        )
+
+
+async def _today(tx: Transaction) -> int:
+    return await tx.now_ms() // DAY_MS

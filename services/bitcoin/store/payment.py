@@ -1,0 +1,383 @@
+"""Payments: each at most once, with its coins, its budget and its bytes, all in one transaction."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from mesh import inbox, outbox
+from mesh.errors import AlreadyExists, FailedPrecondition, NotFound, Reason
+from services.bitcoin.hashes import Txid, display
+from services.bitcoin.payment import Payment, Sighting, State, advance
+from services.bitcoin.spending import MAX_CANDIDATES, Candidate
+from services.bitcoin.store.budget import Account, charge, check_budget, give_back
+from services.bitcoin.store.chain import script_hash
+from services.bitcoin.store.wallet import (
+    find_own,
+    last_mature_height,
+    next_address,
+    reveal,
+    sealed_seed,
+)
+from services.bitcoin.transaction import outpoint, split_outpoint
+from services.bitcoin.wallet import Keychain, OwnAddress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from mesh.database import Database, Row
+    from mesh.database import Transaction as Tx
+    from mesh.inbox import RequestKey
+    from mesh.trust import Bounds
+    from services.bitcoin.payment import Order
+    from services.bitcoin.spending import Spend
+    from services.bitcoin.transaction import Transaction
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS payment (  -- never pruned
+    payment_id   TEXT PRIMARY KEY,
+    state        TEXT NOT NULL,
+    is_over      INTEGER NOT NULL,
+    txid         BLOB,  -- this and all below: NULL if it was cancelled before it existed
+    raw          BLOB,  -- signed
+    caller       TEXT,
+    boundary     TEXT,
+    day          INTEGER,  -- of the budget it was charged to
+    sender_did   TEXT,
+    from_address TEXT,
+    to_address   TEXT,
+    amount_sat   INTEGER,
+    fee_sat      INTEGER,
+    digest       BLOB,
+    policy       TEXT,  -- digest of the policy that let it through
+    metadata     BLOB,
+    created_ms   INTEGER NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS payment_open ON payment (created_ms) WHERE is_over = 0;
+"""
+
+_SELECT = """
+SELECT payment_id, state, is_over, payment.txid, from_address, to_address, amount_sat, fee_sat,
+    created_ms, (SELECT MAX(height) FROM block) - tx.height + 1, raw
+FROM payment LEFT JOIN tx ON tx.txid = payment.txid"""
+
+
+class StaleBasisError(Exception):
+    """What the payment was built on has changed; build it anew."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Basis:
+    """What a payment is built on."""
+
+    own: OwnAddress
+    sealed_seed: bytes
+    candidates: tuple[Candidate, ...]
+    change_descriptor: str
+    change_index: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signed:
+    """A payment whose bytes exist, and what may not have changed until it commits."""
+
+    order: Order
+    bounds: Bounds
+    proven_until: datetime | None
+    spend: Spend
+    change: OwnAddress
+    transaction: Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """A payment that is not over, as the chain has it. ``is_waiting`` is not known here."""
+
+    payment: Payment
+    raw: bytes
+    sighting: Sighting
+
+
+class PaymentStore:
+    def __init__(self, database: Database, *, final_depth: int) -> None:
+        self._database = database
+        self._final_depth = final_depth
+
+    async def sent(self, key: RequestKey) -> Payment | None:
+        """What an earlier attempt under ``key`` made. AlreadyExists if it had another body."""
+
+        async def work(tx: Tx) -> Payment | None:
+            found = await inbox.find(tx, key)
+            return await _get(tx, key.request_id) if found is not None else None
+
+        return await self._database.read(work)
+
+    async def basis(self, key: RequestKey, order: Order, bounds: Bounds) -> Basis:
+        """What the order can be built on now; one consistent view, nothing is promised by it.
+
+        FailedPrecondition if it was cancelled (PAYMENT_CANCELLED) or the sender's address is not
+        of a managed wallet (SENDER_UNKNOWN), ResourceExhausted (BUDGET_EXCEEDED).
+        """
+
+        async def work(tx: Tx) -> Basis:
+            await _refuse_known(tx, order.payment_id)
+            await check_budget(tx, _account(key, order, bounds), order.amount_sat)
+            own = await find_own(tx, order.from_script)
+            if own is None:
+                raise FailedPrecondition(
+                    f"{order.from_address} is not an address of a managed wallet",
+                    reason=Reason.SENDER_UNKNOWN,
+                )
+            descriptor, index = await next_address(tx, own.wallet_id, Keychain.INTERNAL)
+            return Basis(
+                own=own,
+                sealed_seed=await sealed_seed(tx, own.wallet_id),
+                candidates=await _candidates(tx, order.from_script),
+                change_descriptor=descriptor,
+                change_index=index,
+            )
+
+        return await self._database.read(work)
+
+    async def commit(
+        self, key: RequestKey, signed: Signed, reply: Callable[[Payment], bytes]
+    ) -> bool:
+        """Make the payment exist: inbox, budget, coins, change, bytes and event, or none of it.
+
+        False if an attempt under ``key`` was first. StaleBasisError if a coin or the change index
+        went to another payment meanwhile. The errors of ``basis``, and FailedPrecondition
+        (PROOF_EXPIRED), as of this moment by the database's clock.
+        """
+
+        async def work(tx: Tx) -> bool:
+            is_first = await inbox.find(tx, key) is None
+            await inbox.once(tx, key, lambda: _insert(tx, key, signed, reply))
+            return is_first
+
+        return await self._database.write(work)
+
+    async def get(self, payment_id: str) -> Payment:
+        """The payment as it stands; NotFound if it neither exists nor was cancelled."""
+
+        async def work(tx: Tx) -> Payment:
+            return await _get(tx, payment_id)
+
+        return await self._database.read(work)
+
+    async def cancel(self, payment_id: str) -> Payment:
+        """Refuse every attempt from now on; if the payment exists already, give it as it is."""
+
+        async def work(tx: Tx) -> Payment:
+            tombstone = await tx.execute(
+                "INSERT INTO payment (payment_id, state, is_over, created_ms)"
+                " VALUES (?, ?, 1, ?) ON CONFLICT DO NOTHING",
+                payment_id,
+                State.CANCELLED,
+                await tx.now_ms(),
+            )
+            if tombstone:
+                await _announce(tx, payment_id, State.CANCELLED, None)
+            return await _get(tx, payment_id)
+
+        return await self._database.write(work)
+
+    async def open(self) -> list[Open]:
+        """Every payment that is not over, oldest first."""
+
+        async def work(tx: Tx) -> list[Open]:
+            rows = await tx.fetch(f"{_SELECT} WHERE is_over = 0 ORDER BY created_ms")
+            payments = [(_payment(row), bytes(row[-1])) for row in rows]
+            return [Open(payment, raw, await _sight(tx, payment)) for payment, raw in payments]
+
+        return await self._database.read(work)
+
+    async def observe(self, payment_id: str, *, is_waiting: bool) -> Payment:
+        """Move a payment to the state that the chain, and the mempool as told, put it in."""
+
+        async def work(tx: Tx) -> Payment:
+            payment = await _get(tx, payment_id)
+            if payment.is_over:
+                return payment
+            sighting = await _sight(tx, payment, is_waiting=is_waiting)
+            state, is_over = advance(payment.state, sighting, final_depth=self._final_depth)
+            await _move(tx, payment, state, is_over=is_over)
+            return await _get(tx, payment_id)
+
+        return await self._database.write(work)
+
+    async def reject(self, payment_id: str) -> Payment:
+        """End a payment that was refused at its only send: its coins and its budget are free.
+
+        What was seen meanwhile, or is over, stays as it is.
+        """
+
+        async def work(tx: Tx) -> Payment:
+            payment = await _get(tx, payment_id)
+            is_unseen = (await _sight(tx, payment)).is_unseen
+            if payment.state is State.PREPARED and is_unseen:
+                await _move(tx, payment, State.REJECTED, is_over=True)
+                await give_back(tx, payment_id, payment.amount_sat)
+            return await _get(tx, payment_id)
+
+        return await self._database.write(work)
+
+
+async def _insert(
+    tx: Tx, key: RequestKey, signed: Signed, reply: Callable[[Payment], bytes]
+) -> bytes:
+    order, bounds = signed.order, signed.bounds
+    now = await tx.now_ms()
+    await _refuse_known(tx, order.payment_id)
+    if signed.proven_until is not None and signed.proven_until.timestamp() * 1000 <= now:
+        raise FailedPrecondition(
+            "an attestation expired before the payment was signed; start the payment anew",
+            reason=Reason.PROOF_EXPIRED,
+        )
+    account = _account(key, order, bounds)
+    day = await charge(tx, account, order.amount_sat)
+    await _reserve(tx, order.payment_id, signed.spend.coins)
+    if signed.spend.change_sat and not await reveal(tx, signed.change):
+        raise StaleBasisError
+    await tx.execute(
+        "INSERT INTO payment VALUES (?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        order.payment_id,
+        State.PREPARED,
+        signed.transaction.txid,
+        signed.transaction.raw,
+        key.caller,
+        bounds.boundary,
+        day,
+        order.sender_did,
+        order.from_address,
+        order.to_address,
+        order.amount_sat,
+        signed.spend.fee_sat,
+        order.digest,
+        bounds.digest,
+        order.metadata,
+        now,
+    )
+    await _announce(tx, order.payment_id, State.PREPARED, signed.transaction.txid)
+    return reply(await _get(tx, order.payment_id))
+
+
+async def _refuse_known(tx: Tx, payment_id: str) -> None:
+    row = await tx.fetch_one("SELECT state FROM payment WHERE payment_id = ?", payment_id)
+    if row is None:
+        return
+    if row[0] == State.CANCELLED:
+        raise FailedPrecondition(
+            f"payment {payment_id} was cancelled; choose a new id",
+            reason=Reason.PAYMENT_CANCELLED,
+        )
+    raise AlreadyExists(
+        f"payment {payment_id} was made by another caller; choose a new id",
+        reason=Reason.REQUEST_ID_REUSED,
+        field="request_id",
+    )
+
+
+async def _candidates(tx: Tx, script: bytes) -> tuple[Candidate, ...]:
+    """The largest confirmed coins of a script that are mature and promised to nobody."""
+    rows = await tx.fetch(
+        "SELECT txo.txid, txo.vout, txo.amount_sat FROM txo"
+        " LEFT JOIN reservation ON reservation.txid = txo.txid AND reservation.vout = txo.vout"
+        " WHERE script_hash = ? AND spent_txid IS NULL AND reservation.payment_id IS NULL"
+        " AND (is_coinbase = 0 OR height <= ?)"
+        " ORDER BY txo.amount_sat DESC, txo.txid, txo.vout LIMIT ?",
+        script_hash(script),
+        await last_mature_height(tx),
+        MAX_CANDIDATES,
+    )
+    return tuple(Candidate(outpoint(txid, vout), amount) for txid, vout, amount in rows)
+
+
+async def _reserve(tx: Tx, payment_id: str, coins: Collection[Candidate]) -> None:
+    """Promise the coins to the payment; StaleBasisError if one is spent or promised already."""
+    for coin in coins:
+        reserved = await tx.execute(
+            "INSERT INTO reservation SELECT txid, vout, ? FROM txo"
+            " WHERE txid = ? AND vout = ? AND spent_txid IS NULL ON CONFLICT DO NOTHING",
+            payment_id,
+            *split_outpoint(coin.prevout),
+        )
+        if not reserved:
+            raise StaleBasisError
+
+
+async def _sight(tx: Tx, payment: Payment, *, is_waiting: bool = False) -> Sighting:
+    """What the active chain says about a payment's transaction and its coins."""
+    row = await tx.fetch_one(
+        "SELECT MAX(spent_height) FROM reservation JOIN txo"
+        " ON txo.txid = reservation.txid AND txo.vout = reservation.vout"
+        " WHERE payment_id = ? AND spent_txid <> ?",
+        payment.payment_id,
+        payment.txid,
+    )
+    conflict = row[0] if row else None
+    return Sighting(
+        confirmations=payment.confirmations,
+        conflict_depth=0 if conflict is None else await _depth(tx, conflict),
+        is_waiting=is_waiting,
+    )
+
+
+async def _depth(tx: Tx, height: int) -> int:
+    """Confirmations of what stands at this height of the active chain."""
+    row = await tx.fetch_one("SELECT MAX(height) FROM block")
+    return int(row[0]) - height + 1 if row and row[0] is not None else 0
+
+
+async def _move(tx: Tx, payment: Payment, state: State, *, is_over: bool) -> None:
+    if (state, is_over) == (payment.state, payment.is_over):
+        return
+    await tx.execute(
+        "UPDATE payment SET state = ?, is_over = ? WHERE payment_id = ?",
+        state,
+        int(is_over),
+        payment.payment_id,
+    )
+    if is_over:
+        await tx.execute("DELETE FROM reservation WHERE payment_id = ?", payment.payment_id)
+    if state is not payment.state:
+        await _announce(tx, payment.payment_id, state, payment.txid, was=payment.state)
+
+
+async def _announce(
+    tx: Tx, payment_id: str, state: State, txid: Txid | None, *, was: State | None = None
+) -> None:
+    """Each state has its event; ``was`` is the state that it retracts or goes on from."""
+    told = {"payment_id": payment_id, "txid": txid and display(txid), "was": was}
+    data = {name: value for name, value in told.items() if value is not None}
+    await outbox.append(
+        tx, type=f"bitcoin.payment.{state}", key=payment_id, data=json.dumps(data).encode()
+    )
+
+
+async def _get(tx: Tx, payment_id: str) -> Payment:
+    row = await tx.fetch_one(f"{_SELECT} WHERE payment_id = ?", payment_id)
+    if row is None:
+        raise NotFound(f"there is no payment {payment_id}")
+    return _payment(row)
+
+
+def _payment(row: Row) -> Payment:
+    payment_id, state, is_over, txid, source, target, amount, fee, created, confirmations, _ = row
+    return Payment(
+        payment_id=payment_id,
+        state=State(state),
+        is_over=bool(is_over),
+        txid=Txid(txid) if txid is not None else None,
+        from_address=source or "",
+        to_address=target or "",
+        amount_sat=amount or 0,
+        fee_sat=fee or 0,
+        confirmations=confirmations or 0,
+        created=datetime.fromtimestamp(created / 1000, UTC),
+    )
+
+
+def _account(key: RequestKey, order: Order, bounds: Bounds) -> Account:
+    return Account(bounds.boundary, key.caller, order.sender_did, bounds.daily_amount_sat)

@@ -1,0 +1,60 @@
+"""Managed wallets: two keychains of P2WPKH addresses, and the coins on them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from mesh.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+NAME = re.compile(r"[a-z0-9_-]{1,64}")
+MAX_INDEX = 0x7FFFFFFF  # the last child that is not hardened (BIP 32)
+
+
+class Keychain(IntEnum):
+    """The branches of BIP 44; the numbers are those of its derivation path."""
+
+    EXTERNAL = 0  # handed out to be paid to
+    INTERNAL = 1  # change
+
+
+@dataclass(frozen=True, slots=True)
+class Wallet:
+    id: str
+    name: str
+    descriptor: str  # public, of the external keychain, with checksum (BIP 380)
+    created: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class OwnAddress:
+    """An address of ours: it has been revealed, and its key can be derived."""
+
+    wallet_id: str
+    keychain: Keychain
+    index: int
+    script_pubkey: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Balance:
+    """Satoshis in confirmed coins."""
+
+    confirmed_sat: int  # mature ones
+    immature_sat: int
+    reserved_sat: int  # by payments that are not over; part of confirmed_sat
+
+    @property
+    def spendable_sat(self) -> int:
+        return self.confirmed_sat - self.reserved_sat
+
+
+def parse_name(text: str) -> str:
+    if not NAME.fullmatch(text):
+        raise InvalidArgument('name must be 1 to 64 of a-z, 0-9, "-" and "_"', field="name")
+    return text
