@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from mesh.errors import InvalidArgument
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
 NAME = re.compile(r"[a-z0-9_-]{1,64}")
@@ -29,6 +30,15 @@ class Wallet:
     name: str
     descriptor: str  # public, of the external keychain, with checksum (BIP 380)
     created: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NewWallet:
+    """A wallet that nothing holds yet."""
+
+    id: str
+    sealed_seed: bytes  # by the keystore
+    descriptors: Mapping[Keychain, str]  # public
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,12 +105,11 @@ class PaymentStore:
         self._database = database
         self._final_depth = final_depth
 
-    async def sent(self, key: RequestKey) -> Payment | None:
-        """What an earlier attempt under ``key`` made. AlreadyExists if it had another body."""
+    async def is_known(self, key: RequestKey) -> bool:
+        """Whether a payment was made under ``key``. AlreadyExists if its body was another."""
 
-        async def work(tx: Tx) -> Payment | None:
-            found = await inbox.find(tx, key)
-            return await _get(tx, key.request_id) if found is not None else None
+        async def work(tx: Tx) -> bool:
+            return await inbox.find(tx, key) is not None
 
         return await self._database.read(work)
 
@@ -183,11 +182,14 @@ class PaymentStore:
 
         return await self._database.write(work)
 
-    async def open(self) -> list[Open]:
-        """Every payment that is not over, oldest first."""
+    async def open(self, payment_id: str | None = None) -> list[Open]:
+        """The payments that are not over, oldest first; only the one with this id, if given."""
 
         async def work(tx: Tx) -> list[Open]:
-            rows = await tx.fetch(f"{_SELECT} WHERE is_over = 0 ORDER BY created_ms")
+            if payment_id is None:
+                rows = await tx.fetch(f"{_SELECT} WHERE is_over = 0 ORDER BY created_ms")
+            else:
+                rows = await tx.fetch(f"{_SELECT} WHERE is_over = 0 AND payment_id = ?", payment_id)
             payments = [(_payment(row), bytes(row[-1])) for row in rows]
             return [Open(payment, raw, await _sight(tx, payment)) for payment, raw in payments]
 

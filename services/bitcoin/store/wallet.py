@@ -6,16 +6,17 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from mesh import inbox, outbox
-from mesh.errors import AlreadyExists, NotFound, Reason
+from mesh.errors import AlreadyExists, InvalidArgument, NotFound, Reason
 from services.bitcoin.chain import COINBASE_MATURITY
 from services.bitcoin.store.chain import script_hash
 from services.bitcoin.wallet import Balance, Keychain, OwnAddress, Wallet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from mesh.database import Database, Transaction
     from mesh.inbox import RequestKey
+    from services.bitcoin.wallet import NewWallet
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS wallet (
@@ -57,14 +58,7 @@ class WalletStore:
         self._database = database
 
     async def create(
-        self,
-        key: RequestKey,
-        *,
-        wallet_id: str,
-        name: str,
-        sealed_seed: bytes,
-        descriptors: Mapping[Keychain, str],
-        reply: Callable[[Wallet], bytes],
+        self, key: RequestKey, new: NewWallet, name: str, *, reply: Callable[[Wallet], bytes]
     ) -> bytes:
         """Store the wallet once per ``key``. AlreadyExists (WALLET_EXISTS) if the name is taken."""
 
@@ -73,9 +67,9 @@ class WalletStore:
                 now = await tx.now_ms()
                 inserted = await tx.execute(
                     "INSERT INTO wallet VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                    wallet_id,
+                    new.id,
                     name,
-                    sealed_seed,
+                    new.sealed_seed,
                     now,
                 )
                 if not inserted:
@@ -86,10 +80,11 @@ class WalletStore:
                     )
                 await tx.execute_many(
                     "INSERT INTO descriptor VALUES (?, ?, ?, 0)",
-                    [(wallet_id, int(keychain), text) for keychain, text in descriptors.items()],
+                    [(new.id, int(keychain), text) for keychain, text in new.descriptors.items()],
                 )
-                await outbox.append(tx, type="bitcoin.wallet.created", key=wallet_id)
-                return reply(Wallet(wallet_id, name, descriptors[Keychain.EXTERNAL], _time(now)))
+                await outbox.append(tx, type="bitcoin.wallet.created", key=new.id)
+                descriptor = new.descriptors[Keychain.EXTERNAL]
+                return reply(Wallet(new.id, name, descriptor, _time(now)))
 
             return await inbox.once(tx, key, effect)
 
@@ -100,6 +95,8 @@ class WalletStore:
 
         async def work(tx: Transaction) -> list[Wallet]:
             last = await tx.fetch_one("SELECT created_ms FROM wallet WHERE id = ?", after)
+            if after and last is None:
+                raise InvalidArgument("page_token is of another list", field="page_token")
             rows = await tx.fetch(
                 "SELECT id, name, descriptor, created_ms FROM wallet"
                 " JOIN descriptor ON wallet_id = id AND keychain = 0"

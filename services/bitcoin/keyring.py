@@ -1,0 +1,65 @@
+"""The private keys of managed wallets: sealed at rest, open only while they sign."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING
+
+from mesh import address_link
+from mesh.errors import InvalidArgument, NotFound
+from services.bitcoin.address import parse_address
+from services.bitcoin.descriptor import Seed
+from services.bitcoin.ownership import sign_p2wpkh
+from services.bitcoin.wallet import NewWallet
+
+if TYPE_CHECKING:
+    import bdkpython as bdk
+
+    from mesh.keystore import Keystore
+    from services.bitcoin.chain import Network
+    from services.bitcoin.store.wallet import WalletStore
+    from services.bitcoin.wallet import OwnAddress
+
+
+class Keyring:
+    def __init__(self, store: WalletStore, keystore: Keystore, network: Network) -> None:
+        self._store = store
+        self._keystore = keystore
+        self._network = network
+
+    def new_wallet(self) -> NewWallet:
+        """Keys that nobody has used; they are lost unless they are stored."""
+        id = uuid.uuid4().hex
+        seed = Seed.generate()
+        sealed = self._keystore.seal(_key_id(id), seed.entropy)
+        return NewWallet(id, sealed, seed.descriptors(self._network))
+
+    def signing_descriptor(self, own: OwnAddress, sealed_seed: bytes) -> bdk.Descriptor:
+        """What signs for one address of ours and for nothing else."""
+        seed = Seed(self._keystore.open(_key_id(own.wallet_id), sealed_seed))
+        return seed.signing_descriptor(self._network, own.keychain, own.index)
+
+    async def sign_ownership(self, address: str, message: str) -> str:
+        """The proof that this address, which is ours, stands behind an address-link text.
+
+        InvalidArgument for any other text, and for one that names another address or network: a
+        free choice of text would let the caller sign anything. NotFound if the address is not ours.
+        """
+        script = parse_address(address, self._network)
+        link = address_link.parse(message)
+        if (link.address, link.network) != (address, self._network):
+            raise InvalidArgument(
+                f"the message links {link.address} on {link.network}, not {address}",
+                field="message",
+            )
+        found = await self._store.find_own(script)
+        if found is None:
+            raise NotFound(f"{address} is not an address of a managed wallet")
+        own, sealed_seed = found
+        seed = Seed(self._keystore.open(_key_id(own.wallet_id), sealed_seed))
+        key = seed.private_key(self._network, own.keychain, own.index)
+        return sign_p2wpkh(key, message.encode())
+
+
+def _key_id(wallet_id: str) -> str:
+    return f"wallet/{wallet_id}"

@@ -1,0 +1,65 @@
+"""OwnershipService over gRPC: parse, ask, format. No rules live here."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from anya.bitcoin.v1 import ownership_pb2 as pb
+from anya.bitcoin.v1.ownership_pb2_grpc import OwnershipServiceServicer
+from services.bitcoin.actors import Info
+from services.bitcoin.address import parse_address
+from services.bitcoin.kernel import find_invalid_input
+from services.bitcoin.ownership import Verdict, verify
+
+if TYPE_CHECKING:
+    from grpc.aio import ServicerContext
+
+    from mesh.actor import ActorRef
+    from mesh.attestation import Attestor
+    from services.bitcoin.actors import ChainMessage
+    from services.bitcoin.chain import Network
+    from services.bitcoin.keyring import Keyring
+
+
+class OwnershipServicer(OwnershipServiceServicer):
+    def __init__(
+        self,
+        *,
+        chain: ActorRef[ChainMessage],
+        keyring: Keyring,
+        attestor: Attestor,
+        network: Network,
+    ) -> None:
+        self._chain = chain
+        self._keyring = keyring
+        self._attestor = attestor
+        self._network = network
+
+    async def SignOwnership(
+        self,
+        request: pb.SignOwnershipRequest,
+        context: ServicerContext[pb.SignOwnershipRequest, pb.SignOwnershipResponse],
+    ) -> pb.SignOwnershipResponse:
+        signature = await self._keyring.sign_ownership(request.address, request.message)
+        return pb.SignOwnershipResponse(signature=signature)
+
+    async def VerifyOwnership(
+        self,
+        request: pb.VerifyOwnershipRequest,
+        context: ServicerContext[pb.VerifyOwnershipRequest, pb.VerifyOwnershipResponse],
+    ) -> pb.VerifyOwnershipResponse:
+        script = parse_address(request.address, self._network)
+        message = request.message.encode()
+        verdict = verify(script, message, request.signature, find_invalid_input)
+        info = await self._chain.ask(Info())
+        if verdict is not Verdict.VALID:
+            return pb.VerifyOwnershipResponse(reason=verdict, height=info.height)
+        attestation = self._attestor.attest(
+            "ownership",
+            sha256(message).digest(),
+            values={"address": request.address, "height": info.height},
+        )
+        return pb.VerifyOwnershipResponse(
+            verified=True, height=info.height, attestations=[attestation]
+        )

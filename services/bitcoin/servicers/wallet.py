@@ -1,0 +1,220 @@
+"""WalletService over gRPC: parse, ask, format. No rules live here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from anya.bitcoin.v1 import wallet_pb2 as pb
+from anya.bitcoin.v1.wallet_pb2_grpc import WalletServiceServicer
+from mesh.errors import InvalidArgument
+from mesh.interceptors import request_key, trust
+from services.bitcoin.address import format_address, parse_address
+from services.bitcoin.descriptor import script_at
+from services.bitcoin.paging import parse_page_size
+from services.bitcoin.payment import MAX_METADATA, Order, State, parse_payment_id
+from services.bitcoin.servicers.intent import agreed_digest
+from services.bitcoin.spender import SendPayment
+from services.bitcoin.spending import check_amount
+from services.bitcoin.wallet import parse_name
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from grpc.aio import ServicerContext
+
+    from mesh.actor import ActorRef
+    from services.bitcoin.chain import Network
+    from services.bitcoin.keyring import Keyring
+    from services.bitcoin.payment import Payment
+    from services.bitcoin.spender import WalletMessage
+    from services.bitcoin.store.payment import PaymentStore
+    from services.bitcoin.store.wallet import WalletStore
+    from services.bitcoin.wallet import OwnAddress, Wallet
+
+STATUSES = {
+    State.PREPARED: pb.PAYMENT_STATUS_UNKNOWN,
+    State.BROADCAST: pb.PAYMENT_STATUS_SUCCESS,
+    State.CONFIRMED: pb.PAYMENT_STATUS_SUCCESS,
+    State.SETTLED: pb.PAYMENT_STATUS_SUCCESS,
+    State.REJECTED: pb.PAYMENT_STATUS_REJECTED,
+    State.CONFLICTED: pb.PAYMENT_STATUS_UNKNOWN,  # a reorganisation may still undo the conflict
+}
+
+
+class WalletServicer(WalletServiceServicer):
+    def __init__(
+        self,
+        *,
+        wallet: ActorRef[WalletMessage],
+        keyring: Keyring,
+        wallets: WalletStore,
+        payments: PaymentStore,
+        network: Network,
+    ) -> None:
+        self._wallet = wallet
+        self._keyring = keyring
+        self._wallets = wallets
+        self._payments = payments
+        self._network = network
+
+    async def CreateWallet(
+        self,
+        request: pb.CreateWalletRequest,
+        context: ServicerContext[pb.CreateWalletRequest, pb.CreateWalletResponse],
+    ) -> pb.CreateWalletResponse:
+        name = parse_name(request.name)
+        first = await self._wallets.create(
+            request_key.current(), self._keyring.new_wallet(), name, reply=_format_created
+        )
+        return pb.CreateWalletResponse.FromString(first)
+
+    async def ListWallets(
+        self,
+        request: pb.ListWalletsRequest,
+        context: ServicerContext[pb.ListWalletsRequest, pb.ListWalletsResponse],
+    ) -> pb.ListWalletsResponse:
+        limit = parse_page_size(request.page_size)
+        wallets = await self._wallets.list(after=request.page_token, limit=limit)
+        return pb.ListWalletsResponse(
+            wallets=[_format_wallet(wallet) for wallet in wallets],
+            next_page_token=wallets[-1].id if len(wallets) == limit else "",
+        )
+
+    async def DeriveAddress(
+        self,
+        request: pb.DeriveAddressRequest,
+        context: ServicerContext[pb.DeriveAddressRequest, pb.DeriveAddressResponse],
+    ) -> pb.DeriveAddressResponse:
+        first = await self._wallets.reveal(
+            request_key.current(),
+            request.wallet_id,
+            derive=lambda descriptor, index: script_at(descriptor, self._network, index),
+            reply=self._format_address,
+        )
+        return pb.DeriveAddressResponse.FromString(first)
+
+    async def GetBalance(
+        self,
+        request: pb.GetBalanceRequest,
+        context: ServicerContext[pb.GetBalanceRequest, pb.GetBalanceResponse],
+    ) -> pb.GetBalanceResponse:
+        script = parse_address(request.address, self._network) if request.address else None
+        balance = await self._wallets.balance(request.wallet_id, script=script)
+        return pb.GetBalanceResponse(
+            confirmed_sat=balance.confirmed_sat,
+            immature_sat=balance.immature_sat,
+            reserved_sat=balance.reserved_sat,
+            spendable_sat=balance.spendable_sat,
+        )
+
+    async def SendPayment(
+        self,
+        request: pb.SendPaymentRequest,
+        context: ServicerContext[pb.SendPaymentRequest, pb.SendPaymentResponse],
+    ) -> pb.SendPaymentResponse:
+        payment = await self._wallet.ask(
+            SendPayment(
+                key=request_key.current(),
+                order=_parse_order(request, self._network),
+                bounds=trust.current_bounds(),
+                attestations=request.context.attestations,
+                reply=lambda payment: _format_sent(payment).SerializeToString(),
+            )
+        )
+        # The stored reply names the payment; how it stands is told as of now.
+        return _format_sent(payment)
+
+    async def GetPayment(
+        self,
+        request: pb.GetPaymentRequest,
+        context: ServicerContext[pb.GetPaymentRequest, pb.GetPaymentResponse],
+    ) -> pb.GetPaymentResponse:
+        payment_id = parse_payment_id(request.payment_id, field="payment_id")
+        payment = await self._payments.get(payment_id)
+        return pb.GetPaymentResponse(payment=_format_payment(payment))
+
+    async def CancelPayment(
+        self,
+        request: pb.CancelPaymentRequest,
+        context: ServicerContext[pb.CancelPaymentRequest, pb.CancelPaymentResponse],
+    ) -> pb.CancelPaymentResponse:
+        payment_id = parse_payment_id(request.payment_id, field="payment_id")
+        payment = await self._payments.cancel(payment_id)
+        return pb.CancelPaymentResponse(payment=_format_payment(payment))
+
+    def _format_address(self, own: OwnAddress) -> bytes:
+        address = format_address(own.script_pubkey, self._network)
+        return pb.DeriveAddressResponse(address=address, index=own.index).SerializeToString()
+
+
+def _parse_order(request: pb.SendPaymentRequest, network: Network) -> Order:
+    to_script = parse_address(request.to_address, network, field="to_address")
+    check_amount(request.amount_sat, to_script)
+    if request.max_fee_sat < 0:
+        raise InvalidArgument("max_fee_sat must not be negative", field="max_fee_sat")
+    metadata = request.metadata.SerializeToString(deterministic=True)
+    if len(metadata) > MAX_METADATA:
+        raise InvalidArgument(f"metadata exceeds {MAX_METADATA} bytes", field="metadata")
+    return Order(
+        payment_id=parse_payment_id(request.request_id, field="request_id"),
+        sender_did=request.context.intent.sender_did,
+        from_address=request.from_address,
+        from_script=parse_address(request.from_address, network, field="from_address"),
+        to_address=request.to_address,
+        to_script=to_script,
+        amount_sat=request.amount_sat,
+        max_fee_sat=request.max_fee_sat,
+        metadata=metadata,
+        digest=agreed_digest(
+            request.context,
+            network=str(network),
+            payment_id=request.request_id,
+            sender_address=request.from_address,
+            recipient_address=request.to_address,
+            amount_sat=request.amount_sat,
+        ),
+    )
+
+
+def _format_created(wallet: Wallet) -> bytes:
+    return pb.CreateWalletResponse(wallet=_format_wallet(wallet)).SerializeToString()
+
+
+def _format_wallet(wallet: Wallet) -> pb.Wallet:
+    return pb.Wallet(
+        wallet_id=wallet.id,
+        name=wallet.name,
+        descriptor=wallet.descriptor,
+        created=_timestamp(wallet.created),
+    )
+
+
+def _format_sent(payment: Payment) -> pb.SendPaymentResponse:
+    return pb.SendPaymentResponse(
+        payment_id=payment.payment_id,
+        txid=payment.txid or b"",
+        status=STATUSES[payment.state],
+        fee_sat=payment.fee_sat,
+    )
+
+
+def _format_payment(payment: Payment) -> pb.Payment:
+    return pb.Payment(
+        payment_id=payment.payment_id,
+        state=pb.PaymentState.Value(f"PAYMENT_STATE_{payment.state.name}"),
+        txid=payment.txid or b"",
+        from_address=payment.from_address,
+        to_address=payment.to_address,
+        amount_sat=payment.amount_sat,
+        fee_sat=payment.fee_sat,
+        confirmations=payment.confirmations,
+        created=_timestamp(payment.created),
+    )
+
+
+def _timestamp(moment: datetime) -> Timestamp:
+    timestamp = Timestamp()
+    timestamp.FromDatetime(moment)
+    return timestamp

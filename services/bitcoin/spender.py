@@ -1,0 +1,179 @@
+"""The actor that makes payments, one at a time: from their proofs to their last confirmation."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias, assert_never
+
+from mesh import failpoint
+from mesh.actor import Actor, Message
+from mesh.errors import MeshError, Reason, Unavailable
+from services.bitcoin.actors import TestAccept
+from services.bitcoin.descriptor import script_at
+from services.bitcoin.payment import Payment
+from services.bitcoin.proof import check_amount_granted, judge
+from services.bitcoin.signing import sign
+from services.bitcoin.spending import choose
+from services.bitcoin.store.payment import Signed, StaleBasisError
+from services.bitcoin.transaction import Output
+from services.bitcoin.wallet import Keychain, OwnAddress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    from anya.mesh.v1.attestation_pb2 import Attestation
+    from mesh.actor import ActorRef
+    from mesh.attestation import Verifier
+    from mesh.inbox import RequestKey
+    from mesh.trust import Bounds
+    from services.bitcoin.actors import ChainMessage
+    from services.bitcoin.broadcaster import Broadcaster
+    from services.bitcoin.chain import Network
+    from services.bitcoin.keyring import Keyring
+    from services.bitcoin.payment import Order
+    from services.bitcoin.spending import Spend
+    from services.bitcoin.store.payment import Basis, PaymentStore
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS = 5  # to build on coins that another process does not take at the same moment
+
+
+@dataclass(frozen=True, slots=True)
+class SendPayment(Message[Payment]):
+    """Make the payment and send it, or tell what became of the one made under ``key`` before.
+
+    Nothing is judged again once it exists. Before that: the errors of the RPC of this name.
+    """
+
+    key: RequestKey
+    order: Order
+    bounds: Bounds
+    attestations: Sequence[Attestation]
+    reply: Callable[[Payment], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep(Message[None]):
+    """Follow every payment that is not over, and send again what nobody has."""
+
+
+WalletMessage: TypeAlias = SendPayment | Sweep
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fees:
+    feerate: int  # sat per 1000 vbytes
+    max_fee_sat: int  # of one payment, whatever it asks for
+
+
+class WalletActor(Actor[WalletMessage]):
+    """Orders this process's payments, so that they do not build on the same coins.
+
+    That no coin is spent twice does not rest on it, but on the keys of the store.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: PaymentStore,
+        chain: ActorRef[ChainMessage],
+        keyring: Keyring,
+        verifier: Verifier,
+        network: Network,
+        broadcaster: Broadcaster,
+        fees: Fees,
+    ) -> None:
+        self._store = store
+        self._chain = chain
+        self._keyring = keyring
+        self._verifier = verifier
+        self._network = network
+        self._broadcaster = broadcaster
+        self._fees = fees
+
+    async def receive(self, message: WalletMessage) -> Payment | None:
+        match message:
+            case SendPayment():
+                return await self._send(message)
+            case Sweep():
+                await self._broadcaster.sweep()
+                return None
+            case _:
+                assert_never(message)
+
+    async def _send(self, message: SendPayment) -> Payment:
+        payment_id = message.order.payment_id
+        is_new = not await self._store.is_known(message.key) and await self._make(message)
+        if is_new:
+            failpoint.reach("payment.after_commit", payment_id)
+        await self._broadcaster.send(payment_id, is_first=is_new)
+        return await self._store.get(payment_id)
+
+    async def _make(self, message: SendPayment) -> bool:
+        """Everything from proof to commit; False if another process was first with it."""
+        order, bounds = message.order, message.bounds
+        check_amount_granted(order, bounds)
+        proofs = self._verifier.require(message.attestations, bounds.requires, order.digest)
+        proven_until = judge(proofs, bounds)
+        for _ in range(ATTEMPTS):
+            basis = await self._store.basis(message.key, order, bounds)
+            signed = await asyncio.to_thread(self._sign, order, bounds, proven_until, basis)
+            await self._chain.ask(TestAccept(signed.transaction.raw))
+            with suppress(StaleBasisError):
+                return await self._store.commit(message.key, signed, message.reply)
+        raise Unavailable(
+            "other payments took the coins meanwhile; retry", reason=Reason.COINS_BUSY
+        )
+
+    def _sign(
+        self, order: Order, bounds: Bounds, proven_until: datetime | None, basis: Basis
+    ) -> Signed:
+        """Choose coins and sign. Blocks for milliseconds; the key leaves memory with this call."""
+        spend = self._choose(order, basis)
+        change = OwnAddress(
+            basis.own.wallet_id,
+            Keychain.INTERNAL,
+            basis.change_index,
+            script_at(basis.change_descriptor, self._network, basis.change_index),
+        )
+        transaction = sign(
+            spend,
+            self._keyring.signing_descriptor(basis.own, basis.sealed_seed),
+            pay=Output(order.amount_sat, order.to_script),
+            own_script=order.from_script,
+            change_script=change.script_pubkey,
+            network=self._network,
+        )
+        return Signed(
+            order=order,
+            bounds=bounds,
+            proven_until=proven_until,
+            spend=spend,
+            change=change,
+            transaction=transaction,
+        )
+
+    def _choose(self, order: Order, basis: Basis) -> Spend:
+        limit = self._fees.max_fee_sat
+        return choose(
+            basis.candidates,
+            order.amount_sat,
+            order.to_script,
+            feerate=self._fees.feerate,
+            max_fee_sat=min(order.max_fee_sat or limit, limit),
+        )
+
+
+async def keep_sweeping(wallet: ActorRef[WalletMessage], *, every: float) -> None:
+    """Sweep now, and then every so many seconds."""
+    while True:
+        try:
+            await wallet.ask(Sweep(), timeout=60.0)
+        except MeshError as error:
+            log.warning("payments were not followed: %s", error)
+        await asyncio.sleep(every)

@@ -1,0 +1,83 @@
+"""The life of a payment: what is seen of it decides, in every order of events."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mesh.errors import InvalidArgument
+from services.bitcoin.payment import Sighting, State, advance, parse_payment_id
+
+DEPTH = 6
+LIVE = [State.PREPARED, State.BROADCAST, State.CONFIRMED, State.CONFLICTED]
+PAYMENT_ID = "0192f0c1-7d5e-7cc3-98c4-dc0c0c07398f"
+
+
+@pytest.mark.parametrize("state", LIVE)
+@pytest.mark.parametrize(
+    ("sighting", "expected"),
+    [
+        pytest.param(Sighting(is_waiting=True), (State.BROADCAST, False), id="in the mempool"),
+        pytest.param(Sighting(confirmations=1), (State.CONFIRMED, False), id="in the tip"),
+        pytest.param(Sighting(confirmations=5), (State.CONFIRMED, False), id="one above final"),
+        pytest.param(Sighting(confirmations=6), (State.SETTLED, True), id="final"),
+        pytest.param(Sighting(conflict_depth=1), (State.CONFLICTED, False), id="spent elsewhere"),
+        pytest.param(Sighting(conflict_depth=6), (State.CONFLICTED, True), id="for ever"),
+    ],
+)
+def test_what_is_seen_decides_whatever_was_before(
+    state: State, sighting: Sighting, expected: tuple[State, bool]
+) -> None:
+    assert advance(state, sighting, final_depth=DEPTH) == expected
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        (State.PREPARED, State.PREPARED),
+        (State.BROADCAST, State.BROADCAST),
+        (State.CONFIRMED, State.BROADCAST),
+        (State.CONFLICTED, State.BROADCAST),
+    ],
+)
+def test_what_nobody_sees_is_still_owed(state: State, expected: State) -> None:
+    assert advance(state, Sighting(), final_depth=DEPTH) == (expected, False)
+
+
+@given(st.sampled_from(LIVE), st.integers(0, 20), st.integers(0, 20), st.booleans())
+def test_only_final_depth_ends_a_payment(
+    state: State, confirmations: int, conflict_depth: int, is_waiting: bool
+) -> None:
+    sighting = Sighting(
+        confirmations=confirmations, conflict_depth=conflict_depth, is_waiting=is_waiting
+    )
+
+    _, is_over = advance(state, sighting, final_depth=DEPTH)
+
+    assert is_over == (confirmations >= DEPTH or (not confirmations and conflict_depth >= DEPTH))
+
+
+def test_a_payment_is_named_by_a_uuid_of_version_7() -> None:
+    assert parse_payment_id(PAYMENT_ID, field="request_id") == PAYMENT_ID
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("", id="empty"),
+        pytest.param("payment-1", id="no UUID"),
+        pytest.param(str(uuid.UUID(int=0)), id="nil"),
+        pytest.param("0192f0c1-7d5e-4cc3-98c4-dc0c0c07398f", id="version 4"),
+        pytest.param(PAYMENT_ID.upper(), id="upper case"),
+        pytest.param(PAYMENT_ID.replace("-", ""), id="without dashes"),
+        pytest.param("{" + PAYMENT_ID + "}", id="in braces"),
+    ],
+)
+def test_any_other_name_is_refused(text: str) -> None:
+    with pytest.raises(InvalidArgument) as refusal:
+        parse_payment_id(text, field="payment_id")
+
+    assert refusal.value.field == "payment_id"

@@ -1,0 +1,96 @@
+"""Keys and signatures of a wallet: what bdk builds is what was planned, and consensus takes it."""
+
+from __future__ import annotations
+
+import coincurve
+import pytest
+
+from services.bitcoin.address import format_address
+from services.bitcoin.chain import Network
+from services.bitcoin.descriptor import Seed, script_at
+from services.bitcoin.kernel import find_invalid_input
+from services.bitcoin.signing import sign
+from services.bitcoin.spending import Candidate, choose
+from services.bitcoin.transaction import Output, outpoint
+from services.bitcoin.wallet import Keychain
+
+# BIP 84's own test vector: "abandon" eleven times, then "about", is sixteen zero bytes.
+VECTOR = Seed(bytes(16))
+
+SEED = Seed(bytes(range(32)))
+DESCRIPTORS = SEED.descriptors(Network.REGTEST)
+CHANGE = script_at(DESCRIPTORS[Keychain.INTERNAL], Network.REGTEST, 0)
+RECIPIENT = b"\x51\x20" + bytes(range(32))
+
+
+@pytest.mark.parametrize(
+    ("keychain", "index", "address"),
+    [
+        (Keychain.EXTERNAL, 0, "bc1qcr8te4kr609gcawutmrza0j4xv80jy8z306fyu"),
+        (Keychain.EXTERNAL, 1, "bc1qnjg0jd8228aq7egyzacy8cys3knf9xvrerkf9g"),
+        (Keychain.INTERNAL, 0, "bc1q8c6fshw2dlwun7ekn9qwf37cu2rn755upcp6el"),
+    ],
+)
+def test_addresses_are_those_of_bip_84(keychain: Keychain, index: int, address: str) -> None:
+    descriptor = VECTOR.descriptors(Network.MAIN)[keychain]
+
+    assert format_address(script_at(descriptor, Network.MAIN, index), Network.MAIN) == address
+
+
+def test_the_private_key_belongs_to_the_address() -> None:
+    key = coincurve.PrivateKey(VECTOR.private_key(Network.MAIN, Keychain.EXTERNAL, 0))
+
+    expected = "0330d54fd0dd420a6e5f8d3624f5f3482cae350f79d5f0753bf5beef9c2d91af3c"
+    assert key.public_key.format().hex() == expected
+
+
+def test_descriptors_and_seeds_show_no_secret() -> None:
+    assert all("prv" not in descriptor for descriptor in DESCRIPTORS.values())
+    assert repr(SEED) == "Seed()"
+
+
+@pytest.mark.parametrize("coins", [1, 2, 40])
+@pytest.mark.parametrize("with_change", [True, False])
+def test_a_signed_payment_is_the_planned_one_and_valid(coins: int, with_change: bool) -> None:
+    own = script_at(DESCRIPTORS[Keychain.EXTERNAL], Network.REGTEST, 3)
+    candidates = [Candidate(outpoint(bytes([n]) * 32, n), 100_000) for n in range(coins)]
+    amount = 100_000 * coins - 69 * coins - (10_000 if with_change else 200)
+    spend = choose(candidates, amount, RECIPIENT, feerate=1_000, max_fee_sat=100_000)
+
+    transaction = sign(
+        spend,
+        SEED.signing_descriptor(Network.REGTEST, Keychain.EXTERNAL, 3),
+        pay=Output(amount, RECIPIENT),
+        own_script=own,
+        change_script=CHANGE,
+        network=Network.REGTEST,
+    )
+
+    paid = {output.script_pubkey: output.amount_sat for output in transaction.outputs}
+    change = {CHANGE: spend.change_sat} if with_change else {}
+    assert paid == {RECIPIENT: amount, **change}
+    assert spend.fee_sat >= transaction.vsize
+    assert transaction.signals_replacement
+    spent = [Output(100_000, own) for _ in transaction.prevouts]
+    assert find_invalid_input(transaction.raw, spent) is None
+
+
+def test_a_key_of_another_address_signs_nothing() -> None:
+    own = script_at(DESCRIPTORS[Keychain.EXTERNAL], Network.REGTEST, 3)
+    spend = choose(
+        [Candidate(outpoint(bytes(32), 0), 100_000)],
+        50_000,
+        RECIPIENT,
+        feerate=1_000,
+        max_fee_sat=1_000,
+    )
+
+    with pytest.raises(Exception, match="sign"):
+        sign(
+            spend,
+            SEED.signing_descriptor(Network.REGTEST, Keychain.EXTERNAL, 4),
+            pay=Output(50_000, RECIPIENT),
+            own_script=own,
+            change_script=CHANGE,
+            network=Network.REGTEST,
+        )
