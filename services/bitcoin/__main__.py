@@ -11,25 +11,41 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from anya.bitcoin.v1.chain_pb2_grpc import add_ChainServiceServicer_to_server
+from anya.bitcoin.v1.ownership_pb2_grpc import add_OwnershipServiceServicer_to_server
 from anya.bitcoin.v1.regtest_pb2_grpc import add_RegtestServiceServicer_to_server
+from anya.bitcoin.v1.wallet_pb2_grpc import add_WalletServiceServicer_to_server
 from anya.mesh.v1.outbox_pb2_grpc import add_OutboxServiceServicer_to_server
 from mesh import inbox, outbox, process
 from mesh.actor import spawn
+from mesh.attestation import Attestor, Verifier
+from mesh.config import ConfigError
 from mesh.database import open_database
 from mesh.errors import FailedPrecondition, MeshError
+from mesh.keystore import Keystore, KeystoreError, MasterKey
 from mesh.runtime import StartError, open_runtime
 from mesh.servicers import OutboxServicer
 from services.bitcoin.actors import ChainActor, Info, MineBlocks
+from services.bitcoin.broadcaster import Broadcaster
+from services.bitcoin.chain import Network
 from services.bitcoin.config import BitcoinConfig, Mining
 from services.bitcoin.kernel import Kernel, KernelFailed
+from services.bitcoin.keyring import Keyring
 from services.bitcoin.miner import NOBODY
 from services.bitcoin.recovery import Recovery
 from services.bitcoin.servicers.chain import ChainServicer
+from services.bitcoin.servicers.ownership import OwnershipServicer
 from services.bitcoin.servicers.regtest import TIMEOUT, RegtestServicer
+from services.bitcoin.servicers.wallet import WalletServicer
+from services.bitcoin.spender import Fees, WalletActor, keep_sweeping
+from services.bitcoin.store import budget
 from services.bitcoin.store import chain as chain_store
 from services.bitcoin.store import journal as journal_store
+from services.bitcoin.store import payment as payment_store
+from services.bitcoin.store import wallet as wallet_store
 from services.bitcoin.store.chain import ChainStore
 from services.bitcoin.store.journal import Journal
+from services.bitcoin.store.payment import PaymentStore
+from services.bitcoin.store.wallet import WalletStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -38,7 +54,10 @@ if TYPE_CHECKING:
     from mesh.database import Database
     from services.bitcoin.actors import ChainMessage
 
-SCHEMA = inbox.SCHEMA + outbox.SCHEMA + journal_store.SCHEMA + chain_store.SCHEMA
+SCHEMA = "".join(
+    part.SCHEMA
+    for part in (inbox, outbox, journal_store, chain_store, wallet_store, payment_store, budget)
+)
 
 log = logging.getLogger(__name__)
 
@@ -55,15 +74,23 @@ class Bitcoin:
 @asynccontextmanager
 async def bitcoin(config: BitcoinConfig) -> AsyncIterator[Bitcoin]:
     """Run the service for the duration of the block. StartError if its data is not fit to use."""
-    moved = asyncio.Event()
+    moved, stirred = asyncio.Event(), asyncio.Event()
+
+    def changed() -> None:
+        moved.set()
+        stirred.set()
+
     async with (
         open_runtime(config.mesh) as runtime,
         open_database(config.location, schema=SCHEMA) as database,
-        open_chain(config, database, changed=moved.set) as chain,
+        open_chain(config, database, changed=changed) as chain,
         auto_mining(config, chain, moved),
+        open_wallet(config, database, chain, stirred) as wallet,
         runtime.serve(
             partial(add_ChainServiceServicer_to_server, ChainServicer(chain)),
             partial(add_RegtestServiceServicer_to_server, RegtestServicer(chain)),
+            partial(add_WalletServiceServicer_to_server, wallet.payments),
+            partial(add_OwnershipServiceServicer_to_server, wallet.ownership),
             partial(
                 add_OutboxServiceServicer_to_server, OutboxServicer(database, service="bitcoin")
             ),
@@ -121,6 +148,68 @@ async def auto_mining(
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
+
+
+@dataclass(frozen=True, slots=True)
+class _WalletServicers:
+    payments: WalletServicer
+    ownership: OwnershipServicer
+
+
+@asynccontextmanager
+async def open_wallet(
+    config: BitcoinConfig,
+    database: Database,
+    chain: ActorRef[ChainMessage],
+    stirred: asyncio.Event,
+) -> AsyncIterator[_WalletServicers]:
+    """What stands on the chain and holds keys. ConfigError if the master key is another store's."""
+    network = Network(config.mesh.network)
+    wallets = WalletStore(database)
+    payments = PaymentStore(database, final_depth=config.final_depth)
+    keystore = Keystore(MasterKey.from_file(config.master_key))
+    keyring = Keyring(wallets, keystore, network)
+    try:
+        await keyring.check()
+    except KeystoreError as error:
+        raise ConfigError(f"{config.master_key} is not this store's master key: {error}") from None
+
+    async def build() -> WalletActor:
+        return WalletActor(
+            store=payments,
+            chain=chain,
+            keyring=keyring,
+            verifier=Verifier(config.mesh.identity.ca, config.mesh.trust_domain),
+            network=network,
+            broadcaster=Broadcaster(payments, chain, final_depth=config.final_depth),
+            fees=Fees(feerate=config.feerate, max_fee_sat=config.max_fee_sat),
+        )
+
+    async with spawn(build, name="wallet") as wallet:
+        sweeping = asyncio.create_task(
+            keep_sweeping(wallet, stirred, at_least_every=config.sweep_seconds),
+            name="payment sweeps",
+        )
+        try:
+            yield _WalletServicers(
+                WalletServicer(
+                    wallet=wallet,
+                    keyring=keyring,
+                    wallets=wallets,
+                    payments=payments,
+                    network=network,
+                ),
+                OwnershipServicer(
+                    chain=chain,
+                    keyring=keyring,
+                    attestor=Attestor(config.mesh.identity),
+                    network=network,
+                ),
+            )
+        finally:
+            sweeping.cancel()
+            with suppress(asyncio.CancelledError):
+                await sweeping
 
 
 async def _mine_when_filled(

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mesh.config import ConfigError, MeshConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
+
+
+FEERATE = 2_000
+MAX_FEE_SAT = 100_000
+FINAL_DEPTH = 6
 
 
 class Mining(StrEnum):
@@ -26,6 +31,13 @@ class BitcoinConfig:
     mining_delay: float = 2.0  # seconds from the first waiting transaction to its block
     truncate_journal: bool = False  # ANYA_JOURNAL=truncate: give up what the journal lost
     checkpoint_blocks: int = 1000  # after so many the kernel's files are brought up to date
+    master_key_file: str = ""  # ANYA_MASTER_KEY_FILE; empty: in the home folder, made if not there
+    feerate: int = FEERATE  # ANYA_FEERATE, sat per 1000 vbytes of a payment
+    max_fee_sat: int = MAX_FEE_SAT  # ANYA_MAX_FEE_SAT, of one payment
+    final_depth: int = (
+        FINAL_DEPTH  # ANYA_FINAL_DEPTH, confirmations of a settled payment
+    )
+    sweep_seconds: float = 1.0  # how often payments are looked after when nothing stirs
 
     @property
     def folder(self) -> Path:
@@ -34,6 +46,10 @@ class BitcoinConfig:
     @property
     def location(self) -> str:
         return self.database or str(self.folder / "bitcoin.db")
+
+    @property
+    def master_key(self) -> Path:
+        return Path(self.master_key_file) if self.master_key_file else self.folder / "master.key"
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> BitcoinConfig:
@@ -52,4 +68,15 @@ class BitcoinConfig:
             database=environment.get("ANYA_DATABASE", ""),
             mining=Mining(mining),
             truncate_journal=bool(journal),
+            master_key_file=environment.get("ANYA_MASTER_KEY_FILE", ""),
+            feerate=_number(environment, "ANYA_FEERATE", FEERATE, 100, 1_000_000),
+            max_fee_sat=_number(environment, "ANYA_MAX_FEE_SAT", MAX_FEE_SAT, 1, 10_000_000),
+            final_depth=_number(environment, "ANYA_FINAL_DEPTH", FINAL_DEPTH, 1, 100),
         )
+
+
+def _number(environment: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:
+    text = environment.get(name, str(default))
+    if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
+        raise ConfigError(f"{name} must be a whole number from {least} to {most}, not {text!r}")
+    return int(text)

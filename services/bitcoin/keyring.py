@@ -39,6 +39,11 @@ class Keyring:
         seed = Seed(self._keystore.open(_key_id(own.wallet_id), sealed_seed))
         return seed.signing_descriptor(self._network, own.keychain, own.index)
 
+    async def check(self) -> None:
+        """KeystoreError if the master key is not the one that sealed the wallets of this store."""
+        for wallet in await self._store.list(after="", limit=1):
+            self._keystore.open(_key_id(wallet.id), await self._store.sealed_seed(wallet.id))
+
     async def sign_ownership(self, address: str, message: str) -> str:
         """The proof that this address, which is ours, stands behind an address-link text.
 

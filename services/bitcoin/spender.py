@@ -169,11 +169,16 @@ class WalletActor(Actor[WalletMessage]):
         )
 
 
-async def keep_sweeping(wallet: ActorRef[WalletMessage], *, every: float) -> None:
-    """Sweep now, and then every so many seconds."""
+async def keep_sweeping(
+    wallet: ActorRef[WalletMessage], stirred: asyncio.Event, *, at_least_every: float
+) -> None:
+    """Sweep now, whenever something stirred in chain or mempool, and after so many seconds."""
     while True:
+        stirred.clear()
         try:
             await wallet.ask(Sweep(), timeout=60.0)
         except MeshError as error:
             log.warning("payments were not followed: %s", error)
-        await asyncio.sleep(every)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(at_least_every):
+                await stirred.wait()

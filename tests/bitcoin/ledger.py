@@ -1,4 +1,4 @@
-"""An index of blocks that only a test has seen: what a store knows of the chain, without a kernel."""
+"""An index of blocks that only a test has seen, without a kernel behind it."""
 
 from __future__ import annotations
 

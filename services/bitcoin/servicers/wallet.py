@@ -146,7 +146,8 @@ class WalletServicer(WalletServiceServicer):
 
     def _format_address(self, own: OwnAddress) -> bytes:
         address = format_address(own.script_pubkey, self._network)
-        return pb.DeriveAddressResponse(address=address, index=own.index).SerializeToString()
+        reply = pb.DeriveAddressResponse(address=address or "", index=own.index)
+        return reply.SerializeToString()
 
 
 def _parse_order(request: pb.SendPaymentRequest, network: Network) -> Order:

@@ -167,6 +167,12 @@ class WalletStore:
 
         return await self._database.read(work)
 
+    async def sealed_seed(self, wallet_id: str) -> bytes:
+        async def work(tx: Transaction) -> bytes:
+            return await sealed_seed(tx, wallet_id)
+
+        return await self._database.read(work)
+
 
 # PostgreSQL sums BIGINT to NUMERIC.
 _BALANCE = """
