@@ -60,6 +60,7 @@ ROOMS = ("__main__", "config", "actors", "servicers", "store")
 ADAPTERS = {
     "services/bitcoin/kernel.py": "Bitcoin Core's consensus code",
     "services/bitcoin/recovery.py": "makes journal, kernel and index agree",
+    "services/bitcoin/spender.py": "an actor beside those of actors.py: the one of payments",
     "services/ml/inference.py": "ONNX Runtime",
     "services/ml/training": "a command of its own, never part of serving",
 }

@@ -29,3 +29,13 @@ async def test_a_proven_payment_reaches_the_mempool(payer: Town) -> None:
 
     assert sent.status == pb.PAYMENT_STATUS_SUCCESS
     assert await payer.waiting() == [sent.txid]
+
+
+async def test_a_retry_pays_nothing_more_and_gets_the_same_answer(payer: Town) -> None:
+    order = payer.order()
+
+    first = await payer.spender.SendPayment(order)
+    second = await payer.spender.SendPayment(order)
+
+    assert second == first
+    assert await payer.waiting() == [first.txid]
