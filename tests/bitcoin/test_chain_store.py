@@ -1,0 +1,257 @@
+"""The index of the active chain and the histories read from it, on either store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from features.history import AddressHistory, Receipt, Spend
+from features.history import Output as Paid
+from mesh import outbox
+from mesh.database import open_database
+from services.bitcoin import miner
+from services.bitcoin.block import Block, parse_block
+from services.bitcoin.chain import Chain, Link, Place
+from services.bitcoin.hashes import BlockHash
+from services.bitcoin.mempool import Candidate
+from services.bitcoin.store import chain as chain_store
+from services.bitcoin.store import history
+from services.bitcoin.store.chain import ChainStore
+from services.bitcoin.store.history import HistoryStore
+from services.bitcoin.transaction import (
+    Input,
+    Output,
+    Transaction,
+    outpoint,
+    parse_transaction,
+    serialize,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from mesh.database import Database
+    from mesh.database import Transaction as DatabaseTransaction
+
+ALICE, BOB, CAROL = (b"\x00\x14" + bytes([n]) * 20 for n in (1, 2, 3))
+LONG_SCRIPT = b"\x51" * 9_000  # may be spent, and is longer than what an index may hold
+BURN = b"\x6a\x04burn"
+SUBSIDY = 50 * 100_000_000
+
+
+@pytest.fixture
+async def database(location: str) -> AsyncIterator[Database]:
+    async with open_database(location, schema=outbox.SCHEMA + chain_store.SCHEMA) as database:
+        yield database
+
+
+class Index:
+    """A store, and blocks of made-up transactions to feed it; nothing here validates."""
+
+    def __init__(self, database: Database) -> None:
+        self.store = ChainStore(database)
+        self.histories = HistoryStore(database)
+        genesis = miner.mine(
+            height=0, prev_hash=BlockHash(bytes(32)), time=1_600_000_000, script_pubkey=b"\x6a"
+        )
+        self.blocks: list[Block] = [genesis]
+
+    async def start(self) -> None:
+        await self.store.follow(height=0, disconnected=[], connected=self.blocks)
+
+    async def connect(
+        self, script: bytes, *transactions: Transaction, branch: bytes = b""
+    ) -> Block:
+        block = self.draft(script, *transactions, branch=branch)
+        await self.store.follow(height=len(self.blocks), disconnected=[], connected=[block])
+        self.blocks.append(block)
+        return block
+
+    async def disconnect(self, depth: int) -> None:
+        gone = [self.blocks.pop().hash for _ in range(depth)]
+        await self.store.follow(height=len(self.blocks), disconnected=gone, connected=[])
+
+    def draft(self, script: bytes, *transactions: Transaction, branch: bytes = b"") -> Block:
+        tip = self.blocks[-1]
+        return miner.mine(
+            height=len(self.blocks),
+            prev_hash=tip.hash,
+            time=tip.header.time + 600,
+            script_pubkey=script,
+            candidates=[Candidate(transaction, (), 0) for transaction in transactions],
+            branch=branch,
+        )
+
+    async def history(self, script: bytes, height: int | None = None) -> AddressHistory:
+        found = (await self.histories.read([script], height=height)).addresses[0]
+        assert found is not None
+        return found
+
+
+@pytest.fixture
+async def index(database: Database) -> Index:
+    index = Index(database)
+    await index.start()
+    return index
+
+
+def spend(coins: Sequence[tuple[Transaction, int]], *outputs: tuple[bytes, int]) -> Transaction:
+    inputs = [Input(outpoint(transaction.txid, vout)) for transaction, vout in coins]
+    paid = [Output(amount_sat, script) for script, amount_sat in outputs]
+    return parse_transaction(serialize(version=2, inputs=inputs, outputs=paid))
+
+
+async def test_a_history_tells_receipts_funders_and_where_the_coins_went(index: Index) -> None:
+    first = (await index.connect(ALICE)).transactions[0]
+    second = (await index.connect(BOB)).transactions[0]
+    joint = spend([(first, 0), (second, 0)], (CAROL, 7), (ALICE, 5), (BURN, 0))
+    await index.connect(CAROL, joint)
+    onward = spend([(joint, 0)], (BOB, 6))
+    await index.connect(CAROL, onward)
+
+    alice, carol = await index.history(ALICE), await index.history(CAROL, height=4)
+
+    spent = Spend(joint.txid, 3, (Paid(CAROL, 7), Paid(ALICE, 5)))
+    assert alice.receipts == (
+        Receipt(first.txid, 0, 1, SUBSIDY, frozenset(), spent),
+        Receipt(joint.txid, 1, 3, 5, frozenset({ALICE, BOB})),
+    )
+    assert carol.receipts[1] == Receipt(
+        joint.txid, 0, 3, 7, frozenset({ALICE, BOB}), Spend(onward.txid, 4, (Paid(BOB, 6),))
+    )
+
+
+async def test_a_history_of_the_past_knows_nothing_of_what_came_after(index: Index) -> None:
+    first = (await index.connect(ALICE)).transactions[0]
+    await index.connect(BOB, spend([(first, 0)], (BOB, 1)))
+
+    past = await index.histories.read([ALICE, BOB], height=1)
+
+    assert past.height == 1
+    assert past.tip.hash == index.blocks[1].hash
+    assert past.addresses == (
+        AddressHistory(ALICE, (Receipt(first.txid, 0, 1, SUBSIDY, frozenset()),)),
+        AddressHistory(BOB),
+    )
+
+
+async def test_a_spend_that_leaves_nothing_spendable_is_still_a_spend(index: Index) -> None:
+    first = (await index.connect(ALICE)).transactions[0]
+    burning = spend([(first, 0)], (BURN, 0))
+    await index.connect(BOB, burning)
+
+    assert (await index.history(ALICE)).receipts[0].spend == Spend(burning.txid, 2, ())
+
+
+async def test_a_history_too_long_to_read_is_not_made_up(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "MAX_RECEIPTS", 1)
+    await index.connect(ALICE)
+    await index.connect(ALICE)
+
+    assert (await index.histories.read([ALICE])).addresses == (None,)
+
+
+async def test_a_height_beyond_the_index_is_refused(index: Index) -> None:
+    with pytest.raises(ValueError, match="does not reach height 9"):
+        await index.histories.read([ALICE], height=9)
+
+
+async def test_going_back_restores_exactly_what_was_there(index: Index) -> None:
+    first = (await index.connect(ALICE)).transactions[0]
+    before = await index.history(ALICE)
+    coins = await index.store.coins([outpoint(first.txid, 0)])
+    parent = spend([(first, 0)], (BOB, 3), (ALICE, 2))
+    child = spend([(parent, 1)], (CAROL, 1))  # spent in the block that made it
+    await index.connect(BOB, parent, child)
+    await index.connect(BOB)
+
+    await index.disconnect(2)
+
+    assert await index.history(ALICE) == before
+    assert await index.store.coins([outpoint(first.txid, 0)]) == coins
+    assert await index.store.find_transaction(parent.txid) is None
+    assert [link.hash for link in await index.store.links()] == [b.hash for b in index.blocks]
+
+
+async def test_150_blocks_can_be_taken_back_at_once(index: Index) -> None:
+    before = await index.history(ALICE)
+    for _ in range(150):
+        await index.connect(ALICE)
+
+    await index.disconnect(150)
+
+    assert await index.history(ALICE) == before
+    assert len(await index.store.links()) == 1
+
+
+async def test_a_reorganisation_is_seen_whole_and_announced_in_order(
+    index: Index, database: Database
+) -> None:
+    old = [await index.connect(ALICE), await index.connect(ALICE)]
+    index.blocks = index.blocks[:1]
+    new = [index.draft(BOB, branch=b"b")]
+    index.blocks += new
+    new.append(index.draft(BOB, branch=b"b"))
+
+    await index.store.follow(
+        height=1, disconnected=[block.hash for block in reversed(old)], connected=new
+    )
+
+    async def work(tx: DatabaseTransaction) -> list[outbox.Recorded]:
+        return await outbox.read(tx, after=3, limit=10)
+
+    kinds = [event.type.rpartition(".")[2] for event in await database.read(work)]
+    assert kinds == ["disconnected", "disconnected", "connected", "connected"]
+    assert await index.history(ALICE) == AddressHistory(ALICE)
+    assert len((await index.history(BOB)).receipts) == 2
+
+
+async def test_a_script_that_no_index_could_hold_is_found_all_the_same(index: Index) -> None:
+    await index.connect(LONG_SCRIPT)
+
+    assert [
+        utxo.amount_sat for utxo in await index.store.utxos(LONG_SCRIPT, after=None, limit=9)
+    ] == [SUBSIDY]
+
+
+async def test_coins_come_in_order_of_age_behind_the_place_given(index: Index) -> None:
+    first = (await index.connect(ALICE)).transactions[0]
+    await index.connect(BOB, spend([(first, 0)], (ALICE, 11), (BOB, 1), (ALICE, 12)))
+    await index.connect(ALICE)
+
+    places = [utxo.place for utxo in await index.store.utxos(ALICE, after=None, limit=9)]
+    behind = await index.store.utxos(ALICE, after=Place(2, 1, 0), limit=1)
+
+    assert places == [Place(2, 1, 0), Place(2, 1, 2), Place(3, 0, 0)]
+    assert [utxo.amount_sat for utxo in behind] == [12]
+
+
+async def test_the_coins_of_genesis_are_none(database: Database) -> None:
+    index = Index(database)
+    index.blocks = [
+        miner.mine(height=0, prev_hash=BlockHash(bytes(32)), time=1, script_pubkey=ALICE)
+    ]
+
+    await index.start()
+
+    assert await index.history(ALICE) == AddressHistory(ALICE)
+
+
+def test_a_chain_forks_without_touching_itself() -> None:
+    links = [Link(BlockHash(bytes([n]) * 32), n) for n in range(5)]
+    chain = Chain(links)
+
+    fork = chain.fork(2)
+    fork.connect(Link(BlockHash(b"x" * 32), 9))
+
+    assert (chain.height, chain.tip) == (4, links[4])
+    assert (fork.height, fork[2]) == (3, links[2])
+
+
+def test_a_mined_block_parses_back_to_itself() -> None:
+    block = miner.mine(height=7, prev_hash=BlockHash(b"p" * 32), time=5, script_pubkey=ALICE)
+
+    assert parse_block(block.raw) == block
