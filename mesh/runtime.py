@@ -17,6 +17,7 @@ from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection
 
 from mesh import contracts, failpoint, telemetry
+from mesh.audit import AuditError, open_audit
 from mesh.breaker import Breakers
 from mesh.client import open_channel
 from mesh.clock import SystemClock
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Tracer
 
+    from mesh.audit import AuditLog
     from mesh.config import MeshConfig
 
 GRACE = 5.0  # seconds for calls in flight when we are told to stop
@@ -51,10 +53,13 @@ class Ports:
 class Runtime:
     """Made by ``open_runtime``; the parts of a service that all services have in common."""
 
-    def __init__(self, config: MeshConfig, policy: ActivePolicy, tracer: Tracer) -> None:
+    def __init__(
+        self, config: MeshConfig, policy: ActivePolicy, tracer: Tracer, audit: AuditLog
+    ) -> None:
         self.config = config
         self.policy = policy
         self.tracer = tracer
+        self._audit = audit
         self._breakers: dict[str, Breakers] = {}
 
     @asynccontextmanager
@@ -76,6 +81,7 @@ class Runtime:
             trust_domain=self.config.trust_domain,
             tracer=self.tracer,
             limiter=Limiter(max_in_flight),
+            audit=self._audit,
         )
         server = build_server(rules, max_message=max_message)
         names = _register(server, services)
@@ -99,7 +105,9 @@ class Runtime:
         if target is None:
             raise ConfigError(f"ANYA_PEERS does not say where {peer} is")
         rules = ClientRules(
+            source=self.config.service,
             target=peer,
+            policy=self.policy,
             tracer=self.tracer,
             breakers=self.breakers(peer),
             timeout=timeout,
@@ -134,11 +142,14 @@ async def open_runtime(config: MeshConfig) -> AsyncIterator[Runtime]:
         sample_ratio=config.sample_ratio,
         exporter=telemetry.otlp_exporter(config.otlp_endpoint) if config.otlp_endpoint else None,
     )
-    runtime = Runtime(config, policy, provider.get_tracer("mesh"))
-    if threading.current_thread() is threading.main_thread():
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, runtime.reload_policy)
     try:
-        yield runtime
+        with open_audit(config.audit_file) as audit:
+            runtime = Runtime(config, policy, provider.get_tracer("mesh"), audit)
+            if threading.current_thread() is threading.main_thread():
+                asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, runtime.reload_policy)
+            yield runtime
+    except AuditError as error:
+        raise StartError(str(error)) from None
     finally:
         await asyncio.to_thread(provider.shutdown)  # a dead collector may take its time
 
