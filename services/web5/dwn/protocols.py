@@ -1,0 +1,44 @@
+"""ProtocolsConfigure and ProtocolsQuery: what a node is told to keep, and what it tells of that."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from services.web5.dwn import message, timestamp, url
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from services.web5.dwn.jws import Signer
+    from services.web5.dwn.message import Message
+    from services.web5.dwn.values import Value
+
+
+def configure(definition: Value, signer: Signer, now: datetime) -> bytes:
+    """The signed JSON of a ProtocolsConfigure."""
+    descriptor = {
+        "interface": "Protocols",
+        "method": "Configure",
+        "messageTimestamp": timestamp.write(now),
+        "definition": definition,
+    }
+    return message.create(descriptor, signer)
+
+
+def query(protocol: str | None, now: datetime, signer: Signer | None = None) -> bytes:
+    """The JSON of a ProtocolsQuery: for one protocol, or all; unsigned, for those published."""
+    descriptor = {
+        "interface": "Protocols",
+        "method": "Query",
+        "messageTimestamp": timestamp.write(now),
+    }
+    filter = {} if protocol is None else {"filter": {"protocol": protocol}}
+    return message.create(descriptor | filter, signer)
+
+
+def queried(asked: Message) -> str | None:
+    """The protocol that a query names. DwnError if the name is not normalized."""
+    protocol: str | None = asked.descriptor.get("filter", {}).get("protocol")
+    if protocol is not None:
+        url.check_protocol(protocol)
+    return protocol

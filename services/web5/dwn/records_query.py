@@ -1,0 +1,76 @@
+"""RecordsQuery: the records that match a filter, page by page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from services.web5.dwn import message, records_read, timestamp
+from services.web5.dwn.errors import Code, DwnError
+from services.web5.dwn.schemas import MAX_PAGE
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from services.web5.dwn.jws import Signer
+    from services.web5.dwn.message import Message
+    from services.web5.dwn.values import Value
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """The last entry of the page before: its sort value, and its message CID to break ties."""
+
+    value: str
+    message_cid: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordsQuery:
+    filter: Value
+    sort: str  # "dateCreated" or "datePublished"
+    descending: bool
+    limit: int  # entries, 1 to MAX_PAGE
+    cursor: Cursor | None
+
+    @property
+    def published(self) -> bool | None:
+        """True: only published records are asked for; False: only others; None: both."""
+        if "datePublished" in self.filter or self.sort == "datePublished":
+            return True
+        asked: bool | None = self.filter.get("published")
+        return asked
+
+
+def parse(query: Message) -> RecordsQuery:
+    descriptor = query.descriptor
+    filter = descriptor["filter"]
+    sort = descriptor.get("dateSort", "createdAscending")
+    records_read.check_filter(filter)
+    if filter.get("published") is False and sort.startswith("published"):
+        raise DwnError(
+            Code.RECORDS_QUERY_SORT_INVALID,
+            f"queries must not filter for `published:false` and sort by {sort}",
+        )
+    pagination = descriptor.get("pagination", {})
+    cursor = pagination.get("cursor")
+    return RecordsQuery(
+        filter,
+        "datePublished" if sort.startswith("published") else "dateCreated",
+        sort.endswith("Descending"),
+        min(pagination.get("limit", MAX_PAGE), MAX_PAGE),
+        cursor and Cursor(cursor["value"], cursor["messageCid"]),
+    )
+
+
+def create(
+    filter: Value, now: datetime, signer: Signer | None = None, **properties: Value
+) -> bytes:
+    """The JSON of a query; ``dateSort`` and ``pagination`` as the descriptor names them."""
+    descriptor = {
+        "interface": "Records",
+        "method": "Query",
+        "messageTimestamp": timestamp.write(now),
+        "filter": filter,
+    }
+    return message.create(descriptor | properties, signer)

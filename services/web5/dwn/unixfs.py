@@ -1,0 +1,90 @@
+"""The CID of a record's data: UnixFS as ipfs-unixfs-importer builds it with its defaults.
+
+Chunks of 262,144 bytes are raw leaves; up to 174 nodes hang from one dag-pb node, level by level,
+until one is left. Data of one chunk has the CID of that leaf. Layout of the nodes: the UnixFS and
+DAG-PB specifications (specs.ipfs.tech); all links precede the data, and link names are empty.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from services.web5.dwn import cid
+
+CHUNK_SIZE = 262_144
+MAX_LINKS = 174
+
+FILE = 2  # UnixFS node type
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    cid: bytes
+    file_size: int  # bytes of data under it
+    tree_size: int  # the same, with the nodes themselves
+
+
+class DataCid:
+    """Takes data in pieces of any size; holds at most one chunk of it."""
+
+    def __init__(self) -> None:
+        self._leaves: list[Node] = []
+        self._rest = b""
+
+    def update(self, piece: bytes) -> None:
+        data = self._rest + piece if self._rest else piece
+        whole = len(data) - len(data) % CHUNK_SIZE
+        self._leaves += [_leaf(data[at : at + CHUNK_SIZE]) for at in range(0, whole, CHUNK_SIZE)]
+        self._rest = data[whole:]
+
+    def text(self) -> str:
+        """The CID of what came so far."""
+        level = list(self._leaves)
+        if self._rest or not level:
+            level.append(_leaf(self._rest))
+        while len(level) > 1:
+            level = [_parent(level[at : at + MAX_LINKS]) for at in range(0, len(level), MAX_LINKS)]
+        return cid.text(level[0].cid)
+
+
+def data_cid(data: bytes) -> str:
+    whole = DataCid()
+    whole.update(data)
+    return whole.text()
+
+
+def _leaf(chunk: bytes) -> Node:
+    return Node(cid.RAW + hashlib.sha256(chunk).digest(), len(chunk), len(chunk))
+
+
+def _parent(children: list[Node]) -> Node:
+    file_size = sum(child.file_size for child in children)
+    sizes = b"".join(_integer(4, child.file_size) for child in children)
+    file = _integer(1, FILE) + _integer(3, file_size) + sizes
+    links = b"".join(_bytes(2, _link(child)) for child in children)
+    block = links + _bytes(1, file)
+    tree_size = len(block) + sum(child.tree_size for child in children)
+    return Node(cid.DAG_PB + hashlib.sha256(block).digest(), file_size, tree_size)
+
+
+def _link(child: Node) -> bytes:
+    return _bytes(1, child.cid) + _bytes(2, b"") + _integer(3, child.tree_size)
+
+
+def _bytes(field: int, value: bytes) -> bytes:
+    """A length-delimited field of the protobuf wire format."""
+    return _varint(field << 3 | 2) + _varint(len(value)) + value
+
+
+def _integer(field: int, value: int) -> bytes:
+    return _varint(field << 3) + _varint(value)
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)

@@ -1,0 +1,54 @@
+"""What a node answers: a status, and members beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from services.web5.dwn import values
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from services.web5.dwn.errors import DwnError
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    code: int
+    detail: str
+    members: Mapping[str, bytes] = field(default_factory=dict)  # JSON
+    data: bytes | None = None  # of a record that was read
+
+    def json(self) -> bytes:
+        status = values.dump({"code": self.code, "detail": self.detail})
+        return object_of({"status": status, **self.members})
+
+
+OK = 200
+ACCEPTED = Reply(202, "Accepted")
+NO_CONTENT = Reply(204, "No Content")
+NOT_FOUND = Reply(404, "Not Found")
+CONFLICT = Reply(409, "Conflict")
+
+
+def refusal(error: DwnError) -> Reply:
+    return Reply(error.status, error.detail)
+
+
+def object_of(members: Mapping[str, bytes]) -> bytes:
+    """A JSON object of members that are JSON: messages go out byte for byte as they came in."""
+    return (
+        b"{"
+        + b",".join(b'"%s":%s' % (name.encode(), json) for name, json in members.items())
+        + b"}"
+    )
+
+
+def array_of(items: Iterable[bytes]) -> bytes:
+    return b"[" + b",".join(items) + b"]"
+
+
+def extended(json: bytes, members: Mapping[str, bytes]) -> bytes:
+    """A JSON object that has members, with more behind them."""
+    return json.rstrip()[:-1] + b"," + object_of(members)[1:] if members else json

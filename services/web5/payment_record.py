@@ -1,0 +1,58 @@
+"""The record of a payment: what the service's own node keeps of it, readable by the payer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import rfc8785
+
+from mesh.errors import InvalidArgument
+from services.web5.dwn import values
+from services.web5.dwn.records_write import MAX_INLINE
+
+if TYPE_CHECKING:
+    from services.web5.dwn.values import Value
+
+PROTOCOL = "https://anya.internal/protocols/payment"
+PATH = "payment"
+SCHEMA = "https://anya.internal/schemas/payment"
+DATA_FORMAT = "application/json"
+
+# No rule lets anybody act: the tenant writes, and a record's recipient may always read it.
+DEFINITION: Value = {
+    "protocol": PROTOCOL,
+    "published": True,
+    "types": {PATH: {"schema": SCHEMA, "dataFormats": [DATA_FORMAT]}},
+    "structure": {
+        PATH: {
+            "$size": {"max": MAX_INLINE},
+            "$tags": {
+                "$requiredTags": ["requestId"],
+                "requestId": {"type": "string"},
+                "paymentId": {"type": "string"},
+            },
+        }
+    },
+}
+
+
+def document(transaction: Value) -> bytes:
+    """The record's data: RFC 8785 JSON, in which what is integral stays an integer.
+
+    InvalidArgument if it is above 30,000 bytes or holds a number that is not finite.
+    """
+    try:
+        data: bytes = rfc8785.dumps(values.normal(transaction))
+    except (values.MalformedError, rfc8785.CanonicalizationError) as error:
+        raise InvalidArgument(f"transaction_data: {error}", field="transaction_data") from None
+    if len(data) > MAX_INLINE:
+        raise InvalidArgument(
+            f"transaction_data must be at most {MAX_INLINE} bytes of JSON, not {len(data)}",
+            field="transaction_data",
+        )
+    return data
+
+
+def tags(request_id: str, payment_id: str) -> Value:
+    """What tells two records apart that say the same; ``payment_id`` may be empty."""
+    return {"requestId": request_id} | ({"paymentId": payment_id} if payment_id else {})

@@ -1,0 +1,182 @@
+"""Finding records: the filters of reads and queries as SQL."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from services.web5.dwn import message
+from services.web5.store.records import Stored
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mesh.database import Transaction, Value
+    from services.web5.dwn import values
+    from services.web5.dwn.records_query import RecordsQuery
+
+Condition: TypeAlias = "tuple[str, list[Value]]"
+
+EQUALITIES = {
+    "protocol": "protocol",
+    "protocolPath": "protocol_path",
+    "schema": "schema",
+    "recordId": "record_id",
+    "parentId": "parent_id",
+    "dataFormat": "data_format",
+    "dataCid": "data_cid",
+}
+MEMBERSHIPS = {"author": "author", "recipient": "recipient"}
+PERIODS = {
+    "dateCreated": "date_created",
+    "datePublished": "date_published",
+    "dateUpdated": "message_timestamp",
+}
+COMPARISONS = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
+SORTS = {"dateCreated": "date_created", "datePublished": "date_published"}
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A record's newest write as a query gives it."""
+
+    message_cid: str
+    record_id: str
+    raw: bytes
+    data: bytes | None  # None: too large to travel inside
+    is_initial: bool
+    sort_value: str
+
+
+async def matching(tx: Transaction, tenant: str, filter: values.Value) -> list[Stored]:
+    """The newest message, a write or a delete, of up to two records: a read wants just one."""
+    newest: Condition = ("tenant = ? AND is_latest = 1 AND method <> 'Configure'", [tenant])
+    where, args = _all([newest, *_conditions(filter)])
+    rows = await tx.fetch(
+        f"SELECT message, message_cid, data FROM dwn_message WHERE {where} LIMIT 2",  # noqa: S608
+        *args,
+    )
+    return [Stored(message.restore(raw, message_cid), data) for raw, message_cid, data in rows]
+
+
+async def page(
+    tx: Transaction, tenant: str, query: RecordsQuery, reader: str | None
+) -> list[Found]:
+    """What the tenant, another reader or nobody in particular (None) may find: a page and one.
+
+    Others find what is published, what they wrote, and what is addressed to them.
+    """
+    sort = SORTS[query.sort]
+    direction, beyond = ("DESC", "<") if query.descending else ("ASC", ">")
+    conditions: list[Condition] = [
+        ("tenant = ? AND is_latest = 1 AND method = 'Write'", [tenant]),
+        *_conditions(query.filter),
+    ]
+    if query.published is not None:
+        conditions.append(("published = ?", [int(query.published)]))
+    if reader is None:
+        conditions.append(("published = 1", []))
+    elif reader != tenant:
+        conditions.append(("(published = 1 OR author = ? OR recipient = ?)", [reader, reader]))
+    if query.cursor:
+        start: list[Value] = [query.cursor.value, query.cursor.message_cid]
+        conditions.append((f"({sort}, message_cid) {beyond} (?, ?)", start))
+    where, args = _all(conditions)
+    rows = await tx.fetch(
+        f"SELECT message_cid, record_id, message, data, is_initial, {sort}"  # noqa: S608
+        f" FROM dwn_message WHERE {where}"
+        f" ORDER BY {sort} {direction}, message_cid {direction} LIMIT ?",
+        *args,
+        query.limit + 1,
+    )
+    return [Found(*row) for row in rows]
+
+
+async def initial_raws(tx: Transaction, tenant: str, record_ids: list[str]) -> dict[str, bytes]:
+    """The writes that began these records, as received."""
+    if not record_ids:
+        return {}
+    marks = ", ".join("?" * len(record_ids))
+    rows = await tx.fetch(
+        "SELECT record_id, message FROM dwn_message WHERE tenant = ? AND is_initial = 1"  # noqa: S608  (only marks)
+        f" AND record_id IN ({marks})",
+        tenant,
+        *record_ids,
+    )
+    return dict(rows)
+
+
+def _all(conditions: list[Condition]) -> Condition:
+    where = " AND ".join(sql for sql, _ in conditions)
+    return where, [value for _, values in conditions for value in values]
+
+
+def _conditions(filter: values.Value) -> Iterator[Condition]:
+    for name, asked in filter.items():
+        if name in EQUALITIES:
+            yield f"{EQUALITIES[name]} = ?", [asked]
+        elif name in MEMBERSHIPS:
+            yield from _membership(MEMBERSHIPS[name], asked)
+        elif name in PERIODS:
+            yield from _period(PERIODS[name], asked)
+        elif name == "contextId":
+            under = f"{asked}/"
+            yield "(context_id = ? OR substr(context_id, 1, ?) = ?)", [asked, len(under), under]
+        elif name == "published":
+            yield "published = ?", [int(asked)]
+        elif name == "dataSize":
+            yield from _bounds("data_size", asked)
+        elif name == "attester":
+            yield "1 = 0", []  # no record here has one
+        elif name == "tags":
+            for tag, wanted in asked.items():
+                yield _tag(tag, wanted)
+
+
+def _membership(column: str, asked: values.Value) -> Iterator[Condition]:
+    """One DID or any of several; an empty list asks for nothing in particular."""
+    wanted = asked if isinstance(asked, list) else [asked]
+    if wanted:
+        yield f"{column} IN ({', '.join('?' * len(wanted))})", wanted
+
+
+def _period(column: str, asked: values.Value) -> Iterator[Condition]:
+    if "from" in asked:
+        yield f"{column} >= ?", [asked["from"]]
+    if "to" in asked:
+        yield f"{column} < ?", [asked["to"]]
+
+
+def _bounds(column: str, asked: values.Value) -> Iterator[Condition]:
+    for name, bound in asked.items():
+        if isinstance(bound, str):
+            yield f"{column} {COMPARISONS[name]} ?", [bound]
+        else:  # also against a column of integers
+            yield f"{column} {COMPARISONS[name]} CAST(? AS DOUBLE PRECISION)", [float(bound)]
+
+
+def _tag(name: str, wanted: values.Value) -> Condition:
+    """Whether the record has the tag with this value; of a tag with many, whether one is."""
+    column = _column(wanted)
+    if isinstance(wanted, dict) and "startsWith" in wanted:
+        prefix = wanted["startsWith"]
+        conditions: list[Condition] = [("substr(tag.text, 1, ?) = ?", [len(prefix), prefix])]
+    elif isinstance(wanted, dict):
+        conditions = list(_bounds(f"tag.{column}", wanted))
+    else:
+        value = float(wanted) if column == "number" else wanted
+        conditions = [(f"tag.{column} = ?", [int(value) if column == "truth" else value])]
+    where, args = _all(conditions)
+    return (
+        "EXISTS (SELECT 1 FROM dwn_tag AS tag WHERE tag.tenant = dwn_message.tenant"  # noqa: S608
+        f" AND tag.message_cid = dwn_message.message_cid AND tag.name = ? AND {where})",
+        [name, *args],
+    )
+
+
+def _column(wanted: values.Value) -> str:
+    """Where values of this type stand."""
+    sample = next(iter(wanted.values())) if isinstance(wanted, dict) else wanted
+    if isinstance(sample, bool):
+        return "truth"
+    return "text" if isinstance(sample, str) else "number"

@@ -1,0 +1,94 @@
+"""DIDs that sign, and the node of one of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from services.web5 import did
+from services.web5.dwn import protocols, records_read, records_write
+
+if TYPE_CHECKING:
+    from mesh import jose
+    from mesh.clock import ManualClock
+    from mesh.database import Database
+    from services.web5.node.reply import Reply
+    from services.web5.records import Records
+
+START = datetime(2026, 1, 31, 12, tzinfo=UTC)
+
+NOTES = "http://notes.example/protocol"
+
+
+@dataclass(frozen=True)
+class Person:
+    """A DID whose key is at hand."""
+
+    did: str
+    kid: str
+    key: jose.SigningKey
+
+
+@dataclass(frozen=True)
+class Node:
+    """The node of one tenant, its database, and the clock it goes by."""
+
+    owner: Person
+    records: Records
+    database: Database
+    clock: ManualClock
+
+    @property
+    def now(self) -> datetime:
+        """A later moment each time it is asked for."""
+        self.clock.advance(0.001)
+        return datetime.fromtimestamp(self.clock.wall(), UTC)
+
+    async def process(self, message: bytes, data: bytes | None = None) -> Reply:
+        return await self.records.process(self.owner.did, message, data)
+
+    async def configure(self, structure: Any, **types: Any) -> Reply:
+        """Configure the protocol NOTES as the owner; its types are the keyword arguments."""
+        definition = {
+            "protocol": NOTES,
+            "published": True,
+            "types": types,
+            "structure": structure,
+        }
+        return await self.process(protocols.configure(definition, self.owner, self.now))
+
+    def note(self, author: Person, data: bytes = b"note", **properties: Any) -> bytes:
+        """A write by ``author`` that makes a record, of the protocol NOTES if it has a path."""
+        if "protocolPath" in properties:
+            properties.setdefault("protocol", NOTES)
+        return records_write.create(data, author, self.now, data_format="text/plain", **properties)
+
+    async def read(self, record_id: str, reader: Person | None) -> Reply:
+        return await self.process(records_read.create({"recordId": record_id}, self.now, reader))
+
+
+def person(method: did.Method, key: jose.Ed25519Key | jose.Secp256k1Key) -> Person:
+    document = did.create(method, key)
+    return Person(document.did, document.methods[0].id, key)
+
+
+def record_id(message: bytes) -> str:
+    identity: str = json.loads(message)["recordId"]
+    return identity
+
+
+def context_id(message: bytes) -> str:
+    identity: str = json.loads(message)["contextId"]
+    return identity
+
+
+def members(reply: Reply) -> Any:
+    """What the reply says, as a client reads it."""
+    return json.loads(reply.json())
+
+
+def verdict(reply: Reply) -> tuple[int, str]:
+    """The status code and the profile's code before the text."""
+    return reply.code, reply.detail.partition(":")[0]

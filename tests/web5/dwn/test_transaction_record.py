@@ -1,0 +1,180 @@
+"""The record of a payment: written once, in the service's node, readable by the payer alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mesh import outbox
+from mesh.errors import AlreadyExists, InvalidArgument, NotFound
+from mesh.inbox import RequestKey
+from services.web5 import payment_record
+from services.web5.dwn import protocols, records_query, records_read, unixfs, values
+from services.web5.records import Records
+from tests.web5.dwn.nodes import members, verdict
+
+if TYPE_CHECKING:
+    from services.web5.records import TransactionRecord
+    from tests.web5.dwn.nodes import Node, Person
+
+PAYMENT = {
+    "bitcoin_txid": "ab" * 32,
+    "amount": 2_100_000_000_000_000.0,  # a Struct holds doubles only
+    "verification_score": 0.95,
+    "risk_assessment": {"risk_score": 0.1, "risk_factors": ["new recipient"]},
+}
+
+
+def request(request_id: str = "run/record/1", body: bytes = b"") -> RequestKey:
+    return RequestKey("tests", "StoreTransactionRecord", request_id, hashlib.sha256(body).digest())
+
+
+def formatted(record: TransactionRecord) -> bytes:
+    return values.dump(
+        {
+            "tenant": record.tenant,
+            "record_id": record.record_id,
+            "message_cid": record.message_cid,
+            "data_cid": record.data_cid,
+        }
+    )
+
+
+async def stored(node: Node, payer: Person, key: RequestKey | None = None) -> Any:
+    reply = await node.records.store_transaction_record(
+        key or request(), payer.did, PAYMENT, payment_id="p-1", reply=formatted
+    )
+    return json.loads(reply)
+
+
+async def test_the_payer_reads_the_record_with_its_own_signature(node: Node, bob: Person) -> None:
+    record = await stored(node, bob)
+
+    reply = await node.read(record["record_id"], bob)
+
+    assert reply.data is not None
+    assert json.loads(reply.data) == PAYMENT
+    assert unixfs.data_cid(reply.data) == record["data_cid"]
+    descriptor = members(reply)["entry"]["recordsWrite"]["descriptor"]
+    assert descriptor["dataCid"] == record["data_cid"]
+    assert descriptor["recipient"] == bob.did
+    assert descriptor["tags"] == {"requestId": "run/record/1", "paymentId": "p-1"}
+
+
+async def test_the_payer_finds_the_record_by_its_payment(node: Node, bob: Person) -> None:
+    record = await stored(node, bob)
+    query = records_query.create({"tags": {"paymentId": "p-1"}}, node.now, bob)
+
+    reply = await node.process(query)
+
+    assert [entry["recordId"] for entry in members(reply)["entries"]] == [record["record_id"]]
+
+
+async def test_nobody_else_reads_or_finds_it(node: Node, bob: Person, carol: Person) -> None:
+    record = await stored(node, bob)
+    query = {"protocol": payment_record.PROTOCOL}
+
+    stranger = await node.read(record["record_id"], carol)
+    nobody = await node.read(record["record_id"], None)
+    found = [
+        members(await node.process(records_query.create(query, node.now, reader)))["entries"]
+        for reader in (carol, None)
+    ]
+
+    assert stranger.code == nobody.code == 401
+    assert stranger.data is None
+    assert found == [[], []]
+
+
+async def test_amounts_stay_whole_numbers_in_the_data(node: Node, bob: Person) -> None:
+    record = await stored(node, bob)
+
+    reply = await node.read(record["record_id"], bob)
+
+    assert b'"amount":2100000000000000,' in (reply.data or b"")
+
+
+async def test_a_retry_gets_the_first_record_and_writes_no_other(node: Node, bob: Person) -> None:
+    first = await stored(node, bob)
+    second = await stored(node, bob)
+
+    assert second == first
+    events = await node.database.read(lambda tx: outbox.read(tx, after=0, limit=10))
+    assert [event.key for event in events if event.type == "web5.record.written"] == [
+        first["record_id"]
+    ]
+
+
+async def test_two_payments_that_say_the_same_have_two_records(node: Node, bob: Person) -> None:
+    first = await stored(node, bob, request("run-1/record/1"))
+    second = await stored(node, bob, request("run-2/record/1"))
+
+    assert first["record_id"] != second["record_id"]
+    assert first["data_cid"] == second["data_cid"]
+
+
+async def test_a_request_id_with_another_body_is_refused(node: Node, bob: Person) -> None:
+    await stored(node, bob, request(body=b"one"))
+
+    with pytest.raises(AlreadyExists):
+        await stored(node, bob, request(body=b"other"))
+
+
+@pytest.mark.parametrize(
+    ("payer", "transaction", "field"),
+    [
+        ("bob", {}, "did"),
+        ("did:key:z6Mk#fragment", {}, "did"),
+        (None, {"note": "x" * 30_000}, "transaction_data"),
+        (None, {"amount": float("nan")}, "transaction_data"),
+        (None, {"amount": float("inf")}, "transaction_data"),
+    ],
+)
+async def test_what_cannot_be_recorded_is_refused_with_its_field(
+    node: Node, bob: Person, payer: str | None, transaction: Any, field: str
+) -> None:
+    with pytest.raises(InvalidArgument) as refusal:
+        await node.records.store_transaction_record(
+            request(), payer or bob.did, transaction, reply=formatted
+        )
+
+    assert refusal.value.field == field
+
+
+async def test_a_service_that_starts_again_keeps_its_protocol(node: Node) -> None:
+    again = Records(node.database, node.owner, node.clock)
+    query = protocols.query(payment_record.PROTOCOL, node.now)
+    before = await node.process(query)
+
+    await again.open()
+    after = await node.process(query)
+
+    assert after.json() == before.json()
+    definition = members(after)["entries"][0]["descriptor"]["definition"]
+    assert definition == payment_record.DEFINITION
+
+
+async def test_only_the_service_writes_records_of_payments(node: Node, bob: Person) -> None:
+    write = node.note(
+        bob,
+        b"{}",
+        protocol=payment_record.PROTOCOL,
+        protocolPath=payment_record.PATH,
+        schema=payment_record.SCHEMA,
+        dataFormat=payment_record.DATA_FORMAT,
+        tags={"requestId": "mine"},
+    )
+
+    reply = await node.process(write, b"{}")
+
+    assert verdict(reply) == (401, "ProtocolAuthorizationActionRulesNotFound")
+
+
+async def test_a_tenant_that_is_not_kept_is_not_found(node: Node, bob: Person) -> None:
+    with pytest.raises(NotFound) as refusal:
+        await node.records.process(bob.did, records_read.create({"recordId": "a"}, node.now, bob))
+
+    assert refusal.value.field == "target"
