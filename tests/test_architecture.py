@@ -63,6 +63,8 @@ ADAPTERS = {
     "services/bitcoin/spender.py": "an actor beside those of actors.py: the one of payments",
     "services/ml/inference.py": "ONNX Runtime",
     "services/ml/training": "a command of its own, never part of serving",
+    "services/web5/node": "what each message does inside its one transaction",
+    "services/web5/records.py": "the node: opens that transaction, and asks the clock",
 }
 
 # Nouns that are about the contracts themselves.
