@@ -1,0 +1,195 @@
+"""Illicit actors. Each shape they make (collecting, forwarding, fresh addresses, emptying a wallet,
+peeling) is made by licit actors too; what differs is whom they serve, and for how long.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from services.ml.simulation.plan import DUST_SAT, PlannedOutput
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from services.ml.simulation.businesses import Exchange
+    from services.ml.simulation.economy import Economy
+    from services.ml.simulation.people import Payee, User
+    from services.ml.simulation.wallet import Wallet
+
+STRUCTURE_SAT = 9_000_000  # mules forward in parts just below a threshold of 0.1 BTC
+
+
+@dataclass(slots=True, eq=False)
+class Launderer:
+    """Takes in what others stole, peels it and cashes the peels in at an exchange."""
+
+    wallet: Wallet
+    exchanges: list[Exchange]
+    pace: float
+
+    def intake(self, economy: Economy) -> int:
+        return economy.slot(self.wallet)
+
+    def act(self, economy: Economy) -> float:
+        rng = economy.rng
+        if self.wallet.coins:
+            coin = rng.choice(list(self.wallet.coins))
+            slot, value = self.wallet.coins[coin]
+            peel = round(value * rng.uniform(0.05, 0.3))
+            if peel > 20 * DUST_SAT:
+                deposit = rng.choice(self.exchanges).deposit(economy, self.wallet)
+                payee = PlannedOutput(deposit, peel)
+                rest = economy.slot(self.wallet)
+                economy.send(self.wallet, [payee], change=rest, slots={slot})
+        return economy.wait(self.pace)
+
+
+@dataclass(slots=True, eq=False)
+class Scam:
+    """A fake shop, giveaway or fund: one address until it burns, then another one."""
+
+    wallet: Wallet
+    launderer: Launderer
+    appetite: float  # how much it asks for, against the world's median payment
+    sweep_blocks: float
+    lifetime: float
+    linked: float
+    pull: float
+    _until: float = -1
+
+    def address(self, economy: Economy) -> int:
+        if economy.height > self._until:
+            self.wallet.main = economy.slot(self.wallet)
+            self._until = economy.height + self.lifetime * economy.rng.uniform(0.5, 1.5)
+            if economy.chance(self.linked):
+                economy.links[self.wallet.main] = economy.height
+        return self.wallet.main
+
+    def rob(self, economy: Economy, victim: User) -> None:
+        asked_sat = economy.amount(self.appetite * victim.scale)
+        victim.pay(economy, self.address(economy), victim.afford(economy, asked_sat))
+
+    def act(self, economy: Economy) -> float:
+        economy.sweep(self.wallet, self.launderer.intake(economy))
+        return economy.wait(self.sweep_blocks)
+
+
+@dataclass(slots=True, eq=False)
+class Mule:
+    """An account that receives for others, keeps a cut, lives on it, and forwards in parts."""
+
+    wallet: Wallet
+    launderer: Launderer
+    shops: list[Payee]
+    sweep_blocks: float
+    lifetime: float
+    linked: float
+    pull: float
+    _until: float = -1
+
+    def address(self, economy: Economy) -> int:
+        if economy.height > self._until:
+            self.wallet.main = economy.slot(self.wallet)
+            self._until = economy.height + self.lifetime * economy.rng.uniform(0.5, 1.5)
+            if economy.chance(self.linked):
+                economy.links[self.wallet.main] = economy.height
+        return self.wallet.main
+
+    def rob(self, economy: Economy, victim: User) -> None:
+        asked_sat = economy.amount(1.5 * victim.scale)
+        victim.pay(economy, self.address(economy), victim.afford(economy, asked_sat))
+
+    def act(self, economy: Economy) -> float:
+        rng, balance = economy.rng, self.wallet.balance()
+        part = min(STRUCTURE_SAT, round(0.45 * balance)) - rng.randint(0, 900) * 1_000
+        parts = min(8, int(0.9 * balance / part)) if part > 20 * DUST_SAT else 0
+        if parts:
+            slots = [self.launderer.intake(economy) for _ in range(parts)]
+            outputs = [PlannedOutput(slot, part) for slot in slots]
+            economy.send(self.wallet, outputs, change=self.wallet.main)
+        elif balance > 100 * DUST_SAT and economy.chance(0.5):
+            shop = PlannedOutput(rng.choice(self.shops).address(economy), balance // 3)
+            economy.send(self.wallet, [shop], change=self.wallet.main)
+        return economy.wait(self.sweep_blocks)
+
+
+@dataclass(slots=True, eq=False)
+class Ransom:
+    """A large round sum to an address that exists for one victim."""
+
+    wallet: Wallet
+    launderer: Launderer
+    sweep_blocks: float
+    pull: float = 1.0
+
+    def rob(self, economy: Economy, victim: User) -> None:
+        asked_sat = max(1, round(economy.amount(4 * victim.scale) / 1_000_000)) * 1_000_000
+        self.wallet.main = economy.slot(self.wallet)
+        victim.pay(economy, self.wallet.main, victim.afford(economy, asked_sat))
+
+    def act(self, economy: Economy) -> float:
+        economy.sweep(self.wallet, self.launderer.intake(economy))
+        return economy.wait(self.sweep_blocks)
+
+
+@dataclass(slots=True, eq=False)
+class Takeover:
+    """Stolen keys: the victim's own wallet pays the thief, or a shop the thief buys from."""
+
+    wallet: Wallet
+    launderer: Launderer
+    shops: list[Payee]
+    pull: float = 1.0
+
+    def rob(self, economy: Economy, victim: User) -> None:
+        spendable = victim.wallet.balance(victim.wallet.linked)
+        amount_sat = round(spendable * economy.rng.uniform(0.5, 0.96))
+        if amount_sat <= DUST_SAT:
+            return
+        if economy.chance(0.3):  # an address of the thief's is linked before the wallet is emptied
+            economy.slot(victim.wallet, link=True)
+        slot = self.wallet.main = economy.slot(self.wallet)
+        if economy.chance(0.1):
+            slot = economy.rng.choice(self.shops).address(economy)
+        economy.propose(victim.wallet, slot, amount_sat, change=victim.wallet.main, stolen=True)
+
+    def act(self, economy: Economy) -> float:
+        economy.sweep(self.wallet, self.launderer.intake(economy))
+        return economy.wait(6)
+
+
+class Crook(Protocol):
+    """Somebody whom a victim pays."""
+
+    wallet: Wallet
+    pull: float  # how many victims it finds, against others of its kind
+
+    def rob(self, economy: Economy, victim: User) -> None: ...
+
+
+@dataclass(slots=True)
+class Underworld:
+    """Everybody who defrauds, and how often each kind gets a victim."""
+
+    scams: list[Scam] = field(default_factory=list)
+    mules: list[Mule] = field(default_factory=list)
+    ransoms: list[Ransom] = field(default_factory=list)
+    takeovers: list[Takeover] = field(default_factory=list)
+    _robbed: set[tuple[int, User]] = field(default_factory=set)
+
+    def _crews(self) -> tuple[Sequence[Crook], ...]:
+        return self.scams, self.mules, self.ransoms, self.takeovers
+
+    def defraud(self, economy: Economy, victim: User) -> None:
+        # Nobody falls twice for the same address.
+        chances = {
+            crook: weight * crook.pull / sum(other.pull for other in crew)
+            for crew, weight in zip(self._crews(), economy.parameters.typologies, strict=True)
+            for crook in crew
+            if (crook.wallet.main, victim) not in self._robbed
+        }
+        if chances:
+            crook = economy.rng.choices(list(chances), list(chances.values()))[0]
+            crook.rob(economy, victim)
+            self._robbed.add((crook.wallet.main, victim))

@@ -1,0 +1,215 @@
+"""Simulated worlds: plans a chain accepts, and histories that never look ahead."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from functools import cache
+from random import Random
+
+import pytest
+
+from features.payment_risk import PAYMENT_RISK, RecipientLink, extract
+from services.ml.simulation.demonstration import at_tip, illicit_recipient, licit_recipient
+from services.ml.simulation.index import judged, script
+from services.ml.simulation.parameters import draw
+from services.ml.simulation.plan import DUST_SAT, FUNDING_SLOT, MATURITY, Coin, Plan
+from services.ml.simulation.population import demo_world, training_world
+from services.ml.simulation.truth import ILLICIT, LOOKALIKES, Kind, World
+
+SEED = 31_415  # of no released model
+
+
+@cache
+def training() -> World:
+    return training_world(SEED)
+
+
+@cache
+def demo() -> World:
+    return demo_world()
+
+
+@pytest.fixture(params=["training", "demo"])
+def world(request: pytest.FixtureRequest) -> World:
+    return training() if request.param == "training" else demo()
+
+
+def test_a_seed_makes_the_same_world_again() -> None:
+    assert demo_world() == demo()
+    assert demo_world(8) != demo()
+
+
+def test_blocks_follow_one_another_and_hold_every_transaction_once(world: World) -> None:
+    plan = world.plan
+
+    assert [block.height for block in plan.blocks] == list(range(1, plan.tip + 1))
+    assert [i for block in plan.blocks for i in block.transactions] == list(
+        range(len(plan.transactions))
+    )
+    for block in plan.blocks:
+        coinbase, *others = (plan.transactions[i] for i in block.transactions)
+        assert coinbase.inputs == ()
+        assert [output.slot for output in coinbase.outputs] == [FUNDING_SLOT]
+        assert all(other.inputs and other.height == block.height for other in others)
+
+
+def test_every_input_is_an_unspent_output_of_an_earlier_block(world: World) -> None:
+    spent: set[Coin] = set()
+    for planned in world.plan.transactions:
+        for coin in planned.inputs:
+            origin = world.plan.transactions[coin.transaction]
+            assert coin not in spent
+            assert origin.height < planned.height
+            assert coin.vout < len(origin.outputs)
+            spent.add(coin)
+
+
+def test_only_coinbases_without_fees_are_spent_once_they_are_mature(world: World) -> None:
+    size = {block.height: len(block.transactions) for block in world.plan.blocks}
+    for planned in world.plan.transactions:
+        for coin in planned.inputs:
+            origin = world.plan.transactions[coin.transaction]
+            if not origin.inputs:
+                assert size[origin.height] == 1
+                assert planned.height - origin.height >= MATURITY
+
+
+def test_every_transaction_pays_a_fee_and_no_dust(world: World) -> None:
+    for planned in world.plan.transactions:
+        if planned.inputs:
+            paid = sum(output.amount_sat for output in planned.outputs)
+            virtual_bytes = 11 + 68 * len(planned.inputs) + 31 * len(planned.outputs)
+            fee = value(world.plan, planned.inputs) - paid
+            assert 2 * virtual_bytes <= fee <= 200 * virtual_bytes + DUST_SAT
+        assert all(output.amount_sat >= DUST_SAT for output in planned.outputs)
+
+
+def test_the_index_holds_exactly_the_coins_that_the_plan_leaves_unspent(world: World) -> None:
+    index = at_tip(world)
+    spent = {coin for planned in world.plan.transactions for coin in planned.inputs}
+    left = Counter[int]()
+    for number, planned in enumerate(world.plan.transactions):
+        for vout, output in enumerate(planned.outputs):
+            if Coin(number, vout) not in spent:
+                left[output.slot] += output.amount_sat
+
+    held = {
+        slot: sum(r.amount_sat for r in index.history(slot).receipts if r.spend is None)
+        for slot in range(world.plan.slots)
+    }
+
+    assert held == {slot: left[slot] for slot in range(world.plan.slots)}
+
+
+def test_a_payment_is_judged_by_what_was_confirmed_before_it(world: World) -> None:
+    late = at_tip(world)
+    sample = set(Random(0).sample(range(len(world.truth.payments)), 150))  # noqa: S311
+
+    for number, (payment, index) in enumerate(judged(world)):
+        if number in sample:
+            facts = replace(late.facts(payment), height=payment.height - 1)
+            assert index.height == payment.height - 1
+            assert extract(facts) == extract(index.facts(payment))
+
+
+def test_a_payment_is_made_as_it_was_proposed(world: World) -> None:
+    for payment in world.truth.payments:
+        planned = world.plan.transactions[payment.transaction]
+        origins = {
+            world.plan.transactions[coin.transaction].outputs[coin.vout].slot
+            for coin in planned.inputs
+        }
+        assert planned.outputs[0] == (payment.recipient_slot, payment.amount_sat)
+        assert planned.height == payment.height
+        assert origins <= set(payment.sender_slots)
+
+
+def test_a_payment_is_a_fraud_by_whom_it_serves_never_by_its_shape() -> None:
+    world = training()
+
+    assert {p.recipient for p in world.truth.payments} >= LOOKALIKES - {Kind.EMPLOYER}
+    for payment in world.truth.payments:
+        owner = world.truth.owners[payment.recipient_slot]
+        sender = world.truth.owners[payment.sender_slots[0]]
+        assert payment.fraud == (owner in ILLICIT or payment.stolen)
+        assert sender not in ILLICIT
+
+
+def test_worlds_differ_within_the_bounds_the_card_states() -> None:
+    drawn = [draw(Random(seed)) for seed in range(300)]  # noqa: S311
+
+    assert all(0.05 <= habits.reuse <= 0.8 for habits in drawn)
+    assert all(0.005 <= habits.illicit_share <= 0.10 for habits in drawn)
+    assert min(habits.reuse for habits in drawn) < 0.1 < 0.7 < max(h.reuse for h in drawn)
+    assert max(h.illicit_share for h in drawn) > 10 * min(h.illicit_share for h in drawn)
+
+
+def test_the_demonstration_fits_on_a_fresh_regtest_chain() -> None:
+    plan = demo().plan
+    made = [planned for planned in plan.transactions if planned.inputs]
+
+    assert plan.tip == pytest.approx(300, abs=10)
+    assert len(made) == pytest.approx(1_200, abs=200)
+    assert max(len(planned.inputs) for planned in made) <= 100
+
+
+def test_no_planned_transaction_needs_an_output_that_the_payers_wallet_makes() -> None:
+    plan = demo().plan
+    by_payer = {i for i, planned in enumerate(plan.transactions) if planned.by_payer}
+
+    needed = {coin.transaction for planned in plan.transactions for coin in planned.inputs}
+
+    assert 2 <= len(by_payer) <= 4
+    assert not by_payer & needed
+
+
+def test_the_payer_can_pay_the_scenes() -> None:
+    world = demo()
+    assert world.plan.payer_slot is not None
+
+    receipts = at_tip(world).history(world.plan.payer_slot).receipts
+
+    assert len(receipts) >= 5
+    assert sum(r.amount_sat for r in receipts if r.spend is None) >= 200_000_000
+
+
+def test_the_scenes_have_a_popular_shop_and_a_scam_that_collected() -> None:
+    world = demo()
+    shop, scam = licit_recipient(world), illicit_recipient(world)
+    index = at_tip(world)
+
+    assert world.truth.owners[shop] is Kind.MERCHANT
+    assert world.truth.owners[scam] is Kind.SCAM
+    assert len(index.history(shop).receipts) >= 20
+    assert len(index.history(scam).receipts) >= 5
+    assert not world.truth.links
+
+
+def test_a_swapped_proposal_keeps_everything_but_the_recipient() -> None:
+    world = training()
+    payment, index = next((p, i) for p, i in judged(world) if p.height > 200)
+    scam = world.truth.owners.index(Kind.SCAM)
+
+    facts = index.facts(payment, recipient_slot=scam, link=7)
+
+    own = index.facts(payment)
+    assert facts == replace(own, recipient=index.history(scam), recipient_link=RecipientLink(7))
+    assert facts.recipient
+    assert facts.recipient.script == script(scam)
+
+
+def test_the_senders_addresses_are_those_linked_by_then() -> None:
+    for payment in training().truth.payments:
+        assert len(payment.sender_slots) == len(payment.sender_link_heights)
+        assert max(payment.sender_link_heights) <= payment.height
+
+
+def test_vectors_of_a_world_have_no_gap_a_model_may_not_have() -> None:
+    for payment, index in judged(demo()):
+        features = extract(index.facts(payment))
+        assert PAYMENT_RISK.unmet(features) == ()
+
+
+def value(plan: Plan, coins: tuple[Coin, ...]) -> int:
+    return sum(plan.transactions[coin.transaction].outputs[coin.vout].amount_sat for coin in coins)
