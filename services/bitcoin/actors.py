@@ -304,6 +304,7 @@ class ChainActor(Actor[ChainMessage]):
                     refused = refused[refused.index(refusal.hash) :]
                     await self._journal.remove(refused)
                 await self._follow()
+                failpoint.reach("bitcoin.block.indexed")
                 if refusal:
                     raise refusal
         except BlockRejected:

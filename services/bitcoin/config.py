@@ -34,9 +34,7 @@ class BitcoinConfig:
     master_key_file: str = ""  # ANYA_MASTER_KEY_FILE; empty: in the home folder, made if not there
     feerate: int = FEERATE  # ANYA_FEERATE, sat per 1000 vbytes of a payment
     max_fee_sat: int = MAX_FEE_SAT  # ANYA_MAX_FEE_SAT, of one payment
-    final_depth: int = (
-        FINAL_DEPTH  # ANYA_FINAL_DEPTH, confirmations of a settled payment
-    )
+    final_depth: int = FINAL_DEPTH  # ANYA_FINAL_DEPTH, confirmations of a settled payment
     sweep_seconds: float = 1.0  # how often payments are looked after when nothing stirs
 
     @property

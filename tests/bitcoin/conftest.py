@@ -41,18 +41,18 @@ async def service(config: BitcoinConfig) -> AsyncIterator[Bitcoin]:
 async def operator(authority: Authority, service: Bitcoin) -> AsyncIterator[grpc.aio.Channel]:
     """The channel of a client with the operator's certificate."""
     identity = authority.issue("spiffe://anya.internal/client/operator")
-    async with channel(service, identity) as operator:
+    async with channel_to(service.port, identity) as operator:
         yield operator
 
 
 @pytest.fixture
 async def orchestrator(authority: Authority, service: Bitcoin) -> AsyncIterator[grpc.aio.Channel]:
-    async with channel(service, authority.issue_service("orchestrator")) as orchestrator:
+    async with channel_to(service.port, authority.issue_service("orchestrator")) as orchestrator:
         yield orchestrator
 
 
-def channel(service: Bitcoin, identity: Identity) -> grpc.aio.Channel:
+def channel_to(port: int, identity: Identity) -> grpc.aio.Channel:
     rules = ClientRules(
         target="bitcoin", tracer=NoOpTracer(), breakers=Breakers(SystemClock()), timeout=30.0
     )
-    return open_channel(f"127.0.0.1:{service.port}", rules, identity)
+    return open_channel(f"127.0.0.1:{port}", rules, identity)

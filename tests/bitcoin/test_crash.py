@@ -1,0 +1,134 @@
+"""SIGKILL, at the moments that hurt: no block that was journalled is lost, none comes twice."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE
+from contextlib import asynccontextmanager
+from shutil import copyfile
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+
+from anya.bitcoin.v1 import chain_pb2, regtest_pb2
+from anya.bitcoin.v1.chain_pb2_grpc import ChainServiceStub
+from anya.bitcoin.v1.regtest_pb2_grpc import RegtestServiceStub
+from tests.bitcoin.conftest import channel_to
+
+if TYPE_CHECKING:
+    from asyncio.subprocess import Process
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from mesh.config import Identity
+    from mesh.testing import Authority
+
+
+class House:
+    """A home folder, and service processes that come and go in it."""
+
+    def __init__(self, authority: Authority, home: Path) -> None:
+        (home / "pki").mkdir()
+        identity = authority.issue_service("bitcoin")
+        copyfile(identity.ca, home / "pki" / "ca.pem")
+        copyfile(identity.certificate, home / "pki" / "bitcoin.pem")
+        copyfile(identity.key, home / "pki" / "bitcoin.key")
+        self._home = home
+        self._operator: Identity = authority.issue("spiffe://anya.internal/client/operator")
+
+    @asynccontextmanager
+    async def service(
+        self, failpoints: str = ""
+    ) -> AsyncIterator[tuple[Process, grpc.aio.Channel]]:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "services.bitcoin"),
+            env={
+                "PATH": os.environ["PATH"],
+                "ANYA_HOME": str(self._home),
+                "ANYA_FAILPOINTS": failpoints,
+            },
+            stdout=PIPE,
+        )
+        try:
+            assert process.stdout
+            ready = json.loads(await process.stdout.readline())["ready"]
+            async with channel_to(ready["port"], self._operator) as channel:
+                yield process, channel
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+
+
+@pytest.fixture
+def house(authority: Authority, tmp_path: Path) -> House:
+    return House(authority, tmp_path)
+
+
+async def mine(channel: grpc.aio.Channel, count: int) -> None:
+    await RegtestServiceStub(channel).MineBlocks(regtest_pb2.MineBlocksRequest(count=count))
+
+
+async def reorganize(channel: grpc.aio.Channel, depth: int) -> None:
+    request = regtest_pb2.ReorganizeChainRequest(depth=depth)
+    await RegtestServiceStub(channel).ReorganizeChain(request)
+
+
+async def tip(channel: grpc.aio.Channel) -> tuple[int, bytes]:
+    info = await ChainServiceStub(channel).GetChainInfo(chain_pb2.GetChainInfoRequest())
+    block = await ChainServiceStub(channel).GetBlock(chain_pb2.GetBlockRequest(height=info.height))
+    assert block.hash == info.tip_hash
+    return info.height, info.tip_hash
+
+
+async def test_no_block_is_lost_when_the_idle_process_is_killed(house: House) -> None:
+    async with house.service() as (process, channel):
+        await mine(channel, 7)
+        before = await tip(channel)
+        process.send_signal(signal.SIGKILL)
+        await process.wait()
+
+    async with house.service() as (_, channel):
+        assert await tip(channel) == before
+        await mine(channel, 1)
+        assert (await tip(channel))[0] == 8
+
+
+@pytest.mark.parametrize("moment", ["journalled", "accepted", "indexed"])
+async def test_blocks_that_were_journalled_survive_a_kill_at_any_moment(
+    house: House, moment: str
+) -> None:
+    async with house.service() as (_, channel):
+        await mine(channel, 3)
+
+    async with house.service(f"bitcoin.block.{moment}=kill") as (process, channel):
+        with pytest.raises(grpc.aio.AioRpcError):
+            await mine(channel, 2)
+        assert await process.wait() == -signal.SIGKILL
+
+    async with house.service() as (_, channel):
+        assert (await tip(channel))[0] == 5
+
+
+@pytest.mark.parametrize("moment", ["journalled", "accepted", "indexed"])
+async def test_a_reorganisation_that_was_journalled_is_finished_after_a_kill(
+    house: House, moment: str
+) -> None:
+    async with house.service() as (_, channel):
+        await mine(channel, 5)
+        _, before = await tip(channel)
+
+    async with house.service(f"bitcoin.block.{moment}=kill") as (process, channel):
+        with pytest.raises(grpc.aio.AioRpcError):
+            await reorganize(channel, 3)
+        await process.wait()
+
+    async with house.service() as (_, channel):
+        height, hash = await tip(channel)
+        assert height == 6
+        assert hash != before

@@ -1,0 +1,213 @@
+"""Whatever was lost or damaged between two starts: the chain is whole again, or nothing starts."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mesh.runtime import StartError
+from services.bitcoin import miner
+from services.bitcoin.__main__ import bitcoin
+from services.bitcoin.actors import GetBlock, Info, MineBlocks, ReorganizeChain
+from services.bitcoin.kernel import Kernel
+from services.bitcoin.miner import NOBODY
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from services.bitcoin.chain import ChainInfo
+    from services.bitcoin.config import BitcoinConfig
+
+
+async def mine(config: BitcoinConfig, count: int = 5) -> ChainInfo:
+    """Run the service, mine, stop it cleanly."""
+    async with bitcoin(config) as service:
+        await service.chain.ask(MineBlocks(count, NOBODY))
+        return await service.chain.ask(Info())
+
+
+async def info(config: BitcoinConfig) -> ChainInfo:
+    async with bitcoin(config) as service:
+        return await service.chain.ask(Info())
+
+
+def kernel_folder(config: BitcoinConfig) -> Path:
+    return config.folder / "kernel"
+
+
+def lose_kernel(config: BitcoinConfig) -> None:
+    shutil.rmtree(kernel_folder(config))
+
+
+def change(config: BitcoinConfig, sql: str) -> None:
+    with closing(sqlite3.connect(config.location)) as connection, connection:
+        connection.execute(sql)
+
+
+def events(config: BitcoinConfig) -> list[str]:
+    with closing(sqlite3.connect(config.location)) as connection:
+        return [type for (type,) in connection.execute("SELECT type FROM outbox ORDER BY sequence")]
+
+
+# Five blocks are mined first: these hit the last one.
+DAMAGES = {
+    "cut off": "UPDATE journal SET raw = substr(raw, 1, 100) WHERE sequence = 5",
+    "one byte": "UPDATE journal SET raw = CAST(substr(raw, 1, 120) || x'00' || substr(raw, 122)"
+    " AS BLOB) WHERE sequence = 5",
+    "another hash": "UPDATE journal SET hash = zeroblob(32) WHERE sequence = 5",
+    "gone": "DELETE FROM journal WHERE sequence = 5",
+}
+
+
+async def test_a_clean_restart_finds_the_chain_as_it_was(config: BitcoinConfig) -> None:
+    before = await mine(config)
+
+    assert await info(config) == before
+
+
+async def test_a_lost_kernel_is_made_again_from_the_journal(config: BitcoinConfig) -> None:
+    await mine(config)
+    async with bitcoin(config) as service:
+        await service.chain.ask(ReorganizeChain(2))
+    before = await mine(config, 1)
+
+    lose_kernel(config)
+
+    assert await info(config) == before
+
+
+async def test_damaged_kernel_files_are_made_again_from_the_journal(config: BitcoinConfig) -> None:
+    before = await mine(config)
+
+    for path in (kernel_folder(config) / "state" / "chainstate").glob("MANIFEST*"):
+        path.write_bytes(b"damaged")
+
+    assert await info(config) == before
+
+
+async def test_a_kernel_that_followed_another_chain_is_made_again(config: BitcoinConfig) -> None:
+    before = await mine(config, 3)
+    lose_kernel(config)
+    kernel = Kernel(kernel_folder(config))
+    with closing(kernel):
+        kernel.open()
+        genesis = kernel.links()[0]
+        stranger = miner.mine(
+            height=1, prev_hash=genesis.hash, time=genesis.time + 1, script_pubkey=NOBODY
+        )
+        kernel.submit(stranger)
+
+    assert await info(config) == before
+
+
+@pytest.mark.parametrize("damage", ["cut off", "one byte"])
+async def test_a_damaged_journal_entry_is_repaired_from_the_kernel(
+    config: BitcoinConfig, damage: str
+) -> None:
+    before = await mine(config)
+    change(config, DAMAGES[damage])
+
+    assert await info(config) == before
+    lose_kernel(config)
+    assert await info(config) == before
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+async def test_a_block_that_nobody_can_tell_any_more_stops_the_start(
+    config: BitcoinConfig, damage: str
+) -> None:
+    await mine(config)
+    before = events(config)
+    lose_kernel(config)
+    change(config, damage)
+
+    with pytest.raises(StartError, match=r"at height 5.*ANYA_JOURNAL=truncate.*height 4"):
+        await info(config)
+
+    assert events(config) == before
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+async def test_who_gives_the_lost_blocks_up_goes_back_to_the_last_good_one(
+    config: BitcoinConfig, damage: str
+) -> None:
+    await mine(config)
+    lose_kernel(config)
+    change(config, damage)
+
+    after = await info(replace(config, truncate_journal=True))
+
+    assert after.height == 4
+    assert events(config)[-1] == "bitcoin.block.disconnected"
+    assert (await mine(config, 2)).height == 6
+
+
+async def test_blocks_upon_a_lost_one_are_lost_with_it(config: BitcoinConfig) -> None:
+    await mine(config)
+    lose_kernel(config)
+    change(config, "UPDATE journal SET raw = x'00' WHERE sequence = 3")
+
+    with pytest.raises(StartError, match=r"at height 3, and with it 3 blocks"):
+        await info(config)
+    after = await info(replace(config, truncate_journal=True))
+
+    assert after.height == 2
+    assert (await mine(config, 1)).height == 3
+
+
+async def test_a_damaged_entry_of_a_branch_that_lost_costs_nothing(config: BitcoinConfig) -> None:
+    await mine(config)
+    async with bitcoin(config) as service:
+        await service.chain.ask(ReorganizeChain(1))
+        before = await service.chain.ask(Info())
+    lose_kernel(config)
+    change(config, "UPDATE journal SET raw = x'00' WHERE sequence = 5")
+
+    assert await info(config) == before
+
+
+async def test_a_block_that_was_never_taken_is_dropped_from_the_journal(
+    config: BitcoinConfig,
+) -> None:
+    before = await mine(config)
+    change(
+        config,
+        "INSERT INTO journal SELECT sequence + 1, zeroblob(32), x'00' FROM journal"
+        " ORDER BY sequence DESC LIMIT 1",
+    )
+
+    assert await info(config) == before
+    assert (await mine(config, 1)).height == before.height + 1
+
+
+async def test_an_index_that_stayed_behind_catches_up(config: BitcoinConfig) -> None:
+    before = await mine(config)
+    change(config, "DELETE FROM tx WHERE height > 3")
+    change(config, "DELETE FROM txo WHERE height > 3")
+    change(config, "DELETE FROM block WHERE height > 3")
+
+    assert await info(config) == before
+    assert events(config)[-2:] == ["bitcoin.block.connected"] * 2
+
+
+async def test_a_second_process_on_the_same_chain_is_refused(config: BitcoinConfig) -> None:
+    async with bitcoin(config):
+        with pytest.raises(StartError, match="another process has the chain"):
+            await info(config)
+
+
+async def test_checkpoints_interrupt_nothing(config: BitcoinConfig) -> None:
+    config = replace(config, checkpoint_blocks=3)
+
+    async with bitcoin(config) as service:
+        for _ in range(8):
+            await service.chain.ask(MineBlocks(1, NOBODY))
+        tip = await service.chain.ask(GetBlock(8))
+
+    assert tip.confirmations == 1
+    assert (await info(config)).tip_hash == tip.block.hash
