@@ -1,0 +1,230 @@
+"""The seeded economy of the demo, rendered onto a real regtest chain by its client.
+
+The plan numbers its addresses and coins (services/ml/simulation/plan.py); here the numbers become
+keys and signed transactions. Plan, keys and truth stay with the client: services see transactions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+import secrets
+import time
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from anya.bitcoin.v1 import chain_pb2, regtest_pb2
+from anya.bitcoin.v1.chain_pb2_grpc import ChainServiceStub
+from anya.bitcoin.v1.regtest_pb2_grpc import RegtestServiceStub
+from cli.errors import CommandError
+from cli.home import write_private
+from cli.p2wpkh import Coin, Key, Output, script_of, spend
+from services.bitcoin.block import parse_block
+from services.ml.simulation.demonstration import illicit_recipient, licit_recipient
+from services.ml.simulation.plan import FUNDING_SLOT, subsidy_sat
+from services.ml.simulation.population import demo_world
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+    from cli.connection import Channels
+    from cli.home import Home
+    from services.ml.simulation.plan import Plan, PlannedBlock
+
+FILE = "economy.json"
+MINE_TIMEOUT = 60.0  # seconds for a row of empty blocks
+AT_ONCE = 16  # broadcasts in flight
+
+
+@dataclass(slots=True)
+class State:
+    """What the client remembers of its economy. Enough to go on with one that was interrupted."""
+
+    secret: str  # hex, 32 bytes: every key of the town comes from it
+    tip_time: int  # Unix time of its last block
+    licit: str = ""  # address of the merchant with the most distinct funders
+    scam: str = ""  # address of the scam that collected most often
+    done: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Payer:
+    """The one inhabitant who is real: a wallet in the mesh, which acts through the mesh."""
+
+    address: str
+    settle: Callable[[], Awaitable[None]]  # called once there is a chain to live on
+    pay: Callable[[str, int], Awaitable[None]]  # address, satoshis; to be mined in the next block
+
+
+class Rendering:
+    """A plan with real keys: numbers in, signed transactions out."""
+
+    def __init__(self, plan: Plan, secret: bytes, payer_script: bytes) -> None:
+        self._plan = plan
+        self._secret = secret
+        self._payer_script = payer_script
+        self._keys: dict[int, Key] = {}
+        self._txids: dict[int, bytes] = {}
+
+    def key(self, slot: int) -> Key:
+        if slot not in self._keys:
+            number = slot.to_bytes(4, "big")
+            self._keys[slot] = Key.of(hmac.digest(self._secret, number, hashlib.sha256))
+        return self._keys[slot]
+
+    def script(self, slot: int) -> bytes:
+        return self._payer_script if slot == self._plan.payer_slot else self.key(slot).script
+
+    def transaction(self, number: int) -> bytes:
+        """The signed transaction of this number; those before it must have been asked for."""
+        planned = self._plan.transactions[number]
+        coins = [self._coin(transaction, vout) for transaction, vout in planned.inputs]
+        outputs = [Output(amount, self.script(slot)) for slot, amount in planned.outputs]
+        self._txids[number], raw = spend(coins, outputs)
+        return raw
+
+    def mined(self, number: int, txid: bytes) -> None:
+        """The coinbase of this number is this one."""
+        self._txids[number] = txid
+
+    def _coin(self, transaction: int, vout: int) -> Coin:
+        planned = self._plan.transactions[transaction]
+        slot, amount = planned.outputs[vout]
+        if not planned.inputs:
+            amount = subsidy_sat(planned.height)
+        return Coin(self._txids[transaction], vout, amount, self.key(slot))
+
+
+class Replay:
+    """The way of a plan onto the chain, block by block."""
+
+    def __init__(self, channels: Channels, plan: Plan, state: State, payer: Payer) -> None:
+        self._chain = ChainServiceStub(channels["bitcoin"])
+        self._regtest = RegtestServiceStub(channels["bitcoin"])
+        self._plan = plan
+        self._state = state
+        self._payer = payer
+        self._rendering = Rendering(plan, bytes.fromhex(state.secret), script_of(payer.address))
+        self._gate = asyncio.Semaphore(AT_ONCE)
+
+    async def run(self, progress: Callable[[int, int], None]) -> None:
+        """Render every block that the chain lacks; ``progress`` hears the height and the tip.
+
+        A chain that already has some of them is taken up where it was left: what was broadcast is
+        accepted again without effect.
+        """
+        found = (await self._chain.GetChainInfo(chain_pb2.GetChainInfoRequest())).height
+        if found:
+            await self._require_ours()
+        for is_empty, group in groupby(self._plan.blocks, lambda one: len(one.transactions) == 1):
+            blocks = list(group)
+            if is_empty:
+                await self._mine([block for block in blocks if block.height > found])
+                await self._learn_coinbases(blocks)
+                continue
+            for block in blocks:
+                await self._fill(block, again=block.height <= found)
+                if block.height > found:
+                    await self._mine([block])
+                if block is blocks[0]:
+                    await self._payer.settle()
+                progress(block.height, self._plan.tip)
+
+    async def _fill(self, block: PlannedBlock, *, again: bool) -> None:
+        """Put the block's transactions into the mempool."""
+        raws = []
+        for number in block.transactions[1:]:
+            planned = self._plan.transactions[number]
+            if not planned.by_payer:
+                raws.append(self._rendering.transaction(number))
+            elif not again:
+                slot, amount = planned.outputs[0]
+                await self._payer.pay(self._rendering.key(slot).address, amount)
+        await asyncio.gather(*map(self._broadcast, raws))
+
+    async def _broadcast(self, raw: bytes) -> None:
+        async with self._gate:
+            await self._chain.BroadcastTransaction(chain_pb2.BroadcastTransactionRequest(raw=raw))
+
+    async def _mine(self, blocks: Sequence[PlannedBlock]) -> None:
+        if blocks:
+            request = regtest_pb2.MineBlocksRequest(
+                count=len(blocks),
+                address=self._rendering.key(FUNDING_SLOT).address,
+                times=[self._time(block.height) for block in blocks],
+            )
+            await self._regtest.MineBlocks(request, timeout=MINE_TIMEOUT)
+
+    async def _learn_coinbases(self, blocks: Iterable[PlannedBlock]) -> None:
+        """Ask for the coinbases that the plan spends; nobody knows their txids beforehand."""
+        for block in blocks:
+            number = block.transactions[0]
+            if number in self._spent_coinbases:
+                self._rendering.mined(number, await self._coinbase(block.height))
+
+    async def _coinbase(self, height: int) -> bytes:
+        reply = await self._chain.GetBlock(chain_pb2.GetBlockRequest(height=height))
+        return parse_block(reply.raw).transactions[0].txid
+
+    async def _require_ours(self) -> None:
+        reply = await self._chain.GetBlock(chain_pb2.GetBlockRequest(height=1))
+        ours = self._rendering.key(FUNDING_SLOT).script
+        if parse_block(reply.raw).transactions[0].outputs[0].script_pubkey != ours:
+            raise CommandError(
+                "the chain of this home has blocks that are not the demo's",
+                reason="CHAIN_NOT_FRESH",
+                remedy="give the demo a home of its own: anya demo --home FOLDER",
+            )
+
+    @cached_property
+    def _spent_coinbases(self) -> set[int]:
+        coins = (coin for planned in self._plan.transactions for coin in planned.inputs)
+        return {number for number, _ in coins if not self._plan.transactions[number].inputs}
+
+    def _time(self, height: int) -> Timestamp:
+        return Timestamp(seconds=self._plan.block_time(height, self._state.tip_time))
+
+
+async def ensure(
+    home: Home, channels: Channels, payer: Payer, progress: Callable[[int, int], None]
+) -> State:
+    """The economy on the chain of this home: rendered now, or gone on with, or found there."""
+    state = load(home)
+    if state is not None and state.done:
+        return state
+    world = demo_world()
+    if state is None:
+        state = State(secrets.token_hex(32), int(time.time()))
+        keys = Rendering(world.plan, bytes.fromhex(state.secret), b"")
+        state.licit = keys.key(licit_recipient(world)).address
+        state.scam = keys.key(illicit_recipient(world)).address
+        _save(home, state)  # before the first block: it could not be gone on with otherwise
+    await Replay(channels, world.plan, state, payer).run(progress)
+    state.done = True
+    _save(home, state)
+    return state
+
+
+def load(home: Home) -> State | None:
+    """What is remembered; None if this home has no economy yet."""
+    path = home.client / FILE
+    try:
+        return State(**json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError):
+        raise CommandError(
+            f"{path} is not what the demo wrote",
+            reason="ECONOMY_INVALID",
+            remedy="give the demo a home of its own: anya demo --home FOLDER",
+        ) from None
+
+
+def _save(home: Home, state: State) -> None:
+    write_private(home.client / FILE, json.dumps(asdict(state)).encode())
