@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from anya.bitcoin.v1.analysis_pb2_grpc import add_AnalysisServiceServicer_to_server
 from anya.bitcoin.v1.chain_pb2_grpc import add_ChainServiceServicer_to_server
 from anya.bitcoin.v1.ownership_pb2_grpc import add_OwnershipServiceServicer_to_server
 from anya.bitcoin.v1.regtest_pb2_grpc import add_RegtestServiceServicer_to_server
@@ -32,6 +33,7 @@ from services.bitcoin.kernel import Kernel, KernelFailed
 from services.bitcoin.keyring import Keyring
 from services.bitcoin.miner import NOBODY
 from services.bitcoin.recovery import Recovery
+from services.bitcoin.servicers.analysis import AnalysisServicer
 from services.bitcoin.servicers.chain import ChainServicer
 from services.bitcoin.servicers.ownership import OwnershipServicer
 from services.bitcoin.servicers.regtest import TIMEOUT, RegtestServicer
@@ -43,6 +45,7 @@ from services.bitcoin.store import journal as journal_store
 from services.bitcoin.store import payment as payment_store
 from services.bitcoin.store import wallet as wallet_store
 from services.bitcoin.store.chain import ChainStore
+from services.bitcoin.store.history import HistoryStore
 from services.bitcoin.store.journal import Journal
 from services.bitcoin.store.payment import PaymentStore
 from services.bitcoin.store.wallet import WalletStore
@@ -53,6 +56,7 @@ if TYPE_CHECKING:
     from mesh.actor import ActorRef
     from mesh.database import Database
     from services.bitcoin.actors import ChainMessage
+    from services.bitcoin.spender import WalletMessage
 
 SCHEMA = "".join(
     part.SCHEMA
@@ -85,18 +89,40 @@ async def bitcoin(config: BitcoinConfig) -> AsyncIterator[Bitcoin]:
         open_database(config.location, schema=SCHEMA) as database,
         open_chain(config, database, changed=changed) as chain,
         auto_mining(config, chain, moved),
-        open_wallet(config, database, chain, stirred) as wallet,
-        runtime.serve(
-            partial(add_ChainServiceServicer_to_server, ChainServicer(chain)),
-            partial(add_RegtestServiceServicer_to_server, RegtestServicer(chain)),
-            partial(add_WalletServiceServicer_to_server, wallet.payments),
-            partial(add_OwnershipServiceServicer_to_server, wallet.ownership),
-            partial(
-                add_OutboxServiceServicer_to_server, OutboxServicer(database, service="bitcoin")
-            ),
-        ) as ports,
     ):
-        yield Bitcoin(ports.port, ports.health_port, chain)
+        network = Network(config.mesh.network)
+        attestor = Attestor(config.mesh.identity)
+        verifier = Verifier(config.mesh.identity.ca, config.mesh.trust_domain)
+        wallets = WalletStore(database)
+        payments = PaymentStore(database, final_depth=config.final_depth)
+        keyring = await open_keyring(config, wallets)
+        analysis = AnalysisServicer(
+            histories=HistoryStore(database),
+            chain=chain,
+            attestor=attestor,
+            verifier=verifier,
+            network=network,
+        )
+        ownership = OwnershipServicer(
+            chain=chain, keyring=keyring, attestor=attestor, network=network
+        )
+        async with (
+            open_wallet(config, chain, payments, keyring, verifier, stirred) as wallet,
+            runtime.serve(
+                partial(add_ChainServiceServicer_to_server, ChainServicer(chain)),
+                partial(add_RegtestServiceServicer_to_server, RegtestServicer(chain)),
+                partial(add_AnalysisServiceServicer_to_server, analysis),
+                partial(add_OwnershipServiceServicer_to_server, ownership),
+                partial(
+                    add_WalletServiceServicer_to_server,
+                    WalletServicer(wallet, keyring, wallets, payments, network),
+                ),
+                partial(
+                    add_OutboxServiceServicer_to_server, OutboxServicer(database, service="bitcoin")
+                ),
+            ) as ports,
+        ):
+            yield Bitcoin(ports.port, ports.health_port, chain)
 
 
 @asynccontextmanager
@@ -150,37 +176,37 @@ async def auto_mining(
             await task
 
 
-@dataclass(frozen=True, slots=True)
-class _WalletServicers:
-    payments: WalletServicer
-    ownership: OwnershipServicer
+async def open_keyring(config: BitcoinConfig, wallets: WalletStore) -> Keyring:
+    """ConfigError if the master key is not the one that sealed this store's wallets."""
+    keystore = Keystore(MasterKey.from_file(config.master_key))
+    keyring = Keyring(wallets, keystore, Network(config.mesh.network))
+    try:
+        await keyring.check()
+    except KeystoreError as error:
+        raise ConfigError(
+            f"ANYA_MASTER_KEY_FILE {config.master_key} is not the key of this store: {error}"
+        ) from None
+    return keyring
 
 
 @asynccontextmanager
 async def open_wallet(
     config: BitcoinConfig,
-    database: Database,
     chain: ActorRef[ChainMessage],
+    payments: PaymentStore,
+    keyring: Keyring,
+    verifier: Verifier,
     stirred: asyncio.Event,
-) -> AsyncIterator[_WalletServicers]:
-    """What stands on the chain and holds keys. ConfigError if the master key is another store's."""
-    network = Network(config.mesh.network)
-    wallets = WalletStore(database)
-    payments = PaymentStore(database, final_depth=config.final_depth)
-    keystore = Keystore(MasterKey.from_file(config.master_key))
-    keyring = Keyring(wallets, keystore, network)
-    try:
-        await keyring.check()
-    except KeystoreError as error:
-        raise ConfigError(f"{config.master_key} is not this store's master key: {error}") from None
+) -> AsyncIterator[ActorRef[WalletMessage]]:
+    """The actor of payments. It looks after those of an earlier process first."""
 
     async def build() -> WalletActor:
         return WalletActor(
             store=payments,
             chain=chain,
             keyring=keyring,
-            verifier=Verifier(config.mesh.identity.ca, config.mesh.trust_domain),
-            network=network,
+            verifier=verifier,
+            network=Network(config.mesh.network),
             broadcaster=Broadcaster(payments, chain, final_depth=config.final_depth),
             fees=Fees(feerate=config.feerate, max_fee_sat=config.max_fee_sat),
         )
@@ -191,21 +217,7 @@ async def open_wallet(
             name="payment sweeps",
         )
         try:
-            yield _WalletServicers(
-                WalletServicer(
-                    wallet=wallet,
-                    keyring=keyring,
-                    wallets=wallets,
-                    payments=payments,
-                    network=network,
-                ),
-                OwnershipServicer(
-                    chain=chain,
-                    keyring=keyring,
-                    attestor=Attestor(config.mesh.identity),
-                    network=network,
-                ),
-            )
+            yield wallet
         finally:
             sweeping.cancel()
             with suppress(asyncio.CancelledError):

@@ -46,7 +46,6 @@ STATUSES = {
 class WalletServicer(WalletServiceServicer):
     def __init__(
         self,
-        *,
         wallet: ActorRef[WalletMessage],
         keyring: Keyring,
         wallets: WalletStore,
