@@ -13,8 +13,10 @@ from anya.mesh.v1.outbox_pb2_grpc import add_OutboxServiceServicer_to_server
 from anya.web5.v1.analysis_pb2_grpc import add_AnalysisServiceServicer_to_server
 from anya.web5.v1.did_pb2_grpc import add_DidServiceServicer_to_server
 from anya.web5.v1.identity_pb2_grpc import add_IdentityServiceServicer_to_server
+from anya.web5.v1.record_pb2_grpc import add_RecordServiceServicer_to_server
 from mesh import inbox, outbox, process
 from mesh.attestation import Attestor, Verifier
+from mesh.clock import SystemClock
 from mesh.config import ConfigError
 from mesh.database import open_database
 from mesh.keystore import Keystore, KeystoreError, MasterKey
@@ -22,10 +24,13 @@ from mesh.runtime import open_runtime
 from mesh.servicers import OutboxServicer
 from services.web5 import policy
 from services.web5.config import Web5Config
+from services.web5.records import Records
 from services.web5.servicers.analysis import AnalysisServicer
 from services.web5.servicers.did import DidServicer
 from services.web5.servicers.identity import IdentityServicer
+from services.web5.servicers.record import RecordServicer
 from services.web5.store import did, identity, link
+from services.web5.store import records as node
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -35,7 +40,7 @@ if TYPE_CHECKING:
     from services.web5.policy import IdentityPolicy
     from services.web5.proof import Signer
 
-SCHEMA = inbox.SCHEMA + outbox.SCHEMA + did.SCHEMA + identity.SCHEMA + link.SCHEMA
+SCHEMA = inbox.SCHEMA + outbox.SCHEMA + did.SCHEMA + identity.SCHEMA + link.SCHEMA + node.SCHEMA
 
 log = logging.getLogger(__name__)
 
@@ -75,10 +80,13 @@ async def web5(config: Web5Config) -> AsyncIterator[Web5]:
             attestor=attestor,
             verifier=verifier,
         )
+        records = Records(database, signer, SystemClock())
+        await records.open()
         async with runtime.serve(
             partial(add_DidServiceServicer_to_server, DidServicer(dids)),
             partial(add_IdentityServiceServicer_to_server, identities),
             partial(add_AnalysisServiceServicer_to_server, AnalysisServicer(links, attestor)),
+            partial(add_RecordServiceServicer_to_server, RecordServicer(records)),
             partial(add_OutboxServiceServicer_to_server, OutboxServicer(database, "web5")),
             max_in_flight=config.max_in_flight,
         ) as ports:

@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from mesh.clock import Clock
     from mesh.database import Database, Transaction
     from mesh.inbox import RequestKey
-    from services.web5.dwn.jws import Signer
     from services.web5.dwn.message import Message
     from services.web5.dwn.values import Value
+    from services.web5.proof import Signer
 
 MAX_DATA = 3 * 1024 * 1024  # bytes: with its message it fits a gRPC request
 
@@ -122,8 +122,8 @@ class Records:
     async def process(self, target: str, raw: bytes, data: bytes | None = None) -> Reply:
         """The verdict of ``target``'s node about a message.
 
-        InvalidArgument if it is not JSON that every reader understands alike, or it or its data is
-        too large; NotFound (TENANT_UNKNOWN).
+        InvalidArgument if not every reader understands it alike (MESSAGE_MALFORMED), or it or its
+        data is too large (MESSAGE_TOO_LARGE); NotFound (TENANT_UNKNOWN).
         """
         if not await self._keeps(target):
             raise NotFound(
@@ -135,7 +135,9 @@ class Records:
         try:
             return await self._judge(target, message.parse(raw, self._now()), data)
         except values.MalformedError as error:
-            raise InvalidArgument(f"message: {error}", field="message") from None
+            raise InvalidArgument(
+                f"message: {error}", reason=Reason.MESSAGE_MALFORMED, field="message"
+            ) from None
         except DwnError as error:
             return refusal(error)
 
@@ -204,7 +206,9 @@ def _check_sizes(raw: bytes, data: bytes | None) -> None:
     for name, given, most in (("message", raw, message.MAX_SIZE), ("data", data, MAX_DATA)):
         if given is not None and len(given) > most:
             raise InvalidArgument(
-                f"{name} must be at most {most} bytes, not {len(given)}", field=name
+                f"{name} must be at most {most} bytes, not {len(given)}",
+                reason=Reason.MESSAGE_TOO_LARGE,
+                field=name,
             )
 
 

@@ -14,6 +14,7 @@ from anya.web5.v1 import identity_pb2 as pb
 from anya.web5.v1.analysis_pb2_grpc import AnalysisServiceStub
 from anya.web5.v1.did_pb2_grpc import DidServiceStub
 from anya.web5.v1.identity_pb2_grpc import IdentityServiceStub
+from anya.web5.v1.record_pb2_grpc import RecordServiceStub
 from mesh.attestation import Attestor, Verifier
 from mesh.config import MeshConfig
 from services.web5.__main__ import web5
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from anya.web5.v1.analysis_pb2_grpc import AnalysisServiceAsyncStub
     from anya.web5.v1.did_pb2_grpc import DidServiceAsyncStub
     from anya.web5.v1.identity_pb2_grpc import IdentityServiceAsyncStub
+    from anya.web5.v1.record_pb2_grpc import RecordServiceAsyncStub
     from mesh.config import Identity
     from mesh.testing import Authority
 
@@ -70,6 +72,14 @@ class Running:
     @property
     def dids(self) -> DidServiceAsyncStub:
         return DidServiceStub(self.client)
+
+    @property
+    def records(self) -> RecordServiceAsyncStub:
+        return RecordServiceStub(self.client)
+
+    @property
+    def bookkeeping(self) -> RecordServiceAsyncStub:
+        return RecordServiceStub(self.orchestrator)
 
     @property
     def analysis(self) -> AnalysisServiceAsyncStub:

@@ -7,7 +7,7 @@ full id of a verification method, and the algorithm must be that of its key.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from mesh import jose
 from mesh.errors import MeshError
@@ -19,21 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from services.web5.dwn.values import Value
-
-
-class Signer(Protocol):
-    """A DID whose key is at hand."""
-
-    @property
-    def did(self) -> str: ...
-
-    @property
-    def kid(self) -> str:
-        """``"<did>#<fragment>"``, the verification method by which others find the key."""
-        ...
-
-    @property
-    def key(self) -> jose.SigningKey: ...
+    from services.web5.proof import Signer
 
 
 @dataclass(frozen=True, slots=True)

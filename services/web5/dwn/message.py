@@ -11,8 +11,9 @@ from services.web5.dwn.errors import Code, DwnError, NotSupportedError, Unauthor
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from services.web5.dwn.jws import Signature, Signer
+    from services.web5.dwn.jws import Signature
     from services.web5.dwn.values import Value
+    from services.web5.proof import Signer
 
 MAX_SIZE = 64 * 1024  # bytes of JSON
 

@@ -9,9 +9,9 @@ from services.web5.dwn import message, timestamp, url
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from services.web5.dwn.jws import Signer
     from services.web5.dwn.message import Message
     from services.web5.dwn.values import Value
+    from services.web5.proof import Signer
 
 
 def configure(definition: Value, signer: Signer, now: datetime) -> bytes:

@@ -9,7 +9,7 @@ from services.web5.dwn import message, timestamp
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from services.web5.dwn.jws import Signer
+    from services.web5.proof import Signer
 
 
 def create(record_id: str, signer: Signer, now: datetime, *, prune: bool = False) -> bytes:

@@ -12,9 +12,9 @@ from services.web5.dwn.schemas import MAX_PAGE
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from services.web5.dwn.jws import Signer
     from services.web5.dwn.message import Message
     from services.web5.dwn.values import Value
+    from services.web5.proof import Signer
 
 
 @dataclass(frozen=True, slots=True)

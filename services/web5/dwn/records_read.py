@@ -10,9 +10,9 @@ from services.web5.dwn.errors import Code, UnauthorizedError
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from services.web5.dwn.jws import Signer
     from services.web5.dwn.message import Message
     from services.web5.dwn.values import Value
+    from services.web5.proof import Signer
 
 
 def check(read: Message) -> None:

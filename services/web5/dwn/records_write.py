@@ -11,9 +11,9 @@ from services.web5.dwn.errors import Code, DwnError
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from services.web5.dwn.jws import Signer
     from services.web5.dwn.message import Message
     from services.web5.dwn.values import Value
+    from services.web5.proof import Signer
 
 MAX_INLINE = 30_000  # bytes of data that travel inside a query's reply
 

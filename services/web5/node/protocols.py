@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mesh import outbox
-from services.web5.dwn import values
 from services.web5.dwn.errors import Code, UnauthorizedError
 from services.web5.node.reply import ACCEPTED, CONFLICT, OK, Reply, array_of
 from services.web5.store import records as store
@@ -29,8 +27,6 @@ async def configure(tx: Transaction, tenant: str, configure: Message) -> Reply:
     await store.append_event(tx, tenant, configure.cid)
     for older in kept:
         await store.remove(tx, tenant, older.cid)
-    event = {"tenant": tenant, "protocol": url, "message_cid": configure.cid}
-    await outbox.append(tx, type="web5.protocol.configured", key=url, data=values.dump(event))
     return ACCEPTED
 
 

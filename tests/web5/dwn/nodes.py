@@ -1,4 +1,4 @@
-"""DIDs that sign, and the node of one of them."""
+"""The node of one DID, and how to speak to it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from services.web5 import did
 from services.web5.dwn import protocols, records_read, records_write
 
 if TYPE_CHECKING:
-    from mesh import jose
     from mesh.clock import ManualClock
     from mesh.database import Database
     from services.web5.node.reply import Reply
+    from services.web5.proof import Signer
     from services.web5.records import Records
 
 START = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -23,19 +22,10 @@ NOTES = "http://notes.example/protocol"
 
 
 @dataclass(frozen=True)
-class Person:
-    """A DID whose key is at hand."""
-
-    did: str
-    kid: str
-    key: jose.SigningKey
-
-
-@dataclass(frozen=True)
 class Node:
     """The node of one tenant, its database, and the clock it goes by."""
 
-    owner: Person
+    owner: Signer
     records: Records
     database: Database
     clock: ManualClock
@@ -59,19 +49,14 @@ class Node:
         }
         return await self.process(protocols.configure(definition, self.owner, self.now))
 
-    def note(self, author: Person, data: bytes = b"note", **properties: Any) -> bytes:
+    def note(self, author: Signer, data: bytes = b"note", **properties: Any) -> bytes:
         """A write by ``author`` that makes a record, of the protocol NOTES if it has a path."""
         if "protocolPath" in properties:
             properties.setdefault("protocol", NOTES)
         return records_write.create(data, author, self.now, data_format="text/plain", **properties)
 
-    async def read(self, record_id: str, reader: Person | None) -> Reply:
+    async def read(self, record_id: str, reader: Signer | None) -> Reply:
         return await self.process(records_read.create({"recordId": record_id}, self.now, reader))
-
-
-def person(method: did.Method, key: jose.Ed25519Key | jose.Secp256k1Key) -> Person:
-    document = did.create(method, key)
-    return Person(document.did, document.methods[0].id, key)
 
 
 def record_id(message: bytes) -> str:

@@ -11,12 +11,13 @@ from services.web5.dwn import cid, jws, records_write, values
 from tests.web5.dwn.nodes import context_id, members, record_id, verdict
 
 if TYPE_CHECKING:
-    from tests.web5.dwn.nodes import Node, Person
+    from services.web5.proof import Signer
+    from tests.web5.dwn.nodes import Node
 
 LARGE = records_write.MAX_INLINE + 1
 
 
-def signed(message: dict[str, Any], author: Person) -> bytes:
+def signed(message: dict[str, Any], author: Signer) -> bytes:
     """The message with a signature over what it says now."""
     descriptor_cid = cid.of_value(message["descriptor"])
     payload = {"recordId": message["recordId"], "descriptorCid": descriptor_cid}
@@ -26,7 +27,7 @@ def signed(message: dict[str, Any], author: Person) -> bytes:
     return values.dump(message)
 
 
-async def test_a_record_is_read_as_it_was_written(node: Node, alice: Person) -> None:
+async def test_a_record_is_read_as_it_was_written(node: Node, alice: Signer) -> None:
     write = node.note(alice, b"first")
 
     written = await node.process(write, b"first")
@@ -39,7 +40,7 @@ async def test_a_record_is_read_as_it_was_written(node: Node, alice: Person) -> 
 
 
 @pytest.mark.parametrize("size", [0, 1, LARGE - 1, LARGE, 300_000])
-async def test_data_of_any_size_comes_back_whole(node: Node, alice: Person, size: int) -> None:
+async def test_data_of_any_size_comes_back_whole(node: Node, alice: Signer, size: int) -> None:
     data = bytes(range(256)) * (size // 256) + bytes(size % 256)
     write = node.note(alice, data)
 
@@ -50,7 +51,7 @@ async def test_data_of_any_size_comes_back_whole(node: Node, alice: Person, size
 
 
 async def test_an_update_replaces_the_data_and_shows_the_first_write(
-    node: Node, alice: Person
+    node: Node, alice: Signer
 ) -> None:
     first = node.note(alice, b"first", tags={"mood": "glad"})
     await node.process(first, b"first")
@@ -69,7 +70,7 @@ async def test_an_update_replaces_the_data_and_shows_the_first_write(
 
 @pytest.mark.parametrize("size", [10, LARGE])
 async def test_an_update_without_data_keeps_what_the_record_has(
-    node: Node, alice: Person, size: int
+    node: Node, alice: Signer, size: int
 ) -> None:
     data = b"x" * size
     first = node.note(alice, data)
@@ -85,7 +86,7 @@ async def test_an_update_without_data_keeps_what_the_record_has(
     assert reply.data == data
 
 
-async def test_an_update_without_data_may_not_name_other_data(node: Node, alice: Person) -> None:
+async def test_an_update_without_data_may_not_name_other_data(node: Node, alice: Signer) -> None:
     first = node.note(alice, b"first")
     await node.process(first, b"first")
 
@@ -94,7 +95,7 @@ async def test_an_update_without_data_may_not_name_other_data(node: Node, alice:
     assert verdict(reply) == (400, "RecordsWriteDataCidMismatch")
 
 
-async def test_a_first_write_without_data_is_kept_and_not_found(node: Node, alice: Person) -> None:
+async def test_a_first_write_without_data_is_kept_and_not_found(node: Node, alice: Signer) -> None:
     write = node.note(alice)
 
     written = await node.process(write)
@@ -105,7 +106,7 @@ async def test_a_first_write_without_data_is_kept_and_not_found(node: Node, alic
 
 
 async def test_an_update_brings_the_data_that_the_first_write_lacked(
-    node: Node, alice: Person
+    node: Node, alice: Signer
 ) -> None:
     first = node.note(alice, b"first")
     await node.process(first)
@@ -119,7 +120,7 @@ async def test_an_update_brings_the_data_that_the_first_write_lacked(
     assert reply.data == b"second"
 
 
-async def test_the_same_message_again_is_a_conflict(node: Node, alice: Person) -> None:
+async def test_the_same_message_again_is_a_conflict(node: Node, alice: Signer) -> None:
     write = node.note(alice)
     await node.process(write, b"note")
 
@@ -128,7 +129,7 @@ async def test_the_same_message_again_is_a_conflict(node: Node, alice: Person) -
     assert (reply.code, reply.detail) == (409, "Conflict")
 
 
-async def test_an_older_update_does_not_replace_a_newer_one(node: Node, alice: Person) -> None:
+async def test_an_older_update_does_not_replace_a_newer_one(node: Node, alice: Signer) -> None:
     first = node.note(alice, b"first")
     await node.process(first, b"first")
     older = records_write.update(first, b"older", alice, node.now)
@@ -142,7 +143,7 @@ async def test_an_older_update_does_not_replace_a_newer_one(node: Node, alice: P
 
 
 async def test_of_two_updates_of_one_moment_the_larger_cid_stands(
-    node: Node, alice: Person
+    node: Node, alice: Signer
 ) -> None:
     first = node.note(alice, b"first")
     await node.process(first, b"first")
@@ -170,7 +171,7 @@ async def test_of_two_updates_of_one_moment_the_larger_cid_stands(
     ],
 )
 async def test_other_data_than_the_message_names_is_refused(
-    node: Node, alice: Person, data: bytes, code: str
+    node: Node, alice: Signer, data: bytes, code: str
 ) -> None:
     write = node.note(alice, b"note")
 
@@ -180,7 +181,7 @@ async def test_other_data_than_the_message_names_is_refused(
     assert (await node.read(record_id(write), alice)).code == 404
 
 
-async def test_another_size_than_the_data_has_is_refused(node: Node, alice: Person) -> None:
+async def test_another_size_than_the_data_has_is_refused(node: Node, alice: Signer) -> None:
     message = json.loads(node.note(alice, b"note"))
     message["descriptor"]["dataSize"] = 5
     message["recordId"] = records_write.entry_id(message["descriptor"], alice.did)
@@ -199,7 +200,7 @@ async def test_another_size_than_the_data_has_is_refused(node: Node, alice: Pers
     ],
 )
 async def test_a_descriptor_that_was_changed_after_signing_is_refused(
-    node: Node, alice: Person, change: dict[str, Any], code: str
+    node: Node, alice: Signer, change: dict[str, Any], code: str
 ) -> None:
     message = json.loads(node.note(alice))
     message["descriptor"] |= change
@@ -210,7 +211,7 @@ async def test_a_descriptor_that_was_changed_after_signing_is_refused(
 
 
 async def test_what_a_record_keeps_for_life_cannot_be_updated(
-    node: Node, alice: Person, bob: Person
+    node: Node, alice: Signer, bob: Signer
 ) -> None:
     first = node.note(alice, recipient=bob.did)
     await node.process(first, b"note")
@@ -221,7 +222,7 @@ async def test_what_a_record_keeps_for_life_cannot_be_updated(
     assert verdict(reply) == (400, "RecordsWriteImmutablePropertyChanged")
 
 
-async def test_a_record_that_nobody_began_cannot_be_updated(node: Node, alice: Person) -> None:
+async def test_a_record_that_nobody_began_cannot_be_updated(node: Node, alice: Signer) -> None:
     first = node.note(alice)
 
     reply = await node.process(records_write.update(first, b"note", alice, node.now), b"note")
@@ -229,7 +230,7 @@ async def test_a_record_that_nobody_began_cannot_be_updated(node: Node, alice: P
     assert verdict(reply) == (400, "RecordsWriteGetInitialWriteNotFound")
 
 
-async def test_a_first_write_says_when_it_was_created(node: Node, alice: Person) -> None:
+async def test_a_first_write_says_when_it_was_created(node: Node, alice: Signer) -> None:
     message = json.loads(node.note(alice))
     message["descriptor"]["dateCreated"] = "2025-01-01T00:00:00.000000Z"
     message["recordId"] = records_write.entry_id(message["descriptor"], alice.did)
@@ -239,13 +240,13 @@ async def test_a_first_write_says_when_it_was_created(node: Node, alice: Person)
     assert verdict(reply) == (400, "RecordsWriteValidateIntegrityDateCreatedMismatch")
 
 
-async def test_a_stranger_writes_nothing_outside_of_protocols(node: Node, bob: Person) -> None:
+async def test_a_stranger_writes_nothing_outside_of_protocols(node: Node, bob: Signer) -> None:
     reply = await node.process(node.note(bob), b"note")
 
     assert verdict(reply) == (401, "RecordsWriteAuthorizationFailed")
 
 
-async def test_a_wrong_place_is_answered_before_a_wrong_signature(node: Node, bob: Person) -> None:
+async def test_a_wrong_place_is_answered_before_a_wrong_signature(node: Node, bob: Signer) -> None:
     message = json.loads(node.note(bob, protocolPath="note"))
     entry = message["authorization"]["signature"]["signatures"][0]
     entry["signature"] = "A" * 86
@@ -255,7 +256,7 @@ async def test_a_wrong_place_is_answered_before_a_wrong_signature(node: Node, bo
     assert verdict(reply) == (400, "ProtocolAuthorizationProtocolNotFound")
 
 
-async def test_a_context_that_was_not_signed_is_refused(node: Node, alice: Person) -> None:
+async def test_a_context_that_was_not_signed_is_refused(node: Node, alice: Signer) -> None:
     await node.configure({"note": {}}, note={})
     message = json.loads(node.note(alice, protocolPath="note"))
     unsigned = {"recordId": message["recordId"], "descriptor": message["descriptor"]}
@@ -274,7 +275,7 @@ async def test_a_context_that_was_not_signed_is_refused(node: Node, alice: Perso
 
 
 async def test_each_accepted_message_has_its_place_in_the_tenants_order(
-    node: Node, alice: Person
+    node: Node, alice: Signer
 ) -> None:
     first = node.note(alice, b"first")
     second = records_write.update(first, b"second", alice, node.now)

@@ -17,8 +17,9 @@ from services.web5.records import Records
 from tests.web5.dwn.nodes import members, verdict
 
 if TYPE_CHECKING:
+    from services.web5.proof import Signer
     from services.web5.records import TransactionRecord
-    from tests.web5.dwn.nodes import Node, Person
+    from tests.web5.dwn.nodes import Node
 
 PAYMENT = {
     "bitcoin_txid": "ab" * 32,
@@ -43,14 +44,14 @@ def formatted(record: TransactionRecord) -> bytes:
     )
 
 
-async def stored(node: Node, payer: Person, key: RequestKey | None = None) -> Any:
+async def stored(node: Node, payer: Signer, key: RequestKey | None = None) -> Any:
     reply = await node.records.store_transaction_record(
         key or request(), payer.did, PAYMENT, payment_id="p-1", reply=formatted
     )
     return json.loads(reply)
 
 
-async def test_the_payer_reads_the_record_with_its_own_signature(node: Node, bob: Person) -> None:
+async def test_the_payer_reads_the_record_with_its_own_signature(node: Node, bob: Signer) -> None:
     record = await stored(node, bob)
 
     reply = await node.read(record["record_id"], bob)
@@ -64,7 +65,7 @@ async def test_the_payer_reads_the_record_with_its_own_signature(node: Node, bob
     assert descriptor["tags"] == {"requestId": "run/record/1", "paymentId": "p-1"}
 
 
-async def test_the_payer_finds_the_record_by_its_payment(node: Node, bob: Person) -> None:
+async def test_the_payer_finds_the_record_by_its_payment(node: Node, bob: Signer) -> None:
     record = await stored(node, bob)
     query = records_query.create({"tags": {"paymentId": "p-1"}}, node.now, bob)
 
@@ -73,7 +74,7 @@ async def test_the_payer_finds_the_record_by_its_payment(node: Node, bob: Person
     assert [entry["recordId"] for entry in members(reply)["entries"]] == [record["record_id"]]
 
 
-async def test_nobody_else_reads_or_finds_it(node: Node, bob: Person, carol: Person) -> None:
+async def test_nobody_else_reads_or_finds_it(node: Node, bob: Signer, carol: Signer) -> None:
     record = await stored(node, bob)
     query = {"protocol": payment_record.PROTOCOL}
 
@@ -89,7 +90,7 @@ async def test_nobody_else_reads_or_finds_it(node: Node, bob: Person, carol: Per
     assert found == [[], []]
 
 
-async def test_amounts_stay_whole_numbers_in_the_data(node: Node, bob: Person) -> None:
+async def test_amounts_stay_whole_numbers_in_the_data(node: Node, bob: Signer) -> None:
     record = await stored(node, bob)
 
     reply = await node.read(record["record_id"], bob)
@@ -97,7 +98,7 @@ async def test_amounts_stay_whole_numbers_in_the_data(node: Node, bob: Person) -
     assert b'"amount":2100000000000000,' in (reply.data or b"")
 
 
-async def test_a_retry_gets_the_first_record_and_writes_no_other(node: Node, bob: Person) -> None:
+async def test_a_retry_gets_the_first_record_and_writes_no_other(node: Node, bob: Signer) -> None:
     first = await stored(node, bob)
     second = await stored(node, bob)
 
@@ -108,7 +109,7 @@ async def test_a_retry_gets_the_first_record_and_writes_no_other(node: Node, bob
     ]
 
 
-async def test_two_payments_that_say_the_same_have_two_records(node: Node, bob: Person) -> None:
+async def test_two_payments_that_say_the_same_have_two_records(node: Node, bob: Signer) -> None:
     first = await stored(node, bob, request("run-1/record/1"))
     second = await stored(node, bob, request("run-2/record/1"))
 
@@ -116,7 +117,7 @@ async def test_two_payments_that_say_the_same_have_two_records(node: Node, bob: 
     assert first["data_cid"] == second["data_cid"]
 
 
-async def test_a_request_id_with_another_body_is_refused(node: Node, bob: Person) -> None:
+async def test_a_request_id_with_another_body_is_refused(node: Node, bob: Signer) -> None:
     await stored(node, bob, request(body=b"one"))
 
     with pytest.raises(AlreadyExists):
@@ -134,7 +135,7 @@ async def test_a_request_id_with_another_body_is_refused(node: Node, bob: Person
     ],
 )
 async def test_what_cannot_be_recorded_is_refused_with_its_field(
-    node: Node, bob: Person, payer: str | None, transaction: Any, field: str
+    node: Node, bob: Signer, payer: str | None, transaction: Any, field: str
 ) -> None:
     with pytest.raises(InvalidArgument) as refusal:
         await node.records.store_transaction_record(
@@ -157,7 +158,7 @@ async def test_a_service_that_starts_again_keeps_its_protocol(node: Node) -> Non
     assert definition == payment_record.DEFINITION
 
 
-async def test_only_the_service_writes_records_of_payments(node: Node, bob: Person) -> None:
+async def test_only_the_service_writes_records_of_payments(node: Node, bob: Signer) -> None:
     write = node.note(
         bob,
         b"{}",
@@ -173,7 +174,7 @@ async def test_only_the_service_writes_records_of_payments(node: Node, bob: Pers
     assert verdict(reply) == (401, "ProtocolAuthorizationActionRulesNotFound")
 
 
-async def test_a_tenant_that_is_not_kept_is_not_found(node: Node, bob: Person) -> None:
+async def test_a_tenant_that_is_not_kept_is_not_found(node: Node, bob: Signer) -> None:
     with pytest.raises(NotFound) as refusal:
         await node.records.process(bob.did, records_read.create({"recordId": "a"}, node.now, bob))
 
