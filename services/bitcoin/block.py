@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mesh.errors import InvalidArgument
 from services.bitcoin.hashes import BlockHash, display, sha256d
+from services.bitcoin.inspection import Inspection, inspect_block
 from services.bitcoin.transaction import (
     WITNESS_SCALE,
     Malformed,
@@ -159,6 +160,13 @@ def check_commitments(block: Block, *, field: str = "raw") -> None:
             f"the witnesses of block {display(block.hash)} do not match their commitment",
             field=field,
         )
+
+
+def inspect(raw: bytes) -> Inspection:
+    """What a raw block says by itself. InvalidArgument unless it is one, unaltered."""
+    block = parse_block(raw)
+    check_commitments(block)
+    return inspect_block(block)
 
 
 def merkle_root(hashes: Sequence[bytes]) -> bytes:
