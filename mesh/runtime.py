@@ -137,10 +137,9 @@ async def open_runtime(config: MeshConfig) -> AsyncIterator[Runtime]:
     if config.failpoints:
         failpoint.arm(config.failpoints, network=config.network)
     policy = ActivePolicy(_read_policy(config), contracts.all_privileges())
+    exporter = telemetry.otlp_exporter(config.otlp_endpoint) if config.otlp_endpoint else None
     provider = telemetry.tracer_provider(
-        config.service,
-        sample_ratio=config.sample_ratio,
-        exporter=telemetry.otlp_exporter(config.otlp_endpoint) if config.otlp_endpoint else None,
+        config.service, sample_ratio=config.sample_ratio, exporter=exporter
     )
     try:
         with open_audit(config.audit_file) as audit:
@@ -151,7 +150,7 @@ async def open_runtime(config: MeshConfig) -> AsyncIterator[Runtime]:
     except AuditError as error:
         raise StartError(str(error)) from None
     finally:
-        await asyncio.to_thread(provider.shutdown)  # a dead collector may take its time
+        await asyncio.to_thread(telemetry.close, provider, exporter)
 
 
 def _read_policy(config: MeshConfig) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from contextlib import asynccontextmanager
 from functools import partial
@@ -22,14 +23,24 @@ if TYPE_CHECKING:
     from mesh.runtime import Ports
 
 
+WAIT, RELEASE = 100, 101  # after_sequence of a call that lasts, and of the one that ends it
+
+
 class Outbox(OutboxServiceServicer):
     """Hands out one event that tells what the steps made known to the servicer."""
+
+    def __init__(self) -> None:
+        self._released = asyncio.Event()
 
     async def ReadOutbox(  # noqa: N802
         self,
         request: pb.ReadOutboxRequest,
         context: ServicerContext[pb.ReadOutboxRequest, pb.ReadOutboxResponse],
     ) -> pb.ReadOutboxResponse:
+        if request.after_sequence == WAIT:
+            await self._released.wait()
+        elif request.after_sequence == RELEASE:
+            self._released.set()
         entry = pb.ReadOutboxResponse.Entry(sequence=request.after_sequence + 1)
         entry.event.type = trust.current_bounds().boundary
         remote = tracing.remote_parent()

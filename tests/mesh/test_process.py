@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from anya.mesh.v1.outbox_pb2 import ReadOutboxRequest
 from anya.mesh.v1.outbox_pb2_grpc import OutboxServiceStub
+from tests.mesh.outbox_service import RELEASE, WAIT
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -59,6 +62,13 @@ async def ready(process: Process) -> dict[str, Any]:
     return found
 
 
+def credentials(authority: Authority) -> grpc.ChannelCredentials:
+    caller = authority.issue_service("orchestrator")
+    return grpc.ssl_channel_credentials(
+        caller.ca.read_bytes(), caller.key.read_bytes(), caller.certificate.read_bytes()
+    )
+
+
 async def test_it_prints_one_ready_line_serves_and_ends_well_on_sigterm(
     environment: dict[str, str],
 ) -> None:
@@ -85,6 +95,33 @@ async def test_a_port_in_use_is_one_line_and_status_1(environment: dict[str, str
         f"bitcoin: cannot listen on {address}: Address already in use; free it or set ANYA_LISTEN"
     ]
     assert process.returncode == 1
+
+
+async def test_on_sigterm_health_goes_first_and_calls_in_flight_end_well(
+    authority: Authority, environment: dict[str, str]
+) -> None:
+    async with child({**environment, "ANYA_DRAIN_SECONDS": "1"}) as process:
+        line = await ready(process)
+        async with (
+            grpc.aio.insecure_channel(f"127.0.0.1:{line['health_port']}") as health_channel,
+            grpc.aio.secure_channel(f"localhost:{line['port']}", credentials(authority)) as channel,
+        ):
+            health: Any = HealthStub(health_channel)  # its types know nothing of asyncio
+            watch = aiter(health.Watch(HealthCheckRequest(), timeout=10))
+            stub = OutboxServiceStub(channel)
+            lasting = stub.ReadOutbox(ReadOutboxRequest(after_sequence=WAIT), timeout=10)
+            serving = await anext(watch)
+            await stub.ReadOutbox(ReadOutboxRequest(), timeout=10)
+
+            process.send_signal(signal.SIGTERM)
+            leaving = await anext(watch)
+            await stub.ReadOutbox(ReadOutboxRequest(after_sequence=RELEASE), timeout=10)
+            await lasting
+        await process.wait()
+
+    assert serving.status == HealthCheckResponse.SERVING
+    assert leaving.status == HealthCheckResponse.NOT_SERVING
+    assert process.returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -114,15 +151,11 @@ async def test_a_bad_setting_is_one_line_and_status_2(
 async def test_a_dead_collector_holds_up_neither_a_call_nor_the_end(
     authority: Authority, environment: dict[str, str]
 ) -> None:
-    caller = authority.issue("spiffe://anya.internal/ns/anya/sa/orchestrator")
-    credentials = grpc.ssl_channel_credentials(
-        caller.ca.read_bytes(), caller.key.read_bytes(), caller.certificate.read_bytes()
-    )
     with socket.create_server(("127.0.0.1", 0)) as deaf:  # accepts, and never answers
         endpoint = f"http://127.0.0.1:{deaf.getsockname()[1]}"
         async with child({**environment, "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}) as process:
             target = f"localhost:{(await ready(process))['port']}"
-            async with grpc.aio.secure_channel(target, credentials) as channel:
+            async with grpc.aio.secure_channel(target, credentials(authority)) as channel:
                 stub = OutboxServiceStub(channel)
                 for _ in range(50):
                     await stub.ReadOutbox(ReadOutboxRequest(), timeout=5)
