@@ -11,7 +11,7 @@ from opentelemetry import trace
 
 from mesh.audit import Entry
 from mesh.errors import MeshError, PermissionDenied, Unauthenticated
-from mesh.interceptors.errors import CODES
+from mesh.interceptors.errors import code_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +30,7 @@ def record(call: ServerCall) -> Iterator[None]:
         yield
         status = "OK"
     except MeshError as error:
-        status = CODES[type(error)].name
+        status = code_of(error).name
         refusal = error if isinstance(error, REFUSALS) else None
         raise
     except asyncio.CancelledError:
