@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Web5Config:
     mesh: MeshConfig
-    database: str  # ANYA_DATABASE_URL, a path or postgresql://
+    database: str  # ANYA_DATABASE, a path or a postgresql:// URL
     master_key: Path  # ANYA_MASTER_KEY_FILE, opens the sealed keys; made if it does not exist
     identity_policy: Path  # ANYA_IDENTITY_POLICY, see services/web5/policy.py
     max_in_flight: int = 256
 
     @classmethod
     def at_home(cls, mesh: MeshConfig) -> Web5Config:
-        """Everything under ANYA_HOME."""
+        """Everything in the home folder."""
         folder = mesh.home / "web5"
         return cls(
             mesh=mesh,
@@ -36,7 +36,7 @@ class Web5Config:
         home = cls.at_home(MeshConfig.from_environment(environment, service="web5"))
         return cls(
             mesh=home.mesh,
-            database=environment.get("ANYA_DATABASE_URL", home.database),
-            master_key=Path(environment.get("ANYA_MASTER_KEY_FILE", home.master_key)),
-            identity_policy=Path(environment.get("ANYA_IDENTITY_POLICY", home.identity_policy)),
+            database=environment.get("ANYA_DATABASE") or home.database,
+            master_key=Path(environment.get("ANYA_MASTER_KEY_FILE") or home.master_key),
+            identity_policy=Path(environment.get("ANYA_IDENTITY_POLICY") or home.identity_policy),
         )

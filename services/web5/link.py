@@ -169,11 +169,17 @@ def check_did_proof(token: str, challenge: LinkChallenge) -> None:
         raise _invalid("did_proof must hold just what the challenge says")
 
 
-def attested_height(values: Mapping[str, Any], challenge: LinkChallenge) -> int:
-    """The height in bitcoin's attestation, if it is about the challenge's address."""
-    height = values.get("height")
+def check_ownership(
+    values: Mapping[str, Any], challenge: LinkChallenge, address_signature: str
+) -> int:
+    """The height in bitcoin's attestation. FailedPrecondition (PROOF_INVALID) unless it is about
+    the challenge's address and this very signature, which is kept as evidence.
+    """
     if values.get("address") != challenge.address:
         raise _invalid("the ownership attestation is about another address")
+    if values.get("signature_sha256") != hashlib.sha256(address_signature.encode()).hexdigest():
+        raise _invalid("the ownership attestation is about another signature")
+    height = values.get("height")
     if not isinstance(height, int) or isinstance(height, bool) or not 0 <= height < 1 << 32:
         raise _invalid("the ownership attestation names no height")
     return height

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 SENDER_ADDRESS = "bcrt1qw508d6qejxtdg4y5r3zarvary0c5xw7kygt080"
 RECIPIENT_ADDRESS = "bcrt1q6rz28mcfaxtmd6v789l9rrlrusdprr9pz3cppk"
 
+ADDRESS_SIGNATURE = "smp-as-the-wallet-gave-it"
+
 
 def signer(key: jose.SigningKey | None = None, method: Method = Method.KEY) -> Signer:
     """A DID with its key, as a holder or an issuer has it at home."""
@@ -131,6 +133,7 @@ def did_proof(
 
 def ownership(bitcoin: Attestor, message: str, **values: Any) -> Attestation:
     """What bitcoin attests once the address's signature over the message has proved sound."""
-    values = {"address": SENDER_ADDRESS, "height": 210} | values
+    sha256 = hashlib.sha256(ADDRESS_SIGNATURE.encode()).hexdigest()
+    values = {"address": SENDER_ADDRESS, "height": 210, "signature_sha256": sha256} | values
     digest = hashlib.sha256(message.encode()).digest()
     return bitcoin.attest("ownership", digest, values=values)

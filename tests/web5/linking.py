@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from anya.mesh.v1.attestation_pb2 import Attestation, RunContext
 from anya.web5.v1 import identity_pb2 as pb
-from tests.web5.holder import SENDER_ADDRESS, did_proof, ownership
+from tests.web5.holder import ADDRESS_SIGNATURE, SENDER_ADDRESS, did_proof, ownership
 
 if TYPE_CHECKING:
     from mesh.attestation import Attestor
@@ -34,7 +34,7 @@ def completion(
         request_id=str(uuid.uuid4()),
         challenge_id=begun.challenge_id,
         did_proof=proof,
-        address_signature="smp-as-the-wallet-gave-it",
+        address_signature=ADDRESS_SIGNATURE,
         context=RunContext(attestations=attestations),
     )
 

@@ -202,7 +202,14 @@ async def test_without_bitcoins_word_on_the_address_nothing_is_linked(
 
 
 @pytest.mark.parametrize(
-    "values", [{"address": RECIPIENT_ADDRESS}, {"height": None}, {"height": -1}, {"height": True}]
+    "values",
+    [
+        {"address": RECIPIENT_ADDRESS},
+        {"signature_sha256": "00" * 32},
+        {"height": None},
+        {"height": -1},
+        {"height": True},
+    ],
 )
 async def test_an_attestation_about_something_else_links_nothing(
     running: Running, payer: Payer, bitcoin: Attestor, values: dict[str, Any]

@@ -129,7 +129,7 @@ async def test_expired_nonces_make_room_and_are_forgotten_after_a_day(
 ) -> None:
     for number in range(MAX_OPEN_CHALLENGES):
         await begin(database, payer, number)
-    await age(database, "verification_challenge", "expires_ms", 300_000 + 86_400_000)
+    await age(database, "verification_challenge", "expires_ms", 300_000 + 86_400_001)
 
     await begin(database, payer, 99)
 

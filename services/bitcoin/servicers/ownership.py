@@ -58,7 +58,11 @@ class OwnershipServicer(OwnershipServiceServicer):
         attestation = self._attestor.attest(
             "ownership",
             sha256(message).digest(),
-            values={"address": request.address, "height": info.height},
+            values={
+                "address": request.address,
+                "height": info.height,
+                "signature_sha256": sha256(request.signature.encode()).hexdigest(),
+            },
         )
         return pb.VerifyOwnershipResponse(
             verified=True, height=info.height, attestations=[attestation]

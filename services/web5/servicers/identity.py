@@ -149,7 +149,7 @@ class IdentityServicer(IdentityServiceServicer):
             address_signature=request.address_signature,
             did_proof=request.did_proof,
             verifier=ownership.issuer,
-            height=link.attested_height(ownership.values, challenge),
+            height=link.check_ownership(ownership.values, challenge, request.address_signature),
         )
 
     def _format_challenge(self, challenge: Challenge) -> bytes:

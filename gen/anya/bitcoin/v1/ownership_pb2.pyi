@@ -107,7 +107,9 @@ class VerifyOwnershipResponse(_message.Message):
     """Height of the tip when it was verified."""
     @_builtins.property
     def attestations(self) -> _containers.RepeatedCompositeFieldContainer[_attestation_pb2.Attestation]:
-        """Kind ownership: digest = SHA-256 of the message, values = address and height. Only if verified."""
+        """Kind ownership: digest = SHA-256 of the message, values = address, height and signature_sha256
+        (hex, of the signature as requested). Only if verified.
+        """
 
     def __init__(
         self,
