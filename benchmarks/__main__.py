@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.ratio import Measure, Ratio, summary
 
-PARTS = {"__init__", "__main__", "ratio"}
+PARTS = {"__init__", "__main__", "peer", "ratio"}
 NAMES = sorted({path.stem for path in Path(__file__).parent.glob("*.py")} - PARTS)
 
 

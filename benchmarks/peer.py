@@ -1,0 +1,43 @@
+"""Peers live in environments of their own, so that nothing of theirs enters ours."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+class PeerMissing(Exception):  # noqa: N818  (a state, as in mesh.errors)
+    """The peer could not be installed here; the text says why."""
+
+
+def requirement(name: str) -> str:
+    """What benchmarks/peers/NAME.txt pins, as ``"package version"``."""
+    return _pins(name).read_text().split()[0].replace("==", " ")
+
+
+def python(name: str) -> Path:
+    """The interpreter of .venv-peers/NAME, with what benchmarks/peers/NAME.txt pins."""
+    folder = ROOT / ".venv-peers" / name
+    interpreter = folder / "bin" / "python"
+    installed = folder / "installed.txt"
+    pins = _pins(name).read_text()
+    if installed.exists() and installed.read_text() == pins:
+        return interpreter
+    _run(sys.executable, "-m", "venv", "--clear", str(folder))
+    _run(str(interpreter), "-m", "pip", "install", "-q", "-r", str(_pins(name)))
+    installed.write_text(pins)
+    return interpreter
+
+
+def _pins(name: str) -> Path:
+    return ROOT / "benchmarks" / "peers" / f"{name}.txt"
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  (ours)
+    if done.returncode:
+        lines = (done.stderr or done.stdout).strip().splitlines()
+        raise PeerMissing(f"{command[-1]}: {lines[-1] if lines else 'no reason given'}")
