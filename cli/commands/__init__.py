@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cli.commands import health, pay, run, trace, trust, up, workflow
+from cli.commands import demo, health, pay, run, trace, trust, up, workflow
 
 app = typer.Typer(
     name="anya",
@@ -34,6 +34,7 @@ def options(
     """Payments that happen only with proof: run the mesh, pay, look."""
 
 
+app.command("demo")(demo.demo)
 app.command("up")(up.up)
 app.command("status")(health.status)
 app.command("doctor")(health.doctor)
