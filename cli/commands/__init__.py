@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cli.commands import demo, health, pay, run, trace, trust, up, workflow
+from cli.commands import block, demo, health, pay, run, trace, trust, up, workflow
 
 app = typer.Typer(
     name="anya",
@@ -41,5 +41,6 @@ app.command("doctor")(health.doctor)
 app.command("pay")(pay.pay)
 app.add_typer(run.app, name="run")
 app.add_typer(workflow.app, name="workflow")
+app.add_typer(block.app, name="block")
 app.add_typer(trace.app, name="trace")
 app.add_typer(trust.app, name="trust")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,50 @@ def test_the_policy_names_the_bounds_of_a_spender(capsys: pytest.CaptureFixture[
     assert document["allowed"]
     assert document["requires"] == ["address_link", "identity", "risk"]
     assert document["when"] == "attestation.risk.score < 0.7"
+
+
+@pytest.fixture
+def mainnet_block() -> Path:
+    folder = os.environ.get("ANYA_TEST_DATA")
+    path = Path(folder or "nowhere") / "mainnet-block-413567.raw"
+    if not path.exists():
+        pytest.skip("ANYA_TEST_DATA does not name a folder with mainnet-block-413567.raw")
+    return path
+
+
+def test_a_raw_block_is_summed_up(mainnet_block: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["block", "inspect", str(mainnet_block), "--json"]) == 0
+
+    (document,) = documents(capsys)
+    assert document["block_hash"].startswith("0000000000000000025aff8b")
+    assert (document["transactions"], document["outputs"]) == (1557, 3581)
+    assert (document["inputs"], document["inputs_known"]) == (4887, 287)
+    assert document["summary"]["fee_sat"]["statuses"]["UNAVAILABLE"] == 1301
+    assert document["seconds"] > 0
+
+
+def test_a_block_may_be_given_in_hex(
+    mainnet_block: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "block.hex"
+    file.write_text(mainnet_block.read_bytes().hex() + "\n")
+
+    assert run(["block", "inspect", str(file), "--json"]) == 0
+    assert documents(capsys)[0]["transactions"] == 1557
+
+
+def test_a_truncated_block_is_refused(
+    mainnet_block: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "truncated.raw"
+    file.write_bytes(mainnet_block.read_bytes()[:-1])
+
+    code = run(["block", "inspect", str(file), "--json"])
+
+    captured = capsys.readouterr()
+    assert code == 1
+    assert captured.out == ""
+    assert json.loads(captured.err)["error"]["code"] == "INVALID_ARGUMENT"
 
 
 @pytest.mark.parametrize(
