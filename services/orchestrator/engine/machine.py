@@ -91,12 +91,23 @@ class Turn:
             case Due(path):
                 self._resume(self.state.steps[path])
             case CancelReplied(path):
-                self._add(Kind.CANCEL_DONE, path, {})
+                self.add(Kind.CANCEL_DONE, path, {})
                 self._attempt_again(path, "cancelled")
             case CancelFailed(path, error):
                 self._judge_failed_cancel(self.state.steps[path], error)
             case _:
                 assert_never(event)
+
+    def add(
+        self, kind: Kind, path: str, payload: dict[str, Any], *, attempt: int | None = None
+    ) -> None:
+        """Journal one record. PayloadTooLarge leaves everything as it was."""
+        known = self.state.steps.get(path)
+        number = attempt if attempt is not None else known.attempt if known else 0
+        record = Record(self.state.sequence + 1, kind, path, number, self.at_us, payload)
+        record.encode()
+        self.state = evolve(self.state, record)
+        self.records.append(record)
 
     # Walking through the steps.
 
@@ -130,7 +141,7 @@ class Turn:
             resolved = resolve(step.input_mapping, seen)
             intent = self._intent(step.operation.runs, resolved, path)
             payload = {**about, **condition, "input": resolved, **intent}
-            self._add(Kind.STEP_INTENT, path, payload, attempt=1)
+            self.add(Kind.STEP_INTENT, path, payload, attempt=1)
         except (Unresolved, values.Mismatch, PayloadTooLarge) as error:
             self._fail(path, Error("INVALID_ARGUMENT", "", f"input of {path}: {error}"), about)
 
@@ -160,7 +171,7 @@ class Turn:
     def _skip(self, step: Step, path: str, judged: dict[str, Any], reason: str) -> None:
         nothing = dict.fromkeys(step.output_mapping)
         payload = {**_about(step.operation), **judged, "output": nothing, "reason": reason}
-        self._add(Kind.STEP_SKIPPED, path, payload)
+        self.add(Kind.STEP_SKIPPED, path, payload)
 
     def _intent(
         self, runs: Method | Workflow, resolved: dict[str, Any], path: str
@@ -203,7 +214,7 @@ class Turn:
         try:
             output = resolve(step.output_mapping, {**seen, "output": reply})
             payload = {"reply": reply, "output": output, "attestations": attestations}
-            self._add(Kind.STEP_DONE, path, payload)
+            self.add(Kind.STEP_DONE, path, payload)
         except (Unresolved, PayloadTooLarge) as error:
             self._fail_after_effect(path, f"output of {path}: {error}")
 
@@ -268,12 +279,12 @@ class Turn:
             "final": False,
             "retry_us": self.at_us + wait,
         }
-        self._add(Kind.STEP_FAILED, step.path, payload)
+        self.add(Kind.STEP_FAILED, step.path, payload)
 
     def _park(self, step: StepState, error: Error) -> None:
         until = self.at_us + self.policy.park_us(error, self.jitter)
         payload = {"error": error.to_payload(), "until_us": until}
-        self._add(Kind.STEP_PARKED, step.path, payload)
+        self.add(Kind.STEP_PARKED, step.path, payload)
 
     def _resume(self, step: StepState) -> None:
         parked = step.phase is Phase.PARKED
@@ -287,19 +298,19 @@ class Turn:
                 self._fail(step.path, error)
         elif parked:
             # Nothing was sent before: it is still the same attempt.
-            self._add(Kind.STEP_ATTEMPT, step.path, {"cause": "unparked"}, attempt=step.attempt)
+            self.add(Kind.STEP_ATTEMPT, step.path, {"cause": "unparked"}, attempt=step.attempt)
         else:
             self._attempt_again(step.path, "retried")
 
     def _recover(self) -> None:
-        self._add(Kind.RECOVERED, "", {})
+        self.add(Kind.RECOVERED, "", {})
         step = self.state.in_flight
         if step is not None and step.phase is Phase.CALLING:
             self._attempt_again(step.path, RECOVERED)
 
     def _attempt_again(self, path: str, cause: str) -> None:
         attempt = self.state.steps[path].attempt + 1
-        self._add(Kind.STEP_ATTEMPT, path, {"cause": cause}, attempt=attempt)
+        self.add(Kind.STEP_ATTEMPT, path, {"cause": cause}, attempt=attempt)
 
     # Cancelling what may have happened.
 
@@ -311,7 +322,7 @@ class Turn:
             "request": b64encode(build_cancel(cancel, step.key)).decode(),
             "error": error.to_payload(),
         }
-        self._add(Kind.CANCEL_INTENT, step.path, payload)
+        self.add(Kind.CANCEL_INTENT, step.path, payload)
 
     def _judge_failed_cancel(self, step: StepState, error: Error) -> None:
         outcome = judge(error, mutating=True)
@@ -320,9 +331,9 @@ class Turn:
         if outcome is Outcome.PARK or (outcome is not Outcome.DEFINITE and in_time):
             wait = self.policy.retry_us(step.cancel_attempt, error, self.jitter, after_pivot=False)
             payload = {"error": error.to_payload(), "final": False, "retry_us": self.at_us + wait}
-            self._add(Kind.CANCEL_FAILED, step.path, payload)
+            self.add(Kind.CANCEL_FAILED, step.path, payload)
             return
-        self._add(Kind.CANCEL_FAILED, step.path, {"error": error.to_payload(), "final": True})
+        self.add(Kind.CANCEL_FAILED, step.path, {"error": error.to_payload(), "final": True})
         self._finish(*conclusion.of_unknown(step.path, error))
 
     # Endings.
@@ -348,13 +359,13 @@ class Turn:
     ) -> None:
         """The step and those that it is inside of end together."""
         payload = {"error": error.to_payload(), "uncertain": uncertain, "final": True}
-        self._add(Kind.STEP_FAILED, path, {**(about or {}), **payload})
+        self.add(Kind.STEP_FAILED, path, {**(about or {}), **payload})
         outer = path.rpartition("/")[0]
         if outer:
             self._end_step(outer, error, uncertain=uncertain)
 
     def _finish(self, status: RunStatus, reason: str) -> None:
-        self._add(Kind.FINISH, "", {"status": status, "reason": reason})
+        self.add(Kind.FINISH, "", {"status": status, "reason": reason})
 
     def _step(self, path: str) -> tuple[Step, Method]:
         step = scope.find_step(self.workflow, path)
@@ -364,16 +375,6 @@ class Turn:
 
     def _cancel_of(self, step: StepState) -> Method | None:
         return self._step(step.path)[1].cancel
-
-    def _add(
-        self, kind: Kind, path: str, payload: dict[str, Any], *, attempt: int | None = None
-    ) -> None:
-        known = self.state.steps.get(path)
-        number = attempt if attempt is not None else known.attempt if known else 0
-        record = Record(self.state.sequence + 1, kind, path, number, self.at_us, payload)
-        record.encode()
-        self.state = evolve(self.state, record)
-        self.records.append(record)
 
 
 def _about(operation: Operation) -> dict[str, Any]:

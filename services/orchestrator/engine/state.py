@@ -179,7 +179,7 @@ def _step_intent(state: RunState, record: Record) -> RunState:
         key=payload.get("key", ""),
         request=b64decode(payload.get("request", "")),
     )
-    return _with(replace(state, status=RunStatus.RUNNING), step)
+    return _with(state, step)
 
 
 def _step_attempt(state: RunState, record: Record) -> RunState:
@@ -188,7 +188,7 @@ def _step_attempt(state: RunState, record: Record) -> RunState:
     # Whoever was killed in the middle of a call left nobody to hear its answer.
     unheard = record.payload["cause"] == RECOVERED and step.effect != "READ"
     return _with(
-        replace(state, status=RunStatus.RUNNING),
+        replace(state, status=RunStatus.RUNNING, reason=""),
         replace(
             step,
             phase=Phase.CALLING,
@@ -235,7 +235,8 @@ def _step_parked(state: RunState, record: Record) -> RunState:
         until_us=record.payload["until_us"],
         error=Error.from_payload(record.payload["error"]),
     )
-    return _with(replace(state, status=RunStatus.PARKED), step)
+    reason = f"{step.path}: {step.error}"
+    return _with(replace(state, status=RunStatus.PARKED, reason=reason), step)
 
 
 def _step_done(state: RunState, record: Record) -> RunState:

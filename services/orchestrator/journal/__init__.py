@@ -34,6 +34,7 @@ CREATE TABLE IF NOT EXISTS run (
     finished_us     INTEGER            -- NULL while it has something to do
 ) STRICT;
 CREATE INDEX IF NOT EXISTS run_unfinished ON run (created_us, id) WHERE finished_us IS NULL;
+CREATE INDEX IF NOT EXISTS run_by_end ON run (finished_us) WHERE finished_us IS NOT NULL;
 CREATE INDEX IF NOT EXISTS run_by_age ON run (created_us, id);
 CREATE INDEX IF NOT EXISTS run_by_workflow ON run (workflow_id, created_us, id);
 CREATE INDEX IF NOT EXISTS run_by_status ON run (status, created_us, id);

@@ -12,7 +12,7 @@ from services.orchestrator.engine.state import RunState, fold
 from services.orchestrator.journal.definitions import find_definition
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from mesh.database import Database, Row, Transaction
     from mesh.inbox import RequestKey
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 STARTED = "orchestrator.run.started"
 FINISHED = "orchestrator.run.finished"
+
+LATELY = 2_000_000  # microseconds: longer than spans take to leave a process
 
 COLUMNS = (
     "id, workflow_id, definition_hash, traceparent, status, reason, epoch, created_us, updated_us"
@@ -139,6 +141,24 @@ class Runs:
 
         await self._database.write(work)
 
+    async def release_lost(self, owner: str, held: Collection[str]) -> None:
+        """Let go of what ``owner`` has in the store but not in its hands.
+
+        A commit whose answer was lost leaves such runs behind.
+        """
+
+        async def work(tx: Transaction) -> None:
+            owned = await tx.fetch(
+                "SELECT id FROM run WHERE finished_us IS NULL AND owner = ?", owner
+            )
+            for (id,) in owned:
+                if id not in held:
+                    await tx.execute(
+                        "UPDATE run SET owner = '', epoch = epoch + 1 WHERE id = ?", id
+                    )
+
+        await self._database.write(work)
+
     async def claim(self, owner: str, limit: int) -> list[StoredRun]:
         """Take up to ``limit`` runs that wait, oldest first, with their records."""
 
@@ -153,6 +173,18 @@ class Runs:
             return [await _load(tx, id) for (id,) in waiting]
 
         return await self._database.write(work)
+
+    async def finished_lately(self) -> list[StoredRun]:
+        """Runs that ended shortly before the last one did."""
+
+        async def work(tx: Transaction) -> list[StoredRun]:
+            rows = await tx.fetch(
+                "SELECT id FROM run WHERE finished_us >= (SELECT MAX(finished_us) FROM run) - ?",
+                LATELY,
+            )
+            return [await _load(tx, id) for (id,) in rows]
+
+        return await self._database.read(work)
 
     async def load(self, run_id: str) -> StoredRun:
         """NotFound if there is no such run."""
