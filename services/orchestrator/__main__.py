@@ -22,7 +22,7 @@ from services.orchestrator.journal.definitions import Definitions
 from services.orchestrator.journal.runs import Runs
 from services.orchestrator.peers import open_peers
 from services.orchestrator.runner import Runner
-from services.orchestrator.servicers import WorkflowServicer
+from services.orchestrator.servicers.workflow import WorkflowServicer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from mesh import failpoint
 from mesh.errors import ResourceExhausted, Unavailable
-from services.orchestrator import starting
 from services.orchestrator.definition.faults import DefinitionInvalid
+from services.orchestrator.engine import starting
 from services.orchestrator.engine.events import (
     Began,
     Call,

@@ -12,12 +12,12 @@ from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceServicer
 from mesh.errors import InvalidArgument, Reason
 from mesh.interceptors import request_key
 from mesh.interceptors.tracing import remote_parent
-from services.orchestrator import paging, view
 from services.orchestrator.definition import DefinitionInvalid, values
+from services.orchestrator.engine.starting import StartRun
 from services.orchestrator.engine.state import RunState, evolve
 from services.orchestrator.journal.runs import Filter
 from services.orchestrator.run_trace import format_traceparent, trace_id_of
-from services.orchestrator.starting import StartRun
+from services.orchestrator.servicers import paging, view
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
