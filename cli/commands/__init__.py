@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cli.commands import block, demo, health, pay, run, trace, trust, up, workflow
+from cli.commands import audit, block, demo, health, pay, run, trace, trust, up, workflow
 
 app = typer.Typer(
     name="anya",
@@ -44,3 +44,4 @@ app.add_typer(workflow.app, name="workflow")
 app.add_typer(block.app, name="block")
 app.add_typer(trace.app, name="trace")
 app.add_typer(trust.app, name="trust")
+app.add_typer(audit.app, name="audit")

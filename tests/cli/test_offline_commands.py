@@ -11,6 +11,7 @@ import pytest
 
 from cli.__main__ import run
 from cli.errors import from_rpc
+from mesh.audit import Entry, open_audit
 from mesh.errors import FailedPrecondition, PermissionDenied, Reason
 from mesh.interceptors.errors import to_rpc_error
 
@@ -80,6 +81,49 @@ def test_the_policy_names_the_bounds_of_a_spender(capsys: pytest.CaptureFixture[
     assert document["allowed"]
     assert document["requires"] == ["address_link", "identity", "risk"]
     assert document["when"] == "attestation.risk.score < 0.7"
+
+
+@pytest.fixture
+def audited(tmp_path: Path) -> Path:
+    """A home with one audit log of three lines."""
+    entry = Entry(
+        time="2026-11-23T12:00:00Z",
+        trace_id="",
+        caller="spiffe://anya.internal/client/operator",
+        method=SEND,
+        decision="deny",
+        rule="client -> bitcoin does not grant it",
+        policy="",
+        status="PERMISSION_DENIED",
+    )
+    with open_audit(tmp_path / "audit" / "bitcoin.jsonl") as audit:
+        for _ in range(3):
+            audit.record(entry)
+    return tmp_path
+
+
+def test_an_unbroken_audit_log_is_verified(
+    audited: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["audit", "verify", "--home", str(audited), "--json"]) == 0
+
+    (document,) = documents(capsys)
+    assert document["ok"]
+    assert [log["lines"] for log in document["logs"]] == [3]
+
+
+def test_an_altered_audit_log_is_named_with_its_line(
+    audited: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = audited / "audit" / "bitcoin.jsonl"
+    path.write_text(
+        path.read_text().replace('"deny"', '"allow"', 2).replace('"allow"', '"deny"', 1)
+    )
+
+    code = run(["audit", "verify", "--home", str(audited)])
+
+    assert code == 1
+    assert f"{path}: line 2" in capsys.readouterr().out
 
 
 @pytest.fixture
