@@ -46,7 +46,7 @@ def parse(rounds: int) -> Ratio:
     """How many times as fast; the worst round counts."""
     try:
         value, reason = min(_ratios(rounds)), ""
-    except (LookupError, FileNotFoundError, peer.PeerMissing) as missing:
+    except (FileNotFoundError, peer.PeerMissing) as missing:
         value, reason = None, str(missing)
     return Ratio(
         value=value,
@@ -58,11 +58,9 @@ def parse(rounds: int) -> Ratio:
 
 
 def _ratios(rounds: int) -> list[float]:
-    if "ANYA_TEST_DATA" not in os.environ:
-        raise LookupError("ANYA_TEST_DATA does not say where the block is")
-    block = Path(os.environ["ANYA_TEST_DATA"], BLOCK)
+    block = Path(os.environ.get("ANYA_TEST_DATA", ""), BLOCK)
     if not block.exists():
-        raise FileNotFoundError(f"{BLOCK} is not in ANYA_TEST_DATA")
+        raise FileNotFoundError(f"{BLOCK} is not in the folder that ANYA_TEST_DATA names")
     theirs = peer.python("bitcoin")
     ratios = []
     for _ in range(rounds):

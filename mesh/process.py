@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from mesh import logs
 from mesh.config import ConfigError
+from mesh.errors import MeshError
 from mesh.runtime import StartError
 from mesh.trust import PolicyError
 
@@ -46,7 +47,7 @@ def run(
     except (ConfigError, PolicyError) as error:
         print(f"{service}: {error}", file=sys.stderr)
         return 2
-    except StartError as error:
+    except (StartError, MeshError) as error:
         print(f"{service}: {error}", file=sys.stderr)
         return 1
     return 0

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mesh.database import UniqueViolation
-from mesh.errors import Reason, ResourceExhausted, Unavailable
+from mesh.errors import FailedPrecondition, Reason, ResourceExhausted, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -26,6 +26,7 @@ T = TypeVar("T")
 MAX_BATCH = 64
 MAX_WAITING = 1024
 READERS = 4
+DAMAGED = {"SQLITE_CORRUPT", "SQLITE_NOTADB"}
 BUSY_TIMEOUT = 5.0  # seconds that a write waits for another process
 
 # unixepoch('subsec') is NULL before SQLite 3.42.
@@ -117,6 +118,8 @@ class SqliteDatabase:
         connection.execute("BEGIN")
         try:
             return _drive(work, connection)
+        except sqlite3.Error as error:
+            raise _named(error) from error
         finally:
             connection.execute("ROLLBACK")
 
@@ -140,7 +143,10 @@ class SqliteDatabase:
 async def open_sqlite(location: str | Path, *, schema: str) -> AsyncIterator[SqliteDatabase]:
     path = Path(location)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    database = await asyncio.to_thread(SqliteDatabase, path, schema=schema)
+    try:
+        database = await asyncio.to_thread(SqliteDatabase, path, schema=schema)
+    except sqlite3.DatabaseError as error:
+        raise _named(error) from error
     try:
         yield database
     finally:
@@ -201,6 +207,11 @@ def _apply(connection: sqlite3.Connection, request: _Request) -> None:
 def _named(error: Exception) -> Exception:
     if isinstance(error, sqlite3.IntegrityError) and "UNIQUE" in str(error):
         return UniqueViolation(str(error))
+    if isinstance(error, sqlite3.DatabaseError) and _kind(error) in DAMAGED:
+        return FailedPrecondition(
+            f"the store is damaged ({error}): restore its file from a backup",
+            reason=Reason.STORE_DAMAGED,
+        )
     if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorname in {
         "SQLITE_BUSY",
         "SQLITE_FULL",
@@ -212,3 +223,8 @@ def _named(error: Exception) -> Exception:
             reason=Reason.STORE_UNAVAILABLE,
         )
     return error
+
+
+def _kind(error: sqlite3.Error) -> str:
+    """SQLITE_CORRUPT for SQLITE_CORRUPT_INDEX as well; empty for what SQLite itself never saw."""
+    return "_".join(getattr(error, "sqlite_errorname", "").split("_")[:2])

@@ -209,6 +209,20 @@ async def test_a_reorganisation_is_seen_whole_and_announced_in_order(
     assert len((await index.history(BOB)).receipts) == 2
 
 
+async def test_a_writer_that_is_behind_moves_nothing(index: Index) -> None:
+    await index.connect(ALICE)
+    late = index.draft(BOB)
+    await index.connect(CAROL)
+    links = await index.store.links()
+
+    with pytest.raises(chain_store.IndexMovedError):
+        await index.store.follow(height=3, disconnected=[], connected=[late])
+    with pytest.raises(chain_store.IndexMovedError):
+        await index.store.follow(height=2, disconnected=[late.hash], connected=[])
+
+    assert await index.store.links() == links
+
+
 async def test_a_script_that_no_index_could_hold_is_found_all_the_same(index: Index) -> None:
     await index.connect(LONG_SCRIPT)
 

@@ -67,6 +67,10 @@ class Position:
     index: int  # in the block
 
 
+class IndexMovedError(RuntimeError):
+    """The index is not where its writer believed: another process moved it."""
+
+
 class ChainStore:
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -87,6 +91,7 @@ class ChainStore:
 
         ``height`` is where the first of ``connected`` stands. Each block has its event, retractions
         first; all of it lands at once, so that nobody ever sees half of a reorganisation.
+        IndexMovedError, and nothing happens, if the index stands elsewhere.
         """
 
         async def work(tx: Transaction) -> None:
@@ -164,6 +169,9 @@ def script_hash(script: bytes) -> bytes:
 
 
 async def _connect(tx: Transaction, height: int, block: Block) -> None:
+    tip = await tx.fetch_one("SELECT hash FROM block WHERE height = ?", height - 1)
+    if height and (tip is None or tip[0] != block.header.prev_hash):
+        raise IndexMovedError(f"block {display(block.hash)} does not stand on height {height - 1}")
     await tx.execute("INSERT INTO block VALUES (?, ?, ?)", height, block.hash, block.header.time)
     await tx.execute_many(
         "INSERT INTO tx VALUES (?, ?, ?)",
@@ -210,7 +218,9 @@ async def _disconnect(tx: Transaction, height: int, hash: BlockHash) -> None:
     )
     await tx.execute("DELETE FROM txo WHERE height = ?", height)
     await tx.execute("DELETE FROM tx WHERE height = ?", height)
-    await tx.execute("DELETE FROM block WHERE height = ?", height)
+    gone = await tx.execute("DELETE FROM block WHERE height = ? AND hash = ?", height, hash)
+    if gone != 1:
+        raise IndexMovedError(f"block {display(hash)} is not at height {height}")
     await _announce(tx, "bitcoin.block.disconnected", height, hash)
 
 

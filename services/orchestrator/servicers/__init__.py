@@ -1,1 +1,0 @@
-"""The RPC services of the orchestrator: parse, ask, format."""

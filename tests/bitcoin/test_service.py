@@ -1,0 +1,75 @@
+"""The service as a whole: its settings, its stores, and mining by itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mesh.config import ConfigError
+from mesh.errors import FailedPrecondition
+from mesh.testing import eventually
+from services.bitcoin.__main__ import bitcoin
+from services.bitcoin.actors import Broadcast, FindTransaction, GetBlock, Info, MineBlocks
+from services.bitcoin.chain import COINBASE_MATURITY
+from services.bitcoin.config import BitcoinConfig, Mining
+from tests.bitcoin.paying import Payer
+
+if TYPE_CHECKING:
+    from services.bitcoin.__main__ import Bitcoin
+    from services.bitcoin.transaction import Transaction
+
+
+async def fund(service: Bitcoin, payer: Payer) -> Transaction:
+    """A coinbase of the payer that may be spent."""
+    await service.chain.ask(MineBlocks(1, payer.script))
+    await service.chain.ask(MineBlocks(COINBASE_MATURITY, payer.script))
+    return (await service.chain.ask(GetBlock(1))).block.transactions[0]
+
+
+async def test_chain_and_index_live_on_either_store(config: BitcoinConfig, location: str) -> None:
+    config = replace(config, database=location)
+    payer = Payer()
+    async with bitcoin(config) as service:
+        payment = payer.sweep(await fund(service, payer), payer.script)
+        await service.chain.ask(Broadcast(payment.raw))
+        await service.chain.ask(MineBlocks(1, payer.script))
+
+    async with bitcoin(config) as service:
+        found = await service.chain.ask(FindTransaction(payment.txid))
+
+    assert (found.confirmations, found.block_height) == (1, COINBASE_MATURITY + 2)
+
+
+async def test_a_waiting_transaction_brings_its_block_by_itself(config: BitcoinConfig) -> None:
+    config = replace(config, mining=Mining.AUTO, mining_delay=0.01)
+    payer = Payer()
+    async with bitcoin(config) as service:
+        payment = payer.sweep(await fund(service, payer), payer.script)
+
+        await service.chain.ask(Broadcast(payment.raw))
+
+        async def confirmed() -> bool:
+            return (await service.chain.ask(FindTransaction(payment.txid))).confirmations > 0
+
+        await eventually(confirmed)
+        assert (await service.chain.ask(Info())).height == COINBASE_MATURITY + 2
+
+
+async def test_a_database_that_is_none_stops_the_start(config: BitcoinConfig) -> None:
+    config.folder.mkdir(parents=True)
+    (config.folder / "bitcoin.db").write_bytes(b"this is not a database, but long enough" * 100)
+
+    with pytest.raises(FailedPrecondition, match=r"not a database.*restore"):
+        async with bitcoin(config):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("ANYA_MINE", "sometimes"), ("ANYA_JOURNAL", "forget"), ("ANYA_NETWORK", "main")],
+)
+def test_a_setting_that_means_nothing_is_refused_by_name(name: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        BitcoinConfig.from_environment({name: value})
