@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import grpc
 from opentelemetry.trace import NoOpTracer
@@ -18,7 +18,7 @@ from mesh.config import Identity
 from mesh.interceptors import ClientRules
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 
     from cli.home import Home
 
@@ -53,14 +53,19 @@ async def connect(home: Home) -> AsyncIterator[Channels]:
 
 
 def ask(home: Home, work: Callable[[Channels], Awaitable[R]]) -> R:
-    """Do ``work`` with the mesh of ``home``; a status that it does not catch is a CommandError."""
+    """Do ``work`` with the mesh of ``home``, as ``run`` does."""
 
     async def connected() -> R:
         async with connect(home) as channels:
             return await work(channels)
 
+    return run(connected())
+
+
+def run(work: Coroutine[Any, Any, R]) -> R:
+    """Do ``work`` in a loop of its own; a status that it does not catch is a CommandError."""
     try:
-        return asyncio.run(connected())
+        return asyncio.run(work)
     except grpc.aio.AioRpcError as error:
         raise from_rpc(error) from None
 

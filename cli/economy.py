@@ -27,7 +27,7 @@ from cli.home import write_private
 from cli.p2wpkh import Coin, Key, Output, script_of, spend
 from services.bitcoin.block import parse_block
 from services.ml.simulation.demonstration import illicit_recipient, licit_recipient
-from services.ml.simulation.plan import FUNDING_SLOT, subsidy_sat
+from services.ml.simulation.plan import FUNDING_SLOT, MATURITY, subsidy_sat
 from services.ml.simulation.population import demo_world
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 FILE = "economy.json"
 MINE_TIMEOUT = 60.0  # seconds for a row of empty blocks
 AT_ONCE = 16  # broadcasts in flight
+WAGE_SAT = 100_000_000
+FEE_SAT = 10_000
 
 
 @dataclass(slots=True)
@@ -209,6 +211,20 @@ async def ensure(
     state.done = True
     _save(home, state)
     return state
+
+
+async def pay_wages(channels: Channels, state: State, address: str, *, coins: int) -> None:
+    """Put coins onto the address, from a matured subsidy that the town has not spent."""
+    chain = ChainServiceStub(channels["bitcoin"])
+    town = Rendering(demo_world().plan, bytes.fromhex(state.secret), b"").key(FUNDING_SLOT)
+    found = await chain.ListUtxos(chain_pb2.ListUtxosRequest(address=town.address, page_size=1000))
+    subsidy = next(utxo for utxo in found.utxos if utxo.confirmations > MATURITY)
+    coin = Coin(subsidy.txid, subsidy.vout, subsidy.amount_sat, town)
+    wages = [Output(WAGE_SAT, script_of(address))] * coins
+    rest = subsidy.amount_sat - coins * WAGE_SAT - FEE_SAT
+    _, raw = spend([coin], [*wages, Output(rest, town.script)])
+    await chain.BroadcastTransaction(chain_pb2.BroadcastTransactionRequest(raw=raw))
+    await RegtestServiceStub(channels["bitcoin"]).MineBlocks(regtest_pb2.MineBlocksRequest(count=1))
 
 
 def load(home: Home) -> State | None:

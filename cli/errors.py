@@ -87,7 +87,10 @@ def from_mesh(error: MeshError) -> CommandError:
     """An error that our own libraries raised on what they were given, before any call."""
     words = re.findall(r"[A-Z][a-z]+", type(error).__name__)
     return CommandError(
-        str(error), code="_".join(words).upper(), reason=error.reason or "", remedy="correct it"
+        str(error),
+        code="_".join(words).upper(),
+        reason=error.reason or "",
+        remedy="correct what was given",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 import time
 import uuid
@@ -14,8 +15,9 @@ import grpc
 from anya.bitcoin.v1 import chain_pb2
 from anya.bitcoin.v1.chain_pb2_grpc import ChainServiceStub
 from anya.mesh.v1.attestation_pb2 import PaymentIntent
-from anya.web5.v1 import identity_pb2
+from anya.web5.v1 import identity_pb2, record_pb2
 from anya.web5.v1.identity_pb2_grpc import IdentityServiceStub
+from anya.web5.v1.record_pb2_grpc import RecordServiceStub
 from cli import runs
 from cli.errors import CommandError
 from mesh.attestation import payment_digest
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from cli.identities import Identity
 
 WORKFLOW = "verified_payment"
+OK = 200  # of a DWN reply
 POLL = 0.1  # seconds between two looks at a transaction
 
 
@@ -47,6 +50,7 @@ class Outcome:
     reason: str
     trace_id: str
     txid: str  # display order
+    record_tenant: str  # DID of the node that keeps the record
     record_id: str
     risk_score: float | None
     risk_factors: list[dict[str, Any]]
@@ -107,13 +111,15 @@ def outcome(run: workflow_pb2.Run) -> Outcome:
     """Read what the steps of a payment's run gave."""
     outputs = {step.path: from_struct(step.output) for step in run.steps}
     risk = outputs.get("fraud_assessment", {})
+    record = _reply(outputs.get("record_transaction", {}))
     return Outcome(
         run_id=run.run_id,
         status=runs.status_word(run),
         reason=run.reason,
         trace_id=run.trace_id,
         txid=outputs.get("execute_payment", {}).get("transaction_id") or "",
-        record_id=_reply(outputs.get("record_transaction", {})).get("record_id") or "",
+        record_tenant=record.get("tenant") or "",
+        record_id=record.get("record_id") or "",
         risk_score=risk.get("risk_score"),
         risk_factors=risk.get("risk_factors") or [],
     )
@@ -134,6 +140,16 @@ async def confirmations(channels: Channels, txid: str, *, within: float = 0.0) -
         if depth or time.monotonic() >= deadline:
             return depth
         await asyncio.sleep(POLL)
+
+
+async def read_record(channels: Channels, reader: Identity, outcome: Outcome) -> Any:
+    """The data of the payment's record, as the node gives it to ``reader``; None if it does not."""
+    request = record_pb2.ProcessMessageRequest(
+        target=outcome.record_tenant, message=reader.holder.read_record(outcome.record_id)
+    )
+    reply = await RecordServiceStub(channels["web5"]).ProcessMessage(request)
+    allowed = json.loads(reply.reply)["status"]["code"] == OK
+    return json.loads(reply.data) if allowed else None
 
 
 async def network(channels: Channels) -> str:

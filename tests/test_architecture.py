@@ -63,12 +63,16 @@ ADAPTERS = {
     "services/bitcoin/spender.py": "an actor beside those of actors.py: the one of payments",
     "services/ml/inference.py": "ONNX Runtime",
     "services/ml/training": "a command of its own, never part of serving",
+    "services/orchestrator/changes.py": "wakes those who watch a run",
+    "services/orchestrator/journal": "the store of definitions, runs and their records",
+    "services/orchestrator/peers.py": "the other services, through the mesh's client",
+    "services/orchestrator/runner.py": "does what the pure engine wants",
     "services/web5/node": "what each message does inside its one transaction",
     "services/web5/records.py": "the node: opens that transaction, and asks the clock",
 }
 
 # Nouns that are about the contracts themselves.
-ABOUT_CONTRACTS = ("services/orchestrator/definition",)
+ABOUT_CONTRACTS = ("services/orchestrator/definition", "services/orchestrator/engine")
 
 # Nouns that draw from a seed: their randomness repeats.
 SEEDED = ("services/ml/simulation",)
@@ -80,6 +84,7 @@ BOUNDARIES = {
     "mesh/database/postgres.py": "the writer: one failure is one caller's, not the batch's",
     "mesh/database/sqlite.py": "the writer: one failure is one caller's, not the batch's",
     "mesh/interceptors/errors.py": "the error step: the text stays in the log",
+    "services/orchestrator/runner.py": "the engine: one run's defect is that run's alone",
 }
 
 LINES_PER_FILE = 400

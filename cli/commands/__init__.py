@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cli.commands import health, pay, run, trace, trust, up, workflow
+from cli.commands import audit, block, demo, health, pay, run, trace, trust, up, workflow
 
 app = typer.Typer(
     name="anya",
@@ -34,11 +34,14 @@ def options(
     """Payments that happen only with proof: run the mesh, pay, look."""
 
 
+app.command("demo")(demo.demo)
 app.command("up")(up.up)
 app.command("status")(health.status)
 app.command("doctor")(health.doctor)
 app.command("pay")(pay.pay)
 app.add_typer(run.app, name="run")
 app.add_typer(workflow.app, name="workflow")
+app.add_typer(block.app, name="block")
 app.add_typer(trace.app, name="trace")
 app.add_typer(trust.app, name="trust")
+app.add_typer(audit.app, name="audit")

@@ -67,7 +67,8 @@ async def up(home: Home, options: Options, report: Callable[[Event], None]) -> N
             services = {
                 name: Service(name, command, report=report) for name, command in commands.items()
             }
-            mesh = Mesh(services, home=home, about={"mine": options.mine, "traces": otlp})
+            traces = os.environ.get(OTLP) or str(home.traces)
+            mesh = Mesh(services, home=home, about={"mine": options.mine, "traces": traces})
             async with control.serving(home, mesh.answer):
                 await mesh.run(
                     on_ready=lambda: report(Ready(chosen, time.monotonic() - began)),

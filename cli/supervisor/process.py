@@ -131,12 +131,15 @@ def describe(status: int) -> str:
     )
 
 
-def tail(log: Path, *, lines: int = 5) -> str:
-    """The last lines of a log, for the person who has to find out why."""
+def last_words(log: Path, *, since: int) -> str:
+    """The last line that was logged after the first ``since`` bytes; empty if none was."""
     try:
-        return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+        with log.open("rb") as file:
+            file.seek(since)
+            said = file.read().decode(errors="replace").strip()
     except OSError:
         return ""
+    return said.rpartition("\n")[2]
 
 
 def _ready(line: bytes) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cli.errors import CommandError
 from cli.supervisor.pacing import Pacing, Patience
-from cli.supervisor.process import Command, Process, StartupError, describe, tail
+from cli.supervisor.process import Command, Process, StartupError, describe, last_words
 from mesh.clock import SystemClock
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class Service:
         self._pacing = Pacing(SystemClock(), patience or Patience())
         self._process: Process | None = None  # while it is ready
         self._since = 0.0
+        self._log_from = 0  # where the log of the latest process begins
         self._ready = asyncio.Event()
         self._stopping = False
 
@@ -99,6 +100,8 @@ class Service:
 
     async def _live(self, command: Command) -> str:
         """The life of one process; returns how it ended. CommandError if the first has no life."""
+        log = command.log
+        self._log_from = log.stat().st_size if log.exists() else 0
         try:
             self._process = await Process.start(command)
         except StartupError as error:
@@ -129,7 +132,7 @@ class Service:
     def _gave_up(self, what: str) -> CommandError:
         log = self._command.log
         return CommandError(
-            f"{what}\n{tail(log)}".rstrip(),
+            f"{what}: {last_words(log, since=self._log_from)}",
             code="UNAVAILABLE",
             reason="SERVICE_DOWN",
             remedy=f"read {log}",

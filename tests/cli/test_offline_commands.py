@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from cli.__main__ import run
 from cli.errors import from_rpc
+from mesh.audit import Entry, open_audit
 from mesh.errors import FailedPrecondition, PermissionDenied, Reason
 from mesh.interceptors.errors import to_rpc_error
 
@@ -79,6 +81,93 @@ def test_the_policy_names_the_bounds_of_a_spender(capsys: pytest.CaptureFixture[
     assert document["allowed"]
     assert document["requires"] == ["address_link", "identity", "risk"]
     assert document["when"] == "attestation.risk.score < 0.7"
+
+
+@pytest.fixture
+def audited(tmp_path: Path) -> Path:
+    """A home with one audit log of three lines."""
+    entry = Entry(
+        time="2026-11-23T12:00:00Z",
+        trace_id="",
+        caller="spiffe://anya.internal/client/operator",
+        method=SEND,
+        decision="deny",
+        rule="client -> bitcoin does not grant it",
+        policy="",
+        status="PERMISSION_DENIED",
+    )
+    with open_audit(tmp_path / "audit" / "bitcoin.jsonl") as audit:
+        for _ in range(3):
+            audit.record(entry)
+    return tmp_path
+
+
+def test_an_unbroken_audit_log_is_verified(
+    audited: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["audit", "verify", "--home", str(audited), "--json"]) == 0
+
+    (document,) = documents(capsys)
+    assert document["ok"]
+    assert [log["lines"] for log in document["logs"]] == [3]
+
+
+def test_an_altered_audit_log_is_named_with_its_line(
+    audited: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = audited / "audit" / "bitcoin.jsonl"
+    path.write_text(
+        path.read_text().replace('"deny"', '"allow"', 2).replace('"allow"', '"deny"', 1)
+    )
+
+    code = run(["audit", "verify", "--home", str(audited)])
+
+    assert code == 1
+    assert f"{path}: line 2" in capsys.readouterr().out
+
+
+@pytest.fixture
+def mainnet_block() -> Path:
+    folder = os.environ.get("ANYA_TEST_DATA")
+    path = Path(folder or "nowhere") / "mainnet-block-413567.raw"
+    if not path.exists():
+        pytest.skip("ANYA_TEST_DATA does not name a folder with mainnet-block-413567.raw")
+    return path
+
+
+def test_a_raw_block_is_summed_up(mainnet_block: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["block", "inspect", str(mainnet_block), "--json"]) == 0
+
+    (document,) = documents(capsys)
+    assert document["block_hash"].startswith("0000000000000000025aff8b")
+    assert (document["transactions"], document["outputs"]) == (1557, 3581)
+    assert (document["inputs"], document["inputs_known"]) == (4887, 287)
+    assert document["summary"]["fee_sat"]["statuses"]["UNAVAILABLE"] == 1301
+    assert document["seconds"] > 0
+
+
+def test_a_block_may_be_given_in_hex(
+    mainnet_block: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "block.hex"
+    file.write_text(mainnet_block.read_bytes().hex() + "\n")
+
+    assert run(["block", "inspect", str(file), "--json"]) == 0
+    assert documents(capsys)[0]["transactions"] == 1557
+
+
+def test_a_truncated_block_is_refused(
+    mainnet_block: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "truncated.raw"
+    file.write_bytes(mainnet_block.read_bytes()[:-1])
+
+    code = run(["block", "inspect", str(file), "--json"])
+
+    captured = capsys.readouterr()
+    assert code == 1
+    assert captured.out == ""
+    assert json.loads(captured.err)["error"]["code"] == "INVALID_ARGUMENT"
 
 
 @pytest.mark.parametrize(

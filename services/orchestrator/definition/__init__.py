@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 from services.orchestrator.definition.checker import check_workflow
 from services.orchestrator.definition.document import parse_json
 from services.orchestrator.definition.faults import DefinitionInvalid, Fault
-from services.orchestrator.definition.operations import declared_operations
+from services.orchestrator.definition.operations import Operations, declared_operations
 from services.orchestrator.definition.parse import parse_workflow
 
 if TYPE_CHECKING:
-    from services.orchestrator.definition.operations import Operations
     from services.orchestrator.definition.workflow import Workflow
 
-__all__ = ["BUILT_IN", "DefinitionInvalid", "Fault", "check", "load", "operations"]
+__all__ = ["BUILT_IN", "DefinitionInvalid", "Fault", "Operations", "check", "load", "operations"]
 
 FOLDER = Path(__file__).parents[1] / "workflows"
 
@@ -50,5 +49,6 @@ def operations() -> Operations:
     return known
 
 
+@cache
 def built_in_text(name: str) -> str:
     return (FOLDER / f"{name}.json").read_text()

@@ -1,0 +1,69 @@
+"""`anya block`: what a raw block says by itself. Needs no running mesh."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cli.commands.options import JsonOption
+
+app = typer.Typer(help="Raw blocks.", no_args_is_help=True)
+
+STATISTICS = ("min", "median", "max")
+STATUSES = ("PRESENT", "UNAVAILABLE")
+MAX_FILE = 8 * 1024 * 1024 + 2  # bytes: the largest block in hex, and a line end
+
+
+@app.command("inspect")
+def inspect_block(
+    file: Annotated[
+        Path,
+        typer.Argument(exists=True, dir_okay=False, readable=True, help="Its bytes, or their hex."),
+    ],
+    json: JsonOption = False,
+) -> None:
+    """Parse a raw block and show the features of its transactions."""
+    import time
+
+    from cli import screen
+    from services.bitcoin import block
+
+    raw = _bytes(file)
+    began = time.perf_counter()
+    document = block.inspect(raw).document()
+    document["seconds"] = round(time.perf_counter() - began, 4)
+    if json:
+        screen.emit(document)
+    else:
+        _print(document)
+
+
+def _bytes(file: Path) -> bytes:
+    """The block in the file; hex is what nothing but hex digits is."""
+    with file.open("rb") as opened:
+        raw = opened.read(MAX_FILE)
+    try:
+        return bytes.fromhex(raw.decode("ascii"))
+    except ValueError:
+        return raw
+
+
+def _print(document: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    from cli import screen
+
+    totals = ("block_hash", "height", "transactions", "inputs", "inputs_known", "outputs")
+    for name in (*totals, "output_total_sat", "weight", "seconds"):
+        screen.results().print(f"{name:18} {document[name]}")
+    table = Table("feature", "present", *STATISTICS, "unavailable", box=None)
+    for name, column in document["summary"].items():
+        statuses = column["statuses"]
+        numbers = [
+            f"{column[key]:.6g}" if key in column else "" for key in ("min", "median", "max")
+        ]
+        present, unavailable = statuses.get("PRESENT", 0), statuses.get("UNAVAILABLE", 0)
+        table.add_row(name, str(present), *numbers, str(unavailable))
+    screen.results().print(table)

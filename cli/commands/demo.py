@@ -1,0 +1,71 @@
+"""`anya demo`: the main job, on real parts, in five scenes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from cli.commands.options import HomeOption, JsonOption
+
+if TYPE_CHECKING:
+    from rich.status import Status
+
+    from cli.demo.scene import Scene
+
+
+def demo(home: HomeOption = None, json: JsonOption = False) -> None:
+    """Replay a small economy onto a regtest chain, and play five scenes on it."""
+
+    from cli import errors, screen
+    from cli.connection import run
+    from cli.demo.performance import perform
+    from cli.home import Home
+
+    with screen.progress().status("") as status:
+        scenes = run(perform(Home.of(home), _Watcher(status, silent=json)))
+    if json:
+        screen.emit({"scenes": [scene.document for scene in scenes]})
+    else:
+        _close(scenes)
+    if not all(scene.as_expected for scene in scenes):
+        raise typer.Exit(errors.FAILED)
+
+
+class _Watcher:
+    """Shows what happens: progress where a terminal is, results where they are wanted."""
+
+    def __init__(self, status: Status, *, silent: bool) -> None:
+        self._status = status
+        self._silent = silent
+
+    def say(self, line: str) -> None:
+        from cli import screen
+
+        screen.progress().print(line, style="dim", markup=False)
+        self._status.update(line)
+
+    def render(self, height: int, tip: int) -> None:
+        self._status.update(f"replaying the economy: block {height} of {tip}")
+
+    def applaud(self, scene: Scene) -> None:
+        from cli import screen
+
+        if self._silent:
+            return
+        mark, style = ("✓", "bold green") if scene.as_expected else ("✗", "bold red")
+        status = scene.document["status"]
+        screen.results().print(f"{mark} {scene.name}: {status}", style=style)
+        for line in scene.lines:
+            screen.results().print(f"  {line}", markup=False)
+
+
+def _close(scenes: list[Scene]) -> None:
+    """The first scene's waterfall, and what to do next."""
+    from cli import screen
+    from cli.spans.waterfall import summary, waterfall
+
+    trace = scenes[0].trace
+    if trace is not None and trace.spans:
+        screen.results().print(waterfall(trace))
+        screen.results().print(summary(trace))

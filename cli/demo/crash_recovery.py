@@ -1,0 +1,52 @@
+"""Scene: the orchestrator dies between the broadcast and its record; nobody is paid twice."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cli import payment
+from cli.demo.scene import Scene
+from cli.demo.stage import AMOUNT_SAT
+from cli.supervisor import control
+
+if TYPE_CHECKING:
+    from cli.demo.stage import Stage
+
+SERVICE = "orchestrator"
+
+
+async def play(stage: Stage) -> Scene:
+    before = await stage.payments_to(stage.licit)
+    payment_id = payment.uuid7()
+    point = f"engine.before_step_done/{payment_id}/execute_payment=kill"
+    await control.request(stage.home, "restart", service=SERVICE, failpoints=point)
+    crashes = await _restarts(stage)
+    proposal = await payment.propose(
+        stage.channels, stage.payer, stage.licit, AMOUNT_SAT, payment_id=payment_id
+    )
+    run = await stage.run(proposal)
+    restarts = await _restarts(stage) - crashes
+    await stage.mine()
+    broadcast = len(await stage.payments_to(stage.licit) - before)
+    outcome = payment.outcome(run)
+    trace = await stage.trace(run.trace_id)
+    document = {
+        "name": "crash_recovery",
+        "status": outcome.status,
+        "broadcast": broadcast,
+        "restarts": restarts,
+        "txid": outcome.txid,
+    }
+    lines = [
+        f"the orchestrator was killed after the broadcast, and restarted {restarts} time",
+        f"payments to {stage.licit}: {broadcast}",
+        f"txid   {outcome.txid}",
+        f"trace  {run.trace_id}: {len(trace.spans)} spans, {len(trace.orphans)} orphans",
+    ]
+    whole = trace.is_whole or not stage.keeps_traces
+    return Scene(document, lines, holds=broadcast == 1 and restarts == 1 and whole)
+
+
+async def _restarts(stage: Stage) -> int:
+    status = await control.request(stage.home, "status")
+    return int(status["services"][SERVICE]["restarts"])

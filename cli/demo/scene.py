@@ -1,0 +1,59 @@
+"""What a scene leaves: the document for programs, and a few lines for people."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cli.payment import Outcome
+    from cli.spans.span import Trace
+
+# How each scene has to end.
+EXPECTED = {
+    "verified_payment": "SUCCEEDED",
+    "risky_payment": "REFUSED",
+    "unproven_sender": "REFUSED",
+    "unguarded_workflow": "REFUSED",
+    "crash_recovery": "SUCCEEDED",
+}
+TOP_FACTORS = 5  # shown to people
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    document: dict[str, Any]
+    lines: list[str]
+    holds: bool  # beside the status: everything else that the scene claims
+    trace: Trace | None = None
+
+    @property
+    def name(self) -> str:
+        return str(self.document["name"])
+
+    @property
+    def as_expected(self) -> bool:
+        return self.holds and self.document["status"] == EXPECTED[self.name]
+
+
+def factors(outcome: Outcome) -> list[dict[str, Any]]:
+    """The risk factors of a payment as the demo's document has them."""
+    return [
+        {
+            "name": factor["name"],
+            "kind": factor["kind"].upper(),
+            "value": factor["value"],
+            "status": factor["status"].upper(),
+            "contribution": factor["contribution"],
+        }
+        for factor in outcome.risk_factors
+    ]
+
+
+def factor_lines(outcome: Outcome) -> list[str]:
+    """The factors that moved the score most, with their direction."""
+    lines = []
+    for factor in factors(outcome)[:TOP_FACTORS]:
+        value = factor["status"].lower() if factor["value"] is None else f"{factor['value']:.4g}"
+        lines.append(f"    {factor['contribution']:+.2f}  {factor['name']} = {value}")
+    return lines

@@ -1,0 +1,98 @@
+"""Where the scenes play: a mesh, its chain with an economy on it, and a payer with proofs."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import grpc
+
+from anya.bitcoin.v1 import chain_pb2, regtest_pb2, wallet_pb2
+from anya.bitcoin.v1.chain_pb2_grpc import ChainServiceStub
+from anya.bitcoin.v1.regtest_pb2_grpc import RegtestServiceStub
+from anya.bitcoin.v1.wallet_pb2_grpc import WalletServiceStub
+from cli import payment, runs
+from cli.spans import store
+from cli.spans.span import Trace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from anya.orchestrator.v1 import workflow_pb2
+    from cli.connection import Channels
+    from cli.home import Home
+    from cli.identities import Identity
+    from cli.payment import Proposal
+
+AMOUNT_SAT = 5_000_000  # what every scene pays, or tries to
+TRACE_WITHIN = 10.0  # seconds for the last span to arrive
+POLL = 0.1
+
+
+@dataclass(slots=True)
+class Stage:
+    """What the scenes share."""
+
+    home: Home
+    channels: Channels
+    say: Callable[[str], None]  # progress, for whoever watches
+    payer: Identity  # proven, with a linked address that holds coins
+    stranger: Identity  # as well proven, but nothing is linked to it
+    licit: str  # address of the merchant with the most distinct funders
+    scam: str  # address of the scam that collected most often
+    keeps_traces: bool = True  # False where they go to a collector of the user's
+    spent: Proposal | None = field(default=None)  # the first scene's: good for replaying
+
+    async def run(
+        self, proposal: Proposal, *, workflow_id: str = payment.WORKFLOW
+    ) -> workflow_pb2.Run:
+        """Start a payment and follow it to its end."""
+        started = await payment.start(self.channels, proposal, workflow_id=workflow_id)
+        return await self.follow(started.run_id)
+
+    async def follow(self, run_id: str) -> workflow_pb2.Run:
+        said: set[str] = set()
+        async for run in runs.watch(self.channels, run_id):
+            for line in runs.lines(run)[1:]:
+                if line not in said:
+                    self.say(line)
+            said.update(runs.lines(run))
+        return run
+
+    async def mine(self, count: int = 1) -> None:
+        request = regtest_pb2.MineBlocksRequest(count=count)
+        await RegtestServiceStub(self.channels["bitcoin"]).MineBlocks(request)
+
+    async def payments_to(self, address: str) -> set[bytes]:
+        """Txids of all that pays the address and is unspent, in the chain or the mempool."""
+        stub = ChainServiceStub(self.channels["bitcoin"])
+        request = chain_pb2.ListUtxosRequest(address=address, page_size=1000)
+        found: set[bytes] = set()
+        while True:
+            reply = await stub.ListUtxos(request)
+            found |= {utxo.txid for utxo in reply.utxos}
+            if not reply.next_page_token:
+                return found
+            request.page_token = reply.next_page_token
+
+    async def was_signed(self, payment_id: str) -> bool:
+        """Whether the wallet has a payment of this id: it has one from the signature on."""
+        request = wallet_pb2.GetPaymentRequest(payment_id=payment_id)
+        try:
+            await WalletServiceStub(self.channels["bitcoin"]).GetPayment(request)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                return False
+            raise
+        return True
+
+    async def trace(self, trace_id: str) -> Trace:
+        """The trace once it is whole; as it is, if it does not become so in time."""
+        trace = Trace(trace_id, ())
+        for _ in range(round(TRACE_WITHIN / POLL) if self.keeps_traces else 0):
+            trace = await asyncio.to_thread(store.load, self.home.traces, trace_id)
+            if trace.is_whole:
+                break
+            await asyncio.sleep(POLL)
+        return trace

@@ -1,0 +1,43 @@
+"""Scene: the workflow without its condition pays the scam; the spender has limits of its own."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from cli import payment, runs
+from cli.demo.scene import Scene
+from cli.demo.stage import AMOUNT_SAT
+from services.orchestrator.definition import built_in_text
+
+if TYPE_CHECKING:
+    from cli.demo.stage import Stage
+
+WORKFLOW = "unguarded_payment"
+
+
+async def play(stage: Stage) -> Scene:
+    await runs.register(stage.channels, definition())
+    before = await stage.payments_to(stage.scam)
+    proposal = await payment.propose(stage.channels, stage.payer, stage.scam, AMOUNT_SAT)
+    run = await stage.run(proposal, workflow_id=WORKFLOW)
+    broadcast = len(await stage.payments_to(stage.scam) - before)
+    signed = await stage.was_signed(run.run_id)
+    document = {
+        "name": "unguarded_workflow",
+        "status": runs.status_word(run),
+        "reason": run.reason,
+        "broadcast": broadcast,
+    }
+    lines = [f"{AMOUNT_SAT} sat to {stage.scam}: {run.reason}"]
+    return Scene(document, lines, holds=not broadcast and not signed)
+
+
+def definition() -> str:
+    """verified_payment with the payment's condition taken out."""
+    workflow = json.loads(built_in_text(payment.WORKFLOW))
+    for step in workflow["steps"]:
+        if step["id"] == "execute_payment":
+            del step["condition"]
+    workflow["id"] = workflow["name"] = WORKFLOW
+    return json.dumps(workflow)

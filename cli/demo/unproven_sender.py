@@ -1,0 +1,92 @@
+"""Scene: four ways to pay without proof, none of which gets a signature."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from anya.mesh.v1.attestation_pb2 import PaymentIntent
+from cli import payment
+from cli.demo.scene import Scene
+from cli.demo.stage import AMOUNT_SAT
+from cli.payment import Proposal
+from services.orchestrator.definition.values import from_struct
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from anya.orchestrator.v1 import workflow_pb2
+    from cli.demo.stage import Stage
+
+
+async def play(stage: Stage) -> Scene:
+    before = await stage.payments_to(stage.licit)
+    cases, lines, holds = [], [], True
+    for name, propose in CASES.items():
+        stage.say(f"  {name.replace('_', ' ')}")
+        run = await stage.run(await propose(stage))
+        outcome = payment.outcome(run)
+        reason = _reason(run)
+        cases.append({"name": name, "reason": reason})
+        lines.append(f"{name.replace('_', ' ')}: {reason}")
+        holds &= outcome.status == "REFUSED" and not await stage.was_signed(run.run_id)
+    broadcast = len(await stage.payments_to(stage.licit) - before)
+    document = {
+        "name": "unproven_sender",
+        "status": "REFUSED" if holds else "FAILED",
+        "reason": "no payment without proof of the sender and its address",
+        "broadcast": broadcast,
+        "cases": cases,
+    }
+    return Scene(document, lines, holds=holds and not broadcast)
+
+
+async def _replayed_presentation(stage: Stage) -> Proposal:
+    """The first scene's presentation, once more, for a payment of its own."""
+    assert stage.spent  # noqa: S101  (the first scene comes first)
+    return Proposal(_another(stage.spent.intent), stage.spent.presentation)
+
+
+async def _another_did(stage: Stage) -> Proposal:
+    """The stranger signs for the payer."""
+    proposal = await payment.propose(stage.channels, stage.payer, stage.licit, AMOUNT_SAT)
+    presentation = await payment.prove(stage.channels, stage.stranger, proposal.intent)
+    return replace(proposal, presentation=presentation)
+
+
+async def _another_amount(stage: Stage) -> Proposal:
+    """The payer proves a small payment, and a larger one is started with that proof."""
+    proposal = await payment.propose(stage.channels, stage.payer, stage.licit, AMOUNT_SAT // 10)
+    intent = PaymentIntent()
+    intent.CopyFrom(proposal.intent)
+    intent.amount_sat = AMOUNT_SAT
+    return replace(proposal, intent=intent)
+
+
+async def _another_address(stage: Stage) -> Proposal:
+    """The stranger proves itself well, and names the payer's address as its own."""
+    thief = replace(stage.stranger, addresses=stage.payer.addresses)
+    return await payment.propose(stage.channels, thief, stage.licit, AMOUNT_SAT)
+
+
+CASES: dict[str, Callable[[Stage], Awaitable[Proposal]]] = {
+    "replayed_presentation": _replayed_presentation,
+    "presentation_by_another_did": _another_did,
+    "presentation_for_another_amount": _another_amount,
+    "address_of_another_did": _another_address,
+}
+
+
+def _another(intent: PaymentIntent) -> PaymentIntent:
+    copy = PaymentIntent()
+    copy.CopyFrom(intent)
+    copy.payment_id = payment.uuid7()
+    return copy
+
+
+def _reason(run: workflow_pb2.Run) -> str:
+    """Why the run was refused, with the words of the identity check where it has some."""
+    identity = next((step for step in run.steps if step.path == "verify_sender"), None)
+    reply = from_struct(identity.output).get("_output") if identity else None
+    words = reply.get("reasons") if isinstance(reply, dict) else None
+    return f"{', '.join(words)}: {run.reason}" if words else run.reason

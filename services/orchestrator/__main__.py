@@ -1,0 +1,66 @@
+"""The orchestrator, put together: the only place that constructs."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from anya.mesh.v1.outbox_pb2_grpc import add_OutboxServiceServicer_to_server
+from anya.orchestrator.v1.workflow_pb2_grpc import add_WorkflowServiceServicer_to_server
+from mesh.database import open_database
+from mesh.process import run
+from mesh.runtime import open_runtime
+from mesh.servicers import OutboxServicer
+from services.orchestrator.catalogue import Catalogue
+from services.orchestrator.changes import Changes
+from services.orchestrator.config import OrchestratorConfig
+from services.orchestrator.journal import SCHEMA
+from services.orchestrator.journal.definitions import Definitions
+from services.orchestrator.journal.runs import Runs
+from services.orchestrator.peers import open_peers
+from services.orchestrator.runner import Runner
+from services.orchestrator.servicers.workflow import WorkflowServicer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+@dataclass(frozen=True, slots=True)
+class Orchestrator:
+    """The running service."""
+
+    port: int
+    health_port: int
+
+
+@asynccontextmanager
+async def orchestrator(config: OrchestratorConfig) -> AsyncIterator[Orchestrator]:
+    """Run the service for the duration of the block."""
+    async with (
+        open_runtime(config.mesh) as runtime,
+        open_database(config.location, schema=SCHEMA) as database,
+        open_peers(runtime, timeout=config.policy.attempt_timeout) as peers,
+    ):
+        definitions, runs, changes = Definitions(database), Runs(database), Changes()
+        catalogue = Catalogue(definitions)
+        await catalogue.register_built_in()
+        runner = Runner(runs, catalogue, peers, changes, runtime.tracer, config)
+        workflows = WorkflowServicer(definitions, catalogue, runs, runner, changes)
+        async with (
+            runner.running(),
+            runtime.serve(
+                partial(add_WorkflowServiceServicer_to_server, workflows),
+                partial(
+                    add_OutboxServiceServicer_to_server, OutboxServicer(database, "orchestrator")
+                ),
+                max_in_flight=config.max_calls,
+            ) as ports,
+        ):
+            yield Orchestrator(ports.port, ports.health_port)
+
+
+if __name__ == "__main__":
+    sys.exit(run("orchestrator", OrchestratorConfig.from_environment, orchestrator))

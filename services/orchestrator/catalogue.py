@@ -1,0 +1,73 @@
+"""Compiled workflows: the newest for new runs, and for each old run those it began with."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from services.orchestrator import definition
+from services.orchestrator.definition.faults import Fault
+from services.orchestrator.definition.operations import declared_operations
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from services.orchestrator.definition.workflow import Workflow
+    from services.orchestrator.engine.state import RunState
+    from services.orchestrator.journal.definitions import Definitions, StoredDefinition
+
+CACHE = 1024  # compiled workflows
+
+
+class Catalogue:
+    def __init__(self, definitions: Definitions) -> None:
+        self._definitions = definitions
+
+    async def register_built_in(self) -> None:
+        """Store what this version ships. What earlier versions shipped stays for their runs."""
+        for name in definition.BUILT_IN:
+            text = definition.built_in_text(name)
+            await self._definitions.register(definition.load(text), text)
+
+    async def register(self, text: str) -> StoredDefinition:
+        """Check a definition and store it. DefinitionInvalid with every fault."""
+        workflow = definition.load(text)
+        if workflow.id in definition.BUILT_IN and workflow.hash != current(workflow.id).hash:
+            message = f"{workflow.id} is built in: choose another id"
+            raise definition.DefinitionInvalid([Fault(1, 1, message)])
+        return await self._definitions.register(workflow, text)
+
+    def newest(self, stored: StoredDefinition) -> Workflow:
+        """For a run that begins now; built-in ones are always those of this version."""
+        if stored.workflow_id in definition.BUILT_IN:
+            return current(stored.workflow_id)
+        return _compile(stored.body)
+
+    async def pinned(self, state: RunState) -> Workflow:
+        """What the run began with, whatever was registered or shipped since.
+
+        DefinitionInvalid if the contracts have moved away from under it.
+        """
+        stored = await self._definitions.find(state.workflow_id, state.definition_hash)
+        shipped = {name: current(name).hash for name in definition.BUILT_IN}
+        if state.composites.items() <= shipped.items():
+            return _compile(stored.body)
+        return definition.load(stored.body, await self._operations(state.composites))
+
+    async def _operations(self, composites: Mapping[str, str]) -> definition.Operations:
+        """The contracts' operations, and these workflows, inner ones first."""
+        known = declared_operations()
+        for name, hash in reversed(list(composites.items())):
+            inner = await self._definitions.find(name, hash)
+            known = known.with_composite(definition.load(inner.body, known))
+        return known
+
+
+def current(name: str) -> Workflow:
+    """A built-in workflow as this version ships it."""
+    return _compile(definition.built_in_text(name))
+
+
+@lru_cache(maxsize=CACHE)
+def _compile(body: str) -> Workflow:
+    return definition.load(body)

@@ -1,0 +1,47 @@
+"""The settings of the orchestrator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from mesh.config import ConfigError, MeshConfig
+from services.orchestrator.engine.policy import Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PEERS = ("bitcoin", "ml", "web5")  # whose operations workflows name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrchestratorConfig:
+    mesh: MeshConfig
+    policy: Policy = field(default_factory=Policy)
+    database: str = ""  # ANYA_DATABASE, a path or a postgresql:// URL; empty: in the home folder
+    max_in_flight: int = 64  # ANYA_MAX_RUNS_IN_FLIGHT: runs with a call under way
+    max_calls: int = 256  # served at once, watches included
+    max_loaded: int = 2048  # runs in memory, parked ones included; further runs wait in the store
+
+    @property
+    def location(self) -> str:
+        return self.database or str(self.mesh.home / "orchestrator" / "orchestrator.db")
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> OrchestratorConfig:
+        """ConfigError if a variable holds what nothing can start with."""
+        config = cls(
+            mesh=MeshConfig.from_environment(environment, service="orchestrator"),
+            database=environment.get("ANYA_DATABASE", ""),
+            max_in_flight=_positive(environment, "ANYA_MAX_RUNS_IN_FLIGHT", default="64"),
+        )
+        if missing := [peer for peer in PEERS if peer not in config.mesh.peers]:
+            raise ConfigError(f"ANYA_PEERS must say where these are: {', '.join(missing)}")
+        return config
+
+
+def _positive(environment: Mapping[str, str], name: str, *, default: str) -> int:
+    text = environment.get(name, default)
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 10_000:
+        raise ConfigError(f"{name} must be from 1 to 10000, not {text!r}")
+    return int(text)

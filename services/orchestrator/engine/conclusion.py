@@ -1,0 +1,79 @@
+"""How a run ends. A payment that was not made is refused or failed; one that was, never."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mesh.errors import Reason
+from services.orchestrator.definition.workflow import Effect
+from services.orchestrator.engine.policy import REFUSALS, REFUSALS_OF_THE_PAYMENT
+from services.orchestrator.engine.state import RunState, RunStatus, StepStatus
+
+if TYPE_CHECKING:
+    from services.orchestrator.definition.workflow import Workflow
+    from services.orchestrator.engine.state import Error, StepState
+
+# What an operation that cannot be taken back says of its effect in its reply's ``status``: any
+# other word, or none, is a success.
+REJECTED = "rejected"
+UNKNOWN = ("unknown", "unspecified")
+
+
+def pivot_made(state: RunState) -> bool:
+    """Has the run done what cannot be taken back?"""
+    pivot = _pivot(state)
+    return (
+        pivot is not None
+        and pivot.status is StepStatus.SUCCEEDED
+        and (pivot.reply or {}).get("status") != REJECTED
+    )
+
+
+def of_all_steps(state: RunState) -> tuple[RunStatus, str]:
+    """The end of a run whose every step succeeded or was skipped."""
+    pivot = _pivot(state)
+    if pivot is None:
+        return RunStatus.SUCCEEDED, ""
+    if pivot.status is StepStatus.SKIPPED:
+        return RunStatus.REFUSED, pivot.skip_reason
+    status = (pivot.reply or {}).get("status")
+    if status == REJECTED:
+        return RunStatus.FAILED, f"{pivot.path}: status is {status}"
+    if status in UNKNOWN:
+        return RunStatus.NEEDS_ATTENTION, f"{pivot.path}: status is {status}"
+    return RunStatus.SUCCEEDED, ""
+
+
+def of_failure(
+    workflow: Workflow, state: RunState, path: str, error: Error
+) -> tuple[RunStatus, str]:
+    """The end of a run with a step that failed for good."""
+    step = state.steps[path]
+    is_pivot = step.effect == Effect.PIVOT.name
+    reason = f"{path}: {error}" if step.attempt else error.message
+    if is_pivot and step.status is StepStatus.UNCERTAIN:
+        return RunStatus.NEEDS_ATTENTION, reason
+    if pivot_made(state):
+        pivot = _pivot(state)
+        made = pivot.path if pivot else ""
+        return RunStatus.NEEDS_ATTENTION, f"{made} was done, but not what follows: {reason}"
+    if is_pivot and _refuses_payment(error):
+        return RunStatus.REFUSED, reason
+    if workflow.pivots and not is_pivot and error.code in REFUSALS:
+        return RunStatus.REFUSED, reason
+    return RunStatus.FAILED, reason
+
+
+def of_unknown(path: str, error: Error) -> tuple[RunStatus, str]:
+    """The end of a run with an effect that nobody knows about."""
+    return RunStatus.NEEDS_ATTENTION, f"{path}: its outcome is unknown, last {error}"
+
+
+def _refuses_payment(error: Error) -> bool:
+    if error.reason == Reason.REQUEST_ID_REUSED:
+        return False  # another payment has this id: that one may well be made
+    return error.code in REFUSALS_OF_THE_PAYMENT or error.reason == "BUDGET_EXCEEDED"
+
+
+def _pivot(state: RunState) -> StepState | None:
+    return next((step for step in state.steps.values() if step.effect == Effect.PIVOT.name), None)

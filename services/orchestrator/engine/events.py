@@ -1,0 +1,84 @@
+"""What happens to a run from outside, and what it wants done in turn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from services.orchestrator.engine.state import Error
+
+
+@dataclass(frozen=True, slots=True)
+class Began:
+    """There is room for the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """A process took up a run that another one left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replied:
+    path: str
+    reply: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    path: str
+    error: Error
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """The time that a step waited for has come."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class CancelReplied:
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class CancelFailed:
+    path: str
+    error: Error
+
+
+Event: TypeAlias = Began | Recovered | Replied | Failed | Due | CancelReplied | CancelFailed
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Send these bytes. The attempt is what distinguishes it from earlier ones, not the bytes."""
+
+    path: str
+    attempt: int
+    service: str
+    method: str
+    request: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Have later attempts of the step's key refused, not before ``at_us``."""
+
+    path: str
+    attempt: int
+    service: str
+    method: str
+    request: bytes
+    at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    path: str
+    until_us: int
+
+
+Command: TypeAlias = Call | Cancel | Wait

@@ -1,0 +1,69 @@
+"""What a run journals. Folding its records gives back its state, whoever folds them.
+
+Payloads are JSON; ``?`` marks what may be missing:
+
+    START          workflow_id, definition_hash, composites {name: hash}, input, intent (base64),
+                   presentation, starter, deadline_us
+    STEP_INTENT    operation, protocol, effect, input, condition?; for an RPC also method, service,
+                   key and request (base64): the bytes that every attempt sends
+    STEP_ATTEMPT   cause: what made another attempt necessary
+    STEP_FAILED    error, uncertain, final; retry_us? unless it is final
+    STEP_PARKED    error, until_us
+    STEP_DONE      reply, output, attestations [[kind, jws], ...]
+    STEP_SKIPPED   operation, protocol, effect, condition, output, reason
+    CANCEL_INTENT  method, request (base64), error: what led to it
+    CANCEL_FAILED  error, final; retry_us? unless it is final
+    CANCEL_DONE    nothing
+    RECOVERED      nothing
+    FINISH         status, reason
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+MAX_PAYLOAD = 1 << 20  # bytes
+
+
+class Kind(StrEnum):
+    START = "START"
+    STEP_INTENT = "STEP_INTENT"
+    STEP_ATTEMPT = "STEP_ATTEMPT"
+    STEP_FAILED = "STEP_FAILED"
+    STEP_PARKED = "STEP_PARKED"
+    STEP_DONE = "STEP_DONE"
+    STEP_SKIPPED = "STEP_SKIPPED"
+    CANCEL_INTENT = "CANCEL_INTENT"
+    CANCEL_FAILED = "CANCEL_FAILED"
+    CANCEL_DONE = "CANCEL_DONE"
+    RECOVERED = "RECOVERED"
+    FINISH = "FINISH"
+
+
+class PayloadTooLarge(ValueError):  # noqa: N818  (a state, as in mesh.errors)
+    """More than one record may hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    sequence: int  # from 1, without gaps
+    kind: Kind
+    path: str  # of the step; empty for what concerns the run
+    attempt: int  # of the step, from 1; 0 before the first
+    at_us: int  # Unix microseconds
+    payload: dict[str, Any]
+
+    def encode(self) -> bytes:
+        """The payload as it is stored. PayloadTooLarge beyond MAX_PAYLOAD."""
+        text = json.dumps(self.payload, ensure_ascii=False, separators=(",", ":"))
+        encoded = text.encode()
+        if len(encoded) > MAX_PAYLOAD:
+            raise PayloadTooLarge(f"{len(encoded)} bytes; a record holds {MAX_PAYLOAD}")
+        return encoded
+
+
+def decode(sequence: int, kind: str, path: str, attempt: int, at_us: int, payload: bytes) -> Record:
+    return Record(sequence, Kind(kind), path, attempt, at_us, json.loads(payload))

@@ -1,0 +1,59 @@
+"""The bytes that a step sends: made once, journalled, and the same for every attempt."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from anya.mesh.v1.attestation_pb2 import Attestation, PaymentIntent, RunContext
+from services.orchestrator.definition import values
+from services.orchestrator.definition.workflow import Effect
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from services.orchestrator.definition.workflow import Method
+    from services.orchestrator.engine.state import RunState
+
+FIRST_ITERATION = 0
+
+
+def effect_key(state: RunState, path: str, effect: Effect) -> str:
+    """The request_id of a step's every attempt. A payment's is its own id, which is the run's."""
+    return state.run_id if effect is Effect.PIVOT else f"{state.run_id}/{path}/{FIRST_ITERATION}"
+
+
+def build_request(method: Method, resolved: dict[str, Any], key: str, state: RunState) -> bytes:
+    """Mismatch if the resolved input does not fit the request."""
+    request = method.request()
+    values.fill(request, resolved)
+    known = request.DESCRIPTOR.fields_by_name
+    if "request_id" in known:
+        setattr(request, "request_id", key)  # noqa: B010  (no static type has the field)
+    if "context" in known:
+        getattr(request, "context").CopyFrom(_context(state))  # noqa: B009
+    return request.SerializeToString(deterministic=True)
+
+
+def build_cancel(method: Method, key: str) -> bytes:
+    """A cancel's request has one field: the id of what to refuse."""
+    request = method.request()
+    setattr(request, request.DESCRIPTOR.fields[0].name, key)
+    return request.SerializeToString(deterministic=True)
+
+
+def attestations_of(reply: Message) -> list[list[str]]:
+    """What a reply attests for later steps: kind and JWS of each."""
+    return [
+        [attestation.kind, attestation.jws]
+        for attestation in getattr(reply, "attestations", ())
+        if isinstance(attestation, Attestation)
+    ]
+
+
+def _context(state: RunState) -> RunContext:
+    context = RunContext(presentation=state.presentation)
+    if state.intent:
+        context.intent.CopyFrom(PaymentIntent.FromString(state.intent))
+    for kind, jws in state.attestations:
+        context.attestations.add(kind=kind, jws=jws)
+    return context

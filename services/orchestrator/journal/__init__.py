@@ -1,0 +1,53 @@
+"""What the orchestrator must not forget: definitions, runs, and the records of every run."""
+
+from __future__ import annotations
+
+from mesh import inbox, outbox
+
+SCHEMA = (
+    inbox.SCHEMA
+    + outbox.SCHEMA
+    + """
+CREATE TABLE IF NOT EXISTS definition (
+    hash          TEXT PRIMARY KEY,  -- SHA-256 of the RFC 8785 form, hex
+    workflow_id   TEXT NOT NULL,
+    name          TEXT NOT NULL,
+    body          TEXT NOT NULL,     -- as registered
+    version       INTEGER NOT NULL,  -- of its workflow_id, from 1
+    registered_us INTEGER NOT NULL,
+    UNIQUE (workflow_id, version)
+) STRICT;
+
+CREATE TABLE IF NOT EXISTS run (
+    id              TEXT PRIMARY KEY,  -- the request_id that started it
+    workflow_id     TEXT NOT NULL,
+    definition_hash TEXT NOT NULL REFERENCES definition (hash),
+    starter         TEXT NOT NULL,     -- SPIFFE ID
+    traceparent     TEXT NOT NULL,     -- of the span that the run is a child of; empty: untraced
+    status          TEXT NOT NULL,
+    reason          TEXT NOT NULL,
+    sequence        INTEGER NOT NULL,  -- of its last record
+    owner           TEXT NOT NULL,     -- the process that drives it; empty: it waits for one
+    epoch           INTEGER NOT NULL,  -- grows with every change of hands: the old owner is fenced
+    created_us      INTEGER NOT NULL,
+    updated_us      INTEGER NOT NULL,
+    finished_us     INTEGER            -- NULL while it has something to do
+) STRICT;
+CREATE INDEX IF NOT EXISTS run_unfinished ON run (created_us, id) WHERE finished_us IS NULL;
+CREATE INDEX IF NOT EXISTS run_by_end ON run (finished_us) WHERE finished_us IS NOT NULL;
+CREATE INDEX IF NOT EXISTS run_by_age ON run (created_us, id);
+CREATE INDEX IF NOT EXISTS run_by_workflow ON run (workflow_id, created_us, id);
+CREATE INDEX IF NOT EXISTS run_by_status ON run (status, created_us, id);
+
+CREATE TABLE IF NOT EXISTS journal (
+    run      TEXT NOT NULL REFERENCES run (id),
+    sequence INTEGER NOT NULL,  -- from 1, without gaps
+    kind     TEXT NOT NULL,
+    path     TEXT NOT NULL,     -- of the step; empty for what concerns the run
+    attempt  INTEGER NOT NULL,
+    at_us    INTEGER NOT NULL,
+    payload  BLOB NOT NULL,     -- JSON, see engine/record.py
+    PRIMARY KEY (run, sequence)
+) STRICT, WITHOUT ROWID;
+"""
+)

@@ -1,0 +1,71 @@
+"""The other services, as the engine calls them: bytes out, and bytes or the way it failed back."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
+
+from mesh.breaker import State
+from mesh.errors import Reason
+from mesh.interceptors.errors import reason_of
+from services.orchestrator.config import PEERS
+from services.orchestrator.engine.state import Error
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from mesh.runtime import Runtime
+
+
+class Peers:
+    def __init__(
+        self, channels: Mapping[str, grpc.aio.Channel], runtime: Runtime, timeout: float
+    ) -> None:
+        self._channels = channels
+        self._runtime = runtime
+        self._timeout = timeout
+
+    async def call(self, service: str, method: str, request: bytes) -> bytes | Error:
+        """One attempt. The bytes go out as they are: every attempt of a step sends the same."""
+        group = method.lstrip("/").partition("/")[0]
+        if self._runtime.breakers(service)[group].state is State.OPEN:
+            message = f"the breaker of {service} is open"
+            return Error("UNAVAILABLE", Reason.BREAKER_OPEN, message)
+        call: Any = self._channels[service].unary_unary(method)
+        try:
+            reply: bytes = await call(request, timeout=self._timeout)
+        except grpc.aio.AioRpcError as error:
+            return _error(error)
+        return reply
+
+
+@asynccontextmanager
+async def open_peers(runtime: Runtime, *, timeout: float) -> AsyncIterator[Peers]:
+    """Channels to every service that workflows name. ConfigError if ANYA_PEERS lacks one."""
+    channels = {peer: runtime.channel(peer, timeout=timeout) for peer in PEERS}
+    try:
+        yield Peers(channels, runtime, timeout)
+    finally:
+        for channel in channels.values():
+            await channel.close()
+
+
+def _error(error: grpc.aio.AioRpcError) -> Error:
+    return Error(
+        error.code().name, reason_of(error), error.details() or "", retry_after=_retry_after(error)
+    )
+
+
+def _retry_after(error: grpc.aio.AioRpcError) -> float:
+    """Seconds that the other side asks us to wait; 0 if it does not."""
+    info = RetryInfo()
+    for key, value in error.trailing_metadata() or ():
+        if key == "grpc-status-details-bin":
+            for detail in Status.FromString(value).details:
+                if detail.Unpack(info):
+                    return float(info.retry_delay.ToTimedelta().total_seconds())
+    return 0.0

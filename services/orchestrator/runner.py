@@ -1,0 +1,352 @@
+"""The runner: does what the state machine wants, and journals what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+import uuid
+from contextlib import asynccontextmanager
+from contextvars import Context
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mesh import failpoint
+from mesh.errors import ResourceExhausted, Unavailable
+from services.orchestrator.definition.faults import DefinitionInvalid
+from services.orchestrator.engine import starting
+from services.orchestrator.engine.events import (
+    Began,
+    Call,
+    Cancel,
+    CancelFailed,
+    CancelReplied,
+    Due,
+    Failed,
+    Recovered,
+    Replied,
+    Wait,
+)
+from services.orchestrator.engine.machine import Turn, next_command
+from services.orchestrator.engine.policy import SECOND
+from services.orchestrator.engine.record import Kind, Record
+from services.orchestrator.engine.state import Error, RunStatus, evolve
+from services.orchestrator.journal.runs import Fenced, NewRun
+from services.orchestrator.run_trace import CANCEL, RunTrace
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+
+    from opentelemetry.trace import Tracer
+
+    from mesh.inbox import RequestKey
+    from services.orchestrator.catalogue import Catalogue
+    from services.orchestrator.changes import Changes
+    from services.orchestrator.config import OrchestratorConfig
+    from services.orchestrator.definition.workflow import Workflow
+    from services.orchestrator.engine.events import Command, Event
+    from services.orchestrator.engine.state import RunState
+    from services.orchestrator.journal.definitions import StoredDefinition
+    from services.orchestrator.journal.runs import Runs, StoredRun
+    from services.orchestrator.peers import Peers
+
+GRACE = 5.0  # seconds for calls under way when we are told to stop
+STORE_RETRY = 0.5  # seconds between two tries to reach a store that does not answer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Active:
+    """A run in memory. What is here is in the journal, too."""
+
+    workflow: Workflow
+    state: RunState
+    epoch: int
+    trace: RunTrace
+
+
+class Runner:
+    def __init__(
+        self,
+        runs: Runs,
+        catalogue: Catalogue,
+        peers: Peers,
+        changes: Changes,
+        tracer: Tracer,
+        config: OrchestratorConfig,
+    ) -> None:
+        self._runs = runs
+        self._catalogue = catalogue
+        self._peers = peers
+        self._changes = changes
+        self._tracer = tracer
+        self._config = config
+        self._owner = uuid.uuid4().hex
+        self._calls = asyncio.Semaphore(config.max_in_flight)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._held: set[str] = set()  # ids of the runs in memory
+        self._may_have_lost = False
+        self._room = asyncio.Event()
+        self._stopping = asyncio.Event()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Take up what an earlier process left, and drive runs for the duration of the block."""
+        await self._runs.release_all()
+        for stored in await self._runs.finished_lately():
+            self._redraw(stored)
+        self._spawn(self._claim_forever(), name="claim runs")
+        try:
+            yield
+        finally:
+            self._stopping.set()
+            self._room.set()
+            await self._drain()
+
+    async def start(
+        self,
+        key: RequestKey,
+        workflow_id: str,
+        request: starting.StartRun,
+        traceparent: str,
+        reply: Callable[[NewRun], bytes],
+    ) -> bytes:
+        """Start a run once per ``key``, and drive it as soon as there is room.
+
+        A caller that goes away cannot undo it: what was stored is driven.
+        """
+        work = self._start(key, workflow_id, request, traceparent, reply)
+        return await asyncio.shield(self._spawn(work, name=f"start {request.run_id}"))
+
+    async def _start(
+        self,
+        key: RequestKey,
+        workflow_id: str,
+        request: starting.StartRun,
+        traceparent: str,
+        reply: Callable[[NewRun], bytes],
+    ) -> bytes:
+        begun: list[Turn] = []
+        run_id = request.run_id
+        owner = self._owner if self._has_room() and run_id not in self._held else ""
+        if owner:
+            self._held.add(run_id)
+
+        def prepare(definition: StoredDefinition) -> NewRun:
+            turn = starting.start(
+                self._catalogue.newest(definition),
+                request,
+                self._config.policy,
+                network=self._config.mesh.network,
+                at_us=now_us(),
+                jitter=random.random(),  # noqa: S311  (spreads retries, guards nothing)
+            )
+            if owner:
+                turn.take(Began())
+            begun[:] = [turn]
+            records = tuple(turn.records)
+            return NewRun(turn.state, records, request.starter, traceparent, owner)
+
+        try:
+            answer = await self._runs.start(key, workflow_id, prepare, reply)
+        except BaseException as error:
+            if owner:
+                self._let_go(run_id, lost=isinstance(error, Unavailable))
+            raise
+        if not owner:
+            self._room.set()  # it may have to be claimed
+        elif not begun:
+            self._let_go(run_id)  # it was started before
+        else:
+            turn = begun[0]
+            run = Active(turn.workflow, turn.state, 0, self._trace(turn.state, traceparent))
+            self._committed(run, turn.records)
+            self._spawn(self._drive_to_end(run), name=f"run {run_id}")
+        return answer
+
+    # Taking up runs that wait.
+
+    async def _claim_forever(self) -> None:
+        while not self._stopping.is_set():
+            self._room.clear()
+            try:
+                claimed = await self._claim()
+            except (Unavailable, ResourceExhausted) as error:
+                log.warning("cannot look for runs that wait: %s", error)
+                self._may_have_lost = True
+                await self._pause(STORE_RETRY)
+                continue
+            for stored in claimed:
+                self._held.add(stored.row.id)
+                self._spawn(self._take_up(stored), name=f"run {stored.row.id}")
+            if not claimed:
+                await self._room.wait()
+
+    async def _claim(self) -> list[StoredRun]:
+        if self._may_have_lost:
+            await self._runs.release_lost(self._owner, self._held)
+            self._may_have_lost = False
+        free = self._config.max_loaded - len(self._held)
+        return await self._runs.claim(self._owner, free) if free > 0 else []
+
+    async def _take_up(self, stored: StoredRun) -> None:
+        state = stored.state
+        run_trace = self._trace(state, stored.row.traceparent)
+        begun = bool(state.steps)
+        run_trace.observe(stored.records, again=True)
+        try:
+            workflow = await self._catalogue.pinned(state)
+        except DefinitionInvalid as error:
+            reason = f"its definition no longer fits the contracts: {error}"
+            await self._store_end(state, stored.row.epoch, reason)
+            self._let_go(state.run_id)
+            return
+        run = Active(workflow, state, stored.row.epoch, run_trace)
+        await self._drive_to_end(run, Recovered() if begun else Began())
+
+    def _redraw(self, stored: StoredRun) -> None:
+        """Its last spans may have been on their way when the process was killed."""
+        self._trace(stored.state, stored.row.traceparent).observe(stored.records, again=True)
+
+    # Driving one run.
+
+    async def _drive_to_end(self, run: Active, first: Event | None = None) -> None:
+        """The boundary of the engine: one run's defect is that run's alone."""
+        try:
+            if first is not None:
+                await self._advance(run, first)
+            await self._drive(run)
+        except Fenced:
+            log.info("run %s is another process's now", run.state.run_id)
+        except Exception:
+            error_id = uuid.uuid4().hex
+            log.exception("error %s in run %s", error_id, run.state.run_id)
+            await self._store_end(run.state, run.epoch, f"internal error {error_id}")
+        finally:
+            self._let_go(run.state.run_id)
+
+    async def _drive(self, run: Active) -> None:
+        while not self._stopping.is_set() and (command := next_command(run.state)) is not None:
+            event = await self._perform(run, command)
+            if event is not None:
+                await self._advance(run, event)
+
+    async def _perform(self, run: Active, command: Command) -> Event | None:
+        """Do it; None if we are told to stop first."""
+        match command:
+            case Wait(path, until_us):
+                return Due(path) if await self._sleep_until(until_us) else None
+            case Cancel(path, attempt, service, method, request, at_us):
+                if not await self._sleep_until(at_us):
+                    return None
+                with run.trace.calling(path, CANCEL, attempt):
+                    answer = await self._call(service, method, request)
+                if isinstance(answer, Error):
+                    return CancelFailed(path, answer)
+                return CancelReplied(path)
+            case Call(path, attempt, service, method, request):
+                with run.trace.calling(path, attempt):
+                    reply = await self._call(service, method, request)
+                return Failed(path, reply) if isinstance(reply, Error) else Replied(path, reply)
+
+    async def _call(self, service: str, method: str, request: bytes) -> bytes | Error:
+        async with self._calls:
+            return await self._peers.call(service, method, request)
+
+    async def _advance(self, run: Active, event: Event) -> None:
+        """One turn: judge the event, commit what it means, and let everybody know."""
+        jitter = random.random()  # noqa: S311  (spreads retries, guards nothing)
+        turn = Turn(run.workflow, run.state, self._config.policy, now_us(), jitter)
+        turn.take(event)
+        if isinstance(event, Replied):
+            failpoint.reach("engine.before_step_done", f"{run.state.run_id}/{event.path}")
+        if turn.state.finished:
+            failpoint.reach("engine.before_finish", run.state.run_id)
+        await self._store(turn.state, run.epoch, turn.records)
+        run.state = turn.state
+        self._committed(run, turn.records)
+
+    def _committed(self, run: Active, records: Sequence[Record]) -> None:
+        run.trace.observe(records)
+        self._changes.notify(run.state.run_id)
+        for record in records:
+            key = f"{run.state.run_id}/{record.path}"
+            match record.kind:
+                case Kind.START:
+                    failpoint.reach("engine.after_start", run.state.run_id)
+                case Kind.STEP_INTENT:
+                    failpoint.reach("engine.after_intent", key)
+                case Kind.STEP_DONE:
+                    failpoint.reach("engine.after_step_done", key)
+                case _:
+                    pass
+
+    async def _store(self, state: RunState, epoch: int, records: Sequence[Record]) -> None:
+        """Append, however long the store is away: nothing goes on that is not journalled."""
+        while True:
+            try:
+                await self._runs.append(state, epoch, records)
+                return
+            except (Unavailable, ResourceExhausted) as error:
+                log.warning("run %s waits for the store: %s", state.run_id, error)
+                await asyncio.sleep(STORE_RETRY)
+
+    async def _store_end(self, state: RunState, epoch: int, reason: str) -> None:
+        """End a run that cannot go on by itself: somebody has to look."""
+        payload = {"status": RunStatus.NEEDS_ATTENTION, "reason": reason}
+        end = Record(state.sequence + 1, Kind.FINISH, "", 0, now_us(), payload)
+        try:
+            await self._store(evolve(state, end), epoch, [end])
+        except Fenced:
+            log.info("run %s is another process's now", state.run_id)
+        self._changes.notify(state.run_id)
+
+    # Housekeeping.
+
+    def _trace(self, state: RunState, traceparent: str) -> RunTrace:
+        return RunTrace(self._tracer, state.run_id, state.workflow_id, traceparent)
+
+    def _has_room(self) -> bool:
+        return len(self._held) < self._config.max_loaded and not self._stopping.is_set()
+
+    def _let_go(self, run_id: str, *, lost: bool = False) -> None:
+        """Make room. ``lost``: nobody knows whether the store has the run as ours."""
+        self._held.discard(run_id)
+        self._may_have_lost |= lost
+        self._room.set()
+
+    def _spawn(self, work: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
+        # A fresh context: neither the deadline nor the span of the call that started it is its own.
+        task = asyncio.get_running_loop().create_task(work, name=name, context=Context())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _sleep_until(self, until_us: int) -> bool:
+        """False if we are told to stop first."""
+        seconds = (until_us - now_us()) / SECOND
+        return seconds <= 0 or not await self._pause(seconds)
+
+    async def _pause(self, seconds: float) -> bool:
+        """True if we were told to stop meanwhile."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _drain(self) -> None:
+        """Let calls under way end and be journalled; what does not end in time is recovered."""
+        if not self._tasks:
+            return
+        _, late = await asyncio.wait(self._tasks, timeout=GRACE)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+
+
+def now_us() -> int:
+    return time.time_ns() // 1000

@@ -1,0 +1,41 @@
+"""Page tokens: where the last page ended, good only for the list that gave them."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+from mesh.errors import InvalidArgument
+
+
+def page_size(asked: int, *, default: int, most: int) -> int:
+    if asked < 0:
+        raise InvalidArgument("page_size must not be negative", field="page_size")
+    return min(asked or default, most)
+
+
+def make_token(list_: str, *position: str | int) -> str:
+    return base64.urlsafe_b64encode(json.dumps([list_, *position]).encode()).decode()
+
+
+def read_token(token: str, list_: str, *kinds: type) -> list[Any] | None:
+    """The position, or None for the first page. InvalidArgument for a token of another list."""
+    if not token:
+        return None
+    try:
+        found = json.loads(base64.urlsafe_b64decode(token))
+    except ValueError:
+        found = None
+    if not isinstance(found, list) or [type(part) for part in found] != [str, *kinds]:
+        raise _foreign()
+    if found[0] != list_:
+        raise _foreign()
+    return found[1:]
+
+
+def _foreign() -> InvalidArgument:
+    return InvalidArgument(
+        "page_token is not of this list: use the next_page_token of the same query",
+        field="page_token",
+    )

@@ -1,0 +1,91 @@
+"""Runs and definitions as WorkflowService shows them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from anya.orchestrator.v1 import workflow_pb2 as pb
+from services.orchestrator.definition import values
+from services.orchestrator.run_trace import trace_id_of
+
+if TYPE_CHECKING:
+    from services.orchestrator.engine.state import RunState, StepState
+    from services.orchestrator.journal.definitions import StoredDefinition
+    from services.orchestrator.journal.runs import RunRow
+
+
+def format_workflow(definition: StoredDefinition) -> pb.Workflow:
+    return pb.Workflow(
+        workflow_id=definition.workflow_id,
+        name=definition.name,
+        definition_hash=definition.hash,
+        definition=definition.body,
+        registered=_time(definition.registered_us),
+    )
+
+
+def format_row(row: RunRow) -> pb.Run:
+    """A run without its input and steps."""
+    return pb.Run(
+        run_id=row.id,
+        workflow_id=row.workflow_id,
+        definition_hash=row.definition_hash,
+        status=run_status(row.status),
+        reason=row.reason,
+        trace_id=trace_id_of(row.traceparent),
+        created=_time(row.created_us),
+        updated=_time(row.updated_us),
+    )
+
+
+def format_run(row: RunRow, state: RunState) -> pb.Run:
+    """The run as ``state`` has it, which may be older than the row."""
+    run = format_row(row)
+    run.status = run_status(state.status)
+    run.reason = state.reason
+    run.updated.CopyFrom(_time(state.updated_us))
+    run.recoveries = state.recoveries
+    values.fill_struct(run.input, state.input)
+    run.steps.extend(_step(step) for step in state.steps.values())
+    return run
+
+
+def run_status(status: str) -> pb.RunStatus.ValueType:
+    return pb.RunStatus.Value(f"RUN_STATUS_{status}")
+
+
+def status_name(status: pb.RunStatus.ValueType) -> str:
+    """``"RUNNING"``; empty for the unspecified one."""
+    return pb.RunStatus.Name(status).removeprefix("RUN_STATUS_") if status else ""
+
+
+def _step(step: StepState) -> pb.Step:
+    formatted = pb.Step(
+        path=step.path,
+        protocol=step.protocol,
+        operation=step.operation,
+        status=pb.StepStatus.Value(f"STEP_STATUS_{step.status}"),
+        attempts=step.attempt,
+        started=_time(step.started_us),
+    )
+    values.fill_struct(formatted.output, {**step.output, "_output": step.reply})
+    if step.finished_us:
+        formatted.finished.CopyFrom(_time(step.finished_us))
+    if step.condition is not None:
+        formatted.condition.expression = step.condition["expression"]
+        formatted.condition.verdict = step.condition["verdict"]
+        values.fill_struct(formatted.condition.operands, step.condition["operands"])
+    if step.error is not None:
+        error = step.error
+        formatted.error.CopyFrom(
+            pb.StepError(code=error.code, reason=error.reason, message=error.message)
+        )
+    return formatted
+
+
+def _time(us: int) -> Timestamp:
+    time = Timestamp()
+    time.FromMicroseconds(us)
+    return time

@@ -1,0 +1,183 @@
+"""WorkflowService over gRPC: parse, ask, format. No rules live here."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from opentelemetry import trace
+
+from anya.orchestrator.v1 import workflow_pb2 as pb
+from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceServicer
+from mesh.errors import InvalidArgument, Reason
+from mesh.interceptors import request_key
+from mesh.interceptors.tracing import remote_parent
+from services.orchestrator.definition import DefinitionInvalid, values
+from services.orchestrator.engine.starting import StartRun
+from services.orchestrator.engine.state import RunState, evolve
+from services.orchestrator.journal.runs import Filter
+from services.orchestrator.run_trace import format_traceparent, trace_id_of
+from services.orchestrator.servicers import paging, view
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from grpc.aio import ServicerContext
+
+    from services.orchestrator.catalogue import Catalogue
+    from services.orchestrator.changes import Changes
+    from services.orchestrator.journal.definitions import Definitions
+    from services.orchestrator.journal.runs import NewRun, Runs
+    from services.orchestrator.runner import Runner
+
+DEFAULT_PAGE = 50
+MAX_PAGE = 500
+MAX_FAULTS = 20  # in one status: it travels in a header
+LOOK_AGAIN = 1.0  # seconds until a watch looks by itself; it is told earlier
+
+
+class WorkflowServicer(WorkflowServiceServicer):
+    def __init__(
+        self,
+        definitions: Definitions,
+        catalogue: Catalogue,
+        runs: Runs,
+        runner: Runner,
+        changes: Changes,
+    ) -> None:
+        self._definitions = definitions
+        self._catalogue = catalogue
+        self._runs = runs
+        self._runner = runner
+        self._changes = changes
+
+    async def RegisterWorkflow(
+        self,
+        request: pb.RegisterWorkflowRequest,
+        context: ServicerContext[pb.RegisterWorkflowRequest, pb.RegisterWorkflowResponse],
+    ) -> pb.RegisterWorkflowResponse:
+        try:
+            stored = await self._catalogue.register(request.definition)
+        except DefinitionInvalid as error:
+            raise _refusal(error) from None
+        return pb.RegisterWorkflowResponse(workflow=view.format_workflow(stored))
+
+    async def GetWorkflow(
+        self,
+        request: pb.GetWorkflowRequest,
+        context: ServicerContext[pb.GetWorkflowRequest, pb.GetWorkflowResponse],
+    ) -> pb.GetWorkflowResponse:
+        stored = await self._definitions.find(request.workflow_id, request.definition_hash)
+        return pb.GetWorkflowResponse(workflow=view.format_workflow(stored))
+
+    async def ListWorkflows(
+        self,
+        request: pb.ListWorkflowsRequest,
+        context: ServicerContext[pb.ListWorkflowsRequest, pb.ListWorkflowsResponse],
+    ) -> pb.ListWorkflowsResponse:
+        limit = paging.page_size(request.page_size, default=DEFAULT_PAGE, most=MAX_PAGE)
+        position = paging.read_token(request.page_token, "workflows", str)
+        found = await self._definitions.page(after=position[0] if position else "", limit=limit + 1)
+        shown = found[:limit]
+        more = len(found) > limit
+        return pb.ListWorkflowsResponse(
+            workflows=[view.format_workflow(stored) for stored in shown],
+            next_page_token=paging.make_token("workflows", shown[-1].workflow_id) if more else "",
+        )
+
+    async def StartRun(
+        self,
+        request: pb.StartRunRequest,
+        context: ServicerContext[pb.StartRunRequest, pb.StartRunResponse],
+    ) -> pb.StartRunResponse:
+        key = request_key.current()
+        start = StartRun(
+            run_id=request.request_id,
+            input=values.from_struct(request.input),
+            intent=request.intent if request.HasField("intent") else None,
+            presentation=request.presentation,
+            starter=key.caller,
+        )
+        first = await self._runner.start(
+            key, request.workflow_id, start, _traceparent(), _format_started
+        )
+        return pb.StartRunResponse.FromString(first)
+
+    async def GetRun(
+        self,
+        request: pb.GetRunRequest,
+        context: ServicerContext[pb.GetRunRequest, pb.GetRunResponse],
+    ) -> pb.GetRunResponse:
+        stored = await self._runs.load(request.run_id)
+        return pb.GetRunResponse(run=view.format_run(stored.row, stored.state))
+
+    async def ListRuns(
+        self,
+        request: pb.ListRunsRequest,
+        context: ServicerContext[pb.ListRunsRequest, pb.ListRunsResponse],
+    ) -> pb.ListRunsResponse:
+        limit = paging.page_size(request.page_size, default=DEFAULT_PAGE, most=MAX_PAGE)
+        if request.status not in pb.RunStatus.values():
+            raise InvalidArgument(f"no run status {request.status}", field="status")
+        wanted = Filter(status=view.status_name(request.status), workflow_id=request.workflow_id)
+        list_ = f"runs {wanted.status} {wanted.workflow_id}"
+        position = paging.read_token(request.page_token, list_, int, str)
+        before = (position[0], position[1]) if position else None
+        found = await self._runs.page(wanted, before=before, limit=limit + 1)
+        shown = found[:limit]
+        more = len(found) > limit
+        return pb.ListRunsResponse(
+            runs=[view.format_row(row) for row in shown],
+            next_page_token=(
+                paging.make_token(list_, shown[-1].created_us, shown[-1].id) if more else ""
+            ),
+        )
+
+    async def WatchRun(
+        self,
+        request: pb.WatchRunRequest,
+        context: ServicerContext[pb.WatchRunRequest, pb.WatchRunResponse],
+    ) -> AsyncIterator[pb.WatchRunResponse]:
+        seen = request.after_sequence
+        with self._changes.watch(request.run_id) as moved:
+            while True:
+                moved.clear()
+                stored = await self._runs.load(request.run_id)
+                state = RunState(request.run_id)
+                for record in stored.records:
+                    state = evolve(state, record)
+                    if record.sequence > seen:
+                        run = view.format_run(stored.row, state)
+                        yield pb.WatchRunResponse(sequence=record.sequence, run=run)
+                seen = max(seen, state.sequence)
+                if state.finished:
+                    return
+                await _wait(moved)
+
+
+async def _wait(moved: asyncio.Event) -> None:
+    try:
+        async with asyncio.timeout(LOOK_AGAIN):
+            await moved.wait()
+    except TimeoutError:
+        return
+
+
+def _traceparent() -> str:
+    """What the run is a child of: the caller's span, which outlives ours."""
+    return format_traceparent(remote_parent() or trace.get_current_span().get_span_context())
+
+
+def _format_started(new: NewRun) -> bytes:
+    return pb.StartRunResponse(
+        run_id=new.state.run_id,
+        status=view.run_status(new.state.status),
+        trace_id=trace_id_of(new.traceparent),
+    ).SerializeToString()
+
+
+def _refusal(error: DefinitionInvalid) -> InvalidArgument:
+    told = [str(fault) for fault in error.faults[:MAX_FAULTS]]
+    if more := len(error.faults) - len(told):
+        told.append(f"and {more} more")
+    return InvalidArgument("\n".join(told), reason=Reason.DEFINITION_INVALID, field="definition")

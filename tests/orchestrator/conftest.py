@@ -1,0 +1,68 @@
+"""A running orchestrator with real peers, and an operator's channel to it."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+from opentelemetry.trace import NoOpTracer
+
+from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceStub
+from mesh.breaker import Breakers
+from mesh.client import open_channel
+from mesh.clock import SystemClock
+from mesh.config import MeshConfig
+from mesh.interceptors import ClientRules
+from services.orchestrator.__main__ import orchestrator
+from services.orchestrator.config import OrchestratorConfig
+from services.orchestrator.engine.policy import Policy
+from tests.orchestrator.servicers import Book, serve_peers
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
+    from mesh.testing import Authority
+
+# So short that what has to wait is soon over.
+POLICY = Policy(
+    attempt_timeout=2.0, step_timeout=0.3, backoff=0.01, backoff_most=0.05, backoff_after_pivot=0.05
+)
+
+
+@pytest.fixture
+def book() -> Book:
+    return Book()
+
+
+@pytest.fixture
+async def peers(authority: Authority, tmp_path: Path, book: Book) -> AsyncIterator[dict[str, str]]:
+    async with serve_peers(authority, tmp_path, book) as addresses:
+        yield addresses
+
+
+@pytest.fixture
+def config(authority: Authority, tmp_path: Path, peers: dict[str, str]) -> OrchestratorConfig:
+    identity = authority.issue_service("orchestrator")
+    mesh = MeshConfig(service="orchestrator", identity=identity, home=tmp_path, peers=peers)
+    return OrchestratorConfig(mesh=mesh, policy=POLICY)
+
+
+@asynccontextmanager
+async def connect(authority: Authority, port: int) -> AsyncIterator[WorkflowServiceAsyncStub]:
+    rules = ClientRules(
+        target="orchestrator", tracer=NoOpTracer(), breakers=Breakers(SystemClock()), timeout=30.0
+    )
+    operator = authority.issue("spiffe://anya.internal/client/operator")
+    async with open_channel(f"127.0.0.1:{port}", rules, operator) as channel:
+        yield WorkflowServiceStub(channel)
+
+
+@pytest.fixture
+async def workflows(
+    authority: Authority, config: OrchestratorConfig
+) -> AsyncIterator[WorkflowServiceAsyncStub]:
+    async with orchestrator(config) as service, connect(authority, service.port) as stub:
+        yield stub

@@ -1,0 +1,74 @@
+"""Payments for tests: requests that are right, and runs watched to their end."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from anya.mesh.v1.attestation_pb2 import PaymentIntent
+from anya.orchestrator.v1 import workflow_pb2 as pb
+from services.orchestrator.definition import values
+
+if TYPE_CHECKING:
+    from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
+
+INPUT: dict[str, Any] = {
+    "sender_did": "did:key:z6MkSender",
+    "sender_address": "bcrt1sender",
+    "recipient_address": "bcrt1recipient",
+    "amount": 50_000,
+}
+
+
+def uuid7() -> str:
+    """RFC 9562: 48 bits of Unix milliseconds, version, variant, chance."""
+    raw = bytearray((time.time_ns() // 1_000_000).to_bytes(6) + os.urandom(10))
+    raw[6] = raw[6] & 0x0F | 0x70
+    raw[8] = raw[8] & 0x3F | 0x80
+    return str(uuid.UUID(bytes=bytes(raw)))
+
+
+def payment(run_id: str | None = None, workflow_id: str = "verified_payment") -> pb.StartRunRequest:
+    run_id = run_id or uuid7()
+    request = pb.StartRunRequest(
+        request_id=run_id,
+        workflow_id=workflow_id,
+        presentation="vp.jwt",
+        intent=PaymentIntent(
+            network="regtest",
+            payment_id=run_id,
+            sender_did=INPUT["sender_did"],
+            sender_address=INPUT["sender_address"],
+            recipient_address=INPUT["recipient_address"],
+            amount_sat=INPUT["amount"],
+        ),
+    )
+    values.fill_struct(request.input, INPUT)
+    return request
+
+
+async def finished(workflows: WorkflowServiceAsyncStub, run_id: str) -> pb.Run:
+    """The run as it ended."""
+    run = pb.Run()
+    async for update in workflows.WatchRun(pb.WatchRunRequest(run_id=run_id), timeout=20):
+        run = update.run
+    return run
+
+
+async def pay(workflows: WorkflowServiceAsyncStub, request: pb.StartRunRequest) -> pb.Run:
+    await workflows.StartRun(request, timeout=5)
+    return await finished(workflows, request.request_id)
+
+
+def statuses(run: pb.Run) -> dict[str, str]:
+    """Path -> status of every step."""
+    return {
+        step.path: pb.StepStatus.Name(step.status).removeprefix("STEP_STATUS_")
+        for step in run.steps
+    }
+
+
+def status(run: pb.Run) -> str:
+    return pb.RunStatus.Name(run.status).removeprefix("RUN_STATUS_")

@@ -1,0 +1,279 @@
+"""Small real services on the contracts' own servicers: what the engine calls in its tests.
+
+They keep an inbox, as every service does, count effects, and fail as they are told to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict, deque
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from google.protobuf.message import Message
+
+from anya.bitcoin.v1 import analysis_pb2 as bitcoin_analysis
+from anya.bitcoin.v1 import ownership_pb2, wallet_pb2
+from anya.bitcoin.v1.analysis_pb2_grpc import AnalysisServiceServicer as BitcoinAnalysisServicer
+from anya.bitcoin.v1.analysis_pb2_grpc import (
+    add_AnalysisServiceServicer_to_server as add_bitcoin_analysis,
+)
+from anya.bitcoin.v1.ownership_pb2_grpc import (
+    OwnershipServiceServicer,
+    add_OwnershipServiceServicer_to_server,
+)
+from anya.bitcoin.v1.wallet_pb2_grpc import (
+    WalletServiceServicer,
+    add_WalletServiceServicer_to_server,
+)
+from anya.mesh.v1.attestation_pb2 import Attestation
+from anya.mesh.v1.features_pb2 import AddressLinks, FeatureVector
+from anya.ml.v1 import risk_pb2
+from anya.ml.v1.risk_pb2_grpc import RiskServiceServicer, add_RiskServiceServicer_to_server
+from anya.web5.v1 import analysis_pb2 as web5_analysis
+from anya.web5.v1 import identity_pb2, record_pb2
+from anya.web5.v1.analysis_pb2_grpc import AnalysisServiceServicer as Web5AnalysisServicer
+from anya.web5.v1.analysis_pb2_grpc import (
+    add_AnalysisServiceServicer_to_server as add_web5_analysis,
+)
+from anya.web5.v1.identity_pb2_grpc import (
+    IdentityServiceServicer,
+    add_IdentityServiceServicer_to_server,
+)
+from anya.web5.v1.record_pb2_grpc import RecordServiceServicer, add_RecordServiceServicer_to_server
+from mesh.config import MeshConfig
+from mesh.errors import AlreadyExists, FailedPrecondition, MeshError, Reason
+from mesh.runtime import open_runtime
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from mesh.testing import Authority
+
+R = TypeVar("R", bound=Message)
+
+
+@dataclass(slots=True)
+class Book:
+    """What the services did, and what they are told to do next."""
+
+    effects: Counter[str] = field(default_factory=Counter)  # method -> how often it took effect
+    calls: list[tuple[str, Message]] = field(default_factory=list)  # in the order they came
+    before: defaultdict[str, deque[MeshError]] = field(default_factory=lambda: defaultdict(deque))
+    after: defaultdict[str, deque[MeshError]] = field(default_factory=lambda: defaultdict(deque))
+    held: dict[str, asyncio.Event] = field(default_factory=dict)  # methods that wait to be let go
+    verified: bool = True
+    risk_score: float | None = 0.1
+    _inbox: dict[tuple[str, str], tuple[bytes, bytes]] = field(default_factory=dict)
+    cancelled: set[str] = field(default_factory=set)
+
+    async def serve(self, method: str, request: Message, effect: Callable[[], R]) -> R:
+        """One call: ``before`` refuses without an effect, ``after`` loses the answer of one."""
+        self.calls.append((method, request))
+        if method in self.held:
+            await self.held[method].wait()
+        if self.before[method]:
+            raise self.before[method].popleft()
+        reply = self._once(method, request, effect)
+        if self.after[method]:
+            raise self.after[method].popleft()
+        return reply
+
+    def requests(self, method: str) -> list[Message]:
+        return [request for called, request in self.calls if called == method]
+
+    def _once(self, method: str, request: Message, effect: Callable[[], R]) -> R:
+        request_id = getattr(request, "request_id", None)
+        if request_id is None:
+            return effect()
+        body = hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
+        known = self._inbox.get((method, request_id))
+        if known is None:
+            reply = effect()
+            self.effects[method] += 1
+            self._inbox[method, request_id] = (body, reply.SerializeToString())
+            return reply
+        if known[0] != body:
+            raise AlreadyExists("another body", reason=Reason.REQUEST_ID_REUSED)
+        reply = effect()
+        reply.ParseFromString(known[1])
+        return reply
+
+
+def attest(kind: str) -> list[Attestation]:
+    return [Attestation(kind=kind, jws=f"jws of {kind}")]
+
+
+class Identity(IdentityServiceServicer):
+    def __init__(self, book: Book) -> None:
+        self._book = book
+
+    async def VerifyIdentity(
+        self, request: identity_pb2.VerifyIdentityRequest, context: Any
+    ) -> identity_pb2.VerifyIdentityResponse:
+        def effect() -> identity_pb2.VerifyIdentityResponse:
+            return identity_pb2.VerifyIdentityResponse(
+                verified=self._book.verified,
+                confidence=0.95 if self._book.verified else 0.0,
+                attestations=attest("identity") if self._book.verified else [],
+            )
+
+        return await self._book.serve("VerifyIdentity", request, effect)
+
+    async def CompleteAddressLink(
+        self, request: identity_pb2.CompleteAddressLinkRequest, context: Any
+    ) -> identity_pb2.CompleteAddressLinkResponse:
+        def effect() -> identity_pb2.CompleteAddressLinkResponse:
+            return identity_pb2.CompleteAddressLinkResponse(link_id="link", linked_height=7)
+
+        return await self._book.serve("CompleteAddressLink", request, effect)
+
+
+class Web5Analysis(Web5AnalysisServicer):
+    def __init__(self, book: Book) -> None:
+        self._book = book
+
+    async def ExtractIdentityFeatures(
+        self, request: web5_analysis.ExtractIdentityFeaturesRequest, context: Any
+    ) -> web5_analysis.ExtractIdentityFeaturesResponse:
+        def effect() -> web5_analysis.ExtractIdentityFeaturesResponse:
+            links = AddressLinks()
+            links.sender.add(address="bcrt1sender", linked_height=3)
+            return web5_analysis.ExtractIdentityFeaturesResponse(
+                links=links, attestations=attest("identity_features")
+            )
+
+        return await self._book.serve("ExtractIdentityFeatures", request, effect)
+
+
+class Records(RecordServiceServicer):
+    def __init__(self, book: Book) -> None:
+        self._book = book
+
+    async def StoreTransactionRecord(
+        self, request: record_pb2.StoreTransactionRecordRequest, context: Any
+    ) -> record_pb2.StoreTransactionRecordResponse:
+        def effect() -> record_pb2.StoreTransactionRecordResponse:
+            return record_pb2.StoreTransactionRecordResponse(record_id="bafyrecord")
+
+        return await self._book.serve("StoreTransactionRecord", request, effect)
+
+
+class BitcoinAnalysis(BitcoinAnalysisServicer):
+    def __init__(self, book: Book) -> None:
+        self._book = book
+
+    async def ExtractPaymentFeatures(
+        self, request: bitcoin_analysis.ExtractPaymentFeaturesRequest, context: Any
+    ) -> bitcoin_analysis.ExtractPaymentFeaturesResponse:
+        def effect() -> bitcoin_analysis.ExtractPaymentFeaturesResponse:
+            features = FeatureVector(feature_set="payment-risk", as_of_block_hash=bytes(32))
+            features.features.add(name="amount", value=0.1 + 0.2)
+            return bitcoin_analysis.ExtractPaymentFeaturesResponse(
+                features=features, attestations=attest("payment_features")
+            )
+
+        return await self._book.serve("ExtractPaymentFeatures", request, effect)
+
+
+class Ownership(OwnershipServiceServicer):
+    def __init__(self, book: Book) -> None:
+        self._book = book
+
+    async def VerifyOwnership(
+        self, request: ownership_pb2.VerifyOwnershipRequest, context: Any
+    ) -> ownership_pb2.VerifyOwnershipResponse:
+        def effect() -> ownership_pb2.VerifyOwnershipResponse:
+            return ownership_pb2.VerifyOwnershipResponse(
+                verified=request.signature == "good", attestations=attest("ownership")
+            )
+
+        return await self._book.serve("VerifyOwnership", request, effect)
+
+
+class Wallet(WalletServiceServicer):
+    """Pays once per id, only what is proved, and never what was cancelled."""
+
+    def __init__(self, book: Book) -> None:
+        self._book = book
+
+    async def SendPayment(
+        self, request: wallet_pb2.SendPaymentRequest, context: Any
+    ) -> wallet_pb2.SendPaymentResponse:
+        def effect() -> wallet_pb2.SendPaymentResponse:
+            if request.request_id in self._book.cancelled:
+                raise FailedPrecondition("it was cancelled", reason=Reason.PAYMENT_CANCELLED)
+            if "risk" not in {proof.kind for proof in request.context.attestations}:
+                raise FailedPrecondition("no risk attestation", reason=Reason.PROOF_MISSING)
+            return wallet_pb2.SendPaymentResponse(
+                payment_id=request.request_id,
+                txid=hashlib.sha256(request.request_id.encode()).digest(),
+                status=wallet_pb2.PAYMENT_STATUS_SUCCESS,
+                fee_sat=150,
+            )
+
+        return await self._book.serve("SendPayment", request, effect)
+
+    async def CancelPayment(
+        self, request: wallet_pb2.CancelPaymentRequest, context: Any
+    ) -> wallet_pb2.CancelPaymentResponse:
+        def effect() -> wallet_pb2.CancelPaymentResponse:
+            if not self._book.effects["SendPayment"]:
+                self._book.cancelled.add(request.payment_id)
+            return wallet_pb2.CancelPaymentResponse()
+
+        return await self._book.serve("CancelPayment", request, effect)
+
+
+class Risk(RiskServiceServicer):
+    def __init__(self, book: Book) -> None:
+        self._book = book
+
+    async def AssessFraudRisk(
+        self, request: risk_pb2.AssessFraudRiskRequest, context: Any
+    ) -> risk_pb2.AssessFraudRiskResponse:
+        def effect() -> risk_pb2.AssessFraudRiskResponse:
+            return risk_pb2.AssessFraudRiskResponse(
+                risk_score=self._book.risk_score,
+                decision=risk_pb2.RISK_DECISION_ACCEPT,
+                risk_factors=[
+                    risk_pb2.RiskFactor(
+                        name="age", kind=risk_pb2.RISK_FACTOR_KIND_MODEL, contribution=-0.5
+                    )
+                ],
+                attestations=attest("risk"),
+            )
+
+        return await self._book.serve("AssessFraudRisk", request, effect)
+
+
+@asynccontextmanager
+async def serve_peers(
+    authority: Authority, home: Path, book: Book
+) -> AsyncIterator[dict[str, str]]:
+    """The three services, each with its certificate, under the mesh's policy: name -> address."""
+    services = {
+        "bitcoin": (
+            partial(add_bitcoin_analysis, BitcoinAnalysis(book)),
+            partial(add_OwnershipServiceServicer_to_server, Ownership(book)),  # type: ignore[abstract]
+            partial(add_WalletServiceServicer_to_server, Wallet(book)),  # type: ignore[abstract]
+        ),
+        "ml": (partial(add_RiskServiceServicer_to_server, Risk(book)),),
+        "web5": (
+            partial(add_IdentityServiceServicer_to_server, Identity(book)),  # type: ignore[abstract]
+            partial(add_web5_analysis, Web5Analysis(book)),
+            partial(add_RecordServiceServicer_to_server, Records(book)),  # type: ignore[abstract]
+        ),
+    }
+    async with AsyncExitStack() as stack:
+        addresses = {}
+        for name, adders in services.items():
+            config = MeshConfig(service=name, identity=authority.issue_service(name), home=home)
+            runtime = await stack.enter_async_context(open_runtime(config))
+            ports = await stack.enter_async_context(runtime.serve(*adders))
+            addresses[name] = f"127.0.0.1:{ports.port}"
+        yield addresses

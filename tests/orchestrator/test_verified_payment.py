@@ -1,0 +1,338 @@
+"""The seed's workflow through the wire: paid once with proof, or refused with a reason."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from anya.bitcoin.v1 import wallet_pb2
+from anya.orchestrator.v1 import workflow_pb2 as pb
+from mesh.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    Internal,
+    NotFound,
+    Reason,
+    Unavailable,
+)
+from mesh.testing import eventually
+from services.orchestrator.definition import built_in_text, values
+from tests.orchestrator.paying import pay, payment, status, statuses
+
+if TYPE_CHECKING:
+    from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
+    from mesh.errors import MeshError
+    from tests.orchestrator.servicers import Book
+
+ALL = {
+    "verify_sender": "SUCCEEDED",
+    "fraud_assessment": "SUCCEEDED",
+    "fraud_assessment/identity": "SUCCEEDED",
+    "fraud_assessment/payment": "SUCCEEDED",
+    "fraud_assessment/score": "SUCCEEDED",
+    "execute_payment": "SUCCEEDED",
+    "record_transaction": "SUCCEEDED",
+}
+
+
+async def test_a_proven_payment_is_made_and_recorded(
+    workflows: WorkflowServiceAsyncStub, book: Book
+) -> None:
+    run = await pay(workflows, payment())
+
+    assert status(run) == "SUCCEEDED"
+    assert statuses(run) == ALL
+    assert book.effects["SendPayment"] == book.effects["StoreTransactionRecord"] == 1
+
+
+async def test_the_payment_carries_its_id_its_intent_and_earlier_proofs(
+    workflows: WorkflowServiceAsyncStub, book: Book
+) -> None:
+    request = payment()
+
+    await pay(workflows, request)
+
+    (sent,) = book.requests("SendPayment")
+    assert isinstance(sent, wallet_pb2.SendPaymentRequest)
+    assert sent.request_id == request.request_id
+    assert sent.amount_sat == 50_000
+    assert sent.context.intent == request.intent
+    assert sent.context.presentation == "vp.jwt"
+    assert [proof.kind for proof in sent.context.attestations] == [
+        "identity",
+        "identity_features",
+        "payment_features",
+        "risk",
+    ]
+    assert values.from_struct(sent.metadata)["risk_score"] == 0.1
+
+
+async def test_what_one_service_found_reaches_another_unchanged(
+    workflows: WorkflowServiceAsyncStub, book: Book
+) -> None:
+    await pay(workflows, payment())
+
+    (scored,) = book.requests("AssessFraudRisk")
+    assert scored.features.features[0].value == 0.1 + 0.2  # type: ignore[attr-defined]
+    (extracted,) = book.requests("ExtractPaymentFeatures")
+    assert extracted.links.sender[0].linked_height == 3  # type: ignore[attr-defined]
+    (recorded,) = book.requests("StoreTransactionRecord")
+    data = values.from_struct(recorded.transaction_data)  # type: ignore[attr-defined]
+    assert data["amount"] == 50_000
+    assert data["risk_assessment"]["risk_score"] == 0.1
+    assert data["risk_assessment"]["risk_factors"][0]["kind"] == "model"
+    assert recorded.request_id.endswith("/record_transaction/0")  # type: ignore[attr-defined]
+
+
+async def test_a_run_shows_what_was_decided_and_on_what_grounds(
+    workflows: WorkflowServiceAsyncStub,
+) -> None:
+    run = await pay(workflows, payment())
+
+    paid = next(step for step in run.steps if step.path == "execute_payment")
+    assert paid.condition.verdict
+    assert values.from_struct(paid.condition.operands) == {
+        "steps.verify_sender.sender_verified": True,
+        "steps.fraud_assessment.risk_score": 0.1,
+    }
+    output = values.from_struct(paid.output)
+    assert output["status"] == "success"
+    assert len(output["transaction_id"]) == 64
+    assert output["_output"]["fee_sat"] == 150
+
+
+async def test_a_risky_payment_is_refused_and_says_why(
+    workflows: WorkflowServiceAsyncStub, book: Book
+) -> None:
+    book.risk_score = 0.93
+
+    run = await pay(workflows, payment())
+
+    assert status(run) == "REFUSED"
+    assert run.reason == (
+        "steps.fraud_assessment.risk_score is 0.93: condition of execute_payment is false"
+    )
+    assert statuses(run)["execute_payment"] == statuses(run)["record_transaction"] == "SKIPPED"
+    assert not book.requests("SendPayment")
+
+
+async def test_an_unproven_sender_is_refused_and_the_reason_names_it(
+    workflows: WorkflowServiceAsyncStub, book: Book
+) -> None:
+    book.verified = False
+
+    run = await pay(workflows, payment())
+
+    assert status(run) == "REFUSED"
+    assert run.reason.startswith("steps.verify_sender.sender_verified is false")
+    assert not book.requests("SendPayment")
+
+
+async def test_a_score_that_is_missing_refuses(
+    workflows: WorkflowServiceAsyncStub, book: Book
+) -> None:
+    book.risk_score = None
+
+    run = await pay(workflows, payment())
+
+    assert status(run) == "REFUSED"
+    assert run.reason == (
+        "steps.fraud_assessment.risk_score is null: condition of execute_payment cannot be judged"
+    )
+    assert not book.requests("SendPayment")
+
+
+async def test_a_copy_without_the_condition_is_refused_by_the_spender(
+    workflows: WorkflowServiceAsyncStub, book: Book
+) -> None:
+    copy = json.loads(built_in_text("verified_payment"))
+    copy["id"] = "unguarded"
+    del copy["steps"][1]
+    copy["steps"][1].pop("condition")
+    copy["steps"][1]["input_mapping"]["metadata"] = {}
+    copy["steps"][2]["input_mapping"]["transaction_data"].pop("risk_assessment")
+    await workflows.RegisterWorkflow(
+        pb.RegisterWorkflowRequest(definition=json.dumps(copy)), timeout=5
+    )
+
+    run = await pay(workflows, payment(workflow_id="unguarded"))
+
+    assert status(run) == "REFUSED"
+    assert run.reason == "execute_payment: PROOF_MISSING: no risk attestation"
+    assert book.effects["SendPayment"] == 0
+
+
+LOST: list[MeshError] = [
+    Unavailable("gone"),
+    DeadlineExceeded("late"),
+    Internal("defect"),
+]
+
+
+@pytest.mark.parametrize("lost", LOST, ids=lambda error: type(error).__name__)
+async def test_an_answer_that_is_lost_is_asked_for_again_under_the_same_key(
+    workflows: WorkflowServiceAsyncStub, book: Book, lost: MeshError
+) -> None:
+    book.after["SendPayment"].append(lost)
+
+    run = await pay(workflows, payment())
+
+    first, second = book.requests("SendPayment")
+    assert first == second
+    assert status(run) == "SUCCEEDED"
+    assert book.effects["SendPayment"] == 1
+
+
+async def test_a_payment_that_stays_unknown_is_cancelled_and_then_refused(
+    workflows: WorkflowServiceAsyncStub, book: Book
+) -> None:
+    book.before["SendPayment"].extend(Unavailable("no answer") for _ in range(100))
+
+    async def let_go() -> None:
+        await eventually(lambda: bool(book.requests("CancelPayment")))
+        book.before["SendPayment"].clear()
+
+    releasing = asyncio.create_task(let_go())
+    request = payment()
+    run = await pay(workflows, request)
+    await releasing
+
+    assert book.cancelled == {request.request_id}
+    assert status(run) == "REFUSED"
+    assert "PAYMENT_CANCELLED" in run.reason
+    assert book.effects["SendPayment"] == 0
+
+
+async def test_a_payment_that_was_made_behind_lost_answers_is_found_by_the_cancel(
+    workflows: WorkflowServiceAsyncStub, book: Book
+) -> None:
+    book.after["SendPayment"].extend(Unavailable("no answer") for _ in range(100))
+
+    async def let_go() -> None:
+        await eventually(lambda: bool(book.requests("CancelPayment")))
+        book.after["SendPayment"].clear()
+
+    releasing = asyncio.create_task(let_go())
+    run = await pay(workflows, payment())
+    await releasing
+
+    assert status(run) == "SUCCEEDED"
+    assert book.effects["SendPayment"] == book.effects["StoreTransactionRecord"] == 1
+
+
+async def test_a_refusal_after_a_lost_answer_is_believed_only_when_nothing_can_follow(
+    workflows: WorkflowServiceAsyncStub, book: Book
+) -> None:
+    expired = FailedPrecondition("too old", reason=Reason.PROOF_EXPIRED)
+    book.before["SendPayment"].extend([Unavailable("no answer"), expired])
+
+    run = await pay(workflows, payment())
+
+    assert len(book.requests("CancelPayment")) == 1
+    assert status(run) == "REFUSED"
+    assert run.reason == "execute_payment: PROOF_EXPIRED: too old"
+
+
+async def test_an_outcome_that_nobody_can_tell_needs_attention(
+    workflows: WorkflowServiceAsyncStub, book: Book
+) -> None:
+    book.after["SendPayment"].extend(Unavailable("no answer") for _ in range(100))
+    book.before["CancelPayment"].extend(Unavailable("no answer") for _ in range(100))
+
+    run = await pay(workflows, payment())
+
+    assert status(run) == "NEEDS_ATTENTION"
+    assert "outcome is unknown" in run.reason
+    assert statuses(run)["execute_payment"] == "UNCERTAIN"
+
+
+async def test_the_record_of_a_payment_is_tried_for_as_long_as_it_takes(
+    workflows: WorkflowServiceAsyncStub, book: Book
+) -> None:
+    book.before["StoreTransactionRecord"].extend(Internal("down") for _ in range(15))
+
+    run = await pay(workflows, payment())
+
+    assert status(run) == "SUCCEEDED"
+    assert len(book.requests("StoreTransactionRecord")) == 16
+
+
+async def test_a_payment_whose_record_is_refused_is_never_called_failed(
+    workflows: WorkflowServiceAsyncStub, book: Book
+) -> None:
+    book.before["StoreTransactionRecord"].append(NotFound("no tenant"))
+
+    run = await pay(workflows, payment())
+
+    assert status(run) == "NEEDS_ATTENTION"
+    assert run.reason.startswith("execute_payment was done, but not what follows")
+
+
+async def test_a_read_that_fails_is_tried_again_and_then_given_up(
+    workflows: WorkflowServiceAsyncStub, book: Book
+) -> None:
+    book.before["ExtractIdentityFeatures"].extend(Unavailable("down") for _ in range(100))
+
+    run = await pay(workflows, payment())
+
+    assert status(run) == "FAILED"
+    assert run.reason == "fraud_assessment/identity: UNAVAILABLE: down"
+    assert len(book.requests("ExtractIdentityFeatures")) > 2
+    assert statuses(run)["fraud_assessment"] == "FAILED"
+    assert not book.requests("SendPayment")
+
+
+async def test_an_open_breaker_parks_the_run_without_using_up_an_attempt(
+    workflows: WorkflowServiceAsyncStub, book: Book
+) -> None:
+    refused = Unavailable("open", reason=Reason.BREAKER_OPEN, retry_after=0.05)
+    book.before["VerifyIdentity"].append(refused)
+    request = payment()
+    await workflows.StartRun(request, timeout=5)
+
+    seen = [
+        update.run
+        async for update in workflows.WatchRun(
+            pb.WatchRunRequest(run_id=request.request_id), timeout=20
+        )
+    ]
+
+    parked = [run for run in seen if status(run) == "PARKED"]
+    assert parked[0].reason == "verify_sender: BREAKER_OPEN: open"
+    assert status(seen[-1]) == "SUCCEEDED"
+    assert seen[-1].steps[0].attempts == 1
+
+
+async def test_many_payments_at_once_are_each_made_once(
+    workflows: WorkflowServiceAsyncStub, book: Book
+) -> None:
+    runs = await asyncio.gather(*(pay(workflows, payment()) for _ in range(20)))
+
+    assert {status(run) for run in runs} == {"SUCCEEDED"}
+    assert book.effects["SendPayment"] == 20
+
+
+async def test_an_address_is_linked_only_if_its_signature_holds(
+    workflows: WorkflowServiceAsyncStub, book: Book
+) -> None:
+    def link(id: str, signature: str) -> pb.StartRunRequest:
+        request = pb.StartRunRequest(request_id=id, workflow_id="link_address")
+        given = {
+            "challenge_id": "c",
+            "did_proof": "p",
+            "address": "a",
+            "message": "m",
+            "address_signature": signature,
+        }
+        values.fill_struct(request.input, given)
+        return request
+
+    bad, good = await pay(workflows, link("l1", "bad")), await pay(workflows, link("l2", "good"))
+
+    assert statuses(bad) == {"ownership": "SUCCEEDED", "link": "SKIPPED"}
+    assert statuses(good) == {"ownership": "SUCCEEDED", "link": "SUCCEEDED"}
+    (completed,) = book.requests("CompleteAddressLink")
+    assert [proof.kind for proof in completed.context.attestations] == ["ownership"]  # type: ignore[attr-defined]

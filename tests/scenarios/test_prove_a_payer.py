@@ -1,0 +1,131 @@
+"""What web5 and bitcoin prove to each other: a payment on nothing but real proofs of the payer."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING
+
+from anya.bitcoin.v1 import analysis_pb2, ownership_pb2, wallet_pb2
+from anya.bitcoin.v1.analysis_pb2_grpc import AnalysisServiceStub
+from anya.mesh.v1.attestation_pb2 import PaymentIntent, RunContext
+from anya.web5.v1 import analysis_pb2 as identity_features_pb2
+from anya.web5.v1 import identity_pb2
+from mesh.attestation import payment_digest
+from mesh.config import MeshConfig
+from services.web5.config import Web5Config
+from tests.bitcoin import town as towns
+from tests.web5.conftest import POLICY, start
+from tests.web5.holder import Payer, did_proof, signer, verification
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mesh.testing import Authority
+    from tests.bitcoin.town import Town
+    from tests.web5.conftest import Running
+
+
+async def test_a_payment_stands_on_what_the_payer_really_proved(
+    authority: Authority, tmp_path: Path
+) -> None:
+    payer = Payer(holder=signer(), issuer=signer())
+    async with (
+        towns.town(towns.config(authority, tmp_path / "bitcoin"), authority) as town,
+        start(web5_config(authority, tmp_path, payer), authority) as web5,
+    ):
+        linked = await link(web5, town, payer)
+        intent = PaymentIntent(
+            network="regtest",
+            payment_id=towns.new_payment_id(),
+            sender_did=payer.holder.did,
+            sender_address=town.address,
+            recipient_address=towns.RECIPIENT,
+            amount_sat=1_000_000,
+        )
+        presented = payer.present(await web5.begin(intent))
+        verified = await web5.verify(verification(intent, presented))
+        features = await extract_features(web5, town, intent)
+        sent = await pay(town, intent, verified)
+
+    assert linked.linked_height == 101
+    assert (verified.verified, verified.address_linked) == (True, True)
+    assert [feature.name for feature in features.features.features]
+    assert sent.txid
+
+
+def web5_config(authority: Authority, folder: Path, payer: Payer) -> Web5Config:
+    mesh = MeshConfig(
+        service="web5", identity=authority.issue_service("web5"), home=folder, sample_ratio=0.0
+    )
+    config = Web5Config.at_home(mesh)
+    config.identity_policy.parent.mkdir()
+    config.identity_policy.write_text(POLICY.format(issuer=payer.issuer.did))
+    return config
+
+
+async def link(web5: Running, town: Town, payer: Payer) -> identity_pb2.CompleteAddressLinkResponse:
+    """As a client and the workflow link_address do it, with the managed wallet's signature."""
+    begun = await web5.identity.BeginAddressLink(
+        identity_pb2.BeginAddressLinkRequest(
+            request_id=uuid.uuid4().hex,
+            did=payer.holder.did,
+            address=town.address,
+            network="regtest",
+        ),
+        timeout=5,
+    )
+    signed = await town.ownership.SignOwnership(
+        ownership_pb2.SignOwnershipRequest(address=town.address, message=begun.message)
+    )
+    owned = await town.ownership.VerifyOwnership(
+        ownership_pb2.VerifyOwnershipRequest(
+            address=town.address, message=begun.message, signature=signed.signature
+        )
+    )
+    return await web5.engine.CompleteAddressLink(
+        identity_pb2.CompleteAddressLinkRequest(
+            request_id=uuid.uuid4().hex,
+            challenge_id=begun.challenge_id,
+            did_proof=did_proof(payer.holder, begun, address=town.address),
+            address_signature=signed.signature,
+            context=RunContext(attestations=owned.attestations),
+        ),
+        timeout=5,
+    )
+
+
+async def extract_features(
+    web5: Running, town: Town, intent: PaymentIntent
+) -> analysis_pb2.ExtractPaymentFeaturesResponse:
+    known = await web5.analysis.ExtractIdentityFeatures(
+        identity_features_pb2.ExtractIdentityFeaturesRequest(
+            did=intent.sender_did,
+            recipient_address=intent.recipient_address,
+            context=RunContext(intent=intent),
+        ),
+        timeout=5,
+    )
+    return await AnalysisServiceStub(town.orchestrator).ExtractPaymentFeatures(
+        analysis_pb2.ExtractPaymentFeaturesRequest(
+            recipient_address=intent.recipient_address,
+            amount_sat=intent.amount_sat,
+            links=known.links,
+            context=RunContext(intent=intent, attestations=known.attestations),
+        )
+    )
+
+
+async def pay(
+    town: Town, intent: PaymentIntent, verified: identity_pb2.VerifyIdentityResponse
+) -> wallet_pb2.SendPaymentResponse:
+    """The payer's own proofs, and ml's word that the risk is low."""
+    risk = town.attestors["ml"].attest("risk", payment_digest(intent), values={"score": 0.1})
+    return await town.spender.SendPayment(
+        wallet_pb2.SendPaymentRequest(
+            request_id=intent.payment_id,
+            from_address=intent.sender_address,
+            to_address=intent.recipient_address,
+            amount_sat=intent.amount_sat,
+            context=RunContext(intent=intent, attestations=[*verified.attestations, risk]),
+        )
+    )
