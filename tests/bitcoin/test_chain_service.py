@@ -282,6 +282,10 @@ async def test_coins_are_listed_oldest_first_page_by_page_the_waiting_ones_last(
     ]
 
 
+async def test_a_negative_page_size_is_refused(client: Client, payer: Payer) -> None:
+    assert (await refused(client.utxos(payer.address, page_size=-1))).code() is INVALID_ARGUMENT
+
+
 async def test_a_page_token_of_another_address_is_refused(
     client: Client, payer: Payer, funded: Transaction
 ) -> None:

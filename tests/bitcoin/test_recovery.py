@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from mesh import failpoint
+from mesh.errors import Unavailable
 from mesh.runtime import StartError
 from services.bitcoin import miner
 from services.bitcoin.__main__ import bitcoin
 from services.bitcoin.actors import GetBlock, Info, MineBlocks, ReorganizeChain
-from services.bitcoin.kernel import Kernel
+from services.bitcoin.chain import SUBSIDY_SAT
+from services.bitcoin.kernel import BlockRejected, Kernel
 from services.bitcoin.miner import NOBODY
 
 if TYPE_CHECKING:
@@ -193,6 +196,38 @@ async def test_an_index_that_stayed_behind_catches_up(config: BitcoinConfig) -> 
 
     assert await info(config) == before
     assert events(config)[-2:] == ["bitcoin.block.connected"] * 2
+
+
+@pytest.mark.parametrize("moment", ["journalled", "accepted", "indexed"])
+async def test_an_actor_that_breaks_half_way_is_built_anew_with_the_block(
+    config: BitcoinConfig, moment: str
+) -> None:
+    async with bitcoin(config) as service:
+        await service.chain.ask(MineBlocks(1, NOBODY))
+        failpoint.arm(f"bitcoin.block.{moment}=error", network="regtest")
+
+        with pytest.raises(Unavailable, match="chain broke on this message"):
+            await service.chain.ask(MineBlocks(1, NOBODY))
+
+        assert (await service.chain.ask(Info())).height == 2
+        assert (await service.chain.ask(MineBlocks(1, NOBODY))).height == 3
+
+
+async def test_a_block_that_consensus_refuses_leaves_no_trace(
+    config: BitcoinConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with bitcoin(config) as service:
+        await service.chain.ask(MineBlocks(1, NOBODY))
+        with monkeypatch.context() as greed:
+            greed.setattr(miner, "subsidy", lambda height: SUBSIDY_SAT + 1)
+            with pytest.raises(BlockRejected, match="bad-cb-amount"):
+                await service.chain.ask(MineBlocks(2, NOBODY))
+
+        assert (await service.chain.ask(Info())).height == 1
+        assert (await service.chain.ask(MineBlocks(1, NOBODY))).height == 2
+
+    with closing(sqlite3.connect(config.location)) as connection:
+        assert connection.execute("SELECT count(*) FROM journal").fetchone() == (2,)
 
 
 async def test_a_second_process_on_the_same_chain_is_refused(config: BitcoinConfig) -> None:

@@ -54,7 +54,8 @@ class RegtestServiceServicer:
     def MineBlocks(self, request, context):
         """MineBlocks mines blocks on the tip, the first ones with what the mempool holds.
         Errors: INVALID_ARGUMENT for a count outside 1 to 1000, a bad address, or times that do not
-        fit the count or break the rules of BIP 113.
+        fit the count, break the rules of BIP 113 or lie over two hours ahead; FAILED_PRECONDITION
+        (BLOCK_REJECTED) in the words of the consensus code.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

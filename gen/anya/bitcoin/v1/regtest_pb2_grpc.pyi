@@ -36,7 +36,8 @@ class RegtestServiceStub:
     MineBlocks: _grpc.UnaryUnaryMultiCallable[_regtest_pb2.MineBlocksRequest, _regtest_pb2.MineBlocksResponse]
     """MineBlocks mines blocks on the tip, the first ones with what the mempool holds.
     Errors: INVALID_ARGUMENT for a count outside 1 to 1000, a bad address, or times that do not
-    fit the count or break the rules of BIP 113.
+    fit the count, break the rules of BIP 113 or lie over two hours ahead; FAILED_PRECONDITION
+    (BLOCK_REJECTED) in the words of the consensus code.
     """
     ReorganizeChain: _grpc.UnaryUnaryMultiCallable[_regtest_pb2.ReorganizeChainRequest, _regtest_pb2.ReorganizeChainResponse]
     """ReorganizeChain replaces the last blocks by a longer branch of empty ones; what they confirmed
@@ -52,7 +53,8 @@ class RegtestServiceAsyncStub(RegtestServiceStub):
     MineBlocks: _aio.UnaryUnaryMultiCallable[_regtest_pb2.MineBlocksRequest, _regtest_pb2.MineBlocksResponse]  # type: ignore[assignment]
     """MineBlocks mines blocks on the tip, the first ones with what the mempool holds.
     Errors: INVALID_ARGUMENT for a count outside 1 to 1000, a bad address, or times that do not
-    fit the count or break the rules of BIP 113.
+    fit the count, break the rules of BIP 113 or lie over two hours ahead; FAILED_PRECONDITION
+    (BLOCK_REJECTED) in the words of the consensus code.
     """
     ReorganizeChain: _aio.UnaryUnaryMultiCallable[_regtest_pb2.ReorganizeChainRequest, _regtest_pb2.ReorganizeChainResponse]  # type: ignore[assignment]
     """ReorganizeChain replaces the last blocks by a longer branch of empty ones; what they confirmed
@@ -71,7 +73,8 @@ class RegtestServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_regtest_pb2.MineBlocksResponse, _abc.Awaitable[_regtest_pb2.MineBlocksResponse]]:
         """MineBlocks mines blocks on the tip, the first ones with what the mempool holds.
         Errors: INVALID_ARGUMENT for a count outside 1 to 1000, a bad address, or times that do not
-        fit the count or break the rules of BIP 113.
+        fit the count, break the rules of BIP 113 or lie over two hours ahead; FAILED_PRECONDITION
+        (BLOCK_REJECTED) in the words of the consensus code.
         """
 
     @_abc_1.abstractmethod
