@@ -30,7 +30,12 @@ SCHEMA_LOCK = 0x616E7961  # "anya": processes that start together create the tab
 
 NOW_MS = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)"
 
-TYPES = {"INTEGER": "BIGINT", "BLOB": "BYTEA", "REAL": "DOUBLE PRECISION"}
+TYPES = {
+    "INTEGER": "BIGINT",
+    "BLOB": "BYTEA",
+    "REAL": "DOUBLE PRECISION",
+    "TEXT": 'TEXT COLLATE "C"',  # byte by byte, as SQLite compares: not as the server's locale does
+}
 _TYPE = re.compile(rf"\b({'|'.join(TYPES)})\b")
 _TABLE_OPTIONS = re.compile(r"\)\s*(?:STRICT|WITHOUT ROWID)(?:\s*,\s*(?:STRICT|WITHOUT ROWID))*")
 _QUOTED_OR_MARK = re.compile(r"'[^']*'|\?")

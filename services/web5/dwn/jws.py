@@ -7,6 +7,7 @@ full id of a verification method, and the algorithm must be that of its key.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from mesh import jose
@@ -18,6 +19,7 @@ from services.web5.dwn.errors import Code, DwnError, UnauthorizedError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from services.web5.did import Document
     from services.web5.dwn.values import Value
     from services.web5.proof import Signer
 
@@ -39,7 +41,7 @@ class Signature:
     def verify(self) -> None:
         """UnauthorizedError unless the DID's authentication key of this exact kid made it."""
         try:
-            document = did.resolve(self.did)
+            document = _resolve(self.did)
         except MeshError as error:
             raise UnauthorizedError(Code.SIGNER_NOT_RESOLVED, str(error)) from None
         key = document.key(self.kid, did.Relationship.AUTHENTICATION)
@@ -52,6 +54,12 @@ class Signature:
             raise UnauthorizedError(
                 Code.SIGNATURE_INVALID, f"Signature verification failed for {self.did}"
             )
+
+
+@lru_cache(maxsize=512)
+def _resolve(signer: str) -> Document:
+    """Did:key and did:jwk say the same for ever, and many messages come from few signers."""
+    return did.resolve(signer)
 
 
 def parse(jws: Mapping[str, Value]) -> Signature:

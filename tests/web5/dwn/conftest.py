@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
+import asyncpg
 import pytest
 
 from mesh import inbox, jose, outbox
@@ -20,10 +22,12 @@ if TYPE_CHECKING:
 
     from services.web5.proof import Signer
 
+NODES = "nodes"
 
-@pytest.fixture(scope="session")
+
+@pytest.fixture
 def alice() -> Signer:
-    """The owner of the node."""
+    """The owner of the node: another one in each test, so that tests share a store unseen."""
     return signer(method=Method.JWK)
 
 
@@ -37,11 +41,29 @@ def carol() -> Signer:
     return signer()
 
 
+@pytest.fixture(scope="session", params=["sqlite", "postgres"])
+def shared_location(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    """One store of each kind for all tests of nodes."""
+    if request.param == "sqlite":
+        return str(tmp_path_factory.mktemp("nodes") / "store.db")
+    url: str = request.getfixturevalue("postgres_url")
+    asyncio.run(_create_database(url, NODES))
+    return url.replace("/postgres?", f"/{NODES}?")
+
+
 @pytest.fixture
-async def node(location: str, alice: Signer) -> AsyncIterator[Node]:
+async def node(shared_location: str, alice: Signer) -> AsyncIterator[Node]:
     clock = ManualClock(START.timestamp())
     schema = inbox.SCHEMA + outbox.SCHEMA + store.SCHEMA
-    async with open_database(location, schema=schema) as database:
+    async with open_database(shared_location, schema=schema) as database:
         records = Records(database, alice, clock)
         await records.open()
         yield Node(alice, records, database, clock)
+
+
+async def _create_database(url: str, name: str) -> None:
+    connection = await asyncpg.connect(url)
+    await connection.execute(f"CREATE DATABASE {name}")
+    await connection.close()

@@ -1,0 +1,45 @@
+"""A process that stores the same records of payments as any other, and says which ones it got."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+
+from mesh import inbox, jose, outbox
+from mesh.clock import SystemClock
+from mesh.database import open_database
+from mesh.inbox import RequestKey
+from services.web5.records import Records, TransactionRecord
+from services.web5.store import records as store
+from tests.web5.holder import signer
+
+SCHEMA = inbox.SCHEMA + outbox.SCHEMA + store.SCHEMA
+PAYMENTS = 25
+
+
+def reply(record: TransactionRecord) -> bytes:
+    return record.record_id.encode()
+
+
+async def main(location: str, secret: bytes) -> None:
+    service = signer(jose.Ed25519Key.from_secret(secret))
+    async with open_database(location, schema=SCHEMA) as database:
+        records = Records(database, service, SystemClock())
+        await records.open()
+        stored = await asyncio.gather(
+            *(
+                records.store_transaction_record(
+                    RequestKey("tests", "Store", f"run-{number}/record/1", b"body"),
+                    service.did,
+                    {"amount": number},
+                    reply=reply,
+                )
+                for number in range(PAYMENTS)
+            )
+        )
+    print(json.dumps([record_id.decode() for record_id in stored]))
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], bytes.fromhex(sys.argv[2])))

@@ -1,0 +1,48 @@
+"""Two processes on one store: whoever comes second gets what the first one stored."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mesh.database import open_database
+from tests.web5.dwn.storing_records import PAYMENTS, SCHEMA
+
+if TYPE_CHECKING:
+    from mesh.database import Transaction
+
+ROOT = Path(__file__).parents[3]
+STORING = [sys.executable, "-m", "tests.web5.dwn.storing_records"]
+
+
+async def run(location: str, secret: str) -> list[str]:
+    """The records that a process of its own got for its payments."""
+    child = await asyncio.create_subprocess_exec(
+        *STORING, location, secret, cwd=ROOT, stdout=asyncio.subprocess.PIPE
+    )
+    output, _ = await child.communicate()
+    assert child.returncode == 0
+    stored: list[str] = json.loads(output)
+    return stored
+
+
+async def test_two_processes_store_each_payment_once(location: str) -> None:
+    secret = secrets.token_hex(32)
+
+    one, other = await asyncio.gather(run(location, secret), run(location, secret))
+
+    async def kept(tx: Transaction) -> tuple[list[int], set[str]]:
+        sequences = await tx.fetch("SELECT sequence FROM dwn_event ORDER BY sequence")
+        records = await tx.fetch("SELECT record_id FROM dwn_message WHERE method = 'Write'")
+        return [number for (number,) in sequences], {identity for (identity,) in records}
+
+    async with open_database(location, schema=SCHEMA) as database:
+        sequences, records = await database.read(kept)
+    assert one == other
+    assert records == set(one)
+    assert len(records) == PAYMENTS
+    assert sequences == list(range(1, PAYMENTS + 2))  # the protocol came first
