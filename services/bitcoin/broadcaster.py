@@ -6,6 +6,7 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from mesh import failpoint
 from mesh.errors import MeshError
 from services.bitcoin.actors import Broadcast
 from services.bitcoin.mempool import TransactionRejected
@@ -47,6 +48,7 @@ class Broadcaster:
         if sighting.is_unseen:
             try:
                 await self._chain.ask(Broadcast(owed.raw))
+                failpoint.reach("payment.after_send", payment.payment_id)
                 sighting = replace(sighting, is_waiting=True)
             except TransactionRejected as refusal:
                 log.warning("payment %s: %s", payment.payment_id, refusal)

@@ -124,6 +124,7 @@ class WalletActor(Actor[WalletMessage]):
             basis = await self._store.basis(message.key, order, bounds)
             signed = await asyncio.to_thread(self._sign, order, bounds, proven_until, basis)
             await self._chain.ask(TestAccept(signed.transaction.raw))
+            failpoint.reach("payment.before_commit", order.payment_id)
             with suppress(StaleBasisError):
                 return await self._store.commit(message.key, signed, message.reply)
         raise Unavailable(

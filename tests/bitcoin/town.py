@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 import uuid
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from anya.bitcoin.v1 import chain_pb2, regtest_pb2, wallet_pb2
@@ -59,7 +60,6 @@ class Town:
     attestors: dict[str, Attestor]
     wallet_id: str = ""
     address: str = ""
-    requests: list[wallet_pb2.SendPaymentRequest] = field(default_factory=list)
 
     @property
     def chain(self) -> ChainServiceAsyncStub:
@@ -138,6 +138,12 @@ class Town:
         found = await self.spender.GetPayment(request)
         return wallet_pb2.PaymentState.Name(found.payment.state).removeprefix("PAYMENT_STATE_")
 
+    async def reaches(self, payment_id: str, state: str, *, within: float = 10.0) -> None:
+        """Ask for the state, over the wire, until it is this one."""
+        async with asyncio.timeout(within):
+            while await self.state(payment_id) != state:
+                pass
+
     async def waiting(self) -> list[bytes]:
         """The txids in the mempool."""
         mempool = await self.chain.GetMempool(chain_pb2.GetMempoolRequest())
@@ -176,8 +182,15 @@ async def connect(authority: Authority, port: int) -> AsyncIterator[Town]:
 
 
 @asynccontextmanager
-async def town(config: BitcoinConfig, authority: Authority, coins: int = 1) -> AsyncIterator[Town]:
-    """A service and its people; the wallet's address holds ``coins`` mature coinbases."""
+async def running(config: BitcoinConfig, authority: Authority) -> AsyncIterator[Town]:
+    """The service as its folder left it, and its people."""
     async with bitcoin(config) as service, connect(authority, service.port) as people:
+        yield people
+
+
+@asynccontextmanager
+async def town(config: BitcoinConfig, authority: Authority, coins: int = 1) -> AsyncIterator[Town]:
+    """A new service; the wallet's address holds ``coins`` mature coinbases."""
+    async with running(config, authority) as people:
         await people.open_wallet(coins=coins)
         yield people

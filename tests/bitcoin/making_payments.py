@@ -1,0 +1,137 @@
+"""Payments made straight in the store; as a process, one of several that race to make the same."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import sys
+import uuid
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from mesh.database import open_database
+from mesh.inbox import RequestKey
+from mesh.trust import Bounds
+from services.bitcoin.__main__ import SCHEMA
+from services.bitcoin.chain import Network
+from services.bitcoin.descriptor import Seed, script_at
+from services.bitcoin.payment import Order, Payment
+from services.bitcoin.spending import choose
+from services.bitcoin.store.payment import Basis, PaymentStore, Signed, StaleBasisError
+from services.bitcoin.store.wallet import WalletStore
+from services.bitcoin.transaction import Input, Output, parse_transaction, serialize
+from services.bitcoin.wallet import Keychain, NewWallet, OwnAddress
+
+if TYPE_CHECKING:
+    from mesh.database import Database
+
+FINAL_DEPTH = 3
+RECIPIENT = b"\x00\x14" + b"r" * 20
+SENDER = "did:example:sender"
+SEED = Seed(bytes(32))
+DESCRIPTORS = SEED.descriptors(Network.REGTEST)
+WALLET = NewWallet("wallet-1", b"sealed", DESCRIPTORS)
+
+BOUNDS = Bounds(
+    boundary="orchestrator -> bitcoin",
+    max_amount_sat=None,
+    daily_amount_sat=1_000_000,
+    requires=frozenset(),
+    when=None,
+    digest="policy",
+)
+
+
+def derive(descriptor: str, index: int) -> bytes:
+    return script_at(descriptor, Network.REGTEST, index)
+
+
+SCRIPT = derive(DESCRIPTORS[Keychain.EXTERNAL], 0)
+
+
+def request_key(request_id: str, body: bytes = b"") -> RequestKey:
+    return RequestKey("tests", "Make", request_id, hashlib.sha256(body).digest())
+
+
+def payment_id(number: int) -> str:
+    return str(uuid.UUID(int=number | 7 << 76 | 2 << 62))
+
+
+def order(number: int, *, amount_sat: int = 10_000, sender: str = SENDER) -> Order:
+    return Order(
+        payment_id=payment_id(number),
+        sender_did=sender,
+        from_address="ours",
+        from_script=SCRIPT,
+        to_address="theirs",
+        to_script=RECIPIENT,
+        amount_sat=amount_sat,
+        max_fee_sat=0,
+        metadata=b"",
+        digest=b"d" * 32,
+    )
+
+
+def signed(order: Order, basis: Basis, bounds: Bounds = BOUNDS) -> Signed:
+    """As the wallet would, but with a signature that only a store takes for one."""
+    coins = sorted(basis.candidates, key=lambda coin: coin.prevout)
+    spend = choose(
+        coins, order.amount_sat, order.to_script, feerate=1_000, max_fee_sat=order.amount_sat
+    )
+    change = OwnAddress(
+        basis.own.wallet_id,
+        Keychain.INTERNAL,
+        basis.change_index,
+        derive(basis.change_descriptor, basis.change_index),
+    )
+    outputs = [Output(order.amount_sat, order.to_script)]
+    if spend.change_sat:
+        outputs.append(Output(spend.change_sat, change.script_pubkey))
+    inputs = [Input(coin.prevout, witness=(b"signature",)) for coin in spend.coins]
+    return Signed(
+        order=order,
+        bounds=bounds,
+        proven_until=datetime.now(UTC) + timedelta(minutes=1),
+        spend=spend,
+        change=change,
+        transaction=parse_transaction(serialize(version=2, inputs=inputs, outputs=outputs)),
+    )
+
+
+def reply(payment: Payment) -> bytes:
+    return payment.payment_id.encode()
+
+
+async def make(store: PaymentStore, order: Order, bounds: Bounds = BOUNDS) -> bool:
+    """What the wallet's actor does, without chain and proofs; True if it was the first."""
+    key = request_key(order.payment_id)
+    while not await store.is_known(key):
+        basis = await store.basis(key, order, bounds)
+        try:
+            return await store.commit(key, signed(order, basis, bounds), reply)
+        except StaleBasisError:
+            continue
+    return False
+
+
+async def create_wallet(database: Database) -> WalletStore:
+    """With one address, SCRIPT."""
+    store = WalletStore(database)
+    await store.create(request_key("create"), WALLET, "payer", reply=lambda wallet: b"")
+    await store.reveal(request_key("reveal"), WALLET.id, derive=derive, reply=lambda own: b"")
+    return store
+
+
+async def main(location: str, numbers: list[int]) -> None:
+    async with open_database(location, schema=SCHEMA) as database:
+        store = PaymentStore(database, final_depth=FINAL_DEPTH)
+        print("ready", flush=True)
+        sys.stdin.readline()
+        for number in numbers:
+            if await make(store, order(number), replace(BOUNDS, daily_amount_sat=None)):
+                print(number, flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], [int(number) for number in sys.argv[2:]]))

@@ -1,0 +1,108 @@
+"""SIGKILL at every boundary of a payment: after a restart it happens once, or never did."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from asyncio.subprocess import PIPE
+from contextlib import asynccontextmanager
+from shutil import copyfile
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+
+from anya.bitcoin.v1 import chain_pb2
+from anya.bitcoin.v1 import wallet_pb2 as pb
+from tests.bitcoin.town import RECIPIENT, Town, config, connect, running, town
+
+if TYPE_CHECKING:
+    from asyncio.subprocess import Process
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from mesh.testing import Authority
+
+
+@asynccontextmanager
+async def doomed(
+    home: Path, authority: Authority, failpoint: str
+) -> AsyncIterator[tuple[Process, Town]]:
+    """The service as a process of its own, which dies at the failpoint."""
+    (home / "pki").mkdir()
+    identity = authority.issue_service("bitcoin")
+    copyfile(identity.ca, home / "pki" / "ca.pem")
+    copyfile(identity.certificate, home / "pki" / "bitcoin.pem")
+    copyfile(identity.key, home / "pki" / "bitcoin.key")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "services.bitcoin"),
+        env={
+            "PATH": os.environ["PATH"],
+            "ANYA_HOME": str(home),
+            "ANYA_FAILPOINTS": f"{failpoint}=kill",
+        },
+        stdout=PIPE,
+    )
+    try:
+        assert process.stdout
+        ready = json.loads(await process.stdout.readline())["ready"]
+        async with connect(authority, ready["port"]) as people:
+            yield process, people
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def received(people: Town) -> list[int]:
+    """What the recipient holds, in the chain and in the mempool."""
+    page = await people.chain.ListUtxos(chain_pb2.ListUtxosRequest(address=RECIPIENT))
+    return [utxo.amount_sat for utxo in page.utxos]
+
+
+async def kill_at(
+    failpoint: str, home: Path, authority: Authority
+) -> tuple[pb.SendPaymentRequest, str]:
+    """A home whose service died at the failpoint: what it died of, and the wallet's id."""
+    async with town(config(authority, home), authority) as people:
+        wallet_id, order = people.wallet_id, people.order(amount_sat=1_000_000)
+    async with doomed(home, authority, failpoint) as (process, people):
+        with pytest.raises(grpc.aio.AioRpcError) as lost:
+            await people.spender.SendPayment(order)
+        assert lost.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert await process.wait() == -9
+    return order, wallet_id
+
+
+@pytest.mark.parametrize("failpoint", ["payment.after_commit", "payment.after_send"])
+async def test_a_committed_payment_is_sent_after_a_restart_and_only_once(
+    authority: Authority, tmp_path: Path, failpoint: str
+) -> None:
+    order, _ = await kill_at(failpoint, tmp_path, authority)
+
+    async with running(config(authority, tmp_path), authority) as people:
+        await people.reaches(order.request_id, "BROADCAST")
+        retried = await people.spender.SendPayment(order)
+
+        assert retried.status == pb.PAYMENT_STATUS_SUCCESS
+        assert await people.waiting() == [retried.txid]
+        assert await received(people) == [1_000_000]
+        assert await people.events("bitcoin.payment.") == ["prepared", "broadcast"]
+
+
+async def test_a_payment_that_was_not_committed_never_happened(
+    authority: Authority, tmp_path: Path
+) -> None:
+    order, wallet_id = await kill_at("payment.before_commit", tmp_path, authority)
+
+    async with running(config(authority, tmp_path), authority) as people:
+        with pytest.raises(grpc.aio.AioRpcError) as unknown:
+            await people.state(order.request_id)
+        balance = await people.wallet.GetBalance(pb.GetBalanceRequest(wallet_id=wallet_id))
+        retried = await people.spender.SendPayment(order)
+
+        assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
+        assert balance.reserved_sat == 0
+        assert await people.waiting() == [retried.txid]

@@ -1,0 +1,393 @@
+"""The store of payments, on both databases: once, never twice with a coin, never over budget."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mesh import outbox
+from mesh.database import Database, open_database
+from mesh.errors import AlreadyExists, FailedPrecondition, NotFound, Reason, ResourceExhausted
+from services.bitcoin.__main__ import SCHEMA
+from services.bitcoin.payment import State
+from services.bitcoin.spending import MAX_CANDIDATES
+from services.bitcoin.store.payment import PaymentStore, StaleBasisError
+from services.bitcoin.transaction import Output, parse_transaction
+from tests.bitcoin.ledger import Ledger
+from tests.bitcoin.making_payments import (
+    BOUNDS,
+    FINAL_DEPTH,
+    SCRIPT,
+    create_wallet,
+    make,
+    order,
+    payment_id,
+    reply,
+    request_key,
+    signed,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from services.bitcoin.payment import Payment
+    from services.bitcoin.store.wallet import WalletStore
+
+CHILD = [sys.executable, str(Path(__file__).with_name("making_payments.py"))]
+COIN = 100_000
+
+
+@dataclass
+class Bank:
+    """A store with a wallet of three coins, and the chain they are on."""
+
+    database: Database
+    payments: PaymentStore
+    wallets: WalletStore
+    ledger: Ledger
+
+    async def events(self, prefix: str = "bitcoin.payment.") -> list[str]:
+        recorded = await self.database.read(lambda tx: outbox.read(tx, after=0, limit=1000))
+        types = [event.type for event in recorded]
+        return [type.removeprefix(prefix) for type in types if type.startswith(prefix)]
+
+    async def spendable(self) -> int:
+        return (await self.wallets.balance("wallet-1", script=None)).spendable_sat
+
+    async def reserved(self) -> int:
+        return (await self.wallets.balance("wallet-1", script=None)).reserved_sat
+
+    async def observe(self, number: int = 1, *, is_waiting: bool = False) -> Payment:
+        return await self.payments.observe(payment_id(number), is_waiting=is_waiting)
+
+
+@asynccontextmanager
+async def open_bank(location: str, *coins: int) -> AsyncIterator[Bank]:
+    async with open_database(location, schema=SCHEMA) as database:
+        ledger = Ledger(database)
+        await ledger.grow(1)
+        wallets = await create_wallet(database)
+        for amount in coins:
+            await ledger.pay(SCRIPT, amount)
+        payments = PaymentStore(database, final_depth=FINAL_DEPTH)
+        yield Bank(database, payments, wallets, ledger)
+
+
+@pytest.fixture
+async def bank(location: str) -> AsyncIterator[Bank]:
+    async with open_bank(location, COIN, COIN, COIN) as bank:
+        yield bank
+
+
+async def test_a_payment_is_made_once_per_key(bank: Bank) -> None:
+    firsts = [await make(bank.payments, order(1)) for _ in range(3)]
+
+    assert firsts == [True, False, False]
+    assert await bank.events() == ["prepared"]
+    assert await bank.reserved() == COIN
+
+
+async def test_attempts_that_race_make_one_payment(bank: Bank) -> None:
+    firsts = await asyncio.gather(*(make(bank.payments, order(1)) for _ in range(10)))
+
+    assert sum(firsts) == 1
+    assert await bank.events() == ["prepared"]
+
+
+async def test_a_payment_is_there_after_reopening(location: str) -> None:
+    async with open_bank(location, COIN) as bank:
+        await make(bank.payments, order(1))
+        before = await bank.payments.open()
+
+    async with open_database(location, schema=SCHEMA) as database:
+        payments = PaymentStore(database, final_depth=FINAL_DEPTH)
+        assert await payments.open() == before
+        assert await payments.is_known(request_key(payment_id(1)))
+
+
+async def test_the_same_key_with_another_body_is_refused(bank: Bank) -> None:
+    await make(bank.payments, order(1))
+
+    with pytest.raises(AlreadyExists) as refusal:
+        await bank.payments.is_known(request_key(payment_id(1), b"another"))
+
+    assert refusal.value.reason is Reason.REQUEST_ID_REUSED
+
+
+async def test_a_payment_id_is_taken_whoever_took_it(bank: Bank) -> None:
+    await make(bank.payments, order(1))
+    stranger = replace(request_key(payment_id(1)), caller="stranger")
+
+    with pytest.raises(AlreadyExists):
+        await bank.payments.basis(stranger, order(1), BOUNDS)
+
+
+async def test_two_payments_built_on_one_coin_do_not_both_commit(bank: Bank) -> None:
+    keys = [request_key(payment_id(number)) for number in (1, 2)]
+    drafts = [
+        signed(order(number), await bank.payments.basis(key, order(number), BOUNDS))
+        for number, key in enumerate(keys, start=1)
+    ]
+    await bank.payments.commit(keys[0], drafts[0], reply)
+
+    with pytest.raises(StaleBasisError):
+        await bank.payments.commit(keys[1], drafts[1], reply)
+
+    assert [owed.payment.payment_id for owed in await bank.payments.open()] == [payment_id(1)]
+    assert await bank.events() == ["prepared"]
+
+
+async def test_two_payments_do_not_share_a_change_address(bank: Bank) -> None:
+    first, second = order(1), order(2)
+    basis = await bank.payments.basis(request_key("a"), first, BOUNDS)
+    others = replace(basis, candidates=basis.candidates[1:])
+    coin = min(basis.candidates, key=lambda coin: coin.prevout)
+    basis = replace(basis, candidates=(coin,))
+    others = replace(basis, candidates=tuple(set(others.candidates) - {coin}))
+    await bank.payments.commit(request_key(first.payment_id), signed(first, basis), reply)
+
+    with pytest.raises(StaleBasisError):
+        await bank.payments.commit(request_key(second.payment_id), signed(second, others), reply)
+
+
+async def test_a_coin_that_was_spent_meanwhile_is_not_promised(bank: Bank) -> None:
+    basis = await bank.payments.basis(request_key("a"), order(1), BOUNDS)
+    await bank.ledger.spend([coin.prevout for coin in basis.candidates], Output(1, b"\x51"))
+
+    with pytest.raises(StaleBasisError):
+        await bank.payments.commit(request_key(payment_id(1)), signed(order(1), basis), reply)
+
+
+async def test_only_coins_that_may_be_spent_are_offered(bank: Bank) -> None:
+    await make(bank.payments, order(1))
+    await bank.ledger.confirm(to=SCRIPT)  # a coinbase, not mature
+
+    basis = await bank.payments.basis(request_key("a"), order(2), BOUNDS)
+
+    assert [coin.amount_sat for coin in basis.candidates] == [COIN, COIN]
+
+
+async def test_no_more_coins_are_offered_than_one_payment_may_weigh(bank: Bank) -> None:
+    await bank.ledger.pay(SCRIPT, *range(1_000, 1_000 + MAX_CANDIDATES))
+
+    basis = await bank.payments.basis(request_key("a"), order(1), BOUNDS)
+
+    amounts = [coin.amount_sat for coin in basis.candidates]
+    assert len(amounts) == MAX_CANDIDATES
+    assert amounts == sorted(amounts, reverse=True)
+    assert amounts[:3] == [COIN] * 3
+
+
+async def test_an_address_of_nobody_here_is_refused(bank: Bank) -> None:
+    with pytest.raises(FailedPrecondition) as refusal:
+        await bank.payments.basis(request_key("a"), replace(order(1), from_script=b"\x51"), BOUNDS)
+
+    assert refusal.value.reason is Reason.SENDER_UNKNOWN
+
+
+async def test_a_cancelled_payment_is_refused_for_ever(bank: Bank) -> None:
+    basis = await bank.payments.basis(request_key("a"), order(1), BOUNDS)
+    cancelled = await bank.payments.cancel(payment_id(1))
+
+    with pytest.raises(FailedPrecondition) as late:
+        await bank.payments.commit(request_key(payment_id(1)), signed(order(1), basis), reply)
+    with pytest.raises(FailedPrecondition) as again:
+        await make(bank.payments, order(1))
+
+    assert cancelled.state is State.CANCELLED
+    assert late.value.reason is again.value.reason is Reason.PAYMENT_CANCELLED
+    assert (await bank.payments.get(payment_id(1))).state is State.CANCELLED
+    assert await bank.events() == ["cancelled"]
+    assert await bank.reserved() == 0
+
+
+async def test_a_payment_that_exists_is_not_cancelled(bank: Bank) -> None:
+    await make(bank.payments, order(1))
+
+    found = await bank.payments.cancel(payment_id(1))
+
+    assert found.state is State.PREPARED
+    assert await bank.events() == ["prepared"]
+
+
+async def test_a_payment_that_nobody_made_is_not_found(bank: Bank) -> None:
+    with pytest.raises(NotFound):
+        await bank.payments.get(payment_id(1))
+
+
+async def test_an_attestation_that_expired_while_signing_makes_no_payment(bank: Bank) -> None:
+    basis = await bank.payments.basis(request_key("a"), order(1), BOUNDS)
+    late = replace(signed(order(1), basis), proven_until=datetime.now(UTC) - timedelta(seconds=1))
+
+    with pytest.raises(FailedPrecondition) as refusal:
+        await bank.payments.commit(request_key(payment_id(1)), late, reply)
+
+    assert refusal.value.reason is Reason.PROOF_EXPIRED
+    assert await bank.payments.open() == []
+
+
+async def test_a_day_has_one_budget_per_sender(bank: Bank) -> None:
+    bounds = replace(BOUNDS, daily_amount_sat=25_000)
+    await make(bank.payments, order(1), bounds)
+    await make(bank.payments, order(2), bounds)
+
+    with pytest.raises(ResourceExhausted) as refusal:
+        await make(bank.payments, order(3), bounds)
+    of_another = await make(bank.payments, order(3, sender="did:example:other"), bounds)
+
+    assert refusal.value.reason is Reason.BUDGET_EXCEEDED
+    assert of_another
+
+
+async def test_the_budget_holds_against_payments_that_were_let_through_together(
+    bank: Bank,
+) -> None:
+    bounds = replace(BOUNDS, daily_amount_sat=15_000)
+    basis = await bank.payments.basis(request_key("a"), order(1), bounds)
+    first = min(basis.candidates, key=lambda coin: coin.prevout)
+    rest = replace(basis, candidates=tuple(set(basis.candidates) - {first}))
+    await bank.payments.commit(request_key(payment_id(1)), signed(order(1), basis, bounds), reply)
+
+    with pytest.raises(ResourceExhausted):
+        await bank.payments.commit(
+            request_key(payment_id(2)), signed(order(2), rest, bounds), reply
+        )
+
+    assert await bank.reserved() == COIN
+
+
+async def test_a_replay_does_not_charge(bank: Bank) -> None:
+    bounds = replace(BOUNDS, daily_amount_sat=10_000)
+    await make(bank.payments, order(1), bounds)
+
+    assert not await make(bank.payments, order(1), bounds)
+
+
+async def test_a_rejected_payment_gives_coins_and_budget_back(bank: Bank) -> None:
+    bounds = replace(BOUNDS, daily_amount_sat=10_000)
+    await make(bank.payments, order(1), bounds)
+
+    rejected = await bank.payments.reject(payment_id(1))
+
+    assert (rejected.state, rejected.is_over) == (State.REJECTED, True)
+    assert await bank.reserved() == 0
+    assert await make(bank.payments, order(2), bounds)
+    assert await bank.events() == ["prepared", "rejected", "prepared"]
+
+
+async def test_a_payment_that_was_seen_is_not_rejected(bank: Bank) -> None:
+    await make(bank.payments, order(1))
+    await bank.observe(is_waiting=True)
+
+    kept = await bank.payments.reject(payment_id(1))
+
+    assert (kept.state, await bank.reserved()) == (State.BROADCAST, COIN)
+
+
+async def raw_transaction(bank: Bank) -> bytes:
+    (owed,) = await bank.payments.open()
+    return owed.raw
+
+
+async def confirm_payment(bank: Bank) -> None:
+    await bank.ledger.confirm(parse_transaction(await raw_transaction(bank)))
+
+
+async def test_a_payment_settles_at_its_final_depth_and_frees_its_coins(bank: Bank) -> None:
+    await make(bank.payments, order(1))
+    await confirm_payment(bank)
+    confirmed = await bank.observe()
+    await bank.ledger.grow(FINAL_DEPTH - 1)
+
+    settled = await bank.observe()
+
+    assert (confirmed.state, confirmed.confirmations) == (State.CONFIRMED, 1)
+    assert (settled.state, settled.is_over) == (State.SETTLED, True)
+    assert settled.confirmations == FINAL_DEPTH
+    assert await bank.reserved() == 0
+    assert await bank.payments.open() == []
+    assert await bank.events() == ["prepared", "confirmed", "settled"]
+
+
+async def test_a_payment_that_a_reorganisation_drops_is_owed_again(bank: Bank) -> None:
+    await make(bank.payments, order(1))
+    await confirm_payment(bank)
+    await bank.observe()
+    await bank.ledger.disconnect(1)
+
+    found = await bank.observe(is_waiting=True)
+
+    (owed,) = await bank.payments.open()
+    assert (found.state, found.confirmations) == (State.BROADCAST, 0)
+    assert owed.sighting.is_unseen
+    assert await bank.reserved() == COIN
+    assert await bank.events() == ["prepared", "confirmed", "broadcast"]
+
+
+async def test_a_conflicting_spend_frees_the_coins_only_at_final_depth(bank: Bank) -> None:
+    await make(bank.payments, order(1, amount_sat=150_000))
+    spent = (await bank.payments.open())[0].raw
+    one = parse_transaction(spent).prevouts[0]
+    await bank.ledger.spend([one], Output(1_000, b"\x51"))
+    conflicted = await bank.observe()
+    held = await bank.reserved()
+    await bank.ledger.grow(FINAL_DEPTH - 1)
+
+    final = await bank.observe()
+
+    assert (conflicted.state, conflicted.is_over) == (State.CONFLICTED, False)
+    assert held == COIN  # the other coin of two, the first is gone
+    assert (final.state, final.is_over) == (State.CONFLICTED, True)
+    assert await bank.spendable() == 2 * COIN
+
+
+async def test_a_conflict_that_a_reorganisation_drops_is_undone(bank: Bank) -> None:
+    await make(bank.payments, order(1))
+    (owed,) = await bank.payments.open()
+    await bank.ledger.spend([parse_transaction(owed.raw).prevouts[0]], Output(1_000, b"\x51"))
+    await bank.observe()
+    await bank.ledger.disconnect(1)
+
+    found = await bank.observe(is_waiting=True)
+
+    assert found.state is State.BROADCAST
+    assert await bank.events() == ["prepared", "conflicted", "broadcast"]
+
+
+async def test_processes_that_race_make_each_payment_once_and_share_no_coin(
+    new_postgres_database: str,
+) -> None:
+    count = 30
+    numbers = [str(number) for number in range(count)]
+    async with open_bank(new_postgres_database, *[COIN] * count) as bank:
+        racers = [
+            subprocess.Popen(  # noqa: ASYNC220  (they are waited for in threads)
+                [*CHILD, new_postgres_database, *order],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for order in (numbers, reversed(numbers))
+        ]
+        for racer in racers:
+            assert racer.stdout
+            assert await asyncio.to_thread(racer.stdout.readline) == "ready\n"
+
+        outputs = await asyncio.gather(
+            *(asyncio.to_thread(racer.communicate, "go\n", 60) for racer in racers)
+        )
+
+        made = [int(line) for out, _ in outputs for line in out.split()]
+        payments = await bank.payments.open()
+        assert sorted(made) == list(range(count))
+        assert len(payments) == count
+        assert await bank.reserved() == count * COIN
+        assert await bank.events() == ["prepared"] * count
