@@ -253,7 +253,7 @@ class Risk(RiskServiceServicer):
 
 @asynccontextmanager
 async def serve_peers(
-    authority: Authority, home: Path, book: Book
+    authority: Authority, home: Path, book: Book, otlp_endpoint: str | None = None
 ) -> AsyncIterator[dict[str, str]]:
     """The three services, each with its certificate, under the mesh's policy: name -> address."""
     services = {
@@ -272,7 +272,12 @@ async def serve_peers(
     async with AsyncExitStack() as stack:
         addresses = {}
         for name, adders in services.items():
-            config = MeshConfig(service=name, identity=authority.issue_service(name), home=home)
+            config = MeshConfig(
+                service=name,
+                identity=authority.issue_service(name),
+                home=home,
+                otlp_endpoint=otlp_endpoint,
+            )
             runtime = await stack.enter_async_context(open_runtime(config))
             ports = await stack.enter_async_context(runtime.serve(*adders))
             addresses[name] = f"127.0.0.1:{ports.port}"

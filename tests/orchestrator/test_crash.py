@@ -1,0 +1,177 @@
+"""SIGKILL at every journal boundary: the run ends the same, each effect happens once, and its
+trace is whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE, create_subprocess_exec
+from contextlib import asynccontextmanager
+from shutil import copyfile
+from typing import TYPE_CHECKING
+
+import pytest
+
+from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceStub
+from cli.spans import store
+from cli.spans.receiver import receiving
+from mesh import telemetry
+from mesh.breaker import Breakers
+from mesh.client import open_channel
+from mesh.clock import SystemClock
+from mesh.interceptors import ClientRules
+from mesh.testing import eventually
+from tests.orchestrator.conftest import connect
+from tests.orchestrator.paying import finished, payment, status, statuses, uuid7
+from tests.orchestrator.servicers import Book, serve_peers
+
+if TYPE_CHECKING:
+    from asyncio.subprocess import Process
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from anya.orchestrator.v1 import workflow_pb2 as pb
+    from mesh.testing import Authority
+
+BOUNDARIES = [
+    "engine.after_start/{run}",
+    "engine.after_intent/{run}/execute_payment",
+    "engine.before_step_done/{run}/fraud_assessment/payment",
+    "engine.before_step_done/{run}/execute_payment",
+    "engine.after_step_done/{run}/execute_payment",
+    "engine.before_step_done/{run}/record_transaction",
+    "engine.before_finish/{run}",
+]
+EFFECTS = {
+    "VerifyIdentity": 1,
+    "AssessFraudRisk": 1,
+    "SendPayment": 1,
+    "StoreTransactionRecord": 1,
+}
+
+
+@pytest.fixture
+async def collector(tmp_path: Path) -> AsyncIterator[str]:
+    async with receiving(tmp_path / "traces.db") as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+async def environment(
+    authority: Authority, tmp_path: Path, book: Book, collector: str
+) -> AsyncIterator[dict[str, str]]:
+    """What an orchestrator starts with: a home, a certificate, peers and a collector."""
+    identity = authority.issue_service("orchestrator")
+    pki = tmp_path / "pki"
+    pki.mkdir()
+    copyfile(identity.ca, pki / "ca.pem")
+    copyfile(identity.certificate, pki / "orchestrator.pem")
+    copyfile(identity.key, pki / "orchestrator.key")
+    async with serve_peers(authority, tmp_path, book, otlp_endpoint=collector) as peers:
+        yield {
+            "PATH": os.environ["PATH"],
+            "ANYA_HOME": str(tmp_path),
+            "ANYA_PEERS": ",".join(f"{name}={address}" for name, address in peers.items()),
+            "OTEL_EXPORTER_OTLP_ENDPOINT": collector,
+        }
+
+
+@asynccontextmanager
+async def process(environment: dict[str, str]) -> AsyncIterator[tuple[Process, int]]:
+    """A real orchestrator process and its port."""
+    command = (sys.executable, "-m", "services.orchestrator")
+    child = await create_subprocess_exec(*command, env=environment, stdout=PIPE)
+    try:
+        assert child.stdout
+        line = await child.stdout.readline()
+        yield child, json.loads(line)["ready"]["port"]
+    finally:
+        if child.returncode is None:
+            child.terminate()
+        await child.wait()
+
+
+async def start_traced(
+    authority: Authority, port: int, collector: str, request: pb.StartRunRequest
+) -> None:
+    """Start the run as a client does whose call is the root of the trace."""
+    exporter = telemetry.otlp_exporter(collector)
+    provider = telemetry.tracer_provider("client", sample_ratio=1, exporter=exporter)
+    rules = ClientRules(
+        target="orchestrator",
+        tracer=provider.get_tracer("test"),
+        breakers=Breakers(SystemClock()),
+    )
+    operator = authority.issue("spiffe://anya.internal/client/operator")
+    async with open_channel(f"127.0.0.1:{port}", rules, operator) as channel:
+        try:
+            await WorkflowServiceStub(channel).StartRun(request, timeout=5)
+        finally:
+            await asyncio.to_thread(provider.shutdown)  # its collector is in this process
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+async def test_a_run_survives_a_kill(
+    boundary: str,
+    environment: dict[str, str],
+    authority: Authority,
+    collector: str,
+    book: Book,
+    tmp_path: Path,
+) -> None:
+    request = payment()
+    run_id = request.request_id
+    failpoint = {"ANYA_FAILPOINTS": f"{boundary.format(run=run_id)}=kill"}
+
+    async with process(environment | failpoint) as (child, port):
+        starting = start_traced(authority, port, collector, request)
+        if "after_start" in boundary:
+            with pytest.raises(Exception, match="UNAVAILABLE"):
+                await starting
+        else:
+            await starting
+        assert await child.wait() == -signal.SIGKILL
+    async with process(environment) as (_, port), connect(authority, port) as workflows:
+        run = await finished(workflows, run_id)
+
+    assert status(run) == "SUCCEEDED"
+    assert run.recoveries == 1
+    assert set(statuses(run).values()) == {"SUCCEEDED"}
+    assert book.effects == EFFECTS
+    for method in EFFECTS:
+        first, *others = book.requests(method)
+        assert all(other == first for other in others)
+    await eventually(lambda: store.load(tmp_path / "traces.db", run.trace_id).is_whole, within=10)
+
+
+async def test_a_run_survives_being_stopped_and_started(
+    environment: dict[str, str], authority: Authority, book: Book
+) -> None:
+    async with process(environment) as (_, port), connect(authority, port) as workflows:
+        await workflows.StartRun(request := payment(), timeout=5)
+    async with process(environment) as (_, port), connect(authority, port) as workflows:
+        run = await finished(workflows, request.request_id)
+
+    assert status(run) == "SUCCEEDED"
+    assert book.effects["SendPayment"] == 1
+
+
+async def test_runs_beyond_the_room_wait_in_the_store(
+    environment: dict[str, str], authority: Authority, book: Book
+) -> None:
+    ids = [uuid7() for _ in range(10)]
+
+    async with (
+        process(environment | {"ANYA_MAX_RUNS_IN_FLIGHT": "2"}) as (_, port),
+        connect(authority, port) as workflows,
+    ):
+        for run_id in ids:
+            await workflows.StartRun(payment(run_id), timeout=5)
+        runs = [await finished(workflows, run_id) for run_id in ids]
+
+    assert {status(run) for run in runs} == {"SUCCEEDED"}
+    assert book.effects["SendPayment"] == 10
