@@ -19,9 +19,9 @@ class OrchestratorConfig:
     mesh: MeshConfig
     policy: Policy = field(default_factory=Policy)
     database: str = ""  # ANYA_DATABASE, a path or a postgresql:// URL; empty: in the home folder
-    max_in_flight: int = 64  # ANYA_MAX_RUNS_IN_FLIGHT: runs with a call under way
+    max_runs: int = 1024  # ANYA_MAX_RUNS in memory, parked ones included; others wait in the store
+    max_steps: int = 64  # ANYA_MAX_STEPS that wait for an answer at once
     max_calls: int = 256  # served at once, watches included
-    max_loaded: int = 2048  # runs in memory, parked ones included; further runs wait in the store
 
     @property
     def location(self) -> str:
@@ -33,7 +33,8 @@ class OrchestratorConfig:
         config = cls(
             mesh=MeshConfig.from_environment(environment, service="orchestrator"),
             database=environment.get("ANYA_DATABASE", ""),
-            max_in_flight=_positive(environment, "ANYA_MAX_RUNS_IN_FLIGHT", default="64"),
+            max_runs=_positive(environment, "ANYA_MAX_RUNS", default="1024"),
+            max_steps=_positive(environment, "ANYA_MAX_STEPS", default="64"),
         )
         if missing := [peer for peer in PEERS if peer not in config.mesh.peers]:
             raise ConfigError(f"ANYA_PEERS must say where these are: {', '.join(missing)}")

@@ -84,7 +84,7 @@ class Runner:
         self._tracer = tracer
         self._config = config
         self._owner = uuid.uuid4().hex
-        self._calls = asyncio.Semaphore(config.max_in_flight)
+        self._calls = asyncio.Semaphore(config.max_steps)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._held: set[str] = set()  # ids of the runs in memory
         self._may_have_lost = False
@@ -188,7 +188,7 @@ class Runner:
         if self._may_have_lost:
             await self._runs.release_lost(self._owner, self._held)
             self._may_have_lost = False
-        free = self._config.max_loaded - len(self._held)
+        free = self._config.max_runs - len(self._held)
         return await self._runs.claim(self._owner, free) if free > 0 else []
 
     async def _take_up(self, stored: StoredRun) -> None:
@@ -309,7 +309,7 @@ class Runner:
         return RunTrace(self._tracer, state.run_id, state.workflow_id, traceparent)
 
     def _has_room(self) -> bool:
-        return len(self._held) < self._config.max_loaded and not self._stopping.is_set()
+        return len(self._held) < self._config.max_runs and not self._stopping.is_set()
 
     def _let_go(self, run_id: str, *, lost: bool = False) -> None:
         """Make room. ``lost``: nobody knows whether the store has the run as ours."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,8 @@ import pytest
 from opentelemetry.trace import NoOpTracer
 
 from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceStub
+from cli.spans.receiver import receiving
+from mesh import telemetry
 from mesh.breaker import Breakers
 from mesh.client import open_channel
 from mesh.clock import SystemClock
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from anya.orchestrator.v1 import workflow_pb2 as pb
     from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
     from mesh.testing import Authority
 
@@ -58,6 +62,31 @@ async def connect(authority: Authority, port: int) -> AsyncIterator[WorkflowServ
     operator = authority.issue("spiffe://anya.internal/client/operator")
     async with open_channel(f"127.0.0.1:{port}", rules, operator) as channel:
         yield WorkflowServiceStub(channel)
+
+
+@pytest.fixture
+async def collector(tmp_path: Path) -> AsyncIterator[str]:
+    async with receiving(tmp_path / "traces.db") as endpoint:
+        yield endpoint
+
+
+async def start_traced(
+    authority: Authority, port: int, collector: str, request: pb.StartRunRequest
+) -> None:
+    """Start the run as a client does whose call is the root of the trace."""
+    exporter = telemetry.otlp_exporter(collector)
+    provider = telemetry.tracer_provider("client", sample_ratio=1, exporter=exporter)
+    rules = ClientRules(
+        target="orchestrator",
+        tracer=provider.get_tracer("test"),
+        breakers=Breakers(SystemClock()),
+    )
+    operator = authority.issue("spiffe://anya.internal/client/operator")
+    async with open_channel(f"127.0.0.1:{port}", rules, operator) as channel:
+        try:
+            await WorkflowServiceStub(channel).StartRun(request, timeout=5)
+        finally:
+            await asyncio.to_thread(provider.shutdown)  # its collector is in this process
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ trace is whole.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
@@ -16,17 +15,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceStub
 from cli.spans import store
-from cli.spans.receiver import receiving
-from mesh import telemetry
-from mesh.breaker import Breakers
-from mesh.client import open_channel
-from mesh.clock import SystemClock
-from mesh.interceptors import ClientRules
 from mesh.testing import eventually
-from tests.orchestrator.conftest import connect
-from tests.orchestrator.paying import finished, payment, status, statuses, uuid7
+from tests.orchestrator.conftest import connect, start_traced
+from tests.orchestrator.paying import finished, payment, status, statuses
 from tests.orchestrator.servicers import Book, serve_peers
 
 if TYPE_CHECKING:
@@ -34,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from anya.orchestrator.v1 import workflow_pb2 as pb
     from mesh.testing import Authority
 
 BOUNDARIES = [
@@ -52,12 +43,6 @@ EFFECTS = {
     "SendPayment": 1,
     "StoreTransactionRecord": 1,
 }
-
-
-@pytest.fixture
-async def collector(tmp_path: Path) -> AsyncIterator[str]:
-    async with receiving(tmp_path / "traces.db") as endpoint:
-        yield endpoint
 
 
 @pytest.fixture
@@ -93,25 +78,6 @@ async def process(environment: dict[str, str]) -> AsyncIterator[tuple[Process, i
         if child.returncode is None:
             child.terminate()
         await child.wait()
-
-
-async def start_traced(
-    authority: Authority, port: int, collector: str, request: pb.StartRunRequest
-) -> None:
-    """Start the run as a client does whose call is the root of the trace."""
-    exporter = telemetry.otlp_exporter(collector)
-    provider = telemetry.tracer_provider("client", sample_ratio=1, exporter=exporter)
-    rules = ClientRules(
-        target="orchestrator",
-        tracer=provider.get_tracer("test"),
-        breakers=Breakers(SystemClock()),
-    )
-    operator = authority.issue("spiffe://anya.internal/client/operator")
-    async with open_channel(f"127.0.0.1:{port}", rules, operator) as channel:
-        try:
-            await WorkflowServiceStub(channel).StartRun(request, timeout=5)
-        finally:
-            await asyncio.to_thread(provider.shutdown)  # its collector is in this process
 
 
 @pytest.mark.parametrize("boundary", BOUNDARIES)
@@ -158,20 +124,3 @@ async def test_a_run_survives_being_stopped_and_started(
 
     assert status(run) == "SUCCEEDED"
     assert book.effects["SendPayment"] == 1
-
-
-async def test_runs_beyond_the_room_wait_in_the_store(
-    environment: dict[str, str], authority: Authority, book: Book
-) -> None:
-    ids = [uuid7() for _ in range(10)]
-
-    async with (
-        process(environment | {"ANYA_MAX_RUNS_IN_FLIGHT": "2"}) as (_, port),
-        connect(authority, port) as workflows,
-    ):
-        for run_id in ids:
-            await workflows.StartRun(payment(run_id), timeout=5)
-        runs = [await finished(workflows, run_id) for run_id in ids]
-
-    assert {status(run) for run in runs} == {"SUCCEEDED"}
-    assert book.effects["SendPayment"] == 10

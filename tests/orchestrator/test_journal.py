@@ -1,0 +1,194 @@
+"""The store of runs, on both databases: nothing twice, nothing by who has lost the run."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mesh.database import open_database
+from mesh.errors import AlreadyExists, NotFound
+from mesh.inbox import RequestKey
+from services.orchestrator import definition
+from services.orchestrator.catalogue import Catalogue
+from services.orchestrator.engine.events import Began, Failed, Recovered
+from services.orchestrator.engine.machine import Turn
+from services.orchestrator.engine.policy import Policy
+from services.orchestrator.engine.starting import StartRun, start
+from services.orchestrator.engine.state import Error, RunState, RunStatus
+from services.orchestrator.journal import SCHEMA
+from services.orchestrator.journal.definitions import Definitions
+from services.orchestrator.journal.runs import Fenced, Filter, NewRun, Runs
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from services.orchestrator.journal.definitions import StoredDefinition
+
+POLICY = Policy()
+GIVEN = {
+    "sender_did": "d",
+    "recipient_address": "r",
+    "amount": 5,
+    "sender_verification_score": 0.5,
+}
+
+
+@asynccontextmanager
+async def journal(location: str) -> AsyncIterator[tuple[Runs, Catalogue]]:
+    async with open_database(location, schema=SCHEMA) as database:
+        catalogue = Catalogue(Definitions(database))
+        await catalogue.register_built_in()
+        yield Runs(database), catalogue
+
+
+async def begin(
+    runs: Runs,
+    catalogue: Catalogue,
+    run_id: str = "run",
+    *,
+    owner: str = "me",
+    caller: str = "spiffe://caller",
+    at_us: int = 1_000_000,
+) -> Turn:
+    """Start a run of ``assess_fraud_risk``."""
+    turns: list[Turn] = []
+
+    def prepare(stored: StoredDefinition) -> NewRun:
+        request = StartRun(run_id, GIVEN, None, "", caller)
+        workflow = catalogue.newest(stored)
+        turn = start(workflow, request, POLICY, network="regtest", at_us=at_us, jitter=0)
+        if owner:
+            turn.take(Began())
+        turns.append(turn)
+        return NewRun(turn.state, tuple(turn.records), caller, "", owner)
+
+    key = RequestKey(caller, "StartRun", run_id, b"body")
+    await runs.start(key, "assess_fraud_risk", prepare, lambda new: new.state.run_id.encode())
+    return turns[0]
+
+
+def fails(turn: Turn, code: str = "INVALID_ARGUMENT") -> Turn:
+    """The turn after this one, in which the first call fails."""
+    following = Turn(turn.workflow, turn.state, POLICY, turn.at_us + 1, 0)
+    following.take(Failed("identity", Error(code, "", "said the service")))
+    return following
+
+
+async def test_what_was_appended_is_there_after_reopening(location: str) -> None:
+    async with journal(location) as (runs, catalogue):
+        ended = fails(await begin(runs, catalogue))
+        await runs.append(ended.state, 0, ended.records)
+
+    async with journal(location) as (runs, _):
+        stored = await runs.load("run")
+
+    assert stored.state == ended.state
+    assert stored.row.status == RunStatus.FAILED
+    assert stored.row.reason == "identity: INVALID_ARGUMENT: said the service"
+
+
+async def test_a_turn_that_is_stored_again_changes_nothing(location: str) -> None:
+    async with journal(location) as (runs, catalogue):
+        ended = fails(await begin(runs, catalogue))
+
+        await runs.append(ended.state, 0, ended.records)
+        await runs.append(ended.state, 0, ended.records)
+
+        assert (await runs.load("run")).state == ended.state
+
+
+async def test_who_lost_a_run_cannot_write_to_it(location: str) -> None:
+    async with journal(location) as (runs, catalogue):
+        ended = fails(await begin(runs, catalogue))
+        await runs.release_all()
+        (taken,) = await runs.claim("another", 10)
+
+        with pytest.raises(Fenced):
+            await runs.append(ended.state, 0, ended.records)
+
+        recovered = Turn(ended.workflow, taken.state, POLICY, 2_000_000, 0)
+        recovered.take(Recovered())
+        await runs.append(recovered.state, taken.row.epoch, recovered.records)
+        assert (await runs.load("run")).state.recoveries == 1
+
+
+async def test_two_turns_from_one_state_cannot_both_be_stored(location: str) -> None:
+    async with journal(location) as (runs, catalogue):
+        begun = await begin(runs, catalogue)
+        one, other = fails(begun, "INVALID_ARGUMENT"), fails(begun, "UNAVAILABLE")
+        await runs.append(one.state, 0, one.records)
+
+        with pytest.raises(Fenced):
+            await runs.append(other.state, 0, other.records)
+
+        assert (await runs.load("run")).state == one.state
+
+
+async def test_waiting_runs_are_claimed_once_and_oldest_first(location: str) -> None:
+    async with journal(location) as (runs, catalogue):
+        for number in (3, 1, 2):
+            await begin(runs, catalogue, f"run-{number}", owner="", at_us=number)
+
+        first, second = await runs.claim("me", 2), await runs.claim("you", 2)
+
+    assert [stored.row.id for stored in first] == ["run-1", "run-2"]
+    assert [stored.row.id for stored in second] == ["run-3"]
+
+
+async def test_a_run_that_was_stored_behind_a_lost_answer_is_taken_up(location: str) -> None:
+    async with journal(location) as (runs, catalogue):
+        await begin(runs, catalogue, "held")
+        await begin(runs, catalogue, "lost")
+
+        await runs.release_lost("me", {"held"})
+
+        assert [stored.row.id for stored in await runs.claim("me", 10)] == ["lost"]
+
+
+async def test_another_caller_cannot_have_the_same_run(location: str) -> None:
+    async with journal(location) as (runs, catalogue):
+        await begin(runs, catalogue)
+
+        with pytest.raises(AlreadyExists):
+            await begin(runs, catalogue, caller="spiffe://another")
+
+
+async def test_a_start_that_is_refused_leaves_nothing(location: str) -> None:
+    async with journal(location) as (runs, _):
+
+        def refuse(stored: StoredDefinition) -> NewRun:
+            raise NotFound("not today")
+
+        key = RequestKey("spiffe://caller", "StartRun", "run", b"body")
+        with pytest.raises(NotFound, match="not today"):
+            await runs.start(key, "assess_fraud_risk", refuse, lambda new: b"")
+
+        assert await runs.page(Filter(), before=None, limit=10) == []
+
+
+async def test_a_run_keeps_the_workflows_that_it_began_with(location: str) -> None:
+    async with open_database(location, schema=SCHEMA) as database:
+        definitions = Definitions(database)
+        catalogue = Catalogue(definitions)
+        await catalogue.register_built_in()
+        shipped = definition.load(definition.built_in_text("assess_fraud_risk"))
+        older_text = definition.built_in_text("assess_fraud_risk").replace(
+            '"Assess the risk of a payment"', '"An older release"'
+        )
+        older = definition.load(older_text)
+        await definitions.register(older, older_text)
+        state = _state_of_a_payment({"assess_fraud_risk": older.hash})
+
+        workflow = await catalogue.pinned(state)
+
+    assert workflow.composites() == {"assess_fraud_risk": older.hash}
+    assert shipped.hash != older.hash
+
+
+def _state_of_a_payment(composites: dict[str, str]) -> RunState:
+    paying = definition.load(definition.built_in_text("verified_payment"))
+    return RunState(
+        "run", workflow_id=paying.id, definition_hash=paying.hash, composites=composites
+    )

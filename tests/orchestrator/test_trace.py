@@ -1,0 +1,75 @@
+"""One run, one trace: the caller's span above it, every step and call below it, nobody named."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from cli.spans import store
+from services.orchestrator.__main__ import orchestrator
+from tests.orchestrator.conftest import connect, start_traced
+from tests.orchestrator.paying import INPUT, finished, payment
+from tests.orchestrator.servicers import serve_peers
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cli.spans.span import Span
+    from mesh.testing import Authority
+    from services.orchestrator.config import OrchestratorConfig
+    from tests.orchestrator.servicers import Book
+
+
+async def test_a_payment_is_one_trace_through_all_services(
+    authority: Authority, config: OrchestratorConfig, collector: str, tmp_path: Path, book: Book
+) -> None:
+    request = payment()
+    home = tmp_path / "traced"
+    async with serve_peers(authority, home, book, otlp_endpoint=collector) as peers:
+        mesh = replace(config.mesh, peers=peers, otlp_endpoint=collector)
+        async with (
+            orchestrator(replace(config, mesh=mesh)) as service,
+            connect(authority, service.port) as workflows,
+        ):
+            await start_traced(authority, service.port, collector, request)
+            run = await finished(workflows, request.request_id)
+
+    traced = store.load(tmp_path / "traces.db", run.trace_id)
+    spans = {span.span_id: span for span in traced.spans}
+    assert traced.is_whole
+    assert traced.services == ["bitcoin", "client", "ml", "orchestrator", "web5"]
+    assert traced.roots[0].name == "anya.orchestrator.v1.WorkflowService/StartRun"
+    (run_span,) = (span for span in traced.spans if span.name == "run verified_payment")
+    assert run_span.parent_id == traced.roots[0].span_id
+    served = next(
+        span
+        for span in traced.spans
+        if span.name.endswith("ExtractPaymentFeatures") and span.service == "bitcoin"
+    )
+    assert line_of(served, spans) == [
+        "anya.bitcoin.v1.AnalysisService/ExtractPaymentFeatures",
+        "anya.bitcoin.v1.AnalysisService/ExtractPaymentFeatures",
+        "fraud_assessment/payment",
+        "fraud_assessment",
+        "run verified_payment",
+        "anya.orchestrator.v1.WorkflowService/StartRun",
+    ]
+    step = next(span for span in traced.spans if span.name == "execute_payment")
+    assert step.attributes == {
+        "workflow.id": "verified_payment",
+        "run.id": request.request_id,
+        "step.path": "execute_payment",
+        "attempt": 1,
+    }
+    told = json.dumps([span.attributes for span in traced.spans])
+    assert not [value for value in INPUT.values() if str(value) in told]
+
+
+def line_of(span: Span, spans: dict[str, Span]) -> list[str]:
+    """The names from a span up to the root."""
+    names = [span.name]
+    while span.parent_id:
+        span = spans[span.parent_id]
+        names.append(span.name)
+    return names
