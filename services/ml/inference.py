@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from mesh.errors import Internal, Reason
 from services.ml.model import INPUT, OUTPUTS
@@ -15,6 +16,16 @@ if TYPE_CHECKING:
 
     Floats = npt.NDArray[np.float32]
 
+# ONNX Runtime's errors have no common base.
+LOAD_ERRORS = (
+    state.Fail,
+    state.InvalidArgument,
+    state.InvalidGraph,
+    state.InvalidProtobuf,
+    state.NoModel,
+    state.NotImplemented,
+    state.RuntimeException,
+)
 SILENT = 3  # ONNX Runtime would write to stderr what we report as errors
 
 
@@ -32,7 +43,7 @@ class OnnxScorer:
             self._session = onnxruntime.InferenceSession(
                 graph, options, providers=["CPUExecutionProvider"]
             )
-        except onnxruntime.capi.onnxruntime_pybind11_state.Fail as error:
+        except LOAD_ERRORS as error:
             raise ValueError(f"ONNX Runtime cannot load it: {error}") from None
         inputs = [(entry.name, entry.shape[1:]) for entry in self._session.get_inputs()]
         outputs = {entry.name for entry in self._session.get_outputs()}

@@ -1,0 +1,95 @@
+"""``python -m services.ml.training``: simulate, train, measure, and write a version directory.
+
+``--check`` trains the released version again from its seeds and compares its golden answers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import sys
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from services.ml.manifest import MANIFEST, REPRODUCED, parse
+from services.ml.training.dataset import build
+from services.ml.training.export import export, run
+from services.ml.training.fit import fit
+from services.ml.training.metrics import leave_one_out, measure
+from services.ml.training.release import NAME, Splits, assemble, write
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from concurrent.futures import Executor
+
+MODELS = Path(__file__).parents[1] / "models"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m services.ml.training", description=__doc__)
+    parser.add_argument("--models", type=Path, default=MODELS, help="where versions lie")
+    parser.add_argument("--version", help="of the new directory; default: the next number")
+    parser.add_argument("--check", action="store_true", help="retrain and compare golden answers")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="worlds at a time")
+    options = parser.parse_args(arguments)
+    versions = options.models / NAME
+    # The converters still call what their own dependencies have deprecated.
+    warnings.simplefilter("ignore")
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.jobs, mp_context=spawn) as pool:
+        if options.check:
+            return check(versions / (options.version or str(latest(versions))), pool)
+        return train(versions, options.version or str(latest(versions) + 1), pool)
+
+
+def train(versions: Path, version: str, pool: Executor) -> int:
+    """Release a version; 1 if it was released before."""
+    directory = versions / version
+    if directory.exists():
+        return say(f"{directory} was released before; a version never changes", 1)
+    splits = Splits()
+    rows = {
+        name: build(getattr(splits, name), pool) for name in ("train", "validation", "calibration")
+    }
+    fitted = fit(rows["train"], rows["validation"], rows["calibration"])
+    test = build(splits.test, pool)
+    metrics = measure(fitted, test)
+    metrics["refused_when_never_seen"] = leave_one_out(
+        rows["train"], rows["validation"], rows["calibration"], test
+    )
+    files = assemble(version, fitted, splits, rows["train"], rows["validation"], metrics)
+    write(directory, files)
+    return say(f"released {NAME} {version} in {directory}", 0)
+
+
+def check(directory: Path, pool: Executor) -> int:
+    """1 unless training again gives the released answers to the golden rows."""
+    manifest = parse((directory / MANIFEST).read_bytes())
+    splits = Splits()
+    again = fit(
+        build(splits.train, pool), build(splits.validation, pool), build(splits.calibration, pool)
+    )
+    try:
+        answers = run(export(again, len(manifest.features)), manifest.golden_rows)
+        manifest.check_golden(*answers, tolerance=REPRODUCED)
+    except ValueError as error:
+        return say(f"{NAME} {manifest.version} cannot be reproduced: {error}", 1)
+    return say(f"{NAME} {manifest.version} is what its seeds and code make", 0)
+
+
+def latest(versions: Path) -> int:
+    """The highest version number; 0 if there is none."""
+    numbers = [int(path.name) for path in versions.glob("*") if path.name.isdecimal()]
+    return max(numbers, default=0)
+
+
+def say(text: str, code: int) -> int:
+    print(text, file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""Writes a version directory, once: model, paths for explanations, card and manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from dataclasses import dataclass
+from importlib.metadata import version as library_version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from features.payment_risk import PAYMENT_RISK
+from services.ml.explanation import ARRAYS
+from services.ml.manifest import CARD, GRAPH, MANIFEST, PATHS, digest, row_values
+from services.ml.training.card import card
+from services.ml.training.export import PROBABILITY, SCORE, export, parity, run
+from services.ml.training.fit import SCORE_AT_THRESHOLD, score_shift
+from services.ml.training.metrics import ranges
+from services.ml.training.paths import paths
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from services.ml.training.dataset import Rows
+    from services.ml.training.fit import Fit
+
+NAME = "payment-risk"
+GOLDEN_ROWS = 24
+REPOSITORY = Path(__file__).parents[3]
+SOURCES = ("features", "services/ml/simulation", "services/ml/training")
+LIBRARIES = ("lightgbm", "numpy", "onnx", "onnxmltools", "scikit-learn", "skl2onnx")
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """Worlds by their seeds; no seed is in two of them."""
+
+    train: range = range(1_000, 1_040)
+    validation: range = range(2_000, 2_010)
+    calibration: range = range(3_000, 3_010)
+    test: range = range(5_000, 5_020)
+
+
+def assemble(
+    version: str, fit: Fit, splits: Splits, train: Rows, held_out: Rows, metrics: dict[str, Any]
+) -> dict[str, bytes]:
+    """Every file of the version, by name. ParityError if ONNX answers otherwise than LightGBM."""
+    graph = export(fit, len(PAYMENT_RISK.names))
+    worst = parity(fit, graph, held_out.x)
+    manifest: dict[str, Any] = {
+        "name": NAME,
+        "version": version,
+        "signature": {
+            "input": {"name": "input", "datatype": "FP32", "shape": [-1, train.x.shape[1]]},
+            "outputs": [
+                {"name": name, "datatype": "FP32", "shape": [-1, 1]}
+                for name in (PROBABILITY, SCORE)
+            ],
+        },
+        "feature_set": {
+            "name": PAYMENT_RISK.name,
+            "hash": PAYMENT_RISK.hash,
+            "features": PAYMENT_RISK.names,
+        },
+        "ranges": ranges(train.x),
+        "calibration": {
+            "platt_a": fit.platt_a,
+            "platt_b": fit.platt_b,
+            "threshold": fit.threshold,
+            "score_at_threshold": SCORE_AT_THRESHOLD,
+            "score_shift": score_shift(fit.threshold),
+            "prior": float(train.made.fraud.mean()),
+            "prior_shift": 0.0,
+        },
+        "trees": {"count": fit.count, "parity": worst},
+        "worlds": {
+            split: [seeds.start, seeds.stop - 1]
+            for split in ("train", "validation", "calibration", "test")
+            for seeds in [getattr(splits, split)]
+        },
+        "golden": golden(graph, held_out),
+        "metrics": metrics,
+        "code_sha256": code_digest(),
+        "libraries": {name: library_version(name) for name in LIBRARIES},
+    }
+    files = {
+        GRAPH: graph,
+        PATHS: stored_paths(fit),
+        CARD: card(manifest).encode(),
+    }
+    manifest["files"] = {
+        name: dict(zip(("sha256", "size"), digest(content), strict=True))
+        for name, content in sorted(files.items())
+    }
+    return {**files, MANIFEST: (json.dumps(manifest, indent=1) + "\n").encode()}
+
+
+def golden(graph: bytes, rows: Rows) -> list[dict[str, Any]]:
+    """Rows over the whole range of scores, with the graph's answers."""
+    probability, score = run(graph, rows.x)
+    order = np.argsort(score, kind="stable")
+    chosen = order[np.linspace(0, len(order) - 1, GOLDEN_ROWS).astype(int)]
+    risky = order[-GOLDEN_ROWS * 20 :: 20]
+    return [
+        {
+            "row": row_values(rows.x[i]),
+            "probability": float(probability[i]),
+            "risk_score": float(score[i]),
+        }
+        for i in (*chosen, *risky)
+    ]
+
+
+def stored_paths(fit: Fit) -> bytes:
+    """The leaves as a NumPy archive, the same bytes for the same trees."""
+    made = paths(fit.trees.booster_, fit.count)
+    arrays: dict[str, npt.NDArray[Any]] = {name: getattr(made, name) for name in ARRAYS}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def code_digest() -> str:
+    """SHA-256 over the sources that made the version."""
+    hashed = hashlib.sha256()
+    for source in SOURCES:
+        for path in sorted((REPOSITORY / source).rglob("*.py")):
+            hashed.update(str(path.relative_to(REPOSITORY)).encode() + b"\0")
+            hashed.update(path.read_bytes() + b"\0")
+    return hashed.hexdigest()
+
+
+def write(directory: Path, files: dict[str, bytes]) -> None:
+    """All files or none; FileExistsError if the version was released before."""
+    if directory.exists():
+        raise FileExistsError(f"{directory} was released before; a version never changes")
+    draft = directory.with_name(f".{directory.name}.{os.getpid()}")
+    draft.mkdir(parents=True)
+    for name, content in files.items():
+        with (draft / name).open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    draft.rename(directory)

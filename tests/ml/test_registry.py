@@ -1,0 +1,202 @@
+"""The released model: what it answers, and that nothing but it is ever served."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from features.payment_risk import PAYMENT_RISK, PaymentFacts, RecipientLink, extract
+from mesh.config import ConfigError
+from services.ml.config import MODELS
+from services.ml.manifest import MANIFEST, digest, parse
+from services.ml.registry import Registry, load
+from services.ml.simulation.demonstration import at_tip, illicit_recipient, licit_recipient
+from services.ml.simulation.population import demo_world
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from services.ml.model import Model
+    from services.ml.simulation.index import Index
+    from services.ml.simulation.truth import World
+
+NAME = "payment-risk"
+MARK = 0.7
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    found = Registry.load(MODELS).find(NAME)
+    assert found
+    return found
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A copy of the newest released version, to damage."""
+    newest = max((MODELS / NAME).iterdir(), key=lambda path: int(path.name))
+    return shutil.copytree(newest, tmp_path / NAME / newest.name)
+
+
+@cache
+def demo() -> tuple[World, Index]:
+    world = demo_world()
+    return world, at_tip(world)
+
+
+@pytest.mark.parametrize("amount_sat", [10_000_000, 25_000_000, 50_000_000])
+@pytest.mark.parametrize("linked_for", [0, 6, 60, 200])
+def test_the_same_payer_may_pay_the_shop_but_not_the_scam(
+    model: Model, amount_sat: int, linked_for: int
+) -> None:
+    world, _ = demo()
+
+    shop = model.predict(proposal(licit_recipient(world), amount_sat, linked_for))
+    scam = model.predict(proposal(illicit_recipient(world), amount_sat, linked_for))
+
+    assert shop.risk_score < 0.3
+    assert not shop.over_threshold
+    assert scam.risk_score >= 0.8
+    assert scam.over_threshold
+    assert shop.out_of_range == scam.out_of_range == 0
+
+
+def test_what_the_factors_say_adds_up_to_the_score(model: Model) -> None:
+    prediction = model.predict(proposal(illicit_recipient(demo()[0]), 10_000_000, 30))
+
+    logit = prediction.baseline + prediction.contributions.sum()
+
+    assert 1 / (1 + np.exp(-logit)) == pytest.approx(prediction.risk_score, abs=1e-5)
+
+
+def test_a_value_training_never_saw_is_counted(model: Model) -> None:
+    row = proposal(licit_recipient(demo()[0]), 10_000_000, 30)
+    row[PAYMENT_RISK.names.index("recipient_receipts")] = 1e6
+
+    assert model.predict(row).out_of_range == 1
+
+
+def test_the_newest_version_answers_where_none_is_named(model: Model) -> None:
+    registry = Registry.load(MODELS)
+
+    assert registry.find(NAME, registry.versions(NAME)[-1]) == registry.find(NAME)
+    assert registry.find(NAME, "999") is None
+    assert registry.find("other") is None
+
+
+def test_the_newest_is_found_by_number(model: Model) -> None:
+    versions = [with_version(model, version) for version in ("10", "9", "2")]
+
+    registry = Registry(versions)
+
+    assert registry.versions(NAME) == ["2", "9", "10"]
+    assert registry.find(NAME) is versions[0]
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "paths.npz", "card.md"])
+def test_a_flipped_bit_in_any_file_is_refused(copy: Path, name: str) -> None:
+    content = bytearray((copy / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / name).write_bytes(content)
+
+    with pytest.raises(ConfigError, match=f"{name} is not the file that was released"):
+        load(copy)
+
+
+def test_a_missing_and_an_extra_file_are_refused(copy: Path) -> None:
+    (copy / "card.md").rename(copy / "notes.md")
+
+    with pytest.raises(ConfigError, match=r"card\.md, notes\.md"):
+        load(copy)
+
+
+def edit_hash(manifest: dict[str, Any]) -> None:
+    manifest["feature_set"]["hash"] = "00" * 32
+
+
+def edit_golden(manifest: dict[str, Any]) -> None:
+    manifest["golden"][3]["risk_score"] += 1e-3
+
+
+def edit_width(manifest: dict[str, Any]) -> None:
+    manifest["golden"][0]["row"].pop()
+
+
+def edit_version(manifest: dict[str, Any]) -> None:
+    manifest["version"] = "99"
+
+
+def edit_ranges(manifest: dict[str, Any]) -> None:
+    del manifest["ranges"]["recipient_seen"]
+
+
+@pytest.mark.parametrize(
+    ("edit", "complaint"),
+    [
+        (edit_hash, "train it anew"),
+        (edit_golden, "answers differ"),
+        (edit_width, "malformed"),
+        (edit_version, "another's directory"),
+        (edit_ranges, "malformed"),
+    ],
+)
+def test_a_manifest_that_does_not_fit_is_refused(
+    copy: Path, edit: Callable[[dict[str, Any]], None], complaint: str
+) -> None:
+    manifest = json.loads((copy / MANIFEST).read_bytes())
+    edit(manifest)
+    (copy / MANIFEST).write_text(json.dumps(manifest))
+
+    with pytest.raises(ConfigError, match=complaint):
+        load(copy)
+
+
+def test_a_graph_that_is_none_is_refused_even_with_the_right_hash(copy: Path) -> None:
+    (copy / "model.onnx").write_bytes(b"not a graph")
+    manifest = json.loads((copy / MANIFEST).read_bytes())
+    sha256, size = digest(b"not a graph")
+    manifest["files"]["model.onnx"] = {"sha256": sha256, "size": size}
+    (copy / MANIFEST).write_text(json.dumps(manifest))
+
+    with pytest.raises(ConfigError, match="cannot be served"):
+        load(copy)
+
+
+def test_a_folder_without_models_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="ANYA_MODELS"):
+        Registry.load(tmp_path)
+
+
+def test_the_card_says_what_the_model_may_not_claim() -> None:
+    for directory in (MODELS / NAME).iterdir():
+        manifest = parse((directory / MANIFEST).read_bytes())
+        card = (directory / "card.md").read_text()
+
+        assert "It has never seen a real fraud" in card
+        assert manifest.feature_set_hash in card
+        assert all(name in card for name in manifest.features)
+
+
+def proposal(slot: int, amount_sat: int, linked_for: int) -> Any:
+    world, index = demo()
+    assert world.plan.payer_slot is not None
+    facts = PaymentFacts(
+        height=index.height,
+        amount_sat=amount_sat,
+        recipient=index.history(slot),
+        sender=(index.history(world.plan.payer_slot),),
+        sender_link_heights=(index.height - linked_for,),
+        recipient_link=RecipientLink(None),
+    )
+    return PAYMENT_RISK.vector(extract(facts))
+
+
+def with_version(model: Model, version: str) -> Model:
+    return replace(model, version=version)
