@@ -6,7 +6,8 @@ import uuid
 from typing import TYPE_CHECKING
 
 from mesh import address_link
-from mesh.errors import InvalidArgument, NotFound
+from mesh.errors import Internal, InvalidArgument, NotFound
+from mesh.keystore import KeystoreError
 from services.bitcoin.address import parse_address
 from services.bitcoin.descriptor import Seed
 from services.bitcoin.ownership import sign_p2wpkh
@@ -36,8 +37,9 @@ class Keyring:
 
     def signing_descriptor(self, own: OwnAddress, sealed_seed: bytes) -> bdk.Descriptor:
         """What signs for one address of ours and for nothing else."""
-        seed = Seed(self._keystore.open(_key_id(own.wallet_id), sealed_seed))
-        return seed.signing_descriptor(self._network, own.keychain, own.index)
+        return self._open(own.wallet_id, sealed_seed).signing_descriptor(
+            self._network, own.keychain, own.index
+        )
 
     async def check(self) -> None:
         """KeystoreError if the master key is not the one that sealed the wallets of this store."""
@@ -61,9 +63,15 @@ class Keyring:
         if found is None:
             raise NotFound(f"{address} is not an address of a managed wallet")
         own, sealed_seed = found
-        seed = Seed(self._keystore.open(_key_id(own.wallet_id), sealed_seed))
+        seed = self._open(own.wallet_id, sealed_seed)
         key = seed.private_key(self._network, own.keychain, own.index)
         return sign_p2wpkh(key, message.encode())
+
+    def _open(self, wallet_id: str, sealed_seed: bytes) -> Seed:
+        try:
+            return Seed(self._keystore.open(_key_id(wallet_id), sealed_seed))
+        except KeystoreError as error:
+            raise Internal(f"{error}; restore the store and its master key together") from None
 
 
 def _key_id(wallet_id: str) -> str:

@@ -41,6 +41,7 @@ class Order:
     max_fee_sat: int
     metadata: bytes  # a serialised google.protobuf.Struct, kept as it is
     digest: bytes  # what proofs are about
+    traceparent: str = ""  # of the call that asked for it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 VERSION = 2
 SEQUENCE = SEQUENCE_NO_REPLACEMENT - 1  # replaceable (BIP 125), so that a fee can be raised
 
+REFUSALS = (
+    bdk.AddForeignUtxoError,
+    bdk.CreateTxError,
+    bdk.ExtractTxError,
+    bdk.InternalError,
+    bdk.SignerError,
+)
+
 # Our own index says what the coins hold, so a witness UTXO is as good as the whole transaction.
 OPTIONS = bdk.SignOptions(
     trust_witness_utxo=True,
@@ -64,10 +72,14 @@ def sign(
         builder = builder.add_foreign_utxo_with_sequence(
             place, _input(coin, own_script), weight, SEQUENCE
         )
-    psbt = builder.finish(wallet)
-    if not wallet.sign(psbt, OPTIONS):
-        raise Internal("the wallet's key did not sign all inputs")
-    transaction = parse_transaction(psbt.extract_tx().serialize())
+    try:
+        psbt = builder.finish(wallet)
+        if not wallet.sign(psbt, OPTIONS):
+            raise Internal("the wallet's key did not sign all inputs")
+        raw = psbt.extract_tx().serialize()
+    except REFUSALS as error:
+        raise Internal(f"bdk does not build the payment: {error}") from error
+    transaction = parse_transaction(raw)
     _check(transaction, spend, pay, change_script)
     return transaction
 

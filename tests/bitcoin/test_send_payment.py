@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -11,6 +12,8 @@ from google.rpc.error_details_pb2 import BadRequest
 
 from anya.bitcoin.v1 import chain_pb2
 from anya.bitcoin.v1 import wallet_pb2 as pb
+from anya.mesh.v1.outbox_pb2 import ReadOutboxRequest
+from anya.mesh.v1.outbox_pb2_grpc import OutboxServiceStub
 from mesh.attestation import payment_digest
 from mesh.testing import Authority, detail, reason
 from tests.bitcoin.town import (
@@ -57,6 +60,40 @@ async def test_a_proven_payment_pays_the_recipient_and_returns_the_rest(payer: T
     assert sent.status == pb.PAYMENT_STATUS_SUCCESS
     assert [(utxo.txid, utxo.amount_sat) for utxo in utxos.utxos] == [(sent.txid, 1_000_000)]
     assert balance.confirmed_sat == COINBASE_SAT - 1_000_000 - sent.fee_sat
+
+
+async def test_the_whole_service_pays_on_postgresql(
+    authority: Authority, tmp_path: Path, new_postgres_database: str
+) -> None:
+    settings = config(authority, tmp_path, database=new_postgres_database)
+    async with town(settings, authority) as people:
+        order = people.order()
+        sent = await people.spender.SendPayment(order)
+        await people.mine()
+
+        await people.reaches(order.request_id, "CONFIRMED")
+        assert (await people.spender.SendPayment(order)).txid == sent.txid
+
+
+async def test_the_events_of_a_payment_name_the_trace_that_made_it(
+    authority: Authority, tmp_path: Path
+) -> None:
+    settings = config(authority, tmp_path)
+    traced = replace(settings, mesh=replace(settings.mesh, sample_ratio=1.0))
+    async with town(traced, authority) as people:
+        await people.spender.SendPayment(people.order())
+        await people.mine()
+
+        page = await OutboxServiceStub(people.orchestrator).ReadOutbox(
+            ReadOutboxRequest(page_size=1000)
+        )
+    traces = {
+        entry.event.attributes["traceparent"].ce_string
+        for entry in page.entries
+        if entry.event.type.startswith("bitcoin.payment.")
+    }
+    assert len(traces) == 1
+    assert len(traces.pop()) == 55
 
 
 async def test_change_does_not_return_to_the_sender_address(payer: Town) -> None:

@@ -160,7 +160,7 @@ class Town:
 def config(authority: Authority, home: Path, **settings: Any) -> BitcoinConfig:
     identity = authority.issue_service("bitcoin")
     mesh = MeshConfig(service="bitcoin", identity=identity, home=home, sample_ratio=0.0)
-    return BitcoinConfig(mesh=mesh, sweep_seconds=0.2, **settings)
+    return BitcoinConfig(mesh=mesh, **{"sweep_seconds": 0.2, **settings})
 
 
 @asynccontextmanager

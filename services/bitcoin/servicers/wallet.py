@@ -9,7 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from anya.bitcoin.v1 import wallet_pb2 as pb
 from anya.bitcoin.v1.wallet_pb2_grpc import WalletServiceServicer
 from mesh.errors import InvalidArgument
-from mesh.interceptors import request_key, trust
+from mesh.interceptors import request_key, tracing, trust
 from services.bitcoin.address import format_address, parse_address
 from services.bitcoin.descriptor import script_at
 from services.bitcoin.paging import parse_page_size
@@ -175,6 +175,7 @@ def _parse_order(request: pb.SendPaymentRequest, network: Network) -> Order:
             recipient_address=request.to_address,
             amount_sat=request.amount_sat,
         ),
+        traceparent=tracing.current_traceparent(),
     )
 
 

@@ -53,6 +53,7 @@ CREATE TABLE IF NOT EXISTS payment (  -- never pruned
     digest       BLOB,
     policy       TEXT,  -- digest of the policy that let it through
     metadata     BLOB,
+    traceparent  TEXT,  -- of the call that made it, for its events
     created_ms   INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX IF NOT EXISTS payment_open ON payment (created_ms) WHERE is_over = 0;
@@ -243,7 +244,7 @@ async def _insert(
     if signed.spend.change_sat and not await reveal(tx, signed.change):
         raise StaleBasisError
     await tx.execute(
-        "INSERT INTO payment VALUES (?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO payment VALUES (?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         order.payment_id,
         State.PREPARED,
         signed.transaction.txid,
@@ -259,6 +260,7 @@ async def _insert(
         order.digest,
         bounds.digest,
         order.metadata,
+        order.traceparent,
         now,
     )
     await _announce(tx, order.payment_id, State.PREPARED, signed.transaction.txid)
@@ -353,8 +355,13 @@ async def _announce(
     """Each state has its event; ``was`` is the state that it retracts or goes on from."""
     told = {"payment_id": payment_id, "txid": txid and display(txid), "was": was}
     data = {name: value for name, value in told.items() if value is not None}
+    row = await tx.fetch_one("SELECT traceparent FROM payment WHERE payment_id = ?", payment_id)
     await outbox.append(
-        tx, type=f"bitcoin.payment.{state}", key=payment_id, data=json.dumps(data).encode()
+        tx,
+        type=f"bitcoin.payment.{state}",
+        key=payment_id,
+        data=json.dumps(data).encode(),
+        traceparent=(row and row[0]) or "",
     )
 
 

@@ -1,0 +1,94 @@
+"""The obligation to broadcast, against a real chain: a refusal ends only what nobody can have."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mesh import outbox
+from mesh.database import Database, open_database
+from services.bitcoin.__main__ import Bitcoin, bitcoin
+from services.bitcoin.actors import ListMempool, MineBlocks
+from services.bitcoin.broadcaster import Broadcaster
+from services.bitcoin.payment import State
+from services.bitcoin.store.payment import PaymentStore
+from tests.bitcoin.making_payments import SCRIPT, create_wallet, make, order, payment_id
+from tests.bitcoin.town import MATURE, config
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from mesh.testing import Authority
+
+FINAL_DEPTH = 3
+
+
+class Debt:
+    """A payment that is committed and whose bytes no mempool will ever take."""
+
+    def __init__(self, service: Bitcoin, database: Database) -> None:
+        self.service = service
+        self.store = PaymentStore(database, final_depth=FINAL_DEPTH)
+        self.broadcaster = Broadcaster(self.store, service.chain, final_depth=FINAL_DEPTH)
+        self._database = database
+
+    async def state(self) -> State:
+        return (await self.store.get(payment_id(1))).state
+
+    async def events(self) -> list[str]:
+        recorded = await self._database.read(lambda tx: outbox.read(tx, after=0, limit=1000))
+        prefix = "bitcoin.payment."
+        types = [event.type for event in recorded]
+        return [type.removeprefix(prefix) for type in types if type.startswith(prefix)]
+
+
+@asynccontextmanager
+async def open_debt(authority: Authority, folder: Path) -> AsyncIterator[Debt]:
+    # The service's own sweeps would send as well; they come after an hour.
+    settings = config(authority, folder, sweep_seconds=3600.0)
+    async with bitcoin(settings) as service, open_database(settings.location, schema="") as own:
+        await create_wallet(own)
+        await service.chain.ask(MineBlocks(1, SCRIPT))
+        await service.chain.ask(MineBlocks(MATURE, b""), timeout=30)
+        debt = Debt(service, own)
+        await make(debt.store, order(1))
+        yield debt
+
+
+@pytest.fixture
+async def debt(authority: Authority, tmp_path: Path) -> AsyncIterator[Debt]:
+    async with open_debt(authority, tmp_path) as debt:
+        yield debt
+
+
+async def test_a_payment_that_is_refused_at_its_first_send_is_rejected(debt: Debt) -> None:
+    await debt.broadcaster.send(payment_id(1), is_first=True)
+
+    assert await debt.state() is State.REJECTED
+    assert await debt.store.open() == []
+    assert await debt.events() == ["prepared", "rejected"]
+    assert await debt.service.chain.ask(ListMempool()) == ()
+
+
+async def test_a_refusal_after_a_send_that_nobody_saw_ends_nothing(debt: Debt) -> None:
+    await debt.broadcaster.send(payment_id(1), is_first=False)
+    await debt.broadcaster.sweep()
+
+    assert await debt.state() is State.PREPARED
+    assert len(await debt.store.open()) == 1
+    assert await debt.events() == ["prepared"]
+
+
+async def test_a_sweep_goes_on_past_a_payment_that_is_refused(debt: Debt) -> None:
+    await debt.service.chain.ask(MineBlocks(1, SCRIPT))
+    await debt.service.chain.ask(MineBlocks(MATURE, b""), timeout=30)
+    await make(debt.store, order(2))
+
+    await debt.broadcaster.send(payment_id(2), is_first=True)
+    await debt.broadcaster.sweep()
+
+    assert (await debt.store.get(payment_id(2))).state is State.REJECTED
+    assert await debt.state() is State.PREPARED
