@@ -1,34 +1,33 @@
 """How fast a full block of the main network is read, against python-bitcoinlib.
 
 Both give for every transaction its txid, prevouts, and outputs with amount and script. Each side
-runs in a process of its own, takes its best of a few, and they take turns; both must find the same
-transactions.
+lives in a process of its own; they take turns parse by parse, and a round compares the CPU time of
+the best of each, so that a busy machine costs neither. Both must find the same transactions.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
+from subprocess import PIPE, Popen
 
 from benchmarks import peer
 from benchmarks.ratio import Measure, Ratio
 
 BLOCK = "mainnet-block-413567.raw"
-PARSES = 10  # in one round, of which the best counts
+TURNS = 30  # in one round, of which the best of each side counts
 GOAL = 8.0
 
-TIMING = f"""
+TIMING = """
 import hashlib, json, sys, time
 raw = open(sys.argv[1], "rb").read()
-best = float("inf")
-for _ in range({PARSES}):
-    start = time.perf_counter()
+for _ in sys.stdin:
+    start = time.process_time()
     txids = read(raw)
-    best = min(best, time.perf_counter() - start)
-print(json.dumps([best, hashlib.sha256(b"".join(txids)).hexdigest()]))
+    seconds = time.process_time() - start
+    print(json.dumps([seconds, hashlib.sha256(b"".join(txids)).hexdigest()]), flush=True)
 """
 OURS = """
 from services.bitcoin.block import parse_block
@@ -62,22 +61,36 @@ def _ratios(rounds: int) -> list[float]:
     if not block.exists():
         raise FileNotFoundError(f"{BLOCK} is not in the folder that ANYA_TEST_DATA names")
     theirs = peer.python("bitcoin")
-    ratios = []
-    for _ in range(rounds):
-        ours_seconds, ours_found = _time(Path(sys.executable), OURS, block)
-        theirs_seconds, theirs_found = _time(theirs, THEIRS, block)
-        if ours_found != theirs_found:
+    with _reader(sys.executable, OURS, block) as us, _reader(theirs, THEIRS, block) as them:
+        return [_round(us, them) for _ in range(rounds)]
+
+
+def _round(us: Popen[str], them: Popen[str]) -> float:
+    ours, theirs = [], []
+    for _ in range(TURNS):
+        our_seconds, our_digest = _parse(us)
+        their_seconds, their_digest = _parse(them)
+        if our_digest != their_digest:
             raise AssertionError("the two parsers found different transactions")
-        ratios.append(theirs_seconds / ours_seconds)
-    return ratios
+        ours.append(our_seconds)
+        theirs.append(their_seconds)
+    return min(theirs) / min(ours)
 
 
-def _time(python: Path, read: str, block: Path) -> tuple[float, str]:
-    """Seconds of the best parse, and a digest of the txids found."""
+def _parse(reader: Popen[str]) -> tuple[float, str]:
+    """CPU seconds of one parse, and a digest of the txids found."""
+    assert reader.stdin is not None  # noqa: S101  (both are pipes)
+    assert reader.stdout is not None  # noqa: S101
+    reader.stdin.write("again\n")
+    reader.stdin.flush()
+    seconds, digest = json.loads(reader.stdout.readline())
+    return seconds, digest
+
+
+def _reader(python: str | Path, read: str, block: Path) -> Popen[str]:
+    """A process that parses the block whenever it is asked; it ends with its input."""
     command = [str(python), "-c", read + TIMING, str(block)]
-    done = subprocess.run(command, capture_output=True, check=True)  # noqa: S603  (ours)
-    seconds, found = json.loads(done.stdout)
-    return seconds, found
+    return Popen(command, stdin=PIPE, stdout=PIPE, text=True)  # noqa: S603  (ours)
 
 
 MEASURES: dict[str, Measure] = {"parse_vs_python_bitcoinlib": parse}
