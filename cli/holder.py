@@ -77,11 +77,20 @@ class Holder:
             }
         )
 
-    def prove_link(self, *, nonce: str, address: str, challenge_id: str) -> str:
-        """The DID's half of an address link: a JWS over the challenge's nonce."""
-        return self._sign(
-            {"nonce": nonce, "address": address, "did": self.did, "challenge_id": challenge_id}
-        )
+    def prove_link(
+        self, *, nonce: str, address: str, challenge_id: str, public: bool = False
+    ) -> str:
+        """The DID's half of an address link: a JWS over the challenge's nonce.
+
+        ``public`` as in BeginAddressLink: only the holder's word makes a link known to others.
+        """
+        claims = {
+            "nonce": nonce,
+            "address": address,
+            "did": self.did,
+            "challenge_id": challenge_id,
+        }
+        return self._sign({**claims, "public": True} if public else claims)
 
     def issue(self, kind: str, subject: str, claims: Mapping[str, Any], *, lifetime: int) -> str:
         """A VC-JWT about ``subject``, of this type, valid for ``lifetime`` seconds from now."""

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 import rfc8785
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from anya.mesh.v1 import attestation_pb2 as pb
 from mesh import jose
 from mesh.clock import Clock, SystemClock
 from mesh.errors import FailedPrecondition, InvalidArgument, Reason
+from mesh.svid import read_authorities, read_svid
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -93,21 +94,18 @@ class Verified:
 
 
 class Attestor:
-    """Signs in the name of one service."""
+    """Signs in the name of one service. ConfigError if its certificate or key is not fit."""
 
     def __init__(self, identity: Identity, *, clock: Clock | None = None) -> None:
-        chain = x509.load_pem_x509_certificates(identity.certificate.read_bytes())
-        names = chain[0].extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        self._issuer = names.get_values_for_type(x509.UniformResourceIdentifier)[0]
-        key = load_pem_private_key(identity.key.read_bytes(), password=None)
-        if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise TypeError("the key of an SVID must be on P-256")
-        self._key = jose.P256Key.from_secret(key.private_numbers().private_value.to_bytes(32))
+        svid = read_svid(identity)
+        self._issuer = svid.spiffe_id
+        secret = svid.key.private_numbers().private_value.to_bytes(32)
+        self._key = jose.P256Key.from_secret(secret)
         self._header = {
             "typ": TYPE,
             "x5c": [
                 base64.b64encode(certificate.public_bytes(Encoding.DER)).decode()
-                for certificate in chain
+                for certificate in svid.chain
             ],
         }
         self._clock = clock or SystemClock()
@@ -137,10 +135,10 @@ class Attestor:
 
 
 class Verifier:
-    """Checks what other services attest, against the CA bundle of mTLS."""
+    """Checks what other services attest, against the CA bundle of mTLS, or ConfigError."""
 
     def __init__(self, ca: Path, trust_domain: str, *, clock: Clock | None = None) -> None:
-        self._store = Store(x509.load_pem_x509_certificates(ca.read_bytes()))
+        self._store = Store(read_authorities(ca))
         self._trust_domain = trust_domain
         self._clock = clock or SystemClock()
         # A chain that held is not checked again within the minute; a service has one or two.

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -39,21 +41,18 @@ class MasterKey:
 
     @classmethod
     def from_file(cls, path: Path) -> MasterKey:
-        """Read it, or make it if the file does not exist. ConfigError if others may read it."""
+        """Read it, or make it if the file does not exist.
+
+        ConfigError if it cannot be read or made, is no key, or others may read it.
+        """
         try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
+            if not path.exists():
+                _make(path)
             return cls(_read(path))
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(raw := os.urandom(KEY))
-            file.flush()
-            os.fsync(file.fileno())
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the name as well: a lost master key loses every secret
-        finally:
-            os.close(folder)
-        return cls(raw)
+        except OSError as error:
+            raise ConfigError(
+                f"ANYA_MASTER_KEY_FILE {path} cannot be used: {error.strerror}"
+            ) from None
 
     @classmethod
     def from_passphrase(cls, passphrase: str, salt: bytes) -> MasterKey:
@@ -100,10 +99,31 @@ class Keystore:
         return data_key, rest[WRAPPED:]
 
 
+def _make(path: Path) -> None:
+    """Whole or not at all, and once: whoever is second finds the key of the first."""
+    descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(os.urandom(KEY))
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            os.link(draft, path)
+    finally:
+        os.unlink(draft)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the name as well: a lost master key loses every secret
+    finally:
+        os.close(folder)
+
+
 def _read(path: Path) -> bytes:
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
-        raise ConfigError(f"others may read the master key: chmod 600 {path}")
+        raise ConfigError(f"others may read the master key, ANYA_MASTER_KEY_FILE: chmod 600 {path}")
     raw = path.read_bytes()
     if len(raw) != KEY:
-        raise ConfigError(f"{path} must hold {KEY} bytes, not {len(raw)}; restore the master key")
+        raise ConfigError(
+            f"ANYA_MASTER_KEY_FILE {path} must hold {KEY} bytes, not {len(raw)}; restore the key"
+        )
     return raw

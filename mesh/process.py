@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from mesh import logs
@@ -64,7 +65,17 @@ async def _run(service: str, starting: AbstractAsyncContextManager[Running]) -> 
 
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_number, stop_once)
-    async with starting as running:
+    async with AsyncExitStack() as stack:
+        try:
+            running = await stack.enter_async_context(starting)
+        except OSError as error:
+            raise StartError(_name(error)) from error
         ready = {"service": service, "port": running.port, "health_port": running.health_port}
         print(json.dumps({"ready": ready}), flush=True)
         await stop.wait()
+
+
+def _name(error: OSError) -> str:
+    """What the system refused, in words: nobody looks for a file by the number of an error."""
+    why = error.strerror or str(error)
+    return f"{error.filename} cannot be used: {why}" if error.filename else why

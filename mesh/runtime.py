@@ -25,6 +25,7 @@ from mesh.config import ConfigError
 from mesh.interceptors import ClientRules, ServerRules
 from mesh.interceptors.limit import Limiter
 from mesh.server import build_server, credentials
+from mesh.svid import read_authorities, read_svid
 from mesh.trust import ActivePolicy, PolicyError
 
 if TYPE_CHECKING:
@@ -136,6 +137,8 @@ async def open_runtime(config: MeshConfig) -> AsyncIterator[Runtime]:
     """
     if config.failpoints:
         failpoint.arm(config.failpoints, network=config.network)
+    read_svid(config.identity)  # now: grpc would only fail every handshake
+    read_authorities(config.identity.ca)
     policy = ActivePolicy(_read_policy(config), contracts.all_privileges())
     exporter = telemetry.otlp_exporter(config.otlp_endpoint) if config.otlp_endpoint else None
     provider = telemetry.tracer_provider(

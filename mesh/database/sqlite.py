@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mesh.database import UniqueViolation
-from mesh.errors import FailedPrecondition, Reason, ResourceExhausted, Unavailable
+from mesh.errors import FailedPrecondition, MeshError, Reason, ResourceExhausted, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -145,8 +145,8 @@ async def open_sqlite(location: str | Path, *, schema: str) -> AsyncIterator[Sql
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         database = await asyncio.to_thread(SqliteDatabase, path, schema=schema)
-    except sqlite3.DatabaseError as error:
-        raise _named(error) from error
+    except sqlite3.Error as error:
+        raise _unopened(path, error) from error
     try:
         yield database
     finally:
@@ -223,6 +223,16 @@ def _named(error: Exception) -> Exception:
             reason=Reason.STORE_UNAVAILABLE,
         )
     return error
+
+
+def _unopened(path: Path, error: sqlite3.Error) -> MeshError:
+    """The same with the file's name, which is for whoever starts the process, not for callers."""
+    named = _named(error)
+    if isinstance(named, MeshError):
+        return type(named)(f"{path}: {named}", reason=named.reason)
+    return FailedPrecondition(
+        f"{path} cannot be opened as a store: {error}", reason=Reason.STORE_UNAVAILABLE
+    )
 
 
 def _kind(error: sqlite3.Error) -> str:

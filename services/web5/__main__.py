@@ -62,7 +62,7 @@ async def web5(config: Web5Config) -> AsyncIterator[Web5]:
     """
     (config.mesh.home / "web5").mkdir(mode=0o700, parents=True, exist_ok=True)
     accepted = _read_policy(config.identity_policy)
-    keystore = Keystore(_read_master_key(config.master_key))
+    keystore = Keystore(MasterKey.from_file(config.master_key))
     attestor = Attestor(config.mesh.identity)
     verifier = Verifier(config.mesh.identity.ca, config.mesh.trust_domain)
     async with (
@@ -100,13 +100,6 @@ async def _service_signer(dids: did.DidStore, config: Web5Config) -> Signer:
         raise ConfigError(
             f"ANYA_MASTER_KEY_FILE {config.master_key} is not the key of this store: {error}"
         ) from None
-
-
-def _read_master_key(path: Path) -> MasterKey:
-    try:
-        return MasterKey.from_file(path)
-    except OSError as error:
-        raise ConfigError(f"ANYA_MASTER_KEY_FILE {path} cannot be used: {error}") from None
 
 
 def _read_policy(path: Path) -> IdentityPolicy:

@@ -56,15 +56,16 @@ def test_a_credential_travels_inside_a_presentation() -> None:
     shown.check_time(int(time.time()))
 
 
+@pytest.mark.parametrize("public", [False, True], ids=["private", "public"])
 @pytest.mark.parametrize("holder", HOLDERS)
-def test_a_link_is_proved_by_the_did(holder: Holder) -> None:
+def test_a_link_is_proved_by_the_did(holder: Holder, public: bool) -> None:
     address = "bcrt1qw508d6qejxtdg4y5r3zarvary0c5xw7kygt080"
-    request = link.Request(did=Did(holder.did), address=address, network="regtest", public=False)
+    request = link.Request(did=Did(holder.did), address=address, network="regtest", public=public)
     challenge = link.write_challenge(
         request, id="c1", nonce=NONCE, audience=Did("did:jwk:web5"), now=int(time.time())
     )
 
-    token = holder.prove_link(nonce=NONCE, address=address, challenge_id="c1")
+    token = holder.prove_link(nonce=NONCE, address=address, challenge_id="c1", public=public)
 
     link.check_did_proof(token, challenge)
 

@@ -77,6 +77,29 @@ def test_a_master_key_that_others_may_read_is_refused(tmp_path: Path) -> None:
         MasterKey.from_file(path)
 
 
+def test_a_master_key_that_is_cut_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "master.key"
+    MasterKey.from_file(path)
+    path.write_bytes(path.read_bytes()[:31])
+
+    with pytest.raises(ConfigError, match="must hold 32 bytes, not 31"):
+        MasterKey.from_file(path)
+
+
+@pytest.mark.parametrize("place", ["nowhere/master.key", "file/master.key", "."])
+def test_a_place_where_no_master_key_can_be_is_named(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(ConfigError, match="ANYA_MASTER_KEY_FILE"):
+        MasterKey.from_file(tmp_path / place)
+
+
+def test_making_a_master_key_leaves_nothing_else_behind(tmp_path: Path) -> None:
+    MasterKey.from_file(tmp_path / "master.key")
+
+    assert [path.name for path in tmp_path.iterdir()] == ["master.key"]
+
+
 def test_a_passphrase_gives_the_same_master_key_again() -> None:
     assert MasterKey.from_passphrase("correct horse", bytes(16)) == MasterKey.from_passphrase(
         "correct horse", bytes(16)

@@ -1,0 +1,130 @@
+"""A service that cannot start says in one line what is in its way, and changes nothing."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from shutil import copyfile
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mesh.testing import Authority
+
+SERVICES = ("bitcoin", "web5", "orchestrator")
+UNUSED = "127.0.0.1:9"
+
+
+@pytest.fixture(params=SERVICES)
+def service(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def home(service: str, authority: Authority, tmp_path: Path) -> Path:
+    """All that the service needs to start."""
+    identity = authority.issue_service(service)
+    (tmp_path / "pki").mkdir()
+    copyfile(identity.ca, tmp_path / "pki/ca.pem")
+    copyfile(identity.certificate, tmp_path / f"pki/{service}.pem")
+    copyfile(identity.key, tmp_path / f"pki/{service}.key")
+    (tmp_path / service).mkdir()
+    return tmp_path
+
+
+def start(service: str, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the service to its end, which must come by itself."""
+    peers = ",".join(f"{name}={UNUSED}" for name in ("bitcoin", "web5", "ml"))
+    return subprocess.run(
+        [sys.executable, "-m", f"services.{service}"],
+        env={"PATH": os.environ["PATH"], "ANYA_HOME": str(home), "ANYA_PEERS": peers} | environment,
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def refusal(service: str, ended: subprocess.CompletedProcess[str]) -> str:
+    """The one line that it said, beside its log, whose lines are JSON objects."""
+    assert ended.stdout == ""
+    (line,) = (said for said in ended.stderr.splitlines() if not said.startswith("{"))
+    assert line.startswith(f"{service}: ")
+    return line
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def spoil(path: Path) -> None:
+    path.write_text("nonsense")
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"), [("{}.pem", remove), ("{}.key", spoil), ("ca.pem", remove)]
+)
+def test_a_certificate_that_cannot_be_used_is_named(
+    service: str, home: Path, file: str, damage: Callable[[Path], None]
+) -> None:
+    path = home / "pki" / file.format(service)
+    damage(path)
+
+    ended = start(service, home)
+
+    assert str(path) in refusal(service, ended)
+    assert ended.returncode == 2
+
+
+def test_a_port_in_use_is_named_with_its_variable(service: str, home: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = f"127.0.0.1:{other.getsockname()[1]}"
+        ended = start(service, home, ANYA_LISTEN=taken)
+
+    line = refusal(service, ended)
+    assert ended.returncode == 1
+    assert taken in line
+    assert "ANYA_LISTEN" in line
+
+
+def test_a_store_that_is_none_is_named(service: str, home: Path) -> None:
+    path = home / service / f"{service}.db"
+    path.write_bytes(b"certainly not a database" * 100)
+    before = path.read_bytes()
+
+    ended = start(service, home)
+
+    assert str(path) in refusal(service, ended)
+    assert ended.returncode == 1
+    assert path.read_bytes() == before
+
+
+def test_a_store_in_a_folder_that_cannot_be_made_is_named(service: str, home: Path) -> None:
+    (home / service).rmdir()
+    (home / service).touch()
+
+    ended = start(service, home)
+
+    assert str(home / service) in refusal(service, ended)
+    assert ended.returncode == 1
+
+
+@pytest.mark.parametrize("service", ["bitcoin", "web5"], indirect=True)
+def test_a_master_key_that_others_may_read_is_refused(service: str, home: Path) -> None:
+    key = home / service / "master.key"
+    key.write_bytes(bytes(32))
+    key.chmod(0o640)
+
+    ended = start(service, home)
+
+    assert f"chmod 600 {key}" in refusal(service, ended)
+    assert ended.returncode == 2
+    assert key.read_bytes() == bytes(32)
