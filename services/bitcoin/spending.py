@@ -63,15 +63,19 @@ def choose(
     feerate: int,
     max_fee_sat: int,
 ) -> Spend:
-    """As few coins as pay for the amount and the fee, the largest first.
+    """As few coins as pay for the amount and the fee.
 
+    The smallest of those that do it alone, so that large ones remain; else the largest first.
     ``feerate`` in sat per 1000 vbytes. Change that would be dust goes to the fee instead.
     FailedPrecondition if the coins do not suffice (INSUFFICIENT_FUNDS), or only with a fee above
     ``max_fee_sat`` (FEE_TOO_HIGH).
     """
+    largest_first = sorted(candidates, key=lambda coin: (-coin.amount_sat, coin.prevout))
+    alone = amount_sat + _fee(1, [recipient_script], feerate)
+    enough = [coin for coin in largest_first if coin.amount_sat >= alone]
     coins: list[Candidate] = []
     total = 0
-    for coin in sorted(candidates, key=lambda coin: (-coin.amount_sat, coin.prevout)):
+    for coin in enough[-1:] or largest_first:
         coins.append(coin)
         total += coin.amount_sat
         fee_sat = _fee(len(coins), [recipient_script], feerate)

@@ -45,10 +45,18 @@ def test_what_is_chosen_adds_up(
     assert spend.fee_sat * 1000 >= least_vsize * feerate
 
 
-def test_the_largest_coins_go_first() -> None:
-    spend = choose(coins(1_000, 90_000, 50_000), 60_000, P2WPKH, feerate=1_000, max_fee_sat=10_000)
+@pytest.mark.parametrize(
+    ("amount", "chosen"),
+    [
+        pytest.param(60_000, [90_000], id="the only one that does it alone"),
+        pytest.param(40_000, [50_000], id="the smallest that does it alone"),
+        pytest.param(120_000, [90_000, 50_000], id="else the largest first"),
+    ],
+)
+def test_as_few_coins_go_as_do_it(amount: int, chosen: list[int]) -> None:
+    spend = choose(coins(1_000, 90_000, 50_000), amount, P2WPKH, feerate=1_000, max_fee_sat=10_000)
 
-    assert [coin.amount_sat for coin in spend.coins] == [90_000]
+    assert [coin.amount_sat for coin in spend.coins] == chosen
 
 
 def test_change_that_would_be_dust_goes_to_the_fee() -> None:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from services.bitcoin.store.wallet import WalletStore
     from services.bitcoin.wallet import OwnAddress, Wallet
 
+TIMEOUT = 60.0  # seconds in line and at work; the call's own deadline may be shorter
+
 STATUSES = {
     State.PREPARED: pb.PAYMENT_STATUS_UNKNOWN,
     State.BROADCAST: pb.PAYMENT_STATUS_SUCCESS,
@@ -120,7 +122,8 @@ class WalletServicer(WalletServiceServicer):
                 bounds=trust.current_bounds(),
                 attestations=request.context.attestations,
                 reply=lambda payment: _format_sent(payment).SerializeToString(),
-            )
+            ),
+            timeout=TIMEOUT,
         )
         # The stored reply names the payment; how it stands is told as of now.
         return _format_sent(payment)
