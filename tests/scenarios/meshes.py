@@ -1,0 +1,93 @@
+"""A whole mesh for a scenario: `anya` as people run it, in processes of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+STOP_WITHIN = 60  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        """The one JSON document on stdout."""
+        return json.loads(self.out)
+
+    @property
+    def error(self) -> dict[str, str]:
+        error: dict[str, str] = json.loads(self.err)["error"]
+        return error
+
+
+@dataclass(frozen=True, slots=True)
+class Mesh:
+    home: Path
+    ready: dict[str, Any]
+    process: subprocess.Popen[str]
+
+    def anya(self, *arguments: str) -> Result:
+        return anya(*arguments, home=self.home)
+
+    def stop(self) -> int:
+        """Let it drain; its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(STOP_WITHIN)
+
+
+def anya(*arguments: str, home: Path, timeout: float = 120) -> Result:
+    """Run a command to its end."""
+    done = subprocess.run(
+        [sys.executable, "-m", "cli", *arguments, "--home", str(home)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=timeout,
+        env=environment(),
+    )
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+@contextmanager
+def up(home: Path, *arguments: str, extra: Mapping[str, str] | None = None) -> Iterator[Mesh]:
+    """`anya up` for the block, from its ready line on."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cli", "up", "--home", str(home), "--json", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(extra),
+    )
+    assert process.stdout
+    assert process.stderr
+    with process:
+        try:
+            line = process.stdout.readline()
+            assert line, process.stderr.read()
+            yield Mesh(home, json.loads(line)["ready"], process)
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                process.wait(STOP_WITHIN)
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Ours, without what would make one run differ from another."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("ANYA_")}
+    ours.pop("OTEL_EXPORTER_OTLP_ENDPOINT", None)
+    return {**ours, "NO_COLOR": "1", **(extra or {})}

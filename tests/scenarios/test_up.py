@@ -1,0 +1,111 @@
+"""`anya up`: four processes, watched, restarted, drained, and refused where it must be."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cli.home import SERVICES
+from mesh.testing import eventually
+from tests.scenarios.meshes import Mesh, anya, up
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+    with up(tmp_path_factory.mktemp("mesh") / "home") as mesh:
+        yield mesh
+
+
+def test_the_ready_line_names_the_four_services(mesh: Mesh) -> None:
+    assert mesh.ready["services"].keys() == set(SERVICES)
+
+
+def test_endpoints_are_where_clients_look_for_them(mesh: Mesh) -> None:
+    document = json.loads((mesh.home / "endpoints.json").read_text())
+
+    addresses = {name: one["address"] for name, one in document["services"].items()}
+    assert addresses == mesh.ready["services"]
+    for file in ("ca", "client_cert", "client_key"):
+        assert Path(document[file]).read_text().startswith("-----BEGIN")
+
+
+def test_status_shows_a_process_for_each_service(mesh: Mesh) -> None:
+    services = mesh.anya("status", "--json").document["services"]
+
+    assert {service["state"] for service in services.values()} == {"ready"}
+    assert len({service["pid"] for service in services.values()}) == len(SERVICES)
+
+
+def test_the_doctor_finds_nothing_wrong(mesh: Mesh) -> None:
+    result = mesh.anya("doctor", "--json")
+
+    problems = [check for check in result.document["checks"] if not check["ok"]]
+    assert problems == []
+    assert result.code == 0
+
+
+def test_the_seeds_workflow_is_registered(mesh: Mesh) -> None:
+    workflows = mesh.anya("workflow", "list", "--json").document["workflows"]
+
+    assert "verified_payment" in {workflow["workflow_id"] for workflow in workflows}
+
+
+def test_a_second_mesh_on_the_same_home_is_refused(mesh: Mesh) -> None:
+    result = anya("up", "--json", home=mesh.home)
+
+    assert result.code == 1
+    assert result.error["reason"] == "HOME_IN_USE"
+    assert str(mesh.process.pid) in result.error["message"]
+
+
+def test_an_unknown_run_is_an_error_with_a_code(mesh: Mesh) -> None:
+    result = mesh.anya("run", "show", "no-such-run", "--json")
+
+    assert result.code == 1
+    assert result.error["code"] == "NOT_FOUND"
+
+
+async def test_a_killed_service_comes_back(mesh: Mesh) -> None:
+    def web5() -> dict[str, object]:
+        service: dict[str, object] = mesh.anya("status", "--json").document["services"]["web5"]
+        return service
+
+    before = web5()
+    os.kill(int(str(before["pid"])), signal.SIGKILL)
+
+    await eventually(lambda: web5()["restarts"] == 1 and web5()["state"] == "ready", within=20)
+    assert web5()["pid"] != before["pid"]
+
+
+def test_sigterm_drains_and_a_restart_keeps_the_ports(tmp_path: Path) -> None:
+    with up(tmp_path / "home") as first:
+        code = first.stop()
+    with up(tmp_path / "home") as second:
+        pass
+
+    assert code == 0
+    assert second.ready["services"] == first.ready["services"]
+
+
+def test_a_port_that_somebody_took_is_named(tmp_path: Path) -> None:
+    with up(tmp_path / "home") as mesh:
+        port = int(mesh.ready["services"]["ml"].rpartition(":")[2])
+        mesh.stop()
+    with socket.socket() as squatter:
+        squatter.bind(("127.0.0.1", port))
+        squatter.listen()
+
+        result = anya("up", "--json", home=tmp_path / "home")
+
+    assert result.code == 1
+    assert result.error["reason"] == "PORT_TAKEN"
+    assert f"port {port} of ml" in result.error["message"]
