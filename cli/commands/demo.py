@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.status import Status
 
     from cli.demo.scene import Scene
+    from cli.home import Home
 
 
 def demo(home: HomeOption = None, json: JsonOption = False) -> None:
@@ -22,12 +23,13 @@ def demo(home: HomeOption = None, json: JsonOption = False) -> None:
     from cli.demo.performance import perform
     from cli.home import Home
 
+    chosen = Home.of(home)
     with screen.progress().status("") as status:
-        scenes = run(perform(Home.of(home), _Watcher(status, silent=json)))
+        scenes = run(perform(chosen, _Watcher(status, silent=json)))
     if json:
         screen.emit({"scenes": [scene.document for scene in scenes]})
     else:
-        _close(scenes)
+        _close(scenes, chosen)
     if not all(scene.as_expected for scene in scenes):
         raise typer.Exit(errors.FAILED)
 
@@ -60,12 +62,19 @@ class _Watcher:
             screen.results().print(f"  {line}", markup=False)
 
 
-def _close(scenes: list[Scene]) -> None:
+def _close(scenes: list[Scene], home: Home) -> None:
     """The first scene's waterfall, and what to do next."""
-    from cli import screen
+    from cli import economy, screen
     from cli.spans.waterfall import summary, waterfall
 
     trace = scenes[0].trace
     if trace is not None and trace.spans:
         screen.results().print(waterfall(trace))
         screen.results().print(summary(trace))
+    state = economy.load(home)
+    if state is not None:
+        screen.results().print(
+            "now by hand: anya up, and beside it"
+            f" anya pay --from payer --to {state.licit} --amount-sat 1000000",
+            markup=False,
+        )

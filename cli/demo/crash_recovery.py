@@ -20,6 +20,7 @@ async def play(stage: Stage) -> Scene:
     payment_id = payment.uuid7()
     point = f"engine.before_step_done/{payment_id}/execute_payment=kill"
     await control.request(stage.home, "restart", service=SERVICE, failpoints=point)
+    await stage.channels[SERVICE].channel_ready()  # it was restarted: dial it again
     crashes = await _restarts(stage)
     proposal = await payment.propose(
         stage.channels, stage.payer, stage.licit, AMOUNT_SAT, payment_id=payment_id
