@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack, asynccontextmanager
+import os
+import secrets
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import grpc
-from opentelemetry.trace import NoOpTracer
+from opentelemetry import trace
+from opentelemetry.context import Context
 
 from cli import endpoints
 from cli.errors import START_THE_MESH, CommandError, from_rpc
+from cli.supervisor import control
 from mesh.breaker import Breakers, BreakerSettings
 from mesh.client import open_channel
 from mesh.clock import SystemClock
@@ -18,7 +23,7 @@ from mesh.config import Identity
 from mesh.interceptors import ClientRules
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 
     from cli.home import Home
 
@@ -26,6 +31,9 @@ R = TypeVar("R")
 Channels: TypeAlias = "dict[str, grpc.aio.Channel]"
 
 TIMEOUT = 15.0  # seconds, for calls that name none
+SERVICE = "client"  # our name in traces, as trust.yaml calls us
+
+_tracer: ContextVar[trace.Tracer] = ContextVar("tracer")
 
 
 @asynccontextmanager
@@ -35,11 +43,12 @@ async def connect(home: Home) -> AsyncIterator[Channels]:
         home.client / "operator.pem", home.client / "operator.key", home.pki / "ca.pem"
     )
     known = endpoints.read(home)
-    async with AsyncExitStack() as channels:
+    async with AsyncExitStack() as stack:
+        tracer = await stack.enter_async_context(_tracing(home))
         try:
             yield {
-                name: await channels.enter_async_context(
-                    open_channel(endpoint.address, _rules(name), identity)
+                name: await stack.enter_async_context(
+                    open_channel(endpoint.address, _rules(name, tracer), identity)
                 )
                 for name, endpoint in known.items()
             }
@@ -70,13 +79,53 @@ def run(work: Coroutine[Any, Any, R]) -> R:
         raise from_rpc(error) from None
 
 
-def _rules(service: str) -> ClientRules:
-    # No spans of our own: the trace of a run begins where the mesh begins. A breaker that is as
-    # good as never open: a person who tries again means it.
+@contextmanager
+def traced(name: str) -> Iterator[None]:
+    """The calls in the block, and what they start, are one trace, whose root is here.
+
+    Whoever is called may be killed before it has sent its spans; we send ours, so that those that
+    arrive have a parent.
+    """
+    with _tracer.get().start_as_current_span(name, context=Context()):
+        yield
+
+
+@asynccontextmanager
+async def _tracing(home: Home) -> AsyncIterator[trace.Tracer]:
+    """A tracer that sends to where the mesh does. Calls outside of ``traced`` are not kept."""
+    endpoint = os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or await _collector(home)
+    if not endpoint:
+        _tracer.set(trace.NoOpTracer())
+        yield _tracer.get()
+        return
+    from mesh import telemetry
+
+    exporter = telemetry.otlp_exporter(endpoint)
+    provider = telemetry.tracer_provider(SERVICE, sample_ratio=1, exporter=exporter)
+    _tracer.set(provider.get_tracer("cli"))
+    try:
+        with trace.use_span(trace.NonRecordingSpan(_unsampled())):
+            yield _tracer.get()
+    finally:
+        await asyncio.to_thread(telemetry.close, provider, exporter)
+
+
+async def _collector(home: Home) -> str:
+    """The collector of the mesh that runs on this home; empty if no supervisor runs there."""
+    try:
+        return str((await control.request(home, "status"))["otlp"])
+    except CommandError:
+        return ""
+
+
+def _unsampled() -> trace.SpanContext:
+    """The name of a trace that nobody keeps."""
+    return trace.SpanContext(secrets.randbits(128) | 1, secrets.randbits(64) | 1, is_remote=False)
+
+
+def _rules(service: str, tracer: trace.Tracer) -> ClientRules:
+    # A breaker that is as good as never open: a person who tries again means it.
     settings = BreakerSettings(window=1000, minimum_calls=1000)
     return ClientRules(
-        target=service,
-        tracer=NoOpTracer(),
-        breakers=Breakers(SystemClock(), settings),
-        timeout=TIMEOUT,
+        target=service, tracer=tracer, breakers=Breakers(SystemClock(), settings), timeout=TIMEOUT
     )

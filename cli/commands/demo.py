@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import typer
-
 from cli.commands.options import HomeOption, JsonOption
 
 if TYPE_CHECKING:
@@ -30,8 +28,13 @@ def demo(home: HomeOption = None, json: JsonOption = False) -> None:
         screen.emit({"scenes": [scene.document for scene in scenes]})
     else:
         _close(scenes, chosen)
-    if not all(scene.as_expected for scene in scenes):
-        raise typer.Exit(errors.FAILED)
+    failures = [f"{scene.name}: {failure}" for scene in scenes for failure in scene.failures]
+    if failures:
+        raise errors.CommandError(
+            f"not as it should be: {'; '.join(failures)}",
+            reason="SCENE_FAILED",
+            remedy=f"read the logs under {chosen.path}",
+        )
 
 
 class _Watcher:
@@ -55,7 +58,7 @@ class _Watcher:
 
         if self._silent:
             return
-        mark, style = ("✓", "bold green") if scene.as_expected else ("✗", "bold red")
+        mark, style = ("✓", "bold green") if not scene.failures else ("✗", "bold red")
         status = scene.document["status"]
         screen.results().print(f"{mark} {scene.name}: {status}", style=style)
         for line in scene.lines:

@@ -26,7 +26,7 @@ def pay(
     from dataclasses import asdict
 
     from cli import payment, runs, screen
-    from cli.connection import ask
+    from cli.connection import ask, traced
     from cli.home import Home
     from cli.identities import Identities
 
@@ -34,8 +34,9 @@ def pay(
     payer = Identities(chosen).find(sender)
 
     async def work(channels: Channels) -> tuple[int, Outcome, int]:
-        proposal = await payment.propose(channels, payer, to, amount_sat)
-        started = await payment.start(channels, proposal)
+        with traced("pay"):
+            proposal = await payment.propose(channels, payer, to, amount_sat)
+            started = await payment.start(channels, proposal)
         async for run in runs.watch(channels, started.run_id):
             if run.steps:
                 screen.progress().print(runs.lines(run)[len(run.steps)], markup=False)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
 from cli.commands.options import HomeOption, JsonOption
+
+if TYPE_CHECKING:
+    from anya.orchestrator.v1 import workflow_pb2
+    from cli.connection import Channels
 
 app = typer.Typer(help="Runs of workflows.", no_args_is_help=True)
 
@@ -27,15 +31,18 @@ def start_run(
     json: JsonOption = False,
 ) -> None:
     """Start a run and return at once. Workflows that pay are for anya pay."""
-    from functools import partial
 
     from cli import runs, screen
-    from cli.connection import ask
+    from cli.connection import ask, traced
     from cli.home import Home
     from services.orchestrator.definition.values import to_json
 
     given = runs.read_input(value)
-    start = partial(runs.start, workflow_id=workflow, value=given, run_id=run_id)
+
+    async def start(channels: Channels) -> workflow_pb2.StartRunResponse:
+        with traced("start"):
+            return await runs.start(channels, workflow, given, run_id=run_id)
+
     started = to_json(ask(Home.of(home), start))
     if json:
         screen.emit(started)
@@ -91,7 +98,7 @@ def show_run(run_id: RunArgument, home: HomeOption = None, json: JsonOption = Fa
 def watch_run(run_id: RunArgument, home: HomeOption = None, json: JsonOption = False) -> None:
     """Follow a run to its end; exit code 3 if it is refused. Under --json one line per event."""
     from cli import runs, screen
-    from cli.connection import Channels, ask
+    from cli.connection import ask
     from cli.home import Home
     from services.orchestrator.definition.values import to_json
 

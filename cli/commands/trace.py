@@ -33,7 +33,7 @@ def list_traces(
         root = f"{summary.service}: {summary.name}" if summary.name else "(no root yet)"
         screen.results().print(
             f"{summary.trace_id}  {began:%H:%M:%S}  {summary.spans:4d} spans"
-            f"  {summary.root_ns / 1e6:8.1f} ms  {root}{'  ✗' if summary.failed else ''}",
+            f"  {summary.duration_ns / 1e6:8.1f} ms  {root}{'  ✗' if summary.failed else ''}",
             style="red" if summary.failed else None,
         )
 

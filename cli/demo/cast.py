@@ -12,6 +12,7 @@ from anya.web5.v1 import did_pb2, identity_pb2
 from anya.web5.v1.did_pb2_grpc import DidServiceStub
 from anya.web5.v1.identity_pb2_grpc import IdentityServiceStub
 from cli import payment, runs
+from cli.connection import traced
 from cli.errors import CommandError
 from cli.identities import CREDENTIAL, ISSUER, Identities
 
@@ -74,7 +75,8 @@ async def link(home: Home, channels: Channels, payer: Identity, address: str) ->
             nonce=challenge.nonce, address=address, challenge_id=challenge.challenge_id
         ),
     }
-    started = await runs.start(channels, LINK, value)
+    with traced("link address"):
+        started = await runs.start(channels, LINK, value)
     run = await runs.finish(channels, started.run_id)
     if runs.exit_code(run):
         raise CommandError(

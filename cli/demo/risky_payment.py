@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 async def play(stage: Stage) -> Scene:
     before = await stage.payments_to(stage.scam)
-    proposal = await payment.propose(stage.channels, stage.payer, stage.scam, AMOUNT_SAT)
-    outcome = payment.outcome(await stage.run(proposal))
+    proposing = payment.propose(stage.channels, stage.payer, stage.scam, AMOUNT_SAT)
+    outcome = payment.outcome(await stage.run(proposing))
     broadcast = len(await stage.payments_to(stage.scam) - before)
     signed = await stage.was_signed(outcome.run_id)
     document = {
@@ -29,4 +29,4 @@ async def play(stage: Stage) -> Scene:
     if outcome.risk_score is not None:
         lines += [f"risk score {outcome.risk_score:.3f}; what moved it most, in log-odds:"]
         lines += factor_lines(outcome)
-    return Scene(document, lines, holds=not broadcast and not signed)
+    return Scene(document, lines, {"nothing is broadcast": not broadcast, "nor signed": not signed})

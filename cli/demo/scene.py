@@ -24,7 +24,7 @@ TOP_FACTORS = 5  # shown to people
 class Scene:
     document: dict[str, Any]
     lines: list[str]
-    holds: bool  # beside the status: everything else that the scene claims
+    claims: dict[str, bool]  # what has to be true beside the status, and whether it is
     trace: Trace | None = None
 
     @property
@@ -32,8 +32,13 @@ class Scene:
         return str(self.document["name"])
 
     @property
-    def as_expected(self) -> bool:
-        return self.holds and self.document["status"] == EXPECTED[self.name]
+    def failures(self) -> list[str]:
+        """What is not as it should be; nothing in a scene that ended as it is named."""
+        found = [claim for claim, holds in self.claims.items() if not holds]
+        status = self.document["status"]
+        if status != EXPECTED[self.name]:
+            found.insert(0, f"the status is {status}, not {EXPECTED[self.name]}")
+        return found
 
 
 def factors(outcome: Outcome) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import grpc
@@ -13,11 +13,12 @@ from anya.bitcoin.v1.chain_pb2_grpc import ChainServiceStub
 from anya.bitcoin.v1.regtest_pb2_grpc import RegtestServiceStub
 from anya.bitcoin.v1.wallet_pb2_grpc import WalletServiceStub
 from cli import payment, runs
+from cli.connection import traced
 from cli.spans import store
 from cli.spans.span import Trace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from anya.orchestrator.v1 import workflow_pb2
     from cli.connection import Channels
@@ -42,13 +43,15 @@ class Stage:
     licit: str  # address of the merchant with the most distinct funders
     scam: str  # address of the scam that collected most often
     keeps_traces: bool = True  # False where they go to a collector of the user's
-    spent: Proposal | None = field(default=None)  # the first scene's: good for replaying
+    last: Proposal | None = None  # the payment that was proposed last
 
     async def run(
-        self, proposal: Proposal, *, workflow_id: str = payment.WORKFLOW
+        self, proposing: Awaitable[Proposal], *, workflow_id: str = payment.WORKFLOW
     ) -> workflow_pb2.Run:
-        """Start a payment and follow it to its end."""
-        started = await payment.start(self.channels, proposal, workflow_id=workflow_id)
+        """Propose a payment, start it and follow it to its end."""
+        with traced("pay"):
+            self.last = await proposing
+            started = await payment.start(self.channels, self.last, workflow_id=workflow_id)
         return await self.follow(started.run_id)
 
     async def follow(self, run_id: str) -> workflow_pb2.Run:

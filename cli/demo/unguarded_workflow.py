@@ -19,8 +19,8 @@ WORKFLOW = "unguarded_payment"
 async def play(stage: Stage) -> Scene:
     await runs.register(stage.channels, definition())
     before = await stage.payments_to(stage.scam)
-    proposal = await payment.propose(stage.channels, stage.payer, stage.scam, AMOUNT_SAT)
-    run = await stage.run(proposal, workflow_id=WORKFLOW)
+    proposing = payment.propose(stage.channels, stage.payer, stage.scam, AMOUNT_SAT)
+    run = await stage.run(proposing, workflow_id=WORKFLOW)
     broadcast = len(await stage.payments_to(stage.scam) - before)
     signed = await stage.was_signed(run.run_id)
     document = {
@@ -30,7 +30,7 @@ async def play(stage: Stage) -> Scene:
         "broadcast": broadcast,
     }
     lines = [f"{AMOUNT_SAT} sat to {stage.scam}: {run.reason}"]
-    return Scene(document, lines, holds=not broadcast and not signed)
+    return Scene(document, lines, {"nothing is broadcast": not broadcast, "nor signed": not signed})
 
 
 def definition() -> str:

@@ -21,30 +21,36 @@ if TYPE_CHECKING:
 
 async def play(stage: Stage) -> Scene:
     before = await stage.payments_to(stage.licit)
-    cases, lines, holds = [], [], True
+    cases, lines = [], []
+    claims: dict[str, bool] = {}
     for name, propose in CASES.items():
         stage.say(f"  {name.replace('_', ' ')}")
-        run = await stage.run(await propose(stage))
+        run = await stage.run(propose(stage))
         outcome = payment.outcome(run)
         reason = _reason(run)
         cases.append({"name": name, "reason": reason})
         lines.append(f"{name.replace('_', ' ')}: {reason}")
-        holds &= outcome.status == "REFUSED" and not await stage.was_signed(run.run_id)
+        claims[f"{name} is refused"] = outcome.status == "REFUSED"
+        claims[f"{name} is not signed"] = not await stage.was_signed(run.run_id)
     broadcast = len(await stage.payments_to(stage.licit) - before)
     document = {
         "name": "unproven_sender",
-        "status": "REFUSED" if holds else "FAILED",
+        "status": "REFUSED" if all(claims.values()) else "FAILED",
         "reason": "no payment without proof of the sender and its address",
         "broadcast": broadcast,
         "cases": cases,
     }
-    return Scene(document, lines, holds=holds and not broadcast)
+    return Scene(document, lines, {**claims, "nothing is broadcast": not broadcast})
 
 
 async def _replayed_presentation(stage: Stage) -> Proposal:
-    """The first scene's presentation, once more, for a payment of its own."""
-    assert stage.spent  # noqa: S101  (the first scene comes first)
-    return Proposal(_another(stage.spent.intent), stage.spent.presentation)
+    """The presentation of the payment before, once more, for a payment of its own."""
+    assert stage.last  # noqa: S101  (other scenes come first)
+    intent = PaymentIntent()
+    intent.CopyFrom(stage.last.intent)
+    intent.payment_id = payment.uuid7()
+    intent.recipient_address = stage.licit
+    return Proposal(intent, stage.last.presentation)
 
 
 async def _another_did(stage: Stage) -> Proposal:
@@ -75,13 +81,6 @@ CASES: dict[str, Callable[[Stage], Awaitable[Proposal]]] = {
     "presentation_for_another_amount": _another_amount,
     "address_of_another_did": _another_address,
 }
-
-
-def _another(intent: PaymentIntent) -> PaymentIntent:
-    copy = PaymentIntent()
-    copy.CopyFrom(intent)
-    copy.payment_id = payment.uuid7()
-    return copy
 
 
 def _reason(run: workflow_pb2.Run) -> str:

@@ -20,6 +20,7 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS trace (
   trace_id TEXT PRIMARY KEY,
   start_ns INTEGER NOT NULL,
+  end_ns INTEGER NOT NULL,
   spans INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS trace_by_start ON trace (start_ns);
@@ -42,13 +43,14 @@ CREATE TABLE IF NOT EXISTS span (
 # A span that is sent again replaces itself: a recovered run closes the span that a kill left open.
 ADD = "INSERT OR REPLACE INTO span VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 COUNT = """
-INSERT INTO trace SELECT trace_id, MIN(start_ns), COUNT(*) FROM span WHERE trace_id = ?
-GROUP BY trace_id
-ON CONFLICT (trace_id) DO UPDATE SET start_ns = excluded.start_ns, spans = excluded.spans
+INSERT INTO trace SELECT trace_id, MIN(start_ns), MAX(end_ns), COUNT(*) FROM span
+WHERE trace_id = ? GROUP BY trace_id
+ON CONFLICT (trace_id) DO UPDATE SET
+  start_ns = excluded.start_ns, end_ns = excluded.end_ns, spans = excluded.spans
 """
 LIST = """
-SELECT trace.trace_id, trace.start_ns, trace.spans, COALESCE(root.name, ''),
-  COALESCE(root.end_ns - root.start_ns, 0), COALESCE(root.service, ''),
+SELECT trace.trace_id, trace.start_ns, trace.end_ns - trace.start_ns, trace.spans,
+  COALESCE(root.name, ''), COALESCE(root.service, ''),
   EXISTS (SELECT 1 FROM span WHERE span.trace_id = trace.trace_id AND failed)
 FROM trace LEFT JOIN span AS root ON root.trace_id = trace.trace_id AND root.span_id = (
   SELECT span_id FROM span WHERE trace_id = trace.trace_id AND parent_id = ''
@@ -66,9 +68,9 @@ class Summary(NamedTuple):
 
     trace_id: str
     start_ns: int
+    duration_ns: int
     spans: int
     name: str
-    root_ns: int  # how long the root took
     service: str
     failed: bool
 

@@ -68,7 +68,8 @@ async def up(home: Home, options: Options, report: Callable[[Event], None]) -> N
                 name: Service(name, command, report=report) for name, command in commands.items()
             }
             traces = os.environ.get(OTLP) or str(home.traces)
-            mesh = Mesh(services, home=home, about={"mine": options.mine, "traces": traces})
+            about = {"mine": options.mine, "otlp": otlp, "traces": traces}
+            mesh = Mesh(services, home=home, about=about)
             async with control.serving(home, mesh.answer):
                 await mesh.run(
                     on_ready=lambda: report(Ready(chosen, time.monotonic() - began)),
