@@ -5,27 +5,26 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from features.payment_risk import PAYMENT_RISK, PaymentFacts, RecipientLink, extract
+from features.payment_risk import PAYMENT_RISK, extract
 from mesh.config import ConfigError
 from services.ml.config import MODELS
 from services.ml.manifest import MANIFEST, digest, parse
 from services.ml.registry import Registry, load
-from services.ml.simulation.demonstration import at_tip, illicit_recipient, licit_recipient
-from services.ml.simulation.population import demo_world
+from services.ml.simulation.demonstration import illicit_recipient, licit_recipient
+from tests.ml.conftest import demo, facts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    import numpy.typing as npt
+
     from services.ml.model import Model
-    from services.ml.simulation.index import Index
-    from services.ml.simulation.truth import World
 
 NAME = "payment-risk"
 MARK = 0.7
@@ -43,12 +42,6 @@ def copy(tmp_path: Path) -> Path:
     """A copy of the newest released version, to damage."""
     newest = max((MODELS / NAME).iterdir(), key=lambda path: int(path.name))
     return shutil.copytree(newest, tmp_path / NAME / newest.name)
-
-
-@cache
-def demo() -> tuple[World, Index]:
-    world = demo_world()
-    return world, at_tip(world)
 
 
 @pytest.mark.parametrize("amount_sat", [10_000_000, 25_000_000, 50_000_000])
@@ -184,18 +177,8 @@ def test_the_card_says_what_the_model_may_not_claim() -> None:
         assert all(name in card for name in manifest.features)
 
 
-def proposal(slot: int, amount_sat: int, linked_for: int) -> Any:
-    world, index = demo()
-    assert world.plan.payer_slot is not None
-    facts = PaymentFacts(
-        height=index.height,
-        amount_sat=amount_sat,
-        recipient=index.history(slot),
-        sender=(index.history(world.plan.payer_slot),),
-        sender_link_heights=(index.height - linked_for,),
-        recipient_link=RecipientLink(None),
-    )
-    return PAYMENT_RISK.vector(extract(facts))
+def proposal(slot: int, amount_sat: int, linked_for: int) -> npt.NDArray[np.float32]:
+    return PAYMENT_RISK.vector(extract(facts(slot, amount_sat=amount_sat, linked_for=linked_for)))
 
 
 def with_version(model: Model, version: str) -> Model:

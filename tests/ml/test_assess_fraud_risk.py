@@ -1,0 +1,285 @@
+"""Assessments through the wire: what is scored, on whose word, and what is held back."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import numpy as np
+import pytest
+from google.rpc.error_details_pb2 import BadRequest
+
+from anya.mesh.v1 import features_pb2, outbox_pb2
+from anya.ml.v1 import risk_pb2 as pb
+from features.payment_risk import extract
+from mesh.attestation import Verifier, payment_digest
+from mesh.testing import detail, reason
+from services.ml.policy import Policy
+from services.ml.simulation.demonstration import licit_recipient
+from tests.ml.conftest import demo, facts, start, to_the_scam, to_the_shop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mesh.testing import Authority
+    from services.ml.config import MlConfig
+    from tests.ml.conftest import Running, Witnesses
+
+
+@pytest.fixture
+def verifier(config: MlConfig) -> Verifier:
+    """Checks what ml attests, as bitcoin does."""
+    return Verifier(config.mesh.identity.ca, config.mesh.trust_domain)
+
+
+async def test_a_payment_to_a_known_shop_is_accepted(
+    running: Running, witnesses: Witnesses, verifier: Verifier
+) -> None:
+    request = witnesses.request(to_the_shop())
+
+    reply = await running.assess(request)
+
+    digest = payment_digest(request.context.intent)
+    attested = verifier.require(reply.attestations, ["risk"], digest)["risk"]
+    assert reply.risk_score < 0.3
+    assert reply.decision == pb.RISK_DECISION_ACCEPT
+    assert not reply.reasons
+    assert attested.values == {
+        "score": reply.risk_score,
+        "decision": "accept",
+        "model": "payment-risk",
+        "model_version": reply.model_version,
+    }
+
+
+async def test_the_same_payment_to_a_scam_is_refused(
+    running: Running, witnesses: Witnesses
+) -> None:
+    reply = await running.assess(witnesses.request(to_the_scam(), recipient="bcrt1scam"))
+
+    assert reply.risk_score >= 0.7
+    assert reply.decision == pb.RISK_DECISION_REFUSE
+    assert any("over the threshold" in text for text in reply.reasons)
+
+
+async def test_factors_come_largest_first_and_add_up_to_the_score(
+    running: Running, witnesses: Witnesses
+) -> None:
+    reply = await running.assess(witnesses.request(to_the_scam()))
+
+    model = [f for f in reply.risk_factors if f.kind == pb.RISK_FACTOR_KIND_MODEL]
+    sizes = [abs(factor.contribution) for factor in model]
+    logit = reply.baseline + sum(factor.contribution for factor in model)
+    assert len(model) == 27
+    assert sizes == sorted(sizes, reverse=True)
+    assert 1 / (1 + np.exp(-logit)) == pytest.approx(reply.risk_score, abs=1e-5)
+
+
+async def test_without_a_required_feature_there_is_no_score_and_a_person_decides(
+    running: Running, witnesses: Witnesses
+) -> None:
+    unknown = replace(facts(licit_recipient(demo()[0])), recipient=None)
+
+    reply = await running.assess(witnesses.request(extract(unknown)))
+
+    assert not reply.HasField("risk_score")
+    assert reply.decision == pb.RISK_DECISION_REVIEW
+    assert "FEATURE_UNAVAILABLE: recipient_receipts" in reply.reasons
+    assert not reply.attestations
+
+
+async def test_not_knowing_the_recipients_did_does_not_prevent_a_score(
+    running: Running, witnesses: Witnesses
+) -> None:
+    unlinked = replace(facts(licit_recipient(demo()[0])), recipient_link=None)
+
+    reply = await running.assess(witnesses.request(extract(unlinked)))
+
+    assert reply.HasField("risk_score")
+
+
+async def test_an_index_behind_the_tip_gives_no_score(
+    running: Running, witnesses: Witnesses
+) -> None:
+    reply = await running.assess(witnesses.request(to_the_shop(), index_at_tip=False))
+
+    assert not reply.HasField("risk_score")
+    assert reply.decision == pb.RISK_DECISION_REVIEW
+    assert any(text.startswith("INDEX_BEHIND") for text in reply.reasons)
+
+
+def rename_set(vector: features_pb2.FeatureVector) -> None:
+    vector.feature_set = "payment-risk-2"
+
+
+def change_hash(vector: features_pb2.FeatureVector) -> None:
+    vector.feature_set_hash = bytes(32)
+
+
+def reverse_order(vector: features_pb2.FeatureVector) -> None:
+    swapped = list(vector.features)[::-1]
+    del vector.features[:]
+    vector.features.extend(swapped)
+
+
+def drop_one(vector: features_pb2.FeatureVector) -> None:
+    del vector.features[-1]
+
+
+@pytest.mark.parametrize("change", [rename_set, change_hash, reverse_order, drop_one])
+async def test_features_of_another_set_give_no_score_even_if_attested(
+    running: Running,
+    witnesses: Witnesses,
+    change: Callable[[features_pb2.FeatureVector], None],
+) -> None:
+    request = witnesses.request(to_the_shop())
+    change(request.features)
+
+    reply = await running.assess(witnesses.attest(request))
+
+    assert not reply.HasField("risk_score")
+    assert reply.decision == pb.RISK_DECISION_REVIEW
+    assert any(text.startswith("FEATURE_SET_MISMATCH") for text in reply.reasons)
+
+
+async def test_features_that_bitcoin_did_not_attest_are_not_scored(
+    running: Running, witnesses: Witnesses
+) -> None:
+    request = witnesses.request(to_the_scam())
+    request.features.features[0].value = 0.0
+
+    assert await refusal(running, request) == ("FAILED_PRECONDITION", "PROOF_INVALID")
+
+
+async def test_features_of_another_payment_are_not_scored(
+    running: Running, witnesses: Witnesses
+) -> None:
+    request, other = witnesses.request(to_the_shop()), witnesses.request(to_the_shop())
+    del request.context.attestations[:]
+    request.context.attestations.extend(other.context.attestations)
+
+    assert await refusal(running, request) == ("FAILED_PRECONDITION", "PROOF_INVALID")
+
+
+async def test_features_that_web5_vouches_for_are_not_scored(
+    running: Running, witnesses: Witnesses
+) -> None:
+    request = replace(witnesses, bitcoin=witnesses.web5).request(to_the_shop())
+
+    assert await refusal(running, request) == ("FAILED_PRECONDITION", "PROOF_INVALID")
+
+
+async def test_without_evidence_nothing_is_scored(running: Running, witnesses: Witnesses) -> None:
+    request = witnesses.request(to_the_shop())
+    del request.context.attestations[:]
+
+    assert await refusal(running, request) == ("FAILED_PRECONDITION", "PROOF_MISSING")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("amount_sat", 1), ("recipient_address", "bcrt1other"), ("sender_did", "did:key:other")],
+)
+async def test_a_request_about_another_payment_than_its_intent_is_refused(
+    running: Running, witnesses: Witnesses, name: str, value: Any
+) -> None:
+    request = witnesses.request(to_the_shop())
+    setattr(request, name, value)
+
+    assert await refusal(running, request) == ("INVALID_ARGUMENT", "INTENT_INVALID")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300])
+async def test_a_value_that_is_no_number_is_refused(
+    running: Running, witnesses: Witnesses, value: float
+) -> None:
+    request = witnesses.request(to_the_shop())
+    request.features.features[1].value = value
+
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await running.assess(witnesses.attest(request))
+
+    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert detail(refused.value, BadRequest).field_violations[0].field == "features"
+
+
+async def test_a_doubtful_identity_is_held_back_whatever_the_score(
+    running: Running, witnesses: Witnesses, verifier: Verifier
+) -> None:
+    request = witnesses.request(to_the_shop(), confidence=0.2)
+
+    reply = await running.assess(request)
+
+    assert reply.risk_score < 0.3
+    assert reply.decision == pb.RISK_DECISION_REVIEW
+    digest = payment_digest(request.context.intent)
+    with pytest.raises(Exception, match="negative"):
+        verifier.require(reply.attestations, ["risk"], digest)
+
+
+async def test_an_address_on_the_operators_list_is_refused_whatever_the_score(
+    config: MlConfig, authority: Authority, witnesses: Witnesses
+) -> None:
+    listed = replace(config, policy=Policy(refused_addresses=frozenset({"bcrt1listed"})))
+    async with start(listed, authority) as running:
+        reply = await running.assess(witnesses.request(to_the_shop(), recipient="bcrt1listed"))
+
+    assert reply.risk_score < 0.3
+    assert reply.decision == pb.RISK_DECISION_REFUSE
+
+
+async def test_a_retry_gets_the_first_answer_and_no_second_assessment(
+    running: Running, witnesses: Witnesses
+) -> None:
+    request = witnesses.request(to_the_shop())
+
+    first, second = await running.assess(request), await running.assess(request)
+
+    events = await running.outbox.ReadOutbox(outbox_pb2.ReadOutboxRequest(), timeout=5)
+    assert second == first
+    assert len(events.entries) == 1
+    event = events.entries[0].event
+    assert event.type == "ml.risk.assessed"
+    assert json.loads(event.binary_data or event.text_data)["decision"] == "accept"
+
+
+async def test_the_answer_to_a_request_survives_a_restart(
+    config: MlConfig, authority: Authority, witnesses: Witnesses
+) -> None:
+    request = witnesses.request(to_the_shop())
+    async with start(config, authority) as running:
+        first = await running.assess(request)
+
+    async with start(config, authority) as running:
+        again = await running.assess(request)
+
+    assert again == first
+
+
+async def test_an_id_that_was_used_for_another_payment_is_refused(
+    running: Running, witnesses: Witnesses
+) -> None:
+    first, second = witnesses.request(to_the_shop()), witnesses.request(to_the_scam())
+    second.request_id = first.request_id
+    await running.assess(first)
+
+    assert (await refusal(running, second))[0] == "ALREADY_EXISTS"
+
+
+async def test_a_client_may_not_ask_for_assessments(running: Running, witnesses: Witnesses) -> None:
+    as_client = replace(running, orchestrator=running.client)
+    request = witnesses.request(to_the_shop())
+    request.request_id = str(uuid.uuid4())
+
+    code, _ = await refusal(as_client, request)
+
+    assert code == "PERMISSION_DENIED"
+
+
+async def refusal(running: Running, request: pb.AssessFraudRiskRequest) -> tuple[str, str]:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await running.assess(request)
+    return refused.value.code().name, reason(refused.value)
