@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags
 
 from mesh.telemetry import derive_span_id, next_span_id
@@ -21,7 +22,6 @@ from services.orchestrator.engine.state import RECOVERED, RunStatus
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from opentelemetry.context import Context
     from opentelemetry.trace import Tracer
 
     from services.orchestrator.engine.record import Record
@@ -31,12 +31,27 @@ CANCEL = "cancel"
 ENDED_WELL = (RunStatus.SUCCEEDED, RunStatus.REFUSED)
 
 
-def format_traceparent(span: SpanContext) -> str:
-    """The W3C form; empty for what nobody traces."""
-    if not span.is_valid:
+NO_PARENT = 0
+
+
+def parent_of_run(run_id: str, caller: SpanContext | None, serving: SpanContext) -> str:
+    """What a run is below, as a traceparent: the caller's span, which outlives the call.
+
+    A caller without a span has a trace begun for the run, apart from that of the call being
+    served: its span may never leave a process that is killed. Empty if nobody traces.
+    """
+    if caller is not None:
+        return _traceparent(caller.trace_id, caller.span_id, caller.trace_flags)
+    if not serving.is_valid:
         return ""
-    ids = f"{trace.format_trace_id(span.trace_id)}-{trace.format_span_id(span.span_id)}"
-    return f"00-{ids}-{span.trace_flags:02x}"
+    # The sampler judges by the lower half: with the same one, both are sampled or neither.
+    trace_id = derive_span_id("trace", run_id) << 64 | serving.trace_id & 2**64 - 1
+    return _traceparent(trace_id, NO_PARENT, serving.trace_flags)
+
+
+def traceparent_of_run(run_id: str, parent: str) -> str:
+    """For whoever continues the run's trace below the run itself."""
+    return f"{parent[:36]}{derive_span_id(run_id):016x}{parent[52:]}" if parent else ""
 
 
 def trace_id_of(traceparent: str) -> str:
@@ -168,6 +183,10 @@ class RunTrace:
             "" if status in ENDED_WELL else status,
         )
 
+    @property
+    def _sampled(self) -> bool:
+        return bool(self.traceparent) and int(self.traceparent[53:55], 16) & 1 == 1
+
     def _draw(
         self,
         id: int,
@@ -178,10 +197,10 @@ class RunTrace:
         error: str,
         kind: SpanKind = SpanKind.INTERNAL,
     ) -> None:
-        if not self.traceparent:
+        if not self._sampled:
             return
         start_us, end_us = times_us
-        with next_span_id(id):
+        with next_span_id(id, trace_id=int(self.traceparent[3:35], 16)):
             span = self.tracer.start_span(
                 name,
                 context=self._parent(parent),
@@ -199,6 +218,8 @@ class RunTrace:
         span.end(max(end_us, start_us) * 1000)
 
     def _parent(self, span_id: int) -> Context:
+        if span_id == NO_PARENT:
+            return Context()
         return trace.set_span_in_context(NonRecordingSpan(self._context(span_id)))
 
     def _context(self, span_id: int) -> SpanContext:
@@ -208,6 +229,10 @@ class RunTrace:
             is_remote=True,
             trace_flags=TraceFlags(int(self.traceparent[53:55], 16)),
         )
+
+
+def _traceparent(trace_id: int, span_id: int, flags: int) -> str:
+    return f"00-{trace_id:032x}-{span_id:016x}-{flags:02x}"
 
 
 def _next(cancel: _Open, started_us: int) -> _Open:

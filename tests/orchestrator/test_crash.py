@@ -114,6 +114,26 @@ async def test_a_run_survives_a_kill(
     await eventually(lambda: store.load(tmp_path / "traces.db", run.trace_id).is_whole, within=10)
 
 
+async def test_the_trace_of_a_caller_that_traces_nothing_is_whole_after_a_kill(
+    environment: dict[str, str], authority: Authority, tmp_path: Path
+) -> None:
+    request = payment()
+    point = f"engine.before_step_done/{request.request_id}/verify_sender=kill"
+
+    async with (
+        process(environment | {"ANYA_FAILPOINTS": point}) as (child, port),
+        connect(authority, port) as workflows,
+    ):
+        await workflows.StartRun(request, timeout=5)
+        await child.wait()
+    async with process(environment) as (_, port), connect(authority, port) as workflows:
+        run = await finished(workflows, request.request_id)
+
+    traces = tmp_path / "traces.db"
+    await eventually(lambda: store.load(traces, run.trace_id).is_whole, within=10)
+    assert store.load(traces, run.trace_id).roots[0].name == "run verified_payment"
+
+
 async def test_a_run_survives_being_stopped_and_started(
     environment: dict[str, str], authority: Authority, book: Book
 ) -> None:

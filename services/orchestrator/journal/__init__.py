@@ -23,7 +23,7 @@ CREATE TABLE IF NOT EXISTS run (
     workflow_id     TEXT NOT NULL,
     definition_hash TEXT NOT NULL REFERENCES definition (hash),
     starter         TEXT NOT NULL,     -- SPIFFE ID
-    traceparent     TEXT NOT NULL,     -- of the span that the run is a child of; empty: untraced
+    traceparent     TEXT NOT NULL,     -- of what the run is below; empty: untraced
     status          TEXT NOT NULL,
     reason          TEXT NOT NULL,
     sequence        INTEGER NOT NULL,  -- of its last record

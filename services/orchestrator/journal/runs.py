@@ -10,6 +10,7 @@ from mesh.errors import AlreadyExists, NotFound, Reason
 from services.orchestrator.engine.record import Record, decode
 from services.orchestrator.engine.state import RunState, fold
 from services.orchestrator.journal.definitions import find_definition
+from services.orchestrator.run_trace import traceparent_of_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -125,8 +126,7 @@ class Runs:
                 return
             await _insert_records(tx, state.run_id, records)
             if state.finished:
-                traceparent = await _traceparent(tx, state.run_id)
-                await outbox.append(tx, type=FINISHED, key=state.run_id, traceparent=traceparent)
+                await _announce(tx, FINISHED, state.run_id, await _parent(tx, state.run_id))
 
         await self._database.write(work)
 
@@ -244,9 +244,14 @@ async def _insert(tx: Transaction, new: NewRun) -> None:
             field="request_id",
         )
     await _insert_records(tx, state.run_id, new.records)
-    await outbox.append(tx, type=STARTED, key=state.run_id, traceparent=new.traceparent)
+    await _announce(tx, STARTED, state.run_id, new.traceparent)
     if state.finished:
-        await outbox.append(tx, type=FINISHED, key=state.run_id, traceparent=new.traceparent)
+        await _announce(tx, FINISHED, state.run_id, new.traceparent)
+
+
+async def _announce(tx: Transaction, type: str, run_id: str, parent: str) -> None:
+    traceparent = traceparent_of_run(run_id, parent)
+    await outbox.append(tx, type=type, key=run_id, traceparent=traceparent)
 
 
 async def _insert_records(tx: Transaction, run_id: str, records: Sequence[Record]) -> None:
@@ -286,7 +291,7 @@ async def _load(tx: Transaction, run_id: str) -> StoredRun:
     return StoredRun(RunRow(*row), tuple(_record(record) for record in records))
 
 
-async def _traceparent(tx: Transaction, run_id: str) -> str:
+async def _parent(tx: Transaction, run_id: str) -> str:
     row = await tx.fetch_one("SELECT traceparent FROM run WHERE id = ?", run_id)
     return str(row[0]) if row else ""
 

@@ -16,7 +16,7 @@ from services.orchestrator.definition import DefinitionInvalid, values
 from services.orchestrator.engine.starting import StartRun
 from services.orchestrator.engine.state import RunState, evolve
 from services.orchestrator.journal.runs import Filter
-from services.orchestrator.run_trace import format_traceparent, trace_id_of
+from services.orchestrator.run_trace import parent_of_run, trace_id_of
 from services.orchestrator.servicers import paging, view
 
 if TYPE_CHECKING:
@@ -98,8 +98,10 @@ class WorkflowServicer(WorkflowServiceServicer):
             presentation=request.presentation,
             starter=key.caller,
         )
+        serving = trace.get_current_span().get_span_context()
+        traceparent = parent_of_run(request.request_id, remote_parent(), serving)
         first = await self._runner.start(
-            key, request.workflow_id, start, _traceparent(), _format_started
+            key, request.workflow_id, start, traceparent, _format_started
         )
         return pb.StartRunResponse.FromString(first)
 
@@ -161,11 +163,6 @@ async def _wait(moved: asyncio.Event) -> None:
             await moved.wait()
     except TimeoutError:
         return
-
-
-def _traceparent() -> str:
-    """What the run is a child of: the caller's span, which outlives ours."""
-    return format_traceparent(remote_parent() or trace.get_current_span().get_span_context())
 
 
 def _format_started(new: NewRun) -> bytes:
