@@ -56,6 +56,7 @@ class Code(StrEnum):
     RECORDS_WRITE_MISSING_DATA = "RecordsWriteMissingEncodedDataInPrevious"
     RECORDS_WRITE_NOT_AFTER_DELETE = "RecordsWriteNotAllowedAfterDelete"
     RECORDS_WRITE_RECORD_ID_UNAUTHORIZED = "RecordsWriteValidateIntegrityRecordIdUnauthorized"
+    SCHEMA_ADDITIONAL_PROPERTY = "SchemaValidatorAdditionalPropertyNotAllowed"
     SCHEMA_FAILURE = "SchemaValidatorFailure"
     SCHEMA_NOT_FOUND = "SchemaValidatorSchemaNotFound"
     SIGNATURE_INVALID = "GeneralJwsVerifierInvalidSignature"

@@ -249,7 +249,7 @@ PAYLOADS = {
 
 
 def check_message(kind: str, value: Value) -> None:
-    """DwnError (SchemaValidatorFailure) that names the member; ``kind`` is a key of MESSAGES."""
+    """DwnError that names the member; ``kind`` is a key of MESSAGES."""
     _check(_validator("message", kind), value)
 
 
@@ -267,6 +267,15 @@ def _validator(part: str, kind: str) -> jsonschema_rs.Draft202012Validator:
 def _check(validator: jsonschema_rs.Draft202012Validator, value: Value) -> None:
     if validator.is_valid(value):
         return
-    error = next(iter(validator.iter_errors(value)))
+    errors = [(_is_additional(error), error) for error in validator.iter_errors(value)]
+    is_additional, error = max(
+        errors, key=lambda judged: (judged[0], -len(judged[1].instance_path))
+    )
+    code = Code.SCHEMA_ADDITIONAL_PROPERTY if is_additional else Code.SCHEMA_FAILURE
     where = "".join(f"/{step}" for step in error.instance_path) or "/"
-    raise DwnError(Code.SCHEMA_FAILURE, f"{where}: {error.message[:MAX_ERROR]}")
+    raise DwnError(code, f"{where}: {error.message[:MAX_ERROR]}")
+
+
+def _is_additional(error: jsonschema_rs.ValidationError) -> bool:
+    """Whether it is a member that does not belong: peers look for these first."""
+    return isinstance(error.kind, jsonschema_rs.ValidationErrorKind.AdditionalProperties)

@@ -9,7 +9,9 @@ import pytest
 
 from mesh import jose
 from services.web5.dwn import records_query, records_read, records_write
+from services.web5.records import Records
 from tests.web5.dwn.nodes import NOTES, context_id, members, record_id, verdict
+from tests.web5.holder import signer
 
 if TYPE_CHECKING:
     from services.web5.proof import Signer
@@ -233,6 +235,21 @@ async def test_everyone_finds_what_is_theirs_or_published(
         "carol": ["to carol", "open"],
         "nobody": ["open"],
     }
+
+
+async def test_what_one_node_keeps_another_does_not_know(node: Node, alice: Signer) -> None:
+    neighbour = signer()
+    elsewhere = Records(node.database, neighbour, node.clock)
+    await elsewhere.open()
+    note = await write(node, alice, "note", published=True, datePublished=DAY)
+    read = records_read.create({"recordId": record_id(note)}, node.now, alice)
+    query = records_query.create({"dataFormat": "text/plain"}, node.now, alice)
+
+    found = await elsewhere.process(neighbour.did, query)
+    reply = await elsewhere.process(neighbour.did, read)
+
+    assert members(found)["entries"] == []
+    assert reply.code == 404
 
 
 async def test_nobody_in_particular_may_not_ask_for_what_is_unpublished(node: Node) -> None:

@@ -38,10 +38,10 @@ def nested(depth: int) -> dict[str, Any]:
         ({"note": {"$actions": [ANYONE, ANYONE]}}, "ProtocolsConfigureDuplicateActorInRuleSet"),
         ({"note": {"$size": {"min": 2, "max": 1}}}, "ProtocolsConfigureInvalidSize"),
         ({"note": {"$tags": {"n": {"minimum": "low"}}}}, "ProtocolsConfigureInvalidTagSchema"),
-        ({"note": {"$tags": {"n": {"pattern": "(a+)+"}}}}, "SchemaValidatorFailure"),
+        ({"note": {"$tags": {"n": {"pattern": "(a+)+"}}}}, "AdditionalPropertyNotAllowed"),
         ({"note": {"$actions": [{"who": "friends", "can": ["read"]}]}}, "SchemaValidatorFailure"),
         ({"note": {"$actions": [{"who": "anyone", "can": ["query"]}]}}, "SchemaValidatorFailure"),
-        ({"note": {"$surprise": {}}}, "SchemaValidatorFailure"),
+        ({"note": {"$surprise": {}}}, "AdditionalPropertyNotAllowed"),
         (nested(11), "ProtocolsConfigureRecordNestingDepthExceeded"),
     ],
 )

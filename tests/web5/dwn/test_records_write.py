@@ -196,7 +196,7 @@ async def test_another_size_than_the_data_has_is_refused(node: Node, alice: Sign
     [
         ({"dataFormat": "text/html"}, "AuthenticateDescriptorCidMismatch"),
         ({"recipient": "did:key:z6MkExample"}, "AuthenticateDescriptorCidMismatch"),
-        ({"surprise": 1}, "SchemaValidatorFailure"),
+        ({"surprise": 1}, "SchemaValidatorAdditionalPropertyNotAllowed"),
     ],
 )
 async def test_a_descriptor_that_was_changed_after_signing_is_refused(

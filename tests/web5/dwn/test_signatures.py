@@ -120,7 +120,7 @@ def payload_with_two_readings(signature: dict[str, Any], author: Signer) -> None
         (padded, (400, "SchemaValidatorFailure")),
         (payload_of_text, (400, "JwsDecodePlainObjectPayloadInvalid")),
         (payload_with_two_readings, (400, "JwsDecodePlainObjectPayloadInvalid")),
-        (payload(surprise=1), (400, "SchemaValidatorFailure")),
+        (payload(surprise=1), (400, "SchemaValidatorAdditionalPropertyNotAllowed")),
         (payload(descriptorCid="another"), (400, "AuthenticateDescriptorCidMismatch")),
         (payload(permissionGrantId="grant"), (501, "NotSupported")),
         (payload(delegatedGrantId="grant"), (501, "NotSupported")),

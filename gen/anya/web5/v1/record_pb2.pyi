@@ -90,7 +90,7 @@ class ProcessMessageRequest(_message.Message):
     message: _builtins.bytes
     """The message, JSON, at most 64 KiB."""
     data: _builtins.bytes
-    """The record's data; absent differs from empty."""
+    """The record's data, at most 3 MiB; absent differs from empty."""
     def __init__(
         self,
         *,

@@ -64,8 +64,9 @@ class RecordServiceServicer:
         """ProcessMessage processes a signed DWN message (profile tbd-0.5) for a tenant. The DWN's verdict
         is in the reply's status, also when it refuses; who may do what is judged by the message's
         signature, not by the caller.
-        Errors: INVALID_ARGUMENT if the message is not JSON or too large; NOT_FOUND for a tenant that
-        this node does not keep.
+        Errors: INVALID_ARGUMENT if the message is not JSON that every reader understands alike
+        (MESSAGE_MALFORMED), or it or its data is too large (MESSAGE_TOO_LARGE); NOT_FOUND
+        (TENANT_UNKNOWN) for a tenant that this node does not keep.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

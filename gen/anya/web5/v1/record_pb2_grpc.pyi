@@ -42,8 +42,9 @@ class RecordServiceStub:
     """ProcessMessage processes a signed DWN message (profile tbd-0.5) for a tenant. The DWN's verdict
     is in the reply's status, also when it refuses; who may do what is judged by the message's
     signature, not by the caller.
-    Errors: INVALID_ARGUMENT if the message is not JSON or too large; NOT_FOUND for a tenant that
-    this node does not keep.
+    Errors: INVALID_ARGUMENT if the message is not JSON that every reader understands alike
+    (MESSAGE_MALFORMED), or it or its data is too large (MESSAGE_TOO_LARGE); NOT_FOUND
+    (TENANT_UNKNOWN) for a tenant that this node does not keep.
     """
 
 @_typing.type_check_only
@@ -60,8 +61,9 @@ class RecordServiceAsyncStub(RecordServiceStub):
     """ProcessMessage processes a signed DWN message (profile tbd-0.5) for a tenant. The DWN's verdict
     is in the reply's status, also when it refuses; who may do what is judged by the message's
     signature, not by the caller.
-    Errors: INVALID_ARGUMENT if the message is not JSON or too large; NOT_FOUND for a tenant that
-    this node does not keep.
+    Errors: INVALID_ARGUMENT if the message is not JSON that every reader understands alike
+    (MESSAGE_MALFORMED), or it or its data is too large (MESSAGE_TOO_LARGE); NOT_FOUND
+    (TENANT_UNKNOWN) for a tenant that this node does not keep.
     """
 
 class RecordServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -87,8 +89,9 @@ class RecordServiceServicer(metaclass=_abc_1.ABCMeta):
         """ProcessMessage processes a signed DWN message (profile tbd-0.5) for a tenant. The DWN's verdict
         is in the reply's status, also when it refuses; who may do what is judged by the message's
         signature, not by the caller.
-        Errors: INVALID_ARGUMENT if the message is not JSON or too large; NOT_FOUND for a tenant that
-        this node does not keep.
+        Errors: INVALID_ARGUMENT if the message is not JSON that every reader understands alike
+        (MESSAGE_MALFORMED), or it or its data is too large (MESSAGE_TOO_LARGE); NOT_FOUND
+        (TENANT_UNKNOWN) for a tenant that this node does not keep.
         """
 
 def add_RecordServiceServicer_to_server(servicer: RecordServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
