@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
     from anya.mesh.v1.outbox_pb2_grpc import OutboxServiceAsyncStub
 
-BURST = 0.1  # seconds
-BURSTS = 8  # of each side in one round
+BURST = 0.05  # seconds
+BURSTS = 24  # of each side in one round
 REQUEST = pb.ReadOutboxRequest(after_sequence=1)
 
 
