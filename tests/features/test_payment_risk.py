@@ -7,7 +7,7 @@ from math import log, log1p
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.feature import Feature, Status
@@ -213,6 +213,7 @@ def payments(draw: st.DrawFn) -> PaymentFacts:
     )
 
 
+@settings(deadline=None)  # a busy machine is no defect
 @given(payments(), histories)
 def test_nothing_confirmed_after_h_changes_the_vector(
     facts: PaymentFacts, later: tuple[Receipt, ...]
@@ -236,6 +237,7 @@ def test_nothing_confirmed_after_h_changes_the_vector(
     assert extract(past) == extract(facts) == extract(future)
 
 
+@settings(deadline=None)  # a busy machine is no defect
 @given(payments(), st.randoms(use_true_random=False))
 def test_the_order_of_receipts_and_addresses_changes_nothing(
     facts: PaymentFacts, random: Random
@@ -257,6 +259,7 @@ def test_the_order_of_receipts_and_addresses_changes_nothing(
     assert extract(other) == extract(facts)
 
 
+@settings(deadline=None)  # a busy machine is no defect
 @given(payments())
 def test_every_vector_is_finite_or_without_history(facts: PaymentFacts) -> None:
     features = extract(facts)
