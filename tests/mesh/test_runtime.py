@@ -96,6 +96,32 @@ async def test_a_channel_refuses_a_server_that_is_another_service(
     assert refusal.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
+@pytest.mark.parametrize("caller", ["nobody", "plaintext", "another authority"])
+async def test_a_caller_that_our_authority_does_not_know_gets_no_connection(
+    config: MeshConfig, caller: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    stranger = Authority(tmp_path_factory.mktemp("stranger")).issue_service("orchestrator")
+    pair = (stranger.key.read_bytes(), stranger.certificate.read_bytes())
+    ca = config.identity.ca.read_bytes()
+    credentials = {
+        "nobody": grpc.ssl_channel_credentials(ca),
+        "another authority": grpc.ssl_channel_credentials(ca, *pair),
+    }
+
+    async with outbox_service(config) as ports:
+        target = f"localhost:{ports.port}"
+        channel = (
+            grpc.aio.insecure_channel(target)
+            if caller == "plaintext"
+            else grpc.aio.secure_channel(target, credentials[caller])
+        )
+        async with channel:
+            with pytest.raises(grpc.aio.AioRpcError) as refusal:
+                await OutboxServiceStub(channel).ReadOutbox(ReadOutboxRequest(), timeout=5)
+
+    assert refusal.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
 async def test_a_peer_that_nobody_named_cannot_be_called(
     authority: Authority, config: MeshConfig
 ) -> None:

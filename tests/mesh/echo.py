@@ -1,0 +1,161 @@
+"""A server that answers in all four call shapes, and a caller that may call it: both real."""
+
+from __future__ import annotations
+
+import json
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Sampler
+
+from mesh import telemetry
+from mesh.audit import open_audit
+from mesh.breaker import Breakers, BreakerSettings
+from mesh.client import open_channel
+from mesh.clock import ManualClock
+from mesh.errors import PermissionDenied, Reason
+from mesh.interceptors import ClientRules, ServerRules, tracing
+from mesh.interceptors.limit import Limiter
+from mesh.server import build_server, credentials
+from mesh.testing import Authority, eventually
+from mesh.trust import ActivePolicy
+from tests.mesh.notes import Note
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from opentelemetry.sdk.trace import ReadableSpan
+
+ALICE = "spiffe://anya.internal/alice"
+SHAPES = ["unary_unary", "unary_stream", "stream_unary", "stream_stream"]
+PRIVILEGES = {f"Echo/{shape}": "talk" for shape in SHAPES}
+SAID = Note(text="hello", inner=Note(diary="dear diary"))
+POLICY = f"""
+version: 1
+protocols: {{alice: ["{ALICE}"], echo: ["spiffe://anya.internal/echo"]}}
+boundaries:
+  - from: alice
+    to: echo
+    max_class: public
+    methods: {{{", ".join(f"{name}: {{privilege: talk}}" for name in PRIVILEGES)}}}
+"""
+AUDITED = POLICY.replace("privilege: talk", "privilege: talk, audit: always")
+
+
+HOPS: list[grpc.aio.Channel] = []  # where "relay" goes on to
+
+
+async def say(words: Any, context: Any) -> Any:
+    note = words if isinstance(words, Note) else await anext(aiter(words))
+    if note.text == "crash":
+        raise RuntimeError("the password is hunter2")
+    if note.text == "who":
+        remote = tracing.remote_parent()
+        return Note(text=f"{remote.span_id:x}" if remote else "nobody")
+    if note.text == "left":
+        return Note(text=str(context.time_remaining()))
+    if note.text == "relay":
+        onward: Any = HOPS[0].unary_unary(
+            "/Echo/unary_unary", Note.SerializeToString, Note.FromString
+        )
+        return await onward(Note(text="left"))
+    if note.text == "refuse":
+        raise PermissionDenied("what was in the request", reason=Reason.PROOF_MISSING)
+    return SAID  # one object for all callers
+
+
+async def one(request: Any, context: Any) -> Any:
+    return await say(request, context)
+
+
+async def many(request: Any, context: Any) -> AsyncIterator[Any]:
+    reply = await say(request, context)
+    for _ in range(3):
+        yield reply
+
+
+def method(shape: str) -> Any:
+    build = getattr(grpc, f"{shape}_rpc_method_handler")
+    behaviour = many if shape.endswith("stream") else one
+    return build(behaviour, Note.FromString, Note.SerializeToString)
+
+
+@dataclass
+class Echo:
+    """A server that answers in every shape, and a caller that may call it."""
+
+    authority: Authority
+    port: int
+    spans: InMemorySpanExporter
+    policy: ActivePolicy
+    rules: ClientRules
+    audit_file: Path
+
+    @asynccontextmanager
+    async def channel(self, *spiffe_ids: str) -> AsyncIterator[grpc.aio.Channel]:
+        identity = self.authority.issue(*spiffe_ids or (ALICE,))
+        async with open_channel(f"127.0.0.1:{self.port}", self.rules, identity) as channel:
+            yield channel
+
+    async def call(self, shape: str, text: str, *spiffe_ids: str) -> list[str]:
+        return [note.text for note in await self.send(shape, Note(text=text), *spiffe_ids)]
+
+    async def send(self, shape: str, note: Any, *spiffe_ids: str) -> list[Any]:
+        async with self.channel(*spiffe_ids) as channel:
+            stub = getattr(channel, shape)(
+                f"/Echo/{shape}", Note.SerializeToString, Note.FromString
+            )
+            call = stub(iter([note]) if shape.startswith("stream") else note)
+            if shape.endswith("unary"):
+                return [await call]
+            return [reply async for reply in call]
+
+    async def audited(self) -> list[dict[str, Any]]:
+        """The lines of the audit log, once there are any."""
+        await eventually(lambda: bool(self.audit_file.read_bytes()))
+        return [json.loads(line) for line in self.audit_file.read_text().splitlines()]
+
+    async def both_spans(self) -> tuple[ReadableSpan, ReadableSpan]:
+        """Those of the server and of the client, once both have ended."""
+        await eventually(lambda: len(self.spans.get_finished_spans()) == 2)
+        server, client = sorted(self.spans.get_finished_spans(), key=lambda span: span.kind.value)
+        return server, client
+
+
+@asynccontextmanager
+async def serving(
+    authority: Authority, folder: Path, *, max_in_flight: int = 8, sampler: Sampler = ALWAYS_ON
+) -> AsyncIterator[Echo]:
+    spans = InMemorySpanExporter()
+    provider = TracerProvider(sampler=sampler, id_generator=telemetry.ChosenIds())
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    tracer = provider.get_tracer("tests")
+    policy = ActivePolicy(POLICY, PRIVILEGES)
+    with open_audit(folder / "audit.jsonl") as audit:
+        rules = ServerRules(
+            service="echo",
+            policy=policy,
+            privileges=PRIVILEGES,
+            trust_domain="anya.internal",
+            tracer=tracer,
+            limiter=Limiter(max_in_flight),
+            audit=audit,
+        )
+        server = build_server(rules)
+        handlers = {shape: method(shape) for shape in SHAPES}
+        server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("Echo", handlers)])
+        identity = authority.issue(ALICE, dns=("echo",))
+        port = server.add_secure_port("127.0.0.1:0", credentials(identity))
+        await server.start()
+        breakers = Breakers(ManualClock(), BreakerSettings(minimum_calls=2))
+        client_rules = ClientRules(
+            source="alice", target="echo", policy=policy, tracer=tracer, breakers=breakers
+        )
+        yield Echo(authority, port, spans, policy, client_rules, folder / "audit.jsonl")
+        await server.stop(None)

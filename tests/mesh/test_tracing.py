@@ -1,0 +1,132 @@
+"""Spans: two for each call, in one trace, under the ids chosen for them, or none at all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
+
+from mesh import telemetry
+from mesh.breaker import State
+from mesh.testing import Authority, eventually
+from tests.mesh.echo import ALICE, SHAPES, serving
+from tests.mesh.notes import Note
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.mesh.echo import Echo
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_both_spans_of_a_call_are_in_one_trace(echo: Echo, shape: str) -> None:
+    await echo.call(shape, "hello")
+
+    server, client = await echo.both_spans()
+    assert server.parent
+    assert client.context
+    assert server.parent.span_id == client.context.span_id
+    assert {
+        span.attributes["rpc.response.status_code"] for span in (server, client) if span.attributes
+    } == {"OK"}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_the_spans_of_a_refusal_say_why_and_only_the_client_failed(
+    echo: Echo, shape: str
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError):
+        await echo.call(shape, "hello", "spiffe://anya.internal/bob")
+
+    server, client = await echo.both_spans()
+    assert server.attributes
+    assert server.attributes["anya.reason"] == "NOT_GRANTED"
+    assert server.attributes["rpc.response.status_code"] == "PERMISSION_DENIED"
+    assert server.status.status_code is trace.StatusCode.UNSET
+    assert client.status.status_code is trace.StatusCode.ERROR
+
+
+async def test_a_chosen_span_id_is_that_of_the_call(echo: Echo) -> None:
+    span_id = telemetry.derive_span_id("run", "step", 1, "call")
+
+    with telemetry.next_span_id(span_id):
+        await echo.call("unary_unary", "hello")
+        await echo.call("unary_unary", "hello")
+
+    await eventually(lambda: len(echo.spans.get_finished_spans()) == 4)
+    ids = [span.context.span_id for span in echo.spans.get_finished_spans() if span.context]
+    assert ids.count(span_id) == 1
+
+
+async def test_the_servicer_knows_the_span_of_its_caller(echo: Echo) -> None:
+    with telemetry.next_span_id(0xABC):
+        assert await echo.call("unary_unary", "who") == ["abc"]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_within_a_trace_that_nobody_records_no_span_is_opened(
+    authority: Authority, tmp_path: Path, shape: str
+) -> None:
+    unsampled = trace.SpanContext(0x1234, 0xABC, is_remote=True)
+
+    async with serving(authority, tmp_path) as echo:
+        with trace.use_span(trace.NonRecordingSpan(unsampled)):
+            replies = await echo.call(shape, "who")
+
+        assert set(replies) == {"abc"}
+        assert not echo.spans.get_finished_spans()
+
+
+async def test_a_trace_that_begins_unsampled_is_unsampled_everywhere(
+    authority: Authority, tmp_path: Path
+) -> None:
+    async with serving(authority, tmp_path, sampler=ParentBased(ALWAYS_OFF)) as echo:
+        await echo.call("unary_unary", "hello")
+
+        assert not echo.spans.get_finished_spans()
+
+
+async def test_a_stream_that_nobody_reads_ends_with_its_call(echo: Echo) -> None:
+    async with echo.channel() as channel:
+        stub: Any = channel.unary_stream(
+            "/Echo/unary_stream", Note.SerializeToString, Note.FromString
+        )
+        call = stub(Note(text="hello"))
+        await call.wait_for_connection()
+        call.cancel()
+
+        await eventually(
+            lambda: any(
+                span.kind is trace.SpanKind.CLIENT for span in echo.spans.get_finished_spans()
+            )
+        )
+
+    breaker = echo.rules.breakers["Echo"]
+    assert breaker.state is State.CLOSED
+
+
+@pytest.mark.parametrize(
+    "traceparent",
+    [
+        "",
+        "00",
+        "00-" + "0" * 32 + "-" + "0" * 16 + "-01",
+        "ff-" + "1" * 32 + "-" + "1" * 16 + "-01",
+    ],
+)
+async def test_a_malformed_traceparent_begins_a_new_trace(echo: Echo, traceparent: str) -> None:
+    identity = echo.authority.issue(ALICE)
+    credentials = grpc.ssl_channel_credentials(
+        identity.ca.read_bytes(), identity.key.read_bytes(), identity.certificate.read_bytes()
+    )
+    async with grpc.aio.secure_channel(f"localhost:{echo.port}", credentials) as channel:
+        stub: Any = channel.unary_unary(
+            "/Echo/unary_unary", Note.SerializeToString, Note.FromString
+        )
+        metadata = (("traceparent", traceparent),)
+        reply = await stub(Note(text="who"), metadata=metadata, timeout=5)
+
+    assert reply.text == "nobody"
