@@ -29,6 +29,8 @@ def run(arguments: list[str]) -> int:
     except MeshError as error:
         return _fail(errors.from_mesh(error), arguments)
     except typer.TyperException as error:
+        if not error.format_message():  # no command was given, and the help is on the screen
+            return errors.USAGE
         usage = errors.CommandError(
             error.format_message(),
             code="INVALID_ARGUMENT",

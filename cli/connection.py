@@ -46,19 +46,20 @@ async def connect(home: Home) -> AsyncIterator[Channels]:
     async with AsyncExitStack() as stack:
         tracer = await stack.enter_async_context(_tracing(home))
         try:
-            yield {
-                name: await stack.enter_async_context(
-                    open_channel(endpoint.address, _rules(name, tracer), identity)
-                )
+            channels = {
+                name: open_channel(endpoint.address, _rules(name, tracer), identity)
                 for name, endpoint in known.items()
             }
-        except FileNotFoundError as error:
+        except OSError as error:
             raise CommandError(
-                f"{error.filename} is missing",
+                f"{error.filename} cannot be read: {error.strerror}",
                 code="UNAUTHENTICATED",
                 reason="NO_IDENTITY",
                 remedy=START_THE_MESH,
             ) from None
+        for channel in channels.values():
+            await stack.enter_async_context(channel)
+        yield channels
 
 
 def ask(home: Home, work: Callable[[Channels], Awaitable[R]]) -> R:

@@ -49,12 +49,18 @@ def read(home: Home) -> dict[str, Endpoint]:
     try:
         services = json.loads(home.endpoints.read_bytes())["services"]
         return {name: _endpoint(services[name]) for name in SERVICES}
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise CommandError(
             f"no mesh has run on {home.path}",
             code="UNAVAILABLE",
             reason="NO_MESH",
             remedy=START_THE_MESH,
+        ) from None
+    except OSError as error:
+        raise CommandError(
+            f"{home.endpoints} cannot be read: {error.strerror}",
+            reason="HOME_UNUSABLE",
+            remedy="use the home as its owner, or choose another with --home",
         ) from None
     except (KeyError, TypeError, ValueError):
         raise CommandError(

@@ -71,11 +71,7 @@ class Home:
                 folder.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
                 folder.chmod(PRIVATE)
             except OSError as error:
-                raise CommandError(
-                    f"{folder} cannot be the mesh's: {error.strerror}",
-                    reason="HOME_UNUSABLE",
-                    remedy="choose another folder with --home",
-                ) from None
+                raise _unusable(folder, error) from None
 
     @contextmanager
     def lock(self) -> Iterator[int]:
@@ -84,7 +80,10 @@ class Home:
         They inherit it so that the home stays locked until the last of them has written its last,
         also where the supervisor was killed; that is waited for, a live supervisor is not.
         """
-        descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise _unusable(self.lock_file, error) from None
         try:
             deadline = time.monotonic() + DRAIN_AFTER_KILL
             while not _try_lock(descriptor):
@@ -105,6 +104,14 @@ class Home:
             reason="HOME_IN_USE",
             remedy="use it, stop it with Ctrl-C or SIGTERM, or choose another folder with --home",
         )
+
+
+def _unusable(path: Path, error: OSError) -> CommandError:
+    return CommandError(
+        f"{path} cannot be the mesh's: {error.strerror}",
+        reason="HOME_UNUSABLE",
+        remedy="choose another folder with --home",
+    )
 
 
 def _try_lock(descriptor: int) -> bool:

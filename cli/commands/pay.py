@@ -31,9 +31,9 @@ def pay(
     from cli.identities import Identities
 
     chosen = Home.of(home)
-    payer = Identities(chosen).find(sender)
 
     async def work(channels: Channels) -> tuple[int, Outcome, int]:
+        payer = Identities(chosen).find(sender)
         with traced("pay"):
             proposal = await payment.propose(channels, payer, to, amount_sat)
             started = await payment.start(channels, proposal)

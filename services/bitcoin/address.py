@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-from mesh.errors import InvalidArgument
+from mesh.errors import InvalidArgument, Reason
 from services.bitcoin import base58, bech32
 from services.bitcoin.chain import Network
 from services.bitcoin.script import ScriptType, script_type, witness_program
@@ -25,11 +25,14 @@ MAX_ADDRESS_SIZE = 90  # characters of the longest bech32 address (BIP 173)
 def parse_address(address: str, network: Network, *, field: str = "address") -> bytes:
     """The script_pubkey that the address stands for.
 
-    InvalidArgument if it is malformed, or of another network, which is then named.
+    InvalidArgument if it is malformed (ADDRESS_INVALID), or of another network, which is then
+    named (ADDRESS_OF_OTHER_NETWORK).
     """
     if not 1 <= len(address) <= MAX_ADDRESS_SIZE:
         raise InvalidArgument(
-            f"an address has 1 to {MAX_ADDRESS_SIZE} characters, not {len(address)}", field=field
+            f"an address has 1 to {MAX_ADDRESS_SIZE} characters, not {len(address)}",
+            reason=Reason.ADDRESS_INVALID,
+            field=field,
         )
     try:
         if "1" in address and address.lower().rpartition("1")[0] in HRPS:
@@ -37,10 +40,13 @@ def parse_address(address: str, network: Network, *, field: str = "address") -> 
         else:
             script, networks = _parse_base58(address)
     except ValueError as error:
-        raise InvalidArgument(f"{address!r} is not an address: {error}", field=field) from None
+        raise InvalidArgument(
+            f"{address!r} is not an address: {error}", reason=Reason.ADDRESS_INVALID, field=field
+        ) from None
     if network not in networks:
         raise InvalidArgument(
             f"{address} is an address of {' or '.join(networks)}; this network is {network}",
+            reason=Reason.ADDRESS_OF_OTHER_NETWORK,
             field=field,
         )
     return script

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import NewType
 
-from mesh.errors import InvalidArgument
+from mesh.errors import InvalidArgument, Reason
 
 Txid = NewType("Txid", bytes)
 BlockHash = NewType("BlockHash", bytes)
@@ -33,5 +33,9 @@ def parse_block_hash(raw: bytes, *, field: str = "hash") -> BlockHash:
 
 def _parse(raw: bytes, field: str) -> bytes:
     if len(raw) != HASH_SIZE:
-        raise InvalidArgument(f"{field} must be {HASH_SIZE} bytes, not {len(raw)}", field=field)
+        raise InvalidArgument(
+            f"{field} must be {HASH_SIZE} bytes in internal order, not {len(raw)}",
+            reason=Reason.HASH_INVALID,
+            field=field,
+        )
     return raw

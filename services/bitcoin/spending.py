@@ -40,10 +40,11 @@ class Spend:
 
 
 def check_amount(amount_sat: int, recipient_script: bytes, *, field: str = "amount_sat") -> None:
-    """InvalidArgument unless the network would relay a payment of this amount."""
+    """InvalidArgument (AMOUNT_INVALID) unless the network would relay a payment of this amount."""
     if amount_sat > MAX_MONEY_SAT:
         raise InvalidArgument(
             f"{field} must be at most {MAX_MONEY_SAT} (21 million BTC), not {amount_sat}",
+            reason=Reason.AMOUNT_INVALID,
             field=field,
         )
     least = max(1, dust_threshold(recipient_script))
@@ -51,6 +52,7 @@ def check_amount(amount_sat: int, recipient_script: bytes, *, field: str = "amou
         raise InvalidArgument(
             f"{field} must be at least {least} for this address, not {amount_sat}: "
             "less is dust, which no node relays",
+            reason=Reason.AMOUNT_INVALID,
             field=field,
         )
 

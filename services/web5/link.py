@@ -142,7 +142,9 @@ def normal_address(address: str, network: str) -> str:
     head, _, data = lower.rpartition("1")
     if address not in (lower, address.upper()) or head != prefix or not BECH32.fullmatch(data):
         raise InvalidArgument(
-            f"address must be a segwit address of {network}, {prefix}1...", field="address"
+            f"address must be a segwit address of {network}, {prefix}1...",
+            reason=Reason.ADDRESS_INVALID,
+            field="address",
         )
     return lower
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from mesh.testing import Authority
 
-SERVICES = ("bitcoin", "web5", "orchestrator")
+SERVICES = ("bitcoin", "web5", "ml", "orchestrator")
 UNUSED = "127.0.0.1:9"
 
 
@@ -41,7 +41,7 @@ def home(service: str, authority: Authority, tmp_path: Path) -> Path:
 
 def start(service: str, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the service to its end, which must come by itself."""
-    peers = ",".join(f"{name}={UNUSED}" for name in ("bitcoin", "web5", "ml"))
+    peers = ",".join(f"{name}={UNUSED}" for name in SERVICES)
     return subprocess.run(
         [sys.executable, "-m", f"services.{service}"],
         env={"PATH": os.environ["PATH"], "ANYA_HOME": str(home), "ANYA_PEERS": peers} | environment,
