@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from services.orchestrator.peers import Peers
 
 GRACE = 5.0  # seconds for calls under way when we are told to stop
+CLAIM_AT_ONCE = 64  # runs: each is read in the transaction that claims it
 STORE_RETRY = 0.5  # seconds between two tries to reach a store that does not answer
 
 log = logging.getLogger(__name__)
@@ -188,7 +189,7 @@ class Runner:
         if self._may_have_lost:
             await self._runs.release_lost(self._owner, self._held)
             self._may_have_lost = False
-        free = self._config.max_runs - len(self._held)
+        free = min(self._config.max_runs - len(self._held), CLAIM_AT_ONCE)
         return await self._runs.claim(self._owner, free) if free > 0 else []
 
     async def _take_up(self, stored: StoredRun) -> None:

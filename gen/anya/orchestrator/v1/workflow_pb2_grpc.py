@@ -122,7 +122,7 @@ class WorkflowServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListRuns(self, request, context):
-        """ListRuns lists runs without their steps, newest first.
+        """ListRuns lists runs without their input and steps, newest first.
         Errors: INVALID_ARGUMENT for a negative page_size or a page_token of another list.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

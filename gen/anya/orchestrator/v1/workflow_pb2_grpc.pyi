@@ -58,7 +58,7 @@ class WorkflowServiceStub:
     Errors: NOT_FOUND.
     """
     ListRuns: _grpc.UnaryUnaryMultiCallable[_workflow_pb2.ListRunsRequest, _workflow_pb2.ListRunsResponse]
-    """ListRuns lists runs without their steps, newest first.
+    """ListRuns lists runs without their input and steps, newest first.
     Errors: INVALID_ARGUMENT for a negative page_size or a page_token of another list.
     """
     WatchRun: _grpc.UnaryStreamMultiCallable[_workflow_pb2.WatchRunRequest, _workflow_pb2.WatchRunResponse]
@@ -97,7 +97,7 @@ class WorkflowServiceAsyncStub(WorkflowServiceStub):
     Errors: NOT_FOUND.
     """
     ListRuns: _aio.UnaryUnaryMultiCallable[_workflow_pb2.ListRunsRequest, _workflow_pb2.ListRunsResponse]  # type: ignore[assignment]
-    """ListRuns lists runs without their steps, newest first.
+    """ListRuns lists runs without their input and steps, newest first.
     Errors: INVALID_ARGUMENT for a negative page_size or a page_token of another list.
     """
     WatchRun: _aio.UnaryStreamMultiCallable[_workflow_pb2.WatchRunRequest, _workflow_pb2.WatchRunResponse]  # type: ignore[assignment]
@@ -169,7 +169,7 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _workflow_pb2.ListRunsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_workflow_pb2.ListRunsResponse, _abc.Awaitable[_workflow_pb2.ListRunsResponse]]:
-        """ListRuns lists runs without their steps, newest first.
+        """ListRuns lists runs without their input and steps, newest first.
         Errors: INVALID_ARGUMENT for a negative page_size or a page_token of another list.
         """
 
