@@ -117,8 +117,13 @@ def _as_text(path: Path, scope: Scope, pointer: Pointer) -> str:
             return text
         case None:
             raise Unresolved(pointer, f"{path} is null and cannot be part of a text")
+        case int() as number if not isinstance(number, bool):
+            return str(number)
         case value:
-            return rfc8785.dumps(value).decode()
+            try:
+                return rfc8785.dumps(value).decode()
+            except rfc8785.CanonicalizationError:
+                raise Unresolved(pointer, f"{path} holds numbers that JSON cannot hold") from None
 
 
 def _path(token: re.Match[str]) -> Path:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from services.orchestrator import definition
 from services.orchestrator.definition.operations import CONTRACTS
@@ -205,7 +208,7 @@ def test_an_output_of_a_step_that_may_be_skipped_may_be_null() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("changed", "message"),
     [
         ({}, "sender_did must be given"),
         ({"payee": 1}, "payee must be left out: the inputs are sender_did, recipient_address,"),
@@ -214,11 +217,13 @@ def test_an_output_of_a_step_that_may_be_skipped_may_be_null() -> None:
     ],
     ids=str,
 )
-def test_an_input_is_held_against_what_the_steps_read(given: dict[str, Any], message: str) -> None:
+def test_an_input_is_held_against_what_the_steps_read(
+    changed: dict[str, Any], message: str
+) -> None:
     inputs = definition.load(SEED).inputs
     good = {"sender_did": "d", "sender_address": "s", "recipient_address": "r", "amount": 5}
-    spoiled = good | given if given else good | {"sender_did": None}
-    if not given:
+    spoiled = good | changed if changed else good | {"sender_did": None}
+    if not changed:
         spoiled.pop("sender_did")
 
     inputs.check(good)
@@ -244,3 +249,52 @@ def test_a_path_reads_back_as_it_was_written() -> None:
     assert str(path) == "steps.a.list[0].b"
     assert path is not None
     assert path.variable == "steps.a.list._0.b"
+
+
+def pointers(value: object, pointer: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+    """Where every value of a document stands."""
+    found = [pointer]
+    members: list[tuple[str | int, object]] = []
+    if isinstance(value, dict):
+        members = list(value.items())
+    elif isinstance(value, list):
+        members = list(enumerate(value))
+    for key, item in members:
+        found += pointers(item, (*pointer, key))
+    return found
+
+
+STRANGE = st.sampled_from(
+    [
+        *(None, True, 7, -1, 0.5, "", " ", "{{", "{{}}", "{{input}}", "{{steps}}", "{{steps[0]}}"),
+        *("{{output}}", "{{output[0].x}}", "{{ctx}}", "{{input[3]}}", "{{input.a[0].b}}", "x}}"),
+        *("{{steps.verify_sender}}", "{{steps.verify_sender[0]}}", "a{{steps.verify_sender}}b"),
+        *("{{steps.fraud_assessment.risk_factors[0].kind}} == 'model'", "true", "1 == 1"),
+        *([], {}, [[]], {"a": {}}, {"": 1}, ["{{input.x}}"], {"a": ["{{steps.nobody.x}}"]}, "\x00"),
+    ]
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(st.tuples(st.integers(0, 200), STRANGE), min_size=1, max_size=3))
+def test_any_change_to_a_definition_is_judged_and_never_breaks_the_check(
+    changes: list[tuple[int, object]],
+) -> None:
+    document: Any = seed()
+    for at, strange in changes:
+        places = pointers(document)
+        pointer = places[at % len(places)]
+        if not pointer:
+            document = copy.deepcopy(strange)
+            continue
+        parent = document
+        for part in pointer[:-1]:
+            parent = parent[part]
+        parent[pointer[-1]] = copy.deepcopy(strange)
+
+    text = json.dumps(document)
+    lines = text.splitlines()
+    for fault in definition.check(text):
+        assert 1 <= fault.line <= len(lines)
+        assert 1 <= fault.column <= len(lines[fault.line - 1]) + 1
+        assert fault.message

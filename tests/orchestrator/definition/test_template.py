@@ -14,7 +14,13 @@ from services.orchestrator.definition.template import (
 )
 
 SCOPE: dict[str, Any] = {
-    "input": {"amount": 50_000, "name": "Ann", "tags": ["a", {"b": 0.1}], "none": None},
+    "input": {
+        "amount": 50_000,
+        "name": "Ann",
+        "tags": ["a", {"b": 0.1}],
+        "none": None,
+        "big": 2**60,
+    },
     "steps": {"first": {"score": 1e-7, "verified": True, "_status": "SUCCEEDED"}},
     "ctx": {"run_id": "r1"},
 }
@@ -34,6 +40,7 @@ SCOPE: dict[str, Any] = {
         ("{{steps.first._status}}", "SUCCEEDED"),
         ("to {{input.name}}: {{input.amount}} sat", "to Ann: 50000 sat"),
         ("{{steps.first.verified}}/{{steps.first.score}}", "true/1e-7"),
+        ("{{input.big}}!", "1152921504606846976!"),
         ("x{{input.tags}}", 'x["a",{"b":0.1}]'),
         ("{{{{input.name}}", "{{input.name}}"),
         ("{{ctx.run_id}} ", "r1"),
@@ -54,6 +61,7 @@ def test_a_template_becomes_its_value(template: object, value: object) -> None:
         ({"a": "{{input.tags[2]}}"}, "/a: input.tags[2] does not exist"),
         ({"a": "{{input.none.inner}}"}, "/a: input.none.inner does not exist"),
         ({"a": "{{steps.second.score}}"}, "/a: steps.second.score does not exist"),
+        ({"a": "all {{input}}"}, "/a: input holds numbers that JSON cannot hold"),
         ({"a": "for {{input.none}}"}, "/a: input.none is null and cannot be part of a text"),
     ],
     ids=lambda value: str(value)[:30],
