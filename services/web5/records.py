@@ -24,6 +24,7 @@ from services.web5.dwn import (
 )
 from services.web5.dwn.errors import DwnError, UnauthorizedError
 from services.web5.dwn.records_write import Data
+from services.web5.dwn.schemas import MAX_DID
 from services.web5.node import protocols as protocols_node
 from services.web5.node import records_delete as delete_node
 from services.web5.node import records_query as query_node
@@ -106,7 +107,7 @@ class Records:
             protocol=payment_record.PROTOCOL,
             protocolPath=payment_record.PATH,
             schema=payment_record.SCHEMA,
-            recipient=did.parse(payer),
+            recipient=_parse_payer(payer),
             tags=payment_record.tags(key.request_id, payment_id),
         )
         write = records_write.parse(message.parse(raw, self._now()))
@@ -200,6 +201,14 @@ class Records:
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock.wall(), UTC)
+
+
+def _parse_payer(text: str) -> str:
+    if len(text) > MAX_DID:
+        raise InvalidArgument(
+            f"did must be at most {MAX_DID} characters", reason=Reason.DID_INVALID, field="did"
+        )
+    return did.parse(text)
 
 
 def _check_sizes(raw: bytes, data: bytes | None) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from mesh import jose
 from mesh.errors import MeshError
 from services.web5 import did
-from services.web5.dwn import values
+from services.web5.dwn import schemas, values
 from services.web5.dwn.errors import Code, DwnError, UnauthorizedError
 
 if TYPE_CHECKING:
@@ -74,11 +74,14 @@ def parse(jws: Mapping[str, Value]) -> Signature:
     header = _object(entry["protected"], Code.JWS_HEADER_INVALID, "protected header")
     kid, algorithm = header.get("kid"), header.get("alg")
     if header.keys() != {"alg", "kid"} or not (
-        isinstance(kid, str) and "#" in kid and isinstance(algorithm, str)
+        isinstance(kid, str)
+        and 0 <= kid.find("#") <= schemas.MAX_DID
+        and isinstance(algorithm, str)
     ):
         raise DwnError(
             Code.JWS_HEADER_INVALID,
-            "the protected header must hold alg and kid (a DID with a fragment) and nothing else",
+            "the protected header must hold alg and kid, a DID of at most"
+            f" {schemas.MAX_DID} characters with a fragment, and nothing else",
         )
     try:
         signature = jose.decode(entry["signature"])

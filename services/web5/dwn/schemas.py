@@ -17,6 +17,11 @@ Schema: TypeAlias = dict[str, Any]
 
 ACTIONS = ("create", "update", "delete", "prune", "co-update", "co-delete", "co-prune", "read")
 MAX_TAGS = 10
+# Characters. What records are found by goes into the keys of indexes, and these have bounds.
+MAX_DID = 1024
+MAX_PROTOCOL = 1024
+MAX_PATH = 512
+MAX_TAG_NAME = 128
 MAX_PAGE = 100
 MAX_ERROR = 200  # characters of a validator's words
 
@@ -53,9 +58,18 @@ TIMESTAMP: Schema = {
     r"\.[0-9]{6}Z$",
 }
 BASE64URL: Schema = {"type": "string", "pattern": "^[A-Za-z0-9_-]+$"}
-DID: Schema = {"type": "string", "pattern": "^did:[a-z0-9]+:[A-Za-z0-9._:%-]+$", "maxLength": 4096}
+DID: Schema = {
+    "type": "string",
+    "pattern": "^did:[a-z0-9]+:[A-Za-z0-9._:%-]+$",
+    "maxLength": MAX_DID,
+}
 DIDS: Schema = {"oneOf": [DID, _array(DID, maxItems=100)]}
-PATH: Schema = {"type": "string", "pattern": "^[a-zA-Z]+(/[a-zA-Z]+)*$"}
+PROTOCOL: Schema = {"type": "string", "maxLength": MAX_PROTOCOL}
+PATH: Schema = {
+    "type": "string",
+    "pattern": "^[a-zA-Z]+(/[a-zA-Z]+)*$",
+    "maxLength": MAX_PATH,
+}
 CONTEXT: Schema = {"type": "string", "pattern": "^[a-zA-Z0-9]+(/[a-zA-Z0-9]+)*$"}
 TAG: Schema = {
     "oneOf": [
@@ -103,11 +117,17 @@ _RECORD = _object(
     _head("Records", "Write")
     | {"dataCid": TEXT, "dataSize": SIZE, "dateCreated": TIMESTAMP, "dataFormat": TEXT},
     {
-        "protocol": TEXT,
+        "protocol": PROTOCOL,
         "protocolPath": PATH,
         "recipient": DID,
         "schema": TEXT,
-        "tags": _object({}, minProperties=1, maxProperties=MAX_TAGS, additionalProperties=TAG),
+        "tags": _object(
+            {},
+            minProperties=1,
+            maxProperties=MAX_TAGS,
+            propertyNames={"maxLength": MAX_TAG_NAME},
+            additionalProperties=TAG,
+        ),
         "parentId": TEXT,
         "published": BOOLEAN,
         "datePublished": TIMESTAMP,
@@ -202,7 +222,7 @@ _RULE_SET = _object(
 _TYPE = _object({}, {"schema": TEXT, "dataFormats": _array(TEXT, minItems=1)})
 _DEFINITION = _object(
     {
-        "protocol": TEXT,
+        "protocol": PROTOCOL,
         "published": BOOLEAN,
         "types": _object({}, additionalProperties=_TYPE),
         "structure": _object({}, additionalProperties={"$ref": "#/$defs/ruleSet"}),

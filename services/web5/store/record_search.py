@@ -51,7 +51,7 @@ class Found:
 async def matching(tx: Transaction, tenant: str, filter: values.Value) -> list[Stored]:
     """The newest message, a write or a delete, of up to two records: a read wants just one."""
     newest: Condition = ("tenant = ? AND is_latest = 1 AND method <> 'Configure'", [tenant])
-    where, args = _all([newest, *_conditions(filter)])
+    where, args = _all([newest, *_conditions(tenant, filter)])
     rows = await tx.fetch(
         f"SELECT message, message_cid, data FROM dwn_message WHERE {where} LIMIT 2",  # noqa: S608
         *args,
@@ -70,7 +70,7 @@ async def page(
     direction, beyond = ("DESC", "<") if query.descending else ("ASC", ">")
     conditions: list[Condition] = [
         ("tenant = ? AND is_latest = 1 AND method = 'Write'", [tenant]),
-        *_conditions(query.filter),
+        *_conditions(tenant, query.filter),
     ]
     if query.published is not None:
         conditions.append(("published = ?", [int(query.published)]))
@@ -111,7 +111,7 @@ def _all(conditions: list[Condition]) -> Condition:
     return where, [value for _, values in conditions for value in values]
 
 
-def _conditions(filter: values.Value) -> Iterator[Condition]:
+def _conditions(tenant: str, filter: values.Value) -> Iterator[Condition]:
     for name, asked in filter.items():
         if name in EQUALITIES:
             yield f"{EQUALITIES[name]} = ?", [asked]
@@ -130,7 +130,7 @@ def _conditions(filter: values.Value) -> Iterator[Condition]:
             yield "1 = 0", []  # no record here has one
         elif name == "tags":
             for tag, wanted in asked.items():
-                yield _tag(tag, wanted)
+                yield _tag(tenant, tag, wanted)
 
 
 def _membership(column: str, asked: values.Value) -> Iterator[Condition]:
@@ -155,7 +155,7 @@ def _bounds(column: str, asked: values.Value) -> Iterator[Condition]:
             yield f"{column} {COMPARISONS[name]} CAST(? AS DOUBLE PRECISION)", [float(bound)]
 
 
-def _tag(name: str, wanted: values.Value) -> Condition:
+def _tag(tenant: str, name: str, wanted: values.Value) -> Condition:
     """Whether the record has the tag with this value; of a tag with many, whether one is."""
     column = _column(wanted)
     if isinstance(wanted, dict) and "startsWith" in wanted:
@@ -164,14 +164,19 @@ def _tag(name: str, wanted: values.Value) -> Condition:
     elif isinstance(wanted, dict):
         conditions = list(_bounds(f"tag.{column}", wanted))
     else:
-        value = float(wanted) if column == "number" else wanted
-        conditions = [(f"tag.{column} = ?", [int(value) if column == "truth" else value])]
+        conditions = [_is(column, wanted)]
     where, args = _all(conditions)
     return (
-        "EXISTS (SELECT 1 FROM dwn_tag AS tag WHERE tag.tenant = dwn_message.tenant"  # noqa: S608
-        f" AND tag.message_cid = dwn_message.message_cid AND tag.name = ? AND {where})",
-        [name, *args],
+        "message_cid IN (SELECT tag.message_cid FROM dwn_tag AS tag"  # noqa: S608
+        f" WHERE tag.tenant = ? AND tag.name = ? AND {where})",
+        [tenant, name, *args],
     )
+
+
+def _is(column: str, value: values.Value) -> Condition:
+    if column == "text":  # the index holds the start of a text
+        return "substr(tag.text, 1, 64) = ? AND tag.text = ?", [value[:64], value]
+    return f"tag.{column} = ?", [float(value) if column == "number" else int(value)]
 
 
 def _column(wanted: values.Value) -> str:

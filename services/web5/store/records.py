@@ -73,6 +73,11 @@ CREATE TABLE IF NOT EXISTS dwn_tag (
     PRIMARY KEY (tenant, message_cid, name, position)
 ) STRICT, WITHOUT ROWID;
 
+CREATE INDEX IF NOT EXISTS dwn_tag_text
+    ON dwn_tag (tenant, name, substr(text, 1, 64)) WHERE text IS NOT NULL;
+CREATE INDEX IF NOT EXISTS dwn_tag_number
+    ON dwn_tag (tenant, name, number) WHERE number IS NOT NULL;
+
 CREATE TABLE IF NOT EXISTS dwn_blob (
     tenant    TEXT NOT NULL,
     record_id TEXT NOT NULL,

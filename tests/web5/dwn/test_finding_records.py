@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mesh import jose
-from services.web5.dwn import records_query, records_read, records_write
+from services.web5.dwn import protocols, records_query, records_read, records_write, schemas
 from services.web5.records import Records
 from tests.web5.dwn.nodes import NOTES, context_id, members, record_id, verdict
 from tests.web5.holder import signer
@@ -89,6 +89,48 @@ async def test_a_filter_finds_what_matches_all_of_it(
     await write(node, alice, "three", tags=tags, dataFormat="text/html", **published)
 
     assert await names(node, alice, filter) == expected
+
+
+async def test_a_record_with_the_longest_names_is_stored_and_found(
+    node: Node, alice: Signer
+) -> None:
+    protocol = "http://notes.example/" + "p" * (schemas.MAX_PROTOCOL - 21)
+    path = "n" * schemas.MAX_PATH
+    recipient = "did:web:" + "r" * (schemas.MAX_DID - 8)
+    name, text = "ñ" * schemas.MAX_TAG_NAME, "₿" * 10_000
+    definition = {
+        "protocol": protocol,
+        "published": False,
+        "types": {path: {}},
+        "structure": {path: {}},
+    }
+    await node.process(protocols.configure(definition, alice, node.now))
+    place = {"protocol": protocol, "protocolPath": path, "recipient": recipient}
+    await write(node, alice, "long", tags={name: text, "other": text[1:]}, **place)
+
+    assert await names(node, alice, {"tags": {name: text}}) == ["long"]
+    assert await names(node, alice, {"tags": {name: text[1:]}}) == []
+    assert await names(node, alice, place) == ["long"]
+
+
+@pytest.mark.parametrize(
+    "properties",
+    [
+        {"protocol": "http://a.example/" + "p" * schemas.MAX_PROTOCOL},
+        {"protocolPath": "n" * (schemas.MAX_PATH + 1)},
+        {"recipient": "did:web:" + "r" * schemas.MAX_DID},
+        {"tags": {"n" * (schemas.MAX_TAG_NAME + 1): 1}},
+    ],
+    ids=["protocol", "path", "recipient", "tag"],
+)
+async def test_a_longer_name_is_refused(
+    node: Node, alice: Signer, properties: dict[str, Any]
+) -> None:
+    message = node.note(alice, **({"protocolPath": "note"} | properties))
+
+    reply = await node.process(message, b"note")
+
+    assert verdict(reply) == (400, "SchemaValidatorFailure")
 
 
 async def test_records_are_found_by_place_and_people(

@@ -135,6 +135,7 @@ async def test_a_request_id_with_another_body_is_refused(node: Node, bob: Signer
     [
         ("bob", {}, "did"),
         ("did:key:z6Mk#fragment", {}, "did"),
+        ("did:web:" + "a" * 1024, {}, "did"),
         (None, {"note": "x" * 30_000}, "transaction_data"),
         (None, {"amount": float("nan")}, "transaction_data"),
         (None, {"amount": float("inf")}, "transaction_data"),
