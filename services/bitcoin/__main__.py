@@ -39,7 +39,7 @@ from services.bitcoin.servicers.ownership import OwnershipServicer
 from services.bitcoin.servicers.regtest import TIMEOUT, RegtestServicer
 from services.bitcoin.servicers.wallet import WalletServicer
 from services.bitcoin.spender import Fees, WalletActor, keep_sweeping
-from services.bitcoin.store import budget
+from services.bitcoin.store import budget, reservation
 from services.bitcoin.store import chain as chain_store
 from services.bitcoin.store import journal as journal_store
 from services.bitcoin.store import payment as payment_store
@@ -60,7 +60,16 @@ if TYPE_CHECKING:
 
 SCHEMA = "".join(
     part.SCHEMA
-    for part in (inbox, outbox, journal_store, chain_store, wallet_store, payment_store, budget)
+    for part in (
+        inbox,
+        outbox,
+        journal_store,
+        chain_store,
+        wallet_store,
+        payment_store,
+        budget,
+        reservation,
+    )
 )
 
 log = logging.getLogger(__name__)

@@ -108,7 +108,8 @@ class WalletActor(Actor[WalletMessage]):
 
     async def _send(self, message: SendPayment) -> Payment:
         payment_id = message.order.payment_id
-        is_new = not await self._store.is_known(message.key) and await self._make(message)
+        is_made = await self._store.is_made(message.key, message.order)
+        is_new = not is_made and await self._make(message)
         if is_new:
             failpoint.reach("payment.after_commit", payment_id)
         await self._broadcaster.send(payment_id, is_first=is_new)

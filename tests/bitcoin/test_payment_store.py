@@ -110,14 +110,14 @@ async def test_a_payment_is_there_after_reopening(location: str) -> None:
     async with open_database(location, schema=SCHEMA) as database:
         payments = PaymentStore(database, final_depth=FINAL_DEPTH)
         assert await payments.open() == before
-        assert await payments.is_known(request_key(payment_id(1)))
+        assert await payments.is_made(request_key(payment_id(1)), order(1))
 
 
 async def test_the_same_key_with_another_body_is_refused(bank: Bank) -> None:
     await make(bank.payments, order(1))
 
     with pytest.raises(AlreadyExists) as refusal:
-        await bank.payments.is_known(request_key(payment_id(1), b"another"))
+        await bank.payments.is_made(request_key(payment_id(1), b"another"), order(1))
 
     assert refusal.value.reason is Reason.REQUEST_ID_REUSED
 
@@ -127,7 +127,20 @@ async def test_a_payment_id_is_taken_whoever_took_it(bank: Bank) -> None:
     stranger = replace(request_key(payment_id(1)), caller="stranger")
 
     with pytest.raises(AlreadyExists):
-        await bank.payments.basis(stranger, order(1), BOUNDS)
+        await bank.payments.is_made(stranger, order(1))
+
+
+async def test_a_payment_outlives_its_inbox_row(bank: Bank) -> None:
+    await make(bank.payments, order(1))
+    basis = await bank.payments.basis(request_key("a"), order(1), BOUNDS)
+    await bank.database.write(lambda tx: tx.execute("DELETE FROM inbox"))
+
+    is_first = await bank.payments.commit(
+        request_key(payment_id(1)), signed(order(1), basis), reply
+    )
+
+    assert not is_first
+    assert await bank.events() == ["prepared"]
 
 
 async def test_two_payments_built_on_one_coin_do_not_both_commit(bank: Bank) -> None:

@@ -11,28 +11,20 @@ from mesh import inbox, outbox
 from mesh.errors import AlreadyExists, FailedPrecondition, NotFound, Reason
 from services.bitcoin.hashes import Txid, display
 from services.bitcoin.payment import Payment, Sighting, State, advance
-from services.bitcoin.spending import MAX_CANDIDATES, Candidate
 from services.bitcoin.store.budget import Account, charge, check_budget, give_back
-from services.bitcoin.store.chain import script_hash
-from services.bitcoin.store.wallet import (
-    find_own,
-    last_mature_height,
-    next_address,
-    reveal,
-    sealed_seed,
-)
-from services.bitcoin.transaction import outpoint, split_outpoint
+from services.bitcoin.store.reservation import candidates, conflict_depth, release, reserve
+from services.bitcoin.store.wallet import find_own, next_address, reveal, sealed_seed
 from services.bitcoin.wallet import Keychain, OwnAddress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable
 
     from mesh.database import Database, Row
     from mesh.database import Transaction as Tx
     from mesh.inbox import RequestKey
     from mesh.trust import Bounds
     from services.bitcoin.payment import Order
-    from services.bitcoin.spending import Spend
+    from services.bitcoin.spending import Candidate, Spend
     from services.bitcoin.transaction import Transaction
 
 SCHEMA = """
@@ -106,23 +98,26 @@ class PaymentStore:
         self._database = database
         self._final_depth = final_depth
 
-    async def is_known(self, key: RequestKey) -> bool:
-        """Whether a payment was made under ``key``. AlreadyExists if its body was another."""
+    async def is_made(self, key: RequestKey, order: Order) -> bool:
+        """Whether the payment exists: then nothing about it is judged again.
+
+        AlreadyExists (REQUEST_ID_REUSED) if its id names another payment, FailedPrecondition
+        (PAYMENT_CANCELLED) if it was cancelled.
+        """
 
         async def work(tx: Tx) -> bool:
-            return await inbox.find(tx, key) is not None
+            return await _is_made(tx, key, order)
 
         return await self._database.read(work)
 
     async def basis(self, key: RequestKey, order: Order, bounds: Bounds) -> Basis:
         """What the order can be built on now; one consistent view, nothing is promised by it.
 
-        FailedPrecondition if it was cancelled (PAYMENT_CANCELLED) or the sender's address is not
-        of a managed wallet (SENDER_UNKNOWN), ResourceExhausted (BUDGET_EXCEEDED).
+        FailedPrecondition (SENDER_UNKNOWN) if the sender's address is not of a managed wallet,
+        ResourceExhausted (BUDGET_EXCEEDED).
         """
 
         async def work(tx: Tx) -> Basis:
-            await _refuse_known(tx, order.payment_id)
             await check_budget(tx, _account(key, order, bounds), order.amount_sat)
             own = await find_own(tx, order.from_script)
             if own is None:
@@ -134,7 +129,7 @@ class PaymentStore:
             return Basis(
                 own=own,
                 sealed_seed=await sealed_seed(tx, own.wallet_id),
-                candidates=await _candidates(tx, order.from_script),
+                candidates=await candidates(tx, order.from_script),
                 change_descriptor=descriptor,
                 change_index=index,
             )
@@ -146,15 +141,16 @@ class PaymentStore:
     ) -> bool:
         """Make the payment exist: inbox, budget, coins, change, bytes and event, or none of it.
 
-        False if an attempt under ``key`` was first. StaleBasisError if a coin or the change index
-        went to another payment meanwhile. The errors of ``basis``, and FailedPrecondition
+        False if another attempt was first. StaleBasisError if a coin or the change index went to
+        another payment meanwhile. The errors of ``is_made`` and ``basis``, and FailedPrecondition
         (PROOF_EXPIRED), as of this moment by the database's clock.
         """
 
         async def work(tx: Tx) -> bool:
-            is_first = await inbox.find(tx, key) is None
+            if await _is_made(tx, key, signed.order):
+                return False
             await inbox.once(tx, key, lambda: _insert(tx, key, signed, reply))
-            return is_first
+            return True
 
         return await self._database.write(work)
 
@@ -232,7 +228,6 @@ async def _insert(
 ) -> bytes:
     order, bounds = signed.order, signed.bounds
     now = await tx.now_ms()
-    await _refuse_known(tx, order.payment_id)
     if signed.proven_until is not None and signed.proven_until.timestamp() * 1000 <= now:
         raise FailedPrecondition(
             "an attestation expired before the payment was signed; start the payment anew",
@@ -240,7 +235,8 @@ async def _insert(
         )
     account = _account(key, order, bounds)
     day = await charge(tx, account, order.amount_sat)
-    await _reserve(tx, order.payment_id, signed.spend.coins)
+    if not await reserve(tx, order.payment_id, signed.spend.coins):
+        raise StaleBasisError
     if signed.spend.change_sat and not await reveal(tx, signed.change):
         raise StaleBasisError
     await tx.execute(
@@ -267,71 +263,37 @@ async def _insert(
     return reply(await _get(tx, order.payment_id))
 
 
-async def _refuse_known(tx: Tx, payment_id: str) -> None:
-    row = await tx.fetch_one("SELECT state FROM payment WHERE payment_id = ?", payment_id)
+async def _is_made(tx: Tx, key: RequestKey, order: Order) -> bool:
+    if await inbox.find(tx, key) is not None:
+        return True
+    row = await tx.fetch_one(
+        "SELECT state, caller, digest FROM payment WHERE payment_id = ?", order.payment_id
+    )
     if row is None:
-        return
-    if row[0] == State.CANCELLED:
+        return False
+    state, caller, digest = row
+    if state == State.CANCELLED:
         raise FailedPrecondition(
-            f"payment {payment_id} was cancelled; choose a new id",
+            f"payment {order.payment_id} was cancelled; choose a new id",
             reason=Reason.PAYMENT_CANCELLED,
         )
-    raise AlreadyExists(
-        f"payment {payment_id} was made by another caller; choose a new id",
-        reason=Reason.REQUEST_ID_REUSED,
-        field="request_id",
-    )
-
-
-async def _candidates(tx: Tx, script: bytes) -> tuple[Candidate, ...]:
-    """The largest confirmed coins of a script that are mature and promised to nobody."""
-    rows = await tx.fetch(
-        "SELECT txo.txid, txo.vout, txo.amount_sat FROM txo"
-        " LEFT JOIN reservation ON reservation.txid = txo.txid AND reservation.vout = txo.vout"
-        " WHERE script_hash = ? AND spent_txid IS NULL AND reservation.payment_id IS NULL"
-        " AND (is_coinbase = 0 OR height <= ?)"
-        " ORDER BY txo.amount_sat DESC, txo.txid, txo.vout LIMIT ?",
-        script_hash(script),
-        await last_mature_height(tx),
-        MAX_CANDIDATES,
-    )
-    return tuple(Candidate(outpoint(txid, vout), amount) for txid, vout, amount in rows)
-
-
-async def _reserve(tx: Tx, payment_id: str, coins: Collection[Candidate]) -> None:
-    """Promise the coins to the payment; StaleBasisError if one is spent or promised already."""
-    for coin in coins:
-        reserved = await tx.execute(
-            "INSERT INTO reservation SELECT txid, vout, ? FROM txo"
-            " WHERE txid = ? AND vout = ? AND spent_txid IS NULL ON CONFLICT DO NOTHING",
-            payment_id,
-            *split_outpoint(coin.prevout),
+    if (caller, digest) != (key.caller, order.digest):
+        raise AlreadyExists(
+            f"{order.payment_id} names another payment; choose a new id",
+            reason=Reason.REQUEST_ID_REUSED,
+            field="request_id",
         )
-        if not reserved:
-            raise StaleBasisError
+    return True
 
 
 async def _sight(tx: Tx, payment: Payment, *, is_waiting: bool = False) -> Sighting:
     """What the active chain says about a payment's transaction and its coins."""
-    row = await tx.fetch_one(
-        "SELECT MAX(spent_height) FROM reservation JOIN txo"
-        " ON txo.txid = reservation.txid AND txo.vout = reservation.vout"
-        " WHERE payment_id = ? AND spent_txid <> ?",
-        payment.payment_id,
-        payment.txid,
-    )
-    conflict = row[0] if row else None
+    assert payment.txid is not None  # noqa: S101  (a payment that is not over has its bytes)
     return Sighting(
         confirmations=payment.confirmations,
-        conflict_depth=0 if conflict is None else await _depth(tx, conflict),
+        conflict_depth=await conflict_depth(tx, payment.payment_id, payment.txid),
         is_waiting=is_waiting,
     )
-
-
-async def _depth(tx: Tx, height: int) -> int:
-    """Confirmations of what stands at this height of the active chain."""
-    row = await tx.fetch_one("SELECT MAX(height) FROM block")
-    return int(row[0]) - height + 1 if row and row[0] is not None else 0
 
 
 async def _move(tx: Tx, payment: Payment, state: State, *, is_over: bool) -> None:
@@ -344,7 +306,7 @@ async def _move(tx: Tx, payment: Payment, state: State, *, is_over: bool) -> Non
         payment.payment_id,
     )
     if is_over:
-        await tx.execute("DELETE FROM reservation WHERE payment_id = ?", payment.payment_id)
+        await release(tx, payment.payment_id)
     if state is not payment.state:
         await _announce(tx, payment.payment_id, state, payment.txid, was=payment.state)
 

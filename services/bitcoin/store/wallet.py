@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from mesh import inbox, outbox
 from mesh.errors import AlreadyExists, InvalidArgument, NotFound, Reason
-from services.bitcoin.chain import COINBASE_MATURITY
 from services.bitcoin.store.chain import script_hash
+from services.bitcoin.store.reservation import last_mature_height
 from services.bitcoin.wallet import Balance, Keychain, OwnAddress, Wallet
 
 if TYPE_CHECKING:
@@ -42,14 +42,6 @@ CREATE TABLE IF NOT EXISTS address (
     child         INTEGER NOT NULL,  -- index in the keychain
     UNIQUE (wallet_id, keychain, child)
 ) STRICT;
-
-CREATE TABLE IF NOT EXISTS reservation (  -- a coin is promised to one payment at most
-    txid       BLOB NOT NULL,
-    vout       INTEGER NOT NULL,
-    payment_id TEXT NOT NULL,
-    PRIMARY KEY (txid, vout)
-) STRICT;
-CREATE INDEX IF NOT EXISTS reservation_by_payment ON reservation (payment_id);
 """
 
 
@@ -233,13 +225,6 @@ async def sealed_seed(tx: Transaction, wallet_id: str) -> bytes:
     if row is None:
         raise _unknown(wallet_id)
     return bytes(row[0])
-
-
-async def last_mature_height(tx: Transaction) -> int:
-    """A coinbase at this height or below may be spent in the next block."""
-    row = await tx.fetch_one("SELECT MAX(height) FROM block")
-    tip = row[0] if row and row[0] is not None else 0
-    return int(tip) + 1 - COINBASE_MATURITY
 
 
 async def _mature(tx: Transaction) -> tuple[int, int]:

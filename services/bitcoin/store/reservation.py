@@ -1,0 +1,79 @@
+"""Coins that payments may choose from, and coins that are promised to one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from services.bitcoin.chain import COINBASE_MATURITY
+from services.bitcoin.spending import MAX_CANDIDATES, Candidate
+from services.bitcoin.store.chain import script_hash
+from services.bitcoin.transaction import outpoint, split_outpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from mesh.database import Transaction
+    from services.bitcoin.hashes import Txid
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS reservation (  -- a coin is promised to one payment at most
+    txid       BLOB NOT NULL,
+    vout       INTEGER NOT NULL,
+    payment_id TEXT NOT NULL,
+    PRIMARY KEY (txid, vout)
+) STRICT;
+CREATE INDEX IF NOT EXISTS reservation_by_payment ON reservation (payment_id);
+"""
+
+
+async def candidates(tx: Transaction, script: bytes) -> tuple[Candidate, ...]:
+    """The largest confirmed coins of a script that are mature and promised to nobody."""
+    rows = await tx.fetch(
+        "SELECT txo.txid, txo.vout, txo.amount_sat FROM txo"
+        " LEFT JOIN reservation ON reservation.txid = txo.txid AND reservation.vout = txo.vout"
+        " WHERE script_hash = ? AND spent_txid IS NULL AND reservation.payment_id IS NULL"
+        " AND (is_coinbase = 0 OR height <= ?)"
+        " ORDER BY txo.amount_sat DESC, txo.txid, txo.vout LIMIT ?",
+        script_hash(script),
+        await last_mature_height(tx),
+        MAX_CANDIDATES,
+    )
+    return tuple(Candidate(outpoint(txid, vout), amount) for txid, vout, amount in rows)
+
+
+async def reserve(tx: Transaction, payment_id: str, coins: Collection[Candidate]) -> bool:
+    """Promise the coins to a payment; False if one of them is spent, or promised to another."""
+    for coin in coins:
+        promised = await tx.execute(
+            "INSERT INTO reservation SELECT txid, vout, ? FROM txo"
+            " WHERE txid = ? AND vout = ? AND spent_txid IS NULL ON CONFLICT DO NOTHING",
+            payment_id,
+            *split_outpoint(coin.prevout),
+        )
+        if not promised:
+            return False
+    return True
+
+
+async def release(tx: Transaction, payment_id: str) -> None:
+    """Take back what was promised to a payment that is over."""
+    await tx.execute("DELETE FROM reservation WHERE payment_id = ?", payment_id)
+
+
+async def conflict_depth(tx: Transaction, payment_id: str, txid: Txid) -> int:
+    """Confirmations of what spent a coin of the payment's and is not its own ``txid``; else 0."""
+    row = await tx.fetch_one(
+        "SELECT (SELECT MAX(height) FROM block) - MAX(spent_height) + 1 FROM reservation"
+        " JOIN txo ON txo.txid = reservation.txid AND txo.vout = reservation.vout"
+        " WHERE payment_id = ? AND spent_txid <> ?",
+        payment_id,
+        txid,
+    )
+    return (row[0] if row else None) or 0
+
+
+async def last_mature_height(tx: Transaction) -> int:
+    """A coinbase at this height or below may be spent in the next block."""
+    row = await tx.fetch_one("SELECT MAX(height) FROM block")
+    tip = row[0] if row and row[0] is not None else 0
+    return int(tip) + 1 - COINBASE_MATURITY
