@@ -264,7 +264,7 @@ def pointers(value: object, pointer: tuple[str | int, ...] = ()) -> list[tuple[s
     return found
 
 
-STRANGE = st.sampled_from(
+STRANGE: st.SearchStrategy[object] = st.sampled_from(
     [
         *(None, True, 7, -1, 0.5, "", " ", "{{", "{{}}", "{{input}}", "{{steps}}", "{{steps[0]}}"),
         *("{{output}}", "{{output[0].x}}", "{{ctx}}", "{{input[3]}}", "{{input.a[0].b}}", "x}}"),
