@@ -5,28 +5,25 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from mesh import outbox
-from mesh.database import Database, open_database
+from mesh.database import open_database
 from mesh.errors import AlreadyExists, FailedPrecondition, NotFound, Reason, ResourceExhausted
 from services.bitcoin.__main__ import SCHEMA
 from services.bitcoin.payment import State
 from services.bitcoin.spending import MAX_CANDIDATES
 from services.bitcoin.store.payment import PaymentStore, StaleBasisError
-from services.bitcoin.transaction import Output, parse_transaction
-from tests.bitcoin.ledger import Ledger
+from services.bitcoin.transaction import Output
+from tests.bitcoin.bank import COIN, Bank, open_bank
 from tests.bitcoin.making_payments import (
     BOUNDS,
     FINAL_DEPTH,
     SCRIPT,
-    create_wallet,
     make,
     order,
     payment_id,
@@ -38,47 +35,8 @@ from tests.bitcoin.making_payments import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from services.bitcoin.payment import Payment
-    from services.bitcoin.store.wallet import WalletStore
 
 CHILD = [sys.executable, str(Path(__file__).with_name("making_payments.py"))]
-COIN = 100_000
-
-
-@dataclass
-class Bank:
-    """A store with a wallet of three coins, and the chain they are on."""
-
-    database: Database
-    payments: PaymentStore
-    wallets: WalletStore
-    ledger: Ledger
-
-    async def events(self, prefix: str = "bitcoin.payment.") -> list[str]:
-        recorded = await self.database.read(lambda tx: outbox.read(tx, after=0, limit=1000))
-        types = [event.type for event in recorded]
-        return [type.removeprefix(prefix) for type in types if type.startswith(prefix)]
-
-    async def spendable(self) -> int:
-        return (await self.wallets.balance("wallet-1", script=None)).spendable_sat
-
-    async def reserved(self) -> int:
-        return (await self.wallets.balance("wallet-1", script=None)).reserved_sat
-
-    async def observe(self, number: int = 1, *, is_waiting: bool = False) -> Payment:
-        return await self.payments.observe(payment_id(number), is_waiting=is_waiting)
-
-
-@asynccontextmanager
-async def open_bank(location: str, *coins: int) -> AsyncIterator[Bank]:
-    async with open_database(location, schema=SCHEMA) as database:
-        ledger = Ledger(database)
-        await ledger.grow(1)
-        wallets = await create_wallet(database)
-        for amount in coins:
-            await ledger.pay(SCRIPT, amount)
-        payments = PaymentStore(database, final_depth=FINAL_DEPTH)
-        yield Bank(database, payments, wallets, ledger)
 
 
 @pytest.fixture
@@ -282,97 +240,6 @@ async def test_a_replay_does_not_charge(bank: Bank) -> None:
     await make(bank.payments, order(1), bounds)
 
     assert not await make(bank.payments, order(1), bounds)
-
-
-async def test_a_rejected_payment_gives_coins_and_budget_back(bank: Bank) -> None:
-    bounds = replace(BOUNDS, daily_amount_sat=10_000)
-    await make(bank.payments, order(1), bounds)
-
-    rejected = await bank.payments.reject(payment_id(1))
-
-    assert (rejected.state, rejected.is_over) == (State.REJECTED, True)
-    assert await bank.reserved() == 0
-    assert await make(bank.payments, order(2), bounds)
-    assert await bank.events() == ["prepared", "rejected", "prepared"]
-
-
-async def test_a_payment_that_was_seen_is_not_rejected(bank: Bank) -> None:
-    await make(bank.payments, order(1))
-    await bank.observe(is_waiting=True)
-
-    kept = await bank.payments.reject(payment_id(1))
-
-    assert (kept.state, await bank.reserved()) == (State.BROADCAST, COIN)
-
-
-async def raw_transaction(bank: Bank) -> bytes:
-    (owed,) = await bank.payments.open()
-    return owed.raw
-
-
-async def confirm_payment(bank: Bank) -> None:
-    await bank.ledger.confirm(parse_transaction(await raw_transaction(bank)))
-
-
-async def test_a_payment_settles_at_its_final_depth_and_frees_its_coins(bank: Bank) -> None:
-    await make(bank.payments, order(1))
-    await confirm_payment(bank)
-    confirmed = await bank.observe()
-    await bank.ledger.grow(FINAL_DEPTH - 1)
-
-    settled = await bank.observe()
-
-    assert (confirmed.state, confirmed.confirmations) == (State.CONFIRMED, 1)
-    assert (settled.state, settled.is_over) == (State.SETTLED, True)
-    assert settled.confirmations == FINAL_DEPTH
-    assert await bank.reserved() == 0
-    assert await bank.payments.open() == []
-    assert await bank.events() == ["prepared", "confirmed", "settled"]
-
-
-async def test_a_payment_that_a_reorganisation_drops_is_owed_again(bank: Bank) -> None:
-    await make(bank.payments, order(1))
-    await confirm_payment(bank)
-    await bank.observe()
-    await bank.ledger.disconnect(1)
-
-    found = await bank.observe(is_waiting=True)
-
-    (owed,) = await bank.payments.open()
-    assert (found.state, found.confirmations) == (State.BROADCAST, 0)
-    assert owed.sighting.is_unseen
-    assert await bank.reserved() == COIN
-    assert await bank.events() == ["prepared", "confirmed", "broadcast"]
-
-
-async def test_a_conflicting_spend_frees_the_coins_only_at_final_depth(bank: Bank) -> None:
-    await make(bank.payments, order(1, amount_sat=150_000))
-    spent = (await bank.payments.open())[0].raw
-    one = parse_transaction(spent).prevouts[0]
-    await bank.ledger.spend([one], Output(1_000, b"\x51"))
-    conflicted = await bank.observe()
-    held = await bank.reserved()
-    await bank.ledger.grow(FINAL_DEPTH - 1)
-
-    final = await bank.observe()
-
-    assert (conflicted.state, conflicted.is_over) == (State.CONFLICTED, False)
-    assert held == COIN  # the other coin of two, the first is gone
-    assert (final.state, final.is_over) == (State.CONFLICTED, True)
-    assert await bank.spendable() == 2 * COIN
-
-
-async def test_a_conflict_that_a_reorganisation_drops_is_undone(bank: Bank) -> None:
-    await make(bank.payments, order(1))
-    (owed,) = await bank.payments.open()
-    await bank.ledger.spend([parse_transaction(owed.raw).prevouts[0]], Output(1_000, b"\x51"))
-    await bank.observe()
-    await bank.ledger.disconnect(1)
-
-    found = await bank.observe(is_waiting=True)
-
-    assert found.state is State.BROADCAST
-    assert await bank.events() == ["prepared", "conflicted", "broadcast"]
 
 
 async def test_processes_that_race_make_each_payment_once_and_share_no_coin(

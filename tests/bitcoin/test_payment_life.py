@@ -1,0 +1,107 @@
+"""What becomes of a stored payment as the chain moves, on both databases."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from services.bitcoin.payment import State
+from services.bitcoin.transaction import Output, Transaction, parse_transaction
+from tests.bitcoin.bank import COIN, Bank, open_bank
+from tests.bitcoin.making_payments import BOUNDS, FINAL_DEPTH, make, order, payment_id
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+async def owed(bank: Bank) -> Transaction:
+    """The transaction of the one payment that is not over."""
+    (payment,) = await bank.payments.open()
+    return parse_transaction(payment.raw)
+
+
+@pytest.fixture
+async def bank(location: str) -> AsyncIterator[Bank]:
+    async with open_bank(location, COIN, COIN, COIN) as bank:
+        yield bank
+
+
+async def test_a_rejected_payment_gives_coins_and_budget_back(bank: Bank) -> None:
+    bounds = replace(BOUNDS, daily_amount_sat=10_000)
+    await make(bank.payments, order(1), bounds)
+
+    rejected = await bank.payments.reject(payment_id(1))
+
+    assert (rejected.state, rejected.is_over) == (State.REJECTED, True)
+    assert await bank.reserved() == 0
+    assert await make(bank.payments, order(2), bounds)
+    assert await bank.events() == ["prepared", "rejected", "prepared"]
+
+
+async def test_a_payment_that_was_seen_is_not_rejected(bank: Bank) -> None:
+    await make(bank.payments, order(1))
+    await bank.observe(is_waiting=True)
+
+    kept = await bank.payments.reject(payment_id(1))
+
+    assert (kept.state, await bank.reserved()) == (State.BROADCAST, COIN)
+
+
+async def test_a_payment_settles_at_its_final_depth_and_frees_its_coins(bank: Bank) -> None:
+    await make(bank.payments, order(1))
+    await bank.ledger.confirm(await owed(bank))
+    confirmed = await bank.observe()
+    await bank.ledger.grow(FINAL_DEPTH - 1)
+
+    settled = await bank.observe()
+
+    assert (confirmed.state, confirmed.confirmations) == (State.CONFIRMED, 1)
+    assert (settled.state, settled.is_over) == (State.SETTLED, True)
+    assert settled.confirmations == FINAL_DEPTH
+    assert await bank.reserved() == 0
+    assert await bank.payments.open() == []
+    assert await bank.events() == ["prepared", "confirmed", "settled"]
+
+
+async def test_a_payment_that_a_reorganisation_drops_is_owed_again(bank: Bank) -> None:
+    await make(bank.payments, order(1))
+    await bank.ledger.confirm(await owed(bank))
+    await bank.observe()
+    await bank.ledger.disconnect(1)
+
+    found = await bank.observe(is_waiting=True)
+
+    (payment,) = await bank.payments.open()
+    assert (found.state, found.confirmations) == (State.BROADCAST, 0)
+    assert payment.sighting.is_unseen
+    assert await bank.reserved() == COIN
+    assert await bank.events() == ["prepared", "confirmed", "broadcast"]
+
+
+async def test_a_conflicting_spend_frees_the_coins_only_at_final_depth(bank: Bank) -> None:
+    await make(bank.payments, order(1, amount_sat=150_000))
+    await bank.ledger.spend([(await owed(bank)).prevouts[0]], Output(1_000, b"\x51"))
+    conflicted = await bank.observe()
+    held = await bank.reserved()
+    await bank.ledger.grow(FINAL_DEPTH - 1)
+
+    final = await bank.observe()
+
+    assert (conflicted.state, conflicted.is_over) == (State.CONFLICTED, False)
+    assert held == COIN  # the other coin of two, the first is gone
+    assert (final.state, final.is_over) == (State.CONFLICTED, True)
+    assert await bank.spendable() == 2 * COIN
+
+
+async def test_a_conflict_that_a_reorganisation_drops_is_undone(bank: Bank) -> None:
+    await make(bank.payments, order(1))
+    await bank.ledger.spend([(await owed(bank)).prevouts[0]], Output(1_000, b"\x51"))
+    await bank.observe()
+    await bank.ledger.disconnect(1)
+
+    found = await bank.observe(is_waiting=True)
+
+    assert found.state is State.BROADCAST
+    assert await bank.events() == ["prepared", "conflicted", "broadcast"]
