@@ -16,7 +16,7 @@ from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceStub
 from cli.errors import FAILED, OK, REFUSED, USAGE, CommandError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from anya.mesh.v1.attestation_pb2 import PaymentIntent
     from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
@@ -101,11 +101,17 @@ async def watch(channels: Channels, run_id: str) -> AsyncIterator[pb.Run]:
             await asyncio.sleep(REDIAL)
 
 
-async def finish(channels: Channels, run_id: str) -> pb.Run:
-    """The run once it has ended."""
+async def finish(
+    channels: Channels, run_id: str, say: Callable[[str], None] | None = None
+) -> pb.Run:
+    """The run once it has ended; ``say`` hears each of its lines, and again when one changes."""
+    said: set[str] = set()
     async for run in watch(channels, run_id):
-        last = run
-    return last
+        for line in lines(run) if say else ():
+            if say and line not in said:
+                say(line)
+        said.update(lines(run))
+    return run
 
 
 async def register(channels: Channels, definition: str) -> pb.Workflow:

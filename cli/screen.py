@@ -34,6 +34,11 @@ def progress() -> Console:
     return Console(stderr=True, highlight=False, quiet=not sys.stderr.isatty())
 
 
+def say(line: str) -> None:
+    """One line of progress, as it is."""
+    progress().print(line, style="dim", markup=False)
+
+
 def _width(stream: Any) -> int | None:
     """What the terminal has; a generous line elsewhere, so that logs keep ids whole."""
     return None if stream.isatty() or "COLUMNS" in os.environ else 140

@@ -47,11 +47,17 @@ class _Watcher:
     def say(self, line: str) -> None:
         from cli import screen
 
-        screen.progress().print(line, style="dim", markup=False)
+        screen.say(line)
         self._status.update(line)
 
     def render(self, height: int, tip: int) -> None:
         self._status.update(f"replaying the economy: block {height} of {tip}")
+
+    def settle(self, line: str) -> None:
+        from cli import screen
+
+        if not self._silent:
+            screen.results().print(f"· {line}", markup=False)
 
     def applaud(self, scene: Scene) -> None:
         from cli import screen
@@ -76,8 +82,6 @@ def _close(scenes: list[Scene], home: Home) -> None:
         screen.results().print(summary(trace))
     state = economy.load(home)
     if state is not None:
-        screen.results().print(
-            "now by hand: anya up, and beside it"
-            f" anya pay --from payer --to {state.licit} --amount-sat 1000000",
-            markup=False,
-        )
+        here = "" if home == home.of(None) else f" --home {home.path}"
+        pay = f"anya pay{here} --from payer --to {state.licit} --amount-sat 1000000"
+        screen.results().print(f"now by hand: anya up{here}, and beside it {pay}", markup=False)

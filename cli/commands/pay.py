@@ -37,9 +37,7 @@ def pay(
         with traced("pay"):
             proposal = await payment.propose(channels, payer, to, amount_sat)
             started = await payment.start(channels, proposal)
-        async for run in runs.watch(channels, started.run_id):
-            if run.steps:
-                screen.progress().print(runs.lines(run)[len(run.steps)], markup=False)
+        run = await runs.finish(channels, started.run_id, screen.say)
         outcome = payment.outcome(run)
         depth = 0
         if outcome.txid:

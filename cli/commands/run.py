@@ -102,16 +102,14 @@ def watch_run(run_id: RunArgument, home: HomeOption = None, json: JsonOption = F
     from cli.home import Home
     from services.orchestrator.definition.values import to_json
 
+    def show(line: str) -> None:
+        screen.results().print(line, markup=False)
+
     async def follow(channels: Channels) -> int:
-        shown: set[str] = set()
+        if not json:
+            return runs.exit_code(await runs.finish(channels, run_id, show))
         async for run in runs.watch(channels, run_id):
-            if json:
-                screen.emit(to_json(run))
-                continue
-            for line in runs.lines(run):
-                if line not in shown:
-                    screen.results().print(line, markup=False)
-            shown.update(runs.lines(run))
+            screen.emit(to_json(run))
         return runs.exit_code(run)
 
     raise typer.Exit(ask(Home.of(home), follow))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -45,6 +46,9 @@ class Audience(Protocol):
     def render(self, height: int, tip: int) -> None:
         """The economy has come to this block."""
 
+    def settle(self, line: str) -> None:
+        """Something is ready for the scenes."""
+
     def applaud(self, scene: Scene) -> None:
         """A scene has ended."""
 
@@ -70,7 +74,11 @@ async def _set(home: Home, channels: Channels, audience: Audience) -> Stage:
     payer, address = await cast.open_wallet(home, channels, payer)
     life = _Life(home, channels, audience, payer, address)
     inhabitant = economy.Payer(address, life.settle, life.pay)
+    began = time.monotonic()
     state = await economy.ensure(home, channels, inhabitant, audience.render)
+    info = await ChainServiceStub(channels["bitcoin"]).GetChainInfo(chain_pb2.GetChainInfoRequest())
+    seconds = time.monotonic() - began
+    audience.settle(f"the economy is on the chain: {info.height} blocks, {seconds:.1f} s")
     if await _coins(channels, address) < COINS:
         await economy.pay_wages(channels, state, address, coins=COINS)
     return Stage(
@@ -128,7 +136,9 @@ async def _mesh(home: Home, audience: Audience) -> AsyncIterator[dict[str, Any]]
             raise
     audience.say("starting a mesh")
     home.make()
+    began = time.monotonic()
     supervisor = await _start(home)
+    audience.settle(f"four services are up: {time.monotonic() - began:.1f} s")
     try:
         yield await control.request(home, "status")
     finally:

@@ -52,16 +52,7 @@ class Stage:
         with traced("pay"):
             self.last = await proposing
             started = await payment.start(self.channels, self.last, workflow_id=workflow_id)
-        return await self.follow(started.run_id)
-
-    async def follow(self, run_id: str) -> workflow_pb2.Run:
-        said: set[str] = set()
-        async for run in runs.watch(self.channels, run_id):
-            for line in runs.lines(run)[1:]:
-                if line not in said:
-                    self.say(line)
-            said.update(runs.lines(run))
-        return run
+        return await runs.finish(self.channels, started.run_id, self.say)
 
     async def mine(self, count: int = 1) -> None:
         request = regtest_pb2.MineBlocksRequest(count=count)

@@ -131,8 +131,9 @@ class Service:
 
     def _gave_up(self, what: str) -> CommandError:
         log = self._command.log
+        said = last_words(log, since=self._log_from)
         return CommandError(
-            f"{what}: {last_words(log, since=self._log_from)}",
+            f"{what}: {said}" if said else what,
             code="UNAVAILABLE",
             reason="SERVICE_DOWN",
             remedy=f"read {log}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cli.home import SERVICES
+from cli.spans import store
+from cli.spans.receiver import receiving
 from mesh.testing import eventually
 from tests.scenarios.meshes import Mesh, anya, up
 
@@ -84,6 +87,16 @@ async def test_a_killed_service_comes_back(mesh: Mesh) -> None:
 
     await eventually(lambda: web5()["restarts"] == 1 and web5()["state"] == "ready", within=20)
     assert web5()["pid"] != before["pid"]
+
+
+async def test_with_a_collector_of_the_users_own_the_traces_go_there(tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs.db"
+    async with receiving(theirs) as url:
+        with up(tmp_path / "home", extra={"OTEL_EXPORTER_OTLP_ENDPOINT": url}) as mesh:
+            await asyncio.to_thread(mesh.anya, "run", "start", "link_address", "--json")
+            await eventually(lambda: len(store.newest(theirs, limit=9)) > 0)
+
+    assert not (tmp_path / "home" / "traces.db").exists()
 
 
 def test_sigterm_drains_and_a_restart_keeps_the_ports(tmp_path: Path) -> None:
