@@ -1,0 +1,198 @@
+"""What SendPayment refuses, and that a refusal leaves nothing behind."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+import pytest_asyncio
+from google.rpc.error_details_pb2 import BadRequest
+
+from mesh.attestation import payment_digest
+from mesh.testing import detail, reason
+from tests.bitcoin.town import RECIPIENT, Town, config, new_payment_id, town
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from anya.bitcoin.v1 import wallet_pb2 as pb
+    from mesh.testing import Authority
+
+MAINNET = "bc1q9vza2e8x573nczrlzms0wvx3gsqjx7vavgkx0l"
+
+# One service for all of them: every test makes sure that it leaves it as it was.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def payer(
+    authority: Authority, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Town]:
+    async with town(config(authority, tmp_path_factory.mktemp("home")), authority) as people:
+        yield people
+
+
+async def refused(payer: Town, order: pb.SendPaymentRequest) -> grpc.aio.AioRpcError:
+    """The refusal of an order, which leaves nothing behind."""
+    with pytest.raises(grpc.aio.AioRpcError) as refusal:
+        await payer.spender.SendPayment(order)
+    assert await payer.waiting() == []
+    assert await payer.events("bitcoin.payment.") == []
+    return refusal.value
+
+
+async def test_only_coins_of_the_sender_address_are_spent(payer: Town) -> None:
+    other = await payer.derive()
+
+    refusal = await refused(payer, payer.order(sender_address=other))
+
+    assert reason(refusal) == "INSUFFICIENT_FUNDS"
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        pytest.param({"amount_sat": 0}, "amount_sat", id="nothing"),
+        pytest.param({"amount_sat": -5}, "amount_sat", id="less than nothing"),
+        pytest.param({"amount_sat": 293}, "amount_sat", id="dust"),
+        pytest.param({"amount_sat": 21_000_000 * 10**8 + 1}, "amount_sat", id="above 21 million"),
+        pytest.param({"recipient_address": MAINNET}, "to_address", id="recipient on main"),
+        pytest.param({"recipient_address": "nonsense"}, "to_address", id="no address"),
+        pytest.param({"sender_address": MAINNET}, "from_address", id="sender on main"),
+        pytest.param({"sender_address": "nonsense"}, "from_address", id="no sender"),
+        pytest.param(
+            {"payment_id": "0192f0c1-7d5e-4cc3-98c4-dc0c0c07398f"}, "request_id", id="no UUIDv7"
+        ),
+    ],
+)
+async def test_a_field_that_cannot_be_paid_is_named(
+    payer: Town, changes: dict[str, Any], field: str
+) -> None:
+    refusal = await refused(payer, payer.order(**changes))
+
+    assert refusal.code() is grpc.StatusCode.INVALID_ARGUMENT
+    violations = detail(refusal, BadRequest).field_violations
+    assert [violation.field for violation in violations] == [field]
+
+
+async def test_an_address_that_no_wallet_of_ours_holds_is_refused(payer: Town) -> None:
+    refusal = await refused(payer, payer.order(sender_address=RECIPIENT))
+
+    assert refusal.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert reason(refusal) == "SENDER_UNKNOWN"
+
+
+async def test_a_fee_above_what_the_payer_allows_is_refused(payer: Town) -> None:
+    order = payer.order()
+    order.max_fee_sat = 10
+
+    assert reason(await refused(payer, order)) == "FEE_TOO_HIGH"
+
+
+async def test_an_amount_above_the_boundary_s_bound_is_refused(payer: Town) -> None:
+    refusal = await refused(payer, payer.order(amount_sat=1_000_000_001))
+
+    assert refusal.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert reason(refusal) == "AMOUNT_NOT_GRANTED"
+
+
+@pytest.mark.parametrize("missing", ["identity", "address_link", "risk"])
+async def test_every_required_attestation_must_come_along(payer: Town, missing: str) -> None:
+    order = payer.order()
+    kept = [proof for proof in order.context.attestations if proof.kind != missing]
+    del order.context.attestations[:]
+    order.context.attestations.extend(kept)
+
+    assert reason(await refused(payer, order)) == "PROOF_MISSING"
+
+
+async def test_a_request_without_an_intent_is_refused(payer: Town) -> None:
+    order = payer.order()
+    order.context.ClearField("intent")
+
+    assert reason(await refused(payer, order)) == "PROOF_MISSING"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("to_address", "bcrt1p8wpt9v4frpf3tkn0srd97pksgsxc5hs52lafxwru9kgeephvs7rqjeprhg"),
+        ("amount_sat", 2_000_000),
+        ("request_id", new_payment_id()),
+    ],
+)
+async def test_proofs_of_another_payment_do_not_carry_this_one(
+    payer: Town, field: str, value: str | int
+) -> None:
+    order = payer.order()
+    setattr(order, field, value)
+
+    refusal = await refused(payer, order)
+
+    assert refusal.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert reason(refusal) == "PROOF_INVALID"
+
+
+async def test_attestations_are_not_borrowed_from_another_payment(payer: Town) -> None:
+    order, other = payer.order(), payer.order(amount_sat=2_000_000)
+    del order.context.attestations[:]
+    order.context.attestations.extend(other.context.attestations)
+
+    assert reason(await refused(payer, order)) == "PROOF_INVALID"
+
+
+async def test_a_service_may_not_attest_what_is_another_s(payer: Town) -> None:
+    order = payer.order()
+    digest = payment_digest(order.context.intent)
+    forged = payer.attestors["web5"].attest("risk", digest, values={"score": 0.0})
+    kept = [proof for proof in order.context.attestations if proof.kind != "risk"]
+    del order.context.attestations[:]
+    order.context.attestations.extend([*kept, forged])
+
+    assert reason(await refused(payer, order)) == "PROOF_INVALID"
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict", "expected"),
+    [
+        pytest.param({"score": 0.7}, True, "RISK_TOO_HIGH", id="at the limit"),
+        pytest.param({"score": 0.99}, True, "RISK_TOO_HIGH", id="over the limit"),
+        pytest.param({}, True, "RISK_TOO_HIGH", id="no score"),
+        pytest.param({"score": "0.1"}, True, "RISK_TOO_HIGH", id="a text for a score"),
+        pytest.param({"score": 0.1}, False, "PROOF_INVALID", id="a negative verdict"),
+        pytest.param({"score": 0.1, "degraded": True}, True, "PROOF_INVALID", id="degraded"),
+    ],
+)
+async def test_the_spender_holds_the_risk_against_its_own_limit(
+    payer: Town, values: dict[str, Any], verdict: bool, expected: str
+) -> None:
+    order = payer.order()
+    digest = payment_digest(order.context.intent)
+    kept = [proof for proof in order.context.attestations if proof.kind != "risk"]
+    risk = payer.attestors["ml"].attest("risk", digest, values=values, verdict=verdict)
+    del order.context.attestations[:]
+    order.context.attestations.extend([*kept, risk])
+
+    refusal = await refused(payer, order)
+
+    assert refusal.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert reason(refusal) == expected
+
+
+async def test_an_expired_attestation_is_refused(payer: Town) -> None:
+    order = payer.order()
+    digest = payment_digest(order.context.intent)
+    kept = [proof for proof in order.context.attestations if proof.kind != "risk"]
+    risk = payer.attestors["ml"].attest("risk", digest, values={"score": 0.1}, lifetime=-1)
+    del order.context.attestations[:]
+    order.context.attestations.extend([*kept, risk])
+
+    assert reason(await refused(payer, order)) == "PROOF_EXPIRED"
+
+
+async def test_nobody_but_the_orchestrator_may_spend(payer: Town) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refusal:
+        await payer.wallet.SendPayment(payer.order())
+
+    assert refusal.value.code() is grpc.StatusCode.PERMISSION_DENIED
