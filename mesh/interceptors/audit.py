@@ -46,7 +46,7 @@ def _entry(call: ServerCall, status: str, refusal: MeshError | None) -> Entry:
         rule, digest = str(refusal), call.rules.policy.current.digest
     else:
         digest = call.grant.bounds.digest
-        rule = f"{call.grant.bounds.boundary} grants {call.grant.privilege!r}"
+        rule = call.grant.title
         if refusal is not None:  # by the servicer, whose words may say what was in the request
             rule += f"; refused for {refusal.reason or status}"
     return Entry(
