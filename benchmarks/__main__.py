@@ -8,30 +8,48 @@ import json
 import sys
 from pathlib import Path
 
+from benchmarks import report
 from benchmarks.ratio import Measure, Ratio, summary
 
-PARTS = {"__init__", "__main__", "peer", "ratio"}
+PARTS = {"__init__", "__main__", "peer", "ratio", "report"}
 NAMES = sorted({path.stem for path in Path(__file__).parent.glob("*.py")} - PARTS)
 
 
 def main() -> int:
     arguments = _parser().parse_args()
-    measures: dict[str, Measure] = importlib.import_module(f"benchmarks.{arguments.name}").MEASURES
-    keys = [arguments.only] if arguments.only else list(measures)
-    if unknown := set(keys) - measures.keys():
-        known = ", ".join(measures)
-        print(f"{arguments.name} has no key {unknown.pop()}; it has {known}", file=sys.stderr)
+    if arguments.name is None:
+        results = {name: _run(name, None, arguments.rounds) for name in NAMES}
+        report.write(results)
+        return 0
+    known = _measures(arguments.name)
+    if arguments.only is not None and arguments.only not in known:
+        print(
+            f"{arguments.name} has no key {arguments.only}; it has {', '.join(known)}",
+            file=sys.stderr,
+        )
         return 2
-    ratios = {key: measures[key](arguments.rounds) for key in keys}
+    _run(arguments.name, arguments.only, arguments.rounds)
+    return 0
+
+
+def _measures(name: str) -> dict[str, Measure]:
+    measures: dict[str, Measure] = importlib.import_module(f"benchmarks.{name}").MEASURES
+    return measures
+
+
+def _run(name: str, only: str | None, rounds: int) -> dict[str, Ratio]:
+    """Measure, and print the table and the line of JSON."""
+    measures = _measures(name)
+    ratios = {key: measures[key](rounds) for key in ([only] if only else measures)}
     _print_table(ratios)
     answers = {key: summary(ratio) for key, ratio in ratios.items()}
-    print(json.dumps({"benchmark": arguments.name, "ratios": answers}))
-    return 0
+    print(json.dumps({"benchmark": name, "ratios": answers}))
+    return ratios
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
-    parser.add_argument("name", choices=NAMES)
+    parser.add_argument("name", nargs="?", choices=NAMES, help="all, and docs/benchmarks.md")
     parser.add_argument("--only", metavar="KEY")
     parser.add_argument("--rounds", type=_positive, default=7, metavar="N")
     return parser
