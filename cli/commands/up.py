@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -39,29 +39,41 @@ def up(
 
 
 def _report(home: Home, event: Event, *, as_json: bool) -> None:
+    """Say it: the ready line on stdout, everything else on stderr, all of it as JSON if asked."""
     import sys
 
     from cli.screen import emit
-    from cli.supervisor.mesh import Ready, Stopping
+
+    if as_json:
+        emit(_document(home, event))
+        return
+    line = _line(home, event)
+    print(line, file=sys.stdout if line.startswith("ready") else sys.stderr, flush=True)
+
+
+def _document(home: Home, event: Event) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from cli.supervisor.mesh import Ready
+
+    if isinstance(event, Ready):
+        addresses = {name: endpoint.address for name, endpoint in event.endpoints.items()}
+        about = {"endpoints": str(home.endpoints), "services": addresses}
+        return {"ready": {**about, "seconds": event.seconds}}
+    return {type(event).__name__.lower(): asdict(event)}
+
+
+def _line(home: Home, event: Event) -> str:
+    from cli.supervisor.mesh import Ready, Trouble
     from cli.supervisor.service import Crash
 
     match event:
         case Ready(endpoints, seconds):
-            addresses = {name: endpoint.address for name, endpoint in endpoints.items()}
-            if as_json:
-                path = str(home.endpoints)
-                emit({"ready": {"endpoints": path, "services": addresses, "seconds": seconds}})
-            else:
-                listed = ", ".join(f"{name} {address}" for name, address in addresses.items())
-                print(f"ready in {seconds:.1f} s: {listed}; {home.endpoints}", flush=True)
+            listed = ", ".join(f"{name} {one.address}" for name, one in endpoints.items())
+            return f"ready in {seconds:.1f} s: {listed}; {home.endpoints}"
         case Crash(service, how):
-            if as_json:
-                emit({"crashed": {"service": service, "how": how}})
-            else:
-                log = home.log(service)
-                print(f"{service} {how}; starting it again ({log})", file=sys.stderr, flush=True)
-        case Stopping():
-            if as_json:
-                emit({"stopping": {}})
-            else:
-                print("stopping", file=sys.stderr, flush=True)
+            return f"{service} {how}; starting it again ({home.log(service)})"
+        case Trouble(what):
+            return what
+        case _:
+            return "stopping"

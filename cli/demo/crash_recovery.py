@@ -30,7 +30,7 @@ async def play(stage: Stage) -> Scene:
     await stage.mine()
     broadcast = len(await stage.payments_to(stage.licit) - before)
     outcome = payment.outcome(run)
-    trace = await stage.trace(run.trace_id)
+    trace = await stage.trace(run.trace_id, answered=False)
     document = {
         "name": "crash_recovery",
         "status": outcome.status,

@@ -81,12 +81,15 @@ class Stage:
             raise
         return True
 
-    async def trace(self, trace_id: str) -> Trace:
-        """The trace once it is whole; as it is, if it does not become so in time."""
+    async def trace(self, trace_id: str, *, answered: bool = True) -> Trace:
+        """The trace once it is whole; as it is, if it does not become so in time.
+
+        ``answered``: also every call's other end has to be there, which a kill may have taken.
+        """
         trace = Trace(trace_id, ())
         for _ in range(round(TRACE_WITHIN / POLL) if self.keeps_traces else 0):
             trace = await asyncio.to_thread(store.load, self.home.traces, trace_id)
-            if trace.is_whole:
+            if trace.is_whole and not (answered and trace.unanswered):
                 break
             await asyncio.sleep(POLL)
         return trace

@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 
+CLIENT = "CLIENT"  # the kind of a span around a call
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
     """One span as it was received. Times are nanoseconds since 1970."""
@@ -63,6 +66,12 @@ class Trace:
         """Spans whose parent is not here: it was lost, or has not ended yet."""
         known = {span.span_id for span in self.spans}
         return [span for span in self.spans if span.parent_id and span.parent_id not in known]
+
+    @property
+    def unanswered(self) -> list[Span]:
+        """Calls whose other end is not here: it has not arrived yet, or its process was killed."""
+        parents = {span.parent_id for span in self.spans}
+        return [span for span in self.spans if span.kind == CLIENT and span.span_id not in parents]
 
     @property
     def is_whole(self) -> bool:

@@ -49,7 +49,14 @@ class Stopping:
     """The mesh was told to stop, and drains."""
 
 
-Event: TypeAlias = Ready | Crash | Stopping
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Something failed that will be tried again; the text says what."""
+
+    what: str
+
+
+Event: TypeAlias = Ready | Crash | Stopping | Trouble
 
 
 async def up(home: Home, options: Options, report: Callable[[Event], None]) -> None:
@@ -69,26 +76,29 @@ async def up(home: Home, options: Options, report: Callable[[Event], None]) -> N
             }
             traces = os.environ.get(OTLP) or str(home.traces)
             about = {"mine": options.mine, "otlp": otlp, "traces": traces}
-            mesh = Mesh(services, home=home, about=about)
+            mesh = Mesh(services, home=home, about=about, report=report)
             async with control.serving(home, mesh.answer):
-                await mesh.run(
-                    on_ready=lambda: report(Ready(chosen, time.monotonic() - began)),
-                    on_stop=lambda: report(Stopping()),
-                )
+                await mesh.run(lambda: report(Ready(chosen, time.monotonic() - began)))
 
 
 class Mesh:
     """The services of one home while they run."""
 
     def __init__(
-        self, services: Mapping[str, Service], *, home: Home, about: Mapping[str, str]
+        self,
+        services: Mapping[str, Service],
+        *,
+        home: Home,
+        about: Mapping[str, str],
+        report: Callable[[Event], None],
     ) -> None:
         self._services = services
         self._home = home
         self._about = about
+        self._report = report
         self._told = asyncio.Event()
 
-    async def run(self, *, on_ready: Callable[[], None], on_stop: Callable[[], None]) -> None:
+    async def run(self, on_ready: Callable[[], None]) -> None:
         """Returns once told to stop and drained. CommandError if a service cannot be kept up."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -104,7 +114,7 @@ class Mesh:
                     )
                 ]
                 await self._told.wait()
-                on_stop()
+                self._report(Stopping())
                 await self._drain()
                 for task in tasks:
                     task.cancel()
@@ -136,7 +146,12 @@ class Mesh:
         """Renew what is past half of its life. A service reads its own when it starts."""
         while True:
             await asyncio.sleep(RENEW_EVERY)
-            for name in _renew(self._home):
+            try:
+                renewed = _renew(self._home)
+            except OSError as error:  # there is half a life left to try again
+                self._report(Trouble(f"the certificates could not be renewed: {error}"))
+                continue
+            for name in renewed:
                 if name in self._services:
                     await self._services[name].restart()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import grpc
@@ -157,6 +158,13 @@ def test_a_span_without_its_parent_is_an_orphan() -> None:
 
     assert [orphan.span_id for orphan in trace.orphans] == ["c"]
     assert not trace.is_whole
+
+
+def test_a_call_without_its_other_end_is_unanswered() -> None:
+    call, answer = replace(span("b", "a"), kind="CLIENT"), span("c", "b")
+
+    assert Trace.of(TRACE, [span("a"), call]).unanswered == [call]
+    assert Trace.of(TRACE, [span("a"), call, answer]).unanswered == []
 
 
 def test_two_roots_are_not_one_trace() -> None:

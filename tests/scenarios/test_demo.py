@@ -108,6 +108,7 @@ def test_a_crash_after_the_broadcast_pays_once(scenes: dict[str, dict[str, Any]]
 
 def test_one_payment_is_one_trace_across_all_services(trace: Trace) -> None:
     assert trace.is_whole
+    assert not trace.unanswered
     assert trace.services == sorted([*SERVICES, "client"])
 
 
