@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Definitions of workflows.", no_args_is_help=True)
 
 FileArgument: TypeAlias = Annotated[
-    Path, typer.Argument(exists=True, dir_okay=False, readable=True, help="The definition, JSON.")
+    Path,
+    typer.Argument(
+        exists=True, dir_okay=False, readable=True, help="The definition, YAML or JSON."
+    ),
 ]
 
 

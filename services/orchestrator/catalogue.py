@@ -6,7 +6,6 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from services.orchestrator import definition
-from services.orchestrator.definition.document import parse_json
 from services.orchestrator.definition.operations import declared_operations
 
 if TYPE_CHECKING:
@@ -33,7 +32,9 @@ class Catalogue:
         """Check a definition and store it. DefinitionInvalid with every fault."""
         workflow = definition.load(text)
         if workflow.id in definition.BUILT_IN and workflow.hash != current(workflow.id).hash:
-            fault = parse_json(text).fault(("id",), f"{workflow.id} is built in: choose another id")
+            fault = definition.read(text).fault(
+                ("id",), f"{workflow.id} is built in: choose another id"
+            )
             raise definition.DefinitionInvalid([fault])
         return await self._definitions.register(workflow, text)
 

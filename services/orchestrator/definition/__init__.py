@@ -11,11 +11,22 @@ from services.orchestrator.definition.document import parse_json
 from services.orchestrator.definition.faults import DefinitionInvalid, Fault
 from services.orchestrator.definition.operations import Operations, declared_operations
 from services.orchestrator.definition.parse import parse_workflow
+from services.orchestrator.definition.yaml_document import parse_yaml
 
 if TYPE_CHECKING:
+    from services.orchestrator.definition.document import Document
     from services.orchestrator.definition.workflow import Workflow
 
-__all__ = ["BUILT_IN", "DefinitionInvalid", "Fault", "Operations", "check", "load", "operations"]
+__all__ = [
+    "BUILT_IN",
+    "DefinitionInvalid",
+    "Fault",
+    "Operations",
+    "check",
+    "load",
+    "operations",
+    "read",
+]
 
 FOLDER = Path(__file__).parents[1] / "workflows"
 
@@ -34,8 +45,13 @@ def check(text: str) -> list[Fault]:
 
 def load(text: str, known: Operations | None = None) -> Workflow:
     """The workflow of a definition, over all operations unless told. Raises DefinitionInvalid."""
-    document = parse_json(text)
+    document = read(text)
     return check_workflow(document, parse_workflow(document), known or operations())
+
+
+def read(text: str) -> Document:
+    """A definition's text: JSON if it begins as an object, else YAML. Raises DefinitionInvalid."""
+    return parse_json(text) if text.lstrip()[:1] == "{" else parse_yaml(text)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""JSON text that remembers where each of its values stands."""
+"""A definition's text as JSON values that remember where each of them stands."""
 
 from __future__ import annotations
 
@@ -29,22 +29,39 @@ class Document:
     def fault(self, pointer: Pointer, message: str, *, offset: int | None = None) -> Fault:
         """A fault of the value there, or ``offset`` characters into it if it is a string."""
         start = self._values[pointer]
-        if offset is not None and "\\" not in self._text[start : start + offset + 1]:
-            start += 1 + offset
-        return _fault(self._text, start, message)
+        if offset is not None:
+            start += self._within(start, self._at(pointer), offset)
+        return fault_at(self._text, start, message)
 
     def key_fault(self, pointer: Pointer, message: str) -> Fault:
         """A fault of the key that leads to ``pointer``."""
-        return _fault(self._text, self._keys[pointer], message)
+        return fault_at(self._text, self._keys[pointer], message)
+
+    def _at(self, pointer: Pointer) -> Any:
+        value = self.value
+        for part in pointer:
+            value = value[part]
+        return value
+
+    def _within(self, start: int, value: Any, offset: int) -> int:
+        """How far into the text a place in a string is; 0 where it is not written as it reads."""
+        quoted = self._text[start : start + 1] in ('"', "'")
+        written = self._text[start + quoted : start + quoted + offset]
+        return quoted + offset if written == value[:offset] else 0
 
 
 def parse_json(text: str) -> Document:
     """Read strict JSON (RFC 8259): no duplicate keys, no NaN. DefinitionInvalid otherwise."""
-    if len(text.encode(errors="replace")) > MAX_SIZE:
-        raise DefinitionInvalid([Fault(1, 1, f"longer than {MAX_SIZE // 1024} KiB")])
+    check_size(text)
     reader = _Reader(text)
     value = reader.read_document()
     return Document(value, text, reader.values, reader.keys)
+
+
+def check_size(text: str) -> None:
+    """DefinitionInvalid if nobody should have to read it."""
+    if len(text.encode(errors="replace")) > MAX_SIZE:
+        raise DefinitionInvalid([Fault(1, 1, f"longer than {MAX_SIZE // 1024} KiB")])
 
 
 class _Reader:
@@ -143,10 +160,11 @@ class _Reader:
         self._at += 1
 
     def _refuse(self, message: str) -> NoReturn:
-        raise DefinitionInvalid([_fault(self._text, self._at, message)])
+        raise DefinitionInvalid([fault_at(self._text, self._at, message)])
 
 
-def _fault(text: str, offset: int, message: str) -> Fault:
+def fault_at(text: str, offset: int, message: str) -> Fault:
+    """A fault at an offset in the text, as line and column."""
     lines = [0, *(found.end() for found in re.finditer("\n", text))]
     line = bisect_right(lines, offset)
     return Fault(line, offset - lines[line - 1] + 1, message)

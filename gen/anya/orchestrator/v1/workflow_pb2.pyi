@@ -94,7 +94,7 @@ class RegisterWorkflowRequest(_message.Message):
 
     DEFINITION_FIELD_NUMBER: _builtins.int
     definition: _builtins.str
-    """The definition, JSON, at most 256 KiB."""
+    """The definition, YAML or JSON, at most 256 KiB."""
     def __init__(
         self,
         *,

@@ -1,0 +1,100 @@
+"""YAML is read as the JSON it stands for, or refused where it stands for several things."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from services.orchestrator import definition
+from services.orchestrator.definition.document import MAX_SIZE
+from services.orchestrator.definition.faults import DefinitionInvalid, Fault
+from services.orchestrator.definition.yaml_document import parse_yaml
+from tests.orchestrator.definition.definitions import SEED, seed
+
+
+def dump(value: object) -> str:
+    stream = io.StringIO()
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.dump(value, stream)
+    return stream.getvalue()
+
+
+def test_a_definition_has_the_same_hash_in_yaml_and_json() -> None:
+    assert definition.load(dump(seed())).hash == definition.load(SEED).hash
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", "1:1: expected a definition"),
+        ("a: 1\na: 2", "2:1: duplicate key 'a'"),
+        ("a:\nb: 1", "1:1: 'a' has no value; write null or '' for nothing"),
+        ("a: yes", "1:4: 'yes' is ambiguous: write it as JSON does, or in quotes"),
+        ("a: 0x1F", "1:4: '0x1F' is ambiguous: write it as JSON does, or in quotes"),
+        ("a: 1_000", "1:4: '1_000' is ambiguous: write it as JSON does, or in quotes"),
+        ("a: 2026-01-31", "1:4: '2026-01-31' is ambiguous: write it as JSON does, or in quotes"),
+        ("a: &x 1", "1:4: anchors and aliases are not read: write the value out"),
+        ("a: !!str 1", "1:4: tags are not read: leave it out"),
+        ("1: a", "1:1: a key must be a text"),
+        ("[a]: b", "1:1: a key must be a text"),
+        ("a: 1\n---\nb: 2", "3:1: nothing may follow the definition"),
+        ("a: 9007199254740993", "1:4: integers reach from -(2^53 - 1) to 2^53 - 1"),
+        ("a: 1e999", "1:4: number out of range"),
+        ('a: "\\ud800"', "1:4: half of a surrogate pair is no character"),
+        ("a: \x01", "1:4: a character that YAML does not allow"),
+        ("[" * 100, "1:34: nested deeper than 32 levels"),
+        ("a" * (MAX_SIZE + 1), "1:1: longer than 256 KiB"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_a_fault_has_its_line_and_column(text: str, fault: str) -> None:
+    with pytest.raises(DefinitionInvalid) as caught:
+        parse_yaml(text)
+
+    assert [str(found) for found in caught.value.faults] == [fault]
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("a: xy{{z}}", Fault(1, 6, "here")),
+        ("a: 'xy{{z}}'", Fault(1, 7, "here")),
+        ('a:\n  "xy{{z}}"', Fault(2, 6, "here")),
+        ("a: |\n  xy{{z}}", Fault(1, 4, "here")),  # a block: the place of its mark
+    ],
+)
+def test_a_place_inside_a_string_is_where_it_is_written(text: str, place: Fault) -> None:
+    assert parse_yaml(text).fault(("a",), "here", offset=2) == place
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53) + 1, 2**53 - 1)
+    | st.text(st.characters(exclude_categories=["Cs", "Cc"])),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text("abc xyz", min_size=1), inner),
+    max_leaves=20,
+)
+
+
+@settings(deadline=None)
+@given(JSON)
+def test_json_is_read_as_the_value_that_it_is(value: object) -> None:
+    assert parse_yaml(json.dumps(value)).value == value
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.text(st.sampled_from("ab:-[]{}&*!|>'\"%#,? \n\t01.~\x00\x85"), max_size=40))
+def test_any_text_is_read_or_refused_in_its_place(text: str) -> None:
+    try:
+        parse_yaml(text)
+    except DefinitionInvalid as error:
+        (fault,) = error.faults
+        assert 1 <= fault.line <= text.count("\n") + 1
+        assert fault.column >= 1
