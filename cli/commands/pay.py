@@ -12,13 +12,14 @@ if TYPE_CHECKING:
     from cli.connection import Channels
     from cli.payment import Outcome
 
+MAX_SAT = 21_000_000 * 100_000_000  # as mesh.attestation, which takes long to import
 CONFIRM_WITHIN = 5.0  # seconds; a mesh that mines by itself needs two
 
 
 def pay(
     sender: Annotated[str, typer.Option("--from", metavar="DID", help="Its key is in client/.")],
     to: Annotated[str, typer.Option(metavar="ADDRESS", help="Who is paid.")],
-    amount_sat: Annotated[int, typer.Option(min=1, help="Satoshis, without the fee.")],
+    amount_sat: Annotated[int, typer.Option(min=1, max=MAX_SAT, help="Satoshis, without the fee.")],
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:

@@ -210,7 +210,9 @@ class ChainActor(Actor[ChainMessage]):
             return Located(txid=txid, raw=raw, confirmations=0, block_height=None, block_hash=None)
         position = await self._store.find_transaction(txid)
         if position is None:
-            raise NotFound(f"transaction {display(txid)} is in neither the chain nor the mempool")
+            raise NotFound(
+                f"transaction {display(txid)} is in neither the chain nor the mempool", field="txid"
+            )
         block = await read_block(position.block_hash, self._kernel, self._journal)
         return Located(
             txid=txid,

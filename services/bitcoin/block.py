@@ -7,7 +7,7 @@ from itertools import pairwise
 from struct import Struct, error
 from typing import TYPE_CHECKING
 
-from mesh.errors import InvalidArgument
+from mesh.errors import InvalidArgument, Reason
 from services.bitcoin.hashes import BlockHash, display, sha256d
 from services.bitcoin.inspection import Inspection, inspect_block
 from services.bitcoin.transaction import (
@@ -113,16 +113,24 @@ def parse_block(raw: bytes, *, field: str = "raw") -> Block:
         transactions, end = _read_transactions(raw)
     except (IndexError, error):
         raise InvalidArgument(
-            f"the block is truncated: it does not end within its {len(raw)} bytes", field=field
+            f"the block is truncated: it does not end within its {len(raw)} bytes",
+            reason=Reason.BLOCK_MALFORMED,
+            field=field,
         ) from None
     except Malformed as malformed:
-        raise InvalidArgument(str(malformed), field=field) from None
+        raise InvalidArgument(str(malformed), reason=Reason.BLOCK_MALFORMED, field=field) from None
     if end != len(raw):
         raise InvalidArgument(
-            f"{len(raw) - end} bytes follow the block, which ends at offset {end}", field=field
+            f"{len(raw) - end} bytes follow the block, which ends at offset {end}",
+            reason=Reason.BLOCK_MALFORMED,
+            field=field,
         )
     if [tx.is_coinbase for tx in transactions[:2]] not in ([True], [True, False]):
-        raise InvalidArgument("the first transaction must be the only coinbase", field=field)
+        raise InvalidArgument(
+            "the first transaction must be the only coinbase",
+            reason=Reason.BLOCK_MALFORMED,
+            field=field,
+        )
     return Block(raw, header, header.hash, transactions)
 
 
@@ -147,17 +155,20 @@ def check_commitments(block: Block, *, field: str = "raw") -> None:
     if not block.header.has_work:
         raise InvalidArgument(
             f"block {display(block.hash)} does not meet its own target: its header was altered",
+            reason=Reason.BLOCK_MALFORMED,
             field=field,
         )
     txids = [tx.txid for tx in block.transactions]
     if len(set(txids)) != len(txids) or merkle_root(txids) != block.header.merkle_root:
         raise InvalidArgument(
             f"the transactions of block {display(block.hash)} do not match its merkle root",
+            reason=Reason.BLOCK_MALFORMED,
             field=field,
         )
     if any(tx.has_witness for tx in block.transactions) and not _commits_to_witnesses(block):
         raise InvalidArgument(
             f"the witnesses of block {display(block.hash)} do not match their commitment",
+            reason=Reason.BLOCK_MALFORMED,
             field=field,
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from struct import Struct, error
 from typing import TYPE_CHECKING, NamedTuple, NewType
 
-from mesh.errors import InvalidArgument
+from mesh.errors import InvalidArgument, Reason
 from services.bitcoin.hashes import Txid, sha256d
 
 if TYPE_CHECKING:
@@ -118,13 +118,17 @@ def parse_transaction(raw: bytes, *, field: str = "raw") -> Transaction:
     except (IndexError, error):
         raise InvalidArgument(
             f"the transaction is truncated: it does not end within its {len(raw)} bytes",
+            reason=Reason.TRANSACTION_MALFORMED,
             field=field,
         ) from None
     except Malformed as malformed:
-        raise InvalidArgument(str(malformed), field=field) from None
+        raise InvalidArgument(
+            str(malformed), reason=Reason.TRANSACTION_MALFORMED, field=field
+        ) from None
     if end != len(raw):
         raise InvalidArgument(
             f"{len(raw) - end} bytes follow the transaction, which ends at offset {end}",
+            reason=Reason.TRANSACTION_MALFORMED,
             field=field,
         )
     return transaction

@@ -83,7 +83,7 @@ class InferenceServicer(GRPCInferenceServiceServicer):
         request: pb.ModelInferRequest,
         context: ServicerContext[pb.ModelInferRequest, pb.ModelInferResponse],
     ) -> pb.ModelInferResponse:
-        model = self._model(request.model_name, request.model_version)
+        model = self._model(request.model_name, request.model_version, field="model_name")
         wanted = _wanted(request)
         outputs = model.scorer.run(tensor.rows(_input(request), model.signature))
         by_name = dict(zip(OUTPUTS, outputs, strict=True))
@@ -100,12 +100,16 @@ class InferenceServicer(GRPCInferenceServiceServicer):
             raw_output_contents=[np.asarray(by_name[name], "<f4").tobytes() for name in wanted],
         )
 
-    def _model(self, name: str, version: str) -> Model:
+    def _model(self, name: str, version: str, *, field: str = "name") -> Model:
         model = self._registry.find(name, version)
         if model is None:
             known = ", ".join(self._registry.names())
-            asked = f"{name[:64]!r} {version[:64]!r}".strip()
-            raise NotFound(f"no model {asked} here; there is {known}", reason=Reason.MODEL_UNKNOWN)
+            asked = f"{name[:64]!r} of version {version[:64]!r}" if version else f"{name[:64]!r}"
+            raise NotFound(
+                f"no model {asked} here; there is {known}",
+                reason=Reason.MODEL_UNKNOWN,
+                field=field,
+            )
         return model
 
 
