@@ -93,6 +93,10 @@ class Verified:
     expires_at: datetime
 
 
+class _Denied(FailedPrecondition):
+    """Its issuer was asked about this very digest, and said no."""
+
+
 class Attestor:
     """Signs in the name of one service. ConfigError if its certificate or key is not fit."""
 
@@ -147,8 +151,9 @@ class Verifier:
     def require(
         self, attestations: Iterable[pb.Attestation], kinds: Iterable[str], digest: bytes
     ) -> dict[str, Verified]:
-        """One valid, positive attestation of each kind about ``digest``.
+        """One valid, positive attestation of each kind about ``digest``: the newest.
 
+        A newer one with a negative verdict outweighs it.
         FailedPrecondition with PROOF_MISSING, PROOF_INVALID or PROOF_EXPIRED, naming the kind.
         """
         by_kind: dict[str, list[pb.Attestation]] = {}
@@ -163,6 +168,8 @@ class Verifier:
         for attestation in candidates[:-9:-1]:  # the newest first; nobody needs more attempts
             try:
                 return self.verify(attestation, kind, digest)
+            except _Denied:
+                raise  # whoever was asked again has thought better of it
             except FailedPrecondition as error:
                 refusal = error
         raise refusal
@@ -180,7 +187,10 @@ class Verifier:
         if claims["kind"] != kind or claims["digest"] != digest.hex():
             raise _invalid(kind, "it is about something else")
         if claims["verdict"] is not True:
-            raise _invalid(kind, "its verdict is negative")
+            raise _Denied(
+                f"the {kind} attestation does not hold: its verdict is negative",
+                reason=Reason.PROOF_INVALID,
+            )
         issued, expires = float(claims["iat"]), float(claims["exp"])
         if expires <= now:
             raise FailedPrecondition(

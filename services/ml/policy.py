@@ -44,7 +44,7 @@ class Policy:
             Decision.REVIEW if doubtful else Decision.ACCEPT,
             f"at least {self.minimum_confidence:g}, attested",
         )
-        listed = recipient in self.refused_addresses
+        listed = _spelling(recipient) in self.refused_addresses
         yield self._factor(
             "refused_address",
             float(listed),
@@ -81,4 +81,11 @@ def parse(text: str) -> Policy:
     refused = document.get("refused_addresses", [])
     if not isinstance(refused, list) or not all(isinstance(entry, str) for entry in refused):
         raise ConfigError("refused_addresses of the risk policy must be a list of addresses")
-    return Policy(str(document["version"]), float(confidence), most, frozenset(refused))
+    return Policy(
+        str(document["version"]), float(confidence), most, frozenset(map(_spelling, refused))
+    )
+
+
+def _spelling(address: str) -> str:
+    """The one spelling of an address: bech32 may be written in capitals as well (BIP 173)."""
+    return address.lower() if address == address.upper() else address

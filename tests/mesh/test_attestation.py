@@ -135,6 +135,16 @@ def test_an_older_attestation_does_not_spoil_a_newer_one(ml: Attestor, verifier:
     assert verifier.require(both, ["risk"], DIGEST)["risk"].values == VALUES
 
 
+def test_a_newer_no_outweighs_an_older_yes(ml: Attestor, verifier: Verifier) -> None:
+    both = [
+        ml.attest("risk", DIGEST, values=VALUES),
+        ml.attest("risk", DIGEST, values=VALUES, verdict=False),
+    ]
+
+    with pytest.raises(FailedPrecondition, match="negative"):
+        verifier.require(both, ["risk"], DIGEST)
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -189,7 +189,7 @@ async def test_a_request_about_another_payment_than_its_intent_is_refused(
     request = witnesses.request(to_the_shop())
     setattr(request, name, value)
 
-    assert await refusal(running, request) == ("INVALID_ARGUMENT", "INTENT_INVALID")
+    assert await refusal(running, request) == ("FAILED_PRECONDITION", "PROOF_INVALID")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300])

@@ -36,6 +36,13 @@ def test_a_listed_recipient_is_refused() -> None:
     assert strictest(POLICY, recipient="bcrt1qlisted") is Decision.REFUSE
 
 
+def test_a_listed_recipient_is_refused_in_capitals_too() -> None:
+    shouted = parse("{version: 7, refused_addresses: [BCRT1QSHOUTED]}")
+
+    assert strictest(POLICY, recipient="BCRT1QLISTED") is Decision.REFUSE
+    assert strictest(shouted, recipient="bcrt1qshouted") is Decision.REFUSE
+
+
 def test_a_payment_unlike_all_of_the_training_is_reviewed() -> None:
     assert strictest(POLICY, out=2) is Decision.ACCEPT
     assert strictest(POLICY, out=3) is Decision.REVIEW

@@ -11,6 +11,8 @@ import pytest
 from anya.mesh.v1.attestation_pb2 import RunContext
 from anya.web5.v1 import analysis_pb2
 from mesh.attestation import payment_digest
+from mesh.errors import Reason
+from mesh.testing import reason
 from tests.web5.holder import RECIPIENT_ADDRESS, SENDER_ADDRESS, Payer, intent, signer
 from tests.web5.linking import link
 
@@ -72,4 +74,5 @@ async def test_features_of_somebody_else_cannot_stand_in(
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await running.analysis.ExtractIdentityFeatures(request, timeout=5)
 
-    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+    assert reason(refused.value) == Reason.PROOF_INVALID

@@ -140,9 +140,9 @@ def _digest(request: pb.AssessFraudRiskRequest) -> bytes:
     digest = payment_digest(intent)
     for name in ("sender_did", "recipient_address", "amount_sat"):
         if getattr(request, name) != getattr(intent, name):
-            raise InvalidArgument(
+            raise FailedPrecondition(
                 f"{name} is not that of the payment intent",
-                reason=Reason.INTENT_INVALID,
+                reason=Reason.PROOF_INVALID,
                 field=name,
             )
     if not 0 <= request.sender_verification_score <= 1:

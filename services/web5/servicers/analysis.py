@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from anya.mesh.v1.features_pb2 import AddressLink, AddressLinks
 from anya.web5.v1 import analysis_pb2 as pb
 from anya.web5.v1.analysis_pb2_grpc import AnalysisServiceServicer
-from mesh.errors import InvalidArgument
+from mesh.errors import FailedPrecondition, Reason
 from services.web5 import did as dids
 from services.web5.servicers.intent import parse_intent
 
@@ -37,11 +37,9 @@ class AnalysisServicer(AnalysisServiceServicer):
         did = dids.resolve(request.did).did
         # What is attested is about the payment: nobody else's links may stand in for its payer's.
         if did != intent.sender_did:
-            raise InvalidArgument("did must be the intent's sender_did", field="did")
+            raise _of_another_payment("did", "sender_did")
         if request.recipient_address != intent.recipient_address:
-            raise InvalidArgument(
-                "recipient_address must be the intent's", field="recipient_address"
-            )
+            raise _of_another_payment("recipient_address", "recipient_address")
         sender = await self._links.of_did(did, intent.network)
         recipient = await self._links.public(intent.recipient_address, intent.network)
         links = AddressLinks(sender=[_format(link) for link in sender])
@@ -54,3 +52,11 @@ class AnalysisServicer(AnalysisServiceServicer):
 
 def _format(link: Link) -> AddressLink:
     return AddressLink(address=link.address, linked_height=link.linked_height)
+
+
+def _of_another_payment(field: str, name: str) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"{field} is not {name} of the payment intent: features of another payment prove nothing",
+        reason=Reason.PROOF_INVALID,
+        field=field,
+    )

@@ -51,7 +51,8 @@ class RiskServiceServicer:
         missing, an index behind the tip, another feature set) the decision is REVIEW and the reasons
         say why: nothing is ever scored on made-up values.
         Errors: INVALID_ARGUMENT for a malformed request; FAILED_PRECONDITION (PROOF_MISSING,
-        PROOF_INVALID, PROOF_EXPIRED) if the features come without bitcoin's attestation about them.
+        PROOF_INVALID, PROOF_EXPIRED) if the features come without bitcoin's attestation about them, or
+        the request is about another payment than the context's intent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -38,7 +38,8 @@ class RiskServiceStub:
     missing, an index behind the tip, another feature set) the decision is REVIEW and the reasons
     say why: nothing is ever scored on made-up values.
     Errors: INVALID_ARGUMENT for a malformed request; FAILED_PRECONDITION (PROOF_MISSING,
-    PROOF_INVALID, PROOF_EXPIRED) if the features come without bitcoin's attestation about them.
+    PROOF_INVALID, PROOF_EXPIRED) if the features come without bitcoin's attestation about them, or
+    the request is about another payment than the context's intent.
     """
 
 @_typing.type_check_only
@@ -51,7 +52,8 @@ class RiskServiceAsyncStub(RiskServiceStub):
     missing, an index behind the tip, another feature set) the decision is REVIEW and the reasons
     say why: nothing is ever scored on made-up values.
     Errors: INVALID_ARGUMENT for a malformed request; FAILED_PRECONDITION (PROOF_MISSING,
-    PROOF_INVALID, PROOF_EXPIRED) if the features come without bitcoin's attestation about them.
+    PROOF_INVALID, PROOF_EXPIRED) if the features come without bitcoin's attestation about them, or
+    the request is about another payment than the context's intent.
     """
 
 class RiskServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -67,7 +69,8 @@ class RiskServiceServicer(metaclass=_abc_1.ABCMeta):
         missing, an index behind the tip, another feature set) the decision is REVIEW and the reasons
         say why: nothing is ever scored on made-up values.
         Errors: INVALID_ARGUMENT for a malformed request; FAILED_PRECONDITION (PROOF_MISSING,
-        PROOF_INVALID, PROOF_EXPIRED) if the features come without bitcoin's attestation about them.
+        PROOF_INVALID, PROOF_EXPIRED) if the features come without bitcoin's attestation about them, or
+        the request is about another payment than the context's intent.
         """
 
 def add_RiskServiceServicer_to_server(servicer: RiskServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

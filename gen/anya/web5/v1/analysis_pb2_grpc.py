@@ -49,7 +49,8 @@ class AnalysisServiceServicer:
     def ExtractIdentityFeatures(self, request, context):
         """ExtractIdentityFeatures lists the addresses linked to a DID, and the public link of the
         recipient's address if there is one.
-        Errors: INVALID_ARGUMENT for a bad DID or address.
+        Errors: INVALID_ARGUMENT for a bad DID or address; FAILED_PRECONDITION (PROOF_INVALID) if DID or
+        recipient are not those of the context's intent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

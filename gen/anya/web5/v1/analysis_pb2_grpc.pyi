@@ -36,7 +36,8 @@ class AnalysisServiceStub:
     ExtractIdentityFeatures: _grpc.UnaryUnaryMultiCallable[_analysis_pb2.ExtractIdentityFeaturesRequest, _analysis_pb2.ExtractIdentityFeaturesResponse]
     """ExtractIdentityFeatures lists the addresses linked to a DID, and the public link of the
     recipient's address if there is one.
-    Errors: INVALID_ARGUMENT for a bad DID or address.
+    Errors: INVALID_ARGUMENT for a bad DID or address; FAILED_PRECONDITION (PROOF_INVALID) if DID or
+    recipient are not those of the context's intent.
     """
 
 @_typing.type_check_only
@@ -47,7 +48,8 @@ class AnalysisServiceAsyncStub(AnalysisServiceStub):
     ExtractIdentityFeatures: _aio.UnaryUnaryMultiCallable[_analysis_pb2.ExtractIdentityFeaturesRequest, _analysis_pb2.ExtractIdentityFeaturesResponse]  # type: ignore[assignment]
     """ExtractIdentityFeatures lists the addresses linked to a DID, and the public link of the
     recipient's address if there is one.
-    Errors: INVALID_ARGUMENT for a bad DID or address.
+    Errors: INVALID_ARGUMENT for a bad DID or address; FAILED_PRECONDITION (PROOF_INVALID) if DID or
+    recipient are not those of the context's intent.
     """
 
 class AnalysisServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -61,7 +63,8 @@ class AnalysisServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_analysis_pb2.ExtractIdentityFeaturesResponse, _abc.Awaitable[_analysis_pb2.ExtractIdentityFeaturesResponse]]:
         """ExtractIdentityFeatures lists the addresses linked to a DID, and the public link of the
         recipient's address if there is one.
-        Errors: INVALID_ARGUMENT for a bad DID or address.
+        Errors: INVALID_ARGUMENT for a bad DID or address; FAILED_PRECONDITION (PROOF_INVALID) if DID or
+        recipient are not those of the context's intent.
         """
 
 def add_AnalysisServiceServicer_to_server(servicer: AnalysisServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
