@@ -22,10 +22,12 @@ help:  ## list the verbs
 	$(BIN)/pip install -q uv
 	@touch $@
 
+# Whoever has the tools keeps them: they stand on the same versions as the run-time alone.
 .venv/run: .venv/pip requirements.lock pyproject.toml
-	$(BIN)/uv pip sync -q --python $(BIN)/python --require-hashes requirements.lock
-	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
-	@rm -f .venv/dev; touch $@
+	@if [ -e .venv/dev ]; then $(MAKE) -s .venv/dev; else \
+	  $(BIN)/uv pip sync -q --python $(BIN)/python --require-hashes requirements.lock && \
+	  $(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .; fi
+	@touch $@
 
 .venv/dev: .venv/pip requirements-dev.lock pyproject.toml
 	$(BIN)/uv pip sync -q --python $(BIN)/python --require-hashes requirements-dev.lock
