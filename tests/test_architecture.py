@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -139,6 +140,27 @@ def test_nouns_touch_nothing_outside_themselves(path: Path) -> None:
     assert not [name for name in imports(path) if within(name, banned)]
 
 
+def test_no_modules_go_in_circles() -> None:
+    """Not even for types: of two that need each other, nobody understands one alone."""
+    modules = {module(path): path for path in SOURCES}
+    needs = {
+        name: {
+            needed
+            for found in imports(path)
+            if (needed := found if found in modules else found.rpartition(".")[0]) in modules
+            # What a package says for all of its modules, they may use.
+            and not within(name, (needed,))
+        }
+        for name, path in modules.items()
+    }
+
+    TopologicalSorter(needs).prepare()  # CycleError names those in the circle
+
+
+def module(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
 def test_the_command_line_is_a_client() -> None:
     broken = [
         f"{path.relative_to(ROOT)} imports {name}"
@@ -248,7 +270,7 @@ def name(step: object) -> str:
 
 
 def imports(path: Path) -> Iterator[str]:
-    """What the module needs to run: what stands under TYPE_CHECKING is only said."""
+    """What the module names, to run or only to be typed."""
     for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

@@ -32,7 +32,7 @@ def inspect_block(
 
     raw = _bytes(file)
     began = time.perf_counter()
-    document = block.inspect(raw).document()
+    document = block.inspect(raw)
     document["seconds"] = round(time.perf_counter() - began, 4)
     if json:
         screen.emit(document)

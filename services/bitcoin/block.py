@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 from struct import Struct, error
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mesh.errors import InvalidArgument, Reason
 from services.bitcoin.hashes import BlockHash, display, sha256d
-from services.bitcoin.inspection import Inspection, inspect_block
+from services.bitcoin.inspection import inspect_transactions
 from services.bitcoin.transaction import (
     WITNESS_SCALE,
     Malformed,
@@ -173,11 +173,19 @@ def check_commitments(block: Block, *, field: str = "raw") -> None:
         )
 
 
-def inspect(raw: bytes) -> Inspection:
-    """What a raw block says by itself. InvalidArgument unless it is one, unaltered."""
+def inspect(raw: bytes) -> dict[str, Any]:
+    """What a raw block says by itself, as JSON. InvalidArgument unless it is one, unaltered."""
     block = parse_block(raw)
     check_commitments(block)
-    return inspect_block(block)
+    return {
+        "block_hash": display(block.hash),
+        "height": block.height,
+        "time": block.header.time,
+        "version": block.header.version,
+        "size": len(block.raw),
+        "weight": block.weight,
+        **inspect_transactions(block.transactions).document(),
+    }
 
 
 def merkle_root(hashes: Sequence[bytes]) -> bytes:

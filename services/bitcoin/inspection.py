@@ -1,4 +1,4 @@
-"""What a raw block says by itself, and what it leaves open."""
+"""What the transactions of a raw block say by themselves, and what they leave open."""
 
 from __future__ import annotations
 
@@ -20,40 +20,34 @@ from services.bitcoin.script import is_unspendable, script_type
 from services.bitcoin.transaction import outpoint
 
 if TYPE_CHECKING:
-    from services.bitcoin.block import Block
+    from collections.abc import Sequence
+
     from services.bitcoin.transaction import Outpoint, Output, Transaction
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    block: Block
+    transactions: Sequence[Transaction]
     inputs: int  # the coinbase's one included
-    inputs_known: int  # those that spend an output of an earlier transaction of this block
+    inputs_known: int  # those that spend an output of an earlier one of these
     features: tuple[tuple[Feature, ...], ...]  # one row for each transaction, of TRANSACTION
 
     def document(self) -> dict[str, Any]:
         """As JSON: totals, a summary of each feature, and every transaction's features."""
-        block = self.block
         return {
-            "block_hash": display(block.hash),
-            "height": block.height,
-            "time": block.header.time,
-            "version": block.header.version,
-            "size": len(block.raw),
-            "weight": block.weight,
-            "transactions": len(block.transactions),
+            "transactions": len(self.transactions),
             "inputs": self.inputs,
             "inputs_known": self.inputs_known,
-            "outputs": sum(len(tx.outputs) for tx in block.transactions),
+            "outputs": sum(len(tx.outputs) for tx in self.transactions),
             "output_total_sat": sum(
-                output.amount_sat for tx in block.transactions for output in tx.outputs
+                output.amount_sat for tx in self.transactions for output in tx.outputs
             ),
             "feature_set": TRANSACTION.name,
             "feature_set_hash": TRANSACTION.hash,
             "summary": self.summary(),
             "features": [
                 {"txid": display(tx.txid), "features": [_show(feature) for feature in features]}
-                for tx, features in zip(block.transactions, self.features, strict=True)
+                for tx, features in zip(self.transactions, self.features, strict=True)
             ],
         }
 
@@ -67,20 +61,20 @@ class Inspection:
         }
 
 
-def inspect_block(block: Block) -> Inspection:
-    """Features of every transaction; prevouts are those that the block itself holds."""
+def inspect_transactions(transactions: Sequence[Transaction]) -> Inspection:
+    """Features of every transaction; prevouts are those that stand among them."""
     made: dict[Outpoint, SpentOutput] = {}
     rows = []
     known = 0
-    for transaction in block.transactions:
+    for transaction in transactions:
         spent = tuple(made.get(prevout) for prevout in transaction.prevouts)
         known += sum(output is not None for output in spent)
         outputs = tuple(_typed(output) for output in transaction.outputs)
         rows.append(extract(_facts(transaction, spent, outputs)))
         for vout, output in enumerate(outputs):
             made[outpoint(transaction.txid, vout)] = SpentOutput(output, 0)
-    inputs = sum(len(tx.prevouts) for tx in block.transactions)
-    return Inspection(block, inputs, known, tuple(rows))
+    inputs = sum(len(tx.prevouts) for tx in transactions)
+    return Inspection(transactions, inputs, known, tuple(rows))
 
 
 def _facts(

@@ -24,6 +24,7 @@ from services.bitcoin.block import (
     serialize_block,
 )
 from services.bitcoin.hashes import BlockHash, display
+from services.bitcoin.inspection import inspect_transactions
 from services.bitcoin.mempool import Candidate
 from services.bitcoin.store.journal import verify
 from services.bitcoin.transaction import (
@@ -255,7 +256,7 @@ def test_a_block_inspected_knows_the_prevouts_it_holds_and_no_others() -> None:
         )
     )
 
-    inspection = inspect(block(parent, child).raw)
+    inspection = inspect_transactions(block(parent, child).transactions)
 
     features = [{feature.name: feature for feature in row} for row in inspection.features]
     assert (inspection.inputs, inspection.inputs_known) == (3, 1)
@@ -273,7 +274,7 @@ def test_a_block_inspected_knows_the_prevouts_it_holds_and_no_others() -> None:
 def test_a_block_of_the_main_network_reads_as_it_is_known() -> None:
     raw = Path(os.environ["ANYA_TEST_DATA"], "mainnet-block-413567.raw").read_bytes()
 
-    document = inspect(raw).document()
+    document = inspect(raw)
 
     known = {
         "block_hash": "0000000000000000025aff8be8a55df8f89c77296db6198f272d6577325d4069",

@@ -12,8 +12,8 @@ from services.ml.simulation.plan import DUST_SAT, PlannedOutput
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from services.ml.simulation.businesses import Exchange
     from services.ml.simulation.economy import Economy
+    from services.ml.simulation.exchange import Exchange
     from services.ml.simulation.people import Payee, User
     from services.ml.simulation.wallet import Wallet
 

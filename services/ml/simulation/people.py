@@ -11,8 +11,8 @@ from services.ml.simulation.truth import Kind
 if TYPE_CHECKING:
     from random import Random
 
-    from services.ml.simulation.businesses import Exchange
     from services.ml.simulation.economy import Economy
+    from services.ml.simulation.exchange import Exchange
     from services.ml.simulation.wallet import Wallet
 
 

@@ -6,9 +6,10 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from services.ml.simulation import parameters as habits
-from services.ml.simulation.businesses import Donation, Employer, Exchange, Merchant, Processor
+from services.ml.simulation.businesses import Donation, Employer, Merchant, Processor
 from services.ml.simulation.crime import Launderer, Mule, Ransom, Scam, Takeover, Underworld
 from services.ml.simulation.economy import Economy
+from services.ml.simulation.exchange import Exchange
 from services.ml.simulation.people import Payer, Seller, Town, User
 from services.ml.simulation.plan import PlannedOutput
 from services.ml.simulation.truth import Kind
