@@ -12,10 +12,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
-    max_crashes: int = 5  # the next one within the window is the last
-    within: float = 60.0  # seconds
+    # Whoever kills a service again and again, as soon as it is up, does not end the mesh with it:
+    # what cannot live at all crashes faster than that.
+    max_crashes: int = 30  # the next one within the window is the last
+    within: float = 120.0  # seconds
     first_wait: float = 0.1  # seconds; doubles with each crash in the window
-    longest_wait: float = 5.0
+    longest_wait: float = 2.0
 
 
 class Pacing:

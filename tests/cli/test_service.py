@@ -193,6 +193,16 @@ def test_waits_double_until_patience_ends() -> None:
     assert waits == [0.1, 0.2, 0.3, 0.3, None]
 
 
+def test_kills_as_fast_as_a_service_comes_up_are_borne() -> None:
+    clock = ManualClock()
+    pacing = Pacing(clock, Patience())
+
+    for _ in range(100):
+        wait = pacing.crashed()
+        assert wait is not None
+        clock.advance(wait + 2.5)  # a start on a slow machine
+
+
 def test_crashes_long_ago_are_forgiven() -> None:
     clock = ManualClock()
     pacing = Pacing(clock, Patience(max_crashes=1, within=60, first_wait=0.1))
