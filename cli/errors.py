@@ -25,6 +25,9 @@ REMEDIES = {
     "NOT_ADMITTED": "the service is busy: try again",
     "BREAKER_OPEN": "its target keeps failing: anya status, then the service's log",
     "INSUFFICIENT_FUNDS": "pay less, or fund the address and mine a block",
+    "DEFINITION_INVALID": "correct the definition; anya workflow check needs no mesh",
+    "INVALID_ARGUMENT": "correct what was given",
+    "NOT_FOUND": "anya run list and anya workflow list show what there is",
     "UNAVAILABLE": START_THE_MESH,
     "DEADLINE_EXCEEDED": "look at anya status, and try again",
     "UNIMPLEMENTED": "the running mesh is of another version: restart it",
@@ -90,7 +93,7 @@ def from_mesh(error: MeshError) -> CommandError:
         str(error),
         code="_".join(words).upper(),
         reason=error.reason or "",
-        remedy="correct what was given",
+        remedy=REMEDIES["INVALID_ARGUMENT"],
     )
 
 

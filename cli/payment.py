@@ -7,6 +7,7 @@ import json
 import secrets
 import time
 import uuid
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,17 +20,26 @@ from anya.web5.v1 import identity_pb2, record_pb2
 from anya.web5.v1.identity_pb2_grpc import IdentityServiceStub
 from anya.web5.v1.record_pb2_grpc import RecordServiceStub
 from cli import runs
-from cli.errors import CommandError
+from cli.errors import CommandError, from_rpc
 from mesh.attestation import payment_digest
 from services.orchestrator.definition.values import from_struct
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from anya.orchestrator.v1 import workflow_pb2
     from cli.connection import Channels
     from cli.identities import Identity
 
 WORKFLOW = "verified_payment"
 OK = 200  # of a DWN reply
+UNCLEAR = (  # whoever gets one of these does not know whether the call had its effect
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+)
 POLL = 0.1  # seconds between two looks at a transaction
 
 
@@ -107,6 +117,26 @@ async def start(
     )
 
 
+@contextmanager
+def naming_the_run(proposal: Proposal) -> Iterator[None]:
+    """In the block the payment may be made already: an error that does not tell names its run.
+
+    CommandError (OUTCOME_UNKNOWN): to pay again would then be the wrong remedy.
+    """
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        if error.code() not in UNCLEAR:
+            raise
+        run_id = proposal.intent.payment_id
+        raise CommandError(
+            f"payment {run_id} may have been made: {from_rpc(error).message}",
+            code=error.code().name,
+            reason="OUTCOME_UNKNOWN",
+            remedy=f"do not pay again before you know: anya run watch {run_id}",
+        ) from None
+
+
 def outcome(run: workflow_pb2.Run) -> Outcome:
     """Read what the steps of a payment's run gave."""
     outputs = {step.path: from_struct(step.output) for step in run.steps}
@@ -126,7 +156,10 @@ def outcome(run: workflow_pb2.Run) -> Outcome:
 
 
 async def confirmations(channels: Channels, txid: str, *, within: float = 0.0) -> int:
-    """Of a transaction; waits until it has one, or for ``within`` seconds."""
+    """Of a transaction; waits until it has one, or for ``within`` seconds.
+
+    0 also while nobody answers: what was paid stays paid, whoever is being started again.
+    """
     request = chain_pb2.GetTransactionRequest(txid=bytes.fromhex(txid)[::-1])
     deadline = time.monotonic() + within
     while True:
@@ -134,7 +167,7 @@ async def confirmations(channels: Channels, txid: str, *, within: float = 0.0) -
             reply = await ChainServiceStub(channels["bitcoin"]).GetTransaction(request)
             depth = reply.confirmations
         except grpc.aio.AioRpcError as error:
-            if error.code() is not grpc.StatusCode.NOT_FOUND:
+            if error.code() not in (grpc.StatusCode.NOT_FOUND, *UNCLEAR):
                 raise
             depth = 0
         if depth or time.monotonic() >= deadline:

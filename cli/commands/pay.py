@@ -37,8 +37,10 @@ def pay(
         payer = Identities(chosen).find(sender)
         with traced("pay"):
             proposal = await payment.propose(channels, payer, to, amount_sat)
-            started = await payment.start(channels, proposal)
-        run = await runs.finish(channels, started.run_id, screen.say)
+            with payment.naming_the_run(proposal):
+                started = await payment.start(channels, proposal)
+        with payment.naming_the_run(proposal):
+            run = await runs.finish(channels, started.run_id, screen.say)
         outcome = payment.outcome(run)
         depth = 0
         if outcome.txid:

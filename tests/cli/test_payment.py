@@ -1,0 +1,36 @@
+"""A payment whose answer is lost: the payer learns where to look, and never to pay again."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import closing
+
+import grpc
+import pytest
+
+from anya.mesh.v1.attestation_pb2 import PaymentIntent
+from cli import payment
+from cli.errors import CommandError
+
+PROPOSAL = payment.Proposal(PaymentIntent(payment_id="0192f0c1-7d5e-7cc3-98c4-dc0c0c07398f"), "")
+
+
+@pytest.fixture
+def nowhere() -> str:
+    """An address where nobody listens."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        return f"127.0.0.1:{server.getsockname()[1]}"
+
+
+async def test_a_lost_answer_names_the_run(nowhere: str) -> None:
+    async with grpc.aio.insecure_channel(nowhere) as channel:
+        with pytest.raises(CommandError) as lost, payment.naming_the_run(PROPOSAL):
+            await payment.start({"orchestrator": channel}, PROPOSAL)
+
+    assert lost.value.reason == "OUTCOME_UNKNOWN"
+    assert f"anya run watch {PROPOSAL.intent.payment_id}" in lost.value.remedy
+
+
+async def test_confirmations_that_nobody_can_tell_are_none(nowhere: str) -> None:
+    async with grpc.aio.insecure_channel(nowhere) as channel:
+        assert await payment.confirmations({"bitcoin": channel}, "ab" * 32) == 0
