@@ -27,6 +27,10 @@ MAX_DEPTH = 64  # of nested JSON
 
 ED25519_PRIME = 2**255 - 19
 ED25519_D = -121665 * pow(121666, -1, ED25519_PRIME) % ED25519_PRIME
+# y of the points whose order divides 8: anybody can sign for such a key.
+_Y8 = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
+ED25519_SMALL = frozenset({0, 1, ED25519_PRIME - 1, _Y8, ED25519_PRIME - _Y8})
+SECP256K1_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 
@@ -136,6 +140,8 @@ class Secp256k1Key:
         if len(signature) != 64:
             return False
         r, s = int.from_bytes(signature[:32]), int.from_bytes(signature[32:])
+        # The library takes a low s only, as Bitcoin does; RFC 8812 lets signers give either.
+        s = min(s, max(0, SECP256K1_ORDER - s))
         try:
             return Point(self.point).verify(encode_dss_signature(r, s), data)
         except ValueError:
@@ -237,6 +243,8 @@ def _ed25519(point: bytes) -> Ed25519Key:
     is_square = pow(u * v, (ED25519_PRIME - 1) // 2, ED25519_PRIME) <= 1
     if y >= ED25519_PRIME or not is_square or (u == 0 and point[31] >= 0x80):
         raise JoseError("the point is not on Ed25519")
+    if y in ED25519_SMALL:
+        raise JoseError("the point has a small order: anybody could sign for it")
     return Ed25519Key(point)
 
 

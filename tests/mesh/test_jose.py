@@ -68,6 +68,25 @@ def test_a_point_off_the_curve_is_refused(key: Key) -> None:
         jose.from_jwk({**key.jwk, "y": jose.encode(bytes(31) + b"\x07")})
 
 
+@pytest.mark.parametrize("y", sorted(jose.ED25519_SMALL))
+def test_a_key_that_anybody_could_sign_for_is_refused(y: int) -> None:
+    with pytest.raises(JoseError):
+        jose.from_point("Ed25519", y.to_bytes(32, "little"))
+
+
+@pytest.mark.parametrize("key", KEYS[1:], ids=IDS[1:])
+def test_ecdsa_signatures_hold_with_either_s(key: Secp256k1Key | P256Key) -> None:
+    order = {"ES256K": jose.SECP256K1_ORDER, "ES256": jose.P256_ORDER}[key.algorithm]
+    signature = key.sign(b"data")
+    other = (order - int.from_bytes(signature[32:])).to_bytes(32)
+
+    assert key.verify(signature, b"data")
+    assert key.verify(signature[:32] + other, b"data")
+    assert not key.verify(signature[:32] + other, b"other data")
+    for beyond in (bytes(32), order.to_bytes(32), bytes([255]) * 32):
+        assert not key.verify(signature[:32] + beyond, b"data")
+
+
 @pytest.mark.parametrize("key", KEYS, ids=IDS)
 def test_a_key_does_not_print_its_secret(key: Key) -> None:
     assert key.secret.hex() not in repr(key)
