@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from anya.mesh.v1.outbox_pb2_grpc import add_OutboxServiceServicer_to_server
+from anya.orchestrator.v1.payment_pb2_grpc import add_PaymentServiceServicer_to_server
 from anya.orchestrator.v1.workflow_pb2_grpc import add_WorkflowServiceServicer_to_server
 from mesh.database import open_database
 from mesh.process import run
@@ -22,7 +23,9 @@ from services.orchestrator.journal.definitions import Definitions
 from services.orchestrator.journal.runs import Runs
 from services.orchestrator.peers import open_peers
 from services.orchestrator.runner import Runner
+from services.orchestrator.servicers.payment import PaymentServicer
 from services.orchestrator.servicers.workflow import WorkflowServicer
+from services.orchestrator.wallet import Wallet
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -49,10 +52,12 @@ async def orchestrator(config: OrchestratorConfig) -> AsyncIterator[Orchestrator
         await catalogue.register_built_in()
         runner = Runner(runs, catalogue, peers, changes, runtime.tracer, config)
         workflows = WorkflowServicer(definitions, catalogue, runs, runner, changes)
+        payments = PaymentServicer(runs, runner, Wallet(peers), changes)
         async with (
             runner.running(),
             runtime.serve(
                 partial(add_WorkflowServiceServicer_to_server, workflows),
+                partial(add_PaymentServiceServicer_to_server, payments),
                 partial(
                     add_OutboxServiceServicer_to_server, OutboxServicer(database, "orchestrator")
                 ),

@@ -30,3 +30,12 @@ class Changes:
             self._waiting[run_id].discard(event)
             if not self._waiting[run_id]:
                 del self._waiting[run_id]
+
+
+async def wait(moved: asyncio.Event, *, at_most: float) -> None:
+    """Until the run moves, or for so many seconds."""
+    try:
+        async with asyncio.timeout(at_most):
+            await moved.wait()
+    except TimeoutError:
+        return

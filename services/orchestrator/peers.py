@@ -29,7 +29,9 @@ class Peers:
         self._runtime = runtime
         self._timeout = timeout
 
-    async def call(self, service: str, method: str, request: bytes) -> bytes | Error:
+    async def call(
+        self, service: str, method: str, request: bytes, *, timeout: float | None = None
+    ) -> bytes | Error:
         """One attempt. The bytes go out as they are: every attempt of a step sends the same."""
         group = method.lstrip("/").partition("/")[0]
         if self._runtime.breakers(service)[group].state is State.OPEN:
@@ -37,7 +39,7 @@ class Peers:
             return Error("UNAVAILABLE", Reason.BREAKER_OPEN, message)
         call: Any = self._channels[service].unary_unary(method)
         try:
-            reply: bytes = await call(request, timeout=self._timeout)
+            reply: bytes = await call(request, timeout=timeout or self._timeout)
         except grpc.aio.AioRpcError as error:
             return _error(error)
         return reply

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from opentelemetry.trace import NoOpTracer
 
+from anya.orchestrator.v1.payment_pb2_grpc import PaymentServiceStub
 from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceStub
 from cli.spans.receiver import receiving
 from mesh import telemetry
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    import grpc
+
     from anya.orchestrator.v1 import workflow_pb2 as pb
+    from anya.orchestrator.v1.payment_pb2_grpc import PaymentServiceAsyncStub
     from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
     from mesh.testing import Authority
 
@@ -55,12 +59,19 @@ def config(authority: Authority, tmp_path: Path, peers: dict[str, str]) -> Orche
 
 
 @asynccontextmanager
-async def connect(authority: Authority, port: int) -> AsyncIterator[WorkflowServiceAsyncStub]:
+async def dial(authority: Authority, port: int) -> AsyncIterator[grpc.aio.Channel]:
+    """An operator's channel to the orchestrator."""
     rules = ClientRules(
         target="orchestrator", tracer=NoOpTracer(), breakers=Breakers(SystemClock()), timeout=30.0
     )
     operator = authority.issue("spiffe://anya.internal/client/operator")
     async with open_channel(f"127.0.0.1:{port}", rules, operator) as channel:
+        yield channel
+
+
+@asynccontextmanager
+async def connect(authority: Authority, port: int) -> AsyncIterator[WorkflowServiceAsyncStub]:
+    async with dial(authority, port) as channel:
         yield WorkflowServiceStub(channel)
 
 
@@ -90,8 +101,18 @@ async def start_traced(
 
 
 @pytest.fixture
-async def workflows(
+async def channel(
     authority: Authority, config: OrchestratorConfig
-) -> AsyncIterator[WorkflowServiceAsyncStub]:
-    async with orchestrator(config) as service, connect(authority, service.port) as stub:
-        yield stub
+) -> AsyncIterator[grpc.aio.Channel]:
+    async with orchestrator(config) as service, dial(authority, service.port) as channel:
+        yield channel
+
+
+@pytest.fixture
+def workflows(channel: grpc.aio.Channel) -> WorkflowServiceAsyncStub:
+    return WorkflowServiceStub(channel)
+
+
+@pytest.fixture
+def payments(channel: grpc.aio.Channel) -> PaymentServiceAsyncStub:
+    return PaymentServiceStub(channel)

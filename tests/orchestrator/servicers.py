@@ -44,7 +44,7 @@ from anya.web5.v1.identity_pb2_grpc import (
 )
 from anya.web5.v1.record_pb2_grpc import RecordServiceServicer, add_RecordServiceServicer_to_server
 from mesh.config import MeshConfig
-from mesh.errors import AlreadyExists, FailedPrecondition, MeshError, Reason
+from mesh.errors import AlreadyExists, FailedPrecondition, MeshError, NotFound, Reason
 from mesh.runtime import open_runtime
 
 if TYPE_CHECKING:
@@ -70,6 +70,9 @@ class Book:
     risk_score: float | None = 0.1
     _inbox: dict[tuple[str, str], tuple[bytes, bytes]] = field(default_factory=dict)
     cancelled: set[str] = field(default_factory=set)
+    sent: set[str] = field(default_factory=set)
+    state: wallet_pb2.PaymentState.ValueType = wallet_pb2.PAYMENT_STATE_BROADCAST
+    confirmations: int = 0
 
     async def serve(self, method: str, request: Message, effect: Callable[[], R]) -> R:
         """One call: ``before`` refuses without an effect, ``after`` loses the answer of one."""
@@ -119,6 +122,7 @@ class Identity(IdentityServiceServicer):
             return identity_pb2.VerifyIdentityResponse(
                 verified=self._book.verified,
                 confidence=0.95 if self._book.verified else 0.0,
+                reasons=[] if self._book.verified else ["WRONG_HOLDER"],
                 attestations=attest("identity") if self._book.verified else [],
             )
 
@@ -209,9 +213,10 @@ class Wallet(WalletServiceServicer):
                 raise FailedPrecondition("it was cancelled", reason=Reason.PAYMENT_CANCELLED)
             if "risk" not in {proof.kind for proof in request.context.attestations}:
                 raise FailedPrecondition("no risk attestation", reason=Reason.PROOF_MISSING)
+            self._book.sent.add(request.request_id)
             return wallet_pb2.SendPaymentResponse(
                 payment_id=request.request_id,
-                txid=hashlib.sha256(request.request_id.encode()).digest(),
+                txid=txid_of(request.request_id),
                 status=wallet_pb2.PAYMENT_STATUS_SUCCESS,
                 fee_sat=150,
             )
@@ -222,11 +227,38 @@ class Wallet(WalletServiceServicer):
         self, request: wallet_pb2.CancelPaymentRequest, context: Any
     ) -> wallet_pb2.CancelPaymentResponse:
         def effect() -> wallet_pb2.CancelPaymentResponse:
-            if not self._book.effects["SendPayment"]:
+            if request.payment_id not in self._book.sent:
                 self._book.cancelled.add(request.payment_id)
-            return wallet_pb2.CancelPaymentResponse()
+            return wallet_pb2.CancelPaymentResponse(payment=self._find(request.payment_id))
 
         return await self._book.serve("CancelPayment", request, effect)
+
+    async def GetPayment(
+        self, request: wallet_pb2.GetPaymentRequest, context: Any
+    ) -> wallet_pb2.GetPaymentResponse:
+        def effect() -> wallet_pb2.GetPaymentResponse:
+            return wallet_pb2.GetPaymentResponse(payment=self._find(request.payment_id))
+
+        return await self._book.serve("GetPayment", request, effect)
+
+    def _find(self, payment_id: str) -> wallet_pb2.Payment:
+        if payment_id in self._book.cancelled:
+            return wallet_pb2.Payment(
+                payment_id=payment_id, state=wallet_pb2.PAYMENT_STATE_CANCELLED
+            )
+        if payment_id not in self._book.sent:
+            raise NotFound(f"no payment {payment_id}")
+        return wallet_pb2.Payment(
+            payment_id=payment_id,
+            state=self._book.state,
+            txid=txid_of(payment_id),
+            fee_sat=150,
+            confirmations=self._book.confirmations,
+        )
+
+
+def txid_of(payment_id: str) -> bytes:
+    return hashlib.sha256(payment_id.encode()).digest()
 
 
 class Risk(RiskServiceServicer):

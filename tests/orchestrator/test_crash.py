@@ -13,11 +13,15 @@ from contextlib import asynccontextmanager
 from shutil import copyfile
 from typing import TYPE_CHECKING
 
+import grpc
 import pytest
 
+from anya.orchestrator.v1.payment_pb2_grpc import PaymentServiceStub
 from cli.spans import store
 from mesh.testing import eventually
-from tests.orchestrator.conftest import connect, start_traced
+from tests.orchestrator.conftest import connect, dial, start_traced
+from tests.orchestrator.orders import order, watch
+from tests.orchestrator.orders import status as shown_status
 from tests.orchestrator.paying import finished, payment, status, statuses
 from tests.orchestrator.servicers import Book, serve_peers
 
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from anya.orchestrator.v1 import payment_pb2 as pb
     from mesh.testing import Authority
 
 BOUNDARIES = [
@@ -144,3 +149,46 @@ async def test_a_run_survives_being_stopped_and_started(
 
     assert status(run) == "SUCCEEDED"
     assert book.effects["SendPayment"] == 1
+
+
+async def test_a_payment_goes_on_under_a_watch_that_resumes(
+    environment: dict[str, str], authority: Authority, book: Book
+) -> None:
+    request = order()
+    point = f"engine.before_step_done/{request.request_id}/execute_payment=kill"
+
+    async with (
+        process(environment | {"ANYA_FAILPOINTS": point}) as (child, port),
+        dial(authority, port) as channel,
+    ):
+        payments = PaymentServiceStub(channel)
+        sent = await payments.SendVerifiedPayment(request, timeout=5)
+        seen = await until_cut(watch(payments, request.request_id))
+        assert await child.wait() == -signal.SIGKILL
+    async with process(environment) as (_, port), dial(authority, port) as channel:
+        payments = PaymentServiceStub(channel)
+        again = await payments.SendVerifiedPayment(request, timeout=5)
+        after = seen[-1].sequence
+        resumed = [one async for one in watch(payments, request.request_id, after=after)]
+
+    assert again == sent
+    assert all(update.sequence > after for update in resumed)
+    assert (shown_status(resumed[-1].payment), resumed[-1].payment.recoveries) == ("SUCCEEDED", 1)
+    assert book.effects["SendPayment"] == book.effects["StoreTransactionRecord"] == 1
+
+
+async def until_cut(
+    updates: AsyncIterator[pb.WatchPaymentResponse],
+) -> list[pb.WatchPaymentResponse]:
+    """What came before the other end was killed."""
+    seen: list[pb.WatchPaymentResponse] = []
+    with pytest.raises(grpc.aio.AioRpcError, match="UNAVAILABLE"):
+        await collect(updates, seen)
+    return seen
+
+
+async def collect(
+    updates: AsyncIterator[pb.WatchPaymentResponse], seen: list[pb.WatchPaymentResponse]
+) -> None:
+    async for update in updates:
+        seen.append(update)  # noqa: PERF401  (what came before an error is kept)

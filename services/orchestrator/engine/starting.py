@@ -103,12 +103,7 @@ def _check_payment(request: StartRun, network: str) -> None:
             field="intent",
         )
     payment_digest(intent)  # refuses what is incomplete or out of bounds
-    if not _is_uuid7(request.run_id):
-        raise InvalidArgument(
-            "request_id is the payment id: a UUID of version 7, in lower case",
-            reason=Reason.REQUEST_ID_INVALID,
-            field="request_id",
-        )
+    check_payment_id(request.run_id, field="request_id")
     said = {"payment_id": request.run_id, "network": network}
     input_names = {"amount_sat": "amount"}
     for name in ("sender_did", "sender_address", "recipient_address", "amount_sat"):
@@ -121,6 +116,15 @@ def _check_payment(request: StartRun, network: str) -> None:
                 reason=Reason.INTENT_INVALID,
                 field=f"intent.{name}",
             )
+
+
+def check_payment_id(payment_id: str, *, field: str) -> None:
+    if not _is_uuid7(payment_id):
+        raise InvalidArgument(
+            f"{field} is the payment id: a UUID of version 7, in lower case",
+            reason=Reason.REQUEST_ID_INVALID,
+            field=field,
+        )
 
 
 def _origin(name: str, input_names: dict[str, str]) -> str:

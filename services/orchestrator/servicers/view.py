@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -11,7 +11,7 @@ from services.orchestrator.definition import values
 from services.orchestrator.run_trace import trace_id_of
 
 if TYPE_CHECKING:
-    from services.orchestrator.engine.state import RunState, StepState
+    from services.orchestrator.engine.state import Error, RunState, StepState
     from services.orchestrator.journal.definitions import StoredDefinition
     from services.orchestrator.journal.runs import RunRow
 
@@ -22,7 +22,7 @@ def format_workflow(definition: StoredDefinition) -> pb.Workflow:
         name=definition.name,
         definition_hash=definition.hash,
         definition=definition.body,
-        registered=_time(definition.registered_us),
+        registered=time(definition.registered_us),
     )
 
 
@@ -35,8 +35,8 @@ def format_row(row: RunRow) -> pb.Run:
         status=run_status(row.status),
         reason=row.reason,
         trace_id=trace_id_of(row.traceparent),
-        created=_time(row.created_us),
-        updated=_time(row.updated_us),
+        created=time(row.created_us),
+        updated=time(row.updated_us),
     )
 
 
@@ -45,7 +45,7 @@ def format_run(row: RunRow, state: RunState) -> pb.Run:
     run = format_row(row)
     run.status = run_status(state.status)
     run.reason = state.reason
-    run.updated.CopyFrom(_time(state.updated_us))
+    run.updated.CopyFrom(time(state.updated_us))
     run.recoveries = state.recoveries
     values.fill_struct(run.input, state.input)
     run.steps.extend(_step(step) for step in state.steps.values())
@@ -68,24 +68,29 @@ def _step(step: StepState) -> pb.Step:
         operation=step.operation,
         status=pb.StepStatus.Value(f"STEP_STATUS_{step.status}"),
         attempts=step.attempt,
-        started=_time(step.started_us),
+        started=time(step.started_us),
     )
     values.fill_struct(formatted.output, {**step.output, "_output": step.reply})
     if step.finished_us:
-        formatted.finished.CopyFrom(_time(step.finished_us))
+        formatted.finished.CopyFrom(time(step.finished_us))
     if step.condition is not None:
-        formatted.condition.expression = step.condition["expression"]
-        formatted.condition.verdict = step.condition["verdict"]
-        values.fill_struct(formatted.condition.operands, step.condition["operands"])
+        formatted.condition.CopyFrom(format_condition(step.condition))
     if step.error is not None:
-        error = step.error
-        formatted.error.CopyFrom(
-            pb.StepError(code=error.code, reason=error.reason, message=error.message)
-        )
+        formatted.error.CopyFrom(format_error(step.error))
     return formatted
 
 
-def _time(us: int) -> Timestamp:
-    time = Timestamp()
-    time.FromMicroseconds(us)
-    return time
+def format_condition(judged: dict[str, Any]) -> pb.Condition:
+    condition = pb.Condition(expression=judged["expression"], verdict=judged["verdict"])
+    values.fill_struct(condition.operands, judged["operands"])
+    return condition
+
+
+def format_error(error: Error) -> pb.StepError:
+    return pb.StepError(code=error.code, reason=error.reason, message=error.message)
+
+
+def time(us: int) -> Timestamp:
+    moment = Timestamp()
+    moment.FromMicroseconds(us)
+    return moment

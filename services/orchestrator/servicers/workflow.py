@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
-
-from opentelemetry import trace
 
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceServicer
 from mesh.errors import InvalidArgument, Reason
 from mesh.interceptors import request_key
-from mesh.interceptors.tracing import remote_parent
+from services.orchestrator import changes
 from services.orchestrator.definition import DefinitionInvalid, values
 from services.orchestrator.engine.starting import StartRun
 from services.orchestrator.engine.state import RunState, evolve
 from services.orchestrator.journal.runs import Filter
-from services.orchestrator.run_trace import parent_of_run, trace_id_of
+from services.orchestrator.run_trace import trace_id_of
 from services.orchestrator.servicers import paging, view
+from services.orchestrator.servicers.start import start_run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -90,18 +88,17 @@ class WorkflowServicer(WorkflowServiceServicer):
         request: pb.StartRunRequest,
         context: ServicerContext[pb.StartRunRequest, pb.StartRunResponse],
     ) -> pb.StartRunResponse:
-        key = request_key.current()
-        start = StartRun(
-            run_id=request.request_id,
-            input=values.from_struct(request.input),
-            intent=request.intent if request.HasField("intent") else None,
-            presentation=request.presentation,
-            starter=key.caller,
-        )
-        serving = trace.get_current_span().get_span_context()
-        traceparent = parent_of_run(request.request_id, remote_parent(), serving)
-        first = await self._runner.start(
-            key, request.workflow_id, start, traceparent, _format_started
+        first = await start_run(
+            self._runner,
+            request.workflow_id,
+            StartRun(
+                run_id=request.request_id,
+                input=values.from_struct(request.input),
+                intent=request.intent if request.HasField("intent") else None,
+                presentation=request.presentation,
+                starter=request_key.current().caller,
+            ),
+            reply=_format_started,
         )
         return pb.StartRunResponse.FromString(first)
 
@@ -154,15 +151,7 @@ class WorkflowServicer(WorkflowServiceServicer):
                 seen = max(seen, state.sequence)
                 if state.finished:
                     return
-                await _wait(moved)
-
-
-async def _wait(moved: asyncio.Event) -> None:
-    try:
-        async with asyncio.timeout(LOOK_AGAIN):
-            await moved.wait()
-    except TimeoutError:
-        return
+                await changes.wait(moved, at_most=LOOK_AGAIN)
 
 
 def _format_started(new: NewRun) -> bytes:

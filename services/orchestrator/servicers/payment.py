@@ -1,0 +1,196 @@
+"""PaymentService over gRPC: parse, ask the journal and bitcoin, format. No rules live here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from anya.bitcoin.v1 import wallet_pb2
+from anya.orchestrator.v1 import payment_pb2 as pb
+from anya.orchestrator.v1.payment_pb2_grpc import PaymentServiceServicer
+from anya.orchestrator.v1.workflow_pb2 import RUN_STATUS_NEEDS_ATTENTION, RUN_STATUS_SUCCEEDED
+from mesh.errors import NotFound, Reason, Unavailable
+from mesh.interceptors import request_key
+from services.orchestrator import changes
+from services.orchestrator.engine.starting import StartRun, check_payment_id
+from services.orchestrator.engine.state import Error, RunState, evolve
+from services.orchestrator.run_trace import trace_id_of
+from services.orchestrator.servicers import payment_view, view
+from services.orchestrator.servicers.start import start_run
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from typing import Any
+
+    from grpc.aio import ServicerContext
+
+    from services.orchestrator.changes import Changes
+    from services.orchestrator.journal.runs import NewRun, Runs, StoredRun
+    from services.orchestrator.runner import Runner
+    from services.orchestrator.wallet import Wallet
+
+WORKFLOW = "verified_payment"
+LOOK_AGAIN = 0.5  # seconds until a watch asks bitcoin again; of the run it is told earlier
+PATIENCE = 2.0  # seconds that bitcoin may take to say how a payment stands
+
+# Nothing changes a payment any more that is in one of these.
+OVER = frozenset(
+    {
+        wallet_pb2.PAYMENT_STATE_SETTLED,
+        wallet_pb2.PAYMENT_STATE_REJECTED,
+        wallet_pb2.PAYMENT_STATE_CANCELLED,
+    }
+)
+# How a run ends that bitcoin may have a payment of.
+MAY_BE_SIGNED = (RUN_STATUS_SUCCEEDED, RUN_STATUS_NEEDS_ATTENTION)
+
+
+class PaymentServicer(PaymentServiceServicer):
+    def __init__(self, runs: Runs, runner: Runner, wallet: Wallet, changes: Changes) -> None:
+        self._runs = runs
+        self._runner = runner
+        self._wallet = wallet
+        self._changes = changes
+
+    async def SendVerifiedPayment(
+        self,
+        request: pb.SendVerifiedPaymentRequest,
+        context: ServicerContext[pb.SendVerifiedPaymentRequest, pb.SendVerifiedPaymentResponse],
+    ) -> pb.SendVerifiedPaymentResponse:
+        first = await start_run(self._runner, WORKFLOW, _parse(request), reply=_format_sent)
+        return pb.SendVerifiedPaymentResponse.FromString(first)
+
+    async def GetPayment(
+        self,
+        request: pb.GetPaymentRequest,
+        context: ServicerContext[pb.GetPaymentRequest, pb.GetPaymentResponse],
+    ) -> pb.GetPaymentResponse:
+        payment_id = request.payment_id
+        check_payment_id(payment_id, field="payment_id")
+        stored = await self._find(payment_id)
+        answer = await self._ask(payment_id, context)
+        if stored is None and isinstance(answer, Error):
+            raise Unavailable(
+                f"no run pays {payment_id}, and bitcoin does not say if it is cancelled: {answer}",
+                reason=Reason.PEER_UNAVAILABLE,
+            )
+        if stored is None and answer is None:
+            raise _unknown(payment_id)
+        return pb.GetPaymentResponse(payment=_format(payment_id, stored, answer))
+
+    async def WatchPayment(
+        self,
+        request: pb.WatchPaymentRequest,
+        context: ServicerContext[pb.WatchPaymentRequest, pb.WatchPaymentResponse],
+    ) -> AsyncIterator[pb.WatchPaymentResponse]:
+        payment_id, seen = request.payment_id, request.after_sequence
+        check_payment_id(payment_id, field="payment_id")
+        last: pb.Payment | None = None
+        with self._changes.watch(payment_id) as moved:
+            while True:
+                moved.clear()
+                stored = await self._find(payment_id)
+                if stored is None:
+                    raise _unknown(payment_id)
+                *earlier, state = _states(stored)
+                for passed in earlier:
+                    if passed.sequence > seen:
+                        payment = payment_view.format_payment(stored.row, passed)
+                        yield pb.WatchPaymentResponse(sequence=passed.sequence, payment=payment)
+                seen = max(seen, state.sequence)
+                payment = _format(payment_id, stored, await self._ask(payment_id, context))
+                if payment != last:
+                    yield pb.WatchPaymentResponse(sequence=state.sequence, payment=payment)
+                    last = payment
+                if state.finished and _is_awaited(payment, request.confirmations):
+                    return
+                await changes.wait(moved, at_most=LOOK_AGAIN)
+
+    async def CancelPayment(
+        self,
+        request: pb.CancelPaymentRequest,
+        context: ServicerContext[pb.CancelPaymentRequest, pb.CancelPaymentResponse],
+    ) -> pb.CancelPaymentResponse:
+        payment_id = request.payment_id
+        check_payment_id(payment_id, field="payment_id")
+        await self._find(payment_id)
+        answer = await self._wallet.cancel(payment_id)
+        self._changes.notify(payment_id)
+        stored = await self._find(payment_id)
+        return pb.CancelPaymentResponse(payment=_format(payment_id, stored, answer))
+
+    async def _find(self, payment_id: str) -> StoredRun | None:
+        """The run, if there is one. NotFound if it pays nobody."""
+        try:
+            stored = await self._runs.load(payment_id)
+        except NotFound:
+            return None
+        if payment_view.intent_of(stored.state) is None:
+            raise NotFound(f"run {payment_id} is no payment", field="payment_id")
+        return stored
+
+    async def _ask(
+        self, payment_id: str, context: ServicerContext[Any, Any]
+    ) -> wallet_pb2.Payment | Error | None:
+        """Bitcoin's word, or why there is none, while there is still time to tell it."""
+        within = min(PATIENCE, (context.time_remaining() or PATIENCE) / 2)
+        return await self._wallet.find(payment_id, within=within)
+
+
+def _parse(request: pb.SendVerifiedPaymentRequest) -> StartRun:
+    intent = request.intent
+    return StartRun(
+        run_id=request.request_id,
+        input={
+            "sender_did": intent.sender_did,
+            "sender_address": intent.sender_address,
+            "recipient_address": intent.recipient_address,
+            "amount": intent.amount_sat,
+        },
+        intent=intent if request.HasField("intent") else None,
+        presentation=request.presentation,
+        starter=request_key.current().caller,
+    )
+
+
+def _format_sent(new: NewRun) -> bytes:
+    return pb.SendVerifiedPaymentResponse(
+        payment_id=new.state.run_id,
+        status=view.run_status(new.state.status),
+        trace_id=trace_id_of(new.traceparent),
+    ).SerializeToString()
+
+
+def _format(
+    payment_id: str, stored: StoredRun | None, answer: wallet_pb2.Payment | Error | None
+) -> pb.Payment:
+    payment = pb.Payment(payment_id=payment_id)
+    if stored is not None:
+        payment = payment_view.format_payment(stored.row, stored.state)
+    return payment_view.add_answer(payment, answer)
+
+
+def _states(stored: StoredRun) -> list[RunState]:
+    """The run after each of its records."""
+    states = []
+    state = RunState(stored.row.id)
+    for record in stored.records:
+        state = evolve(state, record)
+        states.append(state)
+    return states
+
+
+def _is_awaited(payment: pb.Payment, confirmations: int) -> bool:
+    """Whether an ended run's payment is what its watcher waits for, or will never be."""
+    match payment.bitcoin_answer:
+        case _ if not confirmations:
+            return True
+        case pb.BITCOIN_ANSWER_UNAVAILABLE:
+            return payment.status not in MAY_BE_SIGNED
+        case pb.BITCOIN_ANSWER_NOT_FOUND:
+            return True
+        case _:
+            return payment.state in OVER or payment.confirmations >= confirmations
+
+
+def _unknown(payment_id: str) -> NotFound:
+    return NotFound(f"no payment {payment_id!r}", field="payment_id")

@@ -1,0 +1,103 @@
+"""A payment as PaymentService shows it: what its run has found, and what bitcoin says of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from anya.mesh.v1.attestation_pb2 import PaymentIntent
+from anya.orchestrator.v1 import payment_pb2 as pb
+from services.orchestrator.definition import values
+from services.orchestrator.definition.workflow import Effect
+from services.orchestrator.engine.state import Error, StepStatus
+from services.orchestrator.servicers import view
+
+if TYPE_CHECKING:
+    from anya.bitcoin.v1 import wallet_pb2
+    from services.orchestrator.engine.state import RunState, StepState
+    from services.orchestrator.journal.runs import RunRow
+
+# Operations by what they tell of a payment, whatever a workflow calls the step.
+IDENTITY = "verify_identity"
+RISK = "score_fraud_risk"
+RECORD = "store_transaction_record"
+
+
+def format_payment(row: RunRow, state: RunState) -> pb.Payment:
+    """What the run knows, which bitcoin was not asked about."""
+    run = view.format_row(row)
+    payment = pb.Payment(
+        payment_id=state.run_id,
+        status=view.run_status(state.status),
+        reason=state.reason,
+        step=_current(state),
+        intent=intent_of(state),
+        trace_id=run.trace_id,
+        recoveries=state.recoveries,
+        created=run.created,
+        updated=view.time(state.updated_us),
+    )
+    for step in state.steps.values():
+        _add_findings(payment, step)
+    return payment
+
+
+def add_answer(payment: pb.Payment, answer: wallet_pb2.Payment | Error | None) -> pb.Payment:
+    """The same, with what bitcoin says now; its word counts more than the journal's."""
+    match answer:
+        case None:
+            payment.bitcoin_answer = pb.BITCOIN_ANSWER_NOT_FOUND
+        case Error():
+            payment.bitcoin_answer = pb.BITCOIN_ANSWER_UNAVAILABLE
+            payment.bitcoin_error = answer.reason or answer.code
+        case _:
+            payment.bitcoin_answer = pb.BITCOIN_ANSWER_FOUND
+            payment.state = answer.state
+            if answer.txid:
+                payment.txid = answer.txid
+                payment.fee_sat = answer.fee_sat
+                payment.confirmations = answer.confirmations
+    return payment
+
+
+def intent_of(state: RunState) -> PaymentIntent | None:
+    """What the run pays; None if it is no payment."""
+    intent = PaymentIntent.FromString(state.intent)
+    return intent if intent.payment_id == state.run_id else None
+
+
+def _current(state: RunState) -> str:
+    step = state.in_flight or next(reversed(state.steps.values()), None)
+    return step.path if step else ""
+
+
+def _add_findings(payment: pb.Payment, step: StepState) -> None:
+    if step.error is not None:
+        payment.error.CopyFrom(view.format_error(step.error))
+    is_pivot = step.effect == Effect.PIVOT.name
+    if is_pivot and step.status is StepStatus.SKIPPED and step.condition is not None:
+        payment.condition.CopyFrom(view.format_condition(step.condition))
+    reply = step.reply
+    if reply is None:
+        return
+    if is_pivot:
+        _add_sent(payment, reply)
+    elif step.operation == IDENTITY:
+        payment.sender_verified = reply["verified"]
+        payment.identity_reasons.extend(reply["reasons"])
+    elif step.operation == RISK:
+        _add_risk(payment, reply)
+    elif step.operation == RECORD:
+        payment.record_id, payment.record_tenant = reply["record_id"], reply["tenant"]
+
+
+def _add_sent(payment: pb.Payment, reply: dict[str, Any]) -> None:
+    if reply.get("txid"):
+        payment.txid = bytes.fromhex(reply["txid"])[::-1]
+        payment.fee_sat = reply["fee_sat"]
+
+
+def _add_risk(payment: pb.Payment, reply: dict[str, Any]) -> None:
+    if reply["risk_score"] is not None:
+        payment.risk_score = reply["risk_score"]
+    for factor in reply["risk_factors"]:
+        values.fill(payment.risk_factors.add(), factor)

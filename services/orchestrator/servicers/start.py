@@ -1,0 +1,27 @@
+"""The start of a run on behalf of the call being served: its key, and whose trace it continues."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from opentelemetry import trace
+
+from mesh.interceptors import request_key
+from mesh.interceptors.tracing import remote_parent
+from services.orchestrator.run_trace import parent_of_run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from services.orchestrator.engine.starting import StartRun
+    from services.orchestrator.journal.runs import NewRun
+    from services.orchestrator.runner import Runner
+
+
+async def start_run(
+    runner: Runner, workflow_id: str, start: StartRun, *, reply: Callable[[NewRun], bytes]
+) -> bytes:
+    """The first reply under this call's request_id, whoever asks for it again."""
+    serving = trace.get_current_span().get_span_context()
+    traceparent = parent_of_run(start.run_id, remote_parent(), serving)
+    return await runner.start(request_key.current(), workflow_id, start, traceparent, reply)

@@ -1,0 +1,346 @@
+"""PaymentService through the wire: sent once, told as far as it is known, and cancelled or not."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+from google.rpc.error_details_pb2 import BadRequest
+
+from anya.bitcoin.v1 import wallet_pb2
+from anya.orchestrator.v1 import payment_pb2 as pb
+from anya.orchestrator.v1 import workflow_pb2
+from mesh.errors import Unavailable
+from mesh.testing import detail, eventually, reason
+from services.orchestrator.definition import values
+from tests.orchestrator.orders import cancel, end_of, get, order, send, status
+from tests.orchestrator.paying import finished, payment, uuid7
+from tests.orchestrator.servicers import txid_of
+
+if TYPE_CHECKING:
+    from anya.orchestrator.v1.payment_pb2_grpc import PaymentServiceAsyncStub
+    from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
+    from tests.orchestrator.servicers import Book
+
+
+async def test_a_payment_sent_twice_is_made_once_and_answered_alike(
+    payments: PaymentServiceAsyncStub, book: Book
+) -> None:
+    request = order()
+
+    replies = await asyncio.gather(
+        *(payments.SendVerifiedPayment(request, timeout=5) for _ in range(5))
+    )
+    await end_of(payments, request.request_id)
+    replies.append(await payments.SendVerifiedPayment(request, timeout=5))
+
+    assert all(reply == replies[0] for reply in replies)
+    assert replies[0].payment_id == request.request_id
+    assert book.effects["SendPayment"] == 1
+
+
+async def test_one_id_names_one_payment_whichever_way_it_is_started(
+    payments: PaymentServiceAsyncStub, workflows: WorkflowServiceAsyncStub, book: Book
+) -> None:
+    request = order()
+    await send(payments, request)
+    request.intent.amount_sat += 1
+
+    for again in (
+        payments.SendVerifiedPayment(request, timeout=5),
+        workflows.StartRun(payment(request.request_id), timeout=5),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await again
+        assert caught.value.code() is grpc.StatusCode.ALREADY_EXISTS
+        assert reason(caught.value) == "REQUEST_ID_REUSED"
+    assert book.effects["SendPayment"] == 1
+
+
+WITHOUT_INTENT = pb.SendVerifiedPaymentRequest(request_id=uuid7())
+
+
+@pytest.mark.parametrize(
+    ("request_", "word", "field"),
+    [
+        pytest.param(WITHOUT_INTENT, "INTENT_INVALID", "intent", id="no intent"),
+        pytest.param(
+            order(amount_sat=0), "INTENT_INVALID", "intent.amount_sat", id="nothing to pay"
+        ),
+        pytest.param(
+            order(network="main"), "INTENT_INVALID", "intent.network", id="another network"
+        ),
+        pytest.param(
+            order(payment_id=uuid7()), "INTENT_INVALID", "intent.payment_id", id="another id"
+        ),
+        pytest.param(order(sender_did=""), "INTENT_INVALID", "intent.sender_did", id="no sender"),
+    ],
+)
+async def test_what_is_no_payment_is_refused_by_field(
+    payments: PaymentServiceAsyncStub,
+    request_: pb.SendVerifiedPaymentRequest,
+    word: str,
+    field: str,
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await payments.SendVerifiedPayment(request_, timeout=5)
+
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert reason(caught.value) == word
+    assert [one.field for one in detail(caught.value, BadRequest).field_violations] == [field]
+
+
+async def test_a_payment_that_was_made_shows_all_that_is_known(
+    payments: PaymentServiceAsyncStub,
+) -> None:
+    request = order()
+    await send(payments, request)
+
+    shown = await get(payments, request.request_id)
+
+    assert status(shown) == "SUCCEEDED"
+    assert (shown.reason, shown.HasField("error"), shown.HasField("condition")) == (
+        "",
+        False,
+        False,
+    )
+    assert shown.intent == request.intent
+    assert shown.sender_verified
+    assert shown.risk_score == 0.1
+    assert [(factor.name, factor.contribution) for factor in shown.risk_factors] == [("age", -0.5)]
+    assert shown.bitcoin_answer == pb.BITCOIN_ANSWER_FOUND
+    assert shown.state == wallet_pb2.PAYMENT_STATE_BROADCAST
+    assert shown.txid == txid_of(request.request_id)
+    assert (shown.fee_sat, shown.confirmations) == (150, 0)
+    assert shown.record_id == "bafyrecord"
+    assert shown.step == "record_transaction"
+
+
+async def test_a_risky_payment_names_the_false_condition_and_invents_nothing(
+    payments: PaymentServiceAsyncStub, book: Book
+) -> None:
+    book.risk_score = 0.93
+
+    shown = await send(payments, order())
+
+    assert status(shown) == "REFUSED"
+    assert not shown.condition.verdict
+    operands = values.from_struct(shown.condition.operands)
+    assert operands["steps.fraud_assessment.risk_score"] == 0.93
+    assert shown.bitcoin_answer == pb.BITCOIN_ANSWER_NOT_FOUND
+    for unknown in ("state", "txid", "fee_sat", "confirmations", "error"):
+        assert not shown.HasField(unknown), unknown
+    assert shown.record_id == ""
+
+
+async def test_an_unproven_sender_is_told_with_web5s_reasons(
+    payments: PaymentServiceAsyncStub, book: Book
+) -> None:
+    book.verified = False
+
+    shown = await send(payments, order())
+
+    assert status(shown) == "REFUSED"
+    assert not shown.sender_verified
+    assert list(shown.identity_reasons) == ["WRONG_HOLDER"]
+
+
+async def test_a_payment_that_could_not_be_scored_has_no_score(
+    payments: PaymentServiceAsyncStub, book: Book
+) -> None:
+    book.risk_score = None
+
+    shown = await send(payments, order())
+
+    assert not shown.HasField("risk_score")
+
+
+async def test_what_nobody_has_judged_yet_is_absent(
+    payments: PaymentServiceAsyncStub, book: Book
+) -> None:
+    book.held["VerifyIdentity"] = asyncio.Event()
+    request = order()
+    await payments.SendVerifiedPayment(request, timeout=5)
+    await eventually(lambda: bool(book.requests("VerifyIdentity")))
+
+    shown = await get(payments, request.request_id)
+    book.held["VerifyIdentity"].set()
+
+    assert (status(shown), shown.step) == ("RUNNING", "verify_sender")
+    for unknown in ("sender_verified", "risk_score", "state", "txid", "confirmations"):
+        assert not shown.HasField(unknown), unknown
+
+
+async def test_without_bitcoin_the_journals_word_is_told_and_that_it_is_only_that(
+    payments: PaymentServiceAsyncStub, book: Book
+) -> None:
+    request = order()
+    await send(payments, request)
+    book.before["GetPayment"].append(Unavailable("down"))
+
+    shown = await get(payments, request.request_id)
+
+    assert shown.bitcoin_answer == pb.BITCOIN_ANSWER_UNAVAILABLE
+    assert shown.bitcoin_error == "UNAVAILABLE"
+    assert shown.txid == txid_of(request.request_id)
+    assert not shown.HasField("state")
+    assert not shown.HasField("confirmations")
+
+
+async def test_a_bitcoin_that_hangs_does_not_make_the_answer_late(
+    payments: PaymentServiceAsyncStub, book: Book
+) -> None:
+    request = order()
+    await send(payments, request)
+    book.held["GetPayment"] = asyncio.Event()
+
+    shown = await payments.GetPayment(
+        pb.GetPaymentRequest(payment_id=request.request_id), timeout=1
+    )
+
+    assert shown.payment.bitcoin_answer == pb.BITCOIN_ANSWER_UNAVAILABLE
+    assert shown.payment.bitcoin_error == "DEADLINE_EXCEEDED"
+    assert status(shown.payment) == "SUCCEEDED"
+
+
+async def test_a_payment_started_as_a_run_is_told_alike(
+    payments: PaymentServiceAsyncStub, workflows: WorkflowServiceAsyncStub
+) -> None:
+    request = payment()
+    await workflows.StartRun(request, timeout=5)
+    await finished(workflows, request.request_id)
+
+    shown = await get(payments, request.request_id)
+
+    assert status(shown) == "SUCCEEDED"
+    assert shown.txid == txid_of(request.request_id)
+
+
+@pytest.mark.parametrize("method", ["GetPayment", "WatchPayment", "CancelPayment"])
+@pytest.mark.parametrize("payment_id", ["", "nobody", "0192F0C1-7D5E-7CC3-98C4-DC0C0C07398F"])
+async def test_an_id_that_names_no_payment_is_refused(
+    payments: PaymentServiceAsyncStub, method: str, payment_id: str
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(payments, method, payment_id)
+
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert reason(caught.value) == "REQUEST_ID_INVALID"
+
+
+@pytest.mark.parametrize("method", ["GetPayment", "WatchPayment"])
+async def test_a_payment_that_nobody_knows_is_not_found(
+    payments: PaymentServiceAsyncStub, method: str
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(payments, method, uuid7())
+
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.parametrize("method", ["GetPayment", "WatchPayment", "CancelPayment"])
+async def test_a_run_that_pays_nobody_is_no_payment(
+    payments: PaymentServiceAsyncStub,
+    workflows: WorkflowServiceAsyncStub,
+    book: Book,
+    method: str,
+) -> None:
+    run = workflow_pb2.StartRunRequest(request_id=uuid7(), workflow_id="link_address")
+    names = ("challenge_id", "did_proof", "address", "message", "address_signature")
+    values.fill_struct(run.input, dict.fromkeys(names, "x"))
+    await workflows.StartRun(run, timeout=5)
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(payments, method, run.request_id)
+
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    assert not book.cancelled
+
+
+async def call(payments: PaymentServiceAsyncStub, method: str, payment_id: str) -> None:
+    match method:
+        case "GetPayment":
+            await get(payments, payment_id)
+        case "WatchPayment":
+            await end_of(payments, payment_id)
+        case _:
+            await cancel(payments, payment_id)
+
+
+async def test_a_cancelled_payment_is_refused_and_never_sent(
+    payments: PaymentServiceAsyncStub, book: Book
+) -> None:
+    book.held["VerifyIdentity"] = asyncio.Event()
+    request = order()
+    await payments.SendVerifiedPayment(request, timeout=5)
+
+    cancelled = await cancel(payments, request.request_id)
+    book.held["VerifyIdentity"].set()
+    shown = await end_of(payments, request.request_id)
+
+    assert cancelled.state == shown.state == wallet_pb2.PAYMENT_STATE_CANCELLED
+    assert status(shown) == "REFUSED"
+    assert (shown.error.reason, shown.step) == ("PAYMENT_CANCELLED", "execute_payment")
+    assert book.effects["SendPayment"] == 0
+
+
+async def test_a_payment_that_was_made_is_told_as_it_is_instead_of_cancelled(
+    payments: PaymentServiceAsyncStub, book: Book
+) -> None:
+    request = order()
+    await send(payments, request)
+
+    shown = await cancel(payments, request.request_id)
+
+    assert shown.state == wallet_pb2.PAYMENT_STATE_BROADCAST
+    assert (status(shown), shown.txid) == ("SUCCEEDED", txid_of(request.request_id))
+    assert not book.cancelled
+
+
+async def test_a_payment_may_be_cancelled_before_it_is_sent(
+    payments: PaymentServiceAsyncStub, book: Book
+) -> None:
+    request = order()
+
+    await cancel(payments, request.request_id)
+    before = await get(payments, request.request_id)
+    after = await send(payments, request)
+
+    assert before.state == wallet_pb2.PAYMENT_STATE_CANCELLED
+    assert not before.HasField("status")
+    assert (status(after), after.error.reason) == ("REFUSED", "PAYMENT_CANCELLED")
+    assert book.effects["SendPayment"] == 0
+
+
+async def test_cancelling_again_changes_nothing(payments: PaymentServiceAsyncStub) -> None:
+    request = order()
+
+    first = await cancel(payments, request.request_id)
+
+    assert await cancel(payments, request.request_id) == first
+
+
+async def test_a_cancel_that_bitcoin_does_not_answer_promises_nothing(
+    payments: PaymentServiceAsyncStub, book: Book
+) -> None:
+    book.before["CancelPayment"].append(Unavailable("down"))
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await cancel(payments, uuid7())
+
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert reason(caught.value) == "PEER_UNAVAILABLE"
+
+
+async def test_an_unknown_id_is_not_called_unknown_while_bitcoin_is_down(
+    payments: PaymentServiceAsyncStub, book: Book
+) -> None:
+    book.before["GetPayment"].append(Unavailable("down"))
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await get(payments, uuid7())
+
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert reason(caught.value) == "PEER_UNAVAILABLE"

@@ -1,0 +1,123 @@
+"""WatchPayment through the wire: every event, every change on the chain, and an end."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from anya.bitcoin.v1 import wallet_pb2
+from anya.orchestrator.v1 import payment_pb2 as pb
+from mesh.errors import Unavailable
+from tests.orchestrator.orders import end_of, order, send, status, watch
+
+if TYPE_CHECKING:
+    from anya.orchestrator.v1.payment_pb2_grpc import PaymentServiceAsyncStub
+    from tests.orchestrator.servicers import Book
+
+
+async def test_a_watch_sends_every_event_and_ends_with_the_run(
+    payments: PaymentServiceAsyncStub,
+) -> None:
+    request = order()
+    await payments.SendVerifiedPayment(request, timeout=5)
+
+    seen = [update async for update in watch(payments, request.request_id)]
+
+    sequences = [update.sequence for update in seen]
+    assert sorted(set(sequences)) == list(range(1, sequences[-1] + 1))
+    assert sequences == sorted(sequences)
+    assert status(seen[-1].payment) == "SUCCEEDED"
+    assert seen[-1].payment.bitcoin_answer == pb.BITCOIN_ANSWER_FOUND
+
+
+async def test_what_is_past_is_told_without_what_only_bitcoin_knows_now(
+    payments: PaymentServiceAsyncStub,
+) -> None:
+    request = order()
+    await send(payments, request)
+
+    *past, last = [update.payment async for update in watch(payments, request.request_id)]
+
+    assert {update.bitcoin_answer for update in past} == {pb.BITCOIN_ANSWER_UNSPECIFIED}
+    assert not past[0].HasField("txid")
+    assert last.state == wallet_pb2.PAYMENT_STATE_BROADCAST
+
+
+@pytest.mark.parametrize("after", [3, 1000], ids=["in the middle", "at the end"])
+async def test_a_watch_resumes_and_always_tells_how_it_stands(
+    payments: PaymentServiceAsyncStub, after: int
+) -> None:
+    request = order()
+    await send(payments, request)
+    whole = [update async for update in watch(payments, request.request_id)]
+
+    resumed = [update async for update in watch(payments, request.request_id, after=after)]
+
+    missed = [update for update in whole if update.sequence > after]
+    assert resumed == (missed or [whole[-1]])
+
+
+async def test_a_watch_for_confirmations_goes_on_until_they_are_there(
+    payments: PaymentServiceAsyncStub, book: Book
+) -> None:
+    request = order()
+    await send(payments, request)
+
+    depths = []
+    async for update in watch(payments, request.request_id, after=1000, confirmations=2):
+        depths.append(update.payment.confirmations)
+        book.state = wallet_pb2.PAYMENT_STATE_CONFIRMED
+        book.confirmations = len(depths)
+
+    assert depths == [0, 1, 2]
+
+
+async def test_a_reorganisation_is_told(payments: PaymentServiceAsyncStub, book: Book) -> None:
+    request = order()
+    await send(payments, request)
+    script = iter([(1, "CONFIRMED"), (0, "BROADCAST"), (6, "SETTLED")])
+
+    seen = []
+    async for update in watch(payments, request.request_id, after=1000, confirmations=100):
+        seen.append(update.payment.confirmations)
+        book.confirmations, word = next(script, (6, "SETTLED"))
+        book.state = wallet_pb2.PaymentState.Value(f"PAYMENT_STATE_{word}")
+
+    assert seen == [0, 1, 0, 6]
+
+
+async def test_a_watch_for_confirmations_of_a_refused_payment_ends_with_its_run(
+    payments: PaymentServiceAsyncStub, book: Book
+) -> None:
+    book.risk_score = 0.93
+    request = order()
+    await payments.SendVerifiedPayment(request, timeout=5)
+
+    seen = [update async for update in watch(payments, request.request_id, confirmations=1)]
+
+    assert status(seen[-1].payment) == "REFUSED"
+
+
+async def test_a_watch_outlives_bitcoin(payments: PaymentServiceAsyncStub, book: Book) -> None:
+    request = order()
+    await send(payments, request)
+    book.before["GetPayment"].append(Unavailable("down"))
+
+    answers = []
+    async for update in watch(payments, request.request_id, after=1000, confirmations=1):
+        answers.append(update.payment.bitcoin_answer)
+        book.confirmations = 1
+
+    assert answers == [pb.BITCOIN_ANSWER_UNAVAILABLE, pb.BITCOIN_ANSWER_FOUND]
+
+
+async def test_many_may_watch_one_payment(payments: PaymentServiceAsyncStub) -> None:
+    request = order()
+    await payments.SendVerifiedPayment(request, timeout=5)
+
+    ends = await asyncio.gather(*(end_of(payments, request.request_id) for _ in range(20)))
+
+    assert all(end == ends[0] for end in ends)
+    assert status(ends[0]) == "SUCCEEDED"
