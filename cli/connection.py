@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import secrets
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -101,6 +102,8 @@ async def _tracing(home: Home) -> AsyncIterator[trace.Tracer]:
         return
     from mesh import telemetry
 
+    # A collector that is down loses spans, and is no line among what the command says.
+    logging.getLogger("opentelemetry").addHandler(logging.NullHandler())
     exporter = telemetry.otlp_exporter(endpoint)
     provider = telemetry.tracer_provider(SERVICE, sample_ratio=1, exporter=exporter)
     _tracer.set(provider.get_tracer("cli"))

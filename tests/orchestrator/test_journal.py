@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mesh.database import open_database
-from mesh.errors import AlreadyExists, NotFound
+from mesh.errors import AlreadyExists, FailedPrecondition, NotFound, Reason
 from mesh.inbox import RequestKey
 from services.orchestrator import definition
 from services.orchestrator.catalogue import Catalogue
@@ -145,6 +145,42 @@ async def test_a_run_that_was_stored_behind_a_lost_answer_is_taken_up(location: 
         await runs.release_lost("me", {"held"})
 
         assert [stored.row.id for stored in await runs.claim("me", 10)] == ["lost"]
+
+
+# The run that they hit has two records: it was started, and its first step is intended.
+DAMAGES = {
+    "no JSON": "UPDATE journal SET payload = ? WHERE run = 'hurt' AND sequence = 2",
+    "a field gone": "UPDATE journal SET payload = ? WHERE run = 'hurt' AND sequence = 1",
+    "the tail gone": "DELETE FROM journal WHERE run = 'hurt' AND sequence = 2 AND payload <> ?",
+    "the head gone": "DELETE FROM journal WHERE run = 'hurt' AND sequence = 1 AND payload <> ?",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+async def test_a_run_that_cannot_be_read_is_set_aside_and_holds_up_no_other(
+    location: str, damage: str
+) -> None:
+    async with journal(location) as (runs, catalogue):
+        await begin(runs, catalogue, "hurt", at_us=1)
+        await begin(runs, catalogue, "sound", at_us=2)
+        await runs.release_all()
+    async with open_database(location, schema=SCHEMA) as database:
+        left = b"{}" if damage == "a field gone" else b"{"
+        await database.write(lambda tx: tx.execute(DAMAGES[damage], left))
+
+    async with journal(location) as (runs, _):
+        claimed = await runs.claim("me", 10)
+        waiting = await runs.claim("me", 10)
+        finished = await runs.finished_lately()
+        (row,) = await runs.page(Filter(status="NEEDS_ATTENTION"), before=None, limit=10)
+        with pytest.raises(FailedPrecondition) as refusal:
+            await runs.load("hurt")
+
+    assert [stored.row.id for stored in claimed] == ["sound"]
+    assert (waiting, finished) == ([], [])
+    assert row.id == "hurt"
+    assert row.reason == str(refusal.value)
+    assert refusal.value.reason == Reason.STORE_DAMAGED
 
 
 async def test_another_caller_cannot_have_the_same_run(location: str) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mesh import inbox, outbox
-from mesh.errors import AlreadyExists, NotFound, Reason
+from mesh.errors import AlreadyExists, FailedPrecondition, NotFound, Reason
 from services.orchestrator.engine.record import Record, decode
-from services.orchestrator.engine.state import RunState, fold
+from services.orchestrator.engine.state import RunState, RunStatus, fold
 from services.orchestrator.journal.definitions import find_definition
 from services.orchestrator.run_trace import traceparent_of_run
 
@@ -160,7 +161,10 @@ class Runs:
         await self._database.write(work)
 
     async def claim(self, owner: str, limit: int) -> list[StoredRun]:
-        """Take up to ``limit`` runs that wait, oldest first, with their records."""
+        """Take up to ``limit`` runs that wait, oldest first, with their records.
+
+        One that cannot be read is set aside, for somebody to look at, and holds up no other.
+        """
 
         async def work(tx: Transaction) -> list[StoredRun]:
             waiting = await tx.fetch(
@@ -168,26 +172,36 @@ class Runs:
                 " ORDER BY created_us, id LIMIT ?",
                 limit,
             )
+            claimed: list[StoredRun] = []
             for (id,) in waiting:
-                await tx.execute("UPDATE run SET owner = ? WHERE id = ?", owner, id)
-            return [await _load(tx, id) for (id,) in waiting]
+                try:
+                    claimed.append(await _load(tx, id))
+                except FailedPrecondition as damage:
+                    await _set_aside(tx, id, str(damage))
+                else:
+                    await tx.execute("UPDATE run SET owner = ? WHERE id = ?", owner, id)
+            return claimed
 
         return await self._database.write(work)
 
     async def finished_lately(self) -> list[StoredRun]:
-        """Runs that ended shortly before the last one did."""
+        """Runs that ended shortly before the last one did, and can be read."""
 
         async def work(tx: Transaction) -> list[StoredRun]:
             rows = await tx.fetch(
                 "SELECT id FROM run WHERE finished_us >= (SELECT MAX(finished_us) FROM run) - ?",
                 LATELY,
             )
-            return [await _load(tx, id) for (id,) in rows]
+            found: list[StoredRun] = []
+            for (id,) in rows:
+                with suppress(FailedPrecondition):
+                    found.append(await _load(tx, id))
+            return found
 
         return await self._database.read(work)
 
     async def load(self, run_id: str) -> StoredRun:
-        """NotFound if there is no such run."""
+        """NotFound if there is no such run, FailedPrecondition if its records are damaged."""
 
         async def work(tx: Transaction) -> StoredRun:
             return await _load(tx, run_id)
@@ -280,15 +294,42 @@ async def _must_be_there(tx: Transaction, state: RunState, epoch: int) -> None:
 
 
 async def _load(tx: Transaction, run_id: str) -> StoredRun:
-    row = await tx.fetch_one(f"SELECT {COLUMNS} FROM run WHERE id = ?", run_id)  # noqa: S608
+    row = await tx.fetch_one(
+        f"SELECT sequence, {COLUMNS} FROM run WHERE id = ?",  # noqa: S608
+        run_id,
+    )
     if row is None:
         raise NotFound(f"no run {run_id!r}", field="run_id")
+    last, *columns = row
     records = await tx.fetch(
         "SELECT sequence, kind, path, attempt, at_us, payload FROM journal WHERE run = ?"
         " ORDER BY sequence",
         run_id,
     )
-    return StoredRun(RunRow(*row), tuple(_record(record) for record in records))
+    try:
+        if [sequence for sequence, *_ in records] != list(range(1, last + 1)):
+            raise ValueError(f"{last} records were written")
+        stored = StoredRun(RunRow(*columns), tuple(_record(record) for record in records))
+        fold(run_id, stored.records)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise FailedPrecondition(
+            f"the records of run {run_id} are damaged or not all there: restore the"
+            " orchestrator's database from a backup",
+            reason=Reason.STORE_DAMAGED,
+        ) from None
+    return stored
+
+
+async def _set_aside(tx: Transaction, run_id: str, reason: str) -> None:
+    """End a run that cannot be read as one that somebody must look at; its records stay."""
+    await tx.execute(
+        "UPDATE run SET status = ?, reason = ?, finished_us = updated_us WHERE id = ?",
+        RunStatus.NEEDS_ATTENTION,
+        reason,
+        run_id,
+    )
+    traceparent = await _parent(tx, run_id)
+    await outbox.append(tx, type=FINISHED, key=run_id, traceparent=traceparent)
 
 
 async def _parent(tx: Transaction, run_id: str) -> str:
