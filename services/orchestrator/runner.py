@@ -7,7 +7,7 @@ import logging
 import random
 import time
 import uuid
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from contextvars import Context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -105,6 +105,8 @@ class Runner:
             self._stopping.set()
             self._room.set()
             await self._drain()
+            with suppress(Unavailable, ResourceExhausted):
+                await self._runs.finished_lately()  # drawn, and sent before this process ends
 
     async def start(
         self,

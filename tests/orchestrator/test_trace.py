@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cli.spans import store
+from cli.spans.receiver import receiving
 from services.orchestrator.__main__ import orchestrator
 from tests.orchestrator.conftest import connect, start_traced
 from tests.orchestrator.paying import INPUT, finished, payment
@@ -64,6 +65,28 @@ async def test_a_payment_is_one_trace_through_all_services(
     }
     told = json.dumps([span.attributes for span in traced.spans])
     assert not [value for value in INPUT.values() if str(value) in told]
+
+
+async def test_spans_that_were_sent_are_not_drawn_again_by_the_next_process(
+    authority: Authority, config: OrchestratorConfig, collector: str, tmp_path: Path
+) -> None:
+    request, later = payment(), tmp_path / "later.db"
+    traced = replace(config, mesh=replace(config.mesh, otlp_endpoint=collector))
+    async with (
+        orchestrator(traced) as service,
+        connect(authority, service.port) as workflows,
+    ):
+        await start_traced(authority, service.port, collector, request)
+        run = await finished(workflows, request.request_id)
+
+    async with (
+        receiving(later) as other,
+        orchestrator(replace(config, mesh=replace(config.mesh, otlp_endpoint=other))),
+    ):
+        pass
+
+    assert store.load(tmp_path / "traces.db", run.trace_id).spans
+    assert not store.load(later, run.trace_id).spans
 
 
 def line_of(span: Span, spans: dict[str, Span]) -> list[str]:

@@ -185,20 +185,22 @@ class Runs:
         return await self._database.write(work)
 
     async def finished_lately(self) -> list[StoredRun]:
-        """Runs that ended shortly before the last one did, and can be read."""
+        """Runs that ended shortly before the last one did, and can be read; each is given once."""
 
         async def work(tx: Transaction) -> list[StoredRun]:
             rows = await tx.fetch(
-                "SELECT id FROM run WHERE finished_us >= (SELECT MAX(finished_us) FROM run) - ?",
+                "SELECT id FROM run WHERE owner <> ''"
+                " AND finished_us >= (SELECT MAX(finished_us) FROM run) - ?",
                 LATELY,
             )
             found: list[StoredRun] = []
             for (id,) in rows:
+                await tx.execute("UPDATE run SET owner = '' WHERE id = ?", id)
                 with suppress(FailedPrecondition):
                     found.append(await _load(tx, id))
             return found
 
-        return await self._database.read(work)
+        return await self._database.write(work)
 
     async def load(self, run_id: str) -> StoredRun:
         """NotFound if there is no such run, FailedPrecondition if its records are damaged."""
