@@ -90,6 +90,18 @@ def test_a_mistyped_command_is_a_usage_error(
     assert error(capsys.readouterr().err)["reason"] == "USAGE"
 
 
+@pytest.mark.parametrize("arguments", [[], ["run"], ["trace"]], ids=["anya", "run", "trace"])
+def test_without_a_command_the_help_is_all_that_is_said(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = run(arguments)
+
+    captured = capsys.readouterr()
+    assert code == 2
+    assert "Usage: anya" in captured.out
+    assert captured.err == ""
+
+
 def test_a_defect_shows_no_traceback(
     home: Home, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -171,6 +171,31 @@ def test_a_truncated_block_is_refused(
 
 
 @pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the block is truncated"),
+        (bytes(79), "it does not end within its 79 bytes"),
+        (bytes(80) + b"\x01", "the block is truncated"),
+        (b"00" * 80, "the block is truncated"),
+        (bytes(81), "no transactions at offset 80"),
+    ],
+    ids=["empty", "cut header", "no transaction", "hex", "none"],
+)
+def test_what_is_no_block_is_refused_with_the_reason(
+    content: bytes, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "block.raw"
+    file.write_bytes(content)
+
+    code = run(["block", "inspect", str(file), "--json"])
+
+    error = json.loads(capsys.readouterr().err)["error"]
+    assert code == 1
+    assert (error["code"], error["reason"]) == ("INVALID_ARGUMENT", "BLOCK_MALFORMED")
+    assert message in error["message"]
+
+
+@pytest.mark.parametrize(
     "command",
     [
         ["status"],

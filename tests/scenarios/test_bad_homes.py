@@ -1,0 +1,115 @@
+"""Homes that cannot be used, and homes that somebody damaged: said in one line, nothing changed."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+
+from anya.bitcoin.v1 import chain_pb2, regtest_pb2
+from anya.bitcoin.v1.chain_pb2_grpc import ChainServiceStub
+from anya.bitcoin.v1.regtest_pb2_grpc import RegtestServiceStub
+from cli.connection import connect
+from cli.home import Home
+from tests.scenarios.meshes import anya, up
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ADDRESS = "bcrt1q6rz28mcfaxtmd6v789l9rrlrusdprr9pz3cppk"
+PAY = ("pay", "--from", "payer", "--to", ADDRESS, "--amount-sat")
+
+NEED_A_MESH = [
+    ("status",),
+    ("run", "list"),
+    ("run", "watch", "x"),
+    ("workflow", "list"),
+    (*PAY, "1000"),
+]
+
+
+@pytest.mark.parametrize("command", NEED_A_MESH, ids=" ".join)
+def test_a_command_without_a_mesh_says_how_to_start_one(
+    command: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+
+    for home in (tmp_path / "nowhere", tmp_path / "file", tmp_path / "file" / "below"):
+        result = anya(*command, "--json", home=home)
+
+        assert result.code == 1
+        assert result.out == ""
+        assert result.error["reason"] == "NO_MESH"
+        assert "anya up" in result.error["remedy"]
+
+
+def test_a_home_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    for home in (tmp_path / "file", tmp_path / "file" / "below"):
+        result = anya("up", "--json", home=home)
+
+        assert result.code == 1
+        assert result.error["reason"] == "HOME_UNUSABLE"
+        assert str(home) in result.error["message"]
+        assert "--home" in result.error["remedy"]
+
+
+@pytest.mark.parametrize("amount", ["0", "-1", "2100000000000001", "99999999999999999999", "1.5"])
+def test_an_amount_that_nobody_can_pay_is_a_usage_error(amount: str, tmp_path: Path) -> None:
+    result = anya(*PAY, amount, "--json", home=tmp_path)
+
+    assert result.code == 2
+    assert result.error["reason"] == "USAGE"
+    assert "--amount-sat" in result.error["message"]
+
+
+async def test_a_mesh_runs_in_a_folder_with_a_long_name_and_spaces(tmp_path: Path) -> None:
+    home = tmp_path / ("a folder with spaces " + "x" * 120)
+
+    with up(home) as mesh:
+        status = mesh.anya("status", "--json")
+
+    assert status.code == 0, status.err
+    assert {service["state"] for service in status.document["services"].values()} == {"ready"}
+
+
+async def test_a_lost_block_stops_the_start_and_changes_nothing(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    with up(home, "--mine", "manual") as mesh:
+        async with connect(Home(home)) as channels:
+            regtest = RegtestServiceStub(channels["bitcoin"])
+            await regtest.MineBlocks(regtest_pb2.MineBlocksRequest(count=5))
+        mesh.stop()
+    damage(home)
+    before = journal(home)
+
+    refused = anya("up", "--json", home=home)
+    unchanged = journal(home)
+    with up(home, "--mine", "manual", extra={"ANYA_JOURNAL": "truncate"}):
+        async with connect(Home(home)) as channels:
+            chain = ChainServiceStub(channels["bitcoin"])
+            info = await chain.GetChainInfo(chain_pb2.GetChainInfoRequest())
+
+    assert refused.code == 1
+    assert refused.error["reason"] == "SERVICE_DOWN"
+    assert "bitcoin: the journal lost block" in refused.error["message"]
+    assert "ANYA_JOURNAL=truncate" in refused.error["message"]
+    assert unchanged == before
+    assert info.height == 4
+
+
+def damage(home: Path) -> None:
+    """Cut the last block of the journal, and take its copy in the kernel away."""
+    with closing(sqlite3.connect(home / "bitcoin/bitcoin.db")) as database, database:
+        database.execute("UPDATE journal SET raw = substr(raw, 1, 100) WHERE sequence = 5")
+    for path in (home / "bitcoin/kernel").rglob("*"):
+        if path.is_file():
+            path.unlink()
+
+
+def journal(home: Path) -> list[tuple[int, bytes, bytes]]:
+    with closing(sqlite3.connect(home / "bitcoin/bitcoin.db")) as database:
+        return database.execute("SELECT * FROM journal ORDER BY sequence").fetchall()
