@@ -18,7 +18,7 @@ from mesh.audit import open_audit
 from mesh.breaker import Breakers, BreakerSettings
 from mesh.client import open_channel
 from mesh.clock import ManualClock
-from mesh.errors import PermissionDenied, Reason
+from mesh.errors import PermissionDenied, Reason, ResourceExhausted
 from mesh.interceptors import ClientRules, ServerRules, tracing
 from mesh.interceptors.limit import Limiter
 from mesh.server import build_server, credentials
@@ -67,6 +67,10 @@ async def say(words: Any, context: Any) -> Any:
         return await onward(Note(text="left"))
     if note.text == "refuse":
         raise PermissionDenied("what was in the request", reason=Reason.PROOF_MISSING)
+    if note.text == "spend":
+        raise ResourceExhausted("alice has spent it all", reason=Reason.BUDGET_EXCEEDED)
+    if note.text == "crowd":
+        raise ResourceExhausted("too many at once", reason=Reason.NOT_ADMITTED)
     return SAID  # one object for all callers
 
 
