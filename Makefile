@@ -10,10 +10,10 @@ PROTOC = PATH="$(CURDIR)/$(BIN):$$PATH" ../$(BIN)/python -m grpc_tools.protoc -I
 
 export ANYA_TEST_DATA ?= $(realpath ../shared/data)
 
-.PHONY: help demo up test check manifests protos lock bench clean
+.PHONY: help demo up test test-faults check manifests protos lock bench clean
 
 help:  ## list the verbs
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .venv/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { echo 'Anya Mesh needs Python 3.11 to 3.13: make PYTHON=python3.12 demo' >&2; exit 1; }
@@ -42,6 +42,9 @@ up: .venv/run  ## run the mesh until Ctrl-C
 
 test: .venv/dev  ## run every test
 	$(BIN)/pytest -q
+
+test-faults: .venv/dev  ## run 1,000 payments while services are killed: SEED=N repeats one
+	$(BIN)/python -m tests.faults $(if $(SEED),--seed $(SEED)) $(if $(PAYMENTS),--payments $(PAYMENTS))
 
 check: .venv/dev manifests  ## lint, types, contracts, manifests, and the model trained anew
 	$(BIN)/ruff check .

@@ -1,0 +1,231 @@
+"""What really happened, from witnesses that do not know each other, and whether it may have.
+
+The chain's raw blocks, its unspent outputs, the payers' records as each payer may read them, the
+bitcoin service's payments and the orchestrator's runs: all five must tell the same story.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from anya.bitcoin.v1 import chain_pb2, wallet_pb2
+from anya.bitcoin.v1.chain_pb2_grpc import ChainServiceStub
+from anya.bitcoin.v1.wallet_pb2_grpc import WalletServiceStub
+from anya.orchestrator.v1 import workflow_pb2
+from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceStub
+from anya.web5.v1 import record_pb2
+from anya.web5.v1.record_pb2_grpc import RecordServiceStub
+from cli import payment, runs
+from cli.p2wpkh import script_of
+from mesh import jose
+from services.bitcoin.block import parse_block
+from services.web5 import did
+from services.web5.dwn import records_query
+from services.web5.proof import Signer
+from tests.faults.schedule import LEAST_SAT
+from tests.faults.storm import persist
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cli.connection import Channels
+    from cli.identities import Identity
+    from tests.faults.storm import Followed
+    from tests.faults.town import Town
+
+CONFIRMED_WITHIN = 60.0  # seconds
+PAYMENT_PROTOCOL = "https://anya.internal/protocols/payment"
+OK = 200  # of a DWN reply
+
+
+@dataclass(slots=True)
+class Evidence:
+    """Who was paid, by whom, and what is kept about it. Txids are hex in display order."""
+
+    paid: dict[tuple[str, int], list[str]]  # shop and amount -> txids in the blocks
+    unspent: Counter[tuple[str, int]]  # the same from the index: how many
+    spends: set[str]  # every transaction in a block that spends a payer's coin
+    records: dict[str, list[dict[str, Any]]]  # payment id -> what its payer's records say
+    payments: dict[str, str] = field(
+        default_factory=dict
+    )  # payment id -> state, where there is one
+    runs: dict[str, payment.Outcome] = field(default_factory=dict)
+    listed: list[str] = field(default_factory=list)  # ids of all payment runs
+
+
+async def gather(channels: Channels, town: Town, followed: Sequence[Followed]) -> Evidence:
+    """Ask everybody, once nothing waits for a block any more."""
+    await _until_confirmed(channels)
+    paid, spends = await _read_blocks(channels, town)
+    tenants = {one.outcome.record_tenant for one in followed} - {""}
+    evidence = Evidence(
+        paid, await _unspent(channels, town), spends, await _records(channels, town, tenants)
+    )
+    for one in followed:
+        run_id = one.proposal.intent.payment_id
+        evidence.runs[run_id] = payment.outcome(await persist(lambda: runs.get(channels, run_id)))  # noqa: B023
+        if state := await _payment_state(channels, run_id):
+            evidence.payments[run_id] = state
+    evidence.listed = await _listed(channels)
+    return evidence
+
+
+def contradictions(evidence: Evidence, followed: Sequence[Followed]) -> list[str]:
+    """Everything that may not be; empty if each payment has exactly one outcome, everywhere."""
+    found = [wrong for one in followed for wrong in _wrong_with(one, evidence)]
+    ids = [one.proposal.intent.payment_id for one in followed]
+    if sorted(evidence.listed) != sorted(ids):
+        found.append(f"{len(ids)} payments have {len(evidence.listed)} runs")
+    succeeded = {one.txid for one in evidence.runs.values() if one.status == "SUCCEEDED"}
+    if evidence.spends != succeeded:
+        strange = evidence.spends ^ succeeded
+        found.append(f"payers' coins were spent by other transactions than succeeded: {strange}")
+    if evidence.unspent != Counter({key: len(txids) for key, txids in evidence.paid.items()}):
+        found.append("the index of unspent outputs does not say what the blocks say")
+    if strangers := evidence.records.keys() - set(ids):
+        found.append(f"records of payments that nobody made: {strangers}")
+    return found
+
+
+def _wrong_with(one: Followed, evidence: Evidence) -> list[str]:
+    intent = one.proposal.intent
+    run = evidence.runs[intent.payment_id]
+    txids = evidence.paid.get((intent.recipient_address, intent.amount_sat), [])
+    records = evidence.records.get(intent.payment_id, [])
+    state = evidence.payments.get(intent.payment_id, "none")
+    expected = "SUCCEEDED" if one.planned.proved else "REFUSED"
+    story = (
+        f"payment {one.planned.number} ({intent.payment_id}): run {run.status} {run.reason!r},"
+        f" payment {state}, transactions {txids}, {len(records)} records"
+    )
+    told = [record["bitcoin_txid"] for record in records]
+    holds = (
+        run.status == one.outcome.status == expected
+        and txids == told == ([run.txid] if one.planned.proved else [])
+        and (state in ("CONFIRMED", "SETTLED")) is one.planned.proved
+        and (state == "none") is not one.planned.proved
+    )
+    return [] if holds else [story]
+
+
+# The witnesses.
+
+
+async def _until_confirmed(channels: Channels) -> None:
+    deadline = time.monotonic() + CONFIRMED_WITHIN
+    stub = ChainServiceStub(channels["bitcoin"])
+    while (await persist(lambda: stub.GetMempool(chain_pb2.GetMempoolRequest()))).entries:
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not mined within {CONFIRMED_WITHIN:g} s")
+        await asyncio.sleep(0.2)
+
+
+async def _read_blocks(
+    channels: Channels, town: Town
+) -> tuple[dict[tuple[str, int], list[str]], set[str]]:
+    """Payments to shops, and spends of payers' coins, from the bytes of all blocks."""
+    stub = ChainServiceStub(channels["bitcoin"])
+    shops = {script_of(shop): shop for shop in town.shops}
+    payers = {script_of(payer.addresses[0]) for payer in town.payers}
+    paid: dict[tuple[str, int], list[str]] = defaultdict(list)
+    coins: set[bytes] = set()
+    spends: set[str] = set()
+    tip = (await stub.GetChainInfo(chain_pb2.GetChainInfoRequest())).height
+    for height in range(1, tip + 1):
+        block = await stub.GetBlock(chain_pb2.GetBlockRequest(height=height))
+        for transaction in parse_block(block.raw).transactions:
+            txid = transaction.txid[::-1].hex()
+            if coins.intersection(transaction.prevouts):
+                spends.add(txid)
+            for vout, output in enumerate(transaction.outputs):
+                if output.script_pubkey in payers:
+                    coins.add(transaction.txid + vout.to_bytes(4, "little"))
+                shop = shops.get(output.script_pubkey)
+                if shop and _is_planned(output.amount_sat):
+                    paid[shop, output.amount_sat].append(txid)
+    return dict(paid), spends
+
+
+async def _unspent(channels: Channels, town: Town) -> Counter[tuple[str, int]]:
+    stub = ChainServiceStub(channels["bitcoin"])
+    found: Counter[tuple[str, int]] = Counter()
+    for shop in town.shops:
+        request = chain_pb2.ListUtxosRequest(address=shop, page_size=1000)
+        while True:
+            reply = await stub.ListUtxos(request)
+            found.update(
+                (shop, utxo.amount_sat) for utxo in reply.utxos if _is_planned(utxo.amount_sat)
+            )
+            if not reply.next_page_token:
+                break
+            request.page_token = reply.next_page_token
+    return found
+
+
+def _is_planned(amount_sat: int) -> bool:
+    """Not an earlier sale: those were of whole coins."""
+    return LEAST_SAT <= amount_sat < 2 * LEAST_SAT
+
+
+async def _records(
+    channels: Channels, town: Town, tenants: set[str]
+) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for tenant in tenants:
+        for payer in town.payers:
+            for entry in await _query(channels, tenant, payer):
+                payment_id = entry["descriptor"]["tags"]["paymentId"]
+                found[payment_id].append(json.loads(jose.decode(entry["encodedData"])))
+    return found
+
+
+async def _query(channels: Channels, tenant: str, payer: Identity) -> list[dict[str, Any]]:
+    """All records of payments that the node shows to this payer."""
+    signer = Signer(did.parse(payer.did), payer.holder.kid, payer.holder.key)
+    wanted = {"protocol": PAYMENT_PROTOCOL, "recipient": payer.did}
+    stub = RecordServiceStub(channels["web5"])
+    entries: list[dict[str, Any]] = []
+    pagination: dict[str, Any] = {"limit": 100}
+    while True:
+        message = records_query.create(wanted, datetime.now(UTC), signer, pagination=pagination)
+        request = record_pb2.ProcessMessageRequest(target=tenant, message=message)
+        reply = json.loads((await stub.ProcessMessage(request)).reply)
+        if reply["status"]["code"] != OK:
+            raise AssertionError(f"the node does not answer {payer.name}: {reply['status']}")
+        entries += reply["entries"]
+        if "cursor" not in reply:
+            return entries
+        pagination["cursor"] = reply["cursor"]
+
+
+async def _payment_state(channels: Channels, payment_id: str) -> str:
+    """As the bitcoin service has it; empty if it has none of this id."""
+    stub = WalletServiceStub(channels["bitcoin"])
+    try:
+        reply = await stub.GetPayment(wallet_pb2.GetPaymentRequest(payment_id=payment_id))
+    except grpc.aio.AioRpcError as error:
+        if error.code() is grpc.StatusCode.NOT_FOUND:
+            return ""
+        raise
+    state: str = wallet_pb2.PaymentState.Name(reply.payment.state)
+    return state.removeprefix("PAYMENT_STATE_")
+
+
+async def _listed(channels: Channels) -> list[str]:
+    stub = WorkflowServiceStub(channels["orchestrator"])
+    request = workflow_pb2.ListRunsRequest(workflow_id=payment.WORKFLOW, page_size=500)
+    found: list[str] = []
+    while True:
+        reply = await stub.ListRuns(request)
+        found += [run.run_id for run in reply.runs]
+        if not reply.next_page_token:
+            return found
+        request.page_token = reply.next_page_token

@@ -1,0 +1,19 @@
+"""Payments while any service may be killed at any moment: each has one outcome, everywhere."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.faults.trial import SHOWER, try_payments
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SEED = 7
+
+
+async def test_no_payment_is_lost_or_made_twice(tmp_path: Path) -> None:
+    verdict = await try_payments(tmp_path / "home", SEED, SHOWER)
+
+    assert verdict.holds, verdict
+    assert verdict.outcomes == {"SUCCEEDED": 19, "REFUSED": 1}
