@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -85,6 +86,14 @@ async def test_the_features_are_those_of_the_set_as_of_the_tip(payer: Town) -> N
     assert values["sender_age_blocks"] == MATURE
     assert values["amount_to_sender_balance"] == AMOUNT / (50 * 100_000_000)
     assert values["sender_link_age_blocks"] == tip.height - 1
+
+
+async def test_blocks_that_come_meanwhile_do_not_put_the_index_behind(payer: Town) -> None:
+    replies, _ = await asyncio.gather(
+        asyncio.gather(*(extract(payer, request(payer)) for _ in range(32))), payer.mine(20)
+    )
+
+    assert all(reply.features.index_at_tip for reply in replies)
 
 
 async def test_a_confirmed_payment_shows_in_the_next_features(payer: Town) -> None:

@@ -58,11 +58,11 @@ class AnalysisServicer(AnalysisServiceServicer):
         check_amount(request.amount_sat, recipient)
         senders = self._parse_senders(request.links)
         digest = self._proven_digest(request)
-        seen = await self._histories.read([recipient, *senders])
+        # The tip first: a block that comes between the two is in the index, not ahead of it.
         tip = await self._chain.ask(Info())
-        vector = _format(
-            extract(_facts(request, seen)), seen, index_at_tip=seen.tip.hash == tip.tip_hash
-        )
+        seen = await self._histories.read([recipient, *senders])
+        at_tip = seen.tip.hash == tip.tip_hash or seen.height > tip.height
+        vector = _format(extract(_facts(request, seen)), seen, index_at_tip=at_tip)
         raw = vector.SerializeToString(deterministic=True)
         values = {"sha256": sha256(raw).hexdigest()}
         attestation = self._attestor.attest("payment_features", digest, values=values)
