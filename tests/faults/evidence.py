@@ -45,6 +45,9 @@ CONFIRMED_WITHIN = 60.0  # seconds
 PAYMENT_PROTOCOL = "https://anya.internal/protocols/payment"
 OK = 200  # of a DWN reply
 
+PAID = ("CONFIRMED", "SETTLED")
+UNPAID = ("none", "CANCELLED")  # the latter where an answer was lost, and the engine made sure
+
 
 @dataclass(slots=True)
 class Evidence:
@@ -110,8 +113,7 @@ def _wrong_with(one: Followed, evidence: Evidence) -> list[str]:
     holds = (
         run.status == one.outcome.status == expected
         and txids == told == ([run.txid] if one.planned.proved else [])
-        and (state in ("CONFIRMED", "SETTLED")) is one.planned.proved
-        and (state == "none") is not one.planned.proved
+        and state in (PAID if one.planned.proved else UNPAID)
     )
     return [] if holds else [story]
 
