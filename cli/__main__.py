@@ -44,6 +44,8 @@ def run(arguments: list[str]) -> int:
     except BrokenPipeError:  # the reader of our output left: anya trace show | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return errors.FAILED
+    except OSError as error:
+        return _fail(errors.from_system(error) or _unforeseen(error), arguments)
     except Exception as error:
         return _fail(_unforeseen(error), arguments)
 

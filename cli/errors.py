@@ -97,6 +97,17 @@ def from_mesh(error: MeshError) -> CommandError:
     )
 
 
+def from_system(error: OSError) -> CommandError | None:
+    """A file that the system does not let us use; None if the error is about no file."""
+    if not error.filename:
+        return None
+    return CommandError(
+        f"{error.filename} cannot be used: {error.strerror}",
+        reason="FILE_UNUSABLE",
+        remedy="look at who owns it and at the disk, or choose another place",
+    )
+
+
 def _reason(error: grpc.aio.AioRpcError) -> str:
     """The ErrorInfo reason that the status carries, if it carries one."""
     from google.rpc.error_details_pb2 import ErrorInfo

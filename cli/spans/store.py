@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from cli.errors import CommandError
 from cli.spans.span import Span, Trace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
     from types import TracebackType
     from typing import Self
@@ -81,9 +81,13 @@ class SpanStore:
     def __init__(self, path: Path, *, max_spans: int = MAX_SPANS) -> None:
         self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         path.chmod(0o600)
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        self._connection.execute("PRAGMA synchronous = NORMAL")
-        self._connection.executescript(SCHEMA)
+        try:
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = NORMAL")
+            self._connection.executescript(SCHEMA)
+        except sqlite3.DatabaseError as error:
+            self._connection.close()
+            raise _damaged(path, error) from None
         self._max_spans = max_spans
         self._unchecked = 0
 
@@ -157,9 +161,10 @@ def expand(path: Path, prefix: str) -> str:
     )
 
 
-def _reading(path: Path) -> closing[sqlite3.Connection]:
+@contextmanager
+def _reading(path: Path) -> Iterator[sqlite3.Connection]:
     try:
-        return closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True))
+        connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
     except sqlite3.OperationalError:
         raise CommandError(
             f"there are no traces in {path}",
@@ -167,6 +172,19 @@ def _reading(path: Path) -> closing[sqlite3.Connection]:
             reason="NO_TRACES",
             remedy="run anya demo, or anya up without OTEL_EXPORTER_OTLP_ENDPOINT",
         ) from None
+    with closing(connection):
+        try:
+            yield connection
+        except sqlite3.DatabaseError as error:
+            raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: sqlite3.DatabaseError) -> CommandError:
+    return CommandError(
+        f"{path} is not what anya up writes: {error}",
+        reason="TRACES_DAMAGED",
+        remedy="move it away: it holds traces, and nothing else",
+    )
 
 
 def _row(span: Span) -> tuple[str | int, ...]:

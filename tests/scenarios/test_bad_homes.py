@@ -57,6 +57,31 @@ def test_a_home_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         assert "--home" in result.error["remedy"]
 
 
+@pytest.mark.parametrize("command", [("trace", "list"), ("trace", "show", "ab"), ("up",)])
+def test_damaged_traces_are_named_and_left_alone(command: tuple[str, ...], tmp_path: Path) -> None:
+    traces = tmp_path / "traces.db"
+    traces.write_text("certainly no database " * 100)
+    before = traces.read_bytes()
+
+    result = anya(*command, "--json", home=tmp_path)
+
+    assert result.code == 1
+    assert result.error["reason"] == "TRACES_DAMAGED"
+    assert str(traces) in result.error["message"]
+    assert traces.read_bytes() == before
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "audit/bitcoin.jsonl"
+    file.mkdir(parents=True)
+
+    result = anya("audit", "verify", "--json", home=tmp_path)
+
+    assert result.code == 1
+    assert result.error["reason"] == "FILE_UNUSABLE"
+    assert str(file) in result.error["message"]
+
+
 @pytest.mark.parametrize("amount", ["0", "-1", "2100000000000001", "99999999999999999999", "1.5"])
 def test_an_amount_that_nobody_can_pay_is_a_usage_error(amount: str, tmp_path: Path) -> None:
     result = anya(*PAY, amount, "--json", home=tmp_path)
