@@ -23,7 +23,7 @@ DRAIN_AFTER_KILL = 15.0  # seconds that services may take to end after their sup
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """Paths under the home. Only ``make`` and ``lock`` touch the disk."""
+    """Paths under the home. Only ``make``, ``lock`` and ``stage`` touch the disk."""
 
     path: Path
 
@@ -96,6 +96,23 @@ class Home:
             yield descriptor
         finally:
             os.close(descriptor)
+
+    @contextmanager
+    def stage(self) -> Iterator[None]:
+        """Hold the home for one demo: two would mine into each other's economy."""
+        with self._stage_file.open("ab") as file:
+            if not _try_lock(file.fileno()):
+                raise CommandError(
+                    f"a demo plays on {self.path} already",
+                    code="ALREADY_EXISTS",
+                    reason="DEMO_RUNNING",
+                    remedy="wait for its end, or choose another folder with --home",
+                )
+            yield
+
+    @property
+    def _stage_file(self) -> Path:
+        return self.client / "demo.lock"
 
     def _taken(self, holder: str) -> CommandError:
         return CommandError(

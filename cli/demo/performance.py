@@ -55,6 +55,12 @@ class Audience(Protocol):
 
 async def perform(home: Home, audience: Audience) -> list[Scene]:
     """Play every scene on the mesh of this home; on one of our own if none runs."""
+    home.make()
+    with home.stage():
+        return await _perform(home, audience)
+
+
+async def _perform(home: Home, audience: Audience) -> list[Scene]:
     async with _mesh(home, audience) as status, connect(home) as channels:
         stage = await _set(home, channels, audience)
         stage.keeps_traces = status["traces"] == str(home.traces)
@@ -135,7 +141,6 @@ async def _mesh(home: Home, audience: Audience) -> AsyncIterator[dict[str, Any]]
         if error.reason != "NO_MESH":
             raise
     audience.say("starting a mesh")
-    home.make()
     began = time.monotonic()
     supervisor = await _start(home)
     audience.settle(f"four services are up: {time.monotonic() - began:.1f} s")

@@ -64,6 +64,15 @@ def test_a_home_stays_taken_until_the_last_process_of_a_killed_supervisor_ends(h
         assert survivor.wait() == 0
 
 
+def test_one_demo_plays_on_a_home_at_a_time(home: Home) -> None:
+    with home.stage(), pytest.raises(CommandError, match="plays on") as refusal, home.stage():
+        pass
+
+    assert refusal.value.reason == "DEMO_RUNNING"
+    with home.stage():  # the first has ended
+        pass
+
+
 def test_a_private_file_is_replaced_whole(tmp_path: Path) -> None:
     path = tmp_path / "secret"
     write_private(path, b"old")
