@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,6 +18,7 @@ READY_WITHIN = 30.0  # seconds
 STOP_WITHIN = 15.0  # seconds from SIGTERM to SIGKILL
 MAX_LOG = 10 * 1024 * 1024  # bytes; looked at when a process starts
 MAX_LINE = 1024 * 1024  # bytes of one line on its stdout
+OTHERS = 0o077  # what a process takes from others on the files it makes: data, logs, keys
 
 # Runs before the command, in the process that becomes it: if the supervisor is killed, the kernel
 # sends SIGTERM. Not preexec_fn, which would fork a process that runs gRPC's threads.
@@ -56,8 +57,7 @@ class Process:
     @classmethod
     async def start(cls, command: Command) -> Self:
         """Start it and wait until it is ready; StartupError otherwise, and then it has ended."""
-        _rotate(command.log)
-        with command.log.open("ab") as log:
+        with _open_log(command.log) as log:
             process = await asyncio.create_subprocess_exec(
                 *leashed(command.arguments),
                 env=dict(command.environment),
@@ -66,6 +66,7 @@ class Process:
                 stderr=log,
                 start_new_session=True,  # Ctrl-C is for the supervisor, which knows the order
                 pass_fds=tuple(command.inherited),
+                umask=OTHERS,
                 limit=MAX_LINE,
             )
         running = cls(process, command.log)
@@ -152,7 +153,11 @@ def _ready(line: bytes) -> dict[str, Any] | None:
     return ready if isinstance(ready, dict) else None
 
 
-def _rotate(log: Path) -> None:
-    """Keep one old log, so that a log is bounded and a crash can still be read about."""
-    if log.exists() and log.stat().st_size > MAX_LOG:
-        log.replace(log.with_suffix(".log.1"))
+def _open_log(path: Path) -> BinaryIO:
+    """To append to, for its owner alone.
+
+    One old log is kept, so that a log is bounded and a crash can still be read about.
+    """
+    if path.exists() and path.stat().st_size > MAX_LOG:
+        path.replace(path.with_suffix(".log.1"))
+    return open(path, "ab", opener=lambda name, flags: os.open(name, flags, 0o666 & ~OTHERS))

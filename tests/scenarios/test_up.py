@@ -41,6 +41,12 @@ def test_endpoints_are_where_clients_look_for_them(mesh: Mesh) -> None:
         assert Path(document[file]).read_text().startswith("-----BEGIN")
 
 
+def test_nothing_in_the_home_is_open_to_others(mesh: Mesh) -> None:
+    found = [path for path in mesh.home.rglob("*") if path.stat().st_mode & 0o077]
+
+    assert not found
+
+
 def test_status_shows_a_process_for_each_service(mesh: Mesh) -> None:
     services = mesh.anya("status", "--json").document["services"]
 
