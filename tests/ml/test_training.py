@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from shutil import copytree
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +20,7 @@ from services.ml.training.release import Splits, write
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # the converters' own dependencies deprecate each other
+    from services.ml.training.__main__ import MODELS, check
     from services.ml.training.export import ParityError, export, parity, run
 
 if TYPE_CHECKING:
@@ -160,6 +162,20 @@ def test_figures_know_a_perfect_model_and_a_useless_one(rows: dict[str, Rows]) -
     assert perfect["swap_licit_refused"] == perfect["lookalike_refused"] == 0
     assert useless["auc"] == pytest.approx(0.5)
     assert useless["fraud_refused"] == 0
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "paths.npz", "card.md"])
+def test_the_check_notices_a_released_file_that_was_changed(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = tmp_path / "payment-risk" / "1"
+    copytree(MODELS / "payment-risk" / "1", changed)
+    (changed / name).write_bytes((changed / name).read_bytes() + b" ")
+
+    with ThreadPoolExecutor(1) as pool:
+        assert check(changed, pool) == 1
+
+    assert name in capsys.readouterr().err
 
 
 def test_a_version_is_written_once(tmp_path: Path) -> None:

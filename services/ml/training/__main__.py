@@ -14,7 +14,9 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mesh.config import ConfigError
 from services.ml.manifest import MANIFEST, REPRODUCED, parse
+from services.ml.registry import load
 from services.ml.training.dataset import build
 from services.ml.training.export import export, run
 from services.ml.training.fit import fit
@@ -66,7 +68,11 @@ def train(versions: Path, version: str, pool: Executor) -> int:
 
 
 def check(directory: Path, pool: Executor) -> int:
-    """1 unless training again gives the released answers to the golden rows."""
+    """1 unless every released file is as it was, and training again gives the golden answers."""
+    try:
+        load(directory)
+    except ConfigError as error:
+        return say(str(error), 1)
     manifest = parse((directory / MANIFEST).read_bytes())
     splits = Splits()
     again = fit(
