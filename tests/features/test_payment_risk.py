@@ -15,6 +15,7 @@ from features.history import AddressHistory, Output, Receipt, Spend
 from features.payment_risk import PAYMENT_RISK, PaymentFacts, RecipientLink, extract
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from random import Random
 
 SHOP, PAYER, OTHER, CHANGE = b"shop", b"payer", b"other", b"change"
@@ -186,28 +187,36 @@ receipts = st.builds(
 )
 
 
-def distinct(receipts: list[Receipt]) -> tuple[Receipt, ...]:
-    """One spend per txid, and one funding set and height per funding txid, as on a real chain."""
+def agreeing(*histories: list[Receipt]) -> list[tuple[Receipt, ...]]:
+    """As on a real chain: each output once, one content per spend, one origin per funding txid."""
     spends: dict[bytes, Spend] = {}
     origins: dict[bytes, Receipt] = {}
-    made = []
-    for receipt in receipts:
-        origin = origins.setdefault(receipt.txid, receipt)
-        spend = receipt.spend and spends.setdefault(receipt.spend.txid, receipt.spend)
-        made.append(replace(receipt, funders=origin.funders, height=origin.height, spend=spend))
-    return tuple(made)
+    outpoints: set[tuple[bytes, int]] = set()
+
+    def agree(receipts: list[Receipt]) -> Iterator[Receipt]:
+        for receipt in receipts:
+            if (receipt.txid, receipt.vout) in outpoints:
+                continue
+            outpoints.add((receipt.txid, receipt.vout))
+            origin = origins.setdefault(receipt.txid, receipt)
+            spend = receipt.spend and spends.setdefault(receipt.spend.txid, receipt.spend)
+            yield replace(receipt, funders=origin.funders, height=origin.height, spend=spend)
+
+    return [tuple(agree(receipts)) for receipts in histories]
 
 
-histories = st.lists(receipts, max_size=8).map(distinct)
+received = st.lists(receipts, max_size=8)
+histories = received.map(lambda receipts: agreeing(receipts)[0])
 
 
 @st.composite
 def payments(draw: st.DrawFn) -> PaymentFacts:
+    recipient, payer, change = agreeing(draw(received), draw(received), draw(received))
     return PaymentFacts(
         height=draw(heights),
         amount_sat=draw(amounts),
-        recipient=AddressHistory(SHOP, draw(histories)),
-        sender=(AddressHistory(PAYER, draw(histories)), AddressHistory(CHANGE, draw(histories))),
+        recipient=AddressHistory(SHOP, recipient),
+        sender=(AddressHistory(PAYER, payer), AddressHistory(CHANGE, change)),
         sender_link_heights=draw(st.lists(heights, max_size=3).map(tuple)),
         recipient_link=draw(st.none() | st.builds(RecipientLink, st.none() | heights)),
     )
