@@ -122,6 +122,23 @@ async def test_a_caller_that_our_authority_does_not_know_gets_no_connection(
     assert refusal.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
+async def test_a_peer_that_is_back_is_found_soon(authority: Authority, config: MeshConfig) -> None:
+    async with outbox_service(config) as ports:
+        pass
+
+    async with (
+        orchestrator(authority, config, ports) as caller,
+        caller.channel("bitcoin") as channel,
+    ):
+        with pytest.raises(grpc.aio.AioRpcError):
+            await read(channel)
+        async with outbox_service(replace(config, listen=f"127.0.0.1:{ports.port}")):
+            async with asyncio.timeout(0.6):
+                await channel.channel_ready()
+
+            assert await read(channel) == "orchestrator -> bitcoin"
+
+
 async def test_a_peer_that_nobody_named_cannot_be_called(
     authority: Authority, config: MeshConfig
 ) -> None:
