@@ -24,6 +24,7 @@ REMEDIES = {
     "NOT_GRANTED": "grant the method in trust.yaml, or call as somebody who may",
     "NOT_ADMITTED": "the service is busy: try again",
     "BREAKER_OPEN": "its target keeps failing: anya status, then the service's log",
+    "PEER_UNAVAILABLE": "repeat it; anya status shows which service does not answer",
     "INSUFFICIENT_FUNDS": "pay less, or fund the address and mine a block",
     "DEFINITION_INVALID": "correct the definition; anya workflow check needs no mesh",
     "INVALID_ARGUMENT": "correct what was given",

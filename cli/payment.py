@@ -118,8 +118,8 @@ async def start(
 
 
 @contextmanager
-def naming_the_run(proposal: Proposal) -> Iterator[None]:
-    """In the block the payment may be made already: an error that does not tell names its run.
+def naming_it(proposal: Proposal) -> Iterator[None]:
+    """In the block the payment may be made already: an error that does not tell names it.
 
     CommandError (OUTCOME_UNKNOWN): to pay again would then be the wrong remedy.
     """
@@ -128,12 +128,12 @@ def naming_the_run(proposal: Proposal) -> Iterator[None]:
     except grpc.aio.AioRpcError as error:
         if error.code() not in UNCLEAR:
             raise
-        run_id = proposal.intent.payment_id
+        payment_id = proposal.intent.payment_id
         raise CommandError(
-            f"payment {run_id} may have been made: {from_rpc(error).message}",
+            f"payment {payment_id} may have been made: {from_rpc(error).message}",
             code=error.code().name,
             reason="OUTCOME_UNKNOWN",
-            remedy=f"do not pay again before you know: anya run watch {run_id}",
+            remedy=f"do not pay again before you know: anya payment watch {payment_id}",
         ) from None
 
 
@@ -144,7 +144,7 @@ def outcome(run: workflow_pb2.Run) -> Outcome:
     record = _reply(outputs.get("record_transaction", {}))
     return Outcome(
         run_id=run.run_id,
-        status=runs.status_word(run),
+        status=runs.status_word(run.status),
         reason=run.reason,
         trace_id=run.trace_id,
         txid=outputs.get("execute_payment", {}).get("transaction_id") or "",

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import grpc
 from google.protobuf.struct_pb2 import Struct
 
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceStub
+from cli import resumption
 from cli.errors import FAILED, OK, REFUSED, USAGE, CommandError
 
 if TYPE_CHECKING:
@@ -39,9 +38,6 @@ MARKS = {
     pb.STEP_STATUS_FAILED: "✗",
     pb.STEP_STATUS_UNCERTAIN: "?",
 }
-WATCH_TIMEOUT = 300.0  # seconds for one watch stream; it is opened again until the run ends
-REDIAL = 0.1  # seconds between two tries to reach an orchestrator that is down
-PATIENCE = 60.0  # seconds that it may stay down
 
 
 async def start(
@@ -81,24 +77,14 @@ async def newest(
 
 async def watch(channels: Channels, run_id: str) -> AsyncIterator[pb.Run]:
     """The run after each of its events until it ends, also across a crash of the orchestrator."""
-    seen = 0
-    silent_since = None
-    loop = asyncio.get_running_loop()
-    while True:
-        try:
-            request = pb.WatchRunRequest(run_id=run_id, after_sequence=seen)
-            async for reply in _stub(channels).WatchRun(request, timeout=WATCH_TIMEOUT):
-                seen, silent_since = reply.sequence, None
-                yield reply.run
-                if reply.run.status in ENDED:
-                    return
-        except grpc.aio.AioRpcError as error:
-            if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-                raise
-            silent_since = silent_since or loop.time()
-            if loop.time() - silent_since > PATIENCE:
-                raise
-            await asyncio.sleep(REDIAL)
+    stub = _stub(channels)
+
+    def open_after(sequence: int) -> Any:
+        request = pb.WatchRunRequest(run_id=run_id, after_sequence=sequence)
+        return stub.WatchRun(request, timeout=resumption.TIMEOUT)
+
+    async for reply in resumption.resumed(open_after):
+        yield reply.run
 
 
 async def finish(
@@ -151,24 +137,24 @@ def _stub(channels: Channels) -> WorkflowServiceAsyncStub:
     return WorkflowServiceStub(channels["orchestrator"])
 
 
-def status_word(run: pb.Run) -> str:
+def status_word(status: pb.RunStatus.ValueType) -> str:
     """ "SUCCEEDED"."""
-    return pb.RunStatus.Name(run.status).removeprefix("RUN_STATUS_")
+    return pb.RunStatus.Name(status).removeprefix("RUN_STATUS_")
 
 
-def exit_code(run: pb.Run) -> int:
-    match run.status:
+def exit_code(status: pb.RunStatus.ValueType) -> int:
+    match status:
         case pb.RUN_STATUS_SUCCEEDED:
             return OK
         case pb.RUN_STATUS_REFUSED:
             return REFUSED
         case _:
-            return FAILED if run.status in ENDED else OK
+            return FAILED if status in ENDED else OK
 
 
 def lines(run: pb.Run) -> list[str]:
     """The run in a few lines: its steps, what conditions saw, and why it ended as it did."""
-    found = [f"{run.run_id}  {run.workflow_id}  {status_word(run)}  trace {run.trace_id}"]
+    found = [f"{run.run_id}  {run.workflow_id}  {status_word(run.status)}  trace {run.trace_id}"]
     for step in run.steps:
         line = f"  {MARKS.get(step.status, '…')} {step.path}: {step.protocol} {step.operation}"
         if step.attempts > 1:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cli.commands import audit, block, demo, health, pay, run, trace, trust, up, workflow
+from cli.commands import audit, block, demo, health, pay, payment, run, trace, trust, up, workflow
 
 app = typer.Typer(
     name="anya",
@@ -39,6 +39,7 @@ app.command("up")(up.up)
 app.command("status")(health.status)
 app.command("doctor")(health.doctor)
 app.command("pay")(pay.pay)
+app.add_typer(payment.app, name="payment")
 app.add_typer(run.app, name="run")
 app.add_typer(workflow.app, name="workflow")
 app.add_typer(block.app, name="block")

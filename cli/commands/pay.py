@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli.commands.options import HomeOption, JsonOption
 
 if TYPE_CHECKING:
+    from anya.orchestrator.v1 import payment_pb2
     from cli.connection import Channels
-    from cli.payment import Outcome
 
 MAX_SAT = 21_000_000 * 100_000_000  # as mesh.attestation, which takes long to import
 CONFIRM_WITHIN = 5.0  # seconds; a mesh that mines by itself needs two
@@ -24,49 +24,51 @@ def pay(
     json: JsonOption = False,
 ) -> None:
     """Pay with proof: identity, address, risk, coins, record. Exit code 3 if it is refused."""
-    from dataclasses import asdict
-
-    from cli import payment, runs, screen
+    from cli import payment, payments, screen
     from cli.connection import ask, traced
     from cli.home import Home
     from cli.identities import Identities
 
     chosen = Home.of(home)
 
-    async def work(channels: Channels) -> tuple[int, Outcome, int]:
+    async def work(channels: Channels) -> payment_pb2.Payment:
         payer = Identities(chosen).find(sender)
         with traced("pay"):
             proposal = await payment.propose(channels, payer, to, amount_sat)
-            with payment.naming_the_run(proposal):
-                started = await payment.start(channels, proposal)
-        with payment.naming_the_run(proposal):
-            run = await runs.finish(channels, started.run_id, screen.say)
-        outcome = payment.outcome(run)
-        depth = 0
-        if outcome.txid:
-            depth = await payment.confirmations(channels, outcome.txid, within=CONFIRM_WITHIN)
-        return runs.exit_code(run), outcome, depth
+            with payment.naming_it(proposal):
+                await payments.send(channels, proposal)
+        with payment.naming_it(proposal):
+            return await payments.finish(
+                channels,
+                proposal.intent.payment_id,
+                confirm_within=CONFIRM_WITHIN,
+                say=screen.say,
+            )
 
-    code, outcome, depth = ask(chosen, work)
+    paid = ask(chosen, work)
     if json:
-        screen.emit({**asdict(outcome), "confirmations": depth})
+        screen.emit(_document(paid))
     else:
-        _print(outcome, depth)
-    raise typer.Exit(code)
+        for line in payments.lines(paid):
+            screen.results().print(line, markup=False)
+    raise typer.Exit(payments.exit_code(paid))
 
 
-def _print(outcome: Outcome, confirmations: int) -> None:
-    from cli import screen
+def _document(paid: payment_pb2.Payment) -> dict[str, Any]:
+    """What a payer wants to know. Empty or null where the payment did not get so far."""
+    from cli import payments, runs
 
-    print_line = screen.results().print
-    print_line(f"{outcome.status.lower()}: run {outcome.run_id}")
-    if outcome.reason:
-        print_line(f"  because {outcome.reason}", markup=False)
-    if outcome.risk_score is not None:
-        print_line(f"  risk score     {outcome.risk_score:.3f}")
-    if outcome.txid:
-        print_line(f"  txid           {outcome.txid}")
-        print_line(f"  confirmations  {confirmations}")
-    if outcome.record_id:
-        print_line(f"  record         {outcome.record_id}")
-    print_line(f"  trace          {outcome.trace_id}  (anya trace show {outcome.trace_id[:8]})")
+    known = payments.document(paid)
+    return {
+        "run_id": paid.payment_id,
+        "status": runs.status_word(paid.status),
+        "reason": paid.reason,
+        "trace_id": paid.trace_id,
+        "txid": known["txid"] or "",
+        "state": known["state"],
+        "confirmations": paid.confirmations,
+        "record_tenant": paid.record_tenant,
+        "record_id": paid.record_id,
+        "risk_score": known["risk_score"],
+        "risk_factors": known["risk_factors"],
+    }

@@ -107,9 +107,9 @@ def watch_run(run_id: RunArgument, home: HomeOption = None, json: JsonOption = F
 
     async def follow(channels: Channels) -> int:
         if not json:
-            return runs.exit_code(await runs.finish(channels, run_id, show))
+            return runs.exit_code((await runs.finish(channels, run_id, show)).status)
         async for run in runs.watch(channels, run_id):
             screen.emit(to_json(run))
-        return runs.exit_code(run)
+        return runs.exit_code(run.status)
 
     raise typer.Exit(ask(Home.of(home), follow))

@@ -78,7 +78,7 @@ async def link(home: Home, channels: Channels, payer: Identity, address: str) ->
     with traced("link address"):
         started = await runs.start(channels, LINK, value)
     run = await runs.finish(channels, started.run_id)
-    if runs.exit_code(run):
+    if runs.exit_code(run.status):
         raise CommandError(
             f"{address} could not be linked: {run.reason}",
             reason="LINK_FAILED",

@@ -25,7 +25,7 @@ async def play(stage: Stage) -> Scene:
     signed = await stage.was_signed(run.run_id)
     document = {
         "name": "unguarded_workflow",
-        "status": runs.status_word(run),
+        "status": runs.status_word(run.status),
         "reason": run.reason,
         "broadcast": broadcast,
     }

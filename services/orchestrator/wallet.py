@@ -34,7 +34,7 @@ class Wallet:
         reply = await self._peers.call(SERVICE, CANCEL, request)
         if isinstance(reply, Error):
             raise Unavailable(
-                f"whether {payment_id} is cancelled is not known, repeat it: bitcoin said {reply}",
+                f"whether {payment_id} is cancelled is not known: bitcoin said {reply}",
                 reason=Reason.PEER_UNAVAILABLE,
                 retry_after=reply.retry_after or None,
             )

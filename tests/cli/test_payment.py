@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from anya.mesh.v1.attestation_pb2 import PaymentIntent
-from cli import payment
+from cli import payment, payments
 from cli.errors import CommandError
 
 PROPOSAL = payment.Proposal(PaymentIntent(payment_id="0192f0c1-7d5e-7cc3-98c4-dc0c0c07398f"), "")
@@ -22,13 +22,13 @@ def nowhere() -> str:
         return f"127.0.0.1:{server.getsockname()[1]}"
 
 
-async def test_a_lost_answer_names_the_run(nowhere: str) -> None:
+async def test_a_lost_answer_names_the_payment(nowhere: str) -> None:
     async with grpc.aio.insecure_channel(nowhere) as channel:
-        with pytest.raises(CommandError) as lost, payment.naming_the_run(PROPOSAL):
-            await payment.start({"orchestrator": channel}, PROPOSAL)
+        with pytest.raises(CommandError) as lost, payment.naming_it(PROPOSAL):
+            await payments.send({"orchestrator": channel}, PROPOSAL)
 
     assert lost.value.reason == "OUTCOME_UNKNOWN"
-    assert f"anya run watch {PROPOSAL.intent.payment_id}" in lost.value.remedy
+    assert f"anya payment watch {PROPOSAL.intent.payment_id}" in lost.value.remedy
 
 
 async def test_confirmations_that_nobody_can_tell_are_none(nowhere: str) -> None:

@@ -272,6 +272,7 @@ class Risk(RiskServiceServicer):
             return risk_pb2.AssessFraudRiskResponse(
                 risk_score=self._book.risk_score,
                 decision=risk_pb2.RISK_DECISION_ACCEPT,
+                reasons=["INDEX_BEHIND: wait"] if self._book.risk_score is None else [],
                 risk_factors=[
                     risk_pb2.RiskFactor(
                         name="age", kind=risk_pb2.RISK_FACTOR_KIND_MODEL, contribution=-0.5

@@ -147,7 +147,7 @@ async def test_an_unproven_sender_is_told_with_web5s_reasons(
     assert list(shown.identity_reasons) == ["WRONG_HOLDER"]
 
 
-async def test_a_payment_that_could_not_be_scored_has_no_score(
+async def test_a_payment_that_could_not_be_scored_has_no_score_but_a_reason(
     payments: PaymentServiceAsyncStub, book: Book
 ) -> None:
     book.risk_score = None
@@ -155,6 +155,7 @@ async def test_a_payment_that_could_not_be_scored_has_no_score(
     shown = await send(payments, order())
 
     assert not shown.HasField("risk_score")
+    assert list(shown.risk_reasons) == ["INDEX_BEHIND: wait"]
 
 
 async def test_what_nobody_has_judged_yet_is_absent(

@@ -28,16 +28,6 @@ SCENES = [
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("demo") / "home"
-
-
-@pytest.fixture(scope="module")
-def demo(home: Path) -> Result:
-    return anya("demo", "--json", home=home)
-
-
-@pytest.fixture(scope="module")
 def scenes(demo: Result) -> dict[str, dict[str, Any]]:
     return {scene["name"]: scene for scene in demo.document["scenes"]}
 

@@ -99,5 +99,6 @@ def _add_sent(payment: pb.Payment, reply: dict[str, Any]) -> None:
 def _add_risk(payment: pb.Payment, reply: dict[str, Any]) -> None:
     if reply["risk_score"] is not None:
         payment.risk_score = reply["risk_score"]
+    payment.risk_reasons.extend(reply["reasons"])
     for factor in reply["risk_factors"]:
         values.fill(payment.risk_factors.add(), factor)

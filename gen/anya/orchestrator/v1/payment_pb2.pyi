@@ -129,6 +129,7 @@ class Payment(_message.Message):
     IDENTITY_REASONS_FIELD_NUMBER: _builtins.int
     RISK_SCORE_FIELD_NUMBER: _builtins.int
     RISK_FACTORS_FIELD_NUMBER: _builtins.int
+    RISK_REASONS_FIELD_NUMBER: _builtins.int
     BITCOIN_ANSWER_FIELD_NUMBER: _builtins.int
     BITCOIN_ERROR_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
@@ -189,6 +190,10 @@ class Payment(_message.Message):
         """The largest absolute contribution first, then the rules."""
 
     @_builtins.property
+    def risk_reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Why it could not be scored, or must not be accepted: "INDEX_BEHIND: ..."."""
+
+    @_builtins.property
     def created(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def updated(self) -> _timestamp_pb2.Timestamp: ...
@@ -206,6 +211,7 @@ class Payment(_message.Message):
         identity_reasons: _abc.Iterable[_builtins.str] | None = ...,
         risk_score: _builtins.float | None = ...,
         risk_factors: _abc.Iterable[_risk_pb2.RiskFactor] | None = ...,
+        risk_reasons: _abc.Iterable[_builtins.str] | None = ...,
         bitcoin_answer: Global___BitcoinAnswer.ValueType = ...,
         bitcoin_error: _builtins.str = ...,
         state: _wallet_pb2.PaymentState.ValueType | None = ...,
@@ -221,7 +227,7 @@ class Payment(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_confirmations", b"_confirmations", "_fee_sat", b"_fee_sat", "_risk_score", b"_risk_score", "_sender_verified", b"_sender_verified", "_state", b"_state", "_status", b"_status", "_txid", b"_txid", "condition", b"condition", "confirmations", b"confirmations", "created", b"created", "error", b"error", "fee_sat", b"fee_sat", "intent", b"intent", "risk_score", b"risk_score", "sender_verified", b"sender_verified", "state", b"state", "status", b"status", "txid", b"txid", "updated", b"updated"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confirmations", b"_confirmations", "_fee_sat", b"_fee_sat", "_risk_score", b"_risk_score", "_sender_verified", b"_sender_verified", "_state", b"_state", "_status", b"_status", "_txid", b"_txid", "bitcoin_answer", b"bitcoin_answer", "bitcoin_error", b"bitcoin_error", "condition", b"condition", "confirmations", b"confirmations", "created", b"created", "error", b"error", "fee_sat", b"fee_sat", "identity_reasons", b"identity_reasons", "intent", b"intent", "payment_id", b"payment_id", "reason", b"reason", "record_id", b"record_id", "record_tenant", b"record_tenant", "recoveries", b"recoveries", "risk_factors", b"risk_factors", "risk_score", b"risk_score", "sender_verified", b"sender_verified", "state", b"state", "status", b"status", "step", b"step", "trace_id", b"trace_id", "txid", b"txid", "updated", b"updated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confirmations", b"_confirmations", "_fee_sat", b"_fee_sat", "_risk_score", b"_risk_score", "_sender_verified", b"_sender_verified", "_state", b"_state", "_status", b"_status", "_txid", b"_txid", "bitcoin_answer", b"bitcoin_answer", "bitcoin_error", b"bitcoin_error", "condition", b"condition", "confirmations", b"confirmations", "created", b"created", "error", b"error", "fee_sat", b"fee_sat", "identity_reasons", b"identity_reasons", "intent", b"intent", "payment_id", b"payment_id", "reason", b"reason", "record_id", b"record_id", "record_tenant", b"record_tenant", "recoveries", b"recoveries", "risk_factors", b"risk_factors", "risk_reasons", b"risk_reasons", "risk_score", b"risk_score", "sender_verified", b"sender_verified", "state", b"state", "status", b"status", "step", b"step", "trace_id", b"trace_id", "txid", b"txid", "updated", b"updated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__confirmations: _TypeAlias = _typing.Literal["confirmations"]  # noqa: Y015
     _WhichOneofArgType__confirmations: _TypeAlias = _typing.Literal["_confirmations", b"_confirmations"]  # noqa: Y015

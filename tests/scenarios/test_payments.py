@@ -1,0 +1,246 @@
+"""Payments of a whole mesh: by the page about them, by hand, cancelled at every moment, and through
+crashes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+
+from anya.bitcoin.v1 import regtest_pb2, wallet_pb2
+from anya.bitcoin.v1.regtest_pb2_grpc import RegtestServiceStub
+from anya.orchestrator.v1 import payment_pb2, workflow_pb2
+from cli import payment, payments, runs
+from cli.connection import connect
+from cli.home import Home
+from cli.identities import Identities
+from mesh.errors import Reason
+from mesh.testing import reason
+from services.web5.proof import Refusal
+from tests.scenarios.meshes import Mesh, environment, up
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cli.connection import Channels
+    from cli.payment import Proposal
+    from tests.scenarios.meshes import Result
+
+PAGE = Path(__file__).parents[2] / "docs" / "payments.md"
+COINS = 30  # a payment takes one
+MATURE = 100  # blocks on top of a coinbase
+CANCELLED = wallet_pb2.PAYMENT_STATE_CANCELLED
+EVENTS = 14  # of a run until its payment is made
+
+
+@pytest.fixture(scope="module")
+def mesh(demo: Result, home: Path) -> Iterator[Mesh]:
+    """The demo's, whose payer has coins; it mines by itself."""
+    assert demo.code == 0, demo.err
+    with up(home, "--mine", "auto") as mesh:
+        asyncio.run(fund(Home(home)))
+        yield mesh
+
+
+async def fund(home: Home) -> None:
+    address = Identities(home).load("payer").addresses[0]
+    async with connect(home) as channels:
+        mine = RegtestServiceStub(channels["bitcoin"]).MineBlocks
+        await mine(regtest_pb2.MineBlocksRequest(count=COINS, address=address), timeout=60)
+        await mine(regtest_pb2.MineBlocksRequest(count=MATURE), timeout=60)
+
+
+def merchant(mesh: Mesh) -> str:
+    return str(json.loads((mesh.home / "client" / "economy.json").read_text())["licit"])
+
+
+async def propose(mesh: Mesh, channels: Channels) -> Proposal:
+    payer = Identities(Home(mesh.home)).load("payer")
+    return await payment.propose(channels, payer, merchant(mesh), 250_000)
+
+
+async def pay(mesh: Mesh) -> str:
+    """A payment that was made; its id."""
+    async with connect(Home(mesh.home)) as channels:
+        proposal = await propose(mesh, channels)
+        await payments.send(channels, proposal)
+        await runs.finish(channels, proposal.intent.payment_id)
+    return proposal.intent.payment_id
+
+
+def test_the_example_of_the_page_pays(mesh: Mesh, tmp_path: Path) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    (tmp_path / "pay.py").write_text(example)
+    (tmp_path / ".anya").symlink_to(mesh.home)
+
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "pay.py", merchant(mesh), "250000"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"txid [0-9a-f]{64} confirmations 1$", done.stdout.strip())
+
+
+ENUMS = [workflow_pb2.RunStatus, wallet_pb2.PaymentState, payment_pb2.BitcoinAnswer]
+
+
+def words(enum: Any) -> set[str]:
+    """ "SUCCEEDED", "REFUSED" and so on."""
+    prefix = re.sub(r"(?<!^)(?=[A-Z])", "_", enum.DESCRIPTOR.name).upper() + "_"
+    return {value.name.removeprefix(prefix) for value in enum.DESCRIPTOR.values} - {"UNSPECIFIED"}
+
+
+@pytest.mark.parametrize("enum", ENUMS, ids=["status", "state", "bitcoin_answer"])
+def test_the_page_says_what_every_word_means(enum: Any) -> None:
+    text = PAGE.read_text()
+
+    assert not {word for word in words(enum) if f"| `{word}` |" not in text}
+
+
+def test_the_page_names_every_reason_of_web5_and_none_that_is_not() -> None:
+    named = set(re.findall(r"`([A-Z_]{2,})`", PAGE.read_text()))
+    known = {*Reason, *Refusal, "INDEX_BEHIND"}.union(*map(words, ENUMS))
+
+    assert named >= set(Refusal)
+    assert {name for name in named if not name.startswith("ANYA_")} <= known
+
+
+async def test_a_payment_is_shown_and_watched_by_its_id(mesh: Mesh) -> None:
+    payment_id = await pay(mesh)
+
+    watched = await asyncio.to_thread(
+        mesh.anya, "payment", "watch", payment_id, "--confirmations", "1", "--json"
+    )
+    shown = await asyncio.to_thread(mesh.anya, "payment", "show", payment_id, "--json")
+
+    last = json.loads(watched.out.splitlines()[-1])
+    assert (watched.code, shown.code) == (0, 0)
+    assert last["confirmations"] == 1
+    assert shown.document["status"] == "succeeded"
+    assert shown.document["bitcoin_answer"] == "found"
+    assert re.fullmatch("[0-9a-f]{64}", shown.document["txid"])
+    assert shown.document["record_id"].startswith("bafy")
+
+
+async def test_a_signed_payment_stays_whoever_cancels_it(mesh: Mesh) -> None:
+    payment_id = await pay(mesh)
+
+    cancelled = await asyncio.to_thread(mesh.anya, "payment", "cancel", payment_id)
+
+    assert cancelled.code == 3
+    assert cancelled.out.startswith("not cancelled: it is signed")
+
+
+async def test_a_payment_that_nobody_sent_yet_can_be_cancelled(mesh: Mesh) -> None:
+    payment_id = payment.uuid7()
+
+    cancelled = await asyncio.to_thread(mesh.anya, "payment", "cancel", payment_id, "--json")
+    shown = await asyncio.to_thread(mesh.anya, "payment", "show", payment_id, "--json")
+
+    assert cancelled.code == 0
+    assert (shown.document["state"], shown.document["status"]) == ("cancelled", None)
+
+
+@pytest.mark.parametrize("event", range(0, EVENTS + 3, 2))
+async def test_cancelling_at_any_moment_has_one_winner(mesh: Mesh, event: int) -> None:
+    """The payment, or its cancellation; and everybody is told the same."""
+    async with connect(Home(mesh.home)) as channels:
+        proposal = await propose(mesh, channels)
+        payment_id = proposal.intent.payment_id
+        sending = asyncio.create_task(payments.send(channels, proposal))
+
+        told = await cancel_at(channels, payment_id, event, sending)
+        run = await runs.finish(channels, payment_id)
+        shown = await payments.get(channels, payment_id)
+
+    if told.state == CANCELLED:
+        assert runs.status_word(run.status) == "REFUSED"
+        assert shown.error.reason == "PAYMENT_CANCELLED"
+        assert shown.state == CANCELLED
+        assert not shown.HasField("txid")
+    else:
+        assert runs.status_word(run.status) == "SUCCEEDED"
+        assert shown.txid == told.txid
+        assert shown.record_id
+
+
+async def cancel_at(
+    channels: Channels, payment_id: str, event: int, sending: asyncio.Task[None]
+) -> payment_pb2.Payment:
+    """Cancel when the payment's run has journalled so many events."""
+    if event:
+        await sending
+        async for run in runs.watch(channels, payment_id):
+            event -= 1
+            if not event or run.status in runs.ENDED:
+                break
+    told = await payments.cancel(channels, payment_id)
+    await sending
+    return told
+
+
+@contextmanager
+def frozen(pid: int) -> Iterator[None]:
+    """A process that is there and does not answer."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def pid_of(mesh: Mesh, service: str) -> int:
+    return int(mesh.anya("status", "--json").document["services"][service]["pid"])
+
+
+async def test_a_payment_is_shown_while_bitcoin_does_not_answer(mesh: Mesh) -> None:
+    payment_id = await pay(mesh)
+    pid = await asyncio.to_thread(pid_of, mesh, "bitcoin")
+
+    with frozen(pid):
+        async with connect(Home(mesh.home)) as channels:
+            shown = await payments.get(channels, payment_id)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await payments.cancel(channels, payment_id)
+
+    assert reason(caught.value) == "PEER_UNAVAILABLE"
+    assert shown.bitcoin_answer == payment_pb2.BITCOIN_ANSWER_UNAVAILABLE
+    assert len(shown.txid) == 32
+    assert not shown.HasField("confirmations")
+
+
+async def test_a_watch_goes_on_through_a_crash_of_the_orchestrator(mesh: Mesh) -> None:
+    pids = {name: await asyncio.to_thread(pid_of, mesh, name) for name in ("orchestrator", "ml")}
+    async with connect(Home(mesh.home)) as channels:
+        proposal = await propose(mesh, channels)
+        payment_id = proposal.intent.payment_id
+        with frozen(pids["ml"]):  # so that the crash finds the payment under way
+            await payments.send(channels, proposal)
+            killed = False
+            async for shown in payments.watch(channels, payment_id, confirmations=1):
+                if shown.recoveries:
+                    break
+                if not killed:
+                    os.kill(pids["orchestrator"], signal.SIGKILL)
+                killed = True
+        ended = [shown async for shown in payments.watch(channels, payment_id, confirmations=1)]
+
+    assert runs.status_word(ended[-1].status) == "SUCCEEDED"
+    assert (ended[-1].recoveries, ended[-1].confirmations) == (1, 1)
