@@ -41,6 +41,15 @@ def check_definition(file: FileArgument, json: JsonOption = False) -> None:
         raise typer.Exit(errors.FAILED)
 
 
+@app.command("schema")
+def print_schema() -> None:
+    """Print the JSON Schema of definitions, for editors."""
+    from cli import screen
+    from services.orchestrator.definition.schema import schema
+
+    screen.emit(schema())
+
+
 @app.command("register")
 def register_definition(
     file: FileArgument, home: HomeOption = None, json: JsonOption = False

@@ -16,6 +16,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags
 
 from mesh.telemetry import derive_span_id, next_span_id
+from services.orchestrator.engine import places
 from services.orchestrator.engine.record import Kind
 from services.orchestrator.engine.state import RECOVERED, RunStatus
 
@@ -109,8 +110,8 @@ class RunTrace:
                 self._interrupt_cancels(record)
             case Kind.CANCEL_INTENT | Kind.CANCEL_FAILED | Kind.CANCEL_DONE:
                 self._observe_cancel(record, again)
-            case Kind.STEP_PARKED:
-                pass  # nothing was sent: the attempt is still to come
+            case Kind.STEP_PARKED | Kind.STEP_HANDLED | Kind.STOPPING:
+                pass  # nothing was sent, or nothing ended
             case _:
                 self._observe_step(record, again)
 
@@ -154,7 +155,7 @@ class RunTrace:
 
     def _end(self, ended: _Open, at_us: int, error: str, *, again: bool) -> None:
         path, attempt = ended.path, ended.attempt
-        outer = path.rpartition("/")[0]
+        outer = places.outer(path)
         # What is inside a step is inside its first attempt: such a step has no other.
         parent = derive_span_id(self.run_id, outer, 1) if outer else derive_span_id(self.run_id)
         own = derive_span_id(self.run_id, path, *attempt)

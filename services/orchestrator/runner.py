@@ -9,7 +9,7 @@ import time
 import uuid
 from contextlib import asynccontextmanager, suppress
 from contextvars import Context
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mesh import failpoint
@@ -28,10 +28,11 @@ from services.orchestrator.engine.events import (
     Replied,
     Wait,
 )
-from services.orchestrator.engine.machine import Turn, next_command
+from services.orchestrator.engine.evolve import evolve
+from services.orchestrator.engine.machine import Turn, commands
 from services.orchestrator.engine.policy import SECOND
 from services.orchestrator.engine.record import Kind, Record
-from services.orchestrator.engine.state import Error, RunStatus, evolve
+from services.orchestrator.engine.state import Error, RunStatus
 from services.orchestrator.journal.runs import Fenced, NewRun
 from services.orchestrator.run_trace import CANCEL, RunTrace
 
@@ -66,6 +67,7 @@ class Active:
     state: RunState
     epoch: int
     trace: RunTrace
+    performing: dict[Command, asyncio.Task[Event | None]] = field(default_factory=dict)
 
 
 class Runner:
@@ -231,10 +233,40 @@ class Runner:
             self._let_go(run.state.run_id)
 
     async def _drive(self, run: Active) -> None:
-        while not self._stopping.is_set() and (command := next_command(run.state)) is not None:
-            event = await self._perform(run, command)
-            if event is not None:
-                await self._advance(run, event)
+        try:
+            while events := await self._next_events(run):
+                for event in events:
+                    await self._advance(run, event)
+        finally:
+            for task in run.performing.values():
+                task.cancel()
+
+    async def _next_events(self, run: Active) -> list[Event]:
+        """What came of doing what is to be done; nothing once the run has ended, or we are to."""
+        stopping = self._stopping.is_set()
+        wanted = [] if stopping else commands(run.state, self._config.policy)
+        if len(wanted) == 1 and not run.performing:
+            event = await self._perform(run, wanted[0])
+            return [] if event is None else [event]
+        self._perform_several(run, wanted)
+        while run.performing:
+            done, _ = await asyncio.wait(
+                run.performing.values(), return_when=asyncio.FIRST_COMPLETED
+            )
+            run.performing = {c: task for c, task in run.performing.items() if task not in done}
+            if events := [event for task in done if (event := task.result()) is not None]:
+                return events
+        return []
+
+    def _perform_several(self, run: Active, wanted: Sequence[Command]) -> None:
+        for command in [known for known in run.performing if known not in wanted]:
+            if not self._stopping.is_set():
+                run.performing.pop(command).cancel()  # nothing depends on it any more
+        for command in wanted:
+            if command not in run.performing:
+                work = self._perform(run, command)
+                name = f"{run.state.run_id} {command.path}"
+                run.performing[command] = self._spawn(work, name=name)
 
     async def _perform(self, run: Active, command: Command) -> Event | None:
         """Do it; None if we are told to stop first."""
@@ -245,18 +277,21 @@ class Runner:
                 if not await self._sleep_until(at_us):
                     return None
                 with run.trace.calling(path, CANCEL, attempt):
-                    answer = await self._call(service, method, request)
+                    timeout = self._config.policy.attempt_timeout
+                    answer = await self._call(service, method, request, timeout)
                 if isinstance(answer, Error):
                     return CancelFailed(path, answer)
                 return CancelReplied(path)
-            case Call(path, attempt, service, method, request):
+            case Call(path, attempt, service, method, request, timeout):
                 with run.trace.calling(path, attempt):
-                    reply = await self._call(service, method, request)
+                    reply = await self._call(service, method, request, timeout)
                 return Failed(path, reply) if isinstance(reply, Error) else Replied(path, reply)
 
-    async def _call(self, service: str, method: str, request: bytes) -> bytes | Error:
+    async def _call(
+        self, service: str, method: str, request: bytes, timeout: float
+    ) -> bytes | Error:
         async with self._calls:
-            return await self._peers.call(service, method, request)
+            return await self._peers.call(service, method, request, timeout=timeout)
 
     async def _advance(self, run: Active, event: Event) -> None:
         """One turn: judge the event, commit what it means, and let everybody know."""

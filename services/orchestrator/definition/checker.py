@@ -3,28 +3,49 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import rfc8785
 
-from services.orchestrator.definition import inference, values
-from services.orchestrator.definition.condition import ConditionInvalid, compile_condition
-from services.orchestrator.definition.faults import DefinitionInvalid, Fault
-from services.orchestrator.definition.path import STATUS, Path
-from services.orchestrator.definition.template import TemplateSyntax, parse_template
-from services.orchestrator.definition.types import ANY, BOOL, DOUBLE, INT, STRING, Kind, Type
-from services.orchestrator.definition.workflow import Inputs, Operation, Step, Workflow
+from services.orchestrator.definition import inference
+from services.orchestrator.definition.faults import DefinitionInvalid
+from services.orchestrator.definition.mapping import Mappings
+from services.orchestrator.definition.parse import (
+    RawCall,
+    RawEnd,
+    RawForEach,
+    RawParallel,
+    RawSet,
+    RawSwitch,
+    RawWait,
+    all_raw,
+)
+from services.orchestrator.definition.types import ANY, INT, STRING, TIME, Kind, Type
+from services.orchestrator.definition.visible import Visible
+from services.orchestrator.definition.workflow import (
+    Call,
+    Case,
+    Catch,
+    Effect,
+    End,
+    ForEach,
+    Parallel,
+    Set,
+    Step,
+    Switch,
+    Wait,
+    Workflow,
+    all_steps,
+)
 
 if TYPE_CHECKING:
-    from services.orchestrator.definition.condition import Condition
-    from services.orchestrator.definition.document import Document, Pointer
+    from services.orchestrator.definition.document import Document
     from services.orchestrator.definition.operations import Operations
-    from services.orchestrator.definition.parse import RawStep, RawWorkflow
-    from services.orchestrator.definition.template import Placed, Template
+    from services.orchestrator.definition.parse import RawBlock, RawStep, RawWorkflow
+    from services.orchestrator.definition.workflow import Action, Operation
 
-CONTEXT = ("workflow_id", "run_id", "now")
 MAX_PATH = 56  # characters of "step/inner step": with the run's id it must fit a request_id
+ANY_LIST = Type(Kind.LIST, element=ANY, showable=False)
 
 
 def canonical_hash(definition: Any) -> str:
@@ -35,9 +56,11 @@ def canonical_hash(definition: Any) -> str:
 def check_workflow(document: Document, raw: RawWorkflow, operations: Operations) -> Workflow:
     """The workflow, typed. DefinitionInvalid with every fault, in order of position."""
     inputs = inference.infer_inputs(raw, operations)
-    checker = _Checker(document, raw, operations, inputs)
-    steps = [step for raw_step in raw.steps if (step := checker.step(raw_step))]
-    workflow = Workflow(raw.id, raw.name, canonical_hash(document.value), tuple(steps), inputs)
+    visible = Visible(inputs, frozenset(step.id for step in all_raw(raw.steps)))
+    checker = _Checker(document, visible, operations, raw.deadline_us)
+    steps = checker.steps(raw.steps, "")
+    hash = canonical_hash(document.value)
+    workflow = Workflow(raw.id, raw.name, hash, steps, inputs, raw.deadline_us)
     if workflow.pivots > 1:
         checker.fault(("steps",), "a workflow pays once at most, this one may twice")
     if checker.faults:
@@ -45,40 +68,102 @@ def check_workflow(document: Document, raw: RawWorkflow, operations: Operations)
     return workflow
 
 
-@dataclass(slots=True)
-class _Checker:
-    _document: Document
-    _raw: RawWorkflow
-    _operations: Operations
-    _inputs: Inputs
-    faults: list[Fault] = field(default_factory=list)
-    _outputs: dict[str, dict[str, Type]] = field(default_factory=dict)  # of earlier steps
-    _current: str = ""
+class _Checker(Mappings):
+    def __init__(
+        self,
+        document: Document,
+        visible: Visible,
+        operations: Operations,
+        deadline_us: int | None,
+    ) -> None:
+        super().__init__(document, visible)
+        self._operations = operations
+        self._deadline_us = deadline_us
+        self._inside: tuple[str, ...] = ()  # kinds of the steps around, outermost first
 
-    def step(self, raw: RawStep) -> Step | None:
-        self._current = raw.id
-        operation = self._operation(raw)
-        condition = self._condition(raw)
-        if operation is None:
-            self._outputs[raw.id] = dict.fromkeys(raw.output_mapping, ANY)
-            return None
-        self._path_length(raw, operation)
-        where = (*raw.pointer, "input_mapping")
-        self._fits(raw.input_mapping, operation.request, where)
-        self._outputs[raw.id] = {
-            name: self._output_type(value, operation, (*raw.pointer, "output_mapping", name))
-            for name, value in raw.output_mapping.items()
-        }
+    def steps(self, raw: tuple[RawStep, ...], prefix: str) -> tuple[Step, ...]:
+        return tuple(step for one in raw if (step := self._step(one, prefix)))
+
+    def _step(self, raw: RawStep, prefix: str) -> Step | None:
+        self.visible.current = raw.id
+        condition = self.condition(raw.condition, (*raw.pointer, "condition"))
+        earlier = set(self.visible.outputs)
+        action, outputs = self._action(raw, f"{prefix}{raw.id}/")
+        self._path_length(raw, prefix, action)
+        self.visible.add(raw.id, outputs)
         if raw.condition is not None:
-            self._outputs[raw.id] = {
-                name: type.or_null() for name, type in self._outputs[raw.id].items()
+            self.visible.may_be_null(self.visible.outputs.keys() - earlier)
+        return None if action is None else Step(raw.id, action, condition)
+
+    def _action(self, raw: RawStep, inner: str) -> tuple[Action | None, dict[str, Type]]:
+        """What the step does, and the types of its outputs."""
+        match raw.action:
+            case RawCall():
+                return self._call_step(raw, raw.action, inner)
+            case RawSet(values):
+                where = (*raw.pointer, "set")
+                types = {name: self.type_of(v, (*where, name)) for name, v in values.items()}
+                return Set(values), types
+            case RawSwitch():
+                return self._switch(raw, inner), {}
+            case RawWait(duration_us, until):
+                if until is not None:
+                    self.fits(until, TIME, (*raw.pointer, "wait", "until"))
+                return Wait(duration_us, until), {}
+            case RawParallel(first, concurrency):
+                return self._parallel(raw, inner, first=first, concurrency=concurrency)
+            case RawForEach():
+                return self._for_each(raw, raw.action, inner)
+            case RawEnd(outcome, reason):
+                where = (*raw.pointer, "end")
+                if {"parallel", "race", "for_each"} & set(self._inside):
+                    self.fault(where, "a run cannot end inside parallel or for_each")
+                if reason:
+                    self.fits(reason, STRING, (*where, "reason"))
+                return End(outcome, reason), {}
+
+    def _block(self, block: RawBlock, prefix: str, kind: str) -> tuple[Step, ...]:
+        outer, self._inside = self._inside, (*self._inside, kind)
+        steps = self.steps(block.steps, prefix)
+        self._inside = outer
+        return steps
+
+    # Calls.
+
+    def _call_step(
+        self, raw: RawStep, call: RawCall, inner: str
+    ) -> tuple[Call | None, dict[str, Type]]:
+        operation = self._operation(call)
+        if operation is None:
+            outputs = dict.fromkeys(call.output_mapping, ANY)
+        else:
+            self.fits(call.input_mapping, operation.request, (*call.pointer, "input_mapping"))
+            outputs = {
+                name: self.type_of(v, (*call.pointer, "output_mapping", name), operation.reply)
+                for name, v in call.output_mapping.items()
             }
-        return Step(raw.id, operation, condition, raw.input_mapping, raw.output_mapping)
+        self._times(call)
+        compensate = self._compensation(raw, call, operation, outputs)
+        catch = self._catch(raw, call, inner)
+        if catch is not None:
+            outputs = {name: type.or_null() for name, type in outputs.items()}
+        if operation is None:
+            return None, outputs
+        self._must_be_allowed(raw, operation, call)
+        return (
+            Call(
+                operation,
+                call.input_mapping,
+                call.output_mapping,
+                call.retry,
+                call.timeout_us,
+                catch,
+                compensate,
+            ),
+            outputs,
+        )
 
-    def fault(self, pointer: Pointer, message: str, offset: int | None = None) -> None:
-        self.faults.append(self._document.fault(pointer, message, offset=offset))
-
-    def _operation(self, raw: RawStep) -> Operation | None:
+    def _operation(self, raw: RawCall) -> Operation | None:
         operation = self._operations.find(raw.operation)
         if operation is None:
             hint = self._operations.nearest(raw.operation)
@@ -90,185 +175,129 @@ class _Checker:
             )
         return operation
 
-    def _condition(self, raw: RawStep) -> Condition | None:
-        if raw.condition is None:
+    def _times(self, call: RawCall) -> None:
+        timeout, deadline = call.timeout_us, self._deadline_us
+        if timeout is not None and deadline is not None and timeout >= deadline:
+            self.fault((*call.pointer, "timeout"), "must be shorter than the deadline of the run")
+
+    def _must_be_allowed(self, raw: RawStep, operation: Operation, call: RawCall) -> None:
+        """What cannot be taken back stands alone; what lost a race must leave nothing behind."""
+        where = (*call.pointer, "operation")
+        name = operation.name
+        if operation.pivots and {"parallel", "race", "for_each"} & set(self._inside):
+            self.fault(where, f"{name} cannot be taken back: not inside parallel or for_each")
+        if operation.pivots and call.catches is not None:
+            self.fault((*raw.pointer, "on_error"), f"an error of {name} is never caught")
+        if "race" in self._inside and operation.effect is not Effect.READ:
+            self.fault(where, f"{name} changes something: it cannot race for the first")
+
+    def _compensation(
+        self, raw: RawStep, call: RawCall, operation: Operation | None, outputs: dict[str, Type]
+    ) -> Call | None:
+        undo = call.compensate
+        if undo is None:
             return None
-        where = (*raw.pointer, "condition")
-
-        def typed(path: Path, offset: int) -> Type | None:
-            return self._path_type(path, where, offset, output=None)
-
-        try:
-            return compile_condition(raw.condition, typed)
-        except ConditionInvalid as error:
-            if str(error):  # else the path's own fault is there already
-                self.fault(where, str(error), error.offset)
+        known = self._operation(undo)
+        self._times(undo)
+        if operation is not None and operation.effect is not Effect.REVERSIBLE:
+            what = "cannot be taken back" if operation.pivots else "changes nothing"
+            self.fault((*raw.pointer, "compensate"), f"{operation.name} {what}")
+        if known is None:
             return None
+        if known.pivots or isinstance(known.runs, Workflow):
+            what = "cannot be taken back" if known.pivots else "is a workflow, not one call"
+            self.fault((*undo.pointer, "operation"), f"{known.name} {what}")
+        self.visible.outputs[raw.id] = outputs  # it follows its own step's success
+        self.fits(undo.input_mapping, known.request, (*undo.pointer, "input_mapping"))
+        del self.visible.outputs[raw.id]
+        return Call(known, undo.input_mapping, {}, undo.retry, undo.timeout_us)
 
-    def _path_length(self, raw: RawStep, operation: Operation) -> None:
-        longest = len(raw.id) + _depth(operation)
-        if longest > MAX_PATH:
+    def _catch(self, raw: RawStep, call: RawCall, inner: str) -> Catch | None:
+        if call.catches is None:
+            return None
+        earlier = set(self.visible.outputs)
+        steps: tuple[Step, ...] = ()
+        for block in raw.blocks:
+            self.visible.outputs[raw.id] = {}  # with its _status and _error
+            steps = self._block(block, f"{inner}on_error/", "on_error")
+            del self.visible.outputs[raw.id]
+        self.visible.may_be_null(self.visible.outputs.keys() - earlier)
+        self.visible.current = raw.id
+        return Catch(call.catches, steps)
+
+    # Steps with steps inside.
+
+    def _switch(self, raw: RawStep, inner: str) -> Switch:
+        earlier = set(self.visible.outputs)
+        cases, taken = [], dict(self.visible.outputs)
+        for block in raw.blocks:
+            self.visible.outputs = {id: taken[id] for id in earlier}
+            self.visible.current = raw.id
+            when = self.condition(block.when, (*block.pointer, "when"))
+            cases.append(Case(when, self._block(block, inner, "switch")))
+            taken |= self.visible.outputs
+        self.visible.outputs = taken
+        self.visible.may_be_null(taken.keys() - earlier)
+        return Switch(tuple(cases))
+
+    def _parallel(
+        self, raw: RawStep, inner: str, *, first: bool, concurrency: int
+    ) -> tuple[Parallel, dict[str, Type]]:
+        if "for_each" in self._inside:
+            self.fault((*raw.pointer, "parallel"), "parallel cannot stand inside for_each")
+        earlier = dict(self.visible.outputs)
+        branches, seen = {}, dict(earlier)
+        for block in raw.blocks:
+            self.visible.outputs = dict(earlier)
+            branches[block.name] = self._block(block, inner, "race" if first else "parallel")
+            seen |= self.visible.outputs
+        self.visible.outputs = seen
+        if first:
+            self.visible.may_be_null(seen.keys() - earlier.keys())
+        return Parallel(branches, first, concurrency), {"first": STRING} if first else {}
+
+    def _for_each(
+        self, raw: RawStep, each: RawForEach, inner: str
+    ) -> tuple[ForEach, dict[str, Type]]:
+        where = (*raw.pointer, "for_each")
+        if "for_each" in self._inside:
+            self.fault(where, "for_each cannot stand inside for_each")
+        self.fits(each.items, ANY_LIST, (*where, "items"))
+        earlier, outer = dict(self.visible.outputs), self.visible.item
+        self.visible.item = self._item_type(each.items)
+        (block,) = raw.blocks
+        steps = self._block(block, inner, "for_each")
+        collected = {
+            name: self.type_of(v, (*where, "collect", name)) for name, v in each.collect.items()
+        }
+        self.visible.outputs, self.visible.item = earlier, outer
+        result = Type(Kind.OBJECT, members=collected)
+        results = Type(Kind.LIST, element=result.or_null() if each.tolerates else result)
+        action = ForEach(each.items, steps, each.collect, each.max_concurrency, each.tolerates)
+        return action, {"results": results, "failed": INT}
+
+    def _item_type(self, items: Any) -> Type:
+        faults = len(self.faults)
+        found = self.type_of(items, ()) if isinstance(items, str) else ANY_LIST
+        del self.faults[faults:]  # told already, where they are
+        return found.element or ANY if found.kind is Kind.LIST else ANY
+
+    def _path_length(self, raw: RawStep, prefix: str, action: Action | None) -> None:
+        inside = 0
+        if isinstance(action, Call):
+            inside = _depth(action.operation)
+            if action.compensate is not None:
+                inside = max(inside, len("/compensate") + _depth(action.compensate.operation))
+        if len(prefix) + len(raw.id) + inside > MAX_PATH:
             self.fault((*raw.pointer, "id"), f"longer than {MAX_PATH} characters with inner steps")
-
-    def _output_type(self, value: Any, operation: Operation, pointer: Pointer) -> Type:
-        return self._type_of(value, pointer, operation.reply)
-
-    def _fits(self, value: Any, target: Type, pointer: Pointer) -> None:
-        """Report what in a mapping cannot stand where the contract has ``target``."""
-        match value:
-            case str():
-                self._text_fits(value, target, pointer)
-            case dict() if target.kind in (Kind.OBJECT, Kind.STRUCT, Kind.ANY):
-                self._members_fit(value, target, pointer)
-            case list() if target.kind in (Kind.LIST, Kind.ANY):
-                for at, item in enumerate(value):
-                    self._fits(item, target.element or ANY, (*pointer, at))
-            case _:
-                self._literal_fits(value, target, pointer)
-
-    def _members_fit(self, value: dict[str, Any], target: Type, pointer: Pointer) -> None:
-        for name, item in value.items():
-            declared = target.descend(name)
-            if declared is None:
-                self._unknown_member(name, target, (*pointer, name))
-            else:
-                self._fits(item, declared, (*pointer, name))
-        for name in target.members:
-            if name not in value:
-                self.fault(pointer, f"{name} is missing: the operation needs it")
-
-    def _unknown_member(self, name: str, target: Type, pointer: Pointer) -> None:
-        message = f"unknown field {name!r}; known: {', '.join(target.names()) or 'none'}"
-        if name in ("context", "request_id"):
-            message = f"{name} is the engine's alone: leave it out"
-        self.faults.append(self._document.key_fault(pointer, message))
-
-    def _text_fits(self, text: str, target: Type, pointer: Pointer) -> None:
-        template = self._template(text, pointer)
-        if template is None:
-            return
-        if not template.paths:
-            self._literal_fits("".join(map(str, template.parts)), target, pointer)
-            return
-        for placed in template.paths:
-            source = self._path_type(placed.path, pointer, placed.offset, output=None)
-            if source is not None and template.whole and not target.accepts(source):
-                self.fault(pointer, f"{placed.path} is {source}, not {target}", placed.offset)
-        if not template.whole and not target.accepts(STRING):
-            self.fault(pointer, f"a text cannot be {target}")
-
-    def _literal_fits(self, value: Any, target: Type, pointer: Pointer) -> None:
-        try:
-            values.conform(value, target)
-        except values.Mismatch as error:
-            self.fault(pointer, str(error))
-
-    def _template(self, text: str, pointer: Pointer) -> Template | None:
-        try:
-            return parse_template(text)
-        except TemplateSyntax as error:
-            self.fault(pointer, str(error), error.offset)
-            return None
-
-    def _type_of(self, value: Any, pointer: Pointer, output: Type) -> Type:
-        """The type of an output, reporting the paths in it that lead nowhere."""
-        match value:
-            case str():
-                template = self._template(value, pointer)
-                return STRING if template is None else self._text_type(template, pointer, output)
-            case bool():
-                return BOOL
-            case int():
-                return INT
-            case float():
-                return DOUBLE
-            case dict():
-                members = {
-                    name: self._type_of(item, (*pointer, name), output)
-                    for name, item in value.items()
-                }
-                return Type(Kind.OBJECT, members=members)
-            case list():
-                for at, item in enumerate(value):
-                    self._type_of(item, (*pointer, at), output)
-                return Type(Kind.LIST, element=ANY)
-            case _:
-                return ANY.or_null()
-
-    def _text_type(self, template: Template, pointer: Pointer, output: Type) -> Type:
-        def typed(placed: Placed) -> Type:
-            found = self._path_type(placed.path, pointer, placed.offset, output=output)
-            return found or ANY
-
-        types = [typed(placed) for placed in template.paths]
-        if template.whole:
-            return types[0]
-        return Type(Kind.STRING, showable=all(type.showable for type in types))
-
-    def _path_type(
-        self, path: Path, pointer: Pointer, offset: int, *, output: Type | None
-    ) -> Type | None:
-        """The type of what a path leads to; None, and a fault, if that is nothing."""
-        try:
-            return self._look_up(path, output)
-        except LookupError as error:
-            self.fault(pointer, str(error.args[0]), offset)
-            return None
-
-    def _look_up(self, path: Path, output: Type | None) -> Type:
-        match path.root:
-            case "input":
-                return inference.type_of_input(self._inputs, path)
-            case "output" if output is not None:
-                return _descend(output, path, path.parts, "output")
-            case "output":
-                raise LookupError("output can be read in output_mapping only")
-            case "ctx":
-                if len(path.parts) != 1 or path.parts[0] not in CONTEXT:
-                    raise LookupError(f"ctx has {', '.join(CONTEXT)} only")
-                return STRING
-            case _:
-                return self._look_up_step(path)
-
-    def _look_up_step(self, path: Path) -> Type:
-        if not path.parts:
-            raise LookupError("name a step: steps.<id>")
-        id, *rest = path.parts
-        self._must_be_earlier(str(id))
-        outputs = self._outputs[str(id)]
-        if not rest:
-            return Type(Kind.OBJECT, members=outputs)
-        name, *rest = rest
-        if name == STATUS and not rest:
-            return STRING
-        if name not in outputs:
-            known = ", ".join(outputs) or "none"
-            raise LookupError(f"step {id} has no output {name!r}; its output_mapping has {known}")
-        return _descend(outputs[str(name)], path, tuple(rest), f"steps.{id}.{name}")
-
-    def _must_be_earlier(self, id: str) -> None:
-        if id == self._current:
-            raise LookupError(f"step {id} cannot read its own outputs here")
-        if id in self._outputs:
-            return
-        if any(step.id == id for step in self._raw.steps):
-            raise LookupError(f"step {id} comes later: only earlier steps can be read")
-        earlier = ", ".join(self._outputs) or "none"
-        raise LookupError(f"unknown step {id!r}; earlier steps: {earlier}")
-
-
-def _descend(type: Type, path: Path, parts: tuple[str | int, ...], so_far: str) -> Type:
-    for part in parts:
-        found = type.descend(part)
-        if found is None:
-            known = f"; it has {', '.join(type.names())}" if type.names() else ""
-            raise LookupError(f"{so_far} is {type}: it has no {part!r}{known}")
-        type = found
-        so_far += f"[{part}]" if isinstance(part, int) else f".{part}"
-    return type
 
 
 def _depth(operation: Operation) -> int:
+    """How much longer the paths of the steps inside an operation are."""
     if not isinstance(operation.runs, Workflow):
         return 0
-    return max(1 + len(step.id) + _depth(step.operation) for step in operation.runs.steps)
+    return max(
+        1 + len(step.id) + _depth(step.action.operation)
+        for step in all_steps(operation.runs.steps)
+        if isinstance(step.action, Call)
+    )

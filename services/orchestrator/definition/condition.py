@@ -179,7 +179,7 @@ def _paths(text: str) -> list[tuple[Path, int]]:
         path = None if token["path"] is None else parse_path(token["path"])
         if path is None:
             raise ConditionInvalid(
-                f"{token[0]!r} is no path; one begins with input, steps or ctx", token.start()
+                f"{token[0]!r} is no path; one begins with input, steps, ctx or item", token.start()
             )
         found.append((path, token.start()))
     return found

@@ -30,14 +30,14 @@ class Document:
         """A fault of the value there, or ``offset`` characters into it if it is a string."""
         start = self._values[pointer]
         if offset is not None:
-            start += self._within(start, self._at(pointer), offset)
+            start += self._within(start, self.at(pointer), offset)
         return fault_at(self._text, start, message)
 
     def key_fault(self, pointer: Pointer, message: str) -> Fault:
         """A fault of the key that leads to ``pointer``."""
         return fault_at(self._text, self._keys[pointer], message)
 
-    def _at(self, pointer: Pointer) -> Any:
+    def at(self, pointer: Pointer) -> Any:
         value = self.value
         for part in pointer:
             value = value[part]

@@ -5,9 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from services.orchestrator.definition.condition import paths_in
+from services.orchestrator.definition.parse import (
+    RawCall,
+    RawEnd,
+    RawForEach,
+    RawSet,
+    RawWait,
+    all_raw,
+)
 from services.orchestrator.definition.path import Path
 from services.orchestrator.definition.template import TemplateSyntax, parse_template
-from services.orchestrator.definition.types import ANY, Kind, Type
+from services.orchestrator.definition.types import ANY, TIME, Kind, Type
 from services.orchestrator.definition.workflow import Inputs
 
 if TYPE_CHECKING:
@@ -44,13 +52,39 @@ def type_of_input(inputs: Inputs, path: Path) -> Type:
 
 
 def _uses(raw: RawWorkflow, operations: Operations) -> Iterator[tuple[Path, Type]]:
-    for step in raw.steps:
-        if step.condition is not None:
-            yield from ((path, ANY) for path in paths_in(step.condition) if path.root == "input")
-        operation = operations.find(step.operation)
-        request = ANY if operation is None else operation.request
-        yield from _mapped(step.input_mapping, request)
-        yield from _mapped(step.output_mapping, ANY)
+    for step in all_raw(raw.steps):
+        yield from _judged(step.condition)
+        for block in step.blocks:
+            yield from _judged(block.when)
+        match step.action:
+            case RawCall() as call:
+                yield from _called(call, operations)
+            case RawSet(values):
+                yield from _mapped(values, ANY)
+            case RawWait(until=str() as until):
+                yield from _mapped(until, TIME)
+            case RawForEach(items, collect):
+                yield from _mapped(items, Type(Kind.LIST, element=ANY))
+                yield from _mapped(collect, ANY)
+            case RawEnd(reason=reason):
+                yield from _mapped(reason, ANY)
+            case _:
+                pass
+
+
+def _judged(condition: str | None) -> Iterator[tuple[Path, Type]]:
+    for path in paths_in(condition or ""):
+        if path.root == "input":
+            yield path, ANY
+
+
+def _called(call: RawCall, operations: Operations) -> Iterator[tuple[Path, Type]]:
+    operation = operations.find(call.operation)
+    request = ANY if operation is None else operation.request
+    yield from _mapped(call.input_mapping, request)
+    yield from _mapped(call.output_mapping, ANY)
+    if call.compensate is not None:
+        yield from _called(call.compensate, operations)
 
 
 def _mapped(value: Any, target: Type) -> Iterator[tuple[Path, Type]]:

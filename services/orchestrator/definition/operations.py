@@ -15,7 +15,13 @@ from anya.web5.v1 import analysis_pb2 as web5_analysis
 from anya.web5.v1 import did_pb2, identity_pb2, record_pb2
 from mesh import contracts
 from services.orchestrator.definition.types import Type, object_type
-from services.orchestrator.definition.workflow import Effect, Method, Operation, Workflow
+from services.orchestrator.definition.workflow import (
+    Call,
+    Effect,
+    Method,
+    Operation,
+    Workflow,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -56,10 +62,12 @@ class Operations:
 
 def composite(workflow: Workflow) -> Operation:
     last = workflow.steps[-1]
-    reply: Type = last.operation.reply
+    assert isinstance(last.action, Call)  # noqa: S101  (what we ship ends with a call)
+    called = last.action.operation
+    reply: Type = called.reply
     return Operation(
         name=workflow.id,
-        protocol=last.operation.protocol,
+        protocol=called.protocol,
         request=workflow.inputs.as_type(),
         reply=reply.or_null() if last.condition else reply,
         runs=workflow,

@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# What a path can see: "input", "steps", "ctx", and in an output mapping "output", as JSON.
+# What a path can see, as JSON: "input", "steps", "ctx"; in an output mapping "output", and in what
+# is done for each of several items "item" and "index".
 Scope: TypeAlias = "Mapping[str, Any]"
 
-STATUS = "_status"  # of a step: SUCCEEDED or SKIPPED, beside its outputs
+STATUS = "_status"  # of a step: SUCCEEDED, SKIPPED or FAILED, beside its outputs
+ERROR = "_error"  # of a step: the reason or code of what it failed with, null if it did not
+OWN = (STATUS, ERROR)
 
-_PATH = re.compile(r"(input|steps|output|ctx)((?:\.[A-Za-z_][A-Za-z0-9_]*|\[\d{1,6}\])*)")
+ROOTS = ("input", "steps", "output", "ctx", "item", "index")
+
+_PATH = re.compile(rf"({'|'.join(ROOTS)})((?:\.[A-Za-z_][A-Za-z0-9_]*|\[\d{{1,6}}\])*)")
 _PART = re.compile(r"\.([A-Za-z_][A-Za-z0-9_]*)|\[(\d+)\]")
 
 
@@ -42,11 +47,13 @@ class Path:
         return ".".join((self.root, *names))
 
     def read(self, scope: Scope) -> Any:
-        value = scope.get(self.root, {})
+        if self.root not in scope:
+            raise PathMissing(self)
+        value = scope[self.root]
         for part in self.parts:
             value = self._descend(value, part)
         if self.root == "steps" and len(self.parts) == 1:
-            return {name: output for name, output in value.items() if name != STATUS}
+            return {name: output for name, output in value.items() if name not in OWN}
         return value
 
     def _descend(self, value: Any, part: str | int) -> Any:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import rfc8785
 
-from services.orchestrator.definition.path import Path, PathMissing, parse_path
+from services.orchestrator.definition.path import ROOTS, Path, PathMissing, parse_path
 
 if TYPE_CHECKING:
     from services.orchestrator.definition.document import Pointer
@@ -132,7 +132,7 @@ def _path(token: re.Match[str]) -> Path:
     path = parse_path(token[1])
     if path is None:
         raise TemplateSyntax(
-            f"{token[1].strip()!r} is no path; one begins with input, steps, output or ctx",
+            f"{token[1].strip()!r} is no path; one begins with {', '.join(ROOTS)}",
             token.start(),
         )
     return path

@@ -130,6 +130,7 @@ BOOL = Type(Kind.BOOL)
 INT = Type(Kind.INT)
 DOUBLE = Type(Kind.DOUBLE)
 STRING = Type(Kind.STRING)
+TIME = Type(Kind.TIME)
 
 
 @lru_cache(maxsize=1024)

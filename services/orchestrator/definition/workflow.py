@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from services.orchestrator.definition import values
 from services.orchestrator.definition.path import Path, PathMissing
 from services.orchestrator.definition.types import ANY, Kind, Type
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from google.protobuf.message import Message
 
@@ -53,17 +53,145 @@ class Operation:
     def pivots(self) -> int:
         """How many of its calls cannot be taken back."""
         if isinstance(self.runs, Workflow):
-            return sum(step.operation.pivots for step in self.runs.steps)
+            return self.runs.pivots
         return int(self.runs.effect is Effect.PIVOT)
+
+    @property
+    def effect(self) -> Effect:
+        """A workflow that pays is no operation: what runs inside another can be taken back."""
+        return Effect.REVERSIBLE if isinstance(self.runs, Workflow) else self.runs.effect
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """How often a call is tried again, where a definition says so; None: as the engine does."""
+
+    max_attempts: int | None = None
+    backoff_us: int | None = None  # before the second attempt; doubles
+    max_delay_us: int | None = None
+    jitter: float | None = None  # 0 to 1: the part of a delay that is chance
+    max_duration_us: int | None = None  # of all attempts together
+    errors: frozenset[str] = frozenset()  # the only ones that are tried again; empty: as above
+
+
+AS_THE_ENGINE_DOES = Retry()
+
+
+@dataclass(frozen=True, slots=True)
+class Catch:
+    """Errors that do not end the run: their codes or reasons, empty for all, and what then."""
+
+    errors: frozenset[str]
+    steps: tuple[Step, ...]
+
+    def takes(self, code: str, reason: str) -> bool:
+        return not self.errors or bool({code, reason} & self.errors)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    operation: Operation
+    input_mapping: dict[str, Any]
+    output_mapping: dict[str, Any]
+    retry: Retry = AS_THE_ENGINE_DOES
+    timeout_us: int | None = None
+    on_error: Catch | None = None
+    compensate: Call | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Set:
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    when: Condition | None  # None: otherwise
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    cases: tuple[Case, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    duration_us: int | None
+    until: str | None  # a template
+
+
+@dataclass(frozen=True, slots=True)
+class Parallel:
+    branches: Mapping[str, tuple[Step, ...]]
+    first: bool  # ends with the first branch that does; else with the last
+    max_concurrency: int
+
+
+@dataclass(frozen=True, slots=True)
+class ForEach:
+    items: Any  # a template
+    steps: tuple[Step, ...]
+    collect: dict[str, Any]  # templates, resolved where an item's last step ended
+    max_concurrency: int
+    tolerates: bool  # a failed item ends only itself
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    outcome: str  # "succeeded", "failed" or "refused"
+    reason: str  # a template
+
+
+Action: TypeAlias = "Call | Set | Switch | Wait | Parallel | ForEach | End"
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     id: str
-    operation: Operation
-    condition: Condition | None
-    input_mapping: dict[str, Any]
-    output_mapping: dict[str, Any]
+    action: Action
+    condition: Condition | None = None
+
+    @property
+    def inner(self) -> tuple[Step, ...]:
+        """The steps inside it that its own definition holds."""
+        match self.action:
+            case Switch(cases):
+                return tuple(step for case in cases for step in case.steps)
+            case Parallel(branches):
+                return tuple(step for steps in branches.values() for step in steps)
+            case ForEach():
+                return self.action.steps
+            case Call(on_error=Catch(steps=steps)):
+                return steps
+            case _:
+                return ()
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names that later steps can read."""
+        match self.action:
+            case Call(output_mapping=outputs):
+                return tuple(outputs)
+            case Set(values):
+                return tuple(values)
+            case ForEach():
+                return ("results", "failed")
+            case Parallel(first=True):
+                return ("first",)
+            case _:
+                return ()
+
+    @property
+    def pivots(self) -> int:
+        """How many calls that cannot be taken back one way through it makes at most."""
+        match self.action:
+            case Switch(cases):
+                return max(_pivots(case.steps) for case in cases)
+            case Call(operation):
+                return operation.pivots + _pivots(self.inner)
+            case _:
+                return _pivots(self.inner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,25 +233,41 @@ class Workflow:
     hash: str  # SHA-256 of the RFC 8785 form, hex
     steps: tuple[Step, ...]
     inputs: Inputs
+    deadline_us: int | None = None  # from the start of a run; None: the engine's
     _by_id: dict[str, Step] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_by_id", {step.id: step for step in self.steps})
+        object.__setattr__(self, "_by_id", {step.id: step for step in all_steps(self.steps)})
 
     def step(self, id: str) -> Step:
+        """Also one inside another: their ids differ throughout the definition."""
         return self._by_id[id]
 
     @property
     def pivots(self) -> int:
-        return sum(step.operation.pivots for step in self.steps)
+        return _pivots(self.steps)
 
     def composites(self) -> dict[str, str]:
         """Name and hash of every workflow that runs inside this one: a run is pinned to them."""
         return dict(_composites(self))
 
 
+def all_steps(steps: Iterable[Step]) -> Iterator[Step]:
+    """These and all inside them, each before what is inside it."""
+    for step in steps:
+        yield step
+        yield from all_steps(step.inner)
+
+
+def _pivots(steps: Iterable[Step]) -> int:
+    return sum(step.pivots for step in steps)
+
+
 def _composites(workflow: Workflow) -> Iterator[tuple[str, str]]:
-    for step in workflow.steps:
-        if isinstance(step.operation.runs, Workflow):
-            yield step.operation.name, step.operation.runs.hash
-            yield from _composites(step.operation.runs)
+    for step in all_steps(workflow.steps):
+        if not isinstance(step.action, Call):
+            continue
+        for call in filter(None, (step.action, step.action.compensate)):
+            if isinstance(call.operation.runs, Workflow):
+                yield call.operation.name, call.operation.runs.hash
+                yield from _composites(call.operation.runs)

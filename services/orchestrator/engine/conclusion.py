@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from mesh.errors import Reason
 from services.orchestrator.definition.workflow import Effect
+from services.orchestrator.engine import places
 from services.orchestrator.engine.policy import REFUSALS, REFUSALS_OF_THE_PAYMENT
 from services.orchestrator.engine.state import RunState, RunStatus, StepStatus
 
@@ -29,8 +30,13 @@ def pivot_made(state: RunState) -> bool:
     )
 
 
+def compensates(path: str) -> bool:
+    """Is the step part of taking another one back?"""
+    return f"{path}/".find(f"/{places.COMPENSATE}/") > 0
+
+
 def of_all_steps(state: RunState) -> tuple[RunStatus, str]:
-    """The end of a run whose every step succeeded or was skipped."""
+    """The end of a run whose every step succeeded, was skipped or had its error caught."""
     pivot = _pivot(state)
     if pivot is None:
         return RunStatus.SUCCEEDED, ""
@@ -44,15 +50,28 @@ def of_all_steps(state: RunState) -> tuple[RunStatus, str]:
     return RunStatus.SUCCEEDED, ""
 
 
-def of_failure(
-    workflow: Workflow, state: RunState, path: str, error: Error
-) -> tuple[RunStatus, str]:
+def of_end(workflow: Workflow, state: RunState, outcome: str, reason: str) -> tuple[RunStatus, str]:
+    """The end that a definition asks for, as far as the payment allows it."""
+    asked = RunStatus(outcome.upper())
+    pivot = _pivot(state)
+    if pivot is None or pivot.status is StepStatus.SKIPPED:
+        made = asked is RunStatus.SUCCEEDED and workflow.pivots > 0
+        return (RunStatus.REFUSED if made else asked), reason
+    found, why = of_all_steps(state)
+    if found is RunStatus.SUCCEEDED and asked is not found:
+        return RunStatus.NEEDS_ATTENTION, f"{pivot.path} was done, but not what follows: {reason}"
+    return (found, why or reason) if found is not RunStatus.SUCCEEDED else (asked, reason)
+
+
+def of_failure(workflow: Workflow, state: RunState, path: str) -> tuple[RunStatus, str]:
     """The end of a run with a step that failed for good."""
     step = state.steps[path]
+    error = step.error
+    assert error is not None  # noqa: S101  (it failed)
+    if step.status is StepStatus.UNCERTAIN:
+        return RunStatus.NEEDS_ATTENTION, f"{path}: its outcome is unknown, last {error}"
     is_pivot = step.effect == Effect.PIVOT.name
     reason = f"{path}: {error}" if step.attempt else error.message
-    if is_pivot and step.status is StepStatus.UNCERTAIN:
-        return RunStatus.NEEDS_ATTENTION, reason
     if pivot_made(state):
         pivot = _pivot(state)
         made = pivot.path if pivot else ""
@@ -64,11 +83,6 @@ def of_failure(
     return RunStatus.FAILED, reason
 
 
-def of_unknown(path: str, error: Error) -> tuple[RunStatus, str]:
-    """The end of a run with an effect that nobody knows about."""
-    return RunStatus.NEEDS_ATTENTION, f"{path}: its outcome is unknown, last {error}"
-
-
 def _refuses_payment(error: Error) -> bool:
     if error.reason == Reason.REQUEST_ID_REUSED:
         return False  # another payment has this id: that one may well be made
@@ -76,4 +90,7 @@ def _refuses_payment(error: Error) -> bool:
 
 
 def _pivot(state: RunState) -> StepState | None:
-    return next((step for step in state.steps.values() if step.effect == Effect.PIVOT.name), None)
+    """The payment: the one that was begun, if several stand for choice."""
+    pivots = [step for step in state.steps.values() if step.effect == Effect.PIVOT.name]
+    begun = (step for step in pivots if step.status is not StepStatus.SKIPPED)
+    return next(begun, pivots[0] if pivots else None)

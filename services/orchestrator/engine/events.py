@@ -61,6 +61,7 @@ class Call:
     service: str
     method: str
     request: bytes
+    timeout: float  # seconds
 
 
 @dataclass(frozen=True, slots=True)

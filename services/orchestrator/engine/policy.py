@@ -7,8 +7,10 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from mesh.errors import Reason
+from services.orchestrator.definition.workflow import AS_THE_ENGINE_DOES
 
 if TYPE_CHECKING:
+    from services.orchestrator.definition.workflow import Retry
     from services.orchestrator.engine.state import Error
 
 SECOND = 1_000_000  # microseconds
@@ -45,14 +47,30 @@ class Policy:
     run_deadline: float = 3600.0  # from the start, for everything before the payment
     backoff: float = 0.1  # before the second attempt; doubles
     backoff_most: float = 5.0
+    jitter: float = 0.5  # the part of a delay that is chance
     backoff_after_pivot: float = 30.0  # the most, where there is no way back
     park: float = 5.0  # where a breaker does not say how long it stays open
 
-    def retry_us(self, attempt: int, error: Error, jitter: float, *, after_pivot: bool) -> int:
-        """How long to wait after this attempt; ``jitter`` from 0 to 1."""
-        most = self.backoff_after_pivot if after_pivot else self.backoff_most
-        wait = min(self.backoff * 2 ** min(attempt - 1, 16), most)
-        return int(max(wait * (0.5 + jitter / 2), error.retry_after) * SECOND)
+    def retry_us(
+        self,
+        attempt: int,
+        error: Error,
+        jitter: float,
+        *,
+        after_pivot: bool,
+        said: Retry = AS_THE_ENGINE_DOES,
+    ) -> int:
+        """How long to wait after this attempt; ``jitter`` from 0 to 1.
+
+        ``said``: what the definition asks for.
+        """
+        first = said.backoff_us or self.backoff * SECOND
+        most = said.max_delay_us or max(self.backoff_most * SECOND, first)
+        if after_pivot:
+            most = self.backoff_after_pivot * SECOND
+        wait = min(first * 2 ** min(attempt - 1, 16), most)
+        spread = self.jitter if said.jitter is None else said.jitter
+        return int(max(wait * (1 - spread * (1 - jitter)), error.retry_after * SECOND))
 
     def park_us(self, error: Error, jitter: float) -> int:
         """Until the breaker may let a probe through, spread so that not all come at once."""

@@ -5,16 +5,20 @@ Payloads are JSON; ``?`` marks what may be missing:
     START          workflow_id, definition_hash, composites {name: hash}, input, intent (base64),
                    presentation, starter, deadline_us
     STEP_INTENT    operation, protocol, effect, input, condition?; for an RPC also method, service,
-                   key and request (base64): the bytes that every attempt sends
+                   key and request (base64): the bytes that every attempt sends; for a wait
+                   until_us
     STEP_ATTEMPT   cause: what made another attempt necessary
-    STEP_FAILED    error, uncertain, final; retry_us? unless it is final
+    STEP_FAILED    error, uncertain, final; retry_us? unless it is final; output?, caught?, at?;
+                   with the keys of STEP_INTENT if it is the step's first record
+    STEP_HANDLED   nothing
     STEP_PARKED    error, until_us
-    STEP_DONE      reply, output, attestations [[kind, jws], ...]
-    STEP_SKIPPED   operation, protocol, effect, condition, output, reason
+    STEP_DONE      reply, output, attestations [[kind, jws], ...]; likewise
+    STEP_SKIPPED   operation, protocol, effect, condition?, output, reason
     CANCEL_INTENT  method, request (base64), error: what led to it
     CANCEL_FAILED  error, final; retry_us? unless it is final
     CANCEL_DONE    nothing
     RECOVERED      nothing
+    STOPPING       status, reason: how the run ends once nothing is under way
     FINISH         status, reason
 """
 
@@ -33,6 +37,7 @@ class Kind(StrEnum):
     STEP_INTENT = "STEP_INTENT"
     STEP_ATTEMPT = "STEP_ATTEMPT"
     STEP_FAILED = "STEP_FAILED"
+    STEP_HANDLED = "STEP_HANDLED"
     STEP_PARKED = "STEP_PARKED"
     STEP_DONE = "STEP_DONE"
     STEP_SKIPPED = "STEP_SKIPPED"
@@ -40,6 +45,7 @@ class Kind(StrEnum):
     CANCEL_FAILED = "CANCEL_FAILED"
     CANCEL_DONE = "CANCEL_DONE"
     RECOVERED = "RECOVERED"
+    STOPPING = "STOPPING"
     FINISH = "FINISH"
 
 

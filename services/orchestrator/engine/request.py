@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from anya.mesh.v1.attestation_pb2 import Attestation, PaymentIntent, RunContext
 from services.orchestrator.definition import values
 from services.orchestrator.definition.workflow import Effect
+from services.orchestrator.engine import places
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -14,12 +15,15 @@ if TYPE_CHECKING:
     from services.orchestrator.definition.workflow import Method
     from services.orchestrator.engine.state import RunState
 
-FIRST_ITERATION = 0
+FIRST_ITERATION = "0"
 
 
 def effect_key(state: RunState, path: str, effect: Effect) -> str:
     """The request_id of a step's every attempt. A payment's is its own id, which is the run's."""
-    return state.run_id if effect is Effect.PIVOT else f"{state.run_id}/{path}/{FIRST_ITERATION}"
+    if effect is Effect.PIVOT:
+        return state.run_id
+    iteration = ".".join(places.indices(path)) or FIRST_ITERATION
+    return f"{state.run_id}/{places.plain(path)}/{iteration}"
 
 
 def build_request(method: Method, resolved: dict[str, Any], key: str, state: RunState) -> bytes:

@@ -80,7 +80,7 @@ def _start_payload(
         "intent": b64encode(intent).decode(),
         "presentation": request.presentation,
         "starter": request.starter,
-        "deadline_us": at_us + int(policy.run_deadline * SECOND),
+        "deadline_us": at_us + (workflow.deadline_us or int(policy.run_deadline * SECOND)),
     }
 
 

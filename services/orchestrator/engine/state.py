@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from base64 import b64decode
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, TypeAlias
-
-from services.orchestrator.engine.record import Kind, Record
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Mapping
 
 
 RECOVERED = "recovered"  # the cause of an attempt that follows a crash
@@ -19,9 +16,13 @@ RECOVERED = "recovered"  # the cause of an attempt that follows a crash
 class RunStatus(StrEnum):
     RUNNING = "RUNNING"
     PARKED = "PARKED"
+    WAITING = "WAITING"
     SUCCEEDED = "SUCCEEDED"
     REFUSED = "REFUSED"
     FAILED = "FAILED"
+    COMPENSATED = "COMPENSATED"
+    COMPENSATION_FAILED = "COMPENSATION_FAILED"
+    CANCELLED = "CANCELLED"
     NEEDS_ATTENTION = "NEEDS_ATTENTION"
 
 
@@ -38,9 +39,10 @@ class Phase(StrEnum):
 
     CALLING = "CALLING"  # an attempt is owed, or on its way
     WAITING = "WAITING"  # until the next attempt
+    PASSING = "PASSING"  # time: that is all it is there for
     PARKED = "PARKED"  # until the breaker of its target lets a probe through
     CANCELLING = "CANCELLING"  # a cancel is owed, from some time on, or on its way
-    INSIDE = "INSIDE"  # its inner steps run
+    INSIDE = "INSIDE"  # the steps inside it run
     ENDED = "ENDED"
 
 
@@ -85,6 +87,7 @@ class StepState:
     service: str = ""
     key: str = ""
     request: bytes = b""
+    timeout_us: int = 0  # of all attempts together, if the definition says; 0: the engine's
     until_us: int = 0  # nothing is to be done before
     finished_us: int = 0
     uncertain: bool = False  # an attempt may have had its effect
@@ -93,6 +96,25 @@ class StepState:
     cancel_attempt: int = 0
     cancel_cause: Error | None = None
     cancelled: bool = False  # later attempts are refused, or answered with what was there
+    caught: str = ""  # what becomes of its failure, see Caught; empty: it ends the run
+    failed_at: str = ""  # the step inside it that failed, if it is not the one itself
+    ended: int = 0  # sequence of the record that ended it
+
+
+class Caught(StrEnum):
+    """Who goes on after a failure."""
+
+    CONTINUE = "continue"  # the next step
+    HANDLE = "handle"  # first the steps of its on_error
+    ITEM = "item"  # the other items of the for_each around it
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The run is about to end like this: nothing new begins."""
+
+    status: RunStatus
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,236 +137,14 @@ class RunState:
     recoveries: int = 0
     steps: dict[str, StepState] = field(default_factory=dict)  # in the order they began
     attestations: tuple[tuple[str, str], ...] = ()  # kind and JWS, in the order they came
+    active: tuple[str, ...] = ()  # paths of the steps in flight
+    stop: Stop | None = None
 
     @property
     def finished(self) -> bool:
         return self.finished_us > 0
 
     @property
-    def in_flight(self) -> StepState | None:
-        """The step that has something to do or to wait for."""
-        return next(
-            (step for step in self.steps.values() if step.phase not in (Phase.INSIDE, Phase.ENDED)),
-            None,
-        )
-
-
-def fold(run_id: str, records: Iterable[Record]) -> RunState:
-    state = RunState(run_id)
-    for record in records:
-        state = evolve(state, record)
-    return state
-
-
-def evolve(state: RunState, record: Record) -> RunState:
-    """The state after one more record."""
-    assert record.sequence == state.sequence + 1, "a journal has no gaps"  # noqa: S101
-    changed = replace(state, sequence=record.sequence, updated_us=record.at_us)
-    return _EVOLVE[record.kind](changed, record)
-
-
-def _start(state: RunState, record: Record) -> RunState:
-    payload = record.payload
-    return replace(
-        state,
-        workflow_id=payload["workflow_id"],
-        definition_hash=payload["definition_hash"],
-        composites=payload["composites"],
-        input=payload["input"],
-        intent=b64decode(payload["intent"]),
-        presentation=payload["presentation"],
-        starter=payload["starter"],
-        deadline_us=payload["deadline_us"],
-        created_us=record.at_us,
-    )
-
-
-def _step_intent(state: RunState, record: Record) -> RunState:
-    payload = record.payload
-    method = payload.get("method", "")
-    step = StepState(
-        path=record.path,
-        operation=payload["operation"],
-        protocol=payload["protocol"],
-        effect=payload["effect"],
-        status=StepStatus.RUNNING,
-        phase=Phase.CALLING if method else Phase.INSIDE,
-        attempt=record.attempt,
-        started_us=record.at_us,
-        since_us=record.at_us,
-        input=payload["input"],
-        condition=payload.get("condition"),
-        method=method,
-        service=payload.get("service", ""),
-        key=payload.get("key", ""),
-        request=b64decode(payload.get("request", "")),
-    )
-    return _with(state, step)
-
-
-def _step_attempt(state: RunState, record: Record) -> RunState:
-    step = state.steps[record.path]
-    resumed = step.phase is Phase.PARKED
-    # Whoever was killed in the middle of a call left nobody to hear its answer.
-    unheard = record.payload["cause"] == RECOVERED and step.effect != "READ"
-    return _with(
-        replace(state, status=RunStatus.RUNNING, reason=""),
-        replace(
-            step,
-            phase=Phase.CALLING,
-            attempt=record.attempt,
-            since_us=record.at_us if resumed else step.since_us,
-            until_us=0,
-            uncertain=step.uncertain or unheard,
-            status=StepStatus.UNCERTAIN if unheard else step.status,
-        ),
-    )
-
-
-def _step_failed(state: RunState, record: Record) -> RunState:
-    payload = record.payload
-    step = state.steps.get(record.path) or StepState(
-        path=record.path,
-        operation=payload["operation"],
-        protocol=payload["protocol"],
-        effect=payload["effect"],
-        status=StepStatus.FAILED,
-        phase=Phase.ENDED,
-        attempt=record.attempt,
-        started_us=record.at_us,
-        since_us=record.at_us,
-        condition=payload.get("condition"),
-    )
-    uncertain = step.uncertain or payload["uncertain"]
-    failed = replace(step, error=Error.from_payload(payload["error"]), uncertain=uncertain)
-    if not payload["final"]:
-        status = StepStatus.UNCERTAIN if uncertain else StepStatus.RUNNING
-        return _with(
-            state,
-            replace(failed, status=status, phase=Phase.WAITING, until_us=payload["retry_us"]),
-        )
-    # What stays uncertain is not called failed: nobody knows whether it was done.
-    status = StepStatus.UNCERTAIN if payload["uncertain"] else StepStatus.FAILED
-    return _with(state, replace(failed, status=status, phase=Phase.ENDED, finished_us=record.at_us))
-
-
-def _step_parked(state: RunState, record: Record) -> RunState:
-    step = replace(
-        state.steps[record.path],
-        phase=Phase.PARKED,
-        until_us=record.payload["until_us"],
-        error=Error.from_payload(record.payload["error"]),
-    )
-    reason = f"{step.path}: {step.error}"
-    return _with(replace(state, status=RunStatus.PARKED, reason=reason), step)
-
-
-def _step_done(state: RunState, record: Record) -> RunState:
-    payload = record.payload
-    step = replace(
-        state.steps[record.path],
-        status=StepStatus.SUCCEEDED,
-        phase=Phase.ENDED,
-        reply=payload["reply"],
-        output=payload["output"],
-        error=None,
-        finished_us=record.at_us,
-    )
-    came = tuple((kind, jws) for kind, jws in payload["attestations"])
-    return _with(replace(state, attestations=state.attestations + came), step)
-
-
-def _step_skipped(state: RunState, record: Record) -> RunState:
-    payload = record.payload
-    begun = state.steps.get(record.path)
-    step = StepState(
-        path=record.path,
-        operation=payload["operation"],
-        protocol=payload["protocol"],
-        effect=payload["effect"],
-        status=StepStatus.SKIPPED,
-        phase=Phase.ENDED,
-        attempt=record.attempt,
-        started_us=begun.started_us if begun else record.at_us,
-        since_us=record.at_us,
-        input=begun.input if begun else {},
-        output=payload["output"],
-        condition=payload["condition"],
-        skip_reason=payload["reason"],
-        finished_us=record.at_us,
-    )
-    return _with(state, step)
-
-
-def _cancel_intent(state: RunState, record: Record) -> RunState:
-    step = replace(
-        state.steps[record.path],
-        phase=Phase.CANCELLING,
-        since_us=record.at_us,
-        cancel_method=record.payload["method"],
-        cancel_request=b64decode(record.payload["request"]),
-        cancel_attempt=1,
-        cancel_cause=Error.from_payload(record.payload["error"]),
-        until_us=0,
-    )
-    return _with(state, step)
-
-
-def _cancel_failed(state: RunState, record: Record) -> RunState:
-    step = replace(
-        state.steps[record.path],
-        error=Error.from_payload(record.payload["error"]),
-    )
-    if record.payload["final"]:
-        return _with(state, replace(step, phase=Phase.ENDED, finished_us=record.at_us))
-    return _with(
-        state,
-        replace(
-            step,
-            until_us=record.payload["retry_us"],
-            cancel_attempt=step.cancel_attempt + 1,
-        ),
-    )
-
-
-def _cancel_done(state: RunState, record: Record) -> RunState:
-    return _with(state, replace(state.steps[record.path], cancelled=True, since_us=record.at_us))
-
-
-def _recovered(state: RunState, record: Record) -> RunState:
-    changed = replace(state, recoveries=state.recoveries + 1)
-    step = state.in_flight
-    if step is None:
-        return changed
-    retried = step.cancel_attempt + (step.phase is Phase.CANCELLING)
-    return _with(changed, replace(step, since_us=record.at_us, cancel_attempt=retried))
-
-
-def _finish(state: RunState, record: Record) -> RunState:
-    return replace(
-        state,
-        status=RunStatus(record.payload["status"]),
-        reason=record.payload["reason"],
-        finished_us=record.at_us,
-    )
-
-
-def _with(state: RunState, step: StepState) -> RunState:
-    return replace(state, steps={**state.steps, step.path: step})
-
-
-_Evolve: TypeAlias = "Callable[[RunState, Record], RunState]"
-_EVOLVE: dict[Kind, _Evolve] = {
-    Kind.START: _start,
-    Kind.STEP_INTENT: _step_intent,
-    Kind.STEP_ATTEMPT: _step_attempt,
-    Kind.STEP_FAILED: _step_failed,
-    Kind.STEP_PARKED: _step_parked,
-    Kind.STEP_DONE: _step_done,
-    Kind.STEP_SKIPPED: _step_skipped,
-    Kind.CANCEL_INTENT: _cancel_intent,
-    Kind.CANCEL_FAILED: _cancel_failed,
-    Kind.CANCEL_DONE: _cancel_done,
-    Kind.RECOVERED: _recovered,
-    Kind.FINISH: _finish,
-}
+    def in_flight(self) -> list[StepState]:
+        """The steps that have something to do or to wait for."""
+        return [self.steps[path] for path in self.active]

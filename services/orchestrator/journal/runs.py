@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from mesh import inbox, outbox
 from mesh.errors import AlreadyExists, FailedPrecondition, NotFound, Reason
+from services.orchestrator.engine.evolve import fold
 from services.orchestrator.engine.record import Record, decode
-from services.orchestrator.engine.state import RunState, RunStatus, fold
+from services.orchestrator.engine.state import RunStatus
 from services.orchestrator.journal.definitions import find_definition
 from services.orchestrator.run_trace import traceparent_of_run
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from mesh.database import Database, Row, Transaction
     from mesh.inbox import RequestKey
+    from services.orchestrator.engine.state import RunState
     from services.orchestrator.journal.definitions import StoredDefinition
 
 STARTED = "orchestrator.run.started"

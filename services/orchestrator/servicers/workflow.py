@@ -10,8 +10,9 @@ from mesh.errors import InvalidArgument, Reason
 from mesh.interceptors import request_key
 from services.orchestrator import changes
 from services.orchestrator.definition import DefinitionInvalid, values
+from services.orchestrator.engine.evolve import evolve
 from services.orchestrator.engine.starting import StartRun
-from services.orchestrator.engine.state import RunState, evolve
+from services.orchestrator.engine.state import RunState
 from services.orchestrator.journal.runs import Filter
 from services.orchestrator.run_trace import trace_id_of
 from services.orchestrator.servicers import paging, view

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from services.orchestrator.engine.evolve import fold
 
 from anya.bitcoin.v1 import analysis_pb2, wallet_pb2
 from anya.mesh.v1.attestation_pb2 import Attestation, PaymentIntent
@@ -31,10 +32,10 @@ from services.orchestrator.engine.events import (
     Replied,
     Wait,
 )
-from services.orchestrator.engine.machine import Turn, next_command
+from services.orchestrator.engine.machine import Turn, commands
 from services.orchestrator.engine.policy import SECOND, Policy
 from services.orchestrator.engine.record import Kind, Record, decode
-from services.orchestrator.engine.state import Error, RunState, RunStatus, StepStatus, fold
+from services.orchestrator.engine.state import Error, RunState, RunStatus, StepStatus
 from tests.orchestrator.definition.definitions import one_step
 from tests.orchestrator.paying import INPUT, uuid7
 
@@ -80,6 +81,13 @@ OUTCOMES = st.sampled_from(
         "crash",  # before the outcome is journalled
     ]
 )
+
+
+def next_command(state: RunState) -> Command | None:
+    """Steps of a payment come one by one."""
+    wanted = commands(state, POLICY)
+    assert len(wanted) <= 1
+    return wanted[0] if wanted else None
 
 
 @dataclass(slots=True)

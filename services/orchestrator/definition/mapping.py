@@ -1,0 +1,146 @@
+"""The check of mappings and conditions: every path leads somewhere, and to what fits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from services.orchestrator.definition import values
+from services.orchestrator.definition.condition import ConditionInvalid, compile_condition
+from services.orchestrator.definition.template import TemplateSyntax, parse_template
+from services.orchestrator.definition.types import ANY, BOOL, DOUBLE, INT, STRING, Kind, Type
+
+if TYPE_CHECKING:
+    from services.orchestrator.definition.condition import Condition
+    from services.orchestrator.definition.document import Document, Pointer
+    from services.orchestrator.definition.faults import Fault
+    from services.orchestrator.definition.path import Path
+    from services.orchestrator.definition.template import Placed, Template
+    from services.orchestrator.definition.visible import Visible
+
+
+class Mappings:
+    """Judges what stands in a definition against what is visible there, and notes the faults."""
+
+    def __init__(self, document: Document, visible: Visible) -> None:
+        self.document = document
+        self.visible = visible
+        self.faults: list[Fault] = []
+
+    def fault(self, pointer: Pointer, message: str, offset: int | None = None) -> None:
+        self.faults.append(self.document.fault(pointer, message, offset=offset))
+
+    def condition(self, text: str | None, pointer: Pointer) -> Condition | None:
+        if text is None:
+            return None
+
+        def typed(path: Path, offset: int) -> Type | None:
+            return self._path_type(path, pointer, offset, output=None)
+
+        try:
+            return compile_condition(text, typed)
+        except ConditionInvalid as error:
+            if str(error):  # else the path's own fault is there already
+                self.fault(pointer, str(error), error.offset)
+            return None
+
+    def fits(self, value: Any, target: Type, pointer: Pointer) -> None:
+        """Report what in a mapping cannot stand where the contract has ``target``."""
+        match value:
+            case str():
+                self._text_fits(value, target, pointer)
+            case dict() if target.kind in (Kind.OBJECT, Kind.STRUCT, Kind.ANY):
+                self._members_fit(value, target, pointer)
+            case list() if target.kind in (Kind.LIST, Kind.ANY):
+                for at, item in enumerate(value):
+                    self.fits(item, target.element or ANY, (*pointer, at))
+            case _:
+                self._literal_fits(value, target, pointer)
+
+    def _members_fit(self, value: dict[str, Any], target: Type, pointer: Pointer) -> None:
+        for name, item in value.items():
+            declared = target.descend(name)
+            if declared is None:
+                self._unknown_member(name, target, (*pointer, name))
+            else:
+                self.fits(item, declared, (*pointer, name))
+        for name in target.members:
+            if name not in value:
+                self.fault(pointer, f"{name} is missing: the operation needs it")
+
+    def _unknown_member(self, name: str, target: Type, pointer: Pointer) -> None:
+        message = f"unknown field {name!r}; known: {', '.join(target.names()) or 'none'}"
+        if name in ("context", "request_id"):
+            message = f"{name} is the engine's alone: leave it out"
+        self.faults.append(self.document.key_fault(pointer, message))
+
+    def _text_fits(self, text: str, target: Type, pointer: Pointer) -> None:
+        template = self._template(text, pointer)
+        if template is None:
+            return
+        if not template.paths:
+            self._literal_fits("".join(map(str, template.parts)), target, pointer)
+            return
+        for placed in template.paths:
+            source = self._path_type(placed.path, pointer, placed.offset, output=None)
+            if source is not None and template.whole and not target.accepts(source):
+                self.fault(pointer, f"{placed.path} is {source}, not {target}", placed.offset)
+        if not template.whole and not target.accepts(STRING):
+            self.fault(pointer, f"a text cannot be {target}")
+
+    def _literal_fits(self, value: Any, target: Type, pointer: Pointer) -> None:
+        try:
+            values.conform(value, target)
+        except values.Mismatch as error:
+            self.fault(pointer, str(error))
+
+    def _template(self, text: str, pointer: Pointer) -> Template | None:
+        try:
+            return parse_template(text)
+        except TemplateSyntax as error:
+            self.fault(pointer, str(error), error.offset)
+            return None
+
+    def type_of(self, value: Any, pointer: Pointer, output: Type | None = None) -> Type:
+        """The type of an output, reporting the paths in it that lead nowhere."""
+        match value:
+            case str():
+                template = self._template(value, pointer)
+                return STRING if template is None else self._text_type(template, pointer, output)
+            case bool():
+                return BOOL
+            case int():
+                return INT
+            case float():
+                return DOUBLE
+            case dict():
+                members = {
+                    name: self.type_of(item, (*pointer, name), output)
+                    for name, item in value.items()
+                }
+                return Type(Kind.OBJECT, members=members)
+            case list():
+                for at, item in enumerate(value):
+                    self.type_of(item, (*pointer, at), output)
+                return Type(Kind.LIST, element=ANY)
+            case _:
+                return ANY.or_null()
+
+    def _text_type(self, template: Template, pointer: Pointer, output: Type | None) -> Type:
+        def typed(placed: Placed) -> Type:
+            found = self._path_type(placed.path, pointer, placed.offset, output=output)
+            return found or ANY
+
+        types = [typed(placed) for placed in template.paths]
+        if template.whole:
+            return types[0]
+        return Type(Kind.STRING, showable=all(type.showable for type in types))
+
+    def _path_type(
+        self, path: Path, pointer: Pointer, offset: int, *, output: Type | None
+    ) -> Type | None:
+        """The type of what a path leads to; None, and a fault, if that is nothing."""
+        try:
+            return self.visible.look_up(path, output)
+        except LookupError as error:
+            self.fault(pointer, str(error.args[0]), offset)
+            return None

@@ -1,0 +1,160 @@
+"""The JSON Schema of definitions, for editors: made from the bounds that the check itself reads.
+
+It tells shape only. Whether paths lead somewhere and types fit, the check tells.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from services.orchestrator.definition import duration, parse, shape
+
+DRAFT = "https://json-schema.org/draft/2020-12/schema"
+TITLE = "Workflow of Anya Mesh"
+
+
+def schema_text() -> str:
+    """As it is published."""
+    return json.dumps(schema(), indent=2) + "\n"
+
+
+def schema() -> dict[str, Any]:
+    top = {
+        "id": _ref("id"),
+        "name": {"type": "string", "minLength": 1, "maxLength": parse.MAX_NAME},
+        "deadline": _ref("duration"),
+        "steps": _ref("steps"),
+    }
+    document = _object(top, required=("id", "name", "steps"))
+    return {"$schema": DRAFT, "title": TITLE, **document, "$defs": _definitions()}
+
+
+def _definitions() -> dict[str, Any]:
+    mapping = {"type": "object"}
+    return {
+        "id": {"type": "string", "pattern": f"^{shape.ID}$"},
+        "duration": {"type": "string", "pattern": f"^{duration.PATTERN}$"},
+        "text": {"type": "string", "minLength": 1},
+        "errors": {"type": "array", "items": {"type": "string", "pattern": f"^{shape.ERROR}$"}},
+        "named": {"type": "object", "propertyNames": _ref("id")},
+        "mapping": mapping,
+        "concurrency": _integer(1, parse.MAX_CONCURRENCY),
+        "retry": _retry(),
+        "steps": {
+            "type": "array",
+            "minItems": 1,
+            "maxItems": parse.MAX_STEPS,
+            "items": {"anyOf": [_call_step(), *(_step(kind) for kind in parse.KINDS)]},
+        },
+    }
+
+
+def _call_step() -> dict[str, Any]:
+    on_error = _object({"errors": _ref("errors"), "steps": _ref("steps")})
+    compensate = _object(
+        {**_call(), "retry": _ref("retry"), "timeout": _ref("duration")}, required=parse.CALL[:3]
+    )
+    properties = {
+        "id": _ref("id"),
+        "condition": _ref("text"),
+        **_call(),
+        "output_mapping": _ref("named"),
+        "retry": _ref("retry"),
+        "timeout": _ref("duration"),
+        "on_error": on_error,
+        "compensate": compensate,
+    }
+    return _object(properties, required=("id", *parse.CALL))
+
+
+def _call() -> dict[str, Any]:
+    return {
+        "protocol": _ref("text"),
+        "operation": _ref("text"),
+        "input_mapping": _ref("mapping"),
+    }
+
+
+def _step(kind: str) -> dict[str, Any]:
+    properties = {"id": _ref("id"), "condition": _ref("text"), kind: _ACTIONS[kind]()}
+    return _object(properties, required=("id", kind))
+
+
+def _switch() -> dict[str, Any]:
+    case = _object({"when": _ref("text"), "steps": _ref("steps")}, required=("steps",))
+    return {"type": "array", "minItems": 1, "maxItems": parse.MAX_BRANCHES, "items": case}
+
+
+def _wait() -> dict[str, Any]:
+    properties = {"duration": _ref("duration"), "until": _ref("text")}
+    return {**_object(properties), "minProperties": 1, "maxProperties": 1}
+
+
+def _parallel() -> dict[str, Any]:
+    branches = {
+        **_ref("named"),
+        "minProperties": 2,
+        "maxProperties": parse.MAX_BRANCHES,
+        "additionalProperties": _ref("steps"),
+    }
+    properties = {
+        "wait_for": {"enum": ["all", "first"]},
+        "max_concurrency": _ref("concurrency"),
+        "branches": branches,
+    }
+    return _object(properties, required=("branches",))
+
+
+def _for_each() -> dict[str, Any]:
+    properties = {
+        "items": True,
+        "max_concurrency": _ref("concurrency"),
+        "on_item_error": {"enum": ["fail", "continue"]},
+        "steps": _ref("steps"),
+        "collect": _ref("named"),
+    }
+    return _object(properties, required=("items", "steps"))
+
+
+def _end() -> dict[str, Any]:
+    properties = {"outcome": {"enum": list(parse.OUTCOMES)}, "reason": _ref("text")}
+    return _object(properties, required=("outcome",))
+
+
+def _retry() -> dict[str, Any]:
+    return _object(
+        {
+            "max_attempts": _integer(1, parse.MAX_ATTEMPTS),
+            "backoff": _ref("duration"),
+            "max_delay": _ref("duration"),
+            "jitter": {"type": "number", "minimum": 0, "maximum": 1},
+            "max_duration": _ref("duration"),
+            "errors": _ref("errors"),
+        }
+    )
+
+
+_ACTIONS = {
+    "set": lambda: _ref("named"),
+    "switch": _switch,
+    "wait": _wait,
+    "parallel": _parallel,
+    "for_each": _for_each,
+    "end": _end,
+}
+
+
+def _object(properties: dict[str, Any], required: tuple[str, ...] = ()) -> dict[str, Any]:
+    found: dict[str, Any] = {"type": "object", "properties": properties}
+    if required:
+        found["required"] = list(required)
+    return {**found, "additionalProperties": False}
+
+
+def _integer(least: int, most: int) -> dict[str, Any]:
+    return {"type": "integer", "minimum": least, "maximum": most}
+
+
+def _ref(name: str) -> dict[str, Any]:
+    return {"$ref": f"#/$defs/{name}"}

@@ -1,0 +1,149 @@
+"""Reading the values of a definition, each of the kind it must be, and noting all that are not."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from services.orchestrator.definition.duration import EXPECTED, parse_duration
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from services.orchestrator.definition.document import Document, Pointer
+    from services.orchestrator.definition.faults import Fault
+
+MAX_ID = 48  # characters
+ID = rf"[a-z][a-z0-9_]{{0,{MAX_ID - 1}}}"
+
+# What CEL keeps for itself cannot be part of a path in a condition.
+# fmt: off
+RESERVED = frozenset([
+    "as", "break", "const", "continue", "else", "false", "for", "function", "if", "import", "in",
+    "let", "loop", "namespace", "null", "package", "return", "true", "var", "void", "while",
+])
+# fmt: on
+OWN = frozenset(["compensate", "on_error"])  # the engine's own parts of a path
+
+ERROR = r"[A-Z][A-Z0-9_]{0,63}"
+_ERROR = re.compile(ERROR)
+
+
+class Shape:
+    """Goes on after a fault with an empty value, to report all of them at once."""
+
+    def __init__(self, document: Document) -> None:
+        self.document = document
+        self.faults: list[Fault] = []
+
+    def keys(
+        self,
+        pointer: Pointer,
+        value: dict[str, Any],
+        *,
+        required: Collection[str] = (),
+        optional: Collection[str] = (),
+    ) -> None:
+        known = (*required, *optional)
+        for key in value:
+            if key not in known:
+                self.key_fault((*pointer, key), f"unknown key {key!r}; known: {', '.join(known)}")
+        if isinstance(self.document.at(pointer), dict):
+            for key in required:
+                if key not in value:
+                    self.fault(pointer, f"{key} is missing")
+
+    def object(self, pointer: Pointer, value: Any) -> dict[str, Any]:
+        if isinstance(value, dict):
+            return value
+        self.fault(pointer, "must be an object")
+        return {}
+
+    def member(self, pointer: Pointer, parent: dict[str, Any]) -> dict[str, Any]:
+        name = str(pointer[-1])
+        return self.object(pointer, parent[name]) if name in parent else {}
+
+    def text(self, pointer: Pointer, parent: dict[str, Any]) -> str:
+        name = str(pointer[-1])
+        if name not in parent:
+            return ""
+        value = parent[name]
+        if isinstance(value, str) and value.strip():
+            return value
+        self.fault(pointer, "must be a text")
+        return ""
+
+    def id(self, pointer: Pointer, parent: dict[str, Any]) -> str:
+        id = self.text(pointer, parent)
+        if id and not is_id(id):
+            self.fault(pointer, not_an_id(id))
+        return id
+
+    def names(self, pointer: Pointer, value: dict[str, Any]) -> None:
+        for name in value:
+            if not is_id(name):
+                self.key_fault((*pointer, name), not_an_id(name))
+
+    def duration(self, pointer: Pointer, parent: dict[str, Any]) -> int | None:
+        """Microseconds; None where there is none."""
+        name = str(pointer[-1])
+        if name not in parent:
+            return None
+        found = parse_duration(parent[name])
+        if found is None:
+            self.fault(pointer, f"must be {EXPECTED}")
+        return found
+
+    def integer(
+        self, pointer: Pointer, parent: dict[str, Any], least: int, most: int
+    ) -> int | None:
+        name = str(pointer[-1])
+        if name not in parent:
+            return None
+        value = parent[name]
+        if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
+            return value
+        self.fault(pointer, f"must be an integer from {least} to {most}")
+        return None
+
+    def word(
+        self, pointer: Pointer, parent: dict[str, Any], words: Collection[str], default: str
+    ) -> str:
+        value = parent.get(str(pointer[-1]), default)
+        if isinstance(value, str) and value in words:
+            return value
+        self.fault(pointer, f"must be one of {', '.join(words)}")
+        return default
+
+    def errors(self, pointer: Pointer, parent: dict[str, Any]) -> frozenset[str]:
+        """Codes of gRPC and reasons of the mesh."""
+        value = parent.get(str(pointer[-1]), [])
+        if isinstance(value, list) and all(map(_is_error, value)):
+            return frozenset(value)
+        self.fault(pointer, "must be a list of codes or reasons, such as NOT_FOUND")
+        return frozenset()
+
+    def fault(self, pointer: Pointer, message: str) -> None:
+        self.faults.append(self.document.fault(pointer, message))
+
+    def key_fault(self, pointer: Pointer, message: str) -> None:
+        self.faults.append(self.document.key_fault(pointer, message))
+
+
+def _is_error(value: Any) -> bool:
+    return isinstance(value, str) and _ERROR.fullmatch(value) is not None
+
+
+def is_id(text: str) -> bool:
+    return re.fullmatch(ID, text) is not None and text not in RESERVED | OWN
+
+
+def not_an_id(text: str) -> str:
+    if text in RESERVED:
+        return f"{text!r} is reserved by the language of conditions; choose another name"
+    if text in OWN:
+        return f"{text!r} is the engine's own; choose another name"
+    return (
+        f"{text!r} must be 1 to {MAX_ID} of a-z, 0-9 and _, beginning with a letter"
+        " (names with a leading _ are the engine's)"
+    )

@@ -1,0 +1,48 @@
+"""Sagas: what completed steps of a failed run left behind is taken back, the last one first."""
+
+from __future__ import annotations
+
+from services.orchestrator.definition.workflow import Call, Step
+from services.orchestrator.engine import conclusion, places
+from services.orchestrator.engine.state import Phase, RunStatus, StepStatus
+from services.orchestrator.engine.walk import Walk
+
+TAKEN_BACK = (RunStatus.FAILED, RunStatus.REFUSED, RunStatus.CANCELLED)
+
+
+class Compensations(Walk):
+    __slots__ = ()
+
+    def to_compensate(self, status: RunStatus) -> list[str]:
+        """The steps whose effect is to be taken back, the last one first."""
+        if status not in TAKEN_BACK:
+            return []
+        return [
+            step.path
+            for step in sorted(self.state.steps.values(), key=lambda s: s.ended, reverse=True)
+            if step.status is StepStatus.SUCCEEDED
+            and f"{step.path}/{places.COMPENSATE}" not in self.state.steps
+            and not conclusion.compensates(step.path)
+            and self._compensation_of(step.path) is not None
+        ]
+
+    def _compensation_of(self, path: str) -> Call | None:
+        action = places.locate(self.workflow, path).step.action
+        return action.compensate if isinstance(action, Call) else None
+
+    def begin_compensation(self, path: str) -> None:
+        undo = self._compensation_of(path)
+        assert undo is not None  # noqa: S101
+        own = f"{path}/{places.COMPENSATE}"
+        self.begin(Step(places.locate(self.workflow, path).step.id, undo), own)
+
+    def failed_compensation(self) -> tuple[RunStatus, str] | None:
+        for step in self.state.steps.values():
+            undoes = step.path.endswith(f"/{places.COMPENSATE}") and step.phase is Phase.ENDED
+            if undoes and step.status is not StepStatus.SUCCEEDED:
+                return RunStatus.COMPENSATION_FAILED, f"{step.path}: {step.error}"
+        return None
+
+    def after_compensations(self, status: RunStatus) -> RunStatus:
+        undone = any(path.endswith(f"/{places.COMPENSATE}") for path in self.state.steps)
+        return RunStatus.COMPENSATED if undone else status

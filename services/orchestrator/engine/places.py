@@ -1,0 +1,69 @@
+"""Paths of steps in a run: ``pay``, ``fraud/score``, ``each[3]/look_up``, ``pay/compensate``."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from services.orchestrator.definition.workflow import Call, ForEach, Step, Workflow
+
+COMPENSATE = "compensate"
+ON_ERROR = "on_error"
+
+_INDEX = re.compile(r"\[([0-9]+)\]")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a step stands: in which workflow, and what that one's own paths begin with."""
+
+    step: Step
+    workflow: Workflow
+    prefix: str  # "" in the run's own workflow, "fraud/" in that of the operation of ``fraud``
+    each: str = ""  # path of the for_each around it in this workflow
+    index: int = 0  # of the item
+
+
+def indices(path: str) -> list[str]:
+    return _INDEX.findall(path)
+
+
+def plain(path: str) -> str:
+    """The path without the numbers of items."""
+    return _INDEX.sub("", path) if "[" in path else path
+
+
+def outer(path: str) -> str:
+    """The step that one is inside of; empty at the top."""
+    found = path.rpartition("/")[0].removesuffix(f"/{ON_ERROR}")
+    return found[: found.rindex("[")] if found.endswith("]") else found
+
+
+def locate(workflow: Workflow, path: str) -> Place:
+    """LookupError if the workflow has no such step."""
+    prefix, each, index, at = "", "", 0, ""
+    step: Step | None = None
+    for part in path.split("/"):
+        id, _, item = part.removesuffix("]").partition("[")
+        if id == COMPENSATE and step is not None and isinstance(step.action, Call):
+            if step.action.compensate is None:
+                raise LookupError(f"{path}: {step.id} has no compensation")
+            step = Step(step.id, step.action.compensate)
+        elif id != ON_ERROR:
+            inside = _operation_of(step)
+            if inside is not None and not at.endswith(f"/{ON_ERROR}"):
+                workflow, prefix, each, index = inside, f"{at}/", "", 0
+            step = workflow.step(id)
+        at = f"{at}/{part}" if at else part
+        if item and step is not None and isinstance(step.action, ForEach):
+            each, index = at[: at.rindex("[")], int(item)
+    if step is None:
+        raise LookupError(f"{path} is no path")
+    return Place(step, workflow, prefix, each, index)
+
+
+def _operation_of(step: Step | None) -> Workflow | None:
+    if step is None or not isinstance(step.action, Call):
+        return None
+    runs = step.action.operation.runs
+    return runs if isinstance(runs, Workflow) else None

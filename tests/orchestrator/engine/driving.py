@@ -1,0 +1,153 @@
+"""Drives a run of any workflow through the state machine, in whatever order things happen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from anya.bitcoin.v1 import analysis_pb2, wallet_pb2
+from anya.mesh.v1.attestation_pb2 import Attestation
+from anya.mesh.v1.features_pb2 import AddressLinks, FeatureVector
+from anya.ml.v1 import risk_pb2
+from anya.web5.v1 import analysis_pb2 as web5_analysis
+from anya.web5.v1 import identity_pb2, record_pb2
+from services.orchestrator import definition
+from services.orchestrator.engine import starting
+from services.orchestrator.engine.events import (
+    Began,
+    Call,
+    Cancel,
+    CancelFailed,
+    CancelReplied,
+    Due,
+    Failed,
+    Recovered,
+    Replied,
+    Wait,
+)
+from services.orchestrator.engine.evolve import fold
+from services.orchestrator.engine.machine import Turn, commands
+from services.orchestrator.engine.policy import SECOND, Policy
+from services.orchestrator.engine.record import decode
+from services.orchestrator.engine.state import Error, RunState
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from services.orchestrator.definition.workflow import Workflow
+    from services.orchestrator.engine.events import Command, Event
+    from services.orchestrator.engine.record import Record
+
+POLICY = Policy()
+CRASH = "crash"  # before the outcome is journalled
+
+REPLIES: dict[str, Message] = {
+    "VerifyIdentity": identity_pb2.VerifyIdentityResponse(
+        verified=True, confidence=0.9, attestations=[Attestation(kind="identity", jws="a")]
+    ),
+    "ExtractIdentityFeatures": web5_analysis.ExtractIdentityFeaturesResponse(links=AddressLinks()),
+    "ExtractPaymentFeatures": analysis_pb2.ExtractPaymentFeaturesResponse(
+        features=FeatureVector(feature_set="payment-risk")
+    ),
+    "AssessFraudRisk": risk_pb2.AssessFraudRiskResponse(
+        risk_score=0.1, attestations=[Attestation(kind="risk", jws="b")]
+    ),
+    "SendPayment": wallet_pb2.SendPaymentResponse(
+        txid=bytes(32), status=wallet_pb2.PAYMENT_STATUS_SUCCESS
+    ),
+    "StoreTransactionRecord": record_pb2.StoreTransactionRecordResponse(record_id="r"),
+}
+
+
+@dataclass(slots=True)
+class Drive:
+    """The journal is what it keeps, everything else dies with a crash."""
+
+    workflow: Workflow
+    given: dict[str, Any]
+    state: RunState = field(default_factory=lambda: RunState("run"))
+    now_us: int = 1_700_000_000 * SECOND
+    journal: list[Record] = field(default_factory=list)
+    sent: dict[str, set[bytes]] = field(default_factory=dict)  # path -> requests
+
+    def start(self) -> Drive:
+        request = starting.StartRun("run", self.given, None, "", "spiffe://me")
+        turn = starting.start(
+            self.workflow, request, POLICY, network="regtest", at_us=self.now_us, jitter=0.5
+        )
+        turn.take(Began())
+        self._commit(turn)
+        return self
+
+    @property
+    def commands(self) -> list[Command]:
+        return commands(self.state, POLICY)
+
+    @property
+    def status(self) -> str:
+        return self.state.status.value
+
+    @property
+    def calls(self) -> list[str]:
+        """Paths of the calls under way."""
+        return [command.path for command in self.commands if isinstance(command, Call)]
+
+    def take(self, event: Event) -> None:
+        turn = Turn(self.workflow, self.state, POLICY, self.now_us, 0.5)
+        turn.take(event)
+        self._commit(turn)
+
+    def crash(self) -> None:
+        """Forget all but the journal, as it is stored."""
+        stored = [
+            decode(r.sequence, r.kind, r.path, r.attempt, r.at_us, r.encode()) for r in self.journal
+        ]
+        self.state = fold("run", stored)
+        self.take(Recovered())
+
+    def do(self, command: Command, outcome: Error | str | None = None) -> None:
+        self.now_us += SECOND // 10
+        match command, outcome:
+            case _, "crash":
+                self.crash()
+            case Wait(path, until_us), _:
+                self.now_us = max(self.now_us, until_us)
+                self.take(Due(path))
+            case Call(path, request=request), _:
+                self.sent.setdefault(path, set()).add(request)
+                if isinstance(outcome, Error):
+                    self.take(Failed(path, outcome))
+                else:
+                    reply = REPLIES[command.method.rpartition("/")[2]]
+                    self.take(Replied(path, reply.SerializeToString()))
+            case Cancel(path), Error() as error:
+                self.take(CancelFailed(path, error))
+            case Cancel(path), _:
+                self.take(CancelReplied(path))
+
+    def at(self, path: str) -> Command:
+        return next(command for command in self.commands if command.path == path)
+
+    def reply(self, *paths: str) -> None:
+        for path in paths:
+            self.do(self.at(path))
+
+    def fail(self, path: str, code: str = "NOT_FOUND", reason: str = "") -> None:
+        self.do(self.at(path), Error(code, reason, "said the service"))
+
+    def finish(self) -> None:
+        """Let everything succeed from here on."""
+        while self.commands:
+            self.do(self.commands[0])
+
+    def statuses(self) -> dict[str, str]:
+        return {path: step.status.value for path, step in self.state.steps.items()}
+
+    def _commit(self, turn: Turn) -> None:
+        self.journal += turn.records
+        self.state = turn.state
+
+
+def run_of(text: str, **given: Any) -> Drive:
+    """A run of a definition, begun."""
+    return Drive(definition.load(text), given).start()

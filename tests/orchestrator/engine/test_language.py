@@ -1,0 +1,309 @@
+"""Every kind of step, under every order and outcome of what happens around it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.orchestrator.engine.evolve import fold
+from services.orchestrator.engine.machine import commands
+from services.orchestrator.engine.policy import SECOND
+from services.orchestrator.engine.record import Kind
+from services.orchestrator.engine.state import Error
+from tests.orchestrator.engine.driving import CRASH, POLICY, run_of
+from tests.orchestrator.engine.everything import EVERYTHING, READ, STORE, call, indent, steps
+
+OUTCOMES = st.sampled_from(
+    [
+        *(None, None, None, None, None),
+        Error("UNAVAILABLE", "", "gone"),
+        Error("UNAVAILABLE", "BREAKER_OPEN", "open"),
+        Error("DEADLINE_EXCEEDED", "", "late"),
+        Error("FAILED_PRECONDITION", "", "no"),
+        CRASH,
+    ]
+)
+# What comes next (one of those under way), and how it ends.
+HAPPENINGS = st.lists(st.tuples(st.integers(0, 9), OUTCOMES), max_size=60)
+
+
+@settings(deadline=None, max_examples=200)
+@given(HAPPENINGS)
+def test_in_whatever_order_things_happen_the_run_ends_and_its_journal_tells_all(
+    happenings: list[tuple[int, Error | str | None]],
+) -> None:
+    run = run_of(EVERYTHING, did="d")
+    for which, outcome in happenings:
+        if not run.commands:
+            break
+        run.do(run.commands[which % len(run.commands)], outcome)
+        replayed = fold("run", run.journal)
+        assert replayed == run.state
+        assert commands(replayed, POLICY) == run.commands
+        assert run.commands or run.state.finished
+    run.finish()
+
+    assert run.state.finished
+    assert all(len(requests) == 1 for requests in run.sent.values())
+    assert "RUNNING" not in run.statuses().values()
+    keys = [step.key for step in run.state.steps.values() if step.key]
+    assert len(set(keys)) == len(keys)
+
+
+@settings(deadline=None, max_examples=100)
+@given(HAPPENINGS)
+def test_what_may_have_happened_is_never_called_failed_or_taken_back(
+    happenings: list[tuple[int, Error | str | None]],
+) -> None:
+    run = run_of(EVERYTHING, did="d")
+    for which, outcome in happenings:
+        if run.commands:
+            run.do(run.commands[which % len(run.commands)], outcome)
+
+    if run.state.finished and "UNCERTAIN" in run.statuses().values():
+        assert run.status in ("NEEDS_ATTENTION", "COMPENSATION_FAILED")
+
+
+def test_a_way_on_which_everything_succeeds_visits_every_step() -> None:
+    run = run_of(EVERYTHING, did="d")
+
+    run.finish()
+
+    skipped = {path for path, status in run.statuses().items() if status == "SKIPPED"}
+    assert run.status == "SUCCEEDED"
+    assert skipped == {"choose/never", "race/long_enough", "last"}
+    assert run.state.steps["each"].output == {
+        "results": [{"text": f"{name} {at}", "record": "r"} for at, name in enumerate("abc")],
+        "failed": 0,
+    }
+
+
+def test_the_key_of_an_item_ends_with_its_number() -> None:
+    run = run_of(EVERYTHING, did="d")
+
+    run.finish()
+
+    assert run.state.steps["each[2]/save"].key == "run/each/save/2"
+    assert run.state.steps["both/keep"].key == "run/both/keep/0"
+
+
+def test_at_most_as_many_items_as_allowed_are_under_way() -> None:
+    run = run_of(EVERYTHING, did="d")
+    while not any(path.startswith("each") for path in run.calls):
+        run.do(run.commands[0])
+
+    assert run.calls == ["each[0]/save", "each[1]/save"]
+    run.reply("each[1]/save")
+    assert run.calls == ["each[0]/save", "each[2]/save"]
+
+
+def test_a_failed_item_ends_only_itself() -> None:
+    run = run_of(EVERYTHING, did="d")
+    while not any(path.startswith("each") for path in run.calls):
+        run.do(run.commands[0])
+    run.fail("each[0]/save")
+    run.finish()
+
+    assert run.state.steps["each"].output["results"][0] is None
+    assert run.state.steps["each"].output["failed"] == 1
+    assert run.state.reason == "1 were not stored"
+
+
+def test_what_completed_is_taken_back_in_reverse() -> None:
+    run = run_of(EVERYTHING, did="d")
+    while not any(path.startswith("each") for path in run.calls):
+        run.do(run.commands[0])
+    run.fail("each[0]/save")
+    run.reply("each[1]/save")
+    run.reply("each[2]/save")
+
+    assert run.calls == ["both/keep/compensate"]
+    run.reply("both/keep/compensate")
+    assert run.calls == ["first_store/compensate"]
+    run.crash()
+    run.reply("first_store/compensate")
+    assert run.status == "COMPENSATED"
+    assert run.state.reason == "1 were not stored"
+
+
+def test_a_compensation_that_fails_calls_somebody() -> None:
+    run = run_of(
+        steps(
+            call(
+                "keep",
+                STORE,
+                "    compensate: {protocol: web5, operation: store_transaction_record,"
+                " input_mapping: {did: d, transaction_data: {}}}",
+            ),
+            call("look"),
+        ),
+        did="d",
+    )
+    run.reply("keep")
+    run.fail("look")
+    run.fail("keep/compensate", "INVALID_ARGUMENT")
+
+    assert run.status == "COMPENSATION_FAILED"
+    assert run.state.reason == "keep/compensate: INVALID_ARGUMENT: said the service"
+
+
+def test_a_caught_error_leaves_null_and_its_reason() -> None:
+    text = steps(
+        call("look", READ, "    on_error: {errors: [NOT_FOUND]}"),
+        'tell\n    set: {links: "{{steps.look.links}}", why: "{{steps.look._error}}"}',
+    )
+    run = run_of(text, did="d")
+    run.fail("look")
+
+    assert run.status == "SUCCEEDED"
+    assert run.statuses() == {"look": "FAILED", "tell": "SUCCEEDED"}
+    assert run.state.steps["tell"].output == {"links": None, "why": "NOT_FOUND"}
+
+
+def test_an_error_that_is_not_named_is_not_caught() -> None:
+    run = run_of(steps(call("look", READ, "    on_error: {errors: [NOT_FOUND]}")), did="d")
+
+    run.fail("look", "PERMISSION_DENIED")
+
+    assert run.status == "FAILED"
+
+
+def test_an_error_in_what_an_error_led_to_ends_the_run() -> None:
+    again = indent(READ, 6)
+    text = steps(call("look", READ, f"    on_error:\n      steps:\n        - id: ask_again{again}"))
+    run = run_of(text, did="d")
+    run.fail("look")
+    run.fail("look/on_error/ask_again", "PERMISSION_DENIED")
+
+    assert run.status == "FAILED"
+    assert run.state.reason.startswith("look/on_error/ask_again: PERMISSION_DENIED")
+
+
+def test_an_unknown_outcome_is_never_caught() -> None:
+    run = run_of(steps(call("keep", STORE, "    timeout: 1s\n    on_error: {}")), did="d")
+    while not run.state.finished:
+        if run.calls:
+            run.fail("keep", "DEADLINE_EXCEEDED")
+        else:
+            run.do(run.commands[0])
+
+    assert run.status == "NEEDS_ATTENTION"
+    assert run.statuses() == {"keep": "UNCERTAIN"}
+
+
+@pytest.mark.parametrize(
+    ("retry", "error", "attempts"),
+    [
+        ("{max_attempts: 3}", "UNAVAILABLE", 3),
+        ("{max_attempts: 3, errors: [ABORTED]}", "UNAVAILABLE", 1),
+        ("{max_attempts: 3, errors: [NOT_FOUND]}", "NOT_FOUND", 3),
+        (
+            "{max_attempts: 9, backoff: 10s, max_delay: 10s, jitter: 0, max_duration: 25s}",
+            "ABORTED",
+            4,
+        ),
+    ],
+)
+def test_a_call_is_tried_as_often_as_its_definition_says(
+    retry: str, error: str, attempts: int
+) -> None:
+    run = run_of(steps(call("look", READ, f"    retry: {retry}")), did="d")
+    while not run.state.finished:
+        if run.calls:
+            run.fail("look", error)
+        else:
+            run.do(run.commands[0])
+
+    assert run.state.steps["look"].attempt == attempts
+    assert run.status == "FAILED"
+
+
+def test_a_delay_grows_to_its_most_and_chance_takes_only_its_part() -> None:
+    retry = "    retry: {backoff: 1s, max_delay: 3s, jitter: 0}"
+    run = run_of(steps(call("look", READ, retry)), did="d")
+    waits = []
+    for _ in range(3):
+        run.fail("look", "UNAVAILABLE")
+        (wait,) = run.commands
+        waits.append(run.state.steps["look"].until_us - run.now_us)
+        run.do(wait)
+
+    assert waits == [1 * SECOND, 2 * SECOND, 3 * SECOND]
+
+
+def test_a_wait_ends_at_its_time_also_after_a_crash() -> None:
+    run = run_of(steps("pause\n    wait: {duration: 30s}"))
+    until = run.now_us + 30 * SECOND
+    run.crash()
+
+    assert run.status == "WAITING"
+    assert run.state.steps["pause"].until_us == until
+    run.do(run.commands[0])
+    assert run.status == "SUCCEEDED"
+
+
+def test_a_wait_ends_with_the_deadline_of_its_run() -> None:
+    run = run_of("deadline: 10s\n" + steps("pause\n    wait: {duration: 30s}"))
+
+    run.do(run.commands[0])
+
+    assert run.status == "FAILED"
+    assert run.state.reason.startswith("pause: DEADLINE_EXCEEDED")
+
+
+def test_a_time_to_wait_for_comes_from_the_input() -> None:
+    text = steps('pause\n    wait: {until: "{{input.when}}"}')
+    run = run_of(text, when="2023-11-14T22:13:21Z")
+
+    assert run.state.steps["pause"].until_us == 1_700_000_001 * SECOND
+
+
+def test_the_branch_that_is_first_leaves_the_others() -> None:
+    run = run_of(EVERYTHING, did="d")
+    while "race/ask" not in run.calls:
+        run.do(run.commands[0])
+    run.do(run.at("race/long_enough"))
+
+    assert run.state.steps["race"].output == {"first": "patience"}
+    assert run.statuses()["race/ask"] == "SKIPPED"
+    assert run.state.steps["race/ask"].skip_reason == "patience was first in race"
+
+
+def test_a_failed_branch_lets_what_is_under_way_end_and_begins_nothing() -> None:
+    run = run_of(
+        steps(
+            "both\n    parallel:\n      branches:\n"
+            f"        left:\n          - id: look{indent(READ, 8)}\n"
+            f"        right:\n          - id: keep{indent(STORE, 8)}\n"
+            f"          - id: keep_more{indent(STORE, 8)}"
+        ),
+        did="d",
+    )
+    run.fail("both/look")
+
+    assert run.calls == ["both/keep"]
+    assert run.journal[-1].kind is Kind.STOPPING
+    run.crash()
+    run.reply("both/keep")
+    assert run.status == "FAILED"
+    assert "both/keep_more" not in run.state.steps
+
+
+def test_an_end_before_the_last_step_ends_the_run() -> None:
+    run = run_of(
+        steps("stop\n    end: {outcome: succeeded, reason: enough}", call("look")), did="d"
+    )
+
+    assert (run.status, run.state.reason) == ("SUCCEEDED", "enough")
+    assert list(run.state.steps) == ["stop"]
+
+
+def test_a_list_that_is_too_long_fails_its_step() -> None:
+    text = steps(
+        'each\n    for_each:\n      items: "{{input.names}}"\n      steps:\n'
+        "        - id: name_it\n          set: {a: 1}"
+    )
+
+    assert run_of(text, names=["a"] * 1001).status == "FAILED"
+    assert run_of(text, names=[]).status == "SUCCEEDED"

@@ -1,0 +1,153 @@
+"""The reference of the workflow language is true: every example in it is registered and run."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jsonschema_rs
+import pytest
+
+from anya.orchestrator.v1 import workflow_pb2 as pb
+from anya.web5.v1.record_pb2 import StoreTransactionRecordRequest as Stored
+from mesh.errors import Unavailable
+from services.orchestrator import definition
+from services.orchestrator.definition import values
+from services.orchestrator.definition.schema import schema, schema_text
+from tests.orchestrator.definition.definitions import seed
+from tests.orchestrator.paying import finished, status, statuses, uuid7
+
+if TYPE_CHECKING:
+    from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
+    from tests.orchestrator.servicers import Book
+
+DOCS = Path(__file__).parents[2] / "docs"
+TEXT = (DOCS / "workflow-language.md").read_text()
+EXAMPLES = {
+    definition.read(text).value["id"]: text
+    for text in re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
+}
+WHO = {"did": "did:key:z6Mk", "address": "bcrt1"}
+
+# What each example is given, how its run ends, and outputs that its steps then have.
+RUNS: list[tuple[str, dict[str, Any], str, dict[str, dict[str, Any]]]] = [
+    ("look_up", WHO, "SUCCEEDED", {}),
+    ("conditions", {"amount": 5}, "SUCCEEDED", {"large": {"word": None}}),
+    ("conditions", {"amount": 5000}, "SUCCEEDED", {"large": {"word": "large"}}),
+    ("calls", WHO, "SUCCEEDED", {"result": {"note": None}}),
+    (
+        "values",
+        {"name": "x"},
+        "SUCCEEDED",
+        {"text": {"greeting": "to x", "both": {"name": "x", "numbers": [1, 2.5, True, None]}}},
+    ),
+    ("cases", {"amount": 5}, "SUCCEEDED", {"fee": {"small": 1, "large": None}}),
+    ("cases", {"amount": 5000}, "SUCCEEDED", {"fee": {"small": None, "large": None}}),
+    ("cases", {"amount": 500_000}, "SUCCEEDED", {"fee": {"small": None, "large": 100}}),
+    ("waits", {"when": "2026-01-31T12:00:00Z"}, "SUCCEEDED", {}),
+    ("side_by_side", WHO, "SUCCEEDED", {"result": {"first": "quick"}}),
+    ("for_all", {"dids": ["a", "b"], "address": "r"}, "SUCCEEDED", {"result": {"failed": 0}}),
+    ("early", {"amount": 5}, "REFUSED", {}),
+    ("early", {"amount": 5000}, "SUCCEEDED", {"more": {"amount": 5000}}),
+    ("saga", {"did": "d", "amount": 5}, "COMPENSATED", {}),
+    ("saga", {"did": "d", "amount": 5000}, "SUCCEEDED", {}),
+]
+
+
+@pytest.mark.parametrize(("id", "given", "end", "outputs"), RUNS, ids=lambda value: str(value)[:24])
+async def test_an_example_runs_as_it_says(
+    workflows: WorkflowServiceAsyncStub,
+    id: str,
+    given: dict[str, Any],
+    end: str,
+    outputs: dict[str, dict[str, Any]],
+) -> None:
+    registered = pb.RegisterWorkflowRequest(definition=EXAMPLES[id])
+    await workflows.RegisterWorkflow(registered, timeout=5)
+
+    run = await run_of(workflows, id, given)
+
+    assert status(run) == end, run.reason
+    for step in run.steps:
+        found = values.from_struct(step.output)
+        assert found | outputs.get(step.path, {}) == found
+
+
+async def test_an_example_catches_what_it_says_it_catches(
+    workflows: WorkflowServiceAsyncStub, book: Book
+) -> None:
+    registered = pb.RegisterWorkflowRequest(definition=EXAMPLES["calls"])
+    await workflows.RegisterWorkflow(registered, timeout=5)
+    book.before["ExtractIdentityFeatures"] += [Unavailable("gone")] * 3
+
+    run = await run_of(workflows, "calls", WHO)
+
+    assert status(run) == "SUCCEEDED"
+    assert statuses(run)["features"] == "FAILED"
+    assert run.steps[-1].output["note"] == "no features: UNAVAILABLE"
+    assert len(book.requests("ExtractIdentityFeatures")) == 3
+
+
+async def test_what_a_saga_takes_back_is_called_once_with_its_own_key(
+    workflows: WorkflowServiceAsyncStub, book: Book
+) -> None:
+    registered = pb.RegisterWorkflowRequest(definition=EXAMPLES["saga"])
+    await workflows.RegisterWorkflow(registered, timeout=5)
+
+    run = await run_of(workflows, "saga", {"did": "d", "amount": 5})
+
+    stored = book.requests("StoreTransactionRecord")
+    keys = [request.request_id for request in stored if isinstance(request, Stored)]
+    assert keys == [f"{run.run_id}/keep/0", f"{run.run_id}/keep/compensate/0"]
+
+
+def test_every_example_is_run() -> None:
+    assert EXAMPLES.keys() == {id for id, *_ in RUNS}
+
+
+def test_the_published_schema_is_the_one_of_the_code() -> None:
+    assert (DOCS / "workflow.schema.json").read_text() == schema_text()
+
+
+@pytest.mark.parametrize("id", EXAMPLES)
+def test_the_schema_takes_what_the_check_takes(id: str) -> None:
+    document = definition.read(EXAMPLES[id]).value
+
+    assert definition.check(EXAMPLES[id]) == []
+    jsonschema_rs.validate(schema(), document)
+    jsonschema_rs.validate(schema(), seed())
+
+
+@pytest.mark.parametrize(
+    ("id", "was", "is_"),
+    [
+        ("look_up", "deadline: 10m", "deadline: soon"),
+        ("look_up", "id: features", "id: Features"),
+        ("calls", "max_attempts: 3", "max_attempts: 0"),
+        ("calls", "jitter: 0.5", "jitter: 2"),
+        ("calls", "timeout: 20s", "timeouts: 20s"),
+        ("calls", "errors: [UNAVAILABLE]", "errors: [unavailable]"),
+        ("waits", "duration: 20ms", "duration: 20ms, until: x"),
+        ("side_by_side", "wait_for: first", "wait_for: second"),
+        ("side_by_side", "max_concurrency: 2", "max_concurrency: 65"),
+        ("for_all", "on_item_error: continue", "on_item_error: stop"),
+        ("early", "outcome: refused", "outcome: unsure"),
+        ("saga", "compensate:", "compensates:"),
+    ],
+)
+def test_what_is_out_of_shape_is_refused_by_check_and_schema_alike(
+    id: str, was: str, is_: str
+) -> None:
+    text = EXAMPLES[id].replace(was, is_, 1)
+
+    assert definition.check(text)
+    assert not jsonschema_rs.is_valid(schema(), definition.read(text).value)
+
+
+async def run_of(workflows: WorkflowServiceAsyncStub, id: str, given: dict[str, Any]) -> pb.Run:
+    request = pb.StartRunRequest(request_id=uuid7(), workflow_id=id)
+    values.fill_struct(request.input, json.loads(json.dumps(given)))
+    await workflows.StartRun(request, timeout=5)
+    return await finished(workflows, request.request_id)
