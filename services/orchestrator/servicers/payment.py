@@ -12,7 +12,8 @@ from mesh.errors import NotFound, Reason, Unavailable
 from mesh.interceptors import request_key
 from services.orchestrator import changes
 from services.orchestrator.engine.starting import StartRun, check_payment_id
-from services.orchestrator.engine.state import Error, RunState, evolve
+from services.orchestrator.engine.evolve import evolve
+from services.orchestrator.engine.state import Error, RunState
 from services.orchestrator.run_trace import trace_id_of
 from services.orchestrator.servicers import payment_view, view
 from services.orchestrator.servicers.start import start_run

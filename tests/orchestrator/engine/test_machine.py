@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from services.orchestrator.engine.evolve import fold
 
 from anya.bitcoin.v1 import analysis_pb2, wallet_pb2
 from anya.mesh.v1.attestation_pb2 import Attestation, PaymentIntent
@@ -32,6 +31,7 @@ from services.orchestrator.engine.events import (
     Replied,
     Wait,
 )
+from services.orchestrator.engine.evolve import fold
 from services.orchestrator.engine.machine import Turn, commands
 from services.orchestrator.engine.policy import SECOND, Policy
 from services.orchestrator.engine.record import Kind, Record, decode
