@@ -11,8 +11,8 @@ from anya.orchestrator.v1.workflow_pb2 import RUN_STATUS_NEEDS_ATTENTION, RUN_ST
 from mesh.errors import NotFound, Reason, Unavailable
 from mesh.interceptors import request_key
 from services.orchestrator import changes
-from services.orchestrator.engine.starting import StartRun, check_payment_id
 from services.orchestrator.engine.evolve import evolve
+from services.orchestrator.engine.starting import StartRun, check_payment_id
 from services.orchestrator.engine.state import Error, RunState
 from services.orchestrator.run_trace import trace_id_of
 from services.orchestrator.servicers import payment_view, view

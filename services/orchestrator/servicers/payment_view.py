@@ -66,7 +66,7 @@ def intent_of(state: RunState) -> PaymentIntent | None:
 
 
 def _current(state: RunState) -> str:
-    step = next(iter(state.in_flight or reversed(state.steps.values())), None)
+    step = next(iter(state.in_flight or list(state.steps.values())[-1:]), None)
     return step.path if step else ""
 
 
