@@ -65,13 +65,31 @@ class Home:
         return self.service(name) / "service.log"
 
     def make(self) -> None:
-        """Make the folders, for their owner only."""
+        """Make the folders, for their owner only.
+
+        CommandError (HOME_UNUSABLE) if the folder holds something else: nobody's files are closed
+        to others because a command was pointed at them.
+        """
+        if self._holds_something_else():
+            raise CommandError(
+                f"{self.path} holds files that are not a mesh's",
+                reason="HOME_UNUSABLE",
+                remedy="choose an empty or a new folder with --home",
+            )
         for folder in (self.path, self.pki, self.client, self.audit, *map(self.service, SERVICES)):
             try:
                 folder.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
                 folder.chmod(PRIVATE)
             except OSError as error:
                 raise _unusable(folder, error) from None
+
+    def _holds_something_else(self) -> bool:
+        try:
+            names = {entry.name for entry in self.path.iterdir()}
+        except OSError:
+            return False  # absent, or what follows will say why it cannot be used
+        ours = (self.pki, self.client, self.audit, self.traces, self.lock_file, self.endpoints)
+        return bool(names) and names.isdisjoint(path.name for path in ours)
 
     @contextmanager
     def lock(self) -> Iterator[int]:

@@ -29,6 +29,18 @@ def test_a_home_is_closed_to_others(home: Home) -> None:
     assert {folder.stat().st_mode & 0o777 for folder in folders} == {0o700}
 
 
+def test_a_folder_with_other_files_is_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    tmp_path.chmod(0o755)
+
+    with pytest.raises(CommandError, match="not a mesh's") as refusal:
+        Home(tmp_path).make()
+
+    assert refusal.value.reason == "HOME_UNUSABLE"
+    assert tmp_path.stat().st_mode & 0o777 == 0o755
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
 def test_a_home_that_cannot_be_made_is_refused_with_its_path(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
 
