@@ -70,11 +70,14 @@ class Storm:
                 followed.append(await self._pay(planned))
                 self.ended[followed[-1].outcome.status] += 1
 
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._strike_all())
-            group.create_task(self._tell(time.monotonic()))
-            for _ in range(AT_ONCE):
-                group.create_task(client())
+        telling = asyncio.create_task(self._tell(time.monotonic()))
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._strike_all())
+                for _ in range(AT_ONCE):
+                    group.create_task(client())
+        finally:
+            telling.cancel()
         return sorted(followed, key=lambda one: one.planned.number)
 
     # Paying.
@@ -136,7 +139,8 @@ class Storm:
     async def _tell(self, began: float) -> None:
         """Progress, for whoever watches."""
         total = len(self.plan.payments)
-        while (done := self.ended.total()) < total:
+        while True:
+            done = self.ended.total()
             seconds = time.monotonic() - began
             print(
                 f"{seconds:6.1f} s  {done}/{total} payments  "
