@@ -32,12 +32,27 @@ def python(name: str) -> Path:
     return interpreter
 
 
+def node(name: str) -> Path:
+    """The folder of node modules that benchmarks/peers/NAME.npm pins; no script of theirs runs."""
+    folder = ROOT / ".venv-peers" / f"{name}-node"
+    installed = folder / "installed.txt"
+    pin = (ROOT / "benchmarks" / "peers" / f"{name}.npm").read_text().strip()
+    if not installed.exists() or installed.read_text() != pin:
+        quiet = ("--ignore-scripts", "--no-audit", "--no-fund")
+        _run("npm", "install", *quiet, "--prefix", str(folder), pin)
+        installed.write_text(pin)
+    return folder / "node_modules"
+
+
 def _pins(name: str) -> Path:
     return ROOT / "benchmarks" / "peers" / f"{name}.txt"
 
 
 def _run(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  (ours)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  (ours)
+    except FileNotFoundError:
+        raise PeerMissing(f"{command[0]} is not installed") from None
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines()
         raise PeerMissing(f"{command[-1]}: {lines[-1] if lines else 'no reason given'}")

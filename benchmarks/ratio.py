@@ -11,17 +11,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ratio:
-    """Ours over theirs; the worst of the rounds."""
+    """Ours over theirs, or a figure of ours alone; the worst of the rounds."""
 
     value: float | None  # None: not measured, for the reason given
     goal: float
     unit: str
     peer: str  # "name version"
     reason: str = ""
+    at_most: bool = False  # the goal is a limit: less is better
 
     @property
     def holds(self) -> bool:
-        return self.value is not None and self.value >= self.goal
+        if self.value is None:
+            return False
+        return self.value <= self.goal if self.at_most else self.value >= self.goal
 
 
 Measure: TypeAlias = "Callable[[int], Ratio]"

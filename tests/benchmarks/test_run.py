@@ -28,6 +28,14 @@ def test_the_last_line_is_one_document_of_ratios() -> None:
     assert ratio["peer"].startswith("grpcio ")
 
 
+def test_a_goal_that_is_a_limit_holds_below_it() -> None:
+    ended = run("orchestrator", "--only", "condition_us", "--rounds", "1")
+
+    ratio = json.loads(ended.stdout.splitlines()[-1])["ratios"]["condition_us"]
+    assert ratio["value"] > 0
+    assert ratio["holds"] is (ratio["value"] <= ratio["goal"])
+
+
 def test_an_unknown_key_is_named_with_those_there_are() -> None:
     ended = run("mesh", "--only", "nothing")
 

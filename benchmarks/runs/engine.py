@@ -1,0 +1,80 @@
+"""An engine in a process of its own, asked for bursts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass
+from subprocess import PIPE, Popen
+from typing import IO, TYPE_CHECKING
+
+from benchmarks import peer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Burst:
+    rate: float  # runs per second
+    p99_ms: float
+    cpu_ms: float  # of one run, its client included
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    asks: IO[str]
+    answers: IO[str]
+
+    def burst(self, concurrency: int, seconds: float) -> Burst:
+        self.asks.write(f"{concurrency} {seconds}\n")
+        self.asks.flush()
+        return Burst(**json.loads(self._line()))
+
+    def wait_until_ready(self) -> None:
+        while self._line() != "ready\n":
+            pass
+
+    def _line(self) -> str:
+        line = self.answers.readline()
+        if not line:
+            raise AssertionError("an engine ended early; what it said is above")
+        return line
+
+
+@contextmanager
+def ours(*arguments: str) -> Iterator[Engine]:
+    """Our engine with these options of benchmarks/runs/ours.py."""
+    with _engine([sys.executable, "-m", "benchmarks.runs.ours", *arguments]) as engine:
+        yield engine
+
+
+@contextmanager
+def dbos(*arguments: str) -> Iterator[Engine]:
+    """PeerMissing if it cannot be installed."""
+    python = str(peer.python("dbos"))
+    with _engine([python, "benchmarks/runs/dbos_engine.py", *arguments]) as engine:
+        yield engine
+
+
+@contextmanager
+def restate() -> Iterator[Engine]:
+    """PeerMissing if it cannot be installed, or is not made for this machine."""
+    python = str(peer.python("restate"))
+    found = sorted(peer.node("restate").glob("@restatedev/restate-server-*/bin/restate-server"))
+    if not found:
+        raise peer.PeerMissing("no binary of restate-server for this machine")
+    with _engine([python, "benchmarks/runs/restate_engine.py", str(found[0])]) as engine:
+        yield engine
+
+
+@contextmanager
+def _engine(command: Sequence[str]) -> Iterator[Engine]:
+    with Popen(command, stdin=PIPE, stdout=PIPE, text=True, cwd=peer.ROOT) as process:  # noqa: S603  (ours)
+        assert process.stdin is not None  # noqa: S101  (both are pipes)
+        assert process.stdout is not None  # noqa: S101
+        engine = Engine(process.stdin, process.stdout)
+        engine.wait_until_ready()
+        yield engine
+        process.stdin.close()

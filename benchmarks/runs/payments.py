@@ -1,0 +1,65 @@
+"""Verified payments through a whole mesh: four services, its supervisor, and one client."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cli import payment, runs
+from cli.connection import connect
+from cli.home import Home
+from tests.faults import town
+from tests.scenarios.meshes import up
+
+if TYPE_CHECKING:
+    from cli.connection import Channels
+    from tests.faults.town import Town
+
+CONCURRENCY = 16
+PAYERS = 8
+PAYMENTS = 160  # in one round
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    per_second: float
+    p99_ms: float  # from asking for the nonce to the end of the run, record included
+
+
+async def measure(rounds: int) -> list[Measured]:
+    """The first round warms up, and does not count."""
+    coins = (rounds + 1) * PAYMENTS // PAYERS + 10
+    with tempfile.TemporaryDirectory() as folder, up(Path(folder), "--mine", "auto"):
+        home = Home(Path(folder))
+        async with connect(home) as channels:
+            place = await town.settle(home, channels, payers=PAYERS, shops=3, coins=coins)
+            return [await _round(channels, place) for _ in range(rounds + 1)][1:]
+
+
+async def _round(channels: Channels, place: Town) -> Measured:
+    durations: list[float] = []
+    waiting = iter(range(PAYMENTS))
+    start = time.perf_counter()
+
+    async def client() -> None:
+        for number in waiting:
+            began = time.perf_counter()
+            await _pay(channels, place, number)
+            durations.append(time.perf_counter() - began)
+
+    await asyncio.gather(*(client() for _ in range(CONCURRENCY)))
+    elapsed = time.perf_counter() - start
+    return Measured(PAYMENTS / elapsed, sorted(durations)[PAYMENTS * 99 // 100] * 1000)
+
+
+async def _pay(channels: Channels, place: Town, number: int) -> None:
+    payer, shop = place.payers[number % PAYERS], place.shops[number % len(place.shops)]
+    proposal = await payment.propose(channels, payer, shop, 100_000 + number)
+    started = await payment.start(channels, proposal)
+    run = await runs.finish(channels, started.run_id)
+    if runs.exit_code(run):
+        raise AssertionError(f"a payment failed: {runs.lines(run)}")
