@@ -41,6 +41,7 @@ from services.orchestrator.catalogue import Catalogue
 from services.orchestrator.changes import Changes
 from services.orchestrator.config import PEERS, OrchestratorConfig
 from services.orchestrator.engine.starting import StartRun
+from services.orchestrator.engine.state import RunStatus
 from services.orchestrator.journal import SCHEMA
 from services.orchestrator.journal.definitions import Definitions
 from services.orchestrator.journal.runs import Runs
@@ -77,7 +78,7 @@ REPLY = chain_pb2.GetTransactionResponse(txid=TXID, confirmations=1)
 class Instant:
     """In place of the other services: every call returns at once."""
 
-    async def call(self, service: str, method: str, request: bytes) -> bytes:
+    async def call(self, service: str, method: str, request: bytes, **_: Any) -> bytes:
         return REPLY.SerializeToString()
 
 
@@ -95,12 +96,12 @@ class Awaited(Runs):
 
     def __init__(self, database: Any) -> None:
         super().__init__(database)
-        self.ended: dict[str, asyncio.Future[None]] = {}
+        self.ended: dict[str, asyncio.Future[str]] = {}
 
     async def append(self, state: Any, *arguments: Any) -> None:
         await super().append(state, *arguments)
         if state.finished and (waiting := self.ended.pop(state.run_id, None)):
-            waiting.set_result(None)
+            waiting.set_result(state.status)
 
 
 class Forgetful(Awaited):
@@ -113,7 +114,7 @@ class Forgetful(Awaited):
 
     async def append(self, state: Any, *arguments: Any) -> None:
         if state.finished and (waiting := self.ended.pop(state.run_id, None)):
-            waiting.set_result(None)
+            waiting.set_result(state.status)
 
 
 async def main(arguments: argparse.Namespace) -> None:
@@ -161,7 +162,8 @@ def _direct(runner: Runner, runs: Awaited, runtime: Runtime) -> Callable[[], Awa
             parent = parent_of_run(run_id, None, span.get_span_context())
         request = StartRun(run_id, value, None, "", OPERATOR)
         await runner.start(key, WORKFLOW, request, parent, lambda new: new.state.run_id.encode())
-        await ended
+        if (status := await ended) != RunStatus.SUCCEEDED:
+            raise AssertionError(f"run {run_id} ended otherwise: {status}")
 
     return run
 

@@ -61,5 +61,5 @@ async def _pay(channels: Channels, place: Town, number: int) -> None:
     proposal = await payment.propose(channels, payer, shop, 100_000 + number)
     started = await payment.start(channels, proposal)
     run = await runs.finish(channels, started.run_id)
-    if runs.exit_code(run):
+    if runs.exit_code(run.status):
         raise AssertionError(f"a payment failed: {runs.lines(run)}")

@@ -6,9 +6,7 @@ bitcoin service's payments and the orchestrator's runs: all five must tell the s
 
 from __future__ import annotations
 
-import asyncio
 import json
-import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -26,6 +24,7 @@ from anya.web5.v1.record_pb2_grpc import RecordServiceStub
 from cli import payment, runs
 from cli.p2wpkh import script_of
 from mesh import jose
+from mesh.testing import eventually
 from services.bitcoin.block import parse_block
 from services.web5 import did
 from services.web5.dwn import records_query
@@ -122,12 +121,13 @@ def _wrong_with(one: Followed, evidence: Evidence) -> list[str]:
 
 
 async def _until_confirmed(channels: Channels) -> None:
-    deadline = time.monotonic() + CONFIRMED_WITHIN
     stub = ChainServiceStub(channels["bitcoin"])
-    while (await persist(lambda: stub.GetMempool(chain_pb2.GetMempoolRequest()))).entries:
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not mined within {CONFIRMED_WITHIN:g} s")
-        await asyncio.sleep(0.2)
+
+    async def all_mined() -> bool:
+        reply = await persist(lambda: stub.GetMempool(chain_pb2.GetMempoolRequest()))
+        return not reply.entries
+
+    await eventually(all_mined, within=CONFIRMED_WITHIN)
 
 
 async def _read_blocks(
