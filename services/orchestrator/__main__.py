@@ -11,16 +11,13 @@ from typing import TYPE_CHECKING
 from anya.mesh.v1.outbox_pb2_grpc import add_OutboxServiceServicer_to_server
 from anya.orchestrator.v1.payment_pb2_grpc import add_PaymentServiceServicer_to_server
 from anya.orchestrator.v1.workflow_pb2_grpc import add_WorkflowServiceServicer_to_server
-from mesh.database import open_database
 from mesh.process import run
 from mesh.runtime import open_runtime
 from mesh.servicers import OutboxServicer
 from services.orchestrator.catalogue import Catalogue
 from services.orchestrator.changes import Changes
 from services.orchestrator.config import OrchestratorConfig
-from services.orchestrator.journal import SCHEMA
-from services.orchestrator.journal.definitions import Definitions
-from services.orchestrator.journal.runs import Runs
+from services.orchestrator.journal.opening import open_journal
 from services.orchestrator.peers import open_peers
 from services.orchestrator.runner import Runner
 from services.orchestrator.servicers.payment import PaymentServicer
@@ -44,22 +41,24 @@ async def orchestrator(config: OrchestratorConfig) -> AsyncIterator[Orchestrator
     """Run the service for the duration of the block."""
     async with (
         open_runtime(config.mesh) as runtime,
-        open_database(config.location, schema=SCHEMA) as database,
+        open_journal(config.location, lease_seconds=config.lease) as journal,
         open_peers(runtime, timeout=config.policy.attempt_timeout) as peers,
     ):
-        definitions, runs, changes = Definitions(database), Runs(database), Changes()
+        definitions, runs, changes = journal.definitions, journal.runs, Changes()
         catalogue = Catalogue(definitions)
         await catalogue.register_built_in()
         runner = Runner(runs, catalogue, peers, changes, runtime.tracer, config)
         workflows = WorkflowServicer(definitions, catalogue, runs, runner, changes)
         payments = PaymentServicer(runs, runner, Wallet(peers), changes)
         async with (
+            journal.own(runner, changes),
             runner.running(),
             runtime.serve(
                 partial(add_WorkflowServiceServicer_to_server, workflows),
                 partial(add_PaymentServiceServicer_to_server, payments),
                 partial(
-                    add_OutboxServiceServicer_to_server, OutboxServicer(database, "orchestrator")
+                    add_OutboxServiceServicer_to_server,
+                    OutboxServicer(journal.database, "orchestrator"),
                 ),
                 max_in_flight=config.max_calls,
             ) as ports,

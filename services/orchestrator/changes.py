@@ -19,6 +19,11 @@ class Changes:
         for event in self._waiting.get(run_id, ()):
             event.set()
 
+    def notify_all(self) -> None:
+        """What happened meanwhile nobody knows: let everybody look."""
+        for run_id in list(self._waiting):
+            self.notify(run_id)
+
     @contextmanager
     def watch(self, run_id: str) -> Iterator[asyncio.Event]:
         """An event that is set when the run moves; clear it before looking."""

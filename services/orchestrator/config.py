@@ -19,6 +19,7 @@ class OrchestratorConfig:
     mesh: MeshConfig
     policy: Policy = field(default_factory=Policy)
     database: str = ""  # ANYA_DATABASE, a path or a postgresql:// URL; empty: in the home folder
+    lease: float = 5.0  # ANYA_LEASE_SECONDS until others take over what a replica had, 2 to 60
     max_runs: int = 1024  # ANYA_MAX_RUNS in memory, parked ones included; others wait in the store
     max_steps: int = 64  # ANYA_MAX_STEPS that wait for an answer at once
     max_calls: int = 256  # served at once, watches included
@@ -33,6 +34,7 @@ class OrchestratorConfig:
         config = cls(
             mesh=MeshConfig.from_environment(environment, service="orchestrator"),
             database=environment.get("ANYA_DATABASE", ""),
+            lease=_seconds(environment, "ANYA_LEASE_SECONDS", default="5"),
             max_runs=_positive(environment, "ANYA_MAX_RUNS", default="1024"),
             max_steps=_positive(environment, "ANYA_MAX_STEPS", default="64"),
         )
@@ -46,3 +48,14 @@ def _positive(environment: Mapping[str, str], name: str, *, default: str) -> int
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 10_000:
         raise ConfigError(f"{name} must be from 1 to 10000, not {text!r}")
     return int(text)
+
+
+def _seconds(environment: Mapping[str, str], name: str, *, default: str) -> float:
+    text = environment.get(name, default)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 2 <= seconds <= 60:
+        raise ConfigError(f"{name} must be from 2 to 60 seconds, not {text!r}")
+    return seconds

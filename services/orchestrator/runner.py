@@ -86,20 +86,17 @@ class Runner:
         self._changes = changes
         self._tracer = tracer
         self._config = config
-        self._owner = uuid.uuid4().hex
         self._calls = asyncio.Semaphore(config.max_steps)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._held: set[str] = set()  # ids of the runs in memory
+        self._drivers: set[asyncio.Task[Any]] = set()  # of the tasks, one for each of those
         self._may_have_lost = False
         self._room = asyncio.Event()
         self._stopping = asyncio.Event()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Take up what an earlier process left, and drive runs for the duration of the block."""
-        await self._runs.release_all()
-        for stored in await self._runs.finished_lately():
-            self._redraw(stored)
+        """Drive runs for the duration of the block."""
         self._spawn(self._claim_forever(), name="claim runs")
         try:
             yield
@@ -135,8 +132,8 @@ class Runner:
     ) -> bytes:
         begun: list[Turn] = []
         run_id = request.run_id
-        owner = self._owner if self._has_room() and run_id not in self._held else ""
-        if owner:
+        owned = self._has_room() and run_id not in self._held
+        if owned:
             self._held.add(run_id)
 
         def prepare(definition: StoredDefinition) -> NewRun:
@@ -148,28 +145,28 @@ class Runner:
                 at_us=now_us(),
                 jitter=random.random(),  # noqa: S311  (spreads retries, guards nothing)
             )
-            if owner:
+            if owned:
                 turn.take(Began())
             begun[:] = [turn]
             records = tuple(turn.records)
-            return NewRun(turn.state, records, request.starter, traceparent, owner)
+            return NewRun(turn.state, records, request.starter, traceparent, owned)
 
         try:
-            answer = await self._runs.start(key, workflow_id, prepare, reply)
+            started = await self._runs.start(key, workflow_id, prepare, reply)
         except BaseException as error:
-            if owner:
+            if owned:
                 self._let_go(run_id, lost=isinstance(error, Unavailable))
             raise
-        if not owner:
+        if not owned:
             self._room.set()  # it may have to be claimed
-        elif not begun:
+        elif not started.is_new:
             self._let_go(run_id)  # it was started before
         else:
             turn = begun[0]
             run = Active(turn.workflow, turn.state, 0, self._trace(turn.state, traceparent))
             self._committed(run, turn.records)
-            self._spawn(self._drive_to_end(run), name=f"run {run_id}")
-        return answer
+            self._spawn_driver(self._drive_to_end(run), run_id)
+        return started.reply
 
     # Taking up runs that wait.
 
@@ -185,16 +182,16 @@ class Runner:
                 continue
             for stored in claimed:
                 self._held.add(stored.row.id)
-                self._spawn(self._take_up(stored), name=f"run {stored.row.id}")
+                self._spawn_driver(self._take_up(stored), stored.row.id)
             if not claimed:
                 await self._room.wait()
 
     async def _claim(self) -> list[StoredRun]:
         if self._may_have_lost:
-            await self._runs.release_lost(self._owner, self._held)
+            await self._runs.release_lost(self._held)
             self._may_have_lost = False
         free = min(self._config.max_runs - len(self._held), CLAIM_AT_ONCE)
-        return await self._runs.claim(self._owner, free) if free > 0 else []
+        return await self._runs.claim(free) if free > 0 else []
 
     async def _take_up(self, stored: StoredRun) -> None:
         state = stored.state
@@ -206,14 +203,24 @@ class Runner:
         except DefinitionInvalid as error:
             reason = f"its definition no longer fits the contracts: {error}"
             await self._store_end(state, stored.row.epoch, reason)
-            self._let_go(state.run_id)
             return
         run = Active(workflow, state, stored.row.epoch, run_trace)
         await self._drive_to_end(run, Recovered() if begun else Began())
 
-    def _redraw(self, stored: StoredRun) -> None:
-        """Its last spans may have been on their way when the process was killed."""
-        self._trace(stored.state, stored.row.traceparent).observe(stored.records, again=True)
+    def claim_soon(self) -> None:
+        """A run may wait for somebody."""
+        self._room.set()
+
+    def abandon(self) -> None:
+        """Leave every run to whoever took our lease. What is under way ends unheard."""
+        for driver in self._drivers:
+            driver.cancel()
+
+    def redraw(self, ended: Sequence[StoredRun]) -> None:
+        """Their last spans may have been on their way when their process was killed."""
+        for stored in ended:
+            run_trace = self._trace(stored.state, stored.row.traceparent)
+            run_trace.observe(stored.records, again=True)
 
     # Driving one run.
 
@@ -229,8 +236,6 @@ class Runner:
             error_id = uuid.uuid4().hex
             log.exception("error %s in run %s", error_id, run.state.run_id)
             await self._store_end(run.state, run.epoch, f"internal error {error_id}")
-        finally:
-            self._let_go(run.state.run_id)
 
     async def _drive(self, run: Active) -> None:
         try:
@@ -291,6 +296,7 @@ class Runner:
         self, service: str, method: str, request: bytes, timeout: float
     ) -> bytes | Error:
         async with self._calls:
+            await self._runs.lease.held()  # or another may be about to make this call
             return await self._peers.call(service, method, request, timeout=timeout)
 
     async def _advance(self, run: Active, event: Event) -> None:
@@ -361,6 +367,16 @@ class Runner:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+    def _spawn_driver(self, work: Coroutine[Any, Any, Any], run_id: str) -> None:
+        driver = self._spawn(work, name=f"run {run_id}")
+        self._drivers.add(driver)
+
+        def end(driver: asyncio.Task[Any]) -> None:
+            self._drivers.discard(driver)
+            self._let_go(run_id)
+
+        driver.add_done_callback(end)
 
     async def _sleep_until(self, until_us: int) -> bool:
         """False if we are told to stop first."""

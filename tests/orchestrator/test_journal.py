@@ -12,19 +12,21 @@ from mesh.errors import AlreadyExists, FailedPrecondition, NotFound, Reason
 from mesh.inbox import RequestKey
 from services.orchestrator import definition
 from services.orchestrator.catalogue import Catalogue
+from services.orchestrator.changes import Changes
 from services.orchestrator.engine.events import Began, Failed, Recovered
 from services.orchestrator.engine.machine import Turn
 from services.orchestrator.engine.policy import Policy
 from services.orchestrator.engine.starting import StartRun, start
 from services.orchestrator.engine.state import Error, RunState, RunStatus
 from services.orchestrator.journal import SCHEMA
-from services.orchestrator.journal.definitions import Definitions
-from services.orchestrator.journal.runs import Fenced, Filter, NewRun, Runs
+from services.orchestrator.journal.opening import open_journal
+from services.orchestrator.journal.runs import Fenced, Filter, NewRun
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from services.orchestrator.journal.definitions import StoredDefinition
+    from services.orchestrator.journal.runs import Runs, StoredRun
 
 POLICY = Policy()
 GIVEN = {
@@ -37,10 +39,21 @@ GIVEN = {
 
 @asynccontextmanager
 async def journal(location: str) -> AsyncIterator[tuple[Runs, Catalogue]]:
-    async with open_database(location, schema=SCHEMA) as database:
-        catalogue = Catalogue(Definitions(database))
+    async with open_journal(location) as journal:
+        catalogue = Catalogue(journal.definitions)
         await catalogue.register_built_in()
-        yield Runs(database), catalogue
+        async with journal.own(Nobody(), Changes()):
+            yield journal.runs, catalogue
+
+
+class Nobody:
+    """Drives nothing."""
+
+    def claim_soon(self) -> None: ...
+
+    def abandon(self) -> None: ...
+
+    def redraw(self, ended: Sequence[StoredRun]) -> None: ...
 
 
 async def begin(
@@ -48,7 +61,7 @@ async def begin(
     catalogue: Catalogue,
     run_id: str = "run",
     *,
-    owner: str = "me",
+    owned: bool = True,
     caller: str = "spiffe://caller",
     at_us: int = 1_000_000,
 ) -> Turn:
@@ -59,10 +72,10 @@ async def begin(
         request = StartRun(run_id, GIVEN, None, "", caller)
         workflow = catalogue.newest(stored)
         turn = start(workflow, request, POLICY, network="regtest", at_us=at_us, jitter=0)
-        if owner:
+        if owned:
             turn.take(Began())
         turns.append(turn)
-        return NewRun(turn.state, tuple(turn.records), caller, "", owner)
+        return NewRun(turn.state, tuple(turn.records), caller, "", owned)
 
     key = RequestKey(caller, "StartRun", run_id, b"body")
     await runs.start(key, "assess_fraud_risk", prepare, lambda new: new.state.run_id.encode())
@@ -102,8 +115,9 @@ async def test_a_turn_that_is_stored_again_changes_nothing(location: str) -> Non
 async def test_who_lost_a_run_cannot_write_to_it(location: str) -> None:
     async with journal(location) as (runs, catalogue):
         ended = fails(await begin(runs, catalogue))
-        await runs.release_all()
-        (taken,) = await runs.claim("another", 10)
+
+    async with journal(location) as (runs, _):
+        (taken,) = await runs.claim(10)
 
         with pytest.raises(Fenced):
             await runs.append(ended.state, 0, ended.records)
@@ -129,9 +143,9 @@ async def test_two_turns_from_one_state_cannot_both_be_stored(location: str) -> 
 async def test_waiting_runs_are_claimed_once_and_oldest_first(location: str) -> None:
     async with journal(location) as (runs, catalogue):
         for number in (3, 1, 2):
-            await begin(runs, catalogue, f"run-{number}", owner="", at_us=number)
+            await begin(runs, catalogue, f"run-{number}", owned=False, at_us=number)
 
-        first, second = await runs.claim("me", 2), await runs.claim("you", 2)
+        first, second = await runs.claim(2), await runs.claim(2)
 
     assert [stored.row.id for stored in first] == ["run-1", "run-2"]
     assert [stored.row.id for stored in second] == ["run-3"]
@@ -142,9 +156,9 @@ async def test_a_run_that_was_stored_behind_a_lost_answer_is_taken_up(location: 
         await begin(runs, catalogue, "held")
         await begin(runs, catalogue, "lost")
 
-        await runs.release_lost("me", {"held"})
+        await runs.release_lost({"held"})
 
-        assert [stored.row.id for stored in await runs.claim("me", 10)] == ["lost"]
+        assert [stored.row.id for stored in await runs.claim(10)] == ["lost"]
 
 
 # The run that they hit has two records: it was started, and its first step is intended.
@@ -163,21 +177,19 @@ async def test_a_run_that_cannot_be_read_is_set_aside_and_holds_up_no_other(
     async with journal(location) as (runs, catalogue):
         await begin(runs, catalogue, "hurt", at_us=1)
         await begin(runs, catalogue, "sound", at_us=2)
-        await runs.release_all()
     async with open_database(location, schema=SCHEMA) as database:
         left = b"{}" if damage == "a field gone" else b"{"
         await database.write(lambda tx: tx.execute(DAMAGES[damage], left))
 
     async with journal(location) as (runs, _):
-        claimed = await runs.claim("me", 10)
-        waiting = await runs.claim("me", 10)
-        finished = await runs.finished_lately()
+        claimed = await runs.claim(10)
+        waiting = await runs.claim(10)
         (row,) = await runs.page(Filter(status="NEEDS_ATTENTION"), before=None, limit=10)
         with pytest.raises(FailedPrecondition) as refusal:
             await runs.load("hurt")
 
     assert [stored.row.id for stored in claimed] == ["sound"]
-    assert (waiting, finished) == ([], [])
+    assert waiting == []
     assert row.id == "hurt"
     assert row.reason == str(refusal.value)
     assert refusal.value.reason == Reason.STORE_DAMAGED
@@ -205,8 +217,8 @@ async def test_a_start_that_is_refused_leaves_nothing(location: str) -> None:
 
 
 async def test_a_run_keeps_the_workflows_that_it_began_with(location: str) -> None:
-    async with open_database(location, schema=SCHEMA) as database:
-        definitions = Definitions(database)
+    async with open_journal(location) as journal:
+        definitions = journal.definitions
         catalogue = Catalogue(definitions)
         await catalogue.register_built_in()
         shipped = definition.load(definition.built_in_text("assess_fraud_risk"))

@@ -33,14 +33,15 @@ CREATE TABLE IF NOT EXISTS run (
     updated_us      INTEGER NOT NULL,
     finished_us     INTEGER            -- NULL while it has something to do
 ) STRICT;
-CREATE INDEX IF NOT EXISTS run_unfinished ON run (created_us, id) WHERE finished_us IS NULL;
+CREATE INDEX IF NOT EXISTS run_waiting ON run (created_us, id)
+    WHERE finished_us IS NULL AND owner = '';
 CREATE INDEX IF NOT EXISTS run_by_end ON run (finished_us) WHERE finished_us IS NOT NULL;
 CREATE INDEX IF NOT EXISTS run_by_age ON run (created_us, id);
 CREATE INDEX IF NOT EXISTS run_by_workflow ON run (workflow_id, created_us, id);
 CREATE INDEX IF NOT EXISTS run_by_status ON run (status, created_us, id);
 
 CREATE TABLE IF NOT EXISTS journal (
-    run      TEXT NOT NULL REFERENCES run (id),
+    run      TEXT NOT NULL,
     sequence INTEGER NOT NULL,  -- from 1, without gaps
     kind     TEXT NOT NULL,
     path     TEXT NOT NULL,     -- of the step; empty for what concerns the run

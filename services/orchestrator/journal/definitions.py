@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from mesh.database import Database, Transaction
     from services.orchestrator.definition.workflow import Workflow
 
-COLUMNS = "hash, workflow_id, name, body, registered_us"
+COLUMNS = "hash, workflow_id, name, body, registered_us, version"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,7 @@ class StoredDefinition:
     name: str
     body: str  # as registered
     registered_us: int
+    version: int  # of its workflow_id, from 1
 
 
 class Definitions:
@@ -40,15 +41,15 @@ class Definitions:
             )
             assert row is not None  # noqa: S101  (an aggregate has one row)
             now = await tx.now_ms() * 1000
-            new = StoredDefinition(workflow.hash, workflow.id, workflow.name, body, now)
+            new = StoredDefinition(workflow.hash, workflow.id, workflow.name, body, now, row[0])
             await tx.execute(
-                f"INSERT INTO definition ({COLUMNS}, version) VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608
+                f"INSERT INTO definition ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608
                 new.hash,
                 new.workflow_id,
                 new.name,
                 new.body,
                 new.registered_us,
-                row[0],
+                new.version,
             )
             return new
 

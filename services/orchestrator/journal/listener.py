@@ -1,0 +1,71 @@
+"""Hears from PostgreSQL which runs moved, whichever process moved them. Only hints, some lost."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from services.orchestrator.journal.statements import MOVED, WAITING
+from services.orchestrator.journal.writer import AWAY, connect
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from mesh.lease import Lease
+    from services.orchestrator.changes import Changes
+    from services.orchestrator.journal.writer import Writer
+
+PAUSE = 0.2  # seconds between two tries to reach the server
+
+log = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def listening(
+    url: str, lease: Lease, writer: Writer, changes: Changes, claimable: Callable[[], None]
+) -> AsyncIterator[None]:
+    """Pass on what is heard for the duration of the block."""
+
+    def hear(_: Any, pid: int, channel: str, message: str) -> None:
+        if pid == writer.pid:
+            return  # our own runs wake whom they must themselves
+        if channel == WAITING:
+            claimable()
+        for run_id in message.split():
+            changes.notify(run_id)
+
+    async def listen_forever() -> None:
+        while True:
+            try:
+                connection = await connect(url, lease)
+            except AWAY:
+                await asyncio.sleep(PAUSE)
+                continue
+            ended = asyncio.Event()
+            connection.add_termination_listener(partial(_set, ended))
+            try:
+                for channel in (MOVED, WAITING):
+                    await connection.add_listener(channel, hear)
+                # What was told while nobody listened.
+                changes.notify_all()
+                claimable()
+                await ended.wait()
+                log.warning("PostgreSQL ended the connection that we listen on")
+            except AWAY:
+                await asyncio.sleep(PAUSE)
+            finally:
+                connection.terminate()
+
+    task = asyncio.create_task(listen_forever(), name="listen")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def _set(ended: asyncio.Event, _: Any) -> None:
+    ended.set()

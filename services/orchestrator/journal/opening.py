@@ -1,0 +1,92 @@
+"""Opens the journal: a SQLite file for one process, or PostgreSQL for several."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from mesh.database import POSTGRES_SCHEMES, open_database
+from mesh.errors import ResourceExhausted, Unavailable
+from mesh.lease import Lease, sole_owner
+from services.orchestrator.journal import SCHEMA
+from services.orchestrator.journal.definitions import Definitions
+from services.orchestrator.journal.local import LocalRuns
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from mesh.database import Database
+    from services.orchestrator.changes import Changes
+    from services.orchestrator.journal.runs import Runs, StoredRun
+
+
+class Driver(Protocol):
+    """Who drives runs, as the journal sees it."""
+
+    def claim_soon(self) -> None:
+        """A run may wait for somebody."""
+        ...
+
+    def abandon(self) -> None:
+        """Our lease was taken: leave every run that we have."""
+        ...
+
+    def redraw(self, ended: Sequence[StoredRun]) -> None:
+        """Who ended these may not have lived to tell."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    database: Database
+    definitions: Definitions
+    runs: Runs
+    # Own runs for the duration of the block: the driver must be done when it ends.
+    own: Callable[[Driver, Changes], AbstractAsyncContextManager[None]]
+
+
+@asynccontextmanager
+async def open_journal(location: str, *, lease_seconds: float = 5.0) -> AsyncIterator[Journal]:
+    """The journal at a path or ``postgresql://`` URL.
+
+    FailedPrecondition if another process has the file.
+    """
+    if location.startswith(POSTGRES_SCHEMES):
+        async with _open_shared(location, Lease(lease_seconds)) as journal:
+            yield journal
+    else:
+        with sole_owner(Path(location)):
+            async with open_database(location, schema=SCHEMA) as database:
+                runs = LocalRuns(database)
+                await runs.release_all()
+                yield Journal(database, Definitions(database), runs, partial(_own_alone, runs))
+
+
+@asynccontextmanager
+async def _own_alone(runs: LocalRuns, driver: Driver, changes: Changes) -> AsyncIterator[None]:
+    driver.redraw(await runs.finished_lately())
+    yield
+    with suppress(Unavailable, ResourceExhausted):
+        await runs.finished_lately()  # drawn, and sent before this process ends
+
+
+@asynccontextmanager
+async def _open_shared(url: str, lease: Lease) -> AsyncIterator[Journal]:
+    # asyncpg is an extra
+    from services.orchestrator.journal.ownership import own_shared
+    from services.orchestrator.journal.shared import SharedRuns
+    from services.orchestrator.journal.writer import Writer
+
+    async with open_database(url, schema=SCHEMA) as database:
+        writer = Writer(url, lease)
+        try:
+            await writer.open()
+            runs = SharedRuns(database, lease, writer)
+            own = partial(own_shared, url, writer, runs)
+            yield Journal(database, Definitions(database), runs, own)
+        finally:
+            await asyncio.shield(writer.close())

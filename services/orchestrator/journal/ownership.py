@@ -1,0 +1,69 @@
+"""Keeps the lease under which this process drives runs, and takes over what others left."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+from mesh.errors import FailedPrecondition, MeshError
+from services.orchestrator.journal.listener import listening
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from services.orchestrator.changes import Changes
+    from services.orchestrator.journal.opening import Driver
+    from services.orchestrator.journal.shared import SharedRuns
+    from services.orchestrator.journal.writer import Writer
+
+LOOK_AGAIN = 1.0  # seconds: nobody has to be told that a run waits
+AFTER_THE_END = 0.02  # seconds: at the end of a lease it is not over yet
+
+log = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def own_shared(
+    url: str, writer: Writer, runs: SharedRuns, driver: Driver, changes: Changes
+) -> AsyncIterator[None]:
+    """Renew, and look for what others left, for the duration of the block; then leave at once."""
+    writer.on_lost = driver.abandon
+    async with listening(url, runs.lease, writer, changes, driver.claim_soon):
+        task = asyncio.create_task(_own_forever(runs, driver), name="own")
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            try:
+                await runs.retire()
+            except MeshError as error:
+                log.warning("others take over when our lease ends: %s", error)
+
+
+async def _own_forever(runs: SharedRuns, driver: Driver) -> None:
+    while True:
+        soonest = LOOK_AGAIN
+        try:
+            others_end_in = await runs.renew()
+            if others_end_in <= 0:
+                await _take_over(runs, driver)
+            else:
+                soonest = others_end_in + AFTER_THE_END
+        except (MeshError, asyncpg.PostgresError) as error:
+            log.warning("cannot keep the lease: %s", error)
+        driver.claim_soon()
+        await asyncio.sleep(min(soonest, runs.lease.seconds / 3, LOOK_AGAIN))
+
+
+async def _take_over(runs: SharedRuns, driver: Driver) -> None:
+    taken = await runs.take_over()
+    if taken.executors:
+        log.info("released %d runs of %s", taken.released, ", ".join(taken.executors))
+    for run_id in taken.ended:
+        with suppress(FailedPrecondition):
+            driver.redraw([await runs.load(run_id)])
