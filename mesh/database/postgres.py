@@ -40,7 +40,13 @@ _TYPE = re.compile(rf"\b({'|'.join(TYPES)})\b")
 _TABLE_OPTIONS = re.compile(r"\)\s*(?:STRICT|WITHOUT ROWID)(?:\s*,\s*(?:STRICT|WITHOUT ROWID))*")
 _QUOTED_OR_MARK = re.compile(r"'[^']*'|\?")
 
-LOST = (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, TimeoutError)
+LOST = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.OperatorInterventionError,  # the server stops, or is not up yet
+)
 
 
 @dataclass(slots=True)

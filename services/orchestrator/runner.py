@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mesh import failpoint
-from mesh.errors import ResourceExhausted, Unavailable
+from mesh.errors import Reason, ResourceExhausted, Unavailable
+from mesh.interceptors import deadline
 from services.orchestrator.definition.faults import DefinitionInvalid
 from services.orchestrator.engine import starting
 from services.orchestrator.engine.events import (
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 
 GRACE = 5.0  # seconds for calls under way when we are told to stop
 CLAIM_AT_ONCE = 64  # runs: each is read in the transaction that claims it
+PATIENCE = 0.9  # of the time that a caller gives us to start a run
 STORE_RETRY = 0.5  # seconds between two tries to reach a store that does not answer
 
 log = logging.getLogger(__name__)
@@ -117,10 +119,19 @@ class Runner:
     ) -> bytes:
         """Start a run once per ``key``, and drive it as soon as there is room.
 
-        A caller that goes away cannot undo it: what was stored is driven.
+        A caller that goes away cannot undo it: what was stored is driven. Unavailable just before
+        the caller's deadline if the store does not answer: nobody knows yet whether it starts.
         """
         work = self._start(key, workflow_id, request, traceparent, reply)
-        return await asyncio.shield(self._spawn(work, name=f"start {request.run_id}"))
+        started = self._spawn(work, name=f"start {request.run_id}")
+        try:
+            async with asyncio.timeout(deadline.remaining(share=PATIENCE)):
+                return await asyncio.shield(started)
+        except TimeoutError:
+            raise Unavailable(
+                "the journal does not answer; retry with the same request_id",
+                reason=Reason.STORE_UNAVAILABLE,
+            ) from None
 
     async def _start(
         self,

@@ -4,13 +4,7 @@ trace is whole.
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-import sys
-from asyncio.subprocess import PIPE, create_subprocess_exec
-from contextlib import asynccontextmanager
-from shutil import copyfile
 from typing import TYPE_CHECKING
 
 import grpc
@@ -23,15 +17,16 @@ from tests.orchestrator.conftest import connect, dial, start_traced
 from tests.orchestrator.orders import order, watch
 from tests.orchestrator.orders import status as shown_status
 from tests.orchestrator.paying import finished, payment, status, statuses
-from tests.orchestrator.servicers import Book, serve_peers
+from tests.orchestrator.processes import environment_of, process
+from tests.orchestrator.servicers import serve_peers
 
 if TYPE_CHECKING:
-    from asyncio.subprocess import Process
     from collections.abc import AsyncIterator
     from pathlib import Path
 
     from anya.orchestrator.v1 import payment_pb2 as pb
     from mesh.testing import Authority
+    from tests.orchestrator.servicers import Book
 
 BOUNDARIES = [
     "engine.after_start/{run}",
@@ -55,34 +50,9 @@ async def environment(
     authority: Authority, tmp_path: Path, book: Book, collector: str
 ) -> AsyncIterator[dict[str, str]]:
     """What an orchestrator starts with: a home, a certificate, peers and a collector."""
-    identity = authority.issue_service("orchestrator")
-    pki = tmp_path / "pki"
-    pki.mkdir()
-    copyfile(identity.ca, pki / "ca.pem")
-    copyfile(identity.certificate, pki / "orchestrator.pem")
-    copyfile(identity.key, pki / "orchestrator.key")
     async with serve_peers(authority, tmp_path, book, otlp_endpoint=collector) as peers:
-        yield {
-            "PATH": os.environ["PATH"],
-            "ANYA_HOME": str(tmp_path),
-            "ANYA_PEERS": ",".join(f"{name}={address}" for name, address in peers.items()),
-            "OTEL_EXPORTER_OTLP_ENDPOINT": collector,
-        }
-
-
-@asynccontextmanager
-async def process(environment: dict[str, str]) -> AsyncIterator[tuple[Process, int]]:
-    """A real orchestrator process and its port."""
-    command = (sys.executable, "-m", "services.orchestrator")
-    child = await create_subprocess_exec(*command, env=environment, stdout=PIPE)
-    try:
-        assert child.stdout
-        line = await child.stdout.readline()
-        yield child, json.loads(line)["ready"]["port"]
-    finally:
-        if child.returncode is None:
-            child.terminate()
-        await child.wait()
+        known = environment_of(authority, tmp_path, peers)
+        yield known | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector}
 
 
 @pytest.mark.parametrize("boundary", BOUNDARIES)

@@ -1,0 +1,48 @@
+"""Orchestrators as processes of their own, to be killed and stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from asyncio.subprocess import PIPE, create_subprocess_exec
+from contextlib import asynccontextmanager
+from shutil import copyfile
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from asyncio.subprocess import Process
+    from collections.abc import AsyncIterator, Mapping
+    from pathlib import Path
+
+    from mesh.testing import Authority
+
+
+def environment_of(authority: Authority, home: Path, peers: Mapping[str, str]) -> dict[str, str]:
+    """What an orchestrator starts with: a home, a certificate and peers."""
+    identity = authority.issue_service("orchestrator")
+    pki = home / "pki"
+    pki.mkdir(parents=True)
+    copyfile(identity.ca, pki / "ca.pem")
+    copyfile(identity.certificate, pki / "orchestrator.pem")
+    copyfile(identity.key, pki / "orchestrator.key")
+    return {
+        "PATH": os.environ["PATH"],
+        "ANYA_HOME": str(home),
+        "ANYA_PEERS": ",".join(f"{name}={address}" for name, address in peers.items()),
+    }
+
+
+@asynccontextmanager
+async def process(environment: Mapping[str, str]) -> AsyncIterator[tuple[Process, int]]:
+    """A real orchestrator process and its port."""
+    command = (sys.executable, "-m", "services.orchestrator")
+    child = await create_subprocess_exec(*command, env=environment, stdout=PIPE)
+    try:
+        assert child.stdout
+        line = await child.stdout.readline()
+        yield child, json.loads(line)["ready"]["port"]
+    finally:
+        if child.returncode is None:
+            child.terminate()
+        await child.wait()
