@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from mesh.database import POSTGRES_SCHEMES, open_database
 from mesh.errors import ResourceExhausted, Unavailable
@@ -17,27 +17,11 @@ from services.orchestrator.journal.definitions import Definitions
 from services.orchestrator.journal.local import LocalRuns
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable
 
     from mesh.database import Database
     from services.orchestrator.changes import Changes
-    from services.orchestrator.journal.runs import Runs, StoredRun
-
-
-class Driver(Protocol):
-    """Who drives runs, as the journal sees it."""
-
-    def claim_soon(self) -> None:
-        """A run may wait for somebody."""
-        ...
-
-    def abandon(self) -> None:
-        """Our lease was taken: leave every run that we have."""
-        ...
-
-    def redraw(self, ended: Sequence[StoredRun]) -> None:
-        """Who ended these may not have lived to tell."""
-        ...
+    from services.orchestrator.journal.runs import Driver, Runs
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from services.orchestrator.changes import Changes
-    from services.orchestrator.journal.opening import Driver
+    from services.orchestrator.journal.runs import Driver
     from services.orchestrator.journal.shared import SharedRuns
     from services.orchestrator.journal.writer import Writer
 

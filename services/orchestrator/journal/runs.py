@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from mesh import outbox
 from mesh.errors import FailedPrecondition, NotFound, Reason
@@ -84,6 +84,22 @@ class Filter:
 
     status: str = ""
     workflow_id: str = ""
+
+
+class Driver(Protocol):
+    """Who drives runs, as the journal sees it."""
+
+    def claim_soon(self) -> None:
+        """A run may wait for somebody."""
+        ...
+
+    def abandon(self) -> None:
+        """Our lease was taken: leave every run that we have."""
+        ...
+
+    def redraw(self, ended: Sequence[StoredRun]) -> None:
+        """Who ended these may not have lived to tell."""
+        ...
 
 
 class Runs(ABC):
