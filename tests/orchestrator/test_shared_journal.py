@@ -1,0 +1,240 @@
+"""The journal that several processes share: who lost its lease writes nothing, and hears so."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import asyncpg
+import pytest
+
+from anya.orchestrator.v1 import workflow_pb2 as pb
+from mesh import lease as leases
+from mesh.testing import eventually
+from services.orchestrator.__main__ import orchestrator
+from services.orchestrator.catalogue import Catalogue
+from services.orchestrator.journal.commits import Append, arguments
+from services.orchestrator.journal.opening import open_journal
+from services.orchestrator.journal.runs import Fenced
+from services.orchestrator.journal.shared import SharedRuns
+from services.orchestrator.journal.statements import COMMIT
+from services.orchestrator.servicers import workflow as servicer
+from tests.orchestrator.conftest import connect
+from tests.orchestrator.paying import payment, status
+from tests.orchestrator.test_journal import begin, fails
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from mesh.testing import Authority
+    from services.orchestrator.config import OrchestratorConfig
+    from tests.orchestrator.servicers import Book
+
+LEASE = 2.0  # seconds
+
+
+@pytest.fixture
+def url(new_postgres_database: str) -> str:
+    return new_postgres_database
+
+
+@asynccontextmanager
+async def executor(url: str) -> AsyncIterator[tuple[SharedRuns, Catalogue]]:
+    """One that renews its lease only when it is told to."""
+    async with open_journal(url, lease_seconds=LEASE) as journal:
+        catalogue = Catalogue(journal.definitions)
+        await catalogue.register_built_in()
+        assert isinstance(journal.runs, SharedRuns)
+        yield journal.runs, catalogue
+
+
+async def expire(connection: asyncpg.Connection, runs: SharedRuns) -> None:
+    """Let the lease end, as if its time had passed."""
+    await connection.execute(
+        "UPDATE executor SET lease_until = now() - interval '1 ms' WHERE id = $1",
+        runs.lease.executor,
+    )
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(url)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def test_an_executor_whose_lease_was_taken_writes_nothing_and_begins_anew(url: str) -> None:
+    async with (
+        executor(url) as (zombie, catalogue),
+        executor(url) as (heir, _),
+        connected(url) as connection,
+    ):
+        before = zombie.lease.executor
+        ended = fails(await begin(zombie, catalogue))
+        await expire(connection, zombie)
+        taken = await heir.take_over()
+        (run,) = await heir.claim(10)
+
+        with pytest.raises(Fenced):
+            await zombie.append(ended.state, 0, ended.records)
+        with pytest.raises(Fenced):
+            await zombie.append(ended.state, run.row.epoch, ended.records)
+        await begin(zombie, catalogue, "later")
+
+        assert taken.executors == (before,)
+        assert taken.released == 1
+        assert zombie.lease.executor != before
+        assert (await heir.load("run")).records == run.records
+
+
+async def test_a_lease_that_ended_unseen_is_renewed_by_the_next_commit(url: str) -> None:
+    async with executor(url) as (runs, catalogue), connected(url) as connection:
+        ended = fails(await begin(runs, catalogue))
+        await expire(connection, runs)
+
+        await runs.append(ended.state, 0, ended.records)
+
+        assert (await runs.load("run")).state == ended.state
+
+
+async def test_a_takeover_waits_for_the_commit_that_is_under_way_and_sees_it(url: str) -> None:
+    async with (
+        executor(url) as (zombie, catalogue),
+        executor(url) as (heir, _),
+        connected(url) as late,
+        connected(url) as connection,
+    ):
+        ended = fails(await begin(zombie, catalogue))
+        columns = arguments([Append(ended.state, 0, ended.records)], zombie.lease.executor)
+        transaction = late.transaction()
+        await transaction.start()
+        await late.fetchrow(COMMIT, zombie.lease.executor, zombie.lease.incarnation, *columns)
+        retire = asyncio.create_task(_retire(connection, zombie))
+        await eventually(lambda: _is_blocked(url))
+        blocked = not retire.done()
+        await transaction.commit()
+        await retire
+        seen = await heir.load("run")
+
+    assert blocked
+    assert seen.state == ended.state
+
+
+async def test_a_commit_waits_for_the_takeover_that_is_under_way_and_changes_nothing(
+    url: str,
+) -> None:
+    async with (
+        executor(url) as (zombie, catalogue),
+        executor(url) as (heir, _),
+        connected(url) as connection,
+    ):
+        begun = await begin(zombie, catalogue)
+        ended = fails(begun)
+        transaction = connection.transaction()
+        await transaction.start()
+        await _retire(connection, zombie)
+        late = asyncio.create_task(zombie.append(ended.state, 0, ended.records))
+        await eventually(lambda: _is_blocked(url))
+        await transaction.commit()
+        with pytest.raises(Fenced):
+            await late
+        seen = await heir.load("run")
+
+    assert seen.state == begun.state
+
+
+async def _retire(connection: asyncpg.Connection, runs: SharedRuns) -> None:
+    lease = runs.lease
+    await connection.execute(leases.RETIRE_OURSELVES, lease.executor, lease.incarnation)
+
+
+async def _is_blocked(url: str) -> bool:
+    async with connected(url) as connection:
+        return bool(
+            await connection.fetchval(
+                "SELECT count(*) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            )
+        )
+
+
+async def test_two_that_claim_at_once_never_have_the_same_run(url: str) -> None:
+    async with executor(url) as (one, catalogue), executor(url) as (other, _):
+        for number in range(60):
+            await begin(one, catalogue, f"run-{number}", owned=False, at_us=number)
+
+        claims = await asyncio.gather(*(runs.claim(8) for runs in (one, other) * 8))
+
+    ids = [run.row.id for claim in claims for run in claim]
+    assert len(ids) == len(set(ids)) == 60
+    assert all(claims[:2])
+
+
+async def test_events_of_executors_that_commit_at_once_have_numbers_without_gaps(url: str) -> None:
+    async with (
+        executor(url) as (one, catalogue),
+        executor(url) as (other, _),
+        connected(url) as connection,
+    ):
+        await asyncio.gather(
+            *(
+                begin(runs, catalogue, f"{name}-{n}", caller=name)
+                for n in range(40)
+                for name, runs in (("a", one), ("b", other))
+            )
+        )
+        numbers = [row[0] for row in await connection.fetch("SELECT sequence FROM outbox")]
+
+    assert sorted(numbers) == list(range(1, 81))
+
+
+async def test_what_cannot_be_stored_is_one_runs_own_trouble(url: str) -> None:
+    async with executor(url) as (runs, catalogue):
+        ended = fails(await begin(runs, catalogue, "sound"))
+        hurt = fails(await begin(runs, catalogue, "hurt"))
+        impossible = replace(hurt.state, reason="\0")  # no text of PostgreSQL holds it
+
+        outcomes = await asyncio.gather(
+            runs.append(impossible, 0, hurt.records),
+            runs.append(ended.state, 0, ended.records),
+            return_exceptions=True,
+        )
+
+        assert isinstance(outcomes[0], asyncpg.PostgresError)
+        assert outcomes[1] is None
+        assert (await runs.load("sound")).state == ended.state
+
+
+async def test_a_watch_on_another_replica_hears_at_once(
+    url: str,
+    config: OrchestratorConfig,
+    authority: Authority,
+    book: Book,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(servicer, "LOOK_AGAIN", 60.0)  # so that nothing but a word wakes it
+    shared = replace(config, database=url)
+    elsewhere = replace(shared, mesh=replace(config.mesh, home=tmp_path / "other"))
+    book.held["SendPayment"] = asyncio.Event()
+    request = payment()
+
+    async with (
+        orchestrator(shared) as service,
+        orchestrator(elsewhere) as other,
+        connect(authority, service.port) as workflows,
+        connect(authority, other.port) as others,
+    ):
+        await workflows.StartRun(request, timeout=5)
+        watch = others.WatchRun(pb.WatchRunRequest(run_id=request.request_id), timeout=20)
+        seen = [await anext(aiter(watch))]
+        book.held["SendPayment"].set()
+        seen += [update async for update in watch]
+
+    assert status(seen[-1].run) == "SUCCEEDED"
+    assert [update.sequence for update in seen] == list(range(1, len(seen) + 1))
