@@ -7,7 +7,7 @@ import logging
 import random
 import time
 import uuid
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from contextvars import Context
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -106,8 +106,6 @@ class Runner:
             self._stopping.set()
             self._room.set()
             await self._drain()
-            with suppress(Unavailable, ResourceExhausted):
-                await self._runs.finished_lately()  # drawn, and sent before this process ends
 
     async def start(
         self,
