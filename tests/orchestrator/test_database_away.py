@@ -64,7 +64,7 @@ async def test_runs_wait_for_the_database_and_go_on(
         await server.end()
         book.held["SendPayment"].set()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await workflows.StartRun(refused, timeout=1)
+            await workflows.StartRun(refused, timeout=3)
         calls = len(book.calls)
         await server.start()
         run = await finished_in_spite(workflows, under_way.request_id)
