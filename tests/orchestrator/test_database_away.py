@@ -19,7 +19,6 @@ from tests.orchestrator.postgres_server import PostgresServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
     from mesh.testing import Authority
@@ -28,12 +27,12 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[PostgresServer]:
-    server = PostgresServer(tmp_path / "postgres")
+async def server() -> AsyncIterator[PostgresServer]:
+    server = await asyncio.to_thread(PostgresServer)
     await server.end()
     await server.start()
     yield server
-    await asyncio.to_thread(server.remove)
+    await server.remove()
 
 
 @asynccontextmanager
