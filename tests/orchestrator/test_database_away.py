@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[PostgresServer]:
-    server = await asyncio.to_thread(PostgresServer)
-    await server.end()
+async def server(postgres_url: str) -> AsyncIterator[PostgresServer]:
+    """Beside the session's, which has made the user that both run as."""
+    server = PostgresServer()
+    await server.create()
     await server.start()
     yield server
     await server.remove()
