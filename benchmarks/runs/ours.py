@@ -32,7 +32,7 @@ from mesh.breaker import Breakers
 from mesh.client import open_channel
 from mesh.clock import SystemClock
 from mesh.config import MeshConfig
-from mesh.database import open_database, sqlite
+from mesh.database import sqlite
 from mesh.inbox import RequestKey
 from mesh.interceptors import ClientRules
 from mesh.runtime import open_runtime
@@ -42,9 +42,8 @@ from services.orchestrator.changes import Changes
 from services.orchestrator.config import PEERS, OrchestratorConfig
 from services.orchestrator.engine.starting import StartRun
 from services.orchestrator.engine.state import RunStatus
-from services.orchestrator.journal import SCHEMA
-from services.orchestrator.journal.definitions import Definitions
-from services.orchestrator.journal.runs import Runs
+from services.orchestrator.journal.opening import open_journal
+from services.orchestrator.journal.runs import Started
 from services.orchestrator.peers import open_peers
 from services.orchestrator.run_trace import parent_of_run
 from services.orchestrator.runner import Runner
@@ -56,6 +55,7 @@ if TYPE_CHECKING:
     import grpc
 
     from mesh.runtime import Runtime
+    from services.orchestrator.journal.opening import Journal
 
 WORKFLOW = "four_steps"
 TXID = bytes(range(32))
@@ -91,15 +91,21 @@ class InstantChain(ChainServiceServicer):
         return REPLY
 
 
-class Awaited(Runs):
-    """The journal; who started a run in this process hears of its end."""
+class Awaited:
+    """The journal, whichever it is; who started a run in this process hears of its end."""
 
-    def __init__(self, database: Any) -> None:
-        super().__init__(database)
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
         self.ended: dict[str, asyncio.Future[str]] = {}
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._journal.runs, name)
+
     async def append(self, state: Any, *arguments: Any) -> None:
-        await super().append(state, *arguments)
+        await self._journal.runs.append(state, *arguments)
+        self._hear(state)
+
+    def _hear(self, state: Any) -> None:
         if state.finished and (waiting := self.ended.pop(state.run_id, None)):
             waiting.set_result(state.status)
 
@@ -107,14 +113,12 @@ class Awaited(Runs):
 class Forgetful(Awaited):
     """No journal: whatever is stored is forgotten at once."""
 
-    async def start(self, key: Any, workflow_id: str, prepare: Any, reply: Any) -> bytes:
-        stored = await Definitions(self._database).find(workflow_id)
-        written: bytes = reply(prepare(stored))
-        return written
+    async def start(self, key: Any, workflow_id: str, prepare: Any, reply: Any) -> Started:
+        stored = await self._journal.definitions.find(workflow_id)
+        return Started(reply(prepare(stored)), True)
 
     async def append(self, state: Any, *arguments: Any) -> None:
-        if state.finished and (waiting := self.ended.pop(state.run_id, None)):
-            waiting.set_result(state.status)
+        self._hear(state)
 
 
 async def main(arguments: argparse.Namespace) -> None:
@@ -134,12 +138,13 @@ async def main(arguments: argparse.Namespace) -> None:
         peers: Any = Instant()
         if arguments.steps == "grpc":
             peers = await stack.enter_async_context(open_peers(runtime, timeout=TIMEOUT))
-        database = await stack.enter_async_context(open_database(config.location, schema=SCHEMA))
-        runs = (Forgetful if arguments.journal == "none" else Awaited)(database)
-        definitions, changes = Definitions(database), Changes()
+        journal = await stack.enter_async_context(open_journal(config.location))
+        runs: Any = (Forgetful if arguments.journal == "none" else Awaited)(journal)
+        definitions, changes = journal.definitions, Changes()
         catalogue = Catalogue(definitions)
         await catalogue.register(DEFINITION)
         runner = Runner(runs, catalogue, peers, changes, runtime.tracer, config)
+        await stack.enter_async_context(journal.own(runner, changes))
         await stack.enter_async_context(runner.running())
         if arguments.door == "direct":
             await burst.serve(_direct(runner, runs, runtime))
