@@ -62,6 +62,33 @@ async def start(
     return await _stub(channels).StartRun(request)
 
 
+async def signal(
+    channels: Channels,
+    run_id: str,
+    name: str,
+    payload: Mapping[str, Any],
+    *,
+    correlation: str = "",
+    request_id: str = "",
+) -> None:
+    """Send a run a signal; the same ``request_id`` again is the same signal."""
+    document = Struct()
+    document.update(payload)
+    request = pb.SignalRunRequest(
+        request_id=request_id or str(uuid.uuid4()),
+        run_id=run_id,
+        signal=name,
+        payload=document,
+        correlation=correlation,
+    )
+    await _stub(channels).SignalRun(request)
+
+
+async def cancel(channels: Channels, run_id: str, *, reason: str = "") -> None:
+    request = pb.CancelRunRequest(request_id=str(uuid.uuid4()), run_id=run_id, reason=reason)
+    await _stub(channels).CancelRun(request)
+
+
 async def get(channels: Channels, run_id: str) -> pb.Run:
     return (await _stub(channels).GetRun(pb.GetRunRequest(run_id=run_id))).run
 

@@ -15,7 +15,16 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Runs of workflows.", no_args_is_help=True)
 
 Status = Literal[
-    "running", "parked", "waiting", "succeeded", "refused", "failed", "cancelled", "needs_attention"
+    "running",
+    "parked",
+    "waiting",
+    "succeeded",
+    "refused",
+    "failed",
+    "compensated",
+    "compensation_failed",
+    "cancelled",
+    "needs_attention",
 ]
 RunArgument: TypeAlias = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run.")]
 
@@ -92,6 +101,61 @@ def show_run(run_id: RunArgument, home: HomeOption = None, json: JsonOption = Fa
         return
     for line in runs.lines(run):
         screen.results().print(line, markup=False)
+
+
+@app.command("signal")
+def signal_run(
+    run_id: RunArgument,
+    name: Annotated[str, typer.Argument(metavar="SIGNAL", help="What a step waits for.")],
+    payload: Annotated[
+        str, typer.Option("--payload", help="A JSON object; @FILE reads one.")
+    ] = "{}",
+    correlation: Annotated[str, typer.Option(help="What it is about.")] = "",
+    request_id: Annotated[str, typer.Option(help="Chosen by you: the same again is one.")] = "",
+    home: HomeOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Send a run what one of its steps waits for, or will."""
+    from functools import partial
+
+    from cli import runs, screen
+    from cli.connection import ask
+    from cli.home import Home
+
+    send = partial(
+        runs.signal,
+        run_id=run_id,
+        name=name,
+        payload=runs.read_input(payload),
+        correlation=correlation,
+        request_id=request_id,
+    )
+    ask(Home.of(home), send)
+    if json:
+        screen.emit({"run_id": run_id, "signal": name})
+    else:
+        screen.results().print(f"{run_id}  {name} sent", markup=False)
+
+
+@app.command("cancel")
+def cancel_run(
+    run_id: RunArgument,
+    reason: Annotated[str, typer.Option(help="For those who look at it later.")] = "",
+    home: HomeOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Ask a run to end; what it has paid stands. Watch it for how it ended."""
+    from functools import partial
+
+    from cli import runs, screen
+    from cli.connection import ask
+    from cli.home import Home
+
+    ask(Home.of(home), partial(runs.cancel, run_id=run_id, reason=reason))
+    if json:
+        screen.emit({"run_id": run_id, "cancel": "asked"})
+    else:
+        screen.results().print(f"{run_id}  asked to end", markup=False)
 
 
 @app.command("watch")

@@ -110,8 +110,10 @@ class RunTrace:
                 self._interrupt_cancels(record)
             case Kind.CANCEL_INTENT | Kind.CANCEL_FAILED | Kind.CANCEL_DONE:
                 self._observe_cancel(record, again)
-            case Kind.STEP_PARKED | Kind.STEP_HANDLED | Kind.STOPPING:
+            case Kind.STEP_PARKED | Kind.STEP_HANDLED:
                 pass  # nothing was sent, or nothing ended
+            case Kind.SIGNAL | Kind.CANCEL_RUN | Kind.STOPPING:
+                pass  # of the run, which goes on
             case _:
                 self._observe_step(record, again)
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
 import uuid
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mesh import failpoint
@@ -16,25 +14,14 @@ from mesh.errors import Reason, ResourceExhausted, Unavailable
 from mesh.interceptors import deadline
 from services.orchestrator.definition.faults import DefinitionInvalid
 from services.orchestrator.engine import starting
-from services.orchestrator.engine.events import (
-    Began,
-    Call,
-    Cancel,
-    CancelFailed,
-    CancelReplied,
-    Due,
-    Failed,
-    Recovered,
-    Replied,
-    Wait,
-)
+from services.orchestrator.engine.events import Began, Recovered, Replied
 from services.orchestrator.engine.evolve import evolve
-from services.orchestrator.engine.machine import Turn, commands
-from services.orchestrator.engine.policy import SECOND
+from services.orchestrator.engine.machine import Turn
 from services.orchestrator.engine.record import Kind, Record
-from services.orchestrator.engine.state import Error, RunStatus
+from services.orchestrator.engine.state import RunStatus
 from services.orchestrator.journal.runs import Fenced, NewRun
-from services.orchestrator.run_trace import CANCEL, RunTrace
+from services.orchestrator.performing import Active, Performer, now_us, pause
+from services.orchestrator.run_trace import RunTrace
 from services.orchestrator.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -46,30 +33,20 @@ if TYPE_CHECKING:
     from services.orchestrator.catalogue import Catalogue
     from services.orchestrator.changes import Changes
     from services.orchestrator.config import OrchestratorConfig
-    from services.orchestrator.definition.workflow import Workflow
-    from services.orchestrator.engine.events import Command, Event
+    from services.orchestrator.engine.events import Event
     from services.orchestrator.engine.state import RunState
     from services.orchestrator.journal.definitions import StoredDefinition
+    from services.orchestrator.journal.messages import Message
     from services.orchestrator.journal.runs import Runs, StoredRun
     from services.orchestrator.peers import Peers
 
 GRACE = 5.0  # seconds for calls under way when we are told to stop
 CLAIM_AT_ONCE = 64  # runs: each is read in the transaction that claims it
 PATIENCE = 0.9  # of the time that a caller gives us to start a run
+LOOK_FOR_MAIL = 1.0  # seconds; whoever sends within this process tells at once
 STORE_RETRY = 0.5  # seconds between two tries to reach a store that does not answer
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Active:
-    """A run in memory. What is here is in the journal, too."""
-
-    workflow: Workflow
-    state: RunState
-    epoch: int
-    trace: RunTrace
-    performing: dict[Command, asyncio.Task[Event | None]] = field(default_factory=dict)
 
 
 class Runner:
@@ -84,22 +61,29 @@ class Runner:
     ) -> None:
         self._runs = runs
         self._catalogue = catalogue
-        self._peers = peers
         self._changes = changes
         self._tracer = tracer
         self._config = config
-        self._calls = asyncio.Semaphore(config.max_steps)
         self._tasks = Tasks()
         self._held: set[str] = set()  # ids of the runs in memory
         self._drivers: set[asyncio.Task[Any]] = set()  # of the tasks, one for each of those
         self._may_have_lost = False
         self._room = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._driven: dict[str, Active] = {}
+        self._performer = Performer(
+            peers,
+            runs.lease,
+            config.policy,
+            most_calls=config.max_steps,
+            stopping=self._stopping,
+        )
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Drive runs for the duration of the block."""
         self._tasks.spawn(self._claim_forever(), name="claim runs")
+        self._tasks.spawn(self._look_for_mail_forever(), name="look for mail")
         try:
             yield
         finally:
@@ -131,6 +115,25 @@ class Runner:
                 "the journal does not answer; retry with the same request_id",
                 reason=Reason.STORE_UNAVAILABLE,
             ) from None
+
+    async def send(self, key: RequestKey, run_id: str, message: Message) -> None:
+        """Send a run something once per ``key``; whoever drives it takes it soon."""
+        await self._runs.messages.send(key, run_id, message)
+        if run_id in self._driven:
+            self._driven[run_id].mail.set()
+
+    async def _look_for_mail_forever(self) -> None:
+        """What other processes stored for runs of ours."""
+        while not await pause(self._stopping, LOOK_FOR_MAIL):
+            try:
+                sent = await self._runs.messages.lately()
+            except (Unavailable, ResourceExhausted) as error:
+                log.warning("cannot look for messages: %s", error)
+                continue
+            for run_id, position in sent.items():
+                run = self._driven.get(run_id)
+                if run is not None and run.state.taken < position:
+                    run.mail.set()
 
     async def _start(
         self,
@@ -188,7 +191,7 @@ class Runner:
             except (Unavailable, ResourceExhausted) as error:
                 log.warning("cannot look for runs that wait: %s", error)
                 self._may_have_lost = True
-                await self._pause(STORE_RETRY)
+                await pause(self._stopping, STORE_RETRY)
                 continue
             for stored in claimed:
                 self._held.add(stored.row.id)
@@ -215,6 +218,7 @@ class Runner:
             await self._store_end(state, stored.row.epoch, reason)
             return
         run = Active(workflow, state, stored.row.epoch, run_trace)
+        run.mail.set()  # it may have been sent something while nobody drove it
         await self._drive_to_end(run, Recovered() if begun else Began())
 
     def claim_soon(self) -> None:
@@ -248,72 +252,33 @@ class Runner:
             await self._store_end(run.state, run.epoch, f"internal error {error_id}")
 
     async def _drive(self, run: Active) -> None:
+        self._driven[run.state.run_id] = run
         try:
-            while events := await self._next_events(run):
-                for event in events:
+            while not run.state.finished and not (self._stopping.is_set() and not run.under_way):
+                if run.mail.is_set() and not self._stopping.is_set():
+                    await self._take_mail(run)
+                for event in await self._performer.next_events(run):
                     await self._advance(run, event)
         finally:
-            for task in run.performing.values():
-                task.cancel()
+            if self._driven.get(run.state.run_id) is run:
+                del self._driven[run.state.run_id]
+            run.leave(run.under_way)
 
-    async def _next_events(self, run: Active) -> list[Event]:
-        """What came of doing what is to be done; nothing once the run has ended, or we are to."""
-        stopping = self._stopping.is_set()
-        wanted = [] if stopping else commands(run.state, self._config.policy)
-        if len(wanted) == 1 and not run.performing:
-            event = await self._perform(run, wanted[0])
-            return [] if event is None else [event]
-        self._perform_several(run, wanted)
-        while run.performing:
-            done, _ = await asyncio.wait(
-                run.performing.values(), return_when=asyncio.FIRST_COMPLETED
-            )
-            run.performing = {c: task for c, task in run.performing.items() if task not in done}
-            if events := [event for task in done if (event := task.result()) is not None]:
-                return events
-        return []
-
-    def _perform_several(self, run: Active, wanted: Sequence[Command]) -> None:
-        for command in [known for known in run.performing if known not in wanted]:
-            if not self._stopping.is_set():
-                run.performing.pop(command).cancel()  # nothing depends on it any more
-        for command in wanted:
-            if command not in run.performing:
-                work = self._perform(run, command)
-                name = f"{run.state.run_id} {command.path}"
-                run.performing[command] = self._tasks.spawn(work, name=name)
-
-    async def _perform(self, run: Active, command: Command) -> Event | None:
-        """Do it; None if we are told to stop first."""
-        match command:
-            case Wait(path, until_us):
-                return Due(path) if await self._sleep_until(until_us) else None
-            case Cancel(path, attempt, service, method, request, at_us):
-                if not await self._sleep_until(at_us):
-                    return None
-                with run.trace.calling(path, CANCEL, attempt):
-                    timeout = self._config.policy.attempt_timeout
-                    answer = await self._call(service, method, request, timeout)
-                if isinstance(answer, Error):
-                    return CancelFailed(path, answer)
-                return CancelReplied(path)
-            case Call(path, attempt, service, method, request, timeout):
-                with run.trace.calling(path, attempt):
-                    reply = await self._call(service, method, request, timeout)
-                return Failed(path, reply) if isinstance(reply, Error) else Replied(path, reply)
-
-    async def _call(
-        self, service: str, method: str, request: bytes, timeout: float
-    ) -> bytes | Error:
-        async with self._calls:
-            await self._runs.lease.held()  # or another may be about to make this call
-            return await self._peers.call(service, method, request, timeout=timeout)
+    async def _take_mail(self, run: Active) -> None:
+        """Journal what was sent to the run: each message leads to a turn of its own."""
+        run.mail.clear()
+        state = run.state
+        for message in await self._runs.messages.waiting(state.run_id, taken=state.taken):
+            if not run.state.finished:
+                await self._advance(run, message)
 
     async def _advance(self, run: Active, event: Event) -> None:
         """One turn: judge the event, commit what it means, and let everybody know."""
         jitter = random.random()  # noqa: S311  (spreads retries, guards nothing)
         turn = Turn(run.workflow, run.state, self._config.policy, now_us(), jitter)
         turn.take(event)
+        if not turn.records:
+            return  # what it is about has ended meanwhile
         if isinstance(event, Replied):
             failpoint.reach("engine.before_step_done", f"{run.state.run_id}/{event.path}")
         if turn.state.finished:
@@ -380,21 +345,3 @@ class Runner:
             self._let_go(run_id)
 
         driver.add_done_callback(end)
-
-    async def _sleep_until(self, until_us: int) -> bool:
-        """False if we are told to stop first."""
-        seconds = (until_us - now_us()) / SECOND
-        return seconds <= 0 or not await self._pause(seconds)
-
-    async def _pause(self, seconds: float) -> bool:
-        """True if we were told to stop meanwhile."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
-        except TimeoutError:
-            return False
-        return True
-
-
-def now_us() -> int:
-    return time.time_ns() // 1000

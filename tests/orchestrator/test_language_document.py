@@ -49,6 +49,7 @@ RUNS: list[tuple[str, dict[str, Any], str, dict[str, dict[str, Any]]]] = [
     ("waits", {"when": "2026-01-31T12:00:00Z"}, "SUCCEEDED", {}),
     ("side_by_side", WHO, "SUCCEEDED", {"result": {"first": "quick"}}),
     ("for_all", {"dids": ["a", "b"], "address": "r"}, "SUCCEEDED", {"result": {"failed": 0}}),
+    ("approval", {"order": "7"}, "SUCCEEDED", {"result": {"by": "Ada"}}),
     ("early", {"amount": 5}, "REFUSED", {}),
     ("early", {"amount": 5000}, "SUCCEEDED", {"more": {"amount": 5000}}),
     ("saga", {"did": "d", "amount": 5}, "COMPENSATED", {}),
@@ -150,4 +151,10 @@ async def run_of(workflows: WorkflowServiceAsyncStub, id: str, given: dict[str, 
     request = pb.StartRunRequest(request_id=uuid7(), workflow_id=id)
     values.fill_struct(request.input, json.loads(json.dumps(given)))
     await workflows.StartRun(request, timeout=5)
+    if id == "approval":
+        signal = pb.SignalRunRequest(
+            request_id="s", run_id=request.request_id, signal="approved", correlation="7"
+        )
+        signal.payload.update({"by": "Ada"})
+        await workflows.SignalRun(signal, timeout=5)
     return await finished(workflows, request.request_id)

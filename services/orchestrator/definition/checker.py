@@ -18,6 +18,7 @@ from services.orchestrator.definition.parse import (
     RawSet,
     RawSwitch,
     RawWait,
+    RawWaitFor,
     all_raw,
 )
 from services.orchestrator.definition.types import ANY, INT, STRING, TIME, Kind, Type
@@ -34,6 +35,7 @@ from services.orchestrator.definition.workflow import (
     Step,
     Switch,
     Wait,
+    WaitFor,
     Workflow,
     all_steps,
 )
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from services.orchestrator.definition.workflow import Action, Operation
 
 MAX_PATH = 56  # characters of "step/inner step": with the run's id it must fit a request_id
+SENT = Type(Kind.STRUCT, showable=False)
 ANY_LIST = Type(Kind.LIST, element=ANY, showable=False)
 
 
@@ -110,6 +113,8 @@ class _Checker(Mappings):
                 if until is not None:
                     self.fits(until, TIME, (*raw.pointer, "wait", "until"))
                 return Wait(duration_us, until), {}
+            case RawWaitFor():
+                return self._wait_for(raw, raw.action)
             case RawParallel(first, concurrency):
                 return self._parallel(raw, inner, first=first, concurrency=concurrency)
             case RawForEach():
@@ -121,6 +126,19 @@ class _Checker(Mappings):
                 if reason:
                     self.fits(reason, STRING, (*where, "reason"))
                 return End(outcome, reason), {}
+
+    def _wait_for(self, raw: RawStep, wait: RawWaitFor) -> tuple[WaitFor, dict[str, Type]]:
+        where = (*raw.pointer, "wait_for")
+        if wait.correlation is not None:
+            self.fits(wait.correlation, STRING, (*where, "correlation"))
+        deadline = self._deadline_us
+        if wait.timeout_us is not None and deadline is not None and wait.timeout_us >= deadline:
+            self.fault((*where, "timeout"), "must be shorter than the deadline of the run")
+        types = {"signal": STRING, "payload": SENT}
+        if wait.may_end:
+            types = {name: type.or_null() for name, type in types.items()}
+        found = WaitFor(wait.signals, wait.all, wait.correlation, wait.timeout_us, wait.may_end)
+        return found, types
 
     def _block(self, block: RawBlock, prefix: str, kind: str) -> tuple[Step, ...]:
         outer, self._inside = self._inside, (*self._inside, kind)

@@ -11,11 +11,12 @@ from services.orchestrator.definition.parse import (
     RawForEach,
     RawSet,
     RawWait,
+    RawWaitFor,
     all_raw,
 )
 from services.orchestrator.definition.path import Path
 from services.orchestrator.definition.template import TemplateSyntax, parse_template
-from services.orchestrator.definition.types import ANY, TIME, Kind, Type
+from services.orchestrator.definition.types import ANY, STRING, TIME, Kind, Type
 from services.orchestrator.definition.workflow import Inputs
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ def _uses(raw: RawWorkflow, operations: Operations) -> Iterator[tuple[Path, Type
                 yield from _mapped(values, ANY)
             case RawWait(until=str() as until):
                 yield from _mapped(until, TIME)
+            case RawWaitFor(correlation=str() as correlation):
+                yield from _mapped(correlation, STRING)
             case RawForEach(items, collect):
                 yield from _mapped(items, Type(Kind.LIST, element=ANY))
                 yield from _mapped(collect, ANY)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from services.orchestrator.definition.faults import DefinitionInvalid
-from services.orchestrator.definition.shape import Shape
+from services.orchestrator.definition.shape import Shape, is_id, not_an_id
 from services.orchestrator.definition.workflow import AS_THE_ENGINE_DOES, Retry
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ OUTCOMES = ("succeeded", "failed", "refused")
 # What makes a step of a kind, and the keys it then may have besides id and condition.
 CALL = ("protocol", "operation", "input_mapping", "output_mapping")
 CALL_OPTIONS = ("retry", "timeout", "on_error", "compensate")
-KINDS = ("set", "switch", "wait", "parallel", "for_each", "end")
+KINDS = ("set", "switch", "wait", "wait_for", "parallel", "for_each", "end")
+SIGNALS = ("signal", "any", "all")
 RETRY = ("max_attempts", "backoff", "max_delay", "jitter", "max_duration", "errors")
 
 
@@ -58,6 +59,15 @@ class RawWait:
 
 
 @dataclass(frozen=True, slots=True)
+class RawWaitFor:
+    signals: tuple[str, ...]
+    all: bool
+    correlation: str | None
+    timeout_us: int | None
+    may_end: bool
+
+
+@dataclass(frozen=True, slots=True)
 class RawParallel:
     first: bool
     max_concurrency: int
@@ -77,7 +87,9 @@ class RawEnd:
     reason: str
 
 
-RawAction: TypeAlias = "RawCall | RawSet | RawSwitch | RawWait | RawParallel | RawForEach | RawEnd"
+RawAction: TypeAlias = (
+    "RawCall | RawSet | RawSwitch | RawWait | RawWaitFor | RawParallel | RawForEach | RawEnd"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +181,8 @@ class _Parser(Shape):
                 action, blocks = RawSwitch(), self._cases(where, step)
             case "wait":
                 action = self._wait(where, step)
+            case "wait_for":
+                action = self._wait_for(where, step)
             case "parallel":
                 action, blocks = self._parallel(where, step)
             case "for_each":
@@ -266,6 +280,39 @@ class _Parser(Shape):
             self.fault(pointer, "needs duration or until, one of them")
         until = self.text((*pointer, "until"), given) if "until" in given else None
         return RawWait(self.duration((*pointer, "duration"), given), until)
+
+    def _wait_for(self, pointer: Pointer, step: dict[str, Any]) -> RawWaitFor:
+        given = self.member(pointer, step)
+        self.keys(pointer, given, optional=(*SIGNALS, "correlation", "timeout", "on_timeout"))
+        kinds = [kind for kind in SIGNALS if kind in given]
+        if isinstance(step["wait_for"], dict) and len(kinds) != 1:
+            self.fault(pointer, f"needs one of {', '.join(SIGNALS)}")
+        names: tuple[str, ...] = ()
+        if "signal" in given:
+            names = (self.id((*pointer, "signal"), given),)
+        elif kinds:
+            names = self._signal_names((*pointer, kinds[0]), given[kinds[0]])
+        where = (*pointer, "on_timeout")
+        may_end = self.word(where, given, ("fail", "continue"), "fail") == "continue"
+        if may_end and "timeout" not in given:
+            self.fault(where, "needs a timeout")
+        correlation = (*pointer, "correlation")
+        return RawWaitFor(
+            names,
+            "all" in given,
+            self.text(correlation, given) if "correlation" in given else None,
+            self.duration((*pointer, "timeout"), given),
+            may_end,
+        )
+
+    def _signal_names(self, pointer: Pointer, value: Any) -> tuple[str, ...]:
+        listed = value if isinstance(value, list) else []
+        if not 2 <= len(set(map(str, listed))) == len(listed) <= MAX_BRANCHES:
+            self.fault(pointer, f"must be a list of 2 to {MAX_BRANCHES} different names")
+        for at, name in enumerate(listed):
+            if not isinstance(name, str) or not is_id(name):
+                self.fault((*pointer, at), not_an_id(str(name)))
+        return tuple(map(str, listed))
 
     def _parallel(
         self, pointer: Pointer, step: dict[str, Any]

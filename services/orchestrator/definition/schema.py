@@ -91,6 +91,26 @@ def _wait() -> dict[str, Any]:
     return {**_object(properties), "minProperties": 1, "maxProperties": 1}
 
 
+def _wait_for() -> dict[str, Any]:
+    names = {
+        "type": "array",
+        "minItems": 2,
+        "maxItems": parse.MAX_BRANCHES,
+        "uniqueItems": True,
+        "items": _ref("id"),
+    }
+    properties = {
+        "signal": _ref("id"),
+        "any": names,
+        "all": names,
+        "correlation": _ref("text"),
+        "timeout": _ref("duration"),
+        "on_timeout": {"enum": ["fail", "continue"]},
+    }
+    one = [{"required": [kind]} for kind in parse.SIGNALS]
+    return {**_object(properties), "oneOf": one}
+
+
 def _parallel() -> dict[str, Any]:
     branches = {
         **_ref("named"),
@@ -139,6 +159,7 @@ _ACTIONS = {
     "set": lambda: _ref("named"),
     "switch": _switch,
     "wait": _wait,
+    "wait_for": _wait_for,
     "parallel": _parallel,
     "for_each": _for_each,
     "end": _end,

@@ -122,6 +122,15 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
+class WaitFor:
+    signals: tuple[str, ...]  # names
+    all: bool  # each of them; else whichever comes first
+    correlation: str | None  # a template
+    timeout_us: int | None
+    may_end: bool  # without a signal
+
+
+@dataclass(frozen=True, slots=True)
 class Parallel:
     branches: Mapping[str, tuple[Step, ...]]
     first: bool  # ends with the first branch that does; else with the last
@@ -143,7 +152,7 @@ class End:
     reason: str  # a template
 
 
-Action: TypeAlias = "Call | Set | Switch | Wait | Parallel | ForEach | End"
+Action: TypeAlias = "Call | Set | Switch | Wait | WaitFor | Parallel | ForEach | End"
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +186,8 @@ class Step:
                 return tuple(values)
             case ForEach():
                 return ("results", "failed")
+            case WaitFor():
+                return ("signal", "payload")
             case Parallel(first=True):
                 return ("first",)
             case _:

@@ -95,6 +95,8 @@ class Attempts(Draft):
     def _may_try(self, step: StepState, error: Error, *, uncertain: bool) -> bool:
         if conclusion.pivot_made(self.state) and self.state.stop is None:
             return True  # there is no way back: what follows a payment is owed
+        if self.state.cancelled and step.effect == Effect.PIVOT.name:
+            return False
         said = self._said(step)
         stopped = self.state.stop is not None and not uncertain
         if stopped and not conclusion.compensates(step.path):

@@ -100,7 +100,7 @@ def about(step: Step) -> dict[str, Any]:
             return {"operation": kind, "protocol": "", "effect": Effect.READ.name}
 
 
-_WORDS = {"ForEach": "for_each"}
+_WORDS = {"ForEach": "for_each", "WaitFor": "wait_for"}
 
 
 def _caught(place: places.Place, error: Error, *, handled: bool) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from services.orchestrator.engine.state import Error
@@ -49,7 +49,32 @@ class CancelFailed:
     error: Error
 
 
-Event: TypeAlias = Began | Recovered | Replied | Failed | Due | CancelReplied | CancelFailed
+@dataclass(frozen=True, slots=True)
+class Signalled:
+    name: str
+    payload: dict[str, Any]
+    correlation: str  # empty: it concerns no one thing in particular
+    position: int = 0  # in what was sent to the run, from 1
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequested:
+    reason: str
+    by: str  # SPIFFE ID
+    position: int = 0
+
+
+Event: TypeAlias = (
+    Began
+    | Recovered
+    | Replied
+    | Failed
+    | Due
+    | CancelReplied
+    | CancelFailed
+    | Signalled
+    | CancelRequested
+)
 
 
 @dataclass(frozen=True, slots=True)

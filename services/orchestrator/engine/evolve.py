@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from base64 import b64decode
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from services.orchestrator.engine.record import Kind, Record
 from services.orchestrator.engine.state import (
@@ -14,6 +14,7 @@ from services.orchestrator.engine.state import (
     Phase,
     RunState,
     RunStatus,
+    Signal,
     StepState,
     StepStatus,
     Stop,
@@ -21,6 +22,8 @@ from services.orchestrator.engine.state import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+Changes: TypeAlias = "dict[str, Any]"  # fields of a RunState
 
 
 def fold(run_id: str, records: Iterable[Record]) -> RunState:
@@ -33,37 +36,36 @@ def fold(run_id: str, records: Iterable[Record]) -> RunState:
 def evolve(state: RunState, record: Record) -> RunState:
     """The state after one more record."""
     assert record.sequence == state.sequence + 1, "a journal has no gaps"  # noqa: S101
-    changed = replace(state, sequence=record.sequence, updated_us=record.at_us)
-    return _EVOLVE[record.kind](changed, record)
+    changes = _EVOLVE[record.kind](state, record)
+    return replace(state, sequence=record.sequence, updated_us=record.at_us, **changes)
 
 
-def _start(state: RunState, record: Record) -> RunState:
+def _start(state: RunState, record: Record) -> Changes:
     payload = record.payload
-    return replace(
-        state,
-        workflow_id=payload["workflow_id"],
-        definition_hash=payload["definition_hash"],
-        composites=payload["composites"],
-        input=payload["input"],
-        intent=b64decode(payload["intent"]),
-        presentation=payload["presentation"],
-        starter=payload["starter"],
-        deadline_us=payload["deadline_us"],
-        created_us=record.at_us,
-    )
+    return {
+        "workflow_id": payload["workflow_id"],
+        "definition_hash": payload["definition_hash"],
+        "composites": payload["composites"],
+        "input": payload["input"],
+        "intent": b64decode(payload["intent"]),
+        "presentation": payload["presentation"],
+        "starter": payload["starter"],
+        "deadline_us": payload["deadline_us"],
+        "created_us": record.at_us,
+    }
 
 
-def _step_intent(state: RunState, record: Record) -> RunState:
+def _step_intent(state: RunState, record: Record) -> Changes:
     payload = record.payload
     method = payload.get("method", "")
-    passing = "until_us" in payload
-    step = replace(
-        _begun(record),
-        phase=Phase.CALLING if method else Phase.PASSING if passing else Phase.INSIDE,
+    passing = Phase.LISTENING if "listens" in payload else Phase.PASSING
+    passes = "until_us" in payload
+    step = _begun(
+        record,
+        phase=Phase.CALLING if method else passing if passes else Phase.INSIDE,
         until_us=payload.get("until_us", 0),
         timeout_us=payload.get("timeout_us", 0),
         input=payload["input"],
-        condition=payload.get("condition"),
         method=method,
         service=payload.get("service", ""),
         key=payload.get("key", ""),
@@ -72,7 +74,7 @@ def _step_intent(state: RunState, record: Record) -> RunState:
     return _with(state, step)
 
 
-def _step_attempt(state: RunState, record: Record) -> RunState:
+def _step_attempt(state: RunState, record: Record) -> Changes:
     step = state.steps[record.path]
     resumed = step.phase is Phase.PARKED
     # Whoever was killed in the middle of a call left nobody to hear its answer.
@@ -91,7 +93,7 @@ def _step_attempt(state: RunState, record: Record) -> RunState:
     )
 
 
-def _step_failed(state: RunState, record: Record) -> RunState:
+def _step_failed(state: RunState, record: Record) -> Changes:
     payload = record.payload
     step = state.steps.get(record.path) or _begun(record)
     uncertain = step.uncertain or payload["uncertain"]
@@ -119,11 +121,11 @@ def _step_failed(state: RunState, record: Record) -> RunState:
     )
 
 
-def _step_handled(state: RunState, record: Record) -> RunState:
+def _step_handled(state: RunState, record: Record) -> Changes:
     return _with(state, replace(state.steps[record.path], phase=Phase.ENDED))
 
 
-def _step_parked(state: RunState, record: Record) -> RunState:
+def _step_parked(state: RunState, record: Record) -> Changes:
     step = replace(
         state.steps[record.path],
         phase=Phase.PARKED,
@@ -133,7 +135,7 @@ def _step_parked(state: RunState, record: Record) -> RunState:
     return _with(state, step)
 
 
-def _step_done(state: RunState, record: Record) -> RunState:
+def _step_done(state: RunState, record: Record) -> Changes:
     payload = record.payload
     step = state.steps.get(record.path) or _begun(record)
     done = replace(
@@ -148,10 +150,28 @@ def _step_done(state: RunState, record: Record) -> RunState:
         finished_us=record.at_us,
     )
     came = tuple((kind, jws) for kind, jws in payload["attestations"])
-    return _with(replace(state, attestations=state.attestations + came), done)
+    changes = _with(state, done)
+    if came:
+        changes["attestations"] = state.attestations + came
+    if consumed := payload.get("consumed"):
+        left = tuple(signal for signal in state.signals if signal.sequence not in consumed)
+        changes["signals"] = left
+    return changes
 
 
-def _step_skipped(state: RunState, record: Record) -> RunState:
+def _signal(state: RunState, record: Record) -> Changes:
+    payload = record.payload
+    signal = Signal(record.sequence, payload["name"], payload["payload"], payload["correlation"])
+    return {"signals": (*state.signals, signal), "taken": payload["position"]}
+
+
+def _cancel_run(state: RunState, record: Record) -> Changes:
+    reason, by = record.payload["reason"], record.payload["by"]
+    told = f"cancelled by {by}" + (f": {reason}" if reason else "")
+    return {"cancelled": told, "taken": record.payload["position"]}
+
+
+def _step_skipped(state: RunState, record: Record) -> Changes:
     payload = record.payload
     begun = state.steps.get(record.path)
     step = replace(
@@ -167,7 +187,7 @@ def _step_skipped(state: RunState, record: Record) -> RunState:
     return _with(state, step)
 
 
-def _cancel_intent(state: RunState, record: Record) -> RunState:
+def _cancel_intent(state: RunState, record: Record) -> Changes:
     step = replace(
         state.steps[record.path],
         phase=Phase.CANCELLING,
@@ -181,7 +201,7 @@ def _cancel_intent(state: RunState, record: Record) -> RunState:
     return _with(state, step)
 
 
-def _cancel_failed(state: RunState, record: Record) -> RunState:
+def _cancel_failed(state: RunState, record: Record) -> Changes:
     step = replace(
         state.steps[record.path],
         error=Error.from_payload(record.payload["error"]),
@@ -198,34 +218,33 @@ def _cancel_failed(state: RunState, record: Record) -> RunState:
     )
 
 
-def _cancel_done(state: RunState, record: Record) -> RunState:
+def _cancel_done(state: RunState, record: Record) -> Changes:
     return _with(state, replace(state.steps[record.path], cancelled=True, since_us=record.at_us))
 
 
-def _recovered(state: RunState, record: Record) -> RunState:
-    changed = replace(state, recoveries=state.recoveries + 1)
+def _recovered(state: RunState, record: Record) -> Changes:
+    steps = dict(state.steps)
     for step in state.in_flight:
         retried = step.cancel_attempt + (step.phase is Phase.CANCELLING)
-        changed = _with(changed, replace(step, since_us=record.at_us, cancel_attempt=retried))
-    return changed
+        steps[step.path] = replace(step, since_us=record.at_us, cancel_attempt=retried)
+    return {"recoveries": state.recoveries + 1, "steps": steps}
 
 
-def _stopping(state: RunState, record: Record) -> RunState:
+def _stopping(state: RunState, record: Record) -> Changes:
     stop = Stop(RunStatus(record.payload["status"]), record.payload["reason"])
-    return replace(state, stop=stop)
+    return {"stop": stop}
 
 
-def _finish(state: RunState, record: Record) -> RunState:
-    return replace(
-        state,
-        status=RunStatus(record.payload["status"]),
-        reason=record.payload["reason"],
-        finished_us=record.at_us,
-        active=(),
-    )
+def _finish(state: RunState, record: Record) -> Changes:
+    return {
+        "status": RunStatus(record.payload["status"]),
+        "reason": record.payload["reason"],
+        "finished_us": record.at_us,
+        "active": (),
+    }
 
 
-def _begun(record: Record) -> StepState:
+def _begun(record: Record, *, phase: Phase = Phase.INSIDE, **more: Any) -> StepState:
     """A step of which this is the first record."""
     payload = record.payload
     return StepState(
@@ -234,41 +253,40 @@ def _begun(record: Record) -> StepState:
         protocol=payload["protocol"],
         effect=payload["effect"],
         status=StepStatus.RUNNING,
-        phase=Phase.INSIDE,
+        phase=phase,
         attempt=record.attempt,
         started_us=record.at_us,
         since_us=record.at_us,
         condition=payload.get("condition"),
+        **more,
     )
 
 
-def _with(state: RunState, step: StepState) -> RunState:
+def _with(state: RunState, step: StepState) -> Changes:
+    """The run with this step in it, and what it is at."""
     active = state.active
     if (step.phase in (Phase.INSIDE, Phase.ENDED)) == (step.path in active):
         others = tuple(path for path in active if path != step.path)
         active = others if step.path in active else (*others, step.path)
-    changed = replace(state, steps={**state.steps, step.path: step}, active=active)
-    status, reason = _standing(changed)
-    return replace(changed, status=status, reason=reason)
+    steps = {**state.steps, step.path: step}
+    status, reason = _standing([steps[path] for path in active])
+    return {"steps": steps, "active": active, "status": status, "reason": reason}
 
 
-def _standing(state: RunState) -> tuple[RunStatus, str]:
+def _standing(in_flight: list[StepState]) -> tuple[RunStatus, str]:
     """What a run is at that has not ended, and why."""
     parked = ""
-    waits = 0
-    for step in state.in_flight:
+    for step in in_flight:
         if step.phase is Phase.PARKED:
             parked = parked or f"{step.path}: {step.error}"
-        elif step.phase is Phase.PASSING:
-            waits += 1
-        else:
+        elif step.phase not in (Phase.PASSING, Phase.LISTENING):
             return RunStatus.RUNNING, ""
     if parked:
         return RunStatus.PARKED, parked
-    return (RunStatus.WAITING, "") if waits else (RunStatus.RUNNING, "")
+    return (RunStatus.WAITING, "") if in_flight else (RunStatus.RUNNING, "")
 
 
-_Evolve: TypeAlias = "Callable[[RunState, Record], RunState]"
+_Evolve: TypeAlias = "Callable[[RunState, Record], Changes]"
 _EVOLVE: dict[Kind, _Evolve] = {
     Kind.START: _start,
     Kind.STEP_INTENT: _step_intent,
@@ -282,6 +300,8 @@ _EVOLVE: dict[Kind, _Evolve] = {
     Kind.CANCEL_FAILED: _cancel_failed,
     Kind.CANCEL_DONE: _cancel_done,
     Kind.RECOVERED: _recovered,
+    Kind.SIGNAL: _signal,
+    Kind.CANCEL_RUN: _cancel_run,
     Kind.STOPPING: _stopping,
     Kind.FINISH: _finish,
 }

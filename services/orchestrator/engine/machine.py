@@ -6,6 +6,7 @@ event, and whatever it decides is in its records, so that folding them needs nei
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, assert_never
 
 from google.protobuf.message import DecodeError
@@ -19,21 +20,23 @@ from services.orchestrator.engine.events import (
     Cancel,
     CancelFailed,
     CancelReplied,
+    CancelRequested,
     Due,
     Failed,
     Recovered,
     Replied,
+    Signalled,
     Wait,
 )
 from services.orchestrator.engine.policy import SECOND
 from services.orchestrator.engine.record import Kind
 from services.orchestrator.engine.request import attestations_of
-from services.orchestrator.engine.state import Error, Phase, StepStatus
+from services.orchestrator.engine.state import Error, Phase, RunStatus, StepStatus
 
 if TYPE_CHECKING:
     from services.orchestrator.engine.events import Command, Event
     from services.orchestrator.engine.policy import Policy
-    from services.orchestrator.engine.state import RunState, RunStatus, StepState
+    from services.orchestrator.engine.state import RunState, StepState
 
 
 def commands(state: RunState, policy: Policy) -> list[Command]:
@@ -67,6 +70,9 @@ class Turn(Compensations):
     __slots__ = ()
 
     def take(self, event: Event) -> None:
+        """What is about a step that has ended meanwhile changes nothing."""
+        if getattr(event, "path", None) not in (None, *self.state.active):
+            return
         match event:
             case Began():
                 pass
@@ -83,6 +89,9 @@ class Turn(Compensations):
                 self.attempt_again(path, "cancelled")
             case CancelFailed(path, error):
                 self.judge_failed_cancel(self.state.steps[path], error)
+            case Signalled() | CancelRequested():
+                kind = Kind.SIGNAL if isinstance(event, Signalled) else Kind.CANCEL_RUN
+                self.add(kind, "", asdict(event))
             case _:
                 assert_never(event)
         self._proceed()
@@ -95,7 +104,9 @@ class Turn(Compensations):
             self.fail_after_effect(path, f"the reply of {path}: {error}")
 
     def _pass(self, step: StepState) -> None:
-        if step.phase is not Phase.PASSING:
+        if step.phase is Phase.LISTENING:
+            self._stop_listening(step)
+        elif step.phase is not Phase.PASSING:
             self.resume(step)
         elif self.at_us < int(step.input["until_us"]):
             message = "the run's deadline passed while the step waited"
@@ -103,12 +114,40 @@ class Turn(Compensations):
         else:
             self.finish_own(step.path, {})
 
+    def _stop_listening(self, step: StepState) -> None:
+        late = self.at_us >= self.state.deadline_us and not step.input["may_end"]
+        if step.input["may_end"] and self.at_us < self.state.deadline_us:
+            self.finish_own(step.path, {"signal": None, "payload": None})
+        else:
+            what = "the run's deadline passed while the step waited" if late else "no signal came"
+            self.end_call(step.path, Error("DEADLINE_EXCEEDED", "", what))
+
     def _proceed(self) -> None:
         """Begin what can begin now, or bring the run to its end."""
-        if self.state.stop is None and self.walk_all() and self.ending is None:
+        if self._is_cancelled():
+            pivot = next((step for step in self.state.in_flight if step.effect == "PIVOT"), None)
+            if pivot is not None and self._settles(pivot):
+                return
+            self.ending = RunStatus.CANCELLED, self.state.cancelled
+        elif self.state.stop is None and self.walk_all() and self.ending is None:
             self.ending = conclusion.of_all_steps(self.state)
         if self.ending is not None or self.state.stop is not None:
             self._wind_up()
+
+    def _is_cancelled(self) -> bool:
+        """A payment that was made is not undone: what follows it is owed."""
+        asked = bool(self.state.cancelled) and self.state.stop is None
+        return asked and not conclusion.pivot_made(self.state)
+
+    def _settles(self, pivot: StepState) -> bool:
+        """Bring the payment to where it is known if it was made; False once it is there."""
+        if pivot.phase in (Phase.WAITING, Phase.PARKED):
+            error = Error("CANCELLED", "", "the run was cancelled before it was sent")
+            if not pivot.uncertain:
+                self.end_call(pivot.path, error)
+            else:
+                self.give_up_on(pivot, pivot.error or error)
+        return pivot.path in self.state.active
 
     def _wind_up(self) -> None:
         """Nothing new begins; what is under way ends, what was done is taken back."""

@@ -41,6 +41,8 @@ def outer(path: str) -> str:
 
 def locate(workflow: Workflow, path: str) -> Place:
     """LookupError if the workflow has no such step."""
+    if "/" not in path:
+        return Place(workflow.step(path), workflow, "")
     prefix, each, index, at = "", "", 0, ""
     step: Step | None = None
     for part in path.split("/"):

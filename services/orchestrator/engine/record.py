@@ -12,12 +12,15 @@ Payloads are JSON; ``?`` marks what may be missing:
                    with the keys of STEP_INTENT if it is the step's first record
     STEP_HANDLED   nothing
     STEP_PARKED    error, until_us
-    STEP_DONE      reply, output, attestations [[kind, jws], ...]; likewise
+    STEP_DONE      reply, output, attestations [[kind, jws], ...]; likewise; consumed?: sequences
+                   of signals
     STEP_SKIPPED   operation, protocol, effect, condition?, output, reason
     CANCEL_INTENT  method, request (base64), error: what led to it
     CANCEL_FAILED  error, final; retry_us? unless it is final
     CANCEL_DONE    nothing
     RECOVERED      nothing
+    SIGNAL         name, payload, correlation, position: in what was sent to the run
+    CANCEL_RUN     reason, by, position
     STOPPING       status, reason: how the run ends once nothing is under way
     FINISH         status, reason
 """
@@ -45,6 +48,8 @@ class Kind(StrEnum):
     CANCEL_FAILED = "CANCEL_FAILED"
     CANCEL_DONE = "CANCEL_DONE"
     RECOVERED = "RECOVERED"
+    SIGNAL = "SIGNAL"
+    CANCEL_RUN = "CANCEL_RUN"
     STOPPING = "STOPPING"
     FINISH = "FINISH"
 

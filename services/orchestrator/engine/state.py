@@ -40,6 +40,7 @@ class Phase(StrEnum):
     CALLING = "CALLING"  # an attempt is owed, or on its way
     WAITING = "WAITING"  # until the next attempt
     PASSING = "PASSING"  # time: that is all it is there for
+    LISTENING = "LISTENING"  # for signals, until some time
     PARKED = "PARKED"  # until the breaker of its target lets a probe through
     CANCELLING = "CANCELLING"  # a cancel is owed, from some time on, or on its way
     INSIDE = "INSIDE"  # the steps inside it run
@@ -110,6 +111,16 @@ class Caught(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Signal:
+    """What was sent to the run and has not been waited for yet."""
+
+    sequence: int
+    name: str
+    payload: dict[str, Any]
+    correlation: str
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """The run is about to end like this: nothing new begins."""
 
@@ -139,6 +150,9 @@ class RunState:
     attestations: tuple[tuple[str, str], ...] = ()  # kind and JWS, in the order they came
     active: tuple[str, ...] = ()  # paths of the steps in flight
     stop: Stop | None = None
+    signals: tuple[Signal, ...] = ()  # in the order they came
+    taken: int = 0  # position of the last of what was sent to it
+    cancelled: str = ""  # why and by whom it is to be cancelled; empty: it is not
 
     @property
     def finished(self) -> bool:

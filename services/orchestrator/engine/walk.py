@@ -19,6 +19,7 @@ from services.orchestrator.definition.workflow import (
     Step,
     Switch,
     Wait,
+    WaitFor,
     Workflow,
 )
 from services.orchestrator.engine import conclusion, places
@@ -32,7 +33,7 @@ from services.orchestrator.engine.state import Caught, Error, Phase, StepStatus
 
 if TYPE_CHECKING:
     from services.orchestrator.definition.condition import Condition
-    from services.orchestrator.engine.state import RunStatus, StepState
+    from services.orchestrator.engine.state import RunStatus, Signal, StepState
 
 MAX_ITEMS = 1000  # of a for_each
 
@@ -59,7 +60,7 @@ class Walk(Attempts):
             if path not in self.state.steps:
                 self.begin(step, path)
             known = self.state.steps[path]
-            if known.phase is Phase.INSIDE:
+            if known.phase in (Phase.INSIDE, Phase.LISTENING):
                 self._enter(step, path)
                 known = self.state.steps[path]
             if known.phase is not Phase.ENDED or self.ending is not None:
@@ -125,6 +126,8 @@ class Walk(Attempts):
                 capped = until if conclusion.pivot_made(self.state) else self._cap(until)
                 more = {"input": {"until_us": until}, "until_us": capped}
                 self.add(Kind.STEP_INTENT, path, {**payload, **more}, attempt=1)
+            case WaitFor() as wait:
+                self._listen_from_now_on(wait, path, seen, payload)
             case ForEach(items=items):
                 listed = resolve(items, seen)
                 if not isinstance(listed, list) or len(listed) > MAX_ITEMS:
@@ -204,6 +207,37 @@ class Walk(Attempts):
             raise values.Mismatch(("until",), "a time with its offset from UTC")
         return int(time.timestamp() * SECOND)
 
+    def _listen_from_now_on(
+        self, wait: WaitFor, path: str, seen: dict[str, Any], payload: dict[str, Any]
+    ) -> None:
+        correlation = resolve(wait.correlation, seen)
+        if not isinstance(correlation, str | None):
+            raise values.Mismatch(("correlation",), "a text")
+        until = self.state.deadline_us
+        if wait.timeout_us is not None:
+            until = self.at_us + wait.timeout_us
+        if not conclusion.pivot_made(self.state):
+            until = self._cap(until)
+        payload["input"] = {"correlation": correlation, "may_end": wait.may_end}
+        self.add(Kind.STEP_INTENT, path, {**payload, "listens": True, "until_us": until}, attempt=1)
+
+    def _listen(self, wait: WaitFor, path: str, known: StepState) -> None:
+        """The signals that it waits for, if they have come."""
+        asked = known.input["correlation"]
+        came: dict[str, Signal] = {}
+        for signal in self.state.signals:
+            if signal.name in wait.signals and asked in (None, signal.correlation):
+                came.setdefault(signal.name, signal)
+        if not came or (wait.all and len(came) < len(wait.signals)):
+            return
+        first = min(came.values(), key=lambda signal: signal.sequence)
+        taken = list(came.values()) if wait.all else [first]
+        payload: Any = {s.name: s.payload for s in taken} if wait.all else first.payload
+        done = {"signal": first.name, "payload": payload}
+        consumed = [signal.sequence for signal in taken]
+        more = {"reply": None, "output": done, "attestations": [], "consumed": consumed}
+        self.add(Kind.STEP_DONE, path, more)
+
     def _cap(self, until_us: int) -> int:
         return min(until_us, self.state.deadline_us)
 
@@ -226,6 +260,8 @@ class Walk(Attempts):
                 self._enter_parallel(parallel, path)
             case ForEach() as each:
                 self._enter_each(each, path, known)
+            case WaitFor() as wait:
+                self._listen(wait, path, known)
             case _:
                 pass
 

@@ -50,5 +50,15 @@ CREATE TABLE IF NOT EXISTS journal (
     payload  BLOB NOT NULL,     -- JSON, see engine/record.py
     PRIMARY KEY (run, sequence)
 ) STRICT, WITHOUT ROWID;
+
+CREATE TABLE IF NOT EXISTS message (
+    run      TEXT NOT NULL,
+    position INTEGER NOT NULL,  -- from 1, in the order they came
+    kind     TEXT NOT NULL,     -- SIGNAL or CANCEL
+    payload  BLOB NOT NULL,     -- JSON, see journal/messages.py
+    sent_ms  INTEGER NOT NULL,
+    PRIMARY KEY (run, position)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS message_by_time ON message (sent_ms);
 """
 )

@@ -11,6 +11,7 @@ from mesh.errors import FailedPrecondition, NotFound, Reason
 from services.orchestrator.engine.evolve import fold
 from services.orchestrator.engine.record import Record, decode
 from services.orchestrator.engine.state import RunStatus
+from services.orchestrator.journal.messages import Messages
 from services.orchestrator.run_trace import traceparent_of_run
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ class Runs(ABC):
     def __init__(self, database: Database, lease: Lease) -> None:
         self._database = database
         self.lease = lease
+        self.messages = Messages(database)
 
     @abstractmethod
     async def start(

@@ -10,6 +10,7 @@ from mesh.errors import InvalidArgument, Reason
 from mesh.interceptors import request_key
 from services.orchestrator import changes
 from services.orchestrator.definition import DefinitionInvalid, values
+from services.orchestrator.engine import sending
 from services.orchestrator.engine.evolve import evolve
 from services.orchestrator.engine.starting import StartRun
 from services.orchestrator.engine.state import RunState
@@ -102,6 +103,26 @@ class WorkflowServicer(WorkflowServiceServicer):
             reply=_format_started,
         )
         return pb.StartRunResponse.FromString(first)
+
+    async def SignalRun(
+        self,
+        request: pb.SignalRunRequest,
+        context: ServicerContext[pb.SignalRunRequest, pb.SignalRunResponse],
+    ) -> pb.SignalRunResponse:
+        payload = values.from_struct(request.payload)
+        signal = sending.signal(request.signal, payload, request.correlation)
+        await self._runner.send(request_key.current(), request.run_id, signal)
+        return pb.SignalRunResponse()
+
+    async def CancelRun(
+        self,
+        request: pb.CancelRunRequest,
+        context: ServicerContext[pb.CancelRunRequest, pb.CancelRunResponse],
+    ) -> pb.CancelRunResponse:
+        key = request_key.current()
+        cancel = sending.cancel(request.reason, key.caller)
+        await self._runner.send(key, request.run_id, cancel)
+        return pb.CancelRunResponse()
 
     async def GetRun(
         self,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from anya.bitcoin.v1 import analysis_pb2, wallet_pb2
-from anya.mesh.v1.attestation_pb2 import Attestation
+from anya.mesh.v1.attestation_pb2 import Attestation, PaymentIntent
 from anya.mesh.v1.features_pb2 import AddressLinks, FeatureVector
 from anya.ml.v1 import risk_pb2
 from anya.web5.v1 import analysis_pb2 as web5_analysis
@@ -30,6 +30,7 @@ from services.orchestrator.engine.machine import Turn, commands
 from services.orchestrator.engine.policy import SECOND, Policy
 from services.orchestrator.engine.record import decode
 from services.orchestrator.engine.state import Error, RunState
+from tests.orchestrator.paying import INPUT, uuid7
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -65,13 +66,16 @@ class Drive:
 
     workflow: Workflow
     given: dict[str, Any]
+    intent: PaymentIntent | None = None
     state: RunState = field(default_factory=lambda: RunState("run"))
     now_us: int = 1_700_000_000 * SECOND
     journal: list[Record] = field(default_factory=list)
     sent: dict[str, set[bytes]] = field(default_factory=dict)  # path -> requests
 
     def start(self) -> Drive:
-        request = starting.StartRun("run", self.given, None, "", "spiffe://me")
+        request = starting.StartRun(
+            self.state.run_id or "run", self.given, self.intent, "", "spiffe://me"
+        )
         turn = starting.start(
             self.workflow, request, POLICY, network="regtest", at_us=self.now_us, jitter=0.5
         )
@@ -102,7 +106,7 @@ class Drive:
         stored = [
             decode(r.sequence, r.kind, r.path, r.attempt, r.at_us, r.encode()) for r in self.journal
         ]
-        self.state = fold("run", stored)
+        self.state = fold(self.state.run_id, stored)
         self.take(Recovered())
 
     def do(self, command: Command, outcome: Error | str | None = None) -> None:
@@ -146,6 +150,21 @@ class Drive:
     def _commit(self, turn: Turn) -> None:
         self.journal += turn.records
         self.state = turn.state
+
+
+def paying() -> Drive:
+    """A run of the verified payment, begun."""
+    workflow = definition.load(definition.built_in_text("verified_payment"))
+    run_id = uuid7()
+    intent = PaymentIntent(
+        network="regtest",
+        payment_id=run_id,
+        sender_did=INPUT["sender_did"],
+        sender_address=INPUT["sender_address"],
+        recipient_address=INPUT["recipient_address"],
+        amount_sat=INPUT["amount"],
+    )
+    return Drive(workflow, INPUT, intent, RunState(run_id)).start()
 
 
 def run_of(text: str, **given: Any) -> Drive:

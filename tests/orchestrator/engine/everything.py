@@ -8,6 +8,12 @@ READ = """
     input_mapping: {did: "{{input.did}}", recipient_address: r}
     output_mapping: {links: "{{output.links}}"}
 """
+READ_ITEM = READ.replace("input.did", "item")
+UNDO = """    compensate:
+      protocol: web5
+      operation: store_transaction_record
+      input_mapping: {did: d, transaction_data: {undone: true}}
+"""
 STORE = """
     protocol: web5
     operation: store_transaction_record

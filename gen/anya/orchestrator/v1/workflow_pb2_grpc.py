@@ -56,6 +56,16 @@ class WorkflowServiceStub:
                 request_serializer=anya_dot_orchestrator_dot_v1_dot_workflow__pb2.StartRunRequest.SerializeToString,
                 response_deserializer=anya_dot_orchestrator_dot_v1_dot_workflow__pb2.StartRunResponse.FromString,
                 _registered_method=True)
+        self.SignalRun = channel.unary_unary(
+                '/anya.orchestrator.v1.WorkflowService/SignalRun',
+                request_serializer=anya_dot_orchestrator_dot_v1_dot_workflow__pb2.SignalRunRequest.SerializeToString,
+                response_deserializer=anya_dot_orchestrator_dot_v1_dot_workflow__pb2.SignalRunResponse.FromString,
+                _registered_method=True)
+        self.CancelRun = channel.unary_unary(
+                '/anya.orchestrator.v1.WorkflowService/CancelRun',
+                request_serializer=anya_dot_orchestrator_dot_v1_dot_workflow__pb2.CancelRunRequest.SerializeToString,
+                response_deserializer=anya_dot_orchestrator_dot_v1_dot_workflow__pb2.CancelRunResponse.FromString,
+                _registered_method=True)
         self.GetRun = channel.unary_unary(
                 '/anya.orchestrator.v1.WorkflowService/GetRun',
                 request_serializer=anya_dot_orchestrator_dot_v1_dot_workflow__pb2.GetRunRequest.SerializeToString,
@@ -113,6 +123,27 @@ class WorkflowServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SignalRun(self, request, context):
+        """SignalRun sends a run something that a wait_for step waits for, now or later. It is kept until
+        one does. Repeating it with the same request_id sends it once.
+        Errors: NOT_FOUND; FAILED_PRECONDITION (RUN_ENDED); INVALID_ARGUMENT for a name that no step can
+        wait for or a payload beyond its bound; RESOURCE_EXHAUSTED after 1000 signals to one run.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelRun(self, request, context):
+        """CancelRun asks a run to end: nothing new begins, what is under way ends, what was done is taken
+        back where the definition says how, and the run ends as CANCELLED or COMPENSATED. A payment that
+        may have been sent is cancelled through its own service first; one that was made stands, and its
+        run goes on. The answer comes before the end: watch the run.
+        Errors: NOT_FOUND; FAILED_PRECONDITION (RUN_ENDED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetRun(self, request, context):
         """GetRun returns a run with its steps.
         Errors: NOT_FOUND.
@@ -160,6 +191,16 @@ def add_WorkflowServiceServicer_to_server(servicer, server):
                     servicer.StartRun,
                     request_deserializer=anya_dot_orchestrator_dot_v1_dot_workflow__pb2.StartRunRequest.FromString,
                     response_serializer=anya_dot_orchestrator_dot_v1_dot_workflow__pb2.StartRunResponse.SerializeToString,
+            ),
+            'SignalRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.SignalRun,
+                    request_deserializer=anya_dot_orchestrator_dot_v1_dot_workflow__pb2.SignalRunRequest.FromString,
+                    response_serializer=anya_dot_orchestrator_dot_v1_dot_workflow__pb2.SignalRunResponse.SerializeToString,
+            ),
+            'CancelRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelRun,
+                    request_deserializer=anya_dot_orchestrator_dot_v1_dot_workflow__pb2.CancelRunRequest.FromString,
+                    response_serializer=anya_dot_orchestrator_dot_v1_dot_workflow__pb2.CancelRunResponse.SerializeToString,
             ),
             'GetRun': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRun,
@@ -287,6 +328,60 @@ class WorkflowService:
             '/anya.orchestrator.v1.WorkflowService/StartRun',
             anya_dot_orchestrator_dot_v1_dot_workflow__pb2.StartRunRequest.SerializeToString,
             anya_dot_orchestrator_dot_v1_dot_workflow__pb2.StartRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SignalRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/anya.orchestrator.v1.WorkflowService/SignalRun',
+            anya_dot_orchestrator_dot_v1_dot_workflow__pb2.SignalRunRequest.SerializeToString,
+            anya_dot_orchestrator_dot_v1_dot_workflow__pb2.SignalRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/anya.orchestrator.v1.WorkflowService/CancelRun',
+            anya_dot_orchestrator_dot_v1_dot_workflow__pb2.CancelRunRequest.SerializeToString,
+            anya_dot_orchestrator_dot_v1_dot_workflow__pb2.CancelRunResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -53,6 +53,19 @@ class WorkflowServiceStub:
     declared or of the wrong type, or an intent that contradicts the input; ALREADY_EXISTS
     (REQUEST_ID_REUSED).
     """
+    SignalRun: _grpc.UnaryUnaryMultiCallable[_workflow_pb2.SignalRunRequest, _workflow_pb2.SignalRunResponse]
+    """SignalRun sends a run something that a wait_for step waits for, now or later. It is kept until
+    one does. Repeating it with the same request_id sends it once.
+    Errors: NOT_FOUND; FAILED_PRECONDITION (RUN_ENDED); INVALID_ARGUMENT for a name that no step can
+    wait for or a payload beyond its bound; RESOURCE_EXHAUSTED after 1000 signals to one run.
+    """
+    CancelRun: _grpc.UnaryUnaryMultiCallable[_workflow_pb2.CancelRunRequest, _workflow_pb2.CancelRunResponse]
+    """CancelRun asks a run to end: nothing new begins, what is under way ends, what was done is taken
+    back where the definition says how, and the run ends as CANCELLED or COMPENSATED. A payment that
+    may have been sent is cancelled through its own service first; one that was made stands, and its
+    run goes on. The answer comes before the end: watch the run.
+    Errors: NOT_FOUND; FAILED_PRECONDITION (RUN_ENDED).
+    """
     GetRun: _grpc.UnaryUnaryMultiCallable[_workflow_pb2.GetRunRequest, _workflow_pb2.GetRunResponse]
     """GetRun returns a run with its steps.
     Errors: NOT_FOUND.
@@ -91,6 +104,19 @@ class WorkflowServiceAsyncStub(WorkflowServiceStub):
     Errors: NOT_FOUND for an unknown workflow; INVALID_ARGUMENT for an input that is missing, not
     declared or of the wrong type, or an intent that contradicts the input; ALREADY_EXISTS
     (REQUEST_ID_REUSED).
+    """
+    SignalRun: _aio.UnaryUnaryMultiCallable[_workflow_pb2.SignalRunRequest, _workflow_pb2.SignalRunResponse]  # type: ignore[assignment]
+    """SignalRun sends a run something that a wait_for step waits for, now or later. It is kept until
+    one does. Repeating it with the same request_id sends it once.
+    Errors: NOT_FOUND; FAILED_PRECONDITION (RUN_ENDED); INVALID_ARGUMENT for a name that no step can
+    wait for or a payload beyond its bound; RESOURCE_EXHAUSTED after 1000 signals to one run.
+    """
+    CancelRun: _aio.UnaryUnaryMultiCallable[_workflow_pb2.CancelRunRequest, _workflow_pb2.CancelRunResponse]  # type: ignore[assignment]
+    """CancelRun asks a run to end: nothing new begins, what is under way ends, what was done is taken
+    back where the definition says how, and the run ends as CANCELLED or COMPENSATED. A payment that
+    may have been sent is cancelled through its own service first; one that was made stands, and its
+    run goes on. The answer comes before the end: watch the run.
+    Errors: NOT_FOUND; FAILED_PRECONDITION (RUN_ENDED).
     """
     GetRun: _aio.UnaryUnaryMultiCallable[_workflow_pb2.GetRunRequest, _workflow_pb2.GetRunResponse]  # type: ignore[assignment]
     """GetRun returns a run with its steps.
@@ -151,6 +177,31 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: NOT_FOUND for an unknown workflow; INVALID_ARGUMENT for an input that is missing, not
         declared or of the wrong type, or an intent that contradicts the input; ALREADY_EXISTS
         (REQUEST_ID_REUSED).
+        """
+
+    @_abc_1.abstractmethod
+    def SignalRun(
+        self,
+        request: _workflow_pb2.SignalRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_workflow_pb2.SignalRunResponse, _abc.Awaitable[_workflow_pb2.SignalRunResponse]]:
+        """SignalRun sends a run something that a wait_for step waits for, now or later. It is kept until
+        one does. Repeating it with the same request_id sends it once.
+        Errors: NOT_FOUND; FAILED_PRECONDITION (RUN_ENDED); INVALID_ARGUMENT for a name that no step can
+        wait for or a payload beyond its bound; RESOURCE_EXHAUSTED after 1000 signals to one run.
+        """
+
+    @_abc_1.abstractmethod
+    def CancelRun(
+        self,
+        request: _workflow_pb2.CancelRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_workflow_pb2.CancelRunResponse, _abc.Awaitable[_workflow_pb2.CancelRunResponse]]:
+        """CancelRun asks a run to end: nothing new begins, what is under way ends, what was done is taken
+        back where the definition says how, and the run ends as CANCELLED or COMPENSATED. A payment that
+        may have been sent is cancelled through its own service first; one that was made stands, and its
+        run goes on. The answer comes before the end: watch the run.
+        Errors: NOT_FOUND; FAILED_PRECONDITION (RUN_ENDED).
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,158 @@
+"""Doing what the state machine wants of one run: calls, cancels and waits, side by side."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextvars import Context
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from services.orchestrator.engine.events import (
+    Call,
+    Cancel,
+    CancelFailed,
+    CancelReplied,
+    Due,
+    Failed,
+    Replied,
+    Wait,
+)
+from services.orchestrator.engine.machine import commands
+from services.orchestrator.engine.policy import SECOND
+from services.orchestrator.engine.state import Error
+from services.orchestrator.run_trace import CANCEL
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mesh.lease import Lease
+    from services.orchestrator.definition.workflow import Workflow
+    from services.orchestrator.engine.events import Command, Event
+    from services.orchestrator.engine.policy import Policy
+    from services.orchestrator.engine.state import RunState
+    from services.orchestrator.peers import Peers
+    from services.orchestrator.run_trace import RunTrace
+
+
+@dataclass(slots=True)
+class Active:
+    """A run in memory. What is here is in the journal, too."""
+
+    workflow: Workflow
+    state: RunState
+    epoch: int
+    trace: RunTrace
+    under_way: dict[Command, asyncio.Task[Event | None]] = field(default_factory=dict)
+    mail: asyncio.Event = field(default_factory=asyncio.Event)  # something may have been sent to it
+
+    def leave(self, unwanted: Iterable[Command]) -> None:
+        """Nothing depends on these any more."""
+        for command in list(unwanted):
+            self.under_way.pop(command).cancel()
+
+
+class Performer:
+    def __init__(
+        self,
+        peers: Peers,
+        lease: Lease,
+        policy: Policy,
+        *,
+        most_calls: int,
+        stopping: asyncio.Event,
+    ) -> None:
+        self._peers = peers
+        self._lease = lease
+        self._policy = policy
+        self._calls = asyncio.Semaphore(most_calls)
+        self._stopping = stopping
+
+    async def next_events(self, run: Active) -> list[Event]:
+        """What came of doing what is to be done next.
+
+        Nothing once the run has ended, was sent something, or we are to stop: ``run.mail`` tells.
+        """
+        stopping = self._stopping.is_set()
+        wanted = [] if stopping else commands(run.state, self._policy)
+        if len(wanted) == 1 and isinstance(wanted[0], Call) and not run.under_way:
+            event = await self._perform(run, wanted[0])
+            return [] if event is None else [event]
+        if not stopping:
+            run.leave(run.under_way.keys() - wanted)
+        for command in wanted:
+            if command not in run.under_way:
+                run.under_way[command] = self._spawn(run, command)
+        return await self._first(run)
+
+    async def _first(self, run: Active) -> list[Event]:
+        """What is done first of what is under way; nothing as soon as there is mail to take."""
+        while run.under_way:
+            takes_mail = not self._stopping.is_set()
+            if takes_mail and run.mail.is_set():
+                return []
+            mail = asyncio.ensure_future(run.mail.wait())
+            under_way: set[asyncio.Future[Any]] = {*run.under_way.values()}
+            try:
+                await asyncio.wait(
+                    under_way | {mail} if takes_mail else under_way,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+            finally:
+                mail.cancel()
+            done = {c: task for c, task in run.under_way.items() if task.done()}
+            for command in done:
+                del run.under_way[command]
+            if events := [event for task in done.values() if (event := task.result()) is not None]:
+                return events
+        return []
+
+    def _spawn(self, run: Active, command: Command) -> asyncio.Task[Event | None]:
+        loop = asyncio.get_running_loop()
+        name = f"{run.state.run_id} {command.path}"
+        return loop.create_task(self._perform(run, command), name=name, context=Context())
+
+    async def _perform(self, run: Active, command: Command) -> Event | None:
+        """Do it; None if we are told to stop first."""
+        match command:
+            case Wait(path, until_us):
+                return Due(path) if await self._sleep_until(until_us) else None
+            case Cancel(path, attempt, service, method, request, at_us):
+                if not await self._sleep_until(at_us):
+                    return None
+                with run.trace.calling(path, CANCEL, attempt):
+                    timeout = self._policy.attempt_timeout
+                    answer = await self._call(service, method, request, timeout)
+                if isinstance(answer, Error):
+                    return CancelFailed(path, answer)
+                return CancelReplied(path)
+            case Call(path, attempt, service, method, request, timeout):
+                with run.trace.calling(path, attempt):
+                    reply = await self._call(service, method, request, timeout)
+                return Failed(path, reply) if isinstance(reply, Error) else Replied(path, reply)
+
+    async def _call(
+        self, service: str, method: str, request: bytes, timeout: float
+    ) -> bytes | Error:
+        async with self._calls:
+            await self._lease.held()  # or another may be about to make this call
+            return await self._peers.call(service, method, request, timeout=timeout)
+
+    async def _sleep_until(self, until_us: int) -> bool:
+        """False if we are told to stop first."""
+        seconds = (until_us - now_us()) / SECOND
+        return seconds <= 0 or not await pause(self._stopping, seconds)
+
+
+async def pause(stopping: asyncio.Event, seconds: float) -> bool:
+    """True if we were told to stop meanwhile."""
+    try:
+        async with asyncio.timeout(seconds):
+            await stopping.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+def now_us() -> int:
+    return time.time_ns() // 1000

@@ -1,0 +1,240 @@
+"""Signals and cancels, whenever they come: what waits for them, and what they may not undo."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.orchestrator.engine.events import Call, Cancel, CancelRequested, Signalled
+from services.orchestrator.engine.evolve import fold
+from services.orchestrator.engine.machine import commands
+from services.orchestrator.engine.policy import SECOND
+from services.orchestrator.engine.state import Error
+from tests.orchestrator.engine.driving import CRASH, POLICY, Drive, paying, run_of
+from tests.orchestrator.engine.everything import EVERYTHING, READ, STORE, call, steps
+
+CANCEL = CancelRequested("enough", "spiffe://me")
+UNDO = (
+    "    compensate: {protocol: web5, operation: store_transaction_record,"
+    " input_mapping: {did: d, transaction_data: {}}}"
+)
+
+
+def signal(name: str = "approved", correlation: str = "", **payload: object) -> Signalled:
+    return Signalled(name, payload, correlation)
+
+
+def waiting(what: str, **given: object) -> Drive:
+    return run_of(steps(f"answer\n    wait_for: {what}"), **given)
+
+
+def test_a_signal_ends_the_wait_for_it() -> None:
+    run = waiting("{signal: approved}")
+    assert run.status == "WAITING"
+
+    run.take(signal(by="me"))
+
+    assert run.status == "SUCCEEDED"
+    assert run.state.steps["answer"].output == {"signal": "approved", "payload": {"by": "me"}}
+
+
+def test_a_signal_that_came_early_is_kept_also_over_a_crash() -> None:
+    text = steps("pause\n    wait: {duration: 10s}", "answer\n    wait_for: {signal: approved}")
+    run = run_of(text)
+    run.take(signal())
+    run.crash()
+
+    run.do(run.at("pause"))
+
+    assert run.status == "SUCCEEDED"
+
+
+def test_a_signal_is_taken_once() -> None:
+    text = steps("one\n    wait_for: {signal: approved}", "two\n    wait_for: {signal: approved}")
+    run = run_of(text)
+
+    run.take(signal(number=1))
+    assert run.calls == []
+    assert run.status == "WAITING"
+    run.take(signal(number=2))
+
+    assert run.state.steps["two"].output["payload"] == {"number": 2}
+
+
+def test_a_signal_of_another_name_or_correlation_is_not_taken() -> None:
+    run = waiting('{signal: approved, correlation: "{{input.order}}"}', order="7")
+
+    run.take(signal("refused", "7"))
+    run.take(signal("approved", "8"))
+    assert run.status == "WAITING"
+    run.take(signal("approved", "7"))
+
+    assert run.status == "SUCCEEDED"
+
+
+def test_any_takes_the_first_and_all_waits_for_each() -> None:
+    either, both = waiting("{any: [agreed, denied]}"), waiting("{all: [left, right]}")
+
+    either.take(signal("denied", at=1))
+    both.take(signal("right", at=1))
+    assert both.status == "WAITING"
+    both.take(signal("left", at=2))
+
+    assert either.state.steps["answer"].output == {"signal": "denied", "payload": {"at": 1}}
+    assert both.state.steps["answer"].output["payload"] == {"left": {"at": 2}, "right": {"at": 1}}
+
+
+@pytest.mark.parametrize(("on_timeout", "end"), [("fail", "FAILED"), ("continue", "SUCCEEDED")])
+def test_a_wait_for_a_signal_ends_with_its_timeout(on_timeout: str, end: str) -> None:
+    run = waiting(f"{{signal: approved, timeout: 10s, on_timeout: {on_timeout}}}")
+    begun = run.now_us
+    run.do(run.commands[0])
+
+    assert run.now_us == begun + 10 * SECOND
+    assert run.status == end
+
+
+def test_a_wait_without_a_timeout_ends_with_the_deadline() -> None:
+    run = run_of("deadline: 1m\n" + steps("answer\n    wait_for: {signal: approved}"))
+
+    run.do(run.commands[0])
+
+    assert run.state.reason == (
+        "answer: DEADLINE_EXCEEDED: the run's deadline passed while the step waited"
+    )
+
+
+def test_a_cancelled_run_takes_back_what_it_did() -> None:
+    run = run_of(steps(call("keep", STORE, UNDO), call("look")), did="d")
+    run.reply("keep")
+    run.take(CANCEL)
+    run.reply("keep/compensate")
+
+    assert run.status == "COMPENSATED"
+    assert run.state.reason == "cancelled by spiffe://me: enough"
+    assert run.statuses()["look"] == "SKIPPED"
+
+
+def test_a_cancel_waits_for_what_changes_something() -> None:
+    run = run_of(steps(call("keep", STORE)), did="d")
+    run.take(CANCEL)
+    assert run.calls == ["keep"]
+
+    run.reply("keep")
+
+    assert run.status == "CANCELLED"
+
+
+def test_a_cancelled_wait_ends_at_once() -> None:
+    run = waiting("{signal: approved}")
+
+    run.take(CANCEL)
+
+    assert run.status == "CANCELLED"
+
+
+def test_a_cancel_before_the_payment_is_sent_leaves_nothing_sent() -> None:
+    run = paying()
+    while run.calls != ["execute_payment"]:
+        run.do(run.commands[0])
+    run.fail("execute_payment", "UNAVAILABLE", "BREAKER_OPEN")
+    run.take(CANCEL)
+
+    assert run.status == "CANCELLED"
+
+
+def test_a_cancel_of_a_payment_that_may_have_been_sent_goes_through_its_service() -> None:
+    run = paying()
+    while run.calls != ["execute_payment"]:
+        run.do(run.commands[0])
+    run.fail("execute_payment", "DEADLINE_EXCEEDED")
+    run.take(CANCEL)
+    (cancel,) = run.commands
+    assert isinstance(cancel, Cancel)
+
+    run.do(cancel)
+    run.fail("execute_payment", "FAILED_PRECONDITION", "PAYMENT_CANCELLED")
+
+    assert run.status == "CANCELLED"
+
+
+def test_a_cancel_that_comes_behind_the_payment_changes_nothing() -> None:
+    run = paying()
+    while run.calls != ["execute_payment"]:
+        run.do(run.commands[0])
+    run.take(CANCEL)
+    run.reply("execute_payment")
+    run.finish()
+
+    assert run.status == "SUCCEEDED"
+
+
+OUTCOMES = st.sampled_from(
+    [
+        *(None, None, None),
+        Error("UNAVAILABLE", "", "gone"),
+        Error("DEADLINE_EXCEEDED", "", "late"),
+        Error("UNAVAILABLE", "BREAKER_OPEN", "open"),
+        Error("FAILED_PRECONDITION", "PAYMENT_CANCELLED", "no"),
+        CRASH,
+    ]
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(OUTCOMES, max_size=25), st.integers(0, 25))
+def test_a_cancelled_payment_was_not_made_whenever_the_cancel_comes(
+    outcomes: list[Error | str | None], when: int
+) -> None:
+    run = paying()
+    unheard = settled = False
+    for at, outcome in enumerate(outcomes):
+        if at == when and not run.state.finished:
+            run.take(CANCEL)
+        if not run.commands:
+            break
+        command = run.commands[0]
+        is_call = isinstance(command, Call) and command.path == "execute_payment"
+        lost = isinstance(outcome, Error) and outcome.code in ("UNAVAILABLE", "DEADLINE_EXCEEDED")
+        parked = isinstance(outcome, Error) and outcome.reason == "BREAKER_OPEN"
+        unheard |= is_call and not parked and (lost or outcome == CRASH)
+        settled |= isinstance(command, Cancel) and outcome is None
+        run.do(command, outcome)
+        assert fold(run.state.run_id, run.journal) == run.state
+
+    made = run.statuses().get("execute_payment") == "SUCCEEDED"
+    if run.status in ("CANCELLED", "FAILED", "REFUSED"):
+        assert not made
+        assert settled or not unheard
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.tuples(st.integers(0, 9), OUTCOMES), max_size=60), st.integers(0, 60))
+def test_a_run_can_be_cancelled_at_any_point(
+    happenings: list[tuple[int, Error | str | None]], when: int
+) -> None:
+    run = run_of(EVERYTHING, did="d")
+    for at, (which, outcome) in enumerate(happenings):
+        if not run.commands:
+            break
+        if at == when:
+            run.take(CANCEL)
+        if run.commands:
+            run.do(run.commands[which % len(run.commands)], outcome)
+        replayed = fold("run", run.journal)
+        assert replayed == run.state
+        assert commands(replayed, POLICY) == run.commands
+    run.finish()
+
+    assert run.state.finished
+    assert "RUNNING" not in run.statuses().values()
+
+
+def test_a_read_under_way_is_left_by_a_cancel() -> None:
+    run = run_of(steps(call("look", READ)), did="d")
+
+    run.take(CANCEL)
+
+    assert run.status == "CANCELLED"
+    assert run.statuses() == {"look": "SKIPPED"}

@@ -1,0 +1,178 @@
+"""Signals and cancels through the wire: sent once, kept over a kill, told at once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+
+from anya.orchestrator.v1 import workflow_pb2 as pb
+from mesh.testing import eventually, reason
+from services.orchestrator.__main__ import orchestrator
+from tests.orchestrator.conftest import connect
+from tests.orchestrator.engine.everything import STORE, call, steps
+from tests.orchestrator.paying import finished, payment, status, statuses, uuid7
+
+if TYPE_CHECKING:
+    from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
+    from mesh.testing import Authority
+    from services.orchestrator.config import OrchestratorConfig
+    from tests.orchestrator.servicers import Book
+
+ASKS = steps("answer\n    wait_for: {signal: approved}")
+UNDONE = steps(
+    call(
+        "keep",
+        STORE,
+        "    compensate: {protocol: web5, operation: store_transaction_record,"
+        " input_mapping: {did: d, transaction_data: {}}}",
+    ),
+    "answer\n    wait_for: {signal: approved}",
+)
+
+
+async def begin(workflows: WorkflowServiceAsyncStub, text: str, **given: str) -> str:
+    await workflows.RegisterWorkflow(pb.RegisterWorkflowRequest(definition=text), timeout=5)
+    request = pb.StartRunRequest(request_id=uuid7(), workflow_id="example")
+    request.input.update(given)
+    await workflows.StartRun(request, timeout=5)
+    return request.request_id
+
+
+def signal(run_id: str, request_id: str = "s1", name: str = "approved") -> pb.SignalRunRequest:
+    return pb.SignalRunRequest(request_id=request_id, run_id=run_id, signal=name)
+
+
+async def is_at(workflows: WorkflowServiceAsyncStub, run_id: str, wanted: str) -> None:
+    async def reached() -> bool:
+        found = await workflows.GetRun(pb.GetRunRequest(run_id=run_id), timeout=5)
+        return status(found.run) == wanted
+
+    await eventually(reached)
+
+
+async def test_a_signal_resumes_a_run_at_once(workflows: WorkflowServiceAsyncStub) -> None:
+    run_id = await begin(workflows, ASKS)
+    await is_at(workflows, run_id, "WAITING")
+    begun = time.monotonic()
+
+    await workflows.SignalRun(signal(run_id), timeout=5)
+
+    run = await finished(workflows, run_id)
+    assert status(run) == "SUCCEEDED"
+    assert time.monotonic() - begun < 1  # not by looking once a second
+
+
+async def test_a_repeated_signal_is_one(workflows: WorkflowServiceAsyncStub) -> None:
+    two = steps("one\n    wait_for: {signal: approved}", "two\n    wait_for: {signal: approved}")
+    run_id = await begin(workflows, two)
+
+    await workflows.SignalRun(signal(run_id), timeout=5)
+    await workflows.SignalRun(signal(run_id), timeout=5)
+    await is_at(workflows, run_id, "WAITING")
+    await workflows.SignalRun(signal(run_id, "s2"), timeout=5)
+
+    assert status(await finished(workflows, run_id)) == "SUCCEEDED"
+
+
+async def test_a_signal_that_comes_while_another_is_taken_is_not_overslept(
+    workflows: WorkflowServiceAsyncStub,
+) -> None:
+    two = steps("one\n    wait_for: {signal: approved}", "two\n    wait_for: {signal: approved}")
+    for number in range(20):
+        run_id = await begin(workflows, two)
+
+        await workflows.SignalRun(signal(run_id, f"first {number}"), timeout=5)
+        await workflows.SignalRun(signal(run_id, f"second {number}"), timeout=5)
+
+        assert status(await finished(workflows, run_id)) == "SUCCEEDED"
+
+
+async def test_a_run_that_waits_goes_on_waiting_after_a_restart(
+    config: OrchestratorConfig, authority: Authority
+) -> None:
+    async with orchestrator(config) as first, connect(authority, first.port) as workflows:
+        run_id = await begin(workflows, ASKS)
+        await is_at(workflows, run_id, "WAITING")
+
+    async with orchestrator(config) as second, connect(authority, second.port) as workflows:
+        await is_at(workflows, run_id, "WAITING")
+        await workflows.SignalRun(signal(run_id), timeout=5)
+        run = await finished(workflows, run_id)
+
+    assert status(run) == "SUCCEEDED"
+    assert run.recoveries == 1
+
+
+async def test_a_cancelled_run_takes_back_what_it_did(
+    workflows: WorkflowServiceAsyncStub, book: Book
+) -> None:
+    run_id = await begin(workflows, UNDONE, did="d")
+    await is_at(workflows, run_id, "WAITING")
+
+    cancel = pb.CancelRunRequest(request_id="c", run_id=run_id, reason="enough")
+    await workflows.CancelRun(cancel, timeout=5)
+
+    run = await finished(workflows, run_id)
+    assert status(run) == "COMPENSATED"
+    assert run.reason == "cancelled by spiffe://anya.internal/client/operator: enough"
+    assert statuses(run)["answer"] == "SKIPPED"
+    assert book.effects["StoreTransactionRecord"] == 2
+
+
+async def test_a_payment_that_was_made_is_not_cancelled_with_its_run(
+    workflows: WorkflowServiceAsyncStub, book: Book
+) -> None:
+    book.held["StoreTransactionRecord"] = asyncio.Event()
+    request = payment()
+    await workflows.StartRun(request, timeout=5)
+    await eventually(lambda: bool(book.requests("StoreTransactionRecord")))
+    cancel = pb.CancelRunRequest(request_id="c", run_id=request.request_id)
+
+    await workflows.CancelRun(cancel, timeout=5)
+    book.held["StoreTransactionRecord"].set()
+
+    assert status(await finished(workflows, request.request_id)) == "SUCCEEDED"
+    assert book.effects["StoreTransactionRecord"] == 1
+
+
+@pytest.mark.parametrize("run_id", ["none", "ended"])
+async def test_nothing_can_be_sent_to_a_run_that_is_not_there_any_more(
+    workflows: WorkflowServiceAsyncStub, run_id: str
+) -> None:
+    if run_id == "ended":
+        run_id = await begin(workflows, steps("one\n    set: {a: 1}"))
+        await finished(workflows, run_id)
+
+    with pytest.raises(grpc.aio.AioRpcError) as of_signal:
+        await workflows.SignalRun(signal(run_id), timeout=5)
+    with pytest.raises(grpc.aio.AioRpcError) as of_cancel:
+        await workflows.CancelRun(pb.CancelRunRequest(request_id="c", run_id=run_id), timeout=5)
+
+    expected = "NOT_FOUND" if run_id == "none" else "FAILED_PRECONDITION"
+    assert [e.value.code().name for e in (of_signal, of_cancel)] == [expected] * 2
+    if run_id != "none":
+        assert reason(of_cancel.value) == "RUN_ENDED"
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (pb.SignalRunRequest(request_id="s", run_id="r", signal="Not a name"), "signal"),
+        (signal("r", name="a"), "correlation"),
+    ],
+    ids=["name", "correlation"],
+)
+async def test_a_signal_out_of_bounds_is_refused(
+    workflows: WorkflowServiceAsyncStub, request_: pb.SignalRunRequest, field: str
+) -> None:
+    if field == "correlation":
+        request_.correlation = "x" * 201
+
+    with pytest.raises(grpc.aio.AioRpcError, match=field) as caught:
+        await workflows.SignalRun(request_, timeout=5)
+
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
