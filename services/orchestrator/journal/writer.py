@@ -33,6 +33,15 @@ MAX_BATCH = 512
 MAX_WAITING = 4096
 BACKOFF, BACKOFF_MOST = 0.05, 1.0  # seconds between tries to reach a server that is away
 
+# One plan for every batch, made while the tables may still be small: by index, row by row. A plan
+# that scans what was small reads the whole journal with each commit once it is not.
+PLANS = {
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+}
+
 AWAY = (
     OSError,
     TimeoutError,
@@ -259,7 +268,7 @@ async def connect(url: str, lease: Lease) -> Any:
         command_timeout=lease.seconds,
         server_settings={
             "idle_in_transaction_session_timeout": patience,
-            "plan_cache_mode": "force_generic_plan",
+            **PLANS,
         },
     )
 
