@@ -36,10 +36,13 @@ def start_run(
         str, typer.Option("--input", help="Its input, a JSON object; @FILE reads one.")
     ] = "{}",
     run_id: Annotated[str, typer.Option(help="Chosen by you: the same again is one run.")] = "",
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Return once it has ended; exit code 3 if refused.")
+    ] = False,
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Start a run and return at once. Workflows that pay are for anya pay."""
+    """Start a run and return at once, or with --wait at its end. To pay, use anya pay."""
 
     from cli import runs, screen
     from cli.connection import ask, traced
@@ -52,7 +55,17 @@ def start_run(
         with traced("start"):
             return await runs.start(channels, workflow, given, run_id=run_id)
 
+    async def start_and_wait(channels: Channels) -> int:
+        started = await start(channels)
+        run = await runs.finish(channels, started.run_id, None if json else _show)
+        if json:
+            screen.emit(to_json(run))
+        return runs.exit_code(run.status)
+
+    if wait:
+        raise typer.Exit(ask(Home.of(home), start_and_wait))
     started = to_json(ask(Home.of(home), start))
+    started.pop("run")  # there is none without a wait
     if json:
         screen.emit(started)
     else:
@@ -166,14 +179,17 @@ def watch_run(run_id: RunArgument, home: HomeOption = None, json: JsonOption = F
     from cli.home import Home
     from services.orchestrator.definition.values import to_json
 
-    def show(line: str) -> None:
-        screen.results().print(line, markup=False)
-
     async def follow(channels: Channels) -> int:
         if not json:
-            return runs.exit_code((await runs.finish(channels, run_id, show)).status)
+            return runs.exit_code((await runs.finish(channels, run_id, _show)).status)
         async for run in runs.watch(channels, run_id):
             screen.emit(to_json(run))
         return runs.exit_code(run.status)
 
     raise typer.Exit(ask(Home.of(home), follow))
+
+
+def _show(line: str) -> None:
+    from cli import screen
+
+    screen.results().print(line, markup=False)

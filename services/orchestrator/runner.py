@@ -116,6 +116,10 @@ class Runner:
                 reason=Reason.STORE_UNAVAILABLE,
             ) from None
 
+    def drives(self, run_id: str) -> bool:
+        """Whether the run is in memory here: then its end is told, and nobody has to look."""
+        return run_id in self._held
+
     async def send(self, key: RequestKey, run_id: str, message: Message) -> None:
         """Send a run something once per ``key``; whoever drives it takes it soon."""
         await self._runs.messages.send(key, run_id, message)
@@ -289,7 +293,7 @@ class Runner:
 
     def _committed(self, run: Active, records: Sequence[Record]) -> None:
         run.trace.observe(records)
-        self._changes.notify(run.state.run_id)
+        self._changes.moved(run.state)
         for record in records:
             key = f"{run.state.run_id}/{record.path}"
             match record.kind:
@@ -316,11 +320,14 @@ class Runner:
         """End a run that cannot go on by itself: somebody has to look."""
         payload = {"status": RunStatus.NEEDS_ATTENTION, "reason": reason}
         end = Record(state.sequence + 1, Kind.FINISH, "", 0, now_us(), payload)
+        ended = evolve(state, end)
         try:
-            await self._store(evolve(state, end), epoch, [end])
+            await self._store(ended, epoch, [end])
         except Fenced:
             log.info("run %s is another process's now", state.run_id)
-        self._changes.notify(state.run_id)
+            self._changes.notify(state.run_id)
+        else:
+            self._changes.moved(ended)
 
     # Housekeeping.
 

@@ -102,6 +102,20 @@ async def test_what_was_appended_is_there_after_reopening(location: str) -> None
     assert stored.row.reason == "identity: INVALID_ARGUMENT: said the service"
 
 
+async def test_the_news_of_a_run_are_the_records_that_nobody_saw(location: str) -> None:
+    async with journal(location) as (runs, catalogue):
+        begun = await begin(runs, catalogue)
+        ended = fails(begun)
+        await runs.append(ended.state, 0, ended.records)
+
+        news = await runs.news("run", after=len(begun.records))
+        nothing = await runs.news("run", after=ended.state.sequence)
+
+    assert news.records == tuple(ended.records)
+    assert nothing.records == ()
+    assert nothing.row.status == RunStatus.FAILED
+
+
 async def test_a_turn_that_is_stored_again_changes_nothing(location: str) -> None:
     async with journal(location) as (runs, catalogue):
         ended = fails(await begin(runs, catalogue))

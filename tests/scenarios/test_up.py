@@ -83,6 +83,18 @@ def test_an_unknown_run_is_an_error_with_a_code(mesh: Mesh) -> None:
     assert result.error["code"] == "NOT_FOUND"
 
 
+def test_who_waits_for_a_run_hears_how_it_ended(mesh: Mesh, tmp_path: Path) -> None:
+    greet = '{"id": "greet", "name": "Greet", "steps": [{"id": "one", "set": {"word": "hello"}}]}'
+    (tmp_path / "greet.json").write_text(greet)
+    mesh.anya("workflow", "register", str(tmp_path / "greet.json"))
+
+    result = mesh.anya("run", "start", "greet", "--wait", "--json")
+
+    assert result.code == 0
+    assert result.document["status"] == "succeeded"
+    assert result.document["steps"][0]["output"]["word"] == "hello"
+
+
 async def test_a_killed_service_comes_back(mesh: Mesh) -> None:
     def web5() -> dict[str, object]:
         service: dict[str, object] = mesh.anya("status", "--json").document["services"]["web5"]

@@ -151,6 +151,25 @@ class Runs(ABC):
 
         return await self._database.read(work)
 
+    async def news(self, run_id: str, *, after: int) -> StoredRun:
+        """The run as its row has it, with the records behind the sequence ``after``."""
+
+        async def work(tx: Transaction) -> StoredRun:
+            return await load_run(tx, run_id, after=after)
+
+        return await self._database.read(work)
+
+    async def has_ended(self, run_id: str) -> bool:
+        """NotFound if there is no such run."""
+
+        async def work(tx: Transaction) -> bool:
+            row = await tx.fetch_one("SELECT finished_us FROM run WHERE id = ?", run_id)
+            if row is None:
+                raise NotFound(f"no run {run_id!r}", field="run_id")
+            return row[0] is not None
+
+        return await self._database.read(work)
+
     async def page(
         self, wanted: Filter, *, before: tuple[int, str] | None, limit: int
     ) -> list[RunRow]:
@@ -177,7 +196,8 @@ class Runs(ABC):
         return await self._database.read(work)
 
 
-async def load_run(tx: Transaction, run_id: str) -> StoredRun:
+async def load_run(tx: Transaction, run_id: str, *, after: int = 0) -> StoredRun:
+    """The run with its records behind the sequence ``after``."""
     row = await tx.fetch_one(
         f"SELECT sequence, {COLUMNS} FROM run WHERE id = ?",  # noqa: S608
         run_id,
@@ -186,15 +206,17 @@ async def load_run(tx: Transaction, run_id: str) -> StoredRun:
         raise NotFound(f"no run {run_id!r}", field="run_id")
     last, *columns = row
     records = await tx.fetch(
-        "SELECT sequence, kind, path, attempt, at_us, payload FROM journal WHERE run = ?"
-        " ORDER BY sequence",
+        "SELECT sequence, kind, path, attempt, at_us, payload FROM journal"
+        " WHERE run = ? AND sequence > ? ORDER BY sequence",
         run_id,
+        after,
     )
     try:
-        if [sequence for sequence, *_ in records] != list(range(1, last + 1)):
+        if [sequence for sequence, *_ in records] != list(range(after + 1, last + 1)):
             raise ValueError(f"{last} records were written")
         stored = StoredRun(RunRow(*columns), tuple(record_of(record) for record in records))
-        fold(run_id, stored.records)
+        if not after:
+            fold(run_id, stored.records)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise FailedPrecondition(
             f"the records of run {run_id} are damaged or not all there: restore the"

@@ -42,13 +42,23 @@ def format_row(row: RunRow) -> pb.Run:
 
 def format_run(row: RunRow, state: RunState) -> pb.Run:
     """The run as ``state`` has it, which may be older than the row."""
-    run = format_row(row)
-    run.status = run_status(state.status)
-    run.reason = state.reason
-    run.updated.CopyFrom(time(state.updated_us))
-    run.recoveries = state.recoveries
+    return format_state(state, trace_id_of(row.traceparent))
+
+
+def format_state(state: RunState, trace_id: str) -> pb.Run:
+    run = pb.Run(
+        run_id=state.run_id,
+        workflow_id=state.workflow_id,
+        definition_hash=state.definition_hash,
+        status=run_status(state.status),
+        reason=state.reason,
+        trace_id=trace_id,
+        created=time(state.created_us),
+        updated=time(state.updated_us),
+        recoveries=state.recoveries,
+        steps=[_step(step) for step in state.steps.values()],
+    )
     values.fill_struct(run.input, state.input)
-    run.steps.extend(_step(step) for step in state.steps.values())
     return run
 
 

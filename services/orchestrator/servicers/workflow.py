@@ -16,7 +16,7 @@ from services.orchestrator.engine.starting import StartRun
 from services.orchestrator.engine.state import RunState
 from services.orchestrator.journal.runs import Filter
 from services.orchestrator.run_trace import trace_id_of
-from services.orchestrator.servicers import paging, view
+from services.orchestrator.servicers import paging, view, waiting
 from services.orchestrator.servicers.start import start_run
 
 if TYPE_CHECKING:
@@ -90,19 +90,21 @@ class WorkflowServicer(WorkflowServiceServicer):
         request: pb.StartRunRequest,
         context: ServicerContext[pb.StartRunRequest, pb.StartRunResponse],
     ) -> pb.StartRunResponse:
-        first = await start_run(
-            self._runner,
-            request.workflow_id,
-            StartRun(
-                run_id=request.request_id,
-                input=values.from_struct(request.input),
-                intent=request.intent if request.HasField("intent") else None,
-                presentation=request.presentation,
-                starter=request_key.current().caller,
-            ),
-            reply=_format_started,
-        )
-        return pb.StartRunResponse.FromString(first)
+        seconds = waiting.read_wait(request)
+        work = start_run(self._runner, request.workflow_id, _parse(request), reply=_format_started)
+        if not seconds:
+            return pb.StartRunResponse.FromString(await work)
+        with self._changes.await_end(request.request_id) as ending:
+            started = pb.StartRunResponse.FromString(await work)
+            run_id = request.request_id
+            state = await waiting.end_of(run_id, ending, self._runs, self._runner, seconds)
+        if state is None:
+            stored = await self._runs.load(run_id)
+            started.run.CopyFrom(view.format_run(stored.row, stored.state))
+        else:
+            started.run.CopyFrom(view.format_state(state, started.trace_id))
+        started.status = started.run.status
+        return started
 
     async def SignalRun(
         self,
@@ -159,21 +161,29 @@ class WorkflowServicer(WorkflowServiceServicer):
         request: pb.WatchRunRequest,
         context: ServicerContext[pb.WatchRunRequest, pb.WatchRunResponse],
     ) -> AsyncIterator[pb.WatchRunResponse]:
-        seen = request.after_sequence
+        state = RunState(request.run_id)
         with self._changes.watch(request.run_id) as moved:
             while True:
                 moved.clear()
-                stored = await self._runs.load(request.run_id)
-                state = RunState(request.run_id)
-                for record in stored.records:
+                news = await self._runs.news(request.run_id, after=state.sequence)
+                for record in news.records:
                     state = evolve(state, record)
-                    if record.sequence > seen:
-                        run = view.format_run(stored.row, state)
+                    if record.sequence > request.after_sequence:
+                        run = view.format_run(news.row, state)
                         yield pb.WatchRunResponse(sequence=record.sequence, run=run)
-                seen = max(seen, state.sequence)
                 if state.finished:
                     return
                 await changes.wait(moved, at_most=LOOK_AGAIN)
+
+
+def _parse(request: pb.StartRunRequest) -> StartRun:
+    return StartRun(
+        run_id=request.request_id,
+        input=values.from_struct(request.input),
+        intent=request.intent if request.HasField("intent") else None,
+        presentation=request.presentation,
+        starter=request_key.current().caller,
+    )
 
 
 def _format_started(new: NewRun) -> bytes:

@@ -24,11 +24,12 @@ _sym_db = _symbol_database.Default()
 
 from anya.mesh.v1 import attestation_pb2 as anya_dot_mesh_dot_v1_dot_attestation__pb2
 from anya.mesh.v1 import options_pb2 as anya_dot_mesh_dot_v1_dot_options__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#anya/orchestrator/v1/workflow.proto\x12\x14\x61nya.orchestrator.v1\x1a\x1e\x61nya/mesh/v1/attestation.proto\x1a\x1a\x61nya/mesh/v1/options.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"3\n\x17RegisterWorkflowRequest\x12\x12\n\ndefinition\x18\x01 \x01(\t:\x04\x88\xb5\x18\x02\"\x90\x01\n\x08Workflow\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x17\n\x0f\x64\x65\x66inition_hash\x18\x03 \x01(\t\x12\x12\n\ndefinition\x18\x04 \x01(\t\x12.\n\nregistered\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:\x04\x88\xb5\x18\x02\"R\n\x18RegisterWorkflowResponse\x12\x30\n\x08workflow\x18\x01 \x01(\x0b\x32\x1e.anya.orchestrator.v1.Workflow:\x04\x88\xb5\x18\x02\"H\n\x12GetWorkflowRequest\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x17\n\x0f\x64\x65\x66inition_hash\x18\x02 \x01(\t:\x04\x88\xb5\x18\x02\"M\n\x13GetWorkflowResponse\x12\x30\n\x08workflow\x18\x01 \x01(\x0b\x32\x1e.anya.orchestrator.v1.Workflow:\x04\x88\xb5\x18\x02\"C\n\x14ListWorkflowsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t:\x04\x88\xb5\x18\x02\"i\n\x15ListWorkflowsResponse\x12\x31\n\tworkflows\x18\x01 \x03(\x0b\x32\x1e.anya.orchestrator.v1.Workflow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t:\x04\x88\xb5\x18\x02\"\xb7\x01\n\x0fStartRunRequest\x12\x18\n\nrequest_id\x18\x01 \x01(\tB\x04\x88\xb5\x18\x02\x12\x19\n\x0bworkflow_id\x18\x02 \x01(\tB\x04\x88\xb5\x18\x02\x12&\n\x05input\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12+\n\x06intent\x18\x04 \x01(\x0b\x32\x1b.anya.mesh.v1.PaymentIntent\x12\x14\n\x0cpresentation\x18\x05 \x01(\t:\x04\x88\xb5\x18\x03\"k\n\x10StartRunResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12/\n\x06status\x18\x02 \x01(\x0e\x32\x1f.anya.orchestrator.v1.RunStatus\x12\x10\n\x08trace_id\x18\x03 \x01(\t:\x04\x88\xb5\x18\x02\"\x91\x01\n\x10SignalRunRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x0e\n\x06signal\x18\x03 \x01(\t\x12.\n\x07payload\x18\x04 \x01(\x0b\x32\x17.google.protobuf.StructB\x04\x88\xb5\x18\x03\x12\x13\n\x0b\x63orrelation\x18\x05 \x01(\t:\x04\x88\xb5\x18\x02\"\x13\n\x11SignalRunResponse\"L\n\x10\x43\x61ncelRunRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t:\x04\x88\xb5\x18\x02\"\x13\n\x11\x43\x61ncelRunResponse\"\xf1\x02\n\x04Step\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x10\n\x08protocol\x18\x02 \x01(\t\x12\x11\n\toperation\x18\x03 \x01(\t\x12\x30\n\x06status\x18\x04 \x01(\x0e\x32 .anya.orchestrator.v1.StepStatus\x12\x10\n\x08\x61ttempts\x18\x05 \x01(\r\x12-\n\x06output\x18\x06 \x01(\x0b\x32\x17.google.protobuf.StructB\x04\x88\xb5\x18\x03\x12\x32\n\tcondition\x18\x07 \x01(\x0b\x32\x1f.anya.orchestrator.v1.Condition\x12.\n\x05\x65rror\x18\x08 \x01(\x0b\x32\x1f.anya.orchestrator.v1.StepError\x12+\n\x07started\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x66inished\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp:\x04\x88\xb5\x18\x02\"g\n\tCondition\x12\x12\n\nexpression\x18\x01 \x01(\t\x12\x0f\n\x07verdict\x18\x02 \x01(\x08\x12/\n\x08operands\x18\x03 \x01(\x0b\x32\x17.google.protobuf.StructB\x04\x88\xb5\x18\x03:\x04\x88\xb5\x18\x02\"@\n\tStepError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t:\x04\x88\xb5\x18\x02\"\xe3\x02\n\x03Run\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\x12\x17\n\x0f\x64\x65\x66inition_hash\x18\x03 \x01(\t\x12/\n\x06status\x18\x04 \x01(\x0e\x32\x1f.anya.orchestrator.v1.RunStatus\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x10\n\x08trace_id\x18\x06 \x01(\t\x12+\n\x07\x63reated\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07updated\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x05input\x18\t \x01(\x0b\x32\x17.google.protobuf.StructB\x04\x88\xb5\x18\x03\x12)\n\x05steps\x18\n \x03(\x0b\x32\x1a.anya.orchestrator.v1.Step\x12\x12\n\nrecoveries\x18\x0b \x01(\r:\x04\x88\xb5\x18\x02\"%\n\rGetRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t:\x04\x88\xb5\x18\x02\">\n\x0eGetRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.anya.orchestrator.v1.Run:\x04\x88\xb5\x18\x02\"\x84\x01\n\x0fListRunsRequest\x12/\n\x06status\x18\x01 \x01(\x0e\x32\x1f.anya.orchestrator.v1.RunStatus\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t:\x04\x88\xb5\x18\x02\"Z\n\x10ListRunsResponse\x12\'\n\x04runs\x18\x01 \x03(\x0b\x32\x19.anya.orchestrator.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t:\x04\x88\xb5\x18\x02\"?\n\x0fWatchRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x04:\x04\x88\xb5\x18\x02\"R\n\x10WatchRunResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12&\n\x03run\x18\x02 \x01(\x0b\x32\x19.anya.orchestrator.v1.Run:\x04\x88\xb5\x18\x02*\xb1\x02\n\tRunStatus\x12\x1a\n\x16RUN_STATUS_UNSPECIFIED\x10\x00\x12\x16\n\x12RUN_STATUS_RUNNING\x10\x01\x12\x15\n\x11RUN_STATUS_PARKED\x10\x02\x12\x16\n\x12RUN_STATUS_WAITING\x10\x03\x12\x18\n\x14RUN_STATUS_SUCCEEDED\x10\x04\x12\x16\n\x12RUN_STATUS_REFUSED\x10\x05\x12\x15\n\x11RUN_STATUS_FAILED\x10\x06\x12\x1a\n\x16RUN_STATUS_COMPENSATED\x10\x07\x12\"\n\x1eRUN_STATUS_COMPENSATION_FAILED\x10\x08\x12\x18\n\x14RUN_STATUS_CANCELLED\x10\t\x12\x1e\n\x1aRUN_STATUS_NEEDS_ATTENTION\x10\n*\xa9\x01\n\nStepStatus\x12\x1b\n\x17STEP_STATUS_UNSPECIFIED\x10\x00\x12\x17\n\x13STEP_STATUS_RUNNING\x10\x01\x12\x19\n\x15STEP_STATUS_SUCCEEDED\x10\x02\x12\x17\n\x13STEP_STATUS_SKIPPED\x10\x03\x12\x16\n\x12STEP_STATUS_FAILED\x10\x04\x12\x19\n\x15STEP_STATUS_UNCERTAIN\x10\x05\x32\xc2\x08\n\x0fWorkflowService\x12\x8c\x01\n\x10RegisterWorkflow\x12-.anya.orchestrator.v1.RegisterWorkflowRequest\x1a..anya.orchestrator.v1.RegisterWorkflowResponse\"\x19\x8a\xb5\x18\x15\x12\x0fmanage_workflow\x18\x01 \x02\x12{\n\x0bGetWorkflow\x12(.anya.orchestrator.v1.GetWorkflowRequest\x1a).anya.orchestrator.v1.GetWorkflowResponse\"\x17\x8a\xb5\x18\x13\x12\rread_workflow\x18\x01 \x01\x12\x81\x01\n\rListWorkflows\x12*.anya.orchestrator.v1.ListWorkflowsRequest\x1a+.anya.orchestrator.v1.ListWorkflowsResponse\"\x17\x8a\xb5\x18\x13\x12\rread_workflow\x18\x01 \x01\x12n\n\x08StartRun\x12%.anya.orchestrator.v1.StartRunRequest\x1a&.anya.orchestrator.v1.StartRunResponse\"\x13\x8a\xb5\x18\x0f\x12\tstart_run\x18\x01 \x02\x12r\n\tSignalRun\x12&.anya.orchestrator.v1.SignalRunRequest\x1a\'.anya.orchestrator.v1.SignalRunResponse\"\x14\x8a\xb5\x18\x10\x12\nsignal_run\x18\x01 \x02\x12r\n\tCancelRun\x12&.anya.orchestrator.v1.CancelRunRequest\x1a\'.anya.orchestrator.v1.CancelRunResponse\"\x14\x8a\xb5\x18\x10\x12\ncancel_run\x18\x01 \x02\x12g\n\x06GetRun\x12#.anya.orchestrator.v1.GetRunRequest\x1a$.anya.orchestrator.v1.GetRunResponse\"\x12\x8a\xb5\x18\x0e\x12\x08read_run\x18\x01 \x01\x12m\n\x08ListRuns\x12%.anya.orchestrator.v1.ListRunsRequest\x1a&.anya.orchestrator.v1.ListRunsResponse\"\x12\x8a\xb5\x18\x0e\x12\x08read_run\x18\x01 \x01\x12o\n\x08WatchRun\x12%.anya.orchestrator.v1.WatchRunRequest\x1a&.anya.orchestrator.v1.WatchRunResponse\"\x12\x8a\xb5\x18\x0e\x12\x08read_run\x18\x01 \x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#anya/orchestrator/v1/workflow.proto\x12\x14\x61nya.orchestrator.v1\x1a\x1e\x61nya/mesh/v1/attestation.proto\x1a\x1a\x61nya/mesh/v1/options.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"3\n\x17RegisterWorkflowRequest\x12\x12\n\ndefinition\x18\x01 \x01(\t:\x04\x88\xb5\x18\x02\"\x90\x01\n\x08Workflow\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x17\n\x0f\x64\x65\x66inition_hash\x18\x03 \x01(\t\x12\x12\n\ndefinition\x18\x04 \x01(\t\x12.\n\nregistered\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:\x04\x88\xb5\x18\x02\"R\n\x18RegisterWorkflowResponse\x12\x30\n\x08workflow\x18\x01 \x01(\x0b\x32\x1e.anya.orchestrator.v1.Workflow:\x04\x88\xb5\x18\x02\"H\n\x12GetWorkflowRequest\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x17\n\x0f\x64\x65\x66inition_hash\x18\x02 \x01(\t:\x04\x88\xb5\x18\x02\"M\n\x13GetWorkflowResponse\x12\x30\n\x08workflow\x18\x01 \x01(\x0b\x32\x1e.anya.orchestrator.v1.Workflow:\x04\x88\xb5\x18\x02\"C\n\x14ListWorkflowsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t:\x04\x88\xb5\x18\x02\"i\n\x15ListWorkflowsResponse\x12\x31\n\tworkflows\x18\x01 \x03(\x0b\x32\x1e.anya.orchestrator.v1.Workflow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t:\x04\x88\xb5\x18\x02\"\xea\x01\n\x0fStartRunRequest\x12\x18\n\nrequest_id\x18\x01 \x01(\tB\x04\x88\xb5\x18\x02\x12\x19\n\x0bworkflow_id\x18\x02 \x01(\tB\x04\x88\xb5\x18\x02\x12&\n\x05input\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12+\n\x06intent\x18\x04 \x01(\x0b\x32\x1b.anya.mesh.v1.PaymentIntent\x12\x14\n\x0cpresentation\x18\x05 \x01(\t\x12\x31\n\x04wait\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x08\x88\xb5\x18\x02\x98\xb5\x18\x01:\x04\x88\xb5\x18\x03\"\x93\x01\n\x10StartRunResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12/\n\x06status\x18\x02 \x01(\x0e\x32\x1f.anya.orchestrator.v1.RunStatus\x12\x10\n\x08trace_id\x18\x03 \x01(\t\x12&\n\x03run\x18\x04 \x01(\x0b\x32\x19.anya.orchestrator.v1.Run:\x04\x88\xb5\x18\x02\"\x91\x01\n\x10SignalRunRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x0e\n\x06signal\x18\x03 \x01(\t\x12.\n\x07payload\x18\x04 \x01(\x0b\x32\x17.google.protobuf.StructB\x04\x88\xb5\x18\x03\x12\x13\n\x0b\x63orrelation\x18\x05 \x01(\t:\x04\x88\xb5\x18\x02\"\x13\n\x11SignalRunResponse\"L\n\x10\x43\x61ncelRunRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t:\x04\x88\xb5\x18\x02\"\x13\n\x11\x43\x61ncelRunResponse\"\xf1\x02\n\x04Step\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x10\n\x08protocol\x18\x02 \x01(\t\x12\x11\n\toperation\x18\x03 \x01(\t\x12\x30\n\x06status\x18\x04 \x01(\x0e\x32 .anya.orchestrator.v1.StepStatus\x12\x10\n\x08\x61ttempts\x18\x05 \x01(\r\x12-\n\x06output\x18\x06 \x01(\x0b\x32\x17.google.protobuf.StructB\x04\x88\xb5\x18\x03\x12\x32\n\tcondition\x18\x07 \x01(\x0b\x32\x1f.anya.orchestrator.v1.Condition\x12.\n\x05\x65rror\x18\x08 \x01(\x0b\x32\x1f.anya.orchestrator.v1.StepError\x12+\n\x07started\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x66inished\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp:\x04\x88\xb5\x18\x02\"g\n\tCondition\x12\x12\n\nexpression\x18\x01 \x01(\t\x12\x0f\n\x07verdict\x18\x02 \x01(\x08\x12/\n\x08operands\x18\x03 \x01(\x0b\x32\x17.google.protobuf.StructB\x04\x88\xb5\x18\x03:\x04\x88\xb5\x18\x02\"@\n\tStepError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t:\x04\x88\xb5\x18\x02\"\xe3\x02\n\x03Run\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\x12\x17\n\x0f\x64\x65\x66inition_hash\x18\x03 \x01(\t\x12/\n\x06status\x18\x04 \x01(\x0e\x32\x1f.anya.orchestrator.v1.RunStatus\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x10\n\x08trace_id\x18\x06 \x01(\t\x12+\n\x07\x63reated\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07updated\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x05input\x18\t \x01(\x0b\x32\x17.google.protobuf.StructB\x04\x88\xb5\x18\x03\x12)\n\x05steps\x18\n \x03(\x0b\x32\x1a.anya.orchestrator.v1.Step\x12\x12\n\nrecoveries\x18\x0b \x01(\r:\x04\x88\xb5\x18\x02\"%\n\rGetRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t:\x04\x88\xb5\x18\x02\">\n\x0eGetRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.anya.orchestrator.v1.Run:\x04\x88\xb5\x18\x02\"\x84\x01\n\x0fListRunsRequest\x12/\n\x06status\x18\x01 \x01(\x0e\x32\x1f.anya.orchestrator.v1.RunStatus\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t:\x04\x88\xb5\x18\x02\"Z\n\x10ListRunsResponse\x12\'\n\x04runs\x18\x01 \x03(\x0b\x32\x19.anya.orchestrator.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t:\x04\x88\xb5\x18\x02\"?\n\x0fWatchRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x04:\x04\x88\xb5\x18\x02\"R\n\x10WatchRunResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12&\n\x03run\x18\x02 \x01(\x0b\x32\x19.anya.orchestrator.v1.Run:\x04\x88\xb5\x18\x02*\xb1\x02\n\tRunStatus\x12\x1a\n\x16RUN_STATUS_UNSPECIFIED\x10\x00\x12\x16\n\x12RUN_STATUS_RUNNING\x10\x01\x12\x15\n\x11RUN_STATUS_PARKED\x10\x02\x12\x16\n\x12RUN_STATUS_WAITING\x10\x03\x12\x18\n\x14RUN_STATUS_SUCCEEDED\x10\x04\x12\x16\n\x12RUN_STATUS_REFUSED\x10\x05\x12\x15\n\x11RUN_STATUS_FAILED\x10\x06\x12\x1a\n\x16RUN_STATUS_COMPENSATED\x10\x07\x12\"\n\x1eRUN_STATUS_COMPENSATION_FAILED\x10\x08\x12\x18\n\x14RUN_STATUS_CANCELLED\x10\t\x12\x1e\n\x1aRUN_STATUS_NEEDS_ATTENTION\x10\n*\xa9\x01\n\nStepStatus\x12\x1b\n\x17STEP_STATUS_UNSPECIFIED\x10\x00\x12\x17\n\x13STEP_STATUS_RUNNING\x10\x01\x12\x19\n\x15STEP_STATUS_SUCCEEDED\x10\x02\x12\x17\n\x13STEP_STATUS_SKIPPED\x10\x03\x12\x16\n\x12STEP_STATUS_FAILED\x10\x04\x12\x19\n\x15STEP_STATUS_UNCERTAIN\x10\x05\x32\xc2\x08\n\x0fWorkflowService\x12\x8c\x01\n\x10RegisterWorkflow\x12-.anya.orchestrator.v1.RegisterWorkflowRequest\x1a..anya.orchestrator.v1.RegisterWorkflowResponse\"\x19\x8a\xb5\x18\x15\x12\x0fmanage_workflow\x18\x01 \x02\x12{\n\x0bGetWorkflow\x12(.anya.orchestrator.v1.GetWorkflowRequest\x1a).anya.orchestrator.v1.GetWorkflowResponse\"\x17\x8a\xb5\x18\x13\x12\rread_workflow\x18\x01 \x01\x12\x81\x01\n\rListWorkflows\x12*.anya.orchestrator.v1.ListWorkflowsRequest\x1a+.anya.orchestrator.v1.ListWorkflowsResponse\"\x17\x8a\xb5\x18\x13\x12\rread_workflow\x18\x01 \x01\x12n\n\x08StartRun\x12%.anya.orchestrator.v1.StartRunRequest\x1a&.anya.orchestrator.v1.StartRunResponse\"\x13\x8a\xb5\x18\x0f\x12\tstart_run\x18\x01 \x02\x12r\n\tSignalRun\x12&.anya.orchestrator.v1.SignalRunRequest\x1a\'.anya.orchestrator.v1.SignalRunResponse\"\x14\x8a\xb5\x18\x10\x12\nsignal_run\x18\x01 \x02\x12r\n\tCancelRun\x12&.anya.orchestrator.v1.CancelRunRequest\x1a\'.anya.orchestrator.v1.CancelRunResponse\"\x14\x8a\xb5\x18\x10\x12\ncancel_run\x18\x01 \x02\x12g\n\x06GetRun\x12#.anya.orchestrator.v1.GetRunRequest\x1a$.anya.orchestrator.v1.GetRunResponse\"\x12\x8a\xb5\x18\x0e\x12\x08read_run\x18\x01 \x01\x12m\n\x08ListRuns\x12%.anya.orchestrator.v1.ListRunsRequest\x1a&.anya.orchestrator.v1.ListRunsResponse\"\x12\x8a\xb5\x18\x0e\x12\x08read_run\x18\x01 \x01\x12o\n\x08WatchRun\x12%.anya.orchestrator.v1.WatchRunRequest\x1a&.anya.orchestrator.v1.WatchRunResponse\"\x12\x8a\xb5\x18\x0e\x12\x08read_run\x18\x01 \x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -53,6 +54,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STARTRUNREQUEST'].fields_by_name['request_id']._serialized_options = b'\210\265\030\002'
   _globals['_STARTRUNREQUEST'].fields_by_name['workflow_id']._loaded_options = None
   _globals['_STARTRUNREQUEST'].fields_by_name['workflow_id']._serialized_options = b'\210\265\030\002'
+  _globals['_STARTRUNREQUEST'].fields_by_name['wait']._loaded_options = None
+  _globals['_STARTRUNREQUEST'].fields_by_name['wait']._serialized_options = b'\210\265\030\002\230\265\030\001'
   _globals['_STARTRUNREQUEST']._loaded_options = None
   _globals['_STARTRUNREQUEST']._serialized_options = b'\210\265\030\003'
   _globals['_STARTRUNRESPONSE']._loaded_options = None
@@ -107,56 +110,56 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WORKFLOWSERVICE'].methods_by_name['ListRuns']._serialized_options = b'\212\265\030\016\022\010read_run\030\001 \001'
   _globals['_WORKFLOWSERVICE'].methods_by_name['WatchRun']._loaded_options = None
   _globals['_WORKFLOWSERVICE'].methods_by_name['WatchRun']._serialized_options = b'\212\265\030\016\022\010read_run\030\001 \001'
-  _globals['_RUNSTATUS']._serialized_start=2741
-  _globals['_RUNSTATUS']._serialized_end=3046
-  _globals['_STEPSTATUS']._serialized_start=3049
-  _globals['_STEPSTATUS']._serialized_end=3218
-  _globals['_REGISTERWORKFLOWREQUEST']._serialized_start=184
-  _globals['_REGISTERWORKFLOWREQUEST']._serialized_end=235
-  _globals['_WORKFLOW']._serialized_start=238
-  _globals['_WORKFLOW']._serialized_end=382
-  _globals['_REGISTERWORKFLOWRESPONSE']._serialized_start=384
-  _globals['_REGISTERWORKFLOWRESPONSE']._serialized_end=466
-  _globals['_GETWORKFLOWREQUEST']._serialized_start=468
-  _globals['_GETWORKFLOWREQUEST']._serialized_end=540
-  _globals['_GETWORKFLOWRESPONSE']._serialized_start=542
-  _globals['_GETWORKFLOWRESPONSE']._serialized_end=619
-  _globals['_LISTWORKFLOWSREQUEST']._serialized_start=621
-  _globals['_LISTWORKFLOWSREQUEST']._serialized_end=688
-  _globals['_LISTWORKFLOWSRESPONSE']._serialized_start=690
-  _globals['_LISTWORKFLOWSRESPONSE']._serialized_end=795
-  _globals['_STARTRUNREQUEST']._serialized_start=798
-  _globals['_STARTRUNREQUEST']._serialized_end=981
-  _globals['_STARTRUNRESPONSE']._serialized_start=983
-  _globals['_STARTRUNRESPONSE']._serialized_end=1090
-  _globals['_SIGNALRUNREQUEST']._serialized_start=1093
-  _globals['_SIGNALRUNREQUEST']._serialized_end=1238
-  _globals['_SIGNALRUNRESPONSE']._serialized_start=1240
-  _globals['_SIGNALRUNRESPONSE']._serialized_end=1259
-  _globals['_CANCELRUNREQUEST']._serialized_start=1261
-  _globals['_CANCELRUNREQUEST']._serialized_end=1337
-  _globals['_CANCELRUNRESPONSE']._serialized_start=1339
-  _globals['_CANCELRUNRESPONSE']._serialized_end=1358
-  _globals['_STEP']._serialized_start=1361
-  _globals['_STEP']._serialized_end=1730
-  _globals['_CONDITION']._serialized_start=1732
-  _globals['_CONDITION']._serialized_end=1835
-  _globals['_STEPERROR']._serialized_start=1837
-  _globals['_STEPERROR']._serialized_end=1901
-  _globals['_RUN']._serialized_start=1904
-  _globals['_RUN']._serialized_end=2259
-  _globals['_GETRUNREQUEST']._serialized_start=2261
-  _globals['_GETRUNREQUEST']._serialized_end=2298
-  _globals['_GETRUNRESPONSE']._serialized_start=2300
-  _globals['_GETRUNRESPONSE']._serialized_end=2362
-  _globals['_LISTRUNSREQUEST']._serialized_start=2365
-  _globals['_LISTRUNSREQUEST']._serialized_end=2497
-  _globals['_LISTRUNSRESPONSE']._serialized_start=2499
-  _globals['_LISTRUNSRESPONSE']._serialized_end=2589
-  _globals['_WATCHRUNREQUEST']._serialized_start=2591
-  _globals['_WATCHRUNREQUEST']._serialized_end=2654
-  _globals['_WATCHRUNRESPONSE']._serialized_start=2656
-  _globals['_WATCHRUNRESPONSE']._serialized_end=2738
-  _globals['_WORKFLOWSERVICE']._serialized_start=3221
-  _globals['_WORKFLOWSERVICE']._serialized_end=4311
+  _globals['_RUNSTATUS']._serialized_start=2865
+  _globals['_RUNSTATUS']._serialized_end=3170
+  _globals['_STEPSTATUS']._serialized_start=3173
+  _globals['_STEPSTATUS']._serialized_end=3342
+  _globals['_REGISTERWORKFLOWREQUEST']._serialized_start=216
+  _globals['_REGISTERWORKFLOWREQUEST']._serialized_end=267
+  _globals['_WORKFLOW']._serialized_start=270
+  _globals['_WORKFLOW']._serialized_end=414
+  _globals['_REGISTERWORKFLOWRESPONSE']._serialized_start=416
+  _globals['_REGISTERWORKFLOWRESPONSE']._serialized_end=498
+  _globals['_GETWORKFLOWREQUEST']._serialized_start=500
+  _globals['_GETWORKFLOWREQUEST']._serialized_end=572
+  _globals['_GETWORKFLOWRESPONSE']._serialized_start=574
+  _globals['_GETWORKFLOWRESPONSE']._serialized_end=651
+  _globals['_LISTWORKFLOWSREQUEST']._serialized_start=653
+  _globals['_LISTWORKFLOWSREQUEST']._serialized_end=720
+  _globals['_LISTWORKFLOWSRESPONSE']._serialized_start=722
+  _globals['_LISTWORKFLOWSRESPONSE']._serialized_end=827
+  _globals['_STARTRUNREQUEST']._serialized_start=830
+  _globals['_STARTRUNREQUEST']._serialized_end=1064
+  _globals['_STARTRUNRESPONSE']._serialized_start=1067
+  _globals['_STARTRUNRESPONSE']._serialized_end=1214
+  _globals['_SIGNALRUNREQUEST']._serialized_start=1217
+  _globals['_SIGNALRUNREQUEST']._serialized_end=1362
+  _globals['_SIGNALRUNRESPONSE']._serialized_start=1364
+  _globals['_SIGNALRUNRESPONSE']._serialized_end=1383
+  _globals['_CANCELRUNREQUEST']._serialized_start=1385
+  _globals['_CANCELRUNREQUEST']._serialized_end=1461
+  _globals['_CANCELRUNRESPONSE']._serialized_start=1463
+  _globals['_CANCELRUNRESPONSE']._serialized_end=1482
+  _globals['_STEP']._serialized_start=1485
+  _globals['_STEP']._serialized_end=1854
+  _globals['_CONDITION']._serialized_start=1856
+  _globals['_CONDITION']._serialized_end=1959
+  _globals['_STEPERROR']._serialized_start=1961
+  _globals['_STEPERROR']._serialized_end=2025
+  _globals['_RUN']._serialized_start=2028
+  _globals['_RUN']._serialized_end=2383
+  _globals['_GETRUNREQUEST']._serialized_start=2385
+  _globals['_GETRUNREQUEST']._serialized_end=2422
+  _globals['_GETRUNRESPONSE']._serialized_start=2424
+  _globals['_GETRUNRESPONSE']._serialized_end=2486
+  _globals['_LISTRUNSREQUEST']._serialized_start=2489
+  _globals['_LISTRUNSREQUEST']._serialized_end=2621
+  _globals['_LISTRUNSRESPONSE']._serialized_start=2623
+  _globals['_LISTRUNSRESPONSE']._serialized_end=2713
+  _globals['_WATCHRUNREQUEST']._serialized_start=2715
+  _globals['_WATCHRUNREQUEST']._serialized_end=2778
+  _globals['_WATCHRUNRESPONSE']._serialized_start=2780
+  _globals['_WATCHRUNRESPONSE']._serialized_end=2862
+  _globals['_WORKFLOWSERVICE']._serialized_start=3345
+  _globals['_WORKFLOWSERVICE']._serialized_end=4435
 # @@protoc_insertion_point(module_scope)

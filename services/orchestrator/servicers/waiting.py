@@ -1,0 +1,49 @@
+"""Waiting for a run's end on behalf of who started it, for as long as the call allows."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from mesh.errors import InvalidArgument
+from mesh.interceptors import deadline
+from services.orchestrator import changes
+
+if TYPE_CHECKING:
+    from anya.orchestrator.v1 import workflow_pb2 as pb
+    from services.orchestrator.changes import Ending
+    from services.orchestrator.engine.state import RunState
+    from services.orchestrator.journal.runs import Runs
+    from services.orchestrator.runner import Runner
+
+LONGEST = 60.0  # seconds
+TIME_TO_ANSWER = 0.1  # of what the call has left
+LOOK_AGAIN = 1.0  # seconds, at a run that another process drives; it tells earlier
+
+
+def read_wait(request: pb.StartRunRequest) -> float:
+    """Seconds; 0 if the caller does not wait. InvalidArgument if they are negative."""
+    seconds = request.wait.seconds + request.wait.nanos / 1e9
+    if seconds < 0:
+        raise InvalidArgument("wait must not be negative", field="wait")
+    return min(seconds, LONGEST)
+
+
+async def end_of(
+    run_id: str, ending: Ending, runs: Runs, runner: Runner, seconds: float
+) -> RunState | None:
+    """The run as it ended within ``seconds``, and the call's deadline; None if it goes on.
+
+    ``ending`` must hear of it since before the run was started.
+    """
+    left = deadline.remaining(share=1 - TIME_TO_ANSWER)
+    try:
+        async with asyncio.timeout(seconds if left is None else min(seconds, left)):
+            while ending.state is None:
+                ending.heard.clear()
+                if not runner.drives(run_id) and await runs.has_ended(run_id):
+                    return (await runs.load(run_id)).state
+                await changes.wait(ending.heard, at_most=LOOK_AGAIN)
+    except TimeoutError:
+        return None
+    return ending.state
