@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from mesh import failpoint
-from mesh.errors import Reason, ResourceExhausted, Unavailable
+from mesh.errors import FailedPrecondition, Reason, ResourceExhausted, Unavailable
 from mesh.interceptors import deadline
 from services.orchestrator.definition.faults import DefinitionInvalid
 from services.orchestrator.engine import starting
@@ -253,7 +253,7 @@ class Runner:
         except Exception:
             error_id = uuid.uuid4().hex
             log.exception("error %s in run %s", error_id, run.state.run_id)
-            await self._store_end(run.state, run.epoch, f"internal error {error_id}")
+            await self._give_up(run, f"internal error {error_id}")
 
     async def _drive(self, run: Active) -> None:
         self._driven[run.state.run_id] = run
@@ -288,7 +288,6 @@ class Runner:
         if turn.state.finished:
             failpoint.reach("engine.before_finish", run.state.run_id)
         await self._store(turn.state, run.epoch, turn.records)
-        run.state = turn.state
         self._committed(run, turn.records)
 
     def _committed(self, run: Active, records: Sequence[Record]) -> None:
@@ -316,18 +315,37 @@ class Runner:
                 log.warning("run %s waits for the store: %s", state.run_id, error)
                 await asyncio.sleep(STORE_RETRY)
 
+    async def _give_up(self, run: Active, reason: str) -> None:
+        """What is in memory may be of a turn that was not stored: the journal knows where it is."""
+        try:
+            state = (await self._load(run.state.run_id)).state
+        except FailedPrecondition:
+            self._may_have_lost = True  # whoever claims it next sets it aside
+            return
+        if not state.finished:
+            await self._store_end(state, run.epoch, reason)
+
+    async def _load(self, run_id: str) -> StoredRun:
+        """Read it, however long the store is away. FailedPrecondition if it is damaged."""
+        while True:
+            try:
+                return await self._runs.load(run_id)
+            except (Unavailable, ResourceExhausted) as error:
+                log.warning("run %s waits for the store: %s", run_id, error)
+                await asyncio.sleep(STORE_RETRY)
+
     async def _store_end(self, state: RunState, epoch: int, reason: str) -> None:
         """End a run that cannot go on by itself: somebody has to look."""
         payload = {"status": RunStatus.NEEDS_ATTENTION, "reason": reason}
-        end = Record(state.sequence + 1, Kind.FINISH, "", 0, now_us(), payload)
-        ended = evolve(state, end)
+        end = Record.write(state.sequence + 1, Kind.FINISH, "", 0, now_us(), payload)
+        evolve(state, end)
         try:
-            await self._store(ended, epoch, [end])
+            await self._store(state, epoch, [end])
         except Fenced:
             log.info("run %s is another process's now", state.run_id)
             self._changes.notify(state.run_id)
         else:
-            self._changes.moved(ended)
+            self._changes.moved(state)
 
     # Housekeeping.
 

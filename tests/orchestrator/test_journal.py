@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from copy import deepcopy
 from typing import TYPE_CHECKING
 
 import pytest
@@ -83,8 +84,8 @@ async def begin(
 
 
 def fails(turn: Turn, code: str = "INVALID_ARGUMENT") -> Turn:
-    """The turn after this one, in which the first call fails."""
-    following = Turn(turn.workflow, turn.state, POLICY, turn.at_us + 1, 0)
+    """The turn after this one, in which the first call fails; this one's state stays as it is."""
+    following = Turn(turn.workflow, deepcopy(turn.state), POLICY, turn.at_us + 1, 0)
     following.take(Failed("identity", Error(code, "", "said the service")))
     return following
 

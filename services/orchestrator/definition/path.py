@@ -47,23 +47,23 @@ class Path:
         return ".".join((self.root, *names))
 
     def read(self, scope: Scope) -> Any:
-        if self.root not in scope:
-            raise PathMissing(self)
-        value = scope[self.root]
-        for part in self.parts:
-            value = self._descend(value, part)
+        try:
+            value = scope[self.root]
+            for part in self.parts:
+                value = self._descend(value, part)
+        except LookupError:
+            raise PathMissing(self) from None
         if self.root == "steps" and len(self.parts) == 1:
             return {name: output for name, output in value.items() if name not in OWN}
         return value
 
     def _descend(self, value: Any, part: str | int) -> Any:
-        match value, part:
-            case dict(), str() if part in value:
-                return value[part]
-            case list(), int() if part < len(value):
-                return value[part]
-            case _:
-                raise PathMissing(self)
+        """LookupError if there is no such member or item."""
+        if isinstance(part, str) and isinstance(value, dict):
+            return value[part]
+        if isinstance(part, int) and isinstance(value, list):
+            return value[part]
+        raise PathMissing(self)
 
 
 def parse_path(text: str) -> Path | None:

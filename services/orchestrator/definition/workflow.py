@@ -155,7 +155,7 @@ class End:
 Action: TypeAlias = "Call | Set | Switch | Wait | WaitFor | Parallel | ForEach | End"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Step:
     id: str
     action: Action
@@ -237,7 +237,7 @@ class Inputs:
         return Type(Kind.OBJECT, members={name: direct.get(name, ANY) for name in self.names})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Workflow:
     id: str
     name: str

@@ -30,7 +30,8 @@ class Attempts(Draft):
 
     def finish_step(self, path: str, reply: dict[str, Any], attestations: list[list[str]]) -> None:
         try:
-            seen = {**self.seen(path), "output": reply}
+            seen = self.seen(path)
+            seen["output"] = reply
             output = resolve(self.call_at(path).output_mapping, seen)
             payload = {"reply": reply, "output": output, "attestations": attestations}
             self.add(Kind.STEP_DONE, path, payload)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.orchestrator.definition.workflow import Call, Step
+from services.orchestrator.definition.workflow import Call
 from services.orchestrator.engine import conclusion, places
 from services.orchestrator.engine.state import Phase, RunStatus, StepStatus
 from services.orchestrator.engine.walk import Walk
@@ -31,10 +31,8 @@ class Compensations(Walk):
         return action.compensate if isinstance(action, Call) else None
 
     def begin_compensation(self, path: str) -> None:
-        undo = self._compensation_of(path)
-        assert undo is not None  # noqa: S101
         own = f"{path}/{places.COMPENSATE}"
-        self.begin(Step(places.locate(self.workflow, path).step.id, undo), own)
+        self.begin(places.locate(self.workflow, own).step, own)
 
     def failed_compensation(self) -> tuple[RunStatus, str] | None:
         for step in self.state.steps.values():

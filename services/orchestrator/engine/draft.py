@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from services.orchestrator.definition.workflow import Call, Effect, ForEach
-from services.orchestrator.engine import places, scope
+from services.orchestrator.engine import places
 from services.orchestrator.engine.evolve import evolve
 from services.orchestrator.engine.record import Kind, Record
+from services.orchestrator.engine.scope import Scope
 from services.orchestrator.engine.state import Caught, Error, RunState
 
 if TYPE_CHECKING:
     from services.orchestrator.definition.workflow import Step, Workflow
     from services.orchestrator.engine.policy import Policy
+
+STEPS = 4096  # of which what is journalled of each is kept in memory
 
 
 @dataclass(slots=True)
@@ -31,13 +35,13 @@ class Draft:
         """Journal one record. PayloadTooLarge leaves everything as it was."""
         known = self.state.steps.get(path)
         number = attempt if attempt is not None else known.attempt if known else 0
-        record = Record(self.state.sequence + 1, kind, path, number, self.at_us, payload)
-        record.encode()
-        self.state = evolve(self.state, record)
+        sequence = self.state.sequence + 1
+        record = Record.write(sequence, kind, path, number, self.at_us, payload)
+        evolve(self.state, record)
         self.records.append(record)
 
-    def seen(self, path: str) -> dict[str, Any]:
-        return scope.of(self.workflow, self.state, path, self.at_us)
+    def seen(self, path: str) -> Scope:
+        return Scope(self.workflow, self.state, path, self.at_us)
 
     def call_at(self, path: str) -> Call:
         action = places.locate(self.workflow, path).step.action
@@ -86,6 +90,7 @@ class Draft:
             self.end_call(outside, error, uncertain=uncertain, at=at or path, handled=handled)
 
 
+@lru_cache(maxsize=STEPS)
 def about(step: Step) -> dict[str, Any]:
     """What the first record of a step says of it."""
     match step.action:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from base64 import b64decode
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from services.orchestrator.engine.record import Kind, Record
@@ -21,259 +20,222 @@ from services.orchestrator.engine.state import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-Changes: TypeAlias = "dict[str, Any]"  # fields of a RunState
+    from collections.abc import Callable, Collection, Iterable
 
 
 def fold(run_id: str, records: Iterable[Record]) -> RunState:
     state = RunState(run_id)
     for record in records:
-        state = evolve(state, record)
+        evolve(state, record)
     return state
 
 
-def evolve(state: RunState, record: Record) -> RunState:
-    """The state after one more record."""
+def evolve(state: RunState, record: Record) -> None:
+    """Fold one more record into the state of its run."""
     assert record.sequence == state.sequence + 1, "a journal has no gaps"  # noqa: S101
-    changes = _EVOLVE[record.kind](state, record)
-    return replace(state, sequence=record.sequence, updated_us=record.at_us, **changes)
+    _EVOLVE[record.kind](state, record)
+    state.sequence = record.sequence
+    state.updated_us = record.at_us
 
 
-def _start(state: RunState, record: Record) -> Changes:
+def _start(state: RunState, record: Record) -> None:
     payload = record.payload
-    return {
-        "workflow_id": payload["workflow_id"],
-        "definition_hash": payload["definition_hash"],
-        "composites": payload["composites"],
-        "input": payload["input"],
-        "intent": b64decode(payload["intent"]),
-        "presentation": payload["presentation"],
-        "starter": payload["starter"],
-        "deadline_us": payload["deadline_us"],
-        "created_us": record.at_us,
-    }
+    state.workflow_id = payload["workflow_id"]
+    state.definition_hash = payload["definition_hash"]
+    state.composites = payload["composites"]
+    state.input = payload["input"]
+    state.intent = b64decode(payload["intent"])
+    state.presentation = payload["presentation"]
+    state.starter = payload["starter"]
+    state.deadline_us = payload["deadline_us"]
+    state.created_us = record.at_us
 
 
-def _step_intent(state: RunState, record: Record) -> Changes:
+def _step_intent(state: RunState, record: Record) -> None:
     payload = record.payload
-    method = payload.get("method", "")
-    passing = Phase.LISTENING if "listens" in payload else Phase.PASSING
-    passes = "until_us" in payload
-    step = _begun(
-        record,
-        phase=Phase.CALLING if method else passing if passes else Phase.INSIDE,
-        until_us=payload.get("until_us", 0),
-        timeout_us=payload.get("timeout_us", 0),
-        input=payload["input"],
-        method=method,
-        service=payload.get("service", ""),
-        key=payload.get("key", ""),
-        request=b64decode(payload.get("request", "")),
-    )
-    return _with(state, step)
+    step = _begin(state, record)
+    step.input = payload["input"]
+    if "method" in payload:
+        step.phase = Phase.CALLING
+        step.method = payload["method"]
+        step.service = payload["service"]
+        step.key = payload["key"]
+        step.request = b64decode(payload["request"])
+        step.timeout_us = payload.get("timeout_us", 0)
+    elif "until_us" in payload:
+        step.phase = Phase.LISTENING if "listens" in payload else Phase.PASSING
+        step.until_us = payload["until_us"]
+    _stand(state, step)
 
 
-def _step_attempt(state: RunState, record: Record) -> Changes:
+def _step_attempt(state: RunState, record: Record) -> None:
     step = state.steps[record.path]
-    resumed = step.phase is Phase.PARKED
+    if step.phase is Phase.PARKED:
+        step.since_us = record.at_us
     # Whoever was killed in the middle of a call left nobody to hear its answer.
-    unheard = record.payload["cause"] == RECOVERED and step.effect != "READ"
-    return _with(
-        state,
-        replace(
-            step,
-            phase=Phase.CALLING,
-            attempt=record.attempt,
-            since_us=record.at_us if resumed else step.since_us,
-            until_us=0,
-            uncertain=step.uncertain or unheard,
-            status=StepStatus.UNCERTAIN if unheard else step.status,
-        ),
-    )
+    if record.payload["cause"] == RECOVERED and step.effect != "READ":
+        step.uncertain = True
+        step.status = StepStatus.UNCERTAIN
+    step.phase = Phase.CALLING
+    step.attempt = record.attempt
+    step.until_us = 0
+    _stand(state, step)
 
 
-def _step_failed(state: RunState, record: Record) -> Changes:
+def _step_failed(state: RunState, record: Record) -> None:
     payload = record.payload
-    step = state.steps.get(record.path) or _begun(record)
-    uncertain = step.uncertain or payload["uncertain"]
-    failed = replace(step, error=Error.from_payload(payload["error"]), uncertain=uncertain)
-    if not payload["final"]:
-        status = StepStatus.UNCERTAIN if uncertain else StepStatus.RUNNING
-        return _with(
-            state,
-            replace(failed, status=status, phase=Phase.WAITING, until_us=payload["retry_us"]),
-        )
-    caught = payload.get("caught", "")
-    return _with(
-        state,
-        replace(
-            failed,
-            # What stays uncertain is not called failed: nobody knows whether it was done.
-            status=StepStatus.UNCERTAIN if payload["uncertain"] else StepStatus.FAILED,
-            phase=Phase.INSIDE if caught == Caught.HANDLE else Phase.ENDED,
-            output=payload.get("output", {}),
-            caught=caught,
-            failed_at=payload.get("at", ""),
-            ended=record.sequence,
-            finished_us=record.at_us,
-        ),
-    )
+    step = state.steps.get(record.path) or _begin(state, record)
+    step.error = Error.from_payload(payload["error"])
+    step.uncertain = step.uncertain or payload["uncertain"]
+    if payload["final"]:
+        step.caught = payload.get("caught", "")
+        # What stays uncertain is not called failed: nobody knows whether it was done.
+        status = StepStatus.UNCERTAIN if payload["uncertain"] else StepStatus.FAILED
+        _end(step, record, status, payload.get("output", {}))
+        step.failed_at = payload.get("at", "")
+        if step.caught == Caught.HANDLE:
+            step.phase = Phase.INSIDE
+    else:
+        step.status = StepStatus.UNCERTAIN if step.uncertain else StepStatus.RUNNING
+        step.phase = Phase.WAITING
+        step.until_us = payload["retry_us"]
+    _stand(state, step)
 
 
-def _step_handled(state: RunState, record: Record) -> Changes:
-    return _with(state, replace(state.steps[record.path], phase=Phase.ENDED))
+def _step_handled(state: RunState, record: Record) -> None:
+    step = state.steps[record.path]
+    step.phase = Phase.ENDED
+    _stand(state, step)
 
 
-def _step_parked(state: RunState, record: Record) -> Changes:
-    step = replace(
-        state.steps[record.path],
-        phase=Phase.PARKED,
-        until_us=record.payload["until_us"],
-        error=Error.from_payload(record.payload["error"]),
-    )
-    return _with(state, step)
+def _step_parked(state: RunState, record: Record) -> None:
+    step = state.steps[record.path]
+    step.phase = Phase.PARKED
+    step.until_us = record.payload["until_us"]
+    step.error = Error.from_payload(record.payload["error"])
+    _stand(state, step)
 
 
-def _step_done(state: RunState, record: Record) -> Changes:
+def _step_done(state: RunState, record: Record) -> None:
     payload = record.payload
-    step = state.steps.get(record.path) or _begun(record)
-    done = replace(
-        step,
-        status=StepStatus.SUCCEEDED,
-        phase=Phase.ENDED,
-        input=step.input or payload.get("input", {}),
-        reply=payload["reply"],
-        output=payload["output"],
-        error=None,
-        ended=record.sequence,
-        finished_us=record.at_us,
-    )
-    came = tuple((kind, jws) for kind, jws in payload["attestations"])
-    changes = _with(state, done)
-    if came:
-        changes["attestations"] = state.attestations + came
+    step = state.steps.get(record.path) or _begin(state, record)
+    step.input = step.input or payload.get("input", {})
+    step.reply = payload["reply"]
+    step.error = None
+    _end(step, record, StepStatus.SUCCEEDED, payload["output"])
+    state.attestations += [(kind, jws) for kind, jws in payload["attestations"]]
     if consumed := payload.get("consumed"):
-        left = tuple(signal for signal in state.signals if signal.sequence not in consumed)
-        changes["signals"] = left
-    return changes
+        state.signals = [signal for signal in state.signals if signal.sequence not in consumed]
+    _stand(state, step)
 
 
-def _signal(state: RunState, record: Record) -> Changes:
+def _signal(state: RunState, record: Record) -> None:
     payload = record.payload
     signal = Signal(record.sequence, payload["name"], payload["payload"], payload["correlation"])
-    return {"signals": (*state.signals, signal), "taken": payload["position"]}
+    state.signals.append(signal)
+    state.taken = payload["position"]
 
 
-def _cancel_run(state: RunState, record: Record) -> Changes:
+def _cancel_run(state: RunState, record: Record) -> None:
     reason, by = record.payload["reason"], record.payload["by"]
-    told = f"cancelled by {by}" + (f": {reason}" if reason else "")
-    return {"cancelled": told, "taken": record.payload["position"]}
+    state.cancelled = f"cancelled by {by}" + (f": {reason}" if reason else "")
+    state.taken = record.payload["position"]
 
 
-def _step_skipped(state: RunState, record: Record) -> Changes:
+def _step_skipped(state: RunState, record: Record) -> None:
     payload = record.payload
-    begun = state.steps.get(record.path)
-    step = replace(
-        begun or _begun(record),
-        status=StepStatus.SKIPPED,
-        phase=Phase.ENDED,
-        output=payload["output"],
-        condition=payload.get("condition") or (begun.condition if begun else None),
-        skip_reason=payload["reason"],
-        ended=record.sequence,
-        finished_us=record.at_us,
-    )
-    return _with(state, step)
+    step = state.steps.get(record.path) or _begin(state, record)
+    step.condition = payload.get("condition") or step.condition
+    step.skip_reason = payload["reason"]
+    _end(step, record, StepStatus.SKIPPED, payload["output"])
+    _stand(state, step)
 
 
-def _cancel_intent(state: RunState, record: Record) -> Changes:
-    step = replace(
-        state.steps[record.path],
-        phase=Phase.CANCELLING,
-        since_us=record.at_us,
-        cancel_method=record.payload["method"],
-        cancel_request=b64decode(record.payload["request"]),
-        cancel_attempt=1,
-        cancel_cause=Error.from_payload(record.payload["error"]),
-        until_us=0,
-    )
-    return _with(state, step)
+def _cancel_intent(state: RunState, record: Record) -> None:
+    step = state.steps[record.path]
+    step.phase = Phase.CANCELLING
+    step.since_us = record.at_us
+    step.cancel_method = record.payload["method"]
+    step.cancel_request = b64decode(record.payload["request"])
+    step.cancel_attempt = 1
+    step.cancel_cause = Error.from_payload(record.payload["error"])
+    step.until_us = 0
+    _stand(state, step)
 
 
-def _cancel_failed(state: RunState, record: Record) -> Changes:
-    step = replace(
-        state.steps[record.path],
-        error=Error.from_payload(record.payload["error"]),
-    )
+def _cancel_failed(state: RunState, record: Record) -> None:
+    step = state.steps[record.path]
+    step.error = Error.from_payload(record.payload["error"])
     if record.payload["final"]:
-        return _with(state, replace(step, phase=Phase.ENDED, finished_us=record.at_us))
-    return _with(
-        state,
-        replace(
-            step,
-            until_us=record.payload["retry_us"],
-            cancel_attempt=step.cancel_attempt + 1,
-        ),
-    )
+        step.phase = Phase.ENDED
+        step.finished_us = record.at_us
+    else:
+        step.until_us = record.payload["retry_us"]
+        step.cancel_attempt += 1
+    _stand(state, step)
 
 
-def _cancel_done(state: RunState, record: Record) -> Changes:
-    return _with(state, replace(state.steps[record.path], cancelled=True, since_us=record.at_us))
+def _cancel_done(state: RunState, record: Record) -> None:
+    step = state.steps[record.path]
+    step.cancelled = True
+    step.since_us = record.at_us
 
 
-def _recovered(state: RunState, record: Record) -> Changes:
-    steps = dict(state.steps)
-    for step in state.in_flight:
-        retried = step.cancel_attempt + (step.phase is Phase.CANCELLING)
-        steps[step.path] = replace(step, since_us=record.at_us, cancel_attempt=retried)
-    return {"recoveries": state.recoveries + 1, "steps": steps}
+def _recovered(state: RunState, record: Record) -> None:
+    state.recoveries += 1
+    for step in state.active.values():
+        step.since_us = record.at_us
+        step.cancel_attempt += step.phase is Phase.CANCELLING
 
 
-def _stopping(state: RunState, record: Record) -> Changes:
-    stop = Stop(RunStatus(record.payload["status"]), record.payload["reason"])
-    return {"stop": stop}
+def _stopping(state: RunState, record: Record) -> None:
+    state.stop = Stop(RunStatus(record.payload["status"]), record.payload["reason"])
 
 
-def _finish(state: RunState, record: Record) -> Changes:
-    return {
-        "status": RunStatus(record.payload["status"]),
-        "reason": record.payload["reason"],
-        "finished_us": record.at_us,
-        "active": (),
-    }
+def _finish(state: RunState, record: Record) -> None:
+    state.status = RunStatus(record.payload["status"])
+    state.reason = record.payload["reason"]
+    state.finished_us = record.at_us
+    state.active.clear()
 
 
-def _begun(record: Record, *, phase: Phase = Phase.INSIDE, **more: Any) -> StepState:
+def _begin(state: RunState, record: Record) -> StepState:
     """A step of which this is the first record."""
     payload = record.payload
-    return StepState(
+    step = StepState(
         path=record.path,
         operation=payload["operation"],
         protocol=payload["protocol"],
         effect=payload["effect"],
         status=StepStatus.RUNNING,
-        phase=phase,
+        phase=Phase.INSIDE,
         attempt=record.attempt,
         started_us=record.at_us,
         since_us=record.at_us,
         condition=payload.get("condition"),
-        **more,
     )
+    state.steps[record.path] = step
+    return step
 
 
-def _with(state: RunState, step: StepState) -> Changes:
-    """The run with this step in it, and what it is at."""
-    active = state.active
-    if (step.phase in (Phase.INSIDE, Phase.ENDED)) == (step.path in active):
-        others = tuple(path for path in active if path != step.path)
-        active = others if step.path in active else (*others, step.path)
-    steps = {**state.steps, step.path: step}
-    status, reason = _standing([steps[path] for path in active])
-    return {"steps": steps, "active": active, "status": status, "reason": reason}
+def _end(step: StepState, record: Record, status: StepStatus, output: dict[str, Any]) -> None:
+    step.status = status
+    step.phase = Phase.ENDED
+    step.output = output
+    step.ended = record.sequence
+    step.finished_us = record.at_us
 
 
-def _standing(in_flight: list[StepState]) -> tuple[RunStatus, str]:
+def _stand(state: RunState, step: StepState) -> None:
+    """What the run is at, now that the step has changed."""
+    if step.phase is Phase.INSIDE or step.phase is Phase.ENDED:
+        state.active.pop(step.path, None)
+    else:
+        state.active.setdefault(step.path, step)
+    state.status, state.reason = _standing(state.active.values())
+
+
+def _standing(in_flight: Collection[StepState]) -> tuple[RunStatus, str]:
     """What a run is at that has not ended, and why."""
     parked = ""
     for step in in_flight:
@@ -286,7 +248,7 @@ def _standing(in_flight: list[StepState]) -> tuple[RunStatus, str]:
     return (RunStatus.WAITING, "") if in_flight else (RunStatus.RUNNING, "")
 
 
-_Evolve: TypeAlias = "Callable[[RunState, Record], Changes]"
+_Evolve: TypeAlias = "Callable[[RunState, Record], None]"
 _EVOLVE: dict[Kind, _Evolve] = {
     Kind.START: _start,
     Kind.STEP_INTENT: _step_intent,

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from services.orchestrator.definition.workflow import Call, ForEach, Step, Workflow
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 COMPENSATE = "compensate"
 ON_ERROR = "on_error"
 
+WORKFLOWS = 1024  # whose places are kept in memory
+
+_INSIDE: dict[type, str] = {Call: f"/{ON_ERROR}/", ForEach: "[]/"}
 _INDEX = re.compile(r"\[([0-9]+)\]")
 
 
@@ -41,8 +49,51 @@ def outer(path: str) -> str:
 
 def locate(workflow: Workflow, path: str) -> Place:
     """LookupError if the workflow has no such step."""
-    if "/" not in path:
-        return Place(workflow.step(path), workflow, "")
+    if "[" in path:
+        return _locate(workflow, path)  # there may be as many as there are items
+    known = _located(workflow)
+    place = known.get(path)
+    if place is None:
+        place = known[path] = _locate(workflow, path)
+    return place
+
+
+@lru_cache(maxsize=WORKFLOWS)
+def _located(workflow: Workflow) -> dict[str, Place]:
+    """What was located in the workflow before."""
+    return {}
+
+
+@lru_cache(maxsize=WORKFLOWS)
+def _stands(workflow: Workflow) -> dict[str, str]:
+    """Where each step of a workflow stands by its id; ``[]`` is the item of a for_each."""
+    found: dict[str, str] = {}
+
+    def look(steps: Iterable[Step], prefix: str) -> None:
+        for step in steps:
+            path = found[step.id] = prefix + step.id
+            look(step.inner, f"{path}{_INSIDE.get(type(step.action), '/')}")
+
+    look(workflow.steps, "")
+    return found
+
+
+def beside(place: Place, path: str, id: str) -> str | None:
+    """The path of another step of the same workflow, as the step at ``path`` sees it.
+
+    None if it is inside a for_each that this one is not in.
+    """
+    found = _stands(place.workflow).get(id)
+    if found is not None and "[" in found:
+        for index in indices(path[len(place.prefix) :]):
+            found = found.replace("[]", f"[{index}]", 1)
+        each = found[: found.rindex("]") + 1]
+        if not path.startswith(f"{place.prefix}{each}/"):
+            return None
+    return None if found is None else place.prefix + found
+
+
+def _locate(workflow: Workflow, path: str) -> Place:
     prefix, each, index, at = "", "", 0, ""
     step: Step | None = None
     for part in path.split("/"):

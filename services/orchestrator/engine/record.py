@@ -28,7 +28,7 @@ Payloads are JSON; ``?`` marks what may be missing:
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -66,15 +66,28 @@ class Record:
     attempt: int  # of the step, from 1; 0 before the first
     at_us: int  # Unix microseconds
     payload: dict[str, Any]
+    encoded: bytes = field(compare=False, repr=False)  # the payload as it is stored
+
+    @classmethod
+    def write(
+        cls, sequence: int, kind: Kind, path: str, attempt: int, at_us: int, payload: dict[str, Any]
+    ) -> Record:
+        """A record to be stored. PayloadTooLarge beyond MAX_PAYLOAD."""
+        return cls(sequence, kind, path, attempt, at_us, payload, _encode(payload))
 
     def encode(self) -> bytes:
-        """The payload as it is stored. PayloadTooLarge beyond MAX_PAYLOAD."""
-        text = json.dumps(self.payload, ensure_ascii=False, separators=(",", ":"))
-        encoded = text.encode()
-        if len(encoded) > MAX_PAYLOAD:
-            raise PayloadTooLarge(f"{len(encoded)} bytes; a record holds {MAX_PAYLOAD}")
-        return encoded
+        return self.encoded
 
 
 def decode(sequence: int, kind: str, path: str, attempt: int, at_us: int, payload: bytes) -> Record:
-    return Record(sequence, Kind(kind), path, attempt, at_us, json.loads(payload))
+    return Record(sequence, Kind(kind), path, attempt, at_us, json.loads(payload), payload)
+
+
+_JSON = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":"))
+
+
+def _encode(payload: dict[str, Any]) -> bytes:
+    encoded = _JSON.encode(payload).encode()
+    if len(encoded) > MAX_PAYLOAD:
+        raise PayloadTooLarge(f"{len(encoded)} bytes; a record holds {MAX_PAYLOAD}")
+    return encoded

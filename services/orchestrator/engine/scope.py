@@ -7,70 +7,93 @@ from typing import TYPE_CHECKING, Any
 
 from services.orchestrator.definition import values
 from services.orchestrator.definition.path import ERROR, STATUS
-from services.orchestrator.definition.workflow import Call, ForEach
 from services.orchestrator.engine import places
 from services.orchestrator.engine.policy import SECOND
 from services.orchestrator.engine.state import Phase, RunState, StepStatus
 
 if TYPE_CHECKING:
-    from services.orchestrator.definition.workflow import Step, Workflow
+    from services.orchestrator.definition.workflow import Workflow
     from services.orchestrator.engine.state import StepState
 
 ITEMS = "items"  # in the input of a for_each
 
 
-def of(workflow: Workflow, state: RunState, path: str, at_us: int) -> dict[str, Any]:
-    """The scope of the step at ``path``: ``score`` in ``fraud/score`` sees its workflow only."""
-    place = places.locate(workflow, path)
-    steps: dict[str, Any] = {}
-    _collect(steps, place.workflow.steps, place.prefix, state, path)
-    now = datetime.fromtimestamp(at_us / SECOND, UTC)
-    outer = place.prefix.rstrip("/")
-    seen: dict[str, Any] = {
-        "input": state.steps[outer].input if outer else state.input,
-        "steps": steps,
-        "ctx": {
-            "workflow_id": workflow.id,
-            "run_id": state.run_id,
-            "now": values.format_time(now),
-        },
-    }
-    if place.each:
-        seen["item"] = state.steps[place.each].input[ITEMS][place.index]
-        seen["index"] = place.index
-    return seen
+class Scope(dict[str, Any]):
+    """What the step at ``path`` sees; each part is worked out when a template names it.
+
+    ``score`` in ``fraud/score`` sees its workflow only.
+    """
+
+    __slots__ = ("_at_us", "_path", "_place", "_state", "_workflow")
+
+    def __init__(self, workflow: Workflow, state: RunState, path: str, at_us: int) -> None:
+        self._workflow = workflow
+        self._state = state
+        self._path = path
+        self._place = places.locate(workflow, path)
+        self._at_us = at_us
+
+    def __missing__(self, root: str) -> Any:
+        found = self[root] = self._work_out(root)
+        return found
+
+    def _work_out(self, root: str) -> Any:
+        place, state = self._place, self._state
+        if root == "input":
+            outer = place.prefix.rstrip("/")
+            return state.steps[outer].input if outer else state.input
+        if root == "steps":
+            return Outputs(state, place, self._path)
+        if root == "ctx":
+            now = datetime.fromtimestamp(self._at_us / SECOND, UTC)
+            return {
+                "workflow_id": self._workflow.id,
+                "run_id": state.run_id,
+                "now": values.format_time(now),
+            }
+        if root == "item" and place.each:
+            return state.steps[place.each].input[ITEMS][place.index]
+        if root == "index" and place.each:
+            return place.index
+        raise KeyError(root)
 
 
-def _collect(
-    found: dict[str, Any],
-    steps: tuple[Step, ...],
-    prefix: str,
-    state: RunState,
-    path: str,
-    *,
-    over: bool = False,
-) -> None:
-    """``over``: what is around the steps has ended, so that those not begun never will."""
-    for step in steps:
-        own = prefix + step.id
-        known = state.steps.get(own)
-        ended = over if known is None else known.phase is Phase.ENDED
-        if known is not None and (ended or known.status is StepStatus.FAILED):
-            found[step.id] = _outputs(known)
-        elif ended:
-            nothing = dict.fromkeys(step.outputs)
-            found[step.id] = {**nothing, STATUS: StepStatus.SKIPPED.value, ERROR: None}
-        match step.action:
-            case ForEach(steps=inner) if path.startswith(f"{own}["):
-                item = path[: path.index("]", len(own)) + 1]
-                _collect(found, inner, f"{item}/", state, path)
-            case ForEach():
-                pass
-            case Call(on_error=catch) if catch is not None:
-                inside = f"{own}/{places.ON_ERROR}/"
-                _collect(found, catch.steps, inside, state, path, over=ended)
-            case _:
-                _collect(found, step.inner, f"{own}/", state, path, over=ended)
+class Outputs(dict[str, Any]):
+    """What the steps before the one at ``path`` gave, by their ids."""
+
+    __slots__ = ("_path", "_place", "_state")
+
+    def __init__(self, state: RunState, place: places.Place, path: str) -> None:
+        self._state = state
+        self._place = place
+        self._path = path
+
+    def __missing__(self, id: str) -> dict[str, Any]:
+        path = places.beside(self._place, self._path, id)
+        found = None if path is None else self._find(id, path)
+        if found is None:
+            raise KeyError(id)
+        self[id] = found
+        return found
+
+    def _find(self, id: str, path: str) -> dict[str, Any] | None:
+        known = self._state.steps.get(path)
+        if known is None:
+            nothing = dict.fromkeys(self._place.workflow.step(id).outputs)
+            skipped = {**nothing, STATUS: StepStatus.SKIPPED.value, ERROR: None}
+            return skipped if self._is_over(path) else None
+        gave = known.phase is Phase.ENDED or known.status is StepStatus.FAILED
+        return _outputs(known) if gave else None
+
+    def _is_over(self, path: str) -> bool:
+        """What is around the step has ended, so that it never will begin."""
+        around = places.outer(path)
+        while around.startswith(self._place.prefix) and around:
+            known = self._state.steps.get(around)
+            if known is not None:
+                return known.phase is Phase.ENDED
+            around = places.outer(around)
+        return False
 
 
 def _outputs(step: StepState) -> dict[str, Any]:

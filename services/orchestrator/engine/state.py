@@ -1,4 +1,8 @@
-"""The state of a run: nothing but what its records say."""
+"""The state of a run: nothing but what its records say.
+
+It lives as long as somebody drives the run, and each record is folded into it where it stands. Who
+cannot tell whether a record was stored drops the state, and folds what the journal has.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +71,7 @@ class Error:
         return f"{self.reason or self.code}: {self.message}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StepState:
     path: str
     operation: str
@@ -128,7 +132,7 @@ class Stop:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RunState:
     run_id: str
     sequence: int = 0
@@ -147,12 +151,15 @@ class RunState:
     finished_us: int = 0
     recoveries: int = 0
     steps: dict[str, StepState] = field(default_factory=dict)  # in the order they began
-    attestations: tuple[tuple[str, str], ...] = ()  # kind and JWS, in the order they came
-    active: tuple[str, ...] = ()  # paths of the steps in flight
+    attestations: list[tuple[str, str]] = field(default_factory=list)  # kind and JWS, as they came
+    active: dict[str, StepState] = field(default_factory=dict)  # the steps in flight, by path
     stop: Stop | None = None
-    signals: tuple[Signal, ...] = ()  # in the order they came
+    signals: list[Signal] = field(default_factory=list)  # in the order they came
     taken: int = 0  # position of the last of what was sent to it
     cancelled: str = ""  # why and by whom it is to be cancelled; empty: it is not
+    # How many steps of a list are over, by the path of its first: a turn need not look at them.
+    # It can be told from the steps at any time, and is never stored.
+    passed: dict[str, int] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def finished(self) -> bool:
@@ -161,4 +168,4 @@ class RunState:
     @property
     def in_flight(self) -> list[StepState]:
         """The steps that have something to do or to wait for."""
-        return [self.steps[path] for path in self.active]
+        return list(self.active.values())

@@ -55,7 +55,9 @@ class Walk(Attempts):
 
     def _walk(self, steps: tuple[Step, ...], prefix: str) -> Way:
         """Begin what can begin below ``prefix``."""
-        for step in steps:
+        list_ = prefix + steps[0].id
+        for at in range(self.state.passed.get(list_, 0), len(steps)):
+            step = steps[at]
             path = prefix + step.id
             if path not in self.state.steps:
                 self.begin(step, path)
@@ -77,6 +79,7 @@ class Walk(Attempts):
                     self.workflow, self.state, step.action.outcome, known.input.get("reason", "")
                 )
                 return Way.UNDER
+            self.state.passed[list_] = at + 1
         return Way.DONE
 
     # Beginning a step.
@@ -304,16 +307,22 @@ class Walk(Attempts):
         self.skip_alone(places.locate(self.workflow, path).step, path, reason)
 
     def _enter_each(self, each: ForEach, path: str, known: StepState) -> None:
-        under, ways = 0, []
-        for index in range(len(known.input[ITEMS])):
+        under, items = 0, range(len(known.input[ITEMS]))
+        for index in items[self.state.passed.get(f"{path}[]", 0) :]:
             if under >= each.max_concurrency:
                 return
-            ways.append(self._walk(each.steps, f"{path}[{index}]/"))
+            way = self._walk(each.steps, f"{path}[{index}]/")
             if self.ending is not None:
                 return
-            under += ways[-1] is Way.UNDER
-        if under:
-            return
+            if way is Way.UNDER:
+                under += 1
+            elif not under:
+                self.state.passed[f"{path}[]"] = index + 1
+        if not under:
+            self._collect_all(each, path, items)
+
+    def _collect_all(self, each: ForEach, path: str, items: range) -> None:
+        ways = [self._walk(each.steps, f"{path}[{index}]/") for index in items]
         try:
             results = [
                 None if way is Way.BROKEN else self._collect(each, path, at)

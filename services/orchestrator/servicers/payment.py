@@ -92,11 +92,12 @@ class PaymentServicer(PaymentServiceServicer):
                 stored = await self._find(payment_id)
                 if stored is None:
                     raise _unknown(payment_id)
-                *earlier, state = _states(stored)
-                for passed in earlier:
-                    if passed.sequence > seen:
-                        payment = payment_view.format_payment(stored.row, passed)
-                        yield pb.WatchPaymentResponse(sequence=passed.sequence, payment=payment)
+                state = RunState(payment_id)
+                for record in stored.records:
+                    evolve(state, record)
+                    if seen < record.sequence < len(stored.records):
+                        payment = payment_view.format_payment(stored.row, state)
+                        yield pb.WatchPaymentResponse(sequence=record.sequence, payment=payment)
                 seen = max(seen, state.sequence)
                 payment = _format(payment_id, stored, await self._ask(payment_id, context))
                 if payment != last:
@@ -168,16 +169,6 @@ def _format(
     if stored is not None:
         payment = payment_view.format_payment(stored.row, stored.state)
     return payment_view.add_answer(payment, answer)
-
-
-def _states(stored: StoredRun) -> list[RunState]:
-    """The run after each of its records."""
-    states = []
-    state = RunState(stored.row.id)
-    for record in stored.records:
-        state = evolve(state, record)
-        states.append(state)
-    return states
 
 
 def _is_awaited(payment: pb.Payment, confirmations: int) -> bool:

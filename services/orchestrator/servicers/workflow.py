@@ -167,7 +167,7 @@ class WorkflowServicer(WorkflowServiceServicer):
                 moved.clear()
                 news = await self._runs.news(request.run_id, after=state.sequence)
                 for record in news.records:
-                    state = evolve(state, record)
+                    evolve(state, record)
                     if record.sequence > request.after_sequence:
                         run = view.format_run(news.row, state)
                         yield pb.WatchRunResponse(sequence=record.sequence, run=run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -197,14 +198,14 @@ def test_a_crash_at_any_point_leaves_the_same_thing_to_do(
     world = World()
     world.start()
     prefixes = [len(world.journal)]
-    states = [world.state]
+    states = [deepcopy(world.state)]
     for outcome in outcomes:
         command = next_command(world.state)
         if command is None:
             break
         world.do(command, outcome)
         prefixes.append(len(world.journal))
-        states.append(world.state)
+        states.append(deepcopy(world.state))
     at = data.draw(st.integers(0, len(prefixes) - 1))
 
     replayed = fold(world.run_id, world.journal[: prefixes[at]])
