@@ -67,9 +67,18 @@ class Outcome:
 
 
 async def propose(
-    channels: Channels, payer: Identity, recipient: str, amount_sat: int, *, payment_id: str = ""
+    channels: Channels,
+    payer: Identity,
+    recipient: str,
+    amount_sat: int,
+    *,
+    payment_id: str = "",
+    on: str = "",
 ) -> Proposal:
-    """Choose the payment's id, take a nonce for exactly this payment, and sign over it."""
+    """Choose the payment's id, take a nonce for exactly this payment, and sign over it.
+
+    ``on``: the mesh's network, for who knows it already.
+    """
     if not payer.addresses:
         raise CommandError(
             f"no address is linked to {payer.did}",
@@ -77,7 +86,7 @@ async def propose(
             remedy="link one: anya demo does it for its payer",
         )
     intent = PaymentIntent(
-        network=await network(channels),
+        network=on or await network(channels),
         payment_id=payment_id or uuid7(),
         sender_did=payer.did,
         sender_address=payer.addresses[0],

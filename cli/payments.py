@@ -42,22 +42,32 @@ async def cancel(channels: Channels, payment_id: str) -> pb.Payment:
 
 
 async def watch(
-    channels: Channels, payment_id: str, *, confirmations: int = 0
+    channels: Channels, payment_id: str, *, confirmations: int = 0, end_only: bool = False
 ) -> AsyncGenerator[pb.Payment, None]:
     """The payment after each change, also across a crash of the orchestrator.
 
-    Until its run ends and, if it is made, has so many ``confirmations``.
+    Until its run ends and, if it is made, has so many ``confirmations``; with ``end_only`` nothing
+    but that.
     """
     stub = _stub(channels)
 
     def open_after(sequence: int) -> Any:
         request = pb.WatchPaymentRequest(
-            payment_id=payment_id, after_sequence=sequence, confirmations=confirmations
+            payment_id=payment_id,
+            after_sequence=sequence,
+            confirmations=confirmations,
+            end_only=end_only,
         )
         return stub.WatchPayment(request, timeout=resumption.TIMEOUT)
 
     async for reply in resumption.resumed(open_after):
         yield reply.payment
+
+
+async def end(channels: Channels, payment_id: str) -> pb.Payment:
+    """The payment once its run has ended, for who does not care how it gets there."""
+    *_, ended = [payment async for payment in watch(channels, payment_id, end_only=True)]
+    return ended
 
 
 async def finish(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cli import payment, runs
+from cli import payment, payments
 from cli.connection import connect
 from cli.home import Home
 from tests.faults import town
@@ -43,12 +43,13 @@ async def measure(rounds: int) -> list[Measured]:
 async def _round(channels: Channels, place: Town) -> Measured:
     durations: list[float] = []
     waiting = iter(range(PAYMENTS))
+    network = await payment.network(channels)
     start = time.perf_counter()
 
     async def client() -> None:
         for number in waiting:
             began = time.perf_counter()
-            await _pay(channels, place, number)
+            await _pay(channels, place, number, network)
             durations.append(time.perf_counter() - began)
 
     await asyncio.gather(*(client() for _ in range(CONCURRENCY)))
@@ -56,10 +57,10 @@ async def _round(channels: Channels, place: Town) -> Measured:
     return Measured(PAYMENTS / elapsed, sorted(durations)[PAYMENTS * 99 // 100] * 1000)
 
 
-async def _pay(channels: Channels, place: Town, number: int) -> None:
+async def _pay(channels: Channels, place: Town, number: int, network: str) -> None:
     payer, shop = place.payers[number % PAYERS], place.shops[number % len(place.shops)]
-    proposal = await payment.propose(channels, payer, shop, 100_000 + number)
-    started = await payment.start(channels, proposal)
-    run = await runs.finish(channels, started.run_id)
-    if runs.exit_code(run.status):
-        raise AssertionError(f"a payment failed: {runs.lines(run)}")
+    proposal = await payment.propose(channels, payer, shop, 100_000 + number, on=network)
+    await payments.send(channels, proposal)
+    made = await payments.end(channels, proposal.intent.payment_id)
+    if payments.exit_code(made):
+        raise AssertionError(f"a payment failed: {payments.lines(made)}")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 from typing import TYPE_CHECKING
 
 from anya.bitcoin.v1 import wallet_pb2 as pb
 from mesh.errors import Reason, Unavailable
+from services.orchestrator.definition.workflow import Effect
 from services.orchestrator.engine.state import Error
 
 if TYPE_CHECKING:
+    from services.orchestrator.engine.state import RunState
     from services.orchestrator.peers import Peers
 
 SERVICE = "bitcoin"
@@ -39,3 +43,33 @@ class Wallet:
                 retry_after=reply.retry_after or None,
             )
         return pb.CancelPaymentResponse.FromString(reply).payment
+
+
+class Word:
+    """What bitcoin says of one payment whose run is followed.
+
+    It is asked when the run has gone on with the payment itself or has ended, and else now and
+    then: an answer to anything else is at most ``fresh_for`` seconds old.
+    """
+
+    def __init__(self, wallet: Wallet, *, fresh_for: float) -> None:
+        self._wallet = wallet
+        self._fresh_for = fresh_for
+        self._asked = -math.inf
+        self._about: object = None
+        self._answer: pb.Payment | Error | None = None
+
+    async def on(self, state: RunState, *, within: float) -> pb.Payment | Error | None:
+        now = asyncio.get_running_loop().time()
+        about = (
+            state.finished,
+            [
+                (step.status, step.attempt, step.cancel_attempt)
+                for step in state.steps.values()
+                if step.effect == Effect.PIVOT.name
+            ],
+        )
+        if about != self._about or now - self._asked >= self._fresh_for:
+            self._answer = await self._wallet.find(state.run_id, within=within)
+            self._about, self._asked = about, now
+        return self._answer

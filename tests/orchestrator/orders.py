@@ -35,10 +35,15 @@ async def cancel(payments: PaymentServiceAsyncStub, payment_id: str) -> pb.Payme
 
 
 def watch(
-    payments: PaymentServiceAsyncStub, payment_id: str, *, after: int = 0, confirmations: int = 0
+    payments: PaymentServiceAsyncStub,
+    payment_id: str,
+    *,
+    after: int = 0,
+    confirmations: int = 0,
+    end_only: bool = False,
 ) -> AsyncIterator[pb.WatchPaymentResponse]:
     request = pb.WatchPaymentRequest(
-        payment_id=payment_id, after_sequence=after, confirmations=confirmations
+        payment_id=payment_id, after_sequence=after, confirmations=confirmations, end_only=end_only
     )
     return payments.WatchPayment(request, timeout=20).__aiter__()
 

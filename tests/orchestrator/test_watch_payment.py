@@ -59,6 +59,47 @@ async def test_a_watch_resumes_and_always_tells_how_it_stands(
     assert resumed == (missed or [whole[-1]])
 
 
+async def test_who_waits_for_the_end_is_sent_nothing_else(
+    payments: PaymentServiceAsyncStub,
+) -> None:
+    request = order()
+    await payments.SendVerifiedPayment(request, timeout=5)
+
+    waited = [update async for update in watch(payments, request.request_id, end_only=True)]
+
+    told = [update async for update in watch(payments, request.request_id)]
+    assert waited == [told[-1]]
+    assert status(waited[0].payment) == "SUCCEEDED"
+
+
+async def test_the_end_that_is_waited_for_has_the_confirmations_asked_for(
+    payments: PaymentServiceAsyncStub, book: Book
+) -> None:
+    book.state, book.confirmations = wallet_pb2.PAYMENT_STATE_CONFIRMED, 3
+    request = order()
+    await payments.SendVerifiedPayment(request, timeout=5)
+
+    waited = watch(payments, request.request_id, end_only=True, confirmations=3)
+
+    assert [update.payment.confirmations async for update in waited] == [3]
+
+
+async def test_bitcoin_is_asked_when_the_payment_may_have_moved_not_at_every_event(
+    payments: PaymentServiceAsyncStub, book: Book
+) -> None:
+    book.held["SendPayment"] = asyncio.Event()
+    request = order()
+    await payments.SendVerifiedPayment(request, timeout=5)
+    followed = watch(payments, request.request_id)
+    await anext(followed)
+    book.held["SendPayment"].set()
+
+    seen = [update async for update in followed]
+
+    assert len(book.requests("GetPayment")) < len(seen)
+    assert seen[-1].payment.state == wallet_pb2.PAYMENT_STATE_BROADCAST
+
+
 async def test_a_watch_for_confirmations_goes_on_until_they_are_there(
     payments: PaymentServiceAsyncStub, book: Book
 ) -> None:

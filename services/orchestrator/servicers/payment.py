@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from anya.bitcoin.v1 import wallet_pb2
@@ -17,9 +18,11 @@ from services.orchestrator.engine.state import Error, RunState
 from services.orchestrator.run_trace import trace_id_of
 from services.orchestrator.servicers import payment_view, view
 from services.orchestrator.servicers.start import start_run
+from services.orchestrator.wallet import Word
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    import asyncio
+    from collections.abc import AsyncIterator, Iterator
     from typing import Any
 
     from grpc.aio import ServicerContext
@@ -85,26 +88,29 @@ class PaymentServicer(PaymentServiceServicer):
     ) -> AsyncIterator[pb.WatchPaymentResponse]:
         payment_id, seen = request.payment_id, request.after_sequence
         check_payment_id(payment_id, field="payment_id")
+        state, word = RunState(payment_id), Word(self._wallet, fresh_for=LOOK_AGAIN)
         last: pb.Payment | None = None
-        with self._changes.watch(payment_id) as moved:
+        with self._moves(payment_id, end_only=request.end_only) as moved:
             while True:
                 moved.clear()
-                stored = await self._find(payment_id)
-                if stored is None:
-                    raise _unknown(payment_id)
-                state = RunState(payment_id)
-                for record in stored.records:
+                news = await self._runs.news(payment_id, after=state.sequence)
+                for record in news.records:
                     evolve(state, record)
-                    if seen < record.sequence < len(stored.records):
-                        payment = payment_view.format_payment(stored.row, state)
-                        yield pb.WatchPaymentResponse(sequence=record.sequence, payment=payment)
+                    if seen < record.sequence < news.records[-1].sequence and not request.end_only:
+                        passed = payment_view.format_payment(news.row, state)
+                        yield pb.WatchPaymentResponse(sequence=record.sequence, payment=passed)
+                _check_pays(state)
                 seen = max(seen, state.sequence)
-                payment = _format(payment_id, stored, await self._ask(payment_id, context))
-                if payment != last:
-                    yield pb.WatchPaymentResponse(sequence=state.sequence, payment=payment)
-                    last = payment
-                if state.finished and _is_awaited(payment, request.confirmations):
-                    return
+                if state.finished or not request.end_only:
+                    payment = payment_view.format_payment(news.row, state)
+                    answer = await word.on(state, within=_patience(context))
+                    payment_view.add_answer(payment, answer)
+                    is_last = state.finished and _is_awaited(payment, request.confirmations)
+                    if payment != last and (is_last or not request.end_only):
+                        yield pb.WatchPaymentResponse(sequence=state.sequence, payment=payment)
+                        last = payment
+                    if is_last:
+                        return
                 await changes.wait(moved, at_most=LOOK_AGAIN)
 
     async def CancelPayment(
@@ -120,22 +126,30 @@ class PaymentServicer(PaymentServiceServicer):
         stored = await self._find(payment_id)
         return pb.CancelPaymentResponse(payment=_format(payment_id, stored, answer))
 
+    @contextmanager
+    def _moves(self, payment_id: str, *, end_only: bool) -> Iterator[asyncio.Event]:
+        """An event that is set when the run moves, or only when it ends."""
+        if end_only:
+            with self._changes.await_end(payment_id) as ending:
+                yield ending.heard
+        else:
+            with self._changes.watch(payment_id) as moved:
+                yield moved
+
     async def _find(self, payment_id: str) -> StoredRun | None:
         """The run, if there is one. NotFound if it pays nobody."""
         try:
             stored = await self._runs.load(payment_id)
         except NotFound:
             return None
-        if payment_view.intent_of(stored.state) is None:
-            raise NotFound(f"run {payment_id} is no payment", field="payment_id")
+        _check_pays(stored.state)
         return stored
 
     async def _ask(
         self, payment_id: str, context: ServicerContext[Any, Any]
     ) -> wallet_pb2.Payment | Error | None:
         """Bitcoin's word, or why there is none, while there is still time to tell it."""
-        within = min(PATIENCE, (context.time_remaining() or PATIENCE) / 2)
-        return await self._wallet.find(payment_id, within=within)
+        return await self._wallet.find(payment_id, within=_patience(context))
 
 
 def _parse(request: pb.SendVerifiedPaymentRequest) -> StartRun:
@@ -169,6 +183,15 @@ def _format(
     if stored is not None:
         payment = payment_view.format_payment(stored.row, stored.state)
     return payment_view.add_answer(payment, answer)
+
+
+def _check_pays(state: RunState) -> None:
+    if payment_view.intent_of(state) is None:
+        raise NotFound(f"run {state.run_id} is no payment", field="payment_id")
+
+
+def _patience(context: ServicerContext[Any, Any]) -> float:
+    return min(PATIENCE, (context.time_remaining() or PATIENCE) / 2)
 
 
 def _is_awaited(payment: pb.Payment, confirmations: int) -> bool:

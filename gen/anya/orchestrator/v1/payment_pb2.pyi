@@ -306,6 +306,7 @@ class WatchPaymentRequest(_message.Message):
     PAYMENT_ID_FIELD_NUMBER: _builtins.int
     AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
     CONFIRMATIONS_FIELD_NUMBER: _builtins.int
+    END_ONLY_FIELD_NUMBER: _builtins.int
     payment_id: _builtins.str
     after_sequence: _builtins.int
     """Sequence of the last message already seen; 0 from the start."""
@@ -313,16 +314,19 @@ class WatchPaymentRequest(_message.Message):
     """0 ends with the run. Else the stream goes on until the payment has so many confirmations, is
     SETTLED, or will not be made.
     """
+    end_only: _builtins.bool
+    """One message: the payment as it stands when the stream ends."""
     def __init__(
         self,
         *,
         payment_id: _builtins.str = ...,
         after_sequence: _builtins.int = ...,
         confirmations: _builtins.int = ...,
+        end_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "confirmations", b"confirmations", "payment_id", b"payment_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "confirmations", b"confirmations", "end_only", b"end_only", "payment_id", b"payment_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -87,7 +87,8 @@ class PaymentServiceServicer:
     def WatchPayment(self, request, context):
         """WatchPayment sends the payment as it stands, and again after each journalled event of its run
         and each change that bitcoin sees. It ends with the run; or, where confirmations are asked for,
-        once an ended run's payment has so many, or nothing will change it any more.
+        once an ended run's payment has so many, or nothing will change it any more. With end_only it
+        sends nothing before the message that it ends with.
         Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if no run has this id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -51,7 +51,8 @@ class PaymentServiceStub:
     WatchPayment: _grpc.UnaryStreamMultiCallable[_payment_pb2.WatchPaymentRequest, _payment_pb2.WatchPaymentResponse]
     """WatchPayment sends the payment as it stands, and again after each journalled event of its run
     and each change that bitcoin sees. It ends with the run; or, where confirmations are asked for,
-    once an ended run's payment has so many, or nothing will change it any more.
+    once an ended run's payment has so many, or nothing will change it any more. With end_only it
+    sends nothing before the message that it ends with.
     Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if no run has this id.
     """
     CancelPayment: _grpc.UnaryUnaryMultiCallable[_payment_pb2.CancelPaymentRequest, _payment_pb2.CancelPaymentResponse]
@@ -86,7 +87,8 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     WatchPayment: _aio.UnaryStreamMultiCallable[_payment_pb2.WatchPaymentRequest, _payment_pb2.WatchPaymentResponse]  # type: ignore[assignment]
     """WatchPayment sends the payment as it stands, and again after each journalled event of its run
     and each change that bitcoin sees. It ends with the run; or, where confirmations are asked for,
-    once an ended run's payment has so many, or nothing will change it any more.
+    once an ended run's payment has so many, or nothing will change it any more. With end_only it
+    sends nothing before the message that it ends with.
     Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if no run has this id.
     """
     CancelPayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.CancelPaymentRequest, _payment_pb2.CancelPaymentResponse]  # type: ignore[assignment]
@@ -136,7 +138,8 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_payment_pb2.WatchPaymentResponse], _abc.AsyncIterator[_payment_pb2.WatchPaymentResponse]]:
         """WatchPayment sends the payment as it stands, and again after each journalled event of its run
         and each change that bitcoin sees. It ends with the run; or, where confirmations are asked for,
-        once an ended run's payment has so many, or nothing will change it any more.
+        once an ended run's payment has so many, or nothing will change it any more. With end_only it
+        sends nothing before the message that it ends with.
         Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if no run has this id.
         """
 
