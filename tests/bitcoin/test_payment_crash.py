@@ -106,3 +106,24 @@ async def test_a_payment_that_was_not_committed_never_happened(
         assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
         assert balance.reserved_sat == 0
         assert await people.waiting() == [retried.txid]
+
+
+@pytest.mark.parametrize(
+    ("failpoint", "state"),
+    [("payment.before_commit", "CANCELLED"), ("payment.after_commit", "BROADCAST")],
+)
+async def test_a_cancel_that_meets_a_payment_between_signing_and_sending_finds_one_winner(
+    authority: Authority, tmp_path: Path, failpoint: str, state: str
+) -> None:
+    order, _ = await kill_at(failpoint, tmp_path, authority)
+    is_made = state == "BROADCAST"
+
+    async with running(config(authority, tmp_path), authority) as people:
+        request = pb.CancelPaymentRequest(payment_id=order.request_id)
+        told = (await people.spender.CancelPayment(request)).payment
+        await people.reaches(order.request_id, state)
+        attempts = await asyncio.gather(people.spender.SendPayment(order), return_exceptions=True)
+
+        assert (told.state == pb.PAYMENT_STATE_CANCELLED) is not is_made
+        assert isinstance(attempts[0], pb.SendPaymentResponse) is is_made
+        assert await received(people) == ([1_000_000] if is_made else [])

@@ -105,3 +105,18 @@ async def test_a_conflict_that_a_reorganisation_drops_is_undone(bank: Bank) -> N
 
     assert found.state is State.BROADCAST
     assert await bank.events() == ["prepared", "conflicted", "broadcast"]
+
+
+async def test_a_payment_that_a_reorganisation_dropped_is_told_so_before_any_sweep(
+    bank: Bank,
+) -> None:
+    await make(bank.payments, order(1))
+    await bank.ledger.confirm(await owed(bank))
+    confirmed = await bank.observe()
+
+    await bank.ledger.disconnect(1)
+    told = await bank.payments.get(payment_id(1))
+
+    assert (confirmed.state, confirmed.confirmations) == (State.CONFIRMED, 1)
+    assert (told.state, told.confirmations) == (State.BROADCAST, 0)
+    assert await bank.events() == ["prepared", "confirmed"]  # a look changes nothing

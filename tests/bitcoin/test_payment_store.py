@@ -15,7 +15,7 @@ import pytest
 from mesh.database import open_database
 from mesh.errors import AlreadyExists, FailedPrecondition, NotFound, Reason, ResourceExhausted
 from services.bitcoin.__main__ import SCHEMA
-from services.bitcoin.payment import State
+from services.bitcoin.payment import Payment, State
 from services.bitcoin.spending import MAX_CANDIDATES
 from services.bitcoin.store.payment import PaymentStore, StaleBasisError
 from services.bitcoin.transaction import Output
@@ -187,6 +187,29 @@ async def test_a_payment_that_exists_is_not_cancelled(bank: Bank) -> None:
 
     assert found.state is State.PREPARED
     assert await bank.events() == ["prepared"]
+
+
+async def test_a_cancel_and_an_attempt_that_race_leave_one_of_them(location: str) -> None:
+    numbers = range(1, 17)
+    async with open_bank(location, *[COIN] * len(numbers)) as bank:
+        ends = await asyncio.gather(
+            *(make(bank.payments, order(number, amount_sat=1000)) for number in numbers),
+            *(bank.payments.cancel(payment_id(number)) for number in numbers),
+            return_exceptions=True,
+        )
+        states = [(await bank.payments.get(payment_id(number))).state for number in numbers]
+        owed = {open.payment.payment_id for open in await bank.payments.open()}
+
+    attempts, cancels = ends[: len(numbers)], ends[len(numbers) :]
+    for number, attempt, cancel, state in zip(numbers, attempts, cancels, states, strict=True):
+        made = attempt is True
+        assert made or (
+            isinstance(attempt, FailedPrecondition) and attempt.reason is Reason.PAYMENT_CANCELLED
+        )
+        assert state is (State.PREPARED if made else State.CANCELLED)
+        assert isinstance(cancel, Payment)
+        assert cancel.state is state
+        assert (payment_id(number) in owed) is made
 
 
 async def test_a_payment_that_nobody_made_is_not_found(bank: Bank) -> None:

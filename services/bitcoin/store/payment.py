@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -158,7 +158,7 @@ class PaymentStore:
         """The payment as it stands; NotFound if it neither exists nor was cancelled."""
 
         async def work(tx: Tx) -> Payment:
-            return await _get(tx, payment_id)
+            return await self._as_seen(tx, await _get(tx, payment_id))
 
         return await self._database.read(work)
 
@@ -175,9 +175,16 @@ class PaymentStore:
             )
             if tombstone:
                 await _announce(tx, payment_id, State.CANCELLED, None)
-            return await _get(tx, payment_id)
+            return await self._as_seen(tx, await _get(tx, payment_id))
 
         return await self._database.write(work)
+
+    async def _as_seen(self, tx: Tx, payment: Payment) -> Payment:
+        """Not as confirmed as it was: the next sweep moves what a reorganisation took back."""
+        if payment.state is not State.CONFIRMED or payment.confirmations:
+            return payment
+        state, _ = advance(payment.state, await _sight(tx, payment), final_depth=self._final_depth)
+        return replace(payment, state=state)
 
     async def open(self, payment_id: str | None = None) -> list[Open]:
         """The payments that are not over, oldest first; only the one with this id, if given."""
