@@ -51,7 +51,12 @@ def document(decision: Decision) -> dict[str, Any]:
     if decision.grant is None:
         return {}
     grant, bounds = decision.grant, decision.grant.bounds
-    crossing = {"privilege": grant.privilege, "max_class": grant.max_class.name.lower()}
+    crossing: dict[str, Any] = {
+        "privilege": grant.privilege,
+        "max_class": grant.max_class.name.lower(),
+    }
+    if bounds.runs is not None:
+        crossing["runs"] = sorted(bounds.runs)
     if grant.privilege != SPEND:
         return crossing
     return {

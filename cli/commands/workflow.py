@@ -67,6 +67,8 @@ def register_definition(
         screen.emit(registered)
     else:
         screen.results().print(f"{registered['workflow_id']}  {registered['definition_hash']}")
+        needed = ", ".join(registered["privileges"]) or "none"
+        screen.results().print(f"  privileges  {needed}", markup=False)
 
 
 @app.command("list")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from services.orchestrator import definition
 from services.orchestrator.definition.operations import declared_operations
+from services.orchestrator.definition.workflow import privileges
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,6 +44,10 @@ class Catalogue:
         if stored.workflow_id in definition.BUILT_IN:
             return current(stored.workflow_id)
         return _compile(stored.body)
+
+    def privileges(self, stored: StoredDefinition) -> list[str]:
+        """What a run of it may need to be allowed."""
+        return sorted(privileges(self.newest(stored)))
 
     async def pinned(self, state: RunState) -> Workflow:
         """What the run began with, whatever was registered or shipped since.

@@ -111,5 +111,6 @@ def _method(method: MethodDescriptor) -> Method:
         request=GetMessageClass(method.input_type),
         reply=GetMessageClass(method.output_type),
         effect=Effect(declared.effect),
+        privilege=declared.privilege,
         cancel=_method(service.methods_by_name[declared.cancel]) if declared.cancel else None,
     )

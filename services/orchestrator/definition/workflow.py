@@ -35,6 +35,7 @@ class Method:
     request: type[Message]
     reply: type[Message]
     effect: Effect
+    privilege: str  # what it asks of its caller: "spend"
     # Refuses every later attempt of one request_id; None where the contract names none.
     cancel: Method | None = None
 
@@ -282,3 +283,14 @@ def _composites(workflow: Workflow) -> Iterator[tuple[str, str]]:
             if isinstance(call.operation.runs, Workflow):
                 yield call.operation.name, call.operation.runs.hash
                 yield from _composites(call.operation.runs)
+
+
+def privileges(workflow: Workflow) -> frozenset[str]:
+    """What its calls, all inside them and their compensations ask for."""
+    found: set[str] = set()
+    for step in all_steps(workflow.steps):
+        if isinstance(step.action, Call):
+            for call in filter(None, (step.action, step.action.compensate)):
+                runs = call.operation.runs
+                found |= privileges(runs) if isinstance(runs, Workflow) else {runs.privilege}
+    return frozenset(found)

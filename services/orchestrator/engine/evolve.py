@@ -47,6 +47,7 @@ def _start(state: RunState, record: Record) -> None:
     state.intent = b64decode(payload["intent"])
     state.presentation = payload["presentation"]
     state.starter = payload["starter"]
+    state.ceiling = None if payload["ceiling"] is None else frozenset(payload["ceiling"])
     state.deadline_us = payload["deadline_us"]
     state.created_us = record.at_us
 

@@ -3,7 +3,7 @@
 Payloads are JSON; ``?`` marks what may be missing:
 
     START          workflow_id, definition_hash, composites {name: hash}, input, intent (base64),
-                   presentation, starter, deadline_us
+                   presentation, starter, ceiling [privilege, ...] or null, deadline_us
     STEP_INTENT    operation, protocol, effect, input, condition?; for an RPC also method, service,
                    key and request (base64): the bytes that every attempt sends; for a wait
                    until_us

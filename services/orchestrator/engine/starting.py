@@ -34,6 +34,7 @@ class StartRun:
     intent: PaymentIntent | None
     presentation: str
     starter: str  # SPIFFE ID
+    ceiling: frozenset[str] | None = None  # privileges that the run may use; None: all
 
 
 def start(
@@ -80,6 +81,7 @@ def _start_payload(
         "intent": b64encode(intent).decode(),
         "presentation": request.presentation,
         "starter": request.starter,
+        "ceiling": None if request.ceiling is None else sorted(request.ceiling),
         "deadline_us": at_us + (workflow.deadline_us or int(policy.run_deadline * SECOND)),
     }
 

@@ -145,6 +145,7 @@ class RunState:
     intent: bytes = b""
     presentation: str = ""
     starter: str = ""  # SPIFFE ID of who started it
+    ceiling: frozenset[str] | None = None  # privileges that its calls may use; None: all
     created_us: int = 0
     updated_us: int = 0
     deadline_us: int = 0

@@ -22,7 +22,7 @@ from services.orchestrator.definition.workflow import (
     WaitFor,
     Workflow,
 )
-from services.orchestrator.engine import conclusion, places
+from services.orchestrator.engine import ceiling, conclusion, places
 from services.orchestrator.engine.attempts import Attempts
 from services.orchestrator.engine.draft import about
 from services.orchestrator.engine.policy import SECOND
@@ -115,6 +115,8 @@ class Walk(Attempts):
     ) -> None:
         payload = {**about(step), **condition}
         match step.action:
+            case Call() as call if refused := ceiling.refusal(self.state, path, call):
+                self.end_call(path, refused, **condition)
             case Call() as call:
                 self._begin_call(call, path, seen, payload)
             case Set(given):

@@ -1,12 +1,13 @@
-"""The start of a run on behalf of the call being served: its key, and whose trace it continues."""
+"""The start of a run on behalf of the call being served: its key, its trace, and what it may do."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from opentelemetry import trace
 
-from mesh.interceptors import request_key
+from mesh.interceptors import request_key, trust
 from mesh.interceptors.tracing import remote_parent
 from services.orchestrator.run_trace import parent_of_run
 
@@ -22,6 +23,7 @@ async def start_run(
     runner: Runner, workflow_id: str, start: StartRun, *, reply: Callable[[NewRun], bytes]
 ) -> bytes:
     """The first reply under this call's request_id, whoever asks for it again."""
+    start = replace(start, ceiling=trust.current_bounds().runs)
     serving = trace.get_current_span().get_span_context()
     traceparent = parent_of_run(start.run_id, remote_parent(), serving)
     return await runner.start(request_key.current(), workflow_id, start, traceparent, reply)

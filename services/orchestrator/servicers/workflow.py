@@ -60,7 +60,9 @@ class WorkflowServicer(WorkflowServiceServicer):
             stored = await self._catalogue.register(request.definition)
         except DefinitionInvalid as error:
             raise _refusal(error) from None
-        return pb.RegisterWorkflowResponse(workflow=view.format_workflow(stored))
+        workflow = view.format_workflow(stored)
+        workflow.privileges.extend(self._catalogue.privileges(stored))
+        return pb.RegisterWorkflowResponse(workflow=workflow)
 
     async def GetWorkflow(
         self,

@@ -71,10 +71,12 @@ class Drive:
     now_us: int = 1_700_000_000 * SECOND
     journal: list[Record] = field(default_factory=list)
     sent: dict[str, set[bytes]] = field(default_factory=dict)  # path -> requests
+    ceiling: frozenset[str] | None = None
 
     def start(self) -> Drive:
+        run_id = self.state.run_id
         request = starting.StartRun(
-            self.state.run_id or "run", self.given, self.intent, "", "spiffe://me"
+            run_id, self.given, self.intent, "", "spiffe://me", self.ceiling
         )
         turn = starting.start(
             self.workflow, request, POLICY, network="regtest", at_us=self.now_us, jitter=0.5
@@ -152,7 +154,7 @@ class Drive:
         self.state = turn.state
 
 
-def paying() -> Drive:
+def paying(ceiling: frozenset[str] | None = None) -> Drive:
     """A run of the verified payment, begun."""
     workflow = definition.load(definition.built_in_text("verified_payment"))
     run_id = uuid7()
@@ -164,9 +166,9 @@ def paying() -> Drive:
         recipient_address=INPUT["recipient_address"],
         amount_sat=INPUT["amount"],
     )
-    return Drive(workflow, INPUT, intent, RunState(run_id)).start()
+    return Drive(workflow, INPUT, intent, RunState(run_id), ceiling=ceiling).start()
 
 
-def run_of(text: str, **given: Any) -> Drive:
+def run_of(text: str, *, ceiling: frozenset[str] | None = None, **given: Any) -> Drive:
     """A run of a definition, begun."""
-    return Drive(definition.load(text), given).start()
+    return Drive(definition.load(text), given, ceiling=ceiling).start()

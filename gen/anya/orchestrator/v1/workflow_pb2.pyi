@@ -118,6 +118,7 @@ class Workflow(_message.Message):
     DEFINITION_HASH_FIELD_NUMBER: _builtins.int
     DEFINITION_FIELD_NUMBER: _builtins.int
     REGISTERED_FIELD_NUMBER: _builtins.int
+    PRIVILEGES_FIELD_NUMBER: _builtins.int
     workflow_id: _builtins.str
     name: _builtins.str
     definition_hash: _builtins.str
@@ -126,6 +127,12 @@ class Workflow(_message.Message):
     """As registered."""
     @_builtins.property
     def registered(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def privileges(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of all its steps and their compensations: a run may make only the calls that its starter's
+        grant allows runs to make. Only in a RegisterWorkflowResponse.
+        """
+
     def __init__(
         self,
         *,
@@ -134,10 +141,11 @@ class Workflow(_message.Message):
         definition_hash: _builtins.str = ...,
         definition: _builtins.str = ...,
         registered: _timestamp_pb2.Timestamp | None = ...,
+        privileges: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["registered", b"registered"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["definition", b"definition", "definition_hash", b"definition_hash", "name", b"name", "registered", b"registered", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["definition", b"definition", "definition_hash", b"definition_hash", "name", b"name", "privileges", b"privileges", "registered", b"registered", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
