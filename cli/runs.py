@@ -127,9 +127,9 @@ async def finish(
     return run
 
 
-async def register(channels: Channels, definition: str) -> pb.Workflow:
+async def register(channels: Channels, definition: str) -> pb.RegisterWorkflowResponse:
     request = pb.RegisterWorkflowRequest(definition=definition)
-    return (await _stub(channels).RegisterWorkflow(request)).workflow
+    return await _stub(channels).RegisterWorkflow(request)
 
 
 async def workflows(channels: Channels) -> list[pb.Workflow]:

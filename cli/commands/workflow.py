@@ -62,12 +62,13 @@ def register_definition(
     from cli.home import Home
 
     definition = file.read_text(encoding="utf-8")
-    registered = _summary(ask(Home.of(home), partial(runs.register, definition=definition)))
+    reply = ask(Home.of(home), partial(runs.register, definition=definition))
+    registered = _summary(reply.workflow)
     if json:
-        screen.emit(registered)
+        screen.emit({**registered, "privileges": list(reply.privileges)})
     else:
         screen.results().print(f"{registered['workflow_id']}  {registered['definition_hash']}")
-        needed = ", ".join(registered["privileges"]) or "none"
+        needed = ", ".join(reply.privileges) or "none"
         screen.results().print(f"  privileges  {needed}", markup=False)
 
 

@@ -89,7 +89,7 @@ async def test_the_same_workflow_goes_as_far_as_its_starter_may(
         await operator.StartRun(start(ids[1]), timeout=5)
         runs = [await finished(operator, run_id) for run_id in ids]
 
-    assert list(registered.workflow.privileges) == ["read_identity", "store_record"]
+    assert list(registered.privileges) == ["read_identity", "store_record"]
     assert [status(run) for run in runs] == ["FAILED", "SUCCEEDED"]
     assert (runs[0].steps[-1].error.code, runs[0].steps[-1].error.reason) == (
         "PERMISSION_DENIED",

@@ -60,9 +60,9 @@ class WorkflowServicer(WorkflowServiceServicer):
             stored = await self._catalogue.register(request.definition)
         except DefinitionInvalid as error:
             raise _refusal(error) from None
-        workflow = view.format_workflow(stored)
-        workflow.privileges.extend(self._catalogue.privileges(stored))
-        return pb.RegisterWorkflowResponse(workflow=workflow)
+        return pb.RegisterWorkflowResponse(
+            workflow=view.format_workflow(stored), privileges=self._catalogue.privileges(stored)
+        )
 
     async def GetWorkflow(
         self,

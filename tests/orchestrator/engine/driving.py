@@ -169,6 +169,11 @@ def paying(ceiling: frozenset[str] | None = None) -> Drive:
     return Drive(workflow, INPUT, intent, RunState(run_id), ceiling=ceiling).start()
 
 
-def run_of(text: str, *, ceiling: frozenset[str] | None = None, **given: Any) -> Drive:
+def run_of(text: str, **given: Any) -> Drive:
     """A run of a definition, begun."""
+    return Drive(definition.load(text), given).start()
+
+
+def bounded(text: str, ceiling: frozenset[str], **given: Any) -> Drive:
+    """A run that may use these privileges."""
     return Drive(definition.load(text), given, ceiling=ceiling).start()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from services.orchestrator import definition
 from services.orchestrator.definition.workflow import privileges
 from services.orchestrator.engine.evolve import fold
-from tests.orchestrator.engine.driving import paying, run_of
+from tests.orchestrator.engine.driving import bounded, paying
 from tests.orchestrator.engine.everything import READ, STORE, UNDO, call, steps
 
 LOOK = call("look", READ)
@@ -13,7 +13,7 @@ KEEP = call("keep", STORE)
 
 
 def test_a_call_above_the_ceiling_is_not_made() -> None:
-    run = run_of(steps(LOOK, KEEP), ceiling=frozenset({"read_identity"}), did="d")
+    run = bounded(steps(LOOK, KEEP), frozenset({"read_identity"}), did="d")
     run.reply("look")
 
     assert run.status == "FAILED"
@@ -32,12 +32,12 @@ def test_a_call_that_could_not_be_taken_back_is_not_made() -> None:
     )
     text = steps(call("keep", STORE, undo))
 
-    allowed = run_of(text, ceiling=frozenset({"store_record", "link_address"}), did="d")
-    bounded = run_of(text, ceiling=frozenset({"store_record"}), did="d")
+    allowed = bounded(text, frozenset({"store_record", "link_address"}), did="d")
+    small = bounded(text, frozenset({"store_record"}), did="d")
 
     assert allowed.calls == ["keep"]
-    assert bounded.status == "FAILED"
-    assert bounded.calls == []
+    assert small.status == "FAILED"
+    assert small.calls == []
 
 
 def test_a_refusal_by_the_ceiling_can_be_caught_like_any_other() -> None:
@@ -46,7 +46,7 @@ def test_a_refusal_by_the_ceiling_can_be_caught_like_any_other() -> None:
         'note\n    set: {why: "{{steps.keep._error}}"}',
     )
 
-    run = run_of(text, ceiling=frozenset(), did="d")
+    run = bounded(text, frozenset(), did="d")
 
     assert run.status == "SUCCEEDED"
     assert run.state.steps["note"].output == {"why": "NOT_GRANTED"}
@@ -62,11 +62,11 @@ def test_a_payment_above_the_ceiling_is_refused_and_nothing_is_signed() -> None:
 
 
 def test_the_ceiling_is_what_the_journal_says() -> None:
-    run = run_of(steps(KEEP), ceiling=frozenset({"store_record"}), did="d")
+    run = bounded(steps(KEEP), frozenset({"store_record"}), did="d")
 
     run.crash()
 
-    assert fold("run", run.journal).ceiling == {"store_record"}
+    assert fold("run", run.journal).ceiling == frozenset({"store_record"})
     assert run.calls == ["keep"]
 
 

@@ -118,7 +118,6 @@ class Workflow(_message.Message):
     DEFINITION_HASH_FIELD_NUMBER: _builtins.int
     DEFINITION_FIELD_NUMBER: _builtins.int
     REGISTERED_FIELD_NUMBER: _builtins.int
-    PRIVILEGES_FIELD_NUMBER: _builtins.int
     workflow_id: _builtins.str
     name: _builtins.str
     definition_hash: _builtins.str
@@ -127,12 +126,6 @@ class Workflow(_message.Message):
     """As registered."""
     @_builtins.property
     def registered(self) -> _timestamp_pb2.Timestamp: ...
-    @_builtins.property
-    def privileges(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Of all its steps and their compensations: a run may make only the calls that its starter's
-        grant allows runs to make. Only in a RegisterWorkflowResponse.
-        """
-
     def __init__(
         self,
         *,
@@ -141,11 +134,10 @@ class Workflow(_message.Message):
         definition_hash: _builtins.str = ...,
         definition: _builtins.str = ...,
         registered: _timestamp_pb2.Timestamp | None = ...,
-        privileges: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["registered", b"registered"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["definition", b"definition", "definition_hash", b"definition_hash", "name", b"name", "privileges", b"privileges", "registered", b"registered", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["definition", b"definition", "definition_hash", b"definition_hash", "name", b"name", "registered", b"registered", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -156,16 +148,24 @@ class RegisterWorkflowResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     WORKFLOW_FIELD_NUMBER: _builtins.int
+    PRIVILEGES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def workflow(self) -> Global___Workflow: ...
+    @_builtins.property
+    def privileges(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What its calls and their compensations ask for: a run makes only those that its starter's grant
+        allows it to make.
+        """
+
     def __init__(
         self,
         *,
         workflow: Global___Workflow | None = ...,
+        privileges: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["workflow", b"workflow"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["workflow", b"workflow"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["privileges", b"privileges", "workflow", b"workflow"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
