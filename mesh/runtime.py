@@ -25,16 +25,16 @@ from mesh.config import ConfigError
 from mesh.interceptors import ClientRules, ServerRules
 from mesh.interceptors.limit import Limiter
 from mesh.server import build_server, credentials
+from mesh.spans import SCOPE
 from mesh.svid import read_authorities, read_svid
 from mesh.trust import ActivePolicy, PolicyError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
 
-    from opentelemetry.trace import Tracer
-
     from mesh.audit import AuditLog
     from mesh.config import MeshConfig
+    from mesh.telemetry import Traces
 
 GRACE = 5.0  # seconds for calls in flight when we are told to stop
 
@@ -55,11 +55,12 @@ class Runtime:
     """Made by ``open_runtime``; the parts of a service that all services have in common."""
 
     def __init__(
-        self, config: MeshConfig, policy: ActivePolicy, tracer: Tracer, audit: AuditLog
+        self, config: MeshConfig, policy: ActivePolicy, traces: Traces, audit: AuditLog
     ) -> None:
         self.config = config
         self.policy = policy
-        self.tracer = tracer
+        self.tracer = traces.get_tracer(SCOPE)
+        self.draw = traces.draw
         self._audit = audit
         self._breakers: dict[str, Breakers] = {}
 
@@ -146,7 +147,7 @@ async def open_runtime(config: MeshConfig) -> AsyncIterator[Runtime]:
     )
     try:
         with open_audit(config.audit_file) as audit:
-            runtime = Runtime(config, policy, provider.get_tracer("mesh"), audit)
+            runtime = Runtime(config, policy, provider, audit)
             if threading.current_thread() is threading.main_thread():
                 asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, runtime.reload_policy)
             yield runtime

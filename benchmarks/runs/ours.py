@@ -143,7 +143,7 @@ async def main(arguments: argparse.Namespace) -> None:
         definitions, changes = journal.definitions, Changes()
         catalogue = Catalogue(definitions)
         await catalogue.register(DEFINITION)
-        runner = Runner(runs, catalogue, peers, changes, runtime.tracer, config)
+        runner = Runner(runs, catalogue, peers, changes, runtime.draw, config)
         await stack.enter_async_context(journal.own(runner, changes))
         await stack.enter_async_context(runner.running())
         if arguments.door == "direct":

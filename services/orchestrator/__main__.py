@@ -47,7 +47,7 @@ async def orchestrator(config: OrchestratorConfig) -> AsyncIterator[Orchestrator
         definitions, runs, changes = journal.definitions, journal.runs, Changes()
         catalogue = Catalogue(definitions)
         await catalogue.register_built_in()
-        runner = Runner(runs, catalogue, peers, changes, runtime.tracer, config)
+        runner = Runner(runs, catalogue, peers, changes, runtime.draw, config)
         workflows = WorkflowServicer(definitions, catalogue, runs, runner, changes)
         payments = PaymentServicer(runs, runner, Wallet(peers), changes)
         async with (

@@ -7,32 +7,30 @@ process may not have sent, under the same ids, and closes what it left open. No 
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
 
-from opentelemetry import trace
-from opentelemetry.context import Context
-from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags
+from opentelemetry.trace import SpanContext, TraceFlags
 
-from mesh.telemetry import derive_span_id, next_span_id
+from mesh.spans import CLIENT, NO_PARENT, FinishedSpan, Shape
+from mesh.telemetry import Below, derive_span_id
 from services.orchestrator.engine import places
 from services.orchestrator.engine.record import Kind
 from services.orchestrator.engine.state import RECOVERED, RunStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable
+    from contextlib import AbstractContextManager
 
-    from opentelemetry.trace import Tracer
-
+    from mesh.spans import Draw
     from services.orchestrator.engine.record import Record
 
 INTERRUPTED = "interrupted"
 CANCEL = "cancel"
+MAX_SHAPES = 4096  # of spans, kept from one run to the next
 ENDED_WELL = (RunStatus.SUCCEEDED, RunStatus.REFUSED)
-
-
-NO_PARENT = 0
 
 
 def parent_of_run(run_id: str, caller: SpanContext | None, serving: SpanContext) -> str:
@@ -60,8 +58,7 @@ def trace_id_of(traceparent: str) -> str:
     return traceparent[3:35]
 
 
-@dataclass(frozen=True, slots=True)
-class _Open:
+class _Open(NamedTuple):
     """Something that was begun and has not ended."""
 
     path: str
@@ -73,66 +70,65 @@ class _Open:
 
 @dataclass(slots=True)
 class RunTrace:
-    tracer: Tracer
+    draw: Draw | None  # None: nobody looks
     run_id: str
     workflow_id: str
     traceparent: str
     _steps: dict[str, _Open] = field(default_factory=dict)
     _cancels: dict[str, _Open] = field(default_factory=dict)
     _created_us: int = 0
+    _trace_id: int = 0
+    _flags: int = 0
+    _span_id: int = 0
 
-    @contextmanager
-    def calling(self, path: str, *attempt: str | int) -> Iterator[None]:
+    def __post_init__(self) -> None:
+        if self.traceparent:
+            self._trace_id = int(self.traceparent[3:35], 16)
+            self._flags = int(self.traceparent[53:55], 16)
+            self._span_id = derive_span_id(self.run_id)
+
+    def calling(self, path: str, *attempt: str | int) -> AbstractContextManager[None]:
         """Calls made in the block belong to this attempt of the step."""
-        with ExitStack() as stack:
-            if self.traceparent:
-                span = self._context(derive_span_id(self.run_id, path, *attempt))
-                stack.enter_context(trace.use_span(NonRecordingSpan(span)))
-                call = derive_span_id(self.run_id, path, *attempt, "call")
-                stack.enter_context(next_span_id(call))
-            yield
+        if not self.traceparent:
+            return nullcontext()
+        own = derive_span_id(self.run_id, path, *attempt)
+        span = SpanContext(self._trace_id, own, is_remote=True, trace_flags=TraceFlags(self._flags))
+        return Below(span, derive_span_id(self.run_id, path, *attempt, "call"))
 
     def observe(self, records: Iterable[Record], *, again: bool = False) -> None:
         """Draw what ends with these records. ``again``: also the calls that another process made.
 
         Records must come in order, from the first one on.
         """
+        if self.draw is None or not self._flags & TraceFlags.SAMPLED:
+            return
         for record in records:
-            self._observe(record, again)
+            _OBSERVE.get(record.kind, RunTrace._end_step)(self, record, again)
 
-    def _observe(self, record: Record, again: bool) -> None:
-        match record.kind:
-            case Kind.START:
-                self._created_us = record.at_us
-            case Kind.FINISH:
-                self._end_run(record)
-            case Kind.RECOVERED:
-                self._interrupt_cancels(record)
-            case Kind.CANCEL_INTENT | Kind.CANCEL_FAILED | Kind.CANCEL_DONE:
-                self._observe_cancel(record, again)
-            case Kind.STEP_PARKED | Kind.STEP_HANDLED:
-                pass  # nothing was sent, or nothing ended
-            case Kind.SIGNAL | Kind.CANCEL_RUN | Kind.STOPPING:
-                pass  # of the run, which goes on
-            case _:
-                self._observe_step(record, again)
+    def _begin_run(self, record: Record, again: bool) -> None:
+        self._created_us = record.at_us
 
-    def _observe_step(self, record: Record, again: bool) -> None:
-        path, payload = record.path, record.payload
-        begun = _Open(path, (record.attempt,), record.at_us, "", "")
-        match record.kind:
-            case Kind.STEP_INTENT:
-                method, service = payload.get("method", ""), payload.get("service", "")
-                self._steps[path] = replace(begun, method=method, service=service)
-            case Kind.STEP_ATTEMPT:
-                last = self._steps[path]
-                if payload["cause"] == RECOVERED:
-                    self._end(last, record.at_us, INTERRUPTED, again=True)
-                self._steps[path] = replace(begun, method=last.method, service=last.service)
-            case Kind.STEP_FAILED:
-                self._end(self._steps.get(path, begun), record.at_us, _word(record), again=again)
-            case _:
-                self._end(self._steps.get(path, begun), record.at_us, "", again=again)
+    def _begin_step(self, record: Record, again: bool) -> None:
+        payload = record.payload
+        method, service = payload.get("method", ""), payload.get("service", "")
+        begun = _Open(record.path, (record.attempt,), record.at_us, method, service)
+        self._steps[record.path] = begun
+
+    def _begin_attempt(self, record: Record, again: bool) -> None:
+        last = self._steps[record.path]
+        if record.payload["cause"] == RECOVERED:
+            self._end(last, record.at_us, INTERRUPTED, again=True)
+        begun = last._replace(attempt=(record.attempt,), started_us=record.at_us)
+        self._steps[record.path] = begun
+
+    def _end_step(self, record: Record, again: bool) -> None:
+        path = record.path
+        ended = self._steps.get(path) or _Open(path, (record.attempt,), record.at_us, "", "")
+        error = _word(record) if record.kind is Kind.STEP_FAILED else ""
+        self._end(ended, record.at_us, error, again=again)
+
+    def _go_on(self, record: Record, again: bool) -> None:
+        """Nothing was sent, and nothing ended."""
 
     def _observe_cancel(self, record: Record, again: bool) -> None:
         path, payload = record.path, record.payload
@@ -149,7 +145,7 @@ class RunTrace:
         if "retry_us" in payload:
             self._cancels[path] = _next(cancel, payload["retry_us"])
 
-    def _interrupt_cancels(self, record: Record) -> None:
+    def _interrupt_cancels(self, record: Record, again: bool) -> None:
         for path, cancel in self._cancels.items():
             if cancel.started_us <= record.at_us:
                 self._end(cancel, record.at_us, INTERRUPTED, again=True)
@@ -159,79 +155,73 @@ class RunTrace:
         path, attempt = ended.path, ended.attempt
         outer = places.outer(path)
         # What is inside a step is inside its first attempt: such a step has no other.
-        parent = derive_span_id(self.run_id, outer, 1) if outer else derive_span_id(self.run_id)
+        parent = derive_span_id(self.run_id, outer, 1) if outer else self._span_id
         own = derive_span_id(self.run_id, path, *attempt)
         times = (ended.started_us, at_us)
-        about = {"step.path": path, "attempt": attempt[-1]}
-        name = " ".join((*map(str, attempt[:-1]), path))
-        self._draw(own, parent, name, times, about, error)
+        self._draw(_step_shape(self.workflow_id, path, attempt, error), own, parent, times)
         if again and ended.method:
-            method = ended.method.lstrip("/")
-            about = {
-                "rpc.system.name": "grpc",
-                "rpc.method": method,
-                "server.address": ended.service,
-            }
             call = derive_span_id(self.run_id, path, *attempt, "call")
-            self._draw(call, own, method, times, about, error, SpanKind.CLIENT)
+            shape = _call_shape(self.workflow_id, ended.method, ended.service, error)
+            self._draw(shape, call, own, times)
 
-    def _end_run(self, record: Record) -> None:
-        status = record.payload["status"]
-        self._draw(
-            derive_span_id(self.run_id),
-            int(self.traceparent[36:52] or "0", 16),
-            f"run {self.workflow_id}",
-            (self._created_us, record.at_us),
-            {"run.status": status},
-            "" if status in ENDED_WELL else status,
-        )
+    def _end_run(self, record: Record, again: bool) -> None:
+        shape = _run_shape(self.workflow_id, record.payload["status"])
+        parent = int(self.traceparent[36:52], 16)
+        self._draw(shape, self._span_id, parent, (self._created_us, record.at_us))
 
-    @property
-    def _sampled(self) -> bool:
-        return bool(self.traceparent) and int(self.traceparent[53:55], 16) & 1 == 1
-
-    def _draw(
-        self,
-        id: int,
-        parent: int,
-        name: str,
-        times_us: tuple[int, int],
-        attributes: dict[str, str | int],
-        error: str,
-        kind: SpanKind = SpanKind.INTERNAL,
-    ) -> None:
-        if not self._sampled:
-            return
+    def _draw(self, shape: Shape, id: int, parent: int, times_us: tuple[int, int]) -> None:
         start_us, end_us = times_us
-        with next_span_id(id, trace_id=int(self.traceparent[3:35], 16)):
-            span = self.tracer.start_span(
-                name,
-                context=self._parent(parent),
-                kind=kind,
-                start_time=start_us * 1000,
-                attributes={
-                    "workflow.id": self.workflow_id,
-                    "run.id": self.run_id,
-                    **attributes,
-                },
-            )
-        if error:
-            span.set_attribute("error.type", error)
-            span.set_status(trace.StatusCode.ERROR, error)
-        span.end(max(end_us, start_us) * 1000)
+        start_ns, end_ns = start_us * 1000, max(end_us, start_us) * 1000
+        own = {"run.id": self.run_id}
+        assert self.draw is not None  # noqa: S101  (or nothing is observed)
+        self.draw(FinishedSpan(shape, self._trace_id, id, parent, start_ns, end_ns, own))
 
-    def _parent(self, span_id: int) -> Context:
-        if span_id == NO_PARENT:
-            return Context()
-        return trace.set_span_in_context(NonRecordingSpan(self._context(span_id)))
 
-    def _context(self, span_id: int) -> SpanContext:
-        return SpanContext(
-            int(self.traceparent[3:35], 16),
-            span_id,
-            is_remote=True,
-            trace_flags=TraceFlags(int(self.traceparent[53:55], 16)),
-        )
+@lru_cache(MAX_SHAPES)
+def _run_shape(workflow_id: str, status: str) -> Shape:
+    return Shape(
+        f"run {workflow_id}",
+        {"workflow.id": workflow_id, "run.status": status},
+        error="" if status in ENDED_WELL else status,
+    )
+
+
+@lru_cache(MAX_SHAPES)
+def _step_shape(workflow_id: str, path: str, attempt: tuple[str | int, ...], error: str) -> Shape:
+    return Shape(
+        " ".join((*map(str, attempt[:-1]), path)),
+        {"workflow.id": workflow_id, "step.path": path, "attempt": attempt[-1]},
+        error=error,
+    )
+
+
+@lru_cache(MAX_SHAPES)
+def _call_shape(workflow_id: str, method: str, service: str, error: str) -> Shape:
+    name = method.lstrip("/")
+    attributes: dict[str, str | int] = {
+        "workflow.id": workflow_id,
+        "rpc.system.name": "grpc",
+        "rpc.method": name,
+        "server.address": service,
+    }
+    return Shape(name, attributes, error=error, kind=CLIENT)
+
+
+_OBSERVE: dict[Kind, Callable[[RunTrace, Record, bool], None]] = {
+    Kind.START: RunTrace._begin_run,
+    Kind.FINISH: RunTrace._end_run,
+    Kind.RECOVERED: RunTrace._interrupt_cancels,
+    Kind.CANCEL_INTENT: RunTrace._observe_cancel,
+    Kind.CANCEL_FAILED: RunTrace._observe_cancel,
+    Kind.CANCEL_DONE: RunTrace._observe_cancel,
+    Kind.STEP_INTENT: RunTrace._begin_step,
+    Kind.STEP_ATTEMPT: RunTrace._begin_attempt,
+    Kind.STEP_PARKED: RunTrace._go_on,
+    Kind.STEP_HANDLED: RunTrace._go_on,
+    Kind.SIGNAL: RunTrace._go_on,
+    Kind.CANCEL_RUN: RunTrace._go_on,
+    Kind.STOPPING: RunTrace._go_on,
+}
 
 
 def _traceparent(trace_id: int, span_id: int, flags: int) -> str:
@@ -240,7 +230,7 @@ def _traceparent(trace_id: int, span_id: int, flags: int) -> str:
 
 def _next(cancel: _Open, started_us: int) -> _Open:
     number = int(cancel.attempt[-1]) + 1
-    return replace(cancel, attempt=(CANCEL, number), started_us=started_us)
+    return cancel._replace(attempt=(CANCEL, number), started_us=started_us)
 
 
 def _word(record: Record) -> str:

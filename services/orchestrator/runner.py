@@ -27,9 +27,8 @@ from services.orchestrator.tasks import Tasks
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 
-    from opentelemetry.trace import Tracer
-
     from mesh.inbox import RequestKey
+    from mesh.spans import Draw
     from services.orchestrator.catalogue import Catalogue
     from services.orchestrator.changes import Changes
     from services.orchestrator.config import OrchestratorConfig
@@ -56,13 +55,13 @@ class Runner:
         catalogue: Catalogue,
         peers: Peers,
         changes: Changes,
-        tracer: Tracer,
+        draw: Draw | None,
         config: OrchestratorConfig,
     ) -> None:
         self._runs = runs
         self._catalogue = catalogue
         self._changes = changes
-        self._tracer = tracer
+        self._draw = draw
         self._config = config
         self._tasks = Tasks()
         self._held: set[str] = set()  # ids of the runs in memory
@@ -350,7 +349,7 @@ class Runner:
     # Housekeeping.
 
     def _trace(self, state: RunState, traceparent: str) -> RunTrace:
-        return RunTrace(self._tracer, state.run_id, state.workflow_id, traceparent)
+        return RunTrace(self._draw, state.run_id, state.workflow_id, traceparent)
 
     def _has_room(self) -> bool:
         return len(self._held) < self._config.max_runs and not self._stopping.is_set()

@@ -18,6 +18,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
 )
 
 from mesh import telemetry
+from mesh.spans import CLIENT, MAX_QUEUE, FinishedSpan, Shape
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,13 +64,39 @@ def test_spans_reach_a_collector_with_the_name_of_their_service() -> None:
     assert [span.name for span in spans.scope_spans[0].spans] == ["a call"]
 
 
+def test_a_drawn_span_is_sent_beside_one_that_was_open() -> None:
+    failed = Shape("pay", {"step": "pay", "attempt": 2}, error="UNAVAILABLE", kind=CLIENT)
+    with collecting() as (collector, endpoint):
+        exporter = telemetry.otlp_exporter(endpoint)
+        provider = telemetry.tracer_provider("bitcoin", sample_ratio=1, exporter=exporter)
+        assert provider.draw
+        provider.draw(FinishedSpan(failed, 0xA, 0xB, 0xC, 1_000, 3_000, {"run": "r"}))
+        provider.get_tracer("tests").start_span("a call").end()
+        telemetry.close(provider, exporter)
+
+    opened, drawn = collector.received[0].resource_spans
+    assert opened.resource == drawn.resource
+    (span,) = drawn.scope_spans[0].spans
+    assert (span.trace_id[-1], span.span_id[-1], span.parent_span_id[-1]) == (0xA, 0xB, 0xC)
+    assert (span.start_time_unix_nano, span.end_time_unix_nano) == (1_000, 3_000)
+    assert (span.name, span.kind, span.status.message) == ("pay", CLIENT, "UNAVAILABLE")
+    assert {
+        pair.key: pair.value.string_value or pair.value.int_value for pair in span.attributes
+    } == {
+        "step": "pay",
+        "attempt": 2,
+        "error.type": "UNAVAILABLE",
+        "run": "r",
+    }
+
+
 def test_a_dead_collector_makes_nobody_wait() -> None:
     exporter = telemetry.otlp_exporter("http://127.0.0.1:1")  # nobody listens there
     provider = telemetry.tracer_provider("bitcoin", sample_ratio=1, exporter=exporter)
     tracer = provider.get_tracer("tests")
     start = time.monotonic()
 
-    for _ in range(telemetry.MAX_QUEUE + 1):
+    for _ in range(MAX_QUEUE + 1):
         tracer.start_span("a call").end()
     telemetry.close(provider, exporter)
 
