@@ -93,13 +93,10 @@ async def get(channels: Channels, run_id: str) -> pb.Run:
     return (await _stub(channels).GetRun(pb.GetRunRequest(run_id=run_id))).run
 
 
-async def newest(
-    channels: Channels, *, status: str = "", workflow_id: str = "", limit: int = 20
-) -> list[pb.Run]:
-    """Runs without their steps, newest first; ``status`` is a word such as "refused"."""
-    wanted = pb.RunStatus.Value(f"RUN_STATUS_{status.upper() or 'UNSPECIFIED'}")
-    request = pb.ListRunsRequest(status=wanted, workflow_id=workflow_id, page_size=limit)
-    return list((await _stub(channels).ListRuns(request)).runs)
+async def erase(channels: Channels, run_id: str) -> pb.EraseRunResponse:
+    """Take out of its records what is about people; again it changes nothing."""
+    request = pb.EraseRunRequest(request_id=str(uuid.uuid4()), run_id=run_id)
+    return await _stub(channels).EraseRun(request)
 
 
 async def watch(channels: Channels, run_id: str) -> AsyncIterator[pb.Run]:
@@ -189,8 +186,11 @@ def lines(run: pb.Run) -> list[str]:
         if step.HasField("condition") and not step.condition.verdict:
             line += f", not because {step.condition.expression} is false"
         if step.HasField("error"):
-            line += f", {step.error.reason or step.error.code}: {step.error.message}"
+            told = (step.error.reason or step.error.code, step.error.message)
+            line += f", {': '.join(filter(None, told))}"
         found.append(line)
-    if run.reason:
-        found.append(f"  because: {run.reason}")
+    if why := run.reason or run.cause:
+        found.append(f"  because: {why}")
+    if run.HasField("erased"):
+        found.append(f"  erased: {run.erased.ToJsonString()}")
     return found

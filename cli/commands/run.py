@@ -74,28 +74,44 @@ def start_run(
 
 @app.command("list")
 def list_runs(
-    status: Annotated[Status | None, typer.Option(help="Only these.")] = None,
+    status: Annotated[list[Status] | None, typer.Option(help="Only these; may repeat.")] = None,
     workflow: Annotated[str, typer.Option(help="Only of this workflow.")] = "",
-    limit: Annotated[int, typer.Option(min=1, max=500, help="At most this many.")] = 20,
+    starter: Annotated[str, typer.Option(help="Only those that this SPIFFE ID started.")] = "",
+    attention: Annotated[bool, typer.Option(help="Only those that somebody must look at.")] = False,
+    since: Annotated[str, typer.Option(metavar="TIME", help="Created then or later.")] = "",
+    until: Annotated[str, typer.Option(metavar="TIME", help="Created before.")] = "",
+    ended_since: Annotated[str, typer.Option(metavar="TIME", help="Ended then or later.")] = "",
+    ended_until: Annotated[str, typer.Option(metavar="TIME", help="Ended before.")] = "",
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most this many.")] = 20,
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """List runs, newest first."""
+    """List runs, newest first; by an ended time, last ended first. TIME: 2026-11-23, or 2h (ago)."""
     from functools import partial
 
-    from cli import runs, screen
+    from cli import run_list, runs, screen
     from cli.connection import ask
     from cli.home import Home
     from services.orchestrator.definition.values import to_json
 
-    newest = partial(runs.newest, status=status or "", workflow_id=workflow, limit=limit)
-    found = ask(Home.of(home), newest)
+    times = {"created_from": since, "created_before": until}
+    times |= {"finished_from": ended_since, "finished_before": ended_until}
+    request = run_list.wanted(
+        statuses=[str(word) for word in status or ()],
+        workflow_id=workflow,
+        starter=starter,
+        needs_attention=attention,
+        times=times,
+    )
+    search = partial(run_list.find, request=request, limit=limit, say=screen.say)
+    found = ask(Home.of(home), search)
     if json:
-        screen.emit({"runs": [to_json(run) for run in found]})
+        screen.emit({"runs": [to_json(run) for run in found.runs], "more": found.more})
         return
-    for run in found:
+    for run in found.runs:
         for line in runs.lines(run):
             screen.results().print(line, markup=False)
+    screen.say(run_list.summary(found))
 
 
 @app.command("show")
@@ -114,6 +130,23 @@ def show_run(run_id: RunArgument, home: HomeOption = None, json: JsonOption = Fa
         return
     for line in runs.lines(run):
         screen.results().print(line, markup=False)
+
+
+@app.command("erase")
+def erase_run(run_id: RunArgument, home: HomeOption = None, json: JsonOption = False) -> None:
+    """Take out of an ended run what is about people. It cannot be taken back, nor redriven then."""
+    from functools import partial
+
+    from cli import runs, screen
+    from cli.connection import ask
+    from cli.home import Home
+    from services.orchestrator.definition.values import to_json
+
+    erased = ask(Home.of(home), partial(runs.erase, run_id=run_id))
+    if json:
+        screen.emit(to_json(erased))
+    else:
+        screen.results().print(f"{run_id}  erased {erased.erased.ToJsonString()}", markup=False)
 
 
 @app.command("signal")

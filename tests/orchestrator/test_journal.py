@@ -20,8 +20,9 @@ from services.orchestrator.engine.policy import Policy
 from services.orchestrator.engine.starting import StartRun, start
 from services.orchestrator.engine.state import Error, RunState, RunStatus
 from services.orchestrator.journal import SCHEMA
+from services.orchestrator.journal.listing import Filter
 from services.orchestrator.journal.opening import open_journal
-from services.orchestrator.journal.runs import Fenced, Filter, NewRun
+from services.orchestrator.journal.runs import Fenced, NewRun
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -199,7 +200,7 @@ async def test_a_run_that_cannot_be_read_is_set_aside_and_holds_up_no_other(
     async with journal(location) as (runs, _):
         claimed = await runs.claim(10)
         waiting = await runs.claim(10)
-        (row,) = await runs.page(Filter(status="NEEDS_ATTENTION"), before=None, limit=10)
+        (row,) = (await runs.listing.page(Filter(statuses=("NEEDS_ATTENTION",)), limit=10)).rows
         with pytest.raises(FailedPrecondition) as refusal:
             await runs.load("hurt")
 
@@ -228,7 +229,7 @@ async def test_a_start_that_is_refused_leaves_nothing(location: str) -> None:
         with pytest.raises(NotFound, match="not today"):
             await runs.start(key, "assess_fraud_risk", refuse, lambda new: b"")
 
-        assert await runs.page(Filter(), before=None, limit=10) == []
+        assert (await runs.listing.page(Filter(), limit=10)).rows == ()
 
 
 async def test_a_run_keeps_the_workflows_that_it_began_with(location: str) -> None:

@@ -210,14 +210,14 @@ async def test_runs_are_listed_by_workflow_and_status_newest_first(
 
     first = await page(workflow_id="example", page_size=2)
     second = await page(first.next_page_token, workflow_id="example", page_size=2)
-    of_refused = await page(status=pb.RUN_STATUS_REFUSED)
+    of_refused = await page(statuses=[pb.RUN_STATUS_REFUSED])
     assert [run.run_id for run in first.runs] == ["run-2", "run-1"]
     assert [run.run_id for run in second.runs] == ["run-0"]
     assert not second.next_page_token
     assert [run.run_id for run in of_refused.runs] == [refused.run_id]
     assert not of_refused.runs[0].steps
     with pytest.raises(grpc.aio.AioRpcError, match="page_token is not of this list"):
-        await page(first.next_page_token, status=pb.RUN_STATUS_REFUSED)
+        await page(first.next_page_token, statuses=[pb.RUN_STATUS_REFUSED])
     with pytest.raises(grpc.aio.AioRpcError, match="page_token is not of this list"):
         await page("nonsense")
     with pytest.raises(grpc.aio.AioRpcError, match="page_size must not be negative"):

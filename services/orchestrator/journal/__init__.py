@@ -35,7 +35,7 @@ CREATE TABLE IF NOT EXISTS run (
 ) STRICT;
 CREATE INDEX IF NOT EXISTS run_waiting ON run (created_us, id)
     WHERE finished_us IS NULL AND owner = '';
-CREATE INDEX IF NOT EXISTS run_by_end ON run (finished_us) WHERE finished_us IS NOT NULL;
+CREATE INDEX IF NOT EXISTS run_by_end ON run (finished_us, id) WHERE finished_us IS NOT NULL;
 CREATE INDEX IF NOT EXISTS run_by_age ON run (created_us, id);
 CREATE INDEX IF NOT EXISTS run_by_workflow ON run (workflow_id, created_us, id);
 CREATE INDEX IF NOT EXISTS run_by_status ON run (status, created_us, id);

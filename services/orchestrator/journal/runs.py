@@ -11,6 +11,7 @@ from mesh.errors import FailedPrecondition, NotFound, Reason
 from services.orchestrator.engine.evolve import fold
 from services.orchestrator.engine.record import Record, decode
 from services.orchestrator.engine.state import RunStatus
+from services.orchestrator.journal.listing import COLUMNS, Listing, RunRow
 from services.orchestrator.journal.messages import Messages
 from services.orchestrator.run_trace import traceparent_of_run
 
@@ -28,28 +29,9 @@ FINISHED = "orchestrator.run.finished"
 
 LATELY = 2_000_000  # microseconds: longer than spans take to leave a process
 
-COLUMNS = (
-    "id, workflow_id, definition_hash, traceparent, status, reason, epoch, created_us, updated_us"
-)
-
 
 class Fenced(Exception):  # noqa: N818  (a state, as in mesh.errors)
     """Another process took the run over: this one must leave it alone."""
-
-
-@dataclass(frozen=True, slots=True)
-class RunRow:
-    """A run without its records."""
-
-    id: str
-    workflow_id: str
-    definition_hash: str
-    traceparent: str
-    status: str
-    reason: str
-    epoch: int
-    created_us: int
-    updated_us: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +61,6 @@ class Started:
     is_new: bool  # it was this call that started the run
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Filter:
-    """Which runs to list; empty strings mean all."""
-
-    status: str = ""
-    workflow_id: str = ""
-
-
 class Driver(Protocol):
     """Who drives runs, as the journal sees it."""
 
@@ -110,6 +84,7 @@ class Runs(ABC):
         self._database = database
         self.lease = lease
         self.messages = Messages(database)
+        self.listing = Listing(database)
 
     @abstractmethod
     async def start(
@@ -167,31 +142,6 @@ class Runs(ABC):
             if row is None:
                 raise NotFound(f"no run {run_id!r}", field="run_id")
             return row[0] is not None
-
-        return await self._database.read(work)
-
-    async def page(
-        self, wanted: Filter, *, before: tuple[int, str] | None, limit: int
-    ) -> list[RunRow]:
-        """Runs, newest first, from behind the one created at ``before``."""
-        created_us, id = before or (2**62, "")
-
-        async def work(tx: Transaction) -> list[RunRow]:
-            conditions = ["(created_us < ? OR (created_us = ? AND id < ?))"]
-            values: list[str | int] = [created_us, created_us, id]
-            if wanted.status:
-                conditions.append("status = ?")
-                values.append(wanted.status)
-            if wanted.workflow_id:
-                conditions.append("workflow_id = ?")
-                values.append(wanted.workflow_id)
-            rows = await tx.fetch(
-                f"SELECT {COLUMNS} FROM run WHERE {' AND '.join(conditions)}"  # noqa: S608
-                " ORDER BY created_us DESC, id DESC LIMIT ?",
-                *values,
-                limit,
-            )
-            return [RunRow(*row) for row in rows]
 
         return await self._database.read(work)
 

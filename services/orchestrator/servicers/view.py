@@ -13,7 +13,7 @@ from services.orchestrator.run_trace import trace_id_of
 if TYPE_CHECKING:
     from services.orchestrator.engine.state import Error, RunState, StepState
     from services.orchestrator.journal.definitions import StoredDefinition
-    from services.orchestrator.journal.runs import RunRow
+    from services.orchestrator.journal.listing import RunRow
 
 
 def format_workflow(definition: StoredDefinition) -> pb.Workflow:
@@ -28,7 +28,7 @@ def format_workflow(definition: StoredDefinition) -> pb.Workflow:
 
 def format_row(row: RunRow) -> pb.Run:
     """A run without its input and steps."""
-    return pb.Run(
+    run = pb.Run(
         run_id=row.id,
         workflow_id=row.workflow_id,
         definition_hash=row.definition_hash,
@@ -37,7 +37,11 @@ def format_row(row: RunRow) -> pb.Run:
         trace_id=trace_id_of(row.traceparent),
         created=time(row.created_us),
         updated=time(row.updated_us),
+        starter=row.starter,
     )
+    if row.finished_us is not None:
+        run.finished.CopyFrom(time(row.finished_us))
+    return run
 
 
 def format_run(row: RunRow, state: RunState) -> pb.Run:
@@ -55,9 +59,12 @@ def format_state(state: RunState, trace_id: str) -> pb.Run:
         trace_id=trace_id,
         created=time(state.created_us),
         updated=time(state.updated_us),
+        starter=state.starter,
         recoveries=state.recoveries,
         steps=[_step(step) for step in state.steps.values()],
     )
+    if state.finished:
+        run.finished.CopyFrom(time(state.finished_us))
     values.fill_struct(run.input, state.input)
     return run
 

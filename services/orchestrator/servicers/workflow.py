@@ -14,9 +14,9 @@ from services.orchestrator.engine import sending
 from services.orchestrator.engine.evolve import evolve
 from services.orchestrator.engine.starting import StartRun
 from services.orchestrator.engine.state import RunState
-from services.orchestrator.journal.runs import Filter
 from services.orchestrator.run_trace import trace_id_of
 from services.orchestrator.servicers import paging, view, waiting
+from services.orchestrator.servicers.listing import DEFAULT_PAGE, MAX_PAGE, list_runs
 from services.orchestrator.servicers.start import start_run
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from services.orchestrator.journal.runs import NewRun, Runs
     from services.orchestrator.runner import Runner
 
-DEFAULT_PAGE = 50
-MAX_PAGE = 500
 MAX_FAULTS = 20  # in one status: it travels in a header
 LOOK_AGAIN = 1.0  # seconds until a watch looks by itself; it is told earlier
 
@@ -141,22 +139,7 @@ class WorkflowServicer(WorkflowServiceServicer):
         request: pb.ListRunsRequest,
         context: ServicerContext[pb.ListRunsRequest, pb.ListRunsResponse],
     ) -> pb.ListRunsResponse:
-        limit = paging.page_size(request.page_size, default=DEFAULT_PAGE, most=MAX_PAGE)
-        if request.status not in pb.RunStatus.values():
-            raise InvalidArgument(f"no run status {request.status}", field="status")
-        wanted = Filter(status=view.status_name(request.status), workflow_id=request.workflow_id)
-        list_ = f"runs {wanted.status} {wanted.workflow_id}"
-        position = paging.read_token(request.page_token, list_, int, str)
-        before = (position[0], position[1]) if position else None
-        found = await self._runs.page(wanted, before=before, limit=limit + 1)
-        shown = found[:limit]
-        more = len(found) > limit
-        return pb.ListRunsResponse(
-            runs=[view.format_row(row) for row in shown],
-            next_page_token=(
-                paging.make_token(list_, shown[-1].created_us, shown[-1].id) if more else ""
-            ),
-        )
+        return await list_runs(self._runs.listing, request)
 
     async def WatchRun(
         self,

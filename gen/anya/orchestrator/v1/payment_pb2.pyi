@@ -147,7 +147,7 @@ class Payment(_message.Message):
     """How its run stands. Absent if there is no run: then only a cancellation is known."""
     reason: _builtins.str
     """Why it is PARKED, REFUSED, FAILED or NEEDS_ATTENTION: the false operand, the missing proof, the
-    error.
+    error. It may quote the error's message.
     """
     step: _builtins.str
     """Path of the step at work, or of the last one: "fraud_assessment/score"."""

@@ -426,6 +426,53 @@ class CancelRunResponse(_message.Message):
 Global___CancelRunResponse: _TypeAlias = CancelRunResponse  # noqa: Y015
 
 @_typing.final
+class EraseRunRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    run_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        run_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseRunRequest: _TypeAlias = EraseRunRequest  # noqa: Y015
+
+@_typing.final
+class EraseRunResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    ERASED_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    @_builtins.property
+    def erased(self) -> _timestamp_pb2.Timestamp:
+        """When it was erased, which may be before this request."""
+
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        erased: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["erased", b"erased"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["erased", b"erased", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseRunResponse: _TypeAlias = EraseRunResponse  # noqa: Y015
+
+@_typing.final
 class Step(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -520,6 +567,7 @@ class StepError(_message.Message):
     """gRPC code name: "FAILED_PRECONDITION"."""
     reason: _builtins.str
     message: _builtins.str
+    """In the words of who refused, which may name people and addresses."""
     def __init__(
         self,
         *,
@@ -550,15 +598,27 @@ class Run(_message.Message):
     INPUT_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
     RECOVERIES_FIELD_NUMBER: _builtins.int
+    STARTER_FIELD_NUMBER: _builtins.int
+    FINISHED_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    ERASED_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     workflow_id: _builtins.str
     definition_hash: _builtins.str
     status: Global___RunStatus.ValueType
     reason: _builtins.str
-    """Why it is REFUSED, FAILED or NEEDS_ATTENTION: the false operand, the missing proof, the error."""
+    """Why it is REFUSED, FAILED or NEEDS_ATTENTION: the false operand, the missing proof, the error.
+    It may quote an error's message.
+    """
     trace_id: _builtins.str
     recoveries: _builtins.int
     """How often a process took it up again after a crash."""
+    starter: _builtins.str
+    """SPIFFE ID of who started it."""
+    cause: _builtins.str
+    """The same as reason, without what may be about people: step and code of an error, an operand whose
+    class lets it be shown. Empty in lists.
+    """
     @_builtins.property
     def created(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -567,6 +627,16 @@ class Run(_message.Message):
     def input(self) -> _struct_pb2.Struct: ...
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___Step]: ...
+    @_builtins.property
+    def finished(self) -> _timestamp_pb2.Timestamp:
+        """Absent while it has something to do."""
+
+    @_builtins.property
+    def erased(self) -> _timestamp_pb2.Timestamp:
+        """When EraseRun or ANYA_ERASE_PII_DAYS took out what was about people; absent if nothing did, and
+        in lists.
+        """
+
     def __init__(
         self,
         *,
@@ -581,10 +651,14 @@ class Run(_message.Message):
         input: _struct_pb2.Struct | None = ...,
         steps: _abc.Iterable[Global___Step] | None = ...,
         recoveries: _builtins.int = ...,
+        starter: _builtins.str = ...,
+        finished: _timestamp_pb2.Timestamp | None = ...,
+        cause: _builtins.str = ...,
+        erased: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "input", b"input", "updated", b"updated"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "erased", b"erased", "finished", b"finished", "input", b"input", "updated", b"updated"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "definition_hash", b"definition_hash", "input", b"input", "reason", b"reason", "recoveries", b"recoveries", "run_id", b"run_id", "status", b"status", "steps", b"steps", "trace_id", b"trace_id", "updated", b"updated", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "created", b"created", "definition_hash", b"definition_hash", "erased", b"erased", "finished", b"finished", "input", b"input", "reason", b"reason", "recoveries", b"recoveries", "run_id", b"run_id", "starter", b"starter", "status", b"status", "steps", b"steps", "trace_id", b"trace_id", "updated", b"updated", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -633,27 +707,57 @@ Global___GetRunResponse: _TypeAlias = GetRunResponse  # noqa: Y015
 class ListRunsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    STATUS_FIELD_NUMBER: _builtins.int
+    STATUSES_FIELD_NUMBER: _builtins.int
     WORKFLOW_ID_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
-    status: Global___RunStatus.ValueType
-    """0 lists all."""
+    STARTER_FIELD_NUMBER: _builtins.int
+    NEEDS_ATTENTION_FIELD_NUMBER: _builtins.int
+    CREATED_FROM_FIELD_NUMBER: _builtins.int
+    CREATED_BEFORE_FIELD_NUMBER: _builtins.int
+    FINISHED_FROM_FIELD_NUMBER: _builtins.int
+    FINISHED_BEFORE_FIELD_NUMBER: _builtins.int
     workflow_id: _builtins.str
     page_size: _builtins.int
     """At most this many; 0 asks for 50, and no answer holds more than 500."""
     page_token: _builtins.str
+    starter: _builtins.str
+    """SPIFFE ID of who started them."""
+    needs_attention: _builtins.bool
+    """Those that somebody must look at: NEEDS_ATTENTION and COMPENSATION_FAILED."""
+    @_builtins.property
+    def statuses(self) -> _containers.RepeatedScalarFieldContainer[Global___RunStatus.ValueType]:
+        """None lists all."""
+
+    @_builtins.property
+    def created_from(self) -> _timestamp_pb2.Timestamp:
+        """Created in this span; its end is not in it."""
+
+    @_builtins.property
+    def created_before(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def finished_from(self) -> _timestamp_pb2.Timestamp:
+        """Ended in this span. With either of these the list goes by their end: last ended first."""
+
+    @_builtins.property
+    def finished_before(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
         self,
         *,
-        status: Global___RunStatus.ValueType = ...,
+        statuses: _abc.Iterable[Global___RunStatus.ValueType] | None = ...,
         workflow_id: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        starter: _builtins.str = ...,
+        needs_attention: _builtins.bool = ...,
+        created_from: _timestamp_pb2.Timestamp | None = ...,
+        created_before: _timestamp_pb2.Timestamp | None = ...,
+        finished_from: _timestamp_pb2.Timestamp | None = ...,
+        finished_before: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_before", b"created_before", "created_from", b"created_from", "finished_before", b"finished_before", "finished_from", b"finished_from"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "status", b"status", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_before", b"created_before", "created_from", b"created_from", "finished_before", b"finished_before", "finished_from", b"finished_from", "needs_attention", b"needs_attention", "page_size", b"page_size", "page_token", b"page_token", "starter", b"starter", "statuses", b"statuses", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

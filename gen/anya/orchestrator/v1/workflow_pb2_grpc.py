@@ -66,6 +66,11 @@ class WorkflowServiceStub:
                 request_serializer=anya_dot_orchestrator_dot_v1_dot_workflow__pb2.CancelRunRequest.SerializeToString,
                 response_deserializer=anya_dot_orchestrator_dot_v1_dot_workflow__pb2.CancelRunResponse.FromString,
                 _registered_method=True)
+        self.EraseRun = channel.unary_unary(
+                '/anya.orchestrator.v1.WorkflowService/EraseRun',
+                request_serializer=anya_dot_orchestrator_dot_v1_dot_workflow__pb2.EraseRunRequest.SerializeToString,
+                response_deserializer=anya_dot_orchestrator_dot_v1_dot_workflow__pb2.EraseRunResponse.FromString,
+                _registered_method=True)
         self.GetRun = channel.unary_unary(
                 '/anya.orchestrator.v1.WorkflowService/GetRun',
                 request_serializer=anya_dot_orchestrator_dot_v1_dot_workflow__pb2.GetRunRequest.SerializeToString,
@@ -145,17 +150,31 @@ class WorkflowServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EraseRun(self, request, context):
+        """EraseRun replaces by a mark what the records of an ended run say of people: its input, intent and
+        presentation, what its steps sent and got, conditions' operands, signals and the words of errors.
+        The run keeps its steps, statuses, codes, times and whatever the contracts call no more than
+        INTERNAL, and cannot be redriven. Repeating it changes nothing: the answer says when it was done.
+        Errors: NOT_FOUND; FAILED_PRECONDITION (RUN_NOT_ENDED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetRun(self, request, context):
         """GetRun returns a run with its steps.
-        Errors: NOT_FOUND.
+        Errors: NOT_FOUND, also of a run that retention deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListRuns(self, request, context):
-        """ListRuns lists runs without their input and steps, newest first.
-        Errors: INVALID_ARGUMENT for a negative page_size or a page_token of another list.
+        """ListRuns lists runs without their input and steps, newest first. A page costs the same however
+        many runs there are: where few match, it may hold fewer than asked for, or none, and still have a
+        next one.
+        Errors: INVALID_ARGUMENT for a negative page_size, a span that is empty, or a page_token of
+        another list.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -202,6 +221,11 @@ def add_WorkflowServiceServicer_to_server(servicer, server):
                     servicer.CancelRun,
                     request_deserializer=anya_dot_orchestrator_dot_v1_dot_workflow__pb2.CancelRunRequest.FromString,
                     response_serializer=anya_dot_orchestrator_dot_v1_dot_workflow__pb2.CancelRunResponse.SerializeToString,
+            ),
+            'EraseRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseRun,
+                    request_deserializer=anya_dot_orchestrator_dot_v1_dot_workflow__pb2.EraseRunRequest.FromString,
+                    response_serializer=anya_dot_orchestrator_dot_v1_dot_workflow__pb2.EraseRunResponse.SerializeToString,
             ),
             'GetRun': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRun,
@@ -383,6 +407,33 @@ class WorkflowService:
             '/anya.orchestrator.v1.WorkflowService/CancelRun',
             anya_dot_orchestrator_dot_v1_dot_workflow__pb2.CancelRunRequest.SerializeToString,
             anya_dot_orchestrator_dot_v1_dot_workflow__pb2.CancelRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/anya.orchestrator.v1.WorkflowService/EraseRun',
+            anya_dot_orchestrator_dot_v1_dot_workflow__pb2.EraseRunRequest.SerializeToString,
+            anya_dot_orchestrator_dot_v1_dot_workflow__pb2.EraseRunResponse.FromString,
             options,
             channel_credentials,
             insecure,

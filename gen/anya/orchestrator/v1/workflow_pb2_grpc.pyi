@@ -67,13 +67,23 @@ class WorkflowServiceStub:
     run goes on. The answer comes before the end: watch the run.
     Errors: NOT_FOUND; FAILED_PRECONDITION (RUN_ENDED).
     """
+    EraseRun: _grpc.UnaryUnaryMultiCallable[_workflow_pb2.EraseRunRequest, _workflow_pb2.EraseRunResponse]
+    """EraseRun replaces by a mark what the records of an ended run say of people: its input, intent and
+    presentation, what its steps sent and got, conditions' operands, signals and the words of errors.
+    The run keeps its steps, statuses, codes, times and whatever the contracts call no more than
+    INTERNAL, and cannot be redriven. Repeating it changes nothing: the answer says when it was done.
+    Errors: NOT_FOUND; FAILED_PRECONDITION (RUN_NOT_ENDED).
+    """
     GetRun: _grpc.UnaryUnaryMultiCallable[_workflow_pb2.GetRunRequest, _workflow_pb2.GetRunResponse]
     """GetRun returns a run with its steps.
-    Errors: NOT_FOUND.
+    Errors: NOT_FOUND, also of a run that retention deleted.
     """
     ListRuns: _grpc.UnaryUnaryMultiCallable[_workflow_pb2.ListRunsRequest, _workflow_pb2.ListRunsResponse]
-    """ListRuns lists runs without their input and steps, newest first.
-    Errors: INVALID_ARGUMENT for a negative page_size or a page_token of another list.
+    """ListRuns lists runs without their input and steps, newest first. A page costs the same however
+    many runs there are: where few match, it may hold fewer than asked for, or none, and still have a
+    next one.
+    Errors: INVALID_ARGUMENT for a negative page_size, a span that is empty, or a page_token of
+    another list.
     """
     WatchRun: _grpc.UnaryStreamMultiCallable[_workflow_pb2.WatchRunRequest, _workflow_pb2.WatchRunResponse]
     """WatchRun sends the run after each journalled event, and ends with the run. It resumes after the
@@ -120,13 +130,23 @@ class WorkflowServiceAsyncStub(WorkflowServiceStub):
     run goes on. The answer comes before the end: watch the run.
     Errors: NOT_FOUND; FAILED_PRECONDITION (RUN_ENDED).
     """
+    EraseRun: _aio.UnaryUnaryMultiCallable[_workflow_pb2.EraseRunRequest, _workflow_pb2.EraseRunResponse]  # type: ignore[assignment]
+    """EraseRun replaces by a mark what the records of an ended run say of people: its input, intent and
+    presentation, what its steps sent and got, conditions' operands, signals and the words of errors.
+    The run keeps its steps, statuses, codes, times and whatever the contracts call no more than
+    INTERNAL, and cannot be redriven. Repeating it changes nothing: the answer says when it was done.
+    Errors: NOT_FOUND; FAILED_PRECONDITION (RUN_NOT_ENDED).
+    """
     GetRun: _aio.UnaryUnaryMultiCallable[_workflow_pb2.GetRunRequest, _workflow_pb2.GetRunResponse]  # type: ignore[assignment]
     """GetRun returns a run with its steps.
-    Errors: NOT_FOUND.
+    Errors: NOT_FOUND, also of a run that retention deleted.
     """
     ListRuns: _aio.UnaryUnaryMultiCallable[_workflow_pb2.ListRunsRequest, _workflow_pb2.ListRunsResponse]  # type: ignore[assignment]
-    """ListRuns lists runs without their input and steps, newest first.
-    Errors: INVALID_ARGUMENT for a negative page_size or a page_token of another list.
+    """ListRuns lists runs without their input and steps, newest first. A page costs the same however
+    many runs there are: where few match, it may hold fewer than asked for, or none, and still have a
+    next one.
+    Errors: INVALID_ARGUMENT for a negative page_size, a span that is empty, or a page_token of
+    another list.
     """
     WatchRun: _aio.UnaryStreamMultiCallable[_workflow_pb2.WatchRunRequest, _workflow_pb2.WatchRunResponse]  # type: ignore[assignment]
     """WatchRun sends the run after each journalled event, and ends with the run. It resumes after the
@@ -208,13 +228,26 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def EraseRun(
+        self,
+        request: _workflow_pb2.EraseRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_workflow_pb2.EraseRunResponse, _abc.Awaitable[_workflow_pb2.EraseRunResponse]]:
+        """EraseRun replaces by a mark what the records of an ended run say of people: its input, intent and
+        presentation, what its steps sent and got, conditions' operands, signals and the words of errors.
+        The run keeps its steps, statuses, codes, times and whatever the contracts call no more than
+        INTERNAL, and cannot be redriven. Repeating it changes nothing: the answer says when it was done.
+        Errors: NOT_FOUND; FAILED_PRECONDITION (RUN_NOT_ENDED).
+        """
+
+    @_abc_1.abstractmethod
     def GetRun(
         self,
         request: _workflow_pb2.GetRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_workflow_pb2.GetRunResponse, _abc.Awaitable[_workflow_pb2.GetRunResponse]]:
         """GetRun returns a run with its steps.
-        Errors: NOT_FOUND.
+        Errors: NOT_FOUND, also of a run that retention deleted.
         """
 
     @_abc_1.abstractmethod
@@ -223,8 +256,11 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _workflow_pb2.ListRunsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_workflow_pb2.ListRunsResponse, _abc.Awaitable[_workflow_pb2.ListRunsResponse]]:
-        """ListRuns lists runs without their input and steps, newest first.
-        Errors: INVALID_ARGUMENT for a negative page_size or a page_token of another list.
+        """ListRuns lists runs without their input and steps, newest first. A page costs the same however
+        many runs there are: where few match, it may hold fewer than asked for, or none, and still have a
+        next one.
+        Errors: INVALID_ARGUMENT for a negative page_size, a span that is empty, or a page_token of
+        another list.
         """
 
     @_abc_1.abstractmethod

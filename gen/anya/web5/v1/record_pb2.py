@@ -27,7 +27,7 @@ from anya.mesh.v1 import options_pb2 as anya_dot_mesh_dot_v1_dot_options__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61nya/web5/v1/record.proto\x12\x0c\x61nya.web5.v1\x1a\x1e\x61nya/mesh/v1/attestation.proto\x1a\x1a\x61nya/mesh/v1/options.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xaa\x01\n\x1dStoreTransactionRecordRequest\x12\x18\n\nrequest_id\x18\x01 \x01(\tB\x04\x88\xb5\x18\x02\x12\x0b\n\x03\x64id\x18\x02 \x01(\t\x12\x31\n\x10transaction_data\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12)\n\x07\x63ontext\x18\x04 \x01(\x0b\x32\x18.anya.mesh.v1.RunContext:\x04\x88\xb5\x18\x03\"p\n\x1eStoreTransactionRecordResponse\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\trecord_id\x18\x02 \x01(\t\x12\x13\n\x0bmessage_cid\x18\x03 \x01(\t\x12\x10\n\x08\x64\x61ta_cid\x18\x04 \x01(\t:\x04\x88\xb5\x18\x02\"Z\n\x15ProcessMessageRequest\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\x0c\x12\x11\n\x04\x64\x61ta\x18\x03 \x01(\x0cH\x00\x88\x01\x01:\x04\x88\xb5\x18\x03\x42\x07\n\x05_data\"I\n\x16ProcessMessageResponse\x12\r\n\x05reply\x18\x01 \x01(\x0c\x12\x11\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x88\x01\x01:\x04\x88\xb5\x18\x03\x42\x07\n\x05_data2\xaf\x02\n\rRecordService\x12\xa5\x01\n\x16StoreTransactionRecord\x12+.anya.web5.v1.StoreTransactionRecordRequest\x1a,.anya.web5.v1.StoreTransactionRecordResponse\"0\x8a\xb5\x18,\n\x18store_transaction_record\x12\x0cstore_record\x18\x01 \x02\x12v\n\x0eProcessMessage\x12#.anya.web5.v1.ProcessMessageRequest\x1a$.anya.web5.v1.ProcessMessageResponse\"\x19\x8a\xb5\x18\x15\x12\x0fprocess_message\x18\x01 \x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61nya/web5/v1/record.proto\x12\x0c\x61nya.web5.v1\x1a\x1e\x61nya/mesh/v1/attestation.proto\x1a\x1a\x61nya/mesh/v1/options.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xaa\x01\n\x1dStoreTransactionRecordRequest\x12\x18\n\nrequest_id\x18\x01 \x01(\tB\x04\x88\xb5\x18\x02\x12\x0b\n\x03\x64id\x18\x02 \x01(\t\x12\x31\n\x10transaction_data\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12)\n\x07\x63ontext\x18\x04 \x01(\x0b\x32\x18.anya.mesh.v1.RunContext:\x04\x88\xb5\x18\x03\"v\n\x1eStoreTransactionRecordResponse\x12\x14\n\x06tenant\x18\x01 \x01(\tB\x04\x88\xb5\x18\x03\x12\x11\n\trecord_id\x18\x02 \x01(\t\x12\x13\n\x0bmessage_cid\x18\x03 \x01(\t\x12\x10\n\x08\x64\x61ta_cid\x18\x04 \x01(\t:\x04\x88\xb5\x18\x02\"Z\n\x15ProcessMessageRequest\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\x0c\x12\x11\n\x04\x64\x61ta\x18\x03 \x01(\x0cH\x00\x88\x01\x01:\x04\x88\xb5\x18\x03\x42\x07\n\x05_data\"I\n\x16ProcessMessageResponse\x12\r\n\x05reply\x18\x01 \x01(\x0c\x12\x11\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x88\x01\x01:\x04\x88\xb5\x18\x03\x42\x07\n\x05_data2\xaf\x02\n\rRecordService\x12\xa5\x01\n\x16StoreTransactionRecord\x12+.anya.web5.v1.StoreTransactionRecordRequest\x1a,.anya.web5.v1.StoreTransactionRecordResponse\"0\x8a\xb5\x18,\n\x18store_transaction_record\x12\x0cstore_record\x18\x01 \x02\x12v\n\x0eProcessMessage\x12#.anya.web5.v1.ProcessMessageRequest\x1a$.anya.web5.v1.ProcessMessageResponse\"\x19\x8a\xb5\x18\x15\x12\x0fprocess_message\x18\x01 \x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,6 +38,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STORETRANSACTIONRECORDREQUEST'].fields_by_name['request_id']._serialized_options = b'\210\265\030\002'
   _globals['_STORETRANSACTIONRECORDREQUEST']._loaded_options = None
   _globals['_STORETRANSACTIONRECORDREQUEST']._serialized_options = b'\210\265\030\003'
+  _globals['_STORETRANSACTIONRECORDRESPONSE'].fields_by_name['tenant']._loaded_options = None
+  _globals['_STORETRANSACTIONRECORDRESPONSE'].fields_by_name['tenant']._serialized_options = b'\210\265\030\003'
   _globals['_STORETRANSACTIONRECORDRESPONSE']._loaded_options = None
   _globals['_STORETRANSACTIONRECORDRESPONSE']._serialized_options = b'\210\265\030\002'
   _globals['_PROCESSMESSAGEREQUEST']._loaded_options = None
@@ -51,11 +53,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STORETRANSACTIONRECORDREQUEST']._serialized_start=134
   _globals['_STORETRANSACTIONRECORDREQUEST']._serialized_end=304
   _globals['_STORETRANSACTIONRECORDRESPONSE']._serialized_start=306
-  _globals['_STORETRANSACTIONRECORDRESPONSE']._serialized_end=418
-  _globals['_PROCESSMESSAGEREQUEST']._serialized_start=420
-  _globals['_PROCESSMESSAGEREQUEST']._serialized_end=510
-  _globals['_PROCESSMESSAGERESPONSE']._serialized_start=512
-  _globals['_PROCESSMESSAGERESPONSE']._serialized_end=585
-  _globals['_RECORDSERVICE']._serialized_start=588
-  _globals['_RECORDSERVICE']._serialized_end=891
+  _globals['_STORETRANSACTIONRECORDRESPONSE']._serialized_end=424
+  _globals['_PROCESSMESSAGEREQUEST']._serialized_start=426
+  _globals['_PROCESSMESSAGEREQUEST']._serialized_end=516
+  _globals['_PROCESSMESSAGERESPONSE']._serialized_start=518
+  _globals['_PROCESSMESSAGERESPONSE']._serialized_end=591
+  _globals['_RECORDSERVICE']._serialized_start=594
+  _globals['_RECORDSERVICE']._serialized_end=897
 # @@protoc_insertion_point(module_scope)
