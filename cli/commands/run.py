@@ -86,7 +86,7 @@ def list_runs(
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """List runs, newest first; by an ended time, last ended first. TIME: 2026-11-23, or 2h (ago)."""
+    """List runs, newest first; by their end, last ended first. TIME: 2026-11-23, or 2h (ago)."""
     from functools import partial
 
     from cli import run_list, runs, screen

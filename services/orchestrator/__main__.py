@@ -18,6 +18,7 @@ from services.orchestrator.catalogue import Catalogue
 from services.orchestrator.changes import Changes
 from services.orchestrator.config import OrchestratorConfig
 from services.orchestrator.journal.opening import open_journal
+from services.orchestrator.keeping import Keeping
 from services.orchestrator.peers import open_peers
 from services.orchestrator.runner import Runner
 from services.orchestrator.servicers.payment import PaymentServicer
@@ -48,11 +49,15 @@ async def orchestrator(config: OrchestratorConfig) -> AsyncIterator[Orchestrator
         catalogue = Catalogue(definitions)
         await catalogue.register_built_in()
         runner = Runner(runs, catalogue, peers, changes, runtime.draw, config)
-        workflows = WorkflowServicer(definitions, catalogue, runs, runner, changes)
+        keeping = Keeping(
+            journal.database, retain_days=config.retain_days, erase_days=config.erase_pii_days
+        )
+        workflows = WorkflowServicer(definitions, catalogue, runs, runner, changes, keeping.erasure)
         payments = PaymentServicer(runs, runner, Wallet(peers), changes)
         async with (
             journal.own(runner, changes),
             runner.running(),
+            keeping.running(),
             runtime.serve(
                 partial(add_WorkflowServiceServicer_to_server, workflows),
                 partial(add_PaymentServiceServicer_to_server, payments),

@@ -22,6 +22,8 @@ class OrchestratorConfig:
     lease: float = 5.0  # ANYA_LEASE_SECONDS until others take over what a replica had, 2 to 60
     max_runs: int = 1024  # ANYA_MAX_RUNS in memory, parked ones included; others wait in the store
     max_steps: int = 64  # ANYA_MAX_STEPS that wait for an answer at once
+    retain_days: float = 30.0  # ANYA_RETAIN_DAYS after its end a run is deleted; 0: never
+    erase_pii_days: float = 7.0  # ANYA_ERASE_PII_DAYS after its end a run is erased; 0: never
     max_calls: int = 256  # served at once, watches included
 
     @property
@@ -37,6 +39,8 @@ class OrchestratorConfig:
             lease=_seconds(environment, "ANYA_LEASE_SECONDS", default="5"),
             max_runs=_positive(environment, "ANYA_MAX_RUNS", default="1024"),
             max_steps=_positive(environment, "ANYA_MAX_STEPS", default="64"),
+            retain_days=_days(environment, "ANYA_RETAIN_DAYS", default="30"),
+            erase_pii_days=_days(environment, "ANYA_ERASE_PII_DAYS", default="7"),
         )
         if missing := [peer for peer in PEERS if peer not in config.mesh.peers]:
             raise ConfigError(f"ANYA_PEERS must say where these are: {', '.join(missing)}")
@@ -59,3 +63,14 @@ def _seconds(environment: Mapping[str, str], name: str, *, default: str) -> floa
     if not 2 <= seconds <= 60:
         raise ConfigError(f"{name} must be from 2 to 60 seconds, not {text!r}")
     return seconds
+
+
+def _days(environment: Mapping[str, str], name: str, *, default: str) -> float:
+    text = environment.get(name, default)
+    try:
+        days = float(text)
+    except ValueError:
+        days = -1.0
+    if not 0 <= days <= 36_500:
+        raise ConfigError(f"{name} must be from 0 (never) to 36500 days, not {text!r}")
+    return days

@@ -221,6 +221,7 @@ _OBSERVE: dict[Kind, Callable[[RunTrace, Record, bool], None]] = {
     Kind.SIGNAL: RunTrace._go_on,
     Kind.CANCEL_RUN: RunTrace._go_on,
     Kind.STOPPING: RunTrace._go_on,
+    Kind.ERASED: RunTrace._go_on,
 }
 
 

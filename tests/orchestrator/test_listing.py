@@ -38,14 +38,16 @@ def stored() -> list[tuple[Any, ...]]:
 async def fill(database: Database) -> None:
     async def work(tx: Transaction) -> None:
         await tx.execute("INSERT INTO definition VALUES ('hash', 'pay', 'Pay', '{}', 1, 1)")
-        await tx.execute_many(f"INSERT INTO run VALUES ({', '.join('?' * 13)})", stored())
+        await tx.execute_many(
+            "INSERT INTO run VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", stored()
+        )
 
     await database.write(work)
 
 
 def expected(wanted: Filter) -> list[str]:
     def matches(run: tuple[Any, ...]) -> bool:
-        id, workflow_id, _, starter, _, status, *_, created, _, ended = run
+        _, workflow_id, _, starter, _, status, *_, created, _, ended = run
         spans = [(wanted.created, created)]
         if wanted.finished is not None:
             spans.append((wanted.finished, -1 if ended is None else ended))
@@ -75,7 +77,9 @@ async def every_page(lists: Listing, wanted: Filter, limit: int) -> list[RunRow]
 
 
 FILTERS = [
-    Filter(statuses=statuses, workflow_id=workflow, starter=starter, created=created, finished=ended)
+    Filter(
+        statuses=statuses, workflow_id=workflow, starter=starter, created=created, finished=ended
+    )
     for statuses, workflow, starter, created, ended in product(
         [(), ("FAILED",), ("FAILED", "SUCCEEDED"), ("CANCELLED",)],
         ["", "pay"],

@@ -200,6 +200,11 @@ def _finish(state: RunState, record: Record) -> None:
     state.active.clear()
 
 
+def _erased(state: RunState, record: Record) -> None:
+    state.erased_us = record.at_us
+    state.reason = record.payload["cause"]
+
+
 def _begin(state: RunState, record: Record) -> StepState:
     """A step of which this is the first record."""
     payload = record.payload
@@ -267,4 +272,5 @@ _EVOLVE: dict[Kind, _Evolve] = {
     Kind.CANCEL_RUN: _cancel_run,
     Kind.STOPPING: _stopping,
     Kind.FINISH: _finish,
+    Kind.ERASED: _erased,
 }

@@ -23,6 +23,8 @@ Payloads are JSON; ``?`` marks what may be missing:
     CANCEL_RUN     reason, by, position
     STOPPING       status, reason: how the run ends once nothing is under way
     FINISH         status, reason
+    ERASED         by, cause: why the run ended, without what was about people; the records before
+                   it were, or are being, replaced by what erasing.py leaves of them
 """
 
 from __future__ import annotations
@@ -52,6 +54,7 @@ class Kind(StrEnum):
     CANCEL_RUN = "CANCEL_RUN"
     STOPPING = "STOPPING"
     FINISH = "FINISH"
+    ERASED = "ERASED"
 
 
 class PayloadTooLarge(ValueError):  # noqa: N818  (a state, as in mesh.errors)

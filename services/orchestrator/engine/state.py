@@ -150,6 +150,7 @@ class RunState:
     updated_us: int = 0
     deadline_us: int = 0
     finished_us: int = 0
+    erased_us: int = 0  # when what is about people was taken out; 0: it was not
     recoveries: int = 0
     steps: dict[str, StepState] = field(default_factory=dict)  # in the order they began
     attestations: list[tuple[str, str]] = field(default_factory=list)  # kind and JWS, as they came

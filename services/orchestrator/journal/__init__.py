@@ -60,5 +60,25 @@ CREATE TABLE IF NOT EXISTS message (
     PRIMARY KEY (run, position)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS message_by_time ON message (sent_ms);
+
+-- Runs that are to be erased, or are being: whoever finds one goes on with it.
+CREATE TABLE IF NOT EXISTS erasure (
+    run TEXT PRIMARY KEY
+) STRICT;
+
+-- How far the erasure of runs by their age has come; one row.
+CREATE TABLE IF NOT EXISTS erased_until (
+    one         INTEGER PRIMARY KEY CHECK (one = 1),
+    finished_us INTEGER NOT NULL,
+    run         TEXT NOT NULL
+) STRICT;
+
+-- What retention deleted. An id is never used again.
+CREATE TABLE IF NOT EXISTS deleted_run (
+    id         TEXT PRIMARY KEY,
+    deleted_us INTEGER NOT NULL,
+    emptied    INTEGER NOT NULL  -- 0 while records of it are left
+) STRICT;
+CREATE INDEX IF NOT EXISTS deleted_run_left ON deleted_run (id) WHERE emptied = 0;
 """
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
 from mesh import outbox
@@ -153,7 +154,7 @@ async def load_run(tx: Transaction, run_id: str, *, after: int = 0) -> StoredRun
         run_id,
     )
     if row is None:
-        raise NotFound(f"no run {run_id!r}", field="run_id")
+        raise await missing(tx, run_id)
     last, *columns = row
     records = await tx.fetch(
         "SELECT sequence, kind, path, attempt, at_us, payload FROM journal"
@@ -174,6 +175,19 @@ async def load_run(tx: Transaction, run_id: str, *, after: int = 0) -> StoredRun
             reason=Reason.STORE_DAMAGED,
         ) from None
     return stored
+
+
+async def missing(tx: Transaction, run_id: str) -> NotFound:
+    """What to say of a run that is not there."""
+    row = await tx.fetch_one("SELECT deleted_us FROM deleted_run WHERE id = ?", run_id)
+    if row is None:
+        return NotFound(f"no run {run_id!r}", field="run_id")
+    day = datetime.fromtimestamp(row[0] / 1_000_000, UTC).date().isoformat()
+    return NotFound(
+        f"run {run_id!r} was deleted by retention on {day}: ANYA_RETAIN_DAYS after its end",
+        reason=Reason.RUN_DELETED,
+        field="run_id",
+    )
 
 
 async def set_aside(tx: Transaction, run_id: str, epoch: int, reason: str) -> None:

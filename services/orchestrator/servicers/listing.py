@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from mesh.errors import InvalidArgument
@@ -57,20 +57,21 @@ def _filter(request: pb.ListRunsRequest) -> Filter:
     )
 
 
-def _span(request: pb.ListRunsRequest, what: str) -> Span | None:
+def _span(request: pb.ListRunsRequest, what: Literal["created", "finished"]) -> Span | None:
+    given = {field.name: value for field, value in request.ListFields()}
     start, end = f"{what}_from", f"{what}_before"
-    if not (request.HasField(start) or request.HasField(end)):
+    if start not in given and end not in given:
         return None
-    span = Span(_time(request, start, default=0), _time(request, end, default=END_OF_TIME))
+    span = Span(
+        _time(given[start], start) if start in given else 0,
+        _time(given[end], end) if end in given else END_OF_TIME,
+    )
     if span.start_us >= span.end_us:
         raise InvalidArgument(f"{end} must be later than {start}", field=end)
     return span
 
 
-def _time(request: pb.ListRunsRequest, name: str, *, default: int) -> int:
-    given: Timestamp = getattr(request, name)
-    if not request.HasField(name):
-        return default
+def _time(given: Timestamp, name: str) -> int:
     if not 0 <= given.seconds < LAST_SECOND:
         raise InvalidArgument(f"{name} must be a time from 1970 to 9999", field=name)
     return given.seconds * 1_000_000 + given.nanos // 1000

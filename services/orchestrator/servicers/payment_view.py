@@ -14,7 +14,7 @@ from services.orchestrator.servicers import view
 if TYPE_CHECKING:
     from anya.bitcoin.v1 import wallet_pb2
     from services.orchestrator.engine.state import RunState, StepState
-    from services.orchestrator.journal.runs import RunRow
+    from services.orchestrator.journal.listing import RunRow
 
 # Operations by what they tell of a payment, whatever a workflow calls the step.
 IDENTITY = "verify_identity"
@@ -87,7 +87,9 @@ def _add_findings(payment: pb.Payment, step: StepState) -> None:
     elif step.operation == RISK:
         _add_risk(payment, reply)
     elif step.operation == RECORD:
-        payment.record_id, payment.record_tenant = reply["record_id"], reply["tenant"]
+        payment.record_id = reply["record_id"]
+        if isinstance(reply["tenant"], str):  # else it was erased
+            payment.record_tenant = reply["tenant"]
 
 
 def _add_sent(payment: pb.Payment, reply: dict[str, Any]) -> None:

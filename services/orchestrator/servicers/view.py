@@ -8,6 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from services.orchestrator.definition import values
+from services.orchestrator.engine.cause import cause
 from services.orchestrator.run_trace import trace_id_of
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def format_state(state: RunState, trace_id: str) -> pb.Run:
         definition_hash=state.definition_hash,
         status=run_status(state.status),
         reason=state.reason,
+        cause=cause(state),
         trace_id=trace_id,
         created=time(state.created_us),
         updated=time(state.updated_us),
@@ -65,6 +67,8 @@ def format_state(state: RunState, trace_id: str) -> pb.Run:
     )
     if state.finished:
         run.finished.CopyFrom(time(state.finished_us))
+    if state.erased_us:
+        run.erased.CopyFrom(time(state.erased_us))
     values.fill_struct(run.input, state.input)
     return run
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from services.orchestrator.catalogue import Catalogue
     from services.orchestrator.changes import Changes
     from services.orchestrator.journal.definitions import Definitions
+    from services.orchestrator.journal.erasure import Erasure
     from services.orchestrator.journal.runs import NewRun, Runs
     from services.orchestrator.runner import Runner
 
@@ -42,12 +43,14 @@ class WorkflowServicer(WorkflowServiceServicer):
         runs: Runs,
         runner: Runner,
         changes: Changes,
+        erasure: Erasure,
     ) -> None:
         self._definitions = definitions
         self._catalogue = catalogue
         self._runs = runs
         self._runner = runner
         self._changes = changes
+        self._erasure = erasure
 
     async def RegisterWorkflow(
         self,
@@ -125,6 +128,19 @@ class WorkflowServicer(WorkflowServiceServicer):
         cancel = sending.cancel(request.reason, key.caller)
         await self._runner.send(key, request.run_id, cancel)
         return pb.CancelRunResponse()
+
+    async def EraseRun(
+        self,
+        request: pb.EraseRunRequest,
+        context: ServicerContext[pb.EraseRunRequest, pb.EraseRunResponse],
+    ) -> pb.EraseRunResponse:
+        def reply(erased_us: int) -> bytes:
+            erased = view.time(erased_us)
+            return pb.EraseRunResponse(run_id=request.run_id, erased=erased).SerializeToString()
+
+        first = await self._erasure.erase(request_key.current(), request.run_id, reply)
+        self._changes.notify(request.run_id)
+        return pb.EraseRunResponse.FromString(first)
 
     async def GetRun(
         self,

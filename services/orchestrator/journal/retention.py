@@ -1,0 +1,87 @@
+"""Deletes runs some time after their end, a few in each commit, oldest end first.
+
+What stays of a run is its id, which nobody can use again, and the replies in the inbox: a StartRun
+that is repeated gets its first answer. Runs that somebody has to look at are never deleted.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from services.orchestrator.journal.erasure import KEPT_FOR_PEOPLE
+
+if TYPE_CHECKING:
+    from mesh.database import Database, Transaction
+
+PAGE = 20  # runs that one commit deletes
+MOST_RECORDS = 500  # that it deletes with them
+
+# What a run has beside its row, and what numbers it there.
+PARTS = (("journal", "sequence"), ("message", "position"))
+
+
+class Retention:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._passed = (0, "")  # by the end of runs: what is behind this stays
+
+    async def delete_some(self, days: float) -> bool:
+        """Delete a few runs that ended so long ago. False once none are left."""
+
+        async def work(tx: Transaction) -> tuple[int, str] | None:
+            if await self._empty_one(tx):
+                return self._passed
+            until_us = await tx.now_ms() * 1000 - int(days * 86_400_000_000)
+            rows = await tx.fetch(
+                "SELECT id, finished_us, status, sequence FROM run WHERE finished_us >= ?"
+                " AND (finished_us, id) > (?, ?) AND finished_us < ?"
+                " ORDER BY finished_us, id LIMIT ?",
+                self._passed[0],
+                *self._passed,
+                until_us,
+                PAGE,
+            )
+            passed, records = None, 0
+            for id, finished_us, status, sequence in rows:
+                records += sequence
+                if passed is not None and records > MOST_RECORDS:
+                    break
+                if status not in KEPT_FOR_PEOPLE:
+                    await self._delete(tx, id, finished_us, whole=sequence <= MOST_RECORDS)
+                passed = (finished_us, id)
+            return passed
+
+        passed = await self._database.write(work)
+        self._passed = passed or self._passed
+        return passed is not None
+
+    async def _delete(self, tx: Transaction, id: str, finished_us: int, *, whole: bool) -> None:
+        gone = await tx.execute("DELETE FROM run WHERE id = ? AND finished_us = ?", id, finished_us)
+        if not gone:
+            return  # somebody had it go on
+        now_us = await tx.now_ms() * 1000
+        await tx.execute("INSERT INTO deleted_run VALUES (?, ?, ?)", id, now_us, int(whole))
+        await tx.execute("DELETE FROM erasure WHERE run = ?", id)
+        for table, _ in PARTS if whole else ():
+            await tx.execute(f"DELETE FROM {table} WHERE run = ?", id)  # noqa: S608
+
+    async def _empty_one(self, tx: Transaction) -> bool:
+        """Delete a part of what a large run left behind. False if none did."""
+        row = await tx.fetch_one("SELECT id FROM deleted_run WHERE emptied = 0 LIMIT 1")
+        if row is None:
+            return False
+        for table, number in PARTS:
+            numbers = await tx.fetch(
+                f"SELECT {number} FROM {table} WHERE run = ? ORDER BY {number} LIMIT ?",  # noqa: S608
+                row[0],
+                MOST_RECORDS,
+            )
+            if numbers:
+                await tx.execute(
+                    f"DELETE FROM {table} WHERE run = ? AND {number} <= ?",  # noqa: S608
+                    row[0],
+                    numbers[-1][0],
+                )
+                return True
+        await tx.execute("UPDATE deleted_run SET emptied = 1 WHERE id = ?", row[0])
+        return True
