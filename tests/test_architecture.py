@@ -67,6 +67,7 @@ ADAPTERS = {
     "services/orchestrator/changes.py": "wakes those who watch a run",
     "services/orchestrator/journal": "the store of definitions, runs and their records",
     "services/orchestrator/peers.py": "the other services, through the mesh's client",
+    "services/orchestrator/keeping.py": "sweeps the journal by the clock",
     "services/orchestrator/performing.py": "does what the pure engine wants",
     "services/orchestrator/runner.py": "does what the pure engine wants",
     "services/orchestrator/tasks.py": "what the runner has under way",

@@ -42,6 +42,7 @@ from services.orchestrator.changes import Changes
 from services.orchestrator.config import PEERS, OrchestratorConfig
 from services.orchestrator.engine.starting import StartRun
 from services.orchestrator.engine.state import RunStatus
+from services.orchestrator.journal.erasure import Erasure
 from services.orchestrator.journal.opening import open_journal
 from services.orchestrator.journal.runs import Started
 from services.orchestrator.peers import open_peers
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
     import grpc
 
     from mesh.runtime import Runtime
-    from services.orchestrator.journal.opening import Journal
+from services.orchestrator.journal.opening import Journal
 
 WORKFLOW = "four_steps"
 TXID = bytes(range(32))
@@ -149,7 +150,8 @@ async def main(arguments: argparse.Namespace) -> None:
         if arguments.door == "direct":
             await burst.serve(_direct(runner, runs, runtime))
             return
-        servicer = WorkflowServicer(definitions, catalogue, runs, runner, changes)
+        erasure = Erasure(journal.database)
+        servicer = WorkflowServicer(definitions, catalogue, runs, runner, changes, erasure)
         add = partial(add_WorkflowServiceServicer_to_server, servicer)
         ports = await stack.enter_async_context(runtime.serve(add))
         channel = await stack.enter_async_context(_client(authority, ports.port, runtime))

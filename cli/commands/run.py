@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
@@ -14,18 +15,20 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Runs of workflows.", no_args_is_help=True)
 
-Status = Literal[
-    "running",
-    "parked",
-    "waiting",
-    "succeeded",
-    "refused",
-    "failed",
-    "compensated",
-    "compensation_failed",
-    "cancelled",
-    "needs_attention",
-]
+
+class Status(StrEnum):
+    RUNNING = "running"
+    PARKED = "parked"
+    WAITING = "waiting"
+    SUCCEEDED = "succeeded"
+    REFUSED = "refused"
+    FAILED = "failed"
+    COMPENSATED = "compensated"
+    COMPENSATION_FAILED = "compensation_failed"
+    CANCELLED = "cancelled"
+    NEEDS_ATTENTION = "needs_attention"
+
+
 RunArgument: TypeAlias = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run.")]
 
 
@@ -97,7 +100,7 @@ def list_runs(
     times = {"created_from": since, "created_before": until}
     times |= {"finished_from": ended_since, "finished_before": ended_until}
     request = run_list.wanted(
-        statuses=[str(word) for word in status or ()],
+        statuses=[word.value for word in status or ()],
         workflow_id=workflow,
         starter=starter,
         needs_attention=attention,

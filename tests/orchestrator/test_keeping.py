@@ -13,6 +13,7 @@ from services.orchestrator.catalogue import Catalogue
 from services.orchestrator.changes import Changes
 from services.orchestrator.engine.erasing import MARK, WORD
 from services.orchestrator.engine.events import Signalled
+from services.orchestrator.engine.record import Kind
 from services.orchestrator.engine.starting import StartRun, start
 from services.orchestrator.journal import erasure, retention
 from services.orchestrator.journal.erasure import Erasure
@@ -220,7 +221,7 @@ async def test_a_run_is_erased_once_and_says_when_it_was(location: str) -> None:
 
         assert first == again == by_another
         kinds = [record.kind for record in (await journal.runs.load("run")).records]
-        assert kinds.count("ERASED") == 1
+        assert kinds.count(Kind.ERASED) == 1
 
 
 async def test_a_run_that_has_something_to_do_is_not_erased(location: str) -> None:

@@ -8,6 +8,7 @@ marks in it. Taking out of what was taken out changes nothing.
 
 from __future__ import annotations
 
+import json
 from base64 import b64decode, b64encode
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -54,7 +55,9 @@ def erase(records: Iterable[Record], cause: str) -> Iterator[Record]:
             name: value if name in KEPT else _left(name, value, record.kind, method, cause)
             for name, value in record.payload.items()
         }
-        yield replace(record, payload=payload)
+        # Marks may be longer than what they stand for: no bound keeps them out of the journal.
+        encoded = json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()
+        yield replace(record, payload=payload, encoded=encoded)
 
 
 def _left(name: str, value: Any, kind: Kind, method: MethodDescriptor | None, cause: str) -> Any:
