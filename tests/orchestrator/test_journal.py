@@ -247,7 +247,7 @@ async def test_a_run_keeps_the_workflows_that_it_began_with(location: str) -> No
 
         workflow = await catalogue.pinned(state)
 
-    assert workflow.composites() == {"assess_fraud_risk": older.hash}
+    assert workflow.composites == {"assess_fraud_risk": older.hash}
     assert shipped.hash != older.hash
 
 

@@ -7,7 +7,7 @@ string the value becomes text. ``{{{{`` stands for ``{{``. Keys are never templa
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -49,15 +49,11 @@ class Placed:
 @dataclass(frozen=True, slots=True)
 class Template:
     parts: tuple[str | Placed, ...]
+    whole: Placed | None = field(init=False)  # the path, if the string is that and nothing else
 
-    @property
-    def whole(self) -> Placed | None:
-        """The path, if the string is that and nothing else."""
-        match self.parts:
-            case (Placed() as placed,):
-                return placed
-            case _:
-                return None
+    def __post_init__(self) -> None:
+        only = self.parts[0] if len(self.parts) == 1 else None
+        object.__setattr__(self, "whole", only if isinstance(only, Placed) else None)
 
     @property
     def paths(self) -> tuple[Placed, ...]:
@@ -88,15 +84,13 @@ def parse_template(text: str) -> Template:
 
 def resolve(value: Any, scope: Scope, pointer: Pointer = ()) -> Any:
     """The mapping with every template replaced. Unresolved if a path finds nothing."""
-    match value:
-        case dict():
-            return {key: resolve(item, scope, (*pointer, key)) for key, item in value.items()}
-        case list():
-            return [resolve(item, scope, (*pointer, at)) for at, item in enumerate(value)]
-        case str():
-            return _resolve_text(parse_template(value), scope, pointer)
-        case _:
-            return value
+    if isinstance(value, str):
+        return _resolve_text(parse_template(value), scope, pointer)
+    if isinstance(value, dict):
+        return {key: resolve(item, scope, (*pointer, key)) for key, item in value.items()}
+    if isinstance(value, list):
+        return [resolve(item, scope, (*pointer, at)) for at, item in enumerate(value)]
+    return value
 
 
 def _resolve_text(template: Template, scope: Scope, pointer: Pointer) -> Any:

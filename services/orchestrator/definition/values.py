@@ -12,17 +12,29 @@ from __future__ import annotations
 import math
 import re
 from datetime import UTC, datetime
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.struct_pb2 import NULL_VALUE, ListValue, Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from services.orchestrator.definition.types import ANY, Kind, enum_words, fields
+from services.orchestrator.definition.types import (
+    ANY,
+    STRUCT,
+    TIMESTAMP,
+    Kind,
+    enum_words,
+    fields,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from google.protobuf.descriptor import Descriptor
+    from google.protobuf.message import Message
+
     from services.orchestrator.definition.document import Pointer
     from services.orchestrator.definition.types import Type
 
@@ -56,7 +68,7 @@ class Mismatch(ValueError):  # noqa: N818  (a state, as in mesh.errors)
 
 
 def to_json(message: Message) -> dict[str, Any]:
-    return {name: _read(message, field) for name, field in fields(message.DESCRIPTOR).items()}
+    return {name: read(message) for name, read in _readers(message.DESCRIPTOR).items()}
 
 
 def fill(message: Message, value: Any, pointer: Pointer = ()) -> None:
@@ -139,37 +151,49 @@ def parse_scalar(field: FieldDescriptor, value: Any, pointer: Pointer = ()) -> A
             return _parse_integer(field, value, pointer)
 
 
+_MESSAGES: dict[str, Callable[[Any], Any]] = {
+    STRUCT: from_struct,
+    TIMESTAMP: Timestamp.ToJsonString,
+}
+
+
 def format_time(time: datetime) -> str:
     """RFC 3339 in UTC, to the millisecond."""
     return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _read(message: Message, field: FieldDescriptor) -> Any:
-    value = getattr(message, field.name)
+@lru_cache(maxsize=1024)
+def _readers(message: Descriptor) -> dict[str, Callable[[Message], Any]]:
+    """What reads each member out of a message of this type."""
+    return {name: _reader(field) for name, field in fields(message).items()}
+
+
+def _reader(field: FieldDescriptor) -> Callable[[Message], Any]:
+    name, read = field.name, _item_reader(field)
     if field.is_repeated:
-        return [_read_item(field, item) for item in value]
-    if field.has_presence and not message.HasField(field.name):
-        return None
-    return _read_item(field, value)
+        return lambda message: [read(item) for item in getattr(message, name)]
+    if field.has_presence:
+        return lambda message: read(getattr(message, name)) if message.HasField(name) else None
+    return lambda message: read(getattr(message, name))
 
 
-def _read_item(field: FieldDescriptor, value: Any) -> Any:
-    match value:
-        case Struct():
-            return from_struct(value)
-        case Timestamp():
-            return value.ToJsonString()
-        case Message():
-            return to_json(value)
-        case bytes():
-            return (value[::-1] if len(value) == HASH_SIZE else value).hex()
-        case int() if field.enum_type is not None:
-            words = {number: word for word, number in enum_words(field).items()}
-            return words.get(value, value)
-        case float() if not math.isfinite(value):
-            raise Mismatch((field.name,), "a finite number")
-        case _:
-            return value
+def _item_reader(field: FieldDescriptor) -> Callable[[Any], Any]:
+    if field.message_type is not None:
+        return _MESSAGES.get(field.message_type.full_name, to_json)
+    if field.enum_type is not None:
+        words = {number: word for word, number in enum_words(field).items()}
+        return lambda number: words.get(number, number)
+    if _is_bytes(field):
+        return lambda raw: (raw[::-1] if len(raw) == HASH_SIZE else raw).hex()
+    if field.cpp_type in (FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT):
+        return partial(_finite, field.name)
+    return lambda value: value
+
+
+def _finite(name: str, number: float) -> float:
+    if not math.isfinite(number):
+        raise Mismatch((name,), "a finite number")
+    return number
 
 
 def _write(message: Message, field: FieldDescriptor, value: Any, pointer: Pointer) -> None:

@@ -212,10 +212,11 @@ class Inputs:
 
     declared: Mapping[Path, Type]
     takes_all: bool = False  # the input is used as a whole: any member may be there
+    names: tuple[str, ...] = field(init=False)
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(str(path.parts[0]) for path in self.declared))
+    def __post_init__(self) -> None:
+        names = dict.fromkeys(str(path.parts[0]) for path in self.declared)
+        object.__setattr__(self, "names", tuple(names))
 
     def check(self, given: dict[str, Any]) -> None:
         """Mismatch naming the member that is missing, not declared or of the wrong type."""
@@ -246,22 +247,19 @@ class Workflow:
     steps: tuple[Step, ...]
     inputs: Inputs
     deadline_us: int | None = None  # from the start of a run; None: the engine's
-    _by_id: dict[str, Step] = field(init=False, repr=False, compare=False)
+    pivots: int = field(init=False, repr=False)  # the most that one way through it makes
+    # Name and hash of every workflow that runs inside this one: a run is pinned to them.
+    composites: Mapping[str, str] = field(init=False, repr=False)
+    _by_id: dict[str, Step] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "pivots", _pivots(self.steps))
+        object.__setattr__(self, "composites", dict(_composites(self)))
         object.__setattr__(self, "_by_id", {step.id: step for step in all_steps(self.steps)})
 
     def step(self, id: str) -> Step:
         """Also one inside another: their ids differ throughout the definition."""
         return self._by_id[id]
-
-    @property
-    def pivots(self) -> int:
-        return _pivots(self.steps)
-
-    def composites(self) -> dict[str, str]:
-        """Name and hash of every workflow that runs inside this one: a run is pinned to them."""
-        return dict(_composites(self))
 
 
 def all_steps(steps: Iterable[Step]) -> Iterator[Step]:

@@ -45,23 +45,20 @@ def commands(state: RunState, policy: Policy) -> list[Command]:
 
 
 def _command(step: StepState, policy: Policy) -> Command:
-    match step.phase:
-        case Phase.CALLING:
-            timeout = min(
-                policy.attempt_timeout, step.timeout_us / SECOND or policy.attempt_timeout
-            )
-            return Call(step.path, step.attempt, step.service, step.method, step.request, timeout)
-        case Phase.CANCELLING:
-            return Cancel(
-                step.path,
-                step.cancel_attempt,
-                step.service,
-                step.cancel_method,
-                step.cancel_request,
-                step.until_us,
-            )
-        case _:
-            return Wait(step.path, step.until_us)
+    if step.phase is Phase.CALLING:
+        given = step.timeout_us / SECOND or policy.attempt_timeout
+        timeout = min(policy.attempt_timeout, given)
+        return Call(step.path, step.attempt, step.service, step.method, step.request, timeout)
+    if step.phase is Phase.CANCELLING:
+        return Cancel(
+            step.path,
+            step.cancel_attempt,
+            step.service,
+            step.cancel_method,
+            step.cancel_request,
+            step.until_us,
+        )
+    return Wait(step.path, step.until_us)
 
 
 class Turn(Compensations):
@@ -71,7 +68,8 @@ class Turn(Compensations):
 
     def take(self, event: Event) -> None:
         """What is about a step that has ended meanwhile changes nothing."""
-        if getattr(event, "path", None) not in (None, *self.state.active):
+        path = getattr(event, "path", None)
+        if path is not None and path not in self.state.active:
             return
         match event:
             case Began():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from anya.mesh.v1.attestation_pb2 import Attestation, PaymentIntent, RunContext
@@ -10,6 +11,9 @@ from services.orchestrator.definition.workflow import Effect
 from services.orchestrator.engine import places
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from google.protobuf.descriptor import Descriptor
     from google.protobuf.message import Message
 
     from services.orchestrator.definition.workflow import Method
@@ -47,11 +51,16 @@ def build_cancel(method: Method, key: str) -> bytes:
 
 def attestations_of(reply: Message) -> list[list[str]]:
     """What a reply attests for later steps: kind and JWS of each."""
-    return [
-        [attestation.kind, attestation.jws]
-        for attestation in getattr(reply, "attestations", ())
-        if isinstance(attestation, Attestation)
-    ]
+    if not _attests(reply.DESCRIPTOR):
+        return []
+    attestations: Iterable[Attestation] = getattr(reply, "attestations")  # noqa: B009
+    return [[attestation.kind, attestation.jws] for attestation in attestations]
+
+
+@lru_cache(maxsize=1024)
+def _attests(reply: Descriptor) -> bool:
+    declared = reply.fields_by_name.get("attestations")
+    return declared is not None and declared.message_type is Attestation.DESCRIPTOR
 
 
 def _context(state: RunState) -> RunContext:

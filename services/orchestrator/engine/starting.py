@@ -76,7 +76,7 @@ def _start_payload(
     return {
         "workflow_id": workflow.id,
         "definition_hash": workflow.hash,
-        "composites": workflow.composites(),
+        "composites": workflow.composites,
         "input": request.input,
         "intent": b64encode(intent).decode(),
         "presentation": request.presentation,
