@@ -1,0 +1,58 @@
+"""What a turn costs does not depend on how much of the run is behind it."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from tests.orchestrator.engine.driving import Drive, run_of
+from tests.orchestrator.engine.everything import READ_ITEM, call, indent, steps
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from services.orchestrator.engine.events import Command
+
+
+def test_the_last_of_many_steps_costs_what_the_last_of_few_does() -> None:
+    few = run_of(steps(*(call(f"step_{at}") for at in range(4))), did="d")
+    many = run_of(steps(*(call(f"step_{at}") for at in range(60))), did="d")
+
+    assert cost_of_last_turns(many) <= 1.1 * cost_of_last_turns(few)
+
+
+def test_the_last_of_many_items_costs_what_the_last_of_few_does() -> None:
+    each = (
+        'each\n    for_each:\n      items: "{{input.names}}"\n      max_concurrency: 1\n'
+        f"      steps:\n        - id: look{indent(READ_ITEM, 6)}"
+    )
+    few = run_of(steps(each), names=["a"] * 4)
+    many = run_of(steps(each), names=["a"] * 400)
+
+    assert cost_of_last_turns(many) <= 1.1 * cost_of_last_turns(few)
+
+
+def cost_of_last_turns(run: Drive) -> int:
+    """Lines of code that are run by the turn before the last one."""
+    costs: list[int] = []
+    while run.commands:
+        (command,) = run.commands
+        costs.append(lines_run(run, command))
+    return costs[-2]
+
+
+def lines_run(run: Drive, command: Command) -> int:
+    count = 0
+
+    def trace(frame: FrameType, event: str, argument: Any) -> Any:
+        nonlocal count
+        count += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        run.do(command)
+    finally:
+        sys.settrace(before)
+    return count
