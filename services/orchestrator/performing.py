@@ -6,7 +6,7 @@ import asyncio
 import time
 from contextvars import Context
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from services.orchestrator.engine.events import (
     Call,
@@ -44,7 +44,12 @@ class Active:
     epoch: int
     trace: RunTrace
     under_way: dict[Command, asyncio.Task[Event | None]] = field(default_factory=dict)
-    mail: asyncio.Event = field(default_factory=asyncio.Event)  # something may have been sent to it
+    mail: bool = False  # something may have been sent to it
+    stirred: asyncio.Event = field(default_factory=asyncio.Event)  # by mail, or by what is done
+
+    def tell_of_mail(self) -> None:
+        self.mail = True
+        self.stirred.set()
 
     def leave(self, unwanted: Iterable[Command]) -> None:
         """Nothing depends on these any more."""
@@ -88,29 +93,23 @@ class Performer:
     async def _first(self, run: Active) -> list[Event]:
         """What is done first of what is under way; nothing as soon as there is mail to take."""
         while run.under_way:
-            takes_mail = not self._stopping.is_set()
-            if takes_mail and run.mail.is_set():
+            run.stirred.clear()
+            if run.mail and not self._stopping.is_set():
                 return []
-            mail = asyncio.ensure_future(run.mail.wait())
-            under_way: set[asyncio.Future[Any]] = {*run.under_way.values()}
-            try:
-                await asyncio.wait(
-                    under_way | {mail} if takes_mail else under_way,
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-            finally:
-                mail.cancel()
-            done = {c: task for c, task in run.under_way.items() if task.done()}
-            for command in done:
-                del run.under_way[command]
-            if events := [event for task in done.values() if (event := task.result()) is not None]:
+            done = [command for command, task in run.under_way.items() if task.done()]
+            came = [run.under_way.pop(command).result() for command in done]
+            if events := [event for event in came if event is not None]:
                 return events
+            if not done:
+                await run.stirred.wait()
         return []
 
     def _spawn(self, run: Active, command: Command) -> asyncio.Task[Event | None]:
         loop = asyncio.get_running_loop()
         name = f"{run.state.run_id} {command.path}"
-        return loop.create_task(self._perform(run, command), name=name, context=Context())
+        task = loop.create_task(self._perform(run, command), name=name, context=Context())
+        task.add_done_callback(lambda _: run.stirred.set())
+        return task
 
     async def _perform(self, run: Active, command: Command) -> Event | None:
         """Do it; None if we are told to stop first."""

@@ -45,6 +45,12 @@ PATIENCE = 0.9  # of the time that a caller gives us to start a run
 LOOK_FOR_MAIL = 1.0  # seconds; whoever sends within this process tells at once
 STORE_RETRY = 0.5  # seconds between two tries to reach a store that does not answer
 
+FAILPOINTS = {
+    Kind.START: "engine.after_start",
+    Kind.STEP_INTENT: "engine.after_intent",
+    Kind.STEP_DONE: "engine.after_step_done",
+}
+
 log = logging.getLogger(__name__)
 
 
@@ -67,6 +73,7 @@ class Runner:
         self._held: set[str] = set()  # ids of the runs in memory
         self._drivers: set[asyncio.Task[Any]] = set()  # of the tasks, one for each of those
         self._may_have_lost = False
+        self._was_full = False  # when we last looked: more may wait than we took
         self._room = asyncio.Event()
         self._stopping = asyncio.Event()
         self._driven: dict[str, Active] = {}
@@ -123,7 +130,7 @@ class Runner:
         """Send a run something once per ``key``; whoever drives it takes it soon."""
         await self._runs.messages.send(key, run_id, message)
         if run_id in self._driven:
-            self._driven[run_id].mail.set()
+            self._driven[run_id].tell_of_mail()
 
     async def _look_for_mail_forever(self) -> None:
         """What other processes stored for runs of ours."""
@@ -136,7 +143,7 @@ class Runner:
             for run_id, position in sent.items():
                 run = self._driven.get(run_id)
                 if run is not None and run.state.taken < position:
-                    run.mail.set()
+                    run.tell_of_mail()
 
     async def _start(
         self,
@@ -207,6 +214,7 @@ class Runner:
             await self._runs.release_lost(self._held)
             self._may_have_lost = False
         free = min(self._config.max_runs - len(self._held), CLAIM_AT_ONCE)
+        self._was_full = free <= 0
         return await self._runs.claim(free) if free > 0 else []
 
     async def _take_up(self, stored: StoredRun) -> None:
@@ -221,7 +229,7 @@ class Runner:
             await self._store_end(state, stored.row.epoch, reason)
             return
         run = Active(workflow, state, stored.row.epoch, run_trace)
-        run.mail.set()  # it may have been sent something while nobody drove it
+        run.tell_of_mail()  # it may have been sent something while nobody drove it
         await self._drive_to_end(run, Recovered() if begun else Began())
 
     def claim_soon(self) -> None:
@@ -258,7 +266,7 @@ class Runner:
         self._driven[run.state.run_id] = run
         try:
             while not run.state.finished and not (self._stopping.is_set() and not run.under_way):
-                if run.mail.is_set() and not self._stopping.is_set():
+                if run.mail and not self._stopping.is_set():
                     await self._take_mail(run)
                 for event in await self._performer.next_events(run):
                     await self._advance(run, event)
@@ -269,7 +277,7 @@ class Runner:
 
     async def _take_mail(self, run: Active) -> None:
         """Journal what was sent to the run: each message leads to a turn of its own."""
-        run.mail.clear()
+        run.mail = False
         state = run.state
         for message in await self._runs.messages.waiting(state.run_id, taken=state.taken):
             if not run.state.finished:
@@ -293,16 +301,9 @@ class Runner:
         run.trace.observe(records)
         self._changes.moved(run.state)
         for record in records:
-            key = f"{run.state.run_id}/{record.path}"
-            match record.kind:
-                case Kind.START:
-                    failpoint.reach("engine.after_start", run.state.run_id)
-                case Kind.STEP_INTENT:
-                    failpoint.reach("engine.after_intent", key)
-                case Kind.STEP_DONE:
-                    failpoint.reach("engine.after_step_done", key)
-                case _:
-                    pass
+            if point := FAILPOINTS.get(record.kind):
+                step = f"/{record.path}" if record.path else ""
+                failpoint.reach(point, run.state.run_id + step)
 
     async def _store(self, state: RunState, epoch: int, records: Sequence[Record]) -> None:
         """Append, however long the store is away: nothing goes on that is not journalled."""
@@ -358,7 +359,8 @@ class Runner:
         """Make room. ``lost``: nobody knows whether the store has the run as ours."""
         self._held.discard(run_id)
         self._may_have_lost |= lost
-        self._room.set()
+        if lost or self._was_full:
+            self._room.set()
 
     def _spawn_driver(self, work: Coroutine[Any, Any, Any], run_id: str) -> None:
         driver = self._tasks.spawn(work, name=f"run {run_id}")

@@ -33,7 +33,7 @@ class Place:
 
 
 def indices(path: str) -> list[str]:
-    return _INDEX.findall(path)
+    return _INDEX.findall(path) if "[" in path else []
 
 
 def plain(path: str) -> str:

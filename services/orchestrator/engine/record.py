@@ -30,9 +30,8 @@ Payloads are JSON; ``?`` marks what may be missing:
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 MAX_PAYLOAD = 1 << 20  # bytes
 
@@ -61,15 +60,14 @@ class PayloadTooLarge(ValueError):  # noqa: N818  (a state, as in mesh.errors)
     """More than one record may hold."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     sequence: int  # from 1, without gaps
     kind: Kind
     path: str  # of the step; empty for what concerns the run
     attempt: int  # of the step, from 1; 0 before the first
     at_us: int  # Unix microseconds
     payload: dict[str, Any]
-    encoded: bytes = field(compare=False, repr=False)  # the payload as it is stored
+    encoded: bytes  # the payload as it is stored
 
     @classmethod
     def write(

@@ -55,32 +55,40 @@ class Walk(Attempts):
 
     def _walk(self, steps: tuple[Step, ...], prefix: str) -> Way:
         """Begin what can begin below ``prefix``."""
-        list_ = prefix + steps[0].id
-        for at in range(self.state.passed.get(list_, 0), len(steps)):
-            step = steps[at]
-            path = prefix + step.id
-            if path not in self.state.steps:
-                self.begin(step, path)
-            known = self.state.steps[path]
-            if known.phase in (Phase.INSIDE, Phase.LISTENING):
-                self._enter(step, path)
-                known = self.state.steps[path]
-            if known.phase is not Phase.ENDED or self.ending is not None:
-                return Way.UNDER
-            if known.status in (StepStatus.FAILED, StepStatus.UNCERTAIN):
-                if known.caught == Caught.ITEM:
-                    return Way.BROKEN
-                if not known.caught:
-                    failed = known.failed_at or path
-                    self.ending = conclusion.of_failure(self.workflow, self.state, failed)
-                    return Way.UNDER
-            if isinstance(step.action, End) and known.status is StepStatus.SUCCEEDED:
-                self.ending = conclusion.of_end(
-                    self.workflow, self.state, step.action.outcome, known.input.get("reason", "")
-                )
-                return Way.UNDER
-            self.state.passed[list_] = at + 1
+        first = prefix + steps[0].id
+        for at in range(self.state.passed.get(first, 0), len(steps)):
+            way = self._go(steps[at], prefix + steps[at].id)
+            if way is not Way.DONE:
+                return way
+            self.state.passed[first] = at + 1
         return Way.DONE
+
+    def _go(self, step: Step, path: str) -> Way:
+        """Begin the step or go on inside it, as far as it leads now."""
+        if path not in self.state.steps:
+            self.begin(step, path)
+        known = self.state.steps[path]
+        if known.phase in (Phase.INSIDE, Phase.LISTENING):
+            self._enter(step, path)
+        if known.phase is not Phase.ENDED or self.ending is not None:
+            return Way.UNDER
+        if known.status in (StepStatus.FAILED, StepStatus.UNCERTAIN):
+            return self._judge_failed(known)
+        if isinstance(step.action, End) and known.status is StepStatus.SUCCEEDED:
+            self.ending = conclusion.of_end(
+                self.workflow, self.state, step.action.outcome, known.input.get("reason", "")
+            )
+            return Way.UNDER
+        return Way.DONE
+
+    def _judge_failed(self, step: StepState) -> Way:
+        if step.caught == Caught.ITEM:
+            return Way.BROKEN
+        if step.caught:
+            return Way.DONE
+        failed = step.failed_at or step.path
+        self.ending = conclusion.of_failure(self.workflow, self.state, failed)
+        return Way.UNDER
 
     # Beginning a step.
 

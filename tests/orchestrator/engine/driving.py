@@ -33,6 +33,8 @@ from services.orchestrator.engine.state import Error, RunState
 from tests.orchestrator.paying import INPUT, uuid7
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from google.protobuf.message import Message
 
     from services.orchestrator.definition.workflow import Workflow
@@ -104,12 +106,13 @@ class Drive:
         self._commit(turn)
 
     def crash(self) -> None:
-        """Forget all but the journal, as it is stored."""
-        stored = [
-            decode(r.sequence, r.kind, r.path, r.attempt, r.at_us, r.encode()) for r in self.journal
-        ]
-        self.state = fold(self.state.run_id, stored)
+        """Forget all but the journal."""
+        self.state = self.replayed()
         self.take(Recovered())
+
+    def replayed(self) -> RunState:
+        """What somebody else makes of the journal."""
+        return replay(self.state.run_id, self.journal)
 
     def do(self, command: Command, outcome: Error | str | None = None) -> None:
         self.now_us += SECOND // 10
@@ -152,6 +155,11 @@ class Drive:
     def _commit(self, turn: Turn) -> None:
         self.journal += turn.records
         self.state = turn.state
+
+
+def replay(run_id: str, journal: Sequence[Record]) -> RunState:
+    """Fold records as they are stored: they share nothing with the state that they were made of."""
+    return fold(run_id, [decode(*record[:5], record.encoded) for record in journal])
 
 
 def paying(ceiling: frozenset[str] | None = None) -> Drive:

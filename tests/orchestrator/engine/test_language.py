@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.orchestrator.engine.evolve import fold
 from services.orchestrator.engine.machine import commands
 from services.orchestrator.engine.policy import SECOND
 from services.orchestrator.engine.record import Kind
@@ -38,7 +37,7 @@ def test_in_whatever_order_things_happen_the_run_ends_and_its_journal_tells_all(
         if not run.commands:
             break
         run.do(run.commands[which % len(run.commands)], outcome)
-        replayed = fold("run", run.journal)
+        replayed = run.replayed()
         assert replayed == run.state
         assert commands(replayed, POLICY) == run.commands
         assert run.commands or run.state.finished

@@ -32,12 +32,12 @@ from services.orchestrator.engine.events import (
     Replied,
     Wait,
 )
-from services.orchestrator.engine.evolve import fold
 from services.orchestrator.engine.machine import Turn, commands
 from services.orchestrator.engine.policy import SECOND, Policy
-from services.orchestrator.engine.record import Kind, Record, decode
+from services.orchestrator.engine.record import MAX_PAYLOAD, Kind, PayloadTooLarge, Record
 from services.orchestrator.engine.state import Error, RunState, RunStatus, StepStatus
 from tests.orchestrator.definition.definitions import one_step
+from tests.orchestrator.engine.driving import replay
 from tests.orchestrator.paying import INPUT, uuid7
 
 if TYPE_CHECKING:
@@ -131,10 +131,7 @@ class World:
 
     def crash(self) -> None:
         """Forget all but the journal, as it is stored."""
-        stored = [
-            decode(r.sequence, r.kind, r.path, r.attempt, r.at_us, r.encode()) for r in self.journal
-        ]
-        self.state = fold(self.run_id, stored)
+        self.state = replay(self.run_id, self.journal)
         self.take(Recovered())
 
     def do(self, command: Command, outcome: Error | str | None) -> None:
@@ -179,11 +176,11 @@ def test_whatever_happens_a_run_ends_and_its_journal_tells_all(
         if command is None:
             break
         world.do(command, outcome)
-        assert fold(world.run_id, world.journal) == world.state
+        assert replay(world.run_id, world.journal) == world.state
     world.finish()
 
     assert world.state.finished
-    assert fold(world.run_id, world.journal) == world.state
+    assert replay(world.run_id, world.journal) == world.state
     assert [record.sequence for record in world.journal] == list(range(1, len(world.journal) + 1))
     assert all(len(requests) == 1 for requests in world.sent.values())
     for attempts in world.attempts.values():
@@ -208,7 +205,7 @@ def test_a_crash_at_any_point_leaves_the_same_thing_to_do(
         states.append(deepcopy(world.state))
     at = data.draw(st.integers(0, len(prefixes) - 1))
 
-    replayed = fold(world.run_id, world.journal[: prefixes[at]])
+    replayed = replay(world.run_id, world.journal[: prefixes[at]])
 
     assert replayed == states[at]
     assert next_command(replayed) == next_command(states[at])
@@ -326,6 +323,20 @@ def test_a_payment_id_is_a_uuid_of_version_7(run_id: str) -> None:
 
     with pytest.raises(InvalidArgument):
         starting.start(WORKFLOW, request, POLICY, network="regtest", at_us=1, jitter=0)
+
+
+def test_a_record_that_is_too_large_leaves_everything_as_it_was() -> None:
+    world = World()
+    world.start()
+    turn = Turn(WORKFLOW, world.state, POLICY, world.now_us, 0.5)
+    before = deepcopy(turn.state)
+    payload = {"status": RunStatus.FAILED, "reason": "x" * MAX_PAYLOAD}
+
+    with pytest.raises(PayloadTooLarge):
+        turn.add(Kind.FINISH, "", payload)
+
+    assert turn.state == before
+    assert not turn.records
 
 
 def test_a_payload_beyond_its_bound_fails_the_step_before_anything_is_sent() -> None:

@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.orchestrator.engine.events import Call, Cancel, CancelRequested, Signalled
-from services.orchestrator.engine.evolve import fold
 from services.orchestrator.engine.machine import commands
 from services.orchestrator.engine.policy import SECOND
 from services.orchestrator.engine.state import Error
@@ -201,7 +200,7 @@ def test_a_cancelled_payment_was_not_made_whenever_the_cancel_comes(
         unheard |= is_call and not parked and (lost or outcome == CRASH)
         settled |= isinstance(command, Cancel) and outcome is None
         run.do(command, outcome)
-        assert fold(run.state.run_id, run.journal) == run.state
+        assert run.replayed() == run.state
 
     made = run.statuses().get("execute_payment") == "SUCCEEDED"
     if run.status in ("CANCELLED", "FAILED", "REFUSED"):
@@ -222,7 +221,7 @@ def test_a_run_can_be_cancelled_at_any_point(
             run.take(CANCEL)
         if run.commands:
             run.do(run.commands[which % len(run.commands)], outcome)
-        replayed = fold("run", run.journal)
+        replayed = run.replayed()
         assert replayed == run.state
         assert commands(replayed, POLICY) == run.commands
     run.finish()
