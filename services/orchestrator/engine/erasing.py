@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode, b64encode
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf import descriptor_pool
@@ -57,7 +56,7 @@ def erase(records: Iterable[Record], cause: str) -> Iterator[Record]:
         }
         # Marks may be longer than what they stand for: no bound keeps them out of the journal.
         encoded = json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()
-        yield replace(record, payload=payload, encoded=encoded)
+        yield record._replace(payload=payload, encoded=encoded)
 
 
 def _left(name: str, value: Any, kind: Kind, method: MethodDescriptor | None, cause: str) -> Any:
