@@ -6,36 +6,61 @@ import asyncio
 import json
 import sys
 import time
-from typing import TYPE_CHECKING
+from asyncio.subprocess import PIPE, create_subprocess_exec
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 
-async def serve(run: Callable[[], Awaitable[object]]) -> None:
-    """Answer every line of stdin with a burst of runs."""
+async def serve(run: Callable[[], Awaitable[Any]]) -> None:
+    """Answer every line of stdin with a burst. A ``run`` may say how many seconds count of it."""
     print("ready", flush=True)
     while line := await asyncio.to_thread(sys.stdin.readline):
         concurrency, seconds = line.split()
         print(json.dumps(await _burst(run, int(concurrency), float(seconds))), flush=True)
 
 
+async def relay(*client: str) -> None:
+    """Have the bursts made by a client's process; the CPU time is that of this one."""
+    process = await create_subprocess_exec(*client, stdin=PIPE, stdout=PIPE)
+    assert process.stdin is not None  # noqa: S101  (both are pipes)
+    assert process.stdout is not None  # noqa: S101
+    try:
+        print((await process.stdout.readline()).decode(), end="", flush=True)
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            processor = time.process_time()
+            process.stdin.write(line.encode())
+            answer = json.loads(await process.stdout.readline())
+            answer["cpu_ms"] = (time.process_time() - processor) * 1000 / answer["runs"]
+            print(json.dumps(answer), flush=True)
+    finally:
+        process.stdin.close()
+        with suppress(ProcessLookupError):
+            process.terminate()
+        await process.wait()
+
+
 async def _burst(
-    run: Callable[[], Awaitable[object]], concurrency: int, seconds: float
+    run: Callable[[], Awaitable[Any]], concurrency: int, seconds: float
 ) -> dict[str, float]:
     durations: list[float] = []
     start, processor = time.perf_counter(), time.process_time()
 
     async def client() -> None:
         while (began := time.perf_counter()) < start + seconds:
-            await run()
-            durations.append(time.perf_counter() - began)
+            counts = await run()
+            elapsed = time.perf_counter() - began
+            durations.append(counts if isinstance(counts, float) else elapsed)
 
     await asyncio.gather(*(client() for _ in range(concurrency)))
     elapsed = time.perf_counter() - start
     durations.sort()
     return {
+        "runs": len(durations),
         "rate": len(durations) / elapsed,
+        "p50_ms": durations[len(durations) // 2] * 1000,
         "p99_ms": durations[len(durations) * 99 // 100] * 1000,
         "cpu_ms": (time.process_time() - processor) * 1000 / len(durations),
     }

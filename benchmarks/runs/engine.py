@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Burst:
+    runs: int
     rate: float  # runs per second
+    p50_ms: float
     p99_ms: float
-    cpu_ms: float  # of one run, its client included
+    cpu_ms: float  # of one run in the engine's process
 
 
 @dataclass(frozen=True, slots=True)

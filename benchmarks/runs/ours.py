@@ -2,39 +2,32 @@
 
 Its four steps call ``get_transaction``. With ``--steps none`` that call returns at once inside the
 engine, as the no-op steps of the peers do; with ``--steps grpc`` it goes over mTLS to a service
-that answers at once. ``--door direct`` starts runs in this process, ``--door grpc`` on the wire.
+that answers at once. ``--door direct`` starts runs in this process; with ``--door grpc`` a client
+in a process of its own does. Several replicas are as apart as processes, but for the one that they
+live in.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
+import sys
 import tempfile
 import uuid
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from google.protobuf.struct_pb2 import Struct
-
 from anya.bitcoin.v1 import chain_pb2
 from anya.bitcoin.v1.chain_pb2_grpc import ChainServiceServicer, add_ChainServiceServicer_to_server
-from anya.orchestrator.v1 import workflow_pb2
-from anya.orchestrator.v1.workflow_pb2_grpc import (
-    WorkflowServiceStub,
-    add_WorkflowServiceServicer_to_server,
-)
+from anya.orchestrator.v1.workflow_pb2_grpc import add_WorkflowServiceServicer_to_server
 from benchmarks.runs import burst
-from mesh.breaker import Breakers
-from mesh.client import open_channel
-from mesh.clock import SystemClock
+from benchmarks.runs.definitions import DEFINITIONS, FOUR_STEPS, TXID
 from mesh.config import MeshConfig
 from mesh.database import sqlite
 from mesh.inbox import RequestKey
-from mesh.interceptors import ClientRules
 from mesh.runtime import open_runtime
 from mesh.testing import Authority
 from services.orchestrator.catalogue import Catalogue
@@ -53,26 +46,11 @@ from services.orchestrator.servicers.workflow import WorkflowServicer
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    import grpc
-
     from mesh.runtime import Runtime
 from services.orchestrator.journal.opening import Journal
 
-WORKFLOW = "four_steps"
-TXID = bytes(range(32))
 OPERATOR = "spiffe://anya.internal/client/operator"
 TIMEOUT = 30.0
-STEPS = [
-    {
-        "id": name,
-        "protocol": "bitcoin",
-        "operation": "get_transaction",
-        "input_mapping": {"txid": "{{input.txid}}"},
-        "output_mapping": {"confirmations": "{{output.confirmations}}"},
-    }
-    for name in ("verify", "assess", "pay", "record")
-]
-DEFINITION = json.dumps({"id": WORKFLOW, "name": "Four steps", "steps": STEPS})
 REPLY = chain_pb2.GetTransactionResponse(txid=TXID, confirmations=1)
 
 
@@ -111,6 +89,14 @@ class Awaited:
             waiting.set_result(state.status)
 
 
+@dataclass(frozen=True, slots=True)
+class Replica:
+    runner: Runner
+    runs: Awaited
+    runtime: Runtime
+    port: int
+
+
 class Forgetful(Awaited):
     """No journal: whatever is stored is forgotten at once."""
 
@@ -127,10 +113,29 @@ async def main(arguments: argparse.Namespace) -> None:
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         authority = Authority(folder)
-        config = OrchestratorConfig(
-            mesh=_mesh("orchestrator", authority, folder, arguments.collector),
-            database=arguments.store or str(folder / "runs.db"),
-        )
+        replicas = [
+            await stack.enter_async_context(_replica(authority, folder / str(number), arguments))
+            for number in range(arguments.replicas)
+        ]
+        if arguments.door == "direct":
+            await burst.serve(_direct(replicas[0]))
+        else:
+            identity = authority.issue(OPERATOR)
+            client = [sys.executable, "-m", "benchmarks.runs.client", "--ask", arguments.ask]
+            client += ["--collector", arguments.collector, "--identity"]
+            client += map(str, (identity.certificate, identity.key, identity.ca))
+            await burst.relay(*client, "--", *(f"127.0.0.1:{one.port}" for one in replicas))
+
+
+@asynccontextmanager
+async def _replica(
+    authority: Authority, folder: Path, arguments: argparse.Namespace
+) -> AsyncIterator[Replica]:
+    config = OrchestratorConfig(
+        mesh=_mesh("orchestrator", authority, folder, arguments.collector),
+        database=arguments.store or str(folder / "runs.db"),
+    )
+    async with AsyncExitStack() as stack:
         mesh = config.mesh
         if arguments.steps == "grpc":
             chain = await stack.enter_async_context(_chain(authority, folder, arguments.collector))
@@ -143,22 +148,20 @@ async def main(arguments: argparse.Namespace) -> None:
         runs: Any = (Forgetful if arguments.journal == "none" else Awaited)(journal)
         definitions, changes = journal.definitions, Changes()
         catalogue = Catalogue(definitions)
-        await catalogue.register(DEFINITION)
+        for definition in DEFINITIONS:
+            await catalogue.register(definition)
         runner = Runner(runs, catalogue, peers, changes, runtime.draw, config)
         await stack.enter_async_context(journal.own(runner, changes))
         await stack.enter_async_context(runner.running())
-        if arguments.door == "direct":
-            await burst.serve(_direct(runner, runs, runtime))
-            return
         erasure = Erasure(journal.database)
         servicer = WorkflowServicer(definitions, catalogue, runs, runner, changes, erasure)
         add = partial(add_WorkflowServiceServicer_to_server, servicer)
         ports = await stack.enter_async_context(runtime.serve(add))
-        channel = await stack.enter_async_context(_client(authority, ports.port, runtime))
-        await burst.serve(_over_grpc(WorkflowServiceStub(channel)))
+        yield Replica(runner, runs, runtime, ports.port)
 
 
-def _direct(runner: Runner, runs: Awaited, runtime: Runtime) -> Callable[[], Awaitable[None]]:
+def _direct(replica: Replica) -> Callable[[], Awaitable[None]]:
+    runner, runs, runtime = replica.runner, replica.runs, replica.runtime
     value = {"txid": TXID[::-1].hex()}
 
     async def run() -> None:
@@ -168,32 +171,15 @@ def _direct(runner: Runner, runs: Awaited, runtime: Runtime) -> Callable[[], Awa
         with runtime.tracer.start_as_current_span("bench") as span:
             parent = parent_of_run(run_id, None, span.get_span_context())
         request = StartRun(run_id, value, None, "", OPERATOR)
-        await runner.start(key, WORKFLOW, request, parent, lambda new: new.state.run_id.encode())
+        await runner.start(key, FOUR_STEPS, request, parent, lambda new: new.state.run_id.encode())
         if (status := await ended) != RunStatus.SUCCEEDED:
             raise AssertionError(f"run {run_id} ended otherwise: {status}")
 
     return run
 
 
-def _over_grpc(stub: Any) -> Callable[[], Awaitable[None]]:
-    """As a client does: start it, and watch it to its end."""
-    value = Struct()
-    value.update({"txid": TXID[::-1].hex()})
-
-    async def run() -> None:
-        run_id = str(uuid.uuid4())
-        await stub.StartRun(
-            workflow_pb2.StartRunRequest(request_id=run_id, workflow_id=WORKFLOW, input=value)
-        )
-        async for reply in stub.WatchRun(workflow_pb2.WatchRunRequest(run_id=run_id)):
-            status = reply.run.status
-        if status != workflow_pb2.RUN_STATUS_SUCCEEDED:
-            raise AssertionError(f"run {run_id} ended otherwise: {status}")
-
-    return run
-
-
 def _mesh(service: str, authority: Authority, folder: Path, collector: str) -> MeshConfig:
+    folder.mkdir(exist_ok=True)
     identity = authority.issue_service(service)
     return MeshConfig(
         service=service, identity=identity, home=folder, otlp_endpoint=collector or None
@@ -209,20 +195,12 @@ async def _chain(authority: Authority, folder: Path, collector: str) -> AsyncIte
         yield f"127.0.0.1:{ports.port}"
 
 
-def _client(authority: Authority, port: int, runtime: Runtime) -> grpc.aio.Channel:
-    rules = ClientRules(
-        target="orchestrator",
-        tracer=runtime.tracer,
-        breakers=Breakers(SystemClock()),
-        timeout=TIMEOUT,
-    )
-    return open_channel(f"127.0.0.1:{port}", rules, authority.issue(OPERATOR))
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser()
     parser.add_argument("--store", default="", help="a file or a postgresql:// URL")
     parser.add_argument("--door", choices=["direct", "grpc"], default="direct")
+    parser.add_argument("--ask", choices=["run", "signal"], default="run", help="on the wire")
+    parser.add_argument("--replicas", type=int, default=1, help="that share the store")
     parser.add_argument("--steps", choices=["none", "grpc"], default="none")
     parser.add_argument("--journal", choices=["store", "none"], default="store")
     parser.add_argument("--batch", type=int, default=sqlite.MAX_BATCH, help="writes in a commit")

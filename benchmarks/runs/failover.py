@@ -1,0 +1,47 @@
+"""Two orchestrators on one PostgreSQL: how long a run stands still when its process is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from pathlib import Path
+
+from mesh.testing import Authority, eventually
+from tests.orchestrator.conftest import connect
+from tests.orchestrator.paying import finished, payment, status
+from tests.orchestrator.processes import environment_of, process
+from tests.orchestrator.servicers import Book, serve_peers
+
+WITHIN = 30.0  # seconds
+
+
+async def measure(database: str) -> float:
+    """Seconds from the kill of the driver, amid a call, until another makes that call again."""
+    book = Book()
+    book.held["SendPayment"] = asyncio.Event()
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        authority = Authority(place)
+        async with serve_peers(authority, place / "peers", book) as peers:
+            shared = {"ANYA_DATABASE": database}
+            one, other = (
+                environment_of(authority, place / name, peers) | shared for name in ("a", "b")
+            )
+            async with (
+                process(one) as (doomed, port),
+                process(other) as (_, other_port),
+                connect(authority, port) as workflows,
+                connect(authority, other_port) as others,
+            ):
+                await workflows.StartRun(request := payment(), timeout=5)
+                await eventually(lambda: len(book.requests("SendPayment")) == 1)
+                doomed.kill()
+                killed = time.perf_counter()
+                await eventually(lambda: len(book.requests("SendPayment")) == 2, within=WITHIN)
+                took = time.perf_counter() - killed
+                book.held["SendPayment"].set()
+                run = await finished(others, request.request_id)
+    if status(run) != "SUCCEEDED" or book.effects["SendPayment"] != 1:
+        raise AssertionError(f"the run did not survive: {run}")
+    return took

@@ -1,0 +1,18 @@
+"""Our engine as the benchmarks run it: asked for bursts by a client in a process of its own."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.runs import engine
+
+
+@pytest.mark.parametrize("ask", ["run", "signal"])
+def test_a_client_of_its_own_asks_for_runs_over_the_wire(ask: str) -> None:
+    with engine.ours("--door", "grpc", "--ask", ask) as ours:
+        burst = ours.burst(2, 0.2)
+
+    assert burst.runs >= 2
+    assert burst.rate > 0
+    assert 0 < burst.p50_ms <= burst.p99_ms
+    assert burst.cpu_ms > 0
