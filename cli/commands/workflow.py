@@ -20,15 +20,37 @@ FileArgument: TypeAlias = Annotated[
         exists=True, dir_okay=False, readable=True, help="The definition, YAML or JSON."
     ),
 ]
+UsingOption: TypeAlias = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--with",
+        exists=True,
+        dir_okay=False,
+        readable=True,
+        help="A workflow that it runs inside itself, after those inside that.",
+    ),
+]
 
 
 @app.command("check")
-def check_definition(file: FileArgument, json: JsonOption = False) -> None:
+def check_definition(
+    file: FileArgument, using: UsingOption = None, json: JsonOption = False
+) -> None:
     """Hold a definition against the mesh's operations; needs no running mesh."""
     from cli import errors, screen
-    from services.orchestrator.definition import check
+    from services.orchestrator.definition import DefinitionInvalid, check, load, operations
 
-    faults = check(file.read_text(encoding="utf-8"))
+    known = operations()
+    for inner in using or ():
+        try:
+            known = known.with_workflow(load(inner.read_text(encoding="utf-8"), known))
+        except DefinitionInvalid as error:
+            raise errors.CommandError(
+                "\n".join(f"{inner}:{fault}" for fault in error.faults),
+                code="INVALID_ARGUMENT",
+                reason="DEFINITION_INVALID",
+            ) from None
+    faults = check(file.read_text(encoding="utf-8"), known)
     if json:
         listed = [{"line": f.line, "column": f.column, "message": f.message} for f in faults]
         screen.emit({"file": str(file), "ok": not faults, "faults": listed})

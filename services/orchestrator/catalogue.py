@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from mesh.errors import FailedPrecondition, Reason
 from services.orchestrator import definition
 from services.orchestrator.definition.operations import declared_operations
 from services.orchestrator.definition.workflow import privileges
@@ -31,7 +33,8 @@ class Catalogue:
 
     async def register(self, text: str) -> StoredDefinition:
         """Check a definition and store it. DefinitionInvalid with every fault."""
-        workflow = definition.load(text)
+        inner = await self._definitions.newest(definition.references(text))
+        workflow = definition.load(text, _with(inner))
         if workflow.id in definition.BUILT_IN and workflow.hash != current(workflow.id).hash:
             fault = definition.read(text).fault(
                 ("id",), f"{workflow.id} is built in: choose another id"
@@ -40,10 +43,20 @@ class Catalogue:
         return await self._definitions.register(workflow, text)
 
     def newest(self, stored: StoredDefinition) -> Workflow:
-        """For a run that begins now; built-in ones are always those of this version."""
+        """For a run that begins now; built-in ones are always those of this version.
+
+        FailedPrecondition if it no longer fits a workflow inside it, which was registered again.
+        """
         if stored.workflow_id in definition.BUILT_IN:
             return current(stored.workflow_id)
-        return _compile(stored.body)
+        try:
+            return _compile(stored.body, tuple(inner.body for inner in _own(stored.inner)))
+        except definition.DefinitionInvalid as error:
+            raise FailedPrecondition(
+                f"{stored.workflow_id} no longer fits the workflows inside it: {error}",
+                reason=Reason.DEFINITION_INVALID,
+                field="workflow_id",
+            ) from None
 
     def privileges(self, stored: StoredDefinition) -> list[str]:
         """What a run of it may need to be allowed."""
@@ -61,11 +74,14 @@ class Catalogue:
         return definition.load(stored.body, await self._operations(state.composites))
 
     async def _operations(self, composites: Mapping[str, str]) -> definition.Operations:
-        """The contracts' operations, and these workflows, inner ones first."""
+        """The contracts' operations, and these workflows, each after those inside it."""
         known = declared_operations()
-        for name, hash in reversed(list(composites.items())):
-            inner = await self._definitions.find(name, hash)
-            known = known.with_composite(definition.load(inner.body, known))
+        for name, hash in composites.items():
+            stored = await self._definitions.find(name, hash)
+            workflow = definition.load(stored.body, known)
+            known = known.with_workflow(workflow)
+            if name in definition.BUILT_IN:
+                known = known.with_composite(workflow)
         return known
 
 
@@ -74,6 +90,23 @@ def current(name: str) -> Workflow:
     return _compile(definition.built_in_text(name))
 
 
+def _own(inner: tuple[StoredDefinition, ...]) -> list[StoredDefinition]:
+    """Those that somebody registered: what we ship is known already."""
+    return [stored for stored in inner if stored.workflow_id not in definition.BUILT_IN]
+
+
+def _with(inner: tuple[StoredDefinition, ...]) -> definition.Operations:
+    """All operations, and as many of these workflows as fit each other."""
+    known = definition.operations()
+    for stored in _own(inner):
+        with suppress(definition.DefinitionInvalid):
+            known = known.with_workflow(definition.load(stored.body, known))
+    return known
+
+
 @lru_cache(maxsize=CACHE)
-def _compile(body: str) -> Workflow:
-    return definition.load(body)
+def _compile(body: str, inner: tuple[str, ...] = ()) -> Workflow:
+    known = definition.operations()
+    for text in inner:
+        known = known.with_workflow(definition.load(text, known))
+    return definition.load(body, known)

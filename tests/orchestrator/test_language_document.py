@@ -12,7 +12,7 @@ import pytest
 
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from anya.web5.v1.record_pb2 import StoreTransactionRecordRequest as Stored
-from mesh.errors import Unavailable
+from mesh.errors import NotFound, Unavailable
 from services.orchestrator import definition
 from services.orchestrator.definition import values
 from services.orchestrator.definition.schema import schema, schema_text
@@ -29,6 +29,7 @@ EXAMPLES = {
     definition.read(text).value["id"]: text
     for text in re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
 }
+KNOWN = definition.operations().with_workflow(definition.load(EXAMPLES["greeting"]))
 WHO = {"did": "did:key:z6Mk", "address": "bcrt1"}
 
 # What each example is given, how its run ends, and outputs that its steps then have.
@@ -50,6 +51,27 @@ RUNS: list[tuple[str, dict[str, Any], str, dict[str, dict[str, Any]]]] = [
     ("side_by_side", WHO, "SUCCEEDED", {"result": {"first": "quick"}}),
     ("for_all", {"dids": ["a", "b"], "address": "r"}, "SUCCEEDED", {"result": {"failed": 0}}),
     ("approval", {"order": "7"}, "SUCCEEDED", {"result": {"by": "Ada"}}),
+    ("greeting", {"name": "Ada"}, "SUCCEEDED", {"result": {"text": "to Ada"}}),
+    ("greeting", {"name": "x"}, "REFUSED", {}),
+    (
+        "inside",
+        {"name": "Ada"},
+        "SUCCEEDED",
+        {"result": {"first": "to Ada", "second": "FAILED_PRECONDITION"}},
+    ),
+    (
+        "rows",
+        {"rows": [["a"], ["b", "c"]]},
+        "SUCCEEDED",
+        {
+            "each_row": {
+                "results": [
+                    {"cells": [{"place": "0/0", "value": "a"}]},
+                    {"cells": [{"place": "1/0", "value": "b"}, {"place": "1/1", "value": "c"}]},
+                ]
+            }
+        },
+    ),
     ("early", {"amount": 5}, "REFUSED", {}),
     ("early", {"amount": 5000}, "SUCCEEDED", {"more": {"amount": 5000}}),
     ("saga", {"did": "d", "amount": 5}, "COMPENSATED", {}),
@@ -65,8 +87,9 @@ async def test_an_example_runs_as_it_says(
     end: str,
     outputs: dict[str, dict[str, Any]],
 ) -> None:
-    registered = pb.RegisterWorkflowRequest(definition=EXAMPLES[id])
-    await workflows.RegisterWorkflow(registered, timeout=5)
+    for text in (EXAMPLES["greeting"], EXAMPLES[id]):
+        registered = pb.RegisterWorkflowRequest(definition=text)
+        await workflows.RegisterWorkflow(registered, timeout=5)
 
     run = await run_of(workflows, id, given)
 
@@ -91,6 +114,21 @@ async def test_an_example_catches_what_it_says_it_catches(
     assert len(book.requests("ExtractIdentityFeatures")) == 3
 
 
+async def test_an_example_goes_on_after_a_failure_inside_a_step(
+    workflows: WorkflowServiceAsyncStub, book: Book
+) -> None:
+    registered = pb.RegisterWorkflowRequest(definition=EXAMPLES["caught"])
+    await workflows.RegisterWorkflow(registered, timeout=5)
+    book.before["ExtractIdentityFeatures"] += [NotFound("nobody")]
+
+    run = await run_of(workflows, "caught", WHO)
+
+    assert status(run) == "SUCCEEDED"
+    assert statuses(run)["both"] == "FAILED"
+    assert statuses(run)["both/answer"] == "SKIPPED"
+    assert run.steps[-1].output["note"] == "went on without: NOT_KNOWN"
+
+
 async def test_what_a_saga_takes_back_is_called_once_with_its_own_key(
     workflows: WorkflowServiceAsyncStub, book: Book
 ) -> None:
@@ -105,7 +143,7 @@ async def test_what_a_saga_takes_back_is_called_once_with_its_own_key(
 
 
 def test_every_example_is_run() -> None:
-    assert EXAMPLES.keys() == {id for id, *_ in RUNS}
+    assert EXAMPLES.keys() == {id for id, *_ in RUNS} | {"caught"}
 
 
 def test_the_published_schema_is_the_one_of_the_code() -> None:
@@ -116,7 +154,7 @@ def test_the_published_schema_is_the_one_of_the_code() -> None:
 def test_the_schema_takes_what_the_check_takes(id: str) -> None:
     document = definition.read(EXAMPLES[id]).value
 
-    assert definition.check(EXAMPLES[id]) == []
+    assert definition.check(EXAMPLES[id], KNOWN) == []
     jsonschema_rs.validate(schema(), document)
     jsonschema_rs.validate(schema(), seed())
 
@@ -135,6 +173,9 @@ def test_the_schema_takes_what_the_check_takes(id: str) -> None:
         ("side_by_side", "max_concurrency: 2", "max_concurrency: 65"),
         ("for_all", "on_item_error: continue", "on_item_error: stop"),
         ("early", "outcome: refused", "outcome: unsure"),
+        ("inside", "workflow: greeting", "workflow: Greeting"),
+        ("inside", "on_error: {errors", "on_errors: {errors"),
+        ("values", "set:", "on_error: {}\n    set:"),
         ("saga", "compensate:", "compensates:"),
     ],
 )
@@ -143,7 +184,7 @@ def test_what_is_out_of_shape_is_refused_by_check_and_schema_alike(
 ) -> None:
     text = EXAMPLES[id].replace(was, is_, 1)
 
-    assert definition.check(text)
+    assert definition.check(text, KNOWN)
     assert not jsonschema_rs.is_valid(schema(), definition.read(text).value)
 
 

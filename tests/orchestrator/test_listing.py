@@ -37,7 +37,7 @@ def stored() -> list[tuple[Any, ...]]:
 
 async def fill(database: Database) -> None:
     async def work(tx: Transaction) -> None:
-        await tx.execute("INSERT INTO definition VALUES ('hash', 'pay', 'Pay', '{}', 1, 1)")
+        await tx.execute("INSERT INTO definition VALUES ('hash', 'pay', 'Pay', '{}', 1, 1, '')")
         await tx.execute_many(
             "INSERT INTO run VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", stored()
         )

@@ -11,6 +11,7 @@ from services.orchestrator.definition.document import parse_json
 from services.orchestrator.definition.faults import DefinitionInvalid, Fault
 from services.orchestrator.definition.operations import Operations, declared_operations
 from services.orchestrator.definition.parse import parse_workflow
+from services.orchestrator.definition.raw import RawSubWorkflow, all_raw
 from services.orchestrator.definition.yaml_document import parse_yaml
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ __all__ = [
     "load",
     "operations",
     "read",
+    "references",
 ]
 
 FOLDER = Path(__file__).parents[1] / "workflows"
@@ -34,10 +36,10 @@ FOLDER = Path(__file__).parents[1] / "workflows"
 BUILT_IN = ("assess_fraud_risk", "link_address", "verified_payment")
 
 
-def check(text: str) -> list[Fault]:
+def check(text: str, known: Operations | None = None) -> list[Fault]:
     """Everything that is wrong with a definition, in order of position; nothing if it is fit."""
     try:
-        load(text)
+        load(text, known)
     except DefinitionInvalid as error:
         return list(error.faults)
     return []
@@ -47,6 +49,14 @@ def load(text: str, known: Operations | None = None) -> Workflow:
     """The workflow of a definition, over all operations unless told. Raises DefinitionInvalid."""
     document = read(text)
     return check_workflow(document, parse_workflow(document), known or operations())
+
+
+def references(text: str) -> tuple[str, ...]:
+    """Ids of the workflows that its steps run, known or not. Raises DefinitionInvalid."""
+    steps = all_raw(parse_workflow(read(text)).steps)
+    actions = [step.action for step in steps]
+    used = [action.workflow for action in actions if isinstance(action, RawSubWorkflow)]
+    return tuple(dict.fromkeys(used))
 
 
 def read(text: str) -> Document:
@@ -60,6 +70,7 @@ def operations() -> Operations:
     known = declared_operations()
     for name in BUILT_IN:
         workflow = load(built_in_text(name), known)
+        known = known.with_workflow(workflow)
         if not workflow.pivots:
             known = known.with_composite(workflow)
     return known

@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING, Any
 import rfc8785
 
 from services.orchestrator.definition import inference
+from services.orchestrator.definition.check_asking import AskingChecks
 from services.orchestrator.definition.faults import DefinitionInvalid
-from services.orchestrator.definition.mapping import Mappings
-from services.orchestrator.definition.parse import (
+from services.orchestrator.definition.operations import as_operation
+from services.orchestrator.definition.raw import (
+    RawApproval,
     RawCall,
+    RawEmit,
     RawEnd,
     RawForEach,
     RawParallel,
     RawSet,
+    RawSubWorkflow,
     RawSwitch,
     RawWait,
     RawWaitFor,
@@ -35,19 +39,18 @@ from services.orchestrator.definition.workflow import (
     Step,
     Switch,
     Wait,
-    WaitFor,
     Workflow,
     all_steps,
 )
 
 if TYPE_CHECKING:
-    from services.orchestrator.definition.document import Document
+    from services.orchestrator.definition.document import Document, Pointer
     from services.orchestrator.definition.operations import Operations
-    from services.orchestrator.definition.parse import RawBlock, RawStep, RawWorkflow
+    from services.orchestrator.definition.raw import RawStep, RawWorkflow
     from services.orchestrator.definition.workflow import Action, Operation
 
 MAX_PATH = 56  # characters of "step/inner step": with the run's id it must fit a request_id
-SENT = Type(Kind.STRUCT, showable=False)
+NESTED_ITEM = 4  # characters that the number of an item adds inside that of another
 ANY_LIST = Type(Kind.LIST, element=ANY, showable=False)
 
 
@@ -60,10 +63,11 @@ def check_workflow(document: Document, raw: RawWorkflow, operations: Operations)
     """The workflow, typed. DefinitionInvalid with every fault, in order of position."""
     inputs = inference.infer_inputs(raw, operations)
     visible = Visible(inputs, frozenset(step.id for step in all_raw(raw.steps)))
-    checker = _Checker(document, visible, operations, raw.deadline_us)
+    checker = _Checker(document, visible, operations, raw)
     steps = checker.steps(raw.steps, "")
     hash = canonical_hash(document.value)
-    workflow = Workflow(raw.id, raw.name, hash, steps, inputs, raw.deadline_us)
+    outputs = _outputs(steps, visible)
+    workflow = Workflow(raw.id, raw.name, hash, steps, inputs, raw.deadline_us, outputs)
     if workflow.pivots > 1:
         checker.fault(("steps",), "a workflow pays once at most, this one may twice")
     if checker.faults:
@@ -71,17 +75,17 @@ def check_workflow(document: Document, raw: RawWorkflow, operations: Operations)
     return workflow
 
 
-class _Checker(Mappings):
+class _Checker(AskingChecks):
     def __init__(
         self,
         document: Document,
         visible: Visible,
         operations: Operations,
-        deadline_us: int | None,
+        raw: RawWorkflow,
     ) -> None:
-        super().__init__(document, visible)
+        super().__init__(document, visible, raw.deadline_us)
+        self._id = raw.id
         self._operations = operations
-        self._deadline_us = deadline_us
         self._inside: tuple[str, ...] = ()  # kinds of the steps around, outermost first
 
     def steps(self, raw: tuple[RawStep, ...], prefix: str) -> tuple[Step, ...]:
@@ -93,16 +97,21 @@ class _Checker(Mappings):
         earlier = set(self.visible.outputs)
         action, outputs = self._action(raw, f"{prefix}{raw.id}/")
         self._path_length(raw, prefix, action)
+        catch = self._catch(raw, f"{prefix}{raw.id}/", earlier)
         self.visible.add(raw.id, outputs)
+        if catch is not None:
+            self.visible.may_be_null([raw.id])
         if raw.condition is not None:
             self.visible.may_be_null(self.visible.outputs.keys() - earlier)
-        return None if action is None else Step(raw.id, action, condition)
+        return None if action is None else Step(raw.id, action, condition, catch)
 
     def _action(self, raw: RawStep, inner: str) -> tuple[Action | None, dict[str, Type]]:
         """What the step does, and the types of its outputs."""
         match raw.action:
             case RawCall():
-                return self._call_step(raw, raw.action, inner)
+                return self._call_step(raw, raw.action)
+            case RawSubWorkflow():
+                return self._sub_workflow(raw, raw.action)
             case RawSet(values):
                 where = (*raw.pointer, "set")
                 types = {name: self.type_of(v, (*where, name)) for name, v in values.items()}
@@ -114,7 +123,14 @@ class _Checker(Mappings):
                     self.fits(until, TIME, (*raw.pointer, "wait", "until"))
                 return Wait(duration_us, until), {}
             case RawWaitFor():
-                return self._wait_for(raw, raw.action)
+                return self.wait_for(raw, raw.action)
+            case RawEmit():
+                where = (*raw.pointer, "emit")
+                if "race" in self._inside:
+                    self.fault(where, "an event cannot be taken back: not in a race for the first")
+                return self.emit(where, raw.action), {}
+            case RawApproval():
+                return self.approval(raw, raw.action)
             case RawParallel(first, concurrency):
                 return self._parallel(raw, inner, first=first, concurrency=concurrency)
             case RawForEach():
@@ -127,30 +143,15 @@ class _Checker(Mappings):
                     self.fits(reason, STRING, (*where, "reason"))
                 return End(outcome, reason), {}
 
-    def _wait_for(self, raw: RawStep, wait: RawWaitFor) -> tuple[WaitFor, dict[str, Type]]:
-        where = (*raw.pointer, "wait_for")
-        if wait.correlation is not None:
-            self.fits(wait.correlation, STRING, (*where, "correlation"))
-        deadline = self._deadline_us
-        if wait.timeout_us is not None and deadline is not None and wait.timeout_us >= deadline:
-            self.fault((*where, "timeout"), "must be shorter than the deadline of the run")
-        types = {"signal": STRING, "payload": SENT}
-        if wait.may_end:
-            types = {name: type.or_null() for name, type in types.items()}
-        found = WaitFor(wait.signals, wait.all, wait.correlation, wait.timeout_us, wait.may_end)
-        return found, types
-
-    def _block(self, block: RawBlock, prefix: str, kind: str) -> tuple[Step, ...]:
+    def _block(self, steps: tuple[RawStep, ...], prefix: str, kind: str) -> tuple[Step, ...]:
         outer, self._inside = self._inside, (*self._inside, kind)
-        steps = self.steps(block.steps, prefix)
+        checked = self.steps(steps, prefix)
         self._inside = outer
-        return steps
+        return checked
 
     # Calls.
 
-    def _call_step(
-        self, raw: RawStep, call: RawCall, inner: str
-    ) -> tuple[Call | None, dict[str, Type]]:
+    def _call_step(self, raw: RawStep, call: RawCall) -> tuple[Call | None, dict[str, Type]]:
         operation = self._operation(call)
         if operation is None:
             outputs = dict.fromkeys(call.output_mapping, ANY)
@@ -160,14 +161,11 @@ class _Checker(Mappings):
                 name: self.type_of(v, (*call.pointer, "output_mapping", name), operation.reply)
                 for name, v in call.output_mapping.items()
             }
-        self._times(call)
+        self.ends_in_time(call.timeout_us, (*call.pointer, "timeout"))
         compensate = self._compensation(raw, call, operation, outputs)
-        catch = self._catch(raw, call, inner)
-        if catch is not None:
-            outputs = {name: type.or_null() for name, type in outputs.items()}
         if operation is None:
             return None, outputs
-        self._must_be_allowed(raw, operation, call)
+        self._must_be_allowed(raw, operation, (*call.pointer, "operation"))
         return (
             Call(
                 operation,
@@ -175,11 +173,35 @@ class _Checker(Mappings):
                 call.output_mapping,
                 call.retry,
                 call.timeout_us,
-                catch,
                 compensate,
             ),
             outputs,
         )
+
+    def _sub_workflow(
+        self, raw: RawStep, sub: RawSubWorkflow
+    ) -> tuple[Call | None, dict[str, Type]]:
+        where = (*raw.pointer, "workflow")
+        workflow = self._operations.workflow(sub.workflow)
+        if sub.workflow == self._id:
+            self.fault(where, f"{self._id} cannot run inside itself")
+        elif workflow is None:
+            hint = self._operations.nearest_workflow(sub.workflow)
+            self.fault(where, f"unknown workflow {sub.workflow!r}{hint}")
+        if workflow is None:
+            return None, dict.fromkeys(sub.output_mapping, ANY)
+        if self._id in workflow.composites:
+            self.fault(where, f"{self._id} cannot run inside itself, by way of {workflow.id}")
+        if workflow.pivots:
+            self.fault(where, f"{workflow.id} pays: it cannot run inside another workflow")
+        operation = as_operation(workflow)
+        self.fits(sub.input_mapping, operation.request, (*raw.pointer, "input_mapping"))
+        outputs = {
+            name: self.type_of(v, (*raw.pointer, "output_mapping", name), operation.reply)
+            for name, v in sub.output_mapping.items()
+        }
+        self._must_be_allowed(raw, operation, where)
+        return Call(operation, sub.input_mapping, sub.output_mapping), outputs
 
     def _operation(self, raw: RawCall) -> Operation | None:
         operation = self._operations.find(raw.operation)
@@ -193,18 +215,12 @@ class _Checker(Mappings):
             )
         return operation
 
-    def _times(self, call: RawCall) -> None:
-        timeout, deadline = call.timeout_us, self._deadline_us
-        if timeout is not None and deadline is not None and timeout >= deadline:
-            self.fault((*call.pointer, "timeout"), "must be shorter than the deadline of the run")
-
-    def _must_be_allowed(self, raw: RawStep, operation: Operation, call: RawCall) -> None:
+    def _must_be_allowed(self, raw: RawStep, operation: Operation, where: Pointer) -> None:
         """What cannot be taken back stands alone; what lost a race must leave nothing behind."""
-        where = (*call.pointer, "operation")
         name = operation.name
         if operation.pivots and {"parallel", "race", "for_each"} & set(self._inside):
             self.fault(where, f"{name} cannot be taken back: not inside parallel or for_each")
-        if operation.pivots and call.catches is not None:
+        if operation.pivots and raw.on_error is not None:
             self.fault((*raw.pointer, "on_error"), f"an error of {name} is never caught")
         if "race" in self._inside and operation.effect is not Effect.READ:
             self.fault(where, f"{name} changes something: it cannot race for the first")
@@ -216,7 +232,7 @@ class _Checker(Mappings):
         if undo is None:
             return None
         known = self._operation(undo)
-        self._times(undo)
+        self.ends_in_time(undo.timeout_us, (*undo.pointer, "timeout"))
         if operation is not None and operation.effect is not Effect.REVERSIBLE:
             what = "cannot be taken back" if operation.pivots else "changes nothing"
             self.fault((*raw.pointer, "compensate"), f"{operation.name} {what}")
@@ -230,18 +246,18 @@ class _Checker(Mappings):
         del self.visible.outputs[raw.id]
         return Call(known, undo.input_mapping, {}, undo.retry, undo.timeout_us)
 
-    def _catch(self, raw: RawStep, call: RawCall, inner: str) -> Catch | None:
-        if call.catches is None:
+    def _catch(self, raw: RawStep, inner: str, earlier: set[str]) -> Catch | None:
+        """What is inside the step may not have happened then."""
+        if raw.on_error is None:
             return None
-        earlier = set(self.visible.outputs)
-        steps: tuple[Step, ...] = ()
-        for block in raw.blocks:
-            self.visible.outputs[raw.id] = {}  # with its _status and _error
-            steps = self._block(block, f"{inner}on_error/", "on_error")
-            del self.visible.outputs[raw.id]
         self.visible.may_be_null(self.visible.outputs.keys() - earlier)
+        known = set(self.visible.outputs)
+        self.visible.outputs[raw.id] = {}  # with its _status and _error
+        steps = self._block(raw.on_error.steps, f"{inner}on_error/", "on_error")
+        del self.visible.outputs[raw.id]
+        self.visible.may_be_null(self.visible.outputs.keys() - known)
         self.visible.current = raw.id
-        return Catch(call.catches, steps)
+        return Catch(raw.on_error.errors, steps)
 
     # Steps with steps inside.
 
@@ -252,7 +268,7 @@ class _Checker(Mappings):
             self.visible.outputs = {id: taken[id] for id in earlier}
             self.visible.current = raw.id
             when = self.condition(block.when, (*block.pointer, "when"))
-            cases.append(Case(when, self._block(block, inner, "switch")))
+            cases.append(Case(when, self._block(block.steps, inner, "switch")))
             taken |= self.visible.outputs
         self.visible.outputs = taken
         self.visible.may_be_null(taken.keys() - earlier)
@@ -261,13 +277,12 @@ class _Checker(Mappings):
     def _parallel(
         self, raw: RawStep, inner: str, *, first: bool, concurrency: int
     ) -> tuple[Parallel, dict[str, Type]]:
-        if "for_each" in self._inside:
-            self.fault((*raw.pointer, "parallel"), "parallel cannot stand inside for_each")
         earlier = dict(self.visible.outputs)
         branches, seen = {}, dict(earlier)
         for block in raw.blocks:
             self.visible.outputs = dict(earlier)
-            branches[block.name] = self._block(block, inner, "race" if first else "parallel")
+            kind = "race" if first else "parallel"
+            branches[block.name] = self._block(block.steps, inner, kind)
             seen |= self.visible.outputs
         self.visible.outputs = seen
         if first:
@@ -278,13 +293,11 @@ class _Checker(Mappings):
         self, raw: RawStep, each: RawForEach, inner: str
     ) -> tuple[ForEach, dict[str, Type]]:
         where = (*raw.pointer, "for_each")
-        if "for_each" in self._inside:
-            self.fault(where, "for_each cannot stand inside for_each")
         self.fits(each.items, ANY_LIST, (*where, "items"))
         earlier, outer = dict(self.visible.outputs), self.visible.item
         self.visible.item = self._item_type(each.items)
         (block,) = raw.blocks
-        steps = self._block(block, inner, "for_each")
+        steps = self._block(block.steps, inner, "for_each")
         collected = {
             name: self.type_of(v, (*where, "collect", name)) for name, v in each.collect.items()
         }
@@ -301,21 +314,39 @@ class _Checker(Mappings):
         return found.element or ANY if found.kind is Kind.LIST else ANY
 
     def _path_length(self, raw: RawStep, prefix: str, action: Action | None) -> None:
-        inside = 0
+        items = self._inside.count("for_each")
+        inside = NESTED_ITEM * max(0, items - 1)
         if isinstance(action, Call):
-            inside = _depth(action.operation)
-            if action.compensate is not None:
-                inside = max(inside, len("/compensate") + _depth(action.compensate.operation))
+            longest = _longest_inside(action.operation, in_item=items > 0)
+            inside += max(longest, len("/compensate") if action.compensate else 0)
         if len(prefix) + len(raw.id) + inside > MAX_PATH:
             self.fault((*raw.pointer, "id"), f"longer than {MAX_PATH} characters with inner steps")
 
 
-def _depth(operation: Operation) -> int:
+def _longest_inside(operation: Operation, *, in_item: bool) -> int:
     """How much longer the paths of the steps inside an operation are."""
     if not isinstance(operation.runs, Workflow):
         return 0
-    return max(
-        1 + len(step.id) + _depth(step.action.operation)
-        for step in all_steps(operation.runs.steps)
-        if isinstance(step.action, Call)
-    )
+    return max(1 + _length(step, in_item) for step in operation.runs.steps)
+
+
+def _length(step: Step, in_item: bool) -> int:
+    below = 0
+    if step.inner:
+        inside = isinstance(step.action, ForEach)
+        number = NESTED_ITEM if inside and in_item else 0
+        below = 1 + number + max(_length(inner, in_item or inside) for inner in step.inner)
+    for handling in step.handling:
+        below = max(below, len("/on_error/") + _length(handling, in_item))
+    if isinstance(step.action, Call):
+        longest = _longest_inside(step.action.operation, in_item=in_item)
+        below = max(below, longest, len("/compensate") if step.action.compensate else 0)
+    return len(step.id) + below
+
+
+def _outputs(steps: tuple[Step, ...], visible: Visible) -> dict[str, Type]:
+    """What the last step names; null if the workflow may end before it."""
+    outputs = visible.outputs.get(steps[-1].id, {}) if steps else {}
+    if any(isinstance(step.action, End) for step in all_steps(steps)):
+        return {name: type.or_null() for name, type in outputs.items()}
+    return outputs

@@ -5,16 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from services.orchestrator.definition.condition import paths_in
-from services.orchestrator.definition.parse import (
+from services.orchestrator.definition.path import Path
+from services.orchestrator.definition.raw import (
+    RawApproval,
     RawCall,
+    RawEmit,
     RawEnd,
     RawForEach,
     RawSet,
+    RawSubWorkflow,
     RawWait,
     RawWaitFor,
     all_raw,
 )
-from services.orchestrator.definition.path import Path
 from services.orchestrator.definition.template import TemplateSyntax, parse_template
 from services.orchestrator.definition.types import ANY, STRING, TIME, Kind, Type
 from services.orchestrator.definition.workflow import Inputs
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from services.orchestrator.definition.operations import Operations
-    from services.orchestrator.definition.parse import RawWorkflow
+    from services.orchestrator.definition.raw import RawWorkflow
 
 
 def infer_inputs(raw: RawWorkflow, operations: Operations) -> Inputs:
@@ -60,12 +63,23 @@ def _uses(raw: RawWorkflow, operations: Operations) -> Iterator[tuple[Path, Type
         match step.action:
             case RawCall() as call:
                 yield from _called(call, operations)
+            case RawSubWorkflow(workflow, inputs, outputs):
+                known = operations.workflow(workflow)
+                yield from _mapped(inputs, known.inputs.as_type() if known else ANY)
+                yield from _mapped(outputs, ANY)
             case RawSet(values):
                 yield from _mapped(values, ANY)
             case RawWait(until=str() as until):
                 yield from _mapped(until, TIME)
             case RawWaitFor(correlation=str() as correlation):
                 yield from _mapped(correlation, STRING)
+            case RawEmit(subject=subject, data=data):
+                yield from _mapped(subject, STRING)
+                yield from _mapped(data, ANY)
+            case RawApproval(approvers, text=text, values=values):
+                yield from _mapped(approvers, Type(Kind.LIST, element=STRING))
+                yield from _mapped(text, STRING)
+                yield from _mapped(values, ANY)
             case RawForEach(items, collect):
                 yield from _mapped(items, Type(Kind.LIST, element=ANY))
                 yield from _mapped(collect, ANY)

@@ -14,7 +14,7 @@ from anya.ml.v1 import risk_pb2
 from anya.web5.v1 import analysis_pb2 as web5_analysis
 from anya.web5.v1 import did_pb2, identity_pb2, record_pb2
 from mesh import contracts
-from services.orchestrator.definition.types import Type, object_type
+from services.orchestrator.definition.types import Kind, Type, object_type
 from services.orchestrator.definition.workflow import (
     Call,
     Effect,
@@ -40,24 +40,41 @@ CONTRACTS = (
     record_pb2,
 )
 
+WORKFLOW = "workflow"  # the protocol of steps that run one
+
 
 class Operations:
-    """A fixed set of operations, by name."""
+    """A fixed set of operations by name, and of workflows by id."""
 
-    def __init__(self, operations: Iterable[Operation]) -> None:
+    def __init__(self, operations: Iterable[Operation], workflows: Iterable[Workflow] = ()) -> None:
         self._by_name = {operation.name: operation for operation in operations}
+        self._workflows = {workflow.id: workflow for workflow in workflows}
 
     def find(self, name: str) -> Operation | None:
         return self._by_name.get(name)
 
     def nearest(self, name: str) -> str:
         """A hint for who mistyped a name; empty if nothing is near."""
-        near = get_close_matches(name, self._by_name, n=1)
-        return f"; did you mean {near[0]}?" if near else ""
+        return _hint(name, self._by_name)
+
+    def workflow(self, id: str) -> Workflow | None:
+        return self._workflows.get(id)
+
+    def nearest_workflow(self, id: str) -> str:
+        return _hint(id, self._workflows)
+
+    def with_workflow(self, workflow: Workflow) -> Operations:
+        """These, and a workflow that steps may run."""
+        return Operations(self._by_name.values(), [*self._workflows.values(), workflow])
 
     def with_composite(self, workflow: Workflow) -> Operations:
         """These, and the workflow under its id. Its reply is its last step's whole reply."""
-        return Operations([*self._by_name.values(), composite(workflow)])
+        return Operations([*self._by_name.values(), composite(workflow)], self._workflows.values())
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    near = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def composite(workflow: Workflow) -> Operation:
@@ -71,6 +88,18 @@ def composite(workflow: Workflow) -> Operation:
         request=workflow.inputs.as_type(),
         reply=reply.or_null() if last.condition else reply,
         runs=workflow,
+    )
+
+
+def as_operation(workflow: Workflow) -> Operation:
+    """The workflow as a step runs it: its reply is what its last step names."""
+    return Operation(
+        name=workflow.id,
+        protocol=WORKFLOW,
+        request=workflow.inputs.as_type(),
+        reply=Type(Kind.OBJECT, members=workflow.outputs),
+        runs=workflow,
+        names_outputs=True,
     )
 
 

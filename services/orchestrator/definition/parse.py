@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from services.orchestrator.definition.faults import DefinitionInvalid
-from services.orchestrator.definition.shape import Shape, is_id, not_an_id
+from services.orchestrator.definition.parse_asking import Asking
+from services.orchestrator.definition.raw import (
+    RawBlock,
+    RawCall,
+    RawCatch,
+    RawEnd,
+    RawForEach,
+    RawParallel,
+    RawSet,
+    RawStep,
+    RawSubWorkflow,
+    RawSwitch,
+    RawWorkflow,
+    all_raw,
+)
+from services.orchestrator.definition.shape import MAX_BRANCHES
 from services.orchestrator.definition.workflow import AS_THE_ENGINE_DOES, Retry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
     from services.orchestrator.definition.document import Document, Pointer
+    from services.orchestrator.definition.raw import RawAction
 
 MAX_STEPS = 100  # in a list
 MAX_NAME = 200  # characters
-MAX_BRANCHES = 32  # of a switch or a parallel
 MAX_CONCURRENCY = 64
 MAX_ATTEMPTS = 1000
 OUTCOMES = ("succeeded", "failed", "refused")
@@ -24,99 +36,10 @@ OUTCOMES = ("succeeded", "failed", "refused")
 # What makes a step of a kind, and the keys it then may have besides id and condition.
 CALL = ("protocol", "operation", "input_mapping", "output_mapping")
 CALL_OPTIONS = ("retry", "timeout", "on_error", "compensate")
-KINDS = ("set", "switch", "wait", "wait_for", "parallel", "for_each", "end")
-SIGNALS = ("signal", "any", "all")
+SUB_WORKFLOW = ("workflow", "input_mapping", "output_mapping")
+KINDS = (*("set", "switch", "wait", "wait_for", "emit", "approval", "parallel", "for_each", "end"),)
+CATCHING = ("wait_for", "approval", "parallel", "for_each")  # of these, what may have on_error
 RETRY = ("max_attempts", "backoff", "max_delay", "jitter", "max_duration", "errors")
-
-
-@dataclass(frozen=True, slots=True)
-class RawCall:
-    pointer: Pointer
-    protocol: str
-    operation: str
-    input_mapping: dict[str, Any]
-    output_mapping: dict[str, Any]
-    retry: Retry = AS_THE_ENGINE_DOES
-    timeout_us: int | None = None
-    catches: frozenset[str] | None = None
-    compensate: RawCall | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RawSet:
-    values: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class RawSwitch:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class RawWait:
-    duration_us: int | None
-    until: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class RawWaitFor:
-    signals: tuple[str, ...]
-    all: bool
-    correlation: str | None
-    timeout_us: int | None
-    may_end: bool
-
-
-@dataclass(frozen=True, slots=True)
-class RawParallel:
-    first: bool
-    max_concurrency: int
-
-
-@dataclass(frozen=True, slots=True)
-class RawForEach:
-    items: Any
-    collect: dict[str, Any]
-    max_concurrency: int
-    tolerates: bool
-
-
-@dataclass(frozen=True, slots=True)
-class RawEnd:
-    outcome: str
-    reason: str
-
-
-RawAction: TypeAlias = (
-    "RawCall | RawSet | RawSwitch | RawWait | RawWaitFor | RawParallel | RawForEach | RawEnd"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class RawBlock:
-    """Steps inside a step: a case, a branch, what happens to each item or after an error."""
-
-    pointer: Pointer
-    name: str
-    when: str | None
-    steps: tuple[RawStep, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class RawStep:
-    pointer: Pointer
-    id: str
-    condition: str | None
-    action: RawAction
-    blocks: tuple[RawBlock, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class RawWorkflow:
-    id: str
-    name: str
-    steps: tuple[RawStep, ...]
-    deadline_us: int | None = None
 
 
 def parse_workflow(document: Document) -> RawWorkflow:
@@ -128,15 +51,7 @@ def parse_workflow(document: Document) -> RawWorkflow:
     return workflow
 
 
-def all_raw(steps: Iterable[RawStep]) -> Iterator[RawStep]:
-    """These and all inside them, in the order of the text."""
-    for step in steps:
-        yield step
-        for block in step.blocks:
-            yield from all_raw(block.steps)
-
-
-class _Parser(Shape):
+class _Parser(Asking):
     def workflow(self) -> RawWorkflow:
         top = self.object((), self.document.value)
         self.keys((), top, required=("id", "name", "steps"), optional=("deadline",))
@@ -167,48 +82,63 @@ class _Parser(Shape):
         step = self.object(pointer, value)
         condition = self.text((*pointer, "condition"), step) if "condition" in step else None
         kind = next((kind for kind in KINDS if kind in step), None)
-        if kind is None:
-            return self._call_step(pointer, step, condition)
-        self.keys(pointer, step, required=("id", kind), optional=("condition",))
+        if kind is not None:
+            optional = ("condition", "on_error") if kind in CATCHING else ("condition",)
+            self.keys(pointer, step, required=("id", kind), optional=optional)
+        elif "workflow" in step:
+            optional = ("condition", "on_error")
+            self.keys(pointer, step, required=("id", *SUB_WORKFLOW), optional=optional)
+        else:
+            self.keys(pointer, step, required=("id", *CALL), optional=("condition", *CALL_OPTIONS))
         id = self.id((*pointer, "id"), step)
-        where = (*pointer, kind)
-        blocks: tuple[RawBlock, ...] = ()
-        action: RawAction
+        action, blocks = self._action(kind, pointer, step)
+        return RawStep(pointer, id, condition, action, blocks, self._catch(pointer, step))
+
+    def _action(
+        self, kind: str | None, pointer: Pointer, step: dict[str, Any]
+    ) -> tuple[RawAction, tuple[RawBlock, ...]]:
+        where = (*pointer, kind or "")
         match kind:
             case "set":
-                action = self._set(where, step)
+                return self._set(where, step), ()
             case "switch":
-                action, blocks = RawSwitch(), self._cases(where, step)
+                return RawSwitch(), self._cases(where, step)
             case "wait":
-                action = self._wait(where, step)
+                return self.wait(where, step), ()
             case "wait_for":
-                action = self._wait_for(where, step)
+                return self.wait_for(where, step), ()
+            case "emit":
+                return self.emit(where, step), ()
+            case "approval":
+                return self.approval(where, step), ()
             case "parallel":
-                action, blocks = self._parallel(where, step)
+                return self._parallel(where, step)
             case "for_each":
-                action, blocks = self._for_each(where, step)
+                return self._for_each(where, step)
+            case "end":
+                return self._end(where, step), ()
+            case _ if "workflow" in step:
+                return self._sub_workflow(pointer, step), ()
             case _:
-                action = self._end(where, step)
-        return RawStep(pointer, id, condition, action, blocks)
+                return self._call(pointer, step), ()
 
-    def _call_step(self, pointer: Pointer, step: dict[str, Any], condition: str | None) -> RawStep:
-        self.keys(pointer, step, required=("id", *CALL), optional=("condition", *CALL_OPTIONS))
-        id = self.id((*pointer, "id"), step)
-        handler = (*pointer, "on_error")
-        blocks: tuple[RawBlock, ...] = ()
-        catches = None
-        if "on_error" in step:
-            caught = self.member(handler, step)
-            self.keys(handler, caught, optional=("errors", "steps"))
-            catches = self.errors((*handler, "errors"), caught)
-            if "steps" in caught:
-                steps = self._steps((*handler, "steps"), caught)
-                blocks = (RawBlock(handler, "on_error", None, steps),)
-        return RawStep(pointer, id, condition, self._call(pointer, step, catches), blocks)
+    def _catch(self, pointer: Pointer, step: dict[str, Any]) -> RawCatch | None:
+        if "on_error" not in step:
+            return None
+        where = (*pointer, "on_error")
+        caught = self.member(where, step)
+        self.keys(where, caught, optional=("errors", "steps"))
+        errors = self.errors((*where, "errors"), caught)
+        steps = self._steps((*where, "steps"), caught) if "steps" in caught else ()
+        return RawCatch(where, errors, steps)
 
-    def _call(
-        self, pointer: Pointer, call: dict[str, Any], catches: frozenset[str] | None = None
-    ) -> RawCall:
+    def _sub_workflow(self, pointer: Pointer, step: dict[str, Any]) -> RawSubWorkflow:
+        outputs = self.member((*pointer, "output_mapping"), step)
+        self.names((*pointer, "output_mapping"), outputs)
+        inputs = self.member((*pointer, "input_mapping"), step)
+        return RawSubWorkflow(self.id((*pointer, "workflow"), step), inputs, outputs)
+
+    def _call(self, pointer: Pointer, call: dict[str, Any]) -> RawCall:
         outputs = self.member((*pointer, "output_mapping"), call)
         self.names((*pointer, "output_mapping"), outputs)
         undo = (*pointer, "compensate")
@@ -225,7 +155,6 @@ class _Parser(Shape):
             output_mapping=outputs,
             retry=self._retry((*pointer, "retry"), call),
             timeout_us=self.duration((*pointer, "timeout"), call),
-            catches=catches,
             compensate=compensate,
         )
 
@@ -272,47 +201,6 @@ class _Parser(Shape):
             steps = self._steps((*where, "steps"), case)
             blocks.append(RawBlock(where, str(at), when, steps))
         return tuple(blocks)
-
-    def _wait(self, pointer: Pointer, step: dict[str, Any]) -> RawWait:
-        given = self.member(pointer, step)
-        self.keys(pointer, given, optional=("duration", "until"))
-        if isinstance(step["wait"], dict) and len(given.keys() & {"duration", "until"}) != 1:
-            self.fault(pointer, "needs duration or until, one of them")
-        until = self.text((*pointer, "until"), given) if "until" in given else None
-        return RawWait(self.duration((*pointer, "duration"), given), until)
-
-    def _wait_for(self, pointer: Pointer, step: dict[str, Any]) -> RawWaitFor:
-        given = self.member(pointer, step)
-        self.keys(pointer, given, optional=(*SIGNALS, "correlation", "timeout", "on_timeout"))
-        kinds = [kind for kind in SIGNALS if kind in given]
-        if isinstance(step["wait_for"], dict) and len(kinds) != 1:
-            self.fault(pointer, f"needs one of {', '.join(SIGNALS)}")
-        names: tuple[str, ...] = ()
-        if "signal" in given:
-            names = (self.id((*pointer, "signal"), given),)
-        elif kinds:
-            names = self._signal_names((*pointer, kinds[0]), given[kinds[0]])
-        where = (*pointer, "on_timeout")
-        may_end = self.word(where, given, ("fail", "continue"), "fail") == "continue"
-        if may_end and "timeout" not in given:
-            self.fault(where, "needs a timeout")
-        correlation = (*pointer, "correlation")
-        return RawWaitFor(
-            names,
-            "all" in given,
-            self.text(correlation, given) if "correlation" in given else None,
-            self.duration((*pointer, "timeout"), given),
-            may_end,
-        )
-
-    def _signal_names(self, pointer: Pointer, value: Any) -> tuple[str, ...]:
-        listed = value if isinstance(value, list) else []
-        if not 2 <= len(set(map(str, listed))) == len(listed) <= MAX_BRANCHES:
-            self.fault(pointer, f"must be a list of 2 to {MAX_BRANCHES} different names")
-        for at, name in enumerate(listed):
-            if not isinstance(name, str) or not is_id(name):
-                self.fault((*pointer, at), not_an_id(str(name)))
-        return tuple(map(str, listed))
 
     def _parallel(
         self, pointer: Pointer, step: dict[str, Any]

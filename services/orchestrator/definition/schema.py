@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from services.orchestrator.definition import duration, parse, shape
+from services.orchestrator.definition import duration, parse, parse_asking, shape
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 TITLE = "Workflow of Anya Mesh"
@@ -41,17 +41,22 @@ def _definitions() -> dict[str, Any]:
         "mapping": mapping,
         "concurrency": _integer(1, parse.MAX_CONCURRENCY),
         "retry": _retry(),
+        "event": {
+            "type": "string",
+            "maxLength": parse_asking.MAX_EVENT,
+            "pattern": f"^{parse_asking.EVENT}$",
+        },
+        "on_error": _object({"errors": _ref("errors"), "steps": _ref("steps")}),
         "steps": {
             "type": "array",
             "minItems": 1,
             "maxItems": parse.MAX_STEPS,
-            "items": {"anyOf": [_call_step(), *(_step(kind) for kind in parse.KINDS)]},
+            "items": {"anyOf": [_call_step(), _sub_workflow(), *map(_step, parse.KINDS)]},
         },
     }
 
 
 def _call_step() -> dict[str, Any]:
-    on_error = _object({"errors": _ref("errors"), "steps": _ref("steps")})
     compensate = _object(
         {**_call(), "retry": _ref("retry"), "timeout": _ref("duration")}, required=parse.CALL[:3]
     )
@@ -62,7 +67,7 @@ def _call_step() -> dict[str, Any]:
         "output_mapping": _ref("named"),
         "retry": _ref("retry"),
         "timeout": _ref("duration"),
-        "on_error": on_error,
+        "on_error": _ref("on_error"),
         "compensate": compensate,
     }
     return _object(properties, required=("id", *parse.CALL))
@@ -76,14 +81,28 @@ def _call() -> dict[str, Any]:
     }
 
 
+def _sub_workflow() -> dict[str, Any]:
+    properties = {
+        "id": _ref("id"),
+        "condition": _ref("text"),
+        "workflow": _ref("id"),
+        "input_mapping": _ref("mapping"),
+        "output_mapping": _ref("named"),
+        "on_error": _ref("on_error"),
+    }
+    return _object(properties, required=("id", *parse.SUB_WORKFLOW))
+
+
 def _step(kind: str) -> dict[str, Any]:
     properties = {"id": _ref("id"), "condition": _ref("text"), kind: _ACTIONS[kind]()}
+    if kind in parse.CATCHING:
+        properties["on_error"] = _ref("on_error")
     return _object(properties, required=("id", kind))
 
 
 def _switch() -> dict[str, Any]:
     case = _object({"when": _ref("text"), "steps": _ref("steps")}, required=("steps",))
-    return {"type": "array", "minItems": 1, "maxItems": parse.MAX_BRANCHES, "items": case}
+    return {"type": "array", "minItems": 1, "maxItems": shape.MAX_BRANCHES, "items": case}
 
 
 def _wait() -> dict[str, Any]:
@@ -95,27 +114,51 @@ def _wait_for() -> dict[str, Any]:
     names = {
         "type": "array",
         "minItems": 2,
-        "maxItems": parse.MAX_BRANCHES,
+        "maxItems": shape.MAX_BRANCHES,
         "uniqueItems": True,
-        "items": _ref("id"),
+        "items": {"anyOf": [_ref("id"), _object({"event": _ref("event")}, required=("event",))]},
     }
     properties = {
         "signal": _ref("id"),
+        "event": _ref("event"),
         "any": names,
         "all": names,
         "correlation": _ref("text"),
         "timeout": _ref("duration"),
         "on_timeout": {"enum": ["fail", "continue"]},
     }
-    one = [{"required": [kind]} for kind in parse.SIGNALS]
+    one = [{"required": [kind]} for kind in parse_asking.SIGNALS]
     return {**_object(properties), "oneOf": one}
+
+
+def _emit() -> dict[str, Any]:
+    own = {"not": {"pattern": f"^{parse_asking.RESERVED.replace('.', '[.]')}"}}
+    properties = {
+        "type": {"allOf": [_ref("event"), own]},
+        "subject": _ref("text"),
+        "data": _ref("mapping"),
+    }
+    return _object(properties, required=("type",))
+
+
+def _approval() -> dict[str, Any]:
+    most = parse_asking.MAX_APPROVERS
+    listed = {"type": "array", "minItems": 1, "maxItems": most, "uniqueItems": True}
+    properties = {
+        "approvers": {"anyOf": [_ref("text"), {**listed, "items": _ref("text")}]},
+        "quorum": _integer(1, most),
+        "text": _ref("text"),
+        "values": _ref("named"),
+        "timeout": _ref("duration"),
+    }
+    return _object(properties, required=("approvers", "quorum", "text"))
 
 
 def _parallel() -> dict[str, Any]:
     branches = {
         **_ref("named"),
         "minProperties": 2,
-        "maxProperties": parse.MAX_BRANCHES,
+        "maxProperties": shape.MAX_BRANCHES,
         "additionalProperties": _ref("steps"),
     }
     properties = {
@@ -160,6 +203,8 @@ _ACTIONS = {
     "switch": _switch,
     "wait": _wait,
     "wait_for": _wait_for,
+    "emit": _emit,
+    "approval": _approval,
     "parallel": _parallel,
     "for_each": _for_each,
     "end": _end,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from services.orchestrator.definition.faults import Fault
 
 MAX_ID = 48  # characters
+MAX_BRANCHES = 32  # of a switch or a parallel, and names to wait for
 ID = rf"[a-z][a-z0-9_]{{0,{MAX_ID - 1}}}"
 
 # What CEL keeps for itself cannot be part of a path in a condition.

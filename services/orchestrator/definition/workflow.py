@@ -49,6 +49,8 @@ class Operation:
     request: Type
     reply: Type
     runs: Method | Workflow
+    # Of a workflow: its reply is what its last step names, not the whole reply to it.
+    names_outputs: bool = False
 
     @property
     def pivots(self) -> int:
@@ -60,7 +62,10 @@ class Operation:
     @property
     def effect(self) -> Effect:
         """A workflow that pays is no operation: what runs inside another can be taken back."""
-        return Effect.REVERSIBLE if isinstance(self.runs, Workflow) else self.runs.effect
+        if not isinstance(self.runs, Workflow):
+            return self.runs.effect
+        changes = any(map(_changes_something, all_steps(self.runs.steps)))
+        return Effect.REVERSIBLE if changes else Effect.READ
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +101,6 @@ class Call:
     output_mapping: dict[str, Any]
     retry: Retry = AS_THE_ENGINE_DOES
     timeout_us: int | None = None
-    on_error: Catch | None = None
     compensate: Call | None = None
 
 
@@ -123,12 +127,46 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
+class Awaited:
+    """A signal to this run, or an event that any run emits."""
+
+    name: str  # of the signal, or the event's type
+    is_event: bool = False
+
+    @property
+    def key(self) -> str:
+        """What its payload is found under among others."""
+        return self.name.replace(".", "_")
+
+
+@dataclass(frozen=True, slots=True)
 class WaitFor:
-    signals: tuple[str, ...]  # names
+    awaited: tuple[Awaited, ...]
     all: bool  # each of them; else whichever comes first
     correlation: str | None  # a template
     timeout_us: int | None
-    may_end: bool  # without a signal
+    may_end: bool  # without any of them
+
+    @property
+    def events(self) -> tuple[str, ...]:
+        """Types of the events among them."""
+        return tuple(one.name for one in self.awaited if one.is_event)
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    type: str
+    subject: str | None  # a template; without one the run is what the event is about
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    approvers: Any  # a list of templates, or one of a list
+    quorum: int
+    text: str  # a template
+    values: dict[str, Any]
+    timeout_us: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +191,9 @@ class End:
     reason: str  # a template
 
 
-Action: TypeAlias = "Call | Set | Switch | Wait | WaitFor | Parallel | ForEach | End"
+Action: TypeAlias = (
+    "Call | Set | Switch | Wait | WaitFor | Emit | Approval | Parallel | ForEach | End"
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -161,10 +201,11 @@ class Step:
     id: str
     action: Action
     condition: Condition | None = None
+    on_error: Catch | None = None
 
     @property
     def inner(self) -> tuple[Step, ...]:
-        """The steps inside it that its own definition holds."""
+        """The steps of its cases, of its branches or for each item."""
         match self.action:
             case Switch(cases):
                 return tuple(step for case in cases for step in case.steps)
@@ -172,10 +213,13 @@ class Step:
                 return tuple(step for steps in branches.values() for step in steps)
             case ForEach():
                 return self.action.steps
-            case Call(on_error=Catch(steps=steps)):
-                return steps
             case _:
                 return ()
+
+    @property
+    def handling(self) -> tuple[Step, ...]:
+        """The steps that follow its failure."""
+        return self.on_error.steps if self.on_error is not None else ()
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -189,6 +233,8 @@ class Step:
                 return ("results", "failed")
             case WaitFor():
                 return ("signal", "payload")
+            case Approval():
+                return ("approved_by", "digest")
             case Parallel(first=True):
                 return ("first",)
             case _:
@@ -201,9 +247,9 @@ class Step:
             case Switch(cases):
                 return max(_pivots(case.steps) for case in cases)
             case Call(operation):
-                return operation.pivots + _pivots(self.inner)
+                return operation.pivots + _pivots(self.handling)
             case _:
-                return _pivots(self.inner)
+                return _pivots(self.inner) + _pivots(self.handling)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,14 +293,22 @@ class Workflow:
     steps: tuple[Step, ...]
     inputs: Inputs
     deadline_us: int | None = None  # from the start of a run; None: the engine's
+    outputs: Mapping[str, Type] = field(default_factory=dict)  # of its last step: its own as a step
     pivots: int = field(init=False, repr=False)  # the most that one way through it makes
-    # Name and hash of every workflow that runs inside this one: a run is pinned to them.
+    # Name and hash of every workflow that runs inside this one, each after those inside it: a run
+    # is pinned to them.
     composites: Mapping[str, str] = field(init=False, repr=False)
+    uses: tuple[str, ...] = field(init=False, repr=False)  # ids of those that its own steps run
+    hears_events: bool = field(init=False, repr=False)  # it, or a workflow inside it, waits for any
     _by_id: dict[str, Step] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pivots", _pivots(self.steps))
-        object.__setattr__(self, "composites", dict(_composites(self)))
+        inside = list(_inside(self))
+        object.__setattr__(self, "composites", {inner.id: inner.hash for inner in inside})
+        object.__setattr__(self, "uses", tuple(dict.fromkeys(_uses(self.steps))))
+        hears = any(inner.hears_events for inner in inside) or _hears(self.steps)
+        object.__setattr__(self, "hears_events", hears)
         object.__setattr__(self, "_by_id", {step.id: step for step in all_steps(self.steps)})
 
     def step(self, id: str) -> Step:
@@ -267,20 +321,38 @@ def all_steps(steps: Iterable[Step]) -> Iterator[Step]:
     for step in steps:
         yield step
         yield from all_steps(step.inner)
+        yield from all_steps(step.handling)
+
+
+def _changes_something(step: Step) -> bool:
+    match step.action:
+        case Call(operation):
+            return operation.effect is not Effect.READ
+        case action:
+            return isinstance(action, Emit)
 
 
 def _pivots(steps: Iterable[Step]) -> int:
     return sum(step.pivots for step in steps)
 
 
-def _composites(workflow: Workflow) -> Iterator[tuple[str, str]]:
+def _uses(steps: Iterable[Step]) -> Iterator[str]:
+    for step in all_steps(steps):
+        if isinstance(step.action, Call) and step.action.operation.names_outputs:
+            yield step.action.operation.name
+
+
+def _hears(steps: Iterable[Step]) -> bool:
+    actions = [step.action for step in all_steps(steps)]
+    return any(isinstance(action, WaitFor) and action.events for action in actions)
+
+
+def _inside(workflow: Workflow) -> Iterator[Workflow]:
+    """The workflows that run inside this one, those inside of each before itself."""
     for step in all_steps(workflow.steps):
-        if not isinstance(step.action, Call):
-            continue
-        for call in filter(None, (step.action, step.action.compensate)):
-            if isinstance(call.operation.runs, Workflow):
-                yield call.operation.name, call.operation.runs.hash
-                yield from _composites(call.operation.runs)
+        if isinstance(step.action, Call) and isinstance(step.action.operation.runs, Workflow):
+            yield from _inside(step.action.operation.runs)
+            yield step.action.operation.runs
 
 
 def privileges(workflow: Workflow) -> frozenset[str]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from services.orchestrator.definition.workflow import Call
 from services.orchestrator.engine import conclusion, places
+from services.orchestrator.engine.inside import Inside
 from services.orchestrator.engine.state import Phase, RunStatus, StepStatus
-from services.orchestrator.engine.walk import Walk
 
 TAKEN_BACK = (RunStatus.FAILED, RunStatus.REFUSED, RunStatus.CANCELLED)
 
 
-class Compensations(Walk):
+class Compensations(Inside):
     __slots__ = ()
 
     def to_compensate(self, status: RunStatus) -> list[str]:

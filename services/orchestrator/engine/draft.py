@@ -51,11 +51,10 @@ class Draft:
     def skip(self, step: Step, path: str, reason: str, **more: Any) -> None:
         """The step and all inside it do not happen."""
         self.skip_alone(step, path, reason, **more)
-        if isinstance(step.action, ForEach):
-            return
-        handler = f"/{places.ON_ERROR}" if isinstance(step.action, Call) else ""
-        for inner in step.inner:
-            self.skip(inner, f"{path}{handler}/{inner.id}", reason)
+        for inner in () if isinstance(step.action, ForEach) else step.inner:
+            self.skip(inner, f"{path}/{inner.id}", reason)
+        for inner in step.handling:
+            self.skip(inner, f"{path}/{places.ON_ERROR}/{inner.id}", reason)
 
     def skip_alone(self, step: Step, path: str, reason: str, **more: Any) -> None:
         payload = {**about(step), **more, "output": dict.fromkeys(step.outputs)}
@@ -71,23 +70,42 @@ class Draft:
         handled: bool = False,
         **more: Any,
     ) -> None:
-        """The step has failed for good, and with it those that it is inside of.
+        """The step has failed for good; without anybody to go on, so has all that is around it.
 
         ``at`` is the innermost one; ``handled``: it failed in what an earlier error led to.
         """
-        place = places.locate(self.workflow, path)
-        caught = "" if uncertain else _caught(place, error, handled=handled)
+        step = places.locate(self.workflow, path).step
+        caught = "" if uncertain else self._caught(step, path, error, handled=handled)
         payload = {"error": error.to_payload(), "uncertain": uncertain, "final": True}
         if at:
             payload["at"] = at
         if caught:
-            payload |= {"caught": caught, "output": dict.fromkeys(place.step.outputs)}
-        self.add(Kind.STEP_FAILED, path, {**about(place.step), **more, **payload})
+            payload |= {"caught": caught, "output": dict.fromkeys(step.outputs)}
+        self.add(Kind.STEP_FAILED, path, {**about(step), **more, **payload})
         outside = places.outer(path)
-        ends_outer = not caught or (caught == Caught.ITEM and outside != place.each)
-        if outside and ends_outer and not path.endswith(f"/{places.COMPENSATE}"):
-            handled = path.startswith(f"{outside}/{places.ON_ERROR}/")
-            self.end_call(outside, error, uncertain=uncertain, at=at or path, handled=handled)
+        if outside and not caught and not path.endswith(f"/{places.COMPENSATE}"):
+            self.end_call(outside, error, uncertain=uncertain, at=at or path, handled=True)
+
+    def _caught(self, step: Step, path: str, error: Error, *, handled: bool) -> str:
+        """Who goes on after the failure, see Caught; empty if nobody does."""
+        if _takes(step, error) and not handled:
+            return Caught.HANDLE if step.handling else Caught.CONTINUE
+        while outside := places.outer(path):
+            if path.endswith(f"/{places.COMPENSATE}"):
+                return ""
+            around = places.locate(self.workflow, outside).step
+            handling = path.startswith(f"{outside}/{places.ON_ERROR}/")
+            each = around.action
+            if not handling and isinstance(each, ForEach) and each.tolerates:
+                return Caught.OUTER
+            if not handling and _takes(around, error):
+                return Caught.OUTER
+            path = outside
+        return ""
+
+
+def _takes(step: Step, error: Error) -> bool:
+    return step.on_error is not None and step.on_error.takes(error.code, error.reason)
 
 
 @lru_cache(maxsize=STEPS)
@@ -106,15 +124,3 @@ def about(step: Step) -> dict[str, Any]:
 
 
 _WORDS = {"ForEach": "for_each", "WaitFor": "wait_for"}
-
-
-def _caught(place: places.Place, error: Error, *, handled: bool) -> str:
-    action = place.step.action
-    catch = action.on_error if isinstance(action, Call) else None
-    if catch is not None and not handled and catch.takes(error.code, error.reason):
-        return Caught.HANDLE if catch.steps else Caught.CONTINUE
-    if place.each:
-        each = place.workflow.step(places.plain(place.each).rpartition("/")[2]).action
-        if isinstance(each, ForEach) and each.tolerates:
-            return Caught.ITEM
-    return ""

@@ -38,6 +38,7 @@ KEPT = frozenset(
         *("operation", "protocol", "effect", "method", "service", "key"),
         *("until_us", "timeout_us", "retry_us", "listens"),
         *("uncertain", "final", "caught", "at", "consumed", "position", "name", "by", "status"),
+        *("type", "paths", "step", "approves"),
     }
 )
 ENDS = (Kind.FINISH, Kind.STOPPING)

@@ -58,6 +58,30 @@ class Signalled:
 
 
 @dataclass(frozen=True, slots=True)
+class Heard:
+    """A run of this store emitted an event of a type that this one waits for."""
+
+    type: str
+    subject: str
+    data: dict[str, Any]
+    position: int  # in the order of all events of the store
+    run_id: str  # of who emitted it
+    emitted: int  # sequence of the record that says so
+
+
+@dataclass(frozen=True, slots=True)
+class Approved:
+    """An approver has decided, and the signature was verified."""
+
+    step: str  # path
+    approver: str  # DID
+    approves: bool
+    digest: str  # of what was asked, hex
+    jws: str
+    position: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class CancelRequested:
     reason: str
     by: str  # SPIFFE ID
@@ -73,6 +97,8 @@ Event: TypeAlias = (
     | CancelReplied
     | CancelFailed
     | Signalled
+    | Heard
+    | Approved
     | CancelRequested
 )
 

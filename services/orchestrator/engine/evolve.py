@@ -5,10 +5,12 @@ from __future__ import annotations
 from base64 import b64decode
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from services.orchestrator.engine import places
 from services.orchestrator.engine.record import Kind, Record
 from services.orchestrator.engine.state import (
     RECOVERED,
     Caught,
+    Decision,
     Error,
     Phase,
     RunState,
@@ -66,6 +68,7 @@ def _step_intent(state: RunState, record: Record) -> None:
     elif "until_us" in payload:
         step.phase = Phase.LISTENING if "listens" in payload else Phase.PASSING
         step.until_us = payload["until_us"]
+        step.heard_to = step.input.get("since", 0)
     _stand(state, step)
 
 
@@ -94,6 +97,9 @@ def _step_failed(state: RunState, record: Record) -> None:
         status = StepStatus.UNCERTAIN if payload["uncertain"] else StepStatus.FAILED
         _end(step, record, status, payload.get("output", {}))
         step.failed_at = payload.get("at", "")
+        state.broken.pop(step.path, None)
+        if step.caught == Caught.OUTER:
+            state.broken.setdefault(places.outer(step.path), step.path)
         if step.caught == Caught.HANDLE:
             step.phase = Phase.INSIDE
     else:
@@ -135,6 +141,28 @@ def _signal(state: RunState, record: Record) -> None:
     signal = Signal(record.sequence, payload["name"], payload["payload"], payload["correlation"])
     state.signals.append(signal)
     state.taken = payload["position"]
+
+
+def _event(state: RunState, record: Record) -> None:
+    payload = record.payload
+    event = Signal(record.sequence, payload["type"], payload["data"], payload["subject"])
+    for path in payload["paths"]:
+        step = state.steps[path]
+        step.heard[event.name] = event
+        step.heard_to = payload["position"]
+
+
+def _approval(state: RunState, record: Record) -> None:
+    """The first word of an approver counts, and only about what is asked now."""
+    payload = record.payload
+    state.taken = payload["position"]
+    step = state.steps.get(payload["step"])
+    if step is None or step.phase is not Phase.LISTENING:
+        return
+    asked = step.input.get("asked", {}).get("approvers", ())
+    if step.input.get("digest") == payload["digest"] and payload["approver"] in asked:
+        said = Decision(payload["approves"], payload["jws"], record.at_us)
+        step.decisions.setdefault(payload["approver"], said)
 
 
 def _cancel_run(state: RunState, record: Record) -> None:
@@ -219,6 +247,7 @@ def _begin(state: RunState, record: Record) -> StepState:
         started_us=record.at_us,
         since_us=record.at_us,
         condition=payload.get("condition"),
+        began=record.sequence,
     )
     state.steps[record.path] = step
     return step
@@ -269,6 +298,8 @@ _EVOLVE: dict[Kind, _Evolve] = {
     Kind.CANCEL_DONE: _cancel_done,
     Kind.RECOVERED: _recovered,
     Kind.SIGNAL: _signal,
+    Kind.EVENT: _event,
+    Kind.APPROVAL: _approval,
     Kind.CANCEL_RUN: _cancel_run,
     Kind.STOPPING: _stopping,
     Kind.FINISH: _finish,

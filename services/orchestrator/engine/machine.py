@@ -15,6 +15,7 @@ from services.orchestrator.definition import values
 from services.orchestrator.engine import conclusion
 from services.orchestrator.engine.compensation import Compensations
 from services.orchestrator.engine.events import (
+    Approved,
     Began,
     Call,
     Cancel,
@@ -23,11 +24,13 @@ from services.orchestrator.engine.events import (
     CancelRequested,
     Due,
     Failed,
+    Heard,
     Recovered,
     Replied,
     Signalled,
     Wait,
 )
+from services.orchestrator.engine.inside import can_be_left
 from services.orchestrator.engine.policy import SECOND
 from services.orchestrator.engine.record import Kind
 from services.orchestrator.engine.request import attestations_of
@@ -61,6 +64,13 @@ def _command(step: StepState, policy: Policy) -> Command:
     return Wait(step.path, step.until_us)
 
 
+_KINDS = {
+    Signalled: Kind.SIGNAL,
+    Approved: Kind.APPROVAL,
+    CancelRequested: Kind.CANCEL_RUN,
+}
+
+
 class Turn(Compensations):
     """One event, judged: ``records`` is what it adds to the journal."""
 
@@ -87,9 +97,10 @@ class Turn(Compensations):
                 self.attempt_again(path, "cancelled")
             case CancelFailed(path, error):
                 self.judge_failed_cancel(self.state.steps[path], error)
-            case Signalled() | CancelRequested():
-                kind = Kind.SIGNAL if isinstance(event, Signalled) else Kind.CANCEL_RUN
-                self.add(kind, "", asdict(event))
+            case Signalled() | Approved() | CancelRequested():
+                self.add(_KINDS[type(event)], "", asdict(event))
+            case Heard():
+                self.hear(event)
             case _:
                 assert_never(event)
         self._proceed()
@@ -103,7 +114,7 @@ class Turn(Compensations):
 
     def _pass(self, step: StepState) -> None:
         if step.phase is Phase.LISTENING:
-            self._stop_listening(step)
+            self.stop_listening(step)
         elif step.phase is not Phase.PASSING:
             self.resume(step)
         elif self.at_us < int(step.input["until_us"]):
@@ -111,14 +122,6 @@ class Turn(Compensations):
             self.end_call(step.path, Error("DEADLINE_EXCEEDED", "", message))
         else:
             self.finish_own(step.path, {})
-
-    def _stop_listening(self, step: StepState) -> None:
-        late = self.at_us >= self.state.deadline_us and not step.input["may_end"]
-        if step.input["may_end"] and self.at_us < self.state.deadline_us:
-            self.finish_own(step.path, {"signal": None, "payload": None})
-        else:
-            what = "the run's deadline passed while the step waited" if late else "no signal came"
-            self.end_call(step.path, Error("DEADLINE_EXCEEDED", "", what))
 
     def _proceed(self) -> None:
         """Begin what can begin now, or bring the run to its end."""
@@ -150,7 +153,7 @@ class Turn(Compensations):
     def _wind_up(self) -> None:
         """Nothing new begins; what is under way ends, what was done is taken back."""
         for step in self.state.in_flight:
-            if self._can_be_left(step):
+            if can_be_left(step):
                 self.leave(step.path, "the run ended first")
         status, reason = self._end()
         if self.state.in_flight:
@@ -183,13 +186,6 @@ class Turn(Compensations):
         known = self.state.stop
         if known is None or (known.status, known.reason) != (status, reason):
             self.add(Kind.STOPPING, "", {"status": status, "reason": reason})
-
-    @staticmethod
-    def _can_be_left(step: StepState) -> bool:
-        """Nothing depends on how it ends: it changes nothing, or has not been sent."""
-        if conclusion.compensates(step.path) or step.phase is Phase.CANCELLING:
-            return False
-        return step.effect == "READ" or (step.phase is not Phase.CALLING and not step.uncertain)
 
     def _finish(self, status: RunStatus, reason: str) -> None:
         for step in list(self.state.steps.values()):

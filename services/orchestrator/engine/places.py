@@ -17,7 +17,6 @@ ON_ERROR = "on_error"
 
 WORKFLOWS = 1024  # whose places are kept in memory
 
-_INSIDE: dict[type, str] = {Call: f"/{ON_ERROR}/", ForEach: "[]/"}
 _INDEX = re.compile(r"\[([0-9]+)\]")
 
 
@@ -47,6 +46,11 @@ def outer(path: str) -> str:
     return found[: found.rindex("[")] if found.endswith("]") else found
 
 
+def is_below(path: str, other: str) -> bool:
+    """Is the step at ``path`` inside the other one?"""
+    return path.startswith((f"{other}/", f"{other}["))
+
+
 def locate(workflow: Workflow, path: str) -> Place:
     """LookupError if the workflow has no such step."""
     if "[" in path:
@@ -72,7 +76,8 @@ def _stands(workflow: Workflow) -> dict[str, str]:
     def look(steps: Iterable[Step], prefix: str) -> None:
         for step in steps:
             path = found[step.id] = prefix + step.id
-            look(step.inner, f"{path}{_INSIDE.get(type(step.action), '/')}")
+            look(step.inner, f"{path}[]/" if isinstance(step.action, ForEach) else f"{path}/")
+            look(step.handling, f"{path}/{ON_ERROR}/")
 
     look(workflow.steps, "")
     return found

@@ -20,6 +20,9 @@ Payloads are JSON; ``?`` marks what may be missing:
     CANCEL_DONE    nothing
     RECOVERED      nothing
     SIGNAL         name, payload, correlation, position: in what was sent to the run
+    EVENT          type, subject, data, position: in the store's events; paths: of the steps that
+                   take it
+    APPROVAL       step: its path; approver, approves, digest, jws, position: as of a SIGNAL
     CANCEL_RUN     reason, by, position
     STOPPING       status, reason: how the run ends once nothing is under way
     FINISH         status, reason
@@ -50,6 +53,8 @@ class Kind(StrEnum):
     CANCEL_DONE = "CANCEL_DONE"
     RECOVERED = "RECOVERED"
     SIGNAL = "SIGNAL"
+    EVENT = "EVENT"
+    APPROVAL = "APPROVAL"
     CANCEL_RUN = "CANCEL_RUN"
     STOPPING = "STOPPING"
     FINISH = "FINISH"

@@ -103,7 +103,11 @@ class StepState:
     cancelled: bool = False  # later attempts are refused, or answered with what was there
     caught: str = ""  # what becomes of its failure, see Caught; empty: it ends the run
     failed_at: str = ""  # the step inside it that failed, if it is not the one itself
+    began: int = 0  # sequence of its first record
     ended: int = 0  # sequence of the record that ended it
+    heard_to: int = 0  # in the order of the store's events: it wants none up to here
+    heard: dict[str, Signal] = field(default_factory=dict)  # events it waits for, by their type
+    decisions: dict[str, Decision] = field(default_factory=dict)  # of its approvers, by their DID
 
 
 class Caught(StrEnum):
@@ -111,17 +115,26 @@ class Caught(StrEnum):
 
     CONTINUE = "continue"  # the next step
     HANDLE = "handle"  # first the steps of its on_error
-    ITEM = "item"  # the other items of the for_each around it
+    OUTER = "outer"  # what is around it fails with it, and something around that goes on
 
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """What was sent to the run and has not been waited for yet."""
+    """What was sent to the run, or emitted by one, and has not been waited for yet."""
 
     sequence: int
     name: str
     payload: dict[str, Any]
     correlation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What an approver signed."""
+
+    approves: bool
+    jws: str  # the evidence
+    at_us: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +172,8 @@ class RunState:
     signals: list[Signal] = field(default_factory=list)  # in the order they came
     taken: int = 0  # position of the last of what was sent to it
     cancelled: str = ""  # why and by whom it is to be cancelled; empty: it is not
+    # The first step inside another that failed and brings it down, by the path of the other.
+    broken: dict[str, str] = field(default_factory=dict)
     # How many steps of a list are over, by the path of its first: a turn need not look at them.
     # It can be told from the steps at any time, and is never stored.
     passed: dict[str, int] = field(default_factory=dict, compare=False, repr=False)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from base64 import b64encode
 from dataclasses import dataclass
-from datetime import datetime
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from services.orchestrator.definition import values
 from services.orchestrator.definition.template import Unresolved, resolve
 from services.orchestrator.definition.workflow import (
+    Approval,
     Call,
+    Emit,
     End,
     ForEach,
     Parallel,
@@ -21,11 +23,11 @@ from services.orchestrator.definition.workflow import (
     Wait,
     WaitFor,
     Workflow,
+    all_steps,
 )
 from services.orchestrator.engine import ceiling, conclusion, places
-from services.orchestrator.engine.attempts import Attempts
+from services.orchestrator.engine.asking import Asking
 from services.orchestrator.engine.draft import about
-from services.orchestrator.engine.policy import SECOND
 from services.orchestrator.engine.record import Kind, PayloadTooLarge
 from services.orchestrator.engine.request import build_request, effect_key
 from services.orchestrator.engine.scope import ITEMS
@@ -33,9 +35,10 @@ from services.orchestrator.engine.state import Caught, Error, Phase, StepStatus
 
 if TYPE_CHECKING:
     from services.orchestrator.definition.condition import Condition
-    from services.orchestrator.engine.state import RunStatus, Signal, StepState
+    from services.orchestrator.engine.state import RunStatus, StepState
 
 MAX_ITEMS = 1000  # of a for_each
+MAX_STEPS = 20_000  # of a run, those of all items counted
 
 
 class Way(Enum):
@@ -43,17 +46,19 @@ class Way(Enum):
 
     UNDER = "something in it is under way"
     DONE = "nothing is left to do"
-    BROKEN = "a step failed, and only this item of a for_each with it"
+    BROKEN = "a step failed, and what is around it fails with it"
+    OVER = "it asked for the end of the workflow inside the run that it belongs to"
 
 
 @dataclass(slots=True)
-class Walk(Attempts):
+class Walk(Asking, ABC):
     ending: tuple[RunStatus, str] | None = None  # decided in this turn
+    ended_inside: tuple[str, str] = ("", "")  # outcome and reason of the last Way.OVER
 
     def walk_all(self) -> bool:
-        return self._walk(self.workflow.steps, "") is Way.DONE
+        return self.walk(self.workflow.steps, "") is Way.DONE
 
-    def _walk(self, steps: tuple[Step, ...], prefix: str) -> Way:
+    def walk(self, steps: tuple[Step, ...], prefix: str) -> Way:
         """Begin what can begin below ``prefix``."""
         first = prefix + steps[0].id
         for at in range(self.state.passed.get(first, 0), len(steps)):
@@ -68,26 +73,34 @@ class Walk(Attempts):
         if path not in self.state.steps:
             self.begin(step, path)
         known = self.state.steps[path]
+        caught, way = known.caught, Way.DONE
         if known.phase in (Phase.INSIDE, Phase.LISTENING):
-            self._enter(step, path)
+            way = self.enter(step, path)
+        if known.phase is Phase.INSIDE and known.caught != caught:
+            way = self.enter(step, path)  # it failed, and its on_error follows
         if known.phase is not Phase.ENDED or self.ending is not None:
             return Way.UNDER
         if known.status in (StepStatus.FAILED, StepStatus.UNCERTAIN):
-            return self._judge_failed(known)
+            return self._judge_failed(known, way)
         if isinstance(step.action, End) and known.status is StepStatus.SUCCEEDED:
-            self.ending = conclusion.of_end(
-                self.workflow, self.state, step.action.outcome, known.input.get("reason", "")
-            )
-            return Way.UNDER
-        return Way.DONE
+            return self._end_here(step.action, path, known.input.get("reason", ""))
+        return way
 
-    def _judge_failed(self, step: StepState) -> Way:
-        if step.caught == Caught.ITEM:
+    def _judge_failed(self, step: StepState, way: Way) -> Way:
+        if step.caught == Caught.OUTER:
             return Way.BROKEN
         if step.caught:
-            return Way.DONE
+            return way
         failed = step.failed_at or step.path
         self.ending = conclusion.of_failure(self.workflow, self.state, failed)
+        return Way.UNDER
+
+    def _end_here(self, end: End, path: str, reason: str) -> Way:
+        """The end of the run; in a workflow inside it, of that one only."""
+        if places.locate(self.workflow, path).prefix:
+            self.ended_inside = end.outcome, reason
+            return Way.OVER
+        self.ending = conclusion.of_end(self.workflow, self.state, end.outcome, reason)
         return Way.UNDER
 
     # Beginning a step.
@@ -128,24 +141,22 @@ class Walk(Attempts):
             case Call() as call:
                 self._begin_call(call, path, seen, payload)
             case Set(given):
-                self._end_at_once(path, payload, {}, resolve(given, seen))
+                self.end_at_once(path, payload, {}, resolve(given, seen))
             case End(reason=reason):
                 told = resolve(reason, seen)
-                self._end_at_once(path, payload, {"reason": told}, {})
+                self.end_at_once(path, payload, {"reason": told}, {})
             case Switch():
                 self._choose(step, step.action, path, seen, payload)
-            case Wait():
-                until = self._until(step.action, seen)
-                capped = until if conclusion.pivot_made(self.state) else self._cap(until)
-                more = {"input": {"until_us": until}, "until_us": capped}
-                self.add(Kind.STEP_INTENT, path, {**payload, **more}, attempt=1)
+            case Wait() as wait:
+                self.wait(wait, path, seen, payload)
             case WaitFor() as wait:
-                self._listen_from_now_on(wait, path, seen, payload)
+                self.listen_from_now_on(wait, path, seen, payload)
+            case Emit() as emit:
+                self.emit(emit, path, seen, payload)
+            case Approval() as asked:
+                self.ask(asked, path, seen, payload)
             case ForEach(items=items):
-                listed = resolve(items, seen)
-                if not isinstance(listed, list) or len(listed) > MAX_ITEMS:
-                    raise values.Mismatch(("items",), f"a list of at most {MAX_ITEMS}")
-                payload["input"] = {ITEMS: listed}
+                payload["input"] = {ITEMS: self._items(step.action, resolve(items, seen))}
                 self.add(Kind.STEP_INTENT, path, payload, attempt=1)
             case Parallel():
                 self.add(Kind.STEP_INTENT, path, {**payload, "input": {}}, attempt=1)
@@ -170,12 +181,6 @@ class Walk(Attempts):
             if call.timeout_us is not None:
                 payload["timeout_us"] = call.timeout_us
         self.add(Kind.STEP_INTENT, path, payload, attempt=1)
-
-    def _end_at_once(
-        self, path: str, payload: dict[str, Any], input: dict[str, Any], output: dict[str, Any]
-    ) -> None:
-        done: dict[str, Any] = {"input": input, "reply": None, "output": output, "attestations": []}
-        self.add(Kind.STEP_DONE, path, {**payload, **done}, attempt=1)
 
     def _choose(
         self, step: Step, switch: Switch, path: str, seen: dict[str, Any], payload: dict[str, Any]
@@ -208,152 +213,17 @@ class Walk(Attempts):
             for other in case.steps if at != chosen else ():
                 self.skip(other, f"{path}/{other.id}", f"{why}: {path} took another case")
 
-    def _until(self, wait: Wait, seen: dict[str, Any]) -> int:
-        if wait.until is None:
-            return self.at_us + (wait.duration_us or 0)
-        text = resolve(wait.until, seen)
-        try:
-            time = datetime.fromisoformat(text)
-        except (TypeError, ValueError):
-            raise values.Mismatch(("until",), "an RFC 3339 time") from None
-        if time.tzinfo is None:
-            raise values.Mismatch(("until",), "a time with its offset from UTC")
-        return int(time.timestamp() * SECOND)
+    def _items(self, each: ForEach, listed: Any) -> list[Any]:
+        if not isinstance(listed, list) or len(listed) > MAX_ITEMS:
+            raise values.Mismatch(("items",), f"a list of at most {MAX_ITEMS}")
+        steps = len(self.state.steps) + len(listed) * sum(1 for _ in all_steps(each.steps))
+        if steps > MAX_STEPS:
+            raise values.Mismatch(("items",), f"so few that the run has at most {MAX_STEPS} steps")
+        return listed
 
-    def _listen_from_now_on(
-        self, wait: WaitFor, path: str, seen: dict[str, Any], payload: dict[str, Any]
-    ) -> None:
-        correlation = resolve(wait.correlation, seen)
-        if not isinstance(correlation, str | None):
-            raise values.Mismatch(("correlation",), "a text")
-        until = self.state.deadline_us
-        if wait.timeout_us is not None:
-            until = self.at_us + wait.timeout_us
-        if not conclusion.pivot_made(self.state):
-            until = self._cap(until)
-        payload["input"] = {"correlation": correlation, "may_end": wait.may_end}
-        self.add(Kind.STEP_INTENT, path, {**payload, "listens": True, "until_us": until}, attempt=1)
-
-    def _listen(self, wait: WaitFor, path: str, known: StepState) -> None:
-        """The signals that it waits for, if they have come."""
-        asked = known.input["correlation"]
-        came: dict[str, Signal] = {}
-        for signal in self.state.signals:
-            if signal.name in wait.signals and asked in (None, signal.correlation):
-                came.setdefault(signal.name, signal)
-        if not came or (wait.all and len(came) < len(wait.signals)):
-            return
-        first = min(came.values(), key=lambda signal: signal.sequence)
-        taken = list(came.values()) if wait.all else [first]
-        payload: Any = {s.name: s.payload for s in taken} if wait.all else first.payload
-        done = {"signal": first.name, "payload": payload}
-        consumed = [signal.sequence for signal in taken]
-        more = {"reply": None, "output": done, "attestations": [], "consumed": consumed}
-        self.add(Kind.STEP_DONE, path, more)
-
-    def _cap(self, until_us: int) -> int:
-        return min(until_us, self.state.deadline_us)
-
-    # Steps with steps inside.
-
-    def _enter(self, step: Step, path: str) -> None:
-        known = self.state.steps[path]
-        match step.action:
-            case Call(on_error=catch) if known.caught and catch is not None:
-                if self._walk(catch.steps, f"{path}/{places.ON_ERROR}/") is Way.DONE:
-                    self.add(Kind.STEP_HANDLED, path, {})
-            case Call(operation) if isinstance(operation.runs, Workflow):
-                if self._walk(operation.runs.steps, f"{path}/") is Way.DONE:
-                    self._finish_inside(step, path, operation.runs)
-            case Switch(cases):
-                taken = cases[known.input["case"]]
-                if self._walk(taken.steps, f"{path}/") is Way.DONE:
-                    self.finish_own(path, {})
-            case Parallel() as parallel:
-                self._enter_parallel(parallel, path)
-            case ForEach() as each:
-                self._enter_each(each, path, known)
-            case WaitFor() as wait:
-                self._listen(wait, path, known)
-            case _:
-                pass
-
-    def _enter_parallel(self, parallel: Parallel, path: str) -> None:
-        under = 0
-        for name, steps in parallel.branches.items():
-            if under >= parallel.max_concurrency:
-                return
-            way = self._walk(steps, f"{path}/")
-            if self.ending is not None:
-                return
-            if way is Way.DONE and parallel.first:
-                self._leave_others(parallel, path, name)
-                self.finish_own(path, {"first": name})
-                return
-            under += way is Way.UNDER
-        if not under:
-            self.finish_own(path, {})
-
-    def _leave_others(self, parallel: Parallel, path: str, first: str) -> None:
-        reason = f"{first} was first in {path}"
-        for name, steps in parallel.branches.items():
-            for step in steps if name != first else ():
-                self._leave(step, f"{path}/{step.id}", reason)
-
-    def _leave(self, step: Step, path: str, reason: str) -> None:
-        """Whatever is under way in it is given up: it changes nothing."""
-        known = self.state.steps.get(path)
-        if known is None:
-            self.skip(step, path, reason)
-        elif known.phase is not Phase.ENDED:
-            for inner in [p for p in self.state.active if p.startswith(f"{path}/")]:
-                self.leave(inner, reason)
-            for own in step.inner:
-                handler = f"/{places.ON_ERROR}" if isinstance(step.action, Call) else ""
-                self._leave(own, f"{path}{handler}/{own.id}", reason)
-            self.leave(path, reason)
-
-    def leave(self, path: str, reason: str) -> None:
-        self.skip_alone(places.locate(self.workflow, path).step, path, reason)
-
-    def _enter_each(self, each: ForEach, path: str, known: StepState) -> None:
-        under, items = 0, range(len(known.input[ITEMS]))
-        for index in items[self.state.passed.get(f"{path}[]", 0) :]:
-            if under >= each.max_concurrency:
-                return
-            way = self._walk(each.steps, f"{path}[{index}]/")
-            if self.ending is not None:
-                return
-            if way is Way.UNDER:
-                under += 1
-            elif not under:
-                self.state.passed[f"{path}[]"] = index + 1
-        if not under:
-            self._collect_all(each, path, items)
-
-    def _collect_all(self, each: ForEach, path: str, items: range) -> None:
-        ways = [self._walk(each.steps, f"{path}[{index}]/") for index in items]
-        try:
-            results = [
-                None if way is Way.BROKEN else self._collect(each, path, at)
-                for at, way in enumerate(ways)
-            ]
-            self.finish_own(path, {"results": results, "failed": ways.count(Way.BROKEN)})
-        except (Unresolved, PayloadTooLarge) as error:
-            message = f"results of {path}: {error}"
-            self.end_call(path, Error("INVALID_ARGUMENT", "", message))
-            self.ending = conclusion.of_failure(self.workflow, self.state, path)
-
-    def _collect(self, each: ForEach, path: str, index: int) -> Any:
-        return resolve(each.collect, self.seen(f"{path}[{index}]/{each.steps[-1].id}"))
-
-    def _finish_inside(self, step: Step, path: str, inner: Workflow) -> None:
-        """A workflow's reply is its last step's; where that was skipped, so is the step."""
-        last = self.state.steps[f"{path}/{inner.steps[-1].id}"]
-        if last.reply is None:
-            self.skip_alone(step, path, last.skip_reason, condition=last.condition)
-        else:
-            self.finish_step(path, last.reply, [])
+    @abstractmethod
+    def enter(self, step: Step, path: str) -> Way:
+        """Go on with what is inside a step, or with what it waits for."""
 
 
 def _judge(condition: Condition, seen: dict[str, Any]) -> tuple[dict[str, Any], bool | None, str]:

@@ -15,6 +15,7 @@ CREATE TABLE IF NOT EXISTS definition (
     body          TEXT NOT NULL,     -- as registered
     version       INTEGER NOT NULL,  -- of its workflow_id, from 1
     registered_us INTEGER NOT NULL,
+    uses          TEXT NOT NULL,     -- ids of the workflows that its steps run, parted by spaces
     UNIQUE (workflow_id, version)
 ) STRICT;
 

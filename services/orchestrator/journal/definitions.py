@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mesh.errors import NotFound
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from mesh.database import Database, Transaction
     from services.orchestrator.definition.workflow import Workflow
 
-COLUMNS = "hash, workflow_id, name, body, registered_us, version"
+COLUMNS = "hash, workflow_id, name, body, registered_us, version, uses"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,9 @@ class StoredDefinition:
     body: str  # as registered
     registered_us: int
     version: int  # of its workflow_id, from 1
+    uses: str  # ids of the workflows that its steps run, parted by spaces
+    # The newest of those and of all inside them, each after what is inside it.
+    inner: tuple[StoredDefinition, ...] = ()
 
 
 class Definitions:
@@ -34,24 +39,28 @@ class Definitions:
         async def work(tx: Transaction) -> StoredDefinition:
             known = await _by_hash(tx, workflow.hash)
             if known is not None:
-                return known
+                return await _with_inner(tx, known)
             row = await tx.fetch_one(
                 "SELECT COALESCE(MAX(version), 0) + 1 FROM definition WHERE workflow_id = ?",
                 workflow.id,
             )
             assert row is not None  # noqa: S101  (an aggregate has one row)
             now = await tx.now_ms() * 1000
-            new = StoredDefinition(workflow.hash, workflow.id, workflow.name, body, now, row[0])
+            uses = " ".join(workflow.uses)
+            new = StoredDefinition(
+                workflow.hash, workflow.id, workflow.name, body, now, row[0], uses
+            )
             await tx.execute(
-                f"INSERT INTO definition ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608
+                f"INSERT INTO definition ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
                 new.hash,
                 new.workflow_id,
                 new.name,
                 new.body,
                 new.registered_us,
                 new.version,
+                new.uses,
             )
-            return new
+            return await _with_inner(tx, new)
 
         return await self._database.write(work)
 
@@ -60,6 +69,14 @@ class Definitions:
 
         async def work(tx: Transaction) -> StoredDefinition:
             return await find_definition(tx, workflow_id, hash)
+
+        return await self._database.read(work)
+
+    async def newest(self, ids: Iterable[str]) -> tuple[StoredDefinition, ...]:
+        """See newest_of."""
+
+        async def work(tx: Transaction) -> tuple[StoredDefinition, ...]:
+            return await newest_of(tx, ids)
 
         return await self._database.read(work)
 
@@ -92,7 +109,41 @@ async def find_definition(tx: Transaction, workflow_id: str, hash: str = "") -> 
     )
     if row is None:
         raise NotFound(f"no workflow {workflow_id!r} is registered", field="workflow_id")
-    return StoredDefinition(*row)
+    return await _with_inner(tx, StoredDefinition(*row))
+
+
+async def newest_of(tx: Transaction, ids: Iterable[str]) -> tuple[StoredDefinition, ...]:
+    """The newest of these and of all inside them, each after what is inside it.
+
+    What is not registered is left out, and what is inside itself comes once.
+    """
+    found: dict[str, StoredDefinition] = {}
+    asked: set[str] = set()
+
+    async def collect(id: str) -> None:
+        if id in asked:
+            return
+        asked.add(id)
+        row = await tx.fetch_one(
+            f"SELECT {COLUMNS} FROM definition WHERE workflow_id = ?"  # noqa: S608
+            " ORDER BY version DESC LIMIT 1",
+            id,
+        )
+        if row is not None:
+            stored = StoredDefinition(*row)
+            for inner in stored.uses.split():
+                await collect(inner)
+            found[id] = stored
+
+    for id in ids:
+        await collect(id)
+    return tuple(found.values())
+
+
+async def _with_inner(tx: Transaction, stored: StoredDefinition) -> StoredDefinition:
+    if not stored.uses:
+        return stored
+    return replace(stored, inner=await newest_of(tx, stored.uses.split()))
 
 
 async def _by_hash(tx: Transaction, hash: str) -> StoredDefinition | None:

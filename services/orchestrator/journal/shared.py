@@ -158,7 +158,10 @@ class SharedRuns(Runs):
             async def work(tx: Transaction) -> StoredDefinition:
                 return await find_definition(tx, workflow_id)
 
-            known = self._newest[workflow_id] = await self._database.read(work)
+            known = await self._database.read(work)
+            if known.inner:
+                return known  # the commit knows of newer ones of itself, not of those inside it
+            self._newest[workflow_id] = known
             if len(self._newest) > DEFINITIONS:
                 self._newest.popitem(last=False)
         return known

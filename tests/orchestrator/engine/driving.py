@@ -14,6 +14,7 @@ from anya.web5.v1 import identity_pb2, record_pb2
 from services.orchestrator import definition
 from services.orchestrator.engine import starting
 from services.orchestrator.engine.events import (
+    Approved,
     Began,
     Call,
     Cancel,
@@ -21,6 +22,7 @@ from services.orchestrator.engine.events import (
     CancelReplied,
     Due,
     Failed,
+    Heard,
     Recovered,
     Replied,
     Wait,
@@ -30,6 +32,7 @@ from services.orchestrator.engine.machine import Turn, commands
 from services.orchestrator.engine.policy import SECOND, Policy
 from services.orchestrator.engine.record import decode
 from services.orchestrator.engine.state import Error, RunState
+from tests.orchestrator.engine.everything import INNER
 from tests.orchestrator.paying import INPUT, uuid7
 
 if TYPE_CHECKING:
@@ -74,6 +77,7 @@ class Drive:
     journal: list[Record] = field(default_factory=list)
     sent: dict[str, set[bytes]] = field(default_factory=dict)  # path -> requests
     ceiling: frozenset[str] | None = None
+    events: int = 0  # emitted in the store so far
 
     def start(self) -> Drive:
         run_id = self.state.run_id
@@ -83,6 +87,7 @@ class Drive:
         turn = starting.start(
             self.workflow, request, POLICY, network="regtest", at_us=self.now_us, jitter=0.5
         )
+        turn.heard_to = self.events
         turn.take(Began())
         self._commit(turn)
         return self
@@ -102,6 +107,7 @@ class Drive:
 
     def take(self, event: Event) -> None:
         turn = Turn(self.workflow, self.state, POLICY, self.now_us, 0.5)
+        turn.heard_to = self.events
         turn.take(event)
         self._commit(turn)
 
@@ -119,6 +125,8 @@ class Drive:
         match command, outcome:
             case _, "crash":
                 self.crash()
+            case Wait(path), None if {"events", "asked"} & self.state.steps[path].input.keys():
+                self.give(path)
             case Wait(path, until_us), _:
                 self.now_us = max(self.now_us, until_us)
                 self.take(Due(path))
@@ -133,6 +141,32 @@ class Drive:
                 self.take(CancelFailed(path, error))
             case Cancel(path), _:
                 self.take(CancelReplied(path))
+
+    def give(self, path: str) -> None:
+        """What a step waits for, or a part of it."""
+        step = self.state.steps[path]
+        asked = step.input.get("asked")
+        if asked:
+            open_ = [did for did in asked["approvers"] if did not in step.decisions]
+            self.decide(path, open_[0])
+        else:
+            missing = [type for type in step.input["events"] if type not in step.heard]
+            self.hear(missing[0], subject=step.input["correlation"] or "")
+
+    def decide(self, path: str, did: str, *, approves: bool = True) -> None:
+        digest = self.state.steps[path].input["digest"]
+        position = self.state.taken + 1
+        self.take(Approved(path, did, approves, digest, f"jws of {did}", position))
+
+    def expire(self, path: str) -> None:
+        """The time that the step waits for is over."""
+        self.take(Due(path))
+
+    def hear(
+        self, type: str, *, subject: str = "", run_id: str = "other", emitted: int = 1, **data: Any
+    ) -> None:
+        self.events += 1
+        self.take(Heard(type, subject, data, self.events, run_id, emitted))
 
     def at(self, path: str) -> Command:
         return next(command for command in self.commands if command.path == path)
@@ -179,7 +213,8 @@ def paying(ceiling: frozenset[str] | None = None) -> Drive:
 
 def run_of(text: str, **given: Any) -> Drive:
     """A run of a definition, begun."""
-    return Drive(definition.load(text), given).start()
+    known = definition.operations().with_workflow(definition.load(INNER))
+    return Drive(definition.load(text, known), given).start()
 
 
 def bounded(text: str, ceiling: frozenset[str], **given: Any) -> Drive:

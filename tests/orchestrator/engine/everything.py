@@ -101,3 +101,87 @@ steps:
     condition: "{{{{steps.each.failed}}}} > 0"
     end: {{outcome: failed, reason: "{{{{steps.each.failed}}}} were not stored"}}
 """
+
+# What fails inside something else, and what comes from outside.
+NESTED = f"""
+id: nested
+name: nested
+deadline: 2h
+steps:
+  - id: base
+    set: {{limit: 2}}
+  - id: matrix
+    for_each:
+      items: [[1, 2], [3]]
+      max_concurrency: 2
+      on_item_error: continue
+      steps:
+        - id: row
+          set: {{number: "{{{{index}}}}"}}
+        - id: cells
+          for_each:
+            items: "{{{{item}}}}"
+            steps:
+              - id: sides
+                parallel:
+                  branches:
+                    one:
+                      - id: ask_one{indent(READ, 20)}
+                    two:
+                      - id: write_two{indent(STORE, 20)}
+              - id: cell
+                set: {{text: "{{{{steps.row.number}}}} {{{{item}}}}"}}
+            collect: {{text: "{{{{steps.cell.text}}}}"}}
+      collect: {{cells: "{{{{steps.cells.results}}}}"}}
+  - id: guarded
+    parallel:
+      branches:
+        kept:
+          - id: write_kept{indent(STORE, 8)}
+          - id: write_more{indent(STORE, 8)}
+        watched:
+          - id: ask_watched{indent(READ, 8)}
+    on_error:
+      errors: [FAILED_PRECONDITION]
+      steps:
+        - id: sorry
+          set: {{why: "{{{{steps.guarded._error}}}}"}}
+  - id: sub
+    workflow: inner
+    input_mapping: {{did: "{{{{input.did}}}}", limit: "{{{{steps.base.limit}}}}"}}
+    output_mapping: {{found: "{{{{output.found}}}}"}}
+    on_error: {{}}
+  - id: tell
+    emit: {{type: example.told, subject: me, data: {{limit: "{{{{steps.base.limit}}}}"}}}}
+  - id: heard
+    wait_for: {{all: [{{event: example.told}}, {{event: example.other}}], correlation: me}}
+    on_error: {{}}
+  - id: agreed
+    approval:
+      approvers: ["did:example:a", "did:example:b", "did:example:c"]
+      quorum: 2
+      text: "Go on with {{{{steps.base.limit}}}}?"
+      timeout: 10m
+    on_error: {{}}
+"""
+
+INNER = f"""
+id: inner
+name: a workflow inside another
+steps:
+  - id: note
+    set: {{limit: "{{{{input.limit}}}}"}}
+  - id: enough
+    switch:
+      - when: "{{{{input.limit}}}} > 5"
+        steps:
+          - id: stop
+            end: {{outcome: "refused", reason: too much}}
+  - id: record_it{STORE}
+    compensate:
+      protocol: web5
+      operation: store_transaction_record
+      input_mapping: {{did: d, transaction_data: {{}}}}
+  - id: result
+    set: {{found: "{{{{steps.record_it.record}}}}"}}
+"""

@@ -11,7 +11,15 @@ from services.orchestrator.engine.policy import SECOND
 from services.orchestrator.engine.record import Kind
 from services.orchestrator.engine.state import Error
 from tests.orchestrator.engine.driving import CRASH, POLICY, run_of
-from tests.orchestrator.engine.everything import EVERYTHING, READ, STORE, call, indent, steps
+from tests.orchestrator.engine.everything import (
+    EVERYTHING,
+    NESTED,
+    READ,
+    STORE,
+    call,
+    indent,
+    steps,
+)
 
 OUTCOMES = st.sampled_from(
     [
@@ -27,12 +35,14 @@ OUTCOMES = st.sampled_from(
 HAPPENINGS = st.lists(st.tuples(st.integers(0, 9), OUTCOMES), max_size=60)
 
 
-@settings(deadline=None, max_examples=200)
-@given(HAPPENINGS)
+@pytest.mark.parametrize("text", [EVERYTHING, NESTED], ids=["everything", "nested"])
+@settings(deadline=None, max_examples=150)
+@given(happenings=HAPPENINGS)
 def test_in_whatever_order_things_happen_the_run_ends_and_its_journal_tells_all(
+    text: str,
     happenings: list[tuple[int, Error | str | None]],
 ) -> None:
-    run = run_of(EVERYTHING, did="d")
+    run = run_of(text, did="d")
     for which, outcome in happenings:
         if not run.commands:
             break
@@ -50,12 +60,14 @@ def test_in_whatever_order_things_happen_the_run_ends_and_its_journal_tells_all(
     assert len(set(keys)) == len(keys)
 
 
+@pytest.mark.parametrize("text", [EVERYTHING, NESTED], ids=["everything", "nested"])
 @settings(deadline=None, max_examples=100)
-@given(HAPPENINGS)
+@given(happenings=HAPPENINGS)
 def test_what_may_have_happened_is_never_called_failed_or_taken_back(
+    text: str,
     happenings: list[tuple[int, Error | str | None]],
 ) -> None:
-    run = run_of(EVERYTHING, did="d")
+    run = run_of(text, did="d")
     for which, outcome in happenings:
         if run.commands:
             run.do(run.commands[which % len(run.commands)], outcome)

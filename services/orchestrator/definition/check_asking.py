@@ -1,0 +1,63 @@
+"""The check of steps that wait for the world around a run, or tell it something."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from services.orchestrator.definition.mapping import Mappings
+from services.orchestrator.definition.parse_asking import DID
+from services.orchestrator.definition.types import STRING, Kind, Type
+from services.orchestrator.definition.workflow import Approval, Emit, WaitFor
+
+if TYPE_CHECKING:
+    from services.orchestrator.definition.document import Document, Pointer
+    from services.orchestrator.definition.raw import RawApproval, RawEmit, RawStep, RawWaitFor
+    from services.orchestrator.definition.visible import Visible
+
+SENT = Type(Kind.STRUCT, showable=False)
+STRINGS = Type(Kind.LIST, element=STRING)
+ANYTHING = Type(Kind.STRUCT)
+
+
+class AskingChecks(Mappings):
+    def __init__(self, document: Document, visible: Visible, deadline_us: int | None) -> None:
+        super().__init__(document, visible)
+        self.deadline_us = deadline_us
+
+    def ends_in_time(self, timeout_us: int | None, pointer: Pointer) -> None:
+        deadline = self.deadline_us
+        if timeout_us is not None and deadline is not None and timeout_us >= deadline:
+            self.fault(pointer, "must be shorter than the deadline of the run")
+
+    def wait_for(self, raw: RawStep, wait: RawWaitFor) -> tuple[WaitFor, dict[str, Type]]:
+        where = (*raw.pointer, "wait_for")
+        if wait.correlation is not None:
+            self.fits(wait.correlation, STRING, (*where, "correlation"))
+        self.ends_in_time(wait.timeout_us, (*where, "timeout"))
+        types = {"signal": STRING, "payload": SENT}
+        if wait.may_end:
+            types = {name: type.or_null() for name, type in types.items()}
+        found = WaitFor(wait.awaited, wait.all, wait.correlation, wait.timeout_us, wait.may_end)
+        return found, types
+
+    def emit(self, where: Pointer, emit: RawEmit) -> Emit:
+        if emit.subject is not None:
+            self.fits(emit.subject, STRING, (*where, "subject"))
+        self.fits(emit.data, ANYTHING, (*where, "data"))
+        return Emit(emit.type, emit.subject, emit.data)
+
+    def approval(self, raw: RawStep, asked: RawApproval) -> tuple[Approval, dict[str, Type]]:
+        where = (*raw.pointer, "approval")
+        self._approvers(asked.approvers, (*where, "approvers"))
+        self.fits(asked.text, STRING, (*where, "text"))
+        self.fits(asked.values, ANYTHING, (*where, "values"))
+        self.ends_in_time(asked.timeout_us, (*where, "timeout"))
+        found = Approval(asked.approvers, asked.quorum, asked.text, asked.values, asked.timeout_us)
+        return found, {"approved_by": STRINGS, "digest": STRING}
+
+    def _approvers(self, given: Any, pointer: Pointer) -> None:
+        self.fits(given, STRINGS, pointer)
+        for at, did in enumerate(given if isinstance(given, list) else []):
+            if isinstance(did, str) and "{{" not in did and not re.fullmatch(DID, did):
+                self.fault((*pointer, at), f"{did!r} is no DID")

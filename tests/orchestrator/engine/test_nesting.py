@@ -1,0 +1,154 @@
+"""Steps inside steps: items of items, branches of items, workflows in a run, and their failures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from services.orchestrator.engine.evolve import fold
+from tests.orchestrator.engine.driving import run_of
+from tests.orchestrator.engine.everything import NESTED, READ, STORE, UNDO, indent, steps
+
+if TYPE_CHECKING:
+    from services.orchestrator.engine.state import RunState
+
+
+def test_a_way_on_which_everything_succeeds_visits_every_nested_step() -> None:
+    run = run_of(NESTED, did="d")
+
+    run.finish()
+
+    assert run.status == "SUCCEEDED"
+    assert run.state.steps["matrix"].output == {
+        "results": [{"cells": [{"text": "0 1"}, {"text": "0 2"}]}, {"cells": [{"text": "1 3"}]}],
+        "failed": 0,
+    }
+    assert run.state.steps["sub"].output == {"found": "r"}
+
+
+def test_the_key_of_an_item_of_an_item_names_both_numbers() -> None:
+    run = run_of(NESTED, did="d")
+
+    run.finish()
+
+    step = run.state.steps["matrix[0]/cells[1]/sides/write_two"]
+    assert step.key == "run/matrix/cells/sides/write_two/0.1"
+
+
+def test_a_failed_branch_fails_its_item_once_the_other_branches_have_ended() -> None:
+    run = run_of(NESTED, did="d")
+    run.fail("matrix[0]/cells[0]/sides/ask_one")
+
+    assert "matrix[0]/cells[0]/sides/write_two" in run.calls
+    assert run.statuses()["matrix[0]"[:6]] == "RUNNING"
+    run.crash()
+    run.reply("matrix[0]/cells[0]/sides/write_two")
+    assert run.statuses()["matrix[0]/cells[0]/sides"] == "FAILED"
+    assert "matrix[0]/cells[0]/cell" not in run.statuses()
+    run.finish()
+    assert run.state.steps["matrix"].output == {
+        "results": [None, {"cells": [{"text": "1 3"}]}],
+        "failed": 1,
+    }
+
+
+def test_what_reads_in_a_failed_parallel_is_left_and_its_on_error_follows() -> None:
+    run = run_of(NESTED, did="d")
+    while "guarded/write_kept" not in run.calls:
+        run.do(run.commands[0])
+    run.fail("guarded/write_kept", "FAILED_PRECONDITION", "NO")
+
+    found = run.statuses()
+    assert found["guarded"] == "FAILED"
+    assert found["guarded/ask_watched"] == "SKIPPED"
+    assert "guarded/write_more" not in found
+    assert run.state.steps["guarded/on_error/sorry"].output == {"why": "NO"}
+    run.finish()
+    assert run.status == "SUCCEEDED"
+
+
+def test_an_error_that_the_step_around_does_not_name_ends_the_run() -> None:
+    run = run_of(NESTED, did="d")
+    while "guarded/write_kept" not in run.calls:
+        run.do(run.commands[0])
+    run.fail("guarded/write_kept", "NOT_FOUND")
+
+    assert run.status == "FAILED"
+    assert run.state.reason == "guarded/write_kept: NOT_FOUND: said the service"
+
+
+def test_what_a_workflow_inside_the_run_did_is_taken_back_with_the_rest() -> None:
+    text = steps(
+        "sub\n    workflow: inner\n    input_mapping: {did: d, limit: 1}\n"
+        '    output_mapping: {found: "{{output.found}}"}',
+        f"look{READ}",
+    )
+    run = run_of(text, did="d")
+    run.reply("sub/record_it")
+    run.fail("look")
+
+    assert run.calls == ["sub/record_it/compensate"]
+    run.finish()
+    assert run.status == "COMPENSATED"
+    assert run.state.steps["sub/record_it/compensate"].key == "run/sub/record_it/compensate/0"
+
+
+def test_an_end_inside_a_workflow_ends_only_that_and_fails_its_step_unless_it_succeeded() -> None:
+    text = steps(
+        "sub\n    workflow: inner\n    input_mapping: {did: d, limit: 9}\n"
+        '    output_mapping: {found: "{{output.found}}"}\n    on_error: {}',
+        'tell\n    set: {why: "{{steps.sub._error}}", found: "{{steps.sub.found}}"}',
+    )
+    run = run_of(text)
+
+    assert run.status == "SUCCEEDED"
+    assert run.state.steps["sub"].error is not None
+    assert run.state.steps["sub"].error.message == "inner ended as refused: too much"
+    assert run.state.steps["tell"].output == {"why": "FAILED_PRECONDITION", "found": None}
+
+
+def test_a_run_is_pinned_to_the_workflows_inside_it() -> None:
+    run = run_of(NESTED, did="d")
+
+    inner = run.workflow.step("sub").action
+    assert run.state.composites == run.workflow.composites
+    assert list(run.state.composites) == ["inner"]
+    assert run.state.composites["inner"] == inner.operation.runs.hash  # type: ignore[union-attr]
+
+
+def test_items_of_items_are_bounded_together() -> None:
+    text = steps(
+        'each\n    for_each:\n      items: "{{input.rows}}"\n      steps:\n'
+        '        - id: inner_each\n          for_each:\n            items: "{{item}}"\n'
+        "            steps:\n              - id: one\n                set: {a: 1}"
+    )
+
+    run = run_of(text, rows=[[0] * 1000] * 21)
+
+    assert run.status == "FAILED"
+    assert "at most 20000 steps" in run.state.reason
+
+
+def test_a_compensation_inside_a_tolerant_item_is_never_taken_for_the_items_failure() -> None:
+    saving = indent(STORE, 6).replace("{{input.did}}", "d") + "\n" + indent(UNDO, 6)
+    text = steps(
+        "each\n    for_each:\n      items: [1]\n      on_item_error: continue\n      steps:\n"
+        f"        - id: save{saving}",
+        f"look{READ}",
+    )
+    run = run_of(text, did="d")
+    run.reply("each[0]/save")
+    run.fail("look")
+    run.fail("each[0]/save/compensate", "INVALID_ARGUMENT")
+
+    assert run.status == "COMPENSATION_FAILED"
+
+
+def test_a_fold_of_every_prefix_gives_what_the_turns_gave() -> None:
+    run = run_of(NESTED, did="d")
+    seen: dict[int, RunState] = {}
+    while run.commands:
+        run.do(run.commands[-1])
+        seen[len(run.journal)] = fold("run", run.journal)
+
+    assert all(fold("run", run.journal[:at]) == state for at, state in seen.items())
+    assert fold("run", run.journal) == run.state
