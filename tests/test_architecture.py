@@ -89,7 +89,8 @@ BOUNDARIES = {
     "mesh/database/postgres.py": "the writer: one failure is one caller's, not the batch's",
     "mesh/database/sqlite.py": "the writer: one failure is one caller's, not the batch's",
     "mesh/interceptors/errors.py": "the error step: the text stays in the log",
-    "services/orchestrator/journal/writer.py": "the writer: one failure is one run's, not all's",
+    "services/orchestrator/journal/group.py": "the writer: one failure is one run's, not all's",
+    "services/orchestrator/journal/writer.py": "the writer: one failure is who asked's, not all's",
     "services/orchestrator/keeping.py": "the sweeps: what fails is logged, and tried again later",
     "services/orchestrator/runner.py": "the engine: one run's defect is that run's alone",
 }

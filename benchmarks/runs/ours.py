@@ -35,6 +35,7 @@ from services.orchestrator.changes import Changes
 from services.orchestrator.config import PEERS, OrchestratorConfig
 from services.orchestrator.engine.starting import StartRun
 from services.orchestrator.engine.state import RunStatus
+from services.orchestrator.journal import group
 from services.orchestrator.journal.erasure import Erasure
 from services.orchestrator.journal.opening import open_journal
 from services.orchestrator.journal.runs import Started
@@ -109,7 +110,7 @@ class Forgetful(Awaited):
 
 
 async def main(arguments: argparse.Namespace) -> None:
-    sqlite.MAX_BATCH = arguments.batch
+    group.MAX_BATCH = sqlite.MAX_BATCH = arguments.batch
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         authority = Authority(folder)
@@ -203,7 +204,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--replicas", type=int, default=1, help="that share the store")
     parser.add_argument("--steps", choices=["none", "grpc"], default="none")
     parser.add_argument("--journal", choices=["store", "none"], default="store")
-    parser.add_argument("--batch", type=int, default=sqlite.MAX_BATCH, help="writes in a commit")
+    parser.add_argument("--batch", type=int, default=64, help="turns in a commit")
     parser.add_argument("--collector", default="", help="where spans go")
     return parser
 

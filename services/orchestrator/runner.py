@@ -19,7 +19,8 @@ from services.orchestrator.engine.evolve import evolve
 from services.orchestrator.engine.machine import Turn
 from services.orchestrator.engine.record import Kind, Record
 from services.orchestrator.engine.state import RunStatus
-from services.orchestrator.journal.runs import Fenced, NewRun
+from services.orchestrator.journal.commits import NewRun
+from services.orchestrator.journal.runs import Fenced
 from services.orchestrator.performing import Active, Performer, now_us, pause
 from services.orchestrator.run_trace import RunTrace
 from services.orchestrator.tasks import Tasks

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from contextlib import asynccontextmanager
 from copy import deepcopy
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
+from mesh import outbox
 from mesh.database import open_database
 from mesh.errors import AlreadyExists, FailedPrecondition, NotFound, Reason
 from mesh.inbox import RequestKey
@@ -20,9 +24,11 @@ from services.orchestrator.engine.policy import Policy
 from services.orchestrator.engine.starting import StartRun, start
 from services.orchestrator.engine.state import Error, RunState, RunStatus
 from services.orchestrator.journal import SCHEMA
+from services.orchestrator.journal.commits import NewRun
 from services.orchestrator.journal.listing import Filter
 from services.orchestrator.journal.opening import open_journal
-from services.orchestrator.journal.runs import Fenced, NewRun
+from services.orchestrator.journal.runs import Fenced
+from tests.orchestrator.engine.everything import steps
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -66,12 +72,14 @@ async def begin(
     owned: bool = True,
     caller: str = "spiffe://caller",
     at_us: int = 1_000_000,
+    workflow_id: str = "assess_fraud_risk",
 ) -> Turn:
-    """Start a run of ``assess_fraud_risk``."""
+    """Start a run."""
     turns: list[Turn] = []
 
     def prepare(stored: StoredDefinition) -> NewRun:
-        request = StartRun(run_id, GIVEN, None, "", caller)
+        given = GIVEN if workflow_id == "assess_fraud_risk" else {}
+        request = StartRun(run_id, given, None, "", caller)
         workflow = catalogue.newest(stored)
         turn = start(workflow, request, POLICY, network="regtest", at_us=at_us, jitter=0)
         if owned:
@@ -80,7 +88,7 @@ async def begin(
         return NewRun(turn.state, tuple(turn.records), caller, "", owned)
 
     key = RequestKey(caller, "StartRun", run_id, b"body")
-    await runs.start(key, "assess_fraud_risk", prepare, lambda new: new.state.run_id.encode())
+    await runs.start(key, workflow_id, prepare, lambda new: new.state.run_id.encode())
     return turns[0]
 
 
@@ -230,6 +238,58 @@ async def test_a_start_that_is_refused_leaves_nothing(location: str) -> None:
             await runs.start(key, "assess_fraud_risk", refuse, lambda new: b"")
 
         assert (await runs.listing.page(Filter(), limit=10)).rows == ()
+
+
+async def test_runs_that_commit_together_are_stored_each_for_itself(location: str) -> None:
+    async with journal(location) as (runs, catalogue):
+        ended = [fails(await begin(runs, catalogue, f"run-{n}")) for n in range(3)]
+        moved = replace(ended[1].state, sequence=9), replace(ended[2].state, reason="\ud800")
+
+        outcomes = await asyncio.gather(
+            runs.append(ended[0].state, 0, ended[0].records),
+            runs.append(moved[0], 0, [replace(ended[1].records[0], sequence=8)]),  # not where it is
+            runs.append(moved[1], 0, ended[2].records),  # no text can be stored
+            *(begin(runs, catalogue, f"run-{n}", caller=f"spiffe://{n % 2}") for n in (2, 3, 5)),
+            return_exceptions=True,
+        )
+        page = await runs.listing.page(Filter(), limit=10)
+
+    kinds = [None if isinstance(o, Turn) else o and type(o) for o in outcomes]
+    assert kinds[:2] == [None, Fenced]
+    assert isinstance(outcomes[2], Exception)
+    assert kinds[3:] == [AlreadyExists, None, None]
+    assert {row.id: row.status for row in page.rows} == {
+        "run-0": "FAILED",
+        **dict.fromkeys(["run-1", "run-2", "run-3", "run-5"], "RUNNING"),
+    }
+
+
+async def test_many_runs_are_one_commit_and_every_event_has_a_number(location: str) -> None:
+    async with journal(location) as (runs, catalogue):
+        begun = await asyncio.gather(*(begin(runs, catalogue, f"run-{n}") for n in range(150)))
+        ended = [fails(turn) for turn in begun]
+        await asyncio.gather(*(runs.append(turn.state, 0, turn.records) for turn in ended))
+        states = [(await runs.load(turn.state.run_id)).state for turn in ended]
+    async with open_database(location, schema=SCHEMA) as database:
+        events = await database.read(lambda tx: outbox.read(tx, after=0, limit=1000))
+
+    assert states == [turn.state for turn in ended]
+    assert [event.sequence for event in events] == list(range(1, 301))
+    assert Counter(event.key for event in events) == dict.fromkeys((s.run_id for s in states), 2)
+
+
+async def test_a_run_begins_with_the_newest_definition_though_an_older_one_is_known(
+    location: str,
+) -> None:
+    async with journal(location) as (runs, catalogue):
+        older = await catalogue.register(steps("one\n    set: {a: 1}"))
+        await begin(runs, catalogue, "before", workflow_id="example")
+        newer = await catalogue.register(steps("one\n    set: {a: 2}"))
+
+        await begin(runs, catalogue, "after", workflow_id="example")
+
+        begun = [(await runs.load(run_id)).row for run_id in ("before", "after")]
+    assert [row.definition_hash for row in begun] == [older.hash, newer.hash]
 
 
 async def test_a_run_keeps_the_workflows_that_it_began_with(location: str) -> None:

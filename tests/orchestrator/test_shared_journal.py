@@ -15,11 +15,11 @@ from mesh import lease as leases
 from mesh.testing import eventually
 from services.orchestrator.__main__ import orchestrator
 from services.orchestrator.catalogue import Catalogue
-from services.orchestrator.journal.commits import Append, arguments
+from services.orchestrator.journal.commits import Append, rows_of
 from services.orchestrator.journal.opening import open_journal
 from services.orchestrator.journal.runs import Fenced
 from services.orchestrator.journal.shared import SharedRuns
-from services.orchestrator.journal.statements import COMMIT
+from services.orchestrator.journal.statements import arguments, statement
 from services.orchestrator.servicers import workflow as servicer
 from tests.orchestrator.conftest import connect
 from tests.orchestrator.paying import payment, status
@@ -110,10 +110,11 @@ async def test_a_takeover_waits_for_the_commit_that_is_under_way_and_sees_it(url
         connected(url) as connection,
     ):
         ended = fails(await begin(zombie, catalogue))
-        columns = arguments([Append(ended.state, 0, ended.records)], zombie.lease.executor)
+        lease = zombie.lease
+        rows = rows_of([Append(ended.state, 0, ended.records)], lease.executor)
         transaction = late.transaction()
         await transaction.start()
-        await late.fetchrow(COMMIT, zombie.lease.executor, zombie.lease.incarnation, *columns)
+        await late.fetchrow(statement(rows), lease.executor, lease.incarnation, *arguments(rows))
         retire = asyncio.create_task(_retire(connection, zombie))
         await eventually(lambda: _is_blocked(url))
         blocked = not retire.done()
@@ -191,23 +192,6 @@ async def test_events_of_executors_that_commit_at_once_have_numbers_without_gaps
         numbers = [row[0] for row in await connection.fetch("SELECT sequence FROM outbox")]
 
     assert sorted(numbers) == list(range(1, 81))
-
-
-async def test_what_cannot_be_stored_is_one_runs_own_trouble(url: str) -> None:
-    async with executor(url) as (runs, catalogue):
-        ended = fails(await begin(runs, catalogue, "sound"))
-        hurt = fails(await begin(runs, catalogue, "hurt"))
-        impossible = replace(hurt.state, reason="\0")  # no text of PostgreSQL holds it
-
-        outcomes = await asyncio.gather(
-            runs.append(impossible, 0, hurt.records),
-            runs.append(ended.state, 0, ended.records),
-            return_exceptions=True,
-        )
-
-        assert isinstance(outcomes[0], asyncpg.PostgresError)
-        assert outcomes[1] is None
-        assert (await runs.load("sound")).state == ended.state
 
 
 async def test_a_watch_on_another_replica_hears_at_once(

@@ -41,6 +41,7 @@ CREATE INDEX IF NOT EXISTS run_by_age ON run (created_us, id);
 CREATE INDEX IF NOT EXISTS run_by_workflow ON run (workflow_id, created_us, id);
 CREATE INDEX IF NOT EXISTS run_by_status ON run (status, created_us, id);
 
+-- In the order it was written: a commit of many runs touches few pages.
 CREATE TABLE IF NOT EXISTS journal (
     run      TEXT NOT NULL,
     sequence INTEGER NOT NULL,  -- from 1, without gaps
@@ -50,7 +51,7 @@ CREATE TABLE IF NOT EXISTS journal (
     at_us    INTEGER NOT NULL,
     payload  BLOB NOT NULL,     -- JSON, see engine/record.py
     PRIMARY KEY (run, sequence)
-) STRICT, WITHOUT ROWID;
+) STRICT;
 
 CREATE TABLE IF NOT EXISTS message (
     run      TEXT NOT NULL,

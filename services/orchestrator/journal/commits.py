@@ -1,4 +1,4 @@
-"""What runs want to commit, as the columns of one statement."""
+"""What runs want to commit, as the rows that it leaves in the tables of the journal."""
 
 from __future__ import annotations
 
@@ -6,18 +6,40 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mesh.telemetry import derive_span_id
-from services.orchestrator.journal.runs import FINISHED, STARTED
-from services.orchestrator.journal.statements import MOVED, WAITING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from mesh.inbox import RequestKey
     from services.orchestrator.engine.record import Record
     from services.orchestrator.engine.state import RunState
-    from services.orchestrator.journal.runs import NewRun
 
-IDS_TOLD_AT_ONCE = 100  # a notification holds 8,000 bytes
+STARTED = "orchestrator.run.started"
+FINISHED = "orchestrator.run.finished"
+
+RowValues: TypeAlias = tuple[Any, ...]
+
+# What the tuples of ``Rows`` hold.
+MOVED = ("id", "epoch", "before", "sequence", "status", "reason", "updated_us", "finished_us")
+BORN = (
+    *("id", "workflow_id", "definition_hash", "starter", "traceparent", "status", "reason"),
+    *("sequence", "owner", "created_us", "updated_us", "finished_us", "version"),
+    *("caller", "method", "request_id", "body", "reply"),
+)
+RECORDED = ("run", "sequence", "kind", "path", "attempt", "at_us", "payload")
+# The id of the run's span; what it is below, unless its row has said so before.
+HAPPENED = ("type", "run", "span", "parent")
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """A run that was judged and may begin, with its first records."""
+
+    state: RunState
+    records: tuple[Record, ...]
+    starter: str
+    traceparent: str
+    owned: bool  # by who starts it; otherwise it waits until a process has room
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,37 +72,45 @@ class Append:
 Commit: TypeAlias = Start | Append
 
 
-def arguments(commits: Sequence[Commit], executor: str) -> list[list[Any]]:
-    """The columns that COMMIT takes, from $3 on."""
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of a batch."""
+
+    moved: list[RowValues]
+    born: list[RowValues]
+    recorded: list[RowValues]
+    happened: list[RowValues]
+
+
+def rows_of(commits: Sequence[Commit], executor: str) -> Rows:
     appends = [commit for commit in commits if isinstance(commit, Append)]
     # Replicas that start the same runs at once lock them in the same order.
     starts = sorted(
         (commit for commit in commits if isinstance(commit, Start)), key=lambda s: s.state.run_id
     )
-    return [
-        *_columns([_moved(append) for append in appends], 8),
-        *_columns([_born(start, executor) for start in starts], 18),
-        *_columns([row for commit in commits for row in _recorded(commit)], 7),
-        *_columns([event for commit in commits for event in _events(commit)], 3),
-        *_columns(list(_told(commits)), 2),
-    ]
+    return Rows(
+        [_moved(append) for append in appends],
+        [_born(start, executor) for start in starts],
+        [_recorded(commit.state.run_id, record) for commit in commits for record in commit.records],
+        [event for commit in commits for event in _happened(commit)],
+    )
 
 
-def _moved(append: Append) -> tuple[Any, ...]:
+def _moved(append: Append) -> RowValues:
     state = append.state
     return (
         state.run_id,
         append.epoch,
         append.records[0].sequence - 1,
         state.sequence,
-        state.status,
+        state.status.value,
         state.reason,
         state.updated_us,
         state.finished_us or None,
     )
 
 
-def _born(start: Start, executor: str) -> tuple[Any, ...]:
+def _born(start: Start, executor: str) -> RowValues:
     state, new, key = start.state, start.new, start.key
     return (
         state.run_id,
@@ -88,7 +118,7 @@ def _born(start: Start, executor: str) -> tuple[Any, ...]:
         state.definition_hash,
         new.starter,
         new.traceparent,
-        state.status,
+        state.status.value,
         state.reason,
         state.sequence,
         executor if new.owned else "",
@@ -104,35 +134,23 @@ def _born(start: Start, executor: str) -> tuple[Any, ...]:
     )
 
 
-def _recorded(commit: Commit) -> Iterator[tuple[Any, ...]]:
-    for record in commit.records:
-        yield (
-            commit.state.run_id,
-            record.sequence,
-            record.kind,
-            record.path,
-            record.attempt,
-            record.at_us,
-            record.encode(),
-        )
+def _recorded(run_id: str, record: Record) -> RowValues:
+    return (
+        run_id,
+        record.sequence,
+        record.kind.value,
+        record.path,
+        record.attempt,
+        record.at_us,
+        record.encode(),
+    )
 
 
-def _events(commit: Commit) -> Iterator[tuple[str, str, str]]:
+def _happened(commit: Commit) -> list[RowValues]:
+    types = [STARTED] * isinstance(commit, Start) + [FINISHED] * commit.state.finished
+    if not types:
+        return []
     run_id = commit.state.run_id
     span = f"{derive_span_id(run_id):016x}"
-    if isinstance(commit, Start):
-        yield STARTED, run_id, span
-    if commit.state.finished:
-        yield FINISHED, run_id, span
-
-
-def _told(commits: Sequence[Commit]) -> Iterator[tuple[str, str]]:
-    ids = [commit.state.run_id for commit in commits]
-    for first in range(0, len(ids), IDS_TOLD_AT_ONCE):
-        yield MOVED, " ".join(ids[first : first + IDS_TOLD_AT_ONCE])
-    if any(isinstance(commit, Start) and not commit.new.owned for commit in commits):
-        yield WAITING, ""
-
-
-def _columns(rows: list[tuple[Any, ...]], count: int) -> list[list[Any]]:
-    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(count)]
+    parent = commit.new.traceparent if isinstance(commit, Start) else None
+    return [(type, run_id, span, parent) for type in types]

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from mesh.database import POSTGRES_SCHEMES, open_database
 from mesh.errors import ResourceExhausted, Unavailable
-from mesh.lease import Lease, sole_owner
+from mesh.lease import Lease, eternal, sole_owner
 from services.orchestrator.journal import SCHEMA
 from services.orchestrator.journal.definitions import Definitions
 from services.orchestrator.journal.local import LocalRuns
+from services.orchestrator.journal.local_writer import LocalWriter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -45,9 +46,14 @@ async def open_journal(location: str, *, lease_seconds: float = 5.0) -> AsyncIte
     else:
         with sole_owner(Path(location)):
             async with open_database(location, schema=SCHEMA) as database:
-                runs = LocalRuns(database)
-                await runs.release_all()
-                yield Journal(database, Definitions(database), runs, partial(_own_alone, runs))
+                lease = eternal()
+                writer = LocalWriter(database, lease.executor)
+                try:
+                    runs = LocalRuns(database, lease, writer)
+                    await runs.release_all()
+                    yield Journal(database, Definitions(database), runs, partial(_own_alone, runs))
+                finally:
+                    await asyncio.shield(writer.close())
 
 
 @asynccontextmanager

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
-from mesh import outbox
-from mesh.errors import FailedPrecondition, NotFound, Reason
+from mesh import inbox, outbox
+from mesh.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    MeshError,
+    NotFound,
+    Reason,
+    Unavailable,
+)
 from services.orchestrator.engine.evolve import fold
 from services.orchestrator.engine.record import Record, decode
 from services.orchestrator.engine.state import RunStatus
+from services.orchestrator.journal.commits import FINISHED, Append, NewRun, Start
+from services.orchestrator.journal.definitions import find_definition
 from services.orchestrator.journal.listing import COLUMNS, Listing, RunRow
 from services.orchestrator.journal.messages import Messages
 from services.orchestrator.run_trace import traceparent_of_run
@@ -24,10 +34,10 @@ if TYPE_CHECKING:
     from mesh.lease import Lease
     from services.orchestrator.engine.state import RunState
     from services.orchestrator.journal.definitions import StoredDefinition
+    from services.orchestrator.journal.group import GroupCommit
 
-STARTED = "orchestrator.run.started"
-FINISHED = "orchestrator.run.finished"
-
+DEFINITIONS = 1024  # known by heart
+NEWER_DEFINITIONS = 10  # that may be registered while one run starts
 LATELY = 2_000_000  # microseconds: longer than spans take to leave a process
 
 
@@ -43,17 +53,6 @@ class StoredRun:
     @property
     def state(self) -> RunState:
         return fold(self.row.id, self.records)
-
-
-@dataclass(frozen=True, slots=True)
-class NewRun:
-    """A run that was judged and may begin, with its first records."""
-
-    state: RunState
-    records: tuple[Record, ...]
-    starter: str
-    traceparent: str
-    owned: bool  # by who starts it; otherwise it waits until a process has room
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +80,14 @@ class Driver(Protocol):
 class Runs(ABC):
     """The journal of a process. Each turn of the engine is one commit, or part of a greater one."""
 
-    def __init__(self, database: Database, lease: Lease) -> None:
+    def __init__(self, database: Database, lease: Lease, writer: GroupCommit) -> None:
         self._database = database
         self.lease = lease
         self.messages = Messages(database)
         self.listing = Listing(database)
+        self._commits = writer
+        self._newest: OrderedDict[str, StoredDefinition] = OrderedDict()
 
-    @abstractmethod
     async def start(
         self,
         key: RequestKey,
@@ -100,10 +100,35 @@ class Runs(ABC):
         NotFound for an unknown workflow; AlreadyExists if another caller has a run of this id, or
         this one sent another body; and whatever ``prepare`` refuses. It may be called again.
         """
+        for _ in range(NEWER_DEFINITIONS):
+            try:
+                stored = await self._newest_of(workflow_id)
+                new = prepare(stored)
+            except MeshError:
+                first = await self._first_reply(key)
+                if first is None:
+                    raise
+                return Started(first, is_new=False)
+            answer = reply(new)
+            if await self._commits.commit(Start(new, key, answer, stored.version)):
+                return Started(answer, is_new=True)
+            if (started := await self._read_back(key, new)) is not None:
+                return started
+            self._newest.pop(workflow_id, None)
+        raise Unavailable(
+            f"workflow {workflow_id} is being registered again and again; retry later",
+            reason=Reason.NOT_ADMITTED,
+        )
 
-    @abstractmethod
     async def append(self, state: RunState, epoch: int, records: Sequence[Record]) -> None:
         """Store the records that lead to ``state``. Safe to repeat. Fenced if the run has moved."""
+        if await self._commits.commit(Append(state, epoch, records)):
+            return
+
+        async def work(tx: Transaction) -> None:
+            await must_be_there(tx, state, epoch)
+
+        await self._database.read(work)
 
     @abstractmethod
     async def claim(self, limit: int) -> list[StoredRun]:
@@ -143,6 +168,50 @@ class Runs(ABC):
             if row is None:
                 raise NotFound(f"no run {run_id!r}", field="run_id")
             return row[0] is not None
+
+        return await self._database.read(work)
+
+    async def _newest_of(self, workflow_id: str) -> StoredDefinition:
+        """As far as we know: the commit knows better."""
+        known = self._newest.get(workflow_id)
+        if known is None:
+
+            async def work(tx: Transaction) -> StoredDefinition:
+                return await find_definition(tx, workflow_id)
+
+            known = await self._database.read(work)
+            if known.inner:
+                return known  # the commit knows of newer ones of itself, not of those inside it
+            self._newest[workflow_id] = known
+            if len(self._newest) > DEFINITIONS:
+                self._newest.popitem(last=False)
+        return known
+
+    async def _first_reply(self, key: RequestKey) -> bytes | None:
+        async def work(tx: Transaction) -> bytes | None:
+            return await inbox.find(tx, key)
+
+        return await self._database.read(work)
+
+    async def _read_back(self, key: RequestKey, new: NewRun) -> Started | None:
+        """Why it was not inserted; None because of its definition alone."""
+        run_id = new.state.run_id
+
+        async def work(tx: Transaction) -> Started | None:
+            row = await tx.fetch_one("SELECT owner, epoch, sequence FROM run WHERE id = ?", run_id)
+            gone = await tx.fetch_one("SELECT 1 FROM deleted_run WHERE id = ?", run_id)
+            first = await inbox.find(tx, key)
+            if first is not None:
+                # The answer to a commit was lost, and it had landed: nobody else has this row.
+                ours = (self.lease.executor, 0, new.state.sequence)
+                return Started(first, is_new=new.owned and row == ours)
+            if row is not None or gone is not None:
+                raise AlreadyExists(
+                    f"run {run_id} exists, or did; choose a new request_id",
+                    reason=Reason.REQUEST_ID_REUSED,
+                    field="request_id",
+                )
+            return None
 
         return await self._database.read(work)
 

@@ -6,6 +6,18 @@ this statement is committed, or this statement finds no row and changes nothing.
 
 from __future__ import annotations
 
+from functools import cache
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from services.orchestrator.journal import commits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from services.orchestrator.journal.commits import Rows
+
+IDS_TOLD_AT_ONCE = 100  # a notification holds 8,000 bytes
 SCHEMA = """
 CREATE INDEX IF NOT EXISTS run_owned ON run (owner) WHERE finished_us IS NULL;
 ALTER TABLE run SET (fillfactor = 80);
@@ -14,27 +26,20 @@ ALTER TABLE run SET (fillfactor = 80);
 MOVED = "anya_run_moved"  # channel: ids of runs, parted by spaces
 WAITING = "anya_run_waiting"  # channel: somebody may claim something
 
-# A run is unique by its id, also between replicas that start it at once. The inbox outlives it, and
-# a definition that is no longer the newest starts nothing.
-COMMIT = """
-WITH f AS MATERIALIZED (
-    SELECT 1 FROM executor WHERE id = $1 AND incarnation = $2 AND lease_until > now() FOR SHARE),
-moved AS (
+# The fence: nothing below it happens unless we hold our lease.
+_FENCE = """f AS MATERIALIZED (
+    SELECT 1 FROM executor WHERE id = $1 AND incarnation = $2 AND lease_until > now() FOR SHARE)"""
+
+_MOVED = """moved AS (
     UPDATE run SET sequence = u.sequence, status = u.status, reason = u.reason,
         updated_us = u.updated_us, finished_us = u.finished_us
-    FROM f, unnest($3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[], $8::text[],
-        $9::bigint[], $10::bigint[])
-        AS u (id, epoch, before, sequence, status, reason, updated_us, finished_us)
+    FROM f, {moved}
     WHERE run.id = u.id AND run.owner = $1 AND run.epoch = u.epoch AND run.sequence = u.before
-    RETURNING run.id, run.traceparent),
-asked AS (
-    SELECT u.* FROM f, unnest($11::text[], $12::text[], $13::text[], $14::text[], $15::text[],
-        $16::text[], $17::text[], $18::bigint[], $19::text[], $20::bigint[], $21::bigint[],
-        $22::bigint[], $23::bigint[], $24::text[], $25::text[], $26::text[], $27::bytea[],
-        $28::bytea[])
-        AS u (id, workflow_id, definition_hash, starter, traceparent, status, reason, sequence,
-        owner, created_us, updated_us, finished_us, version, caller, method, request_id, body,
-        reply)),
+    RETURNING run.id)"""
+
+# A run is unique by its id, also between replicas that start it at once. The inbox outlives it, and
+# a definition that is no longer the newest starts nothing.
+_BORN = """asked AS (SELECT u.* FROM f, {born}),
 born AS (
     INSERT INTO run
     SELECT id, workflow_id, definition_hash, starter, traceparent, status, reason, sequence, owner,
@@ -44,34 +49,100 @@ born AS (
         AND request_id = asked.request_id)
     AND NOT EXISTS (SELECT 1 FROM definition WHERE workflow_id = asked.workflow_id
         AND version > asked.version)
-    ON CONFLICT DO NOTHING RETURNING id, traceparent),
+    AND NOT EXISTS (SELECT 1 FROM deleted_run WHERE id = asked.id)
+    ON CONFLICT DO NOTHING RETURNING id),
 answered AS (
     INSERT INTO inbox SELECT caller, method, request_id, body, reply
-    FROM asked JOIN born USING (id)),
-landed AS (SELECT * FROM moved UNION ALL SELECT * FROM born),
+    FROM asked WHERE (id IN (SELECT id FROM born)) IS TRUE)"""
+
+# ``IS TRUE`` keeps what is one look into a hash table from becoming a join.
+_RECORDED = """landed AS ({landed}),
 recorded AS (
-    INSERT INTO journal SELECT u.*
-    FROM unnest($29::text[], $30::bigint[], $31::text[], $32::text[], $33::bigint[], $34::bigint[],
-        $35::bytea[]) AS u (run, sequence, kind, path, attempt, at_us, payload)
-    WHERE run IN (SELECT id FROM landed)),
-happened AS (
-    SELECT u.type, u.run, row_number() OVER (ORDER BY u.place) AS number,
-        CASE WHEN landed.traceparent = '' THEN ''
-        ELSE overlay(landed.traceparent PLACING u.span FROM 37) END AS traceparent
-    FROM unnest($36::text[], $37::text[], $38::text[]) WITH ORDINALITY AS u (type, run, span, place)
-    JOIN landed ON landed.id = u.run),
+    INSERT INTO journal SELECT u.* FROM {recorded}
+    WHERE (u.run IN (SELECT id FROM landed)) IS TRUE)"""
+
+_HAPPENED = """happened AS (
+    SELECT u.type, u.run, row_number() OVER () AS number, u.span,
+        coalesce(u.parent, (SELECT traceparent FROM run WHERE id = u.run)) AS parent
+    FROM {happened} WHERE (u.run IN (SELECT id FROM landed)) IS TRUE),
 counted AS (
     UPDATE store SET sequence = sequence + (SELECT count(*) FROM happened)
     WHERE EXISTS (SELECT 1 FROM happened) RETURNING sequence),
 announced AS (
     INSERT INTO outbox
     SELECT counted.sequence - (SELECT count(*) FROM happened) + number, type, run, ''::bytea,
-        traceparent, (EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint
-    FROM happened, counted)
-SELECT EXISTS (SELECT 1 FROM f), ARRAY(SELECT id FROM landed),
-    ARRAY(SELECT pg_notify(channel, message)::text
-        FROM unnest($39::text[], $40::text[]) AS u (channel, message))
-"""
+        CASE WHEN parent = '' THEN '' ELSE overlay(parent PLACING span FROM 37) END,
+        (EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint
+    FROM happened, counted)"""
+
+# Who is alone need not tell anybody.
+_ANSWER = """SELECT EXISTS (SELECT 1 FROM f), ARRAY(SELECT id FROM landed),
+    ARRAY(SELECT pg_notify(u.channel, u.message)::text FROM {told}
+        WHERE EXISTS (SELECT 1 FROM executor WHERE id <> $1 AND lease_until > now()))"""
+
+_TOLD = ["channel", "message"]
+_OWNER = commits.BORN.index("owner")
+_BYTES = {"body", "reply", "payload"}
+_NUMBERS = {
+    *("epoch", "before", "sequence", "version", "attempt"),
+    *("at_us", "created_us", "updated_us", "finished_us"),
+}
+
+
+def statement(rows: Rows) -> str:
+    """What commits ``rows``: $1 is who we are, $2 our incarnation, then come ``arguments``.
+
+    It answers whether we hold our lease, and the ids of the runs that it moved or started.
+    """
+    return _statement(bool(rows.moved), bool(rows.born), bool(rows.happened))
+
+
+@cache
+def _statement(moves: bool, starts: bool, announces: bool) -> str:
+    columns: dict[str, Sequence[str]] = {}
+    parts, landed = [_FENCE], []
+    if moves:
+        columns["moved"] = commits.MOVED
+        parts.append(_MOVED)
+        landed.append("SELECT id FROM moved")
+    if starts:
+        columns["born"] = commits.BORN
+        parts.append(_BORN)
+        landed.append("SELECT id FROM born")
+    columns["recorded"] = commits.RECORDED
+    parts.append(_RECORDED)
+    if announces:
+        columns["happened"] = commits.HAPPENED
+        parts.append(_HAPPENED)
+    columns["told"] = _TOLD
+    number = count(3)
+    tables = {name: _unnested(names, number) for name, names in columns.items()}
+    text = ",\n".join(parts) + "\n" + _ANSWER
+    return "WITH " + text.format(landed=" UNION ALL ".join(landed), **tables)
+
+
+def _unnested(columns: Sequence[str], number: Iterator[int]) -> str:
+    arrays = ", ".join(f"${next(number)}::{_type(name)}[]" for name in columns)
+    return f"unnest({arrays}) AS u ({', '.join(columns)})"
+
+
+def _type(column: str) -> str:
+    return "bytea" if column in _BYTES else "bigint" if column in _NUMBERS else "text"
+
+
+def arguments(rows: Rows) -> list[list[Any]]:
+    """The columns of ``rows``, as far as there are any."""
+    tables = (rows.moved, rows.born, rows.recorded, rows.happened, _told(rows))
+    return [list(column) for table in tables for column in zip(*table, strict=True)]
+
+
+def _told(rows: Rows) -> Iterator[tuple[str, str]]:
+    ids = [row[0] for row in (*rows.moved, *rows.born)]
+    for first in range(0, len(ids), IDS_TOLD_AT_ONCE):
+        yield MOVED, " ".join(ids[first : first + IDS_TOLD_AT_ONCE])
+    if any(not row[_OWNER] for row in rows.born):
+        yield WAITING, ""
+
 
 # At most the share that leaves something to every other live executor.
 CLAIM = """

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from grpc.aio import ServicerContext
 
     from services.orchestrator.changes import Changes
-    from services.orchestrator.journal.runs import NewRun, Runs, StoredRun
+    from services.orchestrator.journal.commits import NewRun
+    from services.orchestrator.journal.runs import Runs, StoredRun
     from services.orchestrator.runner import Runner
     from services.orchestrator.wallet import Wallet
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from services.orchestrator.engine.starting import StartRun
-    from services.orchestrator.journal.runs import NewRun
+    from services.orchestrator.journal.commits import NewRun
     from services.orchestrator.runner import Runner
 
 

@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 
     from services.orchestrator.catalogue import Catalogue
     from services.orchestrator.changes import Changes
+    from services.orchestrator.journal.commits import NewRun
     from services.orchestrator.journal.definitions import Definitions
     from services.orchestrator.journal.erasure import Erasure
-    from services.orchestrator.journal.runs import NewRun, Runs
+    from services.orchestrator.journal.runs import Runs
     from services.orchestrator.runner import Runner
 
 MAX_FAULTS = 20  # in one status: it travels in a header

@@ -1,0 +1,118 @@
+"""Group commit: what runs want to commit while a commit is under way goes into the next one."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mesh.errors import MeshError, Reason, ResourceExhausted
+
+if TYPE_CHECKING:
+    from services.orchestrator.journal.commits import Commit
+
+MAX_BATCH = 512
+MAX_WAITING = 4096
+
+
+@dataclass(slots=True, eq=False)
+class Waiting:
+    commit: Commit
+    landed: asyncio.Future[bool] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+
+    def settle(self, *, landed: bool) -> None:
+        if not self.landed.done():
+            self.landed.set_result(landed)
+
+    def fail(self, error: BaseException) -> None:
+        fail(self.landed, error)
+
+
+class GroupCommit(ABC):
+    """One batch at a time. What was accepted happens, even if who asked goes away."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Waiting] = deque()
+        self._something = asyncio.Event()
+        self._closing = False
+        self._task = asyncio.create_task(self._write_forever(), name="write journal")
+
+    async def commit(self, commit: Commit) -> bool:
+        """True once it is durable; False if it did not apply.
+
+        ResourceExhausted (NOT_ADMITTED) if too many wait; Unavailable if the store does not answer:
+        then nobody knows whether it landed.
+        """
+        waiting = Waiting(commit)
+        self._admit()
+        self._waiting.append(waiting)
+        return await waiting.landed
+
+    async def close(self) -> None:
+        """Return once everything that was accepted has landed or failed."""
+        self._closing = True
+        self._something.set()
+        await self._task
+
+    @abstractmethod
+    async def _land(self, batch: list[Waiting]) -> None:
+        """Commit it, and tell each of them."""
+
+    async def _between(self) -> None:
+        """Do what must not be done while a commit is under way."""
+        return
+
+    def _admit(self) -> None:
+        if len(self._waiting) >= MAX_WAITING or self._closing:
+            raise ResourceExhausted(
+                "too many writes are waiting; retry later", reason=Reason.NOT_ADMITTED
+            )
+        self._something.set()
+
+    async def _write_forever(self) -> None:
+        while True:
+            self._something.clear()
+            await self._between()
+            if batch := self._batch():
+                await self._commit_all(batch)
+            elif self._closing:
+                return
+            else:
+                await self._something.wait()
+
+    async def _commit_all(self, batch: list[Waiting]) -> None:
+        """The boundary of the journal: what cannot be stored is one run's own trouble."""
+        try:
+            await self._land(batch)
+        except MeshError as error:
+            for waiting in batch:
+                waiting.fail(error)
+        except Exception as error:
+            if len(batch) > 1:
+                await self._commit_each(batch)
+            else:
+                batch[0].fail(error)
+
+    async def _commit_each(self, batch: list[Waiting]) -> None:
+        for waiting in batch:
+            await self._commit_all([waiting])
+
+    def _batch(self) -> list[Waiting]:
+        """What can go together: of one run only one turn."""
+        batch: dict[str, Waiting] = {}
+        while self._waiting and len(batch) < MAX_BATCH:
+            run_id = self._waiting[0].commit.state.run_id
+            if run_id in batch:
+                break
+            batch[run_id] = self._waiting.popleft()
+        return list(batch.values())
+
+
+def fail(future: asyncio.Future[Any], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)
+        future.exception()  # who asked may be gone
