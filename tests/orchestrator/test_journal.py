@@ -21,6 +21,7 @@ from services.orchestrator.changes import Changes
 from services.orchestrator.engine.events import Began, Failed, Recovered
 from services.orchestrator.engine.machine import Turn
 from services.orchestrator.engine.policy import Policy
+from services.orchestrator.engine.record import Kind, Record
 from services.orchestrator.engine.starting import StartRun, start
 from services.orchestrator.engine.state import Error, RunState, RunStatus
 from services.orchestrator.journal import SCHEMA
@@ -243,11 +244,12 @@ async def test_a_start_that_is_refused_leaves_nothing(location: str) -> None:
 async def test_runs_that_commit_together_are_stored_each_for_itself(location: str) -> None:
     async with journal(location) as (runs, catalogue):
         ended = [fails(await begin(runs, catalogue, f"run-{n}")) for n in range(3)]
+        late = Record.write(8, Kind.RECOVERED, "", 0, 2_000_000, {})
         moved = replace(ended[1].state, sequence=9), replace(ended[2].state, reason="\ud800")
 
         outcomes = await asyncio.gather(
             runs.append(ended[0].state, 0, ended[0].records),
-            runs.append(moved[0], 0, [replace(ended[1].records[0], sequence=8)]),  # not where it is
+            runs.append(moved[0], 0, [late]),  # not where it is
             runs.append(moved[1], 0, ended[2].records),  # no text can be stored
             *(begin(runs, catalogue, f"run-{n}", caller=f"spiffe://{n % 2}") for n in (2, 3, 5)),
             return_exceptions=True,

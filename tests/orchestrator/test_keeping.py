@@ -16,10 +16,11 @@ from services.orchestrator.engine.events import Signalled
 from services.orchestrator.engine.record import Kind
 from services.orchestrator.engine.starting import StartRun, start
 from services.orchestrator.journal import erasure, retention
+from services.orchestrator.journal.commits import NewRun
 from services.orchestrator.journal.erasure import Erasure
 from services.orchestrator.journal.opening import open_journal
 from services.orchestrator.journal.retention import Retention
-from services.orchestrator.journal.runs import NewRun, Started
+from services.orchestrator.journal.runs import Started
 from tests.orchestrator.test_journal import GIVEN, POLICY, Nobody, begin, fails
 
 if TYPE_CHECKING:
