@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -35,16 +35,18 @@ class PathMissing(LookupError):  # noqa: N818  (a state, as in mesh.errors)
 class Path:
     root: str
     parts: tuple[str | int, ...]
+    # The same path as CEL lexes it: ``steps.a.list._0`` for ``steps.a.list[0]``.
+    variable: str = field(init=False, compare=False, repr=False)
+    _text: str = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        names = (f"_{part}" if isinstance(part, int) else part for part in self.parts)
+        object.__setattr__(self, "variable", ".".join((self.root, *names)))
+        steps = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in self.parts)
+        object.__setattr__(self, "_text", self.root + "".join(steps))
 
     def __str__(self) -> str:
-        steps = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in self.parts)
-        return self.root + "".join(steps)
-
-    @property
-    def variable(self) -> str:
-        """The same path as CEL lexes it: ``steps.a.list._0`` for ``steps.a.list[0]``."""
-        names = (f"_{part}" if isinstance(part, int) else part for part in self.parts)
-        return ".".join((self.root, *names))
+        return self._text
 
     def read(self, scope: Scope) -> Any:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from services.orchestrator.engine.state import Error
@@ -103,8 +103,7 @@ Event: TypeAlias = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """Send these bytes. The attempt is what distinguishes it from earlier ones, not the bytes."""
 
     path: str
@@ -115,8 +114,7 @@ class Call:
     timeout: float  # seconds
 
 
-@dataclass(frozen=True, slots=True)
-class Cancel:
+class Cancel(NamedTuple):
     """Have later attempts of the step's key refused, not before ``at_us``."""
 
     path: str
@@ -127,8 +125,7 @@ class Cancel:
     at_us: int
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(NamedTuple):
     path: str
     until_us: int
 
