@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import uuid
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from mesh import address_link
 from mesh.errors import Internal, InvalidArgument, NotFound
 from mesh.keystore import KeystoreError
 from services.bitcoin.address import parse_address
-from services.bitcoin.descriptor import Seed
+from services.bitcoin.descriptor import Seed, signing_descriptor
 from services.bitcoin.ownership import sign_p2wpkh
 from services.bitcoin.wallet import NewWallet
 
@@ -22,11 +23,16 @@ if TYPE_CHECKING:
     from services.bitcoin.wallet import OwnAddress
 
 
+KEYS = 4096  # derived and kept, sealed
+
+
 class Keyring:
     def __init__(self, store: WalletStore, keystore: Keystore, network: Network) -> None:
         self._store = store
         self._keystore = keystore
         self._network = network
+        # From seed to key takes milliseconds (BIP 39 stretches it); what came of it is sealed, too.
+        self._sealed_key = lru_cache(maxsize=KEYS)(self._derive_key)
 
     def new_wallet(self) -> NewWallet:
         """Keys that nobody has used; they are lost unless they are stored."""
@@ -37,9 +43,9 @@ class Keyring:
 
     def signing_descriptor(self, own: OwnAddress, sealed_seed: bytes) -> bdk.Descriptor:
         """What signs for one address of ours and for nothing else."""
-        return self._open(own.wallet_id, sealed_seed).signing_descriptor(
-            self._network, own.keychain, own.index
-        )
+        sealed = self._sealed_key(own, sealed_seed)
+        text = self._keystore.open(_derived_id(own), sealed).decode()
+        return signing_descriptor(text, self._network)
 
     async def check(self) -> None:
         """KeystoreError if the master key is not the one that sealed the wallets of this store."""
@@ -67,6 +73,11 @@ class Keyring:
         key = seed.private_key(self._network, own.keychain, own.index)
         return sign_p2wpkh(key, message.encode())
 
+    def _derive_key(self, own: OwnAddress, sealed_seed: bytes) -> bytes:
+        seed = self._open(own.wallet_id, sealed_seed)
+        text = seed.signing_text(self._network, own.keychain, own.index)
+        return self._keystore.seal(_derived_id(own), text.encode())
+
     def _open(self, wallet_id: str, sealed_seed: bytes) -> Seed:
         try:
             return Seed(self._keystore.open(_key_id(wallet_id), sealed_seed))
@@ -76,3 +87,7 @@ class Keyring:
 
 def _key_id(wallet_id: str) -> str:
     return f"wallet/{wallet_id}"
+
+
+def _derived_id(own: OwnAddress) -> str:
+    return f"{_key_id(own.wallet_id)}/{own.keychain:d}/{own.index}"

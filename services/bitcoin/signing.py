@@ -42,6 +42,16 @@ OPTIONS = bdk.SignOptions(
 )
 
 
+class _Nowhere(bdk.Persistence):  # type: ignore[misc]
+    """The store of a wallet that is thrown away; one in memory costs a database's schema."""
+
+    def initialize(self) -> bdk.ChangeSet:
+        return bdk.ChangeSet()
+
+    def persist(self, changeset: bdk.ChangeSet) -> None:
+        pass
+
+
 def sign(
     spend: Spend,
     key: bdk.Descriptor,
@@ -55,7 +65,8 @@ def sign(
 
     Internal if what bdk made is not what was planned.
     """
-    wallet = bdk.Wallet.create_single(key, NETWORKS[network], bdk.Persister.new_in_memory())
+    nowhere = bdk.Persister.custom(_Nowhere())
+    wallet = bdk.Wallet.create_single(key, NETWORKS[network], nowhere)
     builder = (
         bdk.TxBuilder()
         .version(VERSION)

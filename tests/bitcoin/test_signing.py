@@ -8,7 +8,7 @@ import pytest
 from mesh.errors import Internal
 from services.bitcoin.address import format_address
 from services.bitcoin.chain import Network
-from services.bitcoin.descriptor import Seed, script_at
+from services.bitcoin.descriptor import Seed, script_at, signing_descriptor
 from services.bitcoin.kernel import find_invalid_input
 from services.bitcoin.signing import sign
 from services.bitcoin.spending import Candidate, choose
@@ -60,7 +60,9 @@ def test_a_signed_payment_is_the_planned_one_and_valid(coins: int, with_change: 
 
     transaction = sign(
         spend,
-        SEED.signing_descriptor(Network.REGTEST, Keychain.EXTERNAL, 3),
+        signing_descriptor(
+            SEED.signing_text(Network.REGTEST, Keychain.EXTERNAL, 3), Network.REGTEST
+        ),
         pay=Output(amount, RECIPIENT),
         own_script=own,
         change_script=CHANGE,
@@ -89,7 +91,9 @@ def test_a_key_of_another_address_signs_nothing() -> None:
     with pytest.raises(Internal):
         sign(
             spend,
-            SEED.signing_descriptor(Network.REGTEST, Keychain.EXTERNAL, 4),
+            signing_descriptor(
+                SEED.signing_text(Network.REGTEST, Keychain.EXTERNAL, 4), Network.REGTEST
+            ),
             pay=Output(50_000, RECIPIENT),
             own_script=own,
             change_script=CHANGE,
