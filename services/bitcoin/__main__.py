@@ -38,7 +38,7 @@ from services.bitcoin.servicers.chain import ChainServicer
 from services.bitcoin.servicers.ownership import OwnershipServicer
 from services.bitcoin.servicers.regtest import TIMEOUT, RegtestServicer
 from services.bitcoin.servicers.wallet import WalletServicer
-from services.bitcoin.spender import Fees, WalletActor, keep_sweeping
+from services.bitcoin.spender import Fees, Spender, WalletActor, keep_sweeping
 from services.bitcoin.store import budget, reservation
 from services.bitcoin.store import chain as chain_store
 from services.bitcoin.store import journal as journal_store
@@ -87,17 +87,13 @@ class Bitcoin:
 @asynccontextmanager
 async def bitcoin(config: BitcoinConfig) -> AsyncIterator[Bitcoin]:
     """Run the service for the duration of the block. StartError if its data is not fit to use."""
-    moved, stirred = asyncio.Event(), asyncio.Event()
-
-    def changed() -> None:
-        moved.set()
-        stirred.set()
+    filled, stirred = asyncio.Event(), asyncio.Event()
 
     async with (
         open_runtime(config.mesh) as runtime,
         open_database(config.location, schema=SCHEMA) as database,
-        open_chain(config, database, changed=changed) as chain,
-        auto_mining(config, chain, moved),
+        open_chain(config, database, filled=filled.set, moved=stirred.set) as chain,
+        auto_mining(config, chain, filled),
     ):
         network = Network(config.mesh.network)
         attestor = Attestor(config.mesh.identity)
@@ -116,7 +112,7 @@ async def bitcoin(config: BitcoinConfig) -> AsyncIterator[Bitcoin]:
             chain=chain, keyring=keyring, attestor=attestor, network=network
         )
         async with (
-            open_wallet(config, chain, payments, keyring, verifier, stirred) as wallet,
+            open_wallet(config, chain, payments, keyring, stirred) as wallet,
             runtime.serve(
                 partial(add_ChainServiceServicer_to_server, ChainServicer(chain)),
                 partial(add_RegtestServiceServicer_to_server, RegtestServicer(chain)),
@@ -124,7 +120,9 @@ async def bitcoin(config: BitcoinConfig) -> AsyncIterator[Bitcoin]:
                 partial(add_OwnershipServiceServicer_to_server, ownership),
                 partial(
                     add_WalletServiceServicer_to_server,
-                    WalletServicer(wallet, keyring, wallets, payments, network),
+                    WalletServicer(
+                        Spender(wallet, payments, verifier), keyring, wallets, payments, network
+                    ),
                 ),
                 partial(
                     add_OutboxServiceServicer_to_server, OutboxServicer(database, service="bitcoin")
@@ -136,7 +134,11 @@ async def bitcoin(config: BitcoinConfig) -> AsyncIterator[Bitcoin]:
 
 @asynccontextmanager
 async def open_chain(
-    config: BitcoinConfig, database: Database, *, changed: Callable[[], None]
+    config: BitcoinConfig,
+    database: Database,
+    *,
+    filled: Callable[[], None],
+    moved: Callable[[], None],
 ) -> AsyncIterator[ActorRef[ChainMessage]]:
     """The chain's actor over kernel, journal and index, which agree before anybody may ask it."""
     journal, store = Journal(database), ChainStore(database)
@@ -158,7 +160,8 @@ async def open_chain(
                 kernel=kernel,
                 journal=journal,
                 store=store,
-                changed=changed,
+                filled=filled,
+                moved=moved,
                 checkpoint_blocks=config.checkpoint_blocks,
             )
 
@@ -168,14 +171,14 @@ async def open_chain(
 
 @asynccontextmanager
 async def auto_mining(
-    config: BitcoinConfig, chain: ActorRef[ChainMessage], moved: asyncio.Event
+    config: BitcoinConfig, chain: ActorRef[ChainMessage], filled: asyncio.Event
 ) -> AsyncIterator[None]:
     """Mine a block soon after a transaction arrives, if the settings say so."""
     if config.mining is not Mining.AUTO:
         yield
         return
     task = asyncio.create_task(
-        _mine_when_filled(chain, moved, config.mining_delay), name="auto mining"
+        _mine_when_filled(chain, filled, config.mining_delay), name="auto mining"
     )
     try:
         yield
@@ -204,7 +207,6 @@ async def open_wallet(
     chain: ActorRef[ChainMessage],
     payments: PaymentStore,
     keyring: Keyring,
-    verifier: Verifier,
     stirred: asyncio.Event,
 ) -> AsyncIterator[ActorRef[WalletMessage]]:
     """The actor of payments. It looks after those of an earlier process first."""
@@ -214,7 +216,6 @@ async def open_wallet(
             store=payments,
             chain=chain,
             keyring=keyring,
-            verifier=verifier,
             network=Network(config.mesh.network),
             broadcaster=Broadcaster(payments, chain, final_depth=config.final_depth),
             fees=Fees(feerate=config.feerate, max_fee_sat=config.max_fee_sat),
@@ -234,11 +235,11 @@ async def open_wallet(
 
 
 async def _mine_when_filled(
-    chain: ActorRef[ChainMessage], moved: asyncio.Event, delay: float
+    chain: ActorRef[ChainMessage], filled: asyncio.Event, delay: float
 ) -> None:
     while True:
-        await moved.wait()
-        moved.clear()
+        await filled.wait()
+        filled.clear()
         try:
             if (await chain.ask(Info())).mempool_size:
                 await asyncio.sleep(delay)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
 from dataclasses import dataclass
 from itertools import chain, islice
 from secrets import token_bytes
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from services.bitcoin.transaction import Outpoint, Transaction
 
 MAX_REORG_DEPTH = 100
+SATISFIED = 64  # transactions whose scripts are known to hold, until they are broadcast
 
 log = logging.getLogger(__name__)
 
@@ -159,7 +161,8 @@ class ChainActor(Actor[ChainMessage]):
         kernel: Kernel,
         journal: Journal,
         store: ChainStore,
-        changed: Callable[[], None] = lambda: None,
+        filled: Callable[[], None] = lambda: None,
+        moved: Callable[[], None] = lambda: None,
         checkpoint_blocks: int = 1000,
     ) -> None:
         self._chain = chain
@@ -167,7 +170,10 @@ class ChainActor(Actor[ChainMessage]):
         self._kernel = kernel
         self._journal = journal
         self._store = store
-        self._changed = changed  # called after each move of chain or mempool; must not block
+        # Called after the mempool may have got, and the chain or what waits may have moved.
+        self._filled = filled
+        self._moved = moved
+        self._satisfied: OrderedDict[bytes, None] = OrderedDict()  # transactions, by their bytes
         self._checkpoint_blocks = checkpoint_blocks
         self._uncheckpointed = 0
 
@@ -224,9 +230,14 @@ class ChainActor(Actor[ChainMessage]):
 
     async def _broadcast(self, transaction: Transaction) -> Txid:
         txid = transaction.txid
-        if txid not in self._mempool and await self._store.find_transaction(txid) is None:
-            self._mempool.add(await self._judge(transaction))
-            self._changed()
+        if txid not in self._mempool:
+            try:
+                self._mempool.add(await self._judge(transaction))
+            except TransactionRejected:  # what the chain has breaks rules, too: its coins are spent
+                if await self._store.find_transaction(txid) is None:
+                    raise
+            else:
+                self._filled()
         return txid
 
     async def _judge(self, transaction: Transaction) -> Candidate:
@@ -234,12 +245,22 @@ class ChainActor(Actor[ChainMessage]):
             return known
         coins = await self._store.coins(transaction.prevouts)
         candidate = self._mempool.judge(transaction, coins, self._chain)
+        await self._check_scripts(candidate)
+        return candidate
+
+    async def _check_scripts(self, candidate: Candidate) -> None:
+        """Once for the same bytes: their inputs name for ever what scripts they must satisfy."""
+        transaction = candidate.transaction
+        if transaction.raw in self._satisfied:
+            return
         failing = await asyncio.to_thread(find_invalid_input, transaction.raw, candidate.spent)
         if failing is not None:
             raise TransactionRejected(
                 transaction.txid, Rule.SCRIPT, f"input {failing} does not satisfy its script"
             )
-        return candidate
+        self._satisfied[transaction.raw] = None
+        if len(self._satisfied) > SATISFIED:
+            self._satisfied.popitem(last=False)
 
     async def _list_utxos(self, script: bytes, after: Place | None, limit: int) -> Iterable[Utxo]:
         """Confirmed ones first, those that a waiting transaction spends left out."""
@@ -341,7 +362,8 @@ class ChainActor(Actor[ChainMessage]):
         if gone:
             returned = [transaction for block in gone for transaction in block.transactions[1:]]
             await self._requalify([*returned, *self._mempool.clear()])
-        self._changed()
+        self._filled()
+        self._moved()
 
     async def _requalify(self, transactions: Sequence[Transaction]) -> None:
         """Take back what a reorganisation left valid; scripts that held before hold now."""

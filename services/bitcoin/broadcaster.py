@@ -13,11 +13,15 @@ from services.bitcoin.mempool import TransactionRejected
 from services.bitcoin.payment import advance
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
     from mesh.actor import ActorRef
     from services.bitcoin.actors import ChainMessage
     from services.bitcoin.hashes import Txid
     from services.bitcoin.payment import Sighting
     from services.bitcoin.store.payment import Open, PaymentStore
+
+BATCH = 50  # payments in one commit, so that no payment in between waits long
 
 log = logging.getLogger(__name__)
 
@@ -32,52 +36,63 @@ class Broadcaster:
         self._chain = chain
         self._final_depth = final_depth
 
-    async def send(self, payment_id: str, *, is_first: bool) -> None:
-        """Send one payment if nobody has it.
+    async def send_first(self, payment_id: str, raw: bytes) -> bool:
+        """Send what was committed a moment ago; whether our mempool or chain has it.
 
-        ``is_first``: no send of it can have happened before, so a refusal is the end of it.
+        No send of it can have happened before, so a refusal is the end of it.
         """
-        for owed in await self._store.open(payment_id):
-            if owed.sighting.is_unseen:
-                await self._broadcast(owed, is_first=is_first)
-            else:
-                await self._move(owed, owed.sighting)
+        try:
+            await self._broadcast(payment_id, raw)
+        except TransactionRejected as refusal:
+            log.warning("payment %s: %s", payment_id, refusal)
+            await self._store.reject(payment_id)
+        except MeshError as error:  # nobody knows what came of it; the next sweep will
+            log.warning("payment %s was not sent: %s", payment_id, error)
+        else:
+            return True
+        return False
+
+    async def send(self, payment_id: str) -> None:
+        """Send one payment again if nobody has it."""
+        await self._follow(await self._store.open(payment_id), waiting=frozenset())
 
     async def sweep(self) -> None:
         """Follow every payment that is not over, and send again what nobody has."""
         payments = await self._store.open()
-        waiting = await self._waiting() if payments else frozenset()
-        for owed in payments:
-            is_waiting = owed.payment.txid in waiting
-            sighting = replace(owed.sighting, is_waiting=is_waiting)
-            if sighting.is_unseen:
-                await self._broadcast(owed, is_first=False)
-            else:
-                await self._move(owed, sighting)
+        await self._follow(payments, await self._waiting() if payments else frozenset())
 
-    async def _broadcast(self, owed: Open, *, is_first: bool) -> None:
-        """What is in mempool or chain already is accepted again."""
+    async def _follow(self, payments: Sequence[Open], waiting: Collection[Txid | None]) -> None:
+        """Only what changes is written, and what changes together is written together."""
+        moved: list[tuple[str, bool]] = []
+        for owed in payments:
+            payment = owed.payment
+            sighting = replace(owed.sighting, is_waiting=payment.txid in waiting)
+            if sighting.is_unseen:
+                sighting = await self._send_again(owed)
+            state, is_over = advance(payment.state, sighting, final_depth=self._final_depth)
+            if (state, is_over) != (payment.state, payment.is_over):
+                moved.append((payment.payment_id, sighting.is_waiting))
+        for start in range(0, len(moved), BATCH):
+            await self._store.observe_all(moved[start : start + BATCH])
+
+    async def _send_again(self, owed: Open) -> Sighting:
+        """What is seen of a payment after one more send; a refusal ends nothing."""
         payment_id = owed.payment.payment_id
         try:
-            await self._chain.ask(Broadcast(owed.raw))
-            failpoint.reach("payment.after_send", payment_id)
-            await self._move(owed, replace(owed.sighting, is_waiting=True))
+            await self._broadcast(payment_id, owed.raw)
         except TransactionRejected as refusal:
             log.warning("payment %s: %s", payment_id, refusal)
-            if is_first:
-                await self._store.reject(payment_id)
-            else:
-                await self._move(owed, owed.sighting)
         except MeshError as error:  # nobody knows what came of it; the next sweep will
             log.warning("payment %s was not sent: %s", payment_id, error)
+        else:
+            return replace(owed.sighting, is_waiting=True)
+        return owed.sighting
 
-    async def _move(self, owed: Open, sighting: Sighting) -> None:
-        """Only what changes is written."""
-        payment = owed.payment
-        state, is_over = advance(payment.state, sighting, final_depth=self._final_depth)
-        if (state, is_over) != (payment.state, payment.is_over):
-            await self._store.observe(payment.payment_id, is_waiting=sighting.is_waiting)
+    async def _broadcast(self, payment_id: str, raw: bytes) -> None:
+        """What is in mempool or chain already is accepted again."""
+        await self._chain.ask(Broadcast(raw))
+        failpoint.reach("payment.after_send", payment_id)
 
-    async def _waiting(self) -> frozenset[Txid]:
+    async def _waiting(self) -> frozenset[Txid | None]:
         candidates = await self._chain.ask(ListMempool())
         return frozenset(candidate.transaction.txid for candidate in candidates)

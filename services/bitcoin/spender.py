@@ -13,7 +13,6 @@ from mesh.actor import Actor, Message
 from mesh.errors import MeshError, Reason, Unavailable
 from services.bitcoin.actors import TestAccept
 from services.bitcoin.descriptor import script_at
-from services.bitcoin.payment import Payment
 from services.bitcoin.proof import check_amount_granted, judge
 from services.bitcoin.signing import sign
 from services.bitcoin.spending import choose
@@ -34,32 +33,37 @@ if TYPE_CHECKING:
     from services.bitcoin.broadcaster import Broadcaster
     from services.bitcoin.chain import Network
     from services.bitcoin.keyring import Keyring
-    from services.bitcoin.payment import Order
+    from services.bitcoin.payment import Order, Payment
     from services.bitcoin.spending import Spend
     from services.bitcoin.store.payment import Basis, PaymentStore
 
 log = logging.getLogger(__name__)
 
+TIMEOUT = 60.0  # seconds in line and at work; the call's own deadline may be shorter
 ATTEMPTS = 5  # to build on coins that another process does not take at the same moment
 
 
 @dataclass(frozen=True, slots=True)
-class SendPayment(Message[Payment]):
-    """Make the payment and send it, or tell what became of the one made under ``key`` before.
-
-    Nothing is judged again once it exists. Before that: the errors of the RPC of this name.
-    """
+class SendPayment(Message[bool]):
+    """Make the payment if it is not made, and send it. Whether our mempool took it just now."""
 
     key: RequestKey
     order: Order
     bounds: Bounds
-    attestations: Sequence[Attestation]
+    proof: Proof | None  # None: it is made
     reply: Callable[[Payment], bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class Sweep(Message[None]):
     """Follow every payment that is not over, and send again what nobody has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """The payment may be made ``until`` then; None: for ever."""
+
+    until: datetime | None
 
 
 WalletMessage: TypeAlias = SendPayment | Sweep
@@ -69,6 +73,43 @@ WalletMessage: TypeAlias = SendPayment | Sweep
 class Fees:
     feerate: int  # sat per 1000 vbytes
     max_fee_sat: int  # of one payment, whatever it asks for
+
+
+class Spender:
+    """Payments, from their proofs to the mempool."""
+
+    def __init__(
+        self, wallet: ActorRef[WalletMessage], payments: PaymentStore, verifier: Verifier
+    ) -> None:
+        self._wallet = wallet
+        self._payments = payments
+        self._verifier = verifier
+
+    async def send(
+        self,
+        key: RequestKey,
+        order: Order,
+        bounds: Bounds,
+        attestations: Sequence[Attestation],
+        reply: Callable[[Payment], bytes],
+    ) -> Payment:
+        """Make the payment and send it, or tell what became of the one made under ``key`` before.
+
+        Nothing is judged again once it exists. Before that: the errors of the RPC of this name.
+        """
+        is_made = await self._payments.is_made(key, order)
+        proof = None if is_made else self._judge(order, bounds, attestations)
+        message = SendPayment(key, order, bounds, proof, reply)
+        if await self._wallet.ask(message, timeout=TIMEOUT):
+            # Not in line any more: others may build while this is written.
+            return await self._payments.observe(order.payment_id, is_waiting=True)
+        return await self._payments.get(order.payment_id)
+
+    def _judge(self, order: Order, bounds: Bounds, attestations: Sequence[Attestation]) -> Proof:
+        check_amount_granted(order, bounds)
+        return Proof(
+            judge(self._verifier.require(attestations, bounds.requires, order.digest), bounds)
+        )
 
 
 class WalletActor(Actor[WalletMessage]):
@@ -83,7 +124,6 @@ class WalletActor(Actor[WalletMessage]):
         store: PaymentStore,
         chain: ActorRef[ChainMessage],
         keyring: Keyring,
-        verifier: Verifier,
         network: Network,
         broadcaster: Broadcaster,
         fees: Fees,
@@ -91,12 +131,11 @@ class WalletActor(Actor[WalletMessage]):
         self._store = store
         self._chain = chain
         self._keyring = keyring
-        self._verifier = verifier
         self._network = network
         self._broadcaster = broadcaster
         self._fees = fees
 
-    async def receive(self, message: WalletMessage) -> Payment | None:
+    async def receive(self, message: WalletMessage) -> bool | None:
         match message:
             case SendPayment():
                 return await self._send(message)
@@ -106,35 +145,33 @@ class WalletActor(Actor[WalletMessage]):
             case _:
                 assert_never(message)
 
-    async def _send(self, message: SendPayment) -> Payment:
+    async def _send(self, message: SendPayment) -> bool:
         payment_id = message.order.payment_id
-        is_made = await self._store.is_made(message.key, message.order)
-        is_new = not is_made and await self._make(message)
-        if is_new:
-            failpoint.reach("payment.after_commit", payment_id)
-        await self._broadcaster.send(payment_id, is_first=is_new)
-        return await self._store.get(payment_id)
+        raw = await self._make(message, message.proof) if message.proof else None
+        if raw is None:
+            await self._broadcaster.send(payment_id)
+            return False
+        failpoint.reach("payment.after_commit", payment_id)
+        return await self._broadcaster.send_first(payment_id, raw)
 
-    async def _make(self, message: SendPayment) -> bool:
-        """Everything from proof to commit; False if another process was first with it."""
+    async def _make(self, message: SendPayment, proof: Proof) -> bytes | None:
+        """Build, sign and commit it, and give its bytes; None if another attempt was first."""
         order, bounds = message.order, message.bounds
-        check_amount_granted(order, bounds)
-        proofs = self._verifier.require(message.attestations, bounds.requires, order.digest)
-        proven_until = judge(proofs, bounds)
         for _ in range(ATTEMPTS):
             basis = await self._store.basis(message.key, order, bounds)
-            signed = await asyncio.to_thread(self._sign, order, bounds, proven_until, basis)
+            if basis is None:
+                return None
+            signed = await asyncio.to_thread(self._sign, order, bounds, proof, basis)
             await self._chain.ask(TestAccept(signed.transaction.raw))
             failpoint.reach("payment.before_commit", order.payment_id)
             with suppress(StaleBasisError):
-                return await self._store.commit(message.key, signed, message.reply)
+                is_first = await self._store.commit(message.key, signed, message.reply)
+                return signed.transaction.raw if is_first else None
         raise Unavailable(
             "other payments took the coins meanwhile; retry", reason=Reason.COINS_BUSY
         )
 
-    def _sign(
-        self, order: Order, bounds: Bounds, proven_until: datetime | None, basis: Basis
-    ) -> Signed:
+    def _sign(self, order: Order, bounds: Bounds, proof: Proof, basis: Basis) -> Signed:
         """Choose coins and sign. Blocks for milliseconds; the key leaves memory with this call."""
         spend = self._choose(order, basis)
         change = OwnAddress(
@@ -154,7 +191,7 @@ class WalletActor(Actor[WalletMessage]):
         return Signed(
             order=order,
             bounds=bounds,
-            proven_until=proven_until,
+            proven_until=proof.until,
             spend=spend,
             change=change,
             transaction=transaction,

@@ -16,7 +16,10 @@ from tests.bitcoin.making_payments import FINAL_DEPTH, SCRIPT, create_wallet, pa
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from services.bitcoin.payment import Payment
+    from mesh.inbox import RequestKey
+    from mesh.trust import Bounds
+    from services.bitcoin.payment import Order, Payment
+    from services.bitcoin.store.payment import Basis
     from services.bitcoin.store.wallet import WalletStore
 
 COIN = 100_000
@@ -41,6 +44,11 @@ class Bank:
 
     async def reserved(self) -> int:
         return (await self.wallets.balance("wallet-1", script=None)).reserved_sat
+
+    async def basis(self, key: RequestKey, order: Order, bounds: Bounds) -> Basis:
+        basis = await self.payments.basis(key, order, bounds)
+        assert basis, "it is made already"
+        return basis
 
     async def observe(self, number: int = 1, *, is_waiting: bool = False) -> Payment:
         return await self.payments.observe(payment_id(number), is_waiting=is_waiting)

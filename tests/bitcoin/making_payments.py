@@ -106,8 +106,7 @@ def reply(payment: Payment) -> bytes:
 async def make(store: PaymentStore, order: Order, bounds: Bounds = BOUNDS) -> bool:
     """What the wallet's actor does, without chain and proofs; True if it was the first."""
     key = request_key(order.payment_id)
-    while not await store.is_made(key, order):
-        basis = await store.basis(key, order, bounds)
+    while basis := await store.basis(key, order, bounds):
         try:
             return await store.commit(key, signed(order, basis, bounds), reply)
         except StaleBasisError:

@@ -38,6 +38,10 @@ class Debt:
     async def state(self) -> State:
         return (await self.store.get(payment_id(1))).state
 
+    async def send_first(self, number: int) -> bool:
+        (owed,) = await self.store.open(payment_id(number))
+        return await self.broadcaster.send_first(payment_id(number), owed.raw)
+
     async def events(self) -> list[str]:
         recorded = await self._database.read(lambda tx: outbox.read(tx, after=0, limit=1000))
         prefix = "bitcoin.payment."
@@ -65,7 +69,7 @@ async def debt(authority: Authority, tmp_path: Path) -> AsyncIterator[Debt]:
 
 
 async def test_a_payment_that_is_refused_at_its_first_send_is_rejected(debt: Debt) -> None:
-    await debt.broadcaster.send(payment_id(1), is_first=True)
+    await debt.send_first(1)
 
     assert await debt.state() is State.REJECTED
     assert await debt.store.open() == []
@@ -74,7 +78,7 @@ async def test_a_payment_that_is_refused_at_its_first_send_is_rejected(debt: Deb
 
 
 async def test_a_refusal_after_a_send_that_nobody_saw_ends_nothing(debt: Debt) -> None:
-    await debt.broadcaster.send(payment_id(1), is_first=False)
+    await debt.broadcaster.send(payment_id(1))
     await debt.broadcaster.sweep()
 
     assert await debt.state() is State.PREPARED
@@ -87,7 +91,7 @@ async def test_a_sweep_goes_on_past_a_payment_that_is_refused(debt: Debt) -> Non
     await debt.service.chain.ask(MineBlocks(MATURE, b""), timeout=30)
     await make(debt.store, order(2))
 
-    await debt.broadcaster.send(payment_id(2), is_first=True)
+    await debt.send_first(2)
     await debt.broadcaster.sweep()
 
     assert (await debt.store.get(payment_id(2))).state is State.REJECTED

@@ -10,7 +10,7 @@ import pytest
 from services.bitcoin.payment import State
 from services.bitcoin.transaction import Output, Transaction, parse_transaction
 from tests.bitcoin.bank import COIN, Bank, open_bank
-from tests.bitcoin.making_payments import BOUNDS, FINAL_DEPTH, make, order, payment_id
+from tests.bitcoin.making_payments import BOUNDS, FINAL_DEPTH, make, order, payment_id, request_key
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -120,3 +120,34 @@ async def test_a_payment_that_a_reorganisation_dropped_is_told_so_before_any_swe
     assert (confirmed.state, confirmed.confirmations) == (State.CONFIRMED, 1)
     assert (told.state, told.confirmations) == (State.BROADCAST, 0)
     assert await bank.events() == ["prepared", "confirmed"]  # a look changes nothing
+
+
+async def test_payments_that_move_together_each_have_their_event(bank: Bank) -> None:
+    await make(bank.payments, order(1))
+    await make(bank.payments, order(2))
+    first, _ = await bank.payments.open()
+    await bank.ledger.confirm(parse_transaction(first.raw))
+
+    await bank.payments.observe_all([(payment_id(1), False), (payment_id(2), True)])
+
+    states = [one.payment.state for one in await bank.payments.open()]
+    assert states == [State.CONFIRMED, State.BROADCAST]
+    assert await bank.events() == ["prepared", "prepared", "confirmed", "broadcast"]
+
+
+async def test_what_is_not_over_is_listed_with_what_stands_against_it(bank: Bank) -> None:
+    await make(bank.payments, order(1))
+    await make(bank.payments, order(2))
+    first, _ = await bank.payments.open()
+    await bank.ledger.spend([parse_transaction(first.raw).prevouts[0]], Output(1_000, b"\x51"))
+    await bank.ledger.grow(1)
+
+    listed = await bank.payments.open()
+
+    assert [one.sighting.conflict_depth for one in listed] == [2, 0]
+
+
+async def test_a_payment_that_exists_is_not_built_again(bank: Bank) -> None:
+    await make(bank.payments, order(1))
+
+    assert await bank.payments.basis(request_key(payment_id(1)), order(1), BOUNDS) is None

@@ -89,8 +89,8 @@ async def test_a_payment_id_is_taken_whoever_took_it(bank: Bank) -> None:
 
 
 async def test_a_payment_outlives_its_inbox_row(bank: Bank) -> None:
+    basis = await bank.basis(request_key("a"), order(1), BOUNDS)
     await make(bank.payments, order(1))
-    basis = await bank.payments.basis(request_key("a"), order(1), BOUNDS)
     await bank.database.write(lambda tx: tx.execute("DELETE FROM inbox"))
 
     is_first = await bank.payments.commit(
@@ -104,7 +104,7 @@ async def test_a_payment_outlives_its_inbox_row(bank: Bank) -> None:
 async def test_two_payments_built_on_one_coin_do_not_both_commit(bank: Bank) -> None:
     keys = [request_key(payment_id(number)) for number in (1, 2)]
     drafts = [
-        signed(order(number), await bank.payments.basis(key, order(number), BOUNDS))
+        signed(order(number), await bank.basis(key, order(number), BOUNDS))
         for number, key in enumerate(keys, start=1)
     ]
     await bank.payments.commit(keys[0], drafts[0], reply)
@@ -118,7 +118,7 @@ async def test_two_payments_built_on_one_coin_do_not_both_commit(bank: Bank) -> 
 
 async def test_two_payments_do_not_share_a_change_address(bank: Bank) -> None:
     first, second = order(1), order(2)
-    basis = await bank.payments.basis(request_key("a"), first, BOUNDS)
+    basis = await bank.basis(request_key("a"), first, BOUNDS)
     others = replace(basis, candidates=basis.candidates[1:])
     coin = min(basis.candidates, key=lambda coin: coin.prevout)
     basis = replace(basis, candidates=(coin,))
@@ -130,7 +130,7 @@ async def test_two_payments_do_not_share_a_change_address(bank: Bank) -> None:
 
 
 async def test_a_coin_that_was_spent_meanwhile_is_not_promised(bank: Bank) -> None:
-    basis = await bank.payments.basis(request_key("a"), order(1), BOUNDS)
+    basis = await bank.basis(request_key("a"), order(1), BOUNDS)
     await bank.ledger.spend([coin.prevout for coin in basis.candidates], Output(1, b"\x51"))
 
     with pytest.raises(StaleBasisError):
@@ -141,7 +141,7 @@ async def test_only_coins_that_may_be_spent_are_offered(bank: Bank) -> None:
     await make(bank.payments, order(1))
     await bank.ledger.confirm(to=SCRIPT)  # a coinbase, not mature
 
-    basis = await bank.payments.basis(request_key("a"), order(2), BOUNDS)
+    basis = await bank.basis(request_key("a"), order(2), BOUNDS)
 
     assert [coin.amount_sat for coin in basis.candidates] == [COIN, COIN]
 
@@ -149,7 +149,7 @@ async def test_only_coins_that_may_be_spent_are_offered(bank: Bank) -> None:
 async def test_no_more_coins_are_offered_than_one_payment_may_weigh(bank: Bank) -> None:
     await bank.ledger.pay(SCRIPT, *range(1_000, 1_000 + MAX_CANDIDATES))
 
-    basis = await bank.payments.basis(request_key("a"), order(1), BOUNDS)
+    basis = await bank.basis(request_key("a"), order(1), BOUNDS)
 
     amounts = [coin.amount_sat for coin in basis.candidates]
     assert len(amounts) == MAX_CANDIDATES
@@ -159,13 +159,13 @@ async def test_no_more_coins_are_offered_than_one_payment_may_weigh(bank: Bank) 
 
 async def test_an_address_of_nobody_here_is_refused(bank: Bank) -> None:
     with pytest.raises(FailedPrecondition) as refusal:
-        await bank.payments.basis(request_key("a"), replace(order(1), from_script=b"\x51"), BOUNDS)
+        await bank.basis(request_key("a"), replace(order(1), from_script=b"\x51"), BOUNDS)
 
     assert refusal.value.reason is Reason.SENDER_UNKNOWN
 
 
 async def test_a_cancelled_payment_is_refused_for_ever(bank: Bank) -> None:
-    basis = await bank.payments.basis(request_key("a"), order(1), BOUNDS)
+    basis = await bank.basis(request_key("a"), order(1), BOUNDS)
     cancelled = await bank.payments.cancel(payment_id(1))
 
     with pytest.raises(FailedPrecondition) as late:
@@ -218,7 +218,7 @@ async def test_a_payment_that_nobody_made_is_not_found(bank: Bank) -> None:
 
 
 async def test_an_attestation_that_expired_while_signing_makes_no_payment(bank: Bank) -> None:
-    basis = await bank.payments.basis(request_key("a"), order(1), BOUNDS)
+    basis = await bank.basis(request_key("a"), order(1), BOUNDS)
     late = replace(signed(order(1), basis), proven_until=datetime.now(UTC) - timedelta(seconds=1))
 
     with pytest.raises(FailedPrecondition) as refusal:
@@ -245,7 +245,7 @@ async def test_the_budget_holds_against_payments_that_were_let_through_together(
     bank: Bank,
 ) -> None:
     bounds = replace(BOUNDS, daily_amount_sat=15_000)
-    basis = await bank.payments.basis(request_key("a"), order(1), bounds)
+    basis = await bank.basis(request_key("a"), order(1), bounds)
     first = min(basis.candidates, key=lambda coin: coin.prevout)
     rest = replace(basis, candidates=tuple(set(basis.candidates) - {first}))
     await bank.payments.commit(request_key(payment_id(1)), signed(order(1), basis, bounds), reply)

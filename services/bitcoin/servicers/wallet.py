@@ -15,7 +15,6 @@ from services.bitcoin.descriptor import script_at
 from services.bitcoin.paging import parse_page_size
 from services.bitcoin.payment import MAX_METADATA, Order, State, parse_payment_id
 from services.bitcoin.servicers.intent import agreed_digest
-from services.bitcoin.spender import SendPayment
 from services.bitcoin.spending import check_amount
 from services.bitcoin.wallet import parse_name
 
@@ -24,16 +23,13 @@ if TYPE_CHECKING:
 
     from grpc.aio import ServicerContext
 
-    from mesh.actor import ActorRef
     from services.bitcoin.chain import Network
     from services.bitcoin.keyring import Keyring
     from services.bitcoin.payment import Payment
-    from services.bitcoin.spender import WalletMessage
+    from services.bitcoin.spender import Spender
     from services.bitcoin.store.payment import PaymentStore
     from services.bitcoin.store.wallet import WalletStore
     from services.bitcoin.wallet import OwnAddress, Wallet
-
-TIMEOUT = 60.0  # seconds in line and at work; the call's own deadline may be shorter
 
 STATUSES = {
     State.PREPARED: pb.PAYMENT_STATUS_UNKNOWN,
@@ -48,13 +44,13 @@ STATUSES = {
 class WalletServicer(WalletServiceServicer):
     def __init__(
         self,
-        wallet: ActorRef[WalletMessage],
+        spender: Spender,
         keyring: Keyring,
         wallets: WalletStore,
         payments: PaymentStore,
         network: Network,
     ) -> None:
-        self._wallet = wallet
+        self._spender = spender
         self._keyring = keyring
         self._wallets = wallets
         self._payments = payments
@@ -115,15 +111,12 @@ class WalletServicer(WalletServiceServicer):
         request: pb.SendPaymentRequest,
         context: ServicerContext[pb.SendPaymentRequest, pb.SendPaymentResponse],
     ) -> pb.SendPaymentResponse:
-        payment = await self._wallet.ask(
-            SendPayment(
-                key=request_key.current(),
-                order=_parse_order(request, self._network),
-                bounds=trust.current_bounds(),
-                attestations=request.context.attestations,
-                reply=lambda payment: _format_sent(payment).SerializeToString(),
-            ),
-            timeout=TIMEOUT,
+        payment = await self._spender.send(
+            request_key.current(),
+            _parse_order(request, self._network),
+            trust.current_bounds(),
+            request.context.attestations,
+            reply=lambda payment: _format_sent(payment).SerializeToString(),
         )
         # The stored reply names the payment; how it stands is told as of now.
         return _format_sent(payment)

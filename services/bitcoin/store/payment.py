@@ -17,7 +17,7 @@ from services.bitcoin.store.wallet import find_own, next_address, reveal, sealed
 from services.bitcoin.wallet import Keychain, OwnAddress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from mesh.database import Database, Row
     from mesh.database import Transaction as Tx
@@ -55,6 +55,14 @@ _SELECT = """
 SELECT payment_id, state, is_over, payment.txid, from_address, to_address, amount_sat, fee_sat,
     created_ms, (SELECT MAX(height) FROM block) - tx.height + 1, raw
 FROM payment LEFT JOIN tx ON tx.txid = payment.txid"""
+
+# Behind the columns of _SELECT: confirmations of what spent a coin of the payment's and is not it.
+_SELECT_OPEN = _SELECT.replace(
+    ", raw",
+    """, (SELECT (SELECT MAX(height) FROM block) - MAX(spent_height) + 1
+     FROM reservation JOIN txo ON txo.txid = reservation.txid AND txo.vout = reservation.vout
+     WHERE reservation.payment_id = payment.payment_id AND spent_txid <> payment.txid), raw""",
+)
 
 
 class StaleBasisError(Exception):
@@ -110,14 +118,17 @@ class PaymentStore:
 
         return await self._database.read(work)
 
-    async def basis(self, key: RequestKey, order: Order, bounds: Bounds) -> Basis:
+    async def basis(self, key: RequestKey, order: Order, bounds: Bounds) -> Basis | None:
         """What the order can be built on now; one consistent view, nothing is promised by it.
 
-        FailedPrecondition (SENDER_UNKNOWN) if the sender's address is not of a managed wallet,
-        ResourceExhausted (BUDGET_EXCEEDED).
+        None if the payment exists by now. The errors of ``is_made``, FailedPrecondition
+        (SENDER_UNKNOWN) if the sender's address is not of a managed wallet, ResourceExhausted
+        (BUDGET_EXCEEDED).
         """
 
-        async def work(tx: Tx) -> Basis:
+        async def work(tx: Tx) -> Basis | None:
+            if await _is_made(tx, key, order):
+                return None
             await check_budget(tx, _account(key, order, bounds), order.amount_sat)
             own = await find_own(tx, order.from_script)
             if own is None:
@@ -191,11 +202,12 @@ class PaymentStore:
 
         async def work(tx: Tx) -> list[Open]:
             if payment_id is None:
-                rows = await tx.fetch(f"{_SELECT} WHERE is_over = 0 ORDER BY created_ms")
+                rows = await tx.fetch(f"{_SELECT_OPEN} WHERE is_over = 0 ORDER BY created_ms")
             else:
-                rows = await tx.fetch(f"{_SELECT} WHERE is_over = 0 AND payment_id = ?", payment_id)
-            payments = [(_payment(row), bytes(row[-1])) for row in rows]
-            return [Open(payment, raw, await _sight(tx, payment)) for payment, raw in payments]
+                rows = await tx.fetch(
+                    f"{_SELECT_OPEN} WHERE is_over = 0 AND payment_id = ?", payment_id
+                )
+            return [_open(row) for row in rows]
 
         return await self._database.read(work)
 
@@ -203,15 +215,26 @@ class PaymentStore:
         """Move a payment to the state that the chain, and the mempool as told, put it in."""
 
         async def work(tx: Tx) -> Payment:
-            payment = await _get(tx, payment_id)
-            if payment.is_over:
-                return payment
-            sighting = await _sight(tx, payment, is_waiting=is_waiting)
-            state, is_over = advance(payment.state, sighting, final_depth=self._final_depth)
-            await _move(tx, payment, state, is_over=is_over)
+            await self._observe(tx, payment_id, is_waiting=is_waiting)
             return await _get(tx, payment_id)
 
         return await self._database.write(work)
+
+    async def observe_all(self, seen: Sequence[tuple[str, bool]]) -> None:
+        """``observe`` for several payments, in one commit: their ids, and whether they wait."""
+
+        async def work(tx: Tx) -> None:
+            for payment_id, is_waiting in seen:
+                await self._observe(tx, payment_id, is_waiting=is_waiting)
+
+        await self._database.write(work)
+
+    async def _observe(self, tx: Tx, payment_id: str, *, is_waiting: bool) -> None:
+        payment = await _get(tx, payment_id)
+        if not payment.is_over:
+            sighting = await _sight(tx, payment, is_waiting=is_waiting)
+            state, is_over = advance(payment.state, sighting, final_depth=self._final_depth)
+            await _move(tx, payment, state, is_over=is_over)
 
     async def reject(self, payment_id: str) -> Payment:
         """End a payment that was refused at its only send: its coins and its budget are free.
@@ -355,6 +378,13 @@ def _payment(row: Row) -> Payment:
         confirmations=confirmations or 0,
         created=datetime.fromtimestamp(created / 1000, UTC),
     )
+
+
+def _open(row: Row) -> Open:
+    *columns, conflict_depth, raw = row
+    payment = _payment((*columns, raw))
+    sighting = Sighting(confirmations=payment.confirmations, conflict_depth=conflict_depth or 0)
+    return Open(payment, bytes(raw), sighting)
 
 
 def _account(key: RequestKey, order: Order, bounds: Bounds) -> Account:
