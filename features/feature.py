@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -79,8 +80,7 @@ class FeatureSet:
     @property
     def hash(self) -> str:
         """SHA-256 in hex over the canonical JSON of the whole definition."""
-        canonical = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        return _hash(self)
 
     def vector(self, features: Sequence[Feature]) -> Vector:
         """``[n]`` float32, NaN where there is no value; ValueError unless every name is in place.
@@ -111,3 +111,9 @@ class FeatureSet:
             else feature
             for feature in features
         )
+
+
+@lru_cache(maxsize=64)
+def _hash(feature_set: FeatureSet) -> str:
+    canonical = json.dumps(asdict(feature_set), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -7,16 +7,17 @@ h: no clock, no mempool, no fee. Amounts are satoshi until a ratio or ``log1p`` 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import log, log1p
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from features.feature import Definition, Feature, FeatureSet, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from features.history import AddressHistory, Receipt, Spend
 
@@ -27,6 +28,8 @@ LINK_AGE_CAP_BLOCKS = 4_032  # four weeks; older links are all alike
 
 CHAIN_MAX_AGE_BLOCKS = 6
 LINK_MAX_AGE_BLOCKS = 144
+
+T = TypeVar("T")
 
 # A measure without a value says NO_HISTORY.
 Measures = Iterator[tuple[str, float | None]]
@@ -103,30 +106,62 @@ PAYMENT = (
 PAYMENT_RISK = FeatureSet("payment-risk", (*RECIPIENT, *SENDER, *PAIR, *PAYMENT))
 
 
-def extract(facts: PaymentFacts) -> tuple[Feature, ...]:
+class Measured:
+    """What was measured of histories, for the other payments of the same block.
+
+    A history is known again as the same object, not by what is in it.
+    """
+
+    def __init__(self, most: int = 1024) -> None:
+        self._most = most
+        self._known: OrderedDict[tuple[object, ...], tuple[object, Any]] = OrderedDict()
+
+    def once(
+        self,
+        measure: Callable[..., T],
+        subject: AddressHistory | tuple[AddressHistory, ...],
+        *others: object,
+    ) -> T:
+        """What ``measure`` makes of the subject and the others."""
+        histories = subject if isinstance(subject, tuple) else (subject,)
+        key = (measure, *map(id, histories), *others)
+        known = self._known.get(key)
+        if known is None:
+            # The histories stay with it: as long as they live, nobody else has their ids.
+            known = self._known[key] = histories, measure(subject, *others)
+            if len(self._known) > self._most:
+                self._known.popitem(last=False)
+        result: T = known[1]
+        return result
+
+
+def extract(facts: PaymentFacts, measured: Measured | None = None) -> tuple[Feature, ...]:
     """The features of ``PAYMENT_RISK``, in its order, in time linear in the histories.
 
     What was confirmed above ``facts.height`` changes nothing; neither does the order of receipts.
+    Histories that ``measured`` has seen at this height are not gone through again.
     Raises ValueError if the amount is not positive.
     """
     if facts.amount_sat <= 0:
         raise ValueError(f"the amount must be positive, not {facts.amount_sat} sat")
-    measured: dict[str, float | None] = dict(_payment(facts.amount_sat))
+    once = (measured or Measured()).once
+    found: dict[str, float | None] = dict(_payment(facts.amount_sat))
     if facts.recipient is not None:
-        recipient = facts.recipient.at(facts.height)
-        measured.update(_recipient(recipient, facts))
+        recipient = once(_recipient, facts.recipient, facts.height)
+        found.update(recipient.measures, **_beside_recipient(recipient, facts.amount_sat))
         if facts.sender is not None:
             own = frozenset(history.script for history in facts.sender)
-            measured.update(_pair(recipient, own, facts.height))
+            found.update(once(_pair, facts.recipient, own, facts.height))
     if facts.sender is not None:
-        measured.update(_sender(tuple(own.at(facts.height) for own in facts.sender), facts))
+        sender = once(_sender, facts.sender, facts.height)
+        found.update(sender.measures, **_beside_sender(sender, facts.amount_sat))
     links_age = 0 if facts.links_height is None else facts.height - facts.links_height
     links = dict(_links(facts))
     aged = PAYMENT_RISK.age(
         [_feature(definition, links) for definition in PAYMENT_RISK.definitions], links_age
     )
     return tuple(
-        old if definition.name in links else _feature(definition, measured)
+        old if definition.name in links else _feature(definition, found)
         for definition, old in zip(PAYMENT_RISK.definitions, aged, strict=True)
     )
 
@@ -140,10 +175,38 @@ def _feature(definition: Definition, measured: Mapping[str, float | None]) -> Fe
     return Feature(definition.name, float(value), Status.PRESENT)
 
 
-def _recipient(r: AddressHistory, facts: PaymentFacts) -> Measures:
-    h, receipts = facts.height, r.receipts
+@dataclass(frozen=True, slots=True)
+class _Recipient:
+    """What is known of r, whatever it is paid now."""
+
+    measures: Mapping[str, float | None]
+    receipts: int
+    received_sat: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Sender:
+    """What is known of S, whatever it pays now."""
+
+    measures: Mapping[str, float | None]
+    balance_sat: int
+    typical_sat: float | None
+
+
+def _recipient(history: AddressHistory, h: int) -> _Recipient:
+    r = history.at(h)
+    received = sum(receipt.amount_sat for receipt in r.receipts)
+    return _Recipient(dict(_of_recipient(r, received, h)), len(r.receipts), received)
+
+
+def _beside_recipient(r: _Recipient, amount_sat: int) -> dict[str, float | None]:
+    mean = log(amount_sat * r.receipts / r.received_sat) if r.received_sat else None
+    return {"amount_to_recipient_mean_log": mean}
+
+
+def _of_recipient(r: AddressHistory, received: int, h: int) -> Measures:
+    receipts = r.receipts
     heights = [receipt.height for receipt in receipts]
-    received = sum(receipt.amount_sat for receipt in receipts)
     spends = _spends(receipts)
     funders = {script for receipt in receipts for script in receipt.funders} - {r.script}
     paid = {output.script for spend in spends.values() for output in spend.outputs} - {r.script}
@@ -164,37 +227,43 @@ def _recipient(r: AddressHistory, facts: PaymentFacts) -> Measures:
     yield "recipient_receipts_144", sum(height > h - DAY_BLOCKS for height in heights)
     yield "recipient_idle_blocks", h - max(heights) if receipts else None
     yield "recipient_destinations", len(paid)
-    yield (
-        "amount_to_recipient_mean_log",
-        log(facts.amount_sat * len(receipts) / received) if received else None,
-    )
 
 
-def _sender(s: tuple[AddressHistory, ...], facts: PaymentFacts) -> Measures:
-    h = facts.height
+def _sender(histories: tuple[AddressHistory, ...], h: int) -> _Sender:
+    s = tuple(history.at(h) for history in histories)
     own = frozenset(history.script for history in s)
     receipts = [receipt for history in s for receipt in history.receipts]
     balance = _unspent(receipts)
     spends = _spends(receipts)
     payments = _payments(receipts, spends, own)
-    typical = _median(list(payments.values()))
+    measures = dict(_of_sender(receipts, balance, [spends[txid].height for txid in payments], h))
+    return _Sender(measures, balance, _median(list(payments.values())))
+
+
+def _beside_sender(s: _Sender, amount_sat: int) -> dict[str, float | None]:
+    return {
+        "amount_to_sender_balance": amount_sat / s.balance_sat if s.balance_sat else None,
+        "amount_to_sender_median_log": log(amount_sat / s.typical_sat) if s.typical_sat else None,
+    }
+
+
+def _of_sender(receipts: list[Receipt], balance: int, paid: list[int], h: int) -> Measures:
+    """``paid``: the heights of its payments."""
     fresh = _unspent([receipt for receipt in receipts if receipt.height > h - DAY_BLOCKS])
 
     yield "sender_age_blocks", h - min(r.height for r in receipts) if receipts else None
-    yield "sender_payments", len(payments)
-    yield (
-        "sender_payments_144",
-        sum(spends[txid].height > h - DAY_BLOCKS for txid in payments),
-    )
-    yield "amount_to_sender_balance", facts.amount_sat / balance if balance else None
-    yield "amount_to_sender_median_log", log(facts.amount_sat / typical) if typical else None
+    yield "sender_payments", len(paid)
+    yield "sender_payments_144", sum(height > h - DAY_BLOCKS for height in paid)
     yield "sender_fresh_share", fresh / balance if balance else None
 
 
-def _pair(r: AddressHistory, own: frozenset[bytes], h: int) -> Measures:
-    paid = {receipt.txid: receipt.height for receipt in r.receipts if receipt.funders & own}
-    yield "pair_payments", len(paid)
-    yield "pair_idle_blocks", h - max(paid.values()) if paid else None
+def _pair(history: AddressHistory, own: frozenset[bytes], h: int) -> dict[str, float | None]:
+    receipts = history.at(h).receipts
+    paid = {receipt.txid: receipt.height for receipt in receipts if receipt.funders & own}
+    return {
+        "pair_payments": len(paid),
+        "pair_idle_blocks": h - max(paid.values()) if paid else None,
+    }
 
 
 def _links(facts: PaymentFacts) -> Measures:

@@ -154,6 +154,59 @@ async def test_a_history_too_long_to_read_is_not_made_up(
     assert (await index.histories.read([ALICE])).addresses == (None,)
 
 
+async def test_a_history_that_goes_on_is_the_one_that_is_read_anew(
+    index: Index, database: Database
+) -> None:
+    first = (await index.connect(ALICE)).transactions[0]
+    await index.history(ALICE)
+    joint = spend([(first, 0)], (CAROL, 7), (ALICE, 5))
+    await index.connect(ALICE, joint)
+    await index.history(ALICE)
+    await index.connect(CAROL, spend([(joint, 1)], (ALICE, 2), (BOB, 1)))
+
+    followed = await index.history(ALICE)
+
+    anew = (await HistoryStore(database).read([ALICE])).addresses[0]
+    assert followed == anew
+    assert [receipt.spend is None for receipt in followed.receipts] == [False, True, False, True]
+
+
+async def test_at_one_tip_a_history_is_one_object(index: Index) -> None:
+    await index.connect(ALICE)
+    read = await index.history(ALICE)
+    again = await index.history(ALICE)
+    await index.connect(BOB)
+
+    assert again is read
+    assert await index.history(ALICE) is read  # nothing came
+
+
+async def test_a_reorganisation_takes_back_what_a_history_had(index: Index) -> None:
+    first = (await index.connect(ALICE)).transactions[0]
+    before = await index.history(ALICE)
+    await index.connect(BOB, spend([(first, 0)], (ALICE, 5)))
+    await index.history(ALICE)
+    await index.disconnect(1)
+    await index.connect(BOB, branch=b"other")
+
+    assert await index.history(ALICE) == before
+
+
+async def test_no_more_receipts_are_kept_than_there_is_room_for(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "KEPT_RECEIPTS", 3)
+    await index.connect(ALICE)
+    alice = await index.history(ALICE)
+    await index.connect(BOB)
+    await index.history(BOB)
+
+    again = await index.history(ALICE)
+
+    assert again == alice
+    assert again is not alice
+
+
 async def test_a_height_beyond_the_index_is_refused(index: Index) -> None:
     with pytest.raises(ValueError, match="does not reach height 9"):
         await index.histories.read([ALICE], height=9)

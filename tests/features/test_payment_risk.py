@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from features.feature import Feature, Status
 from features.history import AddressHistory, Output, Receipt, Spend
-from features.payment_risk import PAYMENT_RISK, PaymentFacts, RecipientLink, extract
+from features.payment_risk import PAYMENT_RISK, Measured, PaymentFacts, RecipientLink, extract
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -266,6 +266,36 @@ def test_the_order_of_receipts_and_addresses_changes_nothing(
     )
 
     assert extract(other) == extract(facts)
+
+
+@settings(deadline=None)  # a busy machine is no defect
+@given(payments(), amounts, heights)
+def test_what_was_measured_for_one_payment_holds_for_another(
+    facts: PaymentFacts, amount_sat: int, height: int
+) -> None:
+    measured = Measured()
+    extract(facts, measured)
+    assert facts.recipient
+    assert facts.sender
+    others = [
+        replace(facts, amount_sat=amount_sat),
+        replace(facts, height=height),
+        replace(facts, sender=facts.sender[:1]),
+        replace(facts, recipient=AddressHistory(SHOP, facts.recipient.receipts[1:])),
+    ]
+
+    assert [extract(other, measured) for other in others] == [extract(other) for other in others]
+
+
+def test_only_the_histories_seen_last_are_remembered() -> None:
+    measured = Measured(most=2)
+    calls: list[AddressHistory] = []
+    histories = [AddressHistory(bytes([n])) for n in range(3)]
+
+    for history in [*histories, histories[2], histories[0]]:
+        measured.once(calls.append, history)
+
+    assert calls == [*histories, histories[0]]
 
 
 @settings(deadline=None)  # a busy machine is no defect

@@ -51,6 +51,10 @@ CREATE TABLE IF NOT EXISTS txo (
     PRIMARY KEY (txid, vout)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS txo_by_script ON txo (script_hash, height, position, vout);
+CREATE INDEX IF NOT EXISTS txo_by_script_spent ON txo (script_hash, spent_height)
+    WHERE spent_height IS NOT NULL;
+CREATE INDEX IF NOT EXISTS txo_by_amount ON txo (script_hash, amount_sat, txid, vout)
+    WHERE spent_txid IS NULL;
 CREATE INDEX IF NOT EXISTS txo_by_height ON txo (height);
 CREATE INDEX IF NOT EXISTS txo_by_spender ON txo (spent_txid) WHERE spent_txid IS NOT NULL;
 CREATE INDEX IF NOT EXISTS txo_by_spent_height ON txo (spent_height)
