@@ -15,7 +15,7 @@ from services.bitcoin.actors import TestAccept
 from services.bitcoin.descriptor import script_at
 from services.bitcoin.proof import check_amount_granted, judge
 from services.bitcoin.signing import sign
-from services.bitcoin.spending import choose
+from services.bitcoin.spending import alone_sat, choose
 from services.bitcoin.store.payment import Signed, StaleBasisError
 from services.bitcoin.transaction import Output
 from services.bitcoin.wallet import Keychain, OwnAddress
@@ -157,8 +157,9 @@ class WalletActor(Actor[WalletMessage]):
     async def _make(self, message: SendPayment, proof: Proof) -> bytes | None:
         """Build, sign and commit it, and give its bytes; None if another attempt was first."""
         order, bounds = message.order, message.bounds
+        alone = alone_sat(order.amount_sat, order.to_script, feerate=self._fees.feerate)
         for _ in range(ATTEMPTS):
-            basis = await self._store.basis(message.key, order, bounds)
+            basis = await self._store.basis(message.key, order, bounds, alone_sat=alone)
             if basis is None:
                 return None
             signed = await asyncio.to_thread(self._sign, order, bounds, proof, basis)

@@ -57,6 +57,11 @@ def check_amount(amount_sat: int, recipient_script: bytes, *, field: str = "amou
         )
 
 
+def alone_sat(amount_sat: int, recipient_script: bytes, *, feerate: int) -> int:
+    """What one coin must hold to pay for the amount and the fee."""
+    return amount_sat + _fee(1, [recipient_script], feerate)
+
+
 def choose(
     candidates: Sequence[Candidate],
     amount_sat: int,
@@ -73,7 +78,7 @@ def choose(
     ``max_fee_sat`` (FEE_TOO_HIGH).
     """
     largest_first = sorted(candidates, key=lambda coin: (-coin.amount_sat, coin.prevout))
-    alone = amount_sat + _fee(1, [recipient_script], feerate)
+    alone = alone_sat(amount_sat, recipient_script, feerate=feerate)
     enough = [coin for coin in largest_first if coin.amount_sat >= alone]
     coins: list[Candidate] = []
     total = 0

@@ -45,8 +45,10 @@ class Bank:
     async def reserved(self) -> int:
         return (await self.wallets.balance("wallet-1", script=None)).reserved_sat
 
-    async def basis(self, key: RequestKey, order: Order, bounds: Bounds) -> Basis:
-        basis = await self.payments.basis(key, order, bounds)
+    async def basis(
+        self, key: RequestKey, order: Order, bounds: Bounds, *, alone_sat: int | None = None
+    ) -> Basis:
+        basis = await self.payments.basis(key, order, bounds, alone_sat=alone_sat)
         assert basis, "it is made already"
         return basis
 

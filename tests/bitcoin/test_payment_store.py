@@ -294,3 +294,16 @@ async def test_processes_that_race_make_each_payment_once_and_share_no_coin(
         assert len(payments) == count
         assert await bank.reserved() == count * COIN
         assert await bank.events() == ["prepared"] * count
+
+
+async def test_where_one_coin_does_it_the_smallest_that_does_is_the_only_candidate(
+    bank: Bank,
+) -> None:
+    await bank.ledger.pay(SCRIPT, COIN // 2, COIN // 4)
+    key = request_key("a")
+
+    one = await bank.basis(key, order(1), BOUNDS, alone_sat=COIN // 3)
+    several = await bank.basis(key, order(1), BOUNDS, alone_sat=COIN * 9)
+
+    assert [coin.amount_sat for coin in one.candidates] == [COIN // 2]
+    assert {coin.amount_sat for coin in several.candidates} == {COIN, COIN // 2, COIN // 4}

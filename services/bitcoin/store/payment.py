@@ -118,12 +118,14 @@ class PaymentStore:
 
         return await self._database.read(work)
 
-    async def basis(self, key: RequestKey, order: Order, bounds: Bounds) -> Basis | None:
+    async def basis(
+        self, key: RequestKey, order: Order, bounds: Bounds, *, alone_sat: int | None = None
+    ) -> Basis | None:
         """What the order can be built on now; one consistent view, nothing is promised by it.
 
-        None if the payment exists by now. The errors of ``is_made``, FailedPrecondition
-        (SENDER_UNKNOWN) if the sender's address is not of a managed wallet, ResourceExhausted
-        (BUDGET_EXCEEDED).
+        If a coin has ``alone_sat`` it is the only candidate. None if the payment exists by now.
+        The errors of ``is_made``, FailedPrecondition (SENDER_UNKNOWN) if the sender's address is
+        not of a managed wallet, ResourceExhausted (BUDGET_EXCEEDED).
         """
 
         async def work(tx: Tx) -> Basis | None:
@@ -140,7 +142,7 @@ class PaymentStore:
             return Basis(
                 own=own,
                 sealed_seed=await sealed_seed(tx, own.wallet_id),
-                candidates=await candidates(tx, order.from_script),
+                candidates=await candidates(tx, order.from_script, alone_sat=alone_sat),
                 change_descriptor=descriptor,
                 change_index=index,
             )

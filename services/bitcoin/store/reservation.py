@@ -26,18 +26,35 @@ CREATE INDEX IF NOT EXISTS reservation_by_payment ON reservation (payment_id);
 """
 
 
-async def candidates(tx: Transaction, script: bytes) -> tuple[Candidate, ...]:
-    """The largest confirmed coins of a script that are mature and promised to nobody."""
-    rows = await tx.fetch(
-        "SELECT txo.txid, txo.vout, txo.amount_sat FROM txo"
-        " LEFT JOIN reservation ON reservation.txid = txo.txid AND reservation.vout = txo.vout"
-        " WHERE script_hash = ? AND spent_txid IS NULL AND reservation.payment_id IS NULL"
-        " AND (is_coinbase = 0 OR height <= ?)"
-        " ORDER BY txo.amount_sat DESC, txo.txid, txo.vout LIMIT ?",
-        script_hash(script),
-        await last_mature_height(tx),
-        MAX_CANDIDATES,
-    )
+_FREE = """
+SELECT txo.txid, txo.vout, txo.amount_sat FROM txo
+LEFT JOIN reservation ON reservation.txid = txo.txid AND reservation.vout = txo.vout
+WHERE script_hash = ? AND spent_txid IS NULL AND reservation.payment_id IS NULL
+    AND (is_coinbase = 0 OR height <= ?) AND txo.amount_sat >= ?
+"""
+_SMALLEST = "ORDER BY txo.amount_sat, txo.txid, txo.vout LIMIT ?"
+_LARGEST = "ORDER BY txo.amount_sat DESC, txo.txid, txo.vout LIMIT ?"
+
+
+async def candidates(
+    tx: Transaction, script: bytes, *, alone_sat: int | None = None
+) -> tuple[Candidate, ...]:
+    """The largest confirmed coins of a script that are mature and promised to nobody.
+
+    If one of them has ``alone_sat``, only the smallest that has.
+    """
+    if alone_sat is not None:
+        alone = await _fetch(tx, _FREE + _SMALLEST, script, alone_sat, 1)
+        if alone:
+            return alone
+    return await _fetch(tx, _FREE + _LARGEST, script, 0, MAX_CANDIDATES)
+
+
+async def _fetch(
+    tx: Transaction, sql: str, script: bytes, least_sat: int, limit: int
+) -> tuple[Candidate, ...]:
+    mature = await last_mature_height(tx)
+    rows = await tx.fetch(sql, script_hash(script), mature, least_sat, limit)
     return tuple(Candidate(outpoint(txid, vout), amount) for txid, vout, amount in rows)
 
 
