@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from services.web5 import proof
@@ -32,6 +33,8 @@ CONTEXT = "https://www.w3.org/2018/credentials/v1"
 TYPE = "VerifiableCredential"
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 
+KNOWN = 4096  # credentials whose signature was checked before
+MAX_KNOWN = 8192  # characters of one of them
 MAX_TYPES = 16
 LEEWAY = 60  # seconds by which an issuer's clock may be ahead
 
@@ -94,6 +97,10 @@ def issue(draft: Draft, issuer: Signer) -> str:
 
 def verify(token: str) -> Credential:
     """The credential in a VC-JWT. Refused (CREDENTIAL_..., KEY_NOT_ALLOWED) if it is not sound."""
+    return _known(token) if len(token) <= MAX_KNOWN else _verify(token)
+
+
+def _verify(token: str) -> Credential:
     try:
         statement = proof.verify(token, Relationship.ASSERTION)
         return _read(statement.signer, statement.claims)
@@ -101,6 +108,10 @@ def verify(token: str) -> Credential:
         if refused.refusal in (Refusal.MALFORMED, Refusal.SIGNATURE_INVALID):
             raise Refused(Refusal.CREDENTIAL_INVALID, str(refused)) from None
         raise
+
+
+# What was signed stays signed, also when its time is over: a holder shows one credential often.
+_known = lru_cache(maxsize=KNOWN)(_verify)
 
 
 def _read(issuer: Did, claims: Mapping[str, Any]) -> Credential:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NewType
 
 from mesh.errors import FailedPrecondition, InvalidArgument, Reason
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 Did = NewType("Did", str)
 
 MAX_LENGTH = 4096  # characters
+RESOLVED = 4096  # documents that are kept: they never change
 SYNTAX = re.compile(r"did:[a-z0-9]+:[A-Za-z0-9._:%-]*[A-Za-z0-9._-]")
 CONTEXT = ["https://www.w3.org/ns/did/v1", "https://w3id.org/security/jwk/v1"]
 
@@ -108,13 +110,8 @@ def resolve(text: str, *, field: str = "did") -> Document:
     """
     did = parse(text, field=field)
     try:
-        if did.startswith(did_key.PREFIX):
-            key = did_key.decode(did)
-            method = VerificationMethod(f"{did}#{did_key.multibase(key)}", key, key.jwk)
-            return Document(did, (method,))
-        if did.startswith(did_jwk.PREFIX):
-            key, jwk = did_jwk.decode(did)
-            return Document(did, (VerificationMethod(f"{did}#0", key, jwk),))
+        if document := _resolve(did):
+            return document
     except ValueError as error:
         raise InvalidArgument(
             f"{field} is not the DID of a key: {error}", reason=Reason.DID_INVALID, field=field
@@ -124,3 +121,16 @@ def resolve(text: str, *, field: str = "did") -> Document:
         reason=Reason.DID_METHOD_UNSUPPORTED,
         field=field,
     )
+
+
+@lru_cache(maxsize=RESOLVED)
+def _resolve(did: Did) -> Document | None:
+    """None for another method. ValueError if it is not the DID of a key."""
+    if did.startswith(did_key.PREFIX):
+        key = did_key.decode(did)
+        method = VerificationMethod(f"{did}#{did_key.multibase(key)}", key, key.jwk)
+        return Document(did, (method,))
+    if did.startswith(did_jwk.PREFIX):
+        key, jwk = did_jwk.decode(did)
+        return Document(did, (VerificationMethod(f"{did}#0", key, jwk),))
+    return None
