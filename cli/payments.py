@@ -21,15 +21,22 @@ if TYPE_CHECKING:
     from cli.payment import Proposal
 
 
+WAIT = 60  # seconds, unless the call's own deadline comes first
+
+
 async def send(channels: Channels, proposal: Proposal) -> None:
     """Have the payment made; the same proposal again is the same payment."""
-    await _stub(channels).SendVerifiedPayment(
-        pb.SendVerifiedPaymentRequest(
-            request_id=proposal.intent.payment_id,
-            intent=proposal.intent,
-            presentation=proposal.presentation,
-        )
-    )
+    await _stub(channels).SendVerifiedPayment(_request(proposal))
+
+
+async def pay(channels: Channels, proposal: Proposal) -> pb.Payment:
+    """The same, and the payment once its run has ended, for who does not care how it gets there."""
+    request = _request(proposal)
+    request.wait.FromSeconds(WAIT)
+    sent = await _stub(channels).SendVerifiedPayment(request)
+    if sent.status in runs.ENDED:
+        return sent.payment
+    return await end(channels, proposal.intent.payment_id)
 
 
 async def get(channels: Channels, payment_id: str) -> pb.Payment:
@@ -65,7 +72,7 @@ async def watch(
 
 
 async def end(channels: Channels, payment_id: str) -> pb.Payment:
-    """The payment once its run has ended, for who does not care how it gets there."""
+    """The payment once its run has ended, with what bitcoin says of it then."""
     *_, ended = [payment async for payment in watch(channels, payment_id, end_only=True)]
     return ended
 
@@ -150,6 +157,14 @@ def _standing(payment: pb.Payment) -> str:
     """ "succeeded, broadcast": what its run says, and what bitcoin says."""
     words = [runs.status_word(payment.status).lower()] if payment.HasField("status") else []
     return ", ".join(filter(None, [*words, state_word(payment)]))
+
+
+def _request(proposal: Proposal) -> pb.SendVerifiedPaymentRequest:
+    return pb.SendVerifiedPaymentRequest(
+        request_id=proposal.intent.payment_id,
+        intent=proposal.intent,
+        presentation=proposal.presentation,
+    )
 
 
 def _stub(channels: Channels) -> PaymentServiceAsyncStub:

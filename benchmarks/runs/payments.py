@@ -60,7 +60,6 @@ async def _round(channels: Channels, place: Town) -> Measured:
 async def _pay(channels: Channels, place: Town, number: int, network: str) -> None:
     payer, shop = place.payers[number % PAYERS], place.shops[number % len(place.shops)]
     proposal = await payment.propose(channels, payer, shop, 100_000 + number, on=network)
-    await payments.send(channels, proposal)
-    made = await payments.end(channels, proposal.intent.payment_id)
+    made = await payments.pay(channels, proposal)
     if payments.exit_code(made):
         raise AssertionError(f"a payment failed: {payments.lines(made)}")

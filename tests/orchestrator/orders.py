@@ -24,6 +24,16 @@ def order(**changes: Any) -> pb.SendVerifiedPaymentRequest:
     )
 
 
+def awaited(
+    request: pb.SendVerifiedPaymentRequest, seconds: float
+) -> pb.SendVerifiedPaymentRequest:
+    """The same request by somebody who waits."""
+    patient = pb.SendVerifiedPaymentRequest()
+    patient.CopyFrom(request)
+    patient.wait.FromMilliseconds(int(seconds * 1000))
+    return patient
+
+
 async def get(payments: PaymentServiceAsyncStub, payment_id: str) -> pb.Payment:
     request = pb.GetPaymentRequest(payment_id=payment_id)
     return (await payments.GetPayment(request, timeout=5)).payment

@@ -15,7 +15,7 @@ from anya.orchestrator.v1 import workflow_pb2
 from mesh.errors import Unavailable
 from mesh.testing import detail, eventually, reason
 from services.orchestrator.definition import values
-from tests.orchestrator.orders import cancel, end_of, get, order, send, status
+from tests.orchestrator.orders import awaited, cancel, end_of, get, order, send, status
 from tests.orchestrator.paying import finished, payment, uuid7
 from tests.orchestrator.servicers import txid_of
 
@@ -38,6 +38,40 @@ async def test_a_payment_sent_twice_is_made_once_and_answered_alike(
 
     assert all(reply == replies[0] for reply in replies)
     assert replies[0].payment_id == request.request_id
+    assert book.effects["SendPayment"] == 1
+
+
+async def test_who_waits_is_answered_with_the_payment_as_its_run_ended(
+    payments: PaymentServiceAsyncStub, book: Book
+) -> None:
+    request = order()
+    patient = awaited(request, 20)
+
+    sent = await payments.SendVerifiedPayment(patient, timeout=30)
+
+    asked = len(book.requests("GetPayment"))
+    shown = await get(payments, request.request_id)
+    assert sent.status == sent.payment.status == shown.status
+    assert status(sent.payment) == "SUCCEEDED"
+    assert asked == 0
+    assert sent.payment.bitcoin_answer == pb.BITCOIN_ANSWER_UNSPECIFIED
+    for name in ("bitcoin_answer", "state", "confirmations"):
+        sent.payment.ClearField(name)
+        shown.ClearField(name)
+    assert sent.payment == shown
+
+
+async def test_a_wait_that_is_over_tells_how_the_payment_stands_and_a_retry_waits_anew(
+    payments: PaymentServiceAsyncStub, book: Book
+) -> None:
+    book.held["VerifyIdentity"] = asyncio.Event()
+    request = order()
+
+    early = await payments.SendVerifiedPayment(awaited(request, 0.1), timeout=30)
+    book.held["VerifyIdentity"].set()
+    late = await payments.SendVerifiedPayment(awaited(request, 20), timeout=30)
+
+    assert (status(early.payment), status(late.payment)) == ("RUNNING", "SUCCEEDED")
     assert book.effects["SendPayment"] == 1
 
 

@@ -16,7 +16,7 @@ from services.orchestrator.engine.evolve import evolve
 from services.orchestrator.engine.starting import StartRun, check_payment_id
 from services.orchestrator.engine.state import Error, RunState
 from services.orchestrator.run_trace import trace_id_of
-from services.orchestrator.servicers import payment_view, view
+from services.orchestrator.servicers import payment_view, view, waiting
 from services.orchestrator.servicers.start import start_run
 from services.orchestrator.wallet import Word
 
@@ -61,8 +61,20 @@ class PaymentServicer(PaymentServiceServicer):
         request: pb.SendVerifiedPaymentRequest,
         context: ServicerContext[pb.SendVerifiedPaymentRequest, pb.SendVerifiedPaymentResponse],
     ) -> pb.SendVerifiedPaymentResponse:
-        first = await start_run(self._runner, WORKFLOW, _parse(request), reply=_format_sent)
-        return pb.SendVerifiedPaymentResponse.FromString(first)
+        seconds = waiting.read_wait(request.wait)
+        work = start_run(self._runner, WORKFLOW, _parse(request), reply=_format_sent)
+        if not seconds:
+            return pb.SendVerifiedPaymentResponse.FromString(await work)
+        run_id = request.request_id
+        with self._changes.await_end(run_id) as ending:
+            sent = pb.SendVerifiedPaymentResponse.FromString(await work)
+            state = await waiting.end_of(run_id, ending, self._runs, self._runner, seconds)
+        if state is None:
+            sent.payment.CopyFrom(_format_stored(await self._runs.load(run_id)))
+        else:
+            sent.payment.CopyFrom(payment_view.format_payment(state, sent.trace_id))
+        sent.status = sent.payment.status
+        return sent
 
     async def GetPayment(
         self,
@@ -95,15 +107,16 @@ class PaymentServicer(PaymentServiceServicer):
             while True:
                 moved.clear()
                 news = await self._runs.news(payment_id, after=state.sequence)
+                trace_id = trace_id_of(news.row.traceparent)
                 for record in news.records:
                     evolve(state, record)
                     if seen < record.sequence < news.records[-1].sequence and not request.end_only:
-                        passed = payment_view.format_payment(news.row, state)
+                        passed = payment_view.format_payment(state, trace_id)
                         yield pb.WatchPaymentResponse(sequence=record.sequence, payment=passed)
                 _check_pays(state)
                 seen = max(seen, state.sequence)
                 if state.finished or not request.end_only:
-                    payment = payment_view.format_payment(news.row, state)
+                    payment = payment_view.format_payment(state, trace_id)
                     answer = await word.on(state, within=_patience(context))
                     payment_view.add_answer(payment, answer)
                     is_last = state.finished and _is_awaited(payment, request.confirmations)
@@ -177,12 +190,16 @@ def _format_sent(new: NewRun) -> bytes:
     ).SerializeToString()
 
 
+def _format_stored(stored: StoredRun) -> pb.Payment:
+    return payment_view.format_payment(stored.state, trace_id_of(stored.row.traceparent))
+
+
 def _format(
     payment_id: str, stored: StoredRun | None, answer: wallet_pb2.Payment | Error | None
 ) -> pb.Payment:
     payment = pb.Payment(payment_id=payment_id)
     if stored is not None:
-        payment = payment_view.format_payment(stored.row, stored.state)
+        payment = _format_stored(stored)
     return payment_view.add_answer(payment, answer)
 
 

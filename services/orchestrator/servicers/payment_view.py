@@ -14,7 +14,6 @@ from services.orchestrator.servicers import view
 if TYPE_CHECKING:
     from anya.bitcoin.v1 import wallet_pb2
     from services.orchestrator.engine.state import RunState, StepState
-    from services.orchestrator.journal.listing import RunRow
 
 # Operations by what they tell of a payment, whatever a workflow calls the step.
 IDENTITY = "verify_identity"
@@ -22,18 +21,17 @@ RISK = "score_fraud_risk"
 RECORD = "store_transaction_record"
 
 
-def format_payment(row: RunRow, state: RunState) -> pb.Payment:
+def format_payment(state: RunState, trace_id: str) -> pb.Payment:
     """What the run knows, which bitcoin was not asked about."""
-    run = view.format_row(row)
     payment = pb.Payment(
         payment_id=state.run_id,
         status=view.run_status(state.status),
         reason=state.reason,
         step=_current(state),
         intent=intent_of(state),
-        trace_id=run.trace_id,
+        trace_id=trace_id,
         recoveries=state.recoveries,
-        created=run.created,
+        created=view.time(state.created_us),
         updated=view.time(state.updated_us),
     )
     for step in state.steps.values():

@@ -10,7 +10,8 @@ from mesh.interceptors import deadline
 from services.orchestrator import changes
 
 if TYPE_CHECKING:
-    from anya.orchestrator.v1 import workflow_pb2 as pb
+    from google.protobuf.duration_pb2 import Duration
+
     from services.orchestrator.changes import Ending
     from services.orchestrator.engine.state import RunState
     from services.orchestrator.journal.runs import Runs
@@ -21,9 +22,9 @@ TIME_TO_ANSWER = 0.1  # of what the call has left
 LOOK_AGAIN = 1.0  # seconds, at a run that another process drives; it tells earlier
 
 
-def read_wait(request: pb.StartRunRequest) -> float:
+def read_wait(wait: Duration) -> float:
     """Seconds; 0 if the caller does not wait. InvalidArgument if they are negative."""
-    seconds = request.wait.seconds + request.wait.nanos / 1e9
+    seconds = wait.seconds + wait.nanos / 1e9
     if seconds < 0:
         raise InvalidArgument("wait must not be negative", field="wait")
     return min(seconds, LONGEST)

@@ -94,7 +94,7 @@ class WorkflowServicer(WorkflowServiceServicer):
         request: pb.StartRunRequest,
         context: ServicerContext[pb.StartRunRequest, pb.StartRunResponse],
     ) -> pb.StartRunResponse:
-        seconds = waiting.read_wait(request)
+        seconds = waiting.read_wait(request.wait)
         work = start_run(self._runner, request.workflow_id, _parse(request), reply=_format_started)
         if not seconds:
             return pb.StartRunResponse.FromString(await work)

@@ -27,10 +27,11 @@ from anya.mesh.v1 import attestation_pb2 as anya_dot_mesh_dot_v1_dot_attestation
 from anya.mesh.v1 import options_pb2 as anya_dot_mesh_dot_v1_dot_options__pb2
 from anya.ml.v1 import risk_pb2 as anya_dot_ml_dot_v1_dot_risk__pb2
 from anya.orchestrator.v1 import workflow_pb2 as anya_dot_orchestrator_dot_v1_dot_workflow__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"anya/orchestrator/v1/payment.proto\x12\x14\x61nya.orchestrator.v1\x1a\x1c\x61nya/bitcoin/v1/wallet.proto\x1a\x1e\x61nya/mesh/v1/attestation.proto\x1a\x1a\x61nya/mesh/v1/options.proto\x1a\x15\x61nya/ml/v1/risk.proto\x1a#anya/orchestrator/v1/workflow.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x7f\n\x1aSendVerifiedPaymentRequest\x12\x18\n\nrequest_id\x18\x01 \x01(\tB\x04\x88\xb5\x18\x02\x12+\n\x06intent\x18\x02 \x01(\x0b\x32\x1b.anya.mesh.v1.PaymentIntent\x12\x14\n\x0cpresentation\x18\x03 \x01(\t:\x04\x88\xb5\x18\x03\"z\n\x1bSendVerifiedPaymentResponse\x12\x12\n\npayment_id\x18\x01 \x01(\t\x12/\n\x06status\x18\x02 \x01(\x0e\x32\x1f.anya.orchestrator.v1.RunStatus\x12\x10\n\x08trace_id\x18\x03 \x01(\t:\x04\x88\xb5\x18\x02\"\x84\x07\n\x07Payment\x12\x12\n\npayment_id\x18\x01 \x01(\t\x12\x34\n\x06status\x18\x02 \x01(\x0e\x32\x1f.anya.orchestrator.v1.RunStatusH\x00\x88\x01\x01\x12\x14\n\x06reason\x18\x03 \x01(\tB\x04\x88\xb5\x18\x03\x12.\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x1f.anya.orchestrator.v1.StepError\x12\x32\n\tcondition\x18\x05 \x01(\x0b\x32\x1f.anya.orchestrator.v1.Condition\x12\x0c\n\x04step\x18\x06 \x01(\t\x12\x31\n\x06intent\x18\x07 \x01(\x0b\x32\x1b.anya.mesh.v1.PaymentIntentB\x04\x88\xb5\x18\x03\x12\x1c\n\x0fsender_verified\x18\x08 \x01(\x08H\x01\x88\x01\x01\x12\x18\n\x10identity_reasons\x18\t \x03(\t\x12\x17\n\nrisk_score\x18\n \x01(\x01H\x02\x88\x01\x01\x12,\n\x0crisk_factors\x18\x0b \x03(\x0b\x32\x16.anya.ml.v1.RiskFactor\x12\x14\n\x0crisk_reasons\x18\x18 \x03(\t\x12;\n\x0e\x62itcoin_answer\x18\x0c \x01(\x0e\x32#.anya.orchestrator.v1.BitcoinAnswer\x12\x15\n\rbitcoin_error\x18\r \x01(\t\x12\x31\n\x05state\x18\x0e \x01(\x0e\x32\x1d.anya.bitcoin.v1.PaymentStateH\x03\x88\x01\x01\x12\x11\n\x04txid\x18\x0f \x01(\x0cH\x04\x88\x01\x01\x12\x14\n\x07\x66\x65\x65_sat\x18\x10 \x01(\x03H\x05\x88\x01\x01\x12\x1a\n\rconfirmations\x18\x11 \x01(\rH\x06\x88\x01\x01\x12\x11\n\trecord_id\x18\x12 \x01(\t\x12\x1b\n\rrecord_tenant\x18\x13 \x01(\tB\x04\x88\xb5\x18\x03\x12\x10\n\x08trace_id\x18\x14 \x01(\t\x12\x12\n\nrecoveries\x18\x15 \x01(\r\x12+\n\x07\x63reated\x18\x16 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07updated\x18\x17 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:\x04\x88\xb5\x18\x02\x42\t\n\x07_statusB\x12\n\x10_sender_verifiedB\r\n\x0b_risk_scoreB\x08\n\x06_stateB\x07\n\x05_txidB\n\n\x08_fee_satB\x10\n\x0e_confirmations\"-\n\x11GetPaymentRequest\x12\x12\n\npayment_id\x18\x01 \x01(\t:\x04\x88\xb5\x18\x02\"J\n\x12GetPaymentResponse\x12.\n\x07payment\x18\x01 \x01(\x0b\x32\x1d.anya.orchestrator.v1.Payment:\x04\x88\xb5\x18\x02\"p\n\x13WatchPaymentRequest\x12\x12\n\npayment_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x04\x12\x15\n\rconfirmations\x18\x03 \x01(\r\x12\x10\n\x08\x65nd_only\x18\x04 \x01(\x08:\x04\x88\xb5\x18\x02\"^\n\x14WatchPaymentResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12.\n\x07payment\x18\x02 \x01(\x0b\x32\x1d.anya.orchestrator.v1.Payment:\x04\x88\xb5\x18\x02\"0\n\x14\x43\x61ncelPaymentRequest\x12\x12\n\npayment_id\x18\x01 \x01(\t:\x04\x88\xb5\x18\x02\"M\n\x15\x43\x61ncelPaymentResponse\x12.\n\x07payment\x18\x01 \x01(\x0b\x32\x1d.anya.orchestrator.v1.Payment:\x04\x88\xb5\x18\x02*\x87\x01\n\rBitcoinAnswer\x12\x1e\n\x1a\x42ITCOIN_ANSWER_UNSPECIFIED\x10\x00\x12\x18\n\x14\x42ITCOIN_ANSWER_FOUND\x10\x01\x12\x1c\n\x18\x42ITCOIN_ANSWER_NOT_FOUND\x10\x02\x12\x1e\n\x1a\x42ITCOIN_ANSWER_UNAVAILABLE\x10\x03\x32\xc0\x04\n\x0ePaymentService\x12\xae\x01\n\x13SendVerifiedPayment\x12\x30.anya.orchestrator.v1.SendVerifiedPaymentRequest\x1a\x31.anya.orchestrator.v1.SendVerifiedPaymentResponse\"2\x8a\xb5\x18.\x12\rstart_payment\x18\x01 \x03*\nGetPayment2\rCancelPayment\x12w\n\nGetPayment\x12\'.anya.orchestrator.v1.GetPaymentRequest\x1a(.anya.orchestrator.v1.GetPaymentResponse\"\x16\x8a\xb5\x18\x12\x12\x0cread_payment\x18\x01 \x01\x12\x7f\n\x0cWatchPayment\x12).anya.orchestrator.v1.WatchPaymentRequest\x1a*.anya.orchestrator.v1.WatchPaymentResponse\"\x16\x8a\xb5\x18\x12\x12\x0cread_payment\x18\x01 \x01\x30\x01\x12\x82\x01\n\rCancelPayment\x12*.anya.orchestrator.v1.CancelPaymentRequest\x1a+.anya.orchestrator.v1.CancelPaymentResponse\"\x18\x8a\xb5\x18\x14\x12\x0e\x63\x61ncel_payment\x18\x01 \x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"anya/orchestrator/v1/payment.proto\x12\x14\x61nya.orchestrator.v1\x1a\x1c\x61nya/bitcoin/v1/wallet.proto\x1a\x1e\x61nya/mesh/v1/attestation.proto\x1a\x1a\x61nya/mesh/v1/options.proto\x1a\x15\x61nya/ml/v1/risk.proto\x1a#anya/orchestrator/v1/workflow.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb2\x01\n\x1aSendVerifiedPaymentRequest\x12\x18\n\nrequest_id\x18\x01 \x01(\tB\x04\x88\xb5\x18\x02\x12+\n\x06intent\x18\x02 \x01(\x0b\x32\x1b.anya.mesh.v1.PaymentIntent\x12\x14\n\x0cpresentation\x18\x03 \x01(\t\x12\x31\n\x04wait\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x08\x88\xb5\x18\x02\x98\xb5\x18\x01:\x04\x88\xb5\x18\x03\"\xaa\x01\n\x1bSendVerifiedPaymentResponse\x12\x12\n\npayment_id\x18\x01 \x01(\t\x12/\n\x06status\x18\x02 \x01(\x0e\x32\x1f.anya.orchestrator.v1.RunStatus\x12\x10\n\x08trace_id\x18\x03 \x01(\t\x12.\n\x07payment\x18\x04 \x01(\x0b\x32\x1d.anya.orchestrator.v1.Payment:\x04\x88\xb5\x18\x02\"\x84\x07\n\x07Payment\x12\x12\n\npayment_id\x18\x01 \x01(\t\x12\x34\n\x06status\x18\x02 \x01(\x0e\x32\x1f.anya.orchestrator.v1.RunStatusH\x00\x88\x01\x01\x12\x14\n\x06reason\x18\x03 \x01(\tB\x04\x88\xb5\x18\x03\x12.\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x1f.anya.orchestrator.v1.StepError\x12\x32\n\tcondition\x18\x05 \x01(\x0b\x32\x1f.anya.orchestrator.v1.Condition\x12\x0c\n\x04step\x18\x06 \x01(\t\x12\x31\n\x06intent\x18\x07 \x01(\x0b\x32\x1b.anya.mesh.v1.PaymentIntentB\x04\x88\xb5\x18\x03\x12\x1c\n\x0fsender_verified\x18\x08 \x01(\x08H\x01\x88\x01\x01\x12\x18\n\x10identity_reasons\x18\t \x03(\t\x12\x17\n\nrisk_score\x18\n \x01(\x01H\x02\x88\x01\x01\x12,\n\x0crisk_factors\x18\x0b \x03(\x0b\x32\x16.anya.ml.v1.RiskFactor\x12\x14\n\x0crisk_reasons\x18\x18 \x03(\t\x12;\n\x0e\x62itcoin_answer\x18\x0c \x01(\x0e\x32#.anya.orchestrator.v1.BitcoinAnswer\x12\x15\n\rbitcoin_error\x18\r \x01(\t\x12\x31\n\x05state\x18\x0e \x01(\x0e\x32\x1d.anya.bitcoin.v1.PaymentStateH\x03\x88\x01\x01\x12\x11\n\x04txid\x18\x0f \x01(\x0cH\x04\x88\x01\x01\x12\x14\n\x07\x66\x65\x65_sat\x18\x10 \x01(\x03H\x05\x88\x01\x01\x12\x1a\n\rconfirmations\x18\x11 \x01(\rH\x06\x88\x01\x01\x12\x11\n\trecord_id\x18\x12 \x01(\t\x12\x1b\n\rrecord_tenant\x18\x13 \x01(\tB\x04\x88\xb5\x18\x03\x12\x10\n\x08trace_id\x18\x14 \x01(\t\x12\x12\n\nrecoveries\x18\x15 \x01(\r\x12+\n\x07\x63reated\x18\x16 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07updated\x18\x17 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:\x04\x88\xb5\x18\x02\x42\t\n\x07_statusB\x12\n\x10_sender_verifiedB\r\n\x0b_risk_scoreB\x08\n\x06_stateB\x07\n\x05_txidB\n\n\x08_fee_satB\x10\n\x0e_confirmations\"-\n\x11GetPaymentRequest\x12\x12\n\npayment_id\x18\x01 \x01(\t:\x04\x88\xb5\x18\x02\"J\n\x12GetPaymentResponse\x12.\n\x07payment\x18\x01 \x01(\x0b\x32\x1d.anya.orchestrator.v1.Payment:\x04\x88\xb5\x18\x02\"p\n\x13WatchPaymentRequest\x12\x12\n\npayment_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x04\x12\x15\n\rconfirmations\x18\x03 \x01(\r\x12\x10\n\x08\x65nd_only\x18\x04 \x01(\x08:\x04\x88\xb5\x18\x02\"^\n\x14WatchPaymentResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12.\n\x07payment\x18\x02 \x01(\x0b\x32\x1d.anya.orchestrator.v1.Payment:\x04\x88\xb5\x18\x02\"0\n\x14\x43\x61ncelPaymentRequest\x12\x12\n\npayment_id\x18\x01 \x01(\t:\x04\x88\xb5\x18\x02\"M\n\x15\x43\x61ncelPaymentResponse\x12.\n\x07payment\x18\x01 \x01(\x0b\x32\x1d.anya.orchestrator.v1.Payment:\x04\x88\xb5\x18\x02*\x87\x01\n\rBitcoinAnswer\x12\x1e\n\x1a\x42ITCOIN_ANSWER_UNSPECIFIED\x10\x00\x12\x18\n\x14\x42ITCOIN_ANSWER_FOUND\x10\x01\x12\x1c\n\x18\x42ITCOIN_ANSWER_NOT_FOUND\x10\x02\x12\x1e\n\x1a\x42ITCOIN_ANSWER_UNAVAILABLE\x10\x03\x32\xc0\x04\n\x0ePaymentService\x12\xae\x01\n\x13SendVerifiedPayment\x12\x30.anya.orchestrator.v1.SendVerifiedPaymentRequest\x1a\x31.anya.orchestrator.v1.SendVerifiedPaymentResponse\"2\x8a\xb5\x18.\x12\rstart_payment\x18\x01 \x03*\nGetPayment2\rCancelPayment\x12w\n\nGetPayment\x12\'.anya.orchestrator.v1.GetPaymentRequest\x1a(.anya.orchestrator.v1.GetPaymentResponse\"\x16\x8a\xb5\x18\x12\x12\x0cread_payment\x18\x01 \x01\x12\x7f\n\x0cWatchPayment\x12).anya.orchestrator.v1.WatchPaymentRequest\x1a*.anya.orchestrator.v1.WatchPaymentResponse\"\x16\x8a\xb5\x18\x12\x12\x0cread_payment\x18\x01 \x01\x30\x01\x12\x82\x01\n\rCancelPayment\x12*.anya.orchestrator.v1.CancelPaymentRequest\x1a+.anya.orchestrator.v1.CancelPaymentResponse\"\x18\x8a\xb5\x18\x14\x12\x0e\x63\x61ncel_payment\x18\x01 \x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,6 +40,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SENDVERIFIEDPAYMENTREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_SENDVERIFIEDPAYMENTREQUEST'].fields_by_name['request_id']._serialized_options = b'\210\265\030\002'
+  _globals['_SENDVERIFIEDPAYMENTREQUEST'].fields_by_name['wait']._loaded_options = None
+  _globals['_SENDVERIFIEDPAYMENTREQUEST'].fields_by_name['wait']._serialized_options = b'\210\265\030\002\230\265\030\001'
   _globals['_SENDVERIFIEDPAYMENTREQUEST']._loaded_options = None
   _globals['_SENDVERIFIEDPAYMENTREQUEST']._serialized_options = b'\210\265\030\003'
   _globals['_SENDVERIFIEDPAYMENTRESPONSE']._loaded_options = None
@@ -71,26 +74,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PAYMENTSERVICE'].methods_by_name['WatchPayment']._serialized_options = b'\212\265\030\022\022\014read_payment\030\001 \001'
   _globals['_PAYMENTSERVICE'].methods_by_name['CancelPayment']._loaded_options = None
   _globals['_PAYMENTSERVICE'].methods_by_name['CancelPayment']._serialized_options = b'\212\265\030\024\022\016cancel_payment\030\001 \002'
-  _globals['_BITCOINANSWER']._serialized_start=1862
-  _globals['_BITCOINANSWER']._serialized_end=1997
-  _globals['_SENDVERIFIEDPAYMENTREQUEST']._serialized_start=243
-  _globals['_SENDVERIFIEDPAYMENTREQUEST']._serialized_end=370
-  _globals['_SENDVERIFIEDPAYMENTRESPONSE']._serialized_start=372
-  _globals['_SENDVERIFIEDPAYMENTRESPONSE']._serialized_end=494
-  _globals['_PAYMENT']._serialized_start=497
-  _globals['_PAYMENT']._serialized_end=1397
-  _globals['_GETPAYMENTREQUEST']._serialized_start=1399
-  _globals['_GETPAYMENTREQUEST']._serialized_end=1444
-  _globals['_GETPAYMENTRESPONSE']._serialized_start=1446
-  _globals['_GETPAYMENTRESPONSE']._serialized_end=1520
-  _globals['_WATCHPAYMENTREQUEST']._serialized_start=1522
-  _globals['_WATCHPAYMENTREQUEST']._serialized_end=1634
-  _globals['_WATCHPAYMENTRESPONSE']._serialized_start=1636
-  _globals['_WATCHPAYMENTRESPONSE']._serialized_end=1730
-  _globals['_CANCELPAYMENTREQUEST']._serialized_start=1732
-  _globals['_CANCELPAYMENTREQUEST']._serialized_end=1780
-  _globals['_CANCELPAYMENTRESPONSE']._serialized_start=1782
-  _globals['_CANCELPAYMENTRESPONSE']._serialized_end=1859
-  _globals['_PAYMENTSERVICE']._serialized_start=2000
-  _globals['_PAYMENTSERVICE']._serialized_end=2576
+  _globals['_BITCOINANSWER']._serialized_start=1995
+  _globals['_BITCOINANSWER']._serialized_end=2130
+  _globals['_SENDVERIFIEDPAYMENTREQUEST']._serialized_start=276
+  _globals['_SENDVERIFIEDPAYMENTREQUEST']._serialized_end=454
+  _globals['_SENDVERIFIEDPAYMENTRESPONSE']._serialized_start=457
+  _globals['_SENDVERIFIEDPAYMENTRESPONSE']._serialized_end=627
+  _globals['_PAYMENT']._serialized_start=630
+  _globals['_PAYMENT']._serialized_end=1530
+  _globals['_GETPAYMENTREQUEST']._serialized_start=1532
+  _globals['_GETPAYMENTREQUEST']._serialized_end=1577
+  _globals['_GETPAYMENTRESPONSE']._serialized_start=1579
+  _globals['_GETPAYMENTRESPONSE']._serialized_end=1653
+  _globals['_WATCHPAYMENTREQUEST']._serialized_start=1655
+  _globals['_WATCHPAYMENTREQUEST']._serialized_end=1767
+  _globals['_WATCHPAYMENTRESPONSE']._serialized_start=1769
+  _globals['_WATCHPAYMENTRESPONSE']._serialized_end=1863
+  _globals['_CANCELPAYMENTREQUEST']._serialized_start=1865
+  _globals['_CANCELPAYMENTREQUEST']._serialized_end=1913
+  _globals['_CANCELPAYMENTRESPONSE']._serialized_start=1915
+  _globals['_CANCELPAYMENTRESPONSE']._serialized_end=1992
+  _globals['_PAYMENTSERVICE']._serialized_start=2133
+  _globals['_PAYMENTSERVICE']._serialized_end=2709
 # @@protoc_insertion_point(module_scope)

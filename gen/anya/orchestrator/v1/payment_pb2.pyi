@@ -9,6 +9,7 @@ from anya.ml.v1 import risk_pb2 as _risk_pb2
 from anya.orchestrator.v1 import workflow_pb2 as _workflow_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -31,7 +32,7 @@ class _BitcoinAnswer:
 class _BitcoinAnswerEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BitcoinAnswer.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     BITCOIN_ANSWER_UNSPECIFIED: _BitcoinAnswer.ValueType  # 0
-    """It was not asked: this message is about an earlier event than the newest."""
+    """It was not asked: this message is about an earlier event than the newest, or answers a wait."""
     BITCOIN_ANSWER_FOUND: _BitcoinAnswer.ValueType  # 1
     """It has the payment, or the cancellation: state and what follows it are as it has them now."""
     BITCOIN_ANSWER_NOT_FOUND: _BitcoinAnswer.ValueType  # 2
@@ -45,7 +46,7 @@ class BitcoinAnswer(_BitcoinAnswer, metaclass=_BitcoinAnswerEnumTypeWrapper):
     """What bitcoin said when it was asked about a payment."""
 
 BITCOIN_ANSWER_UNSPECIFIED: BitcoinAnswer.ValueType  # 0
-"""It was not asked: this message is about an earlier event than the newest."""
+"""It was not asked: this message is about an earlier event than the newest, or answers a wait."""
 BITCOIN_ANSWER_FOUND: BitcoinAnswer.ValueType  # 1
 """It has the payment, or the cancellation: state and what follows it are as it has them now."""
 BITCOIN_ANSWER_NOT_FOUND: BitcoinAnswer.ValueType  # 2
@@ -63,6 +64,7 @@ class SendVerifiedPaymentRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     INTENT_FIELD_NUMBER: _builtins.int
     PRESENTATION_FIELD_NUMBER: _builtins.int
+    WAIT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The payment id: the same UUIDv7 as in the intent, and the same for every attempt."""
     presentation: _builtins.str
@@ -71,16 +73,21 @@ class SendVerifiedPaymentRequest(_message.Message):
     def intent(self) -> _attestation_pb2.PaymentIntent:
         """What BeginVerification was called with."""
 
+    @_builtins.property
+    def wait(self) -> _duration_pb2.Duration:
+        """How long to wait for the run's end: not beyond the call's deadline, and at most a minute."""
+
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         intent: _attestation_pb2.PaymentIntent | None = ...,
         presentation: _builtins.str = ...,
+        wait: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["intent", b"intent"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["intent", b"intent", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["intent", b"intent", "presentation", b"presentation", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["intent", b"intent", "presentation", b"presentation", "request_id", b"request_id", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -93,20 +100,29 @@ class SendVerifiedPaymentResponse(_message.Message):
     PAYMENT_ID_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     TRACE_ID_FIELD_NUMBER: _builtins.int
+    PAYMENT_FIELD_NUMBER: _builtins.int
     payment_id: _builtins.str
     status: _workflow_pb2.RunStatus.ValueType
+    """As it began; with a wait, as it was when the wait was over."""
     trace_id: _builtins.str
     """32 hex characters; empty if the caller's trace is not kept."""
+    @_builtins.property
+    def payment(self) -> Global___Payment:
+        """With a wait: the payment at the end of its run or when the wait was over. Bitcoin is not asked:
+        what it said to the run is in it.
+        """
+
     def __init__(
         self,
         *,
         payment_id: _builtins.str = ...,
         status: _workflow_pb2.RunStatus.ValueType = ...,
         trace_id: _builtins.str = ...,
+        payment: Global___Payment | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["payment_id", b"payment_id", "status", b"status", "trace_id", b"trace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment", "payment_id", b"payment_id", "status", b"status", "trace_id", b"trace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

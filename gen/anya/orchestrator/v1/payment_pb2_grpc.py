@@ -64,10 +64,12 @@ class PaymentServiceServicer:
     """
 
     def SendVerifiedPayment(self, request, context):
-        """SendVerifiedPayment starts a payment and returns at once. It is made only if the presentation
-        proves the sender and the risk is low, and then once. Repeating it returns the first reply, also
-        across crashes: after a lost answer, repeat it.
-        Errors: INVALID_ARGUMENT (INTENT_INVALID, REQUEST_ID_INVALID) naming the field; ALREADY_EXISTS
+        """SendVerifiedPayment starts a payment and returns at once, or once its run has ended if it is
+        asked to wait. It is made only if the presentation proves the sender and the risk is low, and
+        then once. Repeating it returns the first reply, also across crashes, and waits anew: after a
+        lost answer, repeat it.
+        Errors: INVALID_ARGUMENT (INTENT_INVALID, REQUEST_ID_INVALID, or a negative wait) naming the
+        field; ALREADY_EXISTS
         (REQUEST_ID_REUSED) if the id names another payment.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -36,10 +36,12 @@ class PaymentServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PaymentServiceAsyncStub: ...
     SendVerifiedPayment: _grpc.UnaryUnaryMultiCallable[_payment_pb2.SendVerifiedPaymentRequest, _payment_pb2.SendVerifiedPaymentResponse]
-    """SendVerifiedPayment starts a payment and returns at once. It is made only if the presentation
-    proves the sender and the risk is low, and then once. Repeating it returns the first reply, also
-    across crashes: after a lost answer, repeat it.
-    Errors: INVALID_ARGUMENT (INTENT_INVALID, REQUEST_ID_INVALID) naming the field; ALREADY_EXISTS
+    """SendVerifiedPayment starts a payment and returns at once, or once its run has ended if it is
+    asked to wait. It is made only if the presentation proves the sender and the risk is low, and
+    then once. Repeating it returns the first reply, also across crashes, and waits anew: after a
+    lost answer, repeat it.
+    Errors: INVALID_ARGUMENT (INTENT_INVALID, REQUEST_ID_INVALID, or a negative wait) naming the
+    field; ALREADY_EXISTS
     (REQUEST_ID_REUSED) if the id names another payment.
     """
     GetPayment: _grpc.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentRequest, _payment_pb2.GetPaymentResponse]
@@ -72,10 +74,12 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SendVerifiedPayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.SendVerifiedPaymentRequest, _payment_pb2.SendVerifiedPaymentResponse]  # type: ignore[assignment]
-    """SendVerifiedPayment starts a payment and returns at once. It is made only if the presentation
-    proves the sender and the risk is low, and then once. Repeating it returns the first reply, also
-    across crashes: after a lost answer, repeat it.
-    Errors: INVALID_ARGUMENT (INTENT_INVALID, REQUEST_ID_INVALID) naming the field; ALREADY_EXISTS
+    """SendVerifiedPayment starts a payment and returns at once, or once its run has ended if it is
+    asked to wait. It is made only if the presentation proves the sender and the risk is low, and
+    then once. Repeating it returns the first reply, also across crashes, and waits anew: after a
+    lost answer, repeat it.
+    Errors: INVALID_ARGUMENT (INTENT_INVALID, REQUEST_ID_INVALID, or a negative wait) naming the
+    field; ALREADY_EXISTS
     (REQUEST_ID_REUSED) if the id names another payment.
     """
     GetPayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentRequest, _payment_pb2.GetPaymentResponse]  # type: ignore[assignment]
@@ -111,10 +115,12 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _payment_pb2.SendVerifiedPaymentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_payment_pb2.SendVerifiedPaymentResponse, _abc.Awaitable[_payment_pb2.SendVerifiedPaymentResponse]]:
-        """SendVerifiedPayment starts a payment and returns at once. It is made only if the presentation
-        proves the sender and the risk is low, and then once. Repeating it returns the first reply, also
-        across crashes: after a lost answer, repeat it.
-        Errors: INVALID_ARGUMENT (INTENT_INVALID, REQUEST_ID_INVALID) naming the field; ALREADY_EXISTS
+        """SendVerifiedPayment starts a payment and returns at once, or once its run has ended if it is
+        asked to wait. It is made only if the presentation proves the sender and the risk is low, and
+        then once. Repeating it returns the first reply, also across crashes, and waits anew: after a
+        lost answer, repeat it.
+        Errors: INVALID_ARGUMENT (INTENT_INVALID, REQUEST_ID_INVALID, or a negative wait) naming the
+        field; ALREADY_EXISTS
         (REQUEST_ID_REUSED) if the id names another payment.
         """
 
