@@ -99,7 +99,7 @@ class Condition:
         return " and ".join(told) or "it depends on nothing"
 
     def _show(self, path: Path, value: Any) -> str:
-        if value is not None and not self._operands[path].showable:
+        if value is not None and not self._operands[path].may_be_shown:
             return "such a value"
         text = json.dumps(value, ensure_ascii=False)
         return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from services.orchestrator.definition.condition import paths_in
@@ -28,13 +29,18 @@ if TYPE_CHECKING:
     from services.orchestrator.definition.operations import Operations
     from services.orchestrator.definition.raw import RawWorkflow
 
+TEXT = replace(STRING, showable=False)  # of anything, and anybody
+
 
 def infer_inputs(raw: RawWorkflow, operations: Operations) -> Inputs:
     """An input has the type of the first typed field that it is mapped to; ANY without one."""
     found: dict[Path, Type] = {}
     for path, type in _uses(raw, operations):
-        if found.get(path, ANY).kind is Kind.ANY:
+        known = found.get(path, ANY)
+        if known.kind is Kind.ANY:
             found[path] = type
+        elif type.kind is not Kind.ANY and not type.may_be_shown:
+            found[path] = replace(known, showable=False)  # whatever else it is used for
     everything = Path("input", ())
     takes_all = everything in found
     return Inputs({path: type for path, type in found.items() if path.parts}, takes_all)
@@ -70,15 +76,15 @@ def _uses(raw: RawWorkflow, operations: Operations) -> Iterator[tuple[Path, Type
             case RawSet(values):
                 yield from _mapped(values, ANY)
             case RawWait(until=str() as until):
-                yield from _mapped(until, TIME)
+                yield from _mapped(until, replace(TIME, showable=False))
             case RawWaitFor(correlation=str() as correlation):
-                yield from _mapped(correlation, STRING)
+                yield from _mapped(correlation, TEXT)
             case RawEmit(subject=subject, data=data):
-                yield from _mapped(subject, STRING)
+                yield from _mapped(subject, TEXT)
                 yield from _mapped(data, ANY)
             case RawApproval(approvers, text=text, values=values):
-                yield from _mapped(approvers, Type(Kind.LIST, element=STRING))
-                yield from _mapped(text, STRING)
+                yield from _mapped(approvers, Type(Kind.LIST, element=TEXT))
+                yield from _mapped(text, TEXT)
                 yield from _mapped(values, ANY)
             case RawForEach(items, collect):
                 yield from _mapped(items, Type(Kind.LIST, element=ANY))

@@ -133,7 +133,7 @@ class Mappings:
         types = [typed(placed) for placed in template.paths]
         if template.whole:
             return types[0]
-        return Type(Kind.STRING, showable=all(type.showable for type in types))
+        return Type(Kind.STRING, showable=all(type.may_be_shown for type in types))
 
     def _path_type(
         self, path: Path, pointer: Pointer, offset: int, *, output: Type | None

@@ -12,6 +12,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from anya.mesh.v1 import attestation_pb2, options_pb2
 from anya.mesh.v1.attestation_pb2 import RunContext
 from mesh import contracts
+from mesh.redaction import plan_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,6 +66,7 @@ class Type:
     members: Mapping[str, Type] = field(default_factory=dict)  # an OBJECT of no contract
     element: Type | None = None  # of a LIST
     # False if the contract's data class lets the value travel no further than to those concerned.
+    # What is inside of it is another matter: see may_be_shown.
     showable: bool = True
 
     def __str__(self) -> str:
@@ -73,6 +75,15 @@ class Type:
         if self.kind is Kind.ENUM and self.scalar is not None:
             return f"one of {', '.join(enum_words(self.scalar))}"
         return self.kind.value
+
+    @property
+    def may_be_shown(self) -> bool:
+        """Whether everybody may see a whole value of the type, with all that is inside of it."""
+        if not self.showable or not all(type.may_be_shown for type in self.members.values()):
+            return False
+        if self.message is not None and plan_for(self.message, options_pb2.DATA_CLASS_INTERNAL):
+            return False
+        return self.element is None or self.element.may_be_shown
 
     def or_null(self) -> Type:
         return self if self.nullable else replace(self, nullable=True)
@@ -98,6 +109,8 @@ class Type:
                 found = self.members.get(part)
             case _:
                 return None
+        if found is not None and not self.showable:
+            found = replace(found, showable=False)
         return found.or_null() if found is not None and self.nullable else found
 
     def accepts(self, source: Type) -> bool:

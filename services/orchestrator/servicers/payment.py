@@ -86,8 +86,9 @@ class PaymentServicer(PaymentServiceServicer):
         stored = await self._find(payment_id)
         answer = await self._ask(payment_id, context)
         if stored is None and isinstance(answer, Error):
+            why = answer.reason or answer.code  # its words may be about people
             raise Unavailable(
-                f"no run pays {payment_id}, and bitcoin does not say if it is cancelled: {answer}",
+                f"no run pays {payment_id}, and bitcoin does not say if it is cancelled: {why}",
                 reason=Reason.PEER_UNAVAILABLE,
             )
         if stored is None and answer is None:

@@ -1,0 +1,317 @@
+"""What a caller sees of a run whose boundary lets nothing about people through."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from opentelemetry.trace import NoOpTracer
+
+from anya.orchestrator.v1 import payment_pb2
+from anya.orchestrator.v1 import workflow_pb2 as pb
+from anya.orchestrator.v1.payment_pb2_grpc import PaymentServiceStub
+from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceStub
+from mesh.breaker import Breakers
+from mesh.client import open_channel
+from mesh.clock import SystemClock
+from mesh.config import TRUST_FILE
+from mesh.errors import FailedPrecondition, InvalidArgument, Reason, Unavailable
+from mesh.interceptors import ClientRules
+from mesh.testing import eventually
+from services.orchestrator.__main__ import orchestrator
+from services.orchestrator.definition import values
+from tests.orchestrator.conftest import connect, start_traced
+from tests.orchestrator.paying import finished, pay, payment, status, uuid7
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from anya.orchestrator.v1.payment_pb2_grpc import PaymentServiceAsyncStub
+    from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
+    from mesh.testing import Authority
+    from services.orchestrator.config import OrchestratorConfig
+    from tests.orchestrator.servicers import Book
+
+VIEWER = "spiffe://anya.internal/client/viewer"
+PERSON = "z6MkPerson"  # in all that is about somebody
+LINKED = "bcrt1sender"  # an address in a reply of web5
+AMOUNT = 4_321_987  # nobody else's business either
+
+BOUNDARY = """
+  - from: viewer
+    to: orchestrator
+    max_class: internal
+    methods:
+      anya.orchestrator.v1.WorkflowService/GetRun: {privilege: read_run}
+      anya.orchestrator.v1.WorkflowService/ListRuns: {privilege: read_run}
+      anya.orchestrator.v1.WorkflowService/WatchRun: {privilege: read_run}
+      anya.orchestrator.v1.WorkflowService/CancelRun: {privilege: cancel_run}
+      anya.orchestrator.v1.PaymentService/GetPayment: {privilege: read_payment}
+      anya.orchestrator.v1.PaymentService/WatchPayment: {privilege: read_payment}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Both:
+    """The same service, seen by an operator and by somebody who may know less."""
+
+    operator: WorkflowServiceAsyncStub
+    viewer: WorkflowServiceAsyncStub
+    payments: PaymentServiceAsyncStub  # the viewer's
+    port: int
+
+
+@pytest.fixture
+def trusting(config: OrchestratorConfig, tmp_path: Path) -> OrchestratorConfig:
+    protocol = f'  client: ["spiffe://anya.internal/client/operator"]\n  viewer: ["{VIEWER}"]\n'
+    text = TRUST_FILE.read_text(encoding="utf-8")
+    told = text.replace('  client: ["spiffe://anya.internal/client/operator"]\n', protocol)
+    trust = tmp_path / "trust.yaml"
+    trust.write_text(told + BOUNDARY, encoding="utf-8")
+    return replace(config, mesh=replace(config.mesh, trust_file=trust))
+
+
+@asynccontextmanager
+async def seen_by_both(config: OrchestratorConfig, authority: Authority) -> AsyncIterator[Both]:
+    rules = ClientRules(
+        target="orchestrator", tracer=NoOpTracer(), breakers=Breakers(SystemClock()), timeout=30.0
+    )
+    async with (
+        orchestrator(config) as service,
+        connect(authority, service.port) as operator,
+        open_channel(f"127.0.0.1:{service.port}", rules, authority.issue(VIEWER)) as channel,
+    ):
+        viewer = WorkflowServiceStub(channel)
+        yield Both(operator, viewer, PaymentServiceStub(channel), service.port)
+
+
+@pytest.fixture
+async def both(trusting: OrchestratorConfig, authority: Authority) -> AsyncIterator[Both]:
+    async with seen_by_both(trusting, authority) as both:
+        yield both
+
+
+async def seen(service: Any, run_id: str) -> list[Any]:
+    """All that one caller is told of a run."""
+    watched = pb.WatchRunRequest(run_id=run_id)
+    return [
+        await service.GetRun(pb.GetRunRequest(run_id=run_id), timeout=5),
+        await service.ListRuns(pb.ListRunsRequest(), timeout=5),
+        *[update async for update in service.WatchRun(watched, timeout=10)],
+    ]
+
+
+def names_the_person(messages: list[Any]) -> bool:
+    told = [f"{message} {message.SerializeToString()!r}" for message in messages]
+    return any(word in text for text in told for word in (PERSON, str(AMOUNT), LINKED))
+
+
+def of_the_person(run_id: str | None = None) -> pb.StartRunRequest:
+    """A payment in which everybody has the same name."""
+    request = payment(run_id)
+    request.presentation = f"vp.{PERSON}"
+    request.intent.sender_did = f"did:key:{PERSON}"
+    request.intent.sender_address = f"bcrt1{PERSON}"
+    request.intent.recipient_address = f"bcrt1to{PERSON}"
+    request.intent.amount_sat = AMOUNT
+    given = {
+        "sender_did": request.intent.sender_did,
+        "sender_address": request.intent.sender_address,
+        "recipient_address": request.intent.recipient_address,
+        "amount": AMOUNT,
+    }
+    values.fill_struct(request.input, given)
+    return request
+
+
+FOUND = {
+    "id": "found",
+    "protocol": "web5",
+    "operation": "extract_identity_features",
+    "input_mapping": {
+        "did": "{{input.sender_did}}",
+        "recipient_address": "{{input.recipient_address}}",
+    },
+    "output_mapping": {"links": "{{output.links}}", "whole": "{{output}}"},
+}
+KEPT = {
+    "id": "kept",
+    "set": {
+        "list": ["{{input.sender_did}}"],
+        "text": "it is {{input.sender_did}}",
+        "inner": {"did": "{{input.sender_did}}"},
+        "free": "{{input.free}}",
+    },
+}
+
+
+def judging(condition: str) -> str:
+    """A workflow that pays where the condition holds, and says why where it does not."""
+    waits = {
+        "id": "waits",
+        "wait_for": {"signal": "word", "correlation": "{{input.topic}}", "timeout": "1ms"},
+        "condition": "{{input.amount}} < 0",
+    }
+    pays = {
+        "id": "pays",
+        "protocol": "bitcoin",
+        "operation": "send_transaction",
+        "input_mapping": {
+            "from_address": "{{input.sender_address}}",
+            "to_address": "{{input.recipient_address}}",
+            "amount": "{{input.amount}}",
+        },
+        "output_mapping": {},
+        "condition": condition,
+    }
+    document = {"id": "example", "name": "example", "steps": [FOUND, KEPT, waits, pays]}
+    return json.dumps(document)
+
+
+CONDITIONS = (
+    "{{input.sender_did}} == 'nobody'",
+    "{{input.free}} == 'nobody'",
+    "{{input.topic}} == 'nobody'",
+    "{{input.amount}} == 1",
+    "{{steps.kept.text}} == 'nobody'",
+    "{{steps.kept.list}} == []",
+    "{{steps.kept.inner}} == {}",
+    "{{steps.kept}} == {}",
+    "{{steps.found.whole}} == {}",
+    "{{steps.found.links.sender}} == []",
+    "{{steps.found.links.sender[0].address}} == 'nobody'",
+    "{{steps.found}} == {}",
+)
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+async def test_no_operand_of_a_false_condition_is_told_that_is_about_people(
+    both: Both, condition: str
+) -> None:
+    definition = pb.RegisterWorkflowRequest(definition=judging(condition))
+    await both.operator.RegisterWorkflow(definition, timeout=5)
+    request = of_the_person()
+    request.workflow_id = "example"
+    request.input.update({"free": f"of {PERSON}", "topic": f"of {PERSON}"})
+
+    run = await pay(both.operator, request)
+
+    assert status(run) == "REFUSED"
+    assert "condition of pays is false" in run.cause
+    assert PERSON in str(run.input)
+    assert not names_the_person([*await seen(both.viewer, run.run_id), pb.Run(cause=run.cause)])
+
+
+async def test_a_false_operand_that_may_be_shown_is_told_to_everybody(
+    both: Both, book: Book
+) -> None:
+    book.risk_score = 0.9
+
+    run = await pay(both.operator, of_the_person())
+
+    seen_run = await both.viewer.GetRun(pb.GetRunRequest(run_id=run.run_id), timeout=5)
+    assert status(run) == "REFUSED"
+    assert seen_run.run.cause == run.cause == run.reason
+    assert "0.9" in run.cause
+    assert not seen_run.run.reason
+
+
+async def test_a_refusal_in_the_words_of_a_peer_is_told_as_step_and_code(
+    both: Both, book: Book
+) -> None:
+    words = f"bcrt1{PERSON} may not send {AMOUNT} sat"
+    book.before["SendPayment"].append(FailedPrecondition(words, reason=Reason.PROOF_MISSING))
+
+    run = await pay(both.operator, of_the_person())
+    told = await seen(both.viewer, run.run_id)
+
+    assert run.reason == f"execute_payment: PROOF_MISSING: {words}"
+    assert not names_the_person(told)
+    assert told[0].run.cause == "execute_payment: PROOF_MISSING"
+    assert [step.error.reason for step in told[0].run.steps if step.HasField("error")] == [
+        "PROOF_MISSING"
+    ]
+
+
+async def test_a_payment_is_told_without_who_pays_whom_and_how_much(both: Both, book: Book) -> None:
+    run = await pay(both.operator, of_the_person())
+
+    got = payment_pb2.GetPaymentRequest(payment_id=run.run_id)
+    watched = payment_pb2.WatchPaymentRequest(payment_id=run.run_id)
+    told = [await both.payments.GetPayment(got, timeout=5)]
+    updates = [update async for update in both.payments.WatchPayment(watched, timeout=10)]
+
+    assert not names_the_person([*told, *updates, *await seen(both.viewer, run.run_id)])
+    assert told[0].payment.payment_id == run.run_id
+    assert told[0].payment.fee_sat == 150
+
+
+async def test_an_error_names_nobody_either(both: Both, book: Book) -> None:
+    words = f"no wallet of bcrt1{PERSON}"
+    book.before["GetPayment"].extend([Unavailable(words)] * 20)
+
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await both.payments.GetPayment(
+            payment_pb2.GetPaymentRequest(payment_id=uuid7()), timeout=10
+        )
+
+    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert PERSON not in str(refused.value.details())
+    assert PERSON not in repr(refused.value.trailing_metadata())
+
+
+async def test_what_a_definition_and_a_canceller_say_is_not_passed_on(both: Both) -> None:
+    ends = {"id": "stop", "end": {"outcome": "failed", "reason": "because of {{input.sender_did}}"}}
+    waits = {"id": "wait", "wait_for": {"signal": "word"}}
+    runs = []
+    for step in (ends, waits):
+        text = json.dumps({"id": "example", "name": "example", "steps": [step, {**KEPT}]})
+        await both.operator.RegisterWorkflow(pb.RegisterWorkflowRequest(definition=text), timeout=5)
+        request = pb.StartRunRequest(request_id=uuid7(), workflow_id="example")
+        request.input.update({"sender_did": f"did:key:{PERSON}", "free": ""})
+        await both.operator.StartRun(request, timeout=5)
+        runs.append(request.request_id)
+    cancel = pb.CancelRunRequest(request_id="c", run_id=runs[1], reason=f"{PERSON} asked for it")
+    await both.operator.CancelRun(cancel, timeout=5)
+
+    ended, cancelled = [await finished(both.operator, run_id) for run_id in runs]
+
+    assert ended.reason == f"because of did:key:{PERSON}"
+    assert ended.cause == ""
+    assert cancelled.reason.endswith(f"{PERSON} asked for it")
+    assert cancelled.cause == "cancelled by spiffe://anya.internal/client/operator"
+    for run_id in runs:
+        assert not names_the_person(await seen(both.viewer, run_id))
+
+
+async def test_spans_of_a_run_that_failed_name_nobody(
+    trusting: OrchestratorConfig,
+    authority: Authority,
+    book: Book,
+    collector: str,
+    tmp_path: Path,
+) -> None:
+    book.before["VerifyIdentity"].append(InvalidArgument(f"did:key:{PERSON} is no DID"))
+    traced = replace(trusting, mesh=replace(trusting.mesh, otlp_endpoint=collector))
+    request = of_the_person()
+
+    async with seen_by_both(traced, authority) as both:
+        await start_traced(authority, both.port, collector, request)
+        run = await finished(both.operator, request.request_id)
+
+    async def are_there() -> bool:
+        return b"run verified_payment" in await asyncio.to_thread(_bytes_of, tmp_path)
+
+    await eventually(are_there)
+    assert PERSON in run.reason
+    assert PERSON.encode() not in _bytes_of(tmp_path)
+
+
+def _bytes_of(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in sorted(folder.glob("traces.db*")))
