@@ -160,6 +160,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA secure_delete = ON")  # what is erased is not left in free pages
         connection.execute("PRAGMA foreign_keys = ON")
     except BaseException:
         connection.close()

@@ -1,0 +1,61 @@
+"""Runs found from the command line: times as people write them, pages, and the sum."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from anya.orchestrator.v1 import workflow_pb2 as pb
+from cli.errors import CommandError
+from cli.run_list import Found, read_time, summary, wanted
+
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("2h", NOW - timedelta(hours=2)),
+        ("7d", NOW - timedelta(days=7)),
+        ("2026-11-01", datetime(2026, 11, 1, tzinfo=UTC)),
+        ("2026-11-01T10:00:00Z", datetime(2026, 11, 1, 10, tzinfo=UTC)),
+        ("2026-11-01T10:00:00+02:00", datetime(2026, 11, 1, 8, tzinfo=UTC)),
+    ],
+)
+def test_a_time_is_a_day_a_moment_or_how_long_ago(text: str, meant: datetime) -> None:
+    assert read_time(text, NOW) == meant
+
+
+@pytest.mark.parametrize("text", ["yesterday", "7", "-2h", "2026-13-01"])
+def test_what_is_no_time_is_a_usage_error(text: str) -> None:
+    with pytest.raises(CommandError, match="is no time: write"):
+        read_time(text, NOW)
+
+
+def test_words_become_what_the_service_is_asked_for() -> None:
+    request = wanted(
+        statuses=["failed", "refused"],
+        starter="spiffe://one",
+        needs_attention=True,
+        times={"created_from": "2026-11-01", "created_before": "", "finished_from": ""},
+    )
+
+    assert list(request.statuses) == [pb.RUN_STATUS_FAILED, pb.RUN_STATUS_REFUSED]
+    assert request.created_from.ToDatetime(UTC) == datetime(2026, 11, 1, tzinfo=UTC)
+    assert not request.HasField("created_before")
+    assert not request.HasField("finished_from")
+    assert (request.starter, request.needs_attention) == ("spiffe://one", True)
+
+
+def test_the_sum_counts_by_status_and_says_if_there_are_more() -> None:
+    runs = [
+        pb.Run(status=status)
+        for status in (pb.RUN_STATUS_FAILED, pb.RUN_STATUS_SUCCEEDED, pb.RUN_STATUS_SUCCEEDED)
+    ]
+
+    assert summary(Found(runs, more=False)) == "3 runs: 2 succeeded, 1 failed"
+    assert summary(Found(runs[:1], more=True)) == (
+        "1 run: 1 failed; there are more behind them: --limit"
+    )
+    assert summary(Found([], more=False)) == "0 runs"

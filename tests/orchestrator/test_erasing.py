@@ -1,0 +1,185 @@
+"""A payment that is erased through the wire: what is left of it, and where."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+
+from anya.orchestrator.v1 import payment_pb2
+from anya.orchestrator.v1 import workflow_pb2 as pb
+from anya.orchestrator.v1.payment_pb2_grpc import PaymentServiceStub
+from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceStub
+from mesh.errors import FailedPrecondition, Reason
+from mesh.testing import reason
+from services.orchestrator.__main__ import orchestrator
+from services.orchestrator.definition import values
+from tests.orchestrator.conftest import dial
+from tests.orchestrator.paying import INPUT, finished, pay, payment, status, statuses, uuid7
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from anya.orchestrator.v1.payment_pb2_grpc import PaymentServiceAsyncStub
+    from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
+    from mesh.testing import Authority
+    from services.orchestrator.config import OrchestratorConfig
+    from tests.orchestrator.servicers import Book
+
+MARK = {"erased": True}
+
+
+async def erase(
+    workflows: WorkflowServiceAsyncStub, run_id: str, request_id: str = "e"
+) -> pb.EraseRunResponse:
+    request = pb.EraseRunRequest(request_id=request_id, run_id=run_id)
+    return await workflows.EraseRun(request, timeout=10)
+
+
+async def get(workflows: WorkflowServiceAsyncStub, run_id: str) -> pb.Run:
+    return (await workflows.GetRun(pb.GetRunRequest(run_id=run_id), timeout=5)).run
+
+
+async def test_an_erased_payment_shows_its_steps_and_what_it_cost_but_nobody(
+    workflows: WorkflowServiceAsyncStub, payments: PaymentServiceAsyncStub
+) -> None:
+    before = await pay(workflows, payment())
+
+    erased = await erase(workflows, before.run_id)
+    after = await get(workflows, before.run_id)
+
+    assert after.erased == erased.erased
+    assert status(after) == "SUCCEEDED"
+    assert statuses(after) == statuses(before)
+    assert after.finished == before.finished
+    assert [(s.started, s.finished, s.attempts) for s in after.steps] == [
+        (s.started, s.finished, s.attempts) for s in before.steps
+    ]
+    assert values.from_struct(after.input) == MARK
+    told = str(after)
+    assert not [value for value in INPUT.values() if str(value) in told]
+    paid = next(step for step in after.steps if step.path == "execute_payment")
+    sent = values.from_struct(paid.output)["_output"]
+    assert (sent["fee_sat"], sent["status"]) == (150, "success")
+    operands = values.from_struct(paid.condition.operands)
+    assert operands
+    assert all(value == MARK for value in operands.values())
+    listed = await workflows.ListRuns(pb.ListRunsRequest(), timeout=5)
+    assert [run.run_id for run in listed.runs] == [before.run_id]
+    got = await payments.GetPayment(
+        payment_pb2.GetPaymentRequest(payment_id=before.run_id), timeout=5
+    )
+    assert got.payment.fee_sat == 150
+    assert got.payment.intent.payment_id == before.run_id
+    assert not got.payment.intent.sender_did
+
+
+async def test_a_watch_of_an_erased_run_still_tells_every_record(
+    workflows: WorkflowServiceAsyncStub,
+) -> None:
+    request = payment()
+    before = await pay(workflows, request)
+    watched = pb.WatchRunRequest(run_id=before.run_id)
+    earlier = [update async for update in workflows.WatchRun(watched, timeout=5)]
+
+    await erase(workflows, before.run_id)
+    updates = [update async for update in workflows.WatchRun(watched, timeout=5)]
+
+    assert [update.sequence for update in updates] == list(range(1, len(earlier) + 2))
+    assert [update.run.status for update in updates[:-1]] == [u.run.status for u in earlier]
+    assert not [value for value in INPUT.values() if str(value) in str(updates)]
+    assert (await finished(workflows, before.run_id)).HasField("erased")
+
+
+async def test_an_erased_refusal_keeps_its_code_and_loses_its_words(
+    workflows: WorkflowServiceAsyncStub, book: Book
+) -> None:
+    words = f"{INPUT['sender_address']} may not"
+    book.before["SendPayment"].append(FailedPrecondition(words, reason=Reason.PROOF_MISSING))
+    before = await pay(workflows, payment())
+
+    await erase(workflows, before.run_id)
+    after = await get(workflows, before.run_id)
+
+    (listed,) = (await workflows.ListRuns(pb.ListRunsRequest(), timeout=5)).runs
+    assert before.reason == f"execute_payment: PROOF_MISSING: {words}"
+    assert after.reason == after.cause == listed.reason == "execute_payment: PROOF_MISSING"
+
+
+async def test_an_erasure_that_is_repeated_gets_the_first_answer(
+    workflows: WorkflowServiceAsyncStub,
+) -> None:
+    run = await pay(workflows, payment())
+
+    first = await erase(workflows, run.run_id)
+    again = await erase(workflows, run.run_id)
+    later = await erase(workflows, run.run_id, "another")
+    with pytest.raises(grpc.aio.AioRpcError) as unknown:
+        await erase(workflows, uuid7(), "unknown")
+
+    assert first == again == later
+    assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_nothing_of_an_erased_payment_is_left_in_the_file(
+    authority: Authority, config: OrchestratorConfig, tmp_path: Path
+) -> None:
+    request = payment()
+    request.presentation = "vp.of.somebody"
+    found = []
+    for erases in (False, True):
+        async with (
+            orchestrator(config) as service,
+            dial(authority, service.port) as channel,
+        ):
+            workflows = WorkflowServiceStub(channel)
+            await pay(workflows, request)
+            if erases:
+                await erase(workflows, request.request_id)
+            left = PaymentServiceStub(channel)
+            await left.GetPayment(
+                payment_pb2.GetPaymentRequest(payment_id=request.request_id), timeout=5
+            )
+        stored = _stored(tmp_path)
+        about: tuple[str, ...] = (
+            "vp.of.somebody",
+            INPUT["sender_did"],
+            INPUT["recipient_address"],
+            "jws of risk",
+        )
+        found.append([word for word in about if word.encode() in stored])
+
+    assert found == [
+        ["vp.of.somebody", INPUT["sender_did"], INPUT["recipient_address"], "jws of risk"],
+        [],
+    ]
+
+
+def _stored(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in sorted(folder.rglob("orchestrator.db*")))
+
+
+async def test_who_erased_what_is_audited(
+    workflows: WorkflowServiceAsyncStub, config: OrchestratorConfig
+) -> None:
+    run = await pay(workflows, payment())
+
+    await erase(workflows, run.run_id)
+
+    lines = config.mesh.audit_file.read_text(encoding="utf-8").splitlines()
+    assert sum("WorkflowService/EraseRun" in line for line in lines) == 1
+
+
+async def test_a_run_that_waits_is_not_erased(workflows: WorkflowServiceAsyncStub) -> None:
+    waits = {"id": "wait", "wait_for": {"signal": "word"}}
+    text = json.dumps({"id": "example", "name": "example", "steps": [waits]})
+    await workflows.RegisterWorkflow(pb.RegisterWorkflowRequest(definition=text), timeout=5)
+    request = pb.StartRunRequest(request_id=uuid7(), workflow_id="example")
+    await workflows.StartRun(request, timeout=5)
+
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await erase(workflows, request.request_id)
+
+    assert reason(refused.value) == "RUN_NOT_ENDED"

@@ -1,0 +1,68 @@
+"""docs/operations.md: what it says of settings, of the command line and of who may erase."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from anya.orchestrator.v1 import workflow_pb2 as pb
+from cli.commands.run import app
+from mesh import contracts
+from mesh.config import ConfigError
+from services.orchestrator.config import OrchestratorConfig
+from services.orchestrator.journal.listing import STRETCH
+from services.orchestrator.keeping import REST
+
+DOCUMENT = (Path(__file__).parents[2] / "docs/operations.md").read_text(encoding="utf-8")
+ENVIRONMENT = {"ANYA_PEERS": "bitcoin=h:1,ml=h:2,web5=h:3"}
+SETTINGS = dict(re.findall(r"^\| `(ANYA_\w+)` \| (\d+) \|", DOCUMENT, re.MULTILINE))
+COMMANDS = re.findall(r"^anya run list .+$", DOCUMENT, re.MULTILINE)
+
+
+def test_the_defaults_are_those_of_the_document() -> None:
+    config = OrchestratorConfig.from_environment(ENVIRONMENT)
+
+    assert {
+        "ANYA_ERASE_PII_DAYS": str(int(config.erase_pii_days)),
+        "ANYA_RETAIN_DAYS": str(int(config.retain_days)),
+    } == SETTINGS
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_days_may_be_decimal_and_zero_is_never(name: str) -> None:
+    for text, days in (("0", 0.0), ("0.5", 0.5), ("36500", 36500.0)):
+        config = OrchestratorConfig.from_environment({**ENVIRONMENT, name: text})
+
+        assert days in (config.erase_pii_days, config.retain_days)
+
+
+@pytest.mark.parametrize("text", ["-1", "nan", "inf", "week", "", "36501"])
+@pytest.mark.parametrize("name", SETTINGS)
+def test_what_is_no_number_of_days_keeps_the_service_from_starting(name: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        OrchestratorConfig.from_environment({**ENVIRONMENT, name: text})
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_of_the_document_can_be_given(command: str) -> None:
+    words = shlex.split(command)[3:]
+
+    listing = get_command(app).commands["list"]  # type: ignore[attr-defined]
+    context = listing.make_context("list", words)
+
+    assert {name for name, value in context.params.items() if value} >= {
+        word[2:].replace("-", "_").removesuffix("_") for word in words if word.startswith("--")
+    } - {"json"}
+
+
+def test_the_document_names_the_privilege_and_the_figures() -> None:
+    method = pb.DESCRIPTOR.services_by_name["WorkflowService"].methods_by_name["EraseRun"]
+
+    assert f"`{contracts.operation(method).privilege}`" in DOCUMENT
+    assert f"{STRETCH:,} runs" in DOCUMENT
+    assert REST == 4
+    assert len(COMMANDS) == 4
