@@ -35,6 +35,7 @@ HIGHEST = DataClass.INTERNAL
 KEPT = frozenset(
     {
         *("workflow_id", "definition_hash", "composites", "starter", "deadline_us", "cause"),
+        *("ceiling", "paths", "step", "type", "approves"),
         *("operation", "protocol", "effect", "method", "service", "key"),
         *("until_us", "timeout_us", "retry_us", "listens"),
         *("uncertain", "final", "caught", "at", "consumed", "position", "name", "by", "status"),
