@@ -81,9 +81,6 @@ class Record(NamedTuple):
         """A record to be stored. PayloadTooLarge beyond MAX_PAYLOAD."""
         return cls(sequence, kind, path, attempt, at_us, payload, _encode(payload))
 
-    def encode(self) -> bytes:
-        return self.encoded
-
 
 def decode(sequence: int, kind: str, path: str, attempt: int, at_us: int, payload: bytes) -> Record:
     return Record(sequence, Kind(kind), path, attempt, at_us, json.loads(payload), payload)

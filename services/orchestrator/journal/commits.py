@@ -142,7 +142,7 @@ def _recorded(run_id: str, record: Record) -> RowValues:
         record.path,
         record.attempt,
         record.at_us,
-        record.encode(),
+        record.encoded,
     )
 
 

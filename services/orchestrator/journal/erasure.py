@@ -171,7 +171,7 @@ class Erasure:
     async def _replace(self, run_id: str, left: Sequence[Record]) -> None:
         for first in range(0, len(left), CHUNK):
             rows = [
-                (record.encode(), run_id, record.sequence) for record in left[first : first + CHUNK]
+                (record.encoded, run_id, record.sequence) for record in left[first : first + CHUNK]
             ]
 
             async def work(tx: Transaction, rows: list[tuple[bytes, str, int]] = rows) -> None:
@@ -260,7 +260,7 @@ async def _mark(tx: Transaction, run_id: str, found: _Erasable | None, by: str) 
         end.path,
         end.attempt,
         end.at_us,
-        end.encode(),
+        end.encoded,
     )
     return now_us
 
