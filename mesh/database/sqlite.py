@@ -7,8 +7,8 @@ import queue
 import sqlite3
 import threading
 import uuid
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import asynccontextmanager, closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -27,6 +27,8 @@ MAX_BATCH = 64
 MAX_WAITING = 1024
 READERS = 4
 DAMAGED = {"SQLITE_CORRUPT", "SQLITE_NOTADB"}
+CACHE = 16_384  # KiB of pages that the writer keeps
+STATEMENTS = 256  # compiled, for each connection
 BUSY_TIMEOUT = 5.0  # seconds that a write waits for another process
 
 # unixepoch('subsec') is NULL before SQLite 3.42.
@@ -36,7 +38,7 @@ NOW_MS = "SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"
 @dataclass(slots=True)
 class _Request:
     work: Callable[[Transaction], Awaitable[Any]]
-    result: Future[Any]
+    result: asyncio.Future[Any]
     outcome: Any = None
     error: Exception | None = None
 
@@ -70,7 +72,7 @@ class SqliteDatabase:
 
     def __init__(self, path: Path, *, schema: str) -> None:
         self._path = path
-        self._waiting: queue.Queue[_Request | None] = queue.Queue(MAX_WAITING)
+        self._waiting: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         with closing(_connect(path)) as connection:
             connection.executescript(schema)
             connection.execute(
@@ -85,14 +87,13 @@ class SqliteDatabase:
         self._writer.start()
 
     async def write(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
-        request = _Request(work, Future())
-        try:
-            self._waiting.put_nowait(request)
-        except queue.Full:
+        if self._waiting.qsize() >= MAX_WAITING:
             raise ResourceExhausted(
                 "too many writes are waiting; retry later", reason=Reason.NOT_ADMITTED
-            ) from None
-        result: T = await asyncio.shield(asyncio.wrap_future(request.result))
+            )
+        request = _Request(work, asyncio.get_running_loop().create_future())
+        self._waiting.put(request)
+        result: T = await request.result
         return result
 
     async def read(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
@@ -125,6 +126,7 @@ class SqliteDatabase:
 
     def _write_forever(self) -> None:
         with closing(_connect(self._path)) as connection:
+            connection.execute(f"PRAGMA cache_size = -{CACHE}")
             while (first := self._waiting.get()) is not None:
                 batch = [first]
                 closed = False
@@ -135,6 +137,7 @@ class SqliteDatabase:
                         break
                     batch.append(request)
                 _commit(connection, batch)
+                _answer(batch)
                 if closed:
                     return
 
@@ -155,7 +158,11 @@ async def open_sqlite(location: str | Path, *, schema: str) -> AsyncIterator[Sql
 
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(
-        path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
+        path,
+        timeout=BUSY_TIMEOUT,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=STATEMENTS,
     )
     try:
         connection.execute("PRAGMA journal_mode = WAL")
@@ -180,33 +187,50 @@ def _drive(work: Callable[[Transaction], Awaitable[T]], connection: sqlite3.Conn
 
 
 def _commit(connection: sqlite3.Connection, batch: list[_Request]) -> None:
-    """One transaction for all, a savepoint for each; nobody is answered before the commit."""
+    """One transaction for all, and for each of several a savepoint."""
     try:
         connection.execute("BEGIN IMMEDIATE")
-        for request in batch:
-            _apply(connection, request)
-        connection.execute("COMMIT")
+        if len(batch) == 1:
+            _apply(connection, batch[0], undo="ROLLBACK")
+        else:
+            for request in batch:
+                connection.execute("SAVEPOINT request")
+                _apply(connection, request, undo="ROLLBACK TO request")
+                connection.execute("RELEASE request")
+        if connection.in_transaction:
+            connection.execute("COMMIT")
     except sqlite3.Error as error:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         for request in batch:
             request.error = _named(error)
-    for request in batch:
-        if request.error is not None:
-            request.result.set_exception(request.error)
-        else:
-            request.result.set_result(request.outcome)
 
 
-def _apply(connection: sqlite3.Connection, request: _Request) -> None:
-    connection.execute("SAVEPOINT request")
+def _apply(connection: sqlite3.Connection, request: _Request, *, undo: str) -> None:
     try:
         request.outcome = _drive(request.work, connection)
     except Exception as error:
         request.error = _named(error)
         # A full disk rolls back the whole transaction: then this fails, and so does the batch.
-        connection.execute("ROLLBACK TO request")
-    connection.execute("RELEASE request")
+        connection.execute(undo)
+
+
+def _answer(batch: list[_Request]) -> None:
+    """Wake the event loop of who asked, once for all of them."""
+    for loop in {request.result.get_loop() for request in batch}:
+        with suppress(RuntimeError):  # closed, and who asked with it
+            loop.call_soon_threadsafe(_settle, loop, batch)
+
+
+def _settle(loop: asyncio.AbstractEventLoop, batch: list[_Request]) -> None:
+    for request in batch:
+        if request.result.get_loop() is not loop or request.result.done():
+            continue
+        if request.error is not None:
+            request.result.set_exception(request.error)
+            request.result.exception()  # its caller may be gone
+        else:
+            request.result.set_result(request.outcome)
 
 
 def _named(error: Exception) -> Exception:
