@@ -130,8 +130,7 @@ class Runner:
     async def send(self, key: RequestKey, run_id: str, message: Message) -> None:
         """Send a run something once per ``key``; whoever drives it takes it soon."""
         await self._runs.messages.send(key, run_id, message)
-        if run_id in self._driven:
-            self._driven[run_id].tell_of_mail()
+        self.take_mail_soon(run_id)
 
     async def _look_for_mail_forever(self) -> None:
         """What other processes stored for runs of ours."""
@@ -236,6 +235,11 @@ class Runner:
     def claim_soon(self) -> None:
         """A run may wait for somebody."""
         self._room.set()
+
+    def take_mail_soon(self, run_id: str) -> None:
+        """The run was sent something."""
+        if run := self._driven.get(run_id):
+            run.tell_of_mail()
 
     def abandon(self) -> None:
         """Leave every run to whoever took our lease. What is under way ends unheard."""

@@ -13,6 +13,7 @@ import pytest
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from mesh import lease as leases
 from mesh.testing import eventually
+from services.orchestrator import runner
 from services.orchestrator.__main__ import orchestrator
 from services.orchestrator.catalogue import Catalogue
 from services.orchestrator.journal.commits import Append, rows_of
@@ -22,8 +23,10 @@ from services.orchestrator.journal.shared import SharedRuns
 from services.orchestrator.journal.statements import arguments, statement
 from services.orchestrator.servicers import workflow as servicer
 from tests.orchestrator.conftest import connect
-from tests.orchestrator.paying import payment, status
+from tests.orchestrator.paying import finished, payment, status
 from tests.orchestrator.test_journal import begin, fails
+from tests.orchestrator.test_messages import ASKS, is_at, signal
+from tests.orchestrator.test_messages import begin as begin_waiting
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -222,3 +225,28 @@ async def test_a_watch_on_another_replica_hears_at_once(
 
     assert status(seen[-1].run) == "SUCCEEDED"
     assert [update.sequence for update in seen] == list(range(1, len(seen) + 1))
+
+
+async def test_a_signal_at_another_replica_resumes_a_run_at_once(
+    url: str,
+    config: OrchestratorConfig,
+    authority: Authority,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(runner, "LOOK_FOR_MAIL", 60.0)  # so that nothing but a word wakes it
+    shared = replace(config, database=url)
+    elsewhere = replace(shared, mesh=replace(config.mesh, home=tmp_path / "other"))
+
+    async with (
+        orchestrator(shared) as service,
+        orchestrator(elsewhere) as other,
+        connect(authority, service.port) as workflows,
+        connect(authority, other.port) as others,
+    ):
+        run_id = await begin_waiting(workflows, ASKS)
+        await is_at(workflows, run_id, "WAITING")
+        await others.SignalRun(signal(run_id), timeout=5)
+        run = await finished(workflows, run_id)
+
+    assert status(run) == "SUCCEEDED"

@@ -8,14 +8,15 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from services.orchestrator.journal.statements import MOVED, WAITING
+from services.orchestrator.journal.statements import MAIL, MOVED, WAITING
 from services.orchestrator.journal.writer import AWAY, connect
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
     from mesh.lease import Lease
     from services.orchestrator.changes import Changes
+    from services.orchestrator.journal.runs import Driver
     from services.orchestrator.journal.writer import Writer
 
 PAUSE = 0.2  # seconds between two tries to reach the server
@@ -25,15 +26,18 @@ log = logging.getLogger(__name__)
 
 @asynccontextmanager
 async def listening(
-    url: str, lease: Lease, writer: Writer, changes: Changes, claimable: Callable[[], None]
+    url: str, lease: Lease, writer: Writer, changes: Changes, driver: Driver
 ) -> AsyncIterator[None]:
     """Pass on what is heard for the duration of the block."""
 
     def hear(_: Any, pid: int, channel: str, message: str) -> None:
         if pid == writer.pid:
             return  # our own runs wake whom they must themselves
+        if channel == MAIL:
+            driver.take_mail_soon(message)
+            return
         if channel == WAITING:
-            claimable()
+            driver.claim_soon()
         for run_id in message.split():
             changes.notify(run_id)
 
@@ -47,11 +51,11 @@ async def listening(
             ended = asyncio.Event()
             connection.add_termination_listener(partial(_set, ended))
             try:
-                for channel in (MOVED, WAITING):
+                for channel in (MOVED, WAITING, MAIL):
                     await connection.add_listener(channel, hear)
                 # What was told while nobody listened.
                 changes.notify_all()
-                claimable()
+                driver.claim_soon()
                 await ended.wait()
                 log.warning("PostgreSQL ended the connection that we listen on")
             except AWAY:

@@ -39,11 +39,15 @@ class Messages:
             async def effect() -> bytes:
                 await _must_be_open(tx, run_id)
                 await _insert(tx, run_id, message)
+                await self._tell(tx, run_id)
                 return b""
 
             return await inbox.once(tx, key, effect)
 
         await self._database.write(work)
+
+    async def _tell(self, tx: Transaction, run_id: str) -> None:
+        """Let whoever drives the run know at once, if it is another process."""
 
     async def waiting(self, run_id: str, *, taken: int) -> list[Message]:
         """Those behind the position ``taken``, in order."""

@@ -32,7 +32,7 @@ async def own_shared(
 ) -> AsyncIterator[None]:
     """Renew, and look for what others left, for the duration of the block; then leave at once."""
     writer.on_lost = driver.abandon
-    async with listening(url, runs.lease, writer, changes, driver.claim_soon):
+    async with listening(url, runs.lease, writer, changes, driver):
         task = asyncio.create_task(_own_forever(runs, driver), name="own")
         try:
             yield

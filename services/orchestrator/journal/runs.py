@@ -68,6 +68,10 @@ class Driver(Protocol):
         """A run may wait for somebody."""
         ...
 
+    def take_mail_soon(self, run_id: str) -> None:
+        """The run was sent something."""
+        ...
+
     def abandon(self) -> None:
         """Our lease was taken: leave every run that we have."""
         ...

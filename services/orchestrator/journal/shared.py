@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mesh import lease as leases
 from mesh.errors import FailedPrecondition
 from services.orchestrator.journal import statements
+from services.orchestrator.journal.messages import Messages
 from services.orchestrator.journal.runs import (
     LATELY,
     Runs,
@@ -19,7 +20,7 @@ from services.orchestrator.journal.runs import (
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from mesh.database import Database
+    from mesh.database import Database, Transaction
     from mesh.lease import Lease
     from services.orchestrator.journal.writer import Writer
 
@@ -33,9 +34,15 @@ class Taken:
     ended: tuple[str, ...]  # runs they ended shortly before
 
 
+class SharedMessages(Messages):
+    async def _tell(self, tx: Transaction, run_id: str) -> None:
+        await tx.fetch("SELECT pg_notify(?, ?)", statements.MAIL, run_id)
+
+
 class SharedRuns(Runs):
     def __init__(self, database: Database, lease: Lease, writer: Writer) -> None:
         super().__init__(database, lease, writer)
+        self.messages = SharedMessages(database)
         self._writer = writer
 
     async def claim(self, limit: int) -> list[StoredRun]:

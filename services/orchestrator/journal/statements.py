@@ -24,6 +24,7 @@ ALTER TABLE run SET (fillfactor = 80);
 """
 
 MOVED = "anya_run_moved"  # channel: ids of runs, parted by spaces
+MAIL = "anya_run_mail"  # channel: id of a run that was sent something
 WAITING = "anya_run_waiting"  # channel: somebody may claim something
 
 # The fence: nothing below it happens unless we hold our lease.
