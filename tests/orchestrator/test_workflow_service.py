@@ -127,6 +127,21 @@ async def test_an_input_that_does_not_fit_is_refused_by_name(
     assert detail(caught.value, BadRequest).field_violations[0].field == field
 
 
+async def test_the_newest_definition_says_what_input_a_run_takes(
+    workflows: WorkflowServiceAsyncStub,
+) -> None:
+    await register(workflows, example())
+    await pay(workflows, lookup("before"))
+    mapping = {"did": "{{input.who}}", "recipient_address": "{{input.address}}"}
+    await register(workflows, example(input_mapping=mapping))
+
+    run = await pay(workflows, lookup("after", who="d", address="a"))
+
+    assert status(run) == "SUCCEEDED"
+    with pytest.raises(grpc.aio.AioRpcError, match="input of example"):
+        await workflows.StartRun(lookup("again"), timeout=5)
+
+
 async def test_a_payment_without_its_intent_is_refused(
     workflows: WorkflowServiceAsyncStub,
 ) -> None:

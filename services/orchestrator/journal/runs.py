@@ -105,14 +105,18 @@ class Runs(ABC):
         this one sent another body; and whatever ``prepare`` refuses. It may be called again.
         """
         for _ in range(NEWER_DEFINITIONS):
+            by_heart = workflow_id in self._newest
             try:
                 stored = await self._newest_of(workflow_id)
                 new = prepare(stored)
             except MeshError:
                 first = await self._first_reply(key)
-                if first is None:
+                if first is not None:
+                    return Started(first, is_new=False)
+                if not by_heart:
                     raise
-                return Started(first, is_new=False)
+                self._newest.pop(workflow_id, None)  # a newer one may not refuse it
+                continue
             answer = reply(new)
             if await self._commits.commit(Start(new, key, answer, stored.version)):
                 return Started(answer, is_new=True)
