@@ -70,6 +70,7 @@ ADAPTERS = {
     "services/orchestrator/keeping.py": "sweeps the journal by the clock",
     "services/orchestrator/performing.py": "does what the pure engine wants",
     "services/orchestrator/runner.py": "does what the pure engine wants",
+    "services/orchestrator/scheduler.py": "starts runs when they are due",
     "services/orchestrator/tasks.py": "what the runner has under way",
     "services/orchestrator/wallet.py": "what bitcoin has of a payment, through the peers",
     "services/web5/node": "what each message does inside its one transaction",

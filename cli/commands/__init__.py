@@ -6,7 +6,20 @@ from typing import Annotated
 
 import typer
 
-from cli.commands import audit, block, demo, health, pay, payment, run, trace, trust, up, workflow
+from cli.commands import (
+    audit,
+    block,
+    demo,
+    health,
+    pay,
+    payment,
+    run,
+    schedule,
+    trace,
+    trust,
+    up,
+    workflow,
+)
 
 app = typer.Typer(
     name="anya",
@@ -42,6 +55,7 @@ app.command("pay")(pay.pay)
 app.add_typer(payment.app, name="payment")
 app.add_typer(run.app, name="run")
 app.add_typer(workflow.app, name="workflow")
+app.add_typer(schedule.app, name="schedule")
 app.add_typer(block.app, name="block")
 app.add_typer(trace.app, name="trace")
 app.add_typer(trust.app, name="trust")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from anya.mesh.v1.outbox_pb2_grpc import add_OutboxServiceServicer_to_server
 from anya.orchestrator.v1.payment_pb2_grpc import add_PaymentServiceServicer_to_server
+from anya.orchestrator.v1.schedule_pb2_grpc import add_ScheduleServiceServicer_to_server
 from anya.orchestrator.v1.workflow_pb2_grpc import add_WorkflowServiceServicer_to_server
 from mesh.process import run
 from mesh.runtime import open_runtime
@@ -18,10 +19,13 @@ from services.orchestrator.catalogue import Catalogue
 from services.orchestrator.changes import Changes
 from services.orchestrator.config import OrchestratorConfig
 from services.orchestrator.journal.opening import open_journal
+from services.orchestrator.journal.schedules import Schedules
 from services.orchestrator.keeping import Keeping
 from services.orchestrator.peers import open_peers
 from services.orchestrator.runner import Runner
+from services.orchestrator.scheduler import Scheduler
 from services.orchestrator.servicers.payment import PaymentServicer
+from services.orchestrator.servicers.schedule import ScheduleServicer
 from services.orchestrator.servicers.workflow import WorkflowServicer
 from services.orchestrator.wallet import Wallet
 
@@ -54,13 +58,19 @@ async def orchestrator(config: OrchestratorConfig) -> AsyncIterator[Orchestrator
         )
         workflows = WorkflowServicer(definitions, catalogue, runs, runner, changes, keeping.erasure)
         payments = PaymentServicer(runs, runner, Wallet(peers), changes)
+        schedules = Schedules(journal.database)
+        scheduler = Scheduler(schedules, catalogue, runner, runtime.tracer, config)
         async with (
             journal.own(runner, changes),
             runner.running(),
             keeping.running(),
+            scheduler.running(),
             runtime.serve(
                 partial(add_WorkflowServiceServicer_to_server, workflows),
                 partial(add_PaymentServiceServicer_to_server, payments),
+                partial(
+                    add_ScheduleServiceServicer_to_server, ScheduleServicer(schedules, scheduler)
+                ),
                 partial(
                     add_OutboxServiceServicer_to_server,
                     OutboxServicer(journal.database, "orchestrator"),

@@ -82,5 +82,34 @@ CREATE TABLE IF NOT EXISTS deleted_run (
     emptied    INTEGER NOT NULL  -- 0 while records of it are left
 ) STRICT;
 CREATE INDEX IF NOT EXISTS deleted_run_left ON deleted_run (id) WHERE emptied = 0;
+
+CREATE TABLE IF NOT EXISTS schedule (
+    id             TEXT PRIMARY KEY,
+    workflow_id    TEXT NOT NULL,
+    input          BLOB NOT NULL,     -- JSON
+    interval_ms    INTEGER NOT NULL,  -- 0: by cron
+    cron           TEXT NOT NULL,
+    zone           TEXT NOT NULL,
+    start_ms       INTEGER NOT NULL,
+    end_ms         INTEGER NOT NULL,
+    overlap        TEXT NOT NULL,
+    catch_up       TEXT NOT NULL,
+    catch_up_limit INTEGER NOT NULL,
+    creator        TEXT NOT NULL,     -- SPIFFE ID: the starter of its runs
+    created_ms     INTEGER NOT NULL,
+    paused         INTEGER NOT NULL,
+    next_ms        INTEGER,           -- due next; NULL: paused, or nothing is due any more
+    firing_ms      INTEGER,           -- due time whose run is being started
+    retry_ms       INTEGER,           -- until then, others leave that to who began it
+    last_run       TEXT NOT NULL,
+    last_ms        INTEGER,           -- due time of that run
+    started        INTEGER NOT NULL,
+    skipped        INTEGER NOT NULL,
+    refused        INTEGER NOT NULL,
+    error          TEXT NOT NULL,
+    error_ms       INTEGER,           -- due time that it was for
+    wake_ms        INTEGER            -- when there is something to do for it
+) STRICT;
+CREATE INDEX IF NOT EXISTS schedule_by_wake ON schedule (wake_ms) WHERE wake_ms IS NOT NULL;
 """
 )

@@ -1,0 +1,152 @@
+"""`anya schedule`: runs that start by the clock."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+
+import typer
+
+from cli.commands.options import HomeOption, JsonOption
+
+if TYPE_CHECKING:
+    from anya.orchestrator.v1 import schedule_pb2 as pb
+
+app = typer.Typer(help="Runs that start by the clock.", no_args_is_help=True)
+
+ScheduleArgument: TypeAlias = Annotated[
+    str, typer.Argument(metavar="SCHEDULE", help="Id of the schedule.")
+]
+
+
+@app.command("create")
+def create_schedule(
+    schedule_id: ScheduleArgument,
+    workflow: Annotated[str, typer.Argument(help="Id of a registered workflow.")],
+    value: Annotated[
+        str, typer.Option("--input", help="Its input, a JSON object; @FILE reads one.")
+    ] = "{}",
+    every: Annotated[str, typer.Option(help="An interval: 30s, 5m, 2h, 7d.")] = "",
+    cron: Annotated[str, typer.Option(help="Five fields, such as '0 9 * * MON-FRI'.")] = "",
+    zone: Annotated[str, typer.Option(help="Of --cron: Europe/Berlin. Default: UTC.")] = "",
+    start: Annotated[str, typer.Option(help="Nothing is due before; RFC 3339.")] = "",
+    end: Annotated[str, typer.Option(help="Nothing is due after; RFC 3339.")] = "",
+    overlap: Annotated[
+        Literal["skip", "allow"], typer.Option(help="While the last run has not ended.")
+    ] = "skip",
+    catch_up: Annotated[
+        Literal["none", "latest", "all"], typer.Option(help="What passed while nobody was up.")
+    ] = "latest",
+    catch_up_limit: Annotated[
+        int, typer.Option(min=1, max=100, help="Of --catch-up all: at most so many.")
+    ] = 100,
+    request_id: Annotated[str, typer.Option(help="Chosen by you: the same again is one.")] = "",
+    home: HomeOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Start runs of a workflow at intervals or by cron. Not for workflows that pay."""
+    from functools import partial
+
+    from cli import runs, schedules
+    from cli.connection import ask
+    from cli.home import Home
+
+    asked = {
+        "schedule_id": schedule_id,
+        "workflow_id": workflow,
+        "input": runs.read_input(value),
+        **schedules.timing(every, cron, zone),
+        "start": start or None,
+        "end": end or None,
+        "overlap": overlap,
+        "catch_up": catch_up,
+        "catch_up_limit": catch_up_limit,
+    }
+    create = partial(schedules.create, asked=asked, request_id=request_id)
+    _show(ask(Home.of(home), create), json=json)
+
+
+@app.command("list")
+def list_schedules(home: HomeOption = None, json: JsonOption = False) -> None:
+    """List all schedules, by id."""
+    from cli import schedules, screen
+    from cli.connection import ask
+    from cli.home import Home
+    from services.orchestrator.definition.values import to_json
+
+    found = ask(Home.of(home), schedules.all_of_them)
+    if json:
+        screen.emit({"schedules": [to_json(schedule) for schedule in found]})
+        return
+    for schedule in found:
+        _show(schedule, json=False)
+
+
+@app.command("show")
+def show_schedule(
+    schedule_id: ScheduleArgument, home: HomeOption = None, json: JsonOption = False
+) -> None:
+    """Show when a schedule is due, and what became of it so far."""
+    from functools import partial
+
+    from cli import schedules
+    from cli.connection import ask
+    from cli.home import Home
+
+    _show(ask(Home.of(home), partial(schedules.get, schedule_id=schedule_id)), json=json)
+
+
+@app.command("pause")
+def pause_schedule(
+    schedule_id: ScheduleArgument, home: HomeOption = None, json: JsonOption = False
+) -> None:
+    """Let due times pass until it is resumed."""
+    from functools import partial
+
+    from cli import schedules
+    from cli.connection import ask
+    from cli.home import Home
+
+    _show(ask(Home.of(home), partial(schedules.pause, schedule_id=schedule_id)), json=json)
+
+
+@app.command("resume")
+def resume_schedule(
+    schedule_id: ScheduleArgument, home: HomeOption = None, json: JsonOption = False
+) -> None:
+    """Go on with the next due time."""
+    from functools import partial
+
+    from cli import schedules
+    from cli.connection import ask
+    from cli.home import Home
+
+    _show(ask(Home.of(home), partial(schedules.resume, schedule_id=schedule_id)), json=json)
+
+
+@app.command("delete")
+def delete_schedule(
+    schedule_id: ScheduleArgument, home: HomeOption = None, json: JsonOption = False
+) -> None:
+    """Forget a schedule; runs that it started stay and go on."""
+    from functools import partial
+
+    from cli import schedules, screen
+    from cli.connection import ask
+    from cli.home import Home
+
+    ask(Home.of(home), partial(schedules.delete, schedule_id=schedule_id))
+    if json:
+        screen.emit({"schedule_id": schedule_id, "deleted": True})
+    else:
+        screen.results().print(f"{schedule_id}  deleted", markup=False)
+
+
+def _show(schedule: pb.Schedule, *, json: bool) -> None:
+    from cli import schedules, screen
+    from services.orchestrator.definition.values import to_json
+
+    if json:
+        screen.emit(to_json(schedule))
+        return
+    for line in schedules.lines(schedule):
+        screen.results().print(line, markup=False)

@@ -1,0 +1,105 @@
+"""Schedules of runs: created, looked at, and put into words."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from anya.orchestrator.v1 import schedule_pb2 as pb
+from anya.orchestrator.v1.schedule_pb2_grpc import ScheduleServiceStub
+from cli.errors import USAGE, CommandError
+from services.orchestrator.definition import values
+from services.orchestrator.definition.duration import EXPECTED, parse_duration
+
+if TYPE_CHECKING:
+    from anya.orchestrator.v1.schedule_pb2_grpc import ScheduleServiceAsyncStub
+    from cli.connection import Channels
+
+
+def timing(every: str, cron: str, zone: str) -> dict[str, Any]:
+    """Either an interval or a cron expression, as CreateSchedule takes them."""
+    if bool(every) == bool(cron):
+        raise _usage("give either --every or --cron")
+    if cron:
+        return {"cron": {"expression": cron, "zone": zone}}
+    if zone:
+        raise _usage("--zone goes with --cron: an interval has no time zone")
+    interval_us = parse_duration(every)
+    if interval_us is None:
+        raise _usage(f"--every must be {EXPECTED}")
+    return {"interval_ms": interval_us // 1000}
+
+
+async def create(channels: Channels, asked: dict[str, Any], request_id: str = "") -> pb.Schedule:
+    """Create a schedule; the same ``request_id`` again is the same schedule."""
+    request = pb.CreateScheduleRequest(request_id=request_id or str(uuid.uuid4()))
+    try:
+        values.fill(request, asked)
+    except values.Mismatch as error:
+        raise _usage(str(error)) from None
+    return (await _stub(channels).CreateSchedule(request)).schedule
+
+
+async def get(channels: Channels, schedule_id: str) -> pb.Schedule:
+    request = pb.GetScheduleRequest(schedule_id=schedule_id)
+    return (await _stub(channels).GetSchedule(request)).schedule
+
+
+async def all_of_them(channels: Channels) -> list[pb.Schedule]:
+    """By id, without their input."""
+    found: list[pb.Schedule] = []
+    request = pb.ListSchedulesRequest()
+    while True:
+        reply = await _stub(channels).ListSchedules(request)
+        found += reply.schedules
+        if not reply.next_page_token:
+            return found
+        request.page_token = reply.next_page_token
+
+
+async def pause(channels: Channels, schedule_id: str) -> pb.Schedule:
+    request = pb.PauseScheduleRequest(request_id=str(uuid.uuid4()), schedule_id=schedule_id)
+    return (await _stub(channels).PauseSchedule(request)).schedule
+
+
+async def resume(channels: Channels, schedule_id: str) -> pb.Schedule:
+    request = pb.ResumeScheduleRequest(request_id=str(uuid.uuid4()), schedule_id=schedule_id)
+    return (await _stub(channels).ResumeSchedule(request)).schedule
+
+
+async def delete(channels: Channels, schedule_id: str) -> None:
+    request = pb.DeleteScheduleRequest(request_id=str(uuid.uuid4()), schedule_id=schedule_id)
+    await _stub(channels).DeleteSchedule(request)
+
+
+def lines(schedule: pb.Schedule) -> list[str]:
+    """The schedule in a few lines: when it is due, and what became of it so far."""
+    if schedule.HasField("cron"):
+        when = f"cron {schedule.cron.expression!r} in {schedule.cron.zone}"
+    else:
+        when = f"every {schedule.interval_ms / 1000:g} s"
+    if schedule.paused:
+        state = "paused"
+    elif schedule.HasField("next_due"):
+        state = f"next at {schedule.next_due.ToJsonString()}"
+    else:
+        state = "ended"
+    found = [f"{schedule.schedule_id}  {schedule.workflow_id}  {when}  {state}"]
+    counts = f"{schedule.started} started"
+    if schedule.skipped:
+        counts += f", {schedule.skipped} skipped"
+    if schedule.refused:
+        counts += f", {schedule.refused} refused"
+    found.append(f"  {counts}" + (f", last {schedule.last_run_id}" if schedule.started else ""))
+    if schedule.last_error:
+        due = schedule.last_error_due.ToJsonString()
+        found.append(f"  refused at {due}: {schedule.last_error}")
+    return found
+
+
+def _usage(message: str) -> CommandError:
+    return CommandError(message, code="INVALID_ARGUMENT", reason="USAGE", exit_code=USAGE)
+
+
+def _stub(channels: Channels) -> ScheduleServiceAsyncStub:
+    return ScheduleServiceStub(channels["orchestrator"])

@@ -1,0 +1,200 @@
+"""ScheduleService over gRPC: parse, ask, format. No rules live here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from anya.orchestrator.v1 import schedule_pb2 as pb
+from anya.orchestrator.v1.schedule_pb2_grpc import ScheduleServiceServicer
+from mesh.errors import InvalidArgument
+from mesh.interceptors import request_key
+from services.orchestrator.definition import values
+from services.orchestrator.schedule import schedule as nouns
+from services.orchestrator.schedule.cron import Cron, cron
+from services.orchestrator.schedule.schedule import CatchUp, Interval, Overlap, Schedule, Timing
+from services.orchestrator.servicers import paging, view
+
+if TYPE_CHECKING:
+    from google.protobuf.timestamp_pb2 import Timestamp
+    from grpc.aio import ServicerContext
+
+    from services.orchestrator.journal.schedules import Schedules, StoredSchedule
+    from services.orchestrator.scheduler import Scheduler
+
+DEFAULT_PAGE = 50
+MAX_PAGE = 500
+UTC = "UTC"
+
+OVERLAPS = {
+    pb.OVERLAP_POLICY_UNSPECIFIED: Overlap.SKIP,
+    pb.OVERLAP_POLICY_SKIP: Overlap.SKIP,
+    pb.OVERLAP_POLICY_ALLOW: Overlap.ALLOW,
+}
+CATCH_UPS = {
+    pb.CATCH_UP_POLICY_UNSPECIFIED: CatchUp.LATEST,
+    pb.CATCH_UP_POLICY_NONE: CatchUp.NONE,
+    pb.CATCH_UP_POLICY_LATEST: CatchUp.LATEST,
+    pb.CATCH_UP_POLICY_ALL: CatchUp.ALL,
+}
+
+
+class ScheduleServicer(ScheduleServiceServicer):
+    def __init__(self, schedules: Schedules, scheduler: Scheduler) -> None:
+        self._schedules = schedules
+        self._scheduler = scheduler
+
+    async def CreateSchedule(
+        self,
+        request: pb.CreateScheduleRequest,
+        context: ServicerContext[pb.CreateScheduleRequest, pb.CreateScheduleResponse],
+    ) -> pb.CreateScheduleResponse:
+        timing = _timing(request)
+        created = await self._scheduler.create(
+            request_key.current(),
+            lambda now_ms: _parse(request, timing, now_ms),
+            request.workflow_id,
+            lambda stored: pb.CreateScheduleResponse(
+                schedule=format_schedule(stored)
+            ).SerializeToString(),
+        )
+        return pb.CreateScheduleResponse.FromString(created)
+
+    async def GetSchedule(
+        self,
+        request: pb.GetScheduleRequest,
+        context: ServicerContext[pb.GetScheduleRequest, pb.GetScheduleResponse],
+    ) -> pb.GetScheduleResponse:
+        stored = await self._schedules.find(request.schedule_id)
+        schedule = format_schedule(stored)
+        values.fill_struct(schedule.input, stored.schedule.input)
+        return pb.GetScheduleResponse(schedule=schedule)
+
+    async def ListSchedules(
+        self,
+        request: pb.ListSchedulesRequest,
+        context: ServicerContext[pb.ListSchedulesRequest, pb.ListSchedulesResponse],
+    ) -> pb.ListSchedulesResponse:
+        limit = paging.page_size(request.page_size, default=DEFAULT_PAGE, most=MAX_PAGE)
+        position = paging.read_token(request.page_token, "schedules", str)
+        found = await self._schedules.page(after=position[0] if position else "", limit=limit + 1)
+        shown = found[:limit]
+        more = len(found) > limit
+        return pb.ListSchedulesResponse(
+            schedules=[format_schedule(stored) for stored in shown],
+            next_page_token=paging.make_token("schedules", shown[-1].schedule.id) if more else "",
+        )
+
+    async def PauseSchedule(
+        self,
+        request: pb.PauseScheduleRequest,
+        context: ServicerContext[pb.PauseScheduleRequest, pb.PauseScheduleResponse],
+    ) -> pb.PauseScheduleResponse:
+        first = await self._schedules.pause(
+            request_key.current(),
+            request.schedule_id,
+            paused=True,
+            reply=lambda stored: pb.PauseScheduleResponse(
+                schedule=format_schedule(stored)
+            ).SerializeToString(),
+        )
+        return pb.PauseScheduleResponse.FromString(first)
+
+    async def ResumeSchedule(
+        self,
+        request: pb.ResumeScheduleRequest,
+        context: ServicerContext[pb.ResumeScheduleRequest, pb.ResumeScheduleResponse],
+    ) -> pb.ResumeScheduleResponse:
+        first = await self._schedules.pause(
+            request_key.current(),
+            request.schedule_id,
+            paused=False,
+            reply=lambda stored: pb.ResumeScheduleResponse(
+                schedule=format_schedule(stored)
+            ).SerializeToString(),
+        )
+        self._scheduler.look_soon()
+        return pb.ResumeScheduleResponse.FromString(first)
+
+    async def DeleteSchedule(
+        self,
+        request: pb.DeleteScheduleRequest,
+        context: ServicerContext[pb.DeleteScheduleRequest, pb.DeleteScheduleResponse],
+    ) -> pb.DeleteScheduleResponse:
+        await self._schedules.delete(request_key.current(), request.schedule_id)
+        return pb.DeleteScheduleResponse()
+
+
+def _parse(request: pb.CreateScheduleRequest, timing: Timing, now_ms: int) -> Schedule:
+    try:
+        given = values.from_struct(request.input)
+    except values.Mismatch as error:
+        raise InvalidArgument(f"input: {error}", field="input") from None
+    if request.overlap not in OVERLAPS:
+        raise InvalidArgument(f"no overlap policy {request.overlap}", field="overlap")
+    if request.catch_up not in CATCH_UPS:
+        raise InvalidArgument(f"no catch-up policy {request.catch_up}", field="catch_up")
+    start = request.start if request.HasField("start") else None
+    end = request.end if request.HasField("end") else None
+    return Schedule(
+        id=request.schedule_id,
+        workflow_id=request.workflow_id,
+        input=given,
+        timing=timing,
+        start_ms=now_ms if start is None else _milliseconds(start, "start"),
+        end_ms=nouns.END_OF_TIME if end is None else _milliseconds(end, "end"),
+        overlap=OVERLAPS[request.overlap],
+        catch_up=CATCH_UPS[request.catch_up],
+        catch_up_limit=request.catch_up_limit or nouns.MAX_CATCH_UP,
+    )
+
+
+def _timing(request: pb.CreateScheduleRequest) -> Timing:
+    match request.WhichOneof("timing"):
+        case "interval_ms":
+            return Interval(request.interval_ms)
+        case "cron":
+            return cron(request.cron.expression, request.cron.zone or UTC)
+        case _:
+            raise InvalidArgument("give interval_ms or cron", field="interval_ms")
+
+
+def _milliseconds(time: Timestamp, field: str) -> int:
+    try:
+        return time.ToMilliseconds()
+    except ValueError:
+        raise InvalidArgument(f"{field} is no time", field=field) from None
+
+
+def format_schedule(stored: StoredSchedule) -> pb.Schedule:
+    """The schedule without its input."""
+    asked, progress = stored.schedule, stored.progress
+    schedule = pb.Schedule(
+        schedule_id=asked.id,
+        workflow_id=asked.workflow_id,
+        start=_time(asked.start_ms),
+        end=_time(asked.end_ms) if asked.end_ms < nouns.END_OF_TIME else None,
+        overlap=pb.OverlapPolicy.Value(f"OVERLAP_POLICY_{asked.overlap}"),
+        catch_up=pb.CatchUpPolicy.Value(f"CATCH_UP_POLICY_{asked.catch_up}"),
+        catch_up_limit=asked.catch_up_limit,
+        creator=progress.creator,
+        created=_time(progress.created_ms),
+        paused=progress.paused,
+        next_due=_time(progress.next_ms),
+        last_run_id=progress.last_run,
+        last_due=_time(progress.last_ms),
+        started=progress.started,
+        skipped=progress.skipped,
+        refused=progress.refused,
+        last_error=progress.error,
+        last_error_due=_time(progress.error_ms),
+    )
+    match asked.timing:
+        case Interval(ms):
+            schedule.interval_ms = ms
+        case Cron(expression, zone):
+            schedule.cron.expression, schedule.cron.zone = expression, zone
+    return schedule
+
+
+def _time(ms: int | None) -> Timestamp | None:
+    return None if ms is None else view.time(ms * 1000)
