@@ -85,8 +85,12 @@ class Scheduler:
         make: Callable[[int], Schedule],
         workflow_id: str,
         reply: Callable[[StoredSchedule], bytes],
+        *,
+        ceiling: frozenset[str] | None = None,
     ) -> bytes:
         """Keep what ``make`` makes of the present time, if its runs could start now.
+
+        They use no privilege above the ``ceiling``, which is the caller's.
 
         NotFound, AlreadyExists, or InvalidArgument naming the field that is wrong.
         """
@@ -99,7 +103,7 @@ class Scheduler:
             self._judge(definition, schedule, key.caller)
             return schedule
 
-        created = await self._schedules.create(key, judge, workflow_id, reply)
+        created = await self._schedules.create(key, judge, workflow_id, reply, ceiling=ceiling)
         self.look_soon()
         return created
 
@@ -165,7 +169,7 @@ class Scheduler:
             await self._runner.start(
                 key,
                 schedule.workflow_id,
-                _start_run(schedule, run_id, firing.creator),
+                _start_run(schedule, run_id, firing.creator, firing.ceiling),
                 traceparent,
                 lambda _: b"",
             )
@@ -190,7 +194,7 @@ class Scheduler:
         run_id = schedules.run_id(schedule.id, schedule.start_ms)
         starting.start(
             workflow,
-            _start_run(schedule, run_id, creator),
+            _start_run(schedule, run_id, creator, None),
             self._config.policy,
             network=self._config.mesh.network,
             at_us=now_us(),
@@ -198,7 +202,14 @@ class Scheduler:
         )
 
 
-def _start_run(schedule: Schedule, run_id: str, creator: str) -> starting.StartRun:
+def _start_run(
+    schedule: Schedule, run_id: str, creator: str, ceiling: frozenset[str] | None
+) -> starting.StartRun:
     return starting.StartRun(
-        run_id=run_id, input=schedule.input, intent=None, presentation="", starter=creator
+        run_id=run_id,
+        input=schedule.input,
+        intent=None,
+        presentation="",
+        starter=creator,
+        ceiling=ceiling,
     )

@@ -13,8 +13,8 @@ from mesh.inbox import RequestKey
 from mesh.runtime import open_runtime
 from services.orchestrator.catalogue import Catalogue
 from services.orchestrator.changes import Changes
+from services.orchestrator.journal.listing import Filter
 from services.orchestrator.journal.opening import open_journal
-from services.orchestrator.journal.runs import Filter
 from services.orchestrator.journal.schedules import Schedules
 from services.orchestrator.peers import open_peers
 from services.orchestrator.runner import Runner
@@ -77,7 +77,14 @@ class Replica:
     schedules: Schedules
     scheduler: Scheduler
 
-    async def create(self, id: str = "hourly", *, creator: str = OPERATOR, **changes: Any) -> None:
+    async def create(
+        self,
+        id: str = "hourly",
+        *,
+        creator: str = OPERATOR,
+        ceiling: frozenset[str] | None = None,
+        **changes: Any,
+    ) -> None:
         """An hourly schedule of ``report`` from now on, but for ``changes``."""
 
         def make(now_ms: int) -> Schedule:
@@ -89,7 +96,7 @@ class Replica:
             return Schedule(id=id, workflow_id="report", **asked | changes)
 
         key = RequestKey(creator, "CreateSchedule", id, b"body")
-        await self.scheduler.create(key, make, "report", lambda _: b"")
+        await self.scheduler.create(key, make, "report", lambda _: b"", ceiling=ceiling)
 
     async def settle(self) -> None:
         """Start everything that is due."""
@@ -108,9 +115,8 @@ class Replica:
 
     async def runs(self) -> list[str]:
         """Ids, oldest first."""
-        wanted = Filter(workflow_id="report")
-        found = await self.journal.runs.page(wanted, before=None, limit=200)
-        return sorted(row.id for row in found)
+        found = await self.journal.runs.listing.page(Filter(workflow_id="report"), limit=200)
+        return sorted(row.id for row in found.rows)
 
     async def delete_as(self, id: str, request_id: str) -> None:
         await self.schedules.delete(RequestKey(OPERATOR, "DeleteSchedule", request_id, b""), id)
@@ -137,7 +143,7 @@ async def replica(
         catalogue, changes = Catalogue(journal.definitions), Changes()
         await catalogue.register_built_in()
         await catalogue.register(REPORT)
-        runner = Runner(journal.runs, catalogue, peers, changes, NoOpTracer(), config)
+        runner = Runner(journal.runs, catalogue, peers, changes, None, config)
         schedules = Schedules(journal.database, now_ms)
         scheduler = Scheduler(schedules, catalogue, runner, NoOpTracer(), config)
         await stack.enter_async_context(journal.own(runner, changes))

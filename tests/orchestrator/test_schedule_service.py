@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
@@ -16,14 +17,19 @@ from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceStub
 from mesh.breaker import Breakers
 from mesh.client import open_channel
 from mesh.clock import SystemClock
+from mesh.config import TRUST_FILE
 from mesh.interceptors import ClientRules
 from mesh.testing import eventually, reason
 from services.orchestrator.__main__ import orchestrator
 from services.orchestrator.definition import values
+from tests.orchestrator.conftest import dial
+from tests.orchestrator.engine.everything import STORE, call, steps
 from tests.orchestrator.paying import finished, status
 from tests.orchestrator.scheduling import OPERATOR, REPORT
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from anya.orchestrator.v1.schedule_pb2_grpc import ScheduleServiceAsyncStub
     from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
     from mesh.testing import Authority
@@ -217,14 +223,14 @@ async def test_a_schedule_is_paused_resumed_and_deleted(
 
     assert (paused.paused, paused.HasField("next_due")) == (True, False)
     assert (resumed.paused, resumed.HasField("next_due")) == (False, True)
-    for call in (
+    for answer in (
         schedules.GetSchedule(pb.GetScheduleRequest(schedule_id="often"), timeout=5),
         schedules.PauseSchedule(_again(pause), timeout=5),
         schedules.ResumeSchedule(_again(resume), timeout=5),
         schedules.DeleteSchedule(_again(delete), timeout=5),
     ):
         with pytest.raises(grpc.aio.AioRpcError, match="no schedule 'often'") as caught:
-            await call
+            await answer
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
@@ -252,3 +258,34 @@ async def test_only_who_is_granted_it_may_schedule(
             await create(ScheduleServiceStub(channel), asked())
 
     assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_runs_go_as_far_as_the_creator_of_their_schedule_may(
+    authority: Authority, config: OrchestratorConfig, tmp_path: Path
+) -> None:
+    grant = "ScheduleService/CreateSchedule: {privilege: manage_schedule,"
+    shipped = TRUST_FILE.read_text()
+    trust = tmp_path / "trust.yaml"
+    trust.write_text(shipped.replace(grant, f"{grant} runs: [read_identity],"))
+    bounded = replace(config, mesh=replace(config.mesh, trust_file=trust))
+    keeps = workflow_pb2.RegisterWorkflowRequest(definition=steps(call("keep", STORE)))
+
+    async with orchestrator(bounded) as service, dial(authority, service.port) as channel:
+        workflows, schedules = WorkflowServiceStub(channel), ScheduleServiceStub(channel)
+        await workflows.RegisterWorkflow(keeps, timeout=5)
+        given: dict[str, Any] = {
+            "workflow_id": "example",
+            "input": {"did": "d"},
+            "interval_ms": 1000,
+        }
+        await create(schedules, asked(**given))
+
+        async def has_started() -> bool:
+            return (await get(schedules, "often")).started >= 1
+
+        await eventually(has_started, within=10)
+        run = await finished(workflows, (await get(schedules, "often")).last_run_id)
+
+    assert grant in shipped
+    assert status(run) == "FAILED"
+    assert run.steps[-1].error.reason == "NOT_GRANTED"

@@ -58,6 +58,17 @@ async def test_every_due_time_starts_one_run_in_the_name_of_who_created_the_sche
     assert state.starter == OPERATOR
 
 
+@pytest.mark.parametrize("ceiling", [None, frozenset[str](), frozenset({"read_identity", "spend"})])
+async def test_runs_are_bounded_by_what_their_creator_was_allowed_to_cause(
+    config: OrchestratorConfig, location: str, ceiling: frozenset[str] | None
+) -> None:
+    async with replica(config, location) as it:
+        await it.create(ceiling=ceiling)
+        await it.pass_hours(1)
+
+        assert (await it.journal.runs.load(run_at(13))).state.ceiling == ceiling
+
+
 async def test_a_schedule_by_cron_is_due_by_the_clocks_of_its_zone(
     config: OrchestratorConfig, location: str
 ) -> None:

@@ -96,6 +96,7 @@ CREATE TABLE IF NOT EXISTS schedule (
     catch_up       TEXT NOT NULL,
     catch_up_limit INTEGER NOT NULL,
     creator        TEXT NOT NULL,     -- SPIFFE ID: the starter of its runs
+    ceiling        TEXT NOT NULL,     -- JSON: privileges that its runs may use; null: all
     created_ms     INTEGER NOT NULL,
     paused         INTEGER NOT NULL,
     next_ms        INTEGER,           -- due next; NULL: paused, or nothing is due any more

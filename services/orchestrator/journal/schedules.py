@@ -8,7 +8,7 @@ alike, so that whoever finds the second commit missing starts the same run again
 from __future__ import annotations
 
 import json
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from mesh import inbox
@@ -39,6 +39,7 @@ class Progress:
     """What became of a schedule so far. Times are Unix milliseconds."""
 
     creator: str  # SPIFFE ID
+    ceiling: frozenset[str] | None = None  # privileges that its runs may use; None: all
     created_ms: int
     paused: bool = False
     next_ms: int | None = None
@@ -69,6 +70,7 @@ class Firing:
 
     schedule: Schedule
     creator: str
+    ceiling: frozenset[str] | None
     due_ms: int
 
     @property
@@ -101,6 +103,8 @@ class Schedules:
         make: Callable[[StoredDefinition, int], Schedule],
         workflow_id: str,
         reply: Callable[[StoredSchedule], bytes],
+        *,
+        ceiling: frozenset[str] | None = None,
     ) -> bytes:
         """Keep what ``make`` makes of the newest definition and the present time, once per ``key``.
 
@@ -113,7 +117,10 @@ class Schedules:
                 now = await self._now_ms(tx)
                 schedule = make(await find_definition(tx, workflow_id), now)
                 progress = Progress(
-                    creator=key.caller, created_ms=now, next_ms=schedule.following(now)
+                    creator=key.caller,
+                    ceiling=ceiling,
+                    created_ms=now,
+                    next_ms=schedule.following(now),
                 )
                 await _insert(tx, stored := StoredSchedule(schedule, progress))
                 return reply(stored)
@@ -209,7 +216,8 @@ class Schedules:
                 progress = await _decide(tx, found, now)
                 await _save(tx, schedule.id, progress)
                 if progress.firing_ms is not None:
-                    firings.append(Firing(schedule, progress.creator, progress.firing_ms))
+                    creator, ceiling = progress.creator, progress.ceiling
+                    firings.append(Firing(schedule, creator, ceiling, progress.firing_ms))
             return firings
 
         return await self._database.write(work)
@@ -323,7 +331,10 @@ async def _save(tx: Transaction, schedule_id: str, progress: Progress) -> None:
 
 
 def _columns(progress: Progress) -> tuple[Any, ...]:
-    return astuple(replace(progress, paused=int(progress.paused)))
+    ceiling = None if progress.ceiling is None else sorted(progress.ceiling)
+    columns = {name: getattr(progress, name) for name in PROGRESS}
+    columns |= {"paused": int(progress.paused), "ceiling": json.dumps(ceiling)}
+    return tuple(columns.values())
 
 
 def _stored(row: Row) -> StoredSchedule:
@@ -341,7 +352,10 @@ def _stored(row: Row) -> StoredSchedule:
         catch_up_limit=catch_up_limit,
     )
     columns = dict(zip(PROGRESS, progress, strict=True))
-    return StoredSchedule(schedule, Progress(**columns | {"paused": bool(columns["paused"])}))
+    ceiling = json.loads(columns["ceiling"])
+    columns["ceiling"] = None if ceiling is None else frozenset(ceiling)
+    columns["paused"] = bool(columns["paused"])
+    return StoredSchedule(schedule, Progress(**columns))
 
 
 def _unknown(schedule_id: str) -> NotFound:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from anya.orchestrator.v1 import schedule_pb2 as pb
 from anya.orchestrator.v1.schedule_pb2_grpc import ScheduleServiceServicer
 from mesh.errors import InvalidArgument
-from mesh.interceptors import request_key
+from mesh.interceptors import request_key, trust
 from services.orchestrator.definition import values
 from services.orchestrator.schedule import schedule as nouns
 from services.orchestrator.schedule.cron import Cron, cron
@@ -56,6 +56,7 @@ class ScheduleServicer(ScheduleServiceServicer):
             lambda stored: pb.CreateScheduleResponse(
                 schedule=format_schedule(stored)
             ).SerializeToString(),
+            ceiling=trust.current_bounds().runs,
         )
         return pb.CreateScheduleResponse.FromString(created)
 
