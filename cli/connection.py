@@ -105,13 +105,13 @@ async def _tracing(home: Home) -> AsyncIterator[trace.Tracer]:
     # A collector that is down loses spans, and is no line among what the command says.
     logging.getLogger("opentelemetry").addHandler(logging.NullHandler())
     exporter = telemetry.otlp_exporter(endpoint)
-    provider = telemetry.tracer_provider(SERVICE, sample_ratio=1, exporter=exporter)
-    _tracer.set(provider.get_tracer("cli"))
+    traces = telemetry.open_traces(SERVICE, sample_ratio=1, exporter=exporter)
+    _tracer.set(traces.tracer)
     try:
         with trace.use_span(trace.NonRecordingSpan(_unsampled())):
             yield _tracer.get()
     finally:
-        await asyncio.to_thread(telemetry.close, provider, exporter)
+        await asyncio.to_thread(telemetry.close, traces, exporter)
 
 
 async def _collector(home: Home) -> str:

@@ -25,7 +25,6 @@ from mesh.config import ConfigError
 from mesh.interceptors import ClientRules, ServerRules
 from mesh.interceptors.limit import Limiter
 from mesh.server import build_server, credentials
-from mesh.spans import SCOPE
 from mesh.svid import read_authorities, read_svid
 from mesh.trust import ActivePolicy, PolicyError
 
@@ -59,7 +58,7 @@ class Runtime:
     ) -> None:
         self.config = config
         self.policy = policy
-        self.tracer = traces.get_tracer(SCOPE)
+        self.tracer = traces.tracer
         self.draw = traces.draw
         self._audit = audit
         self._breakers: dict[str, Breakers] = {}
@@ -142,19 +141,19 @@ async def open_runtime(config: MeshConfig) -> AsyncIterator[Runtime]:
     read_authorities(config.identity.ca)
     policy = ActivePolicy(_read_policy(config), contracts.all_privileges())
     exporter = telemetry.otlp_exporter(config.otlp_endpoint) if config.otlp_endpoint else None
-    provider = telemetry.tracer_provider(
+    traces = telemetry.open_traces(
         config.service, sample_ratio=config.sample_ratio, exporter=exporter
     )
     try:
         with open_audit(config.audit_file) as audit:
-            runtime = Runtime(config, policy, provider, audit)
+            runtime = Runtime(config, policy, traces, audit)
             if threading.current_thread() is threading.main_thread():
                 asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, runtime.reload_policy)
             yield runtime
     except AuditError as error:
         raise StartError(str(error)) from None
     finally:
-        await asyncio.to_thread(telemetry.close, provider, exporter)
+        await asyncio.to_thread(telemetry.close, traces, exporter)
 
 
 def _read_policy(config: MeshConfig) -> str:

@@ -41,10 +41,10 @@ INPUT.update({"txid": TXID[::-1].hex()})
 async def main(arguments: argparse.Namespace) -> None:
     identity = Identity(*map(Path, arguments.identity))
     exporter = telemetry.otlp_exporter(arguments.collector) if arguments.collector else None
-    traces = telemetry.tracer_provider("client", sample_ratio=1, exporter=exporter)
+    traces = telemetry.open_traces("client", sample_ratio=1, exporter=exporter)
     rules = ClientRules(
         target="orchestrator",
-        tracer=traces.get_tracer("client"),
+        tracer=traces.tracer,
         breakers=Breakers(SystemClock()),
         timeout=TIMEOUT,
     )

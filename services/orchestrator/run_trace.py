@@ -12,24 +12,23 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from opentelemetry.trace import SpanContext, TraceFlags
+from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 
-from mesh.spans import CLIENT, NO_PARENT, FinishedSpan, Shape
+from mesh.spans import MAX_SHAPES, NO_PARENT, FinishedSpan, shape
 from mesh.telemetry import Below, derive_span_id
 from services.orchestrator.engine import places
 from services.orchestrator.engine.record import Kind
 from services.orchestrator.engine.state import RECOVERED, RunStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from contextlib import AbstractContextManager
 
-    from mesh.spans import Draw
+    from mesh.spans import Draw, Shape
     from services.orchestrator.engine.record import Record
 
 INTERRUPTED = "interrupted"
 CANCEL = "cancel"
-MAX_SHAPES = 4096  # of spans, kept from one run to the next
 ENDED_WELL = (RunStatus.SUCCEEDED, RunStatus.REFUSED)
 
 
@@ -179,32 +178,35 @@ class RunTrace:
 
 @lru_cache(MAX_SHAPES)
 def _run_shape(workflow_id: str, status: str) -> Shape:
-    return Shape(
-        f"run {workflow_id}",
-        {"workflow.id": workflow_id, "run.status": status},
-        error="" if status in ENDED_WELL else status,
-    )
+    about = {"workflow.id": workflow_id, "run.status": status}
+    return _shape(f"run {workflow_id}", about, "" if status in ENDED_WELL else status)
 
 
 @lru_cache(MAX_SHAPES)
 def _step_shape(workflow_id: str, path: str, attempt: tuple[str | int, ...], error: str) -> Shape:
-    return Shape(
-        " ".join((*map(str, attempt[:-1]), path)),
-        {"workflow.id": workflow_id, "step.path": path, "attempt": attempt[-1]},
-        error=error,
-    )
+    name = " ".join((*map(str, attempt[:-1]), path))
+    about = {"workflow.id": workflow_id, "step.path": path, "attempt": attempt[-1]}
+    return _shape(name, about, error)
 
 
 @lru_cache(MAX_SHAPES)
 def _call_shape(workflow_id: str, method: str, service: str, error: str) -> Shape:
     name = method.lstrip("/")
-    attributes: dict[str, str | int] = {
+    about = {
         "workflow.id": workflow_id,
         "rpc.system.name": "grpc",
         "rpc.method": name,
         "server.address": service,
     }
-    return Shape(name, attributes, error=error, kind=CLIENT)
+    return _shape(name, about, error, SpanKind.CLIENT)
+
+
+def _shape(
+    name: str, about: Mapping[str, str | int], error: str, kind: SpanKind = SpanKind.INTERNAL
+) -> Shape:
+    if error:
+        about = {**about, "error.type": error}
+    return shape(name, tuple(about.items()), kind, failed=bool(error), why=error)
 
 
 _OBSERVE: dict[Kind, Callable[[RunTrace, Record, bool], None]] = {

@@ -24,7 +24,7 @@ from mesh.client import open_channel
 from mesh.clock import SystemClock
 from mesh.config import MeshConfig
 from mesh.interceptors import ClientRules
-from mesh.telemetry import tracer_provider
+from mesh.telemetry import open_traces
 from services.bitcoin.__main__ import bitcoin
 from services.bitcoin.config import BitcoinConfig
 
@@ -168,7 +168,7 @@ async def connect(authority: Authority, port: int) -> AsyncIterator[Town]:
     """A client and an orchestrator of the service at a port."""
     rules = ClientRules(
         target="bitcoin",
-        tracer=tracer_provider("tests", sample_ratio=0).get_tracer("tests"),
+        tracer=open_traces("tests", sample_ratio=0).tracer,
         breakers=Breakers(SystemClock()),
         timeout=30.0,
     )

@@ -8,12 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import grpc
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Sampler
 
-from mesh import telemetry
 from mesh.audit import open_audit
 from mesh.breaker import Breakers, BreakerSettings
 from mesh.client import open_channel
@@ -22,7 +17,9 @@ from mesh.errors import PermissionDenied, Reason, ResourceExhausted
 from mesh.interceptors import ClientRules, ServerRules, tracing
 from mesh.interceptors.limit import Limiter
 from mesh.server import build_server, credentials
+from mesh.spans import encode
 from mesh.testing import Authority, eventually
+from mesh.tracer import Tracer
 from mesh.trust import ActivePolicy
 from tests.mesh.notes import Note
 
@@ -30,7 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+    from mesh.spans import FinishedSpan
 
 ALICE = "spiffe://anya.internal/alice"
 SHAPES = ["unary_unary", "unary_stream", "stream_unary", "stream_stream"]
@@ -90,13 +89,18 @@ def method(shape: str) -> Any:
     return build(behaviour, Note.FromString, Note.SerializeToString)
 
 
+def told(span: Span) -> dict[str, str]:
+    """The attributes of a span."""
+    return {pair.key: pair.value.string_value for pair in span.attributes}
+
+
 @dataclass
 class Echo:
     """A server that answers in every shape, and a caller that may call it."""
 
     authority: Authority
     port: int
-    spans: InMemorySpanExporter
+    spans: list[Span]  # those that have ended, as a collector would see them
     policy: ActivePolicy
     rules: ClientRules
     audit_file: Path
@@ -125,21 +129,23 @@ class Echo:
         await eventually(lambda: bool(self.audit_file.read_bytes()))
         return [json.loads(line) for line in self.audit_file.read_text().splitlines()]
 
-    async def both_spans(self) -> tuple[ReadableSpan, ReadableSpan]:
+    async def both_spans(self) -> tuple[Span, Span]:
         """Those of the server and of the client, once both have ended."""
-        await eventually(lambda: len(self.spans.get_finished_spans()) == 2)
-        server, client = sorted(self.spans.get_finished_spans(), key=lambda span: span.kind.value)
+        await eventually(lambda: len(self.spans) == 2)
+        server, client = sorted(self.spans, key=lambda span: span.kind)
         return server, client
 
 
 @asynccontextmanager
 async def serving(
-    authority: Authority, folder: Path, *, max_in_flight: int = 8, sampler: Sampler = ALWAYS_ON
+    authority: Authority, folder: Path, *, max_in_flight: int = 8, sample_ratio: float = 1
 ) -> AsyncIterator[Echo]:
-    spans = InMemorySpanExporter()
-    provider = TracerProvider(sampler=sampler, id_generator=telemetry.ChosenIds())
-    provider.add_span_processor(SimpleSpanProcessor(spans))
-    tracer = provider.get_tracer("tests")
+    spans: list[Span] = []
+
+    def draw(span: FinishedSpan) -> None:
+        spans.extend(encode([span], {}).resource_spans[0].scope_spans[0].spans)
+
+    tracer = Tracer(draw, sample_ratio)
     policy = ActivePolicy(POLICY, PRIVILEGES)
     with open_audit(folder / "audit.jsonl") as audit:
         rules = ServerRules(

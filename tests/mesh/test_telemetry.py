@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import grpc
+import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
@@ -16,9 +17,12 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
     TraceServiceServicer,
     add_TraceServiceServicer_to_server,
 )
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from opentelemetry.trace import SpanKind
 
 from mesh import telemetry
-from mesh.spans import CLIENT, MAX_QUEUE, FinishedSpan, Shape
+from mesh.spans import MAX_QUEUE, NO_PARENT, FinishedSpan, shape
+from mesh.tracer import Tracer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,9 +55,9 @@ def collecting() -> Iterator[tuple[Collector, str]]:
 def test_spans_reach_a_collector_with_the_name_of_their_service() -> None:
     with collecting() as (collector, endpoint):
         exporter = telemetry.otlp_exporter(endpoint)
-        provider = telemetry.tracer_provider("bitcoin", sample_ratio=1, exporter=exporter)
-        provider.get_tracer("tests").start_span("a call").end()
-        telemetry.close(provider, exporter)
+        traces = telemetry.open_traces("bitcoin", sample_ratio=1, exporter=exporter)
+        traces.tracer.start_span("a call").end()
+        telemetry.close(traces, exporter)
 
     [spans] = collector.received[0].resource_spans
     resource = {pair.key: pair.value.string_value for pair in spans.resource.attributes}
@@ -65,40 +69,40 @@ def test_spans_reach_a_collector_with_the_name_of_their_service() -> None:
 
 
 def test_a_drawn_span_is_sent_beside_one_that_was_open() -> None:
-    failed = Shape("pay", {"step": "pay", "attempt": 2}, error="UNAVAILABLE", kind=CLIENT)
+    step = (("step", "pay"), ("attempt", 2))
+    failed = shape("pay", step, SpanKind.CLIENT, failed=True, why="UNAVAILABLE")
     with collecting() as (collector, endpoint):
         exporter = telemetry.otlp_exporter(endpoint)
-        provider = telemetry.tracer_provider("bitcoin", sample_ratio=1, exporter=exporter)
-        assert provider.draw
-        provider.draw(FinishedSpan(failed, 0xA, 0xB, 0xC, 1_000, 3_000, {"run": "r"}))
-        provider.get_tracer("tests").start_span("a call").end()
-        telemetry.close(provider, exporter)
+        traces = telemetry.open_traces("bitcoin", sample_ratio=1, exporter=exporter)
+        assert traces.draw
+        traces.draw(FinishedSpan(failed, 0xA, 0xB, 0xC, 1_000, 3_000, {"run": "r"}))
+        traces.tracer.start_span("a call").end()
+        telemetry.close(traces, exporter)
 
-    opened, drawn = collector.received[0].resource_spans
-    assert opened.resource == drawn.resource
-    (span,) = drawn.scope_spans[0].spans
+    span, opened = collector.received[0].resource_spans[0].scope_spans[0].spans
+    assert opened.name == "a call"
     assert (span.trace_id[-1], span.span_id[-1], span.parent_span_id[-1]) == (0xA, 0xB, 0xC)
     assert (span.start_time_unix_nano, span.end_time_unix_nano) == (1_000, 3_000)
-    assert (span.name, span.kind, span.status.message) == ("pay", CLIENT, "UNAVAILABLE")
+    assert (span.name, span.kind) == ("pay", Span.SPAN_KIND_CLIENT)
+    assert span.status.message == "UNAVAILABLE"
     assert {
         pair.key: pair.value.string_value or pair.value.int_value for pair in span.attributes
     } == {
         "step": "pay",
         "attempt": 2,
-        "error.type": "UNAVAILABLE",
         "run": "r",
     }
 
 
 def test_a_dead_collector_makes_nobody_wait() -> None:
     exporter = telemetry.otlp_exporter("http://127.0.0.1:1")  # nobody listens there
-    provider = telemetry.tracer_provider("bitcoin", sample_ratio=1, exporter=exporter)
-    tracer = provider.get_tracer("tests")
+    traces = telemetry.open_traces("bitcoin", sample_ratio=1, exporter=exporter)
+    tracer = traces.tracer
     start = time.monotonic()
 
     for _ in range(MAX_QUEUE + 1):
         tracer.start_span("a call").end()
-    telemetry.close(provider, exporter)
+    telemetry.close(traces, exporter)
 
     # Each of the 32 batches alone would be tried for EXPORT_TIMEOUT.
     assert time.monotonic() - start < 5 * telemetry.FLUSH_TIMEOUT
@@ -114,7 +118,7 @@ def test_a_derived_span_id_depends_on_every_part_and_on_nothing_else() -> None:
 
 
 def test_a_chosen_id_is_for_one_span() -> None:
-    tracer = telemetry.tracer_provider("bitcoin", sample_ratio=1).get_tracer("tests")
+    tracer = telemetry.open_traces("bitcoin", sample_ratio=1).tracer
 
     with telemetry.next_span_id(7):
         first, second = tracer.start_span("a"), tracer.start_span("b")
@@ -126,9 +130,49 @@ def test_a_chosen_id_is_for_one_span() -> None:
 
 
 def test_a_chosen_id_that_nobody_took_is_forgotten() -> None:
-    tracer = telemetry.tracer_provider("bitcoin", sample_ratio=1).get_tracer("tests")
+    tracer = telemetry.open_traces("bitcoin", sample_ratio=1).tracer
 
     with telemetry.next_span_id(7):
         pass
 
     assert tracer.start_span("a").get_span_context().span_id != 7
+
+
+def test_of_new_traces_the_ratio_is_kept_and_what_is_below_follows() -> None:
+    ended: list[FinishedSpan] = []
+    tracer = Tracer(ended.append, 0.5)
+
+    for _ in range(400):
+        with tracer.start_as_current_span("root"):
+            tracer.start_span("below").end()
+
+    pairs = list(zip(ended[::2], ended[1::2], strict=True))
+    assert 100 < len(pairs) < 300
+    for below, root in pairs:
+        assert below.trace_id == root.trace_id
+        assert below.parent_id == root.span_id
+        assert root.parent_id == NO_PARENT
+
+
+def test_an_error_leaves_its_class_in_the_span_and_none_of_its_words() -> None:
+    ended: list[FinishedSpan] = []
+    tracer = Tracer(ended.append, 1)
+
+    with pytest.raises(ValueError, match="hunter2"), tracer.start_as_current_span("root"):
+        raise ValueError("the password is hunter2")
+
+    (span,) = ended
+    assert span.shape.status.code == Status.STATUS_CODE_ERROR
+    assert [pair.value.string_value for pair in span.shape.attributes] == ["ValueError"]
+    assert "hunter2" not in str(span.shape)
+
+
+def test_a_span_is_handed_on_once() -> None:
+    ended: list[FinishedSpan] = []
+    span = Tracer(ended.append, 1).start_span("a call", start_time=5)
+
+    span.end(7)
+    span.end(9)
+
+    assert [(one.start_ns, one.end_ns) for one in ended] == [(5, 7)]
+    assert not span.is_recording()

@@ -86,10 +86,10 @@ async def start_traced(
 ) -> None:
     """Start the run as a client does whose call is the root of the trace."""
     exporter = telemetry.otlp_exporter(collector)
-    provider = telemetry.tracer_provider("client", sample_ratio=1, exporter=exporter)
+    traces = telemetry.open_traces("client", sample_ratio=1, exporter=exporter)
     rules = ClientRules(
         target="orchestrator",
-        tracer=provider.get_tracer("test"),
+        tracer=traces.tracer,
         breakers=Breakers(SystemClock()),
     )
     operator = authority.issue("spiffe://anya.internal/client/operator")
@@ -97,7 +97,7 @@ async def start_traced(
         try:
             await WorkflowServiceStub(channel).StartRun(request, timeout=5)
         finally:
-            await asyncio.to_thread(provider.shutdown)  # its collector is in this process
+            await asyncio.to_thread(traces.shutdown)  # its collector is in this process
 
 
 @pytest.fixture
