@@ -1,0 +1,110 @@
+"""What is left of a run's records: the same run, whatever happened in it, and nobody in it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.orchestrator.engine.cause import cause
+from services.orchestrator.engine.erasing import MARK, erase
+from services.orchestrator.engine.state import Error
+from tests.orchestrator.engine.driving import Drive, paying, replay, run_of
+from tests.orchestrator.engine.everything import EVERYTHING, NESTED
+
+if TYPE_CHECKING:
+    from services.orchestrator.engine.record import Record
+    from services.orchestrator.engine.state import RunState
+
+PERSON = "did:key:z6MkPerson"
+RUNS = {
+    "a payment": paying,
+    "everything": lambda: run_of(EVERYTHING, did=PERSON),
+    "steps inside steps": lambda: run_of(NESTED, did=PERSON),
+}
+OUTCOMES = st.one_of(
+    st.none(),
+    st.just("crash"),
+    st.sampled_from(["UNAVAILABLE", "INTERNAL", "NOT_FOUND", "FAILED_PRECONDITION"]).map(
+        lambda code: Error(code, "", f"{PERSON} said the service")
+    ),
+)
+
+
+def erased(run: Drive) -> list[Record]:
+    return list(erase(run.journal, cause(run.state)))
+
+
+def outline(state: RunState) -> list[object]:
+    """What is not about people."""
+    steps = [
+        (s.path, s.operation, s.status, s.attempt, s.started_us, s.finished_us, s.skip_reason)
+        for s in state.steps.values()
+    ]
+    errors = [(s.error.code, s.error.reason) for s in state.steps.values() if s.error]
+    return [state.status, state.sequence, state.finished_us, state.recoveries, steps, errors]
+
+
+@pytest.mark.parametrize("kind", RUNS)
+@settings(deadline=None, max_examples=30)
+@given(outcomes=st.lists(OUTCOMES, max_size=25))
+def test_whatever_happened_the_records_fold_to_the_same_run_without_people(
+    kind: str, outcomes: list[Error | str | None]
+) -> None:
+    run = RUNS[kind]()
+    for outcome in outcomes:
+        if run.commands:
+            run.do(run.commands[0], outcome)
+    run.finish()
+
+    left = erased(run)
+
+    again = replay(run.state.run_id, left)
+    assert outline(again) == outline(run.state)
+    assert again.reason == cause(run.state)
+    assert again.input == MARK
+    stored = b"".join(record.encoded for record in left)
+    assert PERSON.encode() not in stored
+    assert b"z6MkSender" not in stored
+    assert b"did:example:" not in stored
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_taking_out_what_was_taken_out_changes_nothing(kind: str) -> None:
+    run = RUNS[kind]()
+    run.finish()
+
+    left = erased(run)
+
+    assert list(erase(left, cause(run.state))) == left
+
+
+def test_what_nobody_has_thought_of_is_taken_to_be_about_somebody() -> None:
+    run = paying()
+    run.finish()
+    first = run.journal[0]
+    payload = {**first.payload, "nickname": PERSON, "age": 41, "friends": [PERSON]}
+
+    (left,) = erase([first._replace(payload=payload)], "")
+
+    assert left.payload["nickname"] == "(erased)"
+    assert left.payload["age"] == left.payload["friends"] == MARK
+
+
+def test_a_method_that_no_contract_has_any_more_keeps_nothing_of_what_it_said() -> None:
+    run = paying()
+    run.finish()
+    method = "/anya.web5.v1.IdentityService/Forgotten"
+    journal = [
+        record._replace(payload={**record.payload, "method": method})
+        if "method" in record.payload
+        else record
+        for record in run.journal
+    ]
+
+    left = replay(run.state.run_id, list(erase(journal, "")))
+
+    assert left.steps["verify_sender"].reply == MARK
+    assert left.steps["verify_sender"].input == MARK
