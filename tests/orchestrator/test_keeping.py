@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mesh.errors import FailedPrecondition, NotFound, Reason
+from mesh.errors import AlreadyExists, FailedPrecondition, NotFound, Reason
 from mesh.inbox import RequestKey
 from services.orchestrator.catalogue import Catalogue
 from services.orchestrator.changes import Changes
@@ -187,6 +187,17 @@ async def test_a_start_of_a_deleted_run_that_is_repeated_gets_its_first_reply(
         assert started == Started(b"old", is_new=False)
         with pytest.raises(NotFound, match="deleted by retention"):
             await journal.runs.load("old")
+
+
+async def test_nobody_else_can_use_the_id_of_a_deleted_run(location: str) -> None:
+    async with opened(location) as (journal, catalogue):
+        await end_run(journal, catalogue, "old")
+        await delete_all(journal, days=30)
+
+        with pytest.raises(AlreadyExists):
+            await begin(journal.runs, catalogue, "old", caller="spiffe://another")
+
+        assert await rows_of(journal.database, "journal") == set()
 
 
 async def test_an_erased_run_folds_to_the_same_run_without_what_is_about_people(
