@@ -15,11 +15,13 @@ from tests.orchestrator.engine.driving import Drive, paying, replay, run_of
 from tests.orchestrator.engine.everything import EVERYTHING, NESTED
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from services.orchestrator.engine.record import Record
     from services.orchestrator.engine.state import RunState
 
 PERSON = "did:key:z6MkPerson"
-RUNS = {
+RUNS: dict[str, Callable[[], Drive]] = {
     "a payment": paying,
     "everything": lambda: run_of(EVERYTHING, did=PERSON),
     "steps inside steps": lambda: run_of(NESTED, did=PERSON),
