@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 CONTEXT = "https://www.w3.org/2018/credentials/v1"
+APPROVAL = "anya-approval+jwt"
 PRESENTATION_LIFETIME = 120  # seconds
 DAG_CBOR_SHA256 = b"\x01\x71\x12\x20"  # CIDv1, dag-cbor, SHA-256 of 32 bytes
 
@@ -92,6 +93,18 @@ class Holder:
         }
         return self._sign({**claims, "public": True} if public else claims)
 
+    def approve(self, *, run_id: str, step: str, digest: bytes, approves: bool) -> str:
+        """The signed decision about what a run's step asks, see services/web5/approval.py."""
+        claims = {
+            "iss": self.did,
+            "run_id": run_id,
+            "step": step,
+            "digest": digest.hex(),
+            "decision": "approve" if approves else "reject",
+            "iat": int(time.time()),
+        }
+        return self._sign(claims, typ=APPROVAL)
+
     def issue(self, kind: str, subject: str, claims: Mapping[str, Any], *, lifetime: int) -> str:
         """A VC-JWT about ``subject``, of this type, valid for ``lifetime`` seconds from now."""
         now = int(time.time())
@@ -129,8 +142,8 @@ class Holder:
         authorization = {"signature": {"payload": payload, "signatures": signatures}}
         return _json({"descriptor": descriptor, "authorization": authorization})
 
-    def _sign(self, claims: Mapping[str, Any]) -> str:
-        return jose.sign(_json(claims), self.key, {"kid": self.kid, "typ": "JWT"})
+    def _sign(self, claims: Mapping[str, Any], *, typ: str = "JWT") -> str:
+        return jose.sign(_json(claims), self.key, {"kid": self.kid, "typ": typ})
 
 
 def _moment(seconds: int) -> str:

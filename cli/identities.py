@@ -81,8 +81,7 @@ class Identities:
 
     def find(self, did: str) -> Identity:
         """The identity with this DID, or of this name. CommandError if its key is not here."""
-        for path in sorted(self._folder.glob("*.json")):
-            identity = _read(path)
+        for identity in self.all():
             if did in (identity.did, identity.name):
                 return identity
         raise CommandError(
@@ -91,6 +90,10 @@ class Identities:
             reason="KEY_NOT_HERE",
             remedy="run anya demo once: it makes a payer",
         )
+
+    def all(self) -> list[Identity]:
+        """By name."""
+        return [_read(path) for path in sorted(self._folder.glob("*.json"))]
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.json"

@@ -13,6 +13,7 @@ from anya.orchestrator.v1 import workflow_pb2 as pb
 from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceStub
 from cli import resumption
 from cli.errors import FAILED, OK, REFUSED, USAGE, CommandError
+from services.orchestrator.definition import values
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -189,8 +190,27 @@ def lines(run: pb.Run) -> list[str]:
             told = (step.error.reason or step.error.code, step.error.message)
             line += f", {': '.join(filter(None, told))}"
         found.append(line)
+        if step.HasField("approval"):
+            found += [f"      {told}" for told in approval_lines(step.approval)]
     if why := run.reason or run.cause:
         found.append(f"  because: {why}")
     if run.HasField("erased"):
         found.append(f"  erased: {run.erased.ToJsonString()}")
+    return found
+
+
+def approval_lines(approval: pb.Approval) -> list[str]:
+    """What is asked, how many must approve until when, and who has decided."""
+    asked = values.from_struct(approval.asked)
+    found = [f"asks: {asked['text']}"]
+    found += [f"  {name}: {json.dumps(value)}" for name, value in asked["values"].items()]
+    until = approval.expires.ToDatetime()
+    found.append(
+        f"{approval.quorum} of {len(approval.approvers)} must approve until {until:%Y-%m-%d %H:%M}Z"
+    )
+    for decision in approval.decisions:
+        mark, word = ("✓", "approved") if decision.approves else ("✗", "rejected")
+        found.append(f"{mark} {decision.approver} {word}")
+    decided = {decision.approver for decision in approval.decisions}
+    found += [f"… {approver}" for approver in approval.approvers if approver not in decided]
     return found

@@ -66,6 +66,7 @@ ADAPTERS = {
     "services/ml/training": "a command of its own, never part of serving",
     "services/orchestrator/changes.py": "wakes those who watch a run",
     "services/orchestrator/journal": "the store of definitions, runs and their records",
+    "services/orchestrator/approving.py": "web5's word on approvals, through the peers",
     "services/orchestrator/peers.py": "the other services, through the mesh's client",
     "services/orchestrator/keeping.py": "sweeps the journal by the clock",
     "services/orchestrator/performing.py": "does what the pure engine wants",

@@ -30,6 +30,7 @@ from mesh.database import sqlite
 from mesh.inbox import RequestKey
 from mesh.runtime import open_runtime
 from mesh.testing import Authority
+from services.orchestrator.approving import Approvals
 from services.orchestrator.catalogue import Catalogue
 from services.orchestrator.changes import Changes
 from services.orchestrator.config import PEERS, OrchestratorConfig
@@ -155,7 +156,10 @@ async def _replica(
         await stack.enter_async_context(journal.own(runner, changes))
         await stack.enter_async_context(runner.running())
         erasure = Erasure(journal.database)
-        servicer = WorkflowServicer(definitions, catalogue, runs, runner, changes, erasure)
+        approvals = Approvals(runs, runner, peers)
+        servicer = WorkflowServicer(
+            definitions, catalogue, runs, runner, changes, erasure, approvals
+        )
         add = partial(add_WorkflowServiceServicer_to_server, servicer)
         ports = await stack.enter_async_context(runtime.serve(add))
         yield Replica(runner, runs, runtime, ports.port)

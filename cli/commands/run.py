@@ -186,6 +186,47 @@ def signal_run(
         screen.results().print(f"{run_id}  {name} sent", markup=False)
 
 
+@app.command("approve")
+def approve_run(
+    run_id: RunArgument,
+    step: Annotated[str, typer.Argument(metavar="STEP", help="Path of the step that asks.")],
+    reject: Annotated[bool, typer.Option("--reject", help="Sign that you do not agree.")] = False,
+    name: Annotated[str, typer.Option("--as", help="Name or DID of one of your identities.")] = "",
+    home: HomeOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Sign what a step of a run asks, with the key of your DID."""
+    from functools import partial
+
+    from cli import approvals, screen
+    from cli.connection import ask
+    from cli.home import Home
+    from cli.identities import Identities
+
+    here = Home.of(home)
+    known = Identities(here)
+
+    def show(line: str) -> None:
+        screen.results().print(line, markup=False)
+
+    decide = partial(
+        approvals.decide,
+        run_id=run_id,
+        path=step,
+        identities=[known.find(name)] if name else known.all(),
+        approves=not reject,
+        say=None if json else show,
+    )
+    decided = ask(here, decide)
+    word = "approved" if decided.approves else "rejected"
+    if json:
+        screen.emit(
+            {"run_id": run_id, "step": step, "approver": decided.approver, "decision": word}
+        )
+    else:
+        show(f"{run_id}  {step} {word} as {decided.approver}")
+
+
 @app.command("cancel")
 def cancel_run(
     run_id: RunArgument,

@@ -15,6 +15,7 @@ from anya.orchestrator.v1.workflow_pb2_grpc import add_WorkflowServiceServicer_t
 from mesh.process import run
 from mesh.runtime import open_runtime
 from mesh.servicers import OutboxServicer
+from services.orchestrator.approving import Approvals
 from services.orchestrator.catalogue import Catalogue
 from services.orchestrator.changes import Changes
 from services.orchestrator.config import OrchestratorConfig
@@ -56,7 +57,10 @@ async def orchestrator(config: OrchestratorConfig) -> AsyncIterator[Orchestrator
         keeping = Keeping(
             journal.database, retain_days=config.retain_days, erase_days=config.erase_pii_days
         )
-        workflows = WorkflowServicer(definitions, catalogue, runs, runner, changes, keeping.erasure)
+        approvals = Approvals(runs, runner, peers)
+        workflows = WorkflowServicer(
+            definitions, catalogue, runs, runner, changes, keeping.erasure, approvals
+        )
         payments = PaymentServicer(runs, runner, Wallet(peers), changes)
         schedules = Schedules(journal.database)
         scheduler = Scheduler(schedules, catalogue, runner, runtime.tracer, config)

@@ -127,10 +127,16 @@ class Runner:
         """Whether the run is in memory here: then its end is told, and nobody has to look."""
         return run_id in self._held
 
-    async def send(self, key: RequestKey, run_id: str, message: Message) -> None:
-        """Send a run something once per ``key``; whoever drives it takes it soon."""
-        await self._runs.messages.send(key, run_id, message)
+    async def send(
+        self, key: RequestKey, run_id: str, message: Message, reply: bytes = b""
+    ) -> bytes:
+        """Send a run something once per ``key``; whoever drives it takes it soon.
+
+        Gives the reply to the first call.
+        """
+        first = await self._runs.messages.send(key, run_id, message, reply)
         self.take_mail_soon(run_id)
+        return first
 
     async def _look_for_mail_forever(self) -> None:
         """What other processes stored for runs of ours."""

@@ -79,6 +79,7 @@ async def web5(config: Web5Config) -> AsyncIterator[Web5]:
             links=links,
             attestor=attestor,
             verifier=verifier,
+            clock=SystemClock(),
         )
         records = Records(database, signer, SystemClock())
         await records.open()

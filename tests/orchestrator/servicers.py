@@ -6,6 +6,7 @@ They keep an inbox, as every service does, count effects, and fail as they are t
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import Counter, defaultdict, deque
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -46,6 +47,8 @@ from anya.web5.v1.record_pb2_grpc import RecordServiceServicer, add_RecordServic
 from mesh.config import MeshConfig
 from mesh.errors import AlreadyExists, FailedPrecondition, MeshError, NotFound, Reason
 from mesh.runtime import open_runtime
+from services.web5 import approval
+from services.web5.proof import Refused
 
 if TYPE_CHECKING:
     import asyncio
@@ -114,6 +117,26 @@ def attest(kind: str) -> list[Attestation]:
 class Identity(IdentityServiceServicer):
     def __init__(self, book: Book) -> None:
         self._book = book
+
+    async def VerifyApproval(
+        self, request: identity_pb2.VerifyApprovalRequest, context: Any
+    ) -> identity_pb2.VerifyApprovalResponse:
+        def judge() -> identity_pb2.VerifyApprovalResponse:
+            try:
+                found = approval.verify(
+                    request.approval,
+                    run_id=request.run_id,
+                    step=request.step,
+                    digest=request.digest,
+                    now=int(time.time()),
+                )
+            except Refused as refused:
+                raise FailedPrecondition(str(refused), reason=Reason.PROOF_INVALID) from None
+            return identity_pb2.VerifyApprovalResponse(
+                approver=found.approver, approves=found.approves
+            )
+
+        return await self._book.serve("VerifyApproval", request, judge)
 
     async def VerifyIdentity(
         self, request: identity_pb2.VerifyIdentityRequest, context: Any

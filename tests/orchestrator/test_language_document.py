@@ -12,12 +12,14 @@ import pytest
 
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from anya.web5.v1.record_pb2 import StoreTransactionRecordRequest as Stored
+from cli.holder import Holder
 from mesh.errors import NotFound, Unavailable
 from services.orchestrator import definition
 from services.orchestrator.definition import values
 from services.orchestrator.definition.schema import schema, schema_text
 from tests.orchestrator.definition.definitions import seed
 from tests.orchestrator.paying import finished, status, statuses, uuid7
+from tests.orchestrator.test_messages import is_at
 
 if TYPE_CHECKING:
     from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
@@ -129,6 +131,33 @@ async def test_an_example_goes_on_after_a_failure_inside_a_step(
     assert run.steps[-1].output["note"] == "went on without: NOT_KNOWN"
 
 
+@pytest.mark.parametrize(("rejects", "why_not"), [(1, None), (2, "APPROVAL_DENIED")])
+async def test_an_example_asks_three_and_needs_two(
+    workflows: WorkflowServiceAsyncStub, rejects: int, why_not: str | None
+) -> None:
+    registered = pb.RegisterWorkflowRequest(definition=EXAMPLES["four_eyes"])
+    await workflows.RegisterWorkflow(registered, timeout=5)
+    people = [Holder.generate() for _ in range(3)]
+    given = {"approvers": [one.did for one in people], "amount": 5, "to": "bcrt1"}
+    run_id = await start(workflows, "four_eyes", given)
+    await is_at(workflows, run_id, "WAITING")
+    run = (await workflows.GetRun(pb.GetRunRequest(run_id=run_id), timeout=5)).run
+    digest = run.steps[0].approval.digest
+
+    for number, one in enumerate(people[: 3 if rejects == 1 else 2]):
+        signed = one.approve(
+            run_id=run_id, step="agreed", digest=digest, approves=number >= rejects
+        )
+        request = pb.ApproveRunRequest(
+            request_id=uuid7(), run_id=run_id, step="agreed", approval=signed
+        )
+        await workflows.ApproveRun(request, timeout=5)
+
+    result = values.from_struct((await finished(workflows, run_id)).steps[-1].output)
+    assert result["why_not"] == why_not
+    assert result["by"] == (None if why_not else [people[1].did, people[2].did])
+
+
 async def test_what_a_saga_takes_back_is_called_once_with_its_own_key(
     workflows: WorkflowServiceAsyncStub, book: Book
 ) -> None:
@@ -143,7 +172,7 @@ async def test_what_a_saga_takes_back_is_called_once_with_its_own_key(
 
 
 def test_every_example_is_run() -> None:
-    assert EXAMPLES.keys() == {id for id, *_ in RUNS} | {"caught"}
+    assert EXAMPLES.keys() == {id for id, *_ in RUNS} | {"caught", "four_eyes"}
 
 
 def test_the_published_schema_is_the_one_of_the_code() -> None:
@@ -173,6 +202,9 @@ def test_the_schema_takes_what_the_check_takes(id: str) -> None:
         ("side_by_side", "max_concurrency: 2", "max_concurrency: 65"),
         ("for_all", "on_item_error: continue", "on_item_error: stop"),
         ("early", "outcome: refused", "outcome: unsure"),
+        ("four_eyes", "quorum: 2", "quorum: 0"),
+        ("four_eyes", "quorum: 2", "quorum: 33"),
+        ("four_eyes", "      approvers: ", "      approver: "),
         ("inside", "workflow: greeting", "workflow: Greeting"),
         ("inside", "on_error: {errors", "on_errors: {errors"),
         ("values", "set:", "on_error: {}\n    set:"),
@@ -188,14 +220,19 @@ def test_what_is_out_of_shape_is_refused_by_check_and_schema_alike(
     assert not jsonschema_rs.is_valid(schema(), definition.read(text).value)
 
 
-async def run_of(workflows: WorkflowServiceAsyncStub, id: str, given: dict[str, Any]) -> pb.Run:
+async def start(workflows: WorkflowServiceAsyncStub, id: str, given: dict[str, Any]) -> str:
     request = pb.StartRunRequest(request_id=uuid7(), workflow_id=id)
     values.fill_struct(request.input, json.loads(json.dumps(given)))
     await workflows.StartRun(request, timeout=5)
+    return request.request_id
+
+
+async def run_of(workflows: WorkflowServiceAsyncStub, id: str, given: dict[str, Any]) -> pb.Run:
+    run_id = await start(workflows, id, given)
     if id == "approval":
         signal = pb.SignalRunRequest(
-            request_id="s", run_id=request.request_id, signal="approved", correlation="7"
+            request_id="s", run_id=run_id, signal="approved", correlation="7"
         )
         signal.payload.update({"by": "Ada"})
         await workflows.SignalRun(signal, timeout=5)
-    return await finished(workflows, request.request_id)
+    return await finished(workflows, run_id)

@@ -8,18 +8,24 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mesh import inbox
 from mesh.errors import FailedPrecondition, NotFound, Reason, ResourceExhausted
-from services.orchestrator.engine.events import CancelRequested, Signalled
+from services.orchestrator.engine.events import Approved, CancelRequested, Signalled
 
 if TYPE_CHECKING:
     from mesh.database import Database, Transaction
     from mesh.inbox import RequestKey
 
-MAX_SIGNALS = 1000  # to one run
+MAX_SIGNALS = 1000  # to one run, and as many approvals
 LATELY_MS = 10_000  # longer than a message takes to be seen once it was stamped
 
-Message: TypeAlias = "Signalled | CancelRequested"
+Message: TypeAlias = "Signalled | Approved | CancelRequested"
 
-SIGNAL, CANCEL = "SIGNAL", "CANCEL"
+SIGNAL, APPROVAL, CANCEL = "SIGNAL", "APPROVAL", "CANCEL"
+KINDS: dict[str, type[Message]] = {
+    SIGNAL: Signalled,
+    APPROVAL: Approved,
+    CANCEL: CancelRequested,
+}
+WORDS = {kind: word for word, kind in KINDS.items()}
 
 
 class Messages:
@@ -28,8 +34,18 @@ class Messages:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def send(self, key: RequestKey, run_id: str, message: Message) -> None:
-        """Store it once per ``key``.
+    async def first_reply(self, key: RequestKey) -> bytes | None:
+        """What was answered to the first call under ``key``, see mesh/inbox.py."""
+
+        async def work(tx: Transaction) -> bytes | None:
+            return await inbox.find(tx, key)
+
+        return await self._database.read(work)
+
+    async def send(
+        self, key: RequestKey, run_id: str, message: Message, reply: bytes = b""
+    ) -> bytes:
+        """Store it once per ``key``; gives the first reply.
 
         NotFound for an unknown run, FailedPrecondition for one that has ended, ResourceExhausted
         for one that was sent too much.
@@ -40,11 +56,11 @@ class Messages:
                 await _must_be_open(tx, run_id)
                 await _insert(tx, run_id, message)
                 await self._tell(tx, run_id)
-                return b""
+                return reply
 
             return await inbox.once(tx, key, effect)
 
-        await self._database.write(work)
+        return await self._database.write(work)
 
     async def _tell(self, tx: Transaction, run_id: str) -> None:
         """Let whoever drives the run know at once, if it is another process."""
@@ -89,11 +105,12 @@ async def _must_be_open(tx: Transaction, run_id: str) -> None:
 async def _insert(tx: Transaction, run_id: str, message: Message) -> None:
     rows = await tx.fetch("SELECT kind, position FROM message WHERE run = ?", run_id)
     kinds = [kind for kind, _ in rows]
-    kind = SIGNAL if isinstance(message, Signalled) else CANCEL
+    kind = WORDS[type(message)]
     if kind == CANCEL and CANCEL in kinds:
         return  # it is asked to end already
-    if kind == SIGNAL and kinds.count(SIGNAL) >= MAX_SIGNALS:
-        raise ResourceExhausted(f"run {run_id} was sent {MAX_SIGNALS} signals: it takes no more")
+    if kinds.count(kind) >= MAX_SIGNALS:
+        told = f"{MAX_SIGNALS} {kind.lower()}s"
+        raise ResourceExhausted(f"run {run_id} was sent {told}: it takes no more")
     document = asdict(message)
     del document["position"]
     await tx.execute(
@@ -108,4 +125,4 @@ async def _insert(tx: Transaction, run_id: str, message: Message) -> None:
 
 def _decode(position: int, kind: str, payload: bytes) -> Message:
     document: dict[str, Any] = {**json.loads(bytes(payload)), "position": position}
-    return Signalled(**document) if kind == SIGNAL else CancelRequested(**document)
+    return KINDS[kind](**document)

@@ -12,6 +12,7 @@ from services.orchestrator.engine.cause import cause
 from services.orchestrator.run_trace import trace_id_of
 
 if TYPE_CHECKING:
+    from services.orchestrator.engine.events import Approved
     from services.orchestrator.engine.state import Error, RunState, StepState
     from services.orchestrator.journal.definitions import StoredDefinition
     from services.orchestrator.journal.listing import RunRow
@@ -98,7 +99,31 @@ def _step(step: StepState) -> pb.Step:
         formatted.condition.CopyFrom(format_condition(step.condition))
     if step.error is not None:
         formatted.error.CopyFrom(format_error(step.error))
+    if "asked" in step.input:
+        formatted.approval.CopyFrom(_approval(step))
     return formatted
+
+
+def _approval(step: StepState) -> pb.Approval:
+    asked = step.input["asked"]
+    approval = pb.Approval(
+        digest=bytes.fromhex(step.input["digest"]),
+        approvers=asked["approvers"],
+        quorum=asked["quorum"],
+        expires=time(step.until_us),
+    )
+    values.fill_struct(approval.asked, asked)
+    for approver, said in step.decisions.items():
+        approval.decisions.add(
+            approver=approver, approves=said.approves, approval=said.jws, decided=time(said.at_us)
+        )
+    return approval
+
+
+def format_approved(approved: Approved) -> bytes:
+    return pb.ApproveRunResponse(
+        approver=approved.approver, approves=approved.approves
+    ).SerializeToString()
 
 
 def format_condition(judged: dict[str, Any]) -> pb.Condition:

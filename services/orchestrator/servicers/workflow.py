@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from grpc.aio import ServicerContext
 
+    from services.orchestrator.approving import Approvals
     from services.orchestrator.catalogue import Catalogue
     from services.orchestrator.changes import Changes
     from services.orchestrator.journal.commits import NewRun
@@ -45,7 +46,9 @@ class WorkflowServicer(WorkflowServiceServicer):
         runner: Runner,
         changes: Changes,
         erasure: Erasure,
+        approvals: Approvals,
     ) -> None:
+        self._approvals = approvals
         self._definitions = definitions
         self._catalogue = catalogue
         self._runs = runs
@@ -119,6 +122,20 @@ class WorkflowServicer(WorkflowServiceServicer):
         signal = sending.signal(request.signal, payload, request.correlation)
         await self._runner.send(request_key.current(), request.run_id, signal)
         return pb.SignalRunResponse()
+
+    async def ApproveRun(
+        self,
+        request: pb.ApproveRunRequest,
+        context: ServicerContext[pb.ApproveRunRequest, pb.ApproveRunResponse],
+    ) -> pb.ApproveRunResponse:
+        first = await self._approvals.approve(
+            request_key.current(),
+            request.run_id,
+            request.step,
+            request.approval,
+            view.format_approved,
+        )
+        return pb.ApproveRunResponse.FromString(first)
 
     async def CancelRun(
         self,

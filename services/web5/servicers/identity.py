@@ -12,18 +12,20 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from anya.web5.v1 import identity_pb2 as pb
 from anya.web5.v1.identity_pb2_grpc import IdentityServiceServicer
-from mesh.errors import InvalidArgument
+from mesh.errors import FailedPrecondition, InvalidArgument, Reason
 from mesh.interceptors import request_key
+from services.web5 import approval, link
 from services.web5 import did as dids
-from services.web5 import link
 from services.web5.identity import Claim, Judge
 from services.web5.policy import Assurance
+from services.web5.proof import Refused
 from services.web5.servicers.intent import parse_intent
 
 if TYPE_CHECKING:
     from grpc.aio import ServicerContext
 
     from mesh.attestation import Attestor, Verifier
+    from mesh.clock import Clock
     from services.web5.did import Did
     from services.web5.identity import Challenge, Verdict
     from services.web5.link import Evidence, Link, LinkChallenge
@@ -51,7 +53,9 @@ class IdentityServicer(IdentityServiceServicer):
         links: LinkStore,
         attestor: Attestor,
         verifier: Verifier,
+        clock: Clock,
     ) -> None:
+        self._clock = clock
         self._service_did = service_did
         self._policy = policy
         self._identities = identities
@@ -95,6 +99,25 @@ class IdentityServicer(IdentityServiceServicer):
             request_key.current(), judge, reply=partial(self._format_verdict, claim)
         )
         return pb.VerifyIdentityResponse.FromString(first)
+
+    async def VerifyApproval(
+        self,
+        request: pb.VerifyApprovalRequest,
+        context: ServicerContext[pb.VerifyApprovalRequest, pb.VerifyApprovalResponse],
+    ) -> pb.VerifyApprovalResponse:
+        if not request.approval:
+            raise FailedPrecondition("approval is missing", reason=Reason.PROOF_MISSING)
+        try:
+            found = approval.verify(
+                request.approval,
+                run_id=request.run_id,
+                step=request.step,
+                digest=request.digest,
+                now=int(self._clock.wall()),
+            )
+        except Refused as refused:
+            raise FailedPrecondition(f"approval: {refused}", reason=Reason.PROOF_INVALID) from None
+        return pb.VerifyApprovalResponse(approver=found.approver, approves=found.approves)
 
     async def BeginAddressLink(
         self,

@@ -385,6 +385,61 @@ class SignalRunResponse(_message.Message):
 Global___SignalRunResponse: _TypeAlias = SignalRunResponse  # noqa: Y015
 
 @_typing.final
+class ApproveRunRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    APPROVAL_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    run_id: _builtins.str
+    step: _builtins.str
+    """Path of the approval step."""
+    approval: _builtins.str
+    """Compact JWS by an assertion key of the approver's DID; header typ "anya-approval+jwt"; payload
+    {iss, run_id, step, digest (64 hex digits), decision ("approve" or "reject"), iat}.
+    """
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        run_id: _builtins.str = ...,
+        step: _builtins.str = ...,
+        approval: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "request_id", b"request_id", "run_id", b"run_id", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApproveRunRequest: _TypeAlias = ApproveRunRequest  # noqa: Y015
+
+@_typing.final
+class ApproveRunResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APPROVER_FIELD_NUMBER: _builtins.int
+    APPROVES_FIELD_NUMBER: _builtins.int
+    approver: _builtins.str
+    """DID of who signed."""
+    approves: _builtins.bool
+    def __init__(
+        self,
+        *,
+        approver: _builtins.str = ...,
+        approves: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approver", b"approver", "approves", b"approves"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApproveRunResponse: _TypeAlias = ApproveRunResponse  # noqa: Y015
+
+@_typing.final
 class CancelRunRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -486,6 +541,7 @@ class Step(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     STARTED_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
+    APPROVAL_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """"execute_payment"; "fraud_assessment/score" inside a composite operation."""
     protocol: _builtins.str
@@ -506,6 +562,10 @@ class Step(_message.Message):
     def started(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def finished(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def approval(self) -> Global___Approval:
+        """What an approval step asks, and what was decided."""
+
     def __init__(
         self,
         *,
@@ -519,14 +579,84 @@ class Step(_message.Message):
         error: Global___StepError | None = ...,
         started: _timestamp_pb2.Timestamp | None = ...,
         finished: _timestamp_pb2.Timestamp | None = ...,
+        approval: Global___Approval | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "error", b"error", "finished", b"finished", "output", b"output", "started", b"started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "condition", b"condition", "error", b"error", "finished", b"finished", "output", b"output", "started", b"started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "condition", b"condition", "error", b"error", "finished", b"finished", "operation", b"operation", "output", b"output", "path", b"path", "protocol", b"protocol", "started", b"started", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "attempts", b"attempts", "condition", b"condition", "error", b"error", "finished", b"finished", "operation", b"operation", "output", b"output", "path", b"path", "protocol", b"protocol", "started", b"started", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Step: _TypeAlias = Step  # noqa: Y015
+
+@_typing.final
+class Approval(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Decision(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        APPROVER_FIELD_NUMBER: _builtins.int
+        APPROVES_FIELD_NUMBER: _builtins.int
+        APPROVAL_FIELD_NUMBER: _builtins.int
+        DECIDED_FIELD_NUMBER: _builtins.int
+        approver: _builtins.str
+        approves: _builtins.bool
+        approval: _builtins.str
+        """The evidence: what the approver signed."""
+        @_builtins.property
+        def decided(self) -> _timestamp_pb2.Timestamp: ...
+        def __init__(
+            self,
+            *,
+            approver: _builtins.str = ...,
+            approves: _builtins.bool = ...,
+            approval: _builtins.str = ...,
+            decided: _timestamp_pb2.Timestamp | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["decided", b"decided"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "approver", b"approver", "approves", b"approves", "decided", b"decided"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ASKED_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    APPROVERS_FIELD_NUMBER: _builtins.int
+    QUORUM_FIELD_NUMBER: _builtins.int
+    EXPIRES_FIELD_NUMBER: _builtins.int
+    DECISIONS_FIELD_NUMBER: _builtins.int
+    digest: _builtins.bytes
+    """SHA-256 of the RFC 8785 form of asked."""
+    quorum: _builtins.int
+    @_builtins.property
+    def asked(self) -> _struct_pb2.Struct:
+        """All that is asked, values included: what the digest is of."""
+
+    @_builtins.property
+    def approvers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def expires(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def decisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Approval.Decision]: ...
+    def __init__(
+        self,
+        *,
+        asked: _struct_pb2.Struct | None = ...,
+        digest: _builtins.bytes = ...,
+        approvers: _abc.Iterable[_builtins.str] | None = ...,
+        quorum: _builtins.int = ...,
+        expires: _timestamp_pb2.Timestamp | None = ...,
+        decisions: _abc.Iterable[Global___Approval.Decision] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked", "expires", b"expires"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approvers", b"approvers", "asked", b"asked", "decisions", b"decisions", "digest", b"digest", "expires", b"expires", "quorum", b"quorum"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Approval: _TypeAlias = Approval  # noqa: Y015
 
 @_typing.final
 class Condition(_message.Message):

@@ -61,6 +61,11 @@ class WorkflowServiceStub:
                 request_serializer=anya_dot_orchestrator_dot_v1_dot_workflow__pb2.SignalRunRequest.SerializeToString,
                 response_deserializer=anya_dot_orchestrator_dot_v1_dot_workflow__pb2.SignalRunResponse.FromString,
                 _registered_method=True)
+        self.ApproveRun = channel.unary_unary(
+                '/anya.orchestrator.v1.WorkflowService/ApproveRun',
+                request_serializer=anya_dot_orchestrator_dot_v1_dot_workflow__pb2.ApproveRunRequest.SerializeToString,
+                response_deserializer=anya_dot_orchestrator_dot_v1_dot_workflow__pb2.ApproveRunResponse.FromString,
+                _registered_method=True)
         self.CancelRun = channel.unary_unary(
                 '/anya.orchestrator.v1.WorkflowService/CancelRun',
                 request_serializer=anya_dot_orchestrator_dot_v1_dot_workflow__pb2.CancelRunRequest.SerializeToString,
@@ -134,6 +139,18 @@ class WorkflowServiceServicer:
         one does. Repeating it with the same request_id sends it once.
         Errors: NOT_FOUND; FAILED_PRECONDITION (RUN_ENDED); INVALID_ARGUMENT for a name that no step can
         wait for or a payload beyond its bound; RESOURCE_EXHAUSTED after 1000 signals to one run.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ApproveRun(self, request, context):
+        """ApproveRun gives an approval step the signed decision of one of its approvers. web5 verifies the
+        signature before anything is stored. Of each approver the first decision counts.
+        Errors: NOT_FOUND for an unknown run or step; FAILED_PRECONDITION with RUN_ENDED,
+        APPROVAL_NOT_ASKED if the step asks nothing now, PROOF_MISSING or PROOF_INVALID;
+        PERMISSION_DENIED (NOT_GRANTED) if the signer is none of the approvers; UNAVAILABLE
+        (PEER_UNAVAILABLE) if web5 cannot say.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -216,6 +233,11 @@ def add_WorkflowServiceServicer_to_server(servicer, server):
                     servicer.SignalRun,
                     request_deserializer=anya_dot_orchestrator_dot_v1_dot_workflow__pb2.SignalRunRequest.FromString,
                     response_serializer=anya_dot_orchestrator_dot_v1_dot_workflow__pb2.SignalRunResponse.SerializeToString,
+            ),
+            'ApproveRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApproveRun,
+                    request_deserializer=anya_dot_orchestrator_dot_v1_dot_workflow__pb2.ApproveRunRequest.FromString,
+                    response_serializer=anya_dot_orchestrator_dot_v1_dot_workflow__pb2.ApproveRunResponse.SerializeToString,
             ),
             'CancelRun': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelRun,
@@ -380,6 +402,33 @@ class WorkflowService:
             '/anya.orchestrator.v1.WorkflowService/SignalRun',
             anya_dot_orchestrator_dot_v1_dot_workflow__pb2.SignalRunRequest.SerializeToString,
             anya_dot_orchestrator_dot_v1_dot_workflow__pb2.SignalRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApproveRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/anya.orchestrator.v1.WorkflowService/ApproveRun',
+            anya_dot_orchestrator_dot_v1_dot_workflow__pb2.ApproveRunRequest.SerializeToString,
+            anya_dot_orchestrator_dot_v1_dot_workflow__pb2.ApproveRunResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -60,6 +60,14 @@ class WorkflowServiceStub:
     Errors: NOT_FOUND; FAILED_PRECONDITION (RUN_ENDED); INVALID_ARGUMENT for a name that no step can
     wait for or a payload beyond its bound; RESOURCE_EXHAUSTED after 1000 signals to one run.
     """
+    ApproveRun: _grpc.UnaryUnaryMultiCallable[_workflow_pb2.ApproveRunRequest, _workflow_pb2.ApproveRunResponse]
+    """ApproveRun gives an approval step the signed decision of one of its approvers. web5 verifies the
+    signature before anything is stored. Of each approver the first decision counts.
+    Errors: NOT_FOUND for an unknown run or step; FAILED_PRECONDITION with RUN_ENDED,
+    APPROVAL_NOT_ASKED if the step asks nothing now, PROOF_MISSING or PROOF_INVALID;
+    PERMISSION_DENIED (NOT_GRANTED) if the signer is none of the approvers; UNAVAILABLE
+    (PEER_UNAVAILABLE) if web5 cannot say.
+    """
     CancelRun: _grpc.UnaryUnaryMultiCallable[_workflow_pb2.CancelRunRequest, _workflow_pb2.CancelRunResponse]
     """CancelRun asks a run to end: nothing new begins, what is under way ends, what was done is taken
     back where the definition says how, and the run ends as CANCELLED or COMPENSATED. A payment that
@@ -122,6 +130,14 @@ class WorkflowServiceAsyncStub(WorkflowServiceStub):
     one does. Repeating it with the same request_id sends it once.
     Errors: NOT_FOUND; FAILED_PRECONDITION (RUN_ENDED); INVALID_ARGUMENT for a name that no step can
     wait for or a payload beyond its bound; RESOURCE_EXHAUSTED after 1000 signals to one run.
+    """
+    ApproveRun: _aio.UnaryUnaryMultiCallable[_workflow_pb2.ApproveRunRequest, _workflow_pb2.ApproveRunResponse]  # type: ignore[assignment]
+    """ApproveRun gives an approval step the signed decision of one of its approvers. web5 verifies the
+    signature before anything is stored. Of each approver the first decision counts.
+    Errors: NOT_FOUND for an unknown run or step; FAILED_PRECONDITION with RUN_ENDED,
+    APPROVAL_NOT_ASKED if the step asks nothing now, PROOF_MISSING or PROOF_INVALID;
+    PERMISSION_DENIED (NOT_GRANTED) if the signer is none of the approvers; UNAVAILABLE
+    (PEER_UNAVAILABLE) if web5 cannot say.
     """
     CancelRun: _aio.UnaryUnaryMultiCallable[_workflow_pb2.CancelRunRequest, _workflow_pb2.CancelRunResponse]  # type: ignore[assignment]
     """CancelRun asks a run to end: nothing new begins, what is under way ends, what was done is taken
@@ -212,6 +228,20 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
         one does. Repeating it with the same request_id sends it once.
         Errors: NOT_FOUND; FAILED_PRECONDITION (RUN_ENDED); INVALID_ARGUMENT for a name that no step can
         wait for or a payload beyond its bound; RESOURCE_EXHAUSTED after 1000 signals to one run.
+        """
+
+    @_abc_1.abstractmethod
+    def ApproveRun(
+        self,
+        request: _workflow_pb2.ApproveRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_workflow_pb2.ApproveRunResponse, _abc.Awaitable[_workflow_pb2.ApproveRunResponse]]:
+        """ApproveRun gives an approval step the signed decision of one of its approvers. web5 verifies the
+        signature before anything is stored. Of each approver the first decision counts.
+        Errors: NOT_FOUND for an unknown run or step; FAILED_PRECONDITION with RUN_ENDED,
+        APPROVAL_NOT_ASKED if the step asks nothing now, PROOF_MISSING or PROOF_INVALID;
+        PERMISSION_DENIED (NOT_GRANTED) if the signer is none of the approvers; UNAVAILABLE
+        (PEER_UNAVAILABLE) if web5 cannot say.
         """
 
     @_abc_1.abstractmethod

@@ -185,6 +185,60 @@ class VerifyIdentityResponse(_message.Message):
 Global___VerifyIdentityResponse: _TypeAlias = VerifyIdentityResponse  # noqa: Y015
 
 @_typing.final
+class VerifyApprovalRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APPROVAL_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    approval: _builtins.str
+    """Compact JWS, see services/web5/approval.py."""
+    run_id: _builtins.str
+    """What it must be about: the run, the path of its step, and the digest of what that asks."""
+    step: _builtins.str
+    digest: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        approval: _builtins.str = ...,
+        run_id: _builtins.str = ...,
+        step: _builtins.str = ...,
+        digest: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "digest", b"digest", "run_id", b"run_id", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyApprovalRequest: _TypeAlias = VerifyApprovalRequest  # noqa: Y015
+
+@_typing.final
+class VerifyApprovalResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APPROVER_FIELD_NUMBER: _builtins.int
+    APPROVES_FIELD_NUMBER: _builtins.int
+    approver: _builtins.str
+    """DID of who signed."""
+    approves: _builtins.bool
+    """False: it is a rejection."""
+    def __init__(
+        self,
+        *,
+        approver: _builtins.str = ...,
+        approves: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approver", b"approver", "approves", b"approves"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyApprovalResponse: _TypeAlias = VerifyApprovalResponse  # noqa: Y015
+
+@_typing.final
 class BeginAddressLinkRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

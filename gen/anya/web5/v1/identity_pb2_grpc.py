@@ -45,6 +45,11 @@ class IdentityServiceStub:
                 request_serializer=anya_dot_web5_dot_v1_dot_identity__pb2.VerifyIdentityRequest.SerializeToString,
                 response_deserializer=anya_dot_web5_dot_v1_dot_identity__pb2.VerifyIdentityResponse.FromString,
                 _registered_method=True)
+        self.VerifyApproval = channel.unary_unary(
+                '/anya.web5.v1.IdentityService/VerifyApproval',
+                request_serializer=anya_dot_web5_dot_v1_dot_identity__pb2.VerifyApprovalRequest.SerializeToString,
+                response_deserializer=anya_dot_web5_dot_v1_dot_identity__pb2.VerifyApprovalResponse.FromString,
+                _registered_method=True)
         self.BeginAddressLink = channel.unary_unary(
                 '/anya.web5.v1.IdentityService/BeginAddressLink',
                 request_serializer=anya_dot_web5_dot_v1_dot_identity__pb2.BeginAddressLinkRequest.SerializeToString,
@@ -82,6 +87,15 @@ class IdentityServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def VerifyApproval(self, request, context):
+        """VerifyApproval tells who signed a decision about what a run asks, and which. It judges the
+        signature against the DID's document; whether the signer is asked at all, the caller knows.
+        Errors: FAILED_PRECONDITION (PROOF_MISSING, PROOF_INVALID).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def BeginAddressLink(self, request, context):
         """BeginAddressLink issues the text that the address and the DID have to sign.
         Errors: INVALID_ARGUMENT for a bad DID or address; RESOURCE_EXHAUSTED.
@@ -112,6 +126,11 @@ def add_IdentityServiceServicer_to_server(servicer, server):
                     servicer.VerifyIdentity,
                     request_deserializer=anya_dot_web5_dot_v1_dot_identity__pb2.VerifyIdentityRequest.FromString,
                     response_serializer=anya_dot_web5_dot_v1_dot_identity__pb2.VerifyIdentityResponse.SerializeToString,
+            ),
+            'VerifyApproval': grpc.unary_unary_rpc_method_handler(
+                    servicer.VerifyApproval,
+                    request_deserializer=anya_dot_web5_dot_v1_dot_identity__pb2.VerifyApprovalRequest.FromString,
+                    response_serializer=anya_dot_web5_dot_v1_dot_identity__pb2.VerifyApprovalResponse.SerializeToString,
             ),
             'BeginAddressLink': grpc.unary_unary_rpc_method_handler(
                     servicer.BeginAddressLink,
@@ -179,6 +198,33 @@ class IdentityService:
             '/anya.web5.v1.IdentityService/VerifyIdentity',
             anya_dot_web5_dot_v1_dot_identity__pb2.VerifyIdentityRequest.SerializeToString,
             anya_dot_web5_dot_v1_dot_identity__pb2.VerifyIdentityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyApproval(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/anya.web5.v1.IdentityService/VerifyApproval',
+            anya_dot_web5_dot_v1_dot_identity__pb2.VerifyApprovalRequest.SerializeToString,
+            anya_dot_web5_dot_v1_dot_identity__pb2.VerifyApprovalResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,6 +46,11 @@ class IdentityServiceStub:
     Errors: INVALID_ARGUMENT for a request without intent; FAILED_PRECONDITION
     (UNSUPPORTED_METHOD) for an evidence class that the policy does not name.
     """
+    VerifyApproval: _grpc.UnaryUnaryMultiCallable[_identity_pb2.VerifyApprovalRequest, _identity_pb2.VerifyApprovalResponse]
+    """VerifyApproval tells who signed a decision about what a run asks, and which. It judges the
+    signature against the DID's document; whether the signer is asked at all, the caller knows.
+    Errors: FAILED_PRECONDITION (PROOF_MISSING, PROOF_INVALID).
+    """
     BeginAddressLink: _grpc.UnaryUnaryMultiCallable[_identity_pb2.BeginAddressLinkRequest, _identity_pb2.BeginAddressLinkResponse]
     """BeginAddressLink issues the text that the address and the DID have to sign.
     Errors: INVALID_ARGUMENT for a bad DID or address; RESOURCE_EXHAUSTED.
@@ -74,6 +79,11 @@ class IdentityServiceAsyncStub(IdentityServiceStub):
     that the policy trusts. A failed proof is a verdict, not an error; its nonce is spent.
     Errors: INVALID_ARGUMENT for a request without intent; FAILED_PRECONDITION
     (UNSUPPORTED_METHOD) for an evidence class that the policy does not name.
+    """
+    VerifyApproval: _aio.UnaryUnaryMultiCallable[_identity_pb2.VerifyApprovalRequest, _identity_pb2.VerifyApprovalResponse]  # type: ignore[assignment]
+    """VerifyApproval tells who signed a decision about what a run asks, and which. It judges the
+    signature against the DID's document; whether the signer is asked at all, the caller knows.
+    Errors: FAILED_PRECONDITION (PROOF_MISSING, PROOF_INVALID).
     """
     BeginAddressLink: _aio.UnaryUnaryMultiCallable[_identity_pb2.BeginAddressLinkRequest, _identity_pb2.BeginAddressLinkResponse]  # type: ignore[assignment]
     """BeginAddressLink issues the text that the address and the DID have to sign.
@@ -112,6 +122,17 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         that the policy trusts. A failed proof is a verdict, not an error; its nonce is spent.
         Errors: INVALID_ARGUMENT for a request without intent; FAILED_PRECONDITION
         (UNSUPPORTED_METHOD) for an evidence class that the policy does not name.
+        """
+
+    @_abc_1.abstractmethod
+    def VerifyApproval(
+        self,
+        request: _identity_pb2.VerifyApprovalRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.VerifyApprovalResponse, _abc.Awaitable[_identity_pb2.VerifyApprovalResponse]]:
+        """VerifyApproval tells who signed a decision about what a run asks, and which. It judges the
+        signature against the DID's document; whether the signer is asked at all, the caller knows.
+        Errors: FAILED_PRECONDITION (PROOF_MISSING, PROOF_INVALID).
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,66 @@
+"""Approvals: what a DID's holder signs about what a run asks.
+
+An approval is a compact JWS by a key that the DID lists under assertionMethod:
+
+    header   {"alg": "EdDSA" (Ed25519) or "ES256K" (secp256k1),
+              "kid": "<approver>#<fragment>",
+              "typ": "anya-approval+jwt"}
+    payload  {"iss": the approver's DID,
+              "run_id": the run that asks,
+              "step": the path of its step,
+              "digest": SHA-256 of the RFC 8785 form of what is asked, 64 hex digits,
+              "decision": "approve" or "reject",
+              "iat": when it was signed, in whole Unix seconds}
+
+and no other member. The typ keeps it apart from everything else that a DID signs here. What is
+asked names its run, its step and the time at which it was asked: an approval counts for that alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from services.web5 import proof
+from services.web5.did import Relationship
+from services.web5.proof import Refusal, Refused
+
+if TYPE_CHECKING:
+    from services.web5.did import Did
+
+TYPE = "anya-approval+jwt"
+MEMBERS = frozenset({"iss", "run_id", "step", "digest", "decision", "iat"})
+DECISIONS = {"approve": True, "reject": False}
+LEEWAY = 60  # seconds by which an approver's clock may be ahead
+MAX_LENGTH = 8192  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    approver: Did
+    approves: bool  # else it rejects
+
+
+def verify(token: str, *, run_id: str, step: str, digest: bytes, now: int) -> Approval:
+    """The decision in an approval of exactly this. ``now``: Unix seconds.
+
+    Refused with MALFORMED, KEY_NOT_ALLOWED, SIGNATURE_INVALID, WRONG_HOLDER, WRONG_SUBJECT or
+    NOT_YET_VALID.
+    """
+    if len(token) > MAX_LENGTH:
+        raise Refused(Refusal.MALFORMED, f"longer than {MAX_LENGTH} characters")
+    statement = proof.verify(token, Relationship.ASSERTION, types=(TYPE,))
+    claims = statement.claims
+    if claims.keys() != MEMBERS:
+        raise Refused(Refusal.MALFORMED, f"the payload must have {', '.join(sorted(MEMBERS))}")
+    if claims["iss"] != statement.signer:
+        raise Refused(Refusal.WRONG_HOLDER, "iss must be the signer")
+    for name, expected in (("run_id", run_id), ("step", step), ("digest", digest.hex())):
+        if proof.text(claims, name) != expected:
+            raise Refused(Refusal.WRONG_SUBJECT, f"{name} is not what is asked")
+    approves = DECISIONS.get(proof.text(claims, "decision"))
+    if approves is None:
+        raise Refused(Refusal.MALFORMED, f"decision must be {' or '.join(DECISIONS)}")
+    if proof.seconds(claims, "iat") > now + LEEWAY:
+        raise Refused(Refusal.NOT_YET_VALID, "iat is ahead of our clock")
+    return Approval(statement.signer, approves)

@@ -1,0 +1,191 @@
+"""Approvals through the wire: signed by those who are asked, verified, counted once each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+
+from anya.orchestrator.v1 import workflow_pb2 as pb
+from cli import runs
+from cli.holder import Holder
+from mesh.errors import Unavailable
+from mesh.testing import eventually, reason
+from services.orchestrator.__main__ import orchestrator
+from tests.orchestrator.conftest import connect
+from tests.orchestrator.engine.everything import steps
+from tests.orchestrator.paying import finished, status, uuid7
+from tests.orchestrator.test_messages import begin, is_at
+
+if TYPE_CHECKING:
+    from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
+    from mesh.testing import Authority
+    from services.orchestrator.config import OrchestratorConfig
+    from tests.orchestrator.servicers import Book
+
+ADA, BOB, EVE = Holder.generate(), Holder.generate(), Holder.generate()
+ASK = steps(
+    f'agree\n    approval: {{approvers: ["{ADA.did}", "{BOB.did}"], quorum: 2,'
+    ' text: "Pay {{input.amount}}?", values: {amount: "{{input.amount}}"}, timeout: 1m}'
+)
+
+
+async def asked(workflows: WorkflowServiceAsyncStub, run_id: str) -> pb.Approval:
+    run = (await workflows.GetRun(pb.GetRunRequest(run_id=run_id), timeout=5)).run
+    return run.steps[0].approval
+
+
+async def begin_asking(workflows: WorkflowServiceAsyncStub) -> str:
+    run_id = await begin(workflows, ASK, amount="5")
+    await is_at(workflows, run_id, "WAITING")
+    return run_id
+
+
+async def decide(
+    workflows: WorkflowServiceAsyncStub,
+    run_id: str,
+    who: Holder,
+    *,
+    approves: bool = True,
+    digest: bytes = b"",
+) -> pb.ApproveRunResponse:
+    """Sign it, hand it in, and see it counted."""
+    digest = digest or (await asked(workflows, run_id)).digest
+    signed = who.approve(run_id=run_id, step="agree", digest=digest, approves=approves)
+    request = pb.ApproveRunRequest(request_id=uuid7(), run_id=run_id, step="agree", approval=signed)
+    reply = await workflows.ApproveRun(request, timeout=5)
+
+    async def counted() -> bool:
+        return any(d.approver == who.did for d in (await asked(workflows, run_id)).decisions)
+
+    await eventually(counted)
+    return reply
+
+
+async def test_a_quorum_of_signatures_lets_a_run_go_on_with_the_evidence_in_it(
+    workflows: WorkflowServiceAsyncStub,
+) -> None:
+    run_id = await begin_asking(workflows)
+    await decide(workflows, run_id, ADA)
+    await decide(workflows, run_id, BOB)
+
+    run = await finished(workflows, run_id)
+
+    assert status(run) == "SUCCEEDED"
+    decisions = run.steps[0].approval.decisions
+    assert [decision.approver for decision in decisions] == [ADA.did, BOB.did]
+    assert all(decision.approval.count(".") == 2 for decision in decisions)
+
+
+async def test_a_rejection_that_leaves_no_quorum_ends_the_run(
+    workflows: WorkflowServiceAsyncStub,
+) -> None:
+    run_id = await begin_asking(workflows)
+
+    reply = await decide(workflows, run_id, BOB, approves=False)
+
+    run = await finished(workflows, run_id)
+    assert reply == pb.ApproveRunResponse(approver=BOB.did, approves=False)
+    assert status(run) == "FAILED"
+    assert run.steps[0].error.reason == "APPROVAL_DENIED"
+
+
+async def test_who_is_not_asked_approves_nothing(workflows: WorkflowServiceAsyncStub) -> None:
+    run_id = await begin_asking(workflows)
+
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await decide(workflows, run_id, EVE)
+
+    assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert len((await asked(workflows, run_id)).decisions) == 0
+
+
+async def test_what_was_signed_for_another_run_approves_nothing(
+    workflows: WorkflowServiceAsyncStub,
+) -> None:
+    one, other = await begin_asking(workflows), await begin_asking(workflows)
+
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await decide(workflows, other, ADA, digest=(await asked(workflows, one)).digest)
+
+    assert reason(refused.value) == "PROOF_INVALID"
+
+
+async def test_a_repeated_approval_is_one(workflows: WorkflowServiceAsyncStub) -> None:
+    run_id = await begin_asking(workflows)
+    digest = (await asked(workflows, run_id)).digest
+    signed = ADA.approve(run_id=run_id, step="agree", digest=digest, approves=True)
+    request = pb.ApproveRunRequest(request_id="a", run_id=run_id, step="agree", approval=signed)
+
+    replies = [await workflows.ApproveRun(request, timeout=5) for _ in range(2)]
+
+    assert replies[0] == replies[1] == pb.ApproveRunResponse(approver=ADA.did, approves=True)
+
+
+async def test_who_has_decided_cannot_decide_otherwise(
+    workflows: WorkflowServiceAsyncStub,
+) -> None:
+    run_id = await begin_asking(workflows)
+    await decide(workflows, run_id, ADA)
+
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await decide(workflows, run_id, ADA, approves=False)
+
+    assert reason(refused.value) == "APPROVAL_NOT_ASKED"
+
+
+async def test_an_approval_that_nobody_can_verify_is_not_stored(
+    workflows: WorkflowServiceAsyncStub, book: Book
+) -> None:
+    run_id = await begin_asking(workflows)
+    book.before["VerifyApproval"] += [Unavailable("gone")] * 9
+
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await decide(workflows, run_id, ADA)
+
+    assert reason(refused.value) == "PEER_UNAVAILABLE"
+    assert len((await asked(workflows, run_id)).decisions) == 0
+
+
+@pytest.mark.parametrize(("step", "why"), [("agree", "NOT_KNOWN"), ("note", "APPROVAL_NOT_ASKED")])
+async def test_a_step_that_asks_nothing_cannot_be_approved(
+    workflows: WorkflowServiceAsyncStub, step: str, why: str
+) -> None:
+    text = steps("note\n    set: {a: 1}", "answer\n    wait_for: {signal: approved}")
+    run_id = await begin(workflows, text)
+    await is_at(workflows, run_id, "WAITING")
+
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await workflows.ApproveRun(
+            pb.ApproveRunRequest(request_id="a", run_id=run_id, step=step, approval="x"), timeout=5
+        )
+
+    assert reason(refused.value) == why
+
+
+async def test_decisions_outlive_the_orchestrator(
+    authority: Authority, config: OrchestratorConfig
+) -> None:
+    async with orchestrator(config) as service, connect(authority, service.port) as workflows:
+        run_id = await begin_asking(workflows)
+        await decide(workflows, run_id, ADA)
+
+    async with orchestrator(config) as service, connect(authority, service.port) as workflows:
+        await decide(workflows, run_id, BOB)
+        assert status(await finished(workflows, run_id)) == "SUCCEEDED"
+
+
+async def test_a_run_shows_what_it_asks_and_who_has_decided(
+    workflows: WorkflowServiceAsyncStub,
+) -> None:
+    run_id = await begin_asking(workflows)
+    await decide(workflows, run_id, ADA)
+
+    run = (await workflows.GetRun(pb.GetRunRequest(run_id=run_id), timeout=5)).run
+
+    told = "\n".join(runs.lines(run))
+    assert "asks: Pay 5?" in told
+    assert "2 of 2 must approve until" in told
+    assert f"✓ {ADA.did} approved" in told
+    assert f"… {BOB.did}" in told
