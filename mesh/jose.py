@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cryptography.exceptions import InvalidSignature
@@ -177,7 +178,7 @@ class P256Key:
 
     @property
     def _public(self) -> ec.EllipticCurvePublicKey:
-        return ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), self.point)
+        return _p256_public(self.point)
 
     @property
     def jwk(self) -> dict[str, str]:
@@ -200,12 +201,23 @@ class P256Key:
         return True
 
     def sign(self, data: bytes) -> bytes:
-        private = ec.derive_private_key(int.from_bytes(self.secret), ec.SECP256R1())
+        private = _p256_private(self.secret)
         r, s = decode_dss_signature(private.sign(data, ec.ECDSA(hashes.SHA256())))
         return r.to_bytes(32) + min(s, P256_ORDER - s).to_bytes(32)
 
     def __repr__(self) -> str:
         return f"P256Key({self.point.hex()})"
+
+
+# A service signs with one key all day, and hears from few others.
+@lru_cache(maxsize=1024)
+def _p256_public(point: bytes) -> ec.EllipticCurvePublicKey:
+    return ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
+
+
+@lru_cache(maxsize=4)
+def _p256_private(secret: bytes) -> ec.EllipticCurvePrivateKey:
+    return ec.derive_private_key(int.from_bytes(secret), ec.SECP256R1())
 
 
 Key = Ed25519Key | Secp256k1Key | P256Key
