@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 MAX_TOKEN = 64 * 1024  # characters
 MAX_DEPTH = 64  # of nested JSON
+MAX_KNOWN = 8 * 1024  # characters of a header that is kept
 
 ED25519_PRIME = 2**255 - 19
 ED25519_D = -121665 * pow(121666, -1, ED25519_PRIME) % ED25519_PRIME
@@ -314,13 +315,22 @@ def parse(token: str) -> Jws:
     parts = token.split(".") if len(token) <= MAX_TOKEN else []
     if len(parts) != 3:
         raise JoseError(f"not a compact JWS of at most {MAX_TOKEN} characters")
-    header = load_json(decode(parts[0]))
+    header = _known_header(parts[0]) if len(parts[0]) <= MAX_KNOWN else _header(parts[0])
+    signing_input = f"{parts[0]}.{parts[1]}".encode()
+    return Jws(dict(header), decode(parts[1]), signing_input, decode(parts[2]))
+
+
+def _header(text: str) -> dict[str, Any]:
+    header = load_json(decode(text))
     if not isinstance(header, dict):
         raise JoseError("the header of a JWS must be an object")
     if "crit" in header:
         raise JoseError("critical header extensions are not supported")
-    signing_input = f"{parts[0]}.{parts[1]}".encode()
-    return Jws(header, decode(parts[1]), signing_input, decode(parts[2]))
+    return header
+
+
+# Whoever signs often signs under one header, with all certificates in it.
+_known_header = lru_cache(maxsize=1024)(_header)
 
 
 def encode(raw: bytes) -> str:

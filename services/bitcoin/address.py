@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
 from mesh.errors import InvalidArgument, Reason
@@ -19,6 +20,7 @@ _TEST_NETWORKS = (Network.TESTNET4, Network.SIGNET, Network.REGTEST)
 P2PKH_VERSIONS = {0x00: (Network.MAIN,), 0x6F: _TEST_NETWORKS}
 P2SH_VERSIONS = {0x05: (Network.MAIN,), 0xC4: _TEST_NETWORKS}
 
+KNOWN = 8192  # addresses whose checksum was found right before
 MAX_ADDRESS_SIZE = 90  # characters of the longest bech32 address (BIP 173)
 
 
@@ -65,12 +67,14 @@ def format_address(script: bytes, network: Network) -> str | None:
             return None
 
 
+@lru_cache(maxsize=KNOWN)
 def _parse_segwit(address: str) -> tuple[bytes, Sequence[Network]]:
     hrp, version, program = bech32.decode_segwit(address)
     opcode = 0x50 + version if version else 0
     return bytes([opcode, len(program)]) + program, HRPS[hrp]
 
 
+@lru_cache(maxsize=KNOWN)
 def _parse_base58(address: str) -> tuple[bytes, Sequence[Network]]:
     payload = base58.decode_check(address)
     if len(payload) != 21:

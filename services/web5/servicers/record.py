@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from google.protobuf import json_format
-
 from anya.web5.v1 import record_pb2 as pb
 from anya.web5.v1.record_pb2_grpc import RecordServiceServicer
-from mesh.errors import InvalidArgument
 from mesh.interceptors import request_key
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from google.protobuf.struct_pb2 import Struct
+    from google.protobuf.struct_pb2 import Struct, Value
     from grpc.aio import ServicerContext
 
     from services.web5.records import Records, TransactionRecord
@@ -51,10 +48,24 @@ class RecordServicer(RecordServiceServicer):
 
 
 def _parse_struct(struct: Struct) -> dict[str, Any]:
-    try:
-        return json_format.MessageToDict(struct)
-    except json_format.SerializeToJsonError as error:
-        raise InvalidArgument(f"transaction_data: {error}", field="transaction_data") from None
+    """As ProtoJSON has it, but numbers stay doubles: the record makes of them what they are."""
+    return {name: _parse_value(value) for name, value in struct.fields.items()}
+
+
+def _parse_value(value: Value) -> Any:
+    match value.WhichOneof("kind"):
+        case "struct_value":
+            return _parse_struct(value.struct_value)
+        case "list_value":
+            return [_parse_value(item) for item in value.list_value.values]
+        case "number_value":
+            return value.number_value
+        case "string_value":
+            return value.string_value
+        case "bool_value":
+            return value.bool_value
+        case _:
+            return None
 
 
 def _format_record(record: TransactionRecord) -> bytes:
