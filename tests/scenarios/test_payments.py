@@ -74,8 +74,8 @@ async def pay(mesh: Mesh) -> str:
     """A payment that was made; its id."""
     async with connect(Home(mesh.home)) as channels:
         proposal = await propose(mesh, channels)
-        await payments.send(channels, proposal)
-        await runs.finish(channels, proposal.intent.payment_id)
+        made = await payments.pay(channels, proposal)
+    assert made.status == workflow_pb2.RUN_STATUS_SUCCEEDED
     return proposal.intent.payment_id
 
 
