@@ -90,6 +90,16 @@ async def cancel(channels: Channels, run_id: str, *, reason: str = "") -> None:
     await _stub(channels).CancelRun(request)
 
 
+async def redrive(
+    channels: Channels, run_id: str, *, reason: str = "", request_id: str = ""
+) -> None:
+    """Have an ended run go on; the same ``request_id`` again has it go on once."""
+    request = pb.RedriveRunRequest(
+        request_id=request_id or str(uuid.uuid4()), run_id=run_id, reason=reason
+    )
+    await _stub(channels).RedriveRun(request)
+
+
 async def get(channels: Channels, run_id: str) -> pb.Run:
     return (await _stub(channels).GetRun(pb.GetRunRequest(run_id=run_id))).run
 
@@ -187,11 +197,14 @@ def lines(run: pb.Run) -> list[str]:
         if step.HasField("condition") and not step.condition.verdict:
             line += f", not because {step.condition.expression} is false"
         if step.HasField("error"):
-            told = (step.error.reason or step.error.code, step.error.message)
-            line += f", {': '.join(filter(None, told))}"
+            words = (step.error.reason or step.error.code, step.error.message)
+            line += f", {': '.join(filter(None, words))}"
         found.append(line)
         if step.HasField("approval"):
             found += [f"      {told}" for told in approval_lines(step.approval)]
+    for again in run.redrives:
+        told = f": {again.reason}" if again.reason else ""
+        found.append(f"  redriven after {status_word(again.ended)} by {again.by}{told}")
     if why := run.reason or run.cause:
         found.append(f"  because: {why}")
     if run.HasField("erased"):

@@ -248,6 +248,29 @@ def cancel_run(
         screen.results().print(f"{run_id}  asked to end", markup=False)
 
 
+@app.command("redrive")
+def redrive_run(
+    run_id: RunArgument,
+    reason: Annotated[str, typer.Option(help="For those who look at it later.")] = "",
+    request_id: Annotated[str, typer.Option(help="Chosen by you: the same again is one.")] = "",
+    home: HomeOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Have a run that failed go on from the step that stopped it. Watch it for how it ends."""
+    from functools import partial
+
+    from cli import runs, screen
+    from cli.connection import ask
+    from cli.home import Home
+
+    again = partial(runs.redrive, run_id=run_id, reason=reason, request_id=request_id)
+    ask(Home.of(home), again)
+    if json:
+        screen.emit({"run_id": run_id, "redrive": "asked"})
+    else:
+        screen.results().print(f"{run_id}  goes on", markup=False)
+
+
 @app.command("watch")
 def watch_run(run_id: RunArgument, home: HomeOption = None, json: JsonOption = False) -> None:
     """Follow a run to its end; exit code 3 if it is refused. Under --json one line per event."""

@@ -23,6 +23,7 @@ from services.orchestrator.journal.opening import open_journal
 from services.orchestrator.journal.schedules import Schedules
 from services.orchestrator.keeping import Keeping
 from services.orchestrator.peers import open_peers
+from services.orchestrator.redriver import Redriver
 from services.orchestrator.runner import Runner
 from services.orchestrator.scheduler import Scheduler
 from services.orchestrator.servicers.payment import PaymentServicer
@@ -58,8 +59,9 @@ async def orchestrator(config: OrchestratorConfig) -> AsyncIterator[Orchestrator
             journal.database, retain_days=config.retain_days, erase_days=config.erase_pii_days
         )
         approvals = Approvals(runs, runner, peers)
+        redriver = Redriver(journal.database, runner, changes)
         workflows = WorkflowServicer(
-            definitions, catalogue, runs, runner, changes, keeping.erasure, approvals
+            definitions, catalogue, runs, runner, changes, keeping.erasure, approvals, redriver
         )
         payments = PaymentServicer(runs, runner, Wallet(peers), changes)
         schedules = Schedules(journal.database)

@@ -3,6 +3,7 @@
 A run outlives the call that started it, and may outlive the process that drives it. So its spans
 are made from the journal when something ends: whoever takes a run over draws again what the last
 process may not have sent, under the same ids, and closes what it left open. No span is orphaned.
+What a run does once it was redriven is below a span of that redrive: the run's own was drawn.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED = "interrupted"
 CANCEL = "cancel"
+LATELY = 2_000_000  # microseconds: longer than spans take to leave a process
 ENDED_WELL = (RunStatus.SUCCEEDED, RunStatus.REFUSED)
 
 
@@ -79,20 +81,24 @@ class RunTrace:
     _trace_id: int = 0
     _flags: int = 0
     _span_id: int = 0
+    _leg: tuple[
+        str | int, ...
+    ] = ()  # what tells spans from those of the same step before a redrive
+    _top: int = 0  # the span that is above all others of this leg
 
     def __post_init__(self) -> None:
         if self.traceparent:
             self._trace_id = int(self.traceparent[3:35], 16)
             self._flags = int(self.traceparent[53:55], 16)
-            self._span_id = derive_span_id(self.run_id)
+            self._span_id = self._top = derive_span_id(self.run_id)
 
     def calling(self, path: str, *attempt: str | int) -> AbstractContextManager[None]:
         """Calls made in the block belong to this attempt of the step."""
         if not self.traceparent:
             return nullcontext()
-        own = derive_span_id(self.run_id, path, *attempt)
+        own = self._id(path, *attempt)
         span = SpanContext(self._trace_id, own, is_remote=True, trace_flags=TraceFlags(self._flags))
-        return Below(span, derive_span_id(self.run_id, path, *attempt, "call"))
+        return Below(span, self._id(path, *attempt, "call"))
 
     def observe(self, records: Iterable[Record], *, again: bool = False) -> None:
         """Draw what ends with these records. ``again``: also the calls that another process made.
@@ -101,11 +107,31 @@ class RunTrace:
         """
         if self.draw is None or not self._flags & TraceFlags.SAMPLED:
             return
-        for record in records:
+        for record in self._pass_over(list(records)) if again else records:
             _OBSERVE.get(record.kind, RunTrace._end_step)(self, record, again)
+
+    def _pass_over(self, records: list[Record]) -> list[Record]:
+        """Note what was drawn, and sent, before the run was redriven; the rest is to be drawn."""
+        drawn, draw = _drawn_long_ago(records), self.draw
+        self.draw = _draw_nothing
+        for record in records[:drawn]:
+            _OBSERVE.get(record.kind, RunTrace._end_step)(self, record, True)
+        self.draw = draw
+        return records[drawn:]
 
     def _begin_run(self, record: Record, again: bool) -> None:
         self._created_us = record.at_us
+
+    def _redrive(self, record: Record, again: bool) -> None:
+        self._interrupt_cancels(record, again)
+        self._leg = ("redrive", int(self._leg[-1]) + 1 if self._leg else 1)
+        self._top = derive_span_id(self.run_id, *self._leg)
+        self._created_us = record.at_us
+        for path, step in self._steps.items():
+            if not step.method:  # it may go on with what is inside it
+                self._steps[path] = step._replace(attempt=(1,), started_us=record.at_us)
+        for path in record.payload["anew"]:
+            self._steps.pop(path, None)
 
     def _begin_step(self, record: Record, again: bool) -> None:
         payload = record.payload
@@ -154,19 +180,23 @@ class RunTrace:
         path, attempt = ended.path, ended.attempt
         outer = places.outer(path)
         # What is inside a step is inside its first attempt: such a step has no other.
-        parent = derive_span_id(self.run_id, outer, 1) if outer else self._span_id
-        own = derive_span_id(self.run_id, path, *attempt)
+        parent = self._id(outer, 1) if outer else self._top
+        own = self._id(path, *attempt)
         times = (ended.started_us, at_us)
         self._draw(_step_shape(self.workflow_id, path, attempt, error), own, parent, times)
         if again and ended.method:
-            call = derive_span_id(self.run_id, path, *attempt, "call")
+            call = self._id(path, *attempt, "call")
             shape = _call_shape(self.workflow_id, ended.method, ended.service, error)
             self._draw(shape, call, own, times)
 
     def _end_run(self, record: Record, again: bool) -> None:
-        shape = _run_shape(self.workflow_id, record.payload["status"])
-        parent = int(self.traceparent[36:52], 16)
-        self._draw(shape, self._span_id, parent, (self._created_us, record.at_us))
+        name = f"redrive {self._leg[-1]}" if self._leg else f"run {self.workflow_id}"
+        shape = _run_shape(self.workflow_id, name, record.payload["status"])
+        parent = self._span_id if self._leg else int(self.traceparent[36:52], 16)
+        self._draw(shape, self._top, parent, (self._created_us, record.at_us))
+
+    def _id(self, path: str, *attempt: str | int) -> int:
+        return derive_span_id(self.run_id, *self._leg, path, *attempt)
 
     def _draw(self, shape: Shape, id: int, parent: int, times_us: tuple[int, int]) -> None:
         start_us, end_us = times_us
@@ -177,9 +207,9 @@ class RunTrace:
 
 
 @lru_cache(MAX_SHAPES)
-def _run_shape(workflow_id: str, status: str) -> Shape:
+def _run_shape(workflow_id: str, name: str, status: str) -> Shape:
     about = {"workflow.id": workflow_id, "run.status": status}
-    return _shape(f"run {workflow_id}", about, "" if status in ENDED_WELL else status)
+    return _shape(name, about, "" if status in ENDED_WELL else status)
 
 
 @lru_cache(MAX_SHAPES)
@@ -212,6 +242,7 @@ def _shape(
 _OBSERVE: dict[Kind, Callable[[RunTrace, Record, bool], None]] = {
     Kind.START: RunTrace._begin_run,
     Kind.FINISH: RunTrace._end_run,
+    Kind.REDRIVEN: RunTrace._redrive,
     Kind.RECOVERED: RunTrace._interrupt_cancels,
     Kind.CANCEL_INTENT: RunTrace._observe_cancel,
     Kind.CANCEL_FAILED: RunTrace._observe_cancel,
@@ -229,6 +260,19 @@ _OBSERVE: dict[Kind, Callable[[RunTrace, Record, bool], None]] = {
 
 def _traceparent(trace_id: int, span_id: int, flags: int) -> str:
     return f"00-{trace_id:032x}-{span_id:016x}-{flags:02x}"
+
+
+def _drawn_long_ago(records: list[Record]) -> int:
+    """How many of the records, the first ones, are of a run that had ended long before."""
+    for at in reversed(range(1, len(records))):
+        waited_us = records[at].at_us - records[at - 1].at_us
+        if records[at].kind is Kind.REDRIVEN and waited_us > LATELY:
+            return at
+    return 0
+
+
+def _draw_nothing(span: FinishedSpan) -> None:
+    """It was drawn."""
 
 
 def _next(cancel: _Open, started_us: int) -> _Open:

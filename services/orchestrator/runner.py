@@ -226,7 +226,8 @@ class Runner:
     async def _take_up(self, stored: StoredRun) -> None:
         state = stored.state
         run_trace = self._trace(state, stored.row.traceparent)
-        begun = bool(state.steps)
+        # Nothing of it was sent since then: this is no recovery.
+        begun = bool(state.steps) and stored.records[-1].kind is not Kind.REDRIVEN
         run_trace.observe(stored.records, again=True)
         try:
             workflow = await self._catalogue.pinned(state)

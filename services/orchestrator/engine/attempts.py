@@ -12,7 +12,7 @@ from services.orchestrator.engine.draft import Draft
 from services.orchestrator.engine.policy import SECOND, Outcome, judge
 from services.orchestrator.engine.record import Kind, PayloadTooLarge
 from services.orchestrator.engine.request import build_cancel
-from services.orchestrator.engine.state import RECOVERED, Error, Phase
+from services.orchestrator.engine.state import RECOVERED, REDRIVEN, Error, Phase
 
 if TYPE_CHECKING:
     from services.orchestrator.definition.workflow import Retry
@@ -102,7 +102,7 @@ class Attempts(Draft):
         stopped = self.state.stop is not None and not uncertain
         if stopped and not conclusion.compensates(step.path):
             return False
-        if said.max_attempts is not None and step.attempt >= said.max_attempts:
+        if said.max_attempts is not None and step.attempt - step.before >= said.max_attempts:
             return False
         if said.errors and not uncertain and not {error.code, error.reason} & said.errors:
             return False
@@ -121,7 +121,11 @@ class Attempts(Draft):
     def _retry(self, step: StepState, error: Error, *, uncertain: bool) -> None:
         after_pivot = conclusion.pivot_made(self.state)
         wait = self.policy.retry_us(
-            step.attempt, error, self.jitter, after_pivot=after_pivot, said=self._said(step)
+            step.attempt - step.before,
+            error,
+            self.jitter,
+            after_pivot=after_pivot,
+            said=self._said(step),
         )
         payload = {
             "error": error.to_payload(),
@@ -139,7 +143,7 @@ class Attempts(Draft):
     def resume(self, step: StepState) -> None:
         """The time that the next attempt waited for has come."""
         if step.phase is not Phase.PARKED:
-            self.attempt_again(step.path, "retried")
+            self.attempt_again(step.path, REDRIVEN if step.attempt == step.before else "retried")
             return
         late = self.at_us >= self.state.deadline_us and not conclusion.pivot_made(self.state)
         if not late or step.cancelled or conclusion.compensates(step.path):

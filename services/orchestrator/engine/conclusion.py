@@ -30,6 +30,11 @@ def pivot_made(state: RunState) -> bool:
     )
 
 
+def is_unknown(step: StepState) -> bool:
+    """Was it answered, but not whether it was done?"""
+    return step.effect == Effect.PIVOT.name and (step.reply or {}).get("status") in UNKNOWN
+
+
 def compensates(path: str) -> bool:
     """Is the step part of taking another one back?"""
     return f"{path}/".find(f"/{places.COMPENSATE}/") > 0

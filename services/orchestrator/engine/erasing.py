@@ -36,7 +36,7 @@ KEPT = frozenset(
     {
         *("workflow_id", "definition_hash", "composites", "starter", "deadline_us", "cause"),
         *("ceiling", "paths", "step", "type", "approves"),
-        *("ended", "stops", "again", "anew", "inside", "spent"),
+        *("ended", "stops", "again", "anew", "inside", "spent", "left"),
         *("operation", "protocol", "effect", "method", "service", "key"),
         *("until_us", "timeout_us", "retry_us", "listens"),
         *("uncertain", "final", "caught", "at", "consumed", "position", "name", "by", "status"),

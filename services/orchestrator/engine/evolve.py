@@ -13,6 +13,7 @@ from services.orchestrator.engine.state import (
     Decision,
     Error,
     Phase,
+    Redrive,
     RunState,
     RunStatus,
     Signal,
@@ -51,6 +52,7 @@ def _start(state: RunState, record: Record) -> None:
     state.starter = payload["starter"]
     state.ceiling = None if payload["ceiling"] is None else frozenset(payload["ceiling"])
     state.deadline_us = payload["deadline_us"]
+    state.allowed_us = state.deadline_us - record.at_us
     state.created_us = record.at_us
 
 
@@ -74,7 +76,7 @@ def _step_intent(state: RunState, record: Record) -> None:
 
 def _step_attempt(state: RunState, record: Record) -> None:
     step = state.steps[record.path]
-    if step.phase is Phase.PARKED:
+    if step.phase is Phase.PARKED or step.attempt == step.before:
         step.since_us = record.at_us
     # Whoever was killed in the middle of a call left nobody to hear its answer.
     if record.payload["cause"] == RECOVERED and step.effect != "READ":
@@ -102,6 +104,7 @@ def _step_failed(state: RunState, record: Record) -> None:
             state.broken.setdefault(places.outer(step.path), step.path)
         if step.caught == Caught.HANDLE:
             step.phase = Phase.INSIDE
+            step.handling = step.error
     else:
         step.status = StepStatus.UNCERTAIN if step.uncertain else StepStatus.RUNNING
         step.phase = Phase.WAITING
@@ -176,6 +179,7 @@ def _step_skipped(state: RunState, record: Record) -> None:
     step = state.steps.get(record.path) or _begin(state, record)
     step.condition = payload.get("condition") or step.condition
     step.skip_reason = payload["reason"]
+    step.left = payload.get("left", "")
     _end(step, record, StepStatus.SKIPPED, payload["output"])
     _stand(state, step)
 
@@ -231,6 +235,49 @@ def _finish(state: RunState, record: Record) -> None:
 def _erased(state: RunState, record: Record) -> None:
     state.erased_us = record.at_us
     state.reason = record.payload["cause"]
+
+
+def _redriven(state: RunState, record: Record) -> None:
+    payload = record.payload
+    ended = RunStatus(payload["ended"])
+    again = Redrive(payload["by"], payload["reason"], record.at_us, ended)
+    state.redrives.append(again)
+    state.deadline_us = payload["deadline_us"]
+    state.finished_us = 0
+    state.passed.clear()
+    if not payload["stops"]:
+        state.stop = None
+    for path in payload["anew"]:
+        del state.steps[path]
+    state.spent |= dict.fromkeys(payload["spent"], len(state.redrives))
+    for path in payload["again"]:
+        _reopen(state.steps[path], Phase.WAITING)
+    for path in payload["inside"]:
+        _reopen(state.steps[path], Phase.INSIDE)
+    for step in state.steps.values():
+        if step.phase is Phase.CANCELLING:
+            step.since_us = record.at_us
+            step.cancel_attempt += 1
+        _stand(state, step)
+
+
+def _reopen(step: StepState, phase: Phase) -> None:
+    if step.phase is Phase.CALLING and step.effect != "READ":
+        step.uncertain = True  # whoever made the call did not hear its answer
+    elif phase is Phase.INSIDE:
+        step.uncertain = False  # that is said of the step inside it
+    handles = step.failed_at.startswith(f"{step.path}/on_error/")
+    step.caught = Caught.HANDLE if handles else ""
+    step.status = StepStatus.UNCERTAIN if step.uncertain else StepStatus.RUNNING
+    if handles:
+        step.status = StepStatus.FAILED
+        step.error = step.handling
+    step.phase = phase
+    step.before = step.attempt
+    step.output = {}
+    step.reply = None
+    step.failed_at = step.left = step.skip_reason = ""
+    step.until_us = step.finished_us = step.ended = 0
 
 
 def _begin(state: RunState, record: Record) -> StepState:
@@ -304,4 +351,5 @@ _EVOLVE: dict[Kind, _Evolve] = {
     Kind.STOPPING: _stopping,
     Kind.FINISH: _finish,
     Kind.ERASED: _erased,
+    Kind.REDRIVEN: _redriven,
 }

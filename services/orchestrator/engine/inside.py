@@ -124,8 +124,8 @@ class Inside(Walk):
             self._leave_inside(path, reason)
             self.leave(path, reason)
 
-    def leave(self, path: str, reason: str) -> None:
-        self.skip_alone(places.locate(self.workflow, path).step, path, reason)
+    def leave(self, path: str, reason: str, **more: Any) -> None:
+        self.skip_alone(places.locate(self.workflow, path).step, path, reason, **more)
 
     def _leave_inside(self, path: str, reason: str) -> None:
         below = [step for step in self.state.steps.values() if places.is_below(step.path, path)]

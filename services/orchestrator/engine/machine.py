@@ -154,7 +154,7 @@ class Turn(Compensations):
         """Nothing new begins; what is under way ends, what was done is taken back."""
         for step in self.state.in_flight:
             if can_be_left(step):
-                self.leave(step.path, "the run ended first")
+                self.leave(step.path, "the run ended first", left=step.phase)
         status, reason = self._end()
         if self.state.in_flight:
             self._remember(status, reason)
@@ -190,5 +190,5 @@ class Turn(Compensations):
     def _finish(self, status: RunStatus, reason: str) -> None:
         for step in list(self.state.steps.values()):
             if step.phase is Phase.INSIDE:
-                self.leave(step.path, "the run ended first")
+                self.leave(step.path, "the run ended first", left=step.phase)
         self.add(Kind.FINISH, "", {"status": status, "reason": reason})

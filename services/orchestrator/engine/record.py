@@ -14,7 +14,8 @@ Payloads are JSON; ``?`` marks what may be missing:
     STEP_PARKED    error, until_us
     STEP_DONE      reply, output, attestations [[kind, jws], ...]; likewise; consumed?: sequences
                    of signals
-    STEP_SKIPPED   operation, protocol, effect, condition?, output, reason
+    STEP_SKIPPED   operation, protocol, effect, condition?, output, reason; left? phase that the
+                   end of the run found it in
     CANCEL_INTENT  method, request (base64), error: what led to it
     CANCEL_FAILED  error, final; retry_us? unless it is final
     CANCEL_DONE    nothing
@@ -28,6 +29,10 @@ Payloads are JSON; ``?`` marks what may be missing:
     FINISH         status, reason
     ERASED         by, cause: why the run ended, without what was about people; the records before
                    it were, or are being, replaced by what erasing.py leaves of them
+    REDRIVEN       reason, by, ended, deadline_us; stops: whether it still stops for the reason that
+                   it had; paths of steps: again (under the same key), anew (as if they had never
+                   begun), inside (goes on with what is in them), spent (those whose next key is
+                   another one)
 """
 
 from __future__ import annotations
@@ -59,6 +64,7 @@ class Kind(StrEnum):
     STOPPING = "STOPPING"
     FINISH = "FINISH"
     ERASED = "ERASED"
+    REDRIVEN = "REDRIVEN"
 
 
 class PayloadTooLarge(ValueError):  # noqa: N818  (a state, as in mesh.errors)

@@ -23,11 +23,15 @@ FIRST_ITERATION = "0"
 
 
 def effect_key(state: RunState, path: str, effect: Effect) -> str:
-    """The request_id of a step's every attempt. A payment's is its own id, which is the run's."""
+    """The request_id of a step's every attempt. A payment's is its own id, which is the run's.
+
+    A step that was refused and is redriven has a key of its own: RUN/STEP/0/1.
+    """
     if effect is Effect.PIVOT:
         return state.run_id
     iteration = ".".join(places.indices(path)) or FIRST_ITERATION
-    return f"{state.run_id}/{places.plain(path)}/{iteration}"
+    key = f"{state.run_id}/{places.plain(path)}/{iteration}"
+    return f"{key}/{state.spent[path]}" if path in state.spent else key
 
 
 def build_request(method: Method, resolved: dict[str, Any], key: str, state: RunState) -> bytes:

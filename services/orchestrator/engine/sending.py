@@ -20,15 +20,15 @@ def signal(name: str, payload: dict[str, Any], correlation: str) -> Signalled:
         raise InvalidArgument(f"signal {not_an_id(name[:100])}", field="signal")
     if len(json.dumps(payload).encode()) > MAX_SIGNAL:
         raise InvalidArgument(f"payload must be at most {MAX_SIGNAL} bytes", field="payload")
-    _must_be_short("correlation", correlation, MAX_CORRELATION)
+    must_be_short("correlation", correlation, MAX_CORRELATION)
     return Signalled(name, payload, correlation)
 
 
 def cancel(reason: str, by: str) -> CancelRequested:
-    _must_be_short("reason", reason, MAX_REASON)
+    must_be_short("reason", reason, MAX_REASON)
     return CancelRequested(reason, by)
 
 
-def _must_be_short(field: str, text: str, most: int) -> None:
+def must_be_short(field: str, text: str, most: int) -> None:
     if len(text) > most or not (text.isprintable() or not text):
         raise InvalidArgument(f"{field} must be at most {most} printable characters", field=field)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 RECOVERED = "recovered"  # the cause of an attempt that follows a crash
+REDRIVEN = "redriven"  # and of one by a run that had ended
 
 
 class RunStatus(StrEnum):
@@ -108,6 +109,9 @@ class StepState:
     heard_to: int = 0  # in the order of the store's events: it wants none up to here
     heard: dict[str, Signal] = field(default_factory=dict)  # events it waits for, by their type
     decisions: dict[str, Decision] = field(default_factory=dict)  # of its approvers, by their DID
+    left: str = ""  # the phase in which it was given up because the run ended; empty: it was not
+    handling: Error | None = None  # what its on_error is about
+    before: int = 0  # attempts before the run was last redriven
 
 
 class Caught(StrEnum):
@@ -138,6 +142,16 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
+class Redrive:
+    """The run had ended, and somebody had it go on."""
+
+    by: str  # SPIFFE ID
+    reason: str
+    at_us: int
+    ended: RunStatus
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """The run is about to end like this: nothing new begins."""
 
@@ -162,9 +176,12 @@ class RunState:
     created_us: int = 0
     updated_us: int = 0
     deadline_us: int = 0
+    allowed_us: int = 0  # from its start, and from each redrive
     finished_us: int = 0
     erased_us: int = 0  # when what is about people was taken out; 0: it was not
     recoveries: int = 0
+    redrives: list[Redrive] = field(default_factory=list)
+    spent: dict[str, int] = field(default_factory=dict)  # path -> redrive that took its key away
     steps: dict[str, StepState] = field(default_factory=dict)  # in the order they began
     attestations: list[tuple[str, str]] = field(default_factory=list)  # kind and JWS, as they came
     active: dict[str, StepState] = field(default_factory=dict)  # the steps in flight, by path

@@ -13,7 +13,7 @@ from services.orchestrator.run_trace import trace_id_of
 
 if TYPE_CHECKING:
     from services.orchestrator.engine.events import Approved
-    from services.orchestrator.engine.state import Error, RunState, StepState
+    from services.orchestrator.engine.state import Error, Redrive, RunState, StepState
     from services.orchestrator.journal.definitions import StoredDefinition
     from services.orchestrator.journal.listing import RunRow
 
@@ -65,6 +65,7 @@ def format_state(state: RunState, trace_id: str) -> pb.Run:
         starter=state.starter,
         recoveries=state.recoveries,
         steps=[_step(step) for step in state.steps.values()],
+        redrives=[_redrive(redrive) for redrive in state.redrives],
     )
     if state.finished:
         run.finished.CopyFrom(time(state.finished_us))
@@ -81,6 +82,15 @@ def run_status(status: str) -> pb.RunStatus.ValueType:
 def status_name(status: pb.RunStatus.ValueType) -> str:
     """``"RUNNING"``; empty for the unspecified one."""
     return pb.RunStatus.Name(status).removeprefix("RUN_STATUS_") if status else ""
+
+
+def _redrive(redrive: Redrive) -> pb.Redrive:
+    return pb.Redrive(
+        by=redrive.by,
+        reason=redrive.reason,
+        at=time(redrive.at_us),
+        ended=run_status(redrive.ended),
+    )
 
 
 def _step(step: StepState) -> pb.Step:

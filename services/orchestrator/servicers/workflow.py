@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from services.orchestrator.journal.definitions import Definitions
     from services.orchestrator.journal.erasure import Erasure
     from services.orchestrator.journal.runs import Runs
+    from services.orchestrator.redriver import Redriver
     from services.orchestrator.runner import Runner
 
 MAX_FAULTS = 20  # in one status: it travels in a header
@@ -47,6 +48,7 @@ class WorkflowServicer(WorkflowServiceServicer):
         changes: Changes,
         erasure: Erasure,
         approvals: Approvals,
+        redriver: Redriver,
     ) -> None:
         self._approvals = approvals
         self._definitions = definitions
@@ -55,6 +57,7 @@ class WorkflowServicer(WorkflowServiceServicer):
         self._runner = runner
         self._changes = changes
         self._erasure = erasure
+        self._redriver = redriver
 
     async def RegisterWorkflow(
         self,
@@ -159,6 +162,16 @@ class WorkflowServicer(WorkflowServiceServicer):
         first = await self._erasure.erase(request_key.current(), request.run_id, reply)
         self._changes.notify(request.run_id)
         return pb.EraseRunResponse.FromString(first)
+
+    async def RedriveRun(
+        self,
+        request: pb.RedriveRunRequest,
+        context: ServicerContext[pb.RedriveRunRequest, pb.RedriveRunResponse],
+    ) -> pb.RedriveRunResponse:
+        key = request_key.current()
+        sending.must_be_short("reason", request.reason, sending.MAX_REASON)
+        await self._redriver.redrive(key, request.run_id, request.reason)
+        return pb.RedriveRunResponse()
 
     async def GetRun(
         self,

@@ -528,6 +528,47 @@ class EraseRunResponse(_message.Message):
 Global___EraseRunResponse: _TypeAlias = EraseRunResponse  # noqa: Y015
 
 @_typing.final
+class RedriveRunRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    run_id: _builtins.str
+    reason: _builtins.str
+    """For people, at most 200 characters."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        run_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "request_id", b"request_id", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RedriveRunRequest: _TypeAlias = RedriveRunRequest  # noqa: Y015
+
+@_typing.final
+class RedriveRunResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RedriveRunResponse: _TypeAlias = RedriveRunResponse  # noqa: Y015
+
+@_typing.final
 class Step(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -732,6 +773,7 @@ class Run(_message.Message):
     FINISHED_FIELD_NUMBER: _builtins.int
     CAUSE_FIELD_NUMBER: _builtins.int
     ERASED_FIELD_NUMBER: _builtins.int
+    REDRIVES_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     workflow_id: _builtins.str
     definition_hash: _builtins.str
@@ -767,6 +809,10 @@ class Run(_message.Message):
         in lists.
         """
 
+    @_builtins.property
+    def redrives(self) -> _containers.RepeatedCompositeFieldContainer[Global___Redrive]:
+        """Who had it go on after it had ended, the first time first."""
+
     def __init__(
         self,
         *,
@@ -785,14 +831,46 @@ class Run(_message.Message):
         finished: _timestamp_pb2.Timestamp | None = ...,
         cause: _builtins.str = ...,
         erased: _timestamp_pb2.Timestamp | None = ...,
+        redrives: _abc.Iterable[Global___Redrive] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "erased", b"erased", "finished", b"finished", "input", b"input", "updated", b"updated"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "created", b"created", "definition_hash", b"definition_hash", "erased", b"erased", "finished", b"finished", "input", b"input", "reason", b"reason", "recoveries", b"recoveries", "run_id", b"run_id", "starter", b"starter", "status", b"status", "steps", b"steps", "trace_id", b"trace_id", "updated", b"updated", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "created", b"created", "definition_hash", b"definition_hash", "erased", b"erased", "finished", b"finished", "input", b"input", "reason", b"reason", "recoveries", b"recoveries", "redrives", b"redrives", "run_id", b"run_id", "starter", b"starter", "status", b"status", "steps", b"steps", "trace_id", b"trace_id", "updated", b"updated", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Run: _TypeAlias = Run  # noqa: Y015
+
+@_typing.final
+class Redrive(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
+    by: _builtins.str
+    """SPIFFE ID."""
+    reason: _builtins.str
+    ended: Global___RunStatus.ValueType
+    """How the run had ended before."""
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        by: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        at: _timestamp_pb2.Timestamp | None = ...,
+        ended: Global___RunStatus.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "by", b"by", "ended", b"ended", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Redrive: _TypeAlias = Redrive  # noqa: Y015
 
 @_typing.final
 class GetRunRequest(_message.Message):

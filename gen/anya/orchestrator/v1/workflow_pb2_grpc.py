@@ -76,6 +76,11 @@ class WorkflowServiceStub:
                 request_serializer=anya_dot_orchestrator_dot_v1_dot_workflow__pb2.EraseRunRequest.SerializeToString,
                 response_deserializer=anya_dot_orchestrator_dot_v1_dot_workflow__pb2.EraseRunResponse.FromString,
                 _registered_method=True)
+        self.RedriveRun = channel.unary_unary(
+                '/anya.orchestrator.v1.WorkflowService/RedriveRun',
+                request_serializer=anya_dot_orchestrator_dot_v1_dot_workflow__pb2.RedriveRunRequest.SerializeToString,
+                response_deserializer=anya_dot_orchestrator_dot_v1_dot_workflow__pb2.RedriveRunResponse.FromString,
+                _registered_method=True)
         self.GetRun = channel.unary_unary(
                 '/anya.orchestrator.v1.WorkflowService/GetRun',
                 request_serializer=anya_dot_orchestrator_dot_v1_dot_workflow__pb2.GetRunRequest.SerializeToString,
@@ -178,6 +183,19 @@ class WorkflowServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RedriveRun(self, request, context):
+        """RedriveRun has a run go on that ended FAILED, NEEDS_ATTENTION or COMPENSATION_FAILED, from the
+        step that stopped it, under the definition that it began with. Its deadline begins anew. Every
+        step keeps its key; only one that was refused, so that nothing of it was done, begins anew
+        under a key of its own. A payment keeps its id, whatever happened. Repeating it with the same
+        request_id has it go on once. The answer comes at once: watch the run.
+        Errors: NOT_FOUND; FAILED_PRECONDITION (NOT_REDRIVABLE) for a run that is under way, ended in any
+        other way, or has no step that it could go on from.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetRun(self, request, context):
         """GetRun returns a run with its steps.
         Errors: NOT_FOUND, also of a run that retention deleted.
@@ -248,6 +266,11 @@ def add_WorkflowServiceServicer_to_server(servicer, server):
                     servicer.EraseRun,
                     request_deserializer=anya_dot_orchestrator_dot_v1_dot_workflow__pb2.EraseRunRequest.FromString,
                     response_serializer=anya_dot_orchestrator_dot_v1_dot_workflow__pb2.EraseRunResponse.SerializeToString,
+            ),
+            'RedriveRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.RedriveRun,
+                    request_deserializer=anya_dot_orchestrator_dot_v1_dot_workflow__pb2.RedriveRunRequest.FromString,
+                    response_serializer=anya_dot_orchestrator_dot_v1_dot_workflow__pb2.RedriveRunResponse.SerializeToString,
             ),
             'GetRun': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRun,
@@ -483,6 +506,33 @@ class WorkflowService:
             '/anya.orchestrator.v1.WorkflowService/EraseRun',
             anya_dot_orchestrator_dot_v1_dot_workflow__pb2.EraseRunRequest.SerializeToString,
             anya_dot_orchestrator_dot_v1_dot_workflow__pb2.EraseRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RedriveRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/anya.orchestrator.v1.WorkflowService/RedriveRun',
+            anya_dot_orchestrator_dot_v1_dot_workflow__pb2.RedriveRunRequest.SerializeToString,
+            anya_dot_orchestrator_dot_v1_dot_workflow__pb2.RedriveRunResponse.FromString,
             options,
             channel_credentials,
             insecure,

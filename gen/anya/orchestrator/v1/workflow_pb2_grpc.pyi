@@ -82,6 +82,15 @@ class WorkflowServiceStub:
     INTERNAL, and cannot be redriven. Repeating it changes nothing: the answer says when it was done.
     Errors: NOT_FOUND; FAILED_PRECONDITION (RUN_NOT_ENDED).
     """
+    RedriveRun: _grpc.UnaryUnaryMultiCallable[_workflow_pb2.RedriveRunRequest, _workflow_pb2.RedriveRunResponse]
+    """RedriveRun has a run go on that ended FAILED, NEEDS_ATTENTION or COMPENSATION_FAILED, from the
+    step that stopped it, under the definition that it began with. Its deadline begins anew. Every
+    step keeps its key; only one that was refused, so that nothing of it was done, begins anew
+    under a key of its own. A payment keeps its id, whatever happened. Repeating it with the same
+    request_id has it go on once. The answer comes at once: watch the run.
+    Errors: NOT_FOUND; FAILED_PRECONDITION (NOT_REDRIVABLE) for a run that is under way, ended in any
+    other way, or has no step that it could go on from.
+    """
     GetRun: _grpc.UnaryUnaryMultiCallable[_workflow_pb2.GetRunRequest, _workflow_pb2.GetRunResponse]
     """GetRun returns a run with its steps.
     Errors: NOT_FOUND, also of a run that retention deleted.
@@ -152,6 +161,15 @@ class WorkflowServiceAsyncStub(WorkflowServiceStub):
     The run keeps its steps, statuses, codes, times and whatever the contracts call no more than
     INTERNAL, and cannot be redriven. Repeating it changes nothing: the answer says when it was done.
     Errors: NOT_FOUND; FAILED_PRECONDITION (RUN_NOT_ENDED).
+    """
+    RedriveRun: _aio.UnaryUnaryMultiCallable[_workflow_pb2.RedriveRunRequest, _workflow_pb2.RedriveRunResponse]  # type: ignore[assignment]
+    """RedriveRun has a run go on that ended FAILED, NEEDS_ATTENTION or COMPENSATION_FAILED, from the
+    step that stopped it, under the definition that it began with. Its deadline begins anew. Every
+    step keeps its key; only one that was refused, so that nothing of it was done, begins anew
+    under a key of its own. A payment keeps its id, whatever happened. Repeating it with the same
+    request_id has it go on once. The answer comes at once: watch the run.
+    Errors: NOT_FOUND; FAILED_PRECONDITION (NOT_REDRIVABLE) for a run that is under way, ended in any
+    other way, or has no step that it could go on from.
     """
     GetRun: _aio.UnaryUnaryMultiCallable[_workflow_pb2.GetRunRequest, _workflow_pb2.GetRunResponse]  # type: ignore[assignment]
     """GetRun returns a run with its steps.
@@ -268,6 +286,21 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
         The run keeps its steps, statuses, codes, times and whatever the contracts call no more than
         INTERNAL, and cannot be redriven. Repeating it changes nothing: the answer says when it was done.
         Errors: NOT_FOUND; FAILED_PRECONDITION (RUN_NOT_ENDED).
+        """
+
+    @_abc_1.abstractmethod
+    def RedriveRun(
+        self,
+        request: _workflow_pb2.RedriveRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_workflow_pb2.RedriveRunResponse, _abc.Awaitable[_workflow_pb2.RedriveRunResponse]]:
+        """RedriveRun has a run go on that ended FAILED, NEEDS_ATTENTION or COMPENSATION_FAILED, from the
+        step that stopped it, under the definition that it began with. Its deadline begins anew. Every
+        step keeps its key; only one that was refused, so that nothing of it was done, begins anew
+        under a key of its own. A payment keeps its id, whatever happened. Repeating it with the same
+        request_id has it go on once. The answer comes at once: watch the run.
+        Errors: NOT_FOUND; FAILED_PRECONDITION (NOT_REDRIVABLE) for a run that is under way, ended in any
+        other way, or has no step that it could go on from.
         """
 
     @_abc_1.abstractmethod

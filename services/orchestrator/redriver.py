@@ -1,0 +1,37 @@
+"""Has ended runs go on, and whoever may drive or watch them know it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from services.orchestrator.engine import redriving as rules
+from services.orchestrator.journal import redriving as journal
+from services.orchestrator.performing import now_us
+
+if TYPE_CHECKING:
+    from mesh.database import Database
+    from mesh.inbox import RequestKey
+    from services.orchestrator.changes import Changes
+    from services.orchestrator.engine.record import Record
+    from services.orchestrator.engine.state import RunState, RunStatus
+    from services.orchestrator.runner import Runner
+
+
+class Redriver:
+    def __init__(self, database: Database, runner: Runner, changes: Changes) -> None:
+        self._database = database
+        self._runner = runner
+        self._changes = changes
+
+    async def redrive(self, key: RequestKey, run_id: str, reason: str) -> None:
+        """Once per ``key``: the run goes on as soon as some process has room for it.
+
+        NotFound; FailedPrecondition (NOT_REDRIVABLE) for a run that cannot go on.
+        """
+
+        def judge(state: RunState, ended: RunStatus) -> Record:
+            return rules.redrive(state, ended, reason=reason, by=key.caller, at_us=now_us())
+
+        await journal.redrive(self._database, key, run_id, judge)
+        self._changes.notify(run_id)
+        self._runner.claim_soon()
