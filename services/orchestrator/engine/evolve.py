@@ -258,7 +258,9 @@ def _redriven(state: RunState, record: Record) -> None:
         if step.phase is Phase.CANCELLING:
             step.since_us = record.at_us
             step.cancel_attempt += 1
-        _stand(state, step)
+    resting = (Phase.INSIDE, Phase.ENDED)
+    state.active = {s.path: s for s in state.steps.values() if s.phase not in resting}
+    state.status, state.reason = _standing(state.active.values())
 
 
 def _reopen(step: StepState, phase: Phase) -> None:

@@ -1,0 +1,192 @@
+"""Runs that ended and go on: through the wire, over a restart, and in the trace."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+
+from anya.orchestrator.v1 import workflow_pb2 as pb
+from cli.spans import store
+from mesh.errors import InvalidArgument, NotFound
+from mesh.testing import eventually, reason
+from services.orchestrator.__main__ import orchestrator
+from tests.orchestrator.conftest import connect, start_traced
+from tests.orchestrator.engine.everything import STORE, call, steps
+from tests.orchestrator.paying import finished, pay, payment, status, statuses
+from tests.orchestrator.servicers import serve_peers
+from tests.orchestrator.test_messages import begin, is_at
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
+    from mesh.testing import Authority
+    from services.orchestrator.config import OrchestratorConfig
+    from tests.orchestrator.servicers import Book
+
+PATIENT = "    timeout: 20s\n"
+KEEPS_TWICE = steps(call("one", STORE, PATIENT), call("two", STORE, PATIENT))
+
+
+def again(run_id: str, request_id: str = "r1", why: str = "mended") -> pb.RedriveRunRequest:
+    return pb.RedriveRunRequest(request_id=request_id, run_id=run_id, reason=why)
+
+
+@pytest.fixture
+def refusing(book: Book) -> Book:
+    """Services that refuse the first attempt to keep something."""
+    book.before["StoreTransactionRecord"].append(InvalidArgument("no"))
+    return book
+
+
+async def test_a_failed_run_goes_on_and_says_who_had_it_go_on(
+    workflows: WorkflowServiceAsyncStub, refusing: Book
+) -> None:
+    run_id = await begin(workflows, KEEPS_TWICE, did="d")
+    failed = await finished(workflows, run_id)
+    seen = [message async for message in workflows.WatchRun(watch(run_id), timeout=5)][-1].sequence
+
+    await workflows.RedriveRun(again(run_id), timeout=5)
+    later = [m.run async for m in workflows.WatchRun(watch(run_id, seen), timeout=10)]
+
+    assert status(failed) == "FAILED"
+    assert status(later[0]) == "RUNNING"
+    assert status(later[-1]) == "SUCCEEDED"
+    (redrive,) = later[-1].redrives
+    assert (redrive.by, redrive.reason, redrive.ended) == (
+        "spiffe://anya.internal/client/operator",
+        "mended",
+        pb.RUN_STATUS_FAILED,
+    )
+    assert later[-1].recoveries == 0
+    assert refusing.effects["StoreTransactionRecord"] == 2
+    listed = await workflows.ListRuns(pb.ListRunsRequest(), timeout=5)
+    assert [status(run) for run in listed.runs] == ["SUCCEEDED"]
+
+
+async def test_a_redrive_that_is_repeated_is_one_and_another_finds_nothing_to_do(
+    workflows: WorkflowServiceAsyncStub, refusing: Book
+) -> None:
+    run_id = await begin(workflows, KEEPS_TWICE, did="d")
+    await finished(workflows, run_id)
+
+    await asyncio.gather(*(workflows.RedriveRun(again(run_id), timeout=5) for _ in range(5)))
+    run = await finished(workflows, run_id)
+    await workflows.RedriveRun(again(run_id), timeout=5)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await workflows.RedriveRun(again(run_id, "r2"), timeout=5)
+
+    assert status(run) == "SUCCEEDED"
+    assert len(run.redrives) == 1
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert reason(caught.value) == "NOT_REDRIVABLE"
+
+
+async def test_a_run_under_way_and_one_that_is_not_there_are_not_redriven(
+    workflows: WorkflowServiceAsyncStub,
+) -> None:
+    run_id = await begin(workflows, steps("answer\n    wait_for: {signal: approved}"))
+    await is_at(workflows, run_id, "WAITING")
+
+    codes = []
+    for name in (run_id, "nobody"):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await workflows.RedriveRun(again(name), timeout=5)
+        codes.append(caught.value.code().name)
+
+    assert codes == ["FAILED_PRECONDITION", "NOT_FOUND"]
+
+
+async def test_a_refused_payment_stays_refused(
+    workflows: WorkflowServiceAsyncStub, book: Book
+) -> None:
+    book.risk_score = 0.93
+    request = payment()
+    await pay(workflows, request)
+    book.risk_score = 0.1
+
+    with pytest.raises(grpc.aio.AioRpcError, match="a refusal is final") as caught:
+        await workflows.RedriveRun(again(request.request_id), timeout=5)
+
+    assert reason(caught.value) == "NOT_REDRIVABLE"
+    assert book.effects["SendPayment"] == 0
+
+
+async def test_a_payment_without_its_record_gets_it_and_is_not_paid_again(
+    workflows: WorkflowServiceAsyncStub, book: Book
+) -> None:
+    book.before["StoreTransactionRecord"].append(NotFound("no tenant"))
+    request = payment()
+    alarming = await pay(workflows, request)
+
+    await workflows.RedriveRun(again(request.request_id), timeout=5)
+    run = await finished(workflows, request.request_id)
+
+    assert status(alarming) == "NEEDS_ATTENTION"
+    assert status(run) == "SUCCEEDED"
+    assert len(book.requests("SendPayment")) == 1
+    assert book.effects["StoreTransactionRecord"] == 1
+
+
+async def test_a_redriven_run_goes_on_after_a_restart_in_the_middle_of_its_step(
+    config: OrchestratorConfig, authority: Authority, refusing: Book
+) -> None:
+    book = refusing
+    async with orchestrator(config) as first, connect(authority, first.port) as workflows:
+        run_id = await begin(workflows, KEEPS_TWICE, did="d")
+        await finished(workflows, run_id)
+        book.held["StoreTransactionRecord"] = asyncio.Event()
+        await workflows.RedriveRun(again(run_id), timeout=5)
+        await eventually(lambda: len(book.requests("StoreTransactionRecord")) == 2)
+    book.held.pop("StoreTransactionRecord").set()
+
+    async with orchestrator(config) as second, connect(authority, second.port) as workflows:
+        run = await finished(workflows, run_id)
+
+    assert status(run) == "SUCCEEDED"
+    assert len(run.redrives) == 1
+    assert set(statuses(run).values()) == {"SUCCEEDED"}
+    assert book.effects["StoreTransactionRecord"] == 2
+
+
+async def test_what_a_redriven_run_does_is_below_the_redrive_in_its_trace(
+    authority: Authority, config: OrchestratorConfig, collector: str, tmp_path: Path, book: Book
+) -> None:
+    book.before["StoreTransactionRecord"].append(NotFound("no tenant"))
+    request = payment()
+    home = tmp_path / "traced"
+    async with serve_peers(authority, home, book, otlp_endpoint=collector) as peers:
+        mesh = replace(config.mesh, peers=peers, otlp_endpoint=collector)
+        async with (
+            orchestrator(replace(config, mesh=mesh)) as service,
+            connect(authority, service.port) as workflows,
+        ):
+            await start_traced(authority, service.port, collector, request)
+            await finished(workflows, request.request_id)
+            await workflows.RedriveRun(again(request.request_id), timeout=5)
+            run = await finished(workflows, request.request_id)
+
+    traced = store.load(tmp_path / "traces.db", run.trace_id)
+    spans = {span.span_id: span for span in traced.spans}
+    tries = [span for span in traced.spans if span.name == "record_transaction"]
+    assert status(run) == "SUCCEEDED"
+    assert traced.is_whole
+    assert sorted(spans[span.parent_id].name for span in tries) == [
+        "redrive 1",
+        "run verified_payment",
+    ]
+    (redrive,) = (span for span in traced.spans if span.name == "redrive 1")
+    assert spans[redrive.parent_id].name == "run verified_payment"
+    assert redrive.attributes["run.status"] == "SUCCEEDED"
+    served = [span for span in traced.spans if span.service == "web5" and "Store" in span.name]
+    assert {spans[spans[span.parent_id].parent_id].span_id for span in served} == {
+        span.span_id for span in tries
+    }
+
+
+def watch(run_id: str, after: int = 0) -> pb.WatchRunRequest:
+    return pb.WatchRunRequest(run_id=run_id, after_sequence=after)
