@@ -18,7 +18,7 @@ from services.orchestrator.engine.policy import SECOND
 from services.orchestrator.engine.record import Kind, Record
 from services.orchestrator.engine.state import Error, RunStatus
 from tests.orchestrator.engine.driving import CRASH, POLICY, Drive, paying, run_of
-from tests.orchestrator.engine.everything import EVERYTHING, READ, STORE, UNDO, call, steps
+from tests.orchestrator.engine.everything import EVERYTHING, NESTED, READ, STORE, UNDO, call, steps
 
 LOST = Error("DEADLINE_EXCEEDED", "", "late")
 REFUSED = Error("FAILED_PRECONDITION", "DID_INVALID", "no")
@@ -399,12 +399,13 @@ def test_no_step_has_its_effect_twice_while_requests_are_late(
         assert len(services.done.get(path, ())) <= 1
 
 
-@settings(deadline=None, max_examples=100)
-@given(HAPPENINGS)
+@pytest.mark.parametrize("text", [EVERYTHING, NESTED], ids=["everything", "nested"])
+@settings(deadline=None, max_examples=60)
+@given(happenings=HAPPENINGS)
 def test_no_step_has_its_effect_twice_however_often_the_run_is_redriven(
-    happenings: list[tuple[int, str]],
+    text: str, happenings: list[tuple[int, str]]
 ) -> None:
-    run, services = run_of(EVERYTHING, did="d"), Services()
+    run, services = run_of(text, did="d"), Services()
 
     live(run, services, happenings)
     services.arrive()
