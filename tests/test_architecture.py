@@ -70,6 +70,7 @@ ADAPTERS = {
     "services/orchestrator/peers.py": "the other services, through the mesh's client",
     "services/orchestrator/keeping.py": "sweeps the journal by the clock",
     "services/orchestrator/performing.py": "does what the pure engine wants",
+    "services/orchestrator/redriver.py": "stores a redrive, and wakes whoever may drive it",
     "services/orchestrator/runner.py": "does what the pure engine wants",
     "services/orchestrator/scheduler.py": "starts runs when they are due",
     "services/orchestrator/tasks.py": "what the runner has under way",
