@@ -2,50 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from anya.bitcoin.v1 import wallet_pb2
 from mesh.errors import FailedPrecondition, Reason
 from services.orchestrator.engine import redriving
-from services.orchestrator.engine.events import Began, Call, Cancel, CancelRequested, Replied
-from services.orchestrator.engine.evolve import fold
-from services.orchestrator.engine.machine import commands
+from services.orchestrator.engine.events import Call, Cancel, CancelRequested, Replied
 from services.orchestrator.engine.policy import SECOND
-from services.orchestrator.engine.record import Kind, Record
 from services.orchestrator.engine.state import Error, RunStatus
-from tests.orchestrator.engine.driving import CRASH, POLICY, Drive, paying, run_of
-from tests.orchestrator.engine.everything import EVERYTHING, NESTED, READ, STORE, UNDO, call, steps
+from tests.orchestrator.engine.driving import Drive, paying, run_of
+from tests.orchestrator.engine.ended import end_by_defect, redrive
+from tests.orchestrator.engine.everything import READ, STORE, UNDO, call, steps
 
 LOST = Error("DEADLINE_EXCEEDED", "", "late")
 REFUSED = Error("FAILED_PRECONDITION", "DID_INVALID", "no")
 REDRIVABLE = ("FAILED", "NEEDS_ATTENTION", "COMPENSATION_FAILED")
 
 
-def redrive(run: Drive, *, begin: bool = True) -> None:
-    record = redriving.redrive(
-        run.state, run.state.status, reason="mended", by="spiffe://ops", at_us=run.now_us
-    )
-    run.journal.append(record)
-    if begin:
-        run.take(Began())
-
-
 def give_up(run: Drive, path: str, code: str = "UNAVAILABLE") -> None:
     """Fail until the engine has had enough."""
     while not run.state.finished:
         run.do(run.commands[0], Error(code, "", "gone") if run.calls == [path] else None)
-
-
-def end_by_defect(run: Drive) -> None:
-    """As the runner ends a run whose turn raised."""
-    payload = {"status": "NEEDS_ATTENTION", "reason": "internal error 1"}
-    end = Record.write(run.state.sequence + 1, Kind.FINISH, "", 0, run.now_us, payload)
-    run.journal.append(end)
-    run.state = fold(run.state.run_id, run.journal)
 
 
 def test_a_run_goes_on_from_the_step_that_failed() -> None:
@@ -291,142 +268,3 @@ def test_a_cancel_that_did_not_get_through_is_gone_on_with() -> None:
     run.fail("execute_payment", "FAILED_PRECONDITION", "PAYMENT_CANCELLED")
 
     assert run.status == "CANCELLED"
-
-
-@dataclass
-class Services:
-    """Do each request once per key, however late it comes, and nothing that was cancelled."""
-
-    done: dict[str, set[str]] = field(default_factory=dict)  # path -> keys
-    late: list[tuple[str, str]] = field(default_factory=list)
-    cancelled: set[str] = field(default_factory=set)
-
-    def serve(self, run: Drive, command: object, outcome: str) -> Error | str | None:
-        """What the engine hears of it."""
-        if isinstance(command, Cancel):
-            key = run.state.steps[command.path].key
-            if outcome not in ("ok", "lost after"):
-                return LOST
-            if key not in self.done.get(command.path, ()):
-                self.cancelled.add(key)
-            return None if outcome == "ok" else LOST
-        if not isinstance(command, Call):
-            return CRASH if outcome == "crash" else None
-        path, key = command.path, run.state.steps[command.path].key
-        match outcome:
-            case "late":
-                self.late.append((path, key))
-                return LOST
-            case "lost":
-                return LOST
-            case "open":
-                return Error("UNAVAILABLE", Reason.BREAKER_OPEN, "open")
-            case "refuse" if key not in self.done.get(path, ()):
-                return REFUSED
-            case "crash":
-                self._do(path, key)
-                return CRASH
-        if not self._do(path, key):
-            return Error("FAILED_PRECONDITION", Reason.PAYMENT_CANCELLED, "cancelled")
-        return LOST if outcome == "lost after" else None
-
-    def arrive(self) -> None:
-        """All that was under way."""
-        while self.late:
-            self._do(*self.late.pop())
-
-    def _do(self, path: str, key: str) -> bool:
-        if key in self.cancelled:
-            return False
-        self.done.setdefault(path, set()).add(key)
-        return True
-
-
-OUTCOMES = st.sampled_from(
-    ["ok", "ok", "ok", "late", "lost", "lost after", "refuse", "refuse", "open", "crash", "defect"]
-)
-
-
-def live(run: Drive, services: Services, happenings: list[tuple[int, str]]) -> None:
-    """Let it happen, and have the run go on whenever it can."""
-    for which, outcome in happenings:
-        if run.state.finished:
-            if run.status not in REDRIVABLE:
-                return
-            try:
-                redrive(run, begin=outcome != "crash")
-            except FailedPrecondition:
-                return
-            if outcome == "crash":
-                run.state = fold(run.state.run_id, run.journal)
-                run.take(Began())
-        elif outcome == "defect":
-            for path in run.calls:
-                services.late.append((path, run.state.steps[path].key))
-            end_by_defect(run)
-        elif run.commands:
-            command = run.commands[which % len(run.commands)]
-            run.do(command, services.serve(run, command, outcome))
-            if outcome == "late" and which % 2:
-                services.arrive()
-        replayed = fold(run.state.run_id, run.journal)
-        assert replayed == run.state
-        assert commands(replayed, POLICY) == run.commands
-
-
-HAPPENINGS = st.lists(st.tuples(st.integers(0, 9), OUTCOMES), max_size=80)
-
-
-TWO = steps(call("keep", STORE, UNDO), call("look", READ))
-HOSTILE = st.lists(
-    st.tuples(st.integers(0, 9), st.sampled_from(["ok", "late", "lost", "refuse", "defect"])),
-    min_size=6,
-    max_size=30,
-)
-
-
-@settings(deadline=None, max_examples=200)
-@given(HOSTILE)
-def test_no_step_has_its_effect_twice_while_requests_are_late(
-    happenings: list[tuple[int, str]],
-) -> None:
-    run, services = run_of(TWO, did="d"), Services()
-
-    live(run, services, happenings)
-    services.arrive()
-
-    for path in ("keep", "keep/compensate"):
-        assert len(services.done.get(path, ())) <= 1
-
-
-@pytest.mark.parametrize("text", [EVERYTHING, NESTED], ids=["everything", "nested"])
-@settings(deadline=None, max_examples=60)
-@given(happenings=HAPPENINGS)
-def test_no_step_has_its_effect_twice_however_often_the_run_is_redriven(
-    text: str, happenings: list[tuple[int, str]]
-) -> None:
-    run, services = run_of(text, did="d"), Services()
-
-    live(run, services, happenings)
-    services.arrive()
-
-    for path, keys in services.done.items():
-        step = run.state.steps.get(path)
-        assert len(keys) == 1 or (step is not None and step.effect == "READ"), path
-
-
-@settings(deadline=None, max_examples=250)
-@given(HAPPENINGS)
-def test_a_payment_has_one_id_and_is_called_what_it_is_however_often_it_is_redriven(
-    happenings: list[tuple[int, str]],
-) -> None:
-    run, services = paying(), Services()
-
-    live(run, services, happenings)
-    services.arrive()
-
-    assert services.done.get("execute_payment", set()) <= {run.state.run_id}
-    assert len(run.sent.get("execute_payment", set())) <= 1
-    is_made = bool(services.done.get("execute_payment"))
-    if run.state.finished and run.status != "NEEDS_ATTENTION":
-        assert is_made is (run.status == "SUCCEEDED")
