@@ -72,6 +72,6 @@ async def _redrive(
         record.path,
         record.attempt,
         record.at_us,
-        record.encode(),
+        record.encoded,
     )
     await announce(tx, REDRIVEN, run_id, stored.row.traceparent)
