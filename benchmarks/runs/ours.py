@@ -41,6 +41,7 @@ from services.orchestrator.journal.erasure import Erasure
 from services.orchestrator.journal.opening import open_journal
 from services.orchestrator.journal.runs import Started
 from services.orchestrator.peers import open_peers
+from services.orchestrator.redriver import Redriver
 from services.orchestrator.run_trace import parent_of_run
 from services.orchestrator.runner import Runner
 from services.orchestrator.servicers.workflow import WorkflowServicer
@@ -157,8 +158,9 @@ async def _replica(
         await stack.enter_async_context(runner.running())
         erasure = Erasure(journal.database)
         approvals = Approvals(runs, runner, peers)
+        redriver = Redriver(journal.database, runner, changes)
         servicer = WorkflowServicer(
-            definitions, catalogue, runs, runner, changes, erasure, approvals
+            definitions, catalogue, runs, runner, changes, erasure, approvals, redriver
         )
         add = partial(add_WorkflowServiceServicer_to_server, servicer)
         ports = await stack.enter_async_context(runtime.serve(add))
