@@ -16,7 +16,7 @@ import os
 import queue
 import threading
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mesh.errors import Reason, Unavailable
@@ -102,7 +102,8 @@ class AuditLog:
         chain = self._chain
         text = b""
         for entry in batch:
-            line, last = seal({"sequence": chain.lines + 1, **asdict(entry)}, chain.last)
+            told = {name: getattr(entry, name) for name in Entry.__slots__}
+            line, last = seal({"sequence": chain.lines + 1, **told}, chain.last)
             text += line
             chain = Chain(chain.lines + 1, last, chain.size + len(line))
         while not self._on_disk(text):
@@ -193,6 +194,9 @@ def seal(fields: dict[str, object], previous: str) -> tuple[bytes, str]:
     return _text({**fields, "hash": digest}) + b"\n", digest
 
 
+_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
 def _text(fields: dict[str, object]) -> bytes:
     """One spelling per content, so that a line cannot say the same in other words."""
-    return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+    return _JSON.encode(fields).encode()
