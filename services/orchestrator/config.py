@@ -20,7 +20,7 @@ class OrchestratorConfig:
     policy: Policy = field(default_factory=Policy)
     database: str = ""  # ANYA_DATABASE, a path or a postgresql:// URL; empty: in the home folder
     lease: float = 5.0  # ANYA_LEASE_SECONDS until others take over what a replica had, 2 to 60
-    max_runs: int = 1024  # ANYA_MAX_RUNS in memory, parked ones included; others wait in the store
+    max_runs: int = 1024  # ANYA_MAX_RUNS in memory; others wait, or sleep, in the store
     max_steps: int = 64  # ANYA_MAX_STEPS that wait for an answer at once
     retain_days: float = 30.0  # ANYA_RETAIN_DAYS after its end a run is deleted; 0: never
     erase_pii_days: float = 7.0  # ANYA_ERASE_PII_DAYS after its end a run is erased; 0: never

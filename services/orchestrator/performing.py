@@ -24,7 +24,7 @@ from services.orchestrator.engine.state import Error
 from services.orchestrator.run_trace import CANCEL
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from mesh.lease import Lease
     from services.orchestrator.definition.workflow import Workflow
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from services.orchestrator.engine.state import RunState
     from services.orchestrator.peers import Peers
     from services.orchestrator.run_trace import RunTrace
+
+AHEAD = 5.0  # seconds: who is due sooner stays in memory
 
 
 @dataclass(slots=True)
@@ -44,6 +46,7 @@ class Active:
     epoch: int
     trace: RunTrace
     under_way: dict[Command, asyncio.Task[Event | None]] = field(default_factory=dict)
+    drowsy: bool = False  # it only waits, and for long: it need not be in memory
     mail: bool = False  # something may have been sent to it
     stirred: asyncio.Event = field(default_factory=asyncio.Event)  # by mail, or by what is done
 
@@ -66,17 +69,20 @@ class Performer:
         *,
         most_calls: int,
         stopping: asyncio.Event,
+        patience: Callable[[], float],
     ) -> None:
         self._peers = peers
         self._lease = lease
         self._policy = policy
         self._calls = asyncio.Semaphore(most_calls)
         self._stopping = stopping
+        self._patience = patience
 
     async def next_events(self, run: Active) -> list[Event]:
         """What came of doing what is to be done next.
 
-        Nothing once the run has ended, was sent something, or we are to stop: ``run.mail`` tells.
+        Nothing once the run has ended, was sent something, only waits for long, or we are to stop:
+        ``run.mail`` and ``run.drowsy`` tell.
         """
         stopping = self._stopping.is_set()
         wanted = [] if stopping else commands(run.state, self._policy)
@@ -101,8 +107,21 @@ class Performer:
             if events := [event for event in came if event is not None]:
                 return events
             if not done:
-                await run.stirred.wait()
+                await self._rest(run)
+            if run.drowsy:
+                return []
         return []
+
+    async def _rest(self, run: Active) -> None:
+        """Until something stirs, or the run has waited in vain for a while."""
+        if not wakes_at(run.under_way) > now_us() + AHEAD * SECOND:
+            await run.stirred.wait()
+            return
+        try:
+            async with asyncio.timeout(self._patience()):
+                await run.stirred.wait()
+        except TimeoutError:
+            run.drowsy = not self._stopping.is_set()
 
     def _spawn(self, run: Active, command: Command) -> asyncio.Task[Event | None]:
         loop = asyncio.get_running_loop()
@@ -141,6 +160,11 @@ class Performer:
         """False if we are told to stop first."""
         seconds = (until_us - now_us()) / SECOND
         return seconds <= 0 or not await pause(self._stopping, seconds)
+
+
+def wakes_at(commands: Iterable[Command]) -> int:
+    """When the first of them is due, Unix microseconds; 0 if one does more than wait."""
+    return min((c.until_us if isinstance(c, Wait) else 0 for c in commands), default=0)
 
 
 async def pause(stopping: asyncio.Event, seconds: float) -> bool:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mesh import failpoint
 from mesh.errors import FailedPrecondition, Reason, ResourceExhausted, Unavailable
 from mesh.interceptors import deadline
+from services.orchestrator import looking
 from services.orchestrator.definition.faults import DefinitionInvalid
 from services.orchestrator.engine import starting
 from services.orchestrator.engine.events import Began, Recovered, Replied
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 GRACE = 5.0  # seconds for calls under way when we are told to stop
 CLAIM_AT_ONCE = 64  # runs: each is read in the transaction that claims it
 PATIENCE = 0.9  # of the time that a caller gives us to start a run
-LOOK_FOR_MAIL = 1.0  # seconds; whoever sends within this process tells at once
+IDLE, IDLE_WHEN_FULL = 5.0, 0.05  # seconds that a run waits in memory before it sleeps in the store
 STORE_RETRY = 0.5  # seconds between two tries to reach a store that does not answer
 
 FAILPOINTS = {
@@ -75,6 +76,7 @@ class Runner:
         self._drivers: set[asyncio.Task[Any]] = set()  # of the tasks, one for each of those
         self._may_have_lost = False
         self._was_full = False  # when we last looked: more may wait than we took
+        self._due = False  # runs that sleep: there may be some
         self._room = asyncio.Event()
         self._stopping = asyncio.Event()
         self._driven: dict[str, Active] = {}
@@ -84,13 +86,17 @@ class Runner:
             config.policy,
             most_calls=config.max_steps,
             stopping=self._stopping,
+            patience=lambda: IDLE_WHEN_FULL if self._was_full else IDLE,
         )
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Drive runs for the duration of the block."""
         self._tasks.spawn(self._claim_forever(), name="claim runs")
-        self._tasks.spawn(self._look_for_mail_forever(), name="look for mail")
+        messages, stopping = self._runs.messages, self._stopping
+        self._tasks.spawn(looking.for_mail(messages, self._driven, stopping), name="look for mail")
+        due = looking.for_due(self._runs.sleep, self._wake_soon, stopping)
+        self._tasks.spawn(due, name="look for due")
         try:
             yield
         finally:
@@ -136,20 +142,9 @@ class Runner:
         """
         first = await self._runs.messages.send(key, run_id, message, reply)
         self.take_mail_soon(run_id)
+        if run_id not in self._held:
+            self._room.set()  # it may have slept
         return first
-
-    async def _look_for_mail_forever(self) -> None:
-        """What other processes stored for runs of ours."""
-        while not await pause(self._stopping, LOOK_FOR_MAIL):
-            try:
-                sent = await self._runs.messages.lately()
-            except (Unavailable, ResourceExhausted) as error:
-                log.warning("cannot look for messages: %s", error)
-                continue
-            for run_id, position in sent.items():
-                run = self._driven.get(run_id)
-                if run is not None and run.state.taken < position:
-                    run.tell_of_mail()
 
     async def _start(
         self,
@@ -221,7 +216,14 @@ class Runner:
             self._may_have_lost = False
         free = min(self._config.max_runs - len(self._held), CLAIM_AT_ONCE)
         self._was_full = free <= 0
-        return await self._runs.claim(free) if free > 0 else []
+        if self._was_full:
+            return []
+        claimed = await self._runs.claim(free)
+        if self._due and len(claimed) < free:
+            woken = await self._runs.sleep.wake_due(free - len(claimed))
+            self._due = woken > 0
+            claimed += await self._runs.claim(woken) if woken else []
+        return claimed
 
     async def _take_up(self, stored: StoredRun) -> None:
         state = stored.state
@@ -237,10 +239,15 @@ class Runner:
             return
         run = Active(workflow, state, stored.row.epoch, run_trace)
         run.tell_of_mail()  # it may have been sent something while nobody drove it
-        await self._drive_to_end(run, Recovered() if begun else Began())
+        first = Recovered() if begun else Began()
+        await self._drive_to_end(run, None if stored.slept else first)
 
     def claim_soon(self) -> None:
         """A run may wait for somebody."""
+        self._room.set()
+
+    def _wake_soon(self) -> None:
+        self._due = True
         self._room.set()
 
     def take_mail_soon(self, run_id: str) -> None:
@@ -278,6 +285,10 @@ class Runner:
         self._driven[run.state.run_id] = run
         try:
             while not run.state.finished and not (self._stopping.is_set() and not run.under_way):
+                if run.drowsy and await looking.falls_asleep(self._runs.sleep, run):
+                    if run.mail:  # it was woken at once
+                        self._room.set()
+                    return
                 if run.mail and not self._stopping.is_set():
                     await self._take_mail(run)
                 for event in await self._performer.next_events(run):

@@ -13,7 +13,7 @@ import pytest
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from mesh import lease as leases
 from mesh.testing import eventually
-from services.orchestrator import runner
+from services.orchestrator import looking
 from services.orchestrator.__main__ import orchestrator
 from services.orchestrator.catalogue import Catalogue
 from services.orchestrator.journal.commits import Append, rows_of
@@ -234,7 +234,7 @@ async def test_a_signal_at_another_replica_resumes_a_run_at_once(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(runner, "LOOK_FOR_MAIL", 60.0)  # so that nothing but a word wakes it
+    monkeypatch.setattr(looking, "LOOK_FOR_MAIL", 60.0)  # so that nothing but a word wakes it
     shared = replace(config, database=url)
     elsewhere = replace(shared, mesh=replace(config.mesh, home=tmp_path / "other"))
 

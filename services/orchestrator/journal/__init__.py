@@ -63,6 +63,14 @@ CREATE TABLE IF NOT EXISTS message (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS message_by_time ON message (sent_ms);
 
+-- Runs that nobody drives before they are due, or are sent something. Who takes one up deletes it.
+-- The owner of such a run is ``asleep``.
+CREATE TABLE IF NOT EXISTS asleep (
+    run     TEXT PRIMARY KEY,
+    wake_us INTEGER             -- NULL once it was woken
+) STRICT;
+CREATE INDEX IF NOT EXISTS asleep_by_time ON asleep (wake_us) WHERE wake_us IS NOT NULL;
+
 -- Runs that are to be erased, or are being: whoever finds one goes on with it.
 CREATE TABLE IF NOT EXISTS erasure (
     run TEXT PRIMARY KEY

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mesh.errors import FailedPrecondition
@@ -13,6 +14,7 @@ from services.orchestrator.journal.runs import (
     load_run,
     set_aside,
 )
+from services.orchestrator.journal.sleeping import ASLEEP
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -27,7 +29,8 @@ class LocalRuns(Runs):
         async def work(tx: Transaction) -> None:
             await tx.execute(
                 "UPDATE run SET owner = '', epoch = epoch + 1"
-                " WHERE finished_us IS NULL AND owner <> ''"
+                " WHERE finished_us IS NULL AND owner NOT IN ('', ?)",
+                ASLEEP,
             )
 
         await self._database.write(work)
@@ -56,8 +59,9 @@ class LocalRuns(Runs):
             claimed: list[StoredRun] = []
             owner = self.lease.executor
             for id, epoch in waiting:
+                slept = await tx.execute("DELETE FROM asleep WHERE run = ?", id)
                 try:
-                    claimed.append(await load_run(tx, id))
+                    claimed.append(replace(await load_run(tx, id), slept=slept > 0))
                 except FailedPrecondition as damage:
                     await set_aside(tx, id, epoch, str(damage))
                 else:

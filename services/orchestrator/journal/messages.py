@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from mesh import inbox
 from mesh.errors import FailedPrecondition, NotFound, Reason, ResourceExhausted
 from services.orchestrator.engine.events import Approved, CancelRequested, Signalled
+from services.orchestrator.journal.sleeping import wake
 
 if TYPE_CHECKING:
     from mesh.database import Database, Transaction
@@ -55,15 +56,15 @@ class Messages:
             async def effect() -> bytes:
                 await _must_be_open(tx, run_id)
                 await _insert(tx, run_id, message)
-                await self._tell(tx, run_id)
+                await self._tell(tx, run_id, woken=await wake(tx, run_id))
                 return reply
 
             return await inbox.once(tx, key, effect)
 
         return await self._database.write(work)
 
-    async def _tell(self, tx: Transaction, run_id: str) -> None:
-        """Let whoever drives the run know at once, if it is another process."""
+    async def _tell(self, tx: Transaction, run_id: str, *, woken: bool) -> None:
+        """Let whoever drives the run, or may now, know at once, if it is another process."""
 
     async def waiting(self, run_id: str, *, taken: int) -> list[Message]:
         """Those behind the position ``taken``, in order."""

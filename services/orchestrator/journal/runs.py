@@ -24,6 +24,7 @@ from services.orchestrator.journal.commits import FINISHED, Append, NewRun, Star
 from services.orchestrator.journal.definitions import find_definition
 from services.orchestrator.journal.listing import COLUMNS, Listing, RunRow
 from services.orchestrator.journal.messages import Messages
+from services.orchestrator.journal.sleeping import Sleep
 from services.orchestrator.run_trace import traceparent_of_run
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Fenced(Exception):  # noqa: N818  (a state, as in mesh.errors)
 class StoredRun:
     row: RunRow
     records: tuple[Record, ...]
+    slept: bool = False  # it was let go of with nothing under way
 
     @property
     def state(self) -> RunState:
@@ -89,6 +91,7 @@ class Runs(ABC):
         self.lease = lease
         self.messages = Messages(database)
         self.listing = Listing(database)
+        self.sleep = Sleep(database)
         self._commits = writer
         self._newest: OrderedDict[str, StoredDefinition] = OrderedDict()
 

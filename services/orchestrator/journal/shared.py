@@ -35,8 +35,9 @@ class Taken:
 
 
 class SharedMessages(Messages):
-    async def _tell(self, tx: Transaction, run_id: str) -> None:
-        await tx.fetch("SELECT pg_notify(?, ?)", statements.MAIL, run_id)
+    async def _tell(self, tx: Transaction, run_id: str, *, woken: bool) -> None:
+        channel = statements.WAITING if woken else statements.MAIL
+        await tx.fetch("SELECT pg_notify(?, ?)", channel, "" if woken else run_id)
 
 
 class SharedRuns(Runs):
@@ -48,13 +49,13 @@ class SharedRuns(Runs):
     async def claim(self, limit: int) -> list[StoredRun]:
         lease = self.lease
 
-        async def take(connection: Any) -> list[tuple[str, int]]:
+        async def take(connection: Any) -> list[tuple[str, int, bool]]:
             executor, incarnation = lease.executor, lease.incarnation
             rows = await connection.fetch(statements.CLAIM, executor, incarnation, limit)
-            return [(id, epoch) for id, epoch in rows]
+            return [(id, epoch, slept) for id, epoch, slept in rows]
 
         claimed: list[StoredRun] = []
-        for id, epoch in await self._writer.alone(take):
+        for id, epoch, slept in await self._writer.alone(take):
             try:
                 stored = await self.load(id)
             except FailedPrecondition as damage:
@@ -63,7 +64,8 @@ class SharedRuns(Runs):
                 )
                 continue
             # Not the epoch of the row as it is now: it may have been taken from us again.
-            claimed.append(replace(stored, row=replace(stored.row, epoch=epoch)))
+            row = replace(stored.row, epoch=epoch)
+            claimed.append(replace(stored, row=row, slept=slept))
         return sorted(claimed, key=lambda run: (run.row.created_us, run.row.id))
 
     async def release_lost(self, held: Collection[str]) -> None:

@@ -156,8 +156,10 @@ share AS (
 chosen AS (
     SELECT id FROM run WHERE finished_us IS NULL AND owner = ''
     ORDER BY created_us, id LIMIT (SELECT least($3, most) FROM share)
-    FOR UPDATE SKIP LOCKED)
-UPDATE run SET owner = $1 FROM f, chosen WHERE run.id = chosen.id RETURNING run.id, run.epoch
+    FOR UPDATE SKIP LOCKED),
+woken AS (DELETE FROM asleep USING f, chosen WHERE asleep.run = chosen.id RETURNING asleep.run)
+UPDATE run SET owner = $1 FROM f, chosen WHERE run.id = chosen.id
+RETURNING run.id, run.epoch, run.id IN (SELECT woken.run FROM woken)
 """
 
 RELEASE = """
