@@ -69,6 +69,7 @@ ADAPTERS = {
     "services/orchestrator/approving.py": "web5's word on approvals, through the peers",
     "services/orchestrator/peers.py": "the other services, through the mesh's client",
     "services/orchestrator/keeping.py": "sweeps the journal by the clock",
+    "services/orchestrator/looking.py": "looks for messages and due runs by the clock",
     "services/orchestrator/performing.py": "does what the pure engine wants",
     "services/orchestrator/redriver.py": "stores a redrive, and wakes whoever may drive it",
     "services/orchestrator/runner.py": "does what the pure engine wants",
