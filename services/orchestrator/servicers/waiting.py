@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import time
 from typing import TYPE_CHECKING
 
 from mesh.errors import InvalidArgument
@@ -38,13 +38,13 @@ async def end_of(
     ``ending`` must hear of it since before the run was started.
     """
     left = deadline.remaining(share=1 - TIME_TO_ANSWER)
-    try:
-        async with asyncio.timeout(seconds if left is None else min(seconds, left)):
-            while ending.state is None:
-                ending.heard.clear()
-                if not runner.drives(run_id) and await runs.has_ended(run_id):
-                    return (await runs.load(run_id)).state
-                await changes.wait(ending.heard, at_most=LOOK_AGAIN)
-    except TimeoutError:
-        return None
+    until = time.monotonic() + (seconds if left is None else min(seconds, left))
+    while ending.state is None:
+        ending.heard.clear()
+        if not runner.drives(run_id) and await runs.has_ended(run_id):
+            return (await runs.load(run_id)).state
+        left = until - time.monotonic()
+        if left <= 0:
+            return None
+        await changes.wait(ending.heard, at_most=min(left, LOOK_AGAIN))
     return ending.state
