@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from tests.faults.town import Town
 
 CONCURRENCY = 16
-PAYERS = 8
+PAYERS = 40  # one who pays a hundred times a day is out of what the model has seen
+SHOPS = 20
 PAYMENTS = 160  # in one round
 
 
@@ -36,7 +37,7 @@ async def measure(rounds: int) -> list[Measured]:
     with tempfile.TemporaryDirectory() as folder, up(Path(folder), "--mine", "auto"):
         home = Home(Path(folder))
         async with connect(home) as channels:
-            place = await town.settle(home, channels, payers=PAYERS, shops=3, coins=coins)
+            place = await town.settle(home, channels, payers=PAYERS, shops=SHOPS, coins=coins)
             return [await _round(channels, place) for _ in range(rounds + 1)][1:]
 
 
