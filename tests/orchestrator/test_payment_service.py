@@ -316,9 +316,46 @@ async def test_a_cancelled_payment_is_refused_and_never_sent(
     shown = await end_of(payments, request.request_id)
 
     assert cancelled.state == shown.state == wallet_pb2.PAYMENT_STATE_CANCELLED
-    assert status(shown) == "REFUSED"
-    assert (shown.error.reason, shown.step) == ("PAYMENT_CANCELLED", "execute_payment")
+    assert status(shown) == "CANCELLED"
+    assert shown.reason == (
+        "cancelled by spiffe://anya.internal/client/operator: its payment was cancelled"
+    )
     assert book.effects["SendPayment"] == 0
+
+
+async def test_a_payment_that_is_cancelled_as_it_is_sent_ends_as_whoever_was_first(
+    payments: PaymentServiceAsyncStub, book: Book
+) -> None:
+    for held in ("SendPayment", "StoreTransactionRecord"):
+        book.held[held] = asyncio.Event()
+        request = order()
+        await payments.SendVerifiedPayment(request, timeout=5)
+        await eventually(lambda held=held: bool(book.requests(held)))  # type: ignore[misc]
+
+        told = await cancel(payments, request.request_id)
+        book.held.pop(held).set()
+        shown = await end_of(payments, request.request_id)
+
+        is_first = held == "SendPayment"
+        assert (told.state == wallet_pb2.PAYMENT_STATE_CANCELLED) is is_first
+        assert status(shown) == ("CANCELLED" if is_first else "SUCCEEDED")
+        assert shown.state == told.state
+    assert len(book.sent) == 1
+
+
+async def test_a_run_that_never_heard_of_the_cancel_ends_alike(
+    payments: PaymentServiceAsyncStub, book: Book
+) -> None:
+    book.held["VerifyIdentity"] = asyncio.Event()
+    request = order()
+    await payments.SendVerifiedPayment(request, timeout=5)
+    book.cancelled.add(request.request_id)  # by somebody who then went away
+    book.held["VerifyIdentity"].set()
+
+    shown = await end_of(payments, request.request_id)
+
+    assert (status(shown), shown.error.reason) == ("CANCELLED", "PAYMENT_CANCELLED")
+    assert shown.state == wallet_pb2.PAYMENT_STATE_CANCELLED
 
 
 async def test_a_payment_that_was_made_is_told_as_it_is_instead_of_cancelled(
@@ -345,7 +382,7 @@ async def test_a_payment_may_be_cancelled_before_it_is_sent(
 
     assert before.state == wallet_pb2.PAYMENT_STATE_CANCELLED
     assert not before.HasField("status")
-    assert (status(after), after.error.reason) == ("REFUSED", "PAYMENT_CANCELLED")
+    assert (status(after), after.error.reason) == ("CANCELLED", "PAYMENT_CANCELLED")
     assert book.effects["SendPayment"] == 0
 
 

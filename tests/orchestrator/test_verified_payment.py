@@ -186,7 +186,7 @@ async def test_an_answer_that_is_lost_is_asked_for_again_under_the_same_key(
     assert book.effects["SendPayment"] == 1
 
 
-async def test_a_payment_that_stays_unknown_is_cancelled_and_then_refused(
+async def test_a_payment_that_stays_unknown_is_cancelled_and_never_made(
     workflows: WorkflowServiceAsyncStub, book: Book
 ) -> None:
     book.before["SendPayment"].extend(Unavailable("no answer") for _ in range(100))
@@ -201,7 +201,7 @@ async def test_a_payment_that_stays_unknown_is_cancelled_and_then_refused(
     await releasing
 
     assert book.cancelled == {request.request_id}
-    assert status(run) == "REFUSED"
+    assert status(run) == "CANCELLED"
     assert "PAYMENT_CANCELLED" in run.reason
     assert book.effects["SendPayment"] == 0
 

@@ -81,6 +81,8 @@ def of_failure(workflow: Workflow, state: RunState, path: str) -> tuple[RunStatu
         pivot = _pivot(state)
         made = pivot.path if pivot else ""
         return RunStatus.NEEDS_ATTENTION, f"{made} was done, but not what follows: {reason}"
+    if is_pivot and error.reason == Reason.PAYMENT_CANCELLED:
+        return RunStatus.CANCELLED, reason
     if is_pivot and _refuses_payment(error):
         return RunStatus.REFUSED, reason
     if workflow.pivots and not is_pivot and error.code in REFUSALS:

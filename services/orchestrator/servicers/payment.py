@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from anya.bitcoin.v1 import wallet_pb2
 from anya.orchestrator.v1 import payment_pb2 as pb
 from anya.orchestrator.v1.payment_pb2_grpc import PaymentServiceServicer
 from anya.orchestrator.v1.workflow_pb2 import RUN_STATUS_NEEDS_ATTENTION, RUN_STATUS_SUCCEEDED
-from mesh.errors import NotFound, Reason, Unavailable
-from mesh.interceptors import request_key
+from mesh.errors import FailedPrecondition, NotFound, Reason, Unavailable
+from mesh.inbox import RequestKey
+from mesh.interceptors import request_key, trust
 from services.orchestrator import changes
+from services.orchestrator.engine import sending
 from services.orchestrator.engine.evolve import evolve
 from services.orchestrator.engine.starting import StartRun, check_payment_id
 from services.orchestrator.engine.state import Error, RunState
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from services.orchestrator.wallet import Wallet
 
 WORKFLOW = "verified_payment"
+CANCEL = "/anya.orchestrator.v1.PaymentService/CancelPayment"
 LOOK_AGAIN = 0.5  # seconds until a watch asks bitcoin again; of the run it is told earlier
 PATIENCE = 2.0  # seconds that bitcoin may take to say how a payment stands
 
@@ -135,11 +138,22 @@ class PaymentServicer(PaymentServiceServicer):
     ) -> pb.CancelPaymentResponse:
         payment_id = request.payment_id
         check_payment_id(payment_id, field="payment_id")
-        await self._find(payment_id)
+        stored = await self._find(payment_id)
         answer = await self._wallet.cancel(payment_id)
+        is_cancelled = answer.state == wallet_pb2.PAYMENT_STATE_CANCELLED
+        if is_cancelled and stored is not None and not stored.state.finished:
+            await self._end_run(payment_id)
         self._changes.notify(payment_id)
         stored = await self._find(payment_id)
         return pb.CancelPaymentResponse(payment=_format(payment_id, stored, answer))
+
+    async def _end_run(self, payment_id: str) -> None:
+        """As CancelRun does: the run need not come to pay to hear that it must not."""
+        caller = trust.current_caller()
+        key = RequestKey(caller, CANCEL, payment_id, b"")
+        with suppress(FailedPrecondition):  # it has ended meanwhile
+            cancel = sending.cancel("its payment was cancelled", caller)
+            await self._runner.send(key, payment_id, cancel)
 
     @contextmanager
     def _moves(self, payment_id: str, *, end_only: bool) -> Iterator[asyncio.Event]:
