@@ -1,0 +1,122 @@
+"""Cancelling a payment: one winner, and the same end whichever way it was asked for."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+
+from anya.bitcoin.v1 import wallet_pb2
+from mesh.errors import Unavailable
+from mesh.testing import eventually, reason
+from tests.orchestrator.orders import cancel, end_of, get, order, send, status
+from tests.orchestrator.paying import uuid7
+from tests.orchestrator.servicers import txid_of
+
+if TYPE_CHECKING:
+    from anya.orchestrator.v1.payment_pb2_grpc import PaymentServiceAsyncStub
+    from tests.orchestrator.servicers import Book
+
+
+async def test_a_cancelled_payment_is_refused_and_never_sent(
+    payments: PaymentServiceAsyncStub, book: Book
+) -> None:
+    book.held["VerifyIdentity"] = asyncio.Event()
+    request = order()
+    await payments.SendVerifiedPayment(request, timeout=5)
+
+    cancelled = await cancel(payments, request.request_id)
+    book.held["VerifyIdentity"].set()
+    shown = await end_of(payments, request.request_id)
+
+    assert cancelled.state == shown.state == wallet_pb2.PAYMENT_STATE_CANCELLED
+    assert status(shown) == "CANCELLED"
+    assert shown.reason == (
+        "cancelled by spiffe://anya.internal/client/operator: its payment was cancelled"
+    )
+    assert book.effects["SendPayment"] == 0
+
+
+async def test_a_payment_that_is_cancelled_as_it_is_sent_ends_as_whoever_was_first(
+    payments: PaymentServiceAsyncStub, book: Book
+) -> None:
+    for held in ("SendPayment", "StoreTransactionRecord"):
+        book.held[held] = asyncio.Event()
+        request = order()
+        await payments.SendVerifiedPayment(request, timeout=5)
+        await eventually(lambda held=held: bool(book.requests(held)))  # type: ignore[misc]
+
+        told = await cancel(payments, request.request_id)
+        book.held.pop(held).set()
+        shown = await end_of(payments, request.request_id)
+
+        is_first = held == "SendPayment"
+        assert (told.state == wallet_pb2.PAYMENT_STATE_CANCELLED) is is_first
+        assert status(shown) == ("CANCELLED" if is_first else "SUCCEEDED")
+        assert shown.state == told.state
+    assert len(book.sent) == 1
+
+
+async def test_a_run_that_never_heard_of_the_cancel_ends_alike(
+    payments: PaymentServiceAsyncStub, book: Book
+) -> None:
+    book.held["VerifyIdentity"] = asyncio.Event()
+    request = order()
+    await payments.SendVerifiedPayment(request, timeout=5)
+    book.cancelled.add(request.request_id)  # by somebody who then went away
+    book.held["VerifyIdentity"].set()
+
+    shown = await end_of(payments, request.request_id)
+
+    assert (status(shown), shown.error.reason) == ("CANCELLED", "PAYMENT_CANCELLED")
+    assert shown.state == wallet_pb2.PAYMENT_STATE_CANCELLED
+
+
+async def test_a_payment_that_was_made_is_told_as_it_is_instead_of_cancelled(
+    payments: PaymentServiceAsyncStub, book: Book
+) -> None:
+    request = order()
+    await send(payments, request)
+
+    shown = await cancel(payments, request.request_id)
+
+    assert shown.state == wallet_pb2.PAYMENT_STATE_BROADCAST
+    assert (status(shown), shown.txid) == ("SUCCEEDED", txid_of(request.request_id))
+    assert not book.cancelled
+
+
+async def test_a_payment_may_be_cancelled_before_it_is_sent(
+    payments: PaymentServiceAsyncStub, book: Book
+) -> None:
+    request = order()
+
+    await cancel(payments, request.request_id)
+    before = await get(payments, request.request_id)
+    after = await send(payments, request)
+
+    assert before.state == wallet_pb2.PAYMENT_STATE_CANCELLED
+    assert not before.HasField("status")
+    assert (status(after), after.error.reason) == ("CANCELLED", "PAYMENT_CANCELLED")
+    assert book.effects["SendPayment"] == 0
+
+
+async def test_cancelling_again_changes_nothing(payments: PaymentServiceAsyncStub) -> None:
+    request = order()
+
+    first = await cancel(payments, request.request_id)
+
+    assert await cancel(payments, request.request_id) == first
+
+
+async def test_a_cancel_that_bitcoin_does_not_answer_promises_nothing(
+    payments: PaymentServiceAsyncStub, book: Book
+) -> None:
+    book.before["CancelPayment"].append(Unavailable("down"))
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await cancel(payments, uuid7())
+
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert reason(caught.value) == "PEER_UNAVAILABLE"
