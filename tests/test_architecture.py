@@ -67,6 +67,8 @@ ADAPTERS = {
     "services/orchestrator/changes.py": "wakes those who watch a run",
     "services/orchestrator/journal": "the store of definitions, runs and their records",
     "services/orchestrator/approving.py": "web5's word on approvals, through the peers",
+    "services/orchestrator/hearing.py": "what runs hear of each other, from the journal",
+    "services/orchestrator/patience.py": "waits for a store that is away",
     "services/orchestrator/peers.py": "the other services, through the mesh's client",
     "services/orchestrator/keeping.py": "sweeps the journal by the clock",
     "services/orchestrator/looking.py": "looks for messages and due runs by the clock",

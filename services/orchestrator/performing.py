@@ -48,6 +48,7 @@ class Active:
     under_way: dict[Command, asyncio.Task[Event | None]] = field(default_factory=dict)
     drowsy: bool = False  # it only waits, and for long: it need not be in memory
     mail: bool = False  # something may have been sent to it
+    heard: int = 0  # position up to which it has looked for events
     stirred: asyncio.Event = field(default_factory=asyncio.Event)  # by mail, or by what is done
 
     def tell_of_mail(self) -> None:
@@ -114,7 +115,7 @@ class Performer:
 
     async def _rest(self, run: Active) -> None:
         """Until something stirs, or the run has waited in vain for a while."""
-        if not wakes_at(run.under_way) > now_us() + AHEAD * SECOND:
+        if _listens(run) or not wakes_at(run.under_way) > now_us() + AHEAD * SECOND:
             await run.stirred.wait()
             return
         try:
@@ -165,6 +166,11 @@ class Performer:
 def wakes_at(commands: Iterable[Command]) -> int:
     """When the first of them is due, Unix microseconds; 0 if one does more than wait."""
     return min((c.until_us if isinstance(c, Wait) else 0 for c in commands), default=0)
+
+
+def _listens(run: Active) -> bool:
+    """Does it wait for events? Only who is in memory hears them."""
+    return any(step.input.get("events") for step in run.state.in_flight)
 
 
 async def pause(stopping: asyncio.Event, seconds: float) -> bool:

@@ -7,12 +7,13 @@ import logging
 import random
 import uuid
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mesh import failpoint
 from mesh.errors import FailedPrecondition, Reason, ResourceExhausted, Unavailable
 from mesh.interceptors import deadline
-from services.orchestrator import looking
+from services.orchestrator import hearing, looking
 from services.orchestrator.definition.faults import DefinitionInvalid
 from services.orchestrator.engine import starting
 from services.orchestrator.engine.events import Began, Recovered, Replied
@@ -20,8 +21,9 @@ from services.orchestrator.engine.evolve import evolve
 from services.orchestrator.engine.machine import Turn
 from services.orchestrator.engine.record import Kind, Record
 from services.orchestrator.engine.state import RunStatus
-from services.orchestrator.journal.commits import NewRun
+from services.orchestrator.journal.commits import NewRun, emits
 from services.orchestrator.journal.runs import Fenced
+from services.orchestrator.patience import STORE_RETRY, until_it_answers
 from services.orchestrator.performing import Active, Performer, now_us, pause
 from services.orchestrator.run_trace import RunTrace
 from services.orchestrator.tasks import Tasks
@@ -45,7 +47,6 @@ GRACE = 5.0  # seconds for calls under way when we are told to stop
 CLAIM_AT_ONCE = 64  # runs: each is read in the transaction that claims it
 PATIENCE = 0.9  # of the time that a caller gives us to start a run
 IDLE, IDLE_WHEN_FULL = 5.0, 0.05  # seconds that a run waits in memory before it sleeps in the store
-STORE_RETRY = 0.5  # seconds between two tries to reach a store that does not answer
 
 FAILPOINTS = {
     Kind.START: "engine.after_start",
@@ -80,6 +81,7 @@ class Runner:
         self._room = asyncio.Event()
         self._stopping = asyncio.Event()
         self._driven: dict[str, Active] = {}
+        self._hearing = hearing.Hearing(runs.events)
         self._performer = Performer(
             peers,
             runs.lease,
@@ -97,6 +99,8 @@ class Runner:
         self._tasks.spawn(looking.for_mail(messages, self._driven, stopping), name="look for mail")
         due = looking.for_due(self._runs.sleep, self._wake_soon, stopping)
         self._tasks.spawn(due, name="look for due")
+        news = self._hearing.look_forever(self._driven, stopping)
+        self._tasks.spawn(news, name="look for events")
         try:
             yield
         finally:
@@ -136,10 +140,7 @@ class Runner:
     async def send(
         self, key: RequestKey, run_id: str, message: Message, reply: bytes = b""
     ) -> bytes:
-        """Send a run something once per ``key``; whoever drives it takes it soon.
-
-        Gives the reply to the first call.
-        """
+        """Send it once per ``key`` and give the first reply; whoever drives the run takes it."""
         first = await self._runs.messages.send(key, run_id, message, reply)
         self.take_mail_soon(run_id)
         if run_id not in self._held:
@@ -169,7 +170,7 @@ class Runner:
                 at_us=now_us(),
                 jitter=random.random(),  # noqa: S311  (spreads retries, guards nothing)
             )
-            if owned:
+            if owned and not turn.workflow.hears_events:
                 turn.take(Began())
             begun[:] = [turn]
             records = tuple(turn.records)
@@ -189,7 +190,8 @@ class Runner:
             turn = begun[0]
             run = Active(turn.workflow, turn.state, 0, self._trace(turn.state, traceparent))
             self._committed(run, turn.records)
-            self._spawn_driver(self._drive_to_end(run), run_id)
+            begins = Began() if run.workflow.hears_events else None
+            self._spawn_driver(self._drive_to_end(run, begins), run_id)
         return started.reply
 
     # Taking up runs that wait.
@@ -239,8 +241,12 @@ class Runner:
             return
         run = Active(workflow, state, stored.row.epoch, run_trace)
         run.tell_of_mail()  # it may have been sent something while nobody drove it
-        first = Recovered() if begun else Began()
-        await self._drive_to_end(run, None if stored.slept else first)
+        begins = Recovered() if begun else Began()
+        await self._drive_to_end(run, None if stored.slept else begins)
+
+    def hear_soon(self) -> None:
+        """A run emitted something: let those look who wait for anything."""
+        hearing.tell(self._driven.values())
 
     def claim_soon(self) -> None:
         """A run may wait for somebody."""
@@ -305,11 +311,15 @@ class Runner:
         for message in await self._runs.messages.waiting(state.run_id, taken=state.taken):
             if not run.state.finished:
                 await self._advance(run, message)
+        for heard in await self._hearing.waiting(run):
+            if not run.state.finished:
+                await self._advance(run, heard)
 
     async def _advance(self, run: Active, event: Event) -> None:
         """One turn: judge the event, commit what it means, and let everybody know."""
         jitter = random.random()  # noqa: S311  (spreads retries, guards nothing)
         turn = Turn(run.workflow, run.state, self._config.policy, now_us(), jitter)
+        turn.heard_to = await self._hearing.position(run)
         turn.take(event)
         if not turn.records:
             return  # what it is about has ended meanwhile
@@ -318,44 +328,33 @@ class Runner:
         if turn.state.finished:
             failpoint.reach("engine.before_finish", run.state.run_id)
         await self._store(turn.state, run.epoch, turn.records)
+        run.mail |= run.workflow.hears_events  # since it was looked, something may have come
         self._committed(run, turn.records)
 
     def _committed(self, run: Active, records: Sequence[Record]) -> None:
         run.trace.observe(records)
         self._changes.moved(run.state)
+        if any(map(emits, records)):
+            self.hear_soon()
         for record in records:
             if point := FAILPOINTS.get(record.kind):
                 step = f"/{record.path}" if record.path else ""
                 failpoint.reach(point, run.state.run_id + step)
 
     async def _store(self, state: RunState, epoch: int, records: Sequence[Record]) -> None:
-        """Append, however long the store is away: nothing goes on that is not journalled."""
-        while True:
-            try:
-                await self._runs.append(state, epoch, records)
-                return
-            except (Unavailable, ResourceExhausted) as error:
-                log.warning("run %s waits for the store: %s", state.run_id, error)
-                await asyncio.sleep(STORE_RETRY)
+        append = partial(self._runs.append, state, epoch, records)
+        await until_it_answers(append, state.run_id)
 
     async def _give_up(self, run: Active, reason: str) -> None:
         """What is in memory may be of a turn that was not stored: the journal knows where it is."""
         try:
-            state = (await self._load(run.state.run_id)).state
+            load = partial(self._runs.load, run.state.run_id)
+            state = (await until_it_answers(load, run.state.run_id)).state
         except FailedPrecondition:
             self._may_have_lost = True  # whoever claims it next sets it aside
             return
         if not state.finished:
             await self._store_end(state, run.epoch, reason)
-
-    async def _load(self, run_id: str) -> StoredRun:
-        """Read it, however long the store is away. FailedPrecondition if it is damaged."""
-        while True:
-            try:
-                return await self._runs.load(run_id)
-            except (Unavailable, ResourceExhausted) as error:
-                log.warning("run %s waits for the store: %s", run_id, error)
-                await asyncio.sleep(STORE_RETRY)
 
     async def _store_end(self, state: RunState, epoch: int, reason: str) -> None:
         """End a run that cannot go on by itself: somebody has to look."""

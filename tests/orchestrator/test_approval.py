@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
 
 from anya.orchestrator.v1 import workflow_pb2 as pb
-from cli import runs
+from cli import approvals, runs
+from cli.errors import CommandError
 from cli.holder import Holder
+from cli.identities import Identity
 from mesh.errors import Unavailable
 from mesh.testing import eventually, reason
 from services.orchestrator.__main__ import orchestrator
@@ -174,6 +176,24 @@ async def test_decisions_outlive_the_orchestrator(
     async with orchestrator(config) as service, connect(authority, service.port) as workflows:
         await decide(workflows, run_id, BOB)
         assert status(await finished(workflows, run_id)) == "SUCCEEDED"
+
+
+async def test_the_client_shows_what_it_signs_as_the_one_who_is_asked(
+    channel: grpc.aio.Channel, workflows: WorkflowServiceAsyncStub
+) -> None:
+    run_id = await begin_asking(workflows)
+    channels: Any = {"orchestrator": channel}
+    mine = [Identity("ada", ADA), Identity("eve", EVE)]
+    said: list[str] = []
+
+    reply = await approvals.decide(channels, run_id, "agree", mine, approves=True, say=said.append)
+
+    assert (reply.approver, reply.approves) == (ADA.did, True)
+    assert "asks: Pay 5?" in said
+    with pytest.raises(CommandError, match="none of your identities is asked"):
+        await approvals.decide(channels, run_id, "agree", mine[1:], approves=True)
+    with pytest.raises(CommandError, match="asks for no approval"):
+        await approvals.decide(channels, run_id, "agreed", mine, approves=True)
 
 
 async def test_a_run_shows_what_it_asks_and_who_has_decided(

@@ -158,6 +158,20 @@ async def test_an_example_asks_three_and_needs_two(
     assert result["by"] == (None if why_not else [people[1].did, people[2].did])
 
 
+async def test_an_example_hears_what_the_other_tells(workflows: WorkflowServiceAsyncStub) -> None:
+    for id in ("pays", "listens"):
+        registered = pb.RegisterWorkflowRequest(definition=EXAMPLES[id])
+        await workflows.RegisterWorkflow(registered, timeout=5)
+    run_id = await start(workflows, "listens", {"order": "7"})
+    await is_at(workflows, run_id, "WAITING")
+
+    await run_of(workflows, "pays", {"order": "8", "amount": 4})
+    await run_of(workflows, "pays", {"order": "7", "amount": 5})
+
+    result = values.from_struct((await finished(workflows, run_id)).steps[-1].output)
+    assert result == {"by": "order.paid", "with": {"amount": 5}, "_output": None}
+
+
 async def test_what_a_saga_takes_back_is_called_once_with_its_own_key(
     workflows: WorkflowServiceAsyncStub, book: Book
 ) -> None:
@@ -172,7 +186,7 @@ async def test_what_a_saga_takes_back_is_called_once_with_its_own_key(
 
 
 def test_every_example_is_run() -> None:
-    assert EXAMPLES.keys() == {id for id, *_ in RUNS} | {"caught", "four_eyes"}
+    assert EXAMPLES.keys() == {id for id, *_ in RUNS} | {"caught", "four_eyes", "pays", "listens"}
 
 
 def test_the_published_schema_is_the_one_of_the_code() -> None:
@@ -202,6 +216,10 @@ def test_the_schema_takes_what_the_check_takes(id: str) -> None:
         ("side_by_side", "max_concurrency: 2", "max_concurrency: 65"),
         ("for_all", "on_item_error: continue", "on_item_error: stop"),
         ("early", "outcome: refused", "outcome: unsure"),
+        ("pays", "type: order.paid", "type: Order.Paid"),
+        ("pays", "type: order.paid", "type: orchestrator.run.started"),
+        ("listens", "{event: order.paid}", "{events: order.paid}"),
+        ("listens", "any: [give_up, {event: order.paid}]", "event: order paid"),
         ("four_eyes", "quorum: 2", "quorum: 0"),
         ("four_eyes", "quorum: 2", "quorum: 33"),
         ("four_eyes", "      approvers: ", "      approver: "),

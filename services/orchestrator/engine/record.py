@@ -44,6 +44,9 @@ from typing import Any, NamedTuple
 MAX_PAYLOAD = 1 << 20  # bytes
 
 
+EMIT = "emit"  # the operation of a step that emits an event, which its STEP_DONE has as input
+
+
 class Kind(StrEnum):
     START = "START"
     STEP_INTENT = "STEP_INTENT"

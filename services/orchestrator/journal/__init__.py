@@ -53,6 +53,15 @@ CREATE TABLE IF NOT EXISTS journal (
     PRIMARY KEY (run, sequence)
 ) STRICT;
 
+CREATE TABLE IF NOT EXISTS event (
+    sequence INTEGER PRIMARY KEY,  -- of its row in the outbox, which has the data
+    type     TEXT NOT NULL,
+    subject  TEXT NOT NULL,
+    run      TEXT NOT NULL,        -- that emitted it
+    emitted  INTEGER NOT NULL      -- sequence of that run's record
+) STRICT;
+CREATE INDEX IF NOT EXISTS event_by_type ON event (type, sequence);
+
 CREATE TABLE IF NOT EXISTS message (
     run      TEXT NOT NULL,
     position INTEGER NOT NULL,  -- from 1, in the order they came

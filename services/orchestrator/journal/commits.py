@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mesh.telemetry import derive_span_id
+from services.orchestrator.engine.record import EMIT, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,8 +29,10 @@ BORN = (
     *("caller", "method", "request_id", "body", "reply"),
 )
 RECORDED = ("run", "sequence", "kind", "path", "attempt", "at_us", "payload")
-# The id of the run's span; what it is below, unless its row has said so before.
-HAPPENED = ("type", "run", "span", "parent")
+# The id of the run's span; what it is below, unless its row has said so before; and of what a step
+# emitted the sequence of the record that says so, else 0.
+HAPPENED = ("type", "run", "span", "parent", "subject", "data", "emitted")
+EMITTED = HAPPENED.index("emitted")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,10 +151,29 @@ def _recorded(run_id: str, record: Record) -> RowValues:
 
 
 def _happened(commit: Commit) -> list[RowValues]:
-    types = [STARTED] * isinstance(commit, Start) + [FINISHED] * commit.state.finished
-    if not types:
-        return []
     run_id = commit.state.run_id
+    told: list[tuple[str, str, bytes, int]] = []
+    if isinstance(commit, Start):
+        told.append((STARTED, run_id, b"", 0))
+    told += [_emitted(record) for record in commit.records if emits(record)]
+    if commit.state.finished:
+        told.append((FINISHED, run_id, b"", 0))
+    if not told:
+        return []
     span = f"{derive_span_id(run_id):016x}"
     parent = commit.new.traceparent if isinstance(commit, Start) else None
-    return [(type, run_id, span, parent) for type in types]
+    return [
+        (type, run_id, span, parent, subject, data, emitted)
+        for type, subject, data, emitted in told
+    ]
+
+
+def emits(record: Record) -> bool:
+    """Does the record say that a step emitted an event?"""
+    return record.kind is Kind.STEP_DONE and record.payload.get("operation") == EMIT
+
+
+def _emitted(record: Record) -> tuple[str, str, bytes, int]:
+    event = record.payload["input"]
+    data = json.dumps(event["data"], ensure_ascii=False, separators=(",", ":")).encode()
+    return event["type"], event["subject"], data, record.sequence

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from services.orchestrator.journal.statements import MAIL, MOVED, WAITING
+from services.orchestrator.journal.statements import EVENT, MAIL, MOVED, WAITING
 from services.orchestrator.journal.writer import AWAY, connect
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ async def listening(
         if channel == MAIL:
             driver.take_mail_soon(message)
             return
+        if channel == EVENT:
+            driver.hear_soon()
         if channel == WAITING:
             driver.claim_soon()
         for run_id in message.split():
@@ -51,11 +53,12 @@ async def listening(
             ended = asyncio.Event()
             connection.add_termination_listener(partial(_set, ended))
             try:
-                for channel in (MOVED, WAITING, MAIL):
+                for channel in (MOVED, WAITING, MAIL, EVENT):
                     await connection.add_listener(channel, hear)
                 # What was told while nobody listened.
                 changes.notify_all()
                 driver.claim_soon()
+                driver.hear_soon()
                 await ended.wait()
                 log.warning("PostgreSQL ended the connection that we listen on")
             except AWAY:

@@ -51,10 +51,14 @@ RECORD = "INSERT INTO journal SELECT * FROM {rows} WHERE run IS NOT NULL"
 
 ANNOUNCE = f"""
 INSERT INTO outbox
-SELECT store.sequence + u.number, u.type, u.run, x'', CASE run.traceparent WHEN '' THEN ''
+SELECT store.sequence + u.number, u.type, u.subject, u.data, CASE run.traceparent WHEN '' THEN ''
     ELSE substr(run.traceparent, 1, 36) || u.span || substr(run.traceparent, 53) END, ({NOW_MS})
 FROM {{rows}} CROSS JOIN run ON run.id = u.run CROSS JOIN store
 """  # noqa: S608
+EMIT = """
+INSERT INTO event SELECT store.sequence + u.number, u.type, u.subject, u.run, u.emitted
+FROM {rows} CROSS JOIN store WHERE u.emitted > 0
+"""
 COUNT = "UPDATE store SET sequence = sequence + ?"
 
 
@@ -94,6 +98,8 @@ async def _write(tx: Transaction, rows: Rows) -> None:
     if rows.happened:
         numbered = [(*row, number) for number, row in enumerate(rows.happened, start=1)]
         await _run(tx, ANNOUNCE, (*commits.HAPPENED, "number"), numbered)
+        if any(row[commits.EMITTED] for row in rows.happened):
+            await _run(tx, EMIT, (*commits.HAPPENED, "number"), numbered)
         await tx.execute(COUNT, len(numbered))
 
 

@@ -22,6 +22,7 @@ from services.orchestrator.engine.record import Record, decode
 from services.orchestrator.engine.state import RunStatus
 from services.orchestrator.journal.commits import FINISHED, Append, NewRun, Start
 from services.orchestrator.journal.definitions import find_definition
+from services.orchestrator.journal.events import Events
 from services.orchestrator.journal.listing import COLUMNS, Listing, RunRow
 from services.orchestrator.journal.messages import Messages
 from services.orchestrator.journal.sleeping import Sleep
@@ -70,6 +71,10 @@ class Driver(Protocol):
         """A run may wait for somebody."""
         ...
 
+    def hear_soon(self) -> None:
+        """Some run emitted an event."""
+        ...
+
     def take_mail_soon(self, run_id: str) -> None:
         """The run was sent something."""
         ...
@@ -90,6 +95,7 @@ class Runs(ABC):
         self._database = database
         self.lease = lease
         self.messages = Messages(database)
+        self.events = Events(database)
         self.listing = Listing(database)
         self.sleep = Sleep(database)
         self._commits = writer

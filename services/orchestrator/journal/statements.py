@@ -25,6 +25,7 @@ ALTER TABLE run SET (fillfactor = 80);
 
 MOVED = "anya_run_moved"  # channel: ids of runs, parted by spaces
 MAIL = "anya_run_mail"  # channel: id of a run that was sent something
+EVENT = "anya_event"  # channel: a run emitted something
 WAITING = "anya_run_waiting"  # channel: somebody may claim something
 
 # The fence: nothing below it happens unless we hold our lease.
@@ -63,7 +64,7 @@ recorded AS (
     WHERE (u.run IN (SELECT id FROM landed)) IS TRUE)"""
 
 _HAPPENED = """happened AS (
-    SELECT u.type, u.run, row_number() OVER () AS number, u.span,
+    SELECT u.type, u.run, row_number() OVER () AS number, u.span, u.subject, u.data, u.emitted,
         coalesce(u.parent, (SELECT traceparent FROM run WHERE id = u.run)) AS parent
     FROM {happened} WHERE (u.run IN (SELECT id FROM landed)) IS TRUE),
 counted AS (
@@ -71,10 +72,14 @@ counted AS (
     WHERE EXISTS (SELECT 1 FROM happened) RETURNING sequence),
 announced AS (
     INSERT INTO outbox
-    SELECT counted.sequence - (SELECT count(*) FROM happened) + number, type, run, ''::bytea,
+    SELECT counted.sequence - (SELECT count(*) FROM happened) + number, type, subject, data,
         CASE WHEN parent = '' THEN '' ELSE overlay(parent PLACING span FROM 37) END,
         (EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint
-    FROM happened, counted)"""
+    FROM happened, counted),
+emitted AS (
+    INSERT INTO event
+    SELECT counted.sequence - (SELECT count(*) FROM happened) + number, type, subject, run, emitted
+    FROM happened, counted WHERE emitted > 0)"""
 
 # Who is alone need not tell anybody.
 _ANSWER = """SELECT EXISTS (SELECT 1 FROM f), ARRAY(SELECT id FROM landed),
@@ -83,9 +88,9 @@ _ANSWER = """SELECT EXISTS (SELECT 1 FROM f), ARRAY(SELECT id FROM landed),
 
 _TOLD = ["channel", "message"]
 _OWNER = commits.BORN.index("owner")
-_BYTES = {"body", "reply", "payload"}
+_BYTES = {"body", "reply", "payload", "data"}
 _NUMBERS = {
-    *("epoch", "before", "sequence", "version", "attempt"),
+    *("epoch", "before", "sequence", "version", "attempt", "emitted"),
     *("at_us", "created_us", "updated_us", "finished_us"),
 }
 
@@ -143,6 +148,8 @@ def _told(rows: Rows) -> Iterator[tuple[str, str]]:
         yield MOVED, " ".join(ids[first : first + IDS_TOLD_AT_ONCE])
     if any(not row[_OWNER] for row in rows.born):
         yield WAITING, ""
+    if any(row[commits.EMITTED] for row in rows.happened):
+        yield EVENT, ""
 
 
 # At most the share that leaves something to every other live executor.

@@ -1,0 +1,28 @@
+"""Waiting for a store that is away: nothing goes on that is not journalled."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, TypeVar
+
+from mesh.errors import ResourceExhausted, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+T = TypeVar("T")
+
+STORE_RETRY = 0.5  # seconds between two tries to reach a store that does not answer
+
+log = logging.getLogger(__name__)
+
+
+async def until_it_answers(work: Callable[[], Awaitable[T]], run_id: str) -> T:
+    """What ``work`` gives, however long the store is away; for a run, which waits meanwhile."""
+    while True:
+        try:
+            return await work()
+        except (Unavailable, ResourceExhausted) as error:
+            log.warning("run %s waits for the store: %s", run_id, error)
+            await asyncio.sleep(STORE_RETRY)
