@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 OTLP = "OTEL_EXPORTER_OTLP_ENDPOINT"
 TRUST_DOMAIN = "ANYA_TRUST_DOMAIN"
+DATABASE = "ANYA_DATABASE"
 RENEW_EVERY = 600.0  # seconds between two looks at the certificates
 
 
@@ -207,9 +208,16 @@ def _commands(
                 **shared,
                 "ANYA_LISTEN": one.address,
                 "ANYA_HEALTH_LISTEN": one.health,
+                **_database_of(name),
             },
             log=home.log(name),
             inherited=(lock,),
         )
         for name, one in chosen.items()
     }
+
+
+def _database_of(service: str) -> dict[str, str]:
+    """Each service has a store of its own: ``ANYA_DATABASE_BITCOIN`` says where bitcoin's is."""
+    location = os.environ.get(f"{DATABASE}_{service.upper()}")
+    return {DATABASE: location} if location else {}
