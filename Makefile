@@ -43,8 +43,8 @@ up: .venv/run  ## run the mesh until Ctrl-C
 test: .venv/dev  ## run every test
 	$(BIN)/pytest -q
 
-test-faults: .venv/dev  ## run 1,000 payments while services are killed: SEED=N repeats one
-	$(BIN)/python -m tests.faults $(if $(SEED),--seed $(SEED)) $(if $(PAYMENTS),--payments $(PAYMENTS))
+test-faults: .venv/dev  ## run 1,000 payments while services are killed: STORE=postgres SEED=N
+	$(BIN)/python -m tests.faults $(if $(SEED),--seed $(SEED)) $(if $(PAYMENTS),--payments $(PAYMENTS)) $(if $(STORE),--store $(STORE))
 
 check: .venv/dev manifests  ## lint, types, contracts, manifests, and the model trained anew
 	$(BIN)/ruff check .

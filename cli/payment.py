@@ -110,20 +110,24 @@ async def start(
     channels: Channels, proposal: Proposal, *, workflow_id: str = WORKFLOW
 ) -> workflow_pb2.StartRunResponse:
     intent = proposal.intent
-    value = {
+    return await runs.start(
+        channels,
+        workflow_id,
+        values_of(intent),
+        run_id=intent.payment_id,
+        intent=intent,
+        presentation=proposal.presentation,
+    )
+
+
+def values_of(intent: PaymentIntent) -> dict[str, Any]:
+    """The input of a payment's run."""
+    return {
         "sender_did": intent.sender_did,
         "sender_address": intent.sender_address,
         "recipient_address": intent.recipient_address,
         "amount": intent.amount_sat,
     }
-    return await runs.start(
-        channels,
-        workflow_id,
-        value,
-        run_id=intent.payment_id,
-        intent=intent,
-        presentation=proposal.presentation,
-    )
 
 
 @contextmanager

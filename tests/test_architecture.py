@@ -102,7 +102,10 @@ BOUNDARIES = {
 }
 
 # Where time is what is tried, and nothing is waited for.
-BY_THE_CLOCK = {"tests/faults/storm.py": "services are killed and stopped at random moments"}
+BY_THE_CLOCK = {
+    "tests/faults/paying.py": "clients cancel at random moments, and wait before they ask again",
+    "tests/faults/storm.py": "services are killed and stopped at random moments",
+}
 
 LINES_PER_FILE = 400
 LINES_PER_FUNCTION = 60

@@ -9,15 +9,16 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.faults.ground import Store
 from tests.faults.trial import STORM, Verdict, try_payments
 
 
 def main() -> int:
     arguments = _parser().parse_args()
     home = Path(tempfile.mkdtemp(prefix="anya-faults-"))
-    print(f"seed {arguments.seed}, home {home}", file=sys.stderr)
+    print(f"seed {arguments.seed}, {arguments.store}, home {home}", file=sys.stderr)
     weather = STORM.scaled(arguments.payments)
-    verdict = asyncio.run(try_payments(home, arguments.seed, weather))
+    verdict = asyncio.run(try_payments(home / "mesh", arguments.seed, weather, arguments.store))
     return _report(verdict, home)
 
 
@@ -33,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.faults")
     parser.add_argument("--payments", type=int, default=STORM.payments, metavar="N")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), metavar="N")
+    parser.add_argument("--store", type=Store, choices=list(Store), default=Store.SQLITE)
     return parser
 
 

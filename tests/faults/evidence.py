@@ -29,15 +29,15 @@ from services.bitcoin.block import parse_block
 from services.web5 import did
 from services.web5.dwn import records_query
 from services.web5.proof import Signer
+from tests.faults.paying import HASTY, persist, state_word
 from tests.faults.schedule import LEAST_SAT
-from tests.faults.storm import persist
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cli.connection import Channels
     from cli.identities import Identity
-    from tests.faults.storm import Followed
+    from tests.faults.paying import Followed
     from tests.faults.town import Town
 
 CONFIRMED_WITHIN = 60.0  # seconds
@@ -103,18 +103,32 @@ def _wrong_with(one: Followed, evidence: Evidence) -> list[str]:
     txids = evidence.paid.get((intent.recipient_address, intent.amount_sat), [])
     records = evidence.records.get(intent.payment_id, [])
     state = evidence.payments.get(intent.payment_id, "none")
-    expected = "SUCCEEDED" if one.planned.proved else "REFUSED"
-    story = (
-        f"payment {one.planned.number} ({intent.payment_id}): run {run.status} {run.reason!r},"
-        f" payment {state}, transactions {txids}, {len(records)} records"
-    )
     told = [record["bitcoin_txid"] for record in records]
+    paid = run.status == "SUCCEEDED"
     holds = (
-        run.status == one.outcome.status == expected
-        and txids == told == ([run.txid] if one.planned.proved else [])
-        and state in (PAID if one.planned.proved else UNPAID)
+        run.status == one.outcome.status
+        and run.status in _may_end(one)
+        and txids == told == ([run.txid] if paid else [])
+        and state in (PAID if paid else UNPAID)
     )
-    return [] if holds else [story]
+    if holds:
+        return []
+    return [
+        f"payment {one.planned.number} ({intent.payment_id}, {one.planned.way.name}"
+        f"{f', {one.planned.cancel} answered {one.told!r}' if one.planned.cancel else ''}):"
+        f" its client saw {one.outcome.status}, run {run.status} {run.reason!r}, payment {state},"
+        f" transactions {txids}, records of {told}"
+    ]
+
+
+def _may_end(one: Followed) -> set[str]:
+    """By what was planned, and by what the client was promised."""
+    if one.planned.cancel is None:
+        return {"SUCCEEDED"} if one.planned.proved else {"REFUSED"}
+    stopped = {"REFUSED", "CANCELLED"}
+    if not one.planned.proved or one.told == "CANCELLED":
+        return stopped
+    return {"SUCCEEDED"} if one.told else {"SUCCEEDED", *stopped}
 
 
 # The witnesses.
@@ -217,17 +231,18 @@ async def _payment_state(channels: Channels, payment_id: str) -> str:
         if error.code() is grpc.StatusCode.NOT_FOUND:
             return ""
         raise
-    state: str = wallet_pb2.PaymentState.Name(reply.payment.state)
-    return state.removeprefix("PAYMENT_STATE_")
+    return state_word(reply.payment.state)
 
 
 async def _listed(channels: Channels) -> list[str]:
     stub = WorkflowServiceStub(channels["orchestrator"])
-    request = workflow_pb2.ListRunsRequest(workflow_id=payment.WORKFLOW, page_size=500)
     found: list[str] = []
-    while True:
-        reply = await stub.ListRuns(request)
-        found += [run.run_id for run in reply.runs]
-        if not reply.next_page_token:
-            return found
-        request.page_token = reply.next_page_token
+    for workflow_id in (payment.WORKFLOW, HASTY):
+        request = workflow_pb2.ListRunsRequest(workflow_id=workflow_id, page_size=500)
+        while True:
+            reply = await stub.ListRuns(request)
+            found += [run.run_id for run in reply.runs]
+            if not reply.next_page_token:
+                break
+            request.page_token = reply.next_page_token
+    return found

@@ -1,4 +1,4 @@
-"""Which service is struck, how and when, and who pays what: both follow from one seed."""
+"""Which service is struck, how and when, and who pays what: all follow from one seed."""
 
 from __future__ import annotations
 
@@ -7,18 +7,32 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from cli.home import SERVICES
-
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 LEAST_SAT = 100_000
 UNPROVED = 12  # one payment of so many is a stranger's
+CANCELLED = 6  # so is one whose client thinks better of it
+CANCELS_WITHIN = 2.0  # seconds from its start: some are too late
 
 
 class Kind(StrEnum):
-    KILL = "kill"  # SIGKILL; the supervisor starts it again
+    KILL = "kill"  # SIGKILL; it is started again
     PAUSE = "pause"  # SIGSTOP, then SIGCONT: the process wakes up in another time
+
+
+class Way(StrEnum):
+    """How a client has a payment made."""
+
+    RUN = "StartRun, then WatchRun"
+    WAIT = "StartRun that waits for the end"
+    SEND = "SendVerifiedPayment, then WatchPayment"
+    HASTY = "a workflow that gives up at once, and RedriveRun until it does not"
+
+
+class Cancel(StrEnum):
+    RUN = "CancelRun"
+    PAYMENT = "CancelPayment"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +47,7 @@ class Fault:
         return f"+{self.after:.2f} s {self.kind} {self.service}{lasting}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
     """A payment that somebody means to make. Its amount is like no other's: it names it."""
 
@@ -41,7 +55,11 @@ class Planned:
     payer: int
     recipient: int
     amount_sat: int
-    proved: bool  # False: a stranger pays from the payer's address, or rather does not
+    proved: bool = True  # False: a stranger pays from the payer's address, or rather does not
+    way: Way = Way.RUN
+    door: int = 0  # which orchestrator is asked, modulo how many there are
+    cancel: Cancel | None = None
+    cancel_after: float = 0.0  # seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,32 +94,38 @@ class Weather:
         return replace(self, payments=payments, kills=kills, pauses=pauses)
 
 
-def plan(seed: int, weather: Weather, *, payers: int, recipients: int) -> Plan:
+def plan(
+    seed: int, weather: Weather, *, payers: int, recipients: int, services: Sequence[str]
+) -> Plan:
     """The same for the same seed."""
     draw = random.Random(seed)  # noqa: S311  (repeats a trial, guards nothing)
     payments = tuple(
         Planned(
-            number,
+            number=number,
             payer=draw.randrange(payers),
             recipient=draw.randrange(recipients),
             amount_sat=LEAST_SAT + number,
             proved=number % UNPROVED != UNPROVED - 1,
+            way=draw.choice(list(Way)),
+            door=draw.randrange(2),
+            cancel=draw.choice(list(Cancel)) if draw.randrange(CANCELLED) == 0 else None,
+            cancel_after=draw.uniform(0, CANCELS_WITHIN),
         )
         for number in range(weather.payments)
     )
-    return Plan(seed=seed, payments=payments, faults=tuple(_faults(draw, weather)))
+    return Plan(seed=seed, payments=payments, faults=tuple(_faults(draw, weather, services)))
 
 
-def _faults(draw: random.Random, weather: Weather) -> Iterator[Fault]:
+def _faults(draw: random.Random, weather: Weather, services: Sequence[str]) -> Iterator[Fault]:
     """Every service as often as the others: the supervisor gives up on one that is always down."""
     kinds = [Kind.KILL] * weather.kills + [Kind.PAUSE] * weather.pauses
     draw.shuffle(kinds)
-    turns = {kind: _turns(draw) for kind in Kind}
+    turns = {kind: _turns(draw, services) for kind in Kind}
     for kind in kinds:
         lasting = draw.uniform(*weather.pause) if kind is Kind.PAUSE else 0.0
         yield Fault(draw.uniform(*weather.gaps), next(turns[kind]), kind, lasting)
 
 
-def _turns(draw: random.Random) -> Iterator[str]:
+def _turns(draw: random.Random, services: Sequence[str]) -> Iterator[str]:
     while True:
-        yield from draw.sample(SERVICES, len(SERVICES))
+        yield from draw.sample(services, len(services))

@@ -7,18 +7,17 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cli.connection import connect
-from cli.home import Home
-from tests.faults import evidence, town
+from tests.faults import evidence, ticking, town
+from tests.faults.ground import Store, services_on, standing
+from tests.faults.paying import register_hasty
 from tests.faults.schedule import Plan, Weather, plan
 from tests.faults.storm import Storm
-from tests.scenarios.meshes import up
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-# A service is killed every quarter of a minute at most: the supervisor gives up on one that
-# crashes more than five times a minute.
+# A service is killed every quarter of a minute at most: whoever keeps it up gives up on one that
+# crashes more than five times a minute. Some pauses are longer than the orchestrators' lease.
 STORM = Weather(payments=1000, kills=38, pauses=12, gaps=(2.0, 5.0), pause=(0.5, 7.0))
 SHOWER = Weather(payments=20, kills=6, pauses=0, gaps=(0.1, 0.5), pause=(0.5, 1.0))
 PAYMENTS_OF_A_PAYER = 60  # web5 lets a DID have ten proofs begun at once, lost ones included
@@ -28,8 +27,11 @@ SHOPS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
+    store: Store
     plan: Plan
     outcomes: Counter[str]  # status -> how many
+    cancels: int  # that were asked for
+    redrives: int
     contradictions: list[str]
     seconds: float  # of the storm
 
@@ -38,31 +40,39 @@ class Verdict:
         return not self.contradictions
 
     def __str__(self) -> str:
-        kills = Counter(str(fault.kind) for fault in self.plan.faults)
+        faults = Counter(str(fault.kind) for fault in self.plan.faults)
         summary = (
-            f"seed {self.plan.seed}: {len(self.plan.payments)} payments, {dict(self.outcomes)},"
-            f" {dict(kills)}, {self.seconds:.0f} s,"
+            f"{self.store}, seed {self.plan.seed}: {len(self.plan.payments)} payments,"
+            f" {dict(self.outcomes)}, {dict(faults)}, {self.cancels} cancels,"
+            f" {self.redrives} redrives, {self.seconds:.0f} s,"
             f" {len(self.contradictions)} contradictions"
         )
         return "\n".join([summary, *self.contradictions, *([] if self.holds else [str(self.plan)])])
 
 
-async def try_payments(folder: Path, seed: int, weather: Weather) -> Verdict:
-    """Everything of the mesh stays in ``folder``."""
+async def try_payments(
+    folder: Path, seed: int, weather: Weather, store: Store = Store.SQLITE
+) -> Verdict:
+    """Everything of the mesh stays in ``folder``; a PostgreSQL server goes with the trial."""
     payers = max(2, -(-weather.payments // PAYMENTS_OF_A_PAYER))
     coins = round(SPARE * weather.payments / payers) + 10
-    planned = plan(seed, weather, payers=payers, recipients=SHOPS)
-    with up(folder, "--mine", "auto"):
-        home = Home(folder)
-        async with connect(home) as channels:
-            place = await town.settle(home, channels, payers=payers, shops=SHOPS, coins=coins)
-            began = time.monotonic()
-            followed = await Storm(home, channels, place, planned).rage()
-            seconds = time.monotonic() - began
-            found = await evidence.gather(channels, place, followed)
+    planned = plan(seed, weather, payers=payers, recipients=SHOPS, services=services_on(store))
+    async with standing(folder, store) as ground:
+        channels, *_ = ground.doors
+        place = await town.settle(ground.home, channels, payers=payers, shops=SHOPS, coins=coins)
+        await register_hasty(channels)
+        await ticking.begin(channels)
+        began = time.monotonic()
+        followed = await Storm(ground, place, planned).rage()
+        seconds = time.monotonic() - began
+        missed = await ticking.end(channels)
+        found = await evidence.gather(channels, place, followed)
     return Verdict(
+        store=store,
         plan=planned,
         outcomes=Counter(run.status for run in found.runs.values()),
-        contradictions=evidence.contradictions(found, followed),
+        cancels=sum(one.cancel is not None for one in planned.payments),
+        redrives=sum(one.redrives for one in followed),
+        contradictions=[*evidence.contradictions(found, followed), *missed],
         seconds=seconds,
     )
