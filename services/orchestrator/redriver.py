@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mesh import failpoint
 from services.orchestrator.engine import redriving as rules
 from services.orchestrator.journal import redriving as journal
 from services.orchestrator.performing import now_us
@@ -32,6 +33,8 @@ class Redriver:
         def judge(state: RunState, ended: RunStatus) -> Record:
             return rules.redrive(state, ended, reason=reason, by=key.caller, at_us=now_us())
 
+        failpoint.reach("engine.before_redriven", run_id)
         await journal.redrive(self._database, key, run_id, judge)
+        failpoint.reach("engine.after_redriven", run_id)
         self._changes.notify(run_id)
         self._runner.claim_soon()

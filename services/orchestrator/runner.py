@@ -10,13 +10,12 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mesh import failpoint
 from mesh.errors import FailedPrecondition, Reason, ResourceExhausted, Unavailable
 from mesh.interceptors import deadline
-from services.orchestrator import hearing, looking
+from services.orchestrator import boundaries, hearing, looking
 from services.orchestrator.definition.faults import DefinitionInvalid
 from services.orchestrator.engine import starting
-from services.orchestrator.engine.events import Began, Recovered, Replied
+from services.orchestrator.engine.events import Began, Recovered
 from services.orchestrator.engine.evolve import evolve
 from services.orchestrator.engine.machine import Turn
 from services.orchestrator.engine.record import Kind, Record
@@ -47,12 +46,6 @@ GRACE = 5.0  # seconds for calls under way when we are told to stop
 CLAIM_AT_ONCE = 64  # runs: each is read in the transaction that claims it
 PATIENCE = 0.9  # of the time that a caller gives us to start a run
 IDLE, IDLE_WHEN_FULL = 5.0, 0.05  # seconds that a run waits in memory before it sleeps in the store
-
-FAILPOINTS = {
-    Kind.START: "engine.after_start",
-    Kind.STEP_INTENT: "engine.after_intent",
-    Kind.STEP_DONE: "engine.after_step_done",
-}
 
 log = logging.getLogger(__name__)
 
@@ -174,6 +167,7 @@ class Runner:
                 turn.take(Began())
             begun[:] = [turn]
             records = tuple(turn.records)
+            boundaries.before(run_id, records)
             return NewRun(turn.state, records, request.starter, traceparent, owned)
 
         try:
@@ -323,10 +317,7 @@ class Runner:
         turn.take(event)
         if not turn.records:
             return  # what it is about has ended meanwhile
-        if isinstance(event, Replied):
-            failpoint.reach("engine.before_step_done", f"{run.state.run_id}/{event.path}")
-        if turn.state.finished:
-            failpoint.reach("engine.before_finish", run.state.run_id)
+        boundaries.before(run.state.run_id, turn.records)
         await self._store(turn.state, run.epoch, turn.records)
         run.mail |= run.workflow.hears_events  # since it was looked, something may have come
         self._committed(run, turn.records)
@@ -336,10 +327,7 @@ class Runner:
         self._changes.moved(run.state)
         if any(map(emits, records)):
             self.hear_soon()
-        for record in records:
-            if point := FAILPOINTS.get(record.kind):
-                step = f"/{record.path}" if record.path else ""
-                failpoint.reach(point, run.state.run_id + step)
+        boundaries.behind(run.state.run_id, records)
 
     async def _store(self, state: RunState, epoch: int, records: Sequence[Record]) -> None:
         append = partial(self._runs.append, state, epoch, records)

@@ -1,0 +1,154 @@
+"""SIGKILL before and behind every commit of a run, on both stores: it ends as if nothing was."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from anya.orchestrator.v1 import workflow_pb2 as pb
+from mesh.errors import InvalidArgument
+from mesh.testing import eventually
+from tests.orchestrator.engine.everything import STORE, UNDO, call, steps
+from tests.orchestrator.paying import finished, payment, status, statuses, uuid7
+from tests.orchestrator.succession import Succession
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
+    from mesh.testing import Authority
+    from tests.orchestrator.servicers import Book
+
+# In the order in which a run meets them. What a step intends is committed with the end of the one
+# before it: what is before that is before the intent, too.
+OF_A_PAYMENT = (
+    "engine.before_step_done/{run}/verify_sender",
+    "engine.before_intent/{run}/execute_payment",
+    "engine.after_intent/{run}/execute_payment",
+    "engine.before_step_done/{run}/execute_payment",
+    "engine.after_step_done/{run}/execute_payment",
+    "engine.before_finish/{run}",
+    "engine.after_finish/{run}",
+)
+OF_A_SAGA = (
+    "engine.after_intent/{run}/pause",
+    "engine.before_message/{run}",
+    "engine.after_message/{run}",
+    "engine.before_step_done/{run}/keep/compensate",
+    "engine.after_finish/{run}",
+)
+SAGA = steps(
+    call("keep", STORE, UNDO),
+    "pause\n    wait: {duration: 50ms}",
+    "answer\n    wait_for: {signal: approved}",
+    "stop\n    end: {outcome: failed, reason: enough}",
+)
+
+
+@pytest.fixture
+def orchestrators(
+    location: str, authority: Authority, tmp_path: Path, peers: dict[str, str]
+) -> Succession:
+    return Succession.on(location, authority, tmp_path, peers)
+
+
+async def test_a_payment_that_is_killed_at_every_boundary_is_made_once(
+    orchestrators: Succession, book: Book
+) -> None:
+    request = payment()
+    run_id = request.request_id
+
+    for boundary in ("engine.before_start/{run}", "engine.after_start/{run}"):
+        async with orchestrators.next_until(boundary.format(run=run_id)) as workflows:
+            await workflows.StartRun(request, timeout=10)
+    for boundary in OF_A_PAYMENT:
+        async with orchestrators.next_until(boundary.format(run=run_id)):
+            pass  # it takes the run up by itself
+    async with orchestrators.next() as (_, workflows):
+        again = await workflows.StartRun(request, timeout=10)
+        run = await finished(workflows, run_id)
+        runs = await workflows.ListRuns(pb.ListRunsRequest(), timeout=5)
+
+    assert again.run_id == run_id
+    assert len(runs.runs) == 1
+    assert status(run) == "SUCCEEDED"
+    assert set(statuses(run).values()) == {"SUCCEEDED"}
+    assert set(book.effects.values()) == {1}
+    for method in book.effects:
+        first, *others = book.requests(method)
+        assert all(other == first for other in others)
+
+
+async def test_a_saga_that_is_killed_at_every_boundary_takes_back_once(
+    orchestrators: Succession, book: Book
+) -> None:
+    run_id = uuid7()
+
+    for number, boundary in enumerate(OF_A_SAGA):
+        async with orchestrators.next_until(boundary.format(run=run_id)) as workflows:
+            if number == 0:
+                await begin(workflows, SAGA, run_id)
+            elif "message" in boundary:
+                await approve(workflows, run_id)
+    async with orchestrators.next() as (_, workflows):
+        run = await finished(workflows, run_id)
+
+    assert (status(run), run.reason) == ("COMPENSATED", "enough")
+    assert book.effects["StoreTransactionRecord"] == 2
+    assert len({str(sent) for sent in book.requests("StoreTransactionRecord")}) == 2
+
+
+async def test_a_redrive_that_is_killed_before_and_after_it_is_stored_happens_once(
+    orchestrators: Succession, book: Book
+) -> None:
+    book.before["StoreTransactionRecord"].append(InvalidArgument("no"))
+    run_id = uuid7()
+    redrive = pb.RedriveRunRequest(request_id="again", run_id=run_id, reason="mended")
+
+    for boundary in ("engine.before_redriven/{run}", "engine.after_redriven/{run}"):
+        async with orchestrators.next_until(boundary.format(run=run_id)) as workflows:
+            if "before" in boundary:
+                await begin(workflows, steps(call("keep", STORE)), run_id)
+                failed = await finished(workflows, run_id)
+            await workflows.RedriveRun(redrive, timeout=10)
+    async with orchestrators.next() as (_, workflows):
+        await workflows.RedriveRun(redrive, timeout=10)
+        run = await finished(workflows, run_id)
+
+    assert (status(failed), status(run)) == ("FAILED", "SUCCEEDED")
+    assert len(run.redrives) == 1
+    assert book.effects["StoreTransactionRecord"] == 1
+
+
+async def test_a_payment_that_is_killed_in_the_middle_of_its_call_is_made_once(
+    orchestrators: Succession, book: Book
+) -> None:
+    book.held["SendPayment"] = asyncio.Event()
+    request = payment()
+
+    async with orchestrators.next() as (child, workflows):
+        await workflows.StartRun(request, timeout=10)
+        await eventually(lambda: len(book.requests("SendPayment")) == 1)
+        child.kill()
+        await child.wait()
+    async with orchestrators.next() as (_, workflows):
+        await eventually(lambda: len(book.requests("SendPayment")) == 2, within=10)
+        book.held["SendPayment"].set()
+        run = await finished(workflows, request.request_id)
+
+    assert (status(run), run.recoveries) == ("SUCCEEDED", 1)
+    assert book.effects["SendPayment"] == 1
+
+
+async def begin(workflows: WorkflowServiceAsyncStub, text: str, run_id: str) -> None:
+    await workflows.RegisterWorkflow(pb.RegisterWorkflowRequest(definition=text), timeout=10)
+    request = pb.StartRunRequest(request_id=run_id, workflow_id="example")
+    request.input.update({"did": "d"})
+    await workflows.StartRun(request, timeout=10)
+
+
+async def approve(workflows: WorkflowServiceAsyncStub, run_id: str) -> None:
+    sent = pb.SignalRunRequest(request_id="approval", run_id=run_id, signal="approved")
+    await workflows.SignalRun(sent, timeout=10)
