@@ -100,7 +100,9 @@ class _Denied(FailedPrecondition):
 class Attestor:
     """Signs in the name of one service. ConfigError if its certificate or key is not fit."""
 
-    def __init__(self, identity: Identity, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self, identity: Identity, *, clock: Clock | None = None, lifetime: int = LIFETIME
+    ) -> None:
         svid = read_svid(identity)
         self._issuer = svid.spiffe_id
         secret = svid.key.private_numbers().private_value.to_bytes(32)
@@ -113,6 +115,7 @@ class Attestor:
             ],
         }
         self._clock = clock or SystemClock()
+        self._lifetime = lifetime
 
     def attest(
         self,
@@ -123,7 +126,7 @@ class Attestor:
         verdict: bool = True,
         lifetime: int = LIFETIME,
     ) -> pb.Attestation:
-        """State ``values`` about ``digest``, for ``lifetime`` seconds at most 600."""
+        """State ``values`` about ``digest``, for ``lifetime`` seconds, or what all of ours hold."""
         now = int(self._clock.wall())
         claims = {
             "iss": self._issuer,
@@ -132,7 +135,7 @@ class Attestor:
             "verdict": verdict,
             "values": dict(values),
             "iat": now,
-            "exp": now + min(lifetime, LIFETIME),
+            "exp": now + min(lifetime, self._lifetime, LIFETIME),
         }
         payload = json.dumps(claims, separators=(",", ":")).encode()
         return pb.Attestation(kind=kind, jws=jose.sign(payload, self._key, self._header))

@@ -1,7 +1,8 @@
 """Failpoints: named places where a test may break a process that runs on regtest.
 
 ``ANYA_FAILPOINTS="NAME[/KEY]=ACTION,..."``: when code reaches NAME (with that KEY, or any if none
-is given) the process does ACTION, once: ``kill`` dies as by SIGKILL, ``error`` raises.
+is given) the process does ACTION, once: ``kill`` dies as by SIGKILL, ``stop`` stands still until it
+gets SIGCONT, ``error`` raises.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import signal
 
 from mesh.config import ConfigError
 
-ACTIONS = ("kill", "error")
+ACTIONS = ("kill", "stop", "error")
 
 _armed: dict[str, str] = {}  # "NAME" or "NAME/KEY" -> action
 
@@ -44,5 +45,7 @@ def reach(name: str, key: str = "") -> None:
         action = _armed.pop(point, None)
         if action == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        elif action == "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
         elif action == "error":
             raise FailpointError(point)

@@ -96,7 +96,7 @@ async def bitcoin(config: BitcoinConfig) -> AsyncIterator[Bitcoin]:
         auto_mining(config, chain, filled),
     ):
         network = Network(config.mesh.network)
-        attestor = Attestor(config.mesh.identity)
+        attestor = Attestor(config.mesh.identity, lifetime=config.mesh.proof_seconds)
         verifier = Verifier(config.mesh.identity.ca, config.mesh.trust_domain)
         wallets = WalletStore(database)
         payments = PaymentStore(database, final_depth=config.final_depth)

@@ -48,7 +48,7 @@ async def ml(config: MlConfig) -> AsyncIterator[Ports]:
             model,
             config.policy,
             Store(database),
-            Attestor(config.mesh.identity),
+            Attestor(config.mesh.identity, lifetime=config.mesh.proof_seconds),
             Verifier(config.mesh.identity.ca, config.mesh.trust_domain),
         )
         inference = InferenceServicer(registry, version("anya-mesh"))

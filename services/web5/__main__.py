@@ -63,7 +63,7 @@ async def web5(config: Web5Config) -> AsyncIterator[Web5]:
     (config.mesh.home / "web5").mkdir(mode=0o700, parents=True, exist_ok=True)
     accepted = _read_policy(config.identity_policy)
     keystore = Keystore(MasterKey.from_file(config.master_key))
-    attestor = Attestor(config.mesh.identity)
+    attestor = Attestor(config.mesh.identity, lifetime=config.mesh.proof_seconds)
     verifier = Verifier(config.mesh.identity.ca, config.mesh.trust_domain)
     async with (
         open_runtime(config.mesh) as runtime,

@@ -60,6 +60,16 @@ def test_what_was_attested_comes_out_unchanged(ml: Attestor, verifier: Verifier)
     assert (verified.expires_at - verified.issued_at).total_seconds() == LIFETIME
 
 
+def test_a_service_may_be_bound_to_attest_for_a_shorter_time(
+    authority: Authority, clock: ManualClock, verifier: Verifier
+) -> None:
+    brief = Attestor(authority.issue(f"{SERVICE}ml"), clock=clock, lifetime=3)
+    attestation = brief.attest("risk", DIGEST, values=VALUES)
+    clock.advance(4)
+
+    assert refused(verifier, attestation) is Reason.PROOF_EXPIRED
+
+
 def test_another_payment_is_not_covered(ml: Attestor, verifier: Verifier) -> None:
     attestation = ml.attest("risk", bytes(32), values=VALUES)
 

@@ -44,6 +44,8 @@ def test_peers_are_names_and_targets() -> None:
         ("ANYA_TRACE_RATIO", "nan"),
         ("ANYA_TRACE_RATIO", "1.1"),
         ("ANYA_DRAIN_SECONDS", "soon"),
+        ("ANYA_PROOF_SECONDS", "601"),
+        ("ANYA_PROOF_SECONDS", "0"),
     ],
 )
 def test_what_nothing_can_start_with_is_named(name: str, value: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -63,6 +64,23 @@ print("after", flush=True)
 
     assert ended.returncode == -signal.SIGKILL
     assert ended.stdout == b"before\n"
+
+
+def test_stop_has_the_process_stand_still_until_it_is_told_to_go_on() -> None:
+    program = """
+from mesh import failpoint
+failpoint.arm("here=stop", network="regtest")
+failpoint.reach("here")
+print("after", flush=True)
+"""
+
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        process.send_signal(signal.SIGCONT)
+        said, _ = process.communicate(timeout=10)
+
+    assert os.WSTOPSIG(status) == signal.SIGSTOP
+    assert said == b"after\n"
 
 
 @pytest.mark.parametrize("network", ["main", "signet", "testnet4"])
