@@ -46,6 +46,8 @@ LOST = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
     asyncpg.OperatorInterventionError,  # the server stops, or is not up yet
+    asyncpg.InsufficientResourcesError,  # also a full disk
+    asyncpg.TransactionRollbackError,
 )
 
 

@@ -27,6 +27,7 @@ MAX_BATCH = 64
 MAX_WAITING = 1024
 READERS = 4
 DAMAGED = {"SQLITE_CORRUPT", "SQLITE_NOTADB"}
+AWAY = {"SQLITE_BUSY", "SQLITE_CANTOPEN", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_LOCKED"}
 CACHE = 16_384  # KiB of pages that the writer keeps
 STATEMENTS = 256  # compiled, for each connection
 BUSY_TIMEOUT = 5.0  # seconds that a write waits for another process
@@ -210,8 +211,9 @@ def _apply(connection: sqlite3.Connection, request: _Request, *, undo: str) -> N
     try:
         request.outcome = _drive(request.work, connection)
     except Exception as error:
+        if isinstance(error, sqlite3.Error) and not connection.in_transaction:
+            raise  # a full disk rolls back the whole transaction, and with it the batch
         request.error = _named(error)
-        # A full disk rolls back the whole transaction: then this fails, and so does the batch.
         connection.execute(undo)
 
 
@@ -241,12 +243,7 @@ def _named(error: Exception) -> Exception:
             f"the store is damaged ({error}): restore its file from a backup",
             reason=Reason.STORE_DAMAGED,
         )
-    if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorname in {
-        "SQLITE_BUSY",
-        "SQLITE_FULL",
-        "SQLITE_IOERR",
-        "SQLITE_LOCKED",
-    }:
+    if isinstance(error, sqlite3.OperationalError) and _kind(error) in AWAY:
         return Unavailable(
             f"the store cannot be written ({error}): free the disk, or end who holds it",
             reason=Reason.STORE_UNAVAILABLE,
@@ -265,5 +262,5 @@ def _unopened(path: Path, error: sqlite3.Error) -> MeshError:
 
 
 def _kind(error: sqlite3.Error) -> str:
-    """SQLITE_CORRUPT for SQLITE_CORRUPT_INDEX as well; empty for what SQLite itself never saw."""
+    """SQLITE_IOERR for SQLITE_IOERR_WRITE as well; empty for what SQLite itself never saw."""
     return "_".join(getattr(error, "sqlite_errorname", "").split("_")[:2])

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mesh.errors import FailedPrecondition, Reason, ResourceExhausted, Unavailable
+from mesh.errors import FailedPrecondition, NotFound, Reason, ResourceExhausted, Unavailable
 from mesh.interceptors import deadline
 from services.orchestrator import boundaries, hearing, looking
 from services.orchestrator.definition.faults import DefinitionInvalid
@@ -228,9 +228,10 @@ class Runner:
         begun = bool(state.steps) and stored.records[-1].kind is not Kind.REDRIVEN
         run_trace.observe(stored.records, again=True)
         try:
-            workflow = await self._catalogue.pinned(state)
-        except DefinitionInvalid as error:
-            reason = f"its definition no longer fits the contracts: {error}"
+            find = partial(self._catalogue.pinned, state)
+            workflow = await until_it_answers(find, state.run_id)
+        except (DefinitionInvalid, NotFound) as error:
+            reason = f"this version cannot drive its definition: {error}"
             await self._store_end(state, stored.row.epoch, reason)
             return
         run = Active(workflow, state, stored.row.epoch, run_trace)
@@ -302,7 +303,8 @@ class Runner:
         """Journal what was sent to the run: each message leads to a turn of its own."""
         run.mail = False
         state = run.state
-        for message in await self._runs.messages.waiting(state.run_id, taken=state.taken):
+        look = partial(self._runs.messages.waiting, state.run_id, taken=state.taken)
+        for message in await until_it_answers(look, state.run_id):
             if not run.state.finished:
                 await self._advance(run, message)
         for heard in await self._hearing.waiting(run):

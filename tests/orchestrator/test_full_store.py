@@ -1,0 +1,196 @@
+"""A store that cannot be written: its disk is full, or somebody holds it. Nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import sqlite3
+from contextlib import asynccontextmanager, closing
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+import grpc
+import pytest
+
+from mesh.database import POSTGRES_SCHEMES, sqlite
+from mesh.errors import Reason, Unavailable
+from mesh.testing import eventually, reason
+from services.orchestrator.__main__ import orchestrator
+from services.orchestrator.catalogue import Catalogue
+from services.orchestrator.journal.definitions import Definitions
+from services.orchestrator.journal.messages import Messages
+from services.orchestrator.journal.opening import open_journal
+from tests.orchestrator.conftest import connect
+from tests.orchestrator.paying import finished, payment, status
+from tests.orchestrator.succession import Succession
+from tests.orchestrator.test_journal import begin, fails
+from tests.orchestrator.test_messages import ASKS, is_at, signal
+from tests.orchestrator.test_messages import begin as begin_waiting
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable
+
+    from mesh.database import Transaction
+    from mesh.testing import Authority
+    from services.orchestrator.config import OrchestratorConfig
+    from tests.orchestrator.servicers import Book
+
+FULL = """
+CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS
+$$BEGIN RAISE EXCEPTION 'no space left on device' USING ERRCODE = 'disk_full'; END$$;
+CREATE TRIGGER full_disk BEFORE INSERT ON journal EXECUTE FUNCTION full_disk()
+"""
+
+
+@asynccontextmanager
+async def full_disk(location: str, pid: int) -> AsyncIterator[None]:
+    """No file of the process grows, or whatever is written to the server's tables is refused."""
+    if not location.startswith(POSTGRES_SCHEMES):
+        smallest = os.stat(location + "-wal").st_size
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (smallest, resource.RLIM_INFINITY))
+        yield
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+        return
+    connection = await asyncpg.connect(location)
+    await connection.execute(FULL)
+    yield
+    await connection.execute("DROP FUNCTION full_disk CASCADE")
+    await connection.close()
+
+
+@asynccontextmanager
+async def held_store(location: str) -> AsyncIterator[None]:
+    """Another process is in the middle of writing."""
+    if not location.startswith(POSTGRES_SCHEMES):
+        with closing(sqlite3.connect(location, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            yield
+            other.execute("ROLLBACK")
+        return
+    connection = await asyncpg.connect(location)
+    async with connection.transaction():
+        await connection.execute("LOCK TABLE journal, run IN SHARE MODE")
+        yield
+    await connection.close()
+
+
+async def test_on_a_full_disk_nothing_goes_on_and_then_everything_does(
+    location: str, authority: Authority, tmp_path: Path, peers: dict[str, str], book: Book
+) -> None:
+    orchestrators = Succession.on(location, authority, tmp_path, peers)
+    book.held["SendPayment"] = asyncio.Event()
+    under_way, refused = payment(), payment()
+
+    async with orchestrators.next() as (child, workflows):
+        await workflows.StartRun(under_way, timeout=10)
+        await eventually(lambda: len(book.requests("SendPayment")) == 1)
+        async with full_disk(location, child.pid):
+            book.held["SendPayment"].set()
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await workflows.StartRun(refused, timeout=2)
+            stored = book.effects["StoreTransactionRecord"]
+        run = await finished(workflows, under_way.request_id)
+        await workflows.StartRun(refused, timeout=10)
+        again = await finished(workflows, refused.request_id)
+
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert reason(caught.value) == "STORE_UNAVAILABLE"
+    assert stored == 0
+    assert status(run) == status(again) == "SUCCEEDED"
+    assert (run.recoveries, len(book.requests("SendPayment"))) == (0, 2)
+    assert book.effects["SendPayment"] == book.effects["StoreTransactionRecord"] == 2
+
+
+async def test_while_somebody_holds_the_store_runs_wait(
+    location: str,
+    config: OrchestratorConfig,
+    authority: Authority,
+    book: Book,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 0.2)
+    book.held["SendPayment"] = asyncio.Event()
+    under_way, refused = payment(), payment()
+
+    async with (
+        orchestrator(replace(config, database=location, lease=2.0)) as service,
+        connect(authority, service.port) as workflows,
+    ):
+        await workflows.StartRun(under_way, timeout=10)
+        await eventually(lambda: len(book.requests("SendPayment")) == 1)
+        async with held_store(location):
+            book.held["SendPayment"].set()
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await workflows.StartRun(refused, timeout=1)
+            stored = len(book.requests("StoreTransactionRecord"))
+        run = await finished(workflows, under_way.request_id)
+        await workflows.StartRun(refused, timeout=10)
+        again = await finished(workflows, refused.request_id)
+
+    assert reason(caught.value) == "STORE_UNAVAILABLE"
+    assert stored == 0
+    assert status(run) == status(again) == "SUCCEEDED"
+    assert book.effects["SendPayment"] == 2
+
+
+async def test_a_full_file_refuses_what_does_not_fit_and_takes_it_once_there_is_room(
+    tmp_path: Path,
+) -> None:
+    async with open_journal(str(tmp_path / "store.db")) as journal:
+        catalogue = Catalogue(journal.definitions)
+        await catalogue.register_built_in()
+        ended = fails(await begin(journal.runs, catalogue))
+
+        async def bound(tx: Transaction, pages: int) -> None:
+            await tx.execute(f"PRAGMA max_page_count = {pages}")
+
+        await journal.database.write(lambda tx: bound(tx, 1))  # as many as there are
+        before = [await outcome(begin(journal.runs, catalogue, f"r{n}")) for n in range(200)]
+        together = await asyncio.gather(
+            *(outcome(begin(journal.runs, catalogue, f"t{n}")) for n in range(20))
+        )
+        await journal.database.write(lambda tx: bound(tx, 1 << 30))
+        after = await outcome(begin(journal.runs, catalogue, "later"))
+        await journal.runs.append(ended.state, 0, ended.records)
+
+        assert (await journal.runs.load("run")).state == ended.state
+        assert "refused" in before
+        assert set(before) | set(together) <= {"stored", "refused"}
+        assert after == "stored"
+
+
+async def outcome(work: Awaitable[Any]) -> str:
+    try:
+        await work
+    except Unavailable:
+        return "refused"
+    return "stored"
+
+
+@pytest.mark.parametrize("read", [(Messages, "waiting"), (Definitions, "find")], ids=["mail", "it"])
+async def test_a_run_whose_store_does_not_answer_asks_again(
+    read: tuple[type, str],
+    config: OrchestratorConfig,
+    authority: Authority,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with orchestrator(config) as first, connect(authority, first.port) as workflows:
+        run_id = await begin_waiting(workflows, ASKS)
+        await is_at(workflows, run_id, "WAITING")
+    answers = getattr(*read)
+    silent = iter([True, True])
+
+    async def answer(*args: object, **named: object) -> object:
+        if next(silent, False):
+            raise Unavailable("away", reason=Reason.STORE_UNAVAILABLE)
+        return await answers(*args, **named)
+
+    monkeypatch.setattr(*read, answer)
+    async with orchestrator(config) as second, connect(authority, second.port) as workflows:
+        await workflows.SignalRun(signal(run_id), timeout=5)
+        run = await finished(workflows, run_id)
+
+    assert (status(run), run.recoveries) == ("SUCCEEDED", 1)
