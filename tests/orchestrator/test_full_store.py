@@ -8,7 +8,6 @@ import resource
 import sqlite3
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -32,6 +31,7 @@ from tests.orchestrator.test_messages import begin as begin_waiting
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable
+    from pathlib import Path
 
     from mesh.database import Transaction
     from mesh.testing import Authority
