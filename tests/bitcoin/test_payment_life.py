@@ -151,3 +151,13 @@ async def test_a_payment_that_exists_is_not_built_again(bank: Bank) -> None:
     await make(bank.payments, order(1))
 
     assert await bank.payments.basis(request_key(payment_id(1)), order(1), BOUNDS) is None
+
+
+async def test_a_payment_that_a_block_has_is_told_so_before_any_sweep(bank: Bank) -> None:
+    await make(bank.payments, order(1))
+    await bank.ledger.confirm(await owed(bank))
+
+    told = await bank.payments.get(payment_id(1))
+
+    assert (told.state, told.confirmations) == (State.CONFIRMED, 1)
+    assert await bank.events() == ["prepared"]  # a look changes nothing

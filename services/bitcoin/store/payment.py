@@ -193,8 +193,12 @@ class PaymentStore:
         return await self._database.write(work)
 
     async def _as_seen(self, tx: Tx, payment: Payment) -> Payment:
-        """Not as confirmed as it was: the next sweep moves what a reorganisation took back."""
-        if payment.state is not State.CONFIRMED or payment.confirmations:
+        """As the chain has it by now: the next sweep moves what a block, or its end, changed."""
+        if payment.confirmations:
+            moved = payment.state in (State.PREPARED, State.BROADCAST)
+        else:
+            moved = payment.state is State.CONFIRMED
+        if not moved:
             return payment
         state, _ = advance(payment.state, await _sight(tx, payment), final_depth=self._final_depth)
         return replace(payment, state=state)
