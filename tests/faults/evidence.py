@@ -197,13 +197,13 @@ async def _records(
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for tenant in tenants:
         for payer in town.payers:
-            for entry in await _query(channels, tenant, payer):
+            for entry in await query(channels, tenant, payer):
                 payment_id = entry["descriptor"]["tags"]["paymentId"]
                 found[payment_id].append(json.loads(jose.decode(entry["encodedData"])))
     return found
 
 
-async def _query(channels: Channels, tenant: str, payer: Identity) -> list[dict[str, Any]]:
+async def query(channels: Channels, tenant: str, payer: Identity) -> list[dict[str, Any]]:
     """All records of payments that the node shows to this payer."""
     signer = Signer(did.parse(payer.did), payer.holder.kid, payer.holder.key)
     wanted = {"protocol": PAYMENT_PROTOCOL, "recipient": payer.did}

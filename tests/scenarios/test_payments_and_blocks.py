@@ -1,0 +1,108 @@
+"""A payment of a whole mesh whose transaction is forgotten, or whose block is no more."""
+
+from __future__ import annotations
+
+import os
+import signal
+from itertools import count
+from typing import TYPE_CHECKING
+
+import pytest
+
+from anya.bitcoin.v1 import regtest_pb2
+from anya.bitcoin.v1.regtest_pb2_grpc import RegtestServiceStub
+from cli import payment, payments, runs
+from cli.connection import connect, traced
+from cli.home import SERVICES
+from cli.spans import store
+from mesh.testing import eventually
+from tests.faults.paying import persist, state_word
+from tests.scenarios.striking import Scene, mempool, mine, scene
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from anya.orchestrator.v1 import payment_pb2
+    from cli.connection import Channels
+
+AMOUNTS = count(400_000)  # each payment is known by its own
+SOON = 30.0  # seconds
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    with scene(tmp_path_factory.mktemp("blocks") / "home") as standing:
+        yield standing
+
+
+async def pay(mesh: Scene, channels: Channels, amount_sat: int) -> payment_pb2.Payment:
+    """A payment that is made, and in no block yet."""
+    with traced("pay"):
+        proposal = await persist(lambda: mesh.propose(channels, amount_sat))
+        return await payments.pay(channels, proposal)
+
+
+async def until(channels: Channels, payment_id: str, state: str) -> payment_pb2.Payment:
+    """The payment as it is shown once bitcoin has it so."""
+    shown: list[payment_pb2.Payment] = []
+
+    async def is_so() -> bool:
+        shown[:] = [await persist(lambda: payments.get(channels, payment_id))]
+        return shown[0].HasField("state") and state_word(shown[0].state) == state
+
+    await eventually(is_so, within=SOON)
+    return shown[0]
+
+
+async def test_a_payment_that_the_mempool_lost_is_sent_again_by_itself(mesh: Scene) -> None:
+    amount_sat = next(AMOUNTS)
+
+    async with connect(mesh.home) as channels:
+        paid = await pay(mesh, channels, amount_sat)
+        txid = paid.txid[::-1].hex()
+        before = await mempool(channels)
+        os.kill(await mesh.pid("bitcoin"), signal.SIGKILL)  # the mempool is in its memory alone
+
+        async def waits_again() -> bool:
+            return await persist(lambda: mempool(channels)) == [txid]
+
+        await eventually(waits_again, within=SOON)
+        await mine(channels)
+        confirmed = await until(channels, paid.payment_id, "CONFIRMED")
+
+        assert before == [txid]
+        assert confirmed.confirmations == 1
+        assert await mesh.received(channels, amount_sat) == [txid]
+
+
+async def test_a_payment_outlives_its_block(mesh: Scene) -> None:
+    """Its view falls back and comes forward again; run, record and trace are what they were."""
+    amount_sat = next(AMOUNTS)
+
+    async with connect(mesh.home) as channels:
+        paid = await pay(mesh, channels, amount_sat)
+        txid = paid.txid[::-1].hex()
+        await mine(channels)
+        first = await until(channels, paid.payment_id, "CONFIRMED")
+        await RegtestServiceStub(channels["bitcoin"]).ReorganizeChain(
+            regtest_pb2.ReorganizeChainRequest(depth=1)
+        )
+        dropped = await until(channels, paid.payment_id, "BROADCAST")
+        waiting = await mempool(channels)
+        await mine(channels)
+        again = await until(channels, paid.payment_id, "CONFIRMED")
+        run = await runs.get(channels, paid.payment_id)
+        outcome = payment.outcome(run)
+
+        assert (first.confirmations, dropped.confirmations, again.confirmations) == (1, 0, 1)
+        assert waiting == [txid]
+        assert first.txid == dropped.txid == again.txid == paid.txid
+        assert await mesh.received(channels, amount_sat) == [txid]
+        assert await mesh.records(channels, outcome.record_tenant, paid.payment_id) == 1
+        assert outcome.status == "SUCCEEDED"
+
+    def is_whole() -> bool:
+        trace = store.load(mesh.home.traces, paid.trace_id)
+        return trace.is_whole and trace.services == sorted([*SERVICES, "client"])
+
+    await eventually(is_whole, within=SOON)

@@ -1,0 +1,85 @@
+"""A payment whose proofs expire while bitcoin is down: it is refused, and nothing was signed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from anya.orchestrator.v1 import workflow_pb2 as pb
+from cli import payment, payments, runs
+from cli.connection import connect
+from tests.faults.paying import persist, state_word
+from tests.scenarios.striking import Scene, arm, frozen, scene, until_stopped
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cli.connection import Channels
+
+PROOFS_HOLD = 5  # seconds
+CALLS = 25  # as many must fail until a breaker opens
+AMOUNT_SAT = 500_000
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    brief = {"ANYA_PROOF_SECONDS": str(PROOFS_HOLD)}
+    with scene(tmp_path_factory.mktemp("brief") / "home", brief) as standing:
+        yield standing
+
+
+async def test_a_parked_payment_whose_proofs_expire_is_refused_and_nothing_is_signed(
+    mesh: Scene,
+) -> None:
+    payment_id = payment.uuid7()
+    point = f"engine.before_intent/{payment_id}/execute_payment"
+    await arm(mesh.home, {"orchestrator": f"{point}=stop"})
+    orchestrator = await mesh.pid("orchestrator")
+
+    async with connect(mesh.home) as channels:
+        proposal = await persist(lambda: mesh.propose(channels, AMOUNT_SAT, payment_id))
+        await payments.send(channels, proposal)
+        await until_stopped(orchestrator)
+        proved_at = time.monotonic()
+        bitcoin = await mesh.pid("bitcoin")
+        with frozen(mesh.supervisor):  # so that nobody starts bitcoin again
+            os.kill(bitcoin, signal.SIGKILL)
+            os.kill(orchestrator, signal.SIGCONT)
+            parked = await _until_parked(channels, payment_id)
+            await _until_expired(channels, payment_id, proved_at)
+        run = await runs.finish(channels, payment_id)
+        shown = await persist(lambda: payments.get(channels, payment_id))
+
+        assert "BREAKER_OPEN" in parked.reason
+        assert runs.status_word(run.status) == "REFUSED", runs.lines(run)
+        assert "PROOF_EXPIRED" in run.reason
+        assert not shown.HasField("txid")
+        assert not shown.HasField("state") or state_word(shown.state) == "CANCELLED"
+        assert await mesh.received(channels, AMOUNT_SAT) == []
+
+
+async def _until_parked(channels: Channels, payment_id: str) -> pb.Run:
+    """Looks at the payment fail as its step does, and open the breaker with it."""
+
+    async def look() -> None:
+        for _ in range(CALLS):
+            await payments.get(channels, payment_id)
+
+    looking = asyncio.create_task(look())
+    async for run in runs.watch(channels, payment_id):
+        if run.status == pb.RUN_STATUS_PARKED:
+            await looking
+            return run
+    raise AssertionError(runs.lines(run))
+
+
+async def _until_expired(channels: Channels, payment_id: str, proved_at: float) -> None:
+    """Every proof was made before that; the run waits, as long as it takes."""
+    while time.monotonic() < proved_at + PROOFS_HOLD:
+        run = await runs.get(channels, payment_id)
+        assert run.status not in runs.ENDED, runs.lines(run)
