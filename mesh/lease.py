@@ -41,16 +41,21 @@ CREATE TABLE IF NOT EXISTS executor (
 );
 """
 
-REGISTER = "INSERT INTO executor VALUES ($1, 1, clock_timestamp() + make_interval(secs => $2))"
+# The database's clock, Unix seconds.
+REGISTER = """
+INSERT INTO executor VALUES ($1, 1, clock_timestamp() + make_interval(secs => $2))
+RETURNING EXTRACT(EPOCH FROM clock_timestamp())::float8
+"""
 
-# Whether it was renewed, and in how many seconds the first lease of another ends.
+# Whether it was renewed; in how many seconds the first lease of another ends; the same clock.
 RENEW = """
 WITH renewed AS (
     UPDATE executor SET lease_until = clock_timestamp() + make_interval(secs => $3)
     WHERE id = $1 AND incarnation = $2 RETURNING 1)
 SELECT EXISTS (SELECT 1 FROM renewed),
     (SELECT EXTRACT(EPOCH FROM MIN(lease_until) - clock_timestamp())::float8
-     FROM executor WHERE id <> $1 AND lease_until > '-infinity')
+     FROM executor WHERE id <> $1 AND lease_until > '-infinity'),
+    EXTRACT(EPOCH FROM clock_timestamp())::float8
 """
 
 # The first statement of every takeover; the work is taken by the next one, which sees all that the
@@ -79,6 +84,7 @@ class Lease:
         self._clock = clock or SystemClock()
         self._until = float("-inf")
         self._renewed = asyncio.Event()
+        self._store_began: float | None = None  # the store's clock when our monotonic one was 0
 
     @property
     def is_held(self) -> bool:
@@ -89,8 +95,20 @@ class Lease:
         """To be noted before the database is asked to renew."""
         return self._clock.monotonic()
 
-    def renew(self, asked_at: float) -> None:
-        """The database renewed it, at ``asked_at`` or later."""
+    def now_us(self) -> int:
+        """Unix microseconds by the store's clock: the one by which what is due is due.
+
+        Without a server that is this host's. Else it is the server's, as of the last renewal: a
+        host whose clock is wrong or jumps is not early or late for it.
+        """
+        if self._store_began is None:
+            return int(self._clock.wall() * 1_000_000)
+        return int((self._store_began + self._clock.monotonic()) * 1_000_000)
+
+    def renew(self, asked_at: float, store_now: float | None = None) -> None:
+        """The database renewed it, at ``asked_at`` or later, when its clock was ``store_now``."""
+        if store_now is not None:
+            self._store_began = store_now - (asked_at + self._clock.monotonic()) / 2
         self._until = asked_at + self.seconds
         self._renewed.set()
 

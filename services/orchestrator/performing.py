@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from contextvars import Context
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -48,6 +47,7 @@ class Active:
     under_way: dict[Command, asyncio.Task[Event | None]] = field(default_factory=dict)
     drowsy: bool = False  # it only waits, and for long: it need not be in memory
     mail: bool = False  # something may have been sent to it
+    ahead_us: int = 0  # of the store's clock: a run's own never goes back
     heard: int = 0  # position up to which it has looked for events
     stirred: asyncio.Event = field(default_factory=asyncio.Event)  # by mail, or by what is done
 
@@ -115,7 +115,7 @@ class Performer:
 
     async def _rest(self, run: Active) -> None:
         """Until something stirs, or the run has waited in vain for a while."""
-        if _listens(run) or not wakes_at(run.under_way) > now_us() + AHEAD * SECOND:
+        if _listens(run) or not wakes_at(run.under_way) > self.now_us(run) + AHEAD * SECOND:
             await run.stirred.wait()
             return
         try:
@@ -135,9 +135,9 @@ class Performer:
         """Do it; None if we are told to stop first."""
         match command:
             case Wait(path, until_us):
-                return Due(path) if await self._sleep_until(until_us) else None
+                return Due(path) if await self._sleep_until(run, until_us) else None
             case Cancel(path, attempt, service, method, request, at_us):
-                if not await self._sleep_until(at_us):
+                if not await self._sleep_until(run, at_us):
                     return None
                 with run.trace.calling(path, CANCEL, attempt):
                     timeout = self._policy.attempt_timeout
@@ -157,9 +157,13 @@ class Performer:
             await self._lease.held()  # or another may be about to make this call
             return await self._peers.call(service, method, request, timeout=timeout)
 
-    async def _sleep_until(self, until_us: int) -> bool:
+    def now_us(self, run: Active) -> int:
+        """What time it is for the run, Unix microseconds."""
+        return self._lease.now_us() + run.ahead_us
+
+    async def _sleep_until(self, run: Active, until_us: int) -> bool:
         """False if we are told to stop first."""
-        seconds = (until_us - now_us()) / SECOND
+        seconds = (until_us - self.now_us(run)) / SECOND
         return seconds <= 0 or not await pause(self._stopping, seconds)
 
 
@@ -181,7 +185,3 @@ async def pause(stopping: asyncio.Event, seconds: float) -> bool:
     except TimeoutError:
         return False
     return True
-
-
-def now_us() -> int:
-    return time.time_ns() // 1000

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from mesh import failpoint
 from services.orchestrator.engine import redriving as rules
 from services.orchestrator.journal import redriving as journal
-from services.orchestrator.performing import now_us
 
 if TYPE_CHECKING:
     from mesh.database import Database
@@ -31,7 +30,8 @@ class Redriver:
         """
 
         def judge(state: RunState, ended: RunStatus) -> Record:
-            return rules.redrive(state, ended, reason=reason, by=key.caller, at_us=now_us())
+            now_us = self._runner.now_us()
+            return rules.redrive(state, ended, reason=reason, by=key.caller, at_us=now_us)
 
         failpoint.reach("engine.before_redriven", run_id)
         await journal.redrive(self._database, key, run_id, judge)

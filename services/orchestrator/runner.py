@@ -23,7 +23,7 @@ from services.orchestrator.engine.state import RunStatus
 from services.orchestrator.journal.commits import NewRun, emits
 from services.orchestrator.journal.runs import Fenced
 from services.orchestrator.patience import STORE_RETRY, until_it_answers
-from services.orchestrator.performing import Active, Performer, now_us, pause
+from services.orchestrator.performing import Active, Performer, pause
 from services.orchestrator.run_trace import RunTrace
 from services.orchestrator.tasks import Tasks
 
@@ -126,6 +126,10 @@ class Runner:
                 reason=Reason.STORE_UNAVAILABLE,
             ) from None
 
+    def now_us(self) -> int:
+        """Unix microseconds by the store's clock."""
+        return self._runs.lease.now_us()
+
     def drives(self, run_id: str) -> bool:
         """Whether the run is in memory here: then its end is told, and nobody has to look."""
         return run_id in self._held
@@ -160,7 +164,7 @@ class Runner:
                 request,
                 self._config.policy,
                 network=self._config.mesh.network,
-                at_us=now_us(),
+                at_us=self.now_us(),
                 jitter=random.random(),  # noqa: S311  (spreads retries, guards nothing)
             )
             if owned and not turn.workflow.hears_events:
@@ -235,6 +239,7 @@ class Runner:
             await self._store_end(state, stored.row.epoch, reason)
             return
         run = Active(workflow, state, stored.row.epoch, run_trace)
+        run.ahead_us = max(0, state.updated_us - self.now_us())
         run.tell_of_mail()  # it may have been sent something while nobody drove it
         begins = Recovered() if begun else Began()
         await self._drive_to_end(run, None if stored.slept else begins)
@@ -314,7 +319,9 @@ class Runner:
     async def _advance(self, run: Active, event: Event) -> None:
         """One turn: judge the event, commit what it means, and let everybody know."""
         jitter = random.random()  # noqa: S311  (spreads retries, guards nothing)
-        turn = Turn(run.workflow, run.state, self._config.policy, now_us(), jitter)
+        turn = Turn(
+            run.workflow, run.state, self._config.policy, self._performer.now_us(run), jitter
+        )
         turn.heard_to = await self._hearing.position(run)
         turn.take(event)
         if not turn.records:
@@ -349,7 +356,7 @@ class Runner:
     async def _store_end(self, state: RunState, epoch: int, reason: str) -> None:
         """End a run that cannot go on by itself: somebody has to look."""
         payload = {"status": RunStatus.NEEDS_ATTENTION, "reason": reason}
-        end = Record.write(state.sequence + 1, Kind.FINISH, "", 0, now_us(), payload)
+        end = Record.write(state.sequence + 1, Kind.FINISH, "", 0, self.now_us(), payload)
         evolve(state, end)
         try:
             await self._store(state, epoch, [end])

@@ -21,7 +21,7 @@ from mesh.errors import (
 from mesh.inbox import RequestKey
 from services.orchestrator.definition.faults import DefinitionInvalid
 from services.orchestrator.engine import starting
-from services.orchestrator.performing import now_us, pause
+from services.orchestrator.performing import pause
 from services.orchestrator.run_trace import parent_of_run
 from services.orchestrator.schedule import schedule as schedules
 from services.orchestrator.tasks import Tasks
@@ -197,7 +197,7 @@ class Scheduler:
             _start_run(schedule, run_id, creator, None),
             self._config.policy,
             network=self._config.mesh.network,
-            at_us=now_us(),
+            at_us=self._runner.now_us(),
             jitter=0.0,
         )
 

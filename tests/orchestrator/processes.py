@@ -36,7 +36,10 @@ def environment_of(authority: Authority, home: Path, peers: Mapping[str, str]) -
 @asynccontextmanager
 async def process(environment: Mapping[str, str]) -> AsyncIterator[tuple[Process, int]]:
     """A real orchestrator process and its port."""
-    command = (sys.executable, "-m", "services.orchestrator")
+    module = (
+        "tests.orchestrator.skewed" if "ANYA_TEST_SKEW" in environment else "services.orchestrator"
+    )
+    command = (sys.executable, "-m", module)
     child = await create_subprocess_exec(*command, env=environment, stdout=PIPE)
     try:
         assert child.stdout

@@ -42,6 +42,14 @@ class Succession:
     async def next(self, **more: str) -> AsyncIterator[tuple[Process, WorkflowServiceAsyncStub]]:
         """The one that lives now."""
         await self._end_leases()
+        async with self.next_beside(**more) as living:
+            yield living
+
+    @asynccontextmanager
+    async def next_beside(
+        self, **more: str
+    ) -> AsyncIterator[tuple[Process, WorkflowServiceAsyncStub]]:
+        """One while others live: it finds what they left once their leases have ended."""
         async with (
             process(self.environment | more) as (child, port),
             connect(self.authority, port) as workflows,

@@ -117,7 +117,7 @@ class Turn(Compensations):
             self.stop_listening(step)
         elif step.phase is not Phase.PASSING:
             self.resume(step)
-        elif self.at_us < int(step.input["until_us"]):
+        elif step.until_us < int(step.input["until_us"]):
             message = "the run's deadline passed while the step waited"
             self.end_call(step.path, Error("DEADLINE_EXCEEDED", "", message))
         else:

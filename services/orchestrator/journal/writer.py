@@ -163,7 +163,7 @@ class Writer(GroupCommit):
         """Renew the lease, or begin anew without anything if it was taken."""
         lease = self._lease
         asked_at = lease.now()
-        renewed, others_end_in = await connection.fetchrow(
+        renewed, others_end_in, store_now = await connection.fetchrow(
             leases.RENEW, lease.executor, lease.incarnation, lease.seconds
         )
         if not renewed:
@@ -173,7 +173,7 @@ class Writer(GroupCommit):
             self.on_lost()
             await register(connection, lease)
             return 0.0
-        lease.renew(asked_at)
+        lease.renew(asked_at, store_now)
         return float("inf") if others_end_in is None else float(others_end_in)
 
     async def _connected(self) -> Any:
@@ -204,8 +204,8 @@ async def connect(url: str, lease: Lease) -> Any:
 async def register(connection: Any, lease: Lease) -> None:
     """Begin to hold the lease under its present id."""
     asked_at = lease.now()
-    await connection.execute(leases.REGISTER, lease.executor, lease.seconds)
-    lease.renew(asked_at)
+    store_now = await connection.fetchval(leases.REGISTER, lease.executor, lease.seconds)
+    lease.renew(asked_at, store_now)
 
 
 def _refuse(batch: Iterable[Waiting]) -> list[Waiting]:

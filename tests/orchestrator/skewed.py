@@ -1,0 +1,29 @@
+"""An orchestrator on a host whose clock is wrong: ``ANYA_TEST_SKEW`` seconds ahead of ours."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from mesh.clock import SystemClock
+
+SKEW = float(os.environ["ANYA_TEST_SKEW"])
+
+nanoseconds, wall = time.time_ns, SystemClock.wall
+
+
+def wrong_wall(clock: SystemClock) -> float:
+    return wall(clock) + SKEW
+
+
+# Not time.time: gRPC holds it against the deadlines that its core keeps by the true clock.
+time.time_ns = lambda: nanoseconds() + int(SKEW * 1e9)
+SystemClock.wall = wrong_wall  # type: ignore[method-assign]
+
+if __name__ == "__main__":
+    from mesh.process import run
+    from services.orchestrator.__main__ import orchestrator
+    from services.orchestrator.config import OrchestratorConfig
+
+    sys.exit(run("orchestrator", OrchestratorConfig.from_environment, orchestrator))

@@ -1,0 +1,89 @@
+"""Clocks that are wrong: what is due is due by the store's, and no run's own goes back."""
+
+from __future__ import annotations
+
+import signal
+import time
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.orchestrator.engine.everything import STORE, call, steps
+from tests.orchestrator.paying import finished, payment, status
+from tests.orchestrator.succession import Succession
+from tests.orchestrator.test_messages import begin, is_at
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mesh.testing import Authority
+    from tests.orchestrator.servicers import Book
+
+HOUR = 3600
+PAUSES = steps(call("keep", STORE), "pause\n    wait: {duration: 2s}", call("more", STORE))
+SOON = timedelta(seconds=60)
+
+
+@pytest.mark.parametrize("skew", [HOUR, -HOUR])
+async def test_a_replica_whose_clock_is_wrong_is_neither_early_nor_late(
+    skew: int,
+    new_postgres_database: str,
+    authority: Authority,
+    tmp_path: Path,
+    peers: dict[str, str],
+    book: Book,
+) -> None:
+    replicas = Succession.on(new_postgres_database, authority, tmp_path, peers)
+
+    async with replicas.next(ANYA_TEST_SKEW=str(skew)) as (wrong, workflows):
+        run_id = await begin(workflows, PAUSES, did="d")
+        await is_at(workflows, run_id, "WAITING")
+        wrong.send_signal(signal.SIGKILL)
+        await wrong.wait()
+    begun = time.monotonic()
+    async with replicas.next() as (_, workflows):
+        run = await finished(workflows, run_id)
+        took = time.monotonic() - begun
+
+    assert status(run) == "SUCCEEDED"
+    assert took < 30
+    assert book.effects["StoreTransactionRecord"] == 2
+    assert abs(run.created.ToDatetime(UTC) - datetime.now(UTC)) < SOON
+    assert run.updated.ToDatetime(UTC) - run.created.ToDatetime(UTC) >= timedelta(seconds=2)
+
+
+async def test_a_replica_whose_clock_is_wrong_takes_nothing_over_that_is_held(
+    new_postgres_database: str, authority: Authority, tmp_path: Path, peers: dict[str, str]
+) -> None:
+    replicas = Succession.on(new_postgres_database, authority, tmp_path, peers)
+    others = Succession.on(new_postgres_database, authority, tmp_path / "other", peers)
+
+    async with replicas.next() as (_, workflows):
+        run_id = await begin(workflows, PAUSES, did="d")
+        async with others.next_beside(ANYA_TEST_SKEW=str(HOUR)) as (_, seen_by_other):
+            run = await finished(seen_by_other, run_id)
+
+    assert (status(run), run.recoveries) == ("SUCCEEDED", 0)
+
+
+async def test_a_clock_that_jumped_back_keeps_no_run_waiting(
+    location: str, authority: Authority, tmp_path: Path, peers: dict[str, str], book: Book
+) -> None:
+    orchestrators = Succession.on(location, authority, tmp_path, peers)
+
+    async with orchestrators.next(ANYA_TEST_SKEW=str(HOUR)) as (before, workflows):
+        run_id = await begin(workflows, PAUSES, did="d")
+        await is_at(workflows, run_id, "WAITING")
+        before.send_signal(signal.SIGKILL)
+        await before.wait()
+    begun = time.monotonic()
+    async with orchestrators.next() as (_, workflows):
+        run = await finished(workflows, run_id)
+        took = time.monotonic() - begun
+        await workflows.StartRun(paid := payment(), timeout=10)
+        other = await finished(workflows, paid.request_id)
+
+    assert (status(run), status(other)) == ("SUCCEEDED", "SUCCEEDED")
+    assert took < 30
+    assert run.updated.ToDatetime(UTC) >= run.created.ToDatetime(UTC)
