@@ -7,7 +7,7 @@ from collections import Counter
 from contextlib import asynccontextmanager
 from copy import deepcopy
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from services.orchestrator.journal.definitions import StoredDefinition
-    from services.orchestrator.journal.runs import Runs, StoredRun
+    from services.orchestrator.journal.runs import Runs, Started, StoredRun
 
 POLICY = Policy()
 GIVEN = {
@@ -69,7 +69,13 @@ class Nobody:
     def redraw(self, ended: Sequence[StoredRun]) -> None: ...
 
 
-async def begin(
+async def begin(runs: Runs, catalogue: Catalogue, run_id: str = "run", **more: Any) -> Turn:
+    """Start a run."""
+    turn, _ = await ask_to_start(runs, catalogue, run_id, **more)
+    return turn
+
+
+async def ask_to_start(
     runs: Runs,
     catalogue: Catalogue,
     run_id: str = "run",
@@ -78,8 +84,8 @@ async def begin(
     caller: str = "spiffe://caller",
     at_us: int = 1_000_000,
     workflow_id: str = "assess_fraud_risk",
-) -> Turn:
-    """Start a run."""
+) -> tuple[Turn, Started]:
+    """What the run would begin with, and what came of asking for it."""
     turns: list[Turn] = []
 
     def prepare(stored: StoredDefinition) -> NewRun:
@@ -93,8 +99,8 @@ async def begin(
         return NewRun(turn.state, tuple(turn.records), caller, "", owned)
 
     key = RequestKey(caller, "StartRun", run_id, b"body")
-    await runs.start(key, workflow_id, prepare, lambda new: new.state.run_id.encode())
-    return turns[0]
+    started = await runs.start(key, workflow_id, prepare, lambda new: new.state.run_id.encode())
+    return turns[0], started
 
 
 def fails(turn: Turn, code: str = "INVALID_ARGUMENT") -> Turn:
@@ -188,6 +194,22 @@ async def test_a_run_that_was_stored_behind_a_lost_answer_is_taken_up(location: 
         await runs.release_lost({"held"})
 
         assert [stored.row.id for stored in await runs.claim(10)] == ["lost"]
+
+
+async def test_who_asks_late_for_a_run_that_was_claimed_meanwhile_does_not_drive_it_too(
+    location: str,
+) -> None:
+    async with journal(location) as (runs, catalogue):
+        first = await begin(runs, catalogue, owned=False)
+        [claimed] = await runs.claim(1)
+        driven = Turn(first.workflow, claimed.state, POLICY, 1_000_001, 0)
+        driven.take(Began())
+        await runs.append(driven.state, claimed.row.epoch, driven.records)
+
+        late, started = await ask_to_start(runs, catalogue, owned=True, at_us=1_000_002)
+
+        assert late.state.sequence == driven.state.sequence
+        assert not started.is_new
 
 
 # The run that they hit has two records: it was started, and its first step is intended.

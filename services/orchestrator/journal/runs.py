@@ -215,12 +215,16 @@ class Runs(ABC):
         run_id = new.state.run_id
 
         async def work(tx: Transaction) -> Started | None:
-            row = await tx.fetch_one("SELECT owner, epoch, sequence FROM run WHERE id = ?", run_id)
+            row = await tx.fetch_one(
+                "SELECT owner, epoch, sequence, created_us FROM run WHERE id = ?", run_id
+            )
             gone = await tx.fetch_one("SELECT 1 FROM deleted_run WHERE id = ?", run_id)
             first = await inbox.find(tx, key)
             if first is not None:
-                # The answer to a commit was lost, and it had landed: nobody else has this row.
-                ours = (self.lease.executor, 0, new.state.sequence)
+                # The answer to a commit was lost, and it had landed, if the row is as we wrote it;
+                # one that we have claimed meanwhile may be alike but for the time.
+                state = new.state
+                ours = (self.lease.executor, 0, state.sequence, state.created_us)
                 return Started(first, is_new=new.owned and row == ours)
             if row is not None or gone is not None:
                 raise AlreadyExists(
