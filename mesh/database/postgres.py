@@ -46,7 +46,7 @@ LOST = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
     asyncpg.OperatorInterventionError,  # the server stops, or is not up yet
-    asyncpg.InsufficientResourcesError,  # also a full disk
+    asyncpg.InsufficientResourcesError,  # no connection left, or no disk
     asyncpg.TransactionRollbackError,
 )
 
@@ -138,8 +138,9 @@ class PostgresDatabase:
         """Nobody is answered before the commit."""
         try:
             await self._commit(batch)
-        except LOST as error:
-            # Also a commit whose answer was lost: the caller retries under the same key.
+        except (*LOST, asyncpg.ReadOnlySQLTransactionError) as error:
+            # Also a commit whose answer was lost: the caller retries under the same key. And a
+            # server that only follows another one by now: the next connection finds that one.
             if self._connection is not None:
                 self._connection.terminate()
                 self._connection = None
