@@ -13,7 +13,7 @@ from mesh.audit import open_audit
 from mesh.breaker import Breakers, BreakerSettings
 from mesh.client import open_channel
 from mesh.clock import ManualClock
-from mesh.errors import PermissionDenied, Reason, ResourceExhausted
+from mesh.errors import NotFound, PermissionDenied, Reason, ResourceExhausted
 from mesh.interceptors import ClientRules, ServerRules, tracing
 from mesh.interceptors.limit import Limiter
 from mesh.server import build_server, credentials
@@ -54,6 +54,8 @@ async def say(words: Any, context: Any) -> Any:
     note = words if isinstance(words, Note) else await anext(aiter(words))
     if note.text == "crash":
         raise RuntimeError("the password is hunter2")
+    if note.text == "quote":
+        raise NotFound(f"no {'ä' * 20_000}", field="ä")
     if note.text == "who":
         remote = tracing.remote_parent()
         return Note(text=f"{remote.span_id:x}" if remote else "nobody")

@@ -163,14 +163,17 @@ async def test_nothing_can_be_sent_to_a_run_that_is_not_there_any_more(
     [
         (pb.SignalRunRequest(request_id="s", run_id="r", signal="Not a name"), "signal"),
         (signal("r", name="a"), "correlation"),
+        (signal("r"), "payload"),
     ],
-    ids=["name", "correlation"],
+    ids=["name", "correlation", "payload"],
 )
 async def test_a_signal_out_of_bounds_is_refused(
     workflows: WorkflowServiceAsyncStub, request_: pb.SignalRunRequest, field: str
 ) -> None:
     if field == "correlation":
         request_.correlation = "x" * 201
+    if field == "payload":
+        request_.payload.update({"number": float("nan")})
 
     with pytest.raises(grpc.aio.AioRpcError, match=field) as caught:
         await workflows.SignalRun(request_, timeout=5)

@@ -110,6 +110,8 @@ async def test_what_is_shipped_cannot_be_replaced(workflows: WorkflowServiceAsyn
         ({"amount": "many"}, "input.amount"),
         ({"amount": 0.5}, "input.amount"),
         ({"amount": 7}, "intent.amount_sat"),
+        ({"amount": float("nan")}, "input"),
+        ({"amount": [float("inf")]}, "input"),
     ],
     ids=str,
 )

@@ -20,6 +20,7 @@ from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.struct_pb2 import NULL_VALUE, ListValue, Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from mesh.errors import InvalidArgument
 from services.orchestrator.definition.types import (
     ANY,
     STRUCT,
@@ -119,6 +120,14 @@ def conform(value: Any, type: Type, pointer: Pointer = ()) -> None:
 def from_struct(struct: Struct) -> dict[str, Any]:
     """A free object as JSON; whole numbers are integers."""
     return {name: _from_value(value) for name, value in struct.fields.items()}
+
+
+def from_given(struct: Struct, field: str) -> dict[str, Any]:
+    """The same of a request's field. InvalidArgument for what is not JSON, which has no NaN."""
+    try:
+        return from_struct(struct)
+    except Mismatch as error:
+        raise InvalidArgument(f"{field}: {error}", field=field) from None
 
 
 def fill_struct(struct: Struct, value: dict[str, Any], pointer: Pointer = ()) -> None:

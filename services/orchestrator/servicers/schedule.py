@@ -126,10 +126,6 @@ class ScheduleServicer(ScheduleServiceServicer):
 
 
 def _parse(request: pb.CreateScheduleRequest, timing: Timing, now_ms: int) -> Schedule:
-    try:
-        given = values.from_struct(request.input)
-    except values.Mismatch as error:
-        raise InvalidArgument(f"input: {error}", field="input") from None
     if request.overlap not in OVERLAPS:
         raise InvalidArgument(f"no overlap policy {request.overlap}", field="overlap")
     if request.catch_up not in CATCH_UPS:
@@ -139,7 +135,7 @@ def _parse(request: pb.CreateScheduleRequest, timing: Timing, now_ms: int) -> Sc
     return Schedule(
         id=request.schedule_id,
         workflow_id=request.workflow_id,
-        input=given,
+        input=values.from_given(request.input, "input"),
         timing=timing,
         start_ms=now_ms if start is None else _milliseconds(start, "start"),
         end_ms=nouns.END_OF_TIME if end is None else _milliseconds(end, "end"),

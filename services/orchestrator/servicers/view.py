@@ -11,6 +11,9 @@ from services.orchestrator.definition import values
 from services.orchestrator.engine.cause import cause
 from services.orchestrator.run_trace import trace_id_of
 
+MAX_LISTED_REASON = 500  # characters
+MAX_RUN = 7 << 19  # bytes: clients take 4 MiB unless they say otherwise
+
 if TYPE_CHECKING:
     from services.orchestrator.engine.events import Approved
     from services.orchestrator.engine.state import Error, Redrive, RunState, StepState
@@ -35,7 +38,7 @@ def format_row(row: RunRow) -> pb.Run:
         workflow_id=row.workflow_id,
         definition_hash=row.definition_hash,
         status=run_status(row.status),
-        reason=row.reason,
+        reason=_shortened(row.reason),
         trace_id=trace_id_of(row.traceparent),
         created=time(row.created_us),
         updated=time(row.updated_us),
@@ -72,7 +75,28 @@ def format_state(state: RunState, trace_id: str) -> pb.Run:
     if state.erased_us:
         run.erased.CopyFrom(time(state.erased_us))
     values.fill_struct(run.input, state.input)
+    _make_it_fit(run)
     return run
+
+
+def _make_it_fit(run: pb.Run) -> None:
+    """Leave out what steps hold, the largest first, until the run fits into one message."""
+    too_much = run.ByteSize() - MAX_RUN
+    if too_much <= 0:
+        return
+    sizes = [(step.output.ByteSize() + step.condition.operands.ByteSize()) for step in run.steps]
+    for size, step in sorted(zip(sizes, run.steps, strict=True), key=lambda pair: -pair[0]):
+        if too_much <= 0:
+            return
+        step.ClearField("output")
+        if step.HasField("condition"):
+            step.condition.ClearField("operands")
+        step.omitted_bytes = size
+        too_much -= size
+
+
+def _shortened(reason: str) -> str:
+    return reason if len(reason) <= MAX_LISTED_REASON else f"{reason[:MAX_LISTED_REASON]}..."
 
 
 def run_status(status: str) -> pb.RunStatus.ValueType:

@@ -121,7 +121,7 @@ class WorkflowServicer(WorkflowServiceServicer):
         request: pb.SignalRunRequest,
         context: ServicerContext[pb.SignalRunRequest, pb.SignalRunResponse],
     ) -> pb.SignalRunResponse:
-        payload = values.from_struct(request.payload)
+        payload = values.from_given(request.payload, "payload")
         signal = sending.signal(request.signal, payload, request.correlation)
         await self._runner.send(request_key.current(), request.run_id, signal)
         return pb.SignalRunResponse()
@@ -211,7 +211,7 @@ class WorkflowServicer(WorkflowServiceServicer):
 def _parse(request: pb.StartRunRequest) -> StartRun:
     return StartRun(
         run_id=request.request_id,
-        input=values.from_struct(request.input),
+        input=values.from_given(request.input, "input"),
         intent=request.intent if request.HasField("intent") else None,
         presentation=request.presentation,
         starter=request_key.current().caller,

@@ -583,12 +583,17 @@ class Step(_message.Message):
     STARTED_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
     APPROVAL_FIELD_NUMBER: _builtins.int
+    OMITTED_BYTES_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """"execute_payment"; "fraud_assessment/score" inside a composite operation."""
     protocol: _builtins.str
     operation: _builtins.str
     status: Global___StepStatus.ValueType
     attempts: _builtins.int
+    omitted_bytes: _builtins.int
+    """Size of the output and the operands that are left out here, since the run would not fit into one
+    message with them: the largest of its steps first, until it has at most 3.5 MiB. 0: all is here.
+    """
     @_builtins.property
     def output(self) -> _struct_pb2.Struct:
         """What its output_mapping took, plus everything the reply held under _output."""
@@ -621,10 +626,11 @@ class Step(_message.Message):
         started: _timestamp_pb2.Timestamp | None = ...,
         finished: _timestamp_pb2.Timestamp | None = ...,
         approval: Global___Approval | None = ...,
+        omitted_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "condition", b"condition", "error", b"error", "finished", b"finished", "output", b"output", "started", b"started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "attempts", b"attempts", "condition", b"condition", "error", b"error", "finished", b"finished", "operation", b"operation", "output", b"output", "path", b"path", "protocol", b"protocol", "started", b"started", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "attempts", b"attempts", "condition", b"condition", "error", b"error", "finished", b"finished", "omitted_bytes", b"omitted_bytes", "operation", b"operation", "output", b"output", "path", b"path", "protocol", b"protocol", "started", b"started", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -780,7 +786,7 @@ class Run(_message.Message):
     status: Global___RunStatus.ValueType
     reason: _builtins.str
     """Why it is REFUSED, FAILED or NEEDS_ATTENTION: the false operand, the missing proof, the error.
-    It may quote an error's message.
+    It may quote an error's message. In lists at most 500 characters of it.
     """
     trace_id: _builtins.str
     recoveries: _builtins.int
