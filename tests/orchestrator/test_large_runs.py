@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
 
 LARGE = "x" * 900_000  # characters: a record holds 1 MiB
-COPIES = {
+COPIES: dict[str, object] = {
     "id": "copies",
     "name": "The same again and again",
     "steps": [{"id": "little", "set": {"a": 1}}]
     + [{"id": f"copy_{n}", "set": {"text": "{{input.text}}"}} for n in range(6)],
 }
-TELLING = {
+TELLING: dict[str, object] = {
     "id": "telling",
     "name": "Ends with a long reason",
     "steps": [{"id": "stop", "end": {"outcome": "succeeded", "reason": "{{input.text}}"}}],
