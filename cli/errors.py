@@ -31,7 +31,7 @@ REMEDIES = {
     "WORKFLOW_PAYS": "send each payment with: anya pay",
     "INVALID_ARGUMENT": "correct what was given",
     "NOT_FOUND": "anya run list, anya workflow list and anya schedule list show what there is",
-    "UNAVAILABLE": START_THE_MESH,
+    "UNAVAILABLE": "anya status tells if it is being started again; start a mesh with: anya up",
     "DEADLINE_EXCEEDED": "look at anya status, and try again",
     "UNIMPLEMENTED": "the running mesh is of another version: restart it",
     "INTERNAL": "find the error id in the service's log under the home",
