@@ -295,9 +295,9 @@ class Runner:
                     if run.mail:  # it was woken at once
                         self._room.set()
                     return
-                if run.mail and not self._stopping.is_set():
-                    await self._take_mail(run)
+                await self._take_mail(run)
                 for event in await self._performer.next_events(run):
+                    await self._take_mail(run)  # a cancel that came first comes first
                     await self._advance(run, event)
         finally:
             if self._driven.get(run.state.run_id) is run:
@@ -306,6 +306,8 @@ class Runner:
 
     async def _take_mail(self, run: Active) -> None:
         """Journal what was sent to the run: each message leads to a turn of its own."""
+        if not run.mail or self._stopping.is_set():
+            return
         run.mail = False
         state = run.state
         look = partial(self._runs.messages.waiting, state.run_id, taken=state.taken)

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.orchestrator.engine.events import Call, Cancel, CancelRequested, Signalled
+from services.orchestrator.engine.events import (
+    Call,
+    Cancel,
+    CancelRequested,
+    Due,
+    Event,
+    Signalled,
+)
 from services.orchestrator.engine.machine import commands
 from services.orchestrator.engine.policy import SECOND
 from services.orchestrator.engine.state import Error
@@ -237,3 +244,28 @@ def test_a_read_under_way_is_left_by_a_cancel() -> None:
 
     assert run.status == "CANCELLED"
     assert run.statuses() == {"look": "SKIPPED"}
+
+
+@pytest.mark.parametrize(("answer_first", "end"), [(True, "SUCCEEDED"), (False, "FAILED")])
+def test_an_answer_in_the_moment_of_the_timeout_gives_the_end_of_whichever_came_first(
+    answer_first: bool, end: str
+) -> None:
+    run = run_of(steps("answer\n    wait_for: {signal: approved, timeout: 10s}"))
+    run.now_us += 10 * SECOND
+    events: list[Event] = [Signalled("approved", {}, "", 1), Due("answer")]
+
+    for event in events if answer_first else reversed(events):
+        if not run.state.finished:
+            run.take(event)
+
+    assert run.status == end
+    assert run.replayed() == run.state
+
+
+def test_an_answer_in_the_moment_of_the_deadline_counts() -> None:
+    run = run_of(steps(call("keep", STORE)), did="d")
+    run.now_us = run.state.deadline_us
+
+    run.do(run.commands[0])
+
+    assert run.status == "SUCCEEDED"

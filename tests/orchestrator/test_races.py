@@ -1,0 +1,194 @@
+"""Starts, cancels, refusals and new definitions at the worst moment, on both stores."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+
+from anya.orchestrator.v1 import workflow_pb2 as pb
+from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceStub
+from mesh.errors import DeadlineExceeded, FailedPrecondition, Reason, Unavailable
+from mesh.testing import eventually, reason
+from services.orchestrator.__main__ import orchestrator
+from tests.orchestrator.conftest import dial
+from tests.orchestrator.engine.everything import STORE, UNDO, call, steps
+from tests.orchestrator.paying import finished, pay, payment, status, statuses
+from tests.orchestrator.test_messages import begin, is_at, signal
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
+    from mesh.testing import Authority
+    from services.orchestrator.config import OrchestratorConfig
+    from tests.orchestrator.servicers import Book
+
+AT_ONCE = 64
+STOPS = steps(
+    call("one", STORE, UNDO),
+    "answer\n    wait_for: {signal: approved}",
+    "stop\n    end: {outcome: failed, reason: stopped}",
+)
+TWICE = steps(call("one", STORE, UNDO), call("two", STORE, UNDO))
+
+
+@pytest.fixture
+async def workflows(
+    location: str, config: OrchestratorConfig, authority: Authority
+) -> AsyncIterator[WorkflowServiceAsyncStub]:
+    async with (
+        orchestrator(replace(config, database=location)) as service,
+        dial(authority, service.port) as channel,
+    ):
+        yield WorkflowServiceStub(channel)
+
+
+async def cancel(workflows: WorkflowServiceAsyncStub, run_id: str) -> None:
+    request = pb.CancelRunRequest(request_id="c", run_id=run_id, reason="enough")
+    await workflows.CancelRun(request, timeout=10)
+
+
+async def test_a_payment_that_is_submitted_many_times_at_once_is_one(
+    workflows: WorkflowServiceAsyncStub, book: Book
+) -> None:
+    request = payment()
+
+    replies = await asyncio.gather(
+        *(workflows.StartRun(request, timeout=20) for _ in range(AT_ONCE))
+    )
+    run = await finished(workflows, request.request_id)
+    runs = await workflows.ListRuns(pb.ListRunsRequest(), timeout=10)
+
+    assert len({reply.SerializeToString() for reply in replies}) == 1
+    assert len(runs.runs) == 1
+    assert status(run) == "SUCCEEDED"
+    assert len(book.requests("VerifyIdentity")) == book.effects["SendPayment"] == 1
+
+
+async def test_of_two_bodies_under_one_id_submitted_at_once_one_is_refused(
+    workflows: WorkflowServiceAsyncStub, book: Book
+) -> None:
+    request, other = payment(), payment()
+    other.request_id = other.intent.payment_id = request.request_id
+    other.intent.amount_sat += 1
+    other.input["amount"] = other.intent.amount_sat
+
+    ends = await asyncio.gather(
+        *(workflows.StartRun(one, timeout=20) for one in (request, other) * 8),
+        return_exceptions=True,
+    )
+    run = await finished(workflows, request.request_id)
+
+    refused = [end for end in ends if isinstance(end, grpc.aio.AioRpcError)]
+    assert {ends.index(end) % 2 for end in refused} in ({0}, {1})
+    assert len(refused) == 8
+    assert {reason(end) for end in refused} == {"REQUEST_ID_REUSED"}
+    assert status(run) == "SUCCEEDED"
+    assert book.effects["SendPayment"] == 1
+
+
+async def test_a_cancel_during_a_call_waits_for_its_answer_and_takes_it_back(
+    workflows: WorkflowServiceAsyncStub, book: Book
+) -> None:
+    book.held["StoreTransactionRecord"] = asyncio.Event()
+    run_id = await begin(workflows, TWICE, did="d")
+    await eventually(lambda: len(book.requests("StoreTransactionRecord")) == 1)
+
+    await cancel(workflows, run_id)
+    book.held["StoreTransactionRecord"].set()
+    run = await finished(workflows, run_id)
+
+    assert status(run) == "COMPENSATED"
+    assert book.effects["StoreTransactionRecord"] == 2
+    assert "SUCCEEDED" not in statuses(run).get("two", "")
+
+
+async def test_a_cancel_during_the_sleep_before_a_retry_leaves_nothing_unknown(
+    workflows: WorkflowServiceAsyncStub, book: Book
+) -> None:
+    patient = "    retry: {backoff: 1s, max_attempts: 9}\n    timeout: 20s\n"
+    book.after["StoreTransactionRecord"].append(Unavailable("no answer"))
+    run_id = await begin(workflows, steps(call("one", STORE, UNDO + patient)), did="d")
+    await eventually(lambda: book.effects["StoreTransactionRecord"] == 1)
+
+    await cancel(workflows, run_id)
+    run = await finished(workflows, run_id)
+
+    first, second, undo = book.requests("StoreTransactionRecord")
+    assert status(run) == "COMPENSATED"
+    assert first == second != undo
+    assert book.effects["StoreTransactionRecord"] == 2
+
+
+async def test_a_cancel_during_a_compensation_does_not_stop_it(
+    workflows: WorkflowServiceAsyncStub, book: Book
+) -> None:
+    held = asyncio.Event()
+    run_id = await begin(workflows, STOPS, did="d")
+    await is_at(workflows, run_id, "WAITING")
+    book.held["StoreTransactionRecord"] = held
+    await workflows.SignalRun(signal(run_id), timeout=10)
+    await eventually(lambda: len(book.requests("StoreTransactionRecord")) == 2)
+
+    await cancel(workflows, run_id)
+    held.set()
+    run = await finished(workflows, run_id)
+
+    assert (status(run), run.reason) == ("COMPENSATED", "stopped")
+    assert book.effects["StoreTransactionRecord"] == 2
+
+
+async def test_a_deadline_that_passes_after_the_service_committed_costs_nothing(
+    workflows: WorkflowServiceAsyncStub, book: Book
+) -> None:
+    book.after["SendPayment"].append(DeadlineExceeded("late"))
+
+    run = await pay(workflows, payment())
+
+    first, second = book.requests("SendPayment")
+    assert first == second
+    assert status(run) == "SUCCEEDED"
+    assert book.effects["SendPayment"] == 1
+
+
+async def test_a_proof_that_expires_while_the_run_is_parked_ends_it_refused_and_unsigned(
+    workflows: WorkflowServiceAsyncStub, book: Book
+) -> None:
+    book.before["SendPayment"].extend(
+        [
+            Unavailable("open", reason=Reason.BREAKER_OPEN, retry_after=0.2),
+            FailedPrecondition("too old", reason=Reason.PROOF_EXPIRED),
+        ]
+    )
+    request = payment()
+    await workflows.StartRun(request, timeout=10)
+    await is_at(workflows, request.request_id, "PARKED")
+
+    run = await finished(workflows, request.request_id)
+
+    assert (status(run), run.reason) == ("REFUSED", "execute_payment: PROOF_EXPIRED: too old")
+    assert book.effects["SendPayment"] == book.effects["StoreTransactionRecord"] == 0
+
+
+async def test_a_run_goes_on_with_the_definition_that_it_began_with(
+    workflows: WorkflowServiceAsyncStub,
+) -> None:
+    old, new = (
+        steps("answer\n    wait_for: {signal: approved}", f"said\n    set: {{word: {word}}}")
+        for word in ("old", "new")
+    )
+    begun = await begin(workflows, old)
+    await is_at(workflows, begun, "WAITING")
+
+    later = await begin(workflows, new)
+    for run_id in (begun, later):
+        await workflows.SignalRun(signal(run_id, f"to {run_id}"), timeout=10)
+    runs = [await finished(workflows, run_id) for run_id in (begun, later)]
+
+    said = [next(step for step in run.steps if step.path == "said").output for run in runs]
+    assert [output["word"] for output in said] == ["old", "new"]
+    assert runs[0].definition_hash != runs[1].definition_hash
