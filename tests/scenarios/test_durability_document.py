@@ -144,6 +144,7 @@ def through_a_crash(play: Play, mesh: Mesh) -> None:
     asyncio.run(eventually(lambda: not answers(address), within=20))
     play.journalled_at_death = len(play.journal())
     play.anya("payment", "show", payment_id)
+    asyncio.run(eventually(lambda: is_started_again(play)))
     play.anya("status")
     watch = play.begin("payment", "watch", payment_id, "--confirmations", "1")
     steps = play.begin("run", "watch", payment_id)
@@ -249,6 +250,11 @@ async def receipts(play: Play, channels: Any) -> int:
 
 def merchant(play: Play) -> str:
     return str(json.loads((play.home / "client" / "economy.json").read_text())["licit"])
+
+
+async def is_started_again(play: Play) -> bool:
+    status = await control.request(Home(play.home), "status")
+    return bool(status["services"]["orchestrator"]["restarts"])
 
 
 def answers(address: str) -> bool:
