@@ -1,0 +1,186 @@
+"""What is too large, too costly, too many or not known here: bounded and told, on both stores."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+
+from anya.orchestrator.v1 import workflow_pb2 as pb
+from mesh.database import Transaction, open_database
+from mesh.testing import eventually, reason
+from services.orchestrator.__main__ import orchestrator
+from services.orchestrator.catalogue import Catalogue
+from services.orchestrator.engine.record import MAX_PAYLOAD
+from services.orchestrator.journal.opening import open_journal
+from services.orchestrator.journal.sleeping import ASLEEP
+from tests.orchestrator.conftest import connect
+from tests.orchestrator.engine.everything import STORE, call, steps
+from tests.orchestrator.paying import finished, status, statuses, uuid7
+from tests.orchestrator.test_journal import begin as begin_in
+from tests.orchestrator.test_messages import begin, is_at
+
+if TYPE_CHECKING:
+    from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
+    from mesh.testing import Authority
+    from services.orchestrator.config import OrchestratorConfig
+    from tests.orchestrator.servicers import Book
+
+DUE, ROOM = 2000, 64
+LISTS = "".join(f"[1,2,3,4,5,6,7,8,9,0].all(x{at}, " for at in range(5))
+BOMB = f"{LISTS}true{')' * 5} && {{{{input.said}}}} == 'x'"
+
+
+async def start(workflows: WorkflowServiceAsyncStub, said: str) -> str:
+    request = pb.StartRunRequest(request_id=uuid7(), workflow_id="example")
+    request.input.update({"said": said})
+    await workflows.StartRun(request, timeout=20)
+    return request.request_id
+
+
+async def test_the_largest_payload_is_kept_and_one_byte_more_is_refused(
+    location: str, config: OrchestratorConfig, authority: Authority
+) -> None:
+    says = steps('word\n    set: {word: "{{input.said}}"}')
+
+    async with (
+        orchestrator(replace(config, database=location)) as service,
+        connect(authority, service.port) as workflows,
+    ):
+        small = await begin(workflows, says, said="")
+        async with open_database(location, schema="") as database:
+            overhead = await database.read(lambda tx: size_of_start(tx, small))
+        longest = MAX_PAYLOAD - overhead
+        largest = await start(workflows, "x" * longest)
+        with pytest.raises(grpc.aio.AioRpcError, match="exceed 1048576 bytes") as caught:
+            await start(workflows, "x" * (longest + 1))
+        run = await finished(workflows, largest)
+        runs = await workflows.ListRuns(pb.ListRunsRequest(), timeout=10)
+
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert status(run) == "SUCCEEDED"
+    assert len(run.steps[0].output["word"]) == longest
+    assert len(runs.runs) == 2
+
+
+async def size_of_start(tx: Transaction, run_id: str) -> int:
+    row = await tx.fetch_one("SELECT payload FROM journal WHERE run = ? AND sequence = 1", run_id)
+    assert row
+    return len(row[0])
+
+
+async def test_a_condition_that_costs_too_much_is_no_decision_and_holds_up_no_other_run(
+    location: str, config: OrchestratorConfig, authority: Authority, book: Book
+) -> None:
+    guarded = steps(call("keep", STORE, f'    condition: "{BOMB}"\n'))
+
+    async with (
+        orchestrator(replace(config, database=location)) as service,
+        connect(authority, service.port) as workflows,
+    ):
+        run_id = await begin(workflows, guarded, said="x", did="d")
+        run = await finished(workflows, run_id)
+
+    assert status(run) == "FAILED"
+    assert run.reason.endswith("condition of keep cannot be judged")
+    assert statuses(run) == {"keep": "FAILED"}
+    assert not book.requests("StoreTransactionRecord")
+
+
+async def test_a_condition_that_is_too_long_is_not_registered(
+    location: str, config: OrchestratorConfig, authority: Authority
+) -> None:
+    endless = steps(call("keep", STORE, f'    condition: "{"true && " * 1000}true"\n'))
+
+    async with (
+        orchestrator(replace(config, database=location)) as service,
+        connect(authority, service.port) as workflows,
+    ):
+        with pytest.raises(grpc.aio.AioRpcError, match="longer than 4096") as caught:
+            await begin(workflows, endless)
+
+    assert reason(caught.value) == "DEFINITION_INVALID"
+
+
+async def test_a_definition_that_a_replica_does_not_know_stops_the_run_until_one_does(
+    location: str, config: OrchestratorConfig, authority: Authority
+) -> None:
+    text = steps("answer\n    wait_for: {signal: approved}")
+    newer = text.replace("wait_for", "wait_as_later_versions_do")
+    shared = replace(config, database=location)
+
+    async with orchestrator(shared) as service, connect(authority, service.port) as workflows:
+        run_id = await begin(workflows, text)
+        await is_at(workflows, run_id, "WAITING")
+    await change(location, newer)
+    async with orchestrator(shared) as service, connect(authority, service.port) as workflows:
+        stopped = await finished(workflows, run_id)
+    await change(location, text)
+    async with orchestrator(shared) as service, connect(authority, service.port) as workflows:
+        again = pb.RedriveRunRequest(request_id="r", run_id=run_id, reason="upgraded")
+        await workflows.RedriveRun(again, timeout=10)
+        await is_at(workflows, run_id, "WAITING")
+
+    assert status(stopped) == "NEEDS_ATTENTION"
+    assert "this version cannot drive its definition" in stopped.reason
+
+
+async def change(location: str, body: str) -> None:
+    """Let the definition say what only another version understands."""
+
+    async def work(tx: Transaction) -> int:
+        return await tx.execute(
+            "UPDATE definition SET body = ? WHERE workflow_id = 'example'", body
+        )
+
+    async with open_database(location, schema="") as database:
+        assert await database.write(work) == 1
+
+
+async def test_timers_that_are_all_due_at_once_are_taken_up_as_far_as_there_is_room(
+    location: str, config: OrchestratorConfig, authority: Authority
+) -> None:
+    async with open_journal(location) as journal:
+        catalogue = Catalogue(journal.definitions)
+        await catalogue.register_built_in()
+        await catalogue.register(steps("pause\n    wait: {duration: 1s}"))
+
+        async def sleeps(number: int) -> None:
+            turn = await begin_in(
+                journal.runs,
+                catalogue,
+                f"run-{number}",
+                workflow_id="example",
+                at_us=journal.runs.lease.now_us(),
+            )
+            assert await journal.runs.sleep.fall_asleep(turn.state, 0, wake_us=number)
+
+        for first in range(0, DUE, 500):
+            await asyncio.gather(*map(sleeps, range(first, first + 500)))
+
+    small = replace(config, database=location, max_runs=ROOM)
+    held: list[int] = []
+    async with orchestrator(small), open_database(location, schema="") as database:
+
+        async def all_ended() -> bool:
+            left, in_memory = await database.read(count)
+            held.append(in_memory)
+            return left == 0
+
+        await eventually(all_ended, within=60)
+
+    assert 0 < max(held) <= ROOM
+
+
+async def count(tx: Transaction) -> tuple[int, int]:
+    """Runs that have not ended, and those that somebody drives."""
+    row = await tx.fetch_one(
+        "SELECT COUNT(*), COUNT(CASE WHEN owner NOT IN ('', ?) THEN 1 END) FROM run"
+        " WHERE finished_us IS NULL",
+        ASLEEP,
+    )
+    assert row
+    return int(row[0]), int(row[1])
