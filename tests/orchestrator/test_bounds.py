@@ -62,7 +62,7 @@ async def test_the_largest_payload_is_kept_and_one_byte_more_is_refused(
 
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert status(run) == "SUCCEEDED"
-    assert len(run.steps[0].output["word"]) == longest
+    assert run.steps[0].output["word"] == "x" * longest
     assert len(runs.runs) == 2
 
 

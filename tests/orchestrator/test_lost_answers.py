@@ -1,0 +1,58 @@
+"""PostgreSQL commits, and the connection breaks before anybody hears of it: it is read back."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mesh.testing import eventually
+from services.orchestrator.__main__ import orchestrator
+from tests.orchestrator.conftest import connect
+from tests.orchestrator.cutting import wire_to
+from tests.orchestrator.paying import finished, payment, status, statuses
+
+if TYPE_CHECKING:
+    from mesh.testing import Authority
+    from services.orchestrator.config import OrchestratorConfig
+    from tests.orchestrator.servicers import Book
+
+
+@pytest.mark.parametrize("commit", ["start", "intent", "answer", "end"])
+async def test_a_commit_whose_answer_is_lost_counts_once(
+    commit: str,
+    new_postgres_database: str,
+    config: OrchestratorConfig,
+    authority: Authority,
+    book: Book,
+) -> None:
+    request = payment()
+    before = {"start": "", "intent": "AssessFraudRisk", "answer": "SendPayment"}.get(
+        commit, "StoreTransactionRecord"
+    )
+    book.held[before] = asyncio.Event()
+
+    async with (
+        wire_to(new_postgres_database) as wire,
+        orchestrator(replace(config, database=wire.url)) as service,
+        connect(authority, service.port) as workflows,
+    ):
+        if commit == "start":
+            wire.marker = b"STEP_INTENT"
+        await workflows.StartRun(request, timeout=10)
+        if commit != "start":
+            await eventually(lambda: len(book.requests(before)) == 1)
+            wire.marker = b"STEP_DONE"
+            book.held[before].set()
+        again = await workflows.StartRun(request, timeout=10)
+        run = await finished(workflows, request.request_id)
+        cuts = wire.cuts
+
+    assert cuts == 1
+    assert again.run_id == request.request_id
+    assert (status(run), run.recoveries) == ("SUCCEEDED", 0)
+    assert set(statuses(run).values()) == {"SUCCEEDED"}
+    assert set(book.effects.values()) == {1}
+    assert len(book.requests("SendPayment")) == 1
