@@ -1,0 +1,71 @@
+"""Defects planted in services, to see that the witnesses find them: Python runs this as it starts.
+
+``PLANTED=twice``: bitcoin takes every attempt for a payment of its own, as if it had no inbox.
+``PLANTED=lost``: web5 answers that it keeps the record of a payment, and does not.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import uuid
+from dataclasses import replace
+from typing import Any
+
+
+def pay_for_every_attempt() -> None:
+    from services.bitcoin.spender import Spender
+
+    send = Spender.send
+
+    async def send_anew(self: Spender, key: Any, order: Any, *rest: Any, **named: Any) -> Any:
+        id = str(uuid.uuid4())
+        own = replace(key, request_id=id), replace(order, payment_id=id)
+        return await send(self, *own, *rest, **named)
+
+    Spender.send = send_anew  # type: ignore[method-assign]
+
+
+def forget_records() -> None:
+    from services.web5.records import Records
+
+    store = Records.store_transaction_record
+
+    async def store_nothing(self: Records, *given: Any, **named: Any) -> bytes:
+        kept = self._database
+        self._database = Forgetful(kept)
+        try:
+            return await store(self, *given, **named)
+        finally:
+            self._database = kept
+
+    Records.store_transaction_record = store_nothing  # type: ignore[method-assign]
+
+
+class Forgetful:
+    """Takes back whatever is written, and says that it is there."""
+
+    def __init__(self, database: Any) -> None:
+        self.read = database.read
+        self._database = database
+
+    async def write(self, work: Any) -> Any:
+        found = []
+
+        async def doomed(tx: Any) -> None:
+            found.append(await work(tx))
+            raise KeyError
+
+        try:
+            await self._database.write(doomed)
+        except KeyError:
+            return found[0]
+
+
+match os.environ.get("PLANTED"), sys.orig_argv[-1]:
+    case "twice", "services.bitcoin":
+        pay_for_every_attempt()
+    case "lost", "services.web5":
+        forget_records()
+    case _:
+        pass

@@ -1,0 +1,60 @@
+"""The witnesses of a storm can say no: defects that are planted in services are found."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.faults import evidence, town
+from tests.faults.ground import Store, standing
+from tests.faults.schedule import LEAST_SAT, Plan, Planned
+from tests.faults.storm import Storm
+from tests.scenarios.striking import arm
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DEFECTS = Path(__file__).with_name("defects")
+PLAN = Plan(
+    seed=0,
+    payments=tuple(
+        Planned(number=number, payer=0, recipient=0, amount_sat=LEAST_SAT + number)
+        for number in range(2)
+    ),
+    faults=(),
+)
+TXID = r"'[0-9a-f]{64}'"
+
+
+@pytest.mark.parametrize(
+    ("planted", "points", "found"),
+    [
+        ("", {"bitcoin": "payment.after_commit=kill"}, None),
+        (
+            "twice",
+            {"bitcoin": "payment.after_commit=kill"},
+            rf"payment none, transactions \[{TXID}, {TXID}\], records of \[{TXID}\]",
+        ),
+        ("lost", {}, rf"payment CONFIRMED, transactions \[{TXID}\], records of \[\]"),
+    ],
+    ids=["no defect", "an attempt is a payment", "a record is lost"],
+)
+async def test_a_planted_defect_is_found(
+    planted: str, points: Mapping[str, str], found: str | None, tmp_path: Path
+) -> None:
+    extra = {"PYTHONPATH": str(DEFECTS), "PLANTED": planted}
+    async with standing(tmp_path / "home", Store.SQLITE, extra=extra) as ground:
+        channels, *_ = ground.doors
+        place = await town.settle(ground.home, channels, payers=1, shops=1, coins=9)
+        await arm(ground.home, points)
+        followed = await Storm(ground, place, PLAN).rage()
+        gathered = await evidence.gather(channels, place, followed)
+        contradictions = evidence.contradictions(gathered, followed)
+
+    if found is None:
+        assert contradictions == []
+    else:
+        assert re.search(found, "\n".join(contradictions)), contradictions
