@@ -30,3 +30,14 @@ def test_the_readme_leads_to_every_page() -> None:
     linked = {path for path, _ in LINK.findall((ROOT / "README.md").read_text(encoding="utf-8"))}
 
     assert {str(page.relative_to(ROOT)) for page in PAGES} - {"README.md"} <= linked
+
+
+def test_the_architecture_names_every_part_of_the_orchestrator() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    folder = ROOT / "services" / "orchestrator"
+    modules = {path.name for path in folder.glob("*.py") if not path.name.startswith("__")}
+    packages = {f"{path.name}/" for path in folder.iterdir() if any(path.glob("*.*"))}
+
+    assert {
+        name for name in modules | packages - {"__pycache__/"} if f"`{name}`" not in text
+    } == set()

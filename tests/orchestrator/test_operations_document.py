@@ -13,11 +13,13 @@ from anya.orchestrator.v1 import workflow_pb2 as pb
 from cli.commands.run import app
 from mesh import contracts
 from mesh.config import ConfigError
+from services.bitcoin.config import BitcoinConfig
 from services.orchestrator.config import OrchestratorConfig
 from services.orchestrator.journal.listing import STRETCH
 from services.orchestrator.keeping import REST
 
-DOCUMENT = (Path(__file__).parents[2] / "docs/operations.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+DOCUMENT = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
 ENVIRONMENT = {"ANYA_PEERS": "bitcoin=h:1,ml=h:2,web5=h:3"}
 SETTINGS = dict(re.findall(r"^\| `(ANYA_\w+)` \| (\d+) \|", DOCUMENT, re.MULTILINE))
 COMMANDS = re.findall(r"^anya run list .+$", DOCUMENT, re.MULTILINE)
@@ -66,3 +68,29 @@ def test_the_document_names_the_privilege_and_the_figures() -> None:
     assert f"{STRETCH:,} runs" in DOCUMENT
     assert REST == 4
     assert len(COMMANDS) == 4
+
+
+def test_the_document_names_every_setting() -> None:
+    code = [path for name in ("mesh", "services", "cli") for path in (ROOT / name).rglob("*.py")]
+    read = {
+        name for path in code for name in re.findall(r"\bANYA_[A-Z_]+[A-Z]\b", path.read_text())
+    }
+
+    assert {name for name in read if name not in DOCUMENT} == set()
+    assert set(re.findall(r"\bANYA_[A-Z_]+[A-Z]\b", DOCUMENT)) <= read
+
+
+@pytest.mark.parametrize("name", ["ANYA_LEASE_SECONDS", "ANYA_MAX_RUNS", "ANYA_MAX_STEPS"])
+def test_the_orchestrators_defaults_are_those_of_the_document(name: str) -> None:
+    [default] = re.findall(rf"^\| `{name}` \| orchestrator \| (\d+) \|", DOCUMENT, re.MULTILINE)
+
+    given = OrchestratorConfig.from_environment({**ENVIRONMENT, name: default})
+
+    assert given == OrchestratorConfig.from_environment(ENVIRONMENT)
+
+
+def test_bitcoins_defaults_are_those_of_the_document() -> None:
+    defaults = re.findall(r"^\| `(ANYA_\w+)` \| bitcoin \| (\d+) \|", DOCUMENT, re.MULTILINE)
+
+    assert BitcoinConfig.from_environment(dict(defaults)) == BitcoinConfig.from_environment({})
+    assert len(defaults) == 3
