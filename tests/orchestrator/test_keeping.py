@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -313,14 +314,20 @@ async def test_an_erasure_that_was_broken_off_is_ended_by_whoever_finds_it(
     assert stored.row.reason == stored.state.reason == "identity: INVALID_ARGUMENT"
 
 
-async def test_nothing_is_left_of_records_that_cannot_be_read(location: str) -> None:
+DAMAGES = {
+    "a record gone": "DELETE FROM journal WHERE sequence = 2 AND payload <> ?",
+    "no JSON": "UPDATE journal SET payload = ? WHERE sequence = 2",
+    "an intent that is no message": "UPDATE journal SET payload = ? WHERE sequence = 1",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+async def test_nothing_is_left_of_records_that_cannot_be_read(location: str, damage: str) -> None:
     async with opened(location) as (journal, catalogue):
         await end_run(journal, catalogue)
-
-        async def damage(tx: Transaction) -> None:
-            await tx.execute("DELETE FROM journal WHERE run = 'run' AND sequence = 2")
-
-        await journal.database.write(damage)
+        start = (await journal.runs.load("run")).records[0].payload
+        raw = json.dumps(start | {"intent": "//8="}).encode() if "intent" in damage else b"?"
+        await journal.database.write(lambda tx: tx.execute(DAMAGES[damage], raw))
 
         await erase(journal)
 
@@ -328,3 +335,21 @@ async def test_nothing_is_left_of_records_that_cannot_be_read(location: str) -> 
             return {bytes(row[0]) for row in await tx.fetch("SELECT payload FROM journal")}
 
         assert await journal.database.read(payloads) == {b'{"erased": true}'}
+
+
+async def test_a_message_that_cannot_be_read_is_erased_as_a_whole(location: str) -> None:
+    async with opened(location) as (journal, catalogue):
+        begun = await begin(journal.runs, catalogue)
+        await journal.runs.messages.send(key("signal"), "run", Signalled("approved", {}, ""))
+        ended = fails(begun)
+        await journal.runs.append(ended.state, 0, ended.records)
+        damage = "UPDATE message SET payload = ?"
+        await journal.database.write(lambda tx: tx.execute(damage, b"did:key:z6MkPerson"))
+
+        await erase(journal)
+
+        async def left(tx: Transaction) -> list[bytes]:
+            return [bytes(row[0]) for row in await tx.fetch("SELECT payload FROM message")]
+
+        assert await journal.database.read(left) == [b'{"erased": true}']
+        assert await Erasure(journal.database).duties() == []

@@ -8,15 +8,18 @@ not ended, after a crash, ends it.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.message import DecodeError
 
 from mesh import inbox
 from mesh.errors import FailedPrecondition, NotFound, Reason
 from services.orchestrator.engine.cause import cause
 from services.orchestrator.engine.erasing import MARK, WORD, erase
 from services.orchestrator.engine.record import Kind, Record
-from services.orchestrator.journal.runs import load_run, missing
+from services.orchestrator.journal.runs import add_record, load_run, missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,6 +35,7 @@ PAGE = 50  # runs, made duties in one commit
 KEPT_FOR_PEOPLE = ("NEEDS_ATTENTION", "COMPENSATION_FAILED")
 
 END_OF_JOURNAL = 2**62
+UNREADABLE = (DecodeError, ValueError)  # damage that a record can be folded with
 
 
 class _Moved(Exception):  # noqa: N818  (a state, as in mesh.errors)
@@ -144,14 +148,14 @@ class Erasure:
         async def work(tx: Transaction) -> _Erasable | None:
             try:
                 stored = await load_run(tx, run_id)
+                state = stored.state
+                why = cause(state)
+                left = tuple(erase(stored.records, why))
             except NotFound:
                 return None
-            except FailedPrecondition:
+            except (FailedPrecondition, *UNREADABLE):
                 row = await tx.fetch_one("SELECT sequence FROM run WHERE id = ?", run_id)
                 return _Erasable(int(row[0]), 0, "", ()) if row else None
-            state = stored.state
-            why = cause(state)
-            left = tuple(erase(stored.records, why))
             return _Erasable(state.sequence, state.erased_us, why, left)
 
         return await self._database.read(work)
@@ -252,16 +256,7 @@ async def _mark(tx: Transaction, run_id: str, found: _Erasable | None, by: str) 
     )
     if not moved:
         raise _Moved
-    await tx.execute(
-        "INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?, ?)",
-        run_id,
-        end.sequence,
-        end.kind,
-        end.path,
-        end.attempt,
-        end.at_us,
-        end.encoded,
-    )
+    await add_record(tx, run_id, end)
     return now_us
 
 
@@ -269,13 +264,19 @@ async def _erase_messages(tx: Transaction, run_id: str) -> None:
     """What was sent to the run: that it was, and by whom it was cancelled, stays."""
     rows = await tx.fetch("SELECT position, payload FROM message WHERE run = ?", run_id)
     for position, payload in rows:
-        document = json.loads(bytes(payload))
-        left = {name: document[name] for name in ("name", "by") if name in document}
-        for name in document.keys() - left.keys():
-            left[name] = dict(MARK) if isinstance(document[name], dict) else WORD
+        left: dict[str, Any] = dict(MARK)
+        with suppress(*UNREADABLE):
+            left = _left_of(json.loads(bytes(payload)))
         await tx.execute(
             "UPDATE message SET payload = ? WHERE run = ? AND position = ?",
             json.dumps(left).encode(),
             run_id,
             position,
         )
+
+
+def _left_of(message: dict[str, Any]) -> dict[str, Any]:
+    left: dict[str, Any] = {name: message[name] for name in ("name", "by") if name in message}
+    for name in message.keys() - left.keys():
+        left[name] = dict(MARK) if isinstance(message[name], dict) else WORD
+    return left

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mesh import inbox
 from mesh.errors import FailedPrecondition, Reason
 from services.orchestrator.engine.state import RunStatus
-from services.orchestrator.journal.runs import announce, load_run, missing
+from services.orchestrator.journal.runs import add_record, announce, load_run, missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,14 +64,5 @@ async def _redrive(
         state.updated_us,
         run_id,
     )
-    await tx.execute(
-        "INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?, ?)",
-        run_id,
-        record.sequence,
-        record.kind,
-        record.path,
-        record.attempt,
-        record.at_us,
-        record.encoded,
-    )
+    await add_record(tx, run_id, record)
     await announce(tx, REDRIVEN, run_id, stored.row.traceparent)

@@ -267,6 +267,20 @@ async def load_run(tx: Transaction, run_id: str, *, after: int = 0) -> StoredRun
     return stored
 
 
+async def add_record(tx: Transaction, run_id: str, record: Record) -> None:
+    """Journal what was decided in this very transaction; turns are commits of the writer."""
+    await tx.execute(
+        "INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?, ?)",
+        run_id,
+        record.sequence,
+        record.kind,
+        record.path,
+        record.attempt,
+        record.at_us,
+        record.encoded,
+    )
+
+
 async def missing(tx: Transaction, run_id: str) -> NotFound:
     """What to say of a run that is not there."""
     row = await tx.fetch_one("SELECT deleted_us FROM deleted_run WHERE id = ?", run_id)
