@@ -31,14 +31,8 @@ def run(arguments: list[str]) -> int:
     except typer.TyperException as error:
         if not error.format_message():  # no command was given, and the help is on the screen
             return errors.USAGE
-        usage = errors.CommandError(
-            error.format_message(),
-            code="INVALID_ARGUMENT",
-            reason="USAGE",
-            remedy="anya --help lists the commands",
-            exit_code=errors.USAGE,
-        )
-        return _fail(usage, arguments)
+        remedy = "anya --help lists the commands"
+        return _fail(errors.usage(error.format_message(), remedy=remedy), arguments)
     except (KeyboardInterrupt, typer.Abort):
         return errors.INTERRUPTED
     except BrokenPipeError:  # the reader of our output left: anya trace show | head

@@ -38,8 +38,8 @@ async def decide(
             f"{path} of run {run_id} asks for no approval", reason="APPROVAL_NOT_ASKED"
         )
     _must_be_what_is_shown(asked)
-    for line in runs.approval_lines(asked) if say else ():
-        if say:
+    if say:
+        for line in runs.approval_lines(asked):
             say(line)
     identity = _approver(asked, identities)
     signed = identity.holder.approve(

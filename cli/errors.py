@@ -72,6 +72,13 @@ class CommandError(Exception):
         return f"{self.message} — {self.remedy}" if self.remedy else self.message
 
 
+def usage(message: str, *, remedy: str = "") -> CommandError:
+    """What was asked for on the command line cannot be."""
+    return CommandError(
+        message, code="INVALID_ARGUMENT", reason="USAGE", remedy=remedy, exit_code=USAGE
+    )
+
+
 def from_rpc(error: grpc.aio.AioRpcError) -> CommandError:
     """The status of a call that failed, in our form."""
     reason = _reason(error)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceStub
-from cli.errors import USAGE, CommandError
+from cli.errors import usage
+from cli.runs import status_word
 from services.orchestrator.definition.duration import EXPECTED, parse_duration
 
 if TYPE_CHECKING:
@@ -74,9 +75,7 @@ async def find(
 def summary(found: Found) -> str:
     """``"3 runs: 2 succeeded, 1 failed; more behind them: --limit"``."""
     count = len(found.runs)
-    words = Counter(
-        pb.RunStatus.Name(run.status).removeprefix("RUN_STATUS_").lower() for run in found.runs
-    )
+    words = Counter(status_word(run.status).lower() for run in found.runs)
     told = ", ".join(f"{number} {word}" for word, number in words.most_common())
     line = f"{count} run{'' if count == 1 else 's'}" + (f": {told}" if told else "")
     return f"{line}; there are more behind them: --limit" if found.more else line
@@ -89,11 +88,8 @@ def read_time(text: str, now: datetime) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise CommandError(
+        raise usage(
             f"{text!r} is no time: write 2026-11-23, 2026-11-23T10:00:00Z, or how long ago as"
-            f" {EXPECTED}",
-            code="INVALID_ARGUMENT",
-            reason="USAGE",
-            exit_code=USAGE,
+            f" {EXPECTED}"
         ) from None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -12,7 +12,7 @@ from google.protobuf.struct_pb2 import Struct
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceStub
 from cli import resumption
-from cli.errors import FAILED, OK, REFUSED, USAGE, CommandError
+from cli.errors import FAILED, OK, REFUSED, usage
 from services.orchestrator.definition import values
 
 if TYPE_CHECKING:
@@ -128,10 +128,11 @@ async def finish(
     """The run once it has ended; ``say`` hears each of its lines, and again when one changes."""
     said: set[str] = set()
     async for run in watch(channels, run_id):
-        for line in lines(run) if say else ():
+        told = lines(run)
+        for line in told:
             if say and line not in said:
                 say(line)
-        said.update(lines(run))
+        said.update(told)
     return run
 
 
@@ -158,14 +159,10 @@ def read_input(text: str) -> dict[str, Any]:
         raw = Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text
         value = json.loads(raw)
     except (OSError, ValueError) as error:
-        raise _usage(f"the input cannot be read: {error}") from None
+        raise usage(f"the input cannot be read: {error}") from None
     if not isinstance(value, dict):
-        raise _usage("the input must be a JSON object")
+        raise usage("the input must be a JSON object")
     return value
-
-
-def _usage(message: str) -> CommandError:
-    return CommandError(message, code="INVALID_ARGUMENT", reason="USAGE", exit_code=USAGE)
 
 
 def _stub(channels: Channels) -> WorkflowServiceAsyncStub:

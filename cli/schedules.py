@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from anya.orchestrator.v1 import schedule_pb2 as pb
 from anya.orchestrator.v1.schedule_pb2_grpc import ScheduleServiceStub
-from cli.errors import USAGE, CommandError
+from cli.errors import usage
 from services.orchestrator.definition import values
 from services.orchestrator.definition.duration import EXPECTED, parse_duration
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 def timing(every: str, cron: str, zone: str) -> dict[str, Any]:
     """Either an interval or a cron expression, as CreateSchedule takes them."""
     if bool(every) == bool(cron):
-        raise _usage("give either --every or --cron")
+        raise usage("give either --every or --cron")
     if cron:
         return {"cron": {"expression": cron, "zone": zone}}
     if zone:
-        raise _usage("--zone goes with --cron: an interval has no time zone")
+        raise usage("--zone goes with --cron: an interval has no time zone")
     interval_us = parse_duration(every)
     if interval_us is None:
-        raise _usage(f"--every must be {EXPECTED}")
+        raise usage(f"--every must be {EXPECTED}")
     return {"interval_ms": interval_us // 1000}
 
 
@@ -36,7 +36,7 @@ async def create(channels: Channels, asked: dict[str, Any], request_id: str = ""
     try:
         values.fill(request, asked)
     except values.Mismatch as error:
-        raise _usage(str(error)) from None
+        raise usage(str(error)) from None
     return (await _stub(channels).CreateSchedule(request)).schedule
 
 
@@ -95,10 +95,6 @@ def lines(schedule: pb.Schedule) -> list[str]:
         due = schedule.last_error_due.ToJsonString()
         found.append(f"  refused at {due}: {schedule.last_error}")
     return found
-
-
-def _usage(message: str) -> CommandError:
-    return CommandError(message, code="INVALID_ARGUMENT", reason="USAGE", exit_code=USAGE)
 
 
 def _stub(channels: Channels) -> ScheduleServiceAsyncStub:

@@ -205,17 +205,13 @@ def approve_run(
 
     here = Home.of(home)
     known = Identities(here)
-
-    def show(line: str) -> None:
-        screen.results().print(line, markup=False)
-
     decide = partial(
         approvals.decide,
         run_id=run_id,
         path=step,
         identities=[known.find(name)] if name else known.all(),
         approves=not reject,
-        say=None if json else show,
+        say=None if json else _show,
     )
     decided = ask(here, decide)
     word = "approved" if decided.approves else "rejected"
@@ -224,7 +220,7 @@ def approve_run(
             {"run_id": run_id, "step": step, "approver": decided.approver, "decision": word}
         )
     else:
-        show(f"{run_id}  {step} {word} as {decided.approver}")
+        _show(f"{run_id}  {step} {word} as {decided.approver}")
 
 
 @app.command("cancel")
