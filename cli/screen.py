@@ -26,6 +26,11 @@ def results() -> Console:
     return Console(highlight=False, soft_wrap=not sys.stdout.isatty(), width=_width(sys.stdout))
 
 
+def show(line: str) -> None:
+    """One line of the answer, as it is: brackets in a name are no markup."""
+    results().print(line, markup=False)
+
+
 @cache
 def progress() -> Console:
     """The console on stderr, mute unless a person is watching."""

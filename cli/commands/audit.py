@@ -50,6 +50,6 @@ def verify_chains(
                 line = f"ok       {finding['file']}: {finding['lines']} lines to {finding['last']}"
             else:
                 line = f"problem  {finding['problem']}"
-            screen.results().print(line, markup=False)
+            screen.show(line)
     if not all(finding["ok"] for finding in findings):
         raise typer.Exit(errors.FAILED)

@@ -57,7 +57,7 @@ def _print(document: dict[str, Any]) -> None:
 
     totals = ("block_hash", "height", "transactions", "inputs", "inputs_known", "outputs")
     for name in (*totals, "output_total_sat", "weight", "seconds"):
-        screen.results().print(f"{name:18} {document[name]}")
+        screen.show(f"{name:18} {document[name]}")
     table = Table("feature", "present", *STATISTICS, "unavailable", box=None)
     for name, column in document["summary"].items():
         statuses = column["statuses"]

@@ -57,7 +57,7 @@ class _Watcher:
         from cli import screen
 
         if not self._silent:
-            screen.results().print(f"· {line}", markup=False)
+            screen.show(f"· {line}")
 
     def applaud(self, scene: Scene) -> None:
         from cli import screen
@@ -68,7 +68,7 @@ class _Watcher:
         status = scene.document["status"]
         screen.results().print(f"{mark} {scene.name}: {status}", style=style)
         for line in scene.lines:
-            screen.results().print(f"  {line}", markup=False)
+            screen.show(f"  {line}")
 
 
 def _close(scenes: list[Scene], home: Home) -> None:
@@ -84,4 +84,4 @@ def _close(scenes: list[Scene], home: Home) -> None:
     if state is not None:
         here = "" if home == home.of(None) else f" --home {home.path}"
         pay = f"anya pay{here} --from payer --to {state.licit} --amount-sat 1000000"
-        screen.results().print(f"now by hand: anya up{here}, and beside it {pay}", markup=False)
+        screen.show(f"now by hand: anya up{here}, and beside it {pay}")

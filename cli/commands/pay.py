@@ -50,7 +50,7 @@ def pay(
         screen.emit(_document(paid))
     else:
         for line in payments.lines(paid):
-            screen.results().print(line, markup=False)
+            screen.show(line)
     raise typer.Exit(payments.exit_code(paid))
 
 

@@ -54,7 +54,7 @@ def watch_payment(
             if json:
                 _show(payment, json=True)
             elif line != last:
-                screen.results().print(last := line, markup=False)
+                screen.show(last := line)
         return payment
 
     payment = ask(Home.of(home), follow)
@@ -78,7 +78,7 @@ def cancel_payment(
     payment = ask(Home.of(home), partial(payments.cancel, payment_id=payment_id))
     is_cancelled = payments.state_word(payment) == "cancelled"
     if not json and not is_cancelled:
-        screen.results().print("not cancelled: it is signed, and stays as it is")
+        screen.show("not cancelled: it is signed, and stays as it is")
     _show(payment, json=json)
     raise typer.Exit(OK if is_cancelled else REFUSED)
 
@@ -90,4 +90,4 @@ def _show(payment: payment_pb2.Payment, *, json: bool = False) -> None:
         screen.emit(payments.document(payment))
         return
     for line in payments.lines(payment):
-        screen.results().print(line, markup=False)
+        screen.show(line)

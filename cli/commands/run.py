@@ -60,7 +60,7 @@ def start_run(
 
     async def start_and_wait(channels: Channels) -> int:
         started = await start(channels)
-        run = await runs.finish(channels, started.run_id, None if json else _show)
+        run = await runs.finish(channels, started.run_id, None if json else screen.show)
         if json:
             screen.emit(to_json(run))
         return runs.exit_code(run.status)
@@ -72,7 +72,7 @@ def start_run(
     if json:
         screen.emit(started)
     else:
-        screen.results().print(f"{started['run_id']}  {started['status']}")
+        screen.show(f"{started['run_id']}  {started['status']}")
 
 
 @app.command("list")
@@ -113,7 +113,7 @@ def list_runs(
         return
     for run in found.runs:
         for line in runs.lines(run):
-            screen.results().print(line, markup=False)
+            screen.show(line)
     screen.say(run_list.summary(found))
 
 
@@ -132,7 +132,7 @@ def show_run(run_id: RunArgument, home: HomeOption = None, json: JsonOption = Fa
         screen.emit(to_json(run))
         return
     for line in runs.lines(run):
-        screen.results().print(line, markup=False)
+        screen.show(line)
 
 
 @app.command("erase")
@@ -149,7 +149,7 @@ def erase_run(run_id: RunArgument, home: HomeOption = None, json: JsonOption = F
     if json:
         screen.emit(to_json(erased))
     else:
-        screen.results().print(f"{run_id}  erased {erased.erased.ToJsonString()}", markup=False)
+        screen.show(f"{run_id}  erased {erased.erased.ToJsonString()}")
 
 
 @app.command("signal")
@@ -183,7 +183,7 @@ def signal_run(
     if json:
         screen.emit({"run_id": run_id, "signal": name})
     else:
-        screen.results().print(f"{run_id}  {name} sent", markup=False)
+        screen.show(f"{run_id}  {name} sent")
 
 
 @app.command("approve")
@@ -211,7 +211,7 @@ def approve_run(
         path=step,
         identities=[known.find(name)] if name else known.all(),
         approves=not reject,
-        say=None if json else _show,
+        say=None if json else screen.show,
     )
     decided = ask(here, decide)
     word = "approved" if decided.approves else "rejected"
@@ -220,7 +220,7 @@ def approve_run(
             {"run_id": run_id, "step": step, "approver": decided.approver, "decision": word}
         )
     else:
-        _show(f"{run_id}  {step} {word} as {decided.approver}")
+        screen.show(f"{run_id}  {step} {word} as {decided.approver}")
 
 
 @app.command("cancel")
@@ -241,7 +241,7 @@ def cancel_run(
     if json:
         screen.emit({"run_id": run_id, "cancel": "asked"})
     else:
-        screen.results().print(f"{run_id}  asked to end", markup=False)
+        screen.show(f"{run_id}  asked to end")
 
 
 @app.command("redrive")
@@ -264,7 +264,7 @@ def redrive_run(
     if json:
         screen.emit({"run_id": run_id, "redrive": "asked"})
     else:
-        screen.results().print(f"{run_id}  goes on", markup=False)
+        screen.show(f"{run_id}  goes on")
 
 
 @app.command("watch")
@@ -277,15 +277,9 @@ def watch_run(run_id: RunArgument, home: HomeOption = None, json: JsonOption = F
 
     async def follow(channels: Channels) -> int:
         if not json:
-            return runs.exit_code((await runs.finish(channels, run_id, _show)).status)
+            return runs.exit_code((await runs.finish(channels, run_id, screen.show)).status)
         async for run in runs.watch(channels, run_id):
             screen.emit(to_json(run))
         return runs.exit_code(run.status)
 
     raise typer.Exit(ask(Home.of(home), follow))
-
-
-def _show(line: str) -> None:
-    from cli import screen
-
-    screen.results().print(line, markup=False)

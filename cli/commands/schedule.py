@@ -138,7 +138,7 @@ def delete_schedule(
     if json:
         screen.emit({"schedule_id": schedule_id, "deleted": True})
     else:
-        screen.results().print(f"{schedule_id}  deleted", markup=False)
+        screen.show(f"{schedule_id}  deleted")
 
 
 def _show(schedule: pb.Schedule, *, json: bool) -> None:
@@ -149,4 +149,4 @@ def _show(schedule: pb.Schedule, *, json: bool) -> None:
         screen.emit(to_json(schedule))
         return
     for line in schedules.lines(schedule):
-        screen.results().print(line, markup=False)
+        screen.show(line)

@@ -26,7 +26,7 @@ def check_policy(file: FileOption = None, json: JsonOption = False) -> None:
     if json:
         screen.emit({"file": path, "digest": policy.digest, "grants": len(policy.grants)})
     else:
-        screen.results().print(f"{path}: {len(policy.grants)} grants, digest {policy.digest}")
+        screen.show(f"{path}: {len(policy.grants)} grants, digest {policy.digest}")
 
 
 @app.command("explain")
@@ -49,8 +49,8 @@ def explain_decision(
         bounds = trust.document(decision)
         screen.emit({"allowed": decision.allowed, "explanation": decision.explanation, **bounds})
     else:
-        screen.results().print(policy.explain(spiffe_id, service, method, privilege))
+        screen.show(policy.explain(spiffe_id, service, method, privilege))
         for name, value in trust.document(decision).items():
-            screen.results().print(f"  {name}: {value}")
+            screen.show(f"  {name}: {value}")
     if not decision.allowed:
         raise typer.Exit(errors.REFUSED)

@@ -56,9 +56,9 @@ def check_definition(
         screen.emit({"file": str(file), "ok": not faults, "faults": listed})
     elif faults:
         for fault in faults:
-            screen.results().print(f"{file}:{fault}", markup=False)
+            screen.show(f"{file}:{fault}")
     else:
-        screen.results().print(f"{file}: ok")
+        screen.show(f"{file}: ok")
     if faults:
         raise typer.Exit(errors.FAILED)
 
@@ -89,9 +89,9 @@ def register_definition(
     if json:
         screen.emit({**registered, "privileges": list(reply.privileges)})
     else:
-        screen.results().print(f"{registered['workflow_id']}  {registered['definition_hash']}")
+        screen.show(f"{registered['workflow_id']}  {registered['definition_hash']}")
         needed = ", ".join(reply.privileges) or "none"
-        screen.results().print(f"  privileges  {needed}", markup=False)
+        screen.show(f"  privileges  {needed}")
 
 
 @app.command("list")
@@ -106,7 +106,7 @@ def list_workflows(home: HomeOption = None, json: JsonOption = False) -> None:
         screen.emit({"workflows": found})
         return
     for workflow in found:
-        screen.results().print(
+        screen.show(
             f"{workflow['workflow_id']:24} {workflow['definition_hash'][:12]}  {workflow['name']}"
         )
 
