@@ -1,0 +1,152 @@
+"""Orchestrators that are stopped and started under load: nothing is lost, nothing done twice."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import grpc
+
+from anya.orchestrator.v1 import workflow_pb2 as pb
+from mesh.database import POSTGRES_SCHEMES
+from mesh.testing import eventually
+from services.orchestrator.runner import GRACE
+from tests.orchestrator.conftest import connect
+from tests.orchestrator.paying import finished, payment, status
+from tests.orchestrator.processes import process
+from tests.orchestrator.succession import Succession
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
+    from mesh.testing import Authority
+    from tests.orchestrator.servicers import Book
+
+CLIENTS, FEW = 2, 10
+SLACK = 10.0  # seconds: of a busy machine, and of what else ends in order
+
+
+async def test_a_call_that_does_not_end_keeps_nobody_from_stopping(
+    location: str, authority: Authority, tmp_path: Path, peers: dict[str, str], book: Book
+) -> None:
+    orchestrators = Succession.on(location, authority, tmp_path, peers)
+    book.held["SendPayment"] = asyncio.Event()
+    request = payment()
+
+    async with orchestrators.next(ANYA_DRAIN_SECONDS="1") as (child, workflows):
+        await workflows.StartRun(request, timeout=10)
+        await eventually(lambda: len(book.requests("SendPayment")) == 1)
+        told = time.monotonic()
+        child.terminate()
+        code = await asyncio.wait_for(child.wait(), 30)
+        took = time.monotonic() - told
+    async with orchestrators.next() as (_, workflows):
+        await eventually(lambda: len(book.requests("SendPayment")) == 2, within=10)
+        book.held["SendPayment"].set()
+        run = await finished(workflows, request.request_id)
+
+    assert code == 0
+    assert took <= GRACE + SLACK
+    assert (status(run), run.recoveries) == ("SUCCEEDED", 1)
+    assert book.effects["SendPayment"] == 1
+
+
+async def test_a_call_that_ends_in_time_is_journalled_before_the_stop(
+    location: str, authority: Authority, tmp_path: Path, peers: dict[str, str], book: Book
+) -> None:
+    orchestrators = Succession.on(location, authority, tmp_path, peers)
+    book.held["SendPayment"] = asyncio.Event()
+    request = payment()
+
+    async with orchestrators.next() as (child, workflows):
+        await workflows.StartRun(request, timeout=10)
+        await eventually(lambda: len(book.requests("SendPayment")) == 1)
+        child.terminate()
+        book.held["SendPayment"].set()
+        await asyncio.wait_for(child.wait(), 30)
+    async with orchestrators.next() as (_, workflows):
+        run = await finished(workflows, request.request_id)
+
+    assert status(run) == "SUCCEEDED"
+    assert len(book.requests("SendPayment")) == book.effects["SendPayment"] == 1
+
+
+async def test_restarts_in_turn_under_load_lose_no_payment_and_make_none_twice(
+    location: str, authority: Authority, tmp_path: Path, peers: dict[str, str], book: Book
+) -> None:
+    shared = location.startswith(POSTGRES_SCHEMES)
+    town = Town(
+        authority,
+        [
+            Succession.on(location, authority, tmp_path / name, peers).environment
+            for name in (("one", "other") if shared else ("alone",))
+        ],
+    )
+
+    async with town.open:
+        for number in town.numbers:
+            await town.start(number)
+        clients = [asyncio.create_task(town.pay()) for _ in range(CLIENTS)]
+        for number in town.numbers:
+            await town.is_busy()
+            await town.stop(number)
+            await town.start(number)
+        await town.is_busy()
+        town.closing.set()
+        await asyncio.gather(*clients)
+        listed = await town.stubs[0].ListRuns(pb.ListRunsRequest(page_size=500), timeout=10)
+
+    assert {status(run) for run in town.paid} == {"SUCCEEDED"}
+    assert len(listed.runs) == len(town.paid)
+    assert set(book.effects.values()) == {len(town.paid)}
+
+
+@dataclass(slots=True)
+class Town:
+    """Orchestrators on one store, and clients that pay through whichever answers."""
+
+    authority: Authority
+    environments: list[dict[str, str]]
+    stubs: dict[int, WorkflowServiceAsyncStub] = field(default_factory=dict)
+    paid: list[pb.Run] = field(default_factory=list)
+    open: AsyncExitStack = field(default_factory=AsyncExitStack)
+    closing: asyncio.Event = field(default_factory=asyncio.Event)
+    _lives: dict[int, AsyncExitStack] = field(default_factory=dict)
+
+    @property
+    def numbers(self) -> range:
+        return range(len(self.environments))
+
+    async def start(self, number: int) -> None:
+        life = self._lives[number] = await self.open.enter_async_context(AsyncExitStack())
+        _, port = await life.enter_async_context(process(self.environments[number]))
+        self.stubs[number] = await self.open.enter_async_context(connect(self.authority, port))
+
+    async def stop(self, number: int) -> None:
+        """In order, as SIGTERM asks for."""
+        del self.stubs[number]
+        await self._lives[number].aclose()
+
+    async def pay(self) -> None:
+        while not self.closing.is_set():
+            await self._pay(payment())
+
+    async def is_busy(self) -> None:
+        known = len(self.paid)
+        await eventually(lambda: len(self.paid) >= known + FEW, within=60)
+
+    async def _pay(self, request: pb.StartRunRequest) -> None:
+        await eventually(lambda: self._is_paid(request), within=60)
+
+    async def _is_paid(self, request: pb.StartRunRequest) -> bool:
+        """Through any that lives; False if it went away meanwhile."""
+        for stub in list(self.stubs.values()):
+            with suppress(grpc.aio.AioRpcError):
+                await stub.StartRun(request, timeout=10)
+                self.paid.append(await finished(stub, request.request_id))
+                return True
+        return False
