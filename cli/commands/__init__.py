@@ -24,6 +24,7 @@ from cli.commands import (
 app = typer.Typer(
     name="anya",
     help="Payments that happen only with proof: run the mesh, pay, look.",
+    epilog="Begin with: anya demo",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -51,7 +52,7 @@ app.command("demo")(demo.demo)
 app.command("up")(up.up)
 app.command("status")(health.status)
 app.command("doctor")(health.doctor)
-app.command("pay")(pay.pay)
+app.command("pay", epilog=pay.EXAMPLE)(pay.pay)
 app.add_typer(payment.app, name="payment")
 app.add_typer(run.app, name="run")
 app.add_typer(workflow.app, name="workflow")

@@ -9,7 +9,7 @@ import typer
 
 from cli.commands.options import HomeOption, JsonOption
 
-app = typer.Typer(help="The audit logs.", no_args_is_help=True)
+app = typer.Typer(help="The audit logs: verify.", no_args_is_help=True)
 
 
 @app.command("verify")

@@ -9,14 +9,14 @@ import typer
 
 from cli.commands.options import JsonOption
 
-app = typer.Typer(help="Raw blocks.", no_args_is_help=True)
+app = typer.Typer(help="Raw blocks: inspect.", no_args_is_help=True)
 
 STATISTICS = ("min", "median", "max")
 STATUSES = ("PRESENT", "UNAVAILABLE")
 MAX_FILE = 8 * 1024 * 1024 + 2  # bytes: the largest block in hex, and a line end
 
 
-@app.command("inspect")
+@app.command("inspect", epilog="Example: anya block inspect block.bin --json")
 def inspect_block(
     file: Annotated[
         Path,

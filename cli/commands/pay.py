@@ -13,11 +13,14 @@ if TYPE_CHECKING:
     from cli.connection import Channels
 
 MAX_SAT = 21_000_000 * 100_000_000  # as mesh.attestation, which takes long to import
+EXAMPLE = "Example: anya pay --from payer --to ADDRESS --amount-sat 1000000"
 CONFIRM_WITHIN = 5.0  # seconds; a mesh that mines by itself needs two
 
 
 def pay(
-    sender: Annotated[str, typer.Option("--from", metavar="DID", help="Its key is in client/.")],
+    sender: Annotated[
+        str, typer.Option("--from", metavar="PAYER", help="Name or DID; its key is in client/.")
+    ],
     to: Annotated[str, typer.Option(metavar="ADDRESS", help="Who is paid.")],
     amount_sat: Annotated[int, typer.Option(min=1, max=MAX_SAT, help="Satoshis, without the fee.")],
     home: HomeOption = None,

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from anya.orchestrator.v1 import payment_pb2
     from cli.connection import Channels
 
-app = typer.Typer(help="Payments that were sent.", no_args_is_help=True)
+app = typer.Typer(help="Payments that were sent: show, follow, cancel.", no_args_is_help=True)
 
 PaymentArgument: TypeAlias = Annotated[
     str, typer.Argument(metavar="PAYMENT", help="Its id, which is that of its run.")
@@ -23,7 +23,7 @@ PaymentArgument: TypeAlias = Annotated[
 def show_payment(
     payment_id: PaymentArgument, home: HomeOption = None, json: JsonOption = False
 ) -> None:
-    """Show all that is known of a payment, also while bitcoin is down."""
+    """Show all that is known of a payment, also while bitcoin does not answer."""
     from functools import partial
 
     from cli import payments
@@ -33,7 +33,7 @@ def show_payment(
     _show(ask(Home.of(home), partial(payments.get, payment_id=payment_id)), json=json)
 
 
-@app.command("watch")
+@app.command("watch", epilog="Example: anya payment watch PAYMENT --confirmations 1")
 def watch_payment(
     payment_id: PaymentArgument,
     confirmations: Annotated[
@@ -67,7 +67,7 @@ def watch_payment(
 def cancel_payment(
     payment_id: PaymentArgument, home: HomeOption = None, json: JsonOption = False
 ) -> None:
-    """Have every later attempt refused. Exit code 3 if the payment is signed: it stays."""
+    """Have a payment refused for ever. Exit code 3 if it is signed already: then it stays."""
     from functools import partial
 
     from cli import payments, screen

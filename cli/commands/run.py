@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from anya.orchestrator.v1 import workflow_pb2
     from cli.connection import Channels
 
-app = typer.Typer(help="Runs of workflows.", no_args_is_help=True)
+app = typer.Typer(help="Runs of workflows: start, look, steer.", no_args_is_help=True)
 
 
 class Status(StrEnum):
@@ -32,9 +32,11 @@ class Status(StrEnum):
 RunArgument: TypeAlias = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run.")]
 
 
-@app.command("start")
+@app.command("start", epilog="""Example: anya run start greet --input '{"name": "Ada"}' --wait""")
 def start_run(
-    workflow: Annotated[str, typer.Argument(help="Id of a registered workflow.")],
+    workflow: Annotated[
+        str, typer.Argument(metavar="WORKFLOW", help="Id of a registered workflow.")
+    ],
     value: Annotated[
         str, typer.Option("--input", help="Its input, a JSON object; @FILE reads one.")
     ] = "{}",
@@ -75,13 +77,19 @@ def start_run(
         screen.show(f"{started['run_id']}  {started['status']}")
 
 
-@app.command("list")
+@app.command("list", epilog="Example: anya run list --status failed --since 7d")
 def list_runs(
     status: Annotated[list[Status] | None, typer.Option(help="Only these; may repeat.")] = None,
     workflow: Annotated[str, typer.Option(help="Only of this workflow.")] = "",
     starter: Annotated[str, typer.Option(help="Only those that this SPIFFE ID started.")] = "",
     attention: Annotated[bool, typer.Option(help="Only those that somebody must look at.")] = False,
-    since: Annotated[str, typer.Option(metavar="TIME", help="Created then or later.")] = "",
+    since: Annotated[
+        str,
+        typer.Option(
+            metavar="TIME",
+            help="Created then or later: 2026-11-23, RFC 3339, or 90m, 2h, 7d (ago).",
+        ),
+    ] = "",
     until: Annotated[str, typer.Option(metavar="TIME", help="Created before.")] = "",
     ended_since: Annotated[str, typer.Option(metavar="TIME", help="Ended then or later.")] = "",
     ended_until: Annotated[str, typer.Option(metavar="TIME", help="Ended before.")] = "",
@@ -89,7 +97,7 @@ def list_runs(
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """List runs, newest first; by their end, last ended first. TIME: 2026-11-23, or 2h (ago)."""
+    """List runs, newest first; with --ended-since or --ended-until, the last to end first."""
     from functools import partial
 
     from cli import run_list, runs, screen
@@ -137,7 +145,7 @@ def show_run(run_id: RunArgument, home: HomeOption = None, json: JsonOption = Fa
 
 @app.command("erase")
 def erase_run(run_id: RunArgument, home: HomeOption = None, json: JsonOption = False) -> None:
-    """Take out of an ended run what is about people. It cannot be taken back, nor redriven then."""
+    """Take out of an ended run, for ever, what is about people. It cannot be redriven then."""
     from functools import partial
 
     from cli import runs, screen
@@ -152,14 +160,16 @@ def erase_run(run_id: RunArgument, home: HomeOption = None, json: JsonOption = F
         screen.show(f"{run_id}  erased {erased.erased.ToJsonString()}")
 
 
-@app.command("signal")
+@app.command("signal", epilog="""Example: anya run signal RUN paid --payload '{"by": "Ada"}'""")
 def signal_run(
     run_id: RunArgument,
     name: Annotated[str, typer.Argument(metavar="SIGNAL", help="What a step waits for.")],
     payload: Annotated[
         str, typer.Option("--payload", help="A JSON object; @FILE reads one.")
     ] = "{}",
-    correlation: Annotated[str, typer.Option(help="What it is about.")] = "",
+    correlation: Annotated[
+        str, typer.Option(help="Only a step that waits for this one takes it.")
+    ] = "",
     request_id: Annotated[str, typer.Option(help="Chosen by you: the same again is one.")] = "",
     home: HomeOption = None,
     json: JsonOption = False,
@@ -186,7 +196,7 @@ def signal_run(
         screen.show(f"{run_id}  {name} sent")
 
 
-@app.command("approve")
+@app.command("approve", epilog="Example: anya run approve RUN agreed --as payer")
 def approve_run(
     run_id: RunArgument,
     step: Annotated[str, typer.Argument(metavar="STEP", help="Path of the step that asks.")],
@@ -244,7 +254,7 @@ def cancel_run(
         screen.show(f"{run_id}  asked to end")
 
 
-@app.command("redrive")
+@app.command("redrive", epilog='Example: anya run redrive RUN --reason "web5 is back"')
 def redrive_run(
     run_id: RunArgument,
     reason: Annotated[str, typer.Option(help="For those who look at it later.")] = "",

@@ -11,17 +11,21 @@ from cli.commands.options import HomeOption, JsonOption
 if TYPE_CHECKING:
     from anya.orchestrator.v1 import schedule_pb2 as pb
 
-app = typer.Typer(help="Runs that start by the clock.", no_args_is_help=True)
+app = typer.Typer(help="Runs that start by the clock: create, look, pause.", no_args_is_help=True)
 
 ScheduleArgument: TypeAlias = Annotated[
     str, typer.Argument(metavar="SCHEDULE", help="Id of the schedule.")
 ]
 
 
-@app.command("create")
+@app.command(
+    "create", epilog="Example: anya schedule create mornings report --cron '0 9 * * MON-FRI'"
+)
 def create_schedule(
     schedule_id: ScheduleArgument,
-    workflow: Annotated[str, typer.Argument(help="Id of a registered workflow.")],
+    workflow: Annotated[
+        str, typer.Argument(metavar="WORKFLOW", help="Id of a registered workflow.")
+    ],
     value: Annotated[
         str, typer.Option("--input", help="Its input, a JSON object; @FILE reads one.")
     ] = "{}",

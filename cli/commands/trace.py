@@ -8,7 +8,7 @@ import typer
 
 from cli.commands.options import HomeOption, JsonOption
 
-app = typer.Typer(help="Traces of the local mesh.", no_args_is_help=True)
+app = typer.Typer(help="Traces of the local mesh: list, show.", no_args_is_help=True)
 
 
 @app.command("list")
@@ -38,7 +38,7 @@ def list_traces(
         )
 
 
-@app.command("show")
+@app.command("show", epilog="Example: anya trace show 1f0c")
 def show_trace(
     trace_id: Annotated[str, typer.Argument(help="Its id, or the first characters of it.")],
     home: HomeOption = None,

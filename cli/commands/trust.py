@@ -9,7 +9,7 @@ import typer
 
 from cli.commands.options import JsonOption
 
-app = typer.Typer(help="Who may call what.", no_args_is_help=True)
+app = typer.Typer(help="Who may call what: check, explain.", no_args_is_help=True)
 
 FileOption: TypeAlias = Annotated[
     Path | None, typer.Option("--file", help="Default: $ANYA_TRUST_FILE, else the repository's.")
@@ -29,7 +29,10 @@ def check_policy(file: FileOption = None, json: JsonOption = False) -> None:
         screen.show(f"{path}: {len(policy.grants)} grants, digest {policy.digest}")
 
 
-@app.command("explain")
+@app.command(
+    "explain",
+    epilog="Example: anya trust explain client bitcoin anya.bitcoin.v1.ChainService/GetBlock",
+)
 def explain_decision(
     caller: Annotated[str, typer.Argument(help="SPIFFE ID, or a protocol's name: client")],
     service: Annotated[str, typer.Argument(help="The service called: bitcoin")],

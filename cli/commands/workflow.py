@@ -12,7 +12,7 @@ from cli.commands.options import HomeOption, JsonOption
 if TYPE_CHECKING:
     from anya.orchestrator.v1 import workflow_pb2 as pb
 
-app = typer.Typer(help="Definitions of workflows.", no_args_is_help=True)
+app = typer.Typer(help="Definitions of workflows: check, register, list.", no_args_is_help=True)
 
 FileArgument: TypeAlias = Annotated[
     Path,
@@ -27,12 +27,12 @@ UsingOption: TypeAlias = Annotated[
         exists=True,
         dir_okay=False,
         readable=True,
-        help="A workflow that it runs inside itself, after those inside that.",
+        help="A workflow that it runs inside itself; may repeat, innermost first.",
     ),
 ]
 
 
-@app.command("check")
+@app.command("check", epilog="Example: anya workflow check outer.yaml --with inner.yaml")
 def check_definition(
     file: FileArgument, using: UsingOption = None, json: JsonOption = False
 ) -> None:
