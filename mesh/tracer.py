@@ -8,16 +8,17 @@ from __future__ import annotations
 import random
 import time
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
+from opentelemetry.context import attach, detach
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode
 
 from mesh.spans import NO_PARENT, FinishedSpan, shape
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from contextvars import Token
 
     from opentelemetry.context import Context
 
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
 LOWER_HALF = 2**64 - 1  # of a trace id: the sampler judges by it alone
 SAMPLED = trace.TraceFlags(trace.TraceFlags.SAMPLED)
 UNSAMPLED = trace.TraceFlags(trace.TraceFlags.DEFAULT)
-
-# A list, because a call may start its span in a task of its own: it must see what was taken.
-chosen: ContextVar[list[int] | None] = ContextVar("chosen_span_ids", default=None)
 
 
 class Span(trace.Span):
@@ -112,6 +110,32 @@ class Span(trace.Span):
         )
 
 
+class Below(NonRecordingSpan):
+    """Spans begun in the block are below one that others draw; the first has the id ``first``."""
+
+    _token: Token[Context]
+
+    def __init__(self, trace_id: int, span_id: int, flags: int, first: int) -> None:
+        self._ids = trace_id, span_id
+        self._flags = flags
+        self._first = first
+
+    def get_span_context(self) -> SpanContext:
+        flags = trace.TraceFlags(self._flags)
+        return SpanContext(*self._ids, is_remote=True, trace_flags=flags)
+
+    def next_id(self) -> int:
+        """``first``, once: then random ones. In whatever task a span is begun."""
+        first, self._first = self._first, 0
+        return first or _random_id()
+
+    def __enter__(self) -> None:
+        self._token = attach(trace.set_span_in_context(self))
+
+    def __exit__(self, *_: object) -> None:
+        detach(self._token)
+
+
 class Tracer(trace.Tracer):
     """Samples whole traces: who begins one decides, and all below follow."""
 
@@ -131,7 +155,8 @@ class Tracer(trace.Tracer):
         record_exception: bool = True,
         set_status_on_exception: bool = True,
     ) -> trace.Span:
-        parent = trace.get_current_span(context).get_span_context()
+        above = trace.get_current_span(context)
+        parent = above.get_span_context()
         if parent.is_valid:
             trace_id, sampled = parent.trace_id, parent.trace_flags.sampled
         else:
@@ -139,7 +164,7 @@ class Tracer(trace.Tracer):
             sampled = trace_id & LOWER_HALF < self._bound
         own = SpanContext(
             trace_id,
-            _next_id(),
+            above.next_id() if isinstance(above, Below) else _random_id(),
             is_remote=False,
             trace_flags=SAMPLED if sampled else UNSAMPLED,
             trace_state=parent.trace_state,
@@ -159,6 +184,5 @@ class Tracer(trace.Tracer):
             yield span
 
 
-def _next_id() -> int:
-    waiting = chosen.get()
-    return waiting.pop() if waiting else random.getrandbits(64) or 1
+def _random_id() -> int:
+    return random.getrandbits(64) or 1

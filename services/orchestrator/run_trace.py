@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
+from opentelemetry.trace import SpanKind, TraceFlags
 
 from mesh.spans import MAX_SHAPES, NO_PARENT, FinishedSpan, shape
-from mesh.telemetry import Below, derive_span_id
+from mesh.telemetry import derive_span_id, derive_span_ids
+from mesh.tracer import Below
 from services.orchestrator.engine import places
 from services.orchestrator.engine.record import Kind
 from services.orchestrator.engine.state import RECOVERED, RunStatus
@@ -24,6 +25,8 @@ from services.orchestrator.engine.state import RECOVERED, RunStatus
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from contextlib import AbstractContextManager
+
+    from opentelemetry.trace import SpanContext
 
     from mesh.spans import Draw, Shape
     from services.orchestrator.engine.record import Record
@@ -45,7 +48,8 @@ def parent_of_run(run_id: str, caller: SpanContext | None, serving: SpanContext)
     if not serving.is_valid:
         return ""
     # The sampler judges by the lower half: with the same one, both are sampled or neither.
-    trace_id = derive_span_id("trace", run_id) << 64 | serving.trace_id & 2**64 - 1
+    _, upper = derive_span_ids(run_id)
+    trace_id = upper << 64 | serving.trace_id & 2**64 - 1
     return _traceparent(trace_id, NO_PARENT, serving.trace_flags)
 
 
@@ -96,9 +100,8 @@ class RunTrace:
         """Calls made in the block belong to this attempt of the step."""
         if not self.traceparent:
             return nullcontext()
-        own = self._id(path, *attempt)
-        span = SpanContext(self._trace_id, own, is_remote=True, trace_flags=TraceFlags(self._flags))
-        return Below(span, self._id(path, *attempt, "call"))
+        own, call = self._ids(path, *attempt)
+        return Below(self._trace_id, own, self._flags, call)
 
     def observe(self, records: Iterable[Record], *, again: bool = False) -> None:
         """Draw what ends with these records. ``again``: also the calls that another process made.
@@ -180,12 +183,11 @@ class RunTrace:
         path, attempt = ended.path, ended.attempt
         outer = places.outer(path)
         # What is inside a step is inside its first attempt: such a step has no other.
-        parent = self._id(outer, 1) if outer else self._top
-        own = self._id(path, *attempt)
+        parent = self._ids(outer, 1)[0] if outer else self._top
+        own, call = self._ids(path, *attempt)
         times = (ended.started_us, at_us)
         self._draw(_step_shape(self.workflow_id, path, attempt, error), own, parent, times)
         if again and ended.method:
-            call = self._id(path, *attempt, "call")
             shape = _call_shape(self.workflow_id, ended.method, ended.service, error)
             self._draw(shape, call, own, times)
 
@@ -195,8 +197,9 @@ class RunTrace:
         parent = self._span_id if self._leg else int(self.traceparent[36:52], 16)
         self._draw(shape, self._top, parent, (self._created_us, record.at_us))
 
-    def _id(self, path: str, *attempt: str | int) -> int:
-        return derive_span_id(self.run_id, *self._leg, path, *attempt)
+    def _ids(self, path: str, *attempt: str | int) -> tuple[int, int]:
+        """Of an attempt, and of the call that it makes."""
+        return derive_span_ids(self.run_id, *self._leg, path, *attempt)
 
     def _draw(self, shape: Shape, id: int, parent: int, times_us: tuple[int, int]) -> None:
         start_us, end_us = times_us

@@ -22,7 +22,7 @@ from opentelemetry.trace import SpanKind
 
 from mesh import telemetry
 from mesh.spans import MAX_QUEUE, NO_PARENT, FinishedSpan, shape
-from mesh.tracer import Tracer
+from mesh.tracer import SAMPLED, Below, Tracer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -120,7 +120,7 @@ def test_a_derived_span_id_depends_on_every_part_and_on_nothing_else() -> None:
 def test_a_chosen_id_is_for_one_span() -> None:
     tracer = telemetry.open_traces("bitcoin", sample_ratio=1).tracer
 
-    with telemetry.next_span_id(7):
+    with Below(0x1234, 1, SAMPLED, 7):
         first, second = tracer.start_span("a"), tracer.start_span("b")
     third = tracer.start_span("c")
 
@@ -132,7 +132,7 @@ def test_a_chosen_id_is_for_one_span() -> None:
 def test_a_chosen_id_that_nobody_took_is_forgotten() -> None:
     tracer = telemetry.open_traces("bitcoin", sample_ratio=1).tracer
 
-    with telemetry.next_span_id(7):
+    with Below(0x1234, 1, SAMPLED, 7):
         pass
 
     assert tracer.start_span("a").get_span_context().span_id != 7

@@ -12,6 +12,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from mesh import telemetry
 from mesh.breaker import State
 from mesh.testing import Authority, eventually
+from mesh.tracer import SAMPLED, Below
 from tests.mesh.echo import ALICE, SHAPES, serving, told
 from tests.mesh.notes import Note
 
@@ -46,19 +47,20 @@ async def test_the_spans_of_a_refusal_say_why_and_only_the_client_failed(
 
 
 async def test_a_chosen_span_id_is_that_of_the_call(echo: Echo) -> None:
-    span_id = telemetry.derive_span_id("run", "step", 1, "call")
+    span_id, call_id = telemetry.derive_span_ids("run", "step", 1)
 
-    with telemetry.next_span_id(span_id):
+    with Below(0x1234, span_id, SAMPLED, call_id):
         await echo.call("unary_unary", "hello")
         await echo.call("unary_unary", "hello")
 
     await eventually(lambda: len(echo.spans) == 4)
     ids = [int.from_bytes(span.span_id, "big") for span in echo.spans]
-    assert ids.count(span_id) == 1
+    assert ids.count(call_id) == 1
+    assert {span.trace_id for span in echo.spans} == {(0x1234).to_bytes(16, "big")}
 
 
 async def test_the_servicer_knows_the_span_of_its_caller(echo: Echo) -> None:
-    with telemetry.next_span_id(0xABC):
+    with Below(0x1234, 1, SAMPLED, 0xABC):
         assert await echo.call("unary_unary", "who") == ["abc"]
 
 
