@@ -39,6 +39,18 @@ def evolve(state: RunState, record: Record) -> None:
     _EVOLVE[record.kind](state, record)
     state.sequence = record.sequence
     state.updated_us = record.at_us
+    if state.items:
+        _stir(state, record.path)
+
+
+def _stir(state: RunState, path: str) -> None:
+    """Have the items looked at again that the step is in; all, if it concerns the run."""
+    if not path:
+        for items in state.items.values():
+            items.stirred |= items.open
+    for each, index in places.items_around(path):
+        if each in state.items:
+            state.items[each].stirred.add(index)
 
 
 def _start(state: RunState, record: Record) -> None:
@@ -245,6 +257,7 @@ def _redriven(state: RunState, record: Record) -> None:
     state.deadline_us = payload["deadline_us"]
     state.finished_us = 0
     state.passed.clear()
+    state.items.clear()
     if not payload["stops"]:
         state.stop = None
     for path in payload["anew"]:

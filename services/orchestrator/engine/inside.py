@@ -18,7 +18,7 @@ from services.orchestrator.definition.workflow import (
 from services.orchestrator.engine import conclusion, places
 from services.orchestrator.engine.record import Kind, PayloadTooLarge
 from services.orchestrator.engine.scope import ITEMS
-from services.orchestrator.engine.state import Error, Phase
+from services.orchestrator.engine.state import Error, Items, Phase
 from services.orchestrator.engine.walk import Walk, Way
 
 if TYPE_CHECKING:
@@ -136,23 +136,18 @@ class Inside(Walk):
     # Items.
 
     def _enter_each(self, each: ForEach, path: str, known: StepState) -> Way:
-        under, items = 0, range(len(known.input[ITEMS]))
-        for index in items[self.state.passed.get(f"{path}[]", 0) :]:
-            if under >= each.max_concurrency:
-                return Way.UNDER
+        count, items = len(known.input[ITEMS]), self.state.items.setdefault(path, Items())
+        for index in items.next(count, each.max_concurrency):
             way = self.walk(each.steps, f"{path}[{index}]/")
             if self.ending is not None or (way is Way.BROKEN and not each.tolerates):
                 return way
-            if way is Way.UNDER:
-                under += 1
-            elif not under:
-                self.state.passed[f"{path}[]"] = index + 1
-        if not under:
-            self._collect_all(each, path, items)
+            items.saw(index, under_way=way is Way.UNDER)
+        if not items.open:
+            self._collect_all(each, path, count)
         return Way.DONE
 
-    def _collect_all(self, each: ForEach, path: str, items: range) -> None:
-        ways = [self.walk(each.steps, f"{path}[{index}]/") for index in items]
+    def _collect_all(self, each: ForEach, path: str, count: int) -> None:
+        ways = [self.walk(each.steps, f"{path}[{index}]/") for index in range(count)]
         try:
             results = [
                 None if way is Way.BROKEN else self._collect(each, path, at)

@@ -35,6 +35,11 @@ def indices(path: str) -> list[str]:
     return _INDEX.findall(path) if "[" in path else []
 
 
+def items_around(path: str) -> list[tuple[str, int]]:
+    """The items that a step is in: the path of their for_each and their number."""
+    return [(path[: found.start()], int(found[1])) for found in _INDEX.finditer(path)]
+
+
 def plain(path: str) -> str:
     """The path without the numbers of items."""
     return _INDEX.sub("", path) if "[" in path else path

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 
 RECOVERED = "recovered"  # the cause of an attempt that follows a crash
@@ -160,6 +160,26 @@ class Stop:
 
 
 @dataclass(slots=True)
+class Items:
+    """How far a for_each has come."""
+
+    begun: int = 0  # the first so many
+    open: set[int] = field(default_factory=set)  # of these, what is under way
+    stirred: set[int] = field(default_factory=set)  # something in them changed since they were seen
+
+    def next(self, count: int, room: int) -> Iterator[int]:
+        """Those to go on with, then those to begin while no more than ``room`` are open."""
+        yield from sorted(self.stirred & self.open)
+        while self.begun < count and len(self.open) < room:
+            self.begun += 1
+            yield self.begun - 1
+
+    def saw(self, index: int, *, under_way: bool) -> None:
+        self.stirred.discard(index)
+        (self.open.add if under_way else self.open.discard)(index)
+
+
+@dataclass(slots=True)
 class RunState:
     run_id: str
     sequence: int = 0
@@ -191,9 +211,10 @@ class RunState:
     cancelled: str = ""  # why and by whom it is to be cancelled; empty: it is not
     # The first step inside another that failed and brings it down, by the path of the other.
     broken: dict[str, str] = field(default_factory=dict)
-    # How many steps of a list are over, by the path of its first: a turn need not look at them.
-    # It can be told from the steps at any time, and is never stored.
+    # What a turn need not look at again. It can be told from the steps at any time, and is never
+    # stored: how many steps of a list are over, by the path of its first; items, by their for_each.
     passed: dict[str, int] = field(default_factory=dict, compare=False, repr=False)
+    items: dict[str, Items] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def finished(self) -> bool:

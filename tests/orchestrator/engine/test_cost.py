@@ -22,14 +22,29 @@ def test_the_last_of_many_steps_costs_what_the_last_of_few_does() -> None:
 
 
 def test_the_last_of_many_items_costs_what_the_last_of_few_does() -> None:
-    each = (
-        'each\n    for_each:\n      items: "{{input.names}}"\n      max_concurrency: 1\n'
-        f"      steps:\n        - id: look{indent(READ_ITEM, 6)}"
-    )
-    few = run_of(steps(each), names=["a"] * 4)
-    many = run_of(steps(each), names=["a"] * 400)
+    few, many = run_of(each(1), names=["a"] * 4), run_of(each(1), names=["a"] * 400)
 
     assert cost_of_last_turns(many) <= 1.1 * cost_of_last_turns(few)
+
+
+def test_an_item_among_many_under_way_costs_what_one_among_few_does() -> None:
+    few, many = run_of(each(64), names=["a"] * 4), run_of(each(64), names=["a"] * 64)
+
+    assert lines_run(many, many.commands[-2]) <= 1.1 * lines_run(few, few.commands[-2])
+
+
+def test_an_item_behind_one_that_takes_long_costs_what_one_without_does() -> None:
+    run = run_of(each(2), names=["a"] * 400)
+    costs = [lines_run(run, run.commands[-1]) for _ in range(380)]
+
+    assert max(costs[-10:]) <= 1.1 * max(costs[:10])
+
+
+def each(most: int) -> str:
+    return steps(
+        f'each\n    for_each:\n      items: "{{{{input.names}}}}"\n      max_concurrency: {most}\n'
+        f"      steps:\n        - id: look{indent(READ_ITEM, 6)}"
+    )
 
 
 def cost_of_last_turns(run: Drive) -> int:

@@ -76,6 +76,23 @@ def test_what_may_have_happened_is_never_called_failed_or_taken_back(
         assert run.status in ("NEEDS_ATTENTION", "COMPENSATION_FAILED")
 
 
+@pytest.mark.parametrize("text", [EVERYTHING, NESTED], ids=["everything", "nested"])
+@settings(deadline=None, max_examples=100)
+@given(happenings=HAPPENINGS)
+def test_who_looks_at_every_step_in_every_turn_writes_what_who_remembers_writes(
+    text: str,
+    happenings: list[tuple[int, Error | str | None]],
+) -> None:
+    remembers, looks = run_of(text, did="d"), run_of(text, did="d")
+    for which, outcome in happenings:
+        if remembers.commands:
+            looks.state = looks.replayed()
+            for run in (remembers, looks):
+                run.do(run.commands[which % len(run.commands)], outcome)
+
+    assert looks.journal == remembers.journal
+
+
 def test_a_way_on_which_everything_succeeds_visits_every_step() -> None:
     run = run_of(EVERYTHING, did="d")
 
