@@ -28,6 +28,7 @@ from benchmarks.runs.definitions import DEFINITIONS, FOUR_STEPS, TXID
 from mesh.config import MeshConfig
 from mesh.database import sqlite
 from mesh.inbox import RequestKey
+from mesh.process import seldom_collect
 from mesh.runtime import open_runtime
 from mesh.testing import Authority
 from services.orchestrator.approving import Approvals
@@ -120,6 +121,7 @@ async def main(arguments: argparse.Namespace) -> None:
             await stack.enter_async_context(_replica(authority, folder / str(number), arguments))
             for number in range(arguments.replicas)
         ]
+        seldom_collect()
         if arguments.door == "direct":
             await burst.serve(_direct(replicas[0]))
         else:
