@@ -37,6 +37,11 @@ def arm(text: str, *, network: str) -> None:
     _armed.update(armed)
 
 
+def is_armed() -> bool:
+    """Is there any point in reaching one?"""
+    return bool(_armed)
+
+
 def reach(name: str, key: str = "") -> None:
     """Do here what is armed for this point, if anything."""
     if not _armed:

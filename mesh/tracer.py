@@ -129,8 +129,9 @@ class Below(NonRecordingSpan):
         first, self._first = self._first, 0
         return first or _random_id()
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Below:
         self._token = attach(trace.set_span_in_context(self))
+        return self
 
     def __exit__(self, *_: object) -> None:
         detach(self._token)

@@ -96,7 +96,7 @@ class RunTrace:
             self._flags = int(self.traceparent[53:55], 16)
             self._span_id = self._top = derive_span_id(self.run_id)
 
-    def calling(self, path: str, *attempt: str | int) -> AbstractContextManager[None]:
+    def calling(self, path: str, *attempt: str | int) -> AbstractContextManager[object]:
         """Calls made in the block belong to this attempt of the step."""
         if not self.traceparent:
             return nullcontext()

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 def commands(state: RunState, policy: Policy) -> list[Command]:
     """What is to be done now; nothing once the run has finished or before it has begun."""
-    return [] if state.finished else [_command(step, policy) for step in state.in_flight]
+    return [] if state.finished else [_command(step, policy) for step in state.active.values()]
 
 
 def _command(step: StepState, policy: Policy) -> Command:
