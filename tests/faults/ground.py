@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from cli.connection import Channels
 
 REPLICA = "replica"  # the orchestrator beside the supervisor's
+SERVER = "postgres"  # whom all stores are
 TIMEOUT = 15.0  # seconds of one call
 STARTS_WITHIN = 60.0  # seconds, of a service that was killed
 
@@ -46,12 +47,8 @@ class Store(StrEnum):
 class Ground:
     home: Home
     doors: tuple[Channels, ...]  # the mesh by way of each of its orchestrators
-    replica: Service | None
-
-    @property
-    def services(self) -> tuple[str, ...]:
-        """All that can be struck."""
-        return SERVICES if self.replica is None else (*SERVICES, REPLICA)
+    replica: Service | None = None
+    server: PostgresServer | None = None
 
     async def pid(self, service: str) -> int:
         """Of the service's process, once there is one that serves."""
@@ -74,7 +71,7 @@ class Ground:
 
 def services_on(store: Store) -> tuple[str, ...]:
     """All that can be struck there."""
-    return SERVICES if store is Store.SQLITE else (*SERVICES, REPLICA)
+    return SERVICES if store is Store.SQLITE else (*SERVICES, REPLICA, SERVER)
 
 
 @asynccontextmanager
@@ -83,23 +80,24 @@ async def standing(
 ) -> AsyncIterator[Ground]:
     """The mesh for the block; everything that it keeps is in ``folder``, or in its own server."""
     async with AsyncExitStack() as stack:
-        databases = {}
+        server: PostgresServer | None = None
+        databases: dict[str, str] = {}
         if store is Store.POSTGRES:
-            databases = await stack.enter_async_context(_databases())
+            server, databases = await stack.enter_async_context(_databases())
         stack.enter_context(up(folder, "--mine", mine, extra={**databases, **(extra or {})}))
         home = Home(folder)
         channels = await stack.enter_async_context(connect(home))
         if store is Store.SQLITE:
-            yield Ground(home, (channels,), None)
+            yield Ground(home, (channels,))
             return
         shared = databases["ANYA_DATABASE_ORCHESTRATOR"]
         service, address = await stack.enter_async_context(_replica(home, shared))
         other = await stack.enter_async_context(open_channel(address, _rules(), _operator(home)))
-        yield Ground(home, (channels, {**channels, "orchestrator": other}), service)
+        yield Ground(home, (channels, {**channels, "orchestrator": other}), service, server)
 
 
 @asynccontextmanager
-async def _databases() -> AsyncIterator[dict[str, str]]:
+async def _databases() -> AsyncIterator[tuple[PostgresServer, dict[str, str]]]:
     """A server of our own, with a database for each service."""
     server = PostgresServer()
     await server.create()
@@ -110,10 +108,8 @@ async def _databases() -> AsyncIterator[dict[str, str]]:
         for service in SERVICES:
             await connection.execute(f"CREATE DATABASE {service}")
         await connection.close()
-        yield {
-            f"ANYA_DATABASE_{service.upper()}": url.removesuffix("postgres") + service
-            for service in SERVICES
-        }
+        own = url.removesuffix("postgres")
+        yield server, {f"ANYA_DATABASE_{name.upper()}": own + name for name in SERVICES}
     finally:
         await server.remove()
 

@@ -1,4 +1,4 @@
-"""A storm: payments sixteen at a time, while the services are killed and stopped."""
+"""A storm: payments sixteen at a time, while services and their database are killed and stopped."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from tests.faults.ground import SERVER
 from tests.faults.paying import Clients
 from tests.faults.schedule import Kind
 
@@ -63,6 +64,9 @@ class Storm:
                 self._more.notify_all()
 
     async def _strike(self, fault: Fault) -> None:
+        if fault.service == SERVER:
+            await self._end_server(fault.lasting)
+            return
         pid = await self.ground.pid(fault.service)
         match fault.kind:
             case Kind.KILL:
@@ -73,6 +77,14 @@ class Storm:
                     await asyncio.sleep(fault.lasting)
                 finally:
                     os.kill(pid, signal.SIGCONT)
+
+    async def _end_server(self, away: float) -> None:
+        """Whatever it had not committed is gone, and all connections with it."""
+        server = self.ground.server
+        assert server is not None  # the plan names it only where there is one
+        await server.end()
+        await asyncio.sleep(away)
+        await server.start()
 
     async def _until_struck(self, count: int) -> None:
         async with self._more:
