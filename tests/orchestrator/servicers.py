@@ -34,11 +34,12 @@ from anya.mesh.v1.features_pb2 import AddressLinks, FeatureVector
 from anya.ml.v1 import risk_pb2
 from anya.ml.v1.risk_pb2_grpc import RiskServiceServicer, add_RiskServiceServicer_to_server
 from anya.web5.v1 import analysis_pb2 as web5_analysis
-from anya.web5.v1 import identity_pb2, record_pb2
+from anya.web5.v1 import did_pb2, identity_pb2, record_pb2
 from anya.web5.v1.analysis_pb2_grpc import AnalysisServiceServicer as Web5AnalysisServicer
 from anya.web5.v1.analysis_pb2_grpc import (
     add_AnalysisServiceServicer_to_server as add_web5_analysis,
 )
+from anya.web5.v1.did_pb2_grpc import DidServiceServicer, add_DidServiceServicer_to_server
 from anya.web5.v1.identity_pb2_grpc import (
     IdentityServiceServicer,
     add_IdentityServiceServicer_to_server,
@@ -175,6 +176,21 @@ class Web5Analysis(Web5AnalysisServicer):
             )
 
         return await self._book.serve("ExtractIdentityFeatures", request, effect)
+
+
+class Dids(DidServiceServicer):
+    def __init__(self, book: Book) -> None:
+        self._book = book
+
+    async def ResolveDid(
+        self, request: did_pb2.ResolveDidRequest, context: Any
+    ) -> did_pb2.ResolveDidResponse:
+        def effect() -> did_pb2.ResolveDidResponse:
+            reply = did_pb2.ResolveDidResponse()
+            reply.document.update({"id": request.did})
+            return reply
+
+        return await self._book.serve("ResolveDid", request, effect)
 
 
 class Records(RecordServiceServicer):
@@ -322,6 +338,7 @@ async def serve_peers(
         "web5": (
             partial(add_IdentityServiceServicer_to_server, Identity(book)),  # type: ignore[abstract]
             partial(add_web5_analysis, Web5Analysis(book)),
+            partial(add_DidServiceServicer_to_server, Dids(book)),  # type: ignore[abstract]
             partial(add_RecordServiceServicer_to_server, Records(book)),  # type: ignore[abstract]
         ),
     }

@@ -32,11 +32,11 @@ EXAMPLES = {
     for text in re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
 }
 KNOWN = definition.operations().with_workflow(definition.load(EXAMPLES["greeting"]))
-WHO = {"did": "did:key:z6Mk", "address": "bcrt1"}
+WHO = {"did": "did:key:z6Mk"}
 
 # What each example is given, how its run ends, and outputs that its steps then have.
 RUNS: list[tuple[str, dict[str, Any], str, dict[str, dict[str, Any]]]] = [
-    ("look_up", WHO, "SUCCEEDED", {}),
+    ("look_up", WHO, "SUCCEEDED", {"resolved": {"document": {"id": WHO["did"]}}}),
     ("conditions", {"amount": 5}, "SUCCEEDED", {"large": {"word": None}}),
     ("conditions", {"amount": 5000}, "SUCCEEDED", {"large": {"word": "large"}}),
     ("calls", WHO, "SUCCEEDED", {"result": {"note": None}}),
@@ -51,7 +51,7 @@ RUNS: list[tuple[str, dict[str, Any], str, dict[str, dict[str, Any]]]] = [
     ("cases", {"amount": 500_000}, "SUCCEEDED", {"fee": {"small": None, "large": 100}}),
     ("waits", {"when": "2026-01-31T12:00:00Z"}, "SUCCEEDED", {}),
     ("side_by_side", WHO, "SUCCEEDED", {"result": {"first": "quick"}}),
-    ("for_all", {"dids": ["a", "b"], "address": "r"}, "SUCCEEDED", {"result": {"failed": 0}}),
+    ("for_all", {"dids": ["a", "b"]}, "SUCCEEDED", {"result": {"failed": 0}}),
     ("approval", {"order": "7"}, "SUCCEEDED", {"result": {"by": "Ada"}}),
     ("greeting", {"name": "Ada"}, "SUCCEEDED", {"result": {"text": "to Ada"}}),
     ("greeting", {"name": "x"}, "REFUSED", {}),
@@ -106,14 +106,14 @@ async def test_an_example_catches_what_it_says_it_catches(
 ) -> None:
     registered = pb.RegisterWorkflowRequest(definition=EXAMPLES["calls"])
     await workflows.RegisterWorkflow(registered, timeout=5)
-    book.before["ExtractIdentityFeatures"] += [Unavailable("gone")] * 3
+    book.before["ResolveDid"] += [Unavailable("gone")] * 3
 
     run = await run_of(workflows, "calls", WHO)
 
     assert status(run) == "SUCCEEDED"
-    assert statuses(run)["features"] == "FAILED"
-    assert run.steps[-1].output["note"] == "no features: UNAVAILABLE"
-    assert len(book.requests("ExtractIdentityFeatures")) == 3
+    assert statuses(run)["resolved"] == "FAILED"
+    assert run.steps[-1].output["note"] == "not resolved: UNAVAILABLE"
+    assert len(book.requests("ResolveDid")) == 3
 
 
 async def test_an_example_goes_on_after_a_failure_inside_a_step(
@@ -121,7 +121,7 @@ async def test_an_example_goes_on_after_a_failure_inside_a_step(
 ) -> None:
     registered = pb.RegisterWorkflowRequest(definition=EXAMPLES["caught"])
     await workflows.RegisterWorkflow(registered, timeout=5)
-    book.before["ExtractIdentityFeatures"] += [NotFound("nobody")]
+    book.before["ResolveDid"] += [NotFound("nobody")]
 
     run = await run_of(workflows, "caught", WHO)
 
@@ -206,7 +206,7 @@ def test_the_schema_takes_what_the_check_takes(id: str) -> None:
     ("id", "was", "is_"),
     [
         ("look_up", "deadline: 10m", "deadline: soon"),
-        ("look_up", "id: features", "id: Features"),
+        ("look_up", "id: resolved", "id: Resolved"),
         ("calls", "max_attempts: 3", "max_attempts: 0"),
         ("calls", "jitter: 0.5", "jitter: 2"),
         ("calls", "timeout: 20s", "timeouts: 20s"),

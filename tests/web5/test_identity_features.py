@@ -76,3 +76,15 @@ async def test_features_of_somebody_else_cannot_stand_in(
 
     assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
     assert reason(refused.value) == Reason.PROOF_INVALID
+
+
+async def test_features_are_of_a_payment_or_of_nothing(running: Running, payer: Payer) -> None:
+    request = analysis_pb2.ExtractIdentityFeaturesRequest(
+        did=payer.holder.did, recipient_address=RECIPIENT_ADDRESS
+    )
+
+    with pytest.raises(grpc.aio.AioRpcError, match="no payment intent came") as refused:
+        await running.analysis.ExtractIdentityFeatures(request, timeout=5)
+
+    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert reason(refused.value) == Reason.INTENT_INVALID

@@ -17,6 +17,12 @@ ADDRESS = re.compile(r"[0-9A-Za-z]{14,90}")
 
 def parse_intent(intent: PaymentIntent) -> bytes:
     """The digest of an intent. InvalidArgument (INTENT_INVALID) names what is wrong with it."""
+    if not intent.ByteSize():
+        raise InvalidArgument(
+            "no payment intent came with this request: it takes part in payments only",
+            reason=Reason.INTENT_INVALID,
+            field="intent",
+        )
     if intent.network not in CHAINS:
         raise _invalid("network", f"one of {', '.join(CHAINS)}")
     for field in ("sender_address", "recipient_address"):
