@@ -19,6 +19,7 @@ from mesh.errors import FailedPrecondition, NotFound, Reason
 from services.orchestrator.engine.cause import cause
 from services.orchestrator.engine.erasing import MARK, WORD, erase
 from services.orchestrator.engine.record import Kind, Record
+from services.orchestrator.journal.listing import NEED_ATTENTION, ended_long_ago
 from services.orchestrator.journal.runs import add_record, load_run, missing
 
 if TYPE_CHECKING:
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
 BY_AGE = "ANYA_ERASE_PII_DAYS"
 CHUNK = 200  # records, replaced in one commit
 PAGE = 50  # runs, made duties in one commit
-
-# Who has to look at a run needs what it holds: only a request erases these.
-KEPT_FOR_PEOPLE = ("NEEDS_ATTENTION", "COMPENSATION_FAILED")
 
 END_OF_JOURNAL = 2**62
 UNREADABLE = (DecodeError, ValueError)  # damage that a record can be folded with
@@ -82,17 +80,9 @@ class Erasure:
         """Make duties of some runs that ended so long ago, each once; none if none are left."""
 
         async def work(tx: Transaction) -> list[str]:
-            until_us = await tx.now_ms() * 1000 - int(days * 86_400_000_000)
             at = await tx.fetch_one("SELECT finished_us, run FROM erased_until")
-            rows = await tx.fetch(
-                "SELECT id, finished_us, status FROM run WHERE finished_us >= ?"
-                " AND (finished_us, id) > (?, ?) AND finished_us < ?"
-                " ORDER BY finished_us, id LIMIT ?",
-                at[0] if at else 0,
-                *(at or (0, "")),
-                until_us,
-                PAGE,
-            )
+            after = (at[0], at[1]) if at else (0, "")
+            rows = await ended_long_ago(tx, days, after=after, limit=PAGE)
             if not rows:
                 return []
             await tx.execute(
@@ -101,7 +91,8 @@ class Erasure:
                 rows[-1][1],
                 rows[-1][0],
             )
-            due = [id for id, _, status in rows if status not in KEPT_FOR_PEOPLE]
+            # Who has to look at a run needs what it holds: only a request erases it.
+            due = [id for id, _, status, _ in rows if status not in NEED_ATTENTION]
             await tx.execute_many(
                 "INSERT INTO erasure VALUES (?) ON CONFLICT DO NOTHING", [(id,) for id in due]
             )

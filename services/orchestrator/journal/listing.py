@@ -10,8 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+from services.orchestrator.engine.state import RunStatus
+
 if TYPE_CHECKING:
-    from mesh.database import Database, Transaction, Value
+    from mesh.database import Database, Row, Transaction, Value
 
 COLUMNS = (
     "id, workflow_id, definition_hash, traceparent, status, reason, epoch, created_us, updated_us,"
@@ -19,6 +21,9 @@ COLUMNS = (
 )
 STRETCH = 2000  # runs that are judged for one page
 END_OF_TIME = 2**62  # microseconds
+
+# Ends that somebody has to look at.
+NEED_ATTENTION = (RunStatus.COMPENSATION_FAILED, RunStatus.NEEDS_ATTENTION)
 
 Position: TypeAlias = "tuple[int, str]"  # where a page ended: a time in microseconds, and an id
 
@@ -164,3 +169,16 @@ class _Walk:
 
     def position(self, row: RunRow) -> Position:
         return (row.created_us if self.order == "created_us" else row.finished_us or 0), row.id
+
+
+async def ended_long_ago(tx: Transaction, days: float, *, after: Position, limit: int) -> list[Row]:
+    """Id, end, status and length of runs that ended so long ago, from behind ``after``."""
+    until_us = await tx.now_ms() * 1000 - int(days * 86_400_000_000)
+    return await tx.fetch(
+        "SELECT id, finished_us, status, sequence FROM run WHERE finished_us >= ?"
+        " AND (finished_us, id) > (?, ?) AND finished_us < ? ORDER BY finished_us, id LIMIT ?",
+        after[0],
+        *after,
+        until_us,
+        limit,
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from services.orchestrator.journal.erasure import KEPT_FOR_PEOPLE
+from services.orchestrator.journal.listing import NEED_ATTENTION, ended_long_ago
 
 if TYPE_CHECKING:
     from mesh.database import Database, Transaction
@@ -31,22 +31,13 @@ class Retention:
         async def work(tx: Transaction) -> tuple[int, str] | None:
             if await self._empty_one(tx):
                 return self._passed
-            until_us = await tx.now_ms() * 1000 - int(days * 86_400_000_000)
-            rows = await tx.fetch(
-                "SELECT id, finished_us, status, sequence FROM run WHERE finished_us >= ?"
-                " AND (finished_us, id) > (?, ?) AND finished_us < ?"
-                " ORDER BY finished_us, id LIMIT ?",
-                self._passed[0],
-                *self._passed,
-                until_us,
-                PAGE,
-            )
+            rows = await ended_long_ago(tx, days, after=self._passed, limit=PAGE)
             passed, records = None, 0
             for id, finished_us, status, sequence in rows:
                 records += sequence
                 if passed is not None and records > MOST_RECORDS:
                     break
-                if status not in KEPT_FOR_PEOPLE:
+                if status not in NEED_ATTENTION:
                     await self._delete(tx, id, finished_us, whole=sequence <= MOST_RECORDS)
                 passed = (finished_us, id)
             return passed

@@ -7,8 +7,13 @@ from typing import TYPE_CHECKING, Literal
 
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from mesh.errors import InvalidArgument
-from services.orchestrator.engine.state import RunStatus
-from services.orchestrator.journal.listing import ALWAYS, END_OF_TIME, Filter, Span
+from services.orchestrator.journal.listing import (
+    ALWAYS,
+    END_OF_TIME,
+    NEED_ATTENTION,
+    Filter,
+    Span,
+)
 from services.orchestrator.servicers import paging, view
 
 if TYPE_CHECKING:
@@ -19,8 +24,6 @@ if TYPE_CHECKING:
 DEFAULT_PAGE = 50
 MAX_PAGE = 500
 LAST_SECOND = 253_402_300_800  # Unix time of the year 10000
-
-NEED_ATTENTION = (RunStatus.NEEDS_ATTENTION.value, RunStatus.COMPENSATION_FAILED.value)
 
 
 async def list_runs(listing: Listing, request: pb.ListRunsRequest) -> pb.ListRunsResponse:
@@ -42,7 +45,8 @@ def _filter(request: pb.ListRunsRequest) -> Filter:
         raise InvalidArgument(f"no run status {min(unknown)}", field="statuses")
     statuses = {view.status_name(status) for status in request.statuses}
     if request.needs_attention:
-        statuses = statuses & {*NEED_ATTENTION} if statuses else {*NEED_ATTENTION}
+        attention = {status.value for status in NEED_ATTENTION}
+        statuses = statuses & attention if statuses else attention
         if not statuses:
             raise InvalidArgument(
                 "none of these statuses needs attention: leave one of the two out",
