@@ -36,11 +36,11 @@ class PostgresServer:
             probe.bind(("127.0.0.1", 0))
             self._port: int = probe.getsockname()[1]
 
-    def url(self, transport: str) -> str:
+    def url(self, transport: str, database: str = "postgres") -> str:
         """``tcp`` or ``unix``."""
         if transport == "tcp":
-            return f"postgresql://postgres@127.0.0.1:{self._port}/postgres"
-        return f"postgresql://postgres@/postgres?host={self._folder}&port={self._port}"
+            return f"postgresql://postgres@127.0.0.1:{self._port}/{database}"
+        return f"postgresql://postgres@/{database}?host={self._folder}&port={self._port}"
 
     async def create(self) -> None:
         if os.geteuid() == 0:

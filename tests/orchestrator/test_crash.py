@@ -1,6 +1,4 @@
-"""SIGKILL at every journal boundary: the run ends the same, each effect happens once, and its
-trace is whole.
-"""
+"""SIGKILL in the middle of a run: it ends the same, and its trace is whole."""
 
 from __future__ import annotations
 
@@ -30,12 +28,8 @@ if TYPE_CHECKING:
 
 BOUNDARIES = [
     "engine.after_start/{run}",
-    "engine.after_intent/{run}/execute_payment",
     "engine.before_step_done/{run}/fraud_assessment/payment",
     "engine.before_step_done/{run}/execute_payment",
-    "engine.after_step_done/{run}/execute_payment",
-    "engine.before_step_done/{run}/record_transaction",
-    "engine.before_finish/{run}",
 ]
 EFFECTS = {
     "VerifyIdentity": 1,

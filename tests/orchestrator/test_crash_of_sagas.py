@@ -33,11 +33,8 @@ SAGA = steps(
 @pytest.mark.parametrize(
     "boundary",
     [
-        "engine.after_intent/{run}/pause",
         "engine.before_step_done/{run}/each[1]/look",
         "engine.after_intent/{run}/keep/compensate",
-        "engine.before_step_done/{run}/keep/compensate",
-        "engine.before_finish/{run}",
     ],
 )
 async def test_a_saga_survives_a_kill(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import asyncpg
 import grpc
 import pytest
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from mesh.testing import Authority
     from services.orchestrator.config import OrchestratorConfig
     from tests.orchestrator.servicers import Book
+
+AWAY = 10.0  # seconds: some leases long
 
 
 @pytest.fixture
@@ -47,34 +50,51 @@ async def serving(
         yield workflows
 
 
-@pytest.mark.parametrize("transport", ["tcp", "unix"])
 async def test_runs_wait_for_the_database_and_go_on(
-    transport: str,
-    server: PostgresServer,
-    config: OrchestratorConfig,
-    authority: Authority,
-    book: Book,
+    server: PostgresServer, config: OrchestratorConfig, authority: Authority, book: Book
 ) -> None:
-    under_way, refused = payment(), payment()
+    await create_other(server)
+    urls = [server.url("tcp"), server.url("unix", "other")]
+    elsewhere = replace(config.mesh, home=config.mesh.home / "other")
+    configs = [config, replace(config, mesh=elsewhere)]
+    under_way, refused = [[payment() for _ in urls] for _ in range(2)]
     book.held["SendPayment"] = asyncio.Event()
 
-    async with serving(config, authority, server.url(transport)) as workflows:
-        await workflows.StartRun(under_way, timeout=5)
-        await eventually(lambda: len(book.requests("SendPayment")) == 1)
+    async with AsyncExitStack() as stack:
+        stubs = [
+            await stack.enter_async_context(serving(one, authority, url))
+            for one, url in zip(configs, urls, strict=True)
+        ]
+        for workflows, request in zip(stubs, under_way, strict=True):
+            await workflows.StartRun(request, timeout=5)
+        await eventually(lambda: len(book.requests("SendPayment")) == 2)
         await server.end()
         book.held["SendPayment"].set()
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await workflows.StartRun(refused, timeout=3)
+        ends = await asyncio.gather(
+            *(stub.StartRun(one, timeout=AWAY) for stub, one in zip(stubs, refused, strict=True)),
+            return_exceptions=True,
+        )
         calls = len(book.calls)
         await server.start()
-        run = await finished_in_spite(workflows, under_way.request_id)
-        again = await pay(workflows, refused)
+        runs = [
+            await finished_in_spite(workflows, request.request_id)
+            for workflows, request in zip(stubs, under_way, strict=True)
+        ]
+        runs += [await pay(stub, request) for stub, request in zip(stubs, refused, strict=True)]
 
-    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-    assert reason(caught.value) == "STORE_UNAVAILABLE"
-    assert calls == 5  # up to SendPayment: while it was away nothing was begun
-    assert status(run) == status(again) == "SUCCEEDED"
-    assert set(book.effects.values()) == {2}
+    for end in ends:
+        assert isinstance(end, grpc.aio.AioRpcError)
+        assert end.code() is grpc.StatusCode.UNAVAILABLE
+        assert reason(end) == "STORE_UNAVAILABLE"
+    assert calls == 10  # up to SendPayment: while it was away nothing was begun
+    assert {status(run) for run in runs} == {"SUCCEEDED"}
+    assert set(book.effects.values()) == {4}
+
+
+async def create_other(server: PostgresServer) -> None:
+    connection = await asyncpg.connect(server.url("tcp"))
+    await connection.execute("CREATE DATABASE other")
+    await connection.close()
 
 
 async def finished_in_spite(workflows: WorkflowServiceAsyncStub, run_id: str) -> pb.Run:
