@@ -15,7 +15,7 @@ import grpc
 import pytest
 
 from mesh.database import POSTGRES_SCHEMES, sqlite
-from mesh.errors import Reason, Unavailable
+from mesh.errors import FailedPrecondition, Reason, Unavailable
 from mesh.testing import eventually, reason
 from services.orchestrator.__main__ import orchestrator
 from services.orchestrator.catalogue import Catalogue
@@ -173,10 +173,12 @@ async def outcome(work: Awaitable[Any]) -> str:
 @pytest.mark.parametrize("read", [(Messages, "waiting"), (Definitions, "find")], ids=["mail", "it"])
 async def test_a_run_whose_store_does_not_answer_asks_again(
     read: tuple[type, str],
+    location: str,
     config: OrchestratorConfig,
     authority: Authority,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    config = replace(config, database=location)
     async with orchestrator(config) as first, connect(authority, first.port) as workflows:
         run_id = await begin_waiting(workflows, ASKS)
         await is_at(workflows, run_id, "WAITING")
@@ -194,3 +196,12 @@ async def test_a_run_whose_store_does_not_answer_asks_again(
         run = await finished(workflows, run_id)
 
     assert (status(run), run.recoveries) == ("SUCCEEDED", 1)
+
+
+async def test_a_second_owner_does_not_get_the_file(tmp_path: Path) -> None:
+    async with open_journal(str(tmp_path / "store.db")):
+        with pytest.raises(FailedPrecondition) as caught:
+            async with open_journal(str(tmp_path / "store.db")):
+                pass
+
+    assert caught.value.reason == Reason.STORE_IN_USE

@@ -1,0 +1,49 @@
+"""docs/faults.md: every fault names a test that there is, and says on which stores it runs."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs/faults.md").read_text(encoding="utf-8")
+ROWS = re.findall(r"^\|.*\| (\S+) \| `(tests/[\w/]+\.py)::(\w+)` \|$", PAGE, re.MULTILINE)
+STORES = {"both", "SQLite", "PostgreSQL", "none"}
+
+
+def test_every_row_of_the_tables_names_its_test() -> None:
+    rows = [line for line in PAGE.splitlines() if line.startswith("|")]
+    heads = [line for line in rows if line.startswith(("| Fault |", "|---"))]
+
+    assert len(ROWS) == len(rows) - len(heads)
+    assert len({name for _, _, name in ROWS}) == len(ROWS)
+
+
+@pytest.mark.parametrize(("stores", "path", "name"), ROWS, ids=[name for _, _, name in ROWS])
+def test_the_test_of_a_fault_is_there_and_runs_on_its_stores(
+    stores: str, path: str, name: str
+) -> None:
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    functions = {
+        node.name: node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+
+    assert stores in STORES
+    assert name in functions
+    assert not functions[name].name.startswith("_")
+    if stores == "both":
+        assert "location" in _given(functions, functions[name]), "it runs on one store only"
+
+
+def _given(
+    functions: dict[str, ast.FunctionDef | ast.AsyncFunctionDef],
+    function: ast.FunctionDef | ast.AsyncFunctionDef,
+) -> set[str]:
+    """The fixtures that it takes, those of its file with what they take."""
+    names = {argument.arg for argument in function.args.args}
+    return names.union(*(_given(functions, functions[name]) for name in names & functions.keys()))
