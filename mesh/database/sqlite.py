@@ -7,7 +7,6 @@ import queue
 import sqlite3
 import threading
 import uuid
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,13 +78,14 @@ class SqliteDatabase:
             connection.execute(
                 "INSERT INTO store VALUES (1, ?, 0) ON CONFLICT DO NOTHING", (uuid.uuid4().hex,)
             )
-        self._local = threading.local()
-        self._connections: list[sqlite3.Connection] = []
-        self._readers = ThreadPoolExecutor(
-            READERS, f"read {path.name}", initializer=self._open_reader
-        )
+        self._asked: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self._readers = [
+            threading.Thread(target=self._read_forever, name=f"read {path.name}")
+            for _ in range(READERS)
+        ]
         self._writer = threading.Thread(target=self._write_forever, name=f"write {path.name}")
-        self._writer.start()
+        for thread in (*self._readers, self._writer):
+            thread.start()
 
     async def write(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
         if self._waiting.qsize() >= MAX_WAITING:
@@ -98,32 +98,26 @@ class SqliteDatabase:
         return result
 
     async def read(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._readers, self._read, work)
+        request = _Request(work, asyncio.get_running_loop().create_future())
+        self._asked.put(request)
+        result: T = await request.result
+        return result
 
     def close(self) -> None:
-        """Commit what was accepted, then close. Blocks."""
+        """Commit what was accepted, answer what was asked, then close. Blocks."""
         self._waiting.put(None)
-        self._writer.join()
-        self._readers.shutdown()
-        for connection in self._connections:
-            connection.close()
+        for _ in self._readers:
+            self._asked.put(None)
+        for thread in (self._writer, *self._readers):
+            thread.join()
 
-    def _open_reader(self) -> None:
-        connection = _connect(self._path)
-        connection.execute("PRAGMA query_only = ON")
-        self._local.connection = connection
-        self._connections.append(connection)
-
-    def _read(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
-        connection: sqlite3.Connection = self._local.connection
-        connection.execute("BEGIN")
-        try:
-            return _drive(work, connection)
-        except sqlite3.Error as error:
-            raise _named(error) from error
-        finally:
-            connection.execute("ROLLBACK")
+    def _read_forever(self) -> None:
+        with closing(_connect(self._path)) as connection:
+            connection.execute("PRAGMA query_only = ON")
+            while (request := self._asked.get()) is not None:
+                if not request.result.cancelled():
+                    _see(connection, request)
+                    _answer([request])
 
     def _write_forever(self) -> None:
         with closing(_connect(self._path)) as connection:
@@ -205,6 +199,18 @@ def _commit(connection: sqlite3.Connection, batch: list[_Request]) -> None:
             connection.execute("ROLLBACK")
         for request in batch:
             request.error = _named(error)
+
+
+def _see(connection: sqlite3.Connection, request: _Request) -> None:
+    """All that one request reads is as of one moment."""
+    try:
+        connection.execute("BEGIN")
+        try:
+            request.outcome = _drive(request.work, connection)
+        finally:
+            connection.execute("ROLLBACK")
+    except Exception as error:
+        request.error = _named(error)
 
 
 def _apply(connection: sqlite3.Connection, request: _Request, *, undo: str) -> None:
