@@ -20,20 +20,25 @@ from services.bitcoin.kernel import BlockRejected, find_invalid_input
 from services.bitcoin.mempool import Acceptance, Candidate, Mempool, Rule, TransactionRejected
 from services.bitcoin.miner import extend
 from services.bitcoin.recovery import BATCH, follow, read_block
+from services.bitcoin.script import ScriptType, script_type
 from services.bitcoin.transaction import outpoint, parse_transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from services.bitcoin.block import Block
-    from services.bitcoin.chain import Chain, Place, Utxo
+    from services.bitcoin.chain import Chain, Coin, Place, Utxo
     from services.bitcoin.kernel import Kernel
     from services.bitcoin.store.chain import ChainStore
     from services.bitcoin.store.journal import Journal
-    from services.bitcoin.transaction import Outpoint, Transaction
+    from services.bitcoin.transaction import Outpoint, Output, Transaction
 
 MAX_REORG_DEPTH = 100
 SATISFIED = 64  # transactions whose scripts are known to hold, until they are broadcast
+CHEAP_INPUTS = 4  # of one signature each: checked sooner than handed to a thread
+
+Coins: TypeAlias = "Mapping[Outpoint, Coin]"
+NOTHING: tuple[BlockHash | None, Coins] = (None, {})
 
 log = logging.getLogger(__name__)
 
@@ -173,7 +178,8 @@ class ChainActor(Actor[ChainMessage]):
         # Called after the mempool may have got, and the chain or what waits may have moved.
         self._filled = filled
         self._moved = moved
-        self._satisfied: OrderedDict[bytes, None] = OrderedDict()  # transactions, by their bytes
+        # Transactions by their bytes: the tip at which they were judged last, and their coins then.
+        self._satisfied: OrderedDict[bytes, tuple[BlockHash, Coins]] = OrderedDict()
         self._checkpoint_blocks = checkpoint_blocks
         self._uncheckpointed = 0
 
@@ -243,24 +249,29 @@ class ChainActor(Actor[ChainMessage]):
     async def _judge(self, transaction: Transaction) -> Candidate:
         if known := self._mempool.get(transaction.txid):
             return known
-        coins = await self._store.coins(transaction.prevouts)
+        tip = self._chain.tip.hash
+        known_at, coins = self._satisfied.get(transaction.raw, NOTHING)
+        if known_at != tip:
+            coins = await self._store.coins(transaction.prevouts)
         candidate = self._mempool.judge(transaction, coins, self._chain)
-        await self._check_scripts(candidate)
+        if known_at is None:
+            await self._check_scripts(candidate)
+        self._satisfied[transaction.raw] = (tip, coins)
+        if len(self._satisfied) > SATISFIED:
+            self._satisfied.popitem(last=False)
         return candidate
 
     async def _check_scripts(self, candidate: Candidate) -> None:
         """Once for the same bytes: their inputs name for ever what scripts they must satisfy."""
-        transaction = candidate.transaction
-        if transaction.raw in self._satisfied:
-            return
-        failing = await asyncio.to_thread(find_invalid_input, transaction.raw, candidate.spent)
+        transaction, spent = candidate.transaction, candidate.spent
+        if _are_cheap(spent):
+            failing = find_invalid_input(transaction.raw, spent)
+        else:
+            failing = await asyncio.to_thread(find_invalid_input, transaction.raw, spent)
         if failing is not None:
             raise TransactionRejected(
                 transaction.txid, Rule.SCRIPT, f"input {failing} does not satisfy its script"
             )
-        self._satisfied[transaction.raw] = None
-        if len(self._satisfied) > SATISFIED:
-            self._satisfied.popitem(last=False)
 
     async def _list_utxos(self, script: bytes, after: Place | None, limit: int) -> Iterable[Utxo]:
         """Confirmed ones first, those that a waiting transaction spends left out."""
@@ -373,6 +384,12 @@ class ChainActor(Actor[ChainMessage]):
                 self._mempool.add(self._mempool.judge(transaction, coins, self._chain))
             except TransactionRejected as rejection:
                 log.info("after the reorganisation: %s", rejection)
+
+
+def _are_cheap(spent: Sequence[Output]) -> bool:
+    return len(spent) <= CHEAP_INPUTS and all(
+        script_type(output.script_pubkey) is ScriptType.P2WPKH for output in spent
+    )
 
 
 def _outpoint(utxo: Utxo) -> Outpoint:

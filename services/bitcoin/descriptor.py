@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import bdkpython as bdk
 
 from services.bitcoin.chain import Network
 from services.bitcoin.wallet import Keychain
 
+DESCRIPTORS = 4096  # public ones, parsed and kept
 SEED_SIZE = 32  # bytes of entropy; as many as a mnemonic of 24 words holds
 
 NETWORKS = {
@@ -45,32 +47,25 @@ class Seed:
 
     def private_key(self, network: Network, keychain: Keychain, index: int) -> bytes:
         """The 32-byte key of one address."""
-        key: bytes = self._derive(network, keychain, index).secret_bytes()
-        return key
-
-    def signing_text(self, network: Network, keychain: Keychain, index: int) -> str:
-        """The descriptor of one address alone, with its private key. A secret."""
-        return f"wpkh({self._derive(network, keychain, index)})"
-
-    def _derive(self, network: Network, keychain: Keychain, index: int) -> bdk.DescriptorSecretKey:
         path = f"m/84h/{COIN_TYPES.get(network, 1)}h/0h/{keychain:d}/{index}"
-        return self._root(network).derive(bdk.DerivationPath(path))
+        key: bytes = self._root(network).derive(bdk.DerivationPath(path)).secret_bytes()
+        return key
 
     def _root(self, network: Network) -> bdk.DescriptorSecretKey:
         mnemonic = bdk.Mnemonic.from_entropy(self.entropy)
         return bdk.DescriptorSecretKey(_kind(network), mnemonic, None)
 
 
-def signing_descriptor(text: str, network: Network) -> bdk.Descriptor:
-    """What signs for one address: ``text`` is its ``Seed.signing_text``."""
-    return bdk.Descriptor(text, _kind(network))
-
-
 def script_at(descriptor: str, network: Network, index: int) -> bytes:
     """The script of one address of a keychain."""
-    derived = bdk.Descriptor(descriptor, _kind(network)).derive_address(index, NETWORKS[network])
+    derived = _parsed(descriptor, network).derive_address(index, NETWORKS[network])
     script: bytes = derived.script_pubkey().to_bytes()
     return script
+
+
+@lru_cache(DESCRIPTORS)
+def _parsed(descriptor: str, network: Network) -> bdk.Descriptor:
+    return bdk.Descriptor(descriptor, _kind(network))
 
 
 def _kind(network: Network) -> bdk.NetworkKind:
