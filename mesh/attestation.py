@@ -15,14 +15,13 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-import rfc8785
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from anya.mesh.v1 import attestation_pb2 as pb
-from mesh import jose
+from mesh import canonical, jose
 from mesh.clock import Clock, SystemClock
 from mesh.errors import FailedPrecondition, InvalidArgument, Reason
 from mesh.svid import read_authorities, read_svid
@@ -77,7 +76,7 @@ def payment_digest(intent: pb.PaymentIntent) -> bytes:
             reason=Reason.INTENT_INVALID,
             field="intent.amount_sat",
         )
-    return hashlib.sha256(rfc8785.dumps(fields)).digest()
+    return hashlib.sha256(canonical.dumps(fields)).digest()
 
 
 @dataclass(frozen=True, slots=True)
