@@ -68,19 +68,19 @@ class AuditLog:
     def __init__(self, file: FileIO, chain: Chain) -> None:
         self._file = file
         self._chain = chain
-        self._waiting: queue.Queue[Entry | None] = queue.Queue(MAX_WAITING)
+        self._is_torn = False
+        self._waiting: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
         self._closing = threading.Event()
         self._writer = threading.Thread(target=self._write_forever, name="audit")
         self._writer.start()
 
     def record(self, entry: Entry) -> None:
         """Have it written soon. Unavailable if the disk lags far behind."""
-        try:
-            self._waiting.put_nowait(entry)
-        except queue.Full:
+        if self._waiting.qsize() >= MAX_WAITING:
             raise Unavailable(
                 "the audit log cannot be written; retry later", reason=Reason.AUDIT_UNAVAILABLE
-            ) from None
+            )
+        self._waiting.put(entry)
 
     def close(self) -> None:
         """Return once everything recorded is on disk, or the disk has refused it once more."""
@@ -114,12 +114,15 @@ class AuditLog:
 
     def _on_disk(self, text: bytes) -> bool:
         try:
-            self._file.truncate(self._chain.size)  # what a failed attempt may have left
+            if self._is_torn:
+                self._file.truncate(self._chain.size)  # what the failed attempt may have left
+            self._is_torn = True
             os.pwrite(self._file.fileno(), text, self._chain.size)
             os.fsync(self._file.fileno())
         except OSError as error:
             log.error("the audit log cannot be written: %s", error)
             return False
+        self._is_torn = False
         return True
 
 
