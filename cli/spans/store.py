@@ -40,8 +40,14 @@ CREATE TABLE IF NOT EXISTS span (
 ) STRICT, WITHOUT ROWID;
 """
 
+ADD = "INSERT INTO span VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+GROW = """
+INSERT INTO trace VALUES (?, ?, ?, ?) ON CONFLICT (trace_id) DO UPDATE SET
+  start_ns = MIN(start_ns, excluded.start_ns), end_ns = MAX(end_ns, excluded.end_ns),
+  spans = spans + excluded.spans
+"""
 # A span that is sent again replaces itself: a recovered run closes the span that a kill left open.
-ADD = "INSERT OR REPLACE INTO span VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+REPLACE = "INSERT OR REPLACE INTO span VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 COUNT = """
 INSERT INTO trace SELECT trace_id, MIN(start_ns), MAX(end_ns), COUNT(*) FROM span
 WHERE trace_id = ? GROUP BY trace_id
@@ -59,6 +65,8 @@ FROM trace LEFT JOIN span AS root ON root.trace_id = trace.trace_id AND root.spa
 ORDER BY trace.start_ns DESC LIMIT ?
 """
 
+_JSON = json.JSONEncoder(check_circular=False).encode
+
 MAX_SPANS = 200_000
 CHECK_EVERY = 2_000  # spans between two looks at the bound
 
@@ -73,6 +81,22 @@ class Summary(NamedTuple):
     name: str
     service: str
     failed: bool
+
+
+class Row(NamedTuple):
+    """A row of span."""
+
+    trace_id: str
+    span_id: str
+    parent_id: str
+    service: str
+    name: str
+    kind: str
+    start_ns: int
+    end_ns: int
+    failed: int
+    message: str
+    attributes: str  # JSON
 
 
 class SpanStore:
@@ -107,8 +131,11 @@ class SpanStore:
         rows = [_row(span) for span in spans]
         with self._connection:
             self._connection.execute("BEGIN IMMEDIATE")
-            self._connection.executemany(ADD, rows)
-            self._connection.executemany(COUNT, {(row[0],) for row in rows})
+            if self._connection.executemany(ADD, rows).rowcount == len(rows):
+                self._connection.executemany(GROW, _by_trace(rows))
+            else:
+                self._connection.executemany(REPLACE, rows)
+                self._connection.executemany(COUNT, {(row[0],) for row in rows})
             self._unchecked += len(rows)
             if self._unchecked >= min(CHECK_EVERY, self._max_spans):
                 self._unchecked = 0
@@ -187,8 +214,17 @@ def _damaged(path: Path, error: sqlite3.DatabaseError) -> CommandError:
     )
 
 
-def _row(span: Span) -> tuple[str | int, ...]:
-    return (
+def _by_trace(rows: list[Row]) -> list[tuple[str, int, int, int]]:
+    """What new spans add to their traces."""
+    traces: dict[str, tuple[int, int, int]] = {}
+    for row in rows:
+        first, last, count = traces.get(row.trace_id, (row.start_ns, row.end_ns, 0))
+        traces[row.trace_id] = min(first, row.start_ns), max(last, row.end_ns), count + 1
+    return [(trace_id, *grown) for trace_id, grown in traces.items()]
+
+
+def _row(span: Span) -> Row:
+    return Row(
         span.trace_id,
         span.span_id,
         span.parent_id,
@@ -199,7 +235,7 @@ def _row(span: Span) -> tuple[str | int, ...]:
         span.end_ns,
         int(span.failed),
         span.message,
-        json.dumps(span.attributes),
+        _JSON(span.attributes),
     )
 
 
