@@ -80,9 +80,8 @@ class Explainer:
         inside = (values > paths.lower) & (values <= paths.upper)
         followed = np.where(np.isnan(values), paths.missing, inside)
         each = self._table[self._leaves, followed @ self._bits]
-        sums = np.zeros(self._columns + 1)
-        np.add.at(sums, self._places.ravel(), each.ravel())
-        return sums[: self._columns]
+        sums = np.bincount(self._places.ravel(), each.ravel(), minlength=self._columns + 1)
+        return sums[: self._columns].astype(np.float64)
 
 
 def _table(paths: Paths) -> Floats:
