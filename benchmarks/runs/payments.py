@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli import payment, payments
-from cli.connection import connect
+from cli.connection import connect, traced
 from cli.home import Home
 from tests.faults import town
 from tests.scenarios.meshes import up
@@ -60,7 +60,8 @@ async def _round(channels: Channels, place: Town) -> Measured:
 
 async def _pay(channels: Channels, place: Town, number: int, network: str) -> None:
     payer, shop = place.payers[number % PAYERS], place.shops[number % len(place.shops)]
-    proposal = await payment.propose(channels, payer, shop, 100_000 + number, on=network)
-    made = await payments.pay(channels, proposal)
+    with traced("pay"):  # as `anya pay` does
+        proposal = await payment.propose(channels, payer, shop, 100_000 + number, on=network)
+        made = await payments.pay(channels, proposal)
     if payments.exit_code(made):
         raise AssertionError(f"a payment failed: {payments.lines(made)}")
