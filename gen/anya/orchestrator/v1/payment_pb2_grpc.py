@@ -69,8 +69,7 @@ class PaymentServiceServicer:
         then once. Repeating it returns the first reply, also across crashes, and waits anew: after a
         lost answer, repeat it.
         Errors: INVALID_ARGUMENT (INTENT_INVALID, REQUEST_ID_INVALID, or a negative wait) naming the
-        field; ALREADY_EXISTS
-        (REQUEST_ID_REUSED) if the id names another payment.
+        field; ALREADY_EXISTS (REQUEST_ID_REUSED) if the id names another payment.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

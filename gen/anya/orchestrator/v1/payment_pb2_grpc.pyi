@@ -41,8 +41,7 @@ class PaymentServiceStub:
     then once. Repeating it returns the first reply, also across crashes, and waits anew: after a
     lost answer, repeat it.
     Errors: INVALID_ARGUMENT (INTENT_INVALID, REQUEST_ID_INVALID, or a negative wait) naming the
-    field; ALREADY_EXISTS
-    (REQUEST_ID_REUSED) if the id names another payment.
+    field; ALREADY_EXISTS (REQUEST_ID_REUSED) if the id names another payment.
     """
     GetPayment: _grpc.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentRequest, _payment_pb2.GetPaymentResponse]
     """GetPayment tells how a payment stands: its run by the journal, its transaction by bitcoin. It
@@ -79,8 +78,7 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     then once. Repeating it returns the first reply, also across crashes, and waits anew: after a
     lost answer, repeat it.
     Errors: INVALID_ARGUMENT (INTENT_INVALID, REQUEST_ID_INVALID, or a negative wait) naming the
-    field; ALREADY_EXISTS
-    (REQUEST_ID_REUSED) if the id names another payment.
+    field; ALREADY_EXISTS (REQUEST_ID_REUSED) if the id names another payment.
     """
     GetPayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentRequest, _payment_pb2.GetPaymentResponse]  # type: ignore[assignment]
     """GetPayment tells how a payment stands: its run by the journal, its transaction by bitcoin. It
@@ -120,8 +118,7 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         then once. Repeating it returns the first reply, also across crashes, and waits anew: after a
         lost answer, repeat it.
         Errors: INVALID_ARGUMENT (INTENT_INVALID, REQUEST_ID_INVALID, or a negative wait) naming the
-        field; ALREADY_EXISTS
-        (REQUEST_ID_REUSED) if the id names another payment.
+        field; ALREADY_EXISTS (REQUEST_ID_REUSED) if the id names another payment.
         """
 
     @_abc_1.abstractmethod

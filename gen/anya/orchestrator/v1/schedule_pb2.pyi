@@ -128,6 +128,7 @@ class Schedule(_message.Message):
     workflow_id: _builtins.str
     interval_ms: _builtins.int
     overlap: Global___OverlapPolicy.ValueType
+    """These never are UNSPECIFIED."""
     catch_up: Global___CatchUpPolicy.ValueType
     catch_up_limit: _builtins.int
     creator: _builtins.str
@@ -148,7 +149,9 @@ class Schedule(_message.Message):
     @_builtins.property
     def start(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
-    def end(self) -> _timestamp_pb2.Timestamp: ...
+    def end(self) -> _timestamp_pb2.Timestamp:
+        """Absent if it never ends."""
+
     @_builtins.property
     def created(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property

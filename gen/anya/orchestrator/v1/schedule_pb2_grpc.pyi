@@ -41,6 +41,7 @@ class ScheduleServiceStub:
     in the name of whoever creates it.
     Errors: NOT_FOUND for an unknown workflow; INVALID_ARGUMENT naming the field that is wrong, and
     (WORKFLOW_PAYS) for a workflow that pays: the id and intent of a payment are the client's;
+    FAILED_PRECONDITION (DEFINITION_INVALID) for one that no longer fits the contracts;
     ALREADY_EXISTS for a schedule_id that is taken.
     """
     GetSchedule: _grpc.UnaryUnaryMultiCallable[_schedule_pb2.GetScheduleRequest, _schedule_pb2.GetScheduleResponse]
@@ -77,6 +78,7 @@ class ScheduleServiceAsyncStub(ScheduleServiceStub):
     in the name of whoever creates it.
     Errors: NOT_FOUND for an unknown workflow; INVALID_ARGUMENT naming the field that is wrong, and
     (WORKFLOW_PAYS) for a workflow that pays: the id and intent of a payment are the client's;
+    FAILED_PRECONDITION (DEFINITION_INVALID) for one that no longer fits the contracts;
     ALREADY_EXISTS for a schedule_id that is taken.
     """
     GetSchedule: _aio.UnaryUnaryMultiCallable[_schedule_pb2.GetScheduleRequest, _schedule_pb2.GetScheduleResponse]  # type: ignore[assignment]
@@ -116,6 +118,7 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
         in the name of whoever creates it.
         Errors: NOT_FOUND for an unknown workflow; INVALID_ARGUMENT naming the field that is wrong, and
         (WORKFLOW_PAYS) for a workflow that pays: the id and intent of a payment are the client's;
+        FAILED_PRECONDITION (DEFINITION_INVALID) for one that no longer fits the contracts;
         ALREADY_EXISTS for a schedule_id that is taken.
         """
 
