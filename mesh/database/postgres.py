@@ -48,6 +48,7 @@ LOST = (
     asyncpg.OperatorInterventionError,  # the server stops, or is not up yet
     asyncpg.InsufficientResourcesError,  # no connection left, or no disk
     asyncpg.TransactionRollbackError,
+    asyncpg.ReadOnlySQLTransactionError,  # it has become the standby of another
 )
 
 

@@ -26,7 +26,10 @@ MAX_BATCH = 64
 MAX_WAITING = 1024
 READERS = 4
 DAMAGED = {"SQLITE_CORRUPT", "SQLITE_NOTADB"}
-AWAY = {"SQLITE_BUSY", "SQLITE_CANTOPEN", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_LOCKED"}
+AWAY = {
+    *("SQLITE_BUSY", "SQLITE_CANTOPEN", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_LOCKED"),
+    "SQLITE_READONLY",  # its file system is
+}
 CACHE = 16_384  # KiB of pages that the writer keeps
 STATEMENTS = 256  # compiled, for each connection
 BUSY_TIMEOUT = 5.0  # seconds that a write waits for another process

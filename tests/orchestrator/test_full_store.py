@@ -170,6 +170,51 @@ async def outcome(work: Awaitable[Any]) -> str:
     return "stored"
 
 
+async def test_a_server_that_may_only_be_read_is_waited_for(
+    new_postgres_database: str, config: OrchestratorConfig, authority: Authority, book: Book
+) -> None:
+    url = new_postgres_database
+    book.held["SendPayment"] = asyncio.Event()
+    under_way, refused = payment(), payment()
+
+    async with (
+        orchestrator(replace(config, database=url, lease=2.0)) as service,
+        connect(authority, service.port) as workflows,
+    ):
+        waiting = await begin_waiting(workflows, ASKS)
+        await workflows.StartRun(under_way, timeout=10)
+        await eventually(lambda: len(book.requests("SendPayment")) == 1)
+        await fail_over(url, to="on")
+        book.held["SendPayment"].set()
+        with pytest.raises(grpc.aio.AioRpcError) as of_start:
+            await workflows.StartRun(refused, timeout=3)
+        with pytest.raises(grpc.aio.AioRpcError) as of_signal:
+            await workflows.SignalRun(signal(waiting), timeout=3)
+        await fail_over(url, to="off")
+        await eventually(lambda: book.effects["StoreTransactionRecord"] == 1, within=15)
+        await workflows.StartRun(refused, timeout=10)
+        await workflows.SignalRun(signal(waiting), timeout=10)
+        ids = (under_way.request_id, refused.request_id, waiting)
+        runs = [await finished(workflows, run_id) for run_id in ids]
+
+    assert reason(of_start.value) == reason(of_signal.value) == "STORE_UNAVAILABLE"
+    assert {status(run) for run in runs} == {"SUCCEEDED"}
+    assert book.effects["SendPayment"] == 2
+
+
+async def fail_over(url: str, *, to: str) -> None:
+    """All connections end; new ones may only read (``on``), or write again."""
+    connection = await asyncpg.connect(url)
+    name = await connection.fetchval("SELECT current_database()")
+    await connection.execute("SET default_transaction_read_only = off")
+    await connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = {to}")
+    await connection.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    await connection.close()
+
+
 @pytest.mark.parametrize("read", [(Messages, "waiting"), (Definitions, "find")], ids=["mail", "it"])
 async def test_a_run_whose_store_does_not_answer_asks_again(
     read: tuple[type, str],
