@@ -98,6 +98,5 @@ def _refuses_payment(error: Error) -> bool:
 
 def _pivot(state: RunState) -> StepState | None:
     """The payment: the one that was begun, if several stand for choice."""
-    pivots = [step for step in state.steps.values() if step.effect == Effect.PIVOT.name]
-    begun = (step for step in pivots if step.status is not StepStatus.SKIPPED)
-    return next(begun, pivots[0] if pivots else None)
+    begun = (step for step in state.pivots.values() if step.status is not StepStatus.SKIPPED)
+    return next(begun, next(iter(state.pivots.values()), None))

@@ -262,6 +262,7 @@ def _redriven(state: RunState, record: Record) -> None:
         state.stop = None
     for path in payload["anew"]:
         del state.steps[path]
+        state.pivots.pop(path, None)
     state.spent |= dict.fromkeys(payload["spent"], len(state.redrives))
     for path in payload["again"]:
         _reopen(state.steps[path], Phase.WAITING)
@@ -312,6 +313,8 @@ def _begin(state: RunState, record: Record) -> StepState:
         began=record.sequence,
     )
     state.steps[record.path] = step
+    if step.effect == "PIVOT":
+        state.pivots[record.path] = step
     return step
 
 

@@ -205,6 +205,7 @@ class RunState:
     steps: dict[str, StepState] = field(default_factory=dict)  # in the order they began
     attestations: list[tuple[str, str]] = field(default_factory=list)  # kind and JWS, as they came
     active: dict[str, StepState] = field(default_factory=dict)  # the steps in flight, by path
+    pivots: dict[str, StepState] = field(default_factory=dict)  # those that cannot be taken back
     stop: Stop | None = None
     signals: list[Signal] = field(default_factory=list)  # in the order they came
     taken: int = 0  # position of the last of what was sent to it
