@@ -1,0 +1,47 @@
+"""One payment of a whole mesh at two orchestrators, each of which is killed amid it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from typing import TYPE_CHECKING
+
+from cli import payment, payments, runs
+from tests.faults import evidence, town
+from tests.faults.ground import REPLICA, Store, standing
+from tests.faults.paying import Followed, persist
+from tests.faults.schedule import LEAST_SAT, Planned
+from tests.scenarios.striking import frozen
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cli.connection import Channels
+
+
+async def test_a_payment_that_is_sent_at_both_is_made_once_whoever_dies(tmp_path: Path) -> None:
+    planned = Planned(number=0, payer=0, recipient=0, amount_sat=LEAST_SAT)
+
+    async with standing(tmp_path / "home", Store.POSTGRES) as ground:
+        channels, _ = ground.doors
+        place = await town.settle(ground.home, channels, payers=1, shops=1, coins=9)
+        proposal = await payment.propose(
+            channels, place.payers[0], place.shops[0], planned.amount_sat
+        )
+        payment_id = proposal.intent.payment_id
+
+        async def send(door: Channels) -> None:
+            await persist(lambda: payments.send(door, proposal))
+
+        with frozen(await ground.pid("bitcoin")):  # so that the payment is under way
+            await asyncio.gather(*(send(door) for door in ground.doors * 8))
+            for service in ("orchestrator", REPLICA):
+                os.kill(await ground.pid(service), signal.SIGKILL)
+        ends = await asyncio.gather(*(runs.finish(door, payment_id) for door in ground.doors))
+        followed = [Followed(planned, proposal, payment.outcome(ends[0]))]
+        gathered = await evidence.gather(channels, place, followed)
+
+        assert evidence.contradictions(gathered, followed) == []
+        assert ends[0] == ends[1]
+        assert ends[0].recoveries > 0
