@@ -96,7 +96,7 @@ class Attempts(Draft):
     def _may_try(self, step: StepState, error: Error, *, uncertain: bool) -> bool:
         if conclusion.pivot_made(self.state) and self.state.stop is None:
             return True  # there is no way back: what follows a payment is owed
-        if self.state.cancelled and step.effect == Effect.PIVOT.name:
+        if self.state.cancelled and step.effect == Effect.PIVOT.name and not step.cancelled:
             return False
         said = self._said(step)
         stopped = self.state.stop is not None and not uncertain

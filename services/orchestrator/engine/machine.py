@@ -141,8 +141,11 @@ class Turn(Compensations):
         return asked and not conclusion.pivot_made(self.state)
 
     def _settles(self, pivot: StepState) -> bool:
-        """Bring the payment to where it is known if it was made; False once it is there."""
-        if pivot.phase in (Phase.WAITING, Phase.PARKED):
+        """Bring the payment to where it is known if it was made; False once it is there.
+
+        Once it is cancelled at its service, the next answer says which, however long that takes.
+        """
+        if pivot.phase in (Phase.WAITING, Phase.PARKED) and not pivot.cancelled:
             error = Error("CANCELLED", "", "the run was cancelled before it was sent")
             if not pivot.uncertain:
                 self.end_call(pivot.path, error)

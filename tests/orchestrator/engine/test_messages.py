@@ -165,6 +165,32 @@ def test_a_cancel_of_a_payment_that_may_have_been_sent_goes_through_its_service(
     assert run.status == "CANCELLED"
 
 
+@pytest.mark.parametrize("reason", ["BREAKER_OPEN", ""])
+@pytest.mark.parametrize("cancelled_first", [True, False])
+def test_a_cancelled_payment_whose_answer_is_late_is_asked_for_until_it_comes(
+    reason: str, cancelled_first: bool
+) -> None:
+    run = paying()
+    while run.calls != ["execute_payment"]:
+        run.do(run.commands[0])
+    if cancelled_first:
+        run.take(CANCEL)
+    run.fail("execute_payment", "UNAVAILABLE")
+    if not cancelled_first:
+        run.take(CANCEL)
+    (cancel,) = run.commands
+    run.do(cancel)
+
+    run.fail("execute_payment", "UNAVAILABLE", reason)
+    assert not run.state.finished
+    while run.calls != ["execute_payment"]:
+        run.do(run.commands[0])
+    run.fail("execute_payment", "FAILED_PRECONDITION", "PAYMENT_CANCELLED")
+
+    assert run.status == "CANCELLED"
+    assert run.replayed() == run.state
+
+
 def test_a_cancel_that_comes_behind_the_payment_changes_nothing() -> None:
     run = paying()
     while run.calls != ["execute_payment"]:
