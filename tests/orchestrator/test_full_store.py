@@ -90,7 +90,7 @@ async def test_on_a_full_disk_nothing_goes_on_and_then_everything_does(
         async with full_disk(location, child.pid):
             book.held["SendPayment"].set()
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await workflows.StartRun(refused, timeout=2)
+                await workflows.StartRun(refused, timeout=4)
             stored = book.effects["StoreTransactionRecord"]
         run = await finished(workflows, under_way.request_id)
         await workflows.StartRun(refused, timeout=10)
@@ -124,7 +124,7 @@ async def test_while_somebody_holds_the_store_runs_wait(
         async with held_store(location):
             book.held["SendPayment"].set()
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await workflows.StartRun(refused, timeout=1)
+                await workflows.StartRun(refused, timeout=4)
             stored = len(book.requests("StoreTransactionRecord"))
         run = await finished(workflows, under_way.request_id)
         await workflows.StartRun(refused, timeout=10)
@@ -187,9 +187,9 @@ async def test_a_server_that_may_only_be_read_is_waited_for(
         await fail_over(url, to="on")
         book.held["SendPayment"].set()
         with pytest.raises(grpc.aio.AioRpcError) as of_start:
-            await workflows.StartRun(refused, timeout=3)
+            await workflows.StartRun(refused, timeout=4)
         with pytest.raises(grpc.aio.AioRpcError) as of_signal:
-            await workflows.SignalRun(signal(waiting), timeout=3)
+            await workflows.SignalRun(signal(waiting), timeout=4)
         await fail_over(url, to="off")
         await eventually(lambda: book.effects["StoreTransactionRecord"] == 1, within=15)
         await workflows.StartRun(refused, timeout=10)
