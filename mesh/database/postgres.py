@@ -139,7 +139,7 @@ class PostgresDatabase:
         """Nobody is answered before the commit."""
         try:
             await self._commit(batch)
-        except (*LOST, asyncpg.ReadOnlySQLTransactionError) as error:
+        except LOST as error:
             # Also a commit whose answer was lost: the caller retries under the same key. And a
             # server that only follows another one by now: the next connection finds that one.
             if self._connection is not None:
