@@ -188,7 +188,8 @@ def lines(run: pb.Run) -> list[str]:
     """The run in a few lines: its steps, what conditions saw, and why it ended as it did."""
     found = [f"{run.run_id}  {run.workflow_id}  {status_word(run.status)}  trace {run.trace_id}"]
     for step in run.steps:
-        line = f"  {MARKS.get(step.status, '…')} {step.path}: {step.protocol} {step.operation}"
+        what = f"{step.protocol} {step.operation}".strip()
+        line = f"  {MARKS.get(step.status, '…')} {step.path}: {what}"
         if step.attempts > 1:
             line += f", {step.attempts} attempts"
         if step.HasField("condition") and not step.condition.verdict:

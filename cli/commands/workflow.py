@@ -43,14 +43,14 @@ def check_definition(
     known = operations()
     for inner in using or ():
         try:
-            known = known.with_workflow(load(inner.read_text(encoding="utf-8"), known))
+            known = known.with_workflow(load(_text(inner), known))
         except DefinitionInvalid as error:
             raise errors.CommandError(
                 "\n".join(f"{inner}:{fault}" for fault in error.faults),
                 code="INVALID_ARGUMENT",
                 reason="DEFINITION_INVALID",
             ) from None
-    faults = check(file.read_text(encoding="utf-8"), known)
+    faults = check(_text(file), known)
     if json:
         listed = [{"line": f.line, "column": f.column, "message": f.message} for f in faults]
         screen.emit({"file": str(file), "ok": not faults, "faults": listed})
@@ -83,7 +83,7 @@ def register_definition(
     from cli.connection import ask
     from cli.home import Home
 
-    definition = file.read_text(encoding="utf-8")
+    definition = _text(file)
     reply = ask(Home.of(home), partial(runs.register, definition=definition))
     registered = _summary(reply.workflow)
     if json:
@@ -118,3 +118,16 @@ def _summary(workflow: pb.Workflow) -> dict[str, Any]:
     document = to_json(workflow)
     del document["definition"]
     return document
+
+
+def _text(file: Path) -> str:
+    from cli import errors
+
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise errors.CommandError(
+            f"{file} is not UTF-8: byte {error.start + 1} is none of a text",
+            code="INVALID_ARGUMENT",
+            reason="DEFINITION_INVALID",
+        ) from None

@@ -46,6 +46,17 @@ def test_every_fault_of_a_definition_has_its_position(
     assert {fault["line"] > 1 for fault in document["faults"]} == {True}
 
 
+@pytest.mark.parametrize("arguments", [["check"], ["check", str(DEFINITION), "--with"]], ids=len)
+def test_a_definition_that_is_no_text_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    file = tmp_path / "picture.yaml"
+    file.write_bytes(b"id: a\xff")
+
+    assert run(["workflow", *arguments, str(file)]) == 1
+    assert f"{file} is not UTF-8: byte 6" in capsys.readouterr().err
+
+
 def test_the_policy_of_the_repository_passes(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["trust", "check", "--json"]) == 0
     assert documents(capsys)[0]["grants"] > 0
