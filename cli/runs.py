@@ -158,8 +158,11 @@ def read_input(text: str) -> dict[str, Any]:
     try:
         raw = Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text
         value = json.loads(raw)
-    except (OSError, ValueError) as error:
+        levels = values.depth(value)
+    except (OSError, ValueError, RecursionError) as error:
         raise usage(f"the input cannot be read: {error}") from None
+    if levels > values.MAX_GIVEN_DEPTH:
+        raise usage(f"the input is nested deeper than {values.MAX_GIVEN_DEPTH} levels")
     if not isinstance(value, dict):
         raise usage("the input must be a JSON object")
     return value

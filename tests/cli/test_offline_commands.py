@@ -230,7 +230,9 @@ def test_without_a_mesh_the_remedy_is_to_start_one(
 
 
 @pytest.mark.parametrize(
-    "text", ["[]", "{", "@/nowhere"], ids=["no object", "no JSON", "no such file"]
+    "text",
+    ["[]", "{", "@/nowhere", '{"a": ' + "[" * 24 + "]" * 24 + "}", '{"a": ' + "[" * 100_000],
+    ids=["no object", "no JSON", "no such file", "too deep", "far too deep"],
 )
 def test_an_input_that_is_no_object_is_a_usage_error(
     text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -63,3 +63,28 @@ async def test_long_reasons_do_not_keep_a_list_from_being_read(
     assert len(listed.runs) == 5
     assert all(run.reason.endswith("...") for run in listed.runs)
     assert shown.run.reason == LARGE
+
+
+async def test_what_steps_nest_too_deep_to_be_shown_fails_its_step(
+    workflows: WorkflowServiceAsyncStub,
+) -> None:
+    deeper = "{{input.value}}"
+    steps: list[dict[str, object]] = []
+    for n in range(6):
+        steps.append({"id": f"nest_{n}", "set": {"value": {"b": [deeper]}}})
+        deeper = f"{{{{steps.nest_{n}.value}}}}"
+    definition = json.dumps({"id": "nesting", "name": "Ever deeper", "steps": steps})
+    await workflows.RegisterWorkflow(pb.RegisterWorkflowRequest(definition=definition), timeout=5)
+    request = pb.StartRunRequest(request_id="deep", workflow_id="nesting")
+    request.input.update({"value": json.loads('{"a":' * 23 + "1" + "}" * 23)})
+    request.wait.FromSeconds(20)
+
+    ended = (await workflows.StartRun(request, timeout=30)).run
+
+    shown = (await workflows.GetRun(pb.GetRunRequest(run_id="deep"), timeout=5)).run
+    assert shown == ended
+    assert [pb.StepStatus.Name(step.status)[12:] for step in shown.steps] == [
+        *["SUCCEEDED"] * 3,
+        "FAILED",
+    ]
+    assert shown.reason == "input of nest_3: nested 33 levels deep; a record holds 32"

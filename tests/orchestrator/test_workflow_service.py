@@ -50,6 +50,13 @@ def example(**changes: Any) -> str:
     return json.dumps(one_step(**(step | changes)))
 
 
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = {"a": value}
+    return value
+
+
 async def test_what_is_shipped_is_registered(workflows: WorkflowServiceAsyncStub) -> None:
     found = await workflows.ListWorkflows(pb.ListWorkflowsRequest(), timeout=5)
 
@@ -112,6 +119,7 @@ async def test_what_is_shipped_cannot_be_replaced(workflows: WorkflowServiceAsyn
         ({"amount": 7}, "intent.amount_sat"),
         ({"amount": float("nan")}, "input"),
         ({"amount": [float("inf")]}, "input"),
+        ({"amount": nested(24)}, "input"),
     ],
     ids=str,
 )

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from services.orchestrator.definition.types import Type
 
 HASH_SIZE = 32  # bytes
+MAX_GIVEN_DEPTH = 24  # levels: steps may put some around it
 MAX_EXACT = 2**53  # integers up to here are exact in a Struct, whose numbers are doubles
 
 _TIME = re.compile(
@@ -123,11 +124,26 @@ def from_struct(struct: Struct) -> dict[str, Any]:
 
 
 def from_given(struct: Struct, field: str) -> dict[str, Any]:
-    """The same of a request's field. InvalidArgument for what is not JSON, which has no NaN."""
+    """The same of a request's field. InvalidArgument for NaN, which JSON lacks, and for depths."""
     try:
-        return from_struct(struct)
+        given = from_struct(struct)
     except Mismatch as error:
         raise InvalidArgument(f"{field}: {error}", field=field) from None
+    if depth(given) > MAX_GIVEN_DEPTH:
+        message = f"{field} must be nested at most {MAX_GIVEN_DEPTH} levels deep"
+        raise InvalidArgument(message, field=field)
+    return given
+
+
+def depth(value: Any) -> int:
+    """How many objects and lists stand inside each other."""
+    match value:
+        case dict():
+            return 1 + max(map(depth, value.values()), default=0)
+        case list():
+            return 1 + max(map(depth, value), default=0)
+        case _:
+            return 0
 
 
 def fill_struct(struct: Struct, value: dict[str, Any], pointer: Pointer = ()) -> None:

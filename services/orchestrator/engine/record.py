@@ -41,7 +41,10 @@ import json
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from services.orchestrator.definition.values import depth
+
 MAX_PAYLOAD = 1 << 20  # bytes
+MAX_DEPTH = 32  # levels: each takes up to three of the 100 that readers of protobuf go down
 
 
 EMIT = "emit"  # the operation of a step that emits an event, which its STEP_DONE has as input
@@ -87,7 +90,7 @@ class Record(NamedTuple):
     def write(
         cls, sequence: int, kind: Kind, path: str, attempt: int, at_us: int, payload: dict[str, Any]
     ) -> Record:
-        """A record to be stored. PayloadTooLarge beyond MAX_PAYLOAD."""
+        """A record to be stored. PayloadTooLarge beyond MAX_PAYLOAD and MAX_DEPTH."""
         return cls(sequence, kind, path, attempt, at_us, payload, _encode(payload))
 
 
@@ -102,4 +105,7 @@ def _encode(payload: dict[str, Any]) -> bytes:
     encoded = _JSON.encode(payload).encode()
     if len(encoded) > MAX_PAYLOAD:
         raise PayloadTooLarge(f"{len(encoded)} bytes; a record holds {MAX_PAYLOAD}")
+    opened = encoded.count(b"{") + encoded.count(b"[")  # no fewer than levels, and quickly counted
+    if opened > MAX_DEPTH and (levels := depth(payload)) > MAX_DEPTH:
+        raise PayloadTooLarge(f"nested {levels} levels deep; a record holds {MAX_DEPTH}")
     return encoded
