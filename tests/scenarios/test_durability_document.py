@@ -27,7 +27,7 @@ from cli.home import Home
 from cli.identities import Identities
 from cli.spans import store
 from cli.supervisor import control
-from mesh.telemetry import derive_span_id
+from mesh.telemetry import derive_span_ids
 from mesh.testing import eventually
 from tests.scenarios import printed
 from tests.scenarios.meshes import environment, up
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from cli.payment import Proposal
+    from cli.spans.span import Trace
     from tests.scenarios.meshes import Mesh, Result
 
 TEXT = (Path(__file__).parents[2] / "docs" / "durability.md").read_text(encoding="utf-8")
@@ -156,7 +157,7 @@ def through_a_crash(play: Play, mesh: Mesh) -> None:
     play.records = play.journal()
     trace_id = play.printed[-1].lines[0].split()[-1]
     traces = Home(play.home).traces
-    asyncio.run(eventually(lambda: store.load(traces, trace_id).is_whole, within=10))
+    asyncio.run(eventually(lambda: has_all(store.load(traces, trace_id), payment_id), within=15))
     play.spans = {span.span_id: span for span in store.load(traces, trace_id).spans}
     play.anya("trace", "show", trace_id[:8])
     play.printed.append(printed.sqlite(bitcoin, INBOX.format(id=payment_id), home=play.home))
@@ -252,6 +253,20 @@ def merchant(play: Play) -> str:
     return str(json.loads((play.home / "client" / "economy.json").read_text())["licit"])
 
 
+def has_all(trace: Trace, run_id: str) -> bool:
+    """Whether every span has arrived, whichever process sent it."""
+    there = {span.span_id for span in trace.spans}
+    expected = {f"{id:016x}" for id in derived_spans(run_id)}
+    return trace.is_whole and not trace.unanswered and expected <= there
+
+
+def derived_spans(run_id: str) -> list[int]:
+    """Of the run, the attempt that was cut off, its call, and the next attempt."""
+    first, call = derive_span_ids(run_id, "execute_payment", 1)
+    again, _ = derive_span_ids(run_id, "execute_payment", 2)
+    return [derive_span_ids(run_id)[0], first, call, again]
+
+
 async def is_started_again(play: Play) -> bool:
     status = await control.request(Home(play.home), "status")
     return bool(status["services"]["orchestrator"]["restarts"])
@@ -300,12 +315,7 @@ def test_the_merchant_is_paid_once_whatever_was_lost(play: Play) -> None:
 @pytest.mark.parametrize("of_page", [True, False], ids=["page", "truth"])
 def test_the_spans_ids_follow_from_the_runs(play: Play, of_page: bool) -> None:
     [run_id, *_] = re.findall(r"payment show (\S+)", TEXT) if of_page else [play.payment_id]
-    derived = [
-        derive_span_id(run_id),
-        derive_span_id(run_id, "execute_payment", 1),
-        derive_span_id(run_id, "execute_payment", 1, "call"),
-        derive_span_id(run_id, "execute_payment", 2),
-    ]
+    derived = derived_spans(run_id)
     named = [name for name, _ in SPANS]
 
     if of_page:
