@@ -77,6 +77,9 @@ class GroupCommit(ABC):
         while True:
             self._something.clear()
             await self._between()
+            if self._waiting:
+                # Who was just told of a commit may have its next one ready: it goes with the rest.
+                await asyncio.sleep(0)
             if batch := self._batch():
                 await self._commit_all(batch)
             elif self._closing:
