@@ -28,6 +28,8 @@ READERS = 4
 COMMAND_TIMEOUT = 30.0  # seconds
 SCHEMA_LOCK = 0x616E7961  # "anya": processes that start together create the tables in turn
 
+# One round trip. The row is the store's, and admits one process at a time.
+BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 1 FROM store FOR UPDATE"
 NOW_MS = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)"
 
 TYPES = {
@@ -160,22 +162,34 @@ class PostgresDatabase:
                 request.result.set_result(request.outcome)
 
     async def _commit(self, batch: list[_Request]) -> None:
-        """One transaction for all, a savepoint for each. The store's row admits one process."""
+        """One transaction for all, a savepoint for each."""
         if self._connection is None:
             self._connection = await asyncpg.connect(self._url, command_timeout=COMMAND_TIMEOUT)
-        async with self._connection.transaction(isolation="read_committed"):
-            await self._connection.execute("SELECT 1 FROM store FOR UPDATE")
-            for request in batch:
-                await self._apply(request)
-
-    async def _apply(self, request: _Request) -> None:
+        connection = self._connection
         try:
-            async with self._connection.transaction():
-                request.outcome = await request.work(_Transaction(self._connection))
+            await connection.execute(BEGIN)
+            for request in batch:
+                await self._apply(request, alone=len(batch) == 1)
+        except BaseException:
+            with suppress(*LOST, asyncpg.PostgresError):
+                await connection.execute("ROLLBACK")
+            raise
+        await connection.execute("COMMIT")
+
+    async def _apply(self, request: _Request, *, alone: bool) -> None:
+        """What is ``alone`` needs no savepoint: without it nothing is left to commit."""
+        execute = self._connection.execute
+        if not alone:
+            await execute("SAVEPOINT request")
+        try:
+            request.outcome = await request.work(_Transaction(self._connection))
         except LOST:
             raise
         except Exception as error:
             request.error = _named(error)
+            await execute("ROLLBACK; BEGIN" if alone else "ROLLBACK TO SAVEPOINT request")
+        if not alone:
+            await execute("RELEASE SAVEPOINT request")
 
 
 @asynccontextmanager
@@ -194,7 +208,7 @@ async def open_postgres(url: str, *, schema: str) -> AsyncIterator[PostgresDatab
     finally:
         await connection.close()
     async with asyncpg.create_pool(
-        url, min_size=0, max_size=READERS, command_timeout=COMMAND_TIMEOUT
+        url, min_size=0, max_size=READERS, command_timeout=COMMAND_TIMEOUT, reset=_leave
     ) as readers:
         database = PostgresDatabase(url, readers)
         try:
@@ -202,6 +216,10 @@ async def open_postgres(url: str, *, schema: str) -> AsyncIterator[PostgresDatab
         finally:
             with suppress(asyncio.CancelledError):
                 await asyncio.shield(database.close())
+
+
+async def _leave(connection: Any) -> None:
+    """As it is: whoever reads leaves nothing behind, and the default asks the server each time."""
 
 
 @lru_cache(maxsize=1024)

@@ -12,11 +12,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
+    from services.orchestrator.engine.record import Record
     from services.orchestrator.engine.state import RunState
 
 T = TypeVar("T")
+
+MAX_TOLD = 64  # records that wait for one watcher; who is slower reads the store
 
 
 @dataclass(slots=True, eq=False)
@@ -27,14 +30,36 @@ class Ending:
     state: RunState | None = None  # as it ended; None while nobody here knows
 
 
+class Moved(asyncio.Event):
+    """That the run moved, and the records of it, as far as somebody here knows them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._records: list[Record] = []
+
+    def tell(self, records: Sequence[Record]) -> None:
+        if len(self._records) > MAX_TOLD:
+            self._records.clear()  # who finds this gap reads the store
+        self._records.extend(records)
+        self.set()
+
+    def take(self, *, after: int) -> list[Record]:
+        """Those behind the sequence ``after``; nothing if the first of those is not there."""
+        told, self._records = self._records, []
+        news = [record for record in told if record.sequence > after]
+        sequences = [record.sequence for record in news]
+        return news if sequences == list(range(after + 1, after + 1 + len(news))) else []
+
+
 class Changes:
     def __init__(self) -> None:
-        self._watching: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self._watching: defaultdict[str, set[Moved]] = defaultdict(set)
         self._awaiting: defaultdict[str, set[Ending]] = defaultdict(set)
 
-    def moved(self, state: RunState) -> None:
-        """By who drives the run: it is as ``state`` now, in the store, too."""
-        self._wake_watchers(state.run_id)
+    def moved(self, state: RunState, records: Sequence[Record]) -> None:
+        """By who drives the run: these brought it to ``state``, in the store, too."""
+        for moved in self._watching.get(state.run_id, ()):
+            moved.tell(records)
         if state.finished:
             for ending in self._awaiting.get(state.run_id, ()):
                 ending.state = state
@@ -52,10 +77,10 @@ class Changes:
             self.notify(run_id)
 
     @contextmanager
-    def watch(self, run_id: str) -> Iterator[asyncio.Event]:
-        """An event that is set when the run moves; clear it before looking."""
-        with _held(self._watching, run_id, asyncio.Event()) as event:
-            yield event
+    def watch(self, run_id: str) -> Iterator[Moved]:
+        """Is set when the run moves; clear it before looking."""
+        with _held(self._watching, run_id, Moved()) as moved:
+            yield moved
 
     @contextmanager
     def await_end(self, run_id: str) -> Iterator[Ending]:

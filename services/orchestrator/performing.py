@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from services.orchestrator.engine.events import Command, Event
     from services.orchestrator.engine.policy import Policy
     from services.orchestrator.engine.state import RunState
+    from services.orchestrator.journal.messages import Message
     from services.orchestrator.peers import Peers
     from services.orchestrator.run_trace import RunTrace
 
@@ -47,12 +48,22 @@ class Active:
     under_way: dict[Command, asyncio.Task[Event | None]] = field(default_factory=dict)
     drowsy: bool = False  # it only waits, and for long: it need not be in memory
     mail: bool = False  # something may have been sent to it
+    handed: list[Message] = field(default_factory=list)  # what was sent to it through this process
     ahead_us: int = 0  # of the store's clock: a run's own never goes back
     heard: int = 0  # position up to which it has looked for events
     stirred: asyncio.Event = field(default_factory=asyncio.Event)  # by mail, or by what is done
 
+    @property
+    def has_mail(self) -> bool:
+        return self.mail or bool(self.handed)
+
     def tell_of_mail(self) -> None:
         self.mail = True
+        self.stirred.set()
+
+    def hand(self, message: Message) -> None:
+        """It was stored: who has it here need not read it."""
+        self.handed.append(message)
         self.stirred.set()
 
     def leave(self, unwanted: Iterable[Command]) -> None:
@@ -83,7 +94,7 @@ class Performer:
         """What came of doing what is to be done next.
 
         Nothing once the run has ended, was sent something, only waits for long, or we are to stop:
-        ``run.mail`` and ``run.drowsy`` tell.
+        ``run.has_mail`` and ``run.drowsy`` tell.
         """
         stopping = self._stopping.is_set()
         wanted = [] if stopping else commands(run.state, self._policy)
@@ -101,7 +112,7 @@ class Performer:
         """What is done first of what is under way; nothing as soon as there is mail to take."""
         while run.under_way:
             run.stirred.clear()
-            if run.mail and not self._stopping.is_set():
+            if run.has_mail and not self._stopping.is_set():
                 return []
             done = [command for command, task in run.under_way.items() if task.done()]
             came = [run.under_way.pop(command).result() for command in done]

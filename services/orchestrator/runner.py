@@ -138,11 +138,12 @@ class Runner:
         self, key: RequestKey, run_id: str, message: Message, reply: bytes = b""
     ) -> bytes:
         """Send it once per ``key`` and give the first reply; whoever drives the run takes it."""
-        first = await self._runs.messages.send(key, run_id, message, reply)
-        self.take_mail_soon(run_id)
+        sent = await self._runs.messages.send(key, run_id, message, reply)
+        if sent.message is not None and (run := self._driven.get(run_id)):
+            run.hand(sent.message)
         if run_id not in self._held:
             self._room.set()  # it may have slept
-        return first
+        return sent.reply
 
     async def _start(
         self,
@@ -257,7 +258,7 @@ class Runner:
         self._room.set()
 
     def take_mail_soon(self, run_id: str) -> None:
-        """The run was sent something."""
+        """The run was sent something through another process."""
         if run := self._driven.get(run_id):
             run.tell_of_mail()
 
@@ -292,7 +293,7 @@ class Runner:
         try:
             while not run.state.finished and not (self._stopping.is_set() and not run.under_way):
                 if run.drowsy and await looking.falls_asleep(self._runs.sleep, run):
-                    if run.mail:  # it was woken at once
+                    if run.has_mail:  # it was woken at once
                         self._room.set()
                     return
                 await self._take_mail(run)
@@ -306,17 +307,24 @@ class Runner:
 
     async def _take_mail(self, run: Active) -> None:
         """Journal what was sent to the run: each message leads to a turn of its own."""
-        if not run.mail or self._stopping.is_set():
+        if not run.has_mail or self._stopping.is_set():
             return
-        run.mail = False
-        state = run.state
-        look = partial(self._runs.messages.waiting, state.run_id, taken=state.taken)
-        for message in await until_it_answers(look, state.run_id):
+        for message in await self._mail(run):
             if not run.state.finished:
                 await self._advance(run, message)
         for heard in await self._hearing.waiting(run):
             if not run.state.finished:
                 await self._advance(run, heard)
+
+    async def _mail(self, run: Active) -> list[Message]:
+        state = run.state
+        handed, run.handed = run.handed, []
+        next_in_line = [state.taken + number for number in range(1, len(handed) + 1)]
+        if not run.mail and [message.position for message in handed] == next_in_line:
+            return handed
+        run.mail = False
+        look = partial(self._runs.messages.waiting, state.run_id, taken=state.taken)
+        return await until_it_answers(look, state.run_id)
 
     async def _advance(self, run: Active, event: Event) -> None:
         """One turn: judge the event, commit what it means, and let everybody know."""
@@ -335,7 +343,7 @@ class Runner:
 
     def _committed(self, run: Active, records: Sequence[Record]) -> None:
         run.trace.observe(records)
-        self._changes.moved(run.state)
+        self._changes.moved(run.state, records)
         if any(map(emits, records)):
             self.hear_soon()
         boundaries.behind(run.state.run_id, records)
@@ -366,7 +374,7 @@ class Runner:
             log.info("run %s is another process's now", state.run_id)
             self._changes.notify(state.run_id)
         else:
-            self._changes.moved(state)
+            self._changes.moved(state, [end])
 
     # Housekeeping.
 

@@ -93,6 +93,10 @@ class Record(NamedTuple):
         """A record to be stored. PayloadTooLarge beyond MAX_PAYLOAD and MAX_DEPTH."""
         return cls(sequence, kind, path, attempt, at_us, payload, _encode(payload))
 
+    def read_again(self) -> Record:
+        """The same, sharing nothing with what was folded of this one."""
+        return self._replace(payload=json.loads(self.encoded))
+
 
 def decode(sequence: int, kind: str, path: str, attempt: int, at_us: int, payload: bytes) -> Record:
     return Record(sequence, Kind(kind), path, attempt, at_us, json.loads(payload), payload)

@@ -34,7 +34,9 @@ async def listening(
         if pid == writer.pid:
             return  # our own runs wake whom they must themselves
         if channel == MAIL:
-            driver.take_mail_soon(message)
+            run_id, sender = message.split()
+            if sender != lease.executor:  # or it was handed over
+                driver.take_mail_soon(run_id)
             return
         if channel == EVENT:
             driver.hear_soon()

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mesh import inbox
 from mesh.errors import FailedPrecondition, NotFound, Reason, ResourceExhausted
 from services.orchestrator.engine.events import Approved, CancelRequested, Signalled
-from services.orchestrator.journal.sleeping import wake
+from services.orchestrator.journal.sleeping import ASLEEP, wake
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mesh.database import Database, Transaction
     from mesh.inbox import RequestKey
 
@@ -27,6 +29,21 @@ KINDS: dict[str, type[Message]] = {
     CANCEL: CancelRequested,
 }
 WORDS = {kind: word for word, kind in KINDS.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    reply: bytes  # the first one to this key
+    message: Message | None  # as stored, if it was now
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What the store has of a run and what was sent to it."""
+
+    sleeps: bool
+    counts: Mapping[str, int]  # by kind
+    last: int  # position of the last one, 0 before the first
 
 
 class Messages:
@@ -45,23 +62,36 @@ class Messages:
 
     async def send(
         self, key: RequestKey, run_id: str, message: Message, reply: bytes = b""
-    ) -> bytes:
-        """Store it once per ``key``; gives the first reply.
+    ) -> Sent:
+        """Store it once per ``key``.
 
         NotFound for an unknown run, FailedPrecondition for one that has ended, ResourceExhausted
         for one that was sent too much.
         """
 
-        async def work(tx: Transaction) -> bytes:
+        async def work(tx: Transaction) -> Sent:
+            if one := await self._send_at_once(tx, key, run_id, message, reply):
+                return Sent(reply, one)
+            stored: list[Message] = []
+
             async def effect() -> bytes:
-                await _must_be_open(tx, run_id)
-                await _insert(tx, run_id, message)
-                await self._tell(tx, run_id, woken=await wake(tx, run_id))
+                held = await _find(tx, run_id)
+                if one := await _insert(tx, run_id, held, message):
+                    stored.append(one)
+                    woken = held.sleeps and await wake(tx, run_id)
+                    await self._tell(tx, run_id, woken=woken)
                 return reply
 
-            return await inbox.once(tx, key, effect)
+            first = await inbox.once(tx, key, effect)
+            return Sent(first, stored[0] if stored else None)
 
         return await self._database.write(work)
+
+    async def _send_at_once(
+        self, tx: Transaction, key: RequestKey, run_id: str, message: Message, reply: bytes
+    ) -> Message | None:
+        """The message as stored, all told, where one statement can do it; None if it has not."""
+        return None
 
     async def _tell(self, tx: Transaction, run_id: str, *, woken: bool) -> None:
         """Let whoever drives the run, or may now, know at once, if it is another process."""
@@ -93,35 +123,51 @@ class Messages:
         return await self._database.read(work)
 
 
-async def _must_be_open(tx: Transaction, run_id: str) -> None:
-    row = await tx.fetch_one("SELECT finished_us, status FROM run WHERE id = ?", run_id)
-    if row is None:
+async def _find(tx: Transaction, run_id: str) -> _Held:
+    """NotFound for an unknown run, FailedPrecondition for one that has ended."""
+    rows = await tx.fetch(
+        "SELECT run.finished_us, run.status, run.owner, message.kind, COUNT(message.run),"
+        " COALESCE(MAX(message.position), 0)"
+        " FROM run LEFT JOIN message ON message.run = run.id WHERE run.id = ?"
+        " GROUP BY run.finished_us, run.status, run.owner, message.kind",
+        run_id,
+    )
+    if not rows:
         raise NotFound(f"no run {run_id!r}", field="run_id")
-    if row[0] is not None:
+    finished_us, status, owner = rows[0][:3]
+    if finished_us is not None:
         raise FailedPrecondition(
-            f"run {run_id} has ended, as {row[1]}", reason=Reason.RUN_ENDED, field="run_id"
+            f"run {run_id} has ended, as {status}", reason=Reason.RUN_ENDED, field="run_id"
         )
+    counts = {kind: count for *_, kind, count, _ in rows}
+    return _Held(owner == ASLEEP, counts, max(row[-1] for row in rows))
 
 
-async def _insert(tx: Transaction, run_id: str, message: Message) -> None:
-    rows = await tx.fetch("SELECT kind, position FROM message WHERE run = ?", run_id)
-    kinds = [kind for kind, _ in rows]
-    kind = WORDS[type(message)]
-    if kind == CANCEL and CANCEL in kinds:
-        return  # it is asked to end already
-    if kinds.count(kind) >= MAX_SIGNALS:
-        told = f"{MAX_SIGNALS} {kind.lower()}s"
-        raise ResourceExhausted(f"run {run_id} was sent {told}: it takes no more")
-    document = asdict(message)
-    del document["position"]
+async def _insert(tx: Transaction, run_id: str, held: _Held, message: Message) -> Message | None:
+    """As it was stored; None if what it asks for was asked for before."""
+    kind, payload, most = encode(message)
+    if held.counts.get(kind, 0) >= most:
+        if kind == CANCEL:
+            return None  # it is asked to end already
+        raise ResourceExhausted(f"run {run_id} was sent {most} {kind.lower()}s: it takes no more")
+    position = held.last + 1
     await tx.execute(
         "INSERT INTO message VALUES (?, ?, ?, ?, ?)",
         run_id,
-        max((position for _, position in rows), default=0) + 1,
+        position,
         kind,
-        json.dumps(document).encode(),
+        payload,
         await tx.now_ms(),
     )
+    return replace(message, position=position)
+
+
+def encode(message: Message) -> tuple[str, bytes, int]:
+    """Its kind, what is stored of it, and how many of its kind a run takes."""
+    kind = WORDS[type(message)]
+    document = asdict(message)
+    del document["position"]
+    return kind, json.dumps(document).encode(), 1 if kind == CANCEL else MAX_SIGNALS
 
 
 def _decode(position: int, kind: str, payload: bytes) -> Message:

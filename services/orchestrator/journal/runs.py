@@ -76,7 +76,7 @@ class Driver(Protocol):
         ...
 
     def take_mail_soon(self, run_id: str) -> None:
-        """The run was sent something."""
+        """The run was sent something through another process."""
         ...
 
     def abandon(self) -> None:

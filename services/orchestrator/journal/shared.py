@@ -9,19 +9,22 @@ from typing import TYPE_CHECKING, Any
 from mesh import lease as leases
 from mesh.errors import FailedPrecondition
 from services.orchestrator.journal import statements
-from services.orchestrator.journal.messages import Messages
+from services.orchestrator.journal.messages import Messages, encode
 from services.orchestrator.journal.runs import (
     LATELY,
     Runs,
     StoredRun,
     set_aside,
 )
+from services.orchestrator.journal.sleeping import ASLEEP
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from mesh.database import Database, Transaction
+    from mesh.inbox import RequestKey
     from mesh.lease import Lease
+    from services.orchestrator.journal.messages import Message
     from services.orchestrator.journal.writer import Writer
 
 
@@ -35,15 +38,32 @@ class Taken:
 
 
 class SharedMessages(Messages):
+    def __init__(self, database: Database, lease: Lease) -> None:
+        super().__init__(database)
+        self._lease = lease
+
+    async def _send_at_once(
+        self, tx: Transaction, key: RequestKey, run_id: str, message: Message, reply: bytes
+    ) -> Message | None:
+        kind, payload, most = encode(message)
+        row = await tx.fetch_one(
+            statements.SEND,
+            *(run_id, ASLEEP, kind, payload, most),
+            *(key.caller, key.method, key.request_id, key.body, reply),
+            self._lease.executor,
+        )
+        return None if row is None else replace(message, position=row[0])
+
     async def _tell(self, tx: Transaction, run_id: str, *, woken: bool) -> None:
         channel = statements.WAITING if woken else statements.MAIL
-        await tx.fetch("SELECT pg_notify(?, ?)", channel, "" if woken else run_id)
+        told = "" if woken else f"{run_id} {self._lease.executor}"
+        await tx.fetch("SELECT pg_notify(?, ?)", channel, told)
 
 
 class SharedRuns(Runs):
     def __init__(self, database: Database, lease: Lease, writer: Writer) -> None:
         super().__init__(database, lease, writer)
-        self.messages = SharedMessages(database)
+        self.messages = SharedMessages(database, lease)
         self._writer = writer
 
     async def claim(self, limit: int) -> list[StoredRun]:

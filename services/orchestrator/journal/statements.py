@@ -24,7 +24,7 @@ ALTER TABLE run SET (fillfactor = 80);
 """
 
 MOVED = "anya_run_moved"  # channel: ids of runs, parted by spaces
-MAIL = "anya_run_mail"  # channel: id of a run that was sent something
+MAIL = "anya_run_mail"  # channel: id of a run that was sent something, and who sent it
 EVENT = "anya_event"  # channel: a run emitted something
 WAITING = "anya_run_waiting"  # channel: somebody may claim something
 
@@ -187,5 +187,22 @@ WITH last AS (
 SELECT id FROM last WHERE owner = ANY($1::text[])
 AND finished_us >= (SELECT max(finished_us) FROM last WHERE owner = ANY($1::text[])) - $2
 """
+
+# What is sent to a run that is awake and open, under a key of its own, if it was not sent too much;
+# nothing in every other case. The store's row must be held: nobody else sends then.
+SEND = f"""
+WITH held AS (
+    SELECT count(*) FILTER (WHERE kind = $3) AS same, coalesce(max(position), 0) AS last
+    FROM message WHERE run = $1),
+sent AS (
+    INSERT INTO message
+    SELECT $1, last + 1, $3, $4, (EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint
+    FROM held JOIN run ON run.id = $1 AND finished_us IS NULL AND owner <> $2 AND same < $5
+    WHERE NOT EXISTS (
+        SELECT 1 FROM inbox WHERE caller = $6 AND method = $7 AND request_id = $8)
+    RETURNING position),
+answered AS (INSERT INTO inbox SELECT $6, $7, $8, $9, $10 FROM sent)
+SELECT position, pg_notify('{MAIL}', $1 || ' ' || $11)::text FROM sent
+"""  # noqa: S608
 
 TELL = "SELECT pg_notify($1, $2)"

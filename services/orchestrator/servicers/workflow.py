@@ -20,13 +20,14 @@ from services.orchestrator.servicers.listing import DEFAULT_PAGE, MAX_PAGE, list
 from services.orchestrator.servicers.start import start_run
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from grpc.aio import ServicerContext
 
     from services.orchestrator.approving import Approvals
     from services.orchestrator.catalogue import Catalogue
-    from services.orchestrator.changes import Changes
+    from services.orchestrator.changes import Changes, Moved
+    from services.orchestrator.engine.record import Record
     from services.orchestrator.journal.commits import NewRun
     from services.orchestrator.journal.definitions import Definitions
     from services.orchestrator.journal.erasure import Erasure
@@ -195,17 +196,25 @@ class WorkflowServicer(WorkflowServiceServicer):
     ) -> AsyncIterator[pb.WatchRunResponse]:
         state = RunState(request.run_id)
         with self._changes.watch(request.run_id) as moved:
+            stored = await self._runs.news(request.run_id, after=0)
+            records: Sequence[Record] = stored.records
             while True:
-                moved.clear()
-                news = await self._runs.news(request.run_id, after=state.sequence)
-                for record in news.records:
+                for record in records:
                     evolve(state, record)
                     if record.sequence > request.after_sequence:
-                        run = view.format_run(news.row, state)
+                        run = view.format_run(stored.row, state)
                         yield pb.WatchRunResponse(sequence=record.sequence, run=run)
                 if state.finished:
                     return
                 await changes.wait(moved, at_most=LOOK_AGAIN)
+                moved.clear()
+                records = await self._news(state, moved)
+
+    async def _news(self, state: RunState, moved: Moved) -> Sequence[Record]:
+        """What the run has journalled since ``state``, from who drives it here, or the store."""
+        if told := moved.take(after=state.sequence):
+            return [record.read_again() for record in told]
+        return (await self._runs.news(state.run_id, after=state.sequence)).records
 
 
 def _parse(request: pb.StartRunRequest) -> StartRun:
