@@ -66,6 +66,14 @@ class Active:
         self.handed.append(message)
         self.stirred.set()
 
+    def take_handed(self) -> list[Message]:
+        """What it was handed, if nothing else was sent to it; or else the store is to be read."""
+        handed, self.handed = self.handed, []
+        mail, self.mail = self.mail, False
+        next_in_line = [self.state.taken + number for number in range(1, len(handed) + 1)]
+        complete = not mail and [message.position for message in handed] == next_in_line
+        return handed if complete else []
+
     def leave(self, unwanted: Iterable[Command]) -> None:
         """Nothing depends on these any more."""
         for command in list(unwanted):

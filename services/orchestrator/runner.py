@@ -318,11 +318,8 @@ class Runner:
 
     async def _mail(self, run: Active) -> list[Message]:
         state = run.state
-        handed, run.handed = run.handed, []
-        next_in_line = [state.taken + number for number in range(1, len(handed) + 1)]
-        if not run.mail and [message.position for message in handed] == next_in_line:
+        if handed := run.take_handed():
             return handed
-        run.mail = False
         look = partial(self._runs.messages.waiting, state.run_id, taken=state.taken)
         return await until_it_answers(look, state.run_id)
 
