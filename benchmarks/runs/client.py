@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
-import uuid
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from anya.orchestrator.v1 import workflow_pb2 as pb
 from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceStub
 from benchmarks.runs import burst
 from benchmarks.runs.definitions import FOUR_STEPS, TXID, WAITING
+from cli.payment import uuid7
 from mesh import telemetry
 from mesh.breaker import Breakers
 from mesh.client import open_channel
@@ -96,7 +96,7 @@ def _signal(stubs: Sequence[Any]) -> Callable[[], Awaitable[float]]:
 
 
 def _request(workflow_id: str) -> pb.StartRunRequest:
-    run_id = str(uuid.uuid4())
+    run_id = uuid7()
     return pb.StartRunRequest(request_id=run_id, workflow_id=workflow_id, input=INPUT)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mesh.errors import MeshError, Reason, ResourceExhausted
@@ -20,9 +20,7 @@ MAX_WAITING = 4096
 @dataclass(slots=True, eq=False)
 class Waiting:
     commit: Commit
-    landed: asyncio.Future[bool] = field(
-        default_factory=lambda: asyncio.get_running_loop().create_future()
-    )
+    landed: asyncio.Future[bool]
 
     def settle(self, *, landed: bool) -> None:
         if not self.landed.done():
@@ -47,7 +45,7 @@ class GroupCommit(ABC):
         ResourceExhausted (NOT_ADMITTED) if too many wait; Unavailable if the store does not answer:
         then nobody knows whether it landed.
         """
-        waiting = Waiting(commit)
+        waiting = Waiting(commit, asyncio.get_running_loop().create_future())
         self._admit()
         self._waiting.append(waiting)
         return await waiting.landed
