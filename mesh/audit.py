@@ -13,8 +13,8 @@ import hashlib
 import json
 import logging
 import os
-import queue
 import threading
+from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 MAX_WAITING = 4096  # entries not yet on disk; beyond it calls are refused, never unrecorded
 MAX_BATCH = 256
+GATHER = 0.01  # seconds that a batch waits for more: waking a thread and syncing cost as for one
 MAX_LINE = 1 << 16  # bytes
 RETRY_EVERY = 1.0  # seconds, while the disk refuses
 START = "0" * 64  # previous of the first line
@@ -69,34 +70,36 @@ class AuditLog:
         self._file = file
         self._chain = chain
         self._is_torn = False
-        self._waiting: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
+        self._waiting: deque[Entry] = deque()
+        self._something = threading.Event()
         self._closing = threading.Event()
         self._writer = threading.Thread(target=self._write_forever, name="audit")
         self._writer.start()
 
     def record(self, entry: Entry) -> None:
         """Have it written soon. Unavailable if the disk lags far behind."""
-        if self._waiting.qsize() >= MAX_WAITING:
+        if len(self._waiting) >= MAX_WAITING:
             raise Unavailable(
                 "the audit log cannot be written; retry later", reason=Reason.AUDIT_UNAVAILABLE
             )
-        self._waiting.put(entry)
+        self._waiting.append(entry)
+        if not self._something.is_set():
+            self._something.set()
 
     def close(self) -> None:
         """Return once everything recorded is on disk, or the disk has refused it once more."""
         self._closing.set()
-        self._waiting.put(None)
+        self._something.set()
         self._writer.join()
 
     def _write_forever(self) -> None:
-        while (entry := self._waiting.get()) is not None:
-            batch = [entry]
-            while len(batch) < MAX_BATCH and not self._waiting.empty():
-                if (entry := self._waiting.get()) is None:
-                    self._write(batch)
-                    return
-                batch.append(entry)
-            self._write(batch)
+        while self._waiting or not self._closing.is_set():
+            self._something.wait()
+            self._closing.wait(GATHER)
+            self._something.clear()
+            while self._waiting:
+                count = min(len(self._waiting), MAX_BATCH)
+                self._write([self._waiting.popleft() for _ in range(count)])
 
     def _write(self, batch: list[Entry]) -> None:
         chain = self._chain
