@@ -61,5 +61,5 @@ async def test_of_one_run_only_one_turn_is_in_a_commit() -> None:
     )
     await store.close()
 
-    assert landed == [True, True]
+    assert all(landed)
     assert store.sizes == [1, 1]
