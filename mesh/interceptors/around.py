@@ -48,13 +48,11 @@ class Around:
     ) -> bool | None:
         if error is not None:
             return self._unwind(kind, error, traceback)
-        try:
+        with ExitStack() as rest:
+            rest.push(self._unwind)  # for what a step may raise as it is left
             while self._entered:
                 for _ in self._entered.pop():
                     raise RuntimeError("a step has more than one yield")
-        except BaseException as raised:  # by a step as it is left: for those outside of it
-            if not self._unwind(type(raised), raised, raised.__traceback__):
-                raise
         return None
 
     def _unwind(
