@@ -47,13 +47,25 @@ class Seed:
 
     def private_key(self, network: Network, keychain: Keychain, index: int) -> bytes:
         """The 32-byte key of one address."""
-        path = f"m/84h/{COIN_TYPES.get(network, 1)}h/0h/{keychain:d}/{index}"
-        key: bytes = self._root(network).derive(bdk.DerivationPath(path)).secret_bytes()
+        key: bytes = self._derive(network, keychain, index).secret_bytes()
         return key
+
+    def signing_text(self, network: Network, keychain: Keychain, index: int) -> str:
+        """The descriptor of one address alone, with its private key. A secret."""
+        return f"wpkh({self._derive(network, keychain, index)})"
+
+    def _derive(self, network: Network, keychain: Keychain, index: int) -> bdk.DescriptorSecretKey:
+        path = f"m/84h/{COIN_TYPES.get(network, 1)}h/0h/{keychain:d}/{index}"
+        return self._root(network).derive(bdk.DerivationPath(path))
 
     def _root(self, network: Network) -> bdk.DescriptorSecretKey:
         mnemonic = bdk.Mnemonic.from_entropy(self.entropy)
         return bdk.DescriptorSecretKey(_kind(network), mnemonic, None)
+
+
+def signing_descriptor(text: str, network: Network) -> bdk.Descriptor:
+    """What signs for one address: ``text`` is its ``Seed.signing_text``."""
+    return bdk.Descriptor(text, _kind(network))
 
 
 def script_at(descriptor: str, network: Network, index: int) -> bytes:

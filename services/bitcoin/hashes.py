@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hashlib import new, sha256
+from hashlib import sha256
 from typing import NewType
 
 from mesh.errors import InvalidArgument, Reason
@@ -16,11 +16,6 @@ HASH_SIZE = 32
 def sha256d(data: bytes) -> bytes:
     """SHA-256 twice, as blocks, transactions and merkle trees are hashed."""
     return sha256(sha256(data).digest()).digest()
-
-
-def hash160(data: bytes) -> bytes:
-    """RIPEMD-160 of SHA-256: what an address says of a public key."""
-    return new("ripemd160", sha256(data).digest()).digest()
 
 
 def display(hash: bytes) -> str:

@@ -10,11 +10,13 @@ from mesh import address_link
 from mesh.errors import Internal, InvalidArgument, NotFound
 from mesh.keystore import KeystoreError
 from services.bitcoin.address import parse_address
-from services.bitcoin.descriptor import Seed
+from services.bitcoin.descriptor import Seed, signing_descriptor
 from services.bitcoin.ownership import sign_p2wpkh
 from services.bitcoin.wallet import NewWallet
 
 if TYPE_CHECKING:
+    import bdkpython as bdk
+
     from mesh.keystore import Keystore
     from services.bitcoin.chain import Network
     from services.bitcoin.store.wallet import WalletStore
@@ -39,9 +41,11 @@ class Keyring:
         sealed = self._keystore.seal(_key_id(id), seed.entropy)
         return NewWallet(id, sealed, seed.descriptors(self._network))
 
-    def signing_key(self, own: OwnAddress, sealed_seed: bytes) -> bytes:
-        """What signs for one address of ours and for nothing else: its 32-byte private key."""
-        return self._keystore.open(_derived_id(own), self._sealed_key(own, sealed_seed))
+    def signing_descriptor(self, own: OwnAddress, sealed_seed: bytes) -> bdk.Descriptor:
+        """What signs for one address of ours and for nothing else."""
+        sealed = self._sealed_key(own, sealed_seed)
+        text = self._keystore.open(_derived_id(own), sealed).decode()
+        return signing_descriptor(text, self._network)
 
     async def check(self) -> None:
         """KeystoreError if the master key is not the one that sealed the wallets of this store."""
@@ -71,8 +75,8 @@ class Keyring:
 
     def _derive_key(self, own: OwnAddress, sealed_seed: bytes) -> bytes:
         seed = self._open(own.wallet_id, sealed_seed)
-        key = seed.private_key(self._network, own.keychain, own.index)
-        return self._keystore.seal(_derived_id(own), key)
+        text = seed.signing_text(self._network, own.keychain, own.index)
+        return self._keystore.seal(_derived_id(own), text.encode())
 
     def _open(self, wallet_id: str, sealed_seed: bytes) -> Seed:
         try:

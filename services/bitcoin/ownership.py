@@ -10,16 +10,15 @@ import base64
 import binascii
 from dataclasses import dataclass
 from enum import StrEnum
-from hashlib import sha256
+from hashlib import new, sha256
 from struct import pack
 from typing import TYPE_CHECKING, TypeAlias
 
 import coincurve
 
 from mesh.errors import InvalidArgument
-from services.bitcoin.hashes import Txid, hash160, sha256d
+from services.bitcoin.hashes import Txid, sha256d
 from services.bitcoin.script import ScriptType, script_type
-from services.bitcoin.sighash import SIGHASH_ALL, sighashes
 from services.bitcoin.transaction import (
     NULL_PREVOUT,
     Input,
@@ -39,6 +38,7 @@ MAX_SIGNATURE = 1024  # characters; a P2WPKH proof has 147
 MAX_MESSAGE = 65_536  # bytes
 
 ORDER = 0xFFFFFFFF_FFFFFFFF_FFFFFFFF_FFFFFFFE_BAAEDCE6_AF48A03B_BFD25E8C_D0364141
+SIGHASH_ALL = b"\x01"
 
 # Consensus: the first input of a serialised transaction that may not spend its output, or None.
 FindInvalidInput: TypeAlias = "Callable[[bytes, Sequence[Output]], int | None]"
@@ -90,9 +90,18 @@ class Statement:
 
     def sighash_segwit_v0(self) -> bytes:
         """What a P2WPKH key signs (BIP 143, SIGHASH_ALL)."""
-        spend, spent = Input(self.prevout, sequence=0), Output(0, self.script_pubkey)
-        (hash,) = sighashes(version=0, inputs=[spend], spent=[spent], outputs=OUTPUTS)
-        return hash
+        return sha256d(
+            VERSION
+            + sha256d(self.prevout)
+            + sha256d(SEQUENCE)
+            + self.prevout
+            + _sized(b"\x76\xa9\x14" + self.script_pubkey[2:] + b"\x88\xac")
+            + pack("<q", 0)
+            + SEQUENCE
+            + sha256d(_outputs())
+            + LOCK_TIME
+            + pack("<I", 1)  # SIGHASH_ALL
+        )
 
     def sighash_taproot(self) -> bytes:
         """What a P2TR key signs on the key path (BIP 341, SIGHASH_DEFAULT)."""
@@ -115,7 +124,8 @@ def sign_p2wpkh(secret: bytes, message: bytes) -> str:
     """The proof of the P2WPKH address of a 32-byte private key."""
     key = coincurve.PrivateKey(secret)
     public_key = key.public_key.format()
-    statement = Statement(b"\x00\x14" + hash160(public_key), message)
+    hash160 = new("ripemd160", sha256(public_key).digest()).digest()
+    statement = Statement(b"\x00\x14" + hash160, message)
     signature = key.sign(statement.sighash_segwit_v0(), hasher=None)
     return _encode([signature + SIGHASH_ALL, public_key])
 

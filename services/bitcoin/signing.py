@@ -1,70 +1,133 @@
-"""A payment's transaction, built as it was planned and signed with the key that owns its coins."""
+"""A payment's transaction, built and signed by a throw-away bdk wallet that knows one key."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import coincurve
+import bdkpython as bdk
 
 from mesh.errors import Internal
-from services.bitcoin.hashes import hash160
-from services.bitcoin.sighash import SIGHASH_ALL, sighashes
+from services.bitcoin.descriptor import NETWORKS
 from services.bitcoin.transaction import (
     SEQUENCE_NO_REPLACEMENT,
-    Input,
-    Output,
+    Transaction,
     parse_transaction,
-    serialize,
+    split_outpoint,
 )
 
 if TYPE_CHECKING:
-    from services.bitcoin.spending import Spend
-    from services.bitcoin.transaction import Transaction
+    from services.bitcoin.chain import Network
+    from services.bitcoin.spending import Candidate, Spend
+    from services.bitcoin.transaction import Output
 
 VERSION = 2
 SEQUENCE = SEQUENCE_NO_REPLACEMENT - 1  # replaceable (BIP 125), so that a fee can be raised
 
+REFUSALS = (
+    bdk.AddForeignUtxoError,
+    bdk.CreateTxError,
+    bdk.ExtractTxError,
+    bdk.InternalError,
+    bdk.SignerError,
+)
+
+# Our own index says what the coins hold, so a witness UTXO is as good as the whole transaction.
+OPTIONS = bdk.SignOptions(
+    trust_witness_utxo=True,
+    assume_height=None,
+    allow_all_sighashes=False,
+    try_finalize=True,
+    sign_with_tap_internal_key=False,
+    allow_grinding=True,
+)
+
+
+class _Nowhere(bdk.Persistence):  # type: ignore[misc]
+    """The store of a wallet that is thrown away; one in memory costs a database's schema."""
+
+    def initialize(self) -> bdk.ChangeSet:
+        return bdk.ChangeSet()
+
+    def persist(self, changeset: bdk.ChangeSet) -> None:
+        pass
+
 
 def sign(
-    spend: Spend, secret: bytes, *, pay: Output, own_script: bytes, change_script: bytes
+    spend: Spend,
+    key: bdk.Descriptor,
+    *,
+    pay: Output,
+    own_script: bytes,
+    change_script: bytes,
+    network: Network,
 ) -> Transaction:
-    """The signed transaction that spends exactly ``spend``, inputs and outputs as BIP 69 orders.
+    """The signed transaction that spends exactly ``spend``; ``key`` owns all of its coins.
 
-    ``secret`` is the 32-byte key of ``own_script``, the P2WPKH script of all of its coins;
-    Internal if it is another's.
+    Internal if what bdk made is not what was planned.
     """
-    key = coincurve.PrivateKey(secret)
-    public_key = key.public_key.format()
-    if own_script != b"\x00\x14" + hash160(public_key):
-        raise Internal("the wallet's key is not that of the coins; nothing was signed")
-    coins = sorted(spend.coins, key=lambda coin: _by_txid(coin.prevout))
-    outputs = [pay]
-    if spend.change_sat:
-        outputs.append(Output(spend.change_sat, change_script))
-    outputs.sort()
-    bare = [Input(coin.prevout, sequence=SEQUENCE) for coin in coins]
-    hashes = sighashes(
-        version=VERSION,
-        inputs=bare,
-        spent=[Output(coin.amount_sat, own_script) for coin in coins],
-        outputs=outputs,
+    nowhere = bdk.Persister.custom(_Nowhere())
+    wallet = bdk.Wallet.create_single(key, NETWORKS[network], nowhere)
+    builder = (
+        bdk.TxBuilder()
+        .version(VERSION)
+        .manually_selected_only()
+        .only_witness_utxo()
+        .add_recipient(bdk.Script(pay.script_pubkey), bdk.Amount.from_sat(pay.amount_sat))
+        .fee_absolute(bdk.Amount.from_sat(spend.fee_sat))
+        .drain_to(bdk.Script(change_script))
     )
-    inputs = [
-        one._replace(witness=(key.sign(hash, hasher=None) + SIGHASH_ALL, public_key))
-        for one, hash in zip(bare, hashes, strict=True)
-    ]
-    transaction = parse_transaction(serialize(version=VERSION, inputs=inputs, outputs=outputs))
-    _check_fee(transaction, spend)
+    weight = key.max_weight_to_satisfy()
+    for coin in spend.coins:
+        txid, vout = split_outpoint(coin.prevout)
+        place = bdk.OutPoint(txid=bdk.Txid.from_bytes(txid), vout=vout)
+        builder = builder.add_foreign_utxo_with_sequence(
+            place, _input(coin, own_script), weight, SEQUENCE
+        )
+    try:
+        psbt = builder.finish(wallet)
+        if not wallet.sign(psbt, OPTIONS):
+            raise Internal("the wallet's key did not sign all inputs")
+        raw = psbt.extract_tx().serialize()
+    except REFUSALS as error:
+        raise Internal(f"bdk does not build the payment: {error}") from error
+    transaction = parse_transaction(raw)
+    _check(transaction, spend, pay, change_script)
     return transaction
 
 
-def _by_txid(prevout: bytes) -> tuple[bytes, int]:
-    """As people write a txid, which is how BIP 69 compares it."""
-    return prevout[31::-1], int.from_bytes(prevout[32:], "little")
-
-
-def _check_fee(transaction: Transaction, spend: Spend) -> None:
-    """What coins hold and outputs do not is gone for ever: it must be what was planned."""
-    held = sum(coin.amount_sat for coin in spend.coins)
-    if held - sum(output.amount_sat for output in transaction.outputs) != spend.fee_sat:
+def _check(transaction: Transaction, spend: Spend, pay: Output, change_script: bytes) -> None:
+    """Trust no builder with money: these coins, this payment, this change, and nothing else."""
+    expected = [tuple(pay)]
+    if spend.change_sat:
+        expected.append((spend.change_sat, change_script))
+    made = [tuple(output) for output in transaction.outputs]
+    coins = sorted(coin.prevout for coin in spend.coins)
+    if sorted(made) != sorted(expected) or sorted(transaction.prevouts) != coins:
         raise Internal("the signed transaction is not the planned one; nothing was sent")
+
+
+def _input(coin: Candidate, script: bytes) -> bdk.Input:
+    output = bdk.TxOut(value=bdk.Amount.from_sat(coin.amount_sat), script_pubkey=bdk.Script(script))
+    return bdk.Input(
+        non_witness_utxo=None,
+        witness_utxo=output,
+        partial_sigs={},
+        sighash_type=None,
+        redeem_script=None,
+        witness_script=None,
+        bip32_derivation={},
+        final_script_sig=None,
+        final_script_witness=None,
+        ripemd160_preimages={},
+        sha256_preimages={},
+        hash160_preimages={},
+        hash256_preimages={},
+        tap_key_sig=None,
+        tap_script_sigs={},
+        tap_scripts={},
+        tap_key_origins={},
+        tap_internal_key=None,
+        tap_merkle_root=None,
+        proprietary={},
+        unknown={},
+    )

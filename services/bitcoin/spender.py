@@ -183,10 +183,11 @@ class WalletActor(Actor[WalletMessage]):
         )
         transaction = sign(
             spend,
-            self._keyring.signing_key(basis.own, basis.sealed_seed),
+            self._keyring.signing_descriptor(basis.own, basis.sealed_seed),
             pay=Output(order.amount_sat, order.to_script),
             own_script=order.from_script,
             change_script=change.script_pubkey,
+            network=self._network,
         )
         return Signed(
             order=order,
