@@ -7,8 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mesh.errors import ResourceExhausted, Unavailable
-from services.orchestrator.patience import until_it_answers
-from services.orchestrator.performing import pause
+from services.orchestrator.patience import pause, until_it_answers
 
 if TYPE_CHECKING:
     import asyncio

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from services.orchestrator.journal.erasure import Erasure
 from services.orchestrator.journal.retention import Retention
-from services.orchestrator.performing import pause
+from services.orchestrator.patience import pause
 from services.orchestrator.tasks import Tasks
 
 if TYPE_CHECKING:

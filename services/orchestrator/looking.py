@@ -6,7 +6,8 @@ import logging
 from typing import TYPE_CHECKING
 
 from mesh.errors import ResourceExhausted, Unavailable
-from services.orchestrator.performing import pause, wakes_at
+from services.orchestrator.patience import pause
+from services.orchestrator.performing import wakes_at
 
 if TYPE_CHECKING:
     import asyncio

@@ -1,4 +1,4 @@
-"""Waiting for a store that is away: nothing goes on that is not journalled."""
+"""Waiting: for a store that is away, as nothing goes on that is not journalled, or for a while."""
 
 from __future__ import annotations
 
@@ -26,3 +26,13 @@ async def until_it_answers(work: Callable[[], Awaitable[T]], run_id: str) -> T:
         except (Unavailable, ResourceExhausted) as error:
             log.warning("run %s waits for the store: %s", run_id, error)
             await asyncio.sleep(STORE_RETRY)
+
+
+async def pause(stopping: asyncio.Event, seconds: float) -> bool:
+    """True if we were told to stop meanwhile."""
+    try:
+        async with asyncio.timeout(seconds):
+            await stopping.wait()
+    except TimeoutError:
+        return False
+    return True

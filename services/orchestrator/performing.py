@@ -20,6 +20,7 @@ from services.orchestrator.engine.events import (
 from services.orchestrator.engine.machine import commands
 from services.orchestrator.engine.policy import SECOND
 from services.orchestrator.engine.state import Error
+from services.orchestrator.patience import pause
 from services.orchestrator.run_trace import CANCEL
 
 if TYPE_CHECKING:
@@ -194,13 +195,3 @@ def wakes_at(commands: Iterable[Command]) -> int:
 def _listens(run: Active) -> bool:
     """Does it wait for events? Only who is in memory hears them."""
     return any(step.input.get("events") for step in run.state.in_flight)
-
-
-async def pause(stopping: asyncio.Event, seconds: float) -> bool:
-    """True if we were told to stop meanwhile."""
-    try:
-        async with asyncio.timeout(seconds):
-            await stopping.wait()
-    except TimeoutError:
-        return False
-    return True

@@ -22,8 +22,8 @@ from services.orchestrator.engine.record import Kind, Record
 from services.orchestrator.engine.state import RunStatus
 from services.orchestrator.journal.commits import NewRun, emits
 from services.orchestrator.journal.runs import Fenced
-from services.orchestrator.patience import STORE_RETRY, until_it_answers
-from services.orchestrator.performing import Active, Performer, pause
+from services.orchestrator.patience import STORE_RETRY, pause, until_it_answers
+from services.orchestrator.performing import Active, Performer
 from services.orchestrator.run_trace import RunTrace
 from services.orchestrator.tasks import Tasks
 
@@ -66,8 +66,7 @@ class Runner:
         self._draw = draw
         self._config = config
         self._tasks = Tasks()
-        self._held: set[str] = set()  # ids of the runs in memory
-        self._drivers: set[asyncio.Task[Any]] = set()  # of the tasks, one for each of those
+        self._held: dict[str, asyncio.Task[Any] | None] = {}  # what is in memory: id and driver
         self._may_have_lost = False
         self._was_full = False  # when we last looked: more may wait than we took
         self._due = False  # runs that sleep: there may be some
@@ -87,13 +86,14 @@ class Runner:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Drive runs for the duration of the block."""
-        self._tasks.spawn(self._claim_forever(), name="claim runs")
-        messages, stopping = self._runs.messages, self._stopping
-        self._tasks.spawn(looking.for_mail(messages, self._driven, stopping), name="look for mail")
-        due = looking.for_due(self._runs.sleep, self._wake_soon, stopping)
-        self._tasks.spawn(due, name="look for due")
-        news = self._hearing.look_forever(self._driven, stopping)
-        self._tasks.spawn(news, name="look for events")
+        messages, driven, stopping = self._runs.messages, self._driven, self._stopping
+        self._tasks.supervise(self._claim_forever, stopping, name="claim runs")
+        mail = partial(looking.for_mail, messages, driven, stopping)
+        self._tasks.supervise(mail, stopping, name="look for mail")
+        due = partial(looking.for_due, self._runs.sleep, self._wake_soon, stopping)
+        self._tasks.supervise(due, stopping, name="look for due runs")
+        news = partial(self._hearing.look_forever, driven, stopping)
+        self._tasks.supervise(news, stopping, name="look for events")
         try:
             yield
         finally:
@@ -141,8 +141,8 @@ class Runner:
         sent = await self._runs.messages.send(key, run_id, message, reply)
         if sent.message is not None and (run := self._driven.get(run_id)):
             run.hand(sent.message)
-        if run_id not in self._held:
-            self._room.set()  # it may have slept
+        if run_id not in self._driven:
+            self._room.set()  # it may have slept, or have fallen asleep just now
         return sent.reply
 
     async def _start(
@@ -157,7 +157,7 @@ class Runner:
         run_id = request.run_id
         owned = self._has_room() and run_id not in self._held
         if owned:
-            self._held.add(run_id)
+            self._held[run_id] = None
 
         def prepare(definition: StoredDefinition) -> NewRun:
             turn = starting.start(
@@ -196,6 +196,7 @@ class Runner:
     # Taking up runs that wait.
 
     async def _claim_forever(self) -> None:
+        self._may_have_lost = True  # what a defect of ours left behind
         while not self._stopping.is_set():
             self._room.clear()
             try:
@@ -206,7 +207,6 @@ class Runner:
                 await pause(self._stopping, STORE_RETRY)
                 continue
             for stored in claimed:
-                self._held.add(stored.row.id)
                 self._spawn_driver(self._take_up(stored), stored.row.id)
             if not claimed:
                 await self._room.wait()
@@ -264,14 +264,13 @@ class Runner:
 
     def abandon(self) -> None:
         """Leave every run to whoever took our lease. What is under way ends unheard."""
-        for driver in self._drivers:
+        for driver in filter(None, self._held.values()):
             driver.cancel()
 
     def redraw(self, ended: Sequence[StoredRun]) -> None:
         """Their last spans may have been on their way when their process was killed."""
         for stored in ended:
-            run_trace = self._trace(stored.state, stored.row.traceparent)
-            run_trace.observe(stored.records, again=True)
+            self._trace(stored.state, stored.row.traceparent).observe(stored.records, again=True)
 
     # Driving one run.
 
@@ -383,17 +382,19 @@ class Runner:
 
     def _let_go(self, run_id: str, *, lost: bool = False) -> None:
         """Make room. ``lost``: nobody knows whether the store has the run as ours."""
-        self._held.discard(run_id)
+        self._held.pop(run_id, None)
         self._may_have_lost |= lost
-        if lost or self._was_full:
+        if self._may_have_lost or self._was_full:
             self._room.set()
 
     def _spawn_driver(self, work: Coroutine[Any, Any, Any], run_id: str) -> None:
-        driver = self._tasks.spawn(work, name=f"run {run_id}")
-        self._drivers.add(driver)
+        self._held[run_id] = own = self._tasks.spawn(work, name=f"run {run_id}")
 
         def end(driver: asyncio.Task[Any]) -> None:
-            self._drivers.discard(driver)
-            self._let_go(run_id)
+            defect = None if driver.cancelled() else driver.exception()
+            if defect is not None:
+                log.error("run %s is left to whoever claims it", run_id, exc_info=defect)
+            if self._held.get(run_id) is driver:
+                self._let_go(run_id, lost=defect is not None)
 
-        driver.add_done_callback(end)
+        own.add_done_callback(end)

@@ -21,7 +21,6 @@ from mesh.errors import (
 from mesh.inbox import RequestKey
 from services.orchestrator.definition.faults import DefinitionInvalid
 from services.orchestrator.engine import starting
-from services.orchestrator.performing import pause
 from services.orchestrator.run_trace import parent_of_run
 from services.orchestrator.schedule import schedule as schedules
 from services.orchestrator.tasks import Tasks
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
 
 METHOD = "schedule"  # under which its runs are started, where calls have their method
 LOOK_AGAIN = 1.0  # seconds: another replica may have been given a schedule
-AFTER_A_DEFECT = 1.0  # seconds
 GRACE = 2.0  # seconds for starts under way when we are told to stop
 
 log = logging.getLogger(__name__)
@@ -67,7 +65,7 @@ class Scheduler:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Start what is due for the duration of the block."""
-        self._tasks.spawn(self._supervise(), name="supervise schedules")
+        self._tasks.supervise(self._look_forever, self._stopping, name="start what is due")
         try:
             yield
         finally:
@@ -118,19 +116,6 @@ class Scheduler:
             if isinstance(end, BaseException):  # by whoever looks first once PATIENCE is over
                 log.error("run %s has to be looked at again", firing.run_id, exc_info=end)
         return 0.0
-
-    async def _supervise(self) -> None:
-        """A defect of ours is logged, and does not end the schedules."""
-        while not self._stopping.is_set():
-            looking = asyncio.create_task(self._look_forever(), name="look at schedules")
-            try:
-                await asyncio.wait({looking})
-            finally:
-                looking.cancel()
-                await asyncio.gather(looking, return_exceptions=True)
-            if not looking.cancelled() and (error := looking.exception()) is not None:
-                log.error("the schedules begin anew", exc_info=error)
-                await pause(self._stopping, AFTER_A_DEFECT)
 
     async def _look_forever(self) -> None:
         while not self._stopping.is_set():

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from services.orchestrator.patience import pause
+
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
 T = TypeVar("T")
+
+AFTER_A_DEFECT = 1.0  # seconds
+
+log = logging.getLogger(__name__)
 
 
 class Tasks:
@@ -23,6 +30,12 @@ class Tasks:
         task.add_done_callback(self._tasks.discard)
         return task
 
+    def supervise(
+        self, make: Callable[[], Coroutine[Any, Any, None]], stopping: asyncio.Event, *, name: str
+    ) -> None:
+        """Do what is never to end before we are to stop: a defect of ours is logged, no more."""
+        self.spawn(_again_and_again(make, stopping, name), name=f"supervise: {name}")
+
     async def drain(self, grace: float) -> None:
         """Give them ``grace`` seconds to end, then end what is late."""
         if not self._tasks:
@@ -31,3 +44,18 @@ class Tasks:
         for task in late:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
+
+
+async def _again_and_again(
+    make: Callable[[], Coroutine[Any, Any, None]], stopping: asyncio.Event, name: str
+) -> None:
+    while not stopping.is_set():
+        work = asyncio.create_task(make(), name=name)
+        try:
+            await asyncio.wait({work})
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+        if not work.cancelled() and (error := work.exception()) is not None:
+            log.error("what is to %s begins anew", name, exc_info=error)
+            await pause(stopping, AFTER_A_DEFECT)

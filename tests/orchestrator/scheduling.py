@@ -76,6 +76,7 @@ class Replica:
     catalogue: Catalogue
     schedules: Schedules
     scheduler: Scheduler
+    runner: Runner
 
     async def create(
         self,
@@ -148,4 +149,4 @@ async def replica(
         scheduler = Scheduler(schedules, catalogue, runner, NoOpTracer(), config)
         await stack.enter_async_context(journal.own(runner, changes))
         await stack.enter_async_context(runner.running())
-        yield Replica(by, journal, catalogue, schedules, scheduler)
+        yield Replica(by, journal, catalogue, schedules, scheduler, runner)
