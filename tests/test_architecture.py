@@ -67,16 +67,10 @@ ADAPTERS = {
     "services/orchestrator/changes.py": "wakes those who watch a run",
     "services/orchestrator/journal": "the store of definitions, runs and their records",
     "services/orchestrator/approving.py": "web5's word on approvals, through the peers",
-    "services/orchestrator/hearing.py": "what runs hear of each other, from the journal",
-    "services/orchestrator/patience.py": "waits for a store that is away",
+    "services/orchestrator/driving": "does what the pure engine wants, and journals it",
     "services/orchestrator/peers.py": "the other services, through the mesh's client",
     "services/orchestrator/keeping.py": "sweeps the journal by the clock",
-    "services/orchestrator/looking.py": "looks for messages and due runs by the clock",
-    "services/orchestrator/performing.py": "does what the pure engine wants",
-    "services/orchestrator/redriver.py": "stores a redrive, and wakes whoever may drive it",
-    "services/orchestrator/runner.py": "does what the pure engine wants",
     "services/orchestrator/scheduler.py": "starts runs when they are due",
-    "services/orchestrator/tasks.py": "what the runner has under way",
     "services/orchestrator/wallet.py": "what bitcoin has of a payment, through the peers",
     "services/web5/node": "what each message does inside its one transaction",
     "services/web5/records.py": "the node: opens that transaction, and asks the clock",
@@ -98,7 +92,7 @@ BOUNDARIES = {
     "services/orchestrator/journal/group.py": "the writer: one failure is one run's, not all's",
     "services/orchestrator/journal/writer.py": "the writer: one failure is who asked's, not all's",
     "services/orchestrator/keeping.py": "the sweeps: what fails is logged, and tried again later",
-    "services/orchestrator/runner.py": "the engine: one run's defect is that run's alone",
+    "services/orchestrator/driving/runner.py": "the engine: one run's defect is that run's alone",
 }
 
 # Where time is what is tried, and nothing is waited for.

@@ -35,6 +35,8 @@ from services.orchestrator.approving import Approvals
 from services.orchestrator.catalogue import Catalogue
 from services.orchestrator.changes import Changes
 from services.orchestrator.config import PEERS, OrchestratorConfig
+from services.orchestrator.driving.redriver import Redriver
+from services.orchestrator.driving.runner import Runner
 from services.orchestrator.engine.starting import StartRun
 from services.orchestrator.engine.state import RunStatus
 from services.orchestrator.journal import group
@@ -42,10 +44,8 @@ from services.orchestrator.journal.erasure import Erasure
 from services.orchestrator.journal.opening import open_journal
 from services.orchestrator.journal.runs import Started
 from services.orchestrator.peers import open_peers
-from services.orchestrator.redriver import Redriver
-from services.orchestrator.run_trace import parent_of_run
-from services.orchestrator.runner import Runner
 from services.orchestrator.servicers.workflow import WorkflowServicer
+from services.orchestrator.trace_context import parent_of_run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

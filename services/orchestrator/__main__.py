@@ -19,12 +19,12 @@ from services.orchestrator.approving import Approvals
 from services.orchestrator.catalogue import Catalogue
 from services.orchestrator.changes import Changes
 from services.orchestrator.config import OrchestratorConfig
+from services.orchestrator.driving.redriver import Redriver
+from services.orchestrator.driving.runner import Runner
 from services.orchestrator.journal.opening import open_journal
 from services.orchestrator.journal.schedules import Schedules
 from services.orchestrator.keeping import Keeping
 from services.orchestrator.peers import open_peers
-from services.orchestrator.redriver import Redriver
-from services.orchestrator.runner import Runner
 from services.orchestrator.scheduler import Scheduler
 from services.orchestrator.servicers.payment import PaymentServicer
 from services.orchestrator.servicers.schedule import ScheduleServicer

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mesh.inbox import RequestKey
+    from services.orchestrator.driving.runner import Runner
     from services.orchestrator.engine.state import RunState, StepState
     from services.orchestrator.journal.runs import Runs
     from services.orchestrator.peers import Peers
-    from services.orchestrator.runner import Runner
 
 SERVICE = "web5"
 VERIFY = "/anya.web5.v1.IdentityService/VerifyApproval"

@@ -8,10 +8,10 @@ import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from services.orchestrator.driving.patience import pause
+from services.orchestrator.driving.tasks import Tasks
 from services.orchestrator.journal.erasure import Erasure
 from services.orchestrator.journal.retention import Retention
-from services.orchestrator.patience import pause
-from services.orchestrator.tasks import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

@@ -20,10 +20,10 @@ from mesh.errors import (
 )
 from mesh.inbox import RequestKey
 from services.orchestrator.definition.faults import DefinitionInvalid
+from services.orchestrator.driving.tasks import Tasks
 from services.orchestrator.engine import starting
-from services.orchestrator.run_trace import parent_of_run
 from services.orchestrator.schedule import schedule as schedules
-from services.orchestrator.tasks import Tasks
+from services.orchestrator.trace_context import parent_of_run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
     from services.orchestrator.catalogue import Catalogue
     from services.orchestrator.config import OrchestratorConfig
+    from services.orchestrator.driving.runner import Runner
     from services.orchestrator.journal.definitions import StoredDefinition
     from services.orchestrator.journal.schedules import Firing, Schedules, StoredSchedule
-    from services.orchestrator.runner import Runner
     from services.orchestrator.schedule.schedule import Schedule
 
 METHOD = "schedule"  # under which its runs are started, where calls have their method

@@ -13,11 +13,11 @@ from mesh.inbox import RequestKey
 from mesh.runtime import open_runtime
 from services.orchestrator.catalogue import Catalogue
 from services.orchestrator.changes import Changes
+from services.orchestrator.driving.runner import Runner
 from services.orchestrator.journal.listing import Filter
 from services.orchestrator.journal.opening import open_journal
 from services.orchestrator.journal.schedules import Schedules
 from services.orchestrator.peers import open_peers
-from services.orchestrator.runner import Runner
 from services.orchestrator.schedule.schedule import Interval, Schedule
 from services.orchestrator.scheduler import Scheduler
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mesh.inbox import RequestKey
 from mesh.testing import eventually
-from services.orchestrator import performing, runner
+from services.orchestrator.driving import performing, runner
 from services.orchestrator.engine.events import Signalled
 from services.orchestrator.engine.starting import StartRun
 from services.orchestrator.journal.sleeping import Sleep

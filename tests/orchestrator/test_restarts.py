@@ -13,7 +13,7 @@ import grpc
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from mesh.database import POSTGRES_SCHEMES
 from mesh.testing import eventually
-from services.orchestrator.runner import GRACE
+from services.orchestrator.driving.runner import GRACE
 from tests.orchestrator.conftest import connect
 from tests.orchestrator.paying import finished, payment, status
 from tests.orchestrator.processes import process

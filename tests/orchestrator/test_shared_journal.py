@@ -13,9 +13,9 @@ import pytest
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from mesh import lease as leases
 from mesh.testing import eventually
-from services.orchestrator import looking
 from services.orchestrator.__main__ import orchestrator
 from services.orchestrator.catalogue import Catalogue
+from services.orchestrator.driving import looking
 from services.orchestrator.journal.commits import Append, rows_of
 from services.orchestrator.journal.opening import open_journal
 from services.orchestrator.journal.runs import Fenced

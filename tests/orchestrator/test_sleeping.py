@@ -13,8 +13,8 @@ from anya.orchestrator.v1 import workflow_pb2 as pb
 from mesh.database import open_database
 from mesh.inbox import RequestKey
 from mesh.testing import eventually
-from services.orchestrator import performing, runner
 from services.orchestrator.__main__ import orchestrator
+from services.orchestrator.driving import performing, runner
 from services.orchestrator.engine.events import Signalled
 from services.orchestrator.journal import SCHEMA
 from tests.orchestrator.conftest import connect

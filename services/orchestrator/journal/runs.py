@@ -26,7 +26,7 @@ from services.orchestrator.journal.events import Events
 from services.orchestrator.journal.listing import COLUMNS, Listing, RunRow
 from services.orchestrator.journal.messages import Messages
 from services.orchestrator.journal.sleeping import Sleep
-from services.orchestrator.run_trace import traceparent_of_run
+from services.orchestrator.trace_context import traceparent_of_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence

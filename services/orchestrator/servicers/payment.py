@@ -17,9 +17,9 @@ from services.orchestrator.engine import sending
 from services.orchestrator.engine.evolve import evolve
 from services.orchestrator.engine.starting import StartRun, check_payment_id
 from services.orchestrator.engine.state import Error, RunState
-from services.orchestrator.run_trace import trace_id_of
 from services.orchestrator.servicers import payment_view, view, waiting
 from services.orchestrator.servicers.start import start_run
+from services.orchestrator.trace_context import trace_id_of
 from services.orchestrator.wallet import Word
 
 if TYPE_CHECKING:
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from grpc.aio import ServicerContext
 
     from services.orchestrator.changes import Changes
+    from services.orchestrator.driving.runner import Runner
     from services.orchestrator.journal.commits import NewRun
     from services.orchestrator.journal.runs import Runs, StoredRun
-    from services.orchestrator.runner import Runner
     from services.orchestrator.wallet import Wallet
 
 WORKFLOW = "verified_payment"

@@ -9,14 +9,14 @@ from opentelemetry import trace
 
 from mesh.interceptors import request_key, trust
 from mesh.interceptors.tracing import remote_parent
-from services.orchestrator.run_trace import parent_of_run
+from services.orchestrator.trace_context import parent_of_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from services.orchestrator.driving.runner import Runner
     from services.orchestrator.engine.starting import StartRun
     from services.orchestrator.journal.commits import NewRun
-    from services.orchestrator.runner import Runner
 
 
 async def start_run(

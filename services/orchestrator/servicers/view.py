@@ -9,7 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from services.orchestrator.definition import values
 from services.orchestrator.engine.cause import cause
-from services.orchestrator.run_trace import trace_id_of
+from services.orchestrator.trace_context import trace_id_of
 
 # By dict: a look-up by the enum's own wrapper costs more than the rest of what is shown of a step.
 RUN_STATUSES = dict(pb.RunStatus.items())

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from google.protobuf.duration_pb2 import Duration
 
     from services.orchestrator.changes import Ending
+    from services.orchestrator.driving.runner import Runner
     from services.orchestrator.engine.state import RunState
     from services.orchestrator.journal.runs import Runs
-    from services.orchestrator.runner import Runner
 
 LONGEST = 60.0  # seconds
 TIME_TO_ANSWER = 0.1  # of what the call has left

@@ -14,10 +14,10 @@ from services.orchestrator.engine import sending
 from services.orchestrator.engine.evolve import evolve
 from services.orchestrator.engine.starting import StartRun
 from services.orchestrator.engine.state import RunState
-from services.orchestrator.run_trace import trace_id_of
 from services.orchestrator.servicers import paging, view, waiting
 from services.orchestrator.servicers.listing import DEFAULT_PAGE, MAX_PAGE, list_runs
 from services.orchestrator.servicers.start import start_run
+from services.orchestrator.trace_context import trace_id_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from services.orchestrator.approving import Approvals
     from services.orchestrator.catalogue import Catalogue
     from services.orchestrator.changes import Changes, Moved
+    from services.orchestrator.driving.redriver import Redriver
+    from services.orchestrator.driving.runner import Runner
     from services.orchestrator.engine.record import Record
     from services.orchestrator.journal.commits import NewRun
     from services.orchestrator.journal.definitions import Definitions
     from services.orchestrator.journal.erasure import Erasure
     from services.orchestrator.journal.runs import Runs
-    from services.orchestrator.redriver import Redriver
-    from services.orchestrator.runner import Runner
 
 MAX_FAULTS = 20  # in one status: it travels in a header
 LOOK_AGAIN = 1.0  # seconds until a watch looks by itself; it is told earlier

@@ -6,16 +6,16 @@ import logging
 from typing import TYPE_CHECKING
 
 from mesh.errors import ResourceExhausted, Unavailable
-from services.orchestrator.patience import pause
-from services.orchestrator.performing import wakes_at
+from services.orchestrator.driving.patience import pause
+from services.orchestrator.driving.performing import wakes_at
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Mapping
 
+    from services.orchestrator.driving.performing import Active
     from services.orchestrator.journal.messages import Messages
     from services.orchestrator.journal.sleeping import Sleep
-    from services.orchestrator.performing import Active
 
 LOOK_FOR_MAIL = 1.0  # seconds; whoever sends tells at once, but what is told can be lost
 LOOK_FOR_DUE = 1.0  # seconds at most; nothing falls asleep that is due sooner

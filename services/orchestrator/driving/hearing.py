@@ -7,15 +7,15 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mesh.errors import ResourceExhausted, Unavailable
-from services.orchestrator.patience import pause, until_it_answers
+from services.orchestrator.driving.patience import pause, until_it_answers
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Iterable, Mapping
 
+    from services.orchestrator.driving.performing import Active
     from services.orchestrator.engine.events import Heard
     from services.orchestrator.journal.events import Events
-    from services.orchestrator.performing import Active
 
 LOOK_FOR_EVENTS = 1.0  # seconds
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from opentelemetry.trace import SpanKind, TraceFlags
 
-from mesh.spans import MAX_SHAPES, NO_PARENT, FinishedSpan, shape
+from mesh.spans import MAX_SHAPES, FinishedSpan, shape
 from mesh.telemetry import derive_span_id, derive_span_ids
 from mesh.tracer import Below
 from services.orchestrator.engine import places
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from contextlib import AbstractContextManager
 
-    from opentelemetry.trace import SpanContext
-
     from mesh.spans import Draw, Shape
     from services.orchestrator.engine.record import Record
 
@@ -35,32 +33,6 @@ INTERRUPTED = "interrupted"
 CANCEL = "cancel"
 LATELY = 2_000_000  # microseconds: longer than spans take to leave a process
 ENDED_WELL = (RunStatus.SUCCEEDED, RunStatus.REFUSED)
-
-
-def parent_of_run(run_id: str, caller: SpanContext | None, serving: SpanContext) -> str:
-    """What a run is below, as a traceparent: the caller's span, which outlives the call.
-
-    A caller without a span has a trace begun for the run, apart from that of the call being
-    served: its span may never leave a process that is killed. Empty if nobody traces.
-    """
-    if caller is not None:
-        return _traceparent(caller.trace_id, caller.span_id, caller.trace_flags)
-    if not serving.is_valid:
-        return ""
-    # The sampler judges by the lower half: with the same one, both are sampled or neither.
-    _, upper = derive_span_ids(run_id)
-    trace_id = upper << 64 | serving.trace_id & 2**64 - 1
-    return _traceparent(trace_id, NO_PARENT, serving.trace_flags)
-
-
-def traceparent_of_run(run_id: str, parent: str) -> str:
-    """For whoever continues the run's trace below the run itself."""
-    return f"{parent[:36]}{derive_span_id(run_id):016x}{parent[52:]}" if parent else ""
-
-
-def trace_id_of(traceparent: str) -> str:
-    """32 hex digits, or nothing."""
-    return traceparent[3:35]
 
 
 class _Open(NamedTuple):
@@ -259,10 +231,6 @@ _OBSERVE: dict[Kind, Callable[[RunTrace, Record, bool], None]] = {
     Kind.STOPPING: RunTrace._go_on,
     Kind.ERASED: RunTrace._go_on,
 }
-
-
-def _traceparent(trace_id: int, span_id: int, flags: int) -> str:
-    return f"00-{trace_id:032x}-{span_id:016x}-{flags:02x}"
 
 
 def _drawn_long_ago(records: list[Record]) -> int:

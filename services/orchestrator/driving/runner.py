@@ -12,8 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from mesh.errors import FailedPrecondition, NotFound, Reason, ResourceExhausted, Unavailable
 from mesh.interceptors import deadline
-from services.orchestrator import boundaries, hearing, looking
 from services.orchestrator.definition.faults import DefinitionInvalid
+from services.orchestrator.driving import boundaries, hearing, looking
+from services.orchestrator.driving.patience import STORE_RETRY, pause, until_it_answers
+from services.orchestrator.driving.performing import Active, Performer
+from services.orchestrator.driving.run_trace import RunTrace
+from services.orchestrator.driving.tasks import Tasks
 from services.orchestrator.engine import starting
 from services.orchestrator.engine.events import Began, Recovered
 from services.orchestrator.engine.evolve import evolve
@@ -22,10 +26,6 @@ from services.orchestrator.engine.record import Kind, Record
 from services.orchestrator.engine.state import RunStatus
 from services.orchestrator.journal.commits import NewRun, emits
 from services.orchestrator.journal.runs import Fenced
-from services.orchestrator.patience import STORE_RETRY, pause, until_it_answers
-from services.orchestrator.performing import Active, Performer
-from services.orchestrator.run_trace import RunTrace
-from services.orchestrator.tasks import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Sequence

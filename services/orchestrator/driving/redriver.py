@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from mesh.database import Database
     from mesh.inbox import RequestKey
     from services.orchestrator.changes import Changes
+    from services.orchestrator.driving.runner import Runner
     from services.orchestrator.engine.record import Record
     from services.orchestrator.engine.state import RunState, RunStatus
-    from services.orchestrator.runner import Runner
 
 
 class Redriver:

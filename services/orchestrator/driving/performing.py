@@ -7,6 +7,8 @@ from contextvars import Context
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from services.orchestrator.driving.patience import pause
+from services.orchestrator.driving.run_trace import CANCEL
 from services.orchestrator.engine.events import (
     Call,
     Cancel,
@@ -20,20 +22,18 @@ from services.orchestrator.engine.events import (
 from services.orchestrator.engine.machine import commands
 from services.orchestrator.engine.policy import SECOND
 from services.orchestrator.engine.state import Error
-from services.orchestrator.patience import pause
-from services.orchestrator.run_trace import CANCEL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from mesh.lease import Lease
     from services.orchestrator.definition.workflow import Workflow
+    from services.orchestrator.driving.run_trace import RunTrace
     from services.orchestrator.engine.events import Command, Event
     from services.orchestrator.engine.policy import Policy
     from services.orchestrator.engine.state import RunState
     from services.orchestrator.journal.messages import Message
     from services.orchestrator.peers import Peers
-    from services.orchestrator.run_trace import RunTrace
 
 AHEAD = 5.0  # seconds: who is due sooner stays in memory
 

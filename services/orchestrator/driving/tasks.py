@@ -7,7 +7,7 @@ import logging
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from services.orchestrator.patience import pause
+from services.orchestrator.driving.patience import pause
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
