@@ -27,6 +27,13 @@ def parent_of_run(run_id: str, caller: SpanContext | None, serving: SpanContext)
     return _traceparent(trace_id, NO_PARENT, serving.trace_flags)
 
 
+def sampled(traceparent: str) -> str:
+    """The same trace, looked at whoever began it: below nothing, if its beginner does not look."""
+    if not traceparent or int(traceparent[53:55], 16) & 1:
+        return traceparent
+    return _traceparent(int(traceparent[3:35], 16), NO_PARENT, 1)
+
+
 def traceparent_of_run(run_id: str, parent: str) -> str:
     """For whoever continues the run's trace below the run itself."""
     return f"{parent[:36]}{derive_span_id(run_id):016x}{parent[52:]}" if parent else ""

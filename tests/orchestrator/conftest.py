@@ -82,11 +82,16 @@ async def collector(tmp_path: Path) -> AsyncIterator[str]:
 
 
 async def start_traced(
-    authority: Authority, port: int, collector: str, request: pb.StartRunRequest
+    authority: Authority,
+    port: int,
+    collector: str,
+    request: pb.StartRunRequest,
+    *,
+    sample_ratio: float = 1,
 ) -> None:
     """Start the run as a client does whose call is the root of the trace."""
     exporter = telemetry.otlp_exporter(collector)
-    traces = telemetry.open_traces("client", sample_ratio=1, exporter=exporter)
+    traces = telemetry.open_traces("client", sample_ratio=sample_ratio, exporter=exporter)
     rules = ClientRules(
         target="orchestrator",
         tracer=traces.tracer,

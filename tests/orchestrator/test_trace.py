@@ -67,6 +67,23 @@ async def test_a_payment_is_one_trace_through_all_services(
     assert not [value for value in INPUT.values() if str(value) in told]
 
 
+async def test_a_payment_is_traced_for_a_caller_who_does_not_look(
+    authority: Authority, config: OrchestratorConfig, collector: str, tmp_path: Path
+) -> None:
+    request = payment()
+    mesh = replace(config.mesh, otlp_endpoint=collector)
+    async with (
+        orchestrator(replace(config, mesh=mesh)) as service,
+        connect(authority, service.port) as workflows,
+    ):
+        await start_traced(authority, service.port, collector, request, sample_ratio=0)
+        run = await finished(workflows, request.request_id)
+
+    traced = store.load(tmp_path / "traces.db", run.trace_id)
+    assert traced.is_whole
+    assert [root.name for root in traced.roots] == ["run verified_payment"]
+
+
 async def test_spans_that_were_sent_are_not_drawn_again_by_the_next_process(
     authority: Authority, config: OrchestratorConfig, collector: str, tmp_path: Path
 ) -> None:

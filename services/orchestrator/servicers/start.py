@@ -9,7 +9,7 @@ from opentelemetry import trace
 
 from mesh.interceptors import request_key, trust
 from mesh.interceptors.tracing import remote_parent
-from services.orchestrator.trace_context import parent_of_run
+from services.orchestrator.trace_context import parent_of_run, sampled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,8 +22,13 @@ if TYPE_CHECKING:
 async def start_run(
     runner: Runner, workflow_id: str, start: StartRun, *, reply: Callable[[NewRun], bytes]
 ) -> bytes:
-    """The first reply under this call's request_id, whoever asks for it again."""
+    """The first reply under this call's request_id, whoever asks for it again.
+
+    What pays is traced, also for a caller who traces nothing: somebody may have to look.
+    """
     start = replace(start, ceiling=trust.current_bounds().runs)
     serving = trace.get_current_span().get_span_context()
     traceparent = parent_of_run(start.run_id, remote_parent(), serving)
+    if start.intent is not None:
+        traceparent = sampled(traceparent)
     return await runner.start(request_key.current(), workflow_id, start, traceparent, reply)
