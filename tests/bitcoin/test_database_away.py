@@ -1,0 +1,89 @@
+"""PostgreSQL goes away under the chain and comes back: nobody needs to restart the service."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+
+from anya.bitcoin.v1.regtest_pb2 import MineBlocksRequest
+from anya.bitcoin.v1.regtest_pb2_grpc import RegtestServiceStub
+from mesh.errors import MeshError, Reason, Unavailable
+from mesh.testing import eventually, reason
+from services.bitcoin.__main__ import bitcoin
+from services.bitcoin.actors import Info, MineBlocks
+from services.bitcoin.miner import NOBODY
+from tests.bitcoin.conftest import channel_to
+from tests.orchestrator.postgres_server import PostgresServer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from mesh.testing import Authority
+    from services.bitcoin.__main__ import Bitcoin
+    from services.bitcoin.config import BitcoinConfig
+
+AWAY = 6.0  # seconds: three times as long as the restarts that a defect is given
+
+
+@pytest.fixture
+async def server(postgres_url: str) -> AsyncIterator[PostgresServer]:
+    """Beside the session's, which has made the user that both run as."""
+    server = PostgresServer()
+    await server.create()
+    await server.start()
+    yield server
+    await server.remove()
+
+
+async def test_a_chain_whose_store_was_away_answers_again(
+    server: PostgresServer, config: BitcoinConfig, authority: Authority
+) -> None:
+    async with (
+        bitcoin(replace(config, database=server.url("tcp"))) as service,
+        channel_to(
+            service.port, authority.issue("spiffe://anya.internal/client/operator")
+        ) as operator,
+    ):
+        await service.chain.ask(MineBlocks(1, NOBODY))
+        await server.end()
+        with pytest.raises(grpc.aio.AioRpcError) as broken:
+            await RegtestServiceStub(operator).MineBlocks(MineBlocksRequest(count=1), timeout=10)
+        refusals = await refusals_of(service, AWAY)
+        await server.start()
+        await eventually(lambda: answers(service), within=15)
+        before = await service.chain.ask(Info())
+        mined = await RegtestServiceStub(operator).MineBlocks(MineBlocksRequest(count=1))
+
+    assert broken.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert reason(broken.value) == "STORE_UNAVAILABLE"
+    assert {refusal.reason for refusal in refusals} == {Reason.STORE_UNAVAILABLE}
+    assert all("check PostgreSQL, then retry" in str(refusal) for refusal in refusals)
+    assert before.height == 1  # what was refused was not mined
+    assert mined.height == 2
+
+
+async def refusals_of(service: Bitcoin, seconds: float) -> list[MeshError]:
+    """What the chain says to whoever asks it all this time."""
+    refusals: list[MeshError] = []
+    end = time.monotonic() + seconds
+
+    async def is_over() -> bool:
+        with pytest.raises(Unavailable) as refusal:
+            await service.chain.ask(Info())
+        refusals.append(refusal.value)
+        return time.monotonic() > end
+
+    await eventually(is_over, within=seconds + 5)
+    return refusals
+
+
+async def answers(service: Bitcoin) -> bool:
+    try:
+        await service.chain.ask(Info())
+    except Unavailable:
+        return False
+    return True
