@@ -108,11 +108,13 @@ class SqliteDatabase:
 
     def close(self) -> None:
         """Commit what was accepted, answer what was asked, then close. Blocks."""
-        self._waiting.put(None)
         for _ in self._readers:
             self._asked.put(None)
-        for thread in (self._writer, *self._readers):
+        for thread in self._readers:
             thread.join()
+        # The last alone to close: only then does SQLite take its log, and what it holds, away.
+        self._waiting.put(None)
+        self._writer.join()
 
     def _read_forever(self) -> None:
         with closing(_connect(self._path)) as connection:
