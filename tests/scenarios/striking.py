@@ -19,6 +19,7 @@ from cli.home import SERVICES, Home
 from cli.supervisor import control
 from mesh.testing import eventually
 from tests.faults import evidence, town
+from tests.faults.paying import persist
 from tests.scenarios.meshes import up
 
 if TYPE_CHECKING:
@@ -50,12 +51,14 @@ class Scene:
     async def received(self, channels: Channels, amount_sat: int) -> list[str]:
         """Transactions that pay the shop this amount, in the chain and in the mempool."""
         request = chain_pb2.ListUtxosRequest(address=self.shop, page_size=1000)
-        page = await ChainServiceStub(channels["bitcoin"]).ListUtxos(request)
+        chain = ChainServiceStub(channels["bitcoin"])
+        page = await persist(lambda: chain.ListUtxos(request))
         return [one.txid[::-1].hex() for one in page.utxos if one.amount_sat == amount_sat]
 
     async def records(self, channels: Channels, tenant: str, payment_id: str) -> int:
         """How many the payer is shown of this payment."""
-        entries = await evidence.query(channels, tenant, self.town.payers[0])
+        payer = self.town.payers[0]
+        entries = await persist(lambda: evidence.query(channels, tenant, payer))
         return sum(one["descriptor"]["tags"]["paymentId"] == payment_id for one in entries)
 
     async def restarts(self) -> dict[str, int]:

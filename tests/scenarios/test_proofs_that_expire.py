@@ -43,7 +43,7 @@ async def test_a_parked_payment_whose_proofs_expire_is_refused_and_nothing_is_si
 
     async with connect(mesh.home) as channels:
         proposal = await persist(lambda: mesh.propose(channels, AMOUNT_SAT, payment_id))
-        await payments.send(channels, proposal)
+        await persist(lambda: payments.send(channels, proposal))
         await until_stopped(orchestrator)
         proved_at = time.monotonic()
         bitcoin = await mesh.pid("bitcoin")
@@ -60,7 +60,7 @@ async def test_a_parked_payment_whose_proofs_expire_is_refused_and_nothing_is_si
         assert "PROOF_EXPIRED" in run.reason
         assert not shown.HasField("txid")
         assert not shown.HasField("state") or state_word(shown.state) == "CANCELLED"
-        assert await persist(lambda: mesh.received(channels, AMOUNT_SAT)) == []
+        assert await mesh.received(channels, AMOUNT_SAT) == []
 
 
 async def _until_parked(channels: Channels, payment_id: str) -> pb.Run:

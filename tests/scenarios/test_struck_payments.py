@@ -80,7 +80,7 @@ async def test_a_record_is_kept_once_though_its_keeper_dies_beside_the_commit(
 
     async with connect(mesh.home) as channels:
         proposal = await persist(lambda: mesh.propose(channels, amount_sat))
-        await payments.send(channels, proposal)
+        await persist(lambda: payments.send(channels, proposal))
         run = await runs.finish(channels, proposal.intent.payment_id)
 
         await expect_made_once(mesh, channels, run, amount_sat)
@@ -97,7 +97,7 @@ async def test_a_deadline_that_passes_behind_the_commit_is_told_as_unknown_and_t
     async with connect(mesh.home) as channels:
         proposal = await persist(lambda: mesh.propose(channels, amount_sat))
         payment_id = proposal.intent.payment_id
-        await payments.send(channels, proposal)
+        await persist(lambda: payments.send(channels, proposal))
         try:
             await until_stopped(pid)
             unheard = await _until_uncertain(channels, payment_id)
@@ -133,7 +133,7 @@ async def test_a_run_that_is_cancelled_right_before_the_commit_has_one_winner(me
         if run.status == pb.RUN_STATUS_SUCCEEDED:
             await expect_made_once(mesh, channels, run, amount_sat)
         else:
-            shown = await payments.get(channels, run.run_id)
+            shown = await persist(lambda: payments.get(channels, run.run_id))
             assert state_word(shown.state) == "CANCELLED"
             assert await mesh.received(channels, amount_sat) == []
 
@@ -157,7 +157,7 @@ async def _cancelled_at(point: str, mesh: Scene, channels: Channels, amount_sat:
     pid = await mesh.pid("bitcoin")
     proposal = await persist(lambda: mesh.propose(channels, amount_sat))
     payment_id = proposal.intent.payment_id
-    await payments.send(channels, proposal)
+    await persist(lambda: payments.send(channels, proposal))
     try:
         await until_stopped(pid)
         await runs.cancel(channels, payment_id)
