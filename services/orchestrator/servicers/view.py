@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from anya.orchestrator.v1 import workflow_pb2 as pb
+from mesh.errors import InvalidArgument
 from services.orchestrator.definition import values
 from services.orchestrator.engine.cause import cause
 from services.orchestrator.trace_context import trace_id_of
 
+RUN_VIEWS = frozenset(pb.RunView.values())
 # By dict: a look-up by the enum's own wrapper costs more than the rest of what is shown of a step.
 RUN_STATUSES = dict(pb.RunStatus.items())
 STEP_STATUSES = dict(pb.StepStatus.items())
@@ -54,12 +56,28 @@ def format_row(row: RunRow) -> pb.Run:
     return run
 
 
-def format_run(row: RunRow, state: RunState) -> pb.Run:
+def read_view(asked: pb.RunView.ValueType) -> pb.RunView.ValueType:
+    """The full one unless another is asked for. InvalidArgument for one that there is not."""
+    if asked not in RUN_VIEWS:
+        raise InvalidArgument(f"no run view {asked}", field="view")
+    return asked or pb.RUN_VIEW_FULL
+
+
+def format_run(row: RunRow, state: RunState, asked: pb.RunView.ValueType) -> pb.Run:
     """The run as ``state`` has it, which may be older than the row."""
-    return format_state(state, trace_id_of(row.traceparent))
+    return format_state(state, trace_id_of(row.traceparent), asked)
 
 
-def format_state(state: RunState, trace_id: str) -> pb.Run:
+def format_state(state: RunState, trace_id: str, asked: pb.RunView.ValueType) -> pb.Run:
+    run = _basic(state, trace_id)
+    if asked == pb.RUN_VIEW_FULL:
+        run.steps.extend(_step(step) for step in state.steps.values())
+        values.fill_struct(run.input, state.input)
+        _make_it_fit(run)
+    return run
+
+
+def _basic(state: RunState, trace_id: str) -> pb.Run:
     run = pb.Run(
         run_id=state.run_id,
         workflow_id=state.workflow_id,
@@ -72,15 +90,12 @@ def format_state(state: RunState, trace_id: str) -> pb.Run:
         updated=time(state.updated_us),
         starter=state.starter,
         recoveries=state.recoveries,
-        steps=[_step(step) for step in state.steps.values()],
         redrives=[_redrive(redrive) for redrive in state.redrives],
     )
     if state.finished:
         run.finished.CopyFrom(time(state.finished_us))
     if state.erased_us:
         run.erased.CopyFrom(time(state.erased_us))
-    values.fill_struct(run.input, state.input)
-    _make_it_fit(run)
     return run
 
 

@@ -101,7 +101,7 @@ class WorkflowServicer(WorkflowServiceServicer):
         request: pb.StartRunRequest,
         context: ServicerContext[pb.StartRunRequest, pb.StartRunResponse],
     ) -> pb.StartRunResponse:
-        seconds = waiting.read_wait(request.wait)
+        seconds, asked = waiting.read_wait(request.wait), view.read_view(request.view)
         work = start_run(self._runner, request.workflow_id, _parse(request), reply=_format_started)
         if not seconds:
             return pb.StartRunResponse.FromString(await work)
@@ -111,9 +111,9 @@ class WorkflowServicer(WorkflowServiceServicer):
             state = await waiting.end_of(run_id, ending, self._runs, self._runner, seconds)
         if state is None:
             stored = await self._runs.load(run_id)
-            started.run.CopyFrom(view.format_run(stored.row, stored.state))
+            started.run.CopyFrom(view.format_run(stored.row, stored.state, asked))
         else:
-            started.run.CopyFrom(view.format_state(state, started.trace_id))
+            started.run.CopyFrom(view.format_state(state, started.trace_id, asked))
         started.status = started.run.status
         return started
 
@@ -179,8 +179,9 @@ class WorkflowServicer(WorkflowServiceServicer):
         request: pb.GetRunRequest,
         context: ServicerContext[pb.GetRunRequest, pb.GetRunResponse],
     ) -> pb.GetRunResponse:
+        asked = view.read_view(request.view)
         stored = await self._runs.load(request.run_id)
-        return pb.GetRunResponse(run=view.format_run(stored.row, stored.state))
+        return pb.GetRunResponse(run=view.format_run(stored.row, stored.state, asked))
 
     async def ListRuns(
         self,
@@ -194,7 +195,7 @@ class WorkflowServicer(WorkflowServiceServicer):
         request: pb.WatchRunRequest,
         context: ServicerContext[pb.WatchRunRequest, pb.WatchRunResponse],
     ) -> AsyncIterator[pb.WatchRunResponse]:
-        state = RunState(request.run_id)
+        state, asked = RunState(request.run_id), view.read_view(request.view)
         with self._changes.watch(request.run_id) as moved:
             stored = await self._runs.news(request.run_id, after=0)
             records: Sequence[Record] = stored.records
@@ -202,7 +203,7 @@ class WorkflowServicer(WorkflowServiceServicer):
                 for record in records:
                     evolve(state, record)
                     if record.sequence > request.after_sequence:
-                        run = view.format_run(stored.row, state)
+                        run = view.format_run(stored.row, state, asked)
                         yield pb.WatchRunResponse(sequence=record.sequence, run=run)
                 if state.finished:
                     return

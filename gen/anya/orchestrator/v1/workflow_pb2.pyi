@@ -23,6 +23,28 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _RunView:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RunViewEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunView.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RUN_VIEW_UNSPECIFIED: _RunView.ValueType  # 0
+    """What the request's field says."""
+    RUN_VIEW_BASIC: _RunView.ValueType  # 1
+    """Everything but input and steps, which are what a run is large by and what it costs to show one."""
+    RUN_VIEW_FULL: _RunView.ValueType  # 2
+
+class RunView(_RunView, metaclass=_RunViewEnumTypeWrapper):
+    """How much of a run an answer holds. A number that is none of these is refused: INVALID_ARGUMENT."""
+
+RUN_VIEW_UNSPECIFIED: RunView.ValueType  # 0
+"""What the request's field says."""
+RUN_VIEW_BASIC: RunView.ValueType  # 1
+"""Everything but input and steps, which are what a run is large by and what it costs to show one."""
+RUN_VIEW_FULL: RunView.ValueType  # 2
+Global___RunView: _TypeAlias = RunView  # noqa: Y015
+
 class _RunStatus:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -269,9 +291,12 @@ class StartRunRequest(_message.Message):
     INTENT_FIELD_NUMBER: _builtins.int
     PRESENTATION_FIELD_NUMBER: _builtins.int
     WAIT_FIELD_NUMBER: _builtins.int
+    VIEW_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     workflow_id: _builtins.str
     presentation: _builtins.str
+    view: Global___RunView.ValueType
+    """With a wait: how much of the run the answer holds. FULL if it does not say."""
     @_builtins.property
     def input(self) -> _struct_pb2.Struct: ...
     @_builtins.property
@@ -291,10 +316,11 @@ class StartRunRequest(_message.Message):
         intent: _attestation_pb2.PaymentIntent | None = ...,
         presentation: _builtins.str = ...,
         wait: _duration_pb2.Duration | None = ...,
+        view: Global___RunView.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "intent", b"intent", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "intent", b"intent", "presentation", b"presentation", "request_id", b"request_id", "wait", b"wait", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "intent", b"intent", "presentation", b"presentation", "request_id", b"request_id", "view", b"view", "wait", b"wait", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -315,7 +341,7 @@ class StartRunResponse(_message.Message):
     """32 hex characters."""
     @_builtins.property
     def run(self) -> Global___Run:
-        """With a wait: the run as GetRun shows it, at its end or when the wait was over."""
+        """With a wait: the run as GetRun shows it in the same view, at its end or when the wait was over."""
 
     def __init__(
         self,
@@ -883,15 +909,19 @@ class GetRunRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RUN_ID_FIELD_NUMBER: _builtins.int
+    VIEW_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
+    view: Global___RunView.ValueType
+    """FULL if it does not say."""
     def __init__(
         self,
         *,
         run_id: _builtins.str = ...,
+        view: Global___RunView.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_id", b"run_id", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1006,18 +1036,22 @@ class WatchRunRequest(_message.Message):
 
     RUN_ID_FIELD_NUMBER: _builtins.int
     AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    VIEW_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     after_sequence: _builtins.int
     """Sequence of the last message already seen; 0 from the start."""
+    view: Global___RunView.ValueType
+    """How much of the run each message holds. FULL if it does not say."""
     def __init__(
         self,
         *,
         run_id: _builtins.str = ...,
         after_sequence: _builtins.int = ...,
+        view: Global___RunView.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "run_id", b"run_id", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

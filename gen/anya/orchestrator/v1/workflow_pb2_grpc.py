@@ -132,7 +132,8 @@ class WorkflowServiceServicer:
         request_id is the run id; for a payment it is the payment id, a UUIDv7. Repeating it returns the
         same run, and waits anew. A caller that goes away stops nothing.
         Errors: NOT_FOUND for an unknown workflow; INVALID_ARGUMENT for an input that is missing, not
-        declared or of the wrong type, an intent that contradicts the input, or a negative wait;
+        declared or of the wrong type, an intent that contradicts the input, a negative wait, or a view
+        that there is not;
         ALREADY_EXISTS (REQUEST_ID_REUSED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -197,7 +198,7 @@ class WorkflowServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetRun(self, request, context):
-        """GetRun returns a run with its steps.
+        """GetRun returns a run with its steps, or without them if the view says so.
         Errors: NOT_FOUND, also of a run that retention deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

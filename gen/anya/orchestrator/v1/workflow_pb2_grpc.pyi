@@ -51,7 +51,8 @@ class WorkflowServiceStub:
     request_id is the run id; for a payment it is the payment id, a UUIDv7. Repeating it returns the
     same run, and waits anew. A caller that goes away stops nothing.
     Errors: NOT_FOUND for an unknown workflow; INVALID_ARGUMENT for an input that is missing, not
-    declared or of the wrong type, an intent that contradicts the input, or a negative wait;
+    declared or of the wrong type, an intent that contradicts the input, a negative wait, or a view
+    that there is not;
     ALREADY_EXISTS (REQUEST_ID_REUSED).
     """
     SignalRun: _grpc.UnaryUnaryMultiCallable[_workflow_pb2.SignalRunRequest, _workflow_pb2.SignalRunResponse]
@@ -92,7 +93,7 @@ class WorkflowServiceStub:
     other way, or has no step that it could go on from.
     """
     GetRun: _grpc.UnaryUnaryMultiCallable[_workflow_pb2.GetRunRequest, _workflow_pb2.GetRunResponse]
-    """GetRun returns a run with its steps.
+    """GetRun returns a run with its steps, or without them if the view says so.
     Errors: NOT_FOUND, also of a run that retention deleted.
     """
     ListRuns: _grpc.UnaryUnaryMultiCallable[_workflow_pb2.ListRunsRequest, _workflow_pb2.ListRunsResponse]
@@ -131,7 +132,8 @@ class WorkflowServiceAsyncStub(WorkflowServiceStub):
     request_id is the run id; for a payment it is the payment id, a UUIDv7. Repeating it returns the
     same run, and waits anew. A caller that goes away stops nothing.
     Errors: NOT_FOUND for an unknown workflow; INVALID_ARGUMENT for an input that is missing, not
-    declared or of the wrong type, an intent that contradicts the input, or a negative wait;
+    declared or of the wrong type, an intent that contradicts the input, a negative wait, or a view
+    that there is not;
     ALREADY_EXISTS (REQUEST_ID_REUSED).
     """
     SignalRun: _aio.UnaryUnaryMultiCallable[_workflow_pb2.SignalRunRequest, _workflow_pb2.SignalRunResponse]  # type: ignore[assignment]
@@ -172,7 +174,7 @@ class WorkflowServiceAsyncStub(WorkflowServiceStub):
     other way, or has no step that it could go on from.
     """
     GetRun: _aio.UnaryUnaryMultiCallable[_workflow_pb2.GetRunRequest, _workflow_pb2.GetRunResponse]  # type: ignore[assignment]
-    """GetRun returns a run with its steps.
+    """GetRun returns a run with its steps, or without them if the view says so.
     Errors: NOT_FOUND, also of a run that retention deleted.
     """
     ListRuns: _aio.UnaryUnaryMultiCallable[_workflow_pb2.ListRunsRequest, _workflow_pb2.ListRunsResponse]  # type: ignore[assignment]
@@ -232,7 +234,8 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
         request_id is the run id; for a payment it is the payment id, a UUIDv7. Repeating it returns the
         same run, and waits anew. A caller that goes away stops nothing.
         Errors: NOT_FOUND for an unknown workflow; INVALID_ARGUMENT for an input that is missing, not
-        declared or of the wrong type, an intent that contradicts the input, or a negative wait;
+        declared or of the wrong type, an intent that contradicts the input, a negative wait, or a view
+        that there is not;
         ALREADY_EXISTS (REQUEST_ID_REUSED).
         """
 
@@ -309,7 +312,7 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _workflow_pb2.GetRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_workflow_pb2.GetRunResponse, _abc.Awaitable[_workflow_pb2.GetRunResponse]]:
-        """GetRun returns a run with its steps.
+        """GetRun returns a run with its steps, or without them if the view says so.
         Errors: NOT_FOUND, also of a run that retention deleted.
         """
 

@@ -1,0 +1,124 @@
+"""How much of a run an answer holds: all of it, or what tells how it stands."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+
+from anya.orchestrator.v1 import workflow_pb2 as pb
+from tests.orchestrator.paying import pay, payment, status
+
+if TYPE_CHECKING:
+    from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
+    from tests.orchestrator.servicers import Book
+
+UNKNOWN = 77
+
+
+def seen(request: pb.StartRunRequest, asked: int) -> pb.StartRunRequest:
+    """The same request by somebody who waits, and wants to see so much of the end."""
+    other = pb.StartRunRequest()
+    other.CopyFrom(request)
+    other.wait.FromSeconds(20)
+    other.view = asked  # type: ignore[assignment]
+    return other
+
+
+def basic(run: pb.Run) -> pb.Run:
+    """The same without its input and steps."""
+    left = pb.Run()
+    left.CopyFrom(run)
+    left.ClearField("input")
+    left.ClearField("steps")
+    return left
+
+
+async def test_the_basic_view_leaves_out_the_input_and_the_steps_and_nothing_else(
+    workflows: WorkflowServiceAsyncStub, book: Book
+) -> None:
+    book.risk_score = 0.9  # so that it ends for a reason, which has a cause
+    request = payment()
+    whole = await pay(workflows, request)
+    asked = pb.GetRunRequest(run_id=request.request_id, view=pb.RUN_VIEW_BASIC)
+
+    shown = (await workflows.GetRun(asked, timeout=5)).run
+
+    assert shown == basic(whole)
+    assert shown.cause
+    assert whole.steps
+    assert whole.input.fields
+
+
+async def test_the_view_that_is_not_asked_for_is_the_full_one(
+    workflows: WorkflowServiceAsyncStub,
+) -> None:
+    whole = await pay(workflows, request := payment())
+    asked = pb.GetRunRequest(run_id=request.request_id, view=pb.RUN_VIEW_FULL)
+
+    full = await workflows.GetRun(asked, timeout=5)
+
+    assert full.run == whole
+    assert full == await workflows.GetRun(pb.GetRunRequest(run_id=whole.run_id), timeout=5)
+
+
+async def test_each_try_of_a_start_says_anew_what_it_wants_to_see_of_the_end(
+    workflows: WorkflowServiceAsyncStub, book: Book
+) -> None:
+    request = payment()
+
+    first = await workflows.StartRun(seen(request, pb.RUN_VIEW_BASIC), timeout=30)
+    again = await workflows.StartRun(seen(request, pb.RUN_VIEW_FULL), timeout=30)
+    silent = await workflows.StartRun(seen(request, pb.RUN_VIEW_UNSPECIFIED), timeout=30)
+
+    assert status(first.run) == "SUCCEEDED"
+    assert first.run == basic(again.run)
+    assert again.run.steps
+    assert silent == again
+    assert book.effects["SendPayment"] == 1
+
+
+async def test_a_watch_holds_the_basic_view_alone_after_each_record(
+    workflows: WorkflowServiceAsyncStub,
+) -> None:
+    await pay(workflows, request := payment())
+
+    async def watch(asked: pb.RunView.ValueType) -> list[pb.WatchRunResponse]:
+        wanted = pb.WatchRunRequest(run_id=request.request_id, view=asked)
+        return [update async for update in workflows.WatchRun(wanted, timeout=5)]
+
+    short, whole = await watch(pb.RUN_VIEW_BASIC), await watch(pb.RUN_VIEW_FULL)
+
+    assert [told.run for told in short] == [basic(told.run) for told in whole]
+    assert [told.sequence for told in short] == [told.sequence for told in whole]
+
+
+async def test_a_view_that_there_is_not_is_refused_before_anything_is_started(
+    workflows: WorkflowServiceAsyncStub,
+) -> None:
+    request = payment()
+    run_id = request.request_id
+
+    with pytest.raises(grpc.aio.AioRpcError, match="no run view 77") as started:
+        await workflows.StartRun(seen(request, UNKNOWN), timeout=5)
+    with pytest.raises(grpc.aio.AioRpcError, match=f"no run {run_id!r}"):
+        await workflows.GetRun(pb.GetRunRequest(run_id=run_id), timeout=5)
+    await pay(workflows, request)
+    with pytest.raises(grpc.aio.AioRpcError, match="no run view 77") as shown:
+        await workflows.GetRun(
+            pb.GetRunRequest(run_id=run_id, view=UNKNOWN),  # type: ignore[arg-type]
+            timeout=5,
+        )
+    with pytest.raises(grpc.aio.AioRpcError, match="no run view 77") as watched:
+        await anext(
+            aiter(
+                workflows.WatchRun(
+                    pb.WatchRunRequest(run_id=run_id, view=UNKNOWN),  # type: ignore[arg-type]
+                    timeout=5,
+                )
+            )
+        )
+
+    for refused in (started, shown, watched):
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
