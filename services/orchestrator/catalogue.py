@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import OrderedDict
 from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -24,6 +26,7 @@ CACHE = 1024  # compiled workflows
 class Catalogue:
     def __init__(self, definitions: Definitions) -> None:
         self._definitions = definitions
+        self._pinned: OrderedDict[tuple[str, ...], Workflow] = OrderedDict()
 
     async def register_built_in(self) -> None:
         """Store what this version ships. What earlier versions shipped stays for their runs."""
@@ -67,6 +70,15 @@ class Catalogue:
 
         DefinitionInvalid if the contracts have moved away from under it.
         """
+        hashes = (state.definition_hash, *itertools.chain(*sorted(state.composites.items())))
+        known = self._pinned.get(hashes)
+        if known is None:
+            known = self._pinned[hashes] = await self._read(state)
+            if len(self._pinned) > CACHE:
+                self._pinned.popitem(last=False)
+        return known
+
+    async def _read(self, state: RunState) -> Workflow:
         stored = await self._definitions.find(state.workflow_id, state.definition_hash)
         shipped = {name: current(name).hash for name in definition.BUILT_IN}
         if state.composites.items() <= shipped.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import grpc
@@ -15,8 +16,8 @@ from mesh.testing import eventually, reason
 from services.orchestrator.__main__ import orchestrator
 from services.orchestrator.catalogue import Catalogue
 from services.orchestrator.engine.record import MAX_PAYLOAD
+from services.orchestrator.journal import sleeping
 from services.orchestrator.journal.opening import open_journal
-from services.orchestrator.journal.sleeping import ASLEEP
 from tests.orchestrator.conftest import connect
 from tests.orchestrator.engine.everything import STORE, call, steps
 from tests.orchestrator.paying import finished, status, statuses, uuid7
@@ -27,9 +28,11 @@ if TYPE_CHECKING:
     from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
     from mesh.testing import Authority
     from services.orchestrator.config import OrchestratorConfig
+    from services.orchestrator.engine.state import RunState
     from tests.orchestrator.servicers import Book
 
-DUE, ROOM = 2000, 64
+DUE, ROOM = 10_000, 64
+AT_ONCE = 500
 LISTS = "".join(f"[1,2,3,4,5,6,7,8,9,0].all(x{at}, " for at in range(5))
 BOMB = f"{LISTS}true{')' * 5} && {{{{input.said}}}} == 'x'"
 
@@ -140,7 +143,7 @@ async def change(location: str, body: str) -> None:
         assert await database.write(work) == 1
 
 
-async def test_timers_that_are_all_due_at_once_are_taken_up_as_far_as_there_is_room(
+async def test_ten_thousand_timers_that_are_all_due_at_once_are_taken_up_as_far_as_there_is_room(
     location: str, config: OrchestratorConfig, authority: Authority
 ) -> None:
     async with open_journal(location) as journal:
@@ -148,7 +151,7 @@ async def test_timers_that_are_all_due_at_once_are_taken_up_as_far_as_there_is_r
         await catalogue.register_built_in()
         await catalogue.register(steps("pause\n    wait: {duration: 1s}"))
 
-        async def sleeps(number: int) -> None:
+        async def begin_one(number: int) -> RunState:
             turn = await begin_in(
                 journal.runs,
                 catalogue,
@@ -156,10 +159,15 @@ async def test_timers_that_are_all_due_at_once_are_taken_up_as_far_as_there_is_r
                 workflow_id="example",
                 at_us=journal.runs.lease.now_us(),
             )
-            assert await journal.runs.sleep.fall_asleep(turn.state, 0, wake_us=number)
+            return turn.state
 
-        for first in range(0, DUE, 500):
-            await asyncio.gather(*map(sleeps, range(first, first + 500)))
+        async def fall_asleep(tx: Transaction, states: list[RunState]) -> None:
+            for number, state in enumerate(states):
+                assert await sleeping.fall_asleep(tx, state, 0, wake_us=number)
+
+        for first in range(0, DUE, AT_ONCE):
+            begun = await asyncio.gather(*map(begin_one, range(first, first + AT_ONCE)))
+            await journal.database.write(partial(fall_asleep, states=begun))
 
     small = replace(config, database=location, max_runs=ROOM)
     held: list[int] = []
@@ -180,7 +188,7 @@ async def count(tx: Transaction) -> tuple[int, int]:
     row = await tx.fetch_one(
         "SELECT COUNT(*), COUNT(CASE WHEN owner NOT IN ('', ?) THEN 1 END) FROM run"
         " WHERE finished_us IS NULL",
-        ASLEEP,
+        sleeping.ASLEEP,
     )
     assert row
     return int(row[0]), int(row[1])

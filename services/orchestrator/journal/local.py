@@ -12,8 +12,10 @@ from services.orchestrator.journal.runs import (
     Runs,
     StoredRun,
     load_run,
+    load_runs,
     set_aside,
 )
+from services.orchestrator.journal.several import lists
 from services.orchestrator.journal.sleeping import ASLEEP
 
 if TYPE_CHECKING:
@@ -56,16 +58,20 @@ class LocalRuns(Runs):
                 " ORDER BY created_us, id LIMIT ?",
                 limit,
             )
+            epochs: dict[str, int] = dict(waiting)
+            slept: set[str] = set()
+            for listed, given in lists(list(epochs)):
+                awake = f"DELETE FROM asleep WHERE run IN {listed} RETURNING run"  # noqa: S608
+                slept |= {id for (id,) in await tx.fetch(awake, *given)}
             claimed: list[StoredRun] = []
-            owner = self.lease.executor
-            for id, epoch in waiting:
-                slept = await tx.execute("DELETE FROM asleep WHERE run = ?", id)
-                try:
-                    claimed.append(replace(await load_run(tx, id), slept=slept > 0))
-                except FailedPrecondition as damage:
-                    await set_aside(tx, id, epoch, str(damage))
+            for id, found in await load_runs(tx, list(epochs)):
+                if isinstance(found, FailedPrecondition):
+                    await set_aside(tx, id, epochs[id], str(found))
                 else:
-                    await tx.execute("UPDATE run SET owner = ? WHERE id = ?", owner, id)
+                    claimed.append(replace(found, slept=id in slept))
+            for listed, given in lists([run.row.id for run in claimed]):
+                take = f"UPDATE run SET owner = ? WHERE id IN {listed}"  # noqa: S608
+                await tx.execute(take, self.lease.executor, *given)
             return claimed
 
         return await self._database.write(work)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
@@ -25,6 +25,7 @@ from services.orchestrator.journal.definitions import find_definition
 from services.orchestrator.journal.events import Events
 from services.orchestrator.journal.listing import COLUMNS, Listing, RunRow
 from services.orchestrator.journal.messages import Messages
+from services.orchestrator.journal.several import lists
 from services.orchestrator.journal.sleeping import Sleep
 from services.orchestrator.trace_context import traceparent_of_run
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 DEFINITIONS = 1024  # known by heart
 NEWER_DEFINITIONS = 10  # that may be registered while one run starts
+RECORD = "sequence, kind, path, attempt, at_us, payload"
 LATELY = 2_000_000  # microseconds: longer than spans take to leave a process
 
 
@@ -245,22 +247,50 @@ async def load_run(tx: Transaction, run_id: str, *, after: int = 0) -> StoredRun
     )
     if row is None:
         raise await missing(tx, run_id)
-    last, *columns = row
     records = await tx.fetch(
-        "SELECT sequence, kind, path, attempt, at_us, payload FROM journal"
-        " WHERE run = ? AND sequence > ? ORDER BY sequence",
+        f"SELECT {RECORD} FROM journal WHERE run = ? AND sequence > ? ORDER BY sequence",  # noqa: S608
         run_id,
         after,
     )
+    return _stored(row, records, after)
+
+
+async def load_runs(
+    tx: Transaction, run_ids: Sequence[str]
+) -> list[tuple[str, StoredRun | FailedPrecondition]]:
+    """Those of the runs that are there, with all their records, or how they are damaged."""
+    loaded: list[tuple[str, StoredRun | FailedPrecondition]] = []
+    for listed, given in lists(run_ids):
+        rows = await tx.fetch(
+            f"SELECT sequence, {COLUMNS} FROM run WHERE id IN {listed} ORDER BY created_us, id",  # noqa: S608
+            *given,
+        )
+        written: defaultdict[str, list[Row]] = defaultdict(list)
+        for run_id, *record in await tx.fetch(
+            f"SELECT run, {RECORD} FROM journal WHERE run IN {listed} ORDER BY run, sequence",  # noqa: S608
+            *given,
+        ):
+            written[run_id].append(tuple(record))
+        for row in rows:
+            run_id = str(row[1])
+            try:
+                loaded.append((run_id, _stored(row, written[run_id], 0)))
+            except FailedPrecondition as damage:
+                loaded.append((run_id, damage))
+    return loaded
+
+
+def _stored(row: Row, records: Sequence[Row], after: int) -> StoredRun:
+    last, *columns = row
     try:
         if [sequence for sequence, *_ in records] != list(range(after + 1, last + 1)):
             raise ValueError(f"{last} records were written")
         stored = StoredRun(RunRow(*columns), tuple(record_of(record) for record in records))
         if not after:
-            fold(run_id, stored.records)
+            fold(stored.row.id, stored.records)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise FailedPrecondition(
-            f"the records of run {run_id} are damaged or not all there: restore the"
+            f"the records of run {columns[0]} are damaged or not all there: restore the"
             " orchestrator's database from a backup",
             reason=Reason.STORE_DAMAGED,
         ) from None

@@ -14,6 +14,7 @@ from services.orchestrator.journal.runs import (
     LATELY,
     Runs,
     StoredRun,
+    load_runs,
     set_aside,
 )
 from services.orchestrator.journal.sleeping import ASLEEP
@@ -74,19 +75,19 @@ class SharedRuns(Runs):
             rows = await connection.fetch(statements.CLAIM, executor, incarnation, limit)
             return [(id, epoch, slept) for id, epoch, slept in rows]
 
+        taken = {id: (epoch, slept) for id, epoch, slept in await self._writer.alone(take)}
         claimed: list[StoredRun] = []
-        for id, epoch, slept in await self._writer.alone(take):
-            try:
-                stored = await self.load(id)
-            except FailedPrecondition as damage:
+        for id, found in await self._database.read(partial(load_runs, run_ids=list(taken))):
+            epoch, slept = taken[id]
+            if isinstance(found, FailedPrecondition):
                 await self._database.write(
-                    partial(set_aside, run_id=id, epoch=epoch, reason=str(damage))
+                    partial(set_aside, run_id=id, epoch=epoch, reason=str(found))
                 )
                 continue
             # Not the epoch of the row as it is now: it may have been taken from us again.
-            row = replace(stored.row, epoch=epoch)
-            claimed.append(replace(stored, row=row, slept=slept))
-        return sorted(claimed, key=lambda run: (run.row.created_us, run.row.id))
+            row = replace(found.row, epoch=epoch)
+            claimed.append(replace(found, row=row, slept=slept))
+        return claimed
 
     async def release_lost(self, held: Collection[str]) -> None:
         async def release(connection: Any) -> None:

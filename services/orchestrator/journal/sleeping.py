@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from services.orchestrator.journal.several import lists
+
 if TYPE_CHECKING:
     from mesh.database import Database, Transaction
     from services.orchestrator.engine.state import RunState
@@ -25,20 +27,7 @@ class Sleep:
         """Let go of the run until ``wake_us``. False if it has mail, or is not ours any more."""
 
         async def work(tx: Transaction) -> bool:
-            let_go = await tx.execute(
-                "UPDATE run SET owner = ?, epoch = epoch + 1"
-                " WHERE id = ? AND epoch = ? AND sequence = ? AND finished_us IS NULL"
-                " AND NOT EXISTS (SELECT 1 FROM message WHERE run = ? AND position > ?)",
-                ASLEEP,
-                state.run_id,
-                epoch,
-                state.sequence,
-                state.run_id,
-                state.taken,
-            )
-            if let_go:
-                await tx.execute("INSERT INTO asleep VALUES (?, ?)", state.run_id, wake_us)
-            return let_go > 0
+            return await fall_asleep(tx, state, epoch, wake_us)
 
         return await self._database.write(work)
 
@@ -57,12 +46,34 @@ class Sleep:
         """Have up to ``limit`` of those that are due wait for somebody, the longest due first."""
 
         async def work(tx: Transaction) -> int:
-            rows = await tx.fetch(DUE, await tx.now_ms() * 1000, limit)
-            for (run_id,) in rows:
-                await wake(tx, run_id)
-            return len(rows)
+            due = [id for (id,) in await tx.fetch(DUE, await tx.now_ms() * 1000, limit)]
+            for listed, given in lists(due):
+                await tx.execute(
+                    f"UPDATE run SET owner = '' WHERE owner = ? AND id IN {listed}",  # noqa: S608
+                    ASLEEP,
+                    *given,
+                )
+                await tx.execute(f"UPDATE asleep SET wake_us = NULL WHERE run IN {listed}", *given)  # noqa: S608
+            return len(due)
 
         return await self._database.write(work)
+
+
+async def fall_asleep(tx: Transaction, state: RunState, epoch: int, wake_us: int) -> bool:
+    let_go = await tx.execute(
+        "UPDATE run SET owner = ?, epoch = epoch + 1"
+        " WHERE id = ? AND epoch = ? AND sequence = ? AND finished_us IS NULL"
+        " AND NOT EXISTS (SELECT 1 FROM message WHERE run = ? AND position > ?)",
+        ASLEEP,
+        state.run_id,
+        epoch,
+        state.sequence,
+        state.run_id,
+        state.taken,
+    )
+    if let_go:
+        await tx.execute("INSERT INTO asleep VALUES (?, ?)", state.run_id, wake_us)
+    return let_go > 0
 
 
 async def wake(tx: Transaction, run_id: str) -> bool:
