@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def doomed(
-    home: Path, authority: Authority, failpoint: str
+    location: str, home: Path, authority: Authority, failpoint: str
 ) -> AsyncIterator[tuple[Process, Town]]:
     """The service as a process of its own, which dies at the failpoint."""
     (home / "pki").mkdir()
@@ -41,6 +41,7 @@ async def doomed(
         env={
             "PATH": os.environ["PATH"],
             "ANYA_HOME": str(home),
+            "ANYA_DATABASE": location,
             "ANYA_FAILPOINTS": f"{failpoint}=kill",
         },
         stdout=PIPE,
@@ -63,12 +64,12 @@ async def received(people: Town) -> list[int]:
 
 
 async def kill_at(
-    failpoint: str, home: Path, authority: Authority
+    failpoint: str, location: str, home: Path, authority: Authority
 ) -> tuple[pb.SendPaymentRequest, str]:
     """A home whose service died at the failpoint: what it died of, and the wallet's id."""
-    async with town(config(authority, home), authority) as people:
+    async with town(config(authority, home, database=location), authority) as people:
         wallet_id, order = people.wallet_id, people.order(amount_sat=1_000_000)
-    async with doomed(home, authority, failpoint) as (process, people):
+    async with doomed(location, home, authority, failpoint) as (process, people):
         with pytest.raises(grpc.aio.AioRpcError) as lost:
             await people.spender.SendPayment(order)
         assert lost.value.code() is grpc.StatusCode.UNAVAILABLE
@@ -78,11 +79,11 @@ async def kill_at(
 
 @pytest.mark.parametrize("failpoint", ["payment.after_commit", "payment.after_send"])
 async def test_a_committed_payment_is_sent_after_a_restart_and_only_once(
-    authority: Authority, tmp_path: Path, failpoint: str
+    location: str, authority: Authority, tmp_path: Path, failpoint: str
 ) -> None:
-    order, _ = await kill_at(failpoint, tmp_path, authority)
+    order, _ = await kill_at(failpoint, location, tmp_path, authority)
 
-    async with running(config(authority, tmp_path), authority) as people:
+    async with running(config(authority, tmp_path, database=location), authority) as people:
         await people.reaches(order.request_id, "BROADCAST")
         retried = await people.spender.SendPayment(order)
 
@@ -93,11 +94,11 @@ async def test_a_committed_payment_is_sent_after_a_restart_and_only_once(
 
 
 async def test_a_payment_that_was_not_committed_never_happened(
-    authority: Authority, tmp_path: Path
+    location: str, authority: Authority, tmp_path: Path
 ) -> None:
-    order, wallet_id = await kill_at("payment.before_commit", tmp_path, authority)
+    order, wallet_id = await kill_at("payment.before_commit", location, tmp_path, authority)
 
-    async with running(config(authority, tmp_path), authority) as people:
+    async with running(config(authority, tmp_path, database=location), authority) as people:
         with pytest.raises(grpc.aio.AioRpcError) as unknown:
             await people.state(order.request_id)
         balance = await people.wallet.GetBalance(pb.GetBalanceRequest(wallet_id=wallet_id))
@@ -113,12 +114,12 @@ async def test_a_payment_that_was_not_committed_never_happened(
     [("payment.before_commit", "CANCELLED"), ("payment.after_commit", "BROADCAST")],
 )
 async def test_a_cancel_that_meets_a_payment_between_signing_and_sending_finds_one_winner(
-    authority: Authority, tmp_path: Path, failpoint: str, state: str
+    location: str, authority: Authority, tmp_path: Path, failpoint: str, state: str
 ) -> None:
-    order, _ = await kill_at(failpoint, tmp_path, authority)
+    order, _ = await kill_at(failpoint, location, tmp_path, authority)
     is_made = state == "BROADCAST"
 
-    async with running(config(authority, tmp_path), authority) as people:
+    async with running(config(authority, tmp_path, database=location), authority) as people:
         request = pb.CancelPaymentRequest(payment_id=order.request_id)
         told = (await people.spender.CancelPayment(request)).payment
         await people.reaches(order.request_id, state)

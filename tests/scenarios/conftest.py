@@ -1,15 +1,21 @@
-"""The home that `anya demo` leaves, for everything that is done with it afterwards."""
+"""What scenarios stand on: the home that `anya demo` leaves, and stores for a mesh."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
+import asyncpg
 import pytest
 
+from cli.home import SERVICES
 from tests.scenarios.meshes import Result, anya
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
+
+LEASE_SECONDS = "2"  # so long do the runs of a killed orchestrator wait
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +26,25 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def demo(home: Path) -> Result:
     return anya("demo", "--json", home=home)
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def databases(request: pytest.FixtureRequest) -> Mapping[str, str]:
+    """Settings of a mesh: what takes them runs on files and, anew, on PostgreSQL."""
+    if request.param == "sqlite":
+        return {}
+    url: str = request.getfixturevalue("postgres_url")
+    prefix = request.module.__name__.rpartition(".")[2]
+    names = {service: f"{prefix}_{service}" for service in SERVICES}
+    asyncio.run(_create(url, *names.values()))
+    return {
+        f"ANYA_DATABASE_{service.upper()}": url.replace("/postgres?", f"/{name}?")
+        for service, name in names.items()
+    } | {"ANYA_LEASE_SECONDS": LEASE_SECONDS}
+
+
+async def _create(url: str, *names: str) -> None:
+    connection = await asyncpg.connect(url)
+    for name in names:
+        await connection.execute(f"CREATE DATABASE {name}")
+    await connection.close()

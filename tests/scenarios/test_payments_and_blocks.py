@@ -20,7 +20,7 @@ from tests.faults.paying import persist, state_word
 from tests.scenarios.striking import Scene, mempool, mine, scene
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from anya.orchestrator.v1 import payment_pb2
     from cli.connection import Channels
@@ -30,8 +30,8 @@ SOON = 30.0  # seconds
 
 
 @pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    with scene(tmp_path_factory.mktemp("blocks") / "home") as standing:
+def mesh(databases: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    with scene(tmp_path_factory.mktemp("blocks") / "home", databases) as standing:
         yield standing
 
 

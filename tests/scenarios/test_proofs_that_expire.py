@@ -17,7 +17,7 @@ from tests.faults.paying import persist, state_word
 from tests.scenarios.striking import Scene, arm, frozen, scene, until_stopped
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from cli.connection import Channels
 
@@ -27,8 +27,8 @@ AMOUNT_SAT = 500_000
 
 
 @pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    brief = {"ANYA_PROOF_SECONDS": str(PROOFS_HOLD)}
+def mesh(databases: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    brief = {**databases, "ANYA_PROOF_SECONDS": str(PROOFS_HOLD)}
     with scene(tmp_path_factory.mktemp("brief") / "home", brief) as standing:
         yield standing
 

@@ -17,7 +17,7 @@ from tests.faults.paying import persist, state_word
 from tests.scenarios.striking import SEND, Scene, arm, scene, until_stopped
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from cli.connection import Channels
 
@@ -31,8 +31,8 @@ AMOUNTS = count(300_000)  # each payment is known by its own
 
 
 @pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    with scene(tmp_path_factory.mktemp("struck") / "home") as struck:
+def mesh(databases: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    with scene(tmp_path_factory.mktemp("struck") / "home", databases) as struck:
         yield struck
 
 
