@@ -119,7 +119,7 @@ async def test_a_request_without_an_intent_is_refused(payer: Town) -> None:
     [
         ("to_address", "bcrt1p8wpt9v4frpf3tkn0srd97pksgsxc5hs52lafxwru9kgeephvs7rqjeprhg"),
         ("amount_sat", 2_000_000),
-        ("request_id", new_payment_id()),
+        pytest.param("request_id", new_payment_id(), id="request_id"),
     ],
 )
 async def test_proofs_of_another_payment_do_not_carry_this_one(

@@ -10,7 +10,8 @@ import json
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 
@@ -33,12 +34,15 @@ from tests.faults.paying import HASTY, persist, state_word
 from tests.faults.schedule import LEAST_SAT
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from cli.connection import Channels
     from cli.identities import Identity
     from tests.faults.paying import Followed
     from tests.faults.town import Town
+
+Q = TypeVar("Q")
+R = TypeVar("R")
 
 CONFIRMED_WITHIN = 60.0  # seconds
 PAYMENT_PROTOCOL = "https://anya.internal/protocols/payment"
@@ -73,10 +77,11 @@ async def gather(channels: Channels, town: Town, followed: Sequence[Followed]) -
     )
     for one in followed:
         run_id = one.proposal.intent.payment_id
-        evidence.runs[run_id] = payment.outcome(await persist(lambda: runs.get(channels, run_id)))  # noqa: B023
+        run = await persist(partial(runs.get, channels, run_id))
+        evidence.runs[run_id] = payment.outcome(run)
         if state := await _payment_state(channels, run_id):
             evidence.payments[run_id] = state
-    evidence.listed = await _listed(channels)
+    evidence.listed = await listed(channels)
     return evidence
 
 
@@ -131,14 +136,18 @@ def _may_end(one: Followed) -> set[str]:
     return {"SUCCEEDED"} if one.told else {"SUCCEEDED", *stopped}
 
 
-# The witnesses.
+# The witnesses. Who was struck last may still be on its way back: each is asked until it answers.
+
+
+async def _ask(method: Callable[[Q], Awaitable[R]], request: Q) -> R:
+    return await persist(lambda: method(request))
 
 
 async def _until_confirmed(channels: Channels) -> None:
     stub = ChainServiceStub(channels["bitcoin"])
 
     async def all_mined() -> bool:
-        reply = await persist(lambda: stub.GetMempool(chain_pb2.GetMempoolRequest()))
+        reply = await _ask(stub.GetMempool, chain_pb2.GetMempoolRequest())
         return not reply.entries
 
     await eventually(all_mined, within=CONFIRMED_WITHIN)
@@ -154,9 +163,9 @@ async def _read_blocks(
     paid: dict[tuple[str, int], list[str]] = defaultdict(list)
     coins: set[bytes] = set()
     spends: set[str] = set()
-    tip = (await stub.GetChainInfo(chain_pb2.GetChainInfoRequest())).height
+    tip = (await _ask(stub.GetChainInfo, chain_pb2.GetChainInfoRequest())).height
     for height in range(1, tip + 1):
-        block = await stub.GetBlock(chain_pb2.GetBlockRequest(height=height))
+        block = await _ask(stub.GetBlock, chain_pb2.GetBlockRequest(height=height))
         for transaction in parse_block(block.raw).transactions:
             txid = transaction.txid[::-1].hex()
             if coins.intersection(transaction.prevouts):
@@ -176,7 +185,7 @@ async def _unspent(channels: Channels, town: Town) -> Counter[tuple[str, int]]:
     for shop in town.shops:
         request = chain_pb2.ListUtxosRequest(address=shop, page_size=1000)
         while True:
-            reply = await stub.ListUtxos(request)
+            reply = await _ask(stub.ListUtxos, request)
             found.update(
                 (shop, utxo.amount_sat) for utxo in reply.utxos if _is_planned(utxo.amount_sat)
             )
@@ -213,7 +222,7 @@ async def query(channels: Channels, tenant: str, payer: Identity) -> list[dict[s
     while True:
         message = records_query.create(wanted, datetime.now(UTC), signer, pagination=pagination)
         request = record_pb2.ProcessMessageRequest(target=tenant, message=message)
-        reply = json.loads((await stub.ProcessMessage(request)).reply)
+        reply = json.loads((await _ask(stub.ProcessMessage, request)).reply)
         if reply["status"]["code"] != OK:
             raise AssertionError(f"the node does not answer {payer.name}: {reply['status']}")
         entries += reply["entries"]
@@ -226,7 +235,8 @@ async def _payment_state(channels: Channels, payment_id: str) -> str:
     """As the bitcoin service has it; empty if it has none of this id."""
     stub = WalletServiceStub(channels["bitcoin"])
     try:
-        reply = await stub.GetPayment(wallet_pb2.GetPaymentRequest(payment_id=payment_id))
+        request = wallet_pb2.GetPaymentRequest(payment_id=payment_id)
+        reply = await _ask(stub.GetPayment, request)
     except grpc.aio.AioRpcError as error:
         if error.code() is grpc.StatusCode.NOT_FOUND:
             return ""
@@ -234,13 +244,14 @@ async def _payment_state(channels: Channels, payment_id: str) -> str:
     return state_word(reply.payment.state)
 
 
-async def _listed(channels: Channels) -> list[str]:
+async def listed(channels: Channels) -> list[str]:
+    """The ids of all runs that pay, as the orchestrator lists them."""
     stub = WorkflowServiceStub(channels["orchestrator"])
     found: list[str] = []
     for workflow_id in (payment.WORKFLOW, HASTY):
         request = workflow_pb2.ListRunsRequest(workflow_id=workflow_id, page_size=500)
         while True:
-            reply = await stub.ListRuns(request)
+            reply = await _ask(stub.ListRuns, request)
             found += [run.run_id for run in reply.runs]
             if not reply.next_page_token:
                 break

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import re
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import grpc
 import pytest
 
+from cli import payment, runs
+from cli.connection import connect
 from tests.faults import evidence, town
 from tests.faults.ground import Store, standing
 from tests.faults.schedule import LEAST_SAT, Plan, Planned
 from tests.faults.storm import Storm
-from tests.scenarios.striking import arm
+from tests.scenarios.striking import arm, frozen, scene
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from tests.scenarios.striking import Scene
 
 DEFECTS = Path(__file__).with_name("defects")
 PLAN = Plan(
@@ -58,3 +66,21 @@ async def test_a_planted_defect_is_found(
         assert contradictions == []
     else:
         assert re.search(found, "\n".join(contradictions)), contradictions
+
+
+def test_a_witness_that_was_struck_last_is_waited_for(tmp_path: Path) -> None:
+    with scene(tmp_path / "home") as mesh:
+        listed = asyncio.run(_listed_while_struck(mesh))
+
+    assert listed == []
+
+
+async def _listed_while_struck(mesh: Scene) -> list[str]:
+    async with connect(mesh.home) as channels:
+        orchestrator = await mesh.pid("orchestrator")
+        with frozen(mesh.supervisor):  # so that nobody starts it again
+            os.kill(orchestrator, signal.SIGKILL)
+            asking = asyncio.create_task(evidence.listed(channels))
+            with pytest.raises(grpc.aio.AioRpcError):  # as the first question, before this one
+                await runs.get(channels, payment.uuid7())
+        return await asking

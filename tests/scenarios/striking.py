@@ -58,7 +58,7 @@ class Scene:
     async def records(self, channels: Channels, tenant: str, payment_id: str) -> int:
         """How many the payer is shown of this payment."""
         payer = self.town.payers[0]
-        entries = await persist(lambda: evidence.query(channels, tenant, payer))
+        entries = await evidence.query(channels, tenant, payer)
         return sum(one["descriptor"]["tags"]["paymentId"] == payment_id for one in entries)
 
     async def restarts(self) -> dict[str, int]:
