@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import grpc
 import pytest
 
 from anya.orchestrator.v1.payment_pb2_grpc import PaymentServiceStub
+from anya.orchestrator.v1.workflow_pb2 import CancelRunRequest
 from cli.spans import store
 from mesh.testing import eventually
 from tests.orchestrator.conftest import connect, dial, start_traced
@@ -156,3 +158,29 @@ async def collect(
 ) -> None:
     async for update in updates:
         seen.append(update)  # noqa: PERF401  (what came before an error is kept)
+
+
+async def test_a_cancelled_run_that_is_killed_while_its_payment_is_refused_ends_cancelled(
+    environment: dict[str, str], authority: Authority, collector: str, book: Book, tmp_path: Path
+) -> None:
+    book.held["VerifyIdentity"] = asyncio.Event()
+    request = payment()
+    run_id = request.request_id
+    failpoint = {"ANYA_FAILPOINTS": f"engine.before_step_done/{run_id}/execute_payment/cancel=kill"}
+
+    async with (
+        process(environment | failpoint) as (child, port),
+        connect(authority, port) as workflows,
+    ):
+        await start_traced(authority, port, collector, request)
+        await workflows.CancelRun(CancelRunRequest(request_id="c", run_id=run_id), timeout=5)
+        book.held["VerifyIdentity"].set()
+        assert await child.wait() == -signal.SIGKILL
+    async with process(environment) as (_, port), connect(authority, port) as workflows:
+        run = await finished(workflows, run_id)
+
+    assert status(run) == "CANCELLED"
+    assert book.cancelled == {run_id}
+    assert len(book.requests("CancelPayment")) == 2
+    assert book.effects["SendPayment"] == 0
+    await eventually(lambda: store.load(tmp_path / "traces.db", run.trace_id).is_whole, within=10)

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 
+from anya.bitcoin.v1 import wallet_pb2
+from anya.orchestrator.v1 import payment_pb2
 from anya.orchestrator.v1 import workflow_pb2 as pb
-from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceStub
+from anya.orchestrator.v1.payment_pb2_grpc import PaymentServiceStub
 from mesh.errors import DeadlineExceeded, FailedPrecondition, Reason, Unavailable
 from mesh.testing import eventually, reason
 from services.orchestrator.__main__ import orchestrator
 from tests.orchestrator.conftest import dial
 from tests.orchestrator.engine.everything import STORE, UNDO, call, steps
+from tests.orchestrator.orders import get
 from tests.orchestrator.paying import finished, pay, payment, status, statuses
 from tests.orchestrator.test_messages import begin, is_at, signal
 
@@ -37,14 +40,14 @@ TWICE = steps(call("one", STORE, UNDO), call("two", STORE, UNDO))
 
 
 @pytest.fixture
-async def workflows(
+async def channel(
     location: str, config: OrchestratorConfig, authority: Authority
-) -> AsyncIterator[WorkflowServiceAsyncStub]:
+) -> AsyncIterator[grpc.aio.Channel]:
     async with (
         orchestrator(replace(config, database=location)) as service,
         dial(authority, service.port) as channel,
     ):
-        yield WorkflowServiceStub(channel)
+        yield channel
 
 
 async def cancel(workflows: WorkflowServiceAsyncStub, run_id: str) -> None:
@@ -192,3 +195,41 @@ async def test_a_run_goes_on_with_the_definition_that_it_began_with(
     said = [next(step for step in run.steps if step.path == "said").output for run in runs]
     assert [output["word"] for output in said] == ["old", "new"]
     assert runs[0].definition_hash != runs[1].definition_hash
+
+
+async def test_a_run_that_is_cancelled_before_it_pays_leaves_an_id_that_nobody_can_pay_under(
+    workflows: WorkflowServiceAsyncStub, channel: grpc.aio.Channel, book: Book
+) -> None:
+    book.held["VerifyIdentity"] = asyncio.Event()
+    request = payment()
+    await workflows.StartRun(request, timeout=10)
+
+    await cancel(workflows, request.request_id)
+    book.held["VerifyIdentity"].set()
+    run = await finished(workflows, request.request_id)
+    shown = await get(PaymentServiceStub(channel), request.request_id)
+
+    assert status(run) == "CANCELLED"
+    assert statuses(run)["execute_payment/cancel"] == "SUCCEEDED"
+    assert shown.bitcoin_answer == payment_pb2.BITCOIN_ANSWER_FOUND
+    assert shown.state == wallet_pb2.PAYMENT_STATE_CANCELLED
+    assert book.cancelled == {request.request_id}
+    assert book.effects["SendPayment"] == 0
+
+
+async def test_a_cancelled_run_is_parked_until_bitcoin_can_refuse_its_payment(
+    workflows: WorkflowServiceAsyncStub, book: Book
+) -> None:
+    book.held["VerifyIdentity"] = asyncio.Event()
+    down = Unavailable("open", reason=Reason.BREAKER_OPEN, retry_after=0.2)
+    book.before["CancelPayment"].extend([down, down])
+    request = payment()
+    await workflows.StartRun(request, timeout=10)
+
+    await cancel(workflows, request.request_id)
+    book.held["VerifyIdentity"].set()
+    await is_at(workflows, request.request_id, "PARKED")
+    run = await finished(workflows, request.request_id)
+
+    assert status(run) == "CANCELLED"
+    assert len(book.requests("CancelPayment")) == 3

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from google.protobuf.message_factory import GetMessageClass
 
@@ -26,7 +27,7 @@ from services.orchestrator.definition.workflow import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+    from google.protobuf.descriptor import Descriptor, MethodDescriptor, ServiceDescriptor
 
 CONTRACTS = (
     bitcoin_analysis,
@@ -40,6 +41,7 @@ CONTRACTS = (
     record_pb2,
 )
 
+_CAPITAL = re.compile(r"(?<=.)[A-Z]")
 WORKFLOW = "workflow"  # the protocol of steps that run one
 
 
@@ -100,6 +102,21 @@ def as_operation(workflow: Workflow) -> Operation:
         reply=Type(Kind.OBJECT, members=workflow.outputs),
         runs=workflow,
         names_outputs=True,
+    )
+
+
+@cache
+def cancel_of(method: Method) -> Operation | None:
+    """What refuses every later attempt of a call, if anything does. No step can name it."""
+    cancel = method.cancel
+    if cancel is None:
+        return None
+    return Operation(
+        name=_CAPITAL.sub(r"_\g<0>", cancel.path.rpartition("/")[2]).lower(),
+        protocol=cancel.service,
+        request=object_type(cast("Descriptor", cancel.request.DESCRIPTOR)),
+        reply=object_type(cast("Descriptor", cancel.reply.DESCRIPTOR)),
+        runs=cancel,
     )
 
 

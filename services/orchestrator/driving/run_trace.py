@@ -154,8 +154,9 @@ class RunTrace:
     def _end(self, ended: _Open, at_us: int, error: str, *, again: bool) -> None:
         path, attempt = ended.path, ended.attempt
         outer = places.outer(path)
-        # What is inside a step is inside its first attempt: such a step has no other.
-        parent = self._ids(outer, 1)[0] if outer else self._top
+        # What is inside a step is inside its first attempt, and it has no other; if it never began,
+        # it has no span.
+        parent = self._ids(outer, 1)[0] if outer in self._steps else self._top
         own, call = self._ids(path, *attempt)
         times = (ended.started_us, at_us)
         self._draw(_step_shape(self.workflow_id, path, attempt, error), own, parent, times)

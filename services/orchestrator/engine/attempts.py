@@ -100,13 +100,13 @@ class Attempts(Draft):
             return False
         said = self._said(step)
         stopped = self.state.stop is not None and not uncertain
-        if stopped and not conclusion.compensates(step.path):
+        if stopped and not conclusion.winds_up(step):
             return False
         if said.max_attempts is not None and step.attempt - step.before >= said.max_attempts:
             return False
         if said.errors and not uncertain and not {error.code, error.reason} & said.errors:
             return False
-        late = self.at_us >= self.state.deadline_us and not conclusion.compensates(step.path)
+        late = self.at_us >= self.state.deadline_us and not conclusion.winds_up(step)
         return (not late or step.cancelled) and self.at_us - step.since_us < self._patience(step)
 
     def _patience(self, step: StepState) -> float:
@@ -146,7 +146,7 @@ class Attempts(Draft):
             self.attempt_again(step.path, REDRIVEN if step.attempt == step.before else "retried")
             return
         late = self.at_us >= self.state.deadline_us and not conclusion.pivot_made(self.state)
-        if not late or step.cancelled or conclusion.compensates(step.path):
+        if not late or step.cancelled or conclusion.winds_up(step):
             # Nothing was sent before: it is still the same attempt.
             self.add(Kind.STEP_ATTEMPT, step.path, {"cause": "unparked"}, attempt=step.attempt)
             return

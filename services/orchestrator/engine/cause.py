@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from services.orchestrator.engine.conclusion import NOT_SENT
 from services.orchestrator.engine.state import StepStatus
 
 if TYPE_CHECKING:
     from services.orchestrator.engine.state import Error, RunState, StepState
 
-_OURS = re.compile(r"internal error [0-9a-f]{32}|[^:\s]+: status is [a-z_]+")
+_OURS = re.compile(
+    r"internal error [0-9a-f]{32}"
+    rf"|[^:\s]+: (status is|{NOT_SENT}) [a-z_]+"
+)
 
 
 def cause(state: RunState) -> str:

@@ -22,7 +22,7 @@ class Compensations(Inside):
             for step in sorted(self.state.steps.values(), key=lambda s: s.ended, reverse=True)
             if step.status is StepStatus.SUCCEEDED
             and f"{step.path}/{places.COMPENSATE}" not in self.state.steps
-            and not conclusion.compensates(step.path)
+            and not conclusion.winds_up(step)
             and self._compensation_of(step.path) is not None
         ]
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 REJECTED = "rejected"
 UNKNOWN = ("unknown", "unspecified")
 
+NOT_SENT = "not sent by this run, but its payment is"  # somebody else's
+
 
 def pivot_made(state: RunState) -> bool:
     """Has the run done what cannot be taken back?"""
@@ -38,6 +40,11 @@ def is_unknown(step: StepState) -> bool:
 def compensates(path: str) -> bool:
     """Is the step part of taking another one back?"""
     return f"{path}/".find(f"/{places.COMPENSATE}/") > 0
+
+
+def winds_up(step: StepState) -> bool:
+    """Does the step belong to the end of the run, which its deadline does not stop?"""
+    return step.refuses or compensates(step.path)
 
 
 def of_all_steps(state: RunState) -> tuple[RunStatus, str]:

@@ -75,7 +75,9 @@ class Draft:
         ``at`` is the innermost one; ``handled``: it failed in what an earlier error led to.
         """
         step = places.locate(self.workflow, path).step
-        caught = "" if uncertain else self._caught(step, path, error, handled=handled)
+        known = self.state.steps.get(path)
+        alone = path.endswith(f"/{places.COMPENSATE}") or (known is not None and known.refuses)
+        caught = "" if uncertain or alone else self._caught(step, path, error, handled=handled)
         payload = {"error": error.to_payload(), "uncertain": uncertain, "final": True}
         if at:
             payload["at"] = at
@@ -83,7 +85,7 @@ class Draft:
             payload |= {"caught": caught, "output": dict.fromkeys(step.outputs)}
         self.add(Kind.STEP_FAILED, path, {**about(step), **more, **payload})
         outside = places.outer(path)
-        if outside and not caught and not path.endswith(f"/{places.COMPENSATE}"):
+        if outside and not caught and not alone:
             self.end_call(outside, error, uncertain=uncertain, at=at or path, handled=True)
 
     def _caught(self, step: Step, path: str, error: Error, *, handled: bool) -> str:

@@ -38,7 +38,7 @@ KEPT = frozenset(
         *("ceiling", "paths", "step", "type", "approves"),
         *("ended", "stops", "again", "anew", "inside", "spent", "left"),
         *("operation", "protocol", "effect", "method", "service", "key"),
-        *("until_us", "timeout_us", "retry_us", "listens"),
+        *("until_us", "timeout_us", "retry_us", "listens", "refuses"),
         *("uncertain", "final", "caught", "at", "consumed", "position", "name", "by", "status"),
         *("type", "paths", "step", "approves"),
     }

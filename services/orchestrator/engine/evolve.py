@@ -311,6 +311,7 @@ def _begin(state: RunState, record: Record) -> StepState:
         since_us=record.at_us,
         condition=payload.get("condition"),
         began=record.sequence,
+        refuses=payload.get("refuses", False),
     )
     state.steps[record.path] = step
     if step.effect == "PIVOT":

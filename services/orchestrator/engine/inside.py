@@ -181,6 +181,6 @@ class Inside(Walk):
 
 def can_be_left(step: StepState) -> bool:
     """Nothing depends on how it ends: it changes nothing, or has not been sent."""
-    if conclusion.compensates(step.path) or step.phase is Phase.CANCELLING:
+    if conclusion.winds_up(step) or step.phase is Phase.CANCELLING:
         return False
     return step.effect == "READ" or (step.phase is not Phase.CALLING and not step.uncertain)

@@ -13,7 +13,6 @@ from google.protobuf.message import DecodeError
 
 from services.orchestrator.definition import values
 from services.orchestrator.engine import conclusion
-from services.orchestrator.engine.compensation import Compensations
 from services.orchestrator.engine.events import (
     Approved,
     Began,
@@ -33,6 +32,7 @@ from services.orchestrator.engine.events import (
 from services.orchestrator.engine.inside import can_be_left
 from services.orchestrator.engine.policy import SECOND
 from services.orchestrator.engine.record import Kind
+from services.orchestrator.engine.refusing import Refusals
 from services.orchestrator.engine.request import attestations_of
 from services.orchestrator.engine.state import Error, Phase, RunStatus, StepStatus
 
@@ -71,7 +71,7 @@ _KINDS = {
 }
 
 
-class Turn(Compensations):
+class Turn(Refusals):
     """One event, judged: ``records`` is what it adds to the journal."""
 
     __slots__ = ()
@@ -162,6 +162,9 @@ class Turn(Compensations):
         if self.state.in_flight:
             self._remember(status, reason)
             return
+        if self.refuse_payments(status):
+            self._remember(status, reason)
+            return
         todo = self.to_compensate(status)
         failed = self.failed_compensation()
         if failed is not None:
@@ -180,6 +183,8 @@ class Turn(Compensations):
             unknown = step.status is StepStatus.UNCERTAIN and step.phase is Phase.ENDED
             if unknown and not step.failed_at and not conclusion.compensates(step.path):
                 return conclusion.of_failure(self.workflow, self.state, step.path)
+        if (failed := self.failed_refusal()) is not None:
+            return failed
         if self.state.stop is not None:
             return self.state.stop.status, self.state.stop.reason
         assert self.ending is not None  # noqa: S101

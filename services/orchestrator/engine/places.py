@@ -1,4 +1,4 @@
-"""Paths of steps in a run: ``pay``, ``fraud/score``, ``each[3]/look_up``, ``pay/compensate``."""
+"""Paths of steps in a run: ``pay``, ``fraud/score``, ``each[3]/look_up``, ``keep/compensate``."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from services.orchestrator.definition.operations import cancel_of
 from services.orchestrator.definition.workflow import Call, ForEach, Step, Workflow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 COMPENSATE = "compensate"
+CANCEL = "cancel"  # below a payment, which has no step inside it
 ON_ERROR = "on_error"
 
 WORKFLOWS = 1024  # whose places are kept in memory
@@ -112,6 +114,8 @@ def _locate(workflow: Workflow, path: str) -> Place:
             if step.action.compensate is None:
                 raise LookupError(f"{path}: {step.id} has no compensation")
             step = Step(step.id, step.action.compensate)
+        elif id == CANCEL and (cancel := _cancel_of(step)) is not None:
+            step = cancel
         elif id != ON_ERROR:
             inside = _operation_of(step)
             if inside is not None and not at.endswith(f"/{ON_ERROR}"):
@@ -123,6 +127,15 @@ def _locate(workflow: Workflow, path: str) -> Place:
     if step is None:
         raise LookupError(f"{path} is no path")
     return Place(step, workflow, prefix, each, index)
+
+
+def _cancel_of(step: Step | None) -> Step | None:
+    """The call that refuses a payment."""
+    if step is None or not isinstance(step.action, Call):
+        return None
+    runs = step.action.operation.runs
+    operation = None if isinstance(runs, Workflow) else cancel_of(runs)
+    return None if operation is None else Step(step.id, Call(operation, {}, {}))
 
 
 def _operation_of(step: Step | None) -> Workflow | None:

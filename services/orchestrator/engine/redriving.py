@@ -133,7 +133,8 @@ def _was_not_done(step: StepState) -> bool:
 
 
 def _holds_steps(state: RunState, step: StepState) -> bool:
-    return any(places.is_below(path, step.path) for path in state.steps)
+    below = (inner for inner in state.steps.values() if places.is_below(inner.path, step.path))
+    return not all(map(conclusion.winds_up, below))
 
 
 def _refusal(state: RunState, why: str) -> FailedPrecondition:

@@ -106,6 +106,7 @@ class StepState:
     failed_at: str = ""  # the step inside it that failed, if it is not the one itself
     began: int = 0  # sequence of its first record
     ended: int = 0  # sequence of the record that ended it
+    refuses: bool = False  # it has a payment of the cancelled run refused for ever
     heard_to: int = 0  # in the order of the store's events: it wants none up to here
     heard: dict[str, Signal] = field(default_factory=dict)  # events it waits for, by their type
     decisions: dict[str, Decision] = field(default_factory=dict)  # of its approvers, by their DID

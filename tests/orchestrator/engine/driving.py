@@ -61,6 +61,9 @@ REPLIES: dict[str, Message] = {
     "SendPayment": wallet_pb2.SendPaymentResponse(
         txid=bytes(32), status=wallet_pb2.PAYMENT_STATUS_SUCCESS
     ),
+    "CancelPayment": wallet_pb2.CancelPaymentResponse(
+        payment=wallet_pb2.Payment(state=wallet_pb2.PAYMENT_STATE_CANCELLED)
+    ),
     "StoreTransactionRecord": record_pb2.StoreTransactionRecordResponse(record_id="r"),
 }
 
@@ -120,7 +123,8 @@ class Drive:
         """What somebody else makes of the journal."""
         return replay(self.state.run_id, self.journal)
 
-    def do(self, command: Command, outcome: Error | str | None = None) -> None:
+    def do(self, command: Command, outcome: Error | Message | str | None = None) -> None:
+        """Let it end so: as usual, in an error, with another reply, or in a crash."""
         self.now_us += SECOND // 10
         match command, outcome:
             case _, "crash":
@@ -135,7 +139,8 @@ class Drive:
                 if isinstance(outcome, Error):
                     self.take(Failed(path, outcome))
                 else:
-                    reply = REPLIES[command.method.rpartition("/")[2]]
+                    usual = REPLIES[command.method.rpartition("/")[2]]
+                    reply = usual if outcome is None or isinstance(outcome, str) else outcome
                     self.take(Replied(path, reply.SerializeToString()))
             case Cancel(path), Error() as error:
                 self.take(CancelFailed(path, error))

@@ -146,6 +146,7 @@ def test_a_cancel_before_the_payment_is_sent_leaves_nothing_sent() -> None:
         run.do(run.commands[0])
     run.fail("execute_payment", "UNAVAILABLE", "BREAKER_OPEN")
     run.take(CANCEL)
+    run.reply("execute_payment/cancel")
 
     assert run.status == "CANCELLED"
 

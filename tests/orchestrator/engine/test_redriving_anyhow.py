@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from anya.bitcoin.v1 import wallet_pb2
+from anya.bitcoin.v1.wallet_pb2 import PAYMENT_STATE_CANCELLED
 from mesh.errors import FailedPrecondition, Reason
 from services.orchestrator.engine.events import Began, Call, Cancel
 from services.orchestrator.engine.evolve import fold
@@ -16,6 +19,9 @@ from services.orchestrator.engine.state import Error
 from tests.orchestrator.engine.driving import CRASH, POLICY, Drive, paying, run_of
 from tests.orchestrator.engine.ended import end_by_defect, redrive
 from tests.orchestrator.engine.everything import EVERYTHING, NESTED, READ, STORE, UNDO, call, steps
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
 
 LOST = Error("DEADLINE_EXCEEDED", "", "late")
 REFUSED = Error("FAILED_PRECONDITION", "DID_INVALID", "no")
@@ -30,7 +36,7 @@ class Services:
     late: list[tuple[str, str]] = field(default_factory=list)
     cancelled: set[str] = field(default_factory=set)
 
-    def serve(self, run: Drive, command: object, outcome: str) -> Error | str | None:
+    def serve(self, run: Drive, command: object, outcome: str) -> Error | Message | str | None:
         """What the engine hears of it."""
         if isinstance(command, Cancel):
             key = run.state.steps[command.path].key
@@ -42,6 +48,8 @@ class Services:
         if not isinstance(command, Call):
             return CRASH if outcome == "crash" else None
         path, key = command.path, run.state.steps[command.path].key
+        if run.state.steps[path].refuses and outcome not in ("late", "lost", "open"):
+            return self._refuse(path.removesuffix("/cancel"), key, outcome)
         match outcome:
             case "late":
                 self.late.append((path, key))
@@ -61,10 +69,23 @@ class Services:
             return Error("FAILED_PRECONDITION", Reason.PAYMENT_CANCELLED, "cancelled")
         return LOST if outcome == "lost after" else None
 
+    def _refuse(self, path: str, key: str, outcome: str) -> Error | Message | str:
+        is_made = key in self.done.get(path, ())
+        if not is_made:
+            self.cancelled.add(key)
+        if outcome in ("crash", "lost after"):
+            return CRASH if outcome == "crash" else LOST
+        state = wallet_pb2.PAYMENT_STATE_BROADCAST if is_made else PAYMENT_STATE_CANCELLED
+        return wallet_pb2.CancelPaymentResponse(payment=wallet_pb2.Payment(state=state))
+
     def arrive(self) -> None:
         """All that was under way."""
         while self.late:
-            self._do(*self.late.pop())
+            path, key = self.late.pop()
+            if path.endswith("/cancel"):
+                self._refuse(path.removesuffix("/cancel"), key, "ok")
+            else:
+                self._do(path, key)
 
     def _do(self, path: str, key: str) -> bool:
         if key in self.cancelled:

@@ -165,8 +165,8 @@ class WorkflowServiceServicer:
     def CancelRun(self, request, context):
         """CancelRun asks a run to end: nothing new begins, what is under way ends, what was done is taken
         back where the definition says how, and the run ends as CANCELLED or COMPENSATED. A payment that
-        may have been sent is cancelled through its own service first; one that was made stands, and its
-        run goes on. The answer comes before the end: watch the run.
+        was not made is cancelled through its own service first, for ever; one that was made stands, and
+        its run goes on. The answer comes before the end: watch the run.
         Errors: NOT_FOUND; FAILED_PRECONDITION (RUN_ENDED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -72,8 +72,8 @@ class WorkflowServiceStub:
     CancelRun: _grpc.UnaryUnaryMultiCallable[_workflow_pb2.CancelRunRequest, _workflow_pb2.CancelRunResponse]
     """CancelRun asks a run to end: nothing new begins, what is under way ends, what was done is taken
     back where the definition says how, and the run ends as CANCELLED or COMPENSATED. A payment that
-    may have been sent is cancelled through its own service first; one that was made stands, and its
-    run goes on. The answer comes before the end: watch the run.
+    was not made is cancelled through its own service first, for ever; one that was made stands, and
+    its run goes on. The answer comes before the end: watch the run.
     Errors: NOT_FOUND; FAILED_PRECONDITION (RUN_ENDED).
     """
     EraseRun: _grpc.UnaryUnaryMultiCallable[_workflow_pb2.EraseRunRequest, _workflow_pb2.EraseRunResponse]
@@ -153,8 +153,8 @@ class WorkflowServiceAsyncStub(WorkflowServiceStub):
     CancelRun: _aio.UnaryUnaryMultiCallable[_workflow_pb2.CancelRunRequest, _workflow_pb2.CancelRunResponse]  # type: ignore[assignment]
     """CancelRun asks a run to end: nothing new begins, what is under way ends, what was done is taken
     back where the definition says how, and the run ends as CANCELLED or COMPENSATED. A payment that
-    may have been sent is cancelled through its own service first; one that was made stands, and its
-    run goes on. The answer comes before the end: watch the run.
+    was not made is cancelled through its own service first, for ever; one that was made stands, and
+    its run goes on. The answer comes before the end: watch the run.
     Errors: NOT_FOUND; FAILED_PRECONDITION (RUN_ENDED).
     """
     EraseRun: _aio.UnaryUnaryMultiCallable[_workflow_pb2.EraseRunRequest, _workflow_pb2.EraseRunResponse]  # type: ignore[assignment]
@@ -273,8 +273,8 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_workflow_pb2.CancelRunResponse, _abc.Awaitable[_workflow_pb2.CancelRunResponse]]:
         """CancelRun asks a run to end: nothing new begins, what is under way ends, what was done is taken
         back where the definition says how, and the run ends as CANCELLED or COMPENSATED. A payment that
-        may have been sent is cancelled through its own service first; one that was made stands, and its
-        run goes on. The answer comes before the end: watch the run.
+        was not made is cancelled through its own service first, for ever; one that was made stands, and
+        its run goes on. The answer comes before the end: watch the run.
         Errors: NOT_FOUND; FAILED_PRECONDITION (RUN_ENDED).
         """
 
