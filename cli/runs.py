@@ -110,30 +110,58 @@ async def erase(channels: Channels, run_id: str) -> pb.EraseRunResponse:
     return await _stub(channels).EraseRun(request)
 
 
-async def watch(channels: Channels, run_id: str) -> AsyncIterator[pb.Run]:
-    """The run after each of its events until it ends, also across a crash of the orchestrator."""
+class Followed:
+    """A run put together from what a watch tells of it: cheaper than to be told all each time."""
+
+    def __init__(self) -> None:
+        self._last = self._whole = pb.Run()
+        self._steps: dict[str, pb.Step] = {}
+
+    def hear(self, told: pb.WatchRunResponse) -> None:
+        self._last = told.run
+        if told.view != pb.RUN_VIEW_CHANGES:
+            self._whole = told.run
+            self._steps.clear()
+        self._steps.update((step.path, step) for step in told.run.steps)
+
+    @property
+    def run(self) -> pb.Run:
+        """All of it."""
+        run = pb.Run()
+        run.CopyFrom(self._last)
+        run.input.CopyFrom(self._whole.input)
+        del run.steps[:]
+        run.steps.extend(self._steps.values())
+        return run
+
+
+async def watch(channels: Channels, run_id: str) -> AsyncIterator[pb.WatchRunResponse]:
+    """What each of its events changed, until it ends, also across a crash of the orchestrator."""
     stub = _stub(channels)
 
     def open_after(sequence: int) -> Any:
-        request = pb.WatchRunRequest(run_id=run_id, after_sequence=sequence)
+        request = pb.WatchRunRequest(
+            run_id=run_id, after_sequence=sequence, view=pb.RUN_VIEW_CHANGES
+        )
         return stub.WatchRun(request, timeout=resumption.TIMEOUT)
 
-    async for reply in resumption.resumed(open_after):
-        yield reply.run
+    async for told in resumption.resumed(open_after):
+        yield told
 
 
 async def finish(
     channels: Channels, run_id: str, say: Callable[[str], None] | None = None
 ) -> pb.Run:
     """The run once it has ended; ``say`` hears each of its lines, and again when one changes."""
-    said: set[str] = set()
-    async for run in watch(channels, run_id):
-        told = lines(run)
-        for line in told:
-            if say and line not in said:
+    followed, said = Followed(), set[str]()
+    async for told in watch(channels, run_id):
+        followed.hear(told)
+        if say is not None:
+            new = [line for line in lines(told.run) if line not in said]
+            said.update(new)
+            for line in new:
                 say(line)
-        said.update(told)
-    return run
+    return followed.run
 
 
 async def register(channels: Channels, definition: str) -> pb.RegisterWorkflowResponse:

@@ -279,7 +279,10 @@ def redrive_run(
 
 @app.command("watch")
 def watch_run(run_id: RunArgument, home: HomeOption = None, json: JsonOption = False) -> None:
-    """Follow a run to its end; exit code 3 if it is refused. Under --json one line per event."""
+    """Follow a run to its end; exit code 3 if it is refused.
+
+    Under --json one line per event: the run with those steps alone that the event changed.
+    """
     from cli import runs, screen
     from cli.connection import ask
     from cli.home import Home
@@ -288,8 +291,8 @@ def watch_run(run_id: RunArgument, home: HomeOption = None, json: JsonOption = F
     async def follow(channels: Channels) -> int:
         if not json:
             return runs.exit_code((await runs.finish(channels, run_id, screen.show)).status)
-        async for run in runs.watch(channels, run_id):
-            screen.emit(to_json(run))
-        return runs.exit_code(run.status)
+        async for told in runs.watch(channels, run_id):
+            screen.emit(to_json(told.run))
+        return runs.exit_code(told.run.status)
 
     raise typer.Exit(ask(Home.of(home), follow))

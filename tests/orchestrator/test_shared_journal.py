@@ -21,7 +21,7 @@ from services.orchestrator.journal.opening import open_journal
 from services.orchestrator.journal.runs import Fenced
 from services.orchestrator.journal.shared import SharedRuns
 from services.orchestrator.journal.statements import arguments, statement
-from services.orchestrator.servicers import workflow as servicer
+from services.orchestrator.servicers import watching
 from tests.orchestrator.conftest import connect
 from tests.orchestrator.paying import finished, payment, status
 from tests.orchestrator.test_journal import begin, fails
@@ -205,7 +205,7 @@ async def test_a_watch_on_another_replica_hears_at_once(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(servicer, "LOOK_AGAIN", 60.0)  # so that nothing but a word wakes it
+    monkeypatch.setattr(watching, "LOOK_AGAIN", 60.0)  # so that nothing but a word wakes it
     shared = replace(config, database=url)
     elsewhere = replace(shared, mesh=replace(config.mesh, home=tmp_path / "other"))
     book.held["SendPayment"] = asyncio.Event()

@@ -218,8 +218,8 @@ async def send(play: Play) -> int:
                 channels, payer, merchant(play), AMOUNT_SAT, payment_id=play.payment_id
             )
             await payments.send(channels, play.proposal)
-        async for run in runs.watch(channels, play.payment_id):
-            if "fraud_assessment/score" in {step.path for step in run.steps}:
+        async for told in runs.watch(channels, play.payment_id):
+            if "fraud_assessment/score" in {step.path for step in told.run.steps}:
                 break
     return before
 

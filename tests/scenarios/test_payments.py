@@ -186,9 +186,9 @@ async def cancel_at(
     """Cancel when the payment's run has journalled so many events."""
     if event:
         await sending
-        async for run in runs.watch(channels, payment_id):
+        async for seen in runs.watch(channels, payment_id):
             event -= 1
-            if not event or run.status in runs.ENDED:
+            if not event or seen.run.status in runs.ENDED:
                 break
     told = await payments.cancel(channels, payment_id)
     await sending

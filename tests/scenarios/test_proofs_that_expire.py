@@ -71,11 +71,11 @@ async def _until_parked(channels: Channels, payment_id: str) -> pb.Run:
             await payments.get(channels, payment_id)
 
     looking = asyncio.create_task(look())
-    async for run in runs.watch(channels, payment_id):
-        if run.status == pb.RUN_STATUS_PARKED:
+    async for told in runs.watch(channels, payment_id):
+        if told.run.status == pb.RUN_STATUS_PARKED:
             await looking
-            return run
-    raise AssertionError(runs.lines(run))
+            return told.run
+    raise AssertionError(runs.lines(told.run))
 
 
 async def _until_expired(channels: Channels, payment_id: str, proved_at: float) -> None:

@@ -167,10 +167,10 @@ async def _cancelled_at(point: str, mesh: Scene, channels: Channels, amount_sat:
 
 
 async def _until_uncertain(channels: Channels, payment_id: str) -> pb.Run:
-    async for run in runs.watch(channels, payment_id):
-        if any(step.status == pb.STEP_STATUS_UNCERTAIN for step in run.steps):
-            return run
-    raise AssertionError(runs.lines(run))
+    async for told in runs.watch(channels, payment_id):
+        if any(step.status == pb.STEP_STATUS_UNCERTAIN for step in told.run.steps):
+            return told.run
+    raise AssertionError(runs.lines(told.run))
 
 
 def _step(run: pb.Run) -> pb.Step:

@@ -297,6 +297,18 @@ def _stored(row: Row, records: Sequence[Row], after: int) -> StoredRun:
     return stored
 
 
+def check_goes_on(row: RunRow, state: RunState) -> None:
+    """FailedPrecondition (STORE_DAMAGED) if the run was set aside: there will be no more records.
+
+    ``state`` is what the records say that were read with the row.
+    """
+    if row.finished_us is not None and not state.finished:
+        raise FailedPrecondition(
+            f"{row.reason}; the run was set aside: redrive it once they can be read",
+            reason=Reason.STORE_DAMAGED,
+        )
+
+
 async def add_record(tx: Transaction, run_id: str, record: Record) -> None:
     """Journal what was decided in this very transaction; turns are commits of the writer."""
     await tx.execute(

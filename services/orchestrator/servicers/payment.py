@@ -17,6 +17,7 @@ from services.orchestrator.engine import sending
 from services.orchestrator.engine.evolve import evolve
 from services.orchestrator.engine.starting import StartRun, check_payment_id
 from services.orchestrator.engine.state import Error, RunState
+from services.orchestrator.journal.runs import check_goes_on
 from services.orchestrator.servicers import payment_view, view, waiting
 from services.orchestrator.servicers.start import start_run
 from services.orchestrator.trace_context import trace_id_of
@@ -118,6 +119,7 @@ class PaymentServicer(PaymentServiceServicer):
                         passed = payment_view.format_payment(state, trace_id)
                         yield pb.WatchPaymentResponse(sequence=record.sequence, payment=passed)
                 _check_pays(state)
+                check_goes_on(news.row, state)
                 seen = max(seen, state.sequence)
                 if state.finished or not request.end_only:
                     payment = payment_view.format_payment(state, trace_id)

@@ -22,6 +22,8 @@ MAX_LISTED_REASON = 500  # characters
 MAX_RUN = 7 << 19  # bytes: clients take 4 MiB unless they say otherwise
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from services.orchestrator.engine.events import Approved
     from services.orchestrator.engine.state import Error, Redrive, RunState, StepState
     from services.orchestrator.journal.definitions import StoredDefinition
@@ -56,8 +58,10 @@ def format_row(row: RunRow) -> pb.Run:
     return run
 
 
-def read_view(asked: pb.RunView.ValueType) -> pb.RunView.ValueType:
+def read_view(asked: pb.RunView.ValueType, *, watches: bool = False) -> pb.RunView.ValueType:
     """The full one unless another is asked for. InvalidArgument for one that there is not."""
+    if asked == pb.RUN_VIEW_CHANGES and not watches:
+        raise InvalidArgument("RUN_VIEW_CHANGES is for WatchRun alone", field="view")
     if asked not in RUN_VIEWS:
         raise InvalidArgument(f"no run view {asked}", field="view")
     return asked or pb.RUN_VIEW_FULL
@@ -74,6 +78,14 @@ def format_state(state: RunState, trace_id: str, asked: pb.RunView.ValueType) ->
         run.steps.extend(_step(step) for step in state.steps.values())
         values.fill_struct(run.input, state.input)
         _make_it_fit(run)
+    return run
+
+
+def format_changes(state: RunState, trace_id: str, paths: Iterable[str]) -> pb.Run:
+    """The run without its input, and with those of its steps alone that are named."""
+    run = _basic(state, trace_id)
+    run.steps.extend(_step(state.steps[path]) for path in paths if path in state.steps)
+    _make_it_fit(run)
     return run
 
 

@@ -2,41 +2,38 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceServicer
 from mesh.errors import InvalidArgument, Reason
 from mesh.interceptors import request_key
-from services.orchestrator import changes
 from services.orchestrator.definition import DefinitionInvalid, values
 from services.orchestrator.engine import sending
-from services.orchestrator.engine.evolve import evolve
 from services.orchestrator.engine.starting import StartRun
-from services.orchestrator.engine.state import RunState
 from services.orchestrator.servicers import paging, view, waiting
 from services.orchestrator.servicers.listing import DEFAULT_PAGE, MAX_PAGE, list_runs
 from services.orchestrator.servicers.start import start_run
+from services.orchestrator.servicers.watching import watch_run
 from services.orchestrator.trace_context import trace_id_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator
 
     from grpc.aio import ServicerContext
 
     from services.orchestrator.approving import Approvals
     from services.orchestrator.catalogue import Catalogue
-    from services.orchestrator.changes import Changes, Moved
+    from services.orchestrator.changes import Changes
     from services.orchestrator.driving.redriver import Redriver
     from services.orchestrator.driving.runner import Runner
-    from services.orchestrator.engine.record import Record
     from services.orchestrator.journal.commits import NewRun
     from services.orchestrator.journal.definitions import Definitions
     from services.orchestrator.journal.erasure import Erasure
     from services.orchestrator.journal.runs import Runs
 
 MAX_FAULTS = 20  # in one status: it travels in a header
-LOOK_AGAIN = 1.0  # seconds until a watch looks by itself; it is told earlier
 
 
 class WorkflowServicer(WorkflowServiceServicer):
@@ -195,27 +192,9 @@ class WorkflowServicer(WorkflowServiceServicer):
         request: pb.WatchRunRequest,
         context: ServicerContext[pb.WatchRunRequest, pb.WatchRunResponse],
     ) -> AsyncIterator[pb.WatchRunResponse]:
-        state, asked = RunState(request.run_id), view.read_view(request.view)
-        with self._changes.watch(request.run_id) as moved:
-            stored = await self._runs.news(request.run_id, after=0)
-            records: Sequence[Record] = stored.records
-            while True:
-                for record in records:
-                    evolve(state, record)
-                    if record.sequence > request.after_sequence:
-                        run = view.format_run(stored.row, state, asked)
-                        yield pb.WatchRunResponse(sequence=record.sequence, run=run)
-                if state.finished:
-                    return
-                await changes.wait(moved, at_most=LOOK_AGAIN)
-                moved.clear()
-                records = await self._news(state, moved)
-
-    async def _news(self, state: RunState, moved: Moved) -> Sequence[Record]:
-        """What the run has journalled since ``state``, from who drives it here, or the store."""
-        if told := moved.take(after=state.sequence):
-            return [record.read_again() for record in told]
-        return (await self._runs.news(state.run_id, after=state.sequence)).records
+        async with aclosing(watch_run(self._runs, self._changes, request)) as updates:
+            async for update in updates:
+                yield update
 
 
 def _parse(request: pb.StartRunRequest) -> StartRun:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from tests.orchestrator.engine.cost import lines_run
 from tests.orchestrator.engine.driving import Drive, run_of
 from tests.orchestrator.engine.everything import READ_ITEM, call, indent, steps
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from services.orchestrator.engine.events import Command
 
 
@@ -30,12 +28,12 @@ def test_the_last_of_many_items_costs_what_the_last_of_few_does() -> None:
 def test_an_item_among_many_under_way_costs_what_one_among_few_does() -> None:
     few, many = run_of(each(64), names=["a"] * 4), run_of(each(64), names=["a"] * 64)
 
-    assert lines_run(many, many.commands[-2]) <= 1.1 * lines_run(few, few.commands[-2])
+    assert cost(many, many.commands[-2]) <= 1.1 * cost(few, few.commands[-2])
 
 
 def test_an_item_behind_one_that_takes_long_costs_what_one_without_does() -> None:
     run = run_of(each(2), names=["a"] * 400)
-    costs = [lines_run(run, run.commands[-1]) for _ in range(380)]
+    costs = [cost(run, run.commands[-1]) for _ in range(380)]
 
     assert max(costs[-10:]) <= 1.1 * max(costs[:10])
 
@@ -52,22 +50,9 @@ def cost_of_last_turns(run: Drive) -> int:
     costs: list[int] = []
     while run.commands:
         (command,) = run.commands
-        costs.append(lines_run(run, command))
+        costs.append(cost(run, command))
     return costs[-2]
 
 
-def lines_run(run: Drive, command: Command) -> int:
-    count = 0
-
-    def trace(frame: FrameType, event: str, argument: Any) -> Any:
-        nonlocal count
-        count += event == "line"
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        run.do(command)
-    finally:
-        sys.settrace(before)
-    return count
+def cost(run: Drive, command: Command) -> int:
+    return lines_run(lambda: run.do(command))

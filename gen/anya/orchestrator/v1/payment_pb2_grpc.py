@@ -90,7 +90,9 @@ class PaymentServiceServicer:
         and each change that bitcoin sees. It ends with the run; or, where confirmations are asked for,
         once an ended run's payment has so many, or nothing will change it any more. With end_only it
         sends nothing before the message that it ends with.
-        Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if no run has this id.
+        Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if no run has this id, or retention has
+        deleted it meanwhile; FAILED_PRECONDITION (STORE_DAMAGED) for a run that nobody goes on with,
+        since its records cannot be read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -54,7 +54,9 @@ class PaymentServiceStub:
     and each change that bitcoin sees. It ends with the run; or, where confirmations are asked for,
     once an ended run's payment has so many, or nothing will change it any more. With end_only it
     sends nothing before the message that it ends with.
-    Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if no run has this id.
+    Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if no run has this id, or retention has
+    deleted it meanwhile; FAILED_PRECONDITION (STORE_DAMAGED) for a run that nobody goes on with,
+    since its records cannot be read.
     """
     CancelPayment: _grpc.UnaryUnaryMultiCallable[_payment_pb2.CancelPaymentRequest, _payment_pb2.CancelPaymentResponse]
     """CancelPayment refuses every later attempt of a payment that is not signed yet, whether its run
@@ -91,7 +93,9 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     and each change that bitcoin sees. It ends with the run; or, where confirmations are asked for,
     once an ended run's payment has so many, or nothing will change it any more. With end_only it
     sends nothing before the message that it ends with.
-    Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if no run has this id.
+    Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if no run has this id, or retention has
+    deleted it meanwhile; FAILED_PRECONDITION (STORE_DAMAGED) for a run that nobody goes on with,
+    since its records cannot be read.
     """
     CancelPayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.CancelPaymentRequest, _payment_pb2.CancelPaymentResponse]  # type: ignore[assignment]
     """CancelPayment refuses every later attempt of a payment that is not signed yet, whether its run
@@ -143,7 +147,9 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         and each change that bitcoin sees. It ends with the run; or, where confirmations are asked for,
         once an ended run's payment has so many, or nothing will change it any more. With end_only it
         sends nothing before the message that it ends with.
-        Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if no run has this id.
+        Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if no run has this id, or retention has
+        deleted it meanwhile; FAILED_PRECONDITION (STORE_DAMAGED) for a run that nobody goes on with,
+        since its records cannot be read.
         """
 
     @_abc_1.abstractmethod

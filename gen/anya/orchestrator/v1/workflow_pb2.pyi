@@ -34,6 +34,8 @@ class _RunViewEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunView.Value
     RUN_VIEW_BASIC: _RunView.ValueType  # 1
     """Everything but input and steps, which are what a run is large by and what it costs to show one."""
     RUN_VIEW_FULL: _RunView.ValueType  # 2
+    RUN_VIEW_CHANGES: _RunView.ValueType  # 3
+    """WatchRun only: what has changed since the message before. See WatchRunResponse.view."""
 
 class RunView(_RunView, metaclass=_RunViewEnumTypeWrapper):
     """How much of a run an answer holds. A number that is none of these is refused: INVALID_ARGUMENT."""
@@ -43,6 +45,8 @@ RUN_VIEW_UNSPECIFIED: RunView.ValueType  # 0
 RUN_VIEW_BASIC: RunView.ValueType  # 1
 """Everything but input and steps, which are what a run is large by and what it costs to show one."""
 RUN_VIEW_FULL: RunView.ValueType  # 2
+RUN_VIEW_CHANGES: RunView.ValueType  # 3
+"""WatchRun only: what has changed since the message before. See WatchRunResponse.view."""
 Global___RunView: _TypeAlias = RunView  # noqa: Y015
 
 class _RunStatus:
@@ -1041,7 +1045,9 @@ class WatchRunRequest(_message.Message):
     after_sequence: _builtins.int
     """Sequence of the last message already seen; 0 from the start."""
     view: Global___RunView.ValueType
-    """How much of the run each message holds. FULL if it does not say."""
+    """How much of the run each message holds. FULL if it does not say. CHANGES of a watch that goes on
+    after a sequence are changes of what the caller had seen by then.
+    """
     def __init__(
         self,
         *,
@@ -1063,7 +1069,14 @@ class WatchRunResponse(_message.Message):
 
     SEQUENCE_FIELD_NUMBER: _builtins.int
     RUN_FIELD_NUMBER: _builtins.int
+    VIEW_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
+    view: Global___RunView.ValueType
+    """What the run here is. CHANGES: without its input, and with those steps alone that the event
+    changed: they take the place of the steps of the same path, or come behind all others. FULL: the
+    whole, which takes the place of all that was told before; where CHANGES are asked for, at the
+    run's start and wherever steps may be other ones or gone: when it was redriven or erased.
+    """
     @_builtins.property
     def run(self) -> Global___Run: ...
     def __init__(
@@ -1071,10 +1084,11 @@ class WatchRunResponse(_message.Message):
         *,
         sequence: _builtins.int = ...,
         run: Global___Run | None = ...,
+        view: Global___RunView.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run", "sequence", b"sequence", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

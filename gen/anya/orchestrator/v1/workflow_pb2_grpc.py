@@ -218,8 +218,11 @@ class WorkflowServiceServicer:
 
     def WatchRun(self, request, context):
         """WatchRun sends the run after each journalled event, and ends with the run. It resumes after the
-        sequence that the caller saw last.
-        Errors: NOT_FOUND.
+        sequence that the caller saw last. With RUN_VIEW_CHANGES what a message costs does not grow with
+        the run: ask for it unless runs are known to be small.
+        Errors: NOT_FOUND, also once retention has deleted the run while it was watched;
+        FAILED_PRECONDITION (STORE_DAMAGED) for a run that nobody goes on with, since its records cannot
+        be read; INVALID_ARGUMENT for a view that there is not.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -105,8 +105,11 @@ class WorkflowServiceStub:
     """
     WatchRun: _grpc.UnaryStreamMultiCallable[_workflow_pb2.WatchRunRequest, _workflow_pb2.WatchRunResponse]
     """WatchRun sends the run after each journalled event, and ends with the run. It resumes after the
-    sequence that the caller saw last.
-    Errors: NOT_FOUND.
+    sequence that the caller saw last. With RUN_VIEW_CHANGES what a message costs does not grow with
+    the run: ask for it unless runs are known to be small.
+    Errors: NOT_FOUND, also once retention has deleted the run while it was watched;
+    FAILED_PRECONDITION (STORE_DAMAGED) for a run that nobody goes on with, since its records cannot
+    be read; INVALID_ARGUMENT for a view that there is not.
     """
 
 @_typing.type_check_only
@@ -186,8 +189,11 @@ class WorkflowServiceAsyncStub(WorkflowServiceStub):
     """
     WatchRun: _aio.UnaryStreamMultiCallable[_workflow_pb2.WatchRunRequest, _workflow_pb2.WatchRunResponse]  # type: ignore[assignment]
     """WatchRun sends the run after each journalled event, and ends with the run. It resumes after the
-    sequence that the caller saw last.
-    Errors: NOT_FOUND.
+    sequence that the caller saw last. With RUN_VIEW_CHANGES what a message costs does not grow with
+    the run: ask for it unless runs are known to be small.
+    Errors: NOT_FOUND, also once retention has deleted the run while it was watched;
+    FAILED_PRECONDITION (STORE_DAMAGED) for a run that nobody goes on with, since its records cannot
+    be read; INVALID_ARGUMENT for a view that there is not.
     """
 
 class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -336,8 +342,11 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_workflow_pb2.WatchRunResponse], _abc.AsyncIterator[_workflow_pb2.WatchRunResponse]]:
         """WatchRun sends the run after each journalled event, and ends with the run. It resumes after the
-        sequence that the caller saw last.
-        Errors: NOT_FOUND.
+        sequence that the caller saw last. With RUN_VIEW_CHANGES what a message costs does not grow with
+        the run: ask for it unless runs are known to be small.
+        Errors: NOT_FOUND, also once retention has deleted the run while it was watched;
+        FAILED_PRECONDITION (STORE_DAMAGED) for a run that nobody goes on with, since its records cannot
+        be read; INVALID_ARGUMENT for a view that there is not.
         """
 
 def add_WorkflowServiceServicer_to_server(servicer: WorkflowServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
