@@ -8,8 +8,11 @@ SQLite's type names, and only what both databases understand.
 
 from __future__ import annotations
 
+import re
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+
+from mesh.config import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -20,6 +23,7 @@ Row: TypeAlias = tuple[Any, ...]
 Value: TypeAlias = str | int | float | bytes | None
 
 POSTGRES_SCHEMES = ("postgresql://", "postgres://")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 
 # Every store has a name and counts its events. The row is also the lock of its writers.
 STORE_SCHEMA = """
@@ -72,13 +76,24 @@ class Database(Protocol):
         ...
 
 
+def is_server(location: str) -> bool:
+    """Is it the URL of a PostgreSQL database, and not a path? ConfigError for any other URL."""
+    if location.startswith(POSTGRES_SCHEMES):
+        return True
+    if scheme := _URL.match(location):  # no more of it: it may hold a password
+        raise ConfigError(
+            f"ANYA_DATABASE must be a path or begin with postgresql://, not with {scheme[0]!r}"
+        )
+    return False
+
+
 @asynccontextmanager
 async def open_database(location: str | Path, *, schema: str) -> AsyncIterator[Database]:
     """The store at a path (SQLite) or a ``postgresql://`` URL, with the tables of ``schema``.
 
-    Leaving the block commits what was accepted, then closes.
+    Leaving the block commits what was accepted, then closes. ConfigError if it is no such thing.
     """
-    if str(location).startswith(POSTGRES_SCHEMES):
+    if is_server(str(location)):
         from mesh.database.postgres import open_postgres  # asyncpg is an extra
 
         async with open_postgres(str(location), schema=STORE_SCHEMA + schema) as server:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import asyncpg
 
 from mesh.database import UniqueViolation
+from mesh.database.connection import connect, unopened
 from mesh.errors import Reason, ResourceExhausted, Unavailable
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ LOST = (
     TimeoutError,
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # the server's farewell came between two questions
     asyncpg.OperatorInterventionError,  # the server stops, or is not up yet
     asyncpg.InsufficientResourcesError,  # no connection left, or no disk
     asyncpg.TransactionRollbackError,
@@ -164,7 +166,7 @@ class PostgresDatabase:
     async def _commit(self, batch: list[_Request]) -> None:
         """One transaction for all, a savepoint for each."""
         if self._connection is None:
-            self._connection = await asyncpg.connect(self._url, command_timeout=COMMAND_TIMEOUT)
+            self._connection = await connect(self._url, command_timeout=COMMAND_TIMEOUT)
         connection = self._connection
         try:
             await connection.execute(BEGIN)
@@ -195,20 +197,20 @@ class PostgresDatabase:
 @asynccontextmanager
 async def open_postgres(url: str, *, schema: str) -> AsyncIterator[PostgresDatabase]:
     try:
-        connection = await asyncpg.connect(url, command_timeout=COMMAND_TIMEOUT)
+        connection = await connect(url, command_timeout=COMMAND_TIMEOUT)
+        try:
+            await _create(connection, schema)
+        finally:
+            await connection.close()
     except (OSError, asyncpg.PostgresError) as error:
-        raise _unavailable(error) from None
-    try:
-        async with connection.transaction():
-            await connection.execute("SELECT pg_advisory_xact_lock($1)", SCHEMA_LOCK)
-            await connection.execute(_ddl(schema))
-            await connection.execute(
-                "INSERT INTO store VALUES (1, $1, 0) ON CONFLICT DO NOTHING", uuid.uuid4().hex
-            )
-    finally:
-        await connection.close()
+        raise unopened(error) from None
     async with asyncpg.create_pool(
-        url, min_size=0, max_size=READERS, command_timeout=COMMAND_TIMEOUT, reset=_leave
+        url,
+        min_size=0,
+        max_size=READERS,
+        command_timeout=COMMAND_TIMEOUT,
+        connect=connect,
+        reset=_leave,
     ) as readers:
         database = PostgresDatabase(url, readers)
         try:
@@ -216,6 +218,16 @@ async def open_postgres(url: str, *, schema: str) -> AsyncIterator[PostgresDatab
         finally:
             with suppress(asyncio.CancelledError):
                 await asyncio.shield(database.close())
+
+
+async def _create(connection: Any, schema: str) -> None:
+    """The tables that are not there yet."""
+    async with connection.transaction():
+        await connection.execute("SELECT pg_advisory_xact_lock($1)", SCHEMA_LOCK)
+        await connection.execute(_ddl(schema))
+        await connection.execute(
+            "INSERT INTO store VALUES (1, $1, 0) ON CONFLICT DO NOTHING", uuid.uuid4().hex
+        )
 
 
 async def _leave(connection: Any) -> None:
@@ -249,7 +261,8 @@ def _named(error: Exception) -> Exception:
 
 
 def _unavailable(error: BaseException) -> Unavailable:
+    kind = type(error.__cause__ or error).__name__
     return Unavailable(
-        f"the store does not answer ({type(error).__name__}); check PostgreSQL, then retry",
+        f"the store does not answer ({kind}); check PostgreSQL, then retry",
         reason=Reason.STORE_UNAVAILABLE,
     )

@@ -31,7 +31,7 @@ class MlConfig:
         mesh = MeshConfig.from_environment(environment, service="ml")
         return cls(
             mesh,
-            database=environment.get("ANYA_DATABASE", str(mesh.home / "ml" / "ml.db")),
+            database=environment.get("ANYA_DATABASE") or str(mesh.home / "ml" / "ml.db"),
             models=Path(environment.get("ANYA_MODELS", MODELS)),
             policy=_policy(environment.get("ANYA_RISK_POLICY")),
         )

@@ -91,9 +91,49 @@ async def test_runs_wait_for_the_database_and_go_on(
     assert set(book.effects.values()) == {4}
 
 
+async def test_runs_wait_for_a_database_that_lets_nobody_in(
+    server: PostgresServer, config: OrchestratorConfig, authority: Authority, book: Book
+) -> None:
+    await create_other(server)
+    request, refused = payment(), payment()
+    book.held["SendPayment"] = asyncio.Event()
+
+    async with serving(config, authority, server.url("tcp", "other")) as workflows:
+        await workflows.StartRun(request, timeout=5)
+        await eventually(lambda: len(book.requests("SendPayment")) == 1)
+        await close_other(server)
+        book.held["SendPayment"].set()
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await workflows.StartRun(refused, timeout=5)
+        await administer(server, "ALTER DATABASE other ALLOW_CONNECTIONS true")
+        runs = [
+            await finished_in_spite(workflows, request.request_id),
+            await pay(workflows, refused),
+        ]
+
+    assert refusal.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert reason(refusal.value) == "STORE_UNAVAILABLE"
+    assert [status(run) for run in runs] == ["SUCCEEDED", "SUCCEEDED"]
+    assert set(book.effects.values()) == {2}
+
+
 async def create_other(server: PostgresServer) -> None:
+    await administer(server, "CREATE DATABASE other")
+
+
+async def close_other(server: PostgresServer) -> None:
+    """As for maintenance: who is in it has to leave."""
+    await administer(
+        server,
+        "ALTER DATABASE other ALLOW_CONNECTIONS false",
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'other'",
+    )
+
+
+async def administer(server: PostgresServer, *statements: str) -> None:
     connection = await asyncpg.connect(server.url("tcp"))
-    await connection.execute("CREATE DATABASE other")
+    for statement in statements:
+        await connection.execute(statement)
     await connection.close()
 
 

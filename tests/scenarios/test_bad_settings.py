@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -9,7 +10,9 @@ import sys
 from pathlib import Path
 from shutil import copyfile
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
+import asyncpg
 import pytest
 
 if TYPE_CHECKING:
@@ -115,6 +118,65 @@ def test_a_store_in_a_folder_that_cannot_be_made_is_named(service: str, home: Pa
 
     assert str(home / service) in refusal(service, ended)
     assert ended.returncode == 1
+
+
+@pytest.mark.parametrize("service", ["ml", "orchestrator"], indirect=True)
+@pytest.mark.parametrize(
+    ("url", "code", "named"),
+    [
+        ("mysql://anya:s3cret@127.0.0.1/anya", 2, "postgresql://"),
+        ("postgresql://anya:s3/cret@127.0.0.1/anya", 2, "%xx"),
+        ("postgresql://anya:s3?cret@127.0.0.1/anya", 2, "%xx"),
+        ("postgresql://anya:s3cret@127.0.0.1:9/anya?sslmode=maybe", 2, "sslmode"),
+        ("postgresql://anya:s3cret@127.0.0.1:9/anya", 1, "127.0.0.1"),
+        (
+            "postgresql://anya:s3cret@127.0.0.1:9/anya?sslmode=verify-ca&sslrootcert=/no/ca",
+            1,
+            "ssl",
+        ),
+    ],
+)
+def test_a_database_that_cannot_be_used_is_refused_without_its_password(
+    service: str, home: Path, url: str, code: int, named: str
+) -> None:
+    before = sorted(Path.cwd().iterdir())
+
+    ended = start(service, home, ANYA_DATABASE=url)
+
+    assert named in refusal(service, ended)
+    assert ended.returncode == code
+    for piece in ("s3", "cret"):
+        assert piece not in ended.stderr
+    assert sorted(Path.cwd().iterdir()) == before
+
+
+@pytest.mark.parametrize("service", ["orchestrator"], indirect=True)
+@pytest.mark.parametrize(
+    ("statement", "remedy"),
+    [
+        ("DROP DATABASE {0}", "create that database"),
+        ("ALTER ROLE {0} NOLOGIN", "let them in"),
+        ("REVOKE CREATE ON SCHEMA public FROM PUBLIC", "create tables"),
+    ],
+)
+async def test_a_server_that_lets_nobody_in_is_told_apart(
+    service: str, home: Path, new_postgres_database: str, statement: str, remedy: str
+) -> None:
+    parts = urlsplit(new_postgres_database)
+    name = parts.path[1:]
+    admin = await asyncpg.connect(new_postgres_database.replace(f"/{name}?", "/postgres?"))
+    await admin.execute(f"CREATE ROLE {name} LOGIN PASSWORD 's3cret'")
+    here = admin if "DATABASE" in statement else await asyncpg.connect(new_postgres_database)
+    await here.execute(statement.format(name))
+
+    url = f"postgresql://{name}:s3cret@/{name}?{parts.query}"
+    ended = await asyncio.to_thread(start, service, home, ANYA_DATABASE=url)
+    for connection in {here, admin}:
+        await connection.close()
+
+    assert remedy in refusal(service, ended)
+    assert ended.returncode == 1
+    assert "s3cret" not in ended.stderr
 
 
 @pytest.mark.parametrize("service", ["bitcoin", "web5"], indirect=True)

@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from mesh.database.postgres import LOST
 from services.orchestrator.journal.statements import EVENT, MAIL, MOVED, WAITING
-from services.orchestrator.journal.writer import AWAY, connect
+from services.orchestrator.journal.writer import connect
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -49,7 +50,7 @@ async def listening(
         while True:
             try:
                 connection = await connect(url, lease)
-            except AWAY:
+            except LOST:
                 await asyncio.sleep(PAUSE)
                 continue
             ended = asyncio.Event()
@@ -63,7 +64,7 @@ async def listening(
                 driver.hear_soon()
                 await ended.wait()
                 log.warning("PostgreSQL ended the connection that we listen on")
-            except AWAY:
+            except LOST:
                 await asyncio.sleep(PAUSE)
             finally:
                 connection.terminate()

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mesh.database import POSTGRES_SCHEMES, open_database
+from mesh.database import is_server, open_database
 from mesh.errors import ResourceExhausted, Unavailable
 from mesh.lease import Lease, eternal, sole_owner
 from services.orchestrator.journal import SCHEMA
@@ -40,7 +40,7 @@ async def open_journal(location: str, *, lease_seconds: float = 5.0) -> AsyncIte
 
     FailedPrecondition if another process has the file.
     """
-    if location.startswith(POSTGRES_SCHEMES):
+    if is_server(location):
         async with _open_shared(location, Lease(lease_seconds)) as journal:
             yield journal
     else:

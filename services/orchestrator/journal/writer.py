@@ -12,10 +12,9 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import asyncpg
-
 from mesh import lease as leases
-from mesh.database.postgres import SCHEMA_LOCK
+from mesh.database import connection as connections
+from mesh.database.postgres import LOST, SCHEMA_LOCK
 from mesh.errors import Reason, Unavailable
 from services.orchestrator.journal.commits import Append, rows_of
 from services.orchestrator.journal.group import GroupCommit, fail
@@ -40,17 +39,6 @@ PLANS = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
 }
-
-AWAY = (
-    OSError,
-    TimeoutError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.TransactionRollbackError,
-    asyncpg.ReadOnlySQLTransactionError,
-)
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +103,7 @@ class Writer(GroupCommit):
         """The boundary of this connection: what goes wrong is told to who asked."""
         try:
             outcome = await job.work(await self._connected())
-        except AWAY as error:
+        except LOST as error:
             self._disconnect()
             fail(job.done, _unavailable(error))
         except Exception as error:
@@ -130,9 +118,9 @@ class Writer(GroupCommit):
             try:
                 await self._commit(batch)
                 return
-            except ValueError:  # asyncpg's for what it cannot send is of AWAY as well
+            except ValueError:  # asyncpg's for what it cannot send is of LOST as well
                 raise
-            except AWAY as error:
+            except LOST as error:
                 # It may have landed. Sent again, it finds that, and who asked reads it back.
                 self._disconnect()
                 if self._closing:
@@ -190,7 +178,7 @@ class Writer(GroupCommit):
 async def connect(url: str, lease: Lease) -> Any:
     """A connection that never keeps others waiting for longer than a lease."""
     patience = f"{int(lease.seconds * 1000)}"
-    return await asyncpg.connect(
+    return await connections.connect(
         url,
         timeout=lease.seconds,
         command_timeout=lease.seconds,
@@ -220,7 +208,8 @@ def _refuse(batch: Iterable[Waiting]) -> list[Waiting]:
 
 
 def _unavailable(error: BaseException) -> Unavailable:
+    kind = type(error.__cause__ or error).__name__
     return Unavailable(
-        f"the journal does not answer ({type(error).__name__}); check PostgreSQL, then retry",
+        f"the journal does not answer ({kind}); check PostgreSQL, then retry",
         reason=Reason.STORE_UNAVAILABLE,
     )

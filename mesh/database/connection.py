@@ -1,0 +1,63 @@
+"""Connections to PostgreSQL, and what keeps us from having one, in words that tell what to do."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any
+
+import asyncpg
+
+from mesh.config import ConfigError
+from mesh.errors import Reason, Unavailable
+
+FORM = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
+
+
+class NotLetIn(ConnectionError):  # noqa: N818  (a state, as in mesh.errors)
+    """The server answers, and refuses us: its cause says why. It may let us in later."""
+
+
+class _UrlUnusable(NotLetIn):
+    """Nobody was asked."""
+
+
+async def connect(url: str, **settings: Any) -> Any:
+    """A connection; an OSError, of which NotLetIn is one, for whatever keeps us from it."""
+    try:
+        return await asyncpg.connect(url, **settings)
+    except asyncpg.PostgresError as error:
+        raise NotLetIn(str(error)) from error
+    except asyncpg.ClientConfigurationError as error:
+        raise _UrlUnusable(f"cannot be used: {error}") from None
+    except ssl.SSLError:
+        raise
+    except ValueError:  # its text quotes the URL, which holds a password
+        raise _UrlUnusable(f"must be {FORM}, with what is special in the password as %xx") from None
+
+
+def unopened(error: Exception) -> Unavailable | ConfigError:
+    """For whoever starts the process: what the server or the system said, and what to do."""
+    if isinstance(error, _UrlUnusable):
+        return ConfigError(f"ANYA_DATABASE {error}")
+    said = str(error).rstrip(".") or type(error).__name__
+    return Unavailable(
+        f"PostgreSQL cannot be used ({said}): {_remedy(error)}", reason=Reason.STORE_UNAVAILABLE
+    )
+
+
+def _remedy(error: Exception) -> str:
+    match error.__cause__ if isinstance(error, NotLetIn) else error:
+        case asyncpg.InvalidAuthorizationSpecificationError():
+            return "correct user and password in ANYA_DATABASE, or let them in (pg_hba.conf)"
+        case asyncpg.InvalidCatalogNameError():
+            return "create that database, or correct its name in ANYA_DATABASE"
+        case asyncpg.InsufficientPrivilegeError():
+            return "let the user of ANYA_DATABASE connect, and create tables in its schema"
+        case ssl.SSLError():
+            return "correct sslmode and sslrootcert in ANYA_DATABASE, or the server's certificate"
+        case FileNotFoundError():
+            return "correct the names of files in ANYA_DATABASE: sslrootcert, or a socket's folder"
+        case ConnectionError() if "SSL" in str(error):
+            return "have the server speak TLS, or correct sslmode in ANYA_DATABASE"
+        case _:
+            return "start it, or correct its address in ANYA_DATABASE"
