@@ -30,23 +30,28 @@ def test_every_row_of_the_tables_names_its_test() -> None:
 def test_the_test_of_a_fault_is_there_and_runs_on_its_stores(
     stores: str, path: str, name: str
 ) -> None:
-    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
-    functions = {
+    own = _functions(ROOT / path)
+    functions = _functions((ROOT / path).with_name("conftest.py")) | own
+
+    assert name in own
+    assert not functions[name].name.startswith("_")
+    runs_on_both = not OF_BOTH.isdisjoint(_given(functions, functions[name]))
+    assert runs_on_both == (stores == "both")
+
+
+def _functions(path: Path) -> dict[str, ast.FunctionDef | ast.AsyncFunctionDef]:
+    tree = ast.parse(path.read_text(encoding="utf-8")) if path.exists() else ast.Module([], [])
+    return {
         node.name: node
         for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     }
-
-    assert name in functions
-    assert not functions[name].name.startswith("_")
-    runs_on_both = not OF_BOTH.isdisjoint(_given(functions, functions[name]))
-    assert runs_on_both == (stores == "both")
 
 
 def _given(
     functions: dict[str, ast.FunctionDef | ast.AsyncFunctionDef],
     function: ast.FunctionDef | ast.AsyncFunctionDef,
 ) -> set[str]:
-    """The fixtures that it takes, those of its file with what they take."""
+    """The fixtures that it takes, those of its file and folder with what they take."""
     names = {argument.arg for argument in function.args.args}
     return names.union(*(_given(functions, functions[name]) for name in names & functions.keys()))
