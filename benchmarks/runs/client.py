@@ -65,6 +65,7 @@ def _run(stubs: Sequence[Any]) -> Callable[[], Awaitable[None]]:
     async def run() -> None:
         request = _request(FOUR_STEPS)
         request.wait.CopyFrom(WAIT)
+        request.view = pb.RUN_VIEW_BASIC
         reply = await stub.StartRun(request)
         if reply.status != pb.RUN_STATUS_SUCCEEDED:
             raise AssertionError(f"run {reply.run_id} ended otherwise: {reply.run}")

@@ -25,6 +25,7 @@ from services.orchestrator.engine.machine import Turn
 from services.orchestrator.engine.record import Kind, Record
 from services.orchestrator.engine.state import RunStatus
 from services.orchestrator.journal.commits import NewRun, emits
+from services.orchestrator.journal.group import fail
 from services.orchestrator.journal.runs import Fenced
 
 if TYPE_CHECKING:
@@ -115,11 +116,16 @@ class Runner:
         A caller that goes away cannot undo it: what was stored is driven. Unavailable just before
         the caller's deadline if the store does not answer: nobody knows yet whether it starts.
         """
-        work = self._start(key, workflow_id, request, traceparent, reply)
-        started = self._tasks.spawn(work, name=f"start {request.run_id}")
+        begun: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        run_id, owned = request.run_id, self._has_room() and request.run_id not in self._held
+        work = self._begin(key, workflow_id, request, traceparent, reply, begun, owned)
+        if owned:
+            self._spawn_driver(work, run_id)
+        else:
+            self._tasks.spawn(work, name=f"start {run_id}")
         try:
             async with asyncio.timeout(deadline.remaining(share=PATIENCE)):
-                return await asyncio.shield(started)
+                return await begun
         except TimeoutError:
             raise Unavailable(
                 "the journal does not answer; retry with the same request_id",
@@ -145,53 +151,60 @@ class Runner:
             self._room.set()  # it may have slept, or have fallen asleep just now
         return sent.reply
 
-    async def _start(
+    async def _begin(
         self,
         key: RequestKey,
         workflow_id: str,
         request: starting.StartRun,
         traceparent: str,
         reply: Callable[[NewRun], bytes],
-    ) -> bytes:
-        begun: list[Turn] = []
-        run_id = request.run_id
-        owned = self._has_room() and run_id not in self._held
-        if owned:
-            self._held[run_id] = None
+        begun: asyncio.Future[bytes],
+        owned: bool,
+    ) -> None:
+        """Start a run, and if it is to be ours, drive it in the same task."""
+        turn: Turn | None = None
 
         def prepare(definition: StoredDefinition) -> NewRun:
-            turn = starting.start(
-                self._catalogue.newest(definition),
-                request,
-                self._config.policy,
-                network=self._config.mesh.network,
-                at_us=self.now_us(),
-                jitter=random.random(),  # noqa: S311  (spreads retries, guards nothing)
-            )
-            if owned and not turn.workflow.hears_events:
-                turn.take(Began())
-            begun[:] = [turn]
+            nonlocal turn
+            turn = self._first_turn(definition, request, owned=owned)
             records = tuple(turn.records)
-            boundaries.before(run_id, records)
+            boundaries.before(request.run_id, records)
             return NewRun(turn.state, records, request.starter, traceparent, owned)
 
         try:
             started = await self._runs.start(key, workflow_id, prepare, reply)
-        except BaseException as error:
-            if owned:
-                self._let_go(run_id, lost=isinstance(error, Unavailable))
+        except asyncio.CancelledError:
+            begun.cancel()
             raise
+        except Exception as error:
+            self._may_have_lost |= owned and isinstance(error, Unavailable)
+            fail(begun, error)
+            return
+        run = None
         if not owned:
             self._room.set()  # it may have to be claimed
-        elif not started.is_new:
-            self._let_go(run_id)  # it was started before
-        else:
-            turn = begun[0]
+        elif started.is_new and turn is not None:
             run = Active(turn.workflow, turn.state, 0, self._trace(turn.state, traceparent))
             self._committed(run, turn.records)
-            begins = Began() if run.workflow.hears_events else None
-            self._spawn_driver(self._drive_to_end(run, begins), run_id)
-        return started.reply
+        if not begun.done():
+            begun.set_result(started.reply)
+        if run is not None:
+            await self._drive_to_end(run, Began() if run.workflow.hears_events else None)
+
+    def _first_turn(
+        self, definition: StoredDefinition, request: starting.StartRun, *, owned: bool
+    ) -> Turn:
+        turn = starting.start(
+            self._catalogue.newest(definition),
+            request,
+            self._config.policy,
+            network=self._config.mesh.network,
+            at_us=self.now_us(),
+            jitter=random.random(),  # noqa: S311  (spreads retries, guards nothing)
+        )
+        if owned and not turn.workflow.hears_events:
+            turn.take(Began())
+        return turn
 
     # Taking up runs that wait.
 
