@@ -116,6 +116,7 @@ class PostgresDatabase:
             ):
                 return await work(_Transaction(connection))
         except LOST as error:
+            await self._readers.expire_connections()  # what ended one has ended the others
             raise _unavailable(error) from None
 
     async def close(self) -> None:

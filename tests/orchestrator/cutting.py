@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 CHUNK = 1 << 16
+FIELDS = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
+GOODBYE = b"E" + (len(FIELDS) + 4).to_bytes(4, "big") + FIELDS
 
 
 @dataclass(slots=True)
@@ -21,6 +23,13 @@ class Wire:
     url: str
     marker: bytes = b""
     cuts: int = 0
+    clients: set[asyncio.StreamWriter] = field(default_factory=set)
+
+    async def say_goodbye(self) -> None:
+        """Tell every client that the server ends its connection, which breaks a moment later."""
+        for client in self.clients:
+            client.write(GOODBYE)
+            await client.drain()
 
     def is_meant(self, data: bytes) -> bool:
         return bool(self.marker) and self.marker in data
@@ -35,6 +44,7 @@ async def wire_to(url: str) -> AsyncIterator[Wire]:
     async def serve(client: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
         server, there = await asyncio.open_unix_connection(f"{folder}/.s.PGSQL.5432")
         meant = asyncio.Event()
+        wire.clients.add(back)
 
         async def pass_on() -> None:
             while data := await client.read(CHUNK):
@@ -55,6 +65,7 @@ async def wire_to(url: str) -> AsyncIterator[Wire]:
         for way in ways:
             way.cancel()
         await asyncio.gather(*ways, return_exceptions=True)
+        wire.clients.discard(back)
         there.close()
         back.close()
 

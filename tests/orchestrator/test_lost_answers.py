@@ -6,9 +6,11 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import grpc
 import pytest
 
-from mesh.testing import eventually
+from anya.orchestrator.v1 import workflow_pb2 as pb
+from mesh.testing import eventually, reason
 from services.orchestrator.__main__ import orchestrator
 from tests.orchestrator.conftest import connect
 from tests.orchestrator.cutting import wire_to
@@ -56,3 +58,27 @@ async def test_a_commit_whose_answer_is_lost_counts_once(
     assert set(statuses(run).values()) == {"SUCCEEDED"}
     assert set(book.effects.values()) == {1}
     assert len(book.requests("SendPayment")) == 1
+
+
+async def test_a_server_that_says_goodbye_before_it_hangs_up_is_asked_again(
+    new_postgres_database: str, config: OrchestratorConfig, authority: Authority, book: Book
+) -> None:
+    request = payment()
+    book.held["SendPayment"] = asyncio.Event()
+
+    async with (
+        wire_to(new_postgres_database) as wire,
+        orchestrator(replace(config, database=wire.url)) as service,
+        connect(authority, service.port) as workflows,
+    ):
+        await workflows.StartRun(request, timeout=10)
+        await eventually(lambda: len(book.requests("SendPayment")) == 1)
+        await wire.say_goodbye()
+        book.held["SendPayment"].set()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await workflows.GetRun(pb.GetRunRequest(run_id=request.request_id), timeout=10)
+        run = await finished(workflows, request.request_id)
+
+    assert reason(caught.value) == "STORE_UNAVAILABLE"
+    assert (status(run), run.recoveries) == ("SUCCEEDED", 0)
+    assert set(book.effects.values()) == {1}
