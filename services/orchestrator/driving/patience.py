@@ -6,7 +6,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, TypeVar
 
-from mesh.errors import ResourceExhausted, Unavailable
+from mesh.errors import Reason, ResourceExhausted, Unavailable
+from mesh.interceptors import deadline
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 STORE_RETRY = 0.5  # seconds between two tries to reach a store that does not answer
+PATIENCE = 0.9  # of the time that the caller gives us
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +28,18 @@ async def until_it_answers(work: Callable[[], Awaitable[T]], run_id: str) -> T:
         except (Unavailable, ResourceExhausted) as error:
             log.warning("run %s waits for the store: %s", run_id, error)
             await asyncio.sleep(STORE_RETRY)
+
+
+async def in_time(stored: Awaitable[T]) -> T:
+    """What is stored for a caller. Unavailable just before the deadline of the call."""
+    try:
+        async with asyncio.timeout(deadline.remaining(share=PATIENCE)):
+            return await stored
+    except TimeoutError:
+        raise Unavailable(
+            "the journal does not answer; retry with the same request_id",
+            reason=Reason.STORE_UNAVAILABLE,
+        ) from None
 
 
 async def pause(stopping: asyncio.Event, seconds: float) -> bool:

@@ -10,11 +10,10 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mesh.errors import FailedPrecondition, NotFound, Reason, ResourceExhausted, Unavailable
-from mesh.interceptors import deadline
+from mesh.errors import FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 from services.orchestrator.definition.faults import DefinitionInvalid
 from services.orchestrator.driving import boundaries, hearing, looking
-from services.orchestrator.driving.patience import STORE_RETRY, pause, until_it_answers
+from services.orchestrator.driving.patience import STORE_RETRY, in_time, pause, until_it_answers
 from services.orchestrator.driving.performing import Active, Performer
 from services.orchestrator.driving.run_trace import RunTrace
 from services.orchestrator.driving.tasks import Tasks
@@ -45,7 +44,6 @@ if TYPE_CHECKING:
 
 GRACE = 5.0  # seconds for calls under way when we are told to stop
 CLAIM_AT_ONCE = 64  # runs: each is read in the transaction that claims it
-PATIENCE = 0.9  # of the time that a caller gives us to start a run
 IDLE, IDLE_WHEN_FULL = 5.0, 0.05  # seconds that a run waits in memory before it sleeps in the store
 
 log = logging.getLogger(__name__)
@@ -121,16 +119,10 @@ class Runner:
         work = self._begin(key, workflow_id, request, traceparent, reply, begun, owned)
         if owned:
             self._spawn_driver(work, run_id)
+            self._held[run_id] = None  # who takes our lease does not take what is not stored yet
         else:
             self._tasks.spawn(work, name=f"start {run_id}")
-        try:
-            async with asyncio.timeout(deadline.remaining(share=PATIENCE)):
-                return await begun
-        except TimeoutError:
-            raise Unavailable(
-                "the journal does not answer; retry with the same request_id",
-                reason=Reason.STORE_UNAVAILABLE,
-            ) from None
+        return await in_time(begun)
 
     def now_us(self) -> int:
         """Unix microseconds by the store's clock."""
@@ -166,7 +158,16 @@ class Runner:
 
         def prepare(definition: StoredDefinition) -> NewRun:
             nonlocal turn
-            turn = self._first_turn(definition, request, owned=owned)
+            turn = starting.start(
+                self._catalogue.newest(definition),
+                request,
+                self._config.policy,
+                network=self._config.mesh.network,
+                at_us=self.now_us(),
+                jitter=random.random(),  # noqa: S311  (spreads retries, guards nothing)
+            )
+            if owned and not turn.workflow.hears_events:
+                turn.take(Began())
             records = tuple(turn.records)
             boundaries.before(request.run_id, records)
             return NewRun(turn.state, records, request.starter, traceparent, owned)
@@ -180,31 +181,15 @@ class Runner:
             self._may_have_lost |= owned and isinstance(error, Unavailable)
             fail(begun, error)
             return
-        run = None
+        if not begun.done():
+            begun.set_result(started.reply)
         if not owned:
             self._room.set()  # it may have to be claimed
         elif started.is_new and turn is not None:
+            self._held[request.run_id] = asyncio.current_task()
             run = Active(turn.workflow, turn.state, 0, self._trace(turn.state, traceparent))
             self._committed(run, turn.records)
-        if not begun.done():
-            begun.set_result(started.reply)
-        if run is not None:
             await self._drive_to_end(run, Began() if run.workflow.hears_events else None)
-
-    def _first_turn(
-        self, definition: StoredDefinition, request: starting.StartRun, *, owned: bool
-    ) -> Turn:
-        turn = starting.start(
-            self._catalogue.newest(definition),
-            request,
-            self._config.policy,
-            network=self._config.mesh.network,
-            at_us=self.now_us(),
-            jitter=random.random(),  # noqa: S311  (spreads retries, guards nothing)
-        )
-        if owned and not turn.workflow.hears_events:
-            turn.take(Began())
-        return turn
 
     # Taking up runs that wait.
 
@@ -407,7 +392,7 @@ class Runner:
             defect = None if driver.cancelled() else driver.exception()
             if defect is not None:
                 log.error("run %s is left to whoever claims it", run_id, exc_info=defect)
-            if self._held.get(run_id) is driver:
+            if self._held.get(run_id) in (driver, None):
                 self._let_go(run_id, lost=defect is not None)
 
         own.add_done_callback(end)
