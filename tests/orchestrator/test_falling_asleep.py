@@ -33,9 +33,11 @@ class Watched(Sleep):
 
     asked = False
 
-    async def fall_asleep(self, state: RunState, epoch: int, wake_us: int) -> bool:
+    async def fall_asleep(
+        self, state: RunState, epoch: int, wake_us: int, *, heard: int = 0
+    ) -> bool:
         self.asked = True
-        return await super().fall_asleep(state, epoch, wake_us)
+        return await super().fall_asleep(state, epoch, wake_us, heard=heard)
 
 
 async def test_a_signal_of_the_commit_in_which_its_run_falls_asleep_wakes_it(

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from mesh.errors import ResourceExhausted, Unavailable
 from services.orchestrator.driving.patience import pause, until_it_answers
+from services.orchestrator.engine.listening import listening
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from services.orchestrator.driving.performing import Active
     from services.orchestrator.engine.events import Heard
@@ -36,13 +37,11 @@ class Hearing:
         return await until_it_answers(self._events.last, run.state.run_id)
 
     async def waiting(self, run: Active) -> list[Heard]:
-        """What was emitted of the types that its steps wait for, since it last looked."""
-        listening = [step for step in run.state.in_flight if step.input.get("events")]
-        if not listening:
+        """What was emitted of what its steps wait for, since it last looked."""
+        listens = listening(run.state, run.heard)
+        if listens is None:
             return []
-        types = {type for step in listening for type in step.input["events"]}
-        since = max(run.heard, min(step.heard_to for step in listening))
-        look = partial(self._events.after, since, types)
+        look = partial(self._events.after, listens.since, listens.wanted)
         found, run.heard = await until_it_answers(look, run.state.run_id)
         run.mail |= bool(found)  # there may be more
         return found
@@ -66,8 +65,17 @@ class Hearing:
             known = last
 
 
-def tell(runs: Iterable[Active]) -> None:
-    """There may be something for those that wait for events."""
+def tell(runs: Iterable[Active], told: Sequence[tuple[str, str]] | None = None) -> None:
+    """There may be something for those that wait for events.
+
+    ``told``: types and subjects of what was emitted; None if nobody knows.
+    """
     for run in runs:
-        if run.workflow.hears_events:
+        if run.workflow.hears_events and (told is None or _wants_any(run, told)):
             run.tell_of_mail()
+
+
+def _wants_any(run: Active, told: Sequence[tuple[str, str]]) -> bool:
+    """A step that begins in a turn under way need not be seen here: that turn looks by itself."""
+    listens = listening(run.state)
+    return listens is not None and any(listens.wants(type, subject) for type, subject in told)

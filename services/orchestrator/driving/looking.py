@@ -56,10 +56,11 @@ async def for_due(sleep: Sleep, are_due: Callable[[], None], stopping: asyncio.E
 
 
 async def falls_asleep(sleep: Sleep, run: Active) -> bool:
-    """Let go of the run until it is due or is sent something. False if it was just now."""
-    run.drowsy = False
+    """Let go of the run until it is due or something comes for it. False if it just did."""
+    run.drowsy, run.rests = False, None
     try:
-        if await sleep.fall_asleep(run.state, run.epoch, wakes_at(run.under_way)):
+        wake_us = wakes_at(run.under_way)
+        if await sleep.fall_asleep(run.state, run.epoch, wake_us, heard=run.heard):
             return True
     except (Unavailable, ResourceExhausted) as error:
         log.warning("run %s stays in memory: %s", run.state.run_id, error)

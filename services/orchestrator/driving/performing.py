@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextvars import Context
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -53,6 +54,7 @@ class Active:
     ahead_us: int = 0  # of the store's clock: a run's own never goes back
     heard: int = 0  # position up to which it has looked for events
     stirred: asyncio.Event = field(default_factory=asyncio.Event)  # by mail, or by what is done
+    rests: tuple[int, float] | None = None  # only waits: its sequence, and since when
 
     @property
     def has_mail(self) -> bool:
@@ -135,11 +137,15 @@ class Performer:
 
     async def _rest(self, run: Active) -> None:
         """Until something stirs, or the run has waited in vain for a while."""
-        if _listens(run) or not wakes_at(run.under_way) > self.now_us(run) + AHEAD * SECOND:
+        if not wakes_at(run.under_way) > self.now_us(run) + AHEAD * SECOND:
             await run.stirred.wait()
             return
+        # What stirs it need not concern it: only what it journals is no rest.
+        if run.rests is None or run.rests[0] != run.state.sequence:
+            run.rests = run.state.sequence, time.monotonic()
+        rested = time.monotonic() - run.rests[1]
         try:
-            async with asyncio.timeout(self._patience()):
+            async with asyncio.timeout(self._patience() - rested):
                 await run.stirred.wait()
         except TimeoutError:
             run.drowsy = not self._stopping.is_set()
@@ -190,8 +196,3 @@ class Performer:
 def wakes_at(commands: Iterable[Command]) -> int:
     """When the first of them is due, Unix microseconds; 0 if one does more than wait."""
     return min((c.until_us if isinstance(c, Wait) else 0 for c in commands), default=0)
-
-
-def _listens(run: Active) -> bool:
-    """Does it wait for events? Only who is in memory hears them."""
-    return any(step.input.get("events") for step in run.state.in_flight)

@@ -23,7 +23,7 @@ from services.orchestrator.engine.evolve import evolve
 from services.orchestrator.engine.machine import Turn
 from services.orchestrator.engine.record import Kind, Record
 from services.orchestrator.engine.state import RunStatus
-from services.orchestrator.journal.commits import NewRun, emits
+from services.orchestrator.journal.commits import NewRun, told_by
 from services.orchestrator.journal.group import fail
 from services.orchestrator.journal.runs import Fenced
 
@@ -338,8 +338,8 @@ class Runner:
     def _committed(self, run: Active, records: Sequence[Record]) -> None:
         run.trace.observe(records)
         self._changes.moved(run.state, records)
-        if any(map(emits, records)):
-            self.hear_soon()
+        if told := told_by(records):
+            hearing.tell(self._driven.values(), told)
         boundaries.behind(run.state.run_id, records)
 
     async def _store(self, state: RunState, epoch: int, records: Sequence[Record]) -> None:

@@ -61,6 +61,7 @@ CREATE TABLE IF NOT EXISTS event (
     emitted  INTEGER NOT NULL      -- sequence of that run's record
 ) STRICT;
 CREATE INDEX IF NOT EXISTS event_by_type ON event (type, sequence);
+CREATE INDEX IF NOT EXISTS event_by_subject ON event (type, subject, sequence);
 
 CREATE TABLE IF NOT EXISTS message (
     run      TEXT NOT NULL,
@@ -72,13 +73,22 @@ CREATE TABLE IF NOT EXISTS message (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS message_by_time ON message (sent_ms);
 
--- Runs that nobody drives before they are due, or are sent something. Who takes one up deletes it.
--- The owner of such a run is ``asleep``.
+-- Runs that nobody drives before they are due, are sent something, or an event comes that they
+-- listen to. Who takes one up deletes it. The owner of such a run is ``asleep``.
 CREATE TABLE IF NOT EXISTS asleep (
     run     TEXT PRIMARY KEY,
     wake_us INTEGER             -- NULL once it was woken
 ) STRICT;
 CREATE INDEX IF NOT EXISTS asleep_by_time ON asleep (wake_us) WHERE wake_us IS NOT NULL;
+
+-- What those that sleep listen to: whoever emits such an event wakes them in the same commit.
+CREATE TABLE IF NOT EXISTS listening (
+    type    TEXT NOT NULL,
+    subject TEXT NOT NULL,  -- empty: whatever the event is about
+    run     TEXT NOT NULL,
+    PRIMARY KEY (type, subject, run)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS listening_by_run ON listening (run);
 
 -- Runs that are to be erased, or are being: whoever finds one goes on with it.
 CREATE TABLE IF NOT EXISTS erasure (

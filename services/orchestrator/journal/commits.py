@@ -10,7 +10,7 @@ from mesh.telemetry import derive_span_id
 from services.orchestrator.engine.record import EMIT, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from mesh.inbox import RequestKey
     from services.orchestrator.engine.record import Record
@@ -33,6 +33,7 @@ RECORDED = ("run", "sequence", "kind", "path", "attempt", "at_us", "payload")
 # emitted the sequence of the record that says so, else 0.
 HAPPENED = ("type", "run", "span", "parent", "subject", "data", "emitted")
 EMITTED = HAPPENED.index("emitted")
+TYPE, SUBJECT = HAPPENED.index("type"), HAPPENED.index("subject")
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,20 +153,31 @@ def _recorded(run_id: str, record: Record) -> RowValues:
 
 def _happened(commit: Commit) -> list[RowValues]:
     run_id = commit.state.run_id
-    told: list[tuple[str, str, bytes, int]] = []
+    events: list[tuple[str, str, bytes, int]] = []
     if isinstance(commit, Start):
-        told.append((STARTED, run_id, b"", 0))
-    told += [_emitted(record) for record in commit.records if emits(record)]
+        events.append((STARTED, run_id, b"", 0))
+    events += [_emitted(record) for record in commit.records if emits(record)]
     if commit.state.finished:
-        told.append((FINISHED, run_id, b"", 0))
-    if not told:
+        events.append((FINISHED, run_id, b"", 0))
+    if not events:
         return []
     span = f"{derive_span_id(run_id):016x}"
     parent = commit.new.traceparent if isinstance(commit, Start) else None
     return [
         (type, run_id, span, parent, subject, data, emitted)
-        for type, subject, data, emitted in told
+        for type, subject, data, emitted in events
     ]
+
+
+def told(rows: Rows) -> list[tuple[str, str]]:
+    """Types and subjects of what steps emitted."""
+    return [(row[TYPE], row[SUBJECT]) for row in rows.happened if row[EMITTED]]
+
+
+def told_by(records: Iterable[Record]) -> list[tuple[str, str]]:
+    """The same of these records."""
+    events = (record.payload["input"] for record in records if emits(record))
+    return [(event["type"], event["subject"]) for event in events]
 
 
 def emits(record: Record) -> bool:

@@ -6,13 +6,15 @@ import json
 from typing import TYPE_CHECKING
 
 from services.orchestrator.engine.events import Heard
+from services.orchestrator.engine.listening import ANY
+from services.orchestrator.journal import several
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator, Mapping
 
-    from mesh.database import Database, Transaction
+    from mesh.database import Database, Transaction, Value
 
-MOST = 500  # read at once, of each type
+MOST = 500  # read at once, of each type and some of its subjects
 
 
 class Events:
@@ -27,20 +29,23 @@ class Events:
 
         return await self._database.read(work)
 
-    async def after(self, position: int, types: Collection[str]) -> tuple[list[Heard], int]:
-        """Events of these types behind a position, in order, and up to where these are all."""
+    async def after(
+        self, position: int, wanted: Mapping[str, Collection[str]]
+    ) -> tuple[list[Heard], int]:
+        """Events behind a position, in order, and up to where these are all.
+
+        Those of these types that are about these subjects, for each of them.
+        """
 
         async def work(tx: Transaction) -> tuple[list[Heard], int]:
             upto = await _last(tx)
             found: list[Heard] = []
-            for type in sorted(types):
+            for type, where, given in _stretches(position, wanted):
                 rows = await tx.fetch(
-                    "SELECT event.sequence, subject, data, run, emitted FROM event"
+                    "SELECT event.sequence, subject, data, run, emitted FROM event"  # noqa: S608
                     " JOIN outbox ON outbox.sequence = event.sequence"
-                    " WHERE event.type = ? AND event.sequence > ?"
-                    " ORDER BY event.sequence LIMIT ?",
-                    type,
-                    position,
+                    f" WHERE {where} ORDER BY event.sequence LIMIT ?",
+                    *given,
                     MOST,
                 )
                 if len(rows) == MOST:
@@ -53,6 +58,27 @@ class Events:
             return [heard for heard in found if heard.position <= upto], upto
 
         return await self._database.read(work)
+
+
+async def came_after(tx: Transaction, position: int, wanted: Mapping[str, Collection[str]]) -> bool:
+    """Is there one of these types and subjects behind the position?"""
+    for _, where, given in _stretches(position, wanted):
+        if await tx.fetch_one(f"SELECT 1 FROM event WHERE {where} LIMIT 1", *given):  # noqa: S608
+            return True
+    return False
+
+
+def _stretches(
+    position: int, wanted: Mapping[str, Collection[str]]
+) -> Iterator[tuple[str, str, list[Value]]]:
+    """Of the events of each type those that are asked for: a condition, and its arguments."""
+    where = "event.type = ? AND event.sequence > ?"
+    for type in sorted(wanted):
+        if ANY in wanted[type]:
+            yield type, where, [type, position]
+            continue
+        for listed, subjects in several.lists(sorted(wanted[type])):
+            yield type, f"{where} AND event.subject IN {listed}", [type, position, *subjects]
 
 
 async def _last(tx: Transaction) -> int:

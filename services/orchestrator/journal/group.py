@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from mesh.errors import MeshError, Reason, ResourceExhausted
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from services.orchestrator.journal.commits import Commit
 
 MAX_BATCH = 512
@@ -31,9 +33,13 @@ class Waiting:
 
 
 class GroupCommit(ABC):
-    """One batch at a time. What was accepted happens, even if who asked goes away."""
+    """One batch at a time. What was accepted happens, even if who asked goes away.
+
+    ``on_woken`` is called when a commit has woken runs that slept.
+    """
 
     def __init__(self) -> None:
+        self.on_woken: Callable[[], None] = lambda: None
         self._waiting: deque[Waiting] = deque()
         self._something = asyncio.Event()
         self._closing = False

@@ -63,6 +63,7 @@ class LocalRuns(Runs):
             for listed, given in lists(list(epochs)):
                 awake = f"DELETE FROM asleep WHERE run IN {listed} RETURNING run"  # noqa: S608
                 slept |= {id for (id,) in await tx.fetch(awake, *given)}
+                await tx.execute(f"DELETE FROM listening WHERE run IN {listed}", *given)  # noqa: S608
             claimed: list[StoredRun] = []
             for id, found in await load_runs(tx, list(epochs)):
                 if isinstance(found, FailedPrecondition):

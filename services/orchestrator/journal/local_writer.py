@@ -15,6 +15,7 @@ from mesh.database.sqlite import NOW_MS
 from services.orchestrator.journal import commits
 from services.orchestrator.journal.commits import rows_of
 from services.orchestrator.journal.group import GroupCommit
+from services.orchestrator.journal.sleeping import wake_listeners
 
 if TYPE_CHECKING:
     from mesh.database import Database, Transaction
@@ -75,7 +76,7 @@ class LocalWriter(GroupCommit):
     async def _land(self, batch: list[Waiting]) -> None:
         rows = rows_of([waiting.commit for waiting in batch], self._owner)
         try:
-            await self._database.write(partial(_write, rows=rows))
+            woken = await self._database.write(partial(_write, rows=rows))
         except NotAll:
             if len(batch) > 1:
                 raise
@@ -83,24 +84,30 @@ class LocalWriter(GroupCommit):
         else:
             for waiting in batch:
                 waiting.settle(landed=True)
+            if woken:
+                self.on_woken()
 
     async def _commit_each(self, batch: list[Waiting]) -> None:
         await asyncio.gather(*(self._commit_all([waiting]) for waiting in batch))
 
 
-async def _write(tx: Transaction, rows: Rows) -> None:
+async def _write(tx: Transaction, rows: Rows) -> int:
+    """How many runs that slept it woke."""
     if await _run(tx, BEAR, commits.BORN, rows.born) != len(rows.born):
         raise NotAll
     if await _run(tx, MOVE, commits.MOVED, rows.moved) != len(rows.moved):
         raise NotAll
     await _run(tx, ANSWER, commits.BORN, rows.born)
     await _run(tx, RECORD, commits.RECORDED, rows.recorded)
-    if rows.happened:
-        numbered = [(*row, number) for number, row in enumerate(rows.happened, start=1)]
-        await _run(tx, ANNOUNCE, (*commits.HAPPENED, "number"), numbered)
-        if any(row[commits.EMITTED] for row in rows.happened):
-            await _run(tx, EMIT, (*commits.HAPPENED, "number"), numbered)
-        await tx.execute(COUNT, len(numbered))
+    if not rows.happened:
+        return 0
+    numbered = [(*row, number) for number, row in enumerate(rows.happened, start=1)]
+    await _run(tx, ANNOUNCE, (*commits.HAPPENED, "number"), numbered)
+    told = commits.told(rows)
+    if told:
+        await _run(tx, EMIT, (*commits.HAPPENED, "number"), numbered)
+    await tx.execute(COUNT, len(numbered))
+    return await wake_listeners(tx, told)
 
 
 async def _run(

@@ -51,13 +51,18 @@ async def open_journal(location: str, *, lease_seconds: float = 5.0) -> AsyncIte
                 try:
                     runs = LocalRuns(database, lease, writer)
                     await runs.release_all()
-                    yield Journal(database, Definitions(database), runs, partial(_own_alone, runs))
+                    yield Journal(
+                        database, Definitions(database), runs, partial(_own_alone, writer, runs)
+                    )
                 finally:
                     await asyncio.shield(writer.close())
 
 
 @asynccontextmanager
-async def _own_alone(runs: LocalRuns, driver: Driver, changes: Changes) -> AsyncIterator[None]:
+async def _own_alone(
+    writer: LocalWriter, runs: LocalRuns, driver: Driver, changes: Changes
+) -> AsyncIterator[None]:
+    writer.on_woken = driver.claim_soon
     driver.redraw(await runs.finished_lately())
     yield
     with suppress(Unavailable, ResourceExhausted):

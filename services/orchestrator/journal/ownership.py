@@ -31,7 +31,7 @@ async def own_shared(
     url: str, writer: Writer, runs: SharedRuns, driver: Driver, changes: Changes
 ) -> AsyncIterator[None]:
     """Renew, and look for what others left, for the duration of the block; then leave at once."""
-    writer.on_lost = driver.abandon
+    writer.on_lost, writer.on_woken = driver.abandon, driver.claim_soon
     async with listening(url, runs.lease, writer, changes, driver):
         task = asyncio.create_task(_own_forever(runs, driver), name="own")
         try:

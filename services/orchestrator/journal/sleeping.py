@@ -1,16 +1,23 @@
-"""Runs that only wait, and for long: nobody drives them until they are due or are sent something.
+"""Runs that only wait, and for long: nobody drives them until they are due or something comes.
 
 All of it is written by ``Database.write``, as messages are: one after the other, so that a run
-either has its message before it falls asleep, and does not, or is woken by it.
+either has its message before it falls asleep, and does not, or is woken by it. Events are emitted
+by the writer of the journal, which holds the store's row from before it counts them until it has
+woken who listens: for them the same is true.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from services.orchestrator.engine.listening import ANY, listening
+from services.orchestrator.journal.events import came_after
 from services.orchestrator.journal.several import lists
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from mesh.database import Database, Transaction
     from services.orchestrator.engine.state import RunState
 
@@ -23,11 +30,17 @@ class Sleep:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def fall_asleep(self, state: RunState, epoch: int, wake_us: int) -> bool:
-        """Let go of the run until ``wake_us``. False if it has mail, or is not ours any more."""
+    async def fall_asleep(
+        self, state: RunState, epoch: int, wake_us: int, *, heard: int = 0
+    ) -> bool:
+        """Let go of the run until ``wake_us``, or something comes; False if it is not to sleep.
+
+        It has mail, or there is an event for it behind the position ``heard``, or it is not ours
+        any more.
+        """
 
         async def work(tx: Transaction) -> bool:
-            return await fall_asleep(tx, state, epoch, wake_us)
+            return await fall_asleep(tx, state, epoch, wake_us, heard=heard)
 
         return await self._database.write(work)
 
@@ -47,19 +60,18 @@ class Sleep:
 
         async def work(tx: Transaction) -> int:
             due = [id for (id,) in await tx.fetch(DUE, await tx.now_ms() * 1000, limit)]
-            for listed, given in lists(due):
-                await tx.execute(
-                    f"UPDATE run SET owner = '' WHERE owner = ? AND id IN {listed}",  # noqa: S608
-                    ASLEEP,
-                    *given,
-                )
-                await tx.execute(f"UPDATE asleep SET wake_us = NULL WHERE run IN {listed}", *given)  # noqa: S608
+            await _wake_all(tx, due)
             return len(due)
 
         return await self._database.write(work)
 
 
-async def fall_asleep(tx: Transaction, state: RunState, epoch: int, wake_us: int) -> bool:
+async def fall_asleep(
+    tx: Transaction, state: RunState, epoch: int, wake_us: int, *, heard: int = 0
+) -> bool:
+    listens = listening(state, heard)
+    if listens and await came_after(tx, listens.since, listens.wanted):
+        return False
     let_go = await tx.execute(
         "UPDATE run SET owner = ?, epoch = epoch + 1"
         " WHERE id = ? AND epoch = ? AND sequence = ? AND finished_us IS NULL"
@@ -72,7 +84,21 @@ async def fall_asleep(tx: Transaction, state: RunState, epoch: int, wake_us: int
         state.taken,
     )
     if let_go:
-        await tx.execute("INSERT INTO asleep VALUES (?, ?)", state.run_id, wake_us)
+        await tx.execute(
+            "INSERT INTO asleep VALUES (?, ?)"
+            " ON CONFLICT (run) DO UPDATE SET wake_us = excluded.wake_us",
+            state.run_id,
+            wake_us,
+        )
+    if let_go and listens:
+        await tx.execute_many(
+            "INSERT INTO listening VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+            [
+                (type, subject, state.run_id)
+                for type, subjects in listens.wanted.items()
+                for subject in subjects
+            ],
+        )
     return let_go > 0
 
 
@@ -81,3 +107,29 @@ async def wake(tx: Transaction, run_id: str) -> bool:
     woken = await tx.execute("UPDATE run SET owner = '' WHERE id = ? AND owner = ?", run_id, ASLEEP)
     await tx.execute("UPDATE asleep SET wake_us = NULL WHERE run = ?", run_id)
     return woken > 0
+
+
+async def wake_listeners(tx: Transaction, told: Iterable[tuple[str, str]]) -> int:
+    """Have those wait for somebody that listen to events of these types and subjects."""
+    subjects: defaultdict[str, set[str]] = defaultdict(lambda: {ANY})
+    for type, subject in told:
+        subjects[type].add(subject)
+    heard: set[str] = set()
+    for type in sorted(subjects):
+        for listed, given in lists(sorted(subjects[type])):
+            who = f"SELECT run FROM listening WHERE type = ? AND subject IN {listed}"  # noqa: S608
+            heard |= {run for (run,) in await tx.fetch(who, type, *given)}
+    return await _wake_all(tx, sorted(heard))
+
+
+async def _wake_all(tx: Transaction, run_ids: Sequence[str]) -> int:
+    """How many of them were asleep."""
+    woken = 0
+    for listed, given in lists(run_ids):
+        woken += await tx.execute(
+            f"UPDATE run SET owner = '' WHERE owner = ? AND id IN {listed}",  # noqa: S608
+            ASLEEP,
+            *given,
+        )
+        await tx.execute(f"UPDATE asleep SET wake_us = NULL WHERE run IN {listed}", *given)  # noqa: S608
+    return woken

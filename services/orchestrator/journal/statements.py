@@ -10,7 +10,9 @@ from functools import cache
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from services.orchestrator.engine.listening import ANY
 from services.orchestrator.journal import commits
+from services.orchestrator.journal.sleeping import ASLEEP
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -164,10 +166,25 @@ chosen AS (
     SELECT id FROM run WHERE finished_us IS NULL AND owner = ''
     ORDER BY created_us, id LIMIT (SELECT least($3, most) FROM share)
     FOR UPDATE SKIP LOCKED),
-woken AS (DELETE FROM asleep USING f, chosen WHERE asleep.run = chosen.id RETURNING asleep.run)
+woken AS (DELETE FROM asleep USING f, chosen WHERE asleep.run = chosen.id RETURNING asleep.run),
+heard AS (DELETE FROM listening USING f, chosen WHERE listening.run = chosen.id)
 UPDATE run SET owner = $1 FROM f, chosen WHERE run.id = chosen.id
 RETURNING run.id, run.epoch, run.id IN (SELECT woken.run FROM woken)
 """
+
+# Those that listen to what was just emitted: types and subjects. Behind the statement that counted
+# the events, in its transaction. That statement may have waited for the store's row while one of
+# these fell asleep, and does not see it then; this one does.
+WAKE = f"""
+WITH heard AS MATERIALIZED (
+    SELECT DISTINCT listening.run FROM unnest($1::text[], $2::text[]) AS u (type, subject)
+    JOIN listening ON listening.type = u.type AND listening.subject IN (u.subject, '{ANY}')),
+woken AS (
+    UPDATE run SET owner = '' FROM heard WHERE run.id = heard.run AND run.owner = '{ASLEEP}'
+    RETURNING run.id),
+due AS (UPDATE asleep SET wake_us = NULL FROM woken WHERE asleep.run = woken.id)
+SELECT count(*), CASE WHEN count(*) > 0 THEN pg_notify('{WAITING}', '')::text END FROM woken
+"""  # noqa: S608
 
 RELEASE = """
 UPDATE run SET owner = '', epoch = epoch + 1

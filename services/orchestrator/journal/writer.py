@@ -16,15 +16,17 @@ from mesh import lease as leases
 from mesh.database import connection as connections
 from mesh.database.postgres import LOST, SCHEMA_LOCK
 from mesh.errors import Reason, Unavailable
+from services.orchestrator.journal import commits
 from services.orchestrator.journal.commits import Append, rows_of
 from services.orchestrator.journal.group import GroupCommit, fail
 from services.orchestrator.journal.runs import Fenced
-from services.orchestrator.journal.statements import SCHEMA, arguments, statement
+from services.orchestrator.journal.statements import SCHEMA, WAKE, arguments, statement
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from mesh.lease import Lease
+    from services.orchestrator.journal.commits import Rows
     from services.orchestrator.journal.group import Waiting
 
 T = TypeVar("T")
@@ -133,9 +135,7 @@ class Writer(GroupCommit):
         connection = await self._connected()
         executor = self._lease.executor
         rows = rows_of([waiting.commit for waiting in batch], executor)
-        held, landed, _ = await connection.fetchrow(
-            statement(rows), executor, self._lease.incarnation, *arguments(rows)
-        )
+        held, landed = await self._execute(connection, rows, commits.told(rows))
         if not held:
             await self._renew(connection)
             if self._lease.executor != executor:
@@ -146,6 +146,24 @@ class Writer(GroupCommit):
         ids = set(landed)
         for waiting in batch:
             waiting.settle(landed=waiting.commit.state.run_id in ids)
+
+    async def _execute(
+        self, connection: Any, rows: Rows, told: list[tuple[str, str]]
+    ) -> tuple[bool, Sequence[str]]:
+        """Whether we hold our lease, and the runs that were moved or started."""
+        lease = self._lease
+        asked = statement(rows), lease.executor, lease.incarnation, *arguments(rows)
+        if not told:
+            held, landed, _ = await connection.fetchrow(*asked)
+            return held, landed
+        woken = 0
+        async with connection.transaction(isolation="read_committed"):
+            held, landed, _ = await connection.fetchrow(*asked)
+            if landed:
+                woken, _ = await connection.fetchrow(WAKE, *zip(*told, strict=True))
+        if woken:
+            self.on_woken()
+        return held, landed
 
     async def _renew(self, connection: Any) -> float:
         """Renew the lease, or begin anew without anything if it was taken."""
