@@ -14,13 +14,11 @@ import asyncpg
 import grpc
 import pytest
 
-from mesh.database import POSTGRES_SCHEMES, sqlite
+from mesh.database import POSTGRES_SCHEMES, postgres, sqlite
 from mesh.errors import FailedPrecondition, Reason, Unavailable
 from mesh.testing import eventually, reason
 from services.orchestrator.__main__ import orchestrator
 from services.orchestrator.catalogue import Catalogue
-from services.orchestrator.journal.definitions import Definitions
-from services.orchestrator.journal.messages import Messages
 from services.orchestrator.journal.opening import open_journal
 from tests.orchestrator.conftest import connect
 from tests.orchestrator.paying import finished, payment, status
@@ -215,32 +213,40 @@ async def fail_over(url: str, *, to: str) -> None:
     await connection.close()
 
 
-@pytest.mark.parametrize("read", [(Messages, "waiting"), (Definitions, "find")], ids=["mail", "it"])
+@pytest.mark.parametrize("table", ["definition", "message"])
 async def test_a_run_whose_store_does_not_answer_asks_again(
-    read: tuple[type, str],
-    location: str,
+    table: str,
+    new_postgres_database: str,
     config: OrchestratorConfig,
     authority: Authority,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    config = replace(config, database=location)
-    async with orchestrator(config) as first, connect(authority, first.port) as workflows:
-        run_id = await begin_waiting(workflows, ASKS)
-        await is_at(workflows, run_id, "WAITING")
-    answers = getattr(*read)
-    silent = iter([True, True])
+    monkeypatch.setattr(postgres, "COMMAND_TIMEOUT", 1.0)
+    here = replace(config, database=new_postgres_database)
+    there = replace(here, mesh=replace(config.mesh, home=tmp_path / "other"))
 
-    async def answer(*args: object, **named: object) -> object:
-        if next(silent, False):
-            raise Unavailable("away", reason=Reason.STORE_UNAVAILABLE)
-        return await answers(*args, **named)
-
-    monkeypatch.setattr(*read, answer)
-    async with orchestrator(config) as second, connect(authority, second.port) as workflows:
-        await workflows.SignalRun(signal(run_id), timeout=5)
+    async with orchestrator(there) as second, connect(authority, second.port) as workflows:
+        async with orchestrator(here) as first, connect(authority, first.port) as others:
+            run_id = await begin_waiting(others, ASKS)
+            await is_at(others, run_id, "WAITING")
+            locked = await lock(table, new_postgres_database)
+        await eventually(lambda: f"run {run_id} waits for the store" in caplog.text, within=15)
+        await locked.close()
+        await workflows.SignalRun(signal(run_id), timeout=10)
         run = await finished(workflows, run_id)
 
     assert (status(run), run.recoveries) == ("SUCCEEDED", 1)
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+async def lock(table: str, url: str) -> asyncpg.Connection:
+    """Who reads it gets no answer until this connection ends."""
+    connection = await asyncpg.connect(url)
+    await connection.execute("BEGIN")
+    await connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+    return connection
 
 
 async def test_a_second_owner_does_not_get_the_file(tmp_path: Path) -> None:

@@ -40,7 +40,6 @@ KEPT = frozenset(
         *("operation", "protocol", "effect", "method", "service", "key"),
         *("until_us", "timeout_us", "retry_us", "listens", "refuses"),
         *("uncertain", "final", "caught", "at", "consumed", "position", "name", "by", "status"),
-        *("type", "paths", "step", "approves"),
     }
 )
 ENDS = (Kind.FINISH, Kind.STOPPING)

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mesh.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+T = TypeVar("T")
 
 
 def page_size(asked: int, *, default: int, most: int) -> int:
@@ -17,6 +22,14 @@ def page_size(asked: int, *, default: int, most: int) -> int:
 
 def make_token(list_: str, *position: str | int) -> str:
     return base64.urlsafe_b64encode(json.dumps([list_, *position]).encode()).decode()
+
+
+def cut(
+    found: Sequence[T], limit: int, list_: str, position: Callable[[T], str | int]
+) -> tuple[Sequence[T], str]:
+    """A page of what was found, one more than it holds at most; and the token of the next one."""
+    shown = found[:limit]
+    return shown, make_token(list_, position(shown[-1])) if len(found) > limit else ""
 
 
 def read_token(token: str, list_: str, *kinds: type) -> list[Any] | None:

@@ -78,11 +78,9 @@ class ScheduleServicer(ScheduleServiceServicer):
         limit = paging.page_size(request.page_size, default=DEFAULT_PAGE, most=MAX_PAGE)
         position = paging.read_token(request.page_token, "schedules", str)
         found = await self._schedules.page(after=position[0] if position else "", limit=limit + 1)
-        shown = found[:limit]
-        more = len(found) > limit
+        shown, token = paging.cut(found, limit, "schedules", lambda stored: stored.schedule.id)
         return pb.ListSchedulesResponse(
-            schedules=[format_schedule(stored) for stored in shown],
-            next_page_token=paging.make_token("schedules", shown[-1].schedule.id) if more else "",
+            schedules=[format_schedule(stored) for stored in shown], next_page_token=token
         )
 
     async def PauseSchedule(
@@ -168,22 +166,22 @@ def format_schedule(stored: StoredSchedule) -> pb.Schedule:
     schedule = pb.Schedule(
         schedule_id=asked.id,
         workflow_id=asked.workflow_id,
-        start=_time(asked.start_ms),
-        end=_time(asked.end_ms) if asked.end_ms < nouns.END_OF_TIME else None,
+        start=view.time_of_ms(asked.start_ms),
+        end=view.time_of_ms(asked.end_ms) if asked.end_ms < nouns.END_OF_TIME else None,
         overlap=pb.OverlapPolicy.Value(f"OVERLAP_POLICY_{asked.overlap}"),
         catch_up=pb.CatchUpPolicy.Value(f"CATCH_UP_POLICY_{asked.catch_up}"),
         catch_up_limit=asked.catch_up_limit,
         creator=progress.creator,
-        created=_time(progress.created_ms),
+        created=view.time_of_ms(progress.created_ms),
         paused=progress.paused,
-        next_due=_time(progress.next_ms),
+        next_due=view.time_of_ms(progress.next_ms),
         last_run_id=progress.last_run,
-        last_due=_time(progress.last_ms),
+        last_due=view.time_of_ms(progress.last_ms),
         started=progress.started,
         skipped=progress.skipped,
         refused=progress.refused,
         last_error=progress.error,
-        last_error_due=_time(progress.error_ms),
+        last_error_due=view.time_of_ms(progress.error_ms),
     )
     match asked.timing:
         case Interval(ms):
@@ -191,7 +189,3 @@ def format_schedule(stored: StoredSchedule) -> pb.Schedule:
         case Cron(expression, zone):
             schedule.cron.expression, schedule.cron.zone = expression, zone
     return schedule
-
-
-def _time(ms: int | None) -> Timestamp | None:
-    return None if ms is None else view.time(ms * 1000)

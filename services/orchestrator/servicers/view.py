@@ -204,3 +204,7 @@ def format_error(error: Error) -> pb.StepError:
 
 def time(us: int) -> Timestamp:
     return Timestamp(seconds=us // SECOND, nanos=us % SECOND * 1000)
+
+
+def time_of_ms(ms: int | None) -> Timestamp | None:
+    return None if ms is None else time(ms * 1000)

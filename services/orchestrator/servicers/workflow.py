@@ -86,11 +86,9 @@ class WorkflowServicer(WorkflowServiceServicer):
         limit = paging.page_size(request.page_size, default=DEFAULT_PAGE, most=MAX_PAGE)
         position = paging.read_token(request.page_token, "workflows", str)
         found = await self._definitions.page(after=position[0] if position else "", limit=limit + 1)
-        shown = found[:limit]
-        more = len(found) > limit
+        shown, token = paging.cut(found, limit, "workflows", lambda stored: stored.workflow_id)
         return pb.ListWorkflowsResponse(
-            workflows=[view.format_workflow(stored) for stored in shown],
-            next_page_token=paging.make_token("workflows", shown[-1].workflow_id) if more else "",
+            workflows=[view.format_workflow(stored) for stored in shown], next_page_token=token
         )
 
     async def StartRun(
