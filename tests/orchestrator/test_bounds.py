@@ -102,7 +102,7 @@ async def test_a_condition_that_is_too_long_is_not_registered(
         orchestrator(replace(config, database=location)) as service,
         connect(authority, service.port) as workflows,
     ):
-        with pytest.raises(grpc.aio.AioRpcError, match="longer than 4096") as caught:
+        with pytest.raises(grpc.aio.AioRpcError, match="at most 4096") as caught:
             await begin(workflows, endless)
 
     assert reason(caught.value) == "DEFINITION_INVALID"

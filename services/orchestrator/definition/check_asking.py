@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING, Any
 
+from services.orchestrator.definition.faults import shown
 from services.orchestrator.definition.mapping import Mappings
 from services.orchestrator.definition.parse_asking import DID
 from services.orchestrator.definition.types import STRING, Kind, Type
+from services.orchestrator.definition.visible import key_of
 from services.orchestrator.definition.workflow import Approval, Emit, WaitFor
 
 if TYPE_CHECKING:
@@ -18,6 +21,10 @@ if TYPE_CHECKING:
 SENT = Type(Kind.STRUCT, showable=False)
 STRINGS = Type(Kind.LIST, element=STRING)
 ANYTHING = Type(Kind.STRUCT)
+
+
+MAX_DATA = 64 * 1024  # bytes of JSON that an event carries
+MAX_SUBJECT = 200  # characters
 
 
 class AskingChecks(Mappings):
@@ -37,7 +44,9 @@ class AskingChecks(Mappings):
         self.ends_in_time(wait.timeout_us, (*where, "timeout"))
         types = {"signal": STRING, "payload": SENT}
         if wait.may_end:
-            types = {name: type.or_null() for name, type in types.items()}
+            types = {
+                name: type.or_null(frozenset([key_of(raw.id)])) for name, type in types.items()
+            }
         found = WaitFor(wait.awaited, wait.all, wait.correlation, wait.timeout_us, wait.may_end)
         return found, types
 
@@ -45,6 +54,10 @@ class AskingChecks(Mappings):
         if emit.subject is not None:
             self.fits(emit.subject, STRING, (*where, "subject"))
         self.fits(emit.data, ANYTHING, (*where, "data"))
+        if not _holds_template(emit.data) and len(json.dumps(emit.data).encode()) > MAX_DATA:
+            self.fault((*where, "data"), f"must be at most {MAX_DATA // 1024} KiB of JSON")
+        if not _holds_template(emit.subject) and len(emit.subject or "") > MAX_SUBJECT:
+            self.fault((*where, "subject"), f"must be at most {MAX_SUBJECT} characters")
         return Emit(emit.type, emit.subject, emit.data)
 
     def approval(self, raw: RawStep, asked: RawApproval) -> tuple[Approval, dict[str, Type]]:
@@ -60,4 +73,16 @@ class AskingChecks(Mappings):
         self.fits(given, STRINGS, pointer)
         for at, did in enumerate(given if isinstance(given, list) else []):
             if isinstance(did, str) and "{{" not in did and not re.fullmatch(DID, did):
-                self.fault((*pointer, at), f"{did!r} is no DID")
+                self.fault((*pointer, at), f"{shown(did)} is no DID")
+
+
+def _holds_template(value: Any) -> bool:
+    match value:
+        case str():
+            return "{{" in value
+        case dict():
+            return any(map(_holds_template, value.values()))
+        case list():
+            return any(map(_holds_template, value))
+        case _:
+            return False

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeAlias
 
-from services.orchestrator.definition.faults import DefinitionInvalid, Fault
+from services.orchestrator.definition.faults import DefinitionInvalid, Fault, shown
+from services.orchestrator.definition.position import line_and_column, line_starts, place_within
 
 Pointer: TypeAlias = "tuple[str | int, ...]"
 
 MAX_SIZE = 256 * 1024  # bytes of UTF-8
 MAX_DEPTH = 32
 MAX_INTEGER = 2**53 - 1  # beyond it RFC 8785 has no form
+OUT_OF_RANGE = "number out of range: integers reach from -(2^53 - 1) to 2^53 - 1"
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 
@@ -25,29 +26,27 @@ class Document:
     _text: str
     _values: dict[Pointer, int]  # offsets into the text
     _keys: dict[Pointer, int]
+    _lines: list[int] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_lines", line_starts(self._text))
 
     def fault(self, pointer: Pointer, message: str, *, offset: int | None = None) -> Fault:
         """A fault of the value there, or ``offset`` characters into it if it is a string."""
         start = self._values[pointer]
         if offset is not None:
-            start += self._within(start, self.at(pointer), offset)
-        return fault_at(self._text, start, message)
+            start += place_within(self._text, start, self.at(pointer), offset)
+        return Fault(*line_and_column(self._lines, start), message)
 
     def key_fault(self, pointer: Pointer, message: str) -> Fault:
         """A fault of the key that leads to ``pointer``."""
-        return fault_at(self._text, self._keys[pointer], message)
+        return Fault(*line_and_column(self._lines, self._keys[pointer]), message)
 
     def at(self, pointer: Pointer) -> Any:
         value = self.value
         for part in pointer:
             value = value[part]
         return value
-
-    def _within(self, start: int, value: Any, offset: int) -> int:
-        """How far into the text a place in a string is; 0 where it is not written as it reads."""
-        quoted = self._text[start : start + 1] in ('"', "'")
-        written = self._text[start + quoted : start + quoted + offset]
-        return quoted + offset if written == value[:offset] else 0
 
 
 def parse_json(text: str) -> Document:
@@ -101,7 +100,7 @@ class _Reader:
             key = self._read_leaf()
             if key in members:
                 self._at = key_at
-                self._refuse(f"duplicate key {key!r}")
+                self._refuse(f"duplicate key {shown(key)}")
             self._skip_space()
             self._take(":")
             self._skip_space()
@@ -137,13 +136,14 @@ class _Reader:
         except DefinitionInvalid:
             raise
         except ValueError:  # digits beyond what int() takes
-            self._refuse("number out of range")
+            self._refuse(OUT_OF_RANGE)
         if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
             self._refuse("half of a surrogate pair is no character")
-        if isinstance(value, int) and abs(value) > MAX_INTEGER:
-            self._refuse("integers reach from -(2^53 - 1) to 2^53 - 1")
-        if isinstance(value, float) and value in (float("inf"), float("-inf")):
-            self._refuse("number out of range")
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            number = plain_number(value)
+            if number is None:
+                self._refuse(OUT_OF_RANGE)
+            value = number
         self._at = end
         return value
 
@@ -165,9 +165,15 @@ class _Reader:
 
 def fault_at(text: str, offset: int, message: str) -> Fault:
     """A fault at an offset in the text, as line and column."""
-    lines = [0, *(found.end() for found in re.finditer("\n", text))]
-    line = bisect_right(lines, offset)
-    return Fault(line, offset - lines[line - 1] + 1, message)
+    return Fault(*line_and_column(line_starts(text), offset), message)
+
+
+def plain_number(value: int | float) -> int | float | None:
+    """As JSON means it: 2.0 is 2. None beyond what a definition may hold."""
+    if isinstance(value, float) and value.is_integer() and abs(value) <= MAX_INTEGER:
+        return int(value)
+    out_of_range = value in (float("inf"), float("-inf"))
+    return None if out_of_range or (isinstance(value, int) and abs(value) > MAX_INTEGER) else value
 
 
 def _plain(message: str) -> str:

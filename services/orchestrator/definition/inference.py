@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from services.orchestrator.definition.condition import paths_in
+from services.orchestrator.definition.expression import ConditionInvalid, read_expression
+from services.orchestrator.definition.judging import agreed
 from services.orchestrator.definition.path import Path
 from services.orchestrator.definition.raw import (
     RawApproval,
@@ -20,11 +21,11 @@ from services.orchestrator.definition.raw import (
     all_raw,
 )
 from services.orchestrator.definition.template import TemplateSyntax, parse_template
-from services.orchestrator.definition.types import ANY, STRING, TIME, Kind, Type
+from services.orchestrator.definition.types import ANY, LOOSE, STRING, TIME, Kind, Type
 from services.orchestrator.definition.workflow import Inputs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from services.orchestrator.definition.operations import Operations
     from services.orchestrator.definition.raw import RawWorkflow
@@ -37,13 +38,21 @@ def infer_inputs(raw: RawWorkflow, operations: Operations) -> Inputs:
     found: dict[Path, Type] = {}
     for path, type in _uses(raw, operations):
         known = found.get(path, ANY)
-        if known.kind is Kind.ANY:
+        if known.kind is Kind.ANY or (known.kind in LOOSE and type.kind not in LOOSE):
             found[path] = type
         elif type.kind is not Kind.ANY and not type.may_be_shown:
             found[path] = replace(known, showable=False)  # whatever else it is used for
     everything = Path("input", ())
     takes_all = everything in found
     return Inputs({path: type for path, type in found.items() if path.parts}, takes_all)
+
+
+def with_asked(inputs: Inputs, asked: Mapping[Path, list[Type]]) -> Inputs:
+    """These, with what conditions ask of inputs that are mapped to no field."""
+    declared = dict(inputs.declared)
+    for path, types in asked.items():
+        declared[path] = agreed(types)
+    return Inputs(declared, inputs.takes_all)
 
 
 def type_of_input(inputs: Inputs, path: Path) -> Type:
@@ -90,13 +99,17 @@ def _uses(raw: RawWorkflow, operations: Operations) -> Iterator[tuple[Path, Type
                 yield from _mapped(items, Type(Kind.LIST, element=ANY))
                 yield from _mapped(collect, ANY)
             case RawEnd(reason=reason):
-                yield from _mapped(reason, ANY)
+                yield from _mapped(reason, TEXT)
             case _:
                 pass
 
 
 def _judged(condition: str | None) -> Iterator[tuple[Path, Type]]:
-    for path in paths_in(condition or ""):
+    try:
+        paths = read_expression(condition or "").paths
+    except ConditionInvalid:
+        return  # the check reports it
+    for path, _ in paths:
         if path.root == "input":
             yield path, ANY
 

@@ -5,15 +5,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from services.orchestrator.definition import values
-from services.orchestrator.definition.condition import ConditionInvalid, compile_condition
+from services.orchestrator.definition.condition import compile_condition
+from services.orchestrator.definition.expression import ConditionInvalid
+from services.orchestrator.definition.faults import MAX_FAULTS, DefinitionInvalid, shown
+from services.orchestrator.definition.path import Path
 from services.orchestrator.definition.template import TemplateSyntax, parse_template
-from services.orchestrator.definition.types import ANY, BOOL, DOUBLE, INT, STRING, Kind, Type
+from services.orchestrator.definition.types import (
+    ANY,
+    BOOL,
+    DOUBLE,
+    INT,
+    OPTIONAL,
+    STRING,
+    Kind,
+    Type,
+    list_of,
+)
 
 if TYPE_CHECKING:
     from services.orchestrator.definition.condition import Condition
     from services.orchestrator.definition.document import Document, Pointer
     from services.orchestrator.definition.faults import Fault
-    from services.orchestrator.definition.path import Path
     from services.orchestrator.definition.template import Placed, Template
     from services.orchestrator.definition.visible import Visible
 
@@ -25,9 +37,15 @@ class Mappings:
         self.document = document
         self.visible = visible
         self.faults: list[Fault] = []
+        self.asked: dict[Path, list[Type]] = {}  # of inputs, by conditions
 
     def fault(self, pointer: Pointer, message: str, offset: int | None = None) -> None:
-        self.faults.append(self.document.fault(pointer, message, offset=offset))
+        self._note(self.document.fault(pointer, message, offset=offset))
+
+    def _note(self, fault: Fault) -> None:
+        self.faults.append(fault)
+        if len(self.faults) == MAX_FAULTS:
+            raise DefinitionInvalid(sorted(set(self.faults)))
 
     def condition(self, text: str | None, pointer: Pointer) -> Condition | None:
         if text is None:
@@ -37,11 +55,14 @@ class Mappings:
             return self._path_type(path, pointer, offset, output=None)
 
         try:
-            return compile_condition(text, typed)
+            found = compile_condition(text, typed)
         except ConditionInvalid as error:
             if str(error):  # else the path's own fault is there already
                 self.fault(pointer, str(error), error.offset)
             return None
+        for path, types in found.asked_of_inputs().items():
+            self.asked.setdefault(path, []).extend(types)
+        return found
 
     def fits(self, value: Any, target: Type, pointer: Pointer) -> None:
         """Report what in a mapping cannot stand where the contract has ``target``."""
@@ -53,13 +74,17 @@ class Mappings:
             case list() if target.kind in (Kind.LIST, Kind.ANY):
                 for at, item in enumerate(value):
                     self.fits(item, target.element or ANY, (*pointer, at))
+            case dict() | list() if target.kind in (Kind.SIZED, Kind.COLLECTION):
+                self.type_of(value, pointer)
             case _:
                 self._literal_fits(value, target, pointer)
 
     def _members_fit(self, value: dict[str, Any], target: Type, pointer: Pointer) -> None:
         for name, item in value.items():
             declared = target.descend(name)
-            if declared is None:
+            if declared is None and target.open:
+                self.fits(item, ANY, (*pointer, name))
+            elif declared is None:
                 self._unknown_member(name, target, (*pointer, name))
             else:
                 self.fits(item, declared, (*pointer, name))
@@ -68,10 +93,10 @@ class Mappings:
                 self.fault(pointer, f"{name} is missing: the operation needs it")
 
     def _unknown_member(self, name: str, target: Type, pointer: Pointer) -> None:
-        message = f"unknown field {name!r}; known: {', '.join(target.names()) or 'none'}"
+        message = f"unknown field {shown(name)}; known: {', '.join(target.names()) or 'none'}"
         if name in ("context", "request_id"):
             message = f"{name} is the engine's alone: leave it out"
-        self.faults.append(self.document.key_fault(pointer, message))
+        self._note(self.document.key_fault(pointer, message))
 
     def _text_fits(self, text: str, target: Type, pointer: Pointer) -> None:
         template = self._template(text, pointer)
@@ -84,8 +109,27 @@ class Mappings:
             source = self._path_type(placed.path, pointer, placed.offset, output=None)
             if source is not None and template.whole and not target.accepts(source):
                 self.fault(pointer, f"{placed.path} is {source}, not {target}", placed.offset)
+            elif source is not None:
+                into = target if template.whole else STRING
+                self._must_be_there(placed, into, pointer, None)
         if not template.whole and not target.accepts(STRING):
             self.fault(pointer, f"a text cannot be {target}")
+
+    def _must_be_there(
+        self, placed: Placed, target: Type, pointer: Pointer, output: Type | None
+    ) -> None:
+        """Report what may be null, and no condition asks whether it is, where null cannot stand."""
+        path, lacking = placed.path, self.visible.lacking(placed.path, output)
+        takes_null = target.nullable or target.kind is Kind.ANY
+        if lacking is None or (lacking == path and takes_null):
+            return
+        what = f"{lacking} may be null"
+        what += f": {target} is needed" if lacking == path else f": then there is no {path}"
+        remedy = "give the step the condition"
+        if path.root == "output":
+            remedy = "name it alone, and use it in a step with the condition"
+            lacking = Path("steps", (self.visible.current, "NAME"))
+        self.fault(pointer, f"{what}; {remedy} {{{{{lacking}}}}} != null", placed.offset)
 
     def _literal_fits(self, value: Any, target: Type, pointer: Pointer) -> None:
         try:
@@ -119,15 +163,18 @@ class Mappings:
                 }
                 return Type(Kind.OBJECT, members=members)
             case list():
-                for at, item in enumerate(value):
-                    self.type_of(item, (*pointer, at), output)
-                return Type(Kind.LIST, element=ANY)
+                return list_of(
+                    self.type_of(item, (*pointer, at), output) for at, item in enumerate(value)
+                )
             case _:
-                return ANY.or_null()
+                return ANY.or_null(OPTIONAL)
 
     def _text_type(self, template: Template, pointer: Pointer, output: Type | None) -> Type:
         def typed(placed: Placed) -> Type:
             found = self._path_type(placed.path, pointer, placed.offset, output=output)
+            if found is not None:
+                into = ANY if template.whole else STRING
+                self._must_be_there(placed, into, pointer, output)
             return found or ANY
 
         types = [typed(placed) for placed in template.paths]

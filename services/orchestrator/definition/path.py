@@ -19,8 +19,12 @@ OWN = (STATUS, ERROR)
 
 ROOTS = ("input", "steps", "output", "ctx", "item", "index")
 
-_PATH = re.compile(rf"({'|'.join(ROOTS)})((?:\.[A-Za-z_][A-Za-z0-9_]*|\[\d{{1,6}}\])*)")
-_PART = re.compile(r"\.([A-Za-z_][A-Za-z0-9_]*)|\[(\d+)\]")
+MAX_PARTS = 32  # no value is deeper
+NO_PATH = f"is no path; one begins with {', '.join(ROOTS)}, and has at most {MAX_PARTS} parts"
+
+_PART_OF = r"(?:\.[A-Za-z_][A-Za-z0-9_]*|\[[0-9]{1,6}\])"
+_PATH = re.compile(rf"({'|'.join(ROOTS)})({_PART_OF}{{0,{MAX_PARTS}}})")
+_PART = re.compile(r"\.([A-Za-z_][A-Za-z0-9_]*)|\[([0-9]+)\]")
 
 
 class PathMissing(LookupError):  # noqa: N818  (a state, as in mesh.errors)

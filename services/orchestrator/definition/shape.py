@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from services.orchestrator.definition.duration import EXPECTED, parse_duration
+from services.orchestrator.definition.faults import MAX_FAULTS, DefinitionInvalid, shown
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -28,6 +29,8 @@ OWN = frozenset(["compensate", "on_error"])  # the engine's own parts of a path
 
 ERROR = r"[A-Z][A-Z0-9_]{0,63}"
 _ERROR = re.compile(ERROR)
+TEXT = r"[^ \t\r\n]"  # what a text must have somewhere
+_TEXT = re.compile(TEXT)
 
 
 class Shape:
@@ -48,7 +51,8 @@ class Shape:
         known = (*required, *optional)
         for key in value:
             if key not in known:
-                self.key_fault((*pointer, key), f"unknown key {key!r}; known: {', '.join(known)}")
+                message = f"unknown key {shown(key)}; known: {', '.join(known)}"
+                self.key_fault((*pointer, key), message)
         if isinstance(self.document.at(pointer), dict):
             for key in required:
                 if key not in value:
@@ -69,9 +73,9 @@ class Shape:
         if name not in parent:
             return ""
         value = parent[name]
-        if isinstance(value, str) and value.strip():
+        if isinstance(value, str) and _TEXT.search(value):
             return value
-        self.fault(pointer, "must be a text")
+        self.fault(pointer, "must be a text" if not isinstance(value, str) else "must not be empty")
         return ""
 
     def id(self, pointer: Pointer, parent: dict[str, Any]) -> str:
@@ -125,10 +129,15 @@ class Shape:
         return frozenset()
 
     def fault(self, pointer: Pointer, message: str) -> None:
-        self.faults.append(self.document.fault(pointer, message))
+        self._note(self.document.fault(pointer, message))
 
     def key_fault(self, pointer: Pointer, message: str) -> None:
-        self.faults.append(self.document.key_fault(pointer, message))
+        self._note(self.document.key_fault(pointer, message))
+
+    def _note(self, fault: Fault) -> None:
+        self.faults.append(fault)
+        if len(self.faults) == MAX_FAULTS:
+            raise DefinitionInvalid(sorted(self.faults))
 
 
 def _is_error(value: Any) -> bool:
@@ -145,6 +154,6 @@ def not_an_id(text: str) -> str:
     if text in OWN:
         return f"{text!r} is the engine's own; choose another name"
     return (
-        f"{text!r} must be 1 to {MAX_ID} of a-z, 0-9 and _, beginning with a letter"
+        f"{shown(text)} must be 1 to {MAX_ID} of a-z, 0-9 and _, beginning with a letter"
         " (names with a leading _ are the engine's)"
     )

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import rfc8785
 
-from services.orchestrator.definition.path import ROOTS, Path, PathMissing, parse_path
+from services.orchestrator.definition.faults import shown
+from services.orchestrator.definition.path import NO_PATH, Path, PathMissing, parse_path
 
 if TYPE_CHECKING:
     from services.orchestrator.definition.document import Pointer
@@ -33,9 +34,10 @@ class TemplateSyntax(ValueError):  # noqa: N818  (a state, as in mesh.errors)
 class Unresolved(ValueError):  # noqa: N818
     """A template that finds no value, and where in the mapping it stands."""
 
-    def __init__(self, pointer: Pointer, message: str) -> None:
-        super().__init__(f"/{'/'.join(map(str, pointer))}: {message}")
+    def __init__(self, pointer: Pointer, message: str, path: Path) -> None:
+        super().__init__(f"{'.'.join(map(str, pointer))}: {message}" if pointer else message)
         self.pointer = pointer
+        self.path = path
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ def _resolve_text(template: Template, scope: Scope, pointer: Pointer) -> Any:
             for part in template.parts
         )
     except PathMissing as error:
-        raise Unresolved(pointer, str(error)) from None
+        raise Unresolved(pointer, str(error), error.path) from None
 
 
 def _as_text(path: Path, scope: Scope, pointer: Pointer) -> str:
@@ -110,14 +112,15 @@ def _as_text(path: Path, scope: Scope, pointer: Pointer) -> str:
         case str() as text:
             return text
         case None:
-            raise Unresolved(pointer, f"{path} is null and cannot be part of a text")
+            raise Unresolved(pointer, f"{path} is null and cannot be part of a text", path)
         case int() as number if not isinstance(number, bool):
             return str(number)
         case value:
             try:
                 return rfc8785.dumps(value).decode()
             except rfc8785.CanonicalizationError:
-                raise Unresolved(pointer, f"{path} holds numbers that JSON cannot hold") from None
+                message = f"{path} holds numbers that JSON cannot hold"
+                raise Unresolved(pointer, message, path) from None
 
 
 def _path(token: re.Match[str]) -> Path:
@@ -126,7 +129,7 @@ def _path(token: re.Match[str]) -> Path:
     path = parse_path(token[1])
     if path is None:
         raise TemplateSyntax(
-            f"{token[1].strip()!r} is no path; one begins with {', '.join(ROOTS)}",
+            f"{shown(token[1].strip())} {NO_PATH}",
             token.start(),
         )
     return path

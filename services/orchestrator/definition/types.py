@@ -15,7 +15,7 @@ from mesh import contracts
 from mesh.redaction import plan_for
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from google.protobuf.descriptor import Descriptor
 
@@ -42,7 +42,16 @@ class Kind(Enum):
     LIST = "a list"
     OBJECT = "an object"
     STRUCT = "an object with any members"
+    # What a condition asks of an input that no contract declares.
+    NUMBER = "any number"
+    SIZED = "a text, a list or an object"
+    COLLECTION = "a list or an object"
 
+
+OPTIONAL = frozenset(["optional"])  # a field that a service may leave out, or null as it is written
+
+# What only the value can tell more of.
+LOOSE = frozenset([Kind.ANY, Kind.NUMBER, Kind.SIZED, Kind.COLLECTION])
 
 _KINDS = {
     FieldDescriptor.CPPTYPE_BOOL: Kind.BOOL,
@@ -65,9 +74,14 @@ class Type:
     message: Descriptor | None = None  # an OBJECT of a contract
     members: Mapping[str, Type] = field(default_factory=dict)  # an OBJECT of no contract
     element: Type | None = None  # of a LIST
+    items: tuple[Type, ...] | None = None  # of a LIST that the definition itself writes out
+    open: bool = False  # an OBJECT that may have members besides
     # False if the contract's data class lets the value travel no further than to those concerned.
     # What is inside of it is another matter: see may_be_shown.
     showable: bool = True
+    # Empty unless null is to be expected: then what a condition may name to tell, such as
+    # "steps.look" of a step that may be skipped.
+    absent: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
         if self.message is not None:
@@ -85,8 +99,10 @@ class Type:
             return False
         return self.element is None or self.element.may_be_shown
 
-    def or_null(self) -> Type:
-        return self if self.nullable else replace(self, nullable=True)
+    def or_null(self, absent: frozenset[str] = frozenset()) -> Type:
+        if self.nullable and absent <= self.absent:
+            return self
+        return replace(self, nullable=True, absent=self.absent | absent)
 
     def names(self) -> tuple[str, ...]:
         """The members of an object that declares them."""
@@ -96,27 +112,31 @@ class Type:
         """The type of a member or item; None if there can be none of this name."""
         found: Type | None
         match self.kind, part:
-            case Kind.ANY, _:
+            case ((Kind.ANY | Kind.SIZED | Kind.COLLECTION), _):
                 return ANY
             case Kind.STRUCT, str():
-                return replace(ANY, showable=self.showable)
+                found = replace(ANY, showable=self.showable)
+            case Kind.LIST, int() if self.items is not None:
+                found = self.items[part] if part < len(self.items) else None
             case Kind.LIST, int():
                 found = self.element
             case Kind.OBJECT, str() if self.message is not None:
                 declared = fields(self.message).get(part)
                 found = None if declared is None else type_of(declared)
             case Kind.OBJECT, str():
-                found = self.members.get(part)
+                found = self.members.get(part, ANY if self.open else None)
             case _:
                 return None
         if found is not None and not self.showable:
             found = replace(found, showable=False)
-        return found.or_null() if found is not None and self.nullable else found
+        return found.or_null(self.absent) if found is not None and self.nullable else found
 
     def accepts(self, source: Type) -> bool:
         """May a value of ``source`` stand here? What only the value can tell waits for the run."""
-        if Kind.ANY in (self.kind, source.kind):
+        if self.kind is Kind.ANY or source.kind is Kind.ANY:
             return True
+        if self.kind in LOOSE or source.kind in LOOSE:
+            return bool(forms(self) & forms(source))
         match self.kind:
             case Kind.DOUBLE:
                 return source.kind in (Kind.DOUBLE, Kind.INT)
@@ -144,6 +164,9 @@ INT = Type(Kind.INT)
 DOUBLE = Type(Kind.DOUBLE)
 STRING = Type(Kind.STRING)
 TIME = Type(Kind.TIME)
+NUMBER = Type(Kind.NUMBER)
+SIZED = Type(Kind.SIZED)
+COLLECTION = Type(Kind.COLLECTION)
 
 
 @lru_cache(maxsize=1024)
@@ -162,7 +185,9 @@ def type_of(field: FieldDescriptor) -> Type:
     item = _item_type(field)
     if field.is_repeated:
         return Type(Kind.LIST, element=item, showable=item.showable)
-    return item.or_null() if field.has_presence else item
+    if not field.has_presence:
+        return item
+    return item.or_null(OPTIONAL if field.message_type is None else frozenset())
 
 
 def object_type(message: Descriptor) -> Type:
@@ -194,6 +219,51 @@ def _item_type(field: FieldDescriptor) -> Type:
     return Type(Kind.OBJECT, message=message, showable=showable)
 
 
+def list_of(items: Iterable[Type]) -> Type:
+    """A list whose items are written out."""
+    written = tuple(map(_as_number, items))
+    return Type(Kind.LIST, element=common(written), items=written)
+
+
+def _as_number(type: Type) -> Type:
+    """Whether a number is a whole one, only each one tells."""
+    return NUMBER if type.kind in (Kind.INT, Kind.DOUBLE) else type
+
+
+def common(types: Iterable[Type]) -> Type:
+    """What all of them are; ANY if they differ."""
+    types = list(map(_as_number, types))
+    first, *others = types or [ANY]
+    names = first.names()
+    alike = all(type.kind is first.kind and type.names() == names for type in others)
+    null = frozenset(key for type in types for key in type.absent)
+    found = ANY
+    if alike and first.kind in (Kind.BOOL, Kind.NUMBER, Kind.STRING):
+        found = Type(first.kind, showable=all(type.showable for type in types))
+    elif alike and first.kind is Kind.OBJECT and first.message is None and not first.open:
+        columns = {name: common([type.members[name] for type in types]) for name in names}
+        found = Type(Kind.OBJECT, members=columns)
+    elif alike and first.kind is Kind.LIST:
+        found = Type(Kind.LIST, element=common([type.element or ANY for type in types]))
+    return found.or_null(null) if any(type.nullable for type in types) else found
+
+
+def forms(type: Type) -> frozenset[str]:
+    """What its values may look like in JSON."""
+    return _FORMS.get(type.kind, frozenset(["text"]))
+
+
+_NUMBERS, _LISTS, _OBJECTS = frozenset(["number"]), frozenset(["list"]), frozenset(["object"])
+_FORMS = {
+    Kind.BOOL: frozenset(["truth"]),
+    **dict.fromkeys([Kind.INT, Kind.DOUBLE, Kind.NUMBER], _NUMBERS),
+    Kind.LIST: _LISTS,
+    **dict.fromkeys([Kind.OBJECT, Kind.STRUCT], _OBJECTS),
+    Kind.COLLECTION: _LISTS | _OBJECTS,
+    Kind.SIZED: _LISTS | _OBJECTS | frozenset(["text"]),
+}
+
+
 def _same_enum(target: Type, source: Type) -> bool:
     return (
         target.scalar is not None
@@ -213,6 +283,7 @@ def _accepts_members(target: Type, source: Type) -> bool:
         return target.message is source.message
     declared = target.names()
     return all(
-        name in declared and (target.descend(name) or ANY).accepts(source.descend(name) or ANY)
+        (name in declared or target.open)
+        and (target.descend(name) or ANY).accepts(source.descend(name) or ANY)
         for name in source.names()
     )

@@ -56,6 +56,9 @@ _PLAIN: dict[Kind, tuple[type, ...]] = {
     Kind.STRING: (str,),
     Kind.ENUM: (str,),
     Kind.BYTES: (str,),
+    Kind.NUMBER: (int, float),
+    Kind.SIZED: (str, list, dict),
+    Kind.COLLECTION: (list, dict),
 }
 
 

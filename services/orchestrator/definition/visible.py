@@ -6,15 +6,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from services.orchestrator.definition import inference
+from services.orchestrator.definition.faults import listed, shown
 from services.orchestrator.definition.path import ERROR, STATUS, Path
 from services.orchestrator.definition.types import INT, STRING, Kind, Type
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from services.orchestrator.definition.condition import Condition
     from services.orchestrator.definition.workflow import Inputs
 
 CONTEXT = ("workflow_id", "run_id", "now")
+ANYTHING = "anything"  # what a condition names that is not understood
 
 
 @dataclass(slots=True)
@@ -22,18 +25,54 @@ class Visible:
     inputs: Inputs
     ids: frozenset[str]  # of all steps, wherever they stand
     outputs: dict[str, dict[str, Type]] = field(default_factory=dict)  # of earlier steps
-    passed: set[str] = field(default_factory=set)  # ids of steps that stand earlier in the text
+    passed: dict[str, None] = field(default_factory=dict)  # ids of those earlier in the text
     item: Type | None = None  # inside a for_each
     current: str = ""  # the step whose paths are read
+    around: tuple[str, ...] = ()  # the steps that it is inside of
+    told: frozenset[str] = frozenset()  # what the conditions on the way to it name
+    settled: frozenset[str] = frozenset()  # what those name under which a run has ended before
+    _order: list[str] = field(default_factory=list)  # of ``passed``
+
+    # Which steps there are.
 
     def add(self, id: str, outputs: dict[str, Type]) -> None:
         self.outputs[id] = outputs
-        self.passed.add(id)
+        if id not in self.passed:
+            self.passed[id] = None
+            self._order.append(id)
 
-    def may_be_null(self, ids: Iterable[str]) -> None:
+    def mark(self) -> int:
+        return len(self._order)
+
+    def since(self, mark: int) -> list[str]:
+        """Ids of the steps that were added, and can be seen."""
+        return [id for id in self._order[mark:] if id in self.outputs]
+
+    def hide(self, mark: int) -> dict[str, dict[str, Type]]:
+        """Nobody else sees the steps that were added."""
+        return {id: self.outputs.pop(id) for id in self.since(mark)}
+
+    def may_be_null(self, ids: Iterable[str], absent: frozenset[str]) -> None:
         """These steps may not have happened."""
         for id in ids:
-            self.outputs[id] = {name: type.or_null() for name, type in self.outputs[id].items()}
+            outputs = self.outputs[id]
+            self.outputs[id] = {name: type.or_null(absent) for name, type in outputs.items()}
+
+    # Which conditions there are.
+
+    def named_by(self, condition: Condition | None) -> frozenset[str]:
+        """What a condition names, and what that in turn depends on."""
+        if condition is None:
+            return frozenset([ANYTHING])
+        types = condition.operands
+        return frozenset(key for path in types for key in (_key(path), *types[path].absent))
+
+    def is_settled(self, path: Path, type: Type) -> bool:
+        """Does some condition tell whether it is there?"""
+        keys = type.absent | {_key(path), ANYTHING}
+        return bool(keys & self.told or keys & self.settled)
+
+    # Where a path leads.
 
     def look_up(self, path: Path, output: Type | None) -> Type:
         """LookupError, with what to say about it, if the path leads nowhere."""
@@ -52,6 +91,20 @@ class Visible:
                 return self._look_up_item(path)
             case _:
                 return self._look_up_step(path)
+
+    def lacking(self, path: Path, output: Type | None) -> Path | None:
+        """How much of a path may lead to null, with nobody asking before; None if it may not."""
+        found = self.look_up(path, output)
+        if path.root == "output":
+            return path if found.absent else None
+        if not found.absent or path.root == "input" or self.is_settled(path, found):
+            return None
+        first = 2 if path.root == "steps" else 0
+        for length in range(first, len(path.parts)):
+            part = Path(path.root, path.parts[:length])
+            if self.look_up(part, output).absent:
+                return part
+        return path
 
     def _look_up_item(self, path: Path) -> Type:
         if self.item is None:
@@ -72,8 +125,8 @@ class Visible:
         if name == ERROR and not rest:
             return STRING.or_null()
         if name not in outputs:
-            known = ", ".join(outputs) or "none"
-            raise LookupError(f"step {id} has no output {name!r}; its output_mapping has {known}")
+            known = listed(outputs)
+            raise LookupError(f"step {id} has no output {shown(str(name))}; it has {known}")
         return _descend(outputs[str(name)], tuple(rest), f"steps.{id}.{name}")
 
     def _must_be_earlier(self, id: str) -> None:
@@ -81,12 +134,22 @@ class Visible:
             return
         if id == self.current:
             raise LookupError(f"step {id} cannot read its own outputs here")
+        if id in self.around:
+            raise LookupError(f"step {id} is around this one: it has no outputs yet")
         if id in self.passed:
             raise LookupError(f"step {id} cannot be seen from here: it is inside another step")
         if id in self.ids:
             raise LookupError(f"step {id} comes later: only earlier steps can be read")
-        earlier = ", ".join(self.outputs) or "none"
-        raise LookupError(f"unknown step {id!r}; earlier steps: {earlier}")
+        raise LookupError(f"unknown step {shown(id)}; earlier steps: {listed(self.outputs)}")
+
+
+def key_of(id: str) -> str:
+    """What a condition names that tells whether a step happened."""
+    return f"steps.{id}"
+
+
+def _key(path: Path) -> str:
+    return f"{path.root}.{path.parts[0]}" if path.parts else path.root
 
 
 def _descend(type: Type, parts: tuple[str | int, ...], so_far: str) -> Type:

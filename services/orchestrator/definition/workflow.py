@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from services.orchestrator.definition.condition import Condition
 
 
+MAX_ITEMS = 1000  # of a for_each
+MAX_STEPS = 20_000  # of a run, those of all items counted
+
+
 class Effect(Enum):
     """What a call leaves behind."""
 
@@ -64,8 +68,7 @@ class Operation:
         """A workflow that pays is no operation: what runs inside another can be taken back."""
         if not isinstance(self.runs, Workflow):
             return self.runs.effect
-        changes = any(map(_changes_something, all_steps(self.runs.steps)))
-        return Effect.REVERSIBLE if changes else Effect.READ
+        return Effect.REVERSIBLE if self.runs.changes else Effect.READ
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +186,7 @@ class ForEach:
     collect: dict[str, Any]  # templates, resolved where an item's last step ended
     max_concurrency: int
     tolerates: bool  # a failed item ends only itself
+    count: int | None = None  # of the items, where the definition lists them
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,10 +283,18 @@ class Inputs:
 
     def as_type(self) -> Type:
         """The inputs as the request of an operation."""
-        direct = {
-            str(path.parts[0]): type for path, type in self.declared.items() if len(path.parts) == 1
-        }
-        return Type(Kind.OBJECT, members={name: direct.get(name, ANY) for name in self.names})
+        members = {name: self._below((name,)) for name in self.names}
+        return Type(Kind.OBJECT, members=members, open=self.takes_all)
+
+    def _below(self, parts: tuple[str | int, ...]) -> Type:
+        """Of an input, or of a member of one that is read member by member."""
+        found, size = self.declared.get(Path("input", parts), ANY), len(parts)
+        deeper = [path.parts for path in self.declared if path.parts[:size] == parts != path.parts]
+        inner = dict.fromkeys(path[size] for path in deeper)
+        if found.kind is not Kind.ANY or not all(isinstance(part, str) for part in inner):
+            return found
+        members = {str(part): self._below((*parts, part)) for part in inner}
+        return Type(Kind.OBJECT, members=members, open=True, showable=False) if inner else found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -299,16 +311,21 @@ class Workflow:
     # is pinned to them.
     composites: Mapping[str, str] = field(init=False, repr=False)
     uses: tuple[str, ...] = field(init=False, repr=False)  # ids of those that its own steps run
+    changes: bool = field(init=False, repr=False)  # something that somebody else can see
+    least: int = field(init=False, repr=False)  # steps that a run has if none of them fails
     hears_events: bool = field(init=False, repr=False)  # it, or a workflow inside it, waits for any
     _by_id: dict[str, Step] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pivots", _pivots(self.steps))
-        inside = list(_inside(self))
-        object.__setattr__(self, "composites", {inner.id: inner.hash for inner in inside})
+        inside = _inside(self)
+        object.__setattr__(self, "composites", _hashes(inside))
         object.__setattr__(self, "uses", tuple(dict.fromkeys(_uses(self.steps))))
         hears = any(inner.hears_events for inner in inside) or _hears(self.steps)
         object.__setattr__(self, "hears_events", hears)
+        changes = any(map(_changes_something, all_steps(self.steps)))
+        object.__setattr__(self, "changes", changes)
+        object.__setattr__(self, "least", sum(map(_least, self.steps)))
         object.__setattr__(self, "_by_id", {step.id: step for step in all_steps(self.steps)})
 
     def step(self, id: str) -> Step:
@@ -347,20 +364,47 @@ def _hears(steps: Iterable[Step]) -> bool:
     return any(isinstance(action, WaitFor) and action.events for action in actions)
 
 
-def _inside(workflow: Workflow) -> Iterator[Workflow]:
-    """The workflows that run inside this one, those inside of each before itself."""
-    for step in all_steps(workflow.steps):
-        if isinstance(step.action, Call) and isinstance(step.action.operation.runs, Workflow):
-            yield from _inside(step.action.operation.runs)
-            yield step.action.operation.runs
+def _inside(workflow: Workflow) -> list[Workflow]:
+    """The workflows that its own steps run, each once."""
+    calls = (step.action for step in all_steps(workflow.steps) if isinstance(step.action, Call))
+    runs = (call.operation.runs for call in calls)
+    return list({inner.id: inner for inner in runs if isinstance(inner, Workflow)}.values())
+
+
+def _hashes(inside: Iterable[Workflow]) -> dict[str, str]:
+    """Theirs, and of all inside them, those inside of each before itself."""
+    found: dict[str, str] = {}
+    for inner in inside:
+        found |= {id: hash for id, hash in inner.composites.items() if id not in found}
+        found.setdefault(inner.id, inner.hash)
+    return found
+
+
+def _least(step: Step) -> int:
+    if step.condition is not None:
+        return 1
+    match step.action:
+        case Parallel(branches, first=False):
+            return 1 + sum(_least(inner) for steps in branches.values() for inner in steps)
+        case ForEach(count=int(count)):
+            return 1 + count * sum(map(_least, step.action.steps))
+        case Call(operation) if isinstance(operation.runs, Workflow):
+            return 1 + operation.runs.least
+        case _:
+            return 1
 
 
 def privileges(workflow: Workflow) -> frozenset[str]:
     """What its calls, all inside them and their compensations ask for."""
     found: set[str] = set()
-    for step in all_steps(workflow.steps):
-        if isinstance(step.action, Call):
-            for call in filter(None, (step.action, step.action.compensate)):
-                runs = call.operation.runs
-                found |= privileges(runs) if isinstance(runs, Workflow) else {runs.privilege}
+    seen, left = {workflow.id}, [workflow]
+    while left:
+        for step in all_steps(left.pop().steps):
+            calls = (step.action, step.action.compensate) if isinstance(step.action, Call) else ()
+            for runs in (call.operation.runs for call in calls if call is not None):
+                if isinstance(runs, Method):
+                    found.add(runs.privilege)
+                elif runs.id not in seen:
+                    seen.add(runs.id)
+                    left.append(runs)
     return frozenset(found)

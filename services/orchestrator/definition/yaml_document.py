@@ -21,12 +21,13 @@ from ruamel.yaml.reader import ReaderError
 
 from services.orchestrator.definition.document import (
     MAX_DEPTH,
-    MAX_INTEGER,
+    OUT_OF_RANGE,
     Document,
     check_size,
     fault_at,
+    plain_number,
 )
-from services.orchestrator.definition.faults import DefinitionInvalid
+from services.orchestrator.definition.faults import DefinitionInvalid, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,13 +107,13 @@ class _Reader:
             start = event.start_mark.index
             key = self._read_scalar(event) if isinstance(event, ScalarEvent) else None
             if not isinstance(key, str) or event.anchor is not None or event.tag is not None:
-                self._refuse("a key must be a text", start)
+                self._refuse("a key must be a text: write it in quotes", start)
             if key in members:
-                self._refuse(f"duplicate key {key!r}", start)
+                self._refuse(f"duplicate key {shown(key)}", start)
             self.keys[*pointer, key] = start
             value = next(events)
             if isinstance(value, ScalarEvent) and value.style is None and value.value == "":
-                self._refuse(f"{key!r} has no value; write null or '' for nothing", start)
+                self._refuse(f"{shown(key)} has no value; write null or '' for nothing", start)
             members[key] = self._read(events, value, (*pointer, key))
         return members
 
@@ -133,8 +134,10 @@ class _Reader:
             return self._read_number(text, start)
         if text == "":
             self._refuse("an item has no value; write null or '' for nothing", start)
+        if text == "<<":
+            self._refuse("merge keys are not read: write the members out", start)
         if _AMBIGUOUS.fullmatch(text):
-            self._refuse(f"{text!r} is ambiguous: write it as JSON does, or in quotes", start)
+            self._refuse(f"{shown(text)} is ambiguous: write it as JSON does, or in quotes", start)
         return text
 
     def _pair_surrogates(self, text: str, start: int) -> str:
@@ -148,13 +151,11 @@ class _Reader:
 
     def _read_number(self, text: str, start: int) -> int | float:
         try:
-            number: int | float = json.loads(text)
+            number = plain_number(json.loads(text))
         except ValueError:  # digits beyond what int() takes
-            self._refuse("number out of range", start)
-        if isinstance(number, int) and abs(number) > MAX_INTEGER:
-            self._refuse("integers reach from -(2^53 - 1) to 2^53 - 1", start)
-        if number in (float("inf"), float("-inf")):
-            self._refuse("number out of range", start)
+            number = None
+        if number is None:
+            self._refuse(OUT_OF_RANGE, start)
         return number
 
     def _refuse(self, message: str, offset: int) -> NoReturn:

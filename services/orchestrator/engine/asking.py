@@ -13,6 +13,7 @@ import rfc8785
 
 from mesh.errors import Reason
 from services.orchestrator.definition import values
+from services.orchestrator.definition.check_asking import MAX_DATA, MAX_SUBJECT
 from services.orchestrator.definition.parse_asking import DID, MAX_APPROVERS
 from services.orchestrator.definition.template import resolve
 from services.orchestrator.engine import conclusion
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
     from services.orchestrator.definition.workflow import Approval, Awaited, Emit, Wait, WaitFor
     from services.orchestrator.engine.events import Heard
     from services.orchestrator.engine.state import Signal, StepState
-
-MAX_DATA = 64 * 1024  # bytes of JSON that an event carries
-MAX_SUBJECT = 200  # characters
 
 
 @dataclass(slots=True)
@@ -63,7 +61,7 @@ class Asking(Attempts):
         self, wait: WaitFor, path: str, seen: dict[str, Any], payload: dict[str, Any]
     ) -> None:
         correlation = resolve(wait.correlation, seen)
-        if not isinstance(correlation, str | None):
+        if wait.correlation is not None and not isinstance(correlation, str):
             raise values.Mismatch(("correlation",), "a text")
         asked: dict[str, Any] = {"correlation": correlation, "may_end": wait.may_end}
         if wait.events:
@@ -146,10 +144,13 @@ class Asking(Attempts):
         self, asked: Approval, path: str, seen: dict[str, Any], payload: dict[str, Any]
     ) -> None:
         now = datetime.fromtimestamp(self.at_us / SECOND, UTC)
+        text = resolve(asked.text, seen)
+        if not isinstance(text, str):
+            raise values.Mismatch(("text",), "a text")
         document = {
             "run_id": self.state.run_id,
             "step": path,
-            "text": resolve(asked.text, seen),
+            "text": text,
             "values": resolve(asked.values, seen),
             "approvers": _approvers(resolve(asked.approvers, seen), asked.quorum),
             "quorum": asked.quorum,

@@ -155,7 +155,7 @@ class Inside(Walk):
             ]
             self.finish_own(path, {"results": results, "failed": ways.count(Way.BROKEN)})
         except (Unresolved, PayloadTooLarge) as error:
-            message = f"results of {path}: {error}"
+            message = f"results of {path}: collect.{error}"
             self.end_call(path, Error("INVALID_ARGUMENT", "", message))
 
     def _collect(self, each: ForEach, path: str, index: int) -> Any:

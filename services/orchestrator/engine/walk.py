@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from services.orchestrator.definition import values
 from services.orchestrator.definition.template import Unresolved, resolve
 from services.orchestrator.definition.workflow import (
+    MAX_ITEMS,
+    MAX_STEPS,
     Approval,
     Call,
     Emit,
@@ -28,6 +30,7 @@ from services.orchestrator.definition.workflow import (
 from services.orchestrator.engine import ceiling, conclusion, places
 from services.orchestrator.engine.asking import Asking
 from services.orchestrator.engine.draft import about
+from services.orchestrator.engine.explaining import explain
 from services.orchestrator.engine.record import Kind, PayloadTooLarge
 from services.orchestrator.engine.request import build_request, effect_key
 from services.orchestrator.engine.scope import ITEMS
@@ -36,9 +39,6 @@ from services.orchestrator.engine.state import Caught, Error, Phase, StepStatus
 if TYPE_CHECKING:
     from services.orchestrator.definition.condition import Condition
     from services.orchestrator.engine.state import RunStatus, StepState
-
-MAX_ITEMS = 1000  # of a for_each
-MAX_STEPS = 20_000  # of a run, those of all items counted
 
 
 class Way(Enum):
@@ -112,7 +112,10 @@ class Walk(Asking, ABC):
             if condition is None:
                 return
             self._begin_action(step, path, seen, condition)
-        except (Unresolved, values.Mismatch, PayloadTooLarge) as error:
+        except (Unresolved, values.Mismatch) as error:
+            message = f"input of {path}: {explain(step, error, seen)}"
+            self.end_call(path, Error("INVALID_ARGUMENT", "", message))
+        except PayloadTooLarge as error:
             self.end_call(path, Error("INVALID_ARGUMENT", "", f"input of {path}: {error}"))
 
     def _judge_condition(
@@ -144,6 +147,8 @@ class Walk(Asking, ABC):
                 self.end_at_once(path, payload, {}, resolve(given, seen))
             case End(reason=reason):
                 told = resolve(reason, seen)
+                if not isinstance(told, str):
+                    raise values.Mismatch(("reason",), "a text")
                 self.end_at_once(path, payload, {"reason": told}, {})
             case Switch():
                 self._choose(step, step.action, path, seen, payload)
@@ -169,6 +174,10 @@ class Walk(Asking, ABC):
         runs = call.operation.runs
         if isinstance(runs, Workflow):
             runs.inputs.check(resolved)
+            if len(self.state.steps) + runs.least > MAX_STEPS:
+                message = f"the run would have more than {MAX_STEPS} steps"
+                self.end_call(path, Error("INVALID_ARGUMENT", "", message), **payload)
+                return
         else:
             key = effect_key(self.state, path, runs.effect)
             request = build_request(runs, resolved, key, self.state)

@@ -53,7 +53,7 @@ SPOILS: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     ),
     (
         lambda d: d["steps"][1].update(protocol="bitcoin"),
-        "assess_fraud_risk is an operation of ml, not bitcoin",
+        "assess_fraud_risk is an operation of ml, not 'bitcoin'",
     ),
     (
         lambda d: d["steps"][2]["input_mapping"].update(fee=1),
@@ -73,7 +73,7 @@ SPOILS: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     ),
     (
         lambda d: d["steps"][2]["input_mapping"].update(amount="{{steps.verify_sender.nobody}}"),
-        "step verify_sender has no output 'nobody'; its output_mapping has sender_verified,",
+        "step verify_sender has no output 'nobody'; it has sender_verified,",
     ),
     (
         lambda d: d["steps"][2]["input_mapping"].update(
@@ -197,13 +197,15 @@ def test_what_cannot_be_told_before_the_run_is_let_through() -> None:
 
 def test_an_output_of_a_step_that_may_be_skipped_may_be_null() -> None:
     maybe = seed()
-    maybe["steps"][0]["condition"] = "{{input.amount}} > 5"
+    maybe["steps"][0]["condition"] = "{{input.sender_did}} != 'x'"
     maybe["steps"][2]["condition"] = "{{steps.verify_sender.sender_verified}}"
 
     faults = definition.check(json.dumps(maybe))
 
     assert [fault.message for fault in faults] == [
-        "a condition must be true or false; compare it: == true, > 0, ..."
+        "steps.verify_sender.verification_score may be null: a number is needed;"
+        " give the step the condition {{steps.verify_sender.verification_score}} != null",
+        "a condition must be true or false; compare it: == true, > 0, ...",
     ]
 
 

@@ -39,8 +39,11 @@ def test_it_reads_what_the_standard_library_writes(value: object, indent: int | 
         ("[1, 2", "1:6: expected ','"),
         ("{} {}", "1:4: nothing may follow the definition"),
         ('{"a": NaN}', "1:7: NaN is not JSON"),
-        ('{"a": 1e999}', "1:7: number out of range"),
-        ('{"a": 9007199254740993}', "1:7: integers reach from -(2^53 - 1) to 2^53 - 1"),
+        ('{"a": 1e999}', "1:7: number out of range: integers reach from -(2^53 - 1) to 2^53 - 1"),
+        (
+            '{"a": 9007199254740993}',
+            "1:7: number out of range: integers reach from -(2^53 - 1) to 2^53 - 1",
+        ),
         (r'{"a": "\ud800"}', "1:7: half of a surrogate pair is no character"),
         ('{"a": "b\n"}', "1:9: invalid control character at"),
         ("[" * 100, "1:34: nested deeper than 32 levels"),
@@ -62,7 +65,30 @@ def test_a_place_inside_a_string_is_counted_from_its_quote() -> None:
     assert document.key_fault(("a",), "here") == Fault(2, 3, "here")
 
 
-def test_a_place_behind_an_escape_is_that_of_the_string() -> None:
-    document = parse_json(r'{"a": "\n{{z}}"}')
+@pytest.mark.parametrize(
+    ("written", "column"),
+    [
+        (r"\n{{z}}", 10),
+        (r"\u0041\\{{z}}", 16),
+        (r"\ud83d\ude00{{z}}", 20),
+        (r"== \"x\" && {{z}}", 20),
+        (r"\/\/ {{z}}", 13),
+    ],
+)
+def test_a_place_behind_an_escape_is_where_it_is_written(written: str, column: int) -> None:
+    document = parse_json(f'{{"a": "{written}"}}')
 
-    assert document.fault(("a",), "here", offset=1) == Fault(1, 7, "here")
+    found = document.fault(("a",), "here", offset=document.at(("a",)).index("{{"))
+
+    assert found == Fault(1, column, "here")
+
+
+def test_a_place_far_inside_a_string_is_that_of_the_string() -> None:
+    document = parse_json(json.dumps("\n" * 9000 + "{{z}}"))
+
+    assert document.fault((), "here", offset=9000) == Fault(1, 1, "here")
+
+
+@pytest.mark.parametrize("text", ["2.0", "2e0", "20e-1", "2.000"])
+def test_a_whole_number_is_an_integer_however_it_is_written(text: str) -> None:
+    assert type(parse_json(text).value) is int

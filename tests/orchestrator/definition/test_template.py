@@ -57,12 +57,12 @@ def test_a_template_becomes_its_value(template: object, value: object) -> None:
 @pytest.mark.parametrize(
     ("mapping", "message"),
     [
-        ({"a": ["{{input.nobody}}"]}, "/a/0: input.nobody does not exist"),
-        ({"a": "{{input.tags[2]}}"}, "/a: input.tags[2] does not exist"),
-        ({"a": "{{input.none.inner}}"}, "/a: input.none.inner does not exist"),
-        ({"a": "{{steps.second.score}}"}, "/a: steps.second.score does not exist"),
-        ({"a": "all {{input}}"}, "/a: input holds numbers that JSON cannot hold"),
-        ({"a": "for {{input.none}}"}, "/a: input.none is null and cannot be part of a text"),
+        ({"a": ["{{input.nobody}}"]}, "a.0: input.nobody does not exist"),
+        ({"a": "{{input.tags[2]}}"}, "a: input.tags[2] does not exist"),
+        ({"a": "{{input.none.inner}}"}, "a: input.none.inner does not exist"),
+        ({"a": "{{steps.second.score}}"}, "a: steps.second.score does not exist"),
+        ({"a": "all {{input}}"}, "a: input holds numbers that JSON cannot hold"),
+        ({"a": "for {{input.none}}"}, "a: input.none is null and cannot be part of a text"),
     ],
     ids=lambda value: str(value)[:30],
 )

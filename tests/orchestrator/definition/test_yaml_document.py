@@ -41,11 +41,15 @@ def test_a_definition_has_the_same_hash_in_yaml_and_json() -> None:
         ("a: 2026-01-31", "1:4: '2026-01-31' is ambiguous: write it as JSON does, or in quotes"),
         ("a: &x 1", "1:4: anchors and aliases are not read: write the value out"),
         ("a: !!str 1", "1:4: tags are not read: leave it out"),
-        ("1: a", "1:1: a key must be a text"),
-        ("[a]: b", "1:1: a key must be a text"),
+        ("1: a", "1:1: a key must be a text: write it in quotes"),
+        ("a: {<<: {b: 1}}", "1:5: merge keys are not read: write the members out"),
+        ("[a]: b", "1:1: a key must be a text: write it in quotes"),
         ("a: 1\n---\nb: 2", "3:1: nothing may follow the definition"),
-        ("a: 9007199254740993", "1:4: integers reach from -(2^53 - 1) to 2^53 - 1"),
-        ("a: 1e999", "1:4: number out of range"),
+        (
+            "a: 9007199254740993",
+            "1:4: number out of range: integers reach from -(2^53 - 1) to 2^53 - 1",
+        ),
+        ("a: 1e999", "1:4: number out of range: integers reach from -(2^53 - 1) to 2^53 - 1"),
         ('a: "\\ud800"', "1:4: half of a surrogate pair is no character"),
         ("a: \x01", "1:4: a character that YAML does not allow"),
         ("[" * 100, "1:34: nested deeper than 32 levels"),
@@ -66,11 +70,18 @@ def test_a_fault_has_its_line_and_column(text: str, fault: str) -> None:
         ("a: xy{{z}}", Fault(1, 6, "here")),
         ("a: 'xy{{z}}'", Fault(1, 7, "here")),
         ('a:\n  "xy{{z}}"', Fault(2, 6, "here")),
-        ("a: |\n  xy{{z}}", Fault(1, 4, "here")),  # a block: the place of its mark
+        ("a: |\n  xy{{z}}", Fault(2, 5, "here")),
+        ("a: |-\n\n    x\n    y {{z}}", Fault(4, 7, "here")),
+        ("a: >\n  xy\n  zz {{z}}", Fault(3, 6, "here")),
+        ("a: 'it''s\n  so {{z}}'", Fault(2, 6, "here")),
+        ('a: "x\\\n  y\\t {{z}}"', Fault(2, 7, "here")),
+        ("a: x\n  y {{z}}", Fault(2, 5, "here")),
     ],
 )
 def test_a_place_inside_a_string_is_where_it_is_written(text: str, place: Fault) -> None:
-    assert parse_yaml(text).fault(("a",), "here", offset=2) == place
+    document = parse_yaml(text)
+
+    assert document.fault(("a",), "here", offset=document.at(("a",)).index("{{")) == place
 
 
 JSON = st.recursive(

@@ -272,7 +272,8 @@ def test_a_wait_ends_at_its_time_also_after_a_crash() -> None:
 
 
 def test_a_wait_ends_with_the_deadline_of_its_run() -> None:
-    run = run_of("deadline: 10s\n" + steps("pause\n    wait: {duration: 30s}"))
+    text = steps('pause\n    wait: {until: "{{input.when}}"}')
+    run = run_of("deadline: 10s\n" + text, when="2033-11-14T22:13:21Z")
 
     run.do(run.commands[0])
 

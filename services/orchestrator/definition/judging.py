@@ -1,0 +1,175 @@
+"""What an expression asks of its variables: read off the syntax tree, where no contract tells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from services.orchestrator.definition.syntax import parse_expression
+from services.orchestrator.definition.types import (
+    ANY,
+    BOOL,
+    COLLECTION,
+    NUMBER,
+    SIZED,
+    STRING,
+    Kind,
+    Type,
+    forms,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+_BOOLEAN = ("_&&_", "_||_", "!_", "@not_strictly_false")
+_EQUAL = ("_==_", "_!=_")
+_ORDER = ("_<_", "_<=_", "_>_", "_>=_")
+_NUMERIC = ("_-_", "_*_", "_/_", "_%_", "-_")
+_OF_TEXTS = ("startsWith", "endsWith", "contains", "matches")
+_CONSTANTS = {
+    "bool": BOOL,
+    "int": NUMBER,
+    "uint": NUMBER,
+    "double": NUMBER,
+    "string": STRING,
+    "null": ANY.or_null(),
+}
+
+
+def asked_of(text: str, known: Mapping[str, Type]) -> dict[str, list[Type]]:
+    """By variable, the types that it is used as. ``known`` are those of variables with a type."""
+    tree = parse_expression(text)
+    if tree is None:
+        return {}
+    reader = _Reader({name: _loosely(type) for name, type in known.items()})
+    reader.read(tree, BOOL)
+    return reader.found
+
+
+def agreed(types: Iterable[Type]) -> Type:
+    """What all of these uses take; ANY if nothing, or if some value may fit each."""
+    found, nullable = ANY, False
+    for type in types:
+        nullable |= type.nullable
+        if type.kind is Kind.ANY:
+            continue
+        if found.kind is Kind.ANY or forms(type) < forms(found):
+            found = type
+        elif not forms(found) <= forms(type):
+            return ANY
+    return replace(found, nullable=nullable, showable=False)
+
+
+def _loosely(type: Type) -> Type:
+    """What is compared with it may be of the same form."""
+    if type.nullable:
+        return ANY
+    match type.kind:
+        case Kind.BOOL:
+            return BOOL
+        case Kind.INT | Kind.DOUBLE | Kind.NUMBER:
+            return NUMBER
+        case Kind.STRING | Kind.ENUM | Kind.BYTES | Kind.TIME:
+            return STRING
+        case _:
+            return ANY
+
+
+@dataclass(slots=True)
+class _Reader:
+    known: Mapping[str, Type]
+    found: dict[str, list[Type]] = field(default_factory=dict)
+
+    def read(self, tree: Any, wanted: Type) -> None:
+        """Note what is asked of the variables in it if ``wanted`` is asked of it."""
+        match _kind(tree):
+            case "ident" | "select":
+                name = _name(tree)
+                if name is not None:
+                    self.found.setdefault(name, []).append(wanted)
+            case "call":
+                self._read_call(tree.call, wanted)
+            case "list":
+                for element in tree.list.elements:
+                    self.read(element, ANY)
+            case "comprehension":
+                self.read(tree.comprehension.range, COLLECTION)
+                self.read(tree.comprehension.condition, ANY)
+                self.read(tree.comprehension.step, ANY)
+            case _:
+                pass
+
+    def _read_call(self, call: Any, wanted: Type) -> None:
+        args = list(call.args)
+        if call.HasField("target"):
+            args.insert(0, call.target)
+        for arg, asked in zip(args, self._asked(call.function, args, wanted), strict=True):
+            self.read(arg, asked)
+
+    def _asked(self, function: str, args: list[Any], wanted: Type) -> list[Type]:
+        """Of each argument."""
+        match function:
+            case _ if function in _BOOLEAN:
+                return [BOOL for _ in args]
+            case "_?_:_":
+                return [BOOL, wanted, wanted]
+            case _ if function in (*_EQUAL, *_ORDER, "_+_") and len(args) == 2:
+                return [self._type_of(args[1]), self._type_of(args[0])]
+            case "@in":
+                return [self._element(args[1]), COLLECTION]
+            case "size":
+                return [SIZED for _ in args]
+            case _ if function in _NUMERIC:
+                return [self._if_number(args) for _ in args]
+            case _ if function in _OF_TEXTS:
+                return [STRING for _ in args]
+            case _:
+                return [ANY for _ in args]
+
+    def _if_number(self, args: list[Any]) -> Type:
+        """Times and durations are subtracted, too."""
+        return NUMBER if NUMBER in [self._type_of(arg) for arg in args] else ANY
+
+    def _element(self, tree: Any) -> Type:
+        types = [self._type_of(element) for element in tree.list.elements]
+        return types[0] if types and all(type == types[0] for type in types) else ANY
+
+    def _type_of(self, tree: Any) -> Type:
+        match _kind(tree):
+            case "constant":
+                names = (name for name in _CONSTANTS if tree.constant.HasField(name))
+                return _CONSTANTS.get(next(names, ""), ANY)
+            case "ident" | "select":
+                return self.known.get(_name(tree) or "", ANY)
+            case "call":
+                return self._result(tree.call)
+            case _:
+                return ANY
+
+    def _result(self, call: Any) -> Type:
+        match call.function:
+            case "size":
+                return NUMBER
+            case function if function in (*_BOOLEAN, *_EQUAL, *_ORDER, *_OF_TEXTS, "@in"):
+                return BOOL
+            case function if function in _NUMERIC:
+                return self._if_number(list(call.args))
+            case "_+_":
+                types = [self._type_of(arg) for arg in call.args]
+                return next((type for type in types if type in (NUMBER, STRING)), ANY)
+            case _:
+                return ANY
+
+
+def _kind(tree: Any) -> str | None:
+    kinds = ("constant", "ident", "select", "call", "list", "comprehension")
+    return next((kind for kind in kinds if tree.HasField(kind)), None)
+
+
+def _name(tree: Any) -> str | None:
+    """``input.a.b`` of a chain; None if it begins with something else."""
+    parts: list[str] = []
+    while tree.HasField("select"):
+        parts.append(tree.select.field)
+        tree = tree.select.operand
+    return ".".join([tree.ident.name, *reversed(parts)]) if tree.HasField("ident") else None
