@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from services.orchestrator.definition.expression import ConditionInvalid, read_expression
+from services.orchestrator.definition.inputs import Inputs
 from services.orchestrator.definition.judging import agreed
 from services.orchestrator.definition.path import Path
 from services.orchestrator.definition.raw import (
@@ -22,7 +23,6 @@ from services.orchestrator.definition.raw import (
 )
 from services.orchestrator.definition.template import TemplateSyntax, parse_template
 from services.orchestrator.definition.types import ANY, LOOSE, STRING, TIME, Kind, Type
-from services.orchestrator.definition.workflow import Inputs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from services.orchestrator.definition.condition import Condition
-    from services.orchestrator.definition.workflow import Inputs
+    from services.orchestrator.definition.inputs import Inputs
 
 CONTEXT = ("workflow_id", "run_id", "now")
 ANYTHING = "anything"  # what a condition names that is not understood
