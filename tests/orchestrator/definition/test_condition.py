@@ -6,11 +6,8 @@ from typing import Any
 
 import pytest
 
-from services.orchestrator.definition.condition import (
-    Condition,
-    ConditionInvalid,
-    compile_condition,
-)
+from services.orchestrator.definition.condition import Condition, compile_condition
+from services.orchestrator.definition.expression import ConditionInvalid
 from services.orchestrator.definition.types import BOOL, DOUBLE, INT, STRING, Type
 
 TYPES = {
