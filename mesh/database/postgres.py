@@ -147,12 +147,11 @@ class PostgresDatabase:
         except LOST as error:
             # Also a commit whose answer was lost: the caller retries under the same key. And a
             # server that only follows another one by now: the next connection finds that one.
-            if self._connection is not None:
-                self._connection.terminate()
-                self._connection = None
+            self._disconnect()
             for request in batch:
                 request.error = _unavailable(error)
-        except asyncpg.PostgresError as error:
+        except Exception as error:  # whatever it is, others are still to be served
+            self._disconnect()
             for request in batch:
                 request.error = _named(error)
         for request in batch:
@@ -178,6 +177,11 @@ class PostgresDatabase:
                 await connection.execute("ROLLBACK")
             raise
         await connection.execute("COMMIT")
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
 
     async def _apply(self, request: _Request, *, alone: bool) -> None:
         """What is ``alone`` needs no savepoint: without it nothing is left to commit."""
