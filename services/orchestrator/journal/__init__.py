@@ -62,6 +62,7 @@ CREATE TABLE IF NOT EXISTS event (
 ) STRICT;
 CREATE INDEX IF NOT EXISTS event_by_type ON event (type, sequence);
 CREATE INDEX IF NOT EXISTS event_by_subject ON event (type, subject, sequence);
+CREATE INDEX IF NOT EXISTS event_by_run ON event (run, sequence);
 
 CREATE TABLE IF NOT EXISTS message (
     run      TEXT NOT NULL,

@@ -19,6 +19,7 @@ from mesh.errors import FailedPrecondition, NotFound, Reason
 from services.orchestrator.engine.cause import cause
 from services.orchestrator.engine.erasing import MARK, WORD, erase
 from services.orchestrator.engine.record import Kind, Record
+from services.orchestrator.journal.events import emitted_by, erase_events
 from services.orchestrator.journal.listing import NEED_ATTENTION, ended_long_ago
 from services.orchestrator.journal.runs import add_record, load_run, missing
 
@@ -125,6 +126,7 @@ class Erasure:
                 await self._replace_unread(run_id)
             else:
                 await self._replace(run_id, found.left)
+            await self._erase_events(run_id)
             await self._end(run_id, found.cause if found else "")
 
     async def _is_duty(self, run_id: str) -> bool:
@@ -200,6 +202,23 @@ class Erasure:
                     rows[-1][0],
                 )
                 return int(rows[-1][0])
+
+            reached = await self._database.write(work)
+            if reached is None:
+                return
+            last = reached
+
+    async def _erase_events(self, run_id: str) -> None:
+        """What the run emitted; who heard it has that in records of its own."""
+        last = 0
+        while True:
+
+            async def work(tx: Transaction, after: int = last) -> int | None:
+                emitted = await emitted_by(tx, run_id, after=after, limit=CHUNK)
+                if not emitted:
+                    return None
+                await erase_events(tx, run_id, emitted[0], emitted[-1])
+                return emitted[-1]
 
             reached = await self._database.write(work)
             if reached is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from services.orchestrator.engine.erasing import MARK, WORD
 from services.orchestrator.engine.events import Heard
 from services.orchestrator.engine.listening import ANY
 from services.orchestrator.journal import several
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from mesh.database import Database, Transaction, Value
 
+ERASED = json.dumps(MARK).encode()  # in place of what an event carries
 MOST = 500  # read at once, of each type and some of its subjects
 
 
@@ -66,6 +68,42 @@ async def came_after(tx: Transaction, position: int, wanted: Mapping[str, Collec
         if await tx.fetch_one(f"SELECT 1 FROM event WHERE {where} LIMIT 1", *given):  # noqa: S608
             return True
     return False
+
+
+async def emitted_by(tx: Transaction, run_id: str, *, after: int, limit: int) -> list[int]:
+    """Positions of some events of the run, in order, from behind ``after``."""
+    rows = await tx.fetch(
+        "SELECT sequence FROM event WHERE run = ? AND sequence > ? ORDER BY sequence LIMIT ?",
+        run_id,
+        after,
+        limit,
+    )
+    return [sequence for (sequence,) in rows]
+
+
+async def erase_events(tx: Transaction, run_id: str, first: int, last: int) -> None:
+    """Take out of events of the run, from one position to another, what is about people.
+
+    What they carry, and what they are about, unless that is the run. That they were stays.
+    """
+    await tx.execute(
+        "UPDATE outbox SET data = ?, key = CASE WHEN key = ? THEN key ELSE ? END WHERE sequence IN"
+        " (SELECT sequence FROM event WHERE run = ? AND sequence BETWEEN ? AND ?)",
+        ERASED,
+        run_id,
+        WORD,
+        run_id,
+        first,
+        last,
+    )
+    await tx.execute(
+        "UPDATE event SET subject = ? WHERE run = ? AND sequence BETWEEN ? AND ? AND subject <> ?",
+        WORD,
+        run_id,
+        first,
+        last,
+        run_id,
+    )
 
 
 def _stretches(

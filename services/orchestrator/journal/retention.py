@@ -1,13 +1,15 @@
 """Deletes runs some time after their end, a few in each commit, oldest end first.
 
-What stays of a run is its id, which nobody can use again, and the replies in the inbox: a StartRun
-that is repeated gets its first answer. Runs that somebody has to look at are never deleted.
+What stays of a run is its id, which nobody can use again, the replies in the inbox: a StartRun that
+is repeated gets its first answer; and in the outbox that it emitted events, without what they
+carried. Runs that somebody has to look at are never deleted.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from services.orchestrator.journal.events import erase_events
 from services.orchestrator.journal.listing import NEED_ATTENTION, ended_long_ago
 
 if TYPE_CHECKING:
@@ -16,8 +18,10 @@ if TYPE_CHECKING:
 PAGE = 20  # runs that one commit deletes
 MOST_RECORDS = 500  # that it deletes with them
 
+END_OF_EVENTS = 2**62
+
 # What a run has beside its row, and what numbers it there.
-PARTS = (("journal", "sequence"), ("message", "position"))
+PARTS = (("journal", "sequence"), ("message", "position"), ("event", "sequence"))
 
 
 class Retention:
@@ -53,6 +57,8 @@ class Retention:
         now_us = await tx.now_ms() * 1000
         await tx.execute("INSERT INTO deleted_run VALUES (?, ?, ?)", id, now_us, int(whole))
         await tx.execute("DELETE FROM erasure WHERE run = ?", id)
+        if whole:
+            await erase_events(tx, id, 0, END_OF_EVENTS)
         for table, _ in PARTS if whole else ():
             await tx.execute(f"DELETE FROM {table} WHERE run = ?", id)  # noqa: S608
 
@@ -68,6 +74,8 @@ class Retention:
                 MOST_RECORDS,
             )
             if numbers:
+                if table == "event":
+                    await erase_events(tx, row[0], 0, numbers[-1][0])
                 await tx.execute(
                     f"DELETE FROM {table} WHERE run = ? AND {number} <= ?",  # noqa: S608
                     row[0],
