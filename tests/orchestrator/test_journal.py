@@ -246,6 +246,24 @@ async def test_a_run_that_cannot_be_read_is_set_aside_and_holds_up_no_other(
     assert refusal.value.reason == Reason.STORE_DAMAGED
 
 
+async def test_a_run_that_was_set_aside_is_shown_as_such_once_it_can_be_read(location: str) -> None:
+    async with open_journal(location) as opened:
+        catalogue = Catalogue(opened.definitions)
+        await catalogue.register_built_in()
+        whole = await begin(opened.runs, catalogue, "hurt", owned=False)
+        put = "UPDATE journal SET payload = ? WHERE run = 'hurt' AND sequence = 1"
+        await opened.database.write(lambda tx: tx.execute(put, b"{"))
+        claimed = await opened.runs.claim(10)
+
+        await opened.database.write(lambda tx: tx.execute(put, whole.records[0].encoded))
+        repaired = await opened.runs.load("hurt")
+
+    assert claimed == []
+    assert repaired.state.finished
+    assert repaired.state.status == repaired.row.status == "NEEDS_ATTENTION"
+    assert "damaged" in repaired.state.reason
+
+
 async def test_another_caller_cannot_have_the_same_run(location: str) -> None:
     async with journal(location) as (runs, catalogue):
         await begin(runs, catalogue)

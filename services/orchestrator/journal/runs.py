@@ -57,7 +57,12 @@ class StoredRun:
 
     @property
     def state(self) -> RunState:
-        return fold(self.row.id, self.records)
+        """As the records leave it; one that was set aside has ended, which only its row knows."""
+        state, row = fold(self.row.id, self.records), self.row
+        if row.finished_us is not None and not state.finished:
+            state.status, state.reason = RunStatus(row.status), row.reason
+            state.finished_us = row.finished_us
+        return state
 
 
 @dataclass(frozen=True, slots=True)
