@@ -26,6 +26,7 @@ REMEDIES = {
     "BREAKER_OPEN": "its target keeps failing: anya status, then the service's log",
     "PEER_UNAVAILABLE": "repeat it; anya status shows which service does not answer",
     "INSUFFICIENT_FUNDS": "pay less, or fund the address and mine a block",
+    "RUN_DELETED": "of a payment, anya payment show still tells what bitcoin knows",
     "NOT_REDRIVABLE": "anya run show tells how it ended; start a new run instead",
     "DEFINITION_INVALID": "correct the definition; anya workflow check needs no mesh",
     "WORKFLOW_PAYS": "send each payment with: anya pay",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from mesh.errors import AlreadyExists, FailedPrecondition, NotFound, Reason
 from mesh.inbox import RequestKey
 from services.orchestrator.catalogue import Catalogue
 from services.orchestrator.changes import Changes
+from services.orchestrator.engine import sending
 from services.orchestrator.engine.erasing import MARK, WORD
 from services.orchestrator.engine.events import Signalled
 from services.orchestrator.engine.record import Kind
@@ -98,6 +100,21 @@ async def erase(journal: Journal, run_id: str = "run", request_id: str = "erase"
         key(request_id), run_id, lambda at_us: str(at_us).encode()
     )
     return int(reply)
+
+
+async def test_whoever_asks_about_a_deleted_run_hears_that_it_was(location: str) -> None:
+    async with opened(location) as (journal, catalogue):
+        await end_run(journal, catalogue)
+        await delete_all(journal, days=30)
+
+        asked = [
+            journal.runs.load("run"),
+            journal.runs.has_ended("run"),
+            journal.runs.messages.send(key("cancel"), "run", sending.cancel("", CALLER), b""),
+        ]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+
+    assert [getattr(answer, "reason", answer) for answer in answers] == [Reason.RUN_DELETED] * 3
 
 
 async def test_runs_that_ended_long_ago_are_deleted_with_all_that_belongs_to_them(

@@ -21,7 +21,8 @@ from services.orchestrator.engine.erasing import MARK, WORD, erase
 from services.orchestrator.engine.record import Kind, Record
 from services.orchestrator.journal.events import emitted_by, erase_events
 from services.orchestrator.journal.listing import NEED_ATTENTION, ended_long_ago
-from services.orchestrator.journal.runs import add_record, load_run, missing
+from services.orchestrator.journal.retention import missing
+from services.orchestrator.journal.runs import add_record, load_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mesh import inbox
-from mesh.errors import FailedPrecondition, NotFound, Reason, ResourceExhausted
+from mesh.errors import FailedPrecondition, Reason, ResourceExhausted
 from services.orchestrator.engine.events import Approved, CancelRequested, Signalled
+from services.orchestrator.journal.retention import missing
 from services.orchestrator.journal.sleeping import ASLEEP, wake
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ async def _find(tx: Transaction, run_id: str) -> _Held:
         run_id,
     )
     if not rows:
-        raise NotFound(f"no run {run_id!r}", field="run_id")
+        raise await missing(tx, run_id)
     finished_us, status, owner = rows[0][:3]
     if finished_us is not None:
         raise FailedPrecondition(

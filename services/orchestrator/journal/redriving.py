@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from mesh import inbox
 from mesh.errors import FailedPrecondition, Reason
 from services.orchestrator.engine.state import RunStatus
-from services.orchestrator.journal.runs import add_record, announce, load_run, missing
+from services.orchestrator.journal.retention import missing
+from services.orchestrator.journal.runs import add_record, announce, load_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,8 +7,10 @@ carried. Runs that somebody has to look at are never deleted.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from mesh.errors import NotFound, Reason
 from services.orchestrator.journal.events import erase_events
 from services.orchestrator.journal.listing import NEED_ATTENTION, ended_long_ago
 
@@ -84,3 +86,16 @@ class Retention:
                 return True
         await tx.execute("UPDATE deleted_run SET emptied = 1 WHERE id = ?", row[0])
         return True
+
+
+async def missing(tx: Transaction, run_id: str) -> NotFound:
+    """What to say of a run that is not there."""
+    row = await tx.fetch_one("SELECT deleted_us FROM deleted_run WHERE id = ?", run_id)
+    if row is None:
+        return NotFound(f"no run {run_id!r}", field="run_id")
+    day = datetime.fromtimestamp(row[0] / 1_000_000, UTC).date().isoformat()
+    return NotFound(
+        f"run {run_id!r} was deleted by retention on {day}: ANYA_RETAIN_DAYS after its end",
+        reason=Reason.RUN_DELETED,
+        field="run_id",
+    )

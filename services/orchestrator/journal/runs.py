@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import OrderedDict, defaultdict
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
 from mesh import inbox, outbox
@@ -13,7 +12,6 @@ from mesh.errors import (
     AlreadyExists,
     FailedPrecondition,
     MeshError,
-    NotFound,
     Reason,
     Unavailable,
 )
@@ -25,6 +23,7 @@ from services.orchestrator.journal.definitions import find_definition
 from services.orchestrator.journal.events import Events
 from services.orchestrator.journal.listing import COLUMNS, Listing, RunRow
 from services.orchestrator.journal.messages import Messages
+from services.orchestrator.journal.retention import missing
 from services.orchestrator.journal.several import lists
 from services.orchestrator.journal.sleeping import Sleep
 from services.orchestrator.trace_context import traceparent_of_run
@@ -190,7 +189,7 @@ class Runs(ABC):
         async def work(tx: Transaction) -> bool:
             row = await tx.fetch_one("SELECT finished_us FROM run WHERE id = ?", run_id)
             if row is None:
-                raise NotFound(f"no run {run_id!r}", field="run_id")
+                raise await missing(tx, run_id)
             return row[0] is not None
 
         return await self._database.read(work)
@@ -325,19 +324,6 @@ async def add_record(tx: Transaction, run_id: str, record: Record) -> None:
         record.attempt,
         record.at_us,
         record.encoded,
-    )
-
-
-async def missing(tx: Transaction, run_id: str) -> NotFound:
-    """What to say of a run that is not there."""
-    row = await tx.fetch_one("SELECT deleted_us FROM deleted_run WHERE id = ?", run_id)
-    if row is None:
-        return NotFound(f"no run {run_id!r}", field="run_id")
-    day = datetime.fromtimestamp(row[0] / 1_000_000, UTC).date().isoformat()
-    return NotFound(
-        f"run {run_id!r} was deleted by retention on {day}: ANYA_RETAIN_DAYS after its end",
-        reason=Reason.RUN_DELETED,
-        field="run_id",
     )
 
 
