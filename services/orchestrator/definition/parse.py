@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from services.orchestrator.definition.faults import DefinitionInvalid
@@ -88,11 +89,20 @@ class _Parser(Asking):
         elif "workflow" in step:
             optional = ("condition", "on_error")
             self.keys(pointer, step, required=("id", *SUB_WORKFLOW), optional=optional)
+        elif not step.keys() & set(CALL) and isinstance(value, dict):
+            self._has_no_kind(pointer, step)
         else:
             self.keys(pointer, step, required=("id", *CALL), optional=("condition", *CALL_OPTIONS))
         id = self.id((*pointer, "id"), step)
         action, blocks = self._action(kind, pointer, step)
         return RawStep(pointer, id, condition, action, blocks, self._catch(pointer, step))
+
+    def _has_no_kind(self, pointer: Pointer, step: dict[str, Any]) -> None:
+        kinds = ("workflow", *KINDS)
+        near = [word for key in step for word in get_close_matches(key, kinds, n=1)]
+        hint = f"; did you mean {near[0]}?" if near else ""
+        message = f"does nothing: give it a call ({', '.join(CALL)}) or one of {', '.join(kinds)}"
+        self.fault(pointer, message + hint)
 
     def _action(
         self, kind: str | None, pointer: Pointer, step: dict[str, Any]

@@ -1,6 +1,8 @@
 """The JSON Schema of definitions, for editors: made from the bounds that the check itself reads.
 
-It tells shape only. Whether paths lead somewhere and types fit, the check tells.
+It tells shape only. Whether paths lead somewhere and types fit, the check tells; also what one
+value says about another: ids differ, no case follows that without ``when``, no quorum is more than
+the approvers.
 """
 
 from __future__ import annotations
@@ -8,10 +10,20 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from services.orchestrator.definition import duration, parse, parse_asking, shape
+from services.orchestrator.definition import (
+    duration,
+    expression,
+    parse,
+    parse_asking,
+    shape,
+    values,
+)
+from services.orchestrator.definition.check_asking import MAX_SUBJECT
+from services.orchestrator.definition.workflow import MAX_ITEMS
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 TITLE = "Workflow of Anya Mesh"
+TEMPLATE = r"\{\{"  # what a text that stands for another value has somewhere
 
 
 def schema_text() -> str:
@@ -22,7 +34,7 @@ def schema_text() -> str:
 def schema() -> dict[str, Any]:
     top = {
         "id": _ref("id"),
-        "name": {"type": "string", "minLength": 1, "maxLength": parse.MAX_NAME},
+        "name": {**_ref("text"), "maxLength": parse.MAX_NAME},
         "deadline": _ref("duration"),
         "steps": _ref("steps"),
     }
@@ -33,9 +45,15 @@ def schema() -> dict[str, Any]:
 def _definitions() -> dict[str, Any]:
     mapping = {"type": "object"}
     return {
-        "id": {"type": "string", "pattern": f"^{shape.ID}$"},
+        "id": {
+            "type": "string",
+            "pattern": f"^{shape.ID}$",
+            "not": {"enum": sorted(shape.RESERVED | shape.OWN)},
+        },
         "duration": {"type": "string", "pattern": f"^{duration.PATTERN}$"},
-        "text": {"type": "string", "minLength": 1},
+        "text": {"type": "string", "pattern": shape.TEXT},
+        "template": {"type": "string", "pattern": TEMPLATE},
+        "condition": {**_ref("text"), "maxLength": expression.MAX_LENGTH},
         "errors": {"type": "array", "items": {"type": "string", "pattern": f"^{shape.ERROR}$"}},
         "named": {"type": "object", "propertyNames": _ref("id")},
         "mapping": mapping,
@@ -62,7 +80,7 @@ def _call_step() -> dict[str, Any]:
     )
     properties = {
         "id": _ref("id"),
-        "condition": _ref("text"),
+        "condition": _ref("condition"),
         **_call(),
         "output_mapping": _ref("named"),
         "retry": _ref("retry"),
@@ -84,7 +102,7 @@ def _call() -> dict[str, Any]:
 def _sub_workflow() -> dict[str, Any]:
     properties = {
         "id": _ref("id"),
-        "condition": _ref("text"),
+        "condition": _ref("condition"),
         "workflow": _ref("id"),
         "input_mapping": _ref("mapping"),
         "output_mapping": _ref("named"),
@@ -94,19 +112,29 @@ def _sub_workflow() -> dict[str, Any]:
 
 
 def _step(kind: str) -> dict[str, Any]:
-    properties = {"id": _ref("id"), "condition": _ref("text"), kind: _ACTIONS[kind]()}
+    properties = {"id": _ref("id"), "condition": _ref("condition"), kind: _ACTIONS[kind]()}
     if kind in parse.CATCHING:
         properties["on_error"] = _ref("on_error")
     return _object(properties, required=("id", kind))
 
 
 def _switch() -> dict[str, Any]:
-    case = _object({"when": _ref("text"), "steps": _ref("steps")}, required=("steps",))
-    return {"type": "array", "minItems": 1, "maxItems": shape.MAX_BRANCHES, "items": case}
+    case = _object({"when": _ref("condition"), "steps": _ref("steps")}, required=("steps",))
+    otherwise = {"contains": {"not": {"required": ["when"]}}, "minContains": 0, "maxContains": 1}
+    return {
+        "type": "array",
+        "minItems": 1,
+        "maxItems": shape.MAX_BRANCHES,
+        "prefixItems": [{"required": ["when"]}],
+        "items": True,
+        "allOf": [{"items": case}, otherwise],
+    }
 
 
 def _wait() -> dict[str, Any]:
-    properties = {"duration": _ref("duration"), "until": _ref("text")}
+    time = {"type": "string", "pattern": f"^{values.TIME}$"}
+    until = {"anyOf": [time, _ref("template")]}
+    properties = {"duration": _ref("duration"), "until": until}
     return {**_object(properties), "minProperties": 1, "maxProperties": 1}
 
 
@@ -128,14 +156,16 @@ def _wait_for() -> dict[str, Any]:
         "on_timeout": {"enum": ["fail", "continue"]},
     }
     one = [{"required": [kind]} for kind in parse_asking.SIGNALS]
-    return {**_object(properties), "oneOf": one}
+    ends = {"properties": {"on_timeout": {"const": "continue"}}, "required": ["on_timeout"]}
+    timed = {"if": ends, "then": {"required": ["timeout"]}}
+    return {**_object(properties), "oneOf": one, **timed}
 
 
 def _emit() -> dict[str, Any]:
     own = {"not": {"pattern": f"^{parse_asking.RESERVED.replace('.', '[.]')}"}}
     properties = {
         "type": {"allOf": [_ref("event"), own]},
-        "subject": _ref("text"),
+        "subject": {"anyOf": [{**_ref("text"), "maxLength": MAX_SUBJECT}, _ref("template")]},
         "data": _ref("mapping"),
     }
     return _object(properties, required=("type",))
@@ -144,8 +174,9 @@ def _emit() -> dict[str, Any]:
 def _approval() -> dict[str, Any]:
     most = parse_asking.MAX_APPROVERS
     listed = {"type": "array", "minItems": 1, "maxItems": most, "uniqueItems": True}
+    did = {"anyOf": [{"type": "string", "pattern": f"^{parse_asking.DID}$"}, _ref("template")]}
     properties = {
-        "approvers": {"anyOf": [_ref("text"), {**listed, "items": _ref("text")}]},
+        "approvers": {"anyOf": [_ref("template"), {**listed, "items": did}]},
         "quorum": _integer(1, most),
         "text": _ref("text"),
         "values": _ref("named"),
@@ -171,7 +202,7 @@ def _parallel() -> dict[str, Any]:
 
 def _for_each() -> dict[str, Any]:
     properties = {
-        "items": True,
+        "items": {"anyOf": [{"type": "array", "maxItems": MAX_ITEMS}, _ref("template")]},
         "max_concurrency": _ref("concurrency"),
         "on_item_error": {"enum": ["fail", "continue"]},
         "steps": _ref("steps"),

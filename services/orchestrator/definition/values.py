@@ -43,9 +43,11 @@ HASH_SIZE = 32  # bytes
 MAX_GIVEN_DEPTH = 24  # levels: steps may put some around it
 MAX_EXACT = 2**53  # integers up to here are exact in a Struct, whose numbers are doubles
 
-_TIME = re.compile(
-    r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)", re.IGNORECASE
-)
+_DIGITS = "[0-9]{2}"
+_CLOCK = rf"{_DIGITS}:{_DIGITS}"
+_OFFSET = "[+-]([01][0-9]|2[0-3]):[0-5][0-9]"
+TIME = rf"[0-9]{{4}}-{_DIGITS}-{_DIGITS}T{_CLOCK}:{_DIGITS}(\.[0-9]{{1,9}})?(Z|{_OFFSET})"
+_TIME = re.compile(TIME)
 
 
 # What a literal of a definition may be, where no contract says more.
