@@ -18,7 +18,7 @@ from cli.spans import store
 from cli.spans.span import Trace
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Collection
 
     from anya.orchestrator.v1 import workflow_pb2
     from cli.connection import Channels
@@ -81,15 +81,19 @@ class Stage:
             raise
         return True
 
-    async def trace(self, trace_id: str, *, answered: bool = True) -> Trace:
+    async def trace(
+        self, trace_id: str, *, answered: bool = True, through: Collection[str] = ()
+    ) -> Trace:
         """The trace once it is whole; as it is, if it does not become so in time.
 
         ``answered``: also every call's other end has to be there, which a kill may have taken.
+        ``through``: and spans of these services, of whom a trace may tell nothing yet.
         """
         trace = Trace(trace_id, ())
         for _ in range(round(TRACE_WITHIN / POLL) if self.keeps_traces else 0):
             trace = await asyncio.to_thread(store.load, self.home.traces, trace_id)
-            if trace.is_whole and not (answered and trace.unanswered):
+            has_come = trace.is_whole and not (answered and trace.unanswered)
+            if has_come and set(trace.services).issuperset(through):
                 break
             await asyncio.sleep(POLL)
         return trace

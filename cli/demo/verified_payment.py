@@ -27,7 +27,7 @@ async def play(stage: Stage) -> Scene:
         depth = await payment.confirmations(stage.channels, outcome.txid, within=5)
     paid = len(await stage.payments_to(stage.licit) - before)
     is_recorded = await _is_recorded(stage, outcome)
-    trace = await stage.trace(outcome.trace_id)
+    trace = await stage.trace(outcome.trace_id, through=SERVICES if outcome.txid else ())
     services = [name for name in trace.services if name in SERVICES]
     document = {
         "name": "verified_payment",
