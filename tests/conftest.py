@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import subprocess
 import tempfile
@@ -37,6 +38,7 @@ def postgres_url() -> Iterator[str]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the package, about folders that we do not use
             server = _start_postgres(Path(folder) / "data")
+        asyncio.run(_trust_the_host(server.get_uri()))
         yield server.get_uri()
         server.cleanup()
 
@@ -49,6 +51,14 @@ def _start_postgres(data: Path) -> PostgresServer:
         with suppress(subprocess.SubprocessError):
             return get_server(data, cleanup_mode="delete")
     return get_server(data, cleanup_mode="delete")
+
+
+async def _trust_the_host(url: str) -> None:
+    """What is committed outlives the server as it does anyway; no test ends the host."""
+    connection = await asyncpg.connect(url)
+    await connection.execute("ALTER SYSTEM SET fsync = off")
+    await connection.execute("SELECT pg_reload_conf()")
+    await connection.close()
 
 
 @pytest.fixture

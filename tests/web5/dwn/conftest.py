@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from services.web5.proof import Signer
 
-NODES = "nodes"
+NUMBERS = itertools.count()
 
 
 @pytest.fixture
@@ -49,8 +50,9 @@ def shared_location(
     if request.param == "sqlite":
         return str(tmp_path_factory.mktemp("nodes") / "store.db")
     url: str = request.getfixturevalue("postgres_url")
-    asyncio.run(_create_database(url, NODES))
-    return url.replace("/postgres?", f"/{NODES}?")
+    name = f"nodes_{next(NUMBERS)}"  # pytest may come back to PostgreSQL after SQLite
+    asyncio.run(_create_database(url, name))
+    return url.replace("/postgres?", f"/{name}?")
 
 
 @pytest.fixture
