@@ -119,6 +119,8 @@ def progress(payment: pb.Payment) -> str:
 def lines(payment: pb.Payment) -> list[str]:
     """The payment in a few lines; what is not known is not in them."""
     found = [f"{_standing(payment)}: payment {payment.payment_id}"]
+    if payment.run_id not in ("", payment.payment_id):
+        found.append(f"  with others in {payment.run_id}")
     if payment.reason:
         found.append(f"  because {payment.reason}")
     if payment.identity_reasons:

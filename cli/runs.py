@@ -16,7 +16,7 @@ from cli.errors import FAILED, OK, REFUSED, usage
 from services.orchestrator.definition import values
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from anya.mesh.v1.attestation_pb2 import PaymentIntent
     from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
@@ -49,8 +49,12 @@ async def start(
     run_id: str = "",
     intent: PaymentIntent | None = None,
     presentation: str = "",
+    payments: Sequence[pb.ProvenPayment] = (),
 ) -> pb.StartRunResponse:
-    """Start a run; the same ``run_id`` again is the same run."""
+    """Start a run; the same ``run_id`` again is the same run.
+
+    ``payments``: for a workflow whose input names them, instead of intent and presentation.
+    """
     document = Struct()
     document.update(value)
     request = pb.StartRunRequest(
@@ -59,6 +63,7 @@ async def start(
         input=document,
         intent=intent,
         presentation=presentation,
+        payments=payments,
     )
     return await _stub(channels).StartRun(request)
 
@@ -228,6 +233,8 @@ def lines(run: pb.Run) -> list[str]:
         if step.HasField("error"):
             words = (step.error.reason or step.error.code, step.error.message)
             line += f", {': '.join(filter(None, words))}"
+        if step.payment_id:
+            line += f", payment {step.payment_id}"
         found.append(line)
         if step.HasField("approval"):
             found += [f"      {told}" for told in approval_lines(step.approval)]

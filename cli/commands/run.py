@@ -41,24 +41,35 @@ def start_run(
         str, typer.Option("--input", help="Its input, a JSON object; @FILE reads one.")
     ] = "{}",
     run_id: Annotated[str, typer.Option(help="Chosen by you: the same again is one run.")] = "",
+    pay_as: Annotated[
+        str,
+        typer.Option(metavar="PAYER", help="Prove each payment of the input: a name or DID."),
+    ] = "",
     wait: Annotated[
         bool, typer.Option("--wait", help="Return once it has ended; exit code 3 if refused.")
     ] = False,
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Start a run and return at once, or with --wait at its end. To pay, use anya pay."""
+    """Start a run and return at once, or with --wait at its end. To pay once, use anya pay.
 
-    from cli import runs, screen
+    With --pay-as, for a workflow that makes several payments: each is an object of the input with
+    recipient_address and amount; payment_id, sender_did and sender_address are filled in.
+    """
+
+    from cli import payouts, runs, screen
     from cli.connection import ask, traced
     from cli.home import Home
+    from cli.identities import Identities
     from services.orchestrator.definition.values import to_json
 
     given = runs.read_input(value)
+    payer = Identities(Home.of(home)).find(pay_as) if pay_as else None
 
     async def start(channels: Channels) -> workflow_pb2.StartRunResponse:
         with traced("start"):
-            return await runs.start(channels, workflow, given, run_id=run_id)
+            proven = await payouts.prove(channels, payer, given) if payer else []
+            return await runs.start(channels, workflow, given, run_id=run_id, payments=proven)
 
     async def start_and_wait(channels: Channels) -> int:
         started = await start(channels)

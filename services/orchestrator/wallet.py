@@ -52,8 +52,9 @@ class Word:
     then: an answer to anything else is at most ``fresh_for`` seconds old.
     """
 
-    def __init__(self, wallet: Wallet, *, fresh_for: float) -> None:
+    def __init__(self, wallet: Wallet, payment_id: str, *, fresh_for: float) -> None:
         self._wallet = wallet
+        self._payment_id = payment_id
         self._fresh_for = fresh_for
         self._asked = -math.inf
         self._about: object = None
@@ -70,6 +71,6 @@ class Word:
             ],
         )
         if about != self._about or now - self._asked >= self._fresh_for:
-            self._answer = await self._wallet.find(state.run_id, within=within)
+            self._answer = await self._wallet.find(self._payment_id, within=within)
             self._about, self._asked = about, now
         return self._answer

@@ -10,8 +10,10 @@ import pytest
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from mesh.errors import InvalidArgument
 from mesh.testing import eventually
+from tests.orchestrator import several
 from tests.orchestrator.engine.everything import STORE, UNDO, call, steps
 from tests.orchestrator.paying import finished, payment, status, statuses, uuid7
+from tests.orchestrator.several import PAIR, intent, pair_of
 from tests.orchestrator.succession import Succession
 
 if TYPE_CHECKING:
@@ -31,6 +33,15 @@ OF_A_PAYMENT = (
     "engine.after_step_done/{run}/execute_payment",
     "engine.before_finish/{run}",
     "engine.after_finish/{run}",
+)
+OF_TWO_PAYMENTS = (
+    "engine.before_step_done/{run}/pay1",
+    "engine.after_step_done/{run}/pay1",
+    "engine.before_step_done/{run}/assess2/score",
+    "engine.after_intent/{run}/pay2",
+    "engine.before_step_done/{run}/pay2",
+    "engine.after_step_done/{run}/pay2",
+    "engine.before_finish/{run}",
 )
 OF_A_SAGA = (
     "engine.after_intent/{run}/pause",
@@ -79,6 +90,53 @@ async def test_a_payment_that_is_killed_at_every_boundary_is_made_once(
     for method in book.effects:
         first, *others = book.requests(method)
         assert all(other == first for other in others)
+
+
+async def test_two_payments_that_are_killed_at_every_boundary_are_each_made_once(
+    orchestrators: Succession, book: Book
+) -> None:
+    first, second = intent(), intent()
+    request = several.request("pair", pair_of(first, second), first, second)
+    run_id = request.request_id
+
+    async with orchestrators.next_until(f"engine.after_start/{run_id}") as workflows:
+        await workflows.RegisterWorkflow(pb.RegisterWorkflowRequest(definition=PAIR), timeout=10)
+        await workflows.StartRun(request, timeout=10)
+    for boundary in OF_TWO_PAYMENTS:
+        async with orchestrators.next_until(boundary.format(run=run_id)):
+            pass  # it takes the run up by itself
+    async with orchestrators.next() as (_, workflows):
+        again = await workflows.StartRun(request, timeout=10)
+        run = await finished(workflows, run_id)
+
+    assert again.run_id == run_id
+    assert status(run) == "SUCCEEDED"
+    assert book.sent == {first.payment_id, second.payment_id}
+    assert book.effects["SendPayment"] == book.effects["StoreTransactionRecord"] == 2
+    assert len({sent.SerializeToString() for sent in book.requests("SendPayment")}) == 2
+
+
+async def test_a_cancelled_run_that_is_killed_before_and_after_its_payment_is_refused_ends_so(
+    orchestrators: Succession, book: Book
+) -> None:
+    book.held["VerifyIdentity"] = asyncio.Event()
+    request = payment()
+    run_id = request.request_id
+    refusal = f"{run_id}/execute_payment/cancel"
+
+    async with orchestrators.next_until(f"engine.before_step_done/{refusal}") as workflows:
+        await workflows.StartRun(request, timeout=10)
+        await workflows.CancelRun(pb.CancelRunRequest(request_id="c", run_id=run_id), timeout=10)
+        book.held["VerifyIdentity"].set()
+    async with orchestrators.next_until(f"engine.after_step_done/{refusal}"):
+        pass  # it asks again
+    async with orchestrators.next() as (_, workflows):
+        run = await finished(workflows, run_id)
+
+    assert status(run) == "CANCELLED"
+    assert book.cancelled == {run_id}
+    assert len(book.requests("CancelPayment")) == 2
+    assert book.effects["SendPayment"] == 0
 
 
 async def test_a_saga_that_is_killed_at_every_boundary_takes_back_once(

@@ -18,7 +18,8 @@ from services.orchestrator import definition
 from services.orchestrator.definition import values
 from services.orchestrator.definition.schema import schema, schema_text
 from tests.orchestrator.definition.definitions import seed
-from tests.orchestrator.paying import finished, status, statuses, uuid7
+from tests.orchestrator.paying import finished, pay, status, statuses, uuid7
+from tests.orchestrator.several import batch_of, intent, request
 from tests.orchestrator.test_messages import is_at
 
 if TYPE_CHECKING:
@@ -172,6 +173,21 @@ async def test_an_example_hears_what_the_other_tells(workflows: WorkflowServiceA
     assert result == {"by": "order.paid", "with": {"amount": 5}, "_output": None}
 
 
+async def test_an_example_makes_each_payment_of_a_list(
+    workflows: WorkflowServiceAsyncStub, book: Book
+) -> None:
+    registered = pb.RegisterWorkflowRequest(definition=EXAMPLES["payouts"])
+    await workflows.RegisterWorkflow(registered, timeout=5)
+    intents = [intent(1000), intent(2000)]
+
+    run = await pay(workflows, request("payouts", batch_of(*intents), *intents))
+
+    assert status(run) == "SUCCEEDED", run.reason
+    results = values.from_struct(run.steps[0].output)["results"]
+    assert [one["payment_id"] for one in results] == [one.payment_id for one in intents]
+    assert book.sent == {one.payment_id for one in intents}
+
+
 async def test_what_a_saga_takes_back_is_called_once_with_its_own_key(
     workflows: WorkflowServiceAsyncStub, book: Book
 ) -> None:
@@ -186,7 +202,8 @@ async def test_what_a_saga_takes_back_is_called_once_with_its_own_key(
 
 
 def test_every_example_is_run() -> None:
-    assert EXAMPLES.keys() == {id for id, *_ in RUNS} | {"caught", "four_eyes", "pays", "listens"}
+    own = {"caught", "four_eyes", "pays", "listens", "payouts"}
+    assert EXAMPLES.keys() == {id for id, *_ in RUNS} | own
 
 
 def test_the_published_schema_is_the_one_of_the_code() -> None:

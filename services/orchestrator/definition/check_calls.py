@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from services.orchestrator.definition.check_asking import AskingChecks
+from services.orchestrator.definition.check_payment import EACH, PaymentChecks
 from services.orchestrator.definition.faults import shown
 from services.orchestrator.definition.operations import as_operation
 from services.orchestrator.definition.types import ANY, Type
@@ -34,7 +34,7 @@ MAX_PATH = 56  # characters of "step/inner step": with the run's id it must fit 
 NESTED_ITEM = 4  # characters that the number of an item adds inside that of another
 
 
-class CallChecks(AskingChecks):
+class CallChecks(PaymentChecks):
     def __init__(
         self,
         document: Document,
@@ -45,7 +45,6 @@ class CallChecks(AskingChecks):
         super().__init__(document, visible, raw.deadline_us)
         self.id = raw.id
         self.operations = operations
-        self.inside: tuple[str, ...] = ()  # kinds of the steps around, outermost first
 
     def call_step(self, raw: RawStep, call: RawCall) -> tuple[Call | None, dict[str, Type]]:
         operation = self._operation(call)
@@ -64,7 +63,8 @@ class CallChecks(AskingChecks):
         compensate = self._compensation(raw, call, operation, outputs)
         if operation is None:
             return None, outputs
-        self._must_be_allowed(raw, operation, (*call.pointer, "operation"))
+        self._must_be_allowed(operation, (*call.pointer, "operation"))
+        self.payment(raw, call.payment, operation, (*call.pointer, "operation"))
         return (
             Call(
                 operation,
@@ -73,6 +73,7 @@ class CallChecks(AskingChecks):
                 call.retry,
                 call.timeout_us,
                 compensate,
+                call.payment,
             ),
             outputs,
         )
@@ -99,8 +100,10 @@ class CallChecks(AskingChecks):
             name: self.type_of(v, (*raw.pointer, "output_mapping", name), operation.reply)
             for name, v in sub.output_mapping.items()
         }
-        self._must_be_allowed(raw, operation, where)
-        return Call(operation, sub.input_mapping, sub.output_mapping), outputs
+        self._must_be_allowed(operation, where)
+        self.payment(raw, sub.payment, operation, where)
+        inputs, names = sub.input_mapping, sub.output_mapping
+        return Call(operation, inputs, names, payment=sub.payment), outputs
 
     def _operation(self, raw: RawCall) -> Operation | None:
         operation = self.operations.find(raw.operation)
@@ -114,13 +117,9 @@ class CallChecks(AskingChecks):
             self.fault((*raw.pointer, "protocol"), f"{of}, not {shown(raw.protocol)}")
         return operation
 
-    def _must_be_allowed(self, raw: RawStep, operation: Operation, where: Pointer) -> None:
-        """What cannot be taken back stands alone; what lost a race must leave nothing behind."""
+    def _must_be_allowed(self, operation: Operation, where: Pointer) -> None:
+        """What lost a race must leave nothing behind."""
         name = operation.name
-        if operation.pivots and {"parallel", "race", "for_each"} & set(self.inside):
-            self.fault(where, f"{name} cannot be taken back: not inside parallel or for_each")
-        if operation.pivots and raw.on_error is not None:
-            self.fault((*raw.pointer, "on_error"), f"an error of {name} is never caught")
         if "race" in self.inside and operation.effect is not Effect.READ:
             self.fault(where, f"{name} changes something: it cannot race for the first")
 
@@ -146,7 +145,7 @@ class CallChecks(AskingChecks):
         return Call(known, undo.input_mapping, {}, undo.retry, undo.timeout_us)
 
     def path_length(self, raw: RawStep, prefix: str, action: Action | None) -> None:
-        items = self.inside.count("for_each")
+        items = sum(kind in EACH for kind in self.inside)
         inside = NESTED_ITEM * max(0, items - 1)
         if isinstance(action, Call):
             longest = _longest_inside(action.operation, in_item=items > 0)

@@ -9,6 +9,7 @@ import rfc8785
 
 from services.orchestrator.definition import inference
 from services.orchestrator.definition.check_calls import CallChecks
+from services.orchestrator.definition.check_payment import AT_ONCE, EACH
 from services.orchestrator.definition.faults import DefinitionInvalid
 from services.orchestrator.definition.raw import (
     RawApproval,
@@ -69,8 +70,7 @@ def check_workflow(document: Document, raw: RawWorkflow, operations: Operations)
     if workflow.least > MAX_STEPS:
         message = f"a run has {workflow.least} steps, each item's counted: at most {MAX_STEPS}"
         checker.fault(("steps",), message)
-    if workflow.pivots > 1:
-        checker.fault(("steps",), "a workflow pays once at most, this one may twice")
+    checker.payments(workflow)
     if checker.faults:
         raise DefinitionInvalid(sorted(set(checker.faults)))
     return workflow
@@ -134,7 +134,7 @@ class _Checker(CallChecks):
                 return self._for_each(raw, raw.action, inner)
             case RawEnd(outcome, reason):
                 where = (*raw.pointer, "end")
-                if {"parallel", "race", "for_each"} & set(self.inside):
+                if (AT_ONCE | set(EACH)) & set(self.inside):
                     self.fault(where, "a run cannot end inside parallel or for_each")
                 self.visible.settled |= self.visible.told
                 if reason:
@@ -208,8 +208,10 @@ class _Checker(CallChecks):
         visible = self.visible
         mark, outer = visible.mark(), visible.item
         visible.item = listed.element or ANY
+        self.lists = (*self.lists, self.source(each.items))
         (block,) = raw.blocks
-        steps = self._block(raw, block.steps, inner, "for_each")
+        steps = self._block(raw, block.steps, inner, self.kind_of(raw, each))
+        self.lists = self.lists[:-1]
         collected = {
             name: self.type_of(v, (*where, "collect", name)) for name, v in each.collect.items()
         }

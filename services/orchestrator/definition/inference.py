@@ -78,7 +78,8 @@ def _uses(raw: RawWorkflow, operations: Operations) -> Iterator[tuple[Path, Type
         match step.action:
             case RawCall() as call:
                 yield from _called(call, operations)
-            case RawSubWorkflow(workflow, inputs, outputs):
+            case RawSubWorkflow(workflow, inputs, outputs, payment):
+                yield from _mapped(payment, STRING)
                 known = operations.workflow(workflow)
                 yield from _mapped(inputs, known.inputs.as_type() if known else ANY)
                 yield from _mapped(outputs, ANY)
@@ -119,6 +120,7 @@ def _called(call: RawCall, operations: Operations) -> Iterator[tuple[Path, Type]
     request = ANY if operation is None else operation.request
     yield from _mapped(call.input_mapping, request)
     yield from _mapped(call.output_mapping, ANY)
+    yield from _mapped(call.payment, STRING)
     if call.compensate is not None:
         yield from _called(call.compensate, operations)
 

@@ -36,7 +36,7 @@ OUTCOMES = ("succeeded", "failed", "refused")
 
 # What makes a step of a kind, and the keys it then may have besides id and condition.
 CALL = ("protocol", "operation", "input_mapping", "output_mapping")
-CALL_OPTIONS = ("retry", "timeout", "on_error", "compensate")
+CALL_OPTIONS = ("retry", "timeout", "on_error", "compensate", "payment")
 SUB_WORKFLOW = ("workflow", "input_mapping", "output_mapping")
 KINDS = (*("set", "switch", "wait", "wait_for", "emit", "approval", "parallel", "for_each", "end"),)
 CATCHING = ("wait_for", "approval", "parallel", "for_each")  # of these, what may have on_error
@@ -87,8 +87,8 @@ class _Parser(Asking):
             optional = ("condition", "on_error") if kind in CATCHING else ("condition",)
             self.keys(pointer, step, required=("id", kind), optional=optional)
         elif "workflow" in step:
-            optional = ("condition", "on_error")
-            self.keys(pointer, step, required=("id", *SUB_WORKFLOW), optional=optional)
+            also = ("condition", "on_error", "payment")
+            self.keys(pointer, step, required=("id", *SUB_WORKFLOW), optional=also)
         elif not step.keys() & set(CALL) and isinstance(value, dict):
             self._has_no_kind(pointer, step)
         else:
@@ -146,7 +146,11 @@ class _Parser(Asking):
         outputs = self.member((*pointer, "output_mapping"), step)
         self.names((*pointer, "output_mapping"), outputs)
         inputs = self.member((*pointer, "input_mapping"), step)
-        return RawSubWorkflow(self.id((*pointer, "workflow"), step), inputs, outputs)
+        id = self.id((*pointer, "workflow"), step)
+        return RawSubWorkflow(id, inputs, outputs, self._payment(pointer, step))
+
+    def _payment(self, pointer: Pointer, step: dict[str, Any]) -> str | None:
+        return self.text((*pointer, "payment"), step) if "payment" in step else None
 
     def _call(self, pointer: Pointer, call: dict[str, Any]) -> RawCall:
         outputs = self.member((*pointer, "output_mapping"), call)
@@ -166,6 +170,7 @@ class _Parser(Asking):
             retry=self._retry((*pointer, "retry"), call),
             timeout_us=self.duration((*pointer, "timeout"), call),
             compensate=compensate,
+            payment=self._payment(pointer, call),
         )
 
     def _retry(self, pointer: Pointer, call: dict[str, Any]) -> Retry:

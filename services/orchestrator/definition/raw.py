@@ -23,6 +23,7 @@ class RawCall:
     retry: Retry = AS_THE_ENGINE_DOES
     timeout_us: int | None = None
     compensate: RawCall | None = None
+    payment: str | None = None  # a template of its id
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class RawSubWorkflow:
     workflow: str  # its id
     input_mapping: dict[str, Any]
     output_mapping: dict[str, Any]
+    payment: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

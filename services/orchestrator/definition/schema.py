@@ -87,6 +87,7 @@ def _call_step() -> dict[str, Any]:
         "timeout": _ref("duration"),
         "on_error": _ref("on_error"),
         "compensate": compensate,
+        "payment": _ref("text"),
     }
     return _object(properties, required=("id", *parse.CALL))
 
@@ -107,6 +108,7 @@ def _sub_workflow() -> dict[str, Any]:
         "input_mapping": _ref("mapping"),
         "output_mapping": _ref("named"),
         "on_error": _ref("on_error"),
+        "payment": _ref("text"),
     }
     return _object(properties, required=("id", *parse.SUB_WORKFLOW))
 

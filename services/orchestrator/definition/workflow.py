@@ -103,6 +103,8 @@ class Call:
     retry: Retry = AS_THE_ENGINE_DOES
     timeout_us: int | None = None
     compensate: Call | None = None
+    # A template of the id of the payment that it makes or judges; None: that of the run.
+    payment: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,11 +272,14 @@ class Workflow:
     uses: tuple[str, ...] = field(init=False, repr=False)  # ids of those that its own steps run
     changes: bool = field(init=False, repr=False)  # something that somebody else can see
     least: int = field(init=False, repr=False)  # steps that a run has if none of them fails
+    names_payments: bool = field(init=False, repr=False)  # each by an id in the run's input
     hears_events: bool = field(init=False, repr=False)  # it, or a workflow inside it, waits for any
     _by_id: dict[str, Step] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pivots", _pivots(self.steps))
+        names = any(_names_payment(step) for step in all_steps(self.steps))
+        object.__setattr__(self, "names_payments", names)
         inside = _inside(self)
         object.__setattr__(self, "composites", _hashes(inside))
         object.__setattr__(self, "uses", tuple(dict.fromkeys(_uses(self.steps))))
@@ -304,6 +309,10 @@ def _changes_something(step: Step) -> bool:
             return operation.effect is not Effect.READ
         case action:
             return isinstance(action, Emit)
+
+
+def _names_payment(step: Step) -> bool:
+    return isinstance(step.action, Call) and step.action.payment is not None
 
 
 def _pivots(steps: Iterable[Step]) -> int:

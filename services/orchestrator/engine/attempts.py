@@ -94,7 +94,7 @@ class Attempts(Draft):
             self.end_call(step.path, error, uncertain=True)
 
     def _may_try(self, step: StepState, error: Error, *, uncertain: bool) -> bool:
-        if conclusion.pivot_made(self.state) and self.state.stop is None:
+        if conclusion.is_owed(self.state, step) and self.state.stop is None:
             return True  # there is no way back: what follows a payment is owed
         if self.state.cancelled and step.effect == Effect.PIVOT.name and not step.cancelled:
             return False
@@ -119,7 +119,7 @@ class Attempts(Draft):
         return self.call_at(step.path).retry
 
     def _retry(self, step: StepState, error: Error, *, uncertain: bool) -> None:
-        after_pivot = conclusion.pivot_made(self.state)
+        after_pivot = conclusion.is_owed(self.state, step)
         wait = self.policy.retry_us(
             step.attempt - step.before,
             error,
@@ -145,7 +145,7 @@ class Attempts(Draft):
         if step.phase is not Phase.PARKED:
             self.attempt_again(step.path, REDRIVEN if step.attempt == step.before else "retried")
             return
-        late = self.at_us >= self.state.deadline_us and not conclusion.pivot_made(self.state)
+        late = self.at_us >= self.state.deadline_us and not conclusion.is_owed(self.state, step)
         if not late or step.cancelled or conclusion.winds_up(step):
             # Nothing was sent before: it is still the same attempt.
             self.add(Kind.STEP_ATTEMPT, step.path, {"cause": "unparked"}, attempt=step.attempt)

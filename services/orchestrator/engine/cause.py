@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from services.orchestrator.engine.conclusion import NOT_SENT
+from services.orchestrator.engine.conclusion import NOT_SENT, of_all_steps
 from services.orchestrator.engine.state import StepStatus
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def cause(state: RunState) -> str:
     reason, steps = state.reason, list(state.steps.values())
     if not reason or state.erased_us or _OURS.fullmatch(reason):
         return reason
-    if reason in (step.skip_reason for step in steps):
+    if reason in (step.skip_reason for step in steps) or reason == of_all_steps(state)[1]:
         return reason
     if state.cancelled and reason == state.cancelled:
         return reason.partition(": ")[0]

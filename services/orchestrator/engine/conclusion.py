@@ -19,17 +19,26 @@ if TYPE_CHECKING:
 REJECTED = "rejected"
 UNKNOWN = ("unknown", "unspecified")
 
+WORST = (RunStatus.NEEDS_ATTENTION, RunStatus.FAILED, RunStatus.REFUSED)
+MOST_NAMED = 3  # payments in a reason
+
 NOT_SENT = "not sent by this run, but its payment is"  # somebody else's
 
 
 def pivot_made(state: RunState) -> bool:
     """Has the run done what cannot be taken back?"""
-    pivot = _pivot(state)
-    return (
-        pivot is not None
-        and pivot.status is StepStatus.SUCCEEDED
-        and (pivot.reply or {}).get("status") != REJECTED
-    )
+    return any(map(_is_made, state.pivots.values()))
+
+
+def is_owed(state: RunState, step: StepState) -> bool:
+    """Is there no way back from here but to do it? Not from a payment that is not made itself."""
+    if not pivot_made(state) or step.effect == Effect.PIVOT.name:
+        return False
+    return not step.payment or is_paid(state, step.payment)
+
+
+def is_paid(state: RunState, payment: str) -> bool:
+    return any(_is_made(step) and step.payment == payment for step in state.pivots.values())
 
 
 def is_unknown(step: StepState) -> bool:
@@ -49,29 +58,26 @@ def winds_up(step: StepState) -> bool:
 
 def of_all_steps(state: RunState) -> tuple[RunStatus, str]:
     """The end of a run whose every step succeeded, was skipped or had its error caught."""
-    pivot = _pivot(state)
-    if pivot is None:
+    ends = [_end_of(step, payment) for payment, step in _asked(state)]
+    short = [end for end in ends if end[0] is not RunStatus.SUCCEEDED]
+    if not short:
         return RunStatus.SUCCEEDED, ""
-    if pivot.status is StepStatus.SKIPPED:
-        return RunStatus.REFUSED, pivot.skip_reason
-    status = (pivot.reply or {}).get("status")
-    if status == REJECTED:
-        return RunStatus.FAILED, f"{pivot.path}: status is {status}"
-    if status in UNKNOWN:
-        return RunStatus.NEEDS_ATTENTION, f"{pivot.path}: status is {status}"
-    return RunStatus.SUCCEEDED, ""
+    reason = "; ".join(why for _, why in short)
+    statuses = {status for status, _ in short}
+    if pivot_made(state) and statuses != {RunStatus.NEEDS_ATTENTION}:
+        return RunStatus.NEEDS_ATTENTION, f"{_named(state)}, but not all: {reason}"
+    return next(status for status in WORST if status in statuses), reason
 
 
 def of_end(workflow: Workflow, state: RunState, outcome: str, reason: str) -> tuple[RunStatus, str]:
-    """The end that a definition asks for, as far as the payment allows it."""
+    """The end that a definition asks for, as far as its payments allow it."""
     asked = RunStatus(outcome.upper())
-    pivot = _pivot(state)
-    if pivot is None or pivot.status is StepStatus.SKIPPED:
+    if all(step.status is StepStatus.SKIPPED for step in state.pivots.values()):
         made = asked is RunStatus.SUCCEEDED and workflow.pivots > 0
         return (RunStatus.REFUSED if made else asked), reason
     found, why = of_all_steps(state)
     if found is RunStatus.SUCCEEDED and asked is not found:
-        return RunStatus.NEEDS_ATTENTION, f"{pivot.path} was done, but not what follows: {reason}"
+        return RunStatus.NEEDS_ATTENTION, f"{_named(state)}, but not what follows: {reason}"
     return (found, why or reason) if found is not RunStatus.SUCCEEDED else (asked, reason)
 
 
@@ -81,13 +87,12 @@ def of_failure(workflow: Workflow, state: RunState, path: str) -> tuple[RunStatu
     error = step.error
     assert error is not None  # noqa: S101  (it failed)
     if step.status is StepStatus.UNCERTAIN:
-        return RunStatus.NEEDS_ATTENTION, f"{path}: its outcome is unknown, last {error}"
+        made = f"{_named(state)}; " if state.payments and pivot_made(state) else ""
+        return RunStatus.NEEDS_ATTENTION, f"{made}{path}: its outcome is unknown, last {error}"
     is_pivot = step.effect == Effect.PIVOT.name
     reason = f"{path}: {error}" if step.attempt else error.message
     if pivot_made(state):
-        pivot = _pivot(state)
-        made = pivot.path if pivot else ""
-        return RunStatus.NEEDS_ATTENTION, f"{made} was done, but not what follows: {reason}"
+        return RunStatus.NEEDS_ATTENTION, f"{_named(state)}, but not what follows: {reason}"
     if is_pivot and error.reason == Reason.PAYMENT_CANCELLED:
         return RunStatus.CANCELLED, reason
     if is_pivot and _refuses_payment(error):
@@ -103,7 +108,41 @@ def _refuses_payment(error: Error) -> bool:
     return error.code in REFUSALS_OF_THE_PAYMENT or error.reason == "BUDGET_EXCEEDED"
 
 
-def _pivot(state: RunState) -> StepState | None:
-    """The payment: the one that was begun, if several stand for choice."""
-    begun = (step for step in state.pivots.values() if step.status is not StepStatus.SKIPPED)
-    return next(begun, next(iter(state.pivots.values()), None))
+def _is_made(pivot: StepState) -> bool:
+    answered = pivot.status is StepStatus.SUCCEEDED
+    return answered and (pivot.reply or {}).get("status") != REJECTED
+
+
+def _named(state: RunState) -> str:
+    """Which payments were made."""
+    paths = [step.path for step in state.pivots.values() if _is_made(step)]
+    more = f" and {len(paths) - MOST_NAMED} more" if len(paths) > MOST_NAMED else ""
+    return f"{', '.join(paths[:MOST_NAMED])}{more} was done"
+
+
+def _asked(state: RunState) -> list[tuple[str, StepState | None]]:
+    """Each payment of the run, by its id if it has one of its own, and the step that makes it."""
+    if not state.payments:
+        return [("", _chosen(list(state.pivots.values())))] if state.pivots else []
+    steps = {id: [s for s in state.pivots.values() if s.payment == id] for id in state.payments}
+    return [(id, _chosen(those)) for id, those in steps.items()]
+
+
+def _chosen(pivots: list[StepState]) -> StepState | None:
+    """The step that was begun, if several stand for choice."""
+    begun = (step for step in pivots if step.status is not StepStatus.SKIPPED)
+    return next(begun, next(iter(pivots), None))
+
+
+def _end_of(pivot: StepState | None, payment: str) -> tuple[RunStatus, str]:
+    """What a payment alone would have its run end as."""
+    if pivot is None:
+        return RunStatus.REFUSED, f"no step asked for payment {payment}"
+    if pivot.status is StepStatus.SKIPPED:
+        return RunStatus.REFUSED, pivot.skip_reason
+    status = (pivot.reply or {}).get("status")
+    if status == REJECTED:
+        return RunStatus.FAILED, f"{pivot.path}: status is {status}"
+    if status in UNKNOWN:
+        return RunStatus.NEEDS_ATTENTION, f"{pivot.path}: status is {status}"
+    return RunStatus.SUCCEEDED, ""

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from services.orchestrator.definition.workflow import Call, Effect, ForEach
-from services.orchestrator.engine import places
+from services.orchestrator.engine import payments, places
 from services.orchestrator.engine.evolve import evolve
 from services.orchestrator.engine.record import Kind, Record
 from services.orchestrator.engine.scope import Scope
@@ -48,6 +48,11 @@ class Draft:
         assert isinstance(action, Call)  # noqa: S101  (only calls are answered)
         return action
 
+    def about(self, step: Step, path: str) -> dict[str, Any]:
+        """What the first record of a step says of it."""
+        payment = payments.payment_of(self.workflow, self.state, path)
+        return {**_about(step), "payment": payment} if payment else _about(step)
+
     def skip(self, step: Step, path: str, reason: str, **more: Any) -> None:
         """The step and all inside it do not happen."""
         self.skip_alone(step, path, reason, **more)
@@ -57,7 +62,7 @@ class Draft:
             self.skip(inner, f"{path}/{places.ON_ERROR}/{inner.id}", reason)
 
     def skip_alone(self, step: Step, path: str, reason: str, **more: Any) -> None:
-        payload = {**about(step), **more, "output": dict.fromkeys(step.outputs)}
+        payload = {**self.about(step, path), **more, "output": dict.fromkeys(step.outputs)}
         self.add(Kind.STEP_SKIPPED, path, {**payload, "reason": reason})
 
     def end_call(
@@ -83,7 +88,7 @@ class Draft:
             payload["at"] = at
         if caught:
             payload |= {"caught": caught, "output": dict.fromkeys(step.outputs)}
-        self.add(Kind.STEP_FAILED, path, {**about(step), **more, **payload})
+        self.add(Kind.STEP_FAILED, path, {**self.about(step, path), **more, **payload})
         outside = places.outer(path)
         if outside and not caught and not alone:
             self.end_call(outside, error, uncertain=uncertain, at=at or path, handled=True)
@@ -111,8 +116,7 @@ def _takes(step: Step, error: Error) -> bool:
 
 
 @lru_cache(maxsize=STEPS)
-def about(step: Step) -> dict[str, Any]:
-    """What the first record of a step says of it."""
+def _about(step: Step) -> dict[str, Any]:
     match step.action:
         case Call(operation):
             return {

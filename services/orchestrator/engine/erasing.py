@@ -37,7 +37,7 @@ KEPT = frozenset(
         *("workflow_id", "definition_hash", "composites", "starter", "deadline_us", "cause"),
         *("ceiling", "paths", "step", "type", "approves"),
         *("ended", "stops", "again", "anew", "inside", "spent", "left"),
-        *("operation", "protocol", "effect", "method", "service", "key"),
+        *("operation", "protocol", "effect", "payment", "method", "service", "key"),
         *("until_us", "timeout_us", "retry_us", "listens", "refuses"),
         *("uncertain", "final", "caught", "at", "consumed", "position", "name", "by", "status"),
     }
@@ -85,6 +85,8 @@ def _left(name: str, value: Any, kind: Kind, method: MethodDescriptor | None, ca
             return [[attested, WORD] for attested, _ in value]
         case "intent", str():
             return _intent(value)
+        case "payments", list():
+            return [{"intent": _intent(one["intent"]), "presentation": WORD} for one in value]
         case "request", str():
             return ""  # it was sent
         case "reason", str() if kind in ENDS:

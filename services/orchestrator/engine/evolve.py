@@ -5,14 +5,17 @@ from __future__ import annotations
 from base64 import b64decode
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from anya.mesh.v1.attestation_pb2 import PaymentIntent
 from services.orchestrator.engine import places
 from services.orchestrator.engine.record import Kind, Record
 from services.orchestrator.engine.state import (
     RECOVERED,
+    Attested,
     Caught,
     Decision,
     Error,
     Phase,
+    Proven,
     Redrive,
     RunState,
     RunStatus,
@@ -61,11 +64,18 @@ def _start(state: RunState, record: Record) -> None:
     state.input = payload["input"]
     state.intent = b64decode(payload["intent"])
     state.presentation = payload["presentation"]
+    state.payments = dict(map(_proven, payload.get("payments", ())))
     state.starter = payload["starter"]
     state.ceiling = None if payload["ceiling"] is None else frozenset(payload["ceiling"])
     state.deadline_us = payload["deadline_us"]
     state.allowed_us = state.deadline_us - record.at_us
     state.created_us = record.at_us
+
+
+def _proven(payment: dict[str, str]) -> tuple[str, Proven]:
+    intent = b64decode(payment["intent"])
+    found = Proven(intent, payment["presentation"])
+    return PaymentIntent.FromString(intent).payment_id, found
 
 
 def _step_intent(state: RunState, record: Record) -> None:
@@ -145,7 +155,9 @@ def _step_done(state: RunState, record: Record) -> None:
     step.reply = payload["reply"]
     step.error = None
     _end(step, record, StepStatus.SUCCEEDED, payload["output"])
-    state.attestations += [(kind, jws) for kind, jws in payload["attestations"]]
+    state.attestations += [
+        Attested(step.payment, kind, jws) for kind, jws in payload["attestations"]
+    ]
     if consumed := payload.get("consumed"):
         state.signals = [signal for signal in state.signals if signal.sequence not in consumed]
     _stand(state, step)
@@ -311,6 +323,7 @@ def _begin(state: RunState, record: Record) -> StepState:
         since_us=record.at_us,
         condition=payload.get("condition"),
         began=record.sequence,
+        payment=payload.get("payment", ""),
         refuses=payload.get("refuses", False),
     )
     state.steps[record.path] = step

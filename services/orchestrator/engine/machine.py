@@ -35,6 +35,7 @@ from services.orchestrator.engine.record import Kind
 from services.orchestrator.engine.refusing import Refusals
 from services.orchestrator.engine.request import attestations_of
 from services.orchestrator.engine.state import Error, Phase, RunStatus, StepStatus
+from services.orchestrator.engine.walk import CALLED_OFF
 
 if TYPE_CHECKING:
     from services.orchestrator.engine.events import Command, Event
@@ -125,20 +126,25 @@ class Turn(Refusals):
 
     def _proceed(self) -> None:
         """Begin what can begin now, or bring the run to its end."""
-        if self._is_cancelled():
+        if self.state.cancelled and self.state.stop is None:
             pivot = next((step for step in self.state.in_flight if step.effect == "PIVOT"), None)
             if pivot is not None and self._settles(pivot):
                 return
-            self.ending = RunStatus.CANCELLED, self.state.cancelled
-        elif self.state.stop is None and self.walk_all() and self.ending is None:
+            self._call_off()
+        going = self.ending is None and self.state.stop is None
+        if going and self.walk_all() and self.ending is None:
             self.ending = conclusion.of_all_steps(self.state)
         if self.ending is not None or self.state.stop is not None:
             self._wind_up()
 
-    def _is_cancelled(self) -> bool:
-        """A payment that was made is not undone: what follows it is owed."""
-        asked = bool(self.state.cancelled) and self.state.stop is None
-        return asked and not conclusion.pivot_made(self.state)
+    def _call_off(self) -> None:
+        """A payment that was made is not undone: what follows it is owed, but no other payment."""
+        if not conclusion.pivot_made(self.state):
+            self.ending = RunStatus.CANCELLED, self.state.cancelled
+            return
+        for step in self.state.in_flight:
+            if self.is_called_off(step.payment) and can_be_left(step):
+                self.end_call(step.path, CALLED_OFF)
 
     def _settles(self, pivot: StepState) -> bool:
         """Bring the payment to where it is known if it was made; False once it is there.
@@ -146,11 +152,10 @@ class Turn(Refusals):
         Once it is cancelled at its service, the next answer says which, however long that takes.
         """
         if pivot.phase in (Phase.WAITING, Phase.PARKED) and not pivot.cancelled:
-            error = Error("CANCELLED", "", "the run was cancelled before it was sent")
             if not pivot.uncertain:
-                self.end_call(pivot.path, error)
+                self.end_call(pivot.path, CALLED_OFF)
             else:
-                self.give_up_on(pivot, pivot.error or error)
+                self.give_up_on(pivot, pivot.error or CALLED_OFF)
         return pivot.path in self.state.active
 
     def _wind_up(self) -> None:

@@ -1,12 +1,27 @@
-"""The payments of a run: where its workflow makes them, under which id, and which are settled."""
+"""The payments of a run: which one each step belongs to, and which can still be asked for.
+
+A run of a workflow that names no payments makes one, under the run's own id. Every other run is
+given its payments when it starts, and its input says which step makes which.
+"""
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mesh.errors import Reason
-from services.orchestrator.definition.workflow import Call, Effect, Method, Step, Workflow
+from services.orchestrator.definition.path import Path
+from services.orchestrator.definition.template import parse_template, resolve
+from services.orchestrator.definition.workflow import (
+    Call,
+    Effect,
+    ForEach,
+    Method,
+    Step,
+    Switch,
+    Workflow,
+    all_steps,
+)
 from services.orchestrator.engine import places
 from services.orchestrator.engine.state import Phase, StepStatus
 
@@ -18,36 +33,157 @@ if TYPE_CHECKING:
 WORKFLOWS = 1024  # whose payments are kept in memory
 
 
+class PaidTwice(ValueError):  # noqa: N818  (a state, as in mesh.errors)
+    """Two steps would make one payment."""
+
+    def __init__(self, payment_id: str, first: str, second: str) -> None:
+        super().__init__(f"{payment_id} would be paid by {first} and again by {second}")
+
+
+class Asked(NamedTuple):
+    """A step that belongs to a payment."""
+
+    path: str
+    payment_id: Any  # as the input has it
+    template: str
+    beside: dict[str, Any]  # what the input says next to it
+    pays: bool
+
+
+def asked(workflow: Workflow, given: dict[str, Any]) -> Iterator[Asked]:
+    """Every step that the input gives a payment to, in the order of the definition.
+
+    Unresolved if the input lacks what the definition names.
+    """
+    return _look(workflow.steps, "", {"input": given})
+
+
+def must_differ(workflow: Workflow, given: dict[str, Any]) -> None:
+    """PaidTwice if two steps on one way would make the same payment."""
+    _pass(workflow.steps, "", {"input": given}, {})
+
+
+def payment_of(workflow: Workflow, state: RunState, path: str) -> str:
+    """The id of the payment that the step belongs to, or what is around it; empty if to none."""
+    if not workflow.names_payments:
+        return ""
+    while path:
+        place = places.locate(workflow, path)
+        if place.prefix:
+            path = place.prefix.rstrip("/")
+            continue
+        action = place.step.action
+        if isinstance(action, Call) and action.payment is not None:
+            return str(resolve(action.payment, _seen(workflow, state.input, place)))
+        path = places.outer(path)
+    return ""
+
+
 def unsettled(workflow: Workflow, state: RunState) -> dict[str, str]:
     """By their ids the payments that may still be asked for: the path of the first step to do it.
 
-    None whose every attempt would be refused, or answered with what was done before.
+    Without those whose every attempt would be refused, or answered with what was done before.
     """
-    paths = _paths(workflow)
-    is_settled = any(_settles(step) for step in state.pivots.values())
-    return {} if is_settled or not paths else {state.run_id: paths[0]}
+    first: dict[str, str] = {}
+    if workflow.names_payments:
+        for one in asked(workflow, state.input):
+            if one.pays:
+                first.setdefault(one.payment_id, one.path)
+    elif paths := _alone(workflow):
+        first[state.run_id] = paths[0]
+    settled = {step.payment or state.run_id for step in state.pivots.values() if _settles(step)}
+    return {id: path for id, path in first.items() if id not in settled}
 
 
-def pays(step: Step) -> Method | None:
-    """The call of a step that cannot be taken back."""
-    if not isinstance(step.action, Call):
-        return None
-    runs = step.action.operation.runs
-    return runs if isinstance(runs, Method) and runs.effect is Effect.PIVOT else None
+def _look(steps: Iterable[Step], prefix: str, seen: dict[str, Any]) -> Iterator[Asked]:
+    for step in steps:
+        path, action = prefix + step.id, step.action
+        if isinstance(action, Call) and action.payment is not None:
+            named = action.payment
+            yield Asked(path, resolve(named, seen), named, _beside(named, seen), _pays(step))
+        if isinstance(action, ForEach):
+            for index, item in _items(action, seen):
+                inner = {**seen, "item": item, "index": index}
+                yield from _look(action.steps, f"{path}[{index}]/", inner)
+        else:
+            yield from _look(step.inner, f"{path}/", seen)
+        yield from _look(step.handling, f"{path}/{places.ON_ERROR}/", seen)
+
+
+def _items(each: ForEach, seen: dict[str, Any]) -> Iterator[tuple[int, Any]]:
+    """Only where payments are named in them: then the list is in the run's input."""
+    if not any(_names(step) for step in all_steps(each.steps)):
+        return
+    listed = resolve(each.items, seen)
+    yield from enumerate(listed if isinstance(listed, list) else ())
+
+
+def _beside(template: str, seen: dict[str, Any]) -> dict[str, Any]:
+    whole = parse_template(template).whole
+    assert whole is not None  # noqa: S101  (it was checked)
+    around = Path(whole.path.root, whole.path.parts[:-1]).read(seen)
+    return around if isinstance(around, dict) else {}
+
+
+def _names(step: Step) -> bool:
+    return isinstance(step.action, Call) and step.action.payment is not None
+
+
+def _pass(
+    steps: Iterable[Step], prefix: str, seen: dict[str, Any], paid: dict[str, str]
+) -> dict[str, str]:
+    """What is paid before and in these, and where."""
+    for step in steps:
+        path, action = prefix + step.id, step.action
+        if isinstance(action, Call) and action.payment is not None and _pays(step):
+            payment_id = resolve(action.payment, seen)
+            if payment_id in paid:
+                raise PaidTwice(payment_id, paid[payment_id], path)
+            paid = {**paid, payment_id: path}
+        if isinstance(action, Switch):
+            ways = [_pass(case.steps, f"{path}/", seen, paid) for case in action.cases]
+            paid = {id: where for way in (paid, *ways) for id, where in way.items()}
+        elif isinstance(action, ForEach):
+            for index, item in _items(action, seen):
+                inner = {**seen, "item": item, "index": index}
+                paid = _pass(action.steps, f"{path}[{index}]/", inner, paid)
+        else:
+            paid = _pass(step.inner, f"{path}/", seen, paid)
+        paid = _pass(step.handling, f"{path}/{places.ON_ERROR}/", seen, paid)
+    return paid
+
+
+def _seen(workflow: Workflow, given: dict[str, Any], place: places.Place) -> dict[str, Any]:
+    """What a payment's template can see."""
+    if not place.each:
+        return {"input": given}
+    around = places.locate(workflow, place.each)
+    assert isinstance(around.step.action, ForEach)  # noqa: S101
+    seen = _seen(workflow, given, around)
+    items = resolve(around.step.action.items, seen)
+    return {**seen, "item": items[place.index], "index": place.index}
 
 
 @lru_cache(maxsize=WORKFLOWS)
-def _paths(workflow: Workflow) -> tuple[str, ...]:
-    return tuple(_look(workflow.steps, ""))
+def _alone(workflow: Workflow) -> tuple[str, ...]:
+    """The paths of the steps of which one makes the run's only payment."""
+    return tuple(_paying(workflow.steps, ""))
 
 
-def _look(steps: Iterable[Step], prefix: str) -> Iterator[str]:
+def _paying(steps: Iterable[Step], prefix: str) -> Iterator[str]:
     for step in steps:
         path = prefix + step.id
-        if pays(step) is not None:
+        if _pays(step):
             yield path
-        yield from _look(step.inner, f"{path}/")
-        yield from _look(step.handling, f"{path}/{places.ON_ERROR}/")
+        yield from _paying(step.inner, f"{path}/")
+        yield from _paying(step.handling, f"{path}/{places.ON_ERROR}/")
+
+
+def _pays(step: Step) -> bool:
+    if not isinstance(step.action, Call):
+        return False
+    runs = step.action.operation.runs
+    return isinstance(runs, Method) and runs.effect is Effect.PIVOT
 
 
 def _settles(step: StepState) -> bool:

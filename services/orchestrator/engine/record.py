@@ -3,10 +3,11 @@
 Payloads are JSON; ``?`` marks what may be missing:
 
     START          workflow_id, definition_hash, composites {name: hash}, input, intent (base64),
-                   presentation, starter, ceiling [privilege, ...] or null, deadline_us
-    STEP_INTENT    operation, protocol, effect, input, condition?; for an RPC also method, service,
-                   key and request (base64): the bytes that every attempt sends; for a wait
-                   until_us; refuses? a payment that a cancelled run did not make
+                   presentation, starter, ceiling [privilege, ...] or null, deadline_us,
+                   payments? [{intent, presentation}, ...]
+    STEP_INTENT    operation, protocol, effect, payment? its id, input, condition?; for an RPC also
+                   method, service, key and request (base64): the bytes that every attempt sends;
+                   for a wait until_us; refuses? a payment that a cancelled run did not make
     STEP_ATTEMPT   cause: what made another attempt necessary
     STEP_FAILED    error, uncertain, final; retry_us? unless it is final; output?, caught?, at?;
                    with the keys of STEP_INTENT if it is the step's first record

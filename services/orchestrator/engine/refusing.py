@@ -11,7 +11,6 @@ from base64 import b64encode
 from services.orchestrator.definition import values
 from services.orchestrator.engine import conclusion, payments, places
 from services.orchestrator.engine.compensation import Compensations
-from services.orchestrator.engine.draft import about
 from services.orchestrator.engine.record import Kind
 from services.orchestrator.engine.request import build_cancel
 from services.orchestrator.engine.state import Phase, RunStatus, StepStatus
@@ -42,7 +41,7 @@ class Refusals(Compensations):
         cancel = self.method_at(own)
         request = build_cancel(cancel, payment_id)
         payload = {
-            **about(step),
+            **self.about(step, own),
             "refuses": True,
             "input": values.to_json(cancel.request.FromString(request)),
             "method": cancel.path,

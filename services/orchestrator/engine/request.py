@@ -9,6 +9,7 @@ from anya.mesh.v1.attestation_pb2 import Attestation, PaymentIntent, RunContext
 from services.orchestrator.definition import values
 from services.orchestrator.definition.workflow import Effect
 from services.orchestrator.engine import places
+from services.orchestrator.engine.state import Proven
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,19 +23,21 @@ if TYPE_CHECKING:
 FIRST_ITERATION = "0"
 
 
-def effect_key(state: RunState, path: str, effect: Effect) -> str:
-    """The request_id of a step's every attempt. A payment's is its own id, which is the run's.
+def effect_key(state: RunState, path: str, effect: Effect, payment: str) -> str:
+    """The request_id of a step's every attempt. A payment's is its own id, or else the run's.
 
     A step that was refused and is redriven has a key of its own: RUN/STEP/0/1.
     """
     if effect is Effect.PIVOT:
-        return state.run_id
+        return payment or state.run_id
     iteration = ".".join(places.indices(path)) or FIRST_ITERATION
     key = f"{state.run_id}/{places.plain(path)}/{iteration}"
     return f"{key}/{state.spent[path]}" if path in state.spent else key
 
 
-def build_request(method: Method, resolved: dict[str, Any], key: str, state: RunState) -> bytes:
+def build_request(
+    method: Method, resolved: dict[str, Any], key: str, state: RunState, payment: str
+) -> bytes:
     """Mismatch if the resolved input does not fit the request."""
     request = method.request()
     values.fill(request, resolved)
@@ -42,7 +45,7 @@ def build_request(method: Method, resolved: dict[str, Any], key: str, state: Run
     if "request_id" in known:
         setattr(request, "request_id", key)  # noqa: B010  (no static type has the field)
     if "context" in known:
-        getattr(request, "context").CopyFrom(_context(state))  # noqa: B009
+        getattr(request, "context").CopyFrom(_context(state, payment))  # noqa: B009
     return request.SerializeToString(deterministic=True)
 
 
@@ -67,10 +70,13 @@ def _attests(reply: Descriptor) -> bool:
     return declared is not None and declared.message_type is Attestation.DESCRIPTOR
 
 
-def _context(state: RunState) -> RunContext:
-    context = RunContext(presentation=state.presentation)
-    if state.intent:
-        context.intent.CopyFrom(PaymentIntent.FromString(state.intent))
-    for kind, jws in state.attestations:
-        context.attestations.add(kind=kind, jws=jws)
+def _context(state: RunState, payment: str) -> RunContext:
+    """What is known of the step's payment, and of no other."""
+    proven = state.payments[payment] if payment else Proven(state.intent, state.presentation)
+    context = RunContext(presentation=proven.presentation)
+    if proven.intent:
+        context.intent.CopyFrom(PaymentIntent.FromString(proven.intent))
+    for attested in state.attestations:
+        if attested.payment == payment:
+            context.attestations.add(kind=attested.kind, jws=attested.jws)
     return context

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -106,6 +106,7 @@ class StepState:
     failed_at: str = ""  # the step inside it that failed, if it is not the one itself
     began: int = 0  # sequence of its first record
     ended: int = 0  # sequence of the record that ended it
+    payment: str = ""  # id of the one that it belongs to, if the run's input names several
     refuses: bool = False  # it has a payment of the cancelled run refused for ever
     heard_to: int = 0  # in the order of the store's events: it wants none up to here
     heard: dict[str, Signal] = field(default_factory=dict)  # events it waits for, by their type
@@ -131,6 +132,20 @@ class Signal:
     name: str
     payload: dict[str, Any]
     correlation: str
+
+
+class Attested(NamedTuple):
+    payment: str  # of the step that was told so
+    kind: str
+    jws: str
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """One of the payments that the input of a run names."""
+
+    intent: bytes
+    presentation: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +219,8 @@ class RunState:
     redrives: list[Redrive] = field(default_factory=list)
     spent: dict[str, int] = field(default_factory=dict)  # path -> redrive that took its key away
     steps: dict[str, StepState] = field(default_factory=dict)  # in the order they began
-    attestations: list[tuple[str, str]] = field(default_factory=list)  # kind and JWS, as they came
+    payments: dict[str, Proven] = field(default_factory=dict)  # that its input names, by their ids
+    attestations: list[Attested] = field(default_factory=list)  # as they came
     active: dict[str, StepState] = field(default_factory=dict)  # the steps in flight, by path
     pivots: dict[str, StepState] = field(default_factory=dict)  # those that cannot be taken back
     stop: Stop | None = None

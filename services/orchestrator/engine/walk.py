@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from base64 import b64encode
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,6 @@ from services.orchestrator.definition.workflow import (
 )
 from services.orchestrator.engine import ceiling, conclusion, places
 from services.orchestrator.engine.asking import Asking
-from services.orchestrator.engine.draft import about
 from services.orchestrator.engine.explaining import explain
 from services.orchestrator.engine.record import Kind, PayloadTooLarge
 from services.orchestrator.engine.request import build_request, effect_key
@@ -39,6 +38,8 @@ from services.orchestrator.engine.state import Caught, Error, Phase, StepStatus
 if TYPE_CHECKING:
     from services.orchestrator.definition.condition import Condition
     from services.orchestrator.engine.state import RunStatus, StepState
+
+CALLED_OFF = Error("CANCELLED", "", "the run was cancelled before it was sent")
 
 
 class Way(Enum):
@@ -137,10 +138,13 @@ class Walk(Asking, ABC):
     def _begin_action(
         self, step: Step, path: str, seen: dict[str, Any], condition: dict[str, Any]
     ) -> None:
-        payload = {**about(step), **condition}
+        payload = {**self.about(step, path), **condition}
         match step.action:
             case Call() as call if refused := ceiling.refusal(self.state, path, call):
                 self.end_call(path, refused, **condition)
+            case Call() if self.is_called_off(payload.get("payment", "")):
+                message = f"{path}: {CALLED_OFF.message}"
+                self.end_call(path, replace(CALLED_OFF, message=message), **condition)
             case Call() as call:
                 self._begin_call(call, path, seen, payload)
             case Set(given):
@@ -166,6 +170,11 @@ class Walk(Asking, ABC):
             case Parallel():
                 self.add(Kind.STEP_INTENT, path, {**payload, "input": {}}, attempt=1)
 
+    def is_called_off(self, payment: str) -> bool:
+        """Is it not to be made any more, as somebody cancelled the run?"""
+        unpaid = payment and not conclusion.is_paid(self.state, payment)
+        return bool(self.state.cancelled and unpaid)
+
     def _begin_call(
         self, call: Call, path: str, seen: dict[str, Any], payload: dict[str, Any]
     ) -> None:
@@ -179,8 +188,9 @@ class Walk(Asking, ABC):
                 self.end_call(path, Error("INVALID_ARGUMENT", "", message), **payload)
                 return
         else:
-            key = effect_key(self.state, path, runs.effect)
-            request = build_request(runs, resolved, key, self.state)
+            payment = payload.get("payment", "")
+            key = effect_key(self.state, path, runs.effect, payment)
+            request = build_request(runs, resolved, key, self.state, payment)
             payload |= {
                 "method": runs.path,
                 "service": runs.service,

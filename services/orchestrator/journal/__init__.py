@@ -41,6 +41,12 @@ CREATE INDEX IF NOT EXISTS run_by_age ON run (created_us, id);
 CREATE INDEX IF NOT EXISTS run_by_workflow ON run (workflow_id, created_us, id);
 CREATE INDEX IF NOT EXISTS run_by_status ON run (status, created_us, id);
 
+-- The payments of runs that make several. A run that makes one has its id.
+CREATE TABLE IF NOT EXISTS payment (
+    id  TEXT PRIMARY KEY,
+    run TEXT NOT NULL
+) STRICT;
+
 -- In the order it was written: a commit of many runs touches few pages.
 CREATE TABLE IF NOT EXISTS journal (
     run      TEXT NOT NULL,

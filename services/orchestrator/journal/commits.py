@@ -28,6 +28,7 @@ BORN = (
     *("sequence", "owner", "created_us", "updated_us", "finished_us", "version"),
     *("caller", "method", "request_id", "body", "reply"),
 )
+PAID = ("id", "run")  # the payments of a run that makes several
 RECORDED = ("run", "sequence", "kind", "path", "attempt", "at_us", "payload")
 # The id of the run's span; what it is below, unless its row has said so before; and of what a step
 # emitted the sequence of the record that says so, else 0.
@@ -83,6 +84,7 @@ class Rows:
 
     moved: list[RowValues]
     born: list[RowValues]
+    paid: list[RowValues]
     recorded: list[RowValues]
     happened: list[RowValues]
 
@@ -96,6 +98,7 @@ def rows_of(commits: Sequence[Commit], executor: str) -> Rows:
     return Rows(
         [_moved(append) for append in appends],
         [_born(start, executor) for start in starts],
+        [(id, start.state.run_id) for start in starts for id in sorted(start.state.payments)],
         [_recorded(commit.state.run_id, record) for commit in commits for record in commit.records],
         [event for commit in commits for event in _happened(commit)],
     )

@@ -41,8 +41,11 @@ AND NOT EXISTS (SELECT 1 FROM inbox WHERE inbox.caller = u.caller AND inbox.meth
 AND NOT EXISTS (SELECT 1 FROM definition WHERE definition.workflow_id = u.workflow_id
     AND definition.version > u.version)
 AND NOT EXISTS (SELECT 1 FROM deleted_run WHERE deleted_run.id = u.id)
+AND NOT EXISTS (SELECT 1 FROM payment WHERE payment.id = u.id)
 ON CONFLICT DO NOTHING
 """
+
+PAY = "INSERT INTO payment SELECT id, run FROM {rows} WHERE id IS NOT NULL ON CONFLICT DO NOTHING"
 
 ANSWER = """
 INSERT INTO inbox SELECT caller, method, request_id, body, reply FROM {rows} WHERE id IS NOT NULL
@@ -94,6 +97,8 @@ class LocalWriter(GroupCommit):
 async def _write(tx: Transaction, rows: Rows) -> int:
     """How many runs that slept it woke."""
     if await _run(tx, BEAR, commits.BORN, rows.born) != len(rows.born):
+        raise NotAll
+    if await _run(tx, PAY, commits.PAID, rows.paid) != len(rows.paid):
         raise NotAll
     if await _run(tx, MOVE, commits.MOVED, rows.moved) != len(rows.moved):
         raise NotAll

@@ -1,8 +1,8 @@
 """Deletes runs some time after their end, a few in each commit, oldest end first.
 
-What stays of a run is its id, which nobody can use again, the replies in the inbox: a StartRun that
-is repeated gets its first answer; and in the outbox that it emitted events, without what they
-carried. Runs that somebody has to look at are never deleted.
+What stays of a run is its id and those of its payments, which nobody can use again; the replies in
+the inbox: a StartRun that is repeated gets its first answer; and in the outbox that it emitted
+events, without what they carried. Runs that somebody has to look at are never deleted.
 """
 
 from __future__ import annotations

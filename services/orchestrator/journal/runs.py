@@ -18,11 +18,13 @@ from mesh.errors import (
 from services.orchestrator.engine.evolve import fold
 from services.orchestrator.engine.record import Record, decode
 from services.orchestrator.engine.state import RunStatus
+from services.orchestrator.journal import payments
 from services.orchestrator.journal.commits import FINISHED, Append, NewRun, Start
 from services.orchestrator.journal.definitions import find_definition
 from services.orchestrator.journal.events import Events
 from services.orchestrator.journal.listing import COLUMNS, Listing, RunRow
 from services.orchestrator.journal.messages import Messages
+from services.orchestrator.journal.payments import Payments
 from services.orchestrator.journal.retention import missing
 from services.orchestrator.journal.several import lists
 from services.orchestrator.journal.sleeping import Sleep
@@ -104,6 +106,7 @@ class Runs(ABC):
         self.events = Events(database)
         self.listing = Listing(database)
         self.sleep = Sleep(database)
+        self.payments = Payments(database)
         self._commits = writer
         self._newest: OrderedDict[str, StoredDefinition] = OrderedDict()
 
@@ -124,6 +127,8 @@ class Runs(ABC):
             try:
                 stored = await self._newest_of(workflow_id)
                 new = prepare(stored)
+                if new.state.payments:
+                    await self.payments.must_be_free(new.state.payments)
             except MeshError:
                 first = await self._first_reply(key)
                 if first is not None:
@@ -225,6 +230,7 @@ class Runs(ABC):
                 "SELECT owner, epoch, sequence, created_us FROM run WHERE id = ?", run_id
             )
             gone = await tx.fetch_one("SELECT 1 FROM deleted_run WHERE id = ?", run_id)
+            taken = await payments.taken(tx, run_id, new.state.payments)
             first = await inbox.find(tx, key)
             if first is not None:
                 # The answer to a commit was lost, and it had landed, if the row is as we wrote it;
@@ -238,6 +244,8 @@ class Runs(ABC):
                     reason=Reason.REQUEST_ID_REUSED,
                     field="request_id",
                 )
+            if taken:
+                raise payments.reused(taken)
             return None
 
         return await self._database.read(work)

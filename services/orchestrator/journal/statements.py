@@ -54,10 +54,16 @@ born AS (
     AND NOT EXISTS (SELECT 1 FROM definition WHERE workflow_id = asked.workflow_id
         AND version > asked.version)
     AND NOT EXISTS (SELECT 1 FROM deleted_run WHERE id = asked.id)
+    AND NOT EXISTS (SELECT 1 FROM payment WHERE id = asked.id)
     ON CONFLICT DO NOTHING RETURNING id),
 answered AS (
     INSERT INTO inbox SELECT caller, method, request_id, body, reply
     FROM asked WHERE (id IN (SELECT id FROM born)) IS TRUE)"""
+
+# A payment that some run has breaks the statement: nothing of it lands.
+_PAID = """paid AS (
+    INSERT INTO payment SELECT u.id, u.run FROM {paid}
+    WHERE (u.run IN (SELECT id FROM born)) IS TRUE)"""
 
 # ``IS TRUE`` keeps what is one look into a hash table from becoming a join.
 _RECORDED = """landed AS ({landed}),
@@ -102,11 +108,11 @@ def statement(rows: Rows) -> str:
 
     It answers whether we hold our lease, and the ids of the runs that it moved or started.
     """
-    return _statement(bool(rows.moved), bool(rows.born), bool(rows.happened))
+    return _statement(bool(rows.moved), bool(rows.born), bool(rows.paid), bool(rows.happened))
 
 
 @cache
-def _statement(moves: bool, starts: bool, announces: bool) -> str:
+def _statement(moves: bool, starts: bool, pays: bool, announces: bool) -> str:
     columns: dict[str, Sequence[str]] = {}
     parts, landed = [_FENCE], []
     if moves:
@@ -117,6 +123,9 @@ def _statement(moves: bool, starts: bool, announces: bool) -> str:
         columns["born"] = commits.BORN
         parts.append(_BORN)
         landed.append("SELECT id FROM born")
+    if pays:
+        columns["paid"] = commits.PAID
+        parts.append(_PAID)
     columns["recorded"] = commits.RECORDED
     parts.append(_RECORDED)
     if announces:
@@ -140,7 +149,7 @@ def _type(column: str) -> str:
 
 def arguments(rows: Rows) -> list[list[Any]]:
     """The columns of ``rows``, as far as there are any."""
-    tables = (rows.moved, rows.born, rows.recorded, rows.happened, _told(rows))
+    tables = (rows.moved, rows.born, rows.paid, rows.recorded, rows.happened, _told(rows))
     return [list(column) for table in tables for column in zip(*table, strict=True)]
 
 

@@ -12,6 +12,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import asyncpg
+
 from mesh import lease as leases
 from mesh.database import connection as connections
 from mesh.database.postgres import LOST, SCHEMA_LOCK
@@ -122,6 +124,11 @@ class Writer(GroupCommit):
                 return
             except ValueError:  # asyncpg's for what it cannot send is of LOST as well
                 raise
+            except asyncpg.UniqueViolationError as error:
+                if len(batch) > 1 or error.table_name != "payment":
+                    raise
+                batch[0].settle(landed=False)
+                return
             except LOST as error:
                 # It may have landed. Sent again, it finds that, and who asked reads it back.
                 self._disconnect()

@@ -15,7 +15,8 @@ from mesh.interceptors import request_key, trust
 from services.orchestrator import changes
 from services.orchestrator.engine import sending
 from services.orchestrator.engine.evolve import evolve
-from services.orchestrator.engine.starting import StartRun, check_payment_id
+from services.orchestrator.engine.intents import check_payment_id
+from services.orchestrator.engine.starting import StartRun
 from services.orchestrator.engine.state import Error, RunState
 from services.orchestrator.journal.runs import check_goes_on
 from services.orchestrator.servicers import payment_view, view, waiting
@@ -74,9 +75,9 @@ class PaymentServicer(PaymentServiceServicer):
             sent = pb.SendVerifiedPaymentResponse.FromString(await work)
             state = await waiting.end_of(run_id, ending, self._runs, self._runner, seconds)
         if state is None:
-            sent.payment.CopyFrom(_format_stored(await self._runs.load(run_id)))
+            sent.payment.CopyFrom(_format_stored(run_id, await self._runs.load(run_id)))
         else:
-            sent.payment.CopyFrom(payment_view.format_payment(state, sent.trace_id))
+            sent.payment.CopyFrom(payment_view.format_payment(state, run_id, sent.trace_id))
         sent.status = sent.payment.status
         return sent
 
@@ -106,23 +107,24 @@ class PaymentServicer(PaymentServiceServicer):
     ) -> AsyncIterator[pb.WatchPaymentResponse]:
         payment_id, seen = request.payment_id, request.after_sequence
         check_payment_id(payment_id, field="payment_id")
-        state, word = RunState(payment_id), Word(self._wallet, fresh_for=LOOK_AGAIN)
+        run_id = await self._runs.payments.run_of(payment_id)
+        state, word = RunState(run_id), Word(self._wallet, payment_id, fresh_for=LOOK_AGAIN)
         last: pb.Payment | None = None
-        with self._moves(payment_id, end_only=request.end_only) as moved:
+        with self._moves(run_id, end_only=request.end_only) as moved:
             while True:
                 moved.clear()
-                news = await self._runs.news(payment_id, after=state.sequence)
+                news = await self._runs.news(run_id, after=state.sequence)
                 trace_id = trace_id_of(news.row.traceparent)
                 for record in news.records:
                     evolve(state, record)
                     if seen < record.sequence < news.records[-1].sequence and not request.end_only:
-                        passed = payment_view.format_payment(state, trace_id)
+                        passed = payment_view.format_payment(state, payment_id, trace_id)
                         yield pb.WatchPaymentResponse(sequence=record.sequence, payment=passed)
-                _check_pays(state)
+                _check_pays(state, payment_id)
                 check_goes_on(news.row, state)
                 seen = max(seen, state.sequence)
                 if state.finished or not request.end_only:
-                    payment = payment_view.format_payment(state, trace_id)
+                    payment = payment_view.format_payment(state, payment_id, trace_id)
                     answer = await word.on(state, within=_patience(context))
                     payment_view.add_answer(payment, answer)
                     is_last = state.finished and _is_awaited(payment, request.confirmations)
@@ -143,9 +145,11 @@ class PaymentServicer(PaymentServiceServicer):
         stored = await self._find(payment_id)
         answer = await self._wallet.cancel(payment_id)
         is_cancelled = answer.state == wallet_pb2.PAYMENT_STATE_CANCELLED
-        if is_cancelled and stored is not None and not stored.state.finished:
-            await self._end_run(payment_id)
-        self._changes.notify(payment_id)
+        if stored is not None:
+            run_id = stored.row.id
+            if is_cancelled and not stored.state.finished and run_id == payment_id:
+                await self._end_run(payment_id)
+            self._changes.notify(run_id)
         stored = await self._find(payment_id)
         return pb.CancelPaymentResponse(payment=_format(payment_id, stored, answer))
 
@@ -158,22 +162,22 @@ class PaymentServicer(PaymentServiceServicer):
             await self._runner.send(key, payment_id, cancel)
 
     @contextmanager
-    def _moves(self, payment_id: str, *, end_only: bool) -> Iterator[asyncio.Event]:
+    def _moves(self, run_id: str, *, end_only: bool) -> Iterator[asyncio.Event]:
         """An event that is set when the run moves, or only when it ends."""
         if end_only:
-            with self._changes.await_end(payment_id) as ending:
+            with self._changes.await_end(run_id) as ending:
                 yield ending.heard
         else:
-            with self._changes.watch(payment_id) as moved:
+            with self._changes.watch(run_id) as moved:
                 yield moved
 
     async def _find(self, payment_id: str) -> StoredRun | None:
         """The run, if there is one. NotFound if it pays nobody."""
         try:
-            stored = await self._runs.load(payment_id)
+            stored = await self._runs.load(await self._runs.payments.run_of(payment_id))
         except NotFound:
             return None
-        _check_pays(stored.state)
+        _check_pays(stored.state, payment_id)
         return stored
 
     async def _ask(
@@ -207,8 +211,9 @@ def _format_sent(new: NewRun) -> bytes:
     ).SerializeToString()
 
 
-def _format_stored(stored: StoredRun) -> pb.Payment:
-    return payment_view.format_payment(stored.state, trace_id_of(stored.row.traceparent))
+def _format_stored(payment_id: str, stored: StoredRun) -> pb.Payment:
+    trace_id = trace_id_of(stored.row.traceparent)
+    return payment_view.format_payment(stored.state, payment_id, trace_id)
 
 
 def _format(
@@ -216,13 +221,17 @@ def _format(
 ) -> pb.Payment:
     payment = pb.Payment(payment_id=payment_id)
     if stored is not None:
-        payment = _format_stored(stored)
+        payment = _format_stored(payment_id, stored)
     return payment_view.add_answer(payment, answer)
 
 
-def _check_pays(state: RunState) -> None:
-    if payment_view.intent_of(state) is None:
-        raise NotFound(f"run {state.run_id} is no payment", field="payment_id")
+def _check_pays(state: RunState, payment_id: str) -> None:
+    if payment_view.intent_of(state, payment_id) is not None:
+        return
+    message = f"run {state.run_id} is no payment"
+    if state.payments:
+        message = f"run {state.run_id} makes several payments: ask for one of its payment ids"
+    raise NotFound(message, field="payment_id")
 
 
 def _patience(context: ServicerContext[Any, Any]) -> float:

@@ -12,6 +12,8 @@ from services.orchestrator.engine.state import Error, StepStatus
 from services.orchestrator.servicers import view
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from anya.bitcoin.v1 import wallet_pb2
     from services.orchestrator.engine.state import RunState, StepState
 
@@ -21,20 +23,21 @@ RISK = "score_fraud_risk"
 RECORD = "store_transaction_record"
 
 
-def format_payment(state: RunState, trace_id: str) -> pb.Payment:
-    """What the run knows, which bitcoin was not asked about."""
+def format_payment(state: RunState, payment_id: str, trace_id: str) -> pb.Payment:
+    """What the run knows of the payment, which bitcoin was not asked about."""
     payment = pb.Payment(
-        payment_id=state.run_id,
+        payment_id=payment_id,
+        run_id=state.run_id,
         status=view.run_status(state.status),
         reason=state.reason,
-        step=_current(state),
-        intent=intent_of(state),
+        step=_current(state, payment_id),
+        intent=intent_of(state, payment_id),
         trace_id=trace_id,
         recoveries=state.recoveries,
         created=view.time(state.created_us),
         updated=view.time(state.updated_us),
     )
-    for step in state.steps.values():
+    for step in _steps_of(state, payment_id, state.steps.values()):
         _add_findings(payment, step)
     return payment
 
@@ -57,14 +60,22 @@ def add_answer(payment: pb.Payment, answer: wallet_pb2.Payment | Error | None) -
     return payment
 
 
-def intent_of(state: RunState) -> PaymentIntent | None:
-    """What the run pays; None if it is no payment."""
-    intent = PaymentIntent.FromString(state.intent)
-    return intent if intent.payment_id == state.run_id else None
+def intent_of(state: RunState, payment_id: str) -> PaymentIntent | None:
+    """What the run pays under this id; None if it is no payment of the run."""
+    proven = state.payments.get(payment_id)
+    intent = PaymentIntent.FromString(proven.intent if proven else state.intent)
+    return intent if intent.payment_id == payment_id else None
 
 
-def _current(state: RunState) -> str:
-    step = next(iter(state.in_flight or list(state.steps.values())[-1:]), None)
+def _steps_of(state: RunState, payment_id: str, steps: Iterable[StepState]) -> list[StepState]:
+    """Those that belong to the payment, where the run makes several; else all."""
+    return [step for step in steps if not state.payments or step.payment == payment_id]
+
+
+def _current(state: RunState, payment_id: str) -> str:
+    at_work = _steps_of(state, payment_id, state.in_flight)
+    begun = _steps_of(state, payment_id, state.steps.values())
+    step = next(iter(at_work or begun[-1:]), None)
     return step.path if step else ""
 
 

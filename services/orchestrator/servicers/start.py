@@ -29,6 +29,6 @@ async def start_run(
     start = replace(start, ceiling=trust.current_bounds().runs)
     serving = trace.get_current_span().get_span_context()
     traceparent = parent_of_run(start.run_id, remote_parent(), serving)
-    if start.intent is not None:
+    if start.intent is not None or start.payments:
         traceparent = sampled(traceparent)
     return await runner.start(request_key.current(), workflow_id, start, traceparent, reply)

@@ -157,6 +157,7 @@ def _step(step: StepState) -> pb.Step:
         status=STEP_STATUSES[f"STEP_STATUS_{step.status}"],
         attempts=step.attempt,
         started=time(step.started_us),
+        payment_id=step.payment,
     )
     values.fill_struct(formatted.output, {**step.output, "_output": step.reply})
     if step.finished_us:

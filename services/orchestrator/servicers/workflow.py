@@ -11,6 +11,7 @@ from mesh.errors import InvalidArgument, Reason
 from mesh.interceptors import request_key
 from services.orchestrator.definition import DefinitionInvalid, values
 from services.orchestrator.engine import sending
+from services.orchestrator.engine.intents import Proven
 from services.orchestrator.engine.starting import StartRun
 from services.orchestrator.servicers import paging, view, waiting
 from services.orchestrator.servicers.listing import DEFAULT_PAGE, MAX_PAGE, list_runs
@@ -202,7 +203,12 @@ def _parse(request: pb.StartRunRequest) -> StartRun:
         intent=request.intent if request.HasField("intent") else None,
         presentation=request.presentation,
         starter=request_key.current().caller,
+        payments=tuple(map(_parse_proven, request.payments)),
     )
+
+
+def _parse_proven(payment: pb.ProvenPayment) -> Proven:
+    return Proven(payment.intent if payment.HasField("intent") else None, payment.presentation)
 
 
 def _format_started(new: NewRun) -> bytes:

@@ -28,6 +28,7 @@ from services.orchestrator.engine.events import (
     Wait,
 )
 from services.orchestrator.engine.evolve import fold
+from services.orchestrator.engine.intents import Proven
 from services.orchestrator.engine.machine import Turn, commands
 from services.orchestrator.engine.policy import SECOND, Policy
 from services.orchestrator.engine.record import decode
@@ -80,12 +81,13 @@ class Drive:
     journal: list[Record] = field(default_factory=list)
     sent: dict[str, set[bytes]] = field(default_factory=dict)  # path -> requests
     ceiling: frozenset[str] | None = None
+    proven: tuple[Proven, ...] = ()
     events: int = 0  # emitted in the store so far
 
     def start(self) -> Drive:
         run_id = self.state.run_id
         request = starting.StartRun(
-            run_id, self.given, self.intent, "", "spiffe://me", self.ceiling
+            run_id, self.given, self.intent, "", "spiffe://me", self.ceiling, self.proven
         )
         turn = starting.start(
             self.workflow, request, POLICY, network="regtest", at_us=self.now_us, jitter=0.5
@@ -214,6 +216,14 @@ def paying(ceiling: frozenset[str] | None = None) -> Drive:
         amount_sat=INPUT["amount"],
     )
     return Drive(workflow, INPUT, intent, RunState(run_id), ceiling=ceiling).start()
+
+
+def paying_several(
+    text: str, given: dict[str, Any], *intents: PaymentIntent, ceiling: frozenset[str] | None = None
+) -> Drive:
+    """A run that makes these payments, begun."""
+    proven = tuple(Proven(one, f"vp of {one.payment_id}") for one in intents)
+    return Drive(definition.load(text), given, ceiling=ceiling, proven=proven).start()
 
 
 def run_of(text: str, **given: Any) -> Drive:

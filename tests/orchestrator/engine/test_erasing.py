@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from services.orchestrator.engine.cause import cause
 from services.orchestrator.engine.erasing import MARK, erase
 from services.orchestrator.engine.state import Error
-from tests.orchestrator.engine.driving import Drive, paying, replay, run_of
+from tests.orchestrator.engine.driving import Drive, paying, paying_several, replay, run_of
 from tests.orchestrator.engine.everything import EVERYTHING, NESTED
+from tests.orchestrator.several import PAIR, intent, pair_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 PERSON = "did:key:z6MkPerson"
 RUNS: dict[str, Callable[[], Drive]] = {
     "a payment": paying,
+    "two payments": lambda: two_payments(),
     "everything": lambda: run_of(EVERYTHING, did=PERSON),
     "steps inside steps": lambda: run_of(NESTED, did=PERSON),
 }
@@ -33,6 +35,11 @@ OUTCOMES = st.one_of(
         lambda code: Error(code, "", f"{PERSON} said the service")
     ),
 )
+
+
+def two_payments() -> Drive:
+    first, second = intent(), intent()
+    return paying_several(PAIR, pair_of(first, second), first, second)
 
 
 def erased(run: Drive) -> list[Record]:
@@ -81,6 +88,17 @@ def test_taking_out_what_was_taken_out_changes_nothing(kind: str) -> None:
     left = erased(run)
 
     assert list(erase(left, cause(run.state))) == left
+
+
+def test_the_payments_of_a_run_keep_their_ids_and_nothing_else() -> None:
+    run = two_payments()
+    run.finish()
+
+    left = replay(run.state.run_id, erased(run))
+
+    assert left.payments.keys() == run.state.payments.keys()
+    assert {one.presentation for one in left.payments.values()} == {"(erased)"}
+    assert left.steps["pay2"].payment == run.state.steps["pay2"].payment
 
 
 def test_what_nobody_has_thought_of_is_taken_to_be_about_somebody() -> None:

@@ -158,9 +158,10 @@ class Payment(_message.Message):
     RECOVERIES_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
     UPDATED_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
     payment_id: _builtins.str
     status: _workflow_pb2.RunStatus.ValueType
-    """How its run stands. Absent if there is no run: then only a cancellation is known."""
+    """How its run stands, which may make other payments, too. Absent if there is no run: then only a cancellation is known."""
     reason: _builtins.str
     """Why it is PARKED, REFUSED, FAILED or NEEDS_ATTENTION: the false operand, the missing proof, the
     error. It may quote the error's message.
@@ -187,6 +188,8 @@ class Payment(_message.Message):
     """32 hex characters; empty if nobody traced it."""
     recoveries: _builtins.int
     """How often a process took its run up again after a crash."""
+    run_id: _builtins.str
+    """Of the run that makes it: the payment id, unless the run makes several. Empty if there is none."""
     @_builtins.property
     def error(self) -> _workflow_pb2.StepError:
         """Of the step that failed last, if it has not succeeded since."""
@@ -240,10 +243,11 @@ class Payment(_message.Message):
         recoveries: _builtins.int = ...,
         created: _timestamp_pb2.Timestamp | None = ...,
         updated: _timestamp_pb2.Timestamp | None = ...,
+        run_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_confirmations", b"_confirmations", "_fee_sat", b"_fee_sat", "_risk_score", b"_risk_score", "_sender_verified", b"_sender_verified", "_state", b"_state", "_status", b"_status", "_txid", b"_txid", "condition", b"condition", "confirmations", b"confirmations", "created", b"created", "error", b"error", "fee_sat", b"fee_sat", "intent", b"intent", "risk_score", b"risk_score", "sender_verified", b"sender_verified", "state", b"state", "status", b"status", "txid", b"txid", "updated", b"updated"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confirmations", b"_confirmations", "_fee_sat", b"_fee_sat", "_risk_score", b"_risk_score", "_sender_verified", b"_sender_verified", "_state", b"_state", "_status", b"_status", "_txid", b"_txid", "bitcoin_answer", b"bitcoin_answer", "bitcoin_error", b"bitcoin_error", "condition", b"condition", "confirmations", b"confirmations", "created", b"created", "error", b"error", "fee_sat", b"fee_sat", "identity_reasons", b"identity_reasons", "intent", b"intent", "payment_id", b"payment_id", "reason", b"reason", "record_id", b"record_id", "record_tenant", b"record_tenant", "recoveries", b"recoveries", "risk_factors", b"risk_factors", "risk_reasons", b"risk_reasons", "risk_score", b"risk_score", "sender_verified", b"sender_verified", "state", b"state", "status", b"status", "step", b"step", "trace_id", b"trace_id", "txid", b"txid", "updated", b"updated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confirmations", b"_confirmations", "_fee_sat", b"_fee_sat", "_risk_score", b"_risk_score", "_sender_verified", b"_sender_verified", "_state", b"_state", "_status", b"_status", "_txid", b"_txid", "bitcoin_answer", b"bitcoin_answer", "bitcoin_error", b"bitcoin_error", "condition", b"condition", "confirmations", b"confirmations", "created", b"created", "error", b"error", "fee_sat", b"fee_sat", "identity_reasons", b"identity_reasons", "intent", b"intent", "payment_id", b"payment_id", "reason", b"reason", "record_id", b"record_id", "record_tenant", b"record_tenant", "recoveries", b"recoveries", "risk_factors", b"risk_factors", "risk_reasons", b"risk_reasons", "risk_score", b"risk_score", "run_id", b"run_id", "sender_verified", b"sender_verified", "state", b"state", "status", b"status", "step", b"step", "trace_id", b"trace_id", "txid", b"txid", "updated", b"updated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__confirmations: _TypeAlias = _typing.Literal["confirmations"]  # noqa: Y015
     _WhichOneofArgType__confirmations: _TypeAlias = _typing.Literal["_confirmations", b"_confirmations"]  # noqa: Y015

@@ -90,8 +90,8 @@ class PaymentServiceServicer:
         and each change that bitcoin sees. It ends with the run; or, where confirmations are asked for,
         once an ended run's payment has so many, or nothing will change it any more. With end_only it
         sends nothing before the message that it ends with.
-        Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if no run has this id, or retention has
-        deleted it meanwhile; FAILED_PRECONDITION (STORE_DAMAGED) for a run that nobody goes on with,
+        Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if no run makes it, or retention has
+        deleted that meanwhile; FAILED_PRECONDITION (STORE_DAMAGED) for a run that nobody goes on with,
         since its records cannot be read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -101,7 +101,8 @@ class PaymentServiceServicer:
     def CancelPayment(self, request, context):
         """CancelPayment refuses every later attempt of a payment that is not signed yet, whether its run
         exists or not. If it is signed, nothing is cancelled. The reply's state tells which: CANCELLED,
-        or that of the payment. Repeating it changes nothing.
+        or that of the payment. Repeating it changes nothing. One of several payments of a run is
+        cancelled alone: the run goes on until it comes to it.
         Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if the id is that of a run that pays
         nobody; UNAVAILABLE if bitcoin does not answer: then nobody knows whether it is cancelled, and it
         must be repeated.

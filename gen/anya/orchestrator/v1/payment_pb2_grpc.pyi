@@ -54,14 +54,15 @@ class PaymentServiceStub:
     and each change that bitcoin sees. It ends with the run; or, where confirmations are asked for,
     once an ended run's payment has so many, or nothing will change it any more. With end_only it
     sends nothing before the message that it ends with.
-    Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if no run has this id, or retention has
-    deleted it meanwhile; FAILED_PRECONDITION (STORE_DAMAGED) for a run that nobody goes on with,
+    Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if no run makes it, or retention has
+    deleted that meanwhile; FAILED_PRECONDITION (STORE_DAMAGED) for a run that nobody goes on with,
     since its records cannot be read.
     """
     CancelPayment: _grpc.UnaryUnaryMultiCallable[_payment_pb2.CancelPaymentRequest, _payment_pb2.CancelPaymentResponse]
     """CancelPayment refuses every later attempt of a payment that is not signed yet, whether its run
     exists or not. If it is signed, nothing is cancelled. The reply's state tells which: CANCELLED,
-    or that of the payment. Repeating it changes nothing.
+    or that of the payment. Repeating it changes nothing. One of several payments of a run is
+    cancelled alone: the run goes on until it comes to it.
     Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if the id is that of a run that pays
     nobody; UNAVAILABLE if bitcoin does not answer: then nobody knows whether it is cancelled, and it
     must be repeated.
@@ -93,14 +94,15 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     and each change that bitcoin sees. It ends with the run; or, where confirmations are asked for,
     once an ended run's payment has so many, or nothing will change it any more. With end_only it
     sends nothing before the message that it ends with.
-    Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if no run has this id, or retention has
-    deleted it meanwhile; FAILED_PRECONDITION (STORE_DAMAGED) for a run that nobody goes on with,
+    Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if no run makes it, or retention has
+    deleted that meanwhile; FAILED_PRECONDITION (STORE_DAMAGED) for a run that nobody goes on with,
     since its records cannot be read.
     """
     CancelPayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.CancelPaymentRequest, _payment_pb2.CancelPaymentResponse]  # type: ignore[assignment]
     """CancelPayment refuses every later attempt of a payment that is not signed yet, whether its run
     exists or not. If it is signed, nothing is cancelled. The reply's state tells which: CANCELLED,
-    or that of the payment. Repeating it changes nothing.
+    or that of the payment. Repeating it changes nothing. One of several payments of a run is
+    cancelled alone: the run goes on until it comes to it.
     Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if the id is that of a run that pays
     nobody; UNAVAILABLE if bitcoin does not answer: then nobody knows whether it is cancelled, and it
     must be repeated.
@@ -147,8 +149,8 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         and each change that bitcoin sees. It ends with the run; or, where confirmations are asked for,
         once an ended run's payment has so many, or nothing will change it any more. With end_only it
         sends nothing before the message that it ends with.
-        Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if no run has this id, or retention has
-        deleted it meanwhile; FAILED_PRECONDITION (STORE_DAMAGED) for a run that nobody goes on with,
+        Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if no run makes it, or retention has
+        deleted that meanwhile; FAILED_PRECONDITION (STORE_DAMAGED) for a run that nobody goes on with,
         since its records cannot be read.
         """
 
@@ -160,7 +162,8 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_payment_pb2.CancelPaymentResponse, _abc.Awaitable[_payment_pb2.CancelPaymentResponse]]:
         """CancelPayment refuses every later attempt of a payment that is not signed yet, whether its run
         exists or not. If it is signed, nothing is cancelled. The reply's state tells which: CANCELLED,
-        or that of the payment. Repeating it changes nothing.
+        or that of the payment. Repeating it changes nothing. One of several payments of a run is
+        cancelled alone: the run goes on until it comes to it.
         Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if the id is that of a run that pays
         nobody; UNAVAILABLE if bitcoin does not answer: then nobody knows whether it is cancelled, and it
         must be repeated.

@@ -296,6 +296,7 @@ class StartRunRequest(_message.Message):
     PRESENTATION_FIELD_NUMBER: _builtins.int
     WAIT_FIELD_NUMBER: _builtins.int
     VIEW_FIELD_NUMBER: _builtins.int
+    PAYMENTS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     workflow_id: _builtins.str
     presentation: _builtins.str
@@ -305,11 +306,17 @@ class StartRunRequest(_message.Message):
     def input(self) -> _struct_pb2.Struct: ...
     @_builtins.property
     def intent(self) -> _attestation_pb2.PaymentIntent:
-        """For workflows that pay."""
+        """For workflows that make one payment: the request_id is its id."""
 
     @_builtins.property
     def wait(self) -> _duration_pb2.Duration:
         """How long to wait for the run's end: not beyond the call's deadline, and at most a minute."""
+
+    @_builtins.property
+    def payments(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProvenPayment]:
+        """For workflows whose input names payments, instead of intent and presentation: each that it names,
+        in any order; at most 100.
+        """
 
     def __init__(
         self,
@@ -321,14 +328,43 @@ class StartRunRequest(_message.Message):
         presentation: _builtins.str = ...,
         wait: _duration_pb2.Duration | None = ...,
         view: Global___RunView.ValueType = ...,
+        payments: _abc.Iterable[Global___ProvenPayment] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "intent", b"intent", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "intent", b"intent", "presentation", b"presentation", "request_id", b"request_id", "view", b"view", "wait", b"wait", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "intent", b"intent", "payments", b"payments", "presentation", b"presentation", "request_id", b"request_id", "view", b"view", "wait", b"wait", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StartRunRequest: _TypeAlias = StartRunRequest  # noqa: Y015
+
+@_typing.final
+class ProvenPayment(_message.Message):
+    """ProvenPayment is one of several payments of a run, and its payer's proof of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INTENT_FIELD_NUMBER: _builtins.int
+    PRESENTATION_FIELD_NUMBER: _builtins.int
+    presentation: _builtins.str
+    """VP-JWT of the sender over the nonce that BeginVerification gave; at most 65,536 characters."""
+    @_builtins.property
+    def intent(self) -> _attestation_pb2.PaymentIntent:
+        """What BeginVerification was called with. Its payment_id is in the run's input."""
+
+    def __init__(
+        self,
+        *,
+        intent: _attestation_pb2.PaymentIntent | None = ...,
+        presentation: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["intent", b"intent"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["intent", b"intent", "presentation", b"presentation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProvenPayment: _TypeAlias = ProvenPayment  # noqa: Y015
 
 @_typing.final
 class StartRunResponse(_message.Message):
@@ -614,6 +650,7 @@ class Step(_message.Message):
     FINISHED_FIELD_NUMBER: _builtins.int
     APPROVAL_FIELD_NUMBER: _builtins.int
     OMITTED_BYTES_FIELD_NUMBER: _builtins.int
+    PAYMENT_ID_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """"execute_payment"; "fraud_assessment/score" inside a composite operation."""
     protocol: _builtins.str
@@ -624,6 +661,8 @@ class Step(_message.Message):
     """Size of the output and the operands that are left out here, since the run would not fit into one
     message with them: the largest of its steps first, until it has at most 3.5 MiB. 0: all is here.
     """
+    payment_id: _builtins.str
+    """Of the payment that it makes or judges, if the run's input names several."""
     @_builtins.property
     def output(self) -> _struct_pb2.Struct:
         """What its output_mapping took, plus everything the reply held under _output."""
@@ -657,10 +696,11 @@ class Step(_message.Message):
         finished: _timestamp_pb2.Timestamp | None = ...,
         approval: Global___Approval | None = ...,
         omitted_bytes: _builtins.int = ...,
+        payment_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "condition", b"condition", "error", b"error", "finished", b"finished", "output", b"output", "started", b"started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "attempts", b"attempts", "condition", b"condition", "error", b"error", "finished", b"finished", "omitted_bytes", b"omitted_bytes", "operation", b"operation", "output", b"output", "path", b"path", "protocol", b"protocol", "started", b"started", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "attempts", b"attempts", "condition", b"condition", "error", b"error", "finished", b"finished", "omitted_bytes", b"omitted_bytes", "operation", b"operation", "output", b"output", "path", b"path", "payment_id", b"payment_id", "protocol", b"protocol", "started", b"started", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -129,12 +129,12 @@ class WorkflowServiceServicer:
 
     def StartRun(self, request, context):
         """StartRun starts a run and returns at once, or once the run has ended if it is asked to wait. The
-        request_id is the run id; for a payment it is the payment id, a UUIDv7. Repeating it returns the
-        same run, and waits anew. A caller that goes away stops nothing.
+        request_id is the run id; of a run that makes one payment it is the payment id, a UUIDv7.
+        Repeating it returns the same run, and waits anew. A caller that goes away stops nothing.
         Errors: NOT_FOUND for an unknown workflow; INVALID_ARGUMENT for an input that is missing, not
-        declared or of the wrong type, an intent that contradicts the input, a negative wait, or a view
-        that there is not;
-        ALREADY_EXISTS (REQUEST_ID_REUSED).
+        declared or of the wrong type, payments that are not those that it names, an intent that
+        contradicts the input, a negative wait, or a view that there is not; ALREADY_EXISTS
+        (REQUEST_ID_REUSED), also if another run has one of the payments.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -48,12 +48,12 @@ class WorkflowServiceStub:
     """ListWorkflows lists the newest definition of every id, by id."""
     StartRun: _grpc.UnaryUnaryMultiCallable[_workflow_pb2.StartRunRequest, _workflow_pb2.StartRunResponse]
     """StartRun starts a run and returns at once, or once the run has ended if it is asked to wait. The
-    request_id is the run id; for a payment it is the payment id, a UUIDv7. Repeating it returns the
-    same run, and waits anew. A caller that goes away stops nothing.
+    request_id is the run id; of a run that makes one payment it is the payment id, a UUIDv7.
+    Repeating it returns the same run, and waits anew. A caller that goes away stops nothing.
     Errors: NOT_FOUND for an unknown workflow; INVALID_ARGUMENT for an input that is missing, not
-    declared or of the wrong type, an intent that contradicts the input, a negative wait, or a view
-    that there is not;
-    ALREADY_EXISTS (REQUEST_ID_REUSED).
+    declared or of the wrong type, payments that are not those that it names, an intent that
+    contradicts the input, a negative wait, or a view that there is not; ALREADY_EXISTS
+    (REQUEST_ID_REUSED), also if another run has one of the payments.
     """
     SignalRun: _grpc.UnaryUnaryMultiCallable[_workflow_pb2.SignalRunRequest, _workflow_pb2.SignalRunResponse]
     """SignalRun sends a run something that a wait_for step waits for, now or later. It is kept until
@@ -132,12 +132,12 @@ class WorkflowServiceAsyncStub(WorkflowServiceStub):
     """ListWorkflows lists the newest definition of every id, by id."""
     StartRun: _aio.UnaryUnaryMultiCallable[_workflow_pb2.StartRunRequest, _workflow_pb2.StartRunResponse]  # type: ignore[assignment]
     """StartRun starts a run and returns at once, or once the run has ended if it is asked to wait. The
-    request_id is the run id; for a payment it is the payment id, a UUIDv7. Repeating it returns the
-    same run, and waits anew. A caller that goes away stops nothing.
+    request_id is the run id; of a run that makes one payment it is the payment id, a UUIDv7.
+    Repeating it returns the same run, and waits anew. A caller that goes away stops nothing.
     Errors: NOT_FOUND for an unknown workflow; INVALID_ARGUMENT for an input that is missing, not
-    declared or of the wrong type, an intent that contradicts the input, a negative wait, or a view
-    that there is not;
-    ALREADY_EXISTS (REQUEST_ID_REUSED).
+    declared or of the wrong type, payments that are not those that it names, an intent that
+    contradicts the input, a negative wait, or a view that there is not; ALREADY_EXISTS
+    (REQUEST_ID_REUSED), also if another run has one of the payments.
     """
     SignalRun: _aio.UnaryUnaryMultiCallable[_workflow_pb2.SignalRunRequest, _workflow_pb2.SignalRunResponse]  # type: ignore[assignment]
     """SignalRun sends a run something that a wait_for step waits for, now or later. It is kept until
@@ -237,12 +237,12 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_workflow_pb2.StartRunResponse, _abc.Awaitable[_workflow_pb2.StartRunResponse]]:
         """StartRun starts a run and returns at once, or once the run has ended if it is asked to wait. The
-        request_id is the run id; for a payment it is the payment id, a UUIDv7. Repeating it returns the
-        same run, and waits anew. A caller that goes away stops nothing.
+        request_id is the run id; of a run that makes one payment it is the payment id, a UUIDv7.
+        Repeating it returns the same run, and waits anew. A caller that goes away stops nothing.
         Errors: NOT_FOUND for an unknown workflow; INVALID_ARGUMENT for an input that is missing, not
-        declared or of the wrong type, an intent that contradicts the input, a negative wait, or a view
-        that there is not;
-        ALREADY_EXISTS (REQUEST_ID_REUSED).
+        declared or of the wrong type, payments that are not those that it names, an intent that
+        contradicts the input, a negative wait, or a view that there is not; ALREADY_EXISTS
+        (REQUEST_ID_REUSED), also if another run has one of the payments.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,80 @@
+"""Which payment a step makes is known before it runs, and that no other step makes it."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.orchestrator import definition
+from tests.orchestrator.several import BATCH, EITHER, PAIR
+
+NAMED = 'payment: "{{input.second.payment_id}}"'
+
+
+def faults(text: str) -> list[str]:
+    return [str(fault) for fault in definition.check(text)]
+
+
+@pytest.mark.parametrize("text", [PAIR, BATCH, EITHER], ids=["pair", "batch", "either"])
+def test_a_workflow_may_make_several_payments_if_each_is_named(text: str) -> None:
+    assert faults(text) == []
+    assert definition.load(text).names_payments
+
+
+@pytest.mark.parametrize(
+    ("text", "was", "is_", "message"),
+    [
+        (PAIR, NAMED, "", "payment is missing: where payments are named, each is"),
+        (PAIR, NAMED, 'payment: "{{input.first.payment_id}}"', "is paid by pay1 already"),
+        (PAIR, NAMED, 'payment: "{{steps.verify1.score}}"', "must be one path into the run's"),
+        (PAIR, NAMED, 'payment: "x{{input.second.payment_id}}"', "must be one path into the run's"),
+        (PAIR, NAMED, "payment: 0198c0de-0000-7000-8000-000000000000", "must be one path into"),
+        (PAIR, NAMED, 'payment: "{{item.payment_id}}"', "item can be read inside for_each only"),
+        (BATCH, "item.payment_id", "input.payment_id", "is the same for every item"),
+        (BATCH, "max_concurrency: 1", "max_concurrency: 2", "cannot be taken back: not inside"),
+        (BATCH, "max_concurrency: 1", "on_item_error: continue", "cannot be taken back: not"),
+        (BATCH, 'items: "{{input.payments}}"', 'items: ["a"]', "must be one path into the run's"),
+    ],
+)
+def test_a_payment_that_may_be_another_ones_is_refused(
+    text: str, was: str, is_: str, message: str
+) -> None:
+    before, pays, after = text.rpartition("- id: pay")
+    spoiled = before + pays + after.replace(was, is_, 1)  # in the last step that pays
+    if was not in after:
+        spoiled = text.replace(was, is_)
+
+    assert any(message in fault for fault in faults(spoiled))
+
+
+def test_no_failure_of_a_list_that_pays_is_caught() -> None:
+    caught = BATCH.replace("    for_each:", "    on_error: {}\n    for_each:")
+
+    assert any("cannot be taken back: not inside" in fault for fault in faults(caught))
+
+
+def test_a_payment_without_a_name_cannot_be_made_for_each_item() -> None:
+    nameless = BATCH.replace('payment: "{{item.payment_id}}"', "")
+
+    assert any("inside for_each must name its payment" in fault for fault in faults(nameless))
+
+
+def test_a_workflow_that_names_payments_makes_one() -> None:
+    judging = PAIR[: PAIR.index("- id: pay1")]
+
+    assert any("no step of the workflow pays" in fault for fault in faults(judging))
+
+
+def test_a_workflow_that_pays_twice_says_how_to_name_them() -> None:
+    nameless = "\n".join(line for line in PAIR.splitlines() if "payment:" not in line)
+
+    assert any("each step names its payment" in fault for fault in faults(nameless))
+
+
+def test_two_lists_of_the_same_payments_are_one_too_many() -> None:
+    each = BATCH[BATCH.index("  - id: each") :]
+    again = each.replace("each", "again").replace("for_again", "for_each")
+    for name in ("verify", "assess", "pay", "record"):
+        again = again.replace(f"- id: {name}", f"- id: {name}_again")
+        again = again.replace(f"steps.{name}.", f"steps.{name}_again.")
+
+    assert any("input.payments[].payment_id is paid by pay" in one for one in faults(BATCH + again))

@@ -1,0 +1,91 @@
+"""How a run of several payments may not start: each must be named, known, and made once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mesh.errors import InvalidArgument
+from services.orchestrator import definition
+from services.orchestrator.engine.intents import Proven
+from services.orchestrator.engine.state import RunState
+from tests.orchestrator.engine.driving import Drive, paying_several
+from tests.orchestrator.several import BATCH, PAIR, batch_of, intent, pair_of
+
+if TYPE_CHECKING:
+    from anya.mesh.v1.attestation_pb2 import PaymentIntent
+
+
+def starts(given: dict[str, Any], *intents: PaymentIntent, text: str = PAIR) -> RunState:
+    return paying_several(text, given, *intents).state
+
+
+def test_a_payment_that_two_steps_would_make_is_refused_at_the_start() -> None:
+    one = intent()
+
+    with pytest.raises(InvalidArgument, match="would be paid by pay1 and again by pay2"):
+        starts(pair_of(one, one), one)
+    with pytest.raises(InvalidArgument, match=r"each\[0\]/pay and again by each\[1\]/pay"):
+        starts(batch_of(one, one), one, text=BATCH)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"amount_sat": 1}, "payments[1].intent.amount_sat"),
+        ({"recipient_address": "other"}, "payments[1].intent.recipient_address"),
+        ({"network": "main"}, "payments[1].intent.network"),
+        ({"sender_did": ""}, "payments[1].intent.sender_did"),
+        ({"payment_id": "5f0c4a8e-9f5b-4c7e-8d57-0d3a7f6f2c11"}, "payments[1].intent.payment_id"),
+    ],
+    ids=str,
+)
+def test_an_intent_that_is_not_what_the_input_says_is_refused(
+    change: dict[str, str | int], field: str
+) -> None:
+    first, second = intent(), intent()
+    given = pair_of(first, second)
+    for name, value in change.items():
+        setattr(second, name, value)
+
+    with pytest.raises(InvalidArgument) as caught:
+        starts(given, first, second)
+
+    assert caught.value.field == field
+
+
+def test_every_payment_that_the_input_names_must_be_there_and_no_other() -> None:
+    first, second, third = intent(), intent(), intent()
+    given = pair_of(first, second)
+
+    for intents in ((), (first,), (first, second, second), (first, second, third)):
+        with pytest.raises(InvalidArgument) as caught:
+            starts(given, *intents)
+
+        assert (caught.value.field or "").startswith("payments")
+
+
+def test_a_payment_without_an_id_in_the_input_is_refused() -> None:
+    first, second = intent(), intent()
+    for id in (7, None, ["x"]):
+        given = pair_of(first, second)
+        given["second"]["payment_id"] = id
+
+        with pytest.raises(InvalidArgument):
+            starts(given, first, second)
+
+
+def test_a_run_of_several_payments_is_not_called_like_one_of_them() -> None:
+    first, second = intent(), intent()
+    run = Drive(
+        definition.load(PAIR),
+        pair_of(first, second),
+        state=RunState(first.payment_id),
+        proven=(Proven(first, "vp"), Proven(second, "vp")),
+    )
+
+    with pytest.raises(InvalidArgument) as caught:
+        run.start()
+
+    assert caught.value.field == "request_id"

@@ -1,0 +1,167 @@
+"""Two payments in one run of a real mesh: both made, one refused, and no proof lent to another."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import uuid
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from anya.bitcoin.v1 import wallet_pb2
+from anya.orchestrator.v1 import payment_pb2
+from anya.orchestrator.v1 import workflow_pb2 as pb
+from cli import payments, runs
+from cli.connection import connect
+from tests.faults.paying import persist
+from tests.orchestrator.several import BATCH, PAIR, batch_of, pair_of
+from tests.scenarios.meshes import anya
+from tests.scenarios.striking import Scene, mine, scene
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cli.connection import Channels
+    from cli.payment import Proposal
+
+AMOUNTS = itertools.count(300_000)
+TOO_MUCH = 20_000_000_000  # sat: more than the payer has
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    with scene(tmp_path_factory.mktemp("several") / "home") as standing:
+        yield standing
+
+
+async def propose(mesh: Scene, channels: Channels, *amounts: int) -> list[Proposal]:
+    return [await persist(lambda: mesh.propose(channels, amount)) for amount in amounts]  # noqa: B023
+
+
+async def show(channels: Channels, proposal: Proposal) -> payment_pb2.Payment:
+    return await persist(lambda: payments.get(channels, proposal.intent.payment_id))
+
+
+async def run_pair(channels: Channels, first: Proposal, second: Proposal) -> pb.Run:
+    """Both payments in one run, to its end."""
+    await persist(lambda: runs.register(channels, PAIR))
+    given = pair_of(first.intent, second.intent)
+    run_id = str(uuid.uuid4())
+    await persist(lambda: _start(channels, "pair", given, run_id, first, second))
+    return await runs.finish(channels, run_id)
+
+
+async def _start(
+    channels: Channels, workflow_id: str, given: dict[str, object], run_id: str, *made: Proposal
+) -> None:
+    proven = [pb.ProvenPayment(intent=one.intent, presentation=one.presentation) for one in made]
+    await runs.start(channels, workflow_id, given, run_id=run_id, payments=proven)
+
+
+async def test_two_payments_are_made_and_recorded_in_one_run(mesh: Scene) -> None:
+    async with connect(mesh.home) as channels:
+        amounts = [next(AMOUNTS), next(AMOUNTS)]
+        made = await propose(mesh, channels, *amounts)
+
+        run = await run_pair(channels, *made)
+        await mine(channels)
+        shown = [await show(channels, one) for one in made]
+
+        assert runs.status_word(run.status) == "SUCCEEDED", runs.lines(run)
+        for payment, amount_sat in zip(shown, amounts, strict=True):
+            assert payment.run_id == run.run_id
+            assert payment.intent.amount_sat == amount_sat
+            assert await mesh.received(channels, amount_sat) == [payment.txid[::-1].hex()]
+            assert payment.confirmations == 1
+            tenant = payment.record_tenant
+            assert await mesh.records(channels, tenant, payment.payment_id) == 1
+        assert shown[0].txid != shown[1].txid
+
+
+async def test_a_second_payment_that_is_refused_leaves_the_first_made_and_both_told(
+    mesh: Scene,
+) -> None:
+    async with connect(mesh.home) as channels:
+        amount_sat = next(AMOUNTS)
+        first, second = await propose(mesh, channels, amount_sat, TOO_MUCH)
+
+        run = await run_pair(channels, first, second)
+        made, refused = await show(channels, first), await show(channels, second)
+
+        assert runs.status_word(run.status) == "NEEDS_ATTENTION", runs.lines(run)
+        assert run.reason.startswith("pay1 was done, but not ")
+        assert "pay2" in run.reason
+        assert await mesh.received(channels, amount_sat) == [made.txid[::-1].hex()]
+        assert made.record_id
+        assert refused.bitcoin_answer == payment_pb2.BITCOIN_ANSWER_NOT_FOUND
+        assert not refused.HasField("txid")
+        assert await mesh.received(channels, TOO_MUCH) == []
+
+
+async def test_the_proof_of_one_payment_pays_no_other(mesh: Scene) -> None:
+    async with connect(mesh.home) as channels:
+        amounts = [next(AMOUNTS), next(AMOUNTS)]
+        first, second = await propose(mesh, channels, *amounts)
+        lent = replace(first, presentation=second.presentation)
+        borrowed = replace(second, presentation=first.presentation)
+
+        run = await run_pair(channels, lent, borrowed)
+
+        assert runs.status_word(run.status) == "REFUSED", runs.lines(run)
+        for amount_sat in amounts:
+            assert await mesh.received(channels, amount_sat) == []
+
+
+async def test_a_list_of_payments_is_paid_and_a_cancelled_one_ends_it_there(mesh: Scene) -> None:
+    async with connect(mesh.home) as channels:
+        await persist(lambda: runs.register(channels, BATCH))
+        amounts = [next(AMOUNTS) for _ in range(3)]
+        made = await propose(mesh, channels, *amounts)
+        last = made[-1].intent.payment_id
+        await persist(lambda: payments.cancel(channels, last))
+        run_id = str(uuid.uuid4())
+        given = batch_of(*(one.intent for one in made))
+
+        await persist(lambda: _start(channels, "batch", given, run_id, *made))
+        run = await runs.finish(channels, run_id)
+        shown = await show(channels, made[-1])
+
+        assert runs.status_word(run.status) == "NEEDS_ATTENTION", runs.lines(run)
+        assert run.cause == "each[2]/pay: PAYMENT_CANCELLED"
+        assert shown.state == wallet_pb2.PAYMENT_STATE_CANCELLED
+        counts = [len(await mesh.received(channels, amount)) for amount in amounts]
+        assert counts == [1, 1, 0]
+
+
+async def test_a_list_of_payments_is_proved_and_started_from_a_shell(mesh: Scene) -> None:
+    amounts = [next(AMOUNTS), next(AMOUNTS)]
+    listed = [{"recipient_address": mesh.shop, "amount": amount} for amount in amounts]
+    async with connect(mesh.home) as channels:
+        await persist(lambda: runs.register(channels, BATCH))
+
+        done = await asyncio.to_thread(
+            anya,
+            *("run", "start", "batch", "--input", json.dumps({"payments": listed})),
+            *("--pay-as", mesh.town.payers[0].name, "--wait", "--json"),
+            home=mesh.home.path,
+        )
+
+        assert done.code == 0, done.err
+        first = done.document["input"]["payments"][0]["payment_id"]
+        shown = await asyncio.to_thread(anya, "payment", "show", first, home=mesh.home.path)
+        assert f"  with others in {done.document['run_id']}" in shown.out.splitlines()
+        assert [len(await mesh.received(channels, amount)) for amount in amounts] == [1, 1]
+
+
+async def test_an_input_without_payments_is_a_usage_error(mesh: Scene) -> None:
+    done = await asyncio.to_thread(
+        anya,
+        *("run", "start", "batch", "--input", "{}", "--pay-as", mesh.town.payers[0].name, "--json"),
+        home=mesh.home.path,
+    )
+
+    assert done.code == 2
+    assert "the input names no payment" in done.error["message"]
