@@ -7,6 +7,7 @@ import math
 from typing import TYPE_CHECKING
 
 from anya.bitcoin.v1 import wallet_pb2 as pb
+from mesh import contracts
 from mesh.errors import Reason, Unavailable
 from services.orchestrator.definition.workflow import Effect
 from services.orchestrator.engine.state import Error
@@ -16,8 +17,11 @@ if TYPE_CHECKING:
     from services.orchestrator.peers import Peers
 
 SERVICE = "bitcoin"
-GET = "/anya.bitcoin.v1.WalletService/GetPayment"
-CANCEL = "/anya.bitcoin.v1.WalletService/CancelPayment"
+SEND = pb.DESCRIPTOR.services_by_name["WalletService"].methods_by_name["SendPayment"]
+PATH = f"/{SEND.containing_service.full_name}"
+# The contract of a payment says who tells what became of it, and who refuses it.
+OUTCOME = f"{PATH}/{contracts.operation(SEND).outcome}"
+CANCEL = f"{PATH}/{contracts.operation(SEND).cancel}"
 
 
 class Wallet:
@@ -27,7 +31,7 @@ class Wallet:
     async def find(self, payment_id: str, *, within: float) -> pb.Payment | Error | None:
         """The payment or its cancellation, None if bitcoin has neither, or why it did not say."""
         request = pb.GetPaymentRequest(payment_id=payment_id).SerializeToString()
-        reply = await self._peers.call(SERVICE, GET, request, timeout=within)
+        reply = await self._peers.call(SERVICE, OUTCOME, request, timeout=within)
         if isinstance(reply, Error):
             return None if reply.code == "NOT_FOUND" else reply
         return pb.GetPaymentResponse.FromString(reply).payment
