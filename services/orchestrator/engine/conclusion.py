@@ -32,9 +32,7 @@ def pivot_made(state: RunState) -> bool:
 
 def is_owed(state: RunState, step: StepState) -> bool:
     """Is there no way back from here but to do it? Not from a payment that is not made itself."""
-    if not pivot_made(state) or step.effect == Effect.PIVOT.name:
-        return False
-    return not step.payment or is_paid(state, step.payment)
+    return pivot_made(state) and (not step.payment or is_paid(state, step.payment))
 
 
 def is_paid(state: RunState, payment: str) -> bool:

@@ -274,6 +274,30 @@ def test_a_payment_that_was_cancelled_alone_ends_the_run_where_it_comes_to_it() 
     assert run.state.reason.startswith("each[0]/pay was done, but not what follows: each[1]/pay: ")
 
 
+def test_a_run_whose_first_payment_was_cancelled_has_the_others_refused_before_it_ends() -> None:
+    run, *_ = pair()
+    until(run, "pay1")
+
+    run.fail("pay1", "FAILED_PRECONDITION", "PAYMENT_CANCELLED")
+    run.reply("pay2/cancel")
+
+    assert run.status == "CANCELLED"
+    assert "pay1/cancel" not in run.statuses()
+
+
+def test_a_run_of_which_the_network_rejects_all_payments_has_failed() -> None:
+    rejected = wallet_pb2.SendPaymentResponse(status=wallet_pb2.PAYMENT_STATUS_REJECTED)
+    run, *_ = pair(SAGA)
+
+    for path in ("pay1", "pay2"):
+        until(run, path)
+        run.do(run.at(path), rejected)
+    run.reply("keep/compensate")
+
+    assert run.status == "COMPENSATED"
+    assert run.state.reason == "pay1: status is rejected; pay2: status is rejected"
+
+
 @pytest.mark.parametrize("fast", [True, False])
 def test_of_two_ways_to_make_one_payment_one_is_taken(fast: bool) -> None:
     one = intent()
