@@ -6,8 +6,10 @@ import asyncio
 import time
 from contextvars import Context
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
+from services.orchestrator.driving.alone import Alone
 from services.orchestrator.driving.patience import pause
 from services.orchestrator.driving.run_trace import CANCEL
 from services.orchestrator.engine.events import (
@@ -25,7 +27,7 @@ from services.orchestrator.engine.policy import SECOND
 from services.orchestrator.engine.state import Error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from mesh.lease import Lease
     from services.orchestrator.definition.workflow import Workflow
@@ -55,6 +57,7 @@ class Active:
     heard: int = 0  # position up to which it has looked for events
     stirred: asyncio.Event = field(default_factory=asyncio.Event)  # by mail, or by what is done
     rests: tuple[int, float] | None = None  # only waits: its sequence, and since when
+    alone: Alone | None = None  # its only call, while that is under way
 
     @property
     def has_mail(self) -> bool:
@@ -62,12 +65,17 @@ class Active:
 
     def tell_of_mail(self) -> None:
         self.mail = True
-        self.stirred.set()
+        self._stir()
 
     def hand(self, message: Message) -> None:
         """It was stored: who has it here need not read it."""
         self.handed.append(message)
+        self._stir()
+
+    def _stir(self) -> None:
         self.stirred.set()
+        if self.alone is not None:
+            self.alone.tell_of_mail()
 
     def take_handed(self) -> list[Message]:
         """What it was handed, if nothing else was sent to it; or else the store is to be read."""
@@ -93,6 +101,7 @@ class Performer:
         most_calls: int,
         stopping: asyncio.Event,
         patience: Callable[[], float],
+        take_mail: Callable[[Active], Awaitable[None]],
     ) -> None:
         self._peers = peers
         self._lease = lease
@@ -100,6 +109,7 @@ class Performer:
         self._calls = asyncio.Semaphore(most_calls)
         self._stopping = stopping
         self._patience = patience
+        self._take_mail = take_mail
 
     async def next_events(self, run: Active) -> list[Event]:
         """What came of doing what is to be done next.
@@ -110,14 +120,28 @@ class Performer:
         stopping = self._stopping.is_set()
         wanted = [] if stopping else commands(run.state, self._policy)
         if len(wanted) == 1 and isinstance(wanted[0], Call) and not run.under_way:
-            event = await self._perform(run, wanted[0])
-            return [] if event is None else [event]
+            return await self._make_alone(run, wanted[0])
         if not stopping:
             run.leave(run.under_way.keys() - wanted)
         for command in wanted:
             if command not in run.under_way:
                 run.under_way[command] = self._spawn(run, command)
         return await self._first(run)
+
+    async def _make_alone(self, run: Active, call: Call) -> list[Event]:
+        if run.has_mail:
+            return []
+        run.alone = Alone(partial(self._take_mail_beside, run, call))
+        try:
+            event = await run.alone.make(self._perform(run, call))
+        finally:
+            run.alone = None
+        return [] if event is None else [event]
+
+    async def _take_mail_beside(self, run: Active, call: Call) -> bool:
+        while run.has_mail and not self._stopping.is_set():
+            await self._take_mail(run)
+        return call in commands(run.state, self._policy)
 
     async def _first(self, run: Active) -> list[Event]:
         """What is done first of what is under way; nothing as soon as there is mail to take."""

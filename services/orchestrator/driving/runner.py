@@ -80,6 +80,7 @@ class Runner:
             most_calls=config.max_steps,
             stopping=self._stopping,
             patience=lambda: IDLE_WHEN_FULL if self._was_full else IDLE,
+            take_mail=self._take_mail,
         )
 
     @asynccontextmanager
