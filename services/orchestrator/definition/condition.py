@@ -84,6 +84,9 @@ class Condition:
                 missing.append(path)
         bound = {path.variable: value for path, value in values.items()}
         operands = _by_text(values)
+        for path, value in values.items():
+            if _holds_nul(value):
+                return Verdict(None, operands, f"{path} holds the character U+0000")
         holds = _evaluate(self._expression, bound)
         if holds is None and missing:
             return Verdict(None, operands, str(PathMissing(missing[0])))
@@ -155,6 +158,19 @@ def _clauses(environment: Any, whole: Expression, compiled: Any) -> tuple[Clause
         )
     except ConditionInvalid:
         return ()  # a comment that holds a bracket: then all operands are named
+
+
+def _holds_nul(value: Any) -> bool:
+    """The binding to CEL ends a text there: what is behind it would not count."""
+    match value:
+        case str():
+            return "\0" in value
+        case list():
+            return any(map(_holds_nul, value))
+        case dict():
+            return any(map(_holds_nul, value)) or any(map(_holds_nul, value.values()))
+        case _:
+            return False
 
 
 def _cel_type(operand: Type) -> Any:

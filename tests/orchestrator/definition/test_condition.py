@@ -8,7 +8,7 @@ import pytest
 
 from services.orchestrator.definition.condition import Condition, compile_condition
 from services.orchestrator.definition.expression import ConditionInvalid
-from services.orchestrator.definition.types import BOOL, DOUBLE, INT, STRING, Type
+from services.orchestrator.definition.types import ANY, BOOL, DOUBLE, INT, STRING, Type
 
 TYPES = {
     "steps.a.verified": BOOL,
@@ -88,6 +88,22 @@ def test_a_missing_operand_cannot_be_judged() -> None:
 
     assert verdict.holds is None
     assert verdict.reason == "input.list[0] does not exist"
+
+
+@pytest.mark.parametrize("name", ["Ada\0", "Ada\0Bob"])
+@pytest.mark.parametrize("text", ["{{input.list[0]}} == 'Ada'", "{{input.list[0]}} != 'Ada'"])
+def test_a_text_with_a_nul_is_never_taken_for_what_stands_before_it(text: str, name: str) -> None:
+    verdict = compiled(text).judge({"input": {"list": [name]}})
+
+    assert verdict.holds is None
+    assert verdict.reason == "input.list[0] holds the character U+0000"
+
+
+def test_a_nul_inside_a_list_is_found() -> None:
+    condition = compile_condition("'Ada' in {{input.names}}", lambda path, offset: ANY)
+
+    assert condition.judge({"input": {"names": [{"Ada\0": 1}]}}).holds is None
+    assert condition.judge({"input": {"names": ["Ada"]}}).holds is True
 
 
 @pytest.mark.parametrize(

@@ -8,19 +8,9 @@ import pytest
 
 from services.orchestrator import definition
 from services.orchestrator.definition.schema import schema
-from tests.orchestrator.definition.cases import refused
+from tests.orchestrator.definition.cases import known, refused
 
-GREETING = """
-id: greeting
-name: a workflow for others
-steps:
-  - id: long
-    condition: "size({{input.name}}) > 0 && {{input.name}} != ''"
-    set: {}
-  - id: result
-    set: {text: "{{input.name}}"}
-"""
-KNOWN = definition.operations().with_workflow(definition.load(GREETING))
+KNOWN = known()
 TEXTS, SHAPE, SENSE = refused("texts"), refused("shape"), refused("sense")
 VALIDATOR = jsonschema_rs.validator_for(schema())
 
