@@ -207,7 +207,7 @@ class _Checker(CallChecks):
         listed = self._items(each.items, (*where, "items"))
         visible = self.visible
         mark, outer = visible.mark(), visible.item
-        visible.item = listed.element or ANY
+        visible.item = ANY if each.tolerates and listed.items else listed.element or ANY
         self.lists = (*self.lists, self.source(each.items))
         (block,) = raw.blocks
         steps = self._block(raw, block.steps, inner, self.kind_of(raw, each))

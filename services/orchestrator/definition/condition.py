@@ -16,12 +16,12 @@ from services.orchestrator.definition.expression import (
     conjuncts,
     read_expression,
 )
-from services.orchestrator.definition.judging import asked_of
+from services.orchestrator.definition.judging import agreed, asked_of
 from services.orchestrator.definition.path import Path, PathMissing
-from services.orchestrator.definition.types import Kind, Type
+from services.orchestrator.definition.types import ANY, Kind, Type
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from services.orchestrator.definition.expression import Expression
     from services.orchestrator.definition.path import Scope
@@ -60,19 +60,11 @@ class Condition:
     _expression: Any
     operands: Mapping[Path, Type]
     _clauses: tuple[Clause, ...]
-    _cel: str
+    _asked: Mapping[Path, Sequence[Type]]  # of what has no type of CEL: what it is used as
 
-    def asked_of_inputs(self) -> dict[Path, list[Type]]:
+    def asked_of_inputs(self) -> dict[Path, Sequence[Type]]:
         """What it takes of the inputs that no contract gives a type."""
-        untyped = [path for path in self.operands if self._is_untyped(path)]
-        if not untyped:
-            return {}
-        known = {path.variable: type for path, type in self.operands.items()}
-        asked = asked_of(self._cel, known)
-        return {path: asked[path.variable] for path in untyped if path.variable in asked}
-
-    def _is_untyped(self, path: Path) -> bool:
-        return path.root == "input" and self.operands[path].kind is Kind.ANY
+        return {path: types for path, types in self._asked.items() if path.root == "input"}
 
     def judge(self, scope: Scope) -> Verdict:
         values: dict[Path, Any] = {}
@@ -135,7 +127,21 @@ def compile_condition(text: str, typed: Callable[[Path, int], Type | None]) -> C
     if compiled.return_type() != cel.Type.BOOL:
         raise ConditionInvalid("a condition must be true or false; compare it: == true, > 0, ...")
     clauses = _clauses(environment, expression, compiled)
-    return Condition(text, compiled, operands, clauses, expression.cel)
+    return Condition(text, compiled, operands, clauses, _asked(expression, operands))
+
+
+def _asked(expression: Expression, operands: Mapping[Path, Type]) -> dict[Path, list[Type]]:
+    """ConditionInvalid where a list or an object is used as what it cannot be."""
+    dynamic = {path for path, type in operands.items() if type.kind not in _CEL_TYPES}
+    if not dynamic:
+        return {}
+    found = asked_of(expression.cel, {path.variable: type for path, type in operands.items()})
+    asked = {path: found[path.variable] for path in dynamic if path.variable in found}
+    for path, offset in expression.paths:
+        wanted, type = agreed(asked.get(path, ())), operands[path]
+        if ANY.kind not in (wanted.kind, type.kind) and not wanted.accepts(type):
+            raise ConditionInvalid(f"{path} is {type}, not {wanted}", offset)
+    return {path: types for path, types in asked.items() if operands[path].kind is Kind.ANY}
 
 
 def _evaluate(expression: Any, bound: dict[str, Any]) -> bool | None:

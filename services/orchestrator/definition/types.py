@@ -30,6 +30,9 @@ _OWN_MESSAGES = {
 _OWN_NAMES = {"request_id"}
 
 
+MAX_DISTINCT = 16  # kinds of items in a list that is written out
+
+
 class Kind(Enum):
     ANY = "any value"
     BOOL = "true or false"
@@ -74,7 +77,8 @@ class Type:
     message: Descriptor | None = None  # an OBJECT of a contract
     members: Mapping[str, Type] = field(default_factory=dict)  # an OBJECT of no contract
     element: Type | None = None  # of a LIST
-    items: tuple[Type, ...] | None = None  # of a LIST that the definition itself writes out
+    # Of a LIST that the definition itself writes out; of ANY, what it is one of, if that is known.
+    items: tuple[Type, ...] | None = None
     open: bool = False  # an OBJECT that may have members besides
     # False if the contract's data class lets the value travel no further than to those concerned.
     # What is inside of it is another matter: see may_be_shown.
@@ -86,6 +90,8 @@ class Type:
     def __str__(self) -> str:
         if self.message is not None:
             return f"a {self.message.name}"
+        if self.kind is Kind.ANY and self.items:
+            return f"now {', now '.join(dict.fromkeys(map(str, self.items)))}"
         if self.kind is Kind.ENUM and self.scalar is not None:
             return f"one of {', '.join(enum_words(self.scalar))}"
         return self.kind.value
@@ -111,6 +117,9 @@ class Type:
     def descend(self, part: str | int) -> Type | None:
         """The type of a member or item; None if there can be none of this name."""
         found: Type | None
+        if self.kind is Kind.ANY and self.items:
+            below = [one.descend(part) for one in self.items]
+            return None if None in below else common(filter(None, below))
         match self.kind, part:
             case ((Kind.ANY | Kind.SIZED | Kind.COLLECTION), _):
                 return ANY
@@ -134,7 +143,7 @@ class Type:
     def accepts(self, source: Type) -> bool:
         """May a value of ``source`` stand here? What only the value can tell waits for the run."""
         if self.kind is Kind.ANY or source.kind is Kind.ANY:
-            return True
+            return self.kind is Kind.ANY or all(map(self.accepts, source.items or ()))
         if self.kind in LOOSE or source.kind in LOOSE:
             return bool(forms(self) & forms(source))
         match self.kind:
@@ -231,13 +240,15 @@ def _as_number(type: Type) -> Type:
 
 
 def common(types: Iterable[Type]) -> Type:
-    """What all of them are; ANY if they differ."""
-    types = list(map(_as_number, types))
+    """What all of them are, or one of what they are; ANY if those are too many."""
+    types = _distinct(map(_as_number, types))
+    if len(types) > MAX_DISTINCT:
+        return ANY
     first, *others = types or [ANY]
     names = first.names()
     alike = all(type.kind is first.kind and type.names() == names for type in others)
     null = frozenset(key for type in types for key in type.absent)
-    found = ANY
+    found = ANY if len(types) == 1 else replace(ANY, items=tuple(types))
     if alike and first.kind in (Kind.BOOL, Kind.NUMBER, Kind.STRING):
         found = Type(first.kind, showable=all(type.showable for type in types))
     elif alike and first.kind is Kind.OBJECT and first.message is None and not first.open:
@@ -246,6 +257,14 @@ def common(types: Iterable[Type]) -> Type:
     elif alike and first.kind is Kind.LIST:
         found = Type(Kind.LIST, element=common([type.element or ANY for type in types]))
     return found.or_null(null) if any(type.nullable for type in types) else found
+
+
+def _distinct(types: Iterable[Type]) -> list[Type]:
+    found: list[Type] = []
+    for type in types:
+        if len(found) <= MAX_DISTINCT and type not in found:
+            found.append(type)
+    return found
 
 
 def forms(type: Type) -> frozenset[str]:

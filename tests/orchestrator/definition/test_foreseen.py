@@ -180,6 +180,37 @@ def test_what_a_written_list_lacks_is_told() -> None:
     assert told(*steps, whole) == ["item.n is any number, not a string"]
 
 
+def test_what_one_item_of_a_written_list_lacks_is_told_unless_items_may_fail() -> None:
+    reads = {"id": "row", "set": {"x": "{{item.n}}"}}
+    items = [{"n": "a"}, {"m": "b"}]
+    tolerant = each(items, reads)
+    tolerant["for_each"]["on_item_error"] = "continue"
+
+    assert told(each(items, reads)) == ["item is now an object: it has no 'n'"]
+    assert told(each(["d", 7], call("look", "{{item}}"))) == [
+        "item is now a string, now any number, not a string"
+    ]
+    assert told(tolerant) == []
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        ("{{steps.all.list}} > 5", "steps.all.list is a list, not any number"),
+        ("{{steps.all.list}} || true", "steps.all.list is a list, not true or false"),
+        ("{{steps.all.map}} == 'x'", "steps.all.map is an object, not a string"),
+    ],
+)
+def test_a_list_or_an_object_is_not_compared_as_what_it_is_not(
+    condition: str, message: str
+) -> None:
+    first = {"id": "all", "set": {"list": [1], "map": {"a": 1}}}
+    good = "{{steps.all.list}} == [1] && 'a' in {{steps.all.map}} && {{steps.all.list}} != null"
+
+    assert told(first, {"id": "b", "condition": condition, "set": {}}) == [message]
+    assert told(first, {"id": "b", "condition": good, "set": {}}) == []
+
+
 @pytest.mark.parametrize(
     ("condition", "offset", "message"),
     [
