@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections import OrderedDict
 from contextlib import suppress
@@ -36,14 +37,18 @@ class Catalogue:
 
     async def register(self, text: str) -> StoredDefinition:
         """Check a definition and store it. DefinitionInvalid with every fault."""
-        inner = await self._definitions.newest(definition.references(text))
-        workflow = definition.load(text, _with(inner))
+        used = await asyncio.to_thread(definition.references, text)
+        inner = await self._definitions.newest(used)
+        workflow = await asyncio.to_thread(_check, text, inner)
         if workflow.id in definition.BUILT_IN and workflow.hash != current(workflow.id).hash:
             fault = definition.read(text).fault(
                 ("id",), f"{workflow.id} is built in: choose another id"
             )
             raise definition.DefinitionInvalid([fault])
-        return await self._definitions.register(workflow, text)
+        stored = await self._definitions.register(workflow, text)
+        with suppress(FailedPrecondition):  # registered before those inside it were changed
+            await asyncio.to_thread(self.newest, stored)
+        return stored
 
     def newest(self, stored: StoredDefinition) -> Workflow:
         """For a run that begins now; built-in ones are always those of this version.
@@ -95,6 +100,11 @@ class Catalogue:
             if name in definition.BUILT_IN:
                 known = known.with_composite(workflow)
         return known
+
+
+def _check(text: str, inner: tuple[StoredDefinition, ...]) -> Workflow:
+    """Of a large definition this takes a second: runs go on meanwhile."""
+    return definition.load(text, _with(inner))
 
 
 def current(name: str) -> Workflow:

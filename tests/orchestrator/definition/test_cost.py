@@ -1,0 +1,106 @@
+"""The check takes as long as the definition is large, and holds nobody up."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from anya.orchestrator.v1 import workflow_pb2 as pb
+from services.orchestrator import definition
+from services.orchestrator.definition.workflow import privileges
+
+if TYPE_CHECKING:
+    from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
+
+IN_A_LIST = 90
+SET: dict[str, Any] = {"set": {"x": 1}}
+STEPS: dict[str, dict[str, Any]] = {
+    "set": {"set": {"x": "{{steps.first.x}}"}},
+    "unknown": {"set": {"x": "{{steps.nobody.x}}"}},
+    "caught": {
+        "protocol": "web5",
+        "operation": "resolve_did",
+        "input_mapping": {"did": "d"},
+        "output_mapping": {},
+        "on_error": {},
+    },
+    "judged": {"condition": "{{input.x}} > 5 && {{input.y}} == 'a'", **SET},
+}
+
+
+def text_of(kind: str, count: int) -> str:
+    """A definition of as many steps, in branches of lists that are not too long."""
+    listed = [{"id": f"s{at}", **STEPS[kind]} for at in range(count)]
+    groups: list[dict[str, Any]] = []
+    for at in range(0, count, IN_A_LIST):
+        beside = [{"id": f"b{at}", **SET}]
+        branches = {"a": listed[at : at + IN_A_LIST], "b": beside}
+        groups.append({"id": f"g{at}", "parallel": {"branches": branches}})
+    return json.dumps({"id": "e", "name": "e", "steps": [{"id": "first", **SET}, *groups]})
+
+
+def cost(text: str) -> float:
+    """CPU seconds, the least of three."""
+    found = []
+    for _ in range(3):
+        began = time.process_time()
+        definition.check(text)
+        found.append(time.process_time() - began)
+    return min(found)
+
+
+@pytest.mark.parametrize("kind", STEPS)
+def test_four_times_the_steps_take_no_more_than_seven_times_as_long(kind: str) -> None:
+    count = 40 if kind == "judged" else 200
+
+    assert cost(text_of(kind, 4 * count)) < 7 * cost(text_of(kind, count))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "{{input" + ".a" * 60_000 + "}}",
+        "{{steps.nobody.x}}" * 8_000,
+        "\\n{{steps.nobody.x}}" * 3_000,
+        "{{" * 60_000,
+        [["x", {"y": [1, None, {"z": at}]}] for at in range(2_000)],
+        {f"v{at}": at for at in range(8_000)},
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_whatever_stands_in_a_definition_is_judged_within_seconds(value: object) -> None:
+    text = json.dumps({"id": "e", "name": "e", "steps": [{"id": "a", "set": {"x": value}}]})
+
+    assert cost(text) < 3
+
+
+def test_workflows_that_run_each_other_twice_are_looked_at_once() -> None:
+    known, last = definition.operations(), ""
+    for at in range(13):
+        inside = {"workflow": last, "input_mapping": {}, "output_mapping": {}} if last else SET
+        steps = [{"id": "a", **inside}, {"id": "b", **inside}]
+        workflow = definition.load(json.dumps({"id": f"w{at}", "name": "w", "steps": steps}), known)
+        known, last = known.with_workflow(workflow), workflow.id
+
+    began = time.process_time()
+    assert len(workflow.composites) == 12
+    assert privileges(workflow) == frozenset()
+    assert time.process_time() - began < 0.5
+
+
+async def test_the_mesh_goes_on_while_a_large_definition_is_checked(
+    workflows: WorkflowServiceAsyncStub,
+) -> None:
+    ticks = 0
+    registered = pb.RegisterWorkflowRequest(definition=text_of("judged", 200))
+    call = asyncio.ensure_future(workflows.RegisterWorkflow(registered, timeout=60))
+    while not call.done():
+        await asyncio.sleep(0.01)
+        ticks += 1
+    await call
+
+    assert ticks > 10
