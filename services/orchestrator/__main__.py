@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ async def orchestrator(config: OrchestratorConfig) -> AsyncIterator[Orchestrator
         open_peers(runtime, timeout=config.policy.attempt_timeout) as peers,
     ):
         definitions, runs, changes = journal.definitions, journal.runs, Changes()
-        catalogue = Catalogue(definitions)
+        catalogue = Catalogue(definitions, asyncio.to_thread)
         await catalogue.register_built_in()
         runner = Runner(runs, catalogue, peers, changes, runtime.draw, config)
         keeping = Keeping(

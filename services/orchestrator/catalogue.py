@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 from collections import OrderedDict
 from contextlib import suppress
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from mesh.errors import FailedPrecondition, Reason
 from services.orchestrator import definition
@@ -15,18 +14,26 @@ from services.orchestrator.definition.operations import declared_operations
 from services.orchestrator.definition.workflow import privileges
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from services.orchestrator.definition.workflow import Workflow
     from services.orchestrator.engine.state import RunState
     from services.orchestrator.journal.definitions import Definitions, StoredDefinition
 
+T = TypeVar("T")
+
 CACHE = 1024  # compiled workflows
 
 
+class Aside(Protocol):
+    async def __call__(self, work: Callable[..., T], /, *args: Any) -> T: ...
+
+
 class Catalogue:
-    def __init__(self, definitions: Definitions) -> None:
+    def __init__(self, definitions: Definitions, aside: Aside | None = None) -> None:
+        """``aside`` calls what may take a second so that runs go on meanwhile."""
         self._definitions = definitions
+        self._aside = aside or _at_once
         self._pinned: OrderedDict[tuple[str, ...], Workflow] = OrderedDict()
 
     async def register_built_in(self) -> None:
@@ -37,9 +44,9 @@ class Catalogue:
 
     async def register(self, text: str) -> StoredDefinition:
         """Check a definition and store it. DefinitionInvalid with every fault."""
-        used = await asyncio.to_thread(definition.references, text)
+        used = await self._aside(definition.references, text)
         inner = await self._definitions.newest(used)
-        workflow = await asyncio.to_thread(_check, text, inner)
+        workflow = await self._aside(_check, text, inner)
         if workflow.id in definition.BUILT_IN and workflow.hash != current(workflow.id).hash:
             fault = definition.read(text).fault(
                 ("id",), f"{workflow.id} is built in: choose another id"
@@ -47,7 +54,7 @@ class Catalogue:
             raise definition.DefinitionInvalid([fault])
         stored = await self._definitions.register(workflow, text)
         with suppress(FailedPrecondition):  # registered before those inside it were changed
-            await asyncio.to_thread(self.newest, stored)
+            await self._aside(self.newest, stored)
         return stored
 
     def newest(self, stored: StoredDefinition) -> Workflow:
@@ -102,8 +109,11 @@ class Catalogue:
         return known
 
 
+async def _at_once(work: Callable[..., T], *args: Any) -> T:
+    return work(*args)
+
+
 def _check(text: str, inner: tuple[StoredDefinition, ...]) -> Workflow:
-    """Of a large definition this takes a second: runs go on meanwhile."""
     return definition.load(text, _with(inner))
 
 
