@@ -40,6 +40,8 @@ RUNS: list[tuple[str, dict[str, Any], str, dict[str, dict[str, Any]]]] = [
     ("look_up", WHO, "SUCCEEDED", {"resolved": {"document": {"id": WHO["did"]}}}),
     ("conditions", {"amount": 5}, "SUCCEEDED", {"large": {"word": None}}),
     ("conditions", {"amount": 5000}, "SUCCEEDED", {"large": {"word": "large"}}),
+    ("maybe", WHO | {"amount": 5}, "SUCCEEDED", {"result": {"document": None}}),
+    ("maybe", WHO | {"amount": 7}, "SUCCEEDED", {"named": WHO}),
     ("calls", WHO, "SUCCEEDED", {"result": {"note": None}}),
     (
         "values",
