@@ -165,7 +165,7 @@ class PostgresDatabase:
 
     async def _commit(self, batch: list[_Request]) -> None:
         """One transaction for all, a savepoint for each."""
-        if self._connection is None:
+        if self._connection is None or self._connection.is_closed():
             self._connection = await connect(self._url, command_timeout=COMMAND_TIMEOUT)
         connection = self._connection
         try:

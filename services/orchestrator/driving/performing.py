@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from contextvars import Context
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from mesh.lease import Lease
     from services.orchestrator.definition.workflow import Workflow
+    from services.orchestrator.driving.delivering import Pending
     from services.orchestrator.driving.run_trace import RunTrace
     from services.orchestrator.engine.events import Command, Event
     from services.orchestrator.engine.policy import Policy
@@ -52,7 +54,9 @@ class Active:
     under_way: dict[Command, asyncio.Task[Event | None]] = field(default_factory=dict)
     drowsy: bool = False  # it only waits, and for long: it need not be in memory
     mail: bool = False  # something may have been sent to it
-    handed: list[Message] = field(default_factory=list)  # what was sent to it through this process
+    handed: list[Message] = field(default_factory=list)  # stored by others, who told us what it is
+    pending: deque[Pending] = field(default_factory=deque)  # sent through us, to be stored by it
+    answered: set[str] = field(default_factory=set)  # request_ids of what it has stored so
     ahead_us: int = 0  # of the store's clock: a run's own never goes back
     heard: int = 0  # position up to which it has looked for events
     stirred: asyncio.Event = field(default_factory=asyncio.Event)  # by mail, or by what is done
@@ -61,7 +65,7 @@ class Active:
 
     @property
     def has_mail(self) -> bool:
-        return self.mail or bool(self.handed)
+        return self.mail or bool(self.handed) or bool(self.pending)
 
     def tell_of_mail(self) -> None:
         self.mail = True
@@ -78,12 +82,27 @@ class Active:
             self.alone.tell_of_mail()
 
     def take_handed(self) -> list[Message]:
-        """What it was handed, if nothing else was sent to it; or else the store is to be read."""
+        """What it was handed, if nothing else was sent to it; or else there is mail to be read."""
         handed, self.handed = self.handed, []
-        mail, self.mail = self.mail, False
         next_in_line = [self.state.taken + number for number in range(1, len(handed) + 1)]
-        complete = not mail and [message.position for message in handed] == next_in_line
-        return handed if complete else []
+        self.mail |= [message.position for message in handed] != next_in_line
+        return [] if self.mail else handed
+
+    def pend(self, pending: Pending) -> None:
+        self.pending.append(pending)
+        self._stir()
+
+    def take_pending(self) -> Pending | None:
+        """The next of what it is to store, with its position; none before what is stored."""
+        if not self.pending or self.mail or self.handed or self.state.finished:
+            return None
+        pending = self.pending.popleft()
+        pending.message = replace(pending.message, position=self.state.taken + 1)
+        return pending
+
+    def return_pending(self) -> None:
+        while self.pending:
+            self.pending.popleft().settle(stored=False)
 
     def leave(self, unwanted: Iterable[Command]) -> None:
         """Nothing depends on these any more."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mesh.errors import FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 from services.orchestrator.definition.faults import DefinitionInvalid
 from services.orchestrator.driving import boundaries, hearing, looking
+from services.orchestrator.driving.delivering import Post
 from services.orchestrator.driving.patience import STORE_RETRY, in_time, pause, until_it_answers
 from services.orchestrator.driving.performing import Active, Performer
 from services.orchestrator.driving.run_trace import RunTrace
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from services.orchestrator.catalogue import Catalogue
     from services.orchestrator.changes import Changes
     from services.orchestrator.config import OrchestratorConfig
+    from services.orchestrator.driving.delivering import Pending
     from services.orchestrator.engine.events import Event
     from services.orchestrator.engine.state import RunState
     from services.orchestrator.journal.definitions import StoredDefinition
@@ -73,6 +75,7 @@ class Runner:
         self._stopping = asyncio.Event()
         self._driven: dict[str, Active] = {}
         self._hearing = hearing.Hearing(runs.events)
+        self._post = Post(runs, self._driven, self._stopping, self.claim_soon)
         self._performer = Performer(
             peers,
             runs.lease,
@@ -98,6 +101,7 @@ class Runner:
             yield
         finally:
             self._stopping.set()
+            self._post.close()
             self._room.set()
             # Calls under way may be journalled; what does not end in time is recovered.
             await self._tasks.drain(GRACE)
@@ -137,12 +141,7 @@ class Runner:
         self, key: RequestKey, run_id: str, message: Message, reply: bytes = b""
     ) -> bytes:
         """Send it once per ``key`` and give the first reply; whoever drives the run takes it."""
-        sent = await self._runs.messages.send(key, run_id, message, reply)
-        if sent.message is not None and (run := self._driven.get(run_id)):
-            run.hand(sent.message)
-        if run_id not in self._driven:
-            self._room.set()  # it may have slept, or have fallen asleep just now
-        return sent.reply
+        return await self._post.send(key, run_id, message, reply)
 
     async def _begin(
         self,
@@ -256,10 +255,10 @@ class Runner:
         self._due = True
         self._room.set()
 
-    def take_mail_soon(self, run_id: str) -> None:
-        """The run was sent something through another process."""
+    def take_mail_soon(self, run_id: str, message: Message | None = None) -> None:
+        """The run was sent something through another process, this if it is known."""
         if run := self._driven.get(run_id):
-            run.tell_of_mail()
+            run.tell_of_mail() if message is None else run.hand(message)
 
     def abandon(self) -> None:
         """Leave every run to whoever took our lease. What is under way ends unheard."""
@@ -301,28 +300,23 @@ class Runner:
         finally:
             if self._driven.get(run.state.run_id) is run:
                 del self._driven[run.state.run_id]
+            run.return_pending()
             run.leave(run.under_way)
 
     async def _take_mail(self, run: Active) -> None:
-        """Journal what was sent to the run: each message leads to a turn of its own."""
+        """Journal what was sent to the run, and what it hears."""
         if not run.has_mail or self._stopping.is_set():
             return
-        for message in await self._mail(run):
-            if not run.state.finished:
-                await self._advance(run, message)
+        await self._post.take(run, partial(self._advance, run))
         for heard in await self._hearing.waiting(run):
             if not run.state.finished:
                 await self._advance(run, heard)
 
-    async def _mail(self, run: Active) -> list[Message]:
-        state = run.state
-        if handed := run.take_handed():
-            return handed
-        look = partial(self._runs.messages.waiting, state.run_id, taken=state.taken)
-        return await until_it_answers(look, state.run_id)
+    async def _advance(self, run: Active, event: Event, pending: Pending | None = None) -> bool:
+        """One turn: judge the event, commit what it means, and let everybody know.
 
-    async def _advance(self, run: Active, event: Event) -> None:
-        """One turn: judge the event, commit what it means, and let everybody know."""
+        False if nothing came of it. What is ``pending`` is stored with the turn it leads to.
+        """
         jitter = random.random()  # noqa: S311  (spreads retries, guards nothing)
         turn = Turn(
             run.workflow, run.state, self._config.policy, self._performer.now_us(run), jitter
@@ -330,11 +324,15 @@ class Runner:
         turn.heard_to = await self._hearing.position(run)
         turn.take(event)
         if not turn.records:
-            return  # what it is about has ended meanwhile
+            return False  # what it is about has ended meanwhile
         boundaries.before(run.state.run_id, turn.records)
-        await self._store(turn.state, run.epoch, turn.records)
+        if pending is None:
+            await self._store(turn.state, run.epoch, turn.records)
+        elif not await self._post.store(run, turn.records, pending):
+            return False
         run.mail |= run.workflow.hears_events  # since it was looked, something may have come
         self._committed(run, turn.records)
+        return True
 
     def _committed(self, run: Active, records: Sequence[Record]) -> None:
         run.trace.observe(records)

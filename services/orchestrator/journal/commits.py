@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mesh.telemetry import derive_span_id
 from services.orchestrator.engine.record import EMIT, Kind
+from services.orchestrator.journal.messages import encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from mesh.inbox import RequestKey
     from services.orchestrator.engine.record import Record
     from services.orchestrator.engine.state import RunState
+    from services.orchestrator.journal.messages import Message
 
 STARTED = "orchestrator.run.started"
 FINISHED = "orchestrator.run.finished"
@@ -29,6 +31,11 @@ BORN = (
     *("caller", "method", "request_id", "body", "reply"),
 )
 PAID = ("id", "run")  # the payments of a run that makes several
+# The position is the next one, if the run has not been sent more than its driver knows.
+SENT = (
+    *("id", "position", "kind", "payload", "most"),
+    *("caller", "method", "request_id", "body", "reply"),
+)
 RECORDED = ("run", "sequence", "kind", "path", "attempt", "at_us", "payload")
 # The id of the run's span; what it is below, unless its row has said so before; and of what a step
 # emitted the sequence of the record that says so, else 0.
@@ -67,12 +74,25 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
+class Letter:
+    """A message that is not stored yet, addressed to its position, and who is to be answered."""
+
+    message: Message
+    key: RequestKey
+    reply: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Append:
-    """What a turn adds to a run, if it is still where that turn began."""
+    """What a turn adds to a run, if it is still where that turn began.
+
+    With the ``letter`` that led to the turn, if it is stored along: both are, or neither.
+    """
 
     state: RunState
     epoch: int
     records: Sequence[Record]
+    letter: Letter | None = None
 
 
 Commit: TypeAlias = Start | Append
@@ -82,6 +102,7 @@ Commit: TypeAlias = Start | Append
 class Rows:
     """The rows of a batch."""
 
+    sent: list[RowValues]
     moved: list[RowValues]
     born: list[RowValues]
     paid: list[RowValues]
@@ -96,12 +117,20 @@ def rows_of(commits: Sequence[Commit], executor: str) -> Rows:
         (commit for commit in commits if isinstance(commit, Start)), key=lambda s: s.state.run_id
     )
     return Rows(
+        [_sent(append.state.run_id, append.letter) for append in appends if append.letter],
         [_moved(append) for append in appends],
         [_born(start, executor) for start in starts],
         [(id, start.state.run_id) for start in starts for id in sorted(start.state.payments)],
         [_recorded(commit.state.run_id, record) for commit in commits for record in commit.records],
         [event for commit in commits for event in _happened(commit)],
     )
+
+
+def _sent(run_id: str, letter: Letter) -> RowValues:
+    kind, payload, most = encode(letter.message)
+    key = letter.key
+    address = (run_id, letter.message.position, kind, payload, most)
+    return (*address, key.caller, key.method, key.request_id, key.body, letter.reply)
 
 
 def _moved(append: Append) -> RowValues:

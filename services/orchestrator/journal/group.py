@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mesh.errors import MeshError, Reason, ResourceExhausted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from services.orchestrator.journal.commits import Commit
 
@@ -52,7 +52,7 @@ class GroupCommit(ABC):
         then nobody knows whether it landed.
         """
         waiting = Waiting(commit, asyncio.get_running_loop().create_future())
-        self._admit()
+        self._admit(self._waiting)
         self._waiting.append(waiting)
         return await waiting.landed
 
@@ -70,8 +70,8 @@ class GroupCommit(ABC):
         """Do what must not be done while a commit is under way."""
         return
 
-    def _admit(self) -> None:
-        if len(self._waiting) >= MAX_WAITING or self._closing:
+    def _admit(self, waiting: Collection[Any]) -> None:
+        if len(waiting) >= MAX_WAITING or self._closing:
             raise ResourceExhausted(
                 "too many writes are waiting; retry later", reason=Reason.NOT_ADMITTED
             )

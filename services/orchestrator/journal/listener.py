@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mesh.database.postgres import LOST
+from services.orchestrator.journal.messages import decode
 from services.orchestrator.journal.statements import EVENT, MAIL, MOVED, WAITING
 from services.orchestrator.journal.writer import connect
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from mesh.lease import Lease
     from services.orchestrator.changes import Changes
+    from services.orchestrator.journal.messages import Message
     from services.orchestrator.journal.runs import Driver
     from services.orchestrator.journal.writer import Writer
 
@@ -35,9 +37,9 @@ async def listening(
         if pid == writer.pid:
             return  # our own runs wake whom they must themselves
         if channel == MAIL:
-            run_id, sender = message.split()
-            if sender != lease.executor:  # or it was handed over
-                driver.take_mail_soon(run_id)
+            run_id, sender, *sent = message.split(" ", 4)
+            if sender != lease.executor:  # who sent it here tells here
+                driver.take_mail_soon(run_id, _read(*sent) if sent else None)
             return
         if channel == EVENT:
             driver.hear_soon()
@@ -75,6 +77,10 @@ async def listening(
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+def _read(position: str, kind: str, payload: str) -> Message:
+    return decode(int(position), kind, payload.encode())
 
 
 def _set(ended: asyncio.Event, _: Any) -> None:

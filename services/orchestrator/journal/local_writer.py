@@ -30,6 +30,15 @@ UPDATE run SET sequence = u.sequence, status = u.status, reason = u.reason,
 FROM {rows} WHERE run.id = u.id AND run.epoch = u.epoch AND run.sequence = u.before
 """
 
+DELIVER = f"""
+INSERT INTO message SELECT u.id, u.position, u.kind, u.payload, ({NOW_MS}) FROM {{rows}}
+WHERE u.id IS NOT NULL
+AND u.position = 1 + (SELECT COALESCE(MAX(position), 0) FROM message WHERE message.run = u.id)
+AND u.most > (SELECT COUNT(*) FROM message WHERE message.run = u.id AND message.kind = u.kind)
+AND NOT EXISTS (SELECT 1 FROM inbox WHERE inbox.caller = u.caller AND inbox.method = u.method
+    AND inbox.request_id = u.request_id)
+"""  # noqa: S608
+
 BEAR = """
 INSERT INTO run
 SELECT id, workflow_id, definition_hash, starter, traceparent, status, reason, sequence, owner,
@@ -96,6 +105,8 @@ class LocalWriter(GroupCommit):
 
 async def _write(tx: Transaction, rows: Rows) -> int:
     """How many runs that slept it woke."""
+    if await _run(tx, DELIVER, commits.SENT, rows.sent) != len(rows.sent):
+        raise NotAll
     if await _run(tx, BEAR, commits.BORN, rows.born) != len(rows.born):
         raise NotAll
     if await _run(tx, PAY, commits.PAID, rows.paid) != len(rows.paid):
@@ -103,6 +114,7 @@ async def _write(tx: Transaction, rows: Rows) -> int:
     if await _run(tx, MOVE, commits.MOVED, rows.moved) != len(rows.moved):
         raise NotAll
     await _run(tx, ANSWER, commits.BORN, rows.born)
+    await _run(tx, ANSWER, commits.SENT, rows.sent)
     await _run(tx, RECORD, commits.RECORDED, rows.recorded)
     if not rows.happened:
         return 0

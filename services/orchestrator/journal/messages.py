@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mesh import inbox
@@ -33,14 +33,8 @@ WORDS = {kind: word for word, kind in KINDS.items()}
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
-    reply: bytes  # the first one to this key
-    message: Message | None  # as stored, if it was now
-
-
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """What the store has of a run and what was sent to it."""
+class Held:
+    """What the store has of an open run and of what was sent to it."""
 
     sleeps: bool
     counts: Mapping[str, int]  # by kind
@@ -63,39 +57,28 @@ class Messages:
 
     async def send(
         self, key: RequestKey, run_id: str, message: Message, reply: bytes = b""
-    ) -> Sent:
-        """Store it once per ``key``.
+    ) -> bytes:
+        """Store it once per ``key``; the first reply.
 
         NotFound for an unknown run, FailedPrecondition for one that has ended, ResourceExhausted
         for one that was sent too much.
         """
 
-        async def work(tx: Transaction) -> Sent:
-            if one := await self._send_at_once(tx, key, run_id, message, reply):
-                return Sent(reply, one)
-            stored: list[Message] = []
-
+        async def work(tx: Transaction) -> bytes:
             async def effect() -> bytes:
                 held = await _find(tx, run_id)
-                if one := await _insert(tx, run_id, held, message):
-                    stored.append(one)
-                    woken = held.sleeps and await wake(tx, run_id)
-                    await self._tell(tx, run_id, woken=woken)
+                if _takes(run_id, held, message):
+                    await self._store(tx, run_id, held, message)
                 return reply
 
-            first = await inbox.once(tx, key, effect)
-            return Sent(first, stored[0] if stored else None)
+            return await inbox.once(tx, key, effect)
 
         return await self._database.write(work)
 
-    async def _send_at_once(
-        self, tx: Transaction, key: RequestKey, run_id: str, message: Message, reply: bytes
-    ) -> Message | None:
-        """The message as stored, all told, where one statement can do it; None if it has not."""
-        return None
-
-    async def _tell(self, tx: Transaction, run_id: str, *, woken: bool) -> None:
-        """Let whoever drives the run, or may now, know at once, if it is another process."""
+    async def _store(self, tx: Transaction, run_id: str, held: Held, message: Message) -> None:
+        await insert(tx, run_id, held, message)
+        if held.sleeps:
+            await wake(tx, run_id)
 
     async def waiting(self, run_id: str, *, taken: int) -> list[Message]:
         """Those behind the position ``taken``, in order."""
@@ -107,7 +90,7 @@ class Messages:
                 run_id,
                 taken,
             )
-            return [_decode(position, kind, payload) for position, kind, payload in rows]
+            return [decode(position, kind, payload) for position, kind, payload in rows]
 
         return await self._database.read(work)
 
@@ -124,7 +107,7 @@ class Messages:
         return await self._database.read(work)
 
 
-async def _find(tx: Transaction, run_id: str) -> _Held:
+async def _find(tx: Transaction, run_id: str) -> Held:
     """NotFound for an unknown run, FailedPrecondition for one that has ended."""
     rows = await tx.fetch(
         "SELECT run.finished_us, run.status, run.owner, message.kind, COUNT(message.run),"
@@ -141,26 +124,25 @@ async def _find(tx: Transaction, run_id: str) -> _Held:
             f"run {run_id} has ended, as {status}", reason=Reason.RUN_ENDED, field="run_id"
         )
     counts = {kind: count for *_, kind, count, _ in rows}
-    return _Held(owner == ASLEEP, counts, max(row[-1] for row in rows))
+    return Held(owner == ASLEEP, counts, max(row[-1] for row in rows))
 
 
-async def _insert(tx: Transaction, run_id: str, held: _Held, message: Message) -> Message | None:
-    """As it was stored; None if what it asks for was asked for before."""
-    kind, payload, most = encode(message)
-    if held.counts.get(kind, 0) >= most:
-        if kind == CANCEL:
-            return None  # it is asked to end already
+def _takes(run_id: str, held: Held, message: Message) -> bool:
+    """False if what it asks for was asked for before. ResourceExhausted."""
+    kind, _, most = encode(message)
+    if held.counts.get(kind, 0) < most:
+        return True
+    if kind != CANCEL:
         raise ResourceExhausted(f"run {run_id} was sent {most} {kind.lower()}s: it takes no more")
-    position = held.last + 1
+    return False
+
+
+async def insert(tx: Transaction, run_id: str, held: Held, message: Message) -> None:
+    kind, payload, _ = encode(message)
+    sent_ms = await tx.now_ms()
     await tx.execute(
-        "INSERT INTO message VALUES (?, ?, ?, ?, ?)",
-        run_id,
-        position,
-        kind,
-        payload,
-        await tx.now_ms(),
+        "INSERT INTO message VALUES (?, ?, ?, ?, ?)", run_id, held.last + 1, kind, payload, sent_ms
     )
-    return replace(message, position=position)
 
 
 def encode(message: Message) -> tuple[str, bytes, int]:
@@ -171,6 +153,6 @@ def encode(message: Message) -> tuple[str, bytes, int]:
     return kind, json.dumps(document).encode(), 1 if kind == CANCEL else MAX_SIGNALS
 
 
-def _decode(position: int, kind: str, payload: bytes) -> Message:
+def decode(position: int, kind: str, payload: bytes) -> Message:
     document: dict[str, Any] = {**json.loads(bytes(payload)), "position": position}
     return KINDS[kind](**document)

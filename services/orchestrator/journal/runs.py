@@ -19,7 +19,7 @@ from services.orchestrator.engine.evolve import fold
 from services.orchestrator.engine.record import Record, decode
 from services.orchestrator.engine.state import RunStatus
 from services.orchestrator.journal import payments
-from services.orchestrator.journal.commits import FINISHED, Append, NewRun, Start
+from services.orchestrator.journal.commits import FINISHED, Append, Letter, NewRun, Start
 from services.orchestrator.journal.definitions import find_definition
 from services.orchestrator.journal.events import Events
 from services.orchestrator.journal.listing import COLUMNS, Listing, RunRow
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from services.orchestrator.engine.state import RunState
     from services.orchestrator.journal.definitions import StoredDefinition
     from services.orchestrator.journal.group import GroupCommit
+    from services.orchestrator.journal.messages import Message
 
 DEFINITIONS = 1024  # known by heart
 NEWER_DEFINITIONS = 10  # that may be registered while one run starts
@@ -83,8 +84,8 @@ class Driver(Protocol):
         """Some run emitted an event."""
         ...
 
-    def take_mail_soon(self, run_id: str) -> None:
-        """The run was sent something through another process."""
+    def take_mail_soon(self, run_id: str, message: Message | None = None) -> None:
+        """The run was sent something through another process, this if it is known."""
         ...
 
     def abandon(self) -> None:
@@ -157,6 +158,26 @@ class Runs(ABC):
             await must_be_there(tx, state, epoch)
 
         await self._database.read(work)
+
+    async def deliver(
+        self, state: RunState, epoch: int, records: Sequence[Record], letter: Letter
+    ) -> bool:
+        """Store a message together with the records of the turn that it led to. Safe to repeat.
+
+        False if neither was stored, as something else was sent to the run or under its key, or too
+        much: ``Messages.send`` tells what. Fenced if the run has moved.
+        """
+        if await self._commits.commit(Append(state, epoch, records, letter)):
+            return True
+
+        async def work(tx: Transaction) -> bool:
+            row = await tx.fetch_one("SELECT epoch, sequence FROM run WHERE id = ?", state.run_id)
+            if row == (epoch, records[0].sequence - 1):
+                return False
+            await must_be_there(tx, state, epoch)
+            return True
+
+        return await self._database.read(work)
 
     @abstractmethod
     async def claim(self, limit: int) -> list[StoredRun]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import asyncpg
+
 from mesh import lease as leases
 from mesh.errors import FailedPrecondition
 from services.orchestrator.journal import statements
-from services.orchestrator.journal.messages import Messages, encode
+from services.orchestrator.journal.messages import Messages, encode, insert
 from services.orchestrator.journal.runs import (
     LATELY,
     Runs,
@@ -17,7 +20,7 @@ from services.orchestrator.journal.runs import (
     load_runs,
     set_aside,
 )
-from services.orchestrator.journal.sleeping import ASLEEP
+from services.orchestrator.journal.sleeping import ASLEEP, wake
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
     from mesh.database import Database, Transaction
     from mesh.inbox import RequestKey
     from mesh.lease import Lease
-    from services.orchestrator.journal.messages import Message
+    from services.orchestrator.journal.messages import Held, Message
     from services.orchestrator.journal.writer import Writer
 
 
@@ -38,33 +41,59 @@ class Taken:
     ended: tuple[str, ...]  # runs they ended shortly before
 
 
+class _Awake(Exception):  # noqa: N818  (a state, as in mesh.errors)
+    """The run does not sleep: whoever sends to it need not hold up all others."""
+
+
 class SharedMessages(Messages):
-    def __init__(self, database: Database, lease: Lease) -> None:
+    """A message to a run that is awake is one statement, which holds nothing but that run.
+
+    What that statement does not do is judged, or done, with the store held, as any other write.
+    """
+
+    def __init__(self, database: Database, lease: Lease, writer: Writer) -> None:
         super().__init__(database)
         self._lease = lease
+        self._writer = writer
 
-    async def _send_at_once(
-        self, tx: Transaction, key: RequestKey, run_id: str, message: Message, reply: bytes
-    ) -> Message | None:
+    async def send(
+        self, key: RequestKey, run_id: str, message: Message, reply: bytes = b""
+    ) -> bytes:
+        while True:
+            try:
+                if await self._writer.alone(partial(self._send, key, run_id, message, reply)):
+                    return reply
+            except asyncpg.UniqueViolationError:
+                pass  # the key, for another run
+            try:
+                return await super().send(key, run_id, message, reply)
+            except _Awake:
+                await asyncio.sleep(0)  # others sent to it, or it was taken up, just now
+
+    async def _send(
+        self, key: RequestKey, run_id: str, message: Message, reply: bytes, connection: Any
+    ) -> bool:
         kind, payload, most = encode(message)
-        row = await tx.fetch_one(
+        told = await connection.fetchrow(
             statements.SEND,
             *(run_id, ASLEEP, kind, payload, most),
             *(key.caller, key.method, key.request_id, key.body, reply),
             self._lease.executor,
         )
-        return None if row is None else replace(message, position=row[0])
+        return told is not None
 
-    async def _tell(self, tx: Transaction, run_id: str, *, woken: bool) -> None:
-        channel = statements.WAITING if woken else statements.MAIL
-        told = "" if woken else f"{run_id} {self._lease.executor}"
-        await tx.fetch("SELECT pg_notify(?, ?)", channel, told)
+    async def _store(self, tx: Transaction, run_id: str, held: Held, message: Message) -> None:
+        """Of one that sleeps; from its being woken on, nobody else sends to it."""
+        if not (held.sleeps and await wake(tx, run_id)):
+            raise _Awake
+        await insert(tx, run_id, held, message)
+        await tx.fetch("SELECT pg_notify(?, '')", statements.WAITING)
 
 
 class SharedRuns(Runs):
     def __init__(self, database: Database, lease: Lease, writer: Writer) -> None:
         super().__init__(database, lease, writer)
-        self.messages = SharedMessages(database, lease)
+        self.messages = SharedMessages(database, lease, writer)
         self._writer = writer
 
     async def claim(self, limit: int) -> list[StoredRun]:

@@ -1,9 +1,10 @@
 """Runs that only wait, and for long: nobody drives them until they are due or something comes.
 
-All of it is written by ``Database.write``, as messages are: one after the other, so that a run
-either has its message before it falls asleep, and does not, or is woken by it. Events are emitted
-by the writer of the journal, which holds the store's row from before it counts them until it has
-woken who listens: for them the same is true.
+A run either has its message before it falls asleep, and does not, or is woken by it: who sends to a
+run that is awake locks its row, as does who has it fall asleep, before looking for messages; to one
+that sleeps is written by ``Database.write``, one after the other. Events are emitted by the writer
+of the journal, which holds the store's row from before it counts them until it has woken who
+listens: for them the same is true.
 """
 
 from __future__ import annotations
@@ -72,6 +73,8 @@ async def fall_asleep(
     listens = listening(state, heard)
     if listens and await came_after(tx, listens.since, listens.wanted):
         return False
+    # Whoever sends to it from now on waits; what was sent before, the next statement sees.
+    await tx.execute("UPDATE run SET epoch = epoch WHERE id = ?", state.run_id)
     let_go = await tx.execute(
         "UPDATE run SET owner = ?, epoch = epoch + 1"
         " WHERE id = ? AND epoch = ? AND sequence = ? AND finished_us IS NULL"

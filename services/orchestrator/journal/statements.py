@@ -19,14 +19,18 @@ if TYPE_CHECKING:
 
     from services.orchestrator.journal.commits import Rows
 
-IDS_TOLD_AT_ONCE = 100  # a notification holds 8,000 bytes
+# A notification holds 8,000 bytes.
+IDS_TOLD_AT_ONCE = 100
+MOST_TOLD = 7000  # bytes of a message
 SCHEMA = """
 CREATE INDEX IF NOT EXISTS run_owned ON run (owner) WHERE finished_us IS NULL;
 ALTER TABLE run SET (fillfactor = 80);
 """
 
+_NOW_MS = "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint"
+
 MOVED = "anya_run_moved"  # channel: ids of runs, parted by spaces
-MAIL = "anya_run_mail"  # channel: id of a run that was sent something, and who sent it
+MAIL = "anya_run_mail"  # channel: id of a run that was sent something, who sent it, and what
 EVENT = "anya_event"  # channel: a run emitted something
 WAITING = "anya_run_waiting"  # channel: somebody may claim something
 
@@ -38,8 +42,27 @@ _MOVED = """moved AS (
     UPDATE run SET sequence = u.sequence, status = u.status, reason = u.reason,
         updated_us = u.updated_us, finished_us = u.finished_us
     FROM f, {moved}
-    WHERE run.id = u.id AND run.owner = $1 AND run.epoch = u.epoch AND run.sequence = u.before
+    WHERE run.id = u.id AND run.owner = $1 AND run.epoch = u.epoch AND run.sequence = u.before{fits}
     RETURNING run.id)"""
+
+# What led to a turn and is stored with it. What others store for the run meanwhile breaks the key
+# of one of them: then nothing of this commit happened.
+_LETTER = """letter AS MATERIALIZED (SELECT u.* FROM {sent}),
+fit AS MATERIALIZED (
+    SELECT id FROM letter
+    WHERE position = 1 + (
+        SELECT coalesce(max(message.position), 0) FROM message WHERE run = letter.id)
+    AND most > (SELECT count(*) FROM message WHERE run = letter.id AND message.kind = letter.kind)
+    AND NOT EXISTS (SELECT 1 FROM inbox WHERE caller = letter.caller AND method = letter.method
+        AND request_id = letter.request_id))"""
+_FITS = """
+    AND (u.id IN (SELECT id FROM letter)) = (u.id IN (SELECT id FROM fit))"""
+_SENT = """sent AS (
+    INSERT INTO message SELECT id, position, kind, payload, {now}
+    FROM letter WHERE (id IN (SELECT id FROM landed)) IS TRUE),
+replied AS (
+    INSERT INTO inbox SELECT caller, method, request_id, body, reply
+    FROM letter WHERE (id IN (SELECT id FROM landed)) IS TRUE)"""
 
 # A run is unique by its id, also between replicas that start it at once. The inbox outlives it, and
 # a definition that is no longer the newest starts nothing.
@@ -81,8 +104,7 @@ counted AS (
 announced AS (
     INSERT INTO outbox
     SELECT counted.sequence - (SELECT count(*) FROM happened) + number, type, subject, data,
-        CASE WHEN parent = '' THEN '' ELSE overlay(parent PLACING span FROM 37) END,
-        (EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint
+        CASE WHEN parent = '' THEN '' ELSE overlay(parent PLACING span FROM 37) END, {now}
     FROM happened, counted),
 emitted AS (
     INSERT INTO event
@@ -98,7 +120,7 @@ _TOLD = ["channel", "message"]
 _OWNER = commits.BORN.index("owner")
 _BYTES = {"body", "reply", "payload", "data"}
 _NUMBERS = {
-    *("epoch", "before", "sequence", "version", "attempt", "emitted"),
+    *("epoch", "before", "sequence", "version", "attempt", "emitted", "position", "most"),
     *("at_us", "created_us", "updated_us", "finished_us"),
 }
 
@@ -108,13 +130,22 @@ def statement(rows: Rows) -> str:
 
     It answers whether we hold our lease, and the ids of the runs that it moved or started.
     """
-    return _statement(bool(rows.moved), bool(rows.born), bool(rows.paid), bool(rows.happened))
+    return _statement(
+        bool(rows.sent),
+        bool(rows.moved),
+        bool(rows.born),
+        bool(rows.paid),
+        bool(rows.happened),
+    )
 
 
 @cache
-def _statement(moves: bool, starts: bool, pays: bool, announces: bool) -> str:
+def _statement(delivers: bool, moves: bool, starts: bool, pays: bool, announces: bool) -> str:
     columns: dict[str, Sequence[str]] = {}
     parts, landed = [_FENCE], []
+    if delivers:
+        columns["sent"] = commits.SENT
+        parts.append(_LETTER)
     if moves:
         columns["moved"] = commits.MOVED
         parts.append(_MOVED)
@@ -128,6 +159,8 @@ def _statement(moves: bool, starts: bool, pays: bool, announces: bool) -> str:
         parts.append(_PAID)
     columns["recorded"] = commits.RECORDED
     parts.append(_RECORDED)
+    if delivers:
+        parts.append(_SENT)
     if announces:
         columns["happened"] = commits.HAPPENED
         parts.append(_HAPPENED)
@@ -135,7 +168,9 @@ def _statement(moves: bool, starts: bool, pays: bool, announces: bool) -> str:
     number = count(3)
     tables = {name: _unnested(names, number) for name, names in columns.items()}
     text = ",\n".join(parts) + "\n" + _ANSWER
-    return "WITH " + text.format(landed=" UNION ALL ".join(landed), **tables)
+    fits = _FITS if delivers else ""
+    born_or_moved = " UNION ALL ".join(landed)
+    return "WITH " + text.format(landed=born_or_moved, fits=fits, now=_NOW_MS, **tables)
 
 
 def _unnested(columns: Sequence[str], number: Iterator[int]) -> str:
@@ -149,7 +184,10 @@ def _type(column: str) -> str:
 
 def arguments(rows: Rows) -> list[list[Any]]:
     """The columns of ``rows``, as far as there are any."""
-    tables = (rows.moved, rows.born, rows.paid, rows.recorded, rows.happened, _told(rows))
+    tables = (
+        *(rows.sent, rows.moved, rows.born, rows.paid),
+        *(rows.recorded, rows.happened, _told(rows)),
+    )
     return [list(column) for table in tables for column in zip(*table, strict=True)]
 
 
@@ -215,20 +253,27 @@ AND finished_us >= (SELECT max(finished_us) FROM last WHERE owner = ANY($1::text
 """
 
 # What is sent to a run that is awake and open, under a key of its own, if it was not sent too much;
-# nothing in every other case. The store's row must be held: nobody else sends then.
+# nothing in every other case, and where others send to it at the same moment. Whoever would end the
+# run, or have it fall asleep, waits for this statement, or this statement finds no row. For
+# ``finished_us IS NULL`` a plan may go through the index of all open runs: not for ``coalesce``.
 SEND = f"""
-WITH held AS (
+WITH awake AS MATERIALIZED (
+    SELECT 1 FROM run WHERE id = $1 AND coalesce(finished_us, 0) = 0 AND owner <> $2
+    FOR NO KEY UPDATE),
+held AS (
     SELECT count(*) FILTER (WHERE kind = $3) AS same, coalesce(max(position), 0) AS last
     FROM message WHERE run = $1),
 sent AS (
-    INSERT INTO message
-    SELECT $1, last + 1, $3, $4, (EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint
-    FROM held JOIN run ON run.id = $1 AND finished_us IS NULL AND owner <> $2 AND same < $5
-    WHERE NOT EXISTS (
+    INSERT INTO message SELECT $1, last + 1, $3, $4, {_NOW_MS} FROM awake, held
+    WHERE same < $5 AND NOT EXISTS (
         SELECT 1 FROM inbox WHERE caller = $6 AND method = $7 AND request_id = $8)
-    RETURNING position),
+    ON CONFLICT DO NOTHING RETURNING position),
 answered AS (INSERT INTO inbox SELECT $6, $7, $8, $9, $10 FROM sent)
-SELECT position, pg_notify('{MAIL}', $1 || ' ' || $11)::text FROM sent
+SELECT CASE WHEN EXISTS (SELECT 1 FROM executor WHERE id <> $11 AND lease_until > now()) THEN
+    pg_notify('{MAIL}', concat_ws(' ', $1::text, $11::text,
+        CASE WHEN octet_length($4) <= {MOST_TOLD} THEN
+            concat_ws(' ', position, $3::text, convert_from($4, 'UTF8')) END))::text END
+FROM sent
 """  # noqa: S608
 
 TELL = "SELECT pg_notify($1, $2)"

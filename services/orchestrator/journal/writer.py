@@ -44,6 +44,9 @@ PLANS = {
     "enable_mergejoin": "off",
 }
 
+# Who comes second to a row of these has not landed.
+FIRST_COME = ("inbox", "message", "payment")
+
 log = logging.getLogger(__name__)
 
 
@@ -85,7 +88,7 @@ class Writer(GroupCommit):
     async def alone(self, work: Callable[[Any], Awaitable[T]]) -> T:
         """Run ``work`` on the connection, between two commits. Unavailable if it is away."""
         alone = _Alone(work)
-        self._admit()
+        self._admit(self._alone)
         self._alone.append(alone)
         done: T = await alone.done
         return done
@@ -102,6 +105,8 @@ class Writer(GroupCommit):
     async def _between(self) -> None:
         while self._alone:
             await self._run(self._alone.popleft())
+            if self._waiting:
+                return  # in turn
 
     async def _run(self, job: _Alone) -> None:
         """The boundary of this connection: what goes wrong is told to who asked."""
@@ -125,7 +130,7 @@ class Writer(GroupCommit):
             except ValueError:  # asyncpg's for what it cannot send is of LOST as well
                 raise
             except asyncpg.UniqueViolationError as error:
-                if len(batch) > 1 or error.table_name != "payment":
+                if len(batch) > 1 or error.table_name not in FIRST_COME:
                     raise
                 batch[0].settle(landed=False)
                 return
@@ -190,7 +195,7 @@ class Writer(GroupCommit):
         return float("inf") if others_end_in is None else float(others_end_in)
 
     async def _connected(self) -> Any:
-        if self._connection is None:
+        if self._connection is None or self._connection.is_closed():
             self._connection = await connect(self._url, self._lease)
         return self._connection
 

@@ -1,0 +1,137 @@
+"""How what is sent to a run reaches it: through the store, or by way of who drives it here.
+
+A message to a run that waits in this process is stored in the commit of the turn that it leads to,
+and its sender is answered behind it. In every other case it is stored first, and taken later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+from mesh.errors import Unavailable
+from services.orchestrator.driving.patience import in_time, until_it_answers
+from services.orchestrator.journal.commits import Letter
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from mesh.inbox import RequestKey
+    from services.orchestrator.driving.performing import Active
+    from services.orchestrator.engine.record import Record
+    from services.orchestrator.journal.messages import Message
+    from services.orchestrator.journal.runs import Runs
+
+
+@dataclass(slots=True, eq=False)
+class Pending:
+    """A message that nobody has stored so far."""
+
+    message: Message
+    key: RequestKey
+    reply: bytes
+    stored: asyncio.Future[bool] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+
+    def settle(self, *, stored: bool) -> None:
+        """The first word counts."""
+        if not self.stored.done():
+            self.stored.set_result(stored)
+
+    def fail(self, error: Exception) -> None:
+        if not self.stored.done():
+            self.stored.set_exception(error)
+            self.stored.exception()  # its sender may be gone
+
+
+class Post:
+    def __init__(
+        self,
+        runs: Runs,
+        driven: Mapping[str, Active],
+        stopping: asyncio.Event,
+        claim_soon: Callable[[], None],
+    ) -> None:
+        self._runs = runs
+        self._driven = driven
+        self._stopping = stopping
+        self._claim_soon = claim_soon
+
+    async def send(
+        self, key: RequestKey, run_id: str, message: Message, reply: bytes = b""
+    ) -> bytes:
+        """Send it once per ``key`` and give the first reply, see ``Messages.send``.
+
+        Unavailable if the store does not answer: nobody knows yet whether the run has it.
+        """
+        run = self._driven.get(run_id)
+        if run is not None and self._looks(run) and key.request_id not in run.answered:
+            pending = Pending(message, key, reply)
+            run.pend(pending)
+            if await in_time(pending.stored):
+                return reply
+        first = await self._runs.messages.send(key, run_id, message, reply)
+        if run := self._driven.get(run_id):
+            run.tell_of_mail()
+        else:
+            self._claim_soon()  # it may have slept, or have fallen asleep just now
+        return first
+
+    async def take(self, run: Active, advance: Callable[..., Awaitable[bool]]) -> None:
+        """Have each message to the run lead to a turn of its own.
+
+        ``advance`` is given it, and if it is not stored yet, who waits for that.
+        """
+        for message in await self._stored(run):
+            if not run.state.finished:
+                await advance(message)
+        while pending := run.take_pending():
+            try:
+                pending.settle(stored=await advance(pending.message, pending))
+            finally:
+                pending.settle(stored=False)
+
+    async def store(self, run: Active, records: Sequence[Record], pending: Pending) -> bool:
+        """Store it with the records it led to. False if it must not be: the run is as it was.
+
+        Something else was sent to it before, and is to be read first; or it was sent too much; or
+        something was sent under this key.
+        """
+        state = run.state
+        letter = Letter(pending.message, pending.key, pending.reply)
+
+        async def deliver() -> bool:
+            try:
+                return await self._runs.deliver(state, run.epoch, records, letter)
+            except Unavailable as error:
+                pending.fail(error)
+                raise
+
+        if await until_it_answers(deliver, state.run_id):
+            run.answered.add(pending.key.request_id)
+            return True
+        load = partial(self._runs.load, state.run_id)  # the turn is in the state that we have
+        run.state = (await until_it_answers(load, state.run_id)).state
+        run.mail = True
+        return False
+
+    def close(self) -> None:
+        """Runs take nothing any more: what none has stored is its sender's again."""
+        for run in self._driven.values():
+            run.return_pending()
+
+    def _looks(self, run: Active) -> bool:
+        """Will whoever drives it see at once what is sent to it?"""
+        return not run.calls and not self._stopping.is_set()
+
+    async def _stored(self, run: Active) -> list[Message]:
+        if handed := run.take_handed():
+            return handed
+        if not run.mail:
+            return []
+        run.mail = False
+        look = partial(self._runs.messages.waiting, run.state.run_id, taken=run.state.taken)
+        return await until_it_answers(look, run.state.run_id)
