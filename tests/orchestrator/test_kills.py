@@ -15,6 +15,7 @@ from tests.orchestrator.engine.everything import STORE, UNDO, call, steps
 from tests.orchestrator.paying import finished, payment, status, statuses, uuid7
 from tests.orchestrator.several import PAIR, intent, pair_of
 from tests.orchestrator.succession import Succession
+from tests.orchestrator.test_messages import is_at
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,6 +57,13 @@ SAGA = steps(
     "answer\n    wait_for: {signal: approved}",
     "stop\n    end: {outcome: failed, reason: enough}",
 )
+
+TWICE = steps(
+    call("keep", STORE),
+    "answer\n    wait_for: {signal: approved}",
+    "again\n    wait_for: {signal: approved}",
+)
+KEPT = steps(call("keep", STORE), "answer\n    wait_for: {signal: approved}")
 
 
 @pytest.fixture
@@ -158,6 +166,47 @@ async def test_a_saga_that_is_killed_at_every_boundary_takes_back_once(
     assert len({str(sent) for sent in book.requests("StoreTransactionRecord")}) == 2
 
 
+@pytest.mark.parametrize("boundary", ["engine.before_message", "engine.after_message"])
+async def test_a_signal_that_is_sent_again_after_a_kill_is_heard_once(
+    orchestrators: Succession, boundary: str
+) -> None:
+    run_id = uuid7()
+
+    async with orchestrators.next_until(f"{boundary}/{run_id}") as workflows:
+        await begin(workflows, TWICE, run_id)
+        await is_at(workflows, run_id, "WAITING")
+        await approve(workflows, run_id)
+    async with orchestrators.next() as (_, workflows):
+        await approve(workflows, run_id)
+        await eventually(lambda: _has_begun(workflows, run_id, "again"))
+        await approve(workflows, run_id)
+        await is_at(workflows, run_id, "WAITING")
+        await approve(workflows, run_id, "another")
+        run = await finished(workflows, run_id)
+
+    assert status(run) == "SUCCEEDED"
+    assert run.recoveries == 1
+
+
+async def test_a_signal_that_was_stored_and_not_taken_outlives_a_kill(
+    orchestrators: Succession, book: Book
+) -> None:
+    book.held["StoreTransactionRecord"] = asyncio.Event()
+    run_id = uuid7()
+
+    async with orchestrators.next() as (child, workflows):
+        await begin(workflows, KEPT, run_id)
+        await eventually(lambda: bool(book.requests("StoreTransactionRecord")))
+        await approve(workflows, run_id)
+        child.kill()
+        await child.wait()
+    async with orchestrators.next() as (_, workflows):
+        book.held["StoreTransactionRecord"].set()
+        run = await finished(workflows, run_id)
+
+    assert status(run) == "SUCCEEDED"
+
+
 async def test_a_redrive_that_is_killed_before_and_after_it_is_stored_happens_once(
     orchestrators: Succession, book: Book
 ) -> None:
@@ -207,6 +256,13 @@ async def begin(workflows: WorkflowServiceAsyncStub, text: str, run_id: str) -> 
     await workflows.StartRun(request, timeout=10)
 
 
-async def approve(workflows: WorkflowServiceAsyncStub, run_id: str) -> None:
-    sent = pb.SignalRunRequest(request_id="approval", run_id=run_id, signal="approved")
+async def approve(
+    workflows: WorkflowServiceAsyncStub, run_id: str, request_id: str = "approval"
+) -> None:
+    sent = pb.SignalRunRequest(request_id=request_id, run_id=run_id, signal="approved")
     await workflows.SignalRun(sent, timeout=10)
+
+
+async def _has_begun(workflows: WorkflowServiceAsyncStub, run_id: str, path: str) -> bool:
+    found = await workflows.GetRun(pb.GetRunRequest(run_id=run_id), timeout=5)
+    return path in {step.path for step in found.run.steps}

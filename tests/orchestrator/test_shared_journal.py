@@ -119,7 +119,7 @@ async def test_a_takeover_waits_for_the_commit_that_is_under_way_and_sees_it(url
         await transaction.start()
         await late.fetchrow(statement(rows), lease.executor, lease.incarnation, *arguments(rows))
         retire = asyncio.create_task(_retire(connection, zombie))
-        await eventually(lambda: _is_blocked(url))
+        await eventually(lambda: is_blocked(url))
         blocked = not retire.done()
         await transaction.commit()
         await retire
@@ -143,7 +143,7 @@ async def test_a_commit_waits_for_the_takeover_that_is_under_way_and_changes_not
         await transaction.start()
         await _retire(connection, zombie)
         late = asyncio.create_task(zombie.append(ended.state, 0, ended.records))
-        await eventually(lambda: _is_blocked(url))
+        await eventually(lambda: is_blocked(url))
         await transaction.commit()
         with pytest.raises(Fenced):
             await late
@@ -157,7 +157,7 @@ async def _retire(connection: asyncpg.Connection, runs: SharedRuns) -> None:
     await connection.execute(leases.RETIRE_OURSELVES, lease.executor, lease.incarnation)
 
 
-async def _is_blocked(url: str) -> bool:
+async def is_blocked(url: str) -> bool:
     async with connected(url) as connection:
         return bool(
             await connection.fetchval(
