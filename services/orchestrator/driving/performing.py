@@ -138,10 +138,10 @@ class Performer:
         """
         stopping = self._stopping.is_set()
         wanted = [] if stopping else commands(run.state, self._policy)
+        if run.under_way and not stopping:
+            run.leave(run.under_way.keys() - wanted)
         if len(wanted) == 1 and isinstance(wanted[0], Call) and not run.under_way:
             return await self._make_alone(run, wanted[0])
-        if not stopping:
-            run.leave(run.under_way.keys() - wanted)
         for command in wanted:
             if command not in run.under_way:
                 run.under_way[command] = self._spawn(run, command)
