@@ -80,7 +80,7 @@ async def test_a_message_is_stored_with_its_turn_and_its_reply_once(location: st
     assert (first, again) == (True, True)
     assert stored.state == taking(begun, named("one", 1)).state
     assert waiting == [named("one", 1)]
-    assert (answer, behind) == (b"reply", [])
+    assert (answer.reply, behind) == (b"reply", [])
 
 
 @pytest.mark.parametrize("hindrance", ["another", "same key", "too many"])

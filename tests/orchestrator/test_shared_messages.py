@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from mesh.database import open_database
 from mesh.testing import eventually
-from services.orchestrator.journal import statements
+from services.orchestrator.journal import SCHEMA
 from services.orchestrator.journal.commits import Append, Letter, rows_of
 from services.orchestrator.journal.messages import encode
-from services.orchestrator.journal.sleeping import ASLEEP
-from services.orchestrator.journal.statements import FALL_ASLEEP, LOCK, SEND, arguments, statement
+from services.orchestrator.journal.sleeping import ASLEEP, fall_asleep
+from services.orchestrator.journal.statements import SEND, arguments, statement
 from services.orchestrator.journal.writer import connect
 from tests.orchestrator.test_delivery import deliver, key, named, taking
 from tests.orchestrator.test_journal import begin
@@ -21,6 +22,7 @@ from tests.orchestrator.test_shared_journal import connected, executor, is_block
 if TYPE_CHECKING:
     import asyncpg
 
+    from mesh.database import Transaction
     from services.orchestrator.journal.runs import Runs
 
 FAR = 2**60  # Unix microseconds
@@ -77,9 +79,9 @@ async def test_a_message_goes_behind_the_delivery_that_is_under_way(url: str) ->
         await eventually(lambda: is_blocked(url))
         await transaction.commit()
 
-        reply = await late
+        answer = await late
 
-        assert reply == b"sent"
+        assert answer.reply == b"sent"
         assert await sent(runs) == [named("first", 1), named("late", 2)]
 
 
@@ -100,19 +102,30 @@ async def test_a_run_that_is_being_sent_something_does_not_fall_asleep(url: str)
 
 
 async def test_a_run_that_falls_asleep_is_woken_by_what_was_sent_just_then(url: str) -> None:
-    async with executor(url) as (runs, catalogue), connected(url) as driver:
+    asleep, go_on = asyncio.Event(), asyncio.Event()
+
+    async def drowse(tx: Transaction) -> None:
+        await fall_asleep(tx, state, 0, FAR)
+        asleep.set()
+        await go_on.wait()
+
+    async with (
+        open_database(url, schema=SCHEMA) as store,
+        connected(url) as connection,
+        executor(url) as (runs, catalogue),
+    ):
         state = (await begin(runs, catalogue)).state
-        transaction = driver.transaction()
-        await transaction.start()
-        await driver.execute(LOCK, "run")
-        await driver.fetchrow(FALL_ASLEEP, ASLEEP, "run", 0, state.sequence, state.taken, FAR)
+        drowsy = asyncio.create_task(store.write(drowse))
+        await asleep.wait()
         late = asyncio.create_task(runs.messages.send(key("late"), "run", named("late")))
         await eventually(lambda: is_blocked(url))
-        await transaction.commit()
+        go_on.set()
+        await drowsy
 
-        await late
+        answer = await late
 
-        assert await owner(driver) == ""
+        assert not answer.awake
+        assert await owner(connection) == ""
         assert await sent(runs) == [named("late", 1)]
 
 
@@ -131,17 +144,13 @@ async def test_of_two_that_send_at_once_neither_is_lost(url: str) -> None:
         assert await sent(runs) == [named("first", 1), named("late", 2)]
 
 
-@pytest.mark.parametrize("asked", ["SEND", "FALL_ASLEEP"])
-async def test_a_run_is_found_by_its_id_and_not_among_all_that_are_open(
-    url: str, asked: str
-) -> None:
+async def test_a_run_is_found_by_its_id_and_not_among_all_that_are_open(url: str) -> None:
     async with executor(url) as (runs, _):
         connection = await connect(url, runs.lease)
-        text = getattr(statements, asked)
-        await connection.execute(f"PREPARE asked AS {text}")
-        nothing = ", ".join(["NULL"] * (11 if asked == "SEND" else 6))
+        await connection.execute(f"PREPARE sent AS {SEND}")
+        nothing = ", ".join(["NULL"] * 11)
 
-        lines = await connection.fetch(f"EXPLAIN EXECUTE asked ({nothing})")
+        lines = await connection.fetch(f"EXPLAIN EXECUTE sent ({nothing})")
 
         await connection.close()
     plan = "\n".join(line for (line,) in lines)

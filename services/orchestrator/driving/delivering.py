@@ -73,12 +73,12 @@ class Post:
             run.pend(pending)
             if await in_time(pending.stored):
                 return reply
-        first = await self._runs.messages.send(key, run_id, message, reply)
+        sent = await self._runs.messages.send(key, run_id, message, reply)
         if run := self._driven.get(run_id):
             run.tell_of_mail()
-        else:
-            self._claim_soon()  # it may have slept, or have fallen asleep just now
-        return first
+        elif not sent.awake:
+            self._claim_soon()
+        return sent.reply
 
     async def take(self, run: Active, advance: Callable[..., Awaitable[bool]]) -> None:
         """Have each message to the run lead to a turn of its own.

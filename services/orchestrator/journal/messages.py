@@ -33,6 +33,12 @@ WORDS = {kind: word for word, kind in KINDS.items()}
 
 
 @dataclass(frozen=True, slots=True)
+class Sent:
+    reply: bytes  # the first one to this key
+    awake: bool  # the run was not asleep when this was stored; False if that was before
+
+
+@dataclass(frozen=True, slots=True)
 class Held:
     """What the store has of an open run and of what was sent to it."""
 
@@ -57,21 +63,25 @@ class Messages:
 
     async def send(
         self, key: RequestKey, run_id: str, message: Message, reply: bytes = b""
-    ) -> bytes:
-        """Store it once per ``key``; the first reply.
+    ) -> Sent:
+        """Store it once per ``key``.
 
         NotFound for an unknown run, FailedPrecondition for one that has ended, ResourceExhausted
         for one that was sent too much.
         """
 
-        async def work(tx: Transaction) -> bytes:
+        async def work(tx: Transaction) -> Sent:
+            awake = False
+
             async def effect() -> bytes:
+                nonlocal awake
                 held = await _find(tx, run_id)
+                awake = not held.sleeps
                 if _takes(run_id, held, message):
                     await self._store(tx, run_id, held, message)
                 return reply
 
-            return await inbox.once(tx, key, effect)
+            return Sent(await inbox.once(tx, key, effect), awake)
 
         return await self._database.write(work)
 

@@ -12,7 +12,7 @@ import asyncpg
 from mesh import lease as leases
 from mesh.errors import FailedPrecondition
 from services.orchestrator.journal import statements
-from services.orchestrator.journal.messages import Messages, encode, insert
+from services.orchestrator.journal.messages import Messages, Sent, encode, insert
 from services.orchestrator.journal.runs import (
     LATELY,
     Runs,
@@ -58,11 +58,11 @@ class SharedMessages(Messages):
 
     async def send(
         self, key: RequestKey, run_id: str, message: Message, reply: bytes = b""
-    ) -> bytes:
+    ) -> Sent:
         while True:
             try:
                 if await self._writer.alone(partial(self._send, key, run_id, message, reply)):
-                    return reply
+                    return Sent(reply, awake=True)
             except asyncpg.UniqueViolationError:
                 pass  # the key, for another run
             try:
