@@ -226,13 +226,17 @@ async def open_postgres(url: str, *, schema: str) -> AsyncIterator[PostgresDatab
 
 
 async def _create(connection: Any, schema: str) -> None:
-    """The tables that are not there yet."""
-    async with connection.transaction():
-        await connection.execute("SELECT pg_advisory_xact_lock($1)", SCHEMA_LOCK)
-        await connection.execute(_ddl(schema))
-        await connection.execute(
-            "INSERT INTO store VALUES (1, $1, 0) ON CONFLICT DO NOTHING", uuid.uuid4().hex
-        )
+    """The tables that are not there yet, one after the other.
+
+    An index that is there already locks its table all the same: together with others, that ends in
+    a deadlock with those who work on several tables.
+    """
+    await connection.execute("SELECT pg_advisory_lock($1)", SCHEMA_LOCK)  # until it is closed
+    for statement in filter(str.strip, _ddl(schema).split(";")):
+        await connection.execute(statement)
+    await connection.execute(
+        "INSERT INTO store VALUES (1, $1, 0) ON CONFLICT DO NOTHING", uuid.uuid4().hex
+    )
 
 
 async def _leave(connection: Any) -> None:

@@ -167,6 +167,26 @@ async def is_blocked(url: str) -> bool:
         )
 
 
+async def test_a_replica_that_starts_holds_up_nobody_who_works_on_several_tables(url: str) -> None:
+    async with executor(url) as (runs, catalogue), connected(url) as connection:
+        await begin(runs, catalogue)
+        transaction = connection.transaction()
+        await transaction.start()
+        await connection.execute("DELETE FROM asleep")
+        starting = asyncio.create_task(_open(url))
+        await eventually(lambda: is_blocked(url))
+
+        await connection.execute("UPDATE run SET reason = 'seen'")
+        await transaction.commit()
+
+        await starting
+
+
+async def _open(url: str) -> None:
+    async with executor(url):
+        pass
+
+
 async def test_two_that_claim_at_once_never_have_the_same_run(url: str) -> None:
     async with executor(url) as (one, catalogue), executor(url) as (other, _):
         for number in range(60):
