@@ -105,6 +105,8 @@ class SharedRuns(Runs):
             return [(id, epoch, slept) for id, epoch, slept in rows]
 
         taken = {id: (epoch, slept) for id, epoch, slept in await self._writer.alone(take)}
+        if not taken:
+            return []
         claimed: list[StoredRun] = []
         for id, found in await self._database.read(partial(load_runs, run_ids=list(taken))):
             epoch, slept = taken[id]
