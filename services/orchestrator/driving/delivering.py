@@ -6,16 +6,16 @@ and its sender is answered behind it. In every other case it is stored first, an
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
 from mesh.errors import Unavailable
 from services.orchestrator.driving.patience import in_time, until_it_answers
+from services.orchestrator.driving.pending import Pending
 from services.orchestrator.journal.commits import Letter
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from mesh.inbox import RequestKey
@@ -23,28 +23,6 @@ if TYPE_CHECKING:
     from services.orchestrator.engine.record import Record
     from services.orchestrator.journal.messages import Message
     from services.orchestrator.journal.runs import Runs
-
-
-@dataclass(slots=True, eq=False)
-class Pending:
-    """A message that nobody has stored so far."""
-
-    message: Message
-    key: RequestKey
-    reply: bytes
-    stored: asyncio.Future[bool] = field(
-        default_factory=lambda: asyncio.get_running_loop().create_future()
-    )
-
-    def settle(self, *, stored: bool) -> None:
-        """The first word counts."""
-        if not self.stored.done():
-            self.stored.set_result(stored)
-
-    def fail(self, error: Exception) -> None:
-        if not self.stored.done():
-            self.stored.set_exception(error)
-            self.stored.exception()  # its sender may be gone
 
 
 class Post:

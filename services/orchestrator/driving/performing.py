@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from mesh.lease import Lease
     from services.orchestrator.definition.workflow import Workflow
-    from services.orchestrator.driving.delivering import Pending
+    from services.orchestrator.driving.pending import Pending
     from services.orchestrator.driving.run_trace import RunTrace
     from services.orchestrator.engine.events import Command, Event
     from services.orchestrator.engine.policy import Policy

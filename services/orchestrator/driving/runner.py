@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from services.orchestrator.catalogue import Catalogue
     from services.orchestrator.changes import Changes
     from services.orchestrator.config import OrchestratorConfig
-    from services.orchestrator.driving.delivering import Pending
+    from services.orchestrator.driving.pending import Pending
     from services.orchestrator.engine.events import Event
     from services.orchestrator.engine.state import RunState
     from services.orchestrator.journal.definitions import StoredDefinition
