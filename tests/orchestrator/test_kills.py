@@ -188,7 +188,7 @@ async def test_a_signal_that_is_sent_again_after_a_kill_is_heard_once(
     assert run.recoveries == 1
 
 
-async def test_a_signal_that_was_stored_and_not_taken_outlives_a_kill(
+async def test_a_signal_that_came_during_a_call_outlives_a_kill(
     orchestrators: Succession, book: Book
 ) -> None:
     book.held["StoreTransactionRecord"] = asyncio.Event()

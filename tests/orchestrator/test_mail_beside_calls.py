@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from services.orchestrator.config import OrchestratorConfig
     from services.orchestrator.engine.state import RunState
+    from services.orchestrator.journal.commits import Letter
     from services.orchestrator.journal.messages import Message
     from tests.orchestrator.scheduling import Replica
     from tests.orchestrator.servicers import Book
@@ -137,11 +138,12 @@ async def test_an_answer_waits_for_the_turn_of_what_was_sent_before_it(
     await begin(here, book, KEEPS)
     before_a_cancel(here, monkeypatch, hold)
 
-    await send(here, CANCEL)
+    sent = asyncio.create_task(send(here, CANCEL))
     await stored.wait()
     answers.set()
     await eventually(lambda: book.effects[KEEP] == 1)
     may_store.set()
+    await sent
     state = await end(here)
 
     assert state.status is RunStatus.COMPENSATED
@@ -181,10 +183,11 @@ async def test_who_abandons_its_runs_takes_no_mail_for_them(
     await begin(here, book, LOOKS)
     before_a_cancel(here, monkeypatch, take_long)
 
-    await send(here, CANCEL)
+    sent = asyncio.create_task(send(here, CANCEL))
     await taking.wait()
     here.runner.abandon()
     await eventually(ended.is_set)
+    await sent
 
     assert Kind.CANCEL_RUN not in await kinds(here)
 
@@ -192,12 +195,12 @@ async def test_who_abandons_its_runs_takes_no_mail_for_them(
 def before_a_cancel(
     here: Replica, monkeypatch: pytest.MonkeyPatch, first: Callable[[], Any]
 ) -> None:
-    """Have ``first`` happen before a cancel of a run is stored."""
-    append = here.journal.runs.append
+    """Have ``first`` happen before a cancel of a run is stored, and what it leads to."""
+    deliver = here.journal.runs.deliver
 
-    async def later(state: RunState, epoch: int, records: Sequence[Record]) -> None:
+    async def later(state: RunState, epoch: int, records: Sequence[Record], letter: Letter) -> bool:
         if any(record.kind is Kind.CANCEL_RUN for record in records):
             await first()
-        await append(state, epoch, records)
+        return await deliver(state, epoch, records, letter)
 
-    monkeypatch.setattr(here.journal.runs, "append", later)
+    monkeypatch.setattr(here.journal.runs, "deliver", later)

@@ -45,8 +45,8 @@ class Post:
 
         Unavailable if the store does not answer: nobody knows yet whether the run has it.
         """
-        run = self._driven.get(run_id)
-        if run is not None and self._looks(run) and key.request_id not in run.answered:
+        run = None if self._stopping.is_set() else self._driven.get(run_id)
+        if run is not None and key.request_id not in run.answered:
             pending = Pending(message, key, reply)
             run.pend(pending)
             if await in_time(pending.stored):
@@ -71,6 +71,8 @@ class Post:
                 pending.settle(stored=await advance(pending.message, pending))
             finally:
                 pending.settle(stored=False)
+        if run.state.finished:
+            run.return_pending()
 
     async def store(self, run: Active, records: Sequence[Record], pending: Pending) -> bool:
         """Store it with the records it led to. False if it must not be: the run is as it was.
@@ -100,10 +102,6 @@ class Post:
         """Runs take nothing any more: what none has stored is its sender's again."""
         for run in self._driven.values():
             run.return_pending()
-
-    def _looks(self, run: Active) -> bool:
-        """Will whoever drives it see at once what is sent to it?"""
-        return not run.calls and not self._stopping.is_set()
 
     async def _stored(self, run: Active) -> list[Message]:
         if handed := run.take_handed():
