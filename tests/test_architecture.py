@@ -66,12 +66,10 @@ ADAPTERS = {
     "services/ml/training": "a command of its own, never part of serving",
     "services/orchestrator/changes.py": "wakes those who watch a run",
     "services/orchestrator/journal": "the store of definitions, runs and their records",
-    "services/orchestrator/approving.py": "web5's word on approvals, through the peers",
     "services/orchestrator/driving": "does what the pure engine wants, and journals it",
-    "services/orchestrator/peers.py": "the other services, through the mesh's client",
+    "services/orchestrator/peers": "the other services, through the mesh's client",
     "services/orchestrator/keeping.py": "sweeps the journal by the clock",
     "services/orchestrator/scheduler.py": "starts runs when they are due",
-    "services/orchestrator/wallet.py": "what bitcoin has of a payment, through the peers",
     "services/web5/node": "what each message does inside its one transaction",
     "services/web5/records.py": "the node: opens that transaction, and asks the clock",
 }

@@ -31,7 +31,6 @@ from mesh.inbox import RequestKey
 from mesh.process import seldom_collect
 from mesh.runtime import open_runtime
 from mesh.testing import Authority
-from services.orchestrator.approving import Approvals
 from services.orchestrator.catalogue import Catalogue
 from services.orchestrator.changes import Changes
 from services.orchestrator.config import PEERS, OrchestratorConfig
@@ -44,6 +43,7 @@ from services.orchestrator.journal.erasure import Erasure
 from services.orchestrator.journal.opening import open_journal
 from services.orchestrator.journal.runs import Started
 from services.orchestrator.peers import open_peers
+from services.orchestrator.peers.approving import Approvals
 from services.orchestrator.servicers.workflow import WorkflowServicer
 from services.orchestrator.trace_context import parent_of_run
 

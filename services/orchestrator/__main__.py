@@ -16,7 +16,6 @@ from anya.orchestrator.v1.workflow_pb2_grpc import add_WorkflowServiceServicer_t
 from mesh.process import run
 from mesh.runtime import open_runtime
 from mesh.servicers import OutboxServicer
-from services.orchestrator.approving import Approvals
 from services.orchestrator.catalogue import Catalogue
 from services.orchestrator.changes import Changes
 from services.orchestrator.config import OrchestratorConfig
@@ -26,11 +25,12 @@ from services.orchestrator.journal.opening import open_journal
 from services.orchestrator.journal.schedules import Schedules
 from services.orchestrator.keeping import Keeping
 from services.orchestrator.peers import open_peers
+from services.orchestrator.peers.approving import Approvals
+from services.orchestrator.peers.wallet import Wallet
 from services.orchestrator.scheduler import Scheduler
 from services.orchestrator.servicers.payment import PaymentServicer
 from services.orchestrator.servicers.schedule import ScheduleServicer
 from services.orchestrator.servicers.workflow import WorkflowServicer
-from services.orchestrator.wallet import Wallet
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

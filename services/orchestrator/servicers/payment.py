@@ -19,10 +19,10 @@ from services.orchestrator.engine.intents import check_payment_id
 from services.orchestrator.engine.starting import StartRun
 from services.orchestrator.engine.state import Error, RunState
 from services.orchestrator.journal.runs import check_goes_on
+from services.orchestrator.peers.wallet import Word
 from services.orchestrator.servicers import payment_view, view, waiting
 from services.orchestrator.servicers.start import start_run
 from services.orchestrator.trace_context import trace_id_of
-from services.orchestrator.wallet import Word
 
 if TYPE_CHECKING:
     import asyncio
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from services.orchestrator.driving.runner import Runner
     from services.orchestrator.journal.commits import NewRun
     from services.orchestrator.journal.runs import Runs, StoredRun
-    from services.orchestrator.wallet import Wallet
+    from services.orchestrator.peers.wallet import Wallet
 
 WORKFLOW = "verified_payment"
 CANCEL = "/anya.orchestrator.v1.PaymentService/CancelPayment"

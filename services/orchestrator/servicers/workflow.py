@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from grpc.aio import ServicerContext
 
-    from services.orchestrator.approving import Approvals
     from services.orchestrator.catalogue import Catalogue
     from services.orchestrator.changes import Changes
     from services.orchestrator.driving.redriver import Redriver
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from services.orchestrator.journal.definitions import Definitions
     from services.orchestrator.journal.erasure import Erasure
     from services.orchestrator.journal.runs import Runs
+    from services.orchestrator.peers.approving import Approvals
 
 MAX_FAULTS = 20  # in one status: it travels in a header
 
