@@ -106,8 +106,9 @@ class Attempts(Draft):
             return False
         if said.errors and not uncertain and not {error.code, error.reason} & said.errors:
             return False
-        late = self.at_us >= self.state.deadline_us and not conclusion.winds_up(step)
-        return (not late or step.cancelled) and self.at_us - step.since_us < self._patience(step)
+        next_us = self.at_us + self._wait_us(step, error)
+        late = next_us >= self.state.deadline_us and not conclusion.winds_up(step)
+        return (not late or step.cancelled) and next_us - step.since_us < self._patience(step)
 
     def _patience(self, step: StepState) -> float:
         """Microseconds that a step tries, without what it spends parked or dead."""
@@ -118,20 +119,22 @@ class Attempts(Draft):
     def _said(self, step: StepState) -> Retry:
         return self.call_at(step.path).retry
 
-    def _retry(self, step: StepState, error: Error, *, uncertain: bool) -> None:
-        after_pivot = conclusion.is_owed(self.state, step)
-        wait = self.policy.retry_us(
+    def _wait_us(self, step: StepState, error: Error) -> int:
+        """How long it is to the next attempt."""
+        return self.policy.retry_us(
             step.attempt - step.before,
             error,
             self.jitter,
-            after_pivot=after_pivot,
+            after_pivot=conclusion.is_owed(self.state, step),
             said=self._said(step),
         )
+
+    def _retry(self, step: StepState, error: Error, *, uncertain: bool) -> None:
         payload = {
             "error": error.to_payload(),
             "uncertain": uncertain,
             "final": False,
-            "retry_us": self.at_us + wait,
+            "retry_us": self.at_us + self._wait_us(step, error),
         }
         self.add(Kind.STEP_FAILED, step.path, payload)
 

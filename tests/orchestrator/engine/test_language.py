@@ -229,7 +229,7 @@ def test_an_unknown_outcome_is_never_caught() -> None:
         (
             "{max_attempts: 9, backoff: 10s, max_delay: 10s, jitter: 0, max_duration: 25s}",
             "ABORTED",
-            4,
+            3,
         ),
     ],
 )
@@ -245,6 +245,32 @@ def test_a_call_is_tried_as_often_as_its_definition_says(
 
     assert run.state.steps["look"].attempt == attempts
     assert run.status == "FAILED"
+
+
+@pytest.mark.parametrize(
+    ("bounds", "most"),
+    [
+        ("    retry: {backoff: 4s, jitter: 0, max_delay: 1h, max_duration: 1m}", 60),
+        ("    retry: {backoff: 4s, jitter: 0, max_delay: 1h}\n    timeout: 1m", 60),
+        ("    retry: {backoff: 4s, jitter: 0, max_delay: 1h, max_duration: 9m}", 240),
+    ],
+    ids=["max_duration", "timeout", "the deadline of the run"],
+)
+@pytest.mark.parametrize("use", [READ, STORE])
+def test_no_attempt_begins_and_no_run_waits_once_time_is_up(
+    use: str, bounds: str, most: int
+) -> None:
+    run = run_of(f"deadline: 4m\n{steps(call('look', use, bounds))}", did="d")
+    began = run.now_us
+    while not run.state.finished:
+        if run.calls:
+            assert run.now_us - began < most * SECOND
+            run.fail("look", "UNAVAILABLE")
+        else:
+            run.do(run.commands[0])
+
+    assert run.state.steps["look"].attempt > 2
+    assert run.now_us - began < most * SECOND
 
 
 def test_a_delay_grows_to_its_most_and_chance_takes_only_its_part() -> None:
