@@ -137,6 +137,7 @@ def sole_owner(path: Path) -> Iterator[None]:
 
     The system takes the lock back from a process that is killed.
     """
+    path = path.resolve()  # by whatever link it is reached
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
     try:

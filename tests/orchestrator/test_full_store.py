@@ -249,10 +249,13 @@ async def lock(table: str, url: str) -> asyncpg.Connection:
     return connection
 
 
-async def test_a_second_owner_does_not_get_the_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["store.db", "link.db", "elsewhere/store.db"])
+async def test_a_second_owner_does_not_get_the_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / "link.db").symlink_to("store.db")
+    (tmp_path / "elsewhere").symlink_to(tmp_path)
     async with open_journal(str(tmp_path / "store.db")):
         with pytest.raises(FailedPrecondition) as caught:
-            async with open_journal(str(tmp_path / "store.db")):
+            async with open_journal(str(tmp_path / name)):
                 pass
 
     assert caught.value.reason == Reason.STORE_IN_USE
