@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import asyncpg
 
-from mesh.database import UniqueViolation
+from mesh.database import UniqueViolation, shape
 from mesh.database.connection import connect, unopened
 from mesh.errors import Reason, ResourceExhausted, Unavailable
 
@@ -31,6 +31,9 @@ SCHEMA_LOCK = 0x616E7961  # "anya": processes that start together create the tab
 
 # One round trip. The row is the store's, and admits one process at a time.
 BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 1 FROM store FOR UPDATE"
+COLUMNS = """
+SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = current_schema
+"""
 NOW_MS = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)"
 
 TYPES = {
@@ -232,6 +235,8 @@ async def _create(connection: Any, schema: str) -> None:
     a deadlock with those who work on several tables.
     """
     await connection.execute("SELECT pg_advisory_lock($1)", SCHEMA_LOCK)  # until it is closed
+    columns = [tuple(row) for row in await connection.fetch(COLUMNS)]
+    shape.check(shape.gather(columns), schema, name="the database")
     for statement in filter(str.strip, _ddl(schema).split(";")):
         await connection.execute(statement)
     await connection.execute(

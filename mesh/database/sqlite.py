@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mesh.database import UniqueViolation
+from mesh.database import UniqueViolation, shape
 from mesh.errors import FailedPrecondition, MeshError, Reason, ResourceExhausted, Unavailable
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ class SqliteDatabase:
         self._path = path
         self._waiting: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         with closing(_connect(path)) as connection:
+            shape.check(shape.shape_of(connection), schema, name=str(path))
             connection.executescript(schema)
             connection.execute(
                 "INSERT INTO store VALUES (1, ?, 0) ON CONFLICT DO NOTHING", (uuid.uuid4().hex,)
