@@ -20,7 +20,7 @@ from anya.web5.v1 import identity_pb2, record_pb2
 from anya.web5.v1.identity_pb2_grpc import IdentityServiceStub
 from anya.web5.v1.record_pb2_grpc import RecordServiceStub
 from cli import runs
-from cli.errors import CommandError, from_rpc
+from cli.errors import FAILED, INTERRUPTED, CommandError, from_rpc
 from mesh.attestation import payment_digest
 from services.orchestrator.definition.values import from_struct
 
@@ -132,7 +132,7 @@ def values_of(intent: PaymentIntent) -> dict[str, Any]:
 
 @contextmanager
 def naming_it(proposal: Proposal) -> Iterator[None]:
-    """In the block the payment may be made already: an error that does not tell names it.
+    """In the block the payment may be made already: what ends it without telling names it.
 
     CommandError (OUTCOME_UNKNOWN): to pay again would then be the wrong remedy.
     """
@@ -141,13 +141,20 @@ def naming_it(proposal: Proposal) -> Iterator[None]:
     except grpc.aio.AioRpcError as error:
         if error.code() not in UNCLEAR:
             raise
-        payment_id = proposal.intent.payment_id
-        raise CommandError(
-            f"payment {payment_id} may have been made: {from_rpc(error).message}",
-            code=error.code().name,
-            reason="OUTCOME_UNKNOWN",
-            remedy=f"do not pay again before you know: anya payment watch {payment_id}",
-        ) from None
+        raise _unknown(proposal, from_rpc(error).message, code=error.code().name) from None
+    except asyncio.CancelledError:  # by Ctrl-C
+        raise _unknown(proposal, "interrupted", code="CANCELLED", exit_code=INTERRUPTED) from None
+
+
+def _unknown(proposal: Proposal, why: str, *, code: str, exit_code: int = FAILED) -> CommandError:
+    payment_id = proposal.intent.payment_id
+    return CommandError(
+        f"payment {payment_id} may have been made: {why}",
+        code=code,
+        reason="OUTCOME_UNKNOWN",
+        remedy=f"do not pay again before you know: anya payment watch {payment_id}",
+        exit_code=exit_code,
+    )
 
 
 def outcome(run: workflow_pb2.Run) -> Outcome:

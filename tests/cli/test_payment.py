@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from contextlib import closing
 
@@ -29,6 +30,25 @@ async def test_a_lost_answer_names_the_payment(nowhere: str) -> None:
 
     assert lost.value.reason == "OUTCOME_UNKNOWN"
     assert f"anya payment watch {PROPOSAL.intent.payment_id}" in lost.value.remedy
+
+
+async def test_who_stops_waiting_is_told_which_payment_goes_on() -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        async with grpc.aio.insecure_channel(address) as channel:
+
+            async def pay() -> None:
+                with payment.naming_it(PROPOSAL):
+                    await payments.send({"orchestrator": channel}, PROPOSAL)
+
+            paying = asyncio.create_task(pay())
+            await asyncio.sleep(0)
+            paying.cancel()  # as Ctrl-C does
+            with pytest.raises(CommandError) as stopped:
+                await paying
+
+    assert stopped.value.exit_code == 130
+    assert f"anya payment watch {PROPOSAL.intent.payment_id}" in stopped.value.remedy
 
 
 async def test_confirmations_that_nobody_can_tell_are_none(nowhere: str) -> None:
