@@ -114,7 +114,8 @@ def _check_payments(workflow: Workflow, request: StartRun, network: str) -> None
 def _check_run_id(run_id: str) -> None:
     if not _RUN_ID.fullmatch(run_id):
         raise InvalidArgument(
-            f"request_id becomes the run id: 1 to {MAX_RUN_ID} of A-Z, a-z, 0-9, '.', '_' and '-'",
+            f"request_id becomes the run id: 1 to {MAX_RUN_ID} of A-Z, a-z, 0-9, '.', '_' and '-',"
+            " beginning with a letter or a digit",
             reason=Reason.REQUEST_ID_INVALID,
             field="request_id",
         )
