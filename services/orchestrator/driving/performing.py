@@ -232,8 +232,11 @@ class Performer:
 
     async def _sleep_until(self, run: Active, until_us: int) -> bool:
         """False if we are told to stop first."""
-        seconds = (until_us - self.now_us(run)) / SECOND
-        return seconds <= 0 or not await pause(self._stopping, seconds)
+        # The store's clock, as we know it, may have been set back by a moment meanwhile.
+        while (seconds := (until_us - self.now_us(run)) / SECOND) > 0:
+            if await pause(self._stopping, seconds):
+                return False
+        return True
 
 
 def wakes_at(commands: Iterable[Command]) -> int:
