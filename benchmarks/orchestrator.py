@@ -3,8 +3,9 @@
 The steps of both sides do nothing, inside the engine: what is compared is what it takes to remember
 them. Ours is the engine as it ships, with fence, inbox, outbox, and tracing into a collector; DBOS
 is as it ships, without tracing. Where a key says grpc, a client in a process of its own asks for a
-run in one call, which answers with its end: with mTLS and every step of the mesh on our side, in
-plain text on theirs. Sides take turns, burst by burst, and the worst round counts.
+run in one call, which answers with its end: without its steps but with mTLS and every step of the
+mesh on our side, with what the steps gave and in plain text on theirs. Sides take turns, burst by
+burst, and the worst round counts.
 
 ANYA_BENCH_RUNS says how many stored runs ``cost_1m_vs_1k_runs`` fills its store with: 100,000
 unless 1000000 is asked for, which takes some minutes and 3 GB.

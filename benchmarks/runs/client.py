@@ -81,12 +81,13 @@ def _signal(stubs: Sequence[Any]) -> Callable[[], Awaitable[float]]:
         run_id = request.request_id
         await first.StartRun(request)
         sent = began = resumed = None
-        async for reply in first.WatchRun(pb.WatchRunRequest(run_id=run_id)):
+        watch = pb.WatchRunRequest(run_id=run_id, view=pb.RUN_VIEW_CHANGES)
+        async for reply in first.WatchRun(watch):
             if sent is None and reply.run.status == pb.RUN_STATUS_WAITING:
                 began = time.perf_counter()
                 asked = pb.SignalRunRequest(request_id=run_id, run_id=run_id, signal="approved")
                 sent = asyncio.ensure_future(last.SignalRun(asked))
-            if resumed is None and len(reply.run.steps) > 1:
+            if resumed is None and any(step.path == "record" for step in reply.run.steps):
                 resumed = time.perf_counter()
         if sent is None or began is None or resumed is None:
             raise AssertionError(f"run {run_id} did not wait: {reply.run}")
