@@ -226,6 +226,11 @@ class Step:
         return self.on_error.steps if self.on_error is not None else ()
 
     @property
+    def payment(self) -> str | None:
+        """The template of the id of the payment that it belongs to."""
+        return self.action.payment if isinstance(self.action, Call) else None
+
+    @property
     def outputs(self) -> tuple[str, ...]:
         """The names that later steps can read."""
         match self.action:
@@ -278,7 +283,7 @@ class Workflow:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pivots", _pivots(self.steps))
-        names = any(_names_payment(step) for step in all_steps(self.steps))
+        names = any(step.payment is not None for step in all_steps(self.steps))
         object.__setattr__(self, "names_payments", names)
         inside = _inside(self)
         object.__setattr__(self, "composites", _hashes(inside))
@@ -309,10 +314,6 @@ def _changes_something(step: Step) -> bool:
             return operation.effect is not Effect.READ
         case action:
             return isinstance(action, Emit)
-
-
-def _names_payment(step: Step) -> bool:
-    return isinstance(step.action, Call) and step.action.payment is not None
 
 
 def _pivots(steps: Iterable[Step]) -> int:

@@ -72,9 +72,8 @@ def payment_of(workflow: Workflow, state: RunState, path: str) -> str:
         if place.prefix:
             path = place.prefix.rstrip("/")
             continue
-        action = place.step.action
-        if isinstance(action, Call) and action.payment is not None:
-            return str(resolve(action.payment, _seen(workflow, state.input, place)))
+        if (named := place.step.payment) is not None:
+            return str(resolve(named, _seen(workflow, state.input, place)))
         path = places.outer(path)
     return ""
 
@@ -98,8 +97,7 @@ def unsettled(workflow: Workflow, state: RunState) -> dict[str, str]:
 def _look(steps: Iterable[Step], prefix: str, seen: dict[str, Any]) -> Iterator[Asked]:
     for step in steps:
         path, action = prefix + step.id, step.action
-        if isinstance(action, Call) and action.payment is not None:
-            named = action.payment
+        if (named := step.payment) is not None:
             yield Asked(path, resolve(named, seen), named, _beside(named, seen), _pays(step))
         if isinstance(action, ForEach):
             for index, item in _items(action, seen):
@@ -112,7 +110,7 @@ def _look(steps: Iterable[Step], prefix: str, seen: dict[str, Any]) -> Iterator[
 
 def _items(each: ForEach, seen: dict[str, Any]) -> Iterator[tuple[int, Any]]:
     """Only where payments are named in them: then the list is in the run's input."""
-    if not any(_names(step) for step in all_steps(each.steps)):
+    if not any(step.payment is not None for step in all_steps(each.steps)):
         return
     listed = resolve(each.items, seen)
     yield from enumerate(listed if isinstance(listed, list) else ())
@@ -125,18 +123,14 @@ def _beside(template: str, seen: dict[str, Any]) -> dict[str, Any]:
     return around if isinstance(around, dict) else {}
 
 
-def _names(step: Step) -> bool:
-    return isinstance(step.action, Call) and step.action.payment is not None
-
-
 def _pass(
     steps: Iterable[Step], prefix: str, seen: dict[str, Any], paid: dict[str, str]
 ) -> dict[str, str]:
     """What is paid before and in these, and where."""
     for step in steps:
         path, action = prefix + step.id, step.action
-        if isinstance(action, Call) and action.payment is not None and _pays(step):
-            payment_id = resolve(action.payment, seen)
+        if step.payment is not None and _pays(step):
+            payment_id = resolve(step.payment, seen)
             if payment_id in paid:
                 raise PaidTwice(payment_id, paid[payment_id], path)
             paid = {**paid, payment_id: path}
