@@ -6,6 +6,8 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from services.orchestrator.journal.group import fail
+
 if TYPE_CHECKING:
     from mesh.inbox import RequestKey
     from services.orchestrator.journal.messages import Message
@@ -28,6 +30,4 @@ class Pending:
             self.stored.set_result(stored)
 
     def fail(self, error: Exception) -> None:
-        if not self.stored.done():
-            self.stored.set_exception(error)
-            self.stored.exception()  # its sender may be gone
+        fail(self.stored, error)
