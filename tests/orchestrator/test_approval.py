@@ -18,15 +18,18 @@ from services.orchestrator.__main__ import orchestrator
 from tests.orchestrator.conftest import connect
 from tests.orchestrator.engine.everything import steps
 from tests.orchestrator.paying import finished, status, uuid7
+from tests.orchestrator.test_erasing import stored
 from tests.orchestrator.test_messages import begin, is_at
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
     from mesh.testing import Authority
     from services.orchestrator.config import OrchestratorConfig
     from tests.orchestrator.servicers import Book
 
-ADA, BOB, EVE = Holder.generate(), Holder.generate(), Holder.generate()
+ADA, BOB, CY, EVE = (Holder.generate() for _ in range(4))
 ASK = steps(
     f'agree\n    approval: {{approvers: ["{ADA.did}", "{BOB.did}"], quorum: 2,'
     ' text: "Pay {{input.amount}}?", values: {amount: "{{input.amount}}"}, timeout: 1m}'
@@ -137,7 +140,7 @@ async def test_who_has_decided_cannot_decide_otherwise(
     assert reason(refused.value) == "APPROVAL_NOT_ASKED"
 
 
-async def test_an_approval_that_nobody_can_verify_is_not_stored(
+async def test_an_approval_that_nobody_can_verify_is_notstored(
     workflows: WorkflowServiceAsyncStub, book: Book
 ) -> None:
     run_id = await begin_asking(workflows)
@@ -176,6 +179,32 @@ async def test_decisions_outlive_the_orchestrator(
     async with orchestrator(config) as service, connect(authority, service.port) as workflows:
         await decide(workflows, run_id, BOB)
         assert status(await finished(workflows, run_id)) == "SUCCEEDED"
+
+
+async def test_nothing_of_an_approver_is_left_in_the_file_of_an_erased_run(
+    authority: Authority, config: OrchestratorConfig, tmp_path: Path
+) -> None:
+    text = steps(
+        'agree\n    approval: {approvers: ["{{input.who}}"], quorum: 1, text: "Pay?", timeout: 1m}'
+    )
+    async with orchestrator(config) as service, connect(authority, service.port) as workflows:
+        run_id = await begin(workflows, text, who=CY.did)
+        await is_at(workflows, run_id, "WAITING")
+        digest = (await asked(workflows, run_id)).digest
+        signed = CY.approve(run_id=run_id, step="agree", digest=digest, approves=True)
+        request = pb.ApproveRunRequest(request_id="a", run_id=run_id, step="agree", approval=signed)
+        await workflows.ApproveRun(request, timeout=5)
+        await finished(workflows, run_id)
+    before = stored(tmp_path)
+
+    async with orchestrator(config) as service, connect(authority, service.port) as workflows:
+        await workflows.EraseRun(pb.EraseRunRequest(request_id="e", run_id=run_id), timeout=10)
+        again = await workflows.ApproveRun(request, timeout=5)
+    after = stored(tmp_path)
+
+    assert all(word.encode() in before for word in (CY.did, signed))
+    assert not any(word.encode() in after for word in (CY.did, signed))
+    assert again == pb.ApproveRunResponse(approver=CY.did, approves=True)
 
 
 async def test_the_client_shows_what_it_signs_as_the_one_who_is_asked(

@@ -141,14 +141,14 @@ async def test_nothing_of_an_erased_payment_is_left_in_the_file(
             await left.GetPayment(
                 payment_pb2.GetPaymentRequest(payment_id=request.request_id), timeout=5
             )
-        stored = _stored(tmp_path)
+        file = stored(tmp_path)
         about: tuple[str, ...] = (
             "vp.of.somebody",
             INPUT["sender_did"],
             INPUT["recipient_address"],
             "jws of risk",
         )
-        found.append([word for word in about if word.encode() in stored])
+        found.append([word for word in about if word.encode() in file])
 
     assert found == [
         ["vp.of.somebody", INPUT["sender_did"], INPUT["recipient_address"], "jws of risk"],
@@ -161,7 +161,7 @@ def _named(message: object) -> list[str]:
     return [value for value in INPUT.values() if isinstance(value, str) and value in str(message)]
 
 
-def _stored(folder: Path) -> bytes:
+def stored(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in sorted(folder.rglob("orchestrator.db*")))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeAlias
 
 from anya.web5.v1 import identity_pb2 as web5
+from mesh import jose
 from mesh.errors import FailedPrecondition, NotFound, PermissionDenied, Reason, Unavailable
 from services.orchestrator.engine.events import Approved
 from services.orchestrator.engine.state import Error, Phase
@@ -69,6 +70,11 @@ class Approvals:
             )
         verified = web5.VerifyApprovalResponse.FromString(answer)
         return verified.approver, verified.approves
+
+
+def signer(approval: str) -> str:
+    """Who signed an approval that was verified, now or when this body was first sent: a DID."""
+    return str(jose.parse(approval).header["kid"]).partition("#")[0]
 
 
 def _asking(state: RunState, path: str) -> StepState:

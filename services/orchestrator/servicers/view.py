@@ -188,9 +188,8 @@ def _approval(step: StepState) -> pb.Approval:
 
 
 def format_approved(approved: Approved) -> bytes:
-    return pb.ApproveRunResponse(
-        approver=approved.approver, approves=approved.approves
-    ).SerializeToString()
+    """For the inbox, which outlives the erasure of a run: not by whom."""
+    return pb.ApproveRunResponse(approves=approved.approves).SerializeToString()
 
 
 def format_condition(judged: dict[str, Any]) -> pb.Condition:

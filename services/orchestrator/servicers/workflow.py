@@ -13,6 +13,7 @@ from services.orchestrator.definition import DefinitionInvalid, values
 from services.orchestrator.engine import sending
 from services.orchestrator.engine.intents import Proven
 from services.orchestrator.engine.starting import StartRun
+from services.orchestrator.peers.approving import signer
 from services.orchestrator.servicers import paging, view, waiting
 from services.orchestrator.servicers.listing import DEFAULT_PAGE, MAX_PAGE, list_runs
 from services.orchestrator.servicers.start import start_run
@@ -135,7 +136,9 @@ class WorkflowServicer(WorkflowServiceServicer):
             request.approval,
             view.format_approved,
         )
-        return pb.ApproveRunResponse.FromString(first)
+        reply = pb.ApproveRunResponse.FromString(first)
+        reply.approver = signer(request.approval)
+        return reply
 
     async def CancelRun(
         self,
