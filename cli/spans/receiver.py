@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 KINDS = {
     number: name.removeprefix("SPAN_KIND_") for name, number in trace_pb2.Span.SpanKind.items()
 }
+FAILED = trace_pb2.Status.STATUS_CODE_ERROR
 GATHER = 0.2  # seconds
 MAX_NS = 2**63 - 1  # that the store can hold
 MAX_MESSAGE = 16 * 1024 * 1024
@@ -97,6 +98,7 @@ def _ends(span: trace_pb2.Span) -> bool:
 
 
 def _span(span: trace_pb2.Span, service: str) -> Span:
+    status = span.status
     return Span(
         trace_id=span.trace_id.hex(),
         span_id=span.span_id.hex(),
@@ -106,8 +108,8 @@ def _span(span: trace_pb2.Span, service: str) -> Span:
         kind=KINDS.get(span.kind, "UNSPECIFIED"),
         start_ns=span.start_time_unix_nano,
         end_ns=span.end_time_unix_nano,
-        failed=span.status.code == trace_pb2.Status.STATUS_CODE_ERROR,
-        message=span.status.message,
+        failed=status.code == FAILED,
+        message=status.message,
         attributes=_plain(span.attributes),
     )
 
@@ -117,6 +119,8 @@ def _plain(attributes: Iterable[KeyValue]) -> dict[str, Any]:
 
 
 def _value(value: AnyValue) -> Any:
+    if text := value.string_value:  # nearly all are
+        return text
     match value.WhichOneof("value"):
         case "string_value":
             return value.string_value

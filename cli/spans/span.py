@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -12,8 +12,7 @@ if TYPE_CHECKING:
 CLIENT = "CLIENT"  # the kind of a span around a call
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Span:
+class Span(NamedTuple):
     """One span as it was received. Times are nanoseconds since 1970."""
 
     trace_id: str  # 32 hex characters
@@ -25,8 +24,8 @@ class Span:
     start_ns: int
     end_ns: int
     failed: bool
-    message: str = ""  # why it failed
-    attributes: Mapping[str, Any] = field(default_factory=dict)
+    message: str  # why it failed, if that is known
+    attributes: Mapping[str, Any]
 
     @property
     def seconds(self) -> float:

@@ -83,22 +83,6 @@ class Summary(NamedTuple):
     failed: bool
 
 
-class Row(NamedTuple):
-    """A row of span."""
-
-    trace_id: str
-    span_id: str
-    parent_id: str
-    service: str
-    name: str
-    kind: str
-    start_ns: int
-    end_ns: int
-    failed: int
-    message: str
-    attributes: str  # JSON
-
-
 class SpanStore:
     """The writing side; one process holds it. Not for the event loop: it waits for the disk."""
 
@@ -128,14 +112,15 @@ class SpanStore:
 
     def add(self, spans: Iterable[Span]) -> None:
         """Store a batch in one commit."""
+        spans = list(spans)
         rows = [_row(span) for span in spans]
         with self._connection:
             self._connection.execute("BEGIN IMMEDIATE")
             if self._connection.executemany(ADD, rows).rowcount == len(rows):
-                self._connection.executemany(GROW, _by_trace(rows))
+                self._connection.executemany(GROW, _by_trace(spans))
             else:
                 self._connection.executemany(REPLACE, rows)
-                self._connection.executemany(COUNT, {(row[0],) for row in rows})
+                self._connection.executemany(COUNT, {(span.trace_id,) for span in spans})
             self._unchecked += len(rows)
             if self._unchecked >= min(CHECK_EVERY, self._max_spans):
                 self._unchecked = 0
@@ -214,29 +199,18 @@ def _damaged(path: Path, error: sqlite3.DatabaseError) -> CommandError:
     )
 
 
-def _by_trace(rows: list[Row]) -> list[tuple[str, int, int, int]]:
+def _by_trace(spans: Iterable[Span]) -> list[tuple[str, int, int, int]]:
     """What new spans add to their traces."""
     traces: dict[str, tuple[int, int, int]] = {}
-    for row in rows:
-        first, last, count = traces.get(row.trace_id, (row.start_ns, row.end_ns, 0))
-        traces[row.trace_id] = min(first, row.start_ns), max(last, row.end_ns), count + 1
+    for span in spans:
+        first, last, count = traces.get(span.trace_id, (span.start_ns, span.end_ns, 0))
+        traces[span.trace_id] = min(first, span.start_ns), max(last, span.end_ns), count + 1
     return [(trace_id, *grown) for trace_id, grown in traces.items()]
 
 
-def _row(span: Span) -> Row:
-    return Row(
-        span.trace_id,
-        span.span_id,
-        span.parent_id,
-        span.service,
-        span.name,
-        span.kind,
-        span.start_ns,
-        span.end_ns,
-        int(span.failed),
-        span.message,
-        _JSON(span.attributes),
-    )
+def _row(span: Span) -> tuple[object, ...]:
+    *columns, attributes = span
+    return (*columns, _JSON(attributes))
 
 
 def _span(row: tuple[str | int, ...]) -> Span:

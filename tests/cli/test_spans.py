@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import grpc
@@ -161,7 +160,7 @@ def test_a_span_without_its_parent_is_an_orphan() -> None:
 
 
 def test_a_call_without_its_other_end_is_unanswered() -> None:
-    call, answer = replace(span("b", "a"), kind="CLIENT"), span("c", "b")
+    call, answer = span("b", "a")._replace(kind="CLIENT"), span("c", "b")
 
     assert Trace.of(TRACE, [span("a"), call]).unanswered == [call]
     assert Trace.of(TRACE, [span("a"), call, answer]).unanswered == []
