@@ -157,7 +157,7 @@ def through_a_crash(play: Play, mesh: Mesh) -> None:
     play.records = play.journal()
     trace_id = play.printed[-1].lines[0].split()[-1]
     traces = Home(play.home).traces
-    asyncio.run(eventually(lambda: has_all(store.load(traces, trace_id), payment_id), within=15))
+    asyncio.run(eventually(lambda: has_all(store.load(traces, trace_id), play), within=15))
     play.spans = {span.span_id: span for span in store.load(traces, trace_id).spans}
     play.anya("trace", "show", trace_id[:8])
     play.printed.append(printed.sqlite(bitcoin, INBOX.format(id=payment_id), home=play.home))
@@ -253,11 +253,25 @@ def merchant(play: Play) -> str:
     return str(json.loads((play.home / "client" / "economy.json").read_text())["licit"])
 
 
-def has_all(trace: Trace, run_id: str) -> bool:
-    """Whether every span has arrived, whichever process sent it."""
+def has_all(trace: Trace, play: Play) -> bool:
+    """Whether every span has arrived, whichever process sent it.
+
+    A trace lacks nothing that shows while both ends of a call are still on their way.
+    """
     there = {span.span_id for span in trace.spans}
-    expected = {f"{id:016x}" for id in derived_spans(run_id)}
+    expected = {f"{id:016x}" for id in (*derived_spans(play.payment_id), *calls(play))}
     return trace.is_whole and not trace.unanswered and expected <= there
+
+
+def calls(play: Play) -> list[int]:
+    """Of every attempt of a step that has none inside it."""
+    attempts = {(record.path, int(record.attempt)) for record in play.records if record.path}
+    outer = {path.rpartition("/")[0] for path, _ in attempts}
+    return [
+        derive_span_ids(play.payment_id, path, attempt)[1]
+        for path, attempt in attempts
+        if path not in outer
+    ]
 
 
 def derived_spans(run_id: str) -> list[int]:
