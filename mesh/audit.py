@@ -8,6 +8,7 @@ line that was followed by a newline; what it tore is cut off at the next start.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -120,7 +121,8 @@ class AuditLog:
             if self._is_torn:
                 self._file.truncate(self._chain.size)  # what the failed attempt may have left
             self._is_torn = True
-            os.pwrite(self._file.fileno(), text, self._chain.size)
+            if os.pwrite(self._file.fileno(), text, self._chain.size) < len(text):
+                raise OSError(errno.ENOSPC, "the disk took only a part of it")
             os.fsync(self._file.fileno())
         except OSError as error:
             log.error("the audit log cannot be written: %s", error)

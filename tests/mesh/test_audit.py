@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mesh.audit import AuditError, Entry, open_audit, verify
+from mesh.testing import eventually
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -117,6 +119,30 @@ def test_a_line_that_a_crash_tore_is_cut_off_and_the_chain_goes_on(path: Path) -
     write(path, 1)
 
     assert verify(path).lines == 3
+
+
+def _ends_in_a_line(path: Path, least: int) -> bool:
+    written = path.read_bytes()
+    return len(written) > least and written.endswith(b"\n")
+
+
+async def test_a_line_that_the_disk_took_a_part_of_is_written_again(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(path, 1)
+    size = verify(path).size
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    with open_audit(path) as audit:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, usual[1]))
+        try:
+            audit.record(ENTRY)
+            await eventually(lambda: "cannot be written" in caplog.text)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+        await eventually(lambda: _ends_in_a_line(path, size + 10))
+
+    assert verify(path).lines == 2
 
 
 def test_a_file_that_is_no_audit_log_is_not_continued(path: Path) -> None:
