@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -65,15 +66,17 @@ def test_a_released_home_can_be_taken(home: Home) -> None:
         assert os.pread(descriptor, 32, 0).decode() == str(os.getpid())
 
 
-def test_a_home_stays_taken_until_the_last_process_of_a_killed_supervisor_ends(home: Home) -> None:
+def test_a_home_stays_taken_until_the_last_process_of_a_killed_supervisor_ends(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    until_told = [sys.executable, "-c", "import sys; sys.stdin.read()"]
     with home.lock() as descriptor:
-        survivor = subprocess.Popen(
-            [sys.executable, "-c", "import time; time.sleep(0.5)"], pass_fds=[descriptor]
-        )
+        survivor = subprocess.Popen(until_told, stdin=subprocess.PIPE, pass_fds=[descriptor])
         home.lock_file.write_text("")  # its holder cannot be asked any more
+    monkeypatch.setattr(time, "sleep", lambda _: survivor.communicate())  # ends while we wait
 
     with home.lock():
-        assert survivor.wait() == 0
+        assert survivor.returncode == 0
 
 
 def test_one_demo_plays_on_a_home_at_a_time(home: Home) -> None:
