@@ -137,6 +137,8 @@ async def test_failpoints_are_for_one_process_only(service: Service, tmp_path: P
         await eventually(lambda: pid(service) not in (0, armed))
         await eventually(lambda: log.read_text().endswith("failpoints None\n"))
 
+        assert service.restarts == 1
+
 
 async def test_a_service_that_keeps_crashing_is_given_up(
     tmp_path: Path, crashes: list[Crash]

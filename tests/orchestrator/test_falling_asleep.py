@@ -11,6 +11,7 @@ from mesh.testing import eventually
 from services.orchestrator.driving import performing, runner
 from services.orchestrator.engine.events import Signalled
 from services.orchestrator.engine.starting import StartRun
+from services.orchestrator.engine.state import RunStatus
 from services.orchestrator.journal.sleeping import Sleep
 from tests.orchestrator.engine.everything import steps
 from tests.orchestrator.scheduling import replica
@@ -67,3 +68,6 @@ async def test_a_signal_of_the_commit_in_which_its_run_falls_asleep_wakes_it(
         await asyncio.gather(held, sent)
 
         await eventually(lambda: runs.has_ended("run"))
+        ended = (await runs.load("run")).state
+
+    assert ended.status is RunStatus.SUCCEEDED
