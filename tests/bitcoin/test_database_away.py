@@ -17,26 +17,14 @@ from services.bitcoin.__main__ import bitcoin
 from services.bitcoin.actors import Info, MineBlocks
 from services.bitcoin.miner import NOBODY
 from tests.bitcoin.conftest import channel_to
-from tests.orchestrator.postgres_server import PostgresServer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from mesh.testing import Authority
     from services.bitcoin.__main__ import Bitcoin
     from services.bitcoin.config import BitcoinConfig
+    from tests.postgres_server import PostgresServer
 
 AWAY = 6.0  # seconds: three times as long as the restarts that a defect is given
-
-
-@pytest.fixture
-async def server(postgres_url: str) -> AsyncIterator[PostgresServer]:
-    """Beside the session's, which has made the user that both run as."""
-    server = PostgresServer()
-    await server.create()
-    await server.start()
-    yield server
-    await server.remove()
 
 
 async def test_a_chain_whose_store_was_away_answers_again(

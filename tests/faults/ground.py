@@ -23,7 +23,7 @@ from mesh.clock import SystemClock
 from mesh.config import Identity
 from mesh.interceptors import ClientRules
 from mesh.testing import eventually
-from tests.orchestrator.postgres_server import PostgresServer
+from tests.postgres_server import PostgresServer
 from tests.scenarios.meshes import environment, up
 
 if TYPE_CHECKING:

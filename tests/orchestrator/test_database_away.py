@@ -16,7 +16,6 @@ from mesh.testing import eventually, reason
 from services.orchestrator.__main__ import orchestrator
 from tests.orchestrator.conftest import connect
 from tests.orchestrator.paying import finished, pay, payment, status
-from tests.orchestrator.postgres_server import PostgresServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -25,18 +24,9 @@ if TYPE_CHECKING:
     from mesh.testing import Authority
     from services.orchestrator.config import OrchestratorConfig
     from tests.orchestrator.servicers import Book
+    from tests.postgres_server import PostgresServer
 
 AWAY = 10.0  # seconds: some leases long
-
-
-@pytest.fixture
-async def server(postgres_url: str) -> AsyncIterator[PostgresServer]:
-    """Beside the session's, which has made the user that both run as."""
-    server = PostgresServer()
-    await server.create()
-    await server.start()
-    yield server
-    await server.remove()
 
 
 @asynccontextmanager
