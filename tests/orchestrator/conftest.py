@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -73,6 +74,31 @@ async def dial(authority: Authority, port: int) -> AsyncIterator[grpc.aio.Channe
 async def connect(authority: Authority, port: int) -> AsyncIterator[WorkflowServiceAsyncStub]:
     async with dial(authority, port) as channel:
         yield WorkflowServiceStub(channel)
+
+
+@asynccontextmanager
+async def serve_at(
+    location: str, config: OrchestratorConfig, authority: Authority
+) -> AsyncIterator[grpc.aio.Channel]:
+    """An operator's channel to an orchestrator whose store is there."""
+    async with (
+        orchestrator(replace(config, database=location)) as service,
+        dial(authority, service.port) as channel,
+    ):
+        yield channel
+
+
+@asynccontextmanager
+async def two_replicas(
+    url: str, config: OrchestratorConfig, authority: Authority
+) -> AsyncIterator[tuple[WorkflowServiceAsyncStub, WorkflowServiceAsyncStub]]:
+    """Two orchestrators on one database."""
+    elsewhere = replace(config, mesh=replace(config.mesh, home=config.mesh.home / "other"))
+    async with (
+        serve_at(url, config, authority) as one,
+        serve_at(url, elsewhere, authority) as other,
+    ):
+        yield WorkflowServiceStub(one), WorkflowServiceStub(other)
 
 
 @pytest.fixture

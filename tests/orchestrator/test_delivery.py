@@ -24,7 +24,7 @@ from services.orchestrator.engine.state import RunStatus
 from services.orchestrator.journal import messages
 from services.orchestrator.journal.commits import Letter
 from services.orchestrator.journal.runs import Fenced
-from tests.orchestrator.conftest import connect
+from tests.orchestrator.conftest import connect, two_replicas
 from tests.orchestrator.engine.everything import STORE, call, steps
 from tests.orchestrator.paying import finished, status
 from tests.orchestrator.scheduling import Replica, replica
@@ -275,14 +275,7 @@ async def test_what_is_sent_through_another_replica_is_heard_at_once_whatever_it
     size: int,
 ) -> None:
     monkeypatch.setattr(looking, "LOOK_FOR_MAIL", 60.0)  # so that nothing but a word wakes it
-    shared = replace(config, database=new_postgres_database)
-    elsewhere = replace(shared, mesh=replace(config.mesh, home=tmp_path / "other"))
-    async with (
-        orchestrator(shared) as service,
-        orchestrator(elsewhere) as other,
-        connect(authority, service.port) as workflows,
-        connect(authority, other.port) as others,
-    ):
+    async with two_replicas(new_postgres_database, config, authority) as (workflows, others):
         run_id = await begin_run(workflows, steps("answer\n    wait_for: {signal: approved}"))
         await is_at(workflows, run_id, "WAITING")
         sent = signal_to(run_id)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import grpc
@@ -15,8 +14,7 @@ from anya.orchestrator.v1 import workflow_pb2 as pb
 from anya.orchestrator.v1.payment_pb2_grpc import PaymentServiceStub
 from mesh.errors import DeadlineExceeded, FailedPrecondition, Reason, Unavailable
 from mesh.testing import eventually, reason
-from services.orchestrator.__main__ import orchestrator
-from tests.orchestrator.conftest import dial
+from tests.orchestrator.conftest import serve_at
 from tests.orchestrator.engine.everything import STORE, UNDO, call, steps
 from tests.orchestrator.orders import get
 from tests.orchestrator.paying import finished, pay, payment, status, statuses
@@ -43,10 +41,7 @@ TWICE = steps(call("one", STORE, UNDO), call("two", STORE, UNDO))
 async def channel(
     location: str, config: OrchestratorConfig, authority: Authority
 ) -> AsyncIterator[grpc.aio.Channel]:
-    async with (
-        orchestrator(replace(config, database=location)) as service,
-        dial(authority, service.port) as channel,
-    ):
+    async with serve_at(location, config, authority) as channel:
         yield channel
 
 

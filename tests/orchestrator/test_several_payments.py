@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import grpc
@@ -16,8 +15,7 @@ from anya.orchestrator.v1.payment_pb2_grpc import PaymentServiceStub
 from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceStub
 from mesh.errors import FailedPrecondition, Reason
 from mesh.testing import eventually, reason
-from services.orchestrator.__main__ import orchestrator
-from tests.orchestrator.conftest import dial
+from tests.orchestrator.conftest import serve_at
 from tests.orchestrator.orders import cancel, end_of, get
 from tests.orchestrator.orders import status as shown_status
 from tests.orchestrator.paying import finished, pay, payment, status, statuses
@@ -42,10 +40,7 @@ NO_FUNDS = FailedPrecondition("too little", reason=Reason.INSUFFICIENT_FUNDS)
 async def channel(
     location: str, config: OrchestratorConfig, authority: Authority
 ) -> AsyncIterator[grpc.aio.Channel]:
-    async with (
-        orchestrator(replace(config, database=location)) as service,
-        dial(authority, service.port) as channel,
-    ):
+    async with serve_at(location, config, authority) as channel:
         workflows = WorkflowServiceStub(channel)
         for text in (PAIR, BATCH):
             registered = pb.RegisterWorkflowRequest(definition=text)
@@ -115,17 +110,24 @@ async def test_what_bitcoin_is_sent_holds_the_proofs_of_that_payment_alone(
         assert kinds == ["identity", "identity_features", "payment_features", "risk"]
 
 
-async def test_a_run_whose_second_payment_is_refused_says_what_became_of_each(
-    workflows: WorkflowServiceAsyncStub, payments: PaymentServiceAsyncStub, book: Book
-) -> None:
+async def pay_pair_and_refuse_the_second(
+    workflows: WorkflowServiceAsyncStub, book: Book
+) -> tuple[pb.Run, PaymentIntent, PaymentIntent]:
+    """The run at its end, and both payments."""
     asked, first, second = pair()
     book.held["StoreTransactionRecord"] = asyncio.Event()
     await workflows.StartRun(asked, timeout=10)
     await eventually(lambda: first.payment_id in book.sent)
     book.before["SendPayment"].append(NO_FUNDS)
     book.held["StoreTransactionRecord"].set()
+    return await finished(workflows, asked.request_id), first, second
 
-    run = await finished(workflows, asked.request_id)
+
+async def test_a_run_whose_second_payment_is_refused_says_what_became_of_each(
+    workflows: WorkflowServiceAsyncStub, payments: PaymentServiceAsyncStub, book: Book
+) -> None:
+    run, first, second = await pay_pair_and_refuse_the_second(workflows, book)
+
     made = await get(payments, first.payment_id)
     refused = await get(payments, second.payment_id)
 
@@ -142,17 +144,11 @@ async def test_a_run_whose_second_payment_is_refused_says_what_became_of_each(
 async def test_a_redriven_run_pays_what_was_refused_under_the_same_id(
     workflows: WorkflowServiceAsyncStub, book: Book
 ) -> None:
-    asked, first, second = pair()
-    book.held["StoreTransactionRecord"] = asyncio.Event()
-    await workflows.StartRun(asked, timeout=10)
-    await eventually(lambda: first.payment_id in book.sent)
-    book.before["SendPayment"].append(NO_FUNDS)
-    book.held["StoreTransactionRecord"].set()
-    await finished(workflows, asked.request_id)
+    stopped, first, second = await pay_pair_and_refuse_the_second(workflows, book)
 
-    again = pb.RedriveRunRequest(request_id="r", run_id=asked.request_id)
+    again = pb.RedriveRunRequest(request_id="r", run_id=stopped.run_id)
     await workflows.RedriveRun(again, timeout=10)
-    run = await finished(workflows, asked.request_id)
+    run = await finished(workflows, stopped.run_id)
 
     assert status(run) == "SUCCEEDED"
     assert book.sent == {first.payment_id, second.payment_id}

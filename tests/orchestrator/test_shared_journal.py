@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -13,7 +12,6 @@ import pytest
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from mesh import lease as leases
 from mesh.testing import eventually
-from services.orchestrator.__main__ import orchestrator
 from services.orchestrator.catalogue import Catalogue
 from services.orchestrator.driving import looking
 from services.orchestrator.journal.commits import Append, rows_of
@@ -22,7 +20,7 @@ from services.orchestrator.journal.runs import Fenced
 from services.orchestrator.journal.shared import SharedRuns
 from services.orchestrator.journal.statements import arguments, statement
 from services.orchestrator.servicers import watching
-from tests.orchestrator.conftest import connect
+from tests.orchestrator.conftest import two_replicas
 from tests.orchestrator.paying import finished, payment, status
 from tests.orchestrator.test_journal import begin, fails
 from tests.orchestrator.test_messages import ASKS, is_at, signal
@@ -176,10 +174,11 @@ async def test_a_replica_that_starts_holds_up_nobody_who_works_on_several_tables
         starting = asyncio.create_task(_open(url))
         await eventually(lambda: is_blocked(url))
 
-        await connection.execute("UPDATE run SET reason = 'seen'")
+        changed = await connection.execute("UPDATE run SET reason = 'seen'")
         await transaction.commit()
-
         await starting
+
+    assert changed == "UPDATE 1"
 
 
 async def _open(url: str) -> None:
@@ -226,17 +225,10 @@ async def test_a_watch_on_another_replica_hears_at_once(
     tmp_path: Path,
 ) -> None:
     monkeypatch.setattr(watching, "LOOK_AGAIN", 60.0)  # so that nothing but a word wakes it
-    shared = replace(config, database=url)
-    elsewhere = replace(shared, mesh=replace(config.mesh, home=tmp_path / "other"))
     book.held["SendPayment"] = asyncio.Event()
     request = payment()
 
-    async with (
-        orchestrator(shared) as service,
-        orchestrator(elsewhere) as other,
-        connect(authority, service.port) as workflows,
-        connect(authority, other.port) as others,
-    ):
+    async with two_replicas(url, config, authority) as (workflows, others):
         await workflows.StartRun(request, timeout=5)
         watch = others.WatchRun(pb.WatchRunRequest(run_id=request.request_id), timeout=20)
         seen = [await anext(aiter(watch))]
@@ -255,15 +247,8 @@ async def test_a_signal_at_another_replica_resumes_a_run_at_once(
     tmp_path: Path,
 ) -> None:
     monkeypatch.setattr(looking, "LOOK_FOR_MAIL", 60.0)  # so that nothing but a word wakes it
-    shared = replace(config, database=url)
-    elsewhere = replace(shared, mesh=replace(config.mesh, home=tmp_path / "other"))
 
-    async with (
-        orchestrator(shared) as service,
-        orchestrator(elsewhere) as other,
-        connect(authority, service.port) as workflows,
-        connect(authority, other.port) as others,
-    ):
+    async with two_replicas(url, config, authority) as (workflows, others):
         run_id = await begin_waiting(workflows, ASKS)
         await is_at(workflows, run_id, "WAITING")
         await others.SignalRun(signal(run_id), timeout=5)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import grpc
@@ -11,9 +10,8 @@ import pytest
 
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from mesh.testing import eventually
-from services.orchestrator.__main__ import orchestrator
 from services.orchestrator.servicers import waiting
-from tests.orchestrator.conftest import connect
+from tests.orchestrator.conftest import two_replicas
 from tests.orchestrator.paying import payment, status
 
 if TYPE_CHECKING:
@@ -105,16 +103,9 @@ async def test_the_end_of_a_run_that_another_replica_drives_is_heard_of(
 ) -> None:
     monkeypatch.setattr(waiting, "LOOK_AGAIN", 60)  # so that looking cannot be how it is heard
     book.held["VerifyIdentity"] = asyncio.Event()
-    shared = replace(config, database=new_postgres_database)
-    other = replace(shared, mesh=replace(config.mesh, home=tmp_path / "other"))
     request = payment()
 
-    async with (
-        orchestrator(shared) as driver,
-        orchestrator(other) as bystander,
-        connect(authority, driver.port) as workflows,
-        connect(authority, bystander.port) as others,
-    ):
+    async with two_replicas(new_postgres_database, config, authority) as (workflows, others):
         await workflows.StartRun(request, timeout=5)
         await eventually(lambda: len(book.requests("VerifyIdentity")) == 1)
         waits = asyncio.ensure_future(others.StartRun(awaited(request, 20), timeout=25))
