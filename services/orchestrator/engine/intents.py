@@ -63,14 +63,8 @@ def check_several(
     known: dict[str, int] = {}
     for at, payment in enumerate(proven):
         known[_check_proven(payment, known, at)] = at
-    asked = _asked(workflow, given)
+    asked = _asked(workflow, given, known)
     for one in asked:
-        if one.payment_id not in known:
-            raise InvalidArgument(
-                f"{one.path} belongs to payment {one.payment_id}, which is not in payments",
-                reason=Reason.INTENT_INVALID,
-                field="payments",
-            )
         at = known[one.payment_id]
         intent = proven[at].intent
         assert intent is not None  # noqa: S101  (it was checked)
@@ -129,12 +123,23 @@ def _check_proven(payment: Proven, known: Mapping[str, int], at: int) -> str:
     return payment_id
 
 
-def _asked(workflow: Workflow, given: dict[str, Any]) -> list[payments.Asked]:
+def _asked(
+    workflow: Workflow, given: dict[str, Any], known: Mapping[str, int]
+) -> list[payments.Asked]:
+    """The steps that belong to payments, all of which are known."""
+    asked = []
     try:
-        asked = list(payments.asked(workflow, given))
-        if any(not isinstance(one.payment_id, str) for one in asked):
-            raise InvalidArgument("a payment's id must be a text", field="input")
-        payments.must_differ(workflow, given)
+        for one in payments.asked(workflow, given):
+            if not isinstance(one.payment_id, str):
+                raise InvalidArgument("a payment's id must be a text", field="input")
+            if one.payment_id not in known:
+                raise InvalidArgument(
+                    f"{one.path} belongs to payment {one.payment_id}, which is not in payments",
+                    reason=Reason.INTENT_INVALID,
+                    field="payments",
+                )
+            asked.append(one)
+        payments.must_differ(workflow, given)  # costs the square of how many there are
     except (Unresolved, payments.PaidTwice) as error:
         raise InvalidArgument(f"input of {workflow.id}: {error}", field="input") from None
     return asked

@@ -30,6 +30,13 @@ def test_a_payment_that_two_steps_would_make_is_refused_at_the_start() -> None:
         starts(batch_of(one, one), one, text=BATCH)
 
 
+def test_payments_that_are_not_known_are_refused_before_they_are_compared() -> None:
+    unknown = {"payment_id": "unknown"}  # of a list that may be as long as a message
+
+    with pytest.raises(InvalidArgument, match=r"each\[0\]/verify belongs to payment unknown"):
+        starts({"payments": [unknown, unknown]}, intent(), text=BATCH)
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [
