@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from services.orchestrator.engine.conclusion import NOT_SENT, of_all_steps
+from services.orchestrator.engine.conclusion import NOT_ASKED, NOT_SENT, of_all_steps
 from services.orchestrator.engine.state import StepStatus
 
 if TYPE_CHECKING:
     from services.orchestrator.engine.state import Error, RunState, StepState
 
 _OURS = re.compile(
-    r"internal error [0-9a-f]{32}"
+    rf"internal error [0-9a-f]{{32}}|{NOT_ASKED}"
     rf"|[^:\s]+: (status is|{NOT_SENT}) [a-z_]+"
 )
 

@@ -22,6 +22,7 @@ UNKNOWN = ("unknown", "unspecified")
 WORST = (RunStatus.NEEDS_ATTENTION, RunStatus.FAILED, RunStatus.REFUSED)
 MOST_NAMED = 3  # payments in a reason
 
+NOT_ASKED = "no step asked for the payment"
 NOT_SENT = "not sent by this run, but its payment is"  # somebody else's
 
 
@@ -52,6 +53,13 @@ def compensates(path: str) -> bool:
 def winds_up(step: StepState) -> bool:
     """Does the step belong to the end of the run, which its deadline does not stop?"""
     return step.refuses or compensates(step.path)
+
+
+def of_last_step(workflow: Workflow, state: RunState) -> tuple[RunStatus, str]:
+    """The end of a run that has come to the end of its steps, perhaps by none that pays."""
+    if workflow.pivots and not state.pivots and not state.payments:
+        return RunStatus.REFUSED, NOT_ASKED
+    return of_all_steps(state)
 
 
 def of_all_steps(state: RunState) -> tuple[RunStatus, str]:

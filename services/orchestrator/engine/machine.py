@@ -133,7 +133,7 @@ class Turn(Refusals):
             self._call_off()
         going = self.ending is None and self.state.stop is None
         if going and self.walk_all() and self.ending is None:
-            self.ending = conclusion.of_all_steps(self.state)
+            self.ending = conclusion.of_last_step(self.workflow, self.state)
         if self.ending is not None or self.state.stop is not None:
             self._wind_up()
 

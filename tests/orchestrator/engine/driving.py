@@ -203,9 +203,9 @@ def replay(run_id: str, journal: Sequence[Record]) -> RunState:
     return fold(run_id, [decode(*record[:5], record.encoded) for record in journal])
 
 
-def paying(ceiling: frozenset[str] | None = None) -> Drive:
-    """A run of the verified payment, begun."""
-    workflow = definition.load(definition.built_in_text("verified_payment"))
+def paying(ceiling: frozenset[str] | None = None, text: str = "") -> Drive:
+    """A run of the verified payment, or of another definition with its input, begun."""
+    workflow = definition.load(text or definition.built_in_text("verified_payment"))
     run_id = uuid7()
     intent = PaymentIntent(
         network="regtest",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from services.orchestrator.engine.cause import cause
 from services.orchestrator.engine.evolve import fold
-from tests.orchestrator.engine.driving import run_of
+from services.orchestrator.engine.state import Error
+from tests.orchestrator.engine.driving import paying, run_of
 from tests.orchestrator.engine.everything import NESTED, READ, STORE, UNDO, indent, steps
 
 if TYPE_CHECKING:
@@ -152,3 +154,35 @@ def test_a_fold_of_every_prefix_gives_what_the_turns_gave() -> None:
 
     assert all(fold("run", run.journal[:at]) == state for at, state in seen.items())
     assert fold("run", run.journal) == run.state
+
+
+def test_a_run_on_whose_way_no_step_pays_is_refused() -> None:
+    text = """
+id: later
+name: pays only after a failure
+steps:
+  - id: look
+    protocol: web5
+    operation: extract_identity_features
+    input_mapping: {did: "{{input.sender_did}}", recipient_address: r}
+    output_mapping: {}
+    on_error:
+      steps:
+        - id: pay
+          protocol: bitcoin
+          operation: send_transaction
+          input_mapping:
+            from_address: "{{input.sender_address}}"
+            to_address: "{{input.recipient_address}}"
+            amount: "{{input.amount}}"
+          output_mapping: {}
+"""
+    run, failed = paying(text=text), paying(text=text)
+
+    run.do(run.commands[0])
+    failed.do(failed.commands[0], Error("NOT_FOUND", "", "nobody"))
+    failed.do(failed.commands[0])
+
+    assert (run.status, run.state.reason) == ("REFUSED", "no step asked for the payment")
+    assert cause(run.state) == run.state.reason
+    assert failed.status == "SUCCEEDED"
