@@ -61,8 +61,8 @@ class Asking(Attempts):
         self, wait: WaitFor, path: str, seen: dict[str, Any], payload: dict[str, Any]
     ) -> None:
         correlation = resolve(wait.correlation, seen)
-        if wait.correlation is not None and not isinstance(correlation, str):
-            raise values.Mismatch(("correlation",), "a text")
+        if wait.correlation is not None:
+            _must_be_short(correlation, "correlation")
         asked: dict[str, Any] = {"correlation": correlation, "may_end": wait.may_end}
         if wait.events:
             assert self.heard_to is not None, "nobody looked"  # noqa: S101
@@ -175,8 +175,7 @@ class Asking(Attempts):
 
     def emit(self, emit: Emit, path: str, seen: dict[str, Any], payload: dict[str, Any]) -> None:
         subject = resolve(emit.subject, seen) if emit.subject is not None else self.state.run_id
-        if not isinstance(subject, str) or not 0 < len(subject) <= MAX_SUBJECT:
-            raise values.Mismatch(("subject",), f"a text of 1 to {MAX_SUBJECT} characters")
+        _must_be_short(subject, "subject", least=1)
         data = resolve(emit.data, seen)
         if len(json.dumps(data).encode()) > MAX_DATA:
             raise values.Mismatch(("data",), f"at most {MAX_DATA} bytes of JSON")
@@ -196,6 +195,13 @@ def _approvers(given: Any, quorum: int) -> list[str]:
     if not quorum <= len(set(dids)) == len(dids) <= MAX_APPROVERS:
         raise values.Mismatch(("approvers",), f"{quorum} to {MAX_APPROVERS} different DIDs")
     return dids
+
+
+def _must_be_short(given: Any, name: str, *, least: int = 0) -> None:
+    """What events are about is a key of the store: it can hold neither more nor U+0000."""
+    if not isinstance(given, str) or not least <= len(given) <= MAX_SUBJECT or "\0" in given:
+        expected = f"a text of {least} to {MAX_SUBJECT} characters without U+0000"
+        raise values.Mismatch((name,), expected)
 
 
 def _digest(document: dict[str, Any]) -> str:

@@ -97,6 +97,16 @@ def test_an_emitted_event_is_in_the_record_of_its_step() -> None:
     assert told.payload["input"] == {"type": "order.paid", "subject": "run", "data": {"of": 5}}
 
 
+@pytest.mark.parametrize("text", ["a\0b", "7" * 201], ids=["U+0000", "too long"])
+def test_what_no_event_can_be_about_fails_the_step_that_says_it(text: str) -> None:
+    tells = run_of(steps('tell\n    emit: {type: order.paid, subject: "{{input.of}}"}'), of=text)
+    listens = run_of(steps(LISTEN.replace('"7"', '"{{input.of}}"')), of=text)
+
+    assert (tells.status, listens.status) == ("FAILED", "FAILED")
+    assert "subject must be a text of 1 to 200 characters" in tells.state.reason
+    assert "correlation must be a text of 0 to 200 characters" in listens.state.reason
+
+
 def test_an_event_that_carries_too_much_fails_its_step() -> None:
     text = steps('tell\n    emit: {type: order.paid, data: {text: "{{input.told}}"}}')
 

@@ -44,7 +44,8 @@ def ask(did: str, more: str = "") -> str:
         ),
         (
             [GIVEN, 'told\n    emit: {type: a.b, subject: "{{steps.given.who}}"}'],
-            "input of told: subject must be a text of 1 to 200 characters; steps.given.who is null",
+            "input of told: subject must be a text of 1 to 200 characters without U+0000;"
+            " steps.given.who is null",
         ),
         (
             [
@@ -55,7 +56,8 @@ def ask(did: str, more: str = "") -> str:
         ),
         (
             [GIVEN, 'hear\n    wait_for: {signal: a, correlation: "{{steps.given.who}}"}'],
-            "input of hear: correlation must be a text; steps.given.who is null",
+            "input of hear: correlation must be a text of 0 to 200 characters without U+0000;"
+            " steps.given.who is null",
         ),
         (
             [GIVEN, 'stop\n    end: {outcome: failed, reason: "{{steps.given.who}}"}'],
