@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg
 
 from mesh.config import ConfigError
-from mesh.errors import Reason, Unavailable
+from mesh.errors import InvalidArgument, Reason, Unavailable
 
 FORM = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
 
@@ -33,6 +33,13 @@ async def connect(url: str, **settings: Any) -> Any:
         raise
     except ValueError:  # its text quotes the URL, which holds a password
         raise _UrlUnusable(f"must be {FORM}, with what is special in the password as %xx") from None
+
+
+def unfit(error: Exception) -> Exception:
+    """What to tell whose text cannot be stored; any other error as it is."""
+    if isinstance(error, asyncpg.CharacterNotInRepertoireError):
+        return InvalidArgument("a text holds the character U+0000, which no store of ours can find")
+    return error
 
 
 def unopened(error: Exception) -> Unavailable | ConfigError:

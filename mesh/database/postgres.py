@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import asyncpg
 
 from mesh.database import UniqueViolation, shape
-from mesh.database.connection import connect, unopened
+from mesh.database.connection import connect, unfit, unopened
 from mesh.errors import Reason, ResourceExhausted, Unavailable
 
 if TYPE_CHECKING:
@@ -121,6 +121,8 @@ class PostgresDatabase:
         except LOST as error:
             await self._readers.expire_connections()  # what ended one has ended the others
             raise _unavailable(error) from None
+        except asyncpg.CharacterNotInRepertoireError as error:
+            raise unfit(error) from None
 
     async def close(self) -> None:
         """Commit what was accepted, then close."""
@@ -271,7 +273,7 @@ def _ddl(schema: str) -> str:
 def _named(error: Exception) -> Exception:
     if isinstance(error, asyncpg.UniqueViolationError):
         return UniqueViolation(str(error))
-    return error
+    return unfit(error)
 
 
 def _unavailable(error: BaseException) -> Unavailable:

@@ -116,7 +116,7 @@ class Writer(GroupCommit):
             self._disconnect()
             fail(job.done, _unavailable(error))
         except Exception as error:
-            fail(job.done, error)
+            fail(job.done, connections.unfit(error))
         else:
             if not job.done.done():
                 job.done.set_result(outcome)
