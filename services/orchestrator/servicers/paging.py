@@ -38,13 +38,18 @@ def read_token(token: str, list_: str, *kinds: type) -> list[Any] | None:
         return None
     try:
         found = json.loads(base64.urlsafe_b64decode(token))
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, list) or [type(part) for part in found] != [str, *kinds]:
         raise _foreign()
-    if found[0] != list_:
+    if found[0] != list_ or not all(map(_is_position, found[1:])):
         raise _foreign()
     return found[1:]
+
+
+def _is_position(part: str | int) -> bool:
+    """Could one of ours be so? What a store cannot hold is not."""
+    return part.isprintable() if isinstance(part, str) else 0 <= part < 2**63
 
 
 def _foreign() -> InvalidArgument:
