@@ -36,6 +36,9 @@ async def resumed(open_after: Callable[[int], AsyncIterable[R]]) -> AsyncIterato
         except grpc.aio.AioRpcError as error:
             if error.code() not in BROKEN_OFF:
                 raise
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                silent_since = None  # nothing was to be told in all its time
+                continue
             silent_since = silent_since or loop.time()
             if loop.time() - silent_since > PATIENCE:
                 raise

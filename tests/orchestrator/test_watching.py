@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 
 from anya.orchestrator.v1 import workflow_pb2 as pb
+from cli import resumption
 from cli.runs import Followed
+from mesh.testing import eventually
 from services.orchestrator.engine import erasing
 from services.orchestrator.engine.cause import cause
 from services.orchestrator.engine.events import Signalled
@@ -25,6 +28,7 @@ from tests.orchestrator.engine.driving import Drive, paying, run_of
 from tests.orchestrator.engine.everything import EVERYTHING, NESTED
 from tests.orchestrator.engine.test_redriving_anyhow import HAPPENINGS, Services, live
 from tests.orchestrator.paying import payment
+from tests.orchestrator.test_messages import ASKS, begin, is_at, signal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -193,3 +197,28 @@ async def test_changes_are_told_by_a_watch_alone(workflows: WorkflowServiceAsync
 
     for refused in (started, shown):
         assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_client_follows_a_run_that_has_nothing_to_tell_for_as_long_as_it_takes(
+    workflows: WorkflowServiceAsyncStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resumption, "PATIENCE", 0.0)
+    run_id = await begin(workflows, ASKS)
+    await is_at(workflows, run_id, "WAITING")
+    opened: list[int] = []
+
+    def open_after(sequence: int) -> Any:
+        opened.append(sequence)
+        request = pb.WatchRunRequest(run_id=run_id, after_sequence=sequence)
+        return workflows.WatchRun(request, timeout=0.1)
+
+    async def follow() -> list[pb.WatchRunResponse]:
+        return [told async for told in resumption.resumed(open_after)]
+
+    following = asyncio.create_task(follow())
+    await eventually(lambda: len(opened) > 3 or following.done())
+    await workflows.SignalRun(signal(run_id), timeout=5)
+    told = await following
+
+    assert told[-1].run.status == pb.RUN_STATUS_SUCCEEDED
+    assert [one.sequence for one in told] == list(range(1, len(told) + 1))
