@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from cli import payment
 from cli.errors import usage
+from mesh.attestation import MAX_SAT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +26,9 @@ async def prove(
     found = list(_payments(given))
     if not found:
         raise usage("the input names no payment: an object with recipient_address and amount")
+    for one in found:
+        if not 1 <= one["amount"] <= MAX_SAT or not isinstance(one.get("payment_id", ""), str):
+            raise usage(f"a payment has 1 to {MAX_SAT} satoshi, and a payment_id that is a text")
     on = await payment.network(channels)
     proven = []
     for one in found:
@@ -41,7 +45,7 @@ async def prove(
 
 def _payments(value: Any) -> Iterator[dict[str, Any]]:
     match value:
-        case {"recipient_address": str(), "amount": int()}:
+        case {"recipient_address": str(), "amount": int() as amount} if amount is not True:
             yield value
         case dict():
             for item in value.values():

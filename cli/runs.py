@@ -198,6 +198,10 @@ def read_input(text: str) -> dict[str, Any]:
         raise usage(f"the input is nested deeper than {values.MAX_GIVEN_DEPTH} levels")
     if not isinstance(value, dict):
         raise usage("the input must be a JSON object")
+    try:
+        Struct().update(value)
+    except (ValueError, OverflowError) as error:  # half a character, or a number beyond all
+        raise usage(f"the input cannot be sent: {error}") from None
     return value
 
 
