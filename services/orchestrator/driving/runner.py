@@ -177,7 +177,7 @@ class Runner:
         except asyncio.CancelledError:
             begun.cancel()
             raise
-        except Exception as error:
+        except Exception as error:  # whatever it is, it is told to who asked
             self._may_have_lost |= owned and isinstance(error, Unavailable)
             fail(begun, error)
             return
