@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Payments that were sent: show, follow, cancel.", no_args_is_help=True)
 
 PaymentArgument: TypeAlias = Annotated[
-    str, typer.Argument(metavar="PAYMENT", help="Its id, which is that of its run.")
+    str, typer.Argument(metavar="PAYMENT", help="Its id; of one sent alone, also its run's.")
 ]
 
 

@@ -179,7 +179,7 @@ def signal_run(
         str, typer.Option("--payload", help="A JSON object; @FILE reads one.")
     ] = "{}",
     correlation: Annotated[
-        str, typer.Option(help="Only a step that waits for this one takes it.")
+        str, typer.Option(help="Steps that wait for another one leave it.")
     ] = "",
     request_id: Annotated[str, typer.Option(help="Chosen by you: the same again is one.")] = "",
     home: HomeOption = None,
