@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 from anya.orchestrator.v1 import workflow_pb2 as pb
+from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceStub
 from mesh.database import Transaction, open_database
 from mesh.testing import eventually, reason
 from services.orchestrator.__main__ import orchestrator
@@ -18,7 +19,7 @@ from services.orchestrator.catalogue import Catalogue
 from services.orchestrator.engine.record import MAX_PAYLOAD
 from services.orchestrator.journal import sleeping
 from services.orchestrator.journal.opening import open_journal
-from tests.orchestrator.conftest import connect
+from tests.orchestrator.conftest import connect, serve_at
 from tests.orchestrator.engine.everything import STORE, call, steps
 from tests.orchestrator.paying import finished, status, statuses, uuid7
 from tests.orchestrator.test_journal import begin as begin_in
@@ -192,3 +193,17 @@ async def count(tx: Transaction) -> tuple[int, int]:
     )
     assert row
     return int(row[0]), int(row[1])
+
+
+async def test_a_run_that_ends_for_a_reason_that_no_column_holds_ends_all_the_same(
+    location: str, config: OrchestratorConfig, authority: Authority
+) -> None:
+    ends = steps('stop\n    end: {outcome: failed, reason: "{{input.said}}"}')
+
+    async with serve_at(location, config, authority) as channel:
+        workflows = WorkflowServiceStub(channel)
+        run = await finished(workflows, await begin(workflows, ends, said="a\0b"))
+        listed = (await workflows.ListRuns(pb.ListRunsRequest(), timeout=10)).runs[0]
+
+    assert (status(run), run.reason) == ("FAILED", "a\0b")
+    assert listed.reason == "a\ufffdb"

@@ -141,7 +141,7 @@ def _moved(append: Append) -> RowValues:
         append.records[0].sequence - 1,
         state.sequence,
         state.status.value,
-        state.reason,
+        _why(state),
         state.updated_us,
         state.finished_us or None,
     )
@@ -156,7 +156,7 @@ def _born(start: Start, executor: str) -> RowValues:
         new.starter,
         new.traceparent,
         state.status.value,
-        state.reason,
+        _why(state),
         state.sequence,
         executor if new.owned else "",
         state.created_us,
@@ -169,6 +169,11 @@ def _born(start: Start, executor: str) -> RowValues:
         key.body,
         start.reply,
     )
+
+
+def _why(state: RunState) -> str:
+    """The reason as every store can hold it: a text of PostgreSQL has no U+0000."""
+    return state.reason.replace("\0", "\ufffd")
 
 
 def _recorded(run_id: str, record: Record) -> RowValues:
