@@ -106,8 +106,8 @@ def _held(waiting: defaultdict[str, set[T]], run_id: str, one: T) -> Iterator[T]
 
 async def wait(moved: asyncio.Event, *, at_most: float) -> None:
     """Until the run moves, or for so many seconds."""
+    timer = asyncio.get_running_loop().call_later(at_most, moved.set)
     try:
-        async with asyncio.timeout(at_most):
-            await moved.wait()
-    except TimeoutError:
-        return
+        await moved.wait()
+    finally:
+        timer.cancel()

@@ -20,9 +20,12 @@ if TYPE_CHECKING:
 class Alone:
     """``take_mail`` takes what was sent, and tells if the call is wanted still."""
 
-    __slots__ = ("_beside", "_driver", "_is_left", "_take_mail")
+    __slots__ = ("_beside", "_driver", "_is_left", "_loop", "_take_mail")
 
-    def __init__(self, take_mail: Callable[[], Awaitable[bool]]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, take_mail: Callable[[], Awaitable[bool]]
+    ) -> None:
+        self._loop = loop
         self._take_mail = take_mail
         self._beside: asyncio.Task[None] | None = None
         self._driver: asyncio.Task[Any] | None = None  # None: the call is not under way
@@ -30,7 +33,7 @@ class Alone:
 
     async def make(self, call: Awaitable[Event | None]) -> Event | None:
         """What came of the call; None if it was left: nothing depends on it any more."""
-        self._driver = driver = asyncio.current_task()
+        self._driver = driver = asyncio.current_task(self._loop)
         assert driver is not None  # noqa: S101  (only tasks run coroutines)
         event, has_ended = None, False
         try:
@@ -50,7 +53,7 @@ class Alone:
 
     def tell_of_mail(self) -> None:
         if self._beside is None:
-            self._beside = asyncio.get_running_loop().create_task(
+            self._beside = self._loop.create_task(
                 self._attend(), name="take mail beside a call", context=Context()
             )
 

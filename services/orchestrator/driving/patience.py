@@ -30,16 +30,16 @@ async def until_it_answers(work: Callable[[], Awaitable[T]], run_id: str) -> T:
             await asyncio.sleep(STORE_RETRY)
 
 
-async def in_time(stored: Awaitable[T]) -> T:
+async def in_time(stored: asyncio.Future[T]) -> T:
     """What is stored for a caller. Unavailable just before the deadline of the call."""
+    seconds = deadline.remaining(share=PATIENCE)
+    if seconds is None:
+        return await stored
+    timer = stored.get_loop().call_later(seconds, _late, stored)
     try:
-        async with asyncio.timeout(deadline.remaining(share=PATIENCE)):
-            return await stored
-    except TimeoutError:
-        raise Unavailable(
-            "the journal does not answer; retry with the same request_id",
-            reason=Reason.STORE_UNAVAILABLE,
-        ) from None
+        return await stored
+    finally:
+        timer.cancel()
 
 
 async def pause(stopping: asyncio.Event, seconds: float) -> bool:
@@ -50,3 +50,9 @@ async def pause(stopping: asyncio.Event, seconds: float) -> bool:
     except TimeoutError:
         return False
     return True
+
+
+def _late(stored: asyncio.Future[T]) -> None:
+    if not stored.done():
+        message = "the journal does not answer; retry with the same request_id"
+        stored.set_exception(Unavailable(message, reason=Reason.STORE_UNAVAILABLE))

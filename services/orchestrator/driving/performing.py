@@ -122,6 +122,7 @@ class Performer:
         patience: Callable[[], float],
         take_mail: Callable[[Active], Awaitable[None]],
     ) -> None:
+        self._loop = asyncio.get_running_loop()
         self._peers = peers
         self._lease = lease
         self._policy = policy
@@ -150,7 +151,7 @@ class Performer:
     async def _make_alone(self, run: Active, call: Call) -> list[Event]:
         if run.has_mail:
             return []
-        run.alone = Alone(partial(self._take_mail_beside, run, call))
+        run.alone = Alone(self._loop, partial(self._take_mail_beside, run, call))
         try:
             event = await run.alone.make(self._perform(run, call))
         finally:
@@ -194,9 +195,8 @@ class Performer:
             run.drowsy = not self._stopping.is_set()
 
     def _spawn(self, run: Active, command: Command) -> asyncio.Task[Event | None]:
-        loop = asyncio.get_running_loop()
         name = f"{run.state.run_id} {command.path}"
-        task = loop.create_task(self._perform(run, command), name=name, context=Context())
+        task = self._loop.create_task(self._perform(run, command), name=name, context=Context())
         task.add_done_callback(lambda _: run.stirred.set())
         return task
 

@@ -66,6 +66,7 @@ class Runner:
         self._changes = changes
         self._draw = draw
         self._config = config
+        self._loop = asyncio.get_running_loop()
         self._tasks = Tasks()
         self._held: dict[str, asyncio.Task[Any] | None] = {}  # what is in memory: id and driver
         self._may_have_lost = False
@@ -119,7 +120,7 @@ class Runner:
         A caller that goes away cannot undo it: what was stored is driven. Unavailable just before
         the caller's deadline if the store does not answer: nobody knows yet whether it starts.
         """
-        begun: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        begun: asyncio.Future[bytes] = self._loop.create_future()
         run_id, owned = request.run_id, self._has_room() and request.run_id not in self._held
         work = self._begin(key, workflow_id, request, traceparent, reply, begun, owned)
         if owned:
@@ -186,7 +187,7 @@ class Runner:
         if not owned:
             self._room.set()  # it may have to be claimed
         elif started.is_new and turn is not None:
-            self._held[request.run_id] = asyncio.current_task()
+            self._held[request.run_id] = asyncio.current_task(self._loop)
             run = Active(turn.workflow, turn.state, 0, self._trace(turn.state, traceparent))
             self._committed(run, turn.records)
             await self._drive_to_end(run, Began() if run.workflow.hears_events else None)
@@ -385,8 +386,6 @@ class Runner:
             self._room.set()
 
     def _spawn_driver(self, work: Coroutine[Any, Any, Any], run_id: str) -> None:
-        self._held[run_id] = own = self._tasks.spawn(work, name=f"run {run_id}")
-
         def end(driver: asyncio.Task[Any]) -> None:
             defect = None if driver.cancelled() else driver.exception()
             if defect is not None:
@@ -394,4 +393,4 @@ class Runner:
             if self._held.get(run_id) in (driver, None):
                 self._let_go(run_id, lost=defect is not None)
 
-        own.add_done_callback(end)
+        self._held[run_id] = self._tasks.spawn(work, name=f"run {run_id}", then=end)

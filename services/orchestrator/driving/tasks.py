@@ -21,13 +21,27 @@ log = logging.getLogger(__name__)
 
 class Tasks:
     def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    def spawn(self, work: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
+    def spawn(
+        self,
+        work: Coroutine[Any, Any, T],
+        *,
+        name: str,
+        then: Callable[[asyncio.Task[T]], None] | None = None,
+    ) -> asyncio.Task[T]:
+        """``then`` is called once it has ended, however it did."""
+
+        def end(task: asyncio.Task[T]) -> None:
+            self._tasks.discard(task)
+            if then is not None:
+                then(task)
+
         # A fresh context: neither the deadline nor the span of the call that started it is its own.
-        task = asyncio.get_running_loop().create_task(work, name=name, context=Context())
+        task = self._loop.create_task(work, name=name, context=Context())
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(end)
         return task
 
     def supervise(

@@ -43,7 +43,8 @@ class GroupCommit(ABC):
         self._waiting: deque[Waiting] = deque()
         self._something = asyncio.Event()
         self._closing = False
-        self._task = asyncio.create_task(self._write_forever(), name="write journal")
+        self._loop = asyncio.get_running_loop()
+        self._task = self._loop.create_task(self._write_forever(), name="write journal")
 
     async def commit(self, commit: Commit) -> bool:
         """True once it is durable; False if it did not apply.
@@ -51,7 +52,7 @@ class GroupCommit(ABC):
         ResourceExhausted (NOT_ADMITTED) if too many wait; Unavailable if the store does not answer:
         then nobody knows whether it landed.
         """
-        waiting = Waiting(commit, asyncio.get_running_loop().create_future())
+        waiting = Waiting(commit, self._loop.create_future())
         self._admit(self._waiting)
         self._waiting.append(waiting)
         return await waiting.landed
