@@ -13,7 +13,7 @@ import math
 import re
 from datetime import UTC, datetime
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message_factory import GetMessageClass
@@ -75,20 +75,27 @@ class Mismatch(ValueError):  # noqa: N818  (a state, as in mesh.errors)
 
 
 def to_json(message: Message) -> dict[str, Any]:
-    return {name: read(message) for name, read in _readers(message.DESCRIPTOR).items()}
+    found: dict[str, Any] = {}
+    for name, field, optional, read in _readers(message.DESCRIPTOR):
+        if optional and not message.HasField(field):
+            found[name] = None
+        else:
+            value = getattr(message, field)
+            found[name] = read(value) if read is not None else value
+    return found
 
 
 def fill(message: Message, value: Any, pointer: Pointer = ()) -> None:
     """Write a JSON object into a message. Mismatch names the member that does not fit."""
     if not isinstance(value, dict):
         raise Mismatch(pointer, "an object")
-    known = fields(message.DESCRIPTOR)
+    known = _writers(message.DESCRIPTOR)
     for name, item in value.items():
         if name not in known:
             raise Mismatch(
                 (*pointer, name), f"left out: {message.DESCRIPTOR.name} has no such field"
             )
-        _write(message, known[name], item, (*pointer, name))
+        known[name](message, item, (*pointer, name))
 
 
 def conform(value: Any, type: Type, pointer: Pointer = ()) -> None:
@@ -158,27 +165,7 @@ def fill_struct(struct: Struct, value: dict[str, Any], pointer: Pointer = ()) ->
 
 def parse_scalar(field: FieldDescriptor, value: Any, pointer: Pointer = ()) -> Any:
     """The value as protobuf takes it: one item of a field that is no message."""
-    match field.cpp_type, value:
-        case FieldDescriptor.CPPTYPE_BOOL, bool():
-            return value
-        case FieldDescriptor.CPPTYPE_ENUM, str() if value in enum_words(field):
-            return enum_words(field)[value]
-        case FieldDescriptor.CPPTYPE_ENUM, _:
-            raise Mismatch(pointer, f"one of {', '.join(enum_words(field))}")
-        case ((FieldDescriptor.CPPTYPE_DOUBLE | FieldDescriptor.CPPTYPE_FLOAT), (int() | float())):
-            if isinstance(value, bool):
-                raise Mismatch(pointer, "a number")
-            return float(value)
-        case ((FieldDescriptor.CPPTYPE_DOUBLE | FieldDescriptor.CPPTYPE_FLOAT), _):
-            raise Mismatch(pointer, "a number")
-        case FieldDescriptor.CPPTYPE_STRING, str():
-            return _parse_bytes(value, pointer) if _is_bytes(field) else value
-        case FieldDescriptor.CPPTYPE_STRING, _:
-            raise Mismatch(pointer, "hexadecimal digits" if _is_bytes(field) else "a string")
-        case FieldDescriptor.CPPTYPE_BOOL, _:
-            raise Mismatch(pointer, "true or false")
-        case _:
-            return _parse_integer(field, value, pointer)
+    return _parser(field)(value, pointer)
 
 
 _MESSAGES: dict[str, Callable[[Any], Any]] = {
@@ -192,24 +179,33 @@ def format_time(time: datetime) -> str:
     return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+class _Reader(NamedTuple):
+    name: str  # of the member
+    field: str
+    optional: bool  # what is absent is null
+    read: Callable[[Any], Any] | None  # None: the value is JSON as it stands
+
+
 @lru_cache(maxsize=1024)
-def _readers(message: Descriptor) -> dict[str, Callable[[Message], Any]]:
+def _readers(message: Descriptor) -> tuple[_Reader, ...]:
     """What reads each member out of a message of this type."""
-    return {name: _reader(field) for name, field in fields(message).items()}
+    return tuple(
+        _Reader(name, field.name, not field.is_repeated and field.has_presence, _reader(field))
+        for name, field in fields(message).items()
+    )
 
 
-def _reader(field: FieldDescriptor) -> Callable[[Message], Any]:
-    name, read = field.name, _item_reader(field)
-    if field.is_repeated:
-        return lambda message: [read(item) for item in getattr(message, name)]
-    if field.has_presence:
-        return lambda message: read(getattr(message, name)) if message.HasField(name) else None
-    return lambda message: read(getattr(message, name))
+def _reader(field: FieldDescriptor) -> Callable[[Any], Any] | None:
+    read = _item_reader(field)
+    if not field.is_repeated:
+        return read
+    return list if read is None else lambda items: [read(item) for item in items]
 
 
-def _item_reader(field: FieldDescriptor) -> Callable[[Any], Any]:
+def _item_reader(field: FieldDescriptor) -> Callable[[Any], Any] | None:
     if field.message_type is not None:
-        return _MESSAGES.get(field.message_type.full_name, to_json)
+        read: Callable[[Any], Any] = _MESSAGES.get(field.message_type.full_name, to_json)
+        return read
     if field.enum_type is not None:
         words = {number: word for word, number in enum_words(field).items()}
         return lambda number: words.get(number, number)
@@ -217,7 +213,7 @@ def _item_reader(field: FieldDescriptor) -> Callable[[Any], Any]:
         return lambda raw: (raw[::-1] if len(raw) == HASH_SIZE else raw).hex()
     if field.cpp_type in (FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT):
         return partial(_finite, field.name)
-    return lambda value: value
+    return None
 
 
 def _finite(name: str, number: float) -> float:
@@ -226,22 +222,41 @@ def _finite(name: str, number: float) -> float:
     return number
 
 
-def _write(message: Message, field: FieldDescriptor, value: Any, pointer: Pointer) -> None:
+@lru_cache(maxsize=1024)
+def _writers(message: Descriptor) -> dict[str, Callable[[Message, Any, Pointer], None]]:
+    """What writes each member into a message of this type."""
+    return {name: _writer(field) for name, field in fields(message).items()}
+
+
+def _writer(field: FieldDescriptor) -> Callable[[Message, Any, Pointer], None]:
     if field.is_repeated:
-        _write_items(getattr(message, field.name), field, value, pointer)
-    elif value is None and field.has_presence:
-        message.ClearField(field.name)
-    elif field.message_type is not None:
-        target = getattr(message, field.name)
-        target.SetInParent()
-        _write_message(target, value, pointer)
-    else:
-        setattr(message, field.name, parse_scalar(field, value, pointer))
+        return partial(_write_items, field)
+    if field.message_type is not None:
+        return partial(_write_inner, field.name)
+    name, optional, parse = field.name, field.has_presence, _parser(field)
+
+    def write(message: Message, value: Any, pointer: Pointer) -> None:
+        if value is None and optional:
+            message.ClearField(name)
+        else:
+            setattr(message, name, parse(value, pointer))
+
+    return write
 
 
-def _write_items(target: Any, field: FieldDescriptor, value: Any, pointer: Pointer) -> None:
+def _write_inner(name: str, message: Message, value: Any, pointer: Pointer) -> None:
+    if value is None:
+        message.ClearField(name)
+        return
+    target = getattr(message, name)
+    target.SetInParent()
+    _write_message(target, value, pointer)
+
+
+def _write_items(field: FieldDescriptor, message: Message, value: Any, pointer: Pointer) -> None:
     if not isinstance(value, list):
         raise Mismatch(pointer, "a list")
+    target = getattr(message, field.name)
     for at, item in enumerate(value):
         if field.message_type is not None:
             _write_message(target.add(), item, (*pointer, at))
@@ -266,21 +281,67 @@ def _write_message(target: Message, value: Any, pointer: Pointer) -> None:
             fill(target, value, pointer)
 
 
-def _parse_integer(field: FieldDescriptor, value: Any, pointer: Pointer) -> int:
+@lru_cache(maxsize=4096)
+def _parser(field: FieldDescriptor) -> Callable[[Any, Pointer], Any]:
+    """What takes a value as protobuf does: one item of this field, which is no message."""
+    match field.cpp_type:
+        case FieldDescriptor.CPPTYPE_BOOL:
+            return _parse_bool
+        case FieldDescriptor.CPPTYPE_ENUM:
+            return partial(_parse_word, enum_words(field))
+        case FieldDescriptor.CPPTYPE_DOUBLE | FieldDescriptor.CPPTYPE_FLOAT:
+            return _parse_number
+        case FieldDescriptor.CPPTYPE_STRING:
+            return _parse_bytes if _is_bytes(field) else _parse_text
+        case type:
+            return partial(_parse_integer, *_bounds(type))
+
+
+def _bounds(cpp_type: int) -> tuple[int, int]:
+    """The least and the greatest integer of a type."""
+    wide = cpp_type in (FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT64)
+    unsigned = cpp_type in (FieldDescriptor.CPPTYPE_UINT32, FieldDescriptor.CPPTYPE_UINT64)
+    bits = 64 if wide else 32
+    return (0, 2**bits - 1) if unsigned else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+
+
+def _parse_bool(value: Any, pointer: Pointer) -> bool:
+    if not isinstance(value, bool):
+        raise Mismatch(pointer, "true or false")
+    return value
+
+
+def _parse_word(words: dict[str, int], value: Any, pointer: Pointer) -> int:
+    if not isinstance(value, str) or value not in words:
+        raise Mismatch(pointer, f"one of {', '.join(words)}")
+    return words[value]
+
+
+def _parse_number(value: Any, pointer: Pointer) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise Mismatch(pointer, "a number")
+    return float(value)
+
+
+def _parse_integer(low: int, high: int, value: Any, pointer: Pointer) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise Mismatch(pointer, "an integer")
-    wide = field.cpp_type in (FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT64)
-    unsigned = field.cpp_type in (FieldDescriptor.CPPTYPE_UINT32, FieldDescriptor.CPPTYPE_UINT64)
-    bits = 64 if wide else 32
-    low, high = (0, 2**bits - 1) if unsigned else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
     if not low <= value <= high:
         raise Mismatch(pointer, f"from {low} to {high}")
     return value
 
 
-def _parse_bytes(text: str, pointer: Pointer) -> bytes:
+def _parse_text(value: Any, pointer: Pointer) -> str:
+    if not isinstance(value, str):
+        raise Mismatch(pointer, "a string")
+    return value
+
+
+def _parse_bytes(value: Any, pointer: Pointer) -> bytes:
+    if not isinstance(value, str):
+        raise Mismatch(pointer, "hexadecimal digits")
     try:
-        raw = bytes.fromhex(text)
+        raw = bytes.fromhex(value)
     except ValueError:
         raise Mismatch(pointer, "hexadecimal digits") from None
     return raw[::-1] if len(raw) == HASH_SIZE else raw

@@ -41,12 +41,18 @@ def build_request(
     """Mismatch if the resolved input does not fit the request."""
     request = method.request()
     values.fill(request, resolved)
-    known = request.DESCRIPTOR.fields_by_name
-    if "request_id" in known:
+    takes_key, takes_context = _takes(request.DESCRIPTOR)
+    if takes_key:
         setattr(request, "request_id", key)  # noqa: B010  (no static type has the field)
-    if "context" in known:
+    if takes_context:
         getattr(request, "context").CopyFrom(_context(state, payment))  # noqa: B009
     return request.SerializeToString(deterministic=True)
+
+
+@lru_cache(maxsize=1024)
+def _takes(request: Descriptor) -> tuple[bool, bool]:
+    """Does a request name its id, and what is known of the payment?"""
+    return "request_id" in request.fields_by_name, "context" in request.fields_by_name
 
 
 def build_cancel(method: Method, key: str) -> bytes:
