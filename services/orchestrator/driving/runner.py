@@ -182,6 +182,8 @@ class Runner:
             self._may_have_lost |= owned and isinstance(error, Unavailable)
             fail(begun, error)
             return
+        if owned and not started.is_new:
+            self._let_go(request.run_id)  # before who waits is answered: its end is not told again
         if not begun.done():
             begun.set_result(started.reply)
         if not owned:
