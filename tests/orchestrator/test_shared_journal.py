@@ -103,6 +103,36 @@ async def test_a_lease_that_ended_unseen_is_renewed_by_the_next_commit(url: str)
         assert (await runs.load("run")).state == ended.state
 
 
+async def test_each_run_of_a_batch_keeps_every_character_of_its_reason(url: str) -> None:
+    reasons = ["", "NULL", "a, b", '{"a"}', "\\", '\\"', "\n\t", " é 😀 ", "'", "%s $1"]
+    async with executor(url) as (runs, catalogue):
+        turns = [fails(await begin(runs, catalogue, f"run-{n}")) for n in range(len(reasons))]
+        for turn, reason in zip(turns, reasons, strict=True):
+            turn.state.reason = reason
+
+        await asyncio.gather(*(runs.append(turn.state, 0, turn.records) for turn in turns))
+
+        stored = [await runs.load(turn.state.run_id) for turn in turns]
+    assert [run.row.reason for run in stored] == reasons
+    assert [run.records[-1] for run in stored] == [turn.records[-1] for turn in turns]
+
+
+async def test_a_reason_that_postgres_cannot_hold_keeps_no_other_run_from_landing(url: str) -> None:
+    async with executor(url) as (runs, catalogue):
+        bad, good = [fails(await begin(runs, catalogue, name)) for name in ("bad", "good")]
+        bad.state.reason = '\0","'
+
+        refused, landed = await asyncio.gather(
+            *(runs.append(turn.state, 0, turn.records) for turn in (bad, good)),
+            return_exceptions=True,
+        )
+
+        assert isinstance(refused, ValueError)
+        assert landed is None
+        assert (await runs.load("good")).state == good.state
+        assert not (await runs.load("bad")).state.finished
+
+
 async def test_a_takeover_waits_for_the_commit_that_is_under_way_and_sees_it(url: str) -> None:
     async with (
         executor(url) as (zombie, catalogue),

@@ -105,8 +105,8 @@ announced AS (
     INSERT INTO outbox
     SELECT counted.sequence - (SELECT count(*) FROM happened) + number, type, subject, data,
         CASE WHEN parent = '' THEN '' ELSE overlay(parent PLACING span FROM 37) END, {now}
-    FROM happened, counted),
-emitted AS (
+    FROM happened, counted)"""
+_EMITTED = """emitted AS (
     INSERT INTO event
     SELECT counted.sequence - (SELECT count(*) FROM happened) + number, type, subject, run, emitted
     FROM happened, counted WHERE emitted > 0)"""
@@ -119,6 +119,7 @@ _ANSWER = """SELECT EXISTS (SELECT 1 FROM f), ARRAY(SELECT id FROM landed),
 _TOLD = ["channel", "message"]
 _OWNER = commits.BORN.index("owner")
 _BYTES = {"body", "reply", "payload", "data"}
+_LISTS = _BYTES | {"parent"}  # which may be NULL
 _NUMBERS = {
     *("epoch", "before", "sequence", "version", "attempt", "emitted", "position", "most"),
     *("at_us", "created_us", "updated_us", "finished_us"),
@@ -136,11 +137,14 @@ def statement(rows: Rows) -> str:
         bool(rows.born),
         bool(rows.paid),
         bool(rows.happened),
+        _emits(rows),
     )
 
 
 @cache
-def _statement(delivers: bool, moves: bool, starts: bool, pays: bool, announces: bool) -> str:
+def _statement(
+    delivers: bool, moves: bool, starts: bool, pays: bool, announces: bool, emits: bool
+) -> str:
     columns: dict[str, Sequence[str]] = {}
     parts, landed = [_FENCE], []
     if delivers:
@@ -164,6 +168,8 @@ def _statement(delivers: bool, moves: bool, starts: bool, pays: bool, announces:
     if announces:
         columns["happened"] = commits.HAPPENED
         parts.append(_HAPPENED)
+    if emits:
+        parts.append(_EMITTED)
     columns["told"] = _TOLD
     number = count(3)
     tables = {name: _unnested(names, number) for name, names in columns.items()}
@@ -174,21 +180,42 @@ def _statement(delivers: bool, moves: bool, starts: bool, pays: bool, announces:
 
 
 def _unnested(columns: Sequence[str], number: Iterator[int]) -> str:
-    arrays = ", ".join(f"${next(number)}::{_type(name)}[]" for name in columns)
+    arrays = ", ".join(f"${next(number)}::{_type(name)}" for name in columns)
     return f"unnest({arrays}) AS u ({', '.join(columns)})"
 
 
 def _type(column: str) -> str:
-    return "bytea" if column in _BYTES else "bigint" if column in _NUMBERS else "text"
+    if column in _LISTS:
+        return "bytea[]" if column in _BYTES else "text[]"
+    return "text::bigint[]" if column in _NUMBERS else "text::text[]"
 
 
-def arguments(rows: Rows) -> list[list[Any]]:
-    """The columns of ``rows``, as far as there are any."""
+def arguments(rows: Rows) -> list[Any]:
+    """The columns of ``rows``, as far as there are any. ValueError for a text with a zero byte."""
     tables = (
-        *(rows.sent, rows.moved, rows.born, rows.paid),
-        *(rows.recorded, rows.happened, _told(rows)),
+        *((commits.SENT, rows.sent), (commits.MOVED, rows.moved), (commits.BORN, rows.born)),
+        *((commits.PAID, rows.paid), (commits.RECORDED, rows.recorded)),
+        *((commits.HAPPENED, rows.happened), (_TOLD, list(_told(rows)))),
     )
-    return [list(column) for table in tables for column in zip(*table, strict=True)]
+    return [
+        _argument(name, column)
+        for names, table in tables
+        if table
+        for name, column in zip(names, zip(*table, strict=True), strict=True)
+    ]
+
+
+def _argument(name: str, column: Sequence[Any]) -> Any:
+    """An array as PostgreSQL writes it: asyncpg asks of each element of a list what it is."""
+    if name in _LISTS:
+        return column
+    if name in _NUMBERS:
+        return "{" + str(list(column))[1:-1].replace("None", "NULL") + "}"
+    joined = "\0".join(column)
+    if joined.count("\0") >= len(column):
+        raise ValueError(f"a {name} has a zero byte, which PostgreSQL does not store")
+    escaped = joined.replace("\\", "\\\\").replace('"', '\\"').replace("\0", '","')
+    return f'{{"{escaped}"}}'
 
 
 def _told(rows: Rows) -> Iterator[tuple[str, str]]:
@@ -197,8 +224,12 @@ def _told(rows: Rows) -> Iterator[tuple[str, str]]:
         yield MOVED, " ".join(ids[first : first + IDS_TOLD_AT_ONCE])
     if any(not row[_OWNER] for row in rows.born):
         yield WAITING, ""
-    if any(row[commits.EMITTED] for row in rows.happened):
+    if _emits(rows):
         yield EVENT, ""
+
+
+def _emits(rows: Rows) -> bool:
+    return any(row[commits.EMITTED] for row in rows.happened)
 
 
 # At most the share that leaves something to every other live executor.
