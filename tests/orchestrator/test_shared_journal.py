@@ -117,10 +117,10 @@ async def test_each_run_of_a_batch_keeps_every_character_of_its_reason(url: str)
     assert [run.records[-1] for run in stored] == [turn.records[-1] for turn in turns]
 
 
-async def test_a_reason_that_postgres_cannot_hold_keeps_no_other_run_from_landing(url: str) -> None:
+async def test_a_path_that_postgres_cannot_hold_keeps_no_other_run_from_landing(url: str) -> None:
     async with executor(url) as (runs, catalogue):
         bad, good = [fails(await begin(runs, catalogue, name)) for name in ("bad", "good")]
-        bad.state.reason = '\0","'
+        bad.records[-1] = bad.records[-1]._replace(path='\0","')
 
         refused, landed = await asyncio.gather(
             *(runs.append(turn.state, 0, turn.records) for turn in (bad, good)),
