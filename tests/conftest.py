@@ -7,7 +7,7 @@ import itertools
 import subprocess
 import tempfile
 import warnings
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +28,11 @@ END_OTHERS = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
     " WHERE datname = current_database() AND pid <> pg_backend_pid()"
 )
-EMPTY = ("DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
+EMPTY = (
+    "DROP SCHEMA public CASCADE",
+    "CREATE SCHEMA public",
+    "GRANT USAGE ON SCHEMA public TO PUBLIC",
+)
 
 
 @pytest.fixture(scope="session")
@@ -92,7 +96,8 @@ async def new_postgres_database(
         name = f"test_{next(NUMBERS)}"
         await _execute(postgres_url, f"CREATE DATABASE {name}")
     yield _url_of(postgres_url, name)
-    spare_postgres_databases.append(name)
+    if await _is_there(postgres_url, name):  # a test may have dropped it
+        spare_postgres_databases.append(name)
 
 
 async def _empty(postgres_url: str, name: str) -> None:
@@ -101,11 +106,25 @@ async def _empty(postgres_url: str, name: str) -> None:
     await _execute(_url_of(postgres_url, name), END_OTHERS, *EMPTY)
 
 
+async def _is_there(postgres_url: str, name: str) -> bool:
+    async with _connected(postgres_url) as connection:
+        found = await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", name)
+    return found is not None
+
+
 async def _execute(url: str, *statements: str) -> None:
+    async with _connected(url) as connection:
+        for statement in statements:
+            await connection.execute(statement)
+
+
+@asynccontextmanager
+async def _connected(url: str) -> AsyncIterator[asyncpg.Connection]:
     connection = await asyncpg.connect(url)
-    for statement in statements:
-        await connection.execute(statement)
-    await connection.close()
+    try:
+        yield connection
+    finally:
+        await connection.close()
 
 
 def _url_of(postgres_url: str, database: str) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import queue
 import sqlite3
 import threading
+import time
 import uuid
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ AWAY = {
 CACHE = 16_384  # KiB of pages that the writer keeps
 STATEMENTS = 256  # compiled, for each connection
 BUSY_TIMEOUT = 5.0  # seconds that a write waits for another process
+BUSY_PAUSE = 0.01  # seconds between two attempts where SQLite itself does not wait
 
 # unixepoch('subsec') is NULL before SQLite 3.42.
 NOW_MS = "SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"
@@ -166,7 +168,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         cached_statements=STATEMENTS,
     )
     try:
-        connection.execute("PRAGMA journal_mode = WAL")
+        _keep_a_log(connection)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA secure_delete = ON")  # what is erased is not left in free pages
         connection.execute("PRAGMA foreign_keys = ON")
@@ -174,6 +176,19 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _keep_a_log(connection: sqlite3.Connection) -> None:
+    """SQLite lets nobody wait for this: two that turn one file to WAL would wait for each other."""
+    until = time.monotonic() + BUSY_TIMEOUT
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if _kind(error) != "SQLITE_BUSY" or time.monotonic() >= until:
+                raise
+        time.sleep(BUSY_PAUSE)
 
 
 def _drive(work: Callable[[Transaction], Awaitable[T]], connection: sqlite3.Connection) -> T:

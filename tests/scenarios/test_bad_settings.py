@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -154,8 +155,8 @@ def test_a_database_that_cannot_be_used_is_refused_without_its_password(
 @pytest.mark.parametrize(
     ("statement", "remedy"),
     [
-        ("DROP DATABASE {0}", "create that database"),
-        ("ALTER ROLE {0} NOLOGIN", "let them in"),
+        ("DROP DATABASE {database}", "create that database"),
+        ("ALTER ROLE {role} NOLOGIN", "let them in"),
         ("REVOKE CREATE ON SCHEMA public FROM PUBLIC", "create tables"),
     ],
 )
@@ -164,12 +165,13 @@ async def test_a_server_that_lets_nobody_in_is_told_apart(
 ) -> None:
     parts = urlsplit(new_postgres_database)
     name = parts.path[1:]
+    role = f"guest_{secrets.token_hex(8)}"
     admin = await asyncpg.connect(new_postgres_database.replace(f"/{name}?", "/postgres?"))
-    await admin.execute(f"CREATE ROLE {name} LOGIN PASSWORD 's3cret'")
+    await admin.execute(f"CREATE ROLE {role} LOGIN PASSWORD 's3cret'")
     here = admin if "DATABASE" in statement else await asyncpg.connect(new_postgres_database)
-    await here.execute(statement.format(name))
+    await here.execute(statement.format(database=name, role=role))
 
-    url = f"postgresql://{name}:s3cret@/{name}?{parts.query}"
+    url = f"postgresql://{role}:s3cret@/{name}?{parts.query}"
     ended = await asyncio.to_thread(start, service, home, ANYA_DATABASE=url)
     for connection in {here, admin}:
         await connection.close()

@@ -19,21 +19,22 @@ ROOT = Path(__file__).parents[3]
 STORING = [sys.executable, "-m", "tests.web5.dwn.storing_records"]
 
 
-async def run(location: str, secret: str) -> list[str]:
-    """The records that a process of its own got for its payments."""
+async def run(location: str, secret: str) -> tuple[int | None, bytes]:
+    """The exit code of a process of its own, and the records that it got for its payments."""
     child = await asyncio.create_subprocess_exec(
         *STORING, location, secret, cwd=ROOT, stdout=asyncio.subprocess.PIPE
     )
     output, _ = await child.communicate()
-    assert child.returncode == 0
-    stored: list[str] = json.loads(output)
-    return stored
+    return child.returncode, output
 
 
 async def test_two_processes_store_each_payment_once(location: str) -> None:
     secret = secrets.token_hex(32)
 
     one, other = await asyncio.gather(run(location, secret), run(location, secret))
+
+    code, output = one
+    assert code == 0
 
     async def kept(tx: Transaction) -> tuple[list[int], set[str]]:
         sequences = await tx.fetch("SELECT sequence FROM dwn_event ORDER BY sequence")
@@ -43,6 +44,6 @@ async def test_two_processes_store_each_payment_once(location: str) -> None:
     async with open_database(location, schema=SCHEMA) as database:
         sequences, records = await database.read(kept)
     assert one == other
-    assert records == set(one)
+    assert records == set(json.loads(output))
     assert len(records) == PAYMENTS
     assert sequences == list(range(1, PAYMENTS + 2))  # the protocol came first
