@@ -58,7 +58,7 @@ def _remedy(error: Exception) -> str:
             return "correct user and password in ANYA_DATABASE, or let them in (pg_hba.conf)"
         case asyncpg.InvalidCatalogNameError():
             return "create that database, or correct its name in ANYA_DATABASE"
-        case asyncpg.InsufficientPrivilegeError():
+        case asyncpg.InsufficientPrivilegeError() | asyncpg.InvalidSchemaNameError():
             return "let the user of ANYA_DATABASE connect, and create tables in its schema"
         case ssl.SSLError():
             return "correct sslmode and sslrootcert in ANYA_DATABASE, or the server's certificate"

@@ -158,6 +158,7 @@ def test_a_database_that_cannot_be_used_is_refused_without_its_password(
         ("DROP DATABASE {database}", "create that database"),
         ("ALTER ROLE {role} NOLOGIN", "let them in"),
         ("REVOKE CREATE ON SCHEMA public FROM PUBLIC", "create tables"),
+        ("REVOKE USAGE ON SCHEMA public FROM PUBLIC", "create tables"),
     ],
 )
 async def test_a_server_that_lets_nobody_in_is_told_apart(
