@@ -30,7 +30,7 @@ for _ in sys.stdin:
     print(json.dumps([seconds, hashlib.sha256(b"".join(txids)).hexdigest()]), flush=True)
 """
 OURS = """
-from services.bitcoin.block import parse_block
+from formats.bitcoin.block import parse_block
 def read(raw):
     return [transaction.txid for transaction in parse_block(raw).transactions]
 """

@@ -26,8 +26,8 @@ from anya.mesh.v1.outbox_pb2_grpc import (
 )
 from benchmarks.ratio import Measure, Ratio
 from mesh.config import MeshConfig
+from mesh.rpc.server import credentials
 from mesh.runtime import open_runtime
-from mesh.server import credentials
 from mesh.testing import Authority
 
 if TYPE_CHECKING:

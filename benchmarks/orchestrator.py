@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from benchmarks import peer
 from benchmarks.ratio import Measure, Ratio
 from benchmarks.runs import collector, engine, failover, payments, stored
-from services.orchestrator.definition.condition import compile_condition
+from services.orchestrator.definition.cel import compile_condition
 from services.orchestrator.definition.types import BOOL, DOUBLE
 
 if TYPE_CHECKING:

@@ -18,10 +18,10 @@ from cli import endpoints
 from cli.errors import START_THE_MESH, CommandError, from_rpc
 from cli.supervisor import control
 from mesh.breaker import Breakers, BreakerSettings
-from mesh.client import open_channel
 from mesh.clock import SystemClock
 from mesh.config import Identity
-from mesh.interceptors import ClientRules
+from mesh.rpc.client import open_channel
+from mesh.rpc.interceptors import ClientRules
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
@@ -100,7 +100,7 @@ async def _tracing(home: Home) -> AsyncIterator[trace.Tracer]:
         _tracer.set(trace.NoOpTracer())
         yield _tracer.get()
         return
-    from mesh import telemetry
+    from mesh.observability import telemetry
 
     # A collector that is down loses spans, and is no line among what the command says.
     logging.getLogger("opentelemetry").addHandler(logging.NullHandler())

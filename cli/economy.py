@@ -25,7 +25,7 @@ from anya.bitcoin.v1.regtest_pb2_grpc import RegtestServiceStub
 from cli.errors import CommandError
 from cli.home import write_private
 from cli.p2wpkh import Coin, Key, Output, script_of, spend
-from services.bitcoin.block import parse_block
+from formats.bitcoin.block import parse_block
 from services.ml.simulation.demonstration import illicit_recipient, licit_recipient
 from services.ml.simulation.plan import FUNDING_SLOT, MATURITY, subsidy_sat
 from services.ml.simulation.population import demo_world

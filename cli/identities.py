@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cli.errors import CommandError
-from cli.holder import Holder
 from cli.home import PRIVATE, write_private
-from mesh import jose
+from cli.wallet_holder import Holder
+from mesh.security import jose
 
 if TYPE_CHECKING:
     from pathlib import Path

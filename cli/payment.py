@@ -21,7 +21,7 @@ from anya.web5.v1.identity_pb2_grpc import IdentityServiceStub
 from anya.web5.v1.record_pb2_grpc import RecordServiceStub
 from cli import runs
 from cli.errors import FAILED, INTERRUPTED, CommandError, from_rpc
-from mesh.attestation import payment_digest
+from mesh.security.attestation import payment_digest
 from services.orchestrator.definition.values import from_struct
 
 if TYPE_CHECKING:

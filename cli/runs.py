@@ -115,7 +115,7 @@ async def erase(channels: Channels, run_id: str) -> pb.EraseRunResponse:
     return await _stub(channels).EraseRun(request)
 
 
-class Followed:
+class RunFollower:
     """A run put together from what a watch tells of it: cheaper than to be told all each time."""
 
     def __init__(self) -> None:
@@ -158,7 +158,7 @@ async def finish(
     channels: Channels, run_id: str, say: Callable[[str], None] | None = None
 ) -> pb.Run:
     """The run once it has ended; ``say`` hears each of its lines, and again when one changes."""
-    followed, said = Followed(), set[str]()
+    followed, said = RunFollower(), set[str]()
     async for told in watch(channels, run_id):
         followed.hear(told)
         if say is not None:

@@ -35,7 +35,7 @@ async def create(channels: Channels, asked: dict[str, Any], request_id: str = ""
     request = pb.CreateScheduleRequest(request_id=request_id or str(uuid.uuid4()))
     try:
         values.fill(request, asked)
-    except values.Mismatch as error:
+    except values.MismatchError as error:
         raise usage(str(error)) from None
     return (await _stub(channels).CreateSchedule(request)).schedule
 
@@ -45,7 +45,7 @@ async def get(channels: Channels, schedule_id: str) -> pb.Schedule:
     return (await _stub(channels).GetSchedule(request)).schedule
 
 
-async def all_of_them(channels: Channels) -> list[pb.Schedule]:
+async def list_all(channels: Channels) -> list[pb.Schedule]:
     """By id, without their input."""
     found: list[pb.Schedule] = []
     request = pb.ListSchedulesRequest()

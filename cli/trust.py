@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli.errors import CommandError
-from mesh import contracts
 from mesh.config import TRUST_FILE
-from mesh.trust import PolicyError, parse
+from mesh.rpc import contracts
+from mesh.security.trust import PolicyError, parse
 
 if TYPE_CHECKING:
-    from mesh.trust import Decision, Policy
+    from mesh.security.trust import Decision, TrustPolicy
 
 VARIABLE = "ANYA_TRUST_FILE"
 SPEND = "spend"  # the privilege that has bounds beside itself
@@ -23,7 +23,7 @@ def path_of(file: Path | None) -> Path:
     return file or Path(os.environ.get(VARIABLE) or TRUST_FILE)
 
 
-def check(file: Path | None = None) -> Policy:
+def check(file: Path | None = None) -> TrustPolicy:
     """The policy, held against the contracts of all services. CommandError says what is wrong."""
     path = path_of(file)
     try:

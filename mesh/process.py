@@ -11,11 +11,11 @@ import sys
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from mesh import logs
 from mesh.config import ConfigError
 from mesh.errors import MeshError
+from mesh.observability import logs
 from mesh.runtime import StartError
-from mesh.trust import PolicyError
+from mesh.security.trust import PolicyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -74,12 +74,12 @@ async def _run(service: str, starting: AbstractAsyncContextManager[Running]) -> 
         except OSError as error:
             raise StartError(_name(error)) from error
         ready = {"service": service, "port": running.port, "health_port": running.health_port}
-        seldom_collect()
+        tune_gc()
         print(json.dumps({"ready": ready}), flush=True)
         await stop.wait()
 
 
-def seldom_collect() -> None:
+def tune_gc() -> None:
     """Leave what was made at start out of every look for garbage, and look less often.
 
     What a call leaves behind hardly ever refers to itself, and goes without being looked for.

@@ -16,24 +16,26 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection
 
-from mesh import contracts, failpoint, telemetry
-from mesh.audit import AuditError, open_audit
+from mesh import failpoint
 from mesh.breaker import Breakers
-from mesh.client import open_channel
 from mesh.clock import SystemClock
 from mesh.config import ConfigError
-from mesh.interceptors import ClientRules, ServerRules
-from mesh.interceptors.limit import Limiter
-from mesh.server import build_server, credentials
-from mesh.svid import read_authorities, read_svid
-from mesh.trust import ActivePolicy, PolicyError
+from mesh.observability import telemetry
+from mesh.rpc import contracts
+from mesh.rpc.client import open_channel
+from mesh.rpc.interceptors import ClientRules, ServerRules
+from mesh.rpc.interceptors.limit import Limiter
+from mesh.rpc.server import build_server, credentials
+from mesh.security.audit import AuditError, open_audit
+from mesh.security.svid import read_authorities, read_svid
+from mesh.security.trust import ActivePolicy, PolicyError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
 
-    from mesh.audit import AuditLog
     from mesh.config import MeshConfig
-    from mesh.telemetry import Traces
+    from mesh.observability.telemetry import Traces
+    from mesh.security.audit import AuditLog
 
 GRACE = 5.0  # seconds for calls in flight when we are told to stop
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mesh import client, server
+from mesh.rpc import client, server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 ROOT = Path(__file__).parents[1]
-TOPS = ("mesh", "features", "services", "cli", "tests", "benchmarks")
+TOPS = ("mesh", "features", "formats", "services", "cli", "tests", "benchmarks")
 SOURCES = sorted(path for top in TOPS for path in (ROOT / top).rglob("*.py"))
 IDS = [str(path.relative_to(ROOT)) for path in SOURCES]
 
@@ -28,22 +28,23 @@ WIRE = ("grpc", "grpc_status", "anya")
 WORLD = (*WIRE, "asyncio", "sqlite3", "asyncpg", "os", "time", "random", "socket", "subprocess")
 FORBIDDEN = {
     "mesh": ("services", "cli", "features"),
+    "formats": ("services", "cli", "mesh", "features", *WORLD),
     "features": ("services", "cli", "mesh", *WORLD, "datetime"),
     "cli": ("lightgbm", "onnxruntime", "bdkpython", "pbk"),
     "mesh/errors.py": WORLD,
     "mesh/breaker.py": WORLD,
-    "mesh/trust.py": WORLD,
-    "mesh/jose.py": WORLD,
+    "mesh/security/trust.py": WORLD,
+    "mesh/security/jose.py": WORLD,
     "mesh/clock.py": WIRE,
     "mesh/actor.py": WIRE,
-    "mesh/database": WIRE,
-    "mesh/inbox.py": WIRE,
-    "mesh/outbox.py": WIRE,
+    "mesh/data/database": WIRE,
+    "mesh/data/idempotency.py": WIRE,
+    "mesh/data/outbox.py": WIRE,
     **{
         f"services/{name}": (
             "cli",
             *(f"services.{other}" for other in SERVICES if other != name),
-            *(() if name == "orchestrator" else ("mesh.client",)),
+            *(() if name == "orchestrator" else ("mesh.rpc.client",)),
         )
         for name in SERVICES
     },
@@ -51,7 +52,7 @@ FORBIDDEN = {
 
 # What of the services the command line may use: pure modules, so that it stays a client.
 CLI_MAY_USE = (
-    "services.bitcoin.block",
+    "formats.bitcoin.block",
     "services.orchestrator.definition",
     "services.ml.simulation",
 )
@@ -61,17 +62,15 @@ ROOMS = ("__main__", "config", "actors", "servicers", "store")
 ADAPTERS = {
     "services/bitcoin/kernel.py": "Bitcoin Core's consensus code",
     "services/bitcoin/recovery.py": "makes journal, kernel and index agree",
-    "services/bitcoin/spender.py": "an actor beside those of actors.py: the one of payments",
     "services/ml/inference.py": "ONNX Runtime",
     "services/ml/training": "a command of its own, never part of serving",
-    "services/orchestrator/changes.py": "wakes those who watch a run",
-    "services/orchestrator/journal": "the store of definitions, runs and their records",
-    "services/orchestrator/driving": "does what the pure engine wants, and journals it",
+    "services/orchestrator/notifications.py": "wakes those who watch a run",
+    "services/orchestrator/worker": "does what the pure engine wants, and journals it",
     "services/orchestrator/peers": "the other services, through the mesh's client",
-    "services/orchestrator/keeping.py": "sweeps the journal by the clock",
-    "services/orchestrator/scheduler.py": "starts runs when they are due",
-    "services/web5/node": "what each message does inside its one transaction",
-    "services/web5/records.py": "the node: opens that transaction, and asks the clock",
+    "services/orchestrator/retention.py": "sweeps the journal by the clock",
+    "services/orchestrator/schedules/scheduler.py": "starts runs when they are due",
+    "services/web5/dwn/methods": "what each message does inside its one transaction",
+    "services/web5/dwn/node.py": "the node: opens that transaction, and asks the clock",
 }
 
 # Nouns that are about the contracts themselves.
@@ -84,19 +83,19 @@ SEEDED = ("services/ml/simulation",)
 BOUNDARIES = {
     "cli/__main__.py": "main: a defect of ours is one line with a remedy, its text in a file",
     "mesh/actor.py": "the supervisor: a broken actor is built anew",
-    "mesh/database/postgres.py": "the writer: one failure is one caller's, not the batch's",
-    "mesh/database/sqlite.py": "the writer: one failure is one caller's, not the batch's",
-    "mesh/interceptors/errors.py": "the error step: the text stays in the log",
-    "services/orchestrator/journal/group.py": "the writer: one failure is one run's, not all's",
-    "services/orchestrator/journal/writer.py": "the writer: one failure is who asked's, not all's",
-    "services/orchestrator/keeping.py": "the sweeps: what fails is logged, and tried again later",
-    "services/orchestrator/driving/runner.py": "the engine: one run's defect is that run's alone",
+    "mesh/data/database/postgres.py": "the writer: one failure is one caller's, not the batch's",
+    "mesh/data/database/sqlite.py": "the writer: one failure is one caller's, not the batch's",
+    "mesh/rpc/interceptors/errors.py": "the error step: the text stays in the log",
+    "services/orchestrator/store/group_commit.py": "the writer: one failure is one run's",
+    "services/orchestrator/store/postgres/writer.py": "the writer: one failure is one caller's",
+    "services/orchestrator/retention.py": "the sweeps: what fails is logged, and tried again later",
+    "services/orchestrator/worker/worker.py": "the engine: one run's defect is that run's alone",
 }
 
 # Where time is what is tried, and nothing is waited for.
 BY_THE_CLOCK = {
     "tests/faults/paying.py": "clients cancel at random moments, and wait before they ask again",
-    "tests/faults/storm.py": "services are killed and stopped at random moments",
+    "tests/faults/fault_injection.py": "services are killed and stopped at random moments",
 }
 
 LINES_PER_FILE = 400
@@ -142,7 +141,7 @@ def nouns() -> list[Path]:
 @pytest.mark.parametrize("path", nouns(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_nouns_touch_nothing_outside_themselves(path: Path) -> None:
     about_contracts = within(str(path.relative_to(ROOT)), ABOUT_CONTRACTS, separator="/")
-    banned = [*WORLD, "mesh.database"]
+    banned = [*WORLD, "mesh.data.database"]
     if about_contracts:
         banned.remove("anya")
     if within(str(path.relative_to(ROOT)), SEEDED, separator="/"):
@@ -264,7 +263,7 @@ def test_tests_do_not_sleep() -> None:
 
 @pytest.mark.parametrize(
     ("side", "steps"),
-    [("Server", server.STEPS), ("Client", client.STEPS)],
+    [("Server", server.INTERCEPTORS), ("Client", client.INTERCEPTORS)],
     ids=["server", "client"],
 )
 def test_the_document_lists_the_steps_as_they_run(side: str, steps: Sequence[object]) -> None:

@@ -22,12 +22,12 @@ from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceStub
 from benchmarks.runs import burst
 from benchmarks.runs.definitions import FOUR_STEPS, TXID, WAITING
 from cli.payment import uuid7
-from mesh import telemetry
 from mesh.breaker import Breakers
-from mesh.client import open_channel
 from mesh.clock import SystemClock
 from mesh.config import Identity
-from mesh.interceptors import ClientRules
+from mesh.observability import telemetry
+from mesh.rpc.client import open_channel
+from mesh.rpc.interceptors import ClientRules
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

@@ -26,32 +26,32 @@ from benchmarks.runs import burst
 from benchmarks.runs.definitions import DEFINITIONS, FOUR_STEPS, TXID
 from cli.payment import uuid7
 from mesh.config import MeshConfig
-from mesh.database import sqlite
-from mesh.inbox import RequestKey
-from mesh.process import seldom_collect
+from mesh.data.database import sqlite
+from mesh.data.idempotency import IdempotencyKey
+from mesh.process import tune_gc
 from mesh.runtime import open_runtime
 from mesh.testing import Authority
-from services.orchestrator.catalogue import Catalogue
-from services.orchestrator.changes import Changes
 from services.orchestrator.config import PEERS, OrchestratorConfig
-from services.orchestrator.driving.redriver import Redriver
-from services.orchestrator.driving.runner import Runner
-from services.orchestrator.engine.starting import StartRun
-from services.orchestrator.engine.state import RunStatus
-from services.orchestrator.journal import group
-from services.orchestrator.journal.erasure import Erasure
-from services.orchestrator.journal.opening import open_journal
-from services.orchestrator.journal.runs import Started
+from services.orchestrator.engine.model import RunStatus
+from services.orchestrator.engine.start import StartRun
+from services.orchestrator.notifications import RunNotifier
 from services.orchestrator.peers import open_peers
-from services.orchestrator.peers.approving import Approvals
+from services.orchestrator.peers.approvals import Approvals
+from services.orchestrator.registry import WorkflowRegistry
 from services.orchestrator.servicers.workflow import WorkflowServicer
-from services.orchestrator.trace_context import parent_of_run
+from services.orchestrator.store import group_commit
+from services.orchestrator.store.erasure import Erasure
+from services.orchestrator.store.open import open_store
+from services.orchestrator.store.run_store import StartResult
+from services.orchestrator.worker.redriver import Redriver
+from services.orchestrator.worker.trace_context import parent_of_run
+from services.orchestrator.worker.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from mesh.runtime import Runtime
-from services.orchestrator.journal.opening import Journal
+from services.orchestrator.store.open import OrchestratorStore
 
 OPERATOR = "spiffe://anya.internal/client/operator"
 TIMEOUT = 30.0
@@ -77,7 +77,7 @@ class InstantChain(ChainServiceServicer):
 class Awaited:
     """The journal, whichever it is; who started a run in this process hears of its end."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: OrchestratorStore) -> None:
         self._journal = journal
         self.ended: dict[str, asyncio.Future[str]] = {}
 
@@ -95,7 +95,7 @@ class Awaited:
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    runner: Runner
+    runner: Worker
     runs: Awaited
     runtime: Runtime
     port: int
@@ -104,16 +104,16 @@ class Replica:
 class Forgetful(Awaited):
     """No journal: whatever is stored is forgotten at once."""
 
-    async def start(self, key: Any, workflow_id: str, prepare: Any, reply: Any) -> Started:
+    async def start(self, key: Any, workflow_id: str, prepare: Any, reply: Any) -> StartResult:
         stored = await self._journal.definitions.find(workflow_id)
-        return Started(reply(prepare(stored)), True)
+        return StartResult(reply(prepare(stored)), True)
 
     async def append(self, state: Any, *arguments: Any) -> None:
         self._hear(state)
 
 
 async def main(arguments: argparse.Namespace) -> None:
-    group.MAX_BATCH = sqlite.MAX_BATCH = arguments.batch
+    group_commit.MAX_BATCH = sqlite.MAX_BATCH = arguments.batch
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         authority = Authority(folder)
@@ -121,7 +121,7 @@ async def main(arguments: argparse.Namespace) -> None:
             await stack.enter_async_context(_replica(authority, folder / str(number), arguments))
             for number in range(arguments.replicas)
         ]
-        seldom_collect()
+        tune_gc()
         if arguments.door == "direct":
             await burst.serve(_direct(replicas[0]))
         else:
@@ -149,13 +149,13 @@ async def _replica(
         peers: Any = Instant()
         if arguments.steps == "grpc":
             peers = await stack.enter_async_context(open_peers(runtime, timeout=TIMEOUT))
-        journal = await stack.enter_async_context(open_journal(config.location))
+        journal = await stack.enter_async_context(open_store(config.location))
         runs: Any = (Forgetful if arguments.journal == "none" else Awaited)(journal)
-        definitions, changes = journal.definitions, Changes()
-        catalogue = Catalogue(definitions)
+        definitions, changes = journal.definitions, RunNotifier()
+        catalogue = WorkflowRegistry(definitions)
         for definition in DEFINITIONS:
             await catalogue.register(definition)
-        runner = Runner(runs, catalogue, peers, changes, runtime.draw, config)
+        runner = Worker(runs, catalogue, peers, changes, runtime.draw, config)
         await stack.enter_async_context(journal.own(runner, changes))
         await stack.enter_async_context(runner.running())
         erasure = Erasure(journal.database)
@@ -175,7 +175,7 @@ def _direct(replica: Replica) -> Callable[[], Awaitable[None]]:
 
     async def run() -> None:
         run_id = uuid7()
-        key = RequestKey(OPERATOR, "StartRun", run_id, bytes(32))
+        key = IdempotencyKey(OPERATOR, "StartRun", run_id, bytes(32))
         runs.ended[run_id] = ended = asyncio.get_running_loop().create_future()
         with runtime.tracer.start_as_current_span("bench") as span:
             parent = parent_of_run(run_id, None, span.get_span_context())

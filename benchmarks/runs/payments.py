@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 from cli import payment, payments
 from cli.connection import connect, traced
 from cli.home import Home
-from tests.faults import town
+from tests.faults import funded_mesh
 from tests.scenarios.meshes import up
 
 if TYPE_CHECKING:
     from cli.connection import Channels
-    from tests.faults.town import Town
+    from tests.faults.funded_mesh import Town
 
 CONCURRENCY = 16
 PAYERS = 40  # one who pays a hundred times a day is out of what the model has seen
@@ -37,7 +37,9 @@ async def measure(rounds: int) -> list[Measured]:
     with tempfile.TemporaryDirectory() as folder, up(Path(folder), "--mine", "auto"):
         home = Home(Path(folder))
         async with connect(home) as channels:
-            place = await town.settle(home, channels, payers=PAYERS, shops=SHOPS, coins=coins)
+            place = await funded_mesh.settle(
+                home, channels, payers=PAYERS, shops=SHOPS, coins=coins
+            )
             return [await _round(channels, place) for _ in range(rounds + 1)][1:]
 
 

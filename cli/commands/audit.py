@@ -23,7 +23,7 @@ def verify_chains(
     """Follow the hash chain of each log from its start; exit code 1 if one is broken."""
     from cli import errors, screen
     from cli.home import Home
-    from mesh.audit import AuditError, verify
+    from mesh.security.audit import AuditError, verify
 
     logs = files or sorted(Home.of(home).audit.glob("*.jsonl"))
     if not logs:

@@ -28,7 +28,7 @@ def inspect_block(
     import time
 
     from cli import screen
-    from services.bitcoin import block
+    from formats.bitcoin import block
 
     raw = _bytes(file)
     began = time.perf_counter()

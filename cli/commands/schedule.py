@@ -77,7 +77,7 @@ def list_schedules(home: HomeOption = None, json: JsonOption = False) -> None:
     from cli.home import Home
     from services.orchestrator.definition.values import to_json
 
-    found = ask(Home.of(home), schedules.all_of_them)
+    found = ask(Home.of(home), schedules.list_all)
     if json:
         screen.emit({"schedules": [to_json(schedule) for schedule in found]})
         return

@@ -42,7 +42,7 @@ def explain_decision(
 ) -> None:
     """Say whether a call would be let through, and within which bounds; exit code 3 if not."""
     from cli import errors, screen, trust
-    from mesh import contracts
+    from mesh.rpc import contracts
 
     policy = trust.check(file)
     spiffe_id = next((name for name, kind in policy.protocols.items() if kind == caller), caller)

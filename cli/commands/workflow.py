@@ -38,13 +38,13 @@ def check_definition(
 ) -> None:
     """Hold a definition against the mesh's operations; needs no running mesh."""
     from cli import errors, screen
-    from services.orchestrator.definition import DefinitionInvalid, check, load, operations
+    from services.orchestrator.definition import DefinitionInvalidError, check, load, operations
 
     known = operations()
     for inner in using or ():
         try:
             known = known.with_workflow(load(_text(inner), known))
-        except DefinitionInvalid as error:
+        except DefinitionInvalidError as error:
             raise errors.CommandError(
                 "\n".join(f"{inner}:{fault}" for fault in error.faults),
                 code="INVALID_ARGUMENT",

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cli.errors import CommandError
-from cli.supervisor.pacing import Pacing, Patience
 from cli.supervisor.process import Command, Process, StartupError, describe, last_words
+from cli.supervisor.restart_policy import Patience, RestartPolicy
 from mesh.clock import SystemClock
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Service:
         self._command = command
         self._replacement: Command | None = None  # what a restart that was asked for runs
         self._report = report
-        self._pacing = Pacing(SystemClock(), patience or Patience())
+        self._pacing = RestartPolicy(SystemClock(), patience or Patience())
         self._process: Process | None = None  # while it is ready
         self._since = 0.0
         self._log_from = 0  # where the log of the latest process begins

@@ -16,16 +16,18 @@ from anya.bitcoin.v1.ownership_pb2_grpc import add_OwnershipServiceServicer_to_s
 from anya.bitcoin.v1.regtest_pb2_grpc import add_RegtestServiceServicer_to_server
 from anya.bitcoin.v1.wallet_pb2_grpc import add_WalletServiceServicer_to_server
 from anya.mesh.v1.outbox_pb2_grpc import add_OutboxServiceServicer_to_server
-from mesh import inbox, outbox, process
+from mesh import process
 from mesh.actor import spawn
-from mesh.attestation import Attestor, Verifier
 from mesh.config import ConfigError
-from mesh.database import open_database
+from mesh.data import idempotency, outbox
+from mesh.data.database import open_database
 from mesh.errors import FailedPrecondition, MeshError
-from mesh.keystore import Keystore, KeystoreError, MasterKey
+from mesh.rpc.servicers import OutboxServicer
 from mesh.runtime import StartError, open_runtime
-from mesh.servicers import OutboxServicer
-from services.bitcoin.actors import ChainActor, Info, MineBlocks
+from mesh.security.attestation import Attestor, Verifier
+from mesh.security.keystore import Keystore, KeystoreError, MasterKey
+from services.bitcoin.actors.chain import ChainActor, Info, MineBlocks
+from services.bitcoin.actors.wallet import Fees, Spender, WalletActor, poll_pending_payments
 from services.bitcoin.broadcaster import Broadcaster
 from services.bitcoin.chain import Network
 from services.bitcoin.config import BitcoinConfig, Mining
@@ -38,15 +40,14 @@ from services.bitcoin.servicers.chain import ChainServicer
 from services.bitcoin.servicers.ownership import OwnershipServicer
 from services.bitcoin.servicers.regtest import TIMEOUT, RegtestServicer
 from services.bitcoin.servicers.wallet import WalletServicer
-from services.bitcoin.spender import Fees, Spender, WalletActor, keep_sweeping
+from services.bitcoin.store import block_log as journal_store
 from services.bitcoin.store import budget, reservation
 from services.bitcoin.store import chain as chain_store
-from services.bitcoin.store import journal as journal_store
 from services.bitcoin.store import payment as payment_store
 from services.bitcoin.store import wallet as wallet_store
+from services.bitcoin.store.block_log import BlockLog
 from services.bitcoin.store.chain import ChainStore
 from services.bitcoin.store.history import HistoryStore
-from services.bitcoin.store.journal import Journal
 from services.bitcoin.store.payment import PaymentStore
 from services.bitcoin.store.wallet import WalletStore
 
@@ -54,14 +55,14 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from mesh.actor import ActorRef
-    from mesh.database import Database
-    from services.bitcoin.actors import ChainMessage
-    from services.bitcoin.spender import WalletMessage
+    from mesh.data.database import Database
+    from services.bitcoin.actors.chain import ChainMessage
+    from services.bitcoin.actors.wallet import WalletMessage
 
 SCHEMA = "".join(
     part.SCHEMA
     for part in (
-        inbox,
+        idempotency,
         outbox,
         journal_store,
         chain_store,
@@ -141,7 +142,7 @@ async def open_chain(
     moved: Callable[[], None],
 ) -> AsyncIterator[ActorRef[ChainMessage]]:
     """The chain's actor over kernel, journal and index, which agree before anybody may ask it."""
-    journal, store = Journal(database), ChainStore(database)
+    journal, store = BlockLog(database), ChainStore(database)
     kernel = Kernel(config.folder / "kernel")
     recovery = Recovery(kernel, journal, store, truncate=config.truncate_journal)
     with closing(kernel):
@@ -223,7 +224,7 @@ async def open_wallet(
 
     async with spawn(build, name="wallet") as wallet:
         sweeping = asyncio.create_task(
-            keep_sweeping(wallet, stirred, at_least_every=config.sweep_seconds),
+            poll_pending_payments(wallet, stirred, at_least_every=config.sweep_seconds),
             name="payment sweeps",
         )
         try:

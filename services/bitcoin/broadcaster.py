@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 from mesh import failpoint
 from mesh.errors import MeshError
-from services.bitcoin.actors import Broadcast, ListMempool
+from services.bitcoin.actors.chain import Broadcast, ListMempool
 from services.bitcoin.mempool import TransactionRejected
 from services.bitcoin.payment import advance
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    from formats.bitcoin.hashes import Txid
     from mesh.actor import ActorRef
-    from services.bitcoin.actors import ChainMessage
-    from services.bitcoin.hashes import Txid
+    from services.bitcoin.actors.chain import ChainMessage
     from services.bitcoin.payment import Sighting
     from services.bitcoin.store.payment import Open, PaymentStore
 

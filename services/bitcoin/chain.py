@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from services.bitcoin.block import Block
-    from services.bitcoin.hashes import BlockHash, Txid
-    from services.bitcoin.transaction import Output
+    from formats.bitcoin.block import Block
+    from formats.bitcoin.hashes import BlockHash, Txid
+    from formats.bitcoin.transaction import Output
 
 COINBASE_MATURITY = 100  # blocks before a coinbase output may be spent
 MEDIAN_TIME_SPAN = 11  # blocks whose times BIP 113 takes the median of
@@ -29,7 +29,7 @@ class Network(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class HeaderRef:
     """One block of the active chain, without its content."""
 
     hash: BlockHash
@@ -75,7 +75,7 @@ class Coin:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class TxPosition:
     """Where an output stands among all others; whoever lists coins goes on from there."""
 
     height: int | None  # None: in the mempool, after all blocks
@@ -88,7 +88,7 @@ class Utxo:
     """A coin as a list shows it."""
 
     txid: Txid
-    place: Place
+    place: TxPosition
     amount_sat: int
     is_coinbase: bool
 
@@ -102,7 +102,7 @@ class UtxoPage:
 class Chain:
     """Genesis to tip."""
 
-    def __init__(self, links: Iterable[Link]) -> None:
+    def __init__(self, links: Iterable[HeaderRef]) -> None:
         self._links = list(links)
 
     @property
@@ -110,10 +110,10 @@ class Chain:
         return len(self._links) - 1
 
     @property
-    def tip(self) -> Link:
+    def tip(self) -> HeaderRef:
         return self._links[-1]
 
-    def __getitem__(self, height: int) -> Link:
+    def __getitem__(self, height: int) -> HeaderRef:
         """IndexError beyond the tip."""
         return self._links[height]
 
@@ -121,10 +121,10 @@ class Chain:
         """A copy that ends at ``height``."""
         return Chain(self._links[: height + 1])
 
-    def connect(self, link: Link) -> None:
+    def connect(self, link: HeaderRef) -> None:
         self._links.append(link)
 
-    def disconnect(self) -> Link:
+    def disconnect(self) -> HeaderRef:
         return self._links.pop()
 
     def median_time_past(self, height: int | None = None) -> int:

@@ -15,14 +15,14 @@ from features.transaction import (
     TypedOutput,
     extract,
 )
-from services.bitcoin.hashes import display
-from services.bitcoin.script import is_unspendable, script_type
-from services.bitcoin.transaction import outpoint
+from formats.bitcoin.hashes import display
+from formats.bitcoin.script import is_unspendable, script_type
+from formats.bitcoin.transaction import outpoint
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from services.bitcoin.transaction import Outpoint, Output, Transaction
+    from formats.bitcoin.transaction import Outpoint, Output, Transaction
 
 
 @dataclass(frozen=True, slots=True)

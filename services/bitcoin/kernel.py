@@ -21,17 +21,17 @@ import pbk.capi.bindings as capi
 from pbk.notifications import NotificationInterfaceCallbacks
 from pbk.script import PrecomputedTransactionData
 
+from formats.bitcoin.hashes import BlockHash, display
+from formats.bitcoin.transaction import parse_transaction
 from mesh.errors import FailedPrecondition, Reason
-from services.bitcoin.chain import Chain, Link
-from services.bitcoin.hashes import BlockHash, display
-from services.bitcoin.transaction import parse_transaction
+from services.bitcoin.chain import Chain, HeaderRef
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from services.bitcoin.block import Block
-    from services.bitcoin.transaction import Output
+    from formats.bitcoin.block import Block
+    from formats.bitcoin.transaction import Output
 
 KEPT_LOG_LINES = 16
 
@@ -140,11 +140,11 @@ class Kernel:
                 raise BlockRejected(block.hash, self._reject_reason())
             return entry in self._chainstate.get_active_chain().block_tree_entries
 
-    def links(self) -> list[Link]:
+    def links(self) -> list[HeaderRef]:
         """The active chain, genesis first."""
         return self.diverge(Chain([]))[1]
 
-    def diverge(self, chain: Chain) -> tuple[int, list[Link]]:
+    def diverge(self, chain: Chain) -> tuple[int, list[HeaderRef]]:
         """The height of the last block in common, and what follows it here; -1: none in common."""
         with self._turn:
             entries = self._chainstate.get_active_chain().block_tree_entries
@@ -218,9 +218,9 @@ class Kernel:
         return refusals[-1].partition("[error] ")[2].strip() if refusals else "no reason given"
 
 
-def _link(entry: Any) -> Link:
+def _link(entry: Any) -> HeaderRef:
     header = entry.block_header
-    return Link(BlockHash(bytes(entry.block_hash)), int(header.timestamp.timestamp()))
+    return HeaderRef(BlockHash(bytes(entry.block_hash)), int(header.timestamp.timestamp()))
 
 
 def _kernel_block(raw: bytes) -> Any:

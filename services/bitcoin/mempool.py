@@ -10,11 +10,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from mesh.errors import FailedPrecondition, Reason
-from services.bitcoin.chain import COINBASE_MATURITY, Coin, Place, Utxo
-from services.bitcoin.hashes import Txid, display
-from services.bitcoin.script import is_unspendable, witness_program
-from services.bitcoin.transaction import (
+from formats.bitcoin.hashes import Txid, display
+from formats.bitcoin.script import is_unspendable, witness_program
+from formats.bitcoin.transaction import (
     MAX_MONEY_SAT,
     MAX_SEQUENCE,
     NULL_PREVOUT,
@@ -24,12 +22,14 @@ from services.bitcoin.transaction import (
     outpoint,
     split_outpoint,
 )
+from mesh.errors import FailedPrecondition, Reason
+from services.bitcoin.chain import COINBASE_MATURITY, Coin, TxPosition, Utxo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    from formats.bitcoin.transaction import Transaction
     from services.bitcoin.chain import Chain
-    from services.bitcoin.transaction import Transaction
 
 MAX_VERSION = 3
 MAX_WEIGHT = 400_000
@@ -90,7 +90,7 @@ class Acceptance:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Candidate:
+class MempoolTx:
     """A transaction that keeps every rule but whose scripts have not run yet."""
 
     transaction: Transaction
@@ -104,7 +104,7 @@ class Candidate:
 
 @dataclass(slots=True, eq=False)
 class _Entry:
-    candidate: Candidate
+    candidate: MempoolTx
     arrival: int  # grows, also across blocks
     parents: frozenset[Txid]
     children: set[Txid] = field(default_factory=set)
@@ -125,11 +125,11 @@ class Mempool:
     def __contains__(self, txid: Txid) -> bool:
         return txid in self._entries
 
-    def __iter__(self) -> Iterator[Candidate]:
+    def __iter__(self) -> Iterator[MempoolTx]:
         """In the order of arrival, in which parents precede children."""
         return (entry.candidate for entry in self._entries.values())
 
-    def get(self, txid: Txid) -> Candidate | None:
+    def get(self, txid: Txid) -> MempoolTx | None:
         entry = self._entries.get(txid)
         return entry.candidate if entry else None
 
@@ -144,7 +144,7 @@ class Mempool:
             return None
         return Coin(entry.candidate.transaction.outputs[vout], None, False)
 
-    def utxos(self, script: bytes, *, after: Place | None = None) -> Iterator[Utxo]:
+    def utxos(self, script: bytes, *, after: TxPosition | None = None) -> Iterator[Utxo]:
         """The unspent outputs that waiting transactions pay to a script, in order of arrival."""
         start = (after.position, after.vout) if after else (-1, -1)
         for entry in self._entries.values():
@@ -153,12 +153,12 @@ class Mempool:
                 if output.script_pubkey != script or (entry.arrival, vout) <= start:
                     continue
                 if outpoint(transaction.txid, vout) not in self._spenders:
-                    place = Place(None, entry.arrival, vout)
+                    place = TxPosition(None, entry.arrival, vout)
                     yield Utxo(transaction.txid, place, output.amount_sat, False)
 
     def judge(
         self, transaction: Transaction, confirmed: Mapping[Outpoint, Coin], chain: Chain
-    ) -> Candidate:
+    ) -> MempoolTx:
         """Hold the transaction against every rule but its scripts; TransactionRejected names one.
 
         ``confirmed`` holds those of its prevouts that are unspent in ``chain``.
@@ -170,9 +170,9 @@ class Mempool:
         _check_relative_lock_times(transaction, coins, chain)
         fee_sat = _check_amounts(transaction, coins)
         self._check_room(transaction)
-        return Candidate(transaction, tuple(coin.output for coin in coins), fee_sat)
+        return MempoolTx(transaction, tuple(coin.output for coin in coins), fee_sat)
 
-    def add(self, candidate: Candidate) -> None:
+    def add(self, candidate: MempoolTx) -> None:
         """Take in what ``judge`` just returned and whose scripts hold."""
         transaction = candidate.transaction
         parents = self._parents(transaction)

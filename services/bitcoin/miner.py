@@ -6,8 +6,7 @@ from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING
 
-from mesh.errors import InvalidArgument
-from services.bitcoin.block import (
+from formats.bitcoin.block import (
     NO_WITNESS_RESERVED,
     Block,
     Header,
@@ -16,22 +15,17 @@ from services.bitcoin.block import (
     serialize_block,
     witness_commitment,
 )
-from services.bitcoin.chain import MAX_FUTURE_SECONDS, Link, subsidy
-from services.bitcoin.transaction import (
-    NULL_PREVOUT,
-    Input,
-    Output,
-    parse_transaction,
-    serialize,
-)
+from formats.bitcoin.transaction import NULL_PREVOUT, Input, Output, parse_transaction, serialize
+from mesh.errors import InvalidArgument
+from services.bitcoin.chain import MAX_FUTURE_SECONDS, HeaderRef, subsidy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from formats.bitcoin.hashes import BlockHash
+    from formats.bitcoin.transaction import Transaction
     from services.bitcoin.chain import Chain
-    from services.bitcoin.hashes import BlockHash
-    from services.bitcoin.mempool import Candidate
-    from services.bitcoin.transaction import Transaction
+    from services.bitcoin.mempool import MempoolTx
 
 VERSION = 0x20000000  # no soft fork signalled (BIP 9)
 BITS = 0x207FFFFF  # the regtest target: every second hash meets it
@@ -49,7 +43,7 @@ def extend(
     now: int,
     times: Sequence[int] = (),
     script_pubkey: bytes = NOBODY,
-    waiting: Sequence[Candidate] = (),
+    waiting: Sequence[MempoolTx] = (),
     branch: bytes = b"",
 ) -> list[Block]:
     """``count`` blocks on the tip, the first ones with what waits; ``chain`` stays as it is.
@@ -77,7 +71,7 @@ def extend(
             candidates=selected,
             branch=branch,
         )
-        ahead.connect(Link(block.hash, time))
+        ahead.connect(HeaderRef(block.hash, time))
         blocks.append(block)
     return blocks
 
@@ -92,7 +86,7 @@ def _check_time(time: int, median: int, now: int) -> None:
         raise InvalidArgument(f"block time {time} is over two hours ahead of {now}", field="times")
 
 
-def select(waiting: Iterable[Candidate]) -> list[Candidate]:
+def select(waiting: Iterable[MempoolTx]) -> list[MempoolTx]:
     """The first ones, as many as one block holds; parents must come before children."""
     room = MAX_BLOCK_WEIGHT - RESERVED_WEIGHT
     selected = []
@@ -110,7 +104,7 @@ def mine(
     prev_hash: BlockHash,
     time: int,
     script_pubkey: bytes,
-    candidates: Sequence[Candidate] = (),
+    candidates: Sequence[MempoolTx] = (),
     branch: bytes = b"",
 ) -> Block:
     """A block with work; ``branch`` (at most 80 bytes) makes one unlike others at this height."""

@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import coincurve
 
-from mesh.errors import InvalidArgument
-from services.bitcoin.hashes import Txid, sha256d
-from services.bitcoin.script import ScriptType, script_type
-from services.bitcoin.transaction import (
+from formats.bitcoin.hashes import Txid, sha256d
+from formats.bitcoin.script import ScriptType, script_type
+from formats.bitcoin.transaction import (
     NULL_PREVOUT,
     Input,
     Outpoint,
@@ -29,6 +28,7 @@ from services.bitcoin.transaction import (
     serialize,
     serialize_outputs,
 )
+from mesh.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -7,7 +7,7 @@ from hashlib import sha256
 from struct import Struct, error
 
 from mesh.errors import InvalidArgument
-from services.bitcoin.chain import Place
+from services.bitcoin.chain import TxPosition
 
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
@@ -22,13 +22,13 @@ def parse_page_size(page_size: int) -> int:
     return min(page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
 
 
-def render_page_token(last: Place, script: bytes) -> str:
+def render_page_token(last: TxPosition, script: bytes) -> str:
     height = _UNCONFIRMED if last.height is None else last.height
     token = _TOKEN.pack(_list_id(script), height, last.position, last.vout)
     return base64.urlsafe_b64encode(token).decode()
 
 
-def parse_page_token(token: str, script: bytes) -> Place | None:
+def parse_page_token(token: str, script: bytes) -> TxPosition | None:
     """Where to go on; None to begin. InvalidArgument for a token of another list."""
     if not token:
         return None
@@ -38,7 +38,7 @@ def parse_page_token(token: str, script: bytes) -> Place | None:
         raise _stranger() from None
     if list_id != _list_id(script) or height < _UNCONFIRMED:
         raise _stranger()
-    return Place(None if height == _UNCONFIRMED else height, position, vout)
+    return TxPosition(None if height == _UNCONFIRMED else height, position, vout)
 
 
 def _list_id(script: bytes) -> bytes:

@@ -12,7 +12,7 @@ from mesh.errors import InvalidArgument, Reason
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from services.bitcoin.hashes import Txid
+    from formats.bitcoin.hashes import Txid
 
 MAX_METADATA = 16_384  # bytes
 
@@ -28,7 +28,7 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class PaymentRequest:
     """A payment as it is asked for."""
 
     payment_id: str

@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from mesh.attestation import Verified
-    from mesh.trust import Bounds
-    from services.bitcoin.payment import Order
+    from mesh.security.attestation import Verified
+    from mesh.security.trust import Bounds
+    from services.bitcoin.payment import PaymentRequest
 
 
-def check_amount_granted(order: Order, bounds: Bounds) -> None:
+def check_amount_granted(order: PaymentRequest, bounds: Bounds) -> None:
     """PermissionDenied (AMOUNT_NOT_GRANTED) if one payment may not be that large."""
     if bounds.max_amount_sat is not None and order.amount_sat > bounds.max_amount_sat:
         raise PermissionDenied(

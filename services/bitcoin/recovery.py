@@ -10,21 +10,21 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from formats.bitcoin.hashes import display
 from mesh.errors import FailedPrecondition, Reason
 from services.bitcoin.chain import Chain
-from services.bitcoin.hashes import display
 from services.bitcoin.kernel import BlockRejected
-from services.bitcoin.store.journal import verify
+from services.bitcoin.store.block_log import verify
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from services.bitcoin.block import Block
-    from services.bitcoin.chain import Link
-    from services.bitcoin.hashes import BlockHash
+    from formats.bitcoin.block import Block
+    from formats.bitcoin.hashes import BlockHash
+    from services.bitcoin.chain import HeaderRef
     from services.bitcoin.kernel import Kernel
+    from services.bitcoin.store.block_log import BlockLog, Entry
     from services.bitcoin.store.chain import ChainStore
-    from services.bitcoin.store.journal import Entry, Journal
 
 BATCH = 100  # blocks that the index follows in one transaction
 
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
+class ReorgStep:
     """What the index just did: ``disconnected`` went, tip first, then ``connected`` came."""
 
     disconnected: tuple[BlockHash, ...]
@@ -42,7 +42,7 @@ class Moved:
 @dataclass(frozen=True, slots=True)
 class Recovery:
     kernel: Kernel
-    journal: Journal
+    journal: BlockLog
     store: ChainStore
     truncate: bool = False  # give up blocks of the chain that the journal can no longer tell
 
@@ -128,15 +128,15 @@ class Recovery:
         return refusals
 
 
-def _unbroken(links: Sequence[Link], sound: set[BlockHash]) -> int:
+def _unbroken(links: Sequence[HeaderRef], sound: set[BlockHash]) -> int:
     """How many blocks from genesis on, which no journal holds, are there without a gap."""
     heights = (height for height, link in enumerate(links) if height and link.hash not in sound)
     return next(heights, len(links))
 
 
 async def follow(
-    chain: Chain, kernel: Kernel, journal: Journal, store: ChainStore
-) -> AsyncIterator[Moved]:
+    chain: Chain, kernel: Kernel, journal: BlockLog, store: ChainStore
+) -> AsyncIterator[ReorgStep]:
     """Move the index and ``chain`` to where the kernel is, and tell each step taken."""
     fork, links = await asyncio.to_thread(kernel.diverge, chain)
     gone = [chain[height].hash for height in range(chain.height, fork, -1)]
@@ -148,11 +148,11 @@ async def follow(
             chain.disconnect()
         for link in batch:
             chain.connect(link)
-        yield Moved(tuple(gone), tuple(blocks))
+        yield ReorgStep(tuple(gone), tuple(blocks))
         fork, gone = chain.height, []
 
 
-async def read_block(hash: BlockHash, kernel: Kernel, journal: Journal) -> Block:
+async def read_block(hash: BlockHash, kernel: Kernel, journal: BlockLog) -> Block:
     """A block of the chain. Genesis is in no journal; the kernel was born with it."""
     if block := await journal.read(hash):
         return block

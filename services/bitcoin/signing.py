@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING
 
 import bdkpython as bdk
 
-from mesh.errors import Internal
-from services.bitcoin.descriptor import NETWORKS
-from services.bitcoin.transaction import (
+from formats.bitcoin.transaction import (
     SEQUENCE_NO_REPLACEMENT,
     Transaction,
     parse_transaction,
     split_outpoint,
 )
+from mesh.errors import Internal
+from services.bitcoin.descriptor import NETWORKS
 
 if TYPE_CHECKING:
+    from formats.bitcoin.transaction import Output
     from services.bitcoin.chain import Network
-    from services.bitcoin.spending import Candidate, Spend
-    from services.bitcoin.transaction import Output
+    from services.bitcoin.coin_selection import Spend, SpendableCoin
 
 VERSION = 2
 SEQUENCE = SEQUENCE_NO_REPLACEMENT - 1  # replaceable (BIP 125), so that a fee can be raised
@@ -106,7 +106,7 @@ def _check(transaction: Transaction, spend: Spend, pay: Output, change_script: b
         raise Internal("the signed transaction is not the planned one; nothing was sent")
 
 
-def _input(coin: Candidate, script: bytes) -> bdk.Input:
+def _input(coin: SpendableCoin, script: bytes) -> bdk.Input:
     output = bdk.TxOut(value=bdk.Amount.from_sat(coin.amount_sat), script_pubkey=bdk.Script(script))
     return bdk.Input(
         non_witness_utxo=None,

@@ -14,11 +14,11 @@ from anya.standard.inference.v2.inference_pb2_grpc import (
     add_GRPCInferenceServiceServicer_to_server,
 )
 from mesh import process
-from mesh.attestation import Attestor, Verifier
 from mesh.config import ConfigError
-from mesh.database import open_database
+from mesh.data.database import open_database
+from mesh.rpc.servicers import OutboxServicer
 from mesh.runtime import open_runtime
-from mesh.servicers import OutboxServicer
+from mesh.security.attestation import Attestor, Verifier
 from services.ml.config import MlConfig
 from services.ml.registry import Registry
 from services.ml.servicers.inference import InferenceServicer

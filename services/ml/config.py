@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mesh.config import ConfigError, MeshConfig
-from services.ml.policy import Policy, parse
+from services.ml.policy import RiskPolicy, parse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,8 +20,8 @@ class MlConfig:
     mesh: MeshConfig
     database: str  # ANYA_DATABASE: a path, or a postgresql:// URL
     models: Path = MODELS  # ANYA_MODELS: NAME/VERSION/, see services/ml/registry.py
-    policy: Policy = field(
-        default_factory=Policy
+    policy: RiskPolicy = field(
+        default_factory=RiskPolicy
     )  # ANYA_RISK_POLICY: a file, see services/ml/policy.py
     max_in_flight: int = 256
 
@@ -37,9 +37,9 @@ class MlConfig:
         )
 
 
-def _policy(path: str | None) -> Policy:
+def _policy(path: str | None) -> RiskPolicy:
     if path is None:
-        return Policy()
+        return RiskPolicy()
     try:
         return parse(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:

@@ -27,7 +27,7 @@ KEYS = {"version", "minimum_confidence", "max_out_of_range", "refused_addresses"
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class RiskPolicy:
     version: str = "default"
     minimum_confidence: float = 0.5
     max_out_of_range: int = 5
@@ -63,7 +63,7 @@ class Policy:
         return RuleFactor(name, value, decision, f"policy {self.version}: {note}")
 
 
-def parse(text: str) -> Policy:
+def parse(text: str) -> RiskPolicy:
     """Read the file. ConfigError says where it is at fault."""
     try:
         document: Any = YAML(typ="safe", pure=True).load(text)
@@ -71,7 +71,7 @@ def parse(text: str) -> Policy:
         raise ConfigError(f"the risk policy is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(document, dict) or "version" not in document or document.keys() - KEYS:
         raise ConfigError(f"the risk policy must have version, and may have {sorted(KEYS)}")
-    default = Policy()
+    default = RiskPolicy()
     confidence = document.get("minimum_confidence", default.minimum_confidence)
     if type(confidence) not in (int, float) or not 0 <= confidence <= 1:
         raise ConfigError("minimum_confidence of the risk policy must be from 0 to 1")
@@ -81,7 +81,7 @@ def parse(text: str) -> Policy:
     refused = document.get("refused_addresses", [])
     if not isinstance(refused, list) or not all(isinstance(entry, str) for entry in refused):
         raise ConfigError("refused_addresses of the risk policy must be a list of addresses")
-    return Policy(
+    return RiskPolicy(
         str(document["version"]), float(confidence), most, frozenset(map(_spelling, refused))
     )
 

@@ -14,23 +14,23 @@ from anya.orchestrator.v1.payment_pb2_grpc import add_PaymentServiceServicer_to_
 from anya.orchestrator.v1.schedule_pb2_grpc import add_ScheduleServiceServicer_to_server
 from anya.orchestrator.v1.workflow_pb2_grpc import add_WorkflowServiceServicer_to_server
 from mesh.process import run
+from mesh.rpc.servicers import OutboxServicer
 from mesh.runtime import open_runtime
-from mesh.servicers import OutboxServicer
-from services.orchestrator.catalogue import Catalogue
-from services.orchestrator.changes import Changes
 from services.orchestrator.config import OrchestratorConfig
-from services.orchestrator.driving.redriver import Redriver
-from services.orchestrator.driving.runner import Runner
-from services.orchestrator.journal.opening import open_journal
-from services.orchestrator.journal.schedules import Schedules
-from services.orchestrator.keeping import Keeping
+from services.orchestrator.notifications import RunNotifier
 from services.orchestrator.peers import open_peers
-from services.orchestrator.peers.approving import Approvals
-from services.orchestrator.peers.wallet import Wallet
-from services.orchestrator.scheduler import Scheduler
+from services.orchestrator.peers.approvals import Approvals
+from services.orchestrator.peers.wallet import WalletPeer
+from services.orchestrator.registry import WorkflowRegistry
+from services.orchestrator.retention import RetentionWorker
+from services.orchestrator.schedules.scheduler import Scheduler
 from services.orchestrator.servicers.payment import PaymentServicer
 from services.orchestrator.servicers.schedule import ScheduleServicer
 from services.orchestrator.servicers.workflow import WorkflowServicer
+from services.orchestrator.store.open import open_store
+from services.orchestrator.store.schedules import ScheduleStore
+from services.orchestrator.worker.redriver import Redriver
+from services.orchestrator.worker.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -49,14 +49,14 @@ async def orchestrator(config: OrchestratorConfig) -> AsyncIterator[Orchestrator
     """Run the service for the duration of the block."""
     async with (
         open_runtime(config.mesh) as runtime,
-        open_journal(config.location, lease_seconds=config.lease) as journal,
+        open_store(config.location, lease_seconds=config.lease) as journal,
         open_peers(runtime, timeout=config.policy.attempt_timeout) as peers,
     ):
-        definitions, runs, changes = journal.definitions, journal.runs, Changes()
-        catalogue = Catalogue(definitions, asyncio.to_thread)
+        definitions, runs, changes = journal.definitions, journal.runs, RunNotifier()
+        catalogue = WorkflowRegistry(definitions, asyncio.to_thread)
         await catalogue.register_built_in()
-        runner = Runner(runs, catalogue, peers, changes, runtime.draw, config)
-        keeping = Keeping(
+        runner = Worker(runs, catalogue, peers, changes, runtime.draw, config)
+        keeping = RetentionWorker(
             journal.database, retain_days=config.retain_days, erase_days=config.erase_pii_days
         )
         approvals = Approvals(runs, runner, peers)
@@ -64,8 +64,8 @@ async def orchestrator(config: OrchestratorConfig) -> AsyncIterator[Orchestrator
         workflows = WorkflowServicer(
             definitions, catalogue, runs, runner, changes, keeping.erasure, approvals, redriver
         )
-        payments = PaymentServicer(runs, runner, Wallet(peers), changes)
-        schedules = Schedules(journal.database)
+        payments = PaymentServicer(runs, runner, WalletPeer(peers), changes)
+        schedules = ScheduleStore(journal.database)
         scheduler = Scheduler(schedules, catalogue, runner, runtime.tracer, config)
         async with (
             journal.own(runner, changes),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mesh.config import ConfigError, MeshConfig
-from services.orchestrator.engine.policy import Policy
+from services.orchestrator.engine.retry_policy import RetryPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,7 +17,7 @@ PEERS = ("bitcoin", "ml", "web5")  # whose operations workflows name
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrchestratorConfig:
     mesh: MeshConfig
-    policy: Policy = field(default_factory=Policy)
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
     database: str = ""  # ANYA_DATABASE, a path or a postgresql:// URL; empty: in the home folder
     lease: float = 5.0  # ANYA_LEASE_SECONDS until others take over what a replica had, 2 to 60
     max_runs: int = 1024  # ANYA_MAX_RUNS in memory; others wait, or sleep, in the store

@@ -14,17 +14,18 @@ from anya.web5.v1.analysis_pb2_grpc import add_AnalysisServiceServicer_to_server
 from anya.web5.v1.did_pb2_grpc import add_DidServiceServicer_to_server
 from anya.web5.v1.identity_pb2_grpc import add_IdentityServiceServicer_to_server
 from anya.web5.v1.record_pb2_grpc import add_RecordServiceServicer_to_server
-from mesh import inbox, outbox, process
-from mesh.attestation import Attestor, Verifier
+from mesh import process
 from mesh.clock import SystemClock
 from mesh.config import ConfigError
-from mesh.database import open_database
-from mesh.keystore import Keystore, KeystoreError, MasterKey
+from mesh.data import idempotency, outbox
+from mesh.data.database import open_database
+from mesh.rpc.servicers import OutboxServicer
 from mesh.runtime import open_runtime
-from mesh.servicers import OutboxServicer
+from mesh.security.attestation import Attestor, Verifier
+from mesh.security.keystore import Keystore, KeystoreError, MasterKey
 from services.web5 import policy
 from services.web5.config import Web5Config
-from services.web5.records import Records
+from services.web5.dwn.node import Records
 from services.web5.servicers.analysis import AnalysisServicer
 from services.web5.servicers.did import DidServicer
 from services.web5.servicers.identity import IdentityServicer
@@ -40,7 +41,9 @@ if TYPE_CHECKING:
     from services.web5.policy import IdentityPolicy
     from services.web5.proof import Signer
 
-SCHEMA = inbox.SCHEMA + outbox.SCHEMA + did.SCHEMA + identity.SCHEMA + link.SCHEMA + node.SCHEMA
+SCHEMA = (
+    idempotency.SCHEMA + outbox.SCHEMA + did.SCHEMA + identity.SCHEMA + link.SCHEMA + node.SCHEMA
+)
 
 log = logging.getLogger(__name__)
 

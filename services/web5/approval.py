@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from services.web5 import proof
 from services.web5.did import Relationship
-from services.web5.proof import Refusal, Refused
+from services.web5.proof import Refused, VerificationFailure
 
 if TYPE_CHECKING:
     from services.web5.did import Did
@@ -48,19 +48,21 @@ def verify(token: str, *, run_id: str, step: str, digest: bytes, now: int) -> Ap
     NOT_YET_VALID.
     """
     if len(token) > MAX_LENGTH:
-        raise Refused(Refusal.MALFORMED, f"longer than {MAX_LENGTH} characters")
+        raise Refused(VerificationFailure.MALFORMED, f"longer than {MAX_LENGTH} characters")
     statement = proof.verify(token, Relationship.ASSERTION, types=(TYPE,))
     claims = statement.claims
     if claims.keys() != MEMBERS:
-        raise Refused(Refusal.MALFORMED, f"the payload must have {', '.join(sorted(MEMBERS))}")
+        raise Refused(
+            VerificationFailure.MALFORMED, f"the payload must have {', '.join(sorted(MEMBERS))}"
+        )
     if claims["iss"] != statement.signer:
-        raise Refused(Refusal.WRONG_HOLDER, "iss must be the signer")
+        raise Refused(VerificationFailure.WRONG_HOLDER, "iss must be the signer")
     for name, expected in (("run_id", run_id), ("step", step), ("digest", digest.hex())):
         if proof.text(claims, name) != expected:
-            raise Refused(Refusal.WRONG_SUBJECT, f"{name} is not what is asked")
+            raise Refused(VerificationFailure.WRONG_SUBJECT, f"{name} is not what is asked")
     approves = DECISIONS.get(proof.text(claims, "decision"))
     if approves is None:
-        raise Refused(Refusal.MALFORMED, f"decision must be {' or '.join(DECISIONS)}")
+        raise Refused(VerificationFailure.MALFORMED, f"decision must be {' or '.join(DECISIONS)}")
     if proof.seconds(claims, "iat") > now + LEEWAY:
-        raise Refused(Refusal.NOT_YET_VALID, "iat is ahead of our clock")
+        raise Refused(VerificationFailure.NOT_YET_VALID, "iat is ahead of our clock")
     return Approval(statement.signer, approves)

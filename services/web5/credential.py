@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from services.web5 import proof
 from services.web5.did import Relationship
-from services.web5.proof import Refusal, Refused
+from services.web5.proof import Refused, VerificationFailure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,9 +53,9 @@ class Credential:
     def check_time(self, now: int) -> None:
         """Refused (CREDENTIAL_EXPIRED, NOT_YET_VALID) unless it holds at ``now``."""
         if self.expires_at is not None and self.expires_at <= now:
-            raise Refused(Refusal.CREDENTIAL_EXPIRED, "the credential has expired")
+            raise Refused(VerificationFailure.CREDENTIAL_EXPIRED, "the credential has expired")
         if self.issued_at > now + LEEWAY:
-            raise Refused(Refusal.NOT_YET_VALID, "the credential is not valid yet")
+            raise Refused(VerificationFailure.NOT_YET_VALID, "the credential is not valid yet")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,8 +105,11 @@ def _verify(token: str) -> Credential:
         statement = proof.verify(token, Relationship.ASSERTION)
         return _read(statement.signer, statement.claims)
     except Refused as refused:
-        if refused.refusal in (Refusal.MALFORMED, Refusal.SIGNATURE_INVALID):
-            raise Refused(Refusal.CREDENTIAL_INVALID, str(refused)) from None
+        if refused.refusal in (
+            VerificationFailure.MALFORMED,
+            VerificationFailure.SIGNATURE_INVALID,
+        ):
+            raise Refused(VerificationFailure.CREDENTIAL_INVALID, str(refused)) from None
         raise
 
 
@@ -117,12 +120,14 @@ _known = lru_cache(maxsize=KNOWN)(_verify)
 def _read(issuer: Did, claims: Mapping[str, Any]) -> Credential:
     vc = claims.get("vc")
     if not isinstance(vc, dict) or "vp" in claims:
-        raise Refused(Refusal.MALFORMED, "the payload must have vc, and no vp")
+        raise Refused(VerificationFailure.MALFORMED, "the payload must have vc, and no vp")
     subject = vc.get("credentialSubject")
     if not isinstance(subject, dict):
-        raise Refused(Refusal.MALFORMED, "credentialSubject must be one object")
+        raise Refused(VerificationFailure.MALFORMED, "credentialSubject must be one object")
     if "credentialStatus" in vc:
-        raise Refused(Refusal.CREDENTIAL_STATUS_UNSUPPORTED, "no status is looked up here")
+        raise Refused(
+            VerificationFailure.CREDENTIAL_STATUS_UNSUPPORTED, "no status is looked up here"
+        )
     named = vc.get("issuer")
     named = named.get("id") if isinstance(named, dict) else named
     _equal("iss", claims.get("iss"), issuer, "the signer")
@@ -144,11 +149,11 @@ def _read(issuer: Did, claims: Mapping[str, Any]) -> Credential:
 def _types(vc: Mapping[str, Any]) -> tuple[str, ...]:
     contexts, types = vc.get("@context"), vc.get("type")
     if not isinstance(contexts, list) or not contexts or contexts[0] != CONTEXT:
-        raise Refused(Refusal.MALFORMED, f"the first @context must be {CONTEXT}")
+        raise Refused(VerificationFailure.MALFORMED, f"the first @context must be {CONTEXT}")
     if not isinstance(types, list) or not 2 <= len(types) <= MAX_TYPES:
-        raise Refused(Refusal.MALFORMED, f"type must list 2 to {MAX_TYPES} names")
+        raise Refused(VerificationFailure.MALFORMED, f"type must list 2 to {MAX_TYPES} names")
     if types[0] != TYPE or not all(isinstance(name, str) for name in types):
-        raise Refused(Refusal.MALFORMED, f"type must list names, {TYPE} first")
+        raise Refused(VerificationFailure.MALFORMED, f"type must list names, {TYPE} first")
     return tuple(types[1:])
 
 
@@ -162,7 +167,7 @@ def _expiry(claims: Mapping[str, Any], vc: Mapping[str, Any]) -> int | None:
 
 def _equal(name: str, value: object, other: object, where: str) -> None:
     if value != other:
-        raise Refused(Refusal.MALFORMED, f"{name} is not {where}")
+        raise Refused(VerificationFailure.MALFORMED, f"{name} is not {where}")
 
 
 def _format_time(seconds: int) -> str:
@@ -174,7 +179,7 @@ def _parse_time(vc: Mapping[str, Any], name: str) -> float:
     try:
         moment = datetime.fromisoformat(proof.text(vc, name))
     except ValueError:
-        raise Refused(Refusal.MALFORMED, f"{name} must be a dateTime") from None
+        raise Refused(VerificationFailure.MALFORMED, f"{name} must be a dateTime") from None
     if moment.tzinfo is None:
-        raise Refused(Refusal.MALFORMED, f"{name} must name its zone")
+        raise Refused(VerificationFailure.MALFORMED, f"{name} must name its zone")
     return moment.timestamp()

@@ -13,13 +13,13 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NewType
 
+from formats.did import did_jwk, did_key
 from mesh.errors import FailedPrecondition, InvalidArgument, Reason
-from services.web5 import did_jwk, did_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mesh import jose
+    from mesh.security import jose
 
 Did = NewType("Did", str)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mesh.errors import FailedPrecondition, Reason
 from services.web5 import presentation
-from services.web5.proof import Refusal, Refused
+from services.web5.proof import Refused, VerificationFailure
 
 if TYPE_CHECKING:
     from services.web5.credential import Credential
@@ -45,7 +45,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    reasons: tuple[Refusal, ...] = ()  # empty if verified
+    reasons: tuple[VerificationFailure, ...] = ()  # empty if verified
     evidence: tuple[str, ...] = ()  # credential types that counted
     confidence: float = 0.0
     assurance: Assurance | None = None
@@ -95,23 +95,23 @@ class Judge:
 
     def _binding(
         self, presented: Presentation, challenge: Challenge | None, now_ms: int
-    ) -> list[Refusal]:
+    ) -> list[VerificationFailure]:
         """What speaks against this nonce for this payment of this DID."""
         claim, found = self.claim, []
         if not presented.holder == claim.did == claim.sender_did:
-            found.append(Refusal.WRONG_HOLDER)
+            found.append(VerificationFailure.WRONG_HOLDER)
         if presented.payment_digest not in (None, claim.digest):
-            found.append(Refusal.WRONG_PAYMENT)
+            found.append(VerificationFailure.WRONG_PAYMENT)
         if challenge is None:
-            return [*found, Refusal.NONCE_UNKNOWN]
+            return [*found, VerificationFailure.NONCE_UNKNOWN]
         if challenge.spent:
-            found.append(Refusal.NONCE_SPENT)
+            found.append(VerificationFailure.NONCE_SPENT)
         if challenge.expires_ms <= now_ms:
-            found.append(Refusal.NONCE_EXPIRED)
+            found.append(VerificationFailure.NONCE_EXPIRED)
         if challenge.did != presented.holder:
-            found.append(Refusal.WRONG_HOLDER)
+            found.append(VerificationFailure.WRONG_HOLDER)
         if challenge.digest != claim.digest:
-            found.append(Refusal.WRONG_PAYMENT)
+            found.append(VerificationFailure.WRONG_PAYMENT)
         return found
 
 
@@ -124,10 +124,10 @@ def _open(token: str) -> Presentation | Refused:
 
 def _evidence(
     presented: Presentation, evidence_class: EvidenceClass, now: int
-) -> tuple[tuple[str, ...], list[Refusal]]:
+) -> tuple[tuple[str, ...], list[VerificationFailure]]:
     """The types that count for the class; if none does, what speaks against each candidate."""
     counted: list[str] = []
-    missing: list[Refusal] = []
+    missing: list[VerificationFailure] = []
     for credential in presented.credentials:
         if isinstance(credential, Refused):
             missing.append(credential.refusal)
@@ -143,12 +143,14 @@ def _evidence(
             counted += types
     if counted:
         return tuple(dict.fromkeys(counted)), []
-    return (), missing or [Refusal.CREDENTIAL_MISSING]
+    return (), missing or [VerificationFailure.CREDENTIAL_MISSING]
 
 
 def _check(credential: Credential, holder: Did, evidence_class: EvidenceClass, now: int) -> None:
     if credential.subject != holder:
-        raise Refused(Refusal.WRONG_SUBJECT, "the credential is about somebody else")
+        raise Refused(VerificationFailure.WRONG_SUBJECT, "the credential is about somebody else")
     if credential.issuer not in evidence_class.issuers:
-        raise Refused(Refusal.ISSUER_NOT_TRUSTED, "the policy does not trust its issuer")
+        raise Refused(
+            VerificationFailure.ISSUER_NOT_TRUSTED, "the policy does not trust its issuer"
+        )
     credential.check_time(now)

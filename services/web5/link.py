@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from mesh.address_link import CHAINS, AddressLinkText
 from mesh.errors import FailedPrecondition, InvalidArgument, Reason
+from mesh.security.address_link import CHAINS, AddressLinkText
 from services.web5 import credential, proof
 from services.web5.did import Relationship
 from services.web5.proof import Refused

@@ -36,10 +36,10 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mesh import jose
+from mesh.security import jose
 from services.web5 import credential, proof
 from services.web5.did import Relationship
-from services.web5.proof import Refusal, Refused
+from services.web5.proof import Refused, VerificationFailure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,17 +67,17 @@ class Presentation:
     payment_digest: bytes | None
     credentials: tuple[Credential | Refused, ...]  # each verified, or why it is not
 
-    def refusals(self, *, audience: str, now: int) -> list[Refusal]:
+    def refusals(self, *, audience: str, now: int) -> list[VerificationFailure]:
         """What speaks against it at ``now``, for this audience."""
         found = []
         if self.audience != audience:
-            found.append(Refusal.WRONG_AUDIENCE)
+            found.append(VerificationFailure.WRONG_AUDIENCE)
         if self.expires_at <= now:
-            found.append(Refusal.EXPIRED)
+            found.append(VerificationFailure.EXPIRED)
         if self.issued_at > now + LEEWAY:
-            found.append(Refusal.NOT_YET_VALID)
+            found.append(VerificationFailure.NOT_YET_VALID)
         if self.expires_at - self.issued_at > MAX_LIFETIME:
-            found.append(Refusal.LIFETIME_TOO_LONG)
+            found.append(VerificationFailure.LIFETIME_TOO_LONG)
         return found
 
 
@@ -88,14 +88,16 @@ def verify(token: str) -> Presentation:
     WRONG_HOLDER.
     """
     if not token:
-        raise Refused(Refusal.PRESENTATION_MISSING, "no presentation came with the request")
+        raise Refused(
+            VerificationFailure.PRESENTATION_MISSING, "no presentation came with the request"
+        )
     statement = proof.verify(token, Relationship.AUTHENTICATION, types=TYPES)
     claims = statement.claims
     vp = claims.get("vp")
     if not isinstance(vp, dict) or "vc" in claims:
-        raise Refused(Refusal.MALFORMED, "the payload must have vp, and no vc")
+        raise Refused(VerificationFailure.MALFORMED, "the payload must have vp, and no vc")
     if claims.get("iss") != statement.signer or vp.get("holder", statement.signer) != claims["iss"]:
-        raise Refused(Refusal.WRONG_HOLDER, "iss and vp.holder must be the signer")
+        raise Refused(VerificationFailure.WRONG_HOLDER, "iss and vp.holder must be the signer")
     return Presentation(
         holder=statement.signer,
         audience=_audience(claims),
@@ -127,16 +129,19 @@ def _verify_credential(token: str) -> Credential | Refused:
 def _credentials(vp: Mapping[str, Any]) -> list[str]:
     contexts, types = vp.get("@context"), vp.get("type")
     if not isinstance(contexts, list) or credential.CONTEXT not in contexts:
-        raise Refused(Refusal.MALFORMED, f"@context of vp must list {credential.CONTEXT}")
+        raise Refused(
+            VerificationFailure.MALFORMED, f"@context of vp must list {credential.CONTEXT}"
+        )
     if not isinstance(types, list) or TYPE not in types:
-        raise Refused(Refusal.MALFORMED, f"type of vp must list {TYPE}")
+        raise Refused(VerificationFailure.MALFORMED, f"type of vp must list {TYPE}")
     tokens = vp.get("verifiableCredential", [])
     if not isinstance(tokens, list) or len(tokens) > MAX_CREDENTIALS:
         raise Refused(
-            Refusal.MALFORMED, f"verifiableCredential must list at most {MAX_CREDENTIALS}"
+            VerificationFailure.MALFORMED,
+            f"verifiableCredential must list at most {MAX_CREDENTIALS}",
         )
     if not all(isinstance(token, str) for token in tokens):
-        raise Refused(Refusal.MALFORMED, "verifiableCredential must list VC-JWTs")
+        raise Refused(VerificationFailure.MALFORMED, "verifiableCredential must list VC-JWTs")
     return tokens
 
 
@@ -146,7 +151,7 @@ def _audience(claims: Mapping[str, Any]) -> str:
     if isinstance(audience, list) and len(audience) == 1:
         audience = audience[0]
     if not isinstance(audience, str):
-        raise Refused(Refusal.MALFORMED, "aud must be one text")
+        raise Refused(VerificationFailure.MALFORMED, "aud must be one text")
     return audience
 
 
@@ -155,8 +160,10 @@ def _digest(claims: Mapping[str, Any]) -> bytes | None:
         return None
     digest = proof.text(claims, "payment_digest")
     if len(digest) != 64:
-        raise Refused(Refusal.MALFORMED, "payment_digest must be 64 hex digits")
+        raise Refused(VerificationFailure.MALFORMED, "payment_digest must be 64 hex digits")
     try:
         return bytes.fromhex(digest)
     except ValueError:
-        raise Refused(Refusal.MALFORMED, "payment_digest must be 64 hex digits") from None
+        raise Refused(
+            VerificationFailure.MALFORMED, "payment_digest must be 64 hex digits"
+        ) from None

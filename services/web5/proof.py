@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from mesh import jose
 from mesh.errors import MeshError
+from mesh.security import jose
 from services.web5 import did as dids
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MAX_SECONDS = 253_402_300_799  # the last second of the year 9999
 
 
-class Refusal(StrEnum):
+class VerificationFailure(StrEnum):
     """Why a proof does not count, in one word that programs may branch on. Never renamed."""
 
     MALFORMED = "MALFORMED"
@@ -46,13 +46,13 @@ class Refusal(StrEnum):
 class Refused(Exception):  # noqa: N818  (a verdict about somebody else's proof, no fault of ours)
     """A proof that does not count."""
 
-    def __init__(self, refusal: Refusal, why: str) -> None:
+    def __init__(self, refusal: VerificationFailure, why: str) -> None:
         super().__init__(f"{refusal}: {why}")
         self.refusal = refusal
 
 
 @dataclass(frozen=True, slots=True)
-class Statement:
+class ProofStatement:
     """Claims that the holder of a DID's key did sign."""
 
     signer: Did
@@ -74,7 +74,7 @@ class Signer:
 
 def verify(
     token: str, relationship: Relationship, *, types: Collection[str] = ("JWT",)
-) -> Statement:
+) -> ProofStatement:
     """The statement of a JWS that a DID signed with a key for this use; typ must be in ``types``.
 
     Refused with MALFORMED, KEY_NOT_ALLOWED or SIGNATURE_INVALID.
@@ -83,31 +83,33 @@ def verify(
         jws = jose.parse(token)
         claims = jose.load_json(jws.payload)
     except jose.JoseError as error:
-        raise Refused(Refusal.MALFORMED, str(error)) from None
+        raise Refused(VerificationFailure.MALFORMED, str(error)) from None
     kid = jws.header.get("kid")
     if jws.header.get("typ") not in types or not isinstance(kid, str):
-        raise Refused(Refusal.MALFORMED, f"the header must have kid, and typ {' or '.join(types)}")
+        raise Refused(
+            VerificationFailure.MALFORMED, f"the header must have kid, and typ {' or '.join(types)}"
+        )
     if not isinstance(claims, dict):
-        raise Refused(Refusal.MALFORMED, "the payload must be a JSON object")
+        raise Refused(VerificationFailure.MALFORMED, "the payload must be a JSON object")
     try:
         document = dids.resolve(kid.partition("#")[0], field="kid")
     except MeshError as error:
-        raise Refused(Refusal.KEY_NOT_ALLOWED, str(error)) from None
+        raise Refused(VerificationFailure.KEY_NOT_ALLOWED, str(error)) from None
     key = document.key(kid, relationship)
     if key is None:
-        raise Refused(Refusal.KEY_NOT_ALLOWED, f"{relationship} has no key {kid}")
+        raise Refused(VerificationFailure.KEY_NOT_ALLOWED, f"{relationship} has no key {kid}")
     try:
         jws.verify(key)
     except jose.JoseError as error:
-        raise Refused(Refusal.SIGNATURE_INVALID, str(error)) from None
-    return Statement(document.did, claims)
+        raise Refused(VerificationFailure.SIGNATURE_INVALID, str(error)) from None
+    return ProofStatement(document.did, claims)
 
 
 def text(claims: Mapping[str, Any], name: str) -> str:
     """A claim that must be a text. Refused (MALFORMED)."""
     value = claims.get(name)
     if not isinstance(value, str) or not value:
-        raise Refused(Refusal.MALFORMED, f"{name} must be a text")
+        raise Refused(VerificationFailure.MALFORMED, f"{name} must be a text")
     return value
 
 
@@ -115,5 +117,5 @@ def seconds(claims: Mapping[str, Any], name: str) -> int:
     """A claim that must be a NumericDate in whole seconds (RFC 7519). Refused (MALFORMED)."""
     value = claims.get(name)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_SECONDS:
-        raise Refused(Refusal.MALFORMED, f"{name} must be a time in whole Unix seconds")
+        raise Refused(VerificationFailure.MALFORMED, f"{name} must be a time in whole Unix seconds")
     return value

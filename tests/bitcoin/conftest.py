@@ -8,10 +8,10 @@ import pytest
 from opentelemetry.trace import NoOpTracer
 
 from mesh.breaker import Breakers
-from mesh.client import open_channel
 from mesh.clock import SystemClock
 from mesh.config import MeshConfig
-from mesh.interceptors import ClientRules
+from mesh.rpc.client import open_channel
+from mesh.rpc.interceptors import ClientRules
 from services.bitcoin.__main__ import Bitcoin, bitcoin
 from services.bitcoin.config import BitcoinConfig
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from itertools import count
 from typing import TYPE_CHECKING
 
-from services.bitcoin.hashes import BlockHash
-from services.bitcoin.mempool import Candidate
+from formats.bitcoin.hashes import BlockHash
+from formats.bitcoin.transaction import Input, Output, outpoint, parse_transaction, serialize
+from services.bitcoin.mempool import MempoolTx
 from services.bitcoin.miner import mine
 from services.bitcoin.store.chain import ChainStore
-from services.bitcoin.transaction import Input, Output, outpoint, parse_transaction, serialize
 
 if TYPE_CHECKING:
-    from mesh.database import Database
-    from services.bitcoin.block import Block
-    from services.bitcoin.transaction import Outpoint, Transaction
+    from formats.bitcoin.block import Block
+    from formats.bitcoin.transaction import Outpoint, Transaction
+    from mesh.data.database import Database
 
 NOBODY = b"\x6a"
 
@@ -47,7 +47,7 @@ class Ledger:
             prev_hash=self._blocks[-1].hash if self._blocks else BlockHash(bytes(32)),
             time=height,
             script_pubkey=to,
-            candidates=[Candidate(transaction, (), 0) for transaction in transactions],
+            candidates=[MempoolTx(transaction, (), 0) for transaction in transactions],
         )
         await self._store.follow(height=height, disconnected=(), connected=[block])
         self._blocks.append(block)

@@ -10,21 +10,21 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from mesh.database import open_database
-from mesh.inbox import RequestKey
-from mesh.trust import Bounds
+from formats.bitcoin.transaction import Input, Output, parse_transaction, serialize
+from mesh.data.database import open_database
+from mesh.data.idempotency import IdempotencyKey
+from mesh.security.trust import Bounds
 from services.bitcoin.__main__ import SCHEMA
 from services.bitcoin.chain import Network
+from services.bitcoin.coin_selection import select_coins
 from services.bitcoin.descriptor import Seed, script_at
-from services.bitcoin.payment import Order, Payment
-from services.bitcoin.spending import choose
+from services.bitcoin.payment import Payment, PaymentRequest
 from services.bitcoin.store.payment import Basis, PaymentStore, Signed, StaleBasisError
 from services.bitcoin.store.wallet import WalletStore
-from services.bitcoin.transaction import Input, Output, parse_transaction, serialize
 from services.bitcoin.wallet import Keychain, NewWallet, OwnAddress
 
 if TYPE_CHECKING:
-    from mesh.database import Database
+    from mesh.data.database import Database
 
 FINAL_DEPTH = 3
 RECIPIENT = b"\x00\x14" + b"r" * 20
@@ -50,16 +50,16 @@ def derive(descriptor: str, index: int) -> bytes:
 SCRIPT = derive(DESCRIPTORS[Keychain.EXTERNAL], 0)
 
 
-def request_key(request_id: str, body: bytes = b"") -> RequestKey:
-    return RequestKey("tests", "Make", request_id, hashlib.sha256(body).digest())
+def request_key(request_id: str, body: bytes = b"") -> IdempotencyKey:
+    return IdempotencyKey("tests", "Make", request_id, hashlib.sha256(body).digest())
 
 
 def payment_id(number: int) -> str:
     return str(uuid.UUID(int=number | 7 << 76 | 2 << 62))
 
 
-def order(number: int, *, amount_sat: int = 10_000, sender: str = SENDER) -> Order:
-    return Order(
+def order(number: int, *, amount_sat: int = 10_000, sender: str = SENDER) -> PaymentRequest:
+    return PaymentRequest(
         payment_id=payment_id(number),
         sender_did=sender,
         from_address="ours",
@@ -73,10 +73,10 @@ def order(number: int, *, amount_sat: int = 10_000, sender: str = SENDER) -> Ord
     )
 
 
-def signed(order: Order, basis: Basis, bounds: Bounds = BOUNDS) -> Signed:
+def signed(order: PaymentRequest, basis: Basis, bounds: Bounds = BOUNDS) -> Signed:
     """As the wallet would, but with a signature that only a store takes for one."""
     coins = sorted(basis.candidates, key=lambda coin: coin.prevout)
-    spend = choose(
+    spend = select_coins(
         coins, order.amount_sat, order.to_script, feerate=1_000, max_fee_sat=order.amount_sat
     )
     change = OwnAddress(
@@ -103,7 +103,7 @@ def reply(payment: Payment) -> bytes:
     return payment.payment_id.encode()
 
 
-async def make(store: PaymentStore, order: Order, bounds: Bounds = BOUNDS) -> bool:
+async def make(store: PaymentStore, order: PaymentRequest, bounds: Bounds = BOUNDS) -> bool:
     """What the wallet's actor does, without chain and proofs; True if it was the first."""
     key = request_key(order.payment_id)
     while basis := await store.basis(key, order, bounds):

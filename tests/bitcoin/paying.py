@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 from coincurve import PrivateKey
 
-from services.bitcoin.address import format_address
-from services.bitcoin.chain import Network
-from services.bitcoin.hashes import sha256d
-from services.bitcoin.transaction import (
+from formats.bitcoin.address import format_address
+from formats.bitcoin.hashes import sha256d
+from formats.bitcoin.transaction import (
     Input,
     Output,
     Transaction,
@@ -20,11 +19,12 @@ from services.bitcoin.transaction import (
     serialize,
     serialize_outputs,
 )
+from services.bitcoin.chain import Network
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from services.bitcoin.transaction import Outpoint
+    from formats.bitcoin.transaction import Outpoint
 
 SIGHASH_ALL = 1
 FEE_SAT = 1_000

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mesh import outbox
-from mesh.database import Database, open_database
+from mesh.data import outbox
+from mesh.data.database import Database, open_database
 from services.bitcoin.__main__ import Bitcoin, bitcoin
-from services.bitcoin.actors import ListMempool, MineBlocks
+from services.bitcoin.actors.chain import ListMempool, MineBlocks
 from services.bitcoin.broadcaster import Broadcaster
 from services.bitcoin.payment import State
 from services.bitcoin.store.payment import PaymentStore
+from tests.bitcoin.funded_mesh import MATURE, config
 from tests.bitcoin.making_payments import SCRIPT, create_wallet, make, order, payment_id
-from tests.bitcoin.town import MATURE, config
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

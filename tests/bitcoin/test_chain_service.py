@@ -14,11 +14,11 @@ from anya.bitcoin.v1.chain_pb2_grpc import ChainServiceStub
 from anya.bitcoin.v1.regtest_pb2_grpc import RegtestServiceStub
 from anya.mesh.v1 import outbox_pb2
 from anya.mesh.v1.outbox_pb2_grpc import OutboxServiceStub
+from formats.bitcoin.block import check_commitments, parse_block
+from formats.bitcoin.hashes import display
+from formats.bitcoin.transaction import Output, Transaction
 from mesh.testing import reason
-from services.bitcoin.block import check_commitments, parse_block
 from services.bitcoin.chain import COINBASE_MATURITY, SUBSIDY_SAT
-from services.bitcoin.hashes import display
-from services.bitcoin.transaction import Output, Transaction
 from tests.bitcoin.paying import FEE_SAT, Payer
 
 if TYPE_CHECKING:

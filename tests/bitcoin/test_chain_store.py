@@ -8,18 +8,9 @@ import pytest
 
 from features.history import AddressHistory, Receipt, Spend
 from features.history import Output as Paid
-from mesh import outbox
-from mesh.database import open_database
-from services.bitcoin import miner
-from services.bitcoin.block import Block, parse_block
-from services.bitcoin.chain import Chain, Link, Place
-from services.bitcoin.hashes import BlockHash
-from services.bitcoin.mempool import Candidate
-from services.bitcoin.store import chain as chain_store
-from services.bitcoin.store import history
-from services.bitcoin.store.chain import ChainStore
-from services.bitcoin.store.history import HistoryStore
-from services.bitcoin.transaction import (
+from formats.bitcoin.block import Block, parse_block
+from formats.bitcoin.hashes import BlockHash
+from formats.bitcoin.transaction import (
     Input,
     Output,
     Transaction,
@@ -27,12 +18,21 @@ from services.bitcoin.transaction import (
     parse_transaction,
     serialize,
 )
+from mesh.data import outbox
+from mesh.data.database import open_database
+from services.bitcoin import miner
+from services.bitcoin.chain import Chain, HeaderRef, TxPosition
+from services.bitcoin.mempool import MempoolTx
+from services.bitcoin.store import chain as chain_store
+from services.bitcoin.store import history
+from services.bitcoin.store.chain import ChainStore
+from services.bitcoin.store.history import HistoryStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from mesh.database import Database
-    from mesh.database import Transaction as DatabaseTransaction
+    from mesh.data.database import Database
+    from mesh.data.database import Transaction as DatabaseTransaction
 
 ALICE, BOB, CAROL = (b"\x00\x14" + bytes([n]) * 20 for n in (1, 2, 3))
 LONG_SCRIPT = b"\x51" * 9_000  # may be spent, and is longer than what an index may hold
@@ -79,7 +79,7 @@ class Index:
             prev_hash=tip.hash,
             time=tip.header.time + 600,
             script_pubkey=script,
-            candidates=[Candidate(transaction, (), 0) for transaction in transactions],
+            candidates=[MempoolTx(transaction, (), 0) for transaction in transactions],
             branch=branch,
         )
 
@@ -290,9 +290,9 @@ async def test_coins_come_in_order_of_age_behind_the_place_given(index: Index) -
     await index.connect(ALICE)
 
     places = [utxo.place for utxo in await index.store.utxos(ALICE, after=None, limit=9)]
-    behind = await index.store.utxos(ALICE, after=Place(2, 1, 0), limit=1)
+    behind = await index.store.utxos(ALICE, after=TxPosition(2, 1, 0), limit=1)
 
-    assert places == [Place(2, 1, 0), Place(2, 1, 2), Place(3, 0, 0)]
+    assert places == [TxPosition(2, 1, 0), TxPosition(2, 1, 2), TxPosition(3, 0, 0)]
     assert [utxo.amount_sat for utxo in behind] == [12]
 
 
@@ -308,11 +308,11 @@ async def test_the_coins_of_genesis_are_none(database: Database) -> None:
 
 
 def test_a_chain_forks_without_touching_itself() -> None:
-    links = [Link(BlockHash(bytes([n]) * 32), n) for n in range(5)]
+    links = [HeaderRef(BlockHash(bytes([n]) * 32), n) for n in range(5)]
     chain = Chain(links)
 
     fork = chain.fork(2)
-    fork.connect(Link(BlockHash(b"x" * 32), 9))
+    fork.connect(HeaderRef(BlockHash(b"x" * 32), 9))
 
     assert (chain.height, chain.tip) == (4, links[4])
     assert (fork.height, fork[2]) == (3, links[2])

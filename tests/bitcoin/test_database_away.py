@@ -14,7 +14,7 @@ from anya.bitcoin.v1.regtest_pb2_grpc import RegtestServiceStub
 from mesh.errors import MeshError, Reason, Unavailable
 from mesh.testing import eventually, reason
 from services.bitcoin.__main__ import bitcoin
-from services.bitcoin.actors import Info, MineBlocks
+from services.bitcoin.actors.chain import Info, MineBlocks
 from services.bitcoin.miner import NOBODY
 from tests.bitcoin.conftest import channel_to
 

@@ -15,9 +15,9 @@ from anya.bitcoin.v1.analysis_pb2_grpc import AnalysisServiceStub
 from anya.mesh.v1.attestation_pb2 import PaymentIntent, RunContext
 from anya.mesh.v1.features_pb2 import FEATURE_STATUS_PRESENT, AddressLink, AddressLinks
 from features.payment_risk import PAYMENT_RISK
-from mesh.attestation import Verifier, payment_digest
+from mesh.security.attestation import Verifier, payment_digest
 from mesh.testing import reason
-from tests.bitcoin.town import MATURE, RECIPIENT, SENDER, Town, config, new_payment_id, town
+from tests.bitcoin.funded_mesh import MATURE, RECIPIENT, SENDER, Town, config, new_payment_id, town
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from anya.bitcoin.v1 import wallet_pb2 as pb
-from tests.bitcoin.town import Town, config, running, town
+from tests.bitcoin.funded_mesh import Town, config, running, town
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

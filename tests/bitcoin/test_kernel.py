@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from formats.bitcoin.block import Block, serialize_block
+from formats.bitcoin.hashes import BlockHash
+from formats.bitcoin.transaction import Output, outpoint
 from mesh.errors import FailedPrecondition, InvalidArgument
 from services.bitcoin import miner
-from services.bitcoin.block import Block, serialize_block
 from services.bitcoin.chain import COINBASE_MATURITY, Chain
-from services.bitcoin.hashes import BlockHash
 from services.bitcoin.kernel import BlockRejected, Kernel, find_invalid_input
-from services.bitcoin.mempool import Candidate
+from services.bitcoin.mempool import MempoolTx
 from services.bitcoin.miner import NOBODY
-from services.bitcoin.transaction import Output, outpoint
 from tests.bitcoin.paying import Payer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from services.bitcoin.transaction import Transaction
+    from formats.bitcoin.transaction import Transaction
 
 PAYER = Payer()
 COIN = outpoint(b"t" * 32, 0)
@@ -127,7 +127,7 @@ def test_a_block_that_pays_its_miner_too_much_is_refused_although_it_has_work(
         prev_hash=tip.hash,
         time=tip.time + 1,
         script_pubkey=PAYER.script,
-        candidates=[Candidate(payment, (), 10**9)],  # claims a fee that nobody pays
+        candidates=[MempoolTx(payment, (), 10**9)],  # claims a fee that nobody pays
     )
 
     with pytest.raises(BlockRejected, match="bad-cb-amount"):
@@ -146,7 +146,7 @@ def test_a_block_with_a_wrong_signature_is_refused(kernel: Kernel) -> None:
         prev_hash=tip.hash,
         time=tip.time + 1,
         script_pubkey=NOBODY,
-        candidates=[Candidate(theft, (), 0)],
+        candidates=[MempoolTx(theft, (), 0)],
     )
 
     with pytest.raises(BlockRejected):

@@ -6,11 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from services.bitcoin import mempool
-from services.bitcoin.chain import COINBASE_MATURITY, Chain, Coin, Link
-from services.bitcoin.hashes import BlockHash
-from services.bitcoin.mempool import Candidate, Mempool, Rule, TransactionRejected, dust_threshold
-from services.bitcoin.transaction import (
+from formats.bitcoin.hashes import BlockHash
+from formats.bitcoin.transaction import (
     MAX_MONEY_SAT,
     NULL_PREVOUT,
     Input,
@@ -21,6 +18,9 @@ from services.bitcoin.transaction import (
     parse_transaction,
     serialize,
 )
+from services.bitcoin import mempool
+from services.bitcoin.chain import COINBASE_MATURITY, Chain, Coin, HeaderRef
+from services.bitcoin.mempool import Mempool, MempoolTx, Rule, TransactionRejected, dust_threshold
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +31,7 @@ COIN_SAT = 100_000
 COIN = Outpoint(b"c" * 32 + bytes(4))
 OTHER_COIN = Outpoint(b"d" * 32 + bytes(4))
 # One block each ten minutes; the median of the last eleven lies five blocks back.
-CHAIN = Chain(Link(BlockHash(bytes([n]) * 32), 600 * n) for n in range(HEIGHT + 1))
+CHAIN = Chain(HeaderRef(BlockHash(bytes([n]) * 32), 600 * n) for n in range(HEIGHT + 1))
 MEDIAN_TIME = 600 * (HEIGHT - 5)
 
 
@@ -59,7 +59,7 @@ def judge(
     transaction: Transaction,
     coins: dict[Outpoint, Coin] | None = None,
     waiting: Mempool | None = None,
-) -> Candidate:
+) -> MempoolTx:
     known = confirmed() if coins is None else coins
     return (waiting or Mempool()).judge(transaction, known, CHAIN)
 

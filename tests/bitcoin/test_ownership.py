@@ -15,10 +15,10 @@ from bip322core.verify import verify_message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from formats.bitcoin.address import format_address, parse_address
+from formats.bitcoin.hashes import display, sha256d
 from mesh.errors import InvalidArgument
-from services.bitcoin.address import format_address, parse_address
 from services.bitcoin.chain import Network
-from services.bitcoin.hashes import display, sha256d
 from services.bitcoin.kernel import find_invalid_input
 from services.bitcoin.ownership import (
     ORDER,

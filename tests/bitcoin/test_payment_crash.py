@@ -16,7 +16,7 @@ import pytest
 
 from anya.bitcoin.v1 import chain_pb2
 from anya.bitcoin.v1 import wallet_pb2 as pb
-from tests.bitcoin.town import RECIPIENT, Town, config, connect, running, town
+from tests.bitcoin.funded_mesh import RECIPIENT, Town, config, connect, running, town
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from formats.bitcoin.transaction import Output, Transaction, parse_transaction
 from services.bitcoin.payment import State
-from services.bitcoin.transaction import Output, Transaction, parse_transaction
-from tests.bitcoin.bank import COIN, Bank, open_bank
 from tests.bitcoin.making_payments import BOUNDS, FINAL_DEPTH, make, order, payment_id, request_key
+from tests.bitcoin.payment_bank import COIN, Bank, open_bank
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

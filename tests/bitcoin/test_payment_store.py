@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mesh.database import open_database
+from formats.bitcoin.transaction import Output
+from mesh.data.database import open_database
 from mesh.errors import AlreadyExists, FailedPrecondition, NotFound, Reason, ResourceExhausted
 from services.bitcoin.__main__ import SCHEMA
+from services.bitcoin.coin_selection import MAX_CANDIDATES
 from services.bitcoin.payment import Payment, State
-from services.bitcoin.spending import MAX_CANDIDATES
 from services.bitcoin.store.payment import PaymentStore, StaleBasisError
-from services.bitcoin.transaction import Output
-from tests.bitcoin.bank import COIN, Bank, open_bank
 from tests.bitcoin.making_payments import (
     BOUNDS,
     FINAL_DEPTH,
@@ -31,6 +30,7 @@ from tests.bitcoin.making_payments import (
     request_key,
     signed,
 )
+from tests.bitcoin.payment_bank import COIN, Bank, open_bank
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -15,7 +15,7 @@ from mesh.errors import Unavailable
 from mesh.runtime import StartError
 from services.bitcoin import miner
 from services.bitcoin.__main__ import bitcoin
-from services.bitcoin.actors import GetBlock, Info, MineBlocks, ReorganizeChain
+from services.bitcoin.actors.chain import GetBlock, Info, MineBlocks, ReorganizeChain
 from services.bitcoin.chain import SUBSIDY_SAT
 from services.bitcoin.kernel import BlockRejected, Kernel
 from services.bitcoin.miner import NOBODY

@@ -9,9 +9,9 @@ import pytest
 import pytest_asyncio
 from google.rpc.error_details_pb2 import BadRequest
 
-from mesh.attestation import payment_digest
+from mesh.security.attestation import payment_digest
 from mesh.testing import detail, reason
-from tests.bitcoin.town import RECIPIENT, Town, config, new_payment_id, town
+from tests.bitcoin.funded_mesh import RECIPIENT, Town, config, new_payment_id, town
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -14,14 +14,7 @@ from anya.bitcoin.v1 import wallet_pb2 as pb
 from anya.mesh.v1.outbox_pb2 import ReadOutboxRequest
 from anya.mesh.v1.outbox_pb2_grpc import OutboxServiceStub
 from mesh.testing import Authority, reason
-from tests.bitcoin.town import (
-    COINBASE_SAT,
-    RECIPIENT,
-    Town,
-    config,
-    running,
-    town,
-)
+from tests.bitcoin.funded_mesh import COINBASE_SAT, RECIPIENT, Town, config, running, town
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -11,14 +11,14 @@ from mesh.config import ConfigError
 from mesh.errors import FailedPrecondition
 from mesh.testing import eventually
 from services.bitcoin.__main__ import bitcoin
-from services.bitcoin.actors import Broadcast, FindTransaction, GetBlock, Info, MineBlocks
+from services.bitcoin.actors.chain import Broadcast, FindTransaction, GetBlock, Info, MineBlocks
 from services.bitcoin.chain import COINBASE_MATURITY
 from services.bitcoin.config import BitcoinConfig, Mining
 from tests.bitcoin.paying import Payer
 
 if TYPE_CHECKING:
+    from formats.bitcoin.transaction import Transaction
     from services.bitcoin.__main__ import Bitcoin
-    from services.bitcoin.transaction import Transaction
 
 
 async def fund(service: Bitcoin, payer: Payer) -> Transaction:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import coincurve
 import pytest
 
+from formats.bitcoin.address import format_address
+from formats.bitcoin.transaction import Output, outpoint
 from mesh.errors import Internal
-from services.bitcoin.address import format_address
 from services.bitcoin.chain import Network
+from services.bitcoin.coin_selection import SpendableCoin, select_coins
 from services.bitcoin.descriptor import Seed, script_at, signing_descriptor
 from services.bitcoin.kernel import find_invalid_input
 from services.bitcoin.signing import sign
-from services.bitcoin.spending import Candidate, choose
-from services.bitcoin.transaction import Output, outpoint
 from services.bitcoin.wallet import Keychain
 
 # BIP 84's own test vector: "abandon" eleven times, then "about", is sixteen zero bytes.
@@ -54,9 +54,9 @@ def test_descriptors_and_seeds_show_no_secret() -> None:
 @pytest.mark.parametrize("with_change", [True, False])
 def test_a_signed_payment_is_the_planned_one_and_valid(coins: int, with_change: bool) -> None:
     own = script_at(DESCRIPTORS[Keychain.EXTERNAL], Network.REGTEST, 3)
-    candidates = [Candidate(outpoint(bytes([n]) * 32, n), 100_000) for n in range(coins)]
+    candidates = [SpendableCoin(outpoint(bytes([n]) * 32, n), 100_000) for n in range(coins)]
     amount = 100_000 * coins - 69 * coins - (10_000 if with_change else 200)
-    spend = choose(candidates, amount, RECIPIENT, feerate=1_000, max_fee_sat=100_000)
+    spend = select_coins(candidates, amount, RECIPIENT, feerate=1_000, max_fee_sat=100_000)
 
     transaction = sign(
         spend,
@@ -80,8 +80,8 @@ def test_a_signed_payment_is_the_planned_one_and_valid(coins: int, with_change: 
 
 def test_a_key_of_another_address_signs_nothing() -> None:
     own = script_at(DESCRIPTORS[Keychain.EXTERNAL], Network.REGTEST, 3)
-    spend = choose(
-        [Candidate(outpoint(bytes(32), 0), 100_000)],
+    spend = select_coins(
+        [SpendableCoin(outpoint(bytes(32), 0), 100_000)],
         50_000,
         RECIPIENT,
         feerate=1_000,

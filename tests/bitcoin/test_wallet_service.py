@@ -16,13 +16,13 @@ from google.rpc.error_details_pb2 import BadRequest
 
 from anya.bitcoin.v1 import chain_pb2, ownership_pb2
 from anya.bitcoin.v1 import wallet_pb2 as pb
-from mesh.address_link import AddressLinkText
-from mesh.attestation import Verifier
 from mesh.config import ConfigError
-from mesh.keystore import Keystore, MasterKey
+from mesh.security.address_link import AddressLinkText
+from mesh.security.attestation import Verifier
+from mesh.security.keystore import Keystore, MasterKey
 from mesh.testing import detail, reason
 from services.bitcoin.descriptor import SEED_SIZE
-from tests.bitcoin.town import COINBASE_SAT, RECIPIENT, Town, config, running, town
+from tests.bitcoin.funded_mesh import COINBASE_SAT, RECIPIENT, Town, config, running, town
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

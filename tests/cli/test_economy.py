@@ -16,13 +16,13 @@ from anya.bitcoin.v1.regtest_pb2_grpc import RegtestServiceStub
 from cli.economy import Payer, Rendering, Replay, State
 from cli.errors import CommandError
 from cli.p2wpkh import Key, script_of
+from formats.bitcoin.block import Block, parse_block
 from mesh.breaker import Breakers
-from mesh.client import open_channel
 from mesh.clock import SystemClock
 from mesh.config import MeshConfig
-from mesh.interceptors import ClientRules
+from mesh.rpc.client import open_channel
+from mesh.rpc.interceptors import ClientRules
 from services.bitcoin.__main__ import bitcoin
-from services.bitcoin.block import Block, parse_block
 from services.bitcoin.config import BitcoinConfig
 from services.ml.simulation.population import demo_world
 

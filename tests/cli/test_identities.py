@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cli.errors import CommandError
-from cli.holder import Holder
 from cli.home import Home
 from cli.identities import ISSUER, Identities, ensure_policy
+from cli.wallet_holder import Holder
 from services.web5 import policy
 
 if TYPE_CHECKING:

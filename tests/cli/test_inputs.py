@@ -8,8 +8,8 @@ import pytest
 
 from cli import payouts, runs
 from cli.errors import USAGE, CommandError
-from cli.holder import Holder
 from cli.identities import Identity
+from cli.wallet_holder import Holder
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ import pytest
 
 from cli.__main__ import run
 from cli.errors import from_rpc
-from mesh.audit import Entry, open_audit
 from mesh.errors import FailedPrecondition, PermissionDenied, Reason
-from mesh.interceptors.errors import to_rpc_error
+from mesh.rpc.interceptors.errors import to_rpc_error
+from mesh.security.audit import Entry, open_audit
 
 ROOT = Path(__file__).parents[2]
 DEFINITION = ROOT / "services/orchestrator/workflows/verified_payment.json"

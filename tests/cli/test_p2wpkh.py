@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from cli.p2wpkh import Coin, Key, Output, address, script_of, spend
-from services.bitcoin import transaction
-from services.bitcoin.address import format_address
+from formats.bitcoin import transaction
+from formats.bitcoin.address import format_address
 from services.bitcoin.chain import Network
 from services.bitcoin.kernel import find_invalid_input
 

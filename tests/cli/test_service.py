@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cli.errors import CommandError
-from cli.supervisor.pacing import Pacing, Patience
 from cli.supervisor.process import Command
+from cli.supervisor.restart_policy import Patience, RestartPolicy
 from cli.supervisor.service import Crash, Service
 from mesh.clock import ManualClock
 from mesh.testing import eventually
@@ -188,7 +188,7 @@ async def test_no_process_outlives_a_killed_supervisor(tmp_path: Path) -> None:
 
 def test_waits_double_until_patience_ends() -> None:
     patience = Patience(max_crashes=4, within=60, first_wait=0.1, longest_wait=0.3)
-    pacing = Pacing(ManualClock(), patience)
+    pacing = RestartPolicy(ManualClock(), patience)
 
     waits = [pacing.crashed() for _ in range(5)]
 
@@ -197,7 +197,7 @@ def test_waits_double_until_patience_ends() -> None:
 
 def test_kills_as_fast_as_a_service_comes_up_are_borne() -> None:
     clock = ManualClock()
-    pacing = Pacing(clock, Patience())
+    pacing = RestartPolicy(clock, Patience())
 
     for _ in range(100):
         wait = pacing.crashed()
@@ -207,7 +207,7 @@ def test_kills_as_fast_as_a_service_comes_up_are_borne() -> None:
 
 def test_crashes_long_ago_are_forgiven() -> None:
     clock = ManualClock()
-    pacing = Pacing(clock, Patience(max_crashes=1, within=60, first_wait=0.1))
+    pacing = RestartPolicy(clock, Patience(max_crashes=1, within=60, first_wait=0.1))
     pacing.crashed()
 
     clock.advance(61)

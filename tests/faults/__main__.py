@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.faults.ground import Store
+from tests.faults.deployment import Store
 from tests.faults.trial import STORM, Verdict, try_payments
 
 

@@ -24,22 +24,22 @@ from anya.web5.v1 import record_pb2
 from anya.web5.v1.record_pb2_grpc import RecordServiceStub
 from cli import payment, runs
 from cli.p2wpkh import script_of
-from mesh import jose
+from formats.bitcoin.block import parse_block
+from mesh.security import jose
 from mesh.testing import eventually
-from services.bitcoin.block import parse_block
 from services.web5 import did
 from services.web5.dwn import records_query
 from services.web5.proof import Signer
+from tests.faults.fault_schedule import LEAST_SAT
 from tests.faults.paying import HASTY, persist, state_word
-from tests.faults.schedule import LEAST_SAT
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from cli.connection import Channels
     from cli.identities import Identity
+    from tests.faults.funded_mesh import Town
     from tests.faults.paying import Followed
-    from tests.faults.town import Town
 
 Q = TypeVar("Q")
 R = TypeVar("R")

@@ -16,15 +16,15 @@ from anya.bitcoin.v1 import wallet_pb2
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceStub
 from cli import payment, payments, runs
-from tests.faults.schedule import Cancel, Way
+from tests.faults.fault_schedule import Cancel, Way
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from cli.connection import Channels
     from cli.payment import Outcome, Proposal
-    from tests.faults.schedule import Planned
-    from tests.faults.town import Town
+    from tests.faults.fault_schedule import Planned
+    from tests.faults.funded_mesh import Town
 
 R = TypeVar("R")
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults.ground import Store
+from tests.faults.deployment import Store
 from tests.faults.trial import SHOWER, try_payments
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ import signal
 from typing import TYPE_CHECKING
 
 from cli import payment, payments, runs
-from tests.faults import evidence, town
-from tests.faults.ground import REPLICA, Store, standing
+from tests.faults import evidence, funded_mesh
+from tests.faults.deployment import REPLICA, Store, standing
+from tests.faults.fault_schedule import LEAST_SAT, Planned
 from tests.faults.paying import Followed, persist
-from tests.faults.schedule import LEAST_SAT, Planned
-from tests.scenarios.striking import frozen
+from tests.scenarios.kill_points import frozen
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +25,7 @@ async def test_a_payment_that_is_sent_at_both_is_made_once_whoever_dies(tmp_path
 
     async with standing(tmp_path / "home", Store.POSTGRES) as ground:
         channels, _ = ground.doors
-        place = await town.settle(ground.home, channels, payers=1, shops=1, coins=9)
+        place = await funded_mesh.settle(ground.home, channels, payers=1, shops=1, coins=9)
         proposal = await payment.propose(
             channels, place.payers[0], place.shops[0], planned.amount_sat
         )

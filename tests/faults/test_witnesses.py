@@ -14,16 +14,16 @@ import pytest
 
 from cli import payment, runs
 from cli.connection import connect
-from tests.faults import evidence, town
-from tests.faults.ground import Store, standing
-from tests.faults.schedule import LEAST_SAT, Plan, Planned
-from tests.faults.storm import Storm
-from tests.scenarios.striking import arm, frozen, scene
+from tests.faults import evidence, funded_mesh
+from tests.faults.deployment import Store, standing
+from tests.faults.fault_injection import Storm
+from tests.faults.fault_schedule import LEAST_SAT, Plan, Planned
+from tests.scenarios.kill_points import arm, frozen, scene
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tests.scenarios.striking import Scene
+    from tests.scenarios.kill_points import Scene
 
 DEFECTS = Path(__file__).with_name("defects")
 PLAN = Plan(
@@ -56,7 +56,7 @@ async def test_a_planted_defect_is_found(
     extra = {"PYTHONPATH": str(DEFECTS), "PLANTED": planted}
     async with standing(tmp_path / "home", Store.SQLITE, extra=extra) as ground:
         channels, *_ = ground.doors
-        place = await town.settle(ground.home, channels, payers=1, shops=1, coins=9)
+        place = await funded_mesh.settle(ground.home, channels, payers=1, shops=1, coins=9)
         await arm(ground.home, points)
         followed = await Storm(ground, place, PLAN).rage()
         gathered = await evidence.gather(channels, place, followed)

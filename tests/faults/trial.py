@@ -7,11 +7,11 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tests.faults import evidence, ticking, town
-from tests.faults.ground import Store, services_on, standing
+from tests.faults import evidence, funded_mesh, schedule_load
+from tests.faults.deployment import Store, services_on, standing
+from tests.faults.fault_injection import Storm
+from tests.faults.fault_schedule import Plan, Weather, plan
 from tests.faults.paying import register_hasty
-from tests.faults.schedule import Plan, Weather, plan
-from tests.faults.storm import Storm
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,13 +59,15 @@ async def try_payments(
     planned = plan(seed, weather, payers=payers, recipients=SHOPS, services=services_on(store))
     async with standing(folder, store) as ground:
         channels, *_ = ground.doors
-        place = await town.settle(ground.home, channels, payers=payers, shops=SHOPS, coins=coins)
+        place = await funded_mesh.settle(
+            ground.home, channels, payers=payers, shops=SHOPS, coins=coins
+        )
         await register_hasty(channels)
-        await ticking.begin(channels)
+        await schedule_load.begin(channels)
         began = time.monotonic()
         followed = await Storm(ground, place, planned).rage()
         seconds = time.monotonic() - began
-        missed = await ticking.end(channels)
+        missed = await schedule_load.end(channels)
         found = await evidence.gather(channels, place, followed)
     return Verdict(
         store=store,

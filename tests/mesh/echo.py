@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from mesh.audit import open_audit
 from mesh.breaker import Breakers, BreakerSettings
-from mesh.client import open_channel
 from mesh.clock import ManualClock
 from mesh.errors import NotFound, PermissionDenied, Reason, ResourceExhausted
-from mesh.interceptors import ClientRules, ServerRules, tracing
-from mesh.interceptors.limit import Limiter
-from mesh.server import build_server, credentials
-from mesh.spans import encode
+from mesh.observability.spans import encode
+from mesh.observability.tracer import Tracer
+from mesh.rpc.client import open_channel
+from mesh.rpc.interceptors import ClientRules, ServerRules, tracing
+from mesh.rpc.interceptors.limit import Limiter
+from mesh.rpc.server import build_server, credentials
+from mesh.security.audit import open_audit
+from mesh.security.trust import ActivePolicy
 from mesh.testing import Authority, eventually
-from mesh.tracer import Tracer
-from mesh.trust import ActivePolicy
 from tests.mesh.notes import Note
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-    from mesh.spans import FinishedSpan
+    from mesh.observability.spans import FinishedSpan
 
 ALICE = "spiffe://anya.internal/alice"
 SHAPES = ["unary_unary", "unary_stream", "stream_unary", "stream_stream"]

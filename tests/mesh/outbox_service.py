@@ -12,7 +12,7 @@ from anya.mesh.v1 import outbox_pb2 as pb
 from anya.mesh.v1.outbox_pb2_grpc import OutboxServiceServicer, add_OutboxServiceServicer_to_server
 from mesh import process
 from mesh.config import MeshConfig
-from mesh.interceptors import tracing, trust
+from mesh.rpc.interceptors import tracing, trust
 from mesh.runtime import open_runtime
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from anya.mesh.v1.outbox_pb2 import ReadOutboxRequest
 from anya.mesh.v1.outbox_pb2_grpc import OutboxServiceStub
 from mesh.config import ConfigError, MeshConfig
 from mesh.runtime import Ports, Runtime, StartError, open_runtime
+from mesh.security.trust import PolicyError
 from mesh.testing import Authority, eventually, reason
-from mesh.trust import PolicyError
 from tests.mesh.outbox_service import outbox_service
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from anya.ml.v1 import risk_pb2 as pb
 from anya.ml.v1.risk_pb2_grpc import RiskServiceStub
 from anya.standard.inference.v2.inference_pb2_grpc import GRPCInferenceServiceStub
 from features.payment_risk import PAYMENT_RISK, PaymentFacts, RecipientLink, extract
-from mesh.attestation import Attestor, payment_digest
 from mesh.config import MeshConfig
+from mesh.security.attestation import Attestor, payment_digest
 from services.ml.__main__ import ml
 from services.ml.config import MlConfig
 from services.ml.servicers.risk import STATUS_NUMBERS

@@ -15,9 +15,9 @@ from google.rpc.error_details_pb2 import BadRequest
 from anya.mesh.v1 import features_pb2, outbox_pb2
 from anya.ml.v1 import risk_pb2 as pb
 from features.payment_risk import extract
-from mesh.attestation import Verifier, payment_digest
+from mesh.security.attestation import Verifier, payment_digest
 from mesh.testing import detail, reason
-from services.ml.policy import Policy
+from services.ml.policy import RiskPolicy
 from services.ml.simulation.demonstration import licit_recipient
 from tests.ml.conftest import demo, facts, start, to_the_scam, to_the_shop
 
@@ -223,7 +223,7 @@ async def test_a_doubtful_identity_is_held_back_whatever_the_score(
 async def test_an_address_on_the_operators_list_is_refused_whatever_the_score(
     config: MlConfig, authority: Authority, witnesses: Witnesses
 ) -> None:
-    listed = replace(config, policy=Policy(refused_addresses=frozenset({"bcrt1listed"})))
+    listed = replace(config, policy=RiskPolicy(refused_addresses=frozenset({"bcrt1listed"})))
     async with start(listed, authority) as running:
         reply = await running.assess(witnesses.request(to_the_shop(), recipient="bcrt1listed"))
 

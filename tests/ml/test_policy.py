@@ -6,7 +6,7 @@ import pytest
 
 from mesh.config import ConfigError
 from services.ml.assessment import Decision
-from services.ml.policy import Policy, parse
+from services.ml.policy import RiskPolicy, parse
 
 POLICY = parse("""
 version: 7
@@ -17,7 +17,11 @@ refused_addresses: [bcrt1qlisted]
 
 
 def strictest(
-    policy: Policy, *, confidence: float | None = 0.9, recipient: str = "bcrt1qother", out: int = 0
+    policy: RiskPolicy,
+    *,
+    confidence: float | None = 0.9,
+    recipient: str = "bcrt1qother",
+    out: int = 0,
 ) -> Decision:
     factors = policy.judge(confidence=confidence, recipient=recipient, out_of_range=out)
     return max(factor.decision for factor in factors)

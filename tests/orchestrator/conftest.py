@@ -13,15 +13,15 @@ from opentelemetry.trace import NoOpTracer
 from anya.orchestrator.v1.payment_pb2_grpc import PaymentServiceStub
 from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceStub
 from cli.spans.receiver import receiving
-from mesh import telemetry
 from mesh.breaker import Breakers
-from mesh.client import open_channel
 from mesh.clock import SystemClock
 from mesh.config import MeshConfig
-from mesh.interceptors import ClientRules
+from mesh.observability import telemetry
+from mesh.rpc.client import open_channel
+from mesh.rpc.interceptors import ClientRules
 from services.orchestrator.__main__ import orchestrator
 from services.orchestrator.config import OrchestratorConfig
-from services.orchestrator.engine.policy import Policy
+from services.orchestrator.engine.retry_policy import RetryPolicy
 from tests.orchestrator.servicers import Book, serve_peers
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from mesh.testing import Authority
 
 # So short that what has to wait is soon over.
-POLICY = Policy(
+POLICY = RetryPolicy(
     attempt_timeout=2.0, step_timeout=0.3, backoff=0.01, backoff_most=0.05, backoff_after_pivot=0.05
 )
 

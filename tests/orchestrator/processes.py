@@ -37,7 +37,9 @@ def environment_of(authority: Authority, home: Path, peers: Mapping[str, str]) -
 async def process(environment: Mapping[str, str]) -> AsyncIterator[tuple[Process, int]]:
     """A real orchestrator process and its port."""
     module = (
-        "tests.orchestrator.skewed" if "ANYA_TEST_SKEW" in environment else "services.orchestrator"
+        "tests.orchestrator.skewed_clock_server"
+        if "ANYA_TEST_SKEW" in environment
+        else "services.orchestrator"
     )
     command = (sys.executable, "-m", module)
     child = await create_subprocess_exec(*command, env=environment, stdout=PIPE)

@@ -10,15 +10,15 @@ import pytest
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from cli import approvals, runs
 from cli.errors import CommandError
-from cli.holder import Holder
 from cli.identities import Identity
+from cli.wallet_holder import Holder
 from mesh.errors import Unavailable
 from mesh.testing import eventually, reason
 from services.orchestrator.__main__ import orchestrator
 from tests.orchestrator.conftest import connect
-from tests.orchestrator.engine.everything import steps
+from tests.orchestrator.engine.definitions import steps
 from tests.orchestrator.paying import finished, status, uuid7
-from tests.orchestrator.test_erasing import stored
+from tests.orchestrator.test_erase import stored
 from tests.orchestrator.test_messages import begin, is_at
 
 if TYPE_CHECKING:

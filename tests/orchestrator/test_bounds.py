@@ -12,24 +12,24 @@ import pytest
 
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceStub
-from mesh.database import Transaction, open_database
+from mesh.data.database import Transaction, open_database
 from mesh.testing import eventually, reason
 from services.orchestrator.__main__ import orchestrator
-from services.orchestrator.catalogue import Catalogue
-from services.orchestrator.engine.record import MAX_PAYLOAD
-from services.orchestrator.journal import sleeping
-from services.orchestrator.journal.opening import open_journal
+from services.orchestrator.engine.records import MAX_PAYLOAD
+from services.orchestrator.registry import WorkflowRegistry
+from services.orchestrator.store import suspension
+from services.orchestrator.store.open import open_store
 from tests.orchestrator.conftest import connect, serve_at
-from tests.orchestrator.engine.everything import STORE, call, steps
+from tests.orchestrator.engine.definitions import STORE, call, steps
 from tests.orchestrator.paying import finished, status, statuses, uuid7
-from tests.orchestrator.test_journal import begin as begin_in
+from tests.orchestrator.store.test_run_store import begin as begin_in
 from tests.orchestrator.test_messages import begin, is_at
 
 if TYPE_CHECKING:
     from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
     from mesh.testing import Authority
     from services.orchestrator.config import OrchestratorConfig
-    from services.orchestrator.engine.state import RunState
+    from services.orchestrator.engine.model import RunState
     from tests.orchestrator.servicers import Book
 
 DUE, ROOM = 10_000, 64
@@ -147,8 +147,8 @@ async def change(location: str, body: str) -> None:
 async def test_ten_thousand_timers_that_are_all_due_at_once_are_taken_up_as_far_as_there_is_room(
     location: str, config: OrchestratorConfig, authority: Authority
 ) -> None:
-    async with open_journal(location) as journal:
-        catalogue = Catalogue(journal.definitions)
+    async with open_store(location) as journal:
+        catalogue = WorkflowRegistry(journal.definitions)
         await catalogue.register_built_in()
         await catalogue.register(steps("pause\n    wait: {duration: 1s}"))
 
@@ -162,13 +162,13 @@ async def test_ten_thousand_timers_that_are_all_due_at_once_are_taken_up_as_far_
             )
             return turn.state
 
-        async def fall_asleep(tx: Transaction, states: list[RunState]) -> None:
+        async def suspend(tx: Transaction, states: list[RunState]) -> None:
             for number, state in enumerate(states):
-                assert await sleeping.fall_asleep(tx, state, 0, wake_us=number)
+                assert await suspension.suspend(tx, state, 0, wake_us=number)
 
         for first in range(0, DUE, AT_ONCE):
             begun = await asyncio.gather(*map(begin_one, range(first, first + AT_ONCE)))
-            await journal.database.write(partial(fall_asleep, states=begun))
+            await journal.database.write(partial(suspend, states=begun))
 
     small = replace(config, database=location, max_runs=ROOM)
     held: list[int] = []
@@ -189,7 +189,7 @@ async def count(tx: Transaction) -> tuple[int, int]:
     row = await tx.fetch_one(
         "SELECT COUNT(*), COUNT(CASE WHEN owner NOT IN ('', ?) THEN 1 END) FROM run"
         " WHERE finished_us IS NULL",
-        sleeping.ASLEEP,
+        suspension.ASLEEP,
     )
     assert row
     return int(row[0]), int(row[1])

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.orchestrator.engine.everything import STORE, call, steps
+from tests.orchestrator.engine.definitions import STORE, call, steps
 from tests.orchestrator.paying import finished, payment, status
-from tests.orchestrator.succession import Succession
+from tests.orchestrator.restarts import Succession
 from tests.orchestrator.test_messages import begin, is_at
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from anya.orchestrator.v1 import workflow_pb2 as pb
 from cli.spans import store
 from mesh.testing import eventually
 from tests.orchestrator.conftest import connect, start_traced
-from tests.orchestrator.engine.everything import READ_ITEM, STORE, UNDO, call, indent, steps
+from tests.orchestrator.engine.definitions import READ_ITEM, STORE, UNDO, call, indent, steps
 from tests.orchestrator.paying import finished, status, uuid7
 from tests.orchestrator.processes import environment_of, process
 from tests.orchestrator.servicers import Book, serve_peers

@@ -13,9 +13,9 @@ import pytest
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from services.orchestrator.__main__ import orchestrator
 from services.orchestrator.definition import values
-from services.orchestrator.journal.opening import open_journal
+from services.orchestrator.store.open import open_store
 from tests.orchestrator.conftest import connect
-from tests.orchestrator.engine.everything import steps
+from tests.orchestrator.engine.definitions import steps
 from tests.orchestrator.paying import finished, status, uuid7
 from tests.orchestrator.test_messages import is_at
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
-    from mesh.database import Row, Transaction
+    from mesh.data.database import Row, Transaction
     from mesh.testing import Authority
     from services.orchestrator.config import OrchestratorConfig
 
@@ -153,7 +153,7 @@ async def test_an_emitted_event_is_in_the_outbox_once_between_start_and_end_of_i
         await register(workflows)
         run_id = await tell(workflows)
 
-    async with open_journal(stored.location) as journal:
+    async with open_store(stored.location) as journal:
 
         async def work(tx: Transaction) -> list[Row]:
             return await tx.fetch("SELECT type, key, data FROM outbox ORDER BY sequence")

@@ -10,11 +10,11 @@ import pytest
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from mesh.errors import InvalidArgument
 from mesh.testing import eventually
-from tests.orchestrator import several
-from tests.orchestrator.engine.everything import STORE, UNDO, call, steps
+from tests.orchestrator import multi_payment
+from tests.orchestrator.engine.definitions import STORE, UNDO, call, steps
+from tests.orchestrator.multi_payment import PAIR, intent, pair_of
 from tests.orchestrator.paying import finished, payment, status, statuses, uuid7
-from tests.orchestrator.several import PAIR, intent, pair_of
-from tests.orchestrator.succession import Succession
+from tests.orchestrator.restarts import Succession
 from tests.orchestrator.test_messages import is_at
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ async def test_two_payments_that_are_killed_at_every_boundary_are_each_made_once
     orchestrators: Succession, book: Book
 ) -> None:
     first, second = intent(), intent()
-    request = several.request("pair", pair_of(first, second), first, second)
+    request = multi_payment.request("pair", pair_of(first, second), first, second)
     run_id = request.request_id
 
     async with orchestrators.next_until(f"engine.after_start/{run_id}") as workflows:

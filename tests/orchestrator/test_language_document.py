@@ -12,14 +12,14 @@ import pytest
 
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from anya.web5.v1.record_pb2 import StoreTransactionRecordRequest as Stored
-from cli.holder import Holder
+from cli.wallet_holder import Holder
 from mesh.errors import NotFound, Unavailable
 from services.orchestrator import definition
 from services.orchestrator.definition import values
 from services.orchestrator.definition.schema import schema, schema_text
 from tests.orchestrator.definition.definitions import seed
+from tests.orchestrator.multi_payment import batch_of, intent, request
 from tests.orchestrator.paying import finished, pay, status, statuses, uuid7
-from tests.orchestrator.several import batch_of, intent, request
 from tests.orchestrator.test_messages import is_at
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import pytest
 
 from services.orchestrator import definition
 from services.orchestrator.definition import values
-from tests.orchestrator.engine.driving import run_of
+from tests.orchestrator.engine.engine_run import run_of
 
 TEXT = (Path(__file__).parents[2] / "docs" / "workflow-language.md").read_text()
 WORDS = " ".join(re.sub(r"[`*]", "", TEXT).split())
@@ -209,7 +209,7 @@ def test_an_input_has_the_type_that_conditions_ask(
     inputs = definition.load(of(step("a", condition=condition, **SET))).inputs
 
     assert says in WORDS
-    with pytest.raises(values.Mismatch, match="x must be"):
+    with pytest.raises(values.MismatchError, match="x must be"):
         inputs.check({"x": wrong})
 
 

@@ -12,8 +12,8 @@ import pytest
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from mesh.testing import eventually, reason
 from services.orchestrator.__main__ import orchestrator
+from tests.orchestrator.broken_connection import wire_to
 from tests.orchestrator.conftest import connect
-from tests.orchestrator.cutting import wire_to
 from tests.orchestrator.paying import finished, payment, status, statuses
 
 if TYPE_CHECKING:

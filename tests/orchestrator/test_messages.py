@@ -13,7 +13,7 @@ from anya.orchestrator.v1 import workflow_pb2 as pb
 from mesh.testing import eventually, reason
 from services.orchestrator.__main__ import orchestrator
 from tests.orchestrator.conftest import connect
-from tests.orchestrator.engine.everything import STORE, call, steps
+from tests.orchestrator.engine.definitions import STORE, call, steps
 from tests.orchestrator.paying import finished, payment, status, statuses, uuid7
 
 if TYPE_CHECKING:

@@ -11,12 +11,12 @@ from typer.main import get_command
 
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from cli.commands.run import app
-from mesh import contracts
 from mesh.config import ConfigError
+from mesh.rpc import contracts
 from services.bitcoin.config import BitcoinConfig
 from services.orchestrator.config import OrchestratorConfig
-from services.orchestrator.journal.listing import STRETCH
-from services.orchestrator.keeping import REST
+from services.orchestrator.retention import REST
+from services.orchestrator.store.run_query import MAX_SCANNED
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
@@ -65,7 +65,7 @@ def test_the_document_names_the_privilege_and_the_figures() -> None:
     method = pb.DESCRIPTOR.services_by_name["WorkflowService"].methods_by_name["EraseRun"]
 
     assert f"`{contracts.operation(method).privilege}`" in DOCUMENT
-    assert f"{STRETCH:,} runs" in DOCUMENT
+    assert f"{MAX_SCANNED:,} runs" in DOCUMENT
     assert REST == 4
     assert len(COMMANDS) == 4
 

@@ -15,7 +15,7 @@ from anya.orchestrator.v1.payment_pb2_grpc import PaymentServiceStub
 from mesh.errors import DeadlineExceeded, FailedPrecondition, Reason, Unavailable
 from mesh.testing import eventually, reason
 from tests.orchestrator.conftest import serve_at
-from tests.orchestrator.engine.everything import STORE, UNDO, call, steps
+from tests.orchestrator.engine.definitions import STORE, UNDO, call, steps
 from tests.orchestrator.orders import get
 from tests.orchestrator.paying import finished, pay, payment, status, statuses
 from tests.orchestrator.test_messages import begin, is_at, signal

@@ -17,11 +17,11 @@ from anya.orchestrator.v1 import workflow_pb2 as pb
 from anya.orchestrator.v1.payment_pb2_grpc import PaymentServiceStub
 from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceStub
 from mesh.breaker import Breakers
-from mesh.client import open_channel
 from mesh.clock import SystemClock
 from mesh.config import TRUST_FILE
 from mesh.errors import FailedPrecondition, InvalidArgument, Reason, Unavailable
-from mesh.interceptors import ClientRules
+from mesh.rpc.client import open_channel
+from mesh.rpc.interceptors import ClientRules
 from mesh.testing import eventually
 from services.orchestrator.__main__ import orchestrator
 from services.orchestrator.definition import values

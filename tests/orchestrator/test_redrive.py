@@ -15,7 +15,7 @@ from mesh.errors import InvalidArgument, NotFound
 from mesh.testing import eventually, reason
 from services.orchestrator.__main__ import orchestrator
 from tests.orchestrator.conftest import connect, start_traced
-from tests.orchestrator.engine.everything import STORE, call, steps
+from tests.orchestrator.engine.definitions import STORE, call, steps
 from tests.orchestrator.paying import finished, pay, payment, status, statuses
 from tests.orchestrator.servicers import serve_peers
 from tests.orchestrator.test_messages import begin, is_at

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import grpc
 
 from anya.orchestrator.v1 import workflow_pb2 as pb
-from mesh.database import POSTGRES_SCHEMES
+from mesh.data.database import POSTGRES_SCHEMES
 from mesh.testing import eventually
-from services.orchestrator.driving.runner import GRACE
+from services.orchestrator.worker.worker import DRAIN_TIMEOUT_S
 from tests.orchestrator.conftest import connect
 from tests.orchestrator.paying import finished, payment, status
 from tests.orchestrator.processes import process
-from tests.orchestrator.succession import Succession
+from tests.orchestrator.restarts import Succession
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,7 +50,7 @@ async def test_a_call_that_does_not_end_keeps_nobody_from_stopping(
         run = await finished(workflows, request.request_id)
 
     assert code == 0
-    assert took <= GRACE + SLACK
+    assert took <= DRAIN_TIMEOUT_S + SLACK
     assert (status(run), run.recoveries) == ("SUCCEEDED", 1)
     assert book.effects["SendPayment"] == 1
 

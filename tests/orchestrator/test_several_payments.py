@@ -16,11 +16,11 @@ from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceStub
 from mesh.errors import FailedPrecondition, Reason
 from mesh.testing import eventually, reason
 from tests.orchestrator.conftest import serve_at
+from tests.orchestrator.multi_payment import BATCH, PAIR, batch_of, intent, pair_of, request
 from tests.orchestrator.orders import cancel, end_of, get
 from tests.orchestrator.orders import status as shown_status
 from tests.orchestrator.paying import finished, pay, payment, status, statuses
 from tests.orchestrator.servicers import txid_of
-from tests.orchestrator.several import BATCH, PAIR, batch_of, intent, pair_of, request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -13,12 +13,12 @@ import pytest
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from anya.orchestrator.v1.payment_pb2_grpc import PaymentServiceStub
 from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceStub
-from mesh.database import open_database
+from mesh.data.database import open_database
 from mesh.errors import Reason
 from mesh.testing import eventually, reason
-from services.orchestrator import keeping
+from services.orchestrator import retention
 from services.orchestrator.__main__ import orchestrator
-from services.orchestrator.journal import SCHEMA
+from services.orchestrator.store import SCHEMA
 from tests.orchestrator import orders
 from tests.orchestrator.conftest import connect, dial
 from tests.orchestrator.paying import payment
@@ -96,7 +96,7 @@ async def test_a_watch_for_confirmations_ends_when_retention_deletes_the_payment
     authority: Authority,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(keeping, "LOOK_AGAIN", 0.05)
+    monkeypatch.setattr(retention, "LOOK_AGAIN", 0.05)
     brief = replace(config, database=location, retain_days=SECOND)
     request = orders.order()
 
@@ -119,7 +119,7 @@ async def test_who_reads_a_watch_too_slowly_hears_that_retention_deleted_the_run
     authority: Authority,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(keeping, "LOOK_AGAIN", 0.05)
+    monkeypatch.setattr(retention, "LOOK_AGAIN", 0.05)
     brief = replace(config, database=location, retain_days=SECOND)
 
     async with orchestrator(brief) as service, connect(authority, service.port) as workflows:

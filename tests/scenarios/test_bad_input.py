@@ -27,9 +27,9 @@ from anya.web5.v1 import did_pb2, identity_pb2
 from anya.web5.v1.did_pb2_grpc import DidServiceStub
 from anya.web5.v1.identity_pb2_grpc import IdentityServiceStub
 from cli.connection import connect
-from cli.holder import Holder
 from cli.home import Home
 from cli.payment import uuid7
+from cli.wallet_holder import Holder
 from mesh.testing import detail, reason
 from tests.scenarios.meshes import Mesh, up
 

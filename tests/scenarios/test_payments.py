@@ -27,7 +27,7 @@ from cli.home import Home
 from cli.identities import Identities
 from mesh.errors import Reason
 from mesh.testing import reason
-from services.web5.proof import Refusal
+from services.web5.proof import VerificationFailure
 from tests.scenarios.meshes import Mesh, environment, up
 
 if TYPE_CHECKING:
@@ -116,9 +116,9 @@ def test_the_page_says_what_every_word_means(enum: Any) -> None:
 
 def test_the_page_names_every_reason_of_web5_and_none_that_is_not() -> None:
     named = set(re.findall(r"`([A-Z_]{2,})`", PAGE.read_text()))
-    known = {*Reason, *Refusal, "INDEX_BEHIND"}.union(*map(words, ENUMS))
+    known = {*Reason, *VerificationFailure, "INDEX_BEHIND"}.union(*map(words, ENUMS))
 
-    assert named >= set(Refusal)
+    assert named >= set(VerificationFailure)
     assert {name for name in named if not name.startswith("ANYA_")} <= known
 
 

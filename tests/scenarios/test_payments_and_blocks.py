@@ -17,7 +17,7 @@ from cli.home import SERVICES
 from cli.spans import store
 from mesh.testing import eventually
 from tests.faults.paying import persist, state_word
-from tests.scenarios.striking import Scene, mempool, mine, scene
+from tests.scenarios.kill_points import Scene, mempool, mine, scene
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

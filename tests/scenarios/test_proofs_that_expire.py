@@ -14,7 +14,7 @@ from anya.orchestrator.v1 import workflow_pb2 as pb
 from cli import payment, payments, runs
 from cli.connection import connect
 from tests.faults.paying import persist, state_word
-from tests.scenarios.striking import Scene, arm, frozen, scene, until_stopped
+from tests.scenarios.kill_points import Scene, arm, frozen, scene, until_stopped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

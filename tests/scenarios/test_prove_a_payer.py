@@ -10,10 +10,10 @@ from anya.bitcoin.v1.analysis_pb2_grpc import AnalysisServiceStub
 from anya.mesh.v1.attestation_pb2 import PaymentIntent, RunContext
 from anya.web5.v1 import analysis_pb2 as identity_features_pb2
 from anya.web5.v1 import identity_pb2
-from mesh.attestation import payment_digest
 from mesh.config import MeshConfig
+from mesh.security.attestation import payment_digest
 from services.web5.config import Web5Config
-from tests.bitcoin import town as towns
+from tests.bitcoin import funded_mesh as towns
 from tests.web5.conftest import POLICY, start
 from tests.web5.holder import Payer, did_proof, signer, verification
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mesh.testing import Authority
-    from tests.bitcoin.town import Town
+    from tests.bitcoin.funded_mesh import Town
     from tests.web5.conftest import Running
 
 

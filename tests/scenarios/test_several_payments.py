@@ -17,9 +17,9 @@ from anya.orchestrator.v1 import workflow_pb2 as pb
 from cli import payments, runs
 from cli.connection import connect
 from tests.faults.paying import persist
-from tests.orchestrator.several import BATCH, PAIR, batch_of, pair_of
+from tests.orchestrator.multi_payment import BATCH, PAIR, batch_of, pair_of
+from tests.scenarios.kill_points import Scene, mine, scene
 from tests.scenarios.meshes import anya
-from tests.scenarios.striking import Scene, mine, scene
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -145,7 +145,7 @@ async def test_a_list_of_payments_is_proved_and_started_from_a_shell(mesh: Scene
         done = await asyncio.to_thread(
             anya,
             *("run", "start", "batch", "--input", json.dumps({"payments": listed})),
-            *("--pay-as", mesh.town.payers[0].name, "--wait", "--json"),
+            *("--pay-as", mesh.funded_mesh.payers[0].name, "--wait", "--json"),
             home=mesh.home.path,
         )
 
@@ -159,7 +159,16 @@ async def test_a_list_of_payments_is_proved_and_started_from_a_shell(mesh: Scene
 async def test_an_input_without_payments_is_a_usage_error(mesh: Scene) -> None:
     done = await asyncio.to_thread(
         anya,
-        *("run", "start", "batch", "--input", "{}", "--pay-as", mesh.town.payers[0].name, "--json"),
+        *(
+            "run",
+            "start",
+            "batch",
+            "--input",
+            "{}",
+            "--pay-as",
+            mesh.funded_mesh.payers[0].name,
+            "--json",
+        ),
         home=mesh.home.path,
     )
 

@@ -14,14 +14,14 @@ from anya.bitcoin.v1.chain_pb2_grpc import ChainServiceStub
 from anya.bitcoin.v1.regtest_pb2_grpc import RegtestServiceStub
 from cli.economy import Rendering
 from features.payment_risk import extract
+from formats.bitcoin.block import parse_block
 from mesh.breaker import Breakers
-from mesh.client import open_channel
 from mesh.clock import SystemClock
 from mesh.config import MeshConfig
-from mesh.database import open_database
-from mesh.interceptors import ClientRules
+from mesh.data.database import open_database
+from mesh.rpc.client import open_channel
+from mesh.rpc.interceptors import ClientRules
 from services.bitcoin.__main__ import SCHEMA, bitcoin
-from services.bitcoin.block import parse_block
 from services.bitcoin.config import BitcoinConfig
 from services.bitcoin.store.history import HistoryStore
 from services.ml.simulation.index import Index, judged

@@ -15,8 +15,8 @@ from anya.web5.v1.analysis_pb2_grpc import AnalysisServiceStub
 from anya.web5.v1.did_pb2_grpc import DidServiceStub
 from anya.web5.v1.identity_pb2_grpc import IdentityServiceStub
 from anya.web5.v1.record_pb2_grpc import RecordServiceStub
-from mesh.attestation import Attestor, Verifier
 from mesh.config import MeshConfig
+from mesh.security.attestation import Attestor, Verifier
 from services.web5.__main__ import web5
 from services.web5.config import Web5Config
 from tests.web5.holder import Payer, signer

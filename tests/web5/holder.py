@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from anya.mesh.v1.attestation_pb2 import Attestation, PaymentIntent, RunContext
 from anya.web5.v1 import identity_pb2 as pb
-from mesh import jose
+from mesh.security import jose
 from services.web5 import did as dids
 from services.web5.credential import CONTEXT
 from services.web5.did import Method
 from services.web5.proof import Signer
 
 if TYPE_CHECKING:
-    from mesh.attestation import Attestor
+    from mesh.security.attestation import Attestor
 
 SENDER_ADDRESS = "bcrt1qw508d6qejxtdg4y5r3zarvary0c5xw7kygt080"
 RECIPIENT_ADDRESS = "bcrt1q6rz28mcfaxtmd6v789l9rrlrusdprr9pz3cppk"

@@ -10,7 +10,7 @@ from anya.web5.v1 import identity_pb2 as pb
 from tests.web5.holder import ADDRESS_SIGNATURE, SENDER_ADDRESS, did_proof, ownership
 
 if TYPE_CHECKING:
-    from mesh.attestation import Attestor
+    from mesh.security.attestation import Attestor
     from services.web5.proof import Signer
     from tests.web5.conftest import Running
 

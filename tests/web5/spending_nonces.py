@@ -7,8 +7,8 @@ import json
 import sys
 from typing import Any
 
-from mesh.database import open_database
-from mesh.inbox import RequestKey
+from mesh.data.database import open_database
+from mesh.data.idempotency import IdempotencyKey
 from services.web5 import did as dids
 from services.web5.__main__ import SCHEMA
 from services.web5.identity import Claim, Judge, Verdict
@@ -46,7 +46,7 @@ async def spend(job: dict[str, Any]) -> list[bool]:
         digest = bytes.fromhex(job["digest"])
 
         async def verify(number: int, presentation: str) -> bool:
-            key = RequestKey(job["caller"], "VerifyIdentity", f"r-{number}", b"")
+            key = IdempotencyKey(job["caller"], "VerifyIdentity", f"r-{number}", b"")
             judged = judge(job["holder"], job["issuer"], job["audience"], digest, presentation)
             reply = await store.verify(key, judged, verdict_reply)
             return bool(json.loads(reply)["verified"])

@@ -13,8 +13,8 @@ import pytest
 from anya.mesh.v1.outbox_pb2 import ReadOutboxRequest
 from anya.mesh.v1.outbox_pb2_grpc import OutboxServiceStub
 from anya.web5.v1 import identity_pb2 as pb
-from mesh import address_link
-from mesh.attestation import Attestor, payment_digest
+from mesh.security import address_link
+from mesh.security.attestation import Attestor, payment_digest
 from mesh.testing import reason
 from services.web5 import credential
 from tests.web5.holder import (
@@ -30,7 +30,7 @@ from tests.web5.holder import (
 from tests.web5.linking import begin, complete, completion, link
 
 if TYPE_CHECKING:
-    from mesh.attestation import Verifier
+    from mesh.security.attestation import Verifier
     from mesh.testing import Authority
     from tests.web5.conftest import Running
 

@@ -12,8 +12,8 @@ import pytest
 from google.protobuf import json_format
 
 from anya.web5.v1 import did_pb2 as pb
-from mesh import jose
-from mesh.keystore import Keystore, MasterKey
+from mesh.security import jose
+from mesh.security.keystore import Keystore, MasterKey
 from mesh.testing import reason
 from services.web5 import did as dids
 from tests.web5.conftest import start

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh import jose
+from mesh.security import jose
 from services.web5 import credential, presentation, proof
 from services.web5.credential import Draft
 from services.web5.did import Method, Relationship
-from services.web5.proof import Refusal, Refused
+from services.web5.proof import Refused, VerificationFailure
 from tests.web5.holder import credential_claims, signer
 
 ISSUER = signer(jose.Ed25519Key.from_secret(b"\1" * 32))
@@ -29,7 +29,7 @@ DRAFT = Draft(
 )
 
 
-def refusal(token: str) -> Refusal:
+def refusal(token: str) -> VerificationFailure:
     with pytest.raises(Refused) as refused:
         credential.verify(token)
     return refused.value.refusal
@@ -99,7 +99,7 @@ CLAIMS: dict[str, dict[str, Any]] = {
 def test_claims_that_contradict_each_other_are_refused(changes: dict[str, Any]) -> None:
     token = ISSUER.sign(credential_claims(ISSUER, HOLDER.did, **changes))
 
-    assert refusal(token) is Refusal.CREDENTIAL_INVALID
+    assert refusal(token) is VerificationFailure.CREDENTIAL_INVALID
 
 
 def test_an_issuer_may_be_written_as_an_object() -> None:
@@ -114,7 +114,7 @@ def test_a_status_that_nobody_looks_up_is_refused() -> None:
     changes = {"vc": {"credentialStatus": {"type": "BitstringStatusListEntry"}}}
     token = ISSUER.sign(credential_claims(ISSUER, HOLDER.did, **changes))
 
-    assert refusal(token) is Refusal.CREDENTIAL_STATUS_UNSUPPORTED
+    assert refusal(token) is VerificationFailure.CREDENTIAL_STATUS_UNSUPPORTED
 
 
 def forge(header: dict[str, Any], signature: bytes | None = None) -> str:
@@ -126,22 +126,25 @@ def forge(header: dict[str, Any], signature: bytes | None = None) -> str:
 
 
 GOOD = {"alg": "EdDSA", "kid": ISSUER.kid, "typ": "JWT"}
-HEADERS: dict[str, tuple[dict[str, Any], Refusal]] = {
-    "alg none": ({**GOOD, "alg": "none"}, Refusal.CREDENTIAL_INVALID),
-    "no alg": ({"kid": ISSUER.kid, "typ": "JWT"}, Refusal.CREDENTIAL_INVALID),
-    "a MAC's alg": ({**GOOD, "alg": "HS256"}, Refusal.CREDENTIAL_INVALID),
-    "another curve's alg": ({**GOOD, "alg": "ES256K"}, Refusal.CREDENTIAL_INVALID),
-    "no kid": ({"alg": "EdDSA", "typ": "JWT"}, Refusal.CREDENTIAL_INVALID),
-    "no typ": ({"alg": "EdDSA", "kid": ISSUER.kid}, Refusal.CREDENTIAL_INVALID),
-    "another typ": ({**GOOD, "typ": "at+jwt"}, Refusal.CREDENTIAL_INVALID),
-    "an unknown critical header": ({**GOOD, "crit": ["b64"]}, Refusal.CREDENTIAL_INVALID),
-    "kid of another": ({**GOOD, "kid": HOLDER.kid}, Refusal.CREDENTIAL_INVALID),
-    "kid without fragment": ({**GOOD, "kid": ISSUER.did}, Refusal.KEY_NOT_ALLOWED),
-    "kid as fragment": ({**GOOD, "kid": "#0"}, Refusal.KEY_NOT_ALLOWED),
-    "kid with more": ({**GOOD, "kid": f"{ISSUER.kid}#x"}, Refusal.KEY_NOT_ALLOWED),
+HEADERS: dict[str, tuple[dict[str, Any], VerificationFailure]] = {
+    "alg none": ({**GOOD, "alg": "none"}, VerificationFailure.CREDENTIAL_INVALID),
+    "no alg": ({"kid": ISSUER.kid, "typ": "JWT"}, VerificationFailure.CREDENTIAL_INVALID),
+    "a MAC's alg": ({**GOOD, "alg": "HS256"}, VerificationFailure.CREDENTIAL_INVALID),
+    "another curve's alg": ({**GOOD, "alg": "ES256K"}, VerificationFailure.CREDENTIAL_INVALID),
+    "no kid": ({"alg": "EdDSA", "typ": "JWT"}, VerificationFailure.CREDENTIAL_INVALID),
+    "no typ": ({"alg": "EdDSA", "kid": ISSUER.kid}, VerificationFailure.CREDENTIAL_INVALID),
+    "another typ": ({**GOOD, "typ": "at+jwt"}, VerificationFailure.CREDENTIAL_INVALID),
+    "an unknown critical header": (
+        {**GOOD, "crit": ["b64"]},
+        VerificationFailure.CREDENTIAL_INVALID,
+    ),
+    "kid of another": ({**GOOD, "kid": HOLDER.kid}, VerificationFailure.CREDENTIAL_INVALID),
+    "kid without fragment": ({**GOOD, "kid": ISSUER.did}, VerificationFailure.KEY_NOT_ALLOWED),
+    "kid as fragment": ({**GOOD, "kid": "#0"}, VerificationFailure.KEY_NOT_ALLOWED),
+    "kid with more": ({**GOOD, "kid": f"{ISSUER.kid}#x"}, VerificationFailure.KEY_NOT_ALLOWED),
     "kid of a method not read here": (
         {**GOOD, "kid": "did:web:127.0.0.1#0"},
-        Refusal.KEY_NOT_ALLOWED,
+        VerificationFailure.KEY_NOT_ALLOWED,
     ),
 }
 
@@ -151,20 +154,22 @@ def test_the_forger_signs_like_the_issuer() -> None:
 
 
 @pytest.mark.parametrize(("header", "expected"), HEADERS.values(), ids=HEADERS)
-def test_a_header_that_is_not_right_is_refused(header: dict[str, Any], expected: Refusal) -> None:
+def test_a_header_that_is_not_right_is_refused(
+    header: dict[str, Any], expected: VerificationFailure
+) -> None:
     assert refusal(forge(header)) is expected
 
 
 @pytest.mark.parametrize("signature", [b"", bytes(64), b"\xff" * 64, bytes(65)])
 def test_a_signature_that_is_none_is_refused(signature: bytes) -> None:
-    assert refusal(forge(GOOD, signature)) is Refusal.CREDENTIAL_INVALID
+    assert refusal(forge(GOOD, signature)) is VerificationFailure.CREDENTIAL_INVALID
 
 
 def test_a_presentation_is_no_credential_and_the_other_way_round() -> None:
     presented = ISSUER.sign({"iss": ISSUER.did, "vp": {}})
     issued = credential.issue(DRAFT, ISSUER)
 
-    assert refusal(presented) is Refusal.CREDENTIAL_INVALID
+    assert refusal(presented) is VerificationFailure.CREDENTIAL_INVALID
     with pytest.raises(Refused, match="must have vp"):
         presentation.verify(issued)
 

@@ -10,14 +10,14 @@ import pytest
 
 from anya.mesh.v1.attestation_pb2 import RunContext
 from anya.web5.v1 import analysis_pb2
-from mesh.attestation import payment_digest
 from mesh.errors import Reason
+from mesh.security.attestation import payment_digest
 from mesh.testing import reason
 from tests.web5.holder import RECIPIENT_ADDRESS, SENDER_ADDRESS, Payer, intent, signer
 from tests.web5.linking import link
 
 if TYPE_CHECKING:
-    from mesh.attestation import Attestor, Verifier
+    from mesh.security.attestation import Attestor, Verifier
     from tests.web5.conftest import Running
 
 

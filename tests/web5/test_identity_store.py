@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from anya.web5.v1.identity_pb2 import BeginVerificationResponse
-from mesh.database import open_database
+from mesh.data.database import open_database
+from mesh.data.idempotency import IdempotencyKey
 from mesh.errors import FailedPrecondition, Reason
-from mesh.inbox import RequestKey
-from mesh.keystore import Keystore, KeystoreError, MasterKey
+from mesh.security.keystore import Keystore, KeystoreError, MasterKey
 from services.web5 import link as links
 from services.web5.__main__ import SCHEMA
 from services.web5.identity import MAX_OPEN_CHALLENGES
@@ -28,7 +28,7 @@ from tests.web5.spending_nonces import judge, verdict_reply
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from mesh.database import Database, Transaction
+    from mesh.data.database import Database, Transaction
     from services.web5.identity import Challenge
     from services.web5.link import Link, LinkChallenge
     from services.web5.proof import Signer
@@ -44,8 +44,8 @@ async def database(location: str) -> AsyncIterator[Database]:
         yield database
 
 
-def key(request_id: str) -> RequestKey:
-    return RequestKey(CALLER, "Method", request_id, b"body")
+def key(request_id: str) -> IdempotencyKey:
+    return IdempotencyKey(CALLER, "Method", request_id, b"body")
 
 
 def challenge_reply(challenge: Challenge) -> bytes:

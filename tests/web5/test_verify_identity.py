@@ -14,8 +14,8 @@ from anya.mesh.v1.attestation_pb2 import PaymentIntent
 from anya.mesh.v1.outbox_pb2 import ReadOutboxRequest
 from anya.mesh.v1.outbox_pb2_grpc import OutboxServiceStub
 from anya.web5.v1 import identity_pb2 as pb
-from mesh import jose
-from mesh.attestation import payment_digest
+from mesh.security import jose
+from mesh.security.attestation import payment_digest
 from mesh.testing import detail, reason
 from services.web5.did import Method
 from tests.web5.conftest import start
@@ -28,7 +28,7 @@ from tests.web5.holder import (
 )
 
 if TYPE_CHECKING:
-    from mesh.attestation import Verifier
+    from mesh.security.attestation import Verifier
     from mesh.testing import Authority
     from services.web5.config import Web5Config
     from tests.web5.conftest import Running

@@ -8,8 +8,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from anya.bitcoin.v1 import chain_pb2 as pb
 from anya.bitcoin.v1.chain_pb2_grpc import ChainServiceServicer
+from formats.bitcoin.address import parse_address
+from formats.bitcoin.hashes import parse_block_hash, parse_txid
 from mesh.errors import InvalidArgument
-from services.bitcoin.actors import (
+from services.bitcoin.actors.chain import (
     Broadcast,
     FindTransaction,
     GetBlock,
@@ -17,16 +19,14 @@ from services.bitcoin.actors import (
     ListMempool,
     ListUtxos,
 )
-from services.bitcoin.address import parse_address
 from services.bitcoin.chain import Network
-from services.bitcoin.hashes import parse_block_hash, parse_txid
 from services.bitcoin.paging import parse_page_size, parse_page_token, render_page_token
 
 if TYPE_CHECKING:
     from grpc.aio import ServicerContext
 
     from mesh.actor import ActorRef
-    from services.bitcoin.actors import ChainMessage
+    from services.bitcoin.actors.chain import ChainMessage
     from services.bitcoin.chain import Utxo
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mesh.attestation import payment_digest
 from mesh.errors import FailedPrecondition, Reason
+from mesh.security.attestation import payment_digest
 
 if TYPE_CHECKING:
     from anya.mesh.v1 import attestation_pb2

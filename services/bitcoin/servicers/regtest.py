@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from anya.bitcoin.v1 import regtest_pb2 as pb
 from anya.bitcoin.v1.regtest_pb2_grpc import RegtestServiceServicer
-from services.bitcoin.actors import MineBlocks, ReorganizeChain
-from services.bitcoin.address import parse_address
+from formats.bitcoin.address import parse_address
+from services.bitcoin.actors.chain import MineBlocks, ReorganizeChain
 from services.bitcoin.chain import Network
 from services.bitcoin.miner import NOBODY
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from grpc.aio import ServicerContext
 
     from mesh.actor import ActorRef
-    from services.bitcoin.actors import ChainMessage
+    from services.bitcoin.actors.chain import ChainMessage
 
 TIMEOUT = 120.0  # seconds: a thousand blocks take a while
 

@@ -8,14 +8,14 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from anya.bitcoin.v1 import wallet_pb2 as pb
 from anya.bitcoin.v1.wallet_pb2_grpc import WalletServiceServicer
+from formats.bitcoin.address import format_address, parse_address
 from mesh.errors import InvalidArgument
-from mesh.interceptors import request_key, tracing, trust
-from services.bitcoin.address import format_address, parse_address
+from mesh.rpc.interceptors import request_key, tracing, trust
+from services.bitcoin.coin_selection import check_amount
 from services.bitcoin.descriptor import script_at
 from services.bitcoin.paging import parse_page_size
-from services.bitcoin.payment import MAX_METADATA, Order, State, parse_payment_id
+from services.bitcoin.payment import MAX_METADATA, PaymentRequest, State, parse_payment_id
 from services.bitcoin.servicers.intent import agreed_digest
-from services.bitcoin.spending import check_amount
 from services.bitcoin.wallet import parse_name
 
 if TYPE_CHECKING:
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
     from grpc.aio import ServicerContext
 
+    from services.bitcoin.actors.wallet import Spender
     from services.bitcoin.chain import Network
     from services.bitcoin.keyring import Keyring
     from services.bitcoin.payment import Payment
-    from services.bitcoin.spender import Spender
     from services.bitcoin.store.payment import PaymentStore
     from services.bitcoin.store.wallet import WalletStore
     from services.bitcoin.wallet import OwnAddress, Wallet
@@ -145,7 +145,7 @@ class WalletServicer(WalletServiceServicer):
         return reply.SerializeToString()
 
 
-def _parse_order(request: pb.SendPaymentRequest, network: Network) -> Order:
+def _parse_order(request: pb.SendPaymentRequest, network: Network) -> PaymentRequest:
     to_script = parse_address(request.to_address, network, field="to_address")
     check_amount(request.amount_sat, to_script)
     if request.max_fee_sat < 0:
@@ -153,7 +153,7 @@ def _parse_order(request: pb.SendPaymentRequest, network: Network) -> Order:
     metadata = request.metadata.SerializeToString(deterministic=True)
     if len(metadata) > MAX_METADATA:
         raise InvalidArgument(f"metadata exceeds {MAX_METADATA} bytes", field="metadata")
-    return Order(
+    return PaymentRequest(
         payment_id=parse_payment_id(request.request_id, field="request_id"),
         sender_did=request.context.intent.sender_did,
         from_address=request.from_address,

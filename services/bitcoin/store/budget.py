@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mesh.errors import Reason, ResourceExhausted
 
 if TYPE_CHECKING:
-    from mesh.database import Transaction
+    from mesh.data.database import Transaction
 
 DAY_MS = 86_400_000
 

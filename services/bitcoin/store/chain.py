@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from mesh import outbox
-from services.bitcoin.chain import Coin, Link, Place, Utxo
-from services.bitcoin.hashes import BlockHash, Txid, display
-from services.bitcoin.script import is_unspendable
-from services.bitcoin.transaction import NULL_PREVOUT, Outpoint, Output, split_outpoint
+from formats.bitcoin.hashes import BlockHash, Txid, display
+from formats.bitcoin.script import is_unspendable
+from formats.bitcoin.transaction import NULL_PREVOUT, Outpoint, Output, split_outpoint
+from mesh.data import outbox
+from services.bitcoin.chain import Coin, HeaderRef, TxPosition, Utxo
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from mesh.database import Database, Transaction, Value
-    from services.bitcoin.block import Block
+    from formats.bitcoin.block import Block
+    from mesh.data.database import Database, Transaction, Value
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS block (  -- of the active chain
@@ -79,12 +79,12 @@ class ChainStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def links(self) -> list[Link]:
+    async def links(self) -> list[HeaderRef]:
         """The active chain as indexed, genesis first; empty before the first start."""
 
-        async def work(tx: Transaction) -> list[Link]:
+        async def work(tx: Transaction) -> list[HeaderRef]:
             rows = await tx.fetch("SELECT hash, time FROM block ORDER BY height")
-            return [Link(BlockHash(hash), time) for hash, time in rows]
+            return [HeaderRef(BlockHash(hash), time) for hash, time in rows]
 
         return await self._database.read(work)
 
@@ -145,7 +145,7 @@ class ChainStore:
 
         return await self._database.read(work)
 
-    async def utxos(self, script: bytes, *, after: Place | None, limit: int) -> list[Utxo]:
+    async def utxos(self, script: bytes, *, after: TxPosition | None, limit: int) -> list[Utxo]:
         """At most ``limit`` confirmed coins of a script, oldest first, behind ``after``."""
         start = (after.height or 0, after.position, after.vout) if after else (-1, -1, -1)
 
@@ -160,7 +160,7 @@ class ChainStore:
                 limit,
             )
             return [
-                Utxo(Txid(txid), Place(height, position, vout), amount_sat, bool(is_coinbase))
+                Utxo(Txid(txid), TxPosition(height, position, vout), amount_sat, bool(is_coinbase))
                 for txid, vout, amount_sat, height, position, is_coinbase in rows
             ]
 

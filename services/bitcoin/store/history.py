@@ -11,14 +11,14 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from features.history import AddressHistory, Output, Receipt, Spend
-from services.bitcoin.chain import Link
-from services.bitcoin.hashes import BlockHash
+from formats.bitcoin.hashes import BlockHash
+from services.bitcoin.chain import HeaderRef
 from services.bitcoin.store.chain import script_hash
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mesh.database import Database, Transaction
+    from mesh.data.database import Database, Transaction
 
 KEPT_RECEIPTS = 200_000  # in memory, of the histories that were asked for last
 MAX_RECEIPTS = 100_000  # a script with more has no history here: reading it would stall the rest
@@ -29,7 +29,7 @@ class Histories:
     """What was confirmed about some scripts when ``tip`` was the tip, at ``height``."""
 
     height: int
-    tip: Link
+    tip: HeaderRef
     addresses: tuple[AddressHistory | None, ...]  # as asked; None: too long to be read
 
 
@@ -64,7 +64,7 @@ class HistoryStore:
             )
             if row is None or (height is not None and row[0] != height):
                 raise ValueError(f"the index does not reach height {height}")
-            found, tip = row[0], Link(BlockHash(row[1]), row[2])
+            found, tip = row[0], HeaderRef(BlockHash(row[1]), row[2])
             if height is None:
                 addresses = [await self._at_tip(tx, script, found, tip.hash) for script in scripts]
             else:

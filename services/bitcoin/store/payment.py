@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from mesh import inbox, outbox
+from formats.bitcoin.hashes import Txid, display
+from mesh.data import idempotency, outbox
 from mesh.errors import AlreadyExists, FailedPrecondition, NotFound, Reason
-from services.bitcoin.hashes import Txid, display
 from services.bitcoin.payment import Payment, Sighting, State, advance
 from services.bitcoin.store.budget import Account, charge, check_budget, give_back
 from services.bitcoin.store.reservation import candidates, conflict_depth, release, reserve
@@ -19,13 +19,13 @@ from services.bitcoin.wallet import Keychain, OwnAddress
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from mesh.database import Database, Row
-    from mesh.database import Transaction as Tx
-    from mesh.inbox import RequestKey
-    from mesh.trust import Bounds
-    from services.bitcoin.payment import Order
-    from services.bitcoin.spending import Candidate, Spend
-    from services.bitcoin.transaction import Transaction
+    from formats.bitcoin.transaction import Transaction
+    from mesh.data.database import Database, Row
+    from mesh.data.database import Transaction as Tx
+    from mesh.data.idempotency import IdempotencyKey
+    from mesh.security.trust import Bounds
+    from services.bitcoin.coin_selection import Spend, SpendableCoin
+    from services.bitcoin.payment import PaymentRequest
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS payment (  -- never pruned
@@ -75,7 +75,7 @@ class Basis:
 
     own: OwnAddress
     sealed_seed: bytes
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[SpendableCoin, ...]
     change_descriptor: str
     change_index: int
 
@@ -84,7 +84,7 @@ class Basis:
 class Signed:
     """A payment whose bytes exist, and what may not have changed until it commits."""
 
-    order: Order
+    order: PaymentRequest
     bounds: Bounds
     proven_until: datetime | None
     spend: Spend
@@ -106,7 +106,7 @@ class PaymentStore:
         self._database = database
         self._final_depth = final_depth
 
-    async def is_made(self, key: RequestKey, order: Order) -> bool:
+    async def is_made(self, key: IdempotencyKey, order: PaymentRequest) -> bool:
         """Whether the payment exists: then nothing about it is judged again.
 
         AlreadyExists (REQUEST_ID_REUSED) if its id names another payment, FailedPrecondition
@@ -119,7 +119,12 @@ class PaymentStore:
         return await self._database.read(work)
 
     async def basis(
-        self, key: RequestKey, order: Order, bounds: Bounds, *, alone_sat: int | None = None
+        self,
+        key: IdempotencyKey,
+        order: PaymentRequest,
+        bounds: Bounds,
+        *,
+        alone_sat: int | None = None,
     ) -> Basis | None:
         """What the order can be built on now; one consistent view, nothing is promised by it.
 
@@ -150,7 +155,7 @@ class PaymentStore:
         return await self._database.read(work)
 
     async def commit(
-        self, key: RequestKey, signed: Signed, reply: Callable[[Payment], bytes]
+        self, key: IdempotencyKey, signed: Signed, reply: Callable[[Payment], bytes]
     ) -> bool:
         """Make the payment exist: inbox, budget, coins, change, bytes and event, or none of it.
 
@@ -162,7 +167,7 @@ class PaymentStore:
         async def work(tx: Tx) -> bool:
             if await _is_made(tx, key, signed.order):
                 return False
-            await inbox.once(tx, key, lambda: _insert(tx, key, signed, reply))
+            await idempotency.run_once(tx, key, lambda: _insert(tx, key, signed, reply))
             return True
 
         return await self._database.write(work)
@@ -260,7 +265,7 @@ class PaymentStore:
 
 
 async def _insert(
-    tx: Tx, key: RequestKey, signed: Signed, reply: Callable[[Payment], bytes]
+    tx: Tx, key: IdempotencyKey, signed: Signed, reply: Callable[[Payment], bytes]
 ) -> bytes:
     order, bounds = signed.order, signed.bounds
     now = await tx.now_ms()
@@ -299,8 +304,8 @@ async def _insert(
     return reply(await _get(tx, order.payment_id))
 
 
-async def _is_made(tx: Tx, key: RequestKey, order: Order) -> bool:
-    if await inbox.find(tx, key) is not None:
+async def _is_made(tx: Tx, key: IdempotencyKey, order: PaymentRequest) -> bool:
+    if await idempotency.find_reply(tx, key) is not None:
         return True
     row = await tx.fetch_one(
         "SELECT state, caller, digest FROM payment WHERE payment_id = ?", order.payment_id
@@ -393,5 +398,5 @@ def _open(row: Row) -> Open:
     return Open(payment, bytes(raw), sighting)
 
 
-def _account(key: RequestKey, order: Order, bounds: Bounds) -> Account:
+def _account(key: IdempotencyKey, order: PaymentRequest, bounds: Bounds) -> Account:
     return Account(bounds.boundary, key.caller, order.sender_did, bounds.daily_amount_sat)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from formats.bitcoin.transaction import outpoint, split_outpoint
 from services.bitcoin.chain import COINBASE_MATURITY
-from services.bitcoin.spending import MAX_CANDIDATES, Candidate
+from services.bitcoin.coin_selection import MAX_CANDIDATES, SpendableCoin
 from services.bitcoin.store.chain import script_hash
-from services.bitcoin.transaction import outpoint, split_outpoint
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from mesh.database import Transaction
-    from services.bitcoin.hashes import Txid
+    from formats.bitcoin.hashes import Txid
+    from mesh.data.database import Transaction
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS reservation (  -- a coin is promised to one payment at most
@@ -38,7 +38,7 @@ _LARGEST = "ORDER BY txo.amount_sat DESC, txo.txid, txo.vout LIMIT ?"
 
 async def candidates(
     tx: Transaction, script: bytes, *, alone_sat: int | None = None
-) -> tuple[Candidate, ...]:
+) -> tuple[SpendableCoin, ...]:
     """The largest confirmed coins of a script that are mature and promised to nobody.
 
     If one of them has ``alone_sat``, only the smallest that has.
@@ -52,13 +52,13 @@ async def candidates(
 
 async def _fetch(
     tx: Transaction, sql: str, script: bytes, least_sat: int, limit: int
-) -> tuple[Candidate, ...]:
+) -> tuple[SpendableCoin, ...]:
     mature = await last_mature_height(tx)
     rows = await tx.fetch(sql, script_hash(script), mature, least_sat, limit)
-    return tuple(Candidate(outpoint(txid, vout), amount) for txid, vout, amount in rows)
+    return tuple(SpendableCoin(outpoint(txid, vout), amount) for txid, vout, amount in rows)
 
 
-async def reserve(tx: Transaction, payment_id: str, coins: Collection[Candidate]) -> bool:
+async def reserve(tx: Transaction, payment_id: str, coins: Collection[SpendableCoin]) -> bool:
     """Promise the coins to a payment; False if one of them is spent, or promised to another."""
     for coin in coins:
         promised = await tx.execute(

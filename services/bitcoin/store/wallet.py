@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from mesh import inbox, outbox
+from mesh.data import idempotency, outbox
 from mesh.errors import AlreadyExists, InvalidArgument, NotFound, Reason
 from services.bitcoin.store.chain import script_hash
 from services.bitcoin.store.reservation import last_mature_height
@@ -14,8 +14,8 @@ from services.bitcoin.wallet import Balance, Keychain, OwnAddress, Wallet
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mesh.database import Database, Transaction
-    from mesh.inbox import RequestKey
+    from mesh.data.database import Database, Transaction
+    from mesh.data.idempotency import IdempotencyKey
     from services.bitcoin.wallet import NewWallet
 
 SCHEMA = """
@@ -50,7 +50,7 @@ class WalletStore:
         self._database = database
 
     async def create(
-        self, key: RequestKey, new: NewWallet, name: str, *, reply: Callable[[Wallet], bytes]
+        self, key: IdempotencyKey, new: NewWallet, name: str, *, reply: Callable[[Wallet], bytes]
     ) -> bytes:
         """Store the wallet once per ``key``. AlreadyExists (WALLET_EXISTS) if the name is taken."""
 
@@ -78,7 +78,7 @@ class WalletStore:
                 descriptor = new.descriptors[Keychain.EXTERNAL]
                 return reply(Wallet(new.id, name, descriptor, _time(now)))
 
-            return await inbox.once(tx, key, effect)
+            return await idempotency.run_once(tx, key, effect)
 
         return await self._database.write(work)
 
@@ -104,7 +104,7 @@ class WalletStore:
 
     async def reveal(
         self,
-        key: RequestKey,
+        key: IdempotencyKey,
         wallet_id: str,
         *,
         derive: Callable[[str, int], bytes],
@@ -122,7 +122,7 @@ class WalletStore:
                 await reveal(tx, own)
                 return reply(own)
 
-            return await inbox.once(tx, key, effect)
+            return await idempotency.run_once(tx, key, effect)
 
         return await self._database.write(work)
 

@@ -9,18 +9,18 @@ from anya.mesh.v1 import features_pb2
 from anya.ml.v1 import risk_pb2 as pb
 from anya.ml.v1.risk_pb2_grpc import RiskServiceServicer
 from features.feature import Feature, Status
-from mesh.attestation import payment_digest
 from mesh.errors import FailedPrecondition, InvalidArgument, Reason
-from mesh.interceptors import request_key
+from mesh.rpc.interceptors import request_key
+from mesh.security.attestation import payment_digest
 from services.ml.assessment import assess, obstacles
 
 if TYPE_CHECKING:
     from grpc.aio import ServicerContext
 
-    from mesh.attestation import Attestor, Verifier
+    from mesh.security.attestation import Attestor, Verifier
     from services.ml.assessment import Assessment, ModelFactor, Prediction, RuleFactor
     from services.ml.model import Model
-    from services.ml.policy import Policy
+    from services.ml.policy import RiskPolicy
     from services.ml.store import Store
 
 MAX_FEATURES = 256
@@ -36,7 +36,7 @@ STATUS_NUMBERS = {status: number for number, status in STATUSES.items()}
 
 class RiskServicer(RiskServiceServicer):
     def __init__(
-        self, model: Model, policy: Policy, store: Store, attestor: Attestor, verifier: Verifier
+        self, model: Model, policy: RiskPolicy, store: Store, attestor: Attestor, verifier: Verifier
     ) -> None:
         self._model = model
         self._policy = policy

@@ -6,12 +6,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from services.orchestrator.definition.checker import check_workflow
+from services.orchestrator.definition.ast import SubWorkflowNode, all_raw
+from services.orchestrator.definition.check import check_workflow
 from services.orchestrator.definition.document import parse_json
-from services.orchestrator.definition.faults import DefinitionInvalid, Fault
 from services.orchestrator.definition.operations import Operations, declared_operations
-from services.orchestrator.definition.parse import parse_workflow
-from services.orchestrator.definition.raw import RawSubWorkflow, all_raw
+from services.orchestrator.definition.parser import parse_workflow
+from services.orchestrator.definition.problems import DefinitionInvalidError, Problem
 from services.orchestrator.definition.yaml_document import parse_yaml
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BUILT_IN",
-    "DefinitionInvalid",
+    "DefinitionInvalidError",
     "Fault",
     "Operations",
     "check",
@@ -36,31 +36,31 @@ FOLDER = Path(__file__).parents[1] / "workflows"
 BUILT_IN = ("assess_fraud_risk", "link_address", "verified_payment")
 
 
-def check(text: str, known: Operations | None = None) -> list[Fault]:
+def check(text: str, known: Operations | None = None) -> list[Problem]:
     """Everything that is wrong with a definition, in order of position; nothing if it is fit."""
     try:
         load(text, known)
-    except DefinitionInvalid as error:
+    except DefinitionInvalidError as error:
         return list(error.faults)
     return []
 
 
 def load(text: str, known: Operations | None = None) -> Workflow:
-    """The workflow of a definition, over all operations unless told. Raises DefinitionInvalid."""
+    """Compiles a definition, by default over all operations. Raises DefinitionInvalidError."""
     document = read(text)
     return check_workflow(document, parse_workflow(document), known or operations())
 
 
 def references(text: str) -> tuple[str, ...]:
-    """Ids of the workflows that its steps run, known or not. Raises DefinitionInvalid."""
+    """Ids of the workflows that its steps run, known or not. Raises DefinitionInvalidError."""
     steps = all_raw(parse_workflow(read(text)).steps)
     actions = [step.action for step in steps]
-    used = [action.workflow for action in actions if isinstance(action, RawSubWorkflow)]
+    used = [action.workflow for action in actions if isinstance(action, SubWorkflowNode)]
     return tuple(dict.fromkeys(used))
 
 
 def read(text: str) -> Document:
-    """A definition's text: JSON if it begins as an object, else YAML. Raises DefinitionInvalid."""
+    """Reads JSON if the text begins as an object, else YAML. Raises DefinitionInvalidError."""
     return parse_json(text) if text.lstrip()[:1] == "{" else parse_yaml(text)
 
 

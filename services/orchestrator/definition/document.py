@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeAlias
 
-from services.orchestrator.definition.faults import DefinitionInvalid, Fault, shown
 from services.orchestrator.definition.position import line_and_column, line_starts, place_within
+from services.orchestrator.definition.problems import DefinitionInvalidError, Problem, shown
 
 Pointer: TypeAlias = "tuple[str | int, ...]"
 
@@ -31,16 +31,16 @@ class Document:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_lines", line_starts(self._text))
 
-    def fault(self, pointer: Pointer, message: str, *, offset: int | None = None) -> Fault:
+    def fault(self, pointer: Pointer, message: str, *, offset: int | None = None) -> Problem:
         """A fault of the value there, or ``offset`` characters into it if it is a string."""
         start = self._values[pointer]
         if offset is not None:
             start += place_within(self._text, start, self.at(pointer), offset)
-        return Fault(*line_and_column(self._lines, start), message)
+        return Problem(*line_and_column(self._lines, start), message)
 
-    def key_fault(self, pointer: Pointer, message: str) -> Fault:
+    def key_fault(self, pointer: Pointer, message: str) -> Problem:
         """A fault of the key that leads to ``pointer``."""
-        return Fault(*line_and_column(self._lines, self._keys[pointer]), message)
+        return Problem(*line_and_column(self._lines, self._keys[pointer]), message)
 
     def at(self, pointer: Pointer) -> Any:
         value = self.value
@@ -50,7 +50,7 @@ class Document:
 
 
 def parse_json(text: str) -> Document:
-    """Read strict JSON (RFC 8259): no duplicate keys, no NaN. DefinitionInvalid otherwise."""
+    """Read strict JSON (RFC 8259): no duplicate keys, no NaN. DefinitionInvalidError otherwise."""
     check_size(text)
     reader = _Reader(text)
     value = reader.read_document()
@@ -58,9 +58,9 @@ def parse_json(text: str) -> Document:
 
 
 def check_size(text: str) -> None:
-    """DefinitionInvalid if nobody should have to read it."""
+    """DefinitionInvalidError if nobody should have to read it."""
     if len(text.encode(errors="replace")) > MAX_SIZE:
-        raise DefinitionInvalid([Fault(1, 1, f"longer than {MAX_SIZE // 1024} KiB")])
+        raise DefinitionInvalidError([Problem(1, 1, f"longer than {MAX_SIZE // 1024} KiB")])
 
 
 class _Reader:
@@ -133,7 +133,7 @@ class _Reader:
         except json.JSONDecodeError as error:
             self._at = min(error.pos, len(self._text))
             self._refuse(_plain(error.msg))
-        except DefinitionInvalid:
+        except DefinitionInvalidError:
             raise
         except ValueError:  # digits beyond what int() takes
             self._refuse(OUT_OF_RANGE)
@@ -160,12 +160,12 @@ class _Reader:
         self._at += 1
 
     def _refuse(self, message: str) -> NoReturn:
-        raise DefinitionInvalid([fault_at(self._text, self._at, message)])
+        raise DefinitionInvalidError([fault_at(self._text, self._at, message)])
 
 
-def fault_at(text: str, offset: int, message: str) -> Fault:
+def fault_at(text: str, offset: int, message: str) -> Problem:
     """A fault at an offset in the text, as line and column."""
-    return Fault(*line_and_column(line_starts(text), offset), message)
+    return Problem(*line_and_column(line_starts(text), offset), message)
 
 
 def plain_number(value: int | float) -> int | float | None:

@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from services.orchestrator.definition.faults import shown
 from services.orchestrator.definition.path import NO_PATH, Path, parse_path
+from services.orchestrator.definition.problems import shown
 
 MAX_LENGTH = 4096  # characters
 MAX_LEVELS = 32  # of the parser, which spends one or more on every bracket and operator
@@ -31,7 +31,7 @@ _HINTS = (
 )
 
 
-class ConditionInvalid(ValueError):  # noqa: N818  (a state, as in mesh.errors)
+class ConditionInvalidError(ValueError):
     """The text is no condition; ``offset`` is where, if that can be told."""
 
     def __init__(self, message: str, offset: int | None = None) -> None:
@@ -53,9 +53,9 @@ class Expression:
         except RuntimeError as error:
             raise self._explain(str(error)) from None
 
-    def _explain(self, said: str) -> ConditionInvalid:
+    def _explain(self, said: str) -> ConditionInvalidError:
         if _TOO_DEEP.search(said):
-            return ConditionInvalid(
+            return ConditionInvalidError(
                 f"nests deeper than the {MAX_LEVELS} levels of CEL, by brackets or by operators in"
                 " a row: split it with && or ||, which may join any number, or give a part of it"
                 " to a step around this one",
@@ -63,10 +63,10 @@ class Expression:
             )
         found = _CEL_POSITION.search(said)
         if found is None:
-            return ConditionInvalid(said.splitlines()[0])
+            return ConditionInvalidError(said.splitlines()[0])
         message = found[3].partition(" expecting ")[0].replace(" (in container '')", "")
         message += next((hint for mark, hint in _HINTS if mark in message), "")
-        return ConditionInvalid(message, self._offset(int(found[1]), int(found[2])))
+        return ConditionInvalidError(message, self._offset(int(found[1]), int(found[2])))
 
     def _offset(self, line: int, column: int) -> int:
         """Where in the text it stands."""
@@ -90,7 +90,7 @@ class Expression:
 def read_expression(text: str) -> Expression:
     """ConditionInvalid if it is too long, or what stands between ``{{`` and ``}}`` is no path."""
     if len(text) > MAX_LENGTH:
-        raise ConditionInvalid(
+        raise ConditionInvalidError(
             f"{len(text)} characters, at most {MAX_LENGTH}: give a part of it to a step around"
             " this one, or compare with a list: in [...]",
             MAX_LENGTH,
@@ -117,10 +117,10 @@ def _as_cel(path: Path) -> str:
 def _path(token: re.Match[str]) -> Path:
     if token["quoted"] is not None:
         message = "a path inside quotes is only text; remove the quotes"
-        raise ConditionInvalid(message, token.start())
+        raise ConditionInvalidError(message, token.start())
     path = None if token["path"] is None else parse_path(token["path"])
     if path is None:
-        raise ConditionInvalid(f"{shown(token[0])} {NO_PATH}", token.start())
+        raise ConditionInvalidError(f"{shown(token[0])} {NO_PATH}", token.start())
     return path
 
 

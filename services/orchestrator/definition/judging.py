@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from services.orchestrator.definition.syntax import parse_expression
+from services.orchestrator.definition.cel_ast import parse_expression
 from services.orchestrator.definition.types import (
     ANY,
     BOOL,
@@ -13,8 +13,8 @@ from services.orchestrator.definition.types import (
     NUMBER,
     SIZED,
     STRING,
-    Kind,
-    Type,
+    TypeKind,
+    ValueType,
     forms,
 )
 
@@ -36,7 +36,7 @@ _CONSTANTS = {
 }
 
 
-def asked_of(text: str, known: Mapping[str, Type]) -> dict[str, list[Type]]:
+def asked_of(text: str, known: Mapping[str, ValueType]) -> dict[str, list[ValueType]]:
     """By variable, the types that it is used as. ``known`` are those of variables with a type."""
     tree = parse_expression(text)
     if tree is None:
@@ -46,30 +46,30 @@ def asked_of(text: str, known: Mapping[str, Type]) -> dict[str, list[Type]]:
     return reader.found
 
 
-def agreed(types: Iterable[Type]) -> Type:
+def agreed(types: Iterable[ValueType]) -> ValueType:
     """What all of these uses take; ANY if nothing, or if some value may fit each."""
     found, nullable = ANY, False
     for type in types:
         nullable |= type.nullable
-        if type.kind is Kind.ANY:
+        if type.kind is TypeKind.ANY:
             continue
-        if found.kind is Kind.ANY or forms(type) < forms(found):
+        if found.kind is TypeKind.ANY or forms(type) < forms(found):
             found = type
         elif not forms(found) <= forms(type):
             return ANY
     return replace(found, nullable=nullable, showable=False)
 
 
-def _loosely(type: Type) -> Type:
+def _loosely(type: ValueType) -> ValueType:
     """What is compared with it may be of the same form."""
     if type.nullable:
         return ANY
     match type.kind:
-        case Kind.BOOL:
+        case TypeKind.BOOL:
             return BOOL
-        case Kind.INT | Kind.DOUBLE | Kind.NUMBER:
+        case TypeKind.INT | TypeKind.DOUBLE | TypeKind.NUMBER:
             return NUMBER
-        case Kind.STRING | Kind.ENUM | Kind.BYTES | Kind.TIME:
+        case TypeKind.STRING | TypeKind.ENUM | TypeKind.BYTES | TypeKind.TIME:
             return STRING
         case _:
             return ANY
@@ -77,10 +77,10 @@ def _loosely(type: Type) -> Type:
 
 @dataclass(slots=True)
 class _Reader:
-    known: Mapping[str, Type]
-    found: dict[str, list[Type]] = field(default_factory=dict)
+    known: Mapping[str, ValueType]
+    found: dict[str, list[ValueType]] = field(default_factory=dict)
 
-    def read(self, tree: Any, wanted: Type) -> None:
+    def read(self, tree: Any, wanted: ValueType) -> None:
         """Note what is asked of the variables in it if ``wanted`` is asked of it."""
         match _kind(tree):
             case "ident" | "select":
@@ -99,14 +99,14 @@ class _Reader:
             case _:
                 pass
 
-    def _read_call(self, call: Any, wanted: Type) -> None:
+    def _read_call(self, call: Any, wanted: ValueType) -> None:
         args = list(call.args)
         if call.HasField("target"):
             args.insert(0, call.target)
         for arg, asked in zip(args, self._asked(call.function, args, wanted), strict=True):
             self.read(arg, asked)
 
-    def _asked(self, function: str, args: list[Any], wanted: Type) -> list[Type]:
+    def _asked(self, function: str, args: list[Any], wanted: ValueType) -> list[ValueType]:
         """Of each argument."""
         match function:
             case _ if function in _BOOLEAN:
@@ -126,15 +126,15 @@ class _Reader:
             case _:
                 return [ANY for _ in args]
 
-    def _if_number(self, args: list[Any]) -> Type:
+    def _if_number(self, args: list[Any]) -> ValueType:
         """Times and durations are subtracted, too."""
         return NUMBER if NUMBER in [self._type_of(arg) for arg in args] else ANY
 
-    def _element(self, tree: Any) -> Type:
+    def _element(self, tree: Any) -> ValueType:
         types = [self._type_of(element) for element in tree.list.elements]
         return types[0] if types and all(type == types[0] for type in types) else ANY
 
-    def _type_of(self, tree: Any) -> Type:
+    def _type_of(self, tree: Any) -> ValueType:
         match _kind(tree):
             case "constant":
                 names = (name for name in _CONSTANTS if tree.constant.HasField(name))
@@ -146,7 +146,7 @@ class _Reader:
             case _:
                 return ANY
 
-    def _result(self, call: Any) -> Type:
+    def _result(self, call: Any) -> ValueType:
         match call.function:
             case "size":
                 return NUMBER

@@ -14,8 +14,8 @@ from anya.bitcoin.v1 import chain_pb2, ownership_pb2, wallet_pb2
 from anya.ml.v1 import risk_pb2
 from anya.web5.v1 import analysis_pb2 as web5_analysis
 from anya.web5.v1 import did_pb2, identity_pb2, record_pb2
-from mesh import contracts
-from services.orchestrator.definition.types import Kind, Type, object_type
+from mesh.rpc import contracts
+from services.orchestrator.definition.types import TypeKind, ValueType, object_type
 from services.orchestrator.definition.workflow import (
     Call,
     Effect,
@@ -83,7 +83,7 @@ def composite(workflow: Workflow) -> Operation:
     last = workflow.steps[-1]
     assert isinstance(last.action, Call)  # noqa: S101  (what we ship ends with a call)
     called = last.action.operation
-    reply: Type = called.reply
+    reply: ValueType = called.reply
     return Operation(
         name=workflow.id,
         protocol=called.protocol,
@@ -99,7 +99,7 @@ def as_operation(workflow: Workflow) -> Operation:
         name=workflow.id,
         protocol=WORKFLOW,
         request=workflow.inputs.as_type(),
-        reply=Type(Kind.OBJECT, members=workflow.outputs),
+        reply=ValueType(TypeKind.OBJECT, members=workflow.outputs),
         runs=workflow,
         names_outputs=True,
     )

@@ -27,7 +27,7 @@ _PATH = re.compile(rf"({'|'.join(ROOTS)})({_PART_OF}{{0,{MAX_PARTS}}})")
 _PART = re.compile(r"\.([A-Za-z_][A-Za-z0-9_]*)|\[([0-9]+)\]")
 
 
-class PathMissing(LookupError):  # noqa: N818  (a state, as in mesh.errors)
+class PathMissingError(LookupError):
     """The value that a path names does not exist; never read as empty."""
 
     def __init__(self, path: Path) -> None:
@@ -58,7 +58,7 @@ class Path:
             for part in self.parts:
                 value = self._descend(value, part)
         except LookupError:
-            raise PathMissing(self) from None
+            raise PathMissingError(self) from None
         if self.root == "steps" and len(self.parts) == 1:
             return {name: output for name, output in value.items() if name not in OWN}
         return value
@@ -69,7 +69,7 @@ class Path:
             return value[part]
         if isinstance(part, int) and isinstance(value, list):
             return value[part]
-        raise PathMissing(self)
+        raise PathMissingError(self)
 
 
 def parse_path(text: str) -> Path | None:

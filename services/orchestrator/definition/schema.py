@@ -13,12 +13,12 @@ from typing import Any
 from services.orchestrator.definition import (
     duration,
     expression,
-    parse,
-    parse_asking,
+    parser,
     shape,
+    step_parsers,
     values,
 )
-from services.orchestrator.definition.check_asking import MAX_SUBJECT
+from services.orchestrator.definition.check.waits import MAX_SUBJECT
 from services.orchestrator.definition.workflow import MAX_ITEMS
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -34,7 +34,7 @@ def schema_text() -> str:
 def schema() -> dict[str, Any]:
     top = {
         "id": _ref("id"),
-        "name": {**_ref("text"), "maxLength": parse.MAX_NAME},
+        "name": {**_ref("text"), "maxLength": parser.MAX_NAME},
         "deadline": _ref("duration"),
         "steps": _ref("steps"),
     }
@@ -57,26 +57,26 @@ def _definitions() -> dict[str, Any]:
         "errors": {"type": "array", "items": {"type": "string", "pattern": f"^{shape.ERROR}$"}},
         "named": {"type": "object", "propertyNames": _ref("id")},
         "mapping": mapping,
-        "concurrency": _integer(1, parse.MAX_CONCURRENCY),
+        "concurrency": _integer(1, parser.MAX_CONCURRENCY),
         "retry": _retry(),
         "event": {
             "type": "string",
-            "maxLength": parse_asking.MAX_EVENT,
-            "pattern": f"^{parse_asking.EVENT}$",
+            "maxLength": step_parsers.MAX_EVENT,
+            "pattern": f"^{step_parsers.EVENT}$",
         },
         "on_error": _object({"errors": _ref("errors"), "steps": _ref("steps")}),
         "steps": {
             "type": "array",
             "minItems": 1,
-            "maxItems": parse.MAX_STEPS,
-            "items": {"anyOf": [_call_step(), _sub_workflow(), *map(_step, parse.KINDS)]},
+            "maxItems": parser.MAX_STEPS_PER_LIST,
+            "items": {"anyOf": [_call_step(), _sub_workflow(), *map(_step, parser.KINDS)]},
         },
     }
 
 
 def _call_step() -> dict[str, Any]:
     compensate = _object(
-        {**_call(), "retry": _ref("retry"), "timeout": _ref("duration")}, required=parse.CALL[:3]
+        {**_call(), "retry": _ref("retry"), "timeout": _ref("duration")}, required=parser.CALL[:3]
     )
     properties = {
         "id": _ref("id"),
@@ -89,7 +89,7 @@ def _call_step() -> dict[str, Any]:
         "compensate": compensate,
         "payment": _ref("text"),
     }
-    return _object(properties, required=("id", *parse.CALL))
+    return _object(properties, required=("id", *parser.CALL))
 
 
 def _call() -> dict[str, Any]:
@@ -110,12 +110,12 @@ def _sub_workflow() -> dict[str, Any]:
         "on_error": _ref("on_error"),
         "payment": _ref("text"),
     }
-    return _object(properties, required=("id", *parse.SUB_WORKFLOW))
+    return _object(properties, required=("id", *parser.SUB_WORKFLOW))
 
 
 def _step(kind: str) -> dict[str, Any]:
     properties = {"id": _ref("id"), "condition": _ref("condition"), kind: _ACTIONS[kind]()}
-    if kind in parse.CATCHING:
+    if kind in parser.CATCHING:
         properties["on_error"] = _ref("on_error")
     return _object(properties, required=("id", kind))
 
@@ -157,14 +157,14 @@ def _wait_for() -> dict[str, Any]:
         "timeout": _ref("duration"),
         "on_timeout": {"enum": ["fail", "continue"]},
     }
-    one = [{"required": [kind]} for kind in parse_asking.SIGNALS]
+    one = [{"required": [kind]} for kind in step_parsers.SIGNALS]
     ends = {"properties": {"on_timeout": {"const": "continue"}}, "required": ["on_timeout"]}
     timed = {"if": ends, "then": {"required": ["timeout"]}}
     return {**_object(properties), "oneOf": one, **timed}
 
 
 def _emit() -> dict[str, Any]:
-    own = {"not": {"pattern": f"^{parse_asking.RESERVED.replace('.', '[.]')}"}}
+    own = {"not": {"pattern": f"^{step_parsers.RESERVED.replace('.', '[.]')}"}}
     properties = {
         "type": {"allOf": [_ref("event"), own]},
         "subject": {"anyOf": [{**_ref("text"), "maxLength": MAX_SUBJECT}, _ref("template")]},
@@ -174,9 +174,9 @@ def _emit() -> dict[str, Any]:
 
 
 def _approval() -> dict[str, Any]:
-    most = parse_asking.MAX_APPROVERS
+    most = step_parsers.MAX_APPROVERS
     listed = {"type": "array", "minItems": 1, "maxItems": most, "uniqueItems": True}
-    did = {"anyOf": [{"type": "string", "pattern": f"^{parse_asking.DID}$"}, _ref("template")]}
+    did = {"anyOf": [{"type": "string", "pattern": f"^{step_parsers.DID}$"}, _ref("template")]}
     properties = {
         "approvers": {"anyOf": [_ref("template"), {**listed, "items": did}]},
         "quorum": _integer(1, most),
@@ -214,14 +214,14 @@ def _for_each() -> dict[str, Any]:
 
 
 def _end() -> dict[str, Any]:
-    properties = {"outcome": {"enum": list(parse.OUTCOMES)}, "reason": _ref("text")}
+    properties = {"outcome": {"enum": list(parser.OUTCOMES)}, "reason": _ref("text")}
     return _object(properties, required=("outcome",))
 
 
 def _retry() -> dict[str, Any]:
     return _object(
         {
-            "max_attempts": _integer(1, parse.MAX_ATTEMPTS),
+            "max_attempts": _integer(1, parser.MAX_ATTEMPTS),
             "backoff": _ref("duration"),
             "max_delay": _ref("duration"),
             "jitter": {"type": "number", "minimum": 0, "maximum": 1},

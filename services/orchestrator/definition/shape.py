@@ -6,13 +6,13 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from services.orchestrator.definition.duration import EXPECTED, parse_duration
-from services.orchestrator.definition.faults import MAX_FAULTS, DefinitionInvalid, shown
+from services.orchestrator.definition.problems import MAX_FAULTS, DefinitionInvalidError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from services.orchestrator.definition.document import Document, Pointer
-    from services.orchestrator.definition.faults import Fault
+    from services.orchestrator.definition.problems import Problem
 
 MAX_ID = 48  # characters
 MAX_BRANCHES = 32  # of a switch or a parallel, and names to wait for
@@ -38,7 +38,7 @@ class Shape:
 
     def __init__(self, document: Document) -> None:
         self.document = document
-        self.faults: list[Fault] = []
+        self.faults: list[Problem] = []
 
     def keys(
         self,
@@ -134,10 +134,10 @@ class Shape:
     def key_fault(self, pointer: Pointer, message: str) -> None:
         self._note(self.document.key_fault(pointer, message))
 
-    def _note(self, fault: Fault) -> None:
+    def _note(self, fault: Problem) -> None:
         self.faults.append(fault)
         if len(self.faults) == MAX_FAULTS:
-            raise DefinitionInvalid(sorted(self.faults))
+            raise DefinitionInvalidError(sorted(self.faults))
 
 
 def _is_error(value: Any) -> bool:

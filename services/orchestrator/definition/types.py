@@ -11,8 +11,8 @@ from google.protobuf.descriptor import FieldDescriptor
 
 from anya.mesh.v1 import attestation_pb2, options_pb2
 from anya.mesh.v1.attestation_pb2 import RunContext
-from mesh import contracts
-from mesh.redaction import plan_for
+from mesh.rpc import contracts
+from mesh.security.redaction import plan_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -33,7 +33,7 @@ _OWN_NAMES = {"request_id"}
 MAX_DISTINCT = 16  # kinds of items in a list that is written out
 
 
-class Kind(Enum):
+class TypeKind(Enum):
     ANY = "any value"
     BOOL = "true or false"
     INT = "an integer"
@@ -54,31 +54,31 @@ class Kind(Enum):
 OPTIONAL = frozenset(["optional"])  # a field that a service may leave out, or null as it is written
 
 # What only the value can tell more of.
-LOOSE = frozenset([Kind.ANY, Kind.NUMBER, Kind.SIZED, Kind.COLLECTION])
+LOOSE = frozenset([TypeKind.ANY, TypeKind.NUMBER, TypeKind.SIZED, TypeKind.COLLECTION])
 
 _KINDS = {
-    FieldDescriptor.CPPTYPE_BOOL: Kind.BOOL,
-    FieldDescriptor.CPPTYPE_INT32: Kind.INT,
-    FieldDescriptor.CPPTYPE_INT64: Kind.INT,
-    FieldDescriptor.CPPTYPE_UINT32: Kind.INT,
-    FieldDescriptor.CPPTYPE_UINT64: Kind.INT,
-    FieldDescriptor.CPPTYPE_FLOAT: Kind.DOUBLE,
-    FieldDescriptor.CPPTYPE_DOUBLE: Kind.DOUBLE,
-    FieldDescriptor.CPPTYPE_ENUM: Kind.ENUM,
+    FieldDescriptor.CPPTYPE_BOOL: TypeKind.BOOL,
+    FieldDescriptor.CPPTYPE_INT32: TypeKind.INT,
+    FieldDescriptor.CPPTYPE_INT64: TypeKind.INT,
+    FieldDescriptor.CPPTYPE_UINT32: TypeKind.INT,
+    FieldDescriptor.CPPTYPE_UINT64: TypeKind.INT,
+    FieldDescriptor.CPPTYPE_FLOAT: TypeKind.DOUBLE,
+    FieldDescriptor.CPPTYPE_DOUBLE: TypeKind.DOUBLE,
+    FieldDescriptor.CPPTYPE_ENUM: TypeKind.ENUM,
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Type:
-    kind: Kind
+class ValueType:
+    kind: TypeKind
     nullable: bool = False
     # What a scalar must fit into: width, words. None for what no contract declares.
     scalar: FieldDescriptor | None = None
     message: Descriptor | None = None  # an OBJECT of a contract
-    members: Mapping[str, Type] = field(default_factory=dict)  # an OBJECT of no contract
-    element: Type | None = None  # of a LIST
+    members: Mapping[str, ValueType] = field(default_factory=dict)  # an OBJECT of no contract
+    element: ValueType | None = None  # of a LIST
     # Of a LIST that the definition itself writes out; of ANY, what it is one of, if that is known.
-    items: tuple[Type, ...] | None = None
+    items: tuple[ValueType, ...] | None = None
     open: bool = False  # an OBJECT that may have members besides
     # False if the contract's data class lets the value travel no further than to those concerned.
     # What is inside of it is another matter: see may_be_shown.
@@ -90,9 +90,9 @@ class Type:
     def __str__(self) -> str:
         if self.message is not None:
             return f"a {self.message.name}"
-        if self.kind is Kind.ANY and self.items:
+        if self.kind is TypeKind.ANY and self.items:
             return f"now {', now '.join(dict.fromkeys(map(str, self.items)))}"
-        if self.kind is Kind.ENUM and self.scalar is not None:
+        if self.kind is TypeKind.ENUM and self.scalar is not None:
             return f"one of {', '.join(enum_words(self.scalar))}"
         return self.kind.value
 
@@ -105,7 +105,7 @@ class Type:
             return False
         return self.element is None or self.element.may_be_shown
 
-    def or_null(self, absent: frozenset[str] = frozenset()) -> Type:
+    def or_null(self, absent: frozenset[str] = frozenset()) -> ValueType:
         if self.nullable and absent <= self.absent:
             return self
         return replace(self, nullable=True, absent=self.absent | absent)
@@ -114,25 +114,25 @@ class Type:
         """The members of an object that declares them."""
         return tuple(fields(self.message)) if self.message else tuple(self.members)
 
-    def descend(self, part: str | int) -> Type | None:
+    def descend(self, part: str | int) -> ValueType | None:
         """The type of a member or item; None if there can be none of this name."""
-        found: Type | None
-        if self.kind is Kind.ANY and self.items:
+        found: ValueType | None
+        if self.kind is TypeKind.ANY and self.items:
             below = [one.descend(part) for one in self.items]
             return None if None in below else common(filter(None, below))
         match self.kind, part:
-            case ((Kind.ANY | Kind.SIZED | Kind.COLLECTION), _):
+            case ((TypeKind.ANY | TypeKind.SIZED | TypeKind.COLLECTION), _):
                 return ANY
-            case Kind.STRUCT, str():
+            case TypeKind.STRUCT, str():
                 found = replace(ANY, showable=self.showable)
-            case Kind.LIST, int() if self.items is not None:
+            case TypeKind.LIST, int() if self.items is not None:
                 found = self.items[part] if part < len(self.items) else None
-            case Kind.LIST, int():
+            case TypeKind.LIST, int():
                 found = self.element
-            case Kind.OBJECT, str() if self.message is not None:
+            case TypeKind.OBJECT, str() if self.message is not None:
                 declared = fields(self.message).get(part)
                 found = None if declared is None else type_of(declared)
-            case Kind.OBJECT, str():
+            case TypeKind.OBJECT, str():
                 found = self.members.get(part, ANY if self.open else None)
             case _:
                 return None
@@ -140,42 +140,47 @@ class Type:
             found = replace(found, showable=False)
         return found.or_null(self.absent) if found is not None and self.nullable else found
 
-    def accepts(self, source: Type) -> bool:
+    def accepts(self, source: ValueType) -> bool:
         """May a value of ``source`` stand here? What only the value can tell waits for the run."""
-        if self.kind is Kind.ANY or source.kind is Kind.ANY:
-            return self.kind is Kind.ANY or all(map(self.accepts, source.items or ()))
+        if self.kind is TypeKind.ANY or source.kind is TypeKind.ANY:
+            return self.kind is TypeKind.ANY or all(map(self.accepts, source.items or ()))
         if self.kind in LOOSE or source.kind in LOOSE:
             return bool(forms(self) & forms(source))
         match self.kind:
-            case Kind.DOUBLE:
-                return source.kind in (Kind.DOUBLE, Kind.INT)
-            case Kind.STRING:
-                return source.kind in (Kind.STRING, Kind.ENUM, Kind.BYTES, Kind.TIME)
-            case Kind.BYTES | Kind.TIME:
-                return source.kind in (self.kind, Kind.STRING)
-            case Kind.ENUM:
-                return source.kind is Kind.STRING or _same_enum(self, source)
-            case Kind.LIST:
-                return source.kind is Kind.LIST and _accepts_items(self, source)
-            case Kind.OBJECT:
-                return source.kind is Kind.STRUCT or (
-                    source.kind is Kind.OBJECT and _accepts_members(self, source)
+            case TypeKind.DOUBLE:
+                return source.kind in (TypeKind.DOUBLE, TypeKind.INT)
+            case TypeKind.STRING:
+                return source.kind in (
+                    TypeKind.STRING,
+                    TypeKind.ENUM,
+                    TypeKind.BYTES,
+                    TypeKind.TIME,
                 )
-            case Kind.STRUCT:
-                return source.kind in (Kind.STRUCT, Kind.OBJECT)
+            case TypeKind.BYTES | TypeKind.TIME:
+                return source.kind in (self.kind, TypeKind.STRING)
+            case TypeKind.ENUM:
+                return source.kind is TypeKind.STRING or _same_enum(self, source)
+            case TypeKind.LIST:
+                return source.kind is TypeKind.LIST and _accepts_items(self, source)
+            case TypeKind.OBJECT:
+                return source.kind is TypeKind.STRUCT or (
+                    source.kind is TypeKind.OBJECT and _accepts_members(self, source)
+                )
+            case TypeKind.STRUCT:
+                return source.kind in (TypeKind.STRUCT, TypeKind.OBJECT)
             case _:
                 return source.kind is self.kind
 
 
-ANY = Type(Kind.ANY, showable=False)
-BOOL = Type(Kind.BOOL)
-INT = Type(Kind.INT)
-DOUBLE = Type(Kind.DOUBLE)
-STRING = Type(Kind.STRING)
-TIME = Type(Kind.TIME)
-NUMBER = Type(Kind.NUMBER)
-SIZED = Type(Kind.SIZED)
-COLLECTION = Type(Kind.COLLECTION)
+ANY = ValueType(TypeKind.ANY, showable=False)
+BOOL = ValueType(TypeKind.BOOL)
+INT = ValueType(TypeKind.INT)
+DOUBLE = ValueType(TypeKind.DOUBLE)
+STRING = ValueType(TypeKind.STRING)
+TIME = ValueType(TypeKind.TIME)
+NUMBER = ValueType(TypeKind.NUMBER)
+SIZED = ValueType(TypeKind.SIZED)
+COLLECTION = ValueType(TypeKind.COLLECTION)
 
 
 @lru_cache(maxsize=1024)
@@ -190,17 +195,17 @@ def fields(message: Descriptor) -> dict[str, FieldDescriptor]:
 
 
 @lru_cache(maxsize=4096)
-def type_of(field: FieldDescriptor) -> Type:
+def type_of(field: FieldDescriptor) -> ValueType:
     item = _item_type(field)
     if field.is_repeated:
-        return Type(Kind.LIST, element=item, showable=item.showable)
+        return ValueType(TypeKind.LIST, element=item, showable=item.showable)
     if not field.has_presence:
         return item
     return item.or_null(OPTIONAL if field.message_type is None else frozenset())
 
 
-def object_type(message: Descriptor) -> Type:
-    return Type(Kind.OBJECT, message=message)
+def object_type(message: Descriptor) -> ValueType:
+    return ValueType(TypeKind.OBJECT, message=message)
 
 
 def enum_words(field: FieldDescriptor) -> dict[str, int]:
@@ -213,33 +218,33 @@ def enum_words(field: FieldDescriptor) -> dict[str, int]:
     return {value.name.removeprefix(prefix).lower(): value.number for value in values}
 
 
-def _item_type(field: FieldDescriptor) -> Type:
+def _item_type(field: FieldDescriptor) -> ValueType:
     showable = contracts.data_class(field) <= options_pb2.DATA_CLASS_INTERNAL
     message = field.message_type
     if message is None:
         kind = _KINDS.get(field.cpp_type)
         if kind is None:
-            kind = Kind.BYTES if field.type == FieldDescriptor.TYPE_BYTES else Kind.STRING
-        return Type(kind, scalar=field, showable=showable)
+            kind = TypeKind.BYTES if field.type == FieldDescriptor.TYPE_BYTES else TypeKind.STRING
+        return ValueType(kind, scalar=field, showable=showable)
     if message.full_name == TIMESTAMP:
-        return Type(Kind.TIME, showable=showable)
+        return ValueType(TypeKind.TIME, showable=showable)
     if message.full_name == STRUCT:
-        return Type(Kind.STRUCT, showable=showable)
-    return Type(Kind.OBJECT, message=message, showable=showable)
+        return ValueType(TypeKind.STRUCT, showable=showable)
+    return ValueType(TypeKind.OBJECT, message=message, showable=showable)
 
 
-def list_of(items: Iterable[Type]) -> Type:
+def list_of(items: Iterable[ValueType]) -> ValueType:
     """A list whose items are written out."""
     written = tuple(map(_as_number, items))
-    return Type(Kind.LIST, element=common(written), items=written)
+    return ValueType(TypeKind.LIST, element=common(written), items=written)
 
 
-def _as_number(type: Type) -> Type:
+def _as_number(type: ValueType) -> ValueType:
     """Whether a number is a whole one, only each one tells."""
-    return NUMBER if type.kind in (Kind.INT, Kind.DOUBLE) else type
+    return NUMBER if type.kind in (TypeKind.INT, TypeKind.DOUBLE) else type
 
 
-def common(types: Iterable[Type]) -> Type:
+def common(types: Iterable[ValueType]) -> ValueType:
     """What all of them are, or one of what they are; ANY if those are too many."""
     types = _distinct(map(_as_number, types))
     if len(types) > MAX_DISTINCT:
@@ -249,41 +254,41 @@ def common(types: Iterable[Type]) -> Type:
     alike = all(type.kind is first.kind and type.names() == names for type in others)
     null = frozenset(key for type in types for key in type.absent)
     found = ANY if len(types) == 1 else replace(ANY, items=tuple(types))
-    if alike and first.kind in (Kind.BOOL, Kind.NUMBER, Kind.STRING):
-        found = Type(first.kind, showable=all(type.showable for type in types))
-    elif alike and first.kind is Kind.OBJECT and first.message is None and not first.open:
+    if alike and first.kind in (TypeKind.BOOL, TypeKind.NUMBER, TypeKind.STRING):
+        found = ValueType(first.kind, showable=all(type.showable for type in types))
+    elif alike and first.kind is TypeKind.OBJECT and first.message is None and not first.open:
         columns = {name: common([type.members[name] for type in types]) for name in names}
-        found = Type(Kind.OBJECT, members=columns)
-    elif alike and first.kind is Kind.LIST:
-        found = Type(Kind.LIST, element=common([type.element or ANY for type in types]))
+        found = ValueType(TypeKind.OBJECT, members=columns)
+    elif alike and first.kind is TypeKind.LIST:
+        found = ValueType(TypeKind.LIST, element=common([type.element or ANY for type in types]))
     return found.or_null(null) if any(type.nullable for type in types) else found
 
 
-def _distinct(types: Iterable[Type]) -> list[Type]:
-    found: list[Type] = []
+def _distinct(types: Iterable[ValueType]) -> list[ValueType]:
+    found: list[ValueType] = []
     for type in types:
         if len(found) <= MAX_DISTINCT and type not in found:
             found.append(type)
     return found
 
 
-def forms(type: Type) -> frozenset[str]:
+def forms(type: ValueType) -> frozenset[str]:
     """What its values may look like in JSON."""
     return _FORMS.get(type.kind, frozenset(["text"]))
 
 
 _NUMBERS, _LISTS, _OBJECTS = frozenset(["number"]), frozenset(["list"]), frozenset(["object"])
 _FORMS = {
-    Kind.BOOL: frozenset(["truth"]),
-    **dict.fromkeys([Kind.INT, Kind.DOUBLE, Kind.NUMBER], _NUMBERS),
-    Kind.LIST: _LISTS,
-    **dict.fromkeys([Kind.OBJECT, Kind.STRUCT], _OBJECTS),
-    Kind.COLLECTION: _LISTS | _OBJECTS,
-    Kind.SIZED: _LISTS | _OBJECTS | frozenset(["text"]),
+    TypeKind.BOOL: frozenset(["truth"]),
+    **dict.fromkeys([TypeKind.INT, TypeKind.DOUBLE, TypeKind.NUMBER], _NUMBERS),
+    TypeKind.LIST: _LISTS,
+    **dict.fromkeys([TypeKind.OBJECT, TypeKind.STRUCT], _OBJECTS),
+    TypeKind.COLLECTION: _LISTS | _OBJECTS,
+    TypeKind.SIZED: _LISTS | _OBJECTS | frozenset(["text"]),
 }
 
 
-def _same_enum(target: Type, source: Type) -> bool:
+def _same_enum(target: ValueType, source: ValueType) -> bool:
     return (
         target.scalar is not None
         and source.scalar is not None
@@ -291,13 +296,13 @@ def _same_enum(target: Type, source: Type) -> bool:
     )
 
 
-def _accepts_items(target: Type, source: Type) -> bool:
+def _accepts_items(target: ValueType, source: ValueType) -> bool:
     if target.element is None or source.element is None:
         return True
     return target.element.accepts(source.element)
 
 
-def _accepts_members(target: Type, source: Type) -> bool:
+def _accepts_members(target: ValueType, source: ValueType) -> bool:
     if target.message is not None and source.message is not None:
         return target.message is source.message
     declared = target.names()

@@ -25,7 +25,7 @@ from services.orchestrator.definition.types import (
     ANY,
     STRUCT,
     TIMESTAMP,
-    Kind,
+    TypeKind,
     enum_words,
     fields,
 )
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from services.orchestrator.definition.document import Pointer
-    from services.orchestrator.definition.types import Type
+    from services.orchestrator.definition.types import ValueType
 
 HASH_SIZE = 32  # bytes
 MAX_GIVEN_DEPTH = 24  # levels: steps may put some around it
@@ -51,20 +51,20 @@ _TIME = re.compile(TIME)
 
 
 # What a literal of a definition may be, where no contract says more.
-_PLAIN: dict[Kind, tuple[type, ...]] = {
-    Kind.BOOL: (bool,),
-    Kind.INT: (int,),
-    Kind.DOUBLE: (int, float),
-    Kind.STRING: (str,),
-    Kind.ENUM: (str,),
-    Kind.BYTES: (str,),
-    Kind.NUMBER: (int, float),
-    Kind.SIZED: (str, list, dict),
-    Kind.COLLECTION: (list, dict),
+_PLAIN: dict[TypeKind, tuple[type, ...]] = {
+    TypeKind.BOOL: (bool,),
+    TypeKind.INT: (int,),
+    TypeKind.DOUBLE: (int, float),
+    TypeKind.STRING: (str,),
+    TypeKind.ENUM: (str,),
+    TypeKind.BYTES: (str,),
+    TypeKind.NUMBER: (int, float),
+    TypeKind.SIZED: (str, list, dict),
+    TypeKind.COLLECTION: (list, dict),
 }
 
 
-class Mismatch(ValueError):  # noqa: N818  (a state, as in mesh.errors)
+class MismatchError(ValueError):
     """A value that does not fit its field, and where in the value that is."""
 
     def __init__(self, pointer: Pointer, expected: str) -> None:
@@ -88,46 +88,46 @@ def to_json(message: Message) -> dict[str, Any]:
 def fill(message: Message, value: Any, pointer: Pointer = ()) -> None:
     """Write a JSON object into a message. Mismatch names the member that does not fit."""
     if not isinstance(value, dict):
-        raise Mismatch(pointer, "an object")
+        raise MismatchError(pointer, "an object")
     known = _writers(message.DESCRIPTOR)
     for name, item in value.items():
         if name not in known:
-            raise Mismatch(
+            raise MismatchError(
                 (*pointer, name), f"left out: {message.DESCRIPTOR.name} has no such field"
             )
         known[name](message, item, (*pointer, name))
 
 
-def conform(value: Any, type: Type, pointer: Pointer = ()) -> None:
+def conform(value: Any, type: ValueType, pointer: Pointer = ()) -> None:
     """Mismatch unless the JSON value is of the type."""
     match type.kind:
-        case Kind.ANY:
+        case TypeKind.ANY:
             return
         case _ if value is None and type.nullable:
             return
-        case Kind.LIST:
+        case TypeKind.LIST:
             if not isinstance(value, list):
-                raise Mismatch(pointer, "a list")
+                raise MismatchError(pointer, "a list")
             for at, item in enumerate(value):
                 conform(item, type.element or ANY, (*pointer, at))
-        case Kind.OBJECT if type.message is not None:
+        case TypeKind.OBJECT if type.message is not None:
             fill(GetMessageClass(type.message)(), value, pointer)
-        case Kind.OBJECT | Kind.STRUCT:
+        case TypeKind.OBJECT | TypeKind.STRUCT:
             if not isinstance(value, dict):
-                raise Mismatch(pointer, "an object")
+                raise MismatchError(pointer, "an object")
             for name, member in type.members.items():
                 if name not in value:
-                    raise Mismatch((*pointer, name), "given")
+                    raise MismatchError((*pointer, name), "given")
                 conform(value[name], member, (*pointer, name))
-        case Kind.TIME:
+        case TypeKind.TIME:
             _write_message(Timestamp(), value, pointer)
         case _ if type.scalar is not None:
             parse_scalar(type.scalar, value, pointer)
         case _:
             if not isinstance(value, _PLAIN[type.kind]) or (
-                isinstance(value, bool) and type.kind is not Kind.BOOL
+                isinstance(value, bool) and type.kind is not TypeKind.BOOL
             ):
-                raise Mismatch(pointer, str(type))
+                raise MismatchError(pointer, str(type))
 
 
 def from_struct(struct: Struct) -> dict[str, Any]:
@@ -139,7 +139,7 @@ def from_given(struct: Struct, field: str) -> dict[str, Any]:
     """The same of a request's field. InvalidArgument for NaN, which JSON lacks, and for depths."""
     try:
         given = from_struct(struct)
-    except Mismatch as error:
+    except MismatchError as error:
         raise InvalidArgument(f"{field}: {error}", field=field) from None
     if depth(given) > MAX_GIVEN_DEPTH:
         message = f"{field} must be nested at most {MAX_GIVEN_DEPTH} levels deep"
@@ -179,7 +179,7 @@ def format_time(time: datetime) -> str:
     return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-class _Reader(NamedTuple):
+class _FieldReader(NamedTuple):
     name: str  # of the member
     field: str
     optional: bool  # what is absent is null
@@ -187,10 +187,10 @@ class _Reader(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def _readers(message: Descriptor) -> tuple[_Reader, ...]:
+def _readers(message: Descriptor) -> tuple[_FieldReader, ...]:
     """What reads each member out of a message of this type."""
     return tuple(
-        _Reader(name, field.name, not field.is_repeated and field.has_presence, _reader(field))
+        _FieldReader(name, field.name, not field.is_repeated and field.has_presence, _reader(field))
         for name, field in fields(message).items()
     )
 
@@ -218,7 +218,7 @@ def _item_reader(field: FieldDescriptor) -> Callable[[Any], Any] | None:
 
 def _finite(name: str, number: float) -> float:
     if not math.isfinite(number):
-        raise Mismatch((name,), "a finite number")
+        raise MismatchError((name,), "a finite number")
     return number
 
 
@@ -255,7 +255,7 @@ def _write_inner(name: str, message: Message, value: Any, pointer: Pointer) -> N
 
 def _write_items(field: FieldDescriptor, message: Message, value: Any, pointer: Pointer) -> None:
     if not isinstance(value, list):
-        raise Mismatch(pointer, "a list")
+        raise MismatchError(pointer, "a list")
     target = getattr(message, field.name)
     for at, item in enumerate(value):
         if field.message_type is not None:
@@ -268,15 +268,15 @@ def _write_message(target: Message, value: Any, pointer: Pointer) -> None:
     match target:
         case Struct():
             if not isinstance(value, dict):
-                raise Mismatch(pointer, "an object")
+                raise MismatchError(pointer, "an object")
             fill_struct(target, value, pointer)
         case Timestamp():
             if not isinstance(value, str) or not _TIME.fullmatch(value):
-                raise Mismatch(pointer, "an RFC 3339 time")
+                raise MismatchError(pointer, "an RFC 3339 time")
             try:
                 target.FromJsonString(value)
             except ValueError:
-                raise Mismatch(pointer, "an RFC 3339 time") from None
+                raise MismatchError(pointer, "an RFC 3339 time") from None
         case _:
             fill(target, value, pointer)
 
@@ -307,43 +307,43 @@ def _bounds(cpp_type: int) -> tuple[int, int]:
 
 def _parse_bool(value: Any, pointer: Pointer) -> bool:
     if not isinstance(value, bool):
-        raise Mismatch(pointer, "true or false")
+        raise MismatchError(pointer, "true or false")
     return value
 
 
 def _parse_word(words: dict[str, int], value: Any, pointer: Pointer) -> int:
     if not isinstance(value, str) or value not in words:
-        raise Mismatch(pointer, f"one of {', '.join(words)}")
+        raise MismatchError(pointer, f"one of {', '.join(words)}")
     return words[value]
 
 
 def _parse_number(value: Any, pointer: Pointer) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise Mismatch(pointer, "a number")
+        raise MismatchError(pointer, "a number")
     return float(value)
 
 
 def _parse_integer(low: int, high: int, value: Any, pointer: Pointer) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise Mismatch(pointer, "an integer")
+        raise MismatchError(pointer, "an integer")
     if not low <= value <= high:
-        raise Mismatch(pointer, f"from {low} to {high}")
+        raise MismatchError(pointer, f"from {low} to {high}")
     return value
 
 
 def _parse_text(value: Any, pointer: Pointer) -> str:
     if not isinstance(value, str):
-        raise Mismatch(pointer, "a string")
+        raise MismatchError(pointer, "a string")
     return value
 
 
 def _parse_bytes(value: Any, pointer: Pointer) -> bytes:
     if not isinstance(value, str):
-        raise Mismatch(pointer, "hexadecimal digits")
+        raise MismatchError(pointer, "hexadecimal digits")
     try:
         raw = bytes.fromhex(value)
     except ValueError:
-        raise Mismatch(pointer, "hexadecimal digits") from None
+        raise MismatchError(pointer, "hexadecimal digits") from None
     return raw[::-1] if len(raw) == HASH_SIZE else raw
 
 
@@ -360,7 +360,7 @@ def _from_value(value: Value) -> Any:
         case "number_value":
             number = value.number_value
             if not math.isfinite(number):
-                raise Mismatch((), "a finite number")
+                raise MismatchError((), "a finite number")
             return int(number) if number.is_integer() and abs(number) <= MAX_EXACT else number
         case "string_value":
             return value.string_value
@@ -390,4 +390,4 @@ def _fill_value(target: Value, value: Any, pointer: Pointer) -> None:
             target.struct_value.SetInParent()
             fill_struct(target.struct_value, value, pointer)
         case _:
-            raise Mismatch(pointer, "JSON")
+            raise MismatchError(pointer, "JSON")

@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from services.orchestrator.definition.condition import Condition
+    from services.orchestrator.definition.cel import Condition
     from services.orchestrator.definition.inputs import Inputs
-    from services.orchestrator.definition.types import Type
+    from services.orchestrator.definition.types import ValueType
 
 
 MAX_ITEMS = 1000  # of a for_each
-MAX_STEPS = 20_000  # of a run, those of all items counted
+MAX_STEPS_PER_RUN = 20_000  # of a run, those of all items counted
 
 
 class Effect(Enum):
@@ -48,8 +48,8 @@ class Operation:
 
     name: str
     protocol: str
-    request: Type
-    reply: Type
+    request: ValueType
+    reply: ValueType
     runs: Method | Workflow
     # Of a workflow: its reply is what its last step names, not the whole reply to it.
     names_outputs: bool = False
@@ -130,7 +130,7 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
-class Awaited:
+class EventPattern:
     """A signal to this run, or an event that any run emits."""
 
     name: str  # of the signal, or the event's type
@@ -144,7 +144,7 @@ class Awaited:
 
 @dataclass(frozen=True, slots=True)
 class WaitFor:
-    awaited: tuple[Awaited, ...]
+    awaited: tuple[EventPattern, ...]
     all: bool  # each of them; else whichever comes first
     correlation: str | None  # a template
     timeout_us: int | None
@@ -269,7 +269,9 @@ class Workflow:
     steps: tuple[Step, ...]
     inputs: Inputs
     deadline_us: int | None = None  # from the start of a run; None: the engine's
-    outputs: Mapping[str, Type] = field(default_factory=dict)  # of its last step: its own as a step
+    outputs: Mapping[str, ValueType] = field(
+        default_factory=dict
+    )  # of its last step: its own as a step
     pivots: int = field(init=False, repr=False)  # the most that one way through it makes
     # Name and hash of every workflow that runs inside this one, each after those inside it: a run
     # is pinned to them.

@@ -27,7 +27,7 @@ from services.orchestrator.definition.document import (
     fault_at,
     plain_number,
 )
-from services.orchestrator.definition.faults import DefinitionInvalid, shown
+from services.orchestrator.definition.problems import DefinitionInvalidError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +45,7 @@ _AMBIGUOUS = re.compile(
 
 
 def parse_yaml(text: str) -> Document:
-    """Read one YAML 1.2 document without anchors and tags. DefinitionInvalid otherwise."""
+    """Read one YAML 1.2 document without anchors and tags. DefinitionInvalidError otherwise."""
     check_size(text)
     reader = _Reader(text)
     value = reader.read_document()
@@ -159,7 +159,7 @@ class _Reader:
         return number
 
     def _refuse(self, message: str, offset: int) -> NoReturn:
-        raise DefinitionInvalid([fault_at(self._text, min(offset, len(self._text)), message)])
+        raise DefinitionInvalidError([fault_at(self._text, min(offset, len(self._text)), message)])
 
 
 _WITH_VALUES = (

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from services.orchestrator.engine.conclusion import NOT_ASKED, NOT_SENT, of_all_steps
-from services.orchestrator.engine.state import StepStatus
+from services.orchestrator.engine.model import StepStatus
+from services.orchestrator.engine.outcome import NOT_ASKED, NOT_SENT, of_all_steps
 
 if TYPE_CHECKING:
-    from services.orchestrator.engine.state import Error, RunState, StepState
+    from services.orchestrator.engine.model import RunState, StepError, StepState
 
 _OURS = re.compile(
     rf"internal error [0-9a-f]{{32}}|{NOT_ASKED}"
@@ -37,11 +37,11 @@ def cause(state: RunState) -> str:
     return ""
 
 
-def word(error: Error | None) -> str:
+def word(error: StepError | None) -> str:
     return (error.reason or error.code) if error else ""
 
 
-def _tells(reason: str, error: Error) -> bool:
+def _tells(reason: str, error: StepError) -> bool:
     return str(error) in reason or (error.message != "" and error.message in reason)
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from services.orchestrator.definition.workflow import Call
-from services.orchestrator.engine import conclusion, places
-from services.orchestrator.engine.inside import Inside
-from services.orchestrator.engine.state import Phase, RunStatus, StepStatus
+from services.orchestrator.engine import outcome, step_path
+from services.orchestrator.engine.blocks import Blocks
+from services.orchestrator.engine.model import Phase, RunStatus, StepStatus
 
 TAKEN_BACK = (RunStatus.FAILED, RunStatus.REFUSED, RunStatus.CANCELLED)
 
 
-class Compensations(Inside):
+class Compensation(Blocks):
     __slots__ = ()
 
     def to_compensate(self, status: RunStatus) -> list[str]:
@@ -21,26 +21,26 @@ class Compensations(Inside):
             step.path
             for step in sorted(self.state.steps.values(), key=lambda s: s.ended, reverse=True)
             if step.status is StepStatus.SUCCEEDED
-            and f"{step.path}/{places.COMPENSATE}" not in self.state.steps
-            and not conclusion.winds_up(step)
+            and f"{step.path}/{step_path.COMPENSATE}" not in self.state.steps
+            and not outcome.winds_up(step)
             and self._compensation_of(step.path) is not None
         ]
 
     def _compensation_of(self, path: str) -> Call | None:
-        action = places.locate(self.workflow, path).step.action
+        action = step_path.locate(self.workflow, path).step.action
         return action.compensate if isinstance(action, Call) else None
 
     def begin_compensation(self, path: str) -> None:
-        own = f"{path}/{places.COMPENSATE}"
-        self.begin(places.locate(self.workflow, own).step, own)
+        own = f"{path}/{step_path.COMPENSATE}"
+        self.begin(step_path.locate(self.workflow, own).step, own)
 
     def failed_compensation(self) -> tuple[RunStatus, str] | None:
         for step in self.state.steps.values():
-            undoes = step.path.endswith(f"/{places.COMPENSATE}") and step.phase is Phase.ENDED
+            undoes = step.path.endswith(f"/{step_path.COMPENSATE}") and step.phase is Phase.ENDED
             if undoes and step.status is not StepStatus.SUCCEEDED:
                 return RunStatus.COMPENSATION_FAILED, f"{step.path}: {step.error}"
         return None
 
     def after_compensations(self, status: RunStatus) -> RunStatus:
-        undone = any(path.endswith(f"/{places.COMPENSATE}") for path in self.state.steps)
+        undone = any(path.endswith(f"/{step_path.COMPENSATE}") for path in self.state.steps)
         return RunStatus.COMPENSATED if undone else status

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from services.orchestrator.definition.path import STATUS, Path, PathMissing
-from services.orchestrator.definition.template import Unresolved, parse_template
+from services.orchestrator.definition.path import STATUS, Path, PathMissingError
+from services.orchestrator.definition.templates import UnresolvedPathError, parse_template
 from services.orchestrator.definition.workflow import Call
-from services.orchestrator.engine.state import StepStatus
+from services.orchestrator.engine.model import StepStatus
 
 if TYPE_CHECKING:
     from services.orchestrator.definition.path import Scope
-    from services.orchestrator.definition.values import Mismatch
+    from services.orchestrator.definition.values import MismatchError
     from services.orchestrator.definition.workflow import Action, Step
 
 _FATES = {
@@ -21,9 +21,13 @@ _FATES = {
 }
 
 
-def explain(step: Step, error: Unresolved | Mismatch, seen: Scope) -> str:
+def explain(step: Step, error: UnresolvedPathError | MismatchError, seen: Scope) -> str:
     """The error, and what is to be known about it if something is null."""
-    path = error.path if isinstance(error, Unresolved) else _mapped(step.action, error.pointer)
+    path = (
+        error.path
+        if isinstance(error, UnresolvedPathError)
+        else _mapped(step.action, error.pointer)
+    )
     null = None if path is None else _null(path, seen)
     if null is None:
         return str(error)
@@ -56,7 +60,7 @@ def _null(path: Path, seen: Scope) -> Path | None:
         try:
             if part.read(seen) is None:
                 return part
-        except PathMissing:
+        except PathMissingError:
             return None
     return None
 

@@ -6,9 +6,9 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mesh.attestation import payment_digest
 from mesh.errors import InvalidArgument, Reason
-from services.orchestrator.definition.template import Unresolved
+from mesh.security.attestation import payment_digest
+from services.orchestrator.definition.templates import UnresolvedPathError
 from services.orchestrator.engine import payments
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ CHECKED = ("sender_did", "sender_address", "recipient_address", "amount_sat")
 
 
 @dataclass(frozen=True, slots=True)
-class Proven:
+class ProvenRequest:
     """One of several payments, and its payer's presentation for it."""
 
     intent: PaymentIntent | None
@@ -50,7 +50,7 @@ def check_one(
 
 
 def check_several(
-    workflow: Workflow, given: dict[str, Any], proven: Sequence[Proven], network: str
+    workflow: Workflow, given: dict[str, Any], proven: Sequence[ProvenRequest], network: str
 ) -> None:
     """As many payments as its input names, each once. InvalidArgument naming what is wrong."""
     if not 1 <= len(proven) <= MAX_PAYMENTS:
@@ -96,7 +96,7 @@ def check_presentation(presentation: str, *, field: str) -> None:
         )
 
 
-def _check_proven(payment: Proven, known: Mapping[str, int], at: int) -> str:
+def _check_proven(payment: ProvenRequest, known: Mapping[str, int], at: int) -> str:
     """Its id."""
     field = f"payments[{at}]"
     check_presentation(payment.presentation, field=f"{field}.presentation")
@@ -125,7 +125,7 @@ def _check_proven(payment: Proven, known: Mapping[str, int], at: int) -> str:
 
 def _asked(
     workflow: Workflow, given: dict[str, Any], known: Mapping[str, int]
-) -> list[payments.Asked]:
+) -> list[payments.RequestedPayment]:
     """The steps that belong to payments, all of which are known."""
     asked = []
     try:
@@ -140,7 +140,7 @@ def _asked(
                 )
             asked.append(one)
         payments.must_differ(workflow, given)  # costs the square of how many there are
-    except (Unresolved, payments.PaidTwice) as error:
+    except (UnresolvedPathError, payments.PaidTwiceError) as error:
         raise InvalidArgument(f"input of {workflow.id}: {error}", field="input") from None
     return asked
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mesh.errors import Reason
 from services.orchestrator.definition.path import Path
-from services.orchestrator.definition.template import parse_template, resolve
+from services.orchestrator.definition.templates import parse_template, resolve
 from services.orchestrator.definition.workflow import (
     Call,
     Effect,
@@ -22,25 +22,25 @@ from services.orchestrator.definition.workflow import (
     Workflow,
     all_steps,
 )
-from services.orchestrator.engine import places
-from services.orchestrator.engine.state import Phase, StepStatus
+from services.orchestrator.engine import step_path
+from services.orchestrator.engine.model import Phase, StepStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from services.orchestrator.engine.state import RunState, StepState
+    from services.orchestrator.engine.model import RunState, StepState
 
 WORKFLOWS = 1024  # whose payments are kept in memory
 
 
-class PaidTwice(ValueError):  # noqa: N818  (a state, as in mesh.errors)
+class PaidTwiceError(ValueError):
     """Two steps would make one payment."""
 
     def __init__(self, payment_id: str, first: str, second: str) -> None:
         super().__init__(f"{payment_id} would be paid by {first} and again by {second}")
 
 
-class Asked(NamedTuple):
+class RequestedPayment(NamedTuple):
     """A step that belongs to a payment."""
 
     path: str
@@ -50,7 +50,7 @@ class Asked(NamedTuple):
     pays: bool
 
 
-def asked(workflow: Workflow, given: dict[str, Any]) -> Iterator[Asked]:
+def asked(workflow: Workflow, given: dict[str, Any]) -> Iterator[RequestedPayment]:
     """Every step that the input gives a payment to, in the order of the definition.
 
     Unresolved if the input lacks what the definition names.
@@ -68,13 +68,13 @@ def payment_of(workflow: Workflow, state: RunState, path: str) -> str:
     if not workflow.names_payments:
         return ""
     while path:
-        place = places.locate(workflow, path)
+        place = step_path.locate(workflow, path)
         if place.prefix:
             path = place.prefix.rstrip("/")
             continue
         if (named := place.step.payment) is not None:
             return str(resolve(named, _seen(workflow, state.input, place)))
-        path = places.outer(path)
+        path = step_path.parent(path)
     return ""
 
 
@@ -94,18 +94,20 @@ def unsettled(workflow: Workflow, state: RunState) -> dict[str, str]:
     return {id: path for id, path in first.items() if id not in settled}
 
 
-def _look(steps: Iterable[Step], prefix: str, seen: dict[str, Any]) -> Iterator[Asked]:
+def _look(steps: Iterable[Step], prefix: str, seen: dict[str, Any]) -> Iterator[RequestedPayment]:
     for step in steps:
         path, action = prefix + step.id, step.action
         if (named := step.payment) is not None:
-            yield Asked(path, resolve(named, seen), named, _beside(named, seen), _pays(step))
+            yield RequestedPayment(
+                path, resolve(named, seen), named, _beside(named, seen), _pays(step)
+            )
         if isinstance(action, ForEach):
             for index, item in _items(action, seen):
                 inner = {**seen, "item": item, "index": index}
                 yield from _look(action.steps, f"{path}[{index}]/", inner)
         else:
             yield from _look(step.inner, f"{path}/", seen)
-        yield from _look(step.handling, f"{path}/{places.ON_ERROR}/", seen)
+        yield from _look(step.handling, f"{path}/{step_path.ON_ERROR}/", seen)
 
 
 def _items(each: ForEach, seen: dict[str, Any]) -> Iterator[tuple[int, Any]]:
@@ -132,7 +134,7 @@ def _pass(
         if step.payment is not None and _pays(step):
             payment_id = resolve(step.payment, seen)
             if payment_id in paid:
-                raise PaidTwice(payment_id, paid[payment_id], path)
+                raise PaidTwiceError(payment_id, paid[payment_id], path)
             paid = {**paid, payment_id: path}
         if isinstance(action, Switch):
             ways = [_pass(case.steps, f"{path}/", seen, paid) for case in action.cases]
@@ -143,15 +145,17 @@ def _pass(
                 paid = _pass(action.steps, f"{path}[{index}]/", inner, paid)
         else:
             paid = _pass(step.inner, f"{path}/", seen, paid)
-        paid = _pass(step.handling, f"{path}/{places.ON_ERROR}/", seen, paid)
+        paid = _pass(step.handling, f"{path}/{step_path.ON_ERROR}/", seen, paid)
     return paid
 
 
-def _seen(workflow: Workflow, given: dict[str, Any], place: places.Place) -> dict[str, Any]:
+def _seen(
+    workflow: Workflow, given: dict[str, Any], place: step_path.StepLocation
+) -> dict[str, Any]:
     """What a payment's template can see."""
     if not place.each:
         return {"input": given}
-    around = places.locate(workflow, place.each)
+    around = step_path.locate(workflow, place.each)
     assert isinstance(around.step.action, ForEach)  # noqa: S101
     seen = _seen(workflow, given, around)
     items = resolve(around.step.action.items, seen)
@@ -170,7 +174,7 @@ def _paying(steps: Iterable[Step], prefix: str) -> Iterator[str]:
         if _pays(step):
             yield path
         yield from _paying(step.inner, f"{path}/")
-        yield from _paying(step.handling, f"{path}/{places.ON_ERROR}/")
+        yield from _paying(step.handling, f"{path}/{step_path.ON_ERROR}/")
 
 
 def _pays(step: Step) -> bool:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from anya.mesh.v1.attestation_pb2 import Attestation, PaymentIntent, RunContext
 from services.orchestrator.definition import values
 from services.orchestrator.definition.workflow import Effect
-from services.orchestrator.engine import places
-from services.orchestrator.engine.state import Proven
+from services.orchestrator.engine import step_path
+from services.orchestrator.engine.model import ProvenPayment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from services.orchestrator.definition.workflow import Method
-    from services.orchestrator.engine.state import RunState
+    from services.orchestrator.engine.model import RunState
 
 FIRST_ITERATION = "0"
 
@@ -30,8 +30,8 @@ def effect_key(state: RunState, path: str, effect: Effect, payment: str) -> str:
     """
     if effect is Effect.PIVOT:
         return payment or state.run_id
-    iteration = ".".join(places.indices(path)) or FIRST_ITERATION
-    key = f"{state.run_id}/{places.plain(path)}/{iteration}"
+    iteration = ".".join(step_path.item_indices(path)) or FIRST_ITERATION
+    key = f"{state.run_id}/{step_path.template_path(path)}/{iteration}"
     return f"{key}/{state.spent[path]}" if path in state.spent else key
 
 
@@ -78,7 +78,7 @@ def _attests(reply: Descriptor) -> bool:
 
 def _context(state: RunState, payment: str) -> RunContext:
     """What is known of the step's payment, and of no other."""
-    proven = state.payments[payment] if payment else Proven(state.intent, state.presentation)
+    proven = state.payments[payment] if payment else ProvenPayment(state.intent, state.presentation)
     context = RunContext(presentation=proven.presentation)
     if proven.intent:
         context.intent.CopyFrom(PaymentIntent.FromString(proven.intent))

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from services.orchestrator.definition import values
 from services.orchestrator.definition.path import ERROR, STATUS
-from services.orchestrator.engine import places
-from services.orchestrator.engine.policy import SECOND
-from services.orchestrator.engine.state import Phase, RunState, StepStatus
+from services.orchestrator.engine import step_path
+from services.orchestrator.engine.model import Phase, RunState, StepStatus
+from services.orchestrator.engine.retry_policy import SECOND
 
 if TYPE_CHECKING:
     from services.orchestrator.definition.workflow import Workflow
-    from services.orchestrator.engine.state import StepState
+    from services.orchestrator.engine.model import StepState
 
 ITEMS = "items"  # in the input of a for_each
 
@@ -30,7 +30,7 @@ class Scope(dict[str, Any]):
         self._workflow = workflow
         self._state = state
         self._path = path
-        self._place = places.locate(workflow, path)
+        self._place = step_path.locate(workflow, path)
         self._at_us = at_us
 
     def __missing__(self, root: str) -> Any:
@@ -63,13 +63,13 @@ class Outputs(dict[str, Any]):
 
     __slots__ = ("_path", "_place", "_state")
 
-    def __init__(self, state: RunState, place: places.Place, path: str) -> None:
+    def __init__(self, state: RunState, place: step_path.StepLocation, path: str) -> None:
         self._state = state
         self._place = place
         self._path = path
 
     def __missing__(self, id: str) -> dict[str, Any]:
-        path = places.beside(self._place, self._path, id)
+        path = step_path.sibling(self._place, self._path, id)
         found = None if path is None else self._find(id, path)
         if found is None:
             raise KeyError(id)
@@ -87,12 +87,12 @@ class Outputs(dict[str, Any]):
 
     def _is_over(self, path: str) -> bool:
         """What is around the step has ended, so that it never will begin."""
-        around = places.outer(path)
+        around = step_path.parent(path)
         while around.startswith(self._place.prefix) and around:
             known = self._state.steps.get(around)
             if known is not None:
                 return known.phase is Phase.ENDED
-            around = places.outer(around)
+            around = step_path.parent(around)
         return False
 
 

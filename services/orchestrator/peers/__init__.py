@@ -11,9 +11,9 @@ from google.rpc.status_pb2 import Status
 
 from mesh.breaker import State
 from mesh.errors import Reason
-from mesh.interceptors.errors import reason_of
+from mesh.rpc.interceptors.errors import reason_of
 from services.orchestrator.config import PEERS
-from services.orchestrator.engine.state import Error
+from services.orchestrator.engine.model import StepError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -31,12 +31,12 @@ class Peers:
 
     async def call(
         self, service: str, method: str, request: bytes, *, timeout: float | None = None
-    ) -> bytes | Error:
+    ) -> bytes | StepError:
         """One attempt. The bytes go out as they are: every attempt of a step sends the same."""
         group = method.lstrip("/").partition("/")[0]
         if self._runtime.breakers(service)[group].state is State.OPEN:
             message = f"the breaker of {service} is open"
-            return Error("UNAVAILABLE", Reason.BREAKER_OPEN, message)
+            return StepError("UNAVAILABLE", Reason.BREAKER_OPEN, message)
         call: Any = self._channels[service].unary_unary(method)
         try:
             reply: bytes = await call(request, timeout=timeout or self._timeout)
@@ -56,8 +56,8 @@ async def open_peers(runtime: Runtime, *, timeout: float) -> AsyncIterator[Peers
             await channel.close()
 
 
-def _error(error: grpc.aio.AioRpcError) -> Error:
-    return Error(
+def _error(error: grpc.aio.AioRpcError) -> StepError:
+    return StepError(
         error.code().name, reason_of(error), error.details() or "", retry_after=_retry_after(error)
     )
 

@@ -9,20 +9,20 @@ from anya.bitcoin.v1 import wallet_pb2
 from anya.orchestrator.v1 import payment_pb2 as pb
 from anya.orchestrator.v1.payment_pb2_grpc import PaymentServiceServicer
 from anya.orchestrator.v1.workflow_pb2 import RUN_STATUS_NEEDS_ATTENTION, RUN_STATUS_SUCCEEDED
+from mesh.data.idempotency import IdempotencyKey
 from mesh.errors import FailedPrecondition, NotFound, Reason, Unavailable
-from mesh.inbox import RequestKey
-from mesh.interceptors import request_key, trust
-from services.orchestrator import changes
-from services.orchestrator.engine import sending
-from services.orchestrator.engine.evolve import evolve
+from mesh.rpc.interceptors import request_key, trust
+from services.orchestrator import notifications
+from services.orchestrator.engine import message_checks
+from services.orchestrator.engine.fold import evolve
 from services.orchestrator.engine.intents import check_payment_id
-from services.orchestrator.engine.starting import StartRun
-from services.orchestrator.engine.state import Error, RunState
-from services.orchestrator.journal.runs import check_goes_on
-from services.orchestrator.peers.wallet import Word
-from services.orchestrator.servicers import payment_view, view, waiting
+from services.orchestrator.engine.model import RunState, StepError
+from services.orchestrator.engine.start import StartRun
+from services.orchestrator.peers.wallet import PaymentAnswer
+from services.orchestrator.servicers import payment_view, views, waits
 from services.orchestrator.servicers.start import start_run
-from services.orchestrator.trace_context import trace_id_of
+from services.orchestrator.store.run_store import check_goes_on
+from services.orchestrator.worker.trace_context import trace_id_of
 
 if TYPE_CHECKING:
     import asyncio
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
     from grpc.aio import ServicerContext
 
-    from services.orchestrator.changes import Changes
-    from services.orchestrator.driving.runner import Runner
-    from services.orchestrator.journal.commits import NewRun
-    from services.orchestrator.journal.runs import Runs, StoredRun
-    from services.orchestrator.peers.wallet import Wallet
+    from services.orchestrator.notifications import RunNotifier
+    from services.orchestrator.peers.wallet import WalletPeer
+    from services.orchestrator.store.commits import NewRun
+    from services.orchestrator.store.run_store import RunStore, StoredRun
+    from services.orchestrator.worker.worker import Worker
 
 WORKFLOW = "verified_payment"
 CANCEL = "/anya.orchestrator.v1.PaymentService/CancelPayment"
@@ -55,25 +55,27 @@ MAY_BE_SIGNED = (RUN_STATUS_SUCCEEDED, RUN_STATUS_NEEDS_ATTENTION)
 
 
 class PaymentServicer(PaymentServiceServicer):
-    def __init__(self, runs: Runs, runner: Runner, wallet: Wallet, changes: Changes) -> None:
+    def __init__(
+        self, runs: RunStore, runner: Worker, wallet: WalletPeer, notifications: RunNotifier
+    ) -> None:
         self._runs = runs
         self._runner = runner
         self._wallet = wallet
-        self._changes = changes
+        self._changes = notifications
 
     async def SendVerifiedPayment(
         self,
         request: pb.SendVerifiedPaymentRequest,
         context: ServicerContext[pb.SendVerifiedPaymentRequest, pb.SendVerifiedPaymentResponse],
     ) -> pb.SendVerifiedPaymentResponse:
-        seconds = waiting.read_wait(request.wait)
+        seconds = waits.read_wait(request.wait)
         work = start_run(self._runner, WORKFLOW, _parse(request), reply=_format_sent)
         if not seconds:
             return pb.SendVerifiedPaymentResponse.FromString(await work)
         run_id = request.request_id
         with self._changes.await_end(run_id) as ending:
             sent = pb.SendVerifiedPaymentResponse.FromString(await work)
-            state = await waiting.end_of(run_id, ending, self._runs, self._runner, seconds)
+            state = await waits.end_of(run_id, ending, self._runs, self._runner, seconds)
         if state is None:
             sent.payment.CopyFrom(_format_stored(run_id, await self._runs.load(run_id)))
         else:
@@ -90,7 +92,7 @@ class PaymentServicer(PaymentServiceServicer):
         check_payment_id(payment_id, field="payment_id")
         stored = await self._find(payment_id)
         answer = await self._ask(payment_id, context)
-        if stored is None and isinstance(answer, Error):
+        if stored is None and isinstance(answer, StepError):
             why = answer.reason or answer.code  # its words may be about people
             raise Unavailable(
                 f"no run pays {payment_id}, and bitcoin does not say if it is cancelled: {why}",
@@ -108,7 +110,10 @@ class PaymentServicer(PaymentServiceServicer):
         payment_id, seen = request.payment_id, request.after_sequence
         check_payment_id(payment_id, field="payment_id")
         run_id = await self._runs.payments.run_of(payment_id)
-        state, word = RunState(run_id), Word(self._wallet, payment_id, fresh_for=LOOK_AGAIN)
+        state, word = (
+            RunState(run_id),
+            PaymentAnswer(self._wallet, payment_id, fresh_for=LOOK_AGAIN),
+        )
         last: pb.Payment | None = None
         with self._moves(run_id, end_only=request.end_only) as moved:
             while True:
@@ -133,7 +138,7 @@ class PaymentServicer(PaymentServiceServicer):
                         last = payment
                     if is_last:
                         return
-                await changes.wait(moved, at_most=LOOK_AGAIN)
+                await notifications.wait(moved, at_most=LOOK_AGAIN)
 
     async def CancelPayment(
         self,
@@ -156,9 +161,9 @@ class PaymentServicer(PaymentServiceServicer):
     async def _end_run(self, payment_id: str) -> None:
         """As CancelRun does: the run need not come to pay to hear that it must not."""
         caller = trust.current_caller()
-        key = RequestKey(caller, CANCEL, payment_id, b"")
+        key = IdempotencyKey(caller, CANCEL, payment_id, b"")
         with suppress(FailedPrecondition):  # it has ended meanwhile
-            cancel = sending.cancel("its payment was cancelled", caller)
+            cancel = message_checks.cancel("its payment was cancelled", caller)
             await self._runner.send(key, payment_id, cancel)
 
     @contextmanager
@@ -182,7 +187,7 @@ class PaymentServicer(PaymentServiceServicer):
 
     async def _ask(
         self, payment_id: str, context: ServicerContext[Any, Any]
-    ) -> wallet_pb2.Payment | Error | None:
+    ) -> wallet_pb2.Payment | StepError | None:
         """Bitcoin's word, or why there is none, while there is still time to tell it."""
         return await self._wallet.find(payment_id, within=_patience(context))
 
@@ -206,7 +211,7 @@ def _parse(request: pb.SendVerifiedPaymentRequest) -> StartRun:
 def _format_sent(new: NewRun) -> bytes:
     return pb.SendVerifiedPaymentResponse(
         payment_id=new.state.run_id,
-        status=view.run_status(new.state.status),
+        status=views.run_status(new.state.status),
         trace_id=trace_id_of(new.traceparent),
     ).SerializeToString()
 
@@ -217,7 +222,7 @@ def _format_stored(payment_id: str, stored: StoredRun) -> pb.Payment:
 
 
 def _format(
-    payment_id: str, stored: StoredRun | None, answer: wallet_pb2.Payment | Error | None
+    payment_id: str, stored: StoredRun | None, answer: wallet_pb2.Payment | StepError | None
 ) -> pb.Payment:
     payment = pb.Payment(payment_id=payment_id)
     if stored is not None:

@@ -8,14 +8,14 @@ from anya.mesh.v1.attestation_pb2 import PaymentIntent
 from anya.orchestrator.v1 import payment_pb2 as pb
 from services.orchestrator.definition import values
 from services.orchestrator.definition.workflow import Effect
-from services.orchestrator.engine.state import Error, StepStatus
-from services.orchestrator.servicers import view
+from services.orchestrator.engine.model import StepError, StepStatus
+from services.orchestrator.servicers import views
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from anya.bitcoin.v1 import wallet_pb2
-    from services.orchestrator.engine.state import RunState, StepState
+    from services.orchestrator.engine.model import RunState, StepState
 
 # Operations by what they tell of a payment, whatever a workflow calls the step.
 IDENTITY = "verify_identity"
@@ -28,26 +28,26 @@ def format_payment(state: RunState, payment_id: str, trace_id: str) -> pb.Paymen
     payment = pb.Payment(
         payment_id=payment_id,
         run_id=state.run_id,
-        status=view.run_status(state.status),
+        status=views.run_status(state.status),
         reason=state.reason,
         step=_current(state, payment_id),
         intent=intent_of(state, payment_id),
         trace_id=trace_id,
         recoveries=state.recoveries,
-        created=view.time(state.created_us),
-        updated=view.time(state.updated_us),
+        created=views.time(state.created_us),
+        updated=views.time(state.updated_us),
     )
     for step in _steps_of(state, payment_id, state.steps.values()):
         _add_findings(payment, step)
     return payment
 
 
-def add_answer(payment: pb.Payment, answer: wallet_pb2.Payment | Error | None) -> pb.Payment:
+def add_answer(payment: pb.Payment, answer: wallet_pb2.Payment | StepError | None) -> pb.Payment:
     """The same, with what bitcoin says now; its word counts more than the journal's."""
     match answer:
         case None:
             payment.bitcoin_answer = pb.BITCOIN_ANSWER_NOT_FOUND
-        case Error():
+        case StepError():
             payment.bitcoin_answer = pb.BITCOIN_ANSWER_UNAVAILABLE
             payment.bitcoin_error = answer.reason or answer.code
         case _:
@@ -81,10 +81,10 @@ def _current(state: RunState, payment_id: str) -> str:
 
 def _add_findings(payment: pb.Payment, step: StepState) -> None:
     if step.error is not None:
-        payment.error.CopyFrom(view.format_error(step.error))
+        payment.error.CopyFrom(views.format_error(step.error))
     is_pivot = step.effect == Effect.PIVOT.name
     if is_pivot and step.status is StepStatus.SKIPPED and step.condition is not None:
-        payment.condition.CopyFrom(view.format_condition(step.condition))
+        payment.condition.CopyFrom(views.format_condition(step.condition))
     reply = step.reply
     if reply is None:
         return

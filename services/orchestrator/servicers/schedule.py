@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 from anya.orchestrator.v1 import schedule_pb2 as pb
 from anya.orchestrator.v1.schedule_pb2_grpc import ScheduleServiceServicer
 from mesh.errors import InvalidArgument
-from mesh.interceptors import request_key, trust
+from mesh.rpc.interceptors import request_key, trust
 from services.orchestrator.definition import values
-from services.orchestrator.schedule import schedule as nouns
-from services.orchestrator.schedule.cron import Cron, cron
-from services.orchestrator.schedule.schedule import CatchUp, Interval, Overlap, Schedule, Timing
-from services.orchestrator.servicers import paging, view
+from services.orchestrator.schedules import schedule as nouns
+from services.orchestrator.schedules.cron import Cron, cron
+from services.orchestrator.schedules.schedule import CatchUp, Interval, Overlap, Schedule, Timing
+from services.orchestrator.servicers import paging, views
 
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
     from grpc.aio import ServicerContext
 
-    from services.orchestrator.journal.schedules import Schedules, StoredSchedule
-    from services.orchestrator.scheduler import Scheduler
+    from services.orchestrator.schedules.scheduler import Scheduler
+    from services.orchestrator.store.schedules import ScheduleStore, StoredSchedule
 
 DEFAULT_PAGE = 50
 MAX_PAGE = 500
@@ -39,7 +39,7 @@ CATCH_UPS = {
 
 
 class ScheduleServicer(ScheduleServiceServicer):
-    def __init__(self, schedules: Schedules, scheduler: Scheduler) -> None:
+    def __init__(self, schedules: ScheduleStore, scheduler: Scheduler) -> None:
         self._schedules = schedules
         self._scheduler = scheduler
 
@@ -166,22 +166,22 @@ def format_schedule(stored: StoredSchedule) -> pb.Schedule:
     schedule = pb.Schedule(
         schedule_id=asked.id,
         workflow_id=asked.workflow_id,
-        start=view.time_of_ms(asked.start_ms),
-        end=view.time_of_ms(asked.end_ms) if asked.end_ms < nouns.END_OF_TIME else None,
+        start=views.time_of_ms(asked.start_ms),
+        end=views.time_of_ms(asked.end_ms) if asked.end_ms < nouns.END_OF_TIME else None,
         overlap=pb.OverlapPolicy.Value(f"OVERLAP_POLICY_{asked.overlap}"),
         catch_up=pb.CatchUpPolicy.Value(f"CATCH_UP_POLICY_{asked.catch_up}"),
         catch_up_limit=asked.catch_up_limit,
         creator=progress.creator,
-        created=view.time_of_ms(progress.created_ms),
+        created=views.time_of_ms(progress.created_ms),
         paused=progress.paused,
-        next_due=view.time_of_ms(progress.next_ms),
+        next_due=views.time_of_ms(progress.next_ms),
         last_run_id=progress.last_run,
-        last_due=view.time_of_ms(progress.last_ms),
+        last_due=views.time_of_ms(progress.last_ms),
         started=progress.started,
         skipped=progress.skipped,
         refused=progress.refused,
         last_error=progress.error,
-        last_error_due=view.time_of_ms(progress.error_ms),
+        last_error_due=views.time_of_ms(progress.error_ms),
     )
     match asked.timing:
         case Interval(ms):

@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING
 
 from opentelemetry import trace
 
-from mesh.interceptors import request_key, trust
-from mesh.interceptors.tracing import remote_parent
-from services.orchestrator.trace_context import parent_of_run, sampled
+from mesh.rpc.interceptors import request_key, trust
+from mesh.rpc.interceptors.tracing import remote_parent
+from services.orchestrator.worker.trace_context import parent_of_run, sampled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from services.orchestrator.driving.runner import Runner
-    from services.orchestrator.engine.starting import StartRun
-    from services.orchestrator.journal.commits import NewRun
+    from services.orchestrator.engine.start import StartRun
+    from services.orchestrator.store.commits import NewRun
+    from services.orchestrator.worker.worker import Worker
 
 
 async def start_run(
-    runner: Runner, workflow_id: str, start: StartRun, *, reply: Callable[[NewRun], bytes]
+    runner: Worker, workflow_id: str, start: StartRun, *, reply: Callable[[NewRun], bytes]
 ) -> bytes:
     """The first reply under this call's request_id, whoever asks for it again.
 

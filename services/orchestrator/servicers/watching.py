@@ -6,32 +6,32 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from anya.orchestrator.v1 import workflow_pb2 as pb
-from services.orchestrator import changes
-from services.orchestrator.engine.evolve import evolve
-from services.orchestrator.engine.record import Kind
-from services.orchestrator.engine.state import RunState
-from services.orchestrator.journal.runs import check_goes_on
-from services.orchestrator.servicers import view
-from services.orchestrator.trace_context import trace_id_of
+from services.orchestrator import notifications
+from services.orchestrator.engine.fold import evolve
+from services.orchestrator.engine.model import RunState
+from services.orchestrator.engine.records import RecordKind
+from services.orchestrator.servicers import views
+from services.orchestrator.store.run_store import check_goes_on
+from services.orchestrator.worker.trace_context import trace_id_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
-    from services.orchestrator.changes import Changes, Moved
-    from services.orchestrator.engine.record import Record
-    from services.orchestrator.journal.runs import Runs, StoredRun
+    from services.orchestrator.engine.records import Record
+    from services.orchestrator.notifications import RunNotifier, RunUpdates
+    from services.orchestrator.store.run_store import RunStore, StoredRun
 
 LOOK_AGAIN = 1.0  # seconds until a watch looks by itself; it is told earlier
 
 # Behind these steps may be other ones than before, or gone; or there was nothing before.
-WHOLE = frozenset({Kind.START, Kind.REDRIVEN, Kind.ERASED})
+WHOLE = frozenset({RecordKind.START, RecordKind.REDRIVEN, RecordKind.ERASED})
 
 
 async def watch_run(
-    runs: Runs, told: Changes, request: pb.WatchRunRequest
+    runs: RunStore, told: RunNotifier, request: pb.WatchRunRequest
 ) -> AsyncGenerator[pb.WatchRunResponse, None]:
     """InvalidArgument for a view that there is not; NotFound; FailedPrecondition for damage."""
-    asked = view.read_view(request.view, watches=True)
+    asked = views.read_view(request.view, watches=True)
     state = RunState(request.run_id)
     with told.watch(request.run_id) as moved:
         stored = await runs.news(request.run_id, after=0)
@@ -44,7 +44,7 @@ async def watch_run(
             if state.finished:
                 return
             check_goes_on(stored.row, state)
-            await changes.wait(moved, at_most=LOOK_AGAIN)
+            await notifications.wait(moved, at_most=LOOK_AGAIN)
             moved.clear()
             stored = await _news(runs, stored, state.sequence, moved)
 
@@ -54,21 +54,21 @@ def format_update(
 ) -> pb.WatchRunResponse:
     """The run as this record, which is its last so far, has left it."""
     if asked == pb.RUN_VIEW_CHANGES and record.kind not in WHOLE:
-        run = view.format_changes(state, trace_id, _changed(record))
+        run = views.format_changes(state, trace_id, _changed(record))
         return pb.WatchRunResponse(sequence=record.sequence, run=run, view=asked)
     whole = pb.RUN_VIEW_FULL if asked == pb.RUN_VIEW_CHANGES else asked
-    run = view.format_state(state, trace_id, whole)
+    run = views.format_state(state, trace_id, whole)
     return pb.WatchRunResponse(sequence=record.sequence, run=run, view=whole)
 
 
 def _changed(record: Record) -> Sequence[str]:
     """Paths of the steps that look otherwise since this record."""
-    if record.kind is Kind.APPROVAL:
+    if record.kind is RecordKind.APPROVAL:
         return [record.payload["step"]]
     return [record.path]
 
 
-async def _news(runs: Runs, stored: StoredRun, after: int, moved: Moved) -> StoredRun:
+async def _news(runs: RunStore, stored: StoredRun, after: int, moved: RunUpdates) -> StoredRun:
     """What the run has journalled since, from who drives it here, or the store."""
     if heard := moved.take(after=after):
         return replace(stored, records=tuple(record.read_again() for record in heard))

@@ -8,32 +8,32 @@ from typing import TYPE_CHECKING
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceServicer
 from mesh.errors import InvalidArgument, Reason
-from mesh.interceptors import request_key
-from services.orchestrator.definition import DefinitionInvalid, values
-from services.orchestrator.engine import sending
-from services.orchestrator.engine.intents import Proven
-from services.orchestrator.engine.starting import StartRun
-from services.orchestrator.peers.approving import signer
-from services.orchestrator.servicers import paging, view, waiting
-from services.orchestrator.servicers.listing import DEFAULT_PAGE, MAX_PAGE, list_runs
+from mesh.rpc.interceptors import request_key
+from services.orchestrator.definition import DefinitionInvalidError, values
+from services.orchestrator.engine import message_checks
+from services.orchestrator.engine.intents import ProvenRequest
+from services.orchestrator.engine.start import StartRun
+from services.orchestrator.peers.approvals import signer
+from services.orchestrator.servicers import paging, views, waits
+from services.orchestrator.servicers.lists import DEFAULT_PAGE, MAX_PAGE, list_runs
 from services.orchestrator.servicers.start import start_run
 from services.orchestrator.servicers.watching import watch_run
-from services.orchestrator.trace_context import trace_id_of
+from services.orchestrator.worker.trace_context import trace_id_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from grpc.aio import ServicerContext
 
-    from services.orchestrator.catalogue import Catalogue
-    from services.orchestrator.changes import Changes
-    from services.orchestrator.driving.redriver import Redriver
-    from services.orchestrator.driving.runner import Runner
-    from services.orchestrator.journal.commits import NewRun
-    from services.orchestrator.journal.definitions import Definitions
-    from services.orchestrator.journal.erasure import Erasure
-    from services.orchestrator.journal.runs import Runs
-    from services.orchestrator.peers.approving import Approvals
+    from services.orchestrator.notifications import RunNotifier
+    from services.orchestrator.peers.approvals import Approvals
+    from services.orchestrator.registry import WorkflowRegistry
+    from services.orchestrator.store.commits import NewRun
+    from services.orchestrator.store.definitions import Definitions
+    from services.orchestrator.store.erasure import Erasure
+    from services.orchestrator.store.run_store import RunStore
+    from services.orchestrator.worker.redriver import Redriver
+    from services.orchestrator.worker.worker import Worker
 
 MAX_FAULTS = 20  # in one status: it travels in a header
 
@@ -42,10 +42,10 @@ class WorkflowServicer(WorkflowServiceServicer):
     def __init__(
         self,
         definitions: Definitions,
-        catalogue: Catalogue,
-        runs: Runs,
-        runner: Runner,
-        changes: Changes,
+        catalogue: WorkflowRegistry,
+        runs: RunStore,
+        runner: Worker,
+        changes: RunNotifier,
         erasure: Erasure,
         approvals: Approvals,
         redriver: Redriver,
@@ -66,10 +66,10 @@ class WorkflowServicer(WorkflowServiceServicer):
     ) -> pb.RegisterWorkflowResponse:
         try:
             stored = await self._catalogue.register(request.definition)
-        except DefinitionInvalid as error:
+        except DefinitionInvalidError as error:
             raise _refusal(error) from None
         return pb.RegisterWorkflowResponse(
-            workflow=view.format_workflow(stored), privileges=self._catalogue.privileges(stored)
+            workflow=views.format_workflow(stored), privileges=self._catalogue.privileges(stored)
         )
 
     async def GetWorkflow(
@@ -78,7 +78,7 @@ class WorkflowServicer(WorkflowServiceServicer):
         context: ServicerContext[pb.GetWorkflowRequest, pb.GetWorkflowResponse],
     ) -> pb.GetWorkflowResponse:
         stored = await self._definitions.find(request.workflow_id, request.definition_hash)
-        return pb.GetWorkflowResponse(workflow=view.format_workflow(stored))
+        return pb.GetWorkflowResponse(workflow=views.format_workflow(stored))
 
     async def ListWorkflows(
         self,
@@ -90,7 +90,7 @@ class WorkflowServicer(WorkflowServiceServicer):
         found = await self._definitions.page(after=position[0] if position else "", limit=limit + 1)
         shown, token = paging.cut(found, limit, "workflows", lambda stored: stored.workflow_id)
         return pb.ListWorkflowsResponse(
-            workflows=[view.format_workflow(stored) for stored in shown], next_page_token=token
+            workflows=[views.format_workflow(stored) for stored in shown], next_page_token=token
         )
 
     async def StartRun(
@@ -98,19 +98,19 @@ class WorkflowServicer(WorkflowServiceServicer):
         request: pb.StartRunRequest,
         context: ServicerContext[pb.StartRunRequest, pb.StartRunResponse],
     ) -> pb.StartRunResponse:
-        seconds, asked = waiting.read_wait(request.wait), view.read_view(request.view)
+        seconds, asked = waits.read_wait(request.wait), views.read_view(request.view)
         work = start_run(self._runner, request.workflow_id, _parse(request), reply=_format_started)
         if not seconds:
             return pb.StartRunResponse.FromString(await work)
         with self._changes.await_end(request.request_id) as ending:
             started = pb.StartRunResponse.FromString(await work)
             run_id = request.request_id
-            state = await waiting.end_of(run_id, ending, self._runs, self._runner, seconds)
+            state = await waits.end_of(run_id, ending, self._runs, self._runner, seconds)
         if state is None:
             stored = await self._runs.load(run_id)
-            started.run.CopyFrom(view.format_run(stored.row, stored.state, asked))
+            started.run.CopyFrom(views.format_run(stored.row, stored.state, asked))
         else:
-            started.run.CopyFrom(view.format_state(state, started.trace_id, asked))
+            started.run.CopyFrom(views.format_state(state, started.trace_id, asked))
         started.status = started.run.status
         return started
 
@@ -120,7 +120,7 @@ class WorkflowServicer(WorkflowServiceServicer):
         context: ServicerContext[pb.SignalRunRequest, pb.SignalRunResponse],
     ) -> pb.SignalRunResponse:
         payload = values.from_given(request.payload, "payload")
-        signal = sending.signal(request.signal, payload, request.correlation)
+        signal = message_checks.signal(request.signal, payload, request.correlation)
         await self._runner.send(request_key.current(), request.run_id, signal)
         return pb.SignalRunResponse()
 
@@ -134,7 +134,7 @@ class WorkflowServicer(WorkflowServiceServicer):
             request.run_id,
             request.step,
             request.approval,
-            view.format_approved,
+            views.format_approved,
         )
         reply = pb.ApproveRunResponse.FromString(first)
         reply.approver = signer(request.approval)
@@ -146,7 +146,7 @@ class WorkflowServicer(WorkflowServiceServicer):
         context: ServicerContext[pb.CancelRunRequest, pb.CancelRunResponse],
     ) -> pb.CancelRunResponse:
         key = request_key.current()
-        cancel = sending.cancel(request.reason, key.caller)
+        cancel = message_checks.cancel(request.reason, key.caller)
         await self._runner.send(key, request.run_id, cancel)
         return pb.CancelRunResponse()
 
@@ -156,7 +156,7 @@ class WorkflowServicer(WorkflowServiceServicer):
         context: ServicerContext[pb.EraseRunRequest, pb.EraseRunResponse],
     ) -> pb.EraseRunResponse:
         def reply(erased_us: int) -> bytes:
-            erased = view.time(erased_us)
+            erased = views.time(erased_us)
             return pb.EraseRunResponse(run_id=request.run_id, erased=erased).SerializeToString()
 
         first = await self._erasure.erase(request_key.current(), request.run_id, reply)
@@ -169,7 +169,7 @@ class WorkflowServicer(WorkflowServiceServicer):
         context: ServicerContext[pb.RedriveRunRequest, pb.RedriveRunResponse],
     ) -> pb.RedriveRunResponse:
         key = request_key.current()
-        sending.must_be_short("reason", request.reason, sending.MAX_REASON)
+        message_checks.must_be_short("reason", request.reason, message_checks.MAX_REASON)
         await self._redriver.redrive(key, request.run_id, request.reason)
         return pb.RedriveRunResponse()
 
@@ -178,9 +178,9 @@ class WorkflowServicer(WorkflowServiceServicer):
         request: pb.GetRunRequest,
         context: ServicerContext[pb.GetRunRequest, pb.GetRunResponse],
     ) -> pb.GetRunResponse:
-        asked = view.read_view(request.view)
+        asked = views.read_view(request.view)
         stored = await self._runs.load(request.run_id)
-        return pb.GetRunResponse(run=view.format_run(stored.row, stored.state, asked))
+        return pb.GetRunResponse(run=views.format_run(stored.row, stored.state, asked))
 
     async def ListRuns(
         self,
@@ -210,19 +210,21 @@ def _parse(request: pb.StartRunRequest) -> StartRun:
     )
 
 
-def _parse_proven(payment: pb.ProvenPayment) -> Proven:
-    return Proven(payment.intent if payment.HasField("intent") else None, payment.presentation)
+def _parse_proven(payment: pb.ProvenPayment) -> ProvenRequest:
+    return ProvenRequest(
+        payment.intent if payment.HasField("intent") else None, payment.presentation
+    )
 
 
 def _format_started(new: NewRun) -> bytes:
     return pb.StartRunResponse(
         run_id=new.state.run_id,
-        status=view.run_status(new.state.status),
+        status=views.run_status(new.state.status),
         trace_id=trace_id_of(new.traceparent),
     ).SerializeToString()
 
 
-def _refusal(error: DefinitionInvalid) -> InvalidArgument:
+def _refusal(error: DefinitionInvalidError) -> InvalidArgument:
     told = [str(fault) for fault in error.faults[:MAX_FAULTS]]
     if more := len(error.faults) - len(told):
         told.append(f"and {more} more")

@@ -10,7 +10,7 @@ import json
 import math
 from typing import Any, TypeAlias
 
-from mesh import jose
+from mesh.security import jose
 
 Value: TypeAlias = Any  # None, bool, int, float, str, list or dict of such
 

@@ -15,7 +15,7 @@ from services.web5.servicers.intent import parse_intent
 if TYPE_CHECKING:
     from grpc.aio import ServicerContext
 
-    from mesh.attestation import Attestor
+    from mesh.security.attestation import Attestor
     from services.web5.link import Link
     from services.web5.store.link import LinkStore
 

@@ -9,11 +9,11 @@ from google.protobuf.struct_pb2 import Struct
 
 from anya.web5.v1 import did_pb2 as pb
 from anya.web5.v1.did_pb2_grpc import DidServiceServicer
-from mesh import jose
+from formats.did import did_jwk
 from mesh.errors import InvalidArgument, Reason
-from mesh.interceptors import request_key
+from mesh.rpc.interceptors import request_key
+from mesh.security import jose
 from services.web5 import did as dids
-from services.web5 import did_jwk
 
 if TYPE_CHECKING:
     from grpc.aio import ServicerContext

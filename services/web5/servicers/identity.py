@@ -13,7 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from anya.web5.v1 import identity_pb2 as pb
 from anya.web5.v1.identity_pb2_grpc import IdentityServiceServicer
 from mesh.errors import FailedPrecondition, InvalidArgument, Reason
-from mesh.interceptors import request_key
+from mesh.rpc.interceptors import request_key
 from services.web5 import approval, link
 from services.web5 import did as dids
 from services.web5.identity import Claim, Judge
@@ -24,8 +24,8 @@ from services.web5.servicers.intent import parse_intent
 if TYPE_CHECKING:
     from grpc.aio import ServicerContext
 
-    from mesh.attestation import Attestor, Verifier
     from mesh.clock import Clock
+    from mesh.security.attestation import Attestor, Verifier
     from services.web5.did import Did
     from services.web5.identity import Challenge, Verdict
     from services.web5.link import Evidence, Link, LinkChallenge

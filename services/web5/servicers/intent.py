@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from mesh.address_link import CHAINS
-from mesh.attestation import payment_digest
 from mesh.errors import InvalidArgument, Reason
+from mesh.security.address_link import CHAINS
+from mesh.security.attestation import payment_digest
 
 if TYPE_CHECKING:
     from anya.mesh.v1.attestation_pb2 import PaymentIntent

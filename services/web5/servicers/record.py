@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from anya.web5.v1 import record_pb2 as pb
 from anya.web5.v1.record_pb2_grpc import RecordServiceServicer
-from mesh.interceptors import request_key
+from mesh.rpc.interceptors import request_key
 
 if TYPE_CHECKING:
     from typing import Any
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from google.protobuf.struct_pb2 import Struct, Value
     from grpc.aio import ServicerContext
 
-    from services.web5.records import Records, TransactionRecord
+    from services.web5.dwn.node import Records, TransactionRecord
 
 
 class RecordServicer(RecordServiceServicer):

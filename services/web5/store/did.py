@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mesh import inbox, jose, outbox
+from mesh.data import idempotency, outbox
+from mesh.security import jose
 from services.web5 import did as dids
 from services.web5.did import Method
 from services.web5.proof import Signer
@@ -12,9 +13,9 @@ from services.web5.proof import Signer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mesh.database import Database, Transaction
-    from mesh.inbox import RequestKey
-    from mesh.keystore import Keystore
+    from mesh.data.database import Database, Transaction
+    from mesh.data.idempotency import IdempotencyKey
+    from mesh.security.keystore import Keystore
     from services.web5.did import Document
 
 SCHEMA = """
@@ -62,7 +63,7 @@ class DidStore:
 
     async def create(
         self,
-        request: RequestKey,
+        request: IdempotencyKey,
         document: Document,
         key: jose.SigningKey | None,
         reply: Callable[[Document], bytes],
@@ -76,7 +77,7 @@ class DidStore:
                 await outbox.append(tx, type="web5.did.created", key=document.did)
                 return reply(document)
 
-            return await inbox.once(tx, request, first)
+            return await idempotency.run_once(tx, request, first)
 
         return await self._database.write(effect)
 

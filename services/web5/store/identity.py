@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from mesh import inbox, outbox
+from mesh.data import idempotency, outbox
 from mesh.errors import Reason, ResourceExhausted
 from services.web5.identity import (
     CHALLENGE_LIFETIME_MS,
@@ -17,8 +17,8 @@ from services.web5.store import link
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mesh.database import Database, Transaction
-    from mesh.inbox import RequestKey
+    from mesh.data.database import Database, Transaction
+    from mesh.data.idempotency import IdempotencyKey
     from services.web5.identity import Judge, Verdict
 
 SCHEMA = """
@@ -45,7 +45,7 @@ class IdentityStore:
 
     async def begin(
         self,
-        request: RequestKey,
+        request: IdempotencyKey,
         *,
         nonce: str,
         did: str,
@@ -74,12 +74,12 @@ class IdentityStore:
                 )
                 return reply(challenge)
 
-            return await inbox.once(tx, request, first)
+            return await idempotency.run_once(tx, request, first)
 
         return await self._database.write(effect)
 
     async def verify(
-        self, request: RequestKey, judge: Judge, reply: Callable[[Verdict, bool], bytes]
+        self, request: IdempotencyKey, judge: Judge, reply: Callable[[Verdict, bool], bytes]
     ) -> bytes:
         """Judge a presentation once per ``request``, spending the nonce that it names.
 
@@ -95,7 +95,7 @@ class IdentityStore:
                 await _announce(tx, judge, verdict)
                 return reply(verdict, linked)
 
-            return await inbox.once(tx, request, first)
+            return await idempotency.run_once(tx, request, first)
 
         return await self._database.write(effect)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from mesh import inbox, outbox
+from mesh.data import idempotency, outbox
 from mesh.errors import FailedPrecondition, NotFound, Reason, ResourceExhausted
 from services.web5 import link as links
 from services.web5.did import parse
@@ -14,8 +14,8 @@ from services.web5.link import MAX_OPEN_CHALLENGES, Link, LinkChallenge
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mesh.database import Database, Row, Transaction
-    from mesh.inbox import RequestKey
+    from mesh.data.database import Database, Row, Transaction
+    from mesh.data.idempotency import IdempotencyKey
     from services.web5.link import Evidence, Request
     from services.web5.proof import Signer
 
@@ -65,7 +65,7 @@ class LinkStore:
 
     async def begin(
         self,
-        key: RequestKey,
+        key: IdempotencyKey,
         request: Request,
         *,
         id: str,
@@ -87,13 +87,13 @@ class LinkStore:
                 await _insert_challenge(tx, key.caller, challenge)
                 return reply(challenge)
 
-            return await inbox.once(tx, key, first)
+            return await idempotency.run_once(tx, key, first)
 
         return await self._database.write(effect)
 
     async def complete(
         self,
-        key: RequestKey,
+        key: IdempotencyKey,
         challenge_id: str,
         *,
         id: str,
@@ -124,7 +124,7 @@ class LinkStore:
                 await _announce(tx, made, renewed=renewed is not None)
                 return reply(made, credential)
 
-            return await inbox.once(tx, key, first)
+            return await idempotency.run_once(tx, key, first)
 
         try:
             return await self._database.write(effect)

@@ -11,7 +11,7 @@ from services.web5.store.records import Stored
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mesh.database import Transaction, Value
+    from mesh.data.database import Transaction, Value
     from services.web5.dwn import values
     from services.web5.dwn.records_query import RecordsQuery
 

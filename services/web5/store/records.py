@@ -11,7 +11,7 @@ from services.web5.dwn import protocol as protocols
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mesh.database import Transaction, Value
+    from mesh.data.database import Transaction, Value
     from services.web5.dwn.message import Message
     from services.web5.dwn.protocol import Protocol
     from services.web5.dwn.records_write import RecordsWrite

@@ -14,7 +14,7 @@ from typing import Any
 
 
 def pay_for_every_attempt() -> None:
-    from services.bitcoin.spender import Spender
+    from services.bitcoin.actors.wallet import Spender
 
     send = Spender.send
 
@@ -27,7 +27,7 @@ def pay_for_every_attempt() -> None:
 
 
 def forget_records() -> None:
-    from services.web5.records import Records
+    from services.web5.dwn.node import Records
 
     store = Records.store_transaction_record
 

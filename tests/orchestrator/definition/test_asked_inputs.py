@@ -55,7 +55,7 @@ def test_a_value_is_held_against_its_use(
     for value in good:
         inputs.check({**given, "x": value})
     for value in bad:
-        with pytest.raises(values.Mismatch, match=f"^x must be {expected}$"):
+        with pytest.raises(values.MismatchError, match=f"^x must be {expected}$"):
             inputs.check({**given, "x": value})
 
 
@@ -79,7 +79,7 @@ def test_a_field_says_more_than_a_condition() -> None:
     }
     inputs = definition.load(json.dumps({"id": "a", "name": "a", "steps": [step]})).inputs
 
-    with pytest.raises(values.Mismatch, match="amount must be an integer"):
+    with pytest.raises(values.MismatchError, match="amount must be an integer"):
         inputs.check({"amount": 5.5})
 
 
@@ -89,7 +89,7 @@ def test_the_cases_of_a_switch_and_conditions_inside_steps_count() -> None:
     step = {"id": "one", "switch": [case]}
     inputs = definition.load(json.dumps({"id": "a", "name": "a", "steps": [step]})).inputs
 
-    with pytest.raises(values.Mismatch, match="kind must be a string"):
+    with pytest.raises(values.MismatchError, match="kind must be a string"):
         inputs.check({"kind": 1})
 
 

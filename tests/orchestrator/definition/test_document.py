@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.orchestrator.definition.document import MAX_SIZE, parse_json
-from services.orchestrator.definition.faults import DefinitionInvalid, Fault
+from services.orchestrator.definition.problems import DefinitionInvalidError, Problem
 
 JSON = st.recursive(
     st.none()
@@ -52,7 +52,7 @@ def test_it_reads_what_the_standard_library_writes(value: object, indent: int | 
     ids=lambda value: value[:20],
 )
 def test_a_fault_has_its_line_and_column(text: str, fault: str) -> None:
-    with pytest.raises(DefinitionInvalid) as caught:
+    with pytest.raises(DefinitionInvalidError) as caught:
         parse_json(text)
 
     assert [str(found) for found in caught.value.faults] == [fault]
@@ -61,8 +61,8 @@ def test_a_fault_has_its_line_and_column(text: str, fault: str) -> None:
 def test_a_place_inside_a_string_is_counted_from_its_quote() -> None:
     document = parse_json('{\n  "a": ["xy{{z}}"]\n}')
 
-    assert document.fault(("a", 0), "here", offset=2) == Fault(2, 12, "here")
-    assert document.key_fault(("a",), "here") == Fault(2, 3, "here")
+    assert document.fault(("a", 0), "here", offset=2) == Problem(2, 12, "here")
+    assert document.key_fault(("a",), "here") == Problem(2, 3, "here")
 
 
 @pytest.mark.parametrize(
@@ -80,13 +80,13 @@ def test_a_place_behind_an_escape_is_where_it_is_written(written: str, column: i
 
     found = document.fault(("a",), "here", offset=document.at(("a",)).index("{{"))
 
-    assert found == Fault(1, column, "here")
+    assert found == Problem(1, column, "here")
 
 
 def test_a_place_far_inside_a_string_is_that_of_the_string() -> None:
     document = parse_json(json.dumps("\n" * 9000 + "{{z}}"))
 
-    assert document.fault((), "here", offset=9000) == Fault(1, 1, "here")
+    assert document.fault((), "here", offset=9000) == Problem(1, 1, "here")
 
 
 @pytest.mark.parametrize("text", ["2.0", "2e0", "20e-1", "2.000"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from services.orchestrator import definition
-from tests.orchestrator.several import BATCH, EITHER, PAIR
+from tests.orchestrator.multi_payment import BATCH, EITHER, PAIR
 
 NAMED = 'payment: "{{input.second.payment_id}}"'
 

@@ -3,6 +3,8 @@ shape."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import jsonschema_rs
 import pytest
 
@@ -10,12 +12,15 @@ from services.orchestrator import definition
 from services.orchestrator.definition.schema import schema
 from tests.orchestrator.definition.cases import known, refused
 
+if TYPE_CHECKING:
+    from services.orchestrator.definition.problems import Problem
+
 KNOWN = known()
 TEXTS, SHAPE, SENSE = refused("texts"), refused("shape"), refused("sense")
 VALIDATOR = jsonschema_rs.validator_for(schema())
 
 
-def first_fault(marked: str) -> tuple[definition.Fault, tuple[int, int]]:
+def first_fault(marked: str) -> tuple[Problem, tuple[int, int]]:
     """The first fault of a definition, and the line and column that § marks."""
     before, mark, after = marked.partition("§")
     assert mark

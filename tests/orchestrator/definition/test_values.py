@@ -81,7 +81,7 @@ def test_what_only_the_engine_touches_is_not_seen() -> None:
     reply = analysis_pb2.ExtractPaymentFeaturesResponse(attestations=[Attestation(kind="x")])
 
     assert values.to_json(reply).keys() == {"features"}
-    with pytest.raises(values.Mismatch, match="context must be left out"):
+    with pytest.raises(values.MismatchError, match="context must be left out"):
         values.fill(wallet_pb2.SendPaymentRequest(context=RunContext()), {"context": {}})
 
 
@@ -100,7 +100,7 @@ def test_what_only_the_engine_touches_is_not_seen() -> None:
     ids=str,
 )
 def test_what_does_not_fit_is_named(value: Any, message: str) -> None:
-    with pytest.raises(values.Mismatch, match=message):
+    with pytest.raises(values.MismatchError, match=message):
         values.fill(wallet_pb2.SendPaymentRequest(), value)
 
 

@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 
 from services.orchestrator import definition
 from services.orchestrator.definition.document import MAX_SIZE
-from services.orchestrator.definition.faults import DefinitionInvalid, Fault
+from services.orchestrator.definition.problems import DefinitionInvalidError, Problem
 from services.orchestrator.definition.yaml_document import parse_yaml
 from tests.orchestrator.definition.definitions import SEED, seed
 
@@ -58,7 +58,7 @@ def test_a_definition_has_the_same_hash_in_yaml_and_json() -> None:
     ids=lambda value: value[:20],
 )
 def test_a_fault_has_its_line_and_column(text: str, fault: str) -> None:
-    with pytest.raises(DefinitionInvalid) as caught:
+    with pytest.raises(DefinitionInvalidError) as caught:
         parse_yaml(text)
 
     assert [str(found) for found in caught.value.faults] == [fault]
@@ -67,18 +67,18 @@ def test_a_fault_has_its_line_and_column(text: str, fault: str) -> None:
 @pytest.mark.parametrize(
     ("text", "place"),
     [
-        ("a: xy{{z}}", Fault(1, 6, "here")),
-        ("a: 'xy{{z}}'", Fault(1, 7, "here")),
-        ('a:\n  "xy{{z}}"', Fault(2, 6, "here")),
-        ("a: |\n  xy{{z}}", Fault(2, 5, "here")),
-        ("a: |-\n\n    x\n    y {{z}}", Fault(4, 7, "here")),
-        ("a: >\n  xy\n  zz {{z}}", Fault(3, 6, "here")),
-        ("a: 'it''s\n  so {{z}}'", Fault(2, 6, "here")),
-        ('a: "x\\\n  y\\t {{z}}"', Fault(2, 7, "here")),
-        ("a: x\n  y {{z}}", Fault(2, 5, "here")),
+        ("a: xy{{z}}", Problem(1, 6, "here")),
+        ("a: 'xy{{z}}'", Problem(1, 7, "here")),
+        ('a:\n  "xy{{z}}"', Problem(2, 6, "here")),
+        ("a: |\n  xy{{z}}", Problem(2, 5, "here")),
+        ("a: |-\n\n    x\n    y {{z}}", Problem(4, 7, "here")),
+        ("a: >\n  xy\n  zz {{z}}", Problem(3, 6, "here")),
+        ("a: 'it''s\n  so {{z}}'", Problem(2, 6, "here")),
+        ('a: "x\\\n  y\\t {{z}}"', Problem(2, 7, "here")),
+        ("a: x\n  y {{z}}", Problem(2, 5, "here")),
     ],
 )
-def test_a_place_inside_a_string_is_where_it_is_written(text: str, place: Fault) -> None:
+def test_a_place_inside_a_string_is_where_it_is_written(text: str, place: Problem) -> None:
     document = parse_yaml(text)
 
     assert document.fault(("a",), "here", offset=document.at(("a",)).index("{{")) == place
@@ -105,7 +105,7 @@ def test_json_is_read_as_the_value_that_it_is(value: object) -> None:
 def test_any_text_is_read_or_refused_in_its_place(text: str) -> None:
     try:
         parse_yaml(text)
-    except DefinitionInvalid as error:
+    except DefinitionInvalidError as error:
         (fault,) = error.faults
         assert 1 <= fault.line <= text.count("\n") + 1
         assert fault.column >= 1

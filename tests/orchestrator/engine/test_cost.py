@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tests.orchestrator.engine.cost import lines_run
-from tests.orchestrator.engine.driving import Drive, run_of
-from tests.orchestrator.engine.everything import READ_ITEM, call, indent, steps
+from tests.orchestrator.engine.definitions import READ_ITEM, call, indent, steps
+from tests.orchestrator.engine.engine_run import Drive, run_of
 
 if TYPE_CHECKING:
-    from services.orchestrator.engine.events import Command
+    from services.orchestrator.engine.activations import Command
 
 
 def test_the_last_of_many_steps_costs_what_the_last_of_few_does() -> None:

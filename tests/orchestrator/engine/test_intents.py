@@ -8,10 +8,10 @@ import pytest
 
 from mesh.errors import InvalidArgument
 from services.orchestrator import definition
-from services.orchestrator.engine.intents import Proven
-from services.orchestrator.engine.state import RunState
-from tests.orchestrator.engine.driving import Drive, paying_several
-from tests.orchestrator.several import BATCH, PAIR, batch_of, intent, pair_of
+from services.orchestrator.engine.intents import ProvenRequest
+from services.orchestrator.engine.model import RunState
+from tests.orchestrator.engine.engine_run import Drive, paying_several
+from tests.orchestrator.multi_payment import BATCH, PAIR, batch_of, intent, pair_of
 
 if TYPE_CHECKING:
     from anya.mesh.v1.attestation_pb2 import PaymentIntent
@@ -89,7 +89,7 @@ def test_a_run_of_several_payments_is_not_called_like_one_of_them() -> None:
         definition.load(PAIR),
         pair_of(first, second),
         state=RunState(first.payment_id),
-        proven=(Proven(first, "vp"), Proven(second, "vp")),
+        proven=(ProvenRequest(first, "vp"), ProvenRequest(second, "vp")),
     )
 
     with pytest.raises(InvalidArgument) as caught:

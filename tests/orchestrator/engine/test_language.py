@@ -6,12 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.orchestrator.engine.machine import commands
-from services.orchestrator.engine.policy import SECOND
-from services.orchestrator.engine.record import Kind
-from services.orchestrator.engine.state import Error
-from tests.orchestrator.engine.driving import CRASH, POLICY, run_of
-from tests.orchestrator.engine.everything import (
+from services.orchestrator.engine.model import StepError
+from services.orchestrator.engine.records import RecordKind
+from services.orchestrator.engine.retry_policy import SECOND
+from services.orchestrator.engine.transition import commands
+from tests.orchestrator.engine.definitions import (
     EVERYTHING,
     NESTED,
     READ,
@@ -20,14 +19,15 @@ from tests.orchestrator.engine.everything import (
     indent,
     steps,
 )
+from tests.orchestrator.engine.engine_run import CRASH, POLICY, run_of
 
 OUTCOMES = st.sampled_from(
     [
         *(None, None, None, None, None),
-        Error("UNAVAILABLE", "", "gone"),
-        Error("UNAVAILABLE", "BREAKER_OPEN", "open"),
-        Error("DEADLINE_EXCEEDED", "", "late"),
-        Error("FAILED_PRECONDITION", "", "no"),
+        StepError("UNAVAILABLE", "", "gone"),
+        StepError("UNAVAILABLE", "BREAKER_OPEN", "open"),
+        StepError("DEADLINE_EXCEEDED", "", "late"),
+        StepError("FAILED_PRECONDITION", "", "no"),
         CRASH,
     ]
 )
@@ -40,7 +40,7 @@ HAPPENINGS = st.lists(st.tuples(st.integers(0, 9), OUTCOMES), max_size=60)
 @given(happenings=HAPPENINGS)
 def test_in_whatever_order_things_happen_the_run_ends_and_its_journal_tells_all(
     text: str,
-    happenings: list[tuple[int, Error | str | None]],
+    happenings: list[tuple[int, StepError | str | None]],
 ) -> None:
     run = run_of(text, did="d")
     for which, outcome in happenings:
@@ -65,7 +65,7 @@ def test_in_whatever_order_things_happen_the_run_ends_and_its_journal_tells_all(
 @given(happenings=HAPPENINGS)
 def test_what_may_have_happened_is_never_called_failed_or_taken_back(
     text: str,
-    happenings: list[tuple[int, Error | str | None]],
+    happenings: list[tuple[int, StepError | str | None]],
 ) -> None:
     run = run_of(text, did="d")
     for which, outcome in happenings:
@@ -81,7 +81,7 @@ def test_what_may_have_happened_is_never_called_failed_or_taken_back(
 @given(happenings=HAPPENINGS)
 def test_who_looks_at_every_step_in_every_turn_writes_what_who_remembers_writes(
     text: str,
-    happenings: list[tuple[int, Error | str | None]],
+    happenings: list[tuple[int, StepError | str | None]],
 ) -> None:
     remembers, looks = run_of(text, did="d"), run_of(text, did="d")
     for which, outcome in happenings:
@@ -338,7 +338,7 @@ def test_a_failed_branch_lets_what_is_under_way_end_and_begins_nothing() -> None
     run.fail("both/look")
 
     assert run.calls == ["both/keep"]
-    assert run.journal[-1].kind is Kind.STOPPING
+    assert run.journal[-1].kind is RecordKind.STOPPING
     run.crash()
     run.reply("both/keep")
     assert run.status == "FAILED"

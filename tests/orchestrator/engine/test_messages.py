@@ -6,19 +6,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.orchestrator.engine.events import (
+from services.orchestrator.engine.activations import (
+    Activation,
     Call,
     Cancel,
     CancelRequested,
     Due,
-    Event,
     Signalled,
 )
-from services.orchestrator.engine.machine import commands
-from services.orchestrator.engine.policy import SECOND
-from services.orchestrator.engine.state import Error
-from tests.orchestrator.engine.driving import CRASH, POLICY, Drive, paying, run_of
-from tests.orchestrator.engine.everything import EVERYTHING, READ, STORE, call, steps
+from services.orchestrator.engine.model import StepError
+from services.orchestrator.engine.retry_policy import SECOND
+from services.orchestrator.engine.transition import commands
+from tests.orchestrator.engine.definitions import EVERYTHING, READ, STORE, call, steps
+from tests.orchestrator.engine.engine_run import CRASH, POLICY, Drive, paying, run_of
 
 CANCEL = CancelRequested("enough", "spiffe://me")
 UNDO = (
@@ -206,10 +206,10 @@ def test_a_cancel_that_comes_behind_the_payment_changes_nothing() -> None:
 OUTCOMES = st.sampled_from(
     [
         *(None, None, None),
-        Error("UNAVAILABLE", "", "gone"),
-        Error("DEADLINE_EXCEEDED", "", "late"),
-        Error("UNAVAILABLE", "BREAKER_OPEN", "open"),
-        Error("FAILED_PRECONDITION", "PAYMENT_CANCELLED", "no"),
+        StepError("UNAVAILABLE", "", "gone"),
+        StepError("DEADLINE_EXCEEDED", "", "late"),
+        StepError("UNAVAILABLE", "BREAKER_OPEN", "open"),
+        StepError("FAILED_PRECONDITION", "PAYMENT_CANCELLED", "no"),
         CRASH,
     ]
 )
@@ -218,7 +218,7 @@ OUTCOMES = st.sampled_from(
 @settings(deadline=None, max_examples=200)
 @given(st.lists(OUTCOMES, max_size=25), st.integers(0, 25))
 def test_a_cancelled_payment_was_not_made_whenever_the_cancel_comes(
-    outcomes: list[Error | str | None], when: int
+    outcomes: list[StepError | str | None], when: int
 ) -> None:
     run = paying()
     unheard = settled = False
@@ -229,8 +229,11 @@ def test_a_cancelled_payment_was_not_made_whenever_the_cancel_comes(
             break
         command = run.commands[0]
         is_call = isinstance(command, Call) and command.path == "execute_payment"
-        lost = isinstance(outcome, Error) and outcome.code in ("UNAVAILABLE", "DEADLINE_EXCEEDED")
-        parked = isinstance(outcome, Error) and outcome.reason == "BREAKER_OPEN"
+        lost = isinstance(outcome, StepError) and outcome.code in (
+            "UNAVAILABLE",
+            "DEADLINE_EXCEEDED",
+        )
+        parked = isinstance(outcome, StepError) and outcome.reason == "BREAKER_OPEN"
         unheard |= is_call and not parked and (lost or outcome == CRASH)
         settled |= isinstance(command, Cancel) and outcome is None
         run.do(command, outcome)
@@ -245,7 +248,7 @@ def test_a_cancelled_payment_was_not_made_whenever_the_cancel_comes(
 @settings(deadline=None, max_examples=100)
 @given(st.lists(st.tuples(st.integers(0, 9), OUTCOMES), max_size=60), st.integers(0, 60))
 def test_a_run_can_be_cancelled_at_any_point(
-    happenings: list[tuple[int, Error | str | None]], when: int
+    happenings: list[tuple[int, StepError | str | None]], when: int
 ) -> None:
     run = run_of(EVERYTHING, did="d")
     for at, (which, outcome) in enumerate(happenings):
@@ -279,7 +282,7 @@ def test_an_answer_in_the_moment_of_the_timeout_gives_the_end_of_whichever_came_
 ) -> None:
     run = run_of(steps("answer\n    wait_for: {signal: approved, timeout: 10s}"))
     run.now_us += 10 * SECOND
-    events: list[Event] = [Signalled("approved", {}, "", 1), Due("answer")]
+    events: list[Activation] = [Signalled("approved", {}, "", 1), Due("answer")]
 
     for event in events if answer_first else reversed(events):
         if not run.state.finished:

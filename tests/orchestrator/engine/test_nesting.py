@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from services.orchestrator.engine.cause import cause
-from services.orchestrator.engine.evolve import fold
-from services.orchestrator.engine.state import Error
-from tests.orchestrator.engine.driving import paying, run_of
-from tests.orchestrator.engine.everything import NESTED, READ, STORE, UNDO, indent, steps
+from services.orchestrator.engine.fold import fold
+from services.orchestrator.engine.model import StepError
+from tests.orchestrator.engine.definitions import NESTED, READ, STORE, UNDO, indent, steps
+from tests.orchestrator.engine.engine_run import paying, run_of
 
 if TYPE_CHECKING:
-    from services.orchestrator.engine.state import RunState
+    from services.orchestrator.engine.model import RunState
 
 
 def test_a_way_on_which_everything_succeeds_visits_every_nested_step() -> None:
@@ -180,7 +180,7 @@ steps:
     run, failed = paying(text=text), paying(text=text)
 
     run.do(run.commands[0])
-    failed.do(failed.commands[0], Error("NOT_FOUND", "", "nobody"))
+    failed.do(failed.commands[0], StepError("NOT_FOUND", "", "nobody"))
     failed.do(failed.commands[0])
 
     assert (run.status, run.state.reason) == ("REFUSED", "no step asked for the payment")

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.orchestrator.engine.driving import run_of
-from tests.orchestrator.engine.everything import READ, STORE, steps
+from tests.orchestrator.engine.definitions import READ, STORE, steps
+from tests.orchestrator.engine.engine_run import run_of
 
 GIVEN = 'given\n    set: {who: "{{input.who}}"}'
 HEARD = """heard

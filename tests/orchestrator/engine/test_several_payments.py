@@ -12,18 +12,26 @@ from anya.bitcoin.v1 import wallet_pb2
 from anya.mesh.v1.attestation_pb2 import Attestation
 from anya.ml.v1 import risk_pb2
 from anya.web5.v1 import identity_pb2
+from services.orchestrator.engine.activations import Call, CancelRequested, Wait
 from services.orchestrator.engine.cause import cause
-from services.orchestrator.engine.events import Call, CancelRequested, Wait
-from services.orchestrator.engine.policy import SECOND
-from tests.orchestrator.engine.driving import paying_several
-from tests.orchestrator.engine.ended import redrive
-from tests.orchestrator.engine.everything import STORE, UNDO, call, indent
-from tests.orchestrator.engine.test_redriving_anyhow import HAPPENINGS, Services, live
-from tests.orchestrator.several import BATCH, EITHER, PAIR, batch_of, described, intent, pair_of
+from services.orchestrator.engine.retry_policy import SECOND
+from tests.orchestrator.engine.definitions import STORE, UNDO, call, indent
+from tests.orchestrator.engine.engine_run import paying_several
+from tests.orchestrator.engine.finished_runs import redrive
+from tests.orchestrator.engine.test_redrive_properties import HAPPENINGS, Services, live
+from tests.orchestrator.multi_payment import (
+    BATCH,
+    EITHER,
+    PAIR,
+    batch_of,
+    described,
+    intent,
+    pair_of,
+)
 
 if TYPE_CHECKING:
     from anya.mesh.v1.attestation_pb2 import PaymentIntent
-    from tests.orchestrator.engine.driving import Drive
+    from tests.orchestrator.engine.engine_run import Drive
 
 CANCEL = CancelRequested("enough", "spiffe://me", 1)
 KEEP = indent("- id: " + call("keep", STORE, UNDO).replace("\n  ", "\n"), 2)

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import asyncpg
 import pytest
 
-from mesh import inbox, jose, outbox
 from mesh.clock import ManualClock
-from mesh.database import open_database
+from mesh.data import idempotency, outbox
+from mesh.data.database import open_database
+from mesh.security import jose
 from services.web5.did import Method
-from services.web5.records import Records
+from services.web5.dwn.node import Records
 from services.web5.store import records as store
 from tests.web5.dwn.nodes import START, Node
 from tests.web5.holder import signer
@@ -58,7 +59,7 @@ def shared_location(
 @pytest.fixture
 async def node(shared_location: str, alice: Signer) -> AsyncIterator[Node]:
     clock = ManualClock(START.timestamp())
-    schema = inbox.SCHEMA + outbox.SCHEMA + store.SCHEMA
+    schema = idempotency.SCHEMA + outbox.SCHEMA + store.SCHEMA
     async with open_database(shared_location, schema=schema) as database:
         records = Records(database, alice, clock)
         await records.open()

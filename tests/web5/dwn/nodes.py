@@ -11,10 +11,10 @@ from services.web5.dwn import protocols, records_read, records_write
 
 if TYPE_CHECKING:
     from mesh.clock import ManualClock
-    from mesh.database import Database
-    from services.web5.node.reply import Reply
+    from mesh.data.database import Database
+    from services.web5.dwn.methods.reply import Reply
+    from services.web5.dwn.node import Records
     from services.web5.proof import Signer
-    from services.web5.records import Records
 
 START = datetime(2026, 1, 31, 12, tzinfo=UTC)
 

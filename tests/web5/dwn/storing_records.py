@@ -6,15 +6,16 @@ import asyncio
 import json
 import sys
 
-from mesh import inbox, jose, outbox
 from mesh.clock import SystemClock
-from mesh.database import open_database
-from mesh.inbox import RequestKey
-from services.web5.records import Records, TransactionRecord
+from mesh.data import idempotency, outbox
+from mesh.data.database import open_database
+from mesh.data.idempotency import IdempotencyKey
+from mesh.security import jose
+from services.web5.dwn.node import Records, TransactionRecord
 from services.web5.store import records as store
 from tests.web5.holder import signer
 
-SCHEMA = inbox.SCHEMA + outbox.SCHEMA + store.SCHEMA
+SCHEMA = idempotency.SCHEMA + outbox.SCHEMA + store.SCHEMA
 PAYMENTS = 25
 
 
@@ -30,7 +31,7 @@ async def main(location: str, secret: bytes) -> None:
         stored = await asyncio.gather(
             *(
                 records.store_transaction_record(
-                    RequestKey("tests", "Store", f"run-{number}/record/1", b"body"),
+                    IdempotencyKey("tests", "Store", f"run-{number}/record/1", b"body"),
                     service.did,
                     {"amount": number},
                     reply=reply,

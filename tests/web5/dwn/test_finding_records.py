@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mesh import jose
+from mesh.security import jose
 from services.web5.dwn import protocols, records_query, records_read, records_write, schemas
-from services.web5.records import Records
+from services.web5.dwn.node import Records
 from tests.web5.dwn.nodes import NOTES, context_id, members, record_id, verdict
 from tests.web5.holder import signer
 

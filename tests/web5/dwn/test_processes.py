@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mesh.database import open_database
+from mesh.data.database import open_database
 from tests.web5.dwn.storing_records import PAYMENTS, SCHEMA
 
 if TYPE_CHECKING:
-    from mesh.database import Transaction
+    from mesh.data.database import Transaction
 
 ROOT = Path(__file__).parents[3]
 STORING = [sys.executable, "-m", "tests.web5.dwn.storing_records"]

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mesh import outbox
+from mesh.data import outbox
+from mesh.data.idempotency import IdempotencyKey
 from mesh.errors import AlreadyExists, InvalidArgument, NotFound
-from mesh.inbox import RequestKey
 from services.web5 import payment_record
 from services.web5.dwn import protocols, records_query, records_read, unixfs, values
-from services.web5.records import Records
+from services.web5.dwn.node import Records
 from tests.web5.dwn.nodes import members, verdict
 
 if TYPE_CHECKING:
+    from services.web5.dwn.node import TransactionRecord
     from services.web5.proof import Signer
-    from services.web5.records import TransactionRecord
     from tests.web5.dwn.nodes import Node
 
 PAYMENT = {
@@ -29,8 +29,8 @@ PAYMENT = {
 }
 
 
-def request(node: Node, request_id: str = "run/record/1", body: bytes = b"") -> RequestKey:
-    return RequestKey(
+def request(node: Node, request_id: str = "run/record/1", body: bytes = b"") -> IdempotencyKey:
+    return IdempotencyKey(
         node.owner.did, "StoreTransactionRecord", request_id, hashlib.sha256(body).digest()
     )
 
@@ -46,7 +46,7 @@ def formatted(record: TransactionRecord) -> bytes:
     )
 
 
-async def stored(node: Node, payer: Signer, key: RequestKey | None = None) -> Any:
+async def stored(node: Node, payer: Signer, key: IdempotencyKey | None = None) -> Any:
     reply = await node.records.store_transaction_record(
         key or request(node), payer.did, PAYMENT, payment_id="p-1", reply=formatted
     )

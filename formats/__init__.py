@@ -1,0 +1,1 @@
+"""Shared pure code for wire and text formats: no I/O, no service, no mesh."""

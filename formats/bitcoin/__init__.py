@@ -1,0 +1,1 @@
+"""Bitcoin's formats: hashes, scripts, transactions, blocks and addresses."""

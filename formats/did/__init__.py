@@ -1,0 +1,1 @@
+"""Formats of decentralized identifiers that resolve without a network."""

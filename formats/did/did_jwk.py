@@ -1,0 +1,54 @@
+"""The did:jwk method: ``did:jwk:`` + base64url(JWK as JSON); its only key is ``<did>#0``.
+
+One key has many such DIDs, one for each way to write its JWK; they are different identities.
+Source: the did:jwk method specification (J. Miller).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import rfc8785
+
+from mesh.security import jose
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PREFIX = "did:jwk:"
+PRIVATE = {"d", "p", "q", "dp", "dq", "qi", "oth", "k"}  # members of RFC 7518, section 6
+
+
+def encode(key: jose.Key) -> str:
+    """The DID of a key, over the RFC 8785 form of its public JWK."""
+    return PREFIX + jose.encode(rfc8785.dumps(key.jwk))
+
+
+def decode(did: str) -> tuple[jose.Key, dict[str, Any]]:
+    """The key in a DID, and its JWK as written there.
+
+    ValueError unless it is a public key that may verify signatures.
+    """
+    jwk = jose.load_json(jose.decode(did.removeprefix(PREFIX)))
+    if not isinstance(jwk, dict):
+        raise jose.JoseError("a JWK is a JSON object")
+    rfc8785.dumps(jwk)  # refuses numbers that not every reader reads alike
+    return signature_key(jwk), jwk
+
+
+def signature_key(jwk: Mapping[str, Any]) -> jose.Key:
+    """The public key of a JWK whose use, key_ops and alg, if there, are those of a signature key.
+
+    JoseError otherwise, and for one that holds anything private.
+    """
+    if PRIVATE & jwk.keys():
+        raise jose.JoseError("the JWK holds a private key; give the public one")
+    key = jose.from_jwk(jwk)
+    if jwk.get("use", "sig") != "sig":
+        raise jose.JoseError("use of the JWK is not sig")
+    operations = jwk.get("key_ops", ["verify"])
+    if not isinstance(operations, list) or "verify" not in operations:
+        raise jose.JoseError("key_ops of the JWK does not hold verify")
+    if jwk.get("alg", key.algorithm) not in (key.algorithm, key.jwk["crv"]):
+        raise jose.JoseError(f"alg of the JWK is not {key.algorithm}")
+    return key

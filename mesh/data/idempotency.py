@@ -1,0 +1,81 @@
+"""The inbox: the first reply to each mutation, stored in the transaction of its effect."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mesh import failpoint
+from mesh.errors import AlreadyExists, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from mesh.data.database import Transaction
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS inbox (
+    caller     TEXT NOT NULL,
+    method     TEXT NOT NULL,
+    request_id TEXT NOT NULL,
+    body       BLOB NOT NULL,  -- SHA-256 of the request as received
+    reply      BLOB NOT NULL,
+    PRIMARY KEY (caller, method, request_id)
+) STRICT, WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """What makes two calls attempts of one intent, and the body they must share."""
+
+    caller: str  # SPIFFE ID
+    method: str
+    request_id: str
+    body: bytes
+
+
+async def find_reply(tx: Transaction, key: IdempotencyKey) -> bytes | None:
+    """The reply of the first call under ``key``, or None if there was none.
+
+    AlreadyExists (REQUEST_ID_REUSED) if the first call had another body.
+    """
+    first = await tx.fetch_one(
+        "SELECT body, reply FROM inbox WHERE caller = ? AND method = ? AND request_id = ?",
+        key.caller,
+        key.method,
+        key.request_id,
+    )
+    if first is None:
+        return None
+    body, reply = first
+    if body != key.body:
+        raise AlreadyExists(
+            f"request_id {key.request_id} was used with another body; choose a new one",
+            reason=Reason.REQUEST_ID_REUSED,
+            field="request_id",
+        )
+    return bytes(reply)
+
+
+async def run_once(
+    tx: Transaction, key: IdempotencyKey, effect: Callable[[], Awaitable[bytes]]
+) -> bytes:
+    """The reply of the first call under ``key``; runs ``effect`` only if this is the first.
+
+    An effect that raises leaves no trace, so its refusal is judged anew on the next attempt.
+    AlreadyExists (REQUEST_ID_REUSED) if the first call had another body.
+    """
+    reply = await find_reply(tx, key)
+    if reply is None:
+        reply = await effect()
+        await tx.execute(
+            "INSERT INTO inbox VALUES (?, ?, ?, ?, ?)",
+            key.caller,
+            key.method,
+            key.request_id,
+            key.body,
+            reply,
+        )
+        failpoint.reach("inbox.before_commit", key.method)
+    return reply

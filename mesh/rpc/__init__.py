@@ -1,0 +1,1 @@
+"""gRPC in both directions: channels, servers, and the interceptors around every call."""

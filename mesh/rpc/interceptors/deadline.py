@@ -1,0 +1,46 @@
+"""Every call ends in time: deadlines are demanded at the door and shrink from hop to hop."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+from mesh.errors import DeadlineExceeded, InvalidArgument, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mesh.rpc.interceptors import ClientCall, ServerCall
+
+_deadline: ContextVar[float | None] = ContextVar("deadline", default=None)  # monotonic seconds
+
+
+@contextmanager
+def require(call: ServerCall) -> Iterator[None]:
+    """Refuse a call that could last for ever. gRPC itself cancels one that is late."""
+    remaining = call.context.time_remaining()
+    if remaining is None:
+        raise InvalidArgument("set a deadline on this call", reason=Reason.DEADLINE_MISSING)
+    _deadline.set(time.monotonic() + remaining)  # the call's own task: nothing to reset
+    yield
+
+
+def remaining(*, share: float = 1.0) -> float | None:
+    """Seconds of the call that we are serving, or this share of them; None if we serve none."""
+    outer = _deadline.get()
+    return None if outer is None else (outer - time.monotonic()) * share
+
+
+@contextmanager
+def shrink(call: ClientCall) -> Iterator[None]:
+    """Leave no more time than the call that we are serving has left."""
+    timeout = call.timeout if call.timeout is not None else call.rules.timeout
+    outer = _deadline.get()
+    if outer is not None:
+        timeout = min(timeout, outer - time.monotonic())
+    if timeout <= 0:
+        raise DeadlineExceeded(f"no time left to call {call.method}")
+    call.timeout = timeout
+    yield

@@ -1,0 +1,68 @@
+"""The key under which a mutation happens once. Checked and bound here, stored by the store."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+from mesh import failpoint
+from mesh.data.idempotency import IdempotencyKey
+from mesh.errors import InvalidArgument, Reason
+from mesh.rpc import contracts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from google.protobuf.descriptor import FieldDescriptor
+    from google.protobuf.message import Message
+
+    from mesh.rpc.interceptors import ServerCall
+
+MAX_LENGTH = 128
+
+_current: ContextVar[IdempotencyKey] = ContextVar("request_key")
+
+
+@contextmanager
+def bind(call: ServerCall) -> Iterator[None]:
+    """Bind the key of a request that has a request_id; others pass unchanged."""
+    if call.request is not None and "request_id" in call.request.DESCRIPTOR.fields_by_name:
+        _current.set(_key(call, call.request))  # the call's own task: nothing to reset
+    yield
+    failpoint.reach("inbox.before_reply", call.method)
+
+
+def current() -> IdempotencyKey:
+    """The key of the mutation being served. LookupError outside of one."""
+    return _current.get()
+
+
+def _key(call: ServerCall, request: Message) -> IdempotencyKey:
+    request_id: str = getattr(request, "request_id")  # noqa: B009  (no static type has the field)
+    if not 1 <= len(request_id) <= MAX_LENGTH or not request_id.isprintable():
+        raise InvalidArgument(
+            f"request_id must be 1 to {MAX_LENGTH} printable characters",
+            reason=Reason.REQUEST_ID_INVALID,
+            field="request_id",
+        )
+    asked = _without(request, contracts.per_attempt(request.DESCRIPTOR))
+    body = hashlib.sha256(asked.SerializeToString(deterministic=True)).digest()
+    return IdempotencyKey(call.caller, call.method, request_id, body)
+
+
+def _without(request: Message, fields: Sequence[FieldDescriptor]) -> Message:
+    if not any(_is_given(request, field) for field in fields):
+        return request
+    copied = type(request)()
+    copied.CopyFrom(request)
+    for field in fields:
+        copied.ClearField(field.name)
+    return copied
+
+
+def _is_given(request: Message, field: FieldDescriptor) -> bool:
+    if field.has_presence:
+        return request.HasField(field.name)
+    return bool(getattr(request, field.name))

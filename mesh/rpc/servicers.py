@@ -1,0 +1,56 @@
+"""The RPCs that every service serves in the same way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from anya.mesh.v1 import outbox_pb2 as pb
+from anya.mesh.v1.outbox_pb2_grpc import OutboxServiceServicer
+from anya.standard.cloudevents.v1.cloudevents_pb2 import CloudEvent
+from mesh.data import outbox
+from mesh.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from grpc.aio import ServicerContext
+
+    from mesh.data.database import Database, Transaction
+
+DEFAULT_PAGE = 100
+MAX_PAGE = 1000
+
+
+class OutboxServicer(OutboxServiceServicer):
+    def __init__(self, database: Database, service: str) -> None:
+        self._database = database
+        self._source = f"anya/{service}"
+
+    async def ReadOutbox(
+        self,
+        request: pb.ReadOutboxRequest,
+        context: ServicerContext[pb.ReadOutboxRequest, pb.ReadOutboxResponse],
+    ) -> pb.ReadOutboxResponse:
+        if request.page_size < 0:
+            raise InvalidArgument("page_size must not be negative", field="page_size")
+        limit = min(request.page_size or DEFAULT_PAGE, MAX_PAGE)
+
+        async def work(tx: Transaction) -> list[outbox.Recorded]:
+            return await outbox.read(tx, after=request.after_sequence, limit=limit)
+
+        events = await self._database.read(work)
+        return pb.ReadOutboxResponse(entries=[self._format(event) for event in events])
+
+    def _format(self, event: outbox.Recorded) -> pb.ReadOutboxResponse.Entry:
+        cloud = CloudEvent(
+            id=event.id,
+            source=self._source,
+            spec_version="1.0",
+            type=event.type,
+            binary_data=event.data,
+        )
+        cloud.attributes["subject"].ce_string = event.key
+        cloud.attributes["time"].ce_timestamp.FromDatetime(event.recorded_at)
+        if event.data:
+            cloud.attributes["datacontenttype"].ce_string = "application/json"
+        if event.traceparent:
+            cloud.attributes["traceparent"].ce_string = event.traceparent
+        return pb.ReadOutboxResponse.Entry(sequence=event.sequence, event=cloud)

@@ -1,0 +1,252 @@
+"""Attestations: verdicts that travel through others and that nobody on the way can alter.
+
+The issuing service signs with the key of its own SVID and attaches its certificate chain; whoever
+needs the verdict checks signature, chain, issuer, subject and time itself. Every attestation is
+about one digest: of a payment, or of a text.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
+
+from anya.mesh.v1 import attestation_pb2 as pb
+from mesh import canonical
+from mesh.clock import Clock, SystemClock
+from mesh.errors import FailedPrecondition, InvalidArgument, Reason
+from mesh.security import jose
+from mesh.security.svid import read_authorities, read_svid
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from mesh.config import Identity
+
+# Which service may attest what.
+ISSUERS = {
+    "identity": "web5",
+    "address_link": "web5",
+    "identity_features": "web5",
+    "ownership": "bitcoin",
+    "payment_features": "bitcoin",
+    "risk": "ml",
+}
+
+LIFETIME = 600  # seconds, and the longest that a verifier accepts
+LEEWAY = 60  # seconds by which clocks may differ
+MAX_SAT = 21_000_000 * 100_000_000
+MAX_FIELD = 2048  # characters
+
+TYPE = "anya-attestation+jwt"
+
+
+def payment_digest(intent: pb.PaymentIntent) -> bytes:
+    """SHA-256 of the RFC 8785 form of the intent: what a payment is, for everybody who judges it.
+
+    InvalidArgument if a field is missing or out of bounds.
+    """
+    fields: dict[str, str | int] = {
+        "network": intent.network,
+        "payment_id": intent.payment_id,
+        "sender_did": intent.sender_did,
+        "sender_address": intent.sender_address,
+        "recipient_address": intent.recipient_address,
+        "amount_sat": intent.amount_sat,
+    }
+    for name, value in fields.items():
+        if isinstance(value, str) and not 1 <= len(value) <= MAX_FIELD:
+            raise InvalidArgument(
+                f"{name} of the payment intent must be 1 to {MAX_FIELD} characters",
+                reason=Reason.INTENT_INVALID,
+                field=f"intent.{name}",
+            )
+    if not 1 <= intent.amount_sat <= MAX_SAT:
+        raise InvalidArgument(
+            f"amount_sat must be 1 to {MAX_SAT}, not {intent.amount_sat}",
+            reason=Reason.INTENT_INVALID,
+            field="intent.amount_sat",
+        )
+    return hashlib.sha256(canonical.dumps(fields)).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """An attestation that holds."""
+
+    kind: str
+    issuer: str  # SPIFFE ID
+    digest: bytes
+    verdict: bool
+    values: Mapping[str, Any]
+    issued_at: datetime
+    expires_at: datetime
+
+
+class _Denied(FailedPrecondition):
+    """Its issuer was asked about this very digest, and said no."""
+
+
+class Attestor:
+    """Signs in the name of one service. ConfigError if its certificate or key is not fit."""
+
+    def __init__(
+        self, identity: Identity, *, clock: Clock | None = None, lifetime: int = LIFETIME
+    ) -> None:
+        svid = read_svid(identity)
+        self._issuer = svid.spiffe_id
+        secret = svid.key.private_numbers().private_value.to_bytes(32)
+        self._key = jose.P256Key.from_secret(secret)
+        self._header = {
+            "typ": TYPE,
+            "x5c": [
+                base64.b64encode(certificate.public_bytes(Encoding.DER)).decode()
+                for certificate in svid.chain
+            ],
+        }
+        self._clock = clock or SystemClock()
+        self._lifetime = lifetime
+
+    def attest(
+        self,
+        kind: str,
+        digest: bytes,
+        *,
+        values: Mapping[str, Any],
+        verdict: bool = True,
+        lifetime: int = LIFETIME,
+    ) -> pb.Attestation:
+        """State ``values`` about ``digest``, for ``lifetime`` seconds, or what all of ours hold."""
+        now = int(self._clock.wall())
+        claims = {
+            "iss": self._issuer,
+            "kind": kind,
+            "digest": digest.hex(),
+            "verdict": verdict,
+            "values": dict(values),
+            "iat": now,
+            "exp": now + min(lifetime, self._lifetime, LIFETIME),
+        }
+        payload = json.dumps(claims, separators=(",", ":")).encode()
+        return pb.Attestation(kind=kind, jws=jose.sign(payload, self._key, self._header))
+
+
+class Verifier:
+    """Checks what other services attest, against the CA bundle of mTLS, or ConfigError."""
+
+    def __init__(self, ca: Path, trust_domain: str, *, clock: Clock | None = None) -> None:
+        self._store = Store(read_authorities(ca))
+        self._trust_domain = trust_domain
+        self._clock = clock or SystemClock()
+        # A chain that held is not checked again within the minute; a service has one or two.
+        self._checked = lru_cache(maxsize=64)(self._check_chain)
+
+    def require(
+        self, attestations: Iterable[pb.Attestation], kinds: Iterable[str], digest: bytes
+    ) -> dict[str, Verified]:
+        """One valid, positive attestation of each kind about ``digest``: the newest.
+
+        A newer one with a negative verdict outweighs it.
+        FailedPrecondition with PROOF_MISSING, PROOF_INVALID or PROOF_EXPIRED, naming the kind.
+        """
+        by_kind: dict[str, list[pb.Attestation]] = {}
+        for attestation in attestations:
+            by_kind.setdefault(attestation.kind, []).append(attestation)
+        return {kind: self._first(by_kind.get(kind, []), kind, digest) for kind in kinds}
+
+    def _first(self, candidates: list[pb.Attestation], kind: str, digest: bytes) -> Verified:
+        refusal = FailedPrecondition(
+            f"no {kind} attestation came with this request", reason=Reason.PROOF_MISSING
+        )
+        for attestation in candidates[:-9:-1]:  # the newest first; nobody needs more attempts
+            try:
+                return self.verify(attestation, kind, digest)
+            except _Denied:
+                raise  # whoever was asked again has thought better of it
+            except FailedPrecondition as error:
+                refusal = error
+        raise refusal
+
+    def verify(self, attestation: pb.Attestation, kind: str, digest: bytes) -> Verified:
+        """The attestation, if it holds. FailedPrecondition says why it does not."""
+        now = self._clock.wall()
+        try:
+            claims = self._claims(attestation.jws, int(now // 60))
+        except (jose.JoseError, VerificationError, ValueError, KeyError, TypeError) as error:
+            raise _invalid(kind, str(error)) from None
+        expected = f"spiffe://{self._trust_domain}/ns/anya/sa/{ISSUERS[kind]}"
+        if claims["iss"] != expected:
+            raise _invalid(kind, f"it must come from {expected}")
+        if claims["kind"] != kind or claims["digest"] != digest.hex():
+            raise _invalid(kind, "it is about something else")
+        if claims["verdict"] is not True:
+            raise _Denied(
+                f"the {kind} attestation does not hold: its verdict is negative",
+                reason=Reason.PROOF_INVALID,
+            )
+        issued, expires = float(claims["iat"]), float(claims["exp"])
+        if expires <= now:
+            raise FailedPrecondition(
+                f"the {kind} attestation has expired; start the payment anew",
+                reason=Reason.PROOF_EXPIRED,
+            )
+        if issued > now + LEEWAY or expires - issued > LIFETIME:
+            raise _invalid(kind, "its times are not plausible")
+        return Verified(
+            kind,
+            claims["iss"],
+            digest,
+            True,
+            claims["values"],
+            datetime.fromtimestamp(issued, UTC),
+            datetime.fromtimestamp(expires, UTC),
+        )
+
+    def _claims(self, token: str, minute: int) -> dict[str, Any]:
+        parsed = jose.parse(token)
+        if parsed.header.get("typ") != TYPE:
+            raise jose.JoseError(f"typ must be {TYPE}")
+        issuer, key = self._checked(tuple(parsed.header["x5c"]), minute)
+        parsed.verify(key)
+        claims = jose.load_json(parsed.payload)
+        if set(claims) != {"iss", "kind", "digest", "verdict", "values", "iat", "exp"}:
+            raise jose.JoseError("its claims are not those of an attestation")
+        if claims["iss"] != issuer or not isinstance(claims["values"], dict):
+            raise jose.JoseError("its certificate is another one's")
+        return dict(claims)
+
+    def _check_chain(self, x5c: tuple[str, ...], minute: int) -> tuple[str, jose.P256Key]:
+        """The SPIFFE ID and key of a chain that leads to our CA, as of this minute."""
+        if not 1 <= len(x5c) <= 4:
+            raise jose.JoseError("x5c must hold 1 to 4 certificates")
+        chain = [x509.load_der_x509_certificate(base64.b64decode(text)) for text in x5c]
+        moment = datetime.fromtimestamp(minute * 60, UTC)
+        leaf = chain[0]
+        # Dev leaves are made within the minute: judge them at their own start if that is later.
+        moment = min(max(moment, leaf.not_valid_before_utc), leaf.not_valid_after_utc)
+        if abs(moment.timestamp() - minute * 60) > 60:
+            raise jose.JoseError("its certificate is not valid now")
+        verifier = PolicyBuilder().store(self._store).time(moment).build_client_verifier()
+        verifier.verify(leaf, chain[1:])
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        ids = names.get_values_for_type(x509.UniformResourceIdentifier)
+        public = leaf.public_key()
+        if len(ids) != 1 or not isinstance(public, ec.EllipticCurvePublicKey):
+            raise jose.JoseError("its certificate must have one SPIFFE ID and a P-256 key")
+        return ids[0], jose.P256Key.from_public(public)
+
+
+def _invalid(kind: str, why: str) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"the {kind} attestation does not hold: {why}", reason=Reason.PROOF_INVALID
+    )

@@ -1,0 +1,124 @@
+"""Which coins pay for a payment, what goes back as change, and what the network takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from formats.bitcoin.transaction import MAX_MONEY_SAT, WITNESS_SCALE, compact_size
+from mesh.errors import FailedPrecondition, InvalidArgument, Reason
+from services.bitcoin.mempool import dust_threshold
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from formats.bitcoin.transaction import Outpoint
+
+MAX_CANDIDATES = 200  # coins that one payment may choose from
+
+# Weight units (BIP 141), with the longest signature that low S allows.
+_OVERHEAD = (4 + 1 + 1 + 4) * WITNESS_SCALE + 2  # version, counts, lock time; marker and flag
+_INPUT = (36 + 1 + 4) * WITNESS_SCALE + (1 + 1 + 72 + 1 + 33)
+_CHANGE_SCRIPT = b"\x00\x14" + bytes(20)  # any P2WPKH script
+
+
+@dataclass(frozen=True, slots=True)
+class SpendableCoin:
+    """A coin that a payment may spend."""
+
+    prevout: Outpoint
+    amount_sat: int
+
+
+@dataclass(frozen=True, slots=True)
+class Spend:
+    """The inputs of a payment, and what is not paid to the recipient."""
+
+    coins: tuple[SpendableCoin, ...]
+    fee_sat: int
+    change_sat: int  # 0: there is no change output
+
+
+def check_amount(amount_sat: int, recipient_script: bytes, *, field: str = "amount_sat") -> None:
+    """InvalidArgument (AMOUNT_INVALID) unless the network would relay a payment of this amount."""
+    if amount_sat > MAX_MONEY_SAT:
+        raise InvalidArgument(
+            f"{field} must be at most {MAX_MONEY_SAT} (21 million BTC), not {amount_sat}",
+            reason=Reason.AMOUNT_INVALID,
+            field=field,
+        )
+    least = max(1, dust_threshold(recipient_script))
+    if amount_sat < least:
+        raise InvalidArgument(
+            f"{field} must be at least {least} for this address, not {amount_sat}: "
+            "less is dust, which no node relays",
+            reason=Reason.AMOUNT_INVALID,
+            field=field,
+        )
+
+
+def alone_sat(amount_sat: int, recipient_script: bytes, *, feerate: int) -> int:
+    """What one coin must hold to pay for the amount and the fee."""
+    return amount_sat + _fee(1, [recipient_script], feerate)
+
+
+def select_coins(
+    candidates: Sequence[SpendableCoin],
+    amount_sat: int,
+    recipient_script: bytes,
+    *,
+    feerate: int,
+    max_fee_sat: int,
+) -> Spend:
+    """As few coins as pay for the amount and the fee.
+
+    The smallest of those that do it alone, so that large ones remain; else the largest first.
+    ``feerate`` in sat per 1000 vbytes. Change that would be dust goes to the fee instead.
+    FailedPrecondition if the coins do not suffice (INSUFFICIENT_FUNDS), or only with a fee above
+    ``max_fee_sat`` (FEE_TOO_HIGH).
+    """
+    largest_first = sorted(candidates, key=lambda coin: (-coin.amount_sat, coin.prevout))
+    alone = alone_sat(amount_sat, recipient_script, feerate=feerate)
+    enough = [coin for coin in largest_first if coin.amount_sat >= alone]
+    coins: list[SpendableCoin] = []
+    total = 0
+    for coin in enough[-1:] or largest_first:
+        coins.append(coin)
+        total += coin.amount_sat
+        fee_sat = _fee(len(coins), [recipient_script], feerate)
+        if total >= amount_sat + fee_sat:
+            return _settle(tuple(coins), total - amount_sat, recipient_script, feerate, max_fee_sat)
+    needed = amount_sat + _fee(max(1, len(coins)), [recipient_script], feerate)
+    raise FailedPrecondition(
+        f"the address has {total} sat to spend in {len(coins)} coins; "
+        f"the payment takes {needed} sat with its fee",
+        reason=Reason.INSUFFICIENT_FUNDS,
+    )
+
+
+def _settle(
+    coins: tuple[SpendableCoin, ...],
+    excess_sat: int,
+    recipient_script: bytes,
+    feerate: int,
+    max_fee_sat: int,
+) -> Spend:
+    """Split what the recipient does not get into fee and change."""
+    fee_sat = _fee(len(coins), [recipient_script, _CHANGE_SCRIPT], feerate)
+    change_sat = excess_sat - fee_sat
+    if change_sat < dust_threshold(_CHANGE_SCRIPT):
+        fee_sat, change_sat = excess_sat, 0
+    if fee_sat > max_fee_sat:
+        raise FailedPrecondition(
+            f"the fee would be {fee_sat} sat, the limit is {max_fee_sat} sat; "
+            "raise max_fee_sat or consolidate the address's coins",
+            reason=Reason.FEE_TOO_HIGH,
+        )
+    return Spend(coins, fee_sat, change_sat)
+
+
+def _fee(inputs: int, scripts: Sequence[bytes], feerate: int) -> int:
+    """Satoshis for a transaction of P2WPKH inputs that pays these scripts."""
+    outputs = sum(8 + len(compact_size(len(script))) + len(script) for script in scripts)
+    vsize = -(-(_OVERHEAD + inputs * _INPUT + outputs * WITNESS_SCALE) // WITNESS_SCALE)
+    return -(-vsize * feerate // 1000)

@@ -1,0 +1,192 @@
+"""Conditions: CEL over paths, typed by the contracts, and told apart from their mistakes.
+
+A condition that cannot be judged is an error, never a false one: it must not pass for a decision.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cel_expr_python import cel
+
+from services.orchestrator.definition.expression import (
+    ConditionInvalidError,
+    conjuncts,
+    read_expression,
+)
+from services.orchestrator.definition.judging import agreed, asked_of
+from services.orchestrator.definition.path import Path, PathMissingError
+from services.orchestrator.definition.types import ANY, TypeKind, ValueType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from services.orchestrator.definition.expression import Expression
+    from services.orchestrator.definition.path import Scope
+
+MAX_SHOWN = 80  # characters of a value in a reason
+
+_CEL_TYPES = {
+    TypeKind.BOOL: cel.Type.BOOL,
+    TypeKind.INT: cel.Type.INT,
+    TypeKind.DOUBLE: cel.Type.DOUBLE,
+    TypeKind.STRING: cel.Type.STRING,
+    TypeKind.ENUM: cel.Type.STRING,
+    TypeKind.BYTES: cel.Type.STRING,
+    TypeKind.TIME: cel.Type.STRING,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    holds: bool | None  # None: it could not be judged
+    operands: dict[str, Any]  # path -> value
+    reason: str  # why it does not hold; empty if it does
+
+
+@dataclass(frozen=True, slots=True)
+class Clause:
+    """What stands between two ``&&``, judged alone to name what was false."""
+
+    expression: Any
+    operands: tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    text: str
+    _expression: Any
+    operands: Mapping[Path, ValueType]
+    _clauses: tuple[Clause, ...]
+    _asked: Mapping[Path, Sequence[ValueType]]  # of what has no type of CEL: what it is used as
+
+    def asked_of_inputs(self) -> dict[Path, Sequence[ValueType]]:
+        """What it takes of the inputs that no contract gives a type."""
+        return {path: types for path, types in self._asked.items() if path.root == "input"}
+
+    def judge(self, scope: Scope) -> Verdict:
+        values: dict[Path, Any] = {}
+        missing: list[Path] = []
+        for path in self.operands:
+            try:
+                values[path] = path.read(scope)
+            except PathMissingError:
+                missing.append(path)
+        bound = {path.variable: value for path, value in values.items()}
+        operands = _by_text(values)
+        for path, value in values.items():
+            if _holds_nul(value):
+                return Verdict(None, operands, f"{path} holds the character U+0000")
+        holds = _evaluate(self._expression, bound)
+        if holds is None and missing:
+            return Verdict(None, operands, str(PathMissingError(missing[0])))
+        if holds is None:
+            nulls = [path for path, value in values.items() if value is None]
+            return Verdict(None, operands, self._tell(nulls or list(values), values))
+        if holds:
+            return Verdict(True, operands, "")
+        return Verdict(False, operands, self._tell(self._culprits(bound), values))
+
+    def _culprits(self, bound: dict[str, Any]) -> list[Path]:
+        """The operands of the first clause that is false."""
+        for clause in self._clauses:
+            if _evaluate(clause.expression, bound) is False:
+                return list(clause.operands)
+        return list(self.operands)
+
+    def _tell(self, paths: list[Path], values: Mapping[Path, Any]) -> str:
+        told = [f"{path} is {self._show(path, values[path])}" for path in paths if path in values]
+        return " and ".join(told) or "it depends on nothing"
+
+    def _show(self, path: Path, value: Any) -> str:
+        if value is not None and not self.operands[path].may_be_shown:
+            return "such a value"
+        text = json.dumps(value, ensure_ascii=False)
+        return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+
+
+def compile_condition(text: str, typed: Callable[[Path, int], ValueType | None]) -> Condition:
+    """Compile CEL with paths in ``{{ }}``.
+
+    ``typed`` gives the type of the path at an offset, or reports it and gives None; then, and
+    wherever the text is no CEL or no truth value, this raises ConditionInvalid.
+    """
+    expression = read_expression(text)
+    operands: dict[Path, ValueType] = {}
+    for path, offset in expression.paths:
+        found = typed(path, offset)
+        if found is None:
+            raise ConditionInvalidError("")
+        operands[path] = found
+    environment = cel.NewEnv(
+        variables={path.variable: _cel_type(operand) for path, operand in operands.items()}
+    )
+    compiled = expression.compile(environment)
+    if compiled.return_type() != cel.Type.BOOL:
+        raise ConditionInvalidError(
+            "a condition must be true or false; compare it: == true, > 0, ..."
+        )
+    clauses = _clauses(environment, expression, compiled)
+    return Condition(text, compiled, operands, clauses, _asked(expression, operands))
+
+
+def _asked(
+    expression: Expression, operands: Mapping[Path, ValueType]
+) -> dict[Path, list[ValueType]]:
+    """ConditionInvalid where a list or an object is used as what it cannot be."""
+    dynamic = {path for path, type in operands.items() if type.kind not in _CEL_TYPES}
+    if not dynamic:
+        return {}
+    found = asked_of(expression.cel, {path.variable: type for path, type in operands.items()})
+    asked = {path: found[path.variable] for path in dynamic if path.variable in found}
+    for path, offset in expression.paths:
+        wanted, type = agreed(asked.get(path, ())), operands[path]
+        if ANY.kind not in (wanted.kind, type.kind) and not wanted.accepts(type):
+            raise ConditionInvalidError(f"{path} is {type}, not {wanted}", offset)
+    return {path: types for path, types in asked.items() if operands[path].kind is TypeKind.ANY}
+
+
+def _evaluate(expression: Any, bound: dict[str, Any]) -> bool | None:
+    """None for every way not to come to a truth value: errors are returned, except the budget's."""
+    try:
+        result = expression.eval(data=bound)
+    except RuntimeError:
+        return None
+    return bool(result.value()) if result.type() == cel.Type.BOOL else None
+
+
+def _clauses(environment: Any, whole: Expression, compiled: Any) -> tuple[Clause, ...]:
+    try:
+        parts = [read_expression(part) for part in conjuncts(whole.text)]
+        if len(parts) == 1:
+            return (Clause(compiled, tuple(path for path, _ in whole.paths)),)
+        return tuple(
+            Clause(part.compile(environment), tuple(path for path, _ in part.paths))
+            for part in parts
+        )
+    except ConditionInvalidError:
+        return ()  # a comment that holds a bracket: then all operands are named
+
+
+def _holds_nul(value: Any) -> bool:
+    """The binding to CEL ends a text there: what is behind it would not count."""
+    match value:
+        case str():
+            return "\0" in value
+        case list():
+            return any(map(_holds_nul, value))
+        case dict():
+            return any(map(_holds_nul, value)) or any(map(_holds_nul, value.values()))
+        case _:
+            return False
+
+
+def _cel_type(operand: ValueType) -> Any:
+    """Null has no place in CEL's scalar types: what may be null is typed when it is judged."""
+    return cel.Type.DYN if operand.nullable else _CEL_TYPES.get(operand.kind, cel.Type.DYN)
+
+
+def _by_text(values: Mapping[Path, Any]) -> dict[str, Any]:
+    return {str(path): value for path, value in values.items()}

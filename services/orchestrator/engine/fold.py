@@ -1,0 +1,389 @@
+"""How a record changes the state of its run."""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from anya.mesh.v1.attestation_pb2 import PaymentIntent
+from services.orchestrator.engine import step_path
+from services.orchestrator.engine.model import (
+    RECOVERED,
+    ApprovalDecision,
+    CaughtBy,
+    PendingEnd,
+    Phase,
+    ProvenPayment,
+    ReceivedSignal,
+    Redrive,
+    RunState,
+    RunStatus,
+    StepError,
+    StepState,
+    StepStatus,
+    StoredAttestation,
+)
+from services.orchestrator.engine.records import Record, RecordKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable
+
+
+def fold(run_id: str, records: Iterable[Record]) -> RunState:
+    state = RunState(run_id)
+    for record in records:
+        evolve(state, record)
+    return state
+
+
+def evolve(state: RunState, record: Record) -> None:
+    """Fold one more record into the state of its run."""
+    assert record.sequence == state.sequence + 1, "a journal has no gaps"  # noqa: S101
+    _EVOLVE[record.kind](state, record)
+    state.sequence = record.sequence
+    state.updated_us = record.at_us
+    if state.items:
+        _stir(state, record.path)
+
+
+def _stir(state: RunState, path: str) -> None:
+    """Have the items looked at again that the step is in; all, if it concerns the run."""
+    if not path:
+        for items in state.items.values():
+            items.stirred |= items.open
+    for each, index in step_path.items_around(path):
+        if each in state.items:
+            state.items[each].stirred.add(index)
+
+
+def _start(state: RunState, record: Record) -> None:
+    payload = record.payload
+    state.workflow_id = payload["workflow_id"]
+    state.definition_hash = payload["definition_hash"]
+    state.composites = payload["composites"]
+    state.input = payload["input"]
+    state.intent = b64decode(payload["intent"])
+    state.presentation = payload["presentation"]
+    state.payments = dict(map(_proven, payload.get("payments", ())))
+    state.starter = payload["starter"]
+    state.ceiling = None if payload["ceiling"] is None else frozenset(payload["ceiling"])
+    state.deadline_us = payload["deadline_us"]
+    state.allowed_us = state.deadline_us - record.at_us
+    state.created_us = record.at_us
+
+
+def _proven(payment: dict[str, str]) -> tuple[str, ProvenPayment]:
+    intent = b64decode(payment["intent"])
+    found = ProvenPayment(intent, payment["presentation"])
+    return PaymentIntent.FromString(intent).payment_id, found
+
+
+def _step_intent(state: RunState, record: Record) -> None:
+    payload = record.payload
+    step = _begin(state, record)
+    step.input = payload["input"]
+    if "method" in payload:
+        step.phase = Phase.CALLING
+        step.method = payload["method"]
+        step.service = payload["service"]
+        step.key = payload["key"]
+        step.request = b64decode(payload["request"])
+        step.timeout_us = payload.get("timeout_us", 0)
+    elif "until_us" in payload:
+        step.phase = Phase.LISTENING if "listens" in payload else Phase.PASSING
+        step.until_us = payload["until_us"]
+        step.heard_to = step.input.get("since", 0)
+    _stand(state, step)
+
+
+def _step_attempt(state: RunState, record: Record) -> None:
+    step = state.steps[record.path]
+    if step.phase is Phase.PARKED or step.attempt == step.before:
+        step.since_us = record.at_us
+    # Whoever was killed in the middle of a call left nobody to hear its answer.
+    if record.payload["cause"] == RECOVERED and step.effect != "READ":
+        step.uncertain = True
+        step.status = StepStatus.UNCERTAIN
+    step.phase = Phase.CALLING
+    step.attempt = record.attempt
+    step.until_us = 0
+    _stand(state, step)
+
+
+def _step_failed(state: RunState, record: Record) -> None:
+    payload = record.payload
+    step = state.steps.get(record.path) or _begin(state, record)
+    step.error = StepError.from_payload(payload["error"])
+    step.uncertain = step.uncertain or payload["uncertain"]
+    if payload["final"]:
+        step.caught = payload.get("caught", "")
+        # What stays uncertain is not called failed: nobody knows whether it was done.
+        status = StepStatus.UNCERTAIN if payload["uncertain"] else StepStatus.FAILED
+        _end(step, record, status, payload.get("output", {}))
+        step.failed_at = payload.get("at", "")
+        state.broken.pop(step.path, None)
+        if step.caught == CaughtBy.OUTER:
+            state.broken.setdefault(step_path.parent(step.path), step.path)
+        if step.caught == CaughtBy.HANDLE:
+            step.phase = Phase.INSIDE
+            step.handling = step.error
+    else:
+        step.status = StepStatus.UNCERTAIN if step.uncertain else StepStatus.RUNNING
+        step.phase = Phase.WAITING
+        step.until_us = payload["retry_us"]
+    _stand(state, step)
+
+
+def _step_handled(state: RunState, record: Record) -> None:
+    step = state.steps[record.path]
+    step.phase = Phase.ENDED
+    _stand(state, step)
+
+
+def _step_parked(state: RunState, record: Record) -> None:
+    step = state.steps[record.path]
+    step.phase = Phase.PARKED
+    step.until_us = record.payload["until_us"]
+    step.error = StepError.from_payload(record.payload["error"])
+    _stand(state, step)
+
+
+def _step_done(state: RunState, record: Record) -> None:
+    payload = record.payload
+    step = state.steps.get(record.path) or _begin(state, record)
+    step.input = step.input or payload.get("input", {})
+    step.reply = payload["reply"]
+    step.error = None
+    _end(step, record, StepStatus.SUCCEEDED, payload["output"])
+    state.attestations += [
+        StoredAttestation(step.payment, kind, jws) for kind, jws in payload["attestations"]
+    ]
+    if consumed := payload.get("consumed"):
+        state.signals = [signal for signal in state.signals if signal.sequence not in consumed]
+    _stand(state, step)
+
+
+def _signal(state: RunState, record: Record) -> None:
+    payload = record.payload
+    signal = ReceivedSignal(
+        record.sequence, payload["name"], payload["payload"], payload["correlation"]
+    )
+    state.signals.append(signal)
+    state.taken = payload["position"]
+
+
+def _event(state: RunState, record: Record) -> None:
+    payload = record.payload
+    event = ReceivedSignal(record.sequence, payload["type"], payload["data"], payload["subject"])
+    for path in payload["paths"]:
+        step = state.steps[path]
+        step.heard[event.name] = event
+        step.heard_to = payload["position"]
+
+
+def _approval(state: RunState, record: Record) -> None:
+    """The first word of an approver counts, and only about what is asked now."""
+    payload = record.payload
+    state.taken = payload["position"]
+    step = state.steps.get(payload["step"])
+    if step is None or step.phase is not Phase.LISTENING:
+        return
+    asked = step.input.get("asked", {}).get("approvers", ())
+    if step.input.get("digest") == payload["digest"] and payload["approver"] in asked:
+        said = ApprovalDecision(payload["approves"], payload["jws"], record.at_us)
+        step.decisions.setdefault(payload["approver"], said)
+
+
+def _cancel_run(state: RunState, record: Record) -> None:
+    reason, by = record.payload["reason"], record.payload["by"]
+    state.cancelled = f"cancelled by {by}" + (f": {reason}" if reason else "")
+    state.taken = record.payload["position"]
+
+
+def _step_skipped(state: RunState, record: Record) -> None:
+    payload = record.payload
+    step = state.steps.get(record.path) or _begin(state, record)
+    step.condition = payload.get("condition") or step.condition
+    step.skip_reason = payload["reason"]
+    step.left = payload.get("left", "")
+    _end(step, record, StepStatus.SKIPPED, payload["output"])
+    _stand(state, step)
+
+
+def _cancel_intent(state: RunState, record: Record) -> None:
+    step = state.steps[record.path]
+    step.phase = Phase.CANCELLING
+    step.since_us = record.at_us
+    step.cancel_method = record.payload["method"]
+    step.cancel_request = b64decode(record.payload["request"])
+    step.cancel_attempt = 1
+    step.cancel_cause = StepError.from_payload(record.payload["error"])
+    step.until_us = 0
+    _stand(state, step)
+
+
+def _cancel_failed(state: RunState, record: Record) -> None:
+    step = state.steps[record.path]
+    step.error = StepError.from_payload(record.payload["error"])
+    if record.payload["final"]:
+        step.phase = Phase.ENDED
+        step.finished_us = record.at_us
+    else:
+        step.until_us = record.payload["retry_us"]
+        step.cancel_attempt += 1
+    _stand(state, step)
+
+
+def _cancel_done(state: RunState, record: Record) -> None:
+    step = state.steps[record.path]
+    step.cancelled = True
+    step.since_us = record.at_us
+
+
+def _recovered(state: RunState, record: Record) -> None:
+    state.recoveries += 1
+    for step in state.active.values():
+        step.since_us = record.at_us
+        step.cancel_attempt += step.phase is Phase.CANCELLING
+
+
+def _stopping(state: RunState, record: Record) -> None:
+    state.stop = PendingEnd(RunStatus(record.payload["status"]), record.payload["reason"])
+
+
+def _finish(state: RunState, record: Record) -> None:
+    state.status = RunStatus(record.payload["status"])
+    state.reason = record.payload["reason"]
+    state.finished_us = record.at_us
+    state.active.clear()
+
+
+def _erased(state: RunState, record: Record) -> None:
+    state.erased_us = record.at_us
+    state.reason = record.payload["cause"]
+
+
+def _redriven(state: RunState, record: Record) -> None:
+    payload = record.payload
+    ended = RunStatus(payload["ended"])
+    again = Redrive(payload["by"], payload["reason"], record.at_us, ended)
+    state.redrives.append(again)
+    state.deadline_us = payload["deadline_us"]
+    state.finished_us = 0
+    state.passed.clear()
+    state.items.clear()
+    if not payload["stops"]:
+        state.stop = None
+    for path in payload["anew"]:
+        del state.steps[path]
+        state.pivots.pop(path, None)
+    state.spent |= dict.fromkeys(payload["spent"], len(state.redrives))
+    for path in payload["again"]:
+        _reopen(state.steps[path], Phase.WAITING)
+    for path in payload["inside"]:
+        _reopen(state.steps[path], Phase.INSIDE)
+    for step in state.steps.values():
+        if step.phase is Phase.CANCELLING:
+            step.since_us = record.at_us
+            step.cancel_attempt += 1
+    resting = (Phase.INSIDE, Phase.ENDED)
+    state.active = {s.path: s for s in state.steps.values() if s.phase not in resting}
+    state.status, state.reason = _standing(state.active.values())
+
+
+def _reopen(step: StepState, phase: Phase) -> None:
+    if step.phase is Phase.CALLING and step.effect != "READ":
+        step.uncertain = True  # whoever made the call did not hear its answer
+    elif phase is Phase.INSIDE:
+        step.uncertain = False  # that is said of the step inside it
+    handles = step.failed_at.startswith(f"{step.path}/on_error/")
+    step.caught = CaughtBy.HANDLE if handles else ""
+    step.status = StepStatus.UNCERTAIN if step.uncertain else StepStatus.RUNNING
+    if handles:
+        step.status = StepStatus.FAILED
+        step.error = step.handling
+    step.phase = phase
+    step.before = step.attempt
+    step.output = {}
+    step.reply = None
+    step.failed_at = step.left = step.skip_reason = ""
+    step.until_us = step.finished_us = step.ended = 0
+
+
+def _begin(state: RunState, record: Record) -> StepState:
+    """A step of which this is the first record."""
+    payload = record.payload
+    step = StepState(
+        path=record.path,
+        operation=payload["operation"],
+        protocol=payload["protocol"],
+        effect=payload["effect"],
+        status=StepStatus.RUNNING,
+        phase=Phase.INSIDE,
+        attempt=record.attempt,
+        started_us=record.at_us,
+        since_us=record.at_us,
+        condition=payload.get("condition"),
+        began=record.sequence,
+        payment=payload.get("payment", ""),
+        refuses=payload.get("refuses", False),
+    )
+    state.steps[record.path] = step
+    if step.effect == "PIVOT":
+        state.pivots[record.path] = step
+    return step
+
+
+def _end(step: StepState, record: Record, status: StepStatus, output: dict[str, Any]) -> None:
+    step.status = status
+    step.phase = Phase.ENDED
+    step.output = output
+    step.ended = record.sequence
+    step.finished_us = record.at_us
+
+
+def _stand(state: RunState, step: StepState) -> None:
+    """What the run is at, now that the step has changed."""
+    if step.phase is Phase.INSIDE or step.phase is Phase.ENDED:
+        state.active.pop(step.path, None)
+    else:
+        state.active.setdefault(step.path, step)
+    state.status, state.reason = _standing(state.active.values())
+
+
+def _standing(in_flight: Collection[StepState]) -> tuple[RunStatus, str]:
+    """What a run is at that has not ended, and why."""
+    parked = ""
+    for step in in_flight:
+        if step.phase is Phase.PARKED:
+            parked = parked or f"{step.path}: {step.error}"
+        elif step.phase not in (Phase.PASSING, Phase.LISTENING):
+            return RunStatus.RUNNING, ""
+    if parked:
+        return RunStatus.PARKED, parked
+    return (RunStatus.WAITING, "") if in_flight else (RunStatus.RUNNING, "")
+
+
+_Evolve: TypeAlias = "Callable[[RunState, Record], None]"
+_EVOLVE: dict[RecordKind, _Evolve] = {
+    RecordKind.START: _start,
+    RecordKind.STEP_INTENT: _step_intent,
+    RecordKind.STEP_ATTEMPT: _step_attempt,
+    RecordKind.STEP_FAILED: _step_failed,
+    RecordKind.STEP_HANDLED: _step_handled,
+    RecordKind.STEP_PARKED: _step_parked,
+    RecordKind.STEP_DONE: _step_done,
+    RecordKind.STEP_SKIPPED: _step_skipped,
+    RecordKind.CANCEL_INTENT: _cancel_intent,
+    RecordKind.CANCEL_FAILED: _cancel_failed,
+    RecordKind.CANCEL_DONE: _cancel_done,
+    RecordKind.RECOVERED: _recovered,
+    RecordKind.SIGNAL: _signal,
+    RecordKind.EVENT: _event,
+    RecordKind.APPROVAL: _approval,
+    RecordKind.CANCEL_RUN: _cancel_run,
+    RecordKind.STOPPING: _stopping,
+    RecordKind.FINISH: _finish,
+    RecordKind.ERASED: _erased,
+    RecordKind.REDRIVEN: _redriven,
+}

@@ -1,0 +1,34 @@
+"""The privileges that a run may use: those that its starter was allowed to cause, for all its life.
+
+They are journalled when the run starts. A policy that changes later changes other runs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mesh.errors import Reason
+from services.orchestrator.definition.workflow import Workflow
+from services.orchestrator.engine.model import StepError
+
+if TYPE_CHECKING:
+    from services.orchestrator.definition.workflow import Call
+    from services.orchestrator.engine.model import RunState
+
+
+def refusal(state: RunState, path: str, call: Call) -> StepError | None:
+    """Why the call must not be made; None if it may.
+
+    Nor is one made that could not be taken back: its compensation is judged with it.
+    """
+    if state.ceiling is None:
+        return None
+    for part in filter(None, (call, call.compensate)):
+        runs = part.operation.runs
+        if not isinstance(runs, Workflow) and runs.privilege not in state.ceiling:
+            message = (
+                f"{path}: {part.operation.name} needs {runs.privilege!r}, and runs that"
+                f" {state.starter} starts may not use it; nothing was sent"
+            )
+            return StepError("PERMISSION_DENIED", Reason.NOT_GRANTED, message)
+    return None

@@ -1,0 +1,144 @@
+"""Compiled workflows: the newest for new runs, and for each old run those it began with."""
+
+from __future__ import annotations
+
+import itertools
+from collections import OrderedDict
+from contextlib import suppress
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from mesh.errors import FailedPrecondition, Reason
+from services.orchestrator import definition
+from services.orchestrator.definition.operations import declared_operations
+from services.orchestrator.definition.workflow import privileges
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from services.orchestrator.definition.workflow import Workflow
+    from services.orchestrator.engine.model import RunState
+    from services.orchestrator.store.definitions import Definitions, StoredDefinition
+
+T = TypeVar("T")
+
+CACHE = 1024  # compiled workflows
+
+
+class Offload(Protocol):
+    async def __call__(self, work: Callable[..., T], /, *args: Any) -> T: ...
+
+
+class WorkflowRegistry:
+    def __init__(self, definitions: Definitions, aside: Offload | None = None) -> None:
+        """``aside`` calls what may take a second so that runs go on meanwhile."""
+        self._definitions = definitions
+        self._aside = aside or _at_once
+        self._pinned: OrderedDict[tuple[str, ...], Workflow] = OrderedDict()
+
+    async def register_built_in(self) -> None:
+        """Store what this version ships. What earlier versions shipped stays for their runs."""
+        for name in definition.BUILT_IN:
+            text = definition.built_in_text(name)
+            await self._definitions.register(definition.load(text), text)
+
+    async def register(self, text: str) -> StoredDefinition:
+        """Check a definition and store it. DefinitionInvalidError with every fault."""
+        used = await self._aside(definition.references, text)
+        inner = await self._definitions.newest(used)
+        workflow = await self._aside(_check, text, inner)
+        if workflow.id in definition.BUILT_IN and workflow.hash != current(workflow.id).hash:
+            fault = definition.read(text).fault(
+                ("id",), f"{workflow.id} is built in: choose another id"
+            )
+            raise definition.DefinitionInvalidError([fault])
+        stored = await self._definitions.register(workflow, text)
+        with suppress(FailedPrecondition):  # registered before those inside it were changed
+            await self._aside(self.newest, stored)
+        return stored
+
+    def newest(self, stored: StoredDefinition) -> Workflow:
+        """For a run that begins now; built-in ones are always those of this version.
+
+        FailedPrecondition if it no longer fits a workflow inside it, which was registered again.
+        """
+        if stored.workflow_id in definition.BUILT_IN:
+            return current(stored.workflow_id)
+        try:
+            return _compile(stored.body, tuple(inner.body for inner in _own(stored.inner)))
+        except definition.DefinitionInvalidError as error:
+            raise FailedPrecondition(
+                f"{stored.workflow_id} no longer fits the workflows inside it: {error}",
+                reason=Reason.DEFINITION_INVALID,
+                field="workflow_id",
+            ) from None
+
+    def privileges(self, stored: StoredDefinition) -> list[str]:
+        """What a run of it may need to be allowed."""
+        return sorted(privileges(self.newest(stored)))
+
+    async def pinned(self, state: RunState) -> Workflow:
+        """What the run began with, whatever was registered or shipped since.
+
+        DefinitionInvalidError if the contracts have moved away from under it.
+        """
+        hashes = (state.definition_hash, *itertools.chain(*sorted(state.composites.items())))
+        known = self._pinned.get(hashes)
+        if known is None:
+            known = self._pinned[hashes] = await self._read(state)
+            if len(self._pinned) > CACHE:
+                self._pinned.popitem(last=False)
+        return known
+
+    async def _read(self, state: RunState) -> Workflow:
+        stored = await self._definitions.find(state.workflow_id, state.definition_hash)
+        shipped = {name: current(name).hash for name in definition.BUILT_IN}
+        if state.composites.items() <= shipped.items():
+            return _compile(stored.body)
+        return definition.load(stored.body, await self._operations(state.composites))
+
+    async def _operations(self, composites: Mapping[str, str]) -> definition.Operations:
+        """The contracts' operations, and these workflows, each after those inside it."""
+        known = declared_operations()
+        for name, hash in composites.items():
+            stored = await self._definitions.find(name, hash)
+            workflow = definition.load(stored.body, known)
+            known = known.with_workflow(workflow)
+            if name in definition.BUILT_IN:
+                known = known.with_composite(workflow)
+        return known
+
+
+async def _at_once(work: Callable[..., T], *args: Any) -> T:
+    return work(*args)
+
+
+def _check(text: str, inner: tuple[StoredDefinition, ...]) -> Workflow:
+    return definition.load(text, _with(inner))
+
+
+def current(name: str) -> Workflow:
+    """A built-in workflow as this version ships it."""
+    return _compile(definition.built_in_text(name))
+
+
+def _own(inner: tuple[StoredDefinition, ...]) -> list[StoredDefinition]:
+    """Those that somebody registered: what we ship is known already."""
+    return [stored for stored in inner if stored.workflow_id not in definition.BUILT_IN]
+
+
+def _with(inner: tuple[StoredDefinition, ...]) -> definition.Operations:
+    """All operations, and as many of these workflows as fit each other."""
+    known = definition.operations()
+    for stored in _own(inner):
+        with suppress(definition.DefinitionInvalidError):
+            known = known.with_workflow(definition.load(stored.body, known))
+    return known
+
+
+@lru_cache(maxsize=CACHE)
+def _compile(body: str, inner: tuple[str, ...] = ()) -> Workflow:
+    known = definition.operations()
+    for text in inner:
+        known = known.with_workflow(definition.load(text, known))
+    return definition.load(body, known)

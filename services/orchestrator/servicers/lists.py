@@ -1,0 +1,81 @@
+"""ListRuns: what a request asks for, and the page that answers it."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Literal
+
+from anya.orchestrator.v1 import workflow_pb2 as pb
+from mesh.errors import InvalidArgument
+from services.orchestrator.servicers import paging, views
+from services.orchestrator.store.run_query import (
+    ALWAYS,
+    END_OF_TIME,
+    NEED_ATTENTION,
+    RunFilter,
+    TimeRange,
+)
+
+if TYPE_CHECKING:
+    from google.protobuf.timestamp_pb2 import Timestamp
+
+    from services.orchestrator.store.run_query import RunQuery
+
+DEFAULT_PAGE = 50
+MAX_PAGE = 500
+LAST_SECOND = 253_402_300_800  # Unix time of the year 10000
+
+
+async def list_runs(listing: RunQuery, request: pb.ListRunsRequest) -> pb.ListRunsResponse:
+    """InvalidArgument naming the field that asks for what cannot be."""
+    limit = paging.page_size(request.page_size, default=DEFAULT_PAGE, most=MAX_PAGE)
+    wanted = _filter(request)
+    list_ = f"runs {hashlib.sha256(repr(wanted).encode()).hexdigest()[:16]}"
+    position = paging.read_token(request.page_token, list_, int, str)
+    after = (position[0], position[1]) if position else None
+    page = await listing.page(wanted, limit=limit, after=after)
+    return pb.ListRunsResponse(
+        runs=[views.format_row(row) for row in page.rows],
+        next_page_token=paging.make_token(list_, *page.end) if page.end else "",
+    )
+
+
+def _filter(request: pb.ListRunsRequest) -> RunFilter:
+    if unknown := set(request.statuses) - set(pb.RunStatus.values()[1:]):
+        raise InvalidArgument(f"no run status {min(unknown)}", field="statuses")
+    statuses = {views.status_name(status) for status in request.statuses}
+    if request.needs_attention:
+        attention = {status.value for status in NEED_ATTENTION}
+        statuses = statuses & attention if statuses else attention
+        if not statuses:
+            raise InvalidArgument(
+                "none of these statuses needs attention: leave one of the two out",
+                field="needs_attention",
+            )
+    return RunFilter(
+        statuses=tuple(sorted(statuses)),
+        workflow_id=request.workflow_id,
+        starter=request.starter,
+        created=_span(request, "created") or ALWAYS,
+        finished=_span(request, "finished"),
+    )
+
+
+def _span(request: pb.ListRunsRequest, what: Literal["created", "finished"]) -> TimeRange | None:
+    given = {field.name: value for field, value in request.ListFields()}
+    start, end = f"{what}_from", f"{what}_before"
+    if start not in given and end not in given:
+        return None
+    span = TimeRange(
+        _time(given[start], start) if start in given else 0,
+        _time(given[end], end) if end in given else END_OF_TIME,
+    )
+    if span.start_us >= span.end_us:
+        raise InvalidArgument(f"{end} must be later than {start}", field=end)
+    return span
+
+
+def _time(given: Timestamp, name: str) -> int:
+    if not 0 <= given.seconds < LAST_SECOND:
+        raise InvalidArgument(f"{name} must be a time from 1970 to 9999", field=name)
+    return given.seconds * 1_000_000 + given.nanos // 1000

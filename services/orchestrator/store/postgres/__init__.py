@@ -1,0 +1,1 @@
+"""The store that several orchestrator processes share: a PostgreSQL database."""

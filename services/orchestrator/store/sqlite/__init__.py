@@ -1,0 +1,1 @@
+"""The store of one orchestrator process: a SQLite file."""

@@ -1,0 +1,35 @@
+"""Configuring protocols, and telling which ones are configured."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from services.web5.dwn.errors import Code, UnauthorizedError
+from services.web5.dwn.methods.reply import ACCEPTED, CONFLICT, OK, Reply, array_of
+from services.web5.store import records as store
+
+if TYPE_CHECKING:
+    from mesh.data.database import Transaction
+    from services.web5.dwn.message import Message
+
+
+async def configure(tx: Transaction, tenant: str, configure: Message) -> Reply:
+    """Put an authenticated definition in force; the newest one is, whatever came first."""
+    if configure.author != tenant:
+        raise UnauthorizedError(
+            Code.PROTOCOLS_CONFIGURE_AUTHORIZATION_FAILED, "message failed authorization"
+        )
+    url = configure.descriptor["definition"]["protocol"]
+    kept = await store.configures(tx, tenant, url=url)
+    if any(configure.age <= older.age for older in kept):
+        return CONFLICT
+    await store.insert_configure(tx, tenant, configure)
+    await store.append_event(tx, tenant, configure.cid)
+    for older in kept:
+        await store.remove(tx, tenant, older.cid)
+    return ACCEPTED
+
+
+async def query(tx: Transaction, tenant: str, url: str | None, *, only_published: bool) -> Reply:
+    found = await store.configures(tx, tenant, url=url, only_published=only_published)
+    return Reply(OK, "OK", {"entries": array_of(configure.raw for configure in found)})

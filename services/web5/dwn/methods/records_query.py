@@ -1,0 +1,47 @@
+"""Finding records, as many at a time as fit a reply."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mesh.security import jose
+from services.web5.dwn import values
+from services.web5.dwn.methods.reply import OK, Reply, array_of, extended
+from services.web5.store import record_search as search
+
+if TYPE_CHECKING:
+    from mesh.data.database import Transaction
+    from services.web5.dwn.records_query import RecordsQuery
+    from services.web5.store.record_search import Found
+
+MAX_REPLY = 2 * 1024 * 1024  # bytes of entries; the page ends before, and its cursor says where
+
+
+async def process(tx: Transaction, tenant: str, query: RecordsQuery, reader: str | None) -> Reply:
+    """A page of what ``reader`` (None: nobody in particular) may find, and a cursor if more is."""
+    found = await search.page(tx, tenant, query, reader)
+    updated = [record.record_id for record in found if not record.is_initial]
+    initials = await search.initial_raws(tx, tenant, updated)
+    entries: list[bytes] = []
+    size = 0
+    for record in found[: query.limit]:
+        entry = _entry(record, initials)
+        size += len(entry)
+        if entries and size > MAX_REPLY:
+            break
+        entries.append(entry)
+    members = {"entries": array_of(entries)}
+    if len(entries) < len(found):
+        last = found[len(entries) - 1]
+        cursor = {"messageCid": last.message_cid, "value": last.sort_value}
+        members["cursor"] = values.dump(cursor)
+    return Reply(OK, "OK", members)
+
+
+def _entry(record: Found, initials: dict[str, bytes]) -> bytes:
+    members = {}
+    if record.data is not None:
+        members["encodedData"] = b'"%s"' % jose.encode(record.data).encode()
+    if not record.is_initial:
+        members["initialWrite"] = initials[record.record_id]
+    return extended(record.raw, members)

@@ -1,0 +1,80 @@
+"""Reading a record with its data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from services.web5.dwn import records_read, records_write, rules
+from services.web5.dwn.errors import Code, DwnError, UnauthorizedError
+from services.web5.dwn.methods.chain import chain_to
+from services.web5.dwn.methods.reply import NOT_FOUND, OK, Reply, object_of
+from services.web5.store import record_search as search
+from services.web5.store import records as store
+
+if TYPE_CHECKING:
+    from mesh.data.database import Transaction
+    from services.web5.dwn.message import Message
+    from services.web5.dwn.records_write import RecordsWrite
+    from services.web5.store.records import Stored
+
+
+async def process(tx: Transaction, tenant: str, request: Message) -> Reply:
+    """The one record that the filter matches, for whom it may be shown to."""
+    found = await search.matching(tx, tenant, request.descriptor["filter"])
+    if not found:
+        return NOT_FOUND
+    if len(found) > 1:
+        raise DwnError(
+            Code.RECORDS_READ_RETURNED_MULTIPLE,
+            "Multiple records exist for the RecordsRead filter",
+        )
+    if found[0].is_delete:
+        return await _deleted(tx, tenant, request, found[0].message)
+    return await _written(tx, tenant, request, found[0])
+
+
+async def _written(tx: Transaction, tenant: str, request: Message, newest: Stored) -> Reply:
+    write = records_write.of(newest.message)
+    await _authorize(tx, tenant, request, write)
+    data = newest.data
+    if data is None:
+        data = await store.blob(tx, tenant, write.record_id, write.data_cid)
+    if data is None:
+        return NOT_FOUND
+    members = {"recordsWrite": newest.message.raw}
+    if not write.is_initial:
+        initials = await store.initial_writes(tx, tenant, [write.record_id])
+        members["initialWrite"] = initials[write.record_id].message.raw
+    return Reply(OK, "OK", {"entry": object_of(members)}, data)
+
+
+async def _deleted(tx: Transaction, tenant: str, request: Message, delete: Message) -> Reply:
+    """Not found, with the proof that it once was."""
+    record_id = delete.descriptor["recordId"]
+    initial = (await store.initial_writes(tx, tenant, [record_id]))[record_id]
+    await _authorize(tx, tenant, request, initial)
+    members = {"recordsDelete": delete.raw, "initialWrite": initial.message.raw}
+    return Reply(NOT_FOUND.code, NOT_FOUND.detail, {"entry": object_of(members)})
+
+
+async def _authorize(tx: Transaction, tenant: str, request: Message, write: RecordsWrite) -> None:
+    """Tenant, author and recipient may always read; what is published, anybody."""
+    reader = request.author
+    if write.published or (
+        reader is not None and reader in {tenant, write.author, write.recipient}
+    ):
+        return
+    protocol = write.protocol and await store.protocol(tx, tenant, write.protocol)
+    if not protocol:
+        raise UnauthorizedError(
+            Code.RECORDS_READ_AUTHORIZATION_FAILED, "message failed authorization"
+        )
+    records_read.check_role(request)
+    rule_set = protocol.rule_sets.get(write.protocol_path)
+    if rule_set is None:
+        raise UnauthorizedError(
+            Code.PROTOCOL_MISSING_RULE_SET,
+            f"No rule set defined for protocolPath {write.protocol_path}",
+        )
+    chain = await chain_to(tx, tenant, write.context_id)
+    rules.authorize(rule_set, ("read",), reader, chain, kind="RecordsRead")

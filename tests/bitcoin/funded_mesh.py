@@ -1,0 +1,196 @@
+"""A running bitcoin service with a funded wallet, and everybody whose word a payment needs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+import uuid
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from anya.bitcoin.v1 import chain_pb2, regtest_pb2, wallet_pb2
+from anya.bitcoin.v1.chain_pb2_grpc import ChainServiceStub
+from anya.bitcoin.v1.ownership_pb2_grpc import OwnershipServiceStub
+from anya.bitcoin.v1.regtest_pb2_grpc import RegtestServiceStub
+from anya.bitcoin.v1.wallet_pb2_grpc import WalletServiceStub
+from anya.mesh.v1 import outbox_pb2
+from anya.mesh.v1.attestation_pb2 import Attestation, PaymentIntent, RunContext
+from anya.mesh.v1.outbox_pb2_grpc import OutboxServiceStub
+from mesh.breaker import Breakers
+from mesh.clock import SystemClock
+from mesh.config import MeshConfig
+from mesh.observability.telemetry import open_traces
+from mesh.rpc.client import open_channel
+from mesh.rpc.interceptors import ClientRules
+from mesh.security.attestation import Attestor, payment_digest
+from services.bitcoin.__main__ import bitcoin
+from services.bitcoin.config import BitcoinConfig
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    import grpc
+
+    from anya.bitcoin.v1.chain_pb2_grpc import ChainServiceAsyncStub
+    from anya.bitcoin.v1.ownership_pb2_grpc import OwnershipServiceAsyncStub
+    from anya.bitcoin.v1.regtest_pb2_grpc import RegtestServiceAsyncStub
+    from anya.bitcoin.v1.wallet_pb2_grpc import WalletServiceAsyncStub
+    from mesh.testing import Authority
+
+RECIPIENT = "bcrt1q6rz28mcfaxtmd6v789l9rrlrusdprr9pz3cppk"
+SENDER = "did:jwk:eyJrdHkiOiJPS1AifQ"
+COINBASE_SAT = 50 * 100_000_000
+MATURE = 100  # blocks on top of a coinbase
+
+
+def new_payment_id() -> str:
+    """A UUIDv7."""
+    raw = int(time.time() * 1000).to_bytes(6, "big") + os.urandom(10)
+    number = int.from_bytes(raw, "big") & ~(0xF << 76) & ~(0x3 << 62) | 0x7 << 76 | 0x2 << 62
+    return str(uuid.UUID(int=number))
+
+
+@dataclass
+class Town:
+    client: grpc.aio.Channel
+    orchestrator: grpc.aio.Channel
+    attestors: dict[str, Attestor]
+    wallet_id: str = ""
+    address: str = ""
+
+    @property
+    def chain(self) -> ChainServiceAsyncStub:
+        return ChainServiceStub(self.client)
+
+    @property
+    def wallet(self) -> WalletServiceAsyncStub:
+        return WalletServiceStub(self.client)
+
+    @property
+    def spender(self) -> WalletServiceAsyncStub:
+        return WalletServiceStub(self.orchestrator)
+
+    @property
+    def ownership(self) -> OwnershipServiceAsyncStub:
+        return OwnershipServiceStub(self.client)
+
+    @property
+    def regtest(self) -> RegtestServiceAsyncStub:
+        return RegtestServiceStub(self.client)
+
+    async def mine(self, count: int = 1, address: str = "") -> None:
+        request = regtest_pb2.MineBlocksRequest(count=count, address=address)
+        await self.regtest.MineBlocks(request, timeout=60)
+
+    async def reorganize(self, depth: int) -> None:
+        await self.regtest.ReorganizeChain(regtest_pb2.ReorganizeChainRequest(depth=depth))
+
+    async def derive(self) -> str:
+        request = wallet_pb2.DeriveAddressRequest(
+            request_id=uuid.uuid4().hex, wallet_id=self.wallet_id
+        )
+        return (await self.wallet.DeriveAddress(request)).address
+
+    async def open_wallet(self, *, coins: int) -> None:
+        """A wallet with an address that holds so many mature coinbases."""
+        created = await self.wallet.CreateWallet(
+            wallet_pb2.CreateWalletRequest(request_id=uuid.uuid4().hex, name="payer")
+        )
+        self.wallet_id = created.wallet.wallet_id
+        self.address = await self.derive()
+        await self.mine(coins, self.address)
+        await self.mine(MATURE)
+
+    def order(self, **changes: Any) -> wallet_pb2.SendPaymentRequest:
+        """A payment with every proof that it needs; ``changes`` go to request and intent alike."""
+        ordered = {
+            "payment_id": new_payment_id(),
+            "sender_address": self.address,
+            "recipient_address": RECIPIENT,
+            "amount_sat": 1_000_000,
+            **changes,
+        }
+        intent = PaymentIntent(network="regtest", sender_did=SENDER, **ordered)
+        return wallet_pb2.SendPaymentRequest(
+            request_id=intent.payment_id,
+            from_address=intent.sender_address,
+            to_address=intent.recipient_address,
+            amount_sat=intent.amount_sat,
+            context=RunContext(intent=intent, attestations=self.proofs(intent)),
+        )
+
+    def proofs(self, intent: PaymentIntent, *, score: float = 0.1) -> list[Attestation]:
+        if not 0 < intent.amount_sat <= 21_000_000 * 100_000_000:
+            return []
+        digest = payment_digest(intent)
+        web5, ml = self.attestors["web5"], self.attestors["ml"]
+        return [
+            web5.attest("identity", digest, values={"confidence": 0.9}),
+            web5.attest("address_link", digest, values={}),
+            ml.attest("risk", digest, values={"score": score}),
+        ]
+
+    async def state(self, payment_id: str) -> str:
+        request = wallet_pb2.GetPaymentRequest(payment_id=payment_id)
+        found = await self.spender.GetPayment(request)
+        return wallet_pb2.PaymentState.Name(found.payment.state).removeprefix("PAYMENT_STATE_")
+
+    async def reaches(self, payment_id: str, state: str, *, within: float = 10.0) -> None:
+        """Ask for the state, over the wire, until it is this one."""
+        async with asyncio.timeout(within):
+            while await self.state(payment_id) != state:
+                pass
+
+    async def waiting(self) -> list[bytes]:
+        """The txids in the mempool."""
+        mempool = await self.chain.GetMempool(chain_pb2.GetMempoolRequest())
+        return [entry.txid for entry in mempool.entries]
+
+    async def events(self, prefix: str) -> list[str]:
+        """Types of the events under a prefix, without it, in order."""
+        outbox = OutboxServiceStub(self.orchestrator)
+        page = await outbox.ReadOutbox(outbox_pb2.ReadOutboxRequest(page_size=1000))
+        types = [entry.event.type for entry in page.entries]
+        return [type.removeprefix(prefix) for type in types if type.startswith(prefix)]
+
+
+def config(authority: Authority, home: Path, **settings: Any) -> BitcoinConfig:
+    identity = authority.issue_service("bitcoin")
+    mesh = MeshConfig(service="bitcoin", identity=identity, home=home, sample_ratio=0.0)
+    return BitcoinConfig(mesh=mesh, **{"sweep_seconds": 0.2, **settings})
+
+
+@asynccontextmanager
+async def connect(authority: Authority, port: int) -> AsyncIterator[Town]:
+    """A client and an orchestrator of the service at a port."""
+    rules = ClientRules(
+        target="bitcoin",
+        tracer=open_traces("tests", sample_ratio=0).tracer,
+        breakers=Breakers(SystemClock()),
+        timeout=30.0,
+    )
+    target = f"127.0.0.1:{port}"
+    operator = authority.issue("spiffe://anya.internal/client/operator")
+    client = open_channel(target, rules, operator)
+    orchestrator = open_channel(target, rules, authority.issue_service("orchestrator"))
+    attestors = {name: Attestor(authority.issue_service(name)) for name in ("web5", "ml")}
+    async with client, orchestrator:
+        yield Town(client, orchestrator, attestors)
+
+
+@asynccontextmanager
+async def running(config: BitcoinConfig, authority: Authority) -> AsyncIterator[Town]:
+    """The service as its folder left it, and its people."""
+    async with bitcoin(config) as service, connect(authority, service.port) as people:
+        yield people
+
+
+@asynccontextmanager
+async def town(config: BitcoinConfig, authority: Authority, coins: int = 1) -> AsyncIterator[Town]:
+    """A new service; the wallet's address holds ``coins`` mature coinbases."""
+    async with running(config, authority) as people:
+        await people.open_wallet(coins=coins)
+        yield people

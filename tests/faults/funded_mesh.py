@@ -1,0 +1,97 @@
+"""Who pays whom: payers with wallets, linked addresses and many coins, on a chain of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from anya.bitcoin.v1 import chain_pb2, regtest_pb2, wallet_pb2
+from anya.bitcoin.v1.chain_pb2_grpc import ChainServiceStub
+from anya.bitcoin.v1.regtest_pb2_grpc import RegtestServiceStub
+from anya.bitcoin.v1.wallet_pb2_grpc import WalletServiceStub
+from cli.demo import cast
+from cli.p2wpkh import Coin, Key, Output, script_of, spend
+from formats.bitcoin.block import parse_block
+
+if TYPE_CHECKING:
+    from cli.connection import Channels
+    from cli.home import Home
+    from cli.identities import Identity
+
+MATURITY = 100  # blocks until a subsidy may be spent
+SUBSIDY_SAT = 5_000_000_000
+COIN_SAT = 2_000_000
+FEE_SAT = 200_000
+EARLIER_SALES = 3  # that every shop made before: each from a customer of its own
+
+
+@dataclass(frozen=True, slots=True)
+class Town:
+    payers: tuple[Identity, ...]
+    stranger: Identity  # as well proven as they are, but nothing is linked to it
+    shops: tuple[str, ...]  # addresses
+
+
+async def settle(home: Home, channels: Channels, *, payers: int, shops: int, coins: int) -> Town:
+    """Everybody in place, and ``coins`` confirmed coins on the address of each payer."""
+    people = [await _payer(home, channels, f"payer-{number}") for number in range(payers)]
+    stranger = await cast.enter(home, channels, "stranger")
+    keys = [Key.of(secrets.token_bytes(32)) for _ in range(shops)]
+    await _endow(channels, people, keys, coins)
+    people = [await cast.link(home, channels, payer, payer.addresses[0]) for payer in people]
+    return Town(tuple(people), stranger, tuple(key.address for key in keys))
+
+
+async def _payer(home: Home, channels: Channels, name: str) -> Identity:
+    """With a wallet of its own, and an address in it that is not linked yet."""
+    payer = await cast.enter(home, channels, name)
+    stub = WalletServiceStub(channels["bitcoin"])
+    created = await stub.CreateWallet(wallet_pb2.CreateWalletRequest(request_id=name, name=name))
+    wallet = created.wallet.wallet_id
+    derived = await stub.DeriveAddress(
+        wallet_pb2.DeriveAddressRequest(request_id=f"{name}/address", wallet_id=wallet)
+    )
+    return replace(payer, wallet_id=wallet, addresses=(derived.address,))
+
+
+async def _endow(channels: Channels, people: list[Identity], shops: list[Key], coins: int) -> None:
+    """Out of mined subsidies: coins for the payers, and a past for the shops."""
+    mint = Key.of(secrets.token_bytes(32))
+    customers = [Key.of(secrets.token_bytes(32)) for _ in range(EARLIER_SALES)]
+    await _mine(channels, len(people) + 1 + MATURITY, address=mint.address)
+    subsidies = [await _subsidy(channels, mint, height + 1) for height in range(len(people) + 1)]
+    for payer, subsidy in zip(people, subsidies, strict=False):
+        outputs = [Output(COIN_SAT, script_of(payer.addresses[0]))] * coins
+        await _send(channels, [subsidy], outputs, rest=mint)
+    paid = await _send(
+        channels, [subsidies[-1]], [Output(COIN_SAT * 100, key.script) for key in customers]
+    )
+    await _mine(channels, 1)
+    for vout, customer in enumerate(customers):
+        sales = [Output(COIN_SAT, shop.script) for shop in shops]
+        await _send(channels, [Coin(paid, vout, COIN_SAT * 100, customer)], sales, rest=customer)
+        await _mine(channels, 1)
+
+
+async def _subsidy(channels: Channels, owner: Key, height: int) -> Coin:
+    stub = ChainServiceStub(channels["bitcoin"])
+    block = await stub.GetBlock(chain_pb2.GetBlockRequest(height=height))
+    return Coin(parse_block(block.raw).transactions[0].txid, 0, SUBSIDY_SAT, owner)
+
+
+async def _send(
+    channels: Channels, coins: list[Coin], outputs: list[Output], rest: Key | None = None
+) -> bytes:
+    left = sum(coin.amount_sat for coin in coins) - sum(one.amount_sat for one in outputs) - FEE_SAT
+    outputs = [*outputs, Output(left, (rest or coins[0].key).script)]
+    txid, raw = await asyncio.to_thread(spend, coins, outputs)
+    stub = ChainServiceStub(channels["bitcoin"])
+    await stub.BroadcastTransaction(chain_pb2.BroadcastTransactionRequest(raw=raw))
+    return txid
+
+
+async def _mine(channels: Channels, count: int, *, address: str = "") -> None:
+    request = regtest_pb2.MineBlocksRequest(count=count, address=address)
+    await RegtestServiceStub(channels["bitcoin"]).MineBlocks(request, timeout=60)

@@ -1,0 +1,134 @@
+"""Steps around a call are left as a stack of context managers would be, whatever is raised."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mesh.rpc.interceptors.stack import InterceptorStack, unwrap
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    Step = Callable[[list[str]], AbstractContextManager[None]]
+
+
+def plain(name: str) -> Step:
+    @contextmanager
+    def step(seen: list[str]) -> Iterator[None]:
+        seen.append(f"into {name}")
+        try:
+            yield
+        except ValueError as error:
+            seen.append(f"{error} through {name}")
+            raise
+        seen.append(f"out of {name}")
+
+    return step
+
+
+@contextmanager
+def swallows(seen: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        seen.append(f"{error} swallowed")
+
+
+@contextmanager
+def refuses(seen: list[str]) -> Iterator[None]:
+    raise ValueError("refusal")
+    yield
+
+
+@contextmanager
+def fails_at_the_end(seen: list[str]) -> Iterator[None]:
+    yield
+    raise ValueError("late")
+
+
+@contextmanager
+def replaces(seen: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except ValueError:
+        raise ValueError("another") from None
+
+
+STACKS = {
+    "all well": (plain("a"), plain("b")),
+    "one refuses": (plain("a"), plain("b"), refuses),
+    "one refuses within one that swallows": (plain("a"), swallows, plain("b"), refuses),
+    "one fails at the end": (plain("a"), fails_at_the_end, plain("b")),
+    "one fails at the end within one that swallows": (plain("a"), swallows, fails_at_the_end),
+    "one raises something else": (plain("a"), replaces, plain("b")),
+    "one swallows": (plain("a"), swallows, plain("b")),
+}
+
+
+@pytest.mark.parametrize("raised", [None, "failure"])
+@pytest.mark.parametrize("steps", STACKS.values(), ids=STACKS)
+def test_it_does_what_an_exit_stack_does(steps: tuple[Step, ...], raised: str | None) -> None:
+    assert with_around(steps, raised) == with_exit_stack(steps, raised)
+
+
+def with_around(steps: tuple[Step, ...], raised: str | None) -> list[str]:
+    seen: list[str] = []
+    try:
+        with InterceptorStack() as around:
+            around.enter(unwrap(steps), seen)
+            run(seen, raised)
+    except ValueError as error:
+        seen.append(f"{error} at the end")
+    return seen
+
+
+def with_exit_stack(steps: tuple[Step, ...], raised: str | None) -> list[str]:
+    seen: list[str] = []
+    try:
+        with ExitStack() as stack:
+            for step in steps:
+                stack.enter_context(step(seen))
+            run(seen, raised)
+    except ValueError as error:
+        seen.append(f"{error} at the end")
+    return seen
+
+
+def run(seen: list[str], raised: str | None) -> None:
+    seen.append("servicer")
+    if raised is not None:
+        raise ValueError(raised)
+
+
+def test_steps_handed_on_are_left_elsewhere() -> None:
+    seen: list[str] = []
+    with InterceptorStack() as around:
+        around.enter(unwrap([plain("a")]), seen)
+        later = around.pop_all()
+
+    assert seen == ["into a"]
+    with later:
+        pass
+    assert seen == ["into a", "out of a"]
+
+
+def test_a_step_with_two_yields_is_a_defect() -> None:
+    @contextmanager
+    def twice(seen: list[str]) -> Iterator[None]:
+        yield
+        yield
+
+    with pytest.raises(RuntimeError, match="more than one yield"), InterceptorStack() as around:
+        around.enter(unwrap([twice]), [])
+
+
+def test_what_is_no_context_manager_is_no_step() -> None:
+    def step(seen: list[str]) -> AbstractContextManager[None]:
+        return suppress(ValueError)
+
+    with pytest.raises(AttributeError):
+        unwrap([step])

@@ -1,0 +1,187 @@
+"""Attestations: nobody on the way can forge, move, stretch or borrow one."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from anya.mesh.v1 import attestation_pb2 as pb
+from mesh.clock import ManualClock, SystemClock
+from mesh.errors import FailedPrecondition, InvalidArgument, Reason
+from mesh.security import jose
+from mesh.security.attestation import LIFETIME, Attestor, Verifier, payment_digest
+from mesh.testing import Authority
+
+DIGEST = bytes(range(32))
+VALUES = {"score": 0.25, "decision": "accept"}
+SERVICE = "spiffe://anya.internal/ns/anya/sa/"
+
+
+def intent(**changes: object) -> pb.PaymentIntent:
+    fields: dict[str, object] = {
+        "network": "regtest",
+        "payment_id": "0197f0a0-0000-7000-8000-000000000001",
+        "sender_did": "did:jwk:abc",
+        "sender_address": "bcrt1qsender",
+        "recipient_address": "bcrt1qrecipient",
+        "amount_sat": 50_000,
+    }
+    return pb.PaymentIntent(**(fields | changes))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(SystemClock().wall())
+
+
+@pytest.fixture
+def ml(authority: Authority, clock: ManualClock) -> Attestor:
+    return Attestor(authority.issue(f"{SERVICE}ml"), clock=clock)
+
+
+@pytest.fixture
+def verifier(authority: Authority, clock: ManualClock) -> Verifier:
+    ca = authority.issue(f"{SERVICE}bitcoin").ca
+    return Verifier(ca, "anya.internal", clock=clock)
+
+
+def refused(verifier: Verifier, attestation: pb.Attestation, kind: str = "risk") -> Reason | None:
+    with pytest.raises(FailedPrecondition) as refusal:
+        verifier.verify(attestation, kind, DIGEST)
+    return refusal.value.reason
+
+
+def test_what_was_attested_comes_out_unchanged(ml: Attestor, verifier: Verifier) -> None:
+    verified = verifier.verify(ml.attest("risk", DIGEST, values=VALUES), "risk", DIGEST)
+
+    assert verified.values == VALUES
+    assert verified.issuer == f"{SERVICE}ml"
+    assert (verified.expires_at - verified.issued_at).total_seconds() == LIFETIME
+
+
+def test_a_service_may_be_bound_to_attest_for_a_shorter_time(
+    authority: Authority, clock: ManualClock, verifier: Verifier
+) -> None:
+    brief = Attestor(authority.issue(f"{SERVICE}ml"), clock=clock, lifetime=3)
+    attestation = brief.attest("risk", DIGEST, values=VALUES)
+    clock.advance(4)
+
+    assert refused(verifier, attestation) is Reason.PROOF_EXPIRED
+
+
+def test_another_payment_is_not_covered(ml: Attestor, verifier: Verifier) -> None:
+    attestation = ml.attest("risk", bytes(32), values=VALUES)
+
+    assert refused(verifier, attestation) is Reason.PROOF_INVALID
+
+
+def test_a_service_cannot_attest_what_is_anothers(ml: Attestor, verifier: Verifier) -> None:
+    attestation = ml.attest("identity", DIGEST, values={})
+
+    assert refused(verifier, attestation, "identity") is Reason.PROOF_INVALID
+
+
+def test_one_kind_does_not_pass_for_another(authority: Authority, verifier: Verifier) -> None:
+    web5 = Attestor(authority.issue(f"{SERVICE}web5"))
+    attestation = web5.attest("identity", DIGEST, values={})
+    attestation.kind = "address_link"
+
+    assert refused(verifier, attestation, "address_link") is Reason.PROOF_INVALID
+
+
+def test_a_negative_verdict_is_no_proof(ml: Attestor, verifier: Verifier) -> None:
+    attestation = ml.attest("risk", DIGEST, values=VALUES, verdict=False)
+
+    assert refused(verifier, attestation) is Reason.PROOF_INVALID
+
+
+def test_an_attestation_expires(ml: Attestor, verifier: Verifier, clock: ManualClock) -> None:
+    attestation = ml.attest("risk", DIGEST, values=VALUES)
+    verifier.verify(attestation, "risk", DIGEST)
+
+    clock.advance(LIFETIME)
+
+    assert refused(verifier, attestation) is Reason.PROOF_EXPIRED
+
+
+def test_a_certificate_of_another_authority_is_refused(
+    tmp_path_factory: pytest.TempPathFactory, verifier: Verifier
+) -> None:
+    stranger = Authority(tmp_path_factory.mktemp("stranger"))
+    attestation = Attestor(stranger.issue(f"{SERVICE}ml")).attest("risk", DIGEST, values=VALUES)
+
+    assert refused(verifier, attestation) is Reason.PROOF_INVALID
+
+
+def test_altered_values_are_refused(ml: Attestor, verifier: Verifier) -> None:
+    header, payload, signature = ml.attest("risk", DIGEST, values=VALUES).jws.split(".")
+    claims = json.loads(jose.decode(payload))
+    claims["values"]["score"] = 0.0
+    forged = jose.encode(json.dumps(claims).encode())
+
+    attestation = pb.Attestation(kind="risk", jws=f"{header}.{forged}.{signature}")
+
+    assert refused(verifier, attestation) is Reason.PROOF_INVALID
+
+
+@pytest.mark.parametrize("jws", ["", "a.b.c", "....", "e30.e30.", "x" * 70_000])
+def test_what_is_no_attestation_is_refused(verifier: Verifier, jws: str) -> None:
+    assert refused(verifier, pb.Attestation(kind="risk", jws=jws)) is Reason.PROOF_INVALID
+
+
+def test_a_missing_kind_is_named(ml: Attestor, verifier: Verifier) -> None:
+    with pytest.raises(FailedPrecondition, match="address_link") as refusal:
+        verifier.require(
+            [ml.attest("risk", DIGEST, values=VALUES)], ["risk", "address_link"], DIGEST
+        )
+
+    assert refusal.value.reason is Reason.PROOF_MISSING
+
+
+def test_an_older_attestation_does_not_spoil_a_newer_one(ml: Attestor, verifier: Verifier) -> None:
+    both = [ml.attest("risk", bytes(32), values={}), ml.attest("risk", DIGEST, values=VALUES)]
+
+    assert verifier.require(both, ["risk"], DIGEST)["risk"].values == VALUES
+
+
+def test_a_newer_no_outweighs_an_older_yes(ml: Attestor, verifier: Verifier) -> None:
+    both = [
+        ml.attest("risk", DIGEST, values=VALUES),
+        ml.attest("risk", DIGEST, values=VALUES, verdict=False),
+    ]
+
+    with pytest.raises(FailedPrecondition, match="negative"):
+        verifier.require(both, ["risk"], DIGEST)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"network": "main"},
+        {"payment_id": "0197f0a0-0000-7000-8000-000000000002"},
+        {"sender_did": "did:jwk:abd"},
+        {"sender_address": "bcrt1qrecipient"},
+        {"recipient_address": "bcrt1qsender"},
+        {"amount_sat": 50_001},
+    ],
+)
+def test_every_field_is_part_of_the_digest(change: dict[str, object]) -> None:
+    assert payment_digest(intent(**change)) != payment_digest(intent())
+
+
+def test_the_digest_is_the_hash_of_the_canonical_json() -> None:
+    assert payment_digest(intent()).hex() == (
+        "43c0a7004b75d427cfcb20d3bd5a5ceded41283df7281eb07f68955d44c52e8d"
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"amount_sat": 0}, {"amount_sat": -1}, {"amount_sat": 2_100_000_000_000_001}, {"network": ""}],
+)
+def test_an_incomplete_intent_has_no_digest(change: dict[str, object]) -> None:
+    with pytest.raises(InvalidArgument) as refusal:
+        payment_digest(intent(**change))
+
+    assert refusal.value.reason is Reason.INTENT_INVALID

@@ -1,0 +1,173 @@
+"""The audit log: one unbroken chain, whatever is done to the file or to its writer."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mesh.security.audit import AuditError, Entry, open_audit, verify
+from mesh.testing import eventually
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ENTRY = Entry(
+    time="2026-11-23T12:00:00.000+00:00",
+    trace_id="0" * 32,
+    caller="spiffe://anya.internal/alice",
+    method="anya.bitcoin.v1.WalletService/SendPayment",
+    decision="allow",
+    rule="orchestrator -> bitcoin grants 'spend'",
+    policy="0" * 64,
+    status="OK",
+)
+
+WRITER = """
+import sys, pathlib
+from mesh.security.audit import Entry, open_audit
+from tests.mesh.security.test_audit import ENTRY
+with open_audit(pathlib.Path(sys.argv[1])) as audit:
+    while True:
+        audit.record(ENTRY)
+        print(flush=True)
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "audit" / "bitcoin.jsonl"
+
+
+def write(path: Path, entries: int) -> None:
+    with open_audit(path) as audit:
+        for _ in range(entries):
+            audit.record(ENTRY)
+
+
+def test_what_was_recorded_is_on_disk_when_the_log_is_closed(path: Path) -> None:
+    write(path, 1000)
+
+    assert verify(path).lines == 1000
+
+
+def test_a_restart_continues_the_chain(path: Path) -> None:
+    write(path, 3)
+    write(path, 2)
+
+    assert verify(path).lines == 5
+
+
+def test_only_its_owner_may_read_it(path: Path) -> None:
+    write(path, 1)
+
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        pytest.param(b'"decision":"allow"', b'"decision":"deny"', id="changed"),
+        pytest.param(b'"decision":"allow"', b'"decision":"x","decision":"allow"', id="doubled"),
+        pytest.param(b'"decision":"allow"', b'"decision": "allow"', id="spelled otherwise"),
+        pytest.param(b'"sequence":2', b'"sequence":3', id="renumbered"),
+        pytest.param(b"{", b"[", id="no object"),
+        pytest.param(b"{", b'{"\xff":1,', id="no text"),
+    ],
+)
+def test_a_line_that_was_altered_is_named(path: Path, old: bytes, new: bytes) -> None:
+    write(path, 3)
+    first, second, third = path.read_bytes().splitlines(keepends=True)
+
+    path.write_bytes(first + second.replace(old, new, 1) + third)
+
+    with pytest.raises(AuditError, match="line 2"):
+        verify(path)
+
+
+@pytest.mark.parametrize(
+    ("order", "line"),
+    [
+        pytest.param((0, 2), 2, id="dropped"),
+        pytest.param((1, 2), 1, id="dropped at the start"),
+        pytest.param((0, 2, 1), 2, id="swapped"),
+        pytest.param((0, 1, 1, 2), 3, id="repeated"),
+    ],
+)
+def test_lines_out_of_order_are_named(path: Path, order: tuple[int, ...], line: int) -> None:
+    write(path, 3)
+    lines = path.read_bytes().splitlines(keepends=True)
+
+    path.write_bytes(b"".join(lines[index] for index in order))
+
+    with pytest.raises(AuditError, match=f"line {line}"):
+        verify(path)
+
+
+def test_a_line_that_a_crash_tore_is_cut_off_and_the_chain_goes_on(path: Path) -> None:
+    write(path, 2)
+    with path.open("ab") as file:
+        file.write(b'{"caller":"spi')
+
+    assert verify(path).lines == 2
+    write(path, 1)
+
+    assert verify(path).lines == 3
+
+
+def _ends_in_a_line(path: Path, least: int) -> bool:
+    written = path.read_bytes()
+    return len(written) > least and written.endswith(b"\n")
+
+
+async def test_a_line_that_the_disk_took_a_part_of_is_written_again(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(path, 1)
+    size = verify(path).size
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    with open_audit(path) as audit:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, usual[1]))
+        try:
+            audit.record(ENTRY)
+            await eventually(lambda: "cannot be written" in caplog.text)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+        await eventually(lambda: _ends_in_a_line(path, size + 10))
+
+    assert verify(path).lines == 2
+
+
+def test_a_file_that_is_no_audit_log_is_not_continued(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_text("hello\n")
+
+    with pytest.raises(AuditError, match="move the file away"):
+        write(path, 1)
+
+
+def test_a_second_writer_is_refused(path: Path) -> None:
+    with open_audit(path), pytest.raises(AuditError, match="another process"):
+        write(path, 1)
+
+
+def test_a_kill_leaves_a_chain_that_goes_on(path: Path) -> None:
+    command = [sys.executable, "-c", WRITER, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
+        assert child.stdout
+        for _ in range(2000):
+            child.stdout.readline()
+        os.kill(child.pid, signal.SIGKILL)
+        child.stdout.read()
+
+    before = verify(path).lines if path.exists() else 0
+    write(path, 1)
+
+    assert verify(path).lines == before + 1

@@ -1,0 +1,100 @@
+"""The certificate of a process: fit to serve with, or refused in one line that names the file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
+
+from mesh.config import ConfigError
+from mesh.security.svid import read_authorities, read_svid
+from mesh.testing import Authority
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mesh.config import Identity
+
+WEB5 = "spiffe://anya.internal/ns/anya/sa/web5"
+
+
+@pytest.fixture
+def identity(tmp_path: Path) -> Identity:
+    """Of its own authority: the tests spoil its files."""
+    return Authority(tmp_path).issue_service("web5")
+
+
+def pem(key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def encrypted() -> bytes:
+    key = ec.generate_private_key(ec.SECP256R1())
+    secret = BestAvailableEncryption(b"secret")
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, secret)
+
+
+def test_what_belongs_together_is_read(identity: Identity) -> None:
+    svid = read_svid(identity)
+
+    assert svid.spiffe_id == WEB5
+    assert svid.chain[0].public_key() == svid.key.public_key()
+    assert len(read_authorities(identity.ca)) == 1
+
+
+@pytest.mark.parametrize("part", ["certificate", "key"])
+@pytest.mark.parametrize("damage", ["missing", "a folder", "empty", "no PEM", "cut"])
+def test_a_file_that_cannot_be_used_is_named(identity: Identity, part: str, damage: str) -> None:
+    path: Path = getattr(identity, part)
+    whole = path.read_bytes()
+    path.unlink()
+    if damage == "a folder":
+        path.mkdir()
+    elif damage != "missing":
+        left = {"empty": b"", "no PEM": b"nonsense", "cut": whole[: len(whole) // 2]}
+        path.write_bytes(left[damage])
+
+    with pytest.raises(ConfigError) as refusal:
+        read_svid(identity)
+
+    assert str(path) in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        (pem(ec.generate_private_key(ec.SECP256R1())), "is not the key of"),
+        (pem(ec.generate_private_key(ec.SECP384R1())), "must be a key on P-256"),
+        (pem(ed25519.Ed25519PrivateKey.generate()), "must be a key on P-256"),
+        (pem(rsa.generate_private_key(65537, 2048)), "must be a key on P-256"),
+        (encrypted(), "is not a plain PEM key"),
+    ],
+    ids=["another", "P-384", "Ed25519", "RSA", "encrypted"],
+)
+def test_a_key_of_another_kind_is_refused(identity: Identity, key: bytes, message: str) -> None:
+    identity.key.write_bytes(key)
+
+    with pytest.raises(ConfigError, match=message):
+        read_svid(identity)
+
+
+@pytest.mark.parametrize("names", [(), (WEB5, WEB5 + "2")], ids=["no name", "two names"])
+def test_a_certificate_names_one_holder(tmp_path: Path, names: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError, match="must name one SPIFFE ID"):
+        read_svid(Authority(tmp_path).issue(*names))
+
+
+def test_an_authority_that_is_none_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ca.pem"
+    path.write_text("nonsense")
+
+    with pytest.raises(ConfigError, match=str(path)):
+        read_authorities(path)

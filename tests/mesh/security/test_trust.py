@@ -1,0 +1,251 @@
+"""The policy: what is not granted is denied, and what makes no sense is not loaded."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anya.mesh.v1 import options_pb2
+from mesh.rpc import contracts
+from mesh.security import attestation
+from mesh.security.condition import Condition
+from mesh.security.trust import (
+    ATTESTATION_KINDS,
+    ActivePolicy,
+    Bounds,
+    DataClass,
+    PolicyError,
+    parse,
+)
+
+METHOD = "anya.bitcoin.v1.ChainService/AddWatch"
+ALICE, BOB = "spiffe://anya.internal/alice", "spiffe://anya.internal/bob"
+TEXT = f"""
+version: 1
+protocols: {{a: ["{ALICE}"], b: ["{BOB}"]}}
+boundaries:
+  - from: a
+    to: b
+    max_class: internal
+    methods:
+      {METHOD}: {{privilege: watch_chain}}
+      anya.bitcoin.v1.WalletService/SendPayment:
+        privilege: spend
+        max_amount_sat: 5_000
+        daily_amount_sat: 20_000
+        requires: [identity, risk]
+        when: "attestation.risk.score < 0.7"
+        audit: always
+"""
+POLICY = parse(TEXT)
+REAL = (Path(__file__).parents[3] / "deploy/k8s/base/trust.yaml").read_text()
+
+
+def test_a_grant_opens_one_method_of_one_target_to_one_protocol() -> None:
+    assert POLICY.decide(ALICE, "b", METHOD, "watch_chain").allowed
+
+
+@pytest.mark.parametrize(
+    ("caller", "target", "method", "privilege"),
+    [
+        pytest.param(BOB, "b", METHOD, "watch_chain", id="another caller"),
+        pytest.param("spiffe://elsewhere/alice", "b", METHOD, "watch_chain", id="a stranger"),
+        pytest.param(ALICE, "a", METHOD, "watch_chain", id="another target"),
+        pytest.param(ALICE, "b", "anya.bitcoin.v1.ChainService/X", "", id="another method"),
+        pytest.param(ALICE, "b", METHOD, "spend", id="another privilege"),
+    ],
+)
+def test_everything_else_is_denied(caller: str, target: str, method: str, privilege: str) -> None:
+    assert not POLICY.decide(caller, target, method, privilege).allowed
+
+
+def test_an_explanation_names_what_is_missing() -> None:
+    assert (
+        POLICY.explain(BOB, "b", METHOD, "watch_chain") == f"deny: b -> b does not grant {METHOD}"
+    )
+
+
+def test_a_grant_carries_the_bounds_of_its_boundary() -> None:
+    grant = POLICY.grants["a", "b", "anya.bitcoin.v1.WalletService/SendPayment"]
+
+    assert grant.always_audited
+    assert grant.max_class is DataClass.INTERNAL
+    assert grant.bounds == Bounds(
+        boundary="a -> b",
+        max_amount_sat=5_000,
+        daily_amount_sat=20_000,
+        requires=frozenset({"identity", "risk"}),
+        when=Condition("attestation.risk.score < 0.7"),
+        digest=POLICY.digest,
+    )
+
+
+def test_a_grant_bounds_what_runs_may_do_only_if_it_says_so() -> None:
+    said = parse(TEXT.replace("{privilege: watch_chain}", "{privilege: watch_chain, runs: [x]}"))
+
+    assert said.grants["a", "b", METHOD].bounds.runs == frozenset({"x"})
+    assert POLICY.grants["a", "b", METHOD].bounds.runs is None
+
+
+def test_a_bound_of_runs_that_no_method_asks_for_is_refused() -> None:
+    strange = REAL.replace(
+        "{privilege: start_run, audit: always}", "{privilege: start_run, runs: [spent]}", 1
+    )
+
+    with pytest.raises(PolicyError, match="no method asks for spent"):
+        ActivePolicy(strange, contracts.all_privileges())
+
+
+def test_a_grant_that_names_no_proofs_requires_those_of_a_payment() -> None:
+    bounds = POLICY.grants["a", "b", METHOD].bounds
+
+    assert bounds.requires == {"identity", "address_link", "risk"}
+    assert bounds.max_amount_sat is None
+
+
+@pytest.mark.parametrize(
+    ("values", "holds"),
+    [
+        pytest.param({"risk": {"score": 0.69}}, True, id="below"),
+        pytest.param({"risk": {"score": 0.7}}, False, id="at the limit"),
+        pytest.param({"risk": {"score": float("nan")}}, False, id="not a number"),
+        pytest.param({"risk": {"score": "0.1"}}, False, id="a text"),
+        pytest.param({"risk": {"score": None}}, False, id="null"),
+        pytest.param({"risk": {}}, False, id="no score"),
+        pytest.param({}, False, id="no attestation"),
+        pytest.param({"identity": {"score": 0.1}}, False, id="another kind's score"),
+    ],
+)
+def test_a_condition_holds_only_where_it_is_plainly_true(
+    values: dict[str, dict[str, object]], holds: bool
+) -> None:
+    assert Condition("attestation.risk.score < 0.7").holds(values) is holds
+
+
+@pytest.mark.parametrize(
+    ("privileges", "complaint"),
+    [
+        pytest.param({}, "no method", id="unknown method"),
+        pytest.param({METHOD: "spend"}, "asks for 'spend'", id="wrong privilege"),
+    ],
+)
+def test_a_policy_that_contradicts_the_contracts_is_refused(
+    privileges: dict[str, str], complaint: str
+) -> None:
+    with pytest.raises(PolicyError, match=complaint):
+        POLICY.check(privileges)
+
+
+def test_a_grant_to_a_service_that_does_not_serve_the_method_is_refused() -> None:
+    misplaced = REAL.replace(
+        "anya.web5.v1.DidService/CreateDid", "anya.ml.v1.RiskService/AssessFraudRisk", 1
+    )
+    misplaced = misplaced.replace("{privilege: manage_did}", "{privilege: assess_risk}", 1)
+
+    with pytest.raises(PolicyError, match="is served by ml"):
+        ActivePolicy(misplaced, contracts.all_privileges())
+
+
+def test_a_bad_replacement_leaves_the_last_good_policy_in_force() -> None:
+    active = ActivePolicy(REAL, contracts.all_privileges())
+    good = active.current
+
+    with pytest.raises(PolicyError):
+        active.replace(TEXT)
+
+    assert active.current is good
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ("version: 1", "version: 2", "version: must be 1"),
+        ("version: 1", "version: true", "version: must be 1"),
+        ("version: 1\n", "", "lacks version"),
+        ("version: 1", "version: 1\nextra: 1", "unknown keys: extra"),
+        ("version: 1", "version: 1\nversion: 1", "duplicate key"),
+        ("to: b", "to: c", "to: must be one of a, b, not 'c'"),
+        ("to: b", "to: [b]", "to: must be a text"),
+        ("to: b", "2: b", "key 2: must be a text"),
+        ("max_class: internal", "max_class: secret", "max_class: must be one of"),
+        ("    max_class: internal\n", "", "lacks max_class"),
+        (f'"{BOB}"', f'"{ALICE}"', "stands nowhere else"),
+        (f'"{BOB}"', '"https://bob"', "must be a SPIFFE ID"),
+        (f'["{BOB}"]', f'"{BOB}"', "protocols.b: must be a list"),
+        (METHOD, "AddWatch", "its key must be a method"),
+        ("{privilege: watch_chain}", "watch_chain", "AddWatch: must be a mapping"),
+        ("{privilege: watch_chain}", "{}", "lacks privilege"),
+        ("privilege: watch_chain", "privilege: null", "privilege: must be a text"),
+        ("max_amount_sat: 5_000", "max_amount_sat: -1", "max_amount_sat: must be satoshis"),
+        ("max_amount_sat: 5_000", "max_amount_sat: 1.5", "max_amount_sat: must be satoshis"),
+        ("max_amount_sat: 5_000", "max_amount_sat: yes", "max_amount_sat: must be satoshis"),
+        ("daily_amount_sat: 20_000", "daily_amount_sat: .inf", "must be satoshis"),
+        ("daily_amount_sat: 20_000", "daily_amount: 1", "unknown keys: daily_amount"),
+        ("[identity, risk]", "[identity, riks]", r"requires\[1\]: must be one of"),
+        ("[identity, risk]", "identity", "requires: must be a list"),
+        ("risk.score < 0.7", "risk.score", "no truth value"),
+        ("risk.score < 0.7", "risk.score <", "Syntax error"),
+        ("attestation.risk.score", "input.score", "undeclared reference"),
+        ("attestation.risk.score", "attestation.ownership.score", "ownership is not in requires"),
+        ("attestation.risk.score", "attestation['riks'].score", "riks is not in requires"),
+        ("audit: always", "audit: sometimes", "audit: must be one of"),
+        ("audit: always", "runs: spend", "runs: must be a list"),
+        ("boundaries:", "boundaries: [", "not YAML"),
+        (
+            "boundaries:",
+            "boundaries:\n  - {from: a, to: b, max_class: pii, methods: {}}",
+            "already",
+        ),
+    ],
+)
+def test_a_policy_that_makes_no_sense_is_refused_with_the_place(
+    old: str, new: str, complaint: str
+) -> None:
+    assert old in TEXT
+
+    with pytest.raises(PolicyError, match=complaint):
+        parse(TEXT.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "1",
+        "[]",
+        "version: 1",
+        "[" * 5000,
+        "a: 2024-99-99",
+        "? {a: 1}\n: 1",
+        "\x00",
+        "a: &x [*x]",
+    ],
+)
+def test_what_is_no_policy_at_all_is_refused(text: str) -> None:
+    with pytest.raises(PolicyError):
+        parse(text)
+
+
+@given(st.data())
+def test_a_damaged_policy_is_read_or_refused_and_nothing_else(data: st.DataObject) -> None:
+    start = data.draw(st.integers(0, len(TEXT)))
+    end = data.draw(st.integers(start, min(len(TEXT), start + 20)))
+    junk = data.draw(st.text(alphabet="{}[]:,-&*!|>'\"#%@ \n\t0a.~?", max_size=6))
+
+    with suppress(PolicyError):
+        parse(TEXT[:start] + junk + TEXT[end:])
+
+
+def test_the_names_of_classes_and_kinds_are_those_of_the_contracts() -> None:
+    assert {f"DATA_CLASS_{known.name}": known.value for known in DataClass} == {
+        name: number for name, number in options_pb2.DataClass.items() if number
+    }
+    assert attestation.ISSUERS.keys() == ATTESTATION_KINDS
+
+
+def test_the_policy_that_ships_fits_the_contracts() -> None:
+    assert ActivePolicy(REAL, contracts.all_privileges()).current.grants

@@ -1,0 +1,30 @@
+"""Runs that ended, and are had to go on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from services.orchestrator.engine import redrive as rules
+from services.orchestrator.engine.activations import Began
+from services.orchestrator.engine.fold import fold
+from services.orchestrator.engine.records import Record, RecordKind
+
+if TYPE_CHECKING:
+    from tests.orchestrator.engine.engine_run import Drive
+
+
+def redrive(run: Drive, *, begin: bool = True) -> None:
+    record = rules.redrive(
+        run.state, run.state.status, reason="mended", by="spiffe://ops", at_us=run.now_us
+    )
+    run.journal.append(record)
+    if begin:
+        run.take(Began())
+
+
+def end_by_defect(run: Drive) -> None:
+    """As the runner ends a run whose turn raised."""
+    payload = {"status": "NEEDS_ATTENTION", "reason": "internal error 1"}
+    end = Record.write(run.state.sequence + 1, RecordKind.FINISH, "", 0, run.now_us, payload)
+    run.journal.append(end)
+    run.state = fold(run.state.run_id, run.journal)

@@ -1,0 +1,130 @@
+"""What is left of a run's records: the same run, whatever happened in it, and nobody in it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.orchestrator.engine.cause import cause
+from services.orchestrator.engine.erase import MARK, erase
+from services.orchestrator.engine.model import StepError
+from tests.orchestrator.engine.definitions import EVERYTHING, NESTED
+from tests.orchestrator.engine.engine_run import Drive, paying, paying_several, replay, run_of
+from tests.orchestrator.multi_payment import PAIR, intent, pair_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from services.orchestrator.engine.model import RunState
+    from services.orchestrator.engine.records import Record
+
+PERSON = "did:key:z6MkPerson"
+RUNS: dict[str, Callable[[], Drive]] = {
+    "a payment": paying,
+    "two payments": lambda: two_payments(),
+    "everything": lambda: run_of(EVERYTHING, did=PERSON),
+    "steps inside steps": lambda: run_of(NESTED, did=PERSON),
+}
+OUTCOMES = st.one_of(
+    st.none(),
+    st.just("crash"),
+    st.sampled_from(["UNAVAILABLE", "INTERNAL", "NOT_FOUND", "FAILED_PRECONDITION"]).map(
+        lambda code: StepError(code, "", f"{PERSON} said the service")
+    ),
+)
+
+
+def two_payments() -> Drive:
+    first, second = intent(), intent()
+    return paying_several(PAIR, pair_of(first, second), first, second)
+
+
+def erased(run: Drive) -> list[Record]:
+    return list(erase(run.journal, cause(run.state)))
+
+
+def outline(state: RunState) -> list[object]:
+    """What is not about people."""
+    steps = [
+        (s.path, s.operation, s.status, s.attempt, s.started_us, s.finished_us, s.skip_reason)
+        for s in state.steps.values()
+    ]
+    errors = [(s.error.code, s.error.reason) for s in state.steps.values() if s.error]
+    return [state.status, state.sequence, state.finished_us, state.recoveries, steps, errors]
+
+
+@pytest.mark.parametrize("kind", RUNS)
+@settings(deadline=None, max_examples=30)
+@given(outcomes=st.lists(OUTCOMES, max_size=25))
+def test_whatever_happened_the_records_fold_to_the_same_run_without_people(
+    kind: str, outcomes: list[StepError | str | None]
+) -> None:
+    run = RUNS[kind]()
+    for outcome in outcomes:
+        if run.commands:
+            run.do(run.commands[0], outcome)
+    run.finish()
+
+    left = erased(run)
+
+    again = replay(run.state.run_id, left)
+    assert outline(again) == outline(run.state)
+    assert again.reason == cause(run.state)
+    assert again.input == MARK
+    stored = b"".join(record.encoded for record in left)
+    assert PERSON.encode() not in stored
+    assert b"z6MkSender" not in stored
+    assert b"did:example:" not in stored
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_taking_out_what_was_taken_out_changes_nothing(kind: str) -> None:
+    run = RUNS[kind]()
+    run.finish()
+
+    left = erased(run)
+
+    assert list(erase(left, cause(run.state))) == left
+
+
+def test_the_payments_of_a_run_keep_their_ids_and_nothing_else() -> None:
+    run = two_payments()
+    run.finish()
+
+    left = replay(run.state.run_id, erased(run))
+
+    assert left.payments.keys() == run.state.payments.keys()
+    assert {one.presentation for one in left.payments.values()} == {"(erased)"}
+    assert left.steps["pay2"].payment == run.state.steps["pay2"].payment
+
+
+def test_what_nobody_has_thought_of_is_taken_to_be_about_somebody() -> None:
+    run = paying()
+    run.finish()
+    first = run.journal[0]
+    payload = {**first.payload, "nickname": PERSON, "age": 41, "friends": [PERSON]}
+
+    (left,) = erase([first._replace(payload=payload)], "")
+
+    assert left.payload["nickname"] == "(erased)"
+    assert left.payload["age"] == left.payload["friends"] == MARK
+
+
+def test_a_method_that_no_contract_has_any_more_keeps_nothing_of_what_it_said() -> None:
+    run = paying()
+    run.finish()
+    method = "/anya.web5.v1.IdentityService/Forgotten"
+    journal = [
+        record._replace(payload={**record.payload, "method": method})
+        if "method" in record.payload
+        else record
+        for record in run.journal
+    ]
+
+    left = replay(run.state.run_id, list(erase(journal, "")))
+
+    assert left.steps["verify_sender"].reply == MARK
+    assert left.steps["verify_sender"].input == MARK

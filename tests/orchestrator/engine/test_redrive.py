@@ -1,0 +1,270 @@
+"""A run that ended goes on from what stopped it, and nothing is done twice on the way."""
+
+from __future__ import annotations
+
+import pytest
+
+from anya.bitcoin.v1 import wallet_pb2
+from mesh.errors import FailedPrecondition, Reason
+from services.orchestrator.engine import redrive as rules
+from services.orchestrator.engine.activations import Call, Cancel, CancelRequested, Replied
+from services.orchestrator.engine.model import RunStatus, StepError
+from services.orchestrator.engine.retry_policy import SECOND
+from tests.orchestrator.engine.definitions import READ, STORE, UNDO, call, steps
+from tests.orchestrator.engine.engine_run import Drive, paying, run_of
+from tests.orchestrator.engine.finished_runs import end_by_defect, redrive
+
+LOST = StepError("DEADLINE_EXCEEDED", "", "late")
+REFUSED = StepError("FAILED_PRECONDITION", "DID_INVALID", "no")
+REDRIVABLE = ("FAILED", "NEEDS_ATTENTION", "COMPENSATION_FAILED")
+
+
+def give_up(run: Drive, path: str, code: str = "UNAVAILABLE") -> None:
+    """Fail until the engine has had enough."""
+    while not run.state.finished:
+        run.do(run.commands[0], StepError(code, "", "gone") if run.calls == [path] else None)
+
+
+def test_a_run_goes_on_from_the_step_that_failed() -> None:
+    run = run_of(steps(call("first", STORE), call("look", READ), call("last", STORE)), did="d")
+    run.reply("first")
+    run.fail("look")
+    assert run.status == "FAILED"
+
+    redrive(run)
+    assert run.calls == ["look"]
+    run.reply("look", "last")
+
+    assert run.status == "SUCCEEDED"
+    assert len(run.sent["first"]) == 1
+    (again,) = run.state.redrives
+    assert (again.by, again.reason, again.ended) == ("spiffe://ops", "mended", RunStatus.FAILED)
+
+
+def test_a_step_whose_outcome_is_unknown_is_asked_again_with_the_same_bytes() -> None:
+    run = run_of(steps(call("keep", STORE)), did="d")
+    give_up(run, "keep", "DEADLINE_EXCEEDED")
+    assert run.status == "NEEDS_ATTENTION"
+    before = run.state.steps["keep"].attempt
+
+    redrive(run)
+    run.finish()
+
+    assert run.status == "SUCCEEDED"
+    assert len(run.sent["keep"]) == 1
+    assert run.state.steps["keep"].attempt == before + 1
+
+
+def test_a_step_that_was_refused_begins_anew_under_a_key_of_its_own() -> None:
+    run = run_of(steps(call("keep", STORE)), did="d")
+    run.fail("keep", "INVALID_ARGUMENT")
+
+    redrive(run)
+    assert run.state.steps["keep"].key == "run/keep/0/1"
+    run.fail("keep", "INVALID_ARGUMENT")
+    redrive(run)
+
+    assert run.state.steps["keep"].key == "run/keep/0/2"
+    run.reply("keep")
+    assert run.status == "SUCCEEDED"
+
+
+def test_a_step_that_was_refused_behind_a_lost_attempt_keeps_its_key() -> None:
+    run = run_of(steps(call("keep", STORE)), did="d")
+    run.fail("keep", "DEADLINE_EXCEEDED")
+    run.do(run.commands[0])
+    run.fail("keep", "INVALID_ARGUMENT")
+    assert run.status == "FAILED"
+
+    redrive(run)
+    run.finish()
+
+    assert len(run.sent["keep"]) == 1
+    assert run.state.steps["keep"].key == "run/keep/0"
+
+
+def test_what_the_definition_allows_begins_anew() -> None:
+    text = "deadline: 1m\n" + steps(
+        call("keep", STORE, "    retry: {max_attempts: 2}\n    timeout: 10s\n"), call("look", READ)
+    )
+    run = run_of(text, did="d")
+    for _ in range(2):
+        run.fail("keep", "ABORTED")
+        if run.commands:
+            run.do(run.commands[0])
+    assert run.status == "FAILED"
+    run.now_us += 3600 * SECOND
+
+    redrive(run)
+    run.do(run.commands[0])
+    run.fail("keep", "ABORTED")
+    run.do(run.commands[0])
+    run.reply("keep", "look")
+
+    assert run.status == "SUCCEEDED"
+    assert run.state.deadline_us < run.now_us + 60 * SECOND
+
+
+def test_a_failed_compensation_is_tried_again_and_what_is_left_is_taken_back() -> None:
+    run = run_of(
+        steps(call("one", STORE, UNDO), call("two", STORE, UNDO), call("look", READ)), did="d"
+    )
+    run.reply("one", "two")
+    run.fail("look")
+    run.fail("two/compensate")
+    assert run.status == "COMPENSATION_FAILED"
+
+    redrive(run)
+    assert run.calls == ["two/compensate"]
+    run.reply("two/compensate", "one/compensate")
+
+    assert run.status == "COMPENSATED"
+    assert run.statuses()["look"] == "FAILED"
+
+
+def test_the_branches_beside_the_one_that_failed_go_on_too() -> None:
+    text = steps(
+        "both\n    parallel:\n      branches:\n"
+        "        left:\n          - id: pause\n            wait: {duration: 10s}\n"
+        "          - id: after\n            set: {a: 1}\n"
+        "        right:\n          - id: look\n            protocol: web5\n"
+        "            operation: extract_identity_features\n"
+        "            input_mapping: {did: d, recipient_address: r}\n"
+        "            output_mapping: {}\n"
+    )
+    run = run_of(text)
+    run.fail("both/look")
+    assert run.statuses()["both/pause"] == "SKIPPED"
+
+    redrive(run)
+    run.finish()
+
+    assert run.status == "SUCCEEDED"
+    assert set(run.statuses().values()) == {"SUCCEEDED"}
+
+
+def test_a_handler_that_failed_goes_on_with_the_error_that_it_is_about() -> None:
+    text = steps(
+        call("look", READ, "    on_error:\n      steps:\n")
+        + "        - id: keep"
+        + STORE.replace("\n    ", "\n          "),
+        'note\n    set: {why: "{{steps.look._error}}"}',
+    )
+    run = run_of(text, did="d")
+    run.fail("look", "NOT_FOUND")
+    run.fail("look/on_error/keep", "INVALID_ARGUMENT")
+    assert run.status == "FAILED"
+
+    redrive(run)
+    assert run.calls == ["look/on_error/keep"]
+    run.reply("look/on_error/keep")
+
+    assert run.status == "SUCCEEDED"
+    assert run.state.steps["note"].output == {"why": "NOT_FOUND"}
+
+
+def test_a_run_that_ended_by_a_defect_goes_on_where_it_was() -> None:
+    run = run_of(steps(call("keep", STORE), call("look", READ)), did="d")
+    end_by_defect(run)
+
+    redrive(run)
+    assert run.state.steps["keep"].uncertain  # whoever called did not hear
+    run.finish()
+
+    assert run.status == "SUCCEEDED"
+    assert len(run.sent["keep"]) == 1
+
+
+def test_a_redriven_run_that_nobody_drove_yet_has_sent_nothing() -> None:
+    run = run_of(steps(call("keep", STORE)), did="d")
+    run.fail("keep", "RESOURCE_EXHAUSTED", "BUDGET_EXCEEDED")
+    redrive(run, begin=False)
+
+    assert not [command for command in run.commands if isinstance(command, Call)]
+
+
+@pytest.mark.parametrize(
+    "status", [RunStatus.SUCCEEDED, RunStatus.REFUSED, RunStatus.CANCELLED, RunStatus.COMPENSATED]
+)
+def test_what_was_decided_is_not_redriven(status: RunStatus) -> None:
+    run = run_of(steps(call("look", READ)), did="d")
+
+    with pytest.raises(FailedPrecondition, match=f"ended as {status}") as refusal:
+        rules.redrive(run.state, status, reason="", by="me", at_us=run.now_us)
+
+    assert refusal.value.reason is Reason.NOT_REDRIVABLE
+
+
+def test_a_run_that_its_definition_ended_is_not_redriven() -> None:
+    text = steps(
+        'way\n    switch:\n      - when: "{{input.a}} > 0"\n        steps:\n'
+        "          - id: out\n            end: {outcome: failed, reason: enough}\n"
+    )
+    run = run_of(text, a=1)
+    assert run.status == "FAILED"
+
+    with pytest.raises(FailedPrecondition, match="no step stopped it"):
+        redrive(run)
+
+
+def test_a_run_is_redriven_so_many_times_and_no_more() -> None:
+    run = run_of(steps(call("look", READ)), did="d")
+    run.fail("look")
+    for _ in range(rules.MAX_REDRIVES):
+        redrive(run)
+        run.fail("look")
+
+    with pytest.raises(FailedPrecondition, match="99 times"):
+        redrive(run)
+
+
+def test_a_payment_whose_outcome_is_unknown_keeps_its_id_and_its_bytes() -> None:
+    run = paying()
+    outcomes: list[StepError | None] = []
+    while not run.state.finished:
+        command = run.commands[0]
+        is_pivot = command.path == "execute_payment" and not hasattr(command, "until_us")
+        outcomes.append(LOST if is_pivot else None)
+        run.do(command, outcomes[-1])
+    assert run.status == "NEEDS_ATTENTION"
+
+    redrive(run)
+    run.finish()
+
+    assert run.status == "SUCCEEDED"
+    assert len(run.sent["execute_payment"]) == 1
+    assert run.state.steps["execute_payment"].key == run.state.run_id
+
+
+def test_a_payment_that_was_told_as_unknown_is_asked_again_with_all_behind_it() -> None:
+    run = paying()
+    while run.calls != ["execute_payment"]:
+        run.do(run.commands[0])
+    unknown = wallet_pb2.SendPaymentResponse(status=wallet_pb2.PAYMENT_STATUS_UNKNOWN)
+    run.take(Replied("execute_payment", unknown.SerializeToString()))
+    assert run.status == "NEEDS_ATTENTION"
+    assert run.statuses()["record_transaction"] == "SKIPPED"
+
+    redrive(run)
+    run.finish()
+
+    assert run.status == "SUCCEEDED"
+    assert run.statuses()["record_transaction"] == "SUCCEEDED"
+
+
+def test_a_cancel_that_did_not_get_through_is_gone_on_with() -> None:
+    run = paying()
+    while run.calls != ["execute_payment"]:
+        run.do(run.commands[0])
+    run.take(CancelRequested("enough", "spiffe://me"))
+    while not run.state.finished:
+        run.do(run.commands[0], LOST)
+    assert run.status == "NEEDS_ATTENTION"
+
+    redrive(run)
+    (cancel,) = run.commands
+    assert isinstance(cancel, Cancel)
+    run.do(cancel)
+    run.fail("execute_payment", "FAILED_PRECONDITION", "PAYMENT_CANCELLED")
+
+    assert run.status == "CANCELLED"

@@ -1,0 +1,184 @@
+"""Whatever happens to a run, and however often it is redriven: nothing is done twice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anya.bitcoin.v1 import wallet_pb2
+from anya.bitcoin.v1.wallet_pb2 import PAYMENT_STATE_CANCELLED
+from mesh.errors import FailedPrecondition, Reason
+from services.orchestrator.engine.activations import Began, Call, Cancel
+from services.orchestrator.engine.fold import fold
+from services.orchestrator.engine.model import StepError
+from services.orchestrator.engine.transition import commands
+from tests.orchestrator.engine.definitions import EVERYTHING, NESTED, READ, STORE, UNDO, call, steps
+from tests.orchestrator.engine.engine_run import CRASH, POLICY, Drive, paying, run_of
+from tests.orchestrator.engine.finished_runs import end_by_defect, redrive
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+LOST = StepError("DEADLINE_EXCEEDED", "", "late")
+REFUSED = StepError("FAILED_PRECONDITION", "DID_INVALID", "no")
+REDRIVABLE = ("FAILED", "NEEDS_ATTENTION", "COMPENSATION_FAILED")
+
+
+@dataclass
+class Services:
+    """Do each request once per key, however late it comes, and nothing that was cancelled."""
+
+    done: dict[str, set[str]] = field(default_factory=dict)  # path -> keys
+    late: list[tuple[str, str]] = field(default_factory=list)
+    cancelled: set[str] = field(default_factory=set)
+
+    def serve(self, run: Drive, command: object, outcome: str) -> StepError | Message | str | None:
+        """What the engine hears of it."""
+        if isinstance(command, Cancel):
+            key = run.state.steps[command.path].key
+            if outcome not in ("ok", "lost after"):
+                return LOST
+            if key not in self.done.get(command.path, ()):
+                self.cancelled.add(key)
+            return None if outcome == "ok" else LOST
+        if not isinstance(command, Call):
+            return CRASH if outcome == "crash" else None
+        path, key = command.path, run.state.steps[command.path].key
+        if run.state.steps[path].refuses and outcome not in ("late", "lost", "open"):
+            return self._refuse(path.removesuffix("/cancel"), key, outcome)
+        match outcome:
+            case "late":
+                self.late.append((path, key))
+                return LOST
+            case "lost":
+                return LOST
+            case "open":
+                return StepError("UNAVAILABLE", Reason.BREAKER_OPEN, "open")
+            case "refuse" if key not in self.done.get(path, ()):
+                return REFUSED
+            case "crash":
+                self._do(path, key)
+                return CRASH
+            case _:
+                pass
+        if not self._do(path, key):
+            return StepError("FAILED_PRECONDITION", Reason.PAYMENT_CANCELLED, "cancelled")
+        return LOST if outcome == "lost after" else None
+
+    def _refuse(self, path: str, key: str, outcome: str) -> StepError | Message | str:
+        is_made = key in self.done.get(path, ())
+        if not is_made:
+            self.cancelled.add(key)
+        if outcome in ("crash", "lost after"):
+            return CRASH if outcome == "crash" else LOST
+        state = wallet_pb2.PAYMENT_STATE_BROADCAST if is_made else PAYMENT_STATE_CANCELLED
+        return wallet_pb2.CancelPaymentResponse(payment=wallet_pb2.Payment(state=state))
+
+    def arrive(self) -> None:
+        """All that was under way."""
+        while self.late:
+            path, key = self.late.pop()
+            if path.endswith("/cancel"):
+                self._refuse(path.removesuffix("/cancel"), key, "ok")
+            else:
+                self._do(path, key)
+
+    def _do(self, path: str, key: str) -> bool:
+        if key in self.cancelled:
+            return False
+        self.done.setdefault(path, set()).add(key)
+        return True
+
+
+OUTCOMES = st.sampled_from(
+    ["ok", "ok", "ok", "late", "lost", "lost after", "refuse", "refuse", "open", "crash", "defect"]
+)
+
+
+def live(run: Drive, services: Services, happenings: list[tuple[int, str]]) -> None:
+    """Let it happen, and have the run go on whenever it can."""
+    for which, outcome in happenings:
+        if run.state.finished:
+            if run.status not in REDRIVABLE:
+                return
+            try:
+                redrive(run, begin=outcome != "crash")
+            except FailedPrecondition:
+                return
+            if outcome == "crash":
+                run.state = fold(run.state.run_id, run.journal)
+                run.take(Began())
+        elif outcome == "defect":
+            for path in run.calls:
+                services.late.append((path, run.state.steps[path].key))
+            end_by_defect(run)
+        elif run.commands:
+            command = run.commands[which % len(run.commands)]
+            run.do(command, services.serve(run, command, outcome))
+            if outcome == "late" and which % 2:
+                services.arrive()
+        replayed = fold(run.state.run_id, run.journal)
+        assert replayed == run.state
+        assert commands(replayed, POLICY) == run.commands
+
+
+HAPPENINGS = st.lists(st.tuples(st.integers(0, 9), OUTCOMES), max_size=80)
+
+
+TWO = steps(call("keep", STORE, UNDO), call("look", READ))
+HOSTILE = st.lists(
+    st.tuples(st.integers(0, 9), st.sampled_from(["ok", "late", "lost", "refuse", "defect"])),
+    min_size=6,
+    max_size=30,
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(HOSTILE)
+def test_no_step_has_its_effect_twice_while_requests_are_late(
+    happenings: list[tuple[int, str]],
+) -> None:
+    run, services = run_of(TWO, did="d"), Services()
+
+    live(run, services, happenings)
+    services.arrive()
+
+    for path in ("keep", "keep/compensate"):
+        assert len(services.done.get(path, ())) <= 1
+
+
+@pytest.mark.parametrize("text", [EVERYTHING, NESTED], ids=["everything", "nested"])
+@settings(deadline=None, max_examples=60)
+@given(happenings=HAPPENINGS)
+def test_no_step_has_its_effect_twice_however_often_the_run_is_redriven(
+    text: str, happenings: list[tuple[int, str]]
+) -> None:
+    run, services = run_of(text, did="d"), Services()
+
+    live(run, services, happenings)
+    services.arrive()
+
+    for path, keys in services.done.items():
+        step = run.state.steps.get(path)
+        assert len(keys) == 1 or (step is not None and step.effect == "READ"), path
+
+
+@settings(deadline=None, max_examples=250)
+@given(HAPPENINGS)
+def test_a_payment_has_one_id_and_is_called_what_it_is_however_often_it_is_redriven(
+    happenings: list[tuple[int, str]],
+) -> None:
+    run, services = paying(), Services()
+
+    live(run, services, happenings)
+    services.arrive()
+
+    assert services.done.get("execute_payment", set()) <= {run.state.run_id}
+    assert len(run.sent.get("execute_payment", set())) <= 1
+    is_made = bool(services.done.get("execute_payment"))
+    if run.state.finished and run.status != "NEEDS_ATTENTION":
+        assert is_made is (run.status == "SUCCEEDED")

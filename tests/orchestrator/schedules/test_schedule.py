@@ -1,0 +1,132 @@
+"""Which due times there are, and which of those that passed become runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from mesh.errors import InvalidArgument
+from services.orchestrator.engine.start import MAX_RUN_ID
+from services.orchestrator.schedules.cron import cron
+from services.orchestrator.schedules.schedule import (
+    END_OF_TIME,
+    MAX_ID,
+    MAX_INTERVAL,
+    ON_TIME,
+    CatchUp,
+    Interval,
+    Schedule,
+    check,
+    run_id,
+)
+
+MINUTE, HOUR = 60_000, 3_600_000
+NOON = 1_767_268_800_000  # 2026-01-01T12:00:00Z
+HOURLY = Schedule(id="hourly", workflow_id="report", input={}, timing=Interval(HOUR), start_ms=NOON)
+
+
+def catching_up(policy: CatchUp, limit: int = 100) -> Schedule:
+    return replace(HOURLY, catch_up=policy, catch_up_limit=limit)
+
+
+def all_owed(schedule: Schedule, first_ms: int, now_ms: int) -> list[float]:
+    """Hours after noon of everything that is started, one after the other."""
+    found = []
+    while (due := schedule.owed(first_ms, now_ms)) is not None:
+        found.append((due - NOON) / HOUR)
+        following = schedule.following(due)
+        if following is None:
+            break
+        first_ms = following
+    return found
+
+
+def test_intervals_begin_at_the_start_and_never_drift() -> None:
+    assert HOURLY.following(NOON - 1) == NOON
+    assert HOURLY.following(NOON) == NOON + HOUR
+    assert HOURLY.following(NOON + 1) == NOON + HOUR
+    assert HOURLY.following(NOON + 10**6 * HOUR + 7) == NOON + (10**6 + 1) * HOUR
+
+
+def test_nothing_is_due_before_the_start_or_after_the_end() -> None:
+    bounded = replace(HOURLY, end_ms=NOON + HOUR)
+    by_cron = replace(bounded, timing=cron("0 * * * *", "UTC"))
+
+    for schedule in (bounded, by_cron):
+        assert schedule.following(0) == NOON
+        assert schedule.following(NOON) == NOON + HOUR
+        assert schedule.following(NOON + HOUR) is None
+
+
+@pytest.mark.parametrize(
+    ("policy", "limit", "started"),
+    [
+        (CatchUp.NONE, 100, []),
+        (CatchUp.LATEST, 100, [5]),
+        (CatchUp.ALL, 100, [0, 1, 2, 3, 4, 5]),
+        (CatchUp.ALL, 2, [4, 5]),
+    ],
+)
+def test_after_a_downtime_the_policy_says_what_is_started(
+    policy: CatchUp, limit: int, started: list[float]
+) -> None:
+    assert all_owed(catching_up(policy, limit), NOON, NOON + 5 * HOUR + 30 * MINUTE) == started
+
+
+@pytest.mark.parametrize("policy", CatchUp)
+def test_what_is_a_little_late_is_started_whatever_the_policy(policy: CatchUp) -> None:
+    seconds = replace(catching_up(policy, 1), timing=Interval(1000))
+
+    assert len(all_owed(seconds, NOON, NOON + 5_500)) == 6
+    assert all_owed(seconds, NOON, NOON + 3_600_000)[-1] == 1
+
+
+def test_nothing_is_owed_before_it_is_due() -> None:
+    assert HOURLY.owed(NOON, NOON - 1) is None
+    assert HOURLY.owed(NOON, NOON) == NOON
+
+
+def test_years_of_due_times_every_second_are_not_counted_one_by_one() -> None:
+    seconds = replace(catching_up(CatchUp.ALL, 3), timing=Interval(1000))
+    minutes = replace(seconds, timing=cron("* * * * *", "Europe/Berlin"))
+    later = NOON + 20 * 365 * 24 * HOUR
+
+    assert seconds.owed(NOON, later) == later - ON_TIME  # besides the newest three
+    assert minutes.owed(NOON, later) == later - 2 * MINUTE
+
+
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [
+        ("schedule_id", {"id": ""}),
+        ("schedule_id", {"id": "Nightly"}),
+        ("schedule_id", {"id": "a-b"}),
+        ("schedule_id", {"id": "a\n"}),
+        ("schedule_id", {"id": "a" * (MAX_ID + 1)}),
+        ("input", {"input": {"text": "x" * 65_536}}),
+        ("interval_ms", {"timing": Interval(999)}),
+        ("interval_ms", {"timing": Interval(0)}),
+        ("interval_ms", {"timing": Interval(-1000)}),
+        ("interval_ms", {"timing": Interval(MAX_INTERVAL + 1)}),
+        ("start", {"start_ms": 0}),
+        ("start", {"start_ms": END_OF_TIME + 1}),
+        ("end", {"end_ms": NOON - 1}),
+        ("end", {"end_ms": END_OF_TIME + 1}),
+        ("catch_up_limit", {"catch_up_limit": -1}),
+        ("catch_up_limit", {"catch_up_limit": 101}),
+    ],
+)
+def test_what_is_out_of_bounds_is_refused_by_its_field(field: str, changes: dict[str, Any]) -> None:
+    check(HOURLY)
+
+    with pytest.raises(InvalidArgument) as caught:
+        check(replace(HOURLY, **changes))
+
+    assert caught.value.field == field
+
+
+def test_a_run_is_named_after_its_schedule_and_due_time_and_the_longest_name_fits() -> None:
+    assert run_id("hourly", NOON + 7) == "hourly-20260101T120000.007Z"
+    assert len(run_id("a" * MAX_ID, END_OF_TIME)) <= MAX_RUN_ID

@@ -1,0 +1,356 @@
+"""Due times become runs: each at most one, on both databases, whoever looks and whoever dies."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mesh import failpoint
+from mesh.clock import ManualClock
+from mesh.errors import AlreadyExists, InvalidArgument, NotFound, Reason
+from mesh.testing import eventually
+from services.orchestrator.schedules.cron import cron
+from services.orchestrator.schedules.schedule import CatchUp, Overlap
+from tests.orchestrator.schedules.scheduling import (
+    CHANGED,
+    HOUR,
+    LONG,
+    NOON,
+    OPERATOR,
+    PAYS,
+    replica,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from services.orchestrator.config import OrchestratorConfig
+
+PATIENCE = 2.0  # seconds until another look takes up what was not settled
+
+
+def run_at(hour: int) -> str:
+    return f"hourly-20260101T{hour}0000.000Z"
+
+
+async def test_every_due_time_starts_one_run_in_the_name_of_who_created_the_schedule(
+    config: OrchestratorConfig, location: str
+) -> None:
+    async with replica(config, location) as it:
+        await it.create()
+        await it.settle()
+        before = await it.runs()
+        await it.pass_hours(1)
+        await it.settle()
+        await it.pass_hours(0.5)
+        await it.pass_hours(0.5)
+        progress = await it.progress()
+        state = (await it.journal.runs.load(run_at(13))).state
+
+        assert before == []
+        assert await it.runs() == [run_at(13), run_at(14)]
+    assert (progress.started, progress.last_run) == (2, run_at(14))
+    assert progress.next_ms == NOON + 3 * HOUR * 1000
+    assert state.input == {"to": "Ada"}
+    assert state.starter == OPERATOR
+
+
+@pytest.mark.parametrize("ceiling", [None, frozenset[str](), frozenset({"read_identity", "spend"})])
+async def test_runs_are_bounded_by_what_their_creator_was_allowed_to_cause(
+    config: OrchestratorConfig, location: str, ceiling: frozenset[str] | None
+) -> None:
+    async with replica(config, location) as it:
+        await it.create(ceiling=ceiling)
+        await it.pass_hours(1)
+
+        assert (await it.journal.runs.load(run_at(13))).state.ceiling == ceiling
+
+
+async def test_a_schedule_by_cron_is_due_by_the_clocks_of_its_zone(
+    config: OrchestratorConfig, location: str
+) -> None:
+    async with replica(config, location) as it:
+        await it.create(timing=cron("30 18 * * *", "Asia/Kolkata"))
+        await it.pass_hours(1)
+        await it.pass_hours(24)
+
+        assert await it.runs() == ["hourly-20260101T130000.000Z", "hourly-20260102T130000.000Z"]
+
+
+async def test_many_who_look_at_once_start_one_run(
+    config: OrchestratorConfig, location: str
+) -> None:
+    async with replica(config, location) as it:
+        await it.create()
+        it.clock.advance(HOUR)
+
+        await asyncio.gather(*(it.scheduler.look() for _ in range(16)))
+
+        assert await it.runs() == [run_at(13)]
+        assert (await it.progress()).started == 1
+
+
+async def test_replicas_that_look_at_once_start_one_run(
+    config: OrchestratorConfig, new_postgres_database: str, tmp_path: Path
+) -> None:
+    clock = ManualClock(NOON / 1000)
+    elsewhere = replace(config, mesh=replace(config.mesh, home=tmp_path / "other"))
+    async with (
+        replica(config, new_postgres_database, clock) as one,
+        replica(elsewhere, new_postgres_database, clock) as other,
+    ):
+        for number in range(20):
+            await one.create(f"s{number}")
+        for _ in range(3):
+            clock.advance(HOUR)
+            await asyncio.gather(*(each.settle() for each in (one, other) * 4))
+        runs = await one.runs()
+        counts = {(await other.progress(f"s{number}")).started for number in range(20)}
+
+    assert len(runs) == len(set(runs)) == 60
+    assert counts == {3}
+
+
+async def test_a_run_that_was_decided_but_not_started_is_started_by_whoever_looks_next(
+    config: OrchestratorConfig, location: str
+) -> None:
+    async with replica(config, location) as it:
+        await it.create()
+        it.clock.advance(HOUR)
+        decided = await it.schedules.claim()
+        await it.settle()
+        too_early = await it.runs()
+        it.clock.advance(PATIENCE)
+        await it.settle()
+
+        assert [firing.run_id for firing in decided] == [run_at(13)]
+        assert too_early == []
+        assert await it.runs() == [run_at(13)]
+        assert (await it.progress()).started == 1
+
+
+async def test_a_run_that_was_started_but_not_settled_is_not_started_again(
+    config: OrchestratorConfig, location: str
+) -> None:
+    async with replica(config, location) as it:
+        await it.create()
+        failpoint.arm("schedule.before_settle/hourly=error", network="regtest")
+        await it.pass_hours(1)
+        unsettled = await it.progress()
+        it.clock.advance(PATIENCE)
+        await it.settle()
+
+        assert (unsettled.started, unsettled.firing_ms) == (0, NOON + HOUR * 1000)
+        assert await it.runs() == [run_at(13)]
+        assert (await it.progress()).started == 1
+
+
+async def test_who_settles_late_changes_nothing(config: OrchestratorConfig, location: str) -> None:
+    async with replica(config, location) as it:
+        await it.create()
+        it.clock.advance(HOUR)
+        (firing,) = await it.schedules.claim()
+        it.clock.advance(PATIENCE)
+        await it.settle()
+        settled = await it.progress()
+        await it.schedules.settle(firing)
+        await it.schedules.settle(firing, "refused")
+
+        assert await it.progress() == settled
+
+
+async def test_a_defect_in_one_schedule_does_not_stop_the_others(
+    config: OrchestratorConfig, location: str
+) -> None:
+    async with replica(config, location) as it:
+        await it.create()
+        await it.create("sound")
+        failpoint.arm("schedule.before_start/hourly=error", network="regtest")
+        await it.pass_hours(1)
+
+        assert await it.runs() == ["sound-20260101T130000.000Z"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "limit", "started"),
+    [
+        (CatchUp.NONE, 100, []),
+        (CatchUp.LATEST, 100, [17]),
+        (CatchUp.ALL, 100, [13, 14, 15, 16, 17]),
+        (CatchUp.ALL, 2, [16, 17]),
+    ],
+)
+async def test_after_a_downtime_the_policy_says_what_is_started(
+    config: OrchestratorConfig, location: str, policy: CatchUp, limit: int, started: list[int]
+) -> None:
+    async with replica(config, location) as it:
+        await it.create(catch_up=policy, catch_up_limit=limit, overlap=Overlap.ALLOW)
+        await it.pass_hours(5.5)
+
+        assert await it.runs() == [run_at(hour) for hour in started]
+        assert (await it.progress()).next_ms == NOON + 6 * HOUR * 1000
+
+
+@pytest.mark.parametrize(
+    ("overlap", "started", "skipped"), [(Overlap.SKIP, [13], 2), (Overlap.ALLOW, [13, 14, 15], 0)]
+)
+async def test_while_a_run_goes_on_the_policy_says_whether_another_begins(
+    config: OrchestratorConfig,
+    location: str,
+    overlap: Overlap,
+    started: list[int],
+    skipped: int,
+) -> None:
+    async with replica(config, location) as it:
+        await it.catalogue.register(LONG)
+        await it.create(overlap=overlap)
+        for _ in range(3):
+            await it.pass_hours(1)
+        progress = await it.progress()
+
+        assert await it.runs() == [run_at(hour) for hour in started]
+    assert (progress.started, progress.skipped) == (len(started), skipped)
+
+
+async def test_once_the_last_run_has_ended_another_begins(
+    config: OrchestratorConfig, location: str
+) -> None:
+    async with replica(config, location) as it:
+        await it.create(overlap=Overlap.SKIP)
+        await it.pass_hours(1)
+
+        async def has_ended() -> bool:
+            return (await it.journal.runs.load(run_at(13))).state.finished
+
+        await eventually(has_ended)
+        await it.pass_hours(1)
+
+        assert await it.runs() == [run_at(13), run_at(14)]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [(CHANGED, "name"), (PAYS, "this workflow pays")],
+    ids=["another input", "it pays now"],
+)
+async def test_a_run_that_is_refused_is_told_and_does_not_stop_the_next(
+    config: OrchestratorConfig, location: str, changed: str, said: str
+) -> None:
+    async with replica(config, location) as it:
+        await it.create()
+        await it.catalogue.register(changed)
+        await it.pass_hours(1)
+        refused = await it.progress()
+        await it.catalogue.register(LONG)
+        await it.pass_hours(1)
+        after = await it.progress()
+
+        assert await it.runs() == [run_at(14)]
+    assert (refused.refused, refused.started) == (1, 0)
+    assert said in refused.error
+    assert refused.error_ms == NOON + HOUR * 1000
+    assert (after.refused, after.started) == (1, 1)
+
+
+async def test_while_it_is_paused_due_times_pass_and_are_not_caught_up(
+    config: OrchestratorConfig, location: str
+) -> None:
+    async with replica(config, location) as it:
+        await it.create(catch_up=CatchUp.ALL)
+        await it.pause(paused=True, request_id="a")
+        await it.pass_hours(2.5)
+        paused = await it.progress()
+        await it.pause(paused=False, request_id="b")
+        await it.pause(paused=True, request_id="a")  # the first once more: it has happened
+        await it.pass_hours(0.5)
+
+        assert await it.runs() == [run_at(15)]
+    assert (paused.paused, paused.next_ms) == (True, None)
+
+
+async def test_a_run_decided_before_the_pause_is_started_and_none_after(
+    config: OrchestratorConfig, location: str
+) -> None:
+    async with replica(config, location) as it:
+        await it.create()
+        it.clock.advance(HOUR)
+        await it.schedules.claim()
+        await it.pause(paused=True, request_id="a")
+        await it.pass_hours(3)
+
+        assert await it.runs() == [run_at(13)]
+
+
+async def test_a_schedule_that_was_deleted_starts_nothing_more(
+    config: OrchestratorConfig, location: str
+) -> None:
+    async with replica(config, location) as it:
+        await it.create()
+        await it.pass_hours(1)
+        await it.delete_as("hourly", "a")
+        await it.delete_as("hourly", "a")
+        await it.pass_hours(2)
+
+        assert await it.runs() == [run_at(13)]
+        with pytest.raises(NotFound):
+            await it.delete_as("hourly", "b")
+        with pytest.raises(NotFound):
+            await it.stored()
+
+
+async def test_after_its_end_a_schedule_is_due_no_more(
+    config: OrchestratorConfig, location: str
+) -> None:
+    async with replica(config, location) as it:
+        await it.create(end_ms=NOON + 2 * HOUR * 1000)
+        for _ in range(4):
+            await it.pass_hours(1)
+
+        assert await it.runs() == [run_at(13), run_at(14)]
+        assert (await it.progress()).next_ms is None
+        assert await it.scheduler.look() == float("inf")
+
+
+async def test_a_schedule_in_a_zone_that_is_no_longer_known_is_paused_and_says_so(
+    config: OrchestratorConfig, location: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with replica(config, location) as it:
+        await it.create(timing=cron("0 * * * *", "Europe/Berlin"))
+        monkeypatch.setattr("services.orchestrator.schedules.cron._zones", frozenset)
+        await it.pass_hours(1)
+        progress = await it.progress()
+
+    assert progress.paused
+    assert "Europe/Berlin" in progress.error
+
+
+async def test_what_could_not_start_now_is_not_scheduled(
+    config: OrchestratorConfig, location: str
+) -> None:
+    async with replica(config, location) as it:
+        with pytest.raises(InvalidArgument, match="input of report"):
+            await it.create(input={"to": 5, "more": 1})
+        with pytest.raises(InvalidArgument, match="nothing is due"):
+            await it.create(end_ms=NOON + 1)
+        await it.catalogue.register(PAYS)
+        with pytest.raises(InvalidArgument) as pays:
+            await it.create()
+
+    assert pays.value.reason == Reason.WORKFLOW_PAYS
+
+
+async def test_an_id_is_taken_until_its_schedule_is_deleted(
+    config: OrchestratorConfig, location: str
+) -> None:
+    async with replica(config, location) as it:
+        await it.create()
+        await it.create()  # the same again
+        with pytest.raises(AlreadyExists):
+            await it.create(creator="spiffe://anya.internal/client/other")
+        await it.delete_as("hourly", "a")
+        await it.create(creator="spiffe://anya.internal/client/other")
+
+        assert (await it.progress()).creator == "spiffe://anya.internal/client/other"

@@ -1,0 +1,277 @@
+"""Runs that wait for events: in the store, not in memory, and awake for each event of theirs."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import asyncpg
+import pytest
+
+from anya.orchestrator.v1 import workflow_pb2 as pb
+from mesh.data.database import POSTGRES_SCHEMES, open_database
+from mesh.data.idempotency import IdempotencyKey
+from mesh.testing import eventually
+from services.orchestrator.__main__ import orchestrator
+from services.orchestrator.engine.activations import Began
+from services.orchestrator.engine.start import StartRun, start
+from services.orchestrator.store.commits import NewRun
+from services.orchestrator.store.suspension import ASLEEP
+from services.orchestrator.worker import executor, worker
+from tests.orchestrator.conftest import connect
+from tests.orchestrator.engine.definitions import steps
+from tests.orchestrator.paying import finished, status, uuid7
+from tests.orchestrator.store.test_run_store import POLICY, journal
+from tests.orchestrator.test_events import LISTEN, TELL, payload, register, tell
+from tests.orchestrator.test_events import start as start_run
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
+    from mesh.data.database import Database, Transaction
+    from mesh.testing import Authority
+    from services.orchestrator.config import OrchestratorConfig
+    from services.orchestrator.engine.model import RunState
+    from services.orchestrator.engine.transition import Transition
+    from services.orchestrator.registry import WorkflowRegistry
+    from services.orchestrator.store.definitions import StoredDefinition
+    from services.orchestrator.store.run_store import RunStore
+
+CALLER = "spiffe://caller"
+NEVER = 2**53  # microseconds
+LISTENERS, ROOM = 60, 4
+ROUNDS, OF_A_ROUND = 12, 8
+
+# Two runs tell the listener, one after the other, and it needs both.
+BOTH = steps(
+    "heard\n    wait_for: {all: [{event: order.paid}, {event: order.sent}],"
+    ' correlation: "{{input.order}}"}'
+).replace("example", "both")
+SEND = TELL.replace("tell", "send").replace("order.paid", "order.sent")
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor, "AHEAD", 0.0)
+    monkeypatch.setattr(worker, "IDLE", 0.2)
+    monkeypatch.setattr(worker, "IDLE_WHEN_FULL", 0.0)
+
+
+async def begin(
+    runs: RunStore, catalogue: WorkflowRegistry, workflow_id: str, order: str
+) -> RunState:
+    """Start a run, with what it tells at once."""
+    run_id = uuid7()
+    begun: list[Transition] = []
+    given = {"order": order} if workflow_id == "listen" else {"order": order, "by": "Ada"}
+    heard_to = await runs.events.last()
+
+    def prepare(stored: StoredDefinition) -> NewRun:
+        request = StartRun(run_id, given, None, "", CALLER)
+        workflow = catalogue.newest(stored)
+        turn = start(workflow, request, POLICY, network="regtest", at_us=1, jitter=0)
+        turn.heard_to = heard_to
+        turn.take(Began())
+        begun.append(turn)
+        return NewRun(turn.state, tuple(turn.records), CALLER, "", True)
+
+    key = IdempotencyKey(CALLER, "StartRun", run_id, b"body")
+    await runs.start(key, workflow_id, prepare, lambda _: b"")
+    return begun[-1].state
+
+
+async def asleep(database: Database) -> int:
+    async def work(tx: Transaction) -> int:
+        row = await tx.fetch_one("SELECT COUNT(*) FROM run WHERE owner = ?", ASLEEP)
+        assert row
+        return int(row[0])
+
+    return await database.read(work)
+
+
+@asynccontextmanager
+async def serving(
+    config: OrchestratorConfig, location: str, authority: Authority, *, max_runs: int = 64
+) -> AsyncIterator[tuple[WorkflowServiceAsyncStub, Database]]:
+    """An orchestrator that knows who listens and who tells, and its store."""
+    stored = replace(config, database=location, max_runs=max_runs)
+    async with (
+        orchestrator(stored) as service,
+        connect(authority, service.port) as workflows,
+        open_database(location, schema="") as database,
+    ):
+        await register(workflows)
+        yield workflows, database
+
+
+async def fell_asleep(runs: RunStore, state: RunState) -> bool:
+    return await runs.sleep.suspend(state, 0, NEVER)
+
+
+async def test_an_event_wakes_who_listens_to_it_and_no_other(location: str) -> None:
+    async with journal(location) as (runs, catalogue):
+        for text in (LISTEN, TELL):
+            await catalogue.register(text)
+        one, other = [await begin(runs, catalogue, "listen", order) for order in "78"]
+        fallen = [await fell_asleep(runs, state) for state in (one, other)]
+
+        await begin(runs, catalogue, "tell", "7")
+        claimed = await runs.claim(10)
+
+        assert fallen == [True, True]
+        assert [(stored.row.id, stored.slept) for stored in claimed] == [(one.run_id, True)]
+        async with open_database(location, schema="") as database:
+            assert await asleep(database) == 1
+
+
+async def test_who_has_an_event_to_hear_does_not_fall_asleep(location: str) -> None:
+    async with journal(location) as (runs, catalogue):
+        for text in (LISTEN, TELL):
+            await catalogue.register(text)
+        one, other = [await begin(runs, catalogue, "listen", order) for order in "78"]
+
+        await begin(runs, catalogue, "tell", "7")
+        heard = await runs.events.last()
+
+        assert not await fell_asleep(runs, one)
+        assert await fell_asleep(runs, other)
+        assert await runs.sleep.suspend(one, 0, NEVER, heard=heard)
+
+
+async def test_who_fell_asleep_while_an_event_waited_to_be_committed_is_woken_by_it(
+    new_postgres_database: str,
+) -> None:
+    async with journal(new_postgres_database) as (runs, catalogue):
+        for text in (LISTEN, TELL):
+            await catalogue.register(text)
+        state = await begin(runs, catalogue, "listen", "7")
+        holder = await asyncpg.connect(new_postgres_database)
+        await holder.execute("BEGIN; SELECT 1 FROM store FOR UPDATE")
+
+        falling = asyncio.create_task(fell_asleep(runs, state))
+        await eventually(lambda: waiting_for_the_store(holder, 1))
+        telling = asyncio.create_task(begin(runs, catalogue, "tell", "7"))
+        await eventually(lambda: waiting_for_the_store(holder, 2))
+        await holder.execute("COMMIT")
+        fallen, _ = await asyncio.gather(falling, telling)
+        await holder.close()
+
+        assert fallen
+        assert [stored.row.id for stored in await runs.claim(10)] == [state.run_id]
+
+
+async def waiting_for_the_store(connection: asyncpg.Connection, many: int) -> bool:
+    """Its row is held by this connection, and so many others want it, one behind the other."""
+    waiting = await connection.fetchval(
+        "SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted AND pid <> pg_backend_pid()"
+    )
+    return bool(waiting == many)
+
+
+async def test_no_event_is_lost_however_falling_asleep_and_telling_meet(location: str) -> None:
+    chance = random.Random(7)  # noqa: S311
+    async with AsyncExitStack() as stack:
+        replicas = [await stack.enter_async_context(journal(location))]
+        if location.startswith(POSTGRES_SCHEMES):
+            replicas.append(await stack.enter_async_context(journal(location)))
+        for text in (LISTEN, TELL):
+            await replicas[0][1].register(text)
+
+        async def somewhen(turns: int) -> tuple[RunStore, WorkflowRegistry]:
+            for _ in range(chance.randrange(turns)):
+                await asyncio.sleep(0)
+            return chance.choice(replicas)
+
+        async def listens(order: str, runs: RunStore, catalogue: WorkflowRegistry) -> str:
+            state = await begin(runs, catalogue, "listen", order)
+            told.append(asyncio.create_task(tells(order)))
+            await somewhen(1500)
+            return state.run_id if await fell_asleep(runs, state) else ""
+
+        async def tells(order: str) -> None:
+            runs, catalogue = await somewhen(200)
+            await begin(runs, catalogue, "tell", order)
+
+        slept = 0
+        for number in range(ROUNDS):
+            told: list[asyncio.Task[None]] = []
+            orders = [f"{number}-{one}" for one in range(OF_A_ROUND)]
+            fallen = await asyncio.gather(
+                *(listens(order, *chance.choice(replicas)) for order in orders)
+            )
+            await asyncio.gather(*told)
+            asleep_once = {run_id for run_id in fallen if run_id}
+            slept += len(asleep_once)
+            woken = {stored.row.id for runs, _ in replicas for stored in await runs.claim(100)}
+            woken |= {stored.row.id for runs, _ in replicas for stored in await runs.claim(100)}
+
+            assert woken == asleep_once
+        assert 0 < slept < ROUNDS * OF_A_ROUND
+        async with open_database(location, schema="") as database:
+            assert await asleep(database) == 0
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_those_who_listen_keep_nobody_from_running_and_hear_every_event(
+    location: str, config: OrchestratorConfig, authority: Authority
+) -> None:
+    orders = [str(number) for number in range(LISTENERS)]
+
+    async with serving(config, location, authority, max_runs=ROOM) as (workflows, database):
+        ids = [await start_run(workflows, "listen", order=order) for order in orders]
+        begun = time.monotonic()
+        await tell(workflows, order="of nobody")
+        took = time.monotonic() - begun
+        await eventually(lambda: all_asleep(database, LISTENERS))
+
+        await asyncio.gather(*(tell(workflows, order, by=order) for order in orders))
+        ended = await asyncio.gather(*(finished(workflows, run_id) for run_id in ids))
+
+    assert took < 5
+    assert [payload(run) for run in ended] == [{"by": order} for order in orders]
+    assert {run.recoveries for run in ended} == {0}
+
+
+async def all_asleep(database: Database, many: int) -> bool:
+    return await asleep(database) == many
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_step_that_needs_two_events_sleeps_between_them(
+    location: str, config: OrchestratorConfig, authority: Authority
+) -> None:
+    async with serving(config, location, authority) as (workflows, database):
+        for text in (BOTH, SEND):
+            definition = pb.RegisterWorkflowRequest(definition=text)
+            await workflows.RegisterWorkflow(definition, timeout=5)
+        run_id = await start_run(workflows, "both", order="7")
+        for workflow_id in ("tell", "tell", "send"):
+            await eventually(lambda: all_asleep(database, 1))
+            await start_run(workflows, workflow_id, order="7", by=workflow_id)
+        run = await finished(workflows, run_id)
+
+    assert status(run) == "SUCCEEDED"
+    assert payload(run) == {"order_paid": {"by": "tell"}, "order_sent": {"by": "send"}}
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_store_full_of_other_events_keeps_no_listener_in_memory(
+    location: str, config: OrchestratorConfig, authority: Authority
+) -> None:
+    async with serving(config, location, authority) as (workflows, database):
+
+        async def tell_others() -> None:
+            while True:
+                await start_run(workflows, "tell", order="8", by="Ada")
+
+        await tell(workflows, order="8")
+        others = asyncio.create_task(tell_others())
+        await start_run(workflows, "listen", order="7")
+        await eventually(lambda: all_asleep(database, 1), within=20)
+        others.cancel()
+        await asyncio.gather(others, return_exceptions=True)

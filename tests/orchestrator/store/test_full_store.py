@@ -1,0 +1,261 @@
+"""A store that cannot be written: its disk is full, or somebody holds it. Nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import sqlite3
+from contextlib import asynccontextmanager, closing
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+import grpc
+import pytest
+
+from mesh.data.database import POSTGRES_SCHEMES, postgres, sqlite
+from mesh.errors import FailedPrecondition, Reason, Unavailable
+from mesh.testing import eventually, reason
+from services.orchestrator.__main__ import orchestrator
+from services.orchestrator.registry import WorkflowRegistry
+from services.orchestrator.store.open import open_store
+from tests.orchestrator.conftest import connect
+from tests.orchestrator.paying import finished, payment, status
+from tests.orchestrator.restarts import Succession
+from tests.orchestrator.store.test_run_store import begin, fails
+from tests.orchestrator.test_messages import ASKS, is_at, signal
+from tests.orchestrator.test_messages import begin as begin_waiting
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable
+    from pathlib import Path
+
+    from mesh.data.database import Transaction
+    from mesh.testing import Authority
+    from services.orchestrator.config import OrchestratorConfig
+    from tests.orchestrator.servicers import Book
+
+FULL = """
+CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS
+$$BEGIN RAISE EXCEPTION 'no space left on device' USING ERRCODE = 'disk_full'; END$$;
+CREATE TRIGGER full_disk BEFORE INSERT ON journal EXECUTE FUNCTION full_disk()
+"""
+
+
+@asynccontextmanager
+async def full_disk(location: str, pid: int) -> AsyncIterator[None]:
+    """No file of the process grows, or whatever is written to the server's tables is refused."""
+    if not location.startswith(POSTGRES_SCHEMES):
+        smallest = os.stat(location + "-wal").st_size
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (smallest, resource.RLIM_INFINITY))
+        yield
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+        return
+    connection = await asyncpg.connect(location)
+    await connection.execute(FULL)
+    yield
+    await connection.execute("DROP FUNCTION full_disk CASCADE")
+    await connection.close()
+
+
+@asynccontextmanager
+async def held_store(location: str) -> AsyncIterator[None]:
+    """Another process is in the middle of writing."""
+    if not location.startswith(POSTGRES_SCHEMES):
+        with closing(sqlite3.connect(location, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            yield
+            other.execute("ROLLBACK")
+        return
+    connection = await asyncpg.connect(location)
+    async with connection.transaction():
+        await connection.execute("LOCK TABLE journal, run IN SHARE MODE")
+        yield
+    await connection.close()
+
+
+async def test_on_a_full_disk_nothing_goes_on_and_then_everything_does(
+    location: str, authority: Authority, tmp_path: Path, peers: dict[str, str], book: Book
+) -> None:
+    orchestrators = Succession.on(location, authority, tmp_path, peers)
+    book.held["SendPayment"] = asyncio.Event()
+    under_way, refused = payment(), payment()
+
+    async with orchestrators.next() as (child, workflows):
+        await workflows.StartRun(under_way, timeout=10)
+        await eventually(lambda: len(book.requests("SendPayment")) == 1)
+        async with full_disk(location, child.pid):
+            book.held["SendPayment"].set()
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await workflows.StartRun(refused, timeout=4)
+            stored = book.effects["StoreTransactionRecord"]
+        run = await finished(workflows, under_way.request_id)
+        await workflows.StartRun(refused, timeout=10)
+        again = await finished(workflows, refused.request_id)
+
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert reason(caught.value) == "STORE_UNAVAILABLE"
+    assert stored == 0
+    assert status(run) == status(again) == "SUCCEEDED"
+    assert (run.recoveries, len(book.requests("SendPayment"))) == (0, 2)
+    assert book.effects["SendPayment"] == book.effects["StoreTransactionRecord"] == 2
+
+
+async def test_while_somebody_holds_the_store_runs_wait(
+    location: str,
+    config: OrchestratorConfig,
+    authority: Authority,
+    book: Book,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 0.2)
+    book.held["SendPayment"] = asyncio.Event()
+    under_way, refused = payment(), payment()
+
+    async with (
+        orchestrator(replace(config, database=location, lease=2.0)) as service,
+        connect(authority, service.port) as workflows,
+    ):
+        await workflows.StartRun(under_way, timeout=10)
+        await eventually(lambda: len(book.requests("SendPayment")) == 1)
+        async with held_store(location):
+            book.held["SendPayment"].set()
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await workflows.StartRun(refused, timeout=4)
+            stored = len(book.requests("StoreTransactionRecord"))
+        run = await finished(workflows, under_way.request_id)
+        await workflows.StartRun(refused, timeout=10)
+        again = await finished(workflows, refused.request_id)
+
+    assert reason(caught.value) == "STORE_UNAVAILABLE"
+    assert stored == 0
+    assert status(run) == status(again) == "SUCCEEDED"
+    assert book.effects["SendPayment"] == 2
+
+
+async def test_a_full_file_refuses_what_does_not_fit_and_takes_it_once_there_is_room(
+    tmp_path: Path,
+) -> None:
+    async with open_store(str(tmp_path / "store.db")) as journal:
+        catalogue = WorkflowRegistry(journal.definitions)
+        await catalogue.register_built_in()
+        ended = fails(await begin(journal.runs, catalogue))
+
+        async def bound(tx: Transaction, pages: int) -> None:
+            await tx.execute(f"PRAGMA max_page_count = {pages}")
+
+        await journal.database.write(lambda tx: bound(tx, 1))  # as many as there are
+        before = [await outcome(begin(journal.runs, catalogue, f"r{n}")) for n in range(200)]
+        together = await asyncio.gather(
+            *(outcome(begin(journal.runs, catalogue, f"t{n}")) for n in range(20))
+        )
+        await journal.database.write(lambda tx: bound(tx, 1 << 30))
+        after = await outcome(begin(journal.runs, catalogue, "later"))
+        await journal.runs.append(ended.state, 0, ended.records)
+
+        assert (await journal.runs.load("run")).state == ended.state
+        assert "refused" in before
+        assert set(before) | set(together) <= {"stored", "refused"}
+        assert after == "stored"
+
+
+async def outcome(work: Awaitable[Any]) -> str:
+    try:
+        await work
+    except Unavailable:
+        return "refused"
+    return "stored"
+
+
+async def test_a_server_that_may_only_be_read_is_waited_for(
+    new_postgres_database: str, config: OrchestratorConfig, authority: Authority, book: Book
+) -> None:
+    url = new_postgres_database
+    book.held["SendPayment"] = asyncio.Event()
+    under_way, refused = payment(), payment()
+
+    async with (
+        orchestrator(replace(config, database=url, lease=2.0)) as service,
+        connect(authority, service.port) as workflows,
+    ):
+        waiting = await begin_waiting(workflows, ASKS)
+        await workflows.StartRun(under_way, timeout=10)
+        await eventually(lambda: len(book.requests("SendPayment")) == 1)
+        await fail_over(url, to="on")
+        book.held["SendPayment"].set()
+        with pytest.raises(grpc.aio.AioRpcError) as of_start:
+            await workflows.StartRun(refused, timeout=4)
+        with pytest.raises(grpc.aio.AioRpcError) as of_signal:
+            await workflows.SignalRun(signal(waiting), timeout=4)
+        await fail_over(url, to="off")
+        await eventually(lambda: book.effects["StoreTransactionRecord"] == 1, within=15)
+        await workflows.StartRun(refused, timeout=10)
+        await workflows.SignalRun(signal(waiting), timeout=10)
+        ids = (under_way.request_id, refused.request_id, waiting)
+        runs = [await finished(workflows, run_id) for run_id in ids]
+
+    assert reason(of_start.value) == reason(of_signal.value) == "STORE_UNAVAILABLE"
+    assert {status(run) for run in runs} == {"SUCCEEDED"}
+    assert book.effects["SendPayment"] == 2
+
+
+async def fail_over(url: str, *, to: str) -> None:
+    """All connections end; new ones may only read (``on``), or write again."""
+    connection = await asyncpg.connect(url)
+    name = await connection.fetchval("SELECT current_database()")
+    await connection.execute("SET default_transaction_read_only = off")
+    await connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = {to}")
+    await connection.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    await connection.close()
+
+
+@pytest.mark.parametrize("table", ["definition", "message"])
+async def test_a_run_whose_store_does_not_answer_asks_again(
+    table: str,
+    new_postgres_database: str,
+    config: OrchestratorConfig,
+    authority: Authority,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(postgres, "COMMAND_TIMEOUT", 1.0)
+    here = replace(config, database=new_postgres_database)
+    there = replace(here, mesh=replace(config.mesh, home=tmp_path / "other"))
+
+    async with orchestrator(there) as second, connect(authority, second.port) as workflows:
+        async with orchestrator(here) as first, connect(authority, first.port) as others:
+            run_id = await begin_waiting(others, ASKS)
+            await is_at(others, run_id, "WAITING")
+            locked = await lock(table, new_postgres_database)
+        await eventually(lambda: f"run {run_id} waits for the store" in caplog.text, within=15)
+        await locked.close()
+        await workflows.SignalRun(signal(run_id), timeout=10)
+        run = await finished(workflows, run_id)
+
+    assert (status(run), run.recoveries) == ("SUCCEEDED", 1)
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+async def lock(table: str, url: str) -> asyncpg.Connection:
+    """Who reads it gets no answer until this connection ends."""
+    connection = await asyncpg.connect(url)
+    await connection.execute("BEGIN")
+    await connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+    return connection
+
+
+@pytest.mark.parametrize("name", ["store.db", "link.db", "elsewhere/store.db"])
+async def test_a_second_owner_does_not_get_the_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / "link.db").symlink_to("store.db")
+    (tmp_path / "elsewhere").symlink_to(tmp_path)
+    async with open_store(str(tmp_path / "store.db")):
+        with pytest.raises(FailedPrecondition) as caught:
+            async with open_store(str(tmp_path / name)):
+                pass
+
+    assert caught.value.reason == Reason.STORE_IN_USE

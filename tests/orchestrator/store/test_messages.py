@@ -1,0 +1,124 @@
+"""What is sent to runs, on both databases and between replicas: kept in order, once, till taken."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from anya.orchestrator.v1 import workflow_pb2 as pb
+from mesh.data.idempotency import IdempotencyKey
+from mesh.errors import FailedPrecondition, NotFound, Reason, ResourceExhausted
+from mesh.testing import eventually
+from services.orchestrator.engine.activations import CancelRequested, Signalled
+from services.orchestrator.store import messages
+from tests.orchestrator.conftest import connect
+from tests.orchestrator.engine.definitions import steps
+from tests.orchestrator.paying import finished, status
+from tests.orchestrator.processes import environment_of, process
+from tests.orchestrator.store.test_run_store import begin, fails, journal
+from tests.orchestrator.test_messages import begin as begin_run
+from tests.orchestrator.test_messages import is_at
+from tests.orchestrator.test_messages import signal as signal_to
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
+    from mesh.testing import Authority
+
+
+def key(request_id: str) -> IdempotencyKey:
+    return IdempotencyKey("spiffe://caller", "SignalRun", request_id, b"body")
+
+
+def named(name: str, position: int = 0) -> Signalled:
+    return Signalled(name, {"number": 1}, "", position)
+
+
+async def test_messages_come_in_order_once_and_from_behind_the_last_one(location: str) -> None:
+    async with journal(location) as (runs, catalogue):
+        await begin(runs, catalogue)
+        for name in ("one", "one", "two"):
+            await runs.messages.send(key(name), "run", named(name))
+        await runs.messages.send(key("cancel"), "run", CancelRequested("why", "who"))
+
+        waiting = await runs.messages.waiting("run", taken=0)
+        behind = await runs.messages.waiting("run", taken=2)
+        lately = await runs.messages.lately()
+
+    assert waiting == [named("one", 1), named("two", 2), CancelRequested("why", "who", 3)]
+    assert behind == waiting[2:]
+    assert lately == {"run": 3}
+
+
+async def test_a_second_cancel_adds_nothing(location: str) -> None:
+    async with journal(location) as (runs, catalogue):
+        await begin(runs, catalogue)
+        for request_id in ("a", "b"):
+            await runs.messages.send(key(request_id), "run", CancelRequested("", "who"))
+
+        assert len(await runs.messages.waiting("run", taken=0)) == 1
+
+
+async def test_a_run_takes_so_many_signals_and_a_cancel_all_the_same(
+    location: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(messages, "MAX_SIGNALS", 2)
+    async with journal(location) as (runs, catalogue):
+        await begin(runs, catalogue)
+        for name in ("one", "two"):
+            await runs.messages.send(key(name), "run", named(name))
+
+        with pytest.raises(ResourceExhausted):
+            await runs.messages.send(key("three"), "run", named("three"))
+        await runs.messages.send(key("cancel"), "run", CancelRequested("", "who"))
+
+
+async def test_nothing_is_sent_to_a_run_that_ended_or_never_was(location: str) -> None:
+    async with journal(location) as (runs, catalogue):
+        ended = fails(await begin(runs, catalogue))
+        await runs.append(ended.state, 0, ended.records)
+
+        with pytest.raises(FailedPrecondition) as caught:
+            await runs.messages.send(key("a"), "run", named("one"))
+        with pytest.raises(NotFound):
+            await runs.messages.send(key("b"), "nobody", named("one"))
+
+    assert caught.value.reason == Reason.RUN_ENDED
+
+
+async def test_a_signal_reaches_a_run_through_another_replica_and_over_its_kill(
+    authority: Authority, tmp_path: Path, peers: dict[str, str], new_postgres_database: str
+) -> None:
+    shared = {"ANYA_DATABASE": new_postgres_database, "ANYA_LEASE_SECONDS": "2"}
+    one, other = (
+        environment_of(authority, tmp_path / name, peers) | shared for name in ("one", "other")
+    )
+    two = steps("one\n    wait_for: {signal: approved}", "two\n    wait_for: {signal: approved}")
+
+    async with (
+        process(one) as (doomed, port),
+        process(other) as (_, other_port),
+        connect(authority, port) as workflows,
+        connect(authority, other_port) as others,
+    ):
+        run_id = await begin_run(workflows, two)
+        await is_at(workflows, run_id, "WAITING")
+        await others.SignalRun(signal_to(run_id, "first"), timeout=5)
+        await _has_begun(others, run_id, "two")
+        doomed.send_signal(signal.SIGKILL)
+        await others.SignalRun(signal_to(run_id, "second"), timeout=5)
+        run = await finished(others, run_id)
+
+    assert status(run) == "SUCCEEDED"
+    assert run.recoveries == 1
+
+
+async def _has_begun(workflows: WorkflowServiceAsyncStub, run_id: str, path: str) -> None:
+    async def holds() -> bool:
+        found = await workflows.GetRun(pb.GetRunRequest(run_id=run_id), timeout=5)
+        return path in {step.path for step in found.run.steps}
+
+    await eventually(holds)

@@ -1,0 +1,158 @@
+"""Replicas that send, drive and let sleep the same run at the same moment, on PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mesh.data.database import open_database
+from mesh.testing import eventually
+from services.orchestrator.store import SCHEMA
+from services.orchestrator.store.commits import AppendCommit, Envelope, rows_of
+from services.orchestrator.store.messages import encode
+from services.orchestrator.store.postgres.statements import SEND, arguments, statement
+from services.orchestrator.store.postgres.writer import connect
+from services.orchestrator.store.suspension import ASLEEP, suspend
+from tests.orchestrator.store.test_postgres_store import connected, executor, is_blocked
+from tests.orchestrator.store.test_run_store import begin
+from tests.orchestrator.worker.test_delivery import deliver, key, named, taking
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    from mesh.data.database import Transaction
+    from services.orchestrator.store.run_store import RunStore
+
+FAR = 2**60  # Unix microseconds
+
+
+@pytest.fixture
+def url(new_postgres_database: str) -> str:
+    return new_postgres_database
+
+
+async def send_as_another(connection: asyncpg.Connection, name: str) -> None:
+    kind, payload, most = encode(named(name))
+    sender = ("caller", "SignalRun", name, b"", b"")
+    await connection.fetchrow(SEND, "run", ASLEEP, kind, payload, most, *sender, "another")
+
+
+async def owner(connection: asyncpg.Connection) -> Any:
+    return await connection.fetchval("SELECT owner FROM run WHERE id = 'run'")
+
+
+async def sent(runs: RunStore) -> list[Any]:
+    return await runs.messages.waiting("run", taken=0)
+
+
+async def test_a_delivery_gives_way_to_a_message_that_is_being_sent(url: str) -> None:
+    async with executor(url) as (runs, catalogue), connected(url) as other:
+        begun = await begin(runs, catalogue)
+        transaction = other.transaction()
+        await transaction.start()
+        await send_as_another(other, "first")
+        late = asyncio.create_task(deliver(runs, begun, named("late", 1), key("late")))
+        await eventually(lambda: is_blocked(url))
+        await transaction.commit()
+
+        delivered = await late
+
+        assert not delivered
+        assert (await runs.load("run")).state == begun.state
+        assert await sent(runs) == [named("first", 1)]
+        assert await runs.messages.first_reply(key("late")) is None
+
+
+async def test_a_message_goes_behind_the_delivery_that_is_under_way(url: str) -> None:
+    async with executor(url) as (runs, catalogue), connected(url) as driver:
+        begun = await begin(runs, catalogue)
+        turn = taking(begun, named("first", 1))
+        letter = Envelope(named("first", 1), key("first"), b"")
+        rows = rows_of([AppendCommit(turn.state, 0, turn.records, letter)], runs.lease.executor)
+        transaction = driver.transaction()
+        await transaction.start()
+        lease = runs.lease
+        await driver.fetchrow(statement(rows), lease.executor, lease.incarnation, *arguments(rows))
+        late = asyncio.create_task(runs.messages.send(key("late"), "run", named("late"), b"sent"))
+        await eventually(lambda: is_blocked(url))
+        await transaction.commit()
+
+        answer = await late
+
+        assert answer.reply == b"sent"
+        assert await sent(runs) == [named("first", 1), named("late", 2)]
+
+
+async def test_a_run_that_is_being_sent_something_does_not_fall_asleep(url: str) -> None:
+    async with executor(url) as (runs, catalogue), connected(url) as other:
+        state = (await begin(runs, catalogue)).state
+        transaction = other.transaction()
+        await transaction.start()
+        await send_as_another(other, "first")
+        drowsy = asyncio.create_task(runs.sleep.suspend(state, 0, FAR))
+        await eventually(lambda: is_blocked(url))
+        await transaction.commit()
+
+        asleep = await drowsy
+
+        assert not asleep
+        assert await owner(other) == runs.lease.executor
+
+
+async def test_a_run_that_falls_asleep_is_woken_by_what_was_sent_just_then(url: str) -> None:
+    asleep, go_on = asyncio.Event(), asyncio.Event()
+
+    async def drowse(tx: Transaction) -> None:
+        await suspend(tx, state, 0, FAR)
+        asleep.set()
+        await go_on.wait()
+
+    async with (
+        open_database(url, schema=SCHEMA) as store,
+        connected(url) as connection,
+        executor(url) as (runs, catalogue),
+    ):
+        state = (await begin(runs, catalogue)).state
+        drowsy = asyncio.create_task(store.write(drowse))
+        await asleep.wait()
+        late = asyncio.create_task(runs.messages.send(key("late"), "run", named("late")))
+        await eventually(lambda: is_blocked(url))
+        go_on.set()
+        await drowsy
+
+        answer = await late
+
+        assert not answer.awake
+        assert await owner(connection) == ""
+        assert await sent(runs) == [named("late", 1)]
+
+
+async def test_of_two_that_send_at_once_neither_is_lost(url: str) -> None:
+    async with executor(url) as (runs, catalogue), connected(url) as other:
+        await begin(runs, catalogue)
+        transaction = other.transaction()
+        await transaction.start()
+        await send_as_another(other, "first")
+        late = asyncio.create_task(runs.messages.send(key("late"), "run", named("late")))
+        await eventually(lambda: is_blocked(url))
+        await transaction.commit()
+
+        await late
+
+        assert await sent(runs) == [named("first", 1), named("late", 2)]
+
+
+async def test_a_run_is_found_by_its_id_and_not_among_all_that_are_open(url: str) -> None:
+    async with executor(url) as (runs, _):
+        connection = await connect(url, runs.lease)
+        await connection.execute(f"PREPARE sent AS {SEND}")
+        nothing = ", ".join(["NULL"] * 11)
+
+        lines = await connection.fetch(f"EXPLAIN EXECUTE sent ({nothing})")
+
+        await connection.close()
+    plan = "\n".join(line for (line,) in lines)
+    assert "Index Scan using run_pkey on run" in plan
+    assert "Seq Scan on message" not in plan

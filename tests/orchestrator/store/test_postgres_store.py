@@ -1,0 +1,289 @@
+"""The journal that several processes share: who lost its lease writes nothing, and hears so."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import asyncpg
+import pytest
+
+from anya.orchestrator.v1 import workflow_pb2 as pb
+from mesh.data import lease as leases
+from mesh.testing import eventually
+from services.orchestrator.registry import WorkflowRegistry
+from services.orchestrator.servicers import watching
+from services.orchestrator.store.commits import AppendCommit, rows_of
+from services.orchestrator.store.open import open_store
+from services.orchestrator.store.postgres.run_store import PostgresRunStore
+from services.orchestrator.store.postgres.statements import arguments, statement
+from services.orchestrator.store.run_store import FencedError
+from services.orchestrator.worker import pollers
+from tests.orchestrator.conftest import two_replicas
+from tests.orchestrator.paying import finished, payment, status
+from tests.orchestrator.store.test_run_store import begin, fails
+from tests.orchestrator.test_messages import ASKS, is_at, signal
+from tests.orchestrator.test_messages import begin as begin_waiting
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from mesh.testing import Authority
+    from services.orchestrator.config import OrchestratorConfig
+    from tests.orchestrator.servicers import Book
+
+LEASE = 2.0  # seconds
+
+
+@pytest.fixture
+def url(new_postgres_database: str) -> str:
+    return new_postgres_database
+
+
+@asynccontextmanager
+async def executor(url: str) -> AsyncIterator[tuple[PostgresRunStore, WorkflowRegistry]]:
+    """One that renews its lease only when it is told to."""
+    async with open_store(url, lease_seconds=LEASE) as journal:
+        catalogue = WorkflowRegistry(journal.definitions)
+        await catalogue.register_built_in()
+        assert isinstance(journal.runs, PostgresRunStore)
+        yield journal.runs, catalogue
+
+
+async def expire(connection: asyncpg.Connection, runs: PostgresRunStore) -> None:
+    """Let the lease end, as if its time had passed."""
+    await connection.execute(
+        "UPDATE executor SET lease_until = now() - interval '1 ms' WHERE id = $1",
+        runs.lease.executor,
+    )
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(url)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def test_an_executor_whose_lease_was_taken_writes_nothing_and_begins_anew(url: str) -> None:
+    async with (
+        executor(url) as (zombie, catalogue),
+        executor(url) as (heir, _),
+        connected(url) as connection,
+    ):
+        before = zombie.lease.executor
+        ended = fails(await begin(zombie, catalogue))
+        await expire(connection, zombie)
+        taken = await heir.take_over()
+        (run,) = await heir.claim(10)
+
+        with pytest.raises(FencedError):
+            await zombie.append(ended.state, 0, ended.records)
+        with pytest.raises(FencedError):
+            await zombie.append(ended.state, run.row.epoch, ended.records)
+        await begin(zombie, catalogue, "later")
+
+        assert taken.executors == (before,)
+        assert taken.released == 1
+        assert zombie.lease.executor != before
+        assert (await heir.load("run")).records == run.records
+
+
+async def test_a_lease_that_ended_unseen_is_renewed_by_the_next_commit(url: str) -> None:
+    async with executor(url) as (runs, catalogue), connected(url) as connection:
+        ended = fails(await begin(runs, catalogue))
+        await expire(connection, runs)
+
+        await runs.append(ended.state, 0, ended.records)
+
+        assert (await runs.load("run")).state == ended.state
+
+
+async def test_each_run_of_a_batch_keeps_every_character_of_its_reason(url: str) -> None:
+    reasons = ["", "NULL", "a, b", '{"a"}', "\\", '\\"', "\n\t", " é 😀 ", "'", "%s $1"]
+    async with executor(url) as (runs, catalogue):
+        turns = [fails(await begin(runs, catalogue, f"run-{n}")) for n in range(len(reasons))]
+        for turn, reason in zip(turns, reasons, strict=True):
+            turn.state.reason = reason
+
+        await asyncio.gather(*(runs.append(turn.state, 0, turn.records) for turn in turns))
+
+        stored = [await runs.load(turn.state.run_id) for turn in turns]
+    assert [run.row.reason for run in stored] == reasons
+    assert [run.records[-1] for run in stored] == [turn.records[-1] for turn in turns]
+
+
+async def test_a_path_that_postgres_cannot_hold_keeps_no_other_run_from_landing(url: str) -> None:
+    async with executor(url) as (runs, catalogue):
+        bad, good = [fails(await begin(runs, catalogue, name)) for name in ("bad", "good")]
+        bad.records[-1] = bad.records[-1]._replace(path='\0","')
+
+        refused, landed = await asyncio.gather(
+            *(runs.append(turn.state, 0, turn.records) for turn in (bad, good)),
+            return_exceptions=True,
+        )
+
+        assert isinstance(refused, ValueError)
+        assert landed is None
+        assert (await runs.load("good")).state == good.state
+        assert not (await runs.load("bad")).state.finished
+
+
+async def test_a_takeover_waits_for_the_commit_that_is_under_way_and_sees_it(url: str) -> None:
+    async with (
+        executor(url) as (zombie, catalogue),
+        executor(url) as (heir, _),
+        connected(url) as late,
+        connected(url) as connection,
+    ):
+        ended = fails(await begin(zombie, catalogue))
+        lease = zombie.lease
+        rows = rows_of([AppendCommit(ended.state, 0, ended.records)], lease.executor)
+        transaction = late.transaction()
+        await transaction.start()
+        await late.fetchrow(statement(rows), lease.executor, lease.incarnation, *arguments(rows))
+        retire = asyncio.create_task(_retire(connection, zombie))
+        await eventually(lambda: is_blocked(url))
+        blocked = not retire.done()
+        await transaction.commit()
+        await retire
+        seen = await heir.load("run")
+
+    assert blocked
+    assert seen.state == ended.state
+
+
+async def test_a_commit_waits_for_the_takeover_that_is_under_way_and_changes_nothing(
+    url: str,
+) -> None:
+    async with (
+        executor(url) as (zombie, catalogue),
+        executor(url) as (heir, _),
+        connected(url) as connection,
+    ):
+        begun = await begin(zombie, catalogue)
+        ended = fails(begun)
+        transaction = connection.transaction()
+        await transaction.start()
+        await _retire(connection, zombie)
+        late = asyncio.create_task(zombie.append(ended.state, 0, ended.records))
+        await eventually(lambda: is_blocked(url))
+        await transaction.commit()
+        with pytest.raises(FencedError):
+            await late
+        seen = await heir.load("run")
+
+    assert seen.state == begun.state
+
+
+async def _retire(connection: asyncpg.Connection, runs: PostgresRunStore) -> None:
+    lease = runs.lease
+    await connection.execute(leases.RETIRE_OURSELVES, lease.executor, lease.incarnation)
+
+
+async def is_blocked(url: str) -> bool:
+    async with connected(url) as connection:
+        return bool(
+            await connection.fetchval(
+                "SELECT count(*) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            )
+        )
+
+
+async def test_a_replica_that_starts_holds_up_nobody_who_works_on_several_tables(url: str) -> None:
+    async with executor(url) as (runs, catalogue), connected(url) as connection:
+        await begin(runs, catalogue)
+        transaction = connection.transaction()
+        await transaction.start()
+        await connection.execute("DELETE FROM asleep")
+        starting = asyncio.create_task(_open(url))
+        await eventually(lambda: is_blocked(url))
+
+        changed = await connection.execute("UPDATE run SET reason = 'seen'")
+        await transaction.commit()
+        await starting
+
+    assert changed == "UPDATE 1"
+
+
+async def _open(url: str) -> None:
+    async with executor(url):
+        pass
+
+
+async def test_two_that_claim_at_once_never_have_the_same_run(url: str) -> None:
+    async with executor(url) as (one, catalogue), executor(url) as (other, _):
+        for number in range(60):
+            await begin(one, catalogue, f"run-{number}", owned=False, at_us=number)
+
+        claims = await asyncio.gather(*(runs.claim(8) for runs in (one, other) * 8))
+
+    ids = [run.row.id for claim in claims for run in claim]
+    assert len(ids) == len(set(ids)) == 60
+    assert all(claims[:2])
+
+
+async def test_events_of_executors_that_commit_at_once_have_numbers_without_gaps(url: str) -> None:
+    async with (
+        executor(url) as (one, catalogue),
+        executor(url) as (other, _),
+        connected(url) as connection,
+    ):
+        await asyncio.gather(
+            *(
+                begin(runs, catalogue, f"{name}-{n}", caller=name)
+                for n in range(40)
+                for name, runs in (("a", one), ("b", other))
+            )
+        )
+        numbers = [row[0] for row in await connection.fetch("SELECT sequence FROM outbox")]
+
+    assert sorted(numbers) == list(range(1, 81))
+
+
+async def test_a_watch_on_another_replica_hears_at_once(
+    url: str,
+    config: OrchestratorConfig,
+    authority: Authority,
+    book: Book,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(watching, "LOOK_AGAIN", 60.0)  # so that nothing but a word wakes it
+    book.held["SendPayment"] = asyncio.Event()
+    request = payment()
+
+    async with two_replicas(url, config, authority) as (workflows, others):
+        await workflows.StartRun(request, timeout=5)
+        watch = others.WatchRun(pb.WatchRunRequest(run_id=request.request_id), timeout=20)
+        seen = [await anext(aiter(watch))]
+        book.held["SendPayment"].set()
+        seen += [update async for update in watch]
+
+    assert status(seen[-1].run) == "SUCCEEDED"
+    assert [update.sequence for update in seen] == list(range(1, len(seen) + 1))
+
+
+async def test_a_signal_at_another_replica_resumes_a_run_at_once(
+    url: str,
+    config: OrchestratorConfig,
+    authority: Authority,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(
+        pollers, "INBOX_POLL_INTERVAL_S", 60.0
+    )  # so that nothing but a word wakes it
+
+    async with two_replicas(url, config, authority) as (workflows, others):
+        run_id = await begin_waiting(workflows, ASKS)
+        await is_at(workflows, run_id, "WAITING")
+        await others.SignalRun(signal(run_id), timeout=5)
+        run = await finished(workflows, run_id)
+
+    assert status(run) == "SUCCEEDED"

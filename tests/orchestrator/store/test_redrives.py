@@ -1,0 +1,106 @@
+"""A redrive in the store, on both databases: once, and whoever had the run before is fenced."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mesh.data import outbox
+from mesh.data.idempotency import IdempotencyKey
+from mesh.errors import FailedPrecondition
+from services.orchestrator.engine.model import RunStatus
+from services.orchestrator.engine.redrive import redrive as judge
+from services.orchestrator.registry import WorkflowRegistry
+from services.orchestrator.store.open import open_store
+from services.orchestrator.store.redrives import redrive
+from services.orchestrator.store.run_store import FencedError
+from tests.orchestrator.store.test_run_store import begin, fails
+
+if TYPE_CHECKING:
+    from services.orchestrator.engine.model import RunState
+    from services.orchestrator.engine.records import Record
+    from services.orchestrator.engine.transition import Transition
+    from services.orchestrator.store.open import OrchestratorStore
+
+
+def key(request_id: str) -> IdempotencyKey:
+    return IdempotencyKey("spiffe://ops", "RedriveRun", request_id, b"body")
+
+
+def judged(state: RunState, ended: RunStatus) -> Record:
+    return judge(state, ended, reason="mended", by="spiffe://ops", at_us=5_000_000)
+
+
+async def fail(journal: OrchestratorStore) -> Transition:
+    catalogue = WorkflowRegistry(journal.definitions)
+    await catalogue.register_built_in()
+    ended = fails(await begin(journal.runs, catalogue))
+    await journal.runs.append(ended.state, 0, ended.records)
+    return ended
+
+
+async def test_a_redriven_run_waits_for_whoever_has_room(location: str) -> None:
+    async with open_store(location) as journal:
+        ended = await fail(journal)
+
+        await redrive(journal.database, key("a"), "run", judged)
+        (claimed,) = await journal.runs.claim(10)
+        events = await journal.database.read(lambda tx: outbox.read(tx, after=0, limit=10))
+
+        assert claimed.row.epoch == 1
+        assert claimed.row.status == RunStatus.RUNNING
+        assert claimed.state.sequence == ended.state.sequence + 1
+        assert not claimed.state.finished
+        assert [event.type.rpartition(".")[2] for event in events] == [
+            "started",
+            "finished",
+            "redriven",
+        ]
+
+
+async def test_a_redrive_is_stored_once_and_one_of_two_wins(location: str) -> None:
+    async with open_store(location) as journal:
+        await fail(journal)
+
+        await redrive(journal.database, key("a"), "run", judged)
+        await redrive(journal.database, key("a"), "run", judged)
+        others = await asyncio.gather(
+            *(redrive(journal.database, key(name), "run", judged) for name in "bc"),
+            return_exceptions=True,
+        )
+        stored = await journal.runs.load("run")
+
+    assert all(isinstance(other, FailedPrecondition) for other in others)
+    assert len(stored.state.redrives) == 1
+
+
+async def test_who_ended_the_run_writes_nothing_to_it_any_more(location: str) -> None:
+    async with open_store(location) as journal:
+        ended = await fail(journal)
+        await redrive(journal.database, key("a"), "run", judged)
+        late = fails(ended)
+
+        with pytest.raises(FencedError):
+            await journal.runs.append(late.state, 0, late.records or ended.records)
+
+
+async def test_a_run_that_was_set_aside_unread_is_redriven_once_it_can_be_read(
+    location: str,
+) -> None:
+    async with open_store(location) as journal:
+        catalogue = WorkflowRegistry(journal.definitions)
+        await catalogue.register_built_in()
+        await begin(journal.runs, catalogue)
+        await journal.database.write(
+            lambda tx: tx.execute(
+                "UPDATE run SET status = 'NEEDS_ATTENTION', finished_us = updated_us"
+            )
+        )
+
+        await redrive(journal.database, key("a"), "run", judged)
+        (claimed,) = await journal.runs.claim(10)
+
+    assert claimed.state.redrives[0].ended is RunStatus.NEEDS_ATTENTION
+    assert claimed.row.status == RunStatus.RUNNING

@@ -1,0 +1,366 @@
+"""The store of runs, on both databases: nothing twice, nothing by who has lost the run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from contextlib import asynccontextmanager
+from copy import deepcopy
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mesh.data import outbox
+from mesh.data.database import open_database
+from mesh.data.idempotency import IdempotencyKey
+from mesh.errors import AlreadyExists, FailedPrecondition, NotFound, Reason
+from services.orchestrator import definition
+from services.orchestrator.engine.activations import Began, Failed, Recovered
+from services.orchestrator.engine.model import RunState, RunStatus, StepError
+from services.orchestrator.engine.records import Record, RecordKind
+from services.orchestrator.engine.retry_policy import RetryPolicy
+from services.orchestrator.engine.start import StartRun, start
+from services.orchestrator.engine.transition import Transition
+from services.orchestrator.notifications import RunNotifier
+from services.orchestrator.registry import WorkflowRegistry
+from services.orchestrator.store import SCHEMA
+from services.orchestrator.store.commits import NewRun
+from services.orchestrator.store.open import open_store
+from services.orchestrator.store.run_query import RunFilter
+from services.orchestrator.store.run_store import FencedError
+from tests.orchestrator.engine.definitions import steps
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from services.orchestrator.store.definitions import StoredDefinition
+    from services.orchestrator.store.run_store import RunStore, StartResult, StoredRun
+
+POLICY = RetryPolicy()
+GIVEN = {
+    "sender_did": "d",
+    "recipient_address": "r",
+    "amount": 5,
+    "sender_verification_score": 0.5,
+}
+
+
+@asynccontextmanager
+async def journal(location: str) -> AsyncIterator[tuple[RunStore, WorkflowRegistry]]:
+    async with open_store(location) as journal:
+        catalogue = WorkflowRegistry(journal.definitions)
+        await catalogue.register_built_in()
+        async with journal.own(Nobody(), RunNotifier()):
+            yield journal.runs, catalogue
+
+
+class Nobody:
+    """Drives nothing."""
+
+    def hear_soon(self) -> None: ...
+
+    def claim_soon(self) -> None: ...
+
+    def take_mail_soon(self, run_id: str, message: Any = None) -> None: ...
+
+    def abandon(self) -> None: ...
+
+    def redraw(self, ended: Sequence[StoredRun]) -> None: ...
+
+
+async def begin(
+    runs: RunStore, catalogue: WorkflowRegistry, run_id: str = "run", **more: Any
+) -> Transition:
+    """Start a run."""
+    turn, _ = await ask_to_start(runs, catalogue, run_id, **more)
+    return turn
+
+
+async def ask_to_start(
+    runs: RunStore,
+    catalogue: WorkflowRegistry,
+    run_id: str = "run",
+    *,
+    owned: bool = True,
+    caller: str = "spiffe://caller",
+    at_us: int = 1_000_000,
+    workflow_id: str = "assess_fraud_risk",
+) -> tuple[Transition, StartResult]:
+    """What the run would begin with, and what came of asking for it."""
+    turns: list[Transition] = []
+
+    def prepare(stored: StoredDefinition) -> NewRun:
+        given = GIVEN if workflow_id == "assess_fraud_risk" else {}
+        request = StartRun(run_id, given, None, "", caller)
+        workflow = catalogue.newest(stored)
+        turn = start(workflow, request, POLICY, network="regtest", at_us=at_us, jitter=0)
+        if owned:
+            turn.take(Began())
+        turns.append(turn)
+        return NewRun(turn.state, tuple(turn.records), caller, "", owned)
+
+    key = IdempotencyKey(caller, "StartRun", run_id, b"body")
+    started = await runs.start(key, workflow_id, prepare, lambda new: new.state.run_id.encode())
+    return turns[0], started
+
+
+def fails(turn: Transition, code: str = "INVALID_ARGUMENT") -> Transition:
+    """The turn after this one, in which the first call fails; this one's state stays as it is."""
+    following = Transition(turn.workflow, deepcopy(turn.state), POLICY, turn.at_us + 1, 0)
+    following.take(Failed("identity", StepError(code, "", "said the service")))
+    return following
+
+
+async def test_what_was_appended_is_there_after_reopening(location: str) -> None:
+    async with journal(location) as (runs, catalogue):
+        ended = fails(await begin(runs, catalogue))
+        await runs.append(ended.state, 0, ended.records)
+
+    async with journal(location) as (runs, _):
+        stored = await runs.load("run")
+
+    assert stored.state == ended.state
+    assert stored.row.status == RunStatus.FAILED
+    assert stored.row.reason == "identity: INVALID_ARGUMENT: said the service"
+
+
+async def test_the_news_of_a_run_are_the_records_that_nobody_saw(location: str) -> None:
+    async with journal(location) as (runs, catalogue):
+        begun = await begin(runs, catalogue)
+        ended = fails(begun)
+        await runs.append(ended.state, 0, ended.records)
+
+        news = await runs.news("run", after=len(begun.records))
+        nothing = await runs.news("run", after=ended.state.sequence)
+
+    assert news.records == tuple(ended.records)
+    assert nothing.records == ()
+    assert nothing.row.status == RunStatus.FAILED
+
+
+async def test_a_turn_that_is_stored_again_changes_nothing(location: str) -> None:
+    async with journal(location) as (runs, catalogue):
+        ended = fails(await begin(runs, catalogue))
+
+        await runs.append(ended.state, 0, ended.records)
+        await runs.append(ended.state, 0, ended.records)
+
+        assert (await runs.load("run")).state == ended.state
+
+
+async def test_who_lost_a_run_cannot_write_to_it(location: str) -> None:
+    async with journal(location) as (runs, catalogue):
+        ended = fails(await begin(runs, catalogue))
+
+    async with journal(location) as (runs, _):
+        (taken,) = await runs.claim(10)
+
+        with pytest.raises(FencedError):
+            await runs.append(ended.state, 0, ended.records)
+
+        recovered = Transition(ended.workflow, taken.state, POLICY, 2_000_000, 0)
+        recovered.take(Recovered())
+        await runs.append(recovered.state, taken.row.epoch, recovered.records)
+        assert (await runs.load("run")).state.recoveries == 1
+
+
+async def test_two_turns_from_one_state_cannot_both_be_stored(location: str) -> None:
+    async with journal(location) as (runs, catalogue):
+        begun = await begin(runs, catalogue)
+        one, other = fails(begun, "INVALID_ARGUMENT"), fails(begun, "UNAVAILABLE")
+        await runs.append(one.state, 0, one.records)
+
+        with pytest.raises(FencedError):
+            await runs.append(other.state, 0, other.records)
+
+        assert (await runs.load("run")).state == one.state
+
+
+async def test_waiting_runs_are_claimed_once_and_oldest_first(location: str) -> None:
+    async with journal(location) as (runs, catalogue):
+        for number in (3, 1, 2):
+            await begin(runs, catalogue, f"run-{number}", owned=False, at_us=number)
+
+        first, second = await runs.claim(2), await runs.claim(2)
+
+    assert [stored.row.id for stored in first] == ["run-1", "run-2"]
+    assert [stored.row.id for stored in second] == ["run-3"]
+
+
+async def test_a_run_that_was_stored_behind_a_lost_answer_is_taken_up(location: str) -> None:
+    async with journal(location) as (runs, catalogue):
+        await begin(runs, catalogue, "held")
+        await begin(runs, catalogue, "lost")
+
+        await runs.release_lost({"held"})
+
+        assert [stored.row.id for stored in await runs.claim(10)] == ["lost"]
+
+
+async def test_who_asks_late_for_a_run_that_was_claimed_meanwhile_does_not_drive_it_too(
+    location: str,
+) -> None:
+    async with journal(location) as (runs, catalogue):
+        first = await begin(runs, catalogue, owned=False)
+        [claimed] = await runs.claim(1)
+        driven = Transition(first.workflow, claimed.state, POLICY, 1_000_001, 0)
+        driven.take(Began())
+        await runs.append(driven.state, claimed.row.epoch, driven.records)
+
+        late, started = await ask_to_start(runs, catalogue, owned=True, at_us=1_000_002)
+
+        assert late.state.sequence == driven.state.sequence
+        assert not started.is_new
+
+
+# The run that they hit has two records: it was started, and its first step is intended.
+DAMAGES = {
+    "no JSON": "UPDATE journal SET payload = ? WHERE run = 'hurt' AND sequence = 2",
+    "a field gone": "UPDATE journal SET payload = ? WHERE run = 'hurt' AND sequence = 1",
+    "the tail gone": "DELETE FROM journal WHERE run = 'hurt' AND sequence = 2 AND payload <> ?",
+    "the head gone": "DELETE FROM journal WHERE run = 'hurt' AND sequence = 1 AND payload <> ?",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+async def test_a_run_that_cannot_be_read_is_set_aside_and_holds_up_no_other(
+    location: str, damage: str
+) -> None:
+    async with journal(location) as (runs, catalogue):
+        await begin(runs, catalogue, "hurt", at_us=1)
+        await begin(runs, catalogue, "sound", at_us=2)
+    async with open_database(location, schema=SCHEMA) as database:
+        left = b"{}" if damage == "a field gone" else b"{"
+        await database.write(lambda tx: tx.execute(DAMAGES[damage], left))
+
+    async with journal(location) as (runs, _):
+        claimed = await runs.claim(10)
+        waiting = await runs.claim(10)
+        (row,) = (await runs.listing.page(RunFilter(statuses=("NEEDS_ATTENTION",)), limit=10)).rows
+        with pytest.raises(FailedPrecondition) as refusal:
+            await runs.load("hurt")
+
+    assert [stored.row.id for stored in claimed] == ["sound"]
+    assert waiting == []
+    assert row.id == "hurt"
+    assert row.reason == str(refusal.value)
+    assert refusal.value.reason == Reason.STORE_DAMAGED
+
+
+async def test_a_run_that_was_set_aside_is_shown_as_such_once_it_can_be_read(location: str) -> None:
+    async with open_store(location) as opened:
+        catalogue = WorkflowRegistry(opened.definitions)
+        await catalogue.register_built_in()
+        whole = await begin(opened.runs, catalogue, "hurt", owned=False)
+        put = "UPDATE journal SET payload = ? WHERE run = 'hurt' AND sequence = 1"
+        await opened.database.write(lambda tx: tx.execute(put, b"{"))
+        claimed = await opened.runs.claim(10)
+
+        await opened.database.write(lambda tx: tx.execute(put, whole.records[0].encoded))
+        repaired = await opened.runs.load("hurt")
+
+    assert claimed == []
+    assert repaired.state.finished
+    assert repaired.state.status == repaired.row.status == "NEEDS_ATTENTION"
+    assert "damaged" in repaired.state.reason
+
+
+async def test_another_caller_cannot_have_the_same_run(location: str) -> None:
+    async with journal(location) as (runs, catalogue):
+        await begin(runs, catalogue)
+
+        with pytest.raises(AlreadyExists):
+            await begin(runs, catalogue, caller="spiffe://another")
+
+
+async def test_a_start_that_is_refused_leaves_nothing(location: str) -> None:
+    async with journal(location) as (runs, _):
+
+        def refuse(stored: StoredDefinition) -> NewRun:
+            raise NotFound("not today")
+
+        key = IdempotencyKey("spiffe://caller", "StartRun", "run", b"body")
+        with pytest.raises(NotFound, match="not today"):
+            await runs.start(key, "assess_fraud_risk", refuse, lambda new: b"")
+
+        assert (await runs.listing.page(RunFilter(), limit=10)).rows == ()
+
+
+async def test_runs_that_commit_together_are_stored_each_for_itself(location: str) -> None:
+    async with journal(location) as (runs, catalogue):
+        ended = [fails(await begin(runs, catalogue, f"run-{n}")) for n in range(3)]
+        late = Record.write(8, RecordKind.RECOVERED, "", 0, 2_000_000, {})
+        moved = replace(ended[1].state, sequence=9), replace(ended[2].state, reason="\ud800")
+
+        outcomes = await asyncio.gather(
+            runs.append(ended[0].state, 0, ended[0].records),
+            runs.append(moved[0], 0, [late]),  # not where it is
+            runs.append(moved[1], 0, ended[2].records),  # no text can be stored
+            *(begin(runs, catalogue, f"run-{n}", caller=f"spiffe://{n % 2}") for n in (2, 3, 5)),
+            return_exceptions=True,
+        )
+        page = await runs.listing.page(RunFilter(), limit=10)
+
+    kinds = [None if isinstance(o, Transition) else o and type(o) for o in outcomes]
+    assert kinds[:2] == [None, FencedError]
+    assert isinstance(outcomes[2], Exception)
+    assert kinds[3:] == [AlreadyExists, None, None]
+    assert {row.id: row.status for row in page.rows} == {
+        "run-0": "FAILED",
+        **dict.fromkeys(["run-1", "run-2", "run-3", "run-5"], "RUNNING"),
+    }
+
+
+async def test_many_runs_are_one_commit_and_every_event_has_a_number(location: str) -> None:
+    async with journal(location) as (runs, catalogue):
+        begun = await asyncio.gather(*(begin(runs, catalogue, f"run-{n}") for n in range(150)))
+        ended = [fails(turn) for turn in begun]
+        await asyncio.gather(*(runs.append(turn.state, 0, turn.records) for turn in ended))
+        states = [(await runs.load(turn.state.run_id)).state for turn in ended]
+    async with open_database(location, schema=SCHEMA) as database:
+        events = await database.read(lambda tx: outbox.read(tx, after=0, limit=1000))
+
+    assert states == [turn.state for turn in ended]
+    assert [event.sequence for event in events] == list(range(1, 301))
+    assert Counter(event.key for event in events) == dict.fromkeys((s.run_id for s in states), 2)
+
+
+async def test_a_run_begins_with_the_newest_definition_though_an_older_one_is_known(
+    location: str,
+) -> None:
+    async with journal(location) as (runs, catalogue):
+        older = await catalogue.register(steps("one\n    set: {a: 1}"))
+        await begin(runs, catalogue, "before", workflow_id="example")
+        newer = await catalogue.register(steps("one\n    set: {a: 2}"))
+
+        await begin(runs, catalogue, "after", workflow_id="example")
+
+        begun = [(await runs.load(run_id)).row for run_id in ("before", "after")]
+    assert [row.definition_hash for row in begun] == [older.hash, newer.hash]
+
+
+async def test_a_run_keeps_the_workflows_that_it_began_with(location: str) -> None:
+    async with open_store(location) as journal:
+        definitions = journal.definitions
+        catalogue = WorkflowRegistry(definitions)
+        await catalogue.register_built_in()
+        shipped = definition.load(definition.built_in_text("assess_fraud_risk"))
+        older_text = definition.built_in_text("assess_fraud_risk").replace(
+            '"Assess the risk of a payment"', '"An older release"'
+        )
+        older = definition.load(older_text)
+        await definitions.register(older, older_text)
+        state = _state_of_a_payment({"assess_fraud_risk": older.hash})
+
+        workflow = await catalogue.pinned(state)
+
+    assert workflow.composites == {"assess_fraud_risk": older.hash}
+    assert shipped.hash != older.hash
+
+
+def _state_of_a_payment(composites: dict[str, str]) -> RunState:
+    paying = definition.load(definition.built_in_text("verified_payment"))
+    return RunState(
+        "run", workflow_id=paying.id, definition_hash=paying.hash, composites=composites
+    )

@@ -1,0 +1,141 @@
+"""Runs that only wait, and for long: in the store, not in memory, and there when they are due."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from anya.orchestrator.v1 import workflow_pb2 as pb
+from mesh.data.database import open_database
+from mesh.data.idempotency import IdempotencyKey
+from mesh.testing import eventually
+from services.orchestrator.__main__ import orchestrator
+from services.orchestrator.engine.activations import Signalled
+from services.orchestrator.store import SCHEMA
+from services.orchestrator.worker import executor, worker
+from tests.orchestrator.conftest import connect
+from tests.orchestrator.engine.definitions import steps
+from tests.orchestrator.paying import finished, status, uuid7
+from tests.orchestrator.store.test_run_store import begin, journal
+from tests.orchestrator.test_messages import ASKS, signal
+from tests.orchestrator.test_messages import begin as begin_asking
+
+if TYPE_CHECKING:
+    from mesh.testing import Authority
+    from services.orchestrator.config import OrchestratorConfig
+    from services.orchestrator.store.run_store import RunStore
+
+KEY = IdempotencyKey("spiffe://caller", "SignalRun", "s", b"body")
+TIMERS = 200
+
+
+def in_seconds(seconds: float) -> int:
+    return int((time.time() + seconds) * 1_000_000)
+
+
+async def claimed(runs: RunStore) -> list[tuple[str, bool]]:
+    return [(stored.row.id, stored.slept) for stored in await runs.claim(10)]
+
+
+async def test_who_sleeps_is_nobodys_until_it_is_due(location: str) -> None:
+    async with journal(location) as (runs, catalogue):
+        late, early = [await begin(runs, catalogue, name) for name in ("late", "early")]
+
+        assert await runs.sleep.suspend(late.state, 0, in_seconds(3600))
+        assert await runs.sleep.suspend(early.state, 0, in_seconds(-2))
+        before = await claimed(runs)
+        due_in = await runs.sleep.due()
+        woken = await runs.sleep.resume_due(10)
+
+        assert before == []
+        assert due_in is not None
+        assert due_in < 0
+        assert woken == 1
+        assert await claimed(runs) == [("early", True)]
+        assert await runs.sleep.resume_due(10) == 0
+
+
+async def test_who_sleeps_goes_on_sleeping_after_a_restart(location: str) -> None:
+    async with journal(location) as (runs, catalogue):
+        turn = await begin(runs, catalogue)
+        await runs.sleep.suspend(turn.state, 0, in_seconds(3600))
+
+    async with journal(location) as (runs, _):
+        assert await claimed(runs) == []
+        assert await runs.sleep.due() == pytest.approx(3600, abs=60)
+
+
+async def test_a_message_wakes_and_who_has_one_does_not_fall_asleep(location: str) -> None:
+    message = Signalled("approved", {}, "")
+    async with journal(location) as (runs, catalogue):
+        asleep, awake = [await begin(runs, catalogue, name) for name in ("asleep", "awake")]
+        await runs.sleep.suspend(asleep.state, 0, in_seconds(3600))
+
+        for run_id in ("asleep", "awake"):
+            await runs.messages.send(replace(KEY, request_id=run_id), run_id, message)
+
+        assert not await runs.sleep.suspend(awake.state, 0, in_seconds(3600))
+        assert await claimed(runs) == [("asleep", True)]
+
+
+async def test_who_has_lost_a_run_cannot_let_go_of_it(location: str) -> None:
+    async with journal(location) as (runs, catalogue):
+        turn = await begin(runs, catalogue)
+
+    async with journal(location) as (runs, _):
+        (taken,) = await runs.claim(1)
+
+        assert not await runs.sleep.suspend(turn.state, 0, in_seconds(-1))
+        assert await runs.sleep.suspend(taken.state, taken.row.epoch, in_seconds(-1))
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor, "AHEAD", 0.0)
+    monkeypatch.setattr(worker, "IDLE", 0.05)
+    monkeypatch.setattr(worker, "IDLE_WHEN_FULL", 0.0)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_many_timers_pass_through_little_memory_and_none_is_lost(
+    location: str, config: OrchestratorConfig, authority: Authority
+) -> None:
+    small = replace(config, database=location, max_runs=4)
+    definition = steps("rest\n    wait: {duration: 2s}", "then\n    set: {a: 1}")
+    ids = [uuid7() for _ in range(TIMERS)]
+
+    async with orchestrator(small) as service, connect(authority, service.port) as workflows:
+        await workflows.RegisterWorkflow(
+            pb.RegisterWorkflowRequest(definition=definition), timeout=5
+        )
+        for run_id in ids:
+            request = pb.StartRunRequest(request_id=run_id, workflow_id="example")
+            await workflows.StartRun(request, timeout=10)
+        runs = await asyncio.gather(*(finished(workflows, run_id) for run_id in ids))
+
+    assert {status(run) for run in runs} == {"SUCCEEDED"}
+    assert {run.recoveries for run in runs} == {0}
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_signal_wakes_a_run_at_once(
+    location: str, config: OrchestratorConfig, authority: Authority
+) -> None:
+    async def sleeps() -> bool:
+        async with open_database(location, schema=SCHEMA) as database:
+            return bool(await database.read(lambda tx: tx.fetch("SELECT run FROM asleep")))
+
+    shared = replace(config, database=location)
+    async with orchestrator(shared) as service, connect(authority, service.port) as workflows:
+        run_id = await begin_asking(workflows, ASKS)
+        await eventually(sleeps)
+
+        await workflows.SignalRun(signal(run_id), timeout=5)
+        run = await finished(workflows, run_id)
+
+    assert status(run) == "SUCCEEDED"
+    assert run.recoveries == 0

@@ -1,0 +1,79 @@
+"""A SQLite file that is copied in the middle of writing, as a crash of the host leaves it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import shutil
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from mesh.testing import eventually
+from services.orchestrator.registry import WorkflowRegistry
+from services.orchestrator.store.open import open_store
+from tests.orchestrator.store.test_run_store import begin, fails
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+COPIES = 8
+RUNS_AT_ONCE = 16
+
+
+async def test_what_was_answered_before_the_copy_is_in_it_and_every_run_folds(
+    tmp_path: Path,
+) -> None:
+    original = tmp_path / "store.db"
+    acknowledged: dict[str, int] = {}  # run id -> sequence that is durable
+    stopping = asyncio.Event()
+
+    async with open_store(str(original)) as journal:
+        catalogue = WorkflowRegistry(journal.definitions)
+        await catalogue.register_built_in()
+
+        async def write(name: str) -> None:
+            number = 0
+            while not stopping.is_set():
+                number += 1
+                begun = await begin(journal.runs, catalogue, f"{name}-{number}")
+                acknowledged[f"{name}-{number}"] = begun.state.sequence
+                ended = fails(begun)
+                await journal.runs.append(ended.state, 0, ended.records)
+                acknowledged[f"{name}-{number}"] = ended.state.sequence
+
+        async def grow() -> None:
+            known = len(acknowledged)
+            await eventually(lambda: len(acknowledged) >= known + RUNS_AT_ONCE, within=20)
+
+        writers = [asyncio.create_task(write(f"w{number}")) for number in range(RUNS_AT_ONCE)]
+        promises: list[dict[str, int]] = []
+        for number in range(COPIES):
+            await grow()
+            promises.append(dict(acknowledged))
+            await asyncio.to_thread(copy, original, tmp_path / f"copy-{number}", number)
+        stopping.set()
+        await asyncio.gather(*writers)
+
+    for number, promised in enumerate(promises):
+        async with open_store(str(tmp_path / f"copy-{number}" / "store.db")) as journal:
+            for run_id, sequence in promised.items():
+                stored = await journal.runs.load(run_id)  # its records are whole, and fold
+                assert stored.state.sequence >= sequence, run_id
+            again = await begin(journal.runs, WorkflowRegistry(journal.definitions), "afterwards")
+            assert again.state.sequence
+
+
+def copy(store: Path, folder: Path, seed: int) -> None:
+    """The file first, then its log with a torn end: what a crash leaves of the last write.
+
+    Meanwhile a reader keeps the log from being begun anew, as it is not at one moment of time.
+    """
+    folder.mkdir()
+    with closing(sqlite3.connect(store, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT COUNT(*) FROM run").fetchone()
+        shutil.copyfile(store, folder / store.name)
+        log = store.with_name(store.name + "-wal").read_bytes()
+    torn = log + random.Random(seed).randbytes(1 + seed * 999)  # noqa: S311
+    (folder / f"{store.name}-wal").write_bytes(torn)

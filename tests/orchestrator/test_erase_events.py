@@ -1,0 +1,201 @@
+"""What a run told others, and what a schedule gives its runs: gone with who it was of."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from anya.orchestrator.v1 import schedule_pb2
+from anya.orchestrator.v1.schedule_pb2_grpc import ScheduleServiceStub
+from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceStub
+from services.orchestrator.__main__ import orchestrator
+from services.orchestrator.definition import values
+from services.orchestrator.engine.erase import MARK, WORD
+from services.orchestrator.engine.subscription import ANY
+from services.orchestrator.store import deletion, erasure
+from services.orchestrator.store.deletion import Deletion
+from tests.orchestrator.conftest import dial
+from tests.orchestrator.engine.definitions import steps
+from tests.orchestrator.paying import finished
+from tests.orchestrator.store.test_event_subscriptions import begin
+from tests.orchestrator.test_erase import erase, get
+from tests.orchestrator.test_events import TELL, listen, register, start
+from tests.orchestrator.test_retention import erase as erase_in
+from tests.orchestrator.test_retention import opened
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mesh.data.database import Database, Row, Transaction
+    from mesh.testing import Authority
+    from services.orchestrator.config import OrchestratorConfig
+
+PERSON = "did:key:z6MkSomebody"
+MANY = 5
+
+EMIT = 'emit: {type: order.paid, subject: "{{input.order}}", data: {by: "{{input.by}}"}}'
+TELLS_OFTEN = steps(*(f"tell{n}\n    {EMIT}" for n in range(MANY))).replace("example", "often")
+OF_ITSELF = 'tell\n    emit: {type: done, data: {of: "{{input.order}}{{input.by}}"}}'
+TELLS_OF_ITSELF = steps(OF_ITSELF).replace("example", "itself")
+
+
+async def emitted(database: Database) -> list[Row]:
+    """Type, subject and data of every event that a run emitted, as the outbox has them."""
+
+    async def work(tx: Transaction) -> list[Row]:
+        rows = await tx.fetch(
+            "SELECT outbox.type, key, subject, data FROM outbox"
+            " LEFT JOIN event ON event.sequence = outbox.sequence"
+            " WHERE outbox.type NOT LIKE 'orchestrator.%' ORDER BY outbox.sequence"
+        )
+        return [(type, key, subject, json.loads(bytes(data))) for type, key, subject, data in rows]
+
+    return await database.read(work)
+
+
+async def test_what_an_erased_run_emitted_says_nothing_and_who_heard_it_still_folds(
+    location: str, config: OrchestratorConfig, authority: Authority
+) -> None:
+    stored = replace(config, database=location)
+    async with orchestrator(stored) as service, dial(authority, service.port) as channel:
+        workflows = WorkflowServiceStub(channel)
+        await register(workflows)
+        heard = await listen(workflows, PERSON)
+        told = await start(workflows, "tell", order=PERSON, by=PERSON)
+        await finished(workflows, told)
+        before = await finished(workflows, heard)
+
+        await erase(workflows, told)
+        after = await get(workflows, heard)
+        await erase(workflows, heard, "another")
+        erased = await get(workflows, heard)
+
+    async with opened(location) as (journal, _):
+        left = await emitted(journal.database)
+
+    assert left == [("order.paid", WORD, WORD, MARK)]
+    assert after == before
+    assert PERSON in str(before)
+    assert PERSON not in str(erased)
+
+
+async def test_nothing_of_an_erased_event_is_left_in_the_file(
+    config: OrchestratorConfig, authority: Authority, tmp_path: Path
+) -> None:
+    told, found = [], []
+    for erases in (False, True):
+        async with orchestrator(config) as service, dial(authority, service.port) as channel:
+            workflows = WorkflowServiceStub(channel)
+            await register(workflows)
+            told.append(await start(workflows, "tell", order=PERSON, by=PERSON))
+            await finished(workflows, told[-1])
+            for run_id in told if erases else ():
+                await erase(workflows, run_id, run_id)
+        found.append(_names_the_person(tmp_path))
+
+    assert found == [True, False]
+
+
+def _names_the_person(folder: Path) -> bool:
+    stored = b"".join(path.read_bytes() for path in sorted(folder.rglob("orchestrator.db*")))
+    return PERSON.encode() in stored
+
+
+async def test_an_event_about_its_run_stays_about_it(location: str) -> None:
+    async with opened(location) as (journal, catalogue):
+        await catalogue.register(TELLS_OF_ITSELF)
+        state = await begin(journal.runs, catalogue, "itself", "7")
+
+        await erase_in(journal, state.run_id)
+
+        assert await emitted(journal.database) == [("done", state.run_id, state.run_id, MARK)]
+
+
+@pytest.mark.parametrize("chunk", [1, 2, MANY])
+async def test_every_event_of_a_run_is_erased_and_none_of_another(
+    location: str, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(erasure, "CHUNK", chunk)
+    async with opened(location) as (journal, catalogue):
+        for text in (TELL, TELLS_OFTEN):
+            await catalogue.register(text)
+        often = await begin(journal.runs, catalogue, "often", PERSON)
+        await begin(journal.runs, catalogue, "tell", "7")
+
+        await erase_in(journal, often.run_id)
+
+        erased = ("order.paid", WORD, WORD, MARK)
+        kept = ("order.paid", "7", "7", {"by": "Ada"})
+        assert await emitted(journal.database) == [*[erased] * MANY, kept]
+
+
+async def test_who_has_not_taken_an_event_that_is_erased_hears_that_and_no_more(
+    location: str,
+) -> None:
+    async with opened(location) as (journal, catalogue):
+        await catalogue.register(TELL)
+        state = await begin(journal.runs, catalogue, "tell", PERSON)
+        await erase_in(journal, state.run_id)
+
+        of_any, _ = await journal.runs.events.after(0, {"order.paid": {ANY}})
+        of_one, _ = await journal.runs.events.after(0, {"order.paid": {PERSON}})
+
+    assert [(event.subject, event.data) for event in of_any] == [(WORD, MARK)]
+    assert of_one == []
+
+
+@pytest.mark.parametrize("at_once", [2, 500])
+async def test_what_a_deleted_run_emitted_says_nothing_either(
+    location: str, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deletion, "MOST_RECORDS", at_once)
+    async with opened(location) as (journal, catalogue):
+        await catalogue.register(TELLS_OFTEN)
+        await begin(journal.runs, catalogue, "often", PERSON)
+
+        deleting = Deletion(journal.database)
+        while await deleting.delete_some(1):
+            pass
+
+        assert await emitted(journal.database) == [("order.paid", WORD, None, MARK)] * MANY
+        assert await events_of(journal.database) == 0
+
+
+async def events_of(database: Database) -> int:
+    async def work(tx: Transaction) -> int:
+        row = await tx.fetch_one("SELECT COUNT(*) FROM event")
+        assert row
+        return int(row[0])
+
+    return await database.read(work)
+
+
+async def test_the_input_of_a_deleted_schedule_is_not_left_in_the_file(
+    config: OrchestratorConfig, authority: Authority, tmp_path: Path
+) -> None:
+    found = []
+    for deletes in (False, True):
+        async with orchestrator(config) as service, dial(authority, service.port) as channel:
+            await register(WorkflowServiceStub(channel))
+            schedules = ScheduleServiceStub(channel)
+            if deletes:
+                request = schedule_pb2.DeleteScheduleRequest(
+                    request_id="delete", schedule_id="yearly"
+                )
+                await schedules.DeleteSchedule(request, timeout=5)
+            else:
+                await schedules.CreateSchedule(yearly(), timeout=5)
+        found.append(_names_the_person(tmp_path))
+
+    assert found == [True, False]
+
+
+def yearly() -> schedule_pb2.CreateScheduleRequest:
+    request = schedule_pb2.CreateScheduleRequest(request_id="create")
+    given = {"order": PERSON, "by": "Ada"}
+    asked = {"schedule_id": "yearly", "workflow_id": "tell", "input": given}
+    values.fill(request, asked | {"interval_ms": 365 * 86_400_000})
+    return request

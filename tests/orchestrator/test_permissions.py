@@ -1,0 +1,145 @@
+"""Two clients, one of whom may start runs that look but not touch."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from opentelemetry.trace import NoOpTracer
+
+from anya.orchestrator.v1 import workflow_pb2 as pb
+from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceStub
+from mesh.breaker import Breakers
+from mesh.clock import SystemClock
+from mesh.config import TRUST_FILE
+from mesh.rpc.client import open_channel
+from mesh.rpc.interceptors import ClientRules
+from services.orchestrator.__main__ import orchestrator
+from tests.orchestrator.conftest import connect
+from tests.orchestrator.engine.definitions import READ, STORE, call, steps
+from tests.orchestrator.paying import finished, pay, payment, status, uuid7
+from tests.orchestrator.test_messages import is_at, signal
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
+    from mesh.testing import Authority
+    from services.orchestrator.config import OrchestratorConfig
+    from tests.orchestrator.servicers import Book
+
+TELLER = "spiffe://anya.internal/client/teller"
+LOOKS_THEN_KEEPS = steps(
+    call("look", READ), "pause\n    wait_for: {signal: approved}", call("keep", STORE)
+)
+
+
+def policy(runs: str) -> str:
+    """That of the mesh, and a teller whose runs may use these privileges."""
+    shipped = TRUST_FILE.read_text()
+    protocols, boundaries = shipped.split("boundaries:\n")
+    return (
+        f'{protocols.rstrip()}\n  teller: ["{TELLER}"]\n\nboundaries:\n'
+        "  - from: teller\n    to: orchestrator\n    max_class: pii\n    methods:\n"
+        "      anya.orchestrator.v1.WorkflowService/StartRun:\n"
+        f"        {{privilege: start_run, runs: {runs}}}\n"
+        "      anya.orchestrator.v1.PaymentService/SendVerifiedPayment:\n"
+        f"        {{privilege: start_payment, runs: {runs}}}\n"
+        f"{boundaries}"
+    )
+
+
+@pytest.fixture
+def bounded(config: OrchestratorConfig, tmp_path: Path) -> OrchestratorConfig:
+    trust = tmp_path / "trust.yaml"
+    trust.write_text(policy("[read_identity]"))
+    return replace(config, mesh=replace(config.mesh, trust_file=trust))
+
+
+@asynccontextmanager
+async def as_teller(authority: Authority, port: int) -> AsyncIterator[WorkflowServiceAsyncStub]:
+    rules = ClientRules(
+        target="orchestrator", tracer=NoOpTracer(), breakers=Breakers(SystemClock()), timeout=30.0
+    )
+    async with open_channel(f"127.0.0.1:{port}", rules, authority.issue(TELLER)) as channel:
+        yield WorkflowServiceStub(channel)
+
+
+def start(run_id: str) -> pb.StartRunRequest:
+    request = pb.StartRunRequest(request_id=run_id, workflow_id="example")
+    request.input.update({"did": "d"})
+    return request
+
+
+async def test_the_same_workflow_goes_as_far_as_its_starter_may(
+    bounded: OrchestratorConfig, authority: Authority, book: Book
+) -> None:
+    definition = pb.RegisterWorkflowRequest(definition=steps(call("look"), call("keep", STORE)))
+    async with (
+        orchestrator(bounded) as service,
+        connect(authority, service.port) as operator,
+        as_teller(authority, service.port) as teller,
+    ):
+        registered = await operator.RegisterWorkflow(definition, timeout=5)
+        ids = [uuid7(), uuid7()]
+        await teller.StartRun(start(ids[0]), timeout=5)
+        await operator.StartRun(start(ids[1]), timeout=5)
+        runs = [await finished(operator, run_id) for run_id in ids]
+
+    assert list(registered.privileges) == ["read_identity", "store_record"]
+    assert [status(run) for run in runs] == ["FAILED", "SUCCEEDED"]
+    assert (runs[0].steps[-1].error.code, runs[0].steps[-1].error.reason) == (
+        "PERMISSION_DENIED",
+        "NOT_GRANTED",
+    )
+    assert book.effects["StoreTransactionRecord"] == 1
+
+
+async def test_a_payment_by_who_may_not_spend_is_refused(
+    bounded: OrchestratorConfig, authority: Authority, book: Book
+) -> None:
+    request = payment()
+    async with (
+        orchestrator(bounded) as service,
+        connect(authority, service.port) as operator,
+        as_teller(authority, service.port) as teller,
+    ):
+        await teller.StartRun(request, timeout=5)
+        run = await finished(operator, request.request_id)
+        paid = await pay(operator, payment())
+
+    assert status(run) == "REFUSED"
+    assert status(paid) == "SUCCEEDED"
+    assert book.effects["SendPayment"] == 1
+
+
+async def test_a_run_keeps_its_ceiling_over_a_restart_under_another_policy(
+    bounded: OrchestratorConfig, authority: Authority, book: Book
+) -> None:
+    definition = pb.RegisterWorkflowRequest(definition=LOOKS_THEN_KEEPS)
+    early, late = uuid7(), uuid7()
+    async with (
+        orchestrator(bounded) as service,
+        connect(authority, service.port) as operator,
+        as_teller(authority, service.port) as teller,
+    ):
+        await operator.RegisterWorkflow(definition, timeout=5)
+        await teller.StartRun(start(early), timeout=5)
+        await is_at(operator, early, "WAITING")
+
+    bounded.mesh.trust_file.write_text(policy("[read_identity, store_record]"))
+    async with (
+        orchestrator(bounded) as service,
+        connect(authority, service.port) as operator,
+        as_teller(authority, service.port) as teller,
+    ):
+        await teller.StartRun(start(late), timeout=5)
+        for run_id in (early, late):
+            await operator.SignalRun(signal(run_id, run_id), timeout=5)
+        ends = [status(await finished(operator, run_id)) for run_id in (early, late)]
+
+    assert ends == ["FAILED", "SUCCEEDED"]
+    assert book.effects["StoreTransactionRecord"] == 1

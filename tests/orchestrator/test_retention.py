@@ -1,0 +1,378 @@
+"""What the journal lets go of, on both databases: whole runs, and what is about people."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mesh.data.idempotency import IdempotencyKey
+from mesh.errors import AlreadyExists, FailedPrecondition, NotFound, Reason
+from services.orchestrator.engine import message_checks
+from services.orchestrator.engine.activations import Signalled
+from services.orchestrator.engine.erase import MARK, WORD
+from services.orchestrator.engine.records import RecordKind
+from services.orchestrator.engine.start import StartRun, start
+from services.orchestrator.notifications import RunNotifier
+from services.orchestrator.registry import WorkflowRegistry
+from services.orchestrator.store import deletion, erasure
+from services.orchestrator.store.commits import NewRun
+from services.orchestrator.store.deletion import Deletion
+from services.orchestrator.store.erasure import Erasure
+from services.orchestrator.store.open import open_store
+from services.orchestrator.store.run_store import StartResult
+from tests.orchestrator.store.test_run_store import GIVEN, POLICY, Nobody, begin, fails
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from mesh.data.database import Database, Transaction
+    from services.orchestrator.store.definitions import StoredDefinition
+    from services.orchestrator.store.open import OrchestratorStore
+
+DAY_US = 86_400_000_000
+CALLER = "spiffe://caller"
+
+
+@asynccontextmanager
+async def opened(location: str) -> AsyncIterator[tuple[OrchestratorStore, WorkflowRegistry]]:
+    async with open_store(location) as journal:
+        catalogue = WorkflowRegistry(journal.definitions)
+        await catalogue.register_built_in()
+        async with journal.own(Nobody(), RunNotifier()):
+            yield journal, catalogue
+
+
+async def end_run(
+    journal: OrchestratorStore,
+    catalogue: WorkflowRegistry,
+    run_id: str = "run",
+    *,
+    days_ago: float = 100,
+) -> None:
+    """A run that failed so long ago by the database's clock."""
+    now_us = await now(journal.database)
+    at_us = now_us - int(days_ago * DAY_US)
+    ended = fails(await begin(journal.runs, catalogue, run_id, at_us=at_us))
+    await journal.runs.append(ended.state, 0, ended.records)
+
+
+async def now(database: Database) -> int:
+    async def work(tx: Transaction) -> int:
+        return await tx.now_ms() * 1000
+
+    return await database.read(work)
+
+
+async def call_for_people(journal: OrchestratorStore, run_id: str, status: str) -> None:
+    async def work(tx: Transaction) -> None:
+        await tx.execute("UPDATE run SET status = ? WHERE id = ?", status, run_id)
+
+    await journal.database.write(work)
+
+
+async def rows_of(database: Database, table: str) -> set[str]:
+    async def work(tx: Transaction) -> set[str]:
+        return {str(row[0]) for row in await tx.fetch(f"SELECT run FROM {table}")}  # noqa: S608
+
+    return await database.read(work)
+
+
+async def delete_all(journal: OrchestratorStore, days: float) -> None:
+    deleting = Deletion(journal.database)
+    while await deleting.delete_some(days):
+        pass
+
+
+async def erase_all(journal: OrchestratorStore, days: float) -> None:
+    erasing = Erasure(journal.database)
+    while due := await erasing.take_duties(days):
+        for run_id in due:
+            await erasing.finish(run_id)
+
+
+def key(request_id: str = "erase") -> IdempotencyKey:
+    return IdempotencyKey(CALLER, "EraseRun", request_id, request_id.encode())
+
+
+async def erase(journal: OrchestratorStore, run_id: str = "run", request_id: str = "erase") -> int:
+    """When it was erased."""
+    reply = await Erasure(journal.database).erase(
+        key(request_id), run_id, lambda at_us: str(at_us).encode()
+    )
+    return int(reply)
+
+
+async def test_whoever_asks_about_a_deleted_run_hears_that_it_was(location: str) -> None:
+    async with opened(location) as (journal, catalogue):
+        await end_run(journal, catalogue)
+        await delete_all(journal, days=30)
+
+        asked = [
+            journal.runs.load("run"),
+            journal.runs.has_ended("run"),
+            journal.runs.messages.send(
+                key("cancel"), "run", message_checks.cancel("", CALLER), b""
+            ),
+        ]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+
+    assert [getattr(answer, "reason", answer) for answer in answers] == [Reason.RUN_DELETED] * 3
+
+
+async def test_runs_that_ended_long_ago_are_deleted_with_all_that_belongs_to_them(
+    location: str,
+) -> None:
+    async with opened(location) as (journal, catalogue):
+        await end_run(journal, catalogue, "old", days_ago=31)
+        await end_run(journal, catalogue, "young", days_ago=29)
+        await begin(journal.runs, catalogue, "busy")
+
+        await delete_all(journal, days=30)
+
+        assert (await journal.runs.load("young")).row.status == "FAILED"
+        assert (await journal.runs.load("busy")).row.status == "RUNNING"
+        with pytest.raises(NotFound, match=r"'old' was deleted by retention on 20") as gone:
+            await journal.runs.load("old")
+        assert gone.value.reason == Reason.RUN_DELETED
+        assert await rows_of(journal.database, "journal") == {"young", "busy"}
+
+
+async def test_more_runs_than_one_commit_deletes_are_all_deleted(location: str) -> None:
+    count = 2 * deletion.PAGE + 3
+    async with opened(location) as (journal, catalogue):
+        for number in range(count):
+            await end_run(journal, catalogue, f"run-{number}", days_ago=40)
+
+        await delete_all(journal, days=30)
+
+        assert await rows_of(journal.database, "journal") == set()
+
+
+async def test_a_run_with_many_records_is_deleted_a_part_at_a_time(
+    location: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deletion, "MOST_RECORDS", 2)
+    async with opened(location) as (journal, catalogue):
+        await end_run(journal, catalogue, "large", days_ago=40)
+        deleting = Deletion(journal.database)
+
+        first = await deleting.delete_some(30)
+        left = await rows_of(journal.database, "journal")
+        with pytest.raises(NotFound):
+            await journal.runs.load("large")
+        while await deleting.delete_some(30):
+            pass
+
+        assert first
+        assert left == {"large"}
+        assert await rows_of(journal.database, "journal") == set()
+
+
+@pytest.mark.parametrize("status", ["NEEDS_ATTENTION", "COMPENSATION_FAILED"])
+async def test_a_run_that_somebody_must_look_at_is_neither_deleted_nor_erased_by_time(
+    location: str, status: str
+) -> None:
+    async with opened(location) as (journal, catalogue):
+        await end_run(journal, catalogue, "kept")
+        await call_for_people(journal, "kept", status)
+        await end_run(journal, catalogue, "other")
+
+        await erase_all(journal, days=1)
+        await delete_all(journal, days=1)
+
+        assert (await journal.runs.load("kept")).state.input == GIVEN
+        assert await rows_of(journal.database, "journal") == {"kept"}
+
+
+async def test_a_start_of_a_deleted_run_that_is_repeated_gets_its_first_reply(
+    location: str,
+) -> None:
+    async with opened(location) as (journal, catalogue):
+        await end_run(journal, catalogue, "old")
+        await delete_all(journal, days=30)
+
+        def prepare(stored: StoredDefinition) -> NewRun:
+            request = StartRun("old", GIVEN, None, "", CALLER)
+            workflow = catalogue.newest(stored)
+            turn = start(workflow, request, POLICY, network="regtest", at_us=1, jitter=0)
+            return NewRun(turn.state, tuple(turn.records), CALLER, "", owned=True)
+
+        started = await journal.runs.start(
+            IdempotencyKey(CALLER, "StartRun", "old", b"body"),
+            "assess_fraud_risk",
+            prepare,
+            lambda new: b"another",
+        )
+
+        assert started == StartResult(b"old", is_new=False)
+        with pytest.raises(NotFound, match="deleted by retention"):
+            await journal.runs.load("old")
+
+
+async def test_nobody_else_can_use_the_id_of_a_deleted_run(location: str) -> None:
+    async with opened(location) as (journal, catalogue):
+        await end_run(journal, catalogue, "old")
+        await delete_all(journal, days=30)
+
+        with pytest.raises(AlreadyExists):
+            await begin(journal.runs, catalogue, "old", caller="spiffe://another")
+
+        assert await rows_of(journal.database, "journal") == set()
+
+
+async def test_an_erased_run_folds_to_the_same_run_without_what_is_about_people(
+    location: str,
+) -> None:
+    async with opened(location) as (journal, catalogue):
+        await end_run(journal, catalogue)
+        before = await journal.runs.load("run")
+
+        erased_us = await erase(journal)
+        after = await journal.runs.load("run")
+
+    state, step = after.state, after.state.steps["identity"]
+    assert state.erased_us == erased_us
+    assert state.input == MARK
+    assert (state.status, state.finished_us) == ("FAILED", before.state.finished_us)
+    assert state.reason == after.row.reason == "identity: INVALID_ARGUMENT"
+    assert step.error is not None
+    assert (step.error.code, step.error.message) == ("INVALID_ARGUMENT", WORD)
+    assert step.input == dict.fromkeys(before.state.steps["identity"].input, MARK)
+    assert [(r.kind, r.path, r.at_us) for r in after.records[:-1]] == [
+        (r.kind, r.path, r.at_us) for r in before.records
+    ]
+
+
+async def test_a_run_is_erased_once_and_says_when_it_was(location: str) -> None:
+    async with opened(location) as (journal, catalogue):
+        await end_run(journal, catalogue)
+
+        first = await erase(journal)
+        again = await erase(journal)
+        by_another = await erase(journal, request_id="another")
+
+        assert first == again == by_another
+        kinds = [record.kind for record in (await journal.runs.load("run")).records]
+        assert kinds.count(RecordKind.ERASED) == 1
+
+
+async def test_a_run_that_has_something_to_do_is_not_erased(location: str) -> None:
+    async with opened(location) as (journal, catalogue):
+        begun = await begin(journal.runs, catalogue)
+
+        with pytest.raises(FailedPrecondition) as refused:
+            await erase(journal)
+        with pytest.raises(NotFound):
+            await erase(journal, "nothing", "other")
+
+        assert refused.value.reason == Reason.RUN_NOT_ENDED
+        assert (await journal.runs.load("run")).state == begun.state
+
+
+async def test_what_was_sent_to_an_erased_run_is_erased_too(location: str) -> None:
+    async with opened(location) as (journal, catalogue):
+        begun = await begin(journal.runs, catalogue)
+        sent = Signalled("approved", {"by": "did:key:z6MkPerson"}, "did:key:z6MkPerson")
+        await journal.runs.messages.send(key("signal"), "run", sent)
+        ended = fails(begun)
+        await journal.runs.append(ended.state, 0, ended.records)
+
+        await erase(journal)
+
+        (left,) = await journal.runs.messages.waiting("run", taken=0)
+        assert left == Signalled("approved", dict(MARK), WORD, position=1)
+
+
+async def test_runs_are_erased_some_days_after_their_end(location: str) -> None:
+    count = erasure.PAGE + 2
+    async with opened(location) as (journal, catalogue):
+        for number in range(count):
+            await end_run(journal, catalogue, f"old-{number}", days_ago=8)
+        await end_run(journal, catalogue, "young", days_ago=6)
+
+        await erase_all(journal, days=7)
+
+        for number in range(count):
+            assert (await journal.runs.load(f"old-{number}")).state.erased_us
+        assert (await journal.runs.load("young")).state.input == GIVEN
+
+
+@pytest.mark.parametrize("replaced", [0, 1, 2, 3, 4])
+async def test_an_erasure_that_was_broken_off_is_ended_by_whoever_finds_it(
+    location: str, replaced: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run has three records, and the one that says that it is erased."""
+    monkeypatch.setattr(erasure, "CHUNK", 1)
+    async with opened(location) as (journal, catalogue):
+        await end_run(journal, catalogue)
+        write, writes = journal.database.write, 0
+
+        async def break_off(work: object) -> object:
+            nonlocal writes
+            writes += 1
+            if writes > 1 + replaced:
+                raise KeyboardInterrupt
+            return await write(work)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(journal.database, "write", break_off)
+        with pytest.raises(KeyboardInterrupt):
+            await erase(journal)
+        monkeypatch.undo()
+
+    async with opened(location) as (journal, _):
+        found = await Erasure(journal.database).duties()
+        for run_id in found:
+            await Erasure(journal.database).finish(run_id)
+
+        left = await Erasure(journal.database).duties()
+        stored = await journal.runs.load("run")
+
+    assert found == ["run"]
+    assert left == []
+    assert stored.state.input == MARK
+    assert stored.row.reason == stored.state.reason == "identity: INVALID_ARGUMENT"
+
+
+DAMAGES = {
+    "a record gone": "DELETE FROM journal WHERE sequence = 2 AND payload <> ?",
+    "no JSON": "UPDATE journal SET payload = ? WHERE sequence = 2",
+    "an intent that is no message": "UPDATE journal SET payload = ? WHERE sequence = 1",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+async def test_nothing_is_left_of_records_that_cannot_be_read(location: str, damage: str) -> None:
+    async with opened(location) as (journal, catalogue):
+        await end_run(journal, catalogue)
+        start = (await journal.runs.load("run")).records[0].payload
+        raw = json.dumps(start | {"intent": "//8="}).encode() if "intent" in damage else b"?"
+        await journal.database.write(lambda tx: tx.execute(DAMAGES[damage], raw))
+
+        await erase(journal)
+
+        async def payloads(tx: Transaction) -> set[bytes]:
+            return {bytes(row[0]) for row in await tx.fetch("SELECT payload FROM journal")}
+
+        assert await journal.database.read(payloads) == {b'{"erased": true}'}
+
+
+async def test_a_message_that_cannot_be_read_is_erased_as_a_whole(location: str) -> None:
+    async with opened(location) as (journal, catalogue):
+        begun = await begin(journal.runs, catalogue)
+        await journal.runs.messages.send(key("signal"), "run", Signalled("approved", {}, ""))
+        ended = fails(begun)
+        await journal.runs.append(ended.state, 0, ended.records)
+        damage = "UPDATE message SET payload = ?"
+        await journal.database.write(lambda tx: tx.execute(damage, b"did:key:z6MkPerson"))
+
+        await erase(journal)
+
+        async def left(tx: Transaction) -> list[bytes]:
+            return [bytes(row[0]) for row in await tx.fetch("SELECT payload FROM message")]
+
+        assert await journal.database.read(left) == [b'{"erased": true}']
+        assert await Erasure(journal.database).duties() == []

@@ -1,0 +1,139 @@
+"""A start that waits: one call, answered with how the run ended, or how it stands."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+
+from anya.orchestrator.v1 import workflow_pb2 as pb
+from mesh.testing import eventually
+from services.orchestrator.servicers import waits
+from tests.orchestrator.conftest import two_replicas
+from tests.orchestrator.paying import payment, status
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
+    from mesh.testing import Authority
+    from services.orchestrator.config import OrchestratorConfig
+    from tests.orchestrator.servicers import Book
+
+
+def awaited(request: pb.StartRunRequest, seconds: float) -> pb.StartRunRequest:
+    """The same request by somebody who waits."""
+    patient = pb.StartRunRequest()
+    patient.CopyFrom(request)
+    patient.wait.FromMilliseconds(int(seconds * 1000))
+    return patient
+
+
+async def test_who_waits_is_answered_with_the_run_as_it_ended(
+    workflows: WorkflowServiceAsyncStub,
+) -> None:
+    request = payment()
+
+    reply = await workflows.StartRun(awaited(request, 20), timeout=30)
+
+    shown = await workflows.GetRun(pb.GetRunRequest(run_id=request.request_id), timeout=5)
+    assert status(reply.run) == "SUCCEEDED"
+    assert reply.run == shown.run
+    assert reply.status == reply.run.status
+    assert reply.run_id == request.request_id
+
+
+async def test_who_does_not_wait_is_answered_with_the_start_alone(
+    workflows: WorkflowServiceAsyncStub,
+) -> None:
+    reply = await workflows.StartRun(payment(), timeout=5)
+
+    assert not reply.HasField("run")
+    assert reply.status == pb.RUN_STATUS_RUNNING
+
+
+async def test_a_wait_that_is_over_tells_how_the_run_stands_and_a_retry_waits_anew(
+    workflows: WorkflowServiceAsyncStub, book: Book
+) -> None:
+    book.held["VerifyIdentity"] = asyncio.Event()
+    request = payment()
+
+    early = await workflows.StartRun(awaited(request, 0.1), timeout=30)
+    book.held["VerifyIdentity"].set()
+    late = await workflows.StartRun(awaited(request, 20), timeout=30)
+
+    assert status(early.run) == "RUNNING"
+    assert [step.path for step in early.run.steps] == ["verify_sender"]
+    assert status(late.run) == "SUCCEEDED"
+    assert book.effects["SendPayment"] == 1
+
+
+async def test_the_answer_comes_before_the_deadline_of_the_call(
+    workflows: WorkflowServiceAsyncStub, book: Book
+) -> None:
+    book.held["VerifyIdentity"] = asyncio.Event()
+
+    reply = await workflows.StartRun(awaited(payment(), 60), timeout=2)
+
+    book.held["VerifyIdentity"].set()
+    assert status(reply.run) == "RUNNING"
+
+
+async def test_who_waits_for_a_run_that_has_ended_is_answered_at_once(
+    workflows: WorkflowServiceAsyncStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = awaited(payment(), 20)
+    first = await workflows.StartRun(request, timeout=30)
+    monkeypatch.setattr(waits, "LOOK_AGAIN", 60)
+
+    again = await workflows.StartRun(request, timeout=10)
+
+    assert again == first
+
+
+async def test_the_end_of_a_run_that_another_replica_drives_is_heard_of(
+    config: OrchestratorConfig,
+    authority: Authority,
+    book: Book,
+    tmp_path: Path,
+    new_postgres_database: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(waits, "LOOK_AGAIN", 60)  # so that looking cannot be how it is heard
+    book.held["VerifyIdentity"] = asyncio.Event()
+    request = payment()
+
+    async with two_replicas(new_postgres_database, config, authority) as (workflows, others):
+        await workflows.StartRun(request, timeout=5)
+        await eventually(lambda: len(book.requests("VerifyIdentity")) == 1)
+        waiting = asyncio.ensure_future(others.StartRun(awaited(request, 20), timeout=25))
+        early = await others.StartRun(awaited(request, 0.1), timeout=5)
+        book.held["VerifyIdentity"].set()
+        late = await waiting
+
+    assert status(early.run) == "RUNNING"
+    assert status(late.run) == "SUCCEEDED"
+    assert book.effects["SendPayment"] == 1
+
+
+async def test_a_caller_that_stops_waiting_stops_nothing(
+    workflows: WorkflowServiceAsyncStub, book: Book
+) -> None:
+    book.held["VerifyIdentity"] = asyncio.Event()
+    request = awaited(payment(), 20)
+    call = workflows.StartRun(request, timeout=30)
+    await eventually(lambda: len(book.requests("VerifyIdentity")) == 1)
+
+    call.cancel()
+    book.held["VerifyIdentity"].set()
+
+    reply = await workflows.StartRun(request, timeout=30)
+    assert status(reply.run) == "SUCCEEDED"
+    assert len(book.requests("VerifyIdentity")) == 1
+
+
+async def test_nobody_waits_for_less_than_nothing(workflows: WorkflowServiceAsyncStub) -> None:
+    with pytest.raises(grpc.aio.AioRpcError, match="wait must not be negative"):
+        await workflows.StartRun(awaited(payment(), -1), timeout=5)

@@ -1,0 +1,226 @@
+"""WatchRun's changes: put together they are the run, and one costs the same in whatever run."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from hypothesis import given, settings
+
+from anya.orchestrator.v1 import workflow_pb2 as pb
+from cli import resumption
+from cli.runs import RunFollower
+from mesh.testing import eventually
+from services.orchestrator.engine import erase
+from services.orchestrator.engine.activations import Signalled
+from services.orchestrator.engine.cause import cause
+from services.orchestrator.engine.fold import evolve
+from services.orchestrator.engine.model import RunState
+from services.orchestrator.engine.records import Record, RecordKind, decode
+from services.orchestrator.servicers import views
+from services.orchestrator.servicers.watching import format_update
+from tests.orchestrator.engine.cost import lines_run
+from tests.orchestrator.engine.definitions import EVERYTHING, NESTED
+from tests.orchestrator.engine.engine_run import Drive, paying, run_of
+from tests.orchestrator.engine.test_redrive_properties import HAPPENINGS, Services, live
+from tests.orchestrator.paying import payment
+from tests.orchestrator.test_messages import ASKS, begin, is_at, signal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
+
+TRACE = "a" * 32
+ITEMS = 1000  # two steps each
+MANY: dict[str, Any] = {
+    "id": "many",
+    "name": "Many steps",
+    "steps": [
+        {"id": "begin", "wait_for": {"signal": "go"}},
+        {
+            "id": "each",
+            "for_each": {
+                "items": "{{input.items}}",
+                "max_concurrency": 1,
+                "steps": [
+                    {"id": "told", "set": {"text": "item {{index}}"}},
+                    {"id": "again", "set": {"text": "{{steps.told.text}} again"}},
+                ],
+            },
+        },
+    ],
+}
+
+
+def stored(records: Sequence[Record]) -> list[Record]:
+    """As the journal gives them back."""
+    return [decode(*record[:5], record.encoded) for record in records]
+
+
+def erased(run: Drive) -> list[Record]:
+    """The journal of the same run once it is erased."""
+    why = cause(run.state)
+    records = list(erase.erase(run.journal, why))
+    end = Record.write(
+        len(records) + 1, RecordKind.ERASED, "", 0, run.now_us, {"by": "me", "cause": why}
+    )
+    return [*records, end]
+
+
+def check_changes_are_the_run(records: Sequence[Record]) -> None:
+    state, followed = RunState("run"), RunFollower()
+    for record in stored(records):
+        evolve(state, record)
+        followed.hear(format_update(state, record, TRACE, pb.RUN_VIEW_CHANGES))
+        assert followed.run == views.format_state(state, TRACE, pb.RUN_VIEW_FULL), record
+
+
+@pytest.mark.parametrize("text", [EVERYTHING, NESTED], ids=["everything", "nested"])
+@settings(deadline=None, max_examples=40)
+@given(happenings=HAPPENINGS)
+def test_whatever_happens_to_a_run_its_changes_put_together_are_the_run(
+    text: str, happenings: list[tuple[int, str]]
+) -> None:
+    run = run_of(text, did="d")
+    live(run, Services(), happenings)
+
+    check_changes_are_the_run(run.journal)
+    if run.state.finished:
+        check_changes_are_the_run(erased(run))
+
+
+def test_the_changes_of_a_payment_and_its_erasure_put_together_are_the_run() -> None:
+    run = paying()
+    run.finish()
+
+    check_changes_are_the_run(run.journal)
+    check_changes_are_the_run(erased(run))
+    assert run.status == "SUCCEEDED"
+
+
+def test_who_saw_a_run_before_it_was_erased_is_told_the_whole_of_what_is_left() -> None:
+    run = paying()
+    run.finish()
+    state = RunState("run")
+    *_, last = stored(erased(run))
+    for record in stored(erased(run)):
+        evolve(state, record)
+
+    told = format_update(state, last, TRACE, pb.RUN_VIEW_CHANGES)
+
+    assert told.view == pb.RUN_VIEW_FULL
+    assert told.run == views.format_state(state, TRACE, pb.RUN_VIEW_FULL)
+
+
+def test_a_change_of_a_large_run_takes_no_more_time_than_one_of_a_small_run() -> None:
+    short, long = costs_of_changes(items=5), costs_of_changes(items=500)
+
+    assert (len(short), len(long)) == (10, 1000)
+    assert sum(long) / len(long) <= 1.1 * sum(short) / len(short)
+
+
+def costs_of_changes(items: int) -> list[int]:
+    """Lines of Python that are run to tell of each record of an item."""
+    run = run_of(json.dumps(MANY), items=["a"] * items)
+    run.take(Signalled("go", {}, "", 1))
+    state, costs = RunState("run"), []
+    for record in stored(run.journal):
+        evolve(state, record)
+        if record.path.startswith("each["):
+            tell = partial(format_update, state, record, TRACE, pb.RUN_VIEW_CHANGES)
+            costs.append(lines_run(tell))
+    return costs
+
+
+async def begin_many(workflows: WorkflowServiceAsyncStub, run_id: str) -> None:
+    definition = json.dumps(MANY)
+    await workflows.RegisterWorkflow(pb.RegisterWorkflowRequest(definition=definition), timeout=5)
+    request = pb.StartRunRequest(request_id=run_id, workflow_id="many")
+    request.input.update({"items": ["a"] * ITEMS})
+    await workflows.StartRun(request, timeout=5)
+
+
+async def let_go(workflows: WorkflowServiceAsyncStub, run_id: str) -> None:
+    sent = pb.SignalRunRequest(request_id="s", run_id=run_id, signal="go")
+    await workflows.SignalRun(sent, timeout=5)
+
+
+async def test_a_change_of_two_thousand_steps_is_as_small_as_the_first_and_the_watch_resumes(
+    workflows: WorkflowServiceAsyncStub,
+) -> None:
+    await begin_many(workflows, "run")
+    wanted = pb.WatchRunRequest(run_id="run", view=pb.RUN_VIEW_CHANGES)
+    watch = workflows.WatchRun(wanted, timeout=60)
+    seen, followed = [await anext(aiter(watch))], RunFollower()
+    await let_go(workflows, "run")
+
+    async for told in watch:
+        seen.append(told)
+        if len(seen) == ITEMS:
+            break
+    watch.cancel()
+    wanted.after_sequence = seen[-1].sequence
+    seen += [told async for told in workflows.WatchRun(wanted, timeout=60)]
+
+    for told in seen:
+        followed.hear(told)
+    shown = (await workflows.GetRun(pb.GetRunRequest(run_id="run"), timeout=20)).run
+    assert followed.run == shown
+    assert len(shown.steps) > 2 * ITEMS
+    assert [told.sequence for told in seen] == list(range(1, len(seen) + 1))
+    first, *others = seen
+    assert first.view == pb.RUN_VIEW_FULL
+    assert first.run.input == shown.input
+    assert {told.view for told in others} == {pb.RUN_VIEW_CHANGES}
+    inner = [
+        told.ByteSize() for told in others if {"each["} & {step.path[:5] for step in told.run.steps}
+    ]
+    assert len(inner) == 2 * ITEMS
+    assert max(inner) <= min(inner) + 20  # digits of numbers
+    assert shown.ByteSize() > 500 * max(inner)
+
+
+async def test_changes_are_told_by_a_watch_alone(workflows: WorkflowServiceAsyncStub) -> None:
+    request = payment()
+    waits = pb.StartRunRequest()
+    waits.CopyFrom(request)
+    waits.view = pb.RUN_VIEW_CHANGES
+    shows = pb.GetRunRequest(run_id=request.request_id, view=pb.RUN_VIEW_CHANGES)
+
+    with pytest.raises(grpc.aio.AioRpcError, match="for WatchRun alone") as started:
+        await workflows.StartRun(waits, timeout=5)
+    with pytest.raises(grpc.aio.AioRpcError, match="for WatchRun alone") as shown:
+        await workflows.GetRun(shows, timeout=5)
+
+    for refused in (started, shown):
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_client_follows_a_run_that_has_nothing_to_tell_for_as_long_as_it_takes(
+    workflows: WorkflowServiceAsyncStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resumption, "PATIENCE", 0.0)
+    run_id = await begin(workflows, ASKS)
+    await is_at(workflows, run_id, "WAITING")
+    opened: list[int] = []
+
+    def open_after(sequence: int) -> Any:
+        opened.append(sequence)
+        request = pb.WatchRunRequest(run_id=run_id, after_sequence=sequence)
+        return workflows.WatchRun(request, timeout=0.1)
+
+    async def follow() -> list[pb.WatchRunResponse]:
+        return [told async for told in resumption.resumed(open_after)]
+
+    following = asyncio.create_task(follow())
+    await eventually(lambda: len(opened) > 3 or following.done())
+    await workflows.SignalRun(signal(run_id), timeout=5)
+    told = await following
+
+    assert told[-1].run.status == pb.RUN_STATUS_SUCCEEDED
+    assert [one.sequence for one in told] == list(range(1, len(told) + 1))

@@ -1,0 +1,292 @@
+"""Messages that are stored with the turn they lead to: both or neither, whoever else sends."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from copy import deepcopy
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+
+from mesh.data.idempotency import IdempotencyKey
+from mesh.errors import ResourceExhausted
+from mesh.testing import eventually, reason
+from services.orchestrator.__main__ import orchestrator
+from services.orchestrator.engine.activations import CancelRequested, Signalled
+from services.orchestrator.engine.model import RunStatus
+from services.orchestrator.engine.records import RecordKind
+from services.orchestrator.engine.start import StartRun
+from services.orchestrator.engine.transition import Transition
+from services.orchestrator.store import messages
+from services.orchestrator.store.commits import Envelope
+from services.orchestrator.store.run_store import FencedError
+from services.orchestrator.worker import pollers
+from tests.orchestrator.conftest import connect, two_replicas
+from tests.orchestrator.engine.definitions import STORE, call, steps
+from tests.orchestrator.paying import finished, status
+from tests.orchestrator.schedules.scheduling import Replica, replica
+from tests.orchestrator.store.test_run_store import POLICY, begin, journal
+from tests.orchestrator.test_messages import begin as begin_run
+from tests.orchestrator.test_messages import is_at
+from tests.orchestrator.test_messages import signal as signal_to
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from mesh.testing import Authority
+    from services.orchestrator.config import OrchestratorConfig
+    from services.orchestrator.store.run_store import RunStore
+    from tests.orchestrator.servicers import Book
+
+CALLER = "spiffe://caller"
+SENDERS = 20
+
+
+def key(request_id: str, body: bytes = b"body") -> IdempotencyKey:
+    return IdempotencyKey(CALLER, "SignalRun", request_id, body)
+
+
+def named(name: str, position: int = 0) -> Signalled:
+    return Signalled(name, {"number": 1}, "", position)
+
+
+def taking(begun: Transition, message: Signalled) -> Transition:
+    """The turn after this one, in which the message is taken; this one's state stays as it is."""
+    following = Transition(begun.workflow, deepcopy(begun.state), POLICY, begun.at_us + 1, 0)
+    following.take(message)
+    return following
+
+
+async def deliver(
+    runs: RunStore, begun: Transition, message: Signalled, sender: IdempotencyKey
+) -> bool:
+    turn = taking(begun, message)
+    return await runs.deliver(turn.state, 0, turn.records, Envelope(message, sender, b"reply"))
+
+
+async def test_a_message_is_stored_with_its_turn_and_its_reply_once(location: str) -> None:
+    async with journal(location) as (runs, catalogue):
+        begun = await begin(runs, catalogue)
+
+        first = await deliver(runs, begun, named("one", 1), key("a"))
+        again = await deliver(runs, begun, named("one", 1), key("a"))
+        stored = await runs.load("run")
+        waiting = await runs.messages.waiting("run", taken=0)
+        answer = await runs.messages.send(key("a"), "run", named("one"))
+        behind = await runs.messages.waiting("run", taken=1)
+
+    assert (first, again) == (True, True)
+    assert stored.state == taking(begun, named("one", 1)).state
+    assert waiting == [named("one", 1)]
+    assert (answer.reply, behind) == (b"reply", [])
+
+
+@pytest.mark.parametrize("hindrance", ["another", "same key", "too many"])
+async def test_a_message_that_must_not_be_stored_leaves_no_turn(
+    location: str, hindrance: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with journal(location) as (runs, catalogue):
+        begun = await begin(runs, catalogue)
+        await begin(runs, catalogue, "other")
+        if hindrance == "another":
+            await runs.messages.send(key("b"), "run", named("two"))
+        if hindrance == "same key":
+            await runs.messages.send(key("a"), "other", named("one"))
+        if hindrance == "too many":
+            monkeypatch.setattr(messages, "MAX_SIGNALS", 0)
+        sent = await runs.messages.waiting("run", taken=0)
+
+        delivered = await deliver(runs, begun, named("one", 1), key("a"))
+
+        assert not delivered
+        assert (await runs.load("run")).state == begun.state
+        assert await runs.messages.waiting("run", taken=0) == sent
+        if hindrance != "same key":
+            assert await runs.messages.first_reply(key("a")) is None
+
+
+async def test_one_that_must_not_be_stored_holds_up_nothing_of_its_commit(location: str) -> None:
+    async with journal(location) as (runs, catalogue):
+        begun = [await begin(runs, catalogue, f"run-{number}") for number in range(6)]
+        await runs.messages.send(key("before"), "run-3", named("two"))
+
+        delivered = await asyncio.gather(
+            *(
+                deliver(runs, turn, named("one", 1), key("a" if number < 2 else f"a{number}"))
+                for number, turn in enumerate(begun)
+            )
+        )
+
+        counts = [len(await runs.messages.waiting(turn.state.run_id, taken=0)) for turn in begun]
+    assert sorted(delivered[:2]) == [False, True]  # of one key
+    assert delivered[2:] == [True, False, True, True]
+    assert [counts[0] + counts[1], *counts[2:]] == [1] * 5
+
+
+async def test_who_lost_a_run_delivers_nothing_to_it(location: str) -> None:
+    async with journal(location) as (runs, catalogue):
+        begun = await begin(runs, catalogue)
+
+    async with journal(location) as (runs, _):
+        await runs.claim(10)
+
+        with pytest.raises(FencedError):
+            await deliver(runs, begun, named("one", 1), key("a"))
+        assert await runs.messages.waiting("run", taken=0) == []
+
+
+@asynccontextmanager
+async def waiting_run(config: OrchestratorConfig, location: str, waits: int) -> AsyncIterator[Any]:
+    """A run that waits for a signal so many times, and the replica that drives it."""
+    async with replica(config, location) as here:
+        names = (f"s{number}\n    wait_for: {{signal: approved}}" for number in range(waits))
+        await here.catalogue.register(steps(*names))
+        request = StartRun("run", {}, None, "", CALLER)
+        await here.runner.start(
+            IdempotencyKey(CALLER, "StartRun", "run", b""), "example", request, "", lambda _: b""
+        )
+        yield here
+
+
+async def sequence(here: Replica) -> int:
+    return (await here.journal.runs.load("run")).state.sequence
+
+
+async def send(here: Replica, request_id: str, name: str = "approved") -> bytes:
+    return await here.runner.send(key(request_id), "run", Signalled(name, {}, ""), b"reply")
+
+
+async def test_the_sender_is_answered_once_its_turn_is_stored(
+    location: str, config: OrchestratorConfig
+) -> None:
+    async with waiting_run(config, location, 2) as here:
+        for number in range(2):
+            reply = await send(here, f"a{number}")
+
+            state = (await here.journal.runs.load("run")).state
+            assert reply == b"reply"
+            assert state.taken == number + 1
+        assert state.status == RunStatus.SUCCEEDED
+
+
+async def test_many_who_send_at_once_are_each_heard_once(
+    location: str, config: OrchestratorConfig
+) -> None:
+    async with waiting_run(config, location, SENDERS) as here:
+        twice = [f"a{number}" for number in range(SENDERS)] * 2
+
+        await asyncio.gather(*(send(here, request_id) for request_id in twice))
+
+        await eventually(lambda: here.journal.runs.has_ended("run"))
+        stored = await here.journal.runs.load("run")
+    taken = [one.payload["position"] for one in stored.records if one.kind is RecordKind.SIGNAL]
+    assert stored.state.status == RunStatus.SUCCEEDED
+    assert taken == list(range(1, SENDERS + 1))
+
+
+async def test_many_who_send_by_two_replicas_at_once_are_each_heard_once(
+    new_postgres_database: str, config: OrchestratorConfig, tmp_path: Path
+) -> None:
+    elsewhere = replace(config, mesh=replace(config.mesh, home=tmp_path / "elsewhere"))
+    async with (
+        waiting_run(config, new_postgres_database, SENDERS) as here,
+        replica(elsewhere, new_postgres_database) as there,
+    ):
+        ids = [f"a{number}" for number in range(SENDERS)]
+
+        await asyncio.gather(*(send(at, request_id) for request_id in ids for at in (here, there)))
+
+        await eventually(lambda: here.journal.runs.has_ended("run"))
+        stored = await here.journal.runs.load("run")
+        sent = await here.journal.runs.messages.waiting("run", taken=0)
+    taken = [one.payload["position"] for one in stored.records if one.kind is RecordKind.SIGNAL]
+    assert stored.state.status == RunStatus.SUCCEEDED
+    assert taken == list(range(1, SENDERS + 1))
+    assert len(sent) == SENDERS
+
+
+async def test_a_run_that_takes_no_more_signals_goes_on(
+    location: str, config: OrchestratorConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(messages, "MAX_SIGNALS", 2)
+    async with waiting_run(config, location, 3) as here:
+        for request_id in ("a", "b"):
+            await send(here, request_id)
+
+        with pytest.raises(ResourceExhausted):
+            await send(here, "c")
+        await send(here, "a")  # again
+        await here.runner.send(key("d"), "run", CancelRequested("enough", "who"))
+
+        await eventually(lambda: here.journal.runs.has_ended("run"))
+        state = (await here.journal.runs.load("run")).state
+    assert (state.status, state.taken) == (RunStatus.CANCELLED, 3)
+
+
+async def test_a_key_that_was_used_with_another_body_is_refused(
+    location: str, config: OrchestratorConfig, authority: Authority
+) -> None:
+    waits = steps(*(f"s{number}\n    wait_for: {{signal: approved}}" for number in range(2)))
+    async with (
+        orchestrator(replace(config, database=location)) as service,
+        connect(authority, service.port) as workflows,
+    ):
+        run_id, other = [await begin_run(workflows, waits) for _ in range(2)]
+        await workflows.SignalRun(signal_to(run_id, "used"), timeout=5)
+
+        for one in (run_id, other):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await workflows.SignalRun(signal_to(one, "used", "another"), timeout=5)
+            assert reason(caught.value) == "REQUEST_ID_REUSED"
+        for one, request_id in ((run_id, "a"), (other, "b"), (other, "c")):
+            await workflows.SignalRun(signal_to(one, request_id), timeout=5)
+        runs = [await finished(workflows, one) for one in (run_id, other)]
+
+    assert {status(run) for run in runs} == {"SUCCEEDED"}
+
+
+async def test_a_signal_during_a_call_is_answered_before_the_call_is(
+    location: str, config: OrchestratorConfig, authority: Authority, book: Book
+) -> None:
+    book.held["StoreTransactionRecord"] = asyncio.Event()
+    both = steps(call("keep", STORE), "answer\n    wait_for: {signal: approved}")
+    async with (
+        orchestrator(replace(config, database=location)) as service,
+        connect(authority, service.port) as workflows,
+    ):
+        run_id = await begin_run(workflows, both, did="d")
+        await eventually(lambda: bool(book.requests("StoreTransactionRecord")))
+
+        await workflows.SignalRun(signal_to(run_id), timeout=1)
+        book.held["StoreTransactionRecord"].set()
+
+        assert status(await finished(workflows, run_id)) == "SUCCEEDED"
+
+
+@pytest.mark.parametrize("size", [10, 10_000], ids=["told", "too large to be told"])
+async def test_what_is_sent_through_another_replica_is_heard_at_once_whatever_its_size(
+    new_postgres_database: str,
+    config: OrchestratorConfig,
+    authority: Authority,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    size: int,
+) -> None:
+    monkeypatch.setattr(
+        pollers, "INBOX_POLL_INTERVAL_S", 60.0
+    )  # so that nothing but a word wakes it
+    async with two_replicas(new_postgres_database, config, authority) as (workflows, others):
+        run_id = await begin_run(workflows, steps("answer\n    wait_for: {signal: approved}"))
+        await is_at(workflows, run_id, "WAITING")
+        sent = signal_to(run_id)
+        sent.payload.update({"text": "Zoë  said 1 2\n" + "x" * size})
+
+        await others.SignalRun(sent, timeout=5)
+
+        run = await finished(workflows, run_id)
+
+    assert run.steps[0].output["payload"] == sent.payload

@@ -1,0 +1,208 @@
+"""What is sent to a run whose only call is under way: taken at once, on both stores."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mesh.data.idempotency import IdempotencyKey
+from mesh.testing import eventually
+from services.orchestrator.engine.activations import CancelRequested, Signalled
+from services.orchestrator.engine.model import RunStatus
+from services.orchestrator.engine.records import Record, RecordKind
+from services.orchestrator.engine.start import StartRun
+from services.orchestrator.store.run_store import FencedError
+from tests.orchestrator.engine.definitions import STORE, UNDO, call, steps
+from tests.orchestrator.schedules.scheduling import replica
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from services.orchestrator.config import OrchestratorConfig
+    from services.orchestrator.engine.model import RunState
+    from services.orchestrator.store.commits import Envelope
+    from services.orchestrator.store.messages import Message
+    from tests.orchestrator.schedules.scheduling import Replica
+    from tests.orchestrator.servicers import Book
+
+LOOKS = steps(call("look"), call("keep", STORE))
+KEEPS = steps(call("keep", STORE, UNDO), call("look"))
+ASKS = steps(call("look"), "answer\n    wait_for: {signal: approved}")
+READS, KEEP = "ExtractIdentityFeatures", "StoreTransactionRecord"
+CANCEL = CancelRequested("enough", "spiffe://caller")
+SIGNAL = Signalled("approved", {}, "")
+
+
+@pytest.fixture
+async def here(location: str, config: OrchestratorConfig) -> AsyncIterator[Replica]:
+    """Patient: no call ends before it is answered or left."""
+    patient = replace(config.policy, attempt_timeout=60.0, step_timeout=60.0)
+    async with replica(replace(config, policy=patient), location) as here:
+        yield here
+
+
+@pytest.fixture
+def answers(book: Book) -> asyncio.Event:
+    """Lets the answers of all calls go."""
+    book.held = dict.fromkeys((READS, KEEP), asyncio.Event())
+    return book.held[READS]
+
+
+def key(method: str, request_id: str) -> IdempotencyKey:
+    return IdempotencyKey("spiffe://caller", method, request_id, b"")
+
+
+async def begin(here: Replica, book: Book, text: str) -> None:
+    """A run whose first call is under way."""
+    await here.catalogue.register(text)
+    request = StartRun("run", {"did": "d"}, None, "", "spiffe://caller")
+    await here.runner.start(key("StartRun", "run"), "example", request, "", lambda _: b"")
+    await eventually(lambda: bool(book.calls))
+
+
+async def send(here: Replica, message: Message, request_id: str = "m") -> None:
+    await here.runner.send(key("Send", request_id), "run", message)
+
+
+async def kinds(here: Replica) -> list[RecordKind]:
+    return [record.kind for record in (await here.journal.runs.load("run")).records]
+
+
+async def end(here: Replica) -> RunState:
+    await eventually(lambda: here.journal.runs.has_ended("run"))
+    return (await here.journal.runs.load("run")).state
+
+
+@pytest.mark.usefixtures("answers")
+async def test_a_cancel_during_a_call_that_only_reads_ends_the_run_without_its_answer(
+    here: Replica, book: Book
+) -> None:
+    await begin(here, book, LOOKS)
+
+    await send(here, CANCEL)
+    state = await end(here)
+
+    assert state.status is RunStatus.CANCELLED
+    assert len(book.calls) == 1
+
+
+async def test_a_cancel_during_a_call_with_an_effect_is_journalled_before_its_answer(
+    here: Replica, book: Book, answers: asyncio.Event
+) -> None:
+    async def is_journalled() -> bool:
+        return RecordKind.CANCEL_RUN in await kinds(here)
+
+    await begin(here, book, KEEPS)
+
+    await send(here, CANCEL)
+    await eventually(is_journalled)
+    answers.set()
+    state = await end(here)
+
+    assert state.status is RunStatus.COMPENSATED
+    assert {step.attempt for step in state.steps.values()} == {1}
+    assert [method for method, _ in book.calls] == [KEEP, KEEP]
+
+
+async def test_each_signal_during_a_call_is_journalled_before_its_answer(
+    here: Replica, book: Book, answers: asyncio.Event
+) -> None:
+    await begin(here, book, ASKS)
+
+    for number in (1, 2, 3):
+        await send(here, SIGNAL, f"s{number}")
+
+        async def is_journalled(number: int = number) -> bool:
+            return (await kinds(here)).count(RecordKind.SIGNAL) == number
+
+        await eventually(is_journalled)
+    answers.set()
+    state = await end(here)
+
+    assert state.status is RunStatus.SUCCEEDED
+    assert [method for method, _ in book.calls] == [READS]
+
+
+async def test_an_answer_waits_for_the_turn_of_what_was_sent_before_it(
+    here: Replica, book: Book, answers: asyncio.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored, may_store = asyncio.Event(), asyncio.Event()
+
+    async def hold() -> None:
+        stored.set()
+        await may_store.wait()
+
+    await begin(here, book, KEEPS)
+    before_a_cancel(here, monkeypatch, hold)
+
+    sent = asyncio.create_task(send(here, CANCEL))
+    await stored.wait()
+    answers.set()
+    await eventually(lambda: book.effects[KEEP] == 1)
+    may_store.set()
+    await sent
+    state = await end(here)
+
+    assert state.status is RunStatus.COMPENSATED
+    found = await kinds(here)
+    assert found.index(RecordKind.CANCEL_RUN) < found.index(RecordKind.STEP_DONE)
+
+
+@pytest.mark.usefixtures("answers")
+async def test_who_hears_beside_a_call_that_the_run_is_not_its_own_drops_it(
+    here: Replica, book: Book, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lose() -> None:
+        raise FencedError("run")
+
+    await begin(here, book, LOOKS)
+    before_a_cancel(here, monkeypatch, lose)
+
+    await send(here, CANCEL)
+    await eventually(lambda: not here.runner.drives("run"))
+
+    assert RecordKind.CANCEL_RUN not in await kinds(here)
+
+
+@pytest.mark.usefixtures("answers")
+async def test_who_abandons_its_runs_takes_no_mail_for_them(
+    here: Replica, book: Book, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taking, ended = asyncio.Event(), asyncio.Event()
+
+    async def take_long() -> None:
+        taking.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    await begin(here, book, LOOKS)
+    before_a_cancel(here, monkeypatch, take_long)
+
+    sent = asyncio.create_task(send(here, CANCEL))
+    await taking.wait()
+    here.runner.abandon()
+    await eventually(ended.is_set)
+    await sent
+
+    assert RecordKind.CANCEL_RUN not in await kinds(here)
+
+
+def before_a_cancel(
+    here: Replica, monkeypatch: pytest.MonkeyPatch, first: Callable[[], Any]
+) -> None:
+    """Have ``first`` happen before a cancel of a run is stored, and what it leads to."""
+    deliver = here.journal.runs.deliver
+
+    async def later(
+        state: RunState, epoch: int, records: Sequence[Record], letter: Envelope
+    ) -> bool:
+        if any(record.kind is RecordKind.CANCEL_RUN for record in records):
+            await first()
+        return await deliver(state, epoch, records, letter)
+
+    monkeypatch.setattr(here.journal.runs, "deliver", later)

@@ -1,0 +1,71 @@
+"""A run that is sent something just as it falls asleep: it is told, or it is taken up again."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING
+
+from mesh.data.idempotency import IdempotencyKey
+from mesh.testing import eventually
+from services.orchestrator.engine.activations import Signalled
+from services.orchestrator.engine.model import RunStatus
+from services.orchestrator.engine.start import StartRun
+from services.orchestrator.store.suspension import Suspensions
+from services.orchestrator.worker import executor, worker
+from tests.orchestrator.engine.definitions import steps
+from tests.orchestrator.schedules.scheduling import replica
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+    from mesh.data.database import Transaction
+    from services.orchestrator.config import OrchestratorConfig
+    from services.orchestrator.engine.model import RunState
+
+CALLER = "spiffe://caller"
+ASKS = steps("answer\n    wait_for: {signal: approved}")
+
+
+class Watched(Suspensions):
+    """Tells when a run is about to fall asleep."""
+
+    asked = False
+
+    async def suspend(self, state: RunState, epoch: int, wake_us: int, *, heard: int = 0) -> bool:
+        self.asked = True
+        return await super().suspend(state, epoch, wake_us, heard=heard)
+
+
+async def test_a_signal_of_the_commit_in_which_its_run_falls_asleep_wakes_it(
+    tmp_path: Path, config: OrchestratorConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executor, "AHEAD", 0.0)
+    monkeypatch.setattr(worker, "IDLE", 0.05)
+    may_write = threading.Event()
+
+    async def hold(_: Transaction) -> None:
+        may_write.wait()
+
+    async with replica(config, str(tmp_path / "store.db")) as here:
+        runs, sleep = here.journal.runs, Watched(here.journal.database)
+        runs.sleep = sleep
+        await here.catalogue.register(ASKS)
+        request = StartRun("run", {}, None, "", CALLER)
+        key = IdempotencyKey(CALLER, "StartRun", "run", b"")
+        await here.runner.start(key, "example", request, "", lambda _: b"")
+        held = asyncio.create_task(here.journal.database.write(hold))
+        await eventually(lambda: sleep.asked)
+
+        key = IdempotencyKey(CALLER, "SignalRun", "s", b"")
+        sent = asyncio.create_task(here.runner.send(key, "run", Signalled("approved", {}, "")))
+        await asyncio.sleep(0)  # it is asked for, behind the other
+        may_write.set()
+        await asyncio.gather(held, sent)
+
+        await eventually(lambda: runs.has_ended("run"))
+        ended = (await runs.load("run")).state
+
+    assert ended.status is RunStatus.SUCCEEDED

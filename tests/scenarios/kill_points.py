@@ -1,0 +1,132 @@
+"""A mesh with a town on it, whose services are killed or stopped at a chosen point of a payment."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from anya.bitcoin.v1 import chain_pb2, regtest_pb2
+from anya.bitcoin.v1.chain_pb2_grpc import ChainServiceStub
+from anya.bitcoin.v1.regtest_pb2_grpc import RegtestServiceStub
+from cli import payment
+from cli.connection import connect
+from cli.home import SERVICES, Home
+from cli.supervisor import control
+from mesh.testing import eventually
+from tests.faults import evidence, funded_mesh
+from tests.faults.paying import persist
+from tests.scenarios.meshes import up
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from cli.connection import Channels
+    from cli.payment import Proposal
+    from tests.faults.funded_mesh import Town
+
+COINS = 20  # of the payer: a payment takes one
+STOPS_WITHIN = 30.0  # seconds
+SEND = "anya.bitcoin.v1.WalletService/SendPayment"
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    home: Home
+    funded_mesh: Town
+    supervisor: int  # its process id
+
+    @property
+    def shop(self) -> str:
+        return self.funded_mesh.shops[0]
+
+    async def propose(self, channels: Channels, amount_sat: int, id: str = "") -> Proposal:
+        payer = self.funded_mesh.payers[0]
+        return await payment.propose(channels, payer, self.shop, amount_sat, payment_id=id)
+
+    async def received(self, channels: Channels, amount_sat: int) -> list[str]:
+        """Transactions that pay the shop this amount, in the chain and in the mempool."""
+        request = chain_pb2.ListUtxosRequest(address=self.shop, page_size=1000)
+        chain = ChainServiceStub(channels["bitcoin"])
+        page = await persist(lambda: chain.ListUtxos(request))
+        return [one.txid[::-1].hex() for one in page.utxos if one.amount_sat == amount_sat]
+
+    async def records(self, channels: Channels, tenant: str, payment_id: str) -> int:
+        """How many the payer is shown of this payment."""
+        payer = self.funded_mesh.payers[0]
+        entries = await evidence.query(channels, tenant, payer)
+        return sum(one["descriptor"]["tags"]["paymentId"] == payment_id for one in entries)
+
+    async def restarts(self) -> dict[str, int]:
+        """Of each service, after crashes."""
+        services = (await control.request(self.home, "status"))["services"]
+        return {name: int(services[name]["restarts"]) for name in SERVICES}
+
+    async def pid(self, service: str) -> int:
+        found: list[int] = []
+
+        async def serves() -> bool:
+            status = await control.request(self.home, "status")
+            found[:] = filter(None, [status["services"][service]["pid"]])
+            return bool(found)
+
+        await eventually(serves, within=STOPS_WITHIN)
+        return found[0]
+
+
+@contextmanager
+def scene(folder: Path, extra: Mapping[str, str] | None = None) -> Iterator[Scene]:
+    """Blocks come only when they are asked for."""
+    with up(folder, "--mine", "manual", extra=extra) as mesh:
+        home = Home(folder)
+        yield Scene(home, asyncio.run(_settle(home)), mesh.process.pid)
+
+
+async def _settle(home: Home) -> Town:
+    async with connect(home) as channels:
+        return await funded_mesh.settle(home, channels, payers=1, shops=1, coins=COINS)
+
+
+async def arm(home: Home, points: Mapping[str, str]) -> None:
+    """Services with the failpoint that their next process, and only that, has."""
+    await asyncio.gather(
+        *(
+            control.request(home, "restart", service=service, failpoints=point)
+            for service, point in points.items()
+        )
+    )
+
+
+@contextmanager
+def frozen(pid: int) -> Iterator[None]:
+    """A process that is there and does not answer."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+async def until_stopped(pid: int) -> None:
+    """It has reached a failpoint that stops it."""
+
+    def stands_still() -> bool:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("T")
+
+    await eventually(stands_still, within=STOPS_WITHIN)
+
+
+async def mine(channels: Channels) -> None:
+    request = regtest_pb2.MineBlocksRequest(count=1)
+    await RegtestServiceStub(channels["bitcoin"]).MineBlocks(request)
+
+
+async def mempool(channels: Channels) -> list[str]:
+    """The txids that wait for a block."""
+    stub = ChainServiceStub(channels["bitcoin"])
+    reply = await stub.GetMempool(chain_pb2.GetMempoolRequest())
+    return [entry.txid[::-1].hex() for entry in reply.entries]

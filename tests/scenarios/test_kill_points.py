@@ -1,0 +1,178 @@
+"""A payment of a whole mesh, each service of which dies or stands still beside its commit."""
+
+from __future__ import annotations
+
+import os
+import signal
+from itertools import count
+from typing import TYPE_CHECKING
+
+import pytest
+
+from anya.orchestrator.v1 import payment_pb2
+from anya.orchestrator.v1 import workflow_pb2 as pb
+from cli import payment, payments, runs
+from cli.connection import connect
+from tests.faults.paying import persist, state_word
+from tests.scenarios.kill_points import SEND, Scene, arm, scene, until_stopped
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from cli.connection import Channels
+
+RECORD = "anya.web5.v1.RecordService/StoreTransactionRecord"
+EFFECTS = {
+    "web5": "anya.web5.v1.IdentityService/VerifyIdentity",
+    "ml": "anya.ml.v1.RiskService/AssessFraudRisk",
+    "bitcoin": SEND,
+}
+AMOUNTS = count(300_000)  # each payment is known by its own
+
+
+@pytest.fixture(scope="module")
+def mesh(databases: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    with scene(tmp_path_factory.mktemp("struck") / "home", databases) as struck:
+        yield struck
+
+
+async def expect_made_once(mesh: Scene, channels: Channels, run: pb.Run, amount_sat: int) -> None:
+    """Run, chain and records tell the same story."""
+    outcome = payment.outcome(run)
+    assert outcome.status == "SUCCEEDED", runs.lines(run)
+    assert await mesh.received(channels, amount_sat) == [outcome.txid]
+    assert await mesh.records(channels, outcome.record_tenant, run.run_id) == 1
+
+
+@pytest.mark.parametrize(
+    ("point", "engine_point"),
+    [
+        ("inbox.before_commit", "engine.before_step_done"),
+        ("inbox.before_reply", "engine.after_step_done"),
+    ],
+    ids=["before", "behind"],
+)
+async def test_a_payment_is_made_once_though_every_service_dies_beside_its_commit(
+    mesh: Scene, point: str, engine_point: str
+) -> None:
+    payment_id, amount_sat = payment.uuid7(), next(AMOUNTS)
+    died = await mesh.restarts()
+    points = {name: f"{point}/{method}=kill" for name, method in EFFECTS.items()}
+    await arm(
+        mesh.home, points | {"orchestrator": f"{engine_point}/{payment_id}/execute_payment=kill"}
+    )
+
+    async with connect(mesh.home) as channels:
+        proposal = await persist(lambda: mesh.propose(channels, amount_sat, payment_id))
+        await persist(lambda: payments.send(channels, proposal))
+        run = await runs.finish(channels, payment_id)
+
+        await expect_made_once(mesh, channels, run, amount_sat)
+    assert await mesh.restarts() == {name: times + 1 for name, times in died.items()}
+
+
+@pytest.mark.parametrize("point", ["inbox.before_commit", "inbox.before_reply"])
+async def test_a_record_is_kept_once_though_its_keeper_dies_beside_the_commit(
+    mesh: Scene, point: str
+) -> None:
+    amount_sat, died = next(AMOUNTS), await mesh.restarts()
+    await arm(mesh.home, {"web5": f"{point}/{RECORD}=kill"})
+
+    async with connect(mesh.home) as channels:
+        proposal = await persist(lambda: mesh.propose(channels, amount_sat))
+        await persist(lambda: payments.send(channels, proposal))
+        run = await runs.finish(channels, proposal.intent.payment_id)
+
+        await expect_made_once(mesh, channels, run, amount_sat)
+    assert await mesh.restarts() == died | {"web5": died["web5"] + 1}
+
+
+async def test_a_deadline_that_passes_behind_the_commit_is_told_as_unknown_and_then_as_it_was(
+    mesh: Scene,
+) -> None:
+    amount_sat = next(AMOUNTS)
+    await arm(mesh.home, {"bitcoin": f"inbox.before_reply/{SEND}=stop"})
+    pid = await mesh.pid("bitcoin")
+
+    async with connect(mesh.home) as channels:
+        proposal = await persist(lambda: mesh.propose(channels, amount_sat))
+        payment_id = proposal.intent.payment_id
+        await persist(lambda: payments.send(channels, proposal))
+        try:
+            await until_stopped(pid)
+            unheard = await _until_uncertain(channels, payment_id)
+            seen = await payments.get(channels, payment_id)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        run = await runs.finish(channels, payment_id)
+
+        assert _step(unheard).error.code == "DEADLINE_EXCEEDED"
+        assert seen.bitcoin_answer == payment_pb2.BITCOIN_ANSWER_UNAVAILABLE
+        assert not seen.HasField("txid")
+        assert _step(run).attempts > 1
+        await expect_made_once(mesh, channels, run, amount_sat)
+
+
+async def test_a_run_that_is_cancelled_between_commit_and_broadcast_pays_and_ends_so(
+    mesh: Scene,
+) -> None:
+    amount_sat = next(AMOUNTS)
+
+    async with connect(mesh.home) as channels:
+        run = await _cancelled_at("payment.after_commit", mesh, channels, amount_sat)
+
+        await expect_made_once(mesh, channels, run, amount_sat)
+
+
+async def test_a_run_that_is_cancelled_right_before_the_commit_has_one_winner(mesh: Scene) -> None:
+    amount_sat = next(AMOUNTS)
+
+    async with connect(mesh.home) as channels:
+        run = await _cancelled_at("payment.before_commit", mesh, channels, amount_sat)
+
+        if run.status == pb.RUN_STATUS_SUCCEEDED:
+            await expect_made_once(mesh, channels, run, amount_sat)
+        else:
+            shown = await persist(lambda: payments.get(channels, run.run_id))
+            assert state_word(shown.state) == "CANCELLED"
+            assert await mesh.received(channels, amount_sat) == []
+
+
+def test_no_log_and_no_span_of_what_was_struck_says_who_pays_whom(mesh: Scene) -> None:
+    payer = mesh.funded_mesh.payers[0]
+    secrets = [payer.did, *payer.addresses, mesh.shop, *payer.credentials]
+    files = [*mesh.home.path.glob("*/service.log"), *mesh.home.path.glob("traces.db*")]
+    written = b"".join(path.read_bytes() for path in files)
+
+    told = [secret for secret in secrets if secret.encode() in written]
+
+    assert told == []
+    kept = (SEND, "execute_payment", "services.bitcoin.recovery")  # two spans and a log
+    assert [name for name in kept if name.encode() not in written] == []
+
+
+async def _cancelled_at(point: str, mesh: Scene, channels: Channels, amount_sat: int) -> pb.Run:
+    """The end of a run that was cancelled while bitcoin stood still at this point."""
+    await arm(mesh.home, {"bitcoin": f"{point}=stop"})
+    pid = await mesh.pid("bitcoin")
+    proposal = await persist(lambda: mesh.propose(channels, amount_sat))
+    payment_id = proposal.intent.payment_id
+    await persist(lambda: payments.send(channels, proposal))
+    try:
+        await until_stopped(pid)
+        await runs.cancel(channels, payment_id)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    return await runs.finish(channels, payment_id)
+
+
+async def _until_uncertain(channels: Channels, payment_id: str) -> pb.Run:
+    async for told in runs.watch(channels, payment_id):
+        if any(step.status == pb.STEP_STATUS_UNCERTAIN for step in told.run.steps):
+            return told.run
+    raise AssertionError(runs.lines(told.run))
+
+
+def _step(run: pb.Run) -> pb.Step:
+    """The one that pays."""
+    return next(step for step in run.steps if step.path == "execute_payment")
