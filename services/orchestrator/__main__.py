@@ -49,7 +49,7 @@ async def orchestrator(config: OrchestratorConfig) -> AsyncIterator[Orchestrator
     """Run the service for the duration of the block."""
     async with (
         open_runtime(config.mesh) as runtime,
-        open_store(config.location, lease_seconds=config.lease) as journal,
+        open_store(config.location, lease_seconds=config.lease_seconds) as journal,
         open_peers(runtime, timeout=config.policy.attempt_timeout) as peers,
     ):
         definitions, runs, changes = journal.definitions, journal.runs, RunNotifier()
@@ -82,7 +82,7 @@ async def orchestrator(config: OrchestratorConfig) -> AsyncIterator[Orchestrator
                     add_OutboxServiceServicer_to_server,
                     OutboxServicer(journal.database, "orchestrator"),
                 ),
-                max_in_flight=config.max_calls,
+                max_in_flight=config.max_in_flight,
             ) as ports,
         ):
             yield Orchestrator(ports.port, ports.health_port)

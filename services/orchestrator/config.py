@@ -19,12 +19,14 @@ class OrchestratorConfig:
     mesh: MeshConfig
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     database: str = ""  # ANYA_DATABASE, a path or a postgresql:// URL; empty: in the home folder
-    lease: float = 5.0  # ANYA_LEASE_SECONDS until others take over what a replica had, 2 to 60
+    lease_seconds: float = (
+        5.0  # ANYA_LEASE_SECONDS until others take over what a replica had, 2 to 60
+    )
     max_runs: int = 1024  # ANYA_MAX_RUNS in memory; others wait, or sleep, in the store
-    max_steps: int = 64  # ANYA_MAX_STEPS that wait for an answer at once
+    max_concurrent_steps: int = 64  # ANYA_MAX_CONCURRENT_STEPS that wait for an answer at once
     retain_days: float = 30.0  # ANYA_RETAIN_DAYS after its end a run is deleted; 0: never
     erase_pii_days: float = 7.0  # ANYA_ERASE_PII_DAYS after its end a run is erased; 0: never
-    max_calls: int = 256  # served at once, watches included
+    max_in_flight: int = 256  # served at once, watches included
 
     @property
     def location(self) -> str:
@@ -36,9 +38,9 @@ class OrchestratorConfig:
         config = cls(
             mesh=MeshConfig.from_environment(environment, service="orchestrator"),
             database=environment.get("ANYA_DATABASE", ""),
-            lease=_seconds(environment, "ANYA_LEASE_SECONDS", default="5"),
+            lease_seconds=_seconds(environment, "ANYA_LEASE_SECONDS", default="5"),
             max_runs=_positive(environment, "ANYA_MAX_RUNS", default="1024"),
-            max_steps=_positive(environment, "ANYA_MAX_STEPS", default="64"),
+            max_concurrent_steps=_positive(environment, "ANYA_MAX_CONCURRENT_STEPS", default="64"),
             retain_days=_days(environment, "ANYA_RETAIN_DAYS", default="30"),
             erase_pii_days=_days(environment, "ANYA_ERASE_PII_DAYS", default="7"),
         )

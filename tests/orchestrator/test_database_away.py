@@ -34,7 +34,7 @@ async def serving(
     config: OrchestratorConfig, authority: Authority, url: str
 ) -> AsyncIterator[WorkflowServiceAsyncStub]:
     async with (
-        orchestrator(replace(config, database=url, lease=2.0)) as service,
+        orchestrator(replace(config, database=url, lease_seconds=2.0)) as service,
         connect(authority, service.port) as workflows,
     ):
         yield workflows

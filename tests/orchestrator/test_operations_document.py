@@ -80,7 +80,9 @@ def test_the_document_names_every_setting() -> None:
     assert set(re.findall(r"\bANYA_[A-Z_]+[A-Z]\b", DOCUMENT)) <= read
 
 
-@pytest.mark.parametrize("name", ["ANYA_LEASE_SECONDS", "ANYA_MAX_RUNS", "ANYA_MAX_STEPS"])
+@pytest.mark.parametrize(
+    "name", ["ANYA_LEASE_SECONDS", "ANYA_MAX_RUNS", "ANYA_MAX_CONCURRENT_STEPS"]
+)
 def test_the_orchestrators_defaults_are_those_of_the_document(name: str) -> None:
     [default] = re.findall(rf"^\| `{name}` \| orchestrator \| (\d+) \|", DOCUMENT, re.MULTILINE)
 

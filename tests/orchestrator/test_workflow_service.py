@@ -277,7 +277,7 @@ async def test_a_composite_runs_as_a_workflow_of_its_own(
 async def test_runs_beyond_the_room_wait_and_all_of_them_end(
     authority: Authority, config: OrchestratorConfig, book: Book
 ) -> None:
-    cramped = replace(config, max_runs=2, max_steps=1)
+    cramped = replace(config, max_runs=2, max_concurrent_steps=1)
     ids = [uuid7() for _ in range(8)]
     book.held["VerifyIdentity"] = asyncio.Event()
 

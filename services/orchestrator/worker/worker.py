@@ -86,7 +86,7 @@ class Worker:
             peers,
             runs.lease,
             config.policy,
-            most_calls=config.max_steps,
+            most_calls=config.max_concurrent_steps,
             stopping=self._stopping,
             patience=lambda: IDLE_WHEN_FULL if self._was_full else IDLE,
             take_mail=self._take_mail,

@@ -114,7 +114,7 @@ async def test_while_somebody_holds_the_store_runs_wait(
     under_way, refused = payment(), payment()
 
     async with (
-        orchestrator(replace(config, database=location, lease=2.0)) as service,
+        orchestrator(replace(config, database=location, lease_seconds=2.0)) as service,
         connect(authority, service.port) as workflows,
     ):
         await workflows.StartRun(under_way, timeout=10)
@@ -176,7 +176,7 @@ async def test_a_server_that_may_only_be_read_is_waited_for(
     under_way, refused = payment(), payment()
 
     async with (
-        orchestrator(replace(config, database=url, lease=2.0)) as service,
+        orchestrator(replace(config, database=url, lease_seconds=2.0)) as service,
         connect(authority, service.port) as workflows,
     ):
         waiting = await begin_waiting(workflows, ASKS)
