@@ -112,11 +112,7 @@ class PaymentStore:
         AlreadyExists (REQUEST_ID_REUSED) if its id names another payment, FailedPrecondition
         (PAYMENT_CANCELLED) if it was cancelled.
         """
-
-        async def work(tx: Tx) -> bool:
-            return await _is_made(tx, key, order)
-
-        return await self._database.read(work)
+        return await self._database.read(lambda tx: _is_made(tx, key, order))
 
     async def basis(
         self,

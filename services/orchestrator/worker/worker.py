@@ -199,8 +199,6 @@ class Worker:
             self._committed(run, turn.records)
             await self._drive_to_end(run, Began() if run.workflow.hears_events else None)
 
-    # Taking up runs that wait.
-
     async def _claim_forever(self) -> None:
         self._may_have_lost = True  # what a defect of ours left behind
         while not self._stopping.is_set():
@@ -277,8 +275,6 @@ class Worker:
         """Their last spans may have been on their way when their process was killed."""
         for stored in ended:
             self._trace(stored.state, stored.row.traceparent).observe(stored.records, again=True)
-
-    # Driving one run.
 
     async def _drive_to_end(self, run: RunActor, first: Activation | None = None) -> None:
         """The boundary of the engine: one run's defect is that run's alone."""
@@ -378,8 +374,6 @@ class Worker:
             self._changes.notify(state.run_id)
         else:
             self._changes.moved(state, [end])
-
-    # Housekeeping.
 
     def _trace(self, state: RunState, traceparent: str) -> RunSpans:
         return RunSpans(self._draw, state.run_id, state.workflow_id, traceparent)
