@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cli.errors import CommandError
 from cli.home import PRIVATE, write_private
 from cli.wallet_holder import Holder
-from mesh.security import jose
+from formats import jose
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import libipld
 import rfc8785
 
-from mesh.security import jose
+from formats import jose
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import rfc8785
-
-from mesh.security import jose
+from formats import canonical_json, jose
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,7 +19,7 @@ PRIVATE = {"d", "p", "q", "dp", "dq", "qi", "oth", "k"}  # members of RFC 7518, 
 
 def encode(key: jose.Key) -> str:
     """The DID of a key, over the RFC 8785 form of its public JWK."""
-    return PREFIX + jose.encode(rfc8785.dumps(key.jwk))
+    return PREFIX + jose.encode(canonical_json.dumps(key.jwk))
 
 
 def decode(did: str) -> tuple[jose.Key, dict[str, Any]]:
@@ -32,7 +30,7 @@ def decode(did: str) -> tuple[jose.Key, dict[str, Any]]:
     jwk = jose.load_json(jose.decode(did.removeprefix(PREFIX)))
     if not isinstance(jwk, dict):
         raise jose.JoseError("a JWK is a JSON object")
-    rfc8785.dumps(jwk)  # refuses numbers that not every reader reads alike
+    canonical_json.dumps(jwk)  # refuses numbers that not every reader reads alike
     return signature_key(jwk), jwk
 
 

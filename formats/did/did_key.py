@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mesh.security import jose
+from formats import jose
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

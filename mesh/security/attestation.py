@@ -21,10 +21,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from anya.mesh.v1 import attestation_pb2 as pb
-from mesh import canonical
+from formats import canonical_json, jose
 from mesh.clock import Clock, SystemClock
 from mesh.errors import FailedPrecondition, InvalidArgument, Reason
-from mesh.security import jose
 from mesh.security.svid import read_authorities, read_svid
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ def payment_digest(intent: pb.PaymentIntent) -> bytes:
             reason=Reason.INTENT_INVALID,
             field="intent.amount_sat",
         )
-    return hashlib.sha256(canonical.dumps(fields)).digest()
+    return hashlib.sha256(canonical_json.dumps(fields)).digest()
 
 
 @dataclass(frozen=True, slots=True)

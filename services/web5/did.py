@@ -19,7 +19,7 @@ from mesh.errors import FailedPrecondition, InvalidArgument, Reason
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mesh.security import jose
+    from formats import jose
 
 Did = NewType("Did", str)
 

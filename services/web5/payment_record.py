@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import rfc8785
 
-from mesh import canonical
+from formats import canonical_json
 from mesh.errors import InvalidArgument
 from services.web5.dwn import values
 from services.web5.dwn.records_write import MAX_INLINE
@@ -43,7 +43,7 @@ def document(transaction: Value) -> bytes:
     InvalidArgument if it is above 30,000 bytes or holds a number that is not finite.
     """
     try:
-        data = canonical.dumps(values.normal(transaction))
+        data = canonical_json.dumps(values.normal(transaction))
     except (values.MalformedError, rfc8785.CanonicalizationError) as error:
         raise InvalidArgument(f"transaction_data: {error}", field="transaction_data") from None
     if len(data) > MAX_INLINE:

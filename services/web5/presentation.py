@@ -36,7 +36,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mesh.security import jose
+from formats import jose
 from services.web5 import credential, proof
 from services.web5.did import Relationship
 from services.web5.proof import Refused, VerificationFailure

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from formats import jose
 from mesh.errors import MeshError
-from mesh.security import jose
 from services.web5 import did as dids
 
 if TYPE_CHECKING:

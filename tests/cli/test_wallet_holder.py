@@ -11,8 +11,8 @@ import pytest
 
 from cli.payment import uuid7
 from cli.wallet_holder import Holder
+from formats import jose
 from formats.did import did_jwk
-from mesh.security import jose
 from services.web5 import credential, did, link, presentation
 from services.web5.did import Did
 

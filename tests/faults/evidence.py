@@ -24,8 +24,8 @@ from anya.web5.v1 import record_pb2
 from anya.web5.v1.record_pb2_grpc import RecordServiceStub
 from cli import payment, runs
 from cli.p2wpkh import script_of
+from formats import jose
 from formats.bitcoin.block import parse_block
-from mesh.security import jose
 from mesh.testing import eventually
 from services.web5 import did
 from services.web5.dwn import records_query

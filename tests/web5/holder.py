@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from anya.mesh.v1.attestation_pb2 import Attestation, PaymentIntent, RunContext
 from anya.web5.v1 import identity_pb2 as pb
-from mesh.security import jose
+from formats import jose
 from services.web5 import did as dids
 from services.web5.credential import CONTEXT
 from services.web5.did import Method

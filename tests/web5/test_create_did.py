@@ -12,7 +12,7 @@ import pytest
 from google.protobuf import json_format
 
 from anya.web5.v1 import did_pb2 as pb
-from mesh.security import jose
+from formats import jose
 from mesh.security.keystore import Keystore, MasterKey
 from mesh.testing import reason
 from services.web5 import did as dids

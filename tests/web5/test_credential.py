@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.security import jose
+from formats import jose
 from services.web5 import credential, presentation, proof
 from services.web5.credential import Draft
 from services.web5.did import Method, Relationship

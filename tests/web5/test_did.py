@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from formats import jose
 from formats.did import did_jwk, did_key
 from mesh.errors import FailedPrecondition, MeshError, Reason
-from mesh.security import jose
 from services.web5.did import Method, Relationship, create, resolve
 
 SECRETS = st.integers(1, 2**251).map(lambda number: number.to_bytes(32))

@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from anya.web5.v1 import identity_pb2 as pb
-from mesh.security import jose
+from formats import jose
 from mesh.testing import reason
 from services.web5.approval import TYPE
 from services.web5.did import Method

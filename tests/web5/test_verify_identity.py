@@ -14,7 +14,7 @@ from anya.mesh.v1.attestation_pb2 import PaymentIntent
 from anya.mesh.v1.outbox_pb2 import ReadOutboxRequest
 from anya.mesh.v1.outbox_pb2_grpc import OutboxServiceStub
 from anya.web5.v1 import identity_pb2 as pb
-from mesh.security import jose
+from formats import jose
 from mesh.security.attestation import payment_digest
 from mesh.testing import detail, reason
 from services.web5.did import Method

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeAlias
 
 from anya.web5.v1 import identity_pb2 as web5
+from formats import jose
 from mesh.errors import FailedPrecondition, NotFound, PermissionDenied, Reason, Unavailable
-from mesh.security import jose
 from services.orchestrator.engine.activations import Approved
 from services.orchestrator.engine.model import Phase, StepError
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from formats import jose
 from mesh.errors import MeshError
-from mesh.security import jose
 from services.web5 import did
 from services.web5.dwn import schemas, values
 from services.web5.dwn.errors import Code, DwnError, UnauthorizedError

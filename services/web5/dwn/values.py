@@ -10,7 +10,7 @@ import json
 import math
 from typing import Any, TypeAlias
 
-from mesh.security import jose
+from formats import jose
 
 Value: TypeAlias = Any  # None, bool, int, float, str, list or dict of such
 

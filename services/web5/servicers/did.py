@@ -9,10 +9,10 @@ from google.protobuf.struct_pb2 import Struct
 
 from anya.web5.v1 import did_pb2 as pb
 from anya.web5.v1.did_pb2_grpc import DidServiceServicer
+from formats import jose
 from formats.did import did_jwk
 from mesh.errors import InvalidArgument, Reason
 from mesh.rpc.interceptors import request_key
-from mesh.security import jose
 from services.web5 import did as dids
 
 if TYPE_CHECKING:

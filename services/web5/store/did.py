@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from formats import jose
 from mesh.data import idempotency, outbox
-from mesh.security import jose
 from services.web5 import did as dids
 from services.web5.did import Method
 from services.web5.proof import Signer

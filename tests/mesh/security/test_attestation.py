@@ -7,9 +7,9 @@ import json
 import pytest
 
 from anya.mesh.v1 import attestation_pb2 as pb
+from formats import jose
 from mesh.clock import ManualClock, SystemClock
 from mesh.errors import FailedPrecondition, InvalidArgument, Reason
-from mesh.security import jose
 from mesh.security.attestation import LIFETIME, Attestor, Verifier, payment_digest
 from mesh.testing import Authority
 

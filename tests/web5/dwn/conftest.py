@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import asyncpg
 import pytest
 
+from formats import jose
 from mesh.clock import ManualClock
 from mesh.data import idempotency, outbox
 from mesh.data.database import open_database
-from mesh.security import jose
 from services.web5.did import Method
 from services.web5.dwn.node import Records
 from services.web5.store import records as store

@@ -6,11 +6,11 @@ import asyncio
 import json
 import sys
 
+from formats import jose
 from mesh.clock import SystemClock
 from mesh.data import idempotency, outbox
 from mesh.data.database import open_database
 from mesh.data.idempotency import IdempotencyKey
-from mesh.security import jose
 from services.web5.dwn.node import Records, TransactionRecord
 from services.web5.store import records as store
 from tests.web5.holder import signer

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mesh.security import jose
+from formats import jose
 from services.web5.dwn import protocols, records_query, records_read, records_write, schemas
 from services.web5.dwn.node import Records
 from tests.web5.dwn.nodes import NOTES, context_id, members, record_id, verdict

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mesh.security import jose
+from formats import jose
 from services.web5.did import Method
 from services.web5.dwn import cid, jws, message, records_delete, records_read, values
 from services.web5.proof import Signer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mesh.security import jose
+from formats import jose
 from services.web5.dwn import values
 from services.web5.dwn.methods.reply import OK, Reply, array_of, extended
 from services.web5.store import record_search as search

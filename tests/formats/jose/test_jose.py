@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.security import jose
-from mesh.security.jose import Ed25519Key, JoseError, P256Key, Secp256k1Key
+from formats import jose
+from formats.jose import Ed25519Key, JoseError, P256Key, Secp256k1Key
+from formats.jose.keys import ED25519_SMALL, P256_ORDER, SECP256K1_ORDER
 
 if TYPE_CHECKING:
-    from mesh.security.jose import Key
+    from formats.jose import Key
 
 KEYS: list[Key] = [
     Ed25519Key.from_secret(bytes(range(32))),
@@ -68,7 +69,7 @@ def test_a_point_off_the_curve_is_refused(key: Key) -> None:
         jose.from_jwk({**key.jwk, "y": jose.encode(bytes(31) + b"\x07")})
 
 
-@pytest.mark.parametrize("y", sorted(jose.ED25519_SMALL))
+@pytest.mark.parametrize("y", sorted(ED25519_SMALL))
 def test_a_key_that_anybody_could_sign_for_is_refused(y: int) -> None:
     with pytest.raises(JoseError):
         jose.from_point("Ed25519", y.to_bytes(32, "little"))
@@ -76,7 +77,7 @@ def test_a_key_that_anybody_could_sign_for_is_refused(y: int) -> None:
 
 @pytest.mark.parametrize("key", KEYS[1:], ids=IDS[1:])
 def test_ecdsa_signatures_hold_with_either_s(key: Secp256k1Key | P256Key) -> None:
-    order = {"ES256K": jose.SECP256K1_ORDER, "ES256": jose.P256_ORDER}[key.algorithm]
+    order = {"ES256K": SECP256K1_ORDER, "ES256": P256_ORDER}[key.algorithm]
     signature = key.sign(b"data")
     other = (order - int.from_bytes(signature[32:])).to_bytes(32)
 

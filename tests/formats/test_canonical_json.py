@@ -10,7 +10,7 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as some
 
-from mesh import canonical
+from formats import canonical_json
 
 LEAVES = (
     some.none()
@@ -28,14 +28,14 @@ VALUES = some.recursive(
 
 @given(VALUES)
 def test_it_is_the_text_of_rfc_8785(value: Any) -> None:
-    assert _outcome(canonical.dumps, value) == _outcome(rfc8785.dumps, value)
+    assert _outcome(canonical_json.dumps, value) == _outcome(rfc8785.dumps, value)
 
 
 @pytest.mark.parametrize(
     "value", [2**53, math.nan, -math.inf, "\ud800", {1: 2}, {"a": ()}, -0.0, 1e15, 0.0001, 1.0]
 )
 def test_it_refuses_what_rfc_8785_refuses(value: Any) -> None:
-    assert _outcome(canonical.dumps, value) == _outcome(rfc8785.dumps, value)
+    assert _outcome(canonical_json.dumps, value) == _outcome(rfc8785.dumps, value)
 
 
 def _outcome(dumps: Any, value: Any) -> Any:

@@ -1,13 +1,7 @@
-"""Signatures as JSON: base64url, JWKs and compact JWS (RFC 7515, 7517, 8037, 8812), strictly.
-
-The algorithm follows from the key, never from the header: a header that names another one is
-refused. What is not the one canonical encoding of its bytes is refused as well.
-"""
+"""Signature keys of three curves, and their public JWKs (RFC 7517, 7518, 8037, 8812)."""
 
 from __future__ import annotations
 
-import base64
-import json
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,24 +14,19 @@ from cryptography.hazmat.primitives.asymmetric.utils import (
     encode_dss_signature,
 )
 
+from formats.jose.base64url import decode, encode
+from formats.jose.errors import JoseError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-MAX_TOKEN = 64 * 1024  # characters
-MAX_DEPTH = 64  # of nested JSON
-MAX_KNOWN = 8 * 1024  # characters of a header that is kept
-
 ED25519_PRIME = 2**255 - 19
 ED25519_D = -121665 * pow(121666, -1, ED25519_PRIME) % ED25519_PRIME
-# y of the points whose order divides 8: anybody can sign for such a key.
+# y of the points whose order divides 8: a signature for such a key needs no secret.
 _Y8 = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
 ED25519_SMALL = frozenset({0, 1, ED25519_PRIME - 1, _Y8, ED25519_PRIME - _Y8})
 SECP256K1_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
-
-
-class JoseError(ValueError):
-    """A token, key or signature that is not exactly what its standard says."""
 
 
 class PublicKey(Protocol):
@@ -52,7 +41,7 @@ class PublicKey(Protocol):
         ...
 
     def verify(self, signature: bytes, data: bytes) -> bool:
-        """Whether ``signature`` (64 bytes) is this key's over ``data``."""
+        """Returns whether this key made ``signature`` (64 bytes) over ``data``."""
         ...
 
 
@@ -63,13 +52,13 @@ class SigningKey(PublicKey, Protocol):
         ...
 
     def sign(self, data: bytes) -> bytes:
-        """64 bytes: an EdDSA signature, or r and s with a low s."""
+        """Returns 64 bytes: an EdDSA signature, or r and a low s, each 32 bytes big-endian."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Ed25519Key:
-    """RFC 8037, crv Ed25519."""
+    """An Ed25519 key (RFC 8037)."""
 
     point: bytes  # 32 bytes
     secret: bytes = b""
@@ -105,7 +94,7 @@ class Ed25519Key:
 
 @dataclass(frozen=True, slots=True)
 class Secp256k1Key:
-    """RFC 8812, crv secp256k1."""
+    """A secp256k1 key (RFC 8812)."""
 
     point: bytes  # 33 bytes, compressed
     secret: bytes = b""
@@ -114,7 +103,7 @@ class Secp256k1Key:
 
     @classmethod
     def generate(cls) -> Secp256k1Key:
-        from coincurve import PrivateKey  # only who uses this curve loads its library
+        from coincurve import PrivateKey  # loaded by users of this curve only
 
         return cls.from_secret(PrivateKey().secret)
 
@@ -142,7 +131,7 @@ class Secp256k1Key:
         if len(signature) != 64:
             return False
         r, s = int.from_bytes(signature[:32]), int.from_bytes(signature[32:])
-        # The library takes a low s only, as Bitcoin does; RFC 8812 lets signers give either.
+        # The library accepts a low s only, as Bitcoin does; RFC 8812 allows both.
         s = min(s, max(0, SECP256K1_ORDER - s))
         try:
             return Point(self.point).verify(encode_dss_signature(r, s), data)
@@ -160,7 +149,7 @@ class Secp256k1Key:
 
 @dataclass(frozen=True, slots=True)
 class P256Key:
-    """RFC 7518, crv P-256."""
+    """A P-256 key (RFC 7518)."""
 
     point: bytes  # 33 bytes, compressed
     secret: bytes = b""
@@ -210,7 +199,7 @@ class P256Key:
         return f"P256Key({self.point.hex()})"
 
 
-# A service signs with one key all day, and hears from few others.
+# A service signs with one key, and verifies the signatures of few others.
 @lru_cache(maxsize=1024)
 def _p256_public(point: bytes) -> ec.EllipticCurvePublicKey:
     return ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
@@ -225,7 +214,10 @@ Key = Ed25519Key | Secp256k1Key | P256Key
 
 
 def from_jwk(jwk: Mapping[str, Any]) -> Key:
-    """The public key of a JWK. JoseError if it is private, off its curve or not of three kinds."""
+    """Returns the public key of a JWK.
+
+    Raises JoseError if the JWK is private, off its curve, or of a curve other than the three.
+    """
     if "d" in jwk:
         raise JoseError("the JWK holds a private key; give the public one")
     kind = (jwk.get("kty"), jwk.get("crv"))
@@ -239,7 +231,10 @@ def from_jwk(jwk: Mapping[str, Any]) -> Key:
 
 
 def from_point(curve: str, point: bytes) -> Key:
-    """The public key of a curve ("Ed25519", "secp256k1", "P-256") from its encoded point."""
+    """Returns the public key of an encoded point on "Ed25519", "secp256k1" or "P-256".
+
+    Raises JoseError if the point is off the curve, of small order, or not 32 or 33 bytes.
+    """
     if curve == "Ed25519" and len(point) == 32:
         return _ed25519(point)
     if curve == "secp256k1" and len(point) == 33:
@@ -250,14 +245,14 @@ def from_point(curve: str, point: bytes) -> Key:
 
 
 def _ed25519(point: bytes) -> Ed25519Key:
-    """Its library takes any 32 bytes: whether they decode to a point is RFC 8032, section 5.1.3."""
+    """Checks the point as RFC 8032, section 5.1.3 says: the library accepts any 32 bytes."""
     y = int.from_bytes(point, "little") & (1 << 255) - 1
     u, v = (y * y - 1) % ED25519_PRIME, (ED25519_D * y * y + 1) % ED25519_PRIME
     is_square = pow(u * v, (ED25519_PRIME - 1) // 2, ED25519_PRIME) <= 1
     if y >= ED25519_PRIME or not is_square or (u == 0 and point[31] >= 0x80):
         raise JoseError("the point is not on Ed25519")
     if y in ED25519_SMALL:
-        raise JoseError("the point has a small order: anybody could sign for it")
+        raise JoseError("the point has a small order: a signature for it needs no secret")
     return Ed25519Key(point)
 
 
@@ -284,105 +279,3 @@ def _coordinate(jwk: Mapping[str, Any], name: str) -> bytes:
     if not isinstance(text, str) or len(coordinate := decode(text)) != 32:
         raise JoseError(f"{name} of the JWK must be 32 bytes in base64url")
     return coordinate
-
-
-@dataclass(frozen=True, slots=True)
-class Jws:
-    """A compact JWS, taken apart; nothing about it is proved."""
-
-    header: dict[str, Any]
-    payload: bytes
-    signing_input: bytes
-    signature: bytes
-
-    def verify(self, key: PublicKey) -> None:
-        """JoseError unless ``key`` made this signature under its own algorithm."""
-        if self.header.get("alg") != key.algorithm:
-            raise JoseError(f"alg {self.header.get('alg')!r} is not the key's {key.algorithm}")
-        if not key.verify(self.signature, self.signing_input):
-            raise JoseError("the signature does not match")
-
-
-def sign(payload: bytes, key: SigningKey, header: Mapping[str, Any]) -> str:
-    """A compact JWS; ``alg`` is set from the key."""
-    protected = json.dumps({**header, "alg": key.algorithm}, separators=(",", ":"))
-    signing_input = f"{encode(protected.encode())}.{encode(payload)}"
-    return f"{signing_input}.{encode(key.sign(signing_input.encode()))}"
-
-
-def parse(token: str) -> Jws:
-    """Take a compact JWS apart. JoseError unless it is one, with no critical extension."""
-    parts = token.split(".") if len(token) <= MAX_TOKEN else []
-    if len(parts) != 3:
-        raise JoseError(f"not a compact JWS of at most {MAX_TOKEN} characters")
-    header = _known_header(parts[0]) if len(parts[0]) <= MAX_KNOWN else _header(parts[0])
-    signing_input = f"{parts[0]}.{parts[1]}".encode()
-    return Jws(dict(header), decode(parts[1]), signing_input, decode(parts[2]))
-
-
-def _header(text: str) -> dict[str, Any]:
-    header = load_json(decode(text))
-    if not isinstance(header, dict):
-        raise JoseError("the header of a JWS must be an object")
-    if "crit" in header:
-        raise JoseError("critical header extensions are not supported")
-    return header
-
-
-# Whoever signs often signs under one header, with all certificates in it.
-_known_header = lru_cache(maxsize=1024)(_header)
-
-
-def encode(raw: bytes) -> str:
-    """base64url without padding (RFC 7515 section 2)."""
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
-
-
-def decode(text: str) -> bytes:
-    """The bytes of a canonical base64url text. JoseError for padding, stray bits or characters."""
-    try:
-        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-    except ValueError:
-        raise JoseError("not base64url") from None
-    if encode(raw) != text:
-        raise JoseError("not the canonical base64url of its bytes")
-    return raw
-
-
-def load_json(raw: bytes | str) -> Any:
-    """Strict JSON: UTF-8, no duplicate names, no NaN or Infinity, no lone surrogates, not too deep.
-
-    JoseError says which of these it breaks.
-    """
-    try:
-        text = raw.decode() if isinstance(raw, bytes) else raw
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
-    except RecursionError:
-        raise JoseError("JSON is nested too deep") from None
-    except UnicodeError:
-        raise JoseError("JSON must be UTF-8 without lone surrogates") from None
-    except ValueError as error:
-        raise JoseError(f"not strict JSON: {error}") from None
-    _bound(value, MAX_DEPTH)
-    return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name appears twice in one object")
-    return found
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _bound(value: Any, depth: int) -> None:
-    if depth == 0:
-        raise JoseError(f"JSON is nested deeper than {MAX_DEPTH}")
-    children = value.values() if isinstance(value, dict) else value
-    if isinstance(value, dict | list):
-        for child in children:
-            _bound(child, depth - 1)

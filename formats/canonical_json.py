@@ -1,4 +1,4 @@
-"""JSON with one text for one value (RFC 8785), by json's own fast code wherever the two agree."""
+"""Canonical JSON (RFC 8785), written by the faster ``json`` wherever both give the same text."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import rfc8785
 
 MAX_SAFE_INTEGER = 2**53 - 1
-# Between these a double that is not integral is written alike by Python and by ECMAScript.
-LEAST, MOST = 1e-4, 1e15
+# Python and ECMAScript write a double between these alike, unless it is integral.
+MIN_PLAIN_FLOAT, MAX_PLAIN_FLOAT = 1e-4, 1e15
 
 _encode = json.JSONEncoder(
     sort_keys=True, separators=(",", ":"), ensure_ascii=False, check_circular=False
@@ -17,12 +17,15 @@ _encode = json.JSONEncoder(
 
 
 def dumps(value: Any) -> bytes:
-    """``rfc8785.CanonicalizationError`` for what has no such text."""
+    """Returns the canonical UTF-8 text of a value.
+
+    Raises ``rfc8785.CanonicalizationError`` if the value has none.
+    """
     if _is_written_alike(value):
         try:
             return _encode(value).encode()
         except UnicodeEncodeError:
-            pass  # half a surrogate pair, which rfc8785 refuses by its own error
+            pass  # a lone surrogate: rfc8785 raises its own error
     text: bytes = rfc8785.dumps(value)
     return text
 
@@ -34,7 +37,7 @@ def _is_written_alike(value: Any) -> bool:
         case int():
             return -MAX_SAFE_INTEGER <= value <= MAX_SAFE_INTEGER
         case float():
-            return LEAST <= abs(value) <= MOST and value != int(value)
+            return MIN_PLAIN_FLOAT <= abs(value) <= MAX_PLAIN_FLOAT and value != int(value)
         case list():
             return all(map(_is_written_alike, value))
         case dict():
@@ -44,5 +47,5 @@ def _is_written_alike(value: Any) -> bool:
 
 
 def _is_plain(name: Any) -> bool:
-    """Names are ordered by UTF-16 units, which only for some is the order of their characters."""
+    """Returns whether json, which sorts by code points, sorts a name as RFC 8785 does (UTF-16)."""
     return isinstance(name, str) and name.isascii()
