@@ -46,20 +46,20 @@ def check_definition(
             known = known.with_workflow(load(_text(inner), known))
         except DefinitionInvalidError as error:
             raise errors.CommandError(
-                "\n".join(f"{inner}:{fault}" for fault in error.faults),
+                "\n".join(f"{inner}:{problem}" for problem in error.problems),
                 code="INVALID_ARGUMENT",
                 reason="DEFINITION_INVALID",
             ) from None
-    faults = check(_text(file), known)
+    problems = check(_text(file), known)
     if json:
-        listed = [{"line": f.line, "column": f.column, "message": f.message} for f in faults]
-        screen.emit({"file": str(file), "ok": not faults, "faults": listed})
-    elif faults:
-        for fault in faults:
-            screen.show(f"{file}:{fault}")
+        listed = [{"line": f.line, "column": f.column, "message": f.message} for f in problems]
+        screen.emit({"file": str(file), "ok": not problems, "problems": listed})
+    elif problems:
+        for problem in problems:
+            screen.show(f"{file}:{problem}")
     else:
         screen.show(f"{file}: ok")
-    if faults:
+    if problems:
         raise typer.Exit(errors.FAILED)
 
 

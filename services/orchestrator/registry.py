@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-CACHE = 1024  # compiled workflows
+MAX_CACHED_WORKFLOWS = 1024  # compiled workflows
 
 
 class Offload(Protocol):
@@ -30,10 +30,10 @@ class Offload(Protocol):
 
 
 class WorkflowRegistry:
-    def __init__(self, definitions: Definitions, aside: Offload | None = None) -> None:
-        """``aside`` calls what may take a second so that runs go on meanwhile."""
+    def __init__(self, definitions: Definitions, offload: Offload | None = None) -> None:
+        """``offload`` calls what may take a second so that runs go on meanwhile."""
         self._definitions = definitions
-        self._aside = aside or _at_once
+        self._offload = offload or _inline
         self._pinned: OrderedDict[tuple[str, ...], Workflow] = OrderedDict()
 
     async def register_built_in(self) -> None:
@@ -43,18 +43,18 @@ class WorkflowRegistry:
             await self._definitions.register(definition.load(text), text)
 
     async def register(self, text: str) -> StoredDefinition:
-        """Check a definition and store it. DefinitionInvalidError with every fault."""
-        used = await self._aside(definition.references, text)
+        """Check a definition and store it. DefinitionInvalidError with every problem."""
+        used = await self._offload(definition.references, text)
         inner = await self._definitions.newest(used)
-        workflow = await self._aside(_check, text, inner)
+        workflow = await self._offload(_check, text, inner)
         if workflow.id in definition.BUILT_IN and workflow.hash != current(workflow.id).hash:
-            fault = definition.read(text).fault(
+            problem = definition.read(text).problem(
                 ("id",), f"{workflow.id} is built in: choose another id"
             )
-            raise definition.DefinitionInvalidError([fault])
+            raise definition.DefinitionInvalidError([problem])
         stored = await self._definitions.register(workflow, text)
         with suppress(FailedPrecondition):  # registered before those inside it were changed
-            await self._aside(self.newest, stored)
+            await self._offload(self.newest, stored)
         return stored
 
     def newest(self, stored: StoredDefinition) -> Workflow:
@@ -86,7 +86,7 @@ class WorkflowRegistry:
         known = self._pinned.get(hashes)
         if known is None:
             known = self._pinned[hashes] = await self._read(state)
-            if len(self._pinned) > CACHE:
+            if len(self._pinned) > MAX_CACHED_WORKFLOWS:
                 self._pinned.popitem(last=False)
         return known
 
@@ -109,7 +109,7 @@ class WorkflowRegistry:
         return known
 
 
-async def _at_once(work: Callable[..., T], *args: Any) -> T:
+async def _inline(work: Callable[..., T], *args: Any) -> T:
     return work(*args)
 
 
@@ -136,7 +136,7 @@ def _with(inner: tuple[StoredDefinition, ...]) -> definition.Operations:
     return known
 
 
-@lru_cache(maxsize=CACHE)
+@lru_cache(maxsize=MAX_CACHED_WORKFLOWS)
 def _compile(body: str, inner: tuple[str, ...] = ()) -> Workflow:
     known = definition.operations()
     for text in inner:

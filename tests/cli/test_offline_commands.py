@@ -26,7 +26,7 @@ def documents(capsys: pytest.CaptureFixture[str]) -> list[Any]:
 
 def test_a_sound_definition_passes(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["workflow", "check", str(DEFINITION), "--json"]) == 0
-    assert documents(capsys) == [{"file": str(DEFINITION), "ok": True, "faults": []}]
+    assert documents(capsys) == [{"file": str(DEFINITION), "ok": True, "problems": []}]
 
 
 def test_every_fault_of_a_definition_has_its_position(
@@ -42,8 +42,8 @@ def test_every_fault_of_a_definition_has_its_position(
     (document,) = documents(capsys)
     assert code == 1
     assert not document["ok"]
-    assert document["faults"]
-    assert {fault["line"] > 1 for fault in document["faults"]} == {True}
+    assert document["problems"]
+    assert {problem["line"] > 1 for problem in document["problems"]} == {True}
 
 
 @pytest.mark.parametrize("arguments", [["check"], ["check", str(DEFINITION), "--with"]], ids=len)

@@ -176,7 +176,7 @@ REFUSED: list[tuple[str, str, str]] = [
 
 @pytest.mark.parametrize(("says", "text", "words"), REFUSED, ids=[says for says, *_ in REFUSED])
 def test_what_the_reference_refuses_is_refused(says: str, text: str, words: str) -> None:
-    found = [fault.message for fault in definition.check(text)]
+    found = [problem.message for problem in definition.check(text)]
 
     assert says in WORDS
     assert any(words in message for message in found), found
@@ -187,10 +187,10 @@ def test_a_number_is_what_it_is_worth() -> None:
     assert run_of(of(step("a", set={"x": 2.0}))).state.steps["a"].output == {"x": 2}
 
 
-def test_the_check_tells_the_first_two_hundred_faults() -> None:
+def test_the_check_tells_the_first_two_hundred_problems() -> None:
     bad = {f"x{at}": "{{steps.nobody.x}}" for at in range(300)}
 
-    assert "the check tells the first 200 faults" in WORDS
+    assert "the check reports the first 200 problems" in WORDS
     assert len(definition.check(of(step("a", set=bad)))) == 200
 
 

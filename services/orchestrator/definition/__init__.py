@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from services.orchestrator.definition.ast import SubWorkflowNode, all_raw
+from services.orchestrator.definition.ast import SubWorkflowNode, all_nodes
 from services.orchestrator.definition.check import check_workflow
 from services.orchestrator.definition.document import parse_json
 from services.orchestrator.definition.operations import Operations, declared_operations
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 __all__ = [
     "BUILT_IN",
     "DefinitionInvalidError",
-    "Fault",
     "Operations",
+    "Problem",
     "check",
     "load",
     "operations",
@@ -41,7 +41,7 @@ def check(text: str, known: Operations | None = None) -> list[Problem]:
     try:
         load(text, known)
     except DefinitionInvalidError as error:
-        return list(error.faults)
+        return list(error.problems)
     return []
 
 
@@ -53,7 +53,7 @@ def load(text: str, known: Operations | None = None) -> Workflow:
 
 def references(text: str) -> tuple[str, ...]:
     """Ids of the workflows that its steps run, known or not. Raises DefinitionInvalidError."""
-    steps = all_raw(parse_workflow(read(text)).steps)
+    steps = all_nodes(parse_workflow(read(text)).steps)
     actions = [step.action for step in steps]
     used = [action.workflow for action in actions if isinstance(action, SubWorkflowNode)]
     return tuple(dict.fromkeys(used))

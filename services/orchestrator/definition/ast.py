@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from services.orchestrator.definition.workflow import AS_THE_ENGINE_DOES, EventPattern, Retry
+from services.orchestrator.definition.workflow import DEFAULT_RETRY, EventPattern, Retry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -20,7 +20,7 @@ class CallNode:
     operation: str
     input_mapping: dict[str, Any]
     output_mapping: dict[str, Any]
-    retry: Retry = AS_THE_ENGINE_DOES
+    retry: Retry = DEFAULT_RETRY
     timeout_us: int | None = None
     compensate: CallNode | None = None
     payment: str | None = None  # a template of its id
@@ -52,11 +52,11 @@ class WaitNode:
 
 @dataclass(frozen=True, slots=True)
 class WaitForNode:
-    awaited: tuple[EventPattern, ...]
+    patterns: tuple[EventPattern, ...]
     all: bool
     correlation: str | None
     timeout_us: int | None
-    may_end: bool
+    continues_on_timeout: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class ForEachNode:
     items: Any
     collect: dict[str, Any]
     max_concurrency: int
-    tolerates: bool
+    continues_on_error: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class EndNode:
     reason: str
 
 
-RawAction: TypeAlias = (
+ActionNode: TypeAlias = (
     "CallNode | SubWorkflowNode | SetNode | SwitchNode | WaitNode | WaitForNode | EmitNode"
     " | ApprovalNode | ParallelNode | ForEachNode | EndNode"
 )
@@ -125,7 +125,7 @@ class StepNode:
     pointer: Pointer
     id: str
     condition: str | None
-    action: RawAction
+    action: ActionNode
     blocks: tuple[BlockNode, ...] = ()
     on_error: CatchNode | None = None
 
@@ -138,11 +138,11 @@ class WorkflowNode:
     deadline_us: int | None = None
 
 
-def all_raw(steps: Iterable[StepNode]) -> Iterator[StepNode]:
+def all_nodes(steps: Iterable[StepNode]) -> Iterator[StepNode]:
     """These and all inside them, in the order of the text."""
     for step in steps:
         yield step
         for block in step.blocks:
-            yield from all_raw(block.steps)
+            yield from all_nodes(block.steps)
         if step.on_error is not None:
-            yield from all_raw(step.on_error.steps)
+            yield from all_nodes(step.on_error.steps)

@@ -15,7 +15,7 @@ from services.orchestrator.definition.ast import (
     SubWorkflowNode,
     WaitForNode,
     WaitNode,
-    all_raw,
+    all_nodes,
 )
 from services.orchestrator.definition.expression import ConditionInvalidError, read_expression
 from services.orchestrator.definition.inputs import Inputs
@@ -71,7 +71,7 @@ def type_of_input(inputs: Inputs, path: Path) -> ValueType:
 
 
 def _uses(raw: WorkflowNode, operations: Operations) -> Iterator[tuple[Path, ValueType]]:
-    for step in all_raw(raw.steps):
+    for step in all_nodes(raw.steps):
         yield from _judged(step.condition)
         for block in step.blocks:
             yield from _judged(block.when)

@@ -31,15 +31,15 @@ class Document:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_lines", line_starts(self._text))
 
-    def fault(self, pointer: Pointer, message: str, *, offset: int | None = None) -> Problem:
-        """A fault of the value there, or ``offset`` characters into it if it is a string."""
+    def problem(self, pointer: Pointer, message: str, *, offset: int | None = None) -> Problem:
+        """A problem of the value there, or ``offset`` characters into it if it is a string."""
         start = self._values[pointer]
         if offset is not None:
             start += place_within(self._text, start, self.at(pointer), offset)
         return Problem(*line_and_column(self._lines, start), message)
 
-    def key_fault(self, pointer: Pointer, message: str) -> Problem:
-        """A fault of the key that leads to ``pointer``."""
+    def key_problem(self, pointer: Pointer, message: str) -> Problem:
+        """A problem of the key that leads to ``pointer``."""
         return Problem(*line_and_column(self._lines, self._keys[pointer]), message)
 
     def at(self, pointer: Pointer) -> Any:
@@ -160,11 +160,11 @@ class _Reader:
         self._at += 1
 
     def _refuse(self, message: str) -> NoReturn:
-        raise DefinitionInvalidError([fault_at(self._text, self._at, message)])
+        raise DefinitionInvalidError([problem_at(self._text, self._at, message)])
 
 
-def fault_at(text: str, offset: int, message: str) -> Problem:
-    """A fault at an offset in the text, as line and column."""
+def problem_at(text: str, offset: int, message: str) -> Problem:
+    """A problem at an offset in the text, as line and column."""
     return Problem(*line_and_column(line_starts(text), offset), message)
 
 

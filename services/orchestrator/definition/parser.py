@@ -17,15 +17,15 @@ from services.orchestrator.definition.ast import (
     SubWorkflowNode,
     SwitchNode,
     WorkflowNode,
-    all_raw,
+    all_nodes,
 )
 from services.orchestrator.definition.problems import DefinitionInvalidError
 from services.orchestrator.definition.shape import MAX_BRANCHES
 from services.orchestrator.definition.step_parsers import Asking
-from services.orchestrator.definition.workflow import AS_THE_ENGINE_DOES, Retry
+from services.orchestrator.definition.workflow import DEFAULT_RETRY, Retry
 
 if TYPE_CHECKING:
-    from services.orchestrator.definition.ast import RawAction
+    from services.orchestrator.definition.ast import ActionNode
     from services.orchestrator.definition.document import Document, Pointer
 
 MAX_STEPS_PER_LIST = 100  # in a list
@@ -47,8 +47,8 @@ def parse_workflow(document: Document) -> WorkflowNode:
     """DefinitionInvalidError with everything that is out of shape."""
     parser = _Parser(document)
     workflow = parser.workflow()
-    if parser.faults:
-        raise DefinitionInvalidError(sorted(parser.faults))
+    if parser.problems:
+        raise DefinitionInvalidError(sorted(parser.problems))
     return workflow
 
 
@@ -58,7 +58,7 @@ class _Parser(Asking):
         self.keys((), top, required=("id", "name", "steps"), optional=("deadline",))
         name = self.text(("name",), top)
         if len(name) > MAX_NAME:
-            self.fault(("name",), f"longer than {MAX_NAME} characters")
+            self.problem(("name",), f"longer than {MAX_NAME} characters")
         id = self.id(("id",), top)
         steps = self._steps(("steps",), top)
         self._must_differ(steps)
@@ -66,9 +66,9 @@ class _Parser(Asking):
 
     def _must_differ(self, steps: tuple[StepNode, ...]) -> None:
         seen: set[str] = set()
-        for step in all_raw(steps):
+        for step in all_nodes(steps):
             if step.id and step.id in seen:
-                self.fault((*step.pointer, "id"), f"another step is called {step.id}")
+                self.problem((*step.pointer, "id"), f"another step is called {step.id}")
             seen.add(step.id)
 
     def _steps(self, pointer: Pointer, parent: dict[str, Any]) -> tuple[StepNode, ...]:
@@ -77,7 +77,7 @@ class _Parser(Asking):
         if not isinstance(raw, list) or not (
             name not in parent or 1 <= len(raw) <= MAX_STEPS_PER_LIST
         ):
-            self.fault(pointer, f"must be a list of 1 to {MAX_STEPS_PER_LIST} steps")
+            self.problem(pointer, f"must be a list of 1 to {MAX_STEPS_PER_LIST} steps")
             return ()
         return tuple(self._step((*pointer, at), step) for at, step in enumerate(raw))
 
@@ -104,11 +104,11 @@ class _Parser(Asking):
         near = [word for key in step for word in get_close_matches(key, kinds, n=1)]
         hint = f"; did you mean {near[0]}?" if near else ""
         message = f"does nothing: give it a call ({', '.join(CALL)}) or one of {', '.join(kinds)}"
-        self.fault(pointer, message + hint)
+        self.problem(pointer, message + hint)
 
     def _action(
         self, kind: str | None, pointer: Pointer, step: dict[str, Any]
-    ) -> tuple[RawAction, tuple[BlockNode, ...]]:
+    ) -> tuple[ActionNode, tuple[BlockNode, ...]]:
         where = (*pointer, kind or "")
         match kind:
             case "set":
@@ -177,7 +177,7 @@ class _Parser(Asking):
 
     def _retry(self, pointer: Pointer, call: dict[str, Any]) -> Retry:
         if "retry" not in call:
-            return AS_THE_ENGINE_DOES
+            return DEFAULT_RETRY
         given = self.member(pointer, call)
         self.keys(pointer, given, optional=RETRY)
         return Retry(
@@ -195,7 +195,7 @@ class _Parser(Asking):
             return None
         if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1:
             return float(value)
-        self.fault(pointer, "must be a number from 0 to 1")
+        self.problem(pointer, "must be a number from 0 to 1")
         return None
 
     def _set(self, pointer: Pointer, step: dict[str, Any]) -> SetNode:
@@ -206,7 +206,7 @@ class _Parser(Asking):
     def _cases(self, pointer: Pointer, step: dict[str, Any]) -> tuple[BlockNode, ...]:
         raw = step["switch"]
         if not isinstance(raw, list) or not 1 <= len(raw) <= MAX_BRANCHES:
-            self.fault(pointer, f"must be a list of 1 to {MAX_BRANCHES} cases")
+            self.problem(pointer, f"must be a list of 1 to {MAX_BRANCHES} cases")
             return ()
         blocks = []
         for at, item in enumerate(raw):
@@ -228,7 +228,7 @@ class _Parser(Asking):
         branches = self.member(inner, given)
         self.names(inner, branches)
         if "branches" in given and not 2 <= len(branches) <= MAX_BRANCHES:
-            self.fault(inner, f"must have 2 to {MAX_BRANCHES} branches")
+            self.problem(inner, f"must have 2 to {MAX_BRANCHES} branches")
         blocks = tuple(
             BlockNode((*inner, name), name, None, self._steps((*inner, name), branches))
             for name in branches
@@ -245,10 +245,12 @@ class _Parser(Asking):
         collect = self.member((*pointer, "collect"), given)
         self.names((*pointer, "collect"), collect)
         words = ("fail", "continue")
-        tolerates = self.word((*pointer, "on_item_error"), given, words, "fail") == "continue"
+        continues_on_error = (
+            self.word((*pointer, "on_item_error"), given, words, "fail") == "continue"
+        )
         block = BlockNode(pointer, "items", None, self._steps((*pointer, "steps"), given))
         concurrency = self._concurrency(pointer, given)
-        return ForEachNode(given.get("items"), collect, concurrency, tolerates), (block,)
+        return ForEachNode(given.get("items"), collect, concurrency, continues_on_error), (block,)
 
     def _concurrency(self, pointer: Pointer, given: dict[str, Any]) -> int:
         where = (*pointer, "max_concurrency")

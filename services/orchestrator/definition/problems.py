@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-MAX_FAULTS = 200  # told of one definition
+MAX_PROBLEMS = 200  # told of one definition
 MAX_SHOWN = 60  # characters of what a definition holds
 MAX_NAMED = 12  # of what there is instead
 
@@ -24,11 +24,11 @@ class Problem:
 
 
 class DefinitionInvalidError(ValueError):
-    """A definition with faults: at least one, in order of position."""
+    """A definition with problems: at least one, in order of position."""
 
-    def __init__(self, faults: Sequence[Problem]) -> None:
-        super().__init__("; ".join(map(str, faults)))
-        self.faults = tuple(faults)
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("; ".join(map(str, problems)))
+        self.problems = tuple(problems)
 
 
 def shown(text: str) -> str:

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from services.orchestrator.definition.duration import EXPECTED, parse_duration
-from services.orchestrator.definition.problems import MAX_FAULTS, DefinitionInvalidError, shown
+from services.orchestrator.definition.problems import MAX_PROBLEMS, DefinitionInvalidError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -34,11 +34,11 @@ _TEXT = re.compile(TEXT)
 
 
 class Shape:
-    """Goes on after a fault with an empty value, to report all of them at once."""
+    """Goes on after a problem with an empty value, to report all of them at once."""
 
     def __init__(self, document: Document) -> None:
         self.document = document
-        self.faults: list[Problem] = []
+        self.problems: list[Problem] = []
 
     def keys(
         self,
@@ -52,16 +52,16 @@ class Shape:
         for key in value:
             if key not in known:
                 message = f"unknown key {shown(key)}; known: {', '.join(known)}"
-                self.key_fault((*pointer, key), message)
+                self.key_problem((*pointer, key), message)
         if isinstance(self.document.at(pointer), dict):
             for key in required:
                 if key not in value:
-                    self.fault(pointer, f"{key} is missing")
+                    self.problem(pointer, f"{key} is missing")
 
     def object(self, pointer: Pointer, value: Any) -> dict[str, Any]:
         if isinstance(value, dict):
             return value
-        self.fault(pointer, "must be an object")
+        self.problem(pointer, "must be an object")
         return {}
 
     def member(self, pointer: Pointer, parent: dict[str, Any]) -> dict[str, Any]:
@@ -75,19 +75,21 @@ class Shape:
         value = parent[name]
         if isinstance(value, str) and _TEXT.search(value):
             return value
-        self.fault(pointer, "must be a text" if not isinstance(value, str) else "must not be empty")
+        self.problem(
+            pointer, "must be a text" if not isinstance(value, str) else "must not be empty"
+        )
         return ""
 
     def id(self, pointer: Pointer, parent: dict[str, Any]) -> str:
         id = self.text(pointer, parent)
         if id and not is_id(id):
-            self.fault(pointer, not_an_id(id))
+            self.problem(pointer, not_an_id(id))
         return id
 
     def names(self, pointer: Pointer, value: dict[str, Any]) -> None:
         for name in value:
             if not is_id(name):
-                self.key_fault((*pointer, name), not_an_id(name))
+                self.key_problem((*pointer, name), not_an_id(name))
 
     def duration(self, pointer: Pointer, parent: dict[str, Any]) -> int | None:
         """Microseconds; None where there is none."""
@@ -96,7 +98,7 @@ class Shape:
             return None
         found = parse_duration(parent[name])
         if found is None:
-            self.fault(pointer, f"must be {EXPECTED}")
+            self.problem(pointer, f"must be {EXPECTED}")
         return found
 
     def integer(
@@ -108,7 +110,7 @@ class Shape:
         value = parent[name]
         if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
             return value
-        self.fault(pointer, f"must be an integer from {least} to {most}")
+        self.problem(pointer, f"must be an integer from {least} to {most}")
         return None
 
     def word(
@@ -117,7 +119,7 @@ class Shape:
         value = parent.get(str(pointer[-1]), default)
         if isinstance(value, str) and value in words:
             return value
-        self.fault(pointer, f"must be one of {', '.join(words)}")
+        self.problem(pointer, f"must be one of {', '.join(words)}")
         return default
 
     def errors(self, pointer: Pointer, parent: dict[str, Any]) -> frozenset[str]:
@@ -125,19 +127,19 @@ class Shape:
         value = parent.get(str(pointer[-1]), [])
         if isinstance(value, list) and all(map(_is_error, value)):
             return frozenset(value)
-        self.fault(pointer, "must be a list of codes or reasons, such as NOT_FOUND")
+        self.problem(pointer, "must be a list of codes or reasons, such as NOT_FOUND")
         return frozenset()
 
-    def fault(self, pointer: Pointer, message: str) -> None:
-        self._note(self.document.fault(pointer, message))
+    def problem(self, pointer: Pointer, message: str) -> None:
+        self._note(self.document.problem(pointer, message))
 
-    def key_fault(self, pointer: Pointer, message: str) -> None:
-        self._note(self.document.key_fault(pointer, message))
+    def key_problem(self, pointer: Pointer, message: str) -> None:
+        self._note(self.document.key_problem(pointer, message))
 
-    def _note(self, fault: Problem) -> None:
-        self.faults.append(fault)
-        if len(self.faults) == MAX_FAULTS:
-            raise DefinitionInvalidError(sorted(self.faults))
+    def _note(self, problem: Problem) -> None:
+        self.problems.append(problem)
+        if len(self.problems) == MAX_PROBLEMS:
+            raise DefinitionInvalidError(sorted(self.problems))
 
 
 def _is_error(value: Any) -> bool:

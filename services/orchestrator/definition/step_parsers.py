@@ -25,7 +25,7 @@ class Asking(Shape):
         given = self.member(pointer, step)
         self.keys(pointer, given, optional=("duration", "until"))
         if isinstance(step["wait"], dict) and len(given.keys() & {"duration", "until"}) != 1:
-            self.fault(pointer, "needs duration or until, one of them")
+            self.problem(pointer, "needs duration or until, one of them")
         until = self.text((*pointer, "until"), given) if "until" in given else None
         return WaitNode(self.duration((*pointer, "duration"), given), until)
 
@@ -34,18 +34,18 @@ class Asking(Shape):
         self.keys(pointer, given, optional=(*SIGNALS, "correlation", "timeout", "on_timeout"))
         kinds = [kind for kind in SIGNALS if kind in given]
         if isinstance(step["wait_for"], dict) and len(kinds) != 1:
-            self.fault(pointer, f"needs one of {', '.join(SIGNALS)}")
+            self.problem(pointer, f"needs one of {', '.join(SIGNALS)}")
         where = (*pointer, "on_timeout")
-        may_end = self.word(where, given, ("fail", "continue"), "fail") == "continue"
-        if may_end and "timeout" not in given:
-            self.fault(where, "needs a timeout")
+        continues_on_timeout = self.word(where, given, ("fail", "continue"), "fail") == "continue"
+        if continues_on_timeout and "timeout" not in given:
+            self.problem(where, "needs a timeout")
         correlation = (*pointer, "correlation")
         return WaitForNode(
             self._awaited(pointer, given, kinds),
             "all" in given,
             self.text(correlation, given) if "correlation" in given else None,
             self.duration((*pointer, "timeout"), given),
-            may_end,
+            continues_on_timeout,
         )
 
     def _awaited(
@@ -59,11 +59,11 @@ class Asking(Shape):
             return ()
         where, listed = (*pointer, kinds[0]), given[kinds[0]]
         if not isinstance(listed, list) or not 2 <= len(listed) <= MAX_BRANCHES:
-            self.fault(where, f"must be a list of 2 to {MAX_BRANCHES} different names")
+            self.problem(where, f"must be a list of 2 to {MAX_BRANCHES} different names")
             return ()
         awaited = tuple(self._one_of((*where, at), item) for at, item in enumerate(listed))
         if len({one.key for one in awaited}) < len(awaited):
-            self.fault(where, f"must be a list of 2 to {MAX_BRANCHES} different names")
+            self.problem(where, f"must be a list of 2 to {MAX_BRANCHES} different names")
         return awaited
 
     def _one_of(self, pointer: Pointer, value: Any) -> EventPattern:
@@ -73,13 +73,13 @@ class Asking(Shape):
             if "event" in value:
                 return EventPattern(self._event((*pointer, "event"), value["event"]), is_event=True)
         elif not isinstance(value, str) or not is_id(value):
-            self.fault(pointer, not_an_id(str(value)))
+            self.problem(pointer, not_an_id(str(value)))
         return EventPattern(str(value))
 
     def _event(self, pointer: Pointer, value: Any) -> str:
         if not isinstance(value, str) or not re.fullmatch(EVENT, value) or len(value) > MAX_EVENT:
             expected = "words of a-z, 0-9 and _, each beginning with a letter, parted by dots"
-            self.fault(pointer, f"must be {expected}, at most {MAX_EVENT} characters")
+            self.problem(pointer, f"must be {expected}, at most {MAX_EVENT} characters")
         return str(value)
 
     def emit(self, pointer: Pointer, step: dict[str, Any]) -> EmitNode:
@@ -88,7 +88,7 @@ class Asking(Shape):
         where = (*pointer, "type")
         type = self._event(where, given["type"]) if "type" in given else ""
         if type.startswith(RESERVED):
-            self.fault(where, f"types that begin with {RESERVED} are the engine's")
+            self.problem(where, f"types that begin with {RESERVED} are the engine's")
         subject = self.text((*pointer, "subject"), given) if "subject" in given else None
         return EmitNode(type, subject, self.member((*pointer, "data"), given))
 
@@ -101,9 +101,9 @@ class Asking(Shape):
         where = (*pointer, "approvers")
         if isinstance(listed, list):
             if not quorum <= len(set(map(str, listed))) == len(listed) <= MAX_APPROVERS:
-                self.fault(where, f"must be {quorum} to {MAX_APPROVERS} different DIDs")
+                self.problem(where, f"must be {quorum} to {MAX_APPROVERS} different DIDs")
         elif "approvers" in given and not isinstance(listed, str):
-            self.fault(where, "must be a list of DIDs, or a path to one")
+            self.problem(where, "must be a list of DIDs, or a path to one")
         values = self.member((*pointer, "values"), given)
         self.names((*pointer, "values"), values)
         text = self.text((*pointer, "text"), given)

@@ -66,7 +66,7 @@ class Operation:
         """A workflow that pays is no operation: what runs inside another can be taken back."""
         if not isinstance(self.runs, Workflow):
             return self.runs.effect
-        return Effect.REVERSIBLE if self.runs.changes else Effect.READ
+        return Effect.REVERSIBLE if self.runs.has_effects else Effect.READ
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +81,7 @@ class Retry:
     errors: frozenset[str] = frozenset()  # the only ones that are tried again; empty: as above
 
 
-AS_THE_ENGINE_DOES = Retry()
+DEFAULT_RETRY = Retry()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ class Call:
     operation: Operation
     input_mapping: dict[str, Any]
     output_mapping: dict[str, Any]
-    retry: Retry = AS_THE_ENGINE_DOES
+    retry: Retry = DEFAULT_RETRY
     timeout_us: int | None = None
     compensate: Call | None = None
     # A template of the id of the payment that it makes or judges; None: that of the run.
@@ -144,16 +144,16 @@ class EventPattern:
 
 @dataclass(frozen=True, slots=True)
 class WaitFor:
-    awaited: tuple[EventPattern, ...]
+    patterns: tuple[EventPattern, ...]
     all: bool  # each of them; else whichever comes first
     correlation: str | None  # a template
     timeout_us: int | None
-    may_end: bool  # without any of them
+    continues_on_timeout: bool  # without any of them
 
     @property
     def events(self) -> tuple[str, ...]:
         """Types of the events among them."""
-        return tuple(one.name for one in self.awaited if one.is_event)
+        return tuple(one.name for one in self.patterns if one.is_event)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +185,7 @@ class ForEach:
     steps: tuple[Step, ...]
     collect: dict[str, Any]  # templates, resolved where an item's last step ended
     max_concurrency: int
-    tolerates: bool  # a failed item ends only itself
+    continues_on_error: bool  # a failed item ends only itself
     count: int | None = None  # of the items, where the definition lists them
 
 
@@ -275,12 +275,16 @@ class Workflow:
     pivots: int = field(init=False, repr=False)  # the most that one way through it makes
     # Name and hash of every workflow that runs inside this one, each after those inside it: a run
     # is pinned to them.
-    composites: Mapping[str, str] = field(init=False, repr=False)
-    uses: tuple[str, ...] = field(init=False, repr=False)  # ids of those that its own steps run
-    changes: bool = field(init=False, repr=False)  # something that somebody else can see
-    least: int = field(init=False, repr=False)  # steps that a run has if none of them fails
+    sub_workflow_hashes: Mapping[str, str] = field(init=False, repr=False)
+    sub_workflow_ids: tuple[str, ...] = field(
+        init=False, repr=False
+    )  # ids of those that its own steps run
+    has_effects: bool = field(init=False, repr=False)  # something that somebody else can see
+    min_steps: int = field(init=False, repr=False)  # steps that a run has if none of them fails
     names_payments: bool = field(init=False, repr=False)  # each by an id in the run's input
-    hears_events: bool = field(init=False, repr=False)  # it, or a workflow inside it, waits for any
+    awaits_events: bool = field(
+        init=False, repr=False
+    )  # it, or a workflow inside it, waits for any
     _by_id: dict[str, Step] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -288,13 +292,13 @@ class Workflow:
         names = any(step.payment is not None for step in all_steps(self.steps))
         object.__setattr__(self, "names_payments", names)
         inside = _inside(self)
-        object.__setattr__(self, "composites", _hashes(inside))
-        object.__setattr__(self, "uses", tuple(dict.fromkeys(_uses(self.steps))))
-        hears = any(inner.hears_events for inner in inside) or _hears(self.steps)
-        object.__setattr__(self, "hears_events", hears)
-        changes = any(map(_changes_something, all_steps(self.steps)))
-        object.__setattr__(self, "changes", changes)
-        object.__setattr__(self, "least", sum(map(_least, self.steps)))
+        object.__setattr__(self, "sub_workflow_hashes", _hashes(inside))
+        object.__setattr__(self, "sub_workflow_ids", tuple(dict.fromkeys(_uses(self.steps))))
+        hears = any(inner.awaits_events for inner in inside) or _hears(self.steps)
+        object.__setattr__(self, "awaits_events", hears)
+        has_effects = any(map(_changes_something, all_steps(self.steps)))
+        object.__setattr__(self, "has_effects", has_effects)
+        object.__setattr__(self, "min_steps", sum(map(_min_steps, self.steps)))
         object.__setattr__(self, "_by_id", {step.id: step for step in all_steps(self.steps)})
 
     def step(self, id: str) -> Step:
@@ -344,21 +348,21 @@ def _hashes(inside: Iterable[Workflow]) -> dict[str, str]:
     """Theirs, and of all inside them, those inside of each before itself."""
     found: dict[str, str] = {}
     for inner in inside:
-        found |= {id: hash for id, hash in inner.composites.items() if id not in found}
+        found |= {id: hash for id, hash in inner.sub_workflow_hashes.items() if id not in found}
         found.setdefault(inner.id, inner.hash)
     return found
 
 
-def _least(step: Step) -> int:
+def _min_steps(step: Step) -> int:
     if step.condition is not None:
         return 1
     match step.action:
         case Parallel(branches, first=False):
-            return 1 + sum(_least(inner) for steps in branches.values() for inner in steps)
+            return 1 + sum(_min_steps(inner) for steps in branches.values() for inner in steps)
         case ForEach(count=int(count)):
-            return 1 + count * sum(map(_least, step.action.steps))
+            return 1 + count * sum(map(_min_steps, step.action.steps))
         case Call(operation) if isinstance(operation.runs, Workflow):
-            return 1 + operation.runs.least
+            return 1 + operation.runs.min_steps
         case _:
             return 1
 

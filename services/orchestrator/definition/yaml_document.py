@@ -24,8 +24,8 @@ from services.orchestrator.definition.document import (
     OUT_OF_RANGE,
     Document,
     check_size,
-    fault_at,
     plain_number,
+    problem_at,
 )
 from services.orchestrator.definition.problems import DefinitionInvalidError, shown
 
@@ -159,7 +159,9 @@ class _Reader:
         return number
 
     def _refuse(self, message: str, offset: int) -> NoReturn:
-        raise DefinitionInvalidError([fault_at(self._text, min(offset, len(self._text)), message)])
+        raise DefinitionInvalidError(
+            [problem_at(self._text, min(offset, len(self._text)), message)]
+        )
 
 
 _WITH_VALUES = (

@@ -29,7 +29,7 @@ class Blocks(Interpreter):
     __slots__ = ()
 
     def enter(self, step: Step, path: str) -> Progress:
-        tolerates = isinstance(step.action, ForEach) and step.action.tolerates
+        tolerates = isinstance(step.action, ForEach) and step.action.continues_on_error
         known = self.state.steps[path]
         handling = bool(known.caught)
         if path in self.state.broken and (handling or not tolerates):
@@ -139,7 +139,7 @@ class Blocks(Interpreter):
         count, items = len(known.input[ITEMS]), self.state.items.setdefault(path, ItemsProgress())
         for index in items.next(count, each.max_concurrency):
             way = self.walk(each.steps, f"{path}[{index}]/")
-            if self.ending is not None or (way is Progress.BROKEN and not each.tolerates):
+            if self.ending is not None or (way is Progress.BROKEN and not each.continues_on_error):
                 return way
             items.saw(index, under_way=way is Progress.UNDER)
         if not items.open:

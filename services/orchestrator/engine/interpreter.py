@@ -183,7 +183,7 @@ class Interpreter(Waits, ABC):
         runs = call.operation.runs
         if isinstance(runs, Workflow):
             runs.inputs.check(resolved)
-            if len(self.state.steps) + runs.least > MAX_STEPS_PER_RUN:
+            if len(self.state.steps) + runs.min_steps > MAX_STEPS_PER_RUN:
                 message = f"the run would have more than {MAX_STEPS_PER_RUN} steps"
                 self.end_call(path, StepError("INVALID_ARGUMENT", "", message), **payload)
                 return

@@ -103,7 +103,7 @@ class RecordWriter:
             around = step_path.locate(self.workflow, outside).step
             handling = path.startswith(f"{outside}/{step_path.ON_ERROR}/")
             each = around.action
-            if not handling and isinstance(each, ForEach) and each.tolerates:
+            if not handling and isinstance(each, ForEach) and each.continues_on_error:
                 return CaughtBy.OUTER
             if not handling and _takes(around, error):
                 return CaughtBy.OUTER

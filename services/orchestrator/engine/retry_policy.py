@@ -7,7 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from mesh.errors import Reason
-from services.orchestrator.definition.workflow import AS_THE_ENGINE_DOES
+from services.orchestrator.definition.workflow import DEFAULT_RETRY
 
 if TYPE_CHECKING:
     from services.orchestrator.definition.workflow import Retry
@@ -58,7 +58,7 @@ class RetryPolicy:
         jitter: float,
         *,
         after_pivot: bool,
-        said: Retry = AS_THE_ENGINE_DOES,
+        said: Retry = DEFAULT_RETRY,
     ) -> int:
         """How long to wait after this attempt; ``jitter`` from 0 to 1.
 

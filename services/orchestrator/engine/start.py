@@ -70,7 +70,7 @@ def _start_payload(
     return {
         "workflow_id": workflow.id,
         "definition_hash": workflow.hash,
-        "composites": workflow.composites,
+        "composites": workflow.sub_workflow_hashes,
         "input": request.input,
         "intent": _encode(request.intent),
         "presentation": request.presentation,

@@ -69,7 +69,7 @@ class Waits(Calls):
         correlation = resolve(wait.correlation, seen)
         if wait.correlation is not None:
             _must_be_short(correlation, "correlation")
-        asked: dict[str, Any] = {"correlation": correlation, "may_end": wait.may_end}
+        asked: dict[str, Any] = {"correlation": correlation, "may_end": wait.continues_on_timeout}
         if wait.events:
             assert self.heard_to is not None, "nobody looked"  # noqa: S101
             asked |= {"events": list(wait.events), "since": self.heard_to}
@@ -108,8 +108,10 @@ class Waits(Calls):
 
     def take_what_came(self, wait: WaitFor, path: str, known: StepState) -> None:
         """Done, if what the step waits for has come."""
-        came = {one: found for one in wait.awaited if (found := self._find(one, known)) is not None}
-        if not came or (wait.all and len(came) < len(wait.awaited)):
+        came = {
+            one: found for one in wait.patterns if (found := self._find(one, known)) is not None
+        }
+        if not came or (wait.all and len(came) < len(wait.patterns)):
             return
         first = min(came.values(), key=lambda signal: signal.sequence)
         taken = list(came.values()) if wait.all else [first]

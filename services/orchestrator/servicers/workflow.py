@@ -225,7 +225,7 @@ def _format_started(new: NewRun) -> bytes:
 
 
 def _refusal(error: DefinitionInvalidError) -> InvalidArgument:
-    told = [str(fault) for fault in error.faults[:MAX_FAULTS]]
-    if more := len(error.faults) - len(told):
+    told = [str(fault) for fault in error.problems[:MAX_FAULTS]]
+    if more := len(error.problems) - len(told):
         told.append(f"and {more} more")
     return InvalidArgument("\n".join(told), reason=Reason.DEFINITION_INVALID, field="definition")

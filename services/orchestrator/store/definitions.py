@@ -46,7 +46,7 @@ class Definitions:
             )
             assert row is not None  # noqa: S101  (an aggregate has one row)
             now = await tx.now_ms() * 1000
-            uses = " ".join(workflow.uses)
+            uses = " ".join(workflow.sub_workflow_ids)
             new = StoredDefinition(
                 workflow.hash, workflow.id, workflow.name, body, now, row[0], uses
             )

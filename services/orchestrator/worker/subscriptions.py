@@ -32,7 +32,7 @@ class EventSubscriptions:
 
         However long the store is away: an event that is emitted after this must not be missed.
         """
-        if not run.workflow.hears_events:
+        if not run.workflow.awaits_events:
             return None
         return await retry_while_unavailable(self._events.last, run.state.run_id)
 
@@ -53,7 +53,7 @@ class EventSubscriptions:
         """
         known = 0
         while not await sleep_unless_stopping(stopping, POLL_INTERVAL_S):
-            if not any(run.workflow.hears_events for run in driven.values()):
+            if not any(run.workflow.awaits_events for run in driven.values()):
                 continue
             try:
                 last = await self._events.last()
@@ -71,7 +71,7 @@ def notify(runs: Iterable[RunActor], told: Sequence[tuple[str, str]] | None = No
     ``told``: types and subjects of what was emitted; None if nobody knows.
     """
     for run in runs:
-        if run.workflow.hears_events and (told is None or _wants_any(run, told)):
+        if run.workflow.awaits_events and (told is None or _wants_any(run, told)):
             run.tell_of_mail()
 
 

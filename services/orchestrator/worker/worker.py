@@ -172,7 +172,7 @@ class Worker:
                 at_us=self.now_us(),
                 jitter=random.random(),  # noqa: S311  (spreads retries, guards nothing)
             )
-            if owned and not turn.workflow.hears_events:
+            if owned and not turn.workflow.awaits_events:
                 turn.take(Began())
             records = tuple(turn.records)
             failpoints.before_commit(request.run_id, records)
@@ -197,7 +197,7 @@ class Worker:
             self._held[request.run_id] = asyncio.current_task(self._loop)
             run = RunActor(turn.workflow, turn.state, 0, self._trace(turn.state, traceparent))
             self._committed(run, turn.records)
-            await self._drive_to_end(run, Began() if run.workflow.hears_events else None)
+            await self._drive_to_end(run, Began() if run.workflow.awaits_events else None)
 
     async def _claim_forever(self) -> None:
         self._may_have_lost = True  # what a defect of ours left behind
@@ -336,7 +336,7 @@ class Worker:
             await self._store(turn.state, run.epoch, turn.records)
         elif not await self._post.store(run, turn.records, pending):
             return False
-        run.mail |= run.workflow.hears_events  # since it was looked, something may have come
+        run.mail |= run.workflow.awaits_events  # since it was looked, something may have come
         self._committed(run, turn.records)
         return True
 

@@ -59,7 +59,7 @@ def known() -> definition.Operations:
 
 
 def refused(kind: str) -> list[tuple[str, str]]:
-    """Definition, with § before its first fault, and the words of that.
+    """Definition, with § before its first problem, and the words of that.
 
     ``kind`` is "texts", "shape" or "sense", as their files say.
     """

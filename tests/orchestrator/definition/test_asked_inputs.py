@@ -100,6 +100,6 @@ def test_a_workflow_inside_another_is_given_what_its_conditions_ask() -> None:
     step = {"id": "one", "workflow": "inner", "input_mapping": {"n": "7"}, "output_mapping": {}}
     outer = {"id": "outer", "name": "o", "steps": [step]}
 
-    (fault,) = definition.check(json.dumps(outer), known)
+    (problem,) = definition.check(json.dumps(outer), known)
 
-    assert fault.message == "must be any number"
+    assert problem.message == "must be any number"

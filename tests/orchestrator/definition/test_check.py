@@ -1,4 +1,4 @@
-"""A definition that the mesh cannot run is refused before it runs, every fault in its place."""
+"""A definition that the mesh cannot run is refused before it runs, every problem in its place."""
 
 from __future__ import annotations
 
@@ -161,32 +161,32 @@ SPOILS: list[tuple[Callable[[dict[str, Any]], object], str]] = [
 def test_a_spoiled_definition_is_refused_with_the_reason(
     change: Callable[[dict[str, Any]], object], message: str
 ) -> None:
-    faults = definition.check(spoiled(change))
+    problems = definition.check(spoiled(change))
 
-    assert any(fault.message.startswith(message) for fault in faults), faults
+    assert any(problem.message.startswith(message) for problem in problems), problems
 
 
-def test_a_fault_points_at_the_line_and_column_of_the_path() -> None:
+def test_a_problem_points_at_the_line_and_column_of_the_path() -> None:
     text = SEED.replace("{{input.amount}}", "{{input.amount}}{{steps.later.x}}", 1)
     line = 1 + text[: text.index("{{steps.later.x}}")].count("\n")
 
-    found = [fault for fault in definition.check(text) if "later" in fault.message]
+    found = [problem for problem in definition.check(text) if "later" in problem.message]
 
-    assert [(fault.line, fault.column) for fault in found] == [
+    assert [(problem.line, problem.column) for problem in found] == [
         (line, text.splitlines()[line - 1].index("{{steps.later.x}}") + 1)
     ]
 
 
-def test_all_faults_are_told_at_once_in_order() -> None:
+def test_all_problems_are_told_at_once_in_order() -> None:
     def change(d: dict[str, Any]) -> None:
         d["steps"][0]["operation"] = "nothing"
         d["steps"][3]["condition"] = "{{steps.execute_payment.nobody}} == 1"
         d["steps"][2]["input_mapping"]["amount"] = "{{input.sender_did}}"
 
-    faults = definition.check(spoiled(change))
+    problems = definition.check(spoiled(change))
 
-    assert faults == sorted(faults)
-    assert len(faults) == 3
+    assert problems == sorted(problems)
+    assert len(problems) == 3
 
 
 def test_what_cannot_be_told_before_the_run_is_let_through() -> None:
@@ -200,9 +200,9 @@ def test_an_output_of_a_step_that_may_be_skipped_may_be_null() -> None:
     maybe["steps"][0]["condition"] = "{{input.sender_did}} != 'x'"
     maybe["steps"][2]["condition"] = "{{steps.verify_sender.sender_verified}}"
 
-    faults = definition.check(json.dumps(maybe))
+    problems = definition.check(json.dumps(maybe))
 
-    assert [fault.message for fault in faults] == [
+    assert [problem.message for problem in problems] == [
         "steps.verify_sender.verification_score may be null: a number is needed;"
         " give the step the condition {{steps.verify_sender.verification_score}} != null",
         "a condition must be true or false; compare it: == true, > 0, ...",
@@ -296,7 +296,7 @@ def test_any_change_to_a_definition_is_judged_and_never_breaks_the_check(
 
     text = json.dumps(document)
     lines = text.splitlines()
-    for fault in definition.check(text):
-        assert 1 <= fault.line <= len(lines)
-        assert 1 <= fault.column <= len(lines[fault.line - 1]) + 1
-        assert fault.message
+    for problem in definition.check(text):
+        assert 1 <= problem.line <= len(lines)
+        assert 1 <= problem.column <= len(lines[problem.line - 1]) + 1
+        assert problem.message

@@ -87,7 +87,7 @@ def test_workflows_that_run_each_other_twice_are_looked_at_once() -> None:
         known, last = known.with_workflow(workflow), workflow.id
 
     began = time.process_time()
-    assert len(workflow.composites) == 12
+    assert len(workflow.sub_workflow_hashes) == 12
     assert privileges(workflow) == frozenset()
     assert time.process_time() - began < 0.5
 

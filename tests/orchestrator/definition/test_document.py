@@ -1,4 +1,4 @@
-"""JSON text is read strictly, and every fault has its place."""
+"""JSON text is read strictly, and every problem has its place."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_it_reads_what_the_standard_library_writes(value: object, indent: int | 
 
 
 @pytest.mark.parametrize(
-    ("text", "fault"),
+    ("text", "problem"),
     [
         ("", "1:1: expected a value"),
         ("{", "1:2: expected a key in double quotes"),
@@ -51,18 +51,18 @@ def test_it_reads_what_the_standard_library_writes(value: object, indent: int | 
     ],
     ids=lambda value: value[:20],
 )
-def test_a_fault_has_its_line_and_column(text: str, fault: str) -> None:
+def test_a_problem_has_its_line_and_column(text: str, problem: str) -> None:
     with pytest.raises(DefinitionInvalidError) as caught:
         parse_json(text)
 
-    assert [str(found) for found in caught.value.faults] == [fault]
+    assert [str(found) for found in caught.value.problems] == [problem]
 
 
 def test_a_place_inside_a_string_is_counted_from_its_quote() -> None:
     document = parse_json('{\n  "a": ["xy{{z}}"]\n}')
 
-    assert document.fault(("a", 0), "here", offset=2) == Problem(2, 12, "here")
-    assert document.key_fault(("a",), "here") == Problem(2, 3, "here")
+    assert document.problem(("a", 0), "here", offset=2) == Problem(2, 12, "here")
+    assert document.key_problem(("a",), "here") == Problem(2, 3, "here")
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_a_place_inside_a_string_is_counted_from_its_quote() -> None:
 def test_a_place_behind_an_escape_is_where_it_is_written(written: str, column: int) -> None:
     document = parse_json(f'{{"a": "{written}"}}')
 
-    found = document.fault(("a",), "here", offset=document.at(("a",)).index("{{"))
+    found = document.problem(("a",), "here", offset=document.at(("a",)).index("{{"))
 
     assert found == Problem(1, column, "here")
 
@@ -86,7 +86,7 @@ def test_a_place_behind_an_escape_is_where_it_is_written(written: str, column: i
 def test_a_place_far_inside_a_string_is_that_of_the_string() -> None:
     document = parse_json(json.dumps("\n" * 9000 + "{{z}}"))
 
-    assert document.fault((), "here", offset=9000) == Problem(1, 1, "here")
+    assert document.problem((), "here", offset=9000) == Problem(1, 1, "here")
 
 
 @pytest.mark.parametrize("text", ["2.0", "2e0", "20e-1", "2.000"])

@@ -24,7 +24,7 @@ def call(id: str, did: str, **more: Any) -> dict[str, Any]:
 def told(*steps: dict[str, Any]) -> list[str]:
     """What the check says about a definition of these steps, one key a line."""
     text = json.dumps({"id": "example", "name": "x", "steps": steps}, indent=1)
-    return [fault.message for fault in definition.check(text)]
+    return [problem.message for problem in definition.check(text)]
 
 
 SKIPPED = {"id": "name", "condition": "{{input.amount}} > 5", "set": {"text": "x"}}
@@ -149,11 +149,11 @@ def test_a_list_that_no_for_each_takes_is_refused_where_it_stands(
     text = json.dumps({"id": "example", "name": "x", "steps": steps}, indent=1)
     line = 1 + text[: text.index('"items"')].count("\n")
 
-    (fault,) = definition.check(text)
+    (problem,) = definition.check(text)
 
-    assert fault.line == line
-    assert fault.column == text.splitlines()[line - 1].index(":") + 3
-    assert fault.message.startswith("1001 items, at most 1000: make it a list of lists")
+    assert problem.line == line
+    assert problem.column == text.splitlines()[line - 1].index(":") + 3
+    assert problem.message.startswith("1001 items, at most 1000: make it a list of lists")
 
 
 def test_a_list_of_as_many_items_as_there_may_be_is_taken() -> None:
@@ -236,10 +236,10 @@ def test_a_condition_is_refused_where_its_mistake_stands(
     written = json.dumps(condition, ensure_ascii=False)
     before = condition[:offset].count("\n")  # each is two characters there
 
-    (fault,) = definition.check(text)
+    (problem,) = definition.check(text)
 
-    assert fault.message.startswith(message)
-    assert fault.column == text.index(written) + 2 + offset + before
+    assert problem.message.startswith(message)
+    assert problem.column == text.index(written) + 2 + offset + before
 
 
 def test_operators_in_a_row_are_refused_with_the_limit_and_what_helps() -> None:
@@ -266,9 +266,9 @@ def test_a_wait_that_outlasts_its_run_is_refused() -> None:
         }
     )
 
-    (fault,) = definition.check(text)
+    (problem,) = definition.check(text)
 
-    assert fault.message == "must be shorter than the deadline of the run"
+    assert problem.message == "must be shorter than the deadline of the run"
 
 
 @pytest.mark.parametrize(

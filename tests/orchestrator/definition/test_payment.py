@@ -10,13 +10,13 @@ from tests.orchestrator.multi_payment import BATCH, EITHER, PAIR
 NAMED = 'payment: "{{input.second.payment_id}}"'
 
 
-def faults(text: str) -> list[str]:
-    return [str(fault) for fault in definition.check(text)]
+def problems(text: str) -> list[str]:
+    return [str(problem) for problem in definition.check(text)]
 
 
 @pytest.mark.parametrize("text", [PAIR, BATCH, EITHER], ids=["pair", "batch", "either"])
 def test_a_workflow_may_make_several_payments_if_each_is_named(text: str) -> None:
-    assert faults(text) == []
+    assert problems(text) == []
     assert definition.load(text).names_payments
 
 
@@ -43,31 +43,31 @@ def test_a_payment_that_may_be_another_ones_is_refused(
     if was not in after:
         spoiled = text.replace(was, is_)
 
-    assert any(message in fault for fault in faults(spoiled))
+    assert any(message in problem for problem in problems(spoiled))
 
 
 def test_no_failure_of_a_list_that_pays_is_caught() -> None:
     caught = BATCH.replace("    for_each:", "    on_error: {}\n    for_each:")
 
-    assert any("cannot be taken back: not inside" in fault for fault in faults(caught))
+    assert any("cannot be taken back: not inside" in problem for problem in problems(caught))
 
 
 def test_a_payment_without_a_name_cannot_be_made_for_each_item() -> None:
     nameless = BATCH.replace('payment: "{{item.payment_id}}"', "")
 
-    assert any("inside for_each must name its payment" in fault for fault in faults(nameless))
+    assert any("inside for_each must name its payment" in problem for problem in problems(nameless))
 
 
 def test_a_workflow_that_names_payments_makes_one() -> None:
     judging = PAIR[: PAIR.index("- id: pay1")]
 
-    assert any("no step of the workflow pays" in fault for fault in faults(judging))
+    assert any("no step of the workflow pays" in problem for problem in problems(judging))
 
 
 def test_a_workflow_that_pays_twice_says_how_to_name_them() -> None:
     nameless = "\n".join(line for line in PAIR.splitlines() if "payment:" not in line)
 
-    assert any("each step names its payment" in fault for fault in faults(nameless))
+    assert any("each step names its payment" in problem for problem in problems(nameless))
 
 
 def test_two_lists_of_the_same_payments_are_one_too_many() -> None:
@@ -77,4 +77,6 @@ def test_two_lists_of_the_same_payments_are_one_too_many() -> None:
         again = again.replace(f"- id: {name}", f"- id: {name}_again")
         again = again.replace(f"steps.{name}.", f"steps.{name}_again.")
 
-    assert any("input.payments[].payment_id is paid by pay" in one for one in faults(BATCH + again))
+    assert any(
+        "input.payments[].payment_id is paid by pay" in one for one in problems(BATCH + again)
+    )

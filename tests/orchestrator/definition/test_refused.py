@@ -20,23 +20,23 @@ TEXTS, SHAPE, SENSE = refused("texts"), refused("shape"), refused("sense")
 VALIDATOR = jsonschema_rs.validator_for(schema())
 
 
-def first_fault(marked: str) -> tuple[Problem, tuple[int, int]]:
-    """The first fault of a definition, and the line and column that § marks."""
+def first_problem(marked: str) -> tuple[Problem, tuple[int, int]]:
+    """The first problem of a definition, and the line and column that § marks."""
     before, mark, after = marked.partition("§")
     assert mark
     assert "§" not in after
-    (fault, *_) = definition.check(before + after, KNOWN)
-    return fault, (before.count("\n") + 1, len(before) - before.rfind("\n"))
+    (problem, *_) = definition.check(before + after, KNOWN)
+    return problem, (before.count("\n") + 1, len(before) - before.rfind("\n"))
 
 
 @pytest.mark.parametrize(
     ("marked", "words"), [*TEXTS, *SHAPE, *SENSE], ids=range(len(TEXTS + SHAPE + SENSE))
 )
 def test_a_definition_is_refused_at_its_place_in_words(marked: str, words: str) -> None:
-    fault, place = first_fault(marked)
+    problem, place = first_problem(marked)
 
-    assert fault.message.startswith(words)
-    assert (fault.line, fault.column) == place
+    assert problem.message.startswith(words)
+    assert (problem.line, problem.column) == place
 
 
 @pytest.mark.parametrize(("marked", "words"), SHAPE, ids=lambda text: text[-30:])

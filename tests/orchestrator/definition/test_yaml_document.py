@@ -30,7 +30,7 @@ def test_a_definition_has_the_same_hash_in_yaml_and_json() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "fault"),
+    ("text", "problem"),
     [
         ("", "1:1: expected a definition"),
         ("a: 1\na: 2", "2:1: duplicate key 'a'"),
@@ -57,11 +57,11 @@ def test_a_definition_has_the_same_hash_in_yaml_and_json() -> None:
     ],
     ids=lambda value: value[:20],
 )
-def test_a_fault_has_its_line_and_column(text: str, fault: str) -> None:
+def test_a_problem_has_its_line_and_column(text: str, problem: str) -> None:
     with pytest.raises(DefinitionInvalidError) as caught:
         parse_yaml(text)
 
-    assert [str(found) for found in caught.value.faults] == [fault]
+    assert [str(found) for found in caught.value.problems] == [problem]
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_a_fault_has_its_line_and_column(text: str, fault: str) -> None:
 def test_a_place_inside_a_string_is_where_it_is_written(text: str, place: Problem) -> None:
     document = parse_yaml(text)
 
-    assert document.fault(("a",), "here", offset=document.at(("a",)).index("{{")) == place
+    assert document.problem(("a",), "here", offset=document.at(("a",)).index("{{")) == place
 
 
 JSON = st.recursive(
@@ -106,6 +106,6 @@ def test_any_text_is_read_or_refused_in_its_place(text: str) -> None:
     try:
         parse_yaml(text)
     except DefinitionInvalidError as error:
-        (fault,) = error.faults
-        assert 1 <= fault.line <= text.count("\n") + 1
-        assert fault.column >= 1
+        (problem,) = error.problems
+        assert 1 <= problem.line <= text.count("\n") + 1
+        assert problem.column >= 1

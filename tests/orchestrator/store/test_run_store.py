@@ -355,7 +355,7 @@ async def test_a_run_keeps_the_workflows_that_it_began_with(location: str) -> No
 
         workflow = await catalogue.pinned(state)
 
-    assert workflow.composites == {"assess_fraud_risk": older.hash}
+    assert workflow.sub_workflow_hashes == {"assess_fraud_risk": older.hash}
     assert shipped.hash != older.hash
 
 

@@ -20,7 +20,7 @@ from services.orchestrator.definition.ast import (
     SwitchNode,
     WaitForNode,
     WaitNode,
-    all_raw,
+    all_nodes,
 )
 from services.orchestrator.definition.check.calls import CallChecks
 from services.orchestrator.definition.check.payments import AT_ONCE, EACH
@@ -66,23 +66,21 @@ def canonical_hash(definition: Any) -> str:
 
 
 def check_workflow(document: Document, raw: WorkflowNode, operations: Operations) -> Workflow:
-    """The workflow, typed. DefinitionInvalidError with every fault, in order of position."""
+    """The workflow, typed. DefinitionInvalidError with every problem, in order of position."""
     inputs = cel_types.infer_inputs(raw, operations)
-    visible = Scope(inputs, frozenset(step.id for step in all_raw(raw.steps)))
+    visible = Scope(inputs, frozenset(step.id for step in all_nodes(raw.steps)))
     checker = _Checker(document, visible, operations, raw)
     steps = checker.steps(raw.steps, "")
     hash = canonical_hash(document.value)
     outputs = _outputs(steps, visible)
     inputs = cel_types.with_asked(inputs, checker.asked)
     workflow = Workflow(raw.id, raw.name, hash, steps, inputs, raw.deadline_us, outputs)
-    if workflow.least > MAX_STEPS_PER_RUN:
-        message = (
-            f"a run has {workflow.least} steps, each item's counted: at most {MAX_STEPS_PER_RUN}"
-        )
-        checker.fault(("steps",), message)
+    if workflow.min_steps > MAX_STEPS_PER_RUN:
+        counted = f"a run has {workflow.min_steps} steps, each item's counted"
+        checker.problem(("steps",), f"{counted}: at most {MAX_STEPS_PER_RUN}")
     checker.payments(workflow)
-    if checker.faults:
-        raise DefinitionInvalidError(sorted(set(checker.faults)))
+    if checker.problems:
+        raise DefinitionInvalidError(sorted(set(checker.problems)))
     return workflow
 
 
@@ -134,7 +132,9 @@ class _Checker(CallChecks):
             case EmitNode():
                 where = (*raw.pointer, "emit")
                 if "race" in self.inside:
-                    self.fault(where, "an event cannot be taken back: not in a race for the first")
+                    self.problem(
+                        where, "an event cannot be taken back: not in a race for the first"
+                    )
                 return self.emit(where, raw.action), {}
             case ApprovalNode():
                 return self.approval(raw, raw.action)
@@ -145,7 +145,7 @@ class _Checker(CallChecks):
             case EndNode(outcome, reason):
                 where = (*raw.pointer, "end")
                 if (AT_ONCE | set(EACH)) & set(self.inside):
-                    self.fault(where, "a run cannot end inside parallel or for_each")
+                    self.problem(where, "a run cannot end inside parallel or for_each")
                 self.visible.settled |= self.visible.told
                 if reason:
                     self.fits(reason, STRING, (*where, "reason"))
@@ -172,7 +172,7 @@ class _Checker(CallChecks):
         steps = self._block(raw, raw.on_error.steps, f"{inner}on_error/", "on_error")
         del visible.outputs[raw.id]
         visible.may_be_null(visible.since(handling), failed)
-        if any(isinstance(step.action, EndNode) for step in all_raw(raw.on_error.steps)):
+        if any(isinstance(step.action, EndNode) for step in all_nodes(raw.on_error.steps)):
             visible.settled |= failed
         return Catch(raw.on_error.errors, steps)
 
@@ -217,7 +217,7 @@ class _Checker(CallChecks):
         listed = self._items(each.items, (*where, "items"))
         visible = self.visible
         mark, outer = visible.mark(), visible.item
-        visible.item = ANY if each.tolerates and listed.items else listed.element or ANY
+        visible.item = ANY if each.continues_on_error and listed.items else listed.element or ANY
         self.lists = (*self.lists, self.source(each.items))
         (block,) = raw.blocks
         steps = self._block(raw, block.steps, inner, self.kind_of(raw, each))
@@ -228,24 +228,24 @@ class _Checker(CallChecks):
         visible.hide(mark)
         visible.item = outer
         result = ValueType(TypeKind.OBJECT, members=collected)
-        if each.tolerates:
+        if each.continues_on_error:
             result = result.or_null(frozenset([key_of(raw.id)]))
         count = None if listed.items is None else len(listed.items)
         action = ForEach(
-            each.items, steps, each.collect, each.max_concurrency, each.tolerates, count
+            each.items, steps, each.collect, each.max_concurrency, each.continues_on_error, count
         )
         return action, {"results": ValueType(TypeKind.LIST, element=result), "failed": INT}
 
     def _items(self, items: Any, pointer: Pointer) -> ValueType:
         """The type of the list, of as many items as may be."""
-        faults = len(self.faults)
+        problems = len(self.problems)
         found = self.type_of(items, pointer)
-        del self.faults[faults:]  # told already
+        del self.problems[problems:]  # told already
         if found.kind is not TypeKind.LIST:
             return ANY_LIST
         if found.items is not None and len(found.items) > MAX_ITEMS:
             message = f"{len(found.items)} items, at most {MAX_ITEMS}: make it a list of lists,"
-            self.fault(pointer, f"{message} with a for_each inside the for_each")
+            self.problem(pointer, f"{message} with a for_each inside the for_each")
         return found
 
 

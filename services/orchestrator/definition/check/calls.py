@@ -84,16 +84,16 @@ class CallChecks(PaymentChecks):
         where = (*raw.pointer, "workflow")
         workflow = self.operations.workflow(sub.workflow)
         if sub.workflow == self.id:
-            self.fault(where, f"{self.id} cannot run inside itself")
+            self.problem(where, f"{self.id} cannot run inside itself")
         elif workflow is None:
             hint = self.operations.nearest_workflow(sub.workflow)
-            self.fault(where, f"unknown workflow {shown(sub.workflow)}{hint}")
+            self.problem(where, f"unknown workflow {shown(sub.workflow)}{hint}")
         if workflow is None:
             return None, dict.fromkeys(sub.output_mapping, ANY)
-        if self.id in workflow.composites:
-            self.fault(where, f"{self.id} cannot run inside itself, by way of {workflow.id}")
+        if self.id in workflow.sub_workflow_hashes:
+            self.problem(where, f"{self.id} cannot run inside itself, by way of {workflow.id}")
         if workflow.pivots:
-            self.fault(where, f"{workflow.id} pays: it cannot run inside another workflow")
+            self.problem(where, f"{workflow.id} pays: it cannot run inside another workflow")
         operation = as_operation(workflow)
         self.fits(sub.input_mapping, operation.request, (*raw.pointer, "input_mapping"))
         outputs = {
@@ -109,19 +109,19 @@ class CallChecks(PaymentChecks):
         operation = self.operations.find(raw.operation)
         if operation is None:
             hint = self.operations.nearest(raw.operation)
-            self.fault(
+            self.problem(
                 (*raw.pointer, "operation"), f"unknown operation {shown(raw.operation)}{hint}"
             )
         elif operation.protocol != raw.protocol.lower():
             of = f"{raw.operation} is an operation of {operation.protocol}"
-            self.fault((*raw.pointer, "protocol"), f"{of}, not {shown(raw.protocol)}")
+            self.problem((*raw.pointer, "protocol"), f"{of}, not {shown(raw.protocol)}")
         return operation
 
     def _must_be_allowed(self, operation: Operation, where: Pointer) -> None:
         """What lost a race must leave nothing behind."""
         name = operation.name
         if "race" in self.inside and operation.effect is not Effect.READ:
-            self.fault(where, f"{name} changes something: it cannot race for the first")
+            self.problem(where, f"{name} changes something: it cannot race for the first")
 
     def _compensation(
         self,
@@ -137,12 +137,12 @@ class CallChecks(PaymentChecks):
         self.ends_in_time(undo.timeout_us, (*undo.pointer, "timeout"))
         if operation is not None and operation.effect is not Effect.REVERSIBLE:
             what = "cannot be taken back" if operation.pivots else "changes nothing"
-            self.fault((*raw.pointer, "compensate"), f"{operation.name} {what}")
+            self.problem((*raw.pointer, "compensate"), f"{operation.name} {what}")
         if known is None:
             return None
         if known.pivots or isinstance(known.runs, Workflow):
             what = "cannot be taken back" if known.pivots else "is a workflow, not one call"
-            self.fault((*undo.pointer, "operation"), f"{known.name} {what}")
+            self.problem((*undo.pointer, "operation"), f"{known.name} {what}")
         self.visible.outputs[raw.id] = outputs  # it follows its own step's success
         self.fits(undo.input_mapping, known.request, (*undo.pointer, "input_mapping"))
         del self.visible.outputs[raw.id]
@@ -158,7 +158,7 @@ class CallChecks(PaymentChecks):
         if length > MAX_PATH:
             below = f" and {inside} more inside it" if inside else ""
             message = f"its path is too long: {shown(prefix + raw.id)}{below}, {length} characters"
-            self.fault((*raw.pointer, "id"), f"{message}, at most {MAX_PATH}: shorten ids")
+            self.problem((*raw.pointer, "id"), f"{message}, at most {MAX_PATH}: shorten ids")
 
 
 def _longest_inside(operation: Operation, *, in_item: bool) -> int:

@@ -8,7 +8,7 @@ from services.orchestrator.definition import values
 from services.orchestrator.definition.cel import compile_condition
 from services.orchestrator.definition.expression import ConditionInvalidError
 from services.orchestrator.definition.path import Path
-from services.orchestrator.definition.problems import MAX_FAULTS, DefinitionInvalidError, shown
+from services.orchestrator.definition.problems import MAX_PROBLEMS, DefinitionInvalidError, shown
 from services.orchestrator.definition.templates import TemplateSyntaxError, parse_template
 from services.orchestrator.definition.types import (
     ANY,
@@ -31,21 +31,21 @@ if TYPE_CHECKING:
 
 
 class MappingChecks:
-    """Judges what stands in a definition against what is visible there, and notes the faults."""
+    """Judges what stands in a definition against what is visible there, and notes the problems."""
 
     def __init__(self, document: Document, visible: Scope) -> None:
         self.document = document
         self.visible = visible
-        self.faults: list[Problem] = []
+        self.problems: list[Problem] = []
         self.asked: dict[Path, list[ValueType]] = {}  # of inputs, by conditions
 
-    def fault(self, pointer: Pointer, message: str, offset: int | None = None) -> None:
-        self._note(self.document.fault(pointer, message, offset=offset))
+    def problem(self, pointer: Pointer, message: str, offset: int | None = None) -> None:
+        self._note(self.document.problem(pointer, message, offset=offset))
 
-    def _note(self, fault: Problem) -> None:
-        self.faults.append(fault)
-        if len(self.faults) == MAX_FAULTS:
-            raise DefinitionInvalidError(sorted(set(self.faults)))
+    def _note(self, problem: Problem) -> None:
+        self.problems.append(problem)
+        if len(self.problems) == MAX_PROBLEMS:
+            raise DefinitionInvalidError(sorted(set(self.problems)))
 
     def condition(self, text: str | None, pointer: Pointer) -> Condition | None:
         if text is None:
@@ -57,8 +57,8 @@ class MappingChecks:
         try:
             found = compile_condition(text, typed)
         except ConditionInvalidError as error:
-            if str(error):  # else the path's own fault is there already
-                self.fault(pointer, str(error), error.offset)
+            if str(error):  # else the path's own problem is there already
+                self.problem(pointer, str(error), error.offset)
             return None
         for path, types in found.asked_of_inputs().items():
             self.asked.setdefault(path, []).extend(types)
@@ -90,13 +90,13 @@ class MappingChecks:
                 self.fits(item, declared, (*pointer, name))
         for name in target.members:
             if name not in value:
-                self.fault(pointer, f"{name} is missing: the operation needs it")
+                self.problem(pointer, f"{name} is missing: the operation needs it")
 
     def _unknown_member(self, name: str, target: ValueType, pointer: Pointer) -> None:
         message = f"unknown field {shown(name)}; known: {', '.join(target.names()) or 'none'}"
         if name in ("context", "request_id"):
             message = f"{name} is the engine's alone: leave it out"
-        self._note(self.document.key_fault(pointer, message))
+        self._note(self.document.key_problem(pointer, message))
 
     def _text_fits(self, text: str, target: ValueType, pointer: Pointer) -> None:
         template = self._template(text, pointer)
@@ -108,12 +108,12 @@ class MappingChecks:
         for placed in template.paths:
             source = self._path_type(placed.path, pointer, placed.offset, output=None)
             if source is not None and template.whole and not target.accepts(source):
-                self.fault(pointer, f"{placed.path} is {source}, not {target}", placed.offset)
+                self.problem(pointer, f"{placed.path} is {source}, not {target}", placed.offset)
             elif source is not None:
                 into = target if template.whole else STRING
                 self._must_be_there(placed, into, pointer, None)
         if not template.whole and not target.accepts(STRING):
-            self.fault(pointer, f"a text cannot be {target}")
+            self.problem(pointer, f"a text cannot be {target}")
 
     def _must_be_there(
         self, placed: Placeholder, target: ValueType, pointer: Pointer, output: ValueType | None
@@ -129,19 +129,19 @@ class MappingChecks:
         if path.root == "output":
             remedy = "name it alone, and use it in a step with the condition"
             lacking = Path("steps", (self.visible.current, "NAME"))
-        self.fault(pointer, f"{what}; {remedy} {{{{{lacking}}}}} != null", placed.offset)
+        self.problem(pointer, f"{what}; {remedy} {{{{{lacking}}}}} != null", placed.offset)
 
     def _literal_fits(self, value: Any, target: ValueType, pointer: Pointer) -> None:
         try:
             values.conform(value, target)
         except values.MismatchError as error:
-            self.fault(pointer, str(error))
+            self.problem(pointer, str(error))
 
     def _template(self, text: str, pointer: Pointer) -> Template | None:
         try:
             return parse_template(text)
         except TemplateSyntaxError as error:
-            self.fault(pointer, str(error), error.offset)
+            self.problem(pointer, str(error), error.offset)
             return None
 
     def type_of(self, value: Any, pointer: Pointer, output: ValueType | None = None) -> ValueType:
@@ -187,9 +187,9 @@ class MappingChecks:
     def _path_type(
         self, path: Path, pointer: Pointer, offset: int, *, output: ValueType | None
     ) -> ValueType | None:
-        """The type of what a path leads to; None, and a fault, if that is nothing."""
+        """The type of what a path leads to; None, and a problem, if that is nothing."""
         try:
             return self.visible.look_up(path, output)
         except LookupError as error:
-            self.fault(pointer, str(error.args[0]), offset)
+            self.problem(pointer, str(error.args[0]), offset)
             return None

@@ -40,7 +40,7 @@ class PaymentChecks(WaitChecks):
             self.fits(payment, STRING, where)
             source = self.source(payment)
             if not source:
-                self.fault(where, "must be one path into the run's input, or into an item of it")
+                self.problem(where, "must be one path into the run's input, or into an item of it")
         if not operation.pivots:
             return
         self._pays[raw.id] = (raw.pointer, source)
@@ -48,16 +48,18 @@ class PaymentChecks(WaitChecks):
         if AT_ONCE & set(self.inside):
             what = "not inside parallel or for_each"
             unless = "unless that has max_concurrency: 1 and goes on after no failure"
-            self.fault(called, f"{operation.name} cannot be taken back: {what}, {unless}")
+            self.problem(called, f"{operation.name} cannot be taken back: {what}, {unless}")
         elif depth and payment is None:
-            self.fault(called, f"{operation.name} inside for_each must name its payment")
+            self.problem(called, f"{operation.name} inside for_each must name its payment")
         elif source and source.count("[]") != depth:
-            self.fault(where, "is the same for every item: a payment is made once")
+            self.problem(where, "is the same for every item: a payment is made once")
         if raw.on_error is not None:
-            self.fault((*raw.pointer, "on_error"), f"an error of {operation.name} is never caught")
+            self.problem(
+                (*raw.pointer, "on_error"), f"an error of {operation.name} is never caught"
+            )
 
     def kind_of(self, raw: StepNode, each: ForEachNode) -> str:
-        alone = each.max_concurrency == 1 and not each.tolerates and raw.on_error is None
+        alone = each.max_concurrency == 1 and not each.continues_on_error and raw.on_error is None
         return IN_TURN if alone else "for_each"
 
     def source(self, value: Any) -> str:
@@ -80,13 +82,15 @@ class PaymentChecks(WaitChecks):
         if not workflow.names_payments:
             if workflow.pivots > 1:
                 twice = "a workflow pays once at most, this one may twice"
-                self.fault(("steps",), f"{twice}: of several payments each step names its payment")
+                self.problem(
+                    ("steps",), f"{twice}: of several payments each step names its payment"
+                )
             return
         if not workflow.pivots:
-            self.fault(("steps",), "payments are named, but no step of the workflow pays")
+            self.problem(("steps",), "payments are named, but no step of the workflow pays")
         for pointer, source in self._pays.values():
             if not source:
-                self.fault(pointer, "payment is missing: where payments are named, each is")
+                self.problem(pointer, "payment is missing: where payments are named, each is")
         self._differ(workflow.steps, {})
 
     def _differ(self, steps: Iterable[Step], seen: dict[str, str]) -> dict[str, str]:
@@ -95,7 +99,7 @@ class PaymentChecks(WaitChecks):
             pointer, source = self._pays.get(step.id, ((), ""))
             if source in seen:
                 where = (*pointer, "payment")
-                self.fault(where, f"{source} is paid by {seen[source]} already")
+                self.problem(where, f"{source} is paid by {seen[source]} already")
             elif source:
                 seen = {**seen, source: step.id}
             if isinstance(step.action, Switch):

@@ -35,7 +35,7 @@ class WaitChecks(MappingChecks):
     def ends_in_time(self, timeout_us: int | None, pointer: Pointer) -> None:
         deadline = self.deadline_us
         if timeout_us is not None and deadline is not None and timeout_us >= deadline:
-            self.fault(pointer, "must be shorter than the deadline of the run")
+            self.problem(pointer, "must be shorter than the deadline of the run")
 
     def wait_for(self, raw: StepNode, wait: WaitForNode) -> tuple[WaitFor, dict[str, ValueType]]:
         where = (*raw.pointer, "wait_for")
@@ -43,11 +43,13 @@ class WaitChecks(MappingChecks):
             self.fits(wait.correlation, STRING, (*where, "correlation"))
         self.ends_in_time(wait.timeout_us, (*where, "timeout"))
         types = {"signal": STRING, "payload": SENT}
-        if wait.may_end:
+        if wait.continues_on_timeout:
             types = {
                 name: type.or_null(frozenset([key_of(raw.id)])) for name, type in types.items()
             }
-        found = WaitFor(wait.awaited, wait.all, wait.correlation, wait.timeout_us, wait.may_end)
+        found = WaitFor(
+            wait.patterns, wait.all, wait.correlation, wait.timeout_us, wait.continues_on_timeout
+        )
         return found, types
 
     def emit(self, where: Pointer, emit: EmitNode) -> Emit:
@@ -55,9 +57,9 @@ class WaitChecks(MappingChecks):
             self.fits(emit.subject, STRING, (*where, "subject"))
         self.fits(emit.data, ANYTHING, (*where, "data"))
         if not _holds_template(emit.data) and len(json.dumps(emit.data).encode()) > MAX_DATA:
-            self.fault((*where, "data"), f"must be at most {MAX_DATA // 1024} KiB of JSON")
+            self.problem((*where, "data"), f"must be at most {MAX_DATA // 1024} KiB of JSON")
         if not _holds_template(emit.subject) and len(emit.subject or "") > MAX_SUBJECT:
-            self.fault((*where, "subject"), f"must be at most {MAX_SUBJECT} characters")
+            self.problem((*where, "subject"), f"must be at most {MAX_SUBJECT} characters")
         return Emit(emit.type, emit.subject, emit.data)
 
     def approval(self, raw: StepNode, asked: ApprovalNode) -> tuple[Approval, dict[str, ValueType]]:
@@ -73,7 +75,7 @@ class WaitChecks(MappingChecks):
         self.fits(given, STRINGS, pointer)
         for at, did in enumerate(given if isinstance(given, list) else []):
             if isinstance(did, str) and "{{" not in did and not re.fullmatch(DID, did):
-                self.fault((*pointer, at), f"{shown(did)} is no DID")
+                self.problem((*pointer, at), f"{shown(did)} is no DID")
 
 
 def _holds_template(value: Any) -> bool:
