@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+from collections import defaultdict
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,14 +13,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mesh.rpc import client, server
+from tests.sources import ROOT, SOURCES, imports, module, nodes, relative, text, tree
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-ROOT = Path(__file__).parents[1]
-TOPS = ("mesh", "features", "formats", "services", "cli", "tests", "benchmarks")
-SOURCES = sorted(path for top in TOPS for path in (ROOT / top).rglob("*.py"))
-IDS = [str(path.relative_to(ROOT)) for path in SOURCES]
+    from collections.abc import Sequence
 
 SERVICES = ("bitcoin", "web5", "ml", "orchestrator")
 
@@ -100,6 +97,13 @@ BY_THE_CLOCK = {
 LINES_PER_FILE = 400
 LINES_PER_FUNCTION = 60
 
+GERUND = re.compile(r"(?!test_)\w+ing$")
+# Gerunds that are the field's own nouns.
+GERUND_NOUNS = {"batching", "logging", "paging", "signing", "testing", "tracing", "training"}
+
+# Within each of these, a class name means one thing.
+NAMESPACES = (*(f"services/{name}" for name in SERVICES), "mesh", "cli", "formats", "features")
+
 VAGUE = re.compile(r"(utils?|helpers?|manager|handler)s?(\.py)?$", re.IGNORECASE)
 UNBUILT = re.compile(
     r"\b(TODO|FIXME|XXX)\b|[Ff]or now\b|[Ii]n a real (?:implementation|system)|NotImplementedError"
@@ -113,12 +117,16 @@ def within(name: str, places: Sequence[str], *, separator: str = ".") -> bool:
     return any(name == place or name.startswith(place + separator) for place in places)
 
 
-@pytest.mark.parametrize(("where", "banned"), FORBIDDEN.items(), ids=FORBIDDEN)
-def test_imports_point_inwards(where: str, banned: tuple[str, ...]) -> None:
-    top = ROOT / where
+def below(path: Path, places: Sequence[str]) -> bool:
+    return within(relative(path), places, separator="/")
+
+
+def test_imports_point_inwards() -> None:
     broken = [
-        f"{path.relative_to(ROOT)} imports {name}"
-        for path in ([top] if top.is_file() else top.rglob("*.py"))
+        f"{relative(path)} imports {name}"
+        for where, banned in FORBIDDEN.items()
+        for path in SOURCES
+        if below(path, (where,))
         for name in imports(path)
         if within(name, banned)
     ]
@@ -126,54 +134,65 @@ def test_imports_point_inwards(where: str, banned: tuple[str, ...]) -> None:
     assert not broken
 
 
-def nouns() -> list[Path]:
-    return [
-        path
+def test_every_rule_is_about_something_that_exists() -> None:
+    named = {*FORBIDDEN, *ADAPTERS, *ABOUT_CONTRACTS, *SEEDED, *BOUNDARIES, *BY_THE_CLOCK}
+
+    assert not [name for name in named if not (ROOT / name).exists()]
+
+
+def test_nouns_do_no_input_or_output() -> None:
+    broken = [
+        f"{relative(path)} imports {name}"
         for path in SOURCES
-        if path.is_relative_to(ROOT / "services")
-        and len(path.relative_to(ROOT).parts) > 2
-        and path.relative_to(ROOT).parts[2].removesuffix(".py") not in ROOMS
-        and not within(str(path.relative_to(ROOT)), tuple(ADAPTERS), separator="/")
+        if is_noun(path)
+        for name in imports(path)
+        if within(name, banned_for_noun(path))
     ]
 
+    assert not broken
 
-@pytest.mark.parametrize("path", nouns(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_nouns_touch_nothing_outside_themselves(path: Path) -> None:
-    about_contracts = within(str(path.relative_to(ROOT)), ABOUT_CONTRACTS, separator="/")
+
+def is_noun(path: Path) -> bool:
+    parts = path.relative_to(ROOT).parts
+    return (
+        parts[0] == "services"
+        and len(parts) > 2
+        and parts[2].removesuffix(".py") not in ROOMS
+        and not below(path, tuple(ADAPTERS))
+    )
+
+
+def banned_for_noun(path: Path) -> list[str]:
     banned = [*WORLD, "mesh.data.database"]
-    if about_contracts:
+    if below(path, ABOUT_CONTRACTS):
         banned.remove("anya")
-    if within(str(path.relative_to(ROOT)), SEEDED, separator="/"):
+    if below(path, SEEDED):
         banned.remove("random")
+    return banned
 
-    assert not [name for name in imports(path) if within(name, banned)]
 
-
-def test_no_modules_go_in_circles() -> None:
-    """Not even for types: of two that need each other, nobody understands one alone."""
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Imports for types count too: of two modules in a circle, neither is understood alone."""
     modules = {module(path): path for path in SOURCES}
     needs = {
         name: {
             needed
             for found in imports(path)
             if (needed := found if found in modules else found.rpartition(".")[0]) in modules
-            # What a package says for all of its modules, they may use.
+            # A package's own names are open to its modules.
             and not within(name, (needed,))
         }
         for name, path in modules.items()
     }
 
-    TopologicalSorter(needs).prepare()  # CycleError names those in the circle
-
-
-def module(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    TopologicalSorter(needs).prepare()  # CycleError names the modules of the circle
 
 
 def test_the_command_line_is_a_client() -> None:
     broken = [
-        f"{path.relative_to(ROOT)} imports {name}"
-        for path in (ROOT / "cli").rglob("*.py")
+        f"{relative(path)} imports {name}"
+        for path in SOURCES
+        if below(path, ("cli",))
         for name in imports(path)
         if within(name, ("services",)) and not within(name, CLI_MAY_USE)
     ]
@@ -181,39 +200,71 @@ def test_the_command_line_is_a_client() -> None:
     assert not broken
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=IDS)
-def test_files_and_functions_stay_small(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= LINES_PER_FILE
-    for node in nodes(path):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno:
-            assert node.end_lineno - node.lineno < LINES_PER_FUNCTION, node.name
+def test_files_and_functions_stay_small() -> None:
+    files = [
+        f"{relative(path)}: {lines} lines"
+        for path in SOURCES
+        if (lines := len(text(path).splitlines())) > LINES_PER_FILE
+    ]
+    functions = [
+        f"{relative(path)}: {node.name}"
+        for path in SOURCES
+        for node in nodes(path)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (node.end_lineno or 0) - node.lineno >= LINES_PER_FUNCTION
+    ]
+
+    assert not files + functions
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=IDS)
-def test_every_module_says_what_it_is(path: Path) -> None:
-    assert ast.get_docstring(ast.parse(path.read_text())), "a docstring that would serve in ls"
+def test_every_module_says_what_it_is() -> None:
+    assert not [relative(path) for path in SOURCES if not ast.get_docstring(tree(path))]
 
 
-def test_names_say_what_a_thing_is() -> None:
+def test_no_name_is_vague() -> None:
     classes = [
-        f"{path.relative_to(ROOT)}: {node.name}"
+        f"{relative(path)}: {node.name}"
         for path in SOURCES
         for node in nodes(path)
         if isinstance(node, ast.ClassDef) and VAGUE.search(node.name)
     ]
-
-    assert not classes
-    assert not [
-        path for path in SOURCES if VAGUE.search(path.name) or VAGUE.search(path.parent.name)
+    modules = [
+        relative(path)
+        for path in SOURCES
+        if VAGUE.search(path.name) or VAGUE.search(path.parent.name)
     ]
+
+    assert not classes + modules
+
+
+def test_no_module_is_called_by_a_gerund() -> None:
+    found = [
+        relative(path)
+        for path in SOURCES
+        for name in (path.stem, path.parent.name)
+        if GERUND.match(name) and name not in GERUND_NOUNS
+    ]
+
+    assert not found
+
+
+def test_no_class_name_means_two_things_in_one_service() -> None:
+    homes: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for path in SOURCES:
+        for place in NAMESPACES:
+            for node in tree(path).body if below(path, (place,)) else ():
+                if isinstance(node, ast.ClassDef):
+                    homes[place, node.name].append(relative(path))
+
+    assert not {name: paths for name, paths in homes.items() if len(paths) > 1}
 
 
 def test_what_is_not_built_is_absent() -> None:
     found = [
-        f"{path.relative_to(ROOT)}:{number}"
+        f"{relative(path)}:{number}"
         for path in SOURCES
         if path != Path(__file__)
-        for number, line in enumerate(path.read_text().splitlines(), 1)
+        for number, line in enumerate(text(path).splitlines(), 1)
         if UNBUILT.search(line)
     ]
 
@@ -226,7 +277,7 @@ def test_nothing_points_at_one_machine_or_one_package_index() -> None:
     paths = [ROOT / name.decode() for name in tracked.stdout.split(b"\0") if name]
 
     found = [
-        str(path.relative_to(ROOT))
+        relative(path)
         for path in paths
         if path != Path(__file__) and path.is_file() and FOREIGN.search(path.read_bytes())
     ]
@@ -234,9 +285,9 @@ def test_nothing_points_at_one_machine_or_one_package_index() -> None:
     assert not found
 
 
-def test_what_nobody_foresaw_is_caught_at_the_boundaries_only() -> None:
+def test_unforeseen_exceptions_are_caught_at_the_boundaries_only() -> None:
     catching = {
-        str(path.relative_to(ROOT))
+        relative(path)
         for path in SOURCES
         for node in nodes(path)
         if isinstance(node, ast.ExceptHandler)
@@ -248,9 +299,9 @@ def test_what_nobody_foresaw_is_caught_at_the_boundaries_only() -> None:
 
 def test_tests_do_not_sleep() -> None:
     sleeping = [
-        f"{path.relative_to(ROOT)}:{node.lineno}"
+        f"{relative(path)}:{node.lineno}"
         for path in SOURCES
-        if path.is_relative_to(ROOT / "tests") and str(path.relative_to(ROOT)) not in BY_THE_CLOCK
+        if below(path, ("tests",)) and relative(path) not in BY_THE_CLOCK
         for node in nodes(path)
         if isinstance(node, ast.Call)
         and ast.unparse(node.func) in {"time.sleep", "asyncio.sleep"}
@@ -261,32 +312,21 @@ def test_tests_do_not_sleep() -> None:
 
 
 @pytest.mark.parametrize(
-    ("side", "steps"),
+    ("side", "interceptors"),
     [("Server", server.INTERCEPTORS), ("Client", client.INTERCEPTORS)],
     ids=["server", "client"],
 )
-def test_the_document_lists_the_steps_as_they_run(side: str, steps: Sequence[object]) -> None:
-    text = (ROOT / "ARCHITECTURE.md").read_text()
-    listed = re.search(rf"^{side}: (.+)$", text, re.MULTILINE)
+def test_the_document_lists_the_interceptors_in_order(
+    side: str, interceptors: Sequence[object]
+) -> None:
+    page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    listed = re.search(rf"^{side}: (.+)$", page, re.MULTILINE)
 
     assert listed
-    assert listed[1].split(" → ") == [f"`{name(step)}`" for step in steps]
+    assert listed[1].split(" → ") == [f"`{name_of(interceptor)}`" for interceptor in interceptors]
 
 
-def name(step: object) -> str:
-    """``"deadline.require"``: the file of the step, and what it does."""
-    return f"{step.__module__.rpartition('.')[2]}.{getattr(step, '__name__')}"  # noqa: B009
-
-
-def imports(path: Path) -> Iterator[str]:
-    """What the module names, to run or only to be typed."""
-    for node in nodes(path):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.module, f"{path}:{node.lineno} is a relative import"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def nodes(path: Path) -> Iterator[ast.AST]:
-    return ast.walk(ast.parse(path.read_text()))
+def name_of(interceptor: object) -> str:
+    """``"deadline.require"``: the interceptor's module, and its function."""
+    module_name = interceptor.__module__.rpartition(".")[2]
+    return f"{module_name}.{getattr(interceptor, '__name__')}"  # noqa: B009
