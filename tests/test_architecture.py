@@ -99,7 +99,16 @@ LINES_PER_FUNCTION = 60
 
 GERUND = re.compile(r"(?!test_)\w+ing$")
 # Gerunds that are the field's own nouns.
-GERUND_NOUNS = {"batching", "logging", "paging", "signing", "testing", "tracing", "training"}
+GERUND_NOUNS = {
+    "batching",
+    "keyring",
+    "logging",
+    "paging",
+    "signing",
+    "testing",
+    "tracing",
+    "training",
+}
 
 # Within each of these, a class name means one thing.
 NAMESPACES = (*(f"services/{name}" for name in SERVICES), "mesh", "cli", "formats", "features")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import uuid
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -32,12 +33,9 @@ def forget_records() -> None:
     store = Records.store_transaction_record
 
     async def store_nothing(self: Records, *given: Any, **named: Any) -> bytes:
-        kept = self._database
-        self._database = Forgetful(kept)
-        try:
-            return await store(self, *given, **named)
-        finally:
-            self._database = kept
+        forgetful = copy(self)  # of its own: two payments may be recorded at once
+        forgetful._database = Forgetful(self._database)
+        return await store(forgetful, *given, **named)
 
     Records.store_transaction_record = store_nothing  # type: ignore[method-assign]
 
