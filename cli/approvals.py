@@ -35,7 +35,7 @@ async def decide(
     asked = next((s.approval for s in run.steps if s.path == path and s.HasField("approval")), None)
     if asked is None:
         raise CommandError(
-            f"{path} of run {run_id} asks for no approval", reason="APPROVAL_NOT_ASKED"
+            f"{path} of run {run_id} asks for no approval", reason="STEP_AWAITS_NO_APPROVAL"
         )
     _must_be_what_is_shown(asked)
     if say:

@@ -55,7 +55,7 @@ async def connect(home: Home) -> AsyncIterator[Channels]:
             raise CommandError(
                 f"{error.filename} cannot be read: {error.strerror}",
                 code="UNAUTHENTICATED",
-                reason="NO_IDENTITY",
+                reason="IDENTITY_MISSING",
                 remedy=START_THE_MESH,
             ) from None
         for channel in channels.values():

@@ -20,16 +20,16 @@ START_THE_MESH = "start the mesh with: anya up"
 
 # What to do about a refusal, by its reason or else by its code.
 REMEDIES = {
-    "NO_IDENTITY": "renew the certificates: stop the mesh, then anya up",
-    "NOT_GRANTED": "grant the method in trust.yaml, or call as somebody who may",
-    "NOT_ADMITTED": "the service is busy: try again",
-    "BREAKER_OPEN": "its target keeps failing: anya status, then the service's log",
+    "IDENTITY_MISSING": "renew the certificates: stop the mesh, then anya up",
+    "PERMISSION_NOT_GRANTED": "grant the method in trust.yaml, or call as somebody who may",
+    "OVERLOADED": "the service is busy: try again",
+    "CIRCUIT_OPEN": "its target keeps failing: anya status, then the service's log",
     "PEER_UNAVAILABLE": "repeat it; anya status shows which service does not answer",
     "INSUFFICIENT_FUNDS": "pay less, or fund the address and mine a block",
     "RUN_DELETED": "of a payment, anya payment show still tells what bitcoin knows",
-    "NOT_REDRIVABLE": "anya run show tells how it ended; start a new run instead",
+    "RUN_NOT_REDRIVABLE": "anya run show tells how it ended; start a new run instead",
     "DEFINITION_INVALID": "correct the definition; anya workflow check needs no mesh",
-    "WORKFLOW_PAYS": "send each payment with: anya pay",
+    "WORKFLOW_MAKES_PAYMENTS": "send each payment with: anya pay",
     "INVALID_ARGUMENT": "correct what was given",
     "NOT_FOUND": "anya run list, anya workflow list and anya schedule list show what there is",
     "UNAVAILABLE": "anya status tells if it is being started again; start a mesh with: anya up",

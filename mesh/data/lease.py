@@ -146,7 +146,7 @@ def sole_owner(path: Path) -> Iterator[None]:
         except BlockingIOError:
             raise FailedPrecondition(
                 f"{path} belongs to a process that runs: stop it, or let both share PostgreSQL",
-                reason=Reason.STORE_IN_USE,
+                reason=Reason.STORE_LOCKED,
             ) from None
         yield
     finally:

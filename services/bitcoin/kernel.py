@@ -84,7 +84,7 @@ class Kernel:
     def open(self) -> None:
         """Load what the last ``close`` left; damaged files are thrown away, and the chain is empty.
 
-        FailedPrecondition (KERNEL_IN_USE) if another process has the folder open.
+        FailedPrecondition (KERNEL_LOCKED) if another process has the folder open.
         """
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = (self._folder / "lock").open("w")
@@ -94,7 +94,7 @@ class Kernel:
             self._lock.close()
             raise FailedPrecondition(
                 f"another process has the chain in {self._folder} open; stop it first",
-                reason=Reason.KERNEL_IN_USE,
+                reason=Reason.KERNEL_LOCKED,
             ) from None
         self._log = pbk.LoggingConnection(cb=self._record.logged)
         self._reopen()

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def check_amount_granted(order: PaymentRequest, bounds: Bounds) -> None:
-    """PermissionDenied (AMOUNT_NOT_GRANTED) if one payment may not be that large."""
+    """PermissionDenied (AMOUNT_LIMIT_EXCEEDED) if one payment may not be that large."""
     if bounds.max_amount_sat is not None and order.amount_sat > bounds.max_amount_sat:
         raise PermissionDenied(
             f"{bounds.boundary} grants at most {bounds.max_amount_sat} sat in one payment, "
             f"not {order.amount_sat}",
-            reason=Reason.AMOUNT_NOT_GRANTED,
+            reason=Reason.AMOUNT_LIMIT_EXCEEDED,
         )
 
 

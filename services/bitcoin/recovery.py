@@ -49,7 +49,7 @@ class Recovery:
     async def run(self) -> Chain:
         """The active chain, known alike to all three.
 
-        FailedPrecondition (JOURNAL_DAMAGED) if blocks of the chain are lost; nothing is changed.
+        FailedPrecondition (BLOCK_LOG_CORRUPT) if blocks of the chain are lost; nothing is changed.
         """
         links = await self.store.links()
         sound, damaged = await self._check_journal()
@@ -60,7 +60,7 @@ class Recovery:
                 f"the journal lost block {display(lost[0])} at height {kept}, and with it"
                 f" {len(lost)} blocks of the chain; restore the database from a backup, or start"
                 f" once with ANYA_JOURNAL=truncate to go back to height {kept - 1}",
-                reason=Reason.JOURNAL_DAMAGED,
+                reason=Reason.BLOCK_LOG_CORRUPT,
             )
         if damaged or lost:
             log.warning("journal: %d entries damaged, %d blocks lost", len(damaged), len(lost))
@@ -161,5 +161,5 @@ async def read_block(hash: BlockHash, kernel: Kernel, journal: BlockLog) -> Bloc
         return block
     raise FailedPrecondition(
         f"block {display(hash)} cannot be read back: restart the service, which checks its journal",
-        reason=Reason.JOURNAL_DAMAGED,
+        reason=Reason.BLOCK_LOG_CORRUPT,
     )

@@ -68,7 +68,8 @@ class Judge:
     def verdict(self, challenge: Challenge | None, *, now_ms: int) -> Verdict:
         """The verdict at ``now_ms``, given the challenge that has the presentation's nonce.
 
-        FailedPrecondition (UNSUPPORTED_METHOD) for an evidence class that the policy lacks.
+        FailedPrecondition (VERIFICATION_METHOD_UNSUPPORTED) for an evidence class that the policy
+        lacks.
         """
         method = self.claim.method
         evidence_class = self._policy.classes.get(method)
@@ -76,7 +77,7 @@ class Judge:
             raise FailedPrecondition(
                 f"no evidence class {method[:64]!r} in the identity policy; it names"
                 f" {', '.join(sorted(self._policy.classes)) or 'none'}",
-                reason=Reason.UNSUPPORTED_METHOD,
+                reason=Reason.VERIFICATION_METHOD_UNSUPPORTED,
                 field="verification_method",
             )
         if isinstance(self._presented, Refused):

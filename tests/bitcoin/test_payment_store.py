@@ -161,7 +161,7 @@ async def test_an_address_of_nobody_here_is_refused(bank: Bank) -> None:
     with pytest.raises(FailedPrecondition) as refusal:
         await bank.basis(request_key("a"), replace(order(1), from_script=b"\x51"), BOUNDS)
 
-    assert refusal.value.reason is Reason.SENDER_UNKNOWN
+    assert refusal.value.reason is Reason.SENDER_NOT_MANAGED
 
 
 async def test_a_cancelled_payment_is_refused_for_ever(bank: Bank) -> None:

@@ -80,7 +80,7 @@ async def test_an_address_that_no_wallet_of_ours_holds_is_refused(payer: Town) -
     refusal = await refused(payer, payer.order(sender_address=RECIPIENT))
 
     assert refusal.code() is grpc.StatusCode.FAILED_PRECONDITION
-    assert reason(refusal) == "SENDER_UNKNOWN"
+    assert reason(refusal) == "SENDER_NOT_MANAGED"
 
 
 async def test_a_fee_above_what_the_payer_allows_is_refused(payer: Town) -> None:
@@ -94,7 +94,7 @@ async def test_an_amount_above_the_boundary_s_bound_is_refused(payer: Town) -> N
     refusal = await refused(payer, payer.order(amount_sat=1_000_000_001))
 
     assert refusal.code() is grpc.StatusCode.PERMISSION_DENIED
-    assert reason(refusal) == "AMOUNT_NOT_GRANTED"
+    assert reason(refusal) == "AMOUNT_LIMIT_EXCEEDED"
 
 
 @pytest.mark.parametrize("missing", ["identity", "address_link", "risk"])

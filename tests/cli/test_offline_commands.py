@@ -266,7 +266,7 @@ def test_a_refusal_of_a_service_keeps_its_reason() -> None:
 
 
 def test_a_refusal_by_policy_has_its_own_exit_code() -> None:
-    refusal = PermissionDenied("not granted", reason=Reason.NOT_GRANTED)
+    refusal = PermissionDenied("not granted", reason=Reason.PERMISSION_NOT_GRANTED)
 
     error = from_rpc(to_rpc_error(refusal))
 

@@ -71,7 +71,7 @@ async def say(words: Any, context: Any) -> Any:
     if note.text == "spend":
         raise ResourceExhausted("alice has spent it all", reason=Reason.BUDGET_EXCEEDED)
     if note.text == "crowd":
-        raise ResourceExhausted("too many at once", reason=Reason.NOT_ADMITTED)
+        raise ResourceExhausted("too many at once", reason=Reason.OVERLOADED)
     return SAID  # one object for all callers
 
 

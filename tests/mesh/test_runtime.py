@@ -195,7 +195,7 @@ async def test_reflection_needs_a_grant(
             else:
                 with pytest.raises(grpc.aio.AioRpcError) as refusal:
                     await call.read()
-                assert reason(refusal.value) == "NOT_GRANTED"
+                assert reason(refusal.value) == "PERMISSION_NOT_GRANTED"
 
 
 async def test_a_request_above_the_limit_is_refused(

@@ -113,7 +113,7 @@ def unknown_version() -> pb.ModelInferRequest:
 async def test_a_model_that_is_not_here_is_not_found(running: Running, make: object) -> None:
     assert callable(make)
 
-    assert await refusal(running, make()) == ("NOT_FOUND", "MODEL_UNKNOWN")
+    assert await refusal(running, make()) == ("NOT_FOUND", "MODEL_NOT_FOUND")
 
 
 def with_input(**changes: object) -> pb.ModelInferRequest:

@@ -93,7 +93,7 @@ async def test_a_rejection_that_leaves_no_quorum_ends_the_run(
     run = await finished(workflows, run_id)
     assert reply == pb.ApproveRunResponse(approver=BOB.did, approves=False)
     assert status(run) == "FAILED"
-    assert run.steps[0].error.reason == "APPROVAL_DENIED"
+    assert run.steps[0].error.reason == "APPROVAL_REJECTED"
 
 
 async def test_who_is_not_asked_approves_nothing(workflows: WorkflowServiceAsyncStub) -> None:
@@ -137,7 +137,7 @@ async def test_who_has_decided_cannot_decide_otherwise(
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await decide(workflows, run_id, ADA, approves=False)
 
-    assert reason(refused.value) == "APPROVAL_NOT_ASKED"
+    assert reason(refused.value) == "STEP_AWAITS_NO_APPROVAL"
 
 
 async def test_an_approval_that_nobody_can_verify_is_notstored(
@@ -153,7 +153,9 @@ async def test_an_approval_that_nobody_can_verify_is_notstored(
     assert len((await asked(workflows, run_id)).decisions) == 0
 
 
-@pytest.mark.parametrize(("step", "why"), [("agree", "NOT_KNOWN"), ("note", "APPROVAL_NOT_ASKED")])
+@pytest.mark.parametrize(
+    ("step", "why"), [("agree", "NOT_FOUND"), ("note", "STEP_AWAITS_NO_APPROVAL")]
+)
 async def test_a_step_that_asks_nothing_cannot_be_approved(
     workflows: WorkflowServiceAsyncStub, step: str, why: str
 ) -> None:

@@ -93,7 +93,7 @@ async def test_the_same_workflow_goes_as_far_as_its_starter_may(
     assert [status(run) for run in runs] == ["FAILED", "SUCCEEDED"]
     assert (runs[0].steps[-1].error.code, runs[0].steps[-1].error.reason) == (
         "PERMISSION_DENIED",
-        "NOT_GRANTED",
+        "PERMISSION_NOT_GRANTED",
     )
     assert book.effects["StoreTransactionRecord"] == 1
 

@@ -158,7 +158,7 @@ async def test_a_proof_that_expires_while_the_run_is_parked_ends_it_refused_and_
 ) -> None:
     book.before["SendPayment"].extend(
         [
-            Unavailable("open", reason=Reason.BREAKER_OPEN, retry_after=0.2),
+            Unavailable("open", reason=Reason.CIRCUIT_OPEN, retry_after=0.2),
             FailedPrecondition("too old", reason=Reason.PROOF_EXPIRED),
         ]
     )
@@ -216,7 +216,7 @@ async def test_a_cancelled_run_is_parked_until_bitcoin_can_refuse_its_payment(
     workflows: WorkflowServiceAsyncStub, book: Book
 ) -> None:
     book.held["VerifyIdentity"] = asyncio.Event()
-    down = Unavailable("open", reason=Reason.BREAKER_OPEN, retry_after=0.2)
+    down = Unavailable("open", reason=Reason.CIRCUIT_OPEN, retry_after=0.2)
     book.before["CancelPayment"].extend([down, down])
     request = payment()
     await workflows.StartRun(request, timeout=10)

@@ -83,7 +83,7 @@ async def test_a_redrive_that_is_repeated_is_one_and_another_finds_nothing_to_do
     assert status(run) == "SUCCEEDED"
     assert len(run.redrives) == 1
     assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
-    assert reason(caught.value) == "NOT_REDRIVABLE"
+    assert reason(caught.value) == "RUN_NOT_REDRIVABLE"
 
 
 async def test_a_run_under_way_and_one_that_is_not_there_are_not_redriven(
@@ -112,7 +112,7 @@ async def test_a_refused_payment_stays_refused(
     with pytest.raises(grpc.aio.AioRpcError, match="a refusal is final") as caught:
         await workflows.RedriveRun(again(request.request_id), timeout=5)
 
-    assert reason(caught.value) == "NOT_REDRIVABLE"
+    assert reason(caught.value) == "RUN_NOT_REDRIVABLE"
     assert book.effects["SendPayment"] == 0
 
 

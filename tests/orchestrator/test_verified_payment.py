@@ -288,7 +288,7 @@ async def test_a_read_that_fails_is_tried_again_and_then_given_up(
 async def test_an_open_breaker_parks_the_run_without_using_up_an_attempt(
     workflows: WorkflowServiceAsyncStub, book: Book
 ) -> None:
-    refused = Unavailable("open", reason=Reason.BREAKER_OPEN, retry_after=0.05)
+    refused = Unavailable("open", reason=Reason.CIRCUIT_OPEN, retry_after=0.05)
     book.before["VerifyIdentity"].append(refused)
     request = payment()
     await workflows.StartRun(request, timeout=5)
@@ -301,7 +301,7 @@ async def test_an_open_breaker_parks_the_run_without_using_up_an_attempt(
     ]
 
     parked = [run for run in seen if status(run) == "PARKED"]
-    assert parked[0].reason == "verify_sender: BREAKER_OPEN: open"
+    assert parked[0].reason == "verify_sender: CIRCUIT_OPEN: open"
     assert status(seen[-1]) == "SUCCEEDED"
     assert seen[-1].steps[0].attempts == 1
 

@@ -84,7 +84,7 @@ async def test_a_watch_of_a_run_that_is_set_aside_ends_and_says_what_to_do(
             await watching
 
     assert ended.value.code() is grpc.StatusCode.FAILED_PRECONDITION
-    assert reason(ended.value) == Reason.STORE_DAMAGED
+    assert reason(ended.value) == Reason.STORE_CORRUPT
     assert hurt.request_id in (told := ended.value.details() or "")
     assert "backup" in told
     assert "redrive" in told

@@ -149,7 +149,7 @@ CASES = [
     ),
     pytest.param(
         *("chain", "GetTransaction", chain_pb2.GetTransactionRequest(txid=b"\x01" * 32)),
-        Refusal("NOT_FOUND", "NOT_KNOWN", "txid", f"transaction {'01' * 32} is in neither"),
+        Refusal("NOT_FOUND", "NOT_FOUND", "txid", f"transaction {'01' * 32} is in neither"),
         id="a txid that is nowhere",
     ),
     pytest.param(
@@ -237,22 +237,22 @@ CASES = [
     ),
     pytest.param(
         *("model", "ModelInfer", infer("fortune-teller")),
-        Refusal("NOT_FOUND", "MODEL_UNKNOWN", "model_name", "there is payment-risk"),
+        Refusal("NOT_FOUND", "MODEL_NOT_FOUND", "model_name", "there is payment-risk"),
         id="an unknown model",
     ),
     pytest.param(
         *("model", "ModelMetadata", inference_pb2.ModelMetadataRequest(name="fortune-teller")),
-        Refusal("NOT_FOUND", "MODEL_UNKNOWN", "name", "no model 'fortune-teller' here"),
+        Refusal("NOT_FOUND", "MODEL_NOT_FOUND", "name", "no model 'fortune-teller' here"),
         id="the metadata of an unknown model",
     ),
     pytest.param(
         *("workflow", "StartRun", start("fortune_telling")),
-        Refusal("NOT_FOUND", "NOT_KNOWN", "workflow_id", "no workflow 'fortune_telling'"),
+        Refusal("NOT_FOUND", "NOT_FOUND", "workflow_id", "no workflow 'fortune_telling'"),
         id="an unknown workflow",
     ),
     pytest.param(
         *("workflow", "GetRun", workflow_pb2.GetRunRequest(run_id="nobody")),
-        Refusal("NOT_FOUND", "NOT_KNOWN", "run_id", "no run 'nobody'"),
+        Refusal("NOT_FOUND", "NOT_FOUND", "run_id", "no run 'nobody'"),
         id="an unknown run",
     ),
     pytest.param(

@@ -55,7 +55,7 @@ async def test_a_parked_payment_whose_proofs_expire_is_refused_and_nothing_is_si
         run = await runs.finish(channels, payment_id)
         shown = await persist(lambda: payments.get(channels, payment_id))
 
-        assert "BREAKER_OPEN" in parked.reason
+        assert "CIRCUIT_OPEN" in parked.reason
         assert runs.status_word(run.status) == "REFUSED", runs.lines(run)
         assert "PROOF_EXPIRED" in run.reason
         assert not shown.HasField("txid")

@@ -273,7 +273,7 @@ async def test_ten_links_of_a_did_may_be_open(running: Running, payer: Payer) ->
         await begin(running, payer.holder)
 
     assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert reason(refused.value) == "CHALLENGES_OPEN"
+    assert reason(refused.value) == "TOO_MANY_CHALLENGES"
 
 
 async def test_a_live_link_that_is_renewed_keeps_its_age(

@@ -144,7 +144,7 @@ async def test_data_that_is_absent_differs_from_data_that_is_empty(
 @pytest.mark.parametrize(
     ("changes", "code", "why"),
     [
-        ({"target": STRANGER}, grpc.StatusCode.NOT_FOUND, "TENANT_UNKNOWN"),
+        ({"target": STRANGER}, grpc.StatusCode.NOT_FOUND, "TENANT_NOT_FOUND"),
         ({"message": b"{"}, INVALID, "MESSAGE_MALFORMED"),
         ({"message": b'{"descriptor":{},"descriptor":{}}'}, INVALID, "MESSAGE_MALFORMED"),
         ({"message": b" " * 65_537}, INVALID, "MESSAGE_TOO_LARGE"),

@@ -227,7 +227,7 @@ async def test_a_method_that_the_policy_does_not_name_is_an_error(
         await running.verify(request)
 
     assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
-    assert reason(refused.value) == "UNSUPPORTED_METHOD"
+    assert reason(refused.value) == "VERIFICATION_METHOD_UNSUPPORTED"
     assert "biometric" in str(refused.value.details())
 
 
@@ -242,7 +242,7 @@ async def test_without_a_policy_no_evidence_is_trusted(
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await running.verify(verification(paid, presented))
 
-    assert reason(refused.value) == "UNSUPPORTED_METHOD"
+    assert reason(refused.value) == "VERIFICATION_METHOD_UNSUPPORTED"
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ async def test_ten_verifications_of_a_did_may_be_open(running: Running, payer: P
     await running.begin(intent(payer.holder))
 
     assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert reason(refused.value) == "CHALLENGES_OPEN"
+    assert reason(refused.value) == "TOO_MANY_CHALLENGES"
 
 
 async def test_a_verdict_is_announced_once(running: Running, payer: Payer) -> None:

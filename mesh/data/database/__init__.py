@@ -66,7 +66,7 @@ class Database(Protocol):
         """Run ``work`` in the next commit; all of it lands, or none.
 
         Once accepted it happens even if the caller is cancelled: an effect is never half known.
-        ResourceExhausted (NOT_ADMITTED) if too many writes wait; Unavailable if the database does
+        ResourceExhausted (OVERLOADED) if too many writes wait; Unavailable if the database does
         not answer, and then nobody knows whether the work landed: retry under the same key.
         """
         ...

@@ -106,7 +106,7 @@ class PostgresDatabase:
             self._waiting.put_nowait(request)
         except asyncio.QueueFull:
             raise ResourceExhausted(
-                "too many writes are waiting; retry later", reason=Reason.NOT_ADMITTED
+                "too many writes are waiting; retry later", reason=Reason.OVERLOADED
             ) from None
         result: T = await asyncio.shield(request.result)
         return result

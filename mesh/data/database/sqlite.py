@@ -96,7 +96,7 @@ class SqliteDatabase:
     async def write(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
         if self._waiting.qsize() >= MAX_WAITING:
             raise ResourceExhausted(
-                "too many writes are waiting; retry later", reason=Reason.NOT_ADMITTED
+                "too many writes are waiting; retry later", reason=Reason.OVERLOADED
             )
         request = _Request(work, asyncio.get_running_loop().create_future())
         self._waiting.put(request)
@@ -268,7 +268,7 @@ def _named(error: Exception) -> Exception:
     if isinstance(error, sqlite3.DatabaseError) and _kind(error) in DAMAGED:
         return FailedPrecondition(
             f"the store is damaged ({error}): restore its file from a backup",
-            reason=Reason.STORE_DAMAGED,
+            reason=Reason.STORE_CORRUPT,
         )
     if isinstance(error, sqlite3.OperationalError) and _kind(error) in AWAY:
         return Unavailable(

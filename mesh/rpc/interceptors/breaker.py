@@ -27,7 +27,7 @@ FAILURES = frozenset(
 )
 
 # Whatever else is exhausted is a caller's own: one payer's budget must not stop all payments.
-OVERLOADED = frozenset({Reason.NOT_ADMITTED, Reason.MAILBOX_FULL})
+OVERLOADED = frozenset({Reason.OVERLOADED, Reason.MAILBOX_FULL})
 
 
 @contextmanager

@@ -20,7 +20,7 @@ def identify(call: ServerCall) -> Iterator[None]:
     if len(ids) != 1 or not ids[0].startswith(f"spiffe://{call.rules.trust_domain}/"):
         raise Unauthenticated(
             f"present a certificate with one SPIFFE ID in {call.rules.trust_domain}",
-            reason=Reason.NO_IDENTITY,
+            reason=Reason.IDENTITY_MISSING,
         )
     call.caller = ids[0]
     yield

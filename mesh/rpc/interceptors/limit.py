@@ -20,10 +20,10 @@ class Limiter:
         self._free = max_in_flight
 
     def take(self) -> None:
-        """ResourceExhausted (NOT_ADMITTED) if nothing is free."""
+        """ResourceExhausted (OVERLOADED) if nothing is free."""
         if self._free == 0:
             raise ResourceExhausted(
-                "too many calls in flight; retry later", reason=Reason.NOT_ADMITTED, retry_after=0.1
+                "too many calls in flight; retry later", reason=Reason.OVERLOADED, retry_after=0.1
             )
         self._free -= 1
 

@@ -31,7 +31,7 @@ def authorize(call: ServerCall) -> Iterator[None]:
     if span.is_recording():
         span.set_attributes({"anya.caller": call.caller, "anya.policy.digest": policy.digest})
     if decision.grant is None:
-        raise PermissionDenied(decision.explanation, reason=Reason.NOT_GRANTED)
+        raise PermissionDenied(decision.explanation, reason=Reason.PERMISSION_NOT_GRANTED)
     call.grant = decision.grant
     _bounds.set(decision.grant.bounds)  # the call's own task: nothing to reset
     _caller.set(call.caller)

@@ -171,7 +171,7 @@ class WalletActor(Actor[WalletMessage]):
                 is_first = await self._store.commit(message.key, signed, message.reply)
                 return signed.transaction.raw if is_first else None
         raise Unavailable(
-            "other payments took the coins meanwhile; retry", reason=Reason.COINS_BUSY
+            "other payments took the coins meanwhile; retry", reason=Reason.COINS_RESERVED
         )
 
     def _sign(self, order: PaymentRequest, bounds: Bounds, proof: Proof, basis: Basis) -> Signed:

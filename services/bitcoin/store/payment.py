@@ -125,8 +125,8 @@ class PaymentStore:
         """What the order can be built on now; one consistent view, nothing is promised by it.
 
         If a coin has ``alone_sat`` it is the only candidate. None if the payment exists by now.
-        The errors of ``is_made``, FailedPrecondition (SENDER_UNKNOWN) if the sender's address is
-        not of a managed wallet, ResourceExhausted (BUDGET_EXCEEDED).
+        The errors of ``is_made``, FailedPrecondition (SENDER_NOT_MANAGED) if the sender's address
+        is not of a managed wallet, ResourceExhausted (BUDGET_EXCEEDED).
         """
 
         async def work(tx: Tx) -> Basis | None:
@@ -137,7 +137,7 @@ class PaymentStore:
             if own is None:
                 raise FailedPrecondition(
                     f"{order.from_address} is not an address of a managed wallet",
-                    reason=Reason.SENDER_UNKNOWN,
+                    reason=Reason.SENDER_NOT_MANAGED,
                 )
             descriptor, index = await next_address(tx, own.wallet_id, Keychain.INTERNAL)
             return Basis(

@@ -107,7 +107,7 @@ class InferenceServicer(GRPCInferenceServiceServicer):
             asked = f"{name[:64]!r} of version {version[:64]!r}" if version else f"{name[:64]!r}"
             raise NotFound(
                 f"no model {asked} here; there is {known}",
-                reason=Reason.MODEL_UNKNOWN,
+                reason=Reason.MODEL_NOT_FOUND,
                 field=field,
             )
         return model

@@ -30,5 +30,5 @@ def refusal(state: RunState, path: str, call: Call) -> StepError | None:
                 f"{path}: {part.operation.name} needs {runs.privilege!r}, and runs that"
                 f" {state.starter} starts may not use it; nothing was sent"
             )
-            return StepError("PERMISSION_DENIED", Reason.NOT_GRANTED, message)
+            return StepError("PERMISSION_DENIED", Reason.PERMISSION_NOT_GRANTED, message)
     return None

@@ -139,5 +139,5 @@ def _holds_steps(state: RunState, step: StepState) -> bool:
 
 def _refusal(state: RunState, why: str) -> FailedPrecondition:
     return FailedPrecondition(
-        f"run {state.run_id} {why}", reason=Reason.NOT_REDRIVABLE, field="run_id"
+        f"run {state.run_id} {why}", reason=Reason.RUN_NOT_REDRIVABLE, field="run_id"
     )

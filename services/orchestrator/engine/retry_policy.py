@@ -22,7 +22,7 @@ UNKNOWN_OUTCOME = frozenset(
 # Nothing was done, and it may be done later.
 NOT_DONE_YET = frozenset({"ABORTED", "RESOURCE_EXHAUSTED"})
 # What looks like it, but asks for something else than patience.
-NOT_A_MATTER_OF_TIME = frozenset({"BUDGET_EXCEEDED", Reason.CHALLENGES_OPEN})
+NOT_A_MATTER_OF_TIME = frozenset({"BUDGET_EXCEEDED", Reason.TOO_MANY_CHALLENGES})
 
 # Answers of a service that mean: not this payment.
 REFUSALS = frozenset({"FAILED_PRECONDITION", "PERMISSION_DENIED"})
@@ -78,9 +78,9 @@ class RetryPolicy:
 
 
 def judge(error: StepError, *, mutating: bool) -> Outcome:
-    if error.reason == Reason.BREAKER_OPEN:
+    if error.reason == Reason.CIRCUIT_OPEN:
         return Outcome.PARK
-    if error.reason in (Reason.NOT_ADMITTED, Reason.MAILBOX_FULL):
+    if error.reason in (Reason.OVERLOADED, Reason.MAILBOX_FULL):
         return Outcome.AGAIN
     if error.code in NOT_DONE_YET and error.reason not in NOT_A_MATTER_OF_TIME:
         return Outcome.AGAIN

@@ -177,7 +177,7 @@ class Waits(Calls):
             self.finish_own(path, output)
         elif approvers - rejected < asked.quorum:
             message = f"{rejected} of {approvers} rejected it: {asked.quorum} had to approve"
-            self.end_call(path, StepError("FAILED_PRECONDITION", Reason.APPROVAL_DENIED, message))
+            self.end_call(path, StepError("FAILED_PRECONDITION", Reason.APPROVAL_REJECTED, message))
 
     # Telling others.
 

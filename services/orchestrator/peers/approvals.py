@@ -47,7 +47,8 @@ class Approvals:
         approver, approves = await self._verify(run_id, path, digest, jws)
         if approver not in asking.input["asked"]["approvers"]:
             raise PermissionDenied(
-                f"{approver} is none of the approvers of {path}", reason=Reason.NOT_GRANTED
+                f"{approver} is none of the approvers of {path}",
+                reason=Reason.PERMISSION_NOT_GRANTED,
             )
         if approver in asking.decisions:
             raise _not_asked(f"{approver} has decided about {path} already")
@@ -93,4 +94,4 @@ def _asking(state: RunState, path: str) -> StepState:
 
 
 def _not_asked(message: str) -> FailedPrecondition:
-    return FailedPrecondition(message, reason=Reason.APPROVAL_NOT_ASKED, field="step")
+    return FailedPrecondition(message, reason=Reason.STEP_AWAITS_NO_APPROVAL, field="step")

@@ -173,7 +173,7 @@ class Scheduler:
             raise InvalidArgument(
                 f"workflow {workflow.id} pays: the id and the intent of a payment come from the"
                 " client, so no schedule can start it",
-                reason=Reason.WORKFLOW_PAYS,
+                reason=Reason.WORKFLOW_MAKES_PAYMENTS,
                 field="workflow_id",
             )
         run_id = schedules.run_id(schedule.id, schedule.start_ms)

@@ -49,7 +49,7 @@ class GroupCommit(ABC):
     async def commit(self, commit: Commit) -> bool:
         """True once it is durable; False if it did not apply.
 
-        ResourceExhausted (NOT_ADMITTED) if too many wait; Unavailable if the store does not answer:
+        ResourceExhausted (OVERLOADED) if too many wait; Unavailable if the store does not answer:
         then nobody knows whether it landed.
         """
         waiting = PendingCommit(commit, self._loop.create_future())
@@ -74,7 +74,7 @@ class GroupCommit(ABC):
     def _admit(self, waiting: Collection[Any]) -> None:
         if len(waiting) >= MAX_WAITING or self._closing:
             raise ResourceExhausted(
-                "too many writes are waiting; retry later", reason=Reason.NOT_ADMITTED
+                "too many writes are waiting; retry later", reason=Reason.OVERLOADED
             )
         self._something.set()
 

@@ -29,7 +29,7 @@ async def redrive(
 ) -> None:
     """Append what ``judge`` makes of the run's state and end, once per ``key``.
 
-    NotFound; FailedPrecondition (NOT_REDRIVABLE) for a run that has not ended, and whatever
+    NotFound; FailedPrecondition (RUN_NOT_REDRIVABLE) for a run that has not ended, and whatever
     ``judge`` refuses. It may be called again. Whoever drove the run before is fenced.
     """
 
@@ -51,7 +51,7 @@ async def _redrive(
         raise await missing(tx, run_id)
     if row[0] is None:
         raise FailedPrecondition(
-            f"run {run_id} is under way", reason=Reason.NOT_REDRIVABLE, field="run_id"
+            f"run {run_id} is under way", reason=Reason.RUN_NOT_REDRIVABLE, field="run_id"
         )
     stored = await load_run(tx, run_id)
     state = stored.state

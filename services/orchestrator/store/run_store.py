@@ -152,7 +152,7 @@ class RunStore(ABC):
             self._newest.pop(workflow_id, None)
         raise Unavailable(
             f"workflow {workflow_id} is being registered again and again; retry later",
-            reason=Reason.NOT_ADMITTED,
+            reason=Reason.OVERLOADED,
         )
 
     async def append(self, state: RunState, epoch: int, records: Sequence[Record]) -> None:
@@ -331,20 +331,20 @@ def _stored(row: Row, records: Sequence[Row], after: int) -> StoredRun:
         raise FailedPrecondition(
             f"the records of run {columns[0]} are damaged or not all there: restore the"
             " orchestrator's database from a backup",
-            reason=Reason.STORE_DAMAGED,
+            reason=Reason.STORE_CORRUPT,
         ) from None
     return stored
 
 
 def check_goes_on(row: RunRow, state: RunState) -> None:
-    """FailedPrecondition (STORE_DAMAGED) if the run was set aside: there will be no more records.
+    """FailedPrecondition (STORE_CORRUPT) if the run was set aside: there will be no more records.
 
     ``state`` is what the records say that were read with the row.
     """
     if row.finished_us is not None and not state.finished:
         raise FailedPrecondition(
             f"{row.reason}; the run was set aside: redrive it once they can be read",
-            reason=Reason.STORE_DAMAGED,
+            reason=Reason.STORE_CORRUPT,
         )
 
 

@@ -26,7 +26,7 @@ class Redriver:
     async def redrive(self, key: IdempotencyKey, run_id: str, reason: str) -> None:
         """Once per ``key``: the run goes on as soon as some process has room for it.
 
-        NotFound; FailedPrecondition (NOT_REDRIVABLE) for a run that cannot go on.
+        NotFound; FailedPrecondition (RUN_NOT_REDRIVABLE) for a run that cannot go on.
         """
 
         def judge(state: RunState, ended: RunStatus) -> Record:

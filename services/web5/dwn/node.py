@@ -126,12 +126,12 @@ class Records:
         """The verdict of ``target``'s node about a message.
 
         InvalidArgument if not every reader understands it alike (MESSAGE_MALFORMED), or it or its
-        data is too large (MESSAGE_TOO_LARGE); NotFound (TENANT_UNKNOWN).
+        data is too large (MESSAGE_TOO_LARGE); NotFound (TENANT_NOT_FOUND).
         """
         if not await self._keeps(target):
             raise NotFound(
                 "this node keeps no such tenant; give the DID whose node you mean as target",
-                reason=Reason.TENANT_UNKNOWN,
+                reason=Reason.TENANT_NOT_FOUND,
                 field="target",
             )
         _check_sizes(raw, data)

@@ -54,7 +54,7 @@ class IdentityStore:
     ) -> bytes:
         """Give out ``nonce`` for a payment, once per ``request``.
 
-        ResourceExhausted (CHALLENGES_OPEN) if too many of this caller for this DID are open.
+        ResourceExhausted (TOO_MANY_CHALLENGES) if too many of this caller for this DID are open.
         """
 
         async def effect(tx: Transaction) -> bytes:
@@ -113,7 +113,7 @@ async def _admit(tx: Transaction, caller: str, did: str, now_ms: int) -> None:
         raise ResourceExhausted(
             f"{MAX_OPEN_CHALLENGES} verifications of {did} are open; finish one, or wait until"
             " they expire",
-            reason=Reason.CHALLENGES_OPEN,
+            reason=Reason.TOO_MANY_CHALLENGES,
             retry_after=CHALLENGE_LIFETIME_MS / 1000,
         )
 

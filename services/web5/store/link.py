@@ -74,7 +74,7 @@ class LinkStore:
     ) -> bytes:
         """Give out the text to sign, once per ``key``.
 
-        ResourceExhausted (CHALLENGES_OPEN) if too many of this caller for this DID are open.
+        ResourceExhausted (TOO_MANY_CHALLENGES) if too many of this caller for this DID are open.
         """
 
         async def effect(tx: Transaction) -> bytes:
@@ -201,7 +201,7 @@ async def _admit(tx: Transaction, caller: str, did: str, now: int) -> None:
         raise ResourceExhausted(
             f"{MAX_OPEN_CHALLENGES} address links of {did} are open; finish one, or wait until"
             " they expire",
-            reason=Reason.CHALLENGES_OPEN,
+            reason=Reason.TOO_MANY_CHALLENGES,
             retry_after=links.CHALLENGE_LIFETIME,
         )
 

@@ -40,7 +40,7 @@ async def test_the_spans_of_a_refusal_say_why_and_only_the_client_failed(
         await echo.call(shape, "hello", "spiffe://anya.internal/bob")
 
     server, client = await echo.both_spans()
-    assert told(server)["anya.reason"] == "NOT_GRANTED"
+    assert told(server)["anya.reason"] == "PERMISSION_NOT_GRANTED"
     assert told(server)["rpc.response.status_code"] == "PERMISSION_DENIED"
     assert server.status.code == Status.STATUS_CODE_UNSET
     assert client.status.code == Status.STATUS_CODE_ERROR

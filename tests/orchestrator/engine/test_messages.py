@@ -144,7 +144,7 @@ def test_a_cancel_before_the_payment_is_sent_leaves_nothing_sent() -> None:
     run = paying()
     while run.calls != ["execute_payment"]:
         run.do(run.commands[0])
-    run.fail("execute_payment", "UNAVAILABLE", "BREAKER_OPEN")
+    run.fail("execute_payment", "UNAVAILABLE", "CIRCUIT_OPEN")
     run.take(CANCEL)
     run.reply("execute_payment/cancel")
 
@@ -166,7 +166,7 @@ def test_a_cancel_of_a_payment_that_may_have_been_sent_goes_through_its_service(
     assert run.status == "CANCELLED"
 
 
-@pytest.mark.parametrize("reason", ["BREAKER_OPEN", ""])
+@pytest.mark.parametrize("reason", ["CIRCUIT_OPEN", ""])
 @pytest.mark.parametrize("cancelled_first", [True, False])
 def test_a_cancelled_payment_whose_answer_is_late_is_asked_for_until_it_comes(
     reason: str, cancelled_first: bool
@@ -208,7 +208,7 @@ OUTCOMES = st.sampled_from(
         *(None, None, None),
         StepError("UNAVAILABLE", "", "gone"),
         StepError("DEADLINE_EXCEEDED", "", "late"),
-        StepError("UNAVAILABLE", "BREAKER_OPEN", "open"),
+        StepError("UNAVAILABLE", "CIRCUIT_OPEN", "open"),
         StepError("FAILED_PRECONDITION", "PAYMENT_CANCELLED", "no"),
         CRASH,
     ]
@@ -233,7 +233,7 @@ def test_a_cancelled_payment_was_not_made_whenever_the_cancel_comes(
             "UNAVAILABLE",
             "DEADLINE_EXCEEDED",
         )
-        parked = isinstance(outcome, StepError) and outcome.reason == "BREAKER_OPEN"
+        parked = isinstance(outcome, StepError) and outcome.reason == "CIRCUIT_OPEN"
         unheard |= is_call and not parked and (lost or outcome == CRASH)
         settled |= isinstance(command, Cancel) and outcome is None
         run.do(command, outcome)

@@ -48,7 +48,7 @@ def test_a_cancelled_run_waits_for_the_service_beyond_its_deadline() -> None:
     run = cancelled(paying())
 
     for _ in range(9):
-        run.fail(REFUSAL, "UNAVAILABLE", "BREAKER_OPEN")
+        run.fail(REFUSAL, "UNAVAILABLE", "CIRCUIT_OPEN")
         assert run.status == "PARKED"
         run.now_us += 1200 * SECOND
         run.do(run.commands[0])
@@ -82,10 +82,10 @@ def test_a_run_whose_payment_nobody_refuses_needs_attention_and_is_redriven_to_t
 def test_a_service_that_refuses_to_cancel_is_told_of() -> None:
     run = cancelled(paying())
 
-    run.fail(REFUSAL, "PERMISSION_DENIED", "NOT_GRANTED")
+    run.fail(REFUSAL, "PERMISSION_DENIED", "PERMISSION_NOT_GRANTED")
 
     assert run.status == "NEEDS_ATTENTION"
-    assert run.state.reason == f"{REFUSAL}: NOT_GRANTED: said the service"
+    assert run.state.reason == f"{REFUSAL}: PERMISSION_NOT_GRANTED: said the service"
 
 
 def test_a_payment_that_somebody_else_made_is_not_called_cancelled() -> None:

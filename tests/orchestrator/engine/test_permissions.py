@@ -42,14 +42,14 @@ def test_a_call_that_could_not_be_taken_back_is_not_made() -> None:
 
 def test_a_refusal_by_the_ceiling_can_be_caught_like_any_other() -> None:
     text = steps(
-        call("keep", STORE, "    on_error: {errors: [NOT_GRANTED]}"),
+        call("keep", STORE, "    on_error: {errors: [PERMISSION_NOT_GRANTED]}"),
         'note\n    set: {why: "{{steps.keep._error}}"}',
     )
 
     run = bounded(text, frozenset(), did="d")
 
     assert run.status == "SUCCEEDED"
-    assert run.state.steps["note"].output == {"why": "NOT_GRANTED"}
+    assert run.state.steps["note"].output == {"why": "PERMISSION_NOT_GRANTED"}
 
 
 def test_a_payment_above_the_ceiling_is_refused_and_nothing_is_signed() -> None:

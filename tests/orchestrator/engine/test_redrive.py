@@ -192,7 +192,7 @@ def test_what_was_decided_is_not_redriven(status: RunStatus) -> None:
     with pytest.raises(FailedPrecondition, match=f"ended as {status}") as refusal:
         rules.redrive(run.state, status, reason="", by="me", at_us=run.now_us)
 
-    assert refusal.value.reason is Reason.NOT_REDRIVABLE
+    assert refusal.value.reason is Reason.RUN_NOT_REDRIVABLE
 
 
 def test_a_run_that_its_definition_ended_is_not_redriven() -> None:

@@ -246,7 +246,7 @@ def test_a_cancel_between_two_payments_keeps_the_first_and_refuses_the_second() 
 def test_a_cancel_leaves_what_only_prepares_the_next_payment() -> None:
     run, *_ = pair()
     until(run, "assess2/identity")
-    run.fail("assess2/identity", "UNAVAILABLE", "BREAKER_OPEN")
+    run.fail("assess2/identity", "UNAVAILABLE", "CIRCUIT_OPEN")
     assert run.status == "PARKED"
 
     run.take(CANCEL)
@@ -322,7 +322,7 @@ def test_of_two_ways_to_make_one_payment_one_is_taken(fast: bool) -> None:
 def test_a_cancel_refuses_a_payment_that_two_steps_could_make_once() -> None:
     one = intent()
     run = paying_several(EITHER, {"fast": True, "first": described(one)}, one)
-    run.fail("which/one", "UNAVAILABLE", "BREAKER_OPEN")
+    run.fail("which/one", "UNAVAILABLE", "CIRCUIT_OPEN")
 
     run.take(CANCEL)
     (asked,) = run.commands

@@ -78,10 +78,10 @@ OUTCOMES = st.sampled_from(
         None,
         None,
         StepError("UNAVAILABLE", "", "gone"),
-        StepError("UNAVAILABLE", "BREAKER_OPEN", "open"),
+        StepError("UNAVAILABLE", "CIRCUIT_OPEN", "open"),
         StepError("DEADLINE_EXCEEDED", "", "late"),
         StepError("INTERNAL", "", "defect"),
-        StepError("RESOURCE_EXHAUSTED", "NOT_ADMITTED", "full", retry_after=0.1),
+        StepError("RESOURCE_EXHAUSTED", "OVERLOADED", "full", retry_after=0.1),
         StepError("FAILED_PRECONDITION", "PROOF_EXPIRED", "too old"),
         StepError("INVALID_ARGUMENT", "", "nonsense"),
         "crash",  # before the outcome is journalled
@@ -234,7 +234,7 @@ def test_a_payment_that_may_exist_is_never_called_refused_or_failed(
             "DEADLINE_EXCEEDED",
             "INTERNAL",
         )
-        open_ = isinstance(outcome, StepError) and outcome.reason == "BREAKER_OPEN"
+        open_ = isinstance(outcome, StepError) and outcome.reason == "CIRCUIT_OPEN"
         unheard |= paying and not open_ and (lost or outcome == "crash")
         cancelled |= isinstance(command, Cancel) and outcome is None
         world.do(command, outcome)
@@ -270,7 +270,7 @@ def test_the_last_answer_and_the_end_are_journalled_together() -> None:
 def test_a_run_that_is_parked_past_its_deadline_fails_without_paying() -> None:
     world = World()
     world.start()
-    world.take(Failed("verify_sender", StepError("UNAVAILABLE", "BREAKER_OPEN", "open")))
+    world.take(Failed("verify_sender", StepError("UNAVAILABLE", "CIRCUIT_OPEN", "open")))
     world.now_us = world.state.deadline_us
 
     world.take(Due("verify_sender"))

@@ -172,7 +172,7 @@ def test_an_approval_is_denied_as_soon_as_its_quorum_cannot_be_reached() -> None
     run.decide("agree", "did:example:b", approves=False)
 
     assert run.status == "FAILED"
-    assert run.state.reason.startswith("agree: APPROVAL_DENIED: 2 of 3 rejected it")
+    assert run.state.reason.startswith("agree: APPROVAL_REJECTED: 2 of 3 rejected it")
 
 
 def test_who_rejected_cannot_approve_any_more() -> None:

@@ -288,4 +288,4 @@ async def test_runs_go_as_far_as_the_creator_of_their_schedule_may(
 
     assert grant in shipped
     assert status(run) == "FAILED"
-    assert run.steps[-1].error.reason == "NOT_GRANTED"
+    assert run.steps[-1].error.reason == "PERMISSION_NOT_GRANTED"

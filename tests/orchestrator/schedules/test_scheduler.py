@@ -339,7 +339,7 @@ async def test_what_could_not_start_now_is_not_scheduled(
         with pytest.raises(InvalidArgument) as pays:
             await it.create()
 
-    assert pays.value.reason == Reason.WORKFLOW_PAYS
+    assert pays.value.reason == Reason.WORKFLOW_MAKES_PAYMENTS
 
 
 async def test_an_id_is_taken_until_its_schedule_is_deleted(

@@ -74,5 +74,5 @@ async def test_the_commands_do_as_the_document_says(
     assert "paused" in said["schedule pause hourly"]
     assert "next at" in said["schedule resume hourly"]
     assert "deleted" in said["schedule delete hourly"]
-    assert (pays, json.loads(refusal)["error"]["reason"]) == (1, "WORKFLOW_PAYS")
+    assert (pays, json.loads(refusal)["error"]["reason"]) == (1, "WORKFLOW_MAKES_PAYMENTS")
     assert (wrong, json.loads(usage)["error"]["reason"]) == (2, "USAGE")

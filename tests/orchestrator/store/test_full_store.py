@@ -258,4 +258,4 @@ async def test_a_second_owner_does_not_get_the_file(tmp_path: Path, name: str) -
             async with open_store(str(tmp_path / name)):
                 pass
 
-    assert caught.value.reason == Reason.STORE_IN_USE
+    assert caught.value.reason == Reason.STORE_LOCKED

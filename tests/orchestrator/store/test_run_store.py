@@ -245,7 +245,7 @@ async def test_a_run_that_cannot_be_read_is_set_aside_and_holds_up_no_other(
     assert waiting == []
     assert row.id == "hurt"
     assert row.reason == str(refusal.value)
-    assert refusal.value.reason == Reason.STORE_DAMAGED
+    assert refusal.value.reason == Reason.STORE_CORRUPT
 
 
 async def test_a_run_that_was_set_aside_is_shown_as_such_once_it_can_be_read(location: str) -> None:

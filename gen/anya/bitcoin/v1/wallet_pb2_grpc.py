@@ -115,10 +115,10 @@ class WalletServiceServicer:
         payment row exists its proofs are not judged again, and the reply is what it was.
         Errors: INVALID_ARGUMENT naming the field (an address of another network, an amount below dust
         or above 21 million BTC); FAILED_PRECONDITION with PROOF_MISSING, PROOF_INVALID,
-        PROOF_EXPIRED, RISK_TOO_HIGH, SENDER_UNKNOWN, INSUFFICIENT_FUNDS, FEE_TOO_HIGH,
-        PAYMENT_CANCELLED or TRANSACTION_REJECTED; PERMISSION_DENIED (AMOUNT_NOT_GRANTED);
+        PROOF_EXPIRED, RISK_TOO_HIGH, SENDER_NOT_MANAGED, INSUFFICIENT_FUNDS, FEE_TOO_HIGH,
+        PAYMENT_CANCELLED or TRANSACTION_REJECTED; PERMISSION_DENIED (AMOUNT_LIMIT_EXCEEDED);
         RESOURCE_EXHAUSTED (BUDGET_EXCEEDED); ALREADY_EXISTS (REQUEST_ID_REUSED); UNAVAILABLE
-        (COINS_BUSY) if other processes keep taking the coins.
+        (COINS_RESERVED) if other processes keep taking the coins.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

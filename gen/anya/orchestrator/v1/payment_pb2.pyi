@@ -174,7 +174,7 @@ class Payment(_message.Message):
     """0 to 1. Absent until ml has judged, and if it could not score."""
     bitcoin_answer: Global___BitcoinAnswer.ValueType
     bitcoin_error: _builtins.str
-    """A reason or the name of a gRPC code: "BREAKER_OPEN", "UNAVAILABLE"."""
+    """A reason or the name of a gRPC code: "CIRCUIT_OPEN", "UNAVAILABLE"."""
     state: _wallet_pb2.PaymentState.ValueType
     txid: _builtins.bytes
     """32 bytes in internal order. From the journal where bitcoin did not answer."""

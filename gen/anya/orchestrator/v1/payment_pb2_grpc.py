@@ -91,7 +91,7 @@ class PaymentServiceServicer:
         once an ended run's payment has so many, or nothing will change it any more. With end_only it
         sends nothing before the message that it ends with.
         Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if no run makes it, or retention has
-        deleted that meanwhile; FAILED_PRECONDITION (STORE_DAMAGED) for a run that nobody goes on with,
+        deleted that meanwhile; FAILED_PRECONDITION (STORE_CORRUPT) for a run that nobody goes on with,
         since its records cannot be read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -55,7 +55,7 @@ class PaymentServiceStub:
     once an ended run's payment has so many, or nothing will change it any more. With end_only it
     sends nothing before the message that it ends with.
     Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if no run makes it, or retention has
-    deleted that meanwhile; FAILED_PRECONDITION (STORE_DAMAGED) for a run that nobody goes on with,
+    deleted that meanwhile; FAILED_PRECONDITION (STORE_CORRUPT) for a run that nobody goes on with,
     since its records cannot be read.
     """
     CancelPayment: _grpc.UnaryUnaryMultiCallable[_payment_pb2.CancelPaymentRequest, _payment_pb2.CancelPaymentResponse]
@@ -95,7 +95,7 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     once an ended run's payment has so many, or nothing will change it any more. With end_only it
     sends nothing before the message that it ends with.
     Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if no run makes it, or retention has
-    deleted that meanwhile; FAILED_PRECONDITION (STORE_DAMAGED) for a run that nobody goes on with,
+    deleted that meanwhile; FAILED_PRECONDITION (STORE_CORRUPT) for a run that nobody goes on with,
     since its records cannot be read.
     """
     CancelPayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.CancelPaymentRequest, _payment_pb2.CancelPaymentResponse]  # type: ignore[assignment]
@@ -150,7 +150,7 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         once an ended run's payment has so many, or nothing will change it any more. With end_only it
         sends nothing before the message that it ends with.
         Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if no run makes it, or retention has
-        deleted that meanwhile; FAILED_PRECONDITION (STORE_DAMAGED) for a run that nobody goes on with,
+        deleted that meanwhile; FAILED_PRECONDITION (STORE_CORRUPT) for a run that nobody goes on with,
         since its records cannot be read.
         """
 

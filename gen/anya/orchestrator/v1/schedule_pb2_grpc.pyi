@@ -40,7 +40,7 @@ class ScheduleServiceStub:
     """CreateSchedule checks the input against the workflow and keeps the schedule. Its runs are started
     in the name of whoever creates it.
     Errors: NOT_FOUND for an unknown workflow; INVALID_ARGUMENT naming the field that is wrong, and
-    (WORKFLOW_PAYS) for a workflow that pays: the id and intent of a payment are the client's;
+    (WORKFLOW_MAKES_PAYMENTS) for a workflow that pays: the id and intent of a payment are the client's;
     FAILED_PRECONDITION (DEFINITION_INVALID) for one that no longer fits the contracts;
     ALREADY_EXISTS for a schedule_id that is taken.
     """
@@ -77,7 +77,7 @@ class ScheduleServiceAsyncStub(ScheduleServiceStub):
     """CreateSchedule checks the input against the workflow and keeps the schedule. Its runs are started
     in the name of whoever creates it.
     Errors: NOT_FOUND for an unknown workflow; INVALID_ARGUMENT naming the field that is wrong, and
-    (WORKFLOW_PAYS) for a workflow that pays: the id and intent of a payment are the client's;
+    (WORKFLOW_MAKES_PAYMENTS) for a workflow that pays: the id and intent of a payment are the client's;
     FAILED_PRECONDITION (DEFINITION_INVALID) for one that no longer fits the contracts;
     ALREADY_EXISTS for a schedule_id that is taken.
     """
@@ -117,7 +117,7 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
         """CreateSchedule checks the input against the workflow and keeps the schedule. Its runs are started
         in the name of whoever creates it.
         Errors: NOT_FOUND for an unknown workflow; INVALID_ARGUMENT naming the field that is wrong, and
-        (WORKFLOW_PAYS) for a workflow that pays: the id and intent of a payment are the client's;
+        (WORKFLOW_MAKES_PAYMENTS) for a workflow that pays: the id and intent of a payment are the client's;
         FAILED_PRECONDITION (DEFINITION_INVALID) for one that no longer fits the contracts;
         ALREADY_EXISTS for a schedule_id that is taken.
         """

@@ -154,8 +154,8 @@ class WorkflowServiceServicer:
         """ApproveRun gives an approval step the signed decision of one of its approvers. web5 verifies the
         signature before anything is stored. Of each approver the first decision counts.
         Errors: NOT_FOUND for an unknown run or step; FAILED_PRECONDITION with RUN_ENDED,
-        APPROVAL_NOT_ASKED if the step asks nothing now, PROOF_MISSING or PROOF_INVALID;
-        PERMISSION_DENIED (NOT_GRANTED) if the signer is none of the approvers; UNAVAILABLE
+        STEP_AWAITS_NO_APPROVAL if the step asks nothing now, PROOF_MISSING or PROOF_INVALID;
+        PERMISSION_DENIED (PERMISSION_NOT_GRANTED) if the signer is none of the approvers; UNAVAILABLE
         (PEER_UNAVAILABLE) if web5 cannot say.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -190,7 +190,7 @@ class WorkflowServiceServicer:
         step keeps its key; only one that was refused, so that nothing of it was done, begins anew
         under a key of its own. A payment keeps its id, whatever happened. Repeating it with the same
         request_id has it go on once. The answer comes at once: watch the run.
-        Errors: NOT_FOUND; FAILED_PRECONDITION (NOT_REDRIVABLE) for a run that is under way, ended in any
+        Errors: NOT_FOUND; FAILED_PRECONDITION (RUN_NOT_REDRIVABLE) for a run that is under way, ended in any
         other way, or has no step that it could go on from.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -221,7 +221,7 @@ class WorkflowServiceServicer:
         sequence that the caller saw last. With RUN_VIEW_CHANGES what a message costs does not grow with
         the run: ask for it unless runs are known to be small.
         Errors: NOT_FOUND, also once retention has deleted the run while it was watched;
-        FAILED_PRECONDITION (STORE_DAMAGED) for a run that nobody goes on with, since its records cannot
+        FAILED_PRECONDITION (STORE_CORRUPT) for a run that nobody goes on with, since its records cannot
         be read; INVALID_ARGUMENT for a view that there is not.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

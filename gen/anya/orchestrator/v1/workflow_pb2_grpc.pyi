@@ -65,8 +65,8 @@ class WorkflowServiceStub:
     """ApproveRun gives an approval step the signed decision of one of its approvers. web5 verifies the
     signature before anything is stored. Of each approver the first decision counts.
     Errors: NOT_FOUND for an unknown run or step; FAILED_PRECONDITION with RUN_ENDED,
-    APPROVAL_NOT_ASKED if the step asks nothing now, PROOF_MISSING or PROOF_INVALID;
-    PERMISSION_DENIED (NOT_GRANTED) if the signer is none of the approvers; UNAVAILABLE
+    STEP_AWAITS_NO_APPROVAL if the step asks nothing now, PROOF_MISSING or PROOF_INVALID;
+    PERMISSION_DENIED (PERMISSION_NOT_GRANTED) if the signer is none of the approvers; UNAVAILABLE
     (PEER_UNAVAILABLE) if web5 cannot say.
     """
     CancelRun: _grpc.UnaryUnaryMultiCallable[_workflow_pb2.CancelRunRequest, _workflow_pb2.CancelRunResponse]
@@ -89,7 +89,7 @@ class WorkflowServiceStub:
     step keeps its key; only one that was refused, so that nothing of it was done, begins anew
     under a key of its own. A payment keeps its id, whatever happened. Repeating it with the same
     request_id has it go on once. The answer comes at once: watch the run.
-    Errors: NOT_FOUND; FAILED_PRECONDITION (NOT_REDRIVABLE) for a run that is under way, ended in any
+    Errors: NOT_FOUND; FAILED_PRECONDITION (RUN_NOT_REDRIVABLE) for a run that is under way, ended in any
     other way, or has no step that it could go on from.
     """
     GetRun: _grpc.UnaryUnaryMultiCallable[_workflow_pb2.GetRunRequest, _workflow_pb2.GetRunResponse]
@@ -108,7 +108,7 @@ class WorkflowServiceStub:
     sequence that the caller saw last. With RUN_VIEW_CHANGES what a message costs does not grow with
     the run: ask for it unless runs are known to be small.
     Errors: NOT_FOUND, also once retention has deleted the run while it was watched;
-    FAILED_PRECONDITION (STORE_DAMAGED) for a run that nobody goes on with, since its records cannot
+    FAILED_PRECONDITION (STORE_CORRUPT) for a run that nobody goes on with, since its records cannot
     be read; INVALID_ARGUMENT for a view that there is not.
     """
 
@@ -149,8 +149,8 @@ class WorkflowServiceAsyncStub(WorkflowServiceStub):
     """ApproveRun gives an approval step the signed decision of one of its approvers. web5 verifies the
     signature before anything is stored. Of each approver the first decision counts.
     Errors: NOT_FOUND for an unknown run or step; FAILED_PRECONDITION with RUN_ENDED,
-    APPROVAL_NOT_ASKED if the step asks nothing now, PROOF_MISSING or PROOF_INVALID;
-    PERMISSION_DENIED (NOT_GRANTED) if the signer is none of the approvers; UNAVAILABLE
+    STEP_AWAITS_NO_APPROVAL if the step asks nothing now, PROOF_MISSING or PROOF_INVALID;
+    PERMISSION_DENIED (PERMISSION_NOT_GRANTED) if the signer is none of the approvers; UNAVAILABLE
     (PEER_UNAVAILABLE) if web5 cannot say.
     """
     CancelRun: _aio.UnaryUnaryMultiCallable[_workflow_pb2.CancelRunRequest, _workflow_pb2.CancelRunResponse]  # type: ignore[assignment]
@@ -173,7 +173,7 @@ class WorkflowServiceAsyncStub(WorkflowServiceStub):
     step keeps its key; only one that was refused, so that nothing of it was done, begins anew
     under a key of its own. A payment keeps its id, whatever happened. Repeating it with the same
     request_id has it go on once. The answer comes at once: watch the run.
-    Errors: NOT_FOUND; FAILED_PRECONDITION (NOT_REDRIVABLE) for a run that is under way, ended in any
+    Errors: NOT_FOUND; FAILED_PRECONDITION (RUN_NOT_REDRIVABLE) for a run that is under way, ended in any
     other way, or has no step that it could go on from.
     """
     GetRun: _aio.UnaryUnaryMultiCallable[_workflow_pb2.GetRunRequest, _workflow_pb2.GetRunResponse]  # type: ignore[assignment]
@@ -192,7 +192,7 @@ class WorkflowServiceAsyncStub(WorkflowServiceStub):
     sequence that the caller saw last. With RUN_VIEW_CHANGES what a message costs does not grow with
     the run: ask for it unless runs are known to be small.
     Errors: NOT_FOUND, also once retention has deleted the run while it was watched;
-    FAILED_PRECONDITION (STORE_DAMAGED) for a run that nobody goes on with, since its records cannot
+    FAILED_PRECONDITION (STORE_CORRUPT) for a run that nobody goes on with, since its records cannot
     be read; INVALID_ARGUMENT for a view that there is not.
     """
 
@@ -266,8 +266,8 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
         """ApproveRun gives an approval step the signed decision of one of its approvers. web5 verifies the
         signature before anything is stored. Of each approver the first decision counts.
         Errors: NOT_FOUND for an unknown run or step; FAILED_PRECONDITION with RUN_ENDED,
-        APPROVAL_NOT_ASKED if the step asks nothing now, PROOF_MISSING or PROOF_INVALID;
-        PERMISSION_DENIED (NOT_GRANTED) if the signer is none of the approvers; UNAVAILABLE
+        STEP_AWAITS_NO_APPROVAL if the step asks nothing now, PROOF_MISSING or PROOF_INVALID;
+        PERMISSION_DENIED (PERMISSION_NOT_GRANTED) if the signer is none of the approvers; UNAVAILABLE
         (PEER_UNAVAILABLE) if web5 cannot say.
         """
 
@@ -308,7 +308,7 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
         step keeps its key; only one that was refused, so that nothing of it was done, begins anew
         under a key of its own. A payment keeps its id, whatever happened. Repeating it with the same
         request_id has it go on once. The answer comes at once: watch the run.
-        Errors: NOT_FOUND; FAILED_PRECONDITION (NOT_REDRIVABLE) for a run that is under way, ended in any
+        Errors: NOT_FOUND; FAILED_PRECONDITION (RUN_NOT_REDRIVABLE) for a run that is under way, ended in any
         other way, or has no step that it could go on from.
         """
 
@@ -345,7 +345,7 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
         sequence that the caller saw last. With RUN_VIEW_CHANGES what a message costs does not grow with
         the run: ask for it unless runs are known to be small.
         Errors: NOT_FOUND, also once retention has deleted the run while it was watched;
-        FAILED_PRECONDITION (STORE_DAMAGED) for a run that nobody goes on with, since its records cannot
+        FAILED_PRECONDITION (STORE_CORRUPT) for a run that nobody goes on with, since its records cannot
         be read; INVALID_ARGUMENT for a view that there is not.
         """
 

@@ -81,7 +81,7 @@ class IdentityServiceServicer:
         this payment, once, and that it carries a valid credential of the evidence class from an issuer
         that the policy trusts. A failed proof is a verdict, not an error; its nonce is spent.
         Errors: INVALID_ARGUMENT for a request without intent; FAILED_PRECONDITION
-        (UNSUPPORTED_METHOD) for an evidence class that the policy does not name.
+        (VERIFICATION_METHOD_UNSUPPORTED) for an evidence class that the policy does not name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -44,7 +44,7 @@ class IdentityServiceStub:
     this payment, once, and that it carries a valid credential of the evidence class from an issuer
     that the policy trusts. A failed proof is a verdict, not an error; its nonce is spent.
     Errors: INVALID_ARGUMENT for a request without intent; FAILED_PRECONDITION
-    (UNSUPPORTED_METHOD) for an evidence class that the policy does not name.
+    (VERIFICATION_METHOD_UNSUPPORTED) for an evidence class that the policy does not name.
     """
     VerifyApproval: _grpc.UnaryUnaryMultiCallable[_identity_pb2.VerifyApprovalRequest, _identity_pb2.VerifyApprovalResponse]
     """VerifyApproval tells who signed a decision about what a run asks, and which. It judges the
@@ -78,7 +78,7 @@ class IdentityServiceAsyncStub(IdentityServiceStub):
     this payment, once, and that it carries a valid credential of the evidence class from an issuer
     that the policy trusts. A failed proof is a verdict, not an error; its nonce is spent.
     Errors: INVALID_ARGUMENT for a request without intent; FAILED_PRECONDITION
-    (UNSUPPORTED_METHOD) for an evidence class that the policy does not name.
+    (VERIFICATION_METHOD_UNSUPPORTED) for an evidence class that the policy does not name.
     """
     VerifyApproval: _aio.UnaryUnaryMultiCallable[_identity_pb2.VerifyApprovalRequest, _identity_pb2.VerifyApprovalResponse]  # type: ignore[assignment]
     """VerifyApproval tells who signed a decision about what a run asks, and which. It judges the
@@ -121,7 +121,7 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         this payment, once, and that it carries a valid credential of the evidence class from an issuer
         that the policy trusts. A failed proof is a verdict, not an error; its nonce is spent.
         Errors: INVALID_ARGUMENT for a request without intent; FAILED_PRECONDITION
-        (UNSUPPORTED_METHOD) for an evidence class that the policy does not name.
+        (VERIFICATION_METHOD_UNSUPPORTED) for an evidence class that the policy does not name.
         """
 
     @_abc_1.abstractmethod

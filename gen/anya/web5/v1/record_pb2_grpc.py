@@ -66,7 +66,7 @@ class RecordServiceServicer:
         signature, not by the caller.
         Errors: INVALID_ARGUMENT if the message is not JSON that every reader understands alike
         (MESSAGE_MALFORMED), or it or its data is too large (MESSAGE_TOO_LARGE); NOT_FOUND
-        (TENANT_UNKNOWN) for a tenant that this node does not keep.
+        (TENANT_NOT_FOUND) for a tenant that this node does not keep.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -44,7 +44,7 @@ class RecordServiceStub:
     signature, not by the caller.
     Errors: INVALID_ARGUMENT if the message is not JSON that every reader understands alike
     (MESSAGE_MALFORMED), or it or its data is too large (MESSAGE_TOO_LARGE); NOT_FOUND
-    (TENANT_UNKNOWN) for a tenant that this node does not keep.
+    (TENANT_NOT_FOUND) for a tenant that this node does not keep.
     """
 
 @_typing.type_check_only
@@ -63,7 +63,7 @@ class RecordServiceAsyncStub(RecordServiceStub):
     signature, not by the caller.
     Errors: INVALID_ARGUMENT if the message is not JSON that every reader understands alike
     (MESSAGE_MALFORMED), or it or its data is too large (MESSAGE_TOO_LARGE); NOT_FOUND
-    (TENANT_UNKNOWN) for a tenant that this node does not keep.
+    (TENANT_NOT_FOUND) for a tenant that this node does not keep.
     """
 
 class RecordServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -91,7 +91,7 @@ class RecordServiceServicer(metaclass=_abc_1.ABCMeta):
         signature, not by the caller.
         Errors: INVALID_ARGUMENT if the message is not JSON that every reader understands alike
         (MESSAGE_MALFORMED), or it or its data is too large (MESSAGE_TOO_LARGE); NOT_FOUND
-        (TENANT_UNKNOWN) for a tenant that this node does not keep.
+        (TENANT_NOT_FOUND) for a tenant that this node does not keep.
         """
 
 def add_RecordServiceServicer_to_server(servicer: RecordServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
