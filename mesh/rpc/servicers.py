@@ -8,7 +8,7 @@ from anya.mesh.v1 import outbox_pb2 as pb
 from anya.mesh.v1.outbox_pb2_grpc import OutboxServiceServicer
 from anya.standard.cloudevents.v1.cloudevents_pb2 import CloudEvent
 from mesh.data import outbox
-from mesh.errors import InvalidArgument
+from mesh.rpc.paging import page_size
 
 if TYPE_CHECKING:
     from grpc.aio import ServicerContext
@@ -29,9 +29,7 @@ class OutboxServicer(OutboxServiceServicer):
         request: pb.ReadOutboxRequest,
         context: ServicerContext[pb.ReadOutboxRequest, pb.ReadOutboxResponse],
     ) -> pb.ReadOutboxResponse:
-        if request.page_size < 0:
-            raise InvalidArgument("page_size must not be negative", field="page_size")
-        limit = min(request.page_size or DEFAULT_PAGE, MAX_PAGE)
+        limit = page_size(request.page_size, default=DEFAULT_PAGE, maximum=MAX_PAGE)
 
         async def work(tx: Transaction) -> list[outbox.Recorded]:
             return await outbox.read(tx, after=request.after_sequence, limit=limit)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Literal
 
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from mesh.errors import InvalidArgument
-from services.orchestrator.servicers import paging, views
+from mesh.rpc import paging
+from services.orchestrator.servicers import views
 from services.orchestrator.store.run_query import (
     ALWAYS,
     END_OF_TIME,
@@ -28,15 +28,15 @@ LAST_SECOND = 253_402_300_800  # Unix time of the year 10000
 
 async def list_runs(listing: RunQuery, request: pb.ListRunsRequest) -> pb.ListRunsResponse:
     """InvalidArgument naming the field that asks for what cannot be."""
-    limit = paging.page_size(request.page_size, default=DEFAULT_PAGE, most=MAX_PAGE)
+    limit = paging.page_size(request.page_size, default=DEFAULT_PAGE, maximum=MAX_PAGE)
     wanted = _filter(request)
-    list_ = f"runs {hashlib.sha256(repr(wanted).encode()).hexdigest()[:16]}"
-    position = paging.read_token(request.page_token, list_, int, str)
+    query = f"runs {wanted!r}"
+    position = paging.read_token(request.page_token, query, int, str)
     after = (position[0], position[1]) if position else None
     page = await listing.page(wanted, limit=limit, after=after)
     return pb.ListRunsResponse(
         runs=[views.format_row(row) for row in page.rows],
-        next_page_token=paging.make_token(list_, *page.end) if page.end else "",
+        next_page_token=paging.make_token(query, *page.end) if page.end else "",
     )
 
 

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 from anya.orchestrator.v1 import schedule_pb2 as pb
 from anya.orchestrator.v1.schedule_pb2_grpc import ScheduleServiceServicer
 from mesh.errors import InvalidArgument
+from mesh.rpc import paging
 from mesh.rpc.interceptors import request_key, trust
 from services.orchestrator.definition import values
 from services.orchestrator.schedules import schedule as nouns
 from services.orchestrator.schedules.cron import Cron, cron
 from services.orchestrator.schedules.schedule import CatchUp, Interval, Overlap, Schedule, Timing
-from services.orchestrator.servicers import paging, views
+from services.orchestrator.servicers import views
 
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
@@ -75,7 +76,7 @@ class ScheduleServicer(ScheduleServiceServicer):
         request: pb.ListSchedulesRequest,
         context: ServicerContext[pb.ListSchedulesRequest, pb.ListSchedulesResponse],
     ) -> pb.ListSchedulesResponse:
-        limit = paging.page_size(request.page_size, default=DEFAULT_PAGE, most=MAX_PAGE)
+        limit = paging.page_size(request.page_size, default=DEFAULT_PAGE, maximum=MAX_PAGE)
         position = paging.read_token(request.page_token, "schedules", str)
         found = await self._schedules.page(after=position[0] if position else "", limit=limit + 1)
         shown, token = paging.cut(found, limit, "schedules", lambda stored: stored.schedule.id)

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceServicer
 from mesh.errors import InvalidArgument, Reason
+from mesh.rpc import paging
 from mesh.rpc.interceptors import request_key
 from services.orchestrator.definition import DefinitionInvalidError, values
 from services.orchestrator.engine import message_checks
 from services.orchestrator.engine.intents import ProvenRequest
 from services.orchestrator.engine.start import StartRun
 from services.orchestrator.peers.approvals import signer
-from services.orchestrator.servicers import paging, views, waits
+from services.orchestrator.servicers import views, waits
 from services.orchestrator.servicers.lists import DEFAULT_PAGE, MAX_PAGE, list_runs
 from services.orchestrator.servicers.start import start_run
 from services.orchestrator.servicers.watching import watch_run
@@ -85,7 +86,7 @@ class WorkflowServicer(WorkflowServiceServicer):
         request: pb.ListWorkflowsRequest,
         context: ServicerContext[pb.ListWorkflowsRequest, pb.ListWorkflowsResponse],
     ) -> pb.ListWorkflowsResponse:
-        limit = paging.page_size(request.page_size, default=DEFAULT_PAGE, most=MAX_PAGE)
+        limit = paging.page_size(request.page_size, default=DEFAULT_PAGE, maximum=MAX_PAGE)
         position = paging.read_token(request.page_token, "workflows", str)
         found = await self._definitions.page(after=position[0] if position else "", limit=limit + 1)
         shown, token = paging.cut(found, limit, "workflows", lambda stored: stored.workflow_id)
