@@ -12,7 +12,7 @@ from mesh.rpc import contracts
 from mesh.security.trust import PolicyError, parse
 
 if TYPE_CHECKING:
-    from mesh.security.trust import Decision, TrustPolicy
+    from mesh.security.trust import TrustDecision, TrustPolicy
 
 VARIABLE = "ANYA_TRUST_FILE"
 SPEND = "spend"  # the privilege that has bounds beside itself
@@ -46,7 +46,7 @@ def check(file: Path | None = None) -> TrustPolicy:
     return policy
 
 
-def document(decision: Decision) -> dict[str, Any]:
+def document(decision: TrustDecision) -> dict[str, Any]:
     """What bounds a call that is allowed; empty for one that is not."""
     if decision.grant is None:
         return {}

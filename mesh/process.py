@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 C = TypeVar("C")
 
-COLLECT_AFTER = 20_000  # objects made since the last look for garbage
+GC_THRESHOLD = 20_000  # objects made since the last look for garbage
 
 
-class Running(Protocol):
+class RunningService(Protocol):
     """A service that has started."""
 
     @property
@@ -39,7 +39,7 @@ class Running(Protocol):
 def run(
     service: str,
     configure: Callable[[Mapping[str, str]], C],
-    start: Callable[[C], AbstractAsyncContextManager[Running]],
+    start: Callable[[C], AbstractAsyncContextManager[RunningService]],
 ) -> int:
     """Run until SIGTERM or SIGINT; the exit status. Stdout gets the ready line and nothing else.
 
@@ -57,7 +57,7 @@ def run(
     return 0
 
 
-async def _run(service: str, starting: AbstractAsyncContextManager[Running]) -> None:
+async def _run(service: str, starting: AbstractAsyncContextManager[RunningService]) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
 
@@ -86,7 +86,7 @@ def tune_gc() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(COLLECT_AFTER)
+    gc.set_threshold(GC_THRESHOLD)
 
 
 def _name(error: OSError) -> str:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from mesh.observability.telemetry import Traces
     from mesh.security.audit import AuditLog
 
-GRACE = 5.0  # seconds for calls in flight when we are told to stop
+DRAIN_TIMEOUT_S = 5.0  # seconds for calls in flight when we are told to stop
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Runtime:
         self.config = config
         self.policy = policy
         self.tracer = traces.tracer
-        self.draw = traces.draw
+        self.span_sink = traces.span_sink
         self._audit = audit
         self._breakers: dict[str, Breakers] = {}
 
@@ -97,7 +97,7 @@ class Runtime:
             finally:
                 await health_servicer.enter_graceful_shutdown()
                 await asyncio.sleep(self.config.drain)
-                await server.stop(GRACE)
+                await server.stop(DRAIN_TIMEOUT_S)
 
     def channel(self, peer: str, *, timeout: float = 5.0) -> grpc.aio.Channel:
         """A channel to a service of the mesh, with every step; ``timeout`` in seconds.

@@ -155,7 +155,7 @@ async def _replica(
         catalogue = WorkflowRegistry(definitions)
         for definition in DEFINITIONS:
             await catalogue.register(definition)
-        runner = Worker(runs, catalogue, peers, changes, runtime.draw, config)
+        runner = Worker(runs, catalogue, peers, changes, runtime.span_sink, config)
         await stack.enter_async_context(journal.own(runner, changes))
         await stack.enter_async_context(runner.running())
         erasure = Erasure(journal.database)

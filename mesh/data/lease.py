@@ -1,15 +1,15 @@
-"""Leases: which of several processes may act, by the database's clock, and no longer than that.
+"""Leases: which of several replicas may act, by the database's clock.
 
-Every process that shares work is an executor with a row. It renews its lease in time, or another
-takes over what it had. Three things make that safe:
+Every process that shares work is a replica with a row. It renews its lease in time, or another
+replica takes its work over. Three things make that safe:
 
-* whatever an executor commits locks its own row ``FOR SHARE`` in the same statement, and a takeover
-  changes that row first: they come one after the other, and who comes late finds itself fenced;
-* a takeover grows the incarnation, so that a lease once lost never comes back;
-* by its own monotonic clock an executor stops acting MARGIN before its lease can have ended, even
-  if it cannot reach the database that would tell it.
+* every commit of a replica locks the replica's own row ``FOR SHARE`` in the same statement, and a
+  takeover first changes that row: they are serialized, and the later of the two is fenced;
+* a takeover increments the incarnation, so a lost lease never becomes valid again;
+* by its own monotonic clock a replica stops acting LEASE_MARGIN_S before its lease can have ended,
+  even if it cannot reach the database.
 
-``READ`` locks and joins on an owner's column do neither: a commit under way slips past both.
+``READ`` locks and joins on an owner's column do neither: they miss a commit in progress.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
     from mesh.clock import Clock
 
-MARGIN = 1.0  # seconds before the end of a lease from which on its holder starts nothing
+LEASE_MARGIN_S = 1.0  # seconds before the end of a lease from which on its holder starts nothing
 
 # PostgreSQL alone: a SQLite file has one process. The end of a lease that was taken is -infinity.
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS executor (
+CREATE TABLE IF NOT EXISTS replica (
     id          TEXT COLLATE "C" PRIMARY KEY,
     incarnation BIGINT NOT NULL,
     lease_until TIMESTAMPTZ NOT NULL
@@ -43,35 +43,35 @@ CREATE TABLE IF NOT EXISTS executor (
 
 # The database's clock, Unix seconds.
 REGISTER = """
-INSERT INTO executor VALUES ($1, 1, clock_timestamp() + make_interval(secs => $2))
+INSERT INTO replica VALUES ($1, 1, clock_timestamp() + make_interval(secs => $2))
 RETURNING EXTRACT(EPOCH FROM clock_timestamp())::float8
 """
 
 # Whether it was renewed; in how many seconds the first lease of another ends; the same clock.
 RENEW = """
 WITH renewed AS (
-    UPDATE executor SET lease_until = clock_timestamp() + make_interval(secs => $3)
+    UPDATE replica SET lease_until = clock_timestamp() + make_interval(secs => $3)
     WHERE id = $1 AND incarnation = $2 RETURNING 1)
 SELECT EXISTS (SELECT 1 FROM renewed),
     (SELECT EXTRACT(EPOCH FROM MIN(lease_until) - clock_timestamp())::float8
-     FROM executor WHERE id <> $1 AND lease_until > '-infinity'),
+     FROM replica WHERE id <> $1 AND lease_until > '-infinity'),
     EXTRACT(EPOCH FROM clock_timestamp())::float8
 """
 
 # The first statement of every takeover; the work is taken by the next one, which sees all that the
 # dead committed before.
 RETIRE = """
-UPDATE executor SET incarnation = incarnation + 1, lease_until = '-infinity'
+UPDATE replica SET incarnation = incarnation + 1, lease_until = '-infinity'
 WHERE id <> $1 AND lease_until < clock_timestamp() AND lease_until > '-infinity'
 RETURNING id
 """
 
 RETIRE_OURSELVES = """
-UPDATE executor SET incarnation = incarnation + 1, lease_until = '-infinity'
+UPDATE replica SET incarnation = incarnation + 1, lease_until = '-infinity'
 WHERE id = $1 AND incarnation = $2
 """
 
-FORGET = "DELETE FROM executor WHERE id = ANY($1::text[]) AND lease_until = '-infinity'"
+FORGET = "DELETE FROM replica WHERE id = ANY($1::text[]) AND lease_until = '-infinity'"
 
 
 class Lease:
@@ -79,17 +79,24 @@ class Lease:
 
     def __init__(self, seconds: float, clock: Clock | None = None) -> None:
         self.seconds = seconds
-        self.executor = uuid.uuid4().hex
+        self.replica_id = uuid.uuid4().hex
         self.incarnation = 1
         self._clock = clock or SystemClock()
         self._until = float("-inf")
         self._renewed = asyncio.Event()
         self._store_began: float | None = None  # the store's clock when our monotonic one was 0
 
+    @classmethod
+    def permanent(cls) -> Lease:
+        """Returns a lease that never ends, for a process that is the only one on its store."""
+        lease = cls(float("inf"))
+        lease.renew(0.0)
+        return lease
+
     @property
     def is_held(self) -> bool:
         """May we act? Never later than anybody else may think that we are gone."""
-        return self._clock.monotonic() < self._until - MARGIN
+        return self._clock.monotonic() < self._until - LEASE_MARGIN_S
 
     def now(self) -> float:
         """To be noted before the database is asked to renew."""
@@ -112,23 +119,16 @@ class Lease:
         self._until = asked_at + self.seconds
         self._renewed.set()
 
-    def begin_anew(self) -> None:
+    def reacquire(self) -> None:
         """It was taken from us: what was ours is not, and nothing may be done under the old id."""
         self._until = float("-inf")
-        self.executor = uuid.uuid4().hex
+        self.replica_id = uuid.uuid4().hex
 
     async def held(self) -> None:
         """Return once we may act."""
         while not self.is_held:
             self._renewed.clear()
             await self._renewed.wait()
-
-
-def permanent() -> Lease:
-    """For who alone has its store."""
-    lease = Lease(float("inf"))
-    lease.renew(0.0)
-    return lease
 
 
 @contextmanager

@@ -24,7 +24,7 @@ CREATE TABLE IF NOT EXISTS outbox (
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class OutboxEvent:
     """An event as the outbox holds it."""
 
     store_id: str
@@ -59,7 +59,7 @@ async def append(
     return sequence
 
 
-async def read(tx: Transaction, *, after: int, limit: int) -> list[Recorded]:
+async def read(tx: Transaction, *, after: int, limit: int) -> list[OutboxEvent]:
     rows = await tx.fetch(
         "SELECT store.id, outbox.sequence, type, key, data, traceparent, recorded_ms"
         " FROM outbox, store WHERE outbox.sequence > ? ORDER BY outbox.sequence LIMIT ?",
@@ -77,6 +77,6 @@ def _recorded(
     data: bytes,
     traceparent: str,
     recorded_ms: int,
-) -> Recorded:
+) -> OutboxEvent:
     recorded_at = datetime.fromtimestamp(recorded_ms / 1000, UTC)
-    return Recorded(store_id, sequence, type, key, bytes(data), traceparent, recorded_at)
+    return OutboxEvent(store_id, sequence, type, key, bytes(data), traceparent, recorded_at)

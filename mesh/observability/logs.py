@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from opentelemetry import trace
 
 NOISY = "opentelemetry"  # a collector that is down would be reported with every batch
-NOISE_EVERY = 60.0  # seconds
+REPEAT_INTERVAL_S = 60.0  # seconds
 
 
 def set_up(service: str) -> None:
@@ -55,7 +55,7 @@ class RateLimitFilter(logging.Filter):
         if not super().filter(record):
             return True  # not of the loggers meant
         what = record.name, record.msg
-        if time.monotonic() - self._said.get(what, -NOISE_EVERY) < NOISE_EVERY:
+        if time.monotonic() - self._said.get(what, -REPEAT_INTERVAL_S) < REPEAT_INTERVAL_S:
             return False
         self._said[what] = time.monotonic()
         return True

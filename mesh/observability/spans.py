@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from opentelemetry.proto.common.v1.common_pb2 import KeyValue
     from opentelemetry.sdk.trace.export import SpanExporter
 
-EXPORT_EVERY = 0.2  # seconds: soon enough that what is just done can be looked at
+EXPORT_INTERVAL_S = 0.2  # seconds: soon enough that what is just done can be looked at
 MAX_BATCH = 512  # spans in one request
 MAX_QUEUE = 16384  # spans; what comes while it is full is dropped, never waited for
 
@@ -45,7 +45,7 @@ _BELOW_REMOTE = _BELOW | pb.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
 
 
 # What many spans have in common, encoded once.
-Shape: TypeAlias = pb.Span
+SpanTemplate: TypeAlias = pb.Span
 
 
 @lru_cache(MAX_SPAN_TEMPLATES)
@@ -56,7 +56,7 @@ def span_template(
     *,
     failed: bool = False,
     why: str = "",
-) -> Shape:
+) -> SpanTemplate:
     """Made anew at the first call only: not to be changed."""
     encoded = pb.Span(name=name, kind=KINDS[kind])
     _add(dict(attributes), encoded.attributes)
@@ -67,7 +67,7 @@ def span_template(
 
 
 class FinishedSpan(NamedTuple):
-    span_template: Shape
+    template: SpanTemplate
     trace_id: int
     span_id: int
     parent_id: int  # NO_PARENT: it begins the trace
@@ -80,7 +80,7 @@ class FinishedSpan(NamedTuple):
 SpanSink: TypeAlias = "Callable[[FinishedSpan], None]"
 
 
-class Outgoing:
+class SpanBatcher:
     """Spans that wait to be sent by a thread of its own."""
 
     def __init__(self, exporter: SpanExporter, resource: Mapping[str, str]) -> None:
@@ -104,7 +104,7 @@ class Outgoing:
         self._exporter.shutdown()
 
     def _export_forever(self) -> None:
-        while not self._closing.wait(EXPORT_EVERY):
+        while not self._closing.wait(EXPORT_INTERVAL_S):
             self._export_all()
         self._export_all()
 
@@ -116,7 +116,7 @@ class Outgoing:
             self._exporter.export(request)
 
 
-class Exporter(OTLPSpanExporter):
+class EncodedSpanExporter(OTLPSpanExporter):
     """Sends batches that are encoded already."""
 
     def _translate_data(self, data: Any) -> ExportTraceServiceRequest:
@@ -141,7 +141,7 @@ def encode(spans: Sequence[FinishedSpan], resource: Mapping[str, str]) -> Export
 
 
 def _encode(span: FinishedSpan, encoded: pb.Span) -> None:
-    encoded.CopyFrom(span.span_template)
+    encoded.CopyFrom(span.template)
     encoded.trace_id = span.trace_id.to_bytes(16, "big")
     encoded.span_id = span.span_id.to_bytes(8, "big")
     encoded.flags = _BELOW

@@ -9,7 +9,7 @@ from functools import lru_cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from mesh.observability.spans import Exporter, Outgoing
+from mesh.observability.spans import EncodedSpanExporter, SpanBatcher
 from mesh.observability.tracer import Tracer
 
 if TYPE_CHECKING:
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from mesh.observability.spans import SpanSink
 
-EXPORT_TIMEOUT = 2  # seconds for one batch
-FLUSH_TIMEOUT = 3.0  # seconds for all that waits; a dead collector may not hold up the end
-RECENT = 4096  # ids that are kept: who begins something asks again when it ends
+EXPORT_TIMEOUT_S = 2  # seconds for one batch
+FLUSH_TIMEOUT_S = 3.0  # seconds for all that waits; a dead collector may not hold up the end
+MAX_CACHED_IDS = 4096  # ids that are kept: who begins something asks again when it ends
 
 
 def derive_span_id(*parts: str | int) -> int:
@@ -27,7 +27,7 @@ def derive_span_id(*parts: str | int) -> int:
     return derive_span_ids(*parts)[0]
 
 
-@lru_cache(RECENT)
+@lru_cache(MAX_CACHED_IDS)
 def derive_span_ids(*parts: str | int) -> tuple[int, int]:
     """That of a span, and another one for what is first below it."""
     digest = hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
@@ -37,18 +37,18 @@ def derive_span_ids(*parts: str | int) -> tuple[int, int]:
 def otlp_exporter(endpoint: str) -> SpanExporter:
     """Sends spans to a collector; TLS if ``endpoint`` begins with https."""
     secure = endpoint.startswith("https://")
-    return Exporter(endpoint=endpoint, insecure=not secure, timeout=EXPORT_TIMEOUT)
+    return EncodedSpanExporter(endpoint=endpoint, insecure=not secure, timeout=EXPORT_TIMEOUT_S)
 
 
 class Traces:
     """The spans of a process: those that its tracer opens, and those that it draws."""
 
-    def __init__(self, sample_ratio: float, outgoing: Outgoing | None) -> None:
+    def __init__(self, sample_ratio: float, outgoing: SpanBatcher | None) -> None:
         self._outgoing = outgoing
-        self.draw: SpanSink | None = (
+        self.span_sink: SpanSink | None = (
             outgoing.add if outgoing else None
         )  # None: nobody would see them
-        self.tracer = Tracer(self.draw, sample_ratio)
+        self.tracer = Tracer(self.span_sink, sample_ratio)
 
     def shutdown(self) -> None:
         if self._outgoing is not None:
@@ -65,15 +65,15 @@ def open_traces(
         "service.version": version("anya-mesh"),
         "service.instance.id": str(uuid.uuid4()),
     }
-    return Traces(sample_ratio, Outgoing(exporter, resource) if exporter else None)
+    return Traces(sample_ratio, SpanBatcher(exporter, resource) if exporter else None)
 
 
 def close(traces: Traces, exporter: SpanExporter | None) -> None:
-    """Send the spans that wait, as far as FLUSH_TIMEOUT allows. Blocks meanwhile."""
+    """Send the spans that wait, as far as FLUSH_TIMEOUT_S allows. Blocks meanwhile."""
     if exporter is None:
         traces.shutdown()
         return
-    cut = threading.Timer(FLUSH_TIMEOUT, exporter.shutdown)
+    cut = threading.Timer(FLUSH_TIMEOUT_S, exporter.shutdown)
     cut.start()
     try:
         traces.shutdown()

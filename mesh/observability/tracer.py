@@ -1,4 +1,4 @@
-"""OpenTelemetry's API over spans that cost little: a few facts, handed on when they end.
+"""OpenTelemetry's tracer API over cheap spans: a few fields, handed to a sink at the end.
 
 Half of what a call through the mesh costs would be its two spans, were they the SDK's.
 """
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
     from mesh.observability.spans import SpanSink
 
-LOWER_HALF = 2**64 - 1  # of a trace id: the sampler judges by it alone
+LOWER_HALF = 2**64 - 1  # of a trace id: the sampler looks at nothing else
 SAMPLED = trace.TraceFlags(trace.TraceFlags.SAMPLED)
 UNSAMPLED = trace.TraceFlags(trace.TraceFlags.DEFAULT)
 
 
-class Span(trace.Span):
-    """A sampled span that goes on. Of what happens in it only the end is kept, no events."""
+class RecordingSpan(trace.Span):
+    """A sampled span that has not ended. Keeps attributes and status, but no events."""
 
     def __init__(
         self,
-        draw: SpanSink,
+        span_sink: SpanSink,
         name: str,
         kind: SpanKind,
         context: SpanContext,
@@ -42,7 +42,7 @@ class Span(trace.Span):
         start_ns: int,
         attributes: Mapping[str, Any] | None,
     ) -> None:
-        self._draw: SpanSink | None = draw
+        self._span_sink: SpanSink | None = span_sink
         self._name = name
         self._kind = kind
         self._context = context
@@ -56,10 +56,10 @@ class Span(trace.Span):
         return self._context
 
     def is_recording(self) -> bool:
-        return self._draw is not None
+        return self._span_sink is not None
 
     def set_attribute(self, key: str, value: Any) -> None:
-        """Texts and whole numbers; whatever else becomes text."""
+        """Sets an attribute. Values other than texts and integers are stored as text."""
         self._attributes[key] = value if type(value) in (str, int) else str(value)
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
@@ -70,7 +70,7 @@ class Span(trace.Span):
         self._name = name
 
     def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
-        """Failed or not; the words of an error may be about somebody."""
+        """Marks the span as failed or not. Drops the description: it may hold personal data."""
         code = status.status_code if isinstance(status, Status) else status
         self._failed = code is StatusCode.ERROR
 
@@ -81,18 +81,18 @@ class Span(trace.Span):
         timestamp: int | None = None,
         escaped: bool = False,
     ) -> None:
-        """Its class alone: its words may be about somebody."""
+        """Records the class of the exception. Drops its text: it may hold personal data."""
         self._attributes["error.type"] = type(exception).__name__
 
     def add_event(self, name: str, attributes: Any = None, timestamp: int | None = None) -> None:
-        """Nothing: see the class."""
+        """Drops the event."""
 
     def end(self, end_time: int | None = None) -> None:
-        """Hand it on, once."""
-        draw, self._draw = self._draw, None
-        if draw is None:
+        """Hands the finished span to the sink, at the first call only."""
+        span_sink, self._span_sink = self._span_sink, None
+        if span_sink is None:
             return
-        draw(
+        span_sink(
             FinishedSpan(
                 span_template(
                     self._name,
@@ -110,8 +110,11 @@ class Span(trace.Span):
         )
 
 
-class Below(NonRecordingSpan):
-    """Spans begun in the block are below one that others draw; the first has the id ``first``."""
+class ChildSpans(NonRecordingSpan):
+    """The parent of the spans that the block starts; its own span is exported elsewhere.
+
+    The first span started in the block has the id ``first``.
+    """
 
     _token: Token[Context]
 
@@ -125,11 +128,11 @@ class Below(NonRecordingSpan):
         return SpanContext(*self._ids, is_remote=True, trace_flags=flags)
 
     def next_id(self) -> int:
-        """``first``, once: then random ones. In whatever task a span is begun."""
+        """Returns ``first`` once, then random ids, across all tasks of the block."""
         first, self._first = self._first, 0
         return first or _random_id()
 
-    def __enter__(self) -> Below:
+    def __enter__(self) -> ChildSpans:
         self._token = attach(trace.set_span_in_context(self))
         return self
 
@@ -138,11 +141,11 @@ class Below(NonRecordingSpan):
 
 
 class Tracer(trace.Tracer):
-    """Samples whole traces: who begins one decides, and all below follow."""
+    """Samples whole traces: the root span decides, and its descendants follow."""
 
-    def __init__(self, draw: SpanSink | None, sample_ratio: float) -> None:
-        """``draw`` of None: nobody would see the spans, and no facts are kept."""
-        self._draw = draw
+    def __init__(self, span_sink: SpanSink | None, sample_ratio: float) -> None:
+        """Records nothing if ``span_sink`` is None."""
+        self._span_sink = span_sink
         self._bound = round(sample_ratio * 2**64)
 
     def start_span(
@@ -165,22 +168,22 @@ class Tracer(trace.Tracer):
             sampled = trace_id & LOWER_HALF < self._bound
         own = SpanContext(
             trace_id,
-            above.next_id() if isinstance(above, Below) else _random_id(),
+            above.next_id() if isinstance(above, ChildSpans) else _random_id(),
             is_remote=False,
             trace_flags=SAMPLED if sampled else UNSAMPLED,
             trace_state=parent.trace_state,
         )
-        if not sampled or self._draw is None:
+        if not sampled or self._span_sink is None:
             return NonRecordingSpan(own)
         start_ns = start_time or time.time_ns()
-        return Span(self._draw, name, kind, own, parent, start_ns, attributes)
+        return RecordingSpan(self._span_sink, name, kind, own, parent, start_ns, attributes)
 
-    # The API's may also decorate coroutines, which nobody here does.
+    # The API's version also decorates coroutines, which this project does not use.
     @contextmanager
     def start_as_current_span(  # type: ignore[override]
         self, *given: Any, **more: Any
     ) -> Iterator[trace.Span]:
-        """As ``start_span``; the span is current in the block, and ends with it."""
+        """Starts a span that is current in the block and ends with it."""
         with trace.use_span(self.start_span(*given, **more), end_on_exit=True) as span:
             yield span
 

@@ -31,13 +31,13 @@ class OutboxServicer(OutboxServiceServicer):
     ) -> pb.ReadOutboxResponse:
         limit = page_size(request.page_size, default=DEFAULT_PAGE, maximum=MAX_PAGE)
 
-        async def work(tx: Transaction) -> list[outbox.Recorded]:
+        async def work(tx: Transaction) -> list[outbox.OutboxEvent]:
             return await outbox.read(tx, after=request.after_sequence, limit=limit)
 
         events = await self._database.read(work)
         return pb.ReadOutboxResponse(entries=[self._format(event) for event in events])
 
-    def _format(self, event: outbox.Recorded) -> pb.ReadOutboxResponse.Entry:
+    def _format(self, event: outbox.OutboxEvent) -> pb.ReadOutboxResponse.Entry:
         cloud = CloudEvent(
             id=event.id,
             source=self._source,

@@ -17,7 +17,7 @@ CHAINS = {
 }
 NETWORKS = {chain: network for network, chain in CHAINS.items()}
 
-MAX_LENGTH = 4096  # characters
+MAX_MESSAGE_CHARS = 4096  # characters
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 
 TEMPLATE = """\
@@ -85,7 +85,7 @@ class AddressLinkText:
 
 def parse(text: str) -> AddressLinkText:
     """Read a text that ``format`` wrote; InvalidArgument for any other, byte for byte."""
-    found = PATTERN.fullmatch(text) if len(text) <= MAX_LENGTH else None
+    found = PATTERN.fullmatch(text) if len(text) <= MAX_MESSAGE_CHARS else None
     if found is None:
         raise InvalidArgument("the message is not an address-link text", field="message")
     fields = found.groupdict()

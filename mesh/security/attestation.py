@@ -42,10 +42,10 @@ ISSUERS = {
     "risk": "ml",
 }
 
-LIFETIME = 600  # seconds, and the longest that a verifier accepts
-LEEWAY = 60  # seconds by which clocks may differ
+MAX_LIFETIME_S = 600  # seconds, and the longest that a verifier accepts
+CLOCK_LEEWAY_S = 60  # seconds by which clocks may differ
 MAX_SAT = 21_000_000 * 100_000_000
-MAX_FIELD = 2048  # characters
+MAX_FIELD_CHARS = 2048  # characters
 
 TYPE = "anya-attestation+jwt"
 
@@ -64,9 +64,9 @@ def payment_digest(intent: pb.PaymentIntent) -> bytes:
         "amount_sat": intent.amount_sat,
     }
     for name, value in fields.items():
-        if isinstance(value, str) and not 1 <= len(value) <= MAX_FIELD:
+        if isinstance(value, str) and not 1 <= len(value) <= MAX_FIELD_CHARS:
             raise InvalidArgument(
-                f"{name} of the payment intent must be 1 to {MAX_FIELD} characters",
+                f"{name} of the payment intent must be 1 to {MAX_FIELD_CHARS} characters",
                 reason=Reason.INTENT_INVALID,
                 field=f"intent.{name}",
             )
@@ -92,7 +92,7 @@ class Verified:
     expires_at: datetime
 
 
-class _Denied(FailedPrecondition):
+class _NegativeVerdictError(FailedPrecondition):
     """Its issuer was asked about this very digest, and said no."""
 
 
@@ -100,7 +100,7 @@ class Attestor:
     """Signs in the name of one service. ConfigError if its certificate or key is not fit."""
 
     def __init__(
-        self, identity: Identity, *, clock: Clock | None = None, lifetime: int = LIFETIME
+        self, identity: Identity, *, clock: Clock | None = None, lifetime: int = MAX_LIFETIME_S
     ) -> None:
         svid = read_svid(identity)
         self._issuer = svid.spiffe_id
@@ -123,7 +123,7 @@ class Attestor:
         *,
         values: Mapping[str, Any],
         verdict: bool = True,
-        lifetime: int = LIFETIME,
+        lifetime: int = MAX_LIFETIME_S,
     ) -> pb.Attestation:
         """State ``values`` about ``digest``, for ``lifetime`` seconds, or what all of ours hold."""
         now = int(self._clock.wall())
@@ -134,7 +134,7 @@ class Attestor:
             "verdict": verdict,
             "values": dict(values),
             "iat": now,
-            "exp": now + min(lifetime, self._lifetime, LIFETIME),
+            "exp": now + min(lifetime, self._lifetime, MAX_LIFETIME_S),
         }
         payload = json.dumps(claims, separators=(",", ":")).encode()
         return pb.Attestation(kind=kind, jws=jose.sign(payload, self._key, self._header))
@@ -170,7 +170,7 @@ class Verifier:
         for attestation in candidates[:-9:-1]:  # the newest first; nobody needs more attempts
             try:
                 return self.verify(attestation, kind, digest)
-            except _Denied:
+            except _NegativeVerdictError:
                 raise  # whoever was asked again has thought better of it
             except FailedPrecondition as error:
                 refusal = error
@@ -189,7 +189,7 @@ class Verifier:
         if claims["kind"] != kind or claims["digest"] != digest.hex():
             raise _invalid(kind, "it is about something else")
         if claims["verdict"] is not True:
-            raise _Denied(
+            raise _NegativeVerdictError(
                 f"the {kind} attestation does not hold: its verdict is negative",
                 reason=Reason.PROOF_INVALID,
             )
@@ -199,7 +199,7 @@ class Verifier:
                 f"the {kind} attestation has expired; start the payment anew",
                 reason=Reason.PROOF_EXPIRED,
             )
-        if issued > now + LEEWAY or expires - issued > LIFETIME:
+        if issued > now + CLOCK_LEEWAY_S or expires - issued > MAX_LIFETIME_S:
             raise _invalid(kind, "its times are not plausible")
         return Verified(
             kind,

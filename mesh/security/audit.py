@@ -29,10 +29,12 @@ if TYPE_CHECKING:
 
 MAX_WAITING = 4096  # entries not yet on disk; beyond it calls are refused, never unrecorded
 MAX_BATCH = 256
-GATHER = 0.01  # seconds that a batch waits for more: waking a thread and syncing cost as for one
-MAX_LINE = 1 << 16  # bytes
-RETRY_EVERY = 1.0  # seconds, while the disk refuses
-START = "0" * 64  # previous of the first line
+GATHER_DELAY_S = (
+    0.01  # seconds that a batch waits for more: waking a thread and syncing cost as for one
+)
+MAX_LINE_BYTES = 1 << 16  # bytes
+RETRY_INTERVAL_S = 1.0  # seconds, while the disk refuses
+FIRST_PREVIOUS = "0" * 64  # previous of the first line
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +44,7 @@ class AuditError(ValueError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class AuditEntry:
     """One judged call. Never what was said in it."""
 
     time: str  # RFC 3339, UTC
@@ -56,28 +58,28 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Chain:
+class AuditChain:
     """Where an unbroken chain ends."""
 
     lines: int = 0
-    last: str = START  # hash of the last line
+    last: str = FIRST_PREVIOUS  # hash of the last line
     size: int = 0  # bytes up to the end of the last line
 
 
 class AuditLog:
     """One file and its only writer; made by ``open_audit``."""
 
-    def __init__(self, file: FileIO, chain: Chain) -> None:
+    def __init__(self, file: FileIO, chain: AuditChain) -> None:
         self._file = file
         self._chain = chain
         self._is_torn = False
-        self._waiting: deque[Entry] = deque()
+        self._waiting: deque[AuditEntry] = deque()
         self._something = threading.Event()
         self._closing = threading.Event()
         self._writer = threading.Thread(target=self._write_forever, name="audit")
         self._writer.start()
 
-    def record(self, entry: Entry) -> None:
+    def record(self, entry: AuditEntry) -> None:
         """Have it written soon. Unavailable if the disk lags far behind."""
         if len(self._waiting) >= MAX_WAITING:
             raise Unavailable(
@@ -96,22 +98,22 @@ class AuditLog:
     def _write_forever(self) -> None:
         while self._waiting or not self._closing.is_set():
             self._something.wait()
-            self._closing.wait(GATHER)
+            self._closing.wait(GATHER_DELAY_S)
             self._something.clear()
             while self._waiting:
                 count = min(len(self._waiting), MAX_BATCH)
                 self._write([self._waiting.popleft() for _ in range(count)])
 
-    def _write(self, batch: list[Entry]) -> None:
+    def _write(self, batch: list[AuditEntry]) -> None:
         chain = self._chain
         text = b""
         for entry in batch:
-            told = {name: getattr(entry, name) for name in Entry.__slots__}
+            told = {name: getattr(entry, name) for name in AuditEntry.__slots__}
             line, last = seal({"sequence": chain.lines + 1, **told}, chain.last)
             text += line
-            chain = Chain(chain.lines + 1, last, chain.size + len(line))
+            chain = AuditChain(chain.lines + 1, last, chain.size + len(line))
         while not self._on_disk(text):
-            if self._closing.wait(RETRY_EVERY):
+            if self._closing.wait(RETRY_INTERVAL_S):
                 log.critical("%d audit entries are lost: the disk refuses them", len(batch))
                 return
         self._chain = chain
@@ -151,36 +153,36 @@ def open_audit(path: Path) -> Iterator[AuditLog]:
             audit.close()
 
 
-def verify(path: Path) -> Chain:
+def verify(path: Path) -> AuditChain:
     """Follow the chain from its start; AuditError names the first line that breaks it.
 
     A last line without its newline is not part of the chain: it is being written, or was torn.
     """
-    chain = Chain()
+    chain = AuditChain()
     with path.open("rb") as file:
-        while (line := file.readline(MAX_LINE)).endswith(b"\n"):
+        while (line := file.readline(MAX_LINE_BYTES)).endswith(b"\n"):
             sequence, last = _unseal(line, chain.last)
             if sequence != chain.lines + 1:
                 raise AuditError(f"{path}: line {chain.lines + 1} breaks the chain")
-            chain = Chain(sequence, last, chain.size + len(line))
-        if len(line) == MAX_LINE:
+            chain = AuditChain(sequence, last, chain.size + len(line))
+        if len(line) == MAX_LINE_BYTES:
             raise AuditError(f"{path}: line {chain.lines + 1} is too long for an audit entry")
     return chain
 
 
-def _resume(path: Path) -> Chain:
+def _resume(path: Path) -> AuditChain:
     """Where the chain ends, by its last line alone: a start may not take longer every day."""
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 2 * MAX_LINE))
+        file.seek(max(0, size - 2 * MAX_LINE_BYTES))
         *lines, torn = file.read().split(b"\n")
     if not lines:
-        return Chain()
+        return AuditChain()
     line = lines[-1] + b"\n"
     sequence, last = _unseal(line)
     if sequence == 0:
         raise AuditError(f"{path}: the last line is no audit entry; move the file away")
-    return Chain(sequence, last, size - len(torn))
+    return AuditChain(sequence, last, size - len(torn))
 
 
 def _unseal(line: bytes, previous: str | None = None) -> tuple[int, str]:

@@ -10,7 +10,7 @@ from cel_expr_python import cel
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-MAX_LENGTH = 4096  # characters
+MAX_CONDITION_CHARS = 4096  # characters
 
 _ENVIRONMENT = cel.NewEnv(variables={"attestation": cel.Type.DYN})
 _KIND = re.compile(r"""\battestation\s*(?:\.\s*|\[\s*["'])(\w+)""")
@@ -21,8 +21,8 @@ class Condition:
 
     def __init__(self, text: str) -> None:
         """ValueError if ``text`` is no CEL expression with a truth value."""
-        if len(text) > MAX_LENGTH:
-            raise ValueError(f"longer than {MAX_LENGTH} characters")
+        if len(text) > MAX_CONDITION_CHARS:
+            raise ValueError(f"longer than {MAX_CONDITION_CHARS} characters")
         try:
             self._expression = _ENVIRONMENT.compile(text)
         except RuntimeError as error:

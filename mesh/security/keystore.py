@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 VERSION = b"\x01"
-KEY = 32  # bytes
-NONCE = 12
-WRAPPED = KEY + 16
+KEY_BYTES = 32  # bytes
+NONCE_BYTES = 12
+WRAPPED_KEY_BYTES = KEY_BYTES + 16
 
 
 class KeystoreError(Exception):
@@ -57,7 +57,7 @@ class MasterKey:
     @classmethod
     def from_passphrase(cls, passphrase: str, salt: bytes) -> MasterKey:
         """Argon2id (RFC 9106, second recommended option) over a salt of 16 bytes or more."""
-        kdf = Argon2id(salt=salt, length=KEY, iterations=3, lanes=4, memory_cost=64 * 1024)
+        kdf = Argon2id(salt=salt, length=KEY_BYTES, iterations=3, lanes=4, memory_cost=64 * 1024)
         return cls(kdf.derive(passphrase.encode()))
 
 
@@ -66,7 +66,11 @@ class Keystore:
         self._master = AESGCM(master.raw)
 
     def seal(self, key_id: str, secret: bytes) -> bytes:
-        data_key, wrap_nonce, nonce = os.urandom(KEY), os.urandom(NONCE), os.urandom(NONCE)
+        data_key, wrap_nonce, nonce = (
+            os.urandom(KEY_BYTES),
+            os.urandom(NONCE_BYTES),
+            os.urandom(NONCE_BYTES),
+        )
         aad = key_id.encode()
         wrapped = self._master.encrypt(wrap_nonce, data_key, aad)
         return VERSION + wrap_nonce + wrapped + nonce + AESGCM(data_key).encrypt(nonce, secret, aad)
@@ -75,28 +79,31 @@ class Keystore:
         """The secret. KeystoreError if it was not sealed here, under this id."""
         data_key, rest = self._unwrap(key_id, sealed)
         try:
-            return AESGCM(data_key).decrypt(rest[:NONCE], rest[NONCE:], key_id.encode())
+            return AESGCM(data_key).decrypt(rest[:NONCE_BYTES], rest[NONCE_BYTES:], key_id.encode())
         except InvalidTag:
             raise KeystoreError(f"the secret of {key_id} was altered") from None
 
     def rewrap(self, key_id: str, sealed: bytes, old: Keystore) -> bytes:
         """The same secret under this master key instead of the old one's."""
         data_key, rest = old._unwrap(key_id, sealed)
-        wrap_nonce = os.urandom(NONCE)
+        wrap_nonce = os.urandom(NONCE_BYTES)
         wrapped = self._master.encrypt(wrap_nonce, data_key, key_id.encode())
         return VERSION + wrap_nonce + wrapped + rest
 
     def _unwrap(self, key_id: str, sealed: bytes) -> tuple[bytes, bytes]:
-        if sealed[:1] != VERSION or len(sealed) < 1 + NONCE + WRAPPED + NONCE + 16:
+        if (
+            sealed[:1] != VERSION
+            or len(sealed) < 1 + NONCE_BYTES + WRAPPED_KEY_BYTES + NONCE_BYTES + 16
+        ):
             raise KeystoreError(f"the secret of {key_id} is not in a format of this version")
-        wrap_nonce, rest = sealed[1 : 1 + NONCE], sealed[1 + NONCE :]
+        wrap_nonce, rest = sealed[1 : 1 + NONCE_BYTES], sealed[1 + NONCE_BYTES :]
         try:
-            data_key = self._master.decrypt(wrap_nonce, rest[:WRAPPED], key_id.encode())
+            data_key = self._master.decrypt(wrap_nonce, rest[:WRAPPED_KEY_BYTES], key_id.encode())
         except InvalidTag:
             raise KeystoreError(
                 f"the secret of {key_id} does not open with this master key"
             ) from None
-        return data_key, rest[WRAPPED:]
+        return data_key, rest[WRAPPED_KEY_BYTES:]
 
 
 def _make(path: Path) -> None:
@@ -104,7 +111,7 @@ def _make(path: Path) -> None:
     descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(os.urandom(KEY))
+            file.write(os.urandom(KEY_BYTES))
             file.flush()
             os.fsync(file.fileno())
         with suppress(FileExistsError):
@@ -122,8 +129,9 @@ def _read(path: Path) -> bytes:
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
         raise ConfigError(f"others may read the master key, ANYA_MASTER_KEY_FILE: chmod 600 {path}")
     raw = path.read_bytes()
-    if len(raw) != KEY:
+    if len(raw) != KEY_BYTES:
         raise ConfigError(
-            f"ANYA_MASTER_KEY_FILE {path} must hold {KEY} bytes, not {len(raw)}; restore the key"
+            f"ANYA_MASTER_KEY_FILE {path} must hold {KEY_BYTES} bytes, not {len(raw)};"
+            " restore the key"
         )
     return raw

@@ -21,7 +21,7 @@ ATTESTATION_KINDS = frozenset(
 )
 DEFAULT_REQUIRES = ("identity", "address_link", "risk")  # of a payment, where a grant names none
 MAX_SAT = 21_000_000 * 100_000_000
-MAX_LENGTH = 1 << 20  # characters of trust.yaml
+MAX_POLICY_CHARS = 1 << 20  # characters of trust.yaml
 
 _SPIFFE_ID = re.compile(r"spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)+")
 _METHOD = re.compile(r"\w+(\.\w+)*/\w+", re.ASCII)
@@ -71,7 +71,7 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class TrustDecision:
     allowed: bool
     explanation: str
     grant: Grant | None = None  # present when allowed
@@ -84,19 +84,19 @@ class TrustPolicy:
     classes: Mapping[tuple[str, str], DataClass]  # source, target -> the highest that crosses
     digest: str  # SHA-256 of the text in hex, for spans and audit
 
-    def decide(self, caller: str, target: str, method: str, privilege: str) -> Decision:
+    def decide(self, caller: str, target: str, method: str, privilege: str) -> TrustDecision:
         """May ``caller`` (a SPIFFE ID) call this method, which asks for ``privilege``?"""
         protocol = self.protocols.get(caller)
         if protocol is None:
-            return Decision(False, f"{caller} belongs to no protocol")
+            return TrustDecision(False, f"{caller} belongs to no protocol")
         grant = self.grants.get((protocol, target, method))
         if grant is None:
-            return Decision(False, f"{protocol} -> {target} does not grant {method}")
+            return TrustDecision(False, f"{protocol} -> {target} does not grant {method}")
         if grant.privilege != privilege:
-            return Decision(
+            return TrustDecision(
                 False, f"{method} asks for {privilege!r}, granted is {grant.privilege!r}"
             )
-        return Decision(True, grant.title, grant)
+        return TrustDecision(True, grant.title, grant)
 
     def explain(self, caller: str, target: str, method: str, privilege: str) -> str:
         """The decision in one line, as `anya trust explain` prints it."""
@@ -162,8 +162,8 @@ def parse(text: str) -> TrustPolicy:
 
 
 def _load(text: str) -> object:
-    if len(text) > MAX_LENGTH:
-        raise PolicyError(f"trust.yaml is longer than {MAX_LENGTH} characters")
+    if len(text) > MAX_POLICY_CHARS:
+        raise PolicyError(f"trust.yaml is longer than {MAX_POLICY_CHARS} characters")
     try:
         return YAML(typ="safe", pure=True).load(text)
     except (YAMLError, ValueError, TypeError, RecursionError) as error:

@@ -55,7 +55,7 @@ async def orchestrator(config: OrchestratorConfig) -> AsyncIterator[Orchestrator
         definitions, runs, changes = journal.definitions, journal.runs, RunNotifier()
         catalogue = WorkflowRegistry(definitions, asyncio.to_thread)
         await catalogue.register_built_in()
-        runner = Worker(runs, catalogue, peers, changes, runtime.draw, config)
+        runner = Worker(runs, catalogue, peers, changes, runtime.span_sink, config)
         keeping = RetentionWorker(
             journal.database, retain_days=config.retain_days, erase_days=config.erase_pii_days
         )

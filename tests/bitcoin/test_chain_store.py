@@ -253,7 +253,7 @@ async def test_a_reorganisation_is_seen_whole_and_announced_in_order(
         height=1, disconnected=[block.hash for block in reversed(old)], connected=new
     )
 
-    async def work(tx: DatabaseTransaction) -> list[outbox.Recorded]:
+    async def work(tx: DatabaseTransaction) -> list[outbox.OutboxEvent]:
         return await outbox.read(tx, after=3, limit=10)
 
     kinds = [event.type.rpartition(".")[2] for event in await database.read(work)]

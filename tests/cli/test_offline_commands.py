@@ -13,7 +13,7 @@ from cli.__main__ import run
 from cli.errors import from_rpc
 from mesh.errors import FailedPrecondition, PermissionDenied, Reason
 from mesh.rpc.interceptors.errors import to_rpc_error
-from mesh.security.audit import Entry, open_audit
+from mesh.security.audit import AuditEntry, open_audit
 
 ROOT = Path(__file__).parents[2]
 DEFINITION = ROOT / "services/orchestrator/workflows/verified_payment.json"
@@ -97,7 +97,7 @@ def test_the_policy_names_the_bounds_of_a_spender(capsys: pytest.CaptureFixture[
 @pytest.fixture
 def audited(tmp_path: Path) -> Path:
     """A home with one audit log of three lines."""
-    entry = Entry(
+    entry = AuditEntry(
         time="2026-11-23T12:00:00Z",
         trace_id="",
         caller="spiffe://anya.internal/client/operator",

@@ -144,10 +144,10 @@ async def serving(
 ) -> AsyncIterator[Echo]:
     spans: list[Span] = []
 
-    def draw(span: FinishedSpan) -> None:
+    def sink(span: FinishedSpan) -> None:
         spans.extend(encode([span], {}).resource_spans[0].scope_spans[0].spans)
 
-    tracer = Tracer(draw, sample_ratio)
+    tracer = Tracer(sink, sample_ratio)
     policy = ActivePolicy(POLICY, PRIVILEGES)
     with open_audit(folder / "audit.jsonl") as audit:
         rules = ServerRules(

@@ -72,7 +72,7 @@ class Succession:
             return
         connection = await asyncpg.connect(url)
         try:
-            if await connection.fetchval("SELECT to_regclass('executor') IS NOT NULL"):
-                await connection.execute("UPDATE executor SET lease_until = now() - interval '1ms'")
+            if await connection.fetchval("SELECT to_regclass('replica') IS NOT NULL"):
+                await connection.execute("UPDATE replica SET lease_until = now() - interval '1ms'")
         finally:
             await connection.close()

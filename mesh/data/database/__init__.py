@@ -35,7 +35,7 @@ CREATE TABLE IF NOT EXISTS store (
 """
 
 
-class UniqueViolation(Exception):  # noqa: N818  (a state, as in mesh.errors)
+class UniqueViolationError(Exception):
     """A row with this key exists. It ends the work; where both may happen, use ON CONFLICT."""
 
 

@@ -13,26 +13,28 @@ from mesh.errors import InvalidArgument, Reason, Unavailable
 FORM = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
 
 
-class NotLetIn(ConnectionError):  # noqa: N818  (a state, as in mesh.errors)
+class ServerRefusalError(ConnectionError):
     """The server answers, and refuses us: its cause says why. It may let us in later."""
 
 
-class _UrlUnusable(NotLetIn):
+class _InvalidUrlError(ServerRefusalError):
     """Nobody was asked."""
 
 
 async def connect(url: str, **settings: Any) -> Any:
-    """A connection; an OSError, of which NotLetIn is one, for whatever keeps us from it."""
+    """Returns a connection. Raises an OSError if there is none: ServerRefusalError if refused."""
     try:
         return await asyncpg.connect(url, **settings)
     except asyncpg.PostgresError as error:
-        raise NotLetIn(str(error)) from error
+        raise ServerRefusalError(str(error)) from error
     except asyncpg.ClientConfigurationError as error:
-        raise _UrlUnusable(f"cannot be used: {error}") from None
+        raise _InvalidUrlError(f"cannot be used: {error}") from None
     except ssl.SSLError:
         raise
     except ValueError:  # its text quotes the URL, which holds a password
-        raise _UrlUnusable(f"must be {FORM}, with what is special in the password as %xx") from None
+        raise _InvalidUrlError(
+            f"must be {FORM}, with what is special in the password as %xx"
+        ) from None
 
 
 def unfit(error: Exception) -> Exception:
@@ -44,7 +46,7 @@ def unfit(error: Exception) -> Exception:
 
 def unopened(error: Exception) -> Unavailable | ConfigError:
     """For whoever starts the process: what the server or the system said, and what to do."""
-    if isinstance(error, _UrlUnusable):
+    if isinstance(error, _InvalidUrlError):
         return ConfigError(f"ANYA_DATABASE {error}")
     said = str(error).rstrip(".") or type(error).__name__
     return Unavailable(
@@ -53,7 +55,7 @@ def unopened(error: Exception) -> Unavailable | ConfigError:
 
 
 def _remedy(error: Exception) -> str:
-    match error.__cause__ if isinstance(error, NotLetIn) else error:
+    match error.__cause__ if isinstance(error, ServerRefusalError) else error:
         case asyncpg.InvalidAuthorizationSpecificationError():
             return "correct user and password in ANYA_DATABASE, or let them in (pg_hba.conf)"
         case asyncpg.InvalidCatalogNameError():

@@ -6,14 +6,14 @@ import asyncio
 import re
 import uuid
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import asyncpg
 
-from mesh.data.database import UniqueViolation, schema_check
+from mesh.data.database import UniqueViolationError, schema_check
 from mesh.data.database.connection import connect, unfit, unopened
+from mesh.data.database.request import MAX_WAITING, READERS, Request
 from mesh.errors import Reason, ResourceExhausted, Unavailable
 
 if TYPE_CHECKING:
@@ -23,10 +23,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-MAX_BATCH = 64
-MAX_WAITING = 1024
-READERS = 4
-COMMAND_TIMEOUT = 30.0  # seconds
+MAX_BATCH = 64  # writes in one commit
+COMMAND_TIMEOUT_S = 30.0  # seconds
 SCHEMA_LOCK = 0x616E7961  # "anya": processes that start together create the tables in turn
 
 # One round trip. The row is the store's, and admits one process at a time.
@@ -59,15 +57,7 @@ LOST = (
 )
 
 
-@dataclass(slots=True)
-class _Request:
-    work: Callable[[Transaction], Awaitable[Any]]
-    result: asyncio.Future[Any]
-    outcome: Any = None
-    error: Exception | None = None
-
-
-class _Transaction:
+class PostgresTransaction:
     def __init__(self, connection: Any) -> None:
         self._connection = connection
 
@@ -97,11 +87,11 @@ class PostgresDatabase:
         self._url = url
         self._readers = readers
         self._connection: Any = None
-        self._waiting: asyncio.Queue[_Request | None] = asyncio.Queue(MAX_WAITING)
+        self._waiting: asyncio.Queue[Request | None] = asyncio.Queue(MAX_WAITING)
         self._writer = asyncio.create_task(self._write_forever(), name="write postgres")
 
     async def write(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
-        request = _Request(work, asyncio.get_running_loop().create_future())
+        request = Request(work, asyncio.get_running_loop().create_future())
         try:
             self._waiting.put_nowait(request)
         except asyncio.QueueFull:
@@ -117,7 +107,7 @@ class PostgresDatabase:
                 self._readers.acquire() as connection,
                 connection.transaction(isolation="repeatable_read", readonly=True),
             ):
-                return await work(_Transaction(connection))
+                return await work(PostgresTransaction(connection))
         except LOST as error:
             await self._readers.expire_connections()  # what ended one has ended the others
             raise _unavailable(error) from None
@@ -145,7 +135,7 @@ class PostgresDatabase:
             if closed:
                 return
 
-    async def _answer(self, batch: list[_Request]) -> None:
+    async def _answer(self, batch: list[Request]) -> None:
         """Nobody is answered before the commit."""
         try:
             await self._commit(batch)
@@ -160,18 +150,12 @@ class PostgresDatabase:
             for request in batch:
                 request.error = _named(error)
         for request in batch:
-            if request.result.done():
-                continue
-            if request.error is not None:
-                request.result.set_exception(request.error)
-                request.result.exception()  # its caller may be gone
-            else:
-                request.result.set_result(request.outcome)
+            request.settle()
 
-    async def _commit(self, batch: list[_Request]) -> None:
+    async def _commit(self, batch: list[Request]) -> None:
         """One transaction for all, a savepoint for each."""
         if self._connection is None or self._connection.is_closed():
-            self._connection = await connect(self._url, command_timeout=COMMAND_TIMEOUT)
+            self._connection = await connect(self._url, command_timeout=COMMAND_TIMEOUT_S)
         connection = self._connection
         try:
             await connection.execute(BEGIN)
@@ -188,13 +172,13 @@ class PostgresDatabase:
             self._connection.terminate()
             self._connection = None
 
-    async def _apply(self, request: _Request, *, alone: bool) -> None:
+    async def _apply(self, request: Request, *, alone: bool) -> None:
         """What is ``alone`` needs no savepoint: without it nothing is left to commit."""
         execute = self._connection.execute
         if not alone:
             await execute("SAVEPOINT request")
         try:
-            request.outcome = await request.work(_Transaction(self._connection))
+            request.outcome = await request.work(PostgresTransaction(self._connection))
         except LOST:
             raise
         except Exception as error:
@@ -207,7 +191,7 @@ class PostgresDatabase:
 @asynccontextmanager
 async def open_postgres(url: str, *, schema: str) -> AsyncIterator[PostgresDatabase]:
     try:
-        connection = await connect(url, command_timeout=COMMAND_TIMEOUT)
+        connection = await connect(url, command_timeout=COMMAND_TIMEOUT_S)
         try:
             await _create(connection, schema)
         finally:
@@ -218,7 +202,7 @@ async def open_postgres(url: str, *, schema: str) -> AsyncIterator[PostgresDatab
         url,
         min_size=0,
         max_size=READERS,
-        command_timeout=COMMAND_TIMEOUT,
+        command_timeout=COMMAND_TIMEOUT_S,
         connect=connect,
         reset=_leave,
     ) as readers:
@@ -272,7 +256,7 @@ def _ddl(schema: str) -> str:
 
 def _named(error: Exception) -> Exception:
     if isinstance(error, asyncpg.UniqueViolationError):
-        return UniqueViolation(str(error))
+        return UniqueViolationError(str(error))
     return unfit(error)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-MOST = 128  # in one statement
+MAX_PARAMETERS = 128  # in one statement
 
 
 def in_list(values: Sequence[str]) -> Iterator[tuple[str, list[str | None]]]:
@@ -15,7 +15,7 @@ def in_list(values: Sequence[str]) -> Iterator[tuple[str, list[str | None]]]:
 
     Shorter lists are filled up with NULL, which equals nothing: few statements are compiled.
     """
-    for first in range(0, len(values), MOST):
-        some: list[str | None] = list(values[first : first + MOST])
+    for first in range(0, len(values), MAX_PARAMETERS):
+        some: list[str | None] = list(values[first : first + MAX_PARAMETERS])
         size = 1 << (len(some) - 1).bit_length()
         yield f"({', '.join('?' * size)})", some + [None] * (size - len(some))

@@ -9,11 +9,11 @@ import threading
 import time
 import uuid
 from contextlib import asynccontextmanager, closing, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from mesh.data.database import UniqueViolation, schema_check
+from mesh.data.database import UniqueViolationError, schema_check
+from mesh.data.database.request import MAX_WAITING, READERS, Request
 from mesh.errors import FailedPrecondition, MeshError, Reason, ResourceExhausted, Unavailable
 
 if TYPE_CHECKING:
@@ -23,32 +23,22 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-MAX_BATCH = 64
-MAX_WAITING = 1024
-READERS = 4
+MAX_BATCH = 64  # writes in one commit
 DAMAGED = {"SQLITE_CORRUPT", "SQLITE_NOTADB"}
 AWAY = {
     *("SQLITE_BUSY", "SQLITE_CANTOPEN", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_LOCKED"),
     "SQLITE_READONLY",  # its file system is
 }
-CACHE = 16_384  # KiB of pages that the writer keeps
-STATEMENTS = 256  # compiled, for each connection
-BUSY_TIMEOUT = 5.0  # seconds that a write waits for another process
-BUSY_PAUSE = 0.01  # seconds between two attempts where SQLite itself does not wait
+CACHE_KIB = 16_384  # KiB of pages that the writer keeps
+MAX_CACHED_STATEMENTS = 256  # compiled, for each connection
+BUSY_TIMEOUT_S = 5.0  # seconds that a write waits for another process
+BUSY_RETRY_DELAY_S = 0.01  # seconds between two attempts where SQLite itself does not wait
 
 # unixepoch('subsec') is NULL before SQLite 3.42.
 NOW_MS = "SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"
 
 
-@dataclass(slots=True)
-class _Request:
-    work: Callable[[Transaction], Awaitable[Any]]
-    result: asyncio.Future[Any]
-    outcome: Any = None
-    error: Exception | None = None
-
-
-class _Transaction:
+class SqliteTransaction:
     """A connection's side of ``Transaction``. Nothing in here ever suspends."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -77,14 +67,14 @@ class SqliteDatabase:
 
     def __init__(self, path: Path, *, schema: str) -> None:
         self._path = path
-        self._waiting: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         with closing(_connect(path)) as connection:
             schema_check.check(schema_check.shape_of(connection), schema, name=str(path))
             connection.executescript(schema)
             connection.execute(
                 "INSERT INTO store VALUES (1, ?, 0) ON CONFLICT DO NOTHING", (uuid.uuid4().hex,)
             )
-        self._asked: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self._asked: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._readers = [
             threading.Thread(target=self._read_forever, name=f"read {path.name}")
             for _ in range(READERS)
@@ -98,13 +88,13 @@ class SqliteDatabase:
             raise ResourceExhausted(
                 "too many writes are waiting; retry later", reason=Reason.OVERLOADED
             )
-        request = _Request(work, asyncio.get_running_loop().create_future())
+        request = Request(work, asyncio.get_running_loop().create_future())
         self._waiting.put(request)
         result: T = await request.result
         return result
 
     async def read(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
-        request = _Request(work, asyncio.get_running_loop().create_future())
+        request = Request(work, asyncio.get_running_loop().create_future())
         self._asked.put(request)
         result: T = await request.result
         return result
@@ -129,7 +119,7 @@ class SqliteDatabase:
 
     def _write_forever(self) -> None:
         with closing(_connect(self._path)) as connection:
-            connection.execute(f"PRAGMA cache_size = -{CACHE}")
+            connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
             while (first := self._waiting.get()) is not None:
                 batch = [first]
                 closed = False
@@ -162,10 +152,10 @@ async def open_sqlite(location: str | Path, *, schema: str) -> AsyncIterator[Sql
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(
         path,
-        timeout=BUSY_TIMEOUT,
+        timeout=BUSY_TIMEOUT_S,
         isolation_level=None,
         check_same_thread=False,
-        cached_statements=STATEMENTS,
+        cached_statements=MAX_CACHED_STATEMENTS,
     )
     try:
         _keep_a_log(connection)
@@ -180,7 +170,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def _keep_a_log(connection: sqlite3.Connection) -> None:
     """SQLite lets nobody wait for this: two that turn one file to WAL would wait for each other."""
-    until = time.monotonic() + BUSY_TIMEOUT
+    until = time.monotonic() + BUSY_TIMEOUT_S
     while True:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
@@ -188,12 +178,12 @@ def _keep_a_log(connection: sqlite3.Connection) -> None:
         except sqlite3.OperationalError as error:
             if _kind(error) != "SQLITE_BUSY" or time.monotonic() >= until:
                 raise
-        time.sleep(BUSY_PAUSE)
+        time.sleep(BUSY_RETRY_DELAY_S)
 
 
 def _drive(work: Callable[[Transaction], Awaitable[T]], connection: sqlite3.Connection) -> T:
     """Run a coroutine that awaits only the transaction: it never suspends, so one step is all."""
-    steps = work(_Transaction(connection)).__await__()
+    steps = work(SqliteTransaction(connection)).__await__()
     try:
         next(steps)
     except StopIteration as end:
@@ -202,7 +192,7 @@ def _drive(work: Callable[[Transaction], Awaitable[T]], connection: sqlite3.Conn
     raise RuntimeError("the work of a transaction may await nothing but the transaction")
 
 
-def _commit(connection: sqlite3.Connection, batch: list[_Request]) -> None:
+def _commit(connection: sqlite3.Connection, batch: list[Request]) -> None:
     """One transaction for all, and for each of several a savepoint."""
     try:
         connection.execute("BEGIN IMMEDIATE")
@@ -222,7 +212,7 @@ def _commit(connection: sqlite3.Connection, batch: list[_Request]) -> None:
             request.error = _named(error)
 
 
-def _see(connection: sqlite3.Connection, request: _Request) -> None:
+def _see(connection: sqlite3.Connection, request: Request) -> None:
     """All that one request reads is as of one moment."""
     try:
         connection.execute("BEGIN")
@@ -234,7 +224,7 @@ def _see(connection: sqlite3.Connection, request: _Request) -> None:
         request.error = _named(error)
 
 
-def _apply(connection: sqlite3.Connection, request: _Request, *, undo: str) -> None:
+def _apply(connection: sqlite3.Connection, request: Request, *, undo: str) -> None:
     try:
         request.outcome = _drive(request.work, connection)
     except Exception as error:
@@ -244,27 +234,22 @@ def _apply(connection: sqlite3.Connection, request: _Request, *, undo: str) -> N
         connection.execute(undo)
 
 
-def _answer(batch: list[_Request]) -> None:
+def _answer(batch: list[Request]) -> None:
     """Wake the event loop of who asked, once for all of them."""
     for loop in {request.result.get_loop() for request in batch}:
         with suppress(RuntimeError):  # closed, and who asked with it
             loop.call_soon_threadsafe(_settle, loop, batch)
 
 
-def _settle(loop: asyncio.AbstractEventLoop, batch: list[_Request]) -> None:
+def _settle(loop: asyncio.AbstractEventLoop, batch: list[Request]) -> None:
     for request in batch:
-        if request.result.get_loop() is not loop or request.result.done():
-            continue
-        if request.error is not None:
-            request.result.set_exception(request.error)
-            request.result.exception()  # its caller may be gone
-        else:
-            request.result.set_result(request.outcome)
+        if request.result.get_loop() is loop:
+            request.settle()
 
 
 def _named(error: Exception) -> Exception:
     if isinstance(error, sqlite3.IntegrityError) and "UNIQUE" in str(error):
-        return UniqueViolation(str(error))
+        return UniqueViolationError(str(error))
     if isinstance(error, sqlite3.DatabaseError) and _kind(error) in DAMAGED:
         return FailedPrecondition(
             f"the store is damaged ({error}): restore its file from a backup",

@@ -11,7 +11,7 @@ from opentelemetry import trace
 
 from mesh.errors import MeshError, PermissionDenied, Unauthenticated
 from mesh.rpc.interceptors.errors import code_of
-from mesh.security.audit import Entry
+from mesh.security.audit import AuditEntry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +41,7 @@ def record(call: ServerCall) -> Iterator[None]:
             call.rules.audit.record(_entry(call, status, refusal))
 
 
-def _entry(call: ServerCall, status: str, refusal: MeshError | None) -> Entry:
+def _entry(call: ServerCall, status: str, refusal: MeshError | None) -> AuditEntry:
     if call.grant is None:
         rule, digest = str(refusal), call.rules.policy.current.digest
     else:
@@ -49,7 +49,7 @@ def _entry(call: ServerCall, status: str, refusal: MeshError | None) -> Entry:
         rule = call.grant.title
         if refusal is not None:  # by the servicer, whose words may say what was in the request
             rule += f"; refused for {refusal.reason or status}"
-    return Entry(
+    return AuditEntry(
         time=datetime.now(UTC).isoformat(timespec="milliseconds"),
         trace_id=trace.format_trace_id(trace.get_current_span().get_span_context().trace_id),
         caller=call.caller,

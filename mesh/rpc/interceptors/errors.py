@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from mesh.rpc.interceptors import ServerCall
 
 DOMAIN = "anya.mesh"
-MAX_TEXT, MAX_DESCRIPTION = 1600, 400  # bytes: of trailers beyond 8 KiB a client may see nothing
+MAX_TEXT_BYTES, MAX_DESCRIPTION_BYTES = (
+    1600,
+    400,
+)  # bytes: of trailers beyond 8 KiB a client may see nothing
 
 CODES: dict[type[errors.MeshError], grpc.StatusCode] = {
     errors.InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
@@ -93,7 +96,7 @@ def _answer(call: ServerCall, error: errors.MeshError) -> None:
 
 def _status(error: errors.MeshError) -> Status:
     code = code_of(error)
-    status = Status(code=code.value[0], message=_shortened(str(error), MAX_TEXT))
+    status = Status(code=code.value[0], message=_shortened(str(error), MAX_TEXT_BYTES))
     status.details.extend(_pack(detail) for detail in _details(error))
     return status
 
@@ -107,7 +110,7 @@ def _details(error: errors.MeshError) -> Iterator[Message]:
     if error.reason is not None:
         yield details.ErrorInfo(reason=error.reason, domain=DOMAIN)
     if error.field is not None:
-        said = _shortened(str(error), MAX_DESCRIPTION)
+        said = _shortened(str(error), MAX_DESCRIPTION_BYTES)
         violation = details.BadRequest.FieldViolation(field=error.field, description=said)
         yield details.BadRequest(field_violations=[violation])
     if error.retry_after is not None:

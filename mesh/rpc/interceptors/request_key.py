@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from mesh.rpc.interceptors import ServerCall
 
-MAX_LENGTH = 128
+MAX_REQUEST_ID_CHARS = 128
 
 _current: ContextVar[IdempotencyKey] = ContextVar("request_key")
 
@@ -41,9 +41,9 @@ def current() -> IdempotencyKey:
 
 def _key(call: ServerCall, request: Message) -> IdempotencyKey:
     request_id: str = getattr(request, "request_id")  # noqa: B009  (no static type has the field)
-    if not 1 <= len(request_id) <= MAX_LENGTH or not request_id.isprintable():
+    if not 1 <= len(request_id) <= MAX_REQUEST_ID_CHARS or not request_id.isprintable():
         raise InvalidArgument(
-            f"request_id must be 1 to {MAX_LENGTH} printable characters",
+            f"request_id must be 1 to {MAX_REQUEST_ID_CHARS} printable characters",
             reason=Reason.REQUEST_ID_INVALID,
             field="request_id",
         )

@@ -9,7 +9,7 @@ import grpc
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
-from mesh.breaker import State
+from mesh.breaker import BreakerState
 from mesh.errors import Reason
 from mesh.rpc.interceptors.errors import reason_of
 from services.orchestrator.config import PEERS
@@ -34,7 +34,7 @@ class Peers:
     ) -> bytes | StepError:
         """One attempt. The bytes go out as they are: every attempt of a step sends the same."""
         group = method.lstrip("/").partition("/")[0]
-        if self._runtime.breakers(service)[group].state is State.OPEN:
+        if self._runtime.breakers(service)[group].state is BreakerState.OPEN:
             message = f"the breaker of {service} is open"
             return StepError("UNAVAILABLE", Reason.CIRCUIT_OPEN, message)
         call: Any = self._channels[service].unary_unary(method)

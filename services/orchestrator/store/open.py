@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mesh.data.database import is_server, open_database
-from mesh.data.lease import Lease, permanent, sole_owner
+from mesh.data.lease import Lease, sole_owner
 from mesh.errors import ResourceExhausted, Unavailable
 from services.orchestrator.store import SCHEMA
 from services.orchestrator.store.definitions import Definitions
@@ -48,8 +48,8 @@ async def open_store(
     else:
         with sole_owner(Path(location)):
             async with open_database(location, schema=SCHEMA) as database:
-                lease = permanent()
-                writer = SqliteWriter(database, lease.executor)
+                lease = Lease.permanent()
+                writer = SqliteWriter(database, lease.replica_id)
                 try:
                     runs = SqliteRunStore(database, lease, writer)
                     await runs.release_all()

@@ -263,7 +263,7 @@ class RunStore(ABC):
                 # The answer to a commit was lost, and it had landed, if the row is as we wrote it;
                 # one that we have claimed meanwhile may be alike but for the time.
                 state = new.state
-                ours = (self.lease.executor, 0, state.sequence, state.created_us)
+                ours = (self.lease.replica_id, 0, state.sequence, state.created_us)
                 return StartResult(first, is_new=new.owned and row == ours)
             if row is not None or gone is not None:
                 raise AlreadyExists(

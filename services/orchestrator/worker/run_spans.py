@@ -17,7 +17,7 @@ from opentelemetry.trace import SpanKind, TraceFlags
 
 from mesh.observability.spans import MAX_SPAN_TEMPLATES, FinishedSpan, span_template
 from mesh.observability.telemetry import derive_span_id, derive_span_ids
-from mesh.observability.tracer import Below
+from mesh.observability.tracer import ChildSpans
 from services.orchestrator.engine import step_path
 from services.orchestrator.engine.model import RECOVERED, RunStatus
 from services.orchestrator.engine.records import RecordKind
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from contextlib import AbstractContextManager
 
-    from mesh.observability.spans import Shape, SpanSink
+    from mesh.observability.spans import SpanSink, SpanTemplate
     from services.orchestrator.engine.records import Record
 
 INTERRUPTED = "interrupted"
@@ -73,7 +73,7 @@ class RunSpans:
         if not self.traceparent:
             return nullcontext()
         own, call = self._ids(path, *attempt)
-        return Below(self._trace_id, own, self._flags, call)
+        return ChildSpans(self._trace_id, own, self._flags, call)
 
     def observe(self, records: Iterable[Record], *, again: bool = False) -> None:
         """Draw what ends with these records. ``again``: also the calls that another process made.
@@ -174,7 +174,9 @@ class RunSpans:
         """Of an attempt, and of the call that it makes."""
         return derive_span_ids(self.run_id, *self._leg, path, *attempt)
 
-    def _draw(self, span_template: Shape, id: int, parent: int, times_us: tuple[int, int]) -> None:
+    def _draw(
+        self, span_template: SpanTemplate, id: int, parent: int, times_us: tuple[int, int]
+    ) -> None:
         start_us, end_us = times_us
         start_ns, end_ns = start_us * 1000, max(end_us, start_us) * 1000
         own = {"run.id": self.run_id}
@@ -183,20 +185,22 @@ class RunSpans:
 
 
 @lru_cache(MAX_SPAN_TEMPLATES)
-def _run_shape(workflow_id: str, name: str, status: str) -> Shape:
+def _run_shape(workflow_id: str, name: str, status: str) -> SpanTemplate:
     about = {"workflow.id": workflow_id, "run.status": status}
     return _shape(name, about, "" if status in ENDED_WELL else status)
 
 
 @lru_cache(MAX_SPAN_TEMPLATES)
-def _step_shape(workflow_id: str, path: str, attempt: tuple[str | int, ...], error: str) -> Shape:
+def _step_shape(
+    workflow_id: str, path: str, attempt: tuple[str | int, ...], error: str
+) -> SpanTemplate:
     name = " ".join((*map(str, attempt[:-1]), path))
     about = {"workflow.id": workflow_id, "step.path": path, "attempt": attempt[-1]}
     return _shape(name, about, error)
 
 
 @lru_cache(MAX_SPAN_TEMPLATES)
-def _call_shape(workflow_id: str, method: str, service: str, error: str) -> Shape:
+def _call_shape(workflow_id: str, method: str, service: str, error: str) -> SpanTemplate:
     name = method.lstrip("/")
     about = {
         "workflow.id": workflow_id,
@@ -209,7 +213,7 @@ def _call_shape(workflow_id: str, method: str, service: str, error: str) -> Shap
 
 def _shape(
     name: str, about: Mapping[str, str | int], error: str, kind: SpanKind = SpanKind.INTERNAL
-) -> Shape:
+) -> SpanTemplate:
     if error:
         about = {**about, "error.type": error}
     return span_template(name, tuple(about.items()), kind, failed=bool(error), why=error)

@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 
 from mesh.data import idempotency, outbox
-from mesh.data.database import UniqueViolation, open_database
+from mesh.data.database import UniqueViolationError, open_database
 from mesh.data.idempotency import IdempotencyKey
 from mesh.errors import AlreadyExists, FailedPrecondition, InvalidArgument, Reason, Unavailable
 
@@ -109,7 +109,7 @@ async def test_a_second_row_with_the_same_key_is_named_alike_on_both_stores(
 ) -> None:
     await database.write(partial(insert, n=1))
 
-    with pytest.raises(UniqueViolation):
+    with pytest.raises(UniqueViolationError):
         await database.write(partial(insert, n=1))
 
 
@@ -168,7 +168,7 @@ async def test_events_come_in_commit_order_without_a_number_twice(database: Data
     writes = [database.write(partial(announce, n=n, fail=n == 3)) for n in range(8)]
     await asyncio.gather(*writes, return_exceptions=True)
 
-    async def work(tx: Transaction) -> list[outbox.Recorded]:
+    async def work(tx: Transaction) -> list[outbox.OutboxEvent]:
         return await outbox.read(tx, after=2, limit=3)
 
     page = await database.read(work)
@@ -284,7 +284,7 @@ async def test_a_server_that_ends_connections_at_any_moment_does_not_answer_for_
                 errors |= {type(end) for end in ends if isinstance(end, BaseException)}
     await server.close()
 
-    assert errors <= {Unavailable, UniqueViolation}
+    assert errors <= {Unavailable, UniqueViolationError}
 
 
 async def test_a_server_that_takes_no_writes_any_more_does_not_answer_for_now(

@@ -22,7 +22,7 @@ from opentelemetry.trace import SpanKind
 
 from mesh.observability import telemetry
 from mesh.observability.spans import MAX_QUEUE, NO_PARENT, FinishedSpan, span_template
-from mesh.observability.tracer import SAMPLED, Below, Tracer
+from mesh.observability.tracer import SAMPLED, ChildSpans, Tracer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,8 +74,8 @@ def test_a_drawn_span_is_sent_beside_one_that_was_open() -> None:
     with collecting() as (collector, endpoint):
         exporter = telemetry.otlp_exporter(endpoint)
         traces = telemetry.open_traces("bitcoin", sample_ratio=1, exporter=exporter)
-        assert traces.draw
-        traces.draw(FinishedSpan(failed, 0xA, 0xB, 0xC, 1_000, 3_000, {"run": "r"}))
+        assert traces.span_sink
+        traces.span_sink(FinishedSpan(failed, 0xA, 0xB, 0xC, 1_000, 3_000, {"run": "r"}))
         traces.tracer.start_span("a call").end()
         telemetry.close(traces, exporter)
 
@@ -105,7 +105,7 @@ def test_a_dead_collector_makes_nobody_wait() -> None:
     telemetry.close(traces, exporter)
 
     # Each of the 32 batches alone would be tried for EXPORT_TIMEOUT.
-    assert time.monotonic() - start < 5 * telemetry.FLUSH_TIMEOUT
+    assert time.monotonic() - start < 5 * telemetry.FLUSH_TIMEOUT_S
 
 
 def test_a_derived_span_id_depends_on_every_part_and_on_nothing_else() -> None:
@@ -120,7 +120,7 @@ def test_a_derived_span_id_depends_on_every_part_and_on_nothing_else() -> None:
 def test_a_chosen_id_is_for_one_span() -> None:
     tracer = telemetry.open_traces("bitcoin", sample_ratio=1).tracer
 
-    with Below(0x1234, 1, SAMPLED, 7):
+    with ChildSpans(0x1234, 1, SAMPLED, 7):
         first, second = tracer.start_span("a"), tracer.start_span("b")
     third = tracer.start_span("c")
 
@@ -132,7 +132,7 @@ def test_a_chosen_id_is_for_one_span() -> None:
 def test_a_chosen_id_that_nobody_took_is_forgotten() -> None:
     tracer = telemetry.open_traces("bitcoin", sample_ratio=1).tracer
 
-    with Below(0x1234, 1, SAMPLED, 7):
+    with ChildSpans(0x1234, 1, SAMPLED, 7):
         pass
 
     assert tracer.start_span("a").get_span_context().span_id != 7
@@ -162,9 +162,9 @@ def test_an_error_leaves_its_class_in_the_span_and_none_of_its_words() -> None:
         raise ValueError("the password is hunter2")
 
     (span,) = ended
-    assert span.span_template.status.code == Status.STATUS_CODE_ERROR
-    assert [pair.value.string_value for pair in span.span_template.attributes] == ["ValueError"]
-    assert "hunter2" not in str(span.span_template)
+    assert span.template.status.code == Status.STATUS_CODE_ERROR
+    assert [pair.value.string_value for pair in span.template.attributes] == ["ValueError"]
+    assert "hunter2" not in str(span.template)
 
 
 def test_a_span_is_handed_on_once() -> None:

@@ -9,9 +9,9 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from mesh.breaker import State
+from mesh.breaker import BreakerState
 from mesh.observability import telemetry
-from mesh.observability.tracer import SAMPLED, Below
+from mesh.observability.tracer import SAMPLED, ChildSpans
 from mesh.testing import Authority, eventually
 from tests.mesh.echo import ALICE, SHAPES, serving, told
 from tests.mesh.notes import Note
@@ -49,7 +49,7 @@ async def test_the_spans_of_a_refusal_say_why_and_only_the_client_failed(
 async def test_a_chosen_span_id_is_that_of_the_call(echo: Echo) -> None:
     span_id, call_id = telemetry.derive_span_ids("run", "step", 1)
 
-    with Below(0x1234, span_id, SAMPLED, call_id):
+    with ChildSpans(0x1234, span_id, SAMPLED, call_id):
         await echo.call("unary_unary", "hello")
         await echo.call("unary_unary", "hello")
 
@@ -60,7 +60,7 @@ async def test_a_chosen_span_id_is_that_of_the_call(echo: Echo) -> None:
 
 
 async def test_the_servicer_knows_the_span_of_its_caller(echo: Echo) -> None:
-    with Below(0x1234, 1, SAMPLED, 0xABC):
+    with ChildSpans(0x1234, 1, SAMPLED, 0xABC):
         assert await echo.call("unary_unary", "who") == ["abc"]
 
 
@@ -99,7 +99,7 @@ async def test_a_stream_that_nobody_reads_ends_with_its_call(echo: Echo) -> None
         await eventually(lambda: any(span.kind == Span.SPAN_KIND_CLIENT for span in echo.spans))
 
     breaker = echo.rules.breakers["Echo"]
-    assert breaker.state is State.CLOSED
+    assert breaker.state is BreakerState.CLOSED
 
 
 @pytest.mark.parametrize(

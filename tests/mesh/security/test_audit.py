@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mesh.security.audit import AuditError, Entry, open_audit, verify
+from mesh.security.audit import AuditEntry, AuditError, open_audit, verify
 from mesh.testing import eventually
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-ENTRY = Entry(
+ENTRY = AuditEntry(
     time="2026-11-23T12:00:00.000+00:00",
     trace_id="0" * 32,
     caller="spiffe://anya.internal/alice",
@@ -30,7 +30,7 @@ ENTRY = Entry(
 
 WRITER = """
 import sys, pathlib
-from mesh.security.audit import Entry, open_audit
+from mesh.security.audit import AuditEntry, open_audit
 from tests.mesh.security.test_audit import ENTRY
 with open_audit(pathlib.Path(sys.argv[1])) as audit:
     while True:

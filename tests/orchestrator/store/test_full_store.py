@@ -109,7 +109,7 @@ async def test_while_somebody_holds_the_store_runs_wait(
     book: Book,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 0.2)
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_S", 0.2)
     book.held["SendPayment"] = asyncio.Event()
     under_way, refused = payment(), payment()
 
@@ -223,7 +223,7 @@ async def test_a_run_whose_store_does_not_answer_asks_again(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(postgres, "COMMAND_TIMEOUT", 1.0)
+    monkeypatch.setattr(postgres, "COMMAND_TIMEOUT_S", 1.0)
     here = replace(config, database=new_postgres_database)
     there = replace(here, mesh=replace(config.mesh, home=tmp_path / "other"))
 

@@ -70,11 +70,13 @@ async def test_a_message_goes_behind_the_delivery_that_is_under_way(url: str) ->
         begun = await begin(runs, catalogue)
         turn = taking(begun, named("first", 1))
         letter = Envelope(named("first", 1), key("first"), b"")
-        rows = rows_of([AppendCommit(turn.state, 0, turn.records, letter)], runs.lease.executor)
+        rows = rows_of([AppendCommit(turn.state, 0, turn.records, letter)], runs.lease.replica_id)
         transaction = driver.transaction()
         await transaction.start()
         lease = runs.lease
-        await driver.fetchrow(statement(rows), lease.executor, lease.incarnation, *arguments(rows))
+        await driver.fetchrow(
+            statement(rows), lease.replica_id, lease.incarnation, *arguments(rows)
+        )
         late = asyncio.create_task(runs.messages.send(key("late"), "run", named("late"), b"sent"))
         await eventually(lambda: is_blocked(url))
         await transaction.commit()
@@ -98,7 +100,7 @@ async def test_a_run_that_is_being_sent_something_does_not_fall_asleep(url: str)
         asleep = await drowsy
 
         assert not asleep
-        assert await owner(other) == runs.lease.executor
+        assert await owner(other) == runs.lease.replica_id
 
 
 async def test_a_run_that_falls_asleep_is_woken_by_what_was_sent_just_then(url: str) -> None:

@@ -55,8 +55,8 @@ async def executor(url: str) -> AsyncIterator[tuple[PostgresRunStore, WorkflowRe
 async def expire(connection: asyncpg.Connection, runs: PostgresRunStore) -> None:
     """Let the lease end, as if its time had passed."""
     await connection.execute(
-        "UPDATE executor SET lease_until = now() - interval '1 ms' WHERE id = $1",
-        runs.lease.executor,
+        "UPDATE replica SET lease_until = now() - interval '1 ms' WHERE id = $1",
+        runs.lease.replica_id,
     )
 
 
@@ -75,7 +75,7 @@ async def test_an_executor_whose_lease_was_taken_writes_nothing_and_begins_anew(
         executor(url) as (heir, _),
         connected(url) as connection,
     ):
-        before = zombie.lease.executor
+        before = zombie.lease.replica_id
         ended = fails(await begin(zombie, catalogue))
         await expire(connection, zombie)
         taken = await heir.take_over()
@@ -89,7 +89,7 @@ async def test_an_executor_whose_lease_was_taken_writes_nothing_and_begins_anew(
 
         assert taken.executors == (before,)
         assert taken.released == 1
-        assert zombie.lease.executor != before
+        assert zombie.lease.replica_id != before
         assert (await heir.load("run")).records == run.records
 
 
@@ -142,10 +142,10 @@ async def test_a_takeover_waits_for_the_commit_that_is_under_way_and_sees_it(url
     ):
         ended = fails(await begin(zombie, catalogue))
         lease = zombie.lease
-        rows = rows_of([AppendCommit(ended.state, 0, ended.records)], lease.executor)
+        rows = rows_of([AppendCommit(ended.state, 0, ended.records)], lease.replica_id)
         transaction = late.transaction()
         await transaction.start()
-        await late.fetchrow(statement(rows), lease.executor, lease.incarnation, *arguments(rows))
+        await late.fetchrow(statement(rows), lease.replica_id, lease.incarnation, *arguments(rows))
         retire = asyncio.create_task(_retire(connection, zombie))
         await eventually(lambda: is_blocked(url))
         blocked = not retire.done()
@@ -182,7 +182,7 @@ async def test_a_commit_waits_for_the_takeover_that_is_under_way_and_changes_not
 
 async def _retire(connection: asyncpg.Connection, runs: PostgresRunStore) -> None:
     lease = runs.lease
-    await connection.execute(leases.RETIRE_OURSELVES, lease.executor, lease.incarnation)
+    await connection.execute(leases.RETIRE_OURSELVES, lease.replica_id, lease.incarnation)
 
 
 async def is_blocked(url: str) -> bool:

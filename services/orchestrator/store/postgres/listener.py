@@ -38,7 +38,7 @@ async def listening(
             return  # our own runs wake whom they must themselves
         if channel == MAIL:
             run_id, sender, *sent = message.split(" ", 4)
-            if sender != lease.executor:  # who sent it here tells here
+            if sender != lease.replica_id:  # who sent it here tells here
                 driver.take_mail_soon(run_id, _read(*sent) if sent else None)
             return
         if channel == EVENT:

@@ -78,7 +78,7 @@ class PostgresMessages(Messages):
             statements.SEND,
             *(run_id, ASLEEP, kind, payload, most),
             *(key.caller, key.method, key.request_id, key.body, reply),
-            self._lease.executor,
+            self._lease.replica_id,
         )
         return told is not None
 
@@ -102,7 +102,7 @@ class PostgresRunStore(RunStore):
         lease = self.lease
 
         async def take(connection: Any) -> list[tuple[str, int, bool]]:
-            executor, incarnation = lease.executor, lease.incarnation
+            executor, incarnation = lease.replica_id, lease.incarnation
             rows = await connection.fetch(statements.CLAIM, executor, incarnation, limit)
             return [(id, epoch, slept) for id, epoch, slept in rows]
 
@@ -124,7 +124,7 @@ class PostgresRunStore(RunStore):
 
     async def release_lost(self, held: Collection[str]) -> None:
         async def release(connection: Any) -> None:
-            await connection.execute(statements.RELEASE_LOST, self.lease.executor, list(held))
+            await connection.execute(statements.RELEASE_LOST, self.lease.replica_id, list(held))
 
         await self._writer.alone(release)
 
@@ -138,7 +138,7 @@ class PostgresRunStore(RunStore):
         async def take(connection: Any) -> ReleasedRuns:
             async with connection.transaction(isolation="read_committed"):
                 dead = [
-                    row[0] for row in await connection.fetch(leases.RETIRE, self.lease.executor)
+                    row[0] for row in await connection.fetch(leases.RETIRE, self.lease.replica_id)
                 ]
                 # What they committed before is visible to this statement, and nothing comes after.
                 released = await connection.fetch(statements.RELEASE, dead) if dead else []
@@ -155,9 +155,11 @@ class PostgresRunStore(RunStore):
 
         async def leave(connection: Any) -> None:
             async with connection.transaction(isolation="read_committed"):
-                await connection.execute(leases.RETIRE_OURSELVES, lease.executor, lease.incarnation)
-                await connection.execute(statements.RELEASE, [lease.executor])
-                await connection.execute(leases.FORGET, [lease.executor])
+                await connection.execute(
+                    leases.RETIRE_OURSELVES, lease.replica_id, lease.incarnation
+                )
+                await connection.execute(statements.RELEASE, [lease.replica_id])
+                await connection.execute(leases.FORGET, [lease.replica_id])
                 await connection.execute(statements.TELL, statements.WAITING, "")
 
         await self._writer.alone(leave)

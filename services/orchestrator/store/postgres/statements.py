@@ -36,7 +36,7 @@ WAITING = "anya_run_waiting"  # channel: somebody may claim something
 
 # The fence: nothing below it happens unless we hold our lease.
 _FENCE = """f AS MATERIALIZED (
-    SELECT 1 FROM executor WHERE id = $1 AND incarnation = $2 AND lease_until > now() FOR SHARE)"""
+    SELECT 1 FROM replica WHERE id = $1 AND incarnation = $2 AND lease_until > now() FOR SHARE)"""
 
 _MOVED = """moved AS (
     UPDATE run SET sequence = u.sequence, status = u.status, reason = u.reason,
@@ -114,7 +114,7 @@ _EMITTED = """emitted AS (
 # Who is alone need not tell anybody.
 _ANSWER = """SELECT EXISTS (SELECT 1 FROM f), ARRAY(SELECT id FROM landed),
     ARRAY(SELECT pg_notify(u.channel, u.message)::text FROM {told}
-        WHERE EXISTS (SELECT 1 FROM executor WHERE id <> $1 AND lease_until > now()))"""
+        WHERE EXISTS (SELECT 1 FROM replica WHERE id <> $1 AND lease_until > now()))"""
 
 _TOLD = ["channel", "message"]
 _OWNER = commits.BORN.index("owner")
@@ -235,10 +235,10 @@ def _emits(rows: Rows) -> bool:
 # At most the share that leaves something to every other live executor.
 CLAIM = """
 WITH f AS MATERIALIZED (
-    SELECT 1 FROM executor WHERE id = $1 AND incarnation = $2 AND lease_until > now() FOR SHARE),
+    SELECT 1 FROM replica WHERE id = $1 AND incarnation = $2 AND lease_until > now() FOR SHARE),
 share AS (
     SELECT ceil(count(*)::float8 / greatest(1,
-        (SELECT count(*) FROM executor WHERE lease_until > now())))::bigint AS most
+        (SELECT count(*) FROM replica WHERE lease_until > now())))::bigint AS most
     FROM (SELECT 1 FROM run WHERE finished_us IS NULL AND owner = '' LIMIT $3 * 16) AS waiting),
 chosen AS (
     SELECT id FROM run WHERE finished_us IS NULL AND owner = ''
@@ -300,7 +300,7 @@ sent AS (
         SELECT 1 FROM inbox WHERE caller = $6 AND method = $7 AND request_id = $8)
     ON CONFLICT DO NOTHING RETURNING position),
 answered AS (INSERT INTO inbox SELECT $6, $7, $8, $9, $10 FROM sent)
-SELECT CASE WHEN EXISTS (SELECT 1 FROM executor WHERE id <> $11 AND lease_until > now()) THEN
+SELECT CASE WHEN EXISTS (SELECT 1 FROM replica WHERE id <> $11 AND lease_until > now()) THEN
     pg_notify('{MAIL}', concat_ws(' ', $1::text, $11::text,
         CASE WHEN octet_length($4) <= {MOST_TOLD} THEN
             concat_ws(' ', position, $3::text, convert_from($4, 'UTF8')) END))::text END

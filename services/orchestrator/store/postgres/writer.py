@@ -145,12 +145,12 @@ class PostgresWriter(GroupCommit):
 
     async def _commit(self, batch: list[PendingCommit]) -> None:
         connection = await self._connected()
-        executor = self._lease.executor
+        executor = self._lease.replica_id
         rows = rows_of([waiting.commit for waiting in batch], executor)
         held, landed = await self._execute(connection, rows, commits.emitted_keys(rows))
         if not held:
             await self._renew(connection)
-            if self._lease.executor != executor:
+            if self._lease.replica_id != executor:
                 batch = _refuse(batch)
             if batch:
                 await self._commit(batch)
@@ -164,7 +164,7 @@ class PostgresWriter(GroupCommit):
     ) -> tuple[bool, Sequence[str]]:
         """Whether we hold our lease, and the runs that were moved or started."""
         lease = self._lease
-        asked = statement(rows), lease.executor, lease.incarnation, *arguments(rows)
+        asked = statement(rows), lease.replica_id, lease.incarnation, *arguments(rows)
         if not told:
             held, landed, _ = await connection.fetchrow(*asked)
             return held, landed
@@ -182,11 +182,11 @@ class PostgresWriter(GroupCommit):
         lease = self._lease
         asked_at = lease.now()
         renewed, others_end_in, store_now = await connection.fetchrow(
-            leases.RENEW, lease.executor, lease.incarnation, lease.seconds
+            leases.RENEW, lease.replica_id, lease.incarnation, lease.seconds
         )
         if not renewed:
-            log.warning("the lease of executor %s was taken over", lease.executor)
-            lease.begin_anew()
+            log.warning("the lease of executor %s was taken over", lease.replica_id)
+            lease.reacquire()
             self._waiting = deque(_refuse(self._waiting))
             self.on_lost()
             await register(connection, lease)
@@ -222,7 +222,7 @@ async def connect(url: str, lease: Lease) -> Any:
 async def register(connection: Any, lease: Lease) -> None:
     """Begin to hold the lease under its present id."""
     asked_at = lease.now()
-    store_now = await connection.fetchval(leases.REGISTER, lease.executor, lease.seconds)
+    store_now = await connection.fetchval(leases.REGISTER, lease.replica_id, lease.seconds)
     lease.renew(asked_at, store_now)
 
 

@@ -41,7 +41,7 @@ class SqliteRunStore(RunStore):
         async def work(tx: Transaction) -> None:
             owned = await tx.fetch(
                 "SELECT id FROM run WHERE finished_us IS NULL AND owner = ?",
-                self.lease.executor,
+                self.lease.replica_id,
             )
             for (id,) in owned:
                 if id not in held:
@@ -72,7 +72,7 @@ class SqliteRunStore(RunStore):
                     claimed.append(replace(found, slept=id in slept))
             for listed, given in in_list([run.row.id for run in claimed]):
                 take = f"UPDATE run SET owner = ? WHERE id IN {listed}"  # noqa: S608
-                await tx.execute(take, self.lease.executor, *given)
+                await tx.execute(take, self.lease.replica_id, *given)
             return claimed
 
         return await self._database.write(work)
