@@ -77,15 +77,15 @@ class InstantChain(ChainServiceServicer):
 class Awaited:
     """The journal, whichever it is; who started a run in this process hears of its end."""
 
-    def __init__(self, journal: OrchestratorStore) -> None:
-        self._journal = journal
+    def __init__(self, store: OrchestratorStore) -> None:
+        self._store = store
         self.ended: dict[str, asyncio.Future[str]] = {}
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._journal.runs, name)
+        return getattr(self._store.runs, name)
 
     async def append(self, state: Any, *arguments: Any) -> None:
-        await self._journal.runs.append(state, *arguments)
+        await self._store.runs.append(state, *arguments)
         self._hear(state)
 
     def _hear(self, state: Any) -> None:
@@ -105,7 +105,7 @@ class Forgetful(Awaited):
     """No journal: whatever is stored is forgotten at once."""
 
     async def start(self, key: Any, workflow_id: str, prepare: Any, reply: Any) -> StartResult:
-        stored = await self._journal.definitions.find(workflow_id)
+        stored = await self._store.definitions.find(workflow_id)
         return StartResult(reply(prepare(stored)), True)
 
     async def append(self, state: Any, *arguments: Any) -> None:
@@ -149,18 +149,18 @@ async def _replica(
         peers: Any = Instant()
         if arguments.steps == "grpc":
             peers = await stack.enter_async_context(open_peers(runtime, timeout=TIMEOUT))
-        journal = await stack.enter_async_context(open_store(config.location))
-        runs: Any = (Forgetful if arguments.journal == "none" else Awaited)(journal)
-        definitions, changes = journal.definitions, RunNotifier()
+        store = await stack.enter_async_context(open_store(config.location))
+        runs: Any = (Forgetful if arguments.journal == "none" else Awaited)(store)
+        definitions, changes = store.definitions, RunNotifier()
         catalogue = WorkflowRegistry(definitions)
         for definition in DEFINITIONS:
             await catalogue.register(definition)
         runner = Worker(runs, catalogue, peers, changes, runtime.span_sink, config)
-        await stack.enter_async_context(journal.own(runner, changes))
+        await stack.enter_async_context(store.own(runner, changes))
         await stack.enter_async_context(runner.running())
-        erasure = Erasure(journal.database)
+        erasure = Erasure(store.database)
         approvals = Approvals(runs, runner, peers)
-        redriver = Redriver(journal.database, runner, changes)
+        redriver = Redriver(store.database, runner, changes)
         servicer = WorkflowServicer(
             definitions, catalogue, runs, runner, changes, erasure, approvals, redriver
         )

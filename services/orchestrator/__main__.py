@@ -49,26 +49,26 @@ async def orchestrator(config: OrchestratorConfig) -> AsyncIterator[Orchestrator
     """Run the service for the duration of the block."""
     async with (
         open_runtime(config.mesh) as runtime,
-        open_store(config.location, lease_seconds=config.lease_seconds) as journal,
+        open_store(config.location, lease_seconds=config.lease_seconds) as store,
         open_peers(runtime, timeout=config.policy.attempt_timeout) as peers,
     ):
-        definitions, runs, changes = journal.definitions, journal.runs, RunNotifier()
+        definitions, runs, changes = store.definitions, store.runs, RunNotifier()
         catalogue = WorkflowRegistry(definitions, asyncio.to_thread)
         await catalogue.register_built_in()
         runner = Worker(runs, catalogue, peers, changes, runtime.span_sink, config)
         keeping = RetentionWorker(
-            journal.database, retain_days=config.retain_days, erase_days=config.erase_pii_days
+            store.database, retain_days=config.retain_days, erase_days=config.erase_pii_days
         )
         approvals = Approvals(runs, runner, peers)
-        redriver = Redriver(journal.database, runner, changes)
+        redriver = Redriver(store.database, runner, changes)
         workflows = WorkflowServicer(
             definitions, catalogue, runs, runner, changes, keeping.erasure, approvals, redriver
         )
         payments = PaymentServicer(runs, runner, WalletPeer(peers), changes)
-        schedules = ScheduleStore(journal.database)
+        schedules = ScheduleStore(store.database)
         scheduler = Scheduler(schedules, catalogue, runner, runtime.tracer, config)
         async with (
-            journal.own(runner, changes),
+            store.own(runner, changes),
             runner.running(),
             keeping.running(),
             scheduler.running(),
@@ -80,7 +80,7 @@ async def orchestrator(config: OrchestratorConfig) -> AsyncIterator[Orchestrator
                 ),
                 partial(
                     add_OutboxServiceServicer_to_server,
-                    OutboxServicer(journal.database, "orchestrator"),
+                    OutboxServicer(store.database, "orchestrator"),
                 ),
                 max_in_flight=config.max_in_flight,
             ) as ports,

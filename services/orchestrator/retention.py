@@ -52,9 +52,9 @@ class RetentionWorker:
 
     async def _erase_some(self) -> bool:
         """First what was begun, by whomever; False once nothing is old enough."""
-        duties = await self.erasure.duties()
+        duties = await self.erasure.pending_erasures()
         if not duties and self._erase_days > 0:
-            duties = await self.erasure.take_duties(self._erase_days)
+            duties = await self.erasure.enqueue_erasures(self._erase_days)
         for run_id in duties:
             if self._stopping.is_set():
                 return False

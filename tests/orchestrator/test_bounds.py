@@ -147,18 +147,18 @@ async def change(location: str, body: str) -> None:
 async def test_ten_thousand_timers_that_are_all_due_at_once_are_taken_up_as_far_as_there_is_room(
     location: str, config: OrchestratorConfig, authority: Authority
 ) -> None:
-    async with open_store(location) as journal:
-        catalogue = WorkflowRegistry(journal.definitions)
+    async with open_store(location) as store:
+        catalogue = WorkflowRegistry(store.definitions)
         await catalogue.register_built_in()
         await catalogue.register(steps("pause\n    wait: {duration: 1s}"))
 
         async def begin_one(number: int) -> RunState:
             turn = await begin_in(
-                journal.runs,
+                store.runs,
                 catalogue,
                 f"run-{number}",
                 workflow_id="example",
-                at_us=journal.runs.lease.now_us(),
+                at_us=store.runs.lease.now_us(),
             )
             return turn.state
 
@@ -168,7 +168,7 @@ async def test_ten_thousand_timers_that_are_all_due_at_once_are_taken_up_as_far_
 
         for first in range(0, DUE, AT_ONCE):
             begun = await asyncio.gather(*map(begin_one, range(first, first + AT_ONCE)))
-            await journal.database.write(partial(suspend, states=begun))
+            await store.database.write(partial(suspend, states=begun))
 
     small = replace(config, database=location, max_runs=ROOM)
     held: list[int] = []

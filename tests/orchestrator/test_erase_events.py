@@ -73,8 +73,8 @@ async def test_what_an_erased_run_emitted_says_nothing_and_who_heard_it_still_fo
         await erase(workflows, heard, "another")
         erased = await get(workflows, heard)
 
-    async with opened(location) as (journal, _):
-        left = await emitted(journal.database)
+    async with opened(location) as (store, _):
+        left = await emitted(store.database)
 
     assert left == [("order.paid", WORD, WORD, MARK)]
     assert after == before
@@ -105,13 +105,13 @@ def _names_the_person(folder: Path) -> bool:
 
 
 async def test_an_event_about_its_run_stays_about_it(location: str) -> None:
-    async with opened(location) as (journal, catalogue):
+    async with opened(location) as (store, catalogue):
         await catalogue.register(TELLS_OF_ITSELF)
-        state = await begin(journal.runs, catalogue, "itself", "7")
+        state = await begin(store.runs, catalogue, "itself", "7")
 
-        await erase_in(journal, state.run_id)
+        await erase_in(store, state.run_id)
 
-        assert await emitted(journal.database) == [("done", state.run_id, state.run_id, MARK)]
+        assert await emitted(store.database) == [("done", state.run_id, state.run_id, MARK)]
 
 
 @pytest.mark.parametrize("chunk", [1, 2, MANY])
@@ -119,29 +119,29 @@ async def test_every_event_of_a_run_is_erased_and_none_of_another(
     location: str, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(erasure, "CHUNK", chunk)
-    async with opened(location) as (journal, catalogue):
+    async with opened(location) as (store, catalogue):
         for text in (TELL, TELLS_OFTEN):
             await catalogue.register(text)
-        often = await begin(journal.runs, catalogue, "often", PERSON)
-        await begin(journal.runs, catalogue, "tell", "7")
+        often = await begin(store.runs, catalogue, "often", PERSON)
+        await begin(store.runs, catalogue, "tell", "7")
 
-        await erase_in(journal, often.run_id)
+        await erase_in(store, often.run_id)
 
         erased = ("order.paid", WORD, WORD, MARK)
         kept = ("order.paid", "7", "7", {"by": "Ada"})
-        assert await emitted(journal.database) == [*[erased] * MANY, kept]
+        assert await emitted(store.database) == [*[erased] * MANY, kept]
 
 
 async def test_who_has_not_taken_an_event_that_is_erased_hears_that_and_no_more(
     location: str,
 ) -> None:
-    async with opened(location) as (journal, catalogue):
+    async with opened(location) as (store, catalogue):
         await catalogue.register(TELL)
-        state = await begin(journal.runs, catalogue, "tell", PERSON)
-        await erase_in(journal, state.run_id)
+        state = await begin(store.runs, catalogue, "tell", PERSON)
+        await erase_in(store, state.run_id)
 
-        of_any, _ = await journal.runs.events.after(0, {"order.paid": {ANY}})
-        of_one, _ = await journal.runs.events.after(0, {"order.paid": {PERSON}})
+        of_any, _ = await store.runs.events.read_after(0, {"order.paid": {ANY}})
+        of_one, _ = await store.runs.events.read_after(0, {"order.paid": {PERSON}})
 
     assert [(event.subject, event.data) for event in of_any] == [(WORD, MARK)]
     assert of_one == []
@@ -152,16 +152,16 @@ async def test_what_a_deleted_run_emitted_says_nothing_either(
     location: str, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deletion, "MOST_RECORDS", at_once)
-    async with opened(location) as (journal, catalogue):
+    async with opened(location) as (store, catalogue):
         await catalogue.register(TELLS_OFTEN)
-        await begin(journal.runs, catalogue, "often", PERSON)
+        await begin(store.runs, catalogue, "often", PERSON)
 
-        deleting = Deletion(journal.database)
+        deleting = Deletion(store.database)
         while await deleting.delete_some(1):
             pass
 
-        assert await emitted(journal.database) == [("order.paid", WORD, None, MARK)] * MANY
-        assert await events_of(journal.database) == 0
+        assert await emitted(store.database) == [("order.paid", WORD, None, MARK)] * MANY
+        assert await events_of(store.database) == 0
 
 
 async def events_of(database: Database) -> int:

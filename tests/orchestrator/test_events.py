@@ -153,12 +153,12 @@ async def test_an_emitted_event_is_in_the_outbox_once_between_start_and_end_of_i
         await register(workflows)
         run_id = await tell(workflows)
 
-    async with open_store(stored.location) as journal:
+    async with open_store(stored.location) as store:
 
         async def work(tx: Transaction) -> list[Row]:
             return await tx.fetch("SELECT type, key, data FROM outbox ORDER BY sequence")
 
-        rows = await journal.database.read(work)
+        rows = await store.database.read(work)
 
     assert [(type, key) for type, key, _ in rows] == [
         ("orchestrator.run.started", run_id),

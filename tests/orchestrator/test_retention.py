@@ -39,25 +39,25 @@ CALLER = "spiffe://caller"
 
 @asynccontextmanager
 async def opened(location: str) -> AsyncIterator[tuple[OrchestratorStore, WorkflowRegistry]]:
-    async with open_store(location) as journal:
-        catalogue = WorkflowRegistry(journal.definitions)
+    async with open_store(location) as store:
+        catalogue = WorkflowRegistry(store.definitions)
         await catalogue.register_built_in()
-        async with journal.own(Nobody(), RunNotifier()):
-            yield journal, catalogue
+        async with store.own(Nobody(), RunNotifier()):
+            yield store, catalogue
 
 
 async def end_run(
-    journal: OrchestratorStore,
+    store: OrchestratorStore,
     catalogue: WorkflowRegistry,
     run_id: str = "run",
     *,
     days_ago: float = 100,
 ) -> None:
     """A run that failed so long ago by the database's clock."""
-    now_us = await now(journal.database)
+    now_us = await now(store.database)
     at_us = now_us - int(days_ago * DAY_US)
-    ended = fails(await begin(journal.runs, catalogue, run_id, at_us=at_us))
-    await journal.runs.append(ended.state, 0, ended.records)
+    ended = fails(await begin(store.runs, catalogue, run_id, at_us=at_us))
+    await store.runs.append(ended.state, 0, ended.records)
 
 
 async def now(database: Database) -> int:
@@ -67,11 +67,11 @@ async def now(database: Database) -> int:
     return await database.read(work)
 
 
-async def call_for_people(journal: OrchestratorStore, run_id: str, status: str) -> None:
+async def call_for_people(store: OrchestratorStore, run_id: str, status: str) -> None:
     async def work(tx: Transaction) -> None:
         await tx.execute("UPDATE run SET status = ? WHERE id = ?", status, run_id)
 
-    await journal.database.write(work)
+    await store.database.write(work)
 
 
 async def rows_of(database: Database, table: str) -> set[str]:
@@ -81,15 +81,15 @@ async def rows_of(database: Database, table: str) -> set[str]:
     return await database.read(work)
 
 
-async def delete_all(journal: OrchestratorStore, days: float) -> None:
-    deleting = Deletion(journal.database)
+async def delete_all(store: OrchestratorStore, days: float) -> None:
+    deleting = Deletion(store.database)
     while await deleting.delete_some(days):
         pass
 
 
-async def erase_all(journal: OrchestratorStore, days: float) -> None:
-    erasing = Erasure(journal.database)
-    while due := await erasing.take_duties(days):
+async def erase_all(store: OrchestratorStore, days: float) -> None:
+    erasing = Erasure(store.database)
+    while due := await erasing.enqueue_erasures(days):
         for run_id in due:
             await erasing.finish(run_id)
 
@@ -98,25 +98,23 @@ def key(request_id: str = "erase") -> IdempotencyKey:
     return IdempotencyKey(CALLER, "EraseRun", request_id, request_id.encode())
 
 
-async def erase(journal: OrchestratorStore, run_id: str = "run", request_id: str = "erase") -> int:
+async def erase(store: OrchestratorStore, run_id: str = "run", request_id: str = "erase") -> int:
     """When it was erased."""
-    reply = await Erasure(journal.database).erase(
+    reply = await Erasure(store.database).erase(
         key(request_id), run_id, lambda at_us: str(at_us).encode()
     )
     return int(reply)
 
 
 async def test_whoever_asks_about_a_deleted_run_hears_that_it_was(location: str) -> None:
-    async with opened(location) as (journal, catalogue):
-        await end_run(journal, catalogue)
-        await delete_all(journal, days=30)
+    async with opened(location) as (store, catalogue):
+        await end_run(store, catalogue)
+        await delete_all(store, days=30)
 
         asked = [
-            journal.runs.load("run"),
-            journal.runs.has_ended("run"),
-            journal.runs.messages.send(
-                key("cancel"), "run", message_checks.cancel("", CALLER), b""
-            ),
+            store.runs.load("run"),
+            store.runs.has_ended("run"),
+            store.runs.messages.send(key("cancel"), "run", message_checks.cancel("", CALLER), b""),
         ]
         answers = await asyncio.gather(*asked, return_exceptions=True)
 
@@ -126,74 +124,74 @@ async def test_whoever_asks_about_a_deleted_run_hears_that_it_was(location: str)
 async def test_runs_that_ended_long_ago_are_deleted_with_all_that_belongs_to_them(
     location: str,
 ) -> None:
-    async with opened(location) as (journal, catalogue):
-        await end_run(journal, catalogue, "old", days_ago=31)
-        await end_run(journal, catalogue, "young", days_ago=29)
-        await begin(journal.runs, catalogue, "busy")
+    async with opened(location) as (store, catalogue):
+        await end_run(store, catalogue, "old", days_ago=31)
+        await end_run(store, catalogue, "young", days_ago=29)
+        await begin(store.runs, catalogue, "busy")
 
-        await delete_all(journal, days=30)
+        await delete_all(store, days=30)
 
-        assert (await journal.runs.load("young")).row.status == "FAILED"
-        assert (await journal.runs.load("busy")).row.status == "RUNNING"
+        assert (await store.runs.load("young")).row.status == "FAILED"
+        assert (await store.runs.load("busy")).row.status == "RUNNING"
         with pytest.raises(NotFound, match=r"'old' was deleted by retention on 20") as gone:
-            await journal.runs.load("old")
+            await store.runs.load("old")
         assert gone.value.reason == Reason.RUN_DELETED
-        assert await rows_of(journal.database, "journal") == {"young", "busy"}
+        assert await rows_of(store.database, "journal") == {"young", "busy"}
 
 
 async def test_more_runs_than_one_commit_deletes_are_all_deleted(location: str) -> None:
     count = 2 * deletion.PAGE + 3
-    async with opened(location) as (journal, catalogue):
+    async with opened(location) as (store, catalogue):
         for number in range(count):
-            await end_run(journal, catalogue, f"run-{number}", days_ago=40)
+            await end_run(store, catalogue, f"run-{number}", days_ago=40)
 
-        await delete_all(journal, days=30)
+        await delete_all(store, days=30)
 
-        assert await rows_of(journal.database, "journal") == set()
+        assert await rows_of(store.database, "journal") == set()
 
 
 async def test_a_run_with_many_records_is_deleted_a_part_at_a_time(
     location: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deletion, "MOST_RECORDS", 2)
-    async with opened(location) as (journal, catalogue):
-        await end_run(journal, catalogue, "large", days_ago=40)
-        deleting = Deletion(journal.database)
+    async with opened(location) as (store, catalogue):
+        await end_run(store, catalogue, "large", days_ago=40)
+        deleting = Deletion(store.database)
 
         first = await deleting.delete_some(30)
-        left = await rows_of(journal.database, "journal")
+        left = await rows_of(store.database, "journal")
         with pytest.raises(NotFound):
-            await journal.runs.load("large")
+            await store.runs.load("large")
         while await deleting.delete_some(30):
             pass
 
         assert first
         assert left == {"large"}
-        assert await rows_of(journal.database, "journal") == set()
+        assert await rows_of(store.database, "journal") == set()
 
 
 @pytest.mark.parametrize("status", ["NEEDS_ATTENTION", "COMPENSATION_FAILED"])
 async def test_a_run_that_somebody_must_look_at_is_neither_deleted_nor_erased_by_time(
     location: str, status: str
 ) -> None:
-    async with opened(location) as (journal, catalogue):
-        await end_run(journal, catalogue, "kept")
-        await call_for_people(journal, "kept", status)
-        await end_run(journal, catalogue, "other")
+    async with opened(location) as (store, catalogue):
+        await end_run(store, catalogue, "kept")
+        await call_for_people(store, "kept", status)
+        await end_run(store, catalogue, "other")
 
-        await erase_all(journal, days=1)
-        await delete_all(journal, days=1)
+        await erase_all(store, days=1)
+        await delete_all(store, days=1)
 
-        assert (await journal.runs.load("kept")).state.input == GIVEN
-        assert await rows_of(journal.database, "journal") == {"kept"}
+        assert (await store.runs.load("kept")).state.input == GIVEN
+        assert await rows_of(store.database, "journal") == {"kept"}
 
 
 async def test_a_start_of_a_deleted_run_that_is_repeated_gets_its_first_reply(
     location: str,
 ) -> None:
-    async with opened(location) as (journal, catalogue):
-        await end_run(journal, catalogue, "old")
-        await delete_all(journal, days=30)
+    async with opened(location) as (store, catalogue):
+        await end_run(store, catalogue, "old")
+        await delete_all(store, days=30)
 
         def prepare(stored: StoredDefinition) -> NewRun:
             request = StartRun("old", GIVEN, None, "", CALLER)
@@ -201,38 +199,38 @@ async def test_a_start_of_a_deleted_run_that_is_repeated_gets_its_first_reply(
             turn = start(workflow, request, POLICY, network="regtest", at_us=1, jitter=0)
             return NewRun(turn.state, tuple(turn.records), CALLER, "", owned=True)
 
-        started = await journal.runs.start(
+        started = await store.runs.start(
             IdempotencyKey(CALLER, "StartRun", "old", b"body"),
             "assess_fraud_risk",
             prepare,
             lambda new: b"another",
         )
 
-        assert started == StartResult(b"old", is_new=False)
+        assert started == StartResult(b"old", created=False)
         with pytest.raises(NotFound, match="deleted by retention"):
-            await journal.runs.load("old")
+            await store.runs.load("old")
 
 
 async def test_nobody_else_can_use_the_id_of_a_deleted_run(location: str) -> None:
-    async with opened(location) as (journal, catalogue):
-        await end_run(journal, catalogue, "old")
-        await delete_all(journal, days=30)
+    async with opened(location) as (store, catalogue):
+        await end_run(store, catalogue, "old")
+        await delete_all(store, days=30)
 
         with pytest.raises(AlreadyExists):
-            await begin(journal.runs, catalogue, "old", caller="spiffe://another")
+            await begin(store.runs, catalogue, "old", caller="spiffe://another")
 
-        assert await rows_of(journal.database, "journal") == set()
+        assert await rows_of(store.database, "journal") == set()
 
 
 async def test_an_erased_run_folds_to_the_same_run_without_what_is_about_people(
     location: str,
 ) -> None:
-    async with opened(location) as (journal, catalogue):
-        await end_run(journal, catalogue)
-        before = await journal.runs.load("run")
+    async with opened(location) as (store, catalogue):
+        await end_run(store, catalogue)
+        before = await store.runs.load("run")
 
-        erased_us = await erase(journal)
-        after = await journal.runs.load("run")
+        erased_us = await erase(store)
+        after = await store.runs.load("run")
 
     state, step = after.state, after.state.steps["identity"]
     assert state.erased_us == erased_us
@@ -248,57 +246,57 @@ async def test_an_erased_run_folds_to_the_same_run_without_what_is_about_people(
 
 
 async def test_a_run_is_erased_once_and_says_when_it_was(location: str) -> None:
-    async with opened(location) as (journal, catalogue):
-        await end_run(journal, catalogue)
+    async with opened(location) as (store, catalogue):
+        await end_run(store, catalogue)
 
-        first = await erase(journal)
-        again = await erase(journal)
-        by_another = await erase(journal, request_id="another")
+        first = await erase(store)
+        again = await erase(store)
+        by_another = await erase(store, request_id="another")
 
         assert first == again == by_another
-        kinds = [record.kind for record in (await journal.runs.load("run")).records]
+        kinds = [record.kind for record in (await store.runs.load("run")).records]
         assert kinds.count(RecordKind.ERASED) == 1
 
 
 async def test_a_run_that_has_something_to_do_is_not_erased(location: str) -> None:
-    async with opened(location) as (journal, catalogue):
-        begun = await begin(journal.runs, catalogue)
+    async with opened(location) as (store, catalogue):
+        begun = await begin(store.runs, catalogue)
 
         with pytest.raises(FailedPrecondition) as refused:
-            await erase(journal)
+            await erase(store)
         with pytest.raises(NotFound):
-            await erase(journal, "nothing", "other")
+            await erase(store, "nothing", "other")
 
         assert refused.value.reason == Reason.RUN_NOT_ENDED
-        assert (await journal.runs.load("run")).state == begun.state
+        assert (await store.runs.load("run")).state == begun.state
 
 
 async def test_what_was_sent_to_an_erased_run_is_erased_too(location: str) -> None:
-    async with opened(location) as (journal, catalogue):
-        begun = await begin(journal.runs, catalogue)
+    async with opened(location) as (store, catalogue):
+        begun = await begin(store.runs, catalogue)
         sent = Signalled("approved", {"by": "did:key:z6MkPerson"}, "did:key:z6MkPerson")
-        await journal.runs.messages.send(key("signal"), "run", sent)
+        await store.runs.messages.send(key("signal"), "run", sent)
         ended = fails(begun)
-        await journal.runs.append(ended.state, 0, ended.records)
+        await store.runs.append(ended.state, 0, ended.records)
 
-        await erase(journal)
+        await erase(store)
 
-        (left,) = await journal.runs.messages.waiting("run", taken=0)
+        (left,) = await store.runs.messages.read_after("run", position=0)
         assert left == Signalled("approved", dict(MARK), WORD, position=1)
 
 
 async def test_runs_are_erased_some_days_after_their_end(location: str) -> None:
     count = erasure.PAGE + 2
-    async with opened(location) as (journal, catalogue):
+    async with opened(location) as (store, catalogue):
         for number in range(count):
-            await end_run(journal, catalogue, f"old-{number}", days_ago=8)
-        await end_run(journal, catalogue, "young", days_ago=6)
+            await end_run(store, catalogue, f"old-{number}", days_ago=8)
+        await end_run(store, catalogue, "young", days_ago=6)
 
-        await erase_all(journal, days=7)
+        await erase_all(store, days=7)
 
         for number in range(count):
-            assert (await journal.runs.load(f"old-{number}")).state.erased_us
-        assert (await journal.runs.load("young")).state.input == GIVEN
+            assert (await store.runs.load(f"old-{number}")).state.erased_us
+        assert (await store.runs.load("young")).state.input == GIVEN
 
 
 @pytest.mark.parametrize("replaced", [0, 1, 2, 3, 4])
@@ -307,9 +305,9 @@ async def test_an_erasure_that_was_broken_off_is_ended_by_whoever_finds_it(
 ) -> None:
     """The run has three records, and the one that says that it is erased."""
     monkeypatch.setattr(erasure, "CHUNK", 1)
-    async with opened(location) as (journal, catalogue):
-        await end_run(journal, catalogue)
-        write, writes = journal.database.write, 0
+    async with opened(location) as (store, catalogue):
+        await end_run(store, catalogue)
+        write, writes = store.database.write, 0
 
         async def break_off(work: object) -> object:
             nonlocal writes
@@ -318,18 +316,18 @@ async def test_an_erasure_that_was_broken_off_is_ended_by_whoever_finds_it(
                 raise KeyboardInterrupt
             return await write(work)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(journal.database, "write", break_off)
+        monkeypatch.setattr(store.database, "write", break_off)
         with pytest.raises(KeyboardInterrupt):
-            await erase(journal)
+            await erase(store)
         monkeypatch.undo()
 
-    async with opened(location) as (journal, _):
-        found = await Erasure(journal.database).duties()
+    async with opened(location) as (store, _):
+        found = await Erasure(store.database).pending_erasures()
         for run_id in found:
-            await Erasure(journal.database).finish(run_id)
+            await Erasure(store.database).finish(run_id)
 
-        left = await Erasure(journal.database).duties()
-        stored = await journal.runs.load("run")
+        left = await Erasure(store.database).pending_erasures()
+        stored = await store.runs.load("run")
 
     assert found == ["run"]
     assert left == []
@@ -346,33 +344,33 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 async def test_nothing_is_left_of_records_that_cannot_be_read(location: str, damage: str) -> None:
-    async with opened(location) as (journal, catalogue):
-        await end_run(journal, catalogue)
-        start = (await journal.runs.load("run")).records[0].payload
+    async with opened(location) as (store, catalogue):
+        await end_run(store, catalogue)
+        start = (await store.runs.load("run")).records[0].payload
         raw = json.dumps(start | {"intent": "//8="}).encode() if "intent" in damage else b"?"
-        await journal.database.write(lambda tx: tx.execute(DAMAGES[damage], raw))
+        await store.database.write(lambda tx: tx.execute(DAMAGES[damage], raw))
 
-        await erase(journal)
+        await erase(store)
 
         async def payloads(tx: Transaction) -> set[bytes]:
             return {bytes(row[0]) for row in await tx.fetch("SELECT payload FROM journal")}
 
-        assert await journal.database.read(payloads) == {b'{"erased": true}'}
+        assert await store.database.read(payloads) == {b'{"erased": true}'}
 
 
 async def test_a_message_that_cannot_be_read_is_erased_as_a_whole(location: str) -> None:
-    async with opened(location) as (journal, catalogue):
-        begun = await begin(journal.runs, catalogue)
-        await journal.runs.messages.send(key("signal"), "run", Signalled("approved", {}, ""))
+    async with opened(location) as (store, catalogue):
+        begun = await begin(store.runs, catalogue)
+        await store.runs.messages.send(key("signal"), "run", Signalled("approved", {}, ""))
         ended = fails(begun)
-        await journal.runs.append(ended.state, 0, ended.records)
+        await store.runs.append(ended.state, 0, ended.records)
         damage = "UPDATE message SET payload = ?"
-        await journal.database.write(lambda tx: tx.execute(damage, b"did:key:z6MkPerson"))
+        await store.database.write(lambda tx: tx.execute(damage, b"did:key:z6MkPerson"))
 
-        await erase(journal)
+        await erase(store)
 
         async def left(tx: Transaction) -> list[bytes]:
             return [bytes(row[0]) for row in await tx.fetch("SELECT payload FROM message")]
 
-        assert await journal.database.read(left) == [b'{"erased": true}']
-        assert await Erasure(journal.database).duties() == []
+        assert await store.database.read(left) == [b'{"erased": true}']
+        assert await Erasure(store.database).pending_erasures() == []

@@ -21,7 +21,7 @@ from services.orchestrator.engine.start import StartRun
 from services.orchestrator.peers.wallet import PaymentAnswer
 from services.orchestrator.servicers import payment_view, views, waits
 from services.orchestrator.servicers.start import start_run
-from services.orchestrator.store.run_store import check_goes_on
+from services.orchestrator.store.run_store import require_readable
 from services.orchestrator.worker.trace_context import trace_id_of
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class PaymentServicer(PaymentServiceServicer):
         with self._moves(run_id, end_only=request.end_only) as moved:
             while True:
                 moved.clear()
-                news = await self._runs.news(run_id, after=state.sequence)
+                news = await self._runs.load_after(run_id, sequence=state.sequence)
                 trace_id = trace_id_of(news.row.traceparent)
                 for record in news.records:
                     evolve(state, record)
@@ -126,7 +126,7 @@ class PaymentServicer(PaymentServiceServicer):
                         passed = payment_view.format_payment(state, payment_id, trace_id)
                         yield pb.WatchPaymentResponse(sequence=record.sequence, payment=passed)
                 _check_pays(state, payment_id)
-                check_goes_on(news.row, state)
+                require_readable(news.row, state)
                 seen = max(seen, state.sequence)
                 if state.finished or not request.end_only:
                     payment = payment_view.format_payment(state, payment_id, trace_id)

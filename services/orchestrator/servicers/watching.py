@@ -11,7 +11,7 @@ from services.orchestrator.engine.fold import evolve
 from services.orchestrator.engine.model import RunState
 from services.orchestrator.engine.records import RecordKind
 from services.orchestrator.servicers import views
-from services.orchestrator.store.run_store import check_goes_on
+from services.orchestrator.store.run_store import require_readable
 from services.orchestrator.worker.trace_context import trace_id_of
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ async def watch_run(
     asked = views.read_view(request.view, watches=True)
     state = RunState(request.run_id)
     with told.watch(request.run_id) as moved:
-        stored = await runs.news(request.run_id, after=0)
+        stored = await runs.load_after(request.run_id, sequence=0)
         trace_id = trace_id_of(stored.row.traceparent)
         while True:
             for record in stored.records:
@@ -43,7 +43,7 @@ async def watch_run(
                     yield format_update(state, record, trace_id, asked)
             if state.finished:
                 return
-            check_goes_on(stored.row, state)
+            require_readable(stored.row, state)
             await notifications.wait(moved, at_most=LOOK_AGAIN)
             moved.clear()
             stored = await _news(runs, stored, state.sequence, moved)
@@ -72,4 +72,4 @@ async def _news(runs: RunStore, stored: StoredRun, after: int, moved: RunUpdates
     """What the run has journalled since, from who drives it here, or the store."""
     if heard := moved.take(after=after):
         return replace(stored, records=tuple(record.read_again() for record in heard))
-    return await runs.news(stored.row.id, after=after)
+    return await runs.load_after(stored.row.id, sequence=after)

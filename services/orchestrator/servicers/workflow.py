@@ -188,7 +188,7 @@ class WorkflowServicer(WorkflowServiceServicer):
         request: pb.ListRunsRequest,
         context: ServicerContext[pb.ListRunsRequest, pb.ListRunsResponse],
     ) -> pb.ListRunsResponse:
-        return await list_runs(self._runs.listing, request)
+        return await list_runs(self._runs.query, request)
 
     async def WatchRun(
         self,

@@ -86,13 +86,13 @@ class Envelope:
 class AppendCommit:
     """What a turn adds to a run, if it is still where that turn began.
 
-    With the ``letter`` that led to the turn, if it is stored along: both are, or neither.
+    With the ``envelope`` that led to the turn, if it is stored along: both are, or neither.
     """
 
     state: RunState
     epoch: int
     records: Sequence[Record]
-    letter: Envelope | None = None
+    envelope: Envelope | None = None
 
 
 Commit: TypeAlias = StartCommit | AppendCommit
@@ -118,7 +118,7 @@ def rows_of(commits: Sequence[Commit], executor: str) -> Rows:
         key=lambda s: s.state.run_id,
     )
     return Rows(
-        [_sent(append.state.run_id, append.letter) for append in appends if append.letter],
+        [_sent(append.state.run_id, append.envelope) for append in appends if append.envelope],
         [_moved(append) for append in appends],
         [_born(start, executor) for start in starts],
         [(id, start.state.run_id) for start in starts for id in sorted(start.state.payments)],
@@ -127,11 +127,11 @@ def rows_of(commits: Sequence[Commit], executor: str) -> Rows:
     )
 
 
-def _sent(run_id: str, letter: Envelope) -> RowValues:
-    kind, payload, most = encode(letter.message)
-    key = letter.key
-    address = (run_id, letter.message.position, kind, payload, most)
-    return (*address, key.caller, key.method, key.request_id, key.body, letter.reply)
+def _sent(run_id: str, envelope: Envelope) -> RowValues:
+    kind, payload, most = encode(envelope.message)
+    key = envelope.key
+    address = (run_id, envelope.message.position, kind, payload, most)
+    return (*address, key.caller, key.method, key.request_id, key.body, envelope.reply)
 
 
 def _moved(append: AppendCommit) -> RowValues:

@@ -88,7 +88,7 @@ class Deletion:
         return True
 
 
-async def missing(tx: Transaction, run_id: str) -> NotFound:
+async def not_found(tx: Transaction, run_id: str) -> NotFound:
     """What to say of a run that is not there."""
     row = await tx.fetch_one("SELECT deleted_us FROM deleted_run WHERE id = ?", run_id)
     if row is None:

@@ -19,8 +19,8 @@ from mesh.errors import FailedPrecondition, NotFound, Reason
 from services.orchestrator.engine.cause import cause
 from services.orchestrator.engine.erase import MARK, WORD, erase
 from services.orchestrator.engine.records import Record, RecordKind
-from services.orchestrator.store.deletion import missing
-from services.orchestrator.store.events import emitted_by, erase_events
+from services.orchestrator.store.deletion import not_found
+from services.orchestrator.store.events import erase_events, positions_emitted_by
 from services.orchestrator.store.run_query import NEED_ATTENTION, ended_long_ago
 from services.orchestrator.store.run_store import add_record, load_run
 
@@ -78,7 +78,7 @@ class Erasure:
             await self.finish(run_id)
             return answer
 
-    async def take_duties(self, days: float) -> list[str]:
+    async def enqueue_erasures(self, days: float) -> list[str]:
         """Make duties of some runs that ended so long ago, each once; none if none are left."""
 
         async def work(tx: Transaction) -> list[str]:
@@ -102,7 +102,7 @@ class Erasure:
 
         return await self._database.write(work)
 
-    async def duties(self) -> list[str]:
+    async def pending_erasures(self) -> list[str]:
         """Runs that somebody began to erase, or was about to."""
 
         async def work(tx: Transaction) -> list[str]:
@@ -112,7 +112,7 @@ class Erasure:
 
     async def finish(self, run_id: str) -> None:
         """Do a duty; nothing if there is none."""
-        while await self._is_duty(run_id):
+        while await self._is_pending(run_id):
             found = await self._read(run_id)
             if found is not None and not found.erased_us:
                 try:
@@ -130,7 +130,7 @@ class Erasure:
             await self._erase_events(run_id)
             await self._end(run_id, found.cause if found else "")
 
-    async def _is_duty(self, run_id: str) -> bool:
+    async def _is_pending(self, run_id: str) -> bool:
         async def work(tx: Transaction) -> bool:
             return await tx.fetch_one("SELECT 1 FROM erasure WHERE run = ?", run_id) is not None
 
@@ -215,7 +215,7 @@ class Erasure:
         while True:
 
             async def work(tx: Transaction, after: int = last) -> int | None:
-                emitted = await emitted_by(tx, run_id, after=after, limit=CHUNK)
+                emitted = await positions_emitted_by(tx, run_id, after=after, limit=CHUNK)
                 if not emitted:
                     return None
                 await erase_events(tx, run_id, emitted[0], emitted[-1])
@@ -239,7 +239,7 @@ async def _mark(tx: Transaction, run_id: str, found: _Erasable | None, by: str) 
     """Make it a duty, and journal that it is one. When it was; _Moved if it is not as ``found``."""
     row = await tx.fetch_one("SELECT sequence, finished_us FROM run WHERE id = ?", run_id)
     if row is None:
-        raise await missing(tx, run_id)
+        raise await not_found(tx, run_id)
     sequence, finished_us = row
     if finished_us is None:
         raise FailedPrecondition(

@@ -23,7 +23,7 @@ class Events:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def last(self) -> int:
+    async def latest_position(self) -> int:
         """Position of whatever the store announced last: events emitted from now on are behind."""
 
         async def work(tx: Transaction) -> int:
@@ -31,7 +31,7 @@ class Events:
 
         return await self._database.read(work)
 
-    async def after(
+    async def read_after(
         self, position: int, wanted: Mapping[str, Collection[str]]
     ) -> tuple[list[Heard], int]:
         """Events behind a position, in order, and up to where these are all.
@@ -62,7 +62,9 @@ class Events:
         return await self._database.read(work)
 
 
-async def came_after(tx: Transaction, position: int, wanted: Mapping[str, Collection[str]]) -> bool:
+async def any_event_after(
+    tx: Transaction, position: int, wanted: Mapping[str, Collection[str]]
+) -> bool:
     """Is there one of these types and subjects behind the position?"""
     for _, where, given in _stretches(position, wanted):
         if await tx.fetch_one(f"SELECT 1 FROM event WHERE {where} LIMIT 1", *given):  # noqa: S608
@@ -70,7 +72,9 @@ async def came_after(tx: Transaction, position: int, wanted: Mapping[str, Collec
     return False
 
 
-async def emitted_by(tx: Transaction, run_id: str, *, after: int, limit: int) -> list[int]:
+async def positions_emitted_by(
+    tx: Transaction, run_id: str, *, after: int, limit: int
+) -> list[int]:
     """Positions of some events of the run, in order, from behind ``after``."""
     rows = await tx.fetch(
         "SELECT sequence FROM event WHERE run = ? AND sequence > ? ORDER BY sequence LIMIT ?",

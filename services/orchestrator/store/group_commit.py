@@ -22,14 +22,14 @@ MAX_WAITING = 4096
 @dataclass(slots=True, eq=False)
 class PendingCommit:
     commit: Commit
-    landed: asyncio.Future[bool]
+    committed: asyncio.Future[bool]
 
-    def settle(self, *, landed: bool) -> None:
-        if not self.landed.done():
-            self.landed.set_result(landed)
+    def complete(self, *, committed: bool) -> None:
+        if not self.committed.done():
+            self.committed.set_result(committed)
 
     def fail(self, error: BaseException) -> None:
-        fail(self.landed, error)
+        fail(self.committed, error)
 
 
 class GroupCommit(ABC):
@@ -40,7 +40,7 @@ class GroupCommit(ABC):
 
     def __init__(self) -> None:
         self.on_woken: Callable[[], None] = lambda: None
-        self._waiting: deque[PendingCommit] = deque()
+        self._pending: deque[PendingCommit] = deque()
         self._something = asyncio.Event()
         self._closing = False
         self._loop = asyncio.get_running_loop()
@@ -52,10 +52,10 @@ class GroupCommit(ABC):
         ResourceExhausted (OVERLOADED) if too many wait; Unavailable if the store does not answer:
         then nobody knows whether it landed.
         """
-        waiting = PendingCommit(commit, self._loop.create_future())
-        self._admit(self._waiting)
-        self._waiting.append(waiting)
-        return await waiting.landed
+        pending = PendingCommit(commit, self._loop.create_future())
+        self._admit(self._pending)
+        self._pending.append(pending)
+        return await pending.committed
 
     async def close(self) -> None:
         """Return once everything that was accepted has landed or failed."""
@@ -82,7 +82,7 @@ class GroupCommit(ABC):
         while True:
             self._something.clear()
             await self._between()
-            if self._waiting:
+            if self._pending:
                 # Who was just told of a commit may have its next one ready: it goes with the rest.
                 await asyncio.sleep(0)
             if batch := self._batch():
@@ -97,8 +97,8 @@ class GroupCommit(ABC):
         try:
             await self._land(batch)
         except MeshError as error:
-            for waiting in batch:
-                waiting.fail(error)
+            for pending in batch:
+                pending.fail(error)
         except Exception as error:
             if len(batch) > 1:
                 await self._commit_each(batch)
@@ -106,17 +106,17 @@ class GroupCommit(ABC):
                 batch[0].fail(error)
 
     async def _commit_each(self, batch: list[PendingCommit]) -> None:
-        for waiting in batch:
-            await self._commit_all([waiting])
+        for pending in batch:
+            await self._commit_all([pending])
 
     def _batch(self) -> list[PendingCommit]:
         """What can go together: of one run only one turn."""
         batch: dict[str, PendingCommit] = {}
-        while self._waiting and len(batch) < MAX_BATCH:
-            run_id = self._waiting[0].commit.state.run_id
+        while self._pending and len(batch) < MAX_BATCH:
+            run_id = self._pending[0].commit.state.run_id
             if run_id in batch:
                 break
-            batch[run_id] = self._waiting.popleft()
+            batch[run_id] = self._pending.popleft()
         return list(batch.values())
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from mesh.data import idempotency
 from mesh.errors import FailedPrecondition, Reason, ResourceExhausted
 from services.orchestrator.engine.activations import Approved, CancelRequested, Signalled
-from services.orchestrator.store.deletion import missing
+from services.orchestrator.store.deletion import not_found
 from services.orchestrator.store.suspension import ASLEEP, wake
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mesh.data.idempotency import IdempotencyKey
 
 MAX_SIGNALS = 1000  # to one run, and as many approvals
-LATELY_MS = 10_000  # longer than a message takes to be seen once it was stamped
+RECENT_MS = 10_000  # longer than a message takes to be seen once it was stamped
 
 Message: TypeAlias = "Signalled | Approved | CancelRequested"
 
@@ -29,22 +29,22 @@ KINDS: dict[str, type[Message]] = {
     APPROVAL: Approved,
     CANCEL: CancelRequested,
 }
-WORDS = {kind: word for word, kind in KINDS.items()}
+KIND_OF = {message: kind for kind, message in KINDS.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class SendResult:
     reply: bytes  # the first one to this key
-    awake: bool  # the run was not asleep when this was stored; False if that was before
+    claimable: bool  # the run may wait for a claim: this message, or this key before, resumed it
 
 
 @dataclass(frozen=True, slots=True)
-class DuplicateRequest:
+class InboxStatus:
     """What the store has of an open run and of what was sent to it."""
 
-    sleeps: bool
-    counts: Mapping[str, int]  # by kind
-    last: int  # position of the last one, 0 before the first
+    suspended: bool
+    counts: Mapping[str, int]  # of messages by kind
+    last_position: int  # 0 if the run was sent nothing
 
 
 class Messages:
@@ -71,55 +71,55 @@ class Messages:
         """
 
         async def work(tx: Transaction) -> SendResult:
-            awake = False
+            claimable = True
 
             async def effect() -> bytes:
-                nonlocal awake
-                held = await _find(tx, run_id)
-                awake = not held.sleeps
-                if _takes(run_id, held, message):
-                    await self._store(tx, run_id, held, message)
+                nonlocal claimable
+                status = await _inbox_status(tx, run_id)
+                claimable = status.suspended
+                if _accepts(run_id, status, message):
+                    await self._store(tx, run_id, status, message)
                 return reply
 
-            return SendResult(await idempotency.run_once(tx, key, effect), awake)
+            return SendResult(await idempotency.run_once(tx, key, effect), claimable)
 
         return await self._database.write(work)
 
     async def _store(
-        self, tx: Transaction, run_id: str, held: DuplicateRequest, message: Message
+        self, tx: Transaction, run_id: str, status: InboxStatus, message: Message
     ) -> None:
-        await insert(tx, run_id, held, message)
-        if held.sleeps:
+        await insert(tx, run_id, status, message)
+        if status.suspended:
             await wake(tx, run_id)
 
-    async def waiting(self, run_id: str, *, taken: int) -> list[Message]:
-        """Those behind the position ``taken``, in order."""
+    async def read_after(self, run_id: str, *, position: int) -> list[Message]:
+        """Those behind ``position``, in order."""
 
         async def work(tx: Transaction) -> list[Message]:
             rows = await tx.fetch(
                 "SELECT position, kind, payload FROM message WHERE run = ? AND position > ?"
                 " ORDER BY position",
                 run_id,
-                taken,
+                position,
             )
-            return [decode(position, kind, payload) for position, kind, payload in rows]
+            return [decode(*row) for row in rows]
 
         return await self._database.read(work)
 
-    async def lately(self) -> dict[str, int]:
+    async def recent_positions(self) -> dict[str, int]:
         """Runs that were sent something a short while ago: id and last position."""
 
         async def work(tx: Transaction) -> dict[str, int]:
             rows = await tx.fetch(
                 "SELECT run, MAX(position) FROM message WHERE sent_ms > ? GROUP BY run",
-                await tx.now_ms() - LATELY_MS,
+                await tx.now_ms() - RECENT_MS,
             )
             return {str(run): int(position) for run, position in rows}
 
         return await self._database.read(work)
 
 
-async def _find(tx: Transaction, run_id: str) -> DuplicateRequest:
+async def _inbox_status(tx: Transaction, run_id: str) -> InboxStatus:
     """NotFound for an unknown run, FailedPrecondition for one that has ended."""
     rows = await tx.fetch(
         "SELECT run.finished_us, run.status, run.owner, message.kind, COUNT(message.run),"
@@ -129,37 +129,42 @@ async def _find(tx: Transaction, run_id: str) -> DuplicateRequest:
         run_id,
     )
     if not rows:
-        raise await missing(tx, run_id)
-    finished_us, status, owner = rows[0][:3]
+        raise await not_found(tx, run_id)
+    finished_us, run_status, owner = rows[0][:3]
     if finished_us is not None:
         raise FailedPrecondition(
-            f"run {run_id} has ended, as {status}", reason=Reason.RUN_ENDED, field="run_id"
+            f"run {run_id} has ended, as {run_status}", reason=Reason.RUN_ENDED, field="run_id"
         )
     counts = {kind: count for *_, kind, count, _ in rows}
-    return DuplicateRequest(owner == ASLEEP, counts, max(row[-1] for row in rows))
+    return InboxStatus(owner == ASLEEP, counts, max(row[-1] for row in rows))
 
 
-def _takes(run_id: str, held: DuplicateRequest, message: Message) -> bool:
+def _accepts(run_id: str, status: InboxStatus, message: Message) -> bool:
     """False if what it asks for was asked for before. ResourceExhausted."""
     kind, _, most = encode(message)
-    if held.counts.get(kind, 0) < most:
+    if status.counts.get(kind, 0) < most:
         return True
     if kind != CANCEL:
         raise ResourceExhausted(f"run {run_id} was sent {most} {kind.lower()}s: it takes no more")
     return False
 
 
-async def insert(tx: Transaction, run_id: str, held: DuplicateRequest, message: Message) -> None:
+async def insert(tx: Transaction, run_id: str, status: InboxStatus, message: Message) -> None:
     kind, payload, _ = encode(message)
     sent_ms = await tx.now_ms()
     await tx.execute(
-        "INSERT INTO message VALUES (?, ?, ?, ?, ?)", run_id, held.last + 1, kind, payload, sent_ms
+        "INSERT INTO message VALUES (?, ?, ?, ?, ?)",
+        run_id,
+        status.last_position + 1,
+        kind,
+        payload,
+        sent_ms,
     )
 
 
 def encode(message: Message) -> tuple[str, bytes, int]:
     """Its kind, what is stored of it, and how many of its kind a run takes."""
-    kind = WORDS[type(message)]
+    kind = KIND_OF[type(message)]
     document = asdict(message)
     del document["position"]
     return kind, json.dumps(document).encode(), 1 if kind == CANCEL else MAX_SIGNALS

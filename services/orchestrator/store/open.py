@@ -43,8 +43,8 @@ async def open_store(
     FailedPrecondition if another process has the file.
     """
     if is_server(location):
-        async with _open_postgres(location, Lease(lease_seconds)) as journal:
-            yield journal
+        async with _open_postgres(location, Lease(lease_seconds)) as store:
+            yield store
     else:
         with sole_owner(Path(location)):
             async with open_database(location, schema=SCHEMA) as database:
@@ -64,11 +64,11 @@ async def open_store(
 async def _own_sqlite(
     writer: SqliteWriter, runs: SqliteRunStore, driver: WorkerCallbacks, changes: RunNotifier
 ) -> AsyncIterator[None]:
-    writer.on_woken = driver.claim_soon
-    driver.redraw(await runs.finished_lately())
+    writer.on_woken = driver.notify_claimable
+    driver.re_export_spans(await runs.finished_recently())
     yield
     with suppress(Unavailable, ResourceExhausted):
-        await runs.finished_lately()  # drawn, and sent before this process ends
+        await runs.finished_recently()  # drawn, and sent before this process ends
 
 
 @asynccontextmanager

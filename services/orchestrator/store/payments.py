@@ -25,7 +25,7 @@ class Payments:
 
         return await self._database.read(work)
 
-    async def must_be_free(self, payment_ids: Iterable[str]) -> None:
+    async def require_unclaimed(self, payment_ids: Iterable[str]) -> None:
         """AlreadyExists if some run makes one of them alone. Of others the commit knows."""
 
         async def work(tx: Transaction) -> str:
@@ -40,10 +40,10 @@ class Payments:
             return ""
 
         if found := await self._database.read(work):
-            raise reused(found)
+            raise already_claimed(found)
 
 
-async def taken(tx: Transaction, run_id: str, payment_ids: Iterable[str]) -> str:
+async def claimed_payment(tx: Transaction, run_id: str, payment_ids: Iterable[str]) -> str:
     """The first of these ids that a run has as one of several payments; empty if none."""
     for id in (run_id, *payment_ids):
         if await tx.fetch_one("SELECT 1 FROM payment WHERE id = ?", id):
@@ -51,7 +51,7 @@ async def taken(tx: Transaction, run_id: str, payment_ids: Iterable[str]) -> str
     return ""
 
 
-def reused(payment_id: str) -> AlreadyExists:
+def already_claimed(payment_id: str) -> AlreadyExists:
     return AlreadyExists(
         f"another run makes payment {payment_id}; choose a new id, and prove the payment anew",
         reason=Reason.REQUEST_ID_REUSED,

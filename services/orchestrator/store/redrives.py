@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mesh.data import idempotency
 from mesh.errors import FailedPrecondition, Reason
 from services.orchestrator.engine.model import RunStatus
-from services.orchestrator.store.deletion import missing
+from services.orchestrator.store.deletion import not_found
 from services.orchestrator.store.run_store import add_record, announce, load_run
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ async def _redrive(
 ) -> None:
     row = await tx.fetch_one("SELECT finished_us FROM run WHERE id = ?", run_id)
     if row is None:
-        raise await missing(tx, run_id)
+        raise await not_found(tx, run_id)
     if row[0] is None:
         raise FailedPrecondition(
             f"run {run_id} is under way", reason=Reason.RUN_NOT_REDRIVABLE, field="run_id"

@@ -28,7 +28,7 @@ from services.orchestrator.store.commits import (
     StartCommit,
 )
 from services.orchestrator.store.definitions import find_definition
-from services.orchestrator.store.deletion import missing
+from services.orchestrator.store.deletion import not_found
 from services.orchestrator.store.events import Events
 from services.orchestrator.store.messages import Messages
 from services.orchestrator.store.payments import Payments
@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from services.orchestrator.store.group_commit import GroupCommit
     from services.orchestrator.store.messages import Message
 
-DEFINITIONS = 1024  # known by heart
-NEWER_DEFINITIONS = 10  # that may be registered while one run starts
+MAX_CACHED_DEFINITIONS = 1024  # known by heart
+MAX_START_ATTEMPTS = 10  # that may be registered while one run starts
 RECORD = "sequence, kind, path, attempt, at_us, payload"
 RECENT_US = 2_000_000  # microseconds: longer than spans take to leave a process
 
@@ -61,7 +61,7 @@ class FencedError(Exception):
 class StoredRun:
     row: RunRow
     records: tuple[Record, ...]
-    slept: bool = False  # it was let go of with nothing under way
+    was_suspended: bool = False  # it was let go of with nothing under way
 
     @property
     def state(self) -> RunState:
@@ -76,29 +76,29 @@ class StoredRun:
 @dataclass(frozen=True, slots=True)
 class StartResult:
     reply: bytes  # the first one to this key
-    is_new: bool  # it was this call that started the run
+    created: bool  # it was this call that started the run
 
 
 class WorkerCallbacks(Protocol):
     """Who drives runs, as the journal sees it."""
 
-    def claim_soon(self) -> None:
+    def notify_claimable(self) -> None:
         """A run may wait for somebody."""
         ...
 
-    def hear_soon(self) -> None:
+    def notify_events(self) -> None:
         """Some run emitted an event."""
         ...
 
-    def take_mail_soon(self, run_id: str, message: Message | None = None) -> None:
+    def notify_message(self, run_id: str, message: Message | None = None) -> None:
         """The run was sent something through another process, this if it is known."""
         ...
 
-    def abandon(self) -> None:
+    def drop_all_runs(self) -> None:
         """Our lease was taken: leave every run that we have."""
         ...
 
-    def redraw(self, ended: Sequence[StoredRun]) -> None:
+    def re_export_spans(self, ended: Sequence[StoredRun]) -> None:
         """Who ended these may not have lived to tell."""
         ...
 
@@ -111,8 +111,8 @@ class RunStore(ABC):
         self.lease = lease
         self.messages = Messages(database)
         self.events = Events(database)
-        self.listing = RunQuery(database)
-        self.sleep = Suspensions(database)
+        self.query = RunQuery(database)
+        self.suspensions = Suspensions(database)
         self.payments = Payments(database)
         self._commits = writer
         self._newest: OrderedDict[str, StoredDefinition] = OrderedDict()
@@ -129,24 +129,24 @@ class RunStore(ABC):
         NotFound for an unknown workflow; AlreadyExists if another caller has a run of this id, or
         this one sent another body; and whatever ``prepare`` refuses. It may be called again.
         """
-        for _ in range(NEWER_DEFINITIONS):
-            by_heart = workflow_id in self._newest
+        for _ in range(MAX_START_ATTEMPTS):
+            cached = workflow_id in self._newest
             try:
                 stored = await self._newest_of(workflow_id)
                 new = prepare(stored)
                 if new.state.payments:
-                    await self.payments.must_be_free(new.state.payments)
+                    await self.payments.require_unclaimed(new.state.payments)
             except MeshError:
                 first = await self._first_reply(key)
                 if first is not None:
-                    return StartResult(first, is_new=False)
-                if not by_heart:
+                    return StartResult(first, created=False)
+                if not cached:
                     raise
                 self._newest.pop(workflow_id, None)  # a newer one may not refuse it
                 continue
             answer = reply(new)
             if await self._commits.commit(StartCommit(new, key, answer, stored.version)):
-                return StartResult(answer, is_new=True)
+                return StartResult(answer, created=True)
             if (started := await self._read_back(key, new)) is not None:
                 return started
             self._newest.pop(workflow_id, None)
@@ -161,26 +161,26 @@ class RunStore(ABC):
             return
 
         async def work(tx: Transaction) -> None:
-            await must_be_there(tx, state, epoch)
+            await require_current(tx, state, epoch)
 
         await self._database.read(work)
 
     async def deliver(
-        self, state: RunState, epoch: int, records: Sequence[Record], letter: Envelope
+        self, state: RunState, epoch: int, records: Sequence[Record], envelope: Envelope
     ) -> bool:
         """Store a message together with the records of the turn that it led to. Safe to repeat.
 
         False if neither was stored, as something else was sent to the run or under its key, or too
         much: ``Messages.send`` tells what. Fenced if the run has moved.
         """
-        if await self._commits.commit(AppendCommit(state, epoch, records, letter)):
+        if await self._commits.commit(AppendCommit(state, epoch, records, envelope)):
             return True
 
         async def work(tx: Transaction) -> bool:
             row = await tx.fetch_one("SELECT epoch, sequence FROM run WHERE id = ?", state.run_id)
             if row == (epoch, records[0].sequence - 1):
                 return False
-            await must_be_there(tx, state, epoch)
+            await require_current(tx, state, epoch)
             return True
 
         return await self._database.read(work)
@@ -207,11 +207,11 @@ class RunStore(ABC):
 
         return await self._database.read(work)
 
-    async def news(self, run_id: str, *, after: int) -> StoredRun:
+    async def load_after(self, run_id: str, *, sequence: int) -> StoredRun:
         """The run as its row has it, with the records behind the sequence ``after``."""
 
         async def work(tx: Transaction) -> StoredRun:
-            return await load_run(tx, run_id, after=after)
+            return await load_run(tx, run_id, after=sequence)
 
         return await self._database.read(work)
 
@@ -221,7 +221,7 @@ class RunStore(ABC):
         async def work(tx: Transaction) -> bool:
             row = await tx.fetch_one("SELECT finished_us FROM run WHERE id = ?", run_id)
             if row is None:
-                raise await missing(tx, run_id)
+                raise await not_found(tx, run_id)
             return row[0] is not None
 
         return await self._database.read(work)
@@ -238,7 +238,7 @@ class RunStore(ABC):
             if known.inner:
                 return known  # the commit knows of newer ones of itself, not of those inside it
             self._newest[workflow_id] = known
-            if len(self._newest) > DEFINITIONS:
+            if len(self._newest) > MAX_CACHED_DEFINITIONS:
                 self._newest.popitem(last=False)
         return known
 
@@ -257,14 +257,14 @@ class RunStore(ABC):
                 "SELECT owner, epoch, sequence, created_us FROM run WHERE id = ?", run_id
             )
             gone = await tx.fetch_one("SELECT 1 FROM deleted_run WHERE id = ?", run_id)
-            taken = await payments.taken(tx, run_id, new.state.payments)
+            taken = await payments.claimed_payment(tx, run_id, new.state.payments)
             first = await idempotency.find_reply(tx, key)
             if first is not None:
                 # The answer to a commit was lost, and it had landed, if the row is as we wrote it;
                 # one that we have claimed meanwhile may be alike but for the time.
                 state = new.state
                 ours = (self.lease.replica_id, 0, state.sequence, state.created_us)
-                return StartResult(first, is_new=new.owned and row == ours)
+                return StartResult(first, created=new.owned and row == ours)
             if row is not None or gone is not None:
                 raise AlreadyExists(
                     f"run {run_id} exists, or did; choose a new request_id",
@@ -272,7 +272,7 @@ class RunStore(ABC):
                     field="request_id",
                 )
             if taken:
-                raise payments.reused(taken)
+                raise payments.already_claimed(taken)
             return None
 
         return await self._database.read(work)
@@ -285,7 +285,7 @@ async def load_run(tx: Transaction, run_id: str, *, after: int = 0) -> StoredRun
         run_id,
     )
     if row is None:
-        raise await missing(tx, run_id)
+        raise await not_found(tx, run_id)
     records = await tx.fetch(
         f"SELECT {RECORD} FROM journal WHERE run = ? AND sequence > ? ORDER BY sequence",  # noqa: S608
         run_id,
@@ -336,7 +336,7 @@ def _stored(row: Row, records: Sequence[Row], after: int) -> StoredRun:
     return stored
 
 
-def check_goes_on(row: RunRow, state: RunState) -> None:
+def require_readable(row: RunRow, state: RunState) -> None:
     """FailedPrecondition (STORE_CORRUPT) if the run was set aside: there will be no more records.
 
     ``state`` is what the records say that were read with the row.
@@ -386,7 +386,7 @@ async def parent_of(tx: Transaction, run_id: str) -> str:
     return str(row[0]) if row else ""
 
 
-async def must_be_there(tx: Transaction, state: RunState, epoch: int) -> None:
+async def require_current(tx: Transaction, state: RunState, epoch: int) -> None:
     """Nothing was updated: because it was stored before, or because the run is not ours."""
     row = await tx.fetch_one("SELECT epoch, sequence FROM run WHERE id = ?", state.run_id)
     if row != (epoch, state.sequence):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from mesh.data.database.sql import in_list
 from services.orchestrator.engine.subscription import ANY, subscription
-from services.orchestrator.store.events import came_after
+from services.orchestrator.store.events import any_event_after
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -31,19 +31,21 @@ class Suspensions:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def suspend(self, state: RunState, epoch: int, wake_us: int, *, heard: int = 0) -> bool:
-        """Let go of the run until ``wake_us``, or something comes; False if it is not to sleep.
+    async def suspend(
+        self, state: RunState, epoch: int, wake_us: int, *, event_cursor: int = 0
+    ) -> bool:
+        """Releases the run until ``wake_us``, a message, or an event that it waits for.
 
-        It has mail, or there is an event for it behind the position ``heard``, or it is not ours
-        any more.
+        Returns False if the run stays: it has a message, or an event after ``event_cursor``, or it
+        is no longer owned by this process in ``epoch``.
         """
 
         async def work(tx: Transaction) -> bool:
-            return await suspend(tx, state, epoch, wake_us, heard=heard)
+            return await suspend(tx, state, epoch, wake_us, event_cursor=event_cursor)
 
         return await self._database.write(work)
 
-    async def due(self) -> float | None:
+    async def seconds_until_due(self) -> float | None:
         """In how many seconds the next one is, by the database's clock; None if none sleeps."""
 
         async def work(tx: Transaction) -> float | None:
@@ -66,10 +68,10 @@ class Suspensions:
 
 
 async def suspend(
-    tx: Transaction, state: RunState, epoch: int, wake_us: int, *, heard: int = 0
+    tx: Transaction, state: RunState, epoch: int, wake_us: int, *, event_cursor: int = 0
 ) -> bool:
-    listens = subscription(state, heard)
-    if listens and await came_after(tx, listens.since, listens.wanted):
+    listens = subscription(state, event_cursor)
+    if listens and await any_event_after(tx, listens.since, listens.wanted):
         return False
     # Whoever sends to it from now on waits; what was sent before, the next statement sees.
     await tx.execute("UPDATE run SET epoch = epoch WHERE id = ?", state.run_id)

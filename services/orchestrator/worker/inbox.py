@@ -31,12 +31,12 @@ class RunInbox:
         runs: RunStore,
         driven: Mapping[str, RunActor],
         stopping: asyncio.Event,
-        claim_soon: Callable[[], None],
+        notify_claimable: Callable[[], None],
     ) -> None:
         self._runs = runs
         self._driven = driven
         self._stopping = stopping
-        self._claim_soon = claim_soon
+        self._notify_claimable = notify_claimable
 
     async def send(
         self, key: IdempotencyKey, run_id: str, message: Message, reply: bytes = b""
@@ -54,8 +54,8 @@ class RunInbox:
         sent = await self._runs.messages.send(key, run_id, message, reply)
         if run := self._driven.get(run_id):
             run.tell_of_mail()
-        elif not sent.awake:
-            self._claim_soon()
+        elif sent.claimable:
+            self._notify_claimable()
         return sent.reply
 
     async def take(self, run: RunActor, advance: Callable[..., Awaitable[bool]]) -> None:
@@ -83,11 +83,11 @@ class RunInbox:
         something was sent under this key.
         """
         state = run.state
-        letter = Envelope(pending.message, pending.key, pending.reply)
+        envelope = Envelope(pending.message, pending.key, pending.reply)
 
         async def deliver() -> bool:
             try:
-                return await self._runs.deliver(state, run.epoch, records, letter)
+                return await self._runs.deliver(state, run.epoch, records, envelope)
             except Unavailable as error:
                 pending.fail(error)
                 raise
@@ -111,5 +111,5 @@ class RunInbox:
         if not run.mail:
             return []
         run.mail = False
-        look = partial(self._runs.messages.waiting, run.state.run_id, taken=run.state.taken)
+        look = partial(self._runs.messages.read_after, run.state.run_id, position=run.state.taken)
         return await retry_while_unavailable(look, run.state.run_id)

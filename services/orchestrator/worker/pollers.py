@@ -29,7 +29,7 @@ async def poll_inbox(
     """Tell runs of what other processes stored for them, until we are to stop."""
     while not await sleep_unless_stopping(stopping, INBOX_POLL_INTERVAL_S):
         try:
-            sent = await messages.lately()
+            sent = await messages.recent_positions()
         except (Unavailable, ResourceExhausted) as error:
             log.warning("cannot look for messages: %s", error)
             continue
@@ -47,7 +47,7 @@ async def poll_timers(
     while not await sleep_unless_stopping(stopping, seconds):
         seconds = TIMER_POLL_INTERVAL_S
         try:
-            due_in = await sleep.due()
+            due_in = await sleep.seconds_until_due()
         except (Unavailable, ResourceExhausted) as error:
             log.warning("cannot look for runs that are due: %s", error)
             continue
@@ -62,7 +62,7 @@ async def suspend_if_idle(sleep: Suspensions, run: RunActor) -> bool:
     run.drowsy, run.rests = False, None
     try:
         wake_us = wakes_at(run.under_way)
-        if await sleep.suspend(run.state, run.epoch, wake_us, heard=run.heard):
+        if await sleep.suspend(run.state, run.epoch, wake_us, event_cursor=run.heard):
             return True
     except (Unavailable, ResourceExhausted) as error:
         log.warning("run %s stays in memory: %s", run.state.run_id, error)

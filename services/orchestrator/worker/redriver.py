@@ -37,4 +37,4 @@ class Redriver:
         await journal.redrive(self._database, key, run_id, judge)
         failpoint.reach("engine.after_redriven", run_id)
         self._changes.notify(run_id)
-        self._runner.claim_soon()
+        self._runner.notify_claimable()

@@ -34,14 +34,14 @@ class EventSubscriptions:
         """
         if not run.workflow.awaits_events:
             return None
-        return await retry_while_unavailable(self._events.last, run.state.run_id)
+        return await retry_while_unavailable(self._events.latest_position, run.state.run_id)
 
     async def waiting(self, run: RunActor) -> list[Heard]:
         """What was emitted of what its steps wait for, since it last looked."""
         listens = subscription(run.state, run.heard)
         if listens is None:
             return []
-        look = partial(self._events.after, listens.since, listens.wanted)
+        look = partial(self._events.read_after, listens.since, listens.wanted)
         found, run.heard = await retry_while_unavailable(look, run.state.run_id)
         run.mail |= bool(found)  # there may be more
         return found
@@ -56,7 +56,7 @@ class EventSubscriptions:
             if not any(run.workflow.awaits_events for run in driven.values()):
                 continue
             try:
-                last = await self._events.last()
+                last = await self._events.latest_position()
             except (Unavailable, ResourceExhausted) as error:
                 log.warning("cannot look for events: %s", error)
                 continue

@@ -81,7 +81,7 @@ class Worker:
         self._stopping = asyncio.Event()
         self._driven: dict[str, RunActor] = {}
         self._hearing = subscriptions.EventSubscriptions(runs.events)
-        self._post = RunInbox(runs, self._driven, self._stopping, self.claim_soon)
+        self._post = RunInbox(runs, self._driven, self._stopping, self.notify_claimable)
         self._performer = RunExecutor(
             peers,
             runs.lease,
@@ -99,7 +99,7 @@ class Worker:
         self._tasks.supervise(self._claim_forever, stopping, name="claim runs")
         mail = partial(pollers.poll_inbox, messages, driven, stopping)
         self._tasks.supervise(mail, stopping, name="look for mail")
-        due = partial(pollers.poll_timers, self._runs.sleep, self._wake_soon, stopping)
+        due = partial(pollers.poll_timers, self._runs.suspensions, self._wake_soon, stopping)
         self._tasks.supervise(due, stopping, name="look for due runs")
         news = partial(self._hearing.look_forever, driven, stopping)
         self._tasks.supervise(news, stopping, name="look for events")
@@ -187,13 +187,13 @@ class Worker:
             self._may_have_lost |= owned and isinstance(error, Unavailable)
             fail(begun, error)
             return
-        if owned and not started.is_new:
+        if owned and not started.created:
             self._let_go(request.run_id)  # before who waits is answered: its end is not told again
         if not begun.done():
             begun.set_result(started.reply)
         if not owned:
             self._room.set()  # it may have to be claimed
-        elif started.is_new and turn is not None:
+        elif started.created and turn is not None:
             self._held[request.run_id] = asyncio.current_task(self._loop)
             run = RunActor(turn.workflow, turn.state, 0, self._trace(turn.state, traceparent))
             self._committed(run, turn.records)
@@ -225,7 +225,7 @@ class Worker:
             return []
         claimed = await self._runs.claim(free)
         if self._due and len(claimed) < free:
-            woken = await self._runs.sleep.resume_due(free - len(claimed))
+            woken = await self._runs.suspensions.resume_due(free - len(claimed))
             self._due = woken > 0
             claimed += await self._runs.claim(woken) if woken else []
         return claimed
@@ -247,13 +247,13 @@ class Worker:
         run.ahead_us = max(0, state.updated_us - self.now_us())
         run.tell_of_mail()  # it may have been sent something while nobody drove it
         begins = Recovered() if begun else Began()
-        await self._drive_to_end(run, None if stored.slept else begins)
+        await self._drive_to_end(run, None if stored.was_suspended else begins)
 
-    def hear_soon(self) -> None:
+    def notify_events(self) -> None:
         """A run emitted something: let those look who wait for anything."""
         subscriptions.notify(self._driven.values())
 
-    def claim_soon(self) -> None:
+    def notify_claimable(self) -> None:
         """A run may wait for somebody."""
         self._room.set()
 
@@ -261,17 +261,17 @@ class Worker:
         self._due = True
         self._room.set()
 
-    def take_mail_soon(self, run_id: str, message: Message | None = None) -> None:
+    def notify_message(self, run_id: str, message: Message | None = None) -> None:
         """The run was sent something through another process, this if it is known."""
         if run := self._driven.get(run_id):
             run.tell_of_mail() if message is None else run.hand(message)
 
-    def abandon(self) -> None:
+    def drop_all_runs(self) -> None:
         """Leave every run to whoever took our lease. What is under way ends unheard."""
         for driver in filter(None, self._held.values()):
             driver.cancel()
 
-    def redraw(self, ended: Sequence[StoredRun]) -> None:
+    def re_export_spans(self, ended: Sequence[StoredRun]) -> None:
         """Their last spans may have been on their way when their process was killed."""
         for stored in ended:
             self._trace(stored.state, stored.row.traceparent).observe(stored.records, again=True)
@@ -293,7 +293,7 @@ class Worker:
         self._driven[run.state.run_id] = run
         try:
             while not run.state.finished and not (self._stopping.is_set() and not run.under_way):
-                if run.drowsy and await pollers.suspend_if_idle(self._runs.sleep, run):
+                if run.drowsy and await pollers.suspend_if_idle(self._runs.suspensions, run):
                     if run.has_mail:  # it was woken at once
                         self._room.set()
                     return

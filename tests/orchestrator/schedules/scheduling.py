@@ -72,7 +72,7 @@ class Replica:
     """One orchestrator without its doors."""
 
     clock: ManualClock
-    journal: OrchestratorStore
+    store: OrchestratorStore
     catalogue: WorkflowRegistry
     schedules: ScheduleStore
     scheduler: Scheduler
@@ -116,7 +116,7 @@ class Replica:
 
     async def runs(self) -> list[str]:
         """Ids, oldest first."""
-        found = await self.journal.runs.listing.page(RunFilter(workflow_id="report"), limit=200)
+        found = await self.store.runs.query.page(RunFilter(workflow_id="report"), limit=200)
         return sorted(row.id for row in found.rows)
 
     async def delete_as(self, id: str, request_id: str) -> None:
@@ -139,14 +139,14 @@ async def replica(
 
     async with AsyncExitStack() as stack:
         runtime = await stack.enter_async_context(open_runtime(config.mesh))
-        journal = await stack.enter_async_context(open_store(location))
+        store = await stack.enter_async_context(open_store(location))
         peers = await stack.enter_async_context(open_peers(runtime, timeout=2.0))
-        catalogue, changes = WorkflowRegistry(journal.definitions), RunNotifier()
+        catalogue, changes = WorkflowRegistry(store.definitions), RunNotifier()
         await catalogue.register_built_in()
         await catalogue.register(REPORT)
-        runner = Worker(journal.runs, catalogue, peers, changes, None, config)
-        schedules = ScheduleStore(journal.database, now_ms)
+        runner = Worker(store.runs, catalogue, peers, changes, None, config)
+        schedules = ScheduleStore(store.database, now_ms)
         scheduler = Scheduler(schedules, catalogue, runner, NoOpTracer(), config)
-        await stack.enter_async_context(journal.own(runner, changes))
+        await stack.enter_async_context(store.own(runner, changes))
         await stack.enter_async_context(runner.running())
-        yield Replica(by, journal, catalogue, schedules, scheduler, runner)
+        yield Replica(by, store, catalogue, schedules, scheduler, runner)

@@ -48,7 +48,7 @@ async def test_every_due_time_starts_one_run_in_the_name_of_who_created_the_sche
         await it.pass_hours(0.5)
         await it.pass_hours(0.5)
         progress = await it.progress()
-        state = (await it.journal.runs.load(run_at(13))).state
+        state = (await it.store.runs.load(run_at(13))).state
 
         assert before == []
         assert await it.runs() == [run_at(13), run_at(14)]
@@ -66,7 +66,7 @@ async def test_runs_are_bounded_by_what_their_creator_was_allowed_to_cause(
         await it.create(ceiling=ceiling)
         await it.pass_hours(1)
 
-        assert (await it.journal.runs.load(run_at(13))).state.ceiling == ceiling
+        assert (await it.store.runs.load(run_at(13))).state.ceiling == ceiling
 
 
 async def test_a_schedule_by_cron_is_due_by_the_clocks_of_its_zone(
@@ -223,7 +223,7 @@ async def test_once_the_last_run_has_ended_another_begins(
         await it.pass_hours(1)
 
         async def has_ended() -> bool:
-            return (await it.journal.runs.load(run_at(13))).state.finished
+            return (await it.store.runs.load(run_at(13))).state.finished
 
         await eventually(has_ended)
         await it.pass_hours(1)

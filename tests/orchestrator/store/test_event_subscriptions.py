@@ -25,7 +25,7 @@ from services.orchestrator.worker import executor, worker
 from tests.orchestrator.conftest import connect
 from tests.orchestrator.engine.definitions import steps
 from tests.orchestrator.paying import finished, status, uuid7
-from tests.orchestrator.store.test_run_store import POLICY, journal
+from tests.orchestrator.store.test_run_store import POLICY, opened_runs
 from tests.orchestrator.test_events import LISTEN, TELL, payload, register, tell
 from tests.orchestrator.test_events import start as start_run
 
@@ -69,7 +69,7 @@ async def begin(
     run_id = uuid7()
     begun: list[Transition] = []
     given = {"order": order} if workflow_id == "listen" else {"order": order, "by": "Ada"}
-    heard_to = await runs.events.last()
+    heard_to = await runs.events.latest_position()
 
     def prepare(stored: StoredDefinition) -> NewRun:
         request = StartRun(run_id, given, None, "", CALLER)
@@ -110,11 +110,11 @@ async def serving(
 
 
 async def fell_asleep(runs: RunStore, state: RunState) -> bool:
-    return await runs.sleep.suspend(state, 0, NEVER)
+    return await runs.suspensions.suspend(state, 0, NEVER)
 
 
 async def test_an_event_wakes_who_listens_to_it_and_no_other(location: str) -> None:
-    async with journal(location) as (runs, catalogue):
+    async with opened_runs(location) as (runs, catalogue):
         for text in (LISTEN, TELL):
             await catalogue.register(text)
         one, other = [await begin(runs, catalogue, "listen", order) for order in "78"]
@@ -124,29 +124,29 @@ async def test_an_event_wakes_who_listens_to_it_and_no_other(location: str) -> N
         claimed = await runs.claim(10)
 
         assert fallen == [True, True]
-        assert [(stored.row.id, stored.slept) for stored in claimed] == [(one.run_id, True)]
+        assert [(stored.row.id, stored.was_suspended) for stored in claimed] == [(one.run_id, True)]
         async with open_database(location, schema="") as database:
             assert await asleep(database) == 1
 
 
 async def test_who_has_an_event_to_hear_does_not_fall_asleep(location: str) -> None:
-    async with journal(location) as (runs, catalogue):
+    async with opened_runs(location) as (runs, catalogue):
         for text in (LISTEN, TELL):
             await catalogue.register(text)
         one, other = [await begin(runs, catalogue, "listen", order) for order in "78"]
 
         await begin(runs, catalogue, "tell", "7")
-        heard = await runs.events.last()
+        heard = await runs.events.latest_position()
 
         assert not await fell_asleep(runs, one)
         assert await fell_asleep(runs, other)
-        assert await runs.sleep.suspend(one, 0, NEVER, heard=heard)
+        assert await runs.suspensions.suspend(one, 0, NEVER, event_cursor=heard)
 
 
 async def test_who_fell_asleep_while_an_event_waited_to_be_committed_is_woken_by_it(
     new_postgres_database: str,
 ) -> None:
-    async with journal(new_postgres_database) as (runs, catalogue):
+    async with opened_runs(new_postgres_database) as (runs, catalogue):
         for text in (LISTEN, TELL):
             await catalogue.register(text)
         state = await begin(runs, catalogue, "listen", "7")
@@ -176,9 +176,9 @@ async def waiting_for_the_store(connection: asyncpg.Connection, many: int) -> bo
 async def test_no_event_is_lost_however_falling_asleep_and_telling_meet(location: str) -> None:
     chance = random.Random(7)  # noqa: S311
     async with AsyncExitStack() as stack:
-        replicas = [await stack.enter_async_context(journal(location))]
+        replicas = [await stack.enter_async_context(opened_runs(location))]
         if location.startswith(POSTGRES_SCHEMES):
-            replicas.append(await stack.enter_async_context(journal(location)))
+            replicas.append(await stack.enter_async_context(opened_runs(location)))
         for text in (LISTEN, TELL):
             await replicas[0][1].register(text)
 

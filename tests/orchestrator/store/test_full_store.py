@@ -137,24 +137,24 @@ async def test_while_somebody_holds_the_store_runs_wait(
 async def test_a_full_file_refuses_what_does_not_fit_and_takes_it_once_there_is_room(
     tmp_path: Path,
 ) -> None:
-    async with open_store(str(tmp_path / "store.db")) as journal:
-        catalogue = WorkflowRegistry(journal.definitions)
+    async with open_store(str(tmp_path / "store.db")) as store:
+        catalogue = WorkflowRegistry(store.definitions)
         await catalogue.register_built_in()
-        ended = fails(await begin(journal.runs, catalogue))
+        ended = fails(await begin(store.runs, catalogue))
 
         async def bound(tx: Transaction, pages: int) -> None:
             await tx.execute(f"PRAGMA max_page_count = {pages}")
 
-        await journal.database.write(lambda tx: bound(tx, 1))  # as many as there are
-        before = [await outcome(begin(journal.runs, catalogue, f"r{n}")) for n in range(200)]
+        await store.database.write(lambda tx: bound(tx, 1))  # as many as there are
+        before = [await outcome(begin(store.runs, catalogue, f"r{n}")) for n in range(200)]
         together = await asyncio.gather(
-            *(outcome(begin(journal.runs, catalogue, f"t{n}")) for n in range(20))
+            *(outcome(begin(store.runs, catalogue, f"t{n}")) for n in range(20))
         )
-        await journal.database.write(lambda tx: bound(tx, 1 << 30))
-        after = await outcome(begin(journal.runs, catalogue, "later"))
-        await journal.runs.append(ended.state, 0, ended.records)
+        await store.database.write(lambda tx: bound(tx, 1 << 30))
+        after = await outcome(begin(store.runs, catalogue, "later"))
+        await store.runs.append(ended.state, 0, ended.records)
 
-        assert (await journal.runs.load("run")).state == ended.state
+        assert (await store.runs.load("run")).state == ended.state
         assert "refused" in before
         assert set(before) | set(together) <= {"stored", "refused"}
         assert after == "stored"

@@ -28,8 +28,8 @@ class Store(GroupCommit):
         self.sizes.append(len(batch))
         self.began.set()
         await self.let.acquire()
-        for waiting in batch:
-            waiting.settle(landed=True)
+        for pending in batch:
+            pending.complete(committed=True)
 
 
 async def test_runs_that_begin_during_a_commit_share_all_that_follow() -> None:

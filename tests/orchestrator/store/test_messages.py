@@ -17,7 +17,7 @@ from tests.orchestrator.conftest import connect
 from tests.orchestrator.engine.definitions import steps
 from tests.orchestrator.paying import finished, status
 from tests.orchestrator.processes import environment_of, process
-from tests.orchestrator.store.test_run_store import begin, fails, journal
+from tests.orchestrator.store.test_run_store import begin, fails, opened_runs
 from tests.orchestrator.test_messages import begin as begin_run
 from tests.orchestrator.test_messages import is_at
 from tests.orchestrator.test_messages import signal as signal_to
@@ -38,15 +38,15 @@ def named(name: str, position: int = 0) -> Signalled:
 
 
 async def test_messages_come_in_order_once_and_from_behind_the_last_one(location: str) -> None:
-    async with journal(location) as (runs, catalogue):
+    async with opened_runs(location) as (runs, catalogue):
         await begin(runs, catalogue)
         for name in ("one", "one", "two"):
             await runs.messages.send(key(name), "run", named(name))
         await runs.messages.send(key("cancel"), "run", CancelRequested("why", "who"))
 
-        waiting = await runs.messages.waiting("run", taken=0)
-        behind = await runs.messages.waiting("run", taken=2)
-        lately = await runs.messages.lately()
+        waiting = await runs.messages.read_after("run", position=0)
+        behind = await runs.messages.read_after("run", position=2)
+        lately = await runs.messages.recent_positions()
 
     assert waiting == [named("one", 1), named("two", 2), CancelRequested("why", "who", 3)]
     assert behind == waiting[2:]
@@ -54,19 +54,19 @@ async def test_messages_come_in_order_once_and_from_behind_the_last_one(location
 
 
 async def test_a_second_cancel_adds_nothing(location: str) -> None:
-    async with journal(location) as (runs, catalogue):
+    async with opened_runs(location) as (runs, catalogue):
         await begin(runs, catalogue)
         for request_id in ("a", "b"):
             await runs.messages.send(key(request_id), "run", CancelRequested("", "who"))
 
-        assert len(await runs.messages.waiting("run", taken=0)) == 1
+        assert len(await runs.messages.read_after("run", position=0)) == 1
 
 
 async def test_a_run_takes_so_many_signals_and_a_cancel_all_the_same(
     location: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(messages, "MAX_SIGNALS", 2)
-    async with journal(location) as (runs, catalogue):
+    async with opened_runs(location) as (runs, catalogue):
         await begin(runs, catalogue)
         for name in ("one", "two"):
             await runs.messages.send(key(name), "run", named(name))
@@ -77,7 +77,7 @@ async def test_a_run_takes_so_many_signals_and_a_cancel_all_the_same(
 
 
 async def test_nothing_is_sent_to_a_run_that_ended_or_never_was(location: str) -> None:
-    async with journal(location) as (runs, catalogue):
+    async with opened_runs(location) as (runs, catalogue):
         ended = fails(await begin(runs, catalogue))
         await runs.append(ended.state, 0, ended.records)
 

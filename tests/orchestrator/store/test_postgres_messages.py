@@ -44,7 +44,7 @@ async def owner(connection: asyncpg.Connection) -> Any:
 
 
 async def sent(runs: RunStore) -> list[Any]:
-    return await runs.messages.waiting("run", taken=0)
+    return await runs.messages.read_after("run", position=0)
 
 
 async def test_a_delivery_gives_way_to_a_message_that_is_being_sent(url: str) -> None:
@@ -93,7 +93,7 @@ async def test_a_run_that_is_being_sent_something_does_not_fall_asleep(url: str)
         transaction = other.transaction()
         await transaction.start()
         await send_as_another(other, "first")
-        drowsy = asyncio.create_task(runs.sleep.suspend(state, 0, FAR))
+        drowsy = asyncio.create_task(runs.suspensions.suspend(state, 0, FAR))
         await eventually(lambda: is_blocked(url))
         await transaction.commit()
 
@@ -126,7 +126,7 @@ async def test_a_run_that_falls_asleep_is_woken_by_what_was_sent_just_then(url: 
 
         answer = await late
 
-        assert not answer.awake
+        assert answer.claimable
         assert await owner(connection) == ""
         assert await sent(runs) == [named("late", 1)]
 

@@ -45,11 +45,11 @@ def url(new_postgres_database: str) -> str:
 @asynccontextmanager
 async def executor(url: str) -> AsyncIterator[tuple[PostgresRunStore, WorkflowRegistry]]:
     """One that renews its lease only when it is told to."""
-    async with open_store(url, lease_seconds=LEASE) as journal:
-        catalogue = WorkflowRegistry(journal.definitions)
+    async with open_store(url, lease_seconds=LEASE) as store:
+        catalogue = WorkflowRegistry(store.definitions)
         await catalogue.register_built_in()
-        assert isinstance(journal.runs, PostgresRunStore)
-        yield journal.runs, catalogue
+        assert isinstance(store.runs, PostgresRunStore)
+        yield store.runs, catalogue
 
 
 async def expire(connection: asyncpg.Connection, runs: PostgresRunStore) -> None:

@@ -33,21 +33,21 @@ def judged(state: RunState, ended: RunStatus) -> Record:
     return judge(state, ended, reason="mended", by="spiffe://ops", at_us=5_000_000)
 
 
-async def fail(journal: OrchestratorStore) -> Transition:
-    catalogue = WorkflowRegistry(journal.definitions)
+async def fail(store: OrchestratorStore) -> Transition:
+    catalogue = WorkflowRegistry(store.definitions)
     await catalogue.register_built_in()
-    ended = fails(await begin(journal.runs, catalogue))
-    await journal.runs.append(ended.state, 0, ended.records)
+    ended = fails(await begin(store.runs, catalogue))
+    await store.runs.append(ended.state, 0, ended.records)
     return ended
 
 
 async def test_a_redriven_run_waits_for_whoever_has_room(location: str) -> None:
-    async with open_store(location) as journal:
-        ended = await fail(journal)
+    async with open_store(location) as store:
+        ended = await fail(store)
 
-        await redrive(journal.database, key("a"), "run", judged)
-        (claimed,) = await journal.runs.claim(10)
-        events = await journal.database.read(lambda tx: outbox.read(tx, after=0, limit=10))
+        await redrive(store.database, key("a"), "run", judged)
+        (claimed,) = await store.runs.claim(10)
+        events = await store.database.read(lambda tx: outbox.read(tx, after=0, limit=10))
 
         assert claimed.row.epoch == 1
         assert claimed.row.status == RunStatus.RUNNING
@@ -61,46 +61,46 @@ async def test_a_redriven_run_waits_for_whoever_has_room(location: str) -> None:
 
 
 async def test_a_redrive_is_stored_once_and_one_of_two_wins(location: str) -> None:
-    async with open_store(location) as journal:
-        await fail(journal)
+    async with open_store(location) as store:
+        await fail(store)
 
-        await redrive(journal.database, key("a"), "run", judged)
-        await redrive(journal.database, key("a"), "run", judged)
+        await redrive(store.database, key("a"), "run", judged)
+        await redrive(store.database, key("a"), "run", judged)
         others = await asyncio.gather(
-            *(redrive(journal.database, key(name), "run", judged) for name in "bc"),
+            *(redrive(store.database, key(name), "run", judged) for name in "bc"),
             return_exceptions=True,
         )
-        stored = await journal.runs.load("run")
+        stored = await store.runs.load("run")
 
     assert all(isinstance(other, FailedPrecondition) for other in others)
     assert len(stored.state.redrives) == 1
 
 
 async def test_who_ended_the_run_writes_nothing_to_it_any_more(location: str) -> None:
-    async with open_store(location) as journal:
-        ended = await fail(journal)
-        await redrive(journal.database, key("a"), "run", judged)
+    async with open_store(location) as store:
+        ended = await fail(store)
+        await redrive(store.database, key("a"), "run", judged)
         late = fails(ended)
 
         with pytest.raises(FencedError):
-            await journal.runs.append(late.state, 0, late.records or ended.records)
+            await store.runs.append(late.state, 0, late.records or ended.records)
 
 
 async def test_a_run_that_was_set_aside_unread_is_redriven_once_it_can_be_read(
     location: str,
 ) -> None:
-    async with open_store(location) as journal:
-        catalogue = WorkflowRegistry(journal.definitions)
+    async with open_store(location) as store:
+        catalogue = WorkflowRegistry(store.definitions)
         await catalogue.register_built_in()
-        await begin(journal.runs, catalogue)
-        await journal.database.write(
+        await begin(store.runs, catalogue)
+        await store.database.write(
             lambda tx: tx.execute(
                 "UPDATE run SET status = 'NEEDS_ATTENTION', finished_us = updated_us"
             )
         )
 
-        await redrive(journal.database, key("a"), "run", judged)
-        (claimed,) = await journal.runs.claim(10)
+        await redrive(store.database, key("a"), "run", judged)
+        (claimed,) = await store.runs.claim(10)
 
     assert claimed.state.redrives[0].ended is RunStatus.NEEDS_ATTENTION
     assert claimed.row.status == RunStatus.RUNNING

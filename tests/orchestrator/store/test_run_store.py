@@ -47,26 +47,26 @@ GIVEN = {
 
 
 @asynccontextmanager
-async def journal(location: str) -> AsyncIterator[tuple[RunStore, WorkflowRegistry]]:
-    async with open_store(location) as journal:
-        catalogue = WorkflowRegistry(journal.definitions)
+async def opened_runs(location: str) -> AsyncIterator[tuple[RunStore, WorkflowRegistry]]:
+    async with open_store(location) as store:
+        catalogue = WorkflowRegistry(store.definitions)
         await catalogue.register_built_in()
-        async with journal.own(Nobody(), RunNotifier()):
-            yield journal.runs, catalogue
+        async with store.own(Nobody(), RunNotifier()):
+            yield store.runs, catalogue
 
 
 class Nobody:
     """Drives nothing."""
 
-    def hear_soon(self) -> None: ...
+    def notify_events(self) -> None: ...
 
-    def claim_soon(self) -> None: ...
+    def notify_claimable(self) -> None: ...
 
-    def take_mail_soon(self, run_id: str, message: Any = None) -> None: ...
+    def notify_message(self, run_id: str, message: Any = None) -> None: ...
 
-    def abandon(self) -> None: ...
+    def drop_all_runs(self) -> None: ...
 
-    def redraw(self, ended: Sequence[StoredRun]) -> None: ...
+    def re_export_spans(self, ended: Sequence[StoredRun]) -> None: ...
 
 
 async def begin(
@@ -113,11 +113,11 @@ def fails(turn: Transition, code: str = "INVALID_ARGUMENT") -> Transition:
 
 
 async def test_what_was_appended_is_there_after_reopening(location: str) -> None:
-    async with journal(location) as (runs, catalogue):
+    async with opened_runs(location) as (runs, catalogue):
         ended = fails(await begin(runs, catalogue))
         await runs.append(ended.state, 0, ended.records)
 
-    async with journal(location) as (runs, _):
+    async with opened_runs(location) as (runs, _):
         stored = await runs.load("run")
 
     assert stored.state == ended.state
@@ -126,13 +126,13 @@ async def test_what_was_appended_is_there_after_reopening(location: str) -> None
 
 
 async def test_the_news_of_a_run_are_the_records_that_nobody_saw(location: str) -> None:
-    async with journal(location) as (runs, catalogue):
+    async with opened_runs(location) as (runs, catalogue):
         begun = await begin(runs, catalogue)
         ended = fails(begun)
         await runs.append(ended.state, 0, ended.records)
 
-        news = await runs.news("run", after=len(begun.records))
-        nothing = await runs.news("run", after=ended.state.sequence)
+        news = await runs.load_after("run", sequence=len(begun.records))
+        nothing = await runs.load_after("run", sequence=ended.state.sequence)
 
     assert news.records == tuple(ended.records)
     assert nothing.records == ()
@@ -140,7 +140,7 @@ async def test_the_news_of_a_run_are_the_records_that_nobody_saw(location: str) 
 
 
 async def test_a_turn_that_is_stored_again_changes_nothing(location: str) -> None:
-    async with journal(location) as (runs, catalogue):
+    async with opened_runs(location) as (runs, catalogue):
         ended = fails(await begin(runs, catalogue))
 
         await runs.append(ended.state, 0, ended.records)
@@ -150,10 +150,10 @@ async def test_a_turn_that_is_stored_again_changes_nothing(location: str) -> Non
 
 
 async def test_who_lost_a_run_cannot_write_to_it(location: str) -> None:
-    async with journal(location) as (runs, catalogue):
+    async with opened_runs(location) as (runs, catalogue):
         ended = fails(await begin(runs, catalogue))
 
-    async with journal(location) as (runs, _):
+    async with opened_runs(location) as (runs, _):
         (taken,) = await runs.claim(10)
 
         with pytest.raises(FencedError):
@@ -166,7 +166,7 @@ async def test_who_lost_a_run_cannot_write_to_it(location: str) -> None:
 
 
 async def test_two_turns_from_one_state_cannot_both_be_stored(location: str) -> None:
-    async with journal(location) as (runs, catalogue):
+    async with opened_runs(location) as (runs, catalogue):
         begun = await begin(runs, catalogue)
         one, other = fails(begun, "INVALID_ARGUMENT"), fails(begun, "UNAVAILABLE")
         await runs.append(one.state, 0, one.records)
@@ -178,7 +178,7 @@ async def test_two_turns_from_one_state_cannot_both_be_stored(location: str) -> 
 
 
 async def test_waiting_runs_are_claimed_once_and_oldest_first(location: str) -> None:
-    async with journal(location) as (runs, catalogue):
+    async with opened_runs(location) as (runs, catalogue):
         for number in (3, 1, 2):
             await begin(runs, catalogue, f"run-{number}", owned=False, at_us=number)
 
@@ -189,7 +189,7 @@ async def test_waiting_runs_are_claimed_once_and_oldest_first(location: str) -> 
 
 
 async def test_a_run_that_was_stored_behind_a_lost_answer_is_taken_up(location: str) -> None:
-    async with journal(location) as (runs, catalogue):
+    async with opened_runs(location) as (runs, catalogue):
         await begin(runs, catalogue, "held")
         await begin(runs, catalogue, "lost")
 
@@ -201,7 +201,7 @@ async def test_a_run_that_was_stored_behind_a_lost_answer_is_taken_up(location: 
 async def test_who_asks_late_for_a_run_that_was_claimed_meanwhile_does_not_drive_it_too(
     location: str,
 ) -> None:
-    async with journal(location) as (runs, catalogue):
+    async with opened_runs(location) as (runs, catalogue):
         first = await begin(runs, catalogue, owned=False)
         [claimed] = await runs.claim(1)
         driven = Transition(first.workflow, claimed.state, POLICY, 1_000_001, 0)
@@ -211,7 +211,7 @@ async def test_who_asks_late_for_a_run_that_was_claimed_meanwhile_does_not_drive
         late, started = await ask_to_start(runs, catalogue, owned=True, at_us=1_000_002)
 
         assert late.state.sequence == driven.state.sequence
-        assert not started.is_new
+        assert not started.created
 
 
 # The run that they hit has two records: it was started, and its first step is intended.
@@ -227,17 +227,17 @@ DAMAGES = {
 async def test_a_run_that_cannot_be_read_is_set_aside_and_holds_up_no_other(
     location: str, damage: str
 ) -> None:
-    async with journal(location) as (runs, catalogue):
+    async with opened_runs(location) as (runs, catalogue):
         await begin(runs, catalogue, "hurt", at_us=1)
         await begin(runs, catalogue, "sound", at_us=2)
     async with open_database(location, schema=SCHEMA) as database:
         left = b"{}" if damage == "a field gone" else b"{"
         await database.write(lambda tx: tx.execute(DAMAGES[damage], left))
 
-    async with journal(location) as (runs, _):
+    async with opened_runs(location) as (runs, _):
         claimed = await runs.claim(10)
         waiting = await runs.claim(10)
-        (row,) = (await runs.listing.page(RunFilter(statuses=("NEEDS_ATTENTION",)), limit=10)).rows
+        (row,) = (await runs.query.page(RunFilter(statuses=("NEEDS_ATTENTION",)), limit=10)).rows
         with pytest.raises(FailedPrecondition) as refusal:
             await runs.load("hurt")
 
@@ -267,7 +267,7 @@ async def test_a_run_that_was_set_aside_is_shown_as_such_once_it_can_be_read(loc
 
 
 async def test_another_caller_cannot_have_the_same_run(location: str) -> None:
-    async with journal(location) as (runs, catalogue):
+    async with opened_runs(location) as (runs, catalogue):
         await begin(runs, catalogue)
 
         with pytest.raises(AlreadyExists):
@@ -275,7 +275,7 @@ async def test_another_caller_cannot_have_the_same_run(location: str) -> None:
 
 
 async def test_a_start_that_is_refused_leaves_nothing(location: str) -> None:
-    async with journal(location) as (runs, _):
+    async with opened_runs(location) as (runs, _):
 
         def refuse(stored: StoredDefinition) -> NewRun:
             raise NotFound("not today")
@@ -284,11 +284,11 @@ async def test_a_start_that_is_refused_leaves_nothing(location: str) -> None:
         with pytest.raises(NotFound, match="not today"):
             await runs.start(key, "assess_fraud_risk", refuse, lambda new: b"")
 
-        assert (await runs.listing.page(RunFilter(), limit=10)).rows == ()
+        assert (await runs.query.page(RunFilter(), limit=10)).rows == ()
 
 
 async def test_runs_that_commit_together_are_stored_each_for_itself(location: str) -> None:
-    async with journal(location) as (runs, catalogue):
+    async with opened_runs(location) as (runs, catalogue):
         ended = [fails(await begin(runs, catalogue, f"run-{n}")) for n in range(3)]
         late = Record.write(8, RecordKind.RECOVERED, "", 0, 2_000_000, {})
         moved = replace(ended[1].state, sequence=9), replace(ended[2].state, reason="\ud800")
@@ -300,7 +300,7 @@ async def test_runs_that_commit_together_are_stored_each_for_itself(location: st
             *(begin(runs, catalogue, f"run-{n}", caller=f"spiffe://{n % 2}") for n in (2, 3, 5)),
             return_exceptions=True,
         )
-        page = await runs.listing.page(RunFilter(), limit=10)
+        page = await runs.query.page(RunFilter(), limit=10)
 
     kinds = [None if isinstance(o, Transition) else o and type(o) for o in outcomes]
     assert kinds[:2] == [None, FencedError]
@@ -313,7 +313,7 @@ async def test_runs_that_commit_together_are_stored_each_for_itself(location: st
 
 
 async def test_many_runs_are_one_commit_and_every_event_has_a_number(location: str) -> None:
-    async with journal(location) as (runs, catalogue):
+    async with opened_runs(location) as (runs, catalogue):
         begun = await asyncio.gather(*(begin(runs, catalogue, f"run-{n}") for n in range(150)))
         ended = [fails(turn) for turn in begun]
         await asyncio.gather(*(runs.append(turn.state, 0, turn.records) for turn in ended))
@@ -329,7 +329,7 @@ async def test_many_runs_are_one_commit_and_every_event_has_a_number(location: s
 async def test_a_run_begins_with_the_newest_definition_though_an_older_one_is_known(
     location: str,
 ) -> None:
-    async with journal(location) as (runs, catalogue):
+    async with opened_runs(location) as (runs, catalogue):
         older = await catalogue.register(steps("one\n    set: {a: 1}"))
         await begin(runs, catalogue, "before", workflow_id="example")
         newer = await catalogue.register(steps("one\n    set: {a: 2}"))
@@ -341,8 +341,8 @@ async def test_a_run_begins_with_the_newest_definition_though_an_older_one_is_kn
 
 
 async def test_a_run_keeps_the_workflows_that_it_began_with(location: str) -> None:
-    async with open_store(location) as journal:
-        definitions = journal.definitions
+    async with open_store(location) as store:
+        definitions = store.definitions
         catalogue = WorkflowRegistry(definitions)
         await catalogue.register_built_in()
         shipped = definition.load(definition.built_in_text("assess_fraud_risk"))

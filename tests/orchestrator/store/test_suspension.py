@@ -20,7 +20,7 @@ from services.orchestrator.worker import executor, worker
 from tests.orchestrator.conftest import connect
 from tests.orchestrator.engine.definitions import steps
 from tests.orchestrator.paying import finished, status, uuid7
-from tests.orchestrator.store.test_run_store import begin, journal
+from tests.orchestrator.store.test_run_store import begin, opened_runs
 from tests.orchestrator.test_messages import ASKS, signal
 from tests.orchestrator.test_messages import begin as begin_asking
 
@@ -38,59 +38,59 @@ def in_seconds(seconds: float) -> int:
 
 
 async def claimed(runs: RunStore) -> list[tuple[str, bool]]:
-    return [(stored.row.id, stored.slept) for stored in await runs.claim(10)]
+    return [(stored.row.id, stored.was_suspended) for stored in await runs.claim(10)]
 
 
 async def test_who_sleeps_is_nobodys_until_it_is_due(location: str) -> None:
-    async with journal(location) as (runs, catalogue):
+    async with opened_runs(location) as (runs, catalogue):
         late, early = [await begin(runs, catalogue, name) for name in ("late", "early")]
 
-        assert await runs.sleep.suspend(late.state, 0, in_seconds(3600))
-        assert await runs.sleep.suspend(early.state, 0, in_seconds(-2))
+        assert await runs.suspensions.suspend(late.state, 0, in_seconds(3600))
+        assert await runs.suspensions.suspend(early.state, 0, in_seconds(-2))
         before = await claimed(runs)
-        due_in = await runs.sleep.due()
-        woken = await runs.sleep.resume_due(10)
+        due_in = await runs.suspensions.seconds_until_due()
+        woken = await runs.suspensions.resume_due(10)
 
         assert before == []
         assert due_in is not None
         assert due_in < 0
         assert woken == 1
         assert await claimed(runs) == [("early", True)]
-        assert await runs.sleep.resume_due(10) == 0
+        assert await runs.suspensions.resume_due(10) == 0
 
 
 async def test_who_sleeps_goes_on_sleeping_after_a_restart(location: str) -> None:
-    async with journal(location) as (runs, catalogue):
+    async with opened_runs(location) as (runs, catalogue):
         turn = await begin(runs, catalogue)
-        await runs.sleep.suspend(turn.state, 0, in_seconds(3600))
+        await runs.suspensions.suspend(turn.state, 0, in_seconds(3600))
 
-    async with journal(location) as (runs, _):
+    async with opened_runs(location) as (runs, _):
         assert await claimed(runs) == []
-        assert await runs.sleep.due() == pytest.approx(3600, abs=60)
+        assert await runs.suspensions.seconds_until_due() == pytest.approx(3600, abs=60)
 
 
 async def test_a_message_wakes_and_who_has_one_does_not_fall_asleep(location: str) -> None:
     message = Signalled("approved", {}, "")
-    async with journal(location) as (runs, catalogue):
+    async with opened_runs(location) as (runs, catalogue):
         asleep, awake = [await begin(runs, catalogue, name) for name in ("asleep", "awake")]
-        await runs.sleep.suspend(asleep.state, 0, in_seconds(3600))
+        await runs.suspensions.suspend(asleep.state, 0, in_seconds(3600))
 
         for run_id in ("asleep", "awake"):
             await runs.messages.send(replace(KEY, request_id=run_id), run_id, message)
 
-        assert not await runs.sleep.suspend(awake.state, 0, in_seconds(3600))
+        assert not await runs.suspensions.suspend(awake.state, 0, in_seconds(3600))
         assert await claimed(runs) == [("asleep", True)]
 
 
 async def test_who_has_lost_a_run_cannot_let_go_of_it(location: str) -> None:
-    async with journal(location) as (runs, catalogue):
+    async with opened_runs(location) as (runs, catalogue):
         turn = await begin(runs, catalogue)
 
-    async with journal(location) as (runs, _):
+    async with opened_runs(location) as (runs, _):
         (taken,) = await runs.claim(1)
 
-        assert not await runs.sleep.suspend(turn.state, 0, in_seconds(-1))
-        assert await runs.sleep.suspend(taken.state, taken.row.epoch, in_seconds(-1))
+        assert not await runs.suspensions.suspend(turn.state, 0, in_seconds(-1))
+        assert await runs.suspensions.suspend(taken.state, taken.row.epoch, in_seconds(-1))
 
 
 @pytest.fixture

@@ -28,18 +28,18 @@ async def test_what_was_answered_before_the_copy_is_in_it_and_every_run_folds(
     acknowledged: dict[str, int] = {}  # run id -> sequence that is durable
     stopping = asyncio.Event()
 
-    async with open_store(str(original)) as journal:
-        catalogue = WorkflowRegistry(journal.definitions)
+    async with open_store(str(original)) as store:
+        catalogue = WorkflowRegistry(store.definitions)
         await catalogue.register_built_in()
 
         async def write(name: str) -> None:
             number = 0
             while not stopping.is_set():
                 number += 1
-                begun = await begin(journal.runs, catalogue, f"{name}-{number}")
+                begun = await begin(store.runs, catalogue, f"{name}-{number}")
                 acknowledged[f"{name}-{number}"] = begun.state.sequence
                 ended = fails(begun)
-                await journal.runs.append(ended.state, 0, ended.records)
+                await store.runs.append(ended.state, 0, ended.records)
                 acknowledged[f"{name}-{number}"] = ended.state.sequence
 
         async def grow() -> None:
@@ -56,11 +56,11 @@ async def test_what_was_answered_before_the_copy_is_in_it_and_every_run_folds(
         await asyncio.gather(*writers)
 
     for number, promised in enumerate(promises):
-        async with open_store(str(tmp_path / f"copy-{number}" / "store.db")) as journal:
+        async with open_store(str(tmp_path / f"copy-{number}" / "store.db")) as store:
             for run_id, sequence in promised.items():
-                stored = await journal.runs.load(run_id)  # its records are whole, and fold
+                stored = await store.runs.load(run_id)  # its records are whole, and fold
                 assert stored.state.sequence >= sequence, run_id
-            again = await begin(journal.runs, WorkflowRegistry(journal.definitions), "afterwards")
+            again = await begin(store.runs, WorkflowRegistry(store.definitions), "afterwards")
             assert again.state.sequence
 
 

@@ -28,7 +28,7 @@ from tests.orchestrator.conftest import connect, two_replicas
 from tests.orchestrator.engine.definitions import STORE, call, steps
 from tests.orchestrator.paying import finished, status
 from tests.orchestrator.schedules.scheduling import Replica, replica
-from tests.orchestrator.store.test_run_store import POLICY, begin, journal
+from tests.orchestrator.store.test_run_store import POLICY, begin, opened_runs
 from tests.orchestrator.test_messages import begin as begin_run
 from tests.orchestrator.test_messages import is_at
 from tests.orchestrator.test_messages import signal as signal_to
@@ -69,15 +69,15 @@ async def deliver(
 
 
 async def test_a_message_is_stored_with_its_turn_and_its_reply_once(location: str) -> None:
-    async with journal(location) as (runs, catalogue):
+    async with opened_runs(location) as (runs, catalogue):
         begun = await begin(runs, catalogue)
 
         first = await deliver(runs, begun, named("one", 1), key("a"))
         again = await deliver(runs, begun, named("one", 1), key("a"))
         stored = await runs.load("run")
-        waiting = await runs.messages.waiting("run", taken=0)
+        waiting = await runs.messages.read_after("run", position=0)
         answer = await runs.messages.send(key("a"), "run", named("one"))
-        behind = await runs.messages.waiting("run", taken=1)
+        behind = await runs.messages.read_after("run", position=1)
 
     assert (first, again) == (True, True)
     assert stored.state == taking(begun, named("one", 1)).state
@@ -89,7 +89,7 @@ async def test_a_message_is_stored_with_its_turn_and_its_reply_once(location: st
 async def test_a_message_that_must_not_be_stored_leaves_no_turn(
     location: str, hindrance: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with journal(location) as (runs, catalogue):
+    async with opened_runs(location) as (runs, catalogue):
         begun = await begin(runs, catalogue)
         await begin(runs, catalogue, "other")
         if hindrance == "another":
@@ -98,19 +98,19 @@ async def test_a_message_that_must_not_be_stored_leaves_no_turn(
             await runs.messages.send(key("a"), "other", named("one"))
         if hindrance == "too many":
             monkeypatch.setattr(messages, "MAX_SIGNALS", 0)
-        sent = await runs.messages.waiting("run", taken=0)
+        sent = await runs.messages.read_after("run", position=0)
 
         delivered = await deliver(runs, begun, named("one", 1), key("a"))
 
         assert not delivered
         assert (await runs.load("run")).state == begun.state
-        assert await runs.messages.waiting("run", taken=0) == sent
+        assert await runs.messages.read_after("run", position=0) == sent
         if hindrance != "same key":
             assert await runs.messages.first_reply(key("a")) is None
 
 
 async def test_one_that_must_not_be_stored_holds_up_nothing_of_its_commit(location: str) -> None:
-    async with journal(location) as (runs, catalogue):
+    async with opened_runs(location) as (runs, catalogue):
         begun = [await begin(runs, catalogue, f"run-{number}") for number in range(6)]
         await runs.messages.send(key("before"), "run-3", named("two"))
 
@@ -121,22 +121,24 @@ async def test_one_that_must_not_be_stored_holds_up_nothing_of_its_commit(locati
             )
         )
 
-        counts = [len(await runs.messages.waiting(turn.state.run_id, taken=0)) for turn in begun]
+        counts = [
+            len(await runs.messages.read_after(turn.state.run_id, position=0)) for turn in begun
+        ]
     assert sorted(delivered[:2]) == [False, True]  # of one key
     assert delivered[2:] == [True, False, True, True]
     assert [counts[0] + counts[1], *counts[2:]] == [1] * 5
 
 
 async def test_who_lost_a_run_delivers_nothing_to_it(location: str) -> None:
-    async with journal(location) as (runs, catalogue):
+    async with opened_runs(location) as (runs, catalogue):
         begun = await begin(runs, catalogue)
 
-    async with journal(location) as (runs, _):
+    async with opened_runs(location) as (runs, _):
         await runs.claim(10)
 
         with pytest.raises(FencedError):
             await deliver(runs, begun, named("one", 1), key("a"))
-        assert await runs.messages.waiting("run", taken=0) == []
+        assert await runs.messages.read_after("run", position=0) == []
 
 
 @asynccontextmanager
@@ -153,7 +155,7 @@ async def waiting_run(config: OrchestratorConfig, location: str, waits: int) -> 
 
 
 async def sequence(here: Replica) -> int:
-    return (await here.journal.runs.load("run")).state.sequence
+    return (await here.store.runs.load("run")).state.sequence
 
 
 async def send(here: Replica, request_id: str, name: str = "approved") -> bytes:
@@ -167,7 +169,7 @@ async def test_the_sender_is_answered_once_its_turn_is_stored(
         for number in range(2):
             reply = await send(here, f"a{number}")
 
-            state = (await here.journal.runs.load("run")).state
+            state = (await here.store.runs.load("run")).state
             assert reply == b"reply"
             assert state.taken == number + 1
         assert state.status == RunStatus.SUCCEEDED
@@ -181,8 +183,8 @@ async def test_many_who_send_at_once_are_each_heard_once(
 
         await asyncio.gather(*(send(here, request_id) for request_id in twice))
 
-        await eventually(lambda: here.journal.runs.has_ended("run"))
-        stored = await here.journal.runs.load("run")
+        await eventually(lambda: here.store.runs.has_ended("run"))
+        stored = await here.store.runs.load("run")
     taken = [one.payload["position"] for one in stored.records if one.kind is RecordKind.SIGNAL]
     assert stored.state.status == RunStatus.SUCCEEDED
     assert taken == list(range(1, SENDERS + 1))
@@ -200,9 +202,9 @@ async def test_many_who_send_by_two_replicas_at_once_are_each_heard_once(
 
         await asyncio.gather(*(send(at, request_id) for request_id in ids for at in (here, there)))
 
-        await eventually(lambda: here.journal.runs.has_ended("run"))
-        stored = await here.journal.runs.load("run")
-        sent = await here.journal.runs.messages.waiting("run", taken=0)
+        await eventually(lambda: here.store.runs.has_ended("run"))
+        stored = await here.store.runs.load("run")
+        sent = await here.store.runs.messages.read_after("run", position=0)
     taken = [one.payload["position"] for one in stored.records if one.kind is RecordKind.SIGNAL]
     assert stored.state.status == RunStatus.SUCCEEDED
     assert taken == list(range(1, SENDERS + 1))
@@ -222,8 +224,8 @@ async def test_a_run_that_takes_no_more_signals_goes_on(
         await send(here, "a")  # again
         await here.runner.send(key("d"), "run", CancelRequested("enough", "who"))
 
-        await eventually(lambda: here.journal.runs.has_ended("run"))
-        state = (await here.journal.runs.load("run")).state
+        await eventually(lambda: here.store.runs.has_ended("run"))
+        state = (await here.store.runs.load("run")).state
     assert (state.status, state.taken) == (RunStatus.CANCELLED, 3)
 
 

@@ -68,12 +68,12 @@ async def send(here: Replica, message: Message, request_id: str = "m") -> None:
 
 
 async def kinds(here: Replica) -> list[RecordKind]:
-    return [record.kind for record in (await here.journal.runs.load("run")).records]
+    return [record.kind for record in (await here.store.runs.load("run")).records]
 
 
 async def end(here: Replica) -> RunState:
-    await eventually(lambda: here.journal.runs.has_ended("run"))
-    return (await here.journal.runs.load("run")).state
+    await eventually(lambda: here.store.runs.has_ended("run"))
+    return (await here.store.runs.load("run")).state
 
 
 @pytest.mark.usefixtures("answers")
@@ -185,7 +185,7 @@ async def test_who_abandons_its_runs_takes_no_mail_for_them(
 
     sent = asyncio.create_task(send(here, CANCEL))
     await taking.wait()
-    here.runner.abandon()
+    here.runner.drop_all_runs()
     await eventually(ended.is_set)
     await sent
 
@@ -196,7 +196,7 @@ def before_a_cancel(
     here: Replica, monkeypatch: pytest.MonkeyPatch, first: Callable[[], Any]
 ) -> None:
     """Have ``first`` happen before a cancel of a run is stored, and what it leads to."""
-    deliver = here.journal.runs.deliver
+    deliver = here.store.runs.deliver
 
     async def later(
         state: RunState, epoch: int, records: Sequence[Record], letter: Envelope
@@ -205,4 +205,4 @@ def before_a_cancel(
             await first()
         return await deliver(state, epoch, records, letter)
 
-    monkeypatch.setattr(here.journal.runs, "deliver", later)
+    monkeypatch.setattr(here.store.runs, "deliver", later)

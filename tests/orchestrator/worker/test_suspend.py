@@ -34,9 +34,11 @@ class Watched(Suspensions):
 
     asked = False
 
-    async def suspend(self, state: RunState, epoch: int, wake_us: int, *, heard: int = 0) -> bool:
+    async def suspend(
+        self, state: RunState, epoch: int, wake_us: int, *, event_cursor: int = 0
+    ) -> bool:
         self.asked = True
-        return await super().suspend(state, epoch, wake_us, heard=heard)
+        return await super().suspend(state, epoch, wake_us, event_cursor=event_cursor)
 
 
 async def test_a_signal_of_the_commit_in_which_its_run_falls_asleep_wakes_it(
@@ -50,13 +52,13 @@ async def test_a_signal_of_the_commit_in_which_its_run_falls_asleep_wakes_it(
         may_write.wait()
 
     async with replica(config, str(tmp_path / "store.db")) as here:
-        runs, sleep = here.journal.runs, Watched(here.journal.database)
-        runs.sleep = sleep
+        runs, sleep = here.store.runs, Watched(here.store.database)
+        runs.suspensions = sleep
         await here.catalogue.register(ASKS)
         request = StartRun("run", {}, None, "", CALLER)
         key = IdempotencyKey(CALLER, "StartRun", "run", b"")
         await here.runner.start(key, "example", request, "", lambda _: b"")
-        held = asyncio.create_task(here.journal.database.write(hold))
+        held = asyncio.create_task(here.store.database.write(hold))
         await eventually(lambda: sleep.asked)
 
         key = IdempotencyKey(CALLER, "SignalRun", "s", b"")

@@ -35,7 +35,7 @@ async def keep_lease(
     changes: RunNotifier,
 ) -> AsyncIterator[None]:
     """Renew, and look for what others left, for the duration of the block; then leave at once."""
-    writer.on_lost, writer.on_woken = driver.abandon, driver.claim_soon
+    writer.on_lost, writer.on_woken = driver.drop_all_runs, driver.notify_claimable
     async with listening(url, runs.lease, writer, changes, driver):
         task = asyncio.create_task(_own_forever(runs, driver), name="own")
         try:
@@ -60,7 +60,7 @@ async def _own_forever(runs: PostgresRunStore, driver: WorkerCallbacks) -> None:
                 soonest = others_end_in + AFTER_THE_END
         except (MeshError, asyncpg.PostgresError) as error:
             log.warning("cannot keep the lease: %s", error)
-        driver.claim_soon()
+        driver.notify_claimable()
         await asyncio.sleep(min(soonest, runs.lease.seconds / 3, LOOK_AGAIN))
 
 
@@ -70,4 +70,4 @@ async def _take_over(runs: PostgresRunStore, driver: WorkerCallbacks) -> None:
         log.info("released %d runs of %s", taken.released, ", ".join(taken.executors))
     for run_id in taken.ended:
         with suppress(FailedPrecondition):
-            driver.redraw([await runs.load(run_id)])
+            driver.re_export_spans([await runs.load(run_id)])

@@ -39,12 +39,12 @@ async def listening(
         if channel == MAIL:
             run_id, sender, *sent = message.split(" ", 4)
             if sender != lease.replica_id:  # who sent it here tells here
-                driver.take_mail_soon(run_id, _read(*sent) if sent else None)
+                driver.notify_message(run_id, _read(*sent) if sent else None)
             return
         if channel == EVENT:
-            driver.hear_soon()
+            driver.notify_events()
         if channel == WAITING:
-            driver.claim_soon()
+            driver.notify_claimable()
         for run_id in message.split():
             changes.notify(run_id)
 
@@ -62,8 +62,8 @@ async def listening(
                     await connection.add_listener(channel, hear)
                 # What was told while nobody listened.
                 changes.notify_all()
-                driver.claim_soon()
-                driver.hear_soon()
+                driver.notify_claimable()
+                driver.notify_events()
                 await ended.wait()
                 log.warning("PostgreSQL ended the connection that we listen on")
             except LOST:

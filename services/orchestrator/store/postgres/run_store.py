@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mesh.data.database import Database, Transaction
     from mesh.data.idempotency import IdempotencyKey
     from mesh.data.lease import Lease
-    from services.orchestrator.store.messages import DuplicateRequest, Message
+    from services.orchestrator.store.messages import InboxStatus, Message
     from services.orchestrator.store.postgres.writer import PostgresWriter
 
 
@@ -62,7 +62,7 @@ class PostgresMessages(Messages):
         while True:
             try:
                 if await self._writer.alone(partial(self._send, key, run_id, message, reply)):
-                    return SendResult(reply, awake=True)
+                    return SendResult(reply, claimable=False)
             except asyncpg.UniqueViolationError:
                 pass  # the key, for another run
             try:
@@ -83,12 +83,12 @@ class PostgresMessages(Messages):
         return told is not None
 
     async def _store(
-        self, tx: Transaction, run_id: str, held: DuplicateRequest, message: Message
+        self, tx: Transaction, run_id: str, status: InboxStatus, message: Message
     ) -> None:
         """Of one that sleeps; from its being woken on, nobody else sends to it."""
-        if not (held.sleeps and await wake(tx, run_id)):
+        if not (status.suspended and await wake(tx, run_id)):
             raise _AwakeError
-        await insert(tx, run_id, held, message)
+        await insert(tx, run_id, status, message)
         await tx.fetch("SELECT pg_notify(?, '')", statements.WAITING)
 
 
@@ -104,14 +104,14 @@ class PostgresRunStore(RunStore):
         async def take(connection: Any) -> list[tuple[str, int, bool]]:
             executor, incarnation = lease.replica_id, lease.incarnation
             rows = await connection.fetch(statements.CLAIM, executor, incarnation, limit)
-            return [(id, epoch, slept) for id, epoch, slept in rows]
+            return [(id, epoch, suspended) for id, epoch, suspended in rows]
 
-        taken = {id: (epoch, slept) for id, epoch, slept in await self._writer.alone(take)}
+        taken = {id: (epoch, suspended) for id, epoch, suspended in await self._writer.alone(take)}
         if not taken:
             return []
         claimed: list[StoredRun] = []
         for id, found in await self._database.read(partial(load_runs, run_ids=list(taken))):
-            epoch, slept = taken[id]
+            epoch, suspended = taken[id]
             if isinstance(found, FailedPrecondition):
                 await self._database.write(
                     partial(set_aside, run_id=id, epoch=epoch, reason=str(found))
@@ -119,7 +119,7 @@ class PostgresRunStore(RunStore):
                 continue
             # Not the epoch of the row as it is now: it may have been taken from us again.
             row = replace(found.row, epoch=epoch)
-            claimed.append(replace(found, row=row, slept=slept))
+            claimed.append(replace(found, row=row, was_suspended=suspended))
         return claimed
 
     async def release_lost(self, held: Collection[str]) -> None:

@@ -105,7 +105,7 @@ class PostgresWriter(GroupCommit):
     async def _between(self) -> None:
         while self._alone:
             await self._run(self._alone.popleft())
-            if self._waiting:
+            if self._pending:
                 return  # in turn
 
     async def _run(self, job: _SingleStatement) -> None:
@@ -132,7 +132,7 @@ class PostgresWriter(GroupCommit):
             except asyncpg.UniqueViolationError as error:
                 if len(batch) > 1 or error.table_name not in FIRST_COME:
                     raise
-                batch[0].settle(landed=False)
+                batch[0].complete(committed=False)
                 return
             except LOST as error:
                 # It may have landed. Sent again, it finds that, and who asked reads it back.
@@ -146,7 +146,7 @@ class PostgresWriter(GroupCommit):
     async def _commit(self, batch: list[PendingCommit]) -> None:
         connection = await self._connected()
         executor = self._lease.replica_id
-        rows = rows_of([waiting.commit for waiting in batch], executor)
+        rows = rows_of([pending.commit for pending in batch], executor)
         held, landed = await self._execute(connection, rows, commits.emitted_keys(rows))
         if not held:
             await self._renew(connection)
@@ -156,8 +156,8 @@ class PostgresWriter(GroupCommit):
                 await self._commit(batch)
             return
         ids = set(landed)
-        for waiting in batch:
-            waiting.settle(landed=waiting.commit.state.run_id in ids)
+        for pending in batch:
+            pending.complete(committed=pending.commit.state.run_id in ids)
 
     async def _execute(
         self, connection: Any, rows: Rows, told: list[tuple[str, str]]
@@ -187,7 +187,7 @@ class PostgresWriter(GroupCommit):
         if not renewed:
             log.warning("the lease of executor %s was taken over", lease.replica_id)
             lease.reacquire()
-            self._waiting = deque(_refuse(self._waiting))
+            self._pending = deque(_refuse(self._pending))
             self.on_lost()
             await register(connection, lease)
             return 0.0
@@ -229,11 +229,11 @@ async def register(connection: Any, lease: Lease) -> None:
 def _refuse(batch: Iterable[PendingCommit]) -> list[PendingCommit]:
     """Nothing can be added any more to the runs that were ours; what starts others is left."""
     left = []
-    for waiting in batch:
-        if isinstance(waiting.commit, AppendCommit):
-            waiting.fail(FencedError(waiting.commit.state.run_id))
+    for pending in batch:
+        if isinstance(pending.commit, AppendCommit):
+            pending.fail(FencedError(pending.commit.state.run_id))
         else:
-            left.append(waiting)
+            left.append(pending)
     return left
 
 

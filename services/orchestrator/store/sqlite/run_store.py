@@ -59,17 +59,17 @@ class SqliteRunStore(RunStore):
                 limit,
             )
             epochs: dict[str, int] = dict(waiting)
-            slept: set[str] = set()
+            suspended: set[str] = set()
             for listed, given in in_list(list(epochs)):
                 awake = f"DELETE FROM asleep WHERE run IN {listed} RETURNING run"  # noqa: S608
-                slept |= {id for (id,) in await tx.fetch(awake, *given)}
+                suspended |= {id for (id,) in await tx.fetch(awake, *given)}
                 await tx.execute(f"DELETE FROM listening WHERE run IN {listed}", *given)  # noqa: S608
             claimed: list[StoredRun] = []
             for id, found in await load_runs(tx, list(epochs)):
                 if isinstance(found, FailedPrecondition):
                     await set_aside(tx, id, epochs[id], str(found))
                 else:
-                    claimed.append(replace(found, slept=id in slept))
+                    claimed.append(replace(found, was_suspended=id in suspended))
             for listed, given in in_list([run.row.id for run in claimed]):
                 take = f"UPDATE run SET owner = ? WHERE id IN {listed}"  # noqa: S608
                 await tx.execute(take, self.lease.replica_id, *given)
@@ -77,7 +77,7 @@ class SqliteRunStore(RunStore):
 
         return await self._database.write(work)
 
-    async def finished_lately(self) -> list[StoredRun]:
+    async def finished_recently(self) -> list[StoredRun]:
         """Runs that ended shortly before the last one did, and can be read; each is given once."""
 
         async def work(tx: Transaction) -> list[StoredRun]:

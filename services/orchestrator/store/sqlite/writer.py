@@ -86,21 +86,21 @@ class SqliteWriter(GroupCommit):
         self._owner = owner
 
     async def _land(self, batch: list[PendingCommit]) -> None:
-        rows = rows_of([waiting.commit for waiting in batch], self._owner)
+        rows = rows_of([pending.commit for pending in batch], self._owner)
         try:
             woken = await self._database.write(partial(_write, rows=rows))
         except PartialCommitError:
             if len(batch) > 1:
                 raise
-            batch[0].settle(landed=False)
+            batch[0].complete(committed=False)
         else:
-            for waiting in batch:
-                waiting.settle(landed=True)
+            for pending in batch:
+                pending.complete(committed=True)
             if woken:
                 self.on_woken()
 
     async def _commit_each(self, batch: list[PendingCommit]) -> None:
-        await asyncio.gather(*(self._commit_all([waiting]) for waiting in batch))
+        await asyncio.gather(*(self._commit_all([pending]) for pending in batch))
 
 
 async def _write(tx: Transaction, rows: Rows) -> int:
