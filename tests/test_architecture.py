@@ -65,8 +65,6 @@ ADAPTERS = {
     "services/orchestrator/peers": "the other services, through the mesh's client",
     "services/orchestrator/retention.py": "sweeps the journal by the clock",
     "services/orchestrator/schedules/scheduler.py": "starts runs when they are due",
-    "services/web5/dwn/methods": "what each message does inside its one transaction",
-    "services/web5/dwn/node.py": "the node: opens that transaction, and asks the clock",
 }
 
 # Nouns that are about the contracts themselves.

@@ -23,7 +23,8 @@ from services.ml.config import MlConfig
 from services.ml.registry import Registry
 from services.ml.servicers.inference import InferenceServicer
 from services.ml.servicers.risk import RiskServicer
-from services.ml.store import SCHEMA, Store
+from services.ml.store import SCHEMA
+from services.ml.store.assessments import AssessmentStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -47,7 +48,7 @@ async def ml(config: MlConfig) -> AsyncIterator[Ports]:
         risk = RiskServicer(
             model,
             config.policy,
-            Store(database),
+            AssessmentStore(database),
             Attestor(config.mesh.identity, lifetime=config.mesh.proof_seconds),
             Verifier(config.mesh.identity.ca, config.mesh.trust_domain),
         )

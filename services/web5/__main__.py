@@ -17,7 +17,6 @@ from anya.web5.v1.record_pb2_grpc import add_RecordServiceServicer_to_server
 from mesh import process
 from mesh.clock import SystemClock
 from mesh.config import ConfigError
-from mesh.data import idempotency, outbox
 from mesh.data.database import open_database
 from mesh.rpc.servicers import OutboxServicer
 from mesh.runtime import open_runtime
@@ -25,13 +24,12 @@ from mesh.security.attestation import Attestor, Verifier
 from mesh.security.keystore import Keystore, KeystoreError, MasterKey
 from services.web5 import policy
 from services.web5.config import Web5Config
-from services.web5.dwn.node import Records
 from services.web5.servicers.analysis import AnalysisServicer
 from services.web5.servicers.did import DidServicer
 from services.web5.servicers.identity import IdentityServicer
 from services.web5.servicers.record import RecordServicer
-from services.web5.store import did, identity, link
-from services.web5.store import records as node
+from services.web5.store import SCHEMA, did, identity, link
+from services.web5.store.dwn.node import Dwn
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -40,10 +38,6 @@ if TYPE_CHECKING:
     from services.web5.did import Did
     from services.web5.policy import IdentityPolicy
     from services.web5.proof import Signer
-
-SCHEMA = (
-    idempotency.SCHEMA + outbox.SCHEMA + did.SCHEMA + identity.SCHEMA + link.SCHEMA + node.SCHEMA
-)
 
 log = logging.getLogger(__name__)
 
@@ -84,13 +78,13 @@ async def web5(config: Web5Config) -> AsyncIterator[Web5]:
             verifier=verifier,
             clock=SystemClock(),
         )
-        records = Records(database, signer, SystemClock())
-        await records.open()
+        dwn = Dwn(database, signer, SystemClock())
+        await dwn.open()
         async with runtime.serve(
             partial(add_DidServiceServicer_to_server, DidServicer(dids)),
             partial(add_IdentityServiceServicer_to_server, identities),
             partial(add_AnalysisServiceServicer_to_server, AnalysisServicer(links, attestor)),
-            partial(add_RecordServiceServicer_to_server, RecordServicer(records)),
+            partial(add_RecordServiceServicer_to_server, RecordServicer(dwn)),
             partial(add_OutboxServiceServicer_to_server, OutboxServicer(database, "web5")),
             max_in_flight=config.max_in_flight,
         ) as ports:

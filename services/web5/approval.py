@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from services.web5 import proof
 from services.web5.did import Relationship
-from services.web5.proof import Refused, VerificationFailure
+from services.web5.proof import VerificationError, VerificationFailure
 
 if TYPE_CHECKING:
     from services.web5.did import Did
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 TYPE = "anya-approval+jwt"
 MEMBERS = frozenset({"iss", "run_id", "step", "digest", "decision", "iat"})
 DECISIONS = {"approve": True, "reject": False}
-LEEWAY = 60  # seconds by which an approver's clock may be ahead
-MAX_LENGTH = 8192  # characters
+LEEWAY_S = 60  # seconds by which an approver's clock may be ahead
+MAX_LENGTH_CHARS = 8192  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,22 +47,28 @@ def verify(token: str, *, run_id: str, step: str, digest: bytes, now: int) -> Ap
     Refused with MALFORMED, KEY_NOT_ALLOWED, SIGNATURE_INVALID, WRONG_HOLDER, WRONG_SUBJECT or
     NOT_YET_VALID.
     """
-    if len(token) > MAX_LENGTH:
-        raise Refused(VerificationFailure.MALFORMED, f"longer than {MAX_LENGTH} characters")
-    statement = proof.verify(token, Relationship.ASSERTION, types=(TYPE,))
-    claims = statement.claims
+    if len(token) > MAX_LENGTH_CHARS:
+        raise VerificationError(
+            VerificationFailure.MALFORMED, f"longer than {MAX_LENGTH_CHARS} characters"
+        )
+    verified = proof.verify(token, Relationship.ASSERTION, types=(TYPE,))
+    claims = verified.claims
     if claims.keys() != MEMBERS:
-        raise Refused(
+        raise VerificationError(
             VerificationFailure.MALFORMED, f"the payload must have {', '.join(sorted(MEMBERS))}"
         )
-    if claims["iss"] != statement.signer:
-        raise Refused(VerificationFailure.WRONG_HOLDER, "iss must be the signer")
+    if claims["iss"] != verified.signer:
+        raise VerificationError(VerificationFailure.WRONG_HOLDER, "iss must be the signer")
     for name, expected in (("run_id", run_id), ("step", step), ("digest", digest.hex())):
         if proof.text(claims, name) != expected:
-            raise Refused(VerificationFailure.WRONG_SUBJECT, f"{name} is not what is asked")
+            raise VerificationError(
+                VerificationFailure.WRONG_SUBJECT, f"{name} is not what is asked"
+            )
     approves = DECISIONS.get(proof.text(claims, "decision"))
     if approves is None:
-        raise Refused(VerificationFailure.MALFORMED, f"decision must be {' or '.join(DECISIONS)}")
-    if proof.seconds(claims, "iat") > now + LEEWAY:
-        raise Refused(VerificationFailure.NOT_YET_VALID, "iat is ahead of our clock")
-    return Approval(statement.signer, approves)
+        raise VerificationError(
+            VerificationFailure.MALFORMED, f"decision must be {' or '.join(DECISIONS)}"
+        )
+    if proof.seconds(claims, "iat") > now + LEEWAY_S:
+        raise VerificationError(VerificationFailure.NOT_YET_VALID, "iat is ahead of our clock")
+    return Approval(verified.signer, approves)

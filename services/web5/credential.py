@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from services.web5 import proof
 from services.web5.did import Relationship
-from services.web5.proof import Refused, VerificationFailure
+from services.web5.proof import VerificationError, VerificationFailure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,10 +33,10 @@ CONTEXT = "https://www.w3.org/2018/credentials/v1"
 TYPE = "VerifiableCredential"
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 
-KNOWN = 4096  # credentials whose signature was checked before
-MAX_KNOWN = 8192  # characters of one of them
+MAX_CACHED_CREDENTIALS = 4096  # credentials whose signature was checked before
+MAX_CACHED_CHARS = 8192  # characters of one of them
 MAX_TYPES = 16
-LEEWAY = 60  # seconds by which an issuer's clock may be ahead
+LEEWAY_S = 60  # seconds by which an issuer's clock may be ahead
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,13 +53,17 @@ class Credential:
     def check_time(self, now: int) -> None:
         """Refused (CREDENTIAL_EXPIRED, NOT_YET_VALID) unless it holds at ``now``."""
         if self.expires_at is not None and self.expires_at <= now:
-            raise Refused(VerificationFailure.CREDENTIAL_EXPIRED, "the credential has expired")
-        if self.issued_at > now + LEEWAY:
-            raise Refused(VerificationFailure.NOT_YET_VALID, "the credential is not valid yet")
+            raise VerificationError(
+                VerificationFailure.CREDENTIAL_EXPIRED, "the credential has expired"
+            )
+        if self.issued_at > now + LEEWAY_S:
+            raise VerificationError(
+                VerificationFailure.NOT_YET_VALID, "the credential is not valid yet"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Draft:
+class CredentialDraft:
     """What to issue."""
 
     id: str  # a URI
@@ -71,7 +75,7 @@ class Draft:
     expires_at: int
 
 
-def issue(draft: Draft, issuer: Signer) -> str:
+def issue(draft: CredentialDraft, issuer: Signer) -> str:
     """The VC-JWT of a draft."""
     vc = {
         "@context": [CONTEXT],
@@ -97,35 +101,39 @@ def issue(draft: Draft, issuer: Signer) -> str:
 
 def verify(token: str) -> Credential:
     """The credential in a VC-JWT. Refused (CREDENTIAL_..., KEY_NOT_ALLOWED) if it is not sound."""
-    return _known(token) if len(token) <= MAX_KNOWN else _verify(token)
+    return _known(token) if len(token) <= MAX_CACHED_CHARS else _verify(token)
 
 
 def _verify(token: str) -> Credential:
     try:
-        statement = proof.verify(token, Relationship.ASSERTION)
-        return _read(statement.signer, statement.claims)
-    except Refused as refused:
-        if refused.refusal in (
+        verified = proof.verify(token, Relationship.ASSERTION)
+        return _read(verified.signer, verified.claims)
+    except VerificationError as error:
+        if error.failure in (
             VerificationFailure.MALFORMED,
             VerificationFailure.SIGNATURE_INVALID,
         ):
-            raise Refused(VerificationFailure.CREDENTIAL_INVALID, str(refused)) from None
+            raise VerificationError(VerificationFailure.CREDENTIAL_INVALID, str(error)) from None
         raise
 
 
 # What was signed stays signed, also when its time is over: a holder shows one credential often.
-_known = lru_cache(maxsize=KNOWN)(_verify)
+_known = lru_cache(maxsize=MAX_CACHED_CREDENTIALS)(_verify)
 
 
 def _read(issuer: Did, claims: Mapping[str, Any]) -> Credential:
     vc = claims.get("vc")
     if not isinstance(vc, dict) or "vp" in claims:
-        raise Refused(VerificationFailure.MALFORMED, "the payload must have vc, and no vp")
+        raise VerificationError(
+            VerificationFailure.MALFORMED, "the payload must have vc, and no vp"
+        )
     subject = vc.get("credentialSubject")
     if not isinstance(subject, dict):
-        raise Refused(VerificationFailure.MALFORMED, "credentialSubject must be one object")
+        raise VerificationError(
+            VerificationFailure.MALFORMED, "credentialSubject must be one object"
+        )
     if "credentialStatus" in vc:
-        raise Refused(
+        raise VerificationError(
             VerificationFailure.CREDENTIAL_STATUS_UNSUPPORTED, "no status is looked up here"
         )
     named = vc.get("issuer")
@@ -149,11 +157,17 @@ def _read(issuer: Did, claims: Mapping[str, Any]) -> Credential:
 def _types(vc: Mapping[str, Any]) -> tuple[str, ...]:
     contexts, types = vc.get("@context"), vc.get("type")
     if not isinstance(contexts, list) or not contexts or contexts[0] != CONTEXT:
-        raise Refused(VerificationFailure.MALFORMED, f"the first @context must be {CONTEXT}")
+        raise VerificationError(
+            VerificationFailure.MALFORMED, f"the first @context must be {CONTEXT}"
+        )
     if not isinstance(types, list) or not 2 <= len(types) <= MAX_TYPES:
-        raise Refused(VerificationFailure.MALFORMED, f"type must list 2 to {MAX_TYPES} names")
+        raise VerificationError(
+            VerificationFailure.MALFORMED, f"type must list 2 to {MAX_TYPES} names"
+        )
     if types[0] != TYPE or not all(isinstance(name, str) for name in types):
-        raise Refused(VerificationFailure.MALFORMED, f"type must list names, {TYPE} first")
+        raise VerificationError(
+            VerificationFailure.MALFORMED, f"type must list names, {TYPE} first"
+        )
     return tuple(types[1:])
 
 
@@ -167,7 +181,7 @@ def _expiry(claims: Mapping[str, Any], vc: Mapping[str, Any]) -> int | None:
 
 def _equal(name: str, value: object, other: object, where: str) -> None:
     if value != other:
-        raise Refused(VerificationFailure.MALFORMED, f"{name} is not {where}")
+        raise VerificationError(VerificationFailure.MALFORMED, f"{name} is not {where}")
 
 
 def _format_time(seconds: int) -> str:
@@ -179,7 +193,9 @@ def _parse_time(vc: Mapping[str, Any], name: str) -> float:
     try:
         moment = datetime.fromisoformat(proof.text(vc, name))
     except ValueError:
-        raise Refused(VerificationFailure.MALFORMED, f"{name} must be a dateTime") from None
+        raise VerificationError(
+            VerificationFailure.MALFORMED, f"{name} must be a dateTime"
+        ) from None
     if moment.tzinfo is None:
-        raise Refused(VerificationFailure.MALFORMED, f"{name} must name its zone")
+        raise VerificationError(VerificationFailure.MALFORMED, f"{name} must name its zone")
     return moment.timestamp()

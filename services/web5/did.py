@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 Did = NewType("Did", str)
 
-MAX_LENGTH = 4096  # characters
-RESOLVED = 4096  # documents that are kept: they never change
+MAX_LENGTH_CHARS = 4096  # characters
+MAX_CACHED_DOCUMENTS = 4096  # documents that are kept: they never change
 SYNTAX = re.compile(r"did:[a-z0-9]+:[A-Za-z0-9._:%-]*[A-Za-z0-9._-]")
 CONTEXT = ["https://www.w3.org/ns/did/v1", "https://w3id.org/security/jwk/v1"]
 
@@ -85,9 +85,9 @@ class Document:
 
 def parse(text: str, *, field: str = "did") -> Did:
     """A DID by its syntax, without path, query or fragment. InvalidArgument (DID_INVALID)."""
-    if len(text) > MAX_LENGTH or not SYNTAX.fullmatch(text):
+    if len(text) > MAX_LENGTH_CHARS or not SYNTAX.fullmatch(text):
         raise InvalidArgument(
-            f"{field} must be a DID of at most {MAX_LENGTH} characters, like did:key:z6Mk...",
+            f"{field} must be a DID of at most {MAX_LENGTH_CHARS} characters, like did:key:z6Mk...",
             reason=Reason.DID_INVALID,
             field=field,
         )
@@ -123,7 +123,7 @@ def resolve(text: str, *, field: str = "did") -> Document:
     )
 
 
-@lru_cache(maxsize=RESOLVED)
+@lru_cache(maxsize=MAX_CACHED_DOCUMENTS)
 def _resolve(did: Did) -> Document | None:
     """None for another method. ValueError if it is not the DID of a key."""
     if did.startswith(did_key.PREFIX):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mesh.errors import FailedPrecondition, Reason
 from services.web5 import presentation
-from services.web5.proof import Refused, VerificationFailure
+from services.web5.proof import VerificationError, VerificationFailure
 
 if TYPE_CHECKING:
     from services.web5.credential import Credential
@@ -20,7 +20,7 @@ MAX_OPEN_CHALLENGES = 10  # of one DID, asked for by one caller: nobody can lock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Challenge:
+class VerificationChallenge:
     """A nonce, given out for one payment of one DID."""
 
     nonce: str
@@ -31,7 +31,7 @@ class Challenge:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
+class IdentityClaim:
     """What VerifyIdentity is asked to believe."""
 
     did: Did
@@ -44,7 +44,7 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class IdentityVerdict:
     reasons: tuple[VerificationFailure, ...] = ()  # empty if verified
     evidence: tuple[str, ...] = ()  # credential types that counted
     confidence: float = 0.0
@@ -55,17 +55,17 @@ class Verdict:
         return not self.reasons
 
 
-class Judge:
+class IdentityVerifier:
     """Judges claims by one policy, in the name of one service. Verifies signatures just once."""
 
-    def __init__(self, claim: Claim, policy: IdentityPolicy, *, audience: Did) -> None:
+    def __init__(self, claim: IdentityClaim, policy: IdentityPolicy, *, audience: Did) -> None:
         self.claim = claim
         self.nonce = presentation.claimed_nonce(claim.presentation)
         self._policy = policy
         self._audience = audience
         self._presented = _open(claim.presentation)
 
-    def verdict(self, challenge: Challenge | None, *, now_ms: int) -> Verdict:
+    def verdict(self, challenge: VerificationChallenge | None, *, now_ms: int) -> IdentityVerdict:
         """The verdict at ``now_ms``, given the challenge that has the presentation's nonce.
 
         FailedPrecondition (VERIFICATION_METHOD_UNSUPPORTED) for an evidence class that the policy
@@ -80,22 +80,22 @@ class Judge:
                 reason=Reason.VERIFICATION_METHOD_UNSUPPORTED,
                 field="verification_method",
             )
-        if isinstance(self._presented, Refused):
-            return Verdict(reasons=(self._presented.refusal,))
+        if isinstance(self._presented, VerificationError):
+            return IdentityVerdict(reasons=(self._presented.failure,))
         now = now_ms // 1000
-        reasons = self._presented.refusals(audience=self._audience, now=now)
+        reasons = self._presented.failures(audience=self._audience, now=now)
         reasons += self._binding(self._presented, challenge, now_ms)
         evidence, missing = _evidence(self._presented, evidence_class, now)
         if reasons or missing:
-            return Verdict(reasons=tuple(dict.fromkeys(reasons + missing)))
-        return Verdict(
+            return IdentityVerdict(reasons=tuple(dict.fromkeys(reasons + missing)))
+        return IdentityVerdict(
             evidence=evidence,
             confidence=evidence_class.confidence,
             assurance=evidence_class.assurance,
         )
 
     def _binding(
-        self, presented: Presentation, challenge: Challenge | None, now_ms: int
+        self, presented: Presentation, challenge: VerificationChallenge | None, now_ms: int
     ) -> list[VerificationFailure]:
         """What speaks against this nonce for this payment of this DID."""
         claim, found = self.claim, []
@@ -116,11 +116,11 @@ class Judge:
         return found
 
 
-def _open(token: str) -> Presentation | Refused:
+def _open(token: str) -> Presentation | VerificationError:
     try:
         return presentation.verify(token)
-    except Refused as refused:
-        return refused
+    except VerificationError as error:
+        return error
 
 
 def _evidence(
@@ -130,16 +130,16 @@ def _evidence(
     counted: list[str] = []
     missing: list[VerificationFailure] = []
     for credential in presented.credentials:
-        if isinstance(credential, Refused):
-            missing.append(credential.refusal)
+        if isinstance(credential, VerificationError):
+            missing.append(credential.failure)
             continue
         types = [name for name in credential.types if name in evidence_class.credential_types]
         if not types:
             continue
         try:
             _check(credential, presented.holder, evidence_class, now)
-        except Refused as refused:
-            missing.append(refused.refusal)
+        except VerificationError as error:
+            missing.append(error.failure)
         else:
             counted += types
     if counted:
@@ -149,9 +149,11 @@ def _evidence(
 
 def _check(credential: Credential, holder: Did, evidence_class: EvidenceClass, now: int) -> None:
     if credential.subject != holder:
-        raise Refused(VerificationFailure.WRONG_SUBJECT, "the credential is about somebody else")
+        raise VerificationError(
+            VerificationFailure.WRONG_SUBJECT, "the credential is about somebody else"
+        )
     if credential.issuer not in evidence_class.issuers:
-        raise Refused(
+        raise VerificationError(
             VerificationFailure.ISSUER_NOT_TRUSTED, "the policy does not trust its issuer"
         )
     credential.check_time(now)

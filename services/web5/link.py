@@ -18,7 +18,7 @@ from mesh.errors import FailedPrecondition, InvalidArgument, Reason
 from mesh.security.address_link import CHAINS, AddressLinkText
 from services.web5 import credential, proof
 from services.web5.did import Relationship
-from services.web5.proof import Refused
+from services.web5.proof import VerificationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from services.web5.did import Did
     from services.web5.proof import Signer
 
-CHALLENGE_LIFETIME = 600  # seconds
+CHALLENGE_LIFETIME_S = 600  # seconds
 MAX_OPEN_CHALLENGES = 10  # of one DID, asked for by one caller: nobody can lock out another
 MAX_ATTEMPTS = 5
-MAX_SIGNATURE = 1024  # characters; that of P2WPKH has 147
-LIFETIME = 180 * 86_400  # seconds that a link lives without being renewed
+MAX_SIGNATURE_CHARS = 1024  # characters; that of P2WPKH has 147
+LINK_LIFETIME_S = 180 * 86_400  # seconds that a link lives without being renewed
 
 CREDENTIAL_TYPE = "BitcoinAddressLinkCredential"
 # Human-readable parts of bech32 addresses (BIP 173): testnet4 and signet share theirs.
@@ -72,7 +72,7 @@ class LinkChallenge:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class LinkRequest:
     """What BeginAddressLink asks for; the address in its one spelling."""
 
     did: Did
@@ -82,7 +82,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
+class LinkEvidence:
     """The two proofs, as they are kept with the link."""
 
     address_signature: str
@@ -105,7 +105,7 @@ class Link:
 
 
 def write_challenge(
-    request: Request, *, id: str, nonce: str, audience: Did, now: int
+    request: LinkRequest, *, id: str, nonce: str, audience: Did, now: int
 ) -> LinkChallenge:
     """The text that the address has to sign. InvalidArgument if the DID does not fit into it."""
     text = AddressLinkText(
@@ -116,7 +116,7 @@ def write_challenge(
         challenge_id=id,
         nonce=nonce,
         issued_at=datetime.fromtimestamp(now, UTC),
-        expires_at=datetime.fromtimestamp(now + CHALLENGE_LIFETIME, UTC),
+        expires_at=datetime.fromtimestamp(now + CHALLENGE_LIFETIME_S, UTC),
     )
     return LinkChallenge(
         id=id,
@@ -126,7 +126,7 @@ def write_challenge(
         public=request.public,
         nonce=nonce,
         message=text.format(),
-        expires_at=now + CHALLENGE_LIFETIME,
+        expires_at=now + CHALLENGE_LIFETIME_S,
     )
 
 
@@ -154,10 +154,10 @@ def check_did_proof(token: str, challenge: LinkChallenge) -> None:
     if not token:
         raise FailedPrecondition("did_proof is missing", reason=Reason.PROOF_MISSING)
     try:
-        statement = proof.verify(token, Relationship.AUTHENTICATION)
-    except Refused as refused:
-        raise _invalid(f"did_proof: {refused}") from None
-    if statement.signer != challenge.did:
+        verified = proof.verify(token, Relationship.AUTHENTICATION)
+    except VerificationError as error:
+        raise _invalid(f"did_proof: {error}") from None
+    if verified.signer != challenge.did:
         raise _invalid("did_proof is signed by another DID than the challenge's")
     expected: dict[str, Any] = {
         "nonce": challenge.nonce,
@@ -167,7 +167,7 @@ def check_did_proof(token: str, challenge: LinkChallenge) -> None:
     }
     if challenge.public:
         expected["public"] = True
-    if statement.claims != expected:
+    if verified.claims != expected:
         raise _invalid("did_proof must hold just what the challenge says")
 
 
@@ -188,7 +188,7 @@ def check_ownership(
 
 
 def link(
-    challenge: LinkChallenge, evidence: Evidence, *, id: str, renewed: Link | None, now: int
+    challenge: LinkChallenge, evidence: LinkEvidence, *, id: str, renewed: Link | None, now: int
 ) -> Link:
     """The link that the challenge's proofs make. One that is live keeps its id and its age."""
     return Link(
@@ -198,15 +198,15 @@ def link(
         network=challenge.network,
         public=challenge.public,
         linked_height=renewed.linked_height if renewed else evidence.height,
-        expires_at=now + LIFETIME,
+        expires_at=now + LINK_LIFETIME_S,
     )
 
 
 def issue_credential(
-    made: Link, challenge: LinkChallenge, evidence: Evidence, issuer: Signer, *, now: int
+    made: Link, challenge: LinkChallenge, evidence: LinkEvidence, issuer: Signer, *, now: int
 ) -> str:
     """The BitcoinAddressLinkCredential of a link, as VC-JWT by the service's DID."""
-    draft = credential.Draft(
+    draft = credential.CredentialDraft(
         id=f"urn:uuid:{made.id}",
         type=CREDENTIAL_TYPE,
         subject=made.did,

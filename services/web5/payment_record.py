@@ -9,7 +9,7 @@ import rfc8785
 from formats import canonical_json
 from mesh.errors import InvalidArgument
 from services.web5.dwn import values
-from services.web5.dwn.records_write import MAX_INLINE
+from services.web5.dwn.records_write import MAX_INLINE_BYTES
 
 if TYPE_CHECKING:
     from services.web5.dwn.values import Value
@@ -26,7 +26,7 @@ DEFINITION: Value = {
     "types": {PATH: {"schema": SCHEMA, "dataFormats": [DATA_FORMAT]}},
     "structure": {
         PATH: {
-            "$size": {"max": MAX_INLINE},
+            "$size": {"max": MAX_INLINE_BYTES},
             "$tags": {
                 "$requiredTags": ["requestId"],
                 "requestId": {"type": "string"},
@@ -46,9 +46,9 @@ def document(transaction: Value) -> bytes:
         data = canonical_json.dumps(values.normal(transaction))
     except (values.MalformedError, rfc8785.CanonicalizationError) as error:
         raise InvalidArgument(f"transaction_data: {error}", field="transaction_data") from None
-    if len(data) > MAX_INLINE:
+    if len(data) > MAX_INLINE_BYTES:
         raise InvalidArgument(
-            f"transaction_data must be at most {MAX_INLINE} bytes of JSON, not {len(data)}",
+            f"transaction_data must be at most {MAX_INLINE_BYTES} bytes of JSON, not {len(data)}",
             field="transaction_data",
         )
     return data

@@ -39,7 +39,7 @@ from typing import TYPE_CHECKING, Any
 from formats import jose
 from services.web5 import credential, proof
 from services.web5.did import Relationship
-from services.web5.proof import Refused, VerificationFailure
+from services.web5.proof import VerificationError, VerificationFailure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,8 +51,8 @@ TYPE = "VerifiablePresentation"
 TYPES = ("JWT", "vp+jwt")
 NONCE = re.compile(r"[A-Za-z0-9_-]{22,128}")  # base64url, 128 bits or more
 MAX_CREDENTIALS = 16
-MAX_LIFETIME = 300  # seconds from iat to exp
-LEEWAY = 60  # seconds by which a holder's clock may be ahead
+MAX_LIFETIME_S = 300  # seconds from iat to exp
+LEEWAY_S = 60  # seconds by which a holder's clock may be ahead
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,18 +65,18 @@ class Presentation:
     issued_at: int  # Unix seconds
     expires_at: int
     payment_digest: bytes | None
-    credentials: tuple[Credential | Refused, ...]  # each verified, or why it is not
+    credentials: tuple[Credential | VerificationError, ...]  # each verified, or why it is not
 
-    def refusals(self, *, audience: str, now: int) -> list[VerificationFailure]:
+    def failures(self, *, audience: str, now: int) -> list[VerificationFailure]:
         """What speaks against it at ``now``, for this audience."""
         found = []
         if self.audience != audience:
             found.append(VerificationFailure.WRONG_AUDIENCE)
         if self.expires_at <= now:
             found.append(VerificationFailure.EXPIRED)
-        if self.issued_at > now + LEEWAY:
+        if self.issued_at > now + LEEWAY_S:
             found.append(VerificationFailure.NOT_YET_VALID)
-        if self.expires_at - self.issued_at > MAX_LIFETIME:
+        if self.expires_at - self.issued_at > MAX_LIFETIME_S:
             found.append(VerificationFailure.LIFETIME_TOO_LONG)
         return found
 
@@ -88,18 +88,22 @@ def verify(token: str) -> Presentation:
     WRONG_HOLDER.
     """
     if not token:
-        raise Refused(
+        raise VerificationError(
             VerificationFailure.PRESENTATION_MISSING, "no presentation came with the request"
         )
-    statement = proof.verify(token, Relationship.AUTHENTICATION, types=TYPES)
-    claims = statement.claims
+    verified = proof.verify(token, Relationship.AUTHENTICATION, types=TYPES)
+    claims = verified.claims
     vp = claims.get("vp")
     if not isinstance(vp, dict) or "vc" in claims:
-        raise Refused(VerificationFailure.MALFORMED, "the payload must have vp, and no vc")
-    if claims.get("iss") != statement.signer or vp.get("holder", statement.signer) != claims["iss"]:
-        raise Refused(VerificationFailure.WRONG_HOLDER, "iss and vp.holder must be the signer")
+        raise VerificationError(
+            VerificationFailure.MALFORMED, "the payload must have vp, and no vc"
+        )
+    if claims.get("iss") != verified.signer or vp.get("holder", verified.signer) != claims["iss"]:
+        raise VerificationError(
+            VerificationFailure.WRONG_HOLDER, "iss and vp.holder must be the signer"
+        )
     return Presentation(
-        holder=statement.signer,
+        holder=verified.signer,
         audience=_audience(claims),
         nonce=proof.text(claims, "nonce"),
         issued_at=proof.seconds(claims, "iat"),
@@ -119,29 +123,31 @@ def claimed_nonce(token: str) -> str | None:
     return nonce if isinstance(nonce, str) and NONCE.fullmatch(nonce) else None
 
 
-def _verify_credential(token: str) -> Credential | Refused:
+def _verify_credential(token: str) -> Credential | VerificationError:
     try:
         return credential.verify(token)
-    except Refused as refused:
-        return refused
+    except VerificationError as error:
+        return error
 
 
 def _credentials(vp: Mapping[str, Any]) -> list[str]:
     contexts, types = vp.get("@context"), vp.get("type")
     if not isinstance(contexts, list) or credential.CONTEXT not in contexts:
-        raise Refused(
+        raise VerificationError(
             VerificationFailure.MALFORMED, f"@context of vp must list {credential.CONTEXT}"
         )
     if not isinstance(types, list) or TYPE not in types:
-        raise Refused(VerificationFailure.MALFORMED, f"type of vp must list {TYPE}")
+        raise VerificationError(VerificationFailure.MALFORMED, f"type of vp must list {TYPE}")
     tokens = vp.get("verifiableCredential", [])
     if not isinstance(tokens, list) or len(tokens) > MAX_CREDENTIALS:
-        raise Refused(
+        raise VerificationError(
             VerificationFailure.MALFORMED,
             f"verifiableCredential must list at most {MAX_CREDENTIALS}",
         )
     if not all(isinstance(token, str) for token in tokens):
-        raise Refused(VerificationFailure.MALFORMED, "verifiableCredential must list VC-JWTs")
+        raise VerificationError(
+            VerificationFailure.MALFORMED, "verifiableCredential must list VC-JWTs"
+        )
     return tokens
 
 
@@ -151,7 +157,7 @@ def _audience(claims: Mapping[str, Any]) -> str:
     if isinstance(audience, list) and len(audience) == 1:
         audience = audience[0]
     if not isinstance(audience, str):
-        raise Refused(VerificationFailure.MALFORMED, "aud must be one text")
+        raise VerificationError(VerificationFailure.MALFORMED, "aud must be one text")
     return audience
 
 
@@ -160,10 +166,12 @@ def _digest(claims: Mapping[str, Any]) -> bytes | None:
         return None
     digest = proof.text(claims, "payment_digest")
     if len(digest) != 64:
-        raise Refused(VerificationFailure.MALFORMED, "payment_digest must be 64 hex digits")
+        raise VerificationError(
+            VerificationFailure.MALFORMED, "payment_digest must be 64 hex digits"
+        )
     try:
         return bytes.fromhex(digest)
     except ValueError:
-        raise Refused(
+        raise VerificationError(
             VerificationFailure.MALFORMED, "payment_digest must be 64 hex digits"
         ) from None

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from services.web5.did import Did, Relationship
 
-MAX_SECONDS = 253_402_300_799  # the last second of the year 9999
+MAX_NUMERIC_DATE_S = 253_402_300_799  # the last second of the year 9999
 
 
 class VerificationFailure(StrEnum):
@@ -43,12 +43,12 @@ class VerificationFailure(StrEnum):
     WRONG_SUBJECT = "WRONG_SUBJECT"
 
 
-class Refused(Exception):  # noqa: N818  (a verdict about somebody else's proof, no fault of ours)
+class VerificationError(Exception):
     """A proof that does not count."""
 
-    def __init__(self, refusal: VerificationFailure, why: str) -> None:
-        super().__init__(f"{refusal}: {why}")
-        self.refusal = refusal
+    def __init__(self, failure: VerificationFailure, why: str) -> None:
+        super().__init__(f"{failure}: {why}")
+        self.failure = failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,25 +83,27 @@ def verify(
         jws = jose.parse(token)
         claims = jose.load_json(jws.payload)
     except jose.JoseError as error:
-        raise Refused(VerificationFailure.MALFORMED, str(error)) from None
+        raise VerificationError(VerificationFailure.MALFORMED, str(error)) from None
     kid = jws.header.get("kid")
     if jws.header.get("typ") not in types or not isinstance(kid, str):
-        raise Refused(
+        raise VerificationError(
             VerificationFailure.MALFORMED, f"the header must have kid, and typ {' or '.join(types)}"
         )
     if not isinstance(claims, dict):
-        raise Refused(VerificationFailure.MALFORMED, "the payload must be a JSON object")
+        raise VerificationError(VerificationFailure.MALFORMED, "the payload must be a JSON object")
     try:
         document = dids.resolve(kid.partition("#")[0], field="kid")
     except MeshError as error:
-        raise Refused(VerificationFailure.KEY_NOT_ALLOWED, str(error)) from None
+        raise VerificationError(VerificationFailure.KEY_NOT_ALLOWED, str(error)) from None
     key = document.key(kid, relationship)
     if key is None:
-        raise Refused(VerificationFailure.KEY_NOT_ALLOWED, f"{relationship} has no key {kid}")
+        raise VerificationError(
+            VerificationFailure.KEY_NOT_ALLOWED, f"{relationship} has no key {kid}"
+        )
     try:
         jws.verify(key)
     except jose.JoseError as error:
-        raise Refused(VerificationFailure.SIGNATURE_INVALID, str(error)) from None
+        raise VerificationError(VerificationFailure.SIGNATURE_INVALID, str(error)) from None
     return ProofStatement(document.did, claims)
 
 
@@ -109,13 +111,19 @@ def text(claims: Mapping[str, Any], name: str) -> str:
     """A claim that must be a text. Refused (MALFORMED)."""
     value = claims.get(name)
     if not isinstance(value, str) or not value:
-        raise Refused(VerificationFailure.MALFORMED, f"{name} must be a text")
+        raise VerificationError(VerificationFailure.MALFORMED, f"{name} must be a text")
     return value
 
 
 def seconds(claims: Mapping[str, Any], name: str) -> int:
     """A claim that must be a NumericDate in whole seconds (RFC 7519). Refused (MALFORMED)."""
     value = claims.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_SECONDS:
-        raise Refused(VerificationFailure.MALFORMED, f"{name} must be a time in whole Unix seconds")
+    if (
+        not isinstance(value, int)
+        or isinstance(value, bool)
+        or not 0 <= value <= MAX_NUMERIC_DATE_S
+    ):
+        raise VerificationError(
+            VerificationFailure.MALFORMED, f"{name} must be a time in whole Unix seconds"
+        )
     return value

@@ -41,7 +41,7 @@ def test_a_presentation_proves_one_payment(holder: Holder) -> None:
     assert shown.holder == holder.did
     assert shown.nonce == NONCE
     assert shown.payment_digest == DIGEST
-    assert shown.refusals(audience=AUDIENCE, now=int(time.time())) == []
+    assert shown.failures(audience=AUDIENCE, now=int(time.time())) == []
 
 
 def test_a_credential_travels_inside_a_presentation() -> None:
@@ -61,7 +61,9 @@ def test_a_credential_travels_inside_a_presentation() -> None:
 @pytest.mark.parametrize("holder", HOLDERS)
 def test_a_link_is_proved_by_the_did(holder: Holder, public: bool) -> None:
     address = "bcrt1qw508d6qejxtdg4y5r3zarvary0c5xw7kygt080"
-    request = link.Request(did=Did(holder.did), address=address, network="regtest", public=public)
+    request = link.LinkRequest(
+        did=Did(holder.did), address=address, network="regtest", public=public
+    )
     challenge = link.write_challenge(
         request, id="c1", nonce=NONCE, audience=Did("did:jwk:web5"), now=int(time.time())
     )

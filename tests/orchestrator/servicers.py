@@ -49,7 +49,7 @@ from mesh.config import MeshConfig
 from mesh.errors import AlreadyExists, FailedPrecondition, MeshError, NotFound, Reason
 from mesh.runtime import open_runtime
 from services.web5 import approval
-from services.web5.proof import Refused
+from services.web5.proof import VerificationError
 
 if TYPE_CHECKING:
     import asyncio
@@ -131,8 +131,8 @@ class Identity(IdentityServiceServicer):
                     digest=request.digest,
                     now=int(time.time()),
                 )
-            except Refused as refused:
-                raise FailedPrecondition(str(refused), reason=Reason.PROOF_INVALID) from None
+            except VerificationError as error:
+                raise FailedPrecondition(str(error), reason=Reason.PROOF_INVALID) from None
             return identity_pb2.VerifyApprovalResponse(
                 approver=found.approver, approves=found.approves
             )
@@ -193,7 +193,7 @@ class Dids(DidServiceServicer):
         return await self._book.serve("ResolveDid", request, effect)
 
 
-class Records(RecordServiceServicer):
+class Dwn(RecordServiceServicer):
     def __init__(self, book: Book) -> None:
         self._book = book
 
@@ -339,7 +339,7 @@ async def serve_peers(
             partial(add_IdentityServiceServicer_to_server, Identity(book)),  # type: ignore[abstract]
             partial(add_web5_analysis, Web5Analysis(book)),
             partial(add_DidServiceServicer_to_server, Dids(book)),  # type: ignore[abstract]
-            partial(add_RecordServiceServicer_to_server, Records(book)),  # type: ignore[abstract]
+            partial(add_RecordServiceServicer_to_server, Dwn(book)),  # type: ignore[abstract]
         ),
     }
     async with AsyncExitStack() as stack:

@@ -10,9 +10,9 @@ from typing import Any
 from mesh.data.database import open_database
 from mesh.data.idempotency import IdempotencyKey
 from services.web5 import did as dids
-from services.web5.__main__ import SCHEMA
-from services.web5.identity import Claim, Judge, Verdict
+from services.web5.identity import IdentityClaim, IdentityVerdict, IdentityVerifier
 from services.web5.policy import Assurance, EvidenceClass, IdentityPolicy
+from services.web5.store import SCHEMA
 from services.web5.store.identity import IdentityStore
 
 
@@ -23,8 +23,10 @@ def policy(issuer: str) -> IdentityPolicy:
     return IdentityPolicy({"biometric": biometric}, "1-test")
 
 
-def judge(holder: str, issuer: str, audience: str, digest: bytes, presentation: str) -> Judge:
-    claim = Claim(
+def judge(
+    holder: str, issuer: str, audience: str, digest: bytes, presentation: str
+) -> IdentityVerifier:
+    claim = IdentityClaim(
         did=dids.parse(holder),
         method="biometric",
         sender_did=holder,
@@ -33,10 +35,10 @@ def judge(holder: str, issuer: str, audience: str, digest: bytes, presentation: 
         digest=digest,
         presentation=presentation,
     )
-    return Judge(claim, policy(issuer), audience=dids.parse(audience))
+    return IdentityVerifier(claim, policy(issuer), audience=dids.parse(audience))
 
 
-def verdict_reply(verdict: Verdict, linked: bool) -> bytes:
+def verdict_reply(verdict: IdentityVerdict, linked: bool) -> bytes:
     return json.dumps({"verified": verdict.verified, "reasons": verdict.reasons}).encode()
 
 

@@ -17,8 +17,8 @@ from mesh.data.idempotency import IdempotencyKey
 from mesh.errors import FailedPrecondition, Reason
 from mesh.security.keystore import Keystore, KeystoreError, MasterKey
 from services.web5 import link as links
-from services.web5.__main__ import SCHEMA
 from services.web5.identity import MAX_OPEN_CHALLENGES
+from services.web5.store import SCHEMA
 from services.web5.store.did import DidStore
 from services.web5.store.identity import IdentityStore
 from services.web5.store.link import LinkStore
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from mesh.data.database import Database, Transaction
-    from services.web5.identity import Challenge
+    from services.web5.identity import VerificationChallenge
     from services.web5.link import Link, LinkChallenge
     from services.web5.proof import Signer
 
@@ -48,7 +48,7 @@ def key(request_id: str) -> IdempotencyKey:
     return IdempotencyKey(CALLER, "Method", request_id, b"body")
 
 
-def challenge_reply(challenge: Challenge) -> bytes:
+def challenge_reply(challenge: VerificationChallenge) -> bytes:
     return BeginVerificationResponse(
         nonce=challenge.nonce, audience=SERVICE.did, digest=challenge.digest
     ).SerializeToString()
@@ -196,16 +196,18 @@ async def link(
 ) -> Link:
     """Begin and complete one link; what the proofs say is not this store's concern."""
     made: list[Link] = []
-    request = links.Request(did=holder.did, address=SENDER_ADDRESS, network="regtest", public=False)
+    request = links.LinkRequest(
+        did=holder.did, address=SENDER_ADDRESS, network="regtest", public=False
+    )
     id = f"challenge-{number}"
     await store.begin(
         key(f"begin-{number}"), request, id=id, nonce="n" * 32, reply=lambda _: b"begun"
     )
 
-    def proved(challenge: LinkChallenge) -> links.Evidence:
+    def proved(challenge: LinkChallenge) -> links.LinkEvidence:
         if not prove:
             raise FailedPrecondition("wrong", reason=Reason.PROOF_INVALID)
-        return links.Evidence(
+        return links.LinkEvidence(
             address_signature="s", did_proof="p", verifier="bitcoin", height=height
         )
 
@@ -262,7 +264,7 @@ async def test_a_wrong_proof_leaves_its_count_and_nothing_else(
 
 async def test_an_expired_link_challenge_links_nothing(database: Database, payer: Payer) -> None:
     store = LinkStore(database, SERVICE)
-    request = links.Request(
+    request = links.LinkRequest(
         did=payer.holder.did, address=SENDER_ADDRESS, network="regtest", public=False
     )
     await store.begin(key("b"), request, id="c", nonce="n" * 32, reply=lambda _: b"")

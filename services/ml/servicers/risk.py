@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from services.ml.assessment import Assessment, ModelFactor, Prediction, RuleFactor
     from services.ml.model import Model
     from services.ml.policy import RiskPolicy
-    from services.ml.store import Store
+    from services.ml.store.assessments import AssessmentStore
 
 MAX_FEATURES = 256
 
@@ -36,7 +36,12 @@ STATUS_NUMBERS = {status: number for number, status in STATUSES.items()}
 
 class RiskServicer(RiskServiceServicer):
     def __init__(
-        self, model: Model, policy: RiskPolicy, store: Store, attestor: Attestor, verifier: Verifier
+        self,
+        model: Model,
+        policy: RiskPolicy,
+        store: AssessmentStore,
+        attestor: Attestor,
+        verifier: Verifier,
     ) -> None:
         self._model = model
         self._policy = policy

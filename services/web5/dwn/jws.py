@@ -75,13 +75,13 @@ def parse(jws: Mapping[str, Value]) -> Signature:
     kid, algorithm = header.get("kid"), header.get("alg")
     if header.keys() != {"alg", "kid"} or not (
         isinstance(kid, str)
-        and 0 <= kid.find("#") <= schemas.MAX_DID
+        and 0 <= kid.find("#") <= schemas.MAX_DID_CHARS
         and isinstance(algorithm, str)
     ):
         raise DwnError(
             Code.JWS_HEADER_INVALID,
             "the protected header must hold alg and kid, a DID of at most"
-            f" {schemas.MAX_DID} characters with a fragment, and nothing else",
+            f" {schemas.MAX_DID_CHARS} characters with a fragment, and nothing else",
         )
     try:
         signature = jose.decode(entry["signature"])

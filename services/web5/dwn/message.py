@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from services.web5.dwn.values import Value
     from services.web5.proof import Signer
 
-MAX_SIZE = 64 * 1024  # bytes of JSON
+MAX_MESSAGE_BYTES = 64 * 1024  # bytes of JSON
 
 # Of the profile, and not served.
 UNSERVED_METHODS = ("RecordsSubscribe", "MessagesQuery", "MessagesRead", "MessagesSubscribe")
@@ -54,7 +54,7 @@ class Message:
         return self.signature.did if self.signature else None
 
     @property
-    def age(self) -> tuple[str, str]:
+    def recency(self) -> tuple[str, str]:
         """Of two messages about one thing the greater is the newer, on every node alike."""
         return (self.timestamp, self.cid)
 

@@ -21,7 +21,7 @@ OF_THE_RECIPIENT = frozenset({"co-update", "co-delete", "co-prune"})
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class ActionRule:
     """Who may do what with the records of a path."""
 
     who: str  # "anyone", "author" or "recipient"
@@ -34,7 +34,7 @@ class RuleSet:
     """What a protocol says about the records of one path."""
 
     path: str
-    rules: tuple[Rule, ...]
+    rules: tuple[ActionRule, ...]
     min_size: int  # bytes of data
     max_size: int | None
     tags: jsonschema_rs.Draft202012Validator | None
@@ -127,8 +127,8 @@ def _rule_set(path: str, rules: Value) -> RuleSet:
     return RuleSet(path, actions, smallest, largest, _tags(path, rules.get("$tags")))
 
 
-def _rule(action: Value) -> Rule:
-    rule = Rule(action["who"], action.get("of"), frozenset(action["can"]))
+def _rule(action: Value) -> ActionRule:
+    rule = ActionRule(action["who"], action.get("of"), frozenset(action["can"]))
     if rule.who == "anyone" and rule.of is not None:
         raise DwnError(
             Code.PROTOCOLS_CONFIGURE_OF_NOT_ALLOWED, "'of' is not allowed together with 'anyone'"
@@ -151,7 +151,7 @@ def _rule(action: Value) -> Rule:
     return rule
 
 
-def _check_distinct(rules: Iterable[Rule]) -> None:
+def _check_distinct(rules: Iterable[ActionRule]) -> None:
     seen = set()
     for rule in rules:
         if (rule.who, rule.of) in seen:

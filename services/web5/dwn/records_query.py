@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from services.web5.dwn import message, records_read, timestamp
 from services.web5.dwn.errors import Code, DwnError
-from services.web5.dwn.schemas import MAX_PAGE
+from services.web5.dwn.schemas import MAX_PAGE_ENTRIES
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -58,7 +58,7 @@ def parse(query: Message) -> RecordsQuery:
         filter,
         "datePublished" if sort.startswith("published") else "dateCreated",
         sort.endswith("Descending"),
-        min(pagination.get("limit", MAX_PAGE), MAX_PAGE),
+        min(pagination.get("limit", MAX_PAGE_ENTRIES), MAX_PAGE_ENTRIES),
         cursor and Cursor(cursor["value"], cursor["messageCid"]),
     )
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from services.web5.dwn.values import Value
     from services.web5.proof import Signer
 
-MAX_INLINE = 30_000  # bytes of data that travel inside a query's reply
+MAX_INLINE_BYTES = 30_000  # bytes of data that travel inside a query's reply
 
 MUTABLE = frozenset(
     {
@@ -31,14 +31,14 @@ MUTABLE = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Data:
+class RecordData:
     """What came with a message, and the CID that it really has."""
 
     content: bytes
     cid: str
 
     @classmethod
-    def of(cls, content: bytes) -> Data:
+    def of(cls, content: bytes) -> RecordData:
         return cls(content, unixfs.data_cid(content))
 
 

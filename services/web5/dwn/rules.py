@@ -9,7 +9,7 @@ from services.web5.dwn.errors import Code, DwnError, UnauthorizedError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from services.web5.dwn.protocol import Protocol, Rule, RuleSet
+    from services.web5.dwn.protocol import ActionRule, Protocol, RuleSet
     from services.web5.dwn.records_write import RecordsWrite
 
 
@@ -66,7 +66,7 @@ def changes(action: str, author: str | None, initial: RecordsWrite | None) -> Se
     return (f"co-{action}",)
 
 
-def _is_met(rule: Rule, author: str | None, chain: Sequence[RecordsWrite]) -> bool:
+def _is_met(rule: ActionRule, author: str | None, chain: Sequence[RecordsWrite]) -> bool:
     if rule.who == "anyone":
         return True
     if author is None or not chain:

@@ -18,12 +18,12 @@ Schema: TypeAlias = dict[str, Any]
 ACTIONS = ("create", "update", "delete", "prune", "co-update", "co-delete", "co-prune", "read")
 MAX_TAGS = 10
 # Characters. What records are found by goes into the keys of indexes, and these have bounds.
-MAX_DID = 1024
-MAX_PROTOCOL = 1024
-MAX_PATH = 512
-MAX_TAG_NAME = 128
-MAX_PAGE = 100
-MAX_ERROR = 200  # characters of a validator's words
+MAX_DID_CHARS = 1024
+MAX_PROTOCOL_CHARS = 1024
+MAX_PATH_CHARS = 512
+MAX_TAG_NAME_CHARS = 128
+MAX_PAGE_ENTRIES = 100
+MAX_ERROR_CHARS = 200  # characters of a validator's words
 
 
 def _object(required: Schema, optional: Schema | None = None, **more: Any) -> Schema:
@@ -61,14 +61,14 @@ BASE64URL: Schema = {"type": "string", "pattern": "^[A-Za-z0-9_-]+$"}
 DID: Schema = {
     "type": "string",
     "pattern": "^did:[a-z0-9]+:[A-Za-z0-9._:%-]+$",
-    "maxLength": MAX_DID,
+    "maxLength": MAX_DID_CHARS,
 }
 DIDS: Schema = {"oneOf": [DID, _array(DID, maxItems=100)]}
-PROTOCOL: Schema = {"type": "string", "maxLength": MAX_PROTOCOL}
+PROTOCOL: Schema = {"type": "string", "maxLength": MAX_PROTOCOL_CHARS}
 PATH: Schema = {
     "type": "string",
     "pattern": "^[a-zA-Z]+(/[a-zA-Z]+)*$",
-    "maxLength": MAX_PATH,
+    "maxLength": MAX_PATH_CHARS,
 }
 CONTEXT: Schema = {"type": "string", "pattern": "^[a-zA-Z0-9]+(/[a-zA-Z0-9]+)*$"}
 TAG: Schema = {
@@ -125,7 +125,7 @@ _RECORD = _object(
             {},
             minProperties=1,
             maxProperties=MAX_TAGS,
-            propertyNames={"maxLength": MAX_TAG_NAME},
+            propertyNames={"maxLength": MAX_TAG_NAME_CHARS},
             additionalProperties=TAG,
         ),
         "parentId": TEXT,
@@ -176,7 +176,6 @@ _FILTER = _object(
         "properties": {"published": {"const": False}},
     }
 }
-_READ = _object(_head("Records", "Read") | {"filter": _FILTER})
 _CURSOR = _object({"messageCid": TEXT, "value": TEXT})
 _QUERY = _object(
     _head("Records", "Query") | {"filter": _FILTER},
@@ -228,8 +227,6 @@ _DEFINITION = _object(
         "structure": _object({}, additionalProperties={"$ref": "#/$defs/ruleSet"}),
     }
 )
-
-_PROTOCOLS_QUERY = _object(_head("Protocols", "Query"), {"filter": _object({"protocol": TEXT})})
 
 MESSAGES = {
     "ProtocolsConfigure": _message(
@@ -293,7 +290,7 @@ def _check(validator: jsonschema_rs.Draft202012Validator, value: Value) -> None:
     )
     code = Code.SCHEMA_ADDITIONAL_PROPERTY if is_additional else Code.SCHEMA_FAILURE
     where = "".join(f"/{step}" for step in error.instance_path) or "/"
-    raise DwnError(code, f"{where}: {error.message[:MAX_ERROR]}")
+    raise DwnError(code, f"{where}: {error.message[:MAX_ERROR_CHARS]}")
 
 
 def _is_additional(error: jsonschema_rs.ValidationError) -> bool:

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 from services.web5.dwn import cid
 
-CHUNK_SIZE = 262_144
+CHUNK_BYTES = 262_144
 MAX_LINKS = 174
 
 FILE = 2  # UnixFS node type
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class UnixFsNode:
     cid: bytes
     file_size: int  # bytes of data under it
     tree_size: int  # the same, with the nodes themselves
@@ -29,13 +29,13 @@ class DataCid:
     """Takes data in pieces of any size; holds at most one chunk of it."""
 
     def __init__(self) -> None:
-        self._leaves: list[Node] = []
+        self._leaves: list[UnixFsNode] = []
         self._rest = b""
 
     def update(self, piece: bytes) -> None:
         data = self._rest + piece if self._rest else piece
-        whole = len(data) - len(data) % CHUNK_SIZE
-        self._leaves += [_leaf(data[at : at + CHUNK_SIZE]) for at in range(0, whole, CHUNK_SIZE)]
+        whole = len(data) - len(data) % CHUNK_BYTES
+        self._leaves += [_leaf(data[at : at + CHUNK_BYTES]) for at in range(0, whole, CHUNK_BYTES)]
         self._rest = data[whole:]
 
     def text(self) -> str:
@@ -54,21 +54,21 @@ def data_cid(data: bytes) -> str:
     return whole.text()
 
 
-def _leaf(chunk: bytes) -> Node:
-    return Node(cid.RAW + hashlib.sha256(chunk).digest(), len(chunk), len(chunk))
+def _leaf(chunk: bytes) -> UnixFsNode:
+    return UnixFsNode(cid.RAW + hashlib.sha256(chunk).digest(), len(chunk), len(chunk))
 
 
-def _parent(children: list[Node]) -> Node:
+def _parent(children: list[UnixFsNode]) -> UnixFsNode:
     file_size = sum(child.file_size for child in children)
     sizes = b"".join(_integer(4, child.file_size) for child in children)
     file = _integer(1, FILE) + _integer(3, file_size) + sizes
     links = b"".join(_bytes(2, _link(child)) for child in children)
     block = links + _bytes(1, file)
     tree_size = len(block) + sum(child.tree_size for child in children)
-    return Node(cid.DAG_PB + hashlib.sha256(block).digest(), file_size, tree_size)
+    return UnixFsNode(cid.DAG_PB + hashlib.sha256(block).digest(), file_size, tree_size)
 
 
-def _link(child: Node) -> bytes:
+def _link(child: UnixFsNode) -> bytes:
     return _bytes(1, child.cid) + _bytes(2, b"") + _integer(3, child.tree_size)
 
 

@@ -26,7 +26,7 @@ KEYS: dict[int, type[jose.Ed25519Key | jose.Secp256k1Key]] = {
     pb.KEY_TYPE_ED25519: jose.Ed25519Key,
     pb.KEY_TYPE_SECP256K1: jose.Secp256k1Key,
 }
-MAX_JWK = 4096  # characters
+MAX_JWK_CHARS = 4096  # characters
 
 
 class DidServicer(DidServiceServicer):
@@ -65,9 +65,9 @@ class DidServicer(DidServiceServicer):
 
 def _parse_jwk(text: str) -> jose.Key:
     try:
-        jwk = jose.load_json(text) if len(text) <= MAX_JWK else None
+        jwk = jose.load_json(text) if len(text) <= MAX_JWK_CHARS else None
         if not isinstance(jwk, dict):
-            raise jose.JoseError(f"not a JSON object of at most {MAX_JWK} characters")
+            raise jose.JoseError(f"not a JSON object of at most {MAX_JWK_CHARS} characters")
         return did_jwk.signature_key(jwk)
     except jose.JoseError as error:
         raise InvalidArgument(

@@ -16,9 +16,9 @@ from mesh.errors import FailedPrecondition, InvalidArgument, Reason
 from mesh.rpc.interceptors import request_key
 from services.web5 import approval, link
 from services.web5 import did as dids
-from services.web5.identity import Claim, Judge
+from services.web5.identity import IdentityClaim, IdentityVerifier
 from services.web5.policy import Assurance
-from services.web5.proof import Refused
+from services.web5.proof import VerificationError
 from services.web5.servicers.intent import parse_intent
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from mesh.clock import Clock
     from mesh.security.attestation import Attestor, Verifier
     from services.web5.did import Did
-    from services.web5.identity import Challenge, Verdict
-    from services.web5.link import Evidence, Link, LinkChallenge
+    from services.web5.identity import IdentityVerdict, VerificationChallenge
+    from services.web5.link import Link, LinkChallenge, LinkEvidence
     from services.web5.policy import IdentityPolicy
     from services.web5.store.identity import IdentityStore
     from services.web5.store.link import LinkStore
@@ -85,7 +85,7 @@ class IdentityServicer(IdentityServiceServicer):
         context: ServicerContext[pb.VerifyIdentityRequest, pb.VerifyIdentityResponse],
     ) -> pb.VerifyIdentityResponse:
         intent = request.context.intent
-        claim = Claim(
+        claim = IdentityClaim(
             did=dids.parse(request.did),
             method=request.verification_method,
             sender_did=intent.sender_did,
@@ -94,9 +94,9 @@ class IdentityServicer(IdentityServiceServicer):
             digest=parse_intent(intent),
             presentation=request.context.presentation,
         )
-        judge = Judge(claim, self._policy, audience=self._service_did)
+        verification = IdentityVerifier(claim, self._policy, audience=self._service_did)
         first = await self._identities.verify(
-            request_key.current(), judge, reply=partial(self._format_verdict, claim)
+            request_key.current(), verification, reply=partial(self._format_verdict, claim)
         )
         return pb.VerifyIdentityResponse.FromString(first)
 
@@ -115,8 +115,8 @@ class IdentityServicer(IdentityServiceServicer):
                 digest=request.digest,
                 now=int(self._clock.wall()),
             )
-        except Refused as refused:
-            raise FailedPrecondition(f"approval: {refused}", reason=Reason.PROOF_INVALID) from None
+        except VerificationError as error:
+            raise FailedPrecondition(f"approval: {error}", reason=Reason.PROOF_INVALID) from None
         return pb.VerifyApprovalResponse(approver=found.approver, approves=found.approves)
 
     async def BeginAddressLink(
@@ -124,7 +124,7 @@ class IdentityServicer(IdentityServiceServicer):
         request: pb.BeginAddressLinkRequest,
         context: ServicerContext[pb.BeginAddressLinkRequest, pb.BeginAddressLinkResponse],
     ) -> pb.BeginAddressLinkResponse:
-        asked = link.Request(
+        asked = link.LinkRequest(
             did=dids.resolve(request.did).did,
             address=link.normal_address(request.address, request.network),
             network=request.network,
@@ -148,9 +148,9 @@ class IdentityServicer(IdentityServiceServicer):
             raise InvalidArgument(
                 "challenge_id must be the one that BeginAddressLink gave", field="challenge_id"
             )
-        if len(request.address_signature) > link.MAX_SIGNATURE:
+        if len(request.address_signature) > link.MAX_SIGNATURE_CHARS:
             raise InvalidArgument(
-                f"address_signature must have at most {link.MAX_SIGNATURE} characters",
+                f"address_signature must have at most {link.MAX_SIGNATURE_CHARS} characters",
                 field="address_signature",
             )
         first = await self._links.complete(
@@ -162,20 +162,22 @@ class IdentityServicer(IdentityServiceServicer):
         )
         return pb.CompleteAddressLinkResponse.FromString(first)
 
-    def _prove(self, request: pb.CompleteAddressLinkRequest, challenge: LinkChallenge) -> Evidence:
+    def _prove(
+        self, request: pb.CompleteAddressLinkRequest, challenge: LinkChallenge
+    ) -> LinkEvidence:
         link.check_did_proof(request.did_proof, challenge)
         found = self._verifier.require(
             request.context.attestations, ["ownership"], challenge.digest
         )
         ownership = found["ownership"]
-        return link.Evidence(
+        return link.LinkEvidence(
             address_signature=request.address_signature,
             did_proof=request.did_proof,
             verifier=ownership.issuer,
             height=link.check_ownership(ownership.values, challenge, request.address_signature),
         )
 
-    def _format_challenge(self, challenge: Challenge) -> bytes:
+    def _format_challenge(self, challenge: VerificationChallenge) -> bytes:
         return pb.BeginVerificationResponse(
             nonce=challenge.nonce,
             audience=self._service_did,
@@ -183,7 +185,9 @@ class IdentityServicer(IdentityServiceServicer):
             digest=challenge.digest,
         ).SerializeToString()
 
-    def _format_verdict(self, claim: Claim, verdict: Verdict, linked: bool) -> bytes:
+    def _format_verdict(
+        self, claim: IdentityClaim, verdict: IdentityVerdict, linked: bool
+    ) -> bytes:
         reply = pb.VerifyIdentityResponse(
             verified=verdict.verified,
             confidence=verdict.confidence,

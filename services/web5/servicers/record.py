@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from google.protobuf.struct_pb2 import Struct, Value
     from grpc.aio import ServicerContext
 
-    from services.web5.dwn.node import Records, TransactionRecord
+    from services.web5.store.dwn.node import Dwn, TransactionRecord
 
 
 class RecordServicer(RecordServiceServicer):
-    def __init__(self, records: Records) -> None:
-        self._records = records
+    def __init__(self, dwn: Dwn) -> None:
+        self._dwn = dwn
 
     async def StoreTransactionRecord(
         self,
@@ -28,7 +28,7 @@ class RecordServicer(RecordServiceServicer):
             pb.StoreTransactionRecordRequest, pb.StoreTransactionRecordResponse
         ],
     ) -> pb.StoreTransactionRecordResponse:
-        first = await self._records.store_transaction_record(
+        first = await self._dwn.store_transaction_record(
             request_key.current(),
             request.did,
             _parse_struct(request.transaction_data),
@@ -43,7 +43,7 @@ class RecordServicer(RecordServiceServicer):
         context: ServicerContext[pb.ProcessMessageRequest, pb.ProcessMessageResponse],
     ) -> pb.ProcessMessageResponse:
         data = request.data if request.HasField("data") else None
-        reply = await self._records.process(request.target, request.message, data)
+        reply = await self._dwn.process_message(request.target, request.message, data)
         return pb.ProcessMessageResponse(reply=reply.json(), data=reply.data)
 
 

@@ -10,7 +10,7 @@ from mesh.errors import Reason, ResourceExhausted
 from services.web5.identity import (
     CHALLENGE_LIFETIME_MS,
     MAX_OPEN_CHALLENGES,
-    Challenge,
+    VerificationChallenge,
 )
 from services.web5.store import link
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from mesh.data.database import Database, Transaction
     from mesh.data.idempotency import IdempotencyKey
-    from services.web5.identity import Judge, Verdict
+    from services.web5.identity import IdentityVerdict, IdentityVerifier
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS verification_challenge (
@@ -50,7 +50,7 @@ class IdentityStore:
         nonce: str,
         did: str,
         digest: bytes,
-        reply: Callable[[Challenge], bytes],
+        reply: Callable[[VerificationChallenge], bytes],
     ) -> bytes:
         """Give out ``nonce`` for a payment, once per ``request``.
 
@@ -61,7 +61,7 @@ class IdentityStore:
             async def first() -> bytes:
                 now_ms = await tx.now_ms()
                 await _admit(tx, request.caller, did, now_ms)
-                challenge = Challenge(
+                challenge = VerificationChallenge(
                     nonce=nonce, did=did, digest=digest, expires_ms=now_ms + CHALLENGE_LIFETIME_MS
                 )
                 await tx.execute(
@@ -79,7 +79,10 @@ class IdentityStore:
         return await self._database.write(effect)
 
     async def verify(
-        self, request: IdempotencyKey, judge: Judge, reply: Callable[[Verdict, bool], bytes]
+        self,
+        request: IdempotencyKey,
+        judge: IdentityVerifier,
+        reply: Callable[[IdentityVerdict, bool], bytes],
     ) -> bytes:
         """Judge a presentation once per ``request``, spending the nonce that it names.
 
@@ -118,7 +121,7 @@ async def _admit(tx: Transaction, caller: str, did: str, now_ms: int) -> None:
         )
 
 
-async def _find(tx: Transaction, nonce: str | None) -> Challenge | None:
+async def _find(tx: Transaction, nonce: str | None) -> VerificationChallenge | None:
     row = await tx.fetch_one(
         "SELECT did, digest, expires_ms, spent_ms FROM verification_challenge WHERE nonce = ?",
         nonce,
@@ -126,7 +129,7 @@ async def _find(tx: Transaction, nonce: str | None) -> Challenge | None:
     if nonce is None or row is None:
         return None
     did, digest, expires_ms, spent_ms = row
-    return Challenge(
+    return VerificationChallenge(
         nonce=nonce,
         did=did,
         digest=bytes(digest),
@@ -143,13 +146,13 @@ async def _spend(tx: Transaction, nonce: str | None, now_ms: int) -> None:
     )
 
 
-async def _is_linked(tx: Transaction, judge: Judge, now_ms: int) -> bool:
+async def _is_linked(tx: Transaction, judge: IdentityVerifier, now_ms: int) -> bool:
     claim = judge.claim
     found = await link.find(tx, claim.did, claim.sender_address, claim.network, now=now_ms // 1000)
     return found is not None
 
 
-async def _announce(tx: Transaction, judge: Judge, verdict: Verdict) -> None:
+async def _announce(tx: Transaction, judge: IdentityVerifier, verdict: IdentityVerdict) -> None:
     data = {
         "verified": verdict.verified,
         "method": judge.claim.method,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from mesh.data.database import Database, Row, Transaction
     from mesh.data.idempotency import IdempotencyKey
-    from services.web5.link import Evidence, Request
+    from services.web5.link import LinkEvidence, LinkRequest
     from services.web5.proof import Signer
 
 SCHEMA = """
@@ -55,7 +55,7 @@ CREATE INDEX IF NOT EXISTS address_link_address ON address_link (address, networ
 
 CHALLENGE_COLUMNS = "id, did, address, network, public, nonce, message, expires_at, attempts, spent"
 LINK_COLUMNS = "id, did, address, network, public, linked_height, expires_at"
-KEEP = 86_400  # seconds for which an expired challenge can still be told from an unknown one
+KEEP_S = 86_400  # seconds for which an expired challenge can still be told from an unknown one
 
 
 class LinkStore:
@@ -66,7 +66,7 @@ class LinkStore:
     async def begin(
         self,
         key: IdempotencyKey,
-        request: Request,
+        request: LinkRequest,
         *,
         id: str,
         nonce: str,
@@ -97,7 +97,7 @@ class LinkStore:
         challenge_id: str,
         *,
         id: str,
-        prove: Callable[[LinkChallenge], Evidence],
+        prove: Callable[[LinkChallenge], LinkEvidence],
         reply: Callable[[Link, str], bytes],
     ) -> bytes:
         """Link the challenge's address if ``prove`` finds both proofs sound, once per ``key``.
@@ -189,7 +189,7 @@ async def find(tx: Transaction, did: str, address: str, network: str, *, now: in
 
 
 async def _admit(tx: Transaction, caller: str, did: str, now: int) -> None:
-    await tx.execute("DELETE FROM link_challenge WHERE expires_at < ?", now - KEEP)
+    await tx.execute("DELETE FROM link_challenge WHERE expires_at < ?", now - KEEP_S)
     row = await tx.fetch_one(
         "SELECT COUNT(*) FROM link_challenge"
         " WHERE caller = ? AND did = ? AND expires_at > ? AND spent = 0",
@@ -202,7 +202,7 @@ async def _admit(tx: Transaction, caller: str, did: str, now: int) -> None:
             f"{MAX_OPEN_CHALLENGES} address links of {did} are open; finish one, or wait until"
             " they expire",
             reason=Reason.TOO_MANY_CHALLENGES,
-            retry_after=links.CHALLENGE_LIFETIME,
+            retry_after=links.CHALLENGE_LIFETIME_S,
         )
 
 
@@ -244,7 +244,7 @@ async def _find_challenge(tx: Transaction, id: str) -> LinkChallenge:
 
 
 async def _upsert(
-    tx: Transaction, made: Link, challenge: LinkChallenge, evidence: Evidence, credential: str
+    tx: Transaction, made: Link, challenge: LinkChallenge, evidence: LinkEvidence, credential: str
 ) -> None:
     await tx.execute(
         "INSERT INTO address_link VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"

@@ -28,16 +28,16 @@ def pay_for_every_attempt() -> None:
 
 
 def forget_records() -> None:
-    from services.web5.dwn.node import Records
+    from services.web5.store.dwn.node import Dwn
 
-    store = Records.store_transaction_record
+    store = Dwn.store_transaction_record
 
-    async def store_nothing(self: Records, *given: Any, **named: Any) -> bytes:
+    async def store_nothing(self: Dwn, *given: Any, **named: Any) -> bytes:
         forgetful = copy(self)  # of its own: two payments may be recorded at once
         forgetful._database = Forgetful(self._database)
         return await store(forgetful, *given, **named)
 
-    Records.store_transaction_record = store_nothing  # type: ignore[method-assign]
+    Dwn.store_transaction_record = store_nothing  # type: ignore[method-assign]
 
 
 class Forgetful:

@@ -14,8 +14,8 @@ from mesh.clock import ManualClock
 from mesh.data import idempotency, outbox
 from mesh.data.database import open_database
 from services.web5.did import Method
-from services.web5.dwn.node import Records
-from services.web5.store import records as store
+from services.web5.store.dwn import messages as store
+from services.web5.store.dwn.node import Dwn
 from tests.web5.dwn.nodes import START, Node
 from tests.web5.holder import signer
 
@@ -61,7 +61,7 @@ async def node(shared_location: str, alice: Signer) -> AsyncIterator[Node]:
     clock = ManualClock(START.timestamp())
     schema = idempotency.SCHEMA + outbox.SCHEMA + store.SCHEMA
     async with open_database(shared_location, schema=schema) as database:
-        records = Records(database, alice, clock)
+        records = Dwn(database, alice, clock)
         await records.open()
         yield Node(alice, records, database, clock)
 

@@ -12,9 +12,9 @@ from services.web5.dwn import protocols, records_read, records_write
 if TYPE_CHECKING:
     from mesh.clock import ManualClock
     from mesh.data.database import Database
-    from services.web5.dwn.methods.reply import Reply
-    from services.web5.dwn.node import Records
+    from services.web5.dwn.reply import Reply
     from services.web5.proof import Signer
+    from services.web5.store.dwn.node import Dwn
 
 START = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
@@ -26,7 +26,7 @@ class Node:
     """The node of one tenant, its database, and the clock it goes by."""
 
     owner: Signer
-    records: Records
+    records: Dwn
     database: Database
     clock: ManualClock
 
@@ -37,7 +37,7 @@ class Node:
         return datetime.fromtimestamp(self.clock.wall(), UTC)
 
     async def process(self, message: bytes, data: bytes | None = None) -> Reply:
-        return await self.records.process(self.owner.did, message, data)
+        return await self.records.process_message(self.owner.did, message, data)
 
     async def configure(self, structure: Any, **types: Any) -> Reply:
         """Configure the protocol NOTES as the owner; its types are the keyword arguments."""

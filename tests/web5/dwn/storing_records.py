@@ -11,8 +11,8 @@ from mesh.clock import SystemClock
 from mesh.data import idempotency, outbox
 from mesh.data.database import open_database
 from mesh.data.idempotency import IdempotencyKey
-from services.web5.dwn.node import Records, TransactionRecord
-from services.web5.store import records as store
+from services.web5.store.dwn import messages as store
+from services.web5.store.dwn.node import Dwn, TransactionRecord
 from tests.web5.holder import signer
 
 SCHEMA = idempotency.SCHEMA + outbox.SCHEMA + store.SCHEMA
@@ -26,7 +26,7 @@ def reply(record: TransactionRecord) -> bytes:
 async def main(location: str, secret: bytes) -> None:
     service = signer(jose.Ed25519Key.from_secret(secret))
     async with open_database(location, schema=SCHEMA) as database:
-        records = Records(database, service, SystemClock())
+        records = Dwn(database, service, SystemClock())
         await records.open()
         stored = await asyncio.gather(
             *(

@@ -9,7 +9,7 @@ import pytest
 
 from formats import jose
 from services.web5.dwn import protocols, records_query, records_read, records_write, schemas
-from services.web5.dwn.node import Records
+from services.web5.store.dwn.node import Dwn
 from tests.web5.dwn.nodes import NOTES, context_id, members, record_id, verdict
 from tests.web5.holder import signer
 
@@ -94,10 +94,10 @@ async def test_a_filter_finds_what_matches_all_of_it(
 async def test_a_record_with_the_longest_names_is_stored_and_found(
     node: Node, alice: Signer
 ) -> None:
-    protocol = "http://notes.example/" + "p" * (schemas.MAX_PROTOCOL - 21)
-    path = "n" * schemas.MAX_PATH
-    recipient = "did:web:" + "r" * (schemas.MAX_DID - 8)
-    name, text = "ñ" * schemas.MAX_TAG_NAME, "₿" * 10_000
+    protocol = "http://notes.example/" + "p" * (schemas.MAX_PROTOCOL_CHARS - 21)
+    path = "n" * schemas.MAX_PATH_CHARS
+    recipient = "did:web:" + "r" * (schemas.MAX_DID_CHARS - 8)
+    name, text = "ñ" * schemas.MAX_TAG_NAME_CHARS, "₿" * 10_000
     definition = {
         "protocol": protocol,
         "published": False,
@@ -116,10 +116,10 @@ async def test_a_record_with_the_longest_names_is_stored_and_found(
 @pytest.mark.parametrize(
     "properties",
     [
-        {"protocol": "http://a.example/" + "p" * schemas.MAX_PROTOCOL},
-        {"protocolPath": "n" * (schemas.MAX_PATH + 1)},
-        {"recipient": "did:web:" + "r" * schemas.MAX_DID},
-        {"tags": {"n" * (schemas.MAX_TAG_NAME + 1): 1}},
+        {"protocol": "http://a.example/" + "p" * schemas.MAX_PROTOCOL_CHARS},
+        {"protocolPath": "n" * (schemas.MAX_PATH_CHARS + 1)},
+        {"recipient": "did:web:" + "r" * schemas.MAX_DID_CHARS},
+        {"tags": {"n" * (schemas.MAX_TAG_NAME_CHARS + 1): 1}},
     ],
     ids=["protocol", "path", "recipient", "tag"],
 )
@@ -219,7 +219,7 @@ async def test_sorting_by_publication_finds_only_what_is_published(
 
 
 async def test_a_page_ends_before_it_outgrows_a_reply(node: Node, alice: Signer) -> None:
-    large = "x" * records_write.MAX_INLINE
+    large = "x" * records_write.MAX_INLINE_BYTES
     for number in range(60):
         await write(node, alice, f"{number:02}" + large[2:])
 
@@ -234,7 +234,7 @@ async def test_a_page_ends_before_it_outgrows_a_reply(node: Node, alice: Signer)
 
 
 async def test_large_data_does_not_travel_in_a_query(node: Node, alice: Signer) -> None:
-    await write(node, alice, "x" * (records_write.MAX_INLINE + 1))
+    await write(node, alice, "x" * (records_write.MAX_INLINE_BYTES + 1))
 
     found = await query(node, alice, {"dataFormat": "text/plain"})
 
@@ -281,14 +281,14 @@ async def test_everyone_finds_what_is_theirs_or_published(
 
 async def test_what_one_node_keeps_another_does_not_know(node: Node, alice: Signer) -> None:
     neighbour = signer()
-    elsewhere = Records(node.database, neighbour, node.clock)
+    elsewhere = Dwn(node.database, neighbour, node.clock)
     await elsewhere.open()
     note = await write(node, alice, "note", published=True, datePublished=DAY)
     read = records_read.create({"recordId": record_id(note)}, node.now, alice)
     query = records_query.create({"dataFormat": "text/plain"}, node.now, alice)
 
-    found = await elsewhere.process(neighbour.did, query)
-    reply = await elsewhere.process(neighbour.did, read)
+    found = await elsewhere.process_message(neighbour.did, query)
+    reply = await elsewhere.process_message(neighbour.did, read)
 
     assert members(found)["entries"] == []
     assert reply.code == 404

@@ -11,7 +11,7 @@ from services.web5.dwn import cid, jws, protocols, records_write
 from tests.web5.dwn.nodes import NOTES, context_id, members, record_id, verdict
 
 if TYPE_CHECKING:
-    from services.web5.dwn.methods.reply import Reply
+    from services.web5.dwn.reply import Reply
     from services.web5.proof import Signer
     from tests.web5.dwn.nodes import Node
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from services.web5.proof import Signer
     from tests.web5.dwn.nodes import Node
 
-LARGE = records_write.MAX_INLINE + 1
+LARGE = records_write.MAX_INLINE_BYTES + 1
 
 
 def signed(message: dict[str, Any], author: Signer) -> bytes:

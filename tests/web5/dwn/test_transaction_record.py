@@ -13,12 +13,12 @@ from mesh.data.idempotency import IdempotencyKey
 from mesh.errors import AlreadyExists, InvalidArgument, NotFound
 from services.web5 import payment_record
 from services.web5.dwn import protocols, records_query, records_read, unixfs, values
-from services.web5.dwn.node import Records
+from services.web5.store.dwn.node import Dwn
 from tests.web5.dwn.nodes import members, verdict
 
 if TYPE_CHECKING:
-    from services.web5.dwn.node import TransactionRecord
     from services.web5.proof import Signer
+    from services.web5.store.dwn.node import TransactionRecord
     from tests.web5.dwn.nodes import Node
 
 PAYMENT = {
@@ -153,7 +153,7 @@ async def test_what_cannot_be_recorded_is_refused_with_its_field(
 
 
 async def test_a_service_that_starts_again_keeps_its_protocol(node: Node) -> None:
-    again = Records(node.database, node.owner, node.clock)
+    again = Dwn(node.database, node.owner, node.clock)
     query = protocols.query(payment_record.PROTOCOL, node.now)
     before = await node.process(query)
 
@@ -183,6 +183,8 @@ async def test_only_the_service_writes_records_of_payments(node: Node, bob: Sign
 
 async def test_a_tenant_that_is_not_kept_is_not_found(node: Node, bob: Signer) -> None:
     with pytest.raises(NotFound) as refusal:
-        await node.records.process(bob.did, records_read.create({"recordId": "a"}, node.now, bob))
+        await node.records.process_message(
+            bob.did, records_read.create({"recordId": "a"}, node.now, bob)
+        )
 
     assert refusal.value.field == "target"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from services.web5.dwn import unixfs
 
-CHUNK = unixfs.CHUNK_SIZE
+CHUNK = unixfs.CHUNK_BYTES
 
 
 def pattern(size: int) -> bytes:

@@ -6,15 +6,17 @@ from typing import TYPE_CHECKING
 
 from formats import jose
 from services.web5.dwn import values
-from services.web5.dwn.methods.reply import OK, Reply, array_of, extended
-from services.web5.store import record_search as search
+from services.web5.dwn.reply import OK, Reply, json_array, with_members
+from services.web5.store.dwn import search
 
 if TYPE_CHECKING:
     from mesh.data.database import Transaction
     from services.web5.dwn.records_query import RecordsQuery
-    from services.web5.store.record_search import Found
+    from services.web5.store.dwn.search import FoundRecord
 
-MAX_REPLY = 2 * 1024 * 1024  # bytes of entries; the page ends before, and its cursor says where
+MAX_REPLY_BYTES = (
+    2 * 1024 * 1024
+)  # bytes of entries; the page ends before, and its cursor says where
 
 
 async def process(tx: Transaction, tenant: str, query: RecordsQuery, reader: str | None) -> Reply:
@@ -27,10 +29,10 @@ async def process(tx: Transaction, tenant: str, query: RecordsQuery, reader: str
     for record in found[: query.limit]:
         entry = _entry(record, initials)
         size += len(entry)
-        if entries and size > MAX_REPLY:
+        if entries and size > MAX_REPLY_BYTES:
             break
         entries.append(entry)
-    members = {"entries": array_of(entries)}
+    members = {"entries": json_array(entries)}
     if len(entries) < len(found):
         last = found[len(entries) - 1]
         cursor = {"messageCid": last.message_cid, "value": last.sort_value}
@@ -38,10 +40,10 @@ async def process(tx: Transaction, tenant: str, query: RecordsQuery, reader: str
     return Reply(OK, "OK", members)
 
 
-def _entry(record: Found, initials: dict[str, bytes]) -> bytes:
+def _entry(record: FoundRecord, initials: dict[str, bytes]) -> bytes:
     members = {}
     if record.data is not None:
         members["encodedData"] = b'"%s"' % jose.encode(record.data).encode()
     if not record.is_initial:
         members["initialWrite"] = initials[record.record_id]
-    return extended(record.raw, members)
+    return with_members(record.raw, members)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from services.web5.store import records as store
+from services.web5.store.dwn import messages as store
 
 if TYPE_CHECKING:
     from mesh.data.database import Transaction
     from services.web5.dwn.records_write import RecordsWrite
 
 
-async def chain_to(tx: Transaction, tenant: str, context_id: str | None) -> list[RecordsWrite]:
+async def record_chain(tx: Transaction, tenant: str, context_id: str | None) -> list[RecordsWrite]:
     """The writes that began the records of a context, root first; none for no context.
 
     Empty as well if one of them is missing: half a chain must not authorize anybody.

@@ -22,7 +22,7 @@ class Reply:
 
     def json(self) -> bytes:
         status = values.dump({"code": self.code, "detail": self.detail})
-        return object_of({"status": status, **self.members})
+        return json_object({"status": status, **self.members})
 
 
 OK = 200
@@ -32,11 +32,11 @@ NOT_FOUND = Reply(404, "Not Found")
 CONFLICT = Reply(409, "Conflict")
 
 
-def refusal(error: DwnError) -> Reply:
+def error_reply(error: DwnError) -> Reply:
     return Reply(error.status, error.detail)
 
 
-def object_of(members: Mapping[str, bytes]) -> bytes:
+def json_object(members: Mapping[str, bytes]) -> bytes:
     """A JSON object of members that are JSON: messages go out byte for byte as they came in."""
     return (
         b"{"
@@ -45,10 +45,10 @@ def object_of(members: Mapping[str, bytes]) -> bytes:
     )
 
 
-def array_of(items: Iterable[bytes]) -> bytes:
+def json_array(items: Iterable[bytes]) -> bytes:
     return b"[" + b",".join(items) + b"]"
 
 
-def extended(json: bytes, members: Mapping[str, bytes]) -> bytes:
+def with_members(json: bytes, members: Mapping[str, bytes]) -> bytes:
     """A JSON object that has members, with more behind them."""
-    return json.rstrip()[:-1] + b"," + object_of(members)[1:] if members else json
+    return json.rstrip()[:-1] + b"," + json_object(members)[1:] if members else json

@@ -127,7 +127,7 @@ INSERT = (
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredMessage:
     """A message of a record, and its data if that is small."""
 
     message: Message
@@ -157,7 +157,7 @@ async def protocol(tx: Transaction, tenant: str, url: str) -> Protocol | None:
     return None if row is None else protocols.of(bytes(row[0]))
 
 
-async def configures(
+async def configure_messages(
     tx: Transaction, tenant: str, *, url: str | None = None, only_published: bool = False
 ) -> list[Message]:
     """What configures this protocol, or all of the tenant's."""
@@ -172,14 +172,16 @@ async def configures(
     return [message.restore(raw, message_cid) for raw, message_cid in rows]
 
 
-async def record(tx: Transaction, tenant: str, record_id: str) -> list[Stored]:
+async def record(tx: Transaction, tenant: str, record_id: str) -> list[StoredMessage]:
     """All messages of a record that are kept."""
     rows = await tx.fetch(
         "SELECT message, message_cid, data FROM dwn_message WHERE tenant = ? AND record_id = ?",
         tenant,
         record_id,
     )
-    return [Stored(message.restore(raw, message_cid), data) for raw, message_cid, data in rows]
+    return [
+        StoredMessage(message.restore(raw, message_cid), data) for raw, message_cid, data in rows
+    ]
 
 
 async def initial_writes(
@@ -199,7 +201,7 @@ async def initial_writes(
     return {write.record_id: write for write in writes}
 
 
-async def living(
+async def latest_write(
     tx: Transaction, tenant: str, protocol: str, record_id: str
 ) -> RecordsWrite | None:
     """The newest write of a record that is there with its data, and not deleted."""
@@ -230,7 +232,7 @@ async def insert_write(
     tx: Transaction, tenant: str, write: RecordsWrite, data: bytes | None, *, is_latest: bool
 ) -> None:
     """Store a write with its data, or with none if it has none or its blob is there."""
-    if data is not None and len(data) > records_write.MAX_INLINE:
+    if data is not None and len(data) > records_write.MAX_INLINE_BYTES:
         await tx.execute(
             "INSERT INTO dwn_blob VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
             tenant,
@@ -297,7 +299,7 @@ async def remove(tx: Transaction, tenant: str, message_cid: str) -> None:
         )
 
 
-async def below(tx: Transaction, tenant: str, context_id: str) -> list[str]:
+async def descendants(tx: Transaction, tenant: str, context_id: str) -> list[str]:
     """The ids of all records under a context."""
     prefix = f"{context_id}/"
     rows = await tx.fetch(
@@ -310,7 +312,7 @@ async def below(tx: Transaction, tenant: str, context_id: str) -> list[str]:
     return [record_id for (record_id,) in rows]
 
 
-async def purge(tx: Transaction, tenant: str, record_id: str) -> None:
+async def purge_record(tx: Transaction, tenant: str, record_id: str) -> None:
     """Forget a record altogether."""
     rows = await tx.fetch(
         "SELECT message_cid FROM dwn_message WHERE tenant = ? AND record_id = ?", tenant, record_id

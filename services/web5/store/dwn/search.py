@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from services.web5.dwn import message
-from services.web5.store.records import Stored
+from services.web5.store.dwn.messages import StoredMessage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +37,7 @@ SORTS = {"dateCreated": "date_created", "datePublished": "date_published"}
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundRecord:
     """A record's newest write as a query gives it."""
 
     message_cid: str
@@ -48,7 +48,7 @@ class Found:
     sort_value: str
 
 
-async def matching(tx: Transaction, tenant: str, filter: values.Value) -> list[Stored]:
+async def matching(tx: Transaction, tenant: str, filter: values.Value) -> list[StoredMessage]:
     """The newest message, a write or a delete, of up to two records: a read wants just one."""
     newest: Condition = ("tenant = ? AND is_latest = 1 AND method <> 'Configure'", [tenant])
     where, args = _all([newest, *_conditions(tenant, filter)])
@@ -56,12 +56,14 @@ async def matching(tx: Transaction, tenant: str, filter: values.Value) -> list[S
         f"SELECT message, message_cid, data FROM dwn_message WHERE {where} LIMIT 2",  # noqa: S608
         *args,
     )
-    return [Stored(message.restore(raw, message_cid), data) for raw, message_cid, data in rows]
+    return [
+        StoredMessage(message.restore(raw, message_cid), data) for raw, message_cid, data in rows
+    ]
 
 
 async def page(
     tx: Transaction, tenant: str, query: RecordsQuery, reader: str | None
-) -> list[Found]:
+) -> list[FoundRecord]:
     """What the tenant, another reader or nobody in particular (None) may find: a page and one.
 
     Others find what is published, what they wrote, and what is addressed to them.
@@ -89,7 +91,7 @@ async def page(
         *args,
         query.limit + 1,
     )
-    return [Found(*row) for row in rows]
+    return [FoundRecord(*row) for row in rows]
 
 
 async def initial_raws(tx: Transaction, tenant: str, record_ids: list[str]) -> dict[str, bytes]:

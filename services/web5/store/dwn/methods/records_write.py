@@ -7,29 +7,31 @@ from typing import TYPE_CHECKING
 from mesh.data import outbox
 from services.web5.dwn import records_read, rules, values
 from services.web5.dwn.errors import Code, DwnError, UnauthorizedError
-from services.web5.dwn.methods.chain import chain_to
-from services.web5.dwn.methods.reply import ACCEPTED, CONFLICT, NO_CONTENT, Reply
-from services.web5.dwn.records_write import MAX_INLINE, RecordsWrite, of
-from services.web5.store import records as store
+from services.web5.dwn.records_write import MAX_INLINE_BYTES, RecordsWrite, of
+from services.web5.dwn.reply import ACCEPTED, CONFLICT, NO_CONTENT, Reply
+from services.web5.store.dwn import messages as store
+from services.web5.store.dwn.methods.record_chain import record_chain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from mesh.data.database import Transaction
     from services.web5.dwn.protocol import RuleSet
-    from services.web5.dwn.records_write import Data
-    from services.web5.store.records import Stored
+    from services.web5.dwn.records_write import RecordData
+    from services.web5.store.dwn.messages import StoredMessage
 
 
-async def process(tx: Transaction, tenant: str, write: RecordsWrite, data: Data | None) -> Reply:
+async def process(
+    tx: Transaction, tenant: str, write: RecordsWrite, data: RecordData | None
+) -> Reply:
     """Store an authenticated write. DwnError if it may not be, and then nothing of it remains."""
     rule_set = await check_references(tx, tenant, write)
     await _authorize(tx, tenant, write, rule_set)
     kept = await store.record(tx, tenant, write.record_id)
     if not write.is_initial:
         write.check_immutable(_initial(kept))
-    newest = max(kept, key=lambda stored: stored.message.age, default=None)
-    if newest is not None and write.message.age <= newest.message.age:
+    newest = max(kept, key=lambda stored: stored.message.recency, default=None)
+    if newest is not None and write.message.recency <= newest.message.recency:
         return CONFLICT
     content = await _content(tx, tenant, write, data, newest)
     # A first write without data is kept but not found: naming a data CID is no proof of having it.
@@ -57,7 +59,7 @@ async def check_references(tx: Transaction, tenant: str, write: RecordsWrite) ->
         )
     parent = None
     if write.parent_id is not None:
-        parent = await store.living(tx, tenant, write.protocol, write.parent_id)
+        parent = await store.latest_write(tx, tenant, write.protocol, write.parent_id)
     return rules.check_write(protocol, write, parent)
 
 
@@ -77,11 +79,11 @@ async def _authorize(
     # The context of a write that is not stored yet was checked against its parent's.
     above = (write.context_id or "").rpartition("/")[0]
     context = above if initial is None else initial.context_id
-    chain = await chain_to(tx, tenant, context)
+    chain = await record_chain(tx, tenant, context)
     rules.authorize(rule_set, actions, write.author, chain, kind="RecordsWrite")
 
 
-def _initial(kept: Iterable[Stored]) -> RecordsWrite:
+def _initial(kept: Iterable[StoredMessage]) -> RecordsWrite:
     for stored in kept:
         if not stored.is_delete and (write := of(stored.message)).is_initial:
             return write
@@ -89,7 +91,11 @@ def _initial(kept: Iterable[Stored]) -> RecordsWrite:
 
 
 async def _content(
-    tx: Transaction, tenant: str, write: RecordsWrite, data: Data | None, newest: Stored | None
+    tx: Transaction,
+    tenant: str,
+    write: RecordsWrite,
+    data: RecordData | None,
+    newest: StoredMessage | None,
 ) -> bytes | None:
     """The data to store with the write; None if there is none, or its blob is already there."""
     if newest is not None and newest.is_delete:
@@ -105,7 +111,7 @@ async def _content(
     before = of(newest.message)
     write.check_data(before.data_cid, before.data_size)
     if newest.data is None and (
-        write.data_size <= MAX_INLINE
+        write.data_size <= MAX_INLINE_BYTES
         or await store.blob(tx, tenant, write.record_id, write.data_cid) is None
     ):
         raise DwnError(

@@ -23,15 +23,15 @@ from services.web5.dwn import (
     values,
 )
 from services.web5.dwn.errors import DwnError, UnauthorizedError
-from services.web5.dwn.methods import protocols as protocols_node
-from services.web5.dwn.methods import records_delete as delete_node
-from services.web5.dwn.methods import records_query as query_node
-from services.web5.dwn.methods import records_read as read_node
-from services.web5.dwn.methods import records_write as write_node
-from services.web5.dwn.methods.reply import ACCEPTED, Reply, refusal
-from services.web5.dwn.records_write import Data
-from services.web5.dwn.schemas import MAX_DID
-from services.web5.store import records as store
+from services.web5.dwn.records_write import RecordData
+from services.web5.dwn.reply import ACCEPTED, Reply, error_reply
+from services.web5.dwn.schemas import MAX_DID_CHARS
+from services.web5.store.dwn import messages as store
+from services.web5.store.dwn.methods import protocols as protocols_method
+from services.web5.store.dwn.methods import records_delete as delete_method
+from services.web5.store.dwn.methods import records_query as query_method
+from services.web5.store.dwn.methods import records_read as read_method
+from services.web5.store.dwn.methods import records_write as write_method
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from services.web5.dwn.values import Value
     from services.web5.proof import Signer
 
-MAX_DATA = 3 * 1024 * 1024  # bytes: with its message it fits a gRPC request
+MAX_DATA_BYTES = 3 * 1024 * 1024  # bytes: with its message it fits a gRPC request
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class TransactionRecord:
     data_cid: str
 
 
-class Records:
+class Dwn:
     """The nodes of this service's tenants. The service itself is one of them, and signs as it."""
 
     def __init__(self, database: Database, signer: Signer, clock: Clock) -> None:
@@ -77,10 +77,12 @@ class Records:
 
         async def work(tx: Transaction) -> None:
             await store.add_tenant(tx, self.tenant)
-            for kept in await store.configures(tx, self.tenant, url=payment_record.PROTOCOL):
+            for kept in await store.configure_messages(
+                tx, self.tenant, url=payment_record.PROTOCOL
+            ):
                 if kept.descriptor["definition"] == payment_record.DEFINITION:
                     return
-            _expect_accepted(await protocols_node.configure(tx, self.tenant, configure))
+            _expect_accepted(await protocols_method.configure(tx, self.tenant, configure))
 
         await self._database.write(work)
 
@@ -98,7 +100,7 @@ class Records:
         InvalidArgument for what is not a DID, or data above 30,000 bytes of JSON; AlreadyExists
         (REQUEST_ID_REUSED).
         """
-        data = Data.of(payment_record.document(transaction))
+        data = RecordData.of(payment_record.document(transaction))
         raw = records_write.create(
             data.content,
             self._signer,
@@ -113,7 +115,7 @@ class Records:
         write = records_write.parse(message.parse(raw, self._now()))
 
         async def effect(tx: Transaction) -> bytes:
-            _expect_accepted(await write_node.process(tx, self.tenant, write, data))
+            _expect_accepted(await write_method.process(tx, self.tenant, write, data))
             return reply(
                 TransactionRecord(self.tenant, write.record_id, write.message.cid, write.data_cid)
             )
@@ -122,7 +124,7 @@ class Records:
             lambda tx: idempotency.run_once(tx, key, lambda: effect(tx))
         )
 
-    async def process(self, target: str, raw: bytes, data: bytes | None = None) -> Reply:
+    async def process_message(self, target: str, raw: bytes, data: bytes | None = None) -> Reply:
         """The verdict of ``target``'s node about a message.
 
         InvalidArgument if not every reader understands it alike (MESSAGE_MALFORMED), or it or its
@@ -136,31 +138,33 @@ class Records:
             )
         _check_sizes(raw, data)
         try:
-            return await self._judge(target, message.parse(raw, self._now()), data)
+            return await self._dispatch(target, message.parse(raw, self._now()), data)
         except values.MalformedError as error:
             raise InvalidArgument(
                 f"message: {error}", reason=Reason.MESSAGE_MALFORMED, field="message"
             ) from None
         except DwnError as error:
-            return refusal(error)
+            return error_reply(error)
 
-    async def _judge(self, tenant: str, asked: Message, data: bytes | None) -> Reply:
+    async def _dispatch(self, tenant: str, asked: Message, data: bytes | None) -> Reply:
         match asked.kind:
             case "RecordsWrite":
                 return await self._write(tenant, asked, data)
             case "RecordsDelete":
                 asked.authenticate()
-                return await self._database.write(lambda tx: delete_node.process(tx, tenant, asked))
+                return await self._database.write(
+                    lambda tx: delete_method.process(tx, tenant, asked)
+                )
             case "ProtocolsConfigure":
                 protocol.parse(asked.descriptor["definition"])
                 asked.authenticate()
                 return await self._database.write(
-                    lambda tx: protocols_node.configure(tx, tenant, asked)
+                    lambda tx: protocols_method.configure(tx, tenant, asked)
                 )
             case "RecordsRead":
                 records_read.check(asked)
                 _authenticate_if_signed(asked)
-                return await self._database.read(lambda tx: read_node.process(tx, tenant, asked))
+                return await self._database.read(lambda tx: read_method.process(tx, tenant, asked))
             case "RecordsQuery":
                 return await self._query(tenant, asked)
             case "ProtocolsQuery":
@@ -168,7 +172,9 @@ class Records:
                 _authenticate_if_signed(asked)
                 only_published = asked.author != tenant
                 return await self._database.read(
-                    lambda tx: protocols_node.query(tx, tenant, url, only_published=only_published)
+                    lambda tx: protocols_method.query(
+                        tx, tenant, url, only_published=only_published
+                    )
                 )
             case _:
                 raise Internal(f"{asked.kind} passed its schema but has no place here")
@@ -180,10 +186,12 @@ class Records:
         except UnauthorizedError:
             # A wrong reference is answered before a wrong signature; only reading, though: what
             # nobody signed does not get as far as the writer.
-            await self._database.read(lambda tx: write_node.check_references(tx, tenant, write))
+            await self._database.read(lambda tx: write_method.check_references(tx, tenant, write))
             raise
-        content = None if data is None else Data.of(data)
-        return await self._database.write(lambda tx: write_node.process(tx, tenant, write, content))
+        content = None if data is None else RecordData.of(data)
+        return await self._database.write(
+            lambda tx: write_method.process(tx, tenant, write, content)
+        )
 
     async def _query(self, tenant: str, asked: Message) -> Reply:
         query = records_query.parse(asked)
@@ -191,7 +199,7 @@ class Records:
             asked.authenticate()
             records_read.check_role(asked)
         return await self._database.read(
-            lambda tx: query_node.process(tx, tenant, query, asked.author)
+            lambda tx: query_method.process(tx, tenant, query, asked.author)
         )
 
     async def _keeps(self, tenant: str) -> bool:
@@ -206,15 +214,20 @@ class Records:
 
 
 def _parse_payer(text: str) -> str:
-    if len(text) > MAX_DID:
+    if len(text) > MAX_DID_CHARS:
         raise InvalidArgument(
-            f"did must be at most {MAX_DID} characters", reason=Reason.DID_INVALID, field="did"
+            f"did must be at most {MAX_DID_CHARS} characters",
+            reason=Reason.DID_INVALID,
+            field="did",
         )
     return did.parse(text)
 
 
 def _check_sizes(raw: bytes, data: bytes | None) -> None:
-    for name, given, most in (("message", raw, message.MAX_SIZE), ("data", data, MAX_DATA)):
+    for name, given, most in (
+        ("message", raw, message.MAX_MESSAGE_BYTES),
+        ("data", data, MAX_DATA_BYTES),
+    ):
         if given is not None and len(given) > most:
             raise InvalidArgument(
                 f"{name} must be at most {most} bytes, not {len(given)}",

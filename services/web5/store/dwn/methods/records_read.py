@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 
 from services.web5.dwn import records_read, records_write, rules
 from services.web5.dwn.errors import Code, DwnError, UnauthorizedError
-from services.web5.dwn.methods.chain import chain_to
-from services.web5.dwn.methods.reply import NOT_FOUND, OK, Reply, object_of
-from services.web5.store import record_search as search
-from services.web5.store import records as store
+from services.web5.dwn.reply import NOT_FOUND, OK, Reply, json_object
+from services.web5.store.dwn import messages as store
+from services.web5.store.dwn import search
+from services.web5.store.dwn.methods.record_chain import record_chain
 
 if TYPE_CHECKING:
     from mesh.data.database import Transaction
     from services.web5.dwn.message import Message
     from services.web5.dwn.records_write import RecordsWrite
-    from services.web5.store.records import Stored
+    from services.web5.store.dwn.messages import StoredMessage
 
 
 async def process(tx: Transaction, tenant: str, request: Message) -> Reply:
@@ -33,7 +33,7 @@ async def process(tx: Transaction, tenant: str, request: Message) -> Reply:
     return await _written(tx, tenant, request, found[0])
 
 
-async def _written(tx: Transaction, tenant: str, request: Message, newest: Stored) -> Reply:
+async def _written(tx: Transaction, tenant: str, request: Message, newest: StoredMessage) -> Reply:
     write = records_write.of(newest.message)
     await _authorize(tx, tenant, request, write)
     data = newest.data
@@ -45,7 +45,7 @@ async def _written(tx: Transaction, tenant: str, request: Message, newest: Store
     if not write.is_initial:
         initials = await store.initial_writes(tx, tenant, [write.record_id])
         members["initialWrite"] = initials[write.record_id].message.raw
-    return Reply(OK, "OK", {"entry": object_of(members)}, data)
+    return Reply(OK, "OK", {"entry": json_object(members)}, data)
 
 
 async def _deleted(tx: Transaction, tenant: str, request: Message, delete: Message) -> Reply:
@@ -54,7 +54,7 @@ async def _deleted(tx: Transaction, tenant: str, request: Message, delete: Messa
     initial = (await store.initial_writes(tx, tenant, [record_id]))[record_id]
     await _authorize(tx, tenant, request, initial)
     members = {"recordsDelete": delete.raw, "initialWrite": initial.message.raw}
-    return Reply(NOT_FOUND.code, NOT_FOUND.detail, {"entry": object_of(members)})
+    return Reply(NOT_FOUND.code, NOT_FOUND.detail, {"entry": json_object(members)})
 
 
 async def _authorize(tx: Transaction, tenant: str, request: Message, write: RecordsWrite) -> None:
@@ -76,5 +76,5 @@ async def _authorize(tx: Transaction, tenant: str, request: Message, write: Reco
             Code.PROTOCOL_MISSING_RULE_SET,
             f"No rule set defined for protocolPath {write.protocol_path}",
         )
-    chain = await chain_to(tx, tenant, write.context_id)
+    chain = await record_chain(tx, tenant, write.context_id)
     rules.authorize(rule_set, ("read",), reader, chain, kind="RecordsRead")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from services.web5.dwn.errors import Code, UnauthorizedError
-from services.web5.dwn.methods.reply import ACCEPTED, CONFLICT, OK, Reply, array_of
-from services.web5.store import records as store
+from services.web5.dwn.reply import ACCEPTED, CONFLICT, OK, Reply, json_array
+from services.web5.store.dwn import messages as store
 
 if TYPE_CHECKING:
     from mesh.data.database import Transaction
@@ -20,8 +20,8 @@ async def configure(tx: Transaction, tenant: str, configure: Message) -> Reply:
             Code.PROTOCOLS_CONFIGURE_AUTHORIZATION_FAILED, "message failed authorization"
         )
     url = configure.descriptor["definition"]["protocol"]
-    kept = await store.configures(tx, tenant, url=url)
-    if any(configure.age <= older.age for older in kept):
+    kept = await store.configure_messages(tx, tenant, url=url)
+    if any(configure.recency <= older.recency for older in kept):
         return CONFLICT
     await store.insert_configure(tx, tenant, configure)
     await store.append_event(tx, tenant, configure.cid)
@@ -31,5 +31,5 @@ async def configure(tx: Transaction, tenant: str, configure: Message) -> Reply:
 
 
 async def query(tx: Transaction, tenant: str, url: str | None, *, only_published: bool) -> Reply:
-    found = await store.configures(tx, tenant, url=url, only_published=only_published)
-    return Reply(OK, "OK", {"entries": array_of(configure.raw for configure in found)})
+    found = await store.configure_messages(tx, tenant, url=url, only_published=only_published)
+    return Reply(OK, "OK", {"entries": json_array(configure.raw for configure in found)})

@@ -1,0 +1,1 @@
+"""The tenants' decentralized web nodes: their tables, and each message inside its transaction."""
