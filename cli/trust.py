@@ -27,8 +27,7 @@ def check(file: Path | None = None) -> TrustPolicy:
     """The policy, held against the contracts of all services. CommandError says what is wrong."""
     path = path_of(file)
     try:
-        policy = parse(path.read_text(encoding="utf-8"))
-        policy.check(contracts.all_privileges())
+        policy = parse(path.read_text(encoding="utf-8"), contracts.all_privileges())
     except (OSError, UnicodeDecodeError) as error:
         raise CommandError(
             f"{path} cannot be read: {error}",
@@ -55,14 +54,14 @@ def document(decision: TrustDecision) -> dict[str, Any]:
         "privilege": grant.privilege,
         "max_class": grant.max_class.name.lower(),
     }
-    if bounds.runs is not None:
-        crossing["runs"] = sorted(bounds.runs)
+    if bounds.run_privileges is not None:
+        crossing["run_privileges"] = sorted(bounds.run_privileges)
     if grant.privilege != SPEND:
         return crossing
     return {
         **crossing,
         "max_amount_sat": bounds.max_amount_sat,
         "daily_amount_sat": bounds.daily_amount_sat,
-        "requires": sorted(bounds.requires),
-        "when": bounds.when.text if bounds.when else None,
+        "required_attestations": sorted(bounds.required_attestations),
+        "condition": bounds.condition.text if bounds.condition else None,
     }

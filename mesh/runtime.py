@@ -80,7 +80,6 @@ class Runtime:
         rules = ServerRules(
             service=self.config.service,
             policy=self.policy,
-            privileges=contracts.all_privileges(),
             trust_domain=self.config.trust_domain,
             tracer=self.tracer,
             limiter=Limiter(max_in_flight),

@@ -34,7 +34,7 @@ def check_policy(file: FileOption = None, json: JsonOption = False) -> None:
     epilog="Example: anya trust explain client bitcoin anya.bitcoin.v1.ChainService/GetBlock",
 )
 def explain_decision(
-    caller: Annotated[str, typer.Argument(help="SPIFFE ID, or a protocol's name: client")],
+    caller: Annotated[str, typer.Argument(help="SPIFFE ID, or the name of a principal: client")],
     service: Annotated[str, typer.Argument(help="The service called: bitcoin")],
     method: Annotated[str, typer.Argument(help="anya.bitcoin.v1.ChainService/GetBlock")],
     file: FileOption = None,
@@ -42,17 +42,15 @@ def explain_decision(
 ) -> None:
     """Say whether a call would be let through, and within which bounds; exit code 3 if not."""
     from cli import errors, screen, trust
-    from mesh.rpc import contracts
 
     policy = trust.check(file)
-    spiffe_id = next((name for name, kind in policy.protocols.items() if kind == caller), caller)
-    privilege = contracts.all_privileges().get(method, "")
-    decision = policy.decide(spiffe_id, service, method, privilege)
+    spiffe_id = next((name for name, kind in policy.principals.items() if kind == caller), caller)
+    decision = policy.decide(spiffe_id, service, method)
     if json:
         bounds = trust.document(decision)
         screen.emit({"allowed": decision.allowed, "explanation": decision.explanation, **bounds})
     else:
-        screen.show(policy.explain(spiffe_id, service, method, privilege))
+        screen.show(policy.explain(spiffe_id, service, method))
         for name, value in trust.document(decision).items():
             screen.show(f"  {name}: {value}")
     if not decision.allowed:

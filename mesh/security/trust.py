@@ -19,19 +19,26 @@ if TYPE_CHECKING:
 ATTESTATION_KINDS = frozenset(
     {"identity", "address_link", "risk", "ownership", "identity_features", "payment_features"}
 )
-DEFAULT_REQUIRES = ("identity", "address_link", "risk")  # of a payment, where a grant names none
+PAYMENT_ATTESTATIONS = ("identity", "address_link", "risk")  # required if a grant names none
 MAX_SAT = 21_000_000 * 100_000_000
 MAX_POLICY_CHARS = 1 << 20  # characters of trust.yaml
 
 _SPIFFE_ID = re.compile(r"spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)+")
 _METHOD = re.compile(r"\w+(\.\w+)*/\w+", re.ASCII)
 _GRANT_KEYS = frozenset(
-    {"privilege", "max_amount_sat", "daily_amount_sat", "requires", "when", "runs", "audit"}
+    {
+        "audit",
+        "condition",
+        "daily_amount_sat",
+        "max_amount_sat",
+        "required_attestations",
+        "run_privileges",
+    }
 )
 
 
 class PolicyError(ValueError):
-    """The policy contradicts itself or the contracts; a process must not start with it."""
+    """The policy contradicts itself or the contracts; no process may start with it."""
 
 
 class DataClass(IntEnum):
@@ -53,18 +60,18 @@ class Bounds:
     boundary: str  # "orchestrator -> bitcoin"
     max_amount_sat: int | None  # satoshis in one payment
     daily_amount_sat: int | None  # satoshis in one UTC day
-    requires: frozenset[str]  # kinds of attestation
-    when: Condition | None
-    digest: str  # of the policy that said so
-    runs: frozenset[str] | None = None  # privileges that the run may use; None: all
+    required_attestations: frozenset[str]  # kinds
+    condition: Condition | None  # over the values of the required attestations
+    digest: str  # of the policy
+    run_privileges: frozenset[str] | None = None  # the only ones a started run may use; None: all
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """One method that one protocol may call on another."""
+    """One method that one principal may call on another."""
 
     title: str  # "orchestrator -> bitcoin grants 'spend'"
-    privilege: str
+    privilege: str  # from the method's contract
     max_class: DataClass
     always_audited: bool
     bounds: Bounds
@@ -79,86 +86,67 @@ class TrustDecision:
 
 @dataclass(frozen=True, slots=True)
 class TrustPolicy:
-    protocols: Mapping[str, str]  # SPIFFE ID -> protocol
+    principals: Mapping[str, str]  # SPIFFE ID -> principal
     grants: Mapping[tuple[str, str, str], Grant]  # by source, target and method
     classes: Mapping[tuple[str, str], DataClass]  # source, target -> the highest that crosses
     digest: str  # SHA-256 of the text in hex, for spans and audit
 
-    def decide(self, caller: str, target: str, method: str, privilege: str) -> TrustDecision:
-        """May ``caller`` (a SPIFFE ID) call this method, which asks for ``privilege``?"""
-        protocol = self.protocols.get(caller)
-        if protocol is None:
-            return TrustDecision(False, f"{caller} belongs to no protocol")
-        grant = self.grants.get((protocol, target, method))
+    def decide(self, caller: str, target: str, method: str) -> TrustDecision:
+        """Returns if ``caller`` (a SPIFFE ID) may call this method of ``target``, and why."""
+        principal = self.principals.get(caller)
+        if principal is None:
+            return TrustDecision(False, f"{caller} is no principal of trust.yaml")
+        grant = self.grants.get((principal, target, method))
         if grant is None:
-            return TrustDecision(False, f"{protocol} -> {target} does not grant {method}")
-        if grant.privilege != privilege:
-            return TrustDecision(
-                False, f"{method} asks for {privilege!r}, granted is {grant.privilege!r}"
-            )
+            return TrustDecision(False, f"{principal} -> {target} does not grant {method}")
         return TrustDecision(True, grant.title, grant)
 
-    def explain(self, caller: str, target: str, method: str, privilege: str) -> str:
-        """The decision in one line, as `anya trust explain` prints it."""
-        decision = self.decide(caller, target, method, privilege)
+    def explain(self, caller: str, target: str, method: str) -> str:
+        """Returns the decision in one line, as `anya trust explain` prints it."""
+        decision = self.decide(caller, target, method)
         return f"{'allow' if decision.allowed else 'deny'}: {decision.explanation}"
-
-    def check(self, privileges: Mapping[str, str]) -> None:
-        """Hold every grant against the contracts' methods; PolicyError names the first stranger."""
-        packages = {f"anya.{protocol}": protocol for protocol in self.protocols.values()}
-        for (source, target, method), grant in self.grants.items():
-            if method not in privileges:
-                raise PolicyError(f"{source} -> {target}: no method {method}")
-            if grant.privilege != privileges[method]:
-                raise PolicyError(
-                    f"{method} asks for {privileges[method]!r}, not {grant.privilege!r}"
-                )
-            owner = packages.get(".".join(method.split(".")[:2]), target)
-            if owner != target:
-                raise PolicyError(f"{source} -> {target}: {method} is served by {owner}")
-            if strangers := (grant.bounds.runs or frozenset()) - set(privileges.values()):
-                raise PolicyError(
-                    f"{source} -> {target}: no method asks for {', '.join(sorted(strangers))}"
-                )
 
 
 class ActivePolicy:
     """The policy in force; a reload swaps it whole, and a bad one never gets in."""
 
     def __init__(self, text: str, privileges: Mapping[str, str]) -> None:
-        """PolicyError if ``text`` is no policy for methods with these privileges."""
+        """Raises PolicyError if ``text`` is no policy for methods with these privileges."""
         self._privileges = privileges
         self.replace(text)
 
     def replace(self, text: str) -> None:
-        """From now on judge by ``text``. PolicyError leaves the last good policy in force."""
-        policy = parse(text)
-        policy.check(self._privileges)
-        self.current = policy
+        """Puts ``text`` in force. A PolicyError leaves the last good policy in force."""
+        self.current = parse(text, self._privileges)
 
 
-def parse(text: str) -> TrustPolicy:
-    """Read trust.yaml. PolicyError says where the text is at fault."""
-    document = _Node("trust.yaml", _load(text)).fields({"version", "protocols", "boundaries"})
+def parse(text: str, privileges: Mapping[str, str]) -> TrustPolicy:
+    """Returns the policy that ``text`` (trust.yaml) states.
+
+    ``privileges``: what the contract of each method asks for, by full name. Raises PolicyError with
+    the place in the text if it is malformed or contradicts the contracts.
+    """
+    document = _Node("trust.yaml", _load(text)).fields({"version", "principals", "boundaries"})
     if document["version"].value != 1 or document["version"].value is True:
         raise document["version"].fault("must be 1")
-    protocols = dict(_protocols(document["protocols"]))
+    principals = dict(_principals(document["principals"]))
+    names = set(principals.values())
     grants: dict[tuple[str, str, str], Grant] = {}
     classes: dict[tuple[str, str], DataClass] = {}
     digest = hashlib.sha256(text.encode()).hexdigest()
     for node in document["boundaries"].items():
         boundary = node.fields({"from", "to", "max_class", "methods"})
-        source, target = (boundary[end].one_of(set(protocols.values())) for end in ("from", "to"))
+        source, target = (boundary[end].one_of(names) for end in ("from", "to"))
         if (source, target) in classes:
-            raise node.fault(f"{source} -> {target} stands above already")
+            raise node.fault(f"{source} -> {target} is stated above already")
         crossing = boundary["max_class"].one_of({"public", "internal", "pii"})
         classes[source, target] = DataClass[crossing.upper()]
+        reader = _GrantReader(
+            f"{source} -> {target}", classes[source, target], digest, target, names, privileges
+        )
         for method, grant in boundary["methods"].entries():
-            if not _METHOD.fullmatch(method):
-                raise grant.fault("its key must be a method: package.Service/Method")
-            bounds = f"{source} -> {target}", digest
-            grants[source, target, method] = _grant(grant, classes[source, target], *bounds)
-    return TrustPolicy(protocols, grants, classes, digest)
+            grants[source, target, method] = reader.read(method, grant)
+    return TrustPolicy(principals, grants, classes, digest)
 
 
 def _load(text: str) -> object:
@@ -170,35 +158,69 @@ def _load(text: str) -> object:
         raise PolicyError(f"trust.yaml is not YAML: {' '.join(str(error).split())}") from None
 
 
-def _protocols(node: _Node) -> Iterator[tuple[str, str]]:
+def _principals(node: _Node) -> Iterator[tuple[str, str]]:
     seen: set[str] = set()
-    for protocol, names in node.entries():
+    for principal, names in node.entries():
         for name in names.items():
             spiffe_id = name.text()
             if not _SPIFFE_ID.fullmatch(spiffe_id) or spiffe_id in seen:
-                raise name.fault("must be a SPIFFE ID that stands nowhere else")
+                raise name.fault("must be a SPIFFE ID that is listed once")
             seen.add(spiffe_id)
-            yield spiffe_id, protocol
+            yield spiffe_id, principal
 
 
-def _grant(node: _Node, max_class: DataClass, boundary: str, digest: str) -> Grant:
-    fields = node.fields({"privilege"}, optional=_GRANT_KEYS)
-    requires = frozenset(DEFAULT_REQUIRES)
-    if "requires" in fields:
-        requires = frozenset(kind.one_of(ATTESTATION_KINDS) for kind in fields["requires"].items())
-    audit = fields["audit"].one_of({"always", "refusals"}) if "audit" in fields else "refusals"
-    bounds = Bounds(
-        boundary=boundary,
-        max_amount_sat=_amount(fields.get("max_amount_sat")),
-        daily_amount_sat=_amount(fields.get("daily_amount_sat")),
-        requires=requires,
-        when=_condition(fields.get("when"), requires),
-        digest=digest,
-        runs=_texts(fields["runs"]) if "runs" in fields else None,
-    )
-    privilege = fields["privilege"].text()
-    title = f"{boundary} grants {privilege!r}"
-    return Grant(title, privilege, max_class, audit == "always", bounds)
+@dataclass(frozen=True, slots=True)
+class _GrantReader:
+    """Reads the methods of one boundary and holds each against its contract."""
+
+    boundary: str
+    max_class: DataClass
+    digest: str
+    target: str
+    principals: set[str]
+    privileges: Mapping[str, str]  # method -> the privilege that its contract asks for
+
+    def read(self, method: str, node: _Node) -> Grant:
+        privilege = self._privilege(method, node)
+        fields = node.fields(set(), optional=_GRANT_KEYS)
+        required = frozenset(PAYMENT_ATTESTATIONS)
+        if "required_attestations" in fields:
+            kinds = fields["required_attestations"].items()
+            required = frozenset(kind.one_of(ATTESTATION_KINDS) for kind in kinds)
+        audit = fields["audit"].one_of({"always", "refusals"}) if "audit" in fields else "refusals"
+        bounds = Bounds(
+            boundary=self.boundary,
+            max_amount_sat=_amount(fields.get("max_amount_sat")),
+            daily_amount_sat=_amount(fields.get("daily_amount_sat")),
+            required_attestations=required,
+            condition=_condition(fields.get("condition"), required),
+            digest=self.digest,
+            run_privileges=self._run_privileges(fields.get("run_privileges")),
+        )
+        title = f"{self.boundary} grants {privilege!r}"
+        return Grant(title, privilege, self.max_class, audit == "always", bounds)
+
+    def _privilege(self, method: str, node: _Node) -> str:
+        if not _METHOD.fullmatch(method):
+            raise node.fault("its key must be a method: package.Service/Method")
+        if method not in self.privileges:
+            raise node.fault("no contract has this method")
+        if not self.privileges[method]:
+            raise node.fault("its contract names no privilege, so it cannot be granted")
+        owners = {f"anya.{principal}": principal for principal in self.principals}
+        owner = owners.get(".".join(method.split(".")[:2]), self.target)
+        if owner != self.target:
+            raise node.fault(f"is served by {owner}, not by {self.target}")
+        return self.privileges[method]
+
+    def _run_privileges(self, node: _Node | None) -> frozenset[str] | None:
+        if node is None:
+            return None
+        known = frozenset(filter(None, self.privileges.values()))
+        for item in node.items():
+            if item.text() not in known:
+                raise item.fault(f"no method asks for {item.text()!r}")
+        return frozenset(item.text() for item in node.items())
 
 
 def _amount(node: _Node | None) -> int | None:
@@ -209,19 +231,16 @@ def _amount(node: _Node | None) -> int | None:
     return node.value
 
 
-def _texts(node: _Node) -> frozenset[str]:
-    return frozenset(item.text() for item in node.items())
-
-
-def _condition(node: _Node | None, requires: frozenset[str]) -> Condition | None:
+def _condition(node: _Node | None, required: frozenset[str]) -> Condition | None:
     if node is None:
         return None
     try:
         condition = Condition(node.text())
     except ValueError as error:
         raise node.fault(str(error)) from None
-    if strangers := condition.kinds - requires:
-        raise node.fault(f"could never hold: {', '.join(sorted(strangers))} is not in requires")
+    if strangers := condition.kinds - required:
+        missing = ", ".join(sorted(strangers))
+        raise node.fault(f"could never hold: {missing} is not in required_attestations")
     return condition
 
 

@@ -38,10 +38,10 @@ def judge(proofs: Mapping[str, Verified], bounds: Bounds) -> datetime | None:
                 reason=Reason.PROOF_INVALID,
             )
     values = {kind: dict(proof.values) for kind, proof in proofs.items()}
-    if bounds.when is not None and not bounds.when.holds(values):
+    if bounds.condition is not None and not bounds.condition.holds(values):
         raise FailedPrecondition(
-            f"the attestations do not meet {bounds.when.text!r}; seen: "
-            f"{_show(values, bounds.when.kinds)}",
+            f"the attestations do not meet {bounds.condition.text!r}; seen: "
+            f"{_show(values, bounds.condition.kinds)}",
             reason=Reason.RISK_TOO_HIGH,
         )
     return min((proof.expires_at for proof in proofs.values()), default=None)

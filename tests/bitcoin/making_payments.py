@@ -37,8 +37,8 @@ BOUNDS = Bounds(
     boundary="orchestrator -> bitcoin",
     max_amount_sat=None,
     daily_amount_sat=1_000_000,
-    requires=frozenset(),
-    when=None,
+    required_attestations=frozenset(),
+    condition=None,
     digest="policy",
 )
 

@@ -90,8 +90,8 @@ def test_the_policy_names_the_bounds_of_a_spender(capsys: pytest.CaptureFixture[
     (document,) = documents(capsys)
     assert code == 0
     assert document["allowed"]
-    assert document["requires"] == ["address_link", "identity", "risk"]
-    assert document["when"] == "attestation.risk.score < 0.7"
+    assert document["required_attestations"] == ["address_link", "identity", "risk"]
+    assert document["condition"] == "attestation.risk.score < 0.7"
 
 
 @pytest.fixture

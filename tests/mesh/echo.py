@@ -37,14 +37,14 @@ PRIVILEGES = {f"Echo/{shape}": "talk" for shape in SHAPES}
 SAID = Note(text="hello", inner=Note(diary="dear diary"))
 POLICY = f"""
 version: 1
-protocols: {{alice: ["{ALICE}"], echo: ["spiffe://anya.internal/echo"]}}
+principals: {{alice: ["{ALICE}"], echo: ["spiffe://anya.internal/echo"]}}
 boundaries:
   - from: alice
     to: echo
     max_class: public
-    methods: {{{", ".join(f"{name}: {{privilege: talk}}" for name in PRIVILEGES)}}}
+    methods: {{{", ".join(f"{name}: {{}}" for name in PRIVILEGES)}}}
 """
-AUDITED = POLICY.replace("privilege: talk", "privilege: talk, audit: always")
+AUDITED = POLICY.replace(": {}", ": {audit: always}")
 
 
 HOPS: list[grpc.aio.Channel] = []  # where "relay" goes on to
@@ -153,7 +153,6 @@ async def serving(
         rules = ServerRules(
             service="echo",
             policy=policy,
-            privileges=PRIVILEGES,
             trust_domain="anya.internal",
             tracer=tracer,
             limiter=Limiter(max_in_flight),

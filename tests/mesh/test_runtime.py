@@ -230,7 +230,7 @@ async def test_a_policy_about_methods_that_do_not_exist_keeps_the_service_from_s
     broken = tmp_path / "trust.yaml"
     broken.write_text(config.trust_file.read_text().replace("/GetTransaction:", "/GetTransactoin:"))
 
-    with pytest.raises(PolicyError, match="no method anya"):
+    with pytest.raises(PolicyError, match="no contract has this method"):
         async with outbox_service(replace(config, trust_file=broken)):
             pass
 
@@ -250,7 +250,7 @@ async def test_sighup_puts_a_new_policy_in_force_and_never_a_bad_one(
 
     async with open_runtime(replace(config, trust_file=path)) as runtime:
         first = runtime.policy.current
-        path.write_text("version: 1\nprotocols: [")
+        path.write_text("version: 1\nprincipals: [")
         signal.raise_signal(signal.SIGHUP)
         await eventually(lambda: "the policy stays as it was" in caplog.text)
         assert runtime.policy.current is first

@@ -37,17 +37,17 @@ LOOKS_THEN_KEEPS = steps(
 )
 
 
-def policy(runs: str) -> str:
+def policy(run_privileges: str) -> str:
     """That of the mesh, and a teller whose runs may use these privileges."""
     shipped = TRUST_FILE.read_text()
-    protocols, boundaries = shipped.split("boundaries:\n")
+    principals, boundaries = shipped.split("boundaries:\n")
     return (
-        f'{protocols.rstrip()}\n  teller: ["{TELLER}"]\n\nboundaries:\n'
+        f'{principals.rstrip()}\n  teller: ["{TELLER}"]\n\nboundaries:\n'
         "  - from: teller\n    to: orchestrator\n    max_class: pii\n    methods:\n"
         "      anya.orchestrator.v1.WorkflowService/StartRun:\n"
-        f"        {{privilege: start_run, runs: {runs}}}\n"
+        f"        {{run_privileges: {run_privileges}}}\n"
         "      anya.orchestrator.v1.PaymentService/SendVerifiedPayment:\n"
-        f"        {{privilege: start_payment, runs: {runs}}}\n"
+        f"        {{run_privileges: {run_privileges}}}\n"
         f"{boundaries}"
     )
 

@@ -48,12 +48,12 @@ BOUNDARY = """
     to: orchestrator
     max_class: internal
     methods:
-      anya.orchestrator.v1.WorkflowService/GetRun: {privilege: read_run}
-      anya.orchestrator.v1.WorkflowService/ListRuns: {privilege: read_run}
-      anya.orchestrator.v1.WorkflowService/WatchRun: {privilege: read_run}
-      anya.orchestrator.v1.WorkflowService/CancelRun: {privilege: cancel_run}
-      anya.orchestrator.v1.PaymentService/GetPayment: {privilege: read_payment}
-      anya.orchestrator.v1.PaymentService/WatchPayment: {privilege: read_payment}
+      anya.orchestrator.v1.WorkflowService/GetRun: {}
+      anya.orchestrator.v1.WorkflowService/ListRuns: {}
+      anya.orchestrator.v1.WorkflowService/WatchRun: {}
+      anya.orchestrator.v1.WorkflowService/CancelRun: {}
+      anya.orchestrator.v1.PaymentService/GetPayment: {}
+      anya.orchestrator.v1.PaymentService/WatchPayment: {}
 """
 
 
@@ -69,9 +69,9 @@ class Both:
 
 @pytest.fixture
 def trusting(config: OrchestratorConfig, tmp_path: Path) -> OrchestratorConfig:
-    protocol = f'  client: ["spiffe://anya.internal/client/operator"]\n  viewer: ["{VIEWER}"]\n'
+    principal = f'  client: ["spiffe://anya.internal/client/operator"]\n  viewer: ["{VIEWER}"]\n'
     text = TRUST_FILE.read_text(encoding="utf-8")
-    told = text.replace('  client: ["spiffe://anya.internal/client/operator"]\n', protocol)
+    told = text.replace('  client: ["spiffe://anya.internal/client/operator"]\n', principal)
     trust = tmp_path / "trust.yaml"
     trust.write_text(told + BOUNDARY, encoding="utf-8")
     return replace(config, mesh=replace(config.mesh, trust_file=trust))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     import grpc
@@ -29,7 +29,6 @@ class ServerRules:
 
     service: str  # "bitcoin": the target in the policy
     policy: ActivePolicy
-    privileges: Mapping[str, str]  # method -> the privilege it asks for
     trust_domain: str
     tracer: Tracer
     limiter: Limiter

@@ -22,11 +22,10 @@ _caller: ContextVar[str] = ContextVar("caller")
 
 @contextmanager
 def authorize(call: ServerCall) -> Iterator[None]:
-    """Refuse on caller, method and privilege only; the bounds are handed to the servicer."""
+    """Refuse on caller and method only; the bounds are handed to the servicer."""
     rules = call.rules
     policy = rules.policy.current
-    privilege = rules.privileges.get(call.method, "")
-    decision = policy.decide(call.caller, rules.service, call.method, privilege)
+    decision = policy.decide(call.caller, rules.service, call.method)
     span = trace.get_current_span()
     if span.is_recording():
         span.set_attributes({"anya.caller": call.caller, "anya.policy.digest": policy.digest})

@@ -110,7 +110,10 @@ class Spender:
     ) -> Proof:
         check_amount_granted(order, bounds)
         return Proof(
-            judge(self._verifier.require(attestations, bounds.requires, order.digest), bounds)
+            judge(
+                self._verifier.require(attestations, bounds.required_attestations, order.digest),
+                bounds,
+            )
         )
 
 

@@ -57,7 +57,7 @@ class ScheduleServicer(ScheduleServiceServicer):
             lambda stored: pb.CreateScheduleResponse(
                 schedule=format_schedule(stored)
             ).SerializeToString(),
-            ceiling=trust.current_bounds().runs,
+            ceiling=trust.current_bounds().run_privileges,
         )
         return pb.CreateScheduleResponse.FromString(created)
 

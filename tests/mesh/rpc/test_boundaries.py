@@ -65,7 +65,7 @@ async def test_a_refused_caller_goes_on_record(echo: Echo) -> None:
     assert line["caller"] == "spiffe://anya.internal/bob"
     assert line["method"] == "Echo/unary_unary"
     assert line["decision"] == "deny"
-    assert line["rule"] == "spiffe://anya.internal/bob belongs to no protocol"
+    assert line["rule"] == "spiffe://anya.internal/bob is no principal of trust.yaml"
     assert line["status"] == "PERMISSION_DENIED"
     assert line["policy"] == echo.policy.current.digest
     server, _ = await echo.both_spans()

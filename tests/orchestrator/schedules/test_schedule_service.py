@@ -263,10 +263,10 @@ async def test_only_who_is_granted_it_may_schedule(
 async def test_runs_go_as_far_as_the_creator_of_their_schedule_may(
     authority: Authority, config: OrchestratorConfig, tmp_path: Path
 ) -> None:
-    grant = "ScheduleService/CreateSchedule: {privilege: manage_schedule,"
+    grant = "ScheduleService/CreateSchedule: {"
     shipped = TRUST_FILE.read_text()
     trust = tmp_path / "trust.yaml"
-    trust.write_text(shipped.replace(grant, f"{grant} runs: [read_identity],"))
+    trust.write_text(shipped.replace(grant, f"{grant}run_privileges: [read_identity], "))
     bounded = replace(config, mesh=replace(config.mesh, trust_file=trust))
     keeps = workflow_pb2.RegisterWorkflowRequest(definition=steps(call("keep", STORE)))
 
