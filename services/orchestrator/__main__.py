@@ -50,7 +50,7 @@ async def orchestrator(config: OrchestratorConfig) -> AsyncIterator[Orchestrator
     async with (
         open_runtime(config.mesh) as runtime,
         open_store(config.location, lease_seconds=config.lease_seconds) as store,
-        open_peers(runtime, timeout=config.policy.attempt_timeout) as peers,
+        open_peers(runtime, timeout=config.policy.attempt_timeout_s) as peers,
     ):
         definitions, runs, changes = store.definitions, store.runs, RunNotifier()
         catalogue = WorkflowRegistry(definitions, asyncio.to_thread)

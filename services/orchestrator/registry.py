@@ -82,7 +82,10 @@ class WorkflowRegistry:
 
         DefinitionInvalidError if the contracts have moved away from under it.
         """
-        hashes = (state.definition_hash, *itertools.chain(*sorted(state.composites.items())))
+        hashes = (
+            state.definition_hash,
+            *itertools.chain(*sorted(state.sub_workflow_hashes.items())),
+        )
         known = self._pinned.get(hashes)
         if known is None:
             known = self._pinned[hashes] = await self._read(state)
@@ -93,9 +96,9 @@ class WorkflowRegistry:
     async def _read(self, state: RunState) -> Workflow:
         stored = await self._definitions.find(state.workflow_id, state.definition_hash)
         shipped = {name: current(name).hash for name in definition.BUILT_IN}
-        if state.composites.items() <= shipped.items():
+        if state.sub_workflow_hashes.items() <= shipped.items():
             return _compile(stored.body)
-        return definition.load(stored.body, await self._operations(state.composites))
+        return definition.load(stored.body, await self._operations(state.sub_workflow_hashes))
 
     async def _operations(self, composites: Mapping[str, str]) -> definition.Operations:
         """The contracts' operations, and these workflows, each after those inside it."""

@@ -37,7 +37,11 @@ if TYPE_CHECKING:
 
 # So short that what has to wait is soon over.
 POLICY = RetryPolicy(
-    attempt_timeout=2.0, step_timeout=0.3, backoff=0.01, backoff_most=0.05, backoff_after_pivot=0.05
+    attempt_timeout_s=2.0,
+    step_timeout_s=0.3,
+    initial_backoff_s=0.01,
+    max_backoff_s=0.05,
+    max_backoff_after_pivot_s=0.05,
 )
 
 

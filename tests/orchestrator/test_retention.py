@@ -12,7 +12,7 @@ import pytest
 from mesh.data.idempotency import IdempotencyKey
 from mesh.errors import AlreadyExists, FailedPrecondition, NotFound, Reason
 from services.orchestrator.engine import message_checks
-from services.orchestrator.engine.activations import Signalled
+from services.orchestrator.engine.activations import SignalReceived
 from services.orchestrator.engine.erase import MARK, WORD
 from services.orchestrator.engine.records import RecordKind
 from services.orchestrator.engine.start import StartRun, start
@@ -274,7 +274,7 @@ async def test_a_run_that_has_something_to_do_is_not_erased(location: str) -> No
 async def test_what_was_sent_to_an_erased_run_is_erased_too(location: str) -> None:
     async with opened(location) as (store, catalogue):
         begun = await begin(store.runs, catalogue)
-        sent = Signalled("approved", {"by": "did:key:z6MkPerson"}, "did:key:z6MkPerson")
+        sent = SignalReceived("approved", {"by": "did:key:z6MkPerson"}, "did:key:z6MkPerson")
         await store.runs.messages.send(key("signal"), "run", sent)
         ended = fails(begun)
         await store.runs.append(ended.state, 0, ended.records)
@@ -282,7 +282,7 @@ async def test_what_was_sent_to_an_erased_run_is_erased_too(location: str) -> No
         await erase(store)
 
         (left,) = await store.runs.messages.read_after("run", position=0)
-        assert left == Signalled("approved", dict(MARK), WORD, position=1)
+        assert left == SignalReceived("approved", dict(MARK), WORD, position=1)
 
 
 async def test_runs_are_erased_some_days_after_their_end(location: str) -> None:
@@ -361,7 +361,7 @@ async def test_nothing_is_left_of_records_that_cannot_be_read(location: str, dam
 async def test_a_message_that_cannot_be_read_is_erased_as_a_whole(location: str) -> None:
     async with opened(location) as (store, catalogue):
         begun = await begin(store.runs, catalogue)
-        await store.runs.messages.send(key("signal"), "run", Signalled("approved", {}, ""))
+        await store.runs.messages.send(key("signal"), "run", SignalReceived("approved", {}, ""))
         ended = fails(begun)
         await store.runs.append(ended.state, 0, ended.records)
         damage = "UPDATE message SET payload = ?"

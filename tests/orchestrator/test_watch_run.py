@@ -16,7 +16,7 @@ from cli import resumption
 from cli.runs import RunFollower
 from mesh.testing import eventually
 from services.orchestrator.engine import erase
-from services.orchestrator.engine.activations import Signalled
+from services.orchestrator.engine.activations import SignalReceived
 from services.orchestrator.engine.cause import cause
 from services.orchestrator.engine.fold import evolve
 from services.orchestrator.engine.model import RunState
@@ -67,7 +67,7 @@ def erased(run: Drive) -> list[Record]:
     why = cause(run.state)
     records = list(erase.erase(run.journal, why))
     end = Record.write(
-        len(records) + 1, RecordKind.ERASED, "", 0, run.now_us, {"by": "me", "cause": why}
+        len(records) + 1, RecordKind.ERASED, "", 0, run.now_us, {"requester": "me", "cause": why}
     )
     return [*records, end]
 
@@ -127,7 +127,7 @@ def test_a_change_of_a_large_run_takes_no_more_time_than_one_of_a_small_run() ->
 def costs_of_changes(items: int) -> list[int]:
     """Lines of Python that are run to tell of each record of an item."""
     run = run_of(json.dumps(MANY), items=["a"] * items)
-    run.take(Signalled("go", {}, "", 1))
+    run.take(SignalReceived("go", {}, "", 1))
     state, costs = RunState("run"), []
     for record in stored(run.journal):
         evolve(state, record)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Began:
+class Started:
     """There is room for the run."""
 
 
@@ -50,7 +50,7 @@ class CancelFailed:
 
 
 @dataclass(frozen=True, slots=True)
-class Signalled:
+class SignalReceived:
     name: str
     payload: dict[str, Any]
     correlation: str  # empty: it concerns no one thing in particular
@@ -58,7 +58,7 @@ class Signalled:
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class EventReceived:
     """A run of this store emitted an event of a type that this one waits for."""
 
     type: str
@@ -66,16 +66,16 @@ class Heard:
     data: dict[str, Any]
     position: int  # in the order of all events of the store
     run_id: str  # of who emitted it
-    emitted: int  # sequence of the record that says so
+    emitted_sequence: int  # sequence of the record that says so
 
 
 @dataclass(frozen=True, slots=True)
-class Approved:
+class DecisionReceived:
     """An approver has decided, and the signature was verified."""
 
     step: str  # path
     approver: str  # DID
-    approves: bool
+    approved: bool
     digest: str  # of what was asked, hex
     jws: str
     position: int = 0
@@ -84,21 +84,21 @@ class Approved:
 @dataclass(frozen=True, slots=True)
 class CancelRequested:
     reason: str
-    by: str  # SPIFFE ID
+    requester: str  # SPIFFE ID
     position: int = 0
 
 
 Activation: TypeAlias = (
-    Began
+    Started
     | Recovered
     | Replied
     | Failed
     | Due
     | CancelReplied
     | CancelFailed
-    | Signalled
-    | Heard
-    | Approved
+    | SignalReceived
+    | EventReceived
+    | DecisionReceived
     | CancelRequested
 )
 

@@ -31,8 +31,8 @@ class Blocks(Interpreter):
     def enter(self, step: Step, path: str) -> Progress:
         tolerates = isinstance(step.action, ForEach) and step.action.continues_on_error
         known = self.state.steps[path]
-        handling = bool(known.caught)
-        if path in self.state.broken and (handling or not tolerates):
+        handling = bool(known.failure_scope)
+        if path in self.state.failed_children and (handling or not tolerates):
             way = Progress.BROKEN
         elif handling:
             way = self.walk(step.handling, f"{path}/{step_path.ON_ERROR}/")
@@ -86,7 +86,7 @@ class Blocks(Interpreter):
             self.finish_step(path, reply, [])
         elif last is None or last.reply is None:
             reason, condition = (last.skip_reason, last.condition) if last else ("", None)
-            self.skip_alone(step, path, reason, condition=condition)
+            self.skip_without_children(step, path, reason, condition=condition)
         else:
             self.finish_step(path, last.reply, [])
 
@@ -125,7 +125,7 @@ class Blocks(Interpreter):
             self.leave(path, reason)
 
     def leave(self, path: str, reason: str, **more: Any) -> None:
-        self.skip_alone(step_path.locate(self.workflow, path).step, path, reason, **more)
+        self.skip_without_children(step_path.locate(self.workflow, path).step, path, reason, **more)
 
     def _leave_inside(self, path: str, reason: str) -> None:
         below = [step for step in self.state.steps.values() if step_path.is_below(step.path, path)]
@@ -141,8 +141,8 @@ class Blocks(Interpreter):
             way = self.walk(each.steps, f"{path}[{index}]/")
             if self.ending is not None or (way is Progress.BROKEN and not each.continues_on_error):
                 return way
-            items.saw(index, under_way=way is Progress.UNDER)
-        if not items.open:
+            items.mark(index, in_flight=way is Progress.UNDER)
+        if not items.in_flight:
             self._collect_all(each, path, count)
         return Progress.DONE
 
@@ -165,9 +165,9 @@ class Blocks(Interpreter):
 
     def _break_off(self, path: str) -> None:
         """Begin nothing more in the step, and fail it once nothing in it is under way."""
-        child = self.state.steps[self.state.broken[path]]
+        child = self.state.steps[self.state.failed_children[path]]
         under = [step for step in self.state.in_flight if step_path.is_below(step.path, path)]
-        reason = f"{child.failed_at or child.path} failed"
+        reason = f"{child.failed_step or child.path} failed"
         for step in under:
             if can_be_left(step):
                 self.leave(step.path, reason)
@@ -175,12 +175,12 @@ class Blocks(Interpreter):
             return
         self._leave_inside(path, reason)
         assert child.error is not None  # noqa: S101  (it failed)
-        handled = bool(self.state.steps[path].caught)
-        self.end_call(path, child.error, at=child.failed_at or child.path, handled=handled)
+        handled = bool(self.state.steps[path].failure_scope)
+        self.end_call(path, child.error, at=child.failed_step or child.path, handled=handled)
 
 
 def can_be_left(step: StepState) -> bool:
     """Nothing depends on how it ends: it changes nothing, or has not been sent."""
     if outcome.winds_up(step) or step.phase is Phase.CANCELLING:
         return False
-    return step.effect == "READ" or (step.phase is not Phase.CALLING and not step.uncertain)
+    return step.effect == "READ" or (step.phase is not Phase.CALL and not step.uncertain)

@@ -12,7 +12,7 @@ from services.orchestrator.engine.model import RECOVERED, REDRIVEN, Phase, StepE
 from services.orchestrator.engine.record_writer import RecordWriter
 from services.orchestrator.engine.records import PayloadTooLargeError, RecordKind
 from services.orchestrator.engine.request import build_cancel
-from services.orchestrator.engine.retry_policy import SECOND, Outcome, judge
+from services.orchestrator.engine.retry_policy import SECOND_US, Outcome, judge
 
 if TYPE_CHECKING:
     from services.orchestrator.definition.workflow import Retry
@@ -52,7 +52,7 @@ class Calls(RecordWriter):
 
     def judge_failure(self, step: StepState, error: StepError) -> None:
         outcome = judge(error, mutating=_mutates(step))
-        if outcome is Outcome.PARK:
+        if outcome is Outcome.CIRCUIT_OPEN:
             self._park(step, error)
             return
         uncertain = step.uncertain or outcome is Outcome.UNCERTAIN
@@ -69,7 +69,7 @@ class Calls(RecordWriter):
 
     def _asked_for(self, step: StepState, error: StepError) -> bool:
         """Does the definition have this very error tried again?"""
-        asked = self._said(step).errors
+        asked = self._retry_override(step).errors
         return bool({error.code, error.reason} & asked) and not step.cancelled
 
     def _judge_refusal(self, step: StepState, error: StepError, *, uncertain: bool) -> None:
@@ -94,39 +94,44 @@ class Calls(RecordWriter):
             self.end_call(step.path, error, uncertain=True)
 
     def _may_try(self, step: StepState, error: StepError, *, uncertain: bool) -> bool:
-        if outcome.is_owed(self.state, step) and self.state.stop is None:
+        if outcome.is_owed(self.state, step) and self.state.pending_end is None:
             return True  # there is no way back: what follows a payment is owed
-        if self.state.cancelled and step.effect == Effect.PIVOT.name and not step.cancelled:
+        if self.state.cancellation and step.effect == Effect.PIVOT.name and not step.cancelled:
             return False
-        said = self._said(step)
-        stopped = self.state.stop is not None and not uncertain
+        said = self._retry_override(step)
+        stopped = self.state.pending_end is not None and not uncertain
         if stopped and not outcome.winds_up(step):
             return False
-        if said.max_attempts is not None and step.attempt - step.before >= said.max_attempts:
+        if (
+            said.max_attempts is not None
+            and step.attempt - step.prior_attempts >= said.max_attempts
+        ):
             return False
         if said.errors and not uncertain and not {error.code, error.reason} & said.errors:
             return False
         next_us = self.at_us + self._wait_us(step, error)
         late = next_us >= self.state.deadline_us and not outcome.winds_up(step)
-        return (not late or step.cancelled) and next_us - step.since_us < self._patience(step)
+        return (
+            not late or step.cancelled
+        ) and next_us - step.retry_started_us < self._retry_window_us(step)
 
-    def _patience(self, step: StepState) -> float:
+    def _retry_window_us(self, step: StepState) -> float:
         """Microseconds that a step tries, without what it spends parked or dead."""
-        said = (self.call_at(step.path).timeout_us, self._said(step).max_duration_us)
+        said = (self.call_at(step.path).timeout_us, self._retry_override(step).max_duration_us)
         given = [us for us in said if us is not None]
-        return min(given) if given else self.policy.step_timeout * SECOND
+        return min(given) if given else self.policy.step_timeout_s * SECOND_US
 
-    def _said(self, step: StepState) -> Retry:
+    def _retry_override(self, step: StepState) -> Retry:
         return self.call_at(step.path).retry
 
     def _wait_us(self, step: StepState, error: StepError) -> int:
         """How long it is to the next attempt."""
         return self.policy.retry_us(
-            step.attempt - step.before,
+            step.attempt - step.prior_attempts,
             error,
             self.jitter,
             after_pivot=outcome.is_owed(self.state, step),
-            said=self._said(step),
+            said=self._retry_override(step),
         )
 
     def _retry(self, step: StepState, error: StepError, *, uncertain: bool) -> None:
@@ -139,20 +144,25 @@ class Calls(RecordWriter):
         self.add(RecordKind.STEP_FAILED, step.path, payload)
 
     def _park(self, step: StepState, error: StepError) -> None:
-        until = self.at_us + self.policy.park_us(error, self.jitter)
+        until = self.at_us + self.policy.circuit_open_us(error, self.jitter)
         payload = {"error": error.to_payload(), "until_us": until}
-        self.add(RecordKind.STEP_PARKED, step.path, payload)
+        self.add(RecordKind.STEP_CIRCUIT_OPEN, step.path, payload)
 
     def resume(self, step: StepState) -> None:
         """The time that the next attempt waited for has come."""
-        if step.phase is not Phase.PARKED:
-            self.attempt_again(step.path, REDRIVEN if step.attempt == step.before else "retried")
+        if step.phase is not Phase.CIRCUIT_OPEN:
+            self.attempt_again(
+                step.path, REDRIVEN if step.attempt == step.prior_attempts else "retried"
+            )
             return
         late = self.at_us >= self.state.deadline_us and not outcome.is_owed(self.state, step)
         if not late or step.cancelled or outcome.winds_up(step):
             # Nothing was sent before: it is still the same attempt.
             self.add(
-                RecordKind.STEP_ATTEMPT, step.path, {"cause": "unparked"}, attempt=step.attempt
+                RecordKind.STEP_ATTEMPT,
+                step.path,
+                {"cause": "circuit_closed"},
+                attempt=step.attempt,
             )
             return
         message = "the run's deadline passed while the step was parked"
@@ -165,7 +175,7 @@ class Calls(RecordWriter):
     def recover(self) -> None:
         self.add(RecordKind.RECOVERED, "", {})
         for step in self.state.in_flight:
-            if step.phase is Phase.CALLING:
+            if step.phase is Phase.CALL:
                 self.attempt_again(step.path, RECOVERED)
 
     def attempt_again(self, path: str, cause: str) -> None:
@@ -186,9 +196,9 @@ class Calls(RecordWriter):
 
     def judge_failed_cancel(self, step: StepState, error: StepError) -> None:
         outcome = judge(error, mutating=True)
-        in_time = self.at_us - step.since_us < self.policy.step_timeout * SECOND
+        in_time = self.at_us - step.retry_started_us < self.policy.step_timeout_s * SECOND_US
         # An open breaker costs nothing: it ends when its target is back.
-        if outcome is Outcome.PARK or (outcome is not Outcome.DEFINITE and in_time):
+        if outcome is Outcome.CIRCUIT_OPEN or (outcome is not Outcome.DEFINITE and in_time):
             wait = self.policy.retry_us(step.cancel_attempt, error, self.jitter, after_pivot=False)
             payload = {"error": error.to_payload(), "final": False, "retry_us": self.at_us + wait}
             self.add(RecordKind.CANCEL_FAILED, step.path, payload)

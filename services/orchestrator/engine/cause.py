@@ -29,7 +29,7 @@ def cause(state: RunState) -> str:
         return reason
     if reason in (step.skip_reason for step in steps) or reason == of_all_steps(state)[1]:
         return reason
-    if state.cancelled and reason == state.cancelled:
+    if state.cancellation and reason == state.cancellation:
         return reason.partition(": ")[0]
     told = [step for step in steps if step.error is not None and _tells(reason, step.error)]
     if failed := max(told, key=_weight, default=None):
@@ -48,4 +48,4 @@ def _tells(reason: str, error: StepError) -> bool:
 def _weight(step: StepState) -> tuple[bool, bool, int, str]:
     """What failed last and innermost is what the reason is about."""
     is_unknown = step.status is StepStatus.UNCERTAIN
-    return is_unknown, not step.failed_at, step.ended, step.path
+    return is_unknown, not step.failed_step, step.last_sequence, step.path

@@ -19,7 +19,9 @@ class Compensation(Blocks):
             return []
         return [
             step.path
-            for step in sorted(self.state.steps.values(), key=lambda s: s.ended, reverse=True)
+            for step in sorted(
+                self.state.steps.values(), key=lambda s: s.last_sequence, reverse=True
+            )
             if step.status is StepStatus.SUCCEEDED
             and f"{step.path}/{step_path.COMPENSATE}" not in self.state.steps
             and not outcome.winds_up(step)

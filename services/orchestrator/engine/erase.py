@@ -34,12 +34,36 @@ HIGHEST = DataClass.INTERNAL
 # The engine's own, in whatever record they stand.
 KEPT = frozenset(
     {
-        *("workflow_id", "definition_hash", "composites", "starter", "deadline_us", "cause"),
-        *("ceiling", "paths", "step", "type", "approves"),
-        *("ended", "stops", "again", "anew", "inside", "spent", "left"),
+        *(
+            "workflow_id",
+            "definition_hash",
+            "sub_workflow_hashes",
+            "started_by",
+            "deadline_us",
+            "cause",
+        ),
+        *(
+            "allowed_privileges",
+            "abandoned_phase",
+            "requester",
+            "paths",
+            "step",
+            "type",
+            "approved",
+        ),
+        *("previous_status", "compensates", "retry", "restart", "resume", "retired_keys"),
         *("operation", "protocol", "effect", "payment", "method", "service", "key"),
-        *("until_us", "timeout_us", "retry_us", "listens", "refuses"),
-        *("uncertain", "final", "caught", "at", "consumed", "position", "name", "by", "status"),
+        *("until_us", "timeout_us", "retry_us", "awaits_event", "cancels_payment"),
+        *(
+            "uncertain",
+            "final",
+            "failure_scope",
+            "failed_step",
+            "consumed",
+            "position",
+            "name",
+            "status",
+        ),
     }
 )
 ENDS = (RecordKind.FINISH, RecordKind.STOPPING)

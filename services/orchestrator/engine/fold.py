@@ -10,7 +10,7 @@ from services.orchestrator.engine import step_path
 from services.orchestrator.engine.model import (
     RECOVERED,
     ApprovalDecision,
-    CaughtBy,
+    FailureScope,
     PendingEnd,
     Phase,
     ProvenPayment,
@@ -50,26 +50,30 @@ def _stir(state: RunState, path: str) -> None:
     """Have the items looked at again that the step is in; all, if it concerns the run."""
     if not path:
         for items in state.items.values():
-            items.stirred |= items.open
+            items.dirty |= items.in_flight
     for each, index in step_path.items_around(path):
         if each in state.items:
-            state.items[each].stirred.add(index)
+            state.items[each].dirty.add(index)
 
 
 def _start(state: RunState, record: Record) -> None:
     payload = record.payload
     state.workflow_id = payload["workflow_id"]
     state.definition_hash = payload["definition_hash"]
-    state.composites = payload["composites"]
+    state.sub_workflow_hashes = payload["sub_workflow_hashes"]
     state.input = payload["input"]
     state.intent = b64decode(payload["intent"])
     state.presentation = payload["presentation"]
     state.payments = dict(map(_proven, payload.get("payments", ())))
-    state.starter = payload["starter"]
-    state.ceiling = None if payload["ceiling"] is None else frozenset(payload["ceiling"])
+    state.started_by = payload["started_by"]
+    state.allowed_privileges = _privileges(payload["allowed_privileges"])
     state.deadline_us = payload["deadline_us"]
-    state.allowed_us = state.deadline_us - record.at_us
+    state.run_timeout_us = state.deadline_us - record.at_us
     state.created_us = record.at_us
+
+
+def _privileges(names: list[str] | None) -> frozenset[str] | None:
+    return None if names is None else frozenset(names)
 
 
 def _proven(payment: dict[str, str]) -> tuple[str, ProvenPayment]:
@@ -83,28 +87,28 @@ def _step_intent(state: RunState, record: Record) -> None:
     step = _begin(state, record)
     step.input = payload["input"]
     if "method" in payload:
-        step.phase = Phase.CALLING
+        step.phase = Phase.CALL
         step.method = payload["method"]
         step.service = payload["service"]
         step.key = payload["key"]
         step.request = b64decode(payload["request"])
         step.timeout_us = payload.get("timeout_us", 0)
     elif "until_us" in payload:
-        step.phase = Phase.LISTENING if "listens" in payload else Phase.PASSING
+        step.phase = Phase.AWAITING_EVENT if "awaits_event" in payload else Phase.TIMER
         step.until_us = payload["until_us"]
-        step.heard_to = step.input.get("since", 0)
+        step.subscribed_from = step.input.get("subscribed_from", 0)
     _stand(state, step)
 
 
 def _step_attempt(state: RunState, record: Record) -> None:
     step = state.steps[record.path]
-    if step.phase is Phase.PARKED or step.attempt == step.before:
-        step.since_us = record.at_us
+    if step.phase is Phase.CIRCUIT_OPEN or step.attempt == step.prior_attempts:
+        step.retry_started_us = record.at_us
     # Whoever was killed in the middle of a call left nobody to hear its answer.
     if record.payload["cause"] == RECOVERED and step.effect != "READ":
         step.uncertain = True
         step.status = StepStatus.UNCERTAIN
-    step.phase = Phase.CALLING
+    step.phase = Phase.CALL
     step.attempt = record.attempt
     step.until_us = 0
     _stand(state, step)
@@ -116,20 +120,20 @@ def _step_failed(state: RunState, record: Record) -> None:
     step.error = StepError.from_payload(payload["error"])
     step.uncertain = step.uncertain or payload["uncertain"]
     if payload["final"]:
-        step.caught = payload.get("caught", "")
+        step.failure_scope = payload.get("failure_scope", "")
         # What stays uncertain is not called failed: nobody knows whether it was done.
         status = StepStatus.UNCERTAIN if payload["uncertain"] else StepStatus.FAILED
         _end(step, record, status, payload.get("output", {}))
-        step.failed_at = payload.get("at", "")
-        state.broken.pop(step.path, None)
-        if step.caught == CaughtBy.OUTER:
-            state.broken.setdefault(step_path.parent(step.path), step.path)
-        if step.caught == CaughtBy.HANDLE:
-            step.phase = Phase.INSIDE
-            step.handling = step.error
+        step.failed_step = payload.get("failed_step", "")
+        state.failed_children.pop(step.path, None)
+        if step.failure_scope == FailureScope.OUTER:
+            state.failed_children.setdefault(step_path.parent(step.path), step.path)
+        if step.failure_scope == FailureScope.HANDLE:
+            step.phase = Phase.CHILDREN
+            step.handled_error = step.error
     else:
         step.status = StepStatus.UNCERTAIN if step.uncertain else StepStatus.RUNNING
-        step.phase = Phase.WAITING
+        step.phase = Phase.BACKOFF
         step.until_us = payload["retry_us"]
     _stand(state, step)
 
@@ -140,9 +144,9 @@ def _step_handled(state: RunState, record: Record) -> None:
     _stand(state, step)
 
 
-def _step_parked(state: RunState, record: Record) -> None:
+def _step_circuit_open(state: RunState, record: Record) -> None:
     step = state.steps[record.path]
-    step.phase = Phase.PARKED
+    step.phase = Phase.CIRCUIT_OPEN
     step.until_us = record.payload["until_us"]
     step.error = StepError.from_payload(record.payload["error"])
     _stand(state, step)
@@ -169,7 +173,7 @@ def _signal(state: RunState, record: Record) -> None:
         record.sequence, payload["name"], payload["payload"], payload["correlation"]
     )
     state.signals.append(signal)
-    state.taken = payload["position"]
+    state.inbox_position = payload["position"]
 
 
 def _event(state: RunState, record: Record) -> None:
@@ -177,27 +181,27 @@ def _event(state: RunState, record: Record) -> None:
     event = ReceivedSignal(record.sequence, payload["type"], payload["data"], payload["subject"])
     for path in payload["paths"]:
         step = state.steps[path]
-        step.heard[event.name] = event
-        step.heard_to = payload["position"]
+        step.received_events[event.name] = event
+        step.subscribed_from = payload["position"]
 
 
 def _approval(state: RunState, record: Record) -> None:
     """The first word of an approver counts, and only about what is asked now."""
     payload = record.payload
-    state.taken = payload["position"]
+    state.inbox_position = payload["position"]
     step = state.steps.get(payload["step"])
-    if step is None or step.phase is not Phase.LISTENING:
+    if step is None or step.phase is not Phase.AWAITING_EVENT:
         return
     asked = step.input.get("asked", {}).get("approvers", ())
     if step.input.get("digest") == payload["digest"] and payload["approver"] in asked:
-        said = ApprovalDecision(payload["approves"], payload["jws"], record.at_us)
+        said = ApprovalDecision(payload["approved"], payload["jws"], record.at_us)
         step.decisions.setdefault(payload["approver"], said)
 
 
 def _cancel_run(state: RunState, record: Record) -> None:
-    reason, by = record.payload["reason"], record.payload["by"]
-    state.cancelled = f"cancelled by {by}" + (f": {reason}" if reason else "")
-    state.taken = record.payload["position"]
+    reason, requester = record.payload["reason"], record.payload["requester"]
+    state.cancellation = f"cancelled by {requester}" + (f": {reason}" if reason else "")
+    state.inbox_position = record.payload["position"]
 
 
 def _step_skipped(state: RunState, record: Record) -> None:
@@ -205,7 +209,7 @@ def _step_skipped(state: RunState, record: Record) -> None:
     step = state.steps.get(record.path) or _begin(state, record)
     step.condition = payload.get("condition") or step.condition
     step.skip_reason = payload["reason"]
-    step.left = payload.get("left", "")
+    step.abandoned_phase = payload.get("abandoned_phase", "")
     _end(step, record, StepStatus.SKIPPED, payload["output"])
     _stand(state, step)
 
@@ -213,7 +217,7 @@ def _step_skipped(state: RunState, record: Record) -> None:
 def _cancel_intent(state: RunState, record: Record) -> None:
     step = state.steps[record.path]
     step.phase = Phase.CANCELLING
-    step.since_us = record.at_us
+    step.retry_started_us = record.at_us
     step.cancel_method = record.payload["method"]
     step.cancel_request = b64decode(record.payload["request"])
     step.cancel_attempt = 1
@@ -237,18 +241,18 @@ def _cancel_failed(state: RunState, record: Record) -> None:
 def _cancel_done(state: RunState, record: Record) -> None:
     step = state.steps[record.path]
     step.cancelled = True
-    step.since_us = record.at_us
+    step.retry_started_us = record.at_us
 
 
 def _recovered(state: RunState, record: Record) -> None:
     state.recoveries += 1
     for step in state.active.values():
-        step.since_us = record.at_us
+        step.retry_started_us = record.at_us
         step.cancel_attempt += step.phase is Phase.CANCELLING
 
 
 def _stopping(state: RunState, record: Record) -> None:
-    state.stop = PendingEnd(RunStatus(record.payload["status"]), record.payload["reason"])
+    state.pending_end = PendingEnd(RunStatus(record.payload["status"]), record.payload["reason"])
 
 
 def _finish(state: RunState, record: Record) -> None:
@@ -265,49 +269,49 @@ def _erased(state: RunState, record: Record) -> None:
 
 def _redriven(state: RunState, record: Record) -> None:
     payload = record.payload
-    ended = RunStatus(payload["ended"])
-    again = Redrive(payload["by"], payload["reason"], record.at_us, ended)
-    state.redrives.append(again)
+    previous = RunStatus(payload["previous_status"])
+    redrive = Redrive(payload["requester"], payload["reason"], record.at_us, previous)
+    state.redrives.append(redrive)
     state.deadline_us = payload["deadline_us"]
     state.finished_us = 0
-    state.passed.clear()
+    state.completed_prefix.clear()
     state.items.clear()
-    if not payload["stops"]:
-        state.stop = None
-    for path in payload["anew"]:
+    if not payload["compensates"]:
+        state.pending_end = None
+    for path in payload["restart"]:
         del state.steps[path]
-        state.pivots.pop(path, None)
-    state.spent |= dict.fromkeys(payload["spent"], len(state.redrives))
-    for path in payload["again"]:
-        _reopen(state.steps[path], Phase.WAITING)
-    for path in payload["inside"]:
-        _reopen(state.steps[path], Phase.INSIDE)
+        state.irreversible_steps.pop(path, None)
+    state.retired_keys |= dict.fromkeys(payload["retired_keys"], len(state.redrives))
+    for path in payload["retry"]:
+        _reopen(state.steps[path], Phase.BACKOFF)
+    for path in payload["resume"]:
+        _reopen(state.steps[path], Phase.CHILDREN)
     for step in state.steps.values():
         if step.phase is Phase.CANCELLING:
-            step.since_us = record.at_us
+            step.retry_started_us = record.at_us
             step.cancel_attempt += 1
-    resting = (Phase.INSIDE, Phase.ENDED)
+    resting = (Phase.CHILDREN, Phase.ENDED)
     state.active = {s.path: s for s in state.steps.values() if s.phase not in resting}
     state.status, state.reason = _standing(state.active.values())
 
 
 def _reopen(step: StepState, phase: Phase) -> None:
-    if step.phase is Phase.CALLING and step.effect != "READ":
+    if step.phase is Phase.CALL and step.effect != "READ":
         step.uncertain = True  # whoever made the call did not hear its answer
-    elif phase is Phase.INSIDE:
+    elif phase is Phase.CHILDREN:
         step.uncertain = False  # that is said of the step inside it
-    handles = step.failed_at.startswith(f"{step.path}/on_error/")
-    step.caught = CaughtBy.HANDLE if handles else ""
+    handles = step.failed_step.startswith(f"{step.path}/on_error/")
+    step.failure_scope = FailureScope.HANDLE if handles else ""
     step.status = StepStatus.UNCERTAIN if step.uncertain else StepStatus.RUNNING
     if handles:
         step.status = StepStatus.FAILED
-        step.error = step.handling
+        step.error = step.handled_error
     step.phase = phase
-    step.before = step.attempt
+    step.prior_attempts = step.attempt
     step.output = {}
     step.reply = None
-    step.failed_at = step.left = step.skip_reason = ""
-    step.until_us = step.finished_us = step.ended = 0
+    step.failed_step = step.abandoned_phase = step.skip_reason = ""
+    step.until_us = step.finished_us = step.last_sequence = 0
 
 
 def _begin(state: RunState, record: Record) -> StepState:
@@ -319,18 +323,18 @@ def _begin(state: RunState, record: Record) -> StepState:
         protocol=payload["protocol"],
         effect=payload["effect"],
         status=StepStatus.RUNNING,
-        phase=Phase.INSIDE,
+        phase=Phase.CHILDREN,
         attempt=record.attempt,
         started_us=record.at_us,
-        since_us=record.at_us,
+        retry_started_us=record.at_us,
         condition=payload.get("condition"),
-        began=record.sequence,
+        first_sequence=record.sequence,
         payment=payload.get("payment", ""),
-        refuses=payload.get("refuses", False),
+        cancels_payment=payload.get("cancels_payment", False),
     )
     state.steps[record.path] = step
     if step.effect == "PIVOT":
-        state.pivots[record.path] = step
+        state.irreversible_steps[record.path] = step
     return step
 
 
@@ -338,13 +342,13 @@ def _end(step: StepState, record: Record, status: StepStatus, output: dict[str, 
     step.status = status
     step.phase = Phase.ENDED
     step.output = output
-    step.ended = record.sequence
+    step.last_sequence = record.sequence
     step.finished_us = record.at_us
 
 
 def _stand(state: RunState, step: StepState) -> None:
     """What the run is at, now that the step has changed."""
-    if step.phase is Phase.INSIDE or step.phase is Phase.ENDED:
+    if step.phase is Phase.CHILDREN or step.phase is Phase.ENDED:
         state.active.pop(step.path, None)
     else:
         state.active.setdefault(step.path, step)
@@ -355,9 +359,9 @@ def _standing(in_flight: Collection[StepState]) -> tuple[RunStatus, str]:
     """What a run is at that has not ended, and why."""
     parked = ""
     for step in in_flight:
-        if step.phase is Phase.PARKED:
+        if step.phase is Phase.CIRCUIT_OPEN:
             parked = parked or f"{step.path}: {step.error}"
-        elif step.phase not in (Phase.PASSING, Phase.LISTENING):
+        elif step.phase not in (Phase.TIMER, Phase.AWAITING_EVENT):
             return RunStatus.RUNNING, ""
     if parked:
         return RunStatus.PARKED, parked
@@ -371,7 +375,7 @@ _EVOLVE: dict[RecordKind, _Evolve] = {
     RecordKind.STEP_ATTEMPT: _step_attempt,
     RecordKind.STEP_FAILED: _step_failed,
     RecordKind.STEP_HANDLED: _step_handled,
-    RecordKind.STEP_PARKED: _step_parked,
+    RecordKind.STEP_CIRCUIT_OPEN: _step_circuit_open,
     RecordKind.STEP_DONE: _step_done,
     RecordKind.STEP_SKIPPED: _step_skipped,
     RecordKind.CANCEL_INTENT: _cancel_intent,

@@ -29,7 +29,7 @@ from services.orchestrator.definition.workflow import (
 )
 from services.orchestrator.engine import outcome, permissions, step_path
 from services.orchestrator.engine.explaining import explain
-from services.orchestrator.engine.model import CaughtBy, Phase, StepError, StepStatus
+from services.orchestrator.engine.model import FailureScope, Phase, StepError, StepStatus
 from services.orchestrator.engine.records import PayloadTooLargeError, RecordKind
 from services.orchestrator.engine.request import build_request, effect_key
 from services.orchestrator.engine.scope import ITEMS
@@ -62,11 +62,11 @@ class Interpreter(Waits, ABC):
     def walk(self, steps: tuple[Step, ...], prefix: str) -> Progress:
         """Begin what can begin below ``prefix``."""
         first = prefix + steps[0].id
-        for at in range(self.state.passed.get(first, 0), len(steps)):
+        for at in range(self.state.completed_prefix.get(first, 0), len(steps)):
             way = self._go(steps[at], prefix + steps[at].id)
             if way is not Progress.DONE:
                 return way
-            self.state.passed[first] = at + 1
+            self.state.completed_prefix[first] = at + 1
         return Progress.DONE
 
     def _go(self, step: Step, path: str) -> Progress:
@@ -74,10 +74,10 @@ class Interpreter(Waits, ABC):
         if path not in self.state.steps:
             self.begin(step, path)
         known = self.state.steps[path]
-        caught, way = known.caught, Progress.DONE
-        if known.phase in (Phase.INSIDE, Phase.LISTENING):
+        caught, way = known.failure_scope, Progress.DONE
+        if known.phase in (Phase.CHILDREN, Phase.AWAITING_EVENT):
             way = self.enter(step, path)
-        if known.phase is Phase.INSIDE and known.caught != caught:
+        if known.phase is Phase.CHILDREN and known.failure_scope != caught:
             way = self.enter(step, path)  # it failed, and its on_error follows
         if known.phase is not Phase.ENDED or self.ending is not None:
             return Progress.UNDER
@@ -88,11 +88,11 @@ class Interpreter(Waits, ABC):
         return way
 
     def _judge_failed(self, step: StepState, way: Progress) -> Progress:
-        if step.caught == CaughtBy.OUTER:
+        if step.failure_scope == FailureScope.OUTER:
             return Progress.BROKEN
-        if step.caught:
+        if step.failure_scope:
             return way
-        failed = step.failed_at or step.path
+        failed = step.failed_step or step.path
         self.ending = outcome.of_failure(self.workflow, self.state, failed)
         return Progress.UNDER
 
@@ -142,18 +142,18 @@ class Interpreter(Waits, ABC):
         match step.action:
             case Call() as call if refused := permissions.refusal(self.state, path, call):
                 self.end_call(path, refused, **condition)
-            case Call() if self.is_called_off(payload.get("payment", "")):
+            case Call() if self.is_cancelled_payment(payload.get("payment", "")):
                 message = f"{path}: {CANCELLED_STEP.message}"
                 self.end_call(path, replace(CANCELLED_STEP, message=message), **condition)
             case Call() as call:
                 self._begin_call(call, path, seen, payload)
             case Set(given):
-                self.end_at_once(path, payload, {}, resolve(given, seen))
+                self.complete_now(path, payload, {}, resolve(given, seen))
             case End(reason=reason):
                 told = resolve(reason, seen)
                 if not isinstance(told, str):
                     raise values.MismatchError(("reason",), "a text")
-                self.end_at_once(path, payload, {"reason": told}, {})
+                self.complete_now(path, payload, {"reason": told}, {})
             case Switch():
                 self._choose(step, step.action, path, seen, payload)
             case Wait() as wait:
@@ -170,10 +170,10 @@ class Interpreter(Waits, ABC):
             case Parallel():
                 self.add(RecordKind.STEP_INTENT, path, {**payload, "input": {}}, attempt=1)
 
-    def is_called_off(self, payment: str) -> bool:
+    def is_cancelled_payment(self, payment: str) -> bool:
         """Is it not to be made any more, as somebody cancelled the run?"""
         unpaid = payment and not outcome.is_paid(self.state, payment)
-        return bool(self.state.cancelled and unpaid)
+        return bool(self.state.cancellation and unpaid)
 
     def _begin_call(
         self, call: Call, path: str, seen: dict[str, Any], payload: dict[str, Any]

@@ -42,13 +42,13 @@ class StepStatus(StrEnum):
 class Phase(StrEnum):
     """What a step is at, which decides what to do next."""
 
-    CALLING = "CALLING"  # an attempt is owed, or on its way
-    WAITING = "WAITING"  # until the next attempt
-    PASSING = "PASSING"  # time: that is all it is there for
-    LISTENING = "LISTENING"  # for signals, until some time
-    PARKED = "PARKED"  # until the breaker of its target lets a probe through
+    CALL = "CALL"  # an attempt is owed, or on its way
+    BACKOFF = "BACKOFF"  # until the next attempt
+    TIMER = "TIMER"  # time: that is all it is there for
+    AWAITING_EVENT = "AWAITING_EVENT"  # for signals, until some time
+    CIRCUIT_OPEN = "CIRCUIT_OPEN"  # until the breaker of its target lets a probe through
     CANCELLING = "CANCELLING"  # a cancel is owed, from some time on, or on its way
-    INSIDE = "INSIDE"  # the steps inside it run
+    CHILDREN = "CHILDREN"  # the steps inside it run
     ENDED = "ENDED"
 
 
@@ -82,7 +82,7 @@ class StepState:
     phase: Phase
     attempt: int  # the current or last one
     started_us: int
-    since_us: int  # since when it has been trying, without what it spent parked or dead
+    retry_started_us: int  # since when it has been trying, without what it spent parked or dead
     input: dict[str, Any] = field(default_factory=dict)
     output: dict[str, Any] = field(default_factory=dict)
     reply: dict[str, Any] | None = None
@@ -102,25 +102,27 @@ class StepState:
     cancel_attempt: int = 0
     cancel_cause: StepError | None = None
     cancelled: bool = False  # later attempts are refused, or answered with what was there
-    caught: str = ""  # what becomes of its failure, see Caught; empty: it ends the run
-    failed_at: str = ""  # the step inside it that failed, if it is not the one itself
-    began: int = 0  # sequence of its first record
-    ended: int = 0  # sequence of the record that ended it
+    failure_scope: str = ""  # what becomes of its failure, see Caught; empty: it ends the run
+    failed_step: str = ""  # the step inside it that failed, if it is not the one itself
+    first_sequence: int = 0  # sequence of its first record
+    last_sequence: int = 0  # sequence of the record that ended it
     payment: str = ""  # id of the one that it belongs to, if the run's input names several
-    refuses: bool = False  # it has a payment of the cancelled run refused for ever
-    heard_to: int = 0  # in the order of the store's events: it wants none up to here
-    heard: dict[str, ReceivedSignal] = field(
+    cancels_payment: bool = False  # it has a payment of the cancelled run refused for ever
+    subscribed_from: int = 0  # in the order of the store's events: it wants none up to here
+    received_events: dict[str, ReceivedSignal] = field(
         default_factory=dict
     )  # events it waits for, by their type
     decisions: dict[str, ApprovalDecision] = field(
         default_factory=dict
     )  # of its approvers, by their DID
-    left: str = ""  # the phase in which it was given up because the run ended; empty: it was not
-    handling: StepError | None = None  # what its on_error is about
-    before: int = 0  # attempts before the run was last redriven
+    abandoned_phase: str = (
+        ""  # the phase in which it was given up because the run ended; empty: it was not
+    )
+    handled_error: StepError | None = None  # what its on_error is about
+    prior_attempts: int = 0  # attempts before the run was last redriven
 
 
-class CaughtBy(StrEnum):
+class FailureScope(StrEnum):
     """Who goes on after a failure."""
 
     CONTINUE = "continue"  # the next step
@@ -156,7 +158,7 @@ class ProvenPayment:
 class ApprovalDecision:
     """What an approver signed."""
 
-    approves: bool
+    approved: bool
     jws: str  # the evidence
     at_us: int
 
@@ -165,10 +167,10 @@ class ApprovalDecision:
 class Redrive:
     """The run had ended, and somebody had it go on."""
 
-    by: str  # SPIFFE ID
+    requester: str  # SPIFFE ID
     reason: str
     at_us: int
-    ended: RunStatus
+    previous_status: RunStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,20 +185,20 @@ class PendingEnd:
 class ItemsProgress:
     """How far a for_each has come."""
 
-    begun: int = 0  # the first so many
-    open: set[int] = field(default_factory=set)  # of these, what is under way
-    stirred: set[int] = field(default_factory=set)  # something in them changed since they were seen
+    started: int = 0  # the first so many
+    in_flight: set[int] = field(default_factory=set)  # of these, what is under way
+    dirty: set[int] = field(default_factory=set)  # something in them changed since they were seen
 
     def next(self, count: int, room: int) -> Iterator[int]:
         """Those to go on with, then those to begin while no more than ``room`` are open."""
-        yield from sorted(self.stirred & self.open)
-        while self.begun < count and len(self.open) < room:
-            self.begun += 1
-            yield self.begun - 1
+        yield from sorted(self.dirty & self.in_flight)
+        while self.started < count and len(self.in_flight) < room:
+            self.started += 1
+            yield self.started - 1
 
-    def saw(self, index: int, *, under_way: bool) -> None:
-        self.stirred.discard(index)
-        (self.open.add if under_way else self.open.discard)(index)
+    def mark(self, index: int, *, in_flight: bool) -> None:
+        self.dirty.discard(index)
+        (self.in_flight.add if in_flight else self.in_flight.discard)(index)
 
 
 @dataclass(slots=True)
@@ -205,39 +207,43 @@ class RunState:
     sequence: int = 0
     workflow_id: str = ""
     definition_hash: str = ""
-    composites: dict[str, str] = field(default_factory=dict)
+    sub_workflow_hashes: dict[str, str] = field(default_factory=dict)
     status: RunStatus = RunStatus.RUNNING
     reason: str = ""
     input: dict[str, Any] = field(default_factory=dict)
     intent: bytes = b""
     presentation: str = ""
-    starter: str = ""  # SPIFFE ID of who started it
-    ceiling: frozenset[str] | None = None  # privileges that its calls may use; None: all
+    started_by: str = ""  # SPIFFE ID of who started it
+    allowed_privileges: frozenset[str] | None = None  # privileges that its calls may use; None: all
     created_us: int = 0
     updated_us: int = 0
     deadline_us: int = 0
-    allowed_us: int = 0  # from its start, and from each redrive
+    run_timeout_us: int = 0  # from its start, and from each redrive
     finished_us: int = 0
     erased_us: int = 0  # when what is about people was taken out; 0: it was not
     recoveries: int = 0
     redrives: list[Redrive] = field(default_factory=list)
-    spent: dict[str, int] = field(default_factory=dict)  # path -> redrive that took its key away
+    retired_keys: dict[str, int] = field(
+        default_factory=dict
+    )  # path -> redrive that took its key away
     steps: dict[str, StepState] = field(default_factory=dict)  # in the order they began
     payments: dict[str, ProvenPayment] = field(
         default_factory=dict
     )  # that its input names, by their ids
     attestations: list[StoredAttestation] = field(default_factory=list)  # as they came
     active: dict[str, StepState] = field(default_factory=dict)  # the steps in flight, by path
-    pivots: dict[str, StepState] = field(default_factory=dict)  # those that cannot be taken back
-    stop: PendingEnd | None = None
+    irreversible_steps: dict[str, StepState] = field(
+        default_factory=dict
+    )  # those that cannot be taken back
+    pending_end: PendingEnd | None = None
     signals: list[ReceivedSignal] = field(default_factory=list)  # in the order they came
-    taken: int = 0  # position of the last of what was sent to it
-    cancelled: str = ""  # why and by whom it is to be cancelled; empty: it is not
+    inbox_position: int = 0  # position of the last of what was sent to it
+    cancellation: str = ""  # why and by whom it is to be cancelled; empty: it is not
     # The first step inside another that failed and brings it down, by the path of the other.
-    broken: dict[str, str] = field(default_factory=dict)
+    failed_children: dict[str, str] = field(default_factory=dict)
     # What a turn need not look at again. It can be told from the steps at any time, and is never
     # stored: how many steps of a list are over, by the path of its first; items, by their for_each.
-    passed: dict[str, int] = field(default_factory=dict, compare=False, repr=False)
+    completed_prefix: dict[str, int] = field(default_factory=dict, compare=False, repr=False)
     items: dict[str, ItemsProgress] = field(default_factory=dict, compare=False, repr=False)
 
     @property

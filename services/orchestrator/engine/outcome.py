@@ -28,7 +28,7 @@ NOT_SENT = "not sent by this run, but its payment is"  # somebody else's
 
 def pivot_made(state: RunState) -> bool:
     """Has the run done what cannot be taken back?"""
-    return any(map(_is_made, state.pivots.values()))
+    return any(map(_is_made, state.irreversible_steps.values()))
 
 
 def is_owed(state: RunState, step: StepState) -> bool:
@@ -37,7 +37,9 @@ def is_owed(state: RunState, step: StepState) -> bool:
 
 
 def is_paid(state: RunState, payment: str) -> bool:
-    return any(_is_made(step) and step.payment == payment for step in state.pivots.values())
+    return any(
+        _is_made(step) and step.payment == payment for step in state.irreversible_steps.values()
+    )
 
 
 def is_unknown(step: StepState) -> bool:
@@ -52,12 +54,12 @@ def compensates(path: str) -> bool:
 
 def winds_up(step: StepState) -> bool:
     """Does the step belong to the end of the run, which its deadline does not stop?"""
-    return step.refuses or compensates(step.path)
+    return step.cancels_payment or compensates(step.path)
 
 
 def of_last_step(workflow: Workflow, state: RunState) -> tuple[RunStatus, str]:
     """The end of a run that has come to the end of its steps, perhaps by none that pays."""
-    if workflow.pivots and not state.pivots and not state.payments:
+    if workflow.pivots and not state.irreversible_steps and not state.payments:
         return RunStatus.REFUSED, NOT_ASKED
     return of_all_steps(state)
 
@@ -78,7 +80,7 @@ def of_all_steps(state: RunState) -> tuple[RunStatus, str]:
 def of_end(workflow: Workflow, state: RunState, outcome: str, reason: str) -> tuple[RunStatus, str]:
     """The end that a definition asks for, as far as its payments allow it."""
     asked = RunStatus(outcome.upper())
-    if all(step.status is StepStatus.SKIPPED for step in state.pivots.values()):
+    if all(step.status is StepStatus.SKIPPED for step in state.irreversible_steps.values()):
         made = asked is RunStatus.SUCCEEDED and workflow.pivots > 0
         return (RunStatus.REFUSED if made else asked), reason
     found, why = of_all_steps(state)
@@ -121,7 +123,7 @@ def _is_made(pivot: StepState) -> bool:
 
 def _named(state: RunState) -> str:
     """Which payments were made."""
-    paths = [step.path for step in state.pivots.values() if _is_made(step)]
+    paths = [step.path for step in state.irreversible_steps.values() if _is_made(step)]
     more = f" and {len(paths) - MOST_NAMED} more" if len(paths) > MOST_NAMED else ""
     return f"{', '.join(paths[:MOST_NAMED])}{more} was done"
 
@@ -129,8 +131,15 @@ def _named(state: RunState) -> str:
 def _asked(state: RunState) -> list[tuple[str, StepState | None]]:
     """Each payment of the run, by its id if it has one of its own, and the step that makes it."""
     if not state.payments:
-        return [("", _chosen(list(state.pivots.values())))] if state.pivots else []
-    steps = {id: [s for s in state.pivots.values() if s.payment == id] for id in state.payments}
+        return (
+            [("", _chosen(list(state.irreversible_steps.values())))]
+            if state.irreversible_steps
+            else []
+        )
+    steps = {
+        id: [s for s in state.irreversible_steps.values() if s.payment == id]
+        for id in state.payments
+    }
     return [(id, _chosen(those)) for id, those in steps.items()]
 
 

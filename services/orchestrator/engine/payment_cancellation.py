@@ -23,7 +23,7 @@ class PaymentCancellation(Compensation):
 
     def refuse_payments(self, status: RunStatus) -> bool:
         """Begin to refuse what the run did not pay, if somebody cancelled it. False if all is."""
-        if status is not RunStatus.CANCELLED and not self.state.cancelled:
+        if status is not RunStatus.CANCELLED and not self.state.cancellation:
             return False
         for payment_id, path in payments.unsettled(self.workflow, self.state).items():
             if f"{path}/{step_path.CANCEL}" not in self.state.steps and self._may_pay(path):
@@ -33,7 +33,9 @@ class PaymentCancellation(Compensation):
     def _may_pay(self, path: str) -> bool:
         """A run that may not use the privilege can neither pay nor keep others from it."""
         runs = self.method_at(path)
-        return self.state.ceiling is None or runs.privilege in self.state.ceiling
+        return (
+            self.state.allowed_privileges is None or runs.privilege in self.state.allowed_privileges
+        )
 
     def _refuse(self, payment_id: str, path: str) -> None:
         own = f"{path}/{step_path.CANCEL}"
@@ -42,7 +44,7 @@ class PaymentCancellation(Compensation):
         request = build_cancel(cancel, payment_id)
         payload = {
             **self.about(step, own),
-            "refuses": True,
+            "cancels_payment": True,
             "input": values.to_json(cancel.request.FromString(request)),
             "method": cancel.path,
             "service": cancel.service,
@@ -54,7 +56,7 @@ class PaymentCancellation(Compensation):
     def failed_refusal(self) -> tuple[RunStatus, str] | None:
         """Who was told that a run is cancelled pays under a new id: it must be true."""
         for step in self.state.steps.values():
-            if not step.refuses or step.phase is not Phase.ENDED:
+            if not step.cancels_payment or step.phase is not Phase.ENDED:
                 continue
             if step.status is StepStatus.FAILED:
                 return RunStatus.NEEDS_ATTENTION, f"{step.path}: {step.error}"

@@ -90,7 +90,9 @@ def unsettled(workflow: Workflow, state: RunState) -> dict[str, str]:
                 first.setdefault(one.payment_id, one.path)
     elif paths := _alone(workflow):
         first[state.run_id] = paths[0]
-    settled = {step.payment or state.run_id for step in state.pivots.values() if _settles(step)}
+    settled = {
+        step.payment or state.run_id for step in state.irreversible_steps.values() if _settles(step)
+    }
     return {id: path for id, path in first.items() if id not in settled}
 
 

@@ -21,14 +21,14 @@ def refusal(state: RunState, path: str, call: Call) -> StepError | None:
 
     Nor is one made that could not be taken back: its compensation is judged with it.
     """
-    if state.ceiling is None:
+    if state.allowed_privileges is None:
         return None
     for part in filter(None, (call, call.compensate)):
         runs = part.operation.runs
-        if not isinstance(runs, Workflow) and runs.privilege not in state.ceiling:
+        if not isinstance(runs, Workflow) and runs.privilege not in state.allowed_privileges:
             message = (
                 f"{path}: {part.operation.name} needs {runs.privilege!r}, and runs that"
-                f" {state.starter} starts may not use it; nothing was sent"
+                f" {state.started_by} starts may not use it; nothing was sent"
             )
             return StepError("PERMISSION_DENIED", Reason.PERMISSION_NOT_GRANTED, message)
     return None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from services.orchestrator.definition.workflow import Call, Effect, ForEach
 from services.orchestrator.engine import payments, step_path
 from services.orchestrator.engine.fold import evolve
-from services.orchestrator.engine.model import CaughtBy, RunState, StepError
+from services.orchestrator.engine.model import FailureScope, RunState, StepError
 from services.orchestrator.engine.records import Record, RecordKind
 from services.orchestrator.engine.scope import Scope
 
@@ -55,13 +55,13 @@ class RecordWriter:
 
     def skip(self, step: Step, path: str, reason: str, **more: Any) -> None:
         """The step and all inside it do not happen."""
-        self.skip_alone(step, path, reason, **more)
+        self.skip_without_children(step, path, reason, **more)
         for inner in () if isinstance(step.action, ForEach) else step.inner:
             self.skip(inner, f"{path}/{inner.id}", reason)
         for inner in step.handling:
             self.skip(inner, f"{path}/{step_path.ON_ERROR}/{inner.id}", reason)
 
-    def skip_alone(self, step: Step, path: str, reason: str, **more: Any) -> None:
+    def skip_without_children(self, step: Step, path: str, reason: str, **more: Any) -> None:
         payload = {**self.about(step, path), **more, "output": dict.fromkeys(step.outputs)}
         self.add(RecordKind.STEP_SKIPPED, path, {**payload, "reason": reason})
 
@@ -81,13 +81,15 @@ class RecordWriter:
         """
         step = step_path.locate(self.workflow, path).step
         known = self.state.steps.get(path)
-        alone = path.endswith(f"/{step_path.COMPENSATE}") or (known is not None and known.refuses)
+        alone = path.endswith(f"/{step_path.COMPENSATE}") or (
+            known is not None and known.cancels_payment
+        )
         caught = "" if uncertain or alone else self._caught(step, path, error, handled=handled)
         payload = {"error": error.to_payload(), "uncertain": uncertain, "final": True}
         if at:
-            payload["at"] = at
+            payload["failed_step"] = at
         if caught:
-            payload |= {"caught": caught, "output": dict.fromkeys(step.outputs)}
+            payload |= {"failure_scope": caught, "output": dict.fromkeys(step.outputs)}
         self.add(RecordKind.STEP_FAILED, path, {**self.about(step, path), **more, **payload})
         outside = step_path.parent(path)
         if outside and not caught and not alone:
@@ -96,7 +98,7 @@ class RecordWriter:
     def _caught(self, step: Step, path: str, error: StepError, *, handled: bool) -> str:
         """Who goes on after the failure, see Caught; empty if nobody does."""
         if _takes(step, error) and not handled:
-            return CaughtBy.HANDLE if step.handling else CaughtBy.CONTINUE
+            return FailureScope.HANDLE if step.handling else FailureScope.CONTINUE
         while outside := step_path.parent(path):
             if path.endswith(f"/{step_path.COMPENSATE}"):
                 return ""
@@ -104,9 +106,9 @@ class RecordWriter:
             handling = path.startswith(f"{outside}/{step_path.ON_ERROR}/")
             each = around.action
             if not handling and isinstance(each, ForEach) and each.continues_on_error:
-                return CaughtBy.OUTER
+                return FailureScope.OUTER
             if not handling and _takes(around, error):
-                return CaughtBy.OUTER
+                return FailureScope.OUTER
             path = outside
         return ""
 

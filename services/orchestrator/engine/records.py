@@ -1,39 +1,40 @@
-"""What a run journals. Folding its records gives back its state, whoever folds them.
+"""The records of a run's journal. Folding them in order gives back the state of the run.
 
 Payloads are JSON; ``?`` marks what may be missing:
 
-    START          workflow_id, definition_hash, composites {name: hash}, input, intent (base64),
-                   presentation, starter, ceiling [privilege, ...] or null, deadline_us,
-                   payments? [{intent, presentation}, ...]
+    START          workflow_id, definition_hash, sub_workflow_hashes {name: hash}, input,
+                   intent (base64), presentation, started_by, allowed_privileges [privilege, ...]
+                   or null, deadline_us, payments? [{intent, presentation}, ...]
     STEP_INTENT    operation, protocol, effect, payment? its id, input, condition?; for an RPC also
-                   method, service, key and request (base64): the bytes that every attempt sends;
-                   for a wait until_us; refuses? a payment that a cancelled run did not make
-    STEP_ATTEMPT   cause: what made another attempt necessary
-    STEP_FAILED    error, uncertain, final; retry_us? unless it is final; output?, caught?, at?;
-                   with the keys of STEP_INTENT if it is the step's first record
+                   method, service, key and request (base64), the bytes that every attempt sends,
+                   timeout_us?; for a wait until_us, awaits_event?; cancels_payment? true for a
+                   call that cancels a payment which a cancelled run did not make
+    STEP_ATTEMPT   cause: why another attempt is necessary
+    STEP_FAILED    error, uncertain, final; retry_us? unless it is final; output?, failure_scope?,
+                   failed_step?; with the keys of STEP_INTENT if it is the step's first record
     STEP_HANDLED   nothing
-    STEP_PARKED    error, until_us
-    STEP_DONE      reply, output, attestations [[kind, jws], ...]; likewise; consumed?: sequences
-                   of signals
-    STEP_SKIPPED   operation, protocol, effect, condition?, output, reason; left? phase that the
-                   end of the run found it in
+    STEP_CIRCUIT_OPEN  error, until_us
+    STEP_DONE      reply, output, attestations [[kind, jws], ...]; with the keys of STEP_INTENT if
+                   it is the step's first record; consumed?: sequences of signals
+    STEP_SKIPPED   operation, protocol, effect, condition?, output, reason; abandoned_phase? the
+                   phase of the step when the run ended
     CANCEL_INTENT  method, request (base64), error: what led to it
     CANCEL_FAILED  error, final; retry_us? unless it is final
     CANCEL_DONE    nothing
     RECOVERED      nothing
-    SIGNAL         name, payload, correlation, position: in what was sent to the run
+    SIGNAL         name, payload, correlation, position: in the run's inbox
     EVENT          type, subject, data, position: in the store's events; paths: of the steps that
-                   take it
-    APPROVAL       step: its path; approver, approves, digest, jws, position: as of a SIGNAL
-    CANCEL_RUN     reason, by, position
-    STOPPING       status, reason: how the run ends once nothing is under way
+                   receive it
+    APPROVAL       step: its path; approver, approved, digest, jws, position: in the run's inbox
+    CANCEL_RUN     reason, requester, position: in the run's inbox
+    STOPPING       status, reason: how the run ends once no step is in flight
     FINISH         status, reason
-    ERASED         by, cause: why the run ended, without what was about people; the records before
-                   it were, or are being, replaced by what erasing.py leaves of them
-    REDRIVEN       reason, by, ended, deadline_us; stops: whether it still stops for the reason that
-                   it had; paths of steps: again (under the same key), anew (as if they had never
-                   begun), inside (goes on with what is in them), spent (those whose next key is
-                   another one)
+    ERASED         requester, cause: why the run ended, without personal data; the records before
+                   it are replaced by what erase.py leaves of them
+    REDRIVEN       reason, requester, previous_status, deadline_us; compensates: whether the run
+                   still takes its steps back; paths of steps: retry (under the same key), restart
+                   (as if they had never begun), resume (with the steps inside them), retired_keys
+                   (steps whose next key is another one)
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class RecordKind(StrEnum):
     STEP_ATTEMPT = "STEP_ATTEMPT"
     STEP_FAILED = "STEP_FAILED"
     STEP_HANDLED = "STEP_HANDLED"
-    STEP_PARKED = "STEP_PARKED"
+    STEP_CIRCUIT_OPEN = "STEP_CIRCUIT_OPEN"
     STEP_DONE = "STEP_DONE"
     STEP_SKIPPED = "STEP_SKIPPED"
     CANCEL_INTENT = "CANCEL_INTENT"

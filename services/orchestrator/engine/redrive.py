@@ -36,14 +36,16 @@ WHY_NOT = {
 STOPS = (StepStatus.FAILED, StepStatus.UNCERTAIN)
 
 
-class _How(Enum):
-    AGAIN = "again"
-    ANEW = "anew"
-    INSIDE = "inside"
-    SPENT = "anew, under another key"
+class _RedriveMode(Enum):
+    RETRY = "retry under the same key"
+    RESTART = "restart as if it had never begun"
+    RESUME = "resume the steps inside it"
+    REPLACE_KEY = "restart under another key"
 
 
-def redrive(state: RunState, ended: RunStatus, *, reason: str, by: str, at_us: int) -> Record:
+def redrive(
+    state: RunState, ended: RunStatus, *, reason: str, requester: str, at_us: int
+) -> Record:
     """Have the run go on: folds into ``state`` what it returns. FailedPrecondition if it cannot.
 
     ``ended`` is how the store has it: a run that could not be read was ended without a record.
@@ -55,26 +57,32 @@ def redrive(state: RunState, ended: RunStatus, *, reason: str, by: str, at_us: i
     if len(state.redrives) >= MAX_REDRIVES:
         raise _refusal(state, f"was redriven {MAX_REDRIVES} times; start a new run")
     undoing = any(outcome.compensates(path) for path in state.steps)
-    unknown_since = min((s.ended for s in state.steps.values() if _is_unknown(s)), default=None)
+    unknown_since = min(
+        (s.last_sequence for s in state.steps.values() if _is_unknown(s)), default=None
+    )
     how = {
         step.path: found
         for step in state.steps.values()
         if (outcome.compensates(step.path) or not undoing)
-        and (found := _how(state, step, unknown_since)) is not None
+        and (found := _mode(state, step, unknown_since)) is not None
     }
     stopped = any(state.steps[path].status in STOPS for path in how)
     if not stopped and ended is not RunStatus.NEEDS_ATTENTION:
         raise _refusal(state, f"ended as {ended}, and no step stopped it: {state.reason}")
     payload: dict[str, Any] = {
         "reason": reason,
-        "by": by,
-        "ended": ended,
-        "deadline_us": at_us + state.allowed_us,
-        "stops": undoing,
-        "again": [path for path, found in how.items() if found is _How.AGAIN],
-        "anew": [path for path, found in how.items() if found in (_How.ANEW, _How.SPENT)],
-        "inside": [path for path, found in how.items() if found is _How.INSIDE],
-        "spent": [path for path, found in how.items() if found is _How.SPENT],
+        "requester": requester,
+        "previous_status": ended,
+        "deadline_us": at_us + state.run_timeout_us,
+        "compensates": undoing,
+        "retry": [path for path, found in how.items() if found is _RedriveMode.RETRY],
+        "restart": [
+            path
+            for path, found in how.items()
+            if found in (_RedriveMode.RESTART, _RedriveMode.REPLACE_KEY)
+        ],
+        "resume": [path for path, found in how.items() if found is _RedriveMode.RESUME],
+        "retired_keys": [path for path, found in how.items() if found is _RedriveMode.REPLACE_KEY],
     }
     record = Record.write(state.sequence + 1, RecordKind.REDRIVEN, "", 0, at_us, payload)
     evolve(state, record)
@@ -85,7 +93,7 @@ def _is_unknown(step: StepState) -> bool:
     return step.phase is Phase.ENDED and outcome.is_unknown(step)
 
 
-def _how(state: RunState, step: StepState, unknown_since: int | None) -> _How | None:
+def _mode(state: RunState, step: StepState, unknown_since: int | None) -> _RedriveMode | None:
     """What is to be done about a step; None if it stands as it is.
 
     What was skipped behind a payment of which nobody knew whether it was made is judged anew.
@@ -94,32 +102,36 @@ def _how(state: RunState, step: StepState, unknown_since: int | None) -> _How | 
         return _of_interrupted(step)
     match step.status:
         case StepStatus.SUCCEEDED:
-            return _How.AGAIN if _is_unknown(step) else None
-        case StepStatus.SKIPPED if unknown_since is not None and step.ended > unknown_since:
-            return _How.ANEW
-        case StepStatus.SKIPPED if not step.left:
+            return _RedriveMode.RETRY if _is_unknown(step) else None
+        case StepStatus.SKIPPED if unknown_since is not None and step.last_sequence > unknown_since:
+            return _RedriveMode.RESTART
+        case StepStatus.SKIPPED if not step.abandoned_phase:
             return None
         case StepStatus.SKIPPED:
-            return _How.INSIDE if step.left == Phase.INSIDE else _How.ANEW
-        case _ if step.caught:
+            return (
+                _RedriveMode.RESUME
+                if step.abandoned_phase == Phase.CHILDREN
+                else _RedriveMode.RESTART
+            )
+        case _ if step.failure_scope:
             return None
-        case _ if step.failed_at or _holds_steps(state, step):
-            return _How.INSIDE
+        case _ if step.failed_step or _holds_steps(state, step):
+            return _RedriveMode.RESUME
         case _ if not step.request:
-            return _How.ANEW  # nothing was ever sent
+            return _RedriveMode.RESTART  # nothing was ever sent
         case _ if step.effect == Effect.PIVOT.name or not _was_not_done(step):
-            return _How.AGAIN
+            return _RedriveMode.RETRY
         case _:
-            return _How.SPENT
+            return _RedriveMode.REPLACE_KEY
 
 
-def _of_interrupted(step: StepState) -> _How | None:
+def _of_interrupted(step: StepState) -> _RedriveMode | None:
     """The run ended by a defect, in the middle of the step."""
     match step.phase:
-        case Phase.CALLING:
-            return _How.AGAIN
-        case Phase.PASSING:
-            return _How.ANEW  # it was to end with the deadline that the run had
+        case Phase.CALL:
+            return _RedriveMode.RETRY
+        case Phase.TIMER:
+            return _RedriveMode.RESTART  # it was to end with the deadline that the run had
         case _:
             return None
 

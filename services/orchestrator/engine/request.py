@@ -32,7 +32,7 @@ def effect_key(state: RunState, path: str, effect: Effect, payment: str) -> str:
         return payment or state.run_id
     iteration = ".".join(step_path.item_indices(path)) or FIRST_ITERATION
     key = f"{state.run_id}/{step_path.template_path(path)}/{iteration}"
-    return f"{key}/{state.spent[path]}" if path in state.spent else key
+    return f"{key}/{state.retired_keys[path]}" if path in state.retired_keys else key
 
 
 def build_request(

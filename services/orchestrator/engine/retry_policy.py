@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from services.orchestrator.definition.workflow import Retry
     from services.orchestrator.engine.model import StepError
 
-SECOND = 1_000_000  # microseconds
+SECOND_US = 1_000_000  # microseconds
 
 # The answer was lost, or never given: the effect may be there.
 UNKNOWN_OUTCOME = frozenset(
@@ -32,8 +32,8 @@ REFUSALS_OF_THE_PAYMENT = REFUSALS | {"INVALID_ARGUMENT", "NOT_FOUND", "UNAUTHEN
 class Outcome(Enum):
     """What the end of an attempt leaves to do."""
 
-    PARK = "nothing was sent: wait for the breaker"
-    AGAIN = "nothing was done: try again"
+    CIRCUIT_OPEN = "nothing was sent: wait for the breaker"
+    RETRY = "nothing was done: try again"
     UNCERTAIN = "nobody knows: try again under the same key"
     DEFINITE = "it was judged, and will be judged the same again"
 
@@ -42,14 +42,14 @@ class Outcome(Enum):
 class RetryPolicy:
     """Attempt < step < run, in seconds."""
 
-    attempt_timeout: float = 5.0  # deadline of one call
-    step_timeout: float = 30.0  # of trying, without what is spent parked
-    run_deadline: float = 3600.0  # from the start, for everything before the payment
-    backoff: float = 0.1  # before the second attempt; doubles
-    backoff_most: float = 5.0
+    attempt_timeout_s: float = 5.0  # deadline of one call
+    step_timeout_s: float = 30.0  # of trying, without what is spent parked
+    run_timeout_s: float = 3600.0  # from the start, for everything before the payment
+    initial_backoff_s: float = 0.1  # before the second attempt; doubles
+    max_backoff_s: float = 5.0
     jitter: float = 0.5  # the part of a delay that is chance
-    backoff_after_pivot: float = 30.0  # the most, where there is no way back
-    park: float = 5.0  # where a breaker does not say how long it stays open
+    max_backoff_after_pivot_s: float = 30.0  # the most, where there is no way back
+    circuit_open_wait_s: float = 5.0  # where a breaker does not say how long it stays open
 
     def retry_us(
         self,
@@ -64,26 +64,26 @@ class RetryPolicy:
 
         ``said``: what the definition asks for.
         """
-        first = said.backoff_us or self.backoff * SECOND
-        most = said.max_delay_us or max(self.backoff_most * SECOND, first)
+        first = said.backoff_us or self.initial_backoff_s * SECOND_US
+        most = said.max_delay_us or max(self.max_backoff_s * SECOND_US, first)
         if after_pivot:
-            most = self.backoff_after_pivot * SECOND
+            most = self.max_backoff_after_pivot_s * SECOND_US
         wait = min(first * 2 ** min(attempt - 1, 16), most)
         spread = self.jitter if said.jitter is None else said.jitter
-        return int(max(wait * (1 - spread * (1 - jitter)), error.retry_after * SECOND))
+        return int(max(wait * (1 - spread * (1 - jitter)), error.retry_after * SECOND_US))
 
-    def park_us(self, error: StepError, jitter: float) -> int:
+    def circuit_open_us(self, error: StepError, jitter: float) -> int:
         """Until the breaker may let a probe through, spread so that not all come at once."""
-        return int((error.retry_after or self.park) * (1 + jitter / 2) * SECOND)
+        return int((error.retry_after or self.circuit_open_wait_s) * (1 + jitter / 2) * SECOND_US)
 
 
 def judge(error: StepError, *, mutating: bool) -> Outcome:
     if error.reason == Reason.CIRCUIT_OPEN:
-        return Outcome.PARK
+        return Outcome.CIRCUIT_OPEN
     if error.reason in (Reason.OVERLOADED, Reason.MAILBOX_FULL):
-        return Outcome.AGAIN
+        return Outcome.RETRY
     if error.code in NOT_DONE_YET and error.reason not in NOT_A_MATTER_OF_TIME:
-        return Outcome.AGAIN
+        return Outcome.RETRY
     if error.code in UNKNOWN_OUTCOME:
-        return Outcome.UNCERTAIN if mutating else Outcome.AGAIN
+        return Outcome.UNCERTAIN if mutating else Outcome.RETRY
     return Outcome.DEFINITE

@@ -9,7 +9,7 @@ from services.orchestrator.definition import values
 from services.orchestrator.definition.path import ERROR, STATUS
 from services.orchestrator.engine import step_path
 from services.orchestrator.engine.model import Phase, RunState, StepStatus
-from services.orchestrator.engine.retry_policy import SECOND
+from services.orchestrator.engine.retry_policy import SECOND_US
 
 if TYPE_CHECKING:
     from services.orchestrator.definition.workflow import Workflow
@@ -45,7 +45,7 @@ class Scope(dict[str, Any]):
         if root == "steps":
             return Outputs(state, place, self._path)
         if root == "ctx":
-            now = datetime.fromtimestamp(self._at_us / SECOND, UTC)
+            now = datetime.fromtimestamp(self._at_us / SECOND_US, UTC)
             return {
                 "workflow_id": self._workflow.id,
                 "run_id": state.run_id,

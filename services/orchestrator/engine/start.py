@@ -12,7 +12,7 @@ from services.orchestrator.definition import values
 from services.orchestrator.engine import intents
 from services.orchestrator.engine.model import RunState
 from services.orchestrator.engine.records import MAX_PAYLOAD, PayloadTooLargeError, RecordKind
-from services.orchestrator.engine.retry_policy import SECOND
+from services.orchestrator.engine.retry_policy import SECOND_US
 from services.orchestrator.engine.transition import Transition
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ class StartRun:
     input: dict[str, Any]
     intent: PaymentIntent | None
     presentation: str
-    starter: str  # SPIFFE ID
-    ceiling: frozenset[str] | None = None  # privileges that the run may use; None: all
+    started_by: str  # SPIFFE ID
+    allowed_privileges: frozenset[str] | None = None  # privileges that the run may use; None: all
     payments: tuple[intents.ProvenRequest, ...] = ()  # that its input names
 
 
@@ -70,14 +70,16 @@ def _start_payload(
     return {
         "workflow_id": workflow.id,
         "definition_hash": workflow.hash,
-        "composites": workflow.sub_workflow_hashes,
+        "sub_workflow_hashes": workflow.sub_workflow_hashes,
         "input": request.input,
         "intent": _encode(request.intent),
         "presentation": request.presentation,
-        "starter": request.starter,
-        "ceiling": None if request.ceiling is None else sorted(request.ceiling),
+        "started_by": request.started_by,
+        "allowed_privileges": None
+        if request.allowed_privileges is None
+        else sorted(request.allowed_privileges),
         **({"payments": _proven(request)} if request.payments else {}),
-        "deadline_us": at_us + (workflow.deadline_us or int(policy.run_deadline * SECOND)),
+        "deadline_us": at_us + (workflow.deadline_us or int(policy.run_timeout_s * SECOND_US)),
     }
 
 

@@ -33,4 +33,4 @@ def subscription(state: RunState, heard: int = 0) -> Subscription | None:
     for step in steps:
         for type in step.input["events"]:
             wanted[type].add(step.input["correlation"] or ANY)
-    return Subscription(wanted, max(heard, min(step.heard_to for step in steps)))
+    return Subscription(wanted, max(heard, min(step.subscribed_from for step in steps)))

@@ -14,19 +14,19 @@ from google.protobuf.message import DecodeError
 from services.orchestrator.definition import values
 from services.orchestrator.engine import outcome
 from services.orchestrator.engine.activations import (
-    Approved,
-    Began,
     Call,
     Cancel,
     CancelFailed,
     CancelReplied,
     CancelRequested,
+    DecisionReceived,
     Due,
+    EventReceived,
     Failed,
-    Heard,
     Recovered,
     Replied,
-    Signalled,
+    SignalReceived,
+    Started,
     Wait,
 )
 from services.orchestrator.engine.blocks import can_be_left
@@ -35,7 +35,7 @@ from services.orchestrator.engine.model import Phase, RunStatus, StepError, Step
 from services.orchestrator.engine.payment_cancellation import PaymentCancellation
 from services.orchestrator.engine.records import RecordKind
 from services.orchestrator.engine.request import attestations_of
-from services.orchestrator.engine.retry_policy import SECOND
+from services.orchestrator.engine.retry_policy import SECOND_US
 
 if TYPE_CHECKING:
     from services.orchestrator.engine.activations import Activation, Command
@@ -49,9 +49,9 @@ def commands(state: RunState, policy: RetryPolicy) -> list[Command]:
 
 
 def _command(step: StepState, policy: RetryPolicy) -> Command:
-    if step.phase is Phase.CALLING:
-        given = step.timeout_us / SECOND or policy.attempt_timeout
-        timeout = min(policy.attempt_timeout, given)
+    if step.phase is Phase.CALL:
+        given = step.timeout_us / SECOND_US or policy.attempt_timeout_s
+        timeout = min(policy.attempt_timeout_s, given)
         return Call(step.path, step.attempt, step.service, step.method, step.request, timeout)
     if step.phase is Phase.CANCELLING:
         return Cancel(
@@ -66,8 +66,8 @@ def _command(step: StepState, policy: RetryPolicy) -> Command:
 
 
 _KINDS = {
-    Signalled: RecordKind.SIGNAL,
-    Approved: RecordKind.APPROVAL,
+    SignalReceived: RecordKind.SIGNAL,
+    DecisionReceived: RecordKind.APPROVAL,
     CancelRequested: RecordKind.CANCEL_RUN,
 }
 
@@ -77,13 +77,13 @@ class Transition(PaymentCancellation):
 
     __slots__ = ()
 
-    def take(self, event: Activation) -> None:
+    def apply(self, event: Activation) -> None:
         """What is about a step that has ended meanwhile changes nothing."""
         path = getattr(event, "path", None)
         if path is not None and path not in self.state.active:
             return
         match event:
-            case Began():
+            case Started():
                 pass
             case Recovered():
                 self.recover()
@@ -98,9 +98,9 @@ class Transition(PaymentCancellation):
                 self.attempt_again(path, "cancelled")
             case CancelFailed(path, error):
                 self.judge_failed_cancel(self.state.steps[path], error)
-            case Signalled() | Approved() | CancelRequested():
+            case SignalReceived() | DecisionReceived() | CancelRequested():
                 self.add(_KINDS[type(event)], "", asdict(event))
-            case Heard():
+            case EventReceived():
                 self.hear(event)
             case _:
                 assert_never(event)
@@ -114,9 +114,9 @@ class Transition(PaymentCancellation):
             self.fail_after_effect(path, f"the reply of {path}: {error}")
 
     def _pass(self, step: StepState) -> None:
-        if step.phase is Phase.LISTENING:
+        if step.phase is Phase.AWAITING_EVENT:
             self.stop_listening(step)
-        elif step.phase is not Phase.PASSING:
+        elif step.phase is not Phase.TIMER:
             self.resume(step)
         elif step.until_us < int(step.input["until_us"]):
             message = "the run's deadline passed while the step waited"
@@ -126,24 +126,24 @@ class Transition(PaymentCancellation):
 
     def _proceed(self) -> None:
         """Begin what can begin now, or bring the run to its end."""
-        if self.state.cancelled and self.state.stop is None:
+        if self.state.cancellation and self.state.pending_end is None:
             pivot = next((step for step in self.state.in_flight if step.effect == "PIVOT"), None)
             if pivot is not None and self._settles(pivot):
                 return
-            self._call_off()
-        going = self.ending is None and self.state.stop is None
+            self._cancel_pending()
+        going = self.ending is None and self.state.pending_end is None
         if going and self.walk_all() and self.ending is None:
             self.ending = outcome.of_last_step(self.workflow, self.state)
-        if self.ending is not None or self.state.stop is not None:
-            self._wind_up()
+        if self.ending is not None or self.state.pending_end is not None:
+            self._finalize()
 
-    def _call_off(self) -> None:
+    def _cancel_pending(self) -> None:
         """A payment that was made is not undone: what follows it is owed, but no other payment."""
         if not outcome.pivot_made(self.state):
-            self.ending = RunStatus.CANCELLED, self.state.cancelled
+            self.ending = RunStatus.CANCELLED, self.state.cancellation
             return
         for step in self.state.in_flight:
-            if self.is_called_off(step.payment) and can_be_left(step):
+            if self.is_cancelled_payment(step.payment) and can_be_left(step):
                 self.end_call(step.path, CANCELLED_STEP)
 
     def _settles(self, pivot: StepState) -> bool:
@@ -151,18 +151,18 @@ class Transition(PaymentCancellation):
 
         Once it is cancelled at its service, the next answer says which, however long that takes.
         """
-        if pivot.phase in (Phase.WAITING, Phase.PARKED) and not pivot.cancelled:
+        if pivot.phase in (Phase.BACKOFF, Phase.CIRCUIT_OPEN) and not pivot.cancelled:
             if not pivot.uncertain:
                 self.end_call(pivot.path, CANCELLED_STEP)
             else:
                 self.give_up_on(pivot, pivot.error or CANCELLED_STEP)
         return pivot.path in self.state.active
 
-    def _wind_up(self) -> None:
+    def _finalize(self) -> None:
         """Nothing new begins; what is under way ends, what was done is taken back."""
         for step in self.state.in_flight:
             if can_be_left(step):
-                self.leave(step.path, "the run ended first", left=step.phase)
+                self.leave(step.path, "the run ended first", abandoned_phase=step.phase)
         status, reason = self._end()
         if self.state.in_flight:
             self._remember(status, reason)
@@ -178,7 +178,7 @@ class Transition(PaymentCancellation):
             self._remember(status, reason)
             self.begin_compensation(todo[0])
             if not self.state.in_flight:
-                self._wind_up()
+                self._finalize()
         else:
             self._finish(self.after_compensations(status), reason)
 
@@ -186,22 +186,22 @@ class Transition(PaymentCancellation):
         """How the run ends: what is unknown outweighs whatever came first."""
         for step in self.state.steps.values():
             unknown = step.status is StepStatus.UNCERTAIN and step.phase is Phase.ENDED
-            if unknown and not step.failed_at and not outcome.compensates(step.path):
+            if unknown and not step.failed_step and not outcome.compensates(step.path):
                 return outcome.of_failure(self.workflow, self.state, step.path)
         if (failed := self.failed_refusal()) is not None:
             return failed
-        if self.state.stop is not None:
-            return self.state.stop.status, self.state.stop.reason
+        if self.state.pending_end is not None:
+            return self.state.pending_end.status, self.state.pending_end.reason
         assert self.ending is not None  # noqa: S101
         return self.ending
 
     def _remember(self, status: RunStatus, reason: str) -> None:
-        known = self.state.stop
+        known = self.state.pending_end
         if known is None or (known.status, known.reason) != (status, reason):
             self.add(RecordKind.STOPPING, "", {"status": status, "reason": reason})
 
     def _finish(self, status: RunStatus, reason: str) -> None:
         for step in list(self.state.steps.values()):
-            if step.phase is Phase.INSIDE:
-                self.leave(step.path, "the run ended first", left=step.phase)
+            if step.phase is Phase.CHILDREN:
+                self.leave(step.path, "the run ended first", abandoned_phase=step.phase)
         self.add(RecordKind.FINISH, "", {"status": status, "reason": reason})

@@ -20,7 +20,7 @@ from services.orchestrator.engine import outcome
 from services.orchestrator.engine.calls import Calls
 from services.orchestrator.engine.model import Phase, StepError
 from services.orchestrator.engine.records import RecordKind
-from services.orchestrator.engine.retry_policy import SECOND
+from services.orchestrator.engine.retry_policy import SECOND_US
 
 if TYPE_CHECKING:
     from services.orchestrator.definition.workflow import (
@@ -30,13 +30,15 @@ if TYPE_CHECKING:
         Wait,
         WaitFor,
     )
-    from services.orchestrator.engine.activations import Heard
+    from services.orchestrator.engine.activations import EventReceived
     from services.orchestrator.engine.model import ReceivedSignal, StepState
 
 
 @dataclass(slots=True)
 class Waits(Calls):
-    heard_to: int | None = None  # the store's last event when the turn began, if anybody asked
+    event_position: int | None = (
+        None  # the store's last event when the turn began, if anybody asked
+    )
 
     # Waiting for a time.
 
@@ -56,7 +58,7 @@ class Waits(Calls):
             raise values.MismatchError(("until",), "an RFC 3339 time") from None
         if time.tzinfo is None:
             raise values.MismatchError(("until",), "a time with its offset from UTC")
-        return int(time.timestamp() * SECOND)
+        return int(time.timestamp() * SECOND_US)
 
     def _cap(self, until_us: int) -> int:
         return min(until_us, self.state.deadline_us)
@@ -71,8 +73,8 @@ class Waits(Calls):
             _must_be_short(correlation, "correlation")
         asked: dict[str, Any] = {"correlation": correlation, "may_end": wait.continues_on_timeout}
         if wait.events:
-            assert self.heard_to is not None, "nobody looked"  # noqa: S101
-            asked |= {"events": list(wait.events), "since": self.heard_to}
+            assert self.event_position is not None, "nobody looked"  # noqa: S101
+            asked |= {"events": list(wait.events), "subscribed_from": self.event_position}
         self._listen(path, payload, asked, wait.timeout_us)
 
     def _listen(
@@ -81,10 +83,10 @@ class Waits(Calls):
         until = self.state.deadline_us if timeout_us is None else self.at_us + timeout_us
         if not outcome.pivot_made(self.state):
             until = self._cap(until)
-        more = {"input": asked, "listens": True, "until_us": until}
+        more = {"input": asked, "awaits_event": True, "until_us": until}
         self.add(RecordKind.STEP_INTENT, path, {**payload, **more}, attempt=1)
 
-    def hear(self, heard: Heard) -> None:
+    def hear(self, heard: EventReceived) -> None:
         """An event goes to every step that waits for it since before it was emitted."""
         paths = [step.path for step in self.state.in_flight if self._wants(step, heard)]
         if paths:
@@ -97,12 +99,12 @@ class Waits(Calls):
             }
             self.add(RecordKind.EVENT, "", payload)
 
-    def _wants(self, step: StepState, heard: Heard) -> bool:
-        if step.phase is not Phase.LISTENING or heard.position <= step.heard_to:
+    def _wants(self, step: StepState, heard: EventReceived) -> bool:
+        if step.phase is not Phase.AWAITING_EVENT or heard.position <= step.subscribed_from:
             return False
-        if heard.type not in step.input.get("events", ()) or heard.type in step.heard:
+        if heard.type not in step.input.get("events", ()) or heard.type in step.received_events:
             return False
-        if heard.run_id == self.state.run_id and heard.emitted < step.began:
+        if heard.run_id == self.state.run_id and heard.emitted_sequence < step.first_sequence:
             return False  # by an earlier step of this very run
         return step.input["correlation"] in (None, heard.subject)
 
@@ -125,7 +127,7 @@ class Waits(Calls):
 
     def _find(self, awaited: EventPattern, known: StepState) -> ReceivedSignal | None:
         if awaited.is_event:
-            return known.heard.get(awaited.name)
+            return known.received_events.get(awaited.name)
         asked = known.input["correlation"]
         for signal in self.state.signals:
             if signal.name == awaited.name and asked in (None, signal.correlation):
@@ -142,7 +144,7 @@ class Waits(Calls):
         if self.at_us >= self.state.deadline_us:
             what = "the run's deadline passed while the step waited"
         elif "asked" in step.input:
-            approved = sum(said.approves for said in step.decisions.values())
+            approved = sum(said.approved for said in step.decisions.values())
             what = f"{approved} of {step.input['asked']['quorum']} approved in time"
         self.end_call(step.path, StepError("DEADLINE_EXCEEDED", "", what))
 
@@ -151,7 +153,7 @@ class Waits(Calls):
     def ask(
         self, asked: Approval, path: str, seen: dict[str, Any], payload: dict[str, Any]
     ) -> None:
-        now = datetime.fromtimestamp(self.at_us / SECOND, UTC)
+        now = datetime.fromtimestamp(self.at_us / SECOND_US, UTC)
         text = resolve(asked.text, seen)
         if not isinstance(text, str):
             raise values.MismatchError(("text",), "a text")
@@ -169,7 +171,7 @@ class Waits(Calls):
 
     def count(self, asked: Approval, path: str, known: StepState) -> None:
         """Done at the quorum; failed as soon as it cannot be reached any more."""
-        approved = [did for did, said in known.decisions.items() if said.approves]
+        approved = [did for did, said in known.decisions.items() if said.approved]
         rejected = len(known.decisions) - len(approved)
         approvers = len(known.input["asked"]["approvers"])
         if len(approved) >= asked.quorum:
@@ -187,9 +189,9 @@ class Waits(Calls):
         data = resolve(emit.data, seen)
         if len(json.dumps(data).encode()) > MAX_DATA:
             raise values.MismatchError(("data",), f"at most {MAX_DATA} bytes of JSON")
-        self.end_at_once(path, payload, {"type": emit.type, "subject": subject, "data": data}, {})
+        self.complete_now(path, payload, {"type": emit.type, "subject": subject, "data": data}, {})
 
-    def end_at_once(
+    def complete_now(
         self, path: str, payload: dict[str, Any], input: dict[str, Any], output: dict[str, Any]
     ) -> None:
         done: dict[str, Any] = {"input": input, "reply": None, "output": output, "attestations": []}

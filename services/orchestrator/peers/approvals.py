@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from anya.web5.v1 import identity_pb2 as web5
 from formats import jose
 from mesh.errors import FailedPrecondition, NotFound, PermissionDenied, Reason, Unavailable
-from services.orchestrator.engine.activations import Approved
+from services.orchestrator.engine.activations import DecisionReceived
 from services.orchestrator.engine.model import Phase, StepError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ SERVICE = "web5"
 VERIFY = "/anya.web5.v1.IdentityService/VerifyApproval"
 REFUSED = ("FAILED_PRECONDITION", "INVALID_ARGUMENT")  # web5 has judged it
 
-Reply: TypeAlias = "Callable[[Approved], bytes]"
+Reply: TypeAlias = "Callable[[DecisionReceived], bytes]"
 
 
 class Approvals:
@@ -52,7 +52,7 @@ class Approvals:
             )
         if approver in asking.decisions:
             raise _not_asked(f"{approver} has decided about {path} already")
-        approved = Approved(path, approver, approves, digest, jws)
+        approved = DecisionReceived(path, approver, approves, digest, jws)
         return await self._runner.send(key, run_id, approved, reply(approved))
 
     async def _verify(self, run_id: str, path: str, digest: str, jws: str) -> tuple[str, bool]:
@@ -88,7 +88,7 @@ def _asking(state: RunState, path: str) -> StepState:
     step = state.steps.get(path)
     if step is None:
         raise NotFound(f"run {state.run_id} has no step {path!r} so far", field="step")
-    if step.phase is not Phase.LISTENING or "asked" not in step.input:
+    if step.phase is not Phase.AWAITING_EVENT or "asked" not in step.input:
         raise _not_asked(f"{path} asks nobody to approve anything now")
     return step
 

@@ -195,6 +195,6 @@ def _start_run(
         input=schedule.input,
         intent=None,
         presentation="",
-        starter=creator,
-        ceiling=ceiling,
+        started_by=creator,
+        allowed_privileges=ceiling,
     )

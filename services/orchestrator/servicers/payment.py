@@ -130,7 +130,7 @@ class PaymentServicer(PaymentServiceServicer):
                 seen = max(seen, state.sequence)
                 if state.finished or not request.end_only:
                     payment = payment_view.format_payment(state, payment_id, trace_id)
-                    answer = await word.on(state, within=_patience(context))
+                    answer = await word.on(state, within=_retry_window_us(context))
                     payment_view.add_answer(payment, answer)
                     is_last = state.finished and _is_awaited(payment, request.confirmations)
                     if payment != last and (is_last or not request.end_only):
@@ -189,7 +189,7 @@ class PaymentServicer(PaymentServiceServicer):
         self, payment_id: str, context: ServicerContext[Any, Any]
     ) -> wallet_pb2.Payment | StepError | None:
         """Bitcoin's word, or why there is none, while there is still time to tell it."""
-        return await self._wallet.find(payment_id, within=_patience(context))
+        return await self._wallet.find(payment_id, within=_retry_window_us(context))
 
 
 def _parse(request: pb.SendVerifiedPaymentRequest) -> StartRun:
@@ -204,7 +204,7 @@ def _parse(request: pb.SendVerifiedPaymentRequest) -> StartRun:
         },
         intent=intent if request.HasField("intent") else None,
         presentation=request.presentation,
-        starter=request_key.current().caller,
+        started_by=request_key.current().caller,
     )
 
 
@@ -239,7 +239,7 @@ def _check_pays(state: RunState, payment_id: str) -> None:
     raise NotFound(message, field="payment_id")
 
 
-def _patience(context: ServicerContext[Any, Any]) -> float:
+def _retry_window_us(context: ServicerContext[Any, Any]) -> float:
     return min(PATIENCE, (context.time_remaining() or PATIENCE) / 2)
 
 

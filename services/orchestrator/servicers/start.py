@@ -26,7 +26,7 @@ async def start_run(
 
     What pays is traced, also for a caller who traces nothing: somebody may have to look.
     """
-    start = replace(start, ceiling=trust.current_bounds().run_privileges)
+    start = replace(start, allowed_privileges=trust.current_bounds().run_privileges)
     serving = trace.get_current_span().get_span_context()
     traceparent = parent_of_run(start.run_id, remote_parent(), serving)
     if start.intent is not None or start.payments:

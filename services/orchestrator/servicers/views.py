@@ -24,7 +24,7 @@ MAX_RUN = 7 << 19  # bytes: clients take 4 MiB unless they say otherwise
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from services.orchestrator.engine.activations import Approved
+    from services.orchestrator.engine.activations import DecisionReceived
     from services.orchestrator.engine.model import Redrive, RunState, StepError, StepState
     from services.orchestrator.store.definitions import StoredDefinition
     from services.orchestrator.store.run_query import RunRow
@@ -100,7 +100,7 @@ def _basic(state: RunState, trace_id: str) -> pb.Run:
         trace_id=trace_id,
         created=time(state.created_us),
         updated=time(state.updated_us),
-        starter=state.starter,
+        starter=state.started_by,
         recoveries=state.recoveries,
         redrives=[_redrive(redrive) for redrive in state.redrives],
     )
@@ -142,10 +142,10 @@ def status_name(status: pb.RunStatus.ValueType) -> str:
 
 def _redrive(redrive: Redrive) -> pb.Redrive:
     return pb.Redrive(
-        by=redrive.by,
+        by=redrive.requester,
         reason=redrive.reason,
         at=time(redrive.at_us),
-        ended=run_status(redrive.ended),
+        ended=run_status(redrive.previous_status),
     )
 
 
@@ -182,14 +182,14 @@ def _approval(step: StepState) -> pb.Approval:
     values.fill_struct(approval.asked, asked)
     for approver, said in step.decisions.items():
         approval.decisions.add(
-            approver=approver, approves=said.approves, approval=said.jws, decided=time(said.at_us)
+            approver=approver, approves=said.approved, approval=said.jws, decided=time(said.at_us)
         )
     return approval
 
 
-def format_approved(approved: Approved) -> bytes:
+def format_approved(approved: DecisionReceived) -> bytes:
     """For the inbox, which outlives the erasure of a run: not by whom."""
-    return pb.ApproveRunResponse(approves=approved.approves).SerializeToString()
+    return pb.ApproveRunResponse(approves=approved.approved).SerializeToString()
 
 
 def format_condition(judged: dict[str, Any]) -> pb.Condition:

@@ -206,7 +206,7 @@ def _parse(request: pb.StartRunRequest) -> StartRun:
         input=values.from_given(request.input, "input"),
         intent=request.intent if request.HasField("intent") else None,
         presentation=request.presentation,
-        starter=request_key.current().caller,
+        started_by=request_key.current().caller,
         payments=tuple(map(_parse_proven, request.payments)),
     )
 

@@ -255,7 +255,7 @@ async def _mark(tx: Transaction, run_id: str, found: _Erasable | None, by: str) 
     await tx.execute("INSERT INTO erasure VALUES (?) ON CONFLICT DO NOTHING", run_id)
     if not found.left:
         return now_us  # it cannot be read, with or without another record
-    payload = {"by": by, "cause": found.cause}
+    payload = {"requester": by, "cause": found.cause}
     end = Record.write(sequence + 1, RecordKind.ERASED, "", 0, now_us, payload)
     moved = await tx.execute(
         "UPDATE run SET sequence = ?, updated_us = ?"

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from mesh.data.database import sql
-from services.orchestrator.engine.activations import Heard
+from services.orchestrator.engine.activations import EventReceived
 from services.orchestrator.engine.erase import MARK, WORD
 from services.orchestrator.engine.subscription import ANY
 
@@ -33,15 +33,15 @@ class Events:
 
     async def read_after(
         self, position: int, wanted: Mapping[str, Collection[str]]
-    ) -> tuple[list[Heard], int]:
+    ) -> tuple[list[EventReceived], int]:
         """Events behind a position, in order, and up to where these are all.
 
         Those of these types that are about these subjects, for each of them.
         """
 
-        async def work(tx: Transaction) -> tuple[list[Heard], int]:
+        async def work(tx: Transaction) -> tuple[list[EventReceived], int]:
             upto = await _last(tx)
-            found: list[Heard] = []
+            found: list[EventReceived] = []
             for type, where, given in _stretches(position, wanted):
                 rows = await tx.fetch(
                     "SELECT event.sequence, subject, data, run, emitted FROM event"  # noqa: S608
@@ -53,7 +53,7 @@ class Events:
                 if len(rows) == MOST:
                     upto = min(upto, rows[-1][0])
                 found += [
-                    Heard(type, subject, json.loads(bytes(data)), sequence, run, emitted)
+                    EventReceived(type, subject, json.loads(bytes(data)), sequence, run, emitted)
                     for sequence, subject, data, run, emitted in rows
                 ]
             found.sort(key=lambda heard: heard.position)

@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mesh.data import idempotency
 from mesh.errors import FailedPrecondition, Reason, ResourceExhausted
-from services.orchestrator.engine.activations import Approved, CancelRequested, Signalled
+from services.orchestrator.engine.activations import (
+    CancelRequested,
+    DecisionReceived,
+    SignalReceived,
+)
 from services.orchestrator.store.deletion import not_found
 from services.orchestrator.store.suspension import ASLEEP, wake
 
@@ -21,12 +25,12 @@ if TYPE_CHECKING:
 MAX_SIGNALS = 1000  # to one run, and as many approvals
 RECENT_MS = 10_000  # longer than a message takes to be seen once it was stamped
 
-Message: TypeAlias = "Signalled | Approved | CancelRequested"
+Message: TypeAlias = "SignalReceived | DecisionReceived | CancelRequested"
 
 SIGNAL, APPROVAL, CANCEL = "SIGNAL", "APPROVAL", "CANCEL"
 KINDS: dict[str, type[Message]] = {
-    SIGNAL: Signalled,
-    APPROVAL: Approved,
+    SIGNAL: SignalReceived,
+    APPROVAL: DecisionReceived,
     CANCEL: CancelRequested,
 }
 KIND_OF = {message: kind for kind, message in KINDS.items()}

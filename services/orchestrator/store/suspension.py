@@ -84,7 +84,7 @@ async def suspend(
         epoch,
         state.sequence,
         state.run_id,
-        state.taken,
+        state.inbox_position,
     )
     if let_go:
         await tx.execute(

@@ -21,7 +21,7 @@ from services.orchestrator.engine.activations import (
     Wait,
 )
 from services.orchestrator.engine.model import StepError
-from services.orchestrator.engine.retry_policy import SECOND
+from services.orchestrator.engine.retry_policy import SECOND_US
 from services.orchestrator.engine.transition import commands
 from services.orchestrator.worker.inline_call import InlineCall
 from services.orchestrator.worker.run_spans import CANCEL
@@ -86,7 +86,7 @@ class RunActor:
     def take_handed(self) -> list[Message]:
         """What it was handed, if nothing else was sent to it; or else there is mail to be read."""
         handed, self.handed = self.handed, []
-        next_in_line = [self.state.taken + number for number in range(1, len(handed) + 1)]
+        next_in_line = [self.state.inbox_position + number for number in range(1, len(handed) + 1)]
         self.mail |= [message.position for message in handed] != next_in_line
         return [] if self.mail else handed
 
@@ -99,7 +99,7 @@ class RunActor:
         if not self.pending or self.mail or self.handed or self.state.finished:
             return None
         pending = self.pending.popleft()
-        pending.message = replace(pending.message, position=self.state.taken + 1)
+        pending.message = replace(pending.message, position=self.state.inbox_position + 1)
         return pending
 
     def return_pending(self) -> None:
@@ -130,7 +130,7 @@ class RunExecutor:
         self._policy = policy
         self._calls = asyncio.Semaphore(most_calls)
         self._stopping = stopping
-        self._patience = patience
+        self._retry_window_us = patience
         self._take_mail = take_mail
 
     async def next_events(self, run: RunActor) -> list[Activation]:
@@ -183,7 +183,7 @@ class RunExecutor:
 
     async def _rest(self, run: RunActor) -> None:
         """Until something stirs, or the run has waited in vain for a while."""
-        if not wakes_at(run.under_way) > self.now_us(run) + AHEAD * SECOND:
+        if not wakes_at(run.under_way) > self.now_us(run) + AHEAD * SECOND_US:
             await run.stirred.wait()
             return
         # What stirs it need not concern it: only what it journals is no rest.
@@ -191,7 +191,7 @@ class RunExecutor:
             run.rests = run.state.sequence, time.monotonic()
         rested = time.monotonic() - run.rests[1]
         try:
-            async with asyncio.timeout(self._patience() - rested):
+            async with asyncio.timeout(self._retry_window_us() - rested):
                 await run.stirred.wait()
         except TimeoutError:
             run.drowsy = not self._stopping.is_set()
@@ -211,7 +211,7 @@ class RunExecutor:
                 if not await self._sleep_until(run, at_us):
                     return None
                 with run.trace.calling(path, CANCEL, attempt):
-                    timeout = self._policy.attempt_timeout
+                    timeout = self._policy.attempt_timeout_s
                     answer = await self._call(service, method, request, timeout)
                 if isinstance(answer, StepError):
                     return CancelFailed(path, answer)
@@ -235,7 +235,7 @@ class RunExecutor:
     async def _sleep_until(self, run: RunActor, until_us: int) -> bool:
         """False if we are told to stop first."""
         # The store's clock, as we know it, may have been set back by a moment meanwhile.
-        while (seconds := (until_us - self.now_us(run)) / SECOND) > 0:
+        while (seconds := (until_us - self.now_us(run)) / SECOND_US) > 0:
             if await sleep_unless_stopping(self._stopping, seconds):
                 return False
         return True

@@ -111,5 +111,7 @@ class RunInbox:
         if not run.mail:
             return []
         run.mail = False
-        look = partial(self._runs.messages.read_after, run.state.run_id, position=run.state.taken)
+        look = partial(
+            self._runs.messages.read_after, run.state.run_id, position=run.state.inbox_position
+        )
         return await retry_while_unavailable(look, run.state.run_id)

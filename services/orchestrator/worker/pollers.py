@@ -35,7 +35,7 @@ async def poll_inbox(
             continue
         for run_id, position in sent.items():
             run = driven.get(run_id)
-            if run is not None and run.state.taken < position:
+            if run is not None and run.state.inbox_position < position:
                 run.tell_of_mail()
 
 

@@ -31,7 +31,7 @@ class Redriver:
 
         def judge(state: RunState, ended: RunStatus) -> Record:
             now_us = self._runner.now_us()
-            return rules.redrive(state, ended, reason=reason, by=key.caller, at_us=now_us)
+            return rules.redrive(state, ended, reason=reason, requester=key.caller, at_us=now_us)
 
         failpoint.reach("engine.before_redriven", run_id)
         await journal.redrive(self._database, key, run_id, judge)

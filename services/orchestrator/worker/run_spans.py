@@ -105,7 +105,7 @@ class RunSpans:
         for path, step in self._steps.items():
             if not step.method:  # it may go on with what is inside it
                 self._steps[path] = step._replace(attempt=(1,), started_us=record.at_us)
-        for path in record.payload["anew"]:
+        for path in record.payload["restart"]:
             self._steps.pop(path, None)
 
     def _begin_step(self, record: Record, again: bool) -> None:
@@ -229,7 +229,7 @@ _OBSERVE: dict[RecordKind, Callable[[RunSpans, Record, bool], None]] = {
     RecordKind.CANCEL_DONE: RunSpans._observe_cancel,
     RecordKind.STEP_INTENT: RunSpans._begin_step,
     RecordKind.STEP_ATTEMPT: RunSpans._begin_attempt,
-    RecordKind.STEP_PARKED: RunSpans._go_on,
+    RecordKind.STEP_CIRCUIT_OPEN: RunSpans._go_on,
     RecordKind.STEP_HANDLED: RunSpans._go_on,
     RecordKind.SIGNAL: RunSpans._go_on,
     RecordKind.CANCEL_RUN: RunSpans._go_on,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Iterable, Mapping, Sequence
 
-    from services.orchestrator.engine.activations import Heard
+    from services.orchestrator.engine.activations import EventReceived
     from services.orchestrator.store.events import Events
     from services.orchestrator.worker.executor import RunActor
 
@@ -36,7 +36,7 @@ class EventSubscriptions:
             return None
         return await retry_while_unavailable(self._events.latest_position, run.state.run_id)
 
-    async def waiting(self, run: RunActor) -> list[Heard]:
+    async def waiting(self, run: RunActor) -> list[EventReceived]:
         """What was emitted of what its steps wait for, since it last looked."""
         listens = subscription(run.state, run.heard)
         if listens is None:

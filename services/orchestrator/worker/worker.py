@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mesh.errors import FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 from services.orchestrator.definition.problems import DefinitionInvalidError
 from services.orchestrator.engine import start as rules
-from services.orchestrator.engine.activations import Began, Recovered
+from services.orchestrator.engine.activations import Recovered, Started
 from services.orchestrator.engine.fold import evolve
 from services.orchestrator.engine.model import RunStatus
 from services.orchestrator.engine.records import Record, RecordKind
@@ -173,10 +173,10 @@ class Worker:
                 jitter=random.random(),  # noqa: S311  (spreads retries, guards nothing)
             )
             if owned and not turn.workflow.awaits_events:
-                turn.take(Began())
+                turn.apply(Started())
             records = tuple(turn.records)
             failpoints.before_commit(request.run_id, records)
-            return NewRun(turn.state, records, request.starter, traceparent, owned)
+            return NewRun(turn.state, records, request.started_by, traceparent, owned)
 
         try:
             started = await self._runs.start(key, workflow_id, prepare, reply)
@@ -197,7 +197,7 @@ class Worker:
             self._held[request.run_id] = asyncio.current_task(self._loop)
             run = RunActor(turn.workflow, turn.state, 0, self._trace(turn.state, traceparent))
             self._committed(run, turn.records)
-            await self._drive_to_end(run, Began() if run.workflow.awaits_events else None)
+            await self._drive_to_end(run, Started() if run.workflow.awaits_events else None)
 
     async def _claim_forever(self) -> None:
         self._may_have_lost = True  # what a defect of ours left behind
@@ -246,7 +246,7 @@ class Worker:
         run = RunActor(workflow, state, stored.row.epoch, run_trace)
         run.ahead_us = max(0, state.updated_us - self.now_us())
         run.tell_of_mail()  # it may have been sent something while nobody drove it
-        begins = Recovered() if begun else Began()
+        begins = Recovered() if begun else Started()
         await self._drive_to_end(run, None if stored.was_suspended else begins)
 
     def notify_events(self) -> None:
@@ -327,8 +327,8 @@ class Worker:
         turn = Transition(
             run.workflow, run.state, self._config.policy, self._performer.now_us(run), jitter
         )
-        turn.heard_to = await self._hearing.position(run)
-        turn.take(event)
+        turn.event_position = await self._hearing.position(run)
+        turn.apply(event)
         if not turn.records:
             return False  # what it is about has ended meanwhile
         failpoints.before_commit(run.state.run_id, turn.records)

@@ -14,24 +14,24 @@ from anya.web5.v1 import identity_pb2, record_pb2
 from services.orchestrator import definition
 from services.orchestrator.engine import start
 from services.orchestrator.engine.activations import (
-    Approved,
-    Began,
     Call,
     Cancel,
     CancelFailed,
     CancelReplied,
+    DecisionReceived,
     Due,
+    EventReceived,
     Failed,
-    Heard,
     Recovered,
     Replied,
+    Started,
     Wait,
 )
 from services.orchestrator.engine.fold import fold
 from services.orchestrator.engine.intents import ProvenRequest
 from services.orchestrator.engine.model import RunState, StepError
 from services.orchestrator.engine.records import decode
-from services.orchestrator.engine.retry_policy import SECOND, RetryPolicy
+from services.orchestrator.engine.retry_policy import SECOND_US, RetryPolicy
 from services.orchestrator.engine.transition import Transition, commands
 from tests.orchestrator.engine.definitions import INNER
 from tests.orchestrator.paying import INPUT, uuid7
@@ -77,7 +77,7 @@ class Drive:
     given: dict[str, Any]
     intent: PaymentIntent | None = None
     state: RunState = field(default_factory=lambda: RunState("run"))
-    now_us: int = 1_700_000_000 * SECOND
+    now_us: int = 1_700_000_000 * SECOND_US
     journal: list[Record] = field(default_factory=list)
     sent: dict[str, set[bytes]] = field(default_factory=dict)  # path -> requests
     ceiling: frozenset[str] | None = None
@@ -92,8 +92,8 @@ class Drive:
         turn = start.start(
             self.workflow, request, POLICY, network="regtest", at_us=self.now_us, jitter=0.5
         )
-        turn.heard_to = self.events
-        turn.take(Began())
+        turn.event_position = self.events
+        turn.apply(Started())
         self._commit(turn)
         return self
 
@@ -112,8 +112,8 @@ class Drive:
 
     def take(self, event: Activation) -> None:
         turn = Transition(self.workflow, self.state, POLICY, self.now_us, 0.5)
-        turn.heard_to = self.events
-        turn.take(event)
+        turn.event_position = self.events
+        turn.apply(event)
         self._commit(turn)
 
     def crash(self) -> None:
@@ -127,7 +127,7 @@ class Drive:
 
     def do(self, command: Command, outcome: StepError | Message | str | None = None) -> None:
         """Let it end so: as usual, in an error, with another reply, or in a crash."""
-        self.now_us += SECOND // 10
+        self.now_us += SECOND_US // 10
         match command, outcome:
             case _, "crash":
                 self.crash()
@@ -157,13 +157,13 @@ class Drive:
             open_ = [did for did in asked["approvers"] if did not in step.decisions]
             self.decide(path, open_[0])
         else:
-            missing = [type for type in step.input["events"] if type not in step.heard]
+            missing = [type for type in step.input["events"] if type not in step.received_events]
             self.hear(missing[0], subject=step.input["correlation"] or "")
 
     def decide(self, path: str, did: str, *, approves: bool = True) -> None:
         digest = self.state.steps[path].input["digest"]
-        position = self.state.taken + 1
-        self.take(Approved(path, did, approves, digest, f"jws of {did}", position))
+        position = self.state.inbox_position + 1
+        self.take(DecisionReceived(path, did, approves, digest, f"jws of {did}", position))
 
     def expire(self, path: str) -> None:
         """The time that the step waits for is over."""
@@ -173,7 +173,7 @@ class Drive:
         self, type: str, *, subject: str = "", run_id: str = "other", emitted: int = 1, **data: Any
     ) -> None:
         self.events += 1
-        self.take(Heard(type, subject, data, self.events, run_id, emitted))
+        self.take(EventReceived(type, subject, data, self.events, run_id, emitted))
 
     def at(self, path: str) -> Command:
         return next(command for command in self.commands if command.path == path)

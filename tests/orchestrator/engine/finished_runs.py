@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from services.orchestrator.engine import redrive as rules
-from services.orchestrator.engine.activations import Began
+from services.orchestrator.engine.activations import Started
 from services.orchestrator.engine.fold import fold
 from services.orchestrator.engine.records import Record, RecordKind
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 def redrive(run: Drive, *, begin: bool = True) -> None:
     record = rules.redrive(
-        run.state, run.state.status, reason="mended", by="spiffe://ops", at_us=run.now_us
+        run.state, run.state.status, reason="mended", requester="spiffe://ops", at_us=run.now_us
     )
     run.journal.append(record)
     if begin:
-        run.take(Began())
+        run.take(Started())
 
 
 def end_by_defect(run: Drive) -> None:

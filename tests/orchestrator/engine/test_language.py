@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from services.orchestrator.engine.model import StepError
 from services.orchestrator.engine.records import RecordKind
-from services.orchestrator.engine.retry_policy import SECOND
+from services.orchestrator.engine.retry_policy import SECOND_US
 from services.orchestrator.engine.transition import commands
 from tests.orchestrator.engine.definitions import (
     EVERYTHING,
@@ -264,13 +264,13 @@ def test_no_attempt_begins_and_no_run_waits_once_time_is_up(
     began = run.now_us
     while not run.state.finished:
         if run.calls:
-            assert run.now_us - began < most * SECOND
+            assert run.now_us - began < most * SECOND_US
             run.fail("look", "UNAVAILABLE")
         else:
             run.do(run.commands[0])
 
     assert run.state.steps["look"].attempt > 2
-    assert run.now_us - began < most * SECOND
+    assert run.now_us - began < most * SECOND_US
 
 
 def test_a_delay_grows_to_its_most_and_chance_takes_only_its_part() -> None:
@@ -283,12 +283,12 @@ def test_a_delay_grows_to_its_most_and_chance_takes_only_its_part() -> None:
         waits.append(run.state.steps["look"].until_us - run.now_us)
         run.do(wait)
 
-    assert waits == [1 * SECOND, 2 * SECOND, 3 * SECOND]
+    assert waits == [1 * SECOND_US, 2 * SECOND_US, 3 * SECOND_US]
 
 
 def test_a_wait_ends_at_its_time_also_after_a_crash() -> None:
     run = run_of(steps("pause\n    wait: {duration: 30s}"))
-    until = run.now_us + 30 * SECOND
+    until = run.now_us + 30 * SECOND_US
     run.crash()
 
     assert run.status == "WAITING"
@@ -311,7 +311,7 @@ def test_a_time_to_wait_for_comes_from_the_input() -> None:
     text = steps('pause\n    wait: {until: "{{input.when}}"}')
     run = run_of(text, when="2023-11-14T22:13:21Z")
 
-    assert run.state.steps["pause"].until_us == 1_700_000_001 * SECOND
+    assert run.state.steps["pause"].until_us == 1_700_000_001 * SECOND_US
 
 
 def test_the_branch_that_is_first_leaves_the_others() -> None:

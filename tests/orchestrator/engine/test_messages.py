@@ -12,10 +12,10 @@ from services.orchestrator.engine.activations import (
     Cancel,
     CancelRequested,
     Due,
-    Signalled,
+    SignalReceived,
 )
 from services.orchestrator.engine.model import StepError
-from services.orchestrator.engine.retry_policy import SECOND
+from services.orchestrator.engine.retry_policy import SECOND_US
 from services.orchestrator.engine.transition import commands
 from tests.orchestrator.engine.definitions import EVERYTHING, READ, STORE, call, steps
 from tests.orchestrator.engine.engine_run import CRASH, POLICY, Drive, paying, run_of
@@ -27,8 +27,8 @@ UNDO = (
 )
 
 
-def signal(name: str = "approved", correlation: str = "", **payload: object) -> Signalled:
-    return Signalled(name, payload, correlation)
+def signal(name: str = "approved", correlation: str = "", **payload: object) -> SignalReceived:
+    return SignalReceived(name, payload, correlation)
 
 
 def waiting(what: str, **given: object) -> Drive:
@@ -97,7 +97,7 @@ def test_a_wait_for_a_signal_ends_with_its_timeout(on_timeout: str, end: str) ->
     begun = run.now_us
     run.do(run.commands[0])
 
-    assert run.now_us == begun + 10 * SECOND
+    assert run.now_us == begun + 10 * SECOND_US
     assert run.status == end
 
 
@@ -281,8 +281,8 @@ def test_an_answer_in_the_moment_of_the_timeout_gives_the_end_of_whichever_came_
     answer_first: bool, end: str
 ) -> None:
     run = run_of(steps("answer\n    wait_for: {signal: approved, timeout: 10s}"))
-    run.now_us += 10 * SECOND
-    events: list[Activation] = [Signalled("approved", {}, "", 1), Due("answer")]
+    run.now_us += 10 * SECOND_US
+    events: list[Activation] = [SignalReceived("approved", {}, "", 1), Due("answer")]
 
     for event in events if answer_first else reversed(events):
         if not run.state.finished:

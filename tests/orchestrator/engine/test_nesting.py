@@ -112,9 +112,9 @@ def test_a_run_is_pinned_to_the_workflows_inside_it() -> None:
     run = run_of(NESTED, did="d")
 
     inner = run.workflow.step("sub").action
-    assert run.state.composites == run.workflow.sub_workflow_hashes
-    assert list(run.state.composites) == ["inner"]
-    assert run.state.composites["inner"] == inner.operation.runs.hash  # type: ignore[union-attr]
+    assert run.state.sub_workflow_hashes == run.workflow.sub_workflow_hashes
+    assert list(run.state.sub_workflow_hashes) == ["inner"]
+    assert run.state.sub_workflow_hashes["inner"] == inner.operation.runs.hash  # type: ignore[union-attr]
 
 
 def test_items_of_items_are_bounded_together() -> None:

@@ -12,7 +12,7 @@ from anya.bitcoin.v1 import wallet_pb2
 from services.orchestrator import definition
 from services.orchestrator.definition.workflow import privileges
 from services.orchestrator.engine.activations import Call, CancelRequested, Wait
-from services.orchestrator.engine.retry_policy import SECOND
+from services.orchestrator.engine.retry_policy import SECOND_US
 from tests.orchestrator.engine.engine_run import paying
 from tests.orchestrator.engine.finished_runs import redrive
 from tests.orchestrator.engine.test_redrive_properties import HAPPENINGS, Services, live
@@ -50,7 +50,7 @@ def test_a_cancelled_run_waits_for_the_service_beyond_its_deadline() -> None:
     for _ in range(9):
         run.fail(REFUSAL, "UNAVAILABLE", "CIRCUIT_OPEN")
         assert run.status == "PARKED"
-        run.now_us += 1200 * SECOND
+        run.now_us += 1200 * SECOND_US
         run.do(run.commands[0])
     run.reply(REFUSAL)
 
@@ -61,7 +61,7 @@ def test_a_cancelled_run_waits_for_the_service_beyond_its_deadline() -> None:
 def test_a_run_whose_payment_nobody_refuses_needs_attention_and_is_redriven_to_the_cancel() -> None:
     run = cancelled(paying())
     while not run.state.finished:
-        run.now_us += SECOND
+        run.now_us += SECOND_US
         command = run.commands[0]
         if isinstance(command, Wait):
             run.do(command)

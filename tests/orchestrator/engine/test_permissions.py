@@ -66,7 +66,7 @@ def test_the_ceiling_is_what_the_journal_says() -> None:
 
     run.crash()
 
-    assert fold("run", run.journal).ceiling == frozenset({"store_record"})
+    assert fold("run", run.journal).allowed_privileges == frozenset({"store_record"})
     assert run.calls == ["keep"]
 
 

@@ -9,7 +9,7 @@ from mesh.errors import FailedPrecondition, Reason
 from services.orchestrator.engine import redrive as rules
 from services.orchestrator.engine.activations import Call, Cancel, CancelRequested, Replied
 from services.orchestrator.engine.model import RunStatus, StepError
-from services.orchestrator.engine.retry_policy import SECOND
+from services.orchestrator.engine.retry_policy import SECOND_US
 from tests.orchestrator.engine.definitions import READ, STORE, UNDO, call, steps
 from tests.orchestrator.engine.engine_run import Drive, paying, run_of
 from tests.orchestrator.engine.finished_runs import end_by_defect, redrive
@@ -38,7 +38,11 @@ def test_a_run_goes_on_from_the_step_that_failed() -> None:
     assert run.status == "SUCCEEDED"
     assert len(run.sent["first"]) == 1
     (again,) = run.state.redrives
-    assert (again.by, again.reason, again.ended) == ("spiffe://ops", "mended", RunStatus.FAILED)
+    assert (again.requester, again.reason, again.previous_status) == (
+        "spiffe://ops",
+        "mended",
+        RunStatus.FAILED,
+    )
 
 
 def test_a_step_whose_outcome_is_unknown_is_asked_again_with_the_same_bytes() -> None:
@@ -93,7 +97,7 @@ def test_what_the_definition_allows_begins_anew() -> None:
         if run.commands:
             run.do(run.commands[0])
     assert run.status == "FAILED"
-    run.now_us += 3600 * SECOND
+    run.now_us += 3600 * SECOND_US
 
     redrive(run)
     run.do(run.commands[0])
@@ -102,7 +106,7 @@ def test_what_the_definition_allows_begins_anew() -> None:
     run.reply("keep", "look")
 
     assert run.status == "SUCCEEDED"
-    assert run.state.deadline_us < run.now_us + 60 * SECOND
+    assert run.state.deadline_us < run.now_us + 60 * SECOND_US
 
 
 def test_a_failed_compensation_is_tried_again_and_what_is_left_is_taken_back() -> None:
@@ -190,7 +194,7 @@ def test_what_was_decided_is_not_redriven(status: RunStatus) -> None:
     run = run_of(steps(call("look", READ)), did="d")
 
     with pytest.raises(FailedPrecondition, match=f"ended as {status}") as refusal:
-        rules.redrive(run.state, status, reason="", by="me", at_us=run.now_us)
+        rules.redrive(run.state, status, reason="", requester="me", at_us=run.now_us)
 
     assert refusal.value.reason is Reason.RUN_NOT_REDRIVABLE
 

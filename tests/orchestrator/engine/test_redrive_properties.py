@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from anya.bitcoin.v1 import wallet_pb2
 from anya.bitcoin.v1.wallet_pb2 import PAYMENT_STATE_CANCELLED
 from mesh.errors import FailedPrecondition, Reason
-from services.orchestrator.engine.activations import Began, Call, Cancel
+from services.orchestrator.engine.activations import Call, Cancel, Started
 from services.orchestrator.engine.fold import fold
 from services.orchestrator.engine.model import StepError
 from services.orchestrator.engine.transition import commands
@@ -48,7 +48,7 @@ class Services:
         if not isinstance(command, Call):
             return CRASH if outcome == "crash" else None
         path, key = command.path, run.state.steps[command.path].key
-        if run.state.steps[path].refuses and outcome not in ("late", "lost", "open"):
+        if run.state.steps[path].cancels_payment and outcome not in ("late", "lost", "open"):
             return self._refuse(path.removesuffix("/cancel"), key, outcome)
         match outcome:
             case "late":
@@ -111,7 +111,7 @@ def live(run: Drive, services: Services, happenings: list[tuple[int, str]]) -> N
                 return
             if outcome == "crash":
                 run.state = fold(run.state.run_id, run.journal)
-                run.take(Began())
+                run.take(Started())
         elif outcome == "defect":
             for path in run.calls:
                 services.late.append((path, run.state.steps[path].key))

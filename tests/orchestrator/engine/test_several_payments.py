@@ -14,7 +14,7 @@ from anya.ml.v1 import risk_pb2
 from anya.web5.v1 import identity_pb2
 from services.orchestrator.engine.activations import Call, CancelRequested, Wait
 from services.orchestrator.engine.cause import cause
-from services.orchestrator.engine.retry_policy import SECOND
+from services.orchestrator.engine.retry_policy import SECOND_US
 from tests.orchestrator.engine.definitions import STORE, UNDO, call, indent
 from tests.orchestrator.engine.engine_run import paying_several
 from tests.orchestrator.engine.finished_runs import redrive
@@ -195,7 +195,7 @@ def test_what_was_done_is_taken_back_if_no_payment_was_made() -> None:
 def test_the_record_of_a_payment_is_owed_and_the_next_payment_is_not() -> None:
     run, *_ = pair()
     until(run, "record1")
-    run.now_us = run.state.deadline_us + SECOND
+    run.now_us = run.state.deadline_us + SECOND_US
     for _ in range(5):
         run.fail("record1", "UNAVAILABLE")
         run.do(run.commands[0])
@@ -347,7 +347,7 @@ def test_a_second_payment_of_which_nobody_knows_is_told_with_the_first() -> None
     run, *_ = pair()
     until(run, "pay2")
     while not run.state.finished:
-        run.now_us += SECOND
+        run.now_us += SECOND_US
         command = run.commands[0]
         if isinstance(command, Wait):
             run.do(command)

@@ -21,7 +21,6 @@ from mesh.errors import InvalidArgument
 from services.orchestrator import definition
 from services.orchestrator.engine import start as rules
 from services.orchestrator.engine.activations import (
-    Began,
     Call,
     Cancel,
     CancelFailed,
@@ -30,6 +29,7 @@ from services.orchestrator.engine.activations import (
     Failed,
     Recovered,
     Replied,
+    Started,
     Wait,
 )
 from services.orchestrator.engine.model import RunState, RunStatus, StepError, StepStatus
@@ -39,7 +39,7 @@ from services.orchestrator.engine.records import (
     Record,
     RecordKind,
 )
-from services.orchestrator.engine.retry_policy import SECOND, RetryPolicy
+from services.orchestrator.engine.retry_policy import SECOND_US, RetryPolicy
 from services.orchestrator.engine.transition import Transition, commands
 from tests.orchestrator.definition.definitions import one_step
 from tests.orchestrator.engine.engine_run import replay
@@ -101,7 +101,7 @@ class World:
     """Drives one run: the journal is what it keeps, everything else dies with a crash."""
 
     run_id: str = field(default_factory=uuid7)
-    now_us: int = 1_700_000_000 * SECOND
+    now_us: int = 1_700_000_000 * SECOND_US
     journal: list[Record] = field(default_factory=list)
     state: RunState = field(default_factory=lambda: RunState(""))
     sent: dict[str, set[bytes]] = field(default_factory=dict)  # path -> requests
@@ -111,7 +111,7 @@ class World:
         turn = rules.start(
             WORKFLOW, self.request(), POLICY, network="regtest", at_us=self.now_us, jitter=0.5
         )
-        turn.take(Began())
+        turn.apply(Started())
         self.commit(turn)
 
     def request(self) -> rules.StartRun:
@@ -127,7 +127,7 @@ class World:
 
     def take(self, event: Activation) -> None:
         turn = Transition(WORKFLOW, self.state, POLICY, self.now_us, 0.5)
-        turn.take(event)
+        turn.apply(event)
         self.commit(turn)
 
     def commit(self, turn: Transition) -> None:
@@ -140,7 +140,7 @@ class World:
         self.take(Recovered())
 
     def do(self, command: Command, outcome: StepError | str | None) -> None:
-        self.now_us += SECOND // 10
+        self.now_us += SECOND_US // 10
         match command, outcome:
             case _, "crash":
                 self.crash()
@@ -355,7 +355,7 @@ def test_a_payload_beyond_its_bound_fails_the_step_before_anything_is_sent() -> 
     request = rules.StartRun("r1", {"did": "d" * 40_000}, None, "", "spiffe://me")
     turn = rules.start(workflow, request, POLICY, network="regtest", at_us=1, jitter=0)
 
-    turn.take(Began())
+    turn.apply(Started())
 
     assert turn.state.status is RunStatus.FAILED
     assert "a record holds 1048576" in turn.state.reason

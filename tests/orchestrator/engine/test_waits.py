@@ -9,7 +9,7 @@ import rfc8785
 
 from mesh.errors import InvalidArgument
 from services.orchestrator.engine.records import RecordKind
-from services.orchestrator.engine.retry_policy import SECOND
+from services.orchestrator.engine.retry_policy import SECOND_US
 from tests.orchestrator.engine.definitions import steps
 from tests.orchestrator.engine.engine_run import Drive, run_of
 
@@ -180,13 +180,13 @@ def test_who_rejected_cannot_approve_any_more() -> None:
     run.decide("agree", "did:example:a", approves=False)
     run.decide("agree", "did:example:a")
 
-    assert not run.state.steps["agree"].decisions["did:example:a"].approves
+    assert not run.state.steps["agree"].decisions["did:example:a"].approved
 
 
 def test_an_approval_ends_with_its_time() -> None:
     run = run_of(steps(ASK), amount=5)
     run.decide("agree", "did:example:a")
-    run.now_us += 1800 * SECOND
+    run.now_us += 1800 * SECOND_US
     run.expire("agree")
 
     assert run.status == "FAILED"

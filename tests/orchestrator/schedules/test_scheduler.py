@@ -55,7 +55,7 @@ async def test_every_due_time_starts_one_run_in_the_name_of_who_created_the_sche
     assert (progress.started, progress.last_run) == (2, run_at(14))
     assert progress.next_ms == NOON + 3 * HOUR * 1000
     assert state.input == {"to": "Ada"}
-    assert state.starter == OPERATOR
+    assert state.started_by == OPERATOR
 
 
 @pytest.mark.parametrize("ceiling", [None, frozenset[str](), frozenset({"read_identity", "spend"})])
@@ -66,7 +66,7 @@ async def test_runs_are_bounded_by_what_their_creator_was_allowed_to_cause(
         await it.create(ceiling=ceiling)
         await it.pass_hours(1)
 
-        assert (await it.store.runs.load(run_at(13))).state.ceiling == ceiling
+        assert (await it.store.runs.load(run_at(13))).state.allowed_privileges == ceiling
 
 
 async def test_a_schedule_by_cron_is_due_by_the_clocks_of_its_zone(

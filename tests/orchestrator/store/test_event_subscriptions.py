@@ -17,7 +17,7 @@ from mesh.data.database import POSTGRES_SCHEMES, open_database
 from mesh.data.idempotency import IdempotencyKey
 from mesh.testing import eventually
 from services.orchestrator.__main__ import orchestrator
-from services.orchestrator.engine.activations import Began
+from services.orchestrator.engine.activations import Started
 from services.orchestrator.engine.start import StartRun, start
 from services.orchestrator.store.commits import NewRun
 from services.orchestrator.store.suspension import ASLEEP
@@ -69,14 +69,14 @@ async def begin(
     run_id = uuid7()
     begun: list[Transition] = []
     given = {"order": order} if workflow_id == "listen" else {"order": order, "by": "Ada"}
-    heard_to = await runs.events.latest_position()
+    event_position = await runs.events.latest_position()
 
     def prepare(stored: StoredDefinition) -> NewRun:
         request = StartRun(run_id, given, None, "", CALLER)
         workflow = catalogue.newest(stored)
         turn = start(workflow, request, POLICY, network="regtest", at_us=1, jitter=0)
-        turn.heard_to = heard_to
-        turn.take(Began())
+        turn.event_position = event_position
+        turn.apply(Started())
         begun.append(turn)
         return NewRun(turn.state, tuple(turn.records), CALLER, "", True)
 

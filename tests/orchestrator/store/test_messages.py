@@ -11,7 +11,7 @@ from anya.orchestrator.v1 import workflow_pb2 as pb
 from mesh.data.idempotency import IdempotencyKey
 from mesh.errors import FailedPrecondition, NotFound, Reason, ResourceExhausted
 from mesh.testing import eventually
-from services.orchestrator.engine.activations import CancelRequested, Signalled
+from services.orchestrator.engine.activations import CancelRequested, SignalReceived
 from services.orchestrator.store import messages
 from tests.orchestrator.conftest import connect
 from tests.orchestrator.engine.definitions import steps
@@ -33,8 +33,8 @@ def key(request_id: str) -> IdempotencyKey:
     return IdempotencyKey("spiffe://caller", "SignalRun", request_id, b"body")
 
 
-def named(name: str, position: int = 0) -> Signalled:
-    return Signalled(name, {"number": 1}, "", position)
+def named(name: str, position: int = 0) -> SignalReceived:
+    return SignalReceived(name, {"number": 1}, "", position)
 
 
 async def test_messages_come_in_order_once_and_from_behind_the_last_one(location: str) -> None:

@@ -30,7 +30,7 @@ def key(request_id: str) -> IdempotencyKey:
 
 
 def judged(state: RunState, ended: RunStatus) -> Record:
-    return judge(state, ended, reason="mended", by="spiffe://ops", at_us=5_000_000)
+    return judge(state, ended, reason="mended", requester="spiffe://ops", at_us=5_000_000)
 
 
 async def fail(store: OrchestratorStore) -> Transition:
@@ -102,5 +102,5 @@ async def test_a_run_that_was_set_aside_unread_is_redriven_once_it_can_be_read(
         await redrive(store.database, key("a"), "run", judged)
         (claimed,) = await store.runs.claim(10)
 
-    assert claimed.state.redrives[0].ended is RunStatus.NEEDS_ATTENTION
+    assert claimed.state.redrives[0].previous_status is RunStatus.NEEDS_ATTENTION
     assert claimed.row.status == RunStatus.RUNNING

@@ -16,7 +16,7 @@ from mesh.data.database import open_database
 from mesh.data.idempotency import IdempotencyKey
 from mesh.errors import AlreadyExists, FailedPrecondition, NotFound, Reason
 from services.orchestrator import definition
-from services.orchestrator.engine.activations import Began, Failed, Recovered
+from services.orchestrator.engine.activations import Failed, Recovered, Started
 from services.orchestrator.engine.model import RunState, RunStatus, StepError
 from services.orchestrator.engine.records import Record, RecordKind
 from services.orchestrator.engine.retry_policy import RetryPolicy
@@ -96,7 +96,7 @@ async def ask_to_start(
         workflow = catalogue.newest(stored)
         turn = start(workflow, request, POLICY, network="regtest", at_us=at_us, jitter=0)
         if owned:
-            turn.take(Began())
+            turn.apply(Started())
         turns.append(turn)
         return NewRun(turn.state, tuple(turn.records), caller, "", owned)
 
@@ -108,7 +108,7 @@ async def ask_to_start(
 def fails(turn: Transition, code: str = "INVALID_ARGUMENT") -> Transition:
     """The turn after this one, in which the first call fails; this one's state stays as it is."""
     following = Transition(turn.workflow, deepcopy(turn.state), POLICY, turn.at_us + 1, 0)
-    following.take(Failed("identity", StepError(code, "", "said the service")))
+    following.apply(Failed("identity", StepError(code, "", "said the service")))
     return following
 
 
@@ -160,7 +160,7 @@ async def test_who_lost_a_run_cannot_write_to_it(location: str) -> None:
             await runs.append(ended.state, 0, ended.records)
 
         recovered = Transition(ended.workflow, taken.state, POLICY, 2_000_000, 0)
-        recovered.take(Recovered())
+        recovered.apply(Recovered())
         await runs.append(recovered.state, taken.row.epoch, recovered.records)
         assert (await runs.load("run")).state.recoveries == 1
 
@@ -205,7 +205,7 @@ async def test_who_asks_late_for_a_run_that_was_claimed_meanwhile_does_not_drive
         first = await begin(runs, catalogue, owned=False)
         [claimed] = await runs.claim(1)
         driven = Transition(first.workflow, claimed.state, POLICY, 1_000_001, 0)
-        driven.take(Began())
+        driven.apply(Started())
         await runs.append(driven.state, claimed.row.epoch, driven.records)
 
         late, started = await ask_to_start(runs, catalogue, owned=True, at_us=1_000_002)
@@ -362,5 +362,5 @@ async def test_a_run_keeps_the_workflows_that_it_began_with(location: str) -> No
 def _state_of_a_payment(composites: dict[str, str]) -> RunState:
     paying = definition.load(definition.built_in_text("verified_payment"))
     return RunState(
-        "run", workflow_id=paying.id, definition_hash=paying.hash, composites=composites
+        "run", workflow_id=paying.id, definition_hash=paying.hash, sub_workflow_hashes=composites
     )

@@ -14,7 +14,7 @@ from mesh.data.database import open_database
 from mesh.data.idempotency import IdempotencyKey
 from mesh.testing import eventually
 from services.orchestrator.__main__ import orchestrator
-from services.orchestrator.engine.activations import Signalled
+from services.orchestrator.engine.activations import SignalReceived
 from services.orchestrator.store import SCHEMA
 from services.orchestrator.worker import executor, worker
 from tests.orchestrator.conftest import connect
@@ -70,7 +70,7 @@ async def test_who_sleeps_goes_on_sleeping_after_a_restart(location: str) -> Non
 
 
 async def test_a_message_wakes_and_who_has_one_does_not_fall_asleep(location: str) -> None:
-    message = Signalled("approved", {}, "")
+    message = SignalReceived("approved", {}, "")
     async with opened_runs(location) as (runs, catalogue):
         asleep, awake = [await begin(runs, catalogue, name) for name in ("asleep", "awake")]
         await runs.suspensions.suspend(asleep.state, 0, in_seconds(3600))

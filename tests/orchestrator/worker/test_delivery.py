@@ -15,7 +15,7 @@ from mesh.data.idempotency import IdempotencyKey
 from mesh.errors import ResourceExhausted
 from mesh.testing import eventually, reason
 from services.orchestrator.__main__ import orchestrator
-from services.orchestrator.engine.activations import CancelRequested, Signalled
+from services.orchestrator.engine.activations import CancelRequested, SignalReceived
 from services.orchestrator.engine.model import RunStatus
 from services.orchestrator.engine.records import RecordKind
 from services.orchestrator.engine.start import StartRun
@@ -50,19 +50,19 @@ def key(request_id: str, body: bytes = b"body") -> IdempotencyKey:
     return IdempotencyKey(CALLER, "SignalRun", request_id, body)
 
 
-def named(name: str, position: int = 0) -> Signalled:
-    return Signalled(name, {"number": 1}, "", position)
+def named(name: str, position: int = 0) -> SignalReceived:
+    return SignalReceived(name, {"number": 1}, "", position)
 
 
-def taking(begun: Transition, message: Signalled) -> Transition:
+def taking(begun: Transition, message: SignalReceived) -> Transition:
     """The turn after this one, in which the message is taken; this one's state stays as it is."""
     following = Transition(begun.workflow, deepcopy(begun.state), POLICY, begun.at_us + 1, 0)
-    following.take(message)
+    following.apply(message)
     return following
 
 
 async def deliver(
-    runs: RunStore, begun: Transition, message: Signalled, sender: IdempotencyKey
+    runs: RunStore, begun: Transition, message: SignalReceived, sender: IdempotencyKey
 ) -> bool:
     turn = taking(begun, message)
     return await runs.deliver(turn.state, 0, turn.records, Envelope(message, sender, b"reply"))
@@ -159,7 +159,7 @@ async def sequence(here: Replica) -> int:
 
 
 async def send(here: Replica, request_id: str, name: str = "approved") -> bytes:
-    return await here.runner.send(key(request_id), "run", Signalled(name, {}, ""), b"reply")
+    return await here.runner.send(key(request_id), "run", SignalReceived(name, {}, ""), b"reply")
 
 
 async def test_the_sender_is_answered_once_its_turn_is_stored(
@@ -171,7 +171,7 @@ async def test_the_sender_is_answered_once_its_turn_is_stored(
 
             state = (await here.store.runs.load("run")).state
             assert reply == b"reply"
-            assert state.taken == number + 1
+            assert state.inbox_position == number + 1
         assert state.status == RunStatus.SUCCEEDED
 
 
@@ -226,7 +226,7 @@ async def test_a_run_that_takes_no_more_signals_goes_on(
 
         await eventually(lambda: here.store.runs.has_ended("run"))
         state = (await here.store.runs.load("run")).state
-    assert (state.status, state.taken) == (RunStatus.CANCELLED, 3)
+    assert (state.status, state.inbox_position) == (RunStatus.CANCELLED, 3)
 
 
 async def test_a_key_that_was_used_with_another_body_is_refused(

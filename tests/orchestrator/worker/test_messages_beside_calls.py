@@ -10,7 +10,7 @@ import pytest
 
 from mesh.data.idempotency import IdempotencyKey
 from mesh.testing import eventually
-from services.orchestrator.engine.activations import CancelRequested, Signalled
+from services.orchestrator.engine.activations import CancelRequested, SignalReceived
 from services.orchestrator.engine.model import RunStatus
 from services.orchestrator.engine.records import Record, RecordKind
 from services.orchestrator.engine.start import StartRun
@@ -33,13 +33,13 @@ KEEPS = steps(call("keep", STORE, UNDO), call("look"))
 ASKS = steps(call("look"), "answer\n    wait_for: {signal: approved}")
 READS, KEEP = "ExtractIdentityFeatures", "StoreTransactionRecord"
 CANCEL = CancelRequested("enough", "spiffe://caller")
-SIGNAL = Signalled("approved", {}, "")
+SIGNAL = SignalReceived("approved", {}, "")
 
 
 @pytest.fixture
 async def here(location: str, config: OrchestratorConfig) -> AsyncIterator[Replica]:
     """Patient: no call ends before it is answered or left."""
-    patient = replace(config.policy, attempt_timeout=60.0, step_timeout=60.0)
+    patient = replace(config.policy, attempt_timeout_s=60.0, step_timeout_s=60.0)
     async with replica(replace(config, policy=patient), location) as here:
         yield here
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mesh.data.idempotency import IdempotencyKey
 from mesh.testing import eventually
-from services.orchestrator.engine.activations import Signalled
+from services.orchestrator.engine.activations import SignalReceived
 from services.orchestrator.engine.model import RunStatus
 from services.orchestrator.engine.start import StartRun
 from services.orchestrator.store.suspension import Suspensions
@@ -62,7 +62,7 @@ async def test_a_signal_of_the_commit_in_which_its_run_falls_asleep_wakes_it(
         await eventually(lambda: sleep.asked)
 
         key = IdempotencyKey(CALLER, "SignalRun", "s", b"")
-        sent = asyncio.create_task(here.runner.send(key, "run", Signalled("approved", {}, "")))
+        sent = asyncio.create_task(here.runner.send(key, "run", SignalReceived("approved", {}, "")))
         await asyncio.sleep(0)  # it is asked for, behind the other
         may_write.set()
         await asyncio.gather(held, sent)
