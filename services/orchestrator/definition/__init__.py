@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from services.orchestrator.definition.ast import SubWorkflowNode, all_nodes
 from services.orchestrator.definition.check import check_workflow
-from services.orchestrator.definition.document import parse_json
+from services.orchestrator.definition.json_source import read_json
 from services.orchestrator.definition.operations import Operations, declared_operations
 from services.orchestrator.definition.parser import parse_workflow
 from services.orchestrator.definition.problems import DefinitionInvalidError, Problem
-from services.orchestrator.definition.yaml_document import parse_yaml
+from services.orchestrator.definition.yaml_source import read_yaml
 
 if TYPE_CHECKING:
-    from services.orchestrator.definition.document import Document
+    from services.orchestrator.definition.source import Source
     from services.orchestrator.definition.workflow import Workflow
 
 __all__ = [
@@ -47,8 +47,8 @@ def check(text: str, known: Operations | None = None) -> list[Problem]:
 
 def load(text: str, known: Operations | None = None) -> Workflow:
     """Compiles a definition, by default over all operations. Raises DefinitionInvalidError."""
-    document = read(text)
-    return check_workflow(document, parse_workflow(document), known or operations())
+    source = read(text)
+    return check_workflow(source, parse_workflow(source), known or operations())
 
 
 def references(text: str) -> tuple[str, ...]:
@@ -59,9 +59,9 @@ def references(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(used))
 
 
-def read(text: str) -> Document:
+def read(text: str) -> Source:
     """Reads JSON if the text begins as an object, else YAML. Raises DefinitionInvalidError."""
-    return parse_json(text) if text.lstrip()[:1] == "{" else parse_yaml(text)
+    return read_json(text) if text.lstrip()[:1] == "{" else read_yaml(text)
 
 
 @cache

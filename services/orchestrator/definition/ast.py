@@ -10,7 +10,7 @@ from services.orchestrator.definition.workflow import DEFAULT_RETRY, EventPatter
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from services.orchestrator.definition.document import Pointer
+    from services.orchestrator.definition.source import Pointer
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,149 +1,175 @@
-"""What a workflow's inputs are: nobody declares them, so they are read off their uses."""
+"""What an expression asks of its variables: read off the syntax tree, where no contract tells."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from services.orchestrator.definition.ast import (
-    ApprovalNode,
-    CallNode,
-    EmitNode,
-    EndNode,
-    ForEachNode,
-    SetNode,
-    SubWorkflowNode,
-    WaitForNode,
-    WaitNode,
-    all_nodes,
+from services.orchestrator.definition.cel_ast import parse_expression
+from services.orchestrator.definition.types import (
+    ANY,
+    BOOL,
+    COLLECTION,
+    NUMBER,
+    SIZED,
+    STRING,
+    TypeKind,
+    ValueType,
+    forms,
 )
-from services.orchestrator.definition.expression import ConditionInvalidError, read_expression
-from services.orchestrator.definition.inputs import Inputs
-from services.orchestrator.definition.judging import agreed
-from services.orchestrator.definition.path import Path
-from services.orchestrator.definition.templates import TemplateSyntaxError, parse_template
-from services.orchestrator.definition.types import ANY, LOOSE, STRING, TIME, TypeKind, ValueType
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
-    from services.orchestrator.definition.ast import WorkflowNode
-    from services.orchestrator.definition.operations import Operations
-
-TEXT = replace(STRING, showable=False)  # of anything, and anybody
-
-
-def infer_inputs(raw: WorkflowNode, operations: Operations) -> Inputs:
-    """An input has the type of the first typed field that it is mapped to; ANY without one."""
-    found: dict[Path, ValueType] = {}
-    for path, type in _uses(raw, operations):
-        known = found.get(path, ANY)
-        if known.kind is TypeKind.ANY or (known.kind in LOOSE and type.kind not in LOOSE):
-            found[path] = type
-        elif type.kind is not TypeKind.ANY and not type.may_be_shown:
-            found[path] = replace(known, showable=False)  # whatever else it is used for
-    everything = Path("input", ())
-    takes_all = everything in found
-    return Inputs({path: type for path, type in found.items() if path.parts}, takes_all)
+_BOOLEAN = ("_&&_", "_||_", "!_", "@not_strictly_false")
+_EQUAL = ("_==_", "_!=_")
+_ORDER = ("_<_", "_<=_", "_>_", "_>=_")
+_NUMERIC = ("_-_", "_*_", "_/_", "_%_", "-_")
+_OF_TEXTS = ("startsWith", "endsWith", "contains", "matches")
+_CONSTANTS = {
+    "bool": BOOL,
+    "int": NUMBER,
+    "uint": NUMBER,
+    "double": NUMBER,
+    "string": STRING,
+    "null": ANY.or_null(),
+}
 
 
-def with_asked(inputs: Inputs, asked: Mapping[Path, list[ValueType]]) -> Inputs:
-    """These, with what conditions ask of inputs that are mapped to no field."""
-    declared = dict(inputs.declared)
-    for path, types in asked.items():
-        declared[path] = agreed(types)
-    return Inputs(declared, inputs.takes_all)
+def asked_of(text: str, known: Mapping[str, ValueType]) -> dict[str, list[ValueType]]:
+    """By variable, the types that it is used as. ``known`` are those of variables with a type."""
+    tree = parse_expression(text)
+    if tree is None:
+        return {}
+    reader = _Reader({name: _loosely(type) for name, type in known.items()})
+    reader.read(tree, BOOL)
+    return reader.found
 
 
-def type_of_input(inputs: Inputs, path: Path) -> ValueType:
-    """What is known of an input: its own use, or that of the object it is a member of."""
-    for length in range(len(path.parts), 0, -1):
-        type = inputs.declared.get(Path(path.root, path.parts[:length]), ANY)
+def agreed(types: Iterable[ValueType]) -> ValueType:
+    """What all of these uses take; ANY if nothing, or if some value may fit each."""
+    found, nullable = ANY, False
+    for type in types:
+        nullable |= type.nullable
         if type.kind is TypeKind.ANY:
             continue
-        for part in path.parts[length:]:
-            inner = type.descend(part)
-            if inner is None:
-                raise LookupError(f"{path} does not exist: {type} has no {part!r}")
-            type = inner
-        return type
-    return ANY
+        if found.kind is TypeKind.ANY or forms(type) < forms(found):
+            found = type
+        elif not forms(found) <= forms(type):
+            return ANY
+    return replace(found, nullable=nullable, showable=False)
 
 
-def _uses(raw: WorkflowNode, operations: Operations) -> Iterator[tuple[Path, ValueType]]:
-    for step in all_nodes(raw.steps):
-        yield from _judged(step.condition)
-        for block in step.blocks:
-            yield from _judged(block.when)
-        match step.action:
-            case CallNode() as call:
-                yield from _called(call, operations)
-            case SubWorkflowNode(workflow, inputs, outputs, payment):
-                yield from _mapped(payment, STRING)
-                known = operations.workflow(workflow)
-                yield from _mapped(inputs, known.inputs.as_type() if known else ANY)
-                yield from _mapped(outputs, ANY)
-            case SetNode(values):
-                yield from _mapped(values, ANY)
-            case WaitNode(until=str() as until):
-                yield from _mapped(until, replace(TIME, showable=False))
-            case WaitForNode(correlation=str() as correlation):
-                yield from _mapped(correlation, TEXT)
-            case EmitNode(subject=subject, data=data):
-                yield from _mapped(subject, TEXT)
-                yield from _mapped(data, ANY)
-            case ApprovalNode(approvers, text=text, values=values):
-                yield from _mapped(approvers, ValueType(TypeKind.LIST, element=TEXT))
-                yield from _mapped(text, TEXT)
-                yield from _mapped(values, ANY)
-            case ForEachNode(items, collect):
-                yield from _mapped(items, ValueType(TypeKind.LIST, element=ANY))
-                yield from _mapped(collect, ANY)
-            case EndNode(reason=reason):
-                yield from _mapped(reason, TEXT)
+def _loosely(type: ValueType) -> ValueType:
+    """What is compared with it may be of the same form."""
+    if type.nullable:
+        return ANY
+    match type.kind:
+        case TypeKind.BOOL:
+            return BOOL
+        case TypeKind.INT | TypeKind.DOUBLE | TypeKind.NUMBER:
+            return NUMBER
+        case TypeKind.STRING | TypeKind.ENUM | TypeKind.BYTES | TypeKind.TIME:
+            return STRING
+        case _:
+            return ANY
+
+
+@dataclass(slots=True)
+class _Reader:
+    known: Mapping[str, ValueType]
+    found: dict[str, list[ValueType]] = field(default_factory=dict)
+
+    def read(self, tree: Any, wanted: ValueType) -> None:
+        """Note what is asked of the variables in it if ``wanted`` is asked of it."""
+        match _kind(tree):
+            case "ident" | "select":
+                name = _name(tree)
+                if name is not None:
+                    self.found.setdefault(name, []).append(wanted)
+            case "call":
+                self._read_call(tree.call, wanted)
+            case "list":
+                for element in tree.list.elements:
+                    self.read(element, ANY)
+            case "comprehension":
+                self.read(tree.comprehension.range, COLLECTION)
+                self.read(tree.comprehension.condition, ANY)
+                self.read(tree.comprehension.step, ANY)
             case _:
                 pass
 
+    def _read_call(self, call: Any, wanted: ValueType) -> None:
+        args = list(call.args)
+        if call.HasField("target"):
+            args.insert(0, call.target)
+        for arg, asked in zip(args, self._asked(call.function, args, wanted), strict=True):
+            self.read(arg, asked)
 
-def _judged(condition: str | None) -> Iterator[tuple[Path, ValueType]]:
-    try:
-        paths = read_expression(condition or "").paths
-    except ConditionInvalidError:
-        return  # the check reports it
-    for path, _ in paths:
-        if path.root == "input":
-            yield path, ANY
+    def _asked(self, function: str, args: list[Any], wanted: ValueType) -> list[ValueType]:
+        """Of each argument."""
+        match function:
+            case _ if function in _BOOLEAN:
+                return [BOOL for _ in args]
+            case "_?_:_":
+                return [BOOL, wanted, wanted]
+            case _ if function in (*_EQUAL, *_ORDER, "_+_") and len(args) == 2:
+                return [self._type_of(args[1]), self._type_of(args[0])]
+            case "@in":
+                return [self._element(args[1]), COLLECTION]
+            case "size":
+                return [SIZED for _ in args]
+            case _ if function in _NUMERIC:
+                return [self._if_number(args) for _ in args]
+            case _ if function in _OF_TEXTS:
+                return [STRING for _ in args]
+            case _:
+                return [ANY for _ in args]
+
+    def _if_number(self, args: list[Any]) -> ValueType:
+        """Times and durations are subtracted, too."""
+        return NUMBER if NUMBER in [self._type_of(arg) for arg in args] else ANY
+
+    def _element(self, tree: Any) -> ValueType:
+        types = [self._type_of(element) for element in tree.list.elements]
+        return types[0] if types and all(type == types[0] for type in types) else ANY
+
+    def _type_of(self, tree: Any) -> ValueType:
+        match _kind(tree):
+            case "constant":
+                names = (name for name in _CONSTANTS if tree.constant.HasField(name))
+                return _CONSTANTS.get(next(names, ""), ANY)
+            case "ident" | "select":
+                return self.known.get(_name(tree) or "", ANY)
+            case "call":
+                return self._result(tree.call)
+            case _:
+                return ANY
+
+    def _result(self, call: Any) -> ValueType:
+        match call.function:
+            case "size":
+                return NUMBER
+            case function if function in (*_BOOLEAN, *_EQUAL, *_ORDER, *_OF_TEXTS, "@in"):
+                return BOOL
+            case function if function in _NUMERIC:
+                return self._if_number(list(call.args))
+            case "_+_":
+                types = [self._type_of(arg) for arg in call.args]
+                return next((type for type in types if type in (NUMBER, STRING)), ANY)
+            case _:
+                return ANY
 
 
-def _called(call: CallNode, operations: Operations) -> Iterator[tuple[Path, ValueType]]:
-    operation = operations.find(call.operation)
-    request = ANY if operation is None else operation.request
-    yield from _mapped(call.input_mapping, request)
-    yield from _mapped(call.output_mapping, ANY)
-    yield from _mapped(call.payment, STRING)
-    if call.compensate is not None:
-        yield from _called(call.compensate, operations)
+def _kind(tree: Any) -> str | None:
+    kinds = ("constant", "ident", "select", "call", "list", "comprehension")
+    return next((kind for kind in kinds if tree.HasField(kind)), None)
 
 
-def _mapped(value: Any, target: ValueType) -> Iterator[tuple[Path, ValueType]]:
-    match value:
-        case dict():
-            for name, item in value.items():
-                yield from _mapped(item, target.descend(name) or ANY)
-        case list():
-            for item in value:
-                yield from _mapped(item, target.element or ANY)
-        case str():
-            yield from _in_text(value, target)
-        case _:
-            pass
-
-
-def _in_text(text: str, target: ValueType) -> Iterator[tuple[Path, ValueType]]:
-    try:
-        template = parse_template(text)
-    except TemplateSyntaxError:
-        return  # the check reports it
-    for placed in template.paths:
-        if placed.path.root == "input":
-            yield placed.path, target if template.whole else ANY
+def _name(tree: Any) -> str | None:
+    """``input.a.b`` of a chain; None if it begins with something else."""
+    parts: list[str] = []
+    while tree.HasField("select"):
+        parts.append(tree.select.field)
+        tree = tree.select.operand
+    return ".".join([tree.ident.name, *reversed(parts)]) if tree.HasField("ident") else None

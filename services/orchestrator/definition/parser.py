@@ -26,7 +26,7 @@ from services.orchestrator.definition.workflow import DEFAULT_RETRY, Retry
 
 if TYPE_CHECKING:
     from services.orchestrator.definition.ast import ActionNode
-    from services.orchestrator.definition.document import Document, Pointer
+    from services.orchestrator.definition.source import Pointer, Source
 
 MAX_STEPS_PER_LIST = 100  # in a list
 MAX_NAME = 200  # characters
@@ -43,9 +43,9 @@ CATCHING = ("wait_for", "approval", "parallel", "for_each")  # of these, what ma
 RETRY = ("max_attempts", "backoff", "max_delay", "jitter", "max_duration", "errors")
 
 
-def parse_workflow(document: Document) -> WorkflowNode:
+def parse_workflow(source: Source) -> WorkflowNode:
     """DefinitionInvalidError with everything that is out of shape."""
-    parser = _Parser(document)
+    parser = _Parser(source)
     workflow = parser.workflow()
     if parser.problems:
         raise DefinitionInvalidError(sorted(parser.problems))
@@ -54,7 +54,7 @@ def parse_workflow(document: Document) -> WorkflowNode:
 
 class _Parser(Asking):
     def workflow(self) -> WorkflowNode:
-        top = self.object((), self.document.value)
+        top = self.object((), self.source.value)
         self.keys((), top, required=("id", "name", "steps"), optional=("deadline",))
         name = self.text(("name",), top)
         if len(name) > MAX_NAME:

@@ -11,8 +11,8 @@ import json
 from typing import Any
 
 from services.orchestrator.definition import (
+    cel,
     duration,
-    expression,
     parser,
     shape,
     step_parsers,
@@ -53,7 +53,7 @@ def _definitions() -> dict[str, Any]:
         "duration": {"type": "string", "pattern": f"^{duration.PATTERN}$"},
         "text": {"type": "string", "pattern": shape.TEXT},
         "template": {"type": "string", "pattern": TEMPLATE},
-        "condition": {**_ref("text"), "maxLength": expression.MAX_LENGTH},
+        "condition": {**_ref("text"), "maxLength": cel.MAX_LENGTH},
         "errors": {"type": "array", "items": {"type": "string", "pattern": f"^{shape.ERROR}$"}},
         "named": {"type": "object", "propertyNames": _ref("id")},
         "mapping": mapping,

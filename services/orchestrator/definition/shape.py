@@ -11,8 +11,8 @@ from services.orchestrator.definition.problems import MAX_PROBLEMS, DefinitionIn
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from services.orchestrator.definition.document import Document, Pointer
     from services.orchestrator.definition.problems import Problem
+    from services.orchestrator.definition.source import Pointer, Source
 
 MAX_ID = 48  # characters
 MAX_BRANCHES = 32  # of a switch or a parallel, and names to wait for
@@ -36,8 +36,8 @@ _TEXT = re.compile(TEXT)
 class Shape:
     """Goes on after a problem with an empty value, to report all of them at once."""
 
-    def __init__(self, document: Document) -> None:
-        self.document = document
+    def __init__(self, source: Source) -> None:
+        self.source = source
         self.problems: list[Problem] = []
 
     def keys(
@@ -53,7 +53,7 @@ class Shape:
             if key not in known:
                 message = f"unknown key {shown(key)}; known: {', '.join(known)}"
                 self.key_problem((*pointer, key), message)
-        if isinstance(self.document.at(pointer), dict):
+        if isinstance(self.source.at(pointer), dict):
             for key in required:
                 if key not in value:
                     self.problem(pointer, f"{key} is missing")
@@ -131,10 +131,10 @@ class Shape:
         return frozenset()
 
     def problem(self, pointer: Pointer, message: str) -> None:
-        self._note(self.document.problem(pointer, message))
+        self._note(self.source.problem(pointer, message))
 
     def key_problem(self, pointer: Pointer, message: str) -> None:
-        self._note(self.document.key_problem(pointer, message))
+        self._note(self.source.key_problem(pointer, message))
 
     def _note(self, problem: Problem) -> None:
         self.problems.append(problem)

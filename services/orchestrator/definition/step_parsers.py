@@ -10,7 +10,7 @@ from services.orchestrator.definition.shape import MAX_BRANCHES, Shape, is_id, n
 from services.orchestrator.definition.workflow import EventPattern
 
 if TYPE_CHECKING:
-    from services.orchestrator.definition.document import Pointer
+    from services.orchestrator.definition.source import Pointer
 
 SIGNALS = ("signal", "event", "any", "all")
 MAX_EVENT = 100  # characters

@@ -1,7 +1,7 @@
-"""Templates: JSON whose strings may hold paths, and how they become values.
+"""Templates: JSON whose strings may hold paths in ``{{ }}``, and the values they resolve to.
 
-A string that is one template and nothing else becomes the value with its type. Within a longer
-string the value becomes text. ``{{{{`` stands for ``{{``. Keys are never templates.
+A string that is one template and nothing else becomes the value of its path, with its type. Within
+a longer string the value becomes text. ``{{{{`` stands for ``{{``. Keys are never templates.
 """
 
 from __future__ import annotations
@@ -9,18 +9,88 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import rfc8785
 
-from services.orchestrator.definition.path import NO_PATH, Path, PathMissingError, parse_path
 from services.orchestrator.definition.problems import shown
 
 if TYPE_CHECKING:
-    from services.orchestrator.definition.document import Pointer
-    from services.orchestrator.definition.path import Scope
+    from collections.abc import Mapping
 
+    from services.orchestrator.definition.source import Pointer
+
+# What a path can see, as JSON: "input", "steps", "ctx"; in an output mapping "output", and in what
+# is done for each of several items "item" and "index".
+Variables: TypeAlias = "Mapping[str, Any]"
+
+STATUS = "_status"  # of a step: SUCCEEDED, SKIPPED or FAILED, beside its outputs
+ERROR = "_error"  # of a step: the reason or code of what it failed with, null if it did not
+OWN = (STATUS, ERROR)
+
+ROOTS = ("input", "steps", "output", "ctx", "item", "index")
+
+MAX_PARTS = 32  # no value is deeper
+NO_PATH = f"is no path; one begins with {', '.join(ROOTS)}, and has at most {MAX_PARTS} parts"
+
+_PART_OF = r"(?:\.[A-Za-z_][A-Za-z0-9_]*|\[[0-9]{1,6}\])"
+_PATH = re.compile(rf"({'|'.join(ROOTS)})({_PART_OF}{{0,{MAX_PARTS}}})")
+_PART = re.compile(r"\.([A-Za-z_][A-Za-z0-9_]*)|\[([0-9]+)\]")
 _TOKEN = re.compile(r"\{\{\{\{|\{\{(.*?)\}\}|\{\{", re.DOTALL)
+
+
+class PathMissingError(LookupError):
+    """The value that a path names does not exist; never read as empty."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path} does not exist")
+        self.path = path
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    root: str
+    parts: tuple[str | int, ...]
+    # The same path as CEL lexes it: ``steps.a.list._0`` for ``steps.a.list[0]``.
+    variable: str = field(init=False, compare=False, repr=False)
+    _text: str = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        names = (f"_{part}" if isinstance(part, int) else part for part in self.parts)
+        object.__setattr__(self, "variable", ".".join((self.root, *names)))
+        steps = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in self.parts)
+        object.__setattr__(self, "_text", self.root + "".join(steps))
+
+    def __str__(self) -> str:
+        return self._text
+
+    def read(self, variables: Variables) -> Any:
+        try:
+            value = variables[self.root]
+            for part in self.parts:
+                value = self._descend(value, part)
+        except LookupError:
+            raise PathMissingError(self) from None
+        if self.root == "steps" and len(self.parts) == 1:
+            return {name: output for name, output in value.items() if name not in OWN}
+        return value
+
+    def _descend(self, value: Any, part: str | int) -> Any:
+        """LookupError if there is no such member or item."""
+        if isinstance(part, str) and isinstance(value, dict):
+            return value[part]
+        if isinstance(part, int) and isinstance(value, list):
+            return value[part]
+        raise PathMissingError(self)
+
+
+def parse_path(text: str) -> Path | None:
+    """The path, or None if the text is none."""
+    found = _PATH.fullmatch(text.strip())
+    if found is None:
+        return None
+    parts = (name or int(index) for name, index in _PART.findall(found[2]))
+    return Path(found[1], tuple(parts))
 
 
 class TemplateSyntaxError(ValueError):
@@ -86,31 +156,31 @@ def parse_template(text: str) -> Template:
     return Template(tuple(spaced if len(spaced) == 1 else parts))
 
 
-def resolve(value: Any, scope: Scope, pointer: Pointer = ()) -> Any:
+def resolve(value: Any, variables: Variables, pointer: Pointer = ()) -> Any:
     """The mapping with every template replaced. Unresolved if a path finds nothing."""
     if isinstance(value, str):
-        return _resolve_text(parse_template(value), scope, pointer)
+        return _resolve_text(parse_template(value), variables, pointer)
     if isinstance(value, dict):
-        return {key: resolve(item, scope, (*pointer, key)) for key, item in value.items()}
+        return {key: resolve(item, variables, (*pointer, key)) for key, item in value.items()}
     if isinstance(value, list):
-        return [resolve(item, scope, (*pointer, at)) for at, item in enumerate(value)]
+        return [resolve(item, variables, (*pointer, at)) for at, item in enumerate(value)]
     return value
 
 
-def _resolve_text(template: Template, scope: Scope, pointer: Pointer) -> Any:
+def _resolve_text(template: Template, variables: Variables, pointer: Pointer) -> Any:
     try:
         if template.whole:
-            return template.whole.path.read(scope)
+            return template.whole.path.read(variables)
         return "".join(
-            part if isinstance(part, str) else _as_text(part.path, scope, pointer)
+            part if isinstance(part, str) else _as_text(part.path, variables, pointer)
             for part in template.parts
         )
     except PathMissingError as error:
         raise UnresolvedPathError(pointer, str(error), error.path) from None
 
 
-def _as_text(path: Path, scope: Scope, pointer: Pointer) -> str:
-    match path.read(scope):
+def _as_text(path: Path, variables: Variables, pointer: Pointer) -> str:
+    match path.read(variables):
         case str() as text:
             return text
         case None:

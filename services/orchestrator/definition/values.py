@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import Descriptor
     from google.protobuf.message import Message
 
-    from services.orchestrator.definition.document import Pointer
+    from services.orchestrator.definition.source import Pointer
     from services.orchestrator.definition.types import ValueType
 
 HASH_SIZE = 32  # bytes

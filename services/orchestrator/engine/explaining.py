@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from services.orchestrator.definition.path import STATUS, Path, PathMissingError
-from services.orchestrator.definition.templates import UnresolvedPathError, parse_template
+from services.orchestrator.definition.templates import (
+    STATUS,
+    Path,
+    PathMissingError,
+    UnresolvedPathError,
+    parse_template,
+)
 from services.orchestrator.definition.workflow import Call
 from services.orchestrator.engine.model import StepStatus
 
 if TYPE_CHECKING:
-    from services.orchestrator.definition.path import Scope
+    from services.orchestrator.definition.templates import Variables
     from services.orchestrator.definition.values import MismatchError
     from services.orchestrator.definition.workflow import Action, Step
 
@@ -21,7 +26,7 @@ _FATES = {
 }
 
 
-def explain(step: Step, error: UnresolvedPathError | MismatchError, seen: Scope) -> str:
+def explain(step: Step, error: UnresolvedPathError | MismatchError, seen: Variables) -> str:
     """The error, and what is to be known about it if something is null."""
     path = (
         error.path
@@ -51,7 +56,7 @@ def _mapped(action: Action, pointer: tuple[str | int, ...]) -> Path | None:
     return whole.path if whole else None
 
 
-def _null(path: Path, seen: Scope) -> Path | None:
+def _null(path: Path, seen: Variables) -> Path | None:
     """As much of the path as leads to null; None if none of it does."""
     for length in range(len(path.parts) + 1):
         part = Path(path.root, path.parts[:length])
@@ -65,7 +70,7 @@ def _null(path: Path, seen: Scope) -> Path | None:
     return None
 
 
-def _fate(path: Path, seen: Scope) -> str:
+def _fate(path: Path, seen: Variables) -> str:
     if path.root != "steps":
         return ""
     id = str(path.parts[0])

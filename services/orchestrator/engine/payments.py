@@ -10,8 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mesh.errors import Reason
-from services.orchestrator.definition.path import Path
-from services.orchestrator.definition.templates import parse_template, resolve
+from services.orchestrator.definition.templates import Path, parse_template, resolve
 from services.orchestrator.definition.workflow import (
     Call,
     Effect,

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from services.orchestrator.definition import values
-from services.orchestrator.definition.path import ERROR, STATUS
+from services.orchestrator.definition.templates import ERROR, STATUS
 from services.orchestrator.engine import step_path
 from services.orchestrator.engine.model import Phase, RunState, StepStatus
 from services.orchestrator.engine.retry_policy import SECOND_US

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.orchestrator.definition.cel import Condition, compile_condition
-from services.orchestrator.definition.expression import ConditionInvalidError
+from services.orchestrator.definition.cel import Condition, ConditionInvalidError, compile_condition
 from services.orchestrator.definition.types import ANY, BOOL, DOUBLE, INT, STRING, ValueType
 
 TYPES = {

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from services.orchestrator import definition
 from services.orchestrator.definition.operations import CONTRACTS
-from services.orchestrator.definition.path import parse_path
+from services.orchestrator.definition.templates import parse_path
 from tests.orchestrator.definition.definitions import SEED, one_step, seed, spoiled
 
 if TYPE_CHECKING:

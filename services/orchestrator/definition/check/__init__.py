@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import rfc8785
 
-from services.orchestrator.definition import cel_types
 from services.orchestrator.definition.ast import (
     ApprovalNode,
     CallNode,
@@ -25,6 +24,7 @@ from services.orchestrator.definition.ast import (
 from services.orchestrator.definition.check.calls import CallChecks
 from services.orchestrator.definition.check.payments import AT_ONCE, EACH
 from services.orchestrator.definition.check.scope import Scope, key_of
+from services.orchestrator.definition.inputs import infer_inputs, with_asked
 from services.orchestrator.definition.problems import DefinitionInvalidError
 from services.orchestrator.definition.types import (
     ANY,
@@ -53,8 +53,8 @@ from services.orchestrator.definition.workflow import (
 
 if TYPE_CHECKING:
     from services.orchestrator.definition.ast import StepNode, WorkflowNode
-    from services.orchestrator.definition.document import Document, Pointer
     from services.orchestrator.definition.operations import Operations
+    from services.orchestrator.definition.source import Pointer, Source
     from services.orchestrator.definition.workflow import Action
 
 ANY_LIST = ValueType(TypeKind.LIST, element=ANY, showable=False)
@@ -65,15 +65,15 @@ def canonical_hash(definition: Any) -> str:
     return hashlib.sha256(rfc8785.dumps(definition)).hexdigest()
 
 
-def check_workflow(document: Document, raw: WorkflowNode, operations: Operations) -> Workflow:
+def check_workflow(source: Source, raw: WorkflowNode, operations: Operations) -> Workflow:
     """The workflow, typed. DefinitionInvalidError with every problem, in order of position."""
-    inputs = cel_types.infer_inputs(raw, operations)
+    inputs = infer_inputs(raw, operations)
     visible = Scope(inputs, frozenset(step.id for step in all_nodes(raw.steps)))
-    checker = _Checker(document, visible, operations, raw)
+    checker = _Checker(source, visible, operations, raw)
     steps = checker.steps(raw.steps, "")
-    hash = canonical_hash(document.value)
+    hash = canonical_hash(source.value)
     outputs = _outputs(steps, visible)
-    inputs = cel_types.with_asked(inputs, checker.asked)
+    inputs = with_asked(inputs, checker.asked)
     workflow = Workflow(raw.id, raw.name, hash, steps, inputs, raw.deadline_us, outputs)
     if workflow.min_steps > MAX_STEPS_PER_RUN:
         counted = f"a run has {workflow.min_steps} steps, each item's counted"
@@ -218,7 +218,7 @@ class _Checker(CallChecks):
         visible = self.visible
         mark, outer = visible.mark(), visible.item
         visible.item = ANY if each.continues_on_error and listed.items else listed.element or ANY
-        self.lists = (*self.lists, self.source(each.items))
+        self.lists = (*self.lists, self.origin(each.items))
         (block,) = raw.blocks
         steps = self._block(raw, block.steps, inner, self.kind_of(raw, each))
         self.lists = self.lists[:-1]

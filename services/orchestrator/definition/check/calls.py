@@ -26,8 +26,8 @@ if TYPE_CHECKING:
         WorkflowNode,
     )
     from services.orchestrator.definition.check.scope import Scope
-    from services.orchestrator.definition.document import Document, Pointer
     from services.orchestrator.definition.operations import Operations
+    from services.orchestrator.definition.source import Pointer, Source
     from services.orchestrator.definition.workflow import Action, Operation
 
 MAX_PATH = 56  # characters of "step/inner step": with the run's id it must fit a request_id
@@ -37,12 +37,12 @@ NESTED_ITEM = 4  # characters that the number of an item adds inside that of ano
 class CallChecks(PaymentChecks):
     def __init__(
         self,
-        document: Document,
+        source: Source,
         visible: Scope,
         operations: Operations,
         raw: WorkflowNode,
     ) -> None:
-        super().__init__(document, visible, raw.deadline_us)
+        super().__init__(source, visible, raw.deadline_us)
         self.id = raw.id
         self.operations = operations
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from services.orchestrator.definition import values
-from services.orchestrator.definition.cel import compile_condition
-from services.orchestrator.definition.expression import ConditionInvalidError
-from services.orchestrator.definition.path import Path
+from services.orchestrator.definition.cel import ConditionInvalidError, compile_condition
 from services.orchestrator.definition.problems import MAX_PROBLEMS, DefinitionInvalidError, shown
-from services.orchestrator.definition.templates import TemplateSyntaxError, parse_template
+from services.orchestrator.definition.templates import Path, TemplateSyntaxError, parse_template
 from services.orchestrator.definition.types import (
     ANY,
     BOOL,
@@ -25,22 +23,22 @@ from services.orchestrator.definition.types import (
 if TYPE_CHECKING:
     from services.orchestrator.definition.cel import Condition
     from services.orchestrator.definition.check.scope import Scope
-    from services.orchestrator.definition.document import Document, Pointer
     from services.orchestrator.definition.problems import Problem
+    from services.orchestrator.definition.source import Pointer, Source
     from services.orchestrator.definition.templates import Placeholder, Template
 
 
 class MappingChecks:
     """Judges what stands in a definition against what is visible there, and notes the problems."""
 
-    def __init__(self, document: Document, visible: Scope) -> None:
-        self.document = document
+    def __init__(self, source: Source, visible: Scope) -> None:
+        self.source = source
         self.visible = visible
         self.problems: list[Problem] = []
         self.asked: dict[Path, list[ValueType]] = {}  # of inputs, by conditions
 
     def problem(self, pointer: Pointer, message: str, offset: int | None = None) -> None:
-        self._note(self.document.problem(pointer, message, offset=offset))
+        self._note(self.source.problem(pointer, message, offset=offset))
 
     def _note(self, problem: Problem) -> None:
         self.problems.append(problem)
@@ -96,7 +94,7 @@ class MappingChecks:
         message = f"unknown field {shown(name)}; known: {', '.join(target.names()) or 'none'}"
         if name in ("context", "request_id"):
             message = f"{name} is the engine's alone: leave it out"
-        self._note(self.document.key_problem(pointer, message))
+        self._note(self.source.key_problem(pointer, message))
 
     def _text_fits(self, text: str, target: ValueType, pointer: Pointer) -> None:
         template = self._template(text, pointer)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from services.orchestrator.definition.ast import ForEachNode, StepNode
     from services.orchestrator.definition.check.scope import Scope
-    from services.orchestrator.definition.document import Document, Pointer
+    from services.orchestrator.definition.source import Pointer, Source
     from services.orchestrator.definition.workflow import Operation, Step, Workflow
 
 # Kinds of what is around a step: those that do several things at once, or go on after a failure.
@@ -24,8 +24,8 @@ EACH = ("for_each", IN_TURN)
 
 
 class PaymentChecks(WaitChecks):
-    def __init__(self, document: Document, visible: Scope, deadline_us: int | None) -> None:
-        super().__init__(document, visible, deadline_us)
+    def __init__(self, source: Source, visible: Scope, deadline_us: int | None) -> None:
+        super().__init__(source, visible, deadline_us)
         self.inside: tuple[str, ...] = ()  # kinds of the steps around, outermost first
         self.lists: tuple[str, ...] = ()  # where the items of those come from, in the run's input
         self._pays: dict[str, tuple[Pointer, str]] = {}  # step -> itself, and its payment
@@ -38,7 +38,7 @@ class PaymentChecks(WaitChecks):
         source = ""
         if payment is not None:
             self.fits(payment, STRING, where)
-            source = self.source(payment)
+            source = self.origin(payment)
             if not source:
                 self.problem(where, "must be one path into the run's input, or into an item of it")
         if not operation.pivots:
@@ -62,7 +62,7 @@ class PaymentChecks(WaitChecks):
         alone = each.max_concurrency == 1 and not each.continues_on_error and raw.on_error is None
         return IN_TURN if alone else "for_each"
 
-    def source(self, value: Any) -> str:
+    def origin(self, value: Any) -> str:
         """Where a template finds its value in the run's input: ``input.list[].id``; else empty."""
         try:
             whole = parse_template(value).whole if isinstance(value, str) else None

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from services.orchestrator.definition import cel_types
-from services.orchestrator.definition.path import ERROR, STATUS, Path
+from services.orchestrator.definition.inputs import type_of_input
 from services.orchestrator.definition.problems import listed, shown
+from services.orchestrator.definition.templates import ERROR, STATUS, Path
 from services.orchestrator.definition.types import INT, STRING, TypeKind, ValueType
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Scope:
         """LookupError, with what to say about it, if the path leads nowhere."""
         match path.root:
             case "input":
-                return cel_types.type_of_input(self.inputs, path)
+                return type_of_input(self.inputs, path)
             case "output" if output is not None:
                 return _descend(output, path.parts, "output")
             case "output":

@@ -16,7 +16,7 @@ from services.orchestrator.definition.workflow import Approval, Emit, WaitFor
 if TYPE_CHECKING:
     from services.orchestrator.definition.ast import ApprovalNode, EmitNode, StepNode, WaitForNode
     from services.orchestrator.definition.check.scope import Scope
-    from services.orchestrator.definition.document import Document, Pointer
+    from services.orchestrator.definition.source import Pointer, Source
 
 SENT = ValueType(TypeKind.STRUCT, showable=False)
 STRINGS = ValueType(TypeKind.LIST, element=STRING)
@@ -28,8 +28,8 @@ MAX_SUBJECT = 200  # characters
 
 
 class WaitChecks(MappingChecks):
-    def __init__(self, document: Document, visible: Scope, deadline_us: int | None) -> None:
-        super().__init__(document, visible)
+    def __init__(self, source: Source, visible: Scope, deadline_us: int | None) -> None:
+        super().__init__(source, visible)
         self.deadline_us = deadline_us
 
     def ends_in_time(self, timeout_us: int | None, pointer: Pointer) -> None:

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.orchestrator.definition.document import MAX_SIZE, parse_json
+from services.orchestrator.definition.json_source import read_json
 from services.orchestrator.definition.problems import DefinitionInvalidError, Problem
+from services.orchestrator.definition.source import MAX_SOURCE_BYTES
 
 JSON = st.recursive(
     st.none()
@@ -24,7 +25,7 @@ JSON = st.recursive(
 
 @given(JSON, st.sampled_from([None, 2]))
 def test_it_reads_what_the_standard_library_writes(value: object, indent: int | None) -> None:
-    assert parse_json(json.dumps(value, indent=indent, ensure_ascii=False)).value == value
+    assert read_json(json.dumps(value, indent=indent, ensure_ascii=False)).value == value
 
 
 @pytest.mark.parametrize(
@@ -47,19 +48,19 @@ def test_it_reads_what_the_standard_library_writes(value: object, indent: int | 
         (r'{"a": "\ud800"}', "1:7: half of a surrogate pair is no character"),
         ('{"a": "b\n"}', "1:9: invalid control character at"),
         ("[" * 100, "1:34: nested deeper than 32 levels"),
-        ('"' + "a" * MAX_SIZE + '"', "1:1: longer than 256 KiB"),
+        ('"' + "a" * MAX_SOURCE_BYTES + '"', "1:1: longer than 256 KiB"),
     ],
     ids=lambda value: value[:20],
 )
 def test_a_problem_has_its_line_and_column(text: str, problem: str) -> None:
     with pytest.raises(DefinitionInvalidError) as caught:
-        parse_json(text)
+        read_json(text)
 
     assert [str(found) for found in caught.value.problems] == [problem]
 
 
 def test_a_place_inside_a_string_is_counted_from_its_quote() -> None:
-    document = parse_json('{\n  "a": ["xy{{z}}"]\n}')
+    document = read_json('{\n  "a": ["xy{{z}}"]\n}')
 
     assert document.problem(("a", 0), "here", offset=2) == Problem(2, 12, "here")
     assert document.key_problem(("a",), "here") == Problem(2, 3, "here")
@@ -76,7 +77,7 @@ def test_a_place_inside_a_string_is_counted_from_its_quote() -> None:
     ],
 )
 def test_a_place_behind_an_escape_is_where_it_is_written(written: str, column: int) -> None:
-    document = parse_json(f'{{"a": "{written}"}}')
+    document = read_json(f'{{"a": "{written}"}}')
 
     found = document.problem(("a",), "here", offset=document.at(("a",)).index("{{"))
 
@@ -84,11 +85,11 @@ def test_a_place_behind_an_escape_is_where_it_is_written(written: str, column: i
 
 
 def test_a_place_far_inside_a_string_is_that_of_the_string() -> None:
-    document = parse_json(json.dumps("\n" * 9000 + "{{z}}"))
+    document = read_json(json.dumps("\n" * 9000 + "{{z}}"))
 
     assert document.problem((), "here", offset=9000) == Problem(1, 1, "here")
 
 
 @pytest.mark.parametrize("text", ["2.0", "2e0", "20e-1", "2.000"])
 def test_a_whole_number_is_an_integer_however_it_is_written(text: str) -> None:
-    assert type(parse_json(text).value) is int
+    assert type(read_json(text).value) is int

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from services.orchestrator import definition
-from services.orchestrator.definition.document import MAX_SIZE
 from services.orchestrator.definition.problems import DefinitionInvalidError, Problem
-from services.orchestrator.definition.yaml_document import parse_yaml
+from services.orchestrator.definition.source import MAX_SOURCE_BYTES
+from services.orchestrator.definition.yaml_source import read_yaml
 from tests.orchestrator.definition.definitions import SEED, seed
 
 
@@ -53,13 +53,13 @@ def test_a_definition_has_the_same_hash_in_yaml_and_json() -> None:
         ('a: "\\ud800"', "1:4: half of a surrogate pair is no character"),
         ("a: \x01", "1:4: a character that YAML does not allow"),
         ("[" * 100, "1:34: nested deeper than 32 levels"),
-        ("a" * (MAX_SIZE + 1), "1:1: longer than 256 KiB"),
+        ("a" * (MAX_SOURCE_BYTES + 1), "1:1: longer than 256 KiB"),
     ],
     ids=lambda value: value[:20],
 )
 def test_a_problem_has_its_line_and_column(text: str, problem: str) -> None:
     with pytest.raises(DefinitionInvalidError) as caught:
-        parse_yaml(text)
+        read_yaml(text)
 
     assert [str(found) for found in caught.value.problems] == [problem]
 
@@ -79,7 +79,7 @@ def test_a_problem_has_its_line_and_column(text: str, problem: str) -> None:
     ],
 )
 def test_a_place_inside_a_string_is_where_it_is_written(text: str, place: Problem) -> None:
-    document = parse_yaml(text)
+    document = read_yaml(text)
 
     assert document.problem(("a",), "here", offset=document.at(("a",)).index("{{")) == place
 
@@ -97,14 +97,14 @@ JSON = st.recursive(
 @settings(deadline=None)
 @given(JSON)
 def test_json_is_read_as_the_value_that_it_is(value: object) -> None:
-    assert parse_yaml(json.dumps(value)).value == value
+    assert read_yaml(json.dumps(value)).value == value
 
 
 @settings(deadline=None, max_examples=300)
 @given(st.text(st.sampled_from("ab:-[]{}&*!|>'\"%#,? \n\t01.~\x00\x85"), max_size=40))
 def test_any_text_is_read_or_refused_in_its_place(text: str) -> None:
     try:
-        parse_yaml(text)
+        read_yaml(text)
     except DefinitionInvalidError as error:
         (problem,) = error.problems
         assert 1 <= problem.line <= text.count("\n") + 1
