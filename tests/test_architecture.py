@@ -58,8 +58,7 @@ ROOMS = ("__main__", "config", "actors", "servicers", "store")
 ADAPTERS = {
     "services/bitcoin/kernel.py": "Bitcoin Core's consensus code",
     "services/bitcoin/recovery.py": "makes journal, kernel and index agree",
-    "services/ml/inference.py": "ONNX Runtime",
-    "services/ml/training": "a command of its own, never part of serving",
+    "services/ml/training/__main__.py": "a command: starts processes, reads the sources' digest",
     "services/orchestrator/notifications.py": "wakes those who watch a run",
     "services/orchestrator/worker": "does what the pure engine wants, and journals it",
     "services/orchestrator/peers": "the other services, through the mesh's client",
@@ -71,7 +70,7 @@ ADAPTERS = {
 ABOUT_CONTRACTS = ("services/orchestrator/definition", "services/orchestrator/engine")
 
 # Nouns that draw from a seed: their randomness repeats.
-SEEDED = ("services/ml/simulation",)
+SEEDED = ("services/ml/simulation", "services/ml/training")
 
 # The only places that may catch what nobody foresaw.
 BOUNDARIES = {

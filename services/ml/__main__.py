@@ -20,11 +20,11 @@ from mesh.rpc.servicers import OutboxServicer
 from mesh.runtime import open_runtime
 from mesh.security.attestation import Attestor, Verifier
 from services.ml.config import MlConfig
-from services.ml.registry import Registry
 from services.ml.servicers.inference import InferenceServicer
 from services.ml.servicers.risk import RiskServicer
 from services.ml.store import SCHEMA
 from services.ml.store.assessments import AssessmentStore
+from services.ml.store.models import read_models
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -37,7 +37,7 @@ RISK_MODEL = "payment-risk"
 @asynccontextmanager
 async def ml(config: MlConfig) -> AsyncIterator[Ports]:
     """Run the service for the duration of the block."""
-    registry = Registry.load(config.models)
+    registry = read_models(config.models)
     model = registry.find(RISK_MODEL)
     if model is None:
         raise ConfigError(f"{config.models} has no {RISK_MODEL}; set ANYA_MODELS")

@@ -12,7 +12,7 @@ from anya.standard.inference.v2 import inference_pb2 as pb
 from features.payment_risk import PAYMENT_RISK
 from mesh.testing import reason
 from services.ml.config import MODELS
-from services.ml.registry import Registry
+from services.ml.store.models import read_models
 from tests.ml.conftest import to_the_scam, to_the_shop
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ async def test_the_metadata_say_what_the_model_takes_and_gives(running: Running)
     found = await running.inference.ModelMetadata(pb.ModelMetadataRequest(name=NAME), timeout=5)
 
     assert found.platform == "onnx_onnxv1"
-    assert found.versions == Registry.load(MODELS).versions(NAME)
+    assert found.versions == read_models(MODELS).versions(NAME)
     assert [(i.name, i.datatype, list(i.shape)) for i in found.inputs] == [
         ("input", "FP32", [-1, WIDTH])
     ]
@@ -71,7 +71,7 @@ async def test_rows_are_answered_in_their_order_as_raw_little_endian_floats(
     reply = await running.inference.ModelInfer(raw(id="7"), timeout=5)
 
     scores = np.frombuffer(reply.raw_output_contents[1], "<f4")
-    model = Registry.load(MODELS).find(NAME)
+    model = read_models(MODELS).find(NAME)
     assert model
     assert reply.id == "7"
     assert [(o.name, list(o.shape)) for o in reply.outputs] == [

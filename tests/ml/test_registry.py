@@ -14,8 +14,9 @@ from features.payment_risk import PAYMENT_RISK, extract
 from mesh.config import ConfigError
 from services.ml.config import MODELS
 from services.ml.manifest import MANIFEST, digest, parse
-from services.ml.registry import Registry, load
+from services.ml.registry import ModelRegistry
 from services.ml.simulation.demonstration import illicit_recipient, licit_recipient
+from services.ml.store.models import read_model, read_models
 from tests.ml.conftest import demo, facts
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ MARK = 0.7
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    found = Registry.load(MODELS).find(NAME)
+    found = read_models(MODELS).find(NAME)
     assert found
     return found
 
@@ -77,7 +78,7 @@ def test_a_value_training_never_saw_is_counted(model: Model) -> None:
 
 
 def test_the_newest_version_answers_where_none_is_named(model: Model) -> None:
-    registry = Registry.load(MODELS)
+    registry = read_models(MODELS)
 
     assert registry.find(NAME, registry.versions(NAME)[-1]) == registry.find(NAME)
     assert registry.find(NAME, "999") is None
@@ -87,7 +88,7 @@ def test_the_newest_version_answers_where_none_is_named(model: Model) -> None:
 def test_the_newest_is_found_by_number(model: Model) -> None:
     versions = [with_version(model, version) for version in ("10", "9", "2")]
 
-    registry = Registry(versions)
+    registry = ModelRegistry(versions)
 
     assert registry.versions(NAME) == ["2", "9", "10"]
     assert registry.find(NAME) is versions[0]
@@ -100,14 +101,14 @@ def test_a_flipped_bit_in_any_file_is_refused(copy: Path, name: str) -> None:
     (copy / name).write_bytes(content)
 
     with pytest.raises(ConfigError, match=f"{name} is not the file that was released"):
-        load(copy)
+        read_model(copy)
 
 
 def test_a_missing_and_an_extra_file_are_refused(copy: Path) -> None:
     (copy / "card.md").rename(copy / "notes.md")
 
     with pytest.raises(ConfigError, match=r"card\.md, notes\.md"):
-        load(copy)
+        read_model(copy)
 
 
 def edit_hash(manifest: dict[str, Any]) -> None:
@@ -148,7 +149,7 @@ def test_a_manifest_that_does_not_fit_is_refused(
     (copy / MANIFEST).write_text(json.dumps(manifest))
 
     with pytest.raises(ConfigError, match=complaint):
-        load(copy)
+        read_model(copy)
 
 
 def test_a_graph_that_is_none_is_refused_even_with_the_right_hash(copy: Path) -> None:
@@ -159,12 +160,12 @@ def test_a_graph_that_is_none_is_refused_even_with_the_right_hash(copy: Path) ->
     (copy / MANIFEST).write_text(json.dumps(manifest))
 
     with pytest.raises(ConfigError, match="cannot be served"):
-        load(copy)
+        read_model(copy)
 
 
 def test_a_folder_without_models_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="ANYA_MODELS"):
-        Registry.load(tmp_path)
+        read_models(tmp_path)
 
 
 def test_the_card_says_what_the_model_may_not_claim() -> None:

@@ -13,10 +13,11 @@ import pytest
 
 from features.payment_risk import PAYMENT_RISK
 from services.ml.simulation.parameters import DEMO_SEED
+from services.ml.store.models import write_version
 from services.ml.training.dataset import Source, build, world_rows
 from services.ml.training.fit import SCORE_AT_THRESHOLD, fit
 from services.ml.training.metrics import figures
-from services.ml.training.release import Splits, write
+from services.ml.training.release import Splits
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # the converters' own dependencies deprecate each other
@@ -179,10 +180,10 @@ def test_the_check_notices_a_released_file_that_was_changed(
 
 
 def test_a_version_is_written_once(tmp_path: Path) -> None:
-    write(tmp_path / "payment-risk" / "1", {"card.md": b"first"})
+    write_version(tmp_path / "payment-risk" / "1", {"card.md": b"first"})
 
     with pytest.raises(FileExistsError, match="never changes"):
-        write(tmp_path / "payment-risk" / "1", {"card.md": b"second"})
+        write_version(tmp_path / "payment-risk" / "1", {"card.md": b"second"})
 
     assert (tmp_path / "payment-risk" / "1" / "card.md").read_bytes() == b"first"
     assert [path.name for path in (tmp_path / "payment-risk").iterdir()] == ["1"]

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from grpc.aio import ServicerContext
 
     from services.ml.model import Model
-    from services.ml.registry import Registry
+    from services.ml.registry import ModelRegistry
 
 SERVER = "anya-ml"
 PLATFORM = "onnx_onnxv1"
 
 
 class InferenceServicer(GRPCInferenceServiceServicer):
-    def __init__(self, registry: Registry, version: str) -> None:
+    def __init__(self, registry: ModelRegistry, version: str) -> None:
         self._registry = registry
         self._version = version
 

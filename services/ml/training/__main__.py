@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import multiprocessing
 import os
 import sys
@@ -16,18 +17,20 @@ from typing import TYPE_CHECKING
 
 from mesh.config import ConfigError
 from services.ml.manifest import MANIFEST, REPRODUCED, parse
-from services.ml.registry import load
+from services.ml.store.models import read_model, write_version
 from services.ml.training.dataset import build
 from services.ml.training.export import export, run
 from services.ml.training.fit import fit
 from services.ml.training.metrics import leave_one_out, measure
-from services.ml.training.release import NAME, Splits, assemble, write
+from services.ml.training.release import NAME, Evidence, Splits, assemble
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from concurrent.futures import Executor
 
 MODELS = Path(__file__).parents[1] / "models"
+REPOSITORY = Path(__file__).parents[3]
+SOURCES = ("features", "services/ml/simulation", "services/ml/training")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,15 +65,16 @@ def train(versions: Path, version: str, pool: Executor) -> int:
     metrics["refused_when_never_seen"] = leave_one_out(
         rows["train"], rows["validation"], rows["calibration"], test
     )
-    files = assemble(version, fitted, splits, rows["train"], rows["validation"], metrics)
-    write(directory, files)
+    evidence = Evidence(splits, metrics, code_digest())
+    files = assemble(version, fitted, rows["train"], rows["validation"], evidence)
+    write_version(directory, files)
     return say(f"released {NAME} {version} in {directory}", 0)
 
 
 def check(directory: Path, pool: Executor) -> int:
     """1 unless every released file is as it was, and training again gives the golden answers."""
     try:
-        load(directory)
+        read_model(directory)
     except ConfigError as error:
         return say(str(error), 1)
     manifest = parse((directory / MANIFEST).read_bytes())
@@ -90,6 +94,16 @@ def latest(versions: Path) -> int:
     """The highest version number; 0 if there is none."""
     numbers = [int(path.name) for path in versions.glob("*") if path.name.isdecimal()]
     return max(numbers, default=0)
+
+
+def code_digest() -> str:
+    """Returns the SHA-256 of the sources that make a version, in hex."""
+    hashed = hashlib.sha256()
+    for source in SOURCES:
+        for path in sorted((REPOSITORY / source).rglob("*.py")):
+            hashed.update(str(path.relative_to(REPOSITORY)).encode() + b"\0")
+            hashed.update(path.read_bytes() + b"\0")
+    return hashed.hexdigest()
 
 
 def say(text: str, code: int) -> int:

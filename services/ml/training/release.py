@@ -1,14 +1,11 @@
-"""Writes a version directory, once: model, paths for explanations, card and manifest."""
+"""The files of a version: model, paths for explanations, card and manifest."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-import os
 from dataclasses import dataclass
 from importlib.metadata import version as library_version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,25 +27,43 @@ if TYPE_CHECKING:
 
 NAME = "payment-risk"
 GOLDEN_ROWS = 24
-REPOSITORY = Path(__file__).parents[3]
-SOURCES = ("features", "services/ml/simulation", "services/ml/training")
 LIBRARIES = ("lightgbm", "numpy", "onnx", "onnxmltools", "scikit-learn", "skl2onnx")
 
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """Worlds by their seeds; no seed is in two of them."""
+    """The seeds of the worlds of each split; no seed is in two splits."""
 
     train: range = range(1_000, 1_040)
     validation: range = range(2_000, 2_010)
     calibration: range = range(3_000, 3_010)
     test: range = range(5_000, 5_020)
 
+    def bounds(self) -> dict[str, list[int]]:
+        """Returns the first and the last seed of each split."""
+        return {
+            split: [seeds.start, seeds.stop - 1]
+            for split in ("train", "validation", "calibration", "test")
+            for seeds in [getattr(self, split)]
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a version's manifest and card state beside the fit itself."""
+
+    splits: Splits
+    metrics: dict[str, Any]
+    code_sha256: str  # of the sources that make the version
+
 
 def assemble(
-    version: str, fit: Fit, splits: Splits, train: Rows, held_out: Rows, metrics: dict[str, Any]
+    version: str, fit: Fit, train: Rows, held_out: Rows, evidence: Evidence
 ) -> dict[str, bytes]:
-    """Every file of the version, by name. ParityError if ONNX answers otherwise than LightGBM."""
+    """Makes every file of a version, by name.
+
+    Raises ParityError if the exported graph and LightGBM differ on the ``held_out`` rows.
+    """
     graph = export(fit, len(PAYMENT_RISK.names))
     worst = parity(fit, graph, held_out.x)
     manifest: dict[str, Any] = {
@@ -67,24 +82,12 @@ def assemble(
             "features": PAYMENT_RISK.names,
         },
         "ranges": ranges(train.x),
-        "calibration": {
-            "platt_a": fit.platt_a,
-            "platt_b": fit.platt_b,
-            "threshold": fit.threshold,
-            "score_at_threshold": SCORE_AT_THRESHOLD,
-            "score_shift": score_shift(fit.threshold),
-            "prior": float(train.made.fraud.mean()),
-            "prior_shift": 0.0,
-        },
+        "calibration": _calibration(fit, train),
         "trees": {"count": fit.count, "parity": worst},
-        "worlds": {
-            split: [seeds.start, seeds.stop - 1]
-            for split in ("train", "validation", "calibration", "test")
-            for seeds in [getattr(splits, split)]
-        },
+        "worlds": evidence.splits.bounds(),
         "golden": golden(graph, held_out),
-        "metrics": metrics,
-        "code_sha256": code_digest(),
+        "metrics": evidence.metrics,
+        "code_sha256": evidence.code_sha256,
         "libraries": {name: library_version(name) for name in LIBRARIES},
     }
     files = {
@@ -97,6 +100,18 @@ def assemble(
         for name, content in sorted(files.items())
     }
     return {**files, MANIFEST: (json.dumps(manifest, indent=1) + "\n").encode()}
+
+
+def _calibration(fit: Fit, train: Rows) -> dict[str, float]:
+    return {
+        "platt_a": fit.platt_a,
+        "platt_b": fit.platt_b,
+        "threshold": fit.threshold,
+        "score_at_threshold": SCORE_AT_THRESHOLD,
+        "score_shift": score_shift(fit.threshold),
+        "prior": float(train.made.fraud.mean()),
+        "prior_shift": 0.0,
+    }
 
 
 def golden(graph: bytes, rows: Rows) -> list[dict[str, Any]]:
@@ -122,27 +137,3 @@ def stored_paths(fit: Fit) -> bytes:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
-
-
-def code_digest() -> str:
-    """SHA-256 over the sources that made the version."""
-    hashed = hashlib.sha256()
-    for source in SOURCES:
-        for path in sorted((REPOSITORY / source).rglob("*.py")):
-            hashed.update(str(path.relative_to(REPOSITORY)).encode() + b"\0")
-            hashed.update(path.read_bytes() + b"\0")
-    return hashed.hexdigest()
-
-
-def write(directory: Path, files: dict[str, bytes]) -> None:
-    """All files or none; FileExistsError if the version was released before."""
-    if directory.exists():
-        raise FileExistsError(f"{directory} was released before; a version never changes")
-    draft = directory.with_name(f".{directory.name}.{os.getpid()}")
-    draft.mkdir(parents=True)
-    for name, content in files.items():
-        with (draft / name).open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    draft.rename(directory)
