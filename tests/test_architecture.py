@@ -87,7 +87,7 @@ BOUNDARIES = {
 
 # Where time is what is tried, and nothing is waited for.
 BY_THE_CLOCK = {
-    "tests/faults/paying.py": "clients cancel at random moments, and wait before they ask again",
+    "tests/faults/payment_clients.py": "clients cancel at random moments, and wait before a retry",
     "tests/faults/fault_injection.py": "services are killed and stopped at random moments",
 }
 

@@ -31,7 +31,7 @@ from services.web5 import did
 from services.web5.dwn import records_query
 from services.web5.proof import Signer
 from tests.faults.fault_schedule import LEAST_SAT
-from tests.faults.paying import HASTY, persist, state_word
+from tests.faults.payment_clients import HASTY, persist, state_word
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from cli.connection import Channels
     from cli.identities import Identity
     from tests.faults.funded_mesh import Town
-    from tests.faults.paying import Followed
+    from tests.faults.payment_clients import Followed
 
 Q = TypeVar("Q")
 R = TypeVar("R")

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 from tests.faults.deployment import SERVER
 from tests.faults.fault_schedule import Kind
-from tests.faults.paying import Clients
+from tests.faults.payment_clients import Clients
 
 if TYPE_CHECKING:
     from tests.faults.deployment import Ground
     from tests.faults.fault_schedule import Fault, Plan
     from tests.faults.funded_mesh import Town
-    from tests.faults.paying import Followed
+    from tests.faults.payment_clients import Followed
 
 AT_ONCE = 16
 

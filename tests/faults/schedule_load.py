@@ -11,7 +11,7 @@ from anya.orchestrator.v1 import workflow_pb2 as pb
 from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceStub
 from cli import runs, schedules
 from mesh.testing import eventually
-from tests.faults.paying import persist
+from tests.faults.payment_clients import persist
 
 if TYPE_CHECKING:
     from cli.connection import Channels

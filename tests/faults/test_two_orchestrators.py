@@ -11,7 +11,7 @@ from cli import payment, payments, runs
 from tests.faults import evidence, funded_mesh
 from tests.faults.deployment import REPLICA, Store, standing
 from tests.faults.fault_schedule import LEAST_SAT, Planned
-from tests.faults.paying import Followed, persist
+from tests.faults.payment_clients import Followed, persist
 from tests.scenarios.kill_points import frozen
 
 if TYPE_CHECKING:

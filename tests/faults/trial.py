@@ -11,7 +11,7 @@ from tests.faults import evidence, funded_mesh, schedule_load
 from tests.faults.deployment import Store, services_on, standing
 from tests.faults.fault_injection import Storm
 from tests.faults.fault_schedule import Plan, Weather, plan
-from tests.faults.paying import register_hasty
+from tests.faults.payment_clients import register_hasty
 
 if TYPE_CHECKING:
     from pathlib import Path

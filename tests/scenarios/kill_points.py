@@ -19,7 +19,7 @@ from cli.home import SERVICES, Home
 from cli.supervisor import control
 from mesh.testing import eventually
 from tests.faults import evidence, funded_mesh
-from tests.faults.paying import persist
+from tests.faults.payment_clients import persist
 from tests.scenarios.meshes import up
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from anya.orchestrator.v1 import payment_pb2
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from cli import payment, payments, runs
 from cli.connection import connect
-from tests.faults.paying import persist, state_word
+from tests.faults.payment_clients import persist, state_word
 from tests.scenarios.kill_points import SEND, Scene, arm, scene, until_stopped
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from cli.connection import connect, traced
 from cli.home import SERVICES
 from cli.spans import store
 from mesh.testing import eventually
-from tests.faults.paying import persist, state_word
+from tests.faults.payment_clients import persist, state_word
 from tests.scenarios.kill_points import Scene, mempool, mine, scene
 
 if TYPE_CHECKING:

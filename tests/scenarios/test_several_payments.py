@@ -16,7 +16,7 @@ from anya.orchestrator.v1 import payment_pb2
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from cli import payments, runs
 from cli.connection import connect
-from tests.faults.paying import persist
+from tests.faults.payment_clients import persist
 from tests.orchestrator.multi_payment import BATCH, PAIR, batch_of, pair_of
 from tests.scenarios.kill_points import Scene, mine, scene
 from tests.scenarios.meshes import anya

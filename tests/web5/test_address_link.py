@@ -17,6 +17,7 @@ from mesh.security import address_link
 from mesh.security.attestation import Attestor, payment_digest
 from mesh.testing import reason
 from services.web5 import credential
+from tests.web5.address_links import begin, complete, completion, link
 from tests.web5.holder import (
     RECIPIENT_ADDRESS,
     SENDER_ADDRESS,
@@ -27,7 +28,6 @@ from tests.web5.holder import (
     signer,
     verification,
 )
-from tests.web5.linking import begin, complete, completion, link
 
 if TYPE_CHECKING:
     from mesh.security.attestation import Verifier

@@ -13,8 +13,8 @@ from anya.web5.v1 import analysis_pb2
 from mesh.errors import Reason
 from mesh.security.attestation import payment_digest
 from mesh.testing import reason
+from tests.web5.address_links import link
 from tests.web5.holder import RECIPIENT_ADDRESS, SENDER_ADDRESS, Payer, intent, signer
-from tests.web5.linking import link
 
 if TYPE_CHECKING:
     from mesh.security.attestation import Attestor, Verifier

@@ -23,7 +23,7 @@ from services.web5.store.did import DidStore
 from services.web5.store.identity import IdentityStore
 from services.web5.store.link import LinkStore
 from tests.web5.holder import SENDER_ADDRESS, Payer, signer
-from tests.web5.spending_nonces import judge, verdict_reply
+from tests.web5.nonce_process import judge, verdict_reply
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -164,7 +164,7 @@ async def spend_elsewhere(job: dict[str, Any]) -> list[bool]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "tests.web5.spending_nonces",
+        "tests.web5.nonce_process",
         cwd=Path(__file__).parents[2],
         stdin=PIPE,
         stdout=PIPE,

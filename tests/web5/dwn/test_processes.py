@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mesh.data.database import open_database
-from tests.web5.dwn.storing_records import PAYMENTS, SCHEMA
+from tests.web5.dwn.record_process import PAYMENTS, SCHEMA
 
 if TYPE_CHECKING:
     from mesh.data.database import Transaction
 
 ROOT = Path(__file__).parents[3]
-STORING = [sys.executable, "-m", "tests.web5.dwn.storing_records"]
+RECORD_PROCESS = [sys.executable, "-m", "tests.web5.dwn.record_process"]
 
 
 async def run(location: str, secret: str) -> tuple[int | None, bytes]:
     """The exit code of a process of its own, and the records that it got for its payments."""
     child = await asyncio.create_subprocess_exec(
-        *STORING, location, secret, cwd=ROOT, stdout=asyncio.subprocess.PIPE
+        *RECORD_PROCESS, location, secret, cwd=ROOT, stdout=asyncio.subprocess.PIPE
     )
     output, _ = await child.communicate()
     return child.returncode, output
