@@ -1,4 +1,4 @@
-"""What the runtime costs: calls through every step, against the same calls through bare grpc.aio.
+"""Calls through every interceptor, against the same calls through bare grpc.aio.
 
 Client and server share one process and one loop; both sides of the comparison use mTLS, and their
 bursts alternate, so that what slows the machine down slows both.
@@ -41,7 +41,7 @@ REQUEST = pb.ReadOutboxRequest(after_sequence=1)
 
 
 def chain_vs_bare(rounds: int, *, concurrency: int, goal: float) -> Ratio:
-    """All steps on both sides, tracing unsampled."""
+    """All interceptors on both sides, tracing unsampled."""
     return Ratio(
         value=min(asyncio.run(_ratios(rounds, concurrency))),
         goal=goal,

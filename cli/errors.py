@@ -82,7 +82,9 @@ def usage(message: str, *, remedy: str = "") -> CommandError:
 
 def from_rpc(error: grpc.aio.AioRpcError) -> CommandError:
     """The status of a call that failed, in our form."""
-    reason = _reason(error)
+    from mesh.rpc.status import reason_of
+
+    reason = reason_of(error)
     code = error.code().name
     message = error.details() or code
     if code == "UNAVAILABLE" and not reason:
@@ -117,18 +119,3 @@ def from_system(error: OSError) -> CommandError | None:
         reason="FILE_UNUSABLE",
         remedy="look at who owns it and at the disk, or choose another place",
     )
-
-
-def _reason(error: grpc.aio.AioRpcError) -> str:
-    """The ErrorInfo reason that the status carries, if it carries one."""
-    from google.rpc.error_details_pb2 import ErrorInfo
-    from google.rpc.status_pb2 import Status
-
-    packed = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin")
-    if not isinstance(packed, bytes):
-        return ""
-    info = ErrorInfo()
-    for detail in Status.FromString(packed).details:
-        if detail.Unpack(info):
-            return str(info.reason)
-    return ""

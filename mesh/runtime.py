@@ -99,7 +99,7 @@ class Runtime:
                 await server.stop(DRAIN_TIMEOUT_S)
 
     def channel(self, peer: str, *, timeout: float = 5.0) -> grpc.aio.Channel:
-        """A channel to a service of the mesh, with every step; ``timeout`` in seconds.
+        """Returns a channel to a service, with all interceptors; ``timeout`` in seconds.
 
         Close it before the loop ends. ConfigError if ANYA_PEERS does not name the peer.
         """

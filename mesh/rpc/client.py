@@ -1,8 +1,9 @@
-"""A gRPC channel with every step around every call."""
+"""A gRPC channel with every client interceptor around every call."""
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -10,34 +11,33 @@ import grpc
 from mesh.errors import MeshError
 from mesh.rpc.interceptors import ClientCall, ClientRules, breaker, data_policy, deadline, tracing
 from mesh.rpc.interceptors.errors import to_rpc_error
-from mesh.rpc.interceptors.stack import InterceptorStack, unwrap
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from mesh.config import Identity
-    from mesh.rpc.interceptors import ClientStep
+    from mesh.rpc.interceptors import ClientInterceptor
 
 # From the stub to the wire.
-INTERCEPTORS: tuple[ClientStep, ...] = (
+INTERCEPTORS: tuple[ClientInterceptor, ...] = (
     tracing.send,
     deadline.shrink,
     data_policy.check,
     breaker.guard,
 )
-_BARE = unwrap(INTERCEPTORS)
 
-# Who is back is found soon: gRPC's own 1 s to 2 min outlast what a step of a payment may take.
+# gRPC's own backoff of 1 s to 2 min is longer than one attempt of a payment may take.
 FIRST_RECONNECT_MS = 100
 LAST_RECONNECT_MS = 1000
 
 
 def open_channel(target: str, rules: ClientRules, identity: Identity) -> grpc.aio.Channel:
-    """Close it before the loop ends. Failed calls raise AioRpcError, whoever refused them.
+    """Returns a channel to ``target``; close it before the loop ends.
 
-    The other end must have a certificate for the name ``rules.target``, wherever it listens.
+    The server must have a certificate for the name ``rules.target``, whatever its address. Failed
+    calls raise AioRpcError, whether the server or an interceptor refused them.
     """
-    shapes = (_UnaryUnary, _UnaryStream, _StreamUnary, _StreamStream)
+    adapters = (_UnaryUnary, _UnaryStream, _StreamUnary, _StreamStream)
     return grpc.aio.secure_channel(
         target,
         grpc.ssl_channel_credentials(
@@ -49,78 +49,82 @@ def open_channel(target: str, rules: ClientRules, identity: Identity) -> grpc.ai
             ("grpc.initial_reconnect_backoff_ms", FIRST_RECONNECT_MS),
             ("grpc.max_reconnect_backoff_ms", LAST_RECONNECT_MS),
         ],
-        interceptors=[shape(rules) for shape in shapes],
+        interceptors=[adapter(rules) for adapter in adapters],
     )
 
 
-class _Steps:
-    """The only code on this side that knows that calls have four shapes."""
+class _ClientAdapter:
+    """Runs the interceptors around the four kinds of calls that gRPC has."""
 
     def __init__(self, rules: ClientRules) -> None:
         self._rules = rules
         self._streams: set[asyncio.Task[None]] = set()
 
-    async def _reply(self, proceed: Callable[..., Awaitable[Any]], details: Any, sent: Any) -> Any:
-        """One reply: the steps end with it."""
+    async def _call_unary(
+        self, proceed: Callable[..., Awaitable[Any]], details: Any, request: Any
+    ) -> Any:
+        """Makes a call with one reply; the interceptors end with the reply."""
         try:
-            with InterceptorStack() as steps:
-                wire = await proceed(*self._enter(steps, details, sent))
-                await wire  # raises here, where the steps can see it
-                return wire
+            with ExitStack() as stack:
+                call = await proceed(*self._enter(stack, details, request))
+                await call  # raises here, where the interceptors can see it
+                return call
         except MeshError as error:
             raise to_rpc_error(error) from None
 
-    async def _replies(
-        self, proceed: Callable[..., Awaitable[Any]], details: Any, sent: Any
+    async def _call_streaming(
+        self, proceed: Callable[..., Awaitable[Any]], details: Any, request: Any
     ) -> Any:
-        """Many replies: the steps end with the call, even if nobody reads it to the end."""
+        """Makes a call with many replies; the interceptors end with it, even if it is not read."""
         try:
-            with InterceptorStack() as steps:
-                wire = await proceed(*self._enter(steps, details, sent))
-                task = asyncio.create_task(_settle(wire, steps.pop_all()), name="stream steps")
+            with ExitStack() as stack:
+                call = await proceed(*self._enter(stack, details, request))
+                task = asyncio.create_task(_finish(call, stack.pop_all()), name="stream end")
         except MeshError as error:
             raise to_rpc_error(error) from None
         self._streams.add(task)
         task.add_done_callback(self._streams.discard)
-        return wire
+        return call
 
     def _enter(
-        self, steps: InterceptorStack, details: Any, sent: Any
+        self, stack: ExitStack, details: Any, request: Any
     ) -> tuple[grpc.aio.ClientCallDetails, Any]:
         method = details.method.decode().lstrip("/")
-        call = ClientCall(method, sent, details.timeout, self._rules)
-        steps.enter(_BARE, call)
+        call = ClientCall(method, request, details.timeout, self._rules)
+        for interceptor in INTERCEPTORS:
+            stack.enter_context(interceptor(call))
         metadata = grpc.aio.Metadata(*(details.metadata or ()), *call.metadata.items())
-        onward = grpc.aio.ClientCallDetails(
+        changed = grpc.aio.ClientCallDetails(
             details.method, call.timeout, metadata, details.credentials, details.wait_for_ready
         )
-        return onward, call.request
+        return changed, call.request
 
 
-async def _settle(wire: Any, steps: InterceptorStack) -> None:
+async def _finish(call: Any, stack: ExitStack) -> None:
     try:
-        with steps:
-            code = await wire.code()
+        with stack:
+            code = await call.code()
             if code is not grpc.StatusCode.OK:
-                trailing = await wire.trailing_metadata()
+                trailing = await call.trailing_metadata()
                 raise grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailing)
     except grpc.aio.AioRpcError:
-        pass  # the reader of the stream gets its own
+        pass  # the reader of the stream gets an error of its own
 
 
-# grpc registers an interceptor under the first base it recognises: four shapes, four classes. The
-# assignments are untyped because grpc's generic signatures admit no common implementation.
-class _UnaryUnary(_Steps, grpc.aio.UnaryUnaryClientInterceptor):
-    intercept_unary_unary: Any = _Steps._reply
+# grpc registers an interceptor under the first base that it recognises, so each kind of call has
+# its class. The assignments are untyped because grpc's generic signatures admit no common
+# implementation.
+class _UnaryUnary(_ClientAdapter, grpc.aio.UnaryUnaryClientInterceptor):
+    intercept_unary_unary: Any = _ClientAdapter._call_unary
 
 
-class _UnaryStream(_Steps, grpc.aio.UnaryStreamClientInterceptor):
-    intercept_unary_stream: Any = _Steps._replies
+class _UnaryStream(_ClientAdapter, grpc.aio.UnaryStreamClientInterceptor):
+    intercept_unary_stream: Any = _ClientAdapter._call_streaming
 
 
-class _StreamUnary(_Steps, grpc.aio.StreamUnaryClientInterceptor):
-    intercept_stream_unary: Any = _Steps._reply
+class _StreamUnary(_ClientAdapter, grpc.aio.StreamUnaryClientInterceptor):
+    intercept_stream_unary: Any = _ClientAdapter._call_unary
 
 
-class _StreamStream(_Steps, grpc.aio.StreamStreamClientInterceptor):
-    intercept_stream_stream: Any = _Steps._replies
+class _StreamStream(_ClientAdapter, grpc.aio.StreamStreamClientInterceptor):
+    intercept_stream_stream: Any = _ClientAdapter._call_streaming

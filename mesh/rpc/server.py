@@ -1,8 +1,8 @@
-"""A gRPC server with every step around every call."""
+"""A gRPC server with every server interceptor around every call."""
 
 from __future__ import annotations
 
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
@@ -23,7 +23,6 @@ from mesh.rpc.interceptors import (
     tracing,
     trust,
 )
-from mesh.rpc.interceptors.stack import InterceptorStack, unwrap
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -31,31 +30,34 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from mesh.config import Identity
-    from mesh.rpc.interceptors import ServerStep
+    from mesh.rpc.interceptors import ServerInterceptor
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
-MALFORMED = "the request is no message of its type, or is nested deeper than 100 messages"
+MALFORMED = (
+    "the request is not a message of the type that the method takes,"
+    " or is nested deeper than 100 messages"
+)
 
-# The limit stands before anything that costs; errors stand outside of all that may refuse, and
-# inside tracing, so that the span has the final status.
-_ADMIT: tuple[ServerStep, ...] = (
+# The limit precedes all costly work. errors.report encloses every interceptor that may refuse, and
+# is within tracing, so that the span has the final status.
+_ADMIT: tuple[ServerInterceptor, ...] = (
     tracing.receive,
     errors.report,
     deadline.require,
     limit.admit,
 )
-_JUDGE: tuple[ServerStep, ...] = (
+_AUTHORIZE: tuple[ServerInterceptor, ...] = (
     identity.identify,
     trust.authorize,
     request_key.bind,
     data_policy.redact,
 )
 
-# In the order in which they act: the servicer runs before the last two.
-INTERCEPTORS = (*_ADMIT, *_JUDGE, audit.record)
-# In the order in which they are entered: audit acts last, and sees whom the others refuse.
-_NESTED = unwrap((*_ADMIT, audit.record, *_JUDGE))
+# In the order in which they act. The servicer runs before the last two.
+INTERCEPTORS = (*_ADMIT, *_AUTHORIZE, audit.record)
+# In the order in which they are entered: audit acts last, and sees the refusals of the others.
+_NESTED = (*_ADMIT, audit.record, *_AUTHORIZE)
 
 RPC_KINDS: dict[tuple[bool, bool], Callable[..., Handler]] = {
     # request streams, response streams
@@ -67,20 +69,20 @@ RPC_KINDS: dict[tuple[bool, bool], Callable[..., Handler]] = {
 
 
 def build_server(rules: ServerRules, *, max_message: int = 4 << 20) -> grpc.aio.Server:
-    """A server that refuses requests above ``max_message`` bytes with RESOURCE_EXHAUSTED."""
+    """Returns a server that refuses requests above ``max_message`` bytes (RESOURCE_EXHAUSTED)."""
     options = [
-        # On by default: a second process would share our port without an error.
+        # Off, because with it a second process would share the port without an error.
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", max_message),
     ]
-    return grpc.aio.server(interceptors=[Steps(rules)], options=options)
+    return grpc.aio.server(interceptors=[ServerAdapter(rules)], options=options)
 
 
 def credentials(identity: Identity) -> grpc.ServerCredentials:
-    """mTLS: callers without a certificate of our CA do not get through the handshake.
+    """Returns mTLS credentials: the handshake refuses clients without a certificate of our CA.
 
-    The files are read anew when they change, so that a renewed certificate needs no restart.
-    ConfigError if they cannot be read now.
+    Reads the files again when they change, so that a renewed certificate needs no restart.
+    Raises ConfigError if they cannot be read now.
     """
     try:
         first, seen = _certificates(identity), _changed_at(identity)
@@ -94,7 +96,7 @@ def credentials(identity: Identity) -> grpc.ServerCredentials:
                 return None
             certificates, seen = _certificates(identity), now
         except OSError:
-            return None  # amid a renewal: the next handshake looks again
+            return None  # in the middle of a renewal: the next handshake reads again
         return certificates
 
     return grpc.dynamic_ssl_server_credentials(first, renewed, require_client_authentication=True)
@@ -110,12 +112,12 @@ def _changed_at(identity: Identity) -> tuple[int, ...]:
     return tuple(path.stat().st_mtime_ns for path in paths)
 
 
-class Steps(grpc.aio.ServerInterceptor):
-    """The only code on this side that knows that calls have four shapes."""
+class ServerAdapter(grpc.aio.ServerInterceptor):
+    """Runs the interceptors around the four kinds of calls that gRPC has."""
 
     def __init__(self, rules: ServerRules) -> None:
         self._rules = rules
-        self._wrapped: dict[str, Handler] = {}  # only methods that exist get in: it cannot grow
+        self._wrapped: dict[str, Handler] = {}  # bounded: only existing methods get in
 
     async def intercept_service(
         self,
@@ -132,7 +134,7 @@ class Steps(grpc.aio.ServerInterceptor):
 
 
 def wrap(handler: Any, method: str, rules: ServerRules) -> Handler:
-    """The same handler with STEPS around it.
+    """Returns the same handler with INTERCEPTORS around it.
 
     Streams are written through the context, so that one coroutine spans the life of any call.
     """
@@ -142,8 +144,9 @@ def wrap(handler: Any, method: str, rules: ServerRules) -> Handler:
 
     async def serve(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         call = ServerCall(method, None if handler.request_streaming else request, context, rules)
-        with InterceptorStack() as steps:
-            steps.enter(_NESTED, call)
+        with ExitStack() as stack:
+            for interceptor in _NESTED:
+                stack.enter_context(interceptor(call))
             if request is None:
                 raise InvalidArgument(MALFORMED, reason=Reason.MESSAGE_MALFORMED)
             if not handler.response_streaming:
@@ -151,7 +154,7 @@ def wrap(handler: Any, method: str, rules: ServerRules) -> Handler:
             async with aclosing(behaviour(request, context)) as replies:
                 async for reply in replies:
                     await context.write(call.outgoing(reply))
-        return None  # a stream's end, or a status that errors.report has set
+        return None  # the end of a stream, or a status that errors.report has set
 
     return RPC_KINDS[handler.request_streaming, handler.response_streaming](
         serve, _lenient(handler.request_deserializer), handler.response_serializer
@@ -159,7 +162,10 @@ def wrap(handler: Any, method: str, rules: ServerRules) -> Handler:
 
 
 def _lenient(parse: Callable[[bytes], Message]) -> Callable[[bytes], Message | None]:
-    """None for what is no such message: gRPC would call that UNKNOWN, before any step sees it."""
+    """Returns a parser that gives None for malformed bytes.
+
+    gRPC itself would answer UNKNOWN before any interceptor runs.
+    """
 
     def parsed(raw: bytes) -> Message | None:
         try:

@@ -1,4 +1,4 @@
-"""The RPCs that every service serves in the same way."""
+"""The servicers that every service has: the outbox."""
 
 from __future__ import annotations
 

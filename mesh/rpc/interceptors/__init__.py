@@ -1,7 +1,8 @@
-"""The steps around every call. A step sees the whole life of a call through one ``yield``.
+"""The interceptors around every call: generators with one ``yield``.
 
-What stands before the ``yield`` runs on the way in, what stands after it on the way out, with the
-outcome raised in between; so one step serves all four call shapes, on the server and the client.
+The code before the ``yield`` runs before the call, the code after it when the call ends; a failed
+call raises its error at the ``yield``. So one interceptor serves all four kinds of calls, on the
+server as on the client.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerRules:
-    """What the server's steps go by."""
+    """The settings and shared parts of the server's interceptors."""
 
     service: str  # "bitcoin": the target in the policy
     policy: ActivePolicy
@@ -35,8 +36,9 @@ class ServerRules:
     audit: AuditLog
 
 
-def _nothing_may_leave(reply: Message) -> Message:
-    raise PermissionError(f"no step has judged what {reply.DESCRIPTOR.full_name} may show")
+def _deny_all(reply: Message) -> Message:
+    """Refuses every reply until ``data_policy.redact`` has set its filter."""
+    raise PermissionError(f"no interceptor has decided what {reply.DESCRIPTOR.full_name} may show")
 
 
 @dataclass(slots=True)
@@ -45,21 +47,21 @@ class ServerCall:
     request: Message | None  # None where the client streams
     context: grpc.aio.ServicerContext[Any, Any]
     rules: ServerRules
-    caller: str = ""  # SPIFFE ID, once identity has proved it
-    grant: Grant | None = None  # once trust has found it
-    outgoing: Callable[[Message], Message] = _nothing_may_leave  # what every reply goes through
+    caller: str = ""  # SPIFFE ID, set by identity.identify
+    grant: Grant | None = None  # set by trust.authorize
+    outgoing: Callable[[Message], Message] = _deny_all  # filters every reply
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientRules:
-    """What the client's steps go by."""
+    """The settings and shared parts of the client's interceptors."""
 
     target: str  # "bitcoin": the service at the other end
     tracer: Tracer
     breakers: Breakers
-    source: str = ""  # "orchestrator": who we are in the policy
-    policy: ActivePolicy | None = None  # None: only the server judges what may be sent
-    timeout: float = 5.0  # seconds, for calls that name none
+    source: str = ""  # "orchestrator": the name of this process in the policy
+    policy: ActivePolicy | None = None  # None: only the server checks what may be sent
+    timeout: float = 5.0  # seconds, for calls without a timeout of their own
 
 
 @dataclass(slots=True)
@@ -68,8 +70,8 @@ class ClientCall:
     request: Any  # a message, or an iterator of messages where the client streams
     timeout: float | None  # seconds
     rules: ClientRules
-    metadata: dict[str, str] = field(default_factory=dict)  # what the steps add
+    metadata: dict[str, str] = field(default_factory=dict)  # added by the interceptors
 
 
-ServerStep: TypeAlias = "Callable[[ServerCall], AbstractContextManager[None]]"
-ClientStep: TypeAlias = "Callable[[ClientCall], AbstractContextManager[None]]"
+ServerInterceptor: TypeAlias = "Callable[[ServerCall], AbstractContextManager[None]]"
+ClientInterceptor: TypeAlias = "Callable[[ClientCall], AbstractContextManager[None]]"

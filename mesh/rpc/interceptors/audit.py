@@ -1,4 +1,4 @@
-"""Who was let through or refused goes on record, whatever came of the call."""
+"""Writes allowed and refused calls to the audit log, with the status of each."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ REFUSALS = (PermissionDenied, Unauthenticated)
 
 @contextmanager
 def record(call: ServerCall) -> Iterator[None]:
-    """Record refusals, and calls whose grant says ``audit: always``."""
-    status = "INTERNAL"  # what the caller sees of an error that nobody foresaw
+    """Records refusals, and calls whose grant says ``audit: always``."""
+    status = "INTERNAL"  # the caller's status for an unexpected error
     refusal: MeshError | None = None
     try:
         yield
@@ -47,7 +47,7 @@ def _entry(call: ServerCall, status: str, refusal: MeshError | None) -> AuditEnt
     else:
         digest = call.grant.bounds.digest
         rule = call.grant.title
-        if refusal is not None:  # by the servicer, whose words may say what was in the request
+        if refusal is not None:  # by the servicer: its text may quote the request
             rule += f"; refused for {refusal.reason or status}"
     return AuditEntry(
         time=datetime.now(UTC).isoformat(timespec="milliseconds"),

@@ -1,4 +1,4 @@
-"""How far data may travel: nothing above the class that a boundary lets through crosses it."""
+"""Enforces data classes: no field above the class that a boundary allows crosses it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def redact(call: ServerCall) -> Iterator[None]:
-    """Have every reply of this call cleared of what its caller may not see."""
+    """Clears the fields that the caller may not see from every reply of the call."""
     if call.grant is not None:
         call.outgoing = partial(_cleared, highest=call.grant.max_class)
     yield
@@ -30,7 +30,7 @@ def redact(call: ServerCall) -> Iterator[None]:
 
 @contextmanager
 def check(call: ClientCall) -> Iterator[None]:
-    """Refuse to send what the target may not see, before it leaves this process."""
+    """Refuses requests with fields that the target may not see, before they leave the process."""
     rules = call.rules
     if rules.policy is not None:
         highest = rules.policy.current.classes.get((rules.source, rules.target), 0)
@@ -48,7 +48,7 @@ def _cleared(reply: Message, *, highest: int) -> Message:
     plan = plan_for(reply.DESCRIPTOR, highest)
     if plan is None:
         return reply
-    cleared = type(reply)()  # a copy: the servicer may answer others with the same object
+    cleared = type(reply)()  # a copy: the servicer may send the same object to other callers
     cleared.CopyFrom(reply)
     plan.clear(cleared)
     return cleared
@@ -68,16 +68,16 @@ def _refuse(request: Message, highest: int, target: str) -> None:
 
 
 def _refuse_bytes(method: str, sent: bytes, highest: int, target: str) -> None:
-    """The same for a request that comes serialised, as a journal holds it."""
-    described = contracts.request_type(method)
-    if plan_for(described, highest) is not None:
-        _refuse(GetMessageClass(described).FromString(sent), highest, target)
+    """Refuses a serialized request like ``_refuse``."""
+    message_type = contracts.request_type(method)
+    if plan_for(message_type, highest) is not None:
+        _refuse(GetMessageClass(message_type).FromString(sent), highest, target)
 
 
 async def _refusing(
     requests: Iterable[Message] | AsyncIterable[Message], highest: int, target: str
 ) -> AsyncIterator[Message]:
-    """The same stream, ended by the first message that may not be sent."""
+    """Yields the same stream, and raises at the first message that may not be sent."""
     if hasattr(requests, "__aiter__"):
         async for request in requests:
             _refuse(request, highest, target)

@@ -1,4 +1,4 @@
-"""Every call ends in time: deadlines are demanded at the door and shrink from hop to hop."""
+"""Deadlines: the server requires one, and outgoing calls get no more than what is left of it."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ _deadline: ContextVar[float | None] = ContextVar("deadline", default=None)  # mo
 
 @contextmanager
 def require(call: ServerCall) -> Iterator[None]:
-    """Refuse a call that could last for ever. gRPC itself cancels one that is late."""
+    """Refuses a call without a deadline. gRPC itself cancels a call that is late."""
     remaining = call.context.time_remaining()
     if remaining is None:
         raise InvalidArgument("set a deadline on this call", reason=Reason.DEADLINE_MISSING)
-    _deadline.set(time.monotonic() + remaining)  # the call's own task: nothing to reset
+    _deadline.set(time.monotonic() + remaining)  # the call has its own task: no reset needed
     yield
 
 
 def remaining(*, share: float = 1.0) -> float | None:
-    """Seconds of the call that we are serving, or this share of them; None if we serve none."""
+    """Returns the seconds left to the call being served, times ``share``; None outside of one."""
     outer = _deadline.get()
     return None if outer is None else (outer - time.monotonic()) * share
 
 
 @contextmanager
 def shrink(call: ClientCall) -> Iterator[None]:
-    """Leave no more time than the call that we are serving has left."""
+    """Limits the timeout to the time left to the call being served."""
     timeout = call.timeout if call.timeout is not None else call.rules.timeout
     outer = _deadline.get()
     if outer is not None:

@@ -1,4 +1,4 @@
-"""The one place where an error becomes a gRPC status."""
+"""Turns errors into gRPC statuses. No other module does; mesh/rpc/status.py reads them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from grpc_status.rpc_status import to_status
 from opentelemetry import trace
 
 from mesh import errors
+from mesh.rpc import status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +29,7 @@ DOMAIN = "anya.mesh"
 MAX_TEXT_BYTES, MAX_DESCRIPTION_BYTES = (
     1600,
     400,
-)  # bytes: of trailers beyond 8 KiB a client may see nothing
+)  # gRPC clients may drop trailers above 8 KiB
 
 CODES: dict[type[errors.MeshError], grpc.StatusCode] = {
     errors.InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
@@ -47,13 +48,13 @@ log = logging.getLogger(__name__)
 
 
 def code_of(error: errors.MeshError) -> grpc.StatusCode:
-    """The code of its class, or of the one that its class makes more precise."""
+    """Returns the gRPC code of the error's class, or of the nearest base class that has one."""
     return next(CODES[kind] for kind in type(error).__mro__ if kind in CODES)
 
 
 @contextmanager
 def report(call: ServerCall) -> Iterator[None]:
-    """Answer with the error's status. What nobody foresaw stays in the log, under an id."""
+    """Answers with the status of an error; of an unexpected one the caller gets only a log id."""
     try:
         yield
     except errors.MeshError as error:
@@ -65,53 +66,47 @@ def report(call: ServerCall) -> Iterator[None]:
 
 
 def to_rpc_error(error: errors.MeshError) -> grpc.aio.AioRpcError:
-    """The error as a client sees it off the wire, so that callers catch one kind only."""
-    status = to_status(_status(error))
-    trailing = grpc.aio.Metadata(*status.trailing_metadata)
-    return grpc.aio.AioRpcError(status.code, grpc.aio.Metadata(), trailing, status.details)
+    """Returns the error as a client receives it, so that callers catch a single class."""
+    wire = to_status(_status(error))
+    trailing = grpc.aio.Metadata(*wire.trailing_metadata)
+    return grpc.aio.AioRpcError(wire.code, grpc.aio.Metadata(), trailing, wire.details)
 
 
 def reason_of(error: errors.MeshError | grpc.aio.AioRpcError) -> str:
-    """The Reason that an error carries, from either side of the wire; empty if none."""
-    if isinstance(error, errors.MeshError):
-        return error.reason or ""
-    found = details.ErrorInfo()
-    for key, value in error.trailing_metadata() or ():
-        if key == "grpc-status-details-bin":
-            for detail in Status.FromString(value).details:
-                if detail.Unpack(found):
-                    return str(found.reason)
-    return ""
+    """Returns the reason of an error, raised here or received; empty if it has none."""
+    return error.reason or "" if isinstance(error, errors.MeshError) else status.reason_of(error)
 
 
 def _answer(call: ServerCall, error: errors.MeshError) -> None:
     if error.reason is not None:
         trace.get_current_span().set_attribute("anya.reason", error.reason)
-    # Not context.abort: it raises, and every step outside would have to know that exception.
-    status = to_status(_status(error))
-    call.context.set_code(status.code)
-    call.context.set_details(status.details)
-    call.context.set_trailing_metadata(status.trailing_metadata)
+    # Not context.abort: it raises an exception that every outer interceptor would have to know.
+    answer = to_status(_status(error))
+    call.context.set_code(answer.code)
+    call.context.set_details(answer.details)
+    call.context.set_trailing_metadata(answer.trailing_metadata)
 
 
 def _status(error: errors.MeshError) -> Status:
     code = code_of(error)
-    status = Status(code=code.value[0], message=_shortened(str(error), MAX_TEXT_BYTES))
-    status.details.extend(_pack(detail) for detail in _details(error))
-    return status
+    packed = Status(code=code.value[0], message=_shortened(str(error), MAX_TEXT_BYTES))
+    packed.details.extend(_pack(detail) for detail in _details(error))
+    return packed
 
 
-def _shortened(text: str, most: int) -> str:
+def _shortened(text: str, max_bytes: int) -> str:
     encoded = text.encode()
-    return text if len(encoded) <= most else encoded[:most].decode(errors="ignore") + "..."
+    return (
+        text if len(encoded) <= max_bytes else encoded[:max_bytes].decode(errors="ignore") + "..."
+    )
 
 
 def _details(error: errors.MeshError) -> Iterator[Message]:
     if error.reason is not None:
         yield details.ErrorInfo(reason=error.reason, domain=DOMAIN)
     if error.field is not None:
-        said = _shortened(str(error), MAX_DESCRIPTION_BYTES)
-        violation = details.BadRequest.FieldViolation(field=error.field, description=said)
+        text = _shortened(str(error), MAX_DESCRIPTION_BYTES)
+        violation = details.BadRequest.FieldViolation(field=error.field, description=text)
         yield details.BadRequest(field_violations=[violation])
     if error.retry_after is not None:
         delay = Duration()

@@ -1,4 +1,4 @@
-"""Who calls: the one SPIFFE ID of the client's certificate, never what its metadata says."""
+"""Identifies the caller by the one SPIFFE ID of its certificate, never by metadata."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def identify(call: ServerCall) -> Iterator[None]:
+    """Sets the caller. Raises Unauthenticated unless the certificate has one SPIFFE ID of ours."""
     names = call.context.auth_context().get("peer_spiffe_id", ())
     ids = [name.decode() for name in names]
     if len(ids) != 1 or not ids[0].startswith(f"spiffe://{call.rules.trust_domain}/"):

@@ -1,4 +1,4 @@
-"""A bound on calls in flight: what cannot be served soon is refused at once."""
+"""A limit of calls in flight: calls beyond it are refused at once."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ if TYPE_CHECKING:
 
 
 class Limiter:
-    """Counts what is in flight; all calls of one server share it."""
+    """Counts the calls in flight of one server."""
 
     def __init__(self, max_in_flight: int) -> None:
         self._free = max_in_flight
 
-    def take(self) -> None:
-        """ResourceExhausted (OVERLOADED) if nothing is free."""
+    def acquire(self) -> None:
+        """Takes one slot. Raises ResourceExhausted (OVERLOADED) if all are taken."""
         if self._free == 0:
             raise ResourceExhausted(
                 "too many calls in flight; retry later", reason=Reason.OVERLOADED, retry_after=0.1
             )
         self._free -= 1
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         self._free += 1
 
 
 @contextmanager
 def admit(call: ServerCall) -> Iterator[None]:
-    """Hold one slot for the length of the call."""
+    """Holds one slot for the length of the call."""
     limiter = call.rules.limiter
-    limiter.take()
+    limiter.acquire()
     try:
         yield
     finally:
-        limiter.give_back()
+        limiter.release()

@@ -1,4 +1,4 @@
-"""The key under which a mutation happens once. Checked and bound here, stored by the store."""
+"""Binds the idempotency key of a mutation to its call; the store keeps it with the reply."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ _current: ContextVar[IdempotencyKey] = ContextVar("request_key")
 
 @contextmanager
 def bind(call: ServerCall) -> Iterator[None]:
-    """Bind the key of a request that has a request_id; others pass unchanged."""
+    """Binds the key of a request that has a request_id; other requests pass unchanged."""
     if call.request is not None and "request_id" in call.request.DESCRIPTOR.fields_by_name:
-        _current.set(_key(call, call.request))  # the call's own task: nothing to reset
+        _current.set(_key(call, call.request))  # the call has its own task: no reset needed
     yield
     failpoint.reach("inbox.before_reply", call.method)
 
 
 def current() -> IdempotencyKey:
-    """The key of the mutation being served. LookupError outside of one."""
+    """Returns the key of the mutation being served. Raises LookupError outside of one."""
     return _current.get()
 
 

@@ -1,4 +1,4 @@
-"""One span per call and side, joined across the wire by traceparent."""
+"""One span per call on each side, joined across the wire by traceparent (W3C Trace Context)."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ if TYPE_CHECKING:
     from mesh.rpc.interceptors import ClientCall, ServerCall
 
 PROPAGATOR = TraceContextTextMapPropagator()
-# What nearly all callers send. The rest (no ids, other versions, a tracestate) the standard judges.
-_NAMED = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
-FIELDS = frozenset(PROPAGATOR.fields)  # the property builds a new set on every look
+# The form that nearly all callers send. The propagator reads the others (no ids, other versions,
+# a tracestate).
+_TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
+FIELDS = frozenset(PROPAGATOR.fields)  # the property builds a new set at each access
 
-# A server fails only where it is at fault: a refusal is an answer.
-SERVER_FAULTS = frozenset(
+# Statuses that make a server's span a failed one: a refusal does not.
+SERVER_ERRORS = frozenset(
     {
         grpc.StatusCode.UNKNOWN,
         grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -45,11 +46,11 @@ _remote: ContextVar[SpanContext | None] = ContextVar("remote_parent", default=No
 
 @contextmanager
 def receive(call: ServerCall) -> Iterator[None]:
-    """Continue the caller's trace while the call is served."""
+    """Continues the caller's trace while the call is served."""
     context, remote = _context(call)
     _remote.set(remote)
     if remote is not None and not remote.trace_flags.sampled:
-        attach(context)  # the caller decided that nobody looks: its ids are enough for the logs
+        attach(context)  # unsampled by the caller: the logs need its ids, and no span is recorded
         yield
         return
     span = call.rules.tracer.start_span(
@@ -58,26 +59,26 @@ def receive(call: ServerCall) -> Iterator[None]:
         kind=trace.SpanKind.SERVER,
         attributes={"rpc.system.name": "grpc", "rpc.method": call.method},
     )
-    attach(trace.set_span_in_context(span))  # the call's own task: nothing to detach
-    code = grpc.StatusCode.CANCELLED  # by the caller or the deadline, unless the end is reached
+    attach(trace.set_span_in_context(span))  # the call has its own task: no detach needed
+    code = grpc.StatusCode.CANCELLED  # by the caller or the deadline, unless the call ends
     try:
         yield
         code = _code(call.context.code())
     finally:
-        _record(span, code, failed=code in SERVER_FAULTS)
+        _record(span, code, failed=code in SERVER_ERRORS)
         span.end()
 
 
 def remote_parent() -> SpanContext | None:
-    """The caller's span, as it came with the call being served.
+    """Returns the caller's span as sent with the call being served, or None.
 
-    What outlives the call (a run, say) is a child of this one, not of the server's span.
+    Work that outlives the call, such as a run, is a child of this span, not of the server's.
     """
     return _remote.get()
 
 
 def current_traceparent() -> str:
-    """The span of the call being served, for what is stored on its behalf; empty if untraced."""
+    """Returns the traceparent of the current span, to be stored with data; empty if untraced."""
     carrier: dict[str, str] = {}
     PROPAGATOR.inject(carrier)
     return carrier.get("traceparent", "")
@@ -85,10 +86,10 @@ def current_traceparent() -> str:
 
 @contextmanager
 def send(call: ClientCall) -> Iterator[None]:
-    """Name the trace to the server. The span is not made current: a stream outlives its frame."""
+    """Sends the trace to the server. The span is not made current: a stream outlives its frame."""
     outer = trace.get_current_span().get_span_context()
     if outer.is_valid and not outer.trace_flags.sampled:
-        PROPAGATOR.inject(call.metadata)  # nobody looks: what we serve names the trace
+        PROPAGATOR.inject(call.metadata)  # unsampled: the server gets the ids of the current span
         yield
         return
     span = call.rules.tracer.start_span(
@@ -101,7 +102,7 @@ def send(call: ClientCall) -> Iterator[None]:
         },
     )
     PROPAGATOR.inject(call.metadata, trace.set_span_in_context(span))
-    code = grpc.StatusCode.CANCELLED  # what it is when no branch below is reached
+    code = grpc.StatusCode.CANCELLED  # if no branch below is reached
     try:
         yield
         code = grpc.StatusCode.OK
@@ -116,13 +117,13 @@ def send(call: ClientCall) -> Iterator[None]:
 
 
 def _context(call: ServerCall) -> tuple[Context, SpanContext | None]:
-    """The caller's span, as a context and by itself; None if the call came without a valid one."""
+    """Returns the caller's span as a context and as itself, or None if it sent no valid one."""
     metadata = call.context.invocation_metadata() or ()
     carrier = {key: value for key, value in metadata if key in FIELDS}
     if not carrier:
         return Context(), None
-    if len(carrier) == 1 and (named := _NAMED.fullmatch(str(carrier.get("traceparent")))):
-        remote = _span_context(*named.groups())
+    if len(carrier) == 1 and (found := _TRACEPARENT.fullmatch(str(carrier.get("traceparent")))):
+        remote = _span_context(*found.groups())
         return trace.set_span_in_context(trace.NonRecordingSpan(remote), Context()), remote
     context = PROPAGATOR.extract(carrier, Context())
     remote = trace.get_current_span(context).get_span_context()
@@ -145,7 +146,7 @@ def _record(span: Span, code: grpc.StatusCode, *, failed: bool) -> None:
 
 
 def _code(code: grpc.StatusCode | int | None) -> grpc.StatusCode:
-    """The context answers 0 while nothing is set, and a StatusCode or its number after."""
+    """Converts the code of a context: 0 if unset, otherwise a StatusCode or its number."""
     if isinstance(code, grpc.StatusCode):
         return code
     return next(known for known in grpc.StatusCode if known.value[0] == (code or 0))

@@ -1,4 +1,4 @@
-"""Whether the caller may cross this boundary; the policy decides."""
+"""Authorizes the caller: the trust policy decides."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _caller: ContextVar[str] = ContextVar("caller")
 
 @contextmanager
 def authorize(call: ServerCall) -> Iterator[None]:
-    """Refuse on caller and method only; the bounds are handed to the servicer."""
+    """Refuses by caller and method. The servicer enforces the bounds of the grant."""
     rules = call.rules
     policy = rules.policy.current
     decision = policy.decide(call.caller, rules.service, call.method)
@@ -32,16 +32,16 @@ def authorize(call: ServerCall) -> Iterator[None]:
     if decision.grant is None:
         raise PermissionDenied(decision.explanation, reason=Reason.PERMISSION_NOT_GRANTED)
     call.grant = decision.grant
-    _bounds.set(decision.grant.bounds)  # the call's own task: nothing to reset
+    _bounds.set(decision.grant.bounds)  # the call has its own task: no reset needed
     _caller.set(call.caller)
     yield
 
 
 def current_bounds() -> Bounds:
-    """What the boundary allows to the call being served. LookupError outside of one."""
+    """Returns the bounds granted to the call being served. Raises LookupError outside of one."""
     return _bounds.get()
 
 
 def current_caller() -> str:
-    """SPIFFE ID of who makes the call being served. LookupError outside of one."""
+    """Returns the SPIFFE ID of the caller being served. Raises LookupError outside of a call."""
     return _caller.get()

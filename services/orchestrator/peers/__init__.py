@@ -6,12 +6,10 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import grpc
-from google.rpc.error_details_pb2 import RetryInfo
-from google.rpc.status_pb2 import Status
 
 from mesh.breaker import BreakerState
 from mesh.errors import Reason
-from mesh.rpc.interceptors.errors import reason_of
+from mesh.rpc.status import reason_of, retry_after_s
 from services.orchestrator.config import PEERS
 from services.orchestrator.engine.model import StepError
 
@@ -58,16 +56,5 @@ async def open_peers(runtime: Runtime, *, timeout: float) -> AsyncIterator[Peers
 
 def _error(error: grpc.aio.AioRpcError) -> StepError:
     return StepError(
-        error.code().name, reason_of(error), error.details() or "", retry_after=_retry_after(error)
+        error.code().name, reason_of(error), error.details() or "", retry_after=retry_after_s(error)
     )
-
-
-def _retry_after(error: grpc.aio.AioRpcError) -> float:
-    """Seconds that the other side asks us to wait; 0 if it does not."""
-    info = RetryInfo()
-    for key, value in error.trailing_metadata() or ():
-        if key == "grpc-status-details-bin":
-            for detail in Status.FromString(value).details:
-                if detail.Unpack(info):
-                    return float(info.retry_delay.ToTimedelta().total_seconds())
-    return 0.0
