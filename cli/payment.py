@@ -21,6 +21,7 @@ from anya.web5.v1.identity_pb2_grpc import IdentityServiceStub
 from anya.web5.v1.record_pb2_grpc import RecordServiceStub
 from cli import runs
 from cli.errors import FAILED, INTERRUPTED, CommandError, from_rpc
+from formats import uuid7
 from mesh.security.attestation import payment_digest
 from services.orchestrator.definition.values import from_struct
 
@@ -87,7 +88,7 @@ async def propose(
         )
     intent = PaymentIntent(
         network=on or await network(channels),
-        payment_id=payment_id or uuid7(),
+        payment_id=payment_id or new_id(),
         sender_did=payer.did,
         sender_address=payer.addresses[0],
         recipient_address=recipient,
@@ -210,12 +211,9 @@ async def network(channels: Channels) -> str:
     return (await stub.GetChainInfo(chain_pb2.GetChainInfoRequest())).network
 
 
-def uuid7() -> str:
-    """A UUID that begins with the time in milliseconds (RFC 9562, section 5.7)."""
-    bits = int(time.time() * 1000) << 80 | secrets.randbits(80)
-    bits = bits & ~(0xF << 76) | 7 << 76  # version
-    bits = bits & ~(0b11 << 62) | 0b10 << 62  # variant
-    return str(uuid.UUID(int=bits))
+def new_id() -> str:
+    """Returns a new UUIDv7: a request id, or a payment id."""
+    return uuid7.from_parts(time.time_ns() // 1_000_000, secrets.token_bytes(uuid7.RANDOM_BYTES))
 
 
 def _reply(output: dict[str, Any]) -> dict[str, Any]:

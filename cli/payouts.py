@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from cli import payment
 from cli.errors import usage
-from mesh.security.attestation import MAX_SAT
+from formats.money import MAX_SAT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

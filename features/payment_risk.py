@@ -15,13 +15,13 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from features.feature import Definition, Feature, FeatureSet, Status
+from formats.money import SAT_PER_BTC
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from features.history import AddressHistory, Receipt, Spend
 
-SAT_PER_BTC = 100_000_000
 ROUND_SAT = 1_000_000  # an amount that is a multiple of 0.01 BTC
 DAY_BLOCKS = 144
 LINK_AGE_CAP_BLOCKS = 4_032  # four weeks; older links are all alike

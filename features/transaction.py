@@ -14,7 +14,8 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from features.feature import Definition, Feature, FeatureSet, Status
-from features.payment_risk import ROUND_SAT, SAT_PER_BTC
+from features.payment_risk import ROUND_SAT
+from formats.money import SAT_PER_BTC
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

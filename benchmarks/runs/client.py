@@ -21,7 +21,7 @@ from anya.orchestrator.v1 import workflow_pb2 as pb
 from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceStub
 from benchmarks.runs import burst
 from benchmarks.runs.definitions import FOUR_STEPS, TXID, WAITING
-from cli.payment import uuid7
+from cli.payment import new_id
 from mesh.breaker import Breakers
 from mesh.clock import SystemClock
 from mesh.config import Identity
@@ -98,7 +98,7 @@ def _signal(stubs: Sequence[Any]) -> Callable[[], Awaitable[float]]:
 
 
 def _request(workflow_id: str) -> pb.StartRunRequest:
-    run_id = uuid7()
+    run_id = new_id()
     return pb.StartRunRequest(request_id=run_id, workflow_id=workflow_id, input=INPUT)
 
 

@@ -24,7 +24,7 @@ from anya.bitcoin.v1.chain_pb2_grpc import ChainServiceServicer, add_ChainServic
 from anya.orchestrator.v1.workflow_pb2_grpc import add_WorkflowServiceServicer_to_server
 from benchmarks.runs import burst
 from benchmarks.runs.definitions import DEFINITIONS, FOUR_STEPS, TXID
-from cli.payment import uuid7
+from cli.payment import new_id
 from mesh.config import MeshConfig
 from mesh.data.database import sqlite
 from mesh.data.idempotency import IdempotencyKey
@@ -174,7 +174,7 @@ def _direct(replica: Replica) -> Callable[[], Awaitable[None]]:
     value = {"txid": TXID[::-1].hex()}
 
     async def run() -> None:
-        run_id = uuid7()
+        run_id = new_id()
         key = IdempotencyKey(OPERATOR, "StartRun", run_id, bytes(32))
         runs.ended[run_id] = ended = asyncio.get_running_loop().create_future()
         with runtime.tracer.start_as_current_span("bench") as span:

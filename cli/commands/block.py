@@ -28,11 +28,21 @@ def inspect_block(
     import time
 
     from cli import screen
-    from formats.bitcoin import block
+    from cli.errors import CommandError
+    from features import block
+    from formats.bitcoin.errors import MalformedError
 
     raw = _bytes(file)
     began = time.perf_counter()
-    document = block.inspect(raw)
+    try:
+        document = block.inspect(raw)
+    except MalformedError as error:
+        raise CommandError(
+            f"{file} holds no block: {error}",
+            code="INVALID_ARGUMENT",
+            reason="BLOCK_MALFORMED",
+            remedy="give a whole raw block, as bytes or as hex",
+        ) from None
     document["seconds"] = round(time.perf_counter() - began, 4)
     if json:
         screen.emit(document)

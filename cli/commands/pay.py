@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.commands.options import HomeOption, JsonOption
+from formats.money import MAX_SAT
 
 if TYPE_CHECKING:
     from anya.orchestrator.v1 import payment_pb2
     from cli.connection import Channels
 
-MAX_SAT = 21_000_000 * 100_000_000  # as mesh.security.attestation, which takes long to import
 EXAMPLE = "Example: anya pay --from payer --to ADDRESS --amount-sat 1000000"
 CONFIRM_WITHIN = 5.0  # seconds; a mesh that mines by itself needs two
 

@@ -57,7 +57,7 @@ async def link(home: Home, channels: Channels, payer: Identity, address: str) ->
     web5, bitcoin = channels["web5"], channels["bitcoin"]
     challenge = await IdentityServiceStub(web5).BeginAddressLink(
         identity_pb2.BeginAddressLinkRequest(
-            request_id=payment.uuid7(),
+            request_id=payment.new_id(),
             did=payer.did,
             address=address,
             network=await payment.network(channels),

@@ -17,7 +17,7 @@ SERVICE = "orchestrator"
 
 async def play(stage: Stage) -> Scene:
     before = await stage.payments_to(stage.licit)
-    payment_id = payment.uuid7()
+    payment_id = payment.new_id()
     point = f"engine.before_step_done/{payment_id}/execute_payment=kill"
     await control.request(stage.home, "restart", service=SERVICE, failpoints=point)
     await stage.channels[SERVICE].channel_ready()  # it was restarted: dial it again

@@ -48,7 +48,7 @@ async def _replayed_presentation(stage: Stage) -> Proposal:
     assert stage.last  # noqa: S101  (other scenes come first)
     intent = PaymentIntent()
     intent.CopyFrom(stage.last.intent)
-    intent.payment_id = payment.uuid7()
+    intent.payment_id = payment.new_id()
     intent.recipient_address = stage.licit
     return Proposal(intent, stage.last.presentation)
 

@@ -1,91 +1,98 @@
-"""Addresses: the text form of an output script, each valid on one network only."""
+"""Addresses: the text form of an output script, each valid on one network or a few."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
-from formats.bitcoin import base58, bech32
-from formats.bitcoin.script import ScriptType, script_type, witness_program
-from mesh.errors import InvalidArgument, Reason
-from services.bitcoin.chain import Network
+from formats.bitcoin import base58check, bech32
+from formats.bitcoin.errors import AddressError, OtherNetworkError
+from formats.bitcoin.network import Network
+from formats.bitcoin.script import (
+    ScriptType,
+    p2pkh_script,
+    p2sh_script,
+    script_type,
+    witness_program,
+    witness_script_pubkey,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-K = TypeVar("K", str, int)
+P = TypeVar("P", str, int)
 
-HRPS = {"bc": (Network.MAIN,), "tb": (Network.TESTNET4, Network.SIGNET), "bcrt": (Network.REGTEST,)}
-_TEST_NETWORKS = (Network.TESTNET4, Network.SIGNET, Network.REGTEST)
-P2PKH_VERSIONS = {0x00: (Network.MAIN,), 0x6F: _TEST_NETWORKS}
-P2SH_VERSIONS = {0x05: (Network.MAIN,), 0xC4: _TEST_NETWORKS}
+# Human-readable parts of bech32 addresses (BIP 173), and version bytes of base58 addresses.
+SEGWIT_PREFIXES: Mapping[str, str] = {
+    Network.MAIN: "bc",
+    Network.TESTNET4: "tb",
+    Network.SIGNET: "tb",
+    Network.REGTEST: "bcrt",
+}
+P2PKH_VERSIONS: Mapping[str, int] = {
+    network: 0x00 if network is Network.MAIN else 0x6F for network in Network
+}
+P2SH_VERSIONS: Mapping[str, int] = {
+    network: 0x05 if network is Network.MAIN else 0xC4 for network in Network
+}
 
-KNOWN = 8192  # addresses whose checksum was found right before
-MAX_ADDRESS_SIZE = 90  # characters of the longest bech32 address (BIP 173)
+MAX_CACHED_ADDRESSES = 8192  # addresses whose checksum was right
+MAX_ADDRESS_CHARS = 90  # of the longest bech32 address (BIP 173)
 
 
-def parse_address(address: str, network: Network, *, field: str = "address") -> bytes:
-    """The script_pubkey that the address stands for.
+def parse_address(address: str, network: Network) -> bytes:
+    """Returns the script_pubkey that the address stands for.
 
-    InvalidArgument if it is malformed (ADDRESS_INVALID), or of another network, which is then
-    named (ADDRESS_OF_OTHER_NETWORK).
+    Raises AddressError if the address is malformed, OtherNetworkError if it is of another network.
     """
-    if not 1 <= len(address) <= MAX_ADDRESS_SIZE:
-        raise InvalidArgument(
-            f"an address has 1 to {MAX_ADDRESS_SIZE} characters, not {len(address)}",
-            reason=Reason.ADDRESS_INVALID,
-            field=field,
+    if not 1 <= len(address) <= MAX_ADDRESS_CHARS:
+        raise AddressError(
+            f"an address has 1 to {MAX_ADDRESS_CHARS} characters, not {len(address)}"
         )
     try:
-        if "1" in address and address.lower().rpartition("1")[0] in HRPS:
-            script, networks = _parse_segwit(address)
-        else:
-            script, networks = _parse_base58(address)
+        hrp = address.lower().rpartition("1")[0]
+        is_segwit = hrp in SEGWIT_PREFIXES.values()
+        script, networks = (_parse_segwit if is_segwit else _parse_base58)(address)
     except ValueError as error:
-        raise InvalidArgument(
-            f"{address!r} is not an address: {error}", reason=Reason.ADDRESS_INVALID, field=field
-        ) from None
+        raise AddressError(f"{address!r} is not an address: {error}") from None
     if network not in networks:
-        raise InvalidArgument(
-            f"{address} is an address of {' or '.join(networks)}; this network is {network}",
-            reason=Reason.ADDRESS_OF_OTHER_NETWORK,
-            field=field,
+        raise OtherNetworkError(
+            f"{address} is an address of {' or '.join(networks)}; this network is {network}"
         )
     return script
 
 
 def format_address(script: bytes, network: Network) -> str | None:
-    """The address of the script, if its kind has one."""
+    """Returns the address of the script, or None if its type has none."""
     if program := witness_program(script):
-        return bech32.encode_segwit(_first(HRPS, network), *program)
+        return bech32.encode_segwit(SEGWIT_PREFIXES[network], *program)
     match script_type(script):
         case ScriptType.P2PKH:
-            return base58.encode_check(bytes([_first(P2PKH_VERSIONS, network)]) + script[3:23])
+            return base58check.encode(bytes([P2PKH_VERSIONS[network]]) + script[3:23])
         case ScriptType.P2SH:
-            return base58.encode_check(bytes([_first(P2SH_VERSIONS, network)]) + script[2:22])
+            return base58check.encode(bytes([P2SH_VERSIONS[network]]) + script[2:22])
         case _:
             return None
 
 
-@lru_cache(maxsize=KNOWN)
-def _parse_segwit(address: str) -> tuple[bytes, Sequence[Network]]:
+@lru_cache(maxsize=MAX_CACHED_ADDRESSES)
+def _parse_segwit(address: str) -> tuple[bytes, Sequence[str]]:
     hrp, version, program = bech32.decode_segwit(address)
-    opcode = 0x50 + version if version else 0
-    return bytes([opcode, len(program)]) + program, HRPS[hrp]
+    return witness_script_pubkey(version, program), _networks(SEGWIT_PREFIXES, hrp)
 
 
-@lru_cache(maxsize=KNOWN)
-def _parse_base58(address: str) -> tuple[bytes, Sequence[Network]]:
-    payload = base58.decode_check(address)
+@lru_cache(maxsize=MAX_CACHED_ADDRESSES)
+def _parse_base58(address: str) -> tuple[bytes, Sequence[str]]:
+    payload = base58check.decode(address)
     if len(payload) != 21:
         raise ValueError(f"it holds {len(payload)} bytes, not 21")
     version, hash = payload[0], payload[1:]
-    if version in P2PKH_VERSIONS:
-        return b"\x76\xa9\x14" + hash + b"\x88\xac", P2PKH_VERSIONS[version]
-    if version in P2SH_VERSIONS:
-        return b"\xa9\x14" + hash + b"\x87", P2SH_VERSIONS[version]
+    if networks := _networks(P2PKH_VERSIONS, version):
+        return p2pkh_script(hash), networks
+    if networks := _networks(P2SH_VERSIONS, version):
+        return p2sh_script(hash), networks
     raise ValueError(f"unknown version {version}")
 
 
-def _first(prefixes: Mapping[K, Sequence[Network]], network: Network) -> K:
-    return next(prefix for prefix, networks in prefixes.items() if network in networks)
+def _networks(prefixes: Mapping[str, P], prefix: P) -> tuple[str, ...]:
+    return tuple(network for network, own in prefixes.items() if own == prefix)

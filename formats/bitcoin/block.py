@@ -1,34 +1,34 @@
-"""Blocks as serialised on the wire: read strictly and in one pass, checked, and summed up."""
+"""Blocks as serialised on the wire: read strictly and in one pass, checked, and written."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
 from struct import Struct, error
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from bitcoin.core.script import CScript
+
+from formats.bitcoin.errors import MalformedError
 from formats.bitcoin.hashes import BlockHash, display, sha256d
 from formats.bitcoin.transaction import (
     WITNESS_SCALE,
-    Malformed,
     Transaction,
     compact_size,
     read_compact_size,
     read_transaction,
 )
-from mesh.errors import InvalidArgument, Reason
-from services.bitcoin.inspection import inspect_transactions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-HEADER_SIZE = 80
-MAX_BLOCK_SIZE = 4_000_000  # no block of at most 4,000,000 weight units is larger (BIP 141)
+HEADER_BYTES = 80
+MAX_BLOCK_BYTES = 4_000_000  # no block of at most 4,000,000 weight units is larger (BIP 141)
 
 COMMITMENT_PREFIX = b"\x6a\x24\xaa\x21\xa9\xed"  # BIP 141: the last output that starts so counts
 NO_WITNESS_RESERVED = bytes(32)
 
-_MIN_TRANSACTION_SIZE = 60
+_MIN_TRANSACTION_BYTES = 60
 _HEADER = Struct("<i32s32sIII")
 
 
@@ -43,7 +43,7 @@ class Header:
 
     @classmethod
     def read(cls, raw: bytes) -> Header:
-        """From the first 80 bytes; struct.error if there are fewer."""
+        """Returns the header in the first 80 bytes. Raises struct.error if there are fewer."""
         version, prev_hash, merkle_root, time, bits, nonce = _HEADER.unpack_from(raw)
         return cls(
             version=version,
@@ -65,7 +65,7 @@ class Header:
 
     @property
     def target(self) -> int:
-        """What the hash, as a little-endian number, may not exceed; 0 for nonsense in ``bits``."""
+        """The largest hash, as a little-endian number, that ``bits`` allow; 0 if invalid."""
         exponent, mantissa = self.bits >> 24, self.bits & 0x7FFFFF
         if self.bits & 0x800000 or exponent > 32:
             return 0
@@ -86,13 +86,13 @@ class Block:
 
     @property
     def weight(self) -> int:
-        """Three times the size without witnesses plus the size (BIP 141)."""
+        """Weight units: three times the size without witnesses plus the size (BIP 141)."""
         witness = sum(len(tx.raw) - tx.stripped_size for tx in self.transactions)
         return WITNESS_SCALE * len(self.raw) - (WITNESS_SCALE - 1) * witness
 
     @property
     def height(self) -> int | None:
-        """As the coinbase says it; None where BIP 34 is not followed."""
+        """The height in the coinbase, or None if the block does not follow BIP 34."""
         script = self.transactions[0].inputs()[0].script_sig
         if self.header.version < 2 or not script:
             return None
@@ -102,42 +102,30 @@ class Block:
         return height if script.startswith(height_push(height)) else None
 
 
-def parse_block(raw: bytes, *, field: str = "raw") -> Block:
-    """The block that ``raw`` is, to the last byte. It is not validated.
+def parse_block(raw: bytes) -> Block:
+    """Returns the block that ``raw`` is, to the last byte, without validation.
 
-    InvalidArgument naming the offset if it is truncated, padded or not canonical, or if anything
-    but its first transaction is a coinbase.
+    Raises MalformedError with the offset if ``raw`` is truncated, padded or not canonical, or if
+    its first transaction is not its only coinbase.
     """
     try:
         header = Header.read(raw)
         transactions, end = _read_transactions(raw)
     except (IndexError, error):
-        raise InvalidArgument(
-            f"the block is truncated: it does not end within its {len(raw)} bytes",
-            reason=Reason.BLOCK_MALFORMED,
-            field=field,
+        raise MalformedError(
+            f"the block is truncated: it does not end within its {len(raw)} bytes"
         ) from None
-    except Malformed as malformed:
-        raise InvalidArgument(str(malformed), reason=Reason.BLOCK_MALFORMED, field=field) from None
     if end != len(raw):
-        raise InvalidArgument(
-            f"{len(raw) - end} bytes follow the block, which ends at offset {end}",
-            reason=Reason.BLOCK_MALFORMED,
-            field=field,
-        )
+        raise MalformedError(f"{len(raw) - end} bytes follow the block, which ends at offset {end}")
     if [tx.is_coinbase for tx in transactions[:2]] not in ([True], [True, False]):
-        raise InvalidArgument(
-            "the first transaction must be the only coinbase",
-            reason=Reason.BLOCK_MALFORMED,
-            field=field,
-        )
+        raise MalformedError("the first transaction must be the only coinbase")
     return Block(raw, header, header.hash, transactions)
 
 
 def _read_transactions(raw: bytes) -> tuple[tuple[Transaction, ...], int]:
-    count, at = read_compact_size(raw, HEADER_SIZE, unit=_MIN_TRANSACTION_SIZE)
+    count, at = read_compact_size(raw, HEADER_BYTES, unit=_MIN_TRANSACTION_BYTES)
     if not count:
-        raise Malformed(f"no transactions at offset {HEADER_SIZE}")
+        raise MalformedError(f"no transactions at offset {HEADER_BYTES}")
     transactions: list[Transaction] = []
     append = transactions.append
     for _ in range(count):
@@ -146,50 +134,30 @@ def _read_transactions(raw: bytes) -> tuple[tuple[Transaction, ...], int]:
     return tuple(transactions), at
 
 
-def check_commitments(block: Block, *, field: str = "raw") -> None:
-    """Hold the transactions against the header: InvalidArgument if a byte of them was altered.
+def check_commitments(block: Block) -> None:
+    """Checks every byte of the transactions against the header.
 
-    Covers the work of the header, its merkle root (also against CVE-2012-2459, which repeats
-    transactions without changing the root) and the witness commitment (BIP 141).
+    Raises MalformedError if the header lacks its work, its merkle root does not match (also as in
+    CVE-2012-2459, where repeated transactions leave the root as it is), or the witness commitment
+    does not match (BIP 141).
     """
     if not block.header.has_work:
-        raise InvalidArgument(
-            f"block {display(block.hash)} does not meet its own target: its header was altered",
-            reason=Reason.BLOCK_MALFORMED,
-            field=field,
+        raise MalformedError(
+            f"block {display(block.hash)} does not meet its own target: its header was altered"
         )
     txids = [tx.txid for tx in block.transactions]
     if len(set(txids)) != len(txids) or merkle_root(txids) != block.header.merkle_root:
-        raise InvalidArgument(
-            f"the transactions of block {display(block.hash)} do not match its merkle root",
-            reason=Reason.BLOCK_MALFORMED,
-            field=field,
+        raise MalformedError(
+            f"the transactions of block {display(block.hash)} do not match its merkle root"
         )
     if any(tx.has_witness for tx in block.transactions) and not _commits_to_witnesses(block):
-        raise InvalidArgument(
-            f"the witnesses of block {display(block.hash)} do not match their commitment",
-            reason=Reason.BLOCK_MALFORMED,
-            field=field,
+        raise MalformedError(
+            f"the witnesses of block {display(block.hash)} do not match their commitment"
         )
-
-
-def inspect(raw: bytes) -> dict[str, Any]:
-    """What a raw block says by itself, as JSON. InvalidArgument unless it is one, unaltered."""
-    block = parse_block(raw)
-    check_commitments(block)
-    return {
-        "block_hash": display(block.hash),
-        "height": block.height,
-        "time": block.header.time,
-        "version": block.header.version,
-        "size": len(block.raw),
-        "weight": block.weight,
-        **inspect_transactions(block.transactions).document(),
-    }
 
 
 def merkle_root(hashes: Sequence[bytes]) -> bytes:
-    """An odd one out is paired with itself."""
+    """Returns the merkle root of hashes in internal order; an odd last one pairs with itself."""
     level = list(hashes)
     while len(level) > 1:
         if len(level) % 2:
@@ -199,7 +167,7 @@ def merkle_root(hashes: Sequence[bytes]) -> bytes:
 
 
 def witness_commitment(witnessed: Sequence[Transaction]) -> bytes:
-    """Script of the coinbase output that commits to the witnesses of the other transactions."""
+    """Returns the script of a coinbase output that commits to the others' witnesses (BIP 141)."""
     root = merkle_root([bytes(32), *(tx.wtxid for tx in witnessed)])
     return COMMITMENT_PREFIX + sha256d(root + NO_WITNESS_RESERVED)
 
@@ -224,10 +192,5 @@ def serialize_block(header: Header, transactions: Sequence[Transaction]) -> byte
 
 
 def height_push(height: int) -> bytes:
-    """How a coinbase states its height (BIP 34): a minimal push of a script number."""
-    if height == 0:
-        return b"\x00"
-    if height <= 16:
-        return bytes([0x50 + height])
-    number = height.to_bytes(height.bit_length() // 8 + 1, "little")
-    return bytes([len(number)]) + number
+    """Returns the script that a coinbase begins with (BIP 34): a minimal push of its height."""
+    return bytes(CScript([height]))

@@ -1,41 +1,32 @@
-"""Hashes of blocks and transactions: 32 bytes in internal order, reversed hex for people."""
+"""Hashes of blocks and transactions: 32 bytes in internal order, shown as reversed hex."""
 
 from __future__ import annotations
 
-from hashlib import sha256
+from hashlib import new, sha256
 from typing import NewType
-
-from mesh.errors import InvalidArgument, Reason
 
 Txid = NewType("Txid", bytes)
 BlockHash = NewType("BlockHash", bytes)
 
-HASH_SIZE = 32
+HASH_BYTES = 32
 
 
 def sha256d(data: bytes) -> bytes:
-    """SHA-256 twice, as blocks, transactions and merkle trees are hashed."""
+    """Returns SHA-256 applied twice: the hash of blocks, transactions and merkle trees."""
     return sha256(sha256(data).digest()).digest()
 
 
+def hash160(data: bytes) -> bytes:
+    """Returns RIPEMD-160 of SHA-256, 20 bytes: the hash of a public key in a script."""
+    return new("ripemd160", sha256(data).digest()).digest()
+
+
+def tagged_hash(tag: str, data: bytes) -> bytes:
+    """Returns the SHA-256 of ``data`` in the domain ``tag`` (BIP 340)."""
+    prefix = sha256(tag.encode()).digest()
+    return sha256(prefix + prefix + data).digest()
+
+
 def display(hash: bytes) -> str:
-    """Hex in the order that people read: reversed."""
+    """Returns the hash as explorers show it: hex of the reversed bytes."""
     return hash[::-1].hex()
-
-
-def parse_txid(raw: bytes, *, field: str = "txid") -> Txid:
-    return Txid(_parse(raw, field))
-
-
-def parse_block_hash(raw: bytes, *, field: str = "hash") -> BlockHash:
-    return BlockHash(_parse(raw, field))
-
-
-def _parse(raw: bytes, field: str) -> bytes:
-    if len(raw) != HASH_SIZE:
-        raise InvalidArgument(
-            f"{field} must be {HASH_SIZE} bytes in internal order, not {len(raw)}",
-            reason=Reason.HASH_INVALID,
-            field=field,
-        )
-    return raw

@@ -1,16 +1,26 @@
-"""Output scripts: which kind of lock each one is."""
+"""Output scripts: the standard ones, and the type of any."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 
-MAX_SCRIPT_SIZE = 10_000  # bytes: a longer one can never be spent (consensus)
+from bitcoin.core.script import (
+    OP_CHECKSIG,
+    OP_DUP,
+    OP_EQUAL,
+    OP_EQUALVERIFY,
+    OP_HASH160,
+    OP_RETURN,
+    CScript,
+)
 
-OP_RETURN = 0x6A
+MAX_SCRIPT_BYTES = 10_000  # consensus: a longer script is never spendable
+
+_RETURN = bytes([OP_RETURN])
 
 
 class ScriptType(StrEnum):
-    """Named as in output descriptors and block explorers; ``OTHER`` is bare or not standard."""
+    """Types as output descriptors and block explorers name them; ``OTHER`` is not standard."""
 
     P2PK = "p2pk"
     P2PKH = "p2pkh"
@@ -24,6 +34,7 @@ class ScriptType(StrEnum):
 
 
 def script_type(script: bytes) -> ScriptType:
+    """Returns the type of an output script, by its bytes alone."""
     match len(script):
         case 22 if script[:2] == b"\x00\x14":
             return ScriptType.P2WPKH
@@ -39,13 +50,28 @@ def script_type(script: bytes) -> ScriptType:
             return ScriptType.P2PK
         case 67 if script[:2] == b"\x41\x04" and script[66] == 0xAC:
             return ScriptType.P2PK
-    if script[:1] == bytes([OP_RETURN]):
+    if script[:1] == _RETURN:
         return ScriptType.OP_RETURN
     return ScriptType.WITNESS_UNKNOWN if witness_program(script) else ScriptType.OTHER
 
 
+def p2pkh_script(key_hash: bytes) -> bytes:
+    """Returns the script that pays to the HASH160 of a public key (20 bytes)."""
+    return bytes(CScript([OP_DUP, OP_HASH160, key_hash, OP_EQUALVERIFY, OP_CHECKSIG]))
+
+
+def p2sh_script(script_hash: bytes) -> bytes:
+    """Returns the script that pays to the HASH160 of a script (20 bytes; BIP 16)."""
+    return bytes(CScript([OP_HASH160, script_hash, OP_EQUAL]))
+
+
+def witness_script_pubkey(version: int, program: bytes) -> bytes:
+    """Returns the script of a witness program: version 0 to 16, 2 to 40 bytes (BIP 141)."""
+    return bytes(CScript([version, program]))
+
+
 def witness_program(script: bytes) -> tuple[int, bytes] | None:
-    """Version 0 to 16 and program of 2 to 40 bytes, if the script is one (BIP 141)."""
+    """Returns the version and the program of a witness script (BIP 141), or None for another."""
     if not 4 <= len(script) <= 42 or script[1] != len(script) - 2:
         return None
     if script[0] == 0:
@@ -54,5 +80,5 @@ def witness_program(script: bytes) -> tuple[int, bytes] | None:
 
 
 def is_unspendable(script: bytes) -> bool:
-    """Whether no input can ever spend it, so that no index need keep it."""
-    return script[:1] == bytes([OP_RETURN]) or len(script) > MAX_SCRIPT_SIZE
+    """Returns whether consensus lets no input ever spend the script; an index may leave it out."""
+    return script[:1] == _RETURN or len(script) > MAX_SCRIPT_BYTES

@@ -1,7 +1,7 @@
 """Transactions as serialised on the wire: read strictly and in one pass, and written.
 
-What the hot path needs of a transaction (txid, prevouts, outputs) is read at once; the rest stays
-in ``raw`` and is decoded when somebody asks.
+The reader takes txid, prevouts and outputs at once; scripts, sequences and witnesses stay in
+``raw`` until ``Transaction.inputs`` decodes them.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 from struct import Struct, error
 from typing import TYPE_CHECKING, NamedTuple, NewType
 
+from formats.bitcoin.errors import MalformedError
 from formats.bitcoin.hashes import Txid, sha256d
-from mesh.errors import InvalidArgument, Reason
+from formats.money import MAX_SAT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -18,14 +19,13 @@ if TYPE_CHECKING:
 # A prevout as serialised: txid in internal order, then vout in 4 bytes, little-endian.
 Outpoint = NewType("Outpoint", bytes)
 
-MAX_MONEY_SAT = 21_000_000 * 100_000_000
 NULL_PREVOUT = Outpoint(bytes(32) + b"\xff" * 4)
 MAX_SEQUENCE = 0xFFFFFFFF
 SEQUENCE_NO_REPLACEMENT = 0xFFFFFFFE  # a lower one signals replaceability (BIP 125)
 WITNESS_SCALE = 4  # BIP 141
 
-_MIN_INPUT_SIZE = 41
-_MIN_OUTPUT_SIZE = 9
+_MIN_INPUT_BYTES = 41
+_MIN_OUTPUT_BYTES = 9
 
 _U32 = Struct("<I")
 _I32 = Struct("<i")
@@ -72,12 +72,12 @@ class Transaction(NamedTuple):
 
     @property
     def wtxid(self) -> bytes:
-        """The hash that commits to the witness as well (BIP 141)."""
+        """The hash of all bytes, witnesses included (BIP 141), in internal order."""
         return sha256d(self.raw) if self.has_witness else self.txid
 
     @property
     def weight(self) -> int:
-        """Three times the stripped size plus the size (BIP 141)."""
+        """Weight units: three times the stripped size plus the size (BIP 141)."""
         return (WITNESS_SCALE - 1) * self.stripped_size + len(self.raw)
 
     @property
@@ -91,15 +91,16 @@ class Transaction(NamedTuple):
 
     @property
     def signals_replacement(self) -> bool:
-        """Whether the transaction itself opts in to replacement (BIP 125)."""
+        """Whether a sequence of the transaction itself signals replaceability (BIP 125)."""
         return any(input.sequence < SEQUENCE_NO_REPLACEMENT for input in self.inputs())
 
     def inputs(self) -> tuple[Input, ...]:
-        """The inputs in full, decoded from ``raw``."""
+        """Decodes the inputs in full from ``raw``."""
         return tuple(_decode_inputs(self))
 
 
 def outpoint(txid: bytes, vout: int) -> Outpoint:
+    """Returns the 36 bytes of a prevout; ``txid`` is in internal byte order."""
     return Outpoint(txid + _U32.pack(vout))
 
 
@@ -107,47 +108,36 @@ def split_outpoint(prevout: Outpoint) -> tuple[Txid, int]:
     return Txid(prevout[:32]), _u32(prevout, 32)[0]
 
 
-def parse_transaction(raw: bytes, *, field: str = "raw") -> Transaction:
-    """The transaction that ``raw`` is, to the last byte.
+def parse_transaction(raw: bytes) -> Transaction:
+    """Returns the transaction that ``raw`` is, to the last byte.
 
-    InvalidArgument naming the offset if it is truncated, padded or not canonical, has no inputs or
-    outputs, or an amount above 21 million BTC.
+    Raises MalformedError with the offset if ``raw`` is truncated, padded or not canonical, has no
+    inputs or no outputs, or an amount above 21 million BTC.
     """
     try:
         transaction, end = read_transaction(raw, 0)
     except (IndexError, error):
-        raise InvalidArgument(
-            f"the transaction is truncated: it does not end within its {len(raw)} bytes",
-            reason=Reason.TRANSACTION_MALFORMED,
-            field=field,
-        ) from None
-    except Malformed as malformed:
-        raise InvalidArgument(
-            str(malformed), reason=Reason.TRANSACTION_MALFORMED, field=field
+        raise MalformedError(
+            f"the transaction is truncated: it does not end within its {len(raw)} bytes"
         ) from None
     if end != len(raw):
-        raise InvalidArgument(
-            f"{len(raw) - end} bytes follow the transaction, which ends at offset {end}",
-            reason=Reason.TRANSACTION_MALFORMED,
-            field=field,
+        raise MalformedError(
+            f"{len(raw) - end} bytes follow the transaction, which ends at offset {end}"
         )
     return transaction
 
 
-class Malformed(ValueError):  # noqa: N818  (a state, as in mesh.errors)
-    """Bytes that no canonical serialisation contains; the text names the offset."""
-
-
 def read_transaction(data: bytes, start: int) -> tuple[Transaction, int]:
-    """The transaction at ``start``, and the offset behind it.
+    """Returns the transaction at ``start``, and the offset after it.
 
-    Malformed as ``parse_transaction`` says; IndexError or struct.error if ``data`` ends within it.
+    Raises MalformedError as ``parse_transaction`` does, and IndexError or struct.error if ``data``
+    ends within the transaction.
     """
     at = start + 4
     has_witness = data[at] == 0
     if has_witness:
         if data[at + 1] != 1:
-            raise Malformed(f"no inputs, or an unknown flag {data[at + 1]}, at offset {at}")
+            raise MalformedError(f"no inputs, or an unknown flag {data[at + 1]}, at offset {at}")
         at += 2
     inputs_at = at
     prevouts, at = _read_prevouts(data, at)
@@ -172,9 +162,9 @@ def _read_prevouts(data: bytes, at: int) -> tuple[tuple[Outpoint, ...], int]:
     count = data[at]
     at += 1
     if count >= 0xFD:
-        count, at = read_compact_size(data, at - 1, unit=_MIN_INPUT_SIZE)
+        count, at = read_compact_size(data, at - 1, unit=_MIN_INPUT_BYTES)
     if not count:
-        raise Malformed(f"no inputs at offset {at - 1}")
+        raise MalformedError(f"no inputs at offset {at - 1}")
     prevouts: list[Outpoint] = []
     append = prevouts.append
     for _ in range(count):
@@ -192,15 +182,15 @@ def _read_outputs(data: bytes, at: int) -> tuple[tuple[Output, ...], int]:
     count = data[at]
     at += 1
     if count >= 0xFD:
-        count, at = read_compact_size(data, at - 1, unit=_MIN_OUTPUT_SIZE)
+        count, at = read_compact_size(data, at - 1, unit=_MIN_OUTPUT_BYTES)
     if not count:
-        raise Malformed(f"no outputs at offset {at - 1}")
+        raise MalformedError(f"no outputs at offset {at - 1}")
     outputs: list[Output] = []
     append = outputs.append
     for _ in range(count):
         amount_sat, length = _amount_and_length(data, at)
-        if amount_sat > MAX_MONEY_SAT:
-            raise Malformed(f"an amount above 21 million BTC at offset {at}")
+        if amount_sat > MAX_SAT:
+            raise MalformedError(f"an amount above 21 million BTC at offset {at}")
         at += 9
         if length >= 0xFD:
             length, at = read_compact_size(data, at - 1)
@@ -222,14 +212,15 @@ def _skip_witnesses(data: bytes, at: int, inputs: int) -> int:
                 length, at = read_compact_size(data, at - 1)
             at += length
     if not items:
-        raise Malformed(f"a witness without content at offset {start}")
+        raise MalformedError(f"a witness without content at offset {start}")
     return at
 
 
 def read_compact_size(data: bytes, at: int, *, unit: int = 1) -> tuple[int, int]:
-    """The CompactSize at ``at``, and the offset behind it; ``unit`` is the least size of one item.
+    """Returns the CompactSize at ``at``, and the offset after it.
 
-    Malformed unless it is minimal and what it announces can fit; IndexError if it is cut off.
+    Raises MalformedError if it is not minimal, or announces more items of at least ``unit`` bytes
+    than can follow; IndexError if it is truncated.
     """
     first = data[at]
     if first < 0xFD:
@@ -240,9 +231,11 @@ def read_compact_size(data: bytes, at: int, *, unit: int = 1) -> tuple[int, int]
         raise IndexError(end)
     value = int.from_bytes(data[at + 1 : end], "little")
     if value < (0xFD, 0x10000, 0x100000000)[first - 0xFD]:
-        raise Malformed(f"CompactSize {value} is not minimal at offset {at}")
+        raise MalformedError(f"CompactSize {value} is not minimal at offset {at}")
     if value * unit > len(data) - end:
-        raise Malformed(f"{value} announced at offset {at}, more than the bytes that follow hold")
+        raise MalformedError(
+            f"{value} announced at offset {at}, more than the bytes that follow hold"
+        )
     return value, end
 
 
@@ -273,14 +266,14 @@ def _decode_inputs(transaction: Transaction) -> Iterator[Input]:
 def serialize(
     *, version: int, inputs: Sequence[Input], outputs: Sequence[Output], lock_time: int = 0
 ) -> bytes:
-    """As on the wire; with marker, flag and witnesses if any input has a witness (BIP 144)."""
+    """Returns the wire form, with marker, flag and witnesses if an input has one (BIP 144)."""
     body = compact_size(len(inputs)) + b"".join(
-        input.prevout + _sized(input.script_sig) + _U32.pack(input.sequence) for input in inputs
+        input.prevout + sized(input.script_sig) + _U32.pack(input.sequence) for input in inputs
     )
     body += serialize_outputs(outputs)
     if any(input.witness for input in inputs):
         witnesses = b"".join(
-            compact_size(len(input.witness)) + b"".join(_sized(item) for item in input.witness)
+            compact_size(len(input.witness)) + b"".join(sized(item) for item in input.witness)
             for input in inputs
         )
         body = b"\x00\x01" + body + witnesses
@@ -289,11 +282,12 @@ def serialize(
 
 def serialize_outputs(outputs: Sequence[Output]) -> bytes:
     return compact_size(len(outputs)) + b"".join(
-        _I64.pack(output.amount_sat) + _sized(output.script_pubkey) for output in outputs
+        _I64.pack(output.amount_sat) + sized(output.script_pubkey) for output in outputs
     )
 
 
 def compact_size(value: int) -> bytes:
+    """Returns the shortest CompactSize of a number below 2**64 (protocol documentation)."""
     if value < 0xFD:
         return bytes([value])
     if value <= 0xFFFF:
@@ -303,5 +297,6 @@ def compact_size(value: int) -> bytes:
     return b"\xff" + value.to_bytes(8, "little")
 
 
-def _sized(data: bytes) -> bytes:
+def sized(data: bytes) -> bytes:
+    """Returns the data after its length as a CompactSize."""
     return compact_size(len(data)) + data

@@ -18,26 +18,27 @@ PRIVATE = {"d", "p", "q", "dp", "dq", "qi", "oth", "k"}  # members of RFC 7518, 
 
 
 def encode(key: jose.Key) -> str:
-    """The DID of a key, over the RFC 8785 form of its public JWK."""
+    """Returns the DID of a key, over the RFC 8785 form of its public JWK."""
     return PREFIX + jose.encode(canonical_json.dumps(key.jwk))
 
 
 def decode(did: str) -> tuple[jose.Key, dict[str, Any]]:
-    """The key in a DID, and its JWK as written there.
+    """Returns the key in a DID, and its JWK as the DID has it.
 
-    ValueError unless it is a public key that may verify signatures.
+    Raises ValueError unless it is a public key that may verify signatures.
     """
     jwk = jose.load_json(jose.decode(did.removeprefix(PREFIX)))
     if not isinstance(jwk, dict):
         raise jose.JoseError("a JWK is a JSON object")
-    canonical_json.dumps(jwk)  # refuses numbers that not every reader reads alike
+    canonical_json.dumps(jwk)  # raises ValueError for numbers that readers read differently
     return signature_key(jwk), jwk
 
 
 def signature_key(jwk: Mapping[str, Any]) -> jose.Key:
-    """The public key of a JWK whose use, key_ops and alg, if there, are those of a signature key.
+    """Returns the public key of a JWK.
 
-    JoseError otherwise, and for one that holds anything private.
+    Raises JoseError if the JWK has private members, or a use, key_ops or alg that is not a
+    signature key's.
     """
     if PRIVATE & jwk.keys():
         raise jose.JoseError("the JWK holds a private key; give the public one")

@@ -22,6 +22,7 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 
 from anya.mesh.v1 import attestation_pb2 as pb
 from formats import canonical_json, jose
+from formats.money import MAX_SAT
 from mesh.clock import Clock, SystemClock
 from mesh.errors import FailedPrecondition, InvalidArgument, Reason
 from mesh.security.svid import read_authorities, read_svid
@@ -44,7 +45,6 @@ ISSUERS = {
 
 MAX_LIFETIME_S = 600  # seconds, and the longest that a verifier accepts
 CLOCK_LEEWAY_S = 60  # seconds by which clocks may differ
-MAX_SAT = 21_000_000 * 100_000_000
 MAX_FIELD_CHARS = 2048  # characters
 
 TYPE = "anya-attestation+jwt"

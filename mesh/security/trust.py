@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from formats.money import MAX_SAT
 from mesh.security.condition import Condition
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ ATTESTATION_KINDS = frozenset(
     {"identity", "address_link", "risk", "ownership", "identity_features", "payment_features"}
 )
 PAYMENT_ATTESTATIONS = ("identity", "address_link", "risk")  # required if a grant names none
-MAX_SAT = 21_000_000 * 100_000_000
 MAX_POLICY_CHARS = 1 << 20  # characters of trust.yaml
 
 _SPIFFE_ID = re.compile(r"spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)+")

@@ -16,6 +16,7 @@ from anya.bitcoin.v1.ownership_pb2_grpc import add_OwnershipServiceServicer_to_s
 from anya.bitcoin.v1.regtest_pb2_grpc import add_RegtestServiceServicer_to_server
 from anya.bitcoin.v1.wallet_pb2_grpc import add_WalletServiceServicer_to_server
 from anya.mesh.v1.outbox_pb2_grpc import add_OutboxServiceServicer_to_server
+from formats.bitcoin.network import Network
 from mesh import process
 from mesh.actor import spawn
 from mesh.config import ConfigError
@@ -29,7 +30,6 @@ from mesh.security.keystore import Keystore, KeystoreError, MasterKey
 from services.bitcoin.actors.chain import ChainActor, Info, MineBlocks
 from services.bitcoin.actors.wallet import Fees, Spender, WalletActor, poll_pending_payments
 from services.bitcoin.broadcaster import Broadcaster
-from services.bitcoin.chain import Network
 from services.bitcoin.config import BitcoinConfig, Mining
 from services.bitcoin.kernel import Kernel, KernelFailed
 from services.bitcoin.keyring import Keyring

@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from statistics import median_high
 from typing import TYPE_CHECKING
+
+from formats.money import SAT_PER_BTC
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from formats.bitcoin.block import Block
     from formats.bitcoin.hashes import BlockHash, Txid
+    from formats.bitcoin.network import Network
     from formats.bitcoin.transaction import Output
 
 COINBASE_MATURITY = 100  # blocks before a coinbase output may be spent
 MEDIAN_TIME_SPAN = 11  # blocks whose times BIP 113 takes the median of
 MAX_FUTURE_SECONDS = 2 * 60 * 60  # how far a block may be ahead of the clock
-SUBSIDY_SAT = 50 * 100_000_000
+SUBSIDY_SAT = 50 * SAT_PER_BTC
 REGTEST_HALVING_BLOCKS = 150
-
-
-class Network(StrEnum):
-    MAIN = "main"
-    TESTNET4 = "testnet4"
-    SIGNET = "signet"
-    REGTEST = "regtest"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from formats.bitcoin.transaction import MAX_MONEY_SAT, WITNESS_SCALE, compact_size
+from formats.bitcoin.transaction import WITNESS_SCALE, compact_size
+from formats.money import MAX_SAT
 from mesh.errors import FailedPrecondition, InvalidArgument, Reason
 from services.bitcoin.mempool import dust_threshold
 
@@ -41,9 +42,9 @@ class Spend:
 
 def check_amount(amount_sat: int, recipient_script: bytes, *, field: str = "amount_sat") -> None:
     """InvalidArgument (AMOUNT_INVALID) unless the network would relay a payment of this amount."""
-    if amount_sat > MAX_MONEY_SAT:
+    if amount_sat > MAX_SAT:
         raise InvalidArgument(
-            f"{field} must be at most {MAX_MONEY_SAT} (21 million BTC), not {amount_sat}",
+            f"{field} must be at most {MAX_SAT} (21 million BTC), not {amount_sat}",
             reason=Reason.AMOUNT_INVALID,
             field=field,
         )

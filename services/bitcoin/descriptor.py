@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import bdkpython as bdk
 
-from services.bitcoin.chain import Network
+from formats.bitcoin.network import Network
 from services.bitcoin.wallet import Keychain
 
 DESCRIPTORS = 4096  # public ones, parsed and kept

@@ -235,7 +235,7 @@ def _pointer(raw: bytes) -> ctypes.c_void_p:
 def find_invalid_input(raw: bytes, spent: Sequence[Output]) -> int | None:
     """Run the script of every input under all consensus rules; the first that fails, or None.
 
-    ``spent`` are the outputs that the inputs spend, in order. InvalidArgument unless ``raw`` is
+    ``spent`` are the outputs that the inputs spend, in order. MalformedError unless ``raw`` is
     exactly one transaction; ValueError unless there is one output for each of its inputs.
     """
     inputs = len(parse_transaction(raw).prevouts)

@@ -6,10 +6,10 @@ import uuid
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from formats.bitcoin.address import parse_address
 from mesh.errors import Internal, InvalidArgument, NotFound
 from mesh.security import address_link
 from mesh.security.keystore import KeystoreError
+from services.bitcoin.arguments import parse_address
 from services.bitcoin.descriptor import Seed, signing_descriptor
 from services.bitcoin.ownership import sign_p2wpkh
 from services.bitcoin.wallet import NewWallet
@@ -17,8 +17,8 @@ from services.bitcoin.wallet import NewWallet
 if TYPE_CHECKING:
     import bdkpython as bdk
 
+    from formats.bitcoin.network import Network
     from mesh.security.keystore import Keystore
-    from services.bitcoin.chain import Network
     from services.bitcoin.store.wallet import WalletStore
     from services.bitcoin.wallet import OwnAddress
 

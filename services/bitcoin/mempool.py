@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from formats.bitcoin.hashes import Txid, display
 from formats.bitcoin.script import is_unspendable, witness_program
 from formats.bitcoin.transaction import (
-    MAX_MONEY_SAT,
     MAX_SEQUENCE,
     NULL_PREVOUT,
     Outpoint,
@@ -22,6 +21,7 @@ from formats.bitcoin.transaction import (
     outpoint,
     split_outpoint,
 )
+from formats.money import MAX_SAT
 from mesh.errors import FailedPrecondition, Reason
 from services.bitcoin.chain import COINBASE_MATURITY, Coin, TxPosition, Utxo
 
@@ -336,7 +336,7 @@ def _check_amounts(transaction: Transaction, coins: Iterable[Coin]) -> int:
     """The fee, in sat."""
     spent = sum(coin.output.amount_sat for coin in coins)
     paid = sum(output.amount_sat for output in transaction.outputs)
-    if paid > MAX_MONEY_SAT:
+    if paid > MAX_SAT:
         raise TransactionRejected(transaction.txid, Rule.OUT_TOO_LARGE, f"{paid} sat")
     if paid > spent:
         raise TransactionRejected(

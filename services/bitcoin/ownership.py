@@ -10,14 +10,14 @@ import base64
 import binascii
 from dataclasses import dataclass
 from enum import StrEnum
-from hashlib import new, sha256
+from hashlib import sha256
 from struct import pack
 from typing import TYPE_CHECKING, TypeAlias
 
 import coincurve
 
-from formats.bitcoin.hashes import Txid, sha256d
-from formats.bitcoin.script import ScriptType, script_type
+from formats.bitcoin.hashes import Txid, hash160, sha256d, tagged_hash
+from formats.bitcoin.script import ScriptType, p2pkh_script, script_type, witness_script_pubkey
 from formats.bitcoin.transaction import (
     NULL_PREVOUT,
     Input,
@@ -27,6 +27,7 @@ from formats.bitcoin.transaction import (
     outpoint,
     serialize,
     serialize_outputs,
+    sized,
 )
 from mesh.errors import InvalidArgument
 
@@ -95,7 +96,7 @@ class Statement:
             + sha256d(self.prevout)
             + sha256d(SEQUENCE)
             + self.prevout
-            + _sized(b"\x76\xa9\x14" + self.script_pubkey[2:] + b"\x88\xac")
+            + sized(p2pkh_script(self.script_pubkey[2:]))
             + pack("<q", 0)
             + SEQUENCE
             + sha256d(_outputs())
@@ -112,7 +113,7 @@ class Statement:
             + LOCK_TIME
             + sha256(self.prevout).digest()
             + sha256(pack("<q", 0)).digest()
-            + sha256(_sized(self.script_pubkey)).digest()
+            + sha256(sized(self.script_pubkey)).digest()
             + sha256(SEQUENCE).digest()
             + sha256(_outputs()).digest()
             + b"\x00"  # key path, no annex
@@ -124,8 +125,7 @@ def sign_p2wpkh(secret: bytes, message: bytes) -> str:
     """The proof of the P2WPKH address of a 32-byte private key."""
     key = coincurve.PrivateKey(secret)
     public_key = key.public_key.format()
-    hash160 = new("ripemd160", sha256(public_key).digest()).digest()
-    statement = Statement(b"\x00\x14" + hash160, message)
+    statement = Statement(witness_script_pubkey(0, hash160(public_key)), message)
     signature = key.sign(statement.sighash_segwit_v0(), hasher=None)
     return _encode([signature + SIGHASH_ALL, public_key])
 
@@ -133,7 +133,7 @@ def sign_p2wpkh(secret: bytes, message: bytes) -> str:
 def sign_p2tr(secret: bytes, message: bytes) -> str:
     """The proof of the P2TR address of a 32-byte private key without scripts (BIP 86)."""
     key = _tweak(coincurve.PrivateKey(secret))
-    statement = Statement(b"\x51\x20" + key.public_key.format()[1:], message)
+    statement = Statement(witness_script_pubkey(1, key.public_key.format()[1:]), message)
     return _encode([key.sign_schnorr(statement.sighash_taproot())])
 
 
@@ -160,12 +160,6 @@ def verify(
     if find_invalid_input(to_sign, [Output(0, script_pubkey)]) is not None:
         return Verdict.SIGNATURE_INVALID
     return Verdict.VALID
-
-
-def tagged_hash(tag: str, data: bytes) -> bytes:
-    """BIP 340."""
-    prefix = sha256(tag.encode()).digest()
-    return sha256(prefix + prefix + data).digest()
 
 
 def _broken_p2wpkh(witness: Sequence[bytes]) -> Verdict | None:
@@ -216,7 +210,7 @@ def _tweak(key: coincurve.PrivateKey) -> coincurve.PrivateKey:
 
 
 def _encode(witness: Sequence[bytes]) -> str:
-    stack = compact_size(len(witness)) + b"".join(_sized(item) for item in witness)
+    stack = compact_size(len(witness)) + b"".join(sized(item) for item in witness)
     return PREFIX + base64.b64encode(stack).decode()
 
 
@@ -240,7 +234,3 @@ def _decode(signature: str) -> list[bytes] | None:
 
 def _outputs() -> bytes:
     return serialize_outputs(OUTPUTS).removeprefix(compact_size(len(OUTPUTS)))
-
-
-def _sized(data: bytes) -> bytes:
-    return compact_size(len(data)) + data

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import uuid
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from formats import uuid7
 from mesh.errors import InvalidArgument, Reason
 
 if TYPE_CHECKING:
@@ -91,12 +91,8 @@ def advance(state: State, sighting: Sighting, *, final_depth: int) -> tuple[Stat
 
 
 def parse_payment_id(text: str, *, field: str) -> str:
-    """A UUIDv7 (RFC 9562) in its canonical form, so that one payment has one name."""
-    try:
-        parsed = uuid.UUID(text)
-    except ValueError:
-        parsed = None
-    if parsed is None or parsed.version != 7 or str(parsed) != text:
+    """Returns the payment id. Raises InvalidArgument if it is no UUIDv7 in canonical form."""
+    if not uuid7.is_canonical(text):
         raise InvalidArgument(
             f"{field} must be a UUIDv7 in lower case, as in 0192f0c1-7d5e-7cc3-98c4-dc0c0c07398f",
             reason=Reason.REQUEST_ID_INVALID,

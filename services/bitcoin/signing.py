@@ -16,8 +16,8 @@ from mesh.errors import Internal
 from services.bitcoin.descriptor import NETWORKS
 
 if TYPE_CHECKING:
+    from formats.bitcoin.network import Network
     from formats.bitcoin.transaction import Output
-    from services.bitcoin.chain import Network
     from services.bitcoin.coin_selection import Spend, SpendableCoin
 
 VERSION = 2

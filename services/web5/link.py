@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from formats.bitcoin.address import SEGWIT_PREFIXES
 from mesh.errors import FailedPrecondition, InvalidArgument, Reason
 from mesh.security.address_link import CHAINS, AddressLinkText
 from services.web5 import credential, proof
@@ -33,8 +34,6 @@ MAX_SIGNATURE_CHARS = 1024  # characters; that of P2WPKH has 147
 LINK_LIFETIME_S = 180 * 86_400  # seconds that a link lives without being renewed
 
 CREDENTIAL_TYPE = "BitcoinAddressLinkCredential"
-# Human-readable parts of bech32 addresses (BIP 173): testnet4 and signet share theirs.
-PREFIXES = {"main": "bc", "testnet4": "tb", "signet": "tb", "regtest": "bcrt"}
 BECH32 = re.compile(r"[ac-hj-np-z02-9]{39,80}")
 
 
@@ -135,9 +134,11 @@ def normal_address(address: str, network: str) -> str:
 
     Whether it is an address at all is bitcoin's to check when it attests the signature.
     """
-    prefix = PREFIXES.get(network)
+    prefix = SEGWIT_PREFIXES.get(network)
     if prefix is None:
-        raise InvalidArgument(f"network must be one of {', '.join(PREFIXES)}", field="network")
+        raise InvalidArgument(
+            f"network must be one of {', '.join(SEGWIT_PREFIXES)}", field="network"
+        )
     lower = address.lower()
     head, _, data = lower.rpartition("1")
     if address not in (lower, address.upper()) or head != prefix or not BECH32.fullmatch(data):

@@ -18,6 +18,8 @@ from anya.bitcoin.v1.wallet_pb2_grpc import WalletServiceStub
 from anya.mesh.v1 import outbox_pb2
 from anya.mesh.v1.attestation_pb2 import Attestation, PaymentIntent, RunContext
 from anya.mesh.v1.outbox_pb2_grpc import OutboxServiceStub
+from formats import uuid7
+from formats.money import MAX_SAT, SAT_PER_BTC
 from mesh.breaker import Breakers
 from mesh.clock import SystemClock
 from mesh.config import MeshConfig
@@ -42,15 +44,13 @@ if TYPE_CHECKING:
 
 RECIPIENT = "bcrt1q6rz28mcfaxtmd6v789l9rrlrusdprr9pz3cppk"
 SENDER = "did:jwk:eyJrdHkiOiJPS1AifQ"
-COINBASE_SAT = 50 * 100_000_000
+COINBASE_SAT = 50 * SAT_PER_BTC
 MATURE = 100  # blocks on top of a coinbase
 
 
 def new_payment_id() -> str:
     """A UUIDv7."""
-    raw = int(time.time() * 1000).to_bytes(6, "big") + os.urandom(10)
-    number = int.from_bytes(raw, "big") & ~(0xF << 76) & ~(0x3 << 62) | 0x7 << 76 | 0x2 << 62
-    return str(uuid.UUID(int=number))
+    return uuid7.from_parts(time.time_ns() // 1_000_000, os.urandom(uuid7.RANDOM_BYTES))
 
 
 @dataclass
@@ -123,7 +123,7 @@ class Town:
         )
 
     def proofs(self, intent: PaymentIntent, *, score: float = 0.1) -> list[Attestation]:
-        if not 0 < intent.amount_sat <= 21_000_000 * 100_000_000:
+        if not 0 < intent.amount_sat <= MAX_SAT:
             return []
         digest = payment_digest(intent)
         web5, ml = self.attestors["web5"], self.attestors["ml"]

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import sys
-import uuid
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from formats import uuid7
+from formats.bitcoin.network import Network
 from formats.bitcoin.transaction import Input, Output, parse_transaction, serialize
 from mesh.data.database import open_database
 from mesh.data.idempotency import IdempotencyKey
 from mesh.security.trust import Bounds
 from services.bitcoin.__main__ import SCHEMA
-from services.bitcoin.chain import Network
 from services.bitcoin.coin_selection import select_coins
 from services.bitcoin.descriptor import Seed, script_at
 from services.bitcoin.payment import Payment, PaymentRequest
@@ -55,7 +55,7 @@ def request_key(request_id: str, body: bytes = b"") -> IdempotencyKey:
 
 
 def payment_id(number: int) -> str:
-    return str(uuid.UUID(int=number | 7 << 76 | 2 << 62))
+    return uuid7.from_parts(0, number.to_bytes(uuid7.RANDOM_BYTES))
 
 
 def order(number: int, *, amount_sat: int = 10_000, sender: str = SENDER) -> PaymentRequest:

@@ -10,6 +10,7 @@ from coincurve import PrivateKey
 
 from formats.bitcoin.address import format_address
 from formats.bitcoin.hashes import sha256d
+from formats.bitcoin.network import Network
 from formats.bitcoin.transaction import (
     Input,
     Output,
@@ -19,7 +20,6 @@ from formats.bitcoin.transaction import (
     serialize,
     serialize_outputs,
 )
-from services.bitcoin.chain import Network
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -18,6 +18,7 @@ from formats.bitcoin.transaction import (
     parse_transaction,
     serialize,
 )
+from formats.money import SAT_PER_BTC
 from mesh.data import outbox
 from mesh.data.database import open_database
 from services.bitcoin import miner
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 ALICE, BOB, CAROL = (b"\x00\x14" + bytes([n]) * 20 for n in (1, 2, 3))
 LONG_SCRIPT = b"\x51" * 9_000  # may be spent, and is longer than what an index may hold
 BURN = b"\x6a\x04burn"
-SUBSIDY = 50 * 100_000_000
+SUBSIDY = 50 * SAT_PER_BTC
 
 
 @pytest.fixture

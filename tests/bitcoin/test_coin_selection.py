@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from formats.bitcoin.transaction import outpoint
+from formats.money import MAX_SAT
 from mesh.errors import FailedPrecondition, InvalidArgument, Reason
 from services.bitcoin.coin_selection import SpendableCoin, select_coins
 from services.bitcoin.coin_selection import check_amount as check
@@ -15,8 +16,6 @@ from services.bitcoin.mempool import dust_threshold
 P2WPKH = b"\x00\x14" + bytes(20)
 P2TR = b"\x51\x20" + bytes(32)
 P2PKH = b"\x76\xa9\x14" + bytes(20) + b"\x88\xac"
-
-MAX_SAT = 21_000_000 * 100_000_000
 
 
 def coins(*amounts: int) -> list[SpendableCoin]:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from formats.bitcoin.block import Block, serialize_block
+from formats.bitcoin.errors import MalformedError
 from formats.bitcoin.hashes import BlockHash
 from formats.bitcoin.transaction import Output, outpoint
-from mesh.errors import FailedPrecondition, InvalidArgument
+from mesh.errors import FailedPrecondition
 from services.bitcoin import miner
 from services.bitcoin.chain import COINBASE_MATURITY, Chain
 from services.bitcoin.kernel import BlockRejected, Kernel, find_invalid_input
@@ -195,5 +196,5 @@ def test_a_wrong_number_of_spent_outputs_never_reaches_the_kernel(spent: int) ->
 def test_bytes_behind_a_transaction_never_reach_the_kernel() -> None:
     payment = PAYER.pay([(COIN, 5_000)], [Output(1_000, PAYER.script)])
 
-    with pytest.raises(InvalidArgument, match="4 bytes follow the transaction"):
+    with pytest.raises(MalformedError, match="4 bytes follow the transaction"):
         find_invalid_input(payment.raw + b"junk", [Output(5_000, PAYER.script)])

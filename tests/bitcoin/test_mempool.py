@@ -8,7 +8,6 @@ import pytest
 
 from formats.bitcoin.hashes import BlockHash
 from formats.bitcoin.transaction import (
-    MAX_MONEY_SAT,
     NULL_PREVOUT,
     Input,
     Outpoint,
@@ -18,6 +17,7 @@ from formats.bitcoin.transaction import (
     parse_transaction,
     serialize,
 )
+from formats.money import MAX_SAT
 from services.bitcoin import mempool
 from services.bitcoin.chain import COINBASE_MATURITY, Chain, Coin, HeaderRef
 from services.bitcoin.mempool import Mempool, MempoolTx, Rule, TransactionRejected, dust_threshold
@@ -82,7 +82,7 @@ BROKEN = {
     Rule.DUST: spend(outputs=[Output(293, SCRIPT)]),
     Rule.INPUTS_MISSING: spend(Outpoint(b"?" * 36)),
     Rule.OUT_ABOVE_IN: spend(outputs=[Output(COIN_SAT + 1, SCRIPT)]),
-    Rule.OUT_TOO_LARGE: spend(outputs=[Output(MAX_MONEY_SAT, SCRIPT)] * 2),
+    Rule.OUT_TOO_LARGE: spend(outputs=[Output(MAX_SAT, SCRIPT)] * 2),
     Rule.FEE_TOO_LOW: spend(outputs=[Output(COIN_SAT - 8, SCRIPT)]),
     Rule.NOT_FINAL: spend(lock_time=HEIGHT + 1),
 }

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from formats.bitcoin.address import format_address, parse_address
-from formats.bitcoin.hashes import display, sha256d
+from formats.bitcoin.hashes import display, sha256d, tagged_hash
+from formats.bitcoin.network import Network
 from mesh.errors import InvalidArgument
-from services.bitcoin.chain import Network
 from services.bitcoin.kernel import find_invalid_input
 from services.bitcoin.ownership import (
     ORDER,
@@ -26,7 +26,6 @@ from services.bitcoin.ownership import (
     Verdict,
     sign_p2tr,
     sign_p2wpkh,
-    tagged_hash,
     verify,
 )
 

@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 from google.rpc.error_details_pb2 import BadRequest
 
+from formats.money import MAX_SAT
 from mesh.security.attestation import payment_digest
 from mesh.testing import detail, reason
 from tests.bitcoin.funded_mesh import RECIPIENT, Town, config, new_payment_id, town
@@ -56,7 +57,7 @@ async def test_only_coins_of_the_sender_address_are_spent(payer: Town) -> None:
         pytest.param({"amount_sat": 0}, "amount_sat", id="nothing"),
         pytest.param({"amount_sat": -5}, "amount_sat", id="less than nothing"),
         pytest.param({"amount_sat": 293}, "amount_sat", id="dust"),
-        pytest.param({"amount_sat": 21_000_000 * 10**8 + 1}, "amount_sat", id="above 21 million"),
+        pytest.param({"amount_sat": MAX_SAT + 1}, "amount_sat", id="above 21 million"),
         pytest.param({"recipient_address": MAINNET}, "to_address", id="recipient on main"),
         pytest.param({"recipient_address": "nonsense"}, "to_address", id="no address"),
         pytest.param({"sender_address": MAINNET}, "from_address", id="sender on main"),

@@ -6,9 +6,9 @@ import coincurve
 import pytest
 
 from formats.bitcoin.address import format_address
+from formats.bitcoin.network import Network
 from formats.bitcoin.transaction import Output, outpoint
 from mesh.errors import Internal
-from services.bitcoin.chain import Network
 from services.bitcoin.coin_selection import SpendableCoin, select_coins
 from services.bitcoin.descriptor import Seed, script_at, signing_descriptor
 from services.bitcoin.kernel import find_invalid_input

@@ -7,7 +7,7 @@ import pytest
 from cli.p2wpkh import Coin, Key, Output, address, script_of, spend
 from formats.bitcoin import transaction
 from formats.bitcoin.address import format_address
-from services.bitcoin.chain import Network
+from formats.bitcoin.network import Network
 from services.bitcoin.kernel import find_invalid_input
 
 # BIP 173, and the second key of the native P2WPKH example of BIP 143

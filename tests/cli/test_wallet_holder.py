@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from cli.payment import uuid7
+from cli.payment import new_id
 from cli.wallet_holder import Holder
 from formats import jose
 from formats.did import did_jwk
@@ -74,7 +74,7 @@ def test_a_link_is_proved_by_the_did(holder: Holder, public: bool) -> None:
 
 
 def test_payment_ids_are_uuids_of_version_7_in_order_of_time() -> None:
-    first = uuid7()
+    first = new_id()
 
     assert first[14] == "7"
     assert first[19] in "89ab"

@@ -82,7 +82,7 @@ class Clients:
         payer = self._town.payers[planned.payer]
         thief = replace(self._town.stranger, addresses=payer.addresses)
         shop = self._town.shops[planned.recipient]
-        payment_id = payment.uuid7()
+        payment_id = payment.new_id()
         proposal = await self._ask(
             planned,
             lambda channels: payment.propose(

@@ -82,5 +82,5 @@ async def _listed_while_struck(mesh: Scene) -> list[str]:
             os.kill(orchestrator, signal.SIGKILL)
             asking = asyncio.create_task(evidence.listed(channels))
             with pytest.raises(grpc.aio.AioRpcError):  # as the first question, before this one
-                await runs.get(channels, payment.uuid7())
+                await runs.get(channels, payment.new_id())
         return await asking

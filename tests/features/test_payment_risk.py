@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from features.feature import Feature, Status
 from features.history import AddressHistory, Output, Receipt, Spend
 from features.payment_risk import PAYMENT_RISK, Measured, PaymentFacts, RecipientLink, extract
+from formats.money import MAX_SAT
+from formats.money import SAT_PER_BTC as BTC
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from random import Random
 
 SHOP, PAYER, OTHER, CHANGE = b"shop", b"payer", b"other", b"change"
-BTC = 100_000_000
 
 RENT = Spend(b"t3", 160, (Output(OTHER, 60), Output(SHOP, 30)))
 SHOP_HISTORY = AddressHistory(
@@ -168,7 +169,7 @@ FACTS = PaymentFacts(
 
 scripts = st.sampled_from([SHOP, PAYER, OTHER, CHANGE])
 heights = st.integers(0, 400)
-amounts = st.integers(1, 21_000_000 * BTC // 1_000)
+amounts = st.integers(1, MAX_SAT // 1_000)
 spends = st.builds(
     Spend,
     txid=st.binary(min_size=1, max_size=1),

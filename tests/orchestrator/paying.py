@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-import uuid
 from typing import TYPE_CHECKING, Any
 
 from anya.mesh.v1.attestation_pb2 import PaymentIntent
 from anya.orchestrator.v1 import workflow_pb2 as pb
+from formats.uuid7 import RANDOM_BYTES, from_parts
 from services.orchestrator.definition import values
 
 if TYPE_CHECKING:
@@ -23,11 +23,8 @@ INPUT: dict[str, Any] = {
 
 
 def uuid7() -> str:
-    """RFC 9562: 48 bits of Unix milliseconds, version, variant, chance."""
-    raw = bytearray((time.time_ns() // 1_000_000).to_bytes(6) + os.urandom(10))
-    raw[6] = raw[6] & 0x0F | 0x70
-    raw[8] = raw[8] & 0x3F | 0x80
-    return str(uuid.UUID(bytes=bytes(raw)))
+    """A new run or payment id."""
+    return from_parts(time.time_ns() // 1_000_000, os.urandom(RANDOM_BYTES))
 
 
 def payment(run_id: str | None = None, workflow_id: str = "verified_payment") -> pb.StartRunRequest:

@@ -28,8 +28,9 @@ from anya.web5.v1.did_pb2_grpc import DidServiceStub
 from anya.web5.v1.identity_pb2_grpc import IdentityServiceStub
 from cli.connection import connect
 from cli.home import Home
-from cli.payment import uuid7
+from cli.payment import new_id
 from cli.wallet_holder import Holder
+from formats.money import MAX_SAT
 from mesh.testing import detail, reason
 from tests.scenarios.meshes import Mesh, up
 
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 SEED = Path(__file__).parents[2] / "services/orchestrator/workflows/verified_payment.json"
 REGTEST = "bcrt1q6rz28mcfaxtmd6v789l9rrlrusdprr9pz3cppk"
 MAINNET = "bc1qw508d6qejxtdg4y5r3zarvary0c5xw7kv8f3t4"
-MOST = 21_000_000 * 100_000_000  # satoshis that can ever be
 
 STUBS: dict[str, tuple[str, Any]] = {
     "chain": ("bitcoin", ChainServiceStub),
@@ -98,7 +98,7 @@ PAYER = Holder.generate()
 def intent(**changes: Any) -> PaymentIntent:
     whole: dict[str, Any] = {
         "network": "regtest",
-        "payment_id": uuid7(),
+        "payment_id": new_id(),
         "sender_did": PAYER.did,
         "sender_address": REGTEST,
         "recipient_address": REGTEST,
@@ -196,11 +196,11 @@ CASES = [
                 INVALID,
                 "INTENT_INVALID",
                 "intent.amount_sat",
-                f"amount_sat must be 1 to {MOST}, not {amount}",
+                f"amount_sat must be 1 to {MAX_SAT}, not {amount}",
             ),
             id=f"a challenge for {amount} sat",
         )
-        for amount in (0, -1, MOST + 1)
+        for amount in (0, -1, MAX_SAT + 1)
     ),
     *(
         pytest.param(
@@ -209,11 +209,11 @@ CASES = [
                 INVALID,
                 "INTENT_INVALID",
                 "intent.amount_sat",
-                f"amount_sat must be 1 to {MOST}, not {amount}",
+                f"amount_sat must be 1 to {MAX_SAT}, not {amount}",
             ),
             id=f"a payment of {amount} sat",
         )
-        for amount in (0, -1, MOST + 1)
+        for amount in (0, -1, MAX_SAT + 1)
     ),
     pytest.param(
         *("identity", "BeginVerification", begin(sender_did="did:web:example.com")),

@@ -68,7 +68,7 @@ class Play:
 
     home: Path
     folder: Path  # where the commands are given
-    payment_id: str = field(default_factory=payment.uuid7)
+    payment_id: str = field(default_factory=payment.new_id)
     printed: list[Printed] = field(default_factory=list)
     proposal: Proposal | None = None
     journalled_at_death: int = 0

@@ -55,7 +55,7 @@ async def expect_made_once(mesh: Scene, channels: Channels, run: pb.Run, amount_
 async def test_a_payment_is_made_once_though_every_service_dies_beside_its_commit(
     mesh: Scene, point: str, engine_point: str
 ) -> None:
-    payment_id, amount_sat = payment.uuid7(), next(AMOUNTS)
+    payment_id, amount_sat = payment.new_id(), next(AMOUNTS)
     died = await mesh.restarts()
     points = {name: f"{point}/{method}=kill" for name, method in EFFECTS.items()}
     await arm(

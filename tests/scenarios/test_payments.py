@@ -149,7 +149,7 @@ async def test_a_signed_payment_stays_whoever_cancels_it(mesh: Mesh) -> None:
 
 
 async def test_a_payment_that_nobody_sent_yet_can_be_cancelled(mesh: Mesh) -> None:
-    payment_id = payment.uuid7()
+    payment_id = payment.new_id()
 
     cancelled = await asyncio.to_thread(mesh.anya, "payment", "cancel", payment_id, "--json")
     shown = await asyncio.to_thread(mesh.anya, "payment", "show", payment_id, "--json")

@@ -36,7 +36,7 @@ def mesh(databases: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory)
 async def test_a_parked_payment_whose_proofs_expire_is_refused_and_nothing_is_signed(
     mesh: Scene,
 ) -> None:
-    payment_id = payment.uuid7()
+    payment_id = payment.new_id()
     point = f"engine.before_intent/{payment_id}/execute_payment"
     await arm(mesh.home, {"orchestrator": f"{point}=stop"})
     orchestrator = await mesh.pid("orchestrator")

@@ -12,12 +12,14 @@ from time import time
 from typing import TYPE_CHECKING, TypeAlias, assert_never
 
 from formats.bitcoin.hashes import BlockHash, Txid, display
+from formats.bitcoin.network import Network
 from formats.bitcoin.script import ScriptType, script_type
-from formats.bitcoin.transaction import outpoint, parse_transaction
+from formats.bitcoin.transaction import outpoint
 from mesh import failpoint
 from mesh.actor import Actor, Message
 from mesh.errors import InvalidArgument, MeshError, NotFound
-from services.bitcoin.chain import ChainInfo, Located, LocatedBlock, Network, UtxoPage
+from services.bitcoin.arguments import parse_transaction
+from services.bitcoin.chain import ChainInfo, Located, LocatedBlock, UtxoPage
 from services.bitcoin.kernel import BlockRejected, find_invalid_input
 from services.bitcoin.mempool import Acceptance, Mempool, MempoolTx, Rule, TransactionRejected
 from services.bitcoin.miner import extend

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from anya.mesh.v1.attestation_pb2 import Attestation
+    from formats.bitcoin.network import Network
     from mesh.actor import ActorRef
     from mesh.data.idempotency import IdempotencyKey
     from mesh.security.attestation import Verifier
     from mesh.security.trust import Bounds
     from services.bitcoin.actors.chain import ChainMessage
     from services.bitcoin.broadcaster import Broadcaster
-    from services.bitcoin.chain import Network
     from services.bitcoin.coin_selection import Spend
     from services.bitcoin.keyring import Keyring
     from services.bitcoin.payment import Payment, PaymentRequest

@@ -9,9 +9,9 @@ from anya.bitcoin.v1 import analysis_pb2 as pb
 from anya.bitcoin.v1.analysis_pb2_grpc import AnalysisServiceServicer
 from anya.mesh.v1 import features_pb2
 from features.payment_risk import PAYMENT_RISK, Measured, PaymentFacts, RecipientLink, extract
-from formats.bitcoin.address import parse_address
 from mesh.errors import FailedPrecondition, InvalidArgument, Reason
 from services.bitcoin.actors.chain import Info
+from services.bitcoin.arguments import parse_address
 from services.bitcoin.coin_selection import check_amount
 from services.bitcoin.servicers.intent import agreed_digest
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
     from features.feature import Feature
     from features.history import AddressHistory
+    from formats.bitcoin.network import Network
     from mesh.actor import ActorRef
     from mesh.security.attestation import Attestor, Verifier
     from services.bitcoin.actors.chain import ChainMessage
-    from services.bitcoin.chain import Network
     from services.bitcoin.store.history import Histories, HistoryStore
 
 MAX_LINKS = 64  # addresses of one sender

@@ -8,8 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from anya.bitcoin.v1 import chain_pb2 as pb
 from anya.bitcoin.v1.chain_pb2_grpc import ChainServiceServicer
-from formats.bitcoin.address import parse_address
-from formats.bitcoin.hashes import parse_block_hash, parse_txid
+from formats.bitcoin.network import Network
 from mesh.errors import InvalidArgument
 from services.bitcoin.actors.chain import (
     Broadcast,
@@ -19,7 +18,7 @@ from services.bitcoin.actors.chain import (
     ListMempool,
     ListUtxos,
 )
-from services.bitcoin.chain import Network
+from services.bitcoin.arguments import parse_address, parse_block_hash, parse_txid
 from services.bitcoin.paging import parse_page_size, parse_page_token, render_page_token
 
 if TYPE_CHECKING:

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 
 from anya.bitcoin.v1 import ownership_pb2 as pb
 from anya.bitcoin.v1.ownership_pb2_grpc import OwnershipServiceServicer
-from formats.bitcoin.address import parse_address
 from services.bitcoin.actors.chain import Info
+from services.bitcoin.arguments import parse_address
 from services.bitcoin.kernel import find_invalid_input
 from services.bitcoin.ownership import Verdict, verify
 
 if TYPE_CHECKING:
     from grpc.aio import ServicerContext
 
+    from formats.bitcoin.network import Network
     from mesh.actor import ActorRef
     from mesh.security.attestation import Attestor
     from services.bitcoin.actors.chain import ChainMessage
-    from services.bitcoin.chain import Network
     from services.bitcoin.keyring import Keyring
 
 

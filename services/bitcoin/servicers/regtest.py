@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from anya.bitcoin.v1 import regtest_pb2 as pb
 from anya.bitcoin.v1.regtest_pb2_grpc import RegtestServiceServicer
-from formats.bitcoin.address import parse_address
+from formats.bitcoin.network import Network
 from services.bitcoin.actors.chain import MineBlocks, ReorganizeChain
-from services.bitcoin.chain import Network
+from services.bitcoin.arguments import parse_address
 from services.bitcoin.miner import NOBODY
 
 if TYPE_CHECKING:

@@ -8,9 +8,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from anya.bitcoin.v1 import wallet_pb2 as pb
 from anya.bitcoin.v1.wallet_pb2_grpc import WalletServiceServicer
-from formats.bitcoin.address import format_address, parse_address
+from formats.bitcoin.address import format_address
 from mesh.errors import InvalidArgument
 from mesh.rpc.interceptors import request_key, tracing, trust
+from services.bitcoin.arguments import parse_address
 from services.bitcoin.coin_selection import check_amount
 from services.bitcoin.descriptor import script_at
 from services.bitcoin.paging import parse_page_size
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
     from grpc.aio import ServicerContext
 
+    from formats.bitcoin.network import Network
     from services.bitcoin.actors.wallet import Spender
-    from services.bitcoin.chain import Network
     from services.bitcoin.keyring import Keyring
     from services.bitcoin.payment import Payment
     from services.bitcoin.store.payment import PaymentStore

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from formats.bitcoin.block import check_commitments, parse_block
+from formats.bitcoin.errors import MalformedError
 from formats.bitcoin.hashes import BlockHash
-from mesh.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -107,6 +107,6 @@ def verify(raw: bytes, hash: BlockHash) -> Block | None:
     try:
         block = parse_block(raw)
         check_commitments(block)
-    except InvalidArgument:
+    except MalformedError:
         return None
     return block if block.hash == hash else None

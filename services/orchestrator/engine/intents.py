@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from formats import uuid7
 from mesh.errors import InvalidArgument, Reason
 from mesh.security.attestation import payment_digest
 from services.orchestrator.definition.templates import UnresolvedPathError
@@ -81,7 +81,7 @@ def check_several(
 
 
 def check_payment_id(payment_id: str, *, field: str) -> None:
-    if not _is_uuid7(payment_id):
+    if not uuid7.is_canonical(payment_id):
         raise InvalidArgument(
             f"{field} is the payment id: a UUID of version 7, in lower case",
             reason=Reason.REQUEST_ID_INVALID,
@@ -163,11 +163,3 @@ def _contradiction(field: str, name: str, origin: str) -> InvalidArgument:
         reason=Reason.INTENT_INVALID,
         field=f"{field}.{name}",
     )
-
-
-def _is_uuid7(text: str) -> bool:
-    try:
-        parsed = uuid.UUID(text)
-    except ValueError:
-        return False
-    return parsed.version == 7 and str(parsed) == text

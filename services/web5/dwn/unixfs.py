@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
+from formats import varint
 from services.web5.dwn import cid
 
 CHUNK_BYTES = 262_144
@@ -74,17 +75,8 @@ def _link(child: UnixFsNode) -> bytes:
 
 def _bytes(field: int, value: bytes) -> bytes:
     """A length-delimited field of the protobuf wire format."""
-    return _varint(field << 3 | 2) + _varint(len(value)) + value
+    return varint.encode(field << 3 | 2) + varint.encode(len(value)) + value
 
 
 def _integer(field: int, value: int) -> bytes:
-    return _varint(field << 3) + _varint(value)
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
+    return varint.encode(field << 3) + varint.encode(value)

@@ -1,4 +1,4 @@
-"""What the transactions of a raw block say by themselves, and what they leave open."""
+"""A raw block, and the features of its transactions that the block alone tells."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from features.transaction import (
     TypedOutput,
     extract,
 )
+from formats.bitcoin.block import check_commitments, parse_block
 from formats.bitcoin.hashes import display
 from formats.bitcoin.script import is_unspendable, script_type
 from formats.bitcoin.transaction import outpoint
@@ -29,11 +30,11 @@ if TYPE_CHECKING:
 class Inspection:
     transactions: Sequence[Transaction]
     inputs: int  # the coinbase's one included
-    inputs_known: int  # those that spend an output of an earlier one of these
-    features: tuple[tuple[Feature, ...], ...]  # one row for each transaction, of TRANSACTION
+    inputs_known: int  # inputs that spend an output of an earlier transaction in the block
+    features: tuple[tuple[Feature, ...], ...]  # one row of TRANSACTION for each transaction
 
     def document(self) -> dict[str, Any]:
-        """As JSON: totals, a summary of each feature, and every transaction's features."""
+        """Returns totals, a summary of each feature, and every transaction's features, as JSON."""
         return {
             "transactions": len(self.transactions),
             "inputs": self.inputs,
@@ -52,7 +53,7 @@ class Inspection:
         }
 
     def summary(self) -> dict[str, dict[str, Any]]:
-        """By feature: how many transactions have each status, and the range of the values."""
+        """Returns the count of each status and the range of the values, by feature."""
         return {
             name: _summarize(column)
             for name, column in zip(
@@ -61,8 +62,26 @@ class Inspection:
         }
 
 
+def inspect(raw: bytes) -> dict[str, Any]:
+    """Returns a raw block and its features as JSON.
+
+    Raises MalformedError if ``raw`` is no block, or was altered.
+    """
+    block = parse_block(raw)
+    check_commitments(block)
+    return {
+        "block_hash": display(block.hash),
+        "height": block.height,
+        "time": block.header.time,
+        "version": block.header.version,
+        "size": len(block.raw),
+        "weight": block.weight,
+        **inspect_transactions(block.transactions).document(),
+    }
+
+
 def inspect_transactions(transactions: Sequence[Transaction]) -> Inspection:
-    """Features of every transaction; prevouts are those that stand among them."""
+    """Returns the features of every transaction; only prevouts among the transactions are known."""
     made: dict[Outpoint, SpentOutput] = {}
     rows = []
     known = 0

@@ -1,0 +1,64 @@
+"""Bitcoin values in a caller's request: read strictly, and refused with the name of their field."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from formats.bitcoin import address as addresses
+from formats.bitcoin import transaction
+from formats.bitcoin.errors import AddressError, MalformedError, OtherNetworkError
+from formats.bitcoin.hashes import HASH_BYTES, BlockHash, Txid
+from mesh.errors import InvalidArgument, Reason
+
+if TYPE_CHECKING:
+    from formats.bitcoin.network import Network
+    from formats.bitcoin.transaction import Transaction
+
+
+def parse_transaction(raw: bytes, *, field: str = "raw") -> Transaction:
+    """Returns the transaction that ``raw`` is, to the last byte.
+
+    Raises InvalidArgument (TRANSACTION_MALFORMED) if it is none.
+    """
+    try:
+        return transaction.parse_transaction(raw)
+    except MalformedError as error:
+        raise InvalidArgument(
+            str(error), reason=Reason.TRANSACTION_MALFORMED, field=field
+        ) from None
+
+
+def parse_address(address: str, network: Network, *, field: str = "address") -> bytes:
+    """Returns the script_pubkey of an address.
+
+    Raises InvalidArgument if the address is malformed (ADDRESS_INVALID) or of another network
+    (ADDRESS_OF_OTHER_NETWORK).
+    """
+    try:
+        return addresses.parse_address(address, network)
+    except OtherNetworkError as error:
+        raise InvalidArgument(
+            str(error), reason=Reason.ADDRESS_OF_OTHER_NETWORK, field=field
+        ) from None
+    except AddressError as error:
+        raise InvalidArgument(str(error), reason=Reason.ADDRESS_INVALID, field=field) from None
+
+
+def parse_txid(raw: bytes, *, field: str = "txid") -> Txid:
+    """Returns a txid in internal byte order. Raises InvalidArgument (HASH_INVALID) by its size."""
+    return Txid(_hash(raw, field))
+
+
+def parse_block_hash(raw: bytes, *, field: str = "hash") -> BlockHash:
+    """Returns a hash in internal byte order. Raises InvalidArgument (HASH_INVALID) by its size."""
+    return BlockHash(_hash(raw, field))
+
+
+def _hash(raw: bytes, field: str) -> bytes:
+    if len(raw) != HASH_BYTES:
+        raise InvalidArgument(
+            f"{field} must be {HASH_BYTES} bytes in internal order, not {len(raw)}",
+            reason=Reason.HASH_INVALID,
+            field=field,
+        )
+    return raw
