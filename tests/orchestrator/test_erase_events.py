@@ -14,7 +14,7 @@ from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceStub
 from services.orchestrator.__main__ import orchestrator
 from services.orchestrator.definition import values
 from services.orchestrator.engine.erase import MARK, WORD
-from services.orchestrator.engine.subscription import ANY
+from services.orchestrator.engine.waits import ANY
 from services.orchestrator.store import deletion, erasure
 from services.orchestrator.store.deletion import Deletion
 from tests.orchestrator.conftest import dial

@@ -11,7 +11,7 @@ import pytest
 
 from mesh.data.idempotency import IdempotencyKey
 from mesh.errors import AlreadyExists, FailedPrecondition, NotFound, Reason
-from services.orchestrator.engine import message_checks
+from services.orchestrator.engine import request_checks
 from services.orchestrator.engine.activations import SignalReceived
 from services.orchestrator.engine.erase import MARK, WORD
 from services.orchestrator.engine.records import RecordKind
@@ -114,7 +114,7 @@ async def test_whoever_asks_about_a_deleted_run_hears_that_it_was(location: str)
         asked = [
             store.runs.load("run"),
             store.runs.has_ended("run"),
-            store.runs.messages.send(key("cancel"), "run", message_checks.cancel("", CALLER), b""),
+            store.runs.messages.send(key("cancel"), "run", request_checks.cancel("", CALLER), b""),
         ]
         answers = await asyncio.gather(*asked, return_exceptions=True)
 

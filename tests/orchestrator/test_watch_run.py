@@ -17,9 +17,9 @@ from cli.runs import RunFollower
 from mesh.testing import eventually
 from services.orchestrator.engine import erase
 from services.orchestrator.engine.activations import SignalReceived
-from services.orchestrator.engine.cause import cause
 from services.orchestrator.engine.fold import evolve
 from services.orchestrator.engine.model import RunState
+from services.orchestrator.engine.outcome import cause
 from services.orchestrator.engine.records import Record, RecordKind, decode
 from services.orchestrator.servicers import views
 from services.orchestrator.servicers.watching import format_update

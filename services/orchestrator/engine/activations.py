@@ -103,7 +103,7 @@ Activation: TypeAlias = (
 )
 
 
-class Call(NamedTuple):
+class CallCommand(NamedTuple):
     """Send these bytes. The attempt is what distinguishes it from earlier ones, not the bytes."""
 
     path: str
@@ -114,7 +114,7 @@ class Call(NamedTuple):
     timeout: float  # seconds
 
 
-class Cancel(NamedTuple):
+class CancelCommand(NamedTuple):
     """Have later attempts of the step's key refused, not before ``at_us``."""
 
     path: str
@@ -125,9 +125,9 @@ class Cancel(NamedTuple):
     at_us: int
 
 
-class Wait(NamedTuple):
+class WaitCommand(NamedTuple):
     path: str
     until_us: int
 
 
-Command: TypeAlias = Call | Cancel | Wait
+Command: TypeAlias = CallCommand | CancelCommand | WaitCommand

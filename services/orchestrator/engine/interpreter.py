@@ -28,11 +28,10 @@ from services.orchestrator.definition.workflow import (
     all_steps,
 )
 from services.orchestrator.engine import outcome, permissions, step_path
-from services.orchestrator.engine.explaining import explain
+from services.orchestrator.engine.calls import build_request, effect_key
 from services.orchestrator.engine.model import FailureScope, Phase, StepError, StepStatus
 from services.orchestrator.engine.records import PayloadTooLargeError, RecordKind
-from services.orchestrator.engine.request import build_request, effect_key
-from services.orchestrator.engine.scope import ITEMS
+from services.orchestrator.engine.scope import ITEMS, explain
 from services.orchestrator.engine.waits import Waits
 
 if TYPE_CHECKING:

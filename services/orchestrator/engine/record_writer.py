@@ -11,7 +11,7 @@ from services.orchestrator.engine import payments, step_path
 from services.orchestrator.engine.fold import evolve
 from services.orchestrator.engine.model import FailureScope, RunState, StepError
 from services.orchestrator.engine.records import Record, RecordKind
-from services.orchestrator.engine.scope import Scope
+from services.orchestrator.engine.scope import StepScope
 
 if TYPE_CHECKING:
     from services.orchestrator.definition.workflow import Step, Workflow
@@ -40,8 +40,8 @@ class RecordWriter:
         evolve(self.state, record)
         self.records.append(record)
 
-    def seen(self, path: str) -> Scope:
-        return Scope(self.workflow, self.state, path, self.at_us)
+    def seen(self, path: str) -> StepScope:
+        return StepScope(self.workflow, self.state, path, self.at_us)
 
     def call_at(self, path: str) -> Call:
         action = step_path.locate(self.workflow, path).step.action

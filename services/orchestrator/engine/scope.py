@@ -6,19 +6,29 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from services.orchestrator.definition import values
-from services.orchestrator.definition.templates import ERROR, STATUS
+from services.orchestrator.definition.templates import (
+    ERROR,
+    STATUS,
+    Path,
+    PathMissingError,
+    UnresolvedPathError,
+    parse_template,
+)
+from services.orchestrator.definition.workflow import Call
 from services.orchestrator.engine import step_path
 from services.orchestrator.engine.model import Phase, RunState, StepStatus
 from services.orchestrator.engine.retry_policy import SECOND_US
 
 if TYPE_CHECKING:
-    from services.orchestrator.definition.workflow import Workflow
+    from services.orchestrator.definition.templates import Variables
+    from services.orchestrator.definition.values import MismatchError
+    from services.orchestrator.definition.workflow import Action, Step, Workflow
     from services.orchestrator.engine.model import StepState
 
 ITEMS = "items"  # in the input of a for_each
 
 
-class Scope(dict[str, Any]):
+class StepScope(dict[str, Any]):
     """What the step at ``path`` sees; each part is worked out when a template names it.
 
     ``score`` in ``fraud/score`` sees its workflow only.
@@ -103,3 +113,61 @@ def _outputs(step: StepState) -> dict[str, Any]:
         STATUS: step.status.value,
         ERROR: (error.reason or error.code) if error else None,
     }
+
+
+_FATES = {
+    StepStatus.SKIPPED.value: "was skipped",
+    StepStatus.FAILED.value: "failed",
+    StepStatus.SUCCEEDED.value: "gave none",
+}
+
+
+def explain(step: Step, error: UnresolvedPathError | MismatchError, seen: Variables) -> str:
+    """The error, and what is to be known about it if something is null."""
+    path = (
+        error.path
+        if isinstance(error, UnresolvedPathError)
+        else _mapped(step.action, error.pointer)
+    )
+    null = None if path is None else _null(path, seen)
+    if null is None:
+        return str(error)
+    remedy = f"give {step.id} the condition {{{{{null}}}}} != null"
+    return f"{error}; {null} is null{_fate(null, seen)}: {remedy}, or map what is always there"
+
+
+def _mapped(action: Action, pointer: tuple[str | int, ...]) -> Path | None:
+    """The path that is mapped to a place in the step's input."""
+    value: Any = action.input_mapping if isinstance(action, Call) else None
+    if value is None and pointer:
+        value, pointer = getattr(action, str(pointer[0]), None), pointer[1:]
+    for part in pointer:
+        if isinstance(value, str):
+            break
+        try:
+            value = value[part]
+        except (LookupError, TypeError):
+            return None
+    whole = parse_template(value).whole if isinstance(value, str) else None
+    return whole.path if whole else None
+
+
+def _null(path: Path, seen: Variables) -> Path | None:
+    """As much of the path as leads to null; None if none of it does."""
+    for length in range(len(path.parts) + 1):
+        part = Path(path.root, path.parts[:length])
+        if path.root == "steps" and length == 0:
+            continue
+        try:
+            if part.read(seen) is None:
+                return part
+        except PathMissingError:
+            return None
+    return None
+
+
+def _fate(path: Path, seen: Variables) -> str:
+    if path.root != "steps":
+        return ""
+    id = str(path.parts[0])
+    return f", as step {id} {_FATES.get(seen['steps'][id][STATUS], 'has not ended')}"

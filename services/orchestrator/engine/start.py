@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mesh.errors import InvalidArgument, Reason
 from services.orchestrator.definition import values
-from services.orchestrator.engine import intents
+from services.orchestrator.engine import request_checks
 from services.orchestrator.engine.model import RunState
 from services.orchestrator.engine.records import MAX_PAYLOAD, PayloadTooLargeError, RecordKind
 from services.orchestrator.engine.retry_policy import SECOND_US
@@ -33,7 +33,7 @@ class StartRun:
     presentation: str
     started_by: str  # SPIFFE ID
     allowed_privileges: frozenset[str] | None = None  # privileges that the run may use; None: all
-    payments: tuple[intents.ProvenRequest, ...] = ()  # that its input names
+    payments: tuple[request_checks.ProvenRequest, ...] = ()  # that its input names
 
 
 def start(
@@ -47,7 +47,7 @@ def start(
 ) -> Transition:
     """The turn that starts a run. InvalidArgument naming the field that keeps it from starting."""
     _check_run_id(request.run_id)
-    intents.check_presentation(request.presentation, field="presentation")
+    request_checks.check_presentation(request.presentation, field="presentation")
     try:
         workflow.inputs.check(request.input)
     except values.MismatchError as error:
@@ -100,7 +100,7 @@ def _check_payments(workflow: Workflow, request: StartRun, network: str) -> None
             field = "intent" if request.intent is not None else "presentation"
             message = f"{workflow.id} makes payments that its input names: send them in payments"
             raise InvalidArgument(message, reason=Reason.INTENT_INVALID, field=field)
-        intents.check_several(workflow, request.input, request.payments, network)
+        request_checks.check_several(workflow, request.input, request.payments, network)
         if any(one.intent and one.intent.payment_id == request.run_id for one in request.payments):
             message = "this is the id of a payment: a run of several has one of its own"
             raise InvalidArgument(message, reason=Reason.REQUEST_ID_INVALID, field="request_id")
@@ -110,7 +110,7 @@ def _check_payments(workflow: Workflow, request: StartRun, network: str) -> None
             message = f"{workflow.id} makes one payment: send its intent and presentation"
         raise InvalidArgument(message, reason=Reason.INTENT_INVALID, field="payments")
     elif workflow.pivots:
-        intents.check_one(request.run_id, request.intent, request.input, network)
+        request_checks.check_one(request.run_id, request.intent, request.input, network)
 
 
 def _check_run_id(run_id: str) -> None:

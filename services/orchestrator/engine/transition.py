@@ -14,8 +14,8 @@ from google.protobuf.message import DecodeError
 from services.orchestrator.definition import values
 from services.orchestrator.engine import outcome
 from services.orchestrator.engine.activations import (
-    Call,
-    Cancel,
+    CallCommand,
+    CancelCommand,
     CancelFailed,
     CancelReplied,
     CancelRequested,
@@ -27,14 +27,14 @@ from services.orchestrator.engine.activations import (
     Replied,
     SignalReceived,
     Started,
-    Wait,
+    WaitCommand,
 )
 from services.orchestrator.engine.blocks import can_be_left
+from services.orchestrator.engine.calls import attestations_of
+from services.orchestrator.engine.compensation import PaymentCancellation
 from services.orchestrator.engine.interpreter import CANCELLED_STEP
 from services.orchestrator.engine.model import Phase, RunStatus, StepError, StepStatus
-from services.orchestrator.engine.payment_cancellation import PaymentCancellation
 from services.orchestrator.engine.records import RecordKind
-from services.orchestrator.engine.request import attestations_of
 from services.orchestrator.engine.retry_policy import SECOND_US
 
 if TYPE_CHECKING:
@@ -52,9 +52,11 @@ def _command(step: StepState, policy: RetryPolicy) -> Command:
     if step.phase is Phase.CALL:
         given = step.timeout_us / SECOND_US or policy.attempt_timeout_s
         timeout = min(policy.attempt_timeout_s, given)
-        return Call(step.path, step.attempt, step.service, step.method, step.request, timeout)
+        return CallCommand(
+            step.path, step.attempt, step.service, step.method, step.request, timeout
+        )
     if step.phase is Phase.CANCELLING:
-        return Cancel(
+        return CancelCommand(
             step.path,
             step.cancel_attempt,
             step.service,
@@ -62,7 +64,7 @@ def _command(step: StepState, policy: RetryPolicy) -> Command:
             step.cancel_request,
             step.until_us,
         )
-    return Wait(step.path, step.until_us)
+    return WaitCommand(step.path, step.until_us)
 
 
 _KINDS = {

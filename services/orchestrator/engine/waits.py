@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import defaultdict
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ from services.orchestrator.engine.records import RecordKind
 from services.orchestrator.engine.retry_policy import SECOND_US
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
     from services.orchestrator.definition.workflow import (
         Approval,
         Emit,
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
         WaitFor,
     )
     from services.orchestrator.engine.activations import EventReceived
-    from services.orchestrator.engine.model import ReceivedSignal, StepState
+    from services.orchestrator.engine.model import ReceivedSignal, RunState, StepState
 
 
 @dataclass(slots=True)
@@ -220,3 +223,28 @@ def _digest(document: dict[str, Any]) -> str:
         return hashlib.sha256(rfc8785.dumps(document)).hexdigest()
     except rfc8785.CanonicalizationError:
         raise values.MismatchError(("values",), "what JSON can hold") from None
+
+
+ANY = ""  # in place of a subject: no event has this one
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    wanted: Mapping[str, Collection[str]]  # subjects by type, ANY among them for all of its events
+    since: int  # position in the store's events behind which it wants them
+
+    def wants(self, type: str, subject: str) -> bool:
+        subjects = self.wanted.get(type, ())
+        return subject in subjects or ANY in subjects
+
+
+def subscription(state: RunState, heard: int = 0) -> Subscription | None:
+    """None if it listens to nothing. ``heard``: position up to which it has looked already."""
+    steps = [step for step in state.in_flight if step.input.get("events")]
+    if not steps:
+        return None
+    wanted: defaultdict[str, set[str]] = defaultdict(set)
+    for step in steps:
+        for type in step.input["events"]:
+            wanted[type].add(step.input["correlation"] or ANY)
+    return Subscription(wanted, max(heard, min(step.subscribed_from for step in steps)))

@@ -13,10 +13,10 @@ from mesh.data.idempotency import IdempotencyKey
 from mesh.errors import FailedPrecondition, NotFound, Reason, Unavailable
 from mesh.rpc.interceptors import request_key, trust
 from services.orchestrator import notifications
-from services.orchestrator.engine import message_checks
+from services.orchestrator.engine import request_checks
 from services.orchestrator.engine.fold import evolve
-from services.orchestrator.engine.intents import check_payment_id
 from services.orchestrator.engine.model import RunState, StepError
+from services.orchestrator.engine.request_checks import check_payment_id
 from services.orchestrator.engine.start import StartRun
 from services.orchestrator.peers.wallet import PaymentAnswer
 from services.orchestrator.servicers import payment_view, views, waits
@@ -163,7 +163,7 @@ class PaymentServicer(PaymentServiceServicer):
         caller = trust.current_caller()
         key = IdempotencyKey(caller, CANCEL, payment_id, b"")
         with suppress(FailedPrecondition):  # it has ended meanwhile
-            cancel = message_checks.cancel("its payment was cancelled", caller)
+            cancel = request_checks.cancel("its payment was cancelled", caller)
             await self._runner.send(key, payment_id, cancel)
 
     @contextmanager

@@ -9,7 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from mesh.errors import InvalidArgument
 from services.orchestrator.definition import values
-from services.orchestrator.engine.cause import cause
+from services.orchestrator.engine.outcome import cause
 from services.orchestrator.worker.trace_context import trace_id_of
 
 RUN_VIEWS = frozenset(pb.RunView.values())

@@ -11,8 +11,8 @@ from mesh.errors import InvalidArgument, Reason
 from mesh.rpc import paging
 from mesh.rpc.interceptors import request_key
 from services.orchestrator.definition import DefinitionInvalidError, values
-from services.orchestrator.engine import message_checks
-from services.orchestrator.engine.intents import ProvenRequest
+from services.orchestrator.engine import request_checks
+from services.orchestrator.engine.request_checks import ProvenRequest
 from services.orchestrator.engine.start import StartRun
 from services.orchestrator.peers.approvals import signer
 from services.orchestrator.servicers import views, waits
@@ -121,7 +121,7 @@ class WorkflowServicer(WorkflowServiceServicer):
         context: ServicerContext[pb.SignalRunRequest, pb.SignalRunResponse],
     ) -> pb.SignalRunResponse:
         payload = values.from_given(request.payload, "payload")
-        signal = message_checks.signal(request.signal, payload, request.correlation)
+        signal = request_checks.signal(request.signal, payload, request.correlation)
         await self._runner.send(request_key.current(), request.run_id, signal)
         return pb.SignalRunResponse()
 
@@ -147,7 +147,7 @@ class WorkflowServicer(WorkflowServiceServicer):
         context: ServicerContext[pb.CancelRunRequest, pb.CancelRunResponse],
     ) -> pb.CancelRunResponse:
         key = request_key.current()
-        cancel = message_checks.cancel(request.reason, key.caller)
+        cancel = request_checks.cancel(request.reason, key.caller)
         await self._runner.send(key, request.run_id, cancel)
         return pb.CancelRunResponse()
 
@@ -170,7 +170,7 @@ class WorkflowServicer(WorkflowServiceServicer):
         context: ServicerContext[pb.RedriveRunRequest, pb.RedriveRunResponse],
     ) -> pb.RedriveRunResponse:
         key = request_key.current()
-        message_checks.must_be_short("reason", request.reason, message_checks.MAX_REASON)
+        request_checks.must_be_short("reason", request.reason, request_checks.MAX_REASON)
         await self._redriver.redrive(key, request.run_id, request.reason)
         return pb.RedriveRunResponse()
 

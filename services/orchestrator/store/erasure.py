@@ -16,8 +16,8 @@ from google.protobuf.message import DecodeError
 
 from mesh.data import idempotency
 from mesh.errors import FailedPrecondition, NotFound, Reason
-from services.orchestrator.engine.cause import cause
 from services.orchestrator.engine.erase import MARK, WORD, erase
+from services.orchestrator.engine.outcome import cause
 from services.orchestrator.engine.records import Record, RecordKind
 from services.orchestrator.store.deletion import not_found
 from services.orchestrator.store.events import erase_events, positions_emitted_by

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mesh.data.database import sql
 from services.orchestrator.engine.activations import EventReceived
 from services.orchestrator.engine.erase import MARK, WORD
-from services.orchestrator.engine.subscription import ANY
+from services.orchestrator.engine.waits import ANY
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping

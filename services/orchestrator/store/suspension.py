@@ -13,7 +13,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from mesh.data.database.sql import in_list
-from services.orchestrator.engine.subscription import ANY, subscription
+from services.orchestrator.engine.waits import ANY, subscription
 from services.orchestrator.store.events import any_event_after
 
 if TYPE_CHECKING:

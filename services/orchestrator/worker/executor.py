@@ -11,14 +11,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from services.orchestrator.engine.activations import (
-    Call,
-    Cancel,
+    CallCommand,
+    CancelCommand,
     CancelFailed,
     CancelReplied,
     Due,
     Failed,
     Replied,
-    Wait,
+    WaitCommand,
 )
 from services.orchestrator.engine.model import StepError
 from services.orchestrator.engine.retry_policy import SECOND_US
@@ -143,14 +143,14 @@ class RunExecutor:
         wanted = [] if stopping else commands(run.state, self._policy)
         if run.under_way and not stopping:
             run.leave(run.under_way.keys() - wanted)
-        if len(wanted) == 1 and isinstance(wanted[0], Call) and not run.under_way:
+        if len(wanted) == 1 and isinstance(wanted[0], CallCommand) and not run.under_way:
             return await self._make_alone(run, wanted[0])
         for command in wanted:
             if command not in run.under_way:
                 run.under_way[command] = self._spawn(run, command)
         return await self._first(run)
 
-    async def _make_alone(self, run: RunActor, call: Call) -> list[Activation]:
+    async def _make_alone(self, run: RunActor, call: CallCommand) -> list[Activation]:
         if run.has_mail:
             return []
         run.alone = InlineCall(self._loop, partial(self._take_mail_beside, run, call))
@@ -160,7 +160,7 @@ class RunExecutor:
             run.alone = None
         return [] if event is None else [event]
 
-    async def _take_mail_beside(self, run: RunActor, call: Call) -> bool:
+    async def _take_mail_beside(self, run: RunActor, call: CallCommand) -> bool:
         while run.has_mail and not self._stopping.is_set():
             await self._take_mail(run)
         return call in commands(run.state, self._policy)
@@ -205,9 +205,9 @@ class RunExecutor:
     async def _perform(self, run: RunActor, command: Command) -> Activation | None:
         """Do it; None if we are told to stop first."""
         match command:
-            case Wait(path, until_us):
+            case WaitCommand(path, until_us):
                 return Due(path) if await self._sleep_until(run, until_us) else None
-            case Cancel(path, attempt, service, method, request, at_us):
+            case CancelCommand(path, attempt, service, method, request, at_us):
                 if not await self._sleep_until(run, at_us):
                     return None
                 with run.trace.calling(path, CANCEL, attempt):
@@ -216,7 +216,7 @@ class RunExecutor:
                 if isinstance(answer, StepError):
                     return CancelFailed(path, answer)
                 return CancelReplied(path)
-            case Call(path, attempt, service, method, request, timeout):
+            case CallCommand(path, attempt, service, method, request, timeout):
                 with run.trace.calling(path, attempt):
                     reply = await self._call(service, method, request, timeout)
                 return Failed(path, reply) if isinstance(reply, StepError) else Replied(path, reply)
@@ -243,4 +243,4 @@ class RunExecutor:
 
 def wakes_at(commands: Iterable[Command]) -> int:
     """When the first of them is due, Unix microseconds; 0 if one does more than wait."""
-    return min((c.until_us if isinstance(c, Wait) else 0 for c in commands), default=0)
+    return min((c.until_us if isinstance(c, WaitCommand) else 0 for c in commands), default=0)

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mesh.errors import ResourceExhausted, Unavailable
-from services.orchestrator.engine.subscription import subscription
+from services.orchestrator.engine.waits import subscription
 from services.orchestrator.worker.store_retry import retry_while_unavailable, sleep_unless_stopping
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from anya.web5.v1 import identity_pb2, record_pb2
 from services.orchestrator import definition
 from services.orchestrator.engine import start
 from services.orchestrator.engine.activations import (
-    Call,
-    Cancel,
+    CallCommand,
+    CancelCommand,
     CancelFailed,
     CancelReplied,
     DecisionReceived,
@@ -25,12 +25,12 @@ from services.orchestrator.engine.activations import (
     Recovered,
     Replied,
     Started,
-    Wait,
+    WaitCommand,
 )
 from services.orchestrator.engine.fold import fold
-from services.orchestrator.engine.intents import ProvenRequest
 from services.orchestrator.engine.model import RunState, StepError
 from services.orchestrator.engine.records import decode
+from services.orchestrator.engine.request_checks import ProvenRequest
 from services.orchestrator.engine.retry_policy import SECOND_US, RetryPolicy
 from services.orchestrator.engine.transition import Transition, commands
 from tests.orchestrator.engine.definitions import INNER
@@ -108,7 +108,7 @@ class Drive:
     @property
     def calls(self) -> list[str]:
         """Paths of the calls under way."""
-        return [command.path for command in self.commands if isinstance(command, Call)]
+        return [command.path for command in self.commands if isinstance(command, CallCommand)]
 
     def take(self, event: Activation) -> None:
         turn = Transition(self.workflow, self.state, POLICY, self.now_us, 0.5)
@@ -131,12 +131,14 @@ class Drive:
         match command, outcome:
             case _, "crash":
                 self.crash()
-            case Wait(path), None if {"events", "asked"} & self.state.steps[path].input.keys():
+            case WaitCommand(path), None if {"events", "asked"} & self.state.steps[
+                path
+            ].input.keys():
                 self.give(path)
-            case Wait(path, until_us), _:
+            case WaitCommand(path, until_us), _:
                 self.now_us = max(self.now_us, until_us)
                 self.take(Due(path))
-            case Call(path, request=request), _:
+            case CallCommand(path, request=request), _:
                 self.sent.setdefault(path, set()).add(request)
                 if isinstance(outcome, StepError):
                     self.take(Failed(path, outcome))
@@ -144,9 +146,9 @@ class Drive:
                     usual = REPLIES[command.method.rpartition("/")[2]]
                     reply = usual if outcome is None or isinstance(outcome, str) else outcome
                     self.take(Replied(path, reply.SerializeToString()))
-            case Cancel(path), StepError() as error:
+            case CancelCommand(path), StepError() as error:
                 self.take(CancelFailed(path, error))
-            case Cancel(path), _:
+            case CancelCommand(path), _:
                 self.take(CancelReplied(path))
 
     def give(self, path: str) -> None:

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.orchestrator.engine.cause import cause
 from services.orchestrator.engine.erase import MARK, erase
 from services.orchestrator.engine.model import StepError
+from services.orchestrator.engine.outcome import cause
 from tests.orchestrator.engine.definitions import EVERYTHING, NESTED
 from tests.orchestrator.engine.engine_run import Drive, paying, paying_several, replay, run_of
 from tests.orchestrator.multi_payment import PAIR, intent, pair_of

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from services.orchestrator.engine.activations import (
     Activation,
-    Call,
-    Cancel,
+    CallCommand,
+    CancelCommand,
     CancelRequested,
     Due,
     SignalReceived,
@@ -158,7 +158,7 @@ def test_a_cancel_of_a_payment_that_may_have_been_sent_goes_through_its_service(
     run.fail("execute_payment", "DEADLINE_EXCEEDED")
     run.take(CANCEL)
     (cancel,) = run.commands
-    assert isinstance(cancel, Cancel)
+    assert isinstance(cancel, CancelCommand)
 
     run.do(cancel)
     run.fail("execute_payment", "FAILED_PRECONDITION", "PAYMENT_CANCELLED")
@@ -228,14 +228,14 @@ def test_a_cancelled_payment_was_not_made_whenever_the_cancel_comes(
         if not run.commands:
             break
         command = run.commands[0]
-        is_call = isinstance(command, Call) and command.path == "execute_payment"
+        is_call = isinstance(command, CallCommand) and command.path == "execute_payment"
         lost = isinstance(outcome, StepError) and outcome.code in (
             "UNAVAILABLE",
             "DEADLINE_EXCEEDED",
         )
         parked = isinstance(outcome, StepError) and outcome.reason == "CIRCUIT_OPEN"
         unheard |= is_call and not parked and (lost or outcome == CRASH)
-        settled |= isinstance(command, Cancel) and outcome is None
+        settled |= isinstance(command, CancelCommand) and outcome is None
         run.do(command, outcome)
         assert run.replayed() == run.state
 

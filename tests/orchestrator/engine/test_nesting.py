@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from services.orchestrator.engine.cause import cause
 from services.orchestrator.engine.fold import fold
 from services.orchestrator.engine.model import StepError
+from services.orchestrator.engine.outcome import cause
 from tests.orchestrator.engine.definitions import NESTED, READ, STORE, UNDO, indent, steps
 from tests.orchestrator.engine.engine_run import paying, run_of
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from anya.bitcoin.v1 import wallet_pb2
 from services.orchestrator import definition
 from services.orchestrator.definition.workflow import privileges
-from services.orchestrator.engine.activations import Call, CancelRequested, Wait
+from services.orchestrator.engine.activations import CallCommand, CancelRequested, WaitCommand
 from services.orchestrator.engine.retry_policy import SECOND_US
 from tests.orchestrator.engine.engine_run import paying
 from tests.orchestrator.engine.finished_runs import redrive
@@ -37,7 +37,7 @@ def test_a_run_that_is_cancelled_before_it_pays_has_its_payment_refused_first() 
     (asked,) = run.commands
     run.reply(REFUSAL)
 
-    assert isinstance(asked, Call)
+    assert isinstance(asked, CallCommand)
     assert asked.method == "/anya.bitcoin.v1.WalletService/CancelPayment"
     assert wallet_pb2.CancelPaymentRequest.FromString(asked.request).payment_id == run.state.run_id
     assert (run.status, run.state.reason) == ("CANCELLED", "cancelled by spiffe://me: enough")
@@ -63,7 +63,7 @@ def test_a_run_whose_payment_nobody_refuses_needs_attention_and_is_redriven_to_t
     while not run.state.finished:
         run.now_us += SECOND_US
         command = run.commands[0]
-        if isinstance(command, Wait):
+        if isinstance(command, WaitCommand):
             run.do(command)
         else:
             run.fail(REFUSAL, "DEADLINE_EXCEEDED")

@@ -7,7 +7,12 @@ import pytest
 from anya.bitcoin.v1 import wallet_pb2
 from mesh.errors import FailedPrecondition, Reason
 from services.orchestrator.engine import redrive as rules
-from services.orchestrator.engine.activations import Call, Cancel, CancelRequested, Replied
+from services.orchestrator.engine.activations import (
+    CallCommand,
+    CancelCommand,
+    CancelRequested,
+    Replied,
+)
 from services.orchestrator.engine.model import RunStatus, StepError
 from services.orchestrator.engine.retry_policy import SECOND_US
 from tests.orchestrator.engine.definitions import READ, STORE, UNDO, call, steps
@@ -184,7 +189,7 @@ def test_a_redriven_run_that_nobody_drove_yet_has_sent_nothing() -> None:
     run.fail("keep", "RESOURCE_EXHAUSTED", "BUDGET_EXCEEDED")
     redrive(run, begin=False)
 
-    assert not [command for command in run.commands if isinstance(command, Call)]
+    assert not [command for command in run.commands if isinstance(command, CallCommand)]
 
 
 @pytest.mark.parametrize(
@@ -267,7 +272,7 @@ def test_a_cancel_that_did_not_get_through_is_gone_on_with() -> None:
 
     redrive(run)
     (cancel,) = run.commands
-    assert isinstance(cancel, Cancel)
+    assert isinstance(cancel, CancelCommand)
     run.do(cancel)
     run.fail("execute_payment", "FAILED_PRECONDITION", "PAYMENT_CANCELLED")
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from anya.bitcoin.v1 import wallet_pb2
 from anya.bitcoin.v1.wallet_pb2 import PAYMENT_STATE_CANCELLED
 from mesh.errors import FailedPrecondition, Reason
-from services.orchestrator.engine.activations import Call, Cancel, Started
+from services.orchestrator.engine.activations import CallCommand, CancelCommand, Started
 from services.orchestrator.engine.fold import fold
 from services.orchestrator.engine.model import StepError
 from services.orchestrator.engine.transition import commands
@@ -38,14 +38,14 @@ class Services:
 
     def serve(self, run: Drive, command: object, outcome: str) -> StepError | Message | str | None:
         """What the engine hears of it."""
-        if isinstance(command, Cancel):
+        if isinstance(command, CancelCommand):
             key = run.state.steps[command.path].key
             if outcome not in ("ok", "lost after"):
                 return LOST
             if key not in self.done.get(command.path, ()):
                 self.cancelled.add(key)
             return None if outcome == "ok" else LOST
-        if not isinstance(command, Call):
+        if not isinstance(command, CallCommand):
             return CRASH if outcome == "crash" else None
         path, key = command.path, run.state.steps[command.path].key
         if run.state.steps[path].cancels_payment and outcome not in ("late", "lost", "open"):

@@ -12,8 +12,8 @@ from anya.bitcoin.v1 import wallet_pb2
 from anya.mesh.v1.attestation_pb2 import Attestation
 from anya.ml.v1 import risk_pb2
 from anya.web5.v1 import identity_pb2
-from services.orchestrator.engine.activations import Call, CancelRequested, Wait
-from services.orchestrator.engine.cause import cause
+from services.orchestrator.engine.activations import CallCommand, CancelRequested, WaitCommand
+from services.orchestrator.engine.outcome import cause
 from services.orchestrator.engine.retry_policy import SECOND_US
 from tests.orchestrator.engine.definitions import STORE, UNDO, call, indent
 from tests.orchestrator.engine.engine_run import paying_several
@@ -230,7 +230,7 @@ def test_a_cancel_between_two_payments_keeps_the_first_and_refuses_the_second() 
     run.reply("record1")
 
     (asked,) = run.commands
-    assert isinstance(asked, Call)
+    assert isinstance(asked, CallCommand)
     assert asked.path == "pay2/cancel"
     assert wallet_pb2.CancelPaymentRequest.FromString(asked.request).payment_id == second.payment_id
     run.do(asked)
@@ -264,7 +264,7 @@ def test_a_cancel_before_the_first_payment_refuses_all_of_them() -> None:
     refused = {
         wallet_pb2.CancelPaymentRequest.FromString(command.request).payment_id
         for command in run.commands
-        if isinstance(command, Call)
+        if isinstance(command, CallCommand)
     }
     run.finish()
 
@@ -349,7 +349,7 @@ def test_a_second_payment_of_which_nobody_knows_is_told_with_the_first() -> None
     while not run.state.finished:
         run.now_us += SECOND_US
         command = run.commands[0]
-        if isinstance(command, Wait):
+        if isinstance(command, WaitCommand):
             run.do(command)
         else:
             run.fail("pay2", "DEADLINE_EXCEEDED")

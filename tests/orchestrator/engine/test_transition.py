@@ -21,8 +21,8 @@ from mesh.errors import InvalidArgument
 from services.orchestrator import definition
 from services.orchestrator.engine import start as rules
 from services.orchestrator.engine.activations import (
-    Call,
-    Cancel,
+    CallCommand,
+    CancelCommand,
     CancelFailed,
     CancelReplied,
     Due,
@@ -30,7 +30,7 @@ from services.orchestrator.engine.activations import (
     Recovered,
     Replied,
     Started,
-    Wait,
+    WaitCommand,
 )
 from services.orchestrator.engine.model import RunState, RunStatus, StepError, StepStatus
 from services.orchestrator.engine.records import (
@@ -144,22 +144,22 @@ class World:
         match command, outcome:
             case _, "crash":
                 self.crash()
-            case Wait(path, until_us), _:
+            case WaitCommand(path, until_us), _:
                 self.now_us = max(self.now_us, until_us)
                 self.take(Due(path))
-            case Call(), StepError() as error:
+            case CallCommand(), StepError() as error:
                 self.note(command)
                 self.take(Failed(command.path, error))
-            case Call(), _:
+            case CallCommand(), _:
                 self.note(command)
                 reply = REPLIES[command.method.rpartition("/")[2]]
                 self.take(Replied(command.path, reply.SerializeToString()))
-            case Cancel(path), StepError() as error:
+            case CancelCommand(path), StepError() as error:
                 self.take(CancelFailed(path, error))
-            case Cancel(path), _:
+            case CancelCommand(path), _:
                 self.take(CancelReplied(path))
 
-    def note(self, call: Call) -> None:
+    def note(self, call: CallCommand) -> None:
         self.sent.setdefault(call.path, set()).add(call.request)
         self.attempts.setdefault(call.path, []).append(call.attempt)
 
@@ -228,7 +228,7 @@ def test_a_payment_that_may_exist_is_never_called_refused_or_failed(
         command = next_command(world.state)
         if command is None:
             break
-        paying = isinstance(command, Call) and command.method == SEND
+        paying = isinstance(command, CallCommand) and command.method == SEND
         lost = isinstance(outcome, StepError) and outcome.code in (
             "UNAVAILABLE",
             "DEADLINE_EXCEEDED",
@@ -236,7 +236,7 @@ def test_a_payment_that_may_exist_is_never_called_refused_or_failed(
         )
         open_ = isinstance(outcome, StepError) and outcome.reason == "CIRCUIT_OPEN"
         unheard |= paying and not open_ and (lost or outcome == "crash")
-        cancelled |= isinstance(command, Cancel) and outcome is None
+        cancelled |= isinstance(command, CancelCommand) and outcome is None
         world.do(command, outcome)
 
     payment = world.state.steps.get("execute_payment")
@@ -283,7 +283,7 @@ def test_what_the_network_rejected_is_not_a_success() -> None:
     rejected = wallet_pb2.SendPaymentResponse(status=wallet_pb2.PAYMENT_STATUS_REJECTED)
     world = World()
     world.start()
-    while isinstance(command := next_command(world.state), Call) and command.method != SEND:
+    while isinstance(command := next_command(world.state), CallCommand) and command.method != SEND:
         world.do(command, None)
 
     world.take(Replied("execute_payment", rejected.SerializeToString()))

@@ -10,7 +10,7 @@ from functools import cache
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from services.orchestrator.engine.subscription import ANY
+from services.orchestrator.engine.waits import ANY
 from services.orchestrator.store import commits
 from services.orchestrator.store.suspension import ASLEEP
 

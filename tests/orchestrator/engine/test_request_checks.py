@@ -8,8 +8,8 @@ import pytest
 
 from mesh.errors import InvalidArgument
 from services.orchestrator import definition
-from services.orchestrator.engine.intents import ProvenRequest
 from services.orchestrator.engine.model import RunState
+from services.orchestrator.engine.request_checks import ProvenRequest
 from tests.orchestrator.engine.engine_run import Drive, paying_several
 from tests.orchestrator.multi_payment import BATCH, PAIR, batch_of, intent, pair_of
 

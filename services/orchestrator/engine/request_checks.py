@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from formats import uuid7
 from mesh.errors import InvalidArgument, Reason
 from mesh.security.attestation import payment_digest
+from services.orchestrator.definition.shape import is_id, not_an_id
 from services.orchestrator.definition.templates import UnresolvedPathError
 from services.orchestrator.engine import payments
+from services.orchestrator.engine.activations import CancelRequested, SignalReceived
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -163,3 +166,28 @@ def _contradiction(field: str, name: str, origin: str) -> InvalidArgument:
         reason=Reason.INTENT_INVALID,
         field=f"{field}.{name}",
     )
+
+
+MAX_SIGNAL = 64 * 1024  # bytes of JSON
+MAX_CORRELATION = 200  # characters
+MAX_REASON = 200
+
+
+def signal(name: str, payload: dict[str, Any], correlation: str) -> SignalReceived:
+    """InvalidArgument naming the field that is out of bounds."""
+    if not is_id(name):
+        raise InvalidArgument(f"signal {not_an_id(name[:100])}", field="signal")
+    if len(json.dumps(payload).encode()) > MAX_SIGNAL:
+        raise InvalidArgument(f"payload must be at most {MAX_SIGNAL} bytes", field="payload")
+    must_be_short("correlation", correlation, MAX_CORRELATION)
+    return SignalReceived(name, payload, correlation)
+
+
+def cancel(reason: str, by: str) -> CancelRequested:
+    must_be_short("reason", reason, MAX_REASON)
+    return CancelRequested(reason, by)
+
+
+def must_be_short(field: str, text: str, most: int) -> None:
+    if len(text) > most or not (text.isprintable() or not text):
+        raise InvalidArgument(f"{field} must be at most {most} printable characters", field=field)
