@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks import report
 from benchmarks.ratio import Measure, Ratio, summary
 
-PARTS = {"__init__", "__main__", "peer", "ratio", "report"}
+PARTS = {"__init__", "__main__", "against", "peer", "ratio", "report"}
 NAMES = sorted({path.stem for path in Path(__file__).parent.glob("*.py")} - PARTS)
 
 

@@ -265,7 +265,9 @@ def _sqlite() -> Iterator[Callable[[str], str]]:
     """Gives every side a file of its own."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
-        yield lambda side: f"sqlite:///{path}/dbos.db" if side == "dbos" else str(path / "ours.db")
+        yield (
+            lambda side: f"sqlite:///{path}/dbos.db" if side == "dbos" else str(path / f"{side}.db")
+        )
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from benchmarks import peer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +47,9 @@ class Engine:
 
 
 @contextmanager
-def ours(*arguments: str) -> Iterator[Engine]:
-    """Our engine with these options of benchmarks/runs/ours.py."""
-    with _engine([sys.executable, "-m", "benchmarks.runs.ours", *arguments]) as engine:
+def ours(*arguments: str, python: str = sys.executable, root: Path = peer.ROOT) -> Iterator[Engine]:
+    """Runs our engine, by default of this checkout, with options of benchmarks/runs/ours.py."""
+    with _engine([python, "-m", "benchmarks.runs.ours", *arguments], root) as engine:
         yield engine
 
 
@@ -72,8 +73,8 @@ def restate() -> Iterator[Engine]:
 
 
 @contextmanager
-def _engine(command: Sequence[str]) -> Iterator[Engine]:
-    with Popen(command, stdin=PIPE, stdout=PIPE, text=True, cwd=peer.ROOT) as process:  # noqa: S603  (ours)
+def _engine(command: Sequence[str], root: Path = peer.ROOT) -> Iterator[Engine]:
+    with Popen(command, stdin=PIPE, stdout=PIPE, text=True, cwd=root) as process:  # noqa: S603  (ours)
         assert process.stdin is not None  # noqa: S101  (both are pipes)
         assert process.stdout is not None  # noqa: S101
         engine = Engine(process.stdin, process.stdout)

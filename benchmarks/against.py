@@ -1,0 +1,151 @@
+"""Compares two checkouts: the same measurement in each, in turns, on one machine.
+
+``python -m benchmarks.against OTHER orchestrator`` measures this checkout over that in the folder
+``OTHER``, which needs its own ``.venv`` (``make bench`` makes it). Engines run side by side and
+take turns burst by burst; other keys take turns run by run. A ratio above 1 is better here than
+there, whatever the key's unit. The table shows the median and the worst of the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
+
+from benchmarks import peer
+from benchmarks.orchestrator import STORES
+from benchmarks.runs import collector, engine
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from benchmarks.runs.engine import Burst, Engine
+
+BURST_S = 1.0
+WARM_UP_S = 2.0
+BURSTS = 4  # of each side in one round
+
+
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """An engine's runs per second, or the inverse of its median latency."""
+
+    store: str
+    options: tuple[str, ...]
+    concurrency: int
+    latency: bool = False
+
+    def score(self, bursts: Sequence[Burst]) -> float:
+        if self.latency:
+            return 1 / median(burst.p50_ms for burst in bursts)
+        return sum(burst.runs for burst in bursts) / sum(
+            burst.runs / burst.rate for burst in bursts
+        )
+
+
+SIGNAL = ("--door", "grpc", "--ask", "signal")
+ENGINES = {
+    "sqlite_c16": Throughput("sqlite", ("--door", "direct"), 16),
+    "sqlite_c64": Throughput("sqlite", ("--door", "direct"), 64),
+    "sqlite_grpc_steps_c16": Throughput("sqlite", ("--steps", "grpc"), 16),
+    "postgres_grpc_c16": Throughput("postgres", ("--door", "grpc"), 16),
+    "postgres_c64": Throughput("postgres", ("--door", "direct"), 64),
+    "signal_sqlite": Throughput("sqlite", SIGNAL, 1, latency=True),
+    "signal_postgres": Throughput("postgres", SIGNAL, 1, latency=True),
+    "signal_postgres_2": Throughput("postgres", (*SIGNAL, "--replicas", "2"), 1, latency=True),
+}
+# Keys of `python -m benchmarks NAME` that need no peer's engine, and how many rounds a turn has.
+KEYS = {
+    "orchestrator": {
+        "condition_us": 3,
+        "payments_per_s_c16": 2,
+        "payment_p99_ms": 2,
+        "failover_s": 1,
+        "cost_1m_vs_1k_runs": 2,
+    },
+    "mesh": {"chain_vs_bare": 2, "chain_vs_bare_c1": 2},
+}
+LESS_IS_BETTER = {"condition_us", "payment_p99_ms", "failover_s", "cost_1m_vs_1k_runs"}
+
+
+def main() -> int:
+    arguments = _parser().parse_args()
+    other = Path(arguments.other).resolve()
+    rows: dict[str, list[float]] = {}
+    engines = ENGINES if arguments.name == "orchestrator" else {}
+    for key, throughput in engines.items():
+        if arguments.only in (None, key):
+            rows[key] = _compare_engines(other, throughput, arguments.rounds)
+            _print_row(key, rows[key])
+    for key, turns in KEYS[arguments.name].items():
+        if arguments.only in (None, key):
+            rows[key] = _compare_keys(other, arguments.name, key, turns, arguments.rounds)
+            _print_row(key, rows[key])
+    print(json.dumps({"against": str(other.name), "ratios": rows}))
+    return 0
+
+
+def _compare_engines(other: Path, throughput: Throughput, rounds: int) -> list[float]:
+    with ExitStack() as stack:
+        new_store = stack.enter_context(STORES[throughput.store]())
+        spans = stack.enter_context(collector.running())
+        sides = []
+        for number, root in enumerate((peer.ROOT, other)):
+            store = new_store("ours") if number == 0 else new_store("others")
+            options = (*throughput.options, "--store", store, "--collector", spans)
+            python = str(root / ".venv" / "bin" / "python")
+            sides.append(stack.enter_context(engine.ours(*options, python=python, root=root)))
+        for side in sides:
+            side.burst(throughput.concurrency, WARM_UP_S)
+        return [_round(sides, throughput) for _ in range(rounds)]
+
+
+def _round(sides: Sequence[Engine], throughput: Throughput) -> float:
+    bursts: list[list[Burst]] = [[] for _ in sides]
+    for turn in range(BURSTS):
+        order = list(enumerate(sides))
+        for number, side in order if turn % 2 else reversed(order):
+            bursts[number].append(side.burst(throughput.concurrency, BURST_S))
+    ours, theirs = (throughput.score(of_side) for of_side in bursts)
+    return ours / theirs
+
+
+def _compare_keys(other: Path, name: str, key: str, turns: int, rounds: int) -> list[float]:
+    ratios = []
+    for _ in range(rounds):
+        theirs = _measure(other, name, key, turns)
+        ours = _measure(peer.ROOT, name, key, turns)
+        ratios.append(theirs / ours if key in LESS_IS_BETTER else ours / theirs)
+    return ratios
+
+
+def _measure(root: Path, name: str, key: str, turns: int) -> float:
+    """Returns the value of a key, as the checkout's own benchmark prints it."""
+    python = str(root / ".venv" / "bin" / "python")
+    command = [python, "-m", "benchmarks", name, "--only", key, "--rounds", str(turns)]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)  # noqa: S603  (ours)
+    return float(json.loads(done.stdout.splitlines()[-1])["ratios"][key]["value"])
+
+
+def _print_row(key: str, ratios: Sequence[float]) -> None:
+    each = " ".join(f"{ratio:.3f}" for ratio in ratios)
+    print(f"{key:24} median {median(ratios):.3f}  worst {min(ratios):.3f}  ({each})", flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.against")
+    parser.add_argument("other", help="the folder of the other checkout")
+    parser.add_argument("name", choices=KEYS)
+    parser.add_argument("--only", metavar="KEY")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
