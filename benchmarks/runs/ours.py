@@ -43,8 +43,7 @@ from services.orchestrator.store import group_commit
 from services.orchestrator.store.erasure import Erasure
 from services.orchestrator.store.open import open_store
 from services.orchestrator.store.run_store import StartResult
-from services.orchestrator.worker.redriver import Redriver
-from services.orchestrator.worker.trace_context import parent_of_run
+from services.orchestrator.worker.run_spans import parent_of_run
 from services.orchestrator.worker.worker import Worker
 
 if TYPE_CHECKING:
@@ -95,7 +94,7 @@ class Awaited:
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    runner: Worker
+    worker: Worker
     runs: Awaited
     runtime: Runtime
     port: int
@@ -150,27 +149,26 @@ async def _replica(
         if arguments.steps == "grpc":
             peers = await stack.enter_async_context(open_peers(runtime, timeout=TIMEOUT))
         store = await stack.enter_async_context(open_store(config.location))
-        runs: Any = (Forgetful if arguments.journal == "none" else Awaited)(store)
-        definitions, changes = store.definitions, RunNotifier()
-        catalogue = WorkflowRegistry(definitions)
+        runs: Any = (Forgetful if arguments.store == "none" else Awaited)(store)
+        definitions, notifier = store.definitions, RunNotifier()
+        registry = WorkflowRegistry(definitions)
         for definition in DEFINITIONS:
-            await catalogue.register(definition)
-        runner = Worker(runs, catalogue, peers, changes, runtime.span_sink, config)
-        await stack.enter_async_context(store.own(runner, changes))
-        await stack.enter_async_context(runner.running())
+            await registry.register(definition)
+        worker = Worker(runs, store.database, registry, peers, notifier, runtime.span_sink, config)
+        await stack.enter_async_context(store.own(worker, notifier))
+        await stack.enter_async_context(worker.running())
         erasure = Erasure(store.database)
-        approvals = Approvals(runs, runner, peers)
-        redriver = Redriver(store.database, runner, changes)
+        approvals = Approvals(runs, worker, peers)
         servicer = WorkflowServicer(
-            definitions, catalogue, runs, runner, changes, erasure, approvals, redriver
+            definitions, registry, runs, worker, notifier, erasure, approvals
         )
         add = partial(add_WorkflowServiceServicer_to_server, servicer)
         ports = await stack.enter_async_context(runtime.serve(add))
-        yield Replica(runner, runs, runtime, ports.port)
+        yield Replica(worker, runs, runtime, ports.port)
 
 
 def _direct(replica: Replica) -> Callable[[], Awaitable[None]]:
-    runner, runs, runtime = replica.runner, replica.runs, replica.runtime
+    worker, runs, runtime = replica.worker, replica.runs, replica.runtime
     value = {"txid": TXID[::-1].hex()}
 
     async def run() -> None:
@@ -180,7 +178,7 @@ def _direct(replica: Replica) -> Callable[[], Awaitable[None]]:
         with runtime.tracer.start_as_current_span("bench") as span:
             parent = parent_of_run(run_id, None, span.get_span_context())
         request = StartRun(run_id, value, None, "", OPERATOR)
-        await runner.start(key, FOUR_STEPS, request, parent, lambda new: new.state.run_id.encode())
+        await worker.start(key, FOUR_STEPS, request, parent, lambda new: new.state.run_id.encode())
         if (status := await ended) != RunStatus.SUCCEEDED:
             raise AssertionError(f"run {run_id} ended otherwise: {status}")
 

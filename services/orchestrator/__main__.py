@@ -1,4 +1,4 @@
-"""The orchestrator, put together: the only place that constructs."""
+"""Constructs and serves the orchestrator."""
 
 from __future__ import annotations
 
@@ -29,7 +29,6 @@ from services.orchestrator.servicers.schedule import ScheduleServicer
 from services.orchestrator.servicers.workflow import WorkflowServicer
 from services.orchestrator.store.open import open_store
 from services.orchestrator.store.schedules import ScheduleStore
-from services.orchestrator.worker.redriver import Redriver
 from services.orchestrator.worker.worker import Worker
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Orchestrator:
-    """The running service."""
+    """Ports of the running service."""
 
     port: int
     health_port: int
@@ -46,41 +45,38 @@ class Orchestrator:
 
 @asynccontextmanager
 async def orchestrator(config: OrchestratorConfig) -> AsyncIterator[Orchestrator]:
-    """Run the service for the duration of the block."""
+    """Runs the service for the duration of the block."""
     async with (
         open_runtime(config.mesh) as runtime,
         open_store(config.location, lease_seconds=config.lease_seconds) as store,
         open_peers(runtime, timeout=config.policy.attempt_timeout_s) as peers,
     ):
-        definitions, runs, changes = store.definitions, store.runs, RunNotifier()
-        catalogue = WorkflowRegistry(definitions, asyncio.to_thread)
-        await catalogue.register_built_in()
-        runner = Worker(runs, catalogue, peers, changes, runtime.span_sink, config)
-        keeping = RetentionWorker(
-            store.database, retain_days=config.retain_days, erase_days=config.erase_pii_days
+        database, definitions, notifier = store.database, store.definitions, RunNotifier()
+        registry = WorkflowRegistry(definitions, asyncio.to_thread)
+        await registry.register_built_in()
+        worker = Worker(store.runs, database, registry, peers, notifier, runtime.span_sink, config)
+        retention = RetentionWorker(
+            database, retain_days=config.retain_days, erase_days=config.erase_pii_days
         )
-        approvals = Approvals(runs, runner, peers)
-        redriver = Redriver(store.database, runner, changes)
+        approvals = Approvals(store.runs, worker, peers)
         workflows = WorkflowServicer(
-            definitions, catalogue, runs, runner, changes, keeping.erasure, approvals, redriver
+            definitions, registry, store.runs, worker, notifier, retention.erasure, approvals
         )
-        payments = PaymentServicer(runs, runner, WalletPeer(peers), changes)
-        schedules = ScheduleStore(store.database)
-        scheduler = Scheduler(schedules, catalogue, runner, runtime.tracer, config)
+        payments = PaymentServicer(store.runs, worker, WalletPeer(peers), notifier)
+        schedule_store = ScheduleStore(database)
+        scheduler = Scheduler(schedule_store, registry, worker, runtime.tracer, config)
+        schedules = ScheduleServicer(schedule_store, scheduler)
         async with (
-            store.own(runner, changes),
-            runner.running(),
-            keeping.running(),
+            store.own(worker, notifier),
+            worker.running(),
+            retention.running(),
             scheduler.running(),
             runtime.serve(
                 partial(add_WorkflowServiceServicer_to_server, workflows),
                 partial(add_PaymentServiceServicer_to_server, payments),
+                partial(add_ScheduleServiceServicer_to_server, schedules),
                 partial(
-                    add_ScheduleServiceServicer_to_server, ScheduleServicer(schedules, scheduler)
-                ),
-                partial(
-                    add_OutboxServiceServicer_to_server,
-                    OutboxServicer(store.database, "orchestrator"),
+                    add_OutboxServiceServicer_to_server, OutboxServicer(database, "orchestrator")
                 ),
                 max_in_flight=config.max_in_flight,
             ) as ports,

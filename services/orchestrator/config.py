@@ -1,4 +1,4 @@
-"""The settings of the orchestrator."""
+"""Settings of the orchestrator."""
 
 from __future__ import annotations
 
@@ -11,22 +11,20 @@ from services.orchestrator.engine.retry_policy import RetryPolicy
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-PEERS = ("bitcoin", "ml", "web5")  # whose operations workflows name
+PEERS = ("bitcoin", "ml", "web5")  # the services that workflows call
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrchestratorConfig:
     mesh: MeshConfig
     policy: RetryPolicy = field(default_factory=RetryPolicy)
-    database: str = ""  # ANYA_DATABASE, a path or a postgresql:// URL; empty: in the home folder
-    lease_seconds: float = (
-        5.0  # ANYA_LEASE_SECONDS until others take over what a replica had, 2 to 60
-    )
-    max_runs: int = 1024  # ANYA_MAX_RUNS in memory; others wait, or sleep, in the store
-    max_concurrent_steps: int = 64  # ANYA_MAX_CONCURRENT_STEPS that wait for an answer at once
-    retain_days: float = 30.0  # ANYA_RETAIN_DAYS after its end a run is deleted; 0: never
-    erase_pii_days: float = 7.0  # ANYA_ERASE_PII_DAYS after its end a run is erased; 0: never
-    max_in_flight: int = 256  # served at once, watches included
+    database: str = ""  # ANYA_DATABASE: a path or a postgresql:// URL; empty: in the home folder
+    lease_seconds: float = 5.0  # ANYA_LEASE_SECONDS, 2 to 60: then other replicas take over
+    max_runs: int = 1024  # ANYA_MAX_RUNS: in memory; others wait, or are suspended, in the store
+    max_concurrent_steps: int = 64  # ANYA_MAX_CONCURRENT_STEPS: calls in flight to other services
+    retain_days: float = 30.0  # ANYA_RETAIN_DAYS: after its end a run is deleted; 0: never
+    erase_pii_days: float = 7.0  # ANYA_ERASE_PII_DAYS: after its end a run is erased; 0: never
+    max_in_flight: int = 256  # calls served at once, watches included
 
     @property
     def location(self) -> str:
@@ -34,7 +32,7 @@ class OrchestratorConfig:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> OrchestratorConfig:
-        """ConfigError if a variable holds what nothing can start with."""
+        """Reads the settings. Raises ConfigError if a variable is invalid."""
         config = cls(
             mesh=MeshConfig.from_environment(environment, service="orchestrator"),
             database=environment.get("ANYA_DATABASE", ""),
@@ -45,7 +43,7 @@ class OrchestratorConfig:
             erase_pii_days=_days(environment, "ANYA_ERASE_PII_DAYS", default="7"),
         )
         if missing := [peer for peer in PEERS if peer not in config.mesh.peers]:
-            raise ConfigError(f"ANYA_PEERS must say where these are: {', '.join(missing)}")
+            raise ConfigError(f"ANYA_PEERS must give the addresses of: {', '.join(missing)}")
         return config
 
 

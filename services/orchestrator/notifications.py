@@ -1,6 +1,7 @@
-"""Who waits for a run to move or to end, and who tells them.
+"""Notifies watchers when a run changes or finishes.
 
-Only a hint, what is true is in the store; but whoever drives a run knows its end, and hands it on.
+A notification is only a hint: the store has the truth. The process that drives a run also passes on
+its records and its final state, so that watchers of the same process need not read the store.
 """
 
 from __future__ import annotations
@@ -19,95 +20,93 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-MAX_TOLD = 64  # records that wait for one watcher; who is slower reads the store
+MAX_BUFFERED_RECORDS = 64  # per watcher; a slower one reads the store
 
 
 @dataclass(slots=True, eq=False)
 class RunCompletion:
-    """What somebody who waits for a run's end hears of it."""
+    """The end of a run, for one caller that waits for it."""
 
-    heard: asyncio.Event = field(default_factory=asyncio.Event)  # clear it before looking
-    state: RunState | None = None  # as it ended; None while nobody here knows
+    changed: asyncio.Event = field(default_factory=asyncio.Event)  # clear it before a look
+    state: RunState | None = None  # final; None until this process announces the end
 
 
 class RunUpdates(asyncio.Event):
-    """That the run moved, and the records of it, as far as somebody here knows them."""
+    """An event that is set when the run changes, with the new records as far as they are known."""
 
     def __init__(self) -> None:
         super().__init__()
         self._records: list[Record] = []
 
-    def tell(self, records: Sequence[Record]) -> None:
-        if len(self._records) > MAX_TOLD:
-            self._records.clear()  # who finds this gap reads the store
+    def push(self, records: Sequence[Record]) -> None:
+        """Buffers the records and sets the event."""
+        if len(self._records) > MAX_BUFFERED_RECORDS:
+            self._records.clear()  # ``take`` finds the gap
         self._records.extend(records)
         self.set()
 
     def take(self, *, after: int) -> list[Record]:
-        """Those behind the sequence ``after``; nothing if the first of those is not there."""
-        told, self._records = self._records, []
-        news = [record for record in told if record.sequence > after]
-        sequences = [record.sequence for record in news]
-        return news if sequences == list(range(after + 1, after + 1 + len(news))) else []
+        """Returns the buffered records after this sequence; nothing if there is a gap."""
+        buffered, self._records = self._records, []
+        new = [record for record in buffered if record.sequence > after]
+        sequences = [record.sequence for record in new]
+        return new if sequences == list(range(after + 1, after + 1 + len(new))) else []
 
 
 class RunNotifier:
     def __init__(self) -> None:
-        self._watching: defaultdict[str, set[RunUpdates]] = defaultdict(set)
-        self._awaiting: defaultdict[str, set[RunCompletion]] = defaultdict(set)
+        self._watchers: defaultdict[str, set[RunUpdates]] = defaultdict(set)
+        self._completions: defaultdict[str, set[RunCompletion]] = defaultdict(set)
 
-    def moved(self, state: RunState, records: Sequence[Record]) -> None:
-        """By who drives the run: these brought it to ``state``, in the store, too."""
-        for moved in self._watching.get(state.run_id, ()):
-            moved.tell(records)
+    def publish(self, state: RunState, records: Sequence[Record]) -> None:
+        """Passes on what this process has committed: the records, and the state after them."""
+        for updates in self._watchers.get(state.run_id, ()):
+            updates.push(records)
         if state.finished:
-            for ending in self._awaiting.get(state.run_id, ()):
-                ending.state = state
-                ending.heard.set()
+            for completion in self._completions.get(state.run_id, ()):
+                completion.state = state
+                completion.changed.set()
 
     def notify(self, run_id: str) -> None:
-        """It moved, and may have ended."""
-        self._wake_watchers(run_id)
-        for ending in self._awaiting.get(run_id, ()):
-            ending.heard.set()
+        """Wakes the watchers of a run that has changed in the store and may have ended."""
+        for updates in self._watchers.get(run_id, ()):
+            updates.set()
+        for completion in self._completions.get(run_id, ()):
+            completion.changed.set()
 
     def notify_all(self) -> None:
-        """What happened meanwhile nobody knows: let everybody look."""
-        for run_id in self._watching.keys() | self._awaiting.keys():
+        """Wakes every watcher after missed notifications; each re-reads the store."""
+        for run_id in self._watchers.keys() | self._completions.keys():
             self.notify(run_id)
 
     @contextmanager
     def watch(self, run_id: str) -> Iterator[RunUpdates]:
-        """Is set when the run moves; clear it before looking."""
-        with _held(self._watching, run_id, RunUpdates()) as moved:
-            yield moved
+        """Yields an event that is set when the run changes; clear it before each look."""
+        with _registered(self._watchers, run_id, RunUpdates()) as updates:
+            yield updates
 
     @contextmanager
     def await_end(self, run_id: str) -> Iterator[RunCompletion]:
-        """Hears when the run ends, or may have."""
-        with _held(self._awaiting, run_id, RunCompletion()) as ending:
-            yield ending
-
-    def _wake_watchers(self, run_id: str) -> None:
-        for event in self._watching.get(run_id, ()):
-            event.set()
+        """Yields an object that is notified when the run ends, or may have ended."""
+        with _registered(self._completions, run_id, RunCompletion()) as completion:
+            yield completion
 
 
 @contextmanager
-def _held(waiting: defaultdict[str, set[T]], run_id: str, one: T) -> Iterator[T]:
-    waiting[run_id].add(one)
+def _registered(watchers: defaultdict[str, set[T]], run_id: str, watcher: T) -> Iterator[T]:
+    watchers[run_id].add(watcher)
     try:
-        yield one
+        yield watcher
     finally:
-        waiting[run_id].discard(one)
-        if not waiting[run_id]:
-            del waiting[run_id]
+        watchers[run_id].discard(watcher)
+        if not watchers[run_id]:
+            del watchers[run_id]
 
 
-async def wait(moved: asyncio.Event, *, at_most: float) -> None:
-    """Until the run moves, or for so many seconds."""
-    timer = asyncio.get_running_loop().call_later(at_most, moved.set)
+async def wait(changed: asyncio.Event, *, timeout: float) -> None:
+    """Waits until the event is set, or for ``timeout`` seconds; sets the event in both cases."""
+    timer = asyncio.get_running_loop().call_later(timeout, changed.set)
     try:
-        await moved.wait()
+        await changed.wait()
     finally:
         timer.cancel()

@@ -23,7 +23,7 @@ from services.orchestrator.definition.problems import DefinitionInvalidError
 from services.orchestrator.engine import start
 from services.orchestrator.schedules import schedule as schedules
 from services.orchestrator.worker.background_tasks import BackgroundTasks
-from services.orchestrator.worker.trace_context import parent_of_run
+from services.orchestrator.worker.run_spans import parent_of_run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -22,7 +22,7 @@ from services.orchestrator.peers.wallet import PaymentAnswer
 from services.orchestrator.servicers import payment_view, views, waits
 from services.orchestrator.servicers.start import start_run
 from services.orchestrator.store.run_store import require_readable
-from services.orchestrator.worker.trace_context import trace_id_of
+from services.orchestrator.worker.run_spans import trace_id_of
 
 if TYPE_CHECKING:
     import asyncio
@@ -56,12 +56,12 @@ MAY_BE_SIGNED = (RUN_STATUS_SUCCEEDED, RUN_STATUS_NEEDS_ATTENTION)
 
 class PaymentServicer(PaymentServiceServicer):
     def __init__(
-        self, runs: RunStore, runner: Worker, wallet: WalletPeer, notifications: RunNotifier
+        self, store: RunStore, worker: Worker, wallet: WalletPeer, notifier: RunNotifier
     ) -> None:
-        self._runs = runs
-        self._runner = runner
+        self._store = store
+        self._worker = worker
         self._wallet = wallet
-        self._changes = notifications
+        self._notifier = notifier
 
     async def SendVerifiedPayment(
         self,
@@ -69,15 +69,15 @@ class PaymentServicer(PaymentServiceServicer):
         context: ServicerContext[pb.SendVerifiedPaymentRequest, pb.SendVerifiedPaymentResponse],
     ) -> pb.SendVerifiedPaymentResponse:
         seconds = waits.read_wait(request.wait)
-        work = start_run(self._runner, WORKFLOW, _parse(request), reply=_format_sent)
+        work = start_run(self._worker, WORKFLOW, _parse(request), reply=_format_sent)
         if not seconds:
             return pb.SendVerifiedPaymentResponse.FromString(await work)
         run_id = request.request_id
-        with self._changes.await_end(run_id) as ending:
+        with self._notifier.await_end(run_id) as ending:
             sent = pb.SendVerifiedPaymentResponse.FromString(await work)
-            state = await waits.end_of(run_id, ending, self._runs, self._runner, seconds)
+            state = await waits.end_of(run_id, ending, self._store, self._worker, seconds)
         if state is None:
-            sent.payment.CopyFrom(_format_stored(run_id, await self._runs.load(run_id)))
+            sent.payment.CopyFrom(_format_stored(run_id, await self._store.load(run_id)))
         else:
             sent.payment.CopyFrom(payment_view.format_payment(state, run_id, sent.trace_id))
         sent.status = sent.payment.status
@@ -109,7 +109,7 @@ class PaymentServicer(PaymentServiceServicer):
     ) -> AsyncIterator[pb.WatchPaymentResponse]:
         payment_id, seen = request.payment_id, request.after_sequence
         check_payment_id(payment_id, field="payment_id")
-        run_id = await self._runs.payments.run_of(payment_id)
+        run_id = await self._store.payments.run_of(payment_id)
         state, word = (
             RunState(run_id),
             PaymentAnswer(self._wallet, payment_id, fresh_for=LOOK_AGAIN),
@@ -118,7 +118,7 @@ class PaymentServicer(PaymentServiceServicer):
         with self._moves(run_id, end_only=request.end_only) as moved:
             while True:
                 moved.clear()
-                news = await self._runs.load_after(run_id, sequence=state.sequence)
+                news = await self._store.load_after(run_id, sequence=state.sequence)
                 trace_id = trace_id_of(news.row.traceparent)
                 for record in news.records:
                     evolve(state, record)
@@ -130,7 +130,7 @@ class PaymentServicer(PaymentServiceServicer):
                 seen = max(seen, state.sequence)
                 if state.finished or not request.end_only:
                     payment = payment_view.format_payment(state, payment_id, trace_id)
-                    answer = await word.on(state, within=_retry_window_us(context))
+                    answer = await word.on(state, within=_answer_timeout_s(context))
                     payment_view.add_answer(payment, answer)
                     is_last = state.finished and _is_awaited(payment, request.confirmations)
                     if payment != last and (is_last or not request.end_only):
@@ -138,7 +138,7 @@ class PaymentServicer(PaymentServiceServicer):
                         last = payment
                     if is_last:
                         return
-                await notifications.wait(moved, at_most=LOOK_AGAIN)
+                await notifications.wait(moved, timeout=LOOK_AGAIN)
 
     async def CancelPayment(
         self,
@@ -154,7 +154,7 @@ class PaymentServicer(PaymentServiceServicer):
             run_id = stored.row.id
             if is_cancelled and not stored.state.finished and run_id == payment_id:
                 await self._end_run(payment_id)
-            self._changes.notify(run_id)
+            self._notifier.notify(run_id)
         stored = await self._find(payment_id)
         return pb.CancelPaymentResponse(payment=_format(payment_id, stored, answer))
 
@@ -164,22 +164,22 @@ class PaymentServicer(PaymentServiceServicer):
         key = IdempotencyKey(caller, CANCEL, payment_id, b"")
         with suppress(FailedPrecondition):  # it has ended meanwhile
             cancel = request_checks.cancel("its payment was cancelled", caller)
-            await self._runner.send(key, payment_id, cancel)
+            await self._worker.send(key, payment_id, cancel)
 
     @contextmanager
     def _moves(self, run_id: str, *, end_only: bool) -> Iterator[asyncio.Event]:
         """An event that is set when the run moves, or only when it ends."""
         if end_only:
-            with self._changes.await_end(run_id) as ending:
-                yield ending.heard
+            with self._notifier.await_end(run_id) as ending:
+                yield ending.changed
         else:
-            with self._changes.watch(run_id) as moved:
+            with self._notifier.watch(run_id) as moved:
                 yield moved
 
     async def _find(self, payment_id: str) -> StoredRun | None:
         """The run, if there is one. NotFound if it pays nobody."""
         try:
-            stored = await self._runs.load(await self._runs.payments.run_of(payment_id))
+            stored = await self._store.load(await self._store.payments.run_of(payment_id))
         except NotFound:
             return None
         _check_pays(stored.state, payment_id)
@@ -189,7 +189,7 @@ class PaymentServicer(PaymentServiceServicer):
         self, payment_id: str, context: ServicerContext[Any, Any]
     ) -> wallet_pb2.Payment | StepError | None:
         """Bitcoin's word, or why there is none, while there is still time to tell it."""
-        return await self._wallet.find(payment_id, within=_retry_window_us(context))
+        return await self._wallet.find(payment_id, within=_answer_timeout_s(context))
 
 
 def _parse(request: pb.SendVerifiedPaymentRequest) -> StartRun:
@@ -239,7 +239,7 @@ def _check_pays(state: RunState, payment_id: str) -> None:
     raise NotFound(message, field="payment_id")
 
 
-def _retry_window_us(context: ServicerContext[Any, Any]) -> float:
+def _answer_timeout_s(context: ServicerContext[Any, Any]) -> float:
     return min(PATIENCE, (context.time_remaining() or PATIENCE) / 2)
 
 

@@ -9,7 +9,7 @@ from opentelemetry import trace
 
 from mesh.rpc.interceptors import request_key, trust
 from mesh.rpc.interceptors.tracing import remote_parent
-from services.orchestrator.worker.trace_context import parent_of_run, sampled
+from services.orchestrator.worker.run_spans import parent_of_run, sampled
 
 if TYPE_CHECKING:
     from collections.abc import Callable

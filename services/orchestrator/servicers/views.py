@@ -10,7 +10,7 @@ from anya.orchestrator.v1 import workflow_pb2 as pb
 from mesh.errors import InvalidArgument
 from services.orchestrator.definition import values
 from services.orchestrator.engine.outcome import cause
-from services.orchestrator.worker.trace_context import trace_id_of
+from services.orchestrator.worker.run_spans import trace_id_of
 
 RUN_VIEWS = frozenset(pb.RunView.values())
 # By dict: a look-up by the enum's own wrapper costs more than the rest of what is shown of a step.

@@ -40,11 +40,11 @@ async def end_of(
     left = deadline.remaining(share=1 - TIME_TO_ANSWER)
     until = time.monotonic() + (seconds if left is None else min(seconds, left))
     while ending.state is None:
-        ending.heard.clear()
+        ending.changed.clear()
         if not runner.drives(run_id) and await runs.has_ended(run_id):
             return (await runs.load(run_id)).state
         left = until - time.monotonic()
         if left <= 0:
             return None
-        await notifications.wait(ending.heard, at_most=min(left, LOOK_AGAIN))
+        await notifications.wait(ending.changed, timeout=min(left, LOOK_AGAIN))
     return ending.state

@@ -12,7 +12,7 @@ from services.orchestrator.engine.model import RunState
 from services.orchestrator.engine.records import RecordKind
 from services.orchestrator.servicers import views
 from services.orchestrator.store.run_store import require_readable
-from services.orchestrator.worker.trace_context import trace_id_of
+from services.orchestrator.worker.run_spans import trace_id_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -44,7 +44,7 @@ async def watch_run(
             if state.finished:
                 return
             require_readable(stored.row, state)
-            await notifications.wait(moved, at_most=LOOK_AGAIN)
+            await notifications.wait(moved, timeout=LOOK_AGAIN)
             moved.clear()
             stored = await _news(runs, stored, state.sequence, moved)
 

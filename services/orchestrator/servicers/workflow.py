@@ -19,7 +19,7 @@ from services.orchestrator.servicers import views, waits
 from services.orchestrator.servicers.lists import DEFAULT_PAGE, MAX_PAGE, list_runs
 from services.orchestrator.servicers.start import start_run
 from services.orchestrator.servicers.watching import watch_run
-from services.orchestrator.worker.trace_context import trace_id_of
+from services.orchestrator.worker.run_spans import trace_id_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from services.orchestrator.store.definitions import Definitions
     from services.orchestrator.store.erasure import Erasure
     from services.orchestrator.store.run_store import RunStore
-    from services.orchestrator.worker.redriver import Redriver
     from services.orchestrator.worker.worker import Worker
 
 MAX_FAULTS = 20  # in one status: it travels in a header
@@ -43,22 +42,20 @@ class WorkflowServicer(WorkflowServiceServicer):
     def __init__(
         self,
         definitions: Definitions,
-        catalogue: WorkflowRegistry,
-        runs: RunStore,
-        runner: Worker,
-        changes: RunNotifier,
+        registry: WorkflowRegistry,
+        store: RunStore,
+        worker: Worker,
+        notifier: RunNotifier,
         erasure: Erasure,
         approvals: Approvals,
-        redriver: Redriver,
     ) -> None:
         self._approvals = approvals
         self._definitions = definitions
-        self._catalogue = catalogue
-        self._runs = runs
-        self._runner = runner
-        self._changes = changes
+        self._registry = registry
+        self._store = store
+        self._worker = worker
+        self._notifier = notifier
         self._erasure = erasure
-        self._redriver = redriver
 
     async def RegisterWorkflow(
         self,
@@ -66,11 +63,11 @@ class WorkflowServicer(WorkflowServiceServicer):
         context: ServicerContext[pb.RegisterWorkflowRequest, pb.RegisterWorkflowResponse],
     ) -> pb.RegisterWorkflowResponse:
         try:
-            stored = await self._catalogue.register(request.definition)
+            stored = await self._registry.register(request.definition)
         except DefinitionInvalidError as error:
             raise _refusal(error) from None
         return pb.RegisterWorkflowResponse(
-            workflow=views.format_workflow(stored), privileges=self._catalogue.privileges(stored)
+            workflow=views.format_workflow(stored), privileges=self._registry.privileges(stored)
         )
 
     async def GetWorkflow(
@@ -100,15 +97,15 @@ class WorkflowServicer(WorkflowServiceServicer):
         context: ServicerContext[pb.StartRunRequest, pb.StartRunResponse],
     ) -> pb.StartRunResponse:
         seconds, asked = waits.read_wait(request.wait), views.read_view(request.view)
-        work = start_run(self._runner, request.workflow_id, _parse(request), reply=_format_started)
+        work = start_run(self._worker, request.workflow_id, _parse(request), reply=_format_started)
         if not seconds:
             return pb.StartRunResponse.FromString(await work)
-        with self._changes.await_end(request.request_id) as ending:
+        with self._notifier.await_end(request.request_id) as ending:
             started = pb.StartRunResponse.FromString(await work)
             run_id = request.request_id
-            state = await waits.end_of(run_id, ending, self._runs, self._runner, seconds)
+            state = await waits.end_of(run_id, ending, self._store, self._worker, seconds)
         if state is None:
-            stored = await self._runs.load(run_id)
+            stored = await self._store.load(run_id)
             started.run.CopyFrom(views.format_run(stored.row, stored.state, asked))
         else:
             started.run.CopyFrom(views.format_state(state, started.trace_id, asked))
@@ -122,7 +119,7 @@ class WorkflowServicer(WorkflowServiceServicer):
     ) -> pb.SignalRunResponse:
         payload = values.from_given(request.payload, "payload")
         signal = request_checks.signal(request.signal, payload, request.correlation)
-        await self._runner.send(request_key.current(), request.run_id, signal)
+        await self._worker.send(request_key.current(), request.run_id, signal)
         return pb.SignalRunResponse()
 
     async def ApproveRun(
@@ -148,7 +145,7 @@ class WorkflowServicer(WorkflowServiceServicer):
     ) -> pb.CancelRunResponse:
         key = request_key.current()
         cancel = request_checks.cancel(request.reason, key.caller)
-        await self._runner.send(key, request.run_id, cancel)
+        await self._worker.send(key, request.run_id, cancel)
         return pb.CancelRunResponse()
 
     async def EraseRun(
@@ -161,7 +158,7 @@ class WorkflowServicer(WorkflowServiceServicer):
             return pb.EraseRunResponse(run_id=request.run_id, erased=erased).SerializeToString()
 
         first = await self._erasure.erase(request_key.current(), request.run_id, reply)
-        self._changes.notify(request.run_id)
+        self._notifier.notify(request.run_id)
         return pb.EraseRunResponse.FromString(first)
 
     async def RedriveRun(
@@ -171,7 +168,7 @@ class WorkflowServicer(WorkflowServiceServicer):
     ) -> pb.RedriveRunResponse:
         key = request_key.current()
         request_checks.must_be_short("reason", request.reason, request_checks.MAX_REASON)
-        await self._redriver.redrive(key, request.run_id, request.reason)
+        await self._worker.redrive(key, request.run_id, request.reason)
         return pb.RedriveRunResponse()
 
     async def GetRun(
@@ -180,7 +177,7 @@ class WorkflowServicer(WorkflowServiceServicer):
         context: ServicerContext[pb.GetRunRequest, pb.GetRunResponse],
     ) -> pb.GetRunResponse:
         asked = views.read_view(request.view)
-        stored = await self._runs.load(request.run_id)
+        stored = await self._store.load(request.run_id)
         return pb.GetRunResponse(run=views.format_run(stored.row, stored.state, asked))
 
     async def ListRuns(
@@ -188,14 +185,14 @@ class WorkflowServicer(WorkflowServiceServicer):
         request: pb.ListRunsRequest,
         context: ServicerContext[pb.ListRunsRequest, pb.ListRunsResponse],
     ) -> pb.ListRunsResponse:
-        return await list_runs(self._runs.query, request)
+        return await list_runs(self._store.query, request)
 
     async def WatchRun(
         self,
         request: pb.WatchRunRequest,
         context: ServicerContext[pb.WatchRunRequest, pb.WatchRunResponse],
     ) -> AsyncIterator[pb.WatchRunResponse]:
-        async with aclosing(watch_run(self._runs, self._changes, request)) as updates:
+        async with aclosing(watch_run(self._store, self._notifier, request)) as updates:
             async for update in updates:
                 yield update
 

@@ -34,7 +34,7 @@ from services.orchestrator.store.messages import Messages
 from services.orchestrator.store.payments import Payments
 from services.orchestrator.store.run_query import COLUMNS, RunQuery, RunRow
 from services.orchestrator.store.suspension import Suspensions
-from services.orchestrator.worker.trace_context import traceparent_of_run
+from services.orchestrator.worker.run_spans import traceparent_of_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence

@@ -1,1 +1,1 @@
-"""Driving runs: doing what the engine wants, and journalling what came of it."""
+"""The worker: claims runs, executes them and delivers their messages."""

@@ -1,4 +1,4 @@
-"""The tasks of a runner: they outlive the calls that began them, and end before it does."""
+"""The background tasks of a service: they outlive the calls that start them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-RESTART_DELAY_S = 1.0  # seconds
+RESTART_DELAY_S = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -31,14 +31,14 @@ class BackgroundTasks:
         name: str,
         then: Callable[[asyncio.Task[T]], None] | None = None,
     ) -> asyncio.Task[T]:
-        """``then`` is called once it has ended, however it did."""
+        """Starts a task; calls ``then`` after it has ended, was cancelled or has failed."""
 
         def end(task: asyncio.Task[T]) -> None:
             self._tasks.discard(task)
             if then is not None:
                 then(task)
 
-        # A fresh context: neither the deadline nor the span of the call that started it is its own.
+        # A fresh context: the deadline and the span of the starting call are not the task's.
         task = self._loop.create_task(work, name=name, context=Context())
         self._tasks.add(task)
         task.add_done_callback(end)
@@ -47,20 +47,20 @@ class BackgroundTasks:
     def supervise(
         self, make: Callable[[], Coroutine[Any, Any, None]], stopping: asyncio.Event, *, name: str
     ) -> None:
-        """Do what is never to end before we are to stop: a defect of ours is logged, no more."""
-        self.spawn(_again_and_again(make, stopping, name), name=f"supervise: {name}")
+        """Runs ``make()`` until ``stopping``; logs its failures and restarts it."""
+        self.spawn(_restart_until_stopping(make, stopping, name), name=f"supervise: {name}")
 
-    async def drain(self, grace: float) -> None:
-        """Give them ``grace`` seconds to end, then end what is late."""
+    async def drain(self, timeout: float) -> None:
+        """Waits up to ``timeout`` seconds for the tasks to end, then cancels the others."""
         if not self._tasks:
             return
-        _, late = await asyncio.wait(self._tasks, timeout=grace)
+        _, late = await asyncio.wait(self._tasks, timeout=timeout)
         for task in late:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
 
 
-async def _again_and_again(
+async def _restart_until_stopping(
     make: Callable[[], Coroutine[Any, Any, None]], stopping: asyncio.Event, name: str
 ) -> None:
     while not stopping.is_set():
@@ -71,5 +71,5 @@ async def _again_and_again(
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
         if not work.cancelled() and (error := work.exception()) is not None:
-            log.error("what is to %s begins anew", name, exc_info=error)
+            log.error("the task to %s failed and is restarted", name, exc_info=error)
             await sleep_unless_stopping(stopping, RESTART_DELAY_S)

@@ -1,15 +1,19 @@
-"""Doing what the state machine wants of one run: calls, cancels and waits, side by side."""
+"""Executes runs: performs the commands of the engine and commits what these lead to."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import random
 import time
-from collections import deque
+import uuid
 from contextvars import Context
-from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from mesh import failpoint
+from mesh.errors import FailedPrecondition, ResourceExhausted, Unavailable
+from services.orchestrator.actors.inline_call import InlineCall
 from services.orchestrator.engine.activations import (
     CallCommand,
     CancelCommand,
@@ -20,204 +24,284 @@ from services.orchestrator.engine.activations import (
     Replied,
     WaitCommand,
 )
-from services.orchestrator.engine.model import StepError
+from services.orchestrator.engine.fold import evolve
+from services.orchestrator.engine.model import RunStatus, StepError
+from services.orchestrator.engine.records import Record, RecordKind
 from services.orchestrator.engine.retry_policy import SECOND_US
-from services.orchestrator.engine.transition import commands
-from services.orchestrator.worker.inline_call import InlineCall
+from services.orchestrator.engine.transition import Transition, commands
+from services.orchestrator.store.commits import emitted_keys_of
+from services.orchestrator.store.run_store import FencedError
 from services.orchestrator.worker.run_spans import CANCEL
-from services.orchestrator.worker.store_retry import sleep_unless_stopping
+from services.orchestrator.worker.store_retry import retry_while_unavailable, sleep_unless_stopping
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
-    from mesh.data.lease import Lease
-    from services.orchestrator.definition.workflow import Workflow
+    from services.orchestrator.actors.run import PendingMessage, RunActor
+    from services.orchestrator.config import OrchestratorConfig
     from services.orchestrator.engine.activations import Activation, Command
     from services.orchestrator.engine.model import RunState
-    from services.orchestrator.engine.retry_policy import RetryPolicy
+    from services.orchestrator.notifications import RunNotifier
     from services.orchestrator.peers import Peers
-    from services.orchestrator.store.messages import Message
-    from services.orchestrator.worker.pending import PendingMessage
-    from services.orchestrator.worker.run_spans import RunSpans
+    from services.orchestrator.store.run_store import RunStore
+    from services.orchestrator.worker.inbox import RunInbox
+    from services.orchestrator.worker.subscriptions import EventSubscriptions
 
-AHEAD = 5.0  # seconds: who is due sooner stays in memory
+SUSPEND_THRESHOLD_S = 5.0  # a run that is due sooner stays in memory
 
+# Where a test may kill the process: before and after the commit of a record of this kind.
+FAILPOINTS = {
+    RecordKind.START: "start",
+    RecordKind.STEP_INTENT: "intent",
+    RecordKind.STEP_DONE: "step_done",
+    RecordKind.SIGNAL: "message",
+    RecordKind.FINISH: "finish",
+}
 
-@dataclass(slots=True)
-class RunActor:
-    """A run in memory. What is here is in the journal, too."""
-
-    workflow: Workflow
-    state: RunState
-    epoch: int
-    trace: RunSpans
-    under_way: dict[Command, asyncio.Task[Activation | None]] = field(default_factory=dict)
-    drowsy: bool = False  # it only waits, and for long: it need not be in memory
-    mail: bool = False  # something may have been sent to it
-    handed: list[Message] = field(default_factory=list)  # stored by others, who told us what it is
-    pending: deque[PendingMessage] = field(
-        default_factory=deque
-    )  # sent through us, to be stored by it
-    answered: set[str] = field(default_factory=set)  # request_ids of what it has stored so
-    ahead_us: int = 0  # of the store's clock: a run's own never goes back
-    heard: int = 0  # position up to which it has looked for events
-    stirred: asyncio.Event = field(default_factory=asyncio.Event)  # by mail, or by what is done
-    rests: tuple[int, float] | None = None  # only waits: its sequence, and since when
-    alone: InlineCall | None = None  # its only call, while that is under way
-
-    @property
-    def has_mail(self) -> bool:
-        return self.mail or bool(self.handed) or bool(self.pending)
-
-    def tell_of_mail(self) -> None:
-        self.mail = True
-        self._stir()
-
-    def hand(self, message: Message) -> None:
-        """It was stored: who has it here need not read it."""
-        self.handed.append(message)
-        self._stir()
-
-    def _stir(self) -> None:
-        self.stirred.set()
-        if self.alone is not None:
-            self.alone.tell_of_mail()
-
-    def take_handed(self) -> list[Message]:
-        """What it was handed, if nothing else was sent to it; or else there is mail to be read."""
-        handed, self.handed = self.handed, []
-        next_in_line = [self.state.inbox_position + number for number in range(1, len(handed) + 1)]
-        self.mail |= [message.position for message in handed] != next_in_line
-        return [] if self.mail else handed
-
-    def pend(self, pending: PendingMessage) -> None:
-        self.pending.append(pending)
-        self._stir()
-
-    def take_pending(self) -> PendingMessage | None:
-        """The next of what it is to store, with its position; none before what is stored."""
-        if not self.pending or self.mail or self.handed or self.state.finished:
-            return None
-        pending = self.pending.popleft()
-        pending.message = replace(pending.message, position=self.state.inbox_position + 1)
-        return pending
-
-    def return_pending(self) -> None:
-        while self.pending:
-            self.pending.popleft().settle(stored=False)
-
-    def leave(self, unwanted: Iterable[Command]) -> None:
-        """Nothing depends on these any more."""
-        for command in list(unwanted):
-            self.under_way.pop(command).cancel()
+log = logging.getLogger(__name__)
 
 
 class RunExecutor:
     def __init__(
         self,
+        store: RunStore,
         peers: Peers,
-        lease: Lease,
-        policy: RetryPolicy,
+        notifier: RunNotifier,
+        inbox: RunInbox,
+        subscriptions: EventSubscriptions,
+        active_runs: dict[str, RunActor],
+        config: OrchestratorConfig,
         *,
-        most_calls: int,
         stopping: asyncio.Event,
-        patience: Callable[[], float],
-        take_mail: Callable[[RunActor], Awaitable[None]],
+        idle_timeout_s: Callable[[], float],
+        notify_claimable: Callable[[], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
+        self._store = store
+        self._lease = store.lease
         self._peers = peers
-        self._lease = lease
-        self._policy = policy
-        self._calls = asyncio.Semaphore(most_calls)
+        self._notifier = notifier
+        self._inbox = inbox
+        self._subscriptions = subscriptions
+        self._active_runs = active_runs
+        self._policy = config.policy
+        self._calls = asyncio.Semaphore(config.max_concurrent_steps)
         self._stopping = stopping
-        self._retry_window_us = patience
-        self._take_mail = take_mail
+        self._idle_timeout_s = idle_timeout_s
+        self._notify_claimable = notify_claimable
 
-    async def next_events(self, run: RunActor) -> list[Activation]:
-        """What came of doing what is to be done next.
+    async def execute(self, run: RunActor, first: Activation | None = None) -> bool:
+        """Executes the run, from ``first`` on, until it ends, is suspended or the service stops.
 
-        Nothing once the run has ended, was sent something, only waits for long, or we are to stop:
-        ``run.has_mail`` and ``run.drowsy`` tell.
+        The boundary of the engine: a defect ends this run alone. Returns False if the store may
+        still hold the run as owned by this process.
+        """
+        try:
+            if first is not None:
+                await self._apply(run, first)
+            await self._drive(run)
+        except FencedError:
+            log.info("run %s is owned by another process now", run.state.run_id)
+        except Exception:
+            error_id = uuid.uuid4().hex
+            log.exception("error %s in run %s", error_id, run.state.run_id)
+            return await self._abandon_run(run, f"internal error {error_id}")
+        return True
+
+    async def fail_run(self, state: RunState, epoch: int, reason: str) -> None:
+        """Ends a run that cannot continue, with the status NEEDS_ATTENTION."""
+        payload = {"status": RunStatus.NEEDS_ATTENTION, "reason": reason}
+        now_us = self._lease.now_us()
+        end = Record.write(state.sequence + 1, RecordKind.FINISH, "", 0, now_us, payload)
+        evolve(state, end)
+        try:
+            await self._append(state, epoch, [end])
+        except FencedError:
+            log.info("run %s is owned by another process now", state.run_id)
+            self._notifier.notify(state.run_id)
+        else:
+            self._notifier.publish(state, [end])
+
+    def committed(self, run: RunActor, records: Sequence[Record]) -> None:
+        """Exports and announces what was committed of the run."""
+        run.spans.observe(records)
+        self._notifier.publish(run.state, records)
+        if emitted := emitted_keys_of(records):
+            self._subscriptions.notify(emitted)
+        reach_failpoints("after", run.state.run_id, records)
+
+    async def _drive(self, run: RunActor) -> None:
+        self._active_runs[run.state.run_id] = run
+        try:
+            while not run.state.finished and not (self._stopping.is_set() and not run.in_flight):
+                if run.idle and await self._suspend_if_idle(run):
+                    if run.has_messages:  # a message resumed it at once
+                        self._notify_claimable()
+                    return
+                await self._drain_inbox(run)
+                for activation in await self._next_activations(run):
+                    await self._drain_inbox(run)  # a cancel that came first takes effect first
+                    await self._apply(run, activation)
+        finally:
+            if self._active_runs.get(run.state.run_id) is run:
+                del self._active_runs[run.state.run_id]
+            run.return_pending()
+            run.abandon(run.in_flight)
+
+    async def _drain_inbox(self, run: RunActor) -> None:
+        """Applies the messages to the run and the events that it waits for."""
+        if not run.has_messages or self._stopping.is_set():
+            return
+        await self._inbox.drain(run, partial(self._apply, run))
+        for event in await self._subscriptions.read_new(run):
+            if not run.state.finished:
+                await self._apply(run, event)
+
+    async def _apply(
+        self, run: RunActor, activation: Activation, pending: PendingMessage | None = None
+    ) -> bool:
+        """Commits the transition that the activation leads to, and announces it.
+
+        ``pending`` is stored in the same commit. Returns False if there is no transition, or
+        ``pending`` must not be stored.
+        """
+        jitter = random.random()  # noqa: S311  (spreads retries, guards nothing)
+        now_us = self._now_us(run)
+        transition = Transition(run.workflow, run.state, self._policy, now_us, jitter)
+        transition.event_position = await self._subscriptions.position(run)
+        transition.apply(activation)
+        if not transition.records:
+            return False  # the step that it concerns has ended
+        reach_failpoints("before", run.state.run_id, transition.records)
+        if pending is None:
+            await self._append(transition.state, run.epoch, transition.records)
+        elif not await self._inbox.store(run, transition.records, pending):
+            return False
+        # An event may have been emitted between the last read and this subscription.
+        run.inbox_dirty |= run.workflow.awaits_events
+        self.committed(run, transition.records)
+        return True
+
+    async def _append(self, state: RunState, epoch: int, records: Sequence[Record]) -> None:
+        append = partial(self._store.append, state, epoch, records)
+        await retry_while_unavailable(append, state.run_id)
+
+    async def _abandon_run(self, run: RunActor, reason: str) -> bool:
+        """Ends the run from its stored state: the one in memory may include a lost transition."""
+        try:
+            load = partial(self._store.load, run.state.run_id)
+            state = (await retry_while_unavailable(load, run.state.run_id)).state
+        except FailedPrecondition:
+            return False  # its records are damaged: the next claim sets it aside
+        if not state.finished:
+            await self.fail_run(state, run.epoch, reason)
+        return True
+
+    async def _next_activations(self, run: RunActor) -> list[Activation]:
+        """Performs the run's commands until the first ones are done, and returns their results.
+
+        Returns nothing if the run has messages (``run.has_messages``), only waits and for long
+        (``run.idle``), or the service stops.
         """
         stopping = self._stopping.is_set()
         wanted = [] if stopping else commands(run.state, self._policy)
-        if run.under_way and not stopping:
-            run.leave(run.under_way.keys() - wanted)
-        if len(wanted) == 1 and isinstance(wanted[0], CallCommand) and not run.under_way:
-            return await self._make_alone(run, wanted[0])
+        if run.in_flight and not stopping:
+            run.abandon(run.in_flight.keys() - wanted)
+        if len(wanted) == 1 and isinstance(wanted[0], CallCommand) and not run.in_flight:
+            return await self._call_inline(run, wanted[0])
         for command in wanted:
-            if command not in run.under_way:
-                run.under_way[command] = self._spawn(run, command)
-        return await self._first(run)
+            if command not in run.in_flight:
+                run.in_flight[command] = self._spawn(run, command)
+        return await self._first_done(run)
 
-    async def _make_alone(self, run: RunActor, call: CallCommand) -> list[Activation]:
-        if run.has_mail:
+    async def _call_inline(self, run: RunActor, call: CallCommand) -> list[Activation]:
+        if run.has_messages:
             return []
-        run.alone = InlineCall(self._loop, partial(self._take_mail_beside, run, call))
+        run.inline_call = InlineCall(self._loop, partial(self._drain_inbox_beside, run, call))
         try:
-            event = await run.alone.make(self._perform(run, call))
+            activation = await run.inline_call.result(self._perform(run, call))
         finally:
-            run.alone = None
-        return [] if event is None else [event]
+            run.inline_call = None
+        return [] if activation is None else [activation]
 
-    async def _take_mail_beside(self, run: RunActor, call: CallCommand) -> bool:
-        while run.has_mail and not self._stopping.is_set():
-            await self._take_mail(run)
+    async def _drain_inbox_beside(self, run: RunActor, call: CallCommand) -> bool:
+        """Drains the inbox during the call. Returns False if the call is no longer wanted."""
+        while run.has_messages and not self._stopping.is_set():
+            await self._drain_inbox(run)
         return call in commands(run.state, self._policy)
 
-    async def _first(self, run: RunActor) -> list[Activation]:
-        """What is done first of what is under way; nothing as soon as there is mail to take."""
-        while run.under_way:
-            run.stirred.clear()
-            if run.has_mail and not self._stopping.is_set():
+    async def _first_done(self, run: RunActor) -> list[Activation]:
+        """Returns the results of the commands that end first; nothing once there are messages."""
+        while run.in_flight:
+            run.wakeup.clear()
+            if run.has_messages and not self._stopping.is_set():
                 return []
-            done = [command for command, task in run.under_way.items() if task.done()]
-            came = [run.under_way.pop(command).result() for command in done]
-            if events := [event for event in came if event is not None]:
-                return events
+            done = [command for command, task in run.in_flight.items() if task.done()]
+            results = [run.in_flight.pop(command).result() for command in done]
+            if activations := [result for result in results if result is not None]:
+                return activations
             if not done:
-                await self._rest(run)
-            if run.drowsy:
+                await self._wait(run)
+            if run.idle:
                 return []
         return []
 
-    async def _rest(self, run: RunActor) -> None:
-        """Until something stirs, or the run has waited in vain for a while."""
-        if not wakes_at(run.under_way) > self.now_us(run) + AHEAD * SECOND_US:
-            await run.stirred.wait()
+    async def _wait(self, run: RunActor) -> None:
+        """Waits until the run is woken, or marks it idle if it waited long enough in vain."""
+        if not wakes_at(run.in_flight) > self._now_us(run) + SUSPEND_THRESHOLD_S * SECOND_US:
+            await run.wakeup.wait()
             return
-        # What stirs it need not concern it: only what it journals is no rest.
-        if run.rests is None or run.rests[0] != run.state.sequence:
-            run.rests = run.state.sequence, time.monotonic()
-        rested = time.monotonic() - run.rests[1]
+        # A wakeup need not concern the run: only a new record restarts its idle time.
+        if run.idle_since is None or run.idle_since[0] != run.state.sequence:
+            run.idle_since = run.state.sequence, time.monotonic()
+        idle_s = time.monotonic() - run.idle_since[1]
         try:
-            async with asyncio.timeout(self._retry_window_us() - rested):
-                await run.stirred.wait()
+            async with asyncio.timeout(self._idle_timeout_s() - idle_s):
+                await run.wakeup.wait()
         except TimeoutError:
-            run.drowsy = not self._stopping.is_set()
+            run.idle = not self._stopping.is_set()
+
+    async def _suspend_if_idle(self, run: RunActor) -> bool:
+        """Suspends the run until its timer or a message.
+
+        Returns False if a message has just arrived, or the store does not answer.
+        """
+        run.idle, run.idle_since = False, None
+        wake_us = wakes_at(run.in_flight)
+        try:
+            suspensions = self._store.suspensions
+            if await suspensions.suspend(
+                run.state, run.epoch, wake_us, event_cursor=run.event_cursor
+            ):
+                return True
+        except (Unavailable, ResourceExhausted) as error:
+            log.warning("run %s stays in memory: %s", run.state.run_id, error)
+            return False
+        run.notify_inbox()
+        return False
 
     def _spawn(self, run: RunActor, command: Command) -> asyncio.Task[Activation | None]:
         name = f"{run.state.run_id} {command.path}"
         task = self._loop.create_task(self._perform(run, command), name=name, context=Context())
-        task.add_done_callback(lambda _: run.stirred.set())
+        task.add_done_callback(lambda _: run.wakeup.set())
         return task
 
     async def _perform(self, run: RunActor, command: Command) -> Activation | None:
-        """Do it; None if we are told to stop first."""
+        """Performs the command and returns its result, or None if the service stops first."""
         match command:
             case WaitCommand(path, until_us):
                 return Due(path) if await self._sleep_until(run, until_us) else None
             case CancelCommand(path, attempt, service, method, request, at_us):
                 if not await self._sleep_until(run, at_us):
                     return None
-                with run.trace.calling(path, CANCEL, attempt):
+                with run.spans.calling(path, CANCEL, attempt):
                     timeout = self._policy.attempt_timeout_s
-                    answer = await self._call(service, method, request, timeout)
-                if isinstance(answer, StepError):
-                    return CancelFailed(path, answer)
+                    reply = await self._call(service, method, request, timeout)
+                if isinstance(reply, StepError):
+                    return CancelFailed(path, reply)
                 return CancelReplied(path)
             case CallCommand(path, attempt, service, method, request, timeout):
-                with run.trace.calling(path, attempt):
+                with run.spans.calling(path, attempt):
                     reply = await self._call(service, method, request, timeout)
                 return Failed(path, reply) if isinstance(reply, StepError) else Replied(path, reply)
 
@@ -225,22 +309,35 @@ class RunExecutor:
         self, service: str, method: str, request: bytes, timeout: float
     ) -> bytes | StepError:
         async with self._calls:
-            await self._lease.held()  # or another may be about to make this call
+            await self._lease.held()  # or another process may be about to make this call
             return await self._peers.call(service, method, request, timeout=timeout)
 
-    def now_us(self, run: RunActor) -> int:
-        """What time it is for the run, Unix microseconds."""
-        return self._lease.now_us() + run.ahead_us
+    def _now_us(self, run: RunActor) -> int:
+        """Returns the time of the run, in Unix microseconds: it never goes back."""
+        return self._lease.now_us() + run.clock_offset_us
 
     async def _sleep_until(self, run: RunActor, until_us: int) -> bool:
-        """False if we are told to stop first."""
-        # The store's clock, as we know it, may have been set back by a moment meanwhile.
-        while (seconds := (until_us - self.now_us(run)) / SECOND_US) > 0:
+        """Sleeps until then. Returns False if the service stops first."""
+        # The estimate of the store's clock may be corrected backwards during the sleep.
+        while (seconds := (until_us - self._now_us(run)) / SECOND_US) > 0:
             if await sleep_unless_stopping(self._stopping, seconds):
                 return False
         return True
 
 
+def reach_failpoints(
+    moment: Literal["before", "after"], run_id: str, records: Sequence[Record]
+) -> None:
+    """Reaches the failpoints of these records; no notification was sent yet.
+
+    A failpoint is called ``engine.before_start`` and so on; its key is RUN or RUN/PATH.
+    """
+    for record in records if failpoint.is_armed() else ():
+        if name := FAILPOINTS.get(record.kind):
+            key = f"{run_id}/{record.path}" if record.path else run_id
+            failpoint.reach(f"engine.{moment}_{name}", key)
+
+
 def wakes_at(commands: Iterable[Command]) -> int:
-    """When the first of them is due, Unix microseconds; 0 if one does more than wait."""
+    """Returns when the first wait is over, in Unix microseconds; 0 if any command does not wait."""
     return min((c.until_us if isinstance(c, WaitCommand) else 0 for c in commands), default=0)

@@ -1,7 +1,8 @@
-"""How what is sent to a run reaches it: through the store, or by way of who drives it here.
+"""Delivers messages to runs: directly if this process drives the run, otherwise through the store.
 
-A message to a run that waits in this process is stored in the commit of the turn that it leads to,
-and its sender is answered behind it. In every other case it is stored first, and taken later.
+A run that this process drives stores a message in the commit of the transition that the message
+leads to, and its sender is answered after that commit. Every other message is stored first and
+read later.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mesh.errors import Unavailable
+from services.orchestrator.actors.run import PendingMessage
 from services.orchestrator.store.commits import Envelope
-from services.orchestrator.worker.pending import PendingMessage
 from services.orchestrator.worker.store_retry import retry_while_unavailable, within_deadline
 
 if TYPE_CHECKING:
@@ -19,75 +20,75 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from mesh.data.idempotency import IdempotencyKey
+    from services.orchestrator.actors.run import RunActor
     from services.orchestrator.engine.records import Record
     from services.orchestrator.store.messages import Message
     from services.orchestrator.store.run_store import RunStore
-    from services.orchestrator.worker.executor import RunActor
 
 
 class RunInbox:
     def __init__(
         self,
-        runs: RunStore,
-        driven: Mapping[str, RunActor],
+        store: RunStore,
+        active_runs: Mapping[str, RunActor],
         stopping: asyncio.Event,
         notify_claimable: Callable[[], None],
     ) -> None:
-        self._runs = runs
-        self._driven = driven
+        self._store = store
+        self._active_runs = active_runs
         self._stopping = stopping
         self._notify_claimable = notify_claimable
 
     async def send(
         self, key: IdempotencyKey, run_id: str, message: Message, reply: bytes = b""
     ) -> bytes:
-        """Send it once per ``key`` and give the first reply, see ``Messages.send``.
+        """Sends the message once per ``key`` and returns the first reply, see ``Messages.send``.
 
-        Unavailable if the store does not answer: nobody knows yet whether the run has it.
+        Raises Unavailable if the store does not answer: the message may have been stored.
         """
-        run = None if self._stopping.is_set() else self._driven.get(run_id)
+        run = None if self._stopping.is_set() else self._active_runs.get(run_id)
         if run is not None and key.request_id not in run.answered:
             pending = PendingMessage(message, key, reply)
-            run.pend(pending)
+            run.push_pending(pending)
             if await within_deadline(pending.stored):
                 return reply
-        sent = await self._runs.messages.send(key, run_id, message, reply)
-        if run := self._driven.get(run_id):
-            run.tell_of_mail()
+        sent = await self._store.messages.send(key, run_id, message, reply)
+        if run := self._active_runs.get(run_id):
+            run.notify_inbox()
         elif sent.claimable:
             self._notify_claimable()
         return sent.reply
 
-    async def take(self, run: RunActor, advance: Callable[..., Awaitable[bool]]) -> None:
-        """Have each message to the run lead to a turn of its own.
+    async def drain(self, run: RunActor, apply: Callable[..., Awaitable[bool]]) -> None:
+        """Applies each message to the run, in a transition of its own.
 
-        ``advance`` is given it, and if it is not stored yet, who waits for that.
+        ``apply`` takes the message and, if it is not stored yet, its ``PendingMessage``.
         """
         for message in await self._stored(run):
             if not run.state.finished:
-                await advance(message)
+                await apply(message)
         while pending := run.take_pending():
             try:
-                pending.settle(stored=await advance(pending.message, pending))
+                pending.complete(stored=await apply(pending.message, pending))
             finally:
-                pending.settle(stored=False)
+                pending.complete(stored=False)
         if run.state.finished:
             run.return_pending()
 
     async def store(
         self, run: RunActor, records: Sequence[Record], pending: PendingMessage
     ) -> bool:
-        """Store it with the records it led to. False if it must not be: the run is as it was.
+        """Stores the message and the records of its transition in one commit.
 
-        Something else was sent to it before, and is to be read first; or it was sent too much; or
-        something was sent under this key.
+        Returns False, with the run's state read again, if the message must not be stored: another
+        message precedes it, the run has too many messages, or its key was used.
         """
         state = run.state
         envelope = Envelope(pending.message, pending.key, pending.reply)
 
         async def deliver() -> bool:
             try:
-                return await self._runs.deliver(state, run.epoch, records, envelope)
+                return await self._store.deliver(state, run.epoch, records, envelope)
             except Unavailable as error:
                 pending.fail(error)
                 raise
@@ -95,23 +96,23 @@ class RunInbox:
         if await retry_while_unavailable(deliver, state.run_id):
             run.answered.add(pending.key.request_id)
             return True
-        load = partial(self._runs.load, state.run_id)  # the turn is in the state that we have
+        load = partial(self._store.load, state.run_id)  # the state in memory has the transition
         run.state = (await retry_while_unavailable(load, state.run_id)).state
-        run.mail = True
+        run.inbox_dirty = True
         return False
 
     def close(self) -> None:
-        """Runs take nothing any more: what none has stored is its sender's again."""
-        for run in self._driven.values():
+        """Returns all pending messages to their senders, who store these themselves."""
+        for run in self._active_runs.values():
             run.return_pending()
 
     async def _stored(self, run: RunActor) -> list[Message]:
-        if handed := run.take_handed():
-            return handed
-        if not run.mail:
+        if prefetched := run.take_prefetched():
+            return prefetched
+        if not run.inbox_dirty:
             return []
-        run.mail = False
-        look = partial(
-            self._runs.messages.read_after, run.state.run_id, position=run.state.inbox_position
+        run.inbox_dirty = False
+        read = partial(
+            self._store.messages.read_after, run.state.run_id, position=run.state.inbox_position
         )
-        return await retry_while_unavailable(look, run.state.run_id)
+        return await retry_while_unavailable(read, run.state.run_id)

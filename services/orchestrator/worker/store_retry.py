@@ -1,4 +1,4 @@
-"""Waiting: for a store that is away, as nothing goes on that is not journalled, or for a while."""
+"""Retries against a store that does not answer, and waits that end when the service stops."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-STORE_RETRY_DELAY_S = 0.5  # seconds between two tries to reach a store that does not answer
-DEADLINE_SHARE = 0.9  # of the time that the caller gives us
+STORE_RETRY_DELAY_S = 0.5
+DEADLINE_SHARE = 0.9  # of the time that the caller allows
 
 log = logging.getLogger(__name__)
 
 
 async def retry_while_unavailable(work: Callable[[], Awaitable[T]], run_id: str) -> T:
-    """What ``work`` gives, however long the store is away; for a run, which waits meanwhile."""
+    """Calls ``work`` until the store answers, and returns its result. The run waits until then."""
     while True:
         try:
             return await work()
@@ -31,11 +31,11 @@ async def retry_while_unavailable(work: Callable[[], Awaitable[T]], run_id: str)
 
 
 async def within_deadline(stored: asyncio.Future[T]) -> T:
-    """What is stored for a caller. Unavailable just before the deadline of the call."""
+    """Returns the result of ``stored``. Raises Unavailable shortly before the call's deadline."""
     seconds = deadline.remaining(share=DEADLINE_SHARE)
     if seconds is None:
         return await stored
-    timer = stored.get_loop().call_later(seconds, _late, stored)
+    timer = stored.get_loop().call_later(seconds, _expire, stored)
     try:
         return await stored
     finally:
@@ -43,7 +43,7 @@ async def within_deadline(stored: asyncio.Future[T]) -> T:
 
 
 async def sleep_unless_stopping(stopping: asyncio.Event, seconds: float) -> bool:
-    """True if we were told to stop meanwhile."""
+    """Sleeps for ``seconds``. Returns True, at once, if the service stops."""
     try:
         async with asyncio.timeout(seconds):
             await stopping.wait()
@@ -52,7 +52,7 @@ async def sleep_unless_stopping(stopping: asyncio.Event, seconds: float) -> bool
     return True
 
 
-def _late(stored: asyncio.Future[T]) -> None:
+def _expire(stored: asyncio.Future[T]) -> None:
     if not stored.done():
-        message = "the journal does not answer; retry with the same request_id"
+        message = "the store does not answer; retry with the same request_id"
         stored.set_exception(Unavailable(message, reason=Reason.STORE_UNAVAILABLE))

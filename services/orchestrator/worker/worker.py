@@ -1,30 +1,29 @@
-"""The runner: does what the state machine wants, and journals what came of it."""
+"""The worker: starts runs, claims those that no process drives, and executes them."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import random
-import uuid
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mesh.errors import FailedPrecondition, NotFound, ResourceExhausted, Unavailable
+from mesh import failpoint
+from mesh.errors import NotFound, ResourceExhausted, Unavailable
+from services.orchestrator.actors.run import RunActor
 from services.orchestrator.definition.problems import DefinitionInvalidError
-from services.orchestrator.engine import start as rules
+from services.orchestrator.engine import redrive as redrive_rules
+from services.orchestrator.engine import start as start_rules
 from services.orchestrator.engine.activations import Recovered, Started
-from services.orchestrator.engine.fold import evolve
-from services.orchestrator.engine.model import RunStatus
-from services.orchestrator.engine.records import Record, RecordKind
-from services.orchestrator.engine.transition import Transition
-from services.orchestrator.store.commits import NewRun, emitted_keys_of
+from services.orchestrator.engine.records import RecordKind
+from services.orchestrator.store import redrives
+from services.orchestrator.store.commits import NewRun
 from services.orchestrator.store.group_commit import fail
-from services.orchestrator.store.run_store import FencedError
-from services.orchestrator.worker import failpoints, pollers, subscriptions
 from services.orchestrator.worker.background_tasks import BackgroundTasks
-from services.orchestrator.worker.executor import RunActor, RunExecutor
+from services.orchestrator.worker.executor import RunExecutor, reach_failpoints
 from services.orchestrator.worker.inbox import RunInbox
+from services.orchestrator.worker.pollers import poll, poll_inbox, poll_timers
 from services.orchestrator.worker.run_spans import RunSpans
 from services.orchestrator.worker.store_retry import (
     STORE_RETRY_DELAY_S,
@@ -32,368 +31,309 @@ from services.orchestrator.worker.store_retry import (
     sleep_unless_stopping,
     within_deadline,
 )
+from services.orchestrator.worker.subscriptions import EventSubscriptions
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 
+    from mesh.data.database import Database
     from mesh.data.idempotency import IdempotencyKey
     from mesh.observability.spans import SpanSink
     from services.orchestrator.config import OrchestratorConfig
     from services.orchestrator.engine.activations import Activation
-    from services.orchestrator.engine.model import RunState
+    from services.orchestrator.engine.model import RunState, RunStatus
+    from services.orchestrator.engine.records import Record
+    from services.orchestrator.engine.transition import Transition
     from services.orchestrator.notifications import RunNotifier
     from services.orchestrator.peers import Peers
     from services.orchestrator.registry import WorkflowRegistry
     from services.orchestrator.store.definitions import StoredDefinition
     from services.orchestrator.store.messages import Message
     from services.orchestrator.store.run_store import RunStore, StoredRun
-    from services.orchestrator.worker.pending import PendingMessage
 
-DRAIN_TIMEOUT_S = 5.0  # seconds for calls under way when we are told to stop
+DRAIN_TIMEOUT_S = 5.0  # for calls in flight when the service stops
 CLAIM_BATCH_SIZE = 64  # runs: each is read in the transaction that claims it
-IDLE, IDLE_WHEN_FULL = 5.0, 0.05  # seconds that a run waits in memory before it sleeps in the store
+IDLE_TIMEOUT_S = 5.0  # after which a run that only waits is suspended
+IDLE_TIMEOUT_AT_CAPACITY_S = 0.05  # the same, while other runs wait for a slot
 
 log = logging.getLogger(__name__)
 
 
 class Worker:
+    """Executes the runs that this process owns; at most ``config.max_runs`` have a slot at once."""
+
     def __init__(
         self,
-        runs: RunStore,
-        catalogue: WorkflowRegistry,
+        store: RunStore,
+        database: Database,
+        registry: WorkflowRegistry,
         peers: Peers,
-        changes: RunNotifier,
-        draw: SpanSink | None,
+        notifier: RunNotifier,
+        span_sink: SpanSink | None,
         config: OrchestratorConfig,
     ) -> None:
-        self._runs = runs
-        self._catalogue = catalogue
-        self._changes = changes
-        self._draw = draw
+        self._store = store
+        self._database = database
+        self._registry = registry
+        self._notifier = notifier
+        self._span_sink = span_sink
         self._config = config
         self._loop = asyncio.get_running_loop()
         self._tasks = BackgroundTasks()
-        self._held: dict[str, asyncio.Task[Any] | None] = {}  # what is in memory: id and driver
-        self._may_have_lost = False
-        self._was_full = False  # when we last looked: more may wait than we took
-        self._due = False  # runs that sleep: there may be some
-        self._room = asyncio.Event()
+        self._slots: dict[str, asyncio.Task[Any] | None] = {}  # run -> task; None while it starts
+        self._reconcile_needed = False  # the store may name runs as ours that have no slot
+        self._at_capacity = False  # at the last claim: more runs may wait than it took
+        self._timers_due = False  # suspended runs may be due
+        self._capacity_event = asyncio.Event()
         self._stopping = asyncio.Event()
-        self._driven: dict[str, RunActor] = {}
-        self._hearing = subscriptions.EventSubscriptions(runs.events)
-        self._post = RunInbox(runs, self._driven, self._stopping, self.notify_claimable)
-        self._performer = RunExecutor(
+        self._active_runs: dict[str, RunActor] = {}
+        self._subscriptions = EventSubscriptions(store.events, self._active_runs)
+        self._inbox = RunInbox(store, self._active_runs, self._stopping, self.notify_claimable)
+        self._executor = RunExecutor(
+            store,
             peers,
-            runs.lease,
-            config.policy,
-            most_calls=config.max_concurrent_steps,
+            notifier,
+            self._inbox,
+            self._subscriptions,
+            self._active_runs,
+            config,
             stopping=self._stopping,
-            patience=lambda: IDLE_WHEN_FULL if self._was_full else IDLE,
-            take_mail=self._take_mail,
+            idle_timeout_s=self._idle_timeout_s,
+            notify_claimable=self.notify_claimable,
         )
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Drive runs for the duration of the block."""
-        messages, driven, stopping = self._runs.messages, self._driven, self._stopping
-        self._tasks.supervise(self._claim_forever, stopping, name="claim runs")
-        mail = partial(pollers.poll_inbox, messages, driven, stopping)
-        self._tasks.supervise(mail, stopping, name="look for mail")
-        due = partial(pollers.poll_timers, self._runs.suspensions, self._wake_soon, stopping)
-        self._tasks.supervise(due, stopping, name="look for due runs")
-        news = partial(self._hearing.look_forever, driven, stopping)
-        self._tasks.supervise(news, stopping, name="look for events")
+        """Executes runs for the duration of the block."""
+        self._tasks.supervise(self._claim_forever, self._stopping, name="claim runs")
+        messages, suspensions = self._store.messages, self._store.suspensions
+        steps: dict[str, Callable[[], Awaitable[float | None]]] = {
+            "messages": partial(poll_inbox, messages, self._active_runs),
+            "due runs": partial(poll_timers, suspensions, self._notify_due),
+            "events": self._subscriptions.poll,
+        }
+        for subject, step in steps.items():
+            work = partial(poll, step, self._stopping, subject=subject)
+            self._tasks.supervise(work, self._stopping, name=f"poll for {subject}")
         try:
             yield
         finally:
             self._stopping.set()
-            self._post.close()
-            self._room.set()
-            # Calls under way may be journalled; what does not end in time is recovered.
+            self._inbox.close()
+            self._capacity_event.set()
+            # The results of calls in flight are stored if they come in time; others are recovered.
             await self._tasks.drain(DRAIN_TIMEOUT_S)
 
     async def start(
         self,
         key: IdempotencyKey,
         workflow_id: str,
-        request: rules.StartRun,
+        request: start_rules.StartRun,
         traceparent: str,
         reply: Callable[[NewRun], bytes],
     ) -> bytes:
-        """Start a run once per ``key``, and drive it as soon as there is room.
+        """Starts a run once per ``key``, and executes it as soon as it has a slot.
 
-        A caller that goes away cannot undo it: what was stored is driven. Unavailable just before
-        the caller's deadline if the store does not answer: nobody knows yet whether it starts.
+        A caller that goes away does not undo the start. Raises Unavailable just before the caller's
+        deadline if the store does not answer: the run may start.
         """
-        begun: asyncio.Future[bytes] = self._loop.create_future()
-        run_id, owned = request.run_id, self._has_room() and request.run_id not in self._held
-        work = self._begin(key, workflow_id, request, traceparent, reply, begun, owned)
+        started: asyncio.Future[bytes] = self._loop.create_future()
+        run_id, owned = request.run_id, self._has_slot() and request.run_id not in self._slots
+        work = self._start_run(key, workflow_id, request, traceparent, reply, started, owned)
         if owned:
-            self._spawn_driver(work, run_id)
-            self._held[run_id] = None  # who takes our lease does not take what is not stored yet
+            self._spawn(work, run_id)
+            self._slots[run_id] = None  # a lost lease cancels no run that is not stored yet
         else:
             self._tasks.spawn(work, name=f"start {run_id}")
-        return await within_deadline(begun)
+        return await within_deadline(started)
 
-    def now_us(self) -> int:
-        """Unix microseconds by the store's clock."""
-        return self._runs.lease.now_us()
+    async def redrive(self, key: IdempotencyKey, run_id: str, reason: str) -> None:
+        """Redrives an ended run once per ``key``: a process with a free slot claims it.
 
-    def drives(self, run_id: str) -> bool:
-        """Whether the run is in memory here: then its end is told, and nobody has to look."""
-        return run_id in self._held
+        Raises NotFound, or FailedPrecondition (RUN_NOT_REDRIVABLE) if it cannot continue.
+        """
+
+        def judge(state: RunState, ended: RunStatus) -> Record:
+            return redrive_rules.redrive(
+                state, ended, reason=reason, requester=key.caller, at_us=self.now_us()
+            )
+
+        failpoint.reach("engine.before_redriven", run_id)
+        await redrives.redrive(self._database, key, run_id, judge)
+        failpoint.reach("engine.after_redriven", run_id)
+        self._notifier.notify(run_id)
+        self.notify_claimable()
 
     async def send(
         self, key: IdempotencyKey, run_id: str, message: Message, reply: bytes = b""
     ) -> bytes:
-        """Send it once per ``key`` and give the first reply; whoever drives the run takes it."""
-        return await self._post.send(key, run_id, message, reply)
+        """Sends the message to the run once per ``key`` and returns the first reply."""
+        return await self._inbox.send(key, run_id, message, reply)
 
-    async def _begin(
+    def now_us(self) -> int:
+        """Returns the time of the store's clock, in Unix microseconds."""
+        return self._store.lease.now_us()
+
+    def drives(self, run_id: str) -> bool:
+        """Checks if the run has a slot here: then its end is announced without a poll."""
+        return run_id in self._slots
+
+    async def _start_run(
         self,
         key: IdempotencyKey,
         workflow_id: str,
-        request: rules.StartRun,
+        request: start_rules.StartRun,
         traceparent: str,
         reply: Callable[[NewRun], bytes],
-        begun: asyncio.Future[bytes],
+        started: asyncio.Future[bytes],
         owned: bool,
     ) -> None:
-        """Start a run, and if it is to be ours, drive it in the same task."""
-        turn: Transition | None = None
+        """Stores a new run and, if this process is to own it, executes it in the same task."""
+        transition: Transition | None = None
 
         def prepare(definition: StoredDefinition) -> NewRun:
-            nonlocal turn
-            turn = rules.start(
-                self._catalogue.newest(definition),
+            nonlocal transition
+            transition = start_rules.start(
+                self._registry.newest(definition),
                 request,
                 self._config.policy,
                 network=self._config.mesh.network,
                 at_us=self.now_us(),
                 jitter=random.random(),  # noqa: S311  (spreads retries, guards nothing)
             )
-            if owned and not turn.workflow.awaits_events:
-                turn.apply(Started())
-            records = tuple(turn.records)
-            failpoints.before_commit(request.run_id, records)
-            return NewRun(turn.state, records, request.started_by, traceparent, owned)
+            if owned and not transition.workflow.awaits_events:
+                transition.apply(Started())
+            records = tuple(transition.records)
+            reach_failpoints("before", request.run_id, records)
+            return NewRun(transition.state, records, request.started_by, traceparent, owned)
 
         try:
-            started = await self._runs.start(key, workflow_id, prepare, reply)
+            result = await self._store.start(key, workflow_id, prepare, reply)
         except asyncio.CancelledError:
-            begun.cancel()
+            started.cancel()
             raise
-        except Exception as error:  # whatever it is, it is told to who asked
-            self._may_have_lost |= owned and isinstance(error, Unavailable)
-            fail(begun, error)
+        except Exception as error:  # the caller gets every error
+            self._reconcile_needed |= owned and isinstance(error, Unavailable)
+            fail(started, error)
             return
-        if owned and not started.created:
-            self._let_go(request.run_id)  # before who waits is answered: its end is not told again
-        if not begun.done():
-            begun.set_result(started.reply)
+        if owned and not result.created:
+            # Before the caller waits for the end of the run, which may not be announced again.
+            self._release_slot(request.run_id)
+        if not started.done():
+            started.set_result(result.reply)
         if not owned:
-            self._room.set()  # it may have to be claimed
-        elif started.created and turn is not None:
-            self._held[request.run_id] = asyncio.current_task(self._loop)
-            run = RunActor(turn.workflow, turn.state, 0, self._trace(turn.state, traceparent))
-            self._committed(run, turn.records)
-            await self._drive_to_end(run, Started() if run.workflow.awaits_events else None)
+            self._capacity_event.set()  # no process may own the run yet
+        elif result.created and transition is not None:
+            self._slots[request.run_id] = asyncio.current_task(self._loop)
+            spans = self._spans(transition.state, traceparent)
+            run = RunActor(transition.workflow, transition.state, 0, spans)
+            self._executor.committed(run, transition.records)
+            await self._execute(run, Started() if run.workflow.awaits_events else None)
 
     async def _claim_forever(self) -> None:
-        self._may_have_lost = True  # what a defect of ours left behind
+        self._reconcile_needed = True  # a failure of this task may have left runs behind
         while not self._stopping.is_set():
-            self._room.clear()
+            self._capacity_event.clear()
             try:
                 claimed = await self._claim()
             except (Unavailable, ResourceExhausted) as error:
-                log.warning("cannot look for runs that wait: %s", error)
-                self._may_have_lost = True
+                log.warning("cannot claim runs: %s", error)
+                self._reconcile_needed = True
                 await sleep_unless_stopping(self._stopping, STORE_RETRY_DELAY_S)
                 continue
             for stored in claimed:
-                self._spawn_driver(self._take_up(stored), stored.row.id)
+                self._spawn(self._resume_run(stored), stored.row.id)
             if not claimed:
-                await self._room.wait()
+                await self._capacity_event.wait()
 
     async def _claim(self) -> list[StoredRun]:
-        if self._may_have_lost:
-            await self._runs.release_lost(self._held)
-            self._may_have_lost = False
-        free = min(self._config.max_runs - len(self._held), CLAIM_BATCH_SIZE)
-        self._was_full = free <= 0
-        if self._was_full:
+        if self._reconcile_needed:
+            await self._store.release_lost(self._slots)
+            self._reconcile_needed = False
+        free = min(self._config.max_runs - len(self._slots), CLAIM_BATCH_SIZE)
+        self._at_capacity = free <= 0
+        if self._at_capacity:
             return []
-        claimed = await self._runs.claim(free)
-        if self._due and len(claimed) < free:
-            woken = await self._runs.suspensions.resume_due(free - len(claimed))
-            self._due = woken > 0
-            claimed += await self._runs.claim(woken) if woken else []
+        claimed = await self._store.claim(free)
+        if self._timers_due and len(claimed) < free:
+            resumed = await self._store.suspensions.resume_due(free - len(claimed))
+            self._timers_due = resumed > 0
+            claimed += await self._store.claim(resumed) if resumed else []
         return claimed
 
-    async def _take_up(self, stored: StoredRun) -> None:
-        state = stored.state
-        run_trace = self._trace(state, stored.row.traceparent)
-        # Nothing of it was sent since then: this is no recovery.
+    async def _resume_run(self, stored: StoredRun) -> None:
+        """Executes a claimed run from its stored state."""
+        state, epoch = stored.state, stored.row.epoch
+        spans = self._spans(state, stored.row.traceparent)
+        # After a redrive no call was made yet, so that nothing is recovered.
         begun = bool(state.steps) and stored.records[-1].kind is not RecordKind.REDRIVEN
-        run_trace.observe(stored.records, again=True)
+        spans.observe(stored.records, again=True)
         try:
-            find = partial(self._catalogue.pinned, state)
+            find = partial(self._registry.pinned, state)
             workflow = await retry_while_unavailable(find, state.run_id)
         except (DefinitionInvalidError, NotFound) as error:
             reason = f"this version cannot drive its definition: {error}"
-            await self._store_end(state, stored.row.epoch, reason)
+            await self._executor.fail_run(state, epoch, reason)
             return
-        run = RunActor(workflow, state, stored.row.epoch, run_trace)
-        run.ahead_us = max(0, state.updated_us - self.now_us())
-        run.tell_of_mail()  # it may have been sent something while nobody drove it
-        begins = Recovered() if begun else Started()
-        await self._drive_to_end(run, None if stored.was_suspended else begins)
+        run = RunActor(workflow, state, epoch, spans)
+        run.clock_offset_us = max(0, state.updated_us - self.now_us())
+        run.notify_inbox()  # messages may have been stored while no process drove it
+        first = Recovered() if begun else Started()
+        await self._execute(run, None if stored.was_suspended else first)
 
     def notify_events(self) -> None:
-        """A run emitted something: let those look who wait for anything."""
-        subscriptions.notify(self._driven.values())
+        """Wakes the runs that wait for events: some run emitted one."""
+        self._subscriptions.notify()
 
     def notify_claimable(self) -> None:
-        """A run may wait for somebody."""
-        self._room.set()
-
-    def _wake_soon(self) -> None:
-        self._due = True
-        self._room.set()
+        """Looks for runs that no process drives."""
+        self._capacity_event.set()
 
     def notify_message(self, run_id: str, message: Message | None = None) -> None:
-        """The run was sent something through another process, this if it is known."""
-        if run := self._driven.get(run_id):
-            run.tell_of_mail() if message is None else run.hand(message)
+        """Wakes the run: another process stored ``message``, or one that is unknown, for it."""
+        if run := self._active_runs.get(run_id):
+            run.notify_inbox() if message is None else run.push_prefetched(message)
 
     def drop_all_runs(self) -> None:
-        """Leave every run to whoever took our lease. What is under way ends unheard."""
-        for driver in filter(None, self._held.values()):
-            driver.cancel()
+        """Cancels all runs after the lease is lost; results of in-flight calls are discarded."""
+        for task in filter(None, self._slots.values()):
+            task.cancel()
 
     def re_export_spans(self, ended: Sequence[StoredRun]) -> None:
-        """Their last spans may have been on their way when their process was killed."""
+        """Exports the last spans of runs whose process may have died before it exported them."""
         for stored in ended:
-            self._trace(stored.state, stored.row.traceparent).observe(stored.records, again=True)
+            self._spans(stored.state, stored.row.traceparent).observe(stored.records, again=True)
 
-    async def _drive_to_end(self, run: RunActor, first: Activation | None = None) -> None:
-        """The boundary of the engine: one run's defect is that run's alone."""
-        try:
-            if first is not None:
-                await self._advance(run, first)
-            await self._drive(run)
-        except FencedError:
-            log.info("run %s is another process's now", run.state.run_id)
-        except Exception:
-            error_id = uuid.uuid4().hex
-            log.exception("error %s in run %s", error_id, run.state.run_id)
-            await self._give_up(run, f"internal error {error_id}")
+    async def _execute(self, run: RunActor, first: Activation | None) -> None:
+        if not await self._executor.execute(run, first):
+            self._reconcile_needed = True
 
-    async def _drive(self, run: RunActor) -> None:
-        self._driven[run.state.run_id] = run
-        try:
-            while not run.state.finished and not (self._stopping.is_set() and not run.under_way):
-                if run.drowsy and await pollers.suspend_if_idle(self._runs.suspensions, run):
-                    if run.has_mail:  # it was woken at once
-                        self._room.set()
-                    return
-                await self._take_mail(run)
-                for event in await self._performer.next_events(run):
-                    await self._take_mail(run)  # a cancel that came first comes first
-                    await self._advance(run, event)
-        finally:
-            if self._driven.get(run.state.run_id) is run:
-                del self._driven[run.state.run_id]
-            run.return_pending()
-            run.leave(run.under_way)
+    def _notify_due(self) -> None:
+        self._timers_due = True
+        self._capacity_event.set()
 
-    async def _take_mail(self, run: RunActor) -> None:
-        """Journal what was sent to the run, and what it hears."""
-        if not run.has_mail or self._stopping.is_set():
-            return
-        await self._post.take(run, partial(self._advance, run))
-        for heard in await self._hearing.waiting(run):
-            if not run.state.finished:
-                await self._advance(run, heard)
+    def _spans(self, state: RunState, traceparent: str) -> RunSpans:
+        return RunSpans(self._span_sink, state.run_id, state.workflow_id, traceparent)
 
-    async def _advance(
-        self, run: RunActor, event: Activation, pending: PendingMessage | None = None
-    ) -> bool:
-        """One turn: judge the event, commit what it means, and let everybody know.
+    def _idle_timeout_s(self) -> float:
+        return IDLE_TIMEOUT_AT_CAPACITY_S if self._at_capacity else IDLE_TIMEOUT_S
 
-        False if nothing came of it. What is ``pending`` is stored with the turn it leads to.
-        """
-        jitter = random.random()  # noqa: S311  (spreads retries, guards nothing)
-        turn = Transition(
-            run.workflow, run.state, self._config.policy, self._performer.now_us(run), jitter
-        )
-        turn.event_position = await self._hearing.position(run)
-        turn.apply(event)
-        if not turn.records:
-            return False  # what it is about has ended meanwhile
-        failpoints.before_commit(run.state.run_id, turn.records)
-        if pending is None:
-            await self._store(turn.state, run.epoch, turn.records)
-        elif not await self._post.store(run, turn.records, pending):
-            return False
-        run.mail |= run.workflow.awaits_events  # since it was looked, something may have come
-        self._committed(run, turn.records)
-        return True
+    def _has_slot(self) -> bool:
+        return len(self._slots) < self._config.max_runs and not self._stopping.is_set()
 
-    def _committed(self, run: RunActor, records: Sequence[Record]) -> None:
-        run.trace.observe(records)
-        self._changes.moved(run.state, records)
-        if told := emitted_keys_of(records):
-            subscriptions.notify(self._driven.values(), told)
-        failpoints.after_commit(run.state.run_id, records)
+    def _release_slot(self, run_id: str, *, lost: bool = False) -> None:
+        """Releases the run's slot. ``lost``: ownership in the store is unknown."""
+        self._slots.pop(run_id, None)
+        self._reconcile_needed |= lost
+        if self._reconcile_needed or self._at_capacity:
+            self._capacity_event.set()
 
-    async def _store(self, state: RunState, epoch: int, records: Sequence[Record]) -> None:
-        append = partial(self._runs.append, state, epoch, records)
-        await retry_while_unavailable(append, state.run_id)
+    def _spawn(self, work: Coroutine[Any, Any, Any], run_id: str) -> None:
+        def end(task: asyncio.Task[Any]) -> None:
+            error = None if task.cancelled() else task.exception()
+            if error is not None:
+                log.error("run %s failed here; it will be claimed again", run_id, exc_info=error)
+            if self._slots.get(run_id) in (task, None):
+                self._release_slot(run_id, lost=error is not None)
 
-    async def _give_up(self, run: RunActor, reason: str) -> None:
-        """What is in memory may be of a turn that was not stored: the journal knows where it is."""
-        try:
-            load = partial(self._runs.load, run.state.run_id)
-            state = (await retry_while_unavailable(load, run.state.run_id)).state
-        except FailedPrecondition:
-            self._may_have_lost = True  # whoever claims it next sets it aside
-            return
-        if not state.finished:
-            await self._store_end(state, run.epoch, reason)
-
-    async def _store_end(self, state: RunState, epoch: int, reason: str) -> None:
-        """End a run that cannot go on by itself: somebody has to look."""
-        payload = {"status": RunStatus.NEEDS_ATTENTION, "reason": reason}
-        end = Record.write(state.sequence + 1, RecordKind.FINISH, "", 0, self.now_us(), payload)
-        evolve(state, end)
-        try:
-            await self._store(state, epoch, [end])
-        except FencedError:
-            log.info("run %s is another process's now", state.run_id)
-            self._changes.notify(state.run_id)
-        else:
-            self._changes.moved(state, [end])
-
-    def _trace(self, state: RunState, traceparent: str) -> RunSpans:
-        return RunSpans(self._draw, state.run_id, state.workflow_id, traceparent)
-
-    def _has_room(self) -> bool:
-        return len(self._held) < self._config.max_runs and not self._stopping.is_set()
-
-    def _let_go(self, run_id: str, *, lost: bool = False) -> None:
-        """Make room. ``lost``: nobody knows whether the store has the run as ours."""
-        self._held.pop(run_id, None)
-        self._may_have_lost |= lost
-        if self._may_have_lost or self._was_full:
-            self._room.set()
-
-    def _spawn_driver(self, work: Coroutine[Any, Any, Any], run_id: str) -> None:
-        def end(driver: asyncio.Task[Any]) -> None:
-            defect = None if driver.cancelled() else driver.exception()
-            if defect is not None:
-                log.error("run %s is left to whoever claims it", run_id, exc_info=defect)
-            if self._held.get(run_id) in (driver, None):
-                self._let_go(run_id, lost=defect is not None)
-
-        self._held[run_id] = self._tasks.spawn(work, name=f"run {run_id}", then=end)
+        self._slots[run_id] = self._tasks.spawn(work, name=f"run {run_id}", then=end)

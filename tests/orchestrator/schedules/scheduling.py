@@ -144,7 +144,7 @@ async def replica(
         catalogue, changes = WorkflowRegistry(store.definitions), RunNotifier()
         await catalogue.register_built_in()
         await catalogue.register(REPORT)
-        runner = Worker(store.runs, catalogue, peers, changes, None, config)
+        runner = Worker(store.runs, store.database, catalogue, peers, changes, None, config)
         schedules = ScheduleStore(store.database, now_ms)
         scheduler = Scheduler(schedules, catalogue, runner, NoOpTracer(), config)
         await stack.enter_async_context(store.own(runner, changes))

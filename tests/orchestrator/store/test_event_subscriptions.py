@@ -57,9 +57,9 @@ SEND = TELL.replace("tell", "send").replace("order.paid", "order.sent")
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executor, "AHEAD", 0.0)
-    monkeypatch.setattr(worker, "IDLE", 0.2)
-    monkeypatch.setattr(worker, "IDLE_WHEN_FULL", 0.0)
+    monkeypatch.setattr(executor, "SUSPEND_THRESHOLD_S", 0.0)
+    monkeypatch.setattr(worker, "IDLE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(worker, "IDLE_TIMEOUT_AT_CAPACITY_S", 0.0)
 
 
 async def begin(

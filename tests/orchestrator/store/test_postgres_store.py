@@ -276,9 +276,7 @@ async def test_a_signal_at_another_replica_resumes_a_run_at_once(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(
-        pollers, "INBOX_POLL_INTERVAL_S", 60.0
-    )  # so that nothing but a word wakes it
+    monkeypatch.setattr(pollers, "POLL_INTERVAL_S", 60.0)  # so that nothing but a word wakes it
 
     async with two_replicas(url, config, authority) as (workflows, others):
         run_id = await begin_waiting(workflows, ASKS)

@@ -95,9 +95,9 @@ async def test_who_has_lost_a_run_cannot_let_go_of_it(location: str) -> None:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executor, "AHEAD", 0.0)
-    monkeypatch.setattr(worker, "IDLE", 0.05)
-    monkeypatch.setattr(worker, "IDLE_WHEN_FULL", 0.0)
+    monkeypatch.setattr(executor, "SUSPEND_THRESHOLD_S", 0.0)
+    monkeypatch.setattr(worker, "IDLE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(worker, "IDLE_TIMEOUT_AT_CAPACITY_S", 0.0)
 
 
 @pytest.mark.usefixtures("impatient")

@@ -278,9 +278,7 @@ async def test_what_is_sent_through_another_replica_is_heard_at_once_whatever_it
     monkeypatch: pytest.MonkeyPatch,
     size: int,
 ) -> None:
-    monkeypatch.setattr(
-        pollers, "INBOX_POLL_INTERVAL_S", 60.0
-    )  # so that nothing but a word wakes it
+    monkeypatch.setattr(pollers, "POLL_INTERVAL_S", 60.0)  # so that nothing but a word wakes it
     async with two_replicas(new_postgres_database, config, authority) as (workflows, others):
         run_id = await begin_run(workflows, steps("answer\n    wait_for: {signal: approved}"))
         await is_at(workflows, run_id, "WAITING")

@@ -44,8 +44,8 @@ class Watched(Suspensions):
 async def test_a_signal_of_the_commit_in_which_its_run_falls_asleep_wakes_it(
     tmp_path: Path, config: OrchestratorConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(executor, "AHEAD", 0.0)
-    monkeypatch.setattr(worker, "IDLE", 0.05)
+    monkeypatch.setattr(executor, "SUSPEND_THRESHOLD_S", 0.0)
+    monkeypatch.setattr(worker, "IDLE_TIMEOUT_S", 0.05)
     may_write = threading.Event()
 
     async def hold(_: Transaction) -> None:

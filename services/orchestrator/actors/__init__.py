@@ -1,0 +1,1 @@
+"""Actors: each owns the state of one run in memory."""
