@@ -19,7 +19,7 @@ from grpc_reflection.v1alpha import reflection
 from mesh import failpoint
 from mesh.breaker import Breakers
 from mesh.clock import SystemClock
-from mesh.config import ConfigError
+from mesh.config import ConfigError, read_file
 from mesh.observability import telemetry
 from mesh.rpc import contracts
 from mesh.rpc.client import open_channel
@@ -95,7 +95,7 @@ class Runtime:
                 yield Ports(port, health_port)
             finally:
                 await health_servicer.enter_graceful_shutdown()
-                await asyncio.sleep(self.config.drain)
+                await asyncio.sleep(self.config.drain_seconds)
                 await server.stop(DRAIN_TIMEOUT_S)
 
     def channel(self, peer: str, *, timeout: float = 5.0) -> grpc.aio.Channel:
@@ -105,7 +105,7 @@ class Runtime:
         """
         target = self.config.peers.get(peer)
         if target is None:
-            raise ConfigError(f"ANYA_PEERS does not say where {peer} is")
+            raise ConfigError(f"ANYA_PEERS lacks {peer}: add {peer}=host:port")
         rules = ClientRules(
             source=self.config.service,
             target=peer,
@@ -123,7 +123,7 @@ class Runtime:
     def reload_policy(self) -> None:
         """Judge by the file as it is now; what is wrong with it is logged, and changes nothing."""
         try:
-            self.policy.replace(_read_policy(self.config))
+            self.policy.replace(read_file("ANYA_TRUST_FILE", self.config.trust_file))
         except (ConfigError, PolicyError) as error:
             log.error("the policy stays as it was: %s", error)
         else:
@@ -140,7 +140,9 @@ async def open_runtime(config: MeshConfig) -> AsyncIterator[Runtime]:
         failpoint.arm(config.failpoints, network=config.network)
     read_svid(config.identity)  # now: grpc would only fail every handshake
     read_authorities(config.identity.ca)
-    policy = ActivePolicy(_read_policy(config), contracts.all_privileges())
+    policy = ActivePolicy(
+        read_file("ANYA_TRUST_FILE", config.trust_file), contracts.all_privileges()
+    )
     exporter = telemetry.otlp_exporter(config.otlp_endpoint) if config.otlp_endpoint else None
     traces = telemetry.open_traces(
         config.service, sample_ratio=config.sample_ratio, exporter=exporter
@@ -155,13 +157,6 @@ async def open_runtime(config: MeshConfig) -> AsyncIterator[Runtime]:
         raise StartError(str(error)) from None
     finally:
         await asyncio.to_thread(telemetry.close, traces, exporter)
-
-
-def _read_policy(config: MeshConfig) -> str:
-    try:
-        return config.trust_file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"ANYA_TRUST_FILE {config.trust_file} cannot be read: {error}") from None
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mesh.config import ConfigError, MeshConfig
+from mesh.config import ConfigError, MeshConfig, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,30 +51,22 @@ class BitcoinConfig:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> BitcoinConfig:
-        """ConfigError if a variable holds what nothing can start with."""
+        """Reads the settings. Raises ConfigError if a variable is invalid."""
+        settings = Settings(environment)
         mesh = MeshConfig.from_environment(environment, service="bitcoin")
         if mesh.network != "regtest":
-            raise ConfigError(f"the embedded chain is regtest; ANYA_NETWORK is {mesh.network}")
-        journal = environment.get("ANYA_JOURNAL", "")
-        if journal not in ("", "truncate"):
-            raise ConfigError(f"ANYA_JOURNAL must be unset or 'truncate', not {journal!r}")
-        mining = environment.get("ANYA_MINE", Mining.MANUAL)
-        if mining not in list(Mining):
-            raise ConfigError(f"ANYA_MINE must be 'auto' or 'manual', not {mining!r}")
+            raise ConfigError(
+                f"ANYA_NETWORK is {mesh.network!r}: the embedded chain is regtest only; unset it"
+            )
         return cls(
             mesh=mesh,
-            database=environment.get("ANYA_DATABASE", ""),
-            mining=Mining(mining),
-            truncate_journal=bool(journal),
-            master_key_file=environment.get("ANYA_MASTER_KEY_FILE", ""),
-            feerate=_number(environment, "ANYA_FEERATE", FEERATE, 100, 1_000_000),
-            max_fee_sat=_number(environment, "ANYA_MAX_FEE_SAT", MAX_FEE_SAT, 1, 10_000_000),
-            final_depth=_number(environment, "ANYA_FINAL_DEPTH", FINAL_DEPTH, 1, 100),
+            database=settings.text("ANYA_DATABASE"),
+            mining=Mining(settings.choice("ANYA_MINE", Mining.MANUAL, list(Mining))),
+            truncate_journal=bool(settings.choice("ANYA_JOURNAL", "", ["truncate"])),
+            master_key_file=settings.text("ANYA_MASTER_KEY_FILE"),
+            feerate=settings.integer("ANYA_FEERATE", FEERATE, minimum=100, maximum=1_000_000),
+            max_fee_sat=settings.integer(
+                "ANYA_MAX_FEE_SAT", MAX_FEE_SAT, minimum=1, maximum=10_000_000
+            ),
+            final_depth=settings.integer("ANYA_FINAL_DEPTH", FINAL_DEPTH, minimum=1, maximum=100),
         )
-
-
-def _number(environment: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:
-    text = environment.get(name, str(default))
-    if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
-        raise ConfigError(f"{name} must be a whole number from {least} to {most}, not {text!r}")
-    return int(text)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mesh.config import ConfigError, MeshConfig
+from mesh.config import MeshConfig, Settings, read_file
 from services.ml.policy import RiskPolicy, parse
 
 if TYPE_CHECKING:
@@ -27,20 +27,16 @@ class MlConfig:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> MlConfig:
-        """ConfigError if a variable holds what nothing can start with."""
+        """Reads the settings. Raises ConfigError if a variable is invalid."""
+        settings = Settings(environment)
         mesh = MeshConfig.from_environment(environment, service="ml")
         return cls(
             mesh,
-            database=environment.get("ANYA_DATABASE") or str(mesh.home / "ml" / "ml.db"),
-            models=Path(environment.get("ANYA_MODELS", MODELS)),
-            policy=_policy(environment.get("ANYA_RISK_POLICY")),
+            database=settings.text("ANYA_DATABASE", str(mesh.home / "ml" / "ml.db")),
+            models=settings.path("ANYA_MODELS", MODELS),
+            policy=_policy(settings.text("ANYA_RISK_POLICY")),
         )
 
 
-def _policy(path: str | None) -> RiskPolicy:
-    if path is None:
-        return RiskPolicy()
-    try:
-        return parse(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"ANYA_RISK_POLICY {path} cannot be read: {error}") from None
+def _policy(path: str) -> RiskPolicy:
+    return parse(read_file("ANYA_RISK_POLICY", Path(path))) if path else RiskPolicy()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mesh.config import ConfigError, MeshConfig
+from mesh.config import ConfigError, MeshConfig, Settings
 from services.orchestrator.engine.retry_policy import RetryPolicy
 
 if TYPE_CHECKING:
@@ -33,44 +33,26 @@ class OrchestratorConfig:
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> OrchestratorConfig:
         """Reads the settings. Raises ConfigError if a variable is invalid."""
+        settings = Settings(environment)
         config = cls(
             mesh=MeshConfig.from_environment(environment, service="orchestrator"),
-            database=environment.get("ANYA_DATABASE", ""),
-            lease_seconds=_seconds(environment, "ANYA_LEASE_SECONDS", default="5"),
-            max_runs=_positive(environment, "ANYA_MAX_RUNS", default="1024"),
-            max_concurrent_steps=_positive(environment, "ANYA_MAX_CONCURRENT_STEPS", default="64"),
-            retain_days=_days(environment, "ANYA_RETAIN_DAYS", default="30"),
-            erase_pii_days=_days(environment, "ANYA_ERASE_PII_DAYS", default="7"),
+            database=settings.text("ANYA_DATABASE"),
+            lease_seconds=settings.number(
+                "ANYA_LEASE_SECONDS", 5, minimum=2, maximum=60, unit="seconds"
+            ),
+            max_runs=settings.integer("ANYA_MAX_RUNS", 1024, minimum=1, maximum=10_000),
+            max_concurrent_steps=settings.integer(
+                "ANYA_MAX_CONCURRENT_STEPS", 64, minimum=1, maximum=10_000
+            ),
+            retain_days=settings.number(
+                "ANYA_RETAIN_DAYS", 30, minimum=0, maximum=36_500, unit="days (0: never)"
+            ),
+            erase_pii_days=settings.number(
+                "ANYA_ERASE_PII_DAYS", 7, minimum=0, maximum=36_500, unit="days (0: never)"
+            ),
         )
         if missing := [peer for peer in PEERS if peer not in config.mesh.peers]:
-            raise ConfigError(f"ANYA_PEERS must give the addresses of: {', '.join(missing)}")
+            raise ConfigError(
+                f"ANYA_PEERS lacks {', '.join(missing)}: add name=host:port for each of them"
+            )
         return config
-
-
-def _positive(environment: Mapping[str, str], name: str, *, default: str) -> int:
-    text = environment.get(name, default)
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 10_000:
-        raise ConfigError(f"{name} must be from 1 to 10000, not {text!r}")
-    return int(text)
-
-
-def _seconds(environment: Mapping[str, str], name: str, *, default: str) -> float:
-    text = environment.get(name, default)
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 2 <= seconds <= 60:
-        raise ConfigError(f"{name} must be from 2 to 60 seconds, not {text!r}")
-    return seconds
-
-
-def _days(environment: Mapping[str, str], name: str, *, default: str) -> float:
-    text = environment.get(name, default)
-    try:
-        days = float(text)
-    except ValueError:
-        days = -1.0
-    if not 0 <= days <= 36_500:
-        raise ConfigError(f"{name} must be from 0 (never) to 36500 days, not {text!r}")
-    return days

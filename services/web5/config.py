@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mesh.config import MeshConfig
+from mesh.config import MeshConfig, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,10 +33,12 @@ class Web5Config:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Web5Config:
+        """Reads the settings. Raises ConfigError if a variable is invalid."""
+        settings = Settings(environment)
         home = cls.at_home(MeshConfig.from_environment(environment, service="web5"))
         return cls(
             mesh=home.mesh,
-            database=environment.get("ANYA_DATABASE") or home.database,
-            master_key=Path(environment.get("ANYA_MASTER_KEY_FILE") or home.master_key),
-            identity_policy=Path(environment.get("ANYA_IDENTITY_POLICY") or home.identity_policy),
+            database=settings.text("ANYA_DATABASE", home.database),
+            master_key=settings.path("ANYA_MASTER_KEY_FILE", home.master_key),
+            identity_policy=settings.path("ANYA_IDENTITY_POLICY", home.identity_policy),
         )

@@ -143,7 +143,7 @@ async def test_a_peer_that_nobody_named_cannot_be_called(
     authority: Authority, config: MeshConfig
 ) -> None:
     async with open_runtime(config) as runtime:
-        with pytest.raises(ConfigError, match="ANYA_PEERS does not say where web5 is"):
+        with pytest.raises(ConfigError, match="ANYA_PEERS lacks web5"):
             runtime.channel("web5")
 
 
