@@ -24,8 +24,11 @@ from anya.bitcoin.v1.chain_pb2_grpc import ChainServiceStub
 from anya.bitcoin.v1.regtest_pb2_grpc import RegtestServiceStub
 from cli.errors import CommandError
 from cli.home import write_private
-from cli.p2wpkh import Coin, Key, Output, script_of, spend
+from formats.bitcoin.address import parse_address
 from formats.bitcoin.block import parse_block
+from formats.bitcoin.network import Network
+from formats.bitcoin.p2wpkh import Coin, Key, spend
+from formats.bitcoin.transaction import Output, outpoint
 from services.ml.simulation.demonstration import illicit_recipient, licit_recipient
 from services.ml.simulation.plan import FUNDING_SLOT, MATURITY, subsidy_sat
 from services.ml.simulation.population import demo_world
@@ -77,19 +80,23 @@ class Rendering:
     def key(self, slot: int) -> Key:
         if slot not in self._keys:
             number = slot.to_bytes(4, "big")
-            self._keys[slot] = Key.of(hmac.digest(self._secret, number, hashlib.sha256))
+            self._keys[slot] = Key.from_secret(hmac.digest(self._secret, number, hashlib.sha256))
         return self._keys[slot]
 
+    def address(self, slot: int) -> str:
+        return self.key(slot).address(Network.REGTEST)
+
     def script(self, slot: int) -> bytes:
-        return self._payer_script if slot == self._plan.payer_slot else self.key(slot).script
+        return self._payer_script if slot == self._plan.payer_slot else self.key(slot).script_pubkey
 
     def transaction(self, number: int) -> bytes:
         """The signed transaction of this number; those before it must have been asked for."""
         planned = self._plan.transactions[number]
         coins = [self._coin(transaction, vout) for transaction, vout in planned.inputs]
         outputs = [Output(amount, self.script(slot)) for slot, amount in planned.outputs]
-        self._txids[number], raw = spend(coins, outputs)
-        return raw
+        transaction = spend(coins, outputs)
+        self._txids[number] = transaction.txid
+        return transaction.raw
 
     def mined(self, number: int, txid: bytes) -> None:
         """The coinbase of this number is this one."""
@@ -100,7 +107,7 @@ class Rendering:
         slot, amount = planned.outputs[vout]
         if not planned.inputs:
             amount = subsidy_sat(planned.height)
-        return Coin(self._txids[transaction], vout, amount, self.key(slot))
+        return Coin(outpoint(self._txids[transaction], vout), amount, self.key(slot))
 
 
 class Replay:
@@ -112,7 +119,9 @@ class Replay:
         self._plan = plan
         self._state = state
         self._payer = payer
-        self._rendering = Rendering(plan, bytes.fromhex(state.secret), script_of(payer.address))
+        self._rendering = Rendering(
+            plan, bytes.fromhex(state.secret), parse_address(payer.address, Network.REGTEST)
+        )
         self._gate = asyncio.Semaphore(AT_ONCE)
 
     async def run(self, progress: Callable[[int, int], None]) -> None:
@@ -147,7 +156,7 @@ class Replay:
                 raws.append(self._rendering.transaction(number))
             elif not again:
                 slot, amount = planned.outputs[0]
-                await self._payer.pay(self._rendering.key(slot).address, amount)
+                await self._payer.pay(self._rendering.address(slot), amount)
         await asyncio.gather(*map(self._broadcast, raws))
 
     async def _broadcast(self, raw: bytes) -> None:
@@ -158,7 +167,7 @@ class Replay:
         if blocks:
             request = regtest_pb2.MineBlocksRequest(
                 count=len(blocks),
-                address=self._rendering.key(FUNDING_SLOT).address,
+                address=self._rendering.address(FUNDING_SLOT),
                 times=[self._time(block.height) for block in blocks],
             )
             await self._regtest.MineBlocks(request, timeout=MINE_TIMEOUT)
@@ -176,7 +185,7 @@ class Replay:
 
     async def _require_ours(self) -> None:
         reply = await self._chain.GetBlock(chain_pb2.GetBlockRequest(height=1))
-        ours = self._rendering.key(FUNDING_SLOT).script
+        ours = self._rendering.key(FUNDING_SLOT).script_pubkey
         if parse_block(reply.raw).transactions[0].outputs[0].script_pubkey != ours:
             raise CommandError(
                 "the chain of this home has blocks that are not the demo's",
@@ -204,8 +213,8 @@ async def ensure(
     if state is None:
         state = State(secrets.token_hex(32), int(time.time()))
         keys = Rendering(world.plan, bytes.fromhex(state.secret), b"")
-        state.licit = keys.key(licit_recipient(world)).address
-        state.scam = keys.key(illicit_recipient(world)).address
+        state.licit = keys.address(licit_recipient(world))
+        state.scam = keys.address(illicit_recipient(world))
         _save(home, state)  # before the first block: it could not be gone on with otherwise
     await Replay(channels, world.plan, state, payer).run(progress)
     state.done = True
@@ -217,12 +226,14 @@ async def pay_wages(channels: Channels, state: State, address: str, *, coins: in
     """Put coins onto the address, from a matured subsidy that the town has not spent."""
     chain = ChainServiceStub(channels["bitcoin"])
     town = Rendering(demo_world().plan, bytes.fromhex(state.secret), b"").key(FUNDING_SLOT)
-    found = await chain.ListUtxos(chain_pb2.ListUtxosRequest(address=town.address, page_size=1000))
+    found = await chain.ListUtxos(
+        chain_pb2.ListUtxosRequest(address=town.address(Network.REGTEST), page_size=1000)
+    )
     subsidy = next(utxo for utxo in found.utxos if utxo.confirmations > MATURITY)
-    coin = Coin(subsidy.txid, subsidy.vout, subsidy.amount_sat, town)
-    wages = [Output(WAGE_SAT, script_of(address))] * coins
+    coin = Coin(outpoint(subsidy.txid, subsidy.vout), subsidy.amount_sat, town)
+    wages = [Output(WAGE_SAT, parse_address(address, Network.REGTEST))] * coins
     rest = subsidy.amount_sat - coins * WAGE_SAT - FEE_SAT
-    _, raw = spend([coin], [*wages, Output(rest, town.script)])
+    raw = spend([coin], [*wages, Output(rest, town.script_pubkey)]).raw
     await chain.BroadcastTransaction(chain_pb2.BroadcastTransactionRequest(raw=raw))
     await RegtestServiceStub(channels["bitcoin"]).MineBlocks(regtest_pb2.MineBlocksRequest(count=1))
 

@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import libipld
-import rfc8785
 
 from formats import jose
+from formats.did import did_jwk
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -51,7 +51,7 @@ class Holder:
 
     @property
     def did(self) -> str:
-        return "did:jwk:" + jose.encode(rfc8785.dumps(self.key.jwk))
+        return did_jwk.encode(self.key)
 
     @property
     def kid(self) -> str:

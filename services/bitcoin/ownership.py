@@ -15,9 +15,11 @@ from struct import pack
 from typing import TYPE_CHECKING, TypeAlias
 
 import coincurve
+from bitcoin.core import CTransaction
 
-from formats.bitcoin.hashes import Txid, hash160, sha256d, tagged_hash
-from formats.bitcoin.script import ScriptType, p2pkh_script, script_type, witness_script_pubkey
+from formats.bitcoin.hashes import Txid, sha256d, tagged_hash
+from formats.bitcoin.p2wpkh import Key
+from formats.bitcoin.script import ScriptType, script_type, witness_script_pubkey
 from formats.bitcoin.transaction import (
     NULL_PREVOUT,
     Input,
@@ -89,21 +91,6 @@ class Statement:
         spend = Input(self.prevout, sequence=0, witness=tuple(witness))
         return serialize(version=0, inputs=[spend], outputs=OUTPUTS)
 
-    def sighash_segwit_v0(self) -> bytes:
-        """What a P2WPKH key signs (BIP 143, SIGHASH_ALL)."""
-        return sha256d(
-            VERSION
-            + sha256d(self.prevout)
-            + sha256d(SEQUENCE)
-            + self.prevout
-            + sized(p2pkh_script(self.script_pubkey[2:]))
-            + pack("<q", 0)
-            + SEQUENCE
-            + sha256d(_outputs())
-            + LOCK_TIME
-            + pack("<I", 1)  # SIGHASH_ALL
-        )
-
     def sighash_taproot(self) -> bytes:
         """What a P2TR key signs on the key path (BIP 341, SIGHASH_DEFAULT)."""
         return tagged_hash(
@@ -123,11 +110,9 @@ class Statement:
 
 def sign_p2wpkh(secret: bytes, message: bytes) -> str:
     """The proof of the P2WPKH address of a 32-byte private key."""
-    key = coincurve.PrivateKey(secret)
-    public_key = key.public_key.format()
-    statement = Statement(witness_script_pubkey(0, hash160(public_key)), message)
-    signature = key.sign(statement.sighash_segwit_v0(), hasher=None)
-    return _encode([signature + SIGHASH_ALL, public_key])
+    key = Key.from_secret(secret)
+    to_sign = CTransaction.deserialize(Statement(key.script_pubkey, message).to_sign())
+    return _encode(key.witness(to_sign, 0, amount_sat=0))
 
 
 def sign_p2tr(secret: bytes, message: bytes) -> str:

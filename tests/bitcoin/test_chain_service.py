@@ -19,7 +19,7 @@ from formats.bitcoin.hashes import display
 from formats.bitcoin.transaction import Output, Transaction
 from mesh.testing import reason
 from services.bitcoin.chain import COINBASE_MATURITY, SUBSIDY_SAT
-from tests.bitcoin.paying import FEE_SAT, Payer
+from tests.bitcoin.payer import FEE_SAT, Payer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

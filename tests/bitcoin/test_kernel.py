@@ -18,7 +18,7 @@ from services.bitcoin.chain import COINBASE_MATURITY, Chain
 from services.bitcoin.kernel import BlockRejected, Kernel, find_invalid_input
 from services.bitcoin.mempool import MempoolTx
 from services.bitcoin.miner import NOBODY
-from tests.bitcoin.paying import Payer
+from tests.bitcoin.payer import Payer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

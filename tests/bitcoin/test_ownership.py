@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -12,12 +11,14 @@ from typing import Any
 import coincurve
 import pytest
 from bip322core.verify import verify_message
+from bitcoin.core import CTransaction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from formats.bitcoin.address import format_address, parse_address
 from formats.bitcoin.hashes import display, sha256d, tagged_hash
 from formats.bitcoin.network import Network
+from formats.bitcoin.p2wpkh import Key
 from mesh.errors import InvalidArgument
 from services.bitcoin.kernel import find_invalid_input
 from services.bitcoin.ownership import (
@@ -39,8 +40,7 @@ def judge(script: bytes, message: bytes, signature: str) -> Verdict:
 
 
 def p2wpkh(secret: bytes) -> bytes:
-    public_key = coincurve.PrivateKey(secret).public_key.format()
-    return b"\x00\x14" + hashlib.new("ripemd160", hashlib.sha256(public_key).digest()).digest()
+    return Key.from_secret(secret).script_pubkey
 
 
 def p2tr(secret: bytes) -> bytes:
@@ -130,8 +130,8 @@ def stack(*items: bytes) -> str:
 
 def ecdsa(*, high_s: bool = False, sighash: int = 1) -> bytes:
     """A valid signature of MESSAGE by SECRET, in a form that only policy refuses."""
-    key = coincurve.PrivateKey(SECRET)
-    der = key.sign(Statement(p2wpkh(SECRET), MESSAGE).sighash_segwit_v0(), hasher=None)
+    to_sign = CTransaction.deserialize(Statement(p2wpkh(SECRET), MESSAGE).to_sign())
+    der = Key.from_secret(SECRET).witness(to_sign, 0, amount_sat=0)[0][:-1]
     if high_s:
         r_end = 4 + der[3]
         s = (ORDER - int.from_bytes(der[r_end + 2 :], "big")).to_bytes(33, "big")

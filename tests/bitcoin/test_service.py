@@ -14,7 +14,7 @@ from services.bitcoin.__main__ import bitcoin
 from services.bitcoin.actors.chain import Broadcast, FindTransaction, GetBlock, Info, MineBlocks
 from services.bitcoin.chain import COINBASE_MATURITY
 from services.bitcoin.config import BitcoinConfig, Mining
-from tests.bitcoin.paying import Payer
+from tests.bitcoin.payer import Payer
 
 if TYPE_CHECKING:
     from formats.bitcoin.transaction import Transaction

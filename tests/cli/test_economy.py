@@ -15,8 +15,9 @@ from anya.bitcoin.v1.chain_pb2_grpc import ChainServiceStub
 from anya.bitcoin.v1.regtest_pb2_grpc import RegtestServiceStub
 from cli.economy import Payer, Rendering, Replay, State
 from cli.errors import CommandError
-from cli.p2wpkh import Key, script_of
 from formats.bitcoin.block import Block, parse_block
+from formats.bitcoin.network import Network
+from formats.bitcoin.p2wpkh import Key
 from mesh.breaker import Breakers
 from mesh.clock import SystemClock
 from mesh.config import MeshConfig
@@ -65,8 +66,8 @@ class Bystander:
 
     def __init__(self) -> None:
         self.settled = 0
-        self.key = Key.of(bytes([5]) * 32)
-        self.payer = Payer(self.key.address, self.settle, self.pay)
+        self.key = Key.from_secret(bytes([5]) * 32)
+        self.payer = Payer(self.key.address(Network.REGTEST), self.settle, self.pay)
 
     async def settle(self) -> None:
         self.settled += 1
@@ -138,11 +139,11 @@ async def test_a_chain_of_somebody_else_is_left_alone(channels: Channels) -> Non
 
 
 def test_the_payers_slot_is_the_payers_own_address() -> None:
-    plan, address = beginning(), Bystander().key.address
-    rendering = Rendering(plan, bytes(32), script_of(address))
+    plan, script = beginning(), Bystander().key.script_pubkey
+    rendering = Rendering(plan, bytes(32), script)
 
     assert plan.payer_slot is not None
-    assert rendering.script(plan.payer_slot) == script_of(address)
+    assert rendering.script(plan.payer_slot) == script
 
 
 def test_another_secret_is_another_town() -> None:

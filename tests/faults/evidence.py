@@ -23,9 +23,10 @@ from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceStub
 from anya.web5.v1 import record_pb2
 from anya.web5.v1.record_pb2_grpc import RecordServiceStub
 from cli import payment, runs
-from cli.p2wpkh import script_of
 from formats import jose
+from formats.bitcoin.address import parse_address
 from formats.bitcoin.block import parse_block
+from formats.bitcoin.network import Network
 from mesh.testing import eventually
 from services.web5 import did
 from services.web5.dwn import records_query
@@ -158,8 +159,8 @@ async def _read_blocks(
 ) -> tuple[dict[tuple[str, int], list[str]], set[str]]:
     """Payments to shops, and spends of payers' coins, from the bytes of all blocks."""
     stub = ChainServiceStub(channels["bitcoin"])
-    shops = {script_of(shop): shop for shop in town.shops}
-    payers = {script_of(payer.addresses[0]) for payer in town.payers}
+    shops = {parse_address(shop, Network.REGTEST): shop for shop in town.shops}
+    payers = {parse_address(payer.addresses[0], Network.REGTEST) for payer in town.payers}
     paid: dict[tuple[str, int], list[str]] = defaultdict(list)
     coins: set[bytes] = set()
     spends: set[str] = set()

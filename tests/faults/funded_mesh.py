@@ -12,8 +12,11 @@ from anya.bitcoin.v1.chain_pb2_grpc import ChainServiceStub
 from anya.bitcoin.v1.regtest_pb2_grpc import RegtestServiceStub
 from anya.bitcoin.v1.wallet_pb2_grpc import WalletServiceStub
 from cli.demo import cast
-from cli.p2wpkh import Coin, Key, Output, script_of, spend
+from formats.bitcoin.address import parse_address
 from formats.bitcoin.block import parse_block
+from formats.bitcoin.network import Network
+from formats.bitcoin.p2wpkh import Coin, Key, spend
+from formats.bitcoin.transaction import Output, outpoint
 
 if TYPE_CHECKING:
     from cli.connection import Channels
@@ -38,10 +41,10 @@ async def settle(home: Home, channels: Channels, *, payers: int, shops: int, coi
     """Everybody in place, and ``coins`` confirmed coins on the address of each payer."""
     people = [await _payer(home, channels, f"payer-{number}") for number in range(payers)]
     stranger = await cast.enter(home, channels, "stranger")
-    keys = [Key.of(secrets.token_bytes(32)) for _ in range(shops)]
+    keys = [Key.from_secret(secrets.token_bytes(32)) for _ in range(shops)]
     await _endow(channels, people, keys, coins)
     people = [await cast.link(home, channels, payer, payer.addresses[0]) for payer in people]
-    return Town(tuple(people), stranger, tuple(key.address for key in keys))
+    return Town(tuple(people), stranger, tuple(key.address(Network.REGTEST) for key in keys))
 
 
 async def _payer(home: Home, channels: Channels, name: str) -> Identity:
@@ -58,38 +61,40 @@ async def _payer(home: Home, channels: Channels, name: str) -> Identity:
 
 async def _endow(channels: Channels, people: list[Identity], shops: list[Key], coins: int) -> None:
     """Out of mined subsidies: coins for the payers, and a past for the shops."""
-    mint = Key.of(secrets.token_bytes(32))
-    customers = [Key.of(secrets.token_bytes(32)) for _ in range(EARLIER_SALES)]
-    await _mine(channels, len(people) + 1 + MATURITY, address=mint.address)
+    mint = Key.from_secret(secrets.token_bytes(32))
+    customers = [Key.from_secret(secrets.token_bytes(32)) for _ in range(EARLIER_SALES)]
+    await _mine(channels, len(people) + 1 + MATURITY, address=mint.address(Network.REGTEST))
     subsidies = [await _subsidy(channels, mint, height + 1) for height in range(len(people) + 1)]
     for payer, subsidy in zip(people, subsidies, strict=False):
-        outputs = [Output(COIN_SAT, script_of(payer.addresses[0]))] * coins
+        outputs = [Output(COIN_SAT, parse_address(payer.addresses[0], Network.REGTEST))] * coins
         await _send(channels, [subsidy], outputs, rest=mint)
     paid = await _send(
-        channels, [subsidies[-1]], [Output(COIN_SAT * 100, key.script) for key in customers]
+        channels, [subsidies[-1]], [Output(COIN_SAT * 100, key.script_pubkey) for key in customers]
     )
     await _mine(channels, 1)
     for vout, customer in enumerate(customers):
-        sales = [Output(COIN_SAT, shop.script) for shop in shops]
-        await _send(channels, [Coin(paid, vout, COIN_SAT * 100, customer)], sales, rest=customer)
+        sales = [Output(COIN_SAT, shop.script_pubkey) for shop in shops]
+        await _send(
+            channels, [Coin(outpoint(paid, vout), COIN_SAT * 100, customer)], sales, rest=customer
+        )
         await _mine(channels, 1)
 
 
 async def _subsidy(channels: Channels, owner: Key, height: int) -> Coin:
     stub = ChainServiceStub(channels["bitcoin"])
     block = await stub.GetBlock(chain_pb2.GetBlockRequest(height=height))
-    return Coin(parse_block(block.raw).transactions[0].txid, 0, SUBSIDY_SAT, owner)
+    return Coin(outpoint(parse_block(block.raw).transactions[0].txid, 0), SUBSIDY_SAT, owner)
 
 
 async def _send(
     channels: Channels, coins: list[Coin], outputs: list[Output], rest: Key | None = None
 ) -> bytes:
     left = sum(coin.amount_sat for coin in coins) - sum(one.amount_sat for one in outputs) - FEE_SAT
-    outputs = [*outputs, Output(left, (rest or coins[0].key).script)]
-    txid, raw = await asyncio.to_thread(spend, coins, outputs)
+    outputs = [*outputs, Output(left, (rest or coins[0].key).script_pubkey)]
+    transaction = await asyncio.to_thread(spend, coins, outputs)
     stub = ChainServiceStub(channels["bitcoin"])
-    await stub.BroadcastTransaction(chain_pb2.BroadcastTransactionRequest(raw=raw))
-    return txid
+    await stub.BroadcastTransaction(chain_pb2.BroadcastTransactionRequest(raw=transaction.raw))
+    return transaction.txid
 
 
 async def _mine(channels: Channels, count: int, *, address: str = "") -> None:

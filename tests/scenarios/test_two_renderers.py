@@ -15,6 +15,7 @@ from anya.bitcoin.v1.regtest_pb2_grpc import RegtestServiceStub
 from cli.economy import Rendering
 from features.payment_risk import extract
 from formats.bitcoin.block import parse_block
+from formats.bitcoin.network import Network
 from mesh.breaker import Breakers
 from mesh.clock import SystemClock
 from mesh.config import MeshConfig
@@ -55,7 +56,7 @@ class Town:
         self._plan = plan
         keys = Rendering(plan, SECRET, b"")
         assert plan.payer_slot is not None
-        self.rendering = Rendering(plan, SECRET, keys.key(plan.payer_slot).script)
+        self.rendering = Rendering(plan, SECRET, keys.key(plan.payer_slot).script_pubkey)
 
     async def build(self) -> None:
         empty = [block for block in self._plan.blocks if len(block.transactions) == 1]
@@ -82,7 +83,7 @@ class Town:
         return replace(like, recipient=recipient, sender=known)
 
     async def _mine(self, count: int) -> None:
-        address = self.rendering.key(FUNDING_SLOT).address
+        address = self.rendering.key(FUNDING_SLOT).address(Network.REGTEST)
         request = regtest_pb2.MineBlocksRequest(count=count, address=address)
         await self._regtest.MineBlocks(request)
 
