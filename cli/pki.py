@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from cli.home import SERVICES, write_private
+from mesh.security.certificates import KeyPair, issue_authority, issue_leaf
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,110 +85,47 @@ def validity(certificate: Path) -> tuple[datetime, datetime]:
 class Authority:
     """The home's certificate authority. Its key never leaves the home."""
 
-    def __init__(self, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> None:
-        self._key = key
-        self._certificate = certificate
+    def __init__(self, pair: KeyPair) -> None:
+        self._pair = pair
 
     @classmethod
     def of(cls, folder: Path, *, trust_domain: str, now: datetime) -> Authority:
         """The authority in ``folder``; a new one if there is none, or if it is about to expire."""
         existing = _load(folder / "ca.pem", folder / "ca.key")
-        if existing and existing[1].not_valid_after_utc - now > LEAF_LIFETIME:
-            return cls(*existing)
-        key = ec.generate_private_key(ec.SECP256R1())
-        certificate = _root(key, trust_domain, now)
-        write_private(folder / "ca.key", _pem(key))
-        write_private(folder / "ca.pem", certificate.public_bytes(serialization.Encoding.PEM))
-        return cls(key, certificate)
+        if existing and existing.certificate.not_valid_after_utc - now > LEAF_LIFETIME:
+            return cls(existing)
+        pair = issue_authority(
+            f"{trust_domain} local authority",
+            [x509.UniformResourceIdentifier(f"spiffe://{trust_domain}")],
+            not_before=now - CLOCK_SKEW,
+            not_after=now + AUTHORITY_LIFETIME,
+        )
+        write_private(folder / "ca.key", pair.key_pem())
+        write_private(folder / "ca.pem", pair.certificate_pem())
+        return cls(pair)
 
     def vouches_for(self, leaf: Leaf, now: datetime) -> bool:
         """Whether the leaf on disk is ours, names what it should, and is in its first half."""
         existing = _load(leaf.certificate, leaf.key)
-        if existing is None or existing[1].not_valid_after_utc - now < HALF_LIFE:
+        if existing is None or existing.certificate.not_valid_after_utc - now < HALF_LIFE:
             return False
         try:
-            existing[1].verify_directly_issued_by(self._certificate)
+            existing.certificate.verify_directly_issued_by(self._pair.certificate)
         except (ValueError, InvalidSignature):
             return False
-        names = existing[1].extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        names = existing.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
         return tuple(names.value) == leaf.names
 
     def issue(self, leaf: Leaf, now: datetime) -> None:
         """Write a new key and a certificate for it."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        certificate = (
-            _draft(x509.Name([]), self._certificate.subject, key, now, LEAF_LIFETIME)
-            .add_extension(x509.SubjectAlternativeName(leaf.names), critical=True)
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_usage(digital_signature=True), critical=True)
-            .add_extension(
-                x509.ExtendedKeyUsage(
-                    [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-                ),
-                critical=False,
-            )
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
-                critical=False,
-            )
-            .sign(self._key, hashes.SHA256())
+        pair = issue_leaf(
+            self._pair, leaf.names, not_before=now - CLOCK_SKEW, not_after=now + LEAF_LIFETIME
         )
-        write_private(leaf.key, _pem(key))
-        write_private(leaf.certificate, certificate.public_bytes(serialization.Encoding.PEM))
+        write_private(leaf.key, pair.key_pem())
+        write_private(leaf.certificate, pair.certificate_pem())
 
 
-def _root(key: ec.EllipticCurvePrivateKey, trust_domain: str, now: datetime) -> x509.Certificate:
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{trust_domain} local authority")])
-    domain = x509.UniformResourceIdentifier(f"spiffe://{trust_domain}")
-    return (
-        _draft(name, name, key, now, AUTHORITY_LIFETIME)
-        .add_extension(x509.SubjectAlternativeName([domain]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(key_cert_sign=True, crl_sign=True), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-
-
-def _draft(
-    subject: x509.Name,
-    issuer: x509.Name,
-    key: ec.EllipticCurvePrivateKey,
-    now: datetime,
-    lifetime: timedelta,
-) -> x509.CertificateBuilder:
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - CLOCK_SKEW)
-        .not_valid_after(now + lifetime)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-    )
-
-
-def _usage(**granted: bool) -> x509.KeyUsage:
-    usages = dict.fromkeys(
-        (
-            "digital_signature",
-            "content_commitment",
-            "key_encipherment",
-            "data_encipherment",
-            "key_agreement",
-            "key_cert_sign",
-            "crl_sign",
-            "encipher_only",
-            "decipher_only",
-        ),
-        False,
-    )
-    return x509.KeyUsage(**(usages | granted))
-
-
-def _load(
-    certificate: Path, key: Path
-) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate] | None:
+def _load(certificate: Path, key: Path) -> KeyPair | None:
     """The pair on disk; None if either is missing or broken, or if they do not belong together."""
     try:
         loaded = x509.load_pem_x509_certificate(certificate.read_bytes())
@@ -197,12 +134,4 @@ def _load(
         return None
     if not isinstance(private, ec.EllipticCurvePrivateKey):
         return None
-    return (private, loaded) if private.public_key() == loaded.public_key() else None
-
-
-def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
+    return KeyPair(private, loaded) if private.public_key() == loaded.public_key() else None
