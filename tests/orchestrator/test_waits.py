@@ -86,7 +86,7 @@ async def test_who_waits_for_a_run_that_has_ended_is_answered_at_once(
 ) -> None:
     request = awaited(payment(), 20)
     first = await workflows.StartRun(request, timeout=30)
-    monkeypatch.setattr(waits, "LOOK_AGAIN", 60)
+    monkeypatch.setattr(waits, "POLL_INTERVAL_S", 60)
 
     again = await workflows.StartRun(request, timeout=10)
 
@@ -101,7 +101,7 @@ async def test_the_end_of_a_run_that_another_replica_drives_is_heard_of(
     new_postgres_database: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(waits, "LOOK_AGAIN", 60)  # so that looking cannot be how it is heard
+    monkeypatch.setattr(waits, "POLL_INTERVAL_S", 60)  # so that looking cannot be how it is heard
     book.held["VerifyIdentity"] = asyncio.Event()
     request = payment()
 

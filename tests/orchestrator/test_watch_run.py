@@ -22,7 +22,7 @@ from services.orchestrator.engine.model import RunState
 from services.orchestrator.engine.outcome import cause
 from services.orchestrator.engine.records import Record, RecordKind, decode
 from services.orchestrator.servicers import views
-from services.orchestrator.servicers.watching import format_update
+from services.orchestrator.servicers.waits import format_update
 from tests.orchestrator.engine.cost import lines_run
 from tests.orchestrator.engine.definitions import EVERYTHING, NESTED
 from tests.orchestrator.engine.engine_run import Drive, paying, run_of
@@ -192,9 +192,9 @@ async def test_changes_are_told_by_a_watch_alone(workflows: WorkflowServiceAsync
     waits.view = pb.RUN_VIEW_CHANGES
     shows = pb.GetRunRequest(run_id=request.request_id, view=pb.RUN_VIEW_CHANGES)
 
-    with pytest.raises(grpc.aio.AioRpcError, match="for WatchRun alone") as started:
+    with pytest.raises(grpc.aio.AioRpcError, match="for WatchRun only") as started:
         await workflows.StartRun(waits, timeout=5)
-    with pytest.raises(grpc.aio.AioRpcError, match="for WatchRun alone") as shown:
+    with pytest.raises(grpc.aio.AioRpcError, match="for WatchRun only") as shown:
         await workflows.GetRun(shows, timeout=5)
 
     for refused in (started, shown):

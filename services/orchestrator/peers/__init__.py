@@ -1,4 +1,4 @@
-"""The other services, as the engine calls them: bytes out, and bytes or the way it failed back."""
+"""Calls from steps to the other services: request bytes in, reply bytes or an error out."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Peers:
     async def call(
         self, service: str, method: str, request: bytes, *, timeout: float | None = None
     ) -> bytes | StepError:
-        """One attempt. The bytes go out as they are: every attempt of a step sends the same."""
+        """Makes one attempt. Every attempt of a step sends the same bytes."""
         group = method.lstrip("/").partition("/")[0]
         if self._runtime.breakers(service)[group].state is BreakerState.OPEN:
-            message = f"the breaker of {service} is open"
+            message = f"the circuit breaker of {service} is open"
             return StepError("UNAVAILABLE", Reason.CIRCUIT_OPEN, message)
         call: Any = self._channels[service].unary_unary(method)
         try:
@@ -45,7 +45,7 @@ class Peers:
 
 @asynccontextmanager
 async def open_peers(runtime: Runtime, *, timeout: float) -> AsyncIterator[Peers]:
-    """Channels to every service that workflows name. ConfigError if ANYA_PEERS lacks one."""
+    """Opens channels to the services that workflows call. Raises ConfigError if one is unknown."""
     channels = {peer: runtime.channel(peer, timeout=timeout) for peer in PEERS}
     try:
         yield Peers(channels, runtime, timeout)

@@ -1,4 +1,4 @@
-"""Approvals of what runs ask: verified by web5, and stored for the run only then."""
+"""Approvals of steps: verified by web5, then sent to the run."""
 
 from __future__ import annotations
 
@@ -21,75 +21,76 @@ if TYPE_CHECKING:
 
 SERVICE = "web5"
 VERIFY = "/anya.web5.v1.IdentityService/VerifyApproval"
-REFUSED = ("FAILED_PRECONDITION", "INVALID_ARGUMENT")  # web5 has judged it
+REFUSED = ("FAILED_PRECONDITION", "INVALID_ARGUMENT")  # web5 has verified it, and it is invalid
 
 Reply: TypeAlias = "Callable[[DecisionReceived], bytes]"
 
 
 class Approvals:
-    def __init__(self, runs: RunStore, runner: Worker, peers: Peers) -> None:
-        self._runs = runs
-        self._runner = runner
+    def __init__(self, store: RunStore, worker: Worker, peers: Peers) -> None:
+        self._store = store
+        self._worker = worker
         self._peers = peers
 
     async def approve(
         self, key: IdempotencyKey, run_id: str, path: str, jws: str, reply: Reply
     ) -> bytes:
-        """Give the step at ``path`` a signed decision, once per ``key``.
+        """Sends a signed decision to the step at ``path``, once per ``key``.
 
-        NotFound, FailedPrecondition, PermissionDenied or Unavailable, as ApproveRun says.
+        Returns the first reply. Raises NotFound, FailedPrecondition, PermissionDenied or
+        Unavailable, as the contract of ApproveRun defines.
         """
-        first = await self._runs.messages.first_reply(key)
+        first = await self._store.messages.first_reply(key)
         if first is not None:
             return first
-        asking = _asking((await self._runs.load(run_id)).state, path)
-        digest = str(asking.input["digest"])
+        step = _waiting_step((await self._store.load(run_id)).state, path)
+        digest = str(step.input["digest"])
         approver, approves = await self._verify(run_id, path, digest, jws)
-        if approver not in asking.input["asked"]["approvers"]:
+        if approver not in step.input["asked"]["approvers"]:
             raise PermissionDenied(
-                f"{approver} is none of the approvers of {path}",
+                f"{approver} is not among the approvers of {path}",
                 reason=Reason.PERMISSION_NOT_GRANTED,
             )
-        if approver in asking.decisions:
-            raise _not_asked(f"{approver} has decided about {path} already")
+        if approver in step.decisions:
+            raise _not_asked(f"{approver} has already decided on {path}")
         approved = DecisionReceived(path, approver, approves, digest, jws)
-        return await self._runner.send(key, run_id, approved, reply(approved))
+        return await self._worker.send(key, run_id, approved, reply(approved))
 
     async def _verify(self, run_id: str, path: str, digest: str, jws: str) -> tuple[str, bool]:
         request = web5.VerifyApprovalRequest(
             approval=jws, run_id=run_id, step=path, digest=bytes.fromhex(digest)
         )
-        answer = await self._peers.call(SERVICE, VERIFY, request.SerializeToString())
-        if isinstance(answer, StepError):
-            if answer.code in REFUSED:
+        reply = await self._peers.call(SERVICE, VERIFY, request.SerializeToString())
+        if isinstance(reply, StepError):
+            if reply.code in REFUSED:
                 proof = Reason.PROOF_MISSING if not jws else Reason.PROOF_INVALID
-                raise FailedPrecondition(answer.message, reason=proof, field="approval")
+                raise FailedPrecondition(reply.message, reason=proof, field="approval")
             raise Unavailable(
-                f"web5 cannot verify the approval now: {answer}",
+                f"web5 cannot verify the approval now: {reply}",
                 reason=Reason.PEER_UNAVAILABLE,
-                retry_after=answer.retry_after or None,
+                retry_after=reply.retry_after or None,
             )
-        verified = web5.VerifyApprovalResponse.FromString(answer)
+        verified = web5.VerifyApprovalResponse.FromString(reply)
         return verified.approver, verified.approves
 
 
 def signer(approval: str) -> str:
-    """Who signed an approval that was verified, now or when this body was first sent: a DID."""
+    """Returns the DID that signed an approval, which must have been verified before."""
     return str(jose.parse(approval).header["kid"]).partition("#")[0]
 
 
-def _asking(state: RunState, path: str) -> StepState:
+def _waiting_step(state: RunState, path: str) -> StepState:
     if state.finished:
         raise FailedPrecondition(
-            f"run {state.run_id} has ended, as {state.status}",
+            f"run {state.run_id} has ended with status {state.status}",
             reason=Reason.RUN_ENDED,
             field="run_id",
         )
     step = state.steps.get(path)
     if step is None:
-        raise NotFound(f"run {state.run_id} has no step {path!r} so far", field="step")
+        raise NotFound(f"run {state.run_id} has no step {path!r} yet", field="step")
     if step.phase is not Phase.AWAITING_EVENT or "asked" not in step.input:
-        raise _not_asked(f"{path} asks nobody to approve anything now")
+        raise _not_asked(f"{path} does not wait for an approval now")
     return step
 
 

@@ -1,4 +1,4 @@
-"""Bitcoin's word on a payment, beside what the journal knows of it."""
+"""Bitcoin's answer on a payment, beside the records of its run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SERVICE = "bitcoin"
 SEND = pb.DESCRIPTOR.services_by_name["WalletService"].methods_by_name["SendPayment"]
 PATH = f"/{SEND.containing_service.full_name}"
-# The contract of a payment says who tells what became of it, and who refuses it.
+# The contract of SendPayment names the methods that return its outcome and that cancel it.
 OUTCOME = f"{PATH}/{contracts.operation(SEND).outcome}"
 CANCEL = f"{PATH}/{contracts.operation(SEND).cancel}"
 
@@ -28,21 +28,24 @@ class WalletPeer:
     def __init__(self, peers: Peers) -> None:
         self._peers = peers
 
-    async def find(self, payment_id: str, *, within: float) -> pb.Payment | StepError | None:
-        """The payment or its cancellation, None if bitcoin has neither, or why it did not say."""
+    async def find(self, payment_id: str, *, timeout: float) -> pb.Payment | StepError | None:
+        """Returns the payment or its cancellation, None if there is neither, or the error."""
         request = pb.GetPaymentRequest(payment_id=payment_id).SerializeToString()
-        reply = await self._peers.call(SERVICE, OUTCOME, request, timeout=within)
+        reply = await self._peers.call(SERVICE, OUTCOME, request, timeout=timeout)
         if isinstance(reply, StepError):
             return None if reply.code == "NOT_FOUND" else reply
         return pb.GetPaymentResponse.FromString(reply).payment
 
     async def cancel(self, payment_id: str) -> pb.Payment:
-        """The cancellation, or the payment that was there first. Unavailable if nobody knows."""
+        """Cancels the payment; returns the cancellation, or the payment if it was made before.
+
+        Raises Unavailable if bitcoin does not answer.
+        """
         request = pb.CancelPaymentRequest(payment_id=payment_id).SerializeToString()
         reply = await self._peers.call(SERVICE, CANCEL, request)
         if isinstance(reply, StepError):
             raise Unavailable(
-                f"whether {payment_id} is cancelled is not known: bitcoin said {reply}",
+                f"payment {payment_id} may be cancelled or not, try again: bitcoin said {reply}",
                 reason=Reason.PEER_UNAVAILABLE,
                 retry_after=reply.retry_after or None,
             )
@@ -50,23 +53,24 @@ class WalletPeer:
 
 
 class PaymentAnswer:
-    """What bitcoin says of one payment whose run is followed.
+    """Bitcoin's answer on one payment, for a watch of its run.
 
-    It is asked when the run has gone on with the payment itself or has ended, and else now and
-    then: an answer to anything else is at most ``fresh_for`` seconds old.
+    It is asked for again if the payment's own step has changed, if the run has ended, or if the
+    last answer is older than ``fresh_for_s`` seconds.
     """
 
-    def __init__(self, wallet: WalletPeer, payment_id: str, *, fresh_for: float) -> None:
+    def __init__(self, wallet: WalletPeer, payment_id: str, *, fresh_for_s: float) -> None:
         self._wallet = wallet
         self._payment_id = payment_id
-        self._fresh_for = fresh_for
-        self._asked = -math.inf
-        self._about: object = None
+        self._fresh_for_s = fresh_for_s
+        self._answered_at = -math.inf
+        self._key: object = None
         self._answer: pb.Payment | StepError | None = None
 
-    async def on(self, state: RunState, *, within: float) -> pb.Payment | StepError | None:
+    async def for_state(self, state: RunState, *, timeout: float) -> pb.Payment | StepError | None:
+        """Returns the answer for this state of the run, from memory if it is fresh enough."""
         now = asyncio.get_running_loop().time()
-        about = (
+        key = (
             state.finished,
             [
                 (step.status, step.attempt, step.cancel_attempt)
@@ -74,7 +78,7 @@ class PaymentAnswer:
                 if step.effect == Effect.PIVOT.name
             ],
         )
-        if about != self._about or now - self._asked >= self._fresh_for:
-            self._answer = await self._wallet.find(self._payment_id, within=within)
-            self._about, self._asked = about, now
+        if key != self._key or now - self._answered_at >= self._fresh_for_s:
+            self._answer = await self._wallet.find(self._payment_id, timeout=timeout)
+            self._key, self._answered_at = key, now
         return self._answer

@@ -1,4 +1,4 @@
-"""ListRuns: what a request asks for, and the page that answers it."""
+"""ListRuns: reads the filter of a request and formats the page."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
     from services.orchestrator.store.run_query import RunQuery
 
-DEFAULT_PAGE = 50
+DEFAULT_PAGE = 50  # entries
 MAX_PAGE = 500
-LAST_SECOND = 253_402_300_800  # Unix time of the year 10000
+MAX_TIME_S = 253_402_300_800  # Unix time of the year 10000
 
 
-async def list_runs(listing: RunQuery, request: pb.ListRunsRequest) -> pb.ListRunsResponse:
-    """InvalidArgument naming the field that asks for what cannot be."""
+async def list_runs(runs: RunQuery, request: pb.ListRunsRequest) -> pb.ListRunsResponse:
+    """Returns one page of runs. Raises InvalidArgument, with the field, for an invalid request."""
     limit = paging.page_size(request.page_size, default=DEFAULT_PAGE, maximum=MAX_PAGE)
-    wanted = _filter(request)
-    query = f"runs {wanted!r}"
+    run_filter = _filter(request)
+    query = f"runs {run_filter!r}"
     position = paging.read_token(request.page_token, query, int, str)
     after = (position[0], position[1]) if position else None
-    page = await listing.page(wanted, limit=limit, after=after)
+    page = await runs.page(run_filter, limit=limit, after=after)
     return pb.ListRunsResponse(
         runs=[views.format_row(row) for row in page.rows],
         next_page_token=paging.make_token(query, *page.end) if page.end else "",
@@ -49,7 +49,7 @@ def _filter(request: pb.ListRunsRequest) -> RunFilter:
         statuses = statuses & attention if statuses else attention
         if not statuses:
             raise InvalidArgument(
-                "none of these statuses needs attention: leave one of the two out",
+                "none of these statuses needs attention: leave statuses or needs_attention out",
                 field="needs_attention",
             )
     return RunFilter(
@@ -76,6 +76,6 @@ def _span(request: pb.ListRunsRequest, what: Literal["created", "finished"]) -> 
 
 
 def _time(given: Timestamp, name: str) -> int:
-    if not 0 <= given.seconds < LAST_SECOND:
+    if not 0 <= given.seconds < MAX_TIME_S:
         raise InvalidArgument(f"{name} must be a time from 1970 to 9999", field=name)
     return given.seconds * 1_000_000 + given.nanos // 1000

@@ -1,4 +1,4 @@
-"""PaymentService over gRPC: parse, ask the journal and bitcoin, format. No rules live here."""
+"""PaymentService over gRPC: parses requests, asks the store and bitcoin, formats replies."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from services.orchestrator.engine.model import RunState, StepError
 from services.orchestrator.engine.request_checks import check_payment_id
 from services.orchestrator.engine.start import StartRun
 from services.orchestrator.peers.wallet import PaymentAnswer
-from services.orchestrator.servicers import payment_view, views, waits
-from services.orchestrator.servicers.start import start_run
+from services.orchestrator.servicers import views, waits
+from services.orchestrator.servicers.workflow import start_run
 from services.orchestrator.store.run_store import require_readable
 from services.orchestrator.worker.run_spans import trace_id_of
 
@@ -39,18 +39,18 @@ if TYPE_CHECKING:
 
 WORKFLOW = "verified_payment"
 CANCEL = "/anya.orchestrator.v1.PaymentService/CancelPayment"
-LOOK_AGAIN = 0.5  # seconds until a watch asks bitcoin again; of the run it is told earlier
-PATIENCE = 2.0  # seconds that bitcoin may take to say how a payment stands
+POLL_INTERVAL_S = 0.5  # between a watch's questions to bitcoin, if the run does not change
+ANSWER_TIMEOUT_S = 2.0  # for bitcoin's answer on a payment
 
-# Nothing changes a payment any more that is in one of these.
-OVER = frozenset(
+# Final states of a payment.
+FINAL_STATES = frozenset(
     {
         wallet_pb2.PAYMENT_STATE_SETTLED,
         wallet_pb2.PAYMENT_STATE_REJECTED,
         wallet_pb2.PAYMENT_STATE_CANCELLED,
     }
 )
-# How a run ends that bitcoin may have a payment of.
+# Final statuses of a run whose payment bitcoin may have.
 MAY_BE_SIGNED = (RUN_STATUS_SUCCEEDED, RUN_STATUS_NEEDS_ATTENTION)
 
 
@@ -73,13 +73,13 @@ class PaymentServicer(PaymentServiceServicer):
         if not seconds:
             return pb.SendVerifiedPaymentResponse.FromString(await work)
         run_id = request.request_id
-        with self._notifier.await_end(run_id) as ending:
+        with self._notifier.await_end(run_id) as completion:
             sent = pb.SendVerifiedPaymentResponse.FromString(await work)
-            state = await waits.end_of(run_id, ending, self._store, self._worker, seconds)
+            state = await waits.end_of(run_id, completion, self._store, self._worker, seconds)
         if state is None:
             sent.payment.CopyFrom(_format_stored(run_id, await self._store.load(run_id)))
         else:
-            sent.payment.CopyFrom(payment_view.format_payment(state, run_id, sent.trace_id))
+            sent.payment.CopyFrom(views.format_payment(state, run_id, sent.trace_id))
         sent.status = sent.payment.status
         return sent
 
@@ -93,9 +93,9 @@ class PaymentServicer(PaymentServiceServicer):
         stored = await self._find(payment_id)
         answer = await self._ask(payment_id, context)
         if stored is None and isinstance(answer, StepError):
-            why = answer.reason or answer.code  # its words may be about people
+            why = answer.reason or answer.code  # its message may hold personal data
             raise Unavailable(
-                f"no run pays {payment_id}, and bitcoin does not say if it is cancelled: {why}",
+                f"no run makes payment {payment_id}, and bitcoin does not answer: {why}",
                 reason=Reason.PEER_UNAVAILABLE,
             )
         if stored is None and answer is None:
@@ -110,35 +110,34 @@ class PaymentServicer(PaymentServiceServicer):
         payment_id, seen = request.payment_id, request.after_sequence
         check_payment_id(payment_id, field="payment_id")
         run_id = await self._store.payments.run_of(payment_id)
-        state, word = (
-            RunState(run_id),
-            PaymentAnswer(self._wallet, payment_id, fresh_for=LOOK_AGAIN),
-        )
+        state = RunState(run_id)
+        answers = PaymentAnswer(self._wallet, payment_id, fresh_for_s=POLL_INTERVAL_S)
         last: pb.Payment | None = None
-        with self._moves(run_id, end_only=request.end_only) as moved:
+        with self._changes(run_id, end_only=request.end_only) as changed:
             while True:
-                moved.clear()
-                news = await self._store.load_after(run_id, sequence=state.sequence)
-                trace_id = trace_id_of(news.row.traceparent)
-                for record in news.records:
+                changed.clear()
+                stored = await self._store.load_after(run_id, sequence=state.sequence)
+                trace_id = trace_id_of(stored.row.traceparent)
+                for record in stored.records:
                     evolve(state, record)
-                    if seen < record.sequence < news.records[-1].sequence and not request.end_only:
-                        passed = payment_view.format_payment(state, payment_id, trace_id)
-                        yield pb.WatchPaymentResponse(sequence=record.sequence, payment=passed)
+                    is_newest = record is stored.records[-1]
+                    if record.sequence > seen and not is_newest and not request.end_only:
+                        payment = views.format_payment(state, payment_id, trace_id)
+                        yield pb.WatchPaymentResponse(sequence=record.sequence, payment=payment)
                 _check_pays(state, payment_id)
-                require_readable(news.row, state)
+                require_readable(stored.row, state)
                 seen = max(seen, state.sequence)
                 if state.finished or not request.end_only:
-                    payment = payment_view.format_payment(state, payment_id, trace_id)
-                    answer = await word.on(state, within=_answer_timeout_s(context))
-                    payment_view.add_answer(payment, answer)
-                    is_last = state.finished and _is_awaited(payment, request.confirmations)
+                    payment = views.format_payment(state, payment_id, trace_id)
+                    answer = await answers.for_state(state, timeout=_answer_timeout_s(context))
+                    views.add_answer(payment, answer)
+                    is_last = state.finished and _is_complete(payment, request.confirmations)
                     if payment != last and (is_last or not request.end_only):
                         yield pb.WatchPaymentResponse(sequence=state.sequence, payment=payment)
                         last = payment
                     if is_last:
                         return
-                await notifications.wait(moved, timeout=LOOK_AGAIN)
+                await notifications.wait(changed, timeout=POLL_INTERVAL_S)
 
     async def CancelPayment(
         self,
@@ -159,25 +158,25 @@ class PaymentServicer(PaymentServiceServicer):
         return pb.CancelPaymentResponse(payment=_format(payment_id, stored, answer))
 
     async def _end_run(self, payment_id: str) -> None:
-        """As CancelRun does: the run need not come to pay to hear that it must not."""
+        """Cancels the run, as CancelRun does, before it tries to make the payment."""
         caller = trust.current_caller()
         key = IdempotencyKey(caller, CANCEL, payment_id, b"")
-        with suppress(FailedPrecondition):  # it has ended meanwhile
+        with suppress(FailedPrecondition):  # it has ended
             cancel = request_checks.cancel("its payment was cancelled", caller)
             await self._worker.send(key, payment_id, cancel)
 
     @contextmanager
-    def _moves(self, run_id: str, *, end_only: bool) -> Iterator[asyncio.Event]:
-        """An event that is set when the run moves, or only when it ends."""
+    def _changes(self, run_id: str, *, end_only: bool) -> Iterator[asyncio.Event]:
+        """Yields an event that is set when the run changes, or only when it ends."""
         if end_only:
-            with self._notifier.await_end(run_id) as ending:
-                yield ending.changed
+            with self._notifier.await_end(run_id) as completion:
+                yield completion.changed
         else:
-            with self._notifier.watch(run_id) as moved:
-                yield moved
+            with self._notifier.watch(run_id) as updates:
+                yield updates
 
     async def _find(self, payment_id: str) -> StoredRun | None:
-        """The run, if there is one. NotFound if it pays nobody."""
+        """Returns the run of the payment, or None. Raises NotFound if the run makes no payment."""
         try:
             stored = await self._store.load(await self._store.payments.run_of(payment_id))
         except NotFound:
@@ -188,8 +187,8 @@ class PaymentServicer(PaymentServiceServicer):
     async def _ask(
         self, payment_id: str, context: ServicerContext[Any, Any]
     ) -> wallet_pb2.Payment | StepError | None:
-        """Bitcoin's word, or why there is none, while there is still time to tell it."""
-        return await self._wallet.find(payment_id, within=_answer_timeout_s(context))
+        """Returns bitcoin's answer, or the error of the call, before the caller's deadline."""
+        return await self._wallet.find(payment_id, timeout=_answer_timeout_s(context))
 
 
 def _parse(request: pb.SendVerifiedPaymentRequest) -> StartRun:
@@ -218,7 +217,7 @@ def _format_sent(new: NewRun) -> bytes:
 
 def _format_stored(payment_id: str, stored: StoredRun) -> pb.Payment:
     trace_id = trace_id_of(stored.row.traceparent)
-    return payment_view.format_payment(stored.state, payment_id, trace_id)
+    return views.format_payment(stored.state, payment_id, trace_id)
 
 
 def _format(
@@ -227,24 +226,24 @@ def _format(
     payment = pb.Payment(payment_id=payment_id)
     if stored is not None:
         payment = _format_stored(payment_id, stored)
-    return payment_view.add_answer(payment, answer)
+    return views.add_answer(payment, answer)
 
 
 def _check_pays(state: RunState, payment_id: str) -> None:
-    if payment_view.intent_of(state, payment_id) is not None:
+    if views.intent_of(state, payment_id) is not None:
         return
-    message = f"run {state.run_id} is no payment"
+    message = f"run {state.run_id} makes no payment"
     if state.payments:
-        message = f"run {state.run_id} makes several payments: ask for one of its payment ids"
+        message = f"run {state.run_id} makes several payments: use one of their payment ids"
     raise NotFound(message, field="payment_id")
 
 
 def _answer_timeout_s(context: ServicerContext[Any, Any]) -> float:
-    return min(PATIENCE, (context.time_remaining() or PATIENCE) / 2)
+    return min(ANSWER_TIMEOUT_S, (context.time_remaining() or ANSWER_TIMEOUT_S) / 2)
 
 
-def _is_awaited(payment: pb.Payment, confirmations: int) -> bool:
-    """Whether an ended run's payment is what its watcher waits for, or will never be."""
+def _is_complete(payment: pb.Payment, confirmations: int) -> bool:
+    """Checks if the payment of an ended run has what its watcher waits for, or never will."""
     match payment.bitcoin_answer:
         case _ if not confirmations:
             return True
@@ -253,7 +252,7 @@ def _is_awaited(payment: pb.Payment, confirmations: int) -> bool:
         case pb.BITCOIN_ANSWER_NOT_FOUND:
             return True
         case _:
-            return payment.state in OVER or payment.confirmations >= confirmations
+            return payment.state in FINAL_STATES or payment.confirmations >= confirmations
 
 
 def _unknown(payment_id: str) -> NotFound:

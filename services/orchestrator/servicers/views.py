@@ -1,4 +1,4 @@
-"""Runs and definitions as WorkflowService shows them."""
+"""Formats workflows, runs and payments as the contracts define them."""
 
 from __future__ import annotations
 
@@ -6,28 +6,37 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from anya.mesh.v1.attestation_pb2 import PaymentIntent
+from anya.orchestrator.v1 import payment_pb2
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from mesh.errors import InvalidArgument
 from services.orchestrator.definition import values
+from services.orchestrator.definition.workflow import Effect
+from services.orchestrator.engine.model import StepError, StepStatus
 from services.orchestrator.engine.outcome import cause
 from services.orchestrator.worker.run_spans import trace_id_of
-
-RUN_VIEWS = frozenset(pb.RunView.values())
-# By dict: a look-up by the enum's own wrapper costs more than the rest of what is shown of a step.
-RUN_STATUSES = dict(pb.RunStatus.items())
-STEP_STATUSES = dict(pb.StepStatus.items())
-SECOND = 1_000_000  # microseconds
-
-MAX_LISTED_REASON = 500  # characters
-MAX_RUN = 7 << 19  # bytes: clients take 4 MiB unless they say otherwise
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from anya.bitcoin.v1 import wallet_pb2
     from services.orchestrator.engine.activations import DecisionReceived
-    from services.orchestrator.engine.model import Redrive, RunState, StepError, StepState
+    from services.orchestrator.engine.model import Redrive, RunState, StepState
     from services.orchestrator.store.definitions import StoredDefinition
     from services.orchestrator.store.run_query import RunRow
+
+RUN_VIEWS = frozenset(pb.RunView.values())
+# Dicts: a look-up by the enum wrapper costs more than the rest of a step.
+RUN_STATUSES = dict(pb.RunStatus.items())
+STEP_STATUSES = dict(pb.StepStatus.items())
+SECOND_US = 1_000_000
+MAX_LISTED_REASON = 500  # characters
+MAX_RUN_BYTES = 7 << 19  # gRPC clients accept 4 MiB by default
+
+# Operations whose replies a payment shows, whatever a workflow calls the step.
+IDENTITY = "verify_identity"
+RISK = "score_fraud_risk"
+RECORD = "store_transaction_record"
 
 
 def format_workflow(definition: StoredDefinition) -> pb.Workflow:
@@ -41,7 +50,7 @@ def format_workflow(definition: StoredDefinition) -> pb.Workflow:
 
 
 def format_row(row: RunRow) -> pb.Run:
-    """A run without its input and steps."""
+    """Formats a listed run, without its input and steps."""
     run = pb.Run(
         run_id=row.id,
         workflow_id=row.workflow_id,
@@ -58,34 +67,37 @@ def format_row(row: RunRow) -> pb.Run:
     return run
 
 
-def read_view(asked: pb.RunView.ValueType, *, watches: bool = False) -> pb.RunView.ValueType:
-    """The full one unless another is asked for. InvalidArgument for one that there is not."""
-    if asked == pb.RUN_VIEW_CHANGES and not watches:
-        raise InvalidArgument("RUN_VIEW_CHANGES is for WatchRun alone", field="view")
-    if asked not in RUN_VIEWS:
-        raise InvalidArgument(f"no run view {asked}", field="view")
-    return asked or pb.RUN_VIEW_FULL
+def read_view(view: pb.RunView.ValueType, *, watches: bool = False) -> pb.RunView.ValueType:
+    """Returns the requested view, by default the full one.
+
+    Raises InvalidArgument for an unknown view, or one that only ``watches`` offer.
+    """
+    if view == pb.RUN_VIEW_CHANGES and not watches:
+        raise InvalidArgument("RUN_VIEW_CHANGES is for WatchRun only", field="view")
+    if view not in RUN_VIEWS:
+        raise InvalidArgument(f"no run view {view}", field="view")
+    return view or pb.RUN_VIEW_FULL
 
 
-def format_run(row: RunRow, state: RunState, asked: pb.RunView.ValueType) -> pb.Run:
-    """The run as ``state`` has it, which may be older than the row."""
-    return format_state(state, trace_id_of(row.traceparent), asked)
+def format_run(row: RunRow, state: RunState, view: pb.RunView.ValueType) -> pb.Run:
+    """Formats the run from ``state``, which may be older than the row."""
+    return format_state(state, trace_id_of(row.traceparent), view)
 
 
-def format_state(state: RunState, trace_id: str, asked: pb.RunView.ValueType) -> pb.Run:
+def format_state(state: RunState, trace_id: str, view: pb.RunView.ValueType) -> pb.Run:
     run = _basic(state, trace_id)
-    if asked == pb.RUN_VIEW_FULL:
+    if view == pb.RUN_VIEW_FULL:
         run.steps.extend(_step(step) for step in state.steps.values())
         values.fill_struct(run.input, state.input)
-        _make_it_fit(run)
+        _fit(run)
     return run
 
 
 def format_changes(state: RunState, trace_id: str, paths: Iterable[str]) -> pb.Run:
-    """The run without its input, and with those of its steps alone that are named."""
+    """Formats the run without its input, and only with the steps at ``paths``."""
     run = _basic(state, trace_id)
     run.steps.extend(_step(state.steps[path]) for path in paths if path in state.steps)
-    _make_it_fit(run)
+    _fit(run)
     return run
 
 
@@ -111,20 +123,20 @@ def _basic(state: RunState, trace_id: str) -> pb.Run:
     return run
 
 
-def _make_it_fit(run: pb.Run) -> None:
-    """Leave out what steps hold, the largest first, until the run fits into one message."""
-    too_much = run.ByteSize() - MAX_RUN
-    if too_much <= 0:
+def _fit(run: pb.Run) -> None:
+    """Removes outputs and operands of steps, the largest first, until the run fits one message."""
+    excess = run.ByteSize() - MAX_RUN_BYTES
+    if excess <= 0:
         return
     sizes = [(step.output.ByteSize() + step.condition.operands.ByteSize()) for step in run.steps]
     for size, step in sorted(zip(sizes, run.steps, strict=True), key=lambda pair: -pair[0]):
-        if too_much <= 0:
+        if excess <= 0:
             return
         step.ClearField("output")
         if step.HasField("condition"):
             step.condition.ClearField("operands")
         step.omitted_bytes = size
-        too_much -= size
+        excess -= size
 
 
 def _shortened(reason: str) -> str:
@@ -136,7 +148,7 @@ def run_status(status: str) -> pb.RunStatus.ValueType:
 
 
 def status_name(status: pb.RunStatus.ValueType) -> str:
-    """``"RUNNING"``; empty for the unspecified one."""
+    """Returns the name without its prefix, as ``"RUNNING"``; empty if unspecified."""
     return pb.RunStatus.Name(status).removeprefix("RUN_STATUS_") if status else ""
 
 
@@ -180,21 +192,24 @@ def _approval(step: StepState) -> pb.Approval:
         expires=time(step.until_us),
     )
     values.fill_struct(approval.asked, asked)
-    for approver, said in step.decisions.items():
+    for approver, decision in step.decisions.items():
         approval.decisions.add(
-            approver=approver, approves=said.approved, approval=said.jws, decided=time(said.at_us)
+            approver=approver,
+            approves=decision.approved,
+            approval=decision.jws,
+            decided=time(decision.at_us),
         )
     return approval
 
 
 def format_approved(approved: DecisionReceived) -> bytes:
-    """For the inbox, which outlives the erasure of a run: not by whom."""
+    """Formats the stored reply, which outlives the erasure of a run: it names no approver."""
     return pb.ApproveRunResponse(approves=approved.approved).SerializeToString()
 
 
-def format_condition(judged: dict[str, Any]) -> pb.Condition:
-    condition = pb.Condition(expression=judged["expression"], verdict=judged["verdict"])
-    values.fill_struct(condition.operands, judged["operands"])
+def format_condition(evaluated: dict[str, Any]) -> pb.Condition:
+    condition = pb.Condition(expression=evaluated["expression"], verdict=evaluated["verdict"])
+    values.fill_struct(condition.operands, evaluated["operands"])
     return condition
 
 
@@ -203,8 +218,102 @@ def format_error(error: StepError) -> pb.StepError:
 
 
 def time(us: int) -> Timestamp:
-    return Timestamp(seconds=us // SECOND, nanos=us % SECOND * 1000)
+    return Timestamp(seconds=us // SECOND_US, nanos=us % SECOND_US * 1000)
 
 
 def time_of_ms(ms: int | None) -> Timestamp | None:
     return None if ms is None else time(ms * 1000)
+
+
+def format_payment(state: RunState, payment_id: str, trace_id: str) -> payment_pb2.Payment:
+    """Formats what the run knows of the payment, without an answer of bitcoin."""
+    payment = payment_pb2.Payment(
+        payment_id=payment_id,
+        run_id=state.run_id,
+        status=run_status(state.status),
+        reason=state.reason,
+        step=_current(state, payment_id),
+        intent=intent_of(state, payment_id),
+        trace_id=trace_id,
+        recoveries=state.recoveries,
+        created=time(state.created_us),
+        updated=time(state.updated_us),
+    )
+    for step in _steps_of(state, payment_id, state.steps.values()):
+        _add_findings(payment, step)
+    return payment
+
+
+def add_answer(
+    payment: payment_pb2.Payment, answer: wallet_pb2.Payment | StepError | None
+) -> payment_pb2.Payment:
+    """Adds the answer of bitcoin, which takes precedence over the records of the run."""
+    match answer:
+        case None:
+            payment.bitcoin_answer = payment_pb2.BITCOIN_ANSWER_NOT_FOUND
+        case StepError():
+            payment.bitcoin_answer = payment_pb2.BITCOIN_ANSWER_UNAVAILABLE
+            payment.bitcoin_error = answer.reason or answer.code
+        case _:
+            payment.bitcoin_answer = payment_pb2.BITCOIN_ANSWER_FOUND
+            payment.state = answer.state
+            if answer.txid:
+                payment.txid = answer.txid
+                payment.fee_sat = answer.fee_sat
+                payment.confirmations = answer.confirmations
+    return payment
+
+
+def intent_of(state: RunState, payment_id: str) -> PaymentIntent | None:
+    """Returns the intent of the payment; None if the run makes no payment of this id."""
+    proven = state.payments.get(payment_id)
+    intent = PaymentIntent.FromString(proven.intent if proven else state.intent)
+    return intent if intent.payment_id == payment_id else None
+
+
+def _steps_of(state: RunState, payment_id: str, steps: Iterable[StepState]) -> list[StepState]:
+    """Returns the steps of the payment if the run makes several; otherwise all steps."""
+    return [step for step in steps if not state.payments or step.payment == payment_id]
+
+
+def _current(state: RunState, payment_id: str) -> str:
+    running = _steps_of(state, payment_id, state.in_flight)
+    started = _steps_of(state, payment_id, state.steps.values())
+    step = next(iter(running or started[-1:]), None)
+    return step.path if step else ""
+
+
+def _add_findings(payment: payment_pb2.Payment, step: StepState) -> None:
+    if step.error is not None:
+        payment.error.CopyFrom(format_error(step.error))
+    is_pivot = step.effect == Effect.PIVOT.name
+    if is_pivot and step.status is StepStatus.SKIPPED and step.condition is not None:
+        payment.condition.CopyFrom(format_condition(step.condition))
+    reply = step.reply
+    if reply is None:
+        return
+    if is_pivot:
+        _add_sent(payment, reply)
+    elif step.operation == IDENTITY:
+        payment.sender_verified = reply["verified"]
+        payment.identity_reasons.extend(reply["reasons"])
+    elif step.operation == RISK:
+        _add_risk(payment, reply)
+    elif step.operation == RECORD:
+        payment.record_id = reply["record_id"]
+        if isinstance(reply["tenant"], str):  # otherwise it was erased
+            payment.record_tenant = reply["tenant"]
+
+
+def _add_sent(payment: payment_pb2.Payment, reply: dict[str, Any]) -> None:
+    if reply.get("txid"):
+        payment.txid = bytes.fromhex(reply["txid"])[::-1]
+        payment.fee_sat = reply["fee_sat"]
+
+
+def _add_risk(payment: payment_pb2.Payment, reply: dict[str, Any]) -> None:
+    if reply["risk_score"] is not None:
+        payment.risk_score = reply["risk_score"]
+    payment.risk_reasons.extend(reply["reasons"])
+    for factor in reply["risk_factors"]:
+        values.fill(payment.risk_factors.add(), factor)

@@ -1,15 +1,19 @@
-"""WorkflowService over gRPC: parse, ask, format. No rules live here."""
+"""WorkflowService over gRPC: parses requests, calls the worker and the store, formats replies."""
 
 from __future__ import annotations
 
 from contextlib import aclosing
+from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from opentelemetry import trace
 
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceServicer
 from mesh.errors import InvalidArgument, Reason
 from mesh.rpc import paging
-from mesh.rpc.interceptors import request_key
+from mesh.rpc.interceptors import request_key, trust
+from mesh.rpc.interceptors.tracing import remote_parent
 from services.orchestrator.definition import DefinitionInvalidError, values
 from services.orchestrator.engine import request_checks
 from services.orchestrator.engine.request_checks import ProvenRequest
@@ -17,12 +21,10 @@ from services.orchestrator.engine.start import StartRun
 from services.orchestrator.peers.approvals import signer
 from services.orchestrator.servicers import views, waits
 from services.orchestrator.servicers.lists import DEFAULT_PAGE, MAX_PAGE, list_runs
-from services.orchestrator.servicers.start import start_run
-from services.orchestrator.servicers.watching import watch_run
-from services.orchestrator.worker.run_spans import trace_id_of
+from services.orchestrator.worker.run_spans import parent_of_run, sampled, trace_id_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from grpc.aio import ServicerContext
 
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from services.orchestrator.store.run_store import RunStore
     from services.orchestrator.worker.worker import Worker
 
-MAX_FAULTS = 20  # in one status: it travels in a header
+MAX_PROBLEMS = 20  # in one status, which is sent as a header
 
 
 class WorkflowServicer(WorkflowServiceServicer):
@@ -65,7 +67,7 @@ class WorkflowServicer(WorkflowServiceServicer):
         try:
             stored = await self._registry.register(request.definition)
         except DefinitionInvalidError as error:
-            raise _refusal(error) from None
+            raise _invalid(error) from None
         return pb.RegisterWorkflowResponse(
             workflow=views.format_workflow(stored), privileges=self._registry.privileges(stored)
         )
@@ -86,9 +88,9 @@ class WorkflowServicer(WorkflowServiceServicer):
         limit = paging.page_size(request.page_size, default=DEFAULT_PAGE, maximum=MAX_PAGE)
         position = paging.read_token(request.page_token, "workflows", str)
         found = await self._definitions.page(after=position[0] if position else "", limit=limit + 1)
-        shown, token = paging.cut(found, limit, "workflows", lambda stored: stored.workflow_id)
+        page, token = paging.cut(found, limit, "workflows", lambda stored: stored.workflow_id)
         return pb.ListWorkflowsResponse(
-            workflows=[views.format_workflow(stored) for stored in shown], next_page_token=token
+            workflows=[views.format_workflow(stored) for stored in page], next_page_token=token
         )
 
     async def StartRun(
@@ -96,19 +98,19 @@ class WorkflowServicer(WorkflowServiceServicer):
         request: pb.StartRunRequest,
         context: ServicerContext[pb.StartRunRequest, pb.StartRunResponse],
     ) -> pb.StartRunResponse:
-        seconds, asked = waits.read_wait(request.wait), views.read_view(request.view)
+        seconds, view = waits.read_wait(request.wait), views.read_view(request.view)
         work = start_run(self._worker, request.workflow_id, _parse(request), reply=_format_started)
         if not seconds:
             return pb.StartRunResponse.FromString(await work)
-        with self._notifier.await_end(request.request_id) as ending:
+        with self._notifier.await_end(request.request_id) as completion:
             started = pb.StartRunResponse.FromString(await work)
             run_id = request.request_id
-            state = await waits.end_of(run_id, ending, self._store, self._worker, seconds)
+            state = await waits.end_of(run_id, completion, self._store, self._worker, seconds)
         if state is None:
             stored = await self._store.load(run_id)
-            started.run.CopyFrom(views.format_run(stored.row, stored.state, asked))
+            started.run.CopyFrom(views.format_run(stored.row, stored.state, view))
         else:
-            started.run.CopyFrom(views.format_state(state, started.trace_id, asked))
+            started.run.CopyFrom(views.format_state(state, started.trace_id, view))
         started.status = started.run.status
         return started
 
@@ -176,9 +178,9 @@ class WorkflowServicer(WorkflowServiceServicer):
         request: pb.GetRunRequest,
         context: ServicerContext[pb.GetRunRequest, pb.GetRunResponse],
     ) -> pb.GetRunResponse:
-        asked = views.read_view(request.view)
+        view = views.read_view(request.view)
         stored = await self._store.load(request.run_id)
-        return pb.GetRunResponse(run=views.format_run(stored.row, stored.state, asked))
+        return pb.GetRunResponse(run=views.format_run(stored.row, stored.state, view))
 
     async def ListRuns(
         self,
@@ -192,9 +194,24 @@ class WorkflowServicer(WorkflowServiceServicer):
         request: pb.WatchRunRequest,
         context: ServicerContext[pb.WatchRunRequest, pb.WatchRunResponse],
     ) -> AsyncIterator[pb.WatchRunResponse]:
-        async with aclosing(watch_run(self._store, self._notifier, request)) as updates:
+        async with aclosing(waits.watch_run(self._store, self._notifier, request)) as updates:
             async for update in updates:
                 yield update
+
+
+async def start_run(
+    worker: Worker, workflow_id: str, start: StartRun, *, reply: Callable[[NewRun], bytes]
+) -> bytes:
+    """Starts a run for the call being served; returns the first reply to its request_id.
+
+    A run that pays is always sampled: an operator may have to inspect it.
+    """
+    start = replace(start, allowed_privileges=trust.current_bounds().run_privileges)
+    serving = trace.get_current_span().get_span_context()
+    traceparent = parent_of_run(start.run_id, remote_parent(), serving)
+    if start.intent is not None or start.payments:
+        traceparent = sampled(traceparent)
+    return await worker.start(request_key.current(), workflow_id, start, traceparent, reply)
 
 
 def _parse(request: pb.StartRunRequest) -> StartRun:
@@ -222,8 +239,8 @@ def _format_started(new: NewRun) -> bytes:
     ).SerializeToString()
 
 
-def _refusal(error: DefinitionInvalidError) -> InvalidArgument:
-    told = [str(fault) for fault in error.problems[:MAX_FAULTS]]
-    if more := len(error.problems) - len(told):
-        told.append(f"and {more} more")
-    return InvalidArgument("\n".join(told), reason=Reason.DEFINITION_INVALID, field="definition")
+def _invalid(error: DefinitionInvalidError) -> InvalidArgument:
+    lines = [str(problem) for problem in error.problems[:MAX_PROBLEMS]]
+    if more := len(error.problems) - len(lines):
+        lines.append(f"and {more} more")
+    return InvalidArgument("\n".join(lines), reason=Reason.DEFINITION_INVALID, field="definition")

@@ -13,7 +13,7 @@ from anya.orchestrator.v1 import workflow_pb2 as pb
 from mesh.data import lease as leases
 from mesh.testing import eventually
 from services.orchestrator.registry import WorkflowRegistry
-from services.orchestrator.servicers import watching
+from services.orchestrator.servicers import waits
 from services.orchestrator.store.commits import AppendCommit, rows_of
 from services.orchestrator.store.open import open_store
 from services.orchestrator.store.postgres.run_store import PostgresRunStore
@@ -254,7 +254,7 @@ async def test_a_watch_on_another_replica_hears_at_once(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(watching, "LOOK_AGAIN", 60.0)  # so that nothing but a word wakes it
+    monkeypatch.setattr(waits, "POLL_INTERVAL_S", 60.0)  # so that nothing but a word wakes it
     book.held["SendPayment"] = asyncio.Event()
     request = payment()
 
