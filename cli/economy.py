@@ -168,7 +168,7 @@ class Replay:
             request = regtest_pb2.MineBlocksRequest(
                 count=len(blocks),
                 address=self._rendering.address(FUNDING_SLOT),
-                times=[self._time(block.height) for block in blocks],
+                block_times=[self._time(block.height) for block in blocks],
             )
             await self._regtest.MineBlocks(request, timeout=MINE_TIMEOUT)
 

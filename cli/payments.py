@@ -34,7 +34,7 @@ async def pay(channels: Channels, proposal: Proposal) -> pb.Payment:
     request = _request(proposal)
     request.wait.FromSeconds(WAIT)
     sent = await _stub(channels).SendVerifiedPayment(request)
-    if sent.status in runs.ENDED:
+    if sent.run_status in runs.ENDED:
         return sent.payment
     return await end(channels, proposal.intent.payment_id)
 
@@ -89,7 +89,7 @@ async def finish(
         ):
             async for payment in changes:
                 say(progress(payment))
-                if payment.status in runs.ENDED and limit.when() is None:
+                if payment.run_status in runs.ENDED and limit.when() is None:
                     limit.reschedule(asyncio.get_running_loop().time() + confirm_within)
     except TimeoutError:
         pass  # it confirms later
@@ -98,7 +98,7 @@ async def finish(
 
 def exit_code(payment: pb.Payment) -> int:
     """That of its run; a cancelled payment without a run is as good as refused."""
-    return runs.exit_code(payment.status) if payment.HasField("status") else REFUSED
+    return runs.exit_code(payment.run_status) if payment.HasField("run_status") else REFUSED
 
 
 def document(payment: pb.Payment) -> dict[str, Any]:
@@ -157,7 +157,7 @@ def state_word(payment: pb.Payment) -> str:
 
 def _standing(payment: pb.Payment) -> str:
     """ "succeeded, broadcast": what its run says, and what bitcoin says."""
-    words = [runs.status_word(payment.status).lower()] if payment.HasField("status") else []
+    words = [runs.status_word(payment.run_status).lower()] if payment.HasField("run_status") else []
     return ", ".join(filter(None, [*words, state_word(payment)]))
 
 

@@ -33,15 +33,15 @@ def wanted(
     *,
     statuses: list[str],
     workflow_id: str = "",
-    starter: str = "",
+    creator: str = "",
     needs_attention: bool = False,
     times: dict[str, str],
 ) -> pb.ListRunsRequest:
-    """``times``: what people wrote for created_from, created_before and so on; empty is not set."""
+    """``times``: the texts given for create_time_from and its like; an empty one is not set."""
     request = pb.ListRunsRequest(
         statuses=[pb.RunStatus.Value(f"RUN_STATUS_{status.upper()}") for status in statuses],
         workflow_id=workflow_id,
-        starter=starter,
+        creator=creator,
         needs_attention=needs_attention,
     )
     now = datetime.now(UTC)

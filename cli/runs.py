@@ -85,7 +85,7 @@ async def signal(
         run_id=run_id,
         signal=name,
         payload=document,
-        correlation=correlation,
+        correlation_id=correlation,
     )
     await _stub(channels).SignalRun(request)
 
@@ -244,11 +244,13 @@ def lines(run: pb.Run) -> list[str]:
             found += [f"      {told}" for told in approval_lines(step.approval)]
     for again in run.redrives:
         told = f": {again.reason}" if again.reason else ""
-        found.append(f"  redriven after {status_word(again.ended)} by {again.by}{told}")
-    if why := run.reason or run.cause:
+        found.append(
+            f"  redriven after {status_word(again.previous_status)} by {again.requester}{told}"
+        )
+    if why := run.reason or run.public_reason:
         found.append(f"  because: {why}")
-    if run.HasField("erased"):
-        found.append(f"  erased: {run.erased.ToJsonString()}")
+    if run.HasField("erase_time"):
+        found.append(f"  erased: {run.erase_time.ToJsonString()}")
     return found
 
 
@@ -257,12 +259,12 @@ def approval_lines(approval: pb.Approval) -> list[str]:
     asked = values.from_struct(approval.asked)
     found = [f"asks: {asked['text']}"]
     found += [f"  {name}: {json.dumps(value)}" for name, value in asked["values"].items()]
-    until = approval.expires.ToDatetime()
+    until = approval.expire_time.ToDatetime()
     found.append(
         f"{approval.quorum} of {len(approval.approvers)} must approve until {until:%Y-%m-%d %H:%M}Z"
     )
     for decision in approval.decisions:
-        mark, word = ("✓", "approved") if decision.approves else ("✗", "rejected")
+        mark, word = ("✓", "approved") if decision.approved else ("✗", "rejected")
         found.append(f"{mark} {decision.approver} {word}")
     decided = {decision.approver for decision in approval.decisions}
     found += [f"… {approver}" for approver in approval.approvers if approver not in decided]

@@ -27,7 +27,7 @@ def timing(every: str, cron: str, zone: str) -> dict[str, Any]:
     interval_us = parse_duration(every)
     if interval_us is None:
         raise usage(f"--every must be {EXPECTED}")
-    return {"interval_ms": interval_us // 1000}
+    return {"interval": f"{interval_us / 1_000_000:f}s"}
 
 
 async def create(channels: Channels, asked: dict[str, Any], request_id: str = "") -> pb.Schedule:
@@ -77,22 +77,24 @@ def lines(schedule: pb.Schedule) -> list[str]:
     if schedule.HasField("cron"):
         when = f"cron {schedule.cron.expression!r} in {schedule.cron.zone}"
     else:
-        when = f"every {schedule.interval_ms / 1000:g} s"
+        when = f"every {schedule.interval.ToTimedelta().total_seconds():g} s"
     if schedule.paused:
         state = "paused"
-    elif schedule.HasField("next_due"):
-        state = f"next at {schedule.next_due.ToJsonString()}"
+    elif schedule.HasField("next_due_time"):
+        state = f"next at {schedule.next_due_time.ToJsonString()}"
     else:
         state = "ended"
     found = [f"{schedule.schedule_id}  {schedule.workflow_id}  {when}  {state}"]
-    counts = f"{schedule.started} started"
-    if schedule.skipped:
-        counts += f", {schedule.skipped} skipped"
-    if schedule.refused:
-        counts += f", {schedule.refused} refused"
-    found.append(f"  {counts}" + (f", last {schedule.last_run_id}" if schedule.started else ""))
+    counts = f"{schedule.started_count} started"
+    if schedule.skipped_count:
+        counts += f", {schedule.skipped_count} skipped"
+    if schedule.refused_count:
+        counts += f", {schedule.refused_count} refused"
+    found.append(
+        f"  {counts}" + (f", last {schedule.last_run_id}" if schedule.started_count else "")
+    )
     if schedule.last_error:
-        due = schedule.last_error_due.ToJsonString()
+        due = schedule.last_error_due_time.ToJsonString()
         found.append(f"  refused at {due}: {schedule.last_error}")
     return found
 

@@ -64,7 +64,7 @@ def _document(paid: payment_pb2.Payment) -> dict[str, Any]:
     known = payments.document(paid)
     return {
         "run_id": paid.payment_id,
-        "status": runs.status_word(paid.status),
+        "status": runs.status_word(paid.run_status),
         "reason": paid.reason,
         "trace_id": paid.trace_id,
         "txid": known["txid"] or "",

@@ -18,7 +18,7 @@ app = typer.Typer(help="Runs of workflows: start, look, steer.", no_args_is_help
 
 class Status(StrEnum):
     RUNNING = "running"
-    PARKED = "parked"
+    CIRCUIT_OPEN = "circuit_open"
     WAITING = "waiting"
     SUCCEEDED = "succeeded"
     REFUSED = "refused"
@@ -92,7 +92,7 @@ def start_run(
 def list_runs(
     status: Annotated[list[Status] | None, typer.Option(help="Only these; may repeat.")] = None,
     workflow: Annotated[str, typer.Option(help="Only of this workflow.")] = "",
-    starter: Annotated[str, typer.Option(help="Only those that this SPIFFE ID started.")] = "",
+    creator: Annotated[str, typer.Option(help="Only runs that this SPIFFE ID started.")] = "",
     attention: Annotated[bool, typer.Option(help="Only those that somebody must look at.")] = False,
     since: Annotated[
         str,
@@ -116,12 +116,12 @@ def list_runs(
     from cli.home import Home
     from services.orchestrator.definition.values import to_json
 
-    times = {"created_from": since, "created_before": until}
-    times |= {"finished_from": ended_since, "finished_before": ended_until}
+    times = {"create_time_from": since, "create_time_before": until}
+    times |= {"end_time_from": ended_since, "end_time_before": ended_until}
     request = run_list.wanted(
         statuses=[word.value for word in status or ()],
         workflow_id=workflow,
-        starter=starter,
+        creator=creator,
         needs_attention=attention,
         times=times,
     )
@@ -168,7 +168,7 @@ def erase_run(run_id: RunArgument, home: HomeOption = None, json: JsonOption = F
     if json:
         screen.emit(to_json(erased))
     else:
-        screen.show(f"{run_id}  erased {erased.erased.ToJsonString()}")
+        screen.show(f"{run_id}  erased {erased.erase_time.ToJsonString()}")
 
 
 @app.command("signal", epilog="""Example: anya run signal RUN paid --payload '{"by": "Ada"}'""")
@@ -235,7 +235,7 @@ def approve_run(
         say=None if json else screen.show,
     )
     decided = ask(here, decide)
-    word = "approved" if decided.approves else "rejected"
+    word = "approved" if decided.approved else "rejected"
     if json:
         screen.emit(
             {"run_id": run_id, "step": step, "approver": decided.approver, "decision": word}

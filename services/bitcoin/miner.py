@@ -55,7 +55,9 @@ def extend(
     if not 1 <= count <= MAX_BLOCKS:
         raise InvalidArgument(f"count must be 1 to {MAX_BLOCKS}, not {count}", field="count")
     if times and len(times) != count:
-        raise InvalidArgument(f"{count} blocks need {count} times, not {len(times)}", field="times")
+        raise InvalidArgument(
+            f"{count} blocks need {count} times, not {len(times)}", field="block_times"
+        )
     ahead = chain.fork(chain.height)
     blocks = []
     for number in range(count):
@@ -80,10 +82,12 @@ def _check_time(time: int, median: int, now: int) -> None:
     if time <= median:
         raise InvalidArgument(
             f"block time {time} must be after {median}, the median of the last blocks (BIP 113)",
-            field="times",
+            field="block_times",
         )
     if time > now + MAX_FUTURE_SECONDS:
-        raise InvalidArgument(f"block time {time} is over two hours ahead of {now}", field="times")
+        raise InvalidArgument(
+            f"block time {time} is over two hours ahead of {now}", field="block_times"
+        )
 
 
 def select(waiting: Iterable[MempoolTx]) -> list[MempoolTx]:

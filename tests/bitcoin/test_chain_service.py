@@ -39,7 +39,7 @@ class Client:
         self, count: int = 1, address: str = "", times: Sequence[int] = ()
     ) -> regtest_pb2.MineBlocksResponse:
         stamps = [Timestamp(seconds=time) for time in times]
-        request = regtest_pb2.MineBlocksRequest(count=count, address=address, times=stamps)
+        request = regtest_pb2.MineBlocksRequest(count=count, address=address, block_times=stamps)
         return await self.regtest.MineBlocks(request)
 
     async def info(self) -> chain_pb2.GetChainInfoResponse:
@@ -103,7 +103,7 @@ async def test_a_new_chain_stands_at_genesis(client: Client) -> None:
     info = await client.info()
 
     genesis = await client.block(0)
-    assert (info.network, info.height, info.mempool_size) == ("regtest", 0, 0)
+    assert (info.network, info.height, info.mempool_transaction_count) == ("regtest", 0, 0)
     assert info.tip_hash == genesis.hash
     assert display(genesis.hash).startswith("0f9188f13cb7b2c7")
 

@@ -87,7 +87,7 @@ async def test_a_committed_payment_is_sent_after_a_restart_and_only_once(
         await people.reaches(order.request_id, "BROADCAST")
         retried = await people.spender.SendPayment(order)
 
-        assert retried.status == pb.PAYMENT_STATUS_SUCCESS
+        assert retried.status == pb.SEND_OUTCOME_SUCCESS
         assert await people.waiting() == [retried.txid]
         assert await received(people) == [1_000_000]
         assert await people.events("bitcoin.payment.") == ["prepared", "broadcast"]

@@ -36,7 +36,7 @@ async def test_a_proven_payment_pays_the_recipient_and_returns_the_rest(payer: T
     utxos = await payer.chain.ListUtxos(chain_pb2.ListUtxosRequest(address=RECIPIENT))
     balance = await payer.wallet.GetBalance(pb.GetBalanceRequest(wallet_id=payer.wallet_id))
     assert sent.payment_id == order.request_id
-    assert sent.status == pb.PAYMENT_STATUS_SUCCESS
+    assert sent.status == pb.SEND_OUTCOME_SUCCESS
     assert [(utxo.txid, utxo.amount_sat) for utxo in utxos.utxos] == [(sent.txid, 1_000_000)]
     assert balance.confirmed_sat == COINBASE_SAT - 1_000_000 - sent.fee_sat
 

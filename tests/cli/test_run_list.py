@@ -36,16 +36,16 @@ def test_what_is_no_time_is_a_usage_error(text: str) -> None:
 def test_words_become_what_the_service_is_asked_for() -> None:
     request = wanted(
         statuses=["failed", "refused"],
-        starter="spiffe://one",
+        creator="spiffe://one",
         needs_attention=True,
-        times={"created_from": "2026-11-01", "created_before": "", "finished_from": ""},
+        times={"create_time_from": "2026-11-01", "create_time_before": "", "end_time_from": ""},
     )
 
     assert list(request.statuses) == [pb.RUN_STATUS_FAILED, pb.RUN_STATUS_REFUSED]
-    assert request.created_from.ToDatetime(UTC) == datetime(2026, 11, 1, tzinfo=UTC)
-    assert not request.HasField("created_before")
-    assert not request.HasField("finished_from")
-    assert (request.starter, request.needs_attention) == ("spiffe://one", True)
+    assert request.create_time_from.ToDatetime(UTC) == datetime(2026, 11, 1, tzinfo=UTC)
+    assert not request.HasField("create_time_before")
+    assert not request.HasField("end_time_from")
+    assert (request.creator, request.needs_attention) == ("spiffe://one", True)
 
 
 def test_the_sum_counts_by_status_and_says_if_there_are_more() -> None:

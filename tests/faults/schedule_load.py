@@ -28,7 +28,7 @@ async def begin(channels: Channels) -> None:
     asked = {
         "schedule_id": TICK,
         "workflow_id": TICK,
-        "interval_ms": EVERY_MS,
+        "interval": f"{EVERY_MS / 1000}s",
         "overlap": "allow",
         "catch_up": "all",
     }
@@ -42,11 +42,13 @@ async def end(channels: Channels) -> list[str]:
     async def settled() -> bool:
         schedule = await persist(lambda: schedules.get(channels, TICK))
         ticks = await persist(lambda: _ticks(channels))
-        return len(ticks) >= schedule.started and all(one.status in runs.ENDED for one in ticks)
+        return len(ticks) >= schedule.started_count and all(
+            one.status in runs.ENDED for one in ticks
+        )
 
     await eventually(settled, within=ENDED_WITHIN)
     schedule = await persist(lambda: schedules.get(channels, TICK))
-    return wrong_with(await persist(lambda: _ticks(channels)), schedule.started)
+    return wrong_with(await persist(lambda: _ticks(channels)), schedule.started_count)
 
 
 def wrong_with(ticks: list[pb.Run], started: int) -> list[str]:

@@ -72,4 +72,4 @@ async def send(
 
 
 def status(shown: pb.Payment) -> str:
-    return workflow_pb2.RunStatus.Name(shown.status).removeprefix("RUN_STATUS_")
+    return workflow_pb2.RunStatus.Name(shown.run_status).removeprefix("RUN_STATUS_")

@@ -134,7 +134,7 @@ class Identity(IdentityServiceServicer):
             except VerificationError as error:
                 raise FailedPrecondition(str(error), reason=Reason.PROOF_INVALID) from None
             return identity_pb2.VerifyApprovalResponse(
-                approver=found.approver, approves=found.approves
+                approver=found.approver, approved=found.approves
             )
 
         return await self._book.serve("VerifyApproval", request, judge)
@@ -256,7 +256,7 @@ class Wallet(WalletServiceServicer):
             return wallet_pb2.SendPaymentResponse(
                 payment_id=request.request_id,
                 txid=txid_of(request.request_id),
-                status=wallet_pb2.PAYMENT_STATUS_SUCCESS,
+                status=wallet_pb2.SEND_OUTCOME_SUCCESS,
                 fee_sat=150,
             )
 

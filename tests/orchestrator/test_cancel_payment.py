@@ -97,7 +97,7 @@ async def test_a_payment_may_be_cancelled_before_it_is_sent(
     after = await send(payments, request)
 
     assert before.state == wallet_pb2.PAYMENT_STATE_CANCELLED
-    assert not before.HasField("status")
+    assert not before.HasField("run_status")
     assert (status(after), after.error.reason) == ("CANCELLED", "PAYMENT_CANCELLED")
     assert book.effects["SendPayment"] == 0
 

@@ -49,8 +49,8 @@ async def test_a_replica_whose_clock_is_wrong_is_neither_early_nor_late(
     assert status(run) == "SUCCEEDED"
     assert took < 30
     assert book.effects["StoreTransactionRecord"] == 2
-    assert abs(run.created.ToDatetime(UTC) - datetime.now(UTC)) < SOON
-    assert run.updated.ToDatetime(UTC) - run.created.ToDatetime(UTC) >= timedelta(seconds=2)
+    assert abs(run.create_time.ToDatetime(UTC) - datetime.now(UTC)) < SOON
+    assert run.update_time.ToDatetime(UTC) - run.create_time.ToDatetime(UTC) >= timedelta(seconds=2)
 
 
 async def test_a_replica_whose_clock_is_wrong_takes_nothing_over_that_is_held(
@@ -86,4 +86,4 @@ async def test_a_clock_that_jumped_back_keeps_no_run_waiting(
 
     assert (status(run), status(other)) == ("SUCCEEDED", "SUCCEEDED")
     assert took < 30
-    assert run.updated.ToDatetime(UTC) >= run.created.ToDatetime(UTC)
+    assert run.update_time.ToDatetime(UTC) >= run.create_time.ToDatetime(UTC)

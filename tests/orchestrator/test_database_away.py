@@ -135,7 +135,7 @@ async def finished_in_spite(workflows: WorkflowServiceAsyncStub, run_id: str) ->
             found = await workflows.GetRun(pb.GetRunRequest(run_id=run_id), timeout=5)
         except grpc.aio.AioRpcError:
             return False
-        return found.run.HasField("updated") and status(found.run) != "RUNNING"
+        return found.run.HasField("update_time") and status(found.run) != "RUNNING"
 
     await eventually(has_ended, within=15)
     return await finished(workflows, run_id)

@@ -50,12 +50,12 @@ async def test_an_erased_payment_shows_its_steps_and_what_it_cost_but_nobody(
     erased = await erase(workflows, before.run_id)
     after = await get(workflows, before.run_id)
 
-    assert after.erased == erased.erased
+    assert after.erase_time == erased.erase_time
     assert status(after) == "SUCCEEDED"
     assert statuses(after) == statuses(before)
-    assert after.finished == before.finished
-    assert [(s.started, s.finished, s.attempts) for s in after.steps] == [
-        (s.started, s.finished, s.attempts) for s in before.steps
+    assert after.end_time == before.end_time
+    assert [(s.start_time, s.end_time, s.attempts) for s in after.steps] == [
+        (s.start_time, s.end_time, s.attempts) for s in before.steps
     ]
     assert values.from_struct(after.input) == MARK
     assert not _named(after)
@@ -89,7 +89,7 @@ async def test_a_watch_of_an_erased_run_still_tells_every_record(
     assert [update.sequence for update in updates] == list(range(1, len(earlier) + 2))
     assert [update.run.status for update in updates[:-1]] == [u.run.status for u in earlier]
     assert not [update for update in updates if _named(update)]
-    assert (await finished(workflows, before.run_id)).HasField("erased")
+    assert (await finished(workflows, before.run_id)).HasField("erase_time")
 
 
 async def test_an_erased_refusal_keeps_its_code_and_loses_its_words(
@@ -104,7 +104,7 @@ async def test_an_erased_refusal_keeps_its_code_and_loses_its_words(
 
     (listed,) = (await workflows.ListRuns(pb.ListRunsRequest(), timeout=5)).runs
     assert before.reason == f"execute_payment: PROOF_MISSING: {words}"
-    assert after.reason == after.cause == listed.reason == "execute_payment: PROOF_MISSING"
+    assert after.reason == after.public_reason == listed.reason == "execute_payment: PROOF_MISSING"
 
 
 async def test_an_erasure_that_is_repeated_gets_the_first_answer(

@@ -197,5 +197,5 @@ def yearly() -> schedule_pb2.CreateScheduleRequest:
     request = schedule_pb2.CreateScheduleRequest(request_id="create")
     given = {"order": PERSON, "by": "Ada"}
     asked = {"schedule_id": "yearly", "workflow_id": "tell", "input": given}
-    values.fill(request, asked | {"interval_ms": 365 * 86_400_000})
+    values.fill(request, asked | {"interval": f"{365 * 86_400}s"})
     return request

@@ -268,7 +268,7 @@ async def run_of(workflows: WorkflowServiceAsyncStub, id: str, given: dict[str, 
     run_id = await start(workflows, id, given)
     if id == "approval":
         signal = pb.SignalRunRequest(
-            request_id="s", run_id=run_id, signal="approved", correlation="7"
+            request_id="s", run_id=run_id, signal="approved", correlation_id="7"
         )
         signal.payload.update({"by": "Ada"})
         await workflows.SignalRun(signal, timeout=5)

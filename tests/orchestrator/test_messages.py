@@ -162,16 +162,16 @@ async def test_nothing_can_be_sent_to_a_run_that_is_not_there_any_more(
     ("request_", "field"),
     [
         (pb.SignalRunRequest(request_id="s", run_id="r", signal="Not a name"), "signal"),
-        (signal("r", name="a"), "correlation"),
+        (signal("r", name="a"), "correlation_id"),
         (signal("r"), "payload"),
     ],
-    ids=["name", "correlation", "payload"],
+    ids=["name", "correlation_id", "payload"],
 )
 async def test_a_signal_out_of_bounds_is_refused(
     workflows: WorkflowServiceAsyncStub, request_: pb.SignalRunRequest, field: str
 ) -> None:
-    if field == "correlation":
-        request_.correlation = "x" * 201
+    if field == "correlation_id":
+        request_.correlation_id = "x" * 201
     if field == "payload":
         request_.payload.update({"number": float("nan")})
 

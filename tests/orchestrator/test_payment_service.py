@@ -51,7 +51,7 @@ async def test_who_waits_is_answered_with_the_payment_as_its_run_ended(
 
     asked = len(book.requests("GetPayment"))
     shown = await get(payments, request.request_id)
-    assert sent.status == sent.payment.status == shown.status
+    assert sent.run_status == sent.payment.run_status == shown.run_status
     assert status(sent.payment) == "SUCCEEDED"
     assert asked == 0
     assert sent.payment.bitcoin_answer == pb.BITCOIN_ANSWER_UNSPECIFIED

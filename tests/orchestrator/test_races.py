@@ -164,7 +164,7 @@ async def test_a_proof_that_expires_while_the_run_is_parked_ends_it_refused_and_
     )
     request = payment()
     await workflows.StartRun(request, timeout=10)
-    await is_at(workflows, request.request_id, "PARKED")
+    await is_at(workflows, request.request_id, "CIRCUIT_OPEN")
 
     run = await finished(workflows, request.request_id)
 
@@ -223,7 +223,7 @@ async def test_a_cancelled_run_is_parked_until_bitcoin_can_refuse_its_payment(
 
     await cancel(workflows, request.request_id)
     book.held["VerifyIdentity"].set()
-    await is_at(workflows, request.request_id, "PARKED")
+    await is_at(workflows, request.request_id, "CIRCUIT_OPEN")
     run = await finished(workflows, request.request_id)
 
     assert status(run) == "CANCELLED"

@@ -203,9 +203,11 @@ async def test_no_operand_of_a_false_condition_is_told_that_is_about_people(
     run = await pay(both.operator, request)
 
     assert status(run) == "REFUSED"
-    assert "condition of pays is false" in run.cause
+    assert "condition of pays is false" in run.public_reason
     assert PERSON in str(run.input)
-    assert not names_the_person([*await seen(both.viewer, run.run_id), pb.Run(cause=run.cause)])
+    assert not names_the_person(
+        [*await seen(both.viewer, run.run_id), pb.Run(public_reason=run.public_reason)]
+    )
 
 
 async def test_a_false_operand_that_may_be_shown_is_told_to_everybody(
@@ -217,8 +219,8 @@ async def test_a_false_operand_that_may_be_shown_is_told_to_everybody(
 
     seen_run = await both.viewer.GetRun(pb.GetRunRequest(run_id=run.run_id), timeout=5)
     assert status(run) == "REFUSED"
-    assert seen_run.run.cause == run.cause == run.reason
-    assert "0.9" in run.cause
+    assert seen_run.run.public_reason == run.public_reason == run.reason
+    assert "0.9" in run.public_reason
     assert not seen_run.run.reason
 
 
@@ -233,7 +235,7 @@ async def test_a_refusal_in_the_words_of_a_peer_is_told_as_step_and_code(
 
     assert run.reason == f"execute_payment: PROOF_MISSING: {words}"
     assert not names_the_person(told)
-    assert told[0].run.cause == "execute_payment: PROOF_MISSING"
+    assert told[0].run.public_reason == "execute_payment: PROOF_MISSING"
     assert [step.error.reason for step in told[0].run.steps if step.HasField("error")] == [
         "PROOF_MISSING"
     ]
@@ -283,9 +285,9 @@ async def test_what_a_definition_and_a_canceller_say_is_not_passed_on(both: Both
     ended, cancelled = [await finished(both.operator, run_id) for run_id in runs]
 
     assert ended.reason == f"because of did:key:{PERSON}"
-    assert ended.cause == ""
+    assert ended.public_reason == ""
     assert cancelled.reason.endswith(f"{PERSON} asked for it")
-    assert cancelled.cause == "cancelled by spiffe://anya.internal/client/operator"
+    assert cancelled.public_reason == "cancelled by spiffe://anya.internal/client/operator"
     for run_id in runs:
         assert not names_the_person(await seen(both.viewer, run_id))
 

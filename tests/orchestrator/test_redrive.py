@@ -57,7 +57,7 @@ async def test_a_failed_run_goes_on_and_says_who_had_it_go_on(
     assert status(later[0]) == "RUNNING"
     assert status(later[-1]) == "SUCCEEDED"
     (redrive,) = later[-1].redrives
-    assert (redrive.by, redrive.reason, redrive.ended) == (
+    assert (redrive.requester, redrive.reason, redrive.previous_status) == (
         "spiffe://anya.internal/client/operator",
         "mended",
         pb.RUN_STATUS_FAILED,

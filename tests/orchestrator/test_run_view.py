@@ -46,7 +46,7 @@ async def test_the_basic_view_leaves_out_the_input_and_the_steps_and_nothing_els
     shown = (await workflows.GetRun(asked, timeout=5)).run
 
     assert shown == basic(whole)
-    assert shown.cause
+    assert shown.public_reason
     assert whole.steps
     assert whole.input.fields
 

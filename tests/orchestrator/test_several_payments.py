@@ -133,7 +133,7 @@ async def test_a_run_whose_second_payment_is_refused_says_what_became_of_each(
 
     assert status(run) == "NEEDS_ATTENTION"
     assert run.reason.startswith("pay1 was done, but not what follows: pay2: INSUFFICIENT_FUNDS")
-    assert run.cause == "pay2: INSUFFICIENT_FUNDS"
+    assert run.public_reason == "pay2: INSUFFICIENT_FUNDS"
     assert made.state == wallet_pb2.PAYMENT_STATE_BROADCAST
     assert not made.HasField("error")
     assert refused.bitcoin_answer == payment_pb2.BITCOIN_ANSWER_NOT_FOUND
@@ -169,7 +169,7 @@ async def test_one_of_two_payments_can_be_cancelled_alone(
     assert told.state == wallet_pb2.PAYMENT_STATE_CANCELLED
     assert told.run_id == asked.request_id
     assert status(run) == "NEEDS_ATTENTION"
-    assert run.cause == "pay2: PAYMENT_CANCELLED"
+    assert run.public_reason == "pay2: PAYMENT_CANCELLED"
     assert book.sent == {first.payment_id}
 
 

@@ -300,7 +300,7 @@ async def test_an_open_breaker_parks_the_run_without_using_up_an_attempt(
         )
     ]
 
-    parked = [run for run in seen if status(run) == "PARKED"]
+    parked = [run for run in seen if status(run) == "CIRCUIT_OPEN"]
     assert parked[0].reason == "verify_sender: CIRCUIT_OPEN: open"
     assert status(seen[-1]) == "SUCCEEDED"
     assert seen[-1].steps[0].attempts == 1

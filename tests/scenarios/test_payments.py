@@ -75,7 +75,7 @@ async def pay(mesh: Mesh) -> str:
     async with connect(Home(mesh.home)) as channels:
         proposal = await propose(mesh, channels)
         made = await payments.pay(channels, proposal)
-    assert made.status == workflow_pb2.RUN_STATUS_SUCCEEDED
+    assert made.run_status == workflow_pb2.RUN_STATUS_SUCCEEDED
     return proposal.intent.payment_id
 
 
@@ -241,5 +241,5 @@ async def test_a_watch_goes_on_through_a_crash_of_the_orchestrator(mesh: Mesh) -
                 killed = True
         ended = [shown async for shown in payments.watch(channels, payment_id, confirmations=1)]
 
-    assert runs.status_word(ended[-1].status) == "SUCCEEDED"
+    assert runs.status_word(ended[-1].run_status) == "SUCCEEDED"
     assert (ended[-1].recoveries, ended[-1].confirmations) == (1, 1)

@@ -72,7 +72,7 @@ async def _until_parked(channels: Channels, payment_id: str) -> pb.Run:
 
     looking = asyncio.create_task(look())
     async for told in runs.watch(channels, payment_id):
-        if told.run.status == pb.RUN_STATUS_PARKED:
+        if told.run.status == pb.RUN_STATUS_CIRCUIT_OPEN:
             await looking
             return told.run
     raise AssertionError(runs.lines(told.run))

@@ -130,7 +130,7 @@ async def test_a_list_of_payments_is_paid_and_a_cancelled_one_ends_it_there(mesh
         shown = await show(channels, made[-1])
 
         assert runs.status_word(run.status) == "NEEDS_ATTENTION", runs.lines(run)
-        assert run.cause == "each[2]/pay: PAYMENT_CANCELLED"
+        assert run.public_reason == "each[2]/pay: PAYMENT_CANCELLED"
         assert shown.state == wallet_pb2.PAYMENT_STATE_CANCELLED
         counts = [len(await mesh.received(channels, amount)) for amount in amounts]
         assert counts == [1, 1, 0]

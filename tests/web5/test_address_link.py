@@ -49,8 +49,8 @@ async def test_the_text_to_sign_names_all_that_is_agreed_on(running: Running, pa
     assert (text.audience, text.did) == (running.did, payer.holder.did)
     assert (text.address, text.network) == (SENDER_ADDRESS, "regtest")
     assert (text.challenge_id, text.nonce) == (begun.challenge_id, begun.nonce)
-    assert int(text.expires_at.timestamp()) == begun.expires.seconds
-    assert 590 < begun.expires.seconds - time.time() <= 600
+    assert int(text.expires_at.timestamp()) == begun.expire_time.seconds
+    assert 590 < begun.expire_time.seconds - time.time() <= 600
 
 
 async def test_both_proofs_make_a_link_and_its_credential(
@@ -67,8 +67,8 @@ async def test_both_proofs_make_a_link_and_its_credential(
         "network": "regtest",
         "linkedHeight": 210,
     }
-    assert issued.expires_at == reply.expires.seconds
-    assert reply.expires.seconds - issued.issued_at == 180 * 86_400
+    assert issued.expires_at == reply.expire_time.seconds
+    assert reply.expire_time.seconds - issued.issued_at == 180 * 86_400
     assert reply.linked_height == 210
 
 

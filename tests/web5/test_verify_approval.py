@@ -48,8 +48,8 @@ async def test_who_signed_and_what_is_told(
     signed = by.sign(claims(by, decision="reject"), typ=TYPE)
     no = await running.engine.VerifyApproval(request(signed), timeout=5)
 
-    assert (yes.approver, yes.approves) == (by.did, True)
-    assert (no.approver, no.approves) == (by.did, False)
+    assert (yes.approver, yes.approved) == (by.did, True)
+    assert (no.approver, no.approved) == (by.did, False)
 
 
 @pytest.mark.parametrize(

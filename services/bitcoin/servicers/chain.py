@@ -44,7 +44,7 @@ class ChainServicer(ChainServiceServicer):
             height=info.height,
             tip_hash=info.tip_hash,
             tip_time=Timestamp(seconds=info.tip_time),
-            mempool_size=info.mempool_size,
+            mempool_transaction_count=info.mempool_size,
         )
 
     async def GetBlock(

@@ -30,7 +30,7 @@ class RegtestServicer(RegtestServiceServicer):
         context: ServicerContext[pb.MineBlocksRequest, pb.MineBlocksResponse],
     ) -> pb.MineBlocksResponse:
         script = parse_address(request.address, Network.REGTEST) if request.address else NOBODY
-        times = tuple(time.seconds for time in request.times)
+        times = tuple(time.seconds for time in request.block_times)
         mined = await self._chain.ask(MineBlocks(request.count, script, times), timeout=TIMEOUT)
         return pb.MineBlocksResponse(block_hashes=mined.hashes, height=mined.height)
 

@@ -33,12 +33,12 @@ if TYPE_CHECKING:
     from services.bitcoin.wallet import OwnAddress, Wallet
 
 STATUSES = {
-    State.PREPARED: pb.PAYMENT_STATUS_UNKNOWN,
-    State.BROADCAST: pb.PAYMENT_STATUS_SUCCESS,
-    State.CONFIRMED: pb.PAYMENT_STATUS_SUCCESS,
-    State.SETTLED: pb.PAYMENT_STATUS_SUCCESS,
-    State.REJECTED: pb.PAYMENT_STATUS_REJECTED,
-    State.CONFLICTED: pb.PAYMENT_STATUS_UNKNOWN,  # a reorganisation may still undo the conflict
+    State.PREPARED: pb.SEND_OUTCOME_UNKNOWN,
+    State.BROADCAST: pb.SEND_OUTCOME_SUCCESS,
+    State.CONFIRMED: pb.SEND_OUTCOME_SUCCESS,
+    State.SETTLED: pb.SEND_OUTCOME_SUCCESS,
+    State.REJECTED: pb.SEND_OUTCOME_REJECTED,
+    State.CONFLICTED: pb.SEND_OUTCOME_UNKNOWN,  # a reorganisation may still undo the conflict
 }
 
 
@@ -185,7 +185,7 @@ def _format_wallet(wallet: Wallet) -> pb.Wallet:
         wallet_id=wallet.id,
         name=wallet.name,
         descriptor=wallet.descriptor,
-        created=_timestamp(wallet.created),
+        create_time=_timestamp(wallet.created),
     )
 
 
@@ -208,7 +208,7 @@ def _format_payment(payment: Payment) -> pb.Payment:
         amount_sat=payment.amount_sat,
         fee_sat=payment.fee_sat,
         confirmations=payment.confirmations,
-        created=_timestamp(payment.created),
+        create_time=_timestamp(payment.created),
     )
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import Descriptor
 
 TIMESTAMP = "google.protobuf.Timestamp"
+DURATION = "google.protobuf.Duration"
 STRUCT = "google.protobuf.Struct"
 
 # Only the engine reads and writes these: no definition can name them.
@@ -209,7 +210,7 @@ def object_type(message: Descriptor) -> ValueType:
 
 
 def enum_words(field: FieldDescriptor) -> dict[str, int]:
-    """The words of an enum: ``success`` for ``PAYMENT_STATUS_SUCCESS``."""
+    """The words of an enum: ``success`` for ``SEND_OUTCOME_SUCCESS``."""
     if field.enum_type is None:
         return {}
     values = field.enum_type.values
@@ -228,6 +229,8 @@ def _item_type(field: FieldDescriptor) -> ValueType:
         return ValueType(kind, scalar=field, showable=showable)
     if message.full_name == TIMESTAMP:
         return ValueType(TypeKind.TIME, showable=showable)
+    if message.full_name == DURATION:
+        return ValueType(TypeKind.STRING, showable=showable)
     if message.full_name == STRUCT:
         return ValueType(TypeKind.STRUCT, showable=showable)
     return ValueType(TypeKind.OBJECT, message=message, showable=showable)

@@ -2,9 +2,9 @@
 
 Fields go by their proto names, or their ``workflow_name``; enums by lower-case words without the
 prefix; 64-bit integers are integers; 32 bytes are a hash in display order (reversed hex), other
-bytes hex as they stand; times are RFC 3339; free objects are objects; what is absent is null. What
-only the engine may touch (request_id, context, attestations) is left out. What one message gives
-another takes back unchanged.
+bytes hex as they stand; times are RFC 3339, durations seconds such as ``1.5s``; free objects are
+objects; what is absent is null. What only the engine may touch (request_id, context, attestations)
+is left out. What one message gives another takes back unchanged.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.struct_pb2 import NULL_VALUE, ListValue, Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -23,6 +24,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from mesh.errors import InvalidArgument
 from services.orchestrator.definition.types import (
     ANY,
+    DURATION,
     STRUCT,
     TIMESTAMP,
     TypeKind,
@@ -48,6 +50,7 @@ _CLOCK = rf"{_DIGITS}:{_DIGITS}"
 _OFFSET = "[+-]([01][0-9]|2[0-3]):[0-5][0-9]"
 TIME = rf"[0-9]{{4}}-{_DIGITS}-{_DIGITS}T{_CLOCK}:{_DIGITS}(\.[0-9]{{1,9}})?(Z|{_OFFSET})"
 _TIME = re.compile(TIME)
+_SECONDS = re.compile(r"-?[0-9]{1,12}(\.[0-9]{1,9})?s")
 
 
 # What a literal of a definition may be, where no contract says more.
@@ -171,6 +174,7 @@ def parse_scalar(field: FieldDescriptor, value: Any, pointer: Pointer = ()) -> A
 _MESSAGES: dict[str, Callable[[Any], Any]] = {
     STRUCT: from_struct,
     TIMESTAMP: Timestamp.ToJsonString,
+    DURATION: Duration.ToJsonString,
 }
 
 
@@ -277,6 +281,13 @@ def _write_message(target: Message, value: Any, pointer: Pointer) -> None:
                 target.FromJsonString(value)
             except ValueError:
                 raise MismatchError(pointer, "an RFC 3339 time") from None
+        case Duration():
+            if not isinstance(value, str) or not _SECONDS.fullmatch(value):
+                raise MismatchError(pointer, "seconds such as 1.5s")
+            try:
+                target.FromJsonString(value)
+            except ValueError:
+                raise MismatchError(pointer, "seconds such as 1.5s") from None
         case _:
             fill(target, value, pointer)
 

@@ -364,7 +364,7 @@ def _standing(in_flight: Collection[StepState]) -> tuple[RunStatus, str]:
         elif step.phase not in (Phase.TIMER, Phase.AWAITING_EVENT):
             return RunStatus.RUNNING, ""
     if parked:
-        return RunStatus.PARKED, parked
+        return RunStatus.CIRCUIT_OPEN, parked
     return (RunStatus.WAITING, "") if in_flight else (RunStatus.RUNNING, "")
 
 

@@ -20,7 +20,7 @@ REDRIVEN = "redriven"  # and of one by a run that had ended
 
 class RunStatus(StrEnum):
     RUNNING = "RUNNING"
-    PARKED = "PARKED"
+    CIRCUIT_OPEN = "CIRCUIT_OPEN"
     WAITING = "WAITING"
     SUCCEEDED = "SUCCEEDED"
     REFUSED = "REFUSED"

@@ -179,7 +179,7 @@ def signal(name: str, payload: dict[str, Any], correlation: str) -> SignalReceiv
         raise InvalidArgument(f"signal {not_an_id(name[:100])}", field="signal")
     if len(json.dumps(payload).encode()) > MAX_SIGNAL:
         raise InvalidArgument(f"payload must be at most {MAX_SIGNAL} bytes", field="payload")
-    must_be_short("correlation", correlation, MAX_CORRELATION)
+    must_be_short("correlation_id", correlation, MAX_CORRELATION)
     return SignalReceived(name, payload, correlation)
 
 

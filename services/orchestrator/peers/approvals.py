@@ -71,7 +71,7 @@ class Approvals:
                 retry_after=reply.retry_after or None,
             )
         verified = web5.VerifyApprovalResponse.FromString(reply)
-        return verified.approver, verified.approves
+        return verified.approver, verified.approved
 
 
 def signer(approval: str) -> str:

@@ -117,15 +117,13 @@ def check(schedule: Schedule) -> None:
         raise InvalidArgument(f"input must be at most {MAX_INPUT} bytes", field="input")
     match schedule.timing:
         case Interval(ms) if not MIN_INTERVAL <= ms <= MAX_INTERVAL:
-            raise InvalidArgument(
-                "interval_ms must be from one second to 366 days", field="interval_ms"
-            )
+            raise InvalidArgument("interval must be from one second to 366 days", field="interval")
         case _:
             pass
     if not 0 < schedule.start_ms <= END_OF_TIME:
-        raise InvalidArgument("start must be between 1970 and 2200", field="start")
+        raise InvalidArgument("start_time must be between 1970 and 2200", field="start_time")
     if not schedule.start_ms <= schedule.end_ms <= END_OF_TIME:
-        raise InvalidArgument("end must be after start and before 2200", field="end")
+        raise InvalidArgument("end_time must be after start_time and before 2200", field="end_time")
     if not 1 <= schedule.catch_up_limit <= MAX_CATCH_UP:
         raise InvalidArgument(
             f"catch_up_limit must be from 1 to {MAX_CATCH_UP}", field="catch_up_limit"

@@ -97,7 +97,7 @@ class Scheduler:
             schedule = make(now_ms)
             schedules.check(schedule)
             if schedule.following(now_ms) is None:
-                raise InvalidArgument("nothing is due before the end", field="end")
+                raise InvalidArgument("nothing is due before end_time", field="end_time")
             self._judge(definition, schedule, key.caller)
             return schedule
 

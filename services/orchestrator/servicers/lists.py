@@ -55,13 +55,15 @@ def _filter(request: pb.ListRunsRequest) -> RunFilter:
     return RunFilter(
         statuses=tuple(sorted(statuses)),
         workflow_id=request.workflow_id,
-        starter=request.starter,
-        created=_span(request, "created") or ALWAYS,
-        finished=_span(request, "finished"),
+        starter=request.creator,
+        created=_span(request, "create_time") or ALWAYS,
+        finished=_span(request, "end_time"),
     )
 
 
-def _span(request: pb.ListRunsRequest, what: Literal["created", "finished"]) -> TimeRange | None:
+def _span(
+    request: pb.ListRunsRequest, what: Literal["create_time", "end_time"]
+) -> TimeRange | None:
     given = {field.name: value for field, value in request.ListFields()}
     start, end = f"{what}_from", f"{what}_before"
     if start not in given and end not in given:

@@ -80,7 +80,7 @@ class PaymentServicer(PaymentServiceServicer):
             sent.payment.CopyFrom(_format_stored(run_id, await self._store.load(run_id)))
         else:
             sent.payment.CopyFrom(views.format_payment(state, run_id, sent.trace_id))
-        sent.status = sent.payment.status
+        sent.run_status = sent.payment.run_status
         return sent
 
     async def GetPayment(
@@ -210,7 +210,7 @@ def _parse(request: pb.SendVerifiedPaymentRequest) -> StartRun:
 def _format_sent(new: NewRun) -> bytes:
     return pb.SendVerifiedPaymentResponse(
         payment_id=new.state.run_id,
-        status=views.run_status(new.state.status),
+        run_status=views.run_status(new.state.status),
         trace_id=trace_id_of(new.traceparent),
     ).SerializeToString()
 
@@ -248,7 +248,7 @@ def _is_complete(payment: pb.Payment, confirmations: int) -> bool:
         case _ if not confirmations:
             return True
         case pb.BITCOIN_ANSWER_UNAVAILABLE:
-            return payment.status not in MAY_BE_SIGNED
+            return payment.run_status not in MAY_BE_SIGNED
         case pb.BITCOIN_ANSWER_NOT_FOUND:
             return True
         case _:

@@ -16,6 +16,7 @@ from services.orchestrator.schedules.schedule import CatchUp, Interval, Overlap,
 from services.orchestrator.servicers import views
 
 if TYPE_CHECKING:
+    from google.protobuf.duration_pb2 import Duration
     from google.protobuf.timestamp_pb2 import Timestamp
     from grpc.aio import ServicerContext
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 DEFAULT_PAGE = 50
 MAX_PAGE = 500
 UTC = "UTC"
+NANOS_PER_MS = 1_000_000
 
 OVERLAPS = {
     pb.OVERLAP_POLICY_UNSPECIFIED: Overlap.SKIP,
@@ -129,15 +131,15 @@ def _parse(request: pb.CreateScheduleRequest, timing: Timing, now_ms: int) -> Sc
         raise InvalidArgument(f"no overlap policy {request.overlap}", field="overlap")
     if request.catch_up not in CATCH_UPS:
         raise InvalidArgument(f"no catch-up policy {request.catch_up}", field="catch_up")
-    start = request.start if request.HasField("start") else None
-    end = request.end if request.HasField("end") else None
+    start = request.start_time if request.HasField("start_time") else None
+    end = request.end_time if request.HasField("end_time") else None
     return Schedule(
         id=request.schedule_id,
         workflow_id=request.workflow_id,
         input=values.from_given(request.input, "input"),
         timing=timing,
-        start_ms=now_ms if start is None else _milliseconds(start, "start"),
-        end_ms=nouns.END_OF_TIME if end is None else _milliseconds(end, "end"),
+        start_ms=now_ms if start is None else _milliseconds(start, "start_time"),
+        end_ms=nouns.END_OF_TIME if end is None else _milliseconds(end, "end_time"),
         overlap=OVERLAPS[request.overlap],
         catch_up=CATCH_UPS[request.catch_up],
         catch_up_limit=request.catch_up_limit or nouns.MAX_CATCH_UP,
@@ -146,12 +148,18 @@ def _parse(request: pb.CreateScheduleRequest, timing: Timing, now_ms: int) -> Sc
 
 def _timing(request: pb.CreateScheduleRequest) -> Timing:
     match request.WhichOneof("timing"):
-        case "interval_ms":
-            return Interval(request.interval_ms)
+        case "interval":
+            return Interval(_interval_ms(request.interval))
         case "cron":
             return cron(request.cron.expression, request.cron.zone or UTC)
         case _:
-            raise InvalidArgument("give interval_ms or cron", field="interval_ms")
+            raise InvalidArgument("give interval or cron", field="interval")
+
+
+def _interval_ms(interval: Duration) -> int:
+    if interval.nanos % NANOS_PER_MS:
+        raise InvalidArgument("interval must be whole milliseconds", field="interval")
+    return interval.seconds * 1000 + interval.nanos // NANOS_PER_MS
 
 
 def _milliseconds(time: Timestamp, field: str) -> int:
@@ -167,26 +175,26 @@ def format_schedule(stored: StoredSchedule) -> pb.Schedule:
     schedule = pb.Schedule(
         schedule_id=asked.id,
         workflow_id=asked.workflow_id,
-        start=views.time_of_ms(asked.start_ms),
-        end=views.time_of_ms(asked.end_ms) if asked.end_ms < nouns.END_OF_TIME else None,
+        start_time=views.time_of_ms(asked.start_ms),
+        end_time=views.time_of_ms(asked.end_ms) if asked.end_ms < nouns.END_OF_TIME else None,
         overlap=pb.OverlapPolicy.Value(f"OVERLAP_POLICY_{asked.overlap}"),
         catch_up=pb.CatchUpPolicy.Value(f"CATCH_UP_POLICY_{asked.catch_up}"),
         catch_up_limit=asked.catch_up_limit,
         creator=progress.creator,
-        created=views.time_of_ms(progress.created_ms),
+        create_time=views.time_of_ms(progress.created_ms),
         paused=progress.paused,
-        next_due=views.time_of_ms(progress.next_ms),
+        next_due_time=views.time_of_ms(progress.next_ms),
         last_run_id=progress.last_run,
-        last_due=views.time_of_ms(progress.last_ms),
-        started=progress.started,
-        skipped=progress.skipped,
-        refused=progress.refused,
+        last_due_time=views.time_of_ms(progress.last_ms),
+        started_count=progress.started,
+        skipped_count=progress.skipped,
+        refused_count=progress.refused,
         last_error=progress.error,
-        last_error_due=views.time_of_ms(progress.error_ms),
+        last_error_due_time=views.time_of_ms(progress.error_ms),
     )
     match asked.timing:
         case Interval(ms):
-            schedule.interval_ms = ms
+            schedule.interval.FromMilliseconds(ms)
         case Cron(expression, zone):
             schedule.cron.expression, schedule.cron.zone = expression, zone
     return schedule

@@ -45,7 +45,7 @@ def format_workflow(definition: StoredDefinition) -> pb.Workflow:
         name=definition.name,
         definition_hash=definition.hash,
         definition=definition.body,
-        registered=time(definition.registered_us),
+        register_time=time(definition.registered_us),
     )
 
 
@@ -58,12 +58,12 @@ def format_row(row: RunRow) -> pb.Run:
         status=run_status(row.status),
         reason=_shortened(row.reason),
         trace_id=trace_id_of(row.traceparent),
-        created=time(row.created_us),
-        updated=time(row.updated_us),
-        starter=row.starter,
+        create_time=time(row.created_us),
+        update_time=time(row.updated_us),
+        creator=row.starter,
     )
     if row.finished_us is not None:
-        run.finished.CopyFrom(time(row.finished_us))
+        run.end_time.CopyFrom(time(row.finished_us))
     return run
 
 
@@ -108,18 +108,18 @@ def _basic(state: RunState, trace_id: str) -> pb.Run:
         definition_hash=state.definition_hash,
         status=run_status(state.status),
         reason=state.reason,
-        cause=cause(state),
+        public_reason=cause(state),
         trace_id=trace_id,
-        created=time(state.created_us),
-        updated=time(state.updated_us),
-        starter=state.started_by,
+        create_time=time(state.created_us),
+        update_time=time(state.updated_us),
+        creator=state.started_by,
         recoveries=state.recoveries,
         redrives=[_redrive(redrive) for redrive in state.redrives],
     )
     if state.finished:
-        run.finished.CopyFrom(time(state.finished_us))
+        run.end_time.CopyFrom(time(state.finished_us))
     if state.erased_us:
-        run.erased.CopyFrom(time(state.erased_us))
+        run.erase_time.CopyFrom(time(state.erased_us))
     return run
 
 
@@ -154,10 +154,10 @@ def status_name(status: pb.RunStatus.ValueType) -> str:
 
 def _redrive(redrive: Redrive) -> pb.Redrive:
     return pb.Redrive(
-        by=redrive.requester,
+        requester=redrive.requester,
         reason=redrive.reason,
-        at=time(redrive.at_us),
-        ended=run_status(redrive.previous_status),
+        redrive_time=time(redrive.at_us),
+        previous_status=run_status(redrive.previous_status),
     )
 
 
@@ -168,12 +168,12 @@ def _step(step: StepState) -> pb.Step:
         operation=step.operation,
         status=STEP_STATUSES[f"STEP_STATUS_{step.status}"],
         attempts=step.attempt,
-        started=time(step.started_us),
+        start_time=time(step.started_us),
         payment_id=step.payment,
     )
     values.fill_struct(formatted.output, {**step.output, "_output": step.reply})
     if step.finished_us:
-        formatted.finished.CopyFrom(time(step.finished_us))
+        formatted.end_time.CopyFrom(time(step.finished_us))
     if step.condition is not None:
         formatted.condition.CopyFrom(format_condition(step.condition))
     if step.error is not None:
@@ -189,22 +189,22 @@ def _approval(step: StepState) -> pb.Approval:
         digest=bytes.fromhex(step.input["digest"]),
         approvers=asked["approvers"],
         quorum=asked["quorum"],
-        expires=time(step.until_us),
+        expire_time=time(step.until_us),
     )
     values.fill_struct(approval.asked, asked)
     for approver, decision in step.decisions.items():
         approval.decisions.add(
             approver=approver,
-            approves=decision.approved,
+            approved=decision.approved,
             approval=decision.jws,
-            decided=time(decision.at_us),
+            decide_time=time(decision.at_us),
         )
     return approval
 
 
 def format_approved(approved: DecisionReceived) -> bytes:
     """Formats the stored reply, which outlives the erasure of a run: it names no approver."""
-    return pb.ApproveRunResponse(approves=approved.approved).SerializeToString()
+    return pb.ApproveRunResponse(approved=approved.approved).SerializeToString()
 
 
 def format_condition(evaluated: dict[str, Any]) -> pb.Condition:
@@ -230,14 +230,14 @@ def format_payment(state: RunState, payment_id: str, trace_id: str) -> payment_p
     payment = payment_pb2.Payment(
         payment_id=payment_id,
         run_id=state.run_id,
-        status=run_status(state.status),
+        run_status=run_status(state.status),
         reason=state.reason,
         step=_current(state, payment_id),
         intent=intent_of(state, payment_id),
         trace_id=trace_id,
         recoveries=state.recoveries,
-        created=time(state.created_us),
-        updated=time(state.updated_us),
+        create_time=time(state.created_us),
+        update_time=time(state.updated_us),
     )
     for step in _steps_of(state, payment_id, state.steps.values()):
         _add_findings(payment, step)

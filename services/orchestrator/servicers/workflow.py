@@ -120,7 +120,7 @@ class WorkflowServicer(WorkflowServiceServicer):
         context: ServicerContext[pb.SignalRunRequest, pb.SignalRunResponse],
     ) -> pb.SignalRunResponse:
         payload = values.from_given(request.payload, "payload")
-        signal = request_checks.signal(request.signal, payload, request.correlation)
+        signal = request_checks.signal(request.signal, payload, request.correlation_id)
         await self._worker.send(request_key.current(), request.run_id, signal)
         return pb.SignalRunResponse()
 
@@ -157,7 +157,7 @@ class WorkflowServicer(WorkflowServiceServicer):
     ) -> pb.EraseRunResponse:
         def reply(erased_us: int) -> bytes:
             erased = views.time(erased_us)
-            return pb.EraseRunResponse(run_id=request.run_id, erased=erased).SerializeToString()
+            return pb.EraseRunResponse(run_id=request.run_id, erase_time=erased).SerializeToString()
 
         first = await self._erasure.erase(request_key.current(), request.run_id, reply)
         self._notifier.notify(request.run_id)

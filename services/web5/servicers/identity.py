@@ -117,7 +117,7 @@ class IdentityServicer(IdentityServiceServicer):
             )
         except VerificationError as error:
             raise FailedPrecondition(f"approval: {error}", reason=Reason.PROOF_INVALID) from None
-        return pb.VerifyApprovalResponse(approver=found.approver, approves=found.approves)
+        return pb.VerifyApprovalResponse(approver=found.approver, approved=found.approves)
 
     async def BeginAddressLink(
         self,
@@ -181,7 +181,7 @@ class IdentityServicer(IdentityServiceServicer):
         return pb.BeginVerificationResponse(
             nonce=challenge.nonce,
             audience=self._service_did,
-            expires=_timestamp(challenge.expires_ms // 1000),
+            expire_time=_timestamp(challenge.expires_ms // 1000),
             digest=challenge.digest,
         ).SerializeToString()
 
@@ -220,7 +220,7 @@ def _format_link_challenge(challenge: LinkChallenge) -> bytes:
         challenge_id=challenge.id,
         message=challenge.message,
         nonce=challenge.nonce,
-        expires=_timestamp(challenge.expires_at),
+        expire_time=_timestamp(challenge.expires_at),
     ).SerializeToString()
 
 
@@ -229,7 +229,7 @@ def _format_link(made: Link, credential: str) -> bytes:
         link_id=made.id,
         credential=credential,
         linked_height=made.linked_height,
-        expires=_timestamp(made.expires_at),
+        expire_time=_timestamp(made.expires_at),
     ).SerializeToString()
 
 

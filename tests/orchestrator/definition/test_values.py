@@ -49,7 +49,7 @@ def test_a_message_comes_back_byte_for_byte(features: FeatureVector) -> None:
 
 def test_a_reply_reads_as_workflows_write_it() -> None:
     reply = wallet_pb2.SendPaymentResponse(
-        payment_id="p", txid=TXID, status=wallet_pb2.PAYMENT_STATUS_SUCCESS, fee_sat=2**60
+        payment_id="p", txid=TXID, status=wallet_pb2.SEND_OUTCOME_SUCCESS, fee_sat=2**60
     )
 
     assert values.to_json(reply) == {

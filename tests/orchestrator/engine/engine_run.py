@@ -60,7 +60,7 @@ REPLIES: dict[str, Message] = {
         risk_score=0.1, attestations=[Attestation(kind="risk", jws="b")]
     ),
     "SendPayment": wallet_pb2.SendPaymentResponse(
-        txid=bytes(32), status=wallet_pb2.PAYMENT_STATUS_SUCCESS
+        txid=bytes(32), status=wallet_pb2.SEND_OUTCOME_SUCCESS
     ),
     "CancelPayment": wallet_pb2.CancelPaymentResponse(
         payment=wallet_pb2.Payment(state=wallet_pb2.PAYMENT_STATE_CANCELLED)

@@ -49,7 +49,7 @@ def test_a_cancelled_run_waits_for_the_service_beyond_its_deadline() -> None:
 
     for _ in range(9):
         run.fail(REFUSAL, "UNAVAILABLE", "CIRCUIT_OPEN")
-        assert run.status == "PARKED"
+        assert run.status == "CIRCUIT_OPEN"
         run.now_us += 1200 * SECOND_US
         run.do(run.commands[0])
     run.reply(REFUSAL)

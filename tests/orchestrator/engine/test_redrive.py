@@ -249,7 +249,7 @@ def test_a_payment_that_was_told_as_unknown_is_asked_again_with_all_behind_it() 
     run = paying()
     while run.calls != ["execute_payment"]:
         run.do(run.commands[0])
-    unknown = wallet_pb2.SendPaymentResponse(status=wallet_pb2.PAYMENT_STATUS_UNKNOWN)
+    unknown = wallet_pb2.SendPaymentResponse(status=wallet_pb2.SEND_OUTCOME_UNKNOWN)
     run.take(Replied("execute_payment", unknown.SerializeToString()))
     assert run.status == "NEEDS_ATTENTION"
     assert run.statuses()["record_transaction"] == "SKIPPED"

@@ -162,7 +162,7 @@ def test_a_run_that_made_none_of_its_payments_is_refused() -> None:
 
 
 def test_a_second_payment_that_the_network_rejects_does_not_make_the_first_a_failure() -> None:
-    rejected = wallet_pb2.SendPaymentResponse(status=wallet_pb2.PAYMENT_STATUS_REJECTED)
+    rejected = wallet_pb2.SendPaymentResponse(status=wallet_pb2.SEND_OUTCOME_REJECTED)
     run, *_ = pair()
     until(run, "pay2")
 
@@ -247,7 +247,7 @@ def test_a_cancel_leaves_what_only_prepares_the_next_payment() -> None:
     run, *_ = pair()
     until(run, "assess2/identity")
     run.fail("assess2/identity", "UNAVAILABLE", "CIRCUIT_OPEN")
-    assert run.status == "PARKED"
+    assert run.status == "CIRCUIT_OPEN"
 
     run.take(CANCEL)
     run.reply("pay2/cancel")
@@ -294,7 +294,7 @@ def test_a_run_whose_first_payment_was_cancelled_has_the_others_refused_before_i
 
 
 def test_a_run_of_which_the_network_rejects_all_payments_has_failed() -> None:
-    rejected = wallet_pb2.SendPaymentResponse(status=wallet_pb2.PAYMENT_STATUS_REJECTED)
+    rejected = wallet_pb2.SendPaymentResponse(status=wallet_pb2.SEND_OUTCOME_REJECTED)
     run, *_ = pair(SAGA)
 
     for path in ("pay1", "pay2"):

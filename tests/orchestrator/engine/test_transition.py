@@ -66,7 +66,7 @@ REPLIES: dict[str, Message] = {
         risk_score=0.1, attestations=[Attestation(kind="risk", jws="b")]
     ),
     "SendPayment": wallet_pb2.SendPaymentResponse(
-        txid=bytes(32), status=wallet_pb2.PAYMENT_STATUS_SUCCESS
+        txid=bytes(32), status=wallet_pb2.SEND_OUTCOME_SUCCESS
     ),
     "StoreTransactionRecord": record_pb2.StoreTransactionRecordResponse(record_id="r"),
 }
@@ -280,7 +280,7 @@ def test_a_run_that_is_parked_past_its_deadline_fails_without_paying() -> None:
 
 
 def test_what_the_network_rejected_is_not_a_success() -> None:
-    rejected = wallet_pb2.SendPaymentResponse(status=wallet_pb2.PAYMENT_STATUS_REJECTED)
+    rejected = wallet_pb2.SendPaymentResponse(status=wallet_pb2.SEND_OUTCOME_REJECTED)
     world = World()
     world.start()
     while isinstance(command := next_command(world.state), CallCommand) and command.method != SEND:

@@ -50,7 +50,7 @@ def asked(id: str = "often", **changes: Any) -> pb.CreateScheduleRequest:
     """A schedule that is right, but for ``changes``."""
     request = pb.CreateScheduleRequest(request_id=id)
     given = {"schedule_id": id, "workflow_id": "report", "input": {"to": "Ada"}}
-    timing = {} if "cron" in changes else {"interval_ms": 3_600_000}
+    timing = {} if "cron" in changes else {"interval": "3600s"}
     values.fill(request, given | timing | changes)
     return request
 
@@ -67,10 +67,10 @@ async def get(schedules: ScheduleServiceAsyncStub, id: str) -> pb.Schedule:
 async def test_a_schedule_starts_its_runs_by_itself(
     schedules: ScheduleServiceAsyncStub, workflows: WorkflowServiceAsyncStub
 ) -> None:
-    await create(schedules, asked(interval_ms=1000))
+    await create(schedules, asked(interval="1s"))
 
     async def has_started() -> bool:
-        return (await get(schedules, "often")).started >= 1
+        return (await get(schedules, "often")).started_count >= 1
 
     await eventually(has_started, within=10)
     run = await finished(workflows, (await get(schedules, "often")).last_run_id)
@@ -84,8 +84,8 @@ async def test_a_schedule_is_shown_as_it_was_asked_for(schedules: ScheduleServic
         schedules,
         asked(
             cron={"expression": "0  9 * * MON", "zone": "Europe/Berlin"},
-            start="2126-01-01T00:00:00Z",
-            end="2127-01-01T00:00:00Z",
+            start_time="2126-01-01T00:00:00Z",
+            end_time="2127-01-01T00:00:00Z",
             overlap="allow",
             catch_up="all",
             catch_up_limit=7,
@@ -98,8 +98,8 @@ async def test_a_schedule_is_shown_as_it_was_asked_for(schedules: ScheduleServic
     assert shown == created
     found = values.to_json(shown)
     assert found["cron"] == {"expression": "0 9 * * MON", "zone": "Europe/Berlin"}
-    assert found["next_due"] == "2126-01-07T08:00:00Z"
-    assert found["end"] == "2127-01-01T00:00:00Z"
+    assert found["next_due_time"] == "2126-01-07T08:00:00Z"
+    assert found["end_time"] == "2127-01-01T00:00:00Z"
     assert (found["overlap"], found["catch_up"], found["catch_up_limit"]) == ("allow", "all", 7)
     assert found["creator"] == OPERATOR
 
@@ -108,8 +108,8 @@ async def test_what_is_not_said_has_a_meaning(schedules: ScheduleServiceAsyncStu
     created = await create(schedules, asked(cron={"expression": "0 0 * * *"}))
 
     assert created.cron.zone == "UTC"
-    assert created.start == created.created
-    assert not created.HasField("end")
+    assert created.start_time == created.create_time
+    assert not created.HasField("end_time")
     assert (created.overlap, created.catch_up) == (
         pb.OVERLAP_POLICY_SKIP,
         pb.CATCH_UP_POLICY_LATEST,
@@ -124,16 +124,20 @@ async def test_what_is_not_said_has_a_meaning(schedules: ScheduleServiceAsyncStu
         ({"input": {"to": "Ada", "for": "Bob"}}, "input of report: for"),
         ({"input": {}}, "input of report: to"),
         ({"input": {"to": "x" * 65_536}}, "at most 65536 bytes"),
-        ({"interval_ms": 999}, "one second"),
-        ({"interval_ms": 2**62}, "366 days"),
-        ({"interval_ms": None}, "give interval_ms or cron"),
+        ({"interval": "0.999s"}, "one second"),
+        ({"interval": "315576000000s"}, "366 days"),
+        ({"interval": "1.0005s"}, "whole milliseconds"),
+        ({"interval": None}, "give interval or cron"),
         ({"cron": {"expression": "* * *"}}, "must be minute"),
         ({"cron": {"expression": "* * * * *", "zone": "Mars"}}, "cron.zone 'Mars'"),
-        ({"start": "1960-01-01T00:00:00Z"}, "start must be"),
-        ({"start": "9999-01-01T00:00:00Z"}, "start must be"),
-        ({"end": "2020-01-01T00:00:00Z"}, "end must be"),
-        ({"end": "9999-01-01T00:00:00Z"}, "end must be"),
-        ({"start": "2026-01-01T00:00:00Z", "end": "2026-01-01T00:30:00Z"}, "nothing is due"),
+        ({"start_time": "1960-01-01T00:00:00Z"}, "start_time must be"),
+        ({"start_time": "9999-01-01T00:00:00Z"}, "start_time must be"),
+        ({"end_time": "2020-01-01T00:00:00Z"}, "end_time must be"),
+        ({"end_time": "9999-01-01T00:00:00Z"}, "end_time must be"),
+        (
+            {"start_time": "2026-01-01T00:00:00Z", "end_time": "2026-01-01T00:30:00Z"},
+            "nothing is due",
+        ),
         ({"catch_up_limit": 101}, "catch_up_limit must be"),
         ({"catch_up_limit": -1}, "catch_up_limit must be"),
     ],
@@ -175,7 +179,7 @@ async def test_the_same_request_again_creates_nothing_more(
 ) -> None:
     created = await create(schedules, asked())
     again = await create(schedules, asked())
-    other = asked(interval_ms=5000)
+    other = asked(interval="5s")
 
     with pytest.raises(grpc.aio.AioRpcError) as reused:
         await create(schedules, other)
@@ -221,8 +225,8 @@ async def test_a_schedule_is_paused_resumed_and_deleted(
     delete = pb.DeleteScheduleRequest(request_id="d", schedule_id="often")
     await schedules.DeleteSchedule(delete, timeout=5)
 
-    assert (paused.paused, paused.HasField("next_due")) == (True, False)
-    assert (resumed.paused, resumed.HasField("next_due")) == (False, True)
+    assert (paused.paused, paused.HasField("next_due_time")) == (True, False)
+    assert (resumed.paused, resumed.HasField("next_due_time")) == (False, True)
     for answer in (
         schedules.GetSchedule(pb.GetScheduleRequest(schedule_id="often"), timeout=5),
         schedules.PauseSchedule(_again(pause), timeout=5),
@@ -276,12 +280,12 @@ async def test_runs_go_as_far_as_the_creator_of_their_schedule_may(
         given: dict[str, Any] = {
             "workflow_id": "example",
             "input": {"did": "d"},
-            "interval_ms": 1000,
+            "interval": "1s",
         }
         await create(schedules, asked(**given))
 
         async def has_started() -> bool:
-            return (await get(schedules, "often")).started >= 1
+            return (await get(schedules, "often")).started_count >= 1
 
         await eventually(has_started, within=10)
         run = await finished(workflows, (await get(schedules, "often")).last_run_id)

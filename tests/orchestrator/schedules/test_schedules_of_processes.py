@@ -43,16 +43,15 @@ async def schedule(
     """Create a schedule of REPORT."""
     registered = workflow_pb2.RegisterWorkflowRequest(definition=REPORT)
     await workflows.RegisterWorkflow(registered, timeout=DEADLINE)
-    request = pb.CreateScheduleRequest(
-        request_id=id, schedule_id=id, workflow_id="report", interval_ms=interval_ms
-    )
+    request = pb.CreateScheduleRequest(request_id=id, schedule_id=id, workflow_id="report")
+    request.interval.FromMilliseconds(interval_ms)
     request.input.update({"to": "Ada"})
     request.overlap = pb.OVERLAP_POLICY_ALLOW
     request.catch_up = pb.CATCH_UP_POLICY_ALL
     if start_ms:
-        request.start.FromMilliseconds(start_ms)
+        request.start_time.FromMilliseconds(start_ms)
     if end_ms:
-        request.end.FromMilliseconds(end_ms)
+        request.end_time.FromMilliseconds(end_ms)
     await schedules.CreateSchedule(request, timeout=DEADLINE)
 
 
@@ -92,7 +91,7 @@ async def test_a_due_time_starts_one_run_also_across_a_kill(
         only = run_id("once", due_ms)
 
         async def is_settled() -> bool:
-            return (await get(schedules, "once")).started == 1
+            return (await get(schedules, "once")).started_count == 1
 
         await eventually(is_settled, within=15)
         run = await finished(workflows, only)
@@ -100,8 +99,8 @@ async def test_a_due_time_starts_one_run_also_across_a_kill(
 
         assert await runs(workflows) == [only]
     assert status(run) == "SUCCEEDED"
-    assert (found.last_run_id, found.refused, found.last_error) == (only, 0, "")
-    assert not found.HasField("next_due")
+    assert (found.last_run_id, found.refused_count, found.last_error) == (only, 0, "")
+    assert not found.HasField("next_due_time")
 
 
 async def test_two_replicas_and_the_death_of_one_start_each_due_time_once(
@@ -129,11 +128,11 @@ async def test_two_replicas_and_the_death_of_one_start_each_due_time_once(
 
         async def each_started(count: int) -> bool:
             found = await asyncio.gather(*(get(schedules, id) for id in ids))
-            return all(one.started >= count for one in found)
+            return all(one.started_count >= count for one in found)
 
         await eventually(lambda: each_started(2), within=20)
         doomed.kill()
-        before = min([(await get(schedules, id)).started for id in ids])
+        before = min([(await get(schedules, id)).started_count for id in ids])
         await eventually(lambda: each_started(before + 4), within=20)
         for id in ids:
             pause = pb.PauseScheduleRequest(request_id=f"pause {id}", schedule_id=id)
@@ -143,15 +142,15 @@ async def test_two_replicas_and_the_death_of_one_start_each_due_time_once(
             return len(await runs(workflows)) == await total()
 
         async def total() -> int:
-            return sum([(await get(schedules, id)).started for id in ids])
+            return sum([(await get(schedules, id)).started_count for id in ids])
 
         await eventually(nothing_is_under_way, within=10)
         found = [await get(schedules, id) for id in ids]
         started = set(await runs(workflows))
 
-    assert all(schedule.refused == schedule.skipped == 0 for schedule in found)
+    assert all(schedule.refused_count == schedule.skipped_count == 0 for schedule in found)
     for each in found:  # no due time between the first and the last was left out
-        created, last = each.start.ToMilliseconds(), each.last_due.ToMilliseconds()
+        created, last = each.start_time.ToMilliseconds(), each.last_due_time.ToMilliseconds()
         due = {run_id(each.schedule_id, at) for at in range(created + 1000, last + 1, 1000)}
-        assert len(due) == each.started
+        assert len(due) == each.started_count
         assert due <= started

@@ -26,7 +26,7 @@ from anya.mesh.v1 import options_pb2 as anya_dot_mesh_dot_v1_dot_options__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61nya/bitcoin/v1/chain.proto\x12\x0f\x61nya.bitcoin.v1\x1a\x1a\x61nya/mesh/v1/options.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x15\n\x13GetChainInfoRequest\"\x93\x01\n\x14GetChainInfoResponse\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x0e\n\x06height\x18\x02 \x01(\r\x12\x10\n\x08tip_hash\x18\x03 \x01(\x0c\x12,\n\x08tip_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cmempool_size\x18\x05 \x01(\r:\x04\x88\xb5\x18\x01\"E\n\x0fGetBlockRequest\x12\x0c\n\x04hash\x18\x01 \x01(\x0c\x12\x13\n\x06height\x18\x02 \x01(\rH\x00\x88\x01\x01:\x04\x88\xb5\x18\x01\x42\t\n\x07_height\"Z\n\x10GetBlockResponse\x12\x0c\n\x04hash\x18\x01 \x01(\x0c\x12\x0e\n\x06height\x18\x02 \x01(\r\x12\x15\n\rconfirmations\x18\x03 \x01(\r\x12\x0b\n\x03raw\x18\x04 \x01(\x0c:\x04\x88\xb5\x18\x01\"+\n\x15GetTransactionRequest\x12\x0c\n\x04txid\x18\x01 \x01(\x0c:\x04\x88\xb5\x18\x01\"\x90\x01\n\x16GetTransactionResponse\x12\x0c\n\x04txid\x18\x01 \x01(\x0c\x12\x15\n\rconfirmations\x18\x02 \x01(\r\x12\x19\n\x0c\x62lock_height\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x12\n\nblock_hash\x18\x04 \x01(\x0c\x12\x0b\n\x03raw\x18\x05 \x01(\x0c:\x04\x88\xb5\x18\x01\x42\x0f\n\r_block_height\"P\n\x10ListUtxosRequest\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t:\x04\x88\xb5\x18\x03\"h\n\x04Utxo\x12\x0c\n\x04txid\x18\x01 \x01(\x0c\x12\x0c\n\x04vout\x18\x02 \x01(\r\x12\x12\n\namount_sat\x18\x03 \x01(\x03\x12\x15\n\rconfirmations\x18\x04 \x01(\r\x12\x13\n\x0bis_coinbase\x18\x05 \x01(\x08:\x04\x88\xb5\x18\x01\"X\n\x11ListUtxosResponse\x12$\n\x05utxos\x18\x01 \x03(\x0b\x32\x15.anya.bitcoin.v1.Utxo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t:\x04\x88\xb5\x18\x01\"\x13\n\x11GetMempoolRequest\"\x93\x01\n\x12GetMempoolResponse\x12:\n\x07\x65ntries\x18\x01 \x03(\x0b\x32).anya.bitcoin.v1.GetMempoolResponse.Entry\x1a;\n\x05\x45ntry\x12\x0c\n\x04txid\x18\x01 \x01(\x0c\x12\x0f\n\x07\x66\x65\x65_sat\x18\x02 \x01(\x03\x12\r\n\x05vsize\x18\x03 \x01(\r:\x04\x88\xb5\x18\x01:\x04\x88\xb5\x18\x01\"0\n\x1b\x42roadcastTransactionRequest\x12\x0b\n\x03raw\x18\x01 \x01(\x0c:\x04\x88\xb5\x18\x01\"2\n\x1c\x42roadcastTransactionResponse\x12\x0c\n\x04txid\x18\x01 \x01(\x0c:\x04\x88\xb5\x18\x01\x32\xd5\x05\n\x0c\x43hainService\x12q\n\x0cGetChainInfo\x12$.anya.bitcoin.v1.GetChainInfoRequest\x1a%.anya.bitcoin.v1.GetChainInfoResponse\"\x14\x8a\xb5\x18\x10\x12\nread_chain\x18\x01 \x01\x12\x65\n\x08GetBlock\x12 .anya.bitcoin.v1.GetBlockRequest\x1a!.anya.bitcoin.v1.GetBlockResponse\"\x14\x8a\xb5\x18\x10\x12\nread_chain\x18\x01 \x01\x12\x88\x01\n\x0eGetTransaction\x12&.anya.bitcoin.v1.GetTransactionRequest\x1a\'.anya.bitcoin.v1.GetTransactionResponse\"%\x8a\xb5\x18!\n\x0fget_transaction\x12\nread_chain\x18\x01 \x01\x12h\n\tListUtxos\x12!.anya.bitcoin.v1.ListUtxosRequest\x1a\".anya.bitcoin.v1.ListUtxosResponse\"\x14\x8a\xb5\x18\x10\x12\nread_chain\x18\x01 \x01\x12k\n\nGetMempool\x12\".anya.bitcoin.v1.GetMempoolRequest\x1a#.anya.bitcoin.v1.GetMempoolResponse\"\x14\x8a\xb5\x18\x10\x12\nread_chain\x18\x01 \x01\x12\x88\x01\n\x14\x42roadcastTransaction\x12,.anya.bitcoin.v1.BroadcastTransactionRequest\x1a-.anya.bitcoin.v1.BroadcastTransactionResponse\"\x13\x8a\xb5\x18\x0f\x12\tbroadcast\x18\x01 \x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61nya/bitcoin/v1/chain.proto\x12\x0f\x61nya.bitcoin.v1\x1a\x1a\x61nya/mesh/v1/options.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x15\n\x13GetChainInfoRequest\"\xa0\x01\n\x14GetChainInfoResponse\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x0e\n\x06height\x18\x02 \x01(\r\x12\x10\n\x08tip_hash\x18\x03 \x01(\x0c\x12,\n\x08tip_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12!\n\x19mempool_transaction_count\x18\x05 \x01(\r:\x04\x88\xb5\x18\x01\"E\n\x0fGetBlockRequest\x12\x0c\n\x04hash\x18\x01 \x01(\x0c\x12\x13\n\x06height\x18\x02 \x01(\rH\x00\x88\x01\x01:\x04\x88\xb5\x18\x01\x42\t\n\x07_height\"Z\n\x10GetBlockResponse\x12\x0c\n\x04hash\x18\x01 \x01(\x0c\x12\x0e\n\x06height\x18\x02 \x01(\r\x12\x15\n\rconfirmations\x18\x03 \x01(\r\x12\x0b\n\x03raw\x18\x04 \x01(\x0c:\x04\x88\xb5\x18\x01\"+\n\x15GetTransactionRequest\x12\x0c\n\x04txid\x18\x01 \x01(\x0c:\x04\x88\xb5\x18\x01\"\x90\x01\n\x16GetTransactionResponse\x12\x0c\n\x04txid\x18\x01 \x01(\x0c\x12\x15\n\rconfirmations\x18\x02 \x01(\r\x12\x19\n\x0c\x62lock_height\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x12\n\nblock_hash\x18\x04 \x01(\x0c\x12\x0b\n\x03raw\x18\x05 \x01(\x0c:\x04\x88\xb5\x18\x01\x42\x0f\n\r_block_height\"P\n\x10ListUtxosRequest\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t:\x04\x88\xb5\x18\x03\"h\n\x04Utxo\x12\x0c\n\x04txid\x18\x01 \x01(\x0c\x12\x0c\n\x04vout\x18\x02 \x01(\r\x12\x12\n\namount_sat\x18\x03 \x01(\x03\x12\x15\n\rconfirmations\x18\x04 \x01(\r\x12\x13\n\x0bis_coinbase\x18\x05 \x01(\x08:\x04\x88\xb5\x18\x01\"X\n\x11ListUtxosResponse\x12$\n\x05utxos\x18\x01 \x03(\x0b\x32\x15.anya.bitcoin.v1.Utxo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t:\x04\x88\xb5\x18\x01\"\x13\n\x11GetMempoolRequest\"\x93\x01\n\x12GetMempoolResponse\x12:\n\x07\x65ntries\x18\x01 \x03(\x0b\x32).anya.bitcoin.v1.GetMempoolResponse.Entry\x1a;\n\x05\x45ntry\x12\x0c\n\x04txid\x18\x01 \x01(\x0c\x12\x0f\n\x07\x66\x65\x65_sat\x18\x02 \x01(\x03\x12\r\n\x05vsize\x18\x03 \x01(\r:\x04\x88\xb5\x18\x01:\x04\x88\xb5\x18\x01\"0\n\x1b\x42roadcastTransactionRequest\x12\x0b\n\x03raw\x18\x01 \x01(\x0c:\x04\x88\xb5\x18\x01\"2\n\x1c\x42roadcastTransactionResponse\x12\x0c\n\x04txid\x18\x01 \x01(\x0c:\x04\x88\xb5\x18\x01\x32\xd5\x05\n\x0c\x43hainService\x12q\n\x0cGetChainInfo\x12$.anya.bitcoin.v1.GetChainInfoRequest\x1a%.anya.bitcoin.v1.GetChainInfoResponse\"\x14\x8a\xb5\x18\x10\x12\nread_chain\x18\x01 \x01\x12\x65\n\x08GetBlock\x12 .anya.bitcoin.v1.GetBlockRequest\x1a!.anya.bitcoin.v1.GetBlockResponse\"\x14\x8a\xb5\x18\x10\x12\nread_chain\x18\x01 \x01\x12\x88\x01\n\x0eGetTransaction\x12&.anya.bitcoin.v1.GetTransactionRequest\x1a\'.anya.bitcoin.v1.GetTransactionResponse\"%\x8a\xb5\x18!\n\x0fget_transaction\x12\nread_chain\x18\x01 \x01\x12h\n\tListUtxos\x12!.anya.bitcoin.v1.ListUtxosRequest\x1a\".anya.bitcoin.v1.ListUtxosResponse\"\x14\x8a\xb5\x18\x10\x12\nread_chain\x18\x01 \x01\x12k\n\nGetMempool\x12\".anya.bitcoin.v1.GetMempoolRequest\x1a#.anya.bitcoin.v1.GetMempoolResponse\"\x14\x8a\xb5\x18\x10\x12\nread_chain\x18\x01 \x01\x12\x88\x01\n\x14\x42roadcastTransaction\x12,.anya.bitcoin.v1.BroadcastTransactionRequest\x1a-.anya.bitcoin.v1.BroadcastTransactionResponse\"\x13\x8a\xb5\x18\x0f\x12\tbroadcast\x18\x01 \x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -72,31 +72,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETCHAININFOREQUEST']._serialized_start=109
   _globals['_GETCHAININFOREQUEST']._serialized_end=130
   _globals['_GETCHAININFORESPONSE']._serialized_start=133
-  _globals['_GETCHAININFORESPONSE']._serialized_end=280
-  _globals['_GETBLOCKREQUEST']._serialized_start=282
-  _globals['_GETBLOCKREQUEST']._serialized_end=351
-  _globals['_GETBLOCKRESPONSE']._serialized_start=353
-  _globals['_GETBLOCKRESPONSE']._serialized_end=443
-  _globals['_GETTRANSACTIONREQUEST']._serialized_start=445
-  _globals['_GETTRANSACTIONREQUEST']._serialized_end=488
-  _globals['_GETTRANSACTIONRESPONSE']._serialized_start=491
-  _globals['_GETTRANSACTIONRESPONSE']._serialized_end=635
-  _globals['_LISTUTXOSREQUEST']._serialized_start=637
-  _globals['_LISTUTXOSREQUEST']._serialized_end=717
-  _globals['_UTXO']._serialized_start=719
-  _globals['_UTXO']._serialized_end=823
-  _globals['_LISTUTXOSRESPONSE']._serialized_start=825
-  _globals['_LISTUTXOSRESPONSE']._serialized_end=913
-  _globals['_GETMEMPOOLREQUEST']._serialized_start=915
-  _globals['_GETMEMPOOLREQUEST']._serialized_end=934
-  _globals['_GETMEMPOOLRESPONSE']._serialized_start=937
-  _globals['_GETMEMPOOLRESPONSE']._serialized_end=1084
-  _globals['_GETMEMPOOLRESPONSE_ENTRY']._serialized_start=1019
-  _globals['_GETMEMPOOLRESPONSE_ENTRY']._serialized_end=1078
-  _globals['_BROADCASTTRANSACTIONREQUEST']._serialized_start=1086
-  _globals['_BROADCASTTRANSACTIONREQUEST']._serialized_end=1134
-  _globals['_BROADCASTTRANSACTIONRESPONSE']._serialized_start=1136
-  _globals['_BROADCASTTRANSACTIONRESPONSE']._serialized_end=1186
-  _globals['_CHAINSERVICE']._serialized_start=1189
-  _globals['_CHAINSERVICE']._serialized_end=1914
+  _globals['_GETCHAININFORESPONSE']._serialized_end=293
+  _globals['_GETBLOCKREQUEST']._serialized_start=295
+  _globals['_GETBLOCKREQUEST']._serialized_end=364
+  _globals['_GETBLOCKRESPONSE']._serialized_start=366
+  _globals['_GETBLOCKRESPONSE']._serialized_end=456
+  _globals['_GETTRANSACTIONREQUEST']._serialized_start=458
+  _globals['_GETTRANSACTIONREQUEST']._serialized_end=501
+  _globals['_GETTRANSACTIONRESPONSE']._serialized_start=504
+  _globals['_GETTRANSACTIONRESPONSE']._serialized_end=648
+  _globals['_LISTUTXOSREQUEST']._serialized_start=650
+  _globals['_LISTUTXOSREQUEST']._serialized_end=730
+  _globals['_UTXO']._serialized_start=732
+  _globals['_UTXO']._serialized_end=836
+  _globals['_LISTUTXOSRESPONSE']._serialized_start=838
+  _globals['_LISTUTXOSRESPONSE']._serialized_end=926
+  _globals['_GETMEMPOOLREQUEST']._serialized_start=928
+  _globals['_GETMEMPOOLREQUEST']._serialized_end=947
+  _globals['_GETMEMPOOLRESPONSE']._serialized_start=950
+  _globals['_GETMEMPOOLRESPONSE']._serialized_end=1097
+  _globals['_GETMEMPOOLRESPONSE_ENTRY']._serialized_start=1032
+  _globals['_GETMEMPOOLRESPONSE_ENTRY']._serialized_end=1091
+  _globals['_BROADCASTTRANSACTIONREQUEST']._serialized_start=1099
+  _globals['_BROADCASTTRANSACTIONREQUEST']._serialized_end=1147
+  _globals['_BROADCASTTRANSACTIONRESPONSE']._serialized_start=1149
+  _globals['_BROADCASTTRANSACTIONRESPONSE']._serialized_end=1199
+  _globals['_CHAINSERVICE']._serialized_start=1202
+  _globals['_CHAINSERVICE']._serialized_end=1927
 # @@protoc_insertion_point(module_scope)

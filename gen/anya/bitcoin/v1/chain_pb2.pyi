@@ -42,12 +42,12 @@ class GetChainInfoResponse(_message.Message):
     HEIGHT_FIELD_NUMBER: _builtins.int
     TIP_HASH_FIELD_NUMBER: _builtins.int
     TIP_TIME_FIELD_NUMBER: _builtins.int
-    MEMPOOL_SIZE_FIELD_NUMBER: _builtins.int
+    MEMPOOL_TRANSACTION_COUNT_FIELD_NUMBER: _builtins.int
     network: _builtins.str
     """"regtest", "signet", "testnet4" or "main"."""
     height: _builtins.int
     tip_hash: _builtins.bytes
-    mempool_size: _builtins.int
+    mempool_transaction_count: _builtins.int
     @_builtins.property
     def tip_time(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -57,11 +57,11 @@ class GetChainInfoResponse(_message.Message):
         height: _builtins.int = ...,
         tip_hash: _builtins.bytes = ...,
         tip_time: _timestamp_pb2.Timestamp | None = ...,
-        mempool_size: _builtins.int = ...,
+        mempool_transaction_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["tip_time", b"tip_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["height", b"height", "mempool_size", b"mempool_size", "network", b"network", "tip_hash", b"tip_hash", "tip_time", b"tip_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["height", b"height", "mempool_transaction_count", b"mempool_transaction_count", "network", b"network", "tip_hash", b"tip_hash", "tip_time", b"tip_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

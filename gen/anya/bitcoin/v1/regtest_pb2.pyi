@@ -25,12 +25,12 @@ class MineBlocksRequest(_message.Message):
 
     COUNT_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
-    TIMES_FIELD_NUMBER: _builtins.int
+    BLOCK_TIMES_FIELD_NUMBER: _builtins.int
     count: _builtins.int
     address: _builtins.str
     """Who gets the coinbase; empty: an output that nobody can spend."""
     @_builtins.property
-    def times(self) -> _containers.RepeatedCompositeFieldContainer[_timestamp_pb2.Timestamp]:
+    def block_times(self) -> _containers.RepeatedCompositeFieldContainer[_timestamp_pb2.Timestamp]:
         """Block times, one per block, or none: then each block takes the time of mining."""
 
     def __init__(
@@ -38,11 +38,11 @@ class MineBlocksRequest(_message.Message):
         *,
         count: _builtins.int = ...,
         address: _builtins.str = ...,
-        times: _abc.Iterable[_timestamp_pb2.Timestamp] | None = ...,
+        block_times: _abc.Iterable[_timestamp_pb2.Timestamp] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "count", b"count", "times", b"times"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "block_times", b"block_times", "count", b"count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

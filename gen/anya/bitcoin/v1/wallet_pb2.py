@@ -28,7 +28,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x61nya/bitcoin/v1/wallet.proto\x12\x0f\x61nya.bitcoin.v1\x1a\x1e\x61nya/mesh/v1/attestation.proto\x1a\x1a\x61nya/mesh/v1/options.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"=\n\x13\x43reateWalletRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t:\x04\x88\xb5\x18\x02\"v\n\x06Wallet\x12\x11\n\twallet_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x18\n\ndescriptor\x18\x03 \x01(\tB\x04\x88\xb5\x18\x03\x12+\n\x07\x63reated\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:\x04\x88\xb5\x18\x02\"E\n\x14\x43reateWalletResponse\x12\'\n\x06wallet\x18\x01 \x01(\x0b\x32\x17.anya.bitcoin.v1.Wallet:\x04\x88\xb5\x18\x02\"A\n\x12ListWalletsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t:\x04\x88\xb5\x18\x02\"^\n\x13ListWalletsResponse\x12(\n\x07wallets\x18\x01 \x03(\x0b\x32\x17.anya.bitcoin.v1.Wallet\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t:\x04\x88\xb5\x18\x02\"C\n\x14\x44\x65riveAddressRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\twallet_id\x18\x02 \x01(\t:\x04\x88\xb5\x18\x02\"=\n\x15\x44\x65riveAddressResponse\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\r:\x04\x88\xb5\x18\x03\"C\n\x11GetBalanceRequest\x12\x11\n\twallet_id\x18\x01 \x01(\t\x12\x15\n\x07\x61\x64\x64ress\x18\x02 \x01(\tB\x04\x88\xb5\x18\x03:\x04\x88\xb5\x18\x02\"t\n\x12GetBalanceResponse\x12\x15\n\rconfirmed_sat\x18\x01 \x01(\x03\x12\x14\n\x0cimmature_sat\x18\x02 \x01(\x03\x12\x14\n\x0creserved_sat\x18\x03 \x01(\x03\x12\x15\n\rspendable_sat\x18\x04 \x01(\x03:\x04\x88\xb5\x18\x03\"\xe9\x01\n\x12SendPaymentRequest\x12\x18\n\nrequest_id\x18\x01 \x01(\tB\x04\x88\xb5\x18\x02\x12\x14\n\x0c\x66rom_address\x18\x02 \x01(\t\x12\x12\n\nto_address\x18\x03 \x01(\t\x12\x1e\n\namount_sat\x18\x04 \x01(\x03\x42\n\x92\xb5\x18\x06\x61mount\x12)\n\x08metadata\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12)\n\x07\x63ontext\x18\x06 \x01(\x0b\x32\x18.anya.mesh.v1.RunContext\x12\x13\n\x0bmax_fee_sat\x18\x07 \x01(\x03:\x04\x88\xb5\x18\x03\"~\n\x13SendPaymentResponse\x12\x12\n\npayment_id\x18\x01 \x01(\t\x12\x0c\n\x04txid\x18\x02 \x01(\x0c\x12.\n\x06status\x18\x03 \x01(\x0e\x32\x1e.anya.bitcoin.v1.PaymentStatus\x12\x0f\n\x07\x66\x65\x65_sat\x18\x04 \x01(\x03:\x04\x88\xb5\x18\x02\"\x90\x02\n\x07Payment\x12\x18\n\npayment_id\x18\x01 \x01(\tB\x04\x88\xb5\x18\x02\x12\x32\n\x05state\x18\x02 \x01(\x0e\x32\x1d.anya.bitcoin.v1.PaymentStateB\x04\x88\xb5\x18\x02\x12\x12\n\x04txid\x18\x03 \x01(\x0c\x42\x04\x88\xb5\x18\x02\x12\x14\n\x0c\x66rom_address\x18\x04 \x01(\t\x12\x12\n\nto_address\x18\x05 \x01(\t\x12\x12\n\namount_sat\x18\x06 \x01(\x03\x12\x0f\n\x07\x66\x65\x65_sat\x18\x07 \x01(\x03\x12\x1b\n\rconfirmations\x18\x08 \x01(\rB\x04\x88\xb5\x18\x02\x12\x31\n\x07\x63reated\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\x88\xb5\x18\x02:\x04\x88\xb5\x18\x03\"-\n\x11GetPaymentRequest\x12\x12\n\npayment_id\x18\x01 \x01(\t:\x04\x88\xb5\x18\x02\"E\n\x12GetPaymentResponse\x12)\n\x07payment\x18\x01 \x01(\x0b\x32\x18.anya.bitcoin.v1.Payment:\x04\x88\xb5\x18\x03\"0\n\x14\x43\x61ncelPaymentRequest\x12\x12\n\npayment_id\x18\x01 \x01(\t:\x04\x88\xb5\x18\x02\"H\n\x15\x43\x61ncelPaymentResponse\x12)\n\x07payment\x18\x01 \x01(\x0b\x32\x18.anya.bitcoin.v1.Payment:\x04\x88\xb5\x18\x03*\x84\x01\n\rPaymentStatus\x12\x1e\n\x1aPAYMENT_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n\x16PAYMENT_STATUS_SUCCESS\x10\x01\x12\x1b\n\x17PAYMENT_STATUS_REJECTED\x10\x02\x12\x1a\n\x16PAYMENT_STATUS_UNKNOWN\x10\x03*\xf5\x01\n\x0cPaymentState\x12\x1d\n\x19PAYMENT_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16PAYMENT_STATE_PREPARED\x10\x01\x12\x1b\n\x17PAYMENT_STATE_BROADCAST\x10\x02\x12\x1b\n\x17PAYMENT_STATE_CONFIRMED\x10\x03\x12\x19\n\x15PAYMENT_STATE_SETTLED\x10\x04\x12\x1a\n\x16PAYMENT_STATE_REJECTED\x10\x05\x12\x1c\n\x18PAYMENT_STATE_CONFLICTED\x10\x06\x12\x1b\n\x17PAYMENT_STATE_CANCELLED\x10\x07\x32\xe3\x06\n\rWalletService\x12t\n\x0c\x43reateWallet\x12$.anya.bitcoin.v1.CreateWalletRequest\x1a%.anya.bitcoin.v1.CreateWalletResponse\"\x17\x8a\xb5\x18\x13\x12\rmanage_wallet\x18\x01 \x02\x12o\n\x0bListWallets\x12#.anya.bitcoin.v1.ListWalletsRequest\x1a$.anya.bitcoin.v1.ListWalletsResponse\"\x15\x8a\xb5\x18\x11\x12\x0bread_wallet\x18\x01 \x01\x12w\n\rDeriveAddress\x12%.anya.bitcoin.v1.DeriveAddressRequest\x1a&.anya.bitcoin.v1.DeriveAddressResponse\"\x17\x8a\xb5\x18\x13\x12\rmanage_wallet\x18\x01 \x02\x12l\n\nGetBalance\x12\".anya.bitcoin.v1.GetBalanceRequest\x1a#.anya.bitcoin.v1.GetBalanceResponse\"\x15\x8a\xb5\x18\x11\x12\x0bread_wallet\x18\x01 \x01\x12\x96\x01\n\x0bSendPayment\x12#.anya.bitcoin.v1.SendPaymentRequest\x1a$.anya.bitcoin.v1.SendPaymentResponse\"<\x8a\xb5\x18\x38\n\x10send_transaction\x12\x05spend\x18\x01 \x03*\nGetPayment2\rCancelPayment\x12z\n\nGetPayment\x12\".anya.bitcoin.v1.GetPaymentRequest\x1a#.anya.bitcoin.v1.GetPaymentResponse\"#\x8a\xb5\x18\x1f\n\x0bget_payment\x12\x0cread_payment\x18\x01 \x01\x12o\n\rCancelPayment\x12%.anya.bitcoin.v1.CancelPaymentRequest\x1a&.anya.bitcoin.v1.CancelPaymentResponse\"\x0f\x8a\xb5\x18\x0b\x12\x05spend\x18\x01 \x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x61nya/bitcoin/v1/wallet.proto\x12\x0f\x61nya.bitcoin.v1\x1a\x1e\x61nya/mesh/v1/attestation.proto\x1a\x1a\x61nya/mesh/v1/options.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"=\n\x13\x43reateWalletRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t:\x04\x88\xb5\x18\x02\"z\n\x06Wallet\x12\x11\n\twallet_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x18\n\ndescriptor\x18\x03 \x01(\tB\x04\x88\xb5\x18\x03\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:\x04\x88\xb5\x18\x02\"E\n\x14\x43reateWalletResponse\x12\'\n\x06wallet\x18\x01 \x01(\x0b\x32\x17.anya.bitcoin.v1.Wallet:\x04\x88\xb5\x18\x02\"A\n\x12ListWalletsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t:\x04\x88\xb5\x18\x02\"^\n\x13ListWalletsResponse\x12(\n\x07wallets\x18\x01 \x03(\x0b\x32\x17.anya.bitcoin.v1.Wallet\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t:\x04\x88\xb5\x18\x02\"C\n\x14\x44\x65riveAddressRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\twallet_id\x18\x02 \x01(\t:\x04\x88\xb5\x18\x02\"=\n\x15\x44\x65riveAddressResponse\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\r:\x04\x88\xb5\x18\x03\"C\n\x11GetBalanceRequest\x12\x11\n\twallet_id\x18\x01 \x01(\t\x12\x15\n\x07\x61\x64\x64ress\x18\x02 \x01(\tB\x04\x88\xb5\x18\x03:\x04\x88\xb5\x18\x02\"t\n\x12GetBalanceResponse\x12\x15\n\rconfirmed_sat\x18\x01 \x01(\x03\x12\x14\n\x0cimmature_sat\x18\x02 \x01(\x03\x12\x14\n\x0creserved_sat\x18\x03 \x01(\x03\x12\x15\n\rspendable_sat\x18\x04 \x01(\x03:\x04\x88\xb5\x18\x03\"\xe9\x01\n\x12SendPaymentRequest\x12\x18\n\nrequest_id\x18\x01 \x01(\tB\x04\x88\xb5\x18\x02\x12\x14\n\x0c\x66rom_address\x18\x02 \x01(\t\x12\x12\n\nto_address\x18\x03 \x01(\t\x12\x1e\n\namount_sat\x18\x04 \x01(\x03\x42\n\x92\xb5\x18\x06\x61mount\x12)\n\x08metadata\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12)\n\x07\x63ontext\x18\x06 \x01(\x0b\x32\x18.anya.mesh.v1.RunContext\x12\x13\n\x0bmax_fee_sat\x18\x07 \x01(\x03:\x04\x88\xb5\x18\x03\"|\n\x13SendPaymentResponse\x12\x12\n\npayment_id\x18\x01 \x01(\t\x12\x0c\n\x04txid\x18\x02 \x01(\x0c\x12,\n\x06status\x18\x03 \x01(\x0e\x32\x1c.anya.bitcoin.v1.SendOutcome\x12\x0f\n\x07\x66\x65\x65_sat\x18\x04 \x01(\x03:\x04\x88\xb5\x18\x02\"\x94\x02\n\x07Payment\x12\x18\n\npayment_id\x18\x01 \x01(\tB\x04\x88\xb5\x18\x02\x12\x32\n\x05state\x18\x02 \x01(\x0e\x32\x1d.anya.bitcoin.v1.PaymentStateB\x04\x88\xb5\x18\x02\x12\x12\n\x04txid\x18\x03 \x01(\x0c\x42\x04\x88\xb5\x18\x02\x12\x14\n\x0c\x66rom_address\x18\x04 \x01(\t\x12\x12\n\nto_address\x18\x05 \x01(\t\x12\x12\n\namount_sat\x18\x06 \x01(\x03\x12\x0f\n\x07\x66\x65\x65_sat\x18\x07 \x01(\x03\x12\x1b\n\rconfirmations\x18\x08 \x01(\rB\x04\x88\xb5\x18\x02\x12\x35\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\x88\xb5\x18\x02:\x04\x88\xb5\x18\x03\"-\n\x11GetPaymentRequest\x12\x12\n\npayment_id\x18\x01 \x01(\t:\x04\x88\xb5\x18\x02\"E\n\x12GetPaymentResponse\x12)\n\x07payment\x18\x01 \x01(\x0b\x32\x18.anya.bitcoin.v1.Payment:\x04\x88\xb5\x18\x03\"0\n\x14\x43\x61ncelPaymentRequest\x12\x12\n\npayment_id\x18\x01 \x01(\t:\x04\x88\xb5\x18\x02\"H\n\x15\x43\x61ncelPaymentResponse\x12)\n\x07payment\x18\x01 \x01(\x0b\x32\x18.anya.bitcoin.v1.Payment:\x04\x88\xb5\x18\x03*z\n\x0bSendOutcome\x12\x1c\n\x18SEND_OUTCOME_UNSPECIFIED\x10\x00\x12\x18\n\x14SEND_OUTCOME_SUCCESS\x10\x01\x12\x19\n\x15SEND_OUTCOME_REJECTED\x10\x02\x12\x18\n\x14SEND_OUTCOME_UNKNOWN\x10\x03*\xf5\x01\n\x0cPaymentState\x12\x1d\n\x19PAYMENT_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16PAYMENT_STATE_PREPARED\x10\x01\x12\x1b\n\x17PAYMENT_STATE_BROADCAST\x10\x02\x12\x1b\n\x17PAYMENT_STATE_CONFIRMED\x10\x03\x12\x19\n\x15PAYMENT_STATE_SETTLED\x10\x04\x12\x1a\n\x16PAYMENT_STATE_REJECTED\x10\x05\x12\x1c\n\x18PAYMENT_STATE_CONFLICTED\x10\x06\x12\x1b\n\x17PAYMENT_STATE_CANCELLED\x10\x07\x32\xe3\x06\n\rWalletService\x12t\n\x0c\x43reateWallet\x12$.anya.bitcoin.v1.CreateWalletRequest\x1a%.anya.bitcoin.v1.CreateWalletResponse\"\x17\x8a\xb5\x18\x13\x12\rmanage_wallet\x18\x01 \x02\x12o\n\x0bListWallets\x12#.anya.bitcoin.v1.ListWalletsRequest\x1a$.anya.bitcoin.v1.ListWalletsResponse\"\x15\x8a\xb5\x18\x11\x12\x0bread_wallet\x18\x01 \x01\x12w\n\rDeriveAddress\x12%.anya.bitcoin.v1.DeriveAddressRequest\x1a&.anya.bitcoin.v1.DeriveAddressResponse\"\x17\x8a\xb5\x18\x13\x12\rmanage_wallet\x18\x01 \x02\x12l\n\nGetBalance\x12\".anya.bitcoin.v1.GetBalanceRequest\x1a#.anya.bitcoin.v1.GetBalanceResponse\"\x15\x8a\xb5\x18\x11\x12\x0bread_wallet\x18\x01 \x01\x12\x96\x01\n\x0bSendPayment\x12#.anya.bitcoin.v1.SendPaymentRequest\x1a$.anya.bitcoin.v1.SendPaymentResponse\"<\x8a\xb5\x18\x38\n\x10send_transaction\x12\x05spend\x18\x01 \x03*\nGetPayment2\rCancelPayment\x12z\n\nGetPayment\x12\".anya.bitcoin.v1.GetPaymentRequest\x1a#.anya.bitcoin.v1.GetPaymentResponse\"#\x8a\xb5\x18\x1f\n\x0bget_payment\x12\x0cread_payment\x18\x01 \x01\x12o\n\rCancelPayment\x12%.anya.bitcoin.v1.CancelPaymentRequest\x1a&.anya.bitcoin.v1.CancelPaymentResponse\"\x0f\x8a\xb5\x18\x0b\x12\x05spend\x18\x01 \x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -73,8 +73,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PAYMENT'].fields_by_name['txid']._serialized_options = b'\210\265\030\002'
   _globals['_PAYMENT'].fields_by_name['confirmations']._loaded_options = None
   _globals['_PAYMENT'].fields_by_name['confirmations']._serialized_options = b'\210\265\030\002'
-  _globals['_PAYMENT'].fields_by_name['created']._loaded_options = None
-  _globals['_PAYMENT'].fields_by_name['created']._serialized_options = b'\210\265\030\002'
+  _globals['_PAYMENT'].fields_by_name['create_time']._loaded_options = None
+  _globals['_PAYMENT'].fields_by_name['create_time']._serialized_options = b'\210\265\030\002'
   _globals['_PAYMENT']._loaded_options = None
   _globals['_PAYMENT']._serialized_options = b'\210\265\030\003'
   _globals['_GETPAYMENTREQUEST']._loaded_options = None
@@ -99,42 +99,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WALLETSERVICE'].methods_by_name['GetPayment']._serialized_options = b'\212\265\030\037\n\013get_payment\022\014read_payment\030\001 \001'
   _globals['_WALLETSERVICE'].methods_by_name['CancelPayment']._loaded_options = None
   _globals['_WALLETSERVICE'].methods_by_name['CancelPayment']._serialized_options = b'\212\265\030\013\022\005spend\030\001 \002'
-  _globals['_PAYMENTSTATUS']._serialized_start=1790
-  _globals['_PAYMENTSTATUS']._serialized_end=1922
-  _globals['_PAYMENTSTATE']._serialized_start=1925
-  _globals['_PAYMENTSTATE']._serialized_end=2170
+  _globals['_SENDOUTCOME']._serialized_start=1795
+  _globals['_SENDOUTCOME']._serialized_end=1917
+  _globals['_PAYMENTSTATE']._serialized_start=1920
+  _globals['_PAYMENTSTATE']._serialized_end=2165
   _globals['_CREATEWALLETREQUEST']._serialized_start=172
   _globals['_CREATEWALLETREQUEST']._serialized_end=233
   _globals['_WALLET']._serialized_start=235
-  _globals['_WALLET']._serialized_end=353
-  _globals['_CREATEWALLETRESPONSE']._serialized_start=355
-  _globals['_CREATEWALLETRESPONSE']._serialized_end=424
-  _globals['_LISTWALLETSREQUEST']._serialized_start=426
-  _globals['_LISTWALLETSREQUEST']._serialized_end=491
-  _globals['_LISTWALLETSRESPONSE']._serialized_start=493
-  _globals['_LISTWALLETSRESPONSE']._serialized_end=587
-  _globals['_DERIVEADDRESSREQUEST']._serialized_start=589
-  _globals['_DERIVEADDRESSREQUEST']._serialized_end=656
-  _globals['_DERIVEADDRESSRESPONSE']._serialized_start=658
-  _globals['_DERIVEADDRESSRESPONSE']._serialized_end=719
-  _globals['_GETBALANCEREQUEST']._serialized_start=721
-  _globals['_GETBALANCEREQUEST']._serialized_end=788
-  _globals['_GETBALANCERESPONSE']._serialized_start=790
-  _globals['_GETBALANCERESPONSE']._serialized_end=906
-  _globals['_SENDPAYMENTREQUEST']._serialized_start=909
-  _globals['_SENDPAYMENTREQUEST']._serialized_end=1142
-  _globals['_SENDPAYMENTRESPONSE']._serialized_start=1144
-  _globals['_SENDPAYMENTRESPONSE']._serialized_end=1270
-  _globals['_PAYMENT']._serialized_start=1273
-  _globals['_PAYMENT']._serialized_end=1545
-  _globals['_GETPAYMENTREQUEST']._serialized_start=1547
-  _globals['_GETPAYMENTREQUEST']._serialized_end=1592
-  _globals['_GETPAYMENTRESPONSE']._serialized_start=1594
-  _globals['_GETPAYMENTRESPONSE']._serialized_end=1663
-  _globals['_CANCELPAYMENTREQUEST']._serialized_start=1665
-  _globals['_CANCELPAYMENTREQUEST']._serialized_end=1713
-  _globals['_CANCELPAYMENTRESPONSE']._serialized_start=1715
-  _globals['_CANCELPAYMENTRESPONSE']._serialized_end=1787
-  _globals['_WALLETSERVICE']._serialized_start=2173
-  _globals['_WALLETSERVICE']._serialized_end=3040
+  _globals['_WALLET']._serialized_end=357
+  _globals['_CREATEWALLETRESPONSE']._serialized_start=359
+  _globals['_CREATEWALLETRESPONSE']._serialized_end=428
+  _globals['_LISTWALLETSREQUEST']._serialized_start=430
+  _globals['_LISTWALLETSREQUEST']._serialized_end=495
+  _globals['_LISTWALLETSRESPONSE']._serialized_start=497
+  _globals['_LISTWALLETSRESPONSE']._serialized_end=591
+  _globals['_DERIVEADDRESSREQUEST']._serialized_start=593
+  _globals['_DERIVEADDRESSREQUEST']._serialized_end=660
+  _globals['_DERIVEADDRESSRESPONSE']._serialized_start=662
+  _globals['_DERIVEADDRESSRESPONSE']._serialized_end=723
+  _globals['_GETBALANCEREQUEST']._serialized_start=725
+  _globals['_GETBALANCEREQUEST']._serialized_end=792
+  _globals['_GETBALANCERESPONSE']._serialized_start=794
+  _globals['_GETBALANCERESPONSE']._serialized_end=910
+  _globals['_SENDPAYMENTREQUEST']._serialized_start=913
+  _globals['_SENDPAYMENTREQUEST']._serialized_end=1146
+  _globals['_SENDPAYMENTRESPONSE']._serialized_start=1148
+  _globals['_SENDPAYMENTRESPONSE']._serialized_end=1272
+  _globals['_PAYMENT']._serialized_start=1275
+  _globals['_PAYMENT']._serialized_end=1551
+  _globals['_GETPAYMENTREQUEST']._serialized_start=1553
+  _globals['_GETPAYMENTREQUEST']._serialized_end=1598
+  _globals['_GETPAYMENTRESPONSE']._serialized_start=1600
+  _globals['_GETPAYMENTRESPONSE']._serialized_end=1669
+  _globals['_CANCELPAYMENTREQUEST']._serialized_start=1671
+  _globals['_CANCELPAYMENTREQUEST']._serialized_end=1719
+  _globals['_CANCELPAYMENTRESPONSE']._serialized_start=1721
+  _globals['_CANCELPAYMENTRESPONSE']._serialized_end=1793
+  _globals['_WALLETSERVICE']._serialized_start=2168
+  _globals['_WALLETSERVICE']._serialized_end=3035
 # @@protoc_insertion_point(module_scope)

@@ -22,29 +22,29 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
-class _PaymentStatus:
+class _SendOutcome:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _PaymentStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PaymentStatus.ValueType], _builtins.type):
+class _SendOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SendOutcome.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
-    PAYMENT_STATUS_UNSPECIFIED: _PaymentStatus.ValueType  # 0
-    PAYMENT_STATUS_SUCCESS: _PaymentStatus.ValueType  # 1
+    SEND_OUTCOME_UNSPECIFIED: _SendOutcome.ValueType  # 0
+    SEND_OUTCOME_SUCCESS: _SendOutcome.ValueType  # 1
     """Our mempool or node accepted it."""
-    PAYMENT_STATUS_REJECTED: _PaymentStatus.ValueType  # 2
-    PAYMENT_STATUS_UNKNOWN: _PaymentStatus.ValueType  # 3
+    SEND_OUTCOME_REJECTED: _SendOutcome.ValueType  # 2
+    SEND_OUTCOME_UNKNOWN: _SendOutcome.ValueType  # 3
     """The bytes exist and will be sent again; nobody knows yet."""
 
-class PaymentStatus(_PaymentStatus, metaclass=_PaymentStatusEnumTypeWrapper):
+class SendOutcome(_SendOutcome, metaclass=_SendOutcomeEnumTypeWrapper):
     """What a workflow may go by."""
 
-PAYMENT_STATUS_UNSPECIFIED: PaymentStatus.ValueType  # 0
-PAYMENT_STATUS_SUCCESS: PaymentStatus.ValueType  # 1
+SEND_OUTCOME_UNSPECIFIED: SendOutcome.ValueType  # 0
+SEND_OUTCOME_SUCCESS: SendOutcome.ValueType  # 1
 """Our mempool or node accepted it."""
-PAYMENT_STATUS_REJECTED: PaymentStatus.ValueType  # 2
-PAYMENT_STATUS_UNKNOWN: PaymentStatus.ValueType  # 3
+SEND_OUTCOME_REJECTED: SendOutcome.ValueType  # 2
+SEND_OUTCOME_UNKNOWN: SendOutcome.ValueType  # 3
 """The bytes exist and will be sent again; nobody knows yet."""
-Global___PaymentStatus: _TypeAlias = PaymentStatus  # noqa: Y015
+Global___SendOutcome: _TypeAlias = SendOutcome  # noqa: Y015
 
 class _PaymentState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -112,24 +112,24 @@ class Wallet(_message.Message):
     WALLET_ID_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     DESCRIPTOR_FIELD_NUMBER: _builtins.int
-    CREATED_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
     wallet_id: _builtins.str
     name: _builtins.str
     descriptor: _builtins.str
     """Public descriptor of the external keychain, with checksum (BIP 380)."""
     @_builtins.property
-    def created(self) -> _timestamp_pb2.Timestamp: ...
+    def create_time(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
         self,
         *,
         wallet_id: _builtins.str = ...,
         name: _builtins.str = ...,
         descriptor: _builtins.str = ...,
-        created: _timestamp_pb2.Timestamp | None = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created", b"created"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "descriptor", b"descriptor", "name", b"name", "wallet_id", b"wallet_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "descriptor", b"descriptor", "name", b"name", "wallet_id", b"wallet_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -353,14 +353,14 @@ class SendPaymentResponse(_message.Message):
     FEE_SAT_FIELD_NUMBER: _builtins.int
     payment_id: _builtins.str
     txid: _builtins.bytes
-    status: Global___PaymentStatus.ValueType
+    status: Global___SendOutcome.ValueType
     fee_sat: _builtins.int
     def __init__(
         self,
         *,
         payment_id: _builtins.str = ...,
         txid: _builtins.bytes = ...,
-        status: Global___PaymentStatus.ValueType = ...,
+        status: Global___SendOutcome.ValueType = ...,
         fee_sat: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
@@ -383,7 +383,7 @@ class Payment(_message.Message):
     AMOUNT_SAT_FIELD_NUMBER: _builtins.int
     FEE_SAT_FIELD_NUMBER: _builtins.int
     CONFIRMATIONS_FIELD_NUMBER: _builtins.int
-    CREATED_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
     payment_id: _builtins.str
     state: Global___PaymentState.ValueType
     txid: _builtins.bytes
@@ -393,7 +393,7 @@ class Payment(_message.Message):
     fee_sat: _builtins.int
     confirmations: _builtins.int
     @_builtins.property
-    def created(self) -> _timestamp_pb2.Timestamp: ...
+    def create_time(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
         self,
         *,
@@ -405,11 +405,11 @@ class Payment(_message.Message):
         amount_sat: _builtins.int = ...,
         fee_sat: _builtins.int = ...,
         confirmations: _builtins.int = ...,
-        created: _timestamp_pb2.Timestamp | None = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created", b"created"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_sat", b"amount_sat", "confirmations", b"confirmations", "created", b"created", "fee_sat", b"fee_sat", "from_address", b"from_address", "payment_id", b"payment_id", "state", b"state", "to_address", b"to_address", "txid", b"txid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_sat", b"amount_sat", "confirmations", b"confirmations", "create_time", b"create_time", "fee_sat", b"fee_sat", "from_address", b"from_address", "payment_id", b"payment_id", "state", b"state", "to_address", b"to_address", "txid", b"txid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

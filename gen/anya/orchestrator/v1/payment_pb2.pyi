@@ -98,11 +98,11 @@ class SendVerifiedPaymentResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PAYMENT_ID_FIELD_NUMBER: _builtins.int
-    STATUS_FIELD_NUMBER: _builtins.int
+    RUN_STATUS_FIELD_NUMBER: _builtins.int
     TRACE_ID_FIELD_NUMBER: _builtins.int
     PAYMENT_FIELD_NUMBER: _builtins.int
     payment_id: _builtins.str
-    status: _workflow_pb2.RunStatus.ValueType
+    run_status: _workflow_pb2.RunStatus.ValueType
     """As it began; with a wait, as it was when the wait was over."""
     trace_id: _builtins.str
     """32 hex characters; empty if the caller's trace is not kept."""
@@ -116,13 +116,13 @@ class SendVerifiedPaymentResponse(_message.Message):
         self,
         *,
         payment_id: _builtins.str = ...,
-        status: _workflow_pb2.RunStatus.ValueType = ...,
+        run_status: _workflow_pb2.RunStatus.ValueType = ...,
         trace_id: _builtins.str = ...,
         payment: Global___Payment | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment", "payment_id", b"payment_id", "status", b"status", "trace_id", b"trace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment", "payment_id", b"payment_id", "run_status", b"run_status", "trace_id", b"trace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -135,7 +135,7 @@ class Payment(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PAYMENT_ID_FIELD_NUMBER: _builtins.int
-    STATUS_FIELD_NUMBER: _builtins.int
+    RUN_STATUS_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     CONDITION_FIELD_NUMBER: _builtins.int
@@ -156,14 +156,14 @@ class Payment(_message.Message):
     RECORD_TENANT_FIELD_NUMBER: _builtins.int
     TRACE_ID_FIELD_NUMBER: _builtins.int
     RECOVERIES_FIELD_NUMBER: _builtins.int
-    CREATED_FIELD_NUMBER: _builtins.int
-    UPDATED_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
     RUN_ID_FIELD_NUMBER: _builtins.int
     payment_id: _builtins.str
-    status: _workflow_pb2.RunStatus.ValueType
+    run_status: _workflow_pb2.RunStatus.ValueType
     """How its run stands, which may make other payments, too. Absent if there is no run: then only a cancellation is known."""
     reason: _builtins.str
-    """Why it is PARKED, REFUSED, FAILED or NEEDS_ATTENTION: the false operand, the missing proof, the
+    """Why it is CIRCUIT_OPEN, REFUSED, FAILED or NEEDS_ATTENTION: the false operand, the missing proof, the
     error. It may quote the error's message.
     """
     step: _builtins.str
@@ -213,14 +213,14 @@ class Payment(_message.Message):
         """Why it could not be scored, or must not be accepted: "INDEX_BEHIND: ..."."""
 
     @_builtins.property
-    def created(self) -> _timestamp_pb2.Timestamp: ...
+    def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
-    def updated(self) -> _timestamp_pb2.Timestamp: ...
+    def update_time(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
         self,
         *,
         payment_id: _builtins.str = ...,
-        status: _workflow_pb2.RunStatus.ValueType | None = ...,
+        run_status: _workflow_pb2.RunStatus.ValueType | None = ...,
         reason: _builtins.str = ...,
         error: _workflow_pb2.StepError | None = ...,
         condition: _workflow_pb2.Condition | None = ...,
@@ -241,13 +241,13 @@ class Payment(_message.Message):
         record_tenant: _builtins.str = ...,
         trace_id: _builtins.str = ...,
         recoveries: _builtins.int = ...,
-        created: _timestamp_pb2.Timestamp | None = ...,
-        updated: _timestamp_pb2.Timestamp | None = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
         run_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_confirmations", b"_confirmations", "_fee_sat", b"_fee_sat", "_risk_score", b"_risk_score", "_sender_verified", b"_sender_verified", "_state", b"_state", "_status", b"_status", "_txid", b"_txid", "condition", b"condition", "confirmations", b"confirmations", "created", b"created", "error", b"error", "fee_sat", b"fee_sat", "intent", b"intent", "risk_score", b"risk_score", "sender_verified", b"sender_verified", "state", b"state", "status", b"status", "txid", b"txid", "updated", b"updated"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_confirmations", b"_confirmations", "_fee_sat", b"_fee_sat", "_risk_score", b"_risk_score", "_run_status", b"_run_status", "_sender_verified", b"_sender_verified", "_state", b"_state", "_txid", b"_txid", "condition", b"condition", "confirmations", b"confirmations", "create_time", b"create_time", "error", b"error", "fee_sat", b"fee_sat", "intent", b"intent", "risk_score", b"risk_score", "run_status", b"run_status", "sender_verified", b"sender_verified", "state", b"state", "txid", b"txid", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confirmations", b"_confirmations", "_fee_sat", b"_fee_sat", "_risk_score", b"_risk_score", "_sender_verified", b"_sender_verified", "_state", b"_state", "_status", b"_status", "_txid", b"_txid", "bitcoin_answer", b"bitcoin_answer", "bitcoin_error", b"bitcoin_error", "condition", b"condition", "confirmations", b"confirmations", "created", b"created", "error", b"error", "fee_sat", b"fee_sat", "identity_reasons", b"identity_reasons", "intent", b"intent", "payment_id", b"payment_id", "reason", b"reason", "record_id", b"record_id", "record_tenant", b"record_tenant", "recoveries", b"recoveries", "risk_factors", b"risk_factors", "risk_reasons", b"risk_reasons", "risk_score", b"risk_score", "run_id", b"run_id", "sender_verified", b"sender_verified", "state", b"state", "status", b"status", "step", b"step", "trace_id", b"trace_id", "txid", b"txid", "updated", b"updated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confirmations", b"_confirmations", "_fee_sat", b"_fee_sat", "_risk_score", b"_risk_score", "_run_status", b"_run_status", "_sender_verified", b"_sender_verified", "_state", b"_state", "_txid", b"_txid", "bitcoin_answer", b"bitcoin_answer", "bitcoin_error", b"bitcoin_error", "condition", b"condition", "confirmations", b"confirmations", "create_time", b"create_time", "error", b"error", "fee_sat", b"fee_sat", "identity_reasons", b"identity_reasons", "intent", b"intent", "payment_id", b"payment_id", "reason", b"reason", "record_id", b"record_id", "record_tenant", b"record_tenant", "recoveries", b"recoveries", "risk_factors", b"risk_factors", "risk_reasons", b"risk_reasons", "risk_score", b"risk_score", "run_id", b"run_id", "run_status", b"run_status", "sender_verified", b"sender_verified", "state", b"state", "step", b"step", "trace_id", b"trace_id", "txid", b"txid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__confirmations: _TypeAlias = _typing.Literal["confirmations"]  # noqa: Y015
     _WhichOneofArgType__confirmations: _TypeAlias = _typing.Literal["_confirmations", b"_confirmations"]  # noqa: Y015
@@ -255,12 +255,12 @@ class Payment(_message.Message):
     _WhichOneofArgType__fee_sat: _TypeAlias = _typing.Literal["_fee_sat", b"_fee_sat"]  # noqa: Y015
     _WhichOneofReturnType__risk_score: _TypeAlias = _typing.Literal["risk_score"]  # noqa: Y015
     _WhichOneofArgType__risk_score: _TypeAlias = _typing.Literal["_risk_score", b"_risk_score"]  # noqa: Y015
+    _WhichOneofReturnType__run_status: _TypeAlias = _typing.Literal["run_status"]  # noqa: Y015
+    _WhichOneofArgType__run_status: _TypeAlias = _typing.Literal["_run_status", b"_run_status"]  # noqa: Y015
     _WhichOneofReturnType__sender_verified: _TypeAlias = _typing.Literal["sender_verified"]  # noqa: Y015
     _WhichOneofArgType__sender_verified: _TypeAlias = _typing.Literal["_sender_verified", b"_sender_verified"]  # noqa: Y015
     _WhichOneofReturnType__state: _TypeAlias = _typing.Literal["state"]  # noqa: Y015
     _WhichOneofArgType__state: _TypeAlias = _typing.Literal["_state", b"_state"]  # noqa: Y015
-    _WhichOneofReturnType__status: _TypeAlias = _typing.Literal["status"]  # noqa: Y015
-    _WhichOneofArgType__status: _TypeAlias = _typing.Literal["_status", b"_status"]  # noqa: Y015
     _WhichOneofReturnType__txid: _TypeAlias = _typing.Literal["txid"]  # noqa: Y015
     _WhichOneofArgType__txid: _TypeAlias = _typing.Literal["_txid", b"_txid"]  # noqa: Y015
     @_typing.overload
@@ -270,11 +270,11 @@ class Payment(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__risk_score) -> _WhichOneofReturnType__risk_score | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__run_status) -> _WhichOneofReturnType__run_status | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__sender_verified) -> _WhichOneofReturnType__sender_verified | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__state) -> _WhichOneofReturnType__state | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__status) -> _WhichOneofReturnType__status | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__txid) -> _WhichOneofReturnType__txid | None: ...
 

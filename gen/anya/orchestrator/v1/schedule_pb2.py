@@ -23,11 +23,12 @@ _sym_db = _symbol_database.Default()
 
 
 from anya.mesh.v1 import options_pb2 as anya_dot_mesh_dot_v1_dot_options__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#anya/orchestrator/v1/schedule.proto\x12\x14\x61nya.orchestrator.v1\x1a\x1a\x61nya/mesh/v1/options.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\".\n\x04\x43ron\x12\x12\n\nexpression\x18\x01 \x01(\t\x12\x0c\n\x04zone\x18\x02 \x01(\t:\x04\x88\xb5\x18\x02\"\xc8\x05\n\x08Schedule\x12\x13\n\x0bschedule_id\x18\x01 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\x12,\n\x05input\x18\x03 \x01(\x0b\x32\x17.google.protobuf.StructB\x04\x88\xb5\x18\x03\x12\x15\n\x0binterval_ms\x18\x04 \x01(\x03H\x00\x12*\n\x04\x63ron\x18\x05 \x01(\x0b\x32\x1a.anya.orchestrator.v1.CronH\x00\x12)\n\x05start\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x03\x65nd\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x07overlap\x18\x08 \x01(\x0e\x32#.anya.orchestrator.v1.OverlapPolicy\x12\x35\n\x08\x63\x61tch_up\x18\t \x01(\x0e\x32#.anya.orchestrator.v1.CatchUpPolicy\x12\x16\n\x0e\x63\x61tch_up_limit\x18\n \x01(\x05\x12\x0f\n\x07\x63reator\x18\x0b \x01(\t\x12+\n\x07\x63reated\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06paused\x18\r \x01(\x08\x12,\n\x08next_due\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0blast_run_id\x18\x0f \x01(\t\x12,\n\x08last_due\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07started\x18\x11 \x01(\x04\x12\x0f\n\x07skipped\x18\x12 \x01(\x04\x12\x0f\n\x07refused\x18\x13 \x01(\x04\x12\x12\n\nlast_error\x18\x14 \x01(\t\x12\x32\n\x0elast_error_due\x18\x15 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:\x04\x88\xb5\x18\x02\x42\x08\n\x06timing\"\xaf\x03\n\x15\x43reateScheduleRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0bschedule_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12,\n\x05input\x18\x04 \x01(\x0b\x32\x17.google.protobuf.StructB\x04\x88\xb5\x18\x03\x12\x15\n\x0binterval_ms\x18\x05 \x01(\x03H\x00\x12*\n\x04\x63ron\x18\x06 \x01(\x0b\x32\x1a.anya.orchestrator.v1.CronH\x00\x12)\n\x05start\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x03\x65nd\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x07overlap\x18\t \x01(\x0e\x32#.anya.orchestrator.v1.OverlapPolicy\x12\x35\n\x08\x63\x61tch_up\x18\n \x01(\x0e\x32#.anya.orchestrator.v1.CatchUpPolicy\x12\x16\n\x0e\x63\x61tch_up_limit\x18\x0b \x01(\x05:\x04\x88\xb5\x18\x02\x42\x08\n\x06timing\"P\n\x16\x43reateScheduleResponse\x12\x30\n\x08schedule\x18\x01 \x01(\x0b\x32\x1e.anya.orchestrator.v1.Schedule:\x04\x88\xb5\x18\x02\"/\n\x12GetScheduleRequest\x12\x13\n\x0bschedule_id\x18\x01 \x01(\t:\x04\x88\xb5\x18\x02\"M\n\x13GetScheduleResponse\x12\x30\n\x08schedule\x18\x01 \x01(\x0b\x32\x1e.anya.orchestrator.v1.Schedule:\x04\x88\xb5\x18\x02\"C\n\x14ListSchedulesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t:\x04\x88\xb5\x18\x02\"i\n\x15ListSchedulesResponse\x12\x31\n\tschedules\x18\x01 \x03(\x0b\x32\x1e.anya.orchestrator.v1.Schedule\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t:\x04\x88\xb5\x18\x02\"E\n\x14PauseScheduleRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0bschedule_id\x18\x02 \x01(\t:\x04\x88\xb5\x18\x02\"O\n\x15PauseScheduleResponse\x12\x30\n\x08schedule\x18\x01 \x01(\x0b\x32\x1e.anya.orchestrator.v1.Schedule:\x04\x88\xb5\x18\x02\"F\n\x15ResumeScheduleRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0bschedule_id\x18\x02 \x01(\t:\x04\x88\xb5\x18\x02\"P\n\x16ResumeScheduleResponse\x12\x30\n\x08schedule\x18\x01 \x01(\x0b\x32\x1e.anya.orchestrator.v1.Schedule:\x04\x88\xb5\x18\x02\"F\n\x15\x44\x65leteScheduleRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0bschedule_id\x18\x02 \x01(\t:\x04\x88\xb5\x18\x02\"\x18\n\x16\x44\x65leteScheduleResponse*b\n\rOverlapPolicy\x12\x1e\n\x1aOVERLAP_POLICY_UNSPECIFIED\x10\x00\x12\x17\n\x13OVERLAP_POLICY_SKIP\x10\x01\x12\x18\n\x14OVERLAP_POLICY_ALLOW\x10\x02*\x7f\n\rCatchUpPolicy\x12\x1f\n\x1b\x43\x41TCH_UP_POLICY_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43\x41TCH_UP_POLICY_NONE\x10\x01\x12\x1a\n\x16\x43\x41TCH_UP_POLICY_LATEST\x10\x02\x12\x17\n\x13\x43\x41TCH_UP_POLICY_ALL\x10\x03\x32\xb3\x06\n\x0fScheduleService\x12\x86\x01\n\x0e\x43reateSchedule\x12+.anya.orchestrator.v1.CreateScheduleRequest\x1a,.anya.orchestrator.v1.CreateScheduleResponse\"\x19\x8a\xb5\x18\x15\x12\x0fmanage_schedule\x18\x01 \x02\x12{\n\x0bGetSchedule\x12(.anya.orchestrator.v1.GetScheduleRequest\x1a).anya.orchestrator.v1.GetScheduleResponse\"\x17\x8a\xb5\x18\x13\x12\rread_schedule\x18\x01 \x01\x12\x81\x01\n\rListSchedules\x12*.anya.orchestrator.v1.ListSchedulesRequest\x1a+.anya.orchestrator.v1.ListSchedulesResponse\"\x17\x8a\xb5\x18\x13\x12\rread_schedule\x18\x01 \x01\x12\x83\x01\n\rPauseSchedule\x12*.anya.orchestrator.v1.PauseScheduleRequest\x1a+.anya.orchestrator.v1.PauseScheduleResponse\"\x19\x8a\xb5\x18\x15\x12\x0fmanage_schedule\x18\x01 \x02\x12\x86\x01\n\x0eResumeSchedule\x12+.anya.orchestrator.v1.ResumeScheduleRequest\x1a,.anya.orchestrator.v1.ResumeScheduleResponse\"\x19\x8a\xb5\x18\x15\x12\x0fmanage_schedule\x18\x01 \x02\x12\x86\x01\n\x0e\x44\x65leteSchedule\x12+.anya.orchestrator.v1.DeleteScheduleRequest\x1a,.anya.orchestrator.v1.DeleteScheduleResponse\"\x19\x8a\xb5\x18\x15\x12\x0fmanage_schedule\x18\x01 \x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#anya/orchestrator/v1/schedule.proto\x12\x14\x61nya.orchestrator.v1\x1a\x1a\x61nya/mesh/v1/options.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\".\n\x04\x43ron\x12\x12\n\nexpression\x18\x01 \x01(\t\x12\x0c\n\x04zone\x18\x02 \x01(\t:\x04\x88\xb5\x18\x02\"\x8f\x06\n\x08Schedule\x12\x13\n\x0bschedule_id\x18\x01 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\x12,\n\x05input\x18\x03 \x01(\x0b\x32\x17.google.protobuf.StructB\x04\x88\xb5\x18\x03\x12-\n\x08interval\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x12*\n\x04\x63ron\x18\x05 \x01(\x0b\x32\x1a.anya.orchestrator.v1.CronH\x00\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x07overlap\x18\x08 \x01(\x0e\x32#.anya.orchestrator.v1.OverlapPolicy\x12\x35\n\x08\x63\x61tch_up\x18\t \x01(\x0e\x32#.anya.orchestrator.v1.CatchUpPolicy\x12\x16\n\x0e\x63\x61tch_up_limit\x18\n \x01(\x05\x12\x0f\n\x07\x63reator\x18\x0b \x01(\t\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06paused\x18\r \x01(\x08\x12\x31\n\rnext_due_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0blast_run_id\x18\x0f \x01(\t\x12\x31\n\rlast_due_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rstarted_count\x18\x11 \x01(\x04\x12\x15\n\rskipped_count\x18\x12 \x01(\x04\x12\x15\n\rrefused_count\x18\x13 \x01(\x04\x12\x12\n\nlast_error\x18\x14 \x01(\t\x12\x37\n\x13last_error_due_time\x18\x15 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:\x04\x88\xb5\x18\x02\x42\x08\n\x06timing\"\xd1\x03\n\x15\x43reateScheduleRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0bschedule_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12,\n\x05input\x18\x04 \x01(\x0b\x32\x17.google.protobuf.StructB\x04\x88\xb5\x18\x03\x12-\n\x08interval\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x12*\n\x04\x63ron\x18\x06 \x01(\x0b\x32\x1a.anya.orchestrator.v1.CronH\x00\x12.\n\nstart_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x07overlap\x18\t \x01(\x0e\x32#.anya.orchestrator.v1.OverlapPolicy\x12\x35\n\x08\x63\x61tch_up\x18\n \x01(\x0e\x32#.anya.orchestrator.v1.CatchUpPolicy\x12\x16\n\x0e\x63\x61tch_up_limit\x18\x0b \x01(\x05:\x04\x88\xb5\x18\x02\x42\x08\n\x06timing\"P\n\x16\x43reateScheduleResponse\x12\x30\n\x08schedule\x18\x01 \x01(\x0b\x32\x1e.anya.orchestrator.v1.Schedule:\x04\x88\xb5\x18\x02\"/\n\x12GetScheduleRequest\x12\x13\n\x0bschedule_id\x18\x01 \x01(\t:\x04\x88\xb5\x18\x02\"M\n\x13GetScheduleResponse\x12\x30\n\x08schedule\x18\x01 \x01(\x0b\x32\x1e.anya.orchestrator.v1.Schedule:\x04\x88\xb5\x18\x02\"C\n\x14ListSchedulesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t:\x04\x88\xb5\x18\x02\"i\n\x15ListSchedulesResponse\x12\x31\n\tschedules\x18\x01 \x03(\x0b\x32\x1e.anya.orchestrator.v1.Schedule\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t:\x04\x88\xb5\x18\x02\"E\n\x14PauseScheduleRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0bschedule_id\x18\x02 \x01(\t:\x04\x88\xb5\x18\x02\"O\n\x15PauseScheduleResponse\x12\x30\n\x08schedule\x18\x01 \x01(\x0b\x32\x1e.anya.orchestrator.v1.Schedule:\x04\x88\xb5\x18\x02\"F\n\x15ResumeScheduleRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0bschedule_id\x18\x02 \x01(\t:\x04\x88\xb5\x18\x02\"P\n\x16ResumeScheduleResponse\x12\x30\n\x08schedule\x18\x01 \x01(\x0b\x32\x1e.anya.orchestrator.v1.Schedule:\x04\x88\xb5\x18\x02\"F\n\x15\x44\x65leteScheduleRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0bschedule_id\x18\x02 \x01(\t:\x04\x88\xb5\x18\x02\"\x18\n\x16\x44\x65leteScheduleResponse*b\n\rOverlapPolicy\x12\x1e\n\x1aOVERLAP_POLICY_UNSPECIFIED\x10\x00\x12\x17\n\x13OVERLAP_POLICY_SKIP\x10\x01\x12\x18\n\x14OVERLAP_POLICY_ALLOW\x10\x02*\x7f\n\rCatchUpPolicy\x12\x1f\n\x1b\x43\x41TCH_UP_POLICY_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43\x41TCH_UP_POLICY_NONE\x10\x01\x12\x1a\n\x16\x43\x41TCH_UP_POLICY_LATEST\x10\x02\x12\x17\n\x13\x43\x41TCH_UP_POLICY_ALL\x10\x03\x32\xb3\x06\n\x0fScheduleService\x12\x86\x01\n\x0e\x43reateSchedule\x12+.anya.orchestrator.v1.CreateScheduleRequest\x1a,.anya.orchestrator.v1.CreateScheduleResponse\"\x19\x8a\xb5\x18\x15\x12\x0fmanage_schedule\x18\x01 \x02\x12{\n\x0bGetSchedule\x12(.anya.orchestrator.v1.GetScheduleRequest\x1a).anya.orchestrator.v1.GetScheduleResponse\"\x17\x8a\xb5\x18\x13\x12\rread_schedule\x18\x01 \x01\x12\x81\x01\n\rListSchedules\x12*.anya.orchestrator.v1.ListSchedulesRequest\x1a+.anya.orchestrator.v1.ListSchedulesResponse\"\x17\x8a\xb5\x18\x13\x12\rread_schedule\x18\x01 \x01\x12\x83\x01\n\rPauseSchedule\x12*.anya.orchestrator.v1.PauseScheduleRequest\x1a+.anya.orchestrator.v1.PauseScheduleResponse\"\x19\x8a\xb5\x18\x15\x12\x0fmanage_schedule\x18\x01 \x02\x12\x86\x01\n\x0eResumeSchedule\x12+.anya.orchestrator.v1.ResumeScheduleRequest\x1a,.anya.orchestrator.v1.ResumeScheduleResponse\"\x19\x8a\xb5\x18\x15\x12\x0fmanage_schedule\x18\x01 \x02\x12\x86\x01\n\x0e\x44\x65leteSchedule\x12+.anya.orchestrator.v1.DeleteScheduleRequest\x1a,.anya.orchestrator.v1.DeleteScheduleResponse\"\x19\x8a\xb5\x18\x15\x12\x0fmanage_schedule\x18\x01 \x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -76,38 +77,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SCHEDULESERVICE'].methods_by_name['ResumeSchedule']._serialized_options = b'\212\265\030\025\022\017manage_schedule\030\001 \002'
   _globals['_SCHEDULESERVICE'].methods_by_name['DeleteSchedule']._loaded_options = None
   _globals['_SCHEDULESERVICE'].methods_by_name['DeleteSchedule']._serialized_options = b'\212\265\030\025\022\017manage_schedule\030\001 \002'
-  _globals['_OVERLAPPOLICY']._serialized_start=2139
-  _globals['_OVERLAPPOLICY']._serialized_end=2237
-  _globals['_CATCHUPPOLICY']._serialized_start=2239
-  _globals['_CATCHUPPOLICY']._serialized_end=2366
-  _globals['_CRON']._serialized_start=152
-  _globals['_CRON']._serialized_end=198
-  _globals['_SCHEDULE']._serialized_start=201
-  _globals['_SCHEDULE']._serialized_end=913
-  _globals['_CREATESCHEDULEREQUEST']._serialized_start=916
-  _globals['_CREATESCHEDULEREQUEST']._serialized_end=1347
-  _globals['_CREATESCHEDULERESPONSE']._serialized_start=1349
-  _globals['_CREATESCHEDULERESPONSE']._serialized_end=1429
-  _globals['_GETSCHEDULEREQUEST']._serialized_start=1431
-  _globals['_GETSCHEDULEREQUEST']._serialized_end=1478
-  _globals['_GETSCHEDULERESPONSE']._serialized_start=1480
-  _globals['_GETSCHEDULERESPONSE']._serialized_end=1557
-  _globals['_LISTSCHEDULESREQUEST']._serialized_start=1559
-  _globals['_LISTSCHEDULESREQUEST']._serialized_end=1626
-  _globals['_LISTSCHEDULESRESPONSE']._serialized_start=1628
-  _globals['_LISTSCHEDULESRESPONSE']._serialized_end=1733
-  _globals['_PAUSESCHEDULEREQUEST']._serialized_start=1735
-  _globals['_PAUSESCHEDULEREQUEST']._serialized_end=1804
-  _globals['_PAUSESCHEDULERESPONSE']._serialized_start=1806
-  _globals['_PAUSESCHEDULERESPONSE']._serialized_end=1885
-  _globals['_RESUMESCHEDULEREQUEST']._serialized_start=1887
-  _globals['_RESUMESCHEDULEREQUEST']._serialized_end=1957
-  _globals['_RESUMESCHEDULERESPONSE']._serialized_start=1959
-  _globals['_RESUMESCHEDULERESPONSE']._serialized_end=2039
-  _globals['_DELETESCHEDULEREQUEST']._serialized_start=2041
-  _globals['_DELETESCHEDULEREQUEST']._serialized_end=2111
-  _globals['_DELETESCHEDULERESPONSE']._serialized_start=2113
-  _globals['_DELETESCHEDULERESPONSE']._serialized_end=2137
-  _globals['_SCHEDULESERVICE']._serialized_start=2369
-  _globals['_SCHEDULESERVICE']._serialized_end=3188
+  _globals['_OVERLAPPOLICY']._serialized_start=2276
+  _globals['_OVERLAPPOLICY']._serialized_end=2374
+  _globals['_CATCHUPPOLICY']._serialized_start=2376
+  _globals['_CATCHUPPOLICY']._serialized_end=2503
+  _globals['_CRON']._serialized_start=184
+  _globals['_CRON']._serialized_end=230
+  _globals['_SCHEDULE']._serialized_start=233
+  _globals['_SCHEDULE']._serialized_end=1016
+  _globals['_CREATESCHEDULEREQUEST']._serialized_start=1019
+  _globals['_CREATESCHEDULEREQUEST']._serialized_end=1484
+  _globals['_CREATESCHEDULERESPONSE']._serialized_start=1486
+  _globals['_CREATESCHEDULERESPONSE']._serialized_end=1566
+  _globals['_GETSCHEDULEREQUEST']._serialized_start=1568
+  _globals['_GETSCHEDULEREQUEST']._serialized_end=1615
+  _globals['_GETSCHEDULERESPONSE']._serialized_start=1617
+  _globals['_GETSCHEDULERESPONSE']._serialized_end=1694
+  _globals['_LISTSCHEDULESREQUEST']._serialized_start=1696
+  _globals['_LISTSCHEDULESREQUEST']._serialized_end=1763
+  _globals['_LISTSCHEDULESRESPONSE']._serialized_start=1765
+  _globals['_LISTSCHEDULESRESPONSE']._serialized_end=1870
+  _globals['_PAUSESCHEDULEREQUEST']._serialized_start=1872
+  _globals['_PAUSESCHEDULEREQUEST']._serialized_end=1941
+  _globals['_PAUSESCHEDULERESPONSE']._serialized_start=1943
+  _globals['_PAUSESCHEDULERESPONSE']._serialized_end=2022
+  _globals['_RESUMESCHEDULEREQUEST']._serialized_start=2024
+  _globals['_RESUMESCHEDULEREQUEST']._serialized_end=2094
+  _globals['_RESUMESCHEDULERESPONSE']._serialized_start=2096
+  _globals['_RESUMESCHEDULERESPONSE']._serialized_end=2176
+  _globals['_DELETESCHEDULEREQUEST']._serialized_start=2178
+  _globals['_DELETESCHEDULEREQUEST']._serialized_end=2248
+  _globals['_DELETESCHEDULERESPONSE']._serialized_start=2250
+  _globals['_DELETESCHEDULERESPONSE']._serialized_end=2274
+  _globals['_SCHEDULESERVICE']._serialized_start=2506
+  _globals['_SCHEDULESERVICE']._serialized_end=3325
 # @@protoc_insertion_point(module_scope)

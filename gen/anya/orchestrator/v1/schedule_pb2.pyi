@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -106,27 +107,26 @@ class Schedule(_message.Message):
     SCHEDULE_ID_FIELD_NUMBER: _builtins.int
     WORKFLOW_ID_FIELD_NUMBER: _builtins.int
     INPUT_FIELD_NUMBER: _builtins.int
-    INTERVAL_MS_FIELD_NUMBER: _builtins.int
+    INTERVAL_FIELD_NUMBER: _builtins.int
     CRON_FIELD_NUMBER: _builtins.int
-    START_FIELD_NUMBER: _builtins.int
-    END_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
     OVERLAP_FIELD_NUMBER: _builtins.int
     CATCH_UP_FIELD_NUMBER: _builtins.int
     CATCH_UP_LIMIT_FIELD_NUMBER: _builtins.int
     CREATOR_FIELD_NUMBER: _builtins.int
-    CREATED_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
     PAUSED_FIELD_NUMBER: _builtins.int
-    NEXT_DUE_FIELD_NUMBER: _builtins.int
+    NEXT_DUE_TIME_FIELD_NUMBER: _builtins.int
     LAST_RUN_ID_FIELD_NUMBER: _builtins.int
-    LAST_DUE_FIELD_NUMBER: _builtins.int
-    STARTED_FIELD_NUMBER: _builtins.int
-    SKIPPED_FIELD_NUMBER: _builtins.int
-    REFUSED_FIELD_NUMBER: _builtins.int
+    LAST_DUE_TIME_FIELD_NUMBER: _builtins.int
+    STARTED_COUNT_FIELD_NUMBER: _builtins.int
+    SKIPPED_COUNT_FIELD_NUMBER: _builtins.int
+    REFUSED_COUNT_FIELD_NUMBER: _builtins.int
     LAST_ERROR_FIELD_NUMBER: _builtins.int
-    LAST_ERROR_DUE_FIELD_NUMBER: _builtins.int
+    LAST_ERROR_DUE_TIME_FIELD_NUMBER: _builtins.int
     schedule_id: _builtins.str
     workflow_id: _builtins.str
-    interval_ms: _builtins.int
     overlap: Global___OverlapPolicy.ValueType
     """These never are UNSPECIFIED."""
     catch_up: Global___CatchUpPolicy.ValueType
@@ -136,62 +136,64 @@ class Schedule(_message.Message):
     paused: _builtins.bool
     last_run_id: _builtins.str
     """Of the newest run that it started."""
-    started: _builtins.int
+    started_count: _builtins.int
     """Due times: whose run was started, was not because of the overlap policy, was refused."""
-    skipped: _builtins.int
-    refused: _builtins.int
+    skipped_count: _builtins.int
+    refused_count: _builtins.int
     last_error: _builtins.str
     """Why a run was refused last, and the due time that it was for."""
     @_builtins.property
     def input(self) -> _struct_pb2.Struct: ...
     @_builtins.property
+    def interval(self) -> _duration_pb2.Duration: ...
+    @_builtins.property
     def cron(self) -> Global___Cron: ...
     @_builtins.property
-    def start(self) -> _timestamp_pb2.Timestamp: ...
+    def start_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
-    def end(self) -> _timestamp_pb2.Timestamp:
+    def end_time(self) -> _timestamp_pb2.Timestamp:
         """Absent if it never ends."""
 
     @_builtins.property
-    def created(self) -> _timestamp_pb2.Timestamp: ...
+    def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
-    def next_due(self) -> _timestamp_pb2.Timestamp:
+    def next_due_time(self) -> _timestamp_pb2.Timestamp:
         """Absent if it is paused or has no due time left."""
 
     @_builtins.property
-    def last_due(self) -> _timestamp_pb2.Timestamp: ...
+    def last_due_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
-    def last_error_due(self) -> _timestamp_pb2.Timestamp: ...
+    def last_error_due_time(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
         self,
         *,
         schedule_id: _builtins.str = ...,
         workflow_id: _builtins.str = ...,
         input: _struct_pb2.Struct | None = ...,
-        interval_ms: _builtins.int = ...,
+        interval: _duration_pb2.Duration | None = ...,
         cron: Global___Cron | None = ...,
-        start: _timestamp_pb2.Timestamp | None = ...,
-        end: _timestamp_pb2.Timestamp | None = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
         overlap: Global___OverlapPolicy.ValueType = ...,
         catch_up: Global___CatchUpPolicy.ValueType = ...,
         catch_up_limit: _builtins.int = ...,
         creator: _builtins.str = ...,
-        created: _timestamp_pb2.Timestamp | None = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
         paused: _builtins.bool = ...,
-        next_due: _timestamp_pb2.Timestamp | None = ...,
+        next_due_time: _timestamp_pb2.Timestamp | None = ...,
         last_run_id: _builtins.str = ...,
-        last_due: _timestamp_pb2.Timestamp | None = ...,
-        started: _builtins.int = ...,
-        skipped: _builtins.int = ...,
-        refused: _builtins.int = ...,
+        last_due_time: _timestamp_pb2.Timestamp | None = ...,
+        started_count: _builtins.int = ...,
+        skipped_count: _builtins.int = ...,
+        refused_count: _builtins.int = ...,
         last_error: _builtins.str = ...,
-        last_error_due: _timestamp_pb2.Timestamp | None = ...,
+        last_error_due_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "cron", b"cron", "end", b"end", "input", b"input", "interval_ms", b"interval_ms", "last_due", b"last_due", "last_error_due", b"last_error_due", "next_due", b"next_due", "start", b"start", "timing", b"timing"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "cron", b"cron", "end_time", b"end_time", "input", b"input", "interval", b"interval", "last_due_time", b"last_due_time", "last_error_due_time", b"last_error_due_time", "next_due_time", b"next_due_time", "start_time", b"start_time", "timing", b"timing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["catch_up", b"catch_up", "catch_up_limit", b"catch_up_limit", "created", b"created", "creator", b"creator", "cron", b"cron", "end", b"end", "input", b"input", "interval_ms", b"interval_ms", "last_due", b"last_due", "last_error", b"last_error", "last_error_due", b"last_error_due", "last_run_id", b"last_run_id", "next_due", b"next_due", "overlap", b"overlap", "paused", b"paused", "refused", b"refused", "schedule_id", b"schedule_id", "skipped", b"skipped", "start", b"start", "started", b"started", "timing", b"timing", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["catch_up", b"catch_up", "catch_up_limit", b"catch_up_limit", "create_time", b"create_time", "creator", b"creator", "cron", b"cron", "end_time", b"end_time", "input", b"input", "interval", b"interval", "last_due_time", b"last_due_time", "last_error", b"last_error", "last_error_due_time", b"last_error_due_time", "last_run_id", b"last_run_id", "next_due_time", b"next_due_time", "overlap", b"overlap", "paused", b"paused", "refused_count", b"refused_count", "schedule_id", b"schedule_id", "skipped_count", b"skipped_count", "start_time", b"start_time", "started_count", b"started_count", "timing", b"timing", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_timing: _TypeAlias = _typing.Literal["interval_ms", "cron"]  # noqa: Y015
+    _WhichOneofReturnType_timing: _TypeAlias = _typing.Literal["interval", "cron"]  # noqa: Y015
     _WhichOneofArgType_timing: _TypeAlias = _typing.Literal["timing", b"timing"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_timing) -> _WhichOneofReturnType_timing | None: ...
 
@@ -205,10 +207,10 @@ class CreateScheduleRequest(_message.Message):
     SCHEDULE_ID_FIELD_NUMBER: _builtins.int
     WORKFLOW_ID_FIELD_NUMBER: _builtins.int
     INPUT_FIELD_NUMBER: _builtins.int
-    INTERVAL_MS_FIELD_NUMBER: _builtins.int
+    INTERVAL_FIELD_NUMBER: _builtins.int
     CRON_FIELD_NUMBER: _builtins.int
-    START_FIELD_NUMBER: _builtins.int
-    END_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
     OVERLAP_FIELD_NUMBER: _builtins.int
     CATCH_UP_FIELD_NUMBER: _builtins.int
     CATCH_UP_LIMIT_FIELD_NUMBER: _builtins.int
@@ -216,8 +218,6 @@ class CreateScheduleRequest(_message.Message):
     schedule_id: _builtins.str
     """a-z, 0-9 and _, beginning with a letter, at most 40. A run's id is this, "-" and the due time."""
     workflow_id: _builtins.str
-    interval_ms: _builtins.int
-    """From one second to 366 days, counted from start."""
     overlap: Global___OverlapPolicy.ValueType
     catch_up: Global___CatchUpPolicy.ValueType
     catch_up_limit: _builtins.int
@@ -227,13 +227,17 @@ class CreateScheduleRequest(_message.Message):
         """At most 64 KiB as JSON."""
 
     @_builtins.property
+    def interval(self) -> _duration_pb2.Duration:
+        """From one second to 366 days, counted from start."""
+
+    @_builtins.property
     def cron(self) -> Global___Cron: ...
     @_builtins.property
-    def start(self) -> _timestamp_pb2.Timestamp:
+    def start_time(self) -> _timestamp_pb2.Timestamp:
         """No due time is before it, and the first interval begins here. Absent: now."""
 
     @_builtins.property
-    def end(self) -> _timestamp_pb2.Timestamp:
+    def end_time(self) -> _timestamp_pb2.Timestamp:
         """No due time is after it. Absent: it never ends."""
 
     def __init__(
@@ -243,19 +247,19 @@ class CreateScheduleRequest(_message.Message):
         schedule_id: _builtins.str = ...,
         workflow_id: _builtins.str = ...,
         input: _struct_pb2.Struct | None = ...,
-        interval_ms: _builtins.int = ...,
+        interval: _duration_pb2.Duration | None = ...,
         cron: Global___Cron | None = ...,
-        start: _timestamp_pb2.Timestamp | None = ...,
-        end: _timestamp_pb2.Timestamp | None = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
         overlap: Global___OverlapPolicy.ValueType = ...,
         catch_up: Global___CatchUpPolicy.ValueType = ...,
         catch_up_limit: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cron", b"cron", "end", b"end", "input", b"input", "interval_ms", b"interval_ms", "start", b"start", "timing", b"timing"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cron", b"cron", "end_time", b"end_time", "input", b"input", "interval", b"interval", "start_time", b"start_time", "timing", b"timing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["catch_up", b"catch_up", "catch_up_limit", b"catch_up_limit", "cron", b"cron", "end", b"end", "input", b"input", "interval_ms", b"interval_ms", "overlap", b"overlap", "request_id", b"request_id", "schedule_id", b"schedule_id", "start", b"start", "timing", b"timing", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["catch_up", b"catch_up", "catch_up_limit", b"catch_up_limit", "cron", b"cron", "end_time", b"end_time", "input", b"input", "interval", b"interval", "overlap", b"overlap", "request_id", b"request_id", "schedule_id", b"schedule_id", "start_time", b"start_time", "timing", b"timing", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_timing: _TypeAlias = _typing.Literal["interval_ms", "cron"]  # noqa: Y015
+    _WhichOneofReturnType_timing: _TypeAlias = _typing.Literal["interval", "cron"]  # noqa: Y015
     _WhichOneofArgType_timing: _TypeAlias = _typing.Literal["timing", b"timing"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_timing) -> _WhichOneofReturnType_timing | None: ...
 

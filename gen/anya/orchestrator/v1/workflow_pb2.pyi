@@ -57,7 +57,7 @@ class _RunStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunStatus.V
     DESCRIPTOR: _descriptor.EnumDescriptor
     RUN_STATUS_UNSPECIFIED: _RunStatus.ValueType  # 0
     RUN_STATUS_RUNNING: _RunStatus.ValueType  # 1
-    RUN_STATUS_PARKED: _RunStatus.ValueType  # 2
+    RUN_STATUS_CIRCUIT_OPEN: _RunStatus.ValueType  # 2
     """A step waits for its target's breaker."""
     RUN_STATUS_WAITING: _RunStatus.ValueType  # 3
     """A step waits for a time, a signal or an event."""
@@ -75,7 +75,7 @@ class RunStatus(_RunStatus, metaclass=_RunStatusEnumTypeWrapper): ...
 
 RUN_STATUS_UNSPECIFIED: RunStatus.ValueType  # 0
 RUN_STATUS_RUNNING: RunStatus.ValueType  # 1
-RUN_STATUS_PARKED: RunStatus.ValueType  # 2
+RUN_STATUS_CIRCUIT_OPEN: RunStatus.ValueType  # 2
 """A step waits for its target's breaker."""
 RUN_STATUS_WAITING: RunStatus.ValueType  # 3
 """A step waits for a time, a signal or an event."""
@@ -143,7 +143,7 @@ class Workflow(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     DEFINITION_HASH_FIELD_NUMBER: _builtins.int
     DEFINITION_FIELD_NUMBER: _builtins.int
-    REGISTERED_FIELD_NUMBER: _builtins.int
+    REGISTER_TIME_FIELD_NUMBER: _builtins.int
     workflow_id: _builtins.str
     name: _builtins.str
     definition_hash: _builtins.str
@@ -151,7 +151,7 @@ class Workflow(_message.Message):
     definition: _builtins.str
     """As registered."""
     @_builtins.property
-    def registered(self) -> _timestamp_pb2.Timestamp: ...
+    def register_time(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
         self,
         *,
@@ -159,11 +159,11 @@ class Workflow(_message.Message):
         name: _builtins.str = ...,
         definition_hash: _builtins.str = ...,
         definition: _builtins.str = ...,
-        registered: _timestamp_pb2.Timestamp | None = ...,
+        register_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["registered", b"registered"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["register_time", b"register_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["definition", b"definition", "definition_hash", b"definition_hash", "name", b"name", "registered", b"registered", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["definition", b"definition", "definition_hash", b"definition_hash", "name", b"name", "register_time", b"register_time", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -407,12 +407,12 @@ class SignalRunRequest(_message.Message):
     RUN_ID_FIELD_NUMBER: _builtins.int
     SIGNAL_FIELD_NUMBER: _builtins.int
     PAYLOAD_FIELD_NUMBER: _builtins.int
-    CORRELATION_FIELD_NUMBER: _builtins.int
+    CORRELATION_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     run_id: _builtins.str
     signal: _builtins.str
     """The name that a step waits for."""
-    correlation: _builtins.str
+    correlation_id: _builtins.str
     """What it is about; a step that names a correlation takes only signals with that one."""
     @_builtins.property
     def payload(self) -> _struct_pb2.Struct:
@@ -425,11 +425,11 @@ class SignalRunRequest(_message.Message):
         run_id: _builtins.str = ...,
         signal: _builtins.str = ...,
         payload: _struct_pb2.Struct | None = ...,
-        correlation: _builtins.str = ...,
+        correlation_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["correlation", b"correlation", "payload", b"payload", "request_id", b"request_id", "run_id", b"run_id", "signal", b"signal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["correlation_id", b"correlation_id", "payload", b"payload", "request_id", b"request_id", "run_id", b"run_id", "signal", b"signal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -487,19 +487,19 @@ class ApproveRunResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     APPROVER_FIELD_NUMBER: _builtins.int
-    APPROVES_FIELD_NUMBER: _builtins.int
+    APPROVED_FIELD_NUMBER: _builtins.int
     approver: _builtins.str
     """DID of who signed."""
-    approves: _builtins.bool
+    approved: _builtins.bool
     def __init__(
         self,
         *,
         approver: _builtins.str = ...,
-        approves: _builtins.bool = ...,
+        approved: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approver", b"approver", "approves", b"approves"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approved", b"approved", "approver", b"approver"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -573,21 +573,21 @@ class EraseRunResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RUN_ID_FIELD_NUMBER: _builtins.int
-    ERASED_FIELD_NUMBER: _builtins.int
+    ERASE_TIME_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     @_builtins.property
-    def erased(self) -> _timestamp_pb2.Timestamp:
+    def erase_time(self) -> _timestamp_pb2.Timestamp:
         """When it was erased, which may be before this request."""
 
     def __init__(
         self,
         *,
         run_id: _builtins.str = ...,
-        erased: _timestamp_pb2.Timestamp | None = ...,
+        erase_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["erased", b"erased"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["erase_time", b"erase_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["erased", b"erased", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["erase_time", b"erase_time", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -646,8 +646,8 @@ class Step(_message.Message):
     OUTPUT_FIELD_NUMBER: _builtins.int
     CONDITION_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
-    STARTED_FIELD_NUMBER: _builtins.int
-    FINISHED_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
     APPROVAL_FIELD_NUMBER: _builtins.int
     OMITTED_BYTES_FIELD_NUMBER: _builtins.int
     PAYMENT_ID_FIELD_NUMBER: _builtins.int
@@ -674,9 +674,9 @@ class Step(_message.Message):
     @_builtins.property
     def error(self) -> Global___StepError: ...
     @_builtins.property
-    def started(self) -> _timestamp_pb2.Timestamp: ...
+    def start_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
-    def finished(self) -> _timestamp_pb2.Timestamp: ...
+    def end_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def approval(self) -> Global___Approval:
         """What an approval step asks, and what was decided."""
@@ -692,15 +692,15 @@ class Step(_message.Message):
         output: _struct_pb2.Struct | None = ...,
         condition: Global___Condition | None = ...,
         error: Global___StepError | None = ...,
-        started: _timestamp_pb2.Timestamp | None = ...,
-        finished: _timestamp_pb2.Timestamp | None = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
         approval: Global___Approval | None = ...,
         omitted_bytes: _builtins.int = ...,
         payment_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "condition", b"condition", "error", b"error", "finished", b"finished", "output", b"output", "started", b"started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "condition", b"condition", "end_time", b"end_time", "error", b"error", "output", b"output", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "attempts", b"attempts", "condition", b"condition", "error", b"error", "finished", b"finished", "omitted_bytes", b"omitted_bytes", "operation", b"operation", "output", b"output", "path", b"path", "payment_id", b"payment_id", "protocol", b"protocol", "started", b"started", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "attempts", b"attempts", "condition", b"condition", "end_time", b"end_time", "error", b"error", "omitted_bytes", b"omitted_bytes", "operation", b"operation", "output", b"output", "path", b"path", "payment_id", b"payment_id", "protocol", b"protocol", "start_time", b"start_time", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -715,26 +715,26 @@ class Approval(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
         APPROVER_FIELD_NUMBER: _builtins.int
-        APPROVES_FIELD_NUMBER: _builtins.int
+        APPROVED_FIELD_NUMBER: _builtins.int
         APPROVAL_FIELD_NUMBER: _builtins.int
-        DECIDED_FIELD_NUMBER: _builtins.int
+        DECIDE_TIME_FIELD_NUMBER: _builtins.int
         approver: _builtins.str
-        approves: _builtins.bool
+        approved: _builtins.bool
         approval: _builtins.str
         """The evidence: what the approver signed."""
         @_builtins.property
-        def decided(self) -> _timestamp_pb2.Timestamp: ...
+        def decide_time(self) -> _timestamp_pb2.Timestamp: ...
         def __init__(
             self,
             *,
             approver: _builtins.str = ...,
-            approves: _builtins.bool = ...,
+            approved: _builtins.bool = ...,
             approval: _builtins.str = ...,
-            decided: _timestamp_pb2.Timestamp | None = ...,
+            decide_time: _timestamp_pb2.Timestamp | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["decided", b"decided"]  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["decide_time", b"decide_time"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "approver", b"approver", "approves", b"approves", "decided", b"decided"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "approved", b"approved", "approver", b"approver", "decide_time", b"decide_time"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -742,7 +742,7 @@ class Approval(_message.Message):
     DIGEST_FIELD_NUMBER: _builtins.int
     APPROVERS_FIELD_NUMBER: _builtins.int
     QUORUM_FIELD_NUMBER: _builtins.int
-    EXPIRES_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     DECISIONS_FIELD_NUMBER: _builtins.int
     digest: _builtins.bytes
     """SHA-256 of the RFC 8785 form of asked."""
@@ -754,7 +754,7 @@ class Approval(_message.Message):
     @_builtins.property
     def approvers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
-    def expires(self) -> _timestamp_pb2.Timestamp: ...
+    def expire_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def decisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Approval.Decision]: ...
     def __init__(
@@ -764,12 +764,12 @@ class Approval(_message.Message):
         digest: _builtins.bytes = ...,
         approvers: _abc.Iterable[_builtins.str] | None = ...,
         quorum: _builtins.int = ...,
-        expires: _timestamp_pb2.Timestamp | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
         decisions: _abc.Iterable[Global___Approval.Decision] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked", "expires", b"expires"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked", "expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approvers", b"approvers", "asked", b"asked", "decisions", b"decisions", "digest", b"digest", "expires", b"expires", "quorum", b"quorum"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approvers", b"approvers", "asked", b"asked", "decisions", b"decisions", "digest", b"digest", "expire_time", b"expire_time", "quorum", b"quorum"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -840,15 +840,15 @@ class Run(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     TRACE_ID_FIELD_NUMBER: _builtins.int
-    CREATED_FIELD_NUMBER: _builtins.int
-    UPDATED_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
     INPUT_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
     RECOVERIES_FIELD_NUMBER: _builtins.int
-    STARTER_FIELD_NUMBER: _builtins.int
-    FINISHED_FIELD_NUMBER: _builtins.int
-    CAUSE_FIELD_NUMBER: _builtins.int
-    ERASED_FIELD_NUMBER: _builtins.int
+    CREATOR_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    PUBLIC_REASON_FIELD_NUMBER: _builtins.int
+    ERASE_TIME_FIELD_NUMBER: _builtins.int
     REDRIVES_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     workflow_id: _builtins.str
@@ -861,26 +861,26 @@ class Run(_message.Message):
     trace_id: _builtins.str
     recoveries: _builtins.int
     """How often a process took it up again after a crash."""
-    starter: _builtins.str
+    creator: _builtins.str
     """SPIFFE ID of who started it."""
-    cause: _builtins.str
+    public_reason: _builtins.str
     """The same as reason, without what may be about people: step and code of an error, an operand whose
     class lets it be shown. Empty in lists.
     """
     @_builtins.property
-    def created(self) -> _timestamp_pb2.Timestamp: ...
+    def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
-    def updated(self) -> _timestamp_pb2.Timestamp: ...
+    def update_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def input(self) -> _struct_pb2.Struct: ...
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___Step]: ...
     @_builtins.property
-    def finished(self) -> _timestamp_pb2.Timestamp:
+    def end_time(self) -> _timestamp_pb2.Timestamp:
         """Absent while it has something to do."""
 
     @_builtins.property
-    def erased(self) -> _timestamp_pb2.Timestamp:
+    def erase_time(self) -> _timestamp_pb2.Timestamp:
         """When EraseRun or ANYA_ERASE_PII_DAYS took out what was about people; absent if nothing did, and
         in lists.
         """
@@ -898,20 +898,20 @@ class Run(_message.Message):
         status: Global___RunStatus.ValueType = ...,
         reason: _builtins.str = ...,
         trace_id: _builtins.str = ...,
-        created: _timestamp_pb2.Timestamp | None = ...,
-        updated: _timestamp_pb2.Timestamp | None = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
         input: _struct_pb2.Struct | None = ...,
         steps: _abc.Iterable[Global___Step] | None = ...,
         recoveries: _builtins.int = ...,
-        starter: _builtins.str = ...,
-        finished: _timestamp_pb2.Timestamp | None = ...,
-        cause: _builtins.str = ...,
-        erased: _timestamp_pb2.Timestamp | None = ...,
+        creator: _builtins.str = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        public_reason: _builtins.str = ...,
+        erase_time: _timestamp_pb2.Timestamp | None = ...,
         redrives: _abc.Iterable[Global___Redrive] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "erased", b"erased", "finished", b"finished", "input", b"input", "updated", b"updated"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "erase_time", b"erase_time", "input", b"input", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "created", b"created", "definition_hash", b"definition_hash", "erased", b"erased", "finished", b"finished", "input", b"input", "reason", b"reason", "recoveries", b"recoveries", "redrives", b"redrives", "run_id", b"run_id", "starter", b"starter", "status", b"status", "steps", b"steps", "trace_id", b"trace_id", "updated", b"updated", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "creator", b"creator", "definition_hash", b"definition_hash", "end_time", b"end_time", "erase_time", b"erase_time", "input", b"input", "public_reason", b"public_reason", "reason", b"reason", "recoveries", b"recoveries", "redrives", b"redrives", "run_id", b"run_id", "status", b"status", "steps", b"steps", "trace_id", b"trace_id", "update_time", b"update_time", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -921,28 +921,28 @@ Global___Run: _TypeAlias = Run  # noqa: Y015
 class Redrive(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    BY_FIELD_NUMBER: _builtins.int
+    REQUESTER_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
-    AT_FIELD_NUMBER: _builtins.int
-    ENDED_FIELD_NUMBER: _builtins.int
-    by: _builtins.str
+    REDRIVE_TIME_FIELD_NUMBER: _builtins.int
+    PREVIOUS_STATUS_FIELD_NUMBER: _builtins.int
+    requester: _builtins.str
     """SPIFFE ID."""
     reason: _builtins.str
-    ended: Global___RunStatus.ValueType
+    previous_status: Global___RunStatus.ValueType
     """How the run had ended before."""
     @_builtins.property
-    def at(self) -> _timestamp_pb2.Timestamp: ...
+    def redrive_time(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
         self,
         *,
-        by: _builtins.str = ...,
+        requester: _builtins.str = ...,
         reason: _builtins.str = ...,
-        at: _timestamp_pb2.Timestamp | None = ...,
-        ended: Global___RunStatus.ValueType = ...,
+        redrive_time: _timestamp_pb2.Timestamp | None = ...,
+        previous_status: Global___RunStatus.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["redrive_time", b"redrive_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "by", b"by", "ended", b"ended", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["previous_status", b"previous_status", "reason", b"reason", "redrive_time", b"redrive_time", "requester", b"requester"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -999,17 +999,17 @@ class ListRunsRequest(_message.Message):
     WORKFLOW_ID_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
-    STARTER_FIELD_NUMBER: _builtins.int
+    CREATOR_FIELD_NUMBER: _builtins.int
     NEEDS_ATTENTION_FIELD_NUMBER: _builtins.int
-    CREATED_FROM_FIELD_NUMBER: _builtins.int
-    CREATED_BEFORE_FIELD_NUMBER: _builtins.int
-    FINISHED_FROM_FIELD_NUMBER: _builtins.int
-    FINISHED_BEFORE_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FROM_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_BEFORE_FIELD_NUMBER: _builtins.int
+    END_TIME_FROM_FIELD_NUMBER: _builtins.int
+    END_TIME_BEFORE_FIELD_NUMBER: _builtins.int
     workflow_id: _builtins.str
     page_size: _builtins.int
     """At most this many; 0 asks for 50, and no answer holds more than 500."""
     page_token: _builtins.str
-    starter: _builtins.str
+    creator: _builtins.str
     """SPIFFE ID of who started them."""
     needs_attention: _builtins.bool
     """Those that somebody must look at: NEEDS_ATTENTION and COMPENSATION_FAILED."""
@@ -1018,17 +1018,17 @@ class ListRunsRequest(_message.Message):
         """None lists all."""
 
     @_builtins.property
-    def created_from(self) -> _timestamp_pb2.Timestamp:
+    def create_time_from(self) -> _timestamp_pb2.Timestamp:
         """Created in this span; its end is not in it."""
 
     @_builtins.property
-    def created_before(self) -> _timestamp_pb2.Timestamp: ...
+    def create_time_before(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
-    def finished_from(self) -> _timestamp_pb2.Timestamp:
+    def end_time_from(self) -> _timestamp_pb2.Timestamp:
         """Ended in this span. With either of these the list goes by their end: last ended first."""
 
     @_builtins.property
-    def finished_before(self) -> _timestamp_pb2.Timestamp: ...
+    def end_time_before(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
         self,
         *,
@@ -1036,16 +1036,16 @@ class ListRunsRequest(_message.Message):
         workflow_id: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
-        starter: _builtins.str = ...,
+        creator: _builtins.str = ...,
         needs_attention: _builtins.bool = ...,
-        created_from: _timestamp_pb2.Timestamp | None = ...,
-        created_before: _timestamp_pb2.Timestamp | None = ...,
-        finished_from: _timestamp_pb2.Timestamp | None = ...,
-        finished_before: _timestamp_pb2.Timestamp | None = ...,
+        create_time_from: _timestamp_pb2.Timestamp | None = ...,
+        create_time_before: _timestamp_pb2.Timestamp | None = ...,
+        end_time_from: _timestamp_pb2.Timestamp | None = ...,
+        end_time_before: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_before", b"created_before", "created_from", b"created_from", "finished_before", b"finished_before", "finished_from", b"finished_from"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time_before", b"create_time_before", "create_time_from", b"create_time_from", "end_time_before", b"end_time_before", "end_time_from", b"end_time_from"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_before", b"created_before", "created_from", b"created_from", "finished_before", b"finished_before", "finished_from", b"finished_from", "needs_attention", b"needs_attention", "page_size", b"page_size", "page_token", b"page_token", "starter", b"starter", "statuses", b"statuses", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time_before", b"create_time_before", "create_time_from", b"create_time_from", "creator", b"creator", "end_time_before", b"end_time_before", "end_time_from", b"end_time_from", "needs_attention", b"needs_attention", "page_size", b"page_size", "page_token", b"page_token", "statuses", b"statuses", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

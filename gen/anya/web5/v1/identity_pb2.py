@@ -27,7 +27,7 @@ from anya.mesh.v1 import options_pb2 as anya_dot_mesh_dot_v1_dot_options__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61nya/web5/v1/identity.proto\x12\x0c\x61nya.web5.v1\x1a\x1e\x61nya/mesh/v1/attestation.proto\x1a\x1a\x61nya/mesh/v1/options.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"g\n\x18\x42\x65ginVerificationRequest\x12\x18\n\nrequest_id\x18\x01 \x01(\tB\x04\x88\xb5\x18\x02\x12+\n\x06intent\x18\x02 \x01(\x0b\x32\x1b.anya.mesh.v1.PaymentIntent:\x04\x88\xb5\x18\x03\"\x7f\n\x19\x42\x65ginVerificationResponse\x12\r\n\x05nonce\x18\x01 \x01(\t\x12\x10\n\x08\x61udience\x18\x02 \x01(\t\x12+\n\x07\x65xpires\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x64igest\x18\x04 \x01(\x0c:\x04\x88\xb5\x18\x03\"\x8c\x01\n\x15VerifyIdentityRequest\x12\x18\n\nrequest_id\x18\x01 \x01(\tB\x04\x88\xb5\x18\x02\x12\x0b\n\x03\x64id\x18\x02 \x01(\t\x12\x1b\n\x13verification_method\x18\x03 \x01(\t\x12)\n\x07\x63ontext\x18\x04 \x01(\x0b\x32\x18.anya.mesh.v1.RunContext:\x04\x88\xb5\x18\x03\"\xf4\x01\n\x16VerifyIdentityResponse\x12\x10\n\x08verified\x18\x01 \x01(\x08\x12\x12\n\nconfidence\x18\x02 \x01(\x01\x12*\n\tassurance\x18\x03 \x01(\x0e\x32\x17.anya.web5.v1.Assurance\x12\x10\n\x08\x65vidence\x18\x04 \x03(\t\x12\x0f\n\x07reasons\x18\x05 \x03(\t\x12\x16\n\x0epolicy_version\x18\x06 \x01(\t\x12/\n\x0c\x61ttestations\x18\x07 \x03(\x0b\x32\x19.anya.mesh.v1.Attestation\x12\x16\n\x0e\x61\x64\x64ress_linked\x18\x08 \x01(\x08:\x04\x88\xb5\x18\x02\"c\n\x15VerifyApprovalRequest\x12\x16\n\x08\x61pproval\x18\x01 \x01(\tB\x04\x88\xb5\x18\x03\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x0c\n\x04step\x18\x03 \x01(\t\x12\x0e\n\x06\x64igest\x18\x04 \x01(\x0c:\x04\x88\xb5\x18\x02\"B\n\x16VerifyApprovalResponse\x12\x10\n\x08\x61pprover\x18\x01 \x01(\t\x12\x10\n\x08\x61pproves\x18\x02 \x01(\x08:\x04\x88\xb5\x18\x03\"x\n\x17\x42\x65ginAddressLinkRequest\x12\x18\n\nrequest_id\x18\x01 \x01(\tB\x04\x88\xb5\x18\x02\x12\x0b\n\x03\x64id\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x0f\n\x07network\x18\x04 \x01(\t\x12\x0e\n\x06public\x18\x05 \x01(\x08:\x04\x88\xb5\x18\x03\"\x89\x01\n\x18\x42\x65ginAddressLinkResponse\x12\x1a\n\x0c\x63hallenge_id\x18\x01 \x01(\tB\x04\x88\xb5\x18\x02\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\r\n\x05nonce\x18\x03 \x01(\t\x12+\n\x07\x65xpires\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:\x04\x88\xb5\x18\x03\"\xb1\x01\n\x1a\x43ompleteAddressLinkRequest\x12\x18\n\nrequest_id\x18\x01 \x01(\tB\x04\x88\xb5\x18\x02\x12\x1a\n\x0c\x63hallenge_id\x18\x02 \x01(\tB\x04\x88\xb5\x18\x02\x12\x11\n\tdid_proof\x18\x03 \x01(\t\x12\x19\n\x11\x61\x64\x64ress_signature\x18\x04 \x01(\t\x12)\n\x07\x63ontext\x18\x05 \x01(\x0b\x32\x18.anya.mesh.v1.RunContext:\x04\x88\xb5\x18\x03\"\x92\x01\n\x1b\x43ompleteAddressLinkResponse\x12\x15\n\x07link_id\x18\x01 \x01(\tB\x04\x88\xb5\x18\x02\x12\x12\n\ncredential\x18\x02 \x01(\t\x12\x15\n\rlinked_height\x18\x03 \x01(\r\x12+\n\x07\x65xpires\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:\x04\x88\xb5\x18\x03*|\n\tAssurance\x12\x19\n\x15\x41SSURANCE_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x41SSURANCE_NONE\x10\x01\x12\x11\n\rASSURANCE_LOW\x10\x02\x12\x19\n\x15\x41SSURANCE_SUBSTANTIAL\x10\x03\x12\x12\n\x0e\x41SSURANCE_HIGH\x10\x04\x32\xc0\x05\n\x0fIdentityService\x12\x7f\n\x11\x42\x65ginVerification\x12&.anya.web5.v1.BeginVerificationRequest\x1a\'.anya.web5.v1.BeginVerificationResponse\"\x19\x8a\xb5\x18\x15\x12\x0fverify_identity\x18\x01 \x02\x12\x87\x01\n\x0eVerifyIdentity\x12#.anya.web5.v1.VerifyIdentityRequest\x1a$.anya.web5.v1.VerifyIdentityResponse\"*\x8a\xb5\x18&\n\x0fverify_identity\x12\x0fverify_identity\x18\x01 \x02\x12v\n\x0eVerifyApproval\x12#.anya.web5.v1.VerifyApprovalRequest\x1a$.anya.web5.v1.VerifyApprovalResponse\"\x19\x8a\xb5\x18\x15\x12\x0fverify_approval\x18\x01 \x01\x12\x8d\x01\n\x10\x42\x65ginAddressLink\x12%.anya.web5.v1.BeginAddressLinkRequest\x1a&.anya.web5.v1.BeginAddressLinkResponse\"*\x8a\xb5\x18&\n\x12\x62\x65gin_address_link\x12\x0clink_address\x18\x01 \x02\x12\x99\x01\n\x13\x43ompleteAddressLink\x12(.anya.web5.v1.CompleteAddressLinkRequest\x1a).anya.web5.v1.CompleteAddressLinkResponse\"-\x8a\xb5\x18)\n\x15\x63omplete_address_link\x12\x0clink_address\x18\x01 \x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61nya/web5/v1/identity.proto\x12\x0c\x61nya.web5.v1\x1a\x1e\x61nya/mesh/v1/attestation.proto\x1a\x1a\x61nya/mesh/v1/options.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"g\n\x18\x42\x65ginVerificationRequest\x12\x18\n\nrequest_id\x18\x01 \x01(\tB\x04\x88\xb5\x18\x02\x12+\n\x06intent\x18\x02 \x01(\x0b\x32\x1b.anya.mesh.v1.PaymentIntent:\x04\x88\xb5\x18\x03\"\x83\x01\n\x19\x42\x65ginVerificationResponse\x12\r\n\x05nonce\x18\x01 \x01(\t\x12\x10\n\x08\x61udience\x18\x02 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x64igest\x18\x04 \x01(\x0c:\x04\x88\xb5\x18\x03\"\x8c\x01\n\x15VerifyIdentityRequest\x12\x18\n\nrequest_id\x18\x01 \x01(\tB\x04\x88\xb5\x18\x02\x12\x0b\n\x03\x64id\x18\x02 \x01(\t\x12\x1b\n\x13verification_method\x18\x03 \x01(\t\x12)\n\x07\x63ontext\x18\x04 \x01(\x0b\x32\x18.anya.mesh.v1.RunContext:\x04\x88\xb5\x18\x03\"\xf4\x01\n\x16VerifyIdentityResponse\x12\x10\n\x08verified\x18\x01 \x01(\x08\x12\x12\n\nconfidence\x18\x02 \x01(\x01\x12*\n\tassurance\x18\x03 \x01(\x0e\x32\x17.anya.web5.v1.Assurance\x12\x10\n\x08\x65vidence\x18\x04 \x03(\t\x12\x0f\n\x07reasons\x18\x05 \x03(\t\x12\x16\n\x0epolicy_version\x18\x06 \x01(\t\x12/\n\x0c\x61ttestations\x18\x07 \x03(\x0b\x32\x19.anya.mesh.v1.Attestation\x12\x16\n\x0e\x61\x64\x64ress_linked\x18\x08 \x01(\x08:\x04\x88\xb5\x18\x02\"c\n\x15VerifyApprovalRequest\x12\x16\n\x08\x61pproval\x18\x01 \x01(\tB\x04\x88\xb5\x18\x03\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x0c\n\x04step\x18\x03 \x01(\t\x12\x0e\n\x06\x64igest\x18\x04 \x01(\x0c:\x04\x88\xb5\x18\x02\"B\n\x16VerifyApprovalResponse\x12\x10\n\x08\x61pprover\x18\x01 \x01(\t\x12\x10\n\x08\x61pproved\x18\x02 \x01(\x08:\x04\x88\xb5\x18\x03\"x\n\x17\x42\x65ginAddressLinkRequest\x12\x18\n\nrequest_id\x18\x01 \x01(\tB\x04\x88\xb5\x18\x02\x12\x0b\n\x03\x64id\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x0f\n\x07network\x18\x04 \x01(\t\x12\x0e\n\x06public\x18\x05 \x01(\x08:\x04\x88\xb5\x18\x03\"\x8d\x01\n\x18\x42\x65ginAddressLinkResponse\x12\x1a\n\x0c\x63hallenge_id\x18\x01 \x01(\tB\x04\x88\xb5\x18\x02\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\r\n\x05nonce\x18\x03 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:\x04\x88\xb5\x18\x03\"\xb1\x01\n\x1a\x43ompleteAddressLinkRequest\x12\x18\n\nrequest_id\x18\x01 \x01(\tB\x04\x88\xb5\x18\x02\x12\x1a\n\x0c\x63hallenge_id\x18\x02 \x01(\tB\x04\x88\xb5\x18\x02\x12\x11\n\tdid_proof\x18\x03 \x01(\t\x12\x19\n\x11\x61\x64\x64ress_signature\x18\x04 \x01(\t\x12)\n\x07\x63ontext\x18\x05 \x01(\x0b\x32\x18.anya.mesh.v1.RunContext:\x04\x88\xb5\x18\x03\"\x96\x01\n\x1b\x43ompleteAddressLinkResponse\x12\x15\n\x07link_id\x18\x01 \x01(\tB\x04\x88\xb5\x18\x02\x12\x12\n\ncredential\x18\x02 \x01(\t\x12\x15\n\rlinked_height\x18\x03 \x01(\r\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:\x04\x88\xb5\x18\x03*|\n\tAssurance\x12\x19\n\x15\x41SSURANCE_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x41SSURANCE_NONE\x10\x01\x12\x11\n\rASSURANCE_LOW\x10\x02\x12\x19\n\x15\x41SSURANCE_SUBSTANTIAL\x10\x03\x12\x12\n\x0e\x41SSURANCE_HIGH\x10\x04\x32\xc0\x05\n\x0fIdentityService\x12\x7f\n\x11\x42\x65ginVerification\x12&.anya.web5.v1.BeginVerificationRequest\x1a\'.anya.web5.v1.BeginVerificationResponse\"\x19\x8a\xb5\x18\x15\x12\x0fverify_identity\x18\x01 \x02\x12\x87\x01\n\x0eVerifyIdentity\x12#.anya.web5.v1.VerifyIdentityRequest\x1a$.anya.web5.v1.VerifyIdentityResponse\"*\x8a\xb5\x18&\n\x0fverify_identity\x12\x0fverify_identity\x18\x01 \x02\x12v\n\x0eVerifyApproval\x12#.anya.web5.v1.VerifyApprovalRequest\x1a$.anya.web5.v1.VerifyApprovalResponse\"\x19\x8a\xb5\x18\x15\x12\x0fverify_approval\x18\x01 \x01\x12\x8d\x01\n\x10\x42\x65ginAddressLink\x12%.anya.web5.v1.BeginAddressLinkRequest\x1a&.anya.web5.v1.BeginAddressLinkResponse\"*\x8a\xb5\x18&\n\x12\x62\x65gin_address_link\x12\x0clink_address\x18\x01 \x02\x12\x99\x01\n\x13\x43ompleteAddressLink\x12(.anya.web5.v1.CompleteAddressLinkRequest\x1a).anya.web5.v1.CompleteAddressLinkResponse\"-\x8a\xb5\x18)\n\x15\x63omplete_address_link\x12\x0clink_address\x18\x01 \x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -80,28 +80,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_IDENTITYSERVICE'].methods_by_name['BeginAddressLink']._serialized_options = b'\212\265\030&\n\022begin_address_link\022\014link_address\030\001 \002'
   _globals['_IDENTITYSERVICE'].methods_by_name['CompleteAddressLink']._loaded_options = None
   _globals['_IDENTITYSERVICE'].methods_by_name['CompleteAddressLink']._serialized_options = b'\212\265\030)\n\025complete_address_link\022\014link_address\030\001 \002'
-  _globals['_ASSURANCE']._serialized_start=1522
-  _globals['_ASSURANCE']._serialized_end=1646
+  _globals['_ASSURANCE']._serialized_start=1535
+  _globals['_ASSURANCE']._serialized_end=1659
   _globals['_BEGINVERIFICATIONREQUEST']._serialized_start=138
   _globals['_BEGINVERIFICATIONREQUEST']._serialized_end=241
-  _globals['_BEGINVERIFICATIONRESPONSE']._serialized_start=243
-  _globals['_BEGINVERIFICATIONRESPONSE']._serialized_end=370
-  _globals['_VERIFYIDENTITYREQUEST']._serialized_start=373
-  _globals['_VERIFYIDENTITYREQUEST']._serialized_end=513
-  _globals['_VERIFYIDENTITYRESPONSE']._serialized_start=516
-  _globals['_VERIFYIDENTITYRESPONSE']._serialized_end=760
-  _globals['_VERIFYAPPROVALREQUEST']._serialized_start=762
-  _globals['_VERIFYAPPROVALREQUEST']._serialized_end=861
-  _globals['_VERIFYAPPROVALRESPONSE']._serialized_start=863
-  _globals['_VERIFYAPPROVALRESPONSE']._serialized_end=929
-  _globals['_BEGINADDRESSLINKREQUEST']._serialized_start=931
-  _globals['_BEGINADDRESSLINKREQUEST']._serialized_end=1051
-  _globals['_BEGINADDRESSLINKRESPONSE']._serialized_start=1054
-  _globals['_BEGINADDRESSLINKRESPONSE']._serialized_end=1191
-  _globals['_COMPLETEADDRESSLINKREQUEST']._serialized_start=1194
-  _globals['_COMPLETEADDRESSLINKREQUEST']._serialized_end=1371
-  _globals['_COMPLETEADDRESSLINKRESPONSE']._serialized_start=1374
-  _globals['_COMPLETEADDRESSLINKRESPONSE']._serialized_end=1520
-  _globals['_IDENTITYSERVICE']._serialized_start=1649
-  _globals['_IDENTITYSERVICE']._serialized_end=2353
+  _globals['_BEGINVERIFICATIONRESPONSE']._serialized_start=244
+  _globals['_BEGINVERIFICATIONRESPONSE']._serialized_end=375
+  _globals['_VERIFYIDENTITYREQUEST']._serialized_start=378
+  _globals['_VERIFYIDENTITYREQUEST']._serialized_end=518
+  _globals['_VERIFYIDENTITYRESPONSE']._serialized_start=521
+  _globals['_VERIFYIDENTITYRESPONSE']._serialized_end=765
+  _globals['_VERIFYAPPROVALREQUEST']._serialized_start=767
+  _globals['_VERIFYAPPROVALREQUEST']._serialized_end=866
+  _globals['_VERIFYAPPROVALRESPONSE']._serialized_start=868
+  _globals['_VERIFYAPPROVALRESPONSE']._serialized_end=934
+  _globals['_BEGINADDRESSLINKREQUEST']._serialized_start=936
+  _globals['_BEGINADDRESSLINKREQUEST']._serialized_end=1056
+  _globals['_BEGINADDRESSLINKRESPONSE']._serialized_start=1059
+  _globals['_BEGINADDRESSLINKRESPONSE']._serialized_end=1200
+  _globals['_COMPLETEADDRESSLINKREQUEST']._serialized_start=1203
+  _globals['_COMPLETEADDRESSLINKREQUEST']._serialized_end=1380
+  _globals['_COMPLETEADDRESSLINKRESPONSE']._serialized_start=1383
+  _globals['_COMPLETEADDRESSLINKRESPONSE']._serialized_end=1533
+  _globals['_IDENTITYSERVICE']._serialized_start=1662
+  _globals['_IDENTITYSERVICE']._serialized_end=2366
 # @@protoc_insertion_point(module_scope)
