@@ -1,1 +1,1 @@
-"""The web5 service: who somebody is, what was proved about them, and the records that say so."""
+"""The web5 service: DIDs, proofs of identity, address links, and records of payments."""

@@ -1,4 +1,4 @@
-"""The web5 service, put together: the only place that constructs."""
+"""The web5 service's entry point: the only module that constructs its parts."""
 
 from __future__ import annotations
 
@@ -53,9 +53,10 @@ class Web5:
 
 @asynccontextmanager
 async def web5(config: Web5Config) -> AsyncIterator[Web5]:
-    """Run the service for the duration of the block.
+    """Runs the service for the duration of the block.
 
-    ConfigError if the identity policy cannot be read, or the master key is another one's.
+    Raises ConfigError if the identity policy cannot be read, or if the master key is not the one
+    that sealed the keys of the store.
     """
     (config.mesh.home / "web5").mkdir(mode=0o700, parents=True, exist_ok=True)
     accepted = _read_policy(config.identity_policy)
@@ -96,7 +97,8 @@ async def _service_signer(dids: did.DidStore, config: Web5Config) -> Signer:
         return await dids.service_signer()
     except KeystoreError as error:
         raise ConfigError(
-            f"ANYA_MASTER_KEY_FILE {config.master_key} is not the key of this store: {error}"
+            f"ANYA_MASTER_KEY_FILE {config.master_key} is not the key of this store: {error};"
+            " restore the key file that the store was created with"
         ) from None
 
 
@@ -104,7 +106,7 @@ def _read_policy(path: Path) -> IdentityPolicy:
     try:
         read = policy.parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        log.warning("no identity policy at %s: every evidence class is refused", path)
+        log.warning("no identity policy at %s: every verification is refused", path)
         return policy.NO_CLASS
     except (OSError, UnicodeDecodeError, policy.IdentityPolicyError) as error:
         raise ConfigError(f"ANYA_IDENTITY_POLICY {path} cannot be used: {error}") from None

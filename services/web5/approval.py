@@ -1,19 +1,20 @@
-"""Approvals: what a DID's holder signs about what a run asks.
+"""Approvals: the signed decision of a DID's holder on the question of a run's step.
 
-An approval is a compact JWS by a key that the DID lists under assertionMethod:
+An approval is a compact JWS (RFC 7515) by a key that the DID lists under assertionMethod:
 
     header   {"alg": "EdDSA" (Ed25519) or "ES256K" (secp256k1),
               "kid": "<approver>#<fragment>",
               "typ": "anya-approval+jwt"}
     payload  {"iss": the approver's DID,
-              "run_id": the run that asks,
+              "run_id": the run that waits for the approval,
               "step": the path of its step,
-              "digest": SHA-256 of the RFC 8785 form of what is asked, 64 hex digits,
+              "digest": SHA-256 of the RFC 8785 form of the question, 64 hex digits,
               "decision": "approve" or "reject",
-              "iat": when it was signed, in whole Unix seconds}
+              "iat": time of signing, in whole Unix seconds}
 
-and no other member. The typ keeps it apart from everything else that a DID signs here. What is
-asked names its run, its step and the time at which it was asked: an approval counts for that alone.
+and no other member. The typ separates approvals from all other JWS that a DID signs for this mesh.
+The question contains its run, its step and the time of asking, so an approval is valid for that
+question only.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 TYPE = "anya-approval+jwt"
 MEMBERS = frozenset({"iss", "run_id", "step", "digest", "decision", "iat"})
 DECISIONS = {"approve": True, "reject": False}
-LEEWAY_S = 60  # seconds by which an approver's clock may be ahead
-MAX_LENGTH_CHARS = 8192  # characters
+LEEWAY_S = 60  # an approver's clock may be ahead by this much
+MAX_LENGTH_CHARS = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +43,10 @@ class Approval:
 
 
 def verify(token: str, *, run_id: str, step: str, digest: bytes, now: int) -> Approval:
-    """The decision in an approval of exactly this. ``now``: Unix seconds.
+    """Returns the decision of an approval of this question. ``now``: Unix seconds.
 
-    Refused with MALFORMED, KEY_NOT_ALLOWED, SIGNATURE_INVALID, WRONG_HOLDER, WRONG_SUBJECT or
-    NOT_YET_VALID.
+    Raises VerificationError (MALFORMED, KEY_NOT_ALLOWED, SIGNATURE_INVALID, WRONG_HOLDER,
+    WRONG_SUBJECT or NOT_YET_VALID) if the token does not prove a decision on it.
     """
     if len(token) > MAX_LENGTH_CHARS:
         raise VerificationError(
@@ -62,7 +63,7 @@ def verify(token: str, *, run_id: str, step: str, digest: bytes, now: int) -> Ap
     for name, expected in (("run_id", run_id), ("step", step), ("digest", digest.hex())):
         if proof.text(claims, name) != expected:
             raise VerificationError(
-                VerificationFailure.WRONG_SUBJECT, f"{name} is not what is asked"
+                VerificationFailure.WRONG_SUBJECT, f"{name} is not that of this step"
             )
     approves = DECISIONS.get(proof.text(claims, "decision"))
     if approves is None:
@@ -70,5 +71,7 @@ def verify(token: str, *, run_id: str, step: str, digest: bytes, now: int) -> Ap
             VerificationFailure.MALFORMED, f"decision must be {' or '.join(DECISIONS)}"
         )
     if proof.seconds(claims, "iat") > now + LEEWAY_S:
-        raise VerificationError(VerificationFailure.NOT_YET_VALID, "iat is ahead of our clock")
+        raise VerificationError(
+            VerificationFailure.NOT_YET_VALID, "iat is ahead of this service's clock"
+        )
     return Approval(verified.signer, approves)

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 class Web5Config:
     mesh: MeshConfig
     database: str  # ANYA_DATABASE, a path or a postgresql:// URL
-    master_key: Path  # ANYA_MASTER_KEY_FILE, opens the sealed keys; made if it does not exist
+    master_key: Path  # ANYA_MASTER_KEY_FILE, opens the sealed keys; created if it does not exist
     identity_policy: Path  # ANYA_IDENTITY_POLICY, see services/web5/policy.py
     max_in_flight: int = 256
 
     @classmethod
     def at_home(cls, mesh: MeshConfig) -> Web5Config:
-        """Everything in the home folder."""
+        """Returns the settings of a service that keeps everything in the home folder."""
         folder = mesh.home / "web5"
         return cls(
             mesh=mesh,

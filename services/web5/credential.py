@@ -7,9 +7,10 @@
                      "issuanceDate": "2026-01-31T12:00:00Z", "expirationDate": ...,
                      "credentialSubject": {"id": subject, ...}}}
 
-What stands in both places must be equal: nbf is issuanceDate to the second, exp is expirationDate.
-jti and exp may be absent; then id and expirationDate are too. The key is one of the issuer's for
-assertionMethod. A credential with a status is refused, since no status is looked up here.
+The registered claims and the members of ``vc`` that say the same must be equal: nbf is
+issuanceDate to the second, exp is expirationDate. jti and id, exp and expirationDate are present
+or absent together. The signing key is one that the issuer lists under assertionMethod. A credential
+with a credentialStatus is refused, because this service looks up no status.
 """
 
 from __future__ import annotations
@@ -33,15 +34,15 @@ CONTEXT = "https://www.w3.org/2018/credentials/v1"
 TYPE = "VerifiableCredential"
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 
-MAX_CACHED_CREDENTIALS = 4096  # credentials whose signature was checked before
-MAX_CACHED_CHARS = 8192  # characters of one of them
+MAX_CACHED_CREDENTIALS = 4096
+MAX_CACHED_CHARS = 8192  # of one cached credential
 MAX_TYPES = 16
-LEEWAY_S = 60  # seconds by which an issuer's clock may be ahead
+LEEWAY_S = 60  # an issuer's clock may be ahead by this much
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credential:
-    """A credential that its issuer signed. Whether it holds now is another question."""
+    """A credential with a valid signature of its issuer; ``check_time`` checks its validity."""
 
     issuer: Did
     subject: str
@@ -51,7 +52,7 @@ class Credential:
     expires_at: int | None
 
     def check_time(self, now: int) -> None:
-        """Refused (CREDENTIAL_EXPIRED, NOT_YET_VALID) unless it holds at ``now``."""
+        """Raises VerificationError (CREDENTIAL_EXPIRED, NOT_YET_VALID) if invalid at ``now``."""
         if self.expires_at is not None and self.expires_at <= now:
             raise VerificationError(
                 VerificationFailure.CREDENTIAL_EXPIRED, "the credential has expired"
@@ -64,19 +65,19 @@ class Credential:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CredentialDraft:
-    """What to issue."""
+    """The content of a credential that is not signed yet."""
 
     id: str  # a URI
     type: str
     subject: str
-    claims: Mapping[str, Any]  # of the subject, beside its id
+    claims: Mapping[str, Any]  # about the subject, without its id
     evidence: Mapping[str, Any]
     issued_at: int  # Unix seconds
     expires_at: int
 
 
 def issue(draft: CredentialDraft, issuer: Signer) -> str:
-    """The VC-JWT of a draft."""
+    """Returns the draft as a VC-JWT that ``issuer`` signed."""
     vc = {
         "@context": [CONTEXT],
         "id": draft.id,
@@ -100,7 +101,11 @@ def issue(draft: CredentialDraft, issuer: Signer) -> str:
 
 
 def verify(token: str) -> Credential:
-    """The credential in a VC-JWT. Refused (CREDENTIAL_..., KEY_NOT_ALLOWED) if it is not sound."""
+    """Returns the credential of a VC-JWT.
+
+    Raises VerificationError (CREDENTIAL_INVALID, CREDENTIAL_STATUS_UNSUPPORTED, KEY_NOT_ALLOWED) if
+    its form or its signature is not valid.
+    """
     return _known(token) if len(token) <= MAX_CACHED_CHARS else _verify(token)
 
 
@@ -117,7 +122,7 @@ def _verify(token: str) -> Credential:
         raise
 
 
-# What was signed stays signed, also when its time is over: a holder shows one credential often.
+# A valid signature stays valid, and a holder presents one credential often. Times are not cached.
 _known = lru_cache(maxsize=MAX_CACHED_CREDENTIALS)(_verify)
 
 
@@ -125,7 +130,7 @@ def _read(issuer: Did, claims: Mapping[str, Any]) -> Credential:
     vc = claims.get("vc")
     if not isinstance(vc, dict) or "vp" in claims:
         raise VerificationError(
-            VerificationFailure.MALFORMED, "the payload must have vc, and no vp"
+            VerificationFailure.MALFORMED, "the payload must have vc and must not have vp"
         )
     subject = vc.get("credentialSubject")
     if not isinstance(subject, dict):
@@ -134,7 +139,8 @@ def _read(issuer: Did, claims: Mapping[str, Any]) -> Credential:
         )
     if "credentialStatus" in vc:
         raise VerificationError(
-            VerificationFailure.CREDENTIAL_STATUS_UNSUPPORTED, "no status is looked up here"
+            VerificationFailure.CREDENTIAL_STATUS_UNSUPPORTED,
+            "credentialStatus is not supported; present a credential without it",
         )
     named = vc.get("issuer")
     named = named.get("id") if isinstance(named, dict) else named
@@ -181,7 +187,7 @@ def _expiry(claims: Mapping[str, Any], vc: Mapping[str, Any]) -> int | None:
 
 def _equal(name: str, value: object, other: object, where: str) -> None:
     if value != other:
-        raise VerificationError(VerificationFailure.MALFORMED, f"{name} is not {where}")
+        raise VerificationError(VerificationFailure.MALFORMED, f"{name} must equal {where}")
 
 
 def _format_time(seconds: int) -> str:
@@ -189,7 +195,7 @@ def _format_time(seconds: int) -> str:
 
 
 def _parse_time(vc: Mapping[str, Any], name: str) -> float:
-    """Unix seconds of an XML dateTime with a zone."""
+    """Returns the Unix seconds of an XML Schema dateTime with a time zone."""
     try:
         moment = datetime.fromisoformat(proof.text(vc, name))
     except ValueError:
@@ -197,5 +203,5 @@ def _parse_time(vc: Mapping[str, Any], name: str) -> float:
             VerificationFailure.MALFORMED, f"{name} must be a dateTime"
         ) from None
     if moment.tzinfo is None:
-        raise VerificationError(VerificationFailure.MALFORMED, f"{name} must name its zone")
+        raise VerificationError(VerificationFailure.MALFORMED, f"{name} must have a time zone")
     return moment.timestamp()

@@ -1,8 +1,8 @@
 """Decentralized identifiers and their documents (W3C DID Core 1.0), for did:key and did:jwk.
 
-Both methods are pure: the identifier holds the key, so a document never changes and resolving asks
-nobody. A signature key may authenticate, assert, and invoke and delegate capabilities; it is never
-for key agreement.
+Both methods are pure: the identifier contains the key, so a document never changes and resolving
+it needs no network. A signature key has the relationships authentication, assertionMethod,
+capabilityInvocation and capabilityDelegation, never keyAgreement.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 Did = NewType("Did", str)
 
-MAX_LENGTH_CHARS = 4096  # characters
-MAX_CACHED_DOCUMENTS = 4096  # documents that are kept: they never change
+MAX_LENGTH_CHARS = 4096
+MAX_CACHED_DOCUMENTS = 4096
 SYNTAX = re.compile(r"did:[a-z0-9]+:[A-Za-z0-9._:%-]*[A-Za-z0-9._-]")
 CONTEXT = ["https://www.w3.org/ns/did/v1", "https://w3id.org/security/jwk/v1"]
 
@@ -35,7 +35,7 @@ class Method(StrEnum):
 
 
 class Relationship(StrEnum):
-    """What a DID may use a key for."""
+    """A verification relationship (DID Core 1.0, section 5.3)."""
 
     AUTHENTICATION = "authentication"
     ASSERTION = "assertionMethod"
@@ -45,9 +45,9 @@ class Relationship(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class VerificationMethod:
-    id: str  # "<did>#<fragment>": what a kid names
+    id: str  # "<did>#<fragment>", the kid of its signatures
     key: jose.Key
-    jwk: Mapping[str, Any]  # as the DID gives it
+    jwk: Mapping[str, Any]  # as encoded in the DID
     relationships: frozenset[Relationship] = frozenset(Relationship)
 
 
@@ -57,14 +57,14 @@ class Document:
     methods: tuple[VerificationMethod, ...]
 
     def key(self, kid: str, relationship: Relationship) -> jose.Key | None:
-        """The key of exactly this id, if the DID may use it so."""
+        """Returns the key with this id if it has the relationship, otherwise None."""
         for method in self.methods:
             if method.id == kid and relationship in method.relationships:
                 return method.key
         return None
 
     def json(self) -> dict[str, Any]:
-        """As a DID document with JsonWebKey verification methods."""
+        """Returns the DID document in JSON form, with JsonWebKey verification methods."""
         methods = [
             {
                 "id": method.id,
@@ -84,7 +84,10 @@ class Document:
 
 
 def parse(text: str, *, field: str = "did") -> Did:
-    """A DID by its syntax, without path, query or fragment. InvalidArgument (DID_INVALID)."""
+    """Returns the text as a DID if it is one without path, query or fragment.
+
+    Raises InvalidArgument (DID_INVALID), naming the request's ``field``, otherwise.
+    """
     if len(text) > MAX_LENGTH_CHARS or not SYNTAX.fullmatch(text):
         raise InvalidArgument(
             f"{field} must be a DID of at most {MAX_LENGTH_CHARS} characters, like did:key:z6Mk...",
@@ -95,6 +98,7 @@ def parse(text: str, *, field: str = "did") -> Did:
 
 
 def create(method: Method, key: jose.Key) -> Document:
+    """Returns the document of the DID that encodes ``key``."""
     match method:
         case Method.JWK:
             return resolve(did_jwk.encode(key))
@@ -103,10 +107,10 @@ def create(method: Method, key: jose.Key) -> Document:
 
 
 def resolve(text: str, *, field: str = "did") -> Document:
-    """The document of a DID.
+    """Returns the document of a DID.
 
-    InvalidArgument (DID_INVALID) if it is malformed, FailedPrecondition (DID_METHOD_UNSUPPORTED)
-    for another method.
+    Raises InvalidArgument (DID_INVALID) if the DID is malformed, and FailedPrecondition
+    (DID_METHOD_UNSUPPORTED) if its method is not did:key or did:jwk.
     """
     did = parse(text, field=field)
     try:
@@ -114,10 +118,12 @@ def resolve(text: str, *, field: str = "did") -> Document:
             return document
     except ValueError as error:
         raise InvalidArgument(
-            f"{field} is not the DID of a key: {error}", reason=Reason.DID_INVALID, field=field
+            f"{field} does not encode a supported key: {error}",
+            reason=Reason.DID_INVALID,
+            field=field,
         ) from None
     raise FailedPrecondition(
-        f"did:{did.split(':')[1]} is not resolved here; use did:key or did:jwk",
+        f"did:{did.split(':')[1]} is not supported; use did:key or did:jwk",
         reason=Reason.DID_METHOD_UNSUPPORTED,
         field=field,
     )
@@ -125,7 +131,7 @@ def resolve(text: str, *, field: str = "did") -> Document:
 
 @lru_cache(maxsize=MAX_CACHED_DOCUMENTS)
 def _resolve(did: Did) -> Document | None:
-    """None for another method. ValueError if it is not the DID of a key."""
+    """Returns None for another method. Raises ValueError if the DID does not encode a key."""
     if did.startswith(did_key.PREFIX):
         key = did_key.decode(did)
         method = VerificationMethod(f"{did}#{did_key.multibase(key)}", key, key.jwk)

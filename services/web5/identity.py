@@ -1,4 +1,4 @@
-"""Whether a presentation proves that the holder of a DID wants one payment."""
+"""Verifies that a presentation proves its holder's identity and consent to one payment."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from services.web5.presentation import Presentation
 
 CHALLENGE_LIFETIME_MS = 300_000
-MAX_OPEN_CHALLENGES = 10  # of one DID, asked for by one caller: nobody can lock out another
+MAX_OPEN_CHALLENGES = 10  # per caller and DID, so that no caller can block another one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerificationChallenge:
-    """A nonce, given out for one payment of one DID."""
+    """A nonce that was issued for one payment of one DID."""
 
     nonce: str
     did: str
@@ -32,10 +32,10 @@ class VerificationChallenge:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdentityClaim:
-    """What VerifyIdentity is asked to believe."""
+    """A presentation, and the DID, evidence class and payment that it has to prove."""
 
     did: Did
-    method: str
+    method: str  # verification_method of the request: an evidence class of the identity policy
     sender_did: str  # of the payment's intent
     sender_address: str
     network: str
@@ -46,7 +46,7 @@ class IdentityClaim:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdentityVerdict:
     reasons: tuple[VerificationFailure, ...] = ()  # empty if verified
-    evidence: tuple[str, ...] = ()  # credential types that counted
+    evidence: tuple[str, ...] = ()  # types of the accepted credentials
     confidence: float = 0.0
     assurance: Assurance | None = None
 
@@ -56,7 +56,11 @@ class IdentityVerdict:
 
 
 class IdentityVerifier:
-    """Judges claims by one policy, in the name of one service. Verifies signatures just once."""
+    """Verifies one claim by one policy, for presentations addressed to one service.
+
+    Signatures are checked once, on construction; ``verify`` may be called in each attempt of a
+    transaction.
+    """
 
     def __init__(self, claim: IdentityClaim, policy: IdentityPolicy, *, audience: Did) -> None:
         self.claim = claim
@@ -65,17 +69,17 @@ class IdentityVerifier:
         self._audience = audience
         self._presented = _open(claim.presentation)
 
-    def verdict(self, challenge: VerificationChallenge | None, *, now_ms: int) -> IdentityVerdict:
-        """The verdict at ``now_ms``, given the challenge that has the presentation's nonce.
+    def verify(self, challenge: VerificationChallenge | None, *, now_ms: int) -> IdentityVerdict:
+        """Returns the verdict at ``now_ms`` (Unix milliseconds).
 
-        FailedPrecondition (VERIFICATION_METHOD_UNSUPPORTED) for an evidence class that the policy
-        lacks.
+        ``challenge`` is the stored challenge with the presentation's nonce, or None. Raises
+        FailedPrecondition (VERIFICATION_METHOD_UNSUPPORTED) if the policy has no such class.
         """
         method = self.claim.method
         evidence_class = self._policy.classes.get(method)
         if evidence_class is None:
             raise FailedPrecondition(
-                f"no evidence class {method[:64]!r} in the identity policy; it names"
+                f"the identity policy has no evidence class {method[:64]!r}; it has"
                 f" {', '.join(sorted(self._policy.classes)) or 'none'}",
                 reason=Reason.VERIFICATION_METHOD_UNSUPPORTED,
                 field="verification_method",
@@ -97,7 +101,7 @@ class IdentityVerifier:
     def _binding(
         self, presented: Presentation, challenge: VerificationChallenge | None, now_ms: int
     ) -> list[VerificationFailure]:
-        """What speaks against this nonce for this payment of this DID."""
+        """Returns what prevents the nonce from proving this payment of this DID."""
         claim, found = self.claim, []
         if not presented.holder == claim.did == claim.sender_did:
             found.append(VerificationFailure.WRONG_HOLDER)
@@ -126,7 +130,7 @@ def _open(token: str) -> Presentation | VerificationError:
 def _evidence(
     presented: Presentation, evidence_class: EvidenceClass, now: int
 ) -> tuple[tuple[str, ...], list[VerificationFailure]]:
-    """The types that count for the class; if none does, what speaks against each candidate."""
+    """Returns the accepted credential types, or else the failure of each candidate."""
     counted: list[str] = []
     missing: list[VerificationFailure] = []
     for credential in presented.credentials:
@@ -150,10 +154,10 @@ def _evidence(
 def _check(credential: Credential, holder: Did, evidence_class: EvidenceClass, now: int) -> None:
     if credential.subject != holder:
         raise VerificationError(
-            VerificationFailure.WRONG_SUBJECT, "the credential is about somebody else"
+            VerificationFailure.WRONG_SUBJECT, "the credential is about another DID"
         )
     if credential.issuer not in evidence_class.issuers:
         raise VerificationError(
-            VerificationFailure.ISSUER_NOT_TRUSTED, "the policy does not trust its issuer"
+            VerificationFailure.ISSUER_NOT_TRUSTED, "the identity policy does not trust its issuer"
         )
     credential.check_time(now)

@@ -1,9 +1,9 @@
 """The link of a Bitcoin address to a DID: two proofs over one challenge.
 
-The address signs a text that names the DID, so that nobody claims another's address; the DID signs
-the text's nonce, so that nobody adorns another's DID with an address. The first proof arrives as
-bitcoin's attestation of kind ownership over SHA-256 of the text; the second is a JWS, described in
-services/web5/presentation.py.
+The address signs a text that contains the DID, so a DID cannot claim a foreign address. The DID
+signs the text's nonce, so an address cannot be attached to a foreign DID. The first proof arrives
+as the bitcoin service's attestation of kind ownership over SHA-256 of the text; the second is a
+JWS, described in services/web5/presentation.py.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from services.web5.did import Did
     from services.web5.proof import Signer
 
-CHALLENGE_LIFETIME_S = 600  # seconds
-MAX_OPEN_CHALLENGES = 10  # of one DID, asked for by one caller: nobody can lock out another
+CHALLENGE_LIFETIME_S = 600
+MAX_OPEN_CHALLENGES = 10  # per caller and DID, so that no caller can block another one
 MAX_ATTEMPTS = 5
-MAX_SIGNATURE_CHARS = 1024  # characters; that of P2WPKH has 147
-LINK_LIFETIME_S = 180 * 86_400  # seconds that a link lives without being renewed
+MAX_SIGNATURE_CHARS = 1024  # a P2WPKH signature has 147
+LINK_LIFETIME_S = 180 * 86_400  # from the latest proof
 
 CREDENTIAL_TYPE = "BitcoinAddressLinkCredential"
 BECH32 = re.compile(r"[ac-hj-np-z02-9]{39,80}")
@@ -39,7 +39,7 @@ BECH32 = re.compile(r"[ac-hj-np-z02-9]{39,80}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkChallenge:
-    """A text to sign, given out for one DID and one address."""
+    """A text to sign, issued for one DID and one address."""
 
     id: str
     did: Did
@@ -54,25 +54,26 @@ class LinkChallenge:
 
     @property
     def digest(self) -> bytes:
-        """What bitcoin's attestation must be about."""
+        """SHA-256 of the message, the subject of the bitcoin service's attestation."""
         return hashlib.sha256(self.message.encode()).digest()
 
     def check_open(self, now: int) -> None:
-        """FailedPrecondition (CHALLENGE_SPENT, CHALLENGE_EXPIRED) if it can prove nothing more."""
+        """Raises FailedPrecondition (CHALLENGE_SPENT, CHALLENGE_EXPIRED) if it is not open."""
         if self.spent or self.attempts >= MAX_ATTEMPTS:
             raise FailedPrecondition(
-                f"challenge {self.id} was used; begin a new link", reason=Reason.CHALLENGE_SPENT
+                f"challenge {self.id} was used; call BeginAddressLink for a new one",
+                reason=Reason.CHALLENGE_SPENT,
             )
         if self.expires_at <= now:
             raise FailedPrecondition(
-                f"challenge {self.id} has expired; begin a new link",
+                f"challenge {self.id} has expired; call BeginAddressLink for a new one",
                 reason=Reason.CHALLENGE_EXPIRED,
             )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkRequest:
-    """What BeginAddressLink asks for; the address in its one spelling."""
+    """The parameters of BeginAddressLink; the address is in lower case."""
 
     did: Did
     address: str
@@ -82,17 +83,17 @@ class LinkRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkEvidence:
-    """The two proofs, as they are kept with the link."""
+    """The two proofs, as stored with the link."""
 
     address_signature: str
     did_proof: str
     verifier: str  # SPIFFE ID of the service that checked the address's signature
-    height: int  # of the chain's tip then
+    height: int  # of the chain's tip when the signature was checked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """An address that belongs to a DID, by proof."""
+    """An address that was proved to belong to a DID."""
 
     id: str
     did: str
@@ -106,7 +107,10 @@ class Link:
 def write_challenge(
     request: LinkRequest, *, id: str, nonce: str, audience: Did, now: int
 ) -> LinkChallenge:
-    """The text that the address has to sign. InvalidArgument if the DID does not fit into it."""
+    """Returns a challenge with the text that the address has to sign. ``now``: Unix seconds.
+
+    Raises InvalidArgument if the DID is too long for the text.
+    """
     text = AddressLinkText(
         audience=audience,
         address=request.address,
@@ -130,9 +134,10 @@ def write_challenge(
 
 
 def normal_address(address: str, network: str) -> str:
-    """The lower-case spelling of a bech32 address. InvalidArgument if it is none of the network.
+    """Returns the lower-case form of a bech32 address (BIP 173).
 
-    Whether it is an address at all is bitcoin's to check when it attests the signature.
+    Raises InvalidArgument (ADDRESS_INVALID) if prefix or alphabet do not fit the network. The
+    bitcoin service checks the checksum when it attests the signature.
     """
     prefix = SEGWIT_PREFIXES.get(network)
     if prefix is None:
@@ -151,7 +156,10 @@ def normal_address(address: str, network: str) -> str:
 
 
 def check_did_proof(token: str, challenge: LinkChallenge) -> None:
-    """FailedPrecondition (PROOF_MISSING, PROOF_INVALID) unless the challenge's DID signed it."""
+    """Raises FailedPrecondition (PROOF_...) unless the challenge's DID signed its nonce.
+
+    ``token``: the did_proof of CompleteAddressLink.
+    """
     if not token:
         raise FailedPrecondition("did_proof is missing", reason=Reason.PROOF_MISSING)
     try:
@@ -169,14 +177,16 @@ def check_did_proof(token: str, challenge: LinkChallenge) -> None:
     if challenge.public:
         expected["public"] = True
     if verified.claims != expected:
-        raise _invalid("did_proof must hold just what the challenge says")
+        raise _invalid("did_proof must contain exactly the members of the challenge")
 
 
 def check_ownership(
     values: Mapping[str, Any], challenge: LinkChallenge, address_signature: str
 ) -> int:
-    """The height in bitcoin's attestation. FailedPrecondition (PROOF_INVALID) unless it is about
-    the challenge's address and this very signature, which is kept as evidence.
+    """Returns the height of the bitcoin service's ownership attestation.
+
+    Raises FailedPrecondition (PROOF_INVALID) if the attestation is about another address than the
+    challenge's, or about another signature than ``address_signature``, which is stored as evidence.
     """
     if values.get("address") != challenge.address:
         raise _invalid("the ownership attestation is about another address")
@@ -184,14 +194,14 @@ def check_ownership(
         raise _invalid("the ownership attestation is about another signature")
     height = values.get("height")
     if not isinstance(height, int) or isinstance(height, bool) or not 0 <= height < 1 << 32:
-        raise _invalid("the ownership attestation names no height")
+        raise _invalid("the ownership attestation has no height")
     return height
 
 
 def link(
     challenge: LinkChallenge, evidence: LinkEvidence, *, id: str, renewed: Link | None, now: int
 ) -> Link:
-    """The link that the challenge's proofs make. One that is live keeps its id and its age."""
+    """Returns the link that the proofs make. A ``renewed`` link keeps its id and its height."""
     return Link(
         id=renewed.id if renewed else id,
         did=challenge.did,
@@ -206,7 +216,7 @@ def link(
 def issue_credential(
     made: Link, challenge: LinkChallenge, evidence: LinkEvidence, issuer: Signer, *, now: int
 ) -> str:
-    """The BitcoinAddressLinkCredential of a link, as VC-JWT by the service's DID."""
+    """Returns the BitcoinAddressLinkCredential of a link, a VC-JWT by the service's DID."""
     draft = credential.CredentialDraft(
         id=f"urn:uuid:{made.id}",
         type=CREDENTIAL_TYPE,

@@ -1,4 +1,4 @@
-"""The record of a payment: what the service's own node keeps of it, readable by the payer."""
+"""The record of a payment, stored in the service's own decentralized web node for the payer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PATH = "payment"
 SCHEMA = "https://anya.internal/schemas/payment"
 DATA_FORMAT = "application/json"
 
-# No rule lets anybody act: the tenant writes, and a record's recipient may always read it.
+# Without $actions only the tenant writes. A record's recipient, the payer, may always read it.
 DEFINITION: Value = {
     "protocol": PROTOCOL,
     "published": True,
@@ -38,9 +38,9 @@ DEFINITION: Value = {
 
 
 def document(transaction: Value) -> bytes:
-    """The record's data: RFC 8785 JSON, in which what is integral stays an integer.
+    """Returns the record's data, RFC 8785 JSON in which integral numbers are integers.
 
-    InvalidArgument if it is above 30,000 bytes or holds a number that is not finite.
+    Raises InvalidArgument if it exceeds 30,000 bytes or contains a number that is not finite.
     """
     try:
         data = canonical_json.dumps(values.normal(transaction))
@@ -55,5 +55,8 @@ def document(transaction: Value) -> bytes:
 
 
 def tags(request_id: str, payment_id: str) -> Value:
-    """What tells two records apart that say the same; ``payment_id`` may be empty."""
+    """Returns the tags of a record, which make it unique even if its data is not.
+
+    ``payment_id`` may be empty.
+    """
     return {"requestId": request_id} | ({"paymentId": payment_id} if payment_id else {})

@@ -1,16 +1,16 @@
-"""Which evidence proves an identity: the identity policy, a YAML file that the operator writes.
+"""The identity policy, a YAML file of the operator: the evidence that proves an identity.
 
     version: 1
     classes:
-      biometric:                      # what a request calls verification_method
+      biometric:                      # an evidence class: verification_method of a request
         credential_types: [BiometricCredential]
-        issuers:                      # whose credentials of these types count, DIDs as they stand
+        issuers:                      # DIDs of the trusted issuers of these types
           - did:jwk:eyJ...
-        confidence: 0.95              # above 0, at most 1: what VerifyIdentity answers for it
+        confidence: 0.95              # above 0, at most 1: reported by VerifyIdentity
         assurance: substantial        # low, substantial or high
 
-A class is satisfied by one valid credential of the holder that has one of the types and comes from
-one of the issuers. A class that is not named is not supported; a file that is missing names none.
+One valid credential of the holder satisfies a class if it has one of the types and is signed by one
+of the issuers. A class that the file lacks is not supported; a missing file has no classes.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ KEYS = {"credential_types", "issuers", "confidence", "assurance"}
 
 
 class IdentityPolicyError(ValueError):
-    """The file does not say what it must; the text names the place."""
+    """An identity policy that is not valid; the text names the place."""
 
 
 class Assurance(StrEnum):
-    """How sure, in the words of eIDAS."""
+    """The assurance levels of eIDAS (Regulation (EU) No 910/2014, article 8)."""
 
     LOW = "low"
     SUBSTANTIAL = "substantial"
@@ -59,7 +59,7 @@ NO_CLASS = IdentityPolicy({}, "none")
 
 
 def parse(text: str) -> IdentityPolicy:
-    """Read the file. IdentityPolicyError for anything but what stands above."""
+    """Parses the policy. Raises IdentityPolicyError if it is not of the form above."""
     try:
         document = YAML(typ="safe", pure=True).load(text)
     except YAMLError as error:

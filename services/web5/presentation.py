@@ -1,6 +1,6 @@
-"""Presentations as VP-JWT (W3C VC Data Model 1.1): the holder's proof for one payment.
+"""Presentations as VP-JWT (W3C VC Data Model 1.1, section 6.3.1): the proof for one payment.
 
-BeginVerification answers nonce, audience and digest. The holder then signs, with a key that its DID
+BeginVerification returns nonce, audience and digest. The holder then signs, with a key that its DID
 lists under authentication, exactly this compact JWS:
 
     header   {"alg": "EdDSA" (Ed25519) or "ES256K" (secp256k1),
@@ -18,14 +18,14 @@ lists under authentication, exactly this compact JWS:
                      "verifiableCredential": ["<VC-JWT>", ...]}}        at most 16
 
 Each credential is a VC-JWT as services/web5/credential.py describes, about the holder (sub), with a
-type and from an issuer that the identity policy trusts for the evidence class. vp.holder may repeat
-the DID. The whole has at most 64 Ki characters.
+type and an issuer that the identity policy trusts for the evidence class. vp.holder may repeat the
+DID. The JWS has at most 64 Ki characters.
 
-The proof for an address link is smaller. BeginAddressLink answers challenge_id, message and nonce;
+The proof for an address link is smaller. BeginAddressLink returns challenge_id, message and nonce;
 did_proof of CompleteAddressLink is a compact JWS with the same header (typ "JWT") and
 
     payload  {"nonce": nonce, "address": as in the message, "did": the holder's DID,
-              "challenge_id": challenge_id, "public": true (only for a link asked to be public)}
+              "challenge_id": challenge_id, "public": true (only if the link shall be public)}
 
 and no other member. services/web5/link.py checks it.
 """
@@ -51,13 +51,13 @@ TYPE = "VerifiablePresentation"
 TYPES = ("JWT", "vp+jwt")
 NONCE = re.compile(r"[A-Za-z0-9_-]{22,128}")  # base64url, 128 bits or more
 MAX_CREDENTIALS = 16
-MAX_LIFETIME_S = 300  # seconds from iat to exp
-LEEWAY_S = 60  # seconds by which a holder's clock may be ahead
+MAX_LIFETIME_S = 300  # from iat to exp
+LEEWAY_S = 60  # a holder's clock may be ahead by this much
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Presentation:
-    """What a holder signed. Whether it holds here and now is another question."""
+    """A presentation with a valid signature; ``failures`` checks its times and its audience."""
 
     holder: Did
     audience: str
@@ -65,10 +65,10 @@ class Presentation:
     issued_at: int  # Unix seconds
     expires_at: int
     payment_digest: bytes | None
-    credentials: tuple[Credential | VerificationError, ...]  # each verified, or why it is not
+    credentials: tuple[Credential | VerificationError, ...]  # an error for each invalid one
 
     def failures(self, *, audience: str, now: int) -> list[VerificationFailure]:
-        """What speaks against it at ``now``, for this audience."""
+        """Returns what makes it invalid at ``now`` (Unix seconds) for this audience."""
         found = []
         if self.audience != audience:
             found.append(VerificationFailure.WRONG_AUDIENCE)
@@ -82,21 +82,21 @@ class Presentation:
 
 
 def verify(token: str) -> Presentation:
-    """The presentation in a VP-JWT, with each of its credentials verified or refused.
+    """Returns the presentation of a VP-JWT with its credentials, each verified or refused.
 
-    Refused with PRESENTATION_MISSING, MALFORMED, KEY_NOT_ALLOWED, SIGNATURE_INVALID or
-    WRONG_HOLDER.
+    Raises VerificationError (PRESENTATION_MISSING, MALFORMED, KEY_NOT_ALLOWED, SIGNATURE_INVALID or
+    WRONG_HOLDER) if the presentation itself is not valid.
     """
     if not token:
         raise VerificationError(
-            VerificationFailure.PRESENTATION_MISSING, "no presentation came with the request"
+            VerificationFailure.PRESENTATION_MISSING, "the request has no presentation"
         )
     verified = proof.verify(token, Relationship.AUTHENTICATION, types=TYPES)
     claims = verified.claims
     vp = claims.get("vp")
     if not isinstance(vp, dict) or "vc" in claims:
         raise VerificationError(
-            VerificationFailure.MALFORMED, "the payload must have vp, and no vc"
+            VerificationFailure.MALFORMED, "the payload must have vp and must not have vc"
         )
     if claims.get("iss") != verified.signer or vp.get("holder", verified.signer) != claims["iss"]:
         raise VerificationError(
@@ -114,7 +114,7 @@ def verify(token: str) -> Presentation:
 
 
 def claimed_nonce(token: str) -> str | None:
-    """The nonce that a presentation names, be it sound or not; None if it cannot be one of ours."""
+    """Returns the nonce of a presentation that is not verified; None if it has no nonce's form."""
     try:
         claims = jose.load_json(jose.parse(token).payload)
     except jose.JoseError:
@@ -152,7 +152,7 @@ def _credentials(vp: Mapping[str, Any]) -> list[str]:
 
 
 def _audience(claims: Mapping[str, Any]) -> str:
-    """RFC 7519 allows a list; a proof for more than one is a proof for none of them."""
+    """Returns the one audience. RFC 7519 allows a list; more than one entry is refused."""
     audience = claims.get("aud")
     if isinstance(audience, list) and len(audience) == 1:
         audience = audience[0]

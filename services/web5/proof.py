@@ -1,4 +1,4 @@
-"""What a DID signs: a compact JWS with claims, whose kid names one of its verification methods."""
+"""Proofs: compact JWS (RFC 7515) with claims, signed with a key of a DID that the kid names."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
     from services.web5.did import Did, Relationship
 
-MAX_NUMERIC_DATE_S = 253_402_300_799  # the last second of the year 9999
+MAX_NUMERIC_DATE_S = 253_402_300_799  # the last second of the year 9999, Unix time
 
 
 class VerificationFailure(StrEnum):
-    """Why a proof does not count, in one word that programs may branch on. Never renamed."""
+    """The reason for which a proof is not valid; a stable code that clients may branch on."""
 
     MALFORMED = "MALFORMED"
     SIGNATURE_INVALID = "SIGNATURE_INVALID"
-    KEY_NOT_ALLOWED = "KEY_NOT_ALLOWED"  # the DID has no such key, or not for this use
+    KEY_NOT_ALLOWED = "KEY_NOT_ALLOWED"  # the DID has no such key with this relationship
     EXPIRED = "EXPIRED"
     NOT_YET_VALID = "NOT_YET_VALID"
     LIFETIME_TOO_LONG = "LIFETIME_TOO_LONG"
@@ -44,16 +44,16 @@ class VerificationFailure(StrEnum):
 
 
 class VerificationError(Exception):
-    """A proof that does not count."""
+    """A proof that is not valid."""
 
-    def __init__(self, failure: VerificationFailure, why: str) -> None:
-        super().__init__(f"{failure}: {why}")
+    def __init__(self, failure: VerificationFailure, detail: str) -> None:
+        super().__init__(f"{failure}: {detail}")
         self.failure = failure
 
 
 @dataclass(frozen=True, slots=True)
 class ProofStatement:
-    """Claims that the holder of a DID's key did sign."""
+    """Claims that a key of a DID signed."""
 
     signer: Did
     claims: Mapping[str, Any]
@@ -61,13 +61,14 @@ class ProofStatement:
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """A DID whose key is at hand."""
+    """A DID with its private key."""
 
     did: Did
     kid: str
     key: jose.SigningKey
 
     def sign(self, claims: Mapping[str, Any], *, typ: str = "JWT") -> str:
+        """Returns the claims as a compact JWS."""
         payload = json.dumps(claims, separators=(",", ":"), ensure_ascii=False).encode()
         return jose.sign(payload, self.key, {"kid": self.kid, "typ": typ})
 
@@ -75,9 +76,10 @@ class Signer:
 def verify(
     token: str, relationship: Relationship, *, types: Collection[str] = ("JWT",)
 ) -> ProofStatement:
-    """The statement of a JWS that a DID signed with a key for this use; typ must be in ``types``.
+    """Returns the claims of a JWS that a DID signed with a key of this relationship.
 
-    Refused with MALFORMED, KEY_NOT_ALLOWED or SIGNATURE_INVALID.
+    ``types`` are the accepted values of the header's typ. Raises VerificationError (MALFORMED,
+    KEY_NOT_ALLOWED or SIGNATURE_INVALID).
     """
     try:
         jws = jose.parse(token)
@@ -98,7 +100,7 @@ def verify(
     key = document.key(kid, relationship)
     if key is None:
         raise VerificationError(
-            VerificationFailure.KEY_NOT_ALLOWED, f"{relationship} has no key {kid}"
+            VerificationFailure.KEY_NOT_ALLOWED, f"{kid} is no key for {relationship}"
         )
     try:
         jws.verify(key)
@@ -108,7 +110,7 @@ def verify(
 
 
 def text(claims: Mapping[str, Any], name: str) -> str:
-    """A claim that must be a text. Refused (MALFORMED)."""
+    """Returns a claim that must be a text. Raises VerificationError (MALFORMED) otherwise."""
     value = claims.get(name)
     if not isinstance(value, str) or not value:
         raise VerificationError(VerificationFailure.MALFORMED, f"{name} must be a text")
@@ -116,7 +118,10 @@ def text(claims: Mapping[str, Any], name: str) -> str:
 
 
 def seconds(claims: Mapping[str, Any], name: str) -> int:
-    """A claim that must be a NumericDate in whole seconds (RFC 7519). Refused (MALFORMED)."""
+    """Returns a claim that must be a NumericDate in whole seconds (RFC 7519, section 2).
+
+    Raises VerificationError (MALFORMED) otherwise.
+    """
     value = claims.get(name)
     if (
         not isinstance(value, int)

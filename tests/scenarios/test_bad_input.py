@@ -221,7 +221,7 @@ CASES = [
             "FAILED_PRECONDITION",
             "DID_METHOD_UNSUPPORTED",
             "intent.sender_did",
-            "did:web is not resolved here; use did:key or did:jwk",
+            "did:web is not supported; use did:key or did:jwk",
         ),
         id="a payer of an unknown method",
     ),
@@ -232,7 +232,7 @@ CASES = [
     ),
     pytest.param(
         *("did", "ResolveDid", did_pb2.ResolveDidRequest(did="did:key:zNonsense")),
-        Refusal(INVALID, "DID_INVALID", "did", "is not the DID of a key"),
+        Refusal(INVALID, "DID_INVALID", "did", "does not encode a supported key"),
         id="a malformed DID",
     ),
     pytest.param(

@@ -197,7 +197,7 @@ def test_what_is_not_exactly_a_did_is_refused(text: str) -> None:
 
 
 def test_another_method_is_told_apart_from_a_malformed_did() -> None:
-    with pytest.raises(FailedPrecondition, match="did:web is not resolved here") as refused:
+    with pytest.raises(FailedPrecondition, match="did:web is not supported") as refused:
         resolve("did:web:example.com")
 
     assert refused.value.reason is Reason.DID_METHOD_UNSUPPORTED

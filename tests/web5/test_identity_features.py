@@ -83,7 +83,7 @@ async def test_features_are_of_a_payment_or_of_nothing(running: Running, payer: 
         did=payer.holder.did, recipient_address=RECIPIENT_ADDRESS
     )
 
-    with pytest.raises(grpc.aio.AioRpcError, match="no payment intent came") as refused:
+    with pytest.raises(grpc.aio.AioRpcError, match="has no payment intent") as refused:
         await running.analysis.ExtractIdentityFeatures(request, timeout=5)
 
     assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT

@@ -42,7 +42,7 @@ async def test_a_policy_that_is_missing_is_said_out_loud(
         async with start(config, authority):
             pass
 
-    assert "every evidence class is refused" in caplog.text
+    assert "every verification is refused" in caplog.text
 
 
 async def test_another_master_key_keeps_the_service_from_starting(

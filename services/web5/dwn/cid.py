@@ -1,4 +1,4 @@
-"""Content identifiers (CIDv1, SHA-256) of JSON values: they name messages and records."""
+"""Content identifiers (CIDv1 with SHA-256) of JSON values, the ids of messages and records."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ DAG_CBOR = b"\x01\x71\x12\x20"
 
 
 def of_value(value: Value) -> str:
-    """The CID of the value's dag-cbor form; its numbers must be ``values.normal``."""
+    """Returns the CID of the value's dag-cbor form; its numbers must be ``values.normal``."""
     return text(DAG_CBOR + hashlib.sha256(libipld.encode_dag_cbor(value)).digest())
 
 
 def of_message(message: dict[str, Value]) -> str:
-    """As ``of_value``, without ``encodedData``: that is data travelling along, not the message."""
+    """Returns the CID of a message; ``encodedData``, the attached data, is not part of it."""
     if "encodedData" in message:
         message = {name: item for name, item in message.items() if name != "encodedData"}
     return of_value(message)
 
 
 def text(binary: bytes) -> str:
-    """Lower-case base32 with its multibase prefix, ``b``."""
+    """Returns a binary CID as lower-case base32 with the multibase prefix ``b``."""
     encoded: str = libipld.encode_multibase("b", binary)
     return encoded

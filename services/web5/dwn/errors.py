@@ -1,4 +1,4 @@
-"""Why a node refuses a message, in the profile's words: a status, and a code before the text."""
+"""The errors of a node as the profile publishes them: an HTTP status and a code before the text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Code(StrEnum):
-    """The codes that clients of dwn-sdk-js 0.5 branch on; those below the line are our own."""
+    """The error codes of dwn-sdk-js 0.5; those below the line exist in this node only."""
 
     AUTHENTICATE_DESCRIPTOR_CID_MISMATCH = "AuthenticateDescriptorCidMismatch"
     AUTHENTICATE_JWS_MISSING = "AuthenticateJwsMissing"
@@ -71,7 +71,7 @@ class Code(StrEnum):
 
 
 class DwnError(Exception):
-    """A verdict, not an accident: it becomes the reply's status."""
+    """A message that the node rejects; the error becomes the status of the reply."""
 
     status = 400
 
@@ -85,13 +85,13 @@ class DwnError(Exception):
 
 
 class UnauthorizedError(DwnError):
-    """Nobody signed it, or the signer may not do this."""
+    """A message without a valid signature, or whose author lacks the permission."""
 
     status = 401
 
 
 class NotSupportedError(DwnError):
-    """Of the profile, but not served here."""
+    """A part of the profile that this node does not implement."""
 
     status = 501
 

@@ -1,6 +1,6 @@
 """General JWS (RFC 7515 section 7.2.1) with exactly one signature, by a DID's authentication key.
 
-The payload is signed as transmitted: ``protected + "." + payload``, both base64url. The kid is the
+The signature covers ``protected + "." + payload`` as transmitted, both base64url. The kid is the
 full id of a verification method, and the algorithm must be that of its key.
 """
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """A signature taken apart; who made it is not proved before ``verify``."""
+    """A parsed signature; its author is proved by ``verify`` only."""
 
     kid: str
     algorithm: str
@@ -39,7 +39,7 @@ class Signature:
         return self.kid.partition("#")[0]
 
     def verify(self) -> None:
-        """UnauthorizedError unless the DID's authentication key of this exact kid made it."""
+        """Raises UnauthorizedError unless the DID's authentication key with this kid made it."""
         try:
             document = _resolve(self.did)
         except MeshError as error:
@@ -58,12 +58,12 @@ class Signature:
 
 @lru_cache(maxsize=512)
 def _resolve(signer: str) -> Document:
-    """Did:key and did:jwk say the same for ever, and many messages come from few signers."""
+    """Resolves a signer. Cached: documents of did:key and did:jwk never change."""
     return did.resolve(signer)
 
 
 def parse(jws: Mapping[str, Value]) -> Signature:
-    """Take apart what has the shape of a General JWS. DwnError if it is not exactly one."""
+    """Parses a General JWS of valid form. Raises DwnError unless it has exactly one signature."""
     if len(jws["signatures"]) != 1:
         raise DwnError(
             Code.AUTHENTICATION_MORE_THAN_ONE_SIGNATURE,
@@ -92,6 +92,7 @@ def parse(jws: Mapping[str, Value]) -> Signature:
 
 
 def sign(payload: dict[str, Value], signer: Signer) -> dict[str, Value]:
+    """Returns the General JWS of a payload with the signer's signature."""
     body = jose.encode(values.dump(payload))
     header = {"kid": signer.kid, "alg": signer.key.algorithm}
     protected = jose.encode(values.dump(header))

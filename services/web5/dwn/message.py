@@ -1,4 +1,4 @@
-"""A DWN message: a descriptor of what is asked, and the signature of who asks it."""
+"""A DWN message: a descriptor of the request, and its author's signature."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from services.web5.dwn.values import Value
     from services.web5.proof import Signer
 
-MAX_MESSAGE_BYTES = 64 * 1024  # bytes of JSON
+MAX_MESSAGE_BYTES = 64 * 1024  # of JSON
 
-# Of the profile, and not served.
+# Parts of the profile that this node does not serve.
 UNSERVED_METHODS = ("RecordsSubscribe", "MessagesQuery", "MessagesRead", "MessagesSubscribe")
 UNSERVED_MEMBERS = ("attestation", "encryption")
 UNSERVED_AUTHORIZATION = ("ownerSignature", "authorDelegatedGrant", "ownerDelegatedGrant")
@@ -26,7 +26,7 @@ UNSERVED_PAYLOAD = ("permissionGrantId", "delegatedGrantId", "attestationCid", "
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message whose shape, moment and descriptor CID are checked; not yet its signature."""
+    """A message whose form, timestamp and descriptor CID are valid; its signature is unverified."""
 
     raw: bytes  # as received
     value: dict[str, Value]
@@ -50,25 +50,29 @@ class Message:
 
     @property
     def author(self) -> str | None:
-        """The DID that claims to have signed it; proved by ``authenticate``."""
+        """The DID named in the signature; ``authenticate`` verifies it."""
         return self.signature.did if self.signature else None
 
     @property
     def recency(self) -> tuple[str, str]:
-        """Of two messages about one thing the greater is the newer, on every node alike."""
+        """The order of messages about one record or protocol: the greatest is the newest.
+
+        The CID breaks ties between equal timestamps, so that all nodes agree.
+        """
         return (self.timestamp, self.cid)
 
     def authenticate(self) -> None:
-        """UnauthorizedError if nobody signed it, or not who it says."""
+        """Raises UnauthorizedError if the signature is missing or not valid."""
         if self.signature is None:
             raise UnauthorizedError(Code.AUTHENTICATE_JWS_MISSING, "Missing JWS.")
         self.signature.verify()
 
 
 def parse(raw: bytes, now: datetime) -> Message:
-    """A message that is what it says, at ``now``.
+    """Parses and checks a message; ``now`` bounds its timestamp.
 
-    ``values.MalformedError`` if it is not JSON; DwnError if it is not a message served here.
+    Raises ``values.MalformedError`` if it is not JSON, and DwnError if it is not a valid message of
+    a method that this node serves.
     """
     value = values.parse(raw)
     kind = _kind(value)
@@ -84,7 +88,7 @@ def parse(raw: bytes, now: datetime) -> Message:
 
 
 def restore(raw: bytes, message_cid: str) -> Message:
-    """A message that was checked before it was stored."""
+    """Parses a stored message, which was checked before it was stored."""
     value = values.parse(raw)
     signed = "authorization" in value
     signature = jws.parse(value["authorization"]["signature"]) if signed else None
@@ -92,7 +96,7 @@ def restore(raw: bytes, message_cid: str) -> Message:
 
 
 def create(descriptor: dict[str, Value], signer: Signer | None = None) -> bytes:
-    """The JSON of a message with this descriptor; without a signer nobody signs it."""
+    """Returns the JSON of a message with this descriptor, unsigned if ``signer`` is None."""
     message: dict[str, Value] = {"descriptor": descriptor}
     if signer is not None:
         payload = {"descriptorCid": cid.of_value(descriptor)}

@@ -1,4 +1,4 @@
-"""A protocol: which records a node keeps under a name, in which places, and who may do what."""
+"""Protocols: the record types under one URL, their hierarchy, and the permissions of each path."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ OF_THE_RECIPIENT = frozenset({"co-update", "co-delete", "co-prune"})
 
 @dataclass(frozen=True, slots=True)
 class ActionRule:
-    """Who may do what with the records of a path."""
+    """A permission on the records of a path, for one class of actors."""
 
     who: str  # "anyone", "author" or "recipient"
-    of: str | None  # path of the record whose author or recipient it is
+    of: str | None  # path of the record whose author or recipient is meant
     can: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
 class RuleSet:
-    """What a protocol says about the records of one path."""
+    """The constraints of a protocol on the records of one path."""
 
     path: str
     rules: tuple[ActionRule, ...]
@@ -55,7 +55,10 @@ class Protocol:
 
 
 def parse(definition: Value) -> Protocol:
-    """The protocol of a definition that fits its schema; DwnError for rules that make no sense."""
+    """Returns the protocol of a definition that fits its JSON schema.
+
+    Raises DwnError if its URLs, types, sizes, tags or rules are not valid.
+    """
     url.check_protocol(definition["protocol"])
     types = {name: _type(declared) for name, declared in definition["types"].items()}
     rule_sets = {}
@@ -72,14 +75,14 @@ def parse(definition: Value) -> Protocol:
 
 @lru_cache(maxsize=256)
 def of(configure: bytes) -> Protocol:
-    """The protocol that a stored ProtocolsConfigure defines."""
+    """Returns the protocol of a stored ProtocolsConfigure. Cached."""
     return parse(values.parse(configure)["descriptor"]["definition"])
 
 
 def refuse_unserved(structure: Value) -> None:
-    """NotSupportedError for roles and encryption, which this node could not enforce.
+    """Raises NotSupportedError for roles and encryption, which this node does not enforce.
 
-    Stands before the schema, which knows neither, so that the reply says what is wrong.
+    Called before the schema check, which knows neither, so that the reply names the cause.
     """
     if not isinstance(structure, dict):
         return

@@ -1,4 +1,4 @@
-"""ProtocolsConfigure and ProtocolsQuery: what a node is told to keep, and what it tells of that."""
+"""ProtocolsConfigure and ProtocolsQuery: the definitions of protocols on a node."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def configure(definition: Value, signer: Signer, now: datetime) -> bytes:
-    """The signed JSON of a ProtocolsConfigure."""
+    """Returns the signed JSON of a ProtocolsConfigure."""
     descriptor = {
         "interface": "Protocols",
         "method": "Configure",
@@ -26,7 +26,10 @@ def configure(definition: Value, signer: Signer, now: datetime) -> bytes:
 
 
 def query(protocol: str | None, now: datetime, signer: Signer | None = None) -> bytes:
-    """The JSON of a ProtocolsQuery: for one protocol, or all; unsigned, for those published."""
+    """Returns the JSON of a ProtocolsQuery for one protocol, or for all if it is None.
+
+    An unsigned query finds published protocols only.
+    """
     descriptor = {
         "interface": "Protocols",
         "method": "Query",
@@ -36,9 +39,9 @@ def query(protocol: str | None, now: datetime, signer: Signer | None = None) -> 
     return message.create(descriptor | filter, signer)
 
 
-def queried(asked: Message) -> str | None:
-    """The protocol that a query names. DwnError if the name is not normalized."""
-    protocol: str | None = asked.descriptor.get("filter", {}).get("protocol")
+def queried(received: Message) -> str | None:
+    """Returns the protocol that a query names, or None. Raises DwnError if it is not normalized."""
+    protocol: str | None = received.descriptor.get("filter", {}).get("protocol")
     if protocol is not None:
         url.check_protocol(protocol)
     return protocol

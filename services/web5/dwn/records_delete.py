@@ -1,4 +1,4 @@
-"""RecordsDelete: the end of a record, which its initial write and this message outlive."""
+"""RecordsDelete: deletes a record; its initial write and this message remain."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def create(record_id: str, signer: Signer, now: datetime, *, prune: bool = False) -> bytes:
-    """The signed JSON of a delete; ``prune`` also purges all records below."""
+    """Returns the signed JSON of a delete; ``prune`` also purges all descendants."""
     descriptor = {
         "interface": "Records",
         "method": "Delete",

@@ -1,4 +1,4 @@
-"""RecordsQuery: the records that match a filter, page by page."""
+"""RecordsQuery: finds the records that match a filter, page by page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """The last entry of the page before: its sort value, and its message CID to break ties."""
+    """The last entry of the previous page: its sort value, and its message CID to break ties."""
 
     value: str
     message_cid: str
@@ -30,19 +30,20 @@ class RecordsQuery:
     filter: Value
     sort: str  # "dateCreated" or "datePublished"
     descending: bool
-    limit: int  # entries, 1 to MAX_PAGE
+    limit: int  # entries, 1 to MAX_PAGE_ENTRIES
     cursor: Cursor | None
 
     @property
     def published(self) -> bool | None:
-        """True: only published records are asked for; False: only others; None: both."""
+        """True for published records only, False for unpublished ones only, None for both."""
         if "datePublished" in self.filter or self.sort == "datePublished":
             return True
-        asked: bool | None = self.filter.get("published")
-        return asked
+        published: bool | None = self.filter.get("published")
+        return published
 
 
 def parse(query: Message) -> RecordsQuery:
+    """Returns the query of a message. Raises DwnError if filter or sort order are not valid."""
     descriptor = query.descriptor
     filter = descriptor["filter"]
     sort = descriptor.get("dateSort", "createdAscending")
@@ -66,7 +67,7 @@ def parse(query: Message) -> RecordsQuery:
 def create(
     filter: Value, now: datetime, signer: Signer | None = None, **properties: Value
 ) -> bytes:
-    """The JSON of a query; ``dateSort`` and ``pagination`` as the descriptor names them."""
+    """Returns the JSON of a query. ``properties``: ``dateSort`` and ``pagination``."""
     descriptor = {
         "interface": "Records",
         "method": "Query",

@@ -1,4 +1,4 @@
-"""RecordsRead: one record with its data."""
+"""RecordsRead: reads one record with its data."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def check(read: Message) -> None:
-    """DwnError for a filter that names no protocol or schema as nodes write it."""
+    """Raises DwnError if the filter is not valid."""
     check_filter(read.descriptor["filter"])
 
 
 def check_filter(filter: Value) -> None:
-    """Refuse URLs that no stored record can have, and days that no calendar has."""
+    """Raises DwnError for URLs that are not normalized and for timestamps that do not exist."""
     if "protocol" in filter:
         url.check_protocol(filter["protocol"])
     if "schema" in filter:
@@ -32,7 +32,7 @@ def check_filter(filter: Value) -> None:
 
 
 def check_role(request: Message) -> None:
-    """UnauthorizedError for an invoked role: no protocol here has roles, so nobody has one."""
+    """Raises UnauthorizedError if a role is invoked, because no protocol on this node has roles."""
     role = request.signature and request.signature.payload.get("protocolRole")
     if role is not None:
         raise UnauthorizedError(
@@ -41,7 +41,7 @@ def check_role(request: Message) -> None:
 
 
 def create(filter: Value, now: datetime, signer: Signer | None = None) -> bytes:
-    """The JSON of a read of the one record that ``filter`` matches."""
+    """Returns the JSON of a read of the one record that ``filter`` matches."""
     descriptor = {
         "interface": "Records",
         "method": "Read",

@@ -1,4 +1,4 @@
-"""RecordsWrite: the creation of a record, or one of its updates."""
+"""RecordsWrite: creates or updates a record."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from services.web5.dwn.values import Value
     from services.web5.proof import Signer
 
-MAX_INLINE_BYTES = 30_000  # bytes of data that travel inside a query's reply
+MAX_INLINE_BYTES = 30_000  # larger data is not part of a query's reply
 
 MUTABLE = frozenset(
     {
@@ -32,7 +32,7 @@ MUTABLE = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class RecordData:
-    """What came with a message, and the CID that it really has."""
+    """The data of a message, with the CID computed from it."""
 
     content: bytes
     cid: str
@@ -44,7 +44,7 @@ class RecordData:
 
 @dataclass(frozen=True, slots=True)
 class RecordsWrite:
-    """A write whose ids and dates agree with its descriptor and with what its author signed."""
+    """A write whose ids and dates agree with its descriptor and with the signed payload."""
 
     message: Message
     author: str
@@ -69,7 +69,7 @@ class RecordsWrite:
 
     @property
     def protocol_path(self) -> str:
-        """Where the record stands in its protocol's structure; empty without protocol."""
+        """The record's path in the structure of its protocol; empty without a protocol."""
         path: str = self.descriptor.get("protocolPath", "")
         return path
 
@@ -97,7 +97,7 @@ class RecordsWrite:
         return bool(self.descriptor.get("published", False))
 
     def check_immutable(self, initial: RecordsWrite) -> None:
-        """Refuse an update that changes what a record keeps for life."""
+        """Raises DwnError if this update changes an immutable property of the initial write."""
         ours, theirs = self.descriptor, initial.descriptor
         for name in sorted(ours.keys() | theirs.keys()):
             if name not in MUTABLE and ours.get(name) != theirs.get(name):
@@ -112,7 +112,7 @@ class RecordsWrite:
             )
 
     def check_data(self, data_cid: str, size: int) -> None:
-        """Refuse data that is not what the descriptor says."""
+        """Raises DwnError if CID or size (bytes) differ from the descriptor."""
         if data_cid != self.data_cid:
             raise DwnError(
                 Code.RECORDS_WRITE_DATA_CID_MISMATCH,
@@ -127,21 +127,21 @@ class RecordsWrite:
 
 
 def entry_id(descriptor: dict[str, Value], author: str) -> str:
-    """The id of the record that this write creates, if it is the first of its record."""
+    """Returns the entry id of a write; it is the record id if the write is the initial one."""
     return cid.of_value(descriptor | {"author": author})
 
 
 def of(checked: Message) -> RecordsWrite:
-    """The write that a stored message is."""
+    """Returns the write of a stored message."""
     author = checked.author or ""
     record_id = checked.value["recordId"]
     return RecordsWrite(checked, author, entry_id(checked.descriptor, author) == record_id)
 
 
 def parse(checked: Message) -> RecordsWrite:
-    """The write that a message is. DwnError where its parts contradict each other."""
+    """Returns the write of a message. Raises DwnError if its ids, dates or URLs are not valid."""
     write = of(checked)
-    if checked.signature is None:  # the schema asks for one
+    if checked.signature is None:  # the schema requires one
         raise DwnError(Code.AUTHENTICATE_JWS_MISSING, "Missing JWS.")
     descriptor, signed = checked.descriptor, checked.signature.payload
     if write.is_initial and checked.timestamp != descriptor["dateCreated"]:
@@ -192,7 +192,11 @@ def create(
     parent_context: str | None = None,
     **properties: Value,
 ) -> bytes:
-    """The signed JSON of the write that makes a record; properties as the descriptor names them."""
+    """Returns the signed JSON of an initial write.
+
+    ``parent_context`` is the context id of the parent record, and ``properties`` are further
+    members of the descriptor.
+    """
     moment = timestamp.write(now)
     descriptor = _descriptor(data, data_format, created=moment, moment=moment) | properties
     if parent_context is not None:
@@ -205,9 +209,9 @@ def create(
 
 
 def update(raw: bytes, data: bytes, signer: Signer, now: datetime, **changes: Value) -> bytes:
-    """The signed JSON of a write that gives the record of ``raw`` new data.
+    """Returns the signed JSON of a write that gives the record of the write ``raw`` new data.
 
-    Tags are dropped unless given anew; a change to None drops the property.
+    Tags are dropped unless ``changes`` has them; a change to None drops the property.
     """
     before = values.parse(raw)
     old = before["descriptor"]

@@ -1,4 +1,4 @@
-"""What a node answers: a status, and members beside it."""
+"""The reply of a node: a status, further members, and data."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ class Reply:
     code: int
     detail: str
     members: Mapping[str, bytes] = field(default_factory=dict)  # JSON
-    data: bytes | None = None  # of a record that was read
+    data: bytes | None = None  # of the record of a RecordsRead
 
     def json(self) -> bytes:
+        """Returns the reply as JSON, without ``data``."""
         status = values.dump({"code": self.code, "detail": self.detail})
         return json_object({"status": status, **self.members})
 
@@ -33,11 +34,12 @@ CONFLICT = Reply(409, "Conflict")
 
 
 def error_reply(error: DwnError) -> Reply:
+    """Returns the reply for a rejected message."""
     return Reply(error.status, error.detail)
 
 
 def json_object(members: Mapping[str, bytes]) -> bytes:
-    """A JSON object of members that are JSON: messages go out byte for byte as they came in."""
+    """Returns a JSON object of members that are JSON, so that messages keep their bytes."""
     return (
         b"{"
         + b",".join(b'"%s":%s' % (name.encode(), json) for name, json in members.items())
@@ -46,9 +48,10 @@ def json_object(members: Mapping[str, bytes]) -> bytes:
 
 
 def json_array(items: Iterable[bytes]) -> bytes:
+    """Returns a JSON array of items that are JSON."""
     return b"[" + b",".join(items) + b"]"
 
 
 def with_members(json: bytes, members: Mapping[str, bytes]) -> bytes:
-    """A JSON object that has members, with more behind them."""
+    """Returns a JSON object that is not empty, with further members appended."""
     return json.rstrip()[:-1] + b"," + json_object(members)[1:] if members else json

@@ -1,4 +1,4 @@
-"""What a protocol lets whom do: a write must fit its place, an action must match a rule."""
+"""The checks of a protocol: a write must fit its path, and an action must be allowed by a rule."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 
 def check_write(protocol: Protocol, write: RecordsWrite, parent: RecordsWrite | None) -> RuleSet:
-    """The rule set of the write's path; DwnError if the write does not fit there.
+    """Returns the rule set of the write's path. Raises DwnError if the write does not fit it.
 
-    ``parent``: the living record of this protocol that the write names as its parent.
+    ``parent``: the latest write of the parent record, or None if the write has no parent or the
+    parent does not exist in this protocol.
     """
     _check_type(protocol, write)
     _check_place(write, parent)
@@ -39,10 +40,10 @@ def authorize(
     *,
     kind: str,
 ) -> None:
-    """UnauthorizedError unless a rule lets ``author`` do one of the actions.
+    """Raises UnauthorizedError unless a rule allows ``author`` one of the actions.
 
-    ``chain`` holds the initial writes from the root to the record, or to its parent while the
-    record does not exist. Who is the tenant, or may read anyway, does not come here.
+    ``chain`` holds the initial writes from the root to the record, or to its parent if the record
+    does not exist yet. Callers permit the tenant, and readers without need of a rule, beforehand.
     """
     if not rule_set.rules:
         raise UnauthorizedError(
@@ -58,7 +59,10 @@ def authorize(
 
 
 def changes(action: str, author: str | None, initial: RecordsWrite | None) -> Sequence[str]:
-    """Which rules let ``author`` update, delete or prune the record; none without a record."""
+    """Returns the actions of which ``author`` needs one to update, delete or prune the record.
+
+    Returns none if the record does not exist.
+    """
     if initial is None:
         return ()
     if author == initial.author:
@@ -71,7 +75,7 @@ def _is_met(rule: ActionRule, author: str | None, chain: Sequence[RecordsWrite])
         return True
     if author is None or not chain:
         return False
-    if rule.of is None:  # of this very record
+    if rule.of is None:  # of this record
         return chain[-1].recipient == author
     for record in chain:
         if record.protocol_path == rule.of:

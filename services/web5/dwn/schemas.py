@@ -1,4 +1,4 @@
-"""The shapes of messages and of what their signatures cover, as JSON Schema 2020-12."""
+"""The JSON schemas (2020-12) of messages and of the payloads of their signatures."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Schema: TypeAlias = dict[str, Any]
 
 ACTIONS = ("create", "update", "delete", "prune", "co-update", "co-delete", "co-prune", "read")
 MAX_TAGS = 10
-# Characters. What records are found by goes into the keys of indexes, and these have bounds.
+# Properties by which records are found are keys of database indexes, whose size is limited.
 MAX_DID_CHARS = 1024
 MAX_PROTOCOL_CHARS = 1024
 MAX_PATH_CHARS = 512
 MAX_TAG_NAME_CHARS = 128
 MAX_PAGE_ENTRIES = 100
-MAX_ERROR_CHARS = 200  # characters of a validator's words
+MAX_ERROR_CHARS = 200  # of a validator's message
 
 
 def _object(required: Schema, optional: Schema | None = None, **more: Any) -> Schema:
@@ -247,7 +247,7 @@ MESSAGES = {
     "RecordsWrite": _object(
         {"recordId": TEXT, "descriptor": _RECORD, "authorization": AUTHORIZATION},
         {"contextId": CONTEXT},
-        # A record of a protocol stands in a context, and no other does.
+        # A record has a context id if and only if it has a protocol.
         oneOf=[
             {
                 "required": ["contextId"],
@@ -266,12 +266,12 @@ PAYLOADS = {
 
 
 def check_message(kind: str, value: Value) -> None:
-    """DwnError that names the member; ``kind`` is a key of MESSAGES."""
+    """Raises DwnError, naming the member, if a message is not valid. ``kind``: key of MESSAGES."""
     _check(_validator("message", kind), value)
 
 
 def check_payload(kind: str, value: Value) -> None:
-    """The same for what the signature of such a message covers."""
+    """Raises DwnError if the signature payload of such a message is not valid."""
     _check(_validator("payload", kind), value)
 
 
@@ -294,5 +294,5 @@ def _check(validator: jsonschema_rs.Draft202012Validator, value: Value) -> None:
 
 
 def _is_additional(error: jsonschema_rs.ValidationError) -> bool:
-    """Whether it is a member that does not belong: peers look for these first."""
+    """Returns whether the error is an additional member, which dwn-sdk-js reports first."""
     return isinstance(error.kind, jsonschema_rs.ValidationErrorKind.AdditionalProperties)

@@ -1,4 +1,4 @@
-"""Points in time as the profile writes them: UTC with six decimals, comparable as text."""
+"""Timestamps of the profile: UTC with six decimals, whose order as text is the order in time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from services.web5.dwn.errors import Code, DwnError
 
-MAX_AHEAD = timedelta(minutes=5)  # of our clock: a message from the future would win for that long
+MAX_AHEAD = timedelta(minutes=5)  # a later timestamp would outrank all messages until then
 
 FORM = re.compile(
     r"[0-9]{4}-[01][0-9]-[0-3][0-9]T(?:[0-2][0-9]:[0-5][0-9]:[0-5][0-9]|23:59:60)\.[0-9]{6}Z"
@@ -15,11 +15,15 @@ FORM = re.compile(
 
 
 def write(moment: datetime) -> str:
+    """Returns the timestamp of a point in time."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def read(text: str) -> datetime:
-    """DwnError for another form, and for a day or hour that no calendar has."""
+    """Parses a timestamp; a leap second is the second after it.
+
+    Raises DwnError if the form is another one or the date does not exist.
+    """
     if not FORM.fullmatch(text):
         raise _invalid(text)
     is_leap_second = text[17:19] == "60"
@@ -31,7 +35,7 @@ def read(text: str) -> datetime:
 
 
 def check_message(text: str, now: datetime) -> None:
-    """Refuse a message timestamp that is none, or more than MAX_AHEAD of ``now``."""
+    """Raises DwnError if a message timestamp is not valid or later than ``now`` + MAX_AHEAD."""
     if read(text) > now + MAX_AHEAD:
         raise DwnError(
             Code.MESSAGE_TIMESTAMP_IN_FUTURE,

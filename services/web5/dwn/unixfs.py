@@ -1,8 +1,9 @@
-"""The CID of a record's data: UnixFS as ipfs-unixfs-importer builds it with its defaults.
+"""The CID of a record's data: UnixFS with the defaults of ipfs-unixfs-importer.
 
-Chunks of 262,144 bytes are raw leaves; up to 174 nodes hang from one dag-pb node, level by level,
-until one is left. Data of one chunk has the CID of that leaf. Layout of the nodes: the UnixFS and
-DAG-PB specifications (specs.ipfs.tech); all links precede the data, and link names are empty.
+Chunks of 262,144 bytes are raw leaves. Up to 174 nodes are the children of one dag-pb node, level
+by level, until one node remains. Data of one chunk has the CID of its leaf. The UnixFS and DAG-PB
+specifications (specs.ipfs.tech) define the nodes; all links precede the data, and link names are
+empty.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ FILE = 2  # UnixFS node type
 class UnixFsNode:
     cid: bytes
     file_size: int  # bytes of data under it
-    tree_size: int  # the same, with the nodes themselves
+    tree_size: int  # bytes of data and of the nodes under it
 
 
 class DataCid:
-    """Takes data in pieces of any size; holds at most one chunk of it."""
+    """Computes the CID of data that arrives in pieces; holds at most one chunk in memory."""
 
     def __init__(self) -> None:
         self._leaves: list[UnixFsNode] = []
@@ -40,7 +41,7 @@ class DataCid:
         self._rest = data[whole:]
 
     def text(self) -> str:
-        """The CID of what came so far."""
+        """Returns the CID of all pieces so far."""
         level = list(self._leaves)
         if self._rest or not level:
             level.append(_leaf(self._rest))
@@ -50,6 +51,7 @@ class DataCid:
 
 
 def data_cid(data: bytes) -> str:
+    """Returns the CID of a record's data."""
     whole = DataCid()
     whole.update(data)
     return whole.text()
@@ -74,7 +76,7 @@ def _link(child: UnixFsNode) -> bytes:
 
 
 def _bytes(field: int, value: bytes) -> bytes:
-    """A length-delimited field of the protobuf wire format."""
+    """Returns a length-delimited field of the protobuf wire format."""
     return varint.encode(field << 3 | 2) + varint.encode(len(value)) + value
 
 

@@ -1,7 +1,7 @@
-"""Protocol and schema names: URLs, already in the form that the WHATWG URL parser gives them.
+"""Protocol and schema URLs, which must be in the normal form of the WHATWG URL parser.
 
-Peers compare them as text. What we cannot tell to be normal (credentials, a host in another script,
-characters to be escaped) is refused, although a browser could normalise it.
+Nodes compare these URLs as text. A URL that this module cannot recognise as normal (credentials, a
+host in another script, characters to be escaped) is refused, although a browser could normalise it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def check_schema(url: str) -> None:
 
 
 def is_normalized(url: str) -> bool:
-    """Whether it has no query, fragment or last slash, and a parser would change nothing."""
+    """Returns whether a URL is normal and has no query, no fragment and no slash at its end."""
     found = FORM.fullmatch(url)
     if not found or url.endswith("/"):
         return False
@@ -47,7 +47,7 @@ def is_normalized(url: str) -> bool:
 
 
 def _is_normal_host(host: str) -> bool:
-    """Whether no parser takes it for an IPv4 address in another notation."""
+    """Returns whether a host is normal, and no IPv4 address in another notation."""
     last = host.rstrip(".").rpartition(".")[2]
     if not (last.isdecimal() or re.fullmatch(r"0x[0-9a-f]*", last)):
         return ".." not in host and not host.startswith(".")

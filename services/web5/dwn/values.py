@@ -1,7 +1,7 @@
-"""JSON values with numbers as JavaScript holds them: one value, one CID on every peer.
+"""JSON values with JavaScript's numbers, so that a value has the same CID on every node.
 
-JavaScript has one type of number. What is integral and exact in a double is an integer to a CID;
-an integer beyond that is the double nearest to it.
+JavaScript numbers are doubles. A number that is integral and at most 2^53 - 1 is an integer in
+dag-cbor; a larger integer becomes the nearest double.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from typing import Any, TypeAlias
 
 from formats import jose
 
-Value: TypeAlias = Any  # None, bool, int, float, str, list or dict of such
+Value: TypeAlias = Any  # None, bool, int, float, str, or a list or dict of these
 
 MAX_SAFE_INTEGER = 2**53 - 1
 
 
 class MalformedError(ValueError):
-    """Not JSON that every reader understands alike."""
+    """A text that is not JSON, or JSON that parsers read differently."""
 
 
 def parse(raw: bytes) -> Value:
-    """The value of a text; MalformedError where ``jose.load_json`` or ``normal`` refuses."""
+    """Parses JSON. Raises MalformedError if ``jose.load_json`` or ``normal`` refuses it."""
     try:
         return normal(jose.load_json(raw))
     except jose.JoseError as error:
@@ -30,14 +30,15 @@ def parse(raw: bytes) -> Value:
 
 
 def dump(value: Value) -> bytes:
-    """Compact, in the order of the members as they stand."""
+    """Returns compact JSON with the members in their given order."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
 def normal(value: Value) -> Value:
-    """The same value with JavaScript's numbers.
+    """Returns the value with JavaScript's numbers.
 
-    MalformedError for a number that no double holds, and for U+0000, which no PostgreSQL text does.
+    Raises MalformedError for a number beyond a double, and for U+0000, which PostgreSQL's text
+    cannot hold.
     """
     match value:
         case bool() | None:

@@ -1,4 +1,4 @@
-"""AnalysisService over gRPC."""
+"""AnalysisService: attests the address links of a payment's sender and recipient."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class AnalysisServicer(AnalysisServiceServicer):
         intent = request.context.intent
         digest = parse_intent(intent)
         did = dids.resolve(request.did).did
-        # What is attested is about the payment: nobody else's links may stand in for its payer's.
+        # The attestation is about the payment, so the links must be those of its own parties.
         if did != intent.sender_did:
             raise _of_another_payment("did", "sender_did")
         if request.recipient_address != intent.recipient_address:
@@ -56,7 +56,7 @@ def _format(link: Link) -> AddressLink:
 
 def _of_another_payment(field: str, name: str) -> FailedPrecondition:
     return FailedPrecondition(
-        f"{field} is not {name} of the payment intent: features of another payment prove nothing",
+        f"{field} must equal {name} of the payment intent",
         reason=Reason.PROOF_INVALID,
         field=field,
     )

@@ -1,4 +1,4 @@
-"""DidService over gRPC."""
+"""DidService: creates and resolves DIDs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KEYS: dict[int, type[jose.Ed25519Key | jose.Secp256k1Key]] = {
     pb.KEY_TYPE_ED25519: jose.Ed25519Key,
     pb.KEY_TYPE_SECP256K1: jose.Secp256k1Key,
 }
-MAX_JWK_CHARS = 4096  # characters
+MAX_JWK_CHARS = 4096
 
 
 class DidServicer(DidServiceServicer):
@@ -47,7 +47,9 @@ class DidServicer(DidServiceServicer):
         key = own or _parse_jwk(request.public_jwk)
         if not isinstance(key, kind):
             raise InvalidArgument(
-                "public_jwk is of another key_type", reason=Reason.KEY_INVALID, field="public_jwk"
+                "public_jwk is not a key of the requested key_type",
+                reason=Reason.KEY_INVALID,
+                field="public_jwk",
             )
         document = dids.create(METHODS[request.method], key)
         first = await self._store.create(

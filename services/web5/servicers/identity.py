@@ -1,4 +1,4 @@
-"""IdentityService over gRPC."""
+"""IdentityService: verifies identities and approvals, and links addresses to DIDs."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ class IdentityServicer(IdentityServiceServicer):
         request: pb.BeginAddressLinkRequest,
         context: ServicerContext[pb.BeginAddressLinkRequest, pb.BeginAddressLinkResponse],
     ) -> pb.BeginAddressLinkResponse:
-        asked = link.LinkRequest(
+        link_request = link.LinkRequest(
             did=dids.resolve(request.did).did,
             address=link.normal_address(request.address, request.network),
             network=request.network,
@@ -132,7 +132,7 @@ class IdentityServicer(IdentityServiceServicer):
         )
         first = await self._links.begin(
             request_key.current(),
-            asked,
+            link_request,
             id=str(uuid.uuid4()),
             nonce=secrets.token_urlsafe(NONCE_BYTES),
             reply=_format_link_challenge,
@@ -146,7 +146,7 @@ class IdentityServicer(IdentityServiceServicer):
     ) -> pb.CompleteAddressLinkResponse:
         if not CHALLENGE_ID.fullmatch(request.challenge_id):
             raise InvalidArgument(
-                "challenge_id must be the one that BeginAddressLink gave", field="challenge_id"
+                "challenge_id must be that of a BeginAddressLink response", field="challenge_id"
             )
         if len(request.address_signature) > link.MAX_SIGNATURE_CHARS:
             raise InvalidArgument(

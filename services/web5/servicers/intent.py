@@ -1,4 +1,4 @@
-"""The payment that a request is about."""
+"""The payment intent in the context of a request."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ ADDRESS = re.compile(r"[0-9A-Za-z]{14,90}")
 
 
 def parse_intent(intent: PaymentIntent) -> bytes:
-    """The digest of an intent. InvalidArgument (INTENT_INVALID) names what is wrong with it."""
+    """Returns the digest of an intent. Raises InvalidArgument (INTENT_INVALID) if it is invalid."""
     if not intent.ByteSize():
         raise InvalidArgument(
-            "no payment intent came with this request: it takes part in payments only",
+            "the request has no payment intent; this method is for the steps of payments",
             reason=Reason.INTENT_INVALID,
             field="intent",
         )

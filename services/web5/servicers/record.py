@@ -1,4 +1,4 @@
-"""RecordService over gRPC: parse, ask the nodes, format. No rules live here."""
+"""RecordService: stores records of payments, and processes DWN messages."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class RecordServicer(RecordServiceServicer):
 
 
 def _parse_struct(struct: Struct) -> dict[str, Any]:
-    """As ProtoJSON has it, but numbers stay doubles: the record makes of them what they are."""
+    """Returns the struct as a dict; numbers stay doubles, which ``values.normal`` converts."""
     return {name: _parse_value(value) for name, value in struct.fields.items()}
 
 

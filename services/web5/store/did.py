@@ -1,4 +1,4 @@
-"""The DIDs whose keys the service keeps, sealed: its own, and those made as managed."""
+"""The DIDs whose private keys the service stores, sealed: its own and the managed ones."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS did (
     did        TEXT PRIMARY KEY,
-    owner      TEXT NOT NULL,  -- SPIFFE ID of who asked for it; empty for the service's own
-    crv        TEXT NOT NULL,  -- of the key, as in JWKs
+    owner      TEXT NOT NULL,  -- SPIFFE ID of the caller that created it; empty: the service's own
+    crv        TEXT NOT NULL,  -- of the key, as in a JWK (RFC 7517)
     sealed     BLOB NOT NULL,  -- the private key; its id in the keystore is the DID
     created_ms INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
@@ -40,9 +40,9 @@ class DidStore:
         self._keystore = keystore
 
     async def service_signer(self) -> Signer:
-        """The service's own DID, made when it is first asked for.
+        """Returns the service's own DID with its key; creates both on the first call.
 
-        KeystoreError if it was sealed under another master key.
+        Raises KeystoreError if the key was sealed with another master key.
         """
         fresh = jose.Ed25519Key.generate()
         document = dids.create(Method.KEY, fresh)
@@ -68,7 +68,10 @@ class DidStore:
         key: jose.SigningKey | None,
         reply: Callable[[Document], bytes],
     ) -> bytes:
-        """Announce a DID once per ``request``, and keep its private key if it is given."""
+        """Publishes the event of a new DID once per ``request``, and stores its key if given.
+
+        Returns the first reply.
+        """
 
         async def effect(tx: Transaction) -> bytes:
             async def first() -> bytes:

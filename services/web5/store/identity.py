@@ -1,4 +1,4 @@
-"""Nonces given out and spent, and the verdicts on what came back over them."""
+"""The challenges of identity verifications: their nonces, issued and spent."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS verification_challenge (
     nonce      TEXT PRIMARY KEY,
-    caller     TEXT NOT NULL,  -- SPIFFE ID of who asked for it
+    caller     TEXT NOT NULL,  -- SPIFFE ID of the client that began the verification
     did        TEXT NOT NULL,
     digest     BLOB NOT NULL,  -- of the payment
     expires_ms INTEGER NOT NULL,
@@ -36,7 +36,7 @@ CREATE INDEX IF NOT EXISTS verification_challenge_expires
     ON verification_challenge (expires_ms);
 """
 
-KEEP_MS = 86_400_000  # how long an expired nonce can still be told from an unknown one
+KEEP_MS = 86_400_000  # an expired nonce stays distinguishable from an unknown one for this long
 
 
 class IdentityStore:
@@ -52,7 +52,7 @@ class IdentityStore:
         digest: bytes,
         reply: Callable[[VerificationChallenge], bytes],
     ) -> bytes:
-        """Give out ``nonce`` for a payment, once per ``request``.
+        """Issues ``nonce`` for a payment once per ``request``, and returns the first reply.
 
         ResourceExhausted (TOO_MANY_CHALLENGES) if too many of this caller for this DID are open.
         """
@@ -81,21 +81,22 @@ class IdentityStore:
     async def verify(
         self,
         request: IdempotencyKey,
-        judge: IdentityVerifier,
+        verification: IdentityVerifier,
         reply: Callable[[IdentityVerdict, bool], bytes],
     ) -> bytes:
-        """Judge a presentation once per ``request``, spending the nonce that it names.
+        """Verifies a presentation once per ``request`` and spends its nonce.
 
-        ``reply`` takes the verdict, and whether the sender's address is linked to the DID.
+        ``reply`` takes the verdict and whether the sender's address is linked to the DID. Returns
+        the first reply.
         """
 
         async def effect(tx: Transaction) -> bytes:
             async def first() -> bytes:
                 now_ms = await tx.now_ms()
-                verdict = judge.verdict(await _find(tx, judge.nonce), now_ms=now_ms)
-                await _spend(tx, judge.nonce, now_ms)
-                linked = verdict.verified and await _is_linked(tx, judge, now_ms)
-                await _announce(tx, judge, verdict)
+                verdict = verification.verify(await _find(tx, verification.nonce), now_ms=now_ms)
+                await _spend(tx, verification.nonce, now_ms)
+                linked = verdict.verified and await _is_linked(tx, verification, now_ms)
+                await _announce(tx, verification, verdict)
                 return reply(verdict, linked)
 
             return await idempotency.run_once(tx, request, first)
@@ -146,22 +147,24 @@ async def _spend(tx: Transaction, nonce: str | None, now_ms: int) -> None:
     )
 
 
-async def _is_linked(tx: Transaction, judge: IdentityVerifier, now_ms: int) -> bool:
-    claim = judge.claim
+async def _is_linked(tx: Transaction, verification: IdentityVerifier, now_ms: int) -> bool:
+    claim = verification.claim
     found = await link.find(tx, claim.did, claim.sender_address, claim.network, now=now_ms // 1000)
     return found is not None
 
 
-async def _announce(tx: Transaction, judge: IdentityVerifier, verdict: IdentityVerdict) -> None:
+async def _announce(
+    tx: Transaction, verification: IdentityVerifier, verdict: IdentityVerdict
+) -> None:
     data = {
         "verified": verdict.verified,
-        "method": judge.claim.method,
+        "method": verification.claim.method,
         "reasons": list(verdict.reasons),
-        "payment_digest": judge.claim.digest.hex(),
+        "payment_digest": verification.claim.digest.hex(),
     }
     await outbox.append(
         tx,
         type="web5.identity.verified" if verdict.verified else "web5.identity.refused",
-        key=judge.claim.did,
+        key=verification.claim.did,
         data=json.dumps(data).encode(),
     )

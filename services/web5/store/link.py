@@ -1,4 +1,4 @@
-"""The links of addresses to DIDs, and the challenges that lead to them."""
+"""The links of addresses to DIDs, and the challenges for them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS link_challenge (
     id         TEXT PRIMARY KEY,
-    caller     TEXT NOT NULL,  -- SPIFFE ID of who asked for it
+    caller     TEXT NOT NULL,  -- SPIFFE ID of the client that began the link
     did        TEXT NOT NULL,
     address    TEXT NOT NULL,
     network    TEXT NOT NULL,
@@ -45,7 +45,7 @@ CREATE TABLE IF NOT EXISTS address_link (
     linked_height     INTEGER NOT NULL,
     expires_at        INTEGER NOT NULL,  -- Unix seconds
     credential        TEXT NOT NULL,     -- VC-JWT
-    message           TEXT NOT NULL,     -- what the address signed
+    message           TEXT NOT NULL,     -- signed by the address
     address_signature TEXT NOT NULL,
     did_proof         TEXT NOT NULL,
     PRIMARY KEY (did, address, network)
@@ -55,7 +55,7 @@ CREATE INDEX IF NOT EXISTS address_link_address ON address_link (address, networ
 
 CHALLENGE_COLUMNS = "id, did, address, network, public, nonce, message, expires_at, attempts, spent"
 LINK_COLUMNS = "id, did, address, network, public, linked_height, expires_at"
-KEEP_S = 86_400  # seconds for which an expired challenge can still be told from an unknown one
+KEEP_S = 86_400  # an expired challenge stays distinguishable from an unknown one for this long
 
 
 class LinkStore:
@@ -72,7 +72,7 @@ class LinkStore:
         nonce: str,
         reply: Callable[[LinkChallenge], bytes],
     ) -> bytes:
-        """Give out the text to sign, once per ``key``.
+        """Issues the text to sign once per ``key``, and returns the first reply.
 
         ResourceExhausted (TOO_MANY_CHALLENGES) if too many of this caller for this DID are open.
         """
@@ -100,10 +100,11 @@ class LinkStore:
         prove: Callable[[LinkChallenge], LinkEvidence],
         reply: Callable[[Link, str], bytes],
     ) -> bytes:
-        """Link the challenge's address if ``prove`` finds both proofs sound, once per ``key``.
+        """Links the challenge's address once per ``key``, and returns the first reply.
 
-        ``reply`` takes the link and its credential. NotFound, or FailedPrecondition with a
-        CHALLENGE_... or PROOF_... reason; a proof that is wrong counts as an attempt.
+        ``prove`` verifies both proofs; ``reply`` takes the link and its credential. Raises NotFound
+        if the challenge is unknown, and FailedPrecondition (CHALLENGE_..., PROOF_...) if it is not
+        open or a proof is not valid. An invalid proof counts as an attempt.
         """
 
         async def effect(tx: Transaction) -> bytes:
@@ -134,7 +135,7 @@ class LinkStore:
             raise
 
     async def of_did(self, did: str, network: str) -> list[Link]:
-        """The live links of a DID, in order of address."""
+        """Returns the live links of a DID, in order of address."""
 
         async def work(tx: Transaction) -> list[Link]:
             rows = await tx.fetch(
@@ -149,7 +150,7 @@ class LinkStore:
         return await self._database.read(work)
 
     async def public(self, address: str, network: str) -> Link | None:
-        """The oldest live link of an address that its holder made public."""
+        """Returns the oldest live public link of an address, or None if there is none."""
 
         async def work(tx: Transaction) -> Link | None:
             row = await tx.fetch_one(
@@ -165,7 +166,7 @@ class LinkStore:
         return await self._database.read(work)
 
     async def _count_attempt(self, challenge_id: str) -> None:
-        """In a transaction of its own: that of the failed proof has left no trace."""
+        """Counts a failed attempt in a separate transaction; that of the proof was rolled back."""
 
         async def effect(tx: Transaction) -> None:
             await tx.execute(
@@ -176,7 +177,7 @@ class LinkStore:
 
 
 async def find(tx: Transaction, did: str, address: str, network: str, *, now: int) -> Link | None:
-    """The link of an address to a DID that is live at ``now`` (Unix seconds)."""
+    """Returns the link of an address to a DID if it is live at ``now`` (Unix seconds)."""
     row = await tx.fetch_one(
         f"SELECT {LINK_COLUMNS} FROM address_link"  # noqa: S608  (a constant)
         " WHERE did = ? AND address = ? AND network = ? AND expires_at > ?",
@@ -227,7 +228,7 @@ async def _find_challenge(tx: Transaction, id: str) -> LinkChallenge:
         id,
     )
     if row is None:
-        raise NotFound(f"challenge {id} is unknown; begin a new link")
+        raise NotFound(f"challenge {id} is unknown; call BeginAddressLink for a new one")
     id, did, address, network, public, nonce, message, expires_at, attempts, spent = row
     return LinkChallenge(
         id=id,

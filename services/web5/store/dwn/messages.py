@@ -1,4 +1,4 @@
-"""The nodes' tables: tenants, their messages as received, tags, blobs and the order of it all."""
+"""The tables of the nodes: tenants, messages as received, tags, data, and the event log."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CREATE TABLE IF NOT EXISTS dwn_message (
     published         INTEGER NOT NULL,
     is_initial        INTEGER NOT NULL,
     is_latest         INTEGER NOT NULL,
-    -- of records; a delete has those of the write that began its record
+    -- of records; a delete has those of its record's initial write
     record_id         TEXT,
     protocol_path     TEXT,
     context_id        TEXT,
@@ -61,7 +61,7 @@ CREATE INDEX IF NOT EXISTS dwn_message_recipient
 CREATE INDEX IF NOT EXISTS dwn_message_author
     ON dwn_message (tenant, author, date_created, message_cid) WHERE is_latest = 1;
 
--- Each value of a tag is a row, with the one of the three that its type has.
+-- One row for each value of a tag; its type decides which of text, number and truth is set.
 CREATE TABLE IF NOT EXISTS dwn_tag (
     tenant      TEXT NOT NULL,
     message_cid TEXT NOT NULL,
@@ -86,7 +86,7 @@ CREATE TABLE IF NOT EXISTS dwn_blob (
     PRIMARY KEY (tenant, record_id, data_cid)
 ) STRICT;
 
--- In which order a tenant's messages were accepted; those that were superseded leave it.
+-- The event log: a tenant's current messages in the order of their acceptance.
 CREATE TABLE IF NOT EXISTS dwn_event (
     tenant      TEXT NOT NULL,
     sequence    INTEGER NOT NULL,
@@ -147,7 +147,7 @@ async def has_tenant(tx: Transaction, did: str) -> bool:
 
 
 async def protocol(tx: Transaction, tenant: str, url: str) -> Protocol | None:
-    """The protocol as the tenant configured it last."""
+    """Returns the protocol as the tenant configured it last, or None if it did not."""
     row = await tx.fetch_one(
         "SELECT message FROM dwn_message WHERE tenant = ? AND method = 'Configure'"
         " AND protocol = ? ORDER BY message_timestamp DESC, message_cid DESC LIMIT 1",
@@ -160,7 +160,7 @@ async def protocol(tx: Transaction, tenant: str, url: str) -> Protocol | None:
 async def configure_messages(
     tx: Transaction, tenant: str, *, url: str | None = None, only_published: bool = False
 ) -> list[Message]:
-    """What configures this protocol, or all of the tenant's."""
+    """Returns the ProtocolsConfigure messages of one protocol, or of all if ``url`` is None."""
     rows = await tx.fetch(
         "SELECT message, message_cid FROM dwn_message WHERE tenant = ? AND method = 'Configure'"
         " AND (CAST(? AS TEXT) IS NULL OR protocol = ?) AND published >= ? ORDER BY protocol",
@@ -173,7 +173,7 @@ async def configure_messages(
 
 
 async def record(tx: Transaction, tenant: str, record_id: str) -> list[StoredMessage]:
-    """All messages of a record that are kept."""
+    """Returns all stored messages of a record."""
     rows = await tx.fetch(
         "SELECT message, message_cid, data FROM dwn_message WHERE tenant = ? AND record_id = ?",
         tenant,
@@ -187,7 +187,7 @@ async def record(tx: Transaction, tenant: str, record_id: str) -> list[StoredMes
 async def initial_writes(
     tx: Transaction, tenant: str, record_ids: Sequence[str]
 ) -> dict[str, RecordsWrite]:
-    """The writes that began these records, by record id."""
+    """Returns the initial writes of these records, by record id."""
     if not record_ids:
         return {}
     marks = ", ".join("?" * len(record_ids))
@@ -204,7 +204,7 @@ async def initial_writes(
 async def latest_write(
     tx: Transaction, tenant: str, protocol: str, record_id: str
 ) -> RecordsWrite | None:
-    """The newest write of a record that is there with its data, and not deleted."""
+    """Returns the newest write of a record, or None if it is deleted, unknown or without data."""
     row = await tx.fetch_one(
         "SELECT message, message_cid FROM dwn_message WHERE tenant = ? AND record_id = ?"
         " AND protocol = ? AND is_latest = 1 AND method = 'Write'",
@@ -231,7 +231,7 @@ async def insert_configure(tx: Transaction, tenant: str, configure: Message) -> 
 async def insert_write(
     tx: Transaction, tenant: str, write: RecordsWrite, data: bytes | None, *, is_latest: bool
 ) -> None:
-    """Store a write with its data, or with none if it has none or its blob is there."""
+    """Stores a write, with its data unless ``data`` is None: none was sent, or it is stored."""
     if data is not None and len(data) > records_write.MAX_INLINE_BYTES:
         await tx.execute(
             "INSERT INTO dwn_blob VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
@@ -261,7 +261,7 @@ async def insert_delete(
 
 
 async def supersede(tx: Transaction, tenant: str, record_id: str, newest: Message) -> None:
-    """Forget all of the record but ``newest`` and the bare write that began it."""
+    """Deletes all messages of a record but ``newest`` and the initial write without its data."""
     older = await tx.fetch(
         "SELECT message_cid, is_initial FROM dwn_message"
         " WHERE tenant = ? AND record_id = ? AND message_cid <> ?",
@@ -300,7 +300,7 @@ async def remove(tx: Transaction, tenant: str, message_cid: str) -> None:
 
 
 async def descendants(tx: Transaction, tenant: str, context_id: str) -> list[str]:
-    """The ids of all records under a context."""
+    """Returns the ids of all records below a context."""
     prefix = f"{context_id}/"
     rows = await tx.fetch(
         "SELECT DISTINCT record_id FROM dwn_message"
@@ -313,7 +313,7 @@ async def descendants(tx: Transaction, tenant: str, context_id: str) -> list[str
 
 
 async def purge_record(tx: Transaction, tenant: str, record_id: str) -> None:
-    """Forget a record altogether."""
+    """Deletes all messages and data of a record."""
     rows = await tx.fetch(
         "SELECT message_cid FROM dwn_message WHERE tenant = ? AND record_id = ?", tenant, record_id
     )

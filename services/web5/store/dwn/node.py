@@ -1,7 +1,7 @@
-"""The decentralized web nodes kept here: a signed message in, its verdict out.
+"""The decentralized web nodes of the tenants: dispatches each message to its method.
 
-A message goes from top to bottom: parse (400), fit its protocol (400), authenticate and authorize
-(401), store, reply. All that it changes is one transaction.
+The checks of a message run in this order: parse (400), protocol (400), authentication and
+authorization (401). All changes of one message are one transaction.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from services.web5.dwn.values import Value
     from services.web5.proof import Signer
 
-MAX_DATA_BYTES = 3 * 1024 * 1024  # bytes: with its message it fits a gRPC request
+MAX_DATA_BYTES = 3 * 1024 * 1024  # together with a message, this fits a gRPC request
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,21 +57,21 @@ class TransactionRecord:
 
 
 class Dwn:
-    """The nodes of this service's tenants. The service itself is one of them, and signs as it."""
+    """The nodes of this service's tenants. The service itself is a tenant and signs as such."""
 
     def __init__(self, database: Database, signer: Signer, clock: Clock) -> None:
         self._database = database
         self._signer = signer
         self._clock = clock
-        self._known: set[str] = set()  # tenants, which never leave
+        self._known: set[str] = set()  # tenants; none is ever removed
 
     @property
     def tenant(self) -> str:
-        """The DID whose node keeps the records of payments."""
+        """The DID whose node stores the records of payments."""
         return self._signer.did
 
     async def open(self) -> None:
-        """Make the service a tenant, with the payment protocol as this version defines it."""
+        """Adds the service as a tenant and configures the payment protocol of this version."""
         raw = protocols.configure(payment_record.DEFINITION, self._signer, self._now())
         configure = message.parse(raw, self._now())
 
@@ -95,10 +95,10 @@ class Dwn:
         payment_id: str = "",
         reply: Callable[[TransactionRecord], bytes],
     ) -> bytes:
-        """Record a payment once per ``key``, readable by ``payer``, and return the first reply.
+        """Stores a record that ``payer`` may read, once per ``key``, and returns the first reply.
 
-        InvalidArgument for what is not a DID, or data above 30,000 bytes of JSON; AlreadyExists
-        (REQUEST_ID_REUSED).
+        Raises InvalidArgument if ``payer`` is not a DID or the data exceeds 30,000 bytes of JSON,
+        and AlreadyExists (REQUEST_ID_REUSED) if ``key`` belongs to another request.
         """
         data = RecordData.of(payment_record.document(transaction))
         raw = records_write.create(
@@ -125,14 +125,14 @@ class Dwn:
         )
 
     async def process_message(self, target: str, raw: bytes, data: bytes | None = None) -> Reply:
-        """The verdict of ``target``'s node about a message.
+        """Processes a message on the node of ``target`` and returns its reply.
 
-        InvalidArgument if not every reader understands it alike (MESSAGE_MALFORMED), or it or its
-        data is too large (MESSAGE_TOO_LARGE); NotFound (TENANT_NOT_FOUND).
+        Raises InvalidArgument if the message is not strict JSON (MESSAGE_MALFORMED), or if it or
+        its data is too large (MESSAGE_TOO_LARGE), and NotFound (TENANT_NOT_FOUND).
         """
-        if not await self._keeps(target):
+        if not await self._is_tenant(target):
             raise NotFound(
-                "this node keeps no such tenant; give the DID whose node you mean as target",
+                "target is not a tenant of this node; set it to the DID of a tenant",
                 reason=Reason.TENANT_NOT_FOUND,
                 field="target",
             )
@@ -146,46 +146,48 @@ class Dwn:
         except DwnError as error:
             return error_reply(error)
 
-    async def _dispatch(self, tenant: str, asked: Message, data: bytes | None) -> Reply:
-        match asked.kind:
+    async def _dispatch(self, tenant: str, received: Message, data: bytes | None) -> Reply:
+        match received.kind:
             case "RecordsWrite":
-                return await self._write(tenant, asked, data)
+                return await self._write(tenant, received, data)
             case "RecordsDelete":
-                asked.authenticate()
+                received.authenticate()
                 return await self._database.write(
-                    lambda tx: delete_method.process(tx, tenant, asked)
+                    lambda tx: delete_method.process(tx, tenant, received)
                 )
             case "ProtocolsConfigure":
-                protocol.parse(asked.descriptor["definition"])
-                asked.authenticate()
+                protocol.parse(received.descriptor["definition"])
+                received.authenticate()
                 return await self._database.write(
-                    lambda tx: protocols_method.configure(tx, tenant, asked)
+                    lambda tx: protocols_method.configure(tx, tenant, received)
                 )
             case "RecordsRead":
-                records_read.check(asked)
-                _authenticate_if_signed(asked)
-                return await self._database.read(lambda tx: read_method.process(tx, tenant, asked))
+                records_read.check(received)
+                _authenticate_if_signed(received)
+                return await self._database.read(
+                    lambda tx: read_method.process(tx, tenant, received)
+                )
             case "RecordsQuery":
-                return await self._query(tenant, asked)
+                return await self._query(tenant, received)
             case "ProtocolsQuery":
-                url = protocols.queried(asked)
-                _authenticate_if_signed(asked)
-                only_published = asked.author != tenant
+                url = protocols.queried(received)
+                _authenticate_if_signed(received)
+                only_published = received.author != tenant
                 return await self._database.read(
                     lambda tx: protocols_method.query(
                         tx, tenant, url, only_published=only_published
                     )
                 )
             case _:
-                raise Internal(f"{asked.kind} passed its schema but has no place here")
+                raise Internal(f"{received.kind} has a schema but no method")
 
-    async def _write(self, tenant: str, asked: Message, data: bytes | None) -> Reply:
-        write = records_write.parse(asked)
+    async def _write(self, tenant: str, received: Message, data: bytes | None) -> Reply:
+        write = records_write.parse(received)
         try:
-            asked.authenticate()
+            received.authenticate()
         except UnauthorizedError:
-            # A wrong reference is answered before a wrong signature; only reading, though: what
-            # nobody signed does not get as far as the writer.
+            # The profile reports a wrong reference before a wrong signature. This check only reads:
+            # a message without a valid signature must not occupy the writer.
             await self._database.read(lambda tx: write_method.check_references(tx, tenant, write))
             raise
         content = None if data is None else RecordData.of(data)
@@ -193,16 +195,16 @@ class Dwn:
             lambda tx: write_method.process(tx, tenant, write, content)
         )
 
-    async def _query(self, tenant: str, asked: Message) -> Reply:
-        query = records_query.parse(asked)
-        if asked.author is not None or query.published is False:
-            asked.authenticate()
-            records_read.check_role(asked)
+    async def _query(self, tenant: str, received: Message) -> Reply:
+        query = records_query.parse(received)
+        if received.author is not None or query.published is False:
+            received.authenticate()
+            records_read.check_role(received)
         return await self._database.read(
-            lambda tx: query_method.process(tx, tenant, query, asked.author)
+            lambda tx: query_method.process(tx, tenant, query, received.author)
         )
 
-    async def _keeps(self, tenant: str) -> bool:
+    async def _is_tenant(self, tenant: str) -> bool:
         if tenant not in self._known and await self._database.read(
             lambda tx: store.has_tenant(tx, tenant)
         ):
@@ -236,9 +238,9 @@ def _check_sizes(raw: bytes, data: bytes | None) -> None:
             )
 
 
-def _authenticate_if_signed(asked: Message) -> None:
-    if asked.signature is not None:
-        asked.authenticate()
+def _authenticate_if_signed(received: Message) -> None:
+    if received.signature is not None:
+        received.authenticate()
 
 
 def _expect_accepted(reply: Reply) -> None:

@@ -1,4 +1,4 @@
-"""Finding records: the filters of reads and queries as SQL."""
+"""Searches for records: translates the filters of reads and queries to SQL."""
 
 from __future__ import annotations
 
@@ -38,18 +38,21 @@ SORTS = {"dateCreated": "date_created", "datePublished": "date_published"}
 
 @dataclass(frozen=True, slots=True)
 class FoundRecord:
-    """A record's newest write as a query gives it."""
+    """The newest write of a record, as a query returns it."""
 
     message_cid: str
     record_id: str
     raw: bytes
-    data: bytes | None  # None: too large to travel inside
+    data: bytes | None  # None if it is larger than MAX_INLINE_BYTES
     is_initial: bool
     sort_value: str
 
 
 async def matching(tx: Transaction, tenant: str, filter: values.Value) -> list[StoredMessage]:
-    """The newest message, a write or a delete, of up to two records: a read wants just one."""
+    """Returns the newest message, a write or a delete, of up to two matching records.
+
+    A read must match one record; the second one proves an ambiguous filter.
+    """
     newest: Condition = ("tenant = ? AND is_latest = 1 AND method <> 'Configure'", [tenant])
     where, args = _all([newest, *_conditions(tenant, filter)])
     rows = await tx.fetch(
@@ -64,9 +67,10 @@ async def matching(tx: Transaction, tenant: str, filter: values.Value) -> list[S
 async def page(
     tx: Transaction, tenant: str, query: RecordsQuery, reader: str | None
 ) -> list[FoundRecord]:
-    """What the tenant, another reader or nobody in particular (None) may find: a page and one.
+    """Returns a page of the records that ``reader`` may find, and one more entry if there are more.
 
-    Others find what is published, what they wrote, and what is addressed to them.
+    The tenant finds all records. Other readers find published records and those that they wrote or
+    received; an anonymous reader (None) finds published records only.
     """
     sort = SORTS[query.sort]
     direction, beyond = ("DESC", "<") if query.descending else ("ASC", ">")
@@ -95,7 +99,7 @@ async def page(
 
 
 async def initial_raws(tx: Transaction, tenant: str, record_ids: list[str]) -> dict[str, bytes]:
-    """The writes that began these records, as received."""
+    """Returns the initial writes of these records, as received, by record id."""
     if not record_ids:
         return {}
     marks = ", ".join("?" * len(record_ids))
@@ -114,51 +118,51 @@ def _all(conditions: list[Condition]) -> Condition:
 
 
 def _conditions(tenant: str, filter: values.Value) -> Iterator[Condition]:
-    for name, asked in filter.items():
+    for name, value in filter.items():
         if name in EQUALITIES:
-            yield f"{EQUALITIES[name]} = ?", [asked]
+            yield f"{EQUALITIES[name]} = ?", [value]
         elif name in MEMBERSHIPS:
-            yield from _membership(MEMBERSHIPS[name], asked)
+            yield from _membership(MEMBERSHIPS[name], value)
         elif name in PERIODS:
-            yield from _period(PERIODS[name], asked)
+            yield from _period(PERIODS[name], value)
         elif name == "contextId":
-            under = f"{asked}/"
-            yield "(context_id = ? OR substr(context_id, 1, ?) = ?)", [asked, len(under), under]
+            under = f"{value}/"
+            yield "(context_id = ? OR substr(context_id, 1, ?) = ?)", [value, len(under), under]
         elif name == "published":
-            yield "published = ?", [int(asked)]
+            yield "published = ?", [int(value)]
         elif name == "dataSize":
-            yield from _bounds("data_size", asked)
+            yield from _bounds("data_size", value)
         elif name == "attester":
-            yield "1 = 0", []  # no record here has one
+            yield "1 = 0", []  # this node stores no attestations
         elif name == "tags":
-            for tag, wanted in asked.items():
+            for tag, wanted in value.items():
                 yield _tag(tenant, tag, wanted)
 
 
-def _membership(column: str, asked: values.Value) -> Iterator[Condition]:
-    """One DID or any of several; an empty list asks for nothing in particular."""
-    wanted = asked if isinstance(asked, list) else [asked]
-    if wanted:
-        yield f"{column} IN ({', '.join('?' * len(wanted))})", wanted
+def _membership(column: str, value: values.Value) -> Iterator[Condition]:
+    """Returns the condition for one DID or any of several; an empty list matches all records."""
+    dids = value if isinstance(value, list) else [value]
+    if dids:
+        yield f"{column} IN ({', '.join('?' * len(dids))})", dids
 
 
-def _period(column: str, asked: values.Value) -> Iterator[Condition]:
-    if "from" in asked:
-        yield f"{column} >= ?", [asked["from"]]
-    if "to" in asked:
-        yield f"{column} < ?", [asked["to"]]
+def _period(column: str, wanted: values.Value) -> Iterator[Condition]:
+    if "from" in wanted:
+        yield f"{column} >= ?", [wanted["from"]]
+    if "to" in wanted:
+        yield f"{column} < ?", [wanted["to"]]
 
 
-def _bounds(column: str, asked: values.Value) -> Iterator[Condition]:
-    for name, bound in asked.items():
+def _bounds(column: str, wanted: values.Value) -> Iterator[Condition]:
+    for name, bound in wanted.items():
         if isinstance(bound, str):
             yield f"{column} {COMPARISONS[name]} ?", [bound]
-        else:  # also against a column of integers
+        else:  # the cast also fits columns of integers
             yield f"{column} {COMPARISONS[name]} CAST(? AS DOUBLE PRECISION)", [float(bound)]
 
 
 def _tag(tenant: str, name: str, wanted: values.Value) -> Condition:
-    """Whether the record has the tag with this value; of a tag with many, whether one is."""
+    """Returns the condition that the tag, or one of its values if it is a list, matches."""
     column = _column(wanted)
     if isinstance(wanted, dict) and "startsWith" in wanted:
         prefix = wanted["startsWith"]
@@ -176,13 +180,13 @@ def _tag(tenant: str, name: str, wanted: values.Value) -> Condition:
 
 
 def _is(column: str, value: values.Value) -> Condition:
-    if column == "text":  # the index holds the start of a text
+    if column == "text":  # the index covers the first 64 characters
         return "substr(tag.text, 1, 64) = ? AND tag.text = ?", [value[:64], value]
     return f"tag.{column} = ?", [float(value) if column == "number" else int(value)]
 
 
 def _column(wanted: values.Value) -> str:
-    """Where values of this type stand."""
+    """Returns the column of dwn_tag that holds values of this type."""
     sample = next(iter(wanted.values())) if isinstance(wanted, dict) else wanted
     if isinstance(sample, bool):
         return "truth"

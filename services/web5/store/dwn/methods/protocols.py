@@ -1,4 +1,4 @@
-"""Configuring protocols, and telling which ones are configured."""
+"""ProtocolsConfigure and ProtocolsQuery."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 async def configure(tx: Transaction, tenant: str, configure: Message) -> Reply:
-    """Put an authenticated definition in force; the newest one is, whatever came first."""
+    """Stores an authenticated definition if it is newer than the stored one."""
     if configure.author != tenant:
         raise UnauthorizedError(
             Code.PROTOCOLS_CONFIGURE_AUTHORIZATION_FAILED, "message failed authorization"
@@ -31,5 +31,6 @@ async def configure(tx: Transaction, tenant: str, configure: Message) -> Reply:
 
 
 async def query(tx: Transaction, tenant: str, url: str | None, *, only_published: bool) -> Reply:
+    """Replies with the definitions of one protocol, or of all if ``url`` is None."""
     found = await store.configure_messages(tx, tenant, url=url, only_published=only_published)
     return Reply(OK, "OK", {"entries": json_array(configure.raw for configure in found)})

@@ -1,4 +1,4 @@
-"""The records above a record: whose authors and recipients its protocol's rules speak of."""
+"""The ancestors of a record, to whose authors and recipients the rules of its protocol refer."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 
 
 async def record_chain(tx: Transaction, tenant: str, context_id: str | None) -> list[RecordsWrite]:
-    """The writes that began the records of a context, root first; none for no context.
+    """Returns the initial writes of the records of a context, root first.
 
-    Empty as well if one of them is missing: half a chain must not authorize anybody.
+    Returns an empty list without a context, and if one of the writes is missing, because an
+    incomplete chain must not authorize an action.
     """
     record_ids = context_id.split("/") if context_id else []
     initials = await store.initial_writes(tx, tenant, record_ids)

@@ -1,4 +1,4 @@
-"""Deleting a record: its data and later writes go, its first write and the delete stay."""
+"""RecordsDelete: deletes data and later writes; the initial write and the delete remain."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 async def process(tx: Transaction, tenant: str, delete: Message) -> Reply:
-    """Carry out an authenticated delete."""
+    """Stores an authenticated delete. Raises UnauthorizedError if its author may not delete."""
     record_id = delete.descriptor["recordId"]
     prune = delete.descriptor["prune"]
     kept = await store.record(tx, tenant, record_id)

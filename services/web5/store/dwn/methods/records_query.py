@@ -1,4 +1,4 @@
-"""Finding records, as many at a time as fit a reply."""
+"""RecordsQuery: one page of records, limited by entries and bytes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from services.web5.dwn.records_query import RecordsQuery
     from services.web5.store.dwn.search import FoundRecord
 
-MAX_REPLY_BYTES = (
-    2 * 1024 * 1024
-)  # bytes of entries; the page ends before, and its cursor says where
+MAX_REPLY_BYTES = 2 * 1024 * 1024  # of a page's entries, unless its only entry is larger
 
 
 async def process(tx: Transaction, tenant: str, query: RecordsQuery, reader: str | None) -> Reply:
-    """A page of what ``reader`` (None: nobody in particular) may find, and a cursor if more is."""
+    """Replies with a page of the records that ``reader`` may find, and a cursor if there are more.
+
+    ``reader`` is None for an unsigned query.
+    """
     found = await search.page(tx, tenant, query, reader)
     updated = [record.record_id for record in found if not record.is_initial]
     initials = await search.initial_raws(tx, tenant, updated)

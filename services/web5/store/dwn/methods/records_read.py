@@ -1,4 +1,4 @@
-"""Reading a record with its data."""
+"""RecordsRead: one record with its data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 
 async def process(tx: Transaction, tenant: str, request: Message) -> Reply:
-    """The one record that the filter matches, for whom it may be shown to."""
+    """Replies with the one record that the filter matches.
+
+    Raises DwnError if several match, and UnauthorizedError if the author of the request may not
+    read it.
+    """
     found = await search.matching(tx, tenant, request.descriptor["filter"])
     if not found:
         return NOT_FOUND
@@ -49,7 +53,7 @@ async def _written(tx: Transaction, tenant: str, request: Message, newest: Store
 
 
 async def _deleted(tx: Transaction, tenant: str, request: Message, delete: Message) -> Reply:
-    """Not found, with the proof that it once was."""
+    """Replies "Not Found" with the delete and the initial write as proof."""
     record_id = delete.descriptor["recordId"]
     initial = (await store.initial_writes(tx, tenant, [record_id]))[record_id]
     await _authorize(tx, tenant, request, initial)
@@ -58,7 +62,10 @@ async def _deleted(tx: Transaction, tenant: str, request: Message, delete: Messa
 
 
 async def _authorize(tx: Transaction, tenant: str, request: Message, write: RecordsWrite) -> None:
-    """Tenant, author and recipient may always read; what is published, anybody."""
+    """Raises UnauthorizedError unless the reader may read the record.
+
+    Tenant, author and recipient may always read. Published records are public.
+    """
     reader = request.author
     if write.published or (
         reader is not None and reader in {tenant, write.author, write.recipient}

@@ -1,4 +1,4 @@
-"""Writing a record: fit its protocol, be allowed, be the newest, bring the data it names."""
+"""RecordsWrite: checks protocol, permission, order and data of a write, and stores it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 async def process(
     tx: Transaction, tenant: str, write: RecordsWrite, data: RecordData | None
 ) -> Reply:
-    """Store an authenticated write. DwnError if it may not be, and then nothing of it remains."""
+    """Stores an authenticated write. Raises DwnError if it is rejected; nothing is stored then."""
     rule_set = await check_references(tx, tenant, write)
     await _authorize(tx, tenant, write, rule_set)
     kept = await store.record(tx, tenant, write.record_id)
@@ -34,7 +34,7 @@ async def process(
     if newest is not None and write.message.recency <= newest.message.recency:
         return CONFLICT
     content = await _content(tx, tenant, write, data, newest)
-    # A first write without data is kept but not found: naming a data CID is no proof of having it.
+    # An initial write without data is stored, but reads do not find it: a data CID proves no data.
     is_latest = data is not None or not write.is_initial
     await store.insert_write(tx, tenant, write, content, is_latest=is_latest)
     await store.append_event(tx, tenant, write.message.cid)
@@ -49,7 +49,10 @@ async def process(
 
 
 async def check_references(tx: Transaction, tenant: str, write: RecordsWrite) -> RuleSet | None:
-    """The rules for the write's place, if it has a protocol. DwnError if it does not fit there."""
+    """Returns the rule set of the write's path, or None without a protocol.
+
+    Raises DwnError if the protocol is unknown or the write does not fit the path.
+    """
     if write.protocol is None:
         return None
     protocol = await store.protocol(tx, tenant, write.protocol)
@@ -76,7 +79,7 @@ async def _authorize(
     initials = await store.initial_writes(tx, tenant, [write.record_id])
     initial = initials.get(write.record_id)
     actions = ("create",) if write.is_initial else rules.changes("update", write.author, initial)
-    # The context of a write that is not stored yet was checked against its parent's.
+    # For an initial write, check_references has compared its context with its parent's.
     above = (write.context_id or "").rpartition("/")[0]
     context = above if initial is None else initial.context_id
     chain = await record_chain(tx, tenant, context)
@@ -97,7 +100,7 @@ async def _content(
     data: RecordData | None,
     newest: StoredMessage | None,
 ) -> bytes | None:
-    """The data to store with the write; None if there is none, or its blob is already there."""
+    """Returns the data to store with the write; None if there is none or its blob is stored."""
     if newest is not None and newest.is_delete:
         raise DwnError(
             Code.RECORDS_WRITE_NOT_AFTER_DELETE,
