@@ -1,0 +1,98 @@
+"""Plain English, as rules that fail the build: CONTRIBUTING.md says them to people."""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import tokenize
+from typing import TYPE_CHECKING
+
+from tests.sources import ROOT, SOURCES, nodes, relative, text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+PAGES = [
+    path
+    for pattern in ("*.md", "docs/*.md", "deploy/**/*.md", "deploy/**/*.yaml", "protos/**/*.proto")
+    for path in sorted(ROOT.glob(pattern))
+]
+
+# They hide the subject or the verb of a sentence.
+HIDING = re.compile(
+    r"\b(whoever|nobody|somebody|everybody|hear|hears|heard|told|anew|meanwhile|goes on|lets go"
+    r"|looks for|under way|at fault|stands on)\b",
+    re.IGNORECASE,
+)
+QUOTED = {  # where one of them is quoted, or a name of others
+    "tests/test_english.py": "this list",
+}
+
+# A sentence that begins so has a clause for its subject.
+CLAUSE = re.compile(
+    r"(Who|Whoever|Whom|Whose|What|Whatever|Those|That|How|Whether|Where|When|If|As)\b"
+)
+PROPERTIES = ("property", "setter", "fixture")  # they are things, and named as such
+
+
+def test_no_text_hides_its_subject_or_its_verb() -> None:
+    found = [
+        f"{relative(path)}:{number}: {line.strip()}"
+        for path in (*SOURCES, *PAGES)
+        if relative(path) not in QUOTED
+        for number, line in lines(path)
+        if HIDING.search(line)
+    ]
+
+    assert not found
+
+
+def test_every_docstring_begins_with_its_subject_or_its_verb() -> None:
+    found = [
+        f"{relative(path)}:{getattr(node, 'lineno', 1)}: {first}"
+        for path in SOURCES
+        for node, first in docstrings(path)
+        if CLAUSE.match(first)
+    ]
+
+    assert not found
+
+
+def test_every_function_says_what_it_does() -> None:
+    """Its docstring begins with a verb in the third person: "Returns", "Raises", "Suspends"."""
+    found = [
+        f"{relative(path)}:{node.lineno}: {first}"
+        for path in SOURCES
+        if not relative(path).startswith("tests/")
+        for node, first in docstrings(path)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and not any(ast.unparse(one).endswith(PROPERTIES) for one in node.decorator_list)
+        and not re.match(r"[A-Z][\w-]*s\b", first)
+    ]
+
+    assert not found
+
+
+def lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yields the numbered lines of a page; of a source its comments, strings and names."""
+    if path.suffix != ".py":
+        yield from enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        return
+    for token in tokenize.generate_tokens(io.StringIO(text(path)).readline):
+        if token.type == tokenize.NAME:
+            yield token.start[0], token.string.replace("_", " ")
+        elif token.type in (tokenize.COMMENT, tokenize.STRING):
+            yield from enumerate(token.string.splitlines(), token.start[0])
+
+
+def docstrings(
+    path: Path,
+) -> Iterator[tuple[ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, str]]:
+    """Yields every module, class and function that has a docstring, with its first line."""
+    for node in nodes(path):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            docstring = ast.get_docstring(node)
+            if docstring:
+                yield node, docstring.splitlines()[0]
