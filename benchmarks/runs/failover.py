@@ -9,21 +9,21 @@ from pathlib import Path
 
 from mesh.testing import Authority, eventually
 from tests.orchestrator.conftest import connect
-from tests.orchestrator.paying import finished, payment, status
+from tests.orchestrator.fake_services import FakeServices, serve_peers
+from tests.orchestrator.payment_requests import finished, payment, status
 from tests.orchestrator.processes import environment_of, process
-from tests.orchestrator.servicers import Book, serve_peers
 
 WITHIN = 30.0  # seconds
 
 
 async def measure(database: str) -> float:
     """Seconds from the kill of the driver, amid a call, until another makes that call again."""
-    book = Book()
-    book.held["SendPayment"] = asyncio.Event()
+    fakes = FakeServices()
+    fakes.paused["SendPayment"] = asyncio.Event()
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         authority = Authority(place)
-        async with serve_peers(authority, place / "peers", book) as peers:
+        async with serve_peers(authority, place / "peers", fakes) as peers:
             shared = {"ANYA_DATABASE": database}
             one, other = (
                 environment_of(authority, place / name, peers) | shared for name in ("a", "b")
@@ -35,13 +35,13 @@ async def measure(database: str) -> float:
                 connect(authority, other_port) as others,
             ):
                 await workflows.StartRun(request := payment(), timeout=5)
-                await eventually(lambda: len(book.requests("SendPayment")) == 1)
+                await eventually(lambda: len(fakes.requests("SendPayment")) == 1)
                 doomed.kill()
                 killed = time.perf_counter()
-                await eventually(lambda: len(book.requests("SendPayment")) == 2, within=WITHIN)
+                await eventually(lambda: len(fakes.requests("SendPayment")) == 2, within=WITHIN)
                 took = time.perf_counter() - killed
-                book.held["SendPayment"].set()
+                fakes.paused["SendPayment"].set()
                 run = await finished(others, request.request_id)
-    if status(run) != "SUCCEEDED" or book.effects["SendPayment"] != 1:
+    if status(run) != "SUCCEEDED" or fakes.effects["SendPayment"] != 1:
         raise AssertionError(f"the run did not survive: {run}")
     return took

@@ -22,7 +22,7 @@ from mesh.rpc.interceptors import ClientRules
 from services.orchestrator.__main__ import orchestrator
 from services.orchestrator.config import OrchestratorConfig
 from services.orchestrator.engine.retry_policy import RetryPolicy
-from tests.orchestrator.servicers import Book, serve_peers
+from tests.orchestrator.fake_services import FakeServices, serve_peers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -46,13 +46,15 @@ POLICY = RetryPolicy(
 
 
 @pytest.fixture
-def book() -> Book:
-    return Book()
+def fakes() -> FakeServices:
+    return FakeServices()
 
 
 @pytest.fixture
-async def peers(authority: Authority, tmp_path: Path, book: Book) -> AsyncIterator[dict[str, str]]:
-    async with serve_peers(authority, tmp_path, book) as addresses:
+async def peers(
+    authority: Authority, tmp_path: Path, fakes: FakeServices
+) -> AsyncIterator[dict[str, str]]:
+    async with serve_peers(authority, tmp_path, fakes) as addresses:
         yield addresses
 
 

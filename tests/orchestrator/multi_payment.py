@@ -7,7 +7,7 @@ from typing import Any
 from anya.mesh.v1.attestation_pb2 import PaymentIntent
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from services.orchestrator.definition import values
-from tests.orchestrator.paying import INPUT, uuid7
+from tests.orchestrator.payment_requests import INPUT, uuid7
 
 STEPS = """
 - id: verify{n}

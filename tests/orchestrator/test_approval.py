@@ -17,7 +17,7 @@ from mesh.testing import eventually, reason
 from services.orchestrator.__main__ import orchestrator
 from tests.orchestrator.conftest import connect
 from tests.orchestrator.engine.definitions import steps
-from tests.orchestrator.paying import finished, status, uuid7
+from tests.orchestrator.payment_requests import finished, status, uuid7
 from tests.orchestrator.test_erase import stored
 from tests.orchestrator.test_messages import begin, is_at
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
     from mesh.testing import Authority
     from services.orchestrator.config import OrchestratorConfig
-    from tests.orchestrator.servicers import Book
+    from tests.orchestrator.fake_services import FakeServices
 
 ADA, BOB, CY, EVE = (Holder.generate() for _ in range(4))
 ASK = steps(
@@ -141,10 +141,10 @@ async def test_who_has_decided_cannot_decide_otherwise(
 
 
 async def test_an_approval_that_nobody_can_verify_is_notstored(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     run_id = await begin_asking(workflows)
-    book.before["VerifyApproval"] += [Unavailable("gone")] * 9
+    fakes.errors_before["VerifyApproval"] += [Unavailable("gone")] * 9
 
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await decide(workflows, run_id, ADA)

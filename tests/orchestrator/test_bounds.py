@@ -21,7 +21,7 @@ from services.orchestrator.store import suspension
 from services.orchestrator.store.open import open_store
 from tests.orchestrator.conftest import connect, serve_at
 from tests.orchestrator.engine.definitions import STORE, call, steps
-from tests.orchestrator.paying import finished, status, statuses, uuid7
+from tests.orchestrator.payment_requests import finished, status, statuses, uuid7
 from tests.orchestrator.store.test_run_store import begin as begin_in
 from tests.orchestrator.test_messages import begin, is_at
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mesh.testing import Authority
     from services.orchestrator.config import OrchestratorConfig
     from services.orchestrator.engine.model import RunState
-    from tests.orchestrator.servicers import Book
+    from tests.orchestrator.fake_services import FakeServices
 
 DUE, ROOM = 10_000, 64
 AT_ONCE = 500
@@ -77,7 +77,7 @@ async def size_of_start(tx: Transaction, run_id: str) -> int:
 
 
 async def test_a_condition_that_costs_too_much_is_no_decision_and_holds_up_no_other_run(
-    location: str, config: OrchestratorConfig, authority: Authority, book: Book
+    location: str, config: OrchestratorConfig, authority: Authority, fakes: FakeServices
 ) -> None:
     guarded = steps(call("keep", STORE, f'    condition: "{BOMB}"\n'))
 
@@ -91,7 +91,7 @@ async def test_a_condition_that_costs_too_much_is_no_decision_and_holds_up_no_ot
     assert status(run) == "FAILED"
     assert run.reason.endswith("condition of keep cannot be judged")
     assert statuses(run) == {"keep": "FAILED"}
-    assert not book.requests("StoreTransactionRecord")
+    assert not fakes.requests("StoreTransactionRecord")
 
 
 async def test_a_condition_that_is_too_long_is_not_registered(

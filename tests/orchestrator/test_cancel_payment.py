@@ -11,24 +11,24 @@ import pytest
 from anya.bitcoin.v1 import wallet_pb2
 from mesh.errors import Unavailable
 from mesh.testing import eventually, reason
-from tests.orchestrator.orders import cancel, end_of, get, order, send, status
-from tests.orchestrator.paying import uuid7
-from tests.orchestrator.servicers import txid_of
+from tests.orchestrator.fake_services import txid_of
+from tests.orchestrator.payment_client import cancel, end_of, get, order, send, status
+from tests.orchestrator.payment_requests import uuid7
 
 if TYPE_CHECKING:
     from anya.orchestrator.v1.payment_pb2_grpc import PaymentServiceAsyncStub
-    from tests.orchestrator.servicers import Book
+    from tests.orchestrator.fake_services import FakeServices
 
 
 async def test_a_cancelled_payment_is_refused_and_never_sent(
-    payments: PaymentServiceAsyncStub, book: Book
+    payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
-    book.held["VerifyIdentity"] = asyncio.Event()
+    fakes.paused["VerifyIdentity"] = asyncio.Event()
     request = order()
     await payments.SendVerifiedPayment(request, timeout=5)
 
     cancelled = await cancel(payments, request.request_id)
-    book.held["VerifyIdentity"].set()
+    fakes.paused["VerifyIdentity"].set()
     shown = await end_of(payments, request.request_id)
 
     assert cancelled.state == shown.state == wallet_pb2.PAYMENT_STATE_CANCELLED
@@ -36,37 +36,37 @@ async def test_a_cancelled_payment_is_refused_and_never_sent(
     assert shown.reason == (
         "cancelled by spiffe://anya.internal/client/operator: its payment was cancelled"
     )
-    assert book.effects["SendPayment"] == 0
+    assert fakes.effects["SendPayment"] == 0
 
 
 async def test_a_payment_that_is_cancelled_as_it_is_sent_ends_as_whoever_was_first(
-    payments: PaymentServiceAsyncStub, book: Book
+    payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
     for held in ("SendPayment", "StoreTransactionRecord"):
-        book.held[held] = asyncio.Event()
+        fakes.paused[held] = asyncio.Event()
         request = order()
         await payments.SendVerifiedPayment(request, timeout=5)
-        await eventually(lambda held=held: bool(book.requests(held)))  # type: ignore[misc]
+        await eventually(lambda held=held: bool(fakes.requests(held)))  # type: ignore[misc]
 
         told = await cancel(payments, request.request_id)
-        book.held.pop(held).set()
+        fakes.paused.pop(held).set()
         shown = await end_of(payments, request.request_id)
 
         is_first = held == "SendPayment"
         assert (told.state == wallet_pb2.PAYMENT_STATE_CANCELLED) is is_first
         assert status(shown) == ("CANCELLED" if is_first else "SUCCEEDED")
         assert shown.state == told.state
-    assert len(book.sent) == 1
+    assert len(fakes.sent) == 1
 
 
 async def test_a_run_that_never_heard_of_the_cancel_ends_alike(
-    payments: PaymentServiceAsyncStub, book: Book
+    payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
-    book.held["VerifyIdentity"] = asyncio.Event()
+    fakes.paused["VerifyIdentity"] = asyncio.Event()
     request = order()
     await payments.SendVerifiedPayment(request, timeout=5)
-    book.cancelled.add(request.request_id)  # by somebody who then went away
-    book.held["VerifyIdentity"].set()
+    fakes.cancelled.add(request.request_id)  # by somebody who then went away
+    fakes.paused["VerifyIdentity"].set()
 
     shown = await end_of(payments, request.request_id)
 
@@ -75,7 +75,7 @@ async def test_a_run_that_never_heard_of_the_cancel_ends_alike(
 
 
 async def test_a_payment_that_was_made_is_told_as_it_is_instead_of_cancelled(
-    payments: PaymentServiceAsyncStub, book: Book
+    payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
     request = order()
     await send(payments, request)
@@ -84,11 +84,11 @@ async def test_a_payment_that_was_made_is_told_as_it_is_instead_of_cancelled(
 
     assert shown.state == wallet_pb2.PAYMENT_STATE_BROADCAST
     assert (status(shown), shown.txid) == ("SUCCEEDED", txid_of(request.request_id))
-    assert not book.cancelled
+    assert not fakes.cancelled
 
 
 async def test_a_payment_may_be_cancelled_before_it_is_sent(
-    payments: PaymentServiceAsyncStub, book: Book
+    payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
     request = order()
 
@@ -99,7 +99,7 @@ async def test_a_payment_may_be_cancelled_before_it_is_sent(
     assert before.state == wallet_pb2.PAYMENT_STATE_CANCELLED
     assert not before.HasField("run_status")
     assert (status(after), after.error.reason) == ("CANCELLED", "PAYMENT_CANCELLED")
-    assert book.effects["SendPayment"] == 0
+    assert fakes.effects["SendPayment"] == 0
 
 
 async def test_cancelling_again_changes_nothing(payments: PaymentServiceAsyncStub) -> None:
@@ -111,9 +111,9 @@ async def test_cancelling_again_changes_nothing(payments: PaymentServiceAsyncStu
 
 
 async def test_a_cancel_that_bitcoin_does_not_answer_promises_nothing(
-    payments: PaymentServiceAsyncStub, book: Book
+    payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
-    book.before["CancelPayment"].append(Unavailable("down"))
+    fakes.errors_before["CancelPayment"].append(Unavailable("down"))
 
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await cancel(payments, uuid7())

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.orchestrator.engine.definitions import STORE, call, steps
-from tests.orchestrator.paying import finished, payment, status
-from tests.orchestrator.restarts import Succession
+from tests.orchestrator.payment_requests import finished, payment, status
+from tests.orchestrator.process_succession import Succession
 from tests.orchestrator.test_messages import begin, is_at
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from mesh.testing import Authority
-    from tests.orchestrator.servicers import Book
+    from tests.orchestrator.fake_services import FakeServices
 
 HOUR = 3600
 PAUSES = steps(call("keep", STORE), "pause\n    wait: {duration: 2s}", call("more", STORE))
@@ -32,7 +32,7 @@ async def test_a_replica_whose_clock_is_wrong_is_neither_early_nor_late(
     authority: Authority,
     tmp_path: Path,
     peers: dict[str, str],
-    book: Book,
+    fakes: FakeServices,
 ) -> None:
     replicas = Succession.on(new_postgres_database, authority, tmp_path, peers)
 
@@ -48,7 +48,7 @@ async def test_a_replica_whose_clock_is_wrong_is_neither_early_nor_late(
 
     assert status(run) == "SUCCEEDED"
     assert took < 30
-    assert book.effects["StoreTransactionRecord"] == 2
+    assert fakes.effects["StoreTransactionRecord"] == 2
     assert abs(run.create_time.ToDatetime(UTC) - datetime.now(UTC)) < SOON
     assert run.update_time.ToDatetime(UTC) - run.create_time.ToDatetime(UTC) >= timedelta(seconds=2)
 
@@ -68,7 +68,7 @@ async def test_a_replica_whose_clock_is_wrong_takes_nothing_over_that_is_held(
 
 
 async def test_a_clock_that_jumped_back_keeps_no_run_waiting(
-    location: str, authority: Authority, tmp_path: Path, peers: dict[str, str], book: Book
+    location: str, authority: Authority, tmp_path: Path, peers: dict[str, str], fakes: FakeServices
 ) -> None:
     orchestrators = Succession.on(location, authority, tmp_path, peers)
 

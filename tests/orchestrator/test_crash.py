@@ -14,11 +14,11 @@ from anya.orchestrator.v1.workflow_pb2 import CancelRunRequest
 from cli.spans import store
 from mesh.testing import eventually
 from tests.orchestrator.conftest import connect, dial, start_traced
-from tests.orchestrator.orders import order, watch
-from tests.orchestrator.orders import status as shown_status
-from tests.orchestrator.paying import finished, payment, status, statuses
+from tests.orchestrator.fake_services import serve_peers
+from tests.orchestrator.payment_client import order, watch
+from tests.orchestrator.payment_client import status as shown_status
+from tests.orchestrator.payment_requests import finished, payment, status, statuses
 from tests.orchestrator.processes import environment_of, process
-from tests.orchestrator.servicers import serve_peers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from anya.orchestrator.v1 import payment_pb2 as pb
     from mesh.testing import Authority
-    from tests.orchestrator.servicers import Book
+    from tests.orchestrator.fake_services import FakeServices
 
 BOUNDARIES = [
     "engine.after_start/{run}",
@@ -43,10 +43,10 @@ EFFECTS = {
 
 @pytest.fixture
 async def environment(
-    authority: Authority, tmp_path: Path, book: Book, collector: str
+    authority: Authority, tmp_path: Path, fakes: FakeServices, collector: str
 ) -> AsyncIterator[dict[str, str]]:
     """What an orchestrator starts with: a home, a certificate, peers and a collector."""
-    async with serve_peers(authority, tmp_path, book, otlp_endpoint=collector) as peers:
+    async with serve_peers(authority, tmp_path, fakes, otlp_endpoint=collector) as peers:
         known = environment_of(authority, tmp_path, peers)
         yield known | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector}
 
@@ -57,7 +57,7 @@ async def test_a_run_survives_a_kill(
     environment: dict[str, str],
     authority: Authority,
     collector: str,
-    book: Book,
+    fakes: FakeServices,
     tmp_path: Path,
 ) -> None:
     request = payment()
@@ -78,9 +78,9 @@ async def test_a_run_survives_a_kill(
     assert status(run) == "SUCCEEDED"
     assert run.recoveries == 1
     assert set(statuses(run).values()) == {"SUCCEEDED"}
-    assert book.effects == EFFECTS
+    assert fakes.effects == EFFECTS
     for method in EFFECTS:
-        first, *others = book.requests(method)
+        first, *others = fakes.requests(method)
         assert all(other == first for other in others)
     await eventually(lambda: store.load(tmp_path / "traces.db", run.trace_id).is_whole, within=10)
 
@@ -106,7 +106,7 @@ async def test_the_trace_of_a_caller_that_traces_nothing_is_whole_after_a_kill(
 
 
 async def test_a_run_survives_being_stopped_and_started(
-    environment: dict[str, str], authority: Authority, book: Book
+    environment: dict[str, str], authority: Authority, fakes: FakeServices
 ) -> None:
     async with process(environment) as (_, port), connect(authority, port) as workflows:
         await workflows.StartRun(request := payment(), timeout=5)
@@ -114,11 +114,11 @@ async def test_a_run_survives_being_stopped_and_started(
         run = await finished(workflows, request.request_id)
 
     assert status(run) == "SUCCEEDED"
-    assert book.effects["SendPayment"] == 1
+    assert fakes.effects["SendPayment"] == 1
 
 
 async def test_a_payment_goes_on_under_a_watch_that_resumes(
-    environment: dict[str, str], authority: Authority, book: Book
+    environment: dict[str, str], authority: Authority, fakes: FakeServices
 ) -> None:
     request = order()
     point = f"engine.before_step_done/{request.request_id}/execute_payment=kill"
@@ -140,7 +140,7 @@ async def test_a_payment_goes_on_under_a_watch_that_resumes(
     assert again == sent
     assert all(update.sequence > after for update in resumed)
     assert (shown_status(resumed[-1].payment), resumed[-1].payment.recoveries) == ("SUCCEEDED", 1)
-    assert book.effects["SendPayment"] == book.effects["StoreTransactionRecord"] == 1
+    assert fakes.effects["SendPayment"] == fakes.effects["StoreTransactionRecord"] == 1
 
 
 async def until_cut(
@@ -161,9 +161,13 @@ async def collect(
 
 
 async def test_a_cancelled_run_that_is_killed_while_its_payment_is_refused_ends_cancelled(
-    environment: dict[str, str], authority: Authority, collector: str, book: Book, tmp_path: Path
+    environment: dict[str, str],
+    authority: Authority,
+    collector: str,
+    fakes: FakeServices,
+    tmp_path: Path,
 ) -> None:
-    book.held["VerifyIdentity"] = asyncio.Event()
+    fakes.paused["VerifyIdentity"] = asyncio.Event()
     request = payment()
     run_id = request.request_id
     failpoint = {"ANYA_FAILPOINTS": f"engine.before_step_done/{run_id}/execute_payment/cancel=kill"}
@@ -174,13 +178,13 @@ async def test_a_cancelled_run_that_is_killed_while_its_payment_is_refused_ends_
     ):
         await start_traced(authority, port, collector, request)
         await workflows.CancelRun(CancelRunRequest(request_id="c", run_id=run_id), timeout=5)
-        book.held["VerifyIdentity"].set()
+        fakes.paused["VerifyIdentity"].set()
         assert await child.wait() == -signal.SIGKILL
     async with process(environment) as (_, port), connect(authority, port) as workflows:
         run = await finished(workflows, run_id)
 
     assert status(run) == "CANCELLED"
-    assert book.cancelled == {run_id}
-    assert len(book.requests("CancelPayment")) == 2
-    assert book.effects["SendPayment"] == 0
+    assert fakes.cancelled == {run_id}
+    assert len(fakes.requests("CancelPayment")) == 2
+    assert fakes.effects["SendPayment"] == 0
     await eventually(lambda: store.load(tmp_path / "traces.db", run.trace_id).is_whole, within=10)

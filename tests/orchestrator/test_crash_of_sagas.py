@@ -12,9 +12,9 @@ from cli.spans import store
 from mesh.testing import eventually
 from tests.orchestrator.conftest import connect, start_traced
 from tests.orchestrator.engine.definitions import READ_ITEM, STORE, UNDO, call, indent, steps
-from tests.orchestrator.paying import finished, status, uuid7
+from tests.orchestrator.fake_services import FakeServices, serve_peers
+from tests.orchestrator.payment_requests import finished, status, uuid7
 from tests.orchestrator.processes import environment_of, process
-from tests.orchestrator.servicers import Book, serve_peers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,14 +41,14 @@ async def test_a_saga_survives_a_kill(
     boundary: str,
     authority: Authority,
     collector: str,
-    book: Book,
+    fakes: FakeServices,
     tmp_path: Path,
 ) -> None:
     request = pb.StartRunRequest(request_id=uuid7(), workflow_id="example")
     request.input.update({"did": "d", "dids": ["a", "b"]})
     point = {"ANYA_FAILPOINTS": f"{boundary.format(run=request.request_id)}=kill"}
 
-    async with serve_peers(authority, tmp_path, book, otlp_endpoint=collector) as peers:
+    async with serve_peers(authority, tmp_path, fakes, otlp_endpoint=collector) as peers:
         environment = environment_of(authority, tmp_path, peers)
         environment |= {"OTEL_EXPORTER_OTLP_ENDPOINT": collector}
         async with (
@@ -64,6 +64,6 @@ async def test_a_saga_survives_a_kill(
 
     assert (status(run), run.reason) == ("COMPENSATED", "enough")
     assert run.recoveries == 1
-    assert book.effects["StoreTransactionRecord"] == 2
-    assert len({str(sent) for sent in book.requests("StoreTransactionRecord")}) == 2
+    assert fakes.effects["StoreTransactionRecord"] == 2
+    assert len({str(sent) for sent in fakes.requests("StoreTransactionRecord")}) == 2
     await eventually(lambda: store.load(tmp_path / "traces.db", run.trace_id).is_whole, within=10)

@@ -15,7 +15,7 @@ from anya.orchestrator.v1 import workflow_pb2 as pb
 from mesh.testing import eventually, reason
 from services.orchestrator.__main__ import orchestrator
 from tests.orchestrator.conftest import connect
-from tests.orchestrator.paying import finished, pay, payment, status
+from tests.orchestrator.payment_requests import finished, pay, payment, status
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
     from mesh.testing import Authority
     from services.orchestrator.config import OrchestratorConfig
-    from tests.orchestrator.servicers import Book
+    from tests.orchestrator.fake_services import FakeServices
     from tests.postgres_server import PostgresServer
 
 AWAY = 10.0  # seconds: some leases long
@@ -41,14 +41,14 @@ async def serving(
 
 
 async def test_runs_wait_for_the_database_and_go_on(
-    server: PostgresServer, config: OrchestratorConfig, authority: Authority, book: Book
+    server: PostgresServer, config: OrchestratorConfig, authority: Authority, fakes: FakeServices
 ) -> None:
     await create_other(server)
     urls = [server.url("tcp"), server.url("unix", "other")]
     elsewhere = replace(config.mesh, home=config.mesh.home / "other")
     configs = [config, replace(config, mesh=elsewhere)]
     under_way, refused = [[payment() for _ in urls] for _ in range(2)]
-    book.held["SendPayment"] = asyncio.Event()
+    fakes.paused["SendPayment"] = asyncio.Event()
 
     async with AsyncExitStack() as stack:
         stubs = [
@@ -57,14 +57,14 @@ async def test_runs_wait_for_the_database_and_go_on(
         ]
         for workflows, request in zip(stubs, under_way, strict=True):
             await workflows.StartRun(request, timeout=5)
-        await eventually(lambda: len(book.requests("SendPayment")) == 2)
+        await eventually(lambda: len(fakes.requests("SendPayment")) == 2)
         await server.end()
-        book.held["SendPayment"].set()
+        fakes.paused["SendPayment"].set()
         ends = await asyncio.gather(
             *(stub.StartRun(one, timeout=AWAY) for stub, one in zip(stubs, refused, strict=True)),
             return_exceptions=True,
         )
-        calls = len(book.calls)
+        calls = len(fakes.calls)
         await server.start()
         runs = [
             await finished_in_spite(workflows, request.request_id)
@@ -78,21 +78,21 @@ async def test_runs_wait_for_the_database_and_go_on(
         assert reason(end) == "STORE_UNAVAILABLE"
     assert calls == 10  # up to SendPayment: while it was away nothing was begun
     assert {status(run) for run in runs} == {"SUCCEEDED"}
-    assert set(book.effects.values()) == {4}
+    assert set(fakes.effects.values()) == {4}
 
 
 async def test_runs_wait_for_a_database_that_lets_nobody_in(
-    server: PostgresServer, config: OrchestratorConfig, authority: Authority, book: Book
+    server: PostgresServer, config: OrchestratorConfig, authority: Authority, fakes: FakeServices
 ) -> None:
     await create_other(server)
     request, refused = payment(), payment()
-    book.held["SendPayment"] = asyncio.Event()
+    fakes.paused["SendPayment"] = asyncio.Event()
 
     async with serving(config, authority, server.url("tcp", "other")) as workflows:
         await workflows.StartRun(request, timeout=5)
-        await eventually(lambda: len(book.requests("SendPayment")) == 1)
+        await eventually(lambda: len(fakes.requests("SendPayment")) == 1)
         await close_other(server)
-        book.held["SendPayment"].set()
+        fakes.paused["SendPayment"].set()
         with pytest.raises(grpc.aio.AioRpcError) as refusal:
             await workflows.StartRun(refused, timeout=5)
         await administer(server, "ALTER DATABASE other ALLOW_CONNECTIONS true")
@@ -104,7 +104,7 @@ async def test_runs_wait_for_a_database_that_lets_nobody_in(
     assert refusal.value.code() is grpc.StatusCode.UNAVAILABLE
     assert reason(refusal.value) == "STORE_UNAVAILABLE"
     assert [status(run) for run in runs] == ["SUCCEEDED", "SUCCEEDED"]
-    assert set(book.effects.values()) == {2}
+    assert set(fakes.effects.values()) == {2}
 
 
 async def create_other(server: PostgresServer) -> None:

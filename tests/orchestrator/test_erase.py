@@ -17,7 +17,15 @@ from mesh.testing import eventually, reason
 from services.orchestrator.__main__ import orchestrator
 from services.orchestrator.definition import values
 from tests.orchestrator.conftest import dial
-from tests.orchestrator.paying import INPUT, finished, pay, payment, status, statuses, uuid7
+from tests.orchestrator.payment_requests import (
+    INPUT,
+    finished,
+    pay,
+    payment,
+    status,
+    statuses,
+    uuid7,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +34,7 @@ if TYPE_CHECKING:
     from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
     from mesh.testing import Authority
     from services.orchestrator.config import OrchestratorConfig
-    from tests.orchestrator.servicers import Book
+    from tests.orchestrator.fake_services import FakeServices
 
 MARK = {"erased": True}
 
@@ -93,10 +101,12 @@ async def test_a_watch_of_an_erased_run_still_tells_every_record(
 
 
 async def test_an_erased_refusal_keeps_its_code_and_loses_its_words(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     words = f"{INPUT['sender_address']} may not"
-    book.before["SendPayment"].append(FailedPrecondition(words, reason=Reason.PROOF_MISSING))
+    fakes.errors_before["SendPayment"].append(
+        FailedPrecondition(words, reason=Reason.PROOF_MISSING)
+    )
     before = await pay(workflows, payment())
 
     await erase(workflows, before.run_id)

@@ -19,7 +19,7 @@ from services.orchestrator.store import deletion, erasure
 from services.orchestrator.store.deletion import Deletion
 from tests.orchestrator.conftest import dial
 from tests.orchestrator.engine.definitions import steps
-from tests.orchestrator.paying import finished
+from tests.orchestrator.payment_requests import finished
 from tests.orchestrator.store.test_event_subscriptions import begin
 from tests.orchestrator.test_erase import erase, get
 from tests.orchestrator.test_events import TELL, listen, register, start

@@ -16,7 +16,7 @@ from services.orchestrator.definition import values
 from services.orchestrator.store.open import open_store
 from tests.orchestrator.conftest import connect
 from tests.orchestrator.engine.definitions import steps
-from tests.orchestrator.paying import finished, status, uuid7
+from tests.orchestrator.payment_requests import finished, status, uuid7
 from tests.orchestrator.test_messages import is_at
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from mesh.testing import eventually
 from tests.orchestrator import multi_payment
 from tests.orchestrator.engine.definitions import STORE, UNDO, call, steps
 from tests.orchestrator.multi_payment import PAIR, intent, pair_of
-from tests.orchestrator.paying import finished, payment, status, statuses, uuid7
-from tests.orchestrator.restarts import Succession
+from tests.orchestrator.payment_requests import finished, payment, status, statuses, uuid7
+from tests.orchestrator.process_succession import Succession
 from tests.orchestrator.test_messages import is_at
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
     from mesh.testing import Authority
-    from tests.orchestrator.servicers import Book
+    from tests.orchestrator.fake_services import FakeServices
 
 # In the order in which a run meets them. What a step intends is committed with the end of the one
 # before it: what is before that is before the intent, too.
@@ -74,7 +74,7 @@ def orchestrators(
 
 
 async def test_a_payment_that_is_killed_at_every_boundary_is_made_once(
-    orchestrators: Succession, book: Book
+    orchestrators: Succession, fakes: FakeServices
 ) -> None:
     request = payment()
     run_id = request.request_id
@@ -94,14 +94,14 @@ async def test_a_payment_that_is_killed_at_every_boundary_is_made_once(
     assert len(runs.runs) == 1
     assert status(run) == "SUCCEEDED"
     assert set(statuses(run).values()) == {"SUCCEEDED"}
-    assert set(book.effects.values()) == {1}
-    for method in book.effects:
-        first, *others = book.requests(method)
+    assert set(fakes.effects.values()) == {1}
+    for method in fakes.effects:
+        first, *others = fakes.requests(method)
         assert all(other == first for other in others)
 
 
 async def test_two_payments_that_are_killed_at_every_boundary_are_each_made_once(
-    orchestrators: Succession, book: Book
+    orchestrators: Succession, fakes: FakeServices
 ) -> None:
     first, second = intent(), intent()
     request = multi_payment.request("pair", pair_of(first, second), first, second)
@@ -119,15 +119,15 @@ async def test_two_payments_that_are_killed_at_every_boundary_are_each_made_once
 
     assert again.run_id == run_id
     assert status(run) == "SUCCEEDED"
-    assert book.sent == {first.payment_id, second.payment_id}
-    assert book.effects["SendPayment"] == book.effects["StoreTransactionRecord"] == 2
-    assert len({sent.SerializeToString() for sent in book.requests("SendPayment")}) == 2
+    assert fakes.sent == {first.payment_id, second.payment_id}
+    assert fakes.effects["SendPayment"] == fakes.effects["StoreTransactionRecord"] == 2
+    assert len({sent.SerializeToString() for sent in fakes.requests("SendPayment")}) == 2
 
 
 async def test_a_cancelled_run_that_is_killed_before_and_after_its_payment_is_refused_ends_so(
-    orchestrators: Succession, book: Book
+    orchestrators: Succession, fakes: FakeServices
 ) -> None:
-    book.held["VerifyIdentity"] = asyncio.Event()
+    fakes.paused["VerifyIdentity"] = asyncio.Event()
     request = payment()
     run_id = request.request_id
     refusal = f"{run_id}/execute_payment/cancel"
@@ -135,20 +135,20 @@ async def test_a_cancelled_run_that_is_killed_before_and_after_its_payment_is_re
     async with orchestrators.next_until(f"engine.before_step_done/{refusal}") as workflows:
         await workflows.StartRun(request, timeout=10)
         await workflows.CancelRun(pb.CancelRunRequest(request_id="c", run_id=run_id), timeout=10)
-        book.held["VerifyIdentity"].set()
+        fakes.paused["VerifyIdentity"].set()
     async with orchestrators.next_until(f"engine.after_step_done/{refusal}"):
         pass  # it asks again
     async with orchestrators.next() as (_, workflows):
         run = await finished(workflows, run_id)
 
     assert status(run) == "CANCELLED"
-    assert book.cancelled == {run_id}
-    assert len(book.requests("CancelPayment")) == 2
-    assert book.effects["SendPayment"] == 0
+    assert fakes.cancelled == {run_id}
+    assert len(fakes.requests("CancelPayment")) == 2
+    assert fakes.effects["SendPayment"] == 0
 
 
 async def test_a_saga_that_is_killed_at_every_boundary_takes_back_once(
-    orchestrators: Succession, book: Book
+    orchestrators: Succession, fakes: FakeServices
 ) -> None:
     run_id = uuid7()
 
@@ -162,8 +162,8 @@ async def test_a_saga_that_is_killed_at_every_boundary_takes_back_once(
         run = await finished(workflows, run_id)
 
     assert (status(run), run.reason) == ("COMPENSATED", "enough")
-    assert book.effects["StoreTransactionRecord"] == 2
-    assert len({str(sent) for sent in book.requests("StoreTransactionRecord")}) == 2
+    assert fakes.effects["StoreTransactionRecord"] == 2
+    assert len({str(sent) for sent in fakes.requests("StoreTransactionRecord")}) == 2
 
 
 @pytest.mark.parametrize("boundary", ["engine.before_message", "engine.after_message"])
@@ -189,28 +189,28 @@ async def test_a_signal_that_is_sent_again_after_a_kill_is_heard_once(
 
 
 async def test_a_signal_that_came_during_a_call_outlives_a_kill(
-    orchestrators: Succession, book: Book
+    orchestrators: Succession, fakes: FakeServices
 ) -> None:
-    book.held["StoreTransactionRecord"] = asyncio.Event()
+    fakes.paused["StoreTransactionRecord"] = asyncio.Event()
     run_id = uuid7()
 
     async with orchestrators.next() as (child, workflows):
         await begin(workflows, KEPT, run_id)
-        await eventually(lambda: bool(book.requests("StoreTransactionRecord")))
+        await eventually(lambda: bool(fakes.requests("StoreTransactionRecord")))
         await approve(workflows, run_id)
         child.kill()
         await child.wait()
     async with orchestrators.next() as (_, workflows):
-        book.held["StoreTransactionRecord"].set()
+        fakes.paused["StoreTransactionRecord"].set()
         run = await finished(workflows, run_id)
 
     assert status(run) == "SUCCEEDED"
 
 
 async def test_a_redrive_that_is_killed_before_and_after_it_is_stored_happens_once(
-    orchestrators: Succession, book: Book
+    orchestrators: Succession, fakes: FakeServices
 ) -> None:
-    book.before["StoreTransactionRecord"].append(InvalidArgument("no"))
+    fakes.errors_before["StoreTransactionRecord"].append(InvalidArgument("no"))
     run_id = uuid7()
     redrive = pb.RedriveRunRequest(request_id="again", run_id=run_id, reason="mended")
 
@@ -226,27 +226,27 @@ async def test_a_redrive_that_is_killed_before_and_after_it_is_stored_happens_on
 
     assert (status(failed), status(run)) == ("FAILED", "SUCCEEDED")
     assert len(run.redrives) == 1
-    assert book.effects["StoreTransactionRecord"] == 1
+    assert fakes.effects["StoreTransactionRecord"] == 1
 
 
 async def test_a_payment_that_is_killed_in_the_middle_of_its_call_is_made_once(
-    orchestrators: Succession, book: Book
+    orchestrators: Succession, fakes: FakeServices
 ) -> None:
-    book.held["SendPayment"] = asyncio.Event()
+    fakes.paused["SendPayment"] = asyncio.Event()
     request = payment()
 
     async with orchestrators.next() as (child, workflows):
         await workflows.StartRun(request, timeout=10)
-        await eventually(lambda: len(book.requests("SendPayment")) == 1)
+        await eventually(lambda: len(fakes.requests("SendPayment")) == 1)
         child.kill()
         await child.wait()
     async with orchestrators.next() as (_, workflows):
-        await eventually(lambda: len(book.requests("SendPayment")) == 2, within=10)
-        book.held["SendPayment"].set()
+        await eventually(lambda: len(fakes.requests("SendPayment")) == 2, within=10)
+        fakes.paused["SendPayment"].set()
         run = await finished(workflows, request.request_id)
 
     assert (status(run), run.recoveries) == ("SUCCEEDED", 1)
-    assert book.effects["SendPayment"] == 1
+    assert fakes.effects["SendPayment"] == 1
 
 
 async def begin(workflows: WorkflowServiceAsyncStub, text: str, run_id: str) -> None:

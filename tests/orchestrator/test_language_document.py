@@ -19,12 +19,12 @@ from services.orchestrator.definition import values
 from services.orchestrator.definition.schema import schema, schema_text
 from tests.orchestrator.definition.definitions import seed
 from tests.orchestrator.multi_payment import batch_of, intent, request
-from tests.orchestrator.paying import finished, pay, status, statuses, uuid7
+from tests.orchestrator.payment_requests import finished, pay, status, statuses, uuid7
 from tests.orchestrator.test_messages import is_at
 
 if TYPE_CHECKING:
     from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
-    from tests.orchestrator.servicers import Book
+    from tests.orchestrator.fake_services import FakeServices
 
 DOCS = Path(__file__).parents[2] / "docs"
 TEXT = (DOCS / "workflow-language.md").read_text()
@@ -105,26 +105,26 @@ async def test_an_example_runs_as_it_says(
 
 
 async def test_an_example_catches_what_it_says_it_catches(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     registered = pb.RegisterWorkflowRequest(definition=EXAMPLES["calls"])
     await workflows.RegisterWorkflow(registered, timeout=5)
-    book.before["ResolveDid"] += [Unavailable("gone")] * 3
+    fakes.errors_before["ResolveDid"] += [Unavailable("gone")] * 3
 
     run = await run_of(workflows, "calls", WHO)
 
     assert status(run) == "SUCCEEDED"
     assert statuses(run)["resolved"] == "FAILED"
     assert run.steps[-1].output["note"] == "not resolved: UNAVAILABLE"
-    assert len(book.requests("ResolveDid")) == 3
+    assert len(fakes.requests("ResolveDid")) == 3
 
 
 async def test_an_example_goes_on_after_a_failure_inside_a_step(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     registered = pb.RegisterWorkflowRequest(definition=EXAMPLES["caught"])
     await workflows.RegisterWorkflow(registered, timeout=5)
-    book.before["ResolveDid"] += [NotFound("nobody")]
+    fakes.errors_before["ResolveDid"] += [NotFound("nobody")]
 
     run = await run_of(workflows, "caught", WHO)
 
@@ -176,7 +176,7 @@ async def test_an_example_hears_what_the_other_tells(workflows: WorkflowServiceA
 
 
 async def test_an_example_makes_each_payment_of_a_list(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     registered = pb.RegisterWorkflowRequest(definition=EXAMPLES["payouts"])
     await workflows.RegisterWorkflow(registered, timeout=5)
@@ -187,18 +187,18 @@ async def test_an_example_makes_each_payment_of_a_list(
     assert status(run) == "SUCCEEDED", run.reason
     results = values.from_struct(run.steps[0].output)["results"]
     assert [one["payment_id"] for one in results] == [one.payment_id for one in intents]
-    assert book.sent == {one.payment_id for one in intents}
+    assert fakes.sent == {one.payment_id for one in intents}
 
 
 async def test_what_a_saga_takes_back_is_called_once_with_its_own_key(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     registered = pb.RegisterWorkflowRequest(definition=EXAMPLES["saga"])
     await workflows.RegisterWorkflow(registered, timeout=5)
 
     run = await run_of(workflows, "saga", {"did": "d", "amount": 5})
 
-    stored = book.requests("StoreTransactionRecord")
+    stored = fakes.requests("StoreTransactionRecord")
     keys = [request.request_id for request in stored if isinstance(request, Stored)]
     assert keys == [f"{run.run_id}/keep/0", f"{run.run_id}/keep/compensate/0"]
 

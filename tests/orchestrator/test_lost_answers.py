@@ -14,12 +14,12 @@ from mesh.testing import eventually, reason
 from services.orchestrator.__main__ import orchestrator
 from tests.orchestrator.broken_connection import wire_to
 from tests.orchestrator.conftest import connect
-from tests.orchestrator.paying import finished, payment, status, statuses
+from tests.orchestrator.payment_requests import finished, payment, status, statuses
 
 if TYPE_CHECKING:
     from mesh.testing import Authority
     from services.orchestrator.config import OrchestratorConfig
-    from tests.orchestrator.servicers import Book
+    from tests.orchestrator.fake_services import FakeServices
 
 
 @pytest.mark.parametrize("commit", ["start", "intent", "answer", "end"])
@@ -28,13 +28,13 @@ async def test_a_commit_whose_answer_is_lost_counts_once(
     new_postgres_database: str,
     config: OrchestratorConfig,
     authority: Authority,
-    book: Book,
+    fakes: FakeServices,
 ) -> None:
     request = payment()
     before = {"start": "", "intent": "AssessFraudRisk", "answer": "SendPayment"}.get(
         commit, "StoreTransactionRecord"
     )
-    book.held[before] = asyncio.Event()
+    fakes.paused[before] = asyncio.Event()
 
     async with (
         wire_to(new_postgres_database) as wire,
@@ -45,9 +45,9 @@ async def test_a_commit_whose_answer_is_lost_counts_once(
             wire.marker = b"STEP_INTENT"
         await workflows.StartRun(request, timeout=10)
         if commit != "start":
-            await eventually(lambda: len(book.requests(before)) == 1)
+            await eventually(lambda: len(fakes.requests(before)) == 1)
             wire.marker = b"STEP_DONE"
-            book.held[before].set()
+            fakes.paused[before].set()
         again = await workflows.StartRun(request, timeout=10)
         run = await finished(workflows, request.request_id)
         cuts = wire.cuts
@@ -56,15 +56,18 @@ async def test_a_commit_whose_answer_is_lost_counts_once(
     assert again.run_id == request.request_id
     assert (status(run), run.recoveries) == ("SUCCEEDED", 0)
     assert set(statuses(run).values()) == {"SUCCEEDED"}
-    assert set(book.effects.values()) == {1}
-    assert len(book.requests("SendPayment")) == 1
+    assert set(fakes.effects.values()) == {1}
+    assert len(fakes.requests("SendPayment")) == 1
 
 
 async def test_a_server_that_says_goodbye_before_it_hangs_up_is_asked_again(
-    new_postgres_database: str, config: OrchestratorConfig, authority: Authority, book: Book
+    new_postgres_database: str,
+    config: OrchestratorConfig,
+    authority: Authority,
+    fakes: FakeServices,
 ) -> None:
     request = payment()
-    book.held["SendPayment"] = asyncio.Event()
+    fakes.paused["SendPayment"] = asyncio.Event()
 
     async with (
         wire_to(new_postgres_database) as wire,
@@ -72,13 +75,13 @@ async def test_a_server_that_says_goodbye_before_it_hangs_up_is_asked_again(
         connect(authority, service.port) as workflows,
     ):
         await workflows.StartRun(request, timeout=10)
-        await eventually(lambda: len(book.requests("SendPayment")) == 1)
+        await eventually(lambda: len(fakes.requests("SendPayment")) == 1)
         await wire.say_goodbye()
-        book.held["SendPayment"].set()
+        fakes.paused["SendPayment"].set()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await workflows.GetRun(pb.GetRunRequest(run_id=request.request_id), timeout=10)
         run = await finished(workflows, request.request_id)
 
     assert reason(caught.value) == "STORE_UNAVAILABLE"
     assert (status(run), run.recoveries) == ("SUCCEEDED", 0)
-    assert set(book.effects.values()) == {1}
+    assert set(fakes.effects.values()) == {1}

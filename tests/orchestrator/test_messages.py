@@ -14,13 +14,13 @@ from mesh.testing import eventually, reason
 from services.orchestrator.__main__ import orchestrator
 from tests.orchestrator.conftest import connect
 from tests.orchestrator.engine.definitions import STORE, call, steps
-from tests.orchestrator.paying import finished, payment, status, statuses, uuid7
+from tests.orchestrator.payment_requests import finished, payment, status, statuses, uuid7
 
 if TYPE_CHECKING:
     from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
     from mesh.testing import Authority
     from services.orchestrator.config import OrchestratorConfig
-    from tests.orchestrator.servicers import Book
+    from tests.orchestrator.fake_services import FakeServices
 
 ASKS = steps("answer\n    wait_for: {signal: approved}")
 UNDONE = steps(
@@ -108,7 +108,7 @@ async def test_a_run_that_waits_goes_on_waiting_after_a_restart(
 
 
 async def test_a_cancelled_run_takes_back_what_it_did(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     run_id = await begin(workflows, UNDONE, did="d")
     await is_at(workflows, run_id, "WAITING")
@@ -120,23 +120,23 @@ async def test_a_cancelled_run_takes_back_what_it_did(
     assert status(run) == "COMPENSATED"
     assert run.reason == "cancelled by spiffe://anya.internal/client/operator: enough"
     assert statuses(run)["answer"] == "SKIPPED"
-    assert book.effects["StoreTransactionRecord"] == 2
+    assert fakes.effects["StoreTransactionRecord"] == 2
 
 
 async def test_a_payment_that_was_made_is_not_cancelled_with_its_run(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
-    book.held["StoreTransactionRecord"] = asyncio.Event()
+    fakes.paused["StoreTransactionRecord"] = asyncio.Event()
     request = payment()
     await workflows.StartRun(request, timeout=5)
-    await eventually(lambda: bool(book.requests("StoreTransactionRecord")))
+    await eventually(lambda: bool(fakes.requests("StoreTransactionRecord")))
     cancel = pb.CancelRunRequest(request_id="c", run_id=request.request_id)
 
     await workflows.CancelRun(cancel, timeout=5)
-    book.held["StoreTransactionRecord"].set()
+    fakes.paused["StoreTransactionRecord"].set()
 
     assert status(await finished(workflows, request.request_id)) == "SUCCEEDED"
-    assert book.effects["StoreTransactionRecord"] == 1
+    assert fakes.effects["StoreTransactionRecord"] == 1
 
 
 @pytest.mark.parametrize("run_id", ["none", "ended"])

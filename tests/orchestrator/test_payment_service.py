@@ -15,18 +15,18 @@ from anya.orchestrator.v1 import workflow_pb2
 from mesh.errors import Unavailable
 from mesh.testing import detail, eventually, reason
 from services.orchestrator.definition import values
-from tests.orchestrator.orders import awaited, cancel, end_of, get, order, send, status
-from tests.orchestrator.paying import finished, payment, uuid7
-from tests.orchestrator.servicers import txid_of
+from tests.orchestrator.fake_services import txid_of
+from tests.orchestrator.payment_client import awaited, cancel, end_of, get, order, send, status
+from tests.orchestrator.payment_requests import finished, payment, uuid7
 
 if TYPE_CHECKING:
     from anya.orchestrator.v1.payment_pb2_grpc import PaymentServiceAsyncStub
     from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
-    from tests.orchestrator.servicers import Book
+    from tests.orchestrator.fake_services import FakeServices
 
 
 async def test_a_payment_sent_twice_is_made_once_and_answered_alike(
-    payments: PaymentServiceAsyncStub, book: Book
+    payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
     request = order()
 
@@ -38,18 +38,18 @@ async def test_a_payment_sent_twice_is_made_once_and_answered_alike(
 
     assert all(reply == replies[0] for reply in replies)
     assert replies[0].payment_id == request.request_id
-    assert book.effects["SendPayment"] == 1
+    assert fakes.effects["SendPayment"] == 1
 
 
 async def test_who_waits_is_answered_with_the_payment_as_its_run_ended(
-    payments: PaymentServiceAsyncStub, book: Book
+    payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
     request = order()
     patient = awaited(request, 20)
 
     sent = await payments.SendVerifiedPayment(patient, timeout=30)
 
-    asked = len(book.requests("GetPayment"))
+    asked = len(fakes.requests("GetPayment"))
     shown = await get(payments, request.request_id)
     assert sent.run_status == sent.payment.run_status == shown.run_status
     assert status(sent.payment) == "SUCCEEDED"
@@ -62,21 +62,21 @@ async def test_who_waits_is_answered_with_the_payment_as_its_run_ended(
 
 
 async def test_a_wait_that_is_over_tells_how_the_payment_stands_and_a_retry_waits_anew(
-    payments: PaymentServiceAsyncStub, book: Book
+    payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
-    book.held["VerifyIdentity"] = asyncio.Event()
+    fakes.paused["VerifyIdentity"] = asyncio.Event()
     request = order()
 
     early = await payments.SendVerifiedPayment(awaited(request, 0.1), timeout=30)
-    book.held["VerifyIdentity"].set()
+    fakes.paused["VerifyIdentity"].set()
     late = await payments.SendVerifiedPayment(awaited(request, 20), timeout=30)
 
     assert (status(early.payment), status(late.payment)) == ("RUNNING", "SUCCEEDED")
-    assert book.effects["SendPayment"] == 1
+    assert fakes.effects["SendPayment"] == 1
 
 
 async def test_one_id_names_one_payment_whichever_way_it_is_started(
-    payments: PaymentServiceAsyncStub, workflows: WorkflowServiceAsyncStub, book: Book
+    payments: PaymentServiceAsyncStub, workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     request = order()
     await send(payments, request)
@@ -90,7 +90,7 @@ async def test_one_id_names_one_payment_whichever_way_it_is_started(
             await again
         assert caught.value.code() is grpc.StatusCode.ALREADY_EXISTS
         assert reason(caught.value) == "REQUEST_ID_REUSED"
-    assert book.effects["SendPayment"] == 1
+    assert fakes.effects["SendPayment"] == 1
 
 
 WITHOUT_INTENT = pb.SendVerifiedPaymentRequest(request_id=uuid7())
@@ -153,9 +153,9 @@ async def test_a_payment_that_was_made_shows_all_that_is_known(
 
 
 async def test_a_risky_payment_names_the_false_condition_and_invents_nothing(
-    payments: PaymentServiceAsyncStub, book: Book
+    payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
-    book.risk_score = 0.93
+    fakes.risk_score = 0.93
 
     shown = await send(payments, order())
 
@@ -170,9 +170,9 @@ async def test_a_risky_payment_names_the_false_condition_and_invents_nothing(
 
 
 async def test_an_unproven_sender_is_told_with_web5s_reasons(
-    payments: PaymentServiceAsyncStub, book: Book
+    payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
-    book.verified = False
+    fakes.verified = False
 
     shown = await send(payments, order())
 
@@ -182,9 +182,9 @@ async def test_an_unproven_sender_is_told_with_web5s_reasons(
 
 
 async def test_a_payment_that_could_not_be_scored_has_no_score_but_a_reason(
-    payments: PaymentServiceAsyncStub, book: Book
+    payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
-    book.risk_score = None
+    fakes.risk_score = None
 
     shown = await send(payments, order())
 
@@ -193,15 +193,15 @@ async def test_a_payment_that_could_not_be_scored_has_no_score_but_a_reason(
 
 
 async def test_what_nobody_has_judged_yet_is_absent(
-    payments: PaymentServiceAsyncStub, book: Book
+    payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
-    book.held["VerifyIdentity"] = asyncio.Event()
+    fakes.paused["VerifyIdentity"] = asyncio.Event()
     request = order()
     await payments.SendVerifiedPayment(request, timeout=5)
-    await eventually(lambda: bool(book.requests("VerifyIdentity")))
+    await eventually(lambda: bool(fakes.requests("VerifyIdentity")))
 
     shown = await get(payments, request.request_id)
-    book.held["VerifyIdentity"].set()
+    fakes.paused["VerifyIdentity"].set()
 
     assert (status(shown), shown.step) == ("RUNNING", "verify_sender")
     for unknown in ("sender_verified", "risk_score", "state", "txid", "confirmations"):
@@ -209,11 +209,11 @@ async def test_what_nobody_has_judged_yet_is_absent(
 
 
 async def test_without_bitcoin_the_journals_word_is_told_and_that_it_is_only_that(
-    payments: PaymentServiceAsyncStub, book: Book
+    payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
     request = order()
     await send(payments, request)
-    book.before["GetPayment"].append(Unavailable("down"))
+    fakes.errors_before["GetPayment"].append(Unavailable("down"))
 
     shown = await get(payments, request.request_id)
 
@@ -225,11 +225,11 @@ async def test_without_bitcoin_the_journals_word_is_told_and_that_it_is_only_tha
 
 
 async def test_a_bitcoin_that_hangs_does_not_make_the_answer_late(
-    payments: PaymentServiceAsyncStub, book: Book
+    payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
     request = order()
     await send(payments, request)
-    book.held["GetPayment"] = asyncio.Event()
+    fakes.paused["GetPayment"] = asyncio.Event()
 
     shown = await payments.GetPayment(
         pb.GetPaymentRequest(payment_id=request.request_id), timeout=1
@@ -279,7 +279,7 @@ async def test_a_payment_that_nobody_knows_is_not_found(
 async def test_a_run_that_pays_nobody_is_no_payment(
     payments: PaymentServiceAsyncStub,
     workflows: WorkflowServiceAsyncStub,
-    book: Book,
+    fakes: FakeServices,
     method: str,
 ) -> None:
     run = workflow_pb2.StartRunRequest(request_id=uuid7(), workflow_id="link_address")
@@ -291,7 +291,7 @@ async def test_a_run_that_pays_nobody_is_no_payment(
         await call(payments, method, run.request_id)
 
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
-    assert not book.cancelled
+    assert not fakes.cancelled
 
 
 async def call(payments: PaymentServiceAsyncStub, method: str, payment_id: str) -> None:
@@ -305,9 +305,9 @@ async def call(payments: PaymentServiceAsyncStub, method: str, payment_id: str) 
 
 
 async def test_an_unknown_id_is_not_called_unknown_while_bitcoin_is_down(
-    payments: PaymentServiceAsyncStub, book: Book
+    payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
-    book.before["GetPayment"].append(Unavailable("down"))
+    fakes.errors_before["GetPayment"].append(Unavailable("down"))
 
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await get(payments, uuid7())

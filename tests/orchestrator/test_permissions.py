@@ -19,7 +19,7 @@ from mesh.rpc.interceptors import ClientRules
 from services.orchestrator.__main__ import orchestrator
 from tests.orchestrator.conftest import connect
 from tests.orchestrator.engine.definitions import READ, STORE, call, steps
-from tests.orchestrator.paying import finished, pay, payment, status, uuid7
+from tests.orchestrator.payment_requests import finished, pay, payment, status, uuid7
 from tests.orchestrator.test_messages import is_at, signal
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
     from mesh.testing import Authority
     from services.orchestrator.config import OrchestratorConfig
-    from tests.orchestrator.servicers import Book
+    from tests.orchestrator.fake_services import FakeServices
 
 TELLER = "spiffe://anya.internal/client/teller"
 LOOKS_THEN_KEEPS = steps(
@@ -75,7 +75,7 @@ def start(run_id: str) -> pb.StartRunRequest:
 
 
 async def test_the_same_workflow_goes_as_far_as_its_starter_may(
-    bounded: OrchestratorConfig, authority: Authority, book: Book
+    bounded: OrchestratorConfig, authority: Authority, fakes: FakeServices
 ) -> None:
     definition = pb.RegisterWorkflowRequest(definition=steps(call("look"), call("keep", STORE)))
     async with (
@@ -95,11 +95,11 @@ async def test_the_same_workflow_goes_as_far_as_its_starter_may(
         "PERMISSION_DENIED",
         "PERMISSION_NOT_GRANTED",
     )
-    assert book.effects["StoreTransactionRecord"] == 1
+    assert fakes.effects["StoreTransactionRecord"] == 1
 
 
 async def test_a_payment_by_who_may_not_spend_is_refused(
-    bounded: OrchestratorConfig, authority: Authority, book: Book
+    bounded: OrchestratorConfig, authority: Authority, fakes: FakeServices
 ) -> None:
     request = payment()
     async with (
@@ -113,11 +113,11 @@ async def test_a_payment_by_who_may_not_spend_is_refused(
 
     assert status(run) == "REFUSED"
     assert status(paid) == "SUCCEEDED"
-    assert book.effects["SendPayment"] == 1
+    assert fakes.effects["SendPayment"] == 1
 
 
 async def test_a_run_keeps_its_ceiling_over_a_restart_under_another_policy(
-    bounded: OrchestratorConfig, authority: Authority, book: Book
+    bounded: OrchestratorConfig, authority: Authority, fakes: FakeServices
 ) -> None:
     definition = pb.RegisterWorkflowRequest(definition=LOOKS_THEN_KEEPS)
     early, late = uuid7(), uuid7()
@@ -142,4 +142,4 @@ async def test_a_run_keeps_its_ceiling_over_a_restart_under_another_policy(
         ends = [status(await finished(operator, run_id)) for run_id in (early, late)]
 
     assert ends == ["FAILED", "SUCCEEDED"]
-    assert book.effects["StoreTransactionRecord"] == 1
+    assert fakes.effects["StoreTransactionRecord"] == 1

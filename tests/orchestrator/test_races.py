@@ -16,8 +16,8 @@ from mesh.errors import DeadlineExceeded, FailedPrecondition, Reason, Unavailabl
 from mesh.testing import eventually, reason
 from tests.orchestrator.conftest import serve_at
 from tests.orchestrator.engine.definitions import STORE, UNDO, call, steps
-from tests.orchestrator.orders import get
-from tests.orchestrator.paying import finished, pay, payment, status, statuses
+from tests.orchestrator.payment_client import get
+from tests.orchestrator.payment_requests import finished, pay, payment, status, statuses
 from tests.orchestrator.test_messages import begin, is_at, signal
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
     from mesh.testing import Authority
     from services.orchestrator.config import OrchestratorConfig
-    from tests.orchestrator.servicers import Book
+    from tests.orchestrator.fake_services import FakeServices
 
 AT_ONCE = 64
 STOPS = steps(
@@ -51,7 +51,7 @@ async def cancel(workflows: WorkflowServiceAsyncStub, run_id: str) -> None:
 
 
 async def test_a_payment_that_is_submitted_many_times_at_once_is_one(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     request = payment()
 
@@ -64,11 +64,11 @@ async def test_a_payment_that_is_submitted_many_times_at_once_is_one(
     assert len({reply.SerializeToString() for reply in replies}) == 1
     assert len(runs.runs) == 1
     assert status(run) == "SUCCEEDED"
-    assert len(book.requests("VerifyIdentity")) == book.effects["SendPayment"] == 1
+    assert len(fakes.requests("VerifyIdentity")) == fakes.effects["SendPayment"] == 1
 
 
 async def test_of_two_bodies_under_one_id_submitted_at_once_one_is_refused(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     request, other = payment(), payment()
     other.request_id = other.intent.payment_id = request.request_id
@@ -86,77 +86,77 @@ async def test_of_two_bodies_under_one_id_submitted_at_once_one_is_refused(
     assert len(refused) == 8
     assert {reason(end) for end in refused} == {"REQUEST_ID_REUSED"}
     assert status(run) == "SUCCEEDED"
-    assert book.effects["SendPayment"] == 1
+    assert fakes.effects["SendPayment"] == 1
 
 
 async def test_a_cancel_during_a_call_waits_for_its_answer_and_takes_it_back(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
-    book.held["StoreTransactionRecord"] = asyncio.Event()
+    fakes.paused["StoreTransactionRecord"] = asyncio.Event()
     run_id = await begin(workflows, TWICE, did="d")
-    await eventually(lambda: len(book.requests("StoreTransactionRecord")) == 1)
+    await eventually(lambda: len(fakes.requests("StoreTransactionRecord")) == 1)
 
     await cancel(workflows, run_id)
-    book.held["StoreTransactionRecord"].set()
+    fakes.paused["StoreTransactionRecord"].set()
     run = await finished(workflows, run_id)
 
     assert status(run) == "COMPENSATED"
-    assert book.effects["StoreTransactionRecord"] == 2
+    assert fakes.effects["StoreTransactionRecord"] == 2
     assert "SUCCEEDED" not in statuses(run).get("two", "")
 
 
 async def test_a_cancel_during_the_sleep_before_a_retry_leaves_nothing_unknown(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     patient = "    retry: {backoff: 1s, max_attempts: 9}\n    timeout: 20s\n"
-    book.after["StoreTransactionRecord"].append(Unavailable("no answer"))
+    fakes.errors_after["StoreTransactionRecord"].append(Unavailable("no answer"))
     run_id = await begin(workflows, steps(call("one", STORE, UNDO + patient)), did="d")
-    await eventually(lambda: book.effects["StoreTransactionRecord"] == 1)
+    await eventually(lambda: fakes.effects["StoreTransactionRecord"] == 1)
 
     await cancel(workflows, run_id)
     run = await finished(workflows, run_id)
 
-    first, second, undo = book.requests("StoreTransactionRecord")
+    first, second, undo = fakes.requests("StoreTransactionRecord")
     assert status(run) == "COMPENSATED"
     assert first == second != undo
-    assert book.effects["StoreTransactionRecord"] == 2
+    assert fakes.effects["StoreTransactionRecord"] == 2
 
 
 async def test_a_cancel_during_a_compensation_does_not_stop_it(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     held = asyncio.Event()
     run_id = await begin(workflows, STOPS, did="d")
     await is_at(workflows, run_id, "WAITING")
-    book.held["StoreTransactionRecord"] = held
+    fakes.paused["StoreTransactionRecord"] = held
     await workflows.SignalRun(signal(run_id), timeout=10)
-    await eventually(lambda: len(book.requests("StoreTransactionRecord")) == 2)
+    await eventually(lambda: len(fakes.requests("StoreTransactionRecord")) == 2)
 
     await cancel(workflows, run_id)
     held.set()
     run = await finished(workflows, run_id)
 
     assert (status(run), run.reason) == ("COMPENSATED", "stopped")
-    assert book.effects["StoreTransactionRecord"] == 2
+    assert fakes.effects["StoreTransactionRecord"] == 2
 
 
 async def test_a_deadline_that_passes_after_the_service_committed_costs_nothing(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
-    book.after["SendPayment"].append(DeadlineExceeded("late"))
+    fakes.errors_after["SendPayment"].append(DeadlineExceeded("late"))
 
     run = await pay(workflows, payment())
 
-    first, second = book.requests("SendPayment")
+    first, second = fakes.requests("SendPayment")
     assert first == second
     assert status(run) == "SUCCEEDED"
-    assert book.effects["SendPayment"] == 1
+    assert fakes.effects["SendPayment"] == 1
 
 
 async def test_a_proof_that_expires_while_the_run_is_parked_ends_it_refused_and_unsigned(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
-    book.before["SendPayment"].extend(
+    fakes.errors_before["SendPayment"].extend(
         [
             Unavailable("open", reason=Reason.CIRCUIT_OPEN, retry_after=0.2),
             FailedPrecondition("too old", reason=Reason.PROOF_EXPIRED),
@@ -169,7 +169,7 @@ async def test_a_proof_that_expires_while_the_run_is_parked_ends_it_refused_and_
     run = await finished(workflows, request.request_id)
 
     assert (status(run), run.reason) == ("REFUSED", "execute_payment: PROOF_EXPIRED: too old")
-    assert book.effects["SendPayment"] == book.effects["StoreTransactionRecord"] == 0
+    assert fakes.effects["SendPayment"] == fakes.effects["StoreTransactionRecord"] == 0
 
 
 async def test_a_run_goes_on_with_the_definition_that_it_began_with(
@@ -193,14 +193,14 @@ async def test_a_run_goes_on_with_the_definition_that_it_began_with(
 
 
 async def test_a_run_that_is_cancelled_before_it_pays_leaves_an_id_that_nobody_can_pay_under(
-    workflows: WorkflowServiceAsyncStub, channel: grpc.aio.Channel, book: Book
+    workflows: WorkflowServiceAsyncStub, channel: grpc.aio.Channel, fakes: FakeServices
 ) -> None:
-    book.held["VerifyIdentity"] = asyncio.Event()
+    fakes.paused["VerifyIdentity"] = asyncio.Event()
     request = payment()
     await workflows.StartRun(request, timeout=10)
 
     await cancel(workflows, request.request_id)
-    book.held["VerifyIdentity"].set()
+    fakes.paused["VerifyIdentity"].set()
     run = await finished(workflows, request.request_id)
     shown = await get(PaymentServiceStub(channel), request.request_id)
 
@@ -208,23 +208,23 @@ async def test_a_run_that_is_cancelled_before_it_pays_leaves_an_id_that_nobody_c
     assert statuses(run)["execute_payment/cancel"] == "SUCCEEDED"
     assert shown.bitcoin_answer == payment_pb2.BITCOIN_ANSWER_FOUND
     assert shown.state == wallet_pb2.PAYMENT_STATE_CANCELLED
-    assert book.cancelled == {request.request_id}
-    assert book.effects["SendPayment"] == 0
+    assert fakes.cancelled == {request.request_id}
+    assert fakes.effects["SendPayment"] == 0
 
 
 async def test_a_cancelled_run_is_parked_until_bitcoin_can_refuse_its_payment(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
-    book.held["VerifyIdentity"] = asyncio.Event()
+    fakes.paused["VerifyIdentity"] = asyncio.Event()
     down = Unavailable("open", reason=Reason.CIRCUIT_OPEN, retry_after=0.2)
-    book.before["CancelPayment"].extend([down, down])
+    fakes.errors_before["CancelPayment"].extend([down, down])
     request = payment()
     await workflows.StartRun(request, timeout=10)
 
     await cancel(workflows, request.request_id)
-    book.held["VerifyIdentity"].set()
+    fakes.paused["VerifyIdentity"].set()
     await is_at(workflows, request.request_id, "CIRCUIT_OPEN")
     run = await finished(workflows, request.request_id)
 
     assert status(run) == "CANCELLED"
-    assert len(book.requests("CancelPayment")) == 3
+    assert len(fakes.requests("CancelPayment")) == 3

@@ -26,7 +26,7 @@ from mesh.testing import eventually
 from services.orchestrator.__main__ import orchestrator
 from services.orchestrator.definition import values
 from tests.orchestrator.conftest import connect, start_traced
-from tests.orchestrator.paying import finished, pay, payment, status, uuid7
+from tests.orchestrator.payment_requests import finished, pay, payment, status, uuid7
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
     from mesh.testing import Authority
     from services.orchestrator.config import OrchestratorConfig
-    from tests.orchestrator.servicers import Book
+    from tests.orchestrator.fake_services import FakeServices
 
 VIEWER = "spiffe://anya.internal/client/viewer"
 PERSON = "z6MkPerson"  # in all that is about somebody
@@ -211,9 +211,9 @@ async def test_no_operand_of_a_false_condition_is_told_that_is_about_people(
 
 
 async def test_a_false_operand_that_may_be_shown_is_told_to_everybody(
-    both: Both, book: Book
+    both: Both, fakes: FakeServices
 ) -> None:
-    book.risk_score = 0.9
+    fakes.risk_score = 0.9
 
     run = await pay(both.operator, of_the_person())
 
@@ -225,10 +225,12 @@ async def test_a_false_operand_that_may_be_shown_is_told_to_everybody(
 
 
 async def test_a_refusal_in_the_words_of_a_peer_is_told_as_step_and_code(
-    both: Both, book: Book
+    both: Both, fakes: FakeServices
 ) -> None:
     words = f"bcrt1{PERSON} may not send {AMOUNT} sat"
-    book.before["SendPayment"].append(FailedPrecondition(words, reason=Reason.PROOF_MISSING))
+    fakes.errors_before["SendPayment"].append(
+        FailedPrecondition(words, reason=Reason.PROOF_MISSING)
+    )
 
     run = await pay(both.operator, of_the_person())
     told = await seen(both.viewer, run.run_id)
@@ -241,7 +243,9 @@ async def test_a_refusal_in_the_words_of_a_peer_is_told_as_step_and_code(
     ]
 
 
-async def test_a_payment_is_told_without_who_pays_whom_and_how_much(both: Both, book: Book) -> None:
+async def test_a_payment_is_told_without_who_pays_whom_and_how_much(
+    both: Both, fakes: FakeServices
+) -> None:
     run = await pay(both.operator, of_the_person())
 
     got = payment_pb2.GetPaymentRequest(payment_id=run.run_id)
@@ -254,9 +258,9 @@ async def test_a_payment_is_told_without_who_pays_whom_and_how_much(both: Both, 
     assert told[0].payment.fee_sat == 150
 
 
-async def test_an_error_names_nobody_either(both: Both, book: Book) -> None:
+async def test_an_error_names_nobody_either(both: Both, fakes: FakeServices) -> None:
     words = f"no wallet of bcrt1{PERSON}"
-    book.before["GetPayment"].extend([Unavailable(words)] * 20)
+    fakes.errors_before["GetPayment"].extend([Unavailable(words)] * 20)
 
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await both.payments.GetPayment(
@@ -295,11 +299,11 @@ async def test_what_a_definition_and_a_canceller_say_is_not_passed_on(both: Both
 async def test_spans_of_a_run_that_failed_name_nobody(
     trusting: OrchestratorConfig,
     authority: Authority,
-    book: Book,
+    fakes: FakeServices,
     collector: str,
     tmp_path: Path,
 ) -> None:
-    book.before["VerifyIdentity"].append(InvalidArgument(f"did:key:{PERSON} is no DID"))
+    fakes.errors_before["VerifyIdentity"].append(InvalidArgument(f"did:key:{PERSON} is no DID"))
     traced = replace(trusting, mesh=replace(trusting.mesh, otlp_endpoint=collector))
     request = of_the_person()
 

@@ -16,8 +16,8 @@ from mesh.testing import eventually, reason
 from services.orchestrator.__main__ import orchestrator
 from tests.orchestrator.conftest import connect, start_traced
 from tests.orchestrator.engine.definitions import STORE, call, steps
-from tests.orchestrator.paying import finished, pay, payment, status, statuses
-from tests.orchestrator.servicers import serve_peers
+from tests.orchestrator.fake_services import serve_peers
+from tests.orchestrator.payment_requests import finished, pay, payment, status, statuses
 from tests.orchestrator.test_messages import begin, is_at
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
     from mesh.testing import Authority
     from services.orchestrator.config import OrchestratorConfig
-    from tests.orchestrator.servicers import Book
+    from tests.orchestrator.fake_services import FakeServices
 
 PATIENT = "    timeout: 20s\n"
 KEEPS_TWICE = steps(call("one", STORE, PATIENT), call("two", STORE, PATIENT))
@@ -37,14 +37,14 @@ def again(run_id: str, request_id: str = "r1", why: str = "mended") -> pb.Redriv
 
 
 @pytest.fixture
-def refusing(book: Book) -> Book:
+def refusing(fakes: FakeServices) -> FakeServices:
     """Services that refuse the first attempt to keep something."""
-    book.before["StoreTransactionRecord"].append(InvalidArgument("no"))
-    return book
+    fakes.errors_before["StoreTransactionRecord"].append(InvalidArgument("no"))
+    return fakes
 
 
 async def test_a_failed_run_goes_on_and_says_who_had_it_go_on(
-    workflows: WorkflowServiceAsyncStub, refusing: Book
+    workflows: WorkflowServiceAsyncStub, refusing: FakeServices
 ) -> None:
     run_id = await begin(workflows, KEEPS_TWICE, did="d")
     failed = await finished(workflows, run_id)
@@ -69,7 +69,7 @@ async def test_a_failed_run_goes_on_and_says_who_had_it_go_on(
 
 
 async def test_a_redrive_that_is_repeated_is_one_and_another_finds_nothing_to_do(
-    workflows: WorkflowServiceAsyncStub, refusing: Book
+    workflows: WorkflowServiceAsyncStub, refusing: FakeServices
 ) -> None:
     run_id = await begin(workflows, KEEPS_TWICE, did="d")
     await finished(workflows, run_id)
@@ -102,24 +102,24 @@ async def test_a_run_under_way_and_one_that_is_not_there_are_not_redriven(
 
 
 async def test_a_refused_payment_stays_refused(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
-    book.risk_score = 0.93
+    fakes.risk_score = 0.93
     request = payment()
     await pay(workflows, request)
-    book.risk_score = 0.1
+    fakes.risk_score = 0.1
 
     with pytest.raises(grpc.aio.AioRpcError, match="a refusal is final") as caught:
         await workflows.RedriveRun(again(request.request_id), timeout=5)
 
     assert reason(caught.value) == "RUN_NOT_REDRIVABLE"
-    assert book.effects["SendPayment"] == 0
+    assert fakes.effects["SendPayment"] == 0
 
 
 async def test_a_payment_without_its_record_gets_it_and_is_not_paid_again(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
-    book.before["StoreTransactionRecord"].append(NotFound("no tenant"))
+    fakes.errors_before["StoreTransactionRecord"].append(NotFound("no tenant"))
     request = payment()
     alarming = await pay(workflows, request)
 
@@ -128,21 +128,21 @@ async def test_a_payment_without_its_record_gets_it_and_is_not_paid_again(
 
     assert status(alarming) == "NEEDS_ATTENTION"
     assert status(run) == "SUCCEEDED"
-    assert len(book.requests("SendPayment")) == 1
-    assert book.effects["StoreTransactionRecord"] == 1
+    assert len(fakes.requests("SendPayment")) == 1
+    assert fakes.effects["StoreTransactionRecord"] == 1
 
 
 async def test_a_redriven_run_goes_on_after_a_restart_in_the_middle_of_its_step(
-    config: OrchestratorConfig, authority: Authority, refusing: Book
+    config: OrchestratorConfig, authority: Authority, refusing: FakeServices
 ) -> None:
-    book = refusing
+    fakes = refusing
     async with orchestrator(config) as first, connect(authority, first.port) as workflows:
         run_id = await begin(workflows, KEEPS_TWICE, did="d")
         await finished(workflows, run_id)
-        book.held["StoreTransactionRecord"] = asyncio.Event()
+        fakes.paused["StoreTransactionRecord"] = asyncio.Event()
         await workflows.RedriveRun(again(run_id), timeout=5)
-        await eventually(lambda: len(book.requests("StoreTransactionRecord")) == 2)
-    book.held.pop("StoreTransactionRecord").set()
+        await eventually(lambda: len(fakes.requests("StoreTransactionRecord")) == 2)
+    fakes.paused.pop("StoreTransactionRecord").set()
 
     async with orchestrator(config) as second, connect(authority, second.port) as workflows:
         run = await finished(workflows, run_id)
@@ -150,16 +150,20 @@ async def test_a_redriven_run_goes_on_after_a_restart_in_the_middle_of_its_step(
     assert status(run) == "SUCCEEDED"
     assert len(run.redrives) == 1
     assert set(statuses(run).values()) == {"SUCCEEDED"}
-    assert book.effects["StoreTransactionRecord"] == 2
+    assert fakes.effects["StoreTransactionRecord"] == 2
 
 
 async def test_what_a_redriven_run_does_is_below_the_redrive_in_its_trace(
-    authority: Authority, config: OrchestratorConfig, collector: str, tmp_path: Path, book: Book
+    authority: Authority,
+    config: OrchestratorConfig,
+    collector: str,
+    tmp_path: Path,
+    fakes: FakeServices,
 ) -> None:
-    book.before["StoreTransactionRecord"].append(NotFound("no tenant"))
+    fakes.errors_before["StoreTransactionRecord"].append(NotFound("no tenant"))
     request = payment()
     home = tmp_path / "traced"
-    async with serve_peers(authority, home, book, otlp_endpoint=collector) as peers:
+    async with serve_peers(authority, home, fakes, otlp_endpoint=collector) as peers:
         mesh = replace(config.mesh, peers=peers, otlp_endpoint=collector)
         async with (
             orchestrator(replace(config, mesh=mesh)) as service,

@@ -13,7 +13,7 @@ import pytest
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from mesh.testing import eventually
 from tests.orchestrator.conftest import connect
-from tests.orchestrator.paying import finished, pay, payment, status, uuid7
+from tests.orchestrator.payment_requests import finished, pay, payment, status, uuid7
 from tests.orchestrator.processes import environment_of, process
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mesh.testing import Authority
-    from tests.orchestrator.servicers import Book
+    from tests.orchestrator.fake_services import FakeServices
 
 LEASE = 2.0  # seconds
 
@@ -47,30 +47,30 @@ async def owners(replica: dict[str, str]) -> set[str]:
 
 
 async def test_what_one_replica_has_no_room_for_another_drives(
-    replicas: Iterator[dict[str, str]], authority: Authority, book: Book
+    replicas: Iterator[dict[str, str]], authority: Authority, fakes: FakeServices
 ) -> None:
     small = {"ANYA_MAX_RUNS": "4"}
     one, other = next(replicas) | small, next(replicas) | small
-    book.held["VerifyIdentity"] = asyncio.Event()
+    fakes.paused["VerifyIdentity"] = asyncio.Event()
     ids = [uuid7() for _ in range(8)]
 
     async with process(one) as (_, port), process(other), connect(authority, port) as workflows:
         for run_id in ids:
             await workflows.StartRun(payment(run_id), timeout=5)
-        await eventually(lambda: len(book.requests("VerifyIdentity")) == 8)
+        await eventually(lambda: len(fakes.requests("VerifyIdentity")) == 8)
         drivers = await owners(one)
-        book.held["VerifyIdentity"].set()
+        fakes.paused["VerifyIdentity"].set()
         runs = [await finished(workflows, run_id) for run_id in ids]
 
     assert len(drivers) == 2
     assert {status(run) for run in runs} == {"SUCCEEDED"}
-    assert book.effects["SendPayment"] == 8
+    assert fakes.effects["SendPayment"] == 8
 
 
 async def test_another_replica_goes_on_with_what_a_killed_one_had(
-    replicas: Iterator[dict[str, str]], authority: Authority, book: Book
+    replicas: Iterator[dict[str, str]], authority: Authority, fakes: FakeServices
 ) -> None:
-    book.held["SendPayment"] = asyncio.Event()
+    fakes.paused["SendPayment"] = asyncio.Event()
     ids = [uuid7() for _ in range(5)]
 
     async with (
@@ -81,24 +81,24 @@ async def test_another_replica_goes_on_with_what_a_killed_one_had(
     ):
         for run_id in ids:
             await workflows.StartRun(payment(run_id), timeout=5)
-        await eventually(lambda: len(book.requests("SendPayment")) == 5)
+        await eventually(lambda: len(fakes.requests("SendPayment")) == 5)
         doomed.kill()
         killed_at = time.monotonic()
-        await eventually(lambda: len(book.requests("SendPayment")) == 10, within=LEASE + 5)
+        await eventually(lambda: len(fakes.requests("SendPayment")) == 10, within=LEASE + 5)
         took = time.monotonic() - killed_at
-        book.held["SendPayment"].set()
+        fakes.paused["SendPayment"].set()
         runs = [await finished(others, run_id) for run_id in ids]
 
     assert took <= LEASE + 1
     assert {status(run) for run in runs} == {"SUCCEEDED"}
     assert {run.recoveries for run in runs} == {1}
-    assert set(book.effects.values()) == {5}
+    assert set(fakes.effects.values()) == {5}
 
 
 async def test_a_replica_that_stops_leaves_its_runs_at_once(
-    replicas: Iterator[dict[str, str]], authority: Authority, book: Book
+    replicas: Iterator[dict[str, str]], authority: Authority, fakes: FakeServices
 ) -> None:
-    book.held["SendPayment"] = asyncio.Event()
+    fakes.paused["SendPayment"] = asyncio.Event()
     patient = {"ANYA_LEASE_SECONDS": "60"}
 
     async with process(next(replicas) | patient) as (_, other_port):
@@ -107,20 +107,20 @@ async def test_a_replica_that_stops_leaves_its_runs_at_once(
             connect(authority, port) as workflows,
         ):
             await workflows.StartRun(request := payment(), timeout=5)
-            await eventually(lambda: len(book.requests("SendPayment")) == 1)
-        await eventually(lambda: len(book.requests("SendPayment")) == 2, within=3)
-        book.held["SendPayment"].set()
+            await eventually(lambda: len(fakes.requests("SendPayment")) == 1)
+        await eventually(lambda: len(fakes.requests("SendPayment")) == 2, within=3)
+        fakes.paused["SendPayment"].set()
         async with connect(authority, other_port) as others:
             run = await finished(others, request.request_id)
 
     assert status(run) == "SUCCEEDED"
-    assert book.effects["SendPayment"] == 1
+    assert fakes.effects["SendPayment"] == 1
 
 
 async def test_a_replica_that_was_frozen_cannot_write_to_what_it_lost(
-    replicas: Iterator[dict[str, str]], authority: Authority, book: Book
+    replicas: Iterator[dict[str, str]], authority: Authority, fakes: FakeServices
 ) -> None:
-    book.held["SendPayment"] = asyncio.Event()
+    fakes.paused["SendPayment"] = asyncio.Event()
 
     async with (
         process(next(replicas)) as (frozen, port),
@@ -129,11 +129,11 @@ async def test_a_replica_that_was_frozen_cannot_write_to_what_it_lost(
         connect(authority, other_port) as others,
     ):
         await workflows.StartRun(request := payment(), timeout=5)
-        await eventually(lambda: len(book.requests("SendPayment")) == 1)
+        await eventually(lambda: len(fakes.requests("SendPayment")) == 1)
         frozen.send_signal(signal.SIGSTOP)
         try:
-            await eventually(lambda: len(book.requests("SendPayment")) == 2, within=LEASE + 5)
-            book.held["SendPayment"].set()
+            await eventually(lambda: len(fakes.requests("SendPayment")) == 2, within=LEASE + 5)
+            fakes.paused["SendPayment"].set()
             run = await finished(others, request.request_id)
         finally:
             frozen.send_signal(signal.SIGCONT)
@@ -144,11 +144,11 @@ async def test_a_replica_that_was_frozen_cannot_write_to_what_it_lost(
     assert status(run) == status(again) == "SUCCEEDED"
     assert seen == run
     assert run.recoveries == 1
-    assert book.effects["SendPayment"] == 2
+    assert fakes.effects["SendPayment"] == 2
 
 
 async def test_one_payment_started_at_two_replicas_is_made_once(
-    replicas: Iterator[dict[str, str]], authority: Authority, book: Book
+    replicas: Iterator[dict[str, str]], authority: Authority, fakes: FakeServices
 ) -> None:
     request = payment()
 
@@ -167,4 +167,4 @@ async def test_one_payment_started_at_two_replicas_is_made_once(
     assert len({reply.SerializeToString() for reply in started}) == 1
     assert len(runs.runs) == 1
     assert status(run) == "SUCCEEDED"
-    assert len(book.requests("VerifyIdentity")) == book.effects["SendPayment"] == 1
+    assert len(fakes.requests("VerifyIdentity")) == fakes.effects["SendPayment"] == 1

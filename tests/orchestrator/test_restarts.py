@@ -15,68 +15,68 @@ from mesh.data.database import POSTGRES_SCHEMES
 from mesh.testing import eventually
 from services.orchestrator.worker.worker import DRAIN_TIMEOUT_S
 from tests.orchestrator.conftest import connect
-from tests.orchestrator.paying import finished, payment, status
+from tests.orchestrator.payment_requests import finished, payment, status
+from tests.orchestrator.process_succession import Succession
 from tests.orchestrator.processes import process
-from tests.orchestrator.restarts import Succession
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
     from mesh.testing import Authority
-    from tests.orchestrator.servicers import Book
+    from tests.orchestrator.fake_services import FakeServices
 
 CLIENTS, FEW = 2, 10
 SLACK = 10.0  # seconds: of a busy machine, and of what else ends in order
 
 
 async def test_a_call_that_does_not_end_keeps_nobody_from_stopping(
-    location: str, authority: Authority, tmp_path: Path, peers: dict[str, str], book: Book
+    location: str, authority: Authority, tmp_path: Path, peers: dict[str, str], fakes: FakeServices
 ) -> None:
     orchestrators = Succession.on(location, authority, tmp_path, peers)
-    book.held["SendPayment"] = asyncio.Event()
+    fakes.paused["SendPayment"] = asyncio.Event()
     request = payment()
 
     async with orchestrators.next(ANYA_DRAIN_SECONDS="1") as (child, workflows):
         await workflows.StartRun(request, timeout=10)
-        await eventually(lambda: len(book.requests("SendPayment")) == 1)
+        await eventually(lambda: len(fakes.requests("SendPayment")) == 1)
         told = time.monotonic()
         child.terminate()
         code = await asyncio.wait_for(child.wait(), 30)
         took = time.monotonic() - told
     async with orchestrators.next() as (_, workflows):
-        await eventually(lambda: len(book.requests("SendPayment")) == 2, within=10)
-        book.held["SendPayment"].set()
+        await eventually(lambda: len(fakes.requests("SendPayment")) == 2, within=10)
+        fakes.paused["SendPayment"].set()
         run = await finished(workflows, request.request_id)
 
     assert code == 0
     assert took <= DRAIN_TIMEOUT_S + SLACK
     assert (status(run), run.recoveries) == ("SUCCEEDED", 1)
-    assert book.effects["SendPayment"] == 1
+    assert fakes.effects["SendPayment"] == 1
 
 
 async def test_a_call_that_ends_in_time_is_journalled_before_the_stop(
-    location: str, authority: Authority, tmp_path: Path, peers: dict[str, str], book: Book
+    location: str, authority: Authority, tmp_path: Path, peers: dict[str, str], fakes: FakeServices
 ) -> None:
     orchestrators = Succession.on(location, authority, tmp_path, peers)
-    book.held["SendPayment"] = asyncio.Event()
+    fakes.paused["SendPayment"] = asyncio.Event()
     request = payment()
 
     async with orchestrators.next() as (child, workflows):
         await workflows.StartRun(request, timeout=10)
-        await eventually(lambda: len(book.requests("SendPayment")) == 1)
+        await eventually(lambda: len(fakes.requests("SendPayment")) == 1)
         child.terminate()
-        book.held["SendPayment"].set()
+        fakes.paused["SendPayment"].set()
         await asyncio.wait_for(child.wait(), 30)
     async with orchestrators.next() as (_, workflows):
         run = await finished(workflows, request.request_id)
 
     assert status(run) == "SUCCEEDED"
-    assert len(book.requests("SendPayment")) == book.effects["SendPayment"] == 1
+    assert len(fakes.requests("SendPayment")) == fakes.effects["SendPayment"] == 1
 
 
 async def test_restarts_in_turn_under_load_lose_no_payment_and_make_none_twice(
-    location: str, authority: Authority, tmp_path: Path, peers: dict[str, str], book: Book
+    location: str, authority: Authority, tmp_path: Path, peers: dict[str, str], fakes: FakeServices
 ) -> None:
     shared = location.startswith(POSTGRES_SCHEMES)
     town = Town(
@@ -102,7 +102,7 @@ async def test_restarts_in_turn_under_load_lose_no_payment_and_make_none_twice(
 
     assert {status(run) for run in town.paid} == {"SUCCEEDED"}
     assert len(listed.runs) == len(town.paid)
-    assert set(book.effects.values()) == {len(town.paid)}
+    assert set(fakes.effects.values()) == {len(town.paid)}
 
 
 @dataclass(slots=True)

@@ -8,11 +8,11 @@ import grpc
 import pytest
 
 from anya.orchestrator.v1 import workflow_pb2 as pb
-from tests.orchestrator.paying import pay, payment, status
+from tests.orchestrator.payment_requests import pay, payment, status
 
 if TYPE_CHECKING:
     from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
-    from tests.orchestrator.servicers import Book
+    from tests.orchestrator.fake_services import FakeServices
 
 UNKNOWN = 77
 
@@ -36,9 +36,9 @@ def basic(run: pb.Run) -> pb.Run:
 
 
 async def test_the_basic_view_leaves_out_the_input_and_the_steps_and_nothing_else(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
-    book.risk_score = 0.9  # so that it ends for a reason, which has a cause
+    fakes.risk_score = 0.9  # so that it ends for a reason, which has a cause
     request = payment()
     whole = await pay(workflows, request)
     asked = pb.GetRunRequest(run_id=request.request_id, view=pb.RUN_VIEW_BASIC)
@@ -64,7 +64,7 @@ async def test_the_view_that_is_not_asked_for_is_the_full_one(
 
 
 async def test_each_try_of_a_start_says_anew_what_it_wants_to_see_of_the_end(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     request = payment()
 
@@ -76,7 +76,7 @@ async def test_each_try_of_a_start_says_anew_what_it_wants_to_see_of_the_end(
     assert first.run == basic(again.run)
     assert again.run.steps
     assert silent == again
-    assert book.effects["SendPayment"] == 1
+    assert fakes.effects["SendPayment"] == 1
 
 
 async def test_a_watch_holds_the_basic_view_alone_after_each_record(

@@ -16,11 +16,11 @@ from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceStub
 from mesh.errors import FailedPrecondition, Reason
 from mesh.testing import eventually, reason
 from tests.orchestrator.conftest import serve_at
+from tests.orchestrator.fake_services import txid_of
 from tests.orchestrator.multi_payment import BATCH, PAIR, batch_of, intent, pair_of, request
-from tests.orchestrator.orders import cancel, end_of, get
-from tests.orchestrator.orders import status as shown_status
-from tests.orchestrator.paying import finished, pay, payment, status, statuses
-from tests.orchestrator.servicers import txid_of
+from tests.orchestrator.payment_client import cancel, end_of, get
+from tests.orchestrator.payment_client import status as shown_status
+from tests.orchestrator.payment_requests import finished, pay, payment, status, statuses
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
     from mesh.testing import Authority
     from services.orchestrator.config import OrchestratorConfig
-    from tests.orchestrator.servicers import Book
+    from tests.orchestrator.fake_services import FakeServices
 
 AT_ONCE = 16
 NO_FUNDS = FailedPrecondition("too little", reason=Reason.INSUFFICIENT_FUNDS)
@@ -60,7 +60,7 @@ def pair(run_id: str = "") -> tuple[pb.StartRunRequest, PaymentIntent, PaymentIn
 
 
 async def test_two_payments_are_made_in_one_run_and_each_is_found_by_its_id(
-    workflows: WorkflowServiceAsyncStub, payments: PaymentServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
     asked, first, second = pair()
 
@@ -69,8 +69,8 @@ async def test_two_payments_are_made_in_one_run_and_each_is_found_by_its_id(
     watched = await end_of(payments, second.payment_id)
 
     assert status(run) == "SUCCEEDED"
-    assert book.sent == {first.payment_id, second.payment_id}
-    assert book.effects["SendPayment"] == book.effects["StoreTransactionRecord"] == 2
+    assert fakes.sent == {first.payment_id, second.payment_id}
+    assert fakes.effects["SendPayment"] == fakes.effects["StoreTransactionRecord"] == 2
     for one, of in zip(shown, (first, second), strict=True):
         assert one.payment_id == of.payment_id
         assert one.run_id == run.run_id
@@ -85,25 +85,25 @@ async def test_two_payments_are_made_in_one_run_and_each_is_found_by_its_id(
 
 
 async def test_a_list_of_payments_is_paid_one_after_the_other(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     intents = [intent(1000 + at) for at in range(20)]
 
     run = await pay(workflows, request("batch", batch_of(*intents), *intents))
 
-    made = [one.request_id for one in book.requests("SendPayment")]  # type: ignore[attr-defined]
+    made = [one.request_id for one in fakes.requests("SendPayment")]  # type: ignore[attr-defined]
     assert status(run) == "SUCCEEDED"
     assert made == [one.payment_id for one in intents]
 
 
 async def test_what_bitcoin_is_sent_holds_the_proofs_of_that_payment_alone(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     asked, first, second = pair()
 
     await pay(workflows, asked)
 
-    for sent, of in zip(book.requests("SendPayment"), (first, second), strict=True):
+    for sent, of in zip(fakes.requests("SendPayment"), (first, second), strict=True):
         assert isinstance(sent, wallet_pb2.SendPaymentRequest)
         kinds = sorted(proof.kind for proof in sent.context.attestations)
         assert sent.context.intent == of
@@ -111,22 +111,22 @@ async def test_what_bitcoin_is_sent_holds_the_proofs_of_that_payment_alone(
 
 
 async def pay_pair_and_refuse_the_second(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> tuple[pb.Run, PaymentIntent, PaymentIntent]:
     """The run at its end, and both payments."""
     asked, first, second = pair()
-    book.held["StoreTransactionRecord"] = asyncio.Event()
+    fakes.paused["StoreTransactionRecord"] = asyncio.Event()
     await workflows.StartRun(asked, timeout=10)
-    await eventually(lambda: first.payment_id in book.sent)
-    book.before["SendPayment"].append(NO_FUNDS)
-    book.held["StoreTransactionRecord"].set()
+    await eventually(lambda: first.payment_id in fakes.sent)
+    fakes.errors_before["SendPayment"].append(NO_FUNDS)
+    fakes.paused["StoreTransactionRecord"].set()
     return await finished(workflows, asked.request_id), first, second
 
 
 async def test_a_run_whose_second_payment_is_refused_says_what_became_of_each(
-    workflows: WorkflowServiceAsyncStub, payments: PaymentServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
-    run, first, second = await pay_pair_and_refuse_the_second(workflows, book)
+    run, first, second = await pay_pair_and_refuse_the_second(workflows, fakes)
 
     made = await get(payments, first.payment_id)
     refused = await get(payments, second.payment_id)
@@ -142,48 +142,48 @@ async def test_a_run_whose_second_payment_is_refused_says_what_became_of_each(
 
 
 async def test_a_redriven_run_pays_what_was_refused_under_the_same_id(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
-    stopped, first, second = await pay_pair_and_refuse_the_second(workflows, book)
+    stopped, first, second = await pay_pair_and_refuse_the_second(workflows, fakes)
 
     again = pb.RedriveRunRequest(request_id="r", run_id=stopped.run_id)
     await workflows.RedriveRun(again, timeout=10)
     run = await finished(workflows, stopped.run_id)
 
     assert status(run) == "SUCCEEDED"
-    assert book.sent == {first.payment_id, second.payment_id}
-    assert book.effects["SendPayment"] == 2
+    assert fakes.sent == {first.payment_id, second.payment_id}
+    assert fakes.effects["SendPayment"] == 2
 
 
 async def test_one_of_two_payments_can_be_cancelled_alone(
-    workflows: WorkflowServiceAsyncStub, payments: PaymentServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
     asked, first, second = pair()
-    book.held["VerifyIdentity"] = asyncio.Event()
+    fakes.paused["VerifyIdentity"] = asyncio.Event()
     await workflows.StartRun(asked, timeout=10)
 
     told = await cancel(payments, second.payment_id)
-    book.held["VerifyIdentity"].set()
+    fakes.paused["VerifyIdentity"].set()
     run = await finished(workflows, asked.request_id)
 
     assert told.state == wallet_pb2.PAYMENT_STATE_CANCELLED
     assert told.run_id == asked.request_id
     assert status(run) == "NEEDS_ATTENTION"
     assert run.public_reason == "pay2: PAYMENT_CANCELLED"
-    assert book.sent == {first.payment_id}
+    assert fakes.sent == {first.payment_id}
 
 
 async def test_a_cancelled_run_keeps_what_was_paid_and_refuses_the_rest(
-    workflows: WorkflowServiceAsyncStub, payments: PaymentServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
     asked, first, second = pair()
-    book.held["StoreTransactionRecord"] = asyncio.Event()
+    fakes.paused["StoreTransactionRecord"] = asyncio.Event()
     await workflows.StartRun(asked, timeout=10)
-    await eventually(lambda: bool(book.requests("StoreTransactionRecord")))
+    await eventually(lambda: bool(fakes.requests("StoreTransactionRecord")))
 
     ask = pb.CancelRunRequest(request_id="c", run_id=asked.request_id)
     await workflows.CancelRun(ask, timeout=10)
-    book.held["StoreTransactionRecord"].set()
+    fakes.paused["StoreTransactionRecord"].set()
     run = await finished(workflows, asked.request_id)
     made, refused = [await get(payments, one.payment_id) for one in (first, second)]
 
@@ -191,7 +191,7 @@ async def test_a_cancelled_run_keeps_what_was_paid_and_refuses_the_rest(
     assert statuses(run)["record1"] == statuses(run)["pay2/cancel"] == "SUCCEEDED"
     assert made.state == wallet_pb2.PAYMENT_STATE_BROADCAST
     assert refused.state == wallet_pb2.PAYMENT_STATE_CANCELLED
-    assert book.sent == {first.payment_id}
+    assert fakes.sent == {first.payment_id}
 
 
 async def test_the_run_of_several_payments_is_none_of_them(
@@ -208,7 +208,7 @@ async def test_the_run_of_several_payments_is_none_of_them(
 
 
 async def test_a_payment_belongs_to_one_run(
-    workflows: WorkflowServiceAsyncStub, payments: PaymentServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
     alone = payment()
     await pay(workflows, alone)
@@ -226,12 +226,12 @@ async def test_a_payment_belongs_to_one_run(
     repeated = await workflows.StartRun(asked, timeout=10)
 
     assert repeated.run_id == asked.request_id
-    assert len(book.sent) == book.effects["SendPayment"] == 3
+    assert len(fakes.sent) == fakes.effects["SendPayment"] == 3
     assert shown_status(await get(payments, first.payment_id)) == "SUCCEEDED"
 
 
 async def test_of_many_runs_started_at_once_with_one_payment_one_begins(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     shared = intent()
     others = [intent() for _ in range(AT_ONCE)]
@@ -250,7 +250,7 @@ async def test_of_many_runs_started_at_once_with_one_payment_one_begins(
 
     assert len(begun) == 1
     assert {reason(error) for error in refused} == {"REQUEST_ID_REUSED"}
-    assert book.effects["SendPayment"] == AT_ONCE + 2
+    assert fakes.effects["SendPayment"] == AT_ONCE + 2
 
 
 @pytest.mark.parametrize("workflow_id", ["pair", "verified_payment"])

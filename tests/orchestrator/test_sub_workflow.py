@@ -13,7 +13,7 @@ from mesh.testing import reason
 from services.orchestrator.__main__ import orchestrator
 from services.orchestrator.definition import values
 from tests.orchestrator.conftest import connect
-from tests.orchestrator.paying import finished, status, statuses, uuid7
+from tests.orchestrator.payment_requests import finished, status, statuses, uuid7
 
 if TYPE_CHECKING:
     from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub

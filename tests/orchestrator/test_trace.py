@@ -10,8 +10,8 @@ from cli.spans import store
 from cli.spans.receiver import receiving
 from services.orchestrator.__main__ import orchestrator
 from tests.orchestrator.conftest import connect, start_traced
-from tests.orchestrator.paying import INPUT, finished, payment
-from tests.orchestrator.servicers import serve_peers
+from tests.orchestrator.fake_services import serve_peers
+from tests.orchestrator.payment_requests import INPUT, finished, payment
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,15 +19,19 @@ if TYPE_CHECKING:
     from cli.spans.span import Span
     from mesh.testing import Authority
     from services.orchestrator.config import OrchestratorConfig
-    from tests.orchestrator.servicers import Book
+    from tests.orchestrator.fake_services import FakeServices
 
 
 async def test_a_payment_is_one_trace_through_all_services(
-    authority: Authority, config: OrchestratorConfig, collector: str, tmp_path: Path, book: Book
+    authority: Authority,
+    config: OrchestratorConfig,
+    collector: str,
+    tmp_path: Path,
+    fakes: FakeServices,
 ) -> None:
     request = payment()
     home = tmp_path / "traced"
-    async with serve_peers(authority, home, book, otlp_endpoint=collector) as peers:
+    async with serve_peers(authority, home, fakes, otlp_endpoint=collector) as peers:
         mesh = replace(config.mesh, peers=peers, otlp_endpoint=collector)
         async with (
             orchestrator(replace(config, mesh=mesh)) as service,

@@ -20,12 +20,12 @@ from mesh.errors import (
 )
 from mesh.testing import eventually
 from services.orchestrator.definition import built_in_text, values
-from tests.orchestrator.paying import pay, payment, status, statuses
+from tests.orchestrator.payment_requests import pay, payment, status, statuses
 
 if TYPE_CHECKING:
     from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
     from mesh.errors import MeshError
-    from tests.orchestrator.servicers import Book
+    from tests.orchestrator.fake_services import FakeServices
 
 ALL = {
     "verify_sender": "SUCCEEDED",
@@ -39,23 +39,23 @@ ALL = {
 
 
 async def test_a_proven_payment_is_made_and_recorded(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     run = await pay(workflows, payment())
 
     assert status(run) == "SUCCEEDED"
     assert statuses(run) == ALL
-    assert book.effects["SendPayment"] == book.effects["StoreTransactionRecord"] == 1
+    assert fakes.effects["SendPayment"] == fakes.effects["StoreTransactionRecord"] == 1
 
 
 async def test_the_payment_carries_its_id_its_intent_and_earlier_proofs(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     request = payment()
 
     await pay(workflows, request)
 
-    (sent,) = book.requests("SendPayment")
+    (sent,) = fakes.requests("SendPayment")
     assert isinstance(sent, wallet_pb2.SendPaymentRequest)
     assert sent.request_id == request.request_id
     assert sent.amount_sat == 50_000
@@ -71,15 +71,15 @@ async def test_the_payment_carries_its_id_its_intent_and_earlier_proofs(
 
 
 async def test_what_one_service_found_reaches_another_unchanged(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     await pay(workflows, payment())
 
-    (scored,) = book.requests("AssessFraudRisk")
+    (scored,) = fakes.requests("AssessFraudRisk")
     assert scored.features.features[0].value == 0.1 + 0.2  # type: ignore[attr-defined]
-    (extracted,) = book.requests("ExtractPaymentFeatures")
+    (extracted,) = fakes.requests("ExtractPaymentFeatures")
     assert extracted.links.sender[0].linked_height == 3  # type: ignore[attr-defined]
-    (recorded,) = book.requests("StoreTransactionRecord")
+    (recorded,) = fakes.requests("StoreTransactionRecord")
     data = values.from_struct(recorded.transaction_data)  # type: ignore[attr-defined]
     assert data["amount"] == 50_000
     assert data["risk_assessment"]["risk_score"] == 0.1
@@ -105,9 +105,9 @@ async def test_a_run_shows_what_was_decided_and_on_what_grounds(
 
 
 async def test_a_risky_payment_is_refused_and_says_why(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
-    book.risk_score = 0.93
+    fakes.risk_score = 0.93
 
     run = await pay(workflows, payment())
 
@@ -116,25 +116,25 @@ async def test_a_risky_payment_is_refused_and_says_why(
         "steps.fraud_assessment.risk_score is 0.93: condition of execute_payment is false"
     )
     assert statuses(run)["execute_payment"] == statuses(run)["record_transaction"] == "SKIPPED"
-    assert not book.requests("SendPayment")
+    assert not fakes.requests("SendPayment")
 
 
 async def test_an_unproven_sender_is_refused_and_the_reason_names_it(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
-    book.verified = False
+    fakes.verified = False
 
     run = await pay(workflows, payment())
 
     assert status(run) == "REFUSED"
     assert run.reason.startswith("steps.verify_sender.sender_verified is false")
-    assert not book.requests("SendPayment")
+    assert not fakes.requests("SendPayment")
 
 
 async def test_a_score_that_is_missing_refuses(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
-    book.risk_score = None
+    fakes.risk_score = None
 
     run = await pay(workflows, payment())
 
@@ -142,11 +142,11 @@ async def test_a_score_that_is_missing_refuses(
     assert run.reason == (
         "steps.fraud_assessment.risk_score is null: condition of execute_payment cannot be judged"
     )
-    assert not book.requests("SendPayment")
+    assert not fakes.requests("SendPayment")
 
 
 async def test_a_copy_without_the_condition_is_refused_by_the_spender(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     copy = json.loads(built_in_text("verified_payment"))
     copy["id"] = "unguarded"
@@ -162,7 +162,7 @@ async def test_a_copy_without_the_condition_is_refused_by_the_spender(
 
     assert status(run) == "REFUSED"
     assert run.reason == "execute_payment: PROOF_MISSING: no risk attestation"
-    assert book.effects["SendPayment"] == 0
+    assert fakes.effects["SendPayment"] == 0
 
 
 LOST: list[MeshError] = [
@@ -174,73 +174,73 @@ LOST: list[MeshError] = [
 
 @pytest.mark.parametrize("lost", LOST, ids=lambda error: type(error).__name__)
 async def test_an_answer_that_is_lost_is_asked_for_again_under_the_same_key(
-    workflows: WorkflowServiceAsyncStub, book: Book, lost: MeshError
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices, lost: MeshError
 ) -> None:
-    book.after["SendPayment"].append(lost)
+    fakes.errors_after["SendPayment"].append(lost)
 
     run = await pay(workflows, payment())
 
-    first, second = book.requests("SendPayment")
+    first, second = fakes.requests("SendPayment")
     assert first == second
     assert status(run) == "SUCCEEDED"
-    assert book.effects["SendPayment"] == 1
+    assert fakes.effects["SendPayment"] == 1
 
 
 async def test_a_payment_that_stays_unknown_is_cancelled_and_never_made(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
-    book.before["SendPayment"].extend(Unavailable("no answer") for _ in range(100))
+    fakes.errors_before["SendPayment"].extend(Unavailable("no answer") for _ in range(100))
 
     async def let_go() -> None:
-        await eventually(lambda: bool(book.requests("CancelPayment")))
-        book.before["SendPayment"].clear()
+        await eventually(lambda: bool(fakes.requests("CancelPayment")))
+        fakes.errors_before["SendPayment"].clear()
 
     releasing = asyncio.create_task(let_go())
     request = payment()
     run = await pay(workflows, request)
     await releasing
 
-    assert book.cancelled == {request.request_id}
+    assert fakes.cancelled == {request.request_id}
     assert status(run) == "CANCELLED"
     assert "PAYMENT_CANCELLED" in run.reason
-    assert book.effects["SendPayment"] == 0
+    assert fakes.effects["SendPayment"] == 0
 
 
 async def test_a_payment_that_was_made_behind_lost_answers_is_found_by_the_cancel(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
-    book.after["SendPayment"].extend(Unavailable("no answer") for _ in range(100))
+    fakes.errors_after["SendPayment"].extend(Unavailable("no answer") for _ in range(100))
 
     async def let_go() -> None:
-        await eventually(lambda: bool(book.requests("CancelPayment")))
-        book.after["SendPayment"].clear()
+        await eventually(lambda: bool(fakes.requests("CancelPayment")))
+        fakes.errors_after["SendPayment"].clear()
 
     releasing = asyncio.create_task(let_go())
     run = await pay(workflows, payment())
     await releasing
 
     assert status(run) == "SUCCEEDED"
-    assert book.effects["SendPayment"] == book.effects["StoreTransactionRecord"] == 1
+    assert fakes.effects["SendPayment"] == fakes.effects["StoreTransactionRecord"] == 1
 
 
 async def test_a_refusal_after_a_lost_answer_is_believed_only_when_nothing_can_follow(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     expired = FailedPrecondition("too old", reason=Reason.PROOF_EXPIRED)
-    book.before["SendPayment"].extend([Unavailable("no answer"), expired])
+    fakes.errors_before["SendPayment"].extend([Unavailable("no answer"), expired])
 
     run = await pay(workflows, payment())
 
-    assert len(book.requests("CancelPayment")) == 1
+    assert len(fakes.requests("CancelPayment")) == 1
     assert status(run) == "REFUSED"
     assert run.reason == "execute_payment: PROOF_EXPIRED: too old"
 
 
 async def test_an_outcome_that_nobody_can_tell_needs_attention(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
-    book.after["SendPayment"].extend(Unavailable("no answer") for _ in range(100))
-    book.before["CancelPayment"].extend(Unavailable("no answer") for _ in range(100))
+    fakes.errors_after["SendPayment"].extend(Unavailable("no answer") for _ in range(100))
+    fakes.errors_before["CancelPayment"].extend(Unavailable("no answer") for _ in range(100))
 
     run = await pay(workflows, payment())
 
@@ -250,20 +250,20 @@ async def test_an_outcome_that_nobody_can_tell_needs_attention(
 
 
 async def test_the_record_of_a_payment_is_tried_for_as_long_as_it_takes(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
-    book.before["StoreTransactionRecord"].extend(Internal("down") for _ in range(15))
+    fakes.errors_before["StoreTransactionRecord"].extend(Internal("down") for _ in range(15))
 
     run = await pay(workflows, payment())
 
     assert status(run) == "SUCCEEDED"
-    assert len(book.requests("StoreTransactionRecord")) == 16
+    assert len(fakes.requests("StoreTransactionRecord")) == 16
 
 
 async def test_a_payment_whose_record_is_refused_is_never_called_failed(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
-    book.before["StoreTransactionRecord"].append(NotFound("no tenant"))
+    fakes.errors_before["StoreTransactionRecord"].append(NotFound("no tenant"))
 
     run = await pay(workflows, payment())
 
@@ -272,24 +272,24 @@ async def test_a_payment_whose_record_is_refused_is_never_called_failed(
 
 
 async def test_a_read_that_fails_is_tried_again_and_then_given_up(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
-    book.before["ExtractIdentityFeatures"].extend(Unavailable("down") for _ in range(100))
+    fakes.errors_before["ExtractIdentityFeatures"].extend(Unavailable("down") for _ in range(100))
 
     run = await pay(workflows, payment())
 
     assert status(run) == "FAILED"
     assert run.reason == "fraud_assessment/identity: UNAVAILABLE: down"
-    assert len(book.requests("ExtractIdentityFeatures")) > 2
+    assert len(fakes.requests("ExtractIdentityFeatures")) > 2
     assert statuses(run)["fraud_assessment"] == "FAILED"
-    assert not book.requests("SendPayment")
+    assert not fakes.requests("SendPayment")
 
 
 async def test_an_open_breaker_parks_the_run_without_using_up_an_attempt(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     refused = Unavailable("open", reason=Reason.CIRCUIT_OPEN, retry_after=0.05)
-    book.before["VerifyIdentity"].append(refused)
+    fakes.errors_before["VerifyIdentity"].append(refused)
     request = payment()
     await workflows.StartRun(request, timeout=5)
 
@@ -307,16 +307,16 @@ async def test_an_open_breaker_parks_the_run_without_using_up_an_attempt(
 
 
 async def test_many_payments_at_once_are_each_made_once(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     runs = await asyncio.gather(*(pay(workflows, payment()) for _ in range(20)))
 
     assert {status(run) for run in runs} == {"SUCCEEDED"}
-    assert book.effects["SendPayment"] == 20
+    assert fakes.effects["SendPayment"] == 20
 
 
 async def test_an_address_is_linked_only_if_its_signature_holds(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     def link(id: str, signature: str) -> pb.StartRunRequest:
         request = pb.StartRunRequest(request_id=id, workflow_id="link_address")
@@ -334,5 +334,5 @@ async def test_an_address_is_linked_only_if_its_signature_holds(
 
     assert statuses(bad) == {"ownership": "SUCCEEDED", "link": "SKIPPED"}
     assert statuses(good) == {"ownership": "SUCCEEDED", "link": "SUCCEEDED"}
-    (completed,) = book.requests("CompleteAddressLink")
+    (completed,) = fakes.requests("CompleteAddressLink")
     assert [proof.kind for proof in completed.context.attestations] == ["ownership"]  # type: ignore[attr-defined]

@@ -12,7 +12,7 @@ from anya.orchestrator.v1 import workflow_pb2 as pb
 from mesh.testing import eventually
 from services.orchestrator.servicers import waits
 from tests.orchestrator.conftest import two_replicas
-from tests.orchestrator.paying import payment, status
+from tests.orchestrator.payment_requests import payment, status
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
     from mesh.testing import Authority
     from services.orchestrator.config import OrchestratorConfig
-    from tests.orchestrator.servicers import Book
+    from tests.orchestrator.fake_services import FakeServices
 
 
 def awaited(request: pb.StartRunRequest, seconds: float) -> pb.StartRunRequest:
@@ -55,29 +55,29 @@ async def test_who_does_not_wait_is_answered_with_the_start_alone(
 
 
 async def test_a_wait_that_is_over_tells_how_the_run_stands_and_a_retry_waits_anew(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
-    book.held["VerifyIdentity"] = asyncio.Event()
+    fakes.paused["VerifyIdentity"] = asyncio.Event()
     request = payment()
 
     early = await workflows.StartRun(awaited(request, 0.1), timeout=30)
-    book.held["VerifyIdentity"].set()
+    fakes.paused["VerifyIdentity"].set()
     late = await workflows.StartRun(awaited(request, 20), timeout=30)
 
     assert status(early.run) == "RUNNING"
     assert [step.path for step in early.run.steps] == ["verify_sender"]
     assert status(late.run) == "SUCCEEDED"
-    assert book.effects["SendPayment"] == 1
+    assert fakes.effects["SendPayment"] == 1
 
 
 async def test_the_answer_comes_before_the_deadline_of_the_call(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
-    book.held["VerifyIdentity"] = asyncio.Event()
+    fakes.paused["VerifyIdentity"] = asyncio.Event()
 
     reply = await workflows.StartRun(awaited(payment(), 60), timeout=2)
 
-    book.held["VerifyIdentity"].set()
+    fakes.paused["VerifyIdentity"].set()
     assert status(reply.run) == "RUNNING"
 
 
@@ -96,42 +96,42 @@ async def test_who_waits_for_a_run_that_has_ended_is_answered_at_once(
 async def test_the_end_of_a_run_that_another_replica_drives_is_heard_of(
     config: OrchestratorConfig,
     authority: Authority,
-    book: Book,
+    fakes: FakeServices,
     tmp_path: Path,
     new_postgres_database: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(waits, "POLL_INTERVAL_S", 60)  # so that looking cannot be how it is heard
-    book.held["VerifyIdentity"] = asyncio.Event()
+    fakes.paused["VerifyIdentity"] = asyncio.Event()
     request = payment()
 
     async with two_replicas(new_postgres_database, config, authority) as (workflows, others):
         await workflows.StartRun(request, timeout=5)
-        await eventually(lambda: len(book.requests("VerifyIdentity")) == 1)
+        await eventually(lambda: len(fakes.requests("VerifyIdentity")) == 1)
         waiting = asyncio.ensure_future(others.StartRun(awaited(request, 20), timeout=25))
         early = await others.StartRun(awaited(request, 0.1), timeout=5)
-        book.held["VerifyIdentity"].set()
+        fakes.paused["VerifyIdentity"].set()
         late = await waiting
 
     assert status(early.run) == "RUNNING"
     assert status(late.run) == "SUCCEEDED"
-    assert book.effects["SendPayment"] == 1
+    assert fakes.effects["SendPayment"] == 1
 
 
 async def test_a_caller_that_stops_waiting_stops_nothing(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
-    book.held["VerifyIdentity"] = asyncio.Event()
+    fakes.paused["VerifyIdentity"] = asyncio.Event()
     request = awaited(payment(), 20)
     call = workflows.StartRun(request, timeout=30)
-    await eventually(lambda: len(book.requests("VerifyIdentity")) == 1)
+    await eventually(lambda: len(fakes.requests("VerifyIdentity")) == 1)
 
     call.cancel()
-    book.held["VerifyIdentity"].set()
+    fakes.paused["VerifyIdentity"].set()
 
     reply = await workflows.StartRun(request, timeout=30)
     assert status(reply.run) == "SUCCEEDED"
-    assert len(book.requests("VerifyIdentity")) == 1
+    assert len(fakes.requests("VerifyIdentity")) == 1
 
 
 async def test_nobody_waits_for_less_than_nothing(workflows: WorkflowServiceAsyncStub) -> None:

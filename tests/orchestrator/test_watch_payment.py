@@ -10,11 +10,11 @@ import pytest
 from anya.bitcoin.v1 import wallet_pb2
 from anya.orchestrator.v1 import payment_pb2 as pb
 from mesh.errors import Unavailable
-from tests.orchestrator.orders import end_of, order, send, status, watch
+from tests.orchestrator.payment_client import end_of, order, send, status, watch
 
 if TYPE_CHECKING:
     from anya.orchestrator.v1.payment_pb2_grpc import PaymentServiceAsyncStub
-    from tests.orchestrator.servicers import Book
+    from tests.orchestrator.fake_services import FakeServices
 
 
 async def test_a_watch_sends_every_event_and_ends_with_the_run(
@@ -73,9 +73,9 @@ async def test_who_waits_for_the_end_is_sent_nothing_else(
 
 
 async def test_the_end_that_is_waited_for_has_the_confirmations_asked_for(
-    payments: PaymentServiceAsyncStub, book: Book
+    payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
-    book.state, book.confirmations = wallet_pb2.PAYMENT_STATE_CONFIRMED, 3
+    fakes.state, fakes.confirmations = wallet_pb2.PAYMENT_STATE_CONFIRMED, 3
     request = order()
     await payments.SendVerifiedPayment(request, timeout=5)
 
@@ -85,23 +85,23 @@ async def test_the_end_that_is_waited_for_has_the_confirmations_asked_for(
 
 
 async def test_bitcoin_is_asked_when_the_payment_may_have_moved_not_at_every_event(
-    payments: PaymentServiceAsyncStub, book: Book
+    payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
-    book.held["SendPayment"] = asyncio.Event()
+    fakes.paused["SendPayment"] = asyncio.Event()
     request = order()
     await payments.SendVerifiedPayment(request, timeout=5)
     followed = watch(payments, request.request_id)
     await anext(followed)
-    book.held["SendPayment"].set()
+    fakes.paused["SendPayment"].set()
 
     seen = [update async for update in followed]
 
-    assert len(book.requests("GetPayment")) < len(seen)
+    assert len(fakes.requests("GetPayment")) < len(seen)
     assert seen[-1].payment.state == wallet_pb2.PAYMENT_STATE_BROADCAST
 
 
 async def test_a_watch_for_confirmations_goes_on_until_they_are_there(
-    payments: PaymentServiceAsyncStub, book: Book
+    payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
     request = order()
     await send(payments, request)
@@ -109,13 +109,15 @@ async def test_a_watch_for_confirmations_goes_on_until_they_are_there(
     depths = []
     async for update in watch(payments, request.request_id, after=1000, confirmations=2):
         depths.append(update.payment.confirmations)
-        book.state = wallet_pb2.PAYMENT_STATE_CONFIRMED
-        book.confirmations = len(depths)
+        fakes.state = wallet_pb2.PAYMENT_STATE_CONFIRMED
+        fakes.confirmations = len(depths)
 
     assert depths == [0, 1, 2]
 
 
-async def test_a_reorganisation_is_told(payments: PaymentServiceAsyncStub, book: Book) -> None:
+async def test_a_reorganisation_is_told(
+    payments: PaymentServiceAsyncStub, fakes: FakeServices
+) -> None:
     request = order()
     await send(payments, request)
     script = iter([(1, "CONFIRMED"), (0, "BROADCAST"), (6, "SETTLED")])
@@ -123,16 +125,16 @@ async def test_a_reorganisation_is_told(payments: PaymentServiceAsyncStub, book:
     seen = []
     async for update in watch(payments, request.request_id, after=1000, confirmations=100):
         seen.append(update.payment.confirmations)
-        book.confirmations, word = next(script, (6, "SETTLED"))
-        book.state = wallet_pb2.PaymentState.Value(f"PAYMENT_STATE_{word}")
+        fakes.confirmations, word = next(script, (6, "SETTLED"))
+        fakes.state = wallet_pb2.PaymentState.Value(f"PAYMENT_STATE_{word}")
 
     assert seen == [0, 1, 0, 6]
 
 
 async def test_a_watch_for_confirmations_of_a_refused_payment_ends_with_its_run(
-    payments: PaymentServiceAsyncStub, book: Book
+    payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
-    book.risk_score = 0.93
+    fakes.risk_score = 0.93
     request = order()
     await payments.SendVerifiedPayment(request, timeout=5)
 
@@ -141,15 +143,17 @@ async def test_a_watch_for_confirmations_of_a_refused_payment_ends_with_its_run(
     assert status(seen[-1].payment) == "REFUSED"
 
 
-async def test_a_watch_outlives_bitcoin(payments: PaymentServiceAsyncStub, book: Book) -> None:
+async def test_a_watch_outlives_bitcoin(
+    payments: PaymentServiceAsyncStub, fakes: FakeServices
+) -> None:
     request = order()
     await send(payments, request)
-    book.before["GetPayment"].append(Unavailable("down"))
+    fakes.errors_before["GetPayment"].append(Unavailable("down"))
 
     answers = []
     async for update in watch(payments, request.request_id, after=1000, confirmations=1):
         answers.append(update.payment.bitcoin_answer)
-        book.confirmations = 1
+        fakes.confirmations = 1
 
     assert answers == [pb.BITCOIN_ANSWER_UNAVAILABLE, pb.BITCOIN_ANSWER_FOUND]
 

@@ -27,7 +27,7 @@ from tests.orchestrator.engine.cost import lines_run
 from tests.orchestrator.engine.definitions import EVERYTHING, NESTED
 from tests.orchestrator.engine.engine_run import Drive, paying, run_of
 from tests.orchestrator.engine.test_redrive_properties import HAPPENINGS, Services, live
-from tests.orchestrator.paying import payment
+from tests.orchestrator.payment_requests import payment
 from tests.orchestrator.test_messages import ASKS, begin, is_at, signal
 
 if TYPE_CHECKING:

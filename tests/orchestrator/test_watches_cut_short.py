@@ -19,9 +19,9 @@ from mesh.testing import eventually, reason
 from services.orchestrator import retention
 from services.orchestrator.__main__ import orchestrator
 from services.orchestrator.store import SCHEMA
-from tests.orchestrator import orders
+from tests.orchestrator import payment_client
 from tests.orchestrator.conftest import connect, dial
-from tests.orchestrator.paying import payment
+from tests.orchestrator.payment_requests import payment
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
     from mesh.testing import Authority
     from services.orchestrator.config import OrchestratorConfig
-    from tests.orchestrator.servicers import Book
+    from tests.orchestrator.fake_services import FakeServices
 
 SECOND = 1 / 86_400  # of a day
 DAMAGE = "UPDATE journal SET payload = ? WHERE run = ? AND sequence = 1"
@@ -56,10 +56,10 @@ async def rest(updates: AsyncIterator[Any]) -> list[Any]:
 
 @pytest.mark.parametrize("what", ["run", "payment", "payment's end"])
 async def test_a_watch_of_a_run_that_is_set_aside_ends_and_says_what_to_do(
-    what: str, location: str, config: OrchestratorConfig, authority: Authority, book: Book
+    what: str, location: str, config: OrchestratorConfig, authority: Authority, fakes: FakeServices
 ) -> None:
     cramped = replace(config, database=location, max_runs=1)
-    book.held["VerifyIdentity"] = asyncio.Event()
+    fakes.paused["VerifyIdentity"] = asyncio.Event()
     sound, hurt = payment(), payment()
 
     async with orchestrator(cramped) as service, dial(authority, service.port) as channel:
@@ -72,13 +72,13 @@ async def test_a_watch_of_a_run_that_is_set_aside_ends_and_says_what_to_do(
             updates = aiter(workflows.WatchRun(watched, timeout=20))
         else:
             only_the_end = what == "payment's end"
-            updates = orders.watch(payments, hurt.request_id, end_only=only_the_end)
+            updates = payment_client.watch(payments, hurt.request_id, end_only=only_the_end)
         if what != "payment's end":
             await anext(updates)
         watching = asyncio.ensure_future(rest(updates))
         async with open_database(location, schema=SCHEMA) as other:
             await other.write(lambda tx: tx.execute(DAMAGE, b"{", hurt.request_id))
-        book.held["VerifyIdentity"].set()
+        fakes.paused["VerifyIdentity"].set()
 
         with pytest.raises(grpc.aio.AioRpcError) as ended:
             await watching
@@ -98,12 +98,12 @@ async def test_a_watch_for_confirmations_ends_when_retention_deletes_the_payment
 ) -> None:
     monkeypatch.setattr(retention, "LOOK_AGAIN", 0.05)
     brief = replace(config, database=location, retain_days=SECOND)
-    request = orders.order()
+    request = payment_client.order()
 
     async with orchestrator(brief) as service, dial(authority, service.port) as channel:
         payments = PaymentServiceStub(channel)
         await payments.SendVerifiedPayment(request, timeout=5)
-        updates = orders.watch(payments, request.request_id, confirmations=6)
+        updates = payment_client.watch(payments, request.request_id, confirmations=6)
         await anext(updates)
 
         with pytest.raises(grpc.aio.AioRpcError) as ended:

@@ -19,13 +19,13 @@ from services.orchestrator.__main__ import orchestrator
 from services.orchestrator.definition import values
 from tests.orchestrator.conftest import connect
 from tests.orchestrator.definition.definitions import one_step, seed
-from tests.orchestrator.paying import INPUT, finished, pay, payment, status, uuid7
+from tests.orchestrator.payment_requests import INPUT, finished, pay, payment, status, uuid7
 
 if TYPE_CHECKING:
     from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
     from mesh.testing import Authority
     from services.orchestrator.config import OrchestratorConfig
-    from tests.orchestrator.servicers import Book
+    from tests.orchestrator.fake_services import FakeServices
 
 
 async def register(workflows: WorkflowServiceAsyncStub, text: str) -> pb.Workflow:
@@ -176,7 +176,7 @@ async def test_an_unknown_workflow_or_run_is_not_found(
 
 
 async def test_a_run_starts_once_however_often_it_is_asked_for(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     request = payment()
 
@@ -188,7 +188,7 @@ async def test_a_run_starts_once_however_often_it_is_asked_for(
     assert len({reply.SerializeToString() for reply in started}) == 1
     assert started[0].run_id == request.request_id
     assert status(run) == "SUCCEEDED"
-    assert book.effects["SendPayment"] == len(book.requests("VerifyIdentity")) == 1
+    assert fakes.effects["SendPayment"] == len(fakes.requests("VerifyIdentity")) == 1
 
 
 async def test_a_run_id_cannot_be_used_for_another_run(
@@ -222,12 +222,12 @@ async def test_a_watch_tells_every_record_once_and_goes_on_where_it_was_left(
 
 
 async def test_runs_are_listed_by_workflow_and_status_newest_first(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     await register(workflows, example())
     for number in range(3):
         await pay(workflows, lookup(f"run-{number}"))
-    book.risk_score = 0.9
+    fakes.risk_score = 0.9
     refused = await pay(workflows, payment())
 
     def page(token: str = "", **wanted: Any) -> Any:
@@ -275,23 +275,23 @@ async def test_a_composite_runs_as_a_workflow_of_its_own(
 
 
 async def test_runs_beyond_the_room_wait_and_all_of_them_end(
-    authority: Authority, config: OrchestratorConfig, book: Book
+    authority: Authority, config: OrchestratorConfig, fakes: FakeServices
 ) -> None:
     cramped = replace(config, max_runs=2, max_concurrent_steps=1)
     ids = [uuid7() for _ in range(8)]
-    book.held["VerifyIdentity"] = asyncio.Event()
+    fakes.paused["VerifyIdentity"] = asyncio.Event()
 
     async with orchestrator(cramped) as service, connect(authority, service.port) as workflows:
         for run_id in ids:
             await workflows.StartRun(payment(run_id), timeout=5)
         waiting = await workflows.GetRun(pb.GetRunRequest(run_id=ids[-1]), timeout=5)
-        book.held["VerifyIdentity"].set()
+        fakes.paused["VerifyIdentity"].set()
         runs = [await finished(workflows, run_id) for run_id in ids]
 
     assert not waiting.run.steps
     assert {status(run) for run in runs} == {"SUCCEEDED"}
     assert {run.recoveries for run in runs} == {0}
-    assert book.effects["SendPayment"] == 8
+    assert fakes.effects["SendPayment"] == 8
 
 
 async def test_a_defect_in_one_run_stops_that_run_only(
@@ -310,7 +310,7 @@ async def test_a_defect_in_one_run_stops_that_run_only(
 
 
 async def test_a_caller_that_goes_away_does_not_stop_what_it_started(
-    workflows: WorkflowServiceAsyncStub, book: Book
+    workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     request = payment()
     call = workflows.StartRun(request, timeout=5)
@@ -321,4 +321,4 @@ async def test_a_caller_that_goes_away_does_not_stop_what_it_started(
     run = await finished(workflows, request.request_id)
 
     assert status(run) == "SUCCEEDED"
-    await eventually(lambda: book.effects["SendPayment"] == 1)
+    await eventually(lambda: fakes.effects["SendPayment"] == 1)

@@ -16,7 +16,7 @@ from services.orchestrator.definition import values
 from services.orchestrator.definition.schema import schema
 from tests.orchestrator.conftest import connect
 from tests.orchestrator.definition.cases import INNER, accepted, known
-from tests.orchestrator.paying import status, uuid7
+from tests.orchestrator.payment_requests import status, uuid7
 
 if TYPE_CHECKING:
     from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub

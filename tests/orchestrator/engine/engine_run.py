@@ -34,7 +34,7 @@ from services.orchestrator.engine.request_checks import ProvenRequest
 from services.orchestrator.engine.retry_policy import SECOND_US, RetryPolicy
 from services.orchestrator.engine.transition import Transition, commands
 from tests.orchestrator.engine.definitions import INNER
-from tests.orchestrator.paying import INPUT, uuid7
+from tests.orchestrator.payment_requests import INPUT, uuid7
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -43,7 +43,7 @@ from services.orchestrator.engine.retry_policy import SECOND_US, RetryPolicy
 from services.orchestrator.engine.transition import Transition, commands
 from tests.orchestrator.definition.definitions import one_step
 from tests.orchestrator.engine.engine_run import replay
-from tests.orchestrator.paying import INPUT, uuid7
+from tests.orchestrator.payment_requests import INPUT, uuid7
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message

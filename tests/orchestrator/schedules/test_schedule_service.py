@@ -24,7 +24,7 @@ from services.orchestrator.__main__ import orchestrator
 from services.orchestrator.definition import values
 from tests.orchestrator.conftest import dial
 from tests.orchestrator.engine.definitions import STORE, call, steps
-from tests.orchestrator.paying import finished, status
+from tests.orchestrator.payment_requests import finished, status
 from tests.orchestrator.schedules.scheduling import OPERATOR, REPORT
 
 if TYPE_CHECKING:

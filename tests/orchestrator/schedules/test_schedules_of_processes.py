@@ -16,7 +16,7 @@ from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceStub
 from mesh.testing import eventually
 from services.orchestrator.schedules.schedule import run_id
 from tests.orchestrator.conftest import dial
-from tests.orchestrator.paying import finished, status
+from tests.orchestrator.payment_requests import finished, status
 from tests.orchestrator.processes import environment_of, process
 from tests.orchestrator.schedules.scheduling import REPORT
 

@@ -24,7 +24,7 @@ from services.orchestrator.store.suspension import ASLEEP
 from services.orchestrator.worker import executor, worker
 from tests.orchestrator.conftest import connect
 from tests.orchestrator.engine.definitions import steps
-from tests.orchestrator.paying import finished, status, uuid7
+from tests.orchestrator.payment_requests import finished, status, uuid7
 from tests.orchestrator.store.test_run_store import POLICY, opened_runs
 from tests.orchestrator.test_events import LISTEN, TELL, payload, register, tell
 from tests.orchestrator.test_events import start as start_run

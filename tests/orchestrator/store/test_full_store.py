@@ -21,8 +21,8 @@ from services.orchestrator.__main__ import orchestrator
 from services.orchestrator.registry import WorkflowRegistry
 from services.orchestrator.store.open import open_store
 from tests.orchestrator.conftest import connect
-from tests.orchestrator.paying import finished, payment, status
-from tests.orchestrator.restarts import Succession
+from tests.orchestrator.payment_requests import finished, payment, status
+from tests.orchestrator.process_succession import Succession
 from tests.orchestrator.store.test_run_store import begin, fails
 from tests.orchestrator.test_messages import ASKS, is_at, signal
 from tests.orchestrator.test_messages import begin as begin_waiting
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from mesh.data.database import Transaction
     from mesh.testing import Authority
     from services.orchestrator.config import OrchestratorConfig
-    from tests.orchestrator.servicers import Book
+    from tests.orchestrator.fake_services import FakeServices
 
 FULL = """
 CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS
@@ -76,20 +76,20 @@ async def held_store(location: str) -> AsyncIterator[None]:
 
 
 async def test_on_a_full_disk_nothing_goes_on_and_then_everything_does(
-    location: str, authority: Authority, tmp_path: Path, peers: dict[str, str], book: Book
+    location: str, authority: Authority, tmp_path: Path, peers: dict[str, str], fakes: FakeServices
 ) -> None:
     orchestrators = Succession.on(location, authority, tmp_path, peers)
-    book.held["SendPayment"] = asyncio.Event()
+    fakes.paused["SendPayment"] = asyncio.Event()
     under_way, refused = payment(), payment()
 
     async with orchestrators.next() as (child, workflows):
         await workflows.StartRun(under_way, timeout=10)
-        await eventually(lambda: len(book.requests("SendPayment")) == 1)
+        await eventually(lambda: len(fakes.requests("SendPayment")) == 1)
         async with full_disk(location, child.pid):
-            book.held["SendPayment"].set()
+            fakes.paused["SendPayment"].set()
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await workflows.StartRun(refused, timeout=4)
-            stored = book.effects["StoreTransactionRecord"]
+            stored = fakes.effects["StoreTransactionRecord"]
         run = await finished(workflows, under_way.request_id)
         await workflows.StartRun(refused, timeout=10)
         again = await finished(workflows, refused.request_id)
@@ -98,19 +98,19 @@ async def test_on_a_full_disk_nothing_goes_on_and_then_everything_does(
     assert reason(caught.value) == "STORE_UNAVAILABLE"
     assert stored == 0
     assert status(run) == status(again) == "SUCCEEDED"
-    assert (run.recoveries, len(book.requests("SendPayment"))) == (0, 2)
-    assert book.effects["SendPayment"] == book.effects["StoreTransactionRecord"] == 2
+    assert (run.recoveries, len(fakes.requests("SendPayment"))) == (0, 2)
+    assert fakes.effects["SendPayment"] == fakes.effects["StoreTransactionRecord"] == 2
 
 
 async def test_while_somebody_holds_the_store_runs_wait(
     location: str,
     config: OrchestratorConfig,
     authority: Authority,
-    book: Book,
+    fakes: FakeServices,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_S", 0.2)
-    book.held["SendPayment"] = asyncio.Event()
+    fakes.paused["SendPayment"] = asyncio.Event()
     under_way, refused = payment(), payment()
 
     async with (
@@ -118,12 +118,12 @@ async def test_while_somebody_holds_the_store_runs_wait(
         connect(authority, service.port) as workflows,
     ):
         await workflows.StartRun(under_way, timeout=10)
-        await eventually(lambda: len(book.requests("SendPayment")) == 1)
+        await eventually(lambda: len(fakes.requests("SendPayment")) == 1)
         async with held_store(location):
-            book.held["SendPayment"].set()
+            fakes.paused["SendPayment"].set()
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await workflows.StartRun(refused, timeout=4)
-            stored = len(book.requests("StoreTransactionRecord"))
+            stored = len(fakes.requests("StoreTransactionRecord"))
         run = await finished(workflows, under_way.request_id)
         await workflows.StartRun(refused, timeout=10)
         again = await finished(workflows, refused.request_id)
@@ -131,7 +131,7 @@ async def test_while_somebody_holds_the_store_runs_wait(
     assert reason(caught.value) == "STORE_UNAVAILABLE"
     assert stored == 0
     assert status(run) == status(again) == "SUCCEEDED"
-    assert book.effects["SendPayment"] == 2
+    assert fakes.effects["SendPayment"] == 2
 
 
 async def test_a_full_file_refuses_what_does_not_fit_and_takes_it_once_there_is_room(
@@ -169,10 +169,13 @@ async def outcome(work: Awaitable[Any]) -> str:
 
 
 async def test_a_server_that_may_only_be_read_is_waited_for(
-    new_postgres_database: str, config: OrchestratorConfig, authority: Authority, book: Book
+    new_postgres_database: str,
+    config: OrchestratorConfig,
+    authority: Authority,
+    fakes: FakeServices,
 ) -> None:
     url = new_postgres_database
-    book.held["SendPayment"] = asyncio.Event()
+    fakes.paused["SendPayment"] = asyncio.Event()
     under_way, refused = payment(), payment()
 
     async with (
@@ -181,15 +184,15 @@ async def test_a_server_that_may_only_be_read_is_waited_for(
     ):
         waiting = await begin_waiting(workflows, ASKS)
         await workflows.StartRun(under_way, timeout=10)
-        await eventually(lambda: len(book.requests("SendPayment")) == 1)
+        await eventually(lambda: len(fakes.requests("SendPayment")) == 1)
         await fail_over(url, to="on")
-        book.held["SendPayment"].set()
+        fakes.paused["SendPayment"].set()
         with pytest.raises(grpc.aio.AioRpcError) as of_start:
             await workflows.StartRun(refused, timeout=4)
         with pytest.raises(grpc.aio.AioRpcError) as of_signal:
             await workflows.SignalRun(signal(waiting), timeout=4)
         await fail_over(url, to="off")
-        await eventually(lambda: book.effects["StoreTransactionRecord"] == 1, within=15)
+        await eventually(lambda: fakes.effects["StoreTransactionRecord"] == 1, within=15)
         await workflows.StartRun(refused, timeout=10)
         await workflows.SignalRun(signal(waiting), timeout=10)
         ids = (under_way.request_id, refused.request_id, waiting)
@@ -197,7 +200,7 @@ async def test_a_server_that_may_only_be_read_is_waited_for(
 
     assert reason(of_start.value) == reason(of_signal.value) == "STORE_UNAVAILABLE"
     assert {status(run) for run in runs} == {"SUCCEEDED"}
-    assert book.effects["SendPayment"] == 2
+    assert fakes.effects["SendPayment"] == 2
 
 
 async def fail_over(url: str, *, to: str) -> None:

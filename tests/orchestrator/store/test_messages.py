@@ -15,7 +15,7 @@ from services.orchestrator.engine.activations import CancelRequested, SignalRece
 from services.orchestrator.store import messages
 from tests.orchestrator.conftest import connect
 from tests.orchestrator.engine.definitions import steps
-from tests.orchestrator.paying import finished, status
+from tests.orchestrator.payment_requests import finished, status
 from tests.orchestrator.processes import environment_of, process
 from tests.orchestrator.store.test_run_store import begin, fails, opened_runs
 from tests.orchestrator.test_messages import begin as begin_run

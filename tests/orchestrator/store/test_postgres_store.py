@@ -21,7 +21,7 @@ from services.orchestrator.store.postgres.statements import arguments, statement
 from services.orchestrator.store.run_store import FencedError
 from services.orchestrator.worker import pollers
 from tests.orchestrator.conftest import two_replicas
-from tests.orchestrator.paying import finished, payment, status
+from tests.orchestrator.payment_requests import finished, payment, status
 from tests.orchestrator.store.test_run_store import begin, fails
 from tests.orchestrator.test_messages import ASKS, is_at, signal
 from tests.orchestrator.test_messages import begin as begin_waiting
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from mesh.testing import Authority
     from services.orchestrator.config import OrchestratorConfig
-    from tests.orchestrator.servicers import Book
+    from tests.orchestrator.fake_services import FakeServices
 
 LEASE = 2.0  # seconds
 
@@ -250,19 +250,19 @@ async def test_a_watch_on_another_replica_hears_at_once(
     url: str,
     config: OrchestratorConfig,
     authority: Authority,
-    book: Book,
+    fakes: FakeServices,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
     monkeypatch.setattr(waits, "POLL_INTERVAL_S", 60.0)  # so that nothing but a word wakes it
-    book.held["SendPayment"] = asyncio.Event()
+    fakes.paused["SendPayment"] = asyncio.Event()
     request = payment()
 
     async with two_replicas(url, config, authority) as (workflows, others):
         await workflows.StartRun(request, timeout=5)
         watch = others.WatchRun(pb.WatchRunRequest(run_id=request.request_id), timeout=20)
         seen = [await anext(aiter(watch))]
-        book.held["SendPayment"].set()
+        fakes.paused["SendPayment"].set()
         seen += [update async for update in watch]
 
     assert status(seen[-1].run) == "SUCCEEDED"

@@ -19,7 +19,7 @@ from services.orchestrator.store import SCHEMA
 from services.orchestrator.worker import executor, worker
 from tests.orchestrator.conftest import connect
 from tests.orchestrator.engine.definitions import steps
-from tests.orchestrator.paying import finished, status, uuid7
+from tests.orchestrator.payment_requests import finished, status, uuid7
 from tests.orchestrator.store.test_run_store import begin, opened_runs
 from tests.orchestrator.test_messages import ASKS, signal
 from tests.orchestrator.test_messages import begin as begin_asking

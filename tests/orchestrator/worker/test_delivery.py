@@ -26,7 +26,7 @@ from services.orchestrator.store.run_store import FencedError
 from services.orchestrator.worker import pollers
 from tests.orchestrator.conftest import connect, two_replicas
 from tests.orchestrator.engine.definitions import STORE, call, steps
-from tests.orchestrator.paying import finished, status
+from tests.orchestrator.payment_requests import finished, status
 from tests.orchestrator.schedules.scheduling import Replica, replica
 from tests.orchestrator.store.test_run_store import POLICY, begin, opened_runs
 from tests.orchestrator.test_messages import begin as begin_run
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from mesh.testing import Authority
     from services.orchestrator.config import OrchestratorConfig
     from services.orchestrator.store.run_store import RunStore
-    from tests.orchestrator.servicers import Book
+    from tests.orchestrator.fake_services import FakeServices
 
 CALLER = "spiffe://caller"
 SENDERS = 20
@@ -252,19 +252,19 @@ async def test_a_key_that_was_used_with_another_body_is_refused(
 
 
 async def test_a_signal_during_a_call_is_answered_before_the_call_is(
-    location: str, config: OrchestratorConfig, authority: Authority, book: Book
+    location: str, config: OrchestratorConfig, authority: Authority, fakes: FakeServices
 ) -> None:
-    book.held["StoreTransactionRecord"] = asyncio.Event()
+    fakes.paused["StoreTransactionRecord"] = asyncio.Event()
     both = steps(call("keep", STORE), "answer\n    wait_for: {signal: approved}")
     async with (
         orchestrator(replace(config, database=location)) as service,
         connect(authority, service.port) as workflows,
     ):
         run_id = await begin_run(workflows, both, did="d")
-        await eventually(lambda: bool(book.requests("StoreTransactionRecord")))
+        await eventually(lambda: bool(fakes.requests("StoreTransactionRecord")))
 
         await workflows.SignalRun(signal_to(run_id), timeout=1)
-        book.held["StoreTransactionRecord"].set()
+        fakes.paused["StoreTransactionRecord"].set()
 
         assert status(await finished(workflows, run_id)) == "SUCCEEDED"
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from services.orchestrator.engine.model import RunState
     from services.orchestrator.store.commits import Envelope
     from services.orchestrator.store.messages import Message
+    from tests.orchestrator.fake_services import FakeServices
     from tests.orchestrator.schedules.scheduling import Replica
-    from tests.orchestrator.servicers import Book
 
 LOOKS = steps(call("look"), call("keep", STORE))
 KEEPS = steps(call("keep", STORE, UNDO), call("look"))
@@ -45,22 +45,22 @@ async def here(location: str, config: OrchestratorConfig) -> AsyncIterator[Repli
 
 
 @pytest.fixture
-def answers(book: Book) -> asyncio.Event:
+def answers(fakes: FakeServices) -> asyncio.Event:
     """Lets the answers of all calls go."""
-    book.held = dict.fromkeys((READS, KEEP), asyncio.Event())
-    return book.held[READS]
+    fakes.paused = dict.fromkeys((READS, KEEP), asyncio.Event())
+    return fakes.paused[READS]
 
 
 def key(method: str, request_id: str) -> IdempotencyKey:
     return IdempotencyKey("spiffe://caller", method, request_id, b"")
 
 
-async def begin(here: Replica, book: Book, text: str) -> None:
+async def begin(here: Replica, fakes: FakeServices, text: str) -> None:
     """A run whose first call is under way."""
     await here.catalogue.register(text)
     request = StartRun("run", {"did": "d"}, None, "", "spiffe://caller")
     await here.runner.start(key("StartRun", "run"), "example", request, "", lambda _: b"")
-    await eventually(lambda: bool(book.calls))
+    await eventually(lambda: bool(fakes.calls))
 
 
 async def send(here: Replica, message: Message, request_id: str = "m") -> None:
@@ -78,24 +78,24 @@ async def end(here: Replica) -> RunState:
 
 @pytest.mark.usefixtures("answers")
 async def test_a_cancel_during_a_call_that_only_reads_ends_the_run_without_its_answer(
-    here: Replica, book: Book
+    here: Replica, fakes: FakeServices
 ) -> None:
-    await begin(here, book, LOOKS)
+    await begin(here, fakes, LOOKS)
 
     await send(here, CANCEL)
     state = await end(here)
 
     assert state.status is RunStatus.CANCELLED
-    assert len(book.calls) == 1
+    assert len(fakes.calls) == 1
 
 
 async def test_a_cancel_during_a_call_with_an_effect_is_journalled_before_its_answer(
-    here: Replica, book: Book, answers: asyncio.Event
+    here: Replica, fakes: FakeServices, answers: asyncio.Event
 ) -> None:
     async def is_journalled() -> bool:
         return RecordKind.CANCEL_RUN in await kinds(here)
 
-    await begin(here, book, KEEPS)
+    await begin(here, fakes, KEEPS)
 
     await send(here, CANCEL)
     await eventually(is_journalled)
@@ -104,13 +104,13 @@ async def test_a_cancel_during_a_call_with_an_effect_is_journalled_before_its_an
 
     assert state.status is RunStatus.COMPENSATED
     assert {step.attempt for step in state.steps.values()} == {1}
-    assert [method for method, _ in book.calls] == [KEEP, KEEP]
+    assert [method for method, _ in fakes.calls] == [KEEP, KEEP]
 
 
 async def test_each_signal_during_a_call_is_journalled_before_its_answer(
-    here: Replica, book: Book, answers: asyncio.Event
+    here: Replica, fakes: FakeServices, answers: asyncio.Event
 ) -> None:
-    await begin(here, book, ASKS)
+    await begin(here, fakes, ASKS)
 
     for number in (1, 2, 3):
         await send(here, SIGNAL, f"s{number}")
@@ -123,11 +123,11 @@ async def test_each_signal_during_a_call_is_journalled_before_its_answer(
     state = await end(here)
 
     assert state.status is RunStatus.SUCCEEDED
-    assert [method for method, _ in book.calls] == [READS]
+    assert [method for method, _ in fakes.calls] == [READS]
 
 
 async def test_an_answer_waits_for_the_turn_of_what_was_sent_before_it(
-    here: Replica, book: Book, answers: asyncio.Event, monkeypatch: pytest.MonkeyPatch
+    here: Replica, fakes: FakeServices, answers: asyncio.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stored, may_store = asyncio.Event(), asyncio.Event()
 
@@ -135,13 +135,13 @@ async def test_an_answer_waits_for_the_turn_of_what_was_sent_before_it(
         stored.set()
         await may_store.wait()
 
-    await begin(here, book, KEEPS)
+    await begin(here, fakes, KEEPS)
     before_a_cancel(here, monkeypatch, hold)
 
     sent = asyncio.create_task(send(here, CANCEL))
     await stored.wait()
     answers.set()
-    await eventually(lambda: book.effects[KEEP] == 1)
+    await eventually(lambda: fakes.effects[KEEP] == 1)
     may_store.set()
     await sent
     state = await end(here)
@@ -153,12 +153,12 @@ async def test_an_answer_waits_for_the_turn_of_what_was_sent_before_it(
 
 @pytest.mark.usefixtures("answers")
 async def test_who_hears_beside_a_call_that_the_run_is_not_its_own_drops_it(
-    here: Replica, book: Book, monkeypatch: pytest.MonkeyPatch
+    here: Replica, fakes: FakeServices, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def lose() -> None:
         raise FencedError("run")
 
-    await begin(here, book, LOOKS)
+    await begin(here, fakes, LOOKS)
     before_a_cancel(here, monkeypatch, lose)
 
     await send(here, CANCEL)
@@ -169,7 +169,7 @@ async def test_who_hears_beside_a_call_that_the_run_is_not_its_own_drops_it(
 
 @pytest.mark.usefixtures("answers")
 async def test_who_abandons_its_runs_takes_no_mail_for_them(
-    here: Replica, book: Book, monkeypatch: pytest.MonkeyPatch
+    here: Replica, fakes: FakeServices, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taking, ended = asyncio.Event(), asyncio.Event()
 
@@ -180,7 +180,7 @@ async def test_who_abandons_its_runs_takes_no_mail_for_them(
         finally:
             ended.set()
 
-    await begin(here, book, LOOKS)
+    await begin(here, fakes, LOOKS)
     before_a_cancel(here, monkeypatch, take_long)
 
     sent = asyncio.create_task(send(here, CANCEL))

@@ -62,14 +62,18 @@ R = TypeVar("R", bound=Message)
 
 
 @dataclass(slots=True)
-class Book:
+class FakeServices:
     """What the services did, and what they are told to do next."""
 
     effects: Counter[str] = field(default_factory=Counter)  # method -> how often it took effect
     calls: list[tuple[str, Message]] = field(default_factory=list)  # in the order they came
-    before: defaultdict[str, deque[MeshError]] = field(default_factory=lambda: defaultdict(deque))
-    after: defaultdict[str, deque[MeshError]] = field(default_factory=lambda: defaultdict(deque))
-    held: dict[str, asyncio.Event] = field(default_factory=dict)  # methods that wait to be let go
+    errors_before: defaultdict[str, deque[MeshError]] = field(
+        default_factory=lambda: defaultdict(deque)
+    )
+    errors_after: defaultdict[str, deque[MeshError]] = field(
+        default_factory=lambda: defaultdict(deque)
+    )
+    paused: dict[str, asyncio.Event] = field(default_factory=dict)  # methods that wait to be let go
     verified: bool = True
     risk_score: float | None = 0.1
     _inbox: dict[tuple[str, str], tuple[bytes, bytes]] = field(default_factory=dict)
@@ -81,13 +85,13 @@ class Book:
     async def serve(self, method: str, request: Message, effect: Callable[[], R]) -> R:
         """One call: ``before`` refuses without an effect, ``after`` loses the answer of one."""
         self.calls.append((method, request))
-        if method in self.held:
-            await self.held[method].wait()
-        if self.before[method]:
-            raise self.before[method].popleft()
+        if method in self.paused:
+            await self.paused[method].wait()
+        if self.errors_before[method]:
+            raise self.errors_before[method].popleft()
         reply = self._once(method, request, effect)
-        if self.after[method]:
-            raise self.after[method].popleft()
+        if self.errors_after[method]:
+            raise self.errors_after[method].popleft()
         return reply
 
     def requests(self, method: str) -> list[Message]:
@@ -116,8 +120,8 @@ def attest(kind: str) -> list[Attestation]:
 
 
 class Identity(IdentityServiceServicer):
-    def __init__(self, book: Book) -> None:
-        self._book = book
+    def __init__(self, fakes: FakeServices) -> None:
+        self._fakes = fakes
 
     async def VerifyApproval(
         self, request: identity_pb2.VerifyApprovalRequest, context: Any
@@ -137,20 +141,20 @@ class Identity(IdentityServiceServicer):
                 approver=found.approver, approved=found.approves
             )
 
-        return await self._book.serve("VerifyApproval", request, judge)
+        return await self._fakes.serve("VerifyApproval", request, judge)
 
     async def VerifyIdentity(
         self, request: identity_pb2.VerifyIdentityRequest, context: Any
     ) -> identity_pb2.VerifyIdentityResponse:
         def effect() -> identity_pb2.VerifyIdentityResponse:
             return identity_pb2.VerifyIdentityResponse(
-                verified=self._book.verified,
-                confidence=0.95 if self._book.verified else 0.0,
-                reasons=[] if self._book.verified else ["WRONG_HOLDER"],
-                attestations=attest("identity") if self._book.verified else [],
+                verified=self._fakes.verified,
+                confidence=0.95 if self._fakes.verified else 0.0,
+                reasons=[] if self._fakes.verified else ["WRONG_HOLDER"],
+                attestations=attest("identity") if self._fakes.verified else [],
             )
 
-        return await self._book.serve("VerifyIdentity", request, effect)
+        return await self._fakes.serve("VerifyIdentity", request, effect)
 
     async def CompleteAddressLink(
         self, request: identity_pb2.CompleteAddressLinkRequest, context: Any
@@ -158,12 +162,12 @@ class Identity(IdentityServiceServicer):
         def effect() -> identity_pb2.CompleteAddressLinkResponse:
             return identity_pb2.CompleteAddressLinkResponse(link_id="link", linked_height=7)
 
-        return await self._book.serve("CompleteAddressLink", request, effect)
+        return await self._fakes.serve("CompleteAddressLink", request, effect)
 
 
 class Web5Analysis(Web5AnalysisServicer):
-    def __init__(self, book: Book) -> None:
-        self._book = book
+    def __init__(self, fakes: FakeServices) -> None:
+        self._fakes = fakes
 
     async def ExtractIdentityFeatures(
         self, request: web5_analysis.ExtractIdentityFeaturesRequest, context: Any
@@ -175,12 +179,12 @@ class Web5Analysis(Web5AnalysisServicer):
                 links=links, attestations=attest("identity_features")
             )
 
-        return await self._book.serve("ExtractIdentityFeatures", request, effect)
+        return await self._fakes.serve("ExtractIdentityFeatures", request, effect)
 
 
 class Dids(DidServiceServicer):
-    def __init__(self, book: Book) -> None:
-        self._book = book
+    def __init__(self, fakes: FakeServices) -> None:
+        self._fakes = fakes
 
     async def ResolveDid(
         self, request: did_pb2.ResolveDidRequest, context: Any
@@ -190,12 +194,12 @@ class Dids(DidServiceServicer):
             reply.document.update({"id": request.did})
             return reply
 
-        return await self._book.serve("ResolveDid", request, effect)
+        return await self._fakes.serve("ResolveDid", request, effect)
 
 
 class Dwn(RecordServiceServicer):
-    def __init__(self, book: Book) -> None:
-        self._book = book
+    def __init__(self, fakes: FakeServices) -> None:
+        self._fakes = fakes
 
     async def StoreTransactionRecord(
         self, request: record_pb2.StoreTransactionRecordRequest, context: Any
@@ -203,12 +207,12 @@ class Dwn(RecordServiceServicer):
         def effect() -> record_pb2.StoreTransactionRecordResponse:
             return record_pb2.StoreTransactionRecordResponse(record_id="bafyrecord")
 
-        return await self._book.serve("StoreTransactionRecord", request, effect)
+        return await self._fakes.serve("StoreTransactionRecord", request, effect)
 
 
 class BitcoinAnalysis(BitcoinAnalysisServicer):
-    def __init__(self, book: Book) -> None:
-        self._book = book
+    def __init__(self, fakes: FakeServices) -> None:
+        self._fakes = fakes
 
     async def ExtractPaymentFeatures(
         self, request: bitcoin_analysis.ExtractPaymentFeaturesRequest, context: Any
@@ -220,12 +224,12 @@ class BitcoinAnalysis(BitcoinAnalysisServicer):
                 features=features, attestations=attest("payment_features")
             )
 
-        return await self._book.serve("ExtractPaymentFeatures", request, effect)
+        return await self._fakes.serve("ExtractPaymentFeatures", request, effect)
 
 
 class Ownership(OwnershipServiceServicer):
-    def __init__(self, book: Book) -> None:
-        self._book = book
+    def __init__(self, fakes: FakeServices) -> None:
+        self._fakes = fakes
 
     async def VerifyOwnership(
         self, request: ownership_pb2.VerifyOwnershipRequest, context: Any
@@ -235,24 +239,24 @@ class Ownership(OwnershipServiceServicer):
                 verified=request.signature == "good", attestations=attest("ownership")
             )
 
-        return await self._book.serve("VerifyOwnership", request, effect)
+        return await self._fakes.serve("VerifyOwnership", request, effect)
 
 
 class Wallet(WalletServiceServicer):
     """Pays once per id, only what is proved, and never what was cancelled."""
 
-    def __init__(self, book: Book) -> None:
-        self._book = book
+    def __init__(self, fakes: FakeServices) -> None:
+        self._fakes = fakes
 
     async def SendPayment(
         self, request: wallet_pb2.SendPaymentRequest, context: Any
     ) -> wallet_pb2.SendPaymentResponse:
         def effect() -> wallet_pb2.SendPaymentResponse:
-            if request.request_id in self._book.cancelled:
+            if request.request_id in self._fakes.cancelled:
                 raise FailedPrecondition("it was cancelled", reason=Reason.PAYMENT_CANCELLED)
             if "risk" not in {proof.kind for proof in request.context.attestations}:
                 raise FailedPrecondition("no risk attestation", reason=Reason.PROOF_MISSING)
-            self._book.sent.add(request.request_id)
+            self._fakes.sent.add(request.request_id)
             return wallet_pb2.SendPaymentResponse(
                 payment_id=request.request_id,
                 txid=txid_of(request.request_id),
@@ -260,17 +264,17 @@ class Wallet(WalletServiceServicer):
                 fee_sat=150,
             )
 
-        return await self._book.serve("SendPayment", request, effect)
+        return await self._fakes.serve("SendPayment", request, effect)
 
     async def CancelPayment(
         self, request: wallet_pb2.CancelPaymentRequest, context: Any
     ) -> wallet_pb2.CancelPaymentResponse:
         def effect() -> wallet_pb2.CancelPaymentResponse:
-            if request.payment_id not in self._book.sent:
-                self._book.cancelled.add(request.payment_id)
+            if request.payment_id not in self._fakes.sent:
+                self._fakes.cancelled.add(request.payment_id)
             return wallet_pb2.CancelPaymentResponse(payment=self._find(request.payment_id))
 
-        return await self._book.serve("CancelPayment", request, effect)
+        return await self._fakes.serve("CancelPayment", request, effect)
 
     async def GetPayment(
         self, request: wallet_pb2.GetPaymentRequest, context: Any
@@ -278,21 +282,21 @@ class Wallet(WalletServiceServicer):
         def effect() -> wallet_pb2.GetPaymentResponse:
             return wallet_pb2.GetPaymentResponse(payment=self._find(request.payment_id))
 
-        return await self._book.serve("GetPayment", request, effect)
+        return await self._fakes.serve("GetPayment", request, effect)
 
     def _find(self, payment_id: str) -> wallet_pb2.Payment:
-        if payment_id in self._book.cancelled:
+        if payment_id in self._fakes.cancelled:
             return wallet_pb2.Payment(
                 payment_id=payment_id, state=wallet_pb2.PAYMENT_STATE_CANCELLED
             )
-        if payment_id not in self._book.sent:
+        if payment_id not in self._fakes.sent:
             raise NotFound(f"no payment {payment_id}")
         return wallet_pb2.Payment(
             payment_id=payment_id,
-            state=self._book.state,
+            state=self._fakes.state,
             txid=txid_of(payment_id),
             fee_sat=150,
-            confirmations=self._book.confirmations,
+            confirmations=self._fakes.confirmations,
         )
 
 
@@ -301,17 +305,17 @@ def txid_of(payment_id: str) -> bytes:
 
 
 class Risk(RiskServiceServicer):
-    def __init__(self, book: Book) -> None:
-        self._book = book
+    def __init__(self, fakes: FakeServices) -> None:
+        self._fakes = fakes
 
     async def AssessFraudRisk(
         self, request: risk_pb2.AssessFraudRiskRequest, context: Any
     ) -> risk_pb2.AssessFraudRiskResponse:
         def effect() -> risk_pb2.AssessFraudRiskResponse:
             return risk_pb2.AssessFraudRiskResponse(
-                risk_score=self._book.risk_score,
+                risk_score=self._fakes.risk_score,
                 decision=risk_pb2.RISK_DECISION_ACCEPT,
-                reasons=["INDEX_BEHIND: wait"] if self._book.risk_score is None else [],
+                reasons=["INDEX_BEHIND: wait"] if self._fakes.risk_score is None else [],
                 risk_factors=[
                     risk_pb2.RiskFactor(
                         name="age", kind=risk_pb2.RISK_FACTOR_KIND_MODEL, contribution=-0.5
@@ -320,26 +324,26 @@ class Risk(RiskServiceServicer):
                 attestations=attest("risk"),
             )
 
-        return await self._book.serve("AssessFraudRisk", request, effect)
+        return await self._fakes.serve("AssessFraudRisk", request, effect)
 
 
 @asynccontextmanager
 async def serve_peers(
-    authority: Authority, home: Path, book: Book, otlp_endpoint: str | None = None
+    authority: Authority, home: Path, fakes: FakeServices, otlp_endpoint: str | None = None
 ) -> AsyncIterator[dict[str, str]]:
     """The three services, each with its certificate, under the mesh's policy: name -> address."""
     services = {
         "bitcoin": (
-            partial(add_bitcoin_analysis, BitcoinAnalysis(book)),
-            partial(add_OwnershipServiceServicer_to_server, Ownership(book)),  # type: ignore[abstract]
-            partial(add_WalletServiceServicer_to_server, Wallet(book)),  # type: ignore[abstract]
+            partial(add_bitcoin_analysis, BitcoinAnalysis(fakes)),
+            partial(add_OwnershipServiceServicer_to_server, Ownership(fakes)),  # type: ignore[abstract]
+            partial(add_WalletServiceServicer_to_server, Wallet(fakes)),  # type: ignore[abstract]
         ),
-        "ml": (partial(add_RiskServiceServicer_to_server, Risk(book)),),
+        "ml": (partial(add_RiskServiceServicer_to_server, Risk(fakes)),),
         "web5": (
-            partial(add_IdentityServiceServicer_to_server, Identity(book)),  # type: ignore[abstract]
-            partial(add_web5_analysis, Web5Analysis(book)),
-            partial(add_DidServiceServicer_to_server, Dids(book)),  # type: ignore[abstract]
-            partial(add_RecordServiceServicer_to_server, Dwn(book)),  # type: ignore[abstract]
+            partial(add_IdentityServiceServicer_to_server, Identity(fakes)),  # type: ignore[abstract]
+            partial(add_web5_analysis, Web5Analysis(fakes)),
+            partial(add_DidServiceServicer_to_server, Dids(fakes)),  # type: ignore[abstract]
+            partial(add_RecordServiceServicer_to_server, Dwn(fakes)),  # type: ignore[abstract]
         ),
     }
     async with AsyncExitStack() as stack:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from anya.orchestrator.v1 import payment_pb2 as pb
 from anya.orchestrator.v1 import workflow_pb2
-from tests.orchestrator.paying import payment
+from tests.orchestrator.payment_requests import payment
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
