@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cel_expr_python import cel
 
-from services.orchestrator.definition.cel_types import agreed, asked_of
+from services.orchestrator.definition.cel_types import common_use, uses_of
 from services.orchestrator.definition.problems import shown
 from services.orchestrator.definition.templates import NO_PATH, Path, PathMissingError, parse_path
 from services.orchestrator.definition.types import ANY, TypeKind, ValueType
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from services.orchestrator.definition.templates import Variables
 
 MAX_LENGTH = 4096  # characters
-MAX_LEVELS = 32  # of the parser, which spends one or more on every bracket and operator
+MAX_LEVELS = 32  # CEL's parser spends one or more on every bracket and operator
 
 _TOKEN = re.compile(
     r"""(?P<quoted>"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')|\{\{(?P<path>.*?)\}\}|(?P<open>\{\{)""",
@@ -56,7 +56,7 @@ _CEL_TYPES = {
 
 
 class ConditionInvalidError(ValueError):
-    """The text is no condition; ``offset`` is where, if that can be told."""
+    """A text is no condition. ``offset`` is the place of the mistake, or None if it is unknown."""
 
     def __init__(self, message: str, offset: int | None = None) -> None:
         super().__init__(message)
@@ -65,43 +65,45 @@ class ConditionInvalidError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Expression:
+    """A condition as it is written, and as CEL."""
+
     text: str
     paths: tuple[tuple[Path, int], ...]  # with their offsets
     cel: str  # with ``(steps.a.b)`` for ``{{steps.a.b}}``
-    _shifts: tuple[tuple[int, int], ...]  # offsets in ``cel`` and in ``text``, of every piece
+    _pieces: tuple[tuple[int, int], ...]  # of each piece: its offsets in ``cel`` and in ``text``
 
     def compile(self, environment: Any) -> Any:
-        """ConditionInvalid if CEL does not take it."""
+        """Compiles the expression. Raises ConditionInvalidError if CEL refuses it."""
         try:
             return environment.compile(self.cel)
         except RuntimeError as error:
             raise self._explain(str(error)) from None
 
-    def _explain(self, said: str) -> ConditionInvalidError:
-        if _TOO_DEEP.search(said):
+    def _explain(self, error: str) -> ConditionInvalidError:
+        if _TOO_DEEP.search(error):
             return ConditionInvalidError(
                 f"nests deeper than the {MAX_LEVELS} levels of CEL, by brackets or by operators in"
                 " a row: split it with && or ||, which may join any number, or give a part of it"
                 " to a step around this one",
                 self._deepest(),
             )
-        found = _CEL_POSITION.search(said)
+        found = _CEL_POSITION.search(error)
         if found is None:
-            return ConditionInvalidError(said.splitlines()[0])
+            return ConditionInvalidError(error.splitlines()[0])
         message = found[3].partition(" expecting ")[0].replace(" (in container '')", "")
         message += next((hint for mark, hint in _HINTS if mark in message), "")
         return ConditionInvalidError(message, self._offset(int(found[1]), int(found[2])))
 
     def _offset(self, line: int, column: int) -> int:
-        """Where in the text it stands."""
+        """Returns the offset in the text of a line and column of the CEL."""
         before = self.cel.splitlines(keepends=True)[: line - 1]
         at = sum(map(len, before)) + column - 1
-        cel, text = max(shift for shift in self._shifts if shift[0] <= at)
+        cel, text = max(piece for piece in self._pieces if piece[0] <= at)
         is_path = self.text.startswith("{{", text)
         return min(text if is_path else text + at - cel, max(0, len(self.text) - 1))
 
     def _deepest(self) -> int | None:
-        """The innermost bracket; None if there are none."""
+        """Returns the offset of the innermost bracket, or None if there are no brackets."""
         depth, most, where = 0, 0, None
         for token in re.finditer(_TOKEN.pattern + r"|[()\[\]{}]", self.text, re.DOTALL):
             if len(token[0]) == 1:
@@ -112,26 +114,29 @@ class Expression:
 
 
 def read_expression(text: str) -> Expression:
-    """ConditionInvalid if it is too long, or what stands between ``{{`` and ``}}`` is no path."""
+    """Reads a condition and its paths.
+
+    Raises ConditionInvalidError if the text is too long or holds a malformed path.
+    """
     if len(text) > MAX_LENGTH:
         raise ConditionInvalidError(
             f"{len(text)} characters, at most {MAX_LENGTH}: give a part of it to a step around"
             " this one, or compare with a list: in [...]",
             MAX_LENGTH,
         )
-    paths, pieces, shifts, end, length = [], [], [], 0, 0
+    paths, texts, pieces, end, length = [], [], [], 0, 0
     for token in _TOKEN.finditer(text):
         if token["quoted"] is not None and "{{" not in token["quoted"]:
             continue
         path = _path(token)
         paths.append((path, token.start()))
         for piece, start in ((text[end : token.start()], end), (_as_cel(path), token.start())):
-            pieces.append(piece)
-            shifts.append((length, start))
+            texts.append(piece)
+            pieces.append((length, start))
             length += len(piece)
         end = token.end()
-    shifts.append((length, end))
-    return Expression(text, tuple(paths), "".join([*pieces, text[end:]]), tuple(shifts))
+    pieces.append((length, end))
+    return Expression(text, tuple(paths), "".join([*texts, text[end:]]), tuple(pieces))
 
 
 def _as_cel(path: Path) -> str:
@@ -149,7 +154,10 @@ def _path(token: re.Match[str]) -> Path:
 
 
 def conjuncts(text: str) -> list[str]:
-    """The parts between the outermost ``&&``; none if an outer ``||`` or ``?:`` binds weaker."""
+    """Returns the parts between the outermost ``&&``.
+
+    Returns none if an outer ``||`` or ``?:`` binds weaker.
+    """
     parts, depth, start, at = [], 0, 0, 0
     while at < len(text):
         token = _TOKEN.match(text, at)
@@ -169,14 +177,16 @@ def conjuncts(text: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    holds: bool | None  # None: it could not be judged
+    """The result of a condition."""
+
+    holds: bool | None  # None if the condition could not be judged
     operands: dict[str, Any]  # path -> value
-    reason: str  # why it does not hold; empty if it does
+    reason: str  # why the condition does not hold; empty if it does
 
 
 @dataclass(frozen=True, slots=True)
 class Clause:
-    """What stands between two ``&&``, judged alone to name what was false."""
+    """A part between two ``&&``, judged alone to name the operands that were false."""
 
     expression: Any
     operands: tuple[Path, ...]
@@ -184,17 +194,20 @@ class Clause:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
+    """A compiled condition."""
+
     text: str
     _expression: Any
     operands: Mapping[Path, ValueType]
     _clauses: tuple[Clause, ...]
-    _asked: Mapping[Path, Sequence[ValueType]]  # of what has no type of CEL: what it is used as
+    _uses: Mapping[Path, Sequence[ValueType]]  # of operands whose type no contract gives
 
-    def asked_of_inputs(self) -> dict[Path, Sequence[ValueType]]:
-        """What it takes of the inputs that no contract gives a type."""
-        return {path: types for path, types in self._asked.items() if path.root == "input"}
+    def input_uses(self) -> dict[Path, Sequence[ValueType]]:
+        """Returns the types that it uses inputs as to which no contract gives a type."""
+        return {path: types for path, types in self._uses.items() if path.root == "input"}
 
     def judge(self, variables: Variables) -> Verdict:
+        """Evaluates the condition."""
         values: dict[Path, Any] = {}
         missing: list[Path] = []
         for path in self.operands:
@@ -212,21 +225,21 @@ class Condition:
             return Verdict(None, operands, str(PathMissingError(missing[0])))
         if holds is None:
             nulls = [path for path, value in values.items() if value is None]
-            return Verdict(None, operands, self._tell(nulls or list(values), values))
+            return Verdict(None, operands, self._describe(nulls or list(values), values))
         if holds:
             return Verdict(True, operands, "")
-        return Verdict(False, operands, self._tell(self._culprits(bound), values))
+        return Verdict(False, operands, self._describe(self._false_operands(bound), values))
 
-    def _culprits(self, bound: dict[str, Any]) -> list[Path]:
-        """The operands of the first clause that is false."""
+    def _false_operands(self, bound: dict[str, Any]) -> list[Path]:
+        """Returns the operands of the first clause that is false."""
         for clause in self._clauses:
             if _evaluate(clause.expression, bound) is False:
                 return list(clause.operands)
         return list(self.operands)
 
-    def _tell(self, paths: list[Path], values: Mapping[Path, Any]) -> str:
-        told = [f"{path} is {self._show(path, values[path])}" for path in paths if path in values]
-        return " and ".join(told) or "it depends on nothing"
+    def _describe(self, paths: list[Path], values: Mapping[Path, Any]) -> str:
+        parts = [f"{path} is {self._show(path, values[path])}" for path in paths if path in values]
+        return " and ".join(parts) or "it depends on nothing"
 
     def _show(self, path: Path, value: Any) -> str:
         if value is not None and not self.operands[path].may_be_shown:
@@ -236,10 +249,11 @@ class Condition:
 
 
 def compile_condition(text: str, typed: Callable[[Path, int], ValueType | None]) -> Condition:
-    """Compile CEL with paths in ``{{ }}``.
+    """Compiles CEL with paths in ``{{ }}``.
 
-    ``typed`` gives the type of the path at an offset, or reports it and gives None; then, and
-    wherever the text is no CEL or no truth value, this raises ConditionInvalid.
+    ``typed`` returns the type of the path at an offset; it returns None if it has reported a
+    problem of the path. Raises ConditionInvalidError then, with an empty message, and if the text
+    is no CEL or no truth value.
     """
     expression = read_expression(text)
     operands: dict[Path, ValueType] = {}
@@ -257,27 +271,33 @@ def compile_condition(text: str, typed: Callable[[Path, int], ValueType | None])
             "a condition must be true or false; compare it: == true, > 0, ..."
         )
     clauses = _clauses(environment, expression, compiled)
-    return Condition(text, compiled, operands, clauses, _asked(expression, operands))
+    return Condition(text, compiled, operands, clauses, _dynamic_uses(expression, operands))
 
 
-def _asked(
+def _dynamic_uses(
     expression: Expression, operands: Mapping[Path, ValueType]
 ) -> dict[Path, list[ValueType]]:
-    """ConditionInvalid where a list or an object is used as what it cannot be."""
+    """Returns the uses of operands without a type.
+
+    Raises ConditionInvalidError if a list or an object is used as something else.
+    """
     dynamic = {path for path, type in operands.items() if type.kind not in _CEL_TYPES}
     if not dynamic:
         return {}
-    found = asked_of(expression.cel, {path.variable: type for path, type in operands.items()})
-    asked = {path: found[path.variable] for path in dynamic if path.variable in found}
+    found = uses_of(expression.cel, {path.variable: type for path, type in operands.items()})
+    uses = {path: found[path.variable] for path in dynamic if path.variable in found}
     for path, offset in expression.paths:
-        wanted, type = agreed(asked.get(path, ())), operands[path]
+        wanted, type = common_use(uses.get(path, ())), operands[path]
         if ANY.kind not in (wanted.kind, type.kind) and not wanted.accepts(type):
             raise ConditionInvalidError(f"{path} is {type}, not {wanted}", offset)
-    return {path: types for path, types in asked.items() if operands[path].kind is TypeKind.ANY}
+    return {path: types for path, types in uses.items() if operands[path].kind is TypeKind.ANY}
 
 
 def _evaluate(expression: Any, bound: dict[str, Any]) -> bool | None:
-    """None for every way not to come to a truth value: errors are returned, except the budget's."""
+    """Returns the result, or None if it is no truth value.
+
+    CEL returns errors as values, except for an exhausted budget, which raises.
+    """
     try:
         result = expression.eval(data=bound)
     except RuntimeError:
@@ -295,11 +315,11 @@ def _clauses(environment: Any, whole: Expression, compiled: Any) -> tuple[Clause
             for part in parts
         )
     except ConditionInvalidError:
-        return ()  # a comment that holds a bracket: then all operands are named
+        return ()  # a comment holds a bracket: the reason then names all operands
 
 
 def _holds_nul(value: Any) -> bool:
-    """The binding to CEL ends a text there: what is behind it would not count."""
+    """Returns whether a value holds U+0000, at which the binding to CEL cuts a text off."""
     match value:
         case str():
             return "\0" in value
@@ -312,7 +332,7 @@ def _holds_nul(value: Any) -> bool:
 
 
 def _cel_type(operand: ValueType) -> Any:
-    """Null has no place in CEL's scalar types: what may be null is typed when it is judged."""
+    """Returns the CEL type: dynamic if null is possible, which CEL's scalar types do not allow."""
     return cel.Type.DYN if operand.nullable else _CEL_TYPES.get(operand.kind, cel.Type.DYN)
 
 

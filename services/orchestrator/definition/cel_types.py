@@ -1,4 +1,4 @@
-"""What an expression asks of its variables: read off the syntax tree, where no contract tells."""
+"""Infers the types of variables of a CEL expression from their uses in its syntax tree."""
 
 from __future__ import annotations
 
@@ -36,18 +36,24 @@ _CONSTANTS = {
 }
 
 
-def asked_of(text: str, known: Mapping[str, ValueType]) -> dict[str, list[ValueType]]:
-    """By variable, the types that it is used as. ``known`` are those of variables with a type."""
+def uses_of(text: str, known: Mapping[str, ValueType]) -> dict[str, list[ValueType]]:
+    """Returns, for each variable, the types that the expression uses it as.
+
+    ``known`` holds the types of the variables that have one.
+    """
     tree = parse_expression(text)
     if tree is None:
         return {}
-    reader = _Reader({name: _loosely(type) for name, type in known.items()})
+    reader = _UseReader({name: _comparable(type) for name, type in known.items()})
     reader.read(tree, BOOL)
     return reader.found
 
 
-def agreed(types: Iterable[ValueType]) -> ValueType:
-    """What all of these uses take; ANY if nothing, or if some value may fit each."""
+def common_use(types: Iterable[ValueType]) -> ValueType:
+    """Returns the type that fits all of these uses.
+
+    Returns ANY if there are no uses, or if no one type fits them all.
+    """
     found, nullable = ANY, False
     for type in types:
         nullable |= type.nullable
@@ -60,8 +66,8 @@ def agreed(types: Iterable[ValueType]) -> ValueType:
     return replace(found, nullable=nullable, showable=False)
 
 
-def _loosely(type: ValueType) -> ValueType:
-    """What is compared with it may be of the same form."""
+def _comparable(type: ValueType) -> ValueType:
+    """Returns the type that values have which are compared with one of ``type``."""
     if type.nullable:
         return ANY
     match type.kind:
@@ -76,12 +82,12 @@ def _loosely(type: ValueType) -> ValueType:
 
 
 @dataclass(slots=True)
-class _Reader:
+class _UseReader:
     known: Mapping[str, ValueType]
     found: dict[str, list[ValueType]] = field(default_factory=dict)
 
     def read(self, tree: Any, wanted: ValueType) -> None:
-        """Note what is asked of the variables in it if ``wanted`` is asked of it."""
+        """Notes the uses of the variables in a tree whose value is used as ``wanted``."""
         match _kind(tree):
             case "ident" | "select":
                 name = _name(tree)
@@ -103,11 +109,13 @@ class _Reader:
         args = list(call.args)
         if call.HasField("target"):
             args.insert(0, call.target)
-        for arg, asked in zip(args, self._asked(call.function, args, wanted), strict=True):
-            self.read(arg, asked)
+        for arg, wanted_of_it in zip(
+            args, self._argument_types(call.function, args, wanted), strict=True
+        ):
+            self.read(arg, wanted_of_it)
 
-    def _asked(self, function: str, args: list[Any], wanted: ValueType) -> list[ValueType]:
-        """Of each argument."""
+    def _argument_types(self, function: str, args: list[Any], wanted: ValueType) -> list[ValueType]:
+        """Returns the type that each argument of a call is used as."""
         match function:
             case _ if function in _BOOLEAN:
                 return [BOOL for _ in args]
@@ -127,7 +135,7 @@ class _Reader:
                 return [ANY for _ in args]
 
     def _if_number(self, args: list[Any]) -> ValueType:
-        """Times and durations are subtracted, too."""
+        """Returns NUMBER if one operand is a number: times and durations are subtracted, too."""
         return NUMBER if NUMBER in [self._type_of(arg) for arg in args] else ANY
 
     def _element(self, tree: Any) -> ValueType:
@@ -167,7 +175,7 @@ def _kind(tree: Any) -> str | None:
 
 
 def _name(tree: Any) -> str | None:
-    """``input.a.b`` of a chain; None if it begins with something else."""
+    """Returns the name of a chain such as ``input.a.b``; None if it begins with no identifier."""
     parts: list[str] = []
     while tree.HasField("select"):
         parts.append(tree.select.field)

@@ -1,4 +1,4 @@
-"""What is wrong with a definition, and where in its text."""
+"""Problems of a definition: what is wrong, and at which position of its text."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-MAX_PROBLEMS = 200  # told of one definition
-MAX_SHOWN = 60  # characters of what a definition holds
-MAX_NAMED = 12  # of what there is instead
+MAX_PROBLEMS = 200  # reported of one definition
+MAX_SHOWN = 60  # characters of a text that a message quotes
+MAX_LISTED = 12  # names that a message lists
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -24,7 +24,7 @@ class Problem:
 
 
 class DefinitionInvalidError(ValueError):
-    """A definition with problems: at least one, in order of position."""
+    """A definition has problems: at least one, in order of position."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         super().__init__("; ".join(map(str, problems)))
@@ -32,12 +32,12 @@ class DefinitionInvalidError(ValueError):
 
 
 def shown(text: str) -> str:
-    """What somebody wrote, in quotes, and not all of it if that is much."""
+    """Returns the text in quotes, cut if it is long."""
     return repr(text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}...")
 
 
 def listed(names: Collection[str]) -> str:
-    """What there is, the last if that are many; they are nearer."""
-    few = list(names)[-MAX_NAMED:]
-    more = "..., " if len(few) < len(names) else ""
-    return more + ", ".join(few) if few else "none"
+    """Returns the names as a list; of many the last ones, which stand nearest."""
+    last = list(names)[-MAX_LISTED:]
+    more = "..., " if len(last) < len(names) else ""
+    return more + ", ".join(last) if last else "none"

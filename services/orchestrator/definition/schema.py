@@ -1,258 +1,151 @@
-"""The JSON Schema of definitions, for editors: made from the bounds that the check itself reads.
+"""The JSON Schema of definitions, for editors, generated from the grammar.
 
-It tells shape only. Whether paths lead somewhere and types fit, the check tells; also what one
-value says about another: ids differ, no case follows that without ``when``, no quorum is more than
-the approvers.
+The schema describes one value at a time. Only the check sees whether paths exist and types fit, and
+what one value says about another: ids differ, only the last case may lack ``when``, and a quorum is
+not larger than the number of approvers.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from services.orchestrator.definition import (
-    cel,
-    duration,
-    parser,
-    shape,
-    step_parsers,
-    values,
-)
-from services.orchestrator.definition.check.waits import MAX_SUBJECT
-from services.orchestrator.definition.workflow import MAX_ITEMS
+from services.orchestrator.definition import duration, grammar
+
+if TYPE_CHECKING:
+    from services.orchestrator.definition.grammar import NodeRule, ValueKind
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 TITLE = "Workflow of Anya Mesh"
-TEMPLATE = r"\{\{"  # what a text that stands for another value has somewhere
+TEMPLATE = r"\{\{"  # somewhere in a text that stands for another value
+
+# Kinds that the schema defines once, under these names.
+_SHARED: dict[ValueKind, str] = {
+    grammar.IDENTIFIER: "id",
+    grammar.DURATION: "duration",
+    grammar.TEXT: "text",
+    grammar.CONDITION: "condition",
+    grammar.ERRORS: "errors",
+    grammar.NAMED: "named",
+    grammar.MAPPING: "mapping",
+    grammar.CONCURRENCY: "concurrency",
+    grammar.RETRY: "retry",
+    grammar.EVENT_TYPE: "event",
+    grammar.MESSAGES: "messages",
+    grammar.CATCH: "on_error",
+    grammar.STEPS: "steps",
+}
 
 
 def schema_text() -> str:
-    """As it is published."""
+    """Returns the schema as it is published."""
     return json.dumps(schema(), indent=2) + "\n"
 
 
 def schema() -> dict[str, Any]:
-    top = {
-        "id": _ref("id"),
-        "name": {**_ref("text"), "maxLength": parser.MAX_NAME},
-        "deadline": _ref("duration"),
-        "steps": _ref("steps"),
-    }
-    document = _object(top, required=("id", "name", "steps"))
-    return {"$schema": DRAFT, "title": TITLE, **document, "$defs": _definitions()}
+    """Returns the schema."""
+    shared = {name: _define(kind) for kind, name in _SHARED.items()}
+    shared["template"] = {"type": "string", "pattern": TEMPLATE}
+    document = _object(grammar.WORKFLOW)
+    return {"$schema": DRAFT, "title": TITLE, **document, "$defs": shared}
 
 
-def _definitions() -> dict[str, Any]:
-    mapping = {"type": "object"}
-    return {
-        "id": {
-            "type": "string",
-            "pattern": f"^{shape.ID}$",
-            "not": {"enum": sorted(shape.RESERVED | shape.OWN)},
-        },
-        "duration": {"type": "string", "pattern": f"^{duration.PATTERN}$"},
-        "text": {"type": "string", "pattern": shape.TEXT},
-        "template": {"type": "string", "pattern": TEMPLATE},
-        "condition": {**_ref("text"), "maxLength": cel.MAX_LENGTH},
-        "errors": {"type": "array", "items": {"type": "string", "pattern": f"^{shape.ERROR}$"}},
-        "named": {"type": "object", "propertyNames": _ref("id")},
-        "mapping": mapping,
-        "concurrency": _integer(1, parser.MAX_CONCURRENCY),
-        "retry": _retry(),
-        "event": {
-            "type": "string",
-            "maxLength": step_parsers.MAX_EVENT,
-            "pattern": f"^{step_parsers.EVENT}$",
-        },
-        "on_error": _object({"errors": _ref("errors"), "steps": _ref("steps")}),
-        "steps": {
-            "type": "array",
-            "minItems": 1,
-            "maxItems": parser.MAX_STEPS_PER_LIST,
-            "items": {"anyOf": [_call_step(), _sub_workflow(), *map(_step, parser.KINDS)]},
-        },
-    }
+def _describe(kind: ValueKind) -> dict[str, Any]:
+    return _ref(_SHARED[kind]) if kind in _SHARED else _define(kind)
 
 
-def _call_step() -> dict[str, Any]:
-    compensate = _object(
-        {**_call(), "retry": _ref("retry"), "timeout": _ref("duration")}, required=parser.CALL[:3]
-    )
-    properties = {
-        "id": _ref("id"),
-        "condition": _ref("condition"),
-        **_call(),
-        "output_mapping": _ref("named"),
-        "retry": _ref("retry"),
-        "timeout": _ref("duration"),
-        "on_error": _ref("on_error"),
-        "compensate": compensate,
-        "payment": _ref("text"),
-    }
-    return _object(properties, required=("id", *parser.CALL))
+def _define(kind: ValueKind) -> dict[str, Any]:
+    match kind:
+        case grammar.TextValue(None):
+            return {"type": "string", "pattern": grammar.TEXT_CHARACTER}
+        case grammar.TextValue(int(most)) | grammar.ConditionValue(most):
+            return {**_ref("text"), "maxLength": most}
+        case grammar.TemplateValue(str(pattern)):
+            return {"anyOf": [_text(pattern), _ref("template")]}
+        case grammar.TemplateValue(None, most):
+            return {"anyOf": [{**_ref("text"), "maxLength": most}, _ref("template")]}
+        case grammar.IdValue():
+            reserved = sorted(grammar.RESERVED | grammar.ENGINE_NAMES)
+            return {**_text(grammar.ID), "not": {"enum": reserved}}
+        case grammar.DurationValue():
+            return _text(duration.PATTERN)
+        case grammar.IntegerValue(least, most):
+            return {"type": "integer", "minimum": least, "maximum": most}
+        case grammar.FractionValue():
+            return {"type": "number", "minimum": 0, "maximum": 1}
+        case grammar.WordValue(words):
+            return {"enum": list(words)}
+        case grammar.ErrorList():
+            return {"type": "array", "items": _text(grammar.ERROR)}
+        case grammar.MappingValue(named):
+            names = {"propertyNames": _ref("id")} if named else {}
+            return {"type": "object", **names}
+        case grammar.EventType(engine_events=True):
+            return {**_text(grammar.EVENT), "maxLength": grammar.MAX_EVENT_TYPE}
+        case grammar.EventType():
+            engine = grammar.ENGINE_EVENTS.replace(".", "[.]")
+            return {"allOf": [_ref("event"), {"not": {"pattern": f"^{engine}"}}]}
+        case grammar.NodeRule():
+            return _object(kind)
+        case _:
+            return _define_list(kind)
 
 
-def _call() -> dict[str, Any]:
-    return {
-        "protocol": _ref("text"),
-        "operation": _ref("text"),
-        "input_mapping": _ref("mapping"),
-    }
+def _define_list(kind: ValueKind) -> dict[str, Any]:
+    """Describes the kinds that hold several values."""
+    match kind:
+        case grammar.MessageList(most):
+            item = {"anyOf": [_ref("id"), _object(grammar.NAMED_EVENT)]}
+            return {**_list(2, most, item), "uniqueItems": True}
+        case grammar.ApproverList(most):
+            did = {"anyOf": [_text(grammar.DID), _ref("template")]}
+            listed = {**_list(1, most, did), "uniqueItems": True}
+            return {"anyOf": [_ref("template"), listed]}
+        case grammar.ItemList(most):
+            return {"anyOf": [{"type": "array", "maxItems": most}, _ref("template")]}
+        case grammar.StepList(most):
+            kinds = (grammar.CALL_STEP, grammar.SUB_WORKFLOW_STEP, *grammar.STEP_KINDS.values())
+            return _list(1, most, {"anyOf": [_object(kind) for kind in kinds]})
+        case grammar.CaseList(most):
+            return _cases(most)
+        case grammar.BranchMap(least, most):
+            size = {"minProperties": least, "maxProperties": most}
+            return {**_ref("named"), **size, "additionalProperties": _ref("steps")}
+        case _:
+            raise TypeError(f"the grammar has no {kind}")
 
 
-def _sub_workflow() -> dict[str, Any]:
-    properties = {
-        "id": _ref("id"),
-        "condition": _ref("condition"),
-        "workflow": _ref("id"),
-        "input_mapping": _ref("mapping"),
-        "output_mapping": _ref("named"),
-        "on_error": _ref("on_error"),
-        "payment": _ref("text"),
-    }
-    return _object(properties, required=("id", *parser.SUB_WORKFLOW))
-
-
-def _step(kind: str) -> dict[str, Any]:
-    properties = {"id": _ref("id"), "condition": _ref("condition"), kind: _ACTIONS[kind]()}
-    if kind in parser.CATCHING:
-        properties["on_error"] = _ref("on_error")
-    return _object(properties, required=("id", kind))
-
-
-def _switch() -> dict[str, Any]:
-    case = _object({"when": _ref("condition"), "steps": _ref("steps")}, required=("steps",))
+def _cases(most: int) -> dict[str, Any]:
+    """Describes cases of which the first has ``when``, and at most one of the others lacks it."""
+    case = {**_object(grammar.CASE), "required": ["steps"]}
     otherwise = {"contains": {"not": {"required": ["when"]}}, "minContains": 0, "maxContains": 1}
-    return {
-        "type": "array",
-        "minItems": 1,
-        "maxItems": shape.MAX_BRANCHES,
-        "prefixItems": [{"required": ["when"]}],
-        "items": True,
-        "allOf": [{"items": case}, otherwise],
+    first = {"prefixItems": [{"required": ["when"]}]}
+    return {**_list(1, most, True), **first, "allOf": [{"items": case}, otherwise]}
+
+
+def _object(rule: NodeRule) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "type": "object",
+        "properties": {key.name: _describe(key.value) for key in rule.keys},
     }
+    if required := [key.name for key in rule.keys if key.required]:
+        found["required"] = required
+    found["additionalProperties"] = False
+    if rule.exactly_one:
+        found["oneOf"] = [{"required": [name]} for name in rule.exactly_one]
+    if rule.needs is not None:
+        name, word, needed = rule.needs
+        found["if"] = {"properties": {name: {"const": word}}, "required": [name]}
+        found["then"] = {"required": [needed]}
+    return found
 
 
-def _wait() -> dict[str, Any]:
-    time = {"type": "string", "pattern": f"^{values.TIME}$"}
-    until = {"anyOf": [time, _ref("template")]}
-    properties = {"duration": _ref("duration"), "until": until}
-    return {**_object(properties), "minProperties": 1, "maxProperties": 1}
+def _list(least: int, most: int, items: dict[str, Any] | bool) -> dict[str, Any]:
+    return {"type": "array", "minItems": least, "maxItems": most, "items": items}
 
 
-def _wait_for() -> dict[str, Any]:
-    names = {
-        "type": "array",
-        "minItems": 2,
-        "maxItems": shape.MAX_BRANCHES,
-        "uniqueItems": True,
-        "items": {"anyOf": [_ref("id"), _object({"event": _ref("event")}, required=("event",))]},
-    }
-    properties = {
-        "signal": _ref("id"),
-        "event": _ref("event"),
-        "any": names,
-        "all": names,
-        "correlation": _ref("text"),
-        "timeout": _ref("duration"),
-        "on_timeout": {"enum": ["fail", "continue"]},
-    }
-    one = [{"required": [kind]} for kind in step_parsers.SIGNALS]
-    ends = {"properties": {"on_timeout": {"const": "continue"}}, "required": ["on_timeout"]}
-    timed = {"if": ends, "then": {"required": ["timeout"]}}
-    return {**_object(properties), "oneOf": one, **timed}
-
-
-def _emit() -> dict[str, Any]:
-    own = {"not": {"pattern": f"^{step_parsers.RESERVED.replace('.', '[.]')}"}}
-    properties = {
-        "type": {"allOf": [_ref("event"), own]},
-        "subject": {"anyOf": [{**_ref("text"), "maxLength": MAX_SUBJECT}, _ref("template")]},
-        "data": _ref("mapping"),
-    }
-    return _object(properties, required=("type",))
-
-
-def _approval() -> dict[str, Any]:
-    most = step_parsers.MAX_APPROVERS
-    listed = {"type": "array", "minItems": 1, "maxItems": most, "uniqueItems": True}
-    did = {"anyOf": [{"type": "string", "pattern": f"^{step_parsers.DID}$"}, _ref("template")]}
-    properties = {
-        "approvers": {"anyOf": [_ref("template"), {**listed, "items": did}]},
-        "quorum": _integer(1, most),
-        "text": _ref("text"),
-        "values": _ref("named"),
-        "timeout": _ref("duration"),
-    }
-    return _object(properties, required=("approvers", "quorum", "text"))
-
-
-def _parallel() -> dict[str, Any]:
-    branches = {
-        **_ref("named"),
-        "minProperties": 2,
-        "maxProperties": shape.MAX_BRANCHES,
-        "additionalProperties": _ref("steps"),
-    }
-    properties = {
-        "wait_for": {"enum": ["all", "first"]},
-        "max_concurrency": _ref("concurrency"),
-        "branches": branches,
-    }
-    return _object(properties, required=("branches",))
-
-
-def _for_each() -> dict[str, Any]:
-    properties = {
-        "items": {"anyOf": [{"type": "array", "maxItems": MAX_ITEMS}, _ref("template")]},
-        "max_concurrency": _ref("concurrency"),
-        "on_item_error": {"enum": ["fail", "continue"]},
-        "steps": _ref("steps"),
-        "collect": _ref("named"),
-    }
-    return _object(properties, required=("items", "steps"))
-
-
-def _end() -> dict[str, Any]:
-    properties = {"outcome": {"enum": list(parser.OUTCOMES)}, "reason": _ref("text")}
-    return _object(properties, required=("outcome",))
-
-
-def _retry() -> dict[str, Any]:
-    return _object(
-        {
-            "max_attempts": _integer(1, parser.MAX_ATTEMPTS),
-            "backoff": _ref("duration"),
-            "max_delay": _ref("duration"),
-            "jitter": {"type": "number", "minimum": 0, "maximum": 1},
-            "max_duration": _ref("duration"),
-            "errors": _ref("errors"),
-        }
-    )
-
-
-_ACTIONS = {
-    "set": lambda: _ref("named"),
-    "switch": _switch,
-    "wait": _wait,
-    "wait_for": _wait_for,
-    "emit": _emit,
-    "approval": _approval,
-    "parallel": _parallel,
-    "for_each": _for_each,
-    "end": _end,
-}
-
-
-def _object(properties: dict[str, Any], required: tuple[str, ...] = ()) -> dict[str, Any]:
-    found: dict[str, Any] = {"type": "object", "properties": properties}
-    if required:
-        found["required"] = list(required)
-    return {**found, "additionalProperties": False}
-
-
-def _integer(least: int, most: int) -> dict[str, Any]:
-    return {"type": "integer", "minimum": least, "maximum": most}
+def _text(pattern: str) -> dict[str, Any]:
+    return {"type": "string", "pattern": f"^{pattern}$"}
 
 
 def _ref(name: str) -> dict[str, Any]:

@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
-from services.orchestrator.definition.problems import DefinitionInvalidError, Problem, shown
+from services.orchestrator.definition.problems import (
+    MAX_PROBLEMS,
+    DefinitionInvalidError,
+    Problem,
+    shown,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 Pointer: TypeAlias = "tuple[str | int, ...]"
 
@@ -64,6 +70,39 @@ class Source:
         for part in pointer:
             value = value[part]
         return value
+
+
+class Problems:
+    """Collects the problems of one source, so that one check reports all of them."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self._found: list[Problem] = []
+
+    def add(self, pointer: Pointer, message: str, offset: int | None = None) -> None:
+        """Adds a problem at a value, or at character ``offset`` of it."""
+        self._add(self.source.problem(pointer, message, offset=offset))
+
+    def add_at_key(self, pointer: Pointer, message: str) -> None:
+        """Adds a problem at the key that leads to ``pointer``."""
+        self._add(self.source.key_problem(pointer, message))
+
+    def raise_if_any(self) -> None:
+        """Raises DefinitionInvalidError with all problems, in order of position."""
+        if self._found:
+            raise DefinitionInvalidError(sorted(set(self._found)))
+
+    @contextmanager
+    def ignored(self) -> Iterator[None]:
+        """Drops what the block adds, which an earlier check has reported."""
+        count = len(self._found)
+        yield
+        del self._found[count:]
+
+    def _add(self, problem: Problem) -> None:
+        self._found.append(problem)
+        if len(self._found) == MAX_PROBLEMS:
+            self.raise_if_any()
 
 
 class SourceBuilder:

@@ -1,111 +1,165 @@
-"""The shape of steps that wait for the world around a run, or tell it something."""
+"""Builds the action of a step from its fields: one function for each kind of step."""
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from services.orchestrator.definition.ast import ApprovalNode, EmitNode, WaitForNode, WaitNode
-from services.orchestrator.definition.shape import MAX_BRANCHES, Shape, is_id, not_an_id
-from services.orchestrator.definition.workflow import EventPattern
+from services.orchestrator.definition.ast import (
+    ApprovalNode,
+    BlockNode,
+    CallNode,
+    EmitNode,
+    EndNode,
+    ForEachNode,
+    ParallelNode,
+    SetNode,
+    SubWorkflowNode,
+    SwitchNode,
+    WaitForNode,
+    WaitNode,
+)
+from services.orchestrator.definition.grammar import MAX_APPROVERS, MAX_CONCURRENCY
+from services.orchestrator.definition.workflow import DEFAULT_RETRY, EventPattern, Retry
 
 if TYPE_CHECKING:
-    from services.orchestrator.definition.source import Pointer
+    from collections.abc import Callable
 
-SIGNALS = ("signal", "event", "any", "all")
-MAX_EVENT = 100  # characters
-EVENT = r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*"
-RESERVED = "orchestrator."  # what the types of the engine's own events begin with
-MAX_APPROVERS = 32
-DID = r"did:[a-z0-9]+:[A-Za-z0-9._:%-]{1,2000}"
+    from services.orchestrator.definition.ast import ActionNode
+    from services.orchestrator.definition.source import Pointer, Problems
+
+Fields: TypeAlias = "dict[str, Any]"
+Parsed: TypeAlias = "tuple[ActionNode, tuple[BlockNode, ...]]"  # an action, and the steps inside
 
 
-class Asking(Shape):
-    def wait(self, pointer: Pointer, step: dict[str, Any]) -> WaitNode:
-        given = self.member(pointer, step)
-        self.keys(pointer, given, optional=("duration", "until"))
-        if isinstance(step["wait"], dict) and len(given.keys() & {"duration", "until"}) != 1:
-            self.problem(pointer, "needs duration or until, one of them")
-        until = self.text((*pointer, "until"), given) if "until" in given else None
-        return WaitNode(self.duration((*pointer, "duration"), given), until)
+def parse_call(pointer: Pointer, step: Fields) -> CallNode:
+    """Builds a call from the fields of its step."""
+    undo = step["compensate"]
+    undo_at = (*pointer, "compensate")
+    return CallNode(
+        pointer,
+        protocol=step["protocol"],
+        operation=step["operation"],
+        input_mapping=step["input_mapping"],
+        output_mapping=step["output_mapping"],
+        retry=_retry(step["retry"]),
+        timeout_us=step["timeout"],
+        compensate=None if undo is None else _compensate(undo_at, undo),
+        payment=step["payment"],
+    )
 
-    def wait_for(self, pointer: Pointer, step: dict[str, Any]) -> WaitForNode:
-        given = self.member(pointer, step)
-        self.keys(pointer, given, optional=(*SIGNALS, "correlation", "timeout", "on_timeout"))
-        kinds = [kind for kind in SIGNALS if kind in given]
-        if isinstance(step["wait_for"], dict) and len(kinds) != 1:
-            self.problem(pointer, f"needs one of {', '.join(SIGNALS)}")
-        where = (*pointer, "on_timeout")
-        continues_on_timeout = self.word(where, given, ("fail", "continue"), "fail") == "continue"
-        if continues_on_timeout and "timeout" not in given:
-            self.problem(where, "needs a timeout")
-        correlation = (*pointer, "correlation")
-        return WaitForNode(
-            self._awaited(pointer, given, kinds),
-            "all" in given,
-            self.text(correlation, given) if "correlation" in given else None,
-            self.duration((*pointer, "timeout"), given),
-            continues_on_timeout,
-        )
 
-    def _awaited(
-        self, pointer: Pointer, given: dict[str, Any], kinds: list[str]
-    ) -> tuple[EventPattern, ...]:
-        if "signal" in given:
-            return (EventPattern(self.id((*pointer, "signal"), given)),)
-        if "event" in given:
-            return (EventPattern(self._event((*pointer, "event"), given["event"]), is_event=True),)
-        if not kinds:
-            return ()
-        where, listed = (*pointer, kinds[0]), given[kinds[0]]
-        if not isinstance(listed, list) or not 2 <= len(listed) <= MAX_BRANCHES:
-            self.problem(where, f"must be a list of 2 to {MAX_BRANCHES} different names")
-            return ()
-        awaited = tuple(self._one_of((*where, at), item) for at, item in enumerate(listed))
-        if len({one.key for one in awaited}) < len(awaited):
-            self.problem(where, f"must be a list of 2 to {MAX_BRANCHES} different names")
-        return awaited
+def parse_sub_workflow(step: Fields) -> SubWorkflowNode:
+    """Builds the run of another workflow from the fields of its step."""
+    return SubWorkflowNode(
+        step["workflow"], step["input_mapping"], step["output_mapping"], step["payment"]
+    )
 
-    def _one_of(self, pointer: Pointer, value: Any) -> EventPattern:
-        """The name of a signal, or an object that names an event."""
-        if isinstance(value, dict):
-            self.keys(pointer, value, required=("event",))
-            if "event" in value:
-                return EventPattern(self._event((*pointer, "event"), value["event"]), is_event=True)
-        elif not isinstance(value, str) or not is_id(value):
-            self.problem(pointer, not_an_id(str(value)))
-        return EventPattern(str(value))
 
-    def _event(self, pointer: Pointer, value: Any) -> str:
-        if not isinstance(value, str) or not re.fullmatch(EVENT, value) or len(value) > MAX_EVENT:
-            expected = "words of a-z, 0-9 and _, each beginning with a letter, parted by dots"
-            self.problem(pointer, f"must be {expected}, at most {MAX_EVENT} characters")
-        return str(value)
+def _compensate(pointer: Pointer, call: Fields) -> CallNode:
+    return CallNode(
+        pointer,
+        protocol=call["protocol"],
+        operation=call["operation"],
+        input_mapping=call["input_mapping"],
+        output_mapping={},
+        retry=_retry(call["retry"]),
+        timeout_us=call["timeout"],
+    )
 
-    def emit(self, pointer: Pointer, step: dict[str, Any]) -> EmitNode:
-        given = self.member(pointer, step)
-        self.keys(pointer, given, required=("type",), optional=("subject", "data"))
-        where = (*pointer, "type")
-        type = self._event(where, given["type"]) if "type" in given else ""
-        if type.startswith(RESERVED):
-            self.problem(where, f"types that begin with {RESERVED} are the engine's")
-        subject = self.text((*pointer, "subject"), given) if "subject" in given else None
-        return EmitNode(type, subject, self.member((*pointer, "data"), given))
 
-    def approval(self, pointer: Pointer, step: dict[str, Any]) -> ApprovalNode:
-        given = self.member(pointer, step)
-        required = ("approvers", "quorum", "text")
-        self.keys(pointer, given, required=required, optional=("values", "timeout"))
-        quorum = self.integer((*pointer, "quorum"), given, 1, MAX_APPROVERS) or 1
-        listed = given.get("approvers")
-        where = (*pointer, "approvers")
-        if isinstance(listed, list):
-            if not quorum <= len(set(map(str, listed))) == len(listed) <= MAX_APPROVERS:
-                self.problem(where, f"must be {quorum} to {MAX_APPROVERS} different DIDs")
-        elif "approvers" in given and not isinstance(listed, str):
-            self.problem(where, "must be a list of DIDs, or a path to one")
-        values = self.member((*pointer, "values"), given)
-        self.names((*pointer, "values"), values)
-        text = self.text((*pointer, "text"), given)
-        timeout = self.duration((*pointer, "timeout"), given)
-        return ApprovalNode(listed, quorum, text, values, timeout)
+def _retry(given: Fields | None) -> Retry:
+    if given is None:
+        return DEFAULT_RETRY
+    jitter = given["jitter"]
+    return Retry(
+        max_attempts=given["max_attempts"],
+        backoff_us=given["backoff"],
+        max_delay_us=given["max_delay"],
+        jitter=None if jitter is None else float(jitter),
+        max_duration_us=given["max_duration"],
+        errors=given["errors"],
+    )
+
+
+def _set(pointer: Pointer, values: Fields, problems: Problems) -> Parsed:
+    return SetNode(values), ()
+
+
+def _switch(pointer: Pointer, cases: list[Fields], problems: Problems) -> Parsed:
+    blocks = (
+        BlockNode((*pointer, at), str(at), case["when"], case["steps"])
+        for at, case in enumerate(cases)
+    )
+    return SwitchNode(), tuple(blocks)
+
+
+def _wait(pointer: Pointer, given: Fields, problems: Problems) -> Parsed:
+    return WaitNode(given["duration"], given["until"]), ()
+
+
+def _wait_for(pointer: Pointer, given: Fields, problems: Problems) -> Parsed:
+    patterns: tuple[EventPattern, ...] = given["any"] or given["all"]
+    if given["signal"] is not None:
+        patterns = (EventPattern(given["signal"]),)
+    elif given["event"] is not None:
+        patterns = (EventPattern(given["event"], is_event=True),)
+    node = WaitForNode(
+        patterns,
+        all=bool(given["all"]),
+        correlation=given["correlation"],
+        timeout_us=given["timeout"],
+        continues_on_timeout=given["on_timeout"] == "continue",
+    )
+    return node, ()
+
+
+def _emit(pointer: Pointer, given: Fields, problems: Problems) -> Parsed:
+    return EmitNode(given["type"], given["subject"], given["data"]), ()
+
+
+def _approval(pointer: Pointer, given: Fields, problems: Problems) -> Parsed:
+    approvers, quorum = given["approvers"], given["quorum"] or 1
+    if isinstance(approvers, list):
+        different = len(set(map(str, approvers))) == len(approvers)
+        if not different or not quorum <= len(approvers) <= MAX_APPROVERS:
+            message = f"must be {quorum} to {MAX_APPROVERS} different DIDs"
+            problems.add((*pointer, "approvers"), message)
+    node = ApprovalNode(approvers, quorum, given["text"], given["values"], given["timeout"])
+    return node, ()
+
+
+def _parallel(pointer: Pointer, given: Fields, problems: Problems) -> Parsed:
+    blocks = (
+        BlockNode((*pointer, "branches", name), name, None, steps)
+        for name, steps in given["branches"].items()
+    )
+    node = ParallelNode(given["wait_for"] == "first", given["max_concurrency"] or MAX_CONCURRENCY)
+    return node, tuple(blocks)
+
+
+def _for_each(pointer: Pointer, given: Fields, problems: Problems) -> Parsed:
+    node = ForEachNode(
+        given["items"],
+        given["collect"],
+        given["max_concurrency"] or MAX_CONCURRENCY,
+        continues_on_error=given["on_item_error"] == "continue",
+    )
+    return node, (BlockNode(pointer, "items", None, given["steps"]),)
+
+
+def _end(pointer: Pointer, given: Fields, problems: Problems) -> Parsed:
+    return EndNode(given["outcome"], given["reason"] or ""), ()
+
+
+# By the key that makes a step one of the kind. Each takes the pointer and the value of that key.
+ACTION_PARSERS: dict[str, Callable[[Pointer, Any, Problems], Parsed]] = {
+    "set": _set,
+    "switch": _switch,
+    "wait": _wait,
+    "wait_for": _wait_for,
+    "emit": _emit,
+    "approval": _approval,
+    "parallel": _parallel,
+    "for_each": _for_each,
+    "end": _end,
+}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from formats import uuid7
 from mesh.errors import InvalidArgument, Reason
 from mesh.security.attestation import payment_digest
-from services.orchestrator.definition.shape import is_id, not_an_id
+from services.orchestrator.definition.grammar import is_id, not_an_id
 from services.orchestrator.definition.templates import UnresolvedPathError
 from services.orchestrator.engine import payments
 from services.orchestrator.engine.activations import CancelRequested, SignalReceived

@@ -14,8 +14,12 @@ import rfc8785
 
 from mesh.errors import Reason
 from services.orchestrator.definition import values
-from services.orchestrator.definition.check.waits import MAX_DATA, MAX_SUBJECT
-from services.orchestrator.definition.step_parsers import DID, MAX_APPROVERS
+from services.orchestrator.definition.grammar import (
+    DID,
+    MAX_APPROVERS,
+    MAX_EVENT_BYTES,
+    MAX_SUBJECT,
+)
 from services.orchestrator.definition.templates import resolve
 from services.orchestrator.engine import outcome
 from services.orchestrator.engine.calls import Calls
@@ -190,8 +194,8 @@ class Waits(Calls):
         subject = resolve(emit.subject, seen) if emit.subject is not None else self.state.run_id
         _must_be_short(subject, "subject", least=1)
         data = resolve(emit.data, seen)
-        if len(json.dumps(data).encode()) > MAX_DATA:
-            raise values.MismatchError(("data",), f"at most {MAX_DATA} bytes of JSON")
+        if len(json.dumps(data).encode()) > MAX_EVENT_BYTES:
+            raise values.MismatchError(("data",), f"at most {MAX_EVENT_BYTES} bytes of JSON")
         self.complete_now(path, payload, {"type": emit.type, "subject": subject, "data": data}, {})
 
     def complete_now(

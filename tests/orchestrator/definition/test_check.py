@@ -65,11 +65,11 @@ SPOILS: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     ),
     (
         lambda d: d["steps"][2]["input_mapping"].update(context={}),
-        "context is the engine's alone: leave it out",
+        "only the engine sets context: leave it out",
     ),
     (
         lambda d: d["steps"][2]["input_mapping"].update(request_id="x"),
-        "request_id is the engine's alone: leave it out",
+        "only the engine sets request_id: leave it out",
     ),
     (
         lambda d: d["steps"][2]["input_mapping"].update(amount="{{steps.verify_sender.nobody}}"),
@@ -152,7 +152,7 @@ SPOILS: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda d: d.update(id="Verified-Payment"), "'Verified-Payment' must be 1 to 48 of"),
     (
         lambda d: d["steps"].append(d["steps"][2] | {"id": "again"}),
-        "a workflow pays once at most, this one may twice",
+        "a workflow pays once at most, this one may pay twice",
     ),
 ]
 

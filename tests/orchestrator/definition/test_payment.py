@@ -23,7 +23,7 @@ def test_a_workflow_may_make_several_payments_if_each_is_named(text: str) -> Non
 @pytest.mark.parametrize(
     ("text", "was", "is_", "message"),
     [
-        (PAIR, NAMED, "", "payment is missing: where payments are named, each is"),
+        (PAIR, NAMED, "", "payment is missing: if one step names a payment, each one does"),
         (PAIR, NAMED, 'payment: "{{input.first.payment_id}}"', "is paid by pay1 already"),
         (PAIR, NAMED, 'payment: "{{steps.verify1.score}}"', "must be one path into the run's"),
         (PAIR, NAMED, 'payment: "x{{input.second.payment_id}}"', "must be one path into the run's"),

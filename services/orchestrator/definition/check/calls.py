@@ -1,70 +1,74 @@
-"""The check of calls: operations, workflows inside a workflow, and what takes them back."""
+"""Checks calls of operations and of workflows, and their compensations."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from services.orchestrator.definition.check.payments import EACH, PaymentChecks
-from services.orchestrator.definition.check.scope import key_of
+from services.orchestrator.definition.check.scope import RACE, step_key
 from services.orchestrator.definition.operations import as_operation
 from services.orchestrator.definition.problems import shown
 from services.orchestrator.definition.types import ANY, ValueType
-from services.orchestrator.definition.workflow import (
-    Call,
-    Effect,
-    ForEach,
-    Step,
-    Workflow,
-)
+from services.orchestrator.definition.workflow import Call, Effect, ForEach, Step, Workflow
 
 if TYPE_CHECKING:
-    from services.orchestrator.definition.ast import (
-        CallNode,
-        StepNode,
-        SubWorkflowNode,
-        WorkflowNode,
-    )
+    from services.orchestrator.definition.ast import CallNode, StepNode, SubWorkflowNode
+    from services.orchestrator.definition.check.mappings import Mappings
+    from services.orchestrator.definition.check.payments import PaymentChecks
     from services.orchestrator.definition.check.scope import Scope
+    from services.orchestrator.definition.check.waits import WaitChecks
     from services.orchestrator.definition.operations import Operations
-    from services.orchestrator.definition.source import Pointer, Source
+    from services.orchestrator.definition.source import Pointer, Problems
     from services.orchestrator.definition.workflow import Action, Operation
 
 MAX_PATH = 56  # characters of "step/inner step": with the run's id it must fit a request_id
-NESTED_ITEM = 4  # characters that the number of an item adds inside that of another
+NESTED_ITEM = 4  # characters that the number of an item adds inside another item
 
 
-class CallChecks(PaymentChecks):
+class CallChecks:
+    """Finds the operation of every call, and checks what the call gives and takes."""
+
     def __init__(
         self,
-        source: Source,
-        visible: Scope,
+        problems: Problems,
+        scope: Scope,
+        mappings: Mappings,
+        waits: WaitChecks,
+        payments: PaymentChecks,
         operations: Operations,
-        raw: WorkflowNode,
+        workflow_id: str,
     ) -> None:
-        super().__init__(source, visible, raw.deadline_us)
-        self.id = raw.id
-        self.operations = operations
+        self._problems = problems
+        self._scope = scope
+        self._mappings = mappings
+        self._waits = waits
+        self._payments = payments
+        self._operations = operations
+        self._workflow_id = workflow_id
 
-    def call_step(self, raw: StepNode, call: CallNode) -> tuple[Call | None, dict[str, ValueType]]:
-        operation = self._operation(call)
+    def call(self, step: StepNode, call: CallNode) -> tuple[Call | None, dict[str, ValueType]]:
+        """Checks the call of an operation. Returns it with the types of its outputs.
+
+        Returns None for the call if the operation is unknown.
+        """
+        operation = self._find(call)
         if operation is None:
             outputs = dict.fromkeys(call.output_mapping, ANY)
         else:
-            self.fits(call.input_mapping, operation.request, (*call.pointer, "input_mapping"))
-            outputs = {
-                name: self.type_of(v, (*call.pointer, "output_mapping", name), operation.reply)
-                for name, v in call.output_mapping.items()
-            }
+            inputs_at = (*call.pointer, "input_mapping")
+            self._mappings.check(call.input_mapping, operation.request, inputs_at)
+            outputs_at = (*call.pointer, "output_mapping")
+            outputs = self._mappings.types_of(call.output_mapping, outputs_at, operation.reply)
             if operation.reply.nullable:  # a workflow whose last step may be skipped
-                null = frozenset([key_of(raw.id)])
+                null = frozenset([step_key(step.id)])
                 outputs = {name: type.or_null(null) for name, type in outputs.items()}
-        self.ends_in_time(call.timeout_us, (*call.pointer, "timeout"))
-        compensate = self._compensation(raw, call, operation, outputs)
+        self._waits.timeout(call.timeout_us, (*call.pointer, "timeout"))
+        compensate = self._compensation(step, call, operation, outputs)
         if operation is None:
             return None, outputs
-        self._must_be_allowed(operation, (*call.pointer, "operation"))
-        self.payment(raw, call.payment, operation, (*call.pointer, "operation"))
+        called = (*call.pointer, "operation")
+        self._check_race(operation, called)
+        self._payments.step(step, call.payment, operation, called)
         return (
             Call(
                 operation,
@@ -79,53 +83,71 @@ class CallChecks(PaymentChecks):
         )
 
     def sub_workflow(
-        self, raw: StepNode, sub: SubWorkflowNode
+        self, step: StepNode, sub: SubWorkflowNode
     ) -> tuple[Call | None, dict[str, ValueType]]:
-        where = (*raw.pointer, "workflow")
-        workflow = self.operations.workflow(sub.workflow)
-        if sub.workflow == self.id:
-            self.problem(where, f"{self.id} cannot run inside itself")
+        """Checks a step that runs a workflow. Returns the call with the types of its outputs.
+
+        Returns None for the call if the workflow is unknown.
+        """
+        where = (*step.pointer, "workflow")
+        workflow, own = self._operations.workflow(sub.workflow), self._workflow_id
+        if sub.workflow == own:
+            self._problems.add(where, f"{own} cannot run inside itself")
         elif workflow is None:
-            hint = self.operations.nearest_workflow(sub.workflow)
-            self.problem(where, f"unknown workflow {shown(sub.workflow)}{hint}")
+            hint = self._operations.nearest_workflow(sub.workflow)
+            self._problems.add(where, f"unknown workflow {shown(sub.workflow)}{hint}")
         if workflow is None:
             return None, dict.fromkeys(sub.output_mapping, ANY)
-        if self.id in workflow.sub_workflow_hashes:
-            self.problem(where, f"{self.id} cannot run inside itself, by way of {workflow.id}")
+        if own in workflow.sub_workflow_hashes:
+            message = f"{own} cannot run inside itself, by way of {workflow.id}"
+            self._problems.add(where, message)
         if workflow.pivots:
-            self.problem(where, f"{workflow.id} pays: it cannot run inside another workflow")
+            message = f"{workflow.id} pays: it cannot run inside another workflow"
+            self._problems.add(where, message)
         operation = as_operation(workflow)
-        self.fits(sub.input_mapping, operation.request, (*raw.pointer, "input_mapping"))
-        outputs = {
-            name: self.type_of(v, (*raw.pointer, "output_mapping", name), operation.reply)
-            for name, v in sub.output_mapping.items()
-        }
-        self._must_be_allowed(operation, where)
-        self.payment(raw, sub.payment, operation, where)
         inputs, names = sub.input_mapping, sub.output_mapping
+        self._mappings.check(inputs, operation.request, (*step.pointer, "input_mapping"))
+        outputs_at = (*step.pointer, "output_mapping")
+        outputs = self._mappings.types_of(names, outputs_at, operation.reply)
+        self._check_race(operation, where)
+        self._payments.step(step, sub.payment, operation, where)
         return Call(operation, inputs, names, payment=sub.payment), outputs
 
-    def _operation(self, raw: CallNode) -> Operation | None:
-        operation = self.operations.find(raw.operation)
+    def path_length(self, step: StepNode, prefix: str, action: Action | None) -> None:
+        """Adds a problem if a path of the step, or of a step inside its call, is too long."""
+        items = self._scope.items_around
+        inside = NESTED_ITEM * max(0, items - 1)
+        if isinstance(action, Call):
+            longest = _longest_inside(action.operation, in_item=items > 0)
+            inside += max(longest, len("/compensate") if action.compensate else 0)
+        length = len(prefix) + len(step.id) + inside
+        if length > MAX_PATH:
+            below = f" and {inside} more inside it" if inside else ""
+            what = f"its path is too long: {shown(prefix + step.id)}{below}, {length} characters"
+            message = f"{what}, at most {MAX_PATH}: shorten ids"
+            self._problems.add((*step.pointer, "id"), message)
+
+    def _find(self, call: CallNode) -> Operation | None:
+        operation = self._operations.find(call.operation)
         if operation is None:
-            hint = self.operations.nearest(raw.operation)
-            self.problem(
-                (*raw.pointer, "operation"), f"unknown operation {shown(raw.operation)}{hint}"
-            )
-        elif operation.protocol != raw.protocol.lower():
-            of = f"{raw.operation} is an operation of {operation.protocol}"
-            self.problem((*raw.pointer, "protocol"), f"{of}, not {shown(raw.protocol)}")
+            hint = self._operations.nearest(call.operation)
+            message = f"unknown operation {shown(call.operation)}{hint}"
+            self._problems.add((*call.pointer, "operation"), message)
+        elif operation.protocol != call.protocol.lower():
+            what = f"{call.operation} is an operation of {operation.protocol}"
+            message = f"{what}, not {shown(call.protocol)}"
+            self._problems.add((*call.pointer, "protocol"), message)
         return operation
 
-    def _must_be_allowed(self, operation: Operation, where: Pointer) -> None:
-        """What lost a race must leave nothing behind."""
-        name = operation.name
-        if "race" in self.inside and operation.effect is not Effect.READ:
-            self.problem(where, f"{name} changes something: it cannot race for the first")
+    def _check_race(self, operation: Operation, where: Pointer) -> None:
+        """Adds a problem if a branch that loses a race would leave an effect behind."""
+        if RACE in self._scope.blocks and operation.effect is not Effect.READ:
+            message = f"{operation.name} changes something: it cannot race for the first"
+            self._problems.add(where, message)
 
     def _compensation(
         self,
-        raw: StepNode,
+        step: StepNode,
         call: CallNode,
         operation: Operation | None,
         outputs: dict[str, ValueType],
@@ -133,36 +155,26 @@ class CallChecks(PaymentChecks):
         undo = call.compensate
         if undo is None:
             return None
-        known = self._operation(undo)
-        self.ends_in_time(undo.timeout_us, (*undo.pointer, "timeout"))
+        undo_operation = self._find(undo)
+        self._waits.timeout(undo.timeout_us, (*undo.pointer, "timeout"))
         if operation is not None and operation.effect is not Effect.REVERSIBLE:
             what = "cannot be taken back" if operation.pivots else "changes nothing"
-            self.problem((*raw.pointer, "compensate"), f"{operation.name} {what}")
-        if known is None:
+            self._problems.add((*step.pointer, "compensate"), f"{operation.name} {what}")
+        if undo_operation is None:
             return None
-        if known.pivots or isinstance(known.runs, Workflow):
-            what = "cannot be taken back" if known.pivots else "is a workflow, not one call"
-            self.problem((*undo.pointer, "operation"), f"{known.name} {what}")
-        self.visible.outputs[raw.id] = outputs  # it follows its own step's success
-        self.fits(undo.input_mapping, known.request, (*undo.pointer, "input_mapping"))
-        del self.visible.outputs[raw.id]
-        return Call(known, undo.input_mapping, {}, undo.retry, undo.timeout_us)
-
-    def path_length(self, raw: StepNode, prefix: str, action: Action | None) -> None:
-        items = sum(kind in EACH for kind in self.inside)
-        inside = NESTED_ITEM * max(0, items - 1)
-        if isinstance(action, Call):
-            longest = _longest_inside(action.operation, in_item=items > 0)
-            inside += max(longest, len("/compensate") if action.compensate else 0)
-        length = len(prefix) + len(raw.id) + inside
-        if length > MAX_PATH:
-            below = f" and {inside} more inside it" if inside else ""
-            message = f"its path is too long: {shown(prefix + raw.id)}{below}, {length} characters"
-            self.problem((*raw.pointer, "id"), f"{message}, at most {MAX_PATH}: shorten ids")
+        if undo_operation.pivots or isinstance(undo_operation.runs, Workflow):
+            pivots = undo_operation.pivots
+            what = "cannot be taken back" if pivots else "is a workflow, not one call"
+            self._problems.add((*undo.pointer, "operation"), f"{undo_operation.name} {what}")
+        self._scope.outputs[step.id] = outputs  # a compensation reads those of its own step
+        inputs_at = (*undo.pointer, "input_mapping")
+        self._mappings.check(undo.input_mapping, undo_operation.request, inputs_at)
+        del self._scope.outputs[step.id]
+        return Call(undo_operation, undo.input_mapping, {}, undo.retry, undo.timeout_us)
 
 
 def _longest_inside(operation: Operation, *, in_item: bool) -> int:
-    """How much longer the paths of the steps inside an operation are."""
+    """Returns how many characters the longest path inside an operation adds."""
     return _longest(operation.runs, in_item) if isinstance(operation.runs, Workflow) else 0
 
 
