@@ -18,8 +18,8 @@ from services.orchestrator.__main__ import orchestrator
 from tests.orchestrator.conftest import connect
 from tests.orchestrator.engine.definitions import steps
 from tests.orchestrator.payment_requests import finished, status, uuid7
+from tests.orchestrator.signals import await_status, start_run
 from tests.orchestrator.test_erase import stored
-from tests.orchestrator.test_messages import begin, is_at
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,8 +42,8 @@ async def asked(workflows: WorkflowServiceAsyncStub, run_id: str) -> pb.Approval
 
 
 async def begin_asking(workflows: WorkflowServiceAsyncStub) -> str:
-    run_id = await begin(workflows, ASK, amount="5")
-    await is_at(workflows, run_id, "WAITING")
+    run_id = await start_run(workflows, ASK, amount="5")
+    await await_status(workflows, run_id, "WAITING")
     return run_id
 
 
@@ -160,8 +160,8 @@ async def test_a_step_that_asks_nothing_cannot_be_approved(
     workflows: WorkflowServiceAsyncStub, step: str, why: str
 ) -> None:
     text = steps("note\n    set: {a: 1}", "answer\n    wait_for: {signal: approved}")
-    run_id = await begin(workflows, text)
-    await is_at(workflows, run_id, "WAITING")
+    run_id = await start_run(workflows, text)
+    await await_status(workflows, run_id, "WAITING")
 
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await workflows.ApproveRun(
@@ -190,8 +190,8 @@ async def test_nothing_of_an_approver_is_left_in_the_file_of_an_erased_run(
         'agree\n    approval: {approvers: ["{{input.who}}"], quorum: 1, text: "Pay?", timeout: 1m}'
     )
     async with orchestrator(config) as service, connect(authority, service.port) as workflows:
-        run_id = await begin(workflows, text, who=CY.did)
-        await is_at(workflows, run_id, "WAITING")
+        run_id = await start_run(workflows, text, who=CY.did)
+        await await_status(workflows, run_id, "WAITING")
         digest = (await asked(workflows, run_id)).digest
         signed = CY.approve(run_id=run_id, step="agree", digest=digest, approves=True)
         request = pb.ApproveRunRequest(request_id="a", run_id=run_id, step="agree", approval=signed)

@@ -22,8 +22,8 @@ from services.orchestrator.store.open import open_store
 from tests.orchestrator.conftest import connect, serve_at
 from tests.orchestrator.engine.definitions import STORE, call, steps
 from tests.orchestrator.payment_requests import finished, status, statuses, uuid7
+from tests.orchestrator.signals import await_status, start_run
 from tests.orchestrator.store.test_run_store import begin as begin_in
-from tests.orchestrator.test_messages import begin, is_at
 
 if TYPE_CHECKING:
     from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
@@ -54,7 +54,7 @@ async def test_the_largest_payload_is_kept_and_one_byte_more_is_refused(
         orchestrator(replace(config, database=location)) as service,
         connect(authority, service.port) as workflows,
     ):
-        small = await begin(workflows, says, said="")
+        small = await start_run(workflows, says, said="")
         async with open_database(location, schema="") as database:
             overhead = await database.read(lambda tx: size_of_start(tx, small))
         longest = MAX_PAYLOAD - overhead
@@ -85,7 +85,7 @@ async def test_a_condition_that_costs_too_much_is_no_decision_and_holds_up_no_ot
         orchestrator(replace(config, database=location)) as service,
         connect(authority, service.port) as workflows,
     ):
-        run_id = await begin(workflows, guarded, said="x", did="d")
+        run_id = await start_run(workflows, guarded, said="x", did="d")
         run = await finished(workflows, run_id)
 
     assert status(run) == "FAILED"
@@ -104,7 +104,7 @@ async def test_a_condition_that_is_too_long_is_not_registered(
         connect(authority, service.port) as workflows,
     ):
         with pytest.raises(grpc.aio.AioRpcError, match="at most 4096") as caught:
-            await begin(workflows, endless)
+            await start_run(workflows, endless)
 
     assert reason(caught.value) == "DEFINITION_INVALID"
 
@@ -117,8 +117,8 @@ async def test_a_definition_that_a_replica_does_not_know_stops_the_run_until_one
     shared = replace(config, database=location)
 
     async with orchestrator(shared) as service, connect(authority, service.port) as workflows:
-        run_id = await begin(workflows, text)
-        await is_at(workflows, run_id, "WAITING")
+        run_id = await start_run(workflows, text)
+        await await_status(workflows, run_id, "WAITING")
     await change(location, newer)
     async with orchestrator(shared) as service, connect(authority, service.port) as workflows:
         stopped = await finished(workflows, run_id)
@@ -126,7 +126,7 @@ async def test_a_definition_that_a_replica_does_not_know_stops_the_run_until_one
     async with orchestrator(shared) as service, connect(authority, service.port) as workflows:
         again = pb.RedriveRunRequest(request_id="r", run_id=run_id, reason="upgraded")
         await workflows.RedriveRun(again, timeout=10)
-        await is_at(workflows, run_id, "WAITING")
+        await await_status(workflows, run_id, "WAITING")
 
     assert status(stopped) == "NEEDS_ATTENTION"
     assert "this version cannot drive its definition" in stopped.reason
@@ -202,7 +202,7 @@ async def test_a_run_that_ends_for_a_reason_that_no_column_holds_ends_all_the_sa
 
     async with serve_at(location, config, authority) as channel:
         workflows = WorkflowServiceStub(channel)
-        run = await finished(workflows, await begin(workflows, ends, said="a\0b"))
+        run = await finished(workflows, await start_run(workflows, ends, said="a\0b"))
         listed = (await workflows.ListRuns(pb.ListRunsRequest(), timeout=10)).runs[0]
 
     assert (status(run), run.reason) == ("FAILED", "a\0b")

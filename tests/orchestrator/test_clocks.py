@@ -12,7 +12,7 @@ import pytest
 from tests.orchestrator.engine.definitions import STORE, call, steps
 from tests.orchestrator.payment_requests import finished, payment, status
 from tests.orchestrator.process_succession import Succession
-from tests.orchestrator.test_messages import begin, is_at
+from tests.orchestrator.signals import await_status, start_run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,8 +37,8 @@ async def test_a_replica_whose_clock_is_wrong_is_neither_early_nor_late(
     replicas = Succession.on(new_postgres_database, authority, tmp_path, peers)
 
     async with replicas.next(ANYA_TEST_SKEW=str(skew)) as (wrong, workflows):
-        run_id = await begin(workflows, PAUSES, did="d")
-        await is_at(workflows, run_id, "WAITING")
+        run_id = await start_run(workflows, PAUSES, did="d")
+        await await_status(workflows, run_id, "WAITING")
         wrong.send_signal(signal.SIGKILL)
         await wrong.wait()
     begun = time.monotonic()
@@ -60,7 +60,7 @@ async def test_a_replica_whose_clock_is_wrong_takes_nothing_over_that_is_held(
     others = Succession.on(new_postgres_database, authority, tmp_path / "other", peers)
 
     async with replicas.next() as (_, workflows):
-        run_id = await begin(workflows, PAUSES, did="d")
+        run_id = await start_run(workflows, PAUSES, did="d")
         async with others.next_beside(ANYA_TEST_SKEW=str(HOUR)) as (_, seen_by_other):
             run = await finished(seen_by_other, run_id)
 
@@ -73,8 +73,8 @@ async def test_a_clock_that_jumped_back_keeps_no_run_waiting(
     orchestrators = Succession.on(location, authority, tmp_path, peers)
 
     async with orchestrators.next(ANYA_TEST_SKEW=str(HOUR)) as (before, workflows):
-        run_id = await begin(workflows, PAUSES, did="d")
-        await is_at(workflows, run_id, "WAITING")
+        run_id = await start_run(workflows, PAUSES, did="d")
+        await await_status(workflows, run_id, "WAITING")
         before.send_signal(signal.SIGKILL)
         await before.wait()
     begun = time.monotonic()

@@ -19,10 +19,15 @@ from services.orchestrator.store import deletion, erasure
 from services.orchestrator.store.deletion import Deletion
 from tests.orchestrator.conftest import dial
 from tests.orchestrator.engine.definitions import steps
+from tests.orchestrator.event_workflows import (
+    EMITTER,
+    register_workflows,
+    start_listener,
+    start_workflow,
+)
 from tests.orchestrator.payment_requests import finished
 from tests.orchestrator.store.test_event_subscriptions import begin
 from tests.orchestrator.test_erase import erase, get
-from tests.orchestrator.test_events import TELL, listen, register, start
 from tests.orchestrator.test_retention import erase as erase_in
 from tests.orchestrator.test_retention import opened
 
@@ -62,9 +67,9 @@ async def test_what_an_erased_run_emitted_says_nothing_and_who_heard_it_still_fo
     stored = replace(config, database=location)
     async with orchestrator(stored) as service, dial(authority, service.port) as channel:
         workflows = WorkflowServiceStub(channel)
-        await register(workflows)
-        heard = await listen(workflows, PERSON)
-        told = await start(workflows, "tell", order=PERSON, by=PERSON)
+        await register_workflows(workflows)
+        heard = await start_listener(workflows, PERSON)
+        told = await start_workflow(workflows, "tell", order=PERSON, by=PERSON)
         await finished(workflows, told)
         before = await finished(workflows, heard)
 
@@ -89,8 +94,8 @@ async def test_nothing_of_an_erased_event_is_left_in_the_file(
     for erases in (False, True):
         async with orchestrator(config) as service, dial(authority, service.port) as channel:
             workflows = WorkflowServiceStub(channel)
-            await register(workflows)
-            told.append(await start(workflows, "tell", order=PERSON, by=PERSON))
+            await register_workflows(workflows)
+            told.append(await start_workflow(workflows, "tell", order=PERSON, by=PERSON))
             await finished(workflows, told[-1])
             for run_id in told if erases else ():
                 await erase(workflows, run_id, run_id)
@@ -120,7 +125,7 @@ async def test_every_event_of_a_run_is_erased_and_none_of_another(
 ) -> None:
     monkeypatch.setattr(erasure, "CHUNK", chunk)
     async with opened(location) as (store, catalogue):
-        for text in (TELL, TELLS_OFTEN):
+        for text in (EMITTER, TELLS_OFTEN):
             await catalogue.register(text)
         often = await begin(store.runs, catalogue, "often", PERSON)
         await begin(store.runs, catalogue, "tell", "7")
@@ -136,7 +141,7 @@ async def test_who_has_not_taken_an_event_that_is_erased_hears_that_and_no_more(
     location: str,
 ) -> None:
     async with opened(location) as (store, catalogue):
-        await catalogue.register(TELL)
+        await catalogue.register(EMITTER)
         state = await begin(store.runs, catalogue, "tell", PERSON)
         await erase_in(store, state.run_id)
 
@@ -179,7 +184,7 @@ async def test_the_input_of_a_deleted_schedule_is_not_left_in_the_file(
     found = []
     for deletes in (False, True):
         async with orchestrator(config) as service, dial(authority, service.port) as channel:
-            await register(WorkflowServiceStub(channel))
+            await register_workflows(WorkflowServiceStub(channel))
             schedules = ScheduleServiceStub(channel)
             if deletes:
                 request = schedule_pb2.DeleteScheduleRequest(

@@ -15,7 +15,7 @@ from tests.orchestrator.engine.definitions import STORE, UNDO, call, steps
 from tests.orchestrator.multi_payment import PAIR, intent, pair_of
 from tests.orchestrator.payment_requests import finished, payment, status, statuses, uuid7
 from tests.orchestrator.process_succession import Succession
-from tests.orchestrator.test_messages import is_at
+from tests.orchestrator.signals import await_status
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -174,13 +174,13 @@ async def test_a_signal_that_is_sent_again_after_a_kill_is_heard_once(
 
     async with orchestrators.next_until(f"{boundary}/{run_id}") as workflows:
         await begin(workflows, TWICE, run_id)
-        await is_at(workflows, run_id, "WAITING")
+        await await_status(workflows, run_id, "WAITING")
         await approve(workflows, run_id)
     async with orchestrators.next() as (_, workflows):
         await approve(workflows, run_id)
         await eventually(lambda: _has_begun(workflows, run_id, "again"))
         await approve(workflows, run_id)
-        await is_at(workflows, run_id, "WAITING")
+        await await_status(workflows, run_id, "WAITING")
         await approve(workflows, run_id, "another")
         run = await finished(workflows, run_id)
 

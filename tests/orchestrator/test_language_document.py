@@ -20,7 +20,7 @@ from services.orchestrator.definition.schema import schema, schema_text
 from tests.orchestrator.definition.definitions import seed
 from tests.orchestrator.multi_payment import batch_of, intent, request
 from tests.orchestrator.payment_requests import finished, pay, status, statuses, uuid7
-from tests.orchestrator.test_messages import is_at
+from tests.orchestrator.signals import await_status
 
 if TYPE_CHECKING:
     from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
@@ -143,7 +143,7 @@ async def test_an_example_asks_three_and_needs_two(
     people = [Holder.generate() for _ in range(3)]
     given = {"approvers": [one.did for one in people], "amount": 5, "to": "bcrt1"}
     run_id = await start(workflows, "four_eyes", given)
-    await is_at(workflows, run_id, "WAITING")
+    await await_status(workflows, run_id, "WAITING")
     run = (await workflows.GetRun(pb.GetRunRequest(run_id=run_id), timeout=5)).run
     digest = run.steps[0].approval.digest
 
@@ -166,7 +166,7 @@ async def test_an_example_hears_what_the_other_tells(workflows: WorkflowServiceA
         registered = pb.RegisterWorkflowRequest(definition=EXAMPLES[id])
         await workflows.RegisterWorkflow(registered, timeout=5)
     run_id = await start(workflows, "listens", {"order": "7"})
-    await is_at(workflows, run_id, "WAITING")
+    await await_status(workflows, run_id, "WAITING")
 
     await run_of(workflows, "pays", {"order": "8", "amount": 4})
     await run_of(workflows, "pays", {"order": "7", "amount": 5})

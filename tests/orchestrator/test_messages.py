@@ -14,7 +14,8 @@ from mesh.testing import eventually, reason
 from services.orchestrator.__main__ import orchestrator
 from tests.orchestrator.conftest import connect
 from tests.orchestrator.engine.definitions import STORE, call, steps
-from tests.orchestrator.payment_requests import finished, payment, status, statuses, uuid7
+from tests.orchestrator.payment_requests import finished, payment, status, statuses
+from tests.orchestrator.signals import AWAITS_SIGNAL, await_status, signal_request, start_run
 
 if TYPE_CHECKING:
     from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from services.orchestrator.config import OrchestratorConfig
     from tests.orchestrator.fake_services import FakeServices
 
-ASKS = steps("answer\n    wait_for: {signal: approved}")
 UNDONE = steps(
     call(
         "keep",
@@ -34,32 +34,12 @@ UNDONE = steps(
 )
 
 
-async def begin(workflows: WorkflowServiceAsyncStub, text: str, **given: str) -> str:
-    await workflows.RegisterWorkflow(pb.RegisterWorkflowRequest(definition=text), timeout=5)
-    request = pb.StartRunRequest(request_id=uuid7(), workflow_id="example")
-    request.input.update(given)
-    await workflows.StartRun(request, timeout=5)
-    return request.request_id
-
-
-def signal(run_id: str, request_id: str = "s1", name: str = "approved") -> pb.SignalRunRequest:
-    return pb.SignalRunRequest(request_id=request_id, run_id=run_id, signal=name)
-
-
-async def is_at(workflows: WorkflowServiceAsyncStub, run_id: str, wanted: str) -> None:
-    async def reached() -> bool:
-        found = await workflows.GetRun(pb.GetRunRequest(run_id=run_id), timeout=5)
-        return status(found.run) == wanted
-
-    await eventually(reached)
-
-
 async def test_a_signal_resumes_a_run_at_once(workflows: WorkflowServiceAsyncStub) -> None:
-    run_id = await begin(workflows, ASKS)
-    await is_at(workflows, run_id, "WAITING")
+    run_id = await start_run(workflows, AWAITS_SIGNAL)
+    await await_status(workflows, run_id, "WAITING")
     begun = time.monotonic()
 
-    await workflows.SignalRun(signal(run_id), timeout=5)
+    await workflows.SignalRun(signal_request(run_id), timeout=5)
 
     run = await finished(workflows, run_id)
     assert status(run) == "SUCCEEDED"
@@ -68,12 +48,12 @@ async def test_a_signal_resumes_a_run_at_once(workflows: WorkflowServiceAsyncStu
 
 async def test_a_repeated_signal_is_one(workflows: WorkflowServiceAsyncStub) -> None:
     two = steps("one\n    wait_for: {signal: approved}", "two\n    wait_for: {signal: approved}")
-    run_id = await begin(workflows, two)
+    run_id = await start_run(workflows, two)
 
-    await workflows.SignalRun(signal(run_id), timeout=5)
-    await workflows.SignalRun(signal(run_id), timeout=5)
-    await is_at(workflows, run_id, "WAITING")
-    await workflows.SignalRun(signal(run_id, "s2"), timeout=5)
+    await workflows.SignalRun(signal_request(run_id), timeout=5)
+    await workflows.SignalRun(signal_request(run_id), timeout=5)
+    await await_status(workflows, run_id, "WAITING")
+    await workflows.SignalRun(signal_request(run_id, "s2"), timeout=5)
 
     assert status(await finished(workflows, run_id)) == "SUCCEEDED"
 
@@ -83,10 +63,10 @@ async def test_a_signal_that_comes_while_another_is_taken_is_not_overslept(
 ) -> None:
     two = steps("one\n    wait_for: {signal: approved}", "two\n    wait_for: {signal: approved}")
     for number in range(20):
-        run_id = await begin(workflows, two)
+        run_id = await start_run(workflows, two)
 
-        await workflows.SignalRun(signal(run_id, f"first {number}"), timeout=5)
-        await workflows.SignalRun(signal(run_id, f"second {number}"), timeout=5)
+        await workflows.SignalRun(signal_request(run_id, f"first {number}"), timeout=5)
+        await workflows.SignalRun(signal_request(run_id, f"second {number}"), timeout=5)
 
         assert status(await finished(workflows, run_id)) == "SUCCEEDED"
 
@@ -95,12 +75,12 @@ async def test_a_run_that_waits_goes_on_waiting_after_a_restart(
     config: OrchestratorConfig, authority: Authority
 ) -> None:
     async with orchestrator(config) as first, connect(authority, first.port) as workflows:
-        run_id = await begin(workflows, ASKS)
-        await is_at(workflows, run_id, "WAITING")
+        run_id = await start_run(workflows, AWAITS_SIGNAL)
+        await await_status(workflows, run_id, "WAITING")
 
     async with orchestrator(config) as second, connect(authority, second.port) as workflows:
-        await is_at(workflows, run_id, "WAITING")
-        await workflows.SignalRun(signal(run_id), timeout=5)
+        await await_status(workflows, run_id, "WAITING")
+        await workflows.SignalRun(signal_request(run_id), timeout=5)
         run = await finished(workflows, run_id)
 
     assert status(run) == "SUCCEEDED"
@@ -110,8 +90,8 @@ async def test_a_run_that_waits_goes_on_waiting_after_a_restart(
 async def test_a_cancelled_run_takes_back_what_it_did(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
-    run_id = await begin(workflows, UNDONE, did="d")
-    await is_at(workflows, run_id, "WAITING")
+    run_id = await start_run(workflows, UNDONE, did="d")
+    await await_status(workflows, run_id, "WAITING")
 
     cancel = pb.CancelRunRequest(request_id="c", run_id=run_id, reason="enough")
     await workflows.CancelRun(cancel, timeout=5)
@@ -144,11 +124,11 @@ async def test_nothing_can_be_sent_to_a_run_that_is_not_there_any_more(
     workflows: WorkflowServiceAsyncStub, run_id: str
 ) -> None:
     if run_id == "ended":
-        run_id = await begin(workflows, steps("one\n    set: {a: 1}"))
+        run_id = await start_run(workflows, steps("one\n    set: {a: 1}"))
         await finished(workflows, run_id)
 
     with pytest.raises(grpc.aio.AioRpcError) as of_signal:
-        await workflows.SignalRun(signal(run_id), timeout=5)
+        await workflows.SignalRun(signal_request(run_id), timeout=5)
     with pytest.raises(grpc.aio.AioRpcError) as of_cancel:
         await workflows.CancelRun(pb.CancelRunRequest(request_id="c", run_id=run_id), timeout=5)
 
@@ -162,8 +142,8 @@ async def test_nothing_can_be_sent_to_a_run_that_is_not_there_any_more(
     ("request_", "field"),
     [
         (pb.SignalRunRequest(request_id="s", run_id="r", signal="Not a name"), "signal"),
-        (signal("r", name="a"), "correlation_id"),
-        (signal("r"), "payload"),
+        (signal_request("r", name="a"), "correlation_id"),
+        (signal_request("r"), "payload"),
     ],
     ids=["name", "correlation_id", "payload"],
 )

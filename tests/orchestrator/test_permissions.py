@@ -20,7 +20,7 @@ from services.orchestrator.__main__ import orchestrator
 from tests.orchestrator.conftest import connect
 from tests.orchestrator.engine.definitions import READ, STORE, call, steps
 from tests.orchestrator.payment_requests import finished, pay, payment, status, uuid7
-from tests.orchestrator.test_messages import is_at, signal
+from tests.orchestrator.signals import await_status, signal_request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -128,7 +128,7 @@ async def test_a_run_keeps_its_ceiling_over_a_restart_under_another_policy(
     ):
         await operator.RegisterWorkflow(definition, timeout=5)
         await teller.StartRun(start(early), timeout=5)
-        await is_at(operator, early, "WAITING")
+        await await_status(operator, early, "WAITING")
 
     bounded.mesh.trust_file.write_text(policy("[read_identity, store_record]"))
     async with (
@@ -138,7 +138,7 @@ async def test_a_run_keeps_its_ceiling_over_a_restart_under_another_policy(
     ):
         await teller.StartRun(start(late), timeout=5)
         for run_id in (early, late):
-            await operator.SignalRun(signal(run_id, run_id), timeout=5)
+            await operator.SignalRun(signal_request(run_id, run_id), timeout=5)
         ends = [status(await finished(operator, run_id)) for run_id in (early, late)]
 
     assert ends == ["FAILED", "SUCCEEDED"]

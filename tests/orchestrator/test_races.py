@@ -18,7 +18,7 @@ from tests.orchestrator.conftest import serve_at
 from tests.orchestrator.engine.definitions import STORE, UNDO, call, steps
 from tests.orchestrator.payment_client import get
 from tests.orchestrator.payment_requests import finished, pay, payment, status, statuses
-from tests.orchestrator.test_messages import begin, is_at, signal
+from tests.orchestrator.signals import await_status, signal_request, start_run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -93,7 +93,7 @@ async def test_a_cancel_during_a_call_waits_for_its_answer_and_takes_it_back(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     fakes.paused["StoreTransactionRecord"] = asyncio.Event()
-    run_id = await begin(workflows, TWICE, did="d")
+    run_id = await start_run(workflows, TWICE, did="d")
     await eventually(lambda: len(fakes.requests("StoreTransactionRecord")) == 1)
 
     await cancel(workflows, run_id)
@@ -110,7 +110,7 @@ async def test_a_cancel_during_the_sleep_before_a_retry_leaves_nothing_unknown(
 ) -> None:
     patient = "    retry: {backoff: 1s, max_attempts: 9}\n    timeout: 20s\n"
     fakes.errors_after["StoreTransactionRecord"].append(Unavailable("no answer"))
-    run_id = await begin(workflows, steps(call("one", STORE, UNDO + patient)), did="d")
+    run_id = await start_run(workflows, steps(call("one", STORE, UNDO + patient)), did="d")
     await eventually(lambda: fakes.effects["StoreTransactionRecord"] == 1)
 
     await cancel(workflows, run_id)
@@ -126,10 +126,10 @@ async def test_a_cancel_during_a_compensation_does_not_stop_it(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     held = asyncio.Event()
-    run_id = await begin(workflows, STOPS, did="d")
-    await is_at(workflows, run_id, "WAITING")
+    run_id = await start_run(workflows, STOPS, did="d")
+    await await_status(workflows, run_id, "WAITING")
     fakes.paused["StoreTransactionRecord"] = held
-    await workflows.SignalRun(signal(run_id), timeout=10)
+    await workflows.SignalRun(signal_request(run_id), timeout=10)
     await eventually(lambda: len(fakes.requests("StoreTransactionRecord")) == 2)
 
     await cancel(workflows, run_id)
@@ -164,7 +164,7 @@ async def test_a_proof_that_expires_while_the_run_is_parked_ends_it_refused_and_
     )
     request = payment()
     await workflows.StartRun(request, timeout=10)
-    await is_at(workflows, request.request_id, "CIRCUIT_OPEN")
+    await await_status(workflows, request.request_id, "CIRCUIT_OPEN")
 
     run = await finished(workflows, request.request_id)
 
@@ -179,12 +179,12 @@ async def test_a_run_goes_on_with_the_definition_that_it_began_with(
         steps("answer\n    wait_for: {signal: approved}", f"said\n    set: {{word: {word}}}")
         for word in ("old", "new")
     )
-    begun = await begin(workflows, old)
-    await is_at(workflows, begun, "WAITING")
+    begun = await start_run(workflows, old)
+    await await_status(workflows, begun, "WAITING")
 
-    later = await begin(workflows, new)
+    later = await start_run(workflows, new)
     for run_id in (begun, later):
-        await workflows.SignalRun(signal(run_id, f"to {run_id}"), timeout=10)
+        await workflows.SignalRun(signal_request(run_id, f"to {run_id}"), timeout=10)
     runs = [await finished(workflows, run_id) for run_id in (begun, later)]
 
     said = [next(step for step in run.steps if step.path == "said").output for run in runs]
@@ -223,7 +223,7 @@ async def test_a_cancelled_run_is_parked_until_bitcoin_can_refuse_its_payment(
 
     await cancel(workflows, request.request_id)
     fakes.paused["VerifyIdentity"].set()
-    await is_at(workflows, request.request_id, "CIRCUIT_OPEN")
+    await await_status(workflows, request.request_id, "CIRCUIT_OPEN")
     run = await finished(workflows, request.request_id)
 
     assert status(run) == "CANCELLED"

@@ -18,7 +18,7 @@ from tests.orchestrator.conftest import connect, start_traced
 from tests.orchestrator.engine.definitions import STORE, call, steps
 from tests.orchestrator.fake_services import serve_peers
 from tests.orchestrator.payment_requests import finished, pay, payment, status, statuses
-from tests.orchestrator.test_messages import begin, is_at
+from tests.orchestrator.signals import await_status, start_run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,7 +46,7 @@ def refusing(fakes: FakeServices) -> FakeServices:
 async def test_a_failed_run_goes_on_and_says_who_had_it_go_on(
     workflows: WorkflowServiceAsyncStub, refusing: FakeServices
 ) -> None:
-    run_id = await begin(workflows, KEEPS_TWICE, did="d")
+    run_id = await start_run(workflows, KEEPS_TWICE, did="d")
     failed = await finished(workflows, run_id)
     seen = [message async for message in workflows.WatchRun(watch(run_id), timeout=5)][-1].sequence
 
@@ -71,7 +71,7 @@ async def test_a_failed_run_goes_on_and_says_who_had_it_go_on(
 async def test_a_redrive_that_is_repeated_is_one_and_another_finds_nothing_to_do(
     workflows: WorkflowServiceAsyncStub, refusing: FakeServices
 ) -> None:
-    run_id = await begin(workflows, KEEPS_TWICE, did="d")
+    run_id = await start_run(workflows, KEEPS_TWICE, did="d")
     await finished(workflows, run_id)
 
     await asyncio.gather(*(workflows.RedriveRun(again(run_id), timeout=5) for _ in range(5)))
@@ -89,8 +89,8 @@ async def test_a_redrive_that_is_repeated_is_one_and_another_finds_nothing_to_do
 async def test_a_run_under_way_and_one_that_is_not_there_are_not_redriven(
     workflows: WorkflowServiceAsyncStub,
 ) -> None:
-    run_id = await begin(workflows, steps("answer\n    wait_for: {signal: approved}"))
-    await is_at(workflows, run_id, "WAITING")
+    run_id = await start_run(workflows, steps("answer\n    wait_for: {signal: approved}"))
+    await await_status(workflows, run_id, "WAITING")
 
     codes = []
     for name in (run_id, "nobody"):
@@ -137,7 +137,7 @@ async def test_a_redriven_run_goes_on_after_a_restart_in_the_middle_of_its_step(
 ) -> None:
     fakes = refusing
     async with orchestrator(config) as first, connect(authority, first.port) as workflows:
-        run_id = await begin(workflows, KEEPS_TWICE, did="d")
+        run_id = await start_run(workflows, KEEPS_TWICE, did="d")
         await finished(workflows, run_id)
         fakes.paused["StoreTransactionRecord"] = asyncio.Event()
         await workflows.RedriveRun(again(run_id), timeout=5)

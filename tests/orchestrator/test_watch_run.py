@@ -28,7 +28,7 @@ from tests.orchestrator.engine.definitions import EVERYTHING, NESTED
 from tests.orchestrator.engine.engine_run import Drive, paying, run_of
 from tests.orchestrator.engine.test_redrive_properties import HAPPENINGS, Services, live
 from tests.orchestrator.payment_requests import payment
-from tests.orchestrator.test_messages import ASKS, begin, is_at, signal
+from tests.orchestrator.signals import AWAITS_SIGNAL, await_status, signal_request, start_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -205,8 +205,8 @@ async def test_a_client_follows_a_run_that_has_nothing_to_tell_for_as_long_as_it
     workflows: WorkflowServiceAsyncStub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resumption, "PATIENCE", 0.0)
-    run_id = await begin(workflows, ASKS)
-    await is_at(workflows, run_id, "WAITING")
+    run_id = await start_run(workflows, AWAITS_SIGNAL)
+    await await_status(workflows, run_id, "WAITING")
     opened: list[int] = []
 
     def open_after(sequence: int) -> Any:
@@ -219,7 +219,7 @@ async def test_a_client_follows_a_run_that_has_nothing_to_tell_for_as_long_as_it
 
     following = asyncio.create_task(follow())
     await eventually(lambda: len(opened) > 3 or following.done())
-    await workflows.SignalRun(signal(run_id), timeout=5)
+    await workflows.SignalRun(signal_request(run_id), timeout=5)
     told = await following
 
     assert told[-1].run.status == pb.RUN_STATUS_SUCCEEDED

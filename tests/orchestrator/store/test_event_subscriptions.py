@@ -24,10 +24,16 @@ from services.orchestrator.store.suspension import ASLEEP
 from services.orchestrator.worker import executor, worker
 from tests.orchestrator.conftest import connect
 from tests.orchestrator.engine.definitions import steps
+from tests.orchestrator.event_workflows import (
+    EMITTER,
+    LISTENER,
+    emit_event,
+    received_payload,
+    register_workflows,
+    start_workflow,
+)
 from tests.orchestrator.payment_requests import finished, status, uuid7
 from tests.orchestrator.store.test_run_store import POLICY, opened_runs
-from tests.orchestrator.test_events import LISTEN, TELL, payload, register, tell
-from tests.orchestrator.test_events import start as start_run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -52,7 +58,7 @@ BOTH = steps(
     "heard\n    wait_for: {all: [{event: order.paid}, {event: order.sent}],"
     ' correlation: "{{input.order}}"}'
 ).replace("example", "both")
-SEND = TELL.replace("tell", "send").replace("order.paid", "order.sent")
+SEND = EMITTER.replace("tell", "send").replace("order.paid", "order.sent")
 
 
 @pytest.fixture
@@ -105,7 +111,7 @@ async def serving(
         connect(authority, service.port) as workflows,
         open_database(location, schema="") as database,
     ):
-        await register(workflows)
+        await register_workflows(workflows)
         yield workflows, database
 
 
@@ -115,7 +121,7 @@ async def fell_asleep(runs: RunStore, state: RunState) -> bool:
 
 async def test_an_event_wakes_who_listens_to_it_and_no_other(location: str) -> None:
     async with opened_runs(location) as (runs, catalogue):
-        for text in (LISTEN, TELL):
+        for text in (LISTENER, EMITTER):
             await catalogue.register(text)
         one, other = [await begin(runs, catalogue, "listen", order) for order in "78"]
         fallen = [await fell_asleep(runs, state) for state in (one, other)]
@@ -131,7 +137,7 @@ async def test_an_event_wakes_who_listens_to_it_and_no_other(location: str) -> N
 
 async def test_who_has_an_event_to_hear_does_not_fall_asleep(location: str) -> None:
     async with opened_runs(location) as (runs, catalogue):
-        for text in (LISTEN, TELL):
+        for text in (LISTENER, EMITTER):
             await catalogue.register(text)
         one, other = [await begin(runs, catalogue, "listen", order) for order in "78"]
 
@@ -147,7 +153,7 @@ async def test_who_fell_asleep_while_an_event_waited_to_be_committed_is_woken_by
     new_postgres_database: str,
 ) -> None:
     async with opened_runs(new_postgres_database) as (runs, catalogue):
-        for text in (LISTEN, TELL):
+        for text in (LISTENER, EMITTER):
             await catalogue.register(text)
         state = await begin(runs, catalogue, "listen", "7")
         holder = await asyncpg.connect(new_postgres_database)
@@ -179,7 +185,7 @@ async def test_no_event_is_lost_however_falling_asleep_and_telling_meet(location
         replicas = [await stack.enter_async_context(opened_runs(location))]
         if location.startswith(POSTGRES_SCHEMES):
             replicas.append(await stack.enter_async_context(opened_runs(location)))
-        for text in (LISTEN, TELL):
+        for text in (LISTENER, EMITTER):
             await replicas[0][1].register(text)
 
         async def somewhen(turns: int) -> tuple[RunStore, WorkflowRegistry]:
@@ -223,17 +229,17 @@ async def test_those_who_listen_keep_nobody_from_running_and_hear_every_event(
     orders = [str(number) for number in range(LISTENERS)]
 
     async with serving(config, location, authority, max_runs=ROOM) as (workflows, database):
-        ids = [await start_run(workflows, "listen", order=order) for order in orders]
+        ids = [await start_workflow(workflows, "listen", order=order) for order in orders]
         begun = time.monotonic()
-        await tell(workflows, order="of nobody")
+        await emit_event(workflows, order="of nobody")
         took = time.monotonic() - begun
         await eventually(lambda: all_asleep(database, LISTENERS))
 
-        await asyncio.gather(*(tell(workflows, order, by=order) for order in orders))
+        await asyncio.gather(*(emit_event(workflows, order, by=order) for order in orders))
         ended = await asyncio.gather(*(finished(workflows, run_id) for run_id in ids))
 
     assert took < 5
-    assert [payload(run) for run in ended] == [{"by": order} for order in orders]
+    assert [received_payload(run) for run in ended] == [{"by": order} for order in orders]
     assert {run.recoveries for run in ended} == {0}
 
 
@@ -249,14 +255,14 @@ async def test_a_step_that_needs_two_events_sleeps_between_them(
         for text in (BOTH, SEND):
             definition = pb.RegisterWorkflowRequest(definition=text)
             await workflows.RegisterWorkflow(definition, timeout=5)
-        run_id = await start_run(workflows, "both", order="7")
+        run_id = await start_workflow(workflows, "both", order="7")
         for workflow_id in ("tell", "tell", "send"):
             await eventually(lambda: all_asleep(database, 1))
-            await start_run(workflows, workflow_id, order="7", by=workflow_id)
+            await start_workflow(workflows, workflow_id, order="7", by=workflow_id)
         run = await finished(workflows, run_id)
 
     assert status(run) == "SUCCEEDED"
-    assert payload(run) == {"order_paid": {"by": "tell"}, "order_sent": {"by": "send"}}
+    assert received_payload(run) == {"order_paid": {"by": "tell"}, "order_sent": {"by": "send"}}
 
 
 @pytest.mark.usefixtures("impatient")
@@ -267,11 +273,11 @@ async def test_a_store_full_of_other_events_keeps_no_listener_in_memory(
 
         async def tell_others() -> None:
             while True:
-                await start_run(workflows, "tell", order="8", by="Ada")
+                await start_workflow(workflows, "tell", order="8", by="Ada")
 
-        await tell(workflows, order="8")
+        await emit_event(workflows, order="8")
         others = asyncio.create_task(tell_others())
-        await start_run(workflows, "listen", order="7")
+        await start_workflow(workflows, "listen", order="7")
         await eventually(lambda: all_asleep(database, 1), within=20)
         others.cancel()
         await asyncio.gather(others, return_exceptions=True)

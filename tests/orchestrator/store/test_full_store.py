@@ -23,9 +23,8 @@ from services.orchestrator.store.open import open_store
 from tests.orchestrator.conftest import connect
 from tests.orchestrator.payment_requests import finished, payment, status
 from tests.orchestrator.process_succession import Succession
+from tests.orchestrator.signals import AWAITS_SIGNAL, await_status, signal_request, start_run
 from tests.orchestrator.store.test_run_store import begin, fails
-from tests.orchestrator.test_messages import ASKS, is_at, signal
-from tests.orchestrator.test_messages import begin as begin_waiting
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable
@@ -182,7 +181,7 @@ async def test_a_server_that_may_only_be_read_is_waited_for(
         orchestrator(replace(config, database=url, lease_seconds=2.0)) as service,
         connect(authority, service.port) as workflows,
     ):
-        waiting = await begin_waiting(workflows, ASKS)
+        waiting = await start_run(workflows, AWAITS_SIGNAL)
         await workflows.StartRun(under_way, timeout=10)
         await eventually(lambda: len(fakes.requests("SendPayment")) == 1)
         await fail_over(url, to="on")
@@ -190,11 +189,11 @@ async def test_a_server_that_may_only_be_read_is_waited_for(
         with pytest.raises(grpc.aio.AioRpcError) as of_start:
             await workflows.StartRun(refused, timeout=4)
         with pytest.raises(grpc.aio.AioRpcError) as of_signal:
-            await workflows.SignalRun(signal(waiting), timeout=4)
+            await workflows.SignalRun(signal_request(waiting), timeout=4)
         await fail_over(url, to="off")
         await eventually(lambda: fakes.effects["StoreTransactionRecord"] == 1, within=15)
         await workflows.StartRun(refused, timeout=10)
-        await workflows.SignalRun(signal(waiting), timeout=10)
+        await workflows.SignalRun(signal_request(waiting), timeout=10)
         ids = (under_way.request_id, refused.request_id, waiting)
         runs = [await finished(workflows, run_id) for run_id in ids]
 
@@ -232,12 +231,12 @@ async def test_a_run_whose_store_does_not_answer_asks_again(
 
     async with orchestrator(there) as second, connect(authority, second.port) as workflows:
         async with orchestrator(here) as first, connect(authority, first.port) as others:
-            run_id = await begin_waiting(others, ASKS)
-            await is_at(others, run_id, "WAITING")
+            run_id = await start_run(others, AWAITS_SIGNAL)
+            await await_status(others, run_id, "WAITING")
             locked = await lock(table, new_postgres_database)
         await eventually(lambda: f"run {run_id} waits for the store" in caplog.text, within=15)
         await locked.close()
-        await workflows.SignalRun(signal(run_id), timeout=10)
+        await workflows.SignalRun(signal_request(run_id), timeout=10)
         run = await finished(workflows, run_id)
 
     assert (status(run), run.recoveries) == ("SUCCEEDED", 1)

@@ -17,10 +17,8 @@ from tests.orchestrator.conftest import connect
 from tests.orchestrator.engine.definitions import steps
 from tests.orchestrator.payment_requests import finished, status
 from tests.orchestrator.processes import environment_of, process
+from tests.orchestrator.signals import await_status, signal_request, start_run
 from tests.orchestrator.store.test_run_store import begin, fails, opened_runs
-from tests.orchestrator.test_messages import begin as begin_run
-from tests.orchestrator.test_messages import is_at
-from tests.orchestrator.test_messages import signal as signal_to
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,12 +102,12 @@ async def test_a_signal_reaches_a_run_through_another_replica_and_over_its_kill(
         connect(authority, port) as workflows,
         connect(authority, other_port) as others,
     ):
-        run_id = await begin_run(workflows, two)
-        await is_at(workflows, run_id, "WAITING")
-        await others.SignalRun(signal_to(run_id, "first"), timeout=5)
+        run_id = await start_run(workflows, two)
+        await await_status(workflows, run_id, "WAITING")
+        await others.SignalRun(signal_request(run_id, "first"), timeout=5)
         await _has_begun(others, run_id, "two")
         doomed.send_signal(signal.SIGKILL)
-        await others.SignalRun(signal_to(run_id, "second"), timeout=5)
+        await others.SignalRun(signal_request(run_id, "second"), timeout=5)
         run = await finished(others, run_id)
 
     assert status(run) == "SUCCEEDED"

@@ -17,7 +17,7 @@ from services.orchestrator.store.postgres.writer import connect
 from services.orchestrator.store.suspension import ASLEEP, suspend
 from tests.orchestrator.store.test_postgres_store import connected, executor, is_blocked
 from tests.orchestrator.store.test_run_store import begin
-from tests.orchestrator.worker.test_delivery import deliver, key, named, taking
+from tests.orchestrator.worker.deliveries import applied, deliver, signal_key, signal_named
 
 if TYPE_CHECKING:
     import asyncpg
@@ -34,7 +34,7 @@ def url(new_postgres_database: str) -> str:
 
 
 async def send_as_another(connection: asyncpg.Connection, name: str) -> None:
-    kind, payload, most = encode(named(name))
+    kind, payload, most = encode(signal_named(name))
     sender = ("caller", "SignalRun", name, b"", b"")
     await connection.fetchrow(SEND, "run", ASLEEP, kind, payload, most, *sender, "another")
 
@@ -53,7 +53,9 @@ async def test_a_delivery_gives_way_to_a_message_that_is_being_sent(url: str) ->
         transaction = other.transaction()
         await transaction.start()
         await send_as_another(other, "first")
-        late = asyncio.create_task(deliver(runs, begun, named("late", 1), key("late")))
+        late = asyncio.create_task(
+            deliver(runs, begun, signal_named("late", 1), signal_key("late"))
+        )
         await eventually(lambda: is_blocked(url))
         await transaction.commit()
 
@@ -61,15 +63,15 @@ async def test_a_delivery_gives_way_to_a_message_that_is_being_sent(url: str) ->
 
         assert not delivered
         assert (await runs.load("run")).state == begun.state
-        assert await sent(runs) == [named("first", 1)]
-        assert await runs.messages.first_reply(key("late")) is None
+        assert await sent(runs) == [signal_named("first", 1)]
+        assert await runs.messages.first_reply(signal_key("late")) is None
 
 
 async def test_a_message_goes_behind_the_delivery_that_is_under_way(url: str) -> None:
     async with executor(url) as (runs, catalogue), connected(url) as driver:
         begun = await begin(runs, catalogue)
-        turn = taking(begun, named("first", 1))
-        letter = Envelope(named("first", 1), key("first"), b"")
+        turn = applied(begun, signal_named("first", 1))
+        letter = Envelope(signal_named("first", 1), signal_key("first"), b"")
         rows = rows_of([AppendCommit(turn.state, 0, turn.records, letter)], runs.lease.replica_id)
         transaction = driver.transaction()
         await transaction.start()
@@ -77,14 +79,16 @@ async def test_a_message_goes_behind_the_delivery_that_is_under_way(url: str) ->
         await driver.fetchrow(
             statement(rows), lease.replica_id, lease.incarnation, *arguments(rows)
         )
-        late = asyncio.create_task(runs.messages.send(key("late"), "run", named("late"), b"sent"))
+        late = asyncio.create_task(
+            runs.messages.send(signal_key("late"), "run", signal_named("late"), b"sent")
+        )
         await eventually(lambda: is_blocked(url))
         await transaction.commit()
 
         answer = await late
 
         assert answer.reply == b"sent"
-        assert await sent(runs) == [named("first", 1), named("late", 2)]
+        assert await sent(runs) == [signal_named("first", 1), signal_named("late", 2)]
 
 
 async def test_a_run_that_is_being_sent_something_does_not_fall_asleep(url: str) -> None:
@@ -119,7 +123,9 @@ async def test_a_run_that_falls_asleep_is_woken_by_what_was_sent_just_then(url: 
         state = (await begin(runs, catalogue)).state
         drowsy = asyncio.create_task(store.write(drowse))
         await asleep.wait()
-        late = asyncio.create_task(runs.messages.send(key("late"), "run", named("late")))
+        late = asyncio.create_task(
+            runs.messages.send(signal_key("late"), "run", signal_named("late"))
+        )
         await eventually(lambda: is_blocked(url))
         go_on.set()
         await drowsy
@@ -128,7 +134,7 @@ async def test_a_run_that_falls_asleep_is_woken_by_what_was_sent_just_then(url: 
 
         assert answer.claimable
         assert await owner(connection) == ""
-        assert await sent(runs) == [named("late", 1)]
+        assert await sent(runs) == [signal_named("late", 1)]
 
 
 async def test_of_two_that_send_at_once_neither_is_lost(url: str) -> None:
@@ -137,13 +143,15 @@ async def test_of_two_that_send_at_once_neither_is_lost(url: str) -> None:
         transaction = other.transaction()
         await transaction.start()
         await send_as_another(other, "first")
-        late = asyncio.create_task(runs.messages.send(key("late"), "run", named("late")))
+        late = asyncio.create_task(
+            runs.messages.send(signal_key("late"), "run", signal_named("late"))
+        )
         await eventually(lambda: is_blocked(url))
         await transaction.commit()
 
         await late
 
-        assert await sent(runs) == [named("first", 1), named("late", 2)]
+        assert await sent(runs) == [signal_named("first", 1), signal_named("late", 2)]
 
 
 async def test_a_run_is_found_by_its_id_and_not_among_all_that_are_open(url: str) -> None:

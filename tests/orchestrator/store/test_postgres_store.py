@@ -22,9 +22,8 @@ from services.orchestrator.store.run_store import FencedError
 from services.orchestrator.worker import pollers
 from tests.orchestrator.conftest import two_replicas
 from tests.orchestrator.payment_requests import finished, payment, status
+from tests.orchestrator.signals import AWAITS_SIGNAL, await_status, signal_request, start_run
 from tests.orchestrator.store.test_run_store import begin, fails
-from tests.orchestrator.test_messages import ASKS, is_at, signal
-from tests.orchestrator.test_messages import begin as begin_waiting
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -279,9 +278,9 @@ async def test_a_signal_at_another_replica_resumes_a_run_at_once(
     monkeypatch.setattr(pollers, "POLL_INTERVAL_S", 60.0)  # so that nothing but a word wakes it
 
     async with two_replicas(url, config, authority) as (workflows, others):
-        run_id = await begin_waiting(workflows, ASKS)
-        await is_at(workflows, run_id, "WAITING")
-        await others.SignalRun(signal(run_id), timeout=5)
+        run_id = await start_run(workflows, AWAITS_SIGNAL)
+        await await_status(workflows, run_id, "WAITING")
+        await others.SignalRun(signal_request(run_id), timeout=5)
         run = await finished(workflows, run_id)
 
     assert status(run) == "SUCCEEDED"

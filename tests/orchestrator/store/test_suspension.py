@@ -20,9 +20,8 @@ from services.orchestrator.worker import executor, worker
 from tests.orchestrator.conftest import connect
 from tests.orchestrator.engine.definitions import steps
 from tests.orchestrator.payment_requests import finished, status, uuid7
+from tests.orchestrator.signals import AWAITS_SIGNAL, signal_request, start_run
 from tests.orchestrator.store.test_run_store import begin, opened_runs
-from tests.orchestrator.test_messages import ASKS, signal
-from tests.orchestrator.test_messages import begin as begin_asking
 
 if TYPE_CHECKING:
     from mesh.testing import Authority
@@ -131,10 +130,10 @@ async def test_a_signal_wakes_a_run_at_once(
 
     shared = replace(config, database=location)
     async with orchestrator(shared) as service, connect(authority, service.port) as workflows:
-        run_id = await begin_asking(workflows, ASKS)
+        run_id = await start_run(workflows, AWAITS_SIGNAL)
         await eventually(sleeps)
 
-        await workflows.SignalRun(signal(run_id), timeout=5)
+        await workflows.SignalRun(signal_request(run_id), timeout=5)
         run = await finished(workflows, run_id)
 
     assert status(run) == "SUCCEEDED"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from copy import deepcopy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,19 +18,16 @@ from services.orchestrator.engine.activations import CancelRequested, SignalRece
 from services.orchestrator.engine.model import RunStatus
 from services.orchestrator.engine.records import RecordKind
 from services.orchestrator.engine.start import StartRun
-from services.orchestrator.engine.transition import Transition
 from services.orchestrator.store import messages
-from services.orchestrator.store.commits import Envelope
 from services.orchestrator.store.run_store import FencedError
 from services.orchestrator.worker import pollers
 from tests.orchestrator.conftest import connect, two_replicas
 from tests.orchestrator.engine.definitions import STORE, call, steps
 from tests.orchestrator.payment_requests import finished, status
 from tests.orchestrator.schedules.scheduling import Replica, replica
-from tests.orchestrator.store.test_run_store import POLICY, begin, opened_runs
-from tests.orchestrator.test_messages import begin as begin_run
-from tests.orchestrator.test_messages import is_at
-from tests.orchestrator.test_messages import signal as signal_to
+from tests.orchestrator.signals import await_status, signal_request, start_run
+from tests.orchestrator.store.test_run_store import begin, opened_runs
+from tests.orchestrator.worker.deliveries import CALLER, applied, deliver, signal_key, signal_named
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -39,49 +35,25 @@ if TYPE_CHECKING:
 
     from mesh.testing import Authority
     from services.orchestrator.config import OrchestratorConfig
-    from services.orchestrator.store.run_store import RunStore
     from tests.orchestrator.fake_services import FakeServices
 
-CALLER = "spiffe://caller"
 SENDERS = 20
-
-
-def key(request_id: str, body: bytes = b"body") -> IdempotencyKey:
-    return IdempotencyKey(CALLER, "SignalRun", request_id, body)
-
-
-def named(name: str, position: int = 0) -> SignalReceived:
-    return SignalReceived(name, {"number": 1}, "", position)
-
-
-def taking(begun: Transition, message: SignalReceived) -> Transition:
-    """The turn after this one, in which the message is taken; this one's state stays as it is."""
-    following = Transition(begun.workflow, deepcopy(begun.state), POLICY, begun.at_us + 1, 0)
-    following.apply(message)
-    return following
-
-
-async def deliver(
-    runs: RunStore, begun: Transition, message: SignalReceived, sender: IdempotencyKey
-) -> bool:
-    turn = taking(begun, message)
-    return await runs.deliver(turn.state, 0, turn.records, Envelope(message, sender, b"reply"))
 
 
 async def test_a_message_is_stored_with_its_turn_and_its_reply_once(location: str) -> None:
     async with opened_runs(location) as (runs, catalogue):
         begun = await begin(runs, catalogue)
 
-        first = await deliver(runs, begun, named("one", 1), key("a"))
-        again = await deliver(runs, begun, named("one", 1), key("a"))
+        first = await deliver(runs, begun, signal_named("one", 1), signal_key("a"))
+        again = await deliver(runs, begun, signal_named("one", 1), signal_key("a"))
         stored = await runs.load("run")
         waiting = await runs.messages.read_after("run", position=0)
-        answer = await runs.messages.send(key("a"), "run", named("one"))
+        answer = await runs.messages.send(signal_key("a"), "run", signal_named("one"))
         behind = await runs.messages.read_after("run", position=1)
 
     assert (first, again) == (True, True)
-    assert stored.state == taking(begun, named("one", 1)).state
-    assert waiting == [named("one", 1)]
+    assert stored.state == applied(begun, signal_named("one", 1)).state
+    assert waiting == [signal_named("one", 1)]
     assert (answer.reply, behind) == (b"reply", [])
 
 
@@ -93,30 +65,35 @@ async def test_a_message_that_must_not_be_stored_leaves_no_turn(
         begun = await begin(runs, catalogue)
         await begin(runs, catalogue, "other")
         if hindrance == "another":
-            await runs.messages.send(key("b"), "run", named("two"))
+            await runs.messages.send(signal_key("b"), "run", signal_named("two"))
         if hindrance == "same key":
-            await runs.messages.send(key("a"), "other", named("one"))
+            await runs.messages.send(signal_key("a"), "other", signal_named("one"))
         if hindrance == "too many":
             monkeypatch.setattr(messages, "MAX_SIGNALS", 0)
         sent = await runs.messages.read_after("run", position=0)
 
-        delivered = await deliver(runs, begun, named("one", 1), key("a"))
+        delivered = await deliver(runs, begun, signal_named("one", 1), signal_key("a"))
 
         assert not delivered
         assert (await runs.load("run")).state == begun.state
         assert await runs.messages.read_after("run", position=0) == sent
         if hindrance != "same key":
-            assert await runs.messages.first_reply(key("a")) is None
+            assert await runs.messages.first_reply(signal_key("a")) is None
 
 
 async def test_one_that_must_not_be_stored_holds_up_nothing_of_its_commit(location: str) -> None:
     async with opened_runs(location) as (runs, catalogue):
         begun = [await begin(runs, catalogue, f"run-{number}") for number in range(6)]
-        await runs.messages.send(key("before"), "run-3", named("two"))
+        await runs.messages.send(signal_key("before"), "run-3", signal_named("two"))
 
         delivered = await asyncio.gather(
             *(
-                deliver(runs, turn, named("one", 1), key("a" if number < 2 else f"a{number}"))
+                deliver(
+                    runs,
+                    turn,
+                    signal_named("one", 1),
+                    signal_key("a" if number < 2 else f"a{number}"),
+                )
                 for number, turn in enumerate(begun)
             )
         )
@@ -137,7 +114,7 @@ async def test_who_lost_a_run_delivers_nothing_to_it(location: str) -> None:
         await runs.claim(10)
 
         with pytest.raises(FencedError):
-            await deliver(runs, begun, named("one", 1), key("a"))
+            await deliver(runs, begun, signal_named("one", 1), signal_key("a"))
         assert await runs.messages.read_after("run", position=0) == []
 
 
@@ -159,7 +136,9 @@ async def sequence(here: Replica) -> int:
 
 
 async def send(here: Replica, request_id: str, name: str = "approved") -> bytes:
-    return await here.runner.send(key(request_id), "run", SignalReceived(name, {}, ""), b"reply")
+    return await here.runner.send(
+        signal_key(request_id), "run", SignalReceived(name, {}, ""), b"reply"
+    )
 
 
 async def test_the_sender_is_answered_once_its_turn_is_stored(
@@ -222,7 +201,7 @@ async def test_a_run_that_takes_no_more_signals_goes_on(
         with pytest.raises(ResourceExhausted):
             await send(here, "c")
         await send(here, "a")  # again
-        await here.runner.send(key("d"), "run", CancelRequested("enough", "who"))
+        await here.runner.send(signal_key("d"), "run", CancelRequested("enough", "who"))
 
         await eventually(lambda: here.store.runs.has_ended("run"))
         state = (await here.store.runs.load("run")).state
@@ -237,15 +216,15 @@ async def test_a_key_that_was_used_with_another_body_is_refused(
         orchestrator(replace(config, database=location)) as service,
         connect(authority, service.port) as workflows,
     ):
-        run_id, other = [await begin_run(workflows, waits) for _ in range(2)]
-        await workflows.SignalRun(signal_to(run_id, "used"), timeout=5)
+        run_id, other = [await start_run(workflows, waits) for _ in range(2)]
+        await workflows.SignalRun(signal_request(run_id, "used"), timeout=5)
 
         for one in (run_id, other):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await workflows.SignalRun(signal_to(one, "used", "another"), timeout=5)
+                await workflows.SignalRun(signal_request(one, "used", "another"), timeout=5)
             assert reason(caught.value) == "REQUEST_ID_REUSED"
         for one, request_id in ((run_id, "a"), (other, "b"), (other, "c")):
-            await workflows.SignalRun(signal_to(one, request_id), timeout=5)
+            await workflows.SignalRun(signal_request(one, request_id), timeout=5)
         runs = [await finished(workflows, one) for one in (run_id, other)]
 
     assert {status(run) for run in runs} == {"SUCCEEDED"}
@@ -260,10 +239,10 @@ async def test_a_signal_during_a_call_is_answered_before_the_call_is(
         orchestrator(replace(config, database=location)) as service,
         connect(authority, service.port) as workflows,
     ):
-        run_id = await begin_run(workflows, both, did="d")
+        run_id = await start_run(workflows, both, did="d")
         await eventually(lambda: bool(fakes.requests("StoreTransactionRecord")))
 
-        await workflows.SignalRun(signal_to(run_id), timeout=1)
+        await workflows.SignalRun(signal_request(run_id), timeout=1)
         fakes.paused["StoreTransactionRecord"].set()
 
         assert status(await finished(workflows, run_id)) == "SUCCEEDED"
@@ -280,9 +259,9 @@ async def test_what_is_sent_through_another_replica_is_heard_at_once_whatever_it
 ) -> None:
     monkeypatch.setattr(pollers, "POLL_INTERVAL_S", 60.0)  # so that nothing but a word wakes it
     async with two_replicas(new_postgres_database, config, authority) as (workflows, others):
-        run_id = await begin_run(workflows, steps("answer\n    wait_for: {signal: approved}"))
-        await is_at(workflows, run_id, "WAITING")
-        sent = signal_to(run_id)
+        run_id = await start_run(workflows, steps("answer\n    wait_for: {signal: approved}"))
+        await await_status(workflows, run_id, "WAITING")
+        sent = signal_request(run_id)
         sent.payload.update({"text": "Zoë  said 1 2\n" + "x" * size})
 
         await others.SignalRun(sent, timeout=5)
