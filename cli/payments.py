@@ -7,8 +7,10 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from anya.bitcoin.v1 import wallet_pb2
+from anya.ml.v1 import risk_pb2
 from anya.orchestrator.v1 import payment_pb2 as pb
 from anya.orchestrator.v1.payment_pb2_grpc import PaymentServiceStub
+from anya.web5.v1 import identity_pb2
 from cli import resumption, runs
 from cli.errors import REFUSED
 from services.orchestrator.definition.values import to_json
@@ -123,14 +125,18 @@ def lines(payment: pb.Payment) -> list[str]:
         found.append(f"  with others in {payment.run_id}")
     if payment.reason:
         found.append(f"  because {payment.reason}")
-    if payment.identity_reasons:
-        found.append(f"  identity       {', '.join(payment.identity_reasons)}")
+    if payment.identity_failures:
+        words = map(identity_pb2.VerificationFailure.Name, payment.identity_failures)
+        shown = ", ".join(word.removeprefix("VERIFICATION_FAILURE_") for word in words)
+        found.append(f"  identity       {shown}")
     if payment.HasField("intent"):
         intent = payment.intent
         found.append(f"  amount         {intent.amount_sat} sat to {intent.recipient_address}")
     if payment.HasField("risk_score"):
         found.append(f"  risk score     {payment.risk_score:.3f}")
-    found += [f"  risk           {reason}" for reason in payment.risk_reasons]
+    for reason in payment.risk_reasons:
+        code = risk_pb2.RiskReasonCode.Name(reason.code).removeprefix("RISK_REASON_CODE_")
+        found.append(f"  risk           {code}: {reason.detail}")
     if payment.HasField("txid"):
         found.append(f"  txid           {payment.txid[::-1].hex()}")
     if payment.HasField("confirmations"):

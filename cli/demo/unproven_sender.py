@@ -87,5 +87,5 @@ def _reason(run: workflow_pb2.Run) -> str:
     """Why the run was refused, with the words of the identity check where it has some."""
     identity = next((step for step in run.steps if step.path == "verify_sender"), None)
     reply = from_struct(identity.output).get("_output") if identity else None
-    words = reply.get("reasons") if isinstance(reply, dict) else None
-    return f"{', '.join(words)}: {run.reason}" if words else run.reason
+    words = reply.get("failures") if isinstance(reply, dict) else None
+    return f"{', '.join(words).upper()}: {run.reason}" if words else run.reason

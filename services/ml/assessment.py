@@ -18,12 +18,37 @@ if TYPE_CHECKING:
     from features.feature import Feature, FeatureSet
 
 
+class ReasonCode(IntEnum):
+    """Why a payment is not accepted; the numbers are those of anya.ml.v1.RiskReasonCode."""
+
+    FEATURE_SET_MISMATCH = 1
+    INDEX_BEHIND = 2
+    FEATURE_UNAVAILABLE = 3
+    FEATURE_OUTSIDE_MAX_AGE = 4
+    SCORE_OVER_THRESHOLD = 5
+    RULE_REVIEWS = 6
+    RULE_REFUSES = 7
+
+
+@dataclass(frozen=True, slots=True)
+class RiskReason:
+    code: ReasonCode
+    detail: str  # for people
+
+
 class Decision(IntEnum):
     """Ordered: of several, the strictest counts."""
 
     ACCEPT = 1
     REVIEW = 2
     REFUSE = 3
+
+
+UNMET = {
+    Status.UNAVAILABLE: ReasonCode.FEATURE_UNAVAILABLE,
+    Status.OUTSIDE_MAX_AGE: ReasonCode.FEATURE_OUTSIDE_MAX_AGE,
+}
+RULED = {Decision.REVIEW: ReasonCode.RULE_REVIEWS, Decision.REFUSE: ReasonCode.RULE_REFUSES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +85,7 @@ class Assessment:
     risk_score: float | None
     decision: Decision
     held: bool  # a rule, or a missing score, holds it back whatever the score is
-    reasons: tuple[str, ...]
+    reasons: tuple[RiskReason, ...]
     model_factors: tuple[ModelFactor, ...]  # largest absolute contribution first
     rule_factors: tuple[RuleFactor, ...]
     baseline: float
@@ -74,25 +99,27 @@ def obstacles(
     name: str,
     hash: bytes,
     index_at_tip: bool,
-) -> tuple[str, ...]:
+) -> tuple[RiskReason, ...]:
     """Why there can be no score; empty if there can."""
     if name != feature_set.name or hash.hex() != feature_set.hash:
-        return (
-            f"FEATURE_SET_MISMATCH: the model takes {feature_set.name} {feature_set.hash[:12]}",
-        )
+        detail = f"the model takes {feature_set.name} {feature_set.hash[:12]}"
+        return (RiskReason(ReasonCode.FEATURE_SET_MISMATCH, detail),)
     if tuple(feature.name for feature in features) != feature_set.names:
-        return (f"FEATURE_SET_MISMATCH: not the features of {feature_set.name}, in its order",)
-    behind = () if index_at_tip else ("INDEX_BEHIND: the index has not reached the chain's tip",)
-    missing = (
-        f"FEATURE_{feature.status.name}: {feature.name}" for feature in feature_set.unmet(features)
-    )
-    return (*behind, *missing)
+        detail = f"the features are not those of {feature_set.name}, in its order"
+        return (RiskReason(ReasonCode.FEATURE_SET_MISMATCH, detail),)
+    reasons = [
+        RiskReason(UNMET[feature.status], feature.name) for feature in feature_set.unmet(features)
+    ]
+    if not index_at_tip:
+        detail = "the index has not reached the chain's tip"
+        reasons.insert(0, RiskReason(ReasonCode.INDEX_BEHIND, detail))
+    return tuple(reasons)
 
 
 def assess(
     features: Sequence[Feature],
     prediction: Prediction | None,
-    obstacles: tuple[str, ...],
+    obstacles: tuple[RiskReason, ...],
     rules: Iterable[RuleFactor],
 ) -> Assessment:
     """Put model and rules together. Without a prediction there is no score: a person decides."""
@@ -100,7 +127,7 @@ def assess(
     strictest = max((rule.decision for rule in rule_factors), default=Decision.ACCEPT)
     reasons = [*obstacles]
     reasons += [
-        f"{rule.decision.name}: {rule.name} ({rule.note})"
+        RiskReason(RULED[rule.decision], f"{rule.name} ({rule.note})")
         for rule in rule_factors
         if rule.decision is not Decision.ACCEPT
     ]
@@ -110,7 +137,8 @@ def assess(
             None, decision, True, tuple(reasons), _unscored(features), rule_factors, 0.0, 0
         )
     if prediction.over_threshold:
-        reasons.append(f"REFUSE: the score {prediction.risk_score:.3f} is over the threshold")
+        detail = f"the score {prediction.risk_score:.3f} is over the threshold"
+        reasons.append(RiskReason(ReasonCode.SCORE_OVER_THRESHOLD, detail))
     decision = max(strictest, Decision.REFUSE if prediction.over_threshold else Decision.ACCEPT)
     return Assessment(
         prediction.risk_score,

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from tests.ml.conftest import Running, Witnesses
 
 
+def codes(reply: pb.AssessFraudRiskResponse) -> list[pb.RiskReasonCode.ValueType]:
+    return [reason.code for reason in reply.reasons]
+
+
 @pytest.fixture
 def verifier(config: MlConfig) -> Verifier:
     """Checks what ml attests, as bitcoin does."""
@@ -62,7 +66,7 @@ async def test_the_same_payment_to_a_scam_is_refused(
 
     assert reply.risk_score >= 0.7
     assert reply.decision == pb.RISK_DECISION_REFUSE
-    assert any("over the threshold" in text for text in reply.reasons)
+    assert pb.RISK_REASON_CODE_SCORE_OVER_THRESHOLD in codes(reply)
 
 
 async def test_factors_come_largest_first_and_add_up_to_the_score(
@@ -87,7 +91,10 @@ async def test_without_a_required_feature_there_is_no_score_and_a_person_decides
 
     assert not reply.HasField("risk_score")
     assert reply.decision == pb.RISK_DECISION_REVIEW
-    assert "FEATURE_UNAVAILABLE: recipient_receipts" in reply.reasons
+    assert (
+        pb.RiskReason(code=pb.RISK_REASON_CODE_FEATURE_UNAVAILABLE, detail="recipient_receipts")
+        in reply.reasons
+    )
     assert not reply.attestations
 
 
@@ -108,7 +115,7 @@ async def test_an_index_behind_the_tip_gives_no_score(
 
     assert not reply.HasField("risk_score")
     assert reply.decision == pb.RISK_DECISION_REVIEW
-    assert any(text.startswith("INDEX_BEHIND") for text in reply.reasons)
+    assert pb.RISK_REASON_CODE_INDEX_BEHIND in codes(reply)
 
 
 def rename_set(vector: features_pb2.FeatureVector) -> None:
@@ -142,7 +149,7 @@ async def test_features_of_another_set_give_no_score_even_if_attested(
 
     assert not reply.HasField("risk_score")
     assert reply.decision == pb.RISK_DECISION_REVIEW
-    assert any(text.startswith("FEATURE_SET_MISMATCH") for text in reply.reasons)
+    assert pb.RISK_REASON_CODE_FEATURE_SET_MISMATCH in codes(reply)
 
 
 async def test_features_that_bitcoin_did_not_attest_are_not_scored(

@@ -5,12 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from anya.ml.v1 import risk_pb2 as pb
 from features.feature import Feature, Status
 from features.payment_risk import PAYMENT_RISK
 from services.ml.assessment import (
     Assessment,
     Decision,
     Prediction,
+    ReasonCode,
+    RiskReason,
     RuleFactor,
     assess,
     obstacles,
@@ -35,7 +38,7 @@ def hindered(
     name: str = "payment-risk",
     hash: bytes = HASH,
     index_at_tip: bool = True,
-) -> tuple[str, ...]:
+) -> tuple[RiskReason, ...]:
     return obstacles(features, PAYMENT_RISK, name=name, hash=hash, index_at_tip=index_at_tip)
 
 
@@ -68,12 +71,13 @@ def test_a_score_over_the_threshold_is_refused_and_stays_visible() -> None:
 
 
 def test_without_a_prediction_there_is_no_score_and_no_acceptance() -> None:
-    assessment = assess(FEATURES, None, ("INDEX_BEHIND: ...",), [rule(Decision.ACCEPT)])
+    behind = RiskReason(ReasonCode.INDEX_BEHIND, "...")
+    assessment = assess(FEATURES, None, (behind,), [rule(Decision.ACCEPT)])
 
     assert assessment.risk_score is None
     assert assessment.decision is Decision.REVIEW
     assert assessment.held
-    assert assessment.reasons == ("INDEX_BEHIND: ...",)
+    assert assessment.reasons == (behind,)
 
 
 def test_what_weighs_most_comes_first() -> None:
@@ -94,7 +98,7 @@ def test_a_required_feature_that_is_not_known_is_an_obstacle(status: Status) -> 
         Feature(name, None, status) if feature.name == name else feature for feature in FEATURES
     )
 
-    assert any(name in reason for reason in hindered(features))
+    assert [reason.detail for reason in hindered(features)] == [name]
 
 
 def test_no_history_is_a_fact_and_no_obstacle() -> None:
@@ -111,4 +115,11 @@ def test_other_features_than_the_models_are_an_obstacle() -> None:
 
 
 def test_an_index_behind_the_tip_is_an_obstacle() -> None:
-    assert any("INDEX_BEHIND" in reason for reason in hindered(index_at_tip=False))
+    (reason,) = hindered(index_at_tip=False)
+    assert reason.code is ReasonCode.INDEX_BEHIND
+
+
+def test_reason_codes_are_those_of_the_contract() -> None:
+    contract = {name: number for name, number in pb.RiskReasonCode.items() if number}
+
+    assert {f"RISK_REASON_CODE_{code.name}": code.value for code in ReasonCode} == contract

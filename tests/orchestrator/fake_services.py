@@ -150,7 +150,9 @@ class Identity(IdentityServiceServicer):
             return identity_pb2.VerifyIdentityResponse(
                 verified=self._fakes.verified,
                 confidence=0.95 if self._fakes.verified else 0.0,
-                reasons=[] if self._fakes.verified else ["WRONG_HOLDER"],
+                failures=[]
+                if self._fakes.verified
+                else [identity_pb2.VERIFICATION_FAILURE_WRONG_HOLDER],
                 attestations=attest("identity") if self._fakes.verified else [],
             )
 
@@ -315,7 +317,11 @@ class Risk(RiskServiceServicer):
             return risk_pb2.AssessFraudRiskResponse(
                 risk_score=self._fakes.risk_score,
                 decision=risk_pb2.RISK_DECISION_ACCEPT,
-                reasons=["INDEX_BEHIND: wait"] if self._fakes.risk_score is None else [],
+                reasons=[
+                    risk_pb2.RiskReason(code=risk_pb2.RISK_REASON_CODE_INDEX_BEHIND, detail="wait")
+                ]
+                if self._fakes.risk_score is None
+                else [],
                 risk_factors=[
                     risk_pb2.RiskFactor(
                         name="age", kind=risk_pb2.RISK_FACTOR_KIND_MODEL, contribution=-0.5

@@ -10,8 +10,10 @@ import pytest
 from google.rpc.error_details_pb2 import BadRequest
 
 from anya.bitcoin.v1 import wallet_pb2
+from anya.ml.v1 import risk_pb2
 from anya.orchestrator.v1 import payment_pb2 as pb
 from anya.orchestrator.v1 import workflow_pb2
+from anya.web5.v1 import identity_pb2
 from mesh.errors import Unavailable
 from mesh.testing import detail, eventually, reason
 from services.orchestrator.definition import values
@@ -178,7 +180,7 @@ async def test_an_unproven_sender_is_told_with_web5s_reasons(
 
     assert status(shown) == "REFUSED"
     assert not shown.sender_verified
-    assert list(shown.identity_reasons) == ["WRONG_HOLDER"]
+    assert list(shown.identity_failures) == [identity_pb2.VERIFICATION_FAILURE_WRONG_HOLDER]
 
 
 async def test_a_payment_that_could_not_be_scored_has_no_score_but_a_reason(
@@ -189,7 +191,8 @@ async def test_a_payment_that_could_not_be_scored_has_no_score_but_a_reason(
     shown = await send(payments, order())
 
     assert not shown.HasField("risk_score")
-    assert list(shown.risk_reasons) == ["INDEX_BEHIND: wait"]
+    (reason,) = shown.risk_reasons
+    assert (reason.code, reason.detail) == (risk_pb2.RISK_REASON_CODE_INDEX_BEHIND, "wait")
 
 
 async def test_what_nobody_has_judged_yet_is_absent(

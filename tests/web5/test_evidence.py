@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from anya.web5.v1 import identity_pb2
 from tests.web5.holder import Payer, intent, presentation_claims, signer, verification
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ async def test_a_presentation_that_is_not_right_is_refused_with_its_word(
     reply = await running.verify(verification(paid, payer.present(begun, **changes)))
 
     assert not reply.verified
-    assert word in reply.reasons
+    assert identity_pb2.VerificationFailure.Value(f"VERIFICATION_FAILURE_{word}") in reply.failures
     assert not reply.attestations
 
 
@@ -90,7 +91,9 @@ async def test_a_credential_that_is_not_right_does_not_count(
     reply = await running.verify(verification(paid, presented))
 
     assert not reply.verified
-    assert list(reply.reasons) == [word]
+    assert list(reply.failures) == [
+        identity_pb2.VerificationFailure.Value(f"VERIFICATION_FAILURE_{word}")
+    ]
 
 
 async def test_a_credential_of_an_issuer_whom_nobody_trusts_does_not_count(
@@ -103,7 +106,7 @@ async def test_a_credential_of_an_issuer_whom_nobody_trusts_does_not_count(
     reply = await running.verify(verification(paid, stranger.present(begun)))
 
     assert not reply.verified
-    assert list(reply.reasons) == ["ISSUER_NOT_TRUSTED"]
+    assert list(reply.failures) == [identity_pb2.VERIFICATION_FAILURE_ISSUER_NOT_TRUSTED]
 
 
 async def test_one_credential_that_counts_is_enough(running: Running, payer: Payer) -> None:
@@ -114,4 +117,4 @@ async def test_one_credential_that_counts_is_enough(running: Running, payer: Pay
 
     reply = await running.verify(verification(paid, presented))
 
-    assert reply.verified, reply.reasons
+    assert reply.verified, reply.failures

@@ -71,7 +71,7 @@ async def test_both_key_types_and_both_methods_can_prove(
 
     reply = await running.verify(verification(paid, payer.present(begun)))
 
-    assert reply.verified, reply.reasons
+    assert reply.verified, reply.failures
 
 
 async def test_a_challenge_names_the_payment_and_the_service(
@@ -95,7 +95,7 @@ async def test_a_replayed_presentation_proves_nothing(running: Running, payer: P
     reply = await running.verify(verification(paid, presented))
 
     assert not reply.verified
-    assert list(reply.reasons) == ["NONCE_SPENT"]
+    assert list(reply.failures) == [pb.VERIFICATION_FAILURE_NONCE_SPENT]
     assert reply.confidence == 0
     assert reply.assurance == pb.ASSURANCE_NONE
     assert not reply.attestations
@@ -119,7 +119,7 @@ async def test_a_refusal_is_a_reply_that_stays(running: Running, payer: Payer) -
     first = await running.verify(request)
     second = await running.verify(request)
 
-    assert list(first.reasons) == ["PRESENTATION_MISSING"]
+    assert list(first.failures) == [pb.VERIFICATION_FAILURE_PRESENTATION_MISSING]
     assert second == first
 
 
@@ -174,7 +174,7 @@ async def test_a_presentation_proves_no_other_payment(
     reply = await running.verify(verification(changed, payer.holder.sign(claims)))
 
     assert not reply.verified
-    assert list(reply.reasons) == ["WRONG_PAYMENT"]
+    assert list(reply.failures) == [pb.VERIFICATION_FAILURE_WRONG_PAYMENT]
 
 
 async def test_nobody_proves_with_the_nonce_of_another(running: Running, payer: Payer) -> None:
@@ -185,7 +185,7 @@ async def test_nobody_proves_with_the_nonce_of_another(running: Running, payer: 
     reply = await running.verify(verification(paid, mallory.present(begun)))
 
     assert not reply.verified
-    assert list(reply.reasons) == ["WRONG_HOLDER"]
+    assert list(reply.failures) == [pb.VERIFICATION_FAILURE_WRONG_HOLDER]
 
 
 async def test_nobody_proves_for_the_did_of_another(running: Running, payer: Payer) -> None:
@@ -196,7 +196,10 @@ async def test_nobody_proves_for_the_did_of_another(running: Running, payer: Pay
     reply = await running.verify(verification(paid, presented, did=mallory.holder.did))
 
     assert not reply.verified
-    assert list(reply.reasons) == ["WRONG_HOLDER", "WRONG_PAYMENT"]
+    assert list(reply.failures) == [
+        pb.VERIFICATION_FAILURE_WRONG_HOLDER,
+        pb.VERIFICATION_FAILURE_WRONG_PAYMENT,
+    ]
 
 
 def altered(token: str) -> str:
@@ -213,8 +216,8 @@ async def test_an_altered_presentation_is_refused_and_its_nonce_spent(
     forged = await running.verify(verification(paid, altered(presented)))
     genuine = await running.verify(verification(paid, presented))
 
-    assert list(forged.reasons) == ["SIGNATURE_INVALID"]
-    assert list(genuine.reasons) == ["NONCE_SPENT"]
+    assert list(forged.failures) == [pb.VERIFICATION_FAILURE_SIGNATURE_INVALID]
+    assert list(genuine.failures) == [pb.VERIFICATION_FAILURE_NONCE_SPENT]
 
 
 async def test_a_method_that_the_policy_does_not_name_is_an_error(
@@ -307,4 +310,4 @@ async def test_the_service_keeps_its_did_and_spent_nonces_over_a_restart(
         reply = await running.verify(verification(paid, presented))
 
     assert running.did == first_did
-    assert list(reply.reasons) == ["NONCE_SPENT"]
+    assert list(reply.failures) == [pb.VERIFICATION_FAILURE_NONCE_SPENT]

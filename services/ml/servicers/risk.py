@@ -120,7 +120,10 @@ class RiskServicer(RiskServiceServicer):
                 *map(_model_factor, assessment.model_factors),
                 *map(_rule_factor, assessment.rule_factors),
             ],
-            reasons=assessment.reasons,
+            reasons=[
+                pb.RiskReason(code=pb.RiskReasonCode.ValueType(reason.code), detail=reason.detail)
+                for reason in assessment.reasons
+            ],
             model=self._model.name,
             model_version=self._model.version,
             features_out_of_range=assessment.out_of_range,

@@ -49,8 +49,10 @@ _DIGITS = "[0-9]{2}"
 _CLOCK = rf"{_DIGITS}:{_DIGITS}"
 _OFFSET = "[+-]([01][0-9]|2[0-3]):[0-5][0-9]"
 TIME = rf"[0-9]{{4}}-{_DIGITS}-{_DIGITS}T{_CLOCK}:{_DIGITS}(\.[0-9]{{1,9}})?(Z|{_OFFSET})"
-_TIME = re.compile(TIME)
-_SECONDS = re.compile(r"-?[0-9]{1,12}(\.[0-9]{1,9})?s")
+_TEXTS = {
+    Timestamp: (re.compile(TIME), "an RFC 3339 time"),
+    Duration: (re.compile(r"-?[0-9]{1,12}(\.[0-9]{1,9})?s"), "seconds such as 1.5s"),
+}
 
 
 # What a literal of a definition may be, where no contract says more.
@@ -274,20 +276,14 @@ def _write_message(target: Message, value: Any, pointer: Pointer) -> None:
             if not isinstance(value, dict):
                 raise MismatchError(pointer, "an object")
             fill_struct(target, value, pointer)
-        case Timestamp():
-            if not isinstance(value, str) or not _TIME.fullmatch(value):
-                raise MismatchError(pointer, "an RFC 3339 time")
+        case Timestamp() | Duration():
+            pattern, expected = _TEXTS[type(target)]
+            if not isinstance(value, str) or not pattern.fullmatch(value):
+                raise MismatchError(pointer, expected)
             try:
                 target.FromJsonString(value)
             except ValueError:
-                raise MismatchError(pointer, "an RFC 3339 time") from None
-        case Duration():
-            if not isinstance(value, str) or not _SECONDS.fullmatch(value):
-                raise MismatchError(pointer, "seconds such as 1.5s")
-            try:
-                target.FromJsonString(value)
-            except ValueError:
-                raise MismatchError(pointer, "seconds such as 1.5s") from None
+                raise MismatchError(pointer, expected) from None
         case _:
             fill(target, value, pointer)
 

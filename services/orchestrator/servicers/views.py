@@ -296,7 +296,7 @@ def _add_findings(payment: payment_pb2.Payment, step: StepState) -> None:
         _add_sent(payment, reply)
     elif step.operation == IDENTITY:
         payment.sender_verified = reply["verified"]
-        payment.identity_reasons.extend(reply["reasons"])
+        values.fill(payment, {"identity_failures": reply["failures"]})
     elif step.operation == RISK:
         _add_risk(payment, reply)
     elif step.operation == RECORD:
@@ -314,6 +314,7 @@ def _add_sent(payment: payment_pb2.Payment, reply: dict[str, Any]) -> None:
 def _add_risk(payment: payment_pb2.Payment, reply: dict[str, Any]) -> None:
     if reply["risk_score"] is not None:
         payment.risk_score = reply["risk_score"]
-    payment.risk_reasons.extend(reply["reasons"])
+    for reason in reply["reasons"]:
+        values.fill(payment.risk_reasons.add(), reason)
     for factor in reply["risk_factors"]:
         values.fill(payment.risk_factors.add(), factor)

@@ -18,7 +18,7 @@ from services.web5 import approval, link
 from services.web5 import did as dids
 from services.web5.identity import IdentityClaim, IdentityVerifier
 from services.web5.policy import Assurance
-from services.web5.proof import VerificationError
+from services.web5.proof import VerificationError, VerificationFailure
 from services.web5.servicers.intent import parse_intent
 
 if TYPE_CHECKING:
@@ -38,6 +38,10 @@ ASSURANCES = {
     Assurance.LOW: pb.ASSURANCE_LOW,
     Assurance.SUBSTANTIAL: pb.ASSURANCE_SUBSTANTIAL,
     Assurance.HIGH: pb.ASSURANCE_HIGH,
+}
+FAILURES = {
+    failure: pb.VerificationFailure.Value(f"VERIFICATION_FAILURE_{failure}")
+    for failure in VerificationFailure
 }
 NONCE_BYTES = 24
 CHALLENGE_ID = re.compile(r"[0-9a-f-]{36}")
@@ -193,7 +197,7 @@ class IdentityServicer(IdentityServiceServicer):
             confidence=verdict.confidence,
             assurance=ASSURANCES[verdict.assurance],
             evidence=verdict.evidence,
-            reasons=verdict.reasons,
+            failures=[FAILURES[failure] for failure in verdict.reasons],
             policy_version=self._policy.version,
             address_linked=linked,
         )

@@ -159,7 +159,7 @@ async def _announce(
     data = {
         "verified": verdict.verified,
         "method": verification.claim.method,
-        "reasons": list(verdict.reasons),
+        "failures": list(verdict.reasons),
         "payment_digest": verification.claim.digest.hex(),
     }
     await outbox.append(

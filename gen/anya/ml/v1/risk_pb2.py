@@ -27,7 +27,7 @@ from anya.mesh.v1 import features_pb2 as anya_dot_mesh_dot_v1_dot_features__pb2
 from anya.mesh.v1 import options_pb2 as anya_dot_mesh_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x61nya/ml/v1/risk.proto\x12\nanya.ml.v1\x1a\x1e\x61nya/mesh/v1/attestation.proto\x1a\x1b\x61nya/mesh/v1/features.proto\x1a\x1a\x61nya/mesh/v1/options.proto\"\x84\x02\n\x16\x41ssessFraudRiskRequest\x12\x18\n\nrequest_id\x18\x01 \x01(\tB\x04\x88\xb5\x18\x02\x12\x12\n\nsender_did\x18\x02 \x01(\t\x12\x19\n\x11recipient_address\x18\x03 \x01(\t\x12\x1e\n\namount_sat\x18\x04 \x01(\x03\x42\n\x92\xb5\x18\x06\x61mount\x12!\n\x19sender_verification_score\x18\x05 \x01(\x01\x12-\n\x08\x66\x65\x61tures\x18\x06 \x01(\x0b\x32\x1b.anya.mesh.v1.FeatureVector\x12)\n\x07\x63ontext\x18\x07 \x01(\x0b\x32\x18.anya.mesh.v1.RunContext:\x04\x88\xb5\x18\x03\"\xb9\x01\n\nRiskFactor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x04kind\x18\x02 \x01(\x0e\x32\x1a.anya.ml.v1.RiskFactorKind\x12\x12\n\x05value\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12+\n\x06status\x18\x04 \x01(\x0e\x32\x1b.anya.mesh.v1.FeatureStatus\x12\x14\n\x0c\x63ontribution\x18\x05 \x01(\x01\x12\x0c\n\x04note\x18\x06 \x01(\t:\x04\x88\xb5\x18\x02\x42\x08\n\x06_value\"\xba\x02\n\x17\x41ssessFraudRiskResponse\x12\x17\n\nrisk_score\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12*\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0e\x32\x18.anya.ml.v1.RiskDecision\x12,\n\x0crisk_factors\x18\x03 \x03(\x0b\x32\x16.anya.ml.v1.RiskFactor\x12\x0f\n\x07reasons\x18\x04 \x03(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x15\n\rmodel_version\x18\x06 \x01(\t\x12\x1d\n\x15\x66\x65\x61tures_out_of_range\x18\x07 \x01(\r\x12\x10\n\x08\x62\x61seline\x18\x08 \x01(\x01\x12/\n\x0c\x61ttestations\x18\t \x03(\x0b\x32\x19.anya.mesh.v1.Attestation:\x04\x88\xb5\x18\x02\x42\r\n\x0b_risk_score*{\n\x0cRiskDecision\x12\x1d\n\x19RISK_DECISION_UNSPECIFIED\x10\x00\x12\x18\n\x14RISK_DECISION_ACCEPT\x10\x01\x12\x18\n\x14RISK_DECISION_REVIEW\x10\x02\x12\x18\n\x14RISK_DECISION_REFUSE\x10\x03*i\n\x0eRiskFactorKind\x12 \n\x1cRISK_FACTOR_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16RISK_FACTOR_KIND_MODEL\x10\x01\x12\x19\n\x15RISK_FACTOR_KIND_RULE\x10\x02\x32\x93\x01\n\x0bRiskService\x12\x83\x01\n\x0f\x41ssessFraudRisk\x12\".anya.ml.v1.AssessFraudRiskRequest\x1a#.anya.ml.v1.AssessFraudRiskResponse\"\'\x8a\xb5\x18#\n\x10score_fraud_risk\x12\x0b\x61ssess_risk\x18\x01 \x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x61nya/ml/v1/risk.proto\x12\nanya.ml.v1\x1a\x1e\x61nya/mesh/v1/attestation.proto\x1a\x1b\x61nya/mesh/v1/features.proto\x1a\x1a\x61nya/mesh/v1/options.proto\"\x84\x02\n\x16\x41ssessFraudRiskRequest\x12\x18\n\nrequest_id\x18\x01 \x01(\tB\x04\x88\xb5\x18\x02\x12\x12\n\nsender_did\x18\x02 \x01(\t\x12\x19\n\x11recipient_address\x18\x03 \x01(\t\x12\x1e\n\namount_sat\x18\x04 \x01(\x03\x42\n\x92\xb5\x18\x06\x61mount\x12!\n\x19sender_verification_score\x18\x05 \x01(\x01\x12-\n\x08\x66\x65\x61tures\x18\x06 \x01(\x0b\x32\x1b.anya.mesh.v1.FeatureVector\x12)\n\x07\x63ontext\x18\x07 \x01(\x0b\x32\x18.anya.mesh.v1.RunContext:\x04\x88\xb5\x18\x03\"\xb9\x01\n\nRiskFactor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x04kind\x18\x02 \x01(\x0e\x32\x1a.anya.ml.v1.RiskFactorKind\x12\x12\n\x05value\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12+\n\x06status\x18\x04 \x01(\x0e\x32\x1b.anya.mesh.v1.FeatureStatus\x12\x14\n\x0c\x63ontribution\x18\x05 \x01(\x01\x12\x0c\n\x04note\x18\x06 \x01(\t:\x04\x88\xb5\x18\x02\x42\x08\n\x06_value\"L\n\nRiskReason\x12(\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x1a.anya.ml.v1.RiskReasonCode\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t:\x04\x88\xb5\x18\x02\"\xd2\x02\n\x17\x41ssessFraudRiskResponse\x12\x17\n\nrisk_score\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12*\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0e\x32\x18.anya.ml.v1.RiskDecision\x12,\n\x0crisk_factors\x18\x03 \x03(\x0b\x32\x16.anya.ml.v1.RiskFactor\x12\'\n\x07reasons\x18\x04 \x03(\x0b\x32\x16.anya.ml.v1.RiskReason\x12\r\n\x05model\x18\x05 \x01(\t\x12\x15\n\rmodel_version\x18\x06 \x01(\t\x12\x1d\n\x15\x66\x65\x61tures_out_of_range\x18\x07 \x01(\r\x12\x10\n\x08\x62\x61seline\x18\x08 \x01(\x01\x12/\n\x0c\x61ttestations\x18\t \x03(\x0b\x32\x19.anya.mesh.v1.Attestation:\x04\x88\xb5\x18\x02\x42\r\n\x0b_risk_score*{\n\x0cRiskDecision\x12\x1d\n\x19RISK_DECISION_UNSPECIFIED\x10\x00\x12\x18\n\x14RISK_DECISION_ACCEPT\x10\x01\x12\x18\n\x14RISK_DECISION_REVIEW\x10\x02\x12\x18\n\x14RISK_DECISION_REFUSE\x10\x03*i\n\x0eRiskFactorKind\x12 \n\x1cRISK_FACTOR_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16RISK_FACTOR_KIND_MODEL\x10\x01\x12\x19\n\x15RISK_FACTOR_KIND_RULE\x10\x02*\xc9\x02\n\x0eRiskReasonCode\x12 \n\x1cRISK_REASON_CODE_UNSPECIFIED\x10\x00\x12)\n%RISK_REASON_CODE_FEATURE_SET_MISMATCH\x10\x01\x12!\n\x1dRISK_REASON_CODE_INDEX_BEHIND\x10\x02\x12(\n$RISK_REASON_CODE_FEATURE_UNAVAILABLE\x10\x03\x12,\n(RISK_REASON_CODE_FEATURE_OUTSIDE_MAX_AGE\x10\x04\x12)\n%RISK_REASON_CODE_SCORE_OVER_THRESHOLD\x10\x05\x12!\n\x1dRISK_REASON_CODE_RULE_REVIEWS\x10\x06\x12!\n\x1dRISK_REASON_CODE_RULE_REFUSES\x10\x07\x32\x93\x01\n\x0bRiskService\x12\x83\x01\n\x0f\x41ssessFraudRisk\x12\".anya.ml.v1.AssessFraudRiskRequest\x1a#.anya.ml.v1.AssessFraudRiskResponse\"\'\x8a\xb5\x18#\n\x10score_fraud_risk\x12\x0b\x61ssess_risk\x18\x01 \x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,20 +42,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ASSESSFRAUDRISKREQUEST']._serialized_options = b'\210\265\030\003'
   _globals['_RISKFACTOR']._loaded_options = None
   _globals['_RISKFACTOR']._serialized_options = b'\210\265\030\002'
+  _globals['_RISKREASON']._loaded_options = None
+  _globals['_RISKREASON']._serialized_options = b'\210\265\030\002'
   _globals['_ASSESSFRAUDRISKRESPONSE']._loaded_options = None
   _globals['_ASSESSFRAUDRISKRESPONSE']._serialized_options = b'\210\265\030\002'
   _globals['_RISKSERVICE'].methods_by_name['AssessFraudRisk']._loaded_options = None
   _globals['_RISKSERVICE'].methods_by_name['AssessFraudRisk']._serialized_options = b'\212\265\030#\n\020score_fraud_risk\022\013assess_risk\030\001 \002'
-  _globals['_RISKDECISION']._serialized_start=894
-  _globals['_RISKDECISION']._serialized_end=1017
-  _globals['_RISKFACTORKIND']._serialized_start=1019
-  _globals['_RISKFACTORKIND']._serialized_end=1124
+  _globals['_RISKDECISION']._serialized_start=996
+  _globals['_RISKDECISION']._serialized_end=1119
+  _globals['_RISKFACTORKIND']._serialized_start=1121
+  _globals['_RISKFACTORKIND']._serialized_end=1226
+  _globals['_RISKREASONCODE']._serialized_start=1229
+  _globals['_RISKREASONCODE']._serialized_end=1558
   _globals['_ASSESSFRAUDRISKREQUEST']._serialized_start=127
   _globals['_ASSESSFRAUDRISKREQUEST']._serialized_end=387
   _globals['_RISKFACTOR']._serialized_start=390
   _globals['_RISKFACTOR']._serialized_end=575
-  _globals['_ASSESSFRAUDRISKRESPONSE']._serialized_start=578
-  _globals['_ASSESSFRAUDRISKRESPONSE']._serialized_end=892
-  _globals['_RISKSERVICE']._serialized_start=1127
-  _globals['_RISKSERVICE']._serialized_end=1274
+  _globals['_RISKREASON']._serialized_start=577
+  _globals['_RISKREASON']._serialized_end=653
+  _globals['_ASSESSFRAUDRISKRESPONSE']._serialized_start=656
+  _globals['_ASSESSFRAUDRISKRESPONSE']._serialized_end=994
+  _globals['_RISKSERVICE']._serialized_start=1561
+  _globals['_RISKSERVICE']._serialized_end=1708
 # @@protoc_insertion_point(module_scope)

@@ -57,6 +57,47 @@ RISK_FACTOR_KIND_MODEL: RiskFactorKind.ValueType  # 1
 RISK_FACTOR_KIND_RULE: RiskFactorKind.ValueType  # 2
 Global___RiskFactorKind: _TypeAlias = RiskFactorKind  # noqa: Y015
 
+class _RiskReasonCode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RiskReasonCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RiskReasonCode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RISK_REASON_CODE_UNSPECIFIED: _RiskReasonCode.ValueType  # 0
+    RISK_REASON_CODE_FEATURE_SET_MISMATCH: _RiskReasonCode.ValueType  # 1
+    """The features are not the set that the model was trained on. No score."""
+    RISK_REASON_CODE_INDEX_BEHIND: _RiskReasonCode.ValueType  # 2
+    """bitcoin's index lags behind the tip of the chain; a later request may succeed. No score."""
+    RISK_REASON_CODE_FEATURE_UNAVAILABLE: _RiskReasonCode.ValueType  # 3
+    """A required feature has no value: its source did not answer. No score."""
+    RISK_REASON_CODE_FEATURE_OUTSIDE_MAX_AGE: _RiskReasonCode.ValueType  # 4
+    """A required feature is too old. No score."""
+    RISK_REASON_CODE_SCORE_OVER_THRESHOLD: _RiskReasonCode.ValueType  # 5
+    """The score is at or above the threshold of the model version."""
+    RISK_REASON_CODE_RULE_REVIEWS: _RiskReasonCode.ValueType  # 6
+    """A rule of the risk policy asks for a review by a person."""
+    RISK_REASON_CODE_RULE_REFUSES: _RiskReasonCode.ValueType  # 7
+    """A rule of the risk policy refuses the payment."""
+
+class RiskReasonCode(_RiskReasonCode, metaclass=_RiskReasonCodeEnumTypeWrapper): ...
+
+RISK_REASON_CODE_UNSPECIFIED: RiskReasonCode.ValueType  # 0
+RISK_REASON_CODE_FEATURE_SET_MISMATCH: RiskReasonCode.ValueType  # 1
+"""The features are not the set that the model was trained on. No score."""
+RISK_REASON_CODE_INDEX_BEHIND: RiskReasonCode.ValueType  # 2
+"""bitcoin's index lags behind the tip of the chain; a later request may succeed. No score."""
+RISK_REASON_CODE_FEATURE_UNAVAILABLE: RiskReasonCode.ValueType  # 3
+"""A required feature has no value: its source did not answer. No score."""
+RISK_REASON_CODE_FEATURE_OUTSIDE_MAX_AGE: RiskReasonCode.ValueType  # 4
+"""A required feature is too old. No score."""
+RISK_REASON_CODE_SCORE_OVER_THRESHOLD: RiskReasonCode.ValueType  # 5
+"""The score is at or above the threshold of the model version."""
+RISK_REASON_CODE_RULE_REVIEWS: RiskReasonCode.ValueType  # 6
+"""A rule of the risk policy asks for a review by a person."""
+RISK_REASON_CODE_RULE_REFUSES: RiskReasonCode.ValueType  # 7
+"""A rule of the risk policy refuses the payment."""
+Global___RiskReasonCode: _TypeAlias = RiskReasonCode  # noqa: Y015
+
 @_typing.final
 class AssessFraudRiskRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -139,6 +180,31 @@ class RiskFactor(_message.Message):
 Global___RiskFactor: _TypeAlias = RiskFactor  # noqa: Y015
 
 @_typing.final
+class RiskReason(_message.Message):
+    """RiskReason is one reason against accepting a payment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    code: Global___RiskReasonCode.ValueType
+    detail: _builtins.str
+    """For people: the feature, the rule or the score. Never to be parsed."""
+    def __init__(
+        self,
+        *,
+        code: Global___RiskReasonCode.ValueType = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "detail", b"detail"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RiskReason: _TypeAlias = RiskReason  # noqa: Y015
+
+@_typing.final
 class AssessFraudRiskResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -165,7 +231,9 @@ class AssessFraudRiskResponse(_message.Message):
         """Largest absolute contribution first, then the rules."""
 
     @_builtins.property
-    def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___RiskReason]:
+        """Why there is no score, and what else speaks against ACCEPT; empty if the decision is ACCEPT."""
+
     @_builtins.property
     def attestations(self) -> _containers.RepeatedCompositeFieldContainer[_attestation_pb2.Attestation]:
         """Kind risk, about the digest of the intent; values = score, decision, model and version."""
@@ -176,7 +244,7 @@ class AssessFraudRiskResponse(_message.Message):
         risk_score: _builtins.float | None = ...,
         decision: Global___RiskDecision.ValueType = ...,
         risk_factors: _abc.Iterable[Global___RiskFactor] | None = ...,
-        reasons: _abc.Iterable[_builtins.str] | None = ...,
+        reasons: _abc.Iterable[Global___RiskReason] | None = ...,
         model: _builtins.str = ...,
         model_version: _builtins.str = ...,
         features_out_of_range: _builtins.int = ...,

@@ -7,6 +7,7 @@ from anya.bitcoin.v1 import wallet_pb2 as _wallet_pb2
 from anya.mesh.v1 import attestation_pb2 as _attestation_pb2
 from anya.ml.v1 import risk_pb2 as _risk_pb2
 from anya.orchestrator.v1 import workflow_pb2 as _workflow_pb2
+from anya.web5.v1 import identity_pb2 as _identity_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
@@ -142,7 +143,7 @@ class Payment(_message.Message):
     STEP_FIELD_NUMBER: _builtins.int
     INTENT_FIELD_NUMBER: _builtins.int
     SENDER_VERIFIED_FIELD_NUMBER: _builtins.int
-    IDENTITY_REASONS_FIELD_NUMBER: _builtins.int
+    IDENTITY_FAILURES_FIELD_NUMBER: _builtins.int
     RISK_SCORE_FIELD_NUMBER: _builtins.int
     RISK_FACTORS_FIELD_NUMBER: _builtins.int
     RISK_REASONS_FIELD_NUMBER: _builtins.int
@@ -201,16 +202,16 @@ class Payment(_message.Message):
     @_builtins.property
     def intent(self) -> _attestation_pb2.PaymentIntent: ...
     @_builtins.property
-    def identity_reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Why it is not: WRONG_HOLDER, WRONG_PAYMENT, NONCE_SPENT ... as in VerifyIdentityResponse."""
+    def identity_failures(self) -> _containers.RepeatedScalarFieldContainer[_identity_pb2.VerificationFailure.ValueType]:
+        """Why it is not, as VerifyIdentity answered."""
 
     @_builtins.property
     def risk_factors(self) -> _containers.RepeatedCompositeFieldContainer[_risk_pb2.RiskFactor]:
         """The largest absolute contribution first, then the rules."""
 
     @_builtins.property
-    def risk_reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Why it could not be scored, or must not be accepted: "INDEX_BEHIND: ..."."""
+    def risk_reasons(self) -> _containers.RepeatedCompositeFieldContainer[_risk_pb2.RiskReason]:
+        """Why there is no score, or what speaks against accepting, as AssessFraudRisk answered."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
@@ -227,10 +228,10 @@ class Payment(_message.Message):
         step: _builtins.str = ...,
         intent: _attestation_pb2.PaymentIntent | None = ...,
         sender_verified: _builtins.bool | None = ...,
-        identity_reasons: _abc.Iterable[_builtins.str] | None = ...,
+        identity_failures: _abc.Iterable[_identity_pb2.VerificationFailure.ValueType] | None = ...,
         risk_score: _builtins.float | None = ...,
         risk_factors: _abc.Iterable[_risk_pb2.RiskFactor] | None = ...,
-        risk_reasons: _abc.Iterable[_builtins.str] | None = ...,
+        risk_reasons: _abc.Iterable[_risk_pb2.RiskReason] | None = ...,
         bitcoin_answer: Global___BitcoinAnswer.ValueType = ...,
         bitcoin_error: _builtins.str = ...,
         state: _wallet_pb2.PaymentState.ValueType | None = ...,
@@ -247,7 +248,7 @@ class Payment(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_confirmations", b"_confirmations", "_fee_sat", b"_fee_sat", "_risk_score", b"_risk_score", "_run_status", b"_run_status", "_sender_verified", b"_sender_verified", "_state", b"_state", "_txid", b"_txid", "condition", b"condition", "confirmations", b"confirmations", "create_time", b"create_time", "error", b"error", "fee_sat", b"fee_sat", "intent", b"intent", "risk_score", b"risk_score", "run_status", b"run_status", "sender_verified", b"sender_verified", "state", b"state", "txid", b"txid", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confirmations", b"_confirmations", "_fee_sat", b"_fee_sat", "_risk_score", b"_risk_score", "_run_status", b"_run_status", "_sender_verified", b"_sender_verified", "_state", b"_state", "_txid", b"_txid", "bitcoin_answer", b"bitcoin_answer", "bitcoin_error", b"bitcoin_error", "condition", b"condition", "confirmations", b"confirmations", "create_time", b"create_time", "error", b"error", "fee_sat", b"fee_sat", "identity_reasons", b"identity_reasons", "intent", b"intent", "payment_id", b"payment_id", "reason", b"reason", "record_id", b"record_id", "record_tenant", b"record_tenant", "recoveries", b"recoveries", "risk_factors", b"risk_factors", "risk_reasons", b"risk_reasons", "risk_score", b"risk_score", "run_id", b"run_id", "run_status", b"run_status", "sender_verified", b"sender_verified", "state", b"state", "step", b"step", "trace_id", b"trace_id", "txid", b"txid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confirmations", b"_confirmations", "_fee_sat", b"_fee_sat", "_risk_score", b"_risk_score", "_run_status", b"_run_status", "_sender_verified", b"_sender_verified", "_state", b"_state", "_txid", b"_txid", "bitcoin_answer", b"bitcoin_answer", "bitcoin_error", b"bitcoin_error", "condition", b"condition", "confirmations", b"confirmations", "create_time", b"create_time", "error", b"error", "fee_sat", b"fee_sat", "identity_failures", b"identity_failures", "intent", b"intent", "payment_id", b"payment_id", "reason", b"reason", "record_id", b"record_id", "record_tenant", b"record_tenant", "recoveries", b"recoveries", "risk_factors", b"risk_factors", "risk_reasons", b"risk_reasons", "risk_score", b"risk_score", "run_id", b"run_id", "run_status", b"run_status", "sender_verified", b"sender_verified", "state", b"state", "step", b"step", "trace_id", b"trace_id", "txid", b"txid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__confirmations: _TypeAlias = _typing.Literal["confirmations"]  # noqa: Y015
     _WhichOneofArgType__confirmations: _TypeAlias = _typing.Literal["_confirmations", b"_confirmations"]  # noqa: Y015

@@ -42,6 +42,86 @@ ASSURANCE_SUBSTANTIAL: Assurance.ValueType  # 3
 ASSURANCE_HIGH: Assurance.ValueType  # 4
 Global___Assurance: _TypeAlias = Assurance  # noqa: Y015
 
+class _VerificationFailure:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _VerificationFailureEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_VerificationFailure.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    VERIFICATION_FAILURE_UNSPECIFIED: _VerificationFailure.ValueType  # 0
+    VERIFICATION_FAILURE_MALFORMED: _VerificationFailure.ValueType  # 1
+    """A token is no compact JWS with the claims that it needs."""
+    VERIFICATION_FAILURE_SIGNATURE_INVALID: _VerificationFailure.ValueType  # 2
+    VERIFICATION_FAILURE_KEY_NOT_ALLOWED: _VerificationFailure.ValueType  # 3
+    """The DID document has no such key, or not for this use."""
+    VERIFICATION_FAILURE_EXPIRED: _VerificationFailure.ValueType  # 4
+    """The presentation's exp has passed."""
+    VERIFICATION_FAILURE_NOT_YET_VALID: _VerificationFailure.ValueType  # 5
+    """The presentation's iat or nbf is in the future."""
+    VERIFICATION_FAILURE_LIFETIME_TOO_LONG: _VerificationFailure.ValueType  # 6
+    """exp lies too long after iat."""
+    VERIFICATION_FAILURE_WRONG_AUDIENCE: _VerificationFailure.ValueType  # 7
+    """aud is not the DID of this service."""
+    VERIFICATION_FAILURE_WRONG_HOLDER: _VerificationFailure.ValueType  # 8
+    """The presenter is not the DID of the request, of the intent, or of the challenge."""
+    VERIFICATION_FAILURE_WRONG_PAYMENT: _VerificationFailure.ValueType  # 9
+    """The presentation or the challenge is about another payment."""
+    VERIFICATION_FAILURE_NONCE_UNKNOWN: _VerificationFailure.ValueType  # 10
+    """This service did not issue the nonce."""
+    VERIFICATION_FAILURE_NONCE_SPENT: _VerificationFailure.ValueType  # 11
+    """The nonce was used before."""
+    VERIFICATION_FAILURE_NONCE_EXPIRED: _VerificationFailure.ValueType  # 12
+    VERIFICATION_FAILURE_PRESENTATION_MISSING: _VerificationFailure.ValueType  # 13
+    VERIFICATION_FAILURE_CREDENTIAL_MISSING: _VerificationFailure.ValueType  # 14
+    """The presentation carries no credential of a type that the evidence class accepts."""
+    VERIFICATION_FAILURE_CREDENTIAL_INVALID: _VerificationFailure.ValueType  # 15
+    VERIFICATION_FAILURE_CREDENTIAL_EXPIRED: _VerificationFailure.ValueType  # 16
+    VERIFICATION_FAILURE_CREDENTIAL_STATUS_UNSUPPORTED: _VerificationFailure.ValueType  # 17
+    """The credential names a status list, which this service does not read."""
+    VERIFICATION_FAILURE_ISSUER_NOT_TRUSTED: _VerificationFailure.ValueType  # 18
+    """The identity policy does not trust the credential's issuer for this evidence class."""
+    VERIFICATION_FAILURE_WRONG_SUBJECT: _VerificationFailure.ValueType  # 19
+    """The credential is about another DID than the presenter's."""
+
+class VerificationFailure(_VerificationFailure, metaclass=_VerificationFailureEnumTypeWrapper):
+    """VerificationFailure says why a presentation proves nothing."""
+
+VERIFICATION_FAILURE_UNSPECIFIED: VerificationFailure.ValueType  # 0
+VERIFICATION_FAILURE_MALFORMED: VerificationFailure.ValueType  # 1
+"""A token is no compact JWS with the claims that it needs."""
+VERIFICATION_FAILURE_SIGNATURE_INVALID: VerificationFailure.ValueType  # 2
+VERIFICATION_FAILURE_KEY_NOT_ALLOWED: VerificationFailure.ValueType  # 3
+"""The DID document has no such key, or not for this use."""
+VERIFICATION_FAILURE_EXPIRED: VerificationFailure.ValueType  # 4
+"""The presentation's exp has passed."""
+VERIFICATION_FAILURE_NOT_YET_VALID: VerificationFailure.ValueType  # 5
+"""The presentation's iat or nbf is in the future."""
+VERIFICATION_FAILURE_LIFETIME_TOO_LONG: VerificationFailure.ValueType  # 6
+"""exp lies too long after iat."""
+VERIFICATION_FAILURE_WRONG_AUDIENCE: VerificationFailure.ValueType  # 7
+"""aud is not the DID of this service."""
+VERIFICATION_FAILURE_WRONG_HOLDER: VerificationFailure.ValueType  # 8
+"""The presenter is not the DID of the request, of the intent, or of the challenge."""
+VERIFICATION_FAILURE_WRONG_PAYMENT: VerificationFailure.ValueType  # 9
+"""The presentation or the challenge is about another payment."""
+VERIFICATION_FAILURE_NONCE_UNKNOWN: VerificationFailure.ValueType  # 10
+"""This service did not issue the nonce."""
+VERIFICATION_FAILURE_NONCE_SPENT: VerificationFailure.ValueType  # 11
+"""The nonce was used before."""
+VERIFICATION_FAILURE_NONCE_EXPIRED: VerificationFailure.ValueType  # 12
+VERIFICATION_FAILURE_PRESENTATION_MISSING: VerificationFailure.ValueType  # 13
+VERIFICATION_FAILURE_CREDENTIAL_MISSING: VerificationFailure.ValueType  # 14
+"""The presentation carries no credential of a type that the evidence class accepts."""
+VERIFICATION_FAILURE_CREDENTIAL_INVALID: VerificationFailure.ValueType  # 15
+VERIFICATION_FAILURE_CREDENTIAL_EXPIRED: VerificationFailure.ValueType  # 16
+VERIFICATION_FAILURE_CREDENTIAL_STATUS_UNSUPPORTED: VerificationFailure.ValueType  # 17
+"""The credential names a status list, which this service does not read."""
+VERIFICATION_FAILURE_ISSUER_NOT_TRUSTED: VerificationFailure.ValueType  # 18
+"""The identity policy does not trust the credential's issuer for this evidence class."""
+VERIFICATION_FAILURE_WRONG_SUBJECT: VerificationFailure.ValueType  # 19
+"""The credential is about another DID than the presenter's."""
+Global___VerificationFailure: _TypeAlias = VerificationFailure  # noqa: Y015
+
 @_typing.final
 class BeginVerificationRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -137,7 +217,7 @@ class VerifyIdentityResponse(_message.Message):
     CONFIDENCE_FIELD_NUMBER: _builtins.int
     ASSURANCE_FIELD_NUMBER: _builtins.int
     EVIDENCE_FIELD_NUMBER: _builtins.int
-    REASONS_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
     POLICY_VERSION_FIELD_NUMBER: _builtins.int
     ATTESTATIONS_FIELD_NUMBER: _builtins.int
     ADDRESS_LINKED_FIELD_NUMBER: _builtins.int
@@ -153,10 +233,8 @@ class VerifyIdentityResponse(_message.Message):
         """Credential types that counted."""
 
     @_builtins.property
-    def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Stable words, why it is not verified: NONCE_SPENT, NONCE_UNKNOWN, WRONG_HOLDER, WRONG_PAYMENT,
-        SIGNATURE_INVALID, CREDENTIAL_MISSING, CREDENTIAL_EXPIRED, ISSUER_NOT_TRUSTED, EXPIRED ...
-        """
+    def failures(self) -> _containers.RepeatedScalarFieldContainer[Global___VerificationFailure.ValueType]:
+        """Why it is not verified; empty if it is. Each failure once, in the order in which it was found."""
 
     @_builtins.property
     def attestations(self) -> _containers.RepeatedCompositeFieldContainer[_attestation_pb2.Attestation]:
@@ -171,14 +249,14 @@ class VerifyIdentityResponse(_message.Message):
         confidence: _builtins.float = ...,
         assurance: Global___Assurance.ValueType = ...,
         evidence: _abc.Iterable[_builtins.str] | None = ...,
-        reasons: _abc.Iterable[_builtins.str] | None = ...,
+        failures: _abc.Iterable[Global___VerificationFailure.ValueType] | None = ...,
         policy_version: _builtins.str = ...,
         attestations: _abc.Iterable[_attestation_pb2.Attestation] | None = ...,
         address_linked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address_linked", b"address_linked", "assurance", b"assurance", "attestations", b"attestations", "confidence", b"confidence", "evidence", b"evidence", "policy_version", b"policy_version", "reasons", b"reasons", "verified", b"verified"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address_linked", b"address_linked", "assurance", b"assurance", "attestations", b"attestations", "confidence", b"confidence", "evidence", b"evidence", "failures", b"failures", "policy_version", b"policy_version", "verified", b"verified"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
