@@ -29,6 +29,7 @@ from services.bitcoin.ownership import (
     sign_p2wpkh,
     verify,
 )
+from tests.profile import examples
 
 MESSAGE = b"I hold this key"
 SECRET = bytes(range(1, 33))
@@ -200,7 +201,7 @@ def test_a_p2tr_proof_has_one_form(witness: list[bytes], verdict: Verdict) -> No
     assert judge(p2tr(SECRET), MESSAGE, stack(*witness)) is verdict
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.data())
 def test_no_altered_proof_holds(data: st.DataObject) -> None:
     raw = bytearray(base64.b64decode(sign_p2wpkh(SECRET, MESSAGE).removeprefix("smp")))

@@ -29,6 +29,7 @@ from tests.orchestrator.engine.engine_run import Drive, paying, run_of
 from tests.orchestrator.engine.test_redrive_properties import HAPPENINGS, Services, live
 from tests.orchestrator.payment_requests import payment
 from tests.orchestrator.signals import AWAITS_SIGNAL, await_status, signal_request, start_run
+from tests.profile import examples
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,7 +82,7 @@ def check_changes_are_the_run(records: Sequence[Record]) -> None:
 
 
 @pytest.mark.parametrize("text", [EVERYTHING, NESTED], ids=["everything", "nested"])
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(40))
 @given(happenings=HAPPENINGS)
 def test_whatever_happens_to_a_run_its_changes_put_together_are_the_run(
     text: str, happenings: list[tuple[int, str]]

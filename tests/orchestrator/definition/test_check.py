@@ -16,6 +16,7 @@ from services.orchestrator import definition
 from services.orchestrator.definition.operations import CONTRACTS
 from services.orchestrator.definition.templates import parse_path
 from tests.orchestrator.definition.definitions import SEED, one_step, seed, spoiled
+from tests.profile import examples
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -277,7 +278,7 @@ STRANGE: st.SearchStrategy[object] = st.sampled_from(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 @given(st.lists(st.tuples(st.integers(0, 200), STRANGE), min_size=1, max_size=3))
 def test_any_change_to_a_definition_is_judged_and_never_breaks_the_check(
     changes: list[tuple[int, object]],

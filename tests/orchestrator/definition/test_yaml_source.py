@@ -15,6 +15,7 @@ from services.orchestrator.definition.problems import DefinitionInvalidError, Pr
 from services.orchestrator.definition.source import MAX_SOURCE_BYTES
 from services.orchestrator.definition.yaml_source import read_yaml
 from tests.orchestrator.definition.definitions import SEED, seed
+from tests.profile import examples
 
 
 def dump(value: object) -> str:
@@ -100,7 +101,7 @@ def test_json_is_read_as_the_value_that_it_is(value: object) -> None:
     assert read_yaml(json.dumps(value)).value == value
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 @given(st.text(st.sampled_from("ab:-[]{}&*!|>'\"%#,? \n\t01.~\x00\x85"), max_size=40))
 def test_any_text_is_read_or_refused_in_its_place(text: str) -> None:
     try:

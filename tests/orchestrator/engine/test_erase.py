@@ -14,6 +14,7 @@ from services.orchestrator.engine.outcome import cause
 from tests.orchestrator.engine.definitions import EVERYTHING, NESTED
 from tests.orchestrator.engine.engine_run import Drive, paying, paying_several, replay, run_of
 from tests.orchestrator.multi_payment import PAIR, intent, pair_of
+from tests.profile import examples
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,7 +58,7 @@ def outline(state: RunState) -> list[object]:
 
 
 @pytest.mark.parametrize("kind", RUNS)
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=examples(30))
 @given(outcomes=st.lists(OUTCOMES, max_size=25))
 def test_whatever_happened_the_records_fold_to_the_same_run_without_people(
     kind: str, outcomes: list[StepError | str | None]

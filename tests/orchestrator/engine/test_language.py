@@ -20,6 +20,7 @@ from tests.orchestrator.engine.definitions import (
     steps,
 )
 from tests.orchestrator.engine.engine_run import CRASH, POLICY, run_of
+from tests.profile import examples
 
 OUTCOMES = st.sampled_from(
     [
@@ -36,7 +37,7 @@ HAPPENINGS = st.lists(st.tuples(st.integers(0, 9), OUTCOMES), max_size=60)
 
 
 @pytest.mark.parametrize("text", [EVERYTHING, NESTED], ids=["everything", "nested"])
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 @given(happenings=HAPPENINGS)
 def test_in_whatever_order_things_happen_the_run_ends_and_its_journal_tells_all(
     text: str,
@@ -61,7 +62,7 @@ def test_in_whatever_order_things_happen_the_run_ends_and_its_journal_tells_all(
 
 
 @pytest.mark.parametrize("text", [EVERYTHING, NESTED], ids=["everything", "nested"])
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 @given(happenings=HAPPENINGS)
 def test_what_may_have_happened_is_never_called_failed_or_taken_back(
     text: str,
@@ -77,7 +78,7 @@ def test_what_may_have_happened_is_never_called_failed_or_taken_back(
 
 
 @pytest.mark.parametrize("text", [EVERYTHING, NESTED], ids=["everything", "nested"])
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 @given(happenings=HAPPENINGS)
 def test_who_looks_at_every_step_in_every_turn_writes_what_who_remembers_writes(
     text: str,

@@ -19,6 +19,7 @@ from services.orchestrator.engine.retry_policy import SECOND_US
 from services.orchestrator.engine.transition import commands
 from tests.orchestrator.engine.definitions import EVERYTHING, READ, STORE, call, steps
 from tests.orchestrator.engine.engine_run import CRASH, POLICY, Drive, paying, run_of
+from tests.profile import examples
 
 CANCEL = CancelRequested("enough", "spiffe://me")
 UNDO = (
@@ -215,7 +216,7 @@ OUTCOMES = st.sampled_from(
 )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 @given(st.lists(OUTCOMES, max_size=25), st.integers(0, 25))
 def test_a_cancelled_payment_was_not_made_whenever_the_cancel_comes(
     outcomes: list[StepError | str | None], when: int
@@ -245,7 +246,7 @@ def test_a_cancelled_payment_was_not_made_whenever_the_cancel_comes(
         assert settled or not unheard
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 @given(st.lists(st.tuples(st.integers(0, 9), OUTCOMES), max_size=60), st.integers(0, 60))
 def test_a_run_can_be_cancelled_at_any_point(
     happenings: list[tuple[int, StepError | str | None]], when: int

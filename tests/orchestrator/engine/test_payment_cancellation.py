@@ -16,6 +16,7 @@ from services.orchestrator.engine.retry_policy import SECOND_US
 from tests.orchestrator.engine.engine_run import paying
 from tests.orchestrator.engine.finished_runs import redrive
 from tests.orchestrator.engine.test_redrive_properties import HAPPENINGS, Services, live
+from tests.profile import examples
 
 if TYPE_CHECKING:
     from tests.orchestrator.engine.engine_run import Drive
@@ -132,7 +133,7 @@ def test_a_run_that_may_not_spend_keeps_nobody_from_paying() -> None:
 
 
 @pytest.mark.parametrize("late", [True, False], ids=["late", "in time"])
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 @given(HAPPENINGS, st.integers(0, 12))
 def test_after_a_run_ended_cancelled_nothing_pays_under_its_id(
     late: bool, happenings: list[tuple[int, str]], when: int

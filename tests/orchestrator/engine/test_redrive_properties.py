@@ -19,6 +19,7 @@ from services.orchestrator.engine.transition import commands
 from tests.orchestrator.engine.definitions import EVERYTHING, NESTED, READ, STORE, UNDO, call, steps
 from tests.orchestrator.engine.engine_run import CRASH, POLICY, Drive, paying, run_of
 from tests.orchestrator.engine.finished_runs import end_by_defect, redrive
+from tests.profile import examples
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -137,7 +138,7 @@ HOSTILE = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 @given(HOSTILE)
 def test_no_step_has_its_effect_twice_while_requests_are_late(
     happenings: list[tuple[int, str]],
@@ -152,7 +153,7 @@ def test_no_step_has_its_effect_twice_while_requests_are_late(
 
 
 @pytest.mark.parametrize("text", [EVERYTHING, NESTED], ids=["everything", "nested"])
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(happenings=HAPPENINGS)
 def test_no_step_has_its_effect_twice_however_often_the_run_is_redriven(
     text: str, happenings: list[tuple[int, str]]
@@ -167,7 +168,7 @@ def test_no_step_has_its_effect_twice_however_often_the_run_is_redriven(
         assert len(keys) == 1 or (step is not None and step.effect == "READ"), path
 
 
-@settings(deadline=None, max_examples=250)
+@settings(deadline=None, max_examples=examples(250))
 @given(HAPPENINGS)
 def test_a_payment_has_one_id_and_is_called_what_it_is_however_often_it_is_redriven(
     happenings: list[tuple[int, str]],

@@ -28,6 +28,7 @@ from tests.orchestrator.multi_payment import (
     intent,
     pair_of,
 )
+from tests.profile import examples
 
 if TYPE_CHECKING:
     from anya.mesh.v1.attestation_pb2 import PaymentIntent
@@ -363,7 +364,7 @@ NOTHING_PAID = ("REFUSED", "FAILED", "CANCELLED", "COMPENSATED", "COMPENSATION_F
 
 
 @pytest.mark.parametrize("text", ["pair", "saga", "batch"])
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 @given(happenings=HAPPENINGS, more=HAPPENINGS, when=st.integers(0, 150))
 def test_whatever_happens_each_payment_is_made_once_and_the_end_says_which(
     text: str, happenings: list[tuple[int, str]], more: list[tuple[int, str]], when: int

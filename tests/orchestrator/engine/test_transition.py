@@ -44,6 +44,7 @@ from services.orchestrator.engine.transition import Transition, commands
 from tests.orchestrator.definition.definitions import one_step
 from tests.orchestrator.engine.engine_run import replay
 from tests.orchestrator.payment_requests import INPUT, uuid7
+from tests.profile import examples
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -169,7 +170,7 @@ class World:
             self.do(command, None)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 @given(st.lists(OUTCOMES, max_size=40))
 def test_whatever_happens_a_run_ends_and_its_journal_tells_all(
     outcomes: list[StepError | str | None],
@@ -192,7 +193,7 @@ def test_whatever_happens_a_run_ends_and_its_journal_tells_all(
         assert attempts == sorted(attempts)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 @given(st.lists(OUTCOMES, max_size=30), st.data())
 def test_a_crash_at_any_point_leaves_the_same_thing_to_do(
     outcomes: list[StepError | str | None], data: st.DataObject
@@ -216,7 +217,7 @@ def test_a_crash_at_any_point_leaves_the_same_thing_to_do(
     assert next_command(replayed) == next_command(states[at])
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 @given(st.lists(OUTCOMES, max_size=40))
 def test_a_payment_that_may_exist_is_never_called_refused_or_failed(
     outcomes: list[StepError | str | None],

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from mesh.errors import InvalidArgument
 from services.orchestrator.schedules.cron import Cron, cron
+from tests.profile import examples
 
 DOCUMENT = (Path(__file__).parents[3] / "docs" / "schedules.md").read_text()
 ROWS = re.findall(r"^\| `(.+?)` \| ([\d:, ]+?) \| ([\d:, ]+?) \|$", DOCUMENT, re.MULTILINE)
@@ -77,7 +78,7 @@ MINUTES = st.one_of(FIELD, st.lists(st.integers(0, 59), min_size=1, max_size=3).
 HOURS = st.one_of(FIELD, st.lists(st.integers(0, 23), min_size=1, max_size=4).map(repr))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.sampled_from(CHANGES), MINUTES, HOURS)
 def test_every_minute_of_three_days_is_due_as_the_rules_say(
     change: tuple[str, str], minutes: str, hours: str
