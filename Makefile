@@ -6,6 +6,8 @@ BIN := .venv/bin
 COMPILE = $(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header
 PROTOS := $(shell find protos -name '*.proto' | sort)
 SERVICES := $(shell grep -l '^service ' $(PROTOS))
+# A file's tests share a process, and with it the services that the file starts.
+TEST = $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 PROTOC = PATH="$(CURDIR)/$(BIN):$$PATH" ../$(BIN)/python -m grpc_tools.protoc -I.
 
 export ANYA_TEST_DATA ?= $(realpath ../shared/data)
@@ -40,13 +42,14 @@ demo: .venv/run  ## run the main job: a verified payment, end to end
 up: .venv/run  ## run the mesh until Ctrl-C
 	$(BIN)/anya up
 
-test: .venv/dev  ## run every test
-	$(BIN)/pytest -q
+test: .venv/dev  ## run every test, in two processes
+	$(TEST)
 
-test-faults: .venv/dev  ## run 1,000 payments while services are killed: STORE=postgres SEED=N
+test-faults: .venv/dev  ## run every test in full, and 1,000 payments while services are killed: STORE=postgres SEED=N
+	ANYA_TEST_PROFILE=full $(TEST)
 	$(BIN)/python -m tests.faults $(if $(SEED),--seed $(SEED)) $(if $(PAYMENTS),--payments $(PAYMENTS)) $(if $(STORE),--store $(STORE))
 
-check: .venv/dev manifests  ## lint, types, contracts, manifests, and the model trained anew
+check: .venv/dev manifests  ## lint, types, contracts, manifests, and the model retrained
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -77,7 +80,7 @@ protos: .venv/dev  ## rewrite gen/ from protos/
 	cd protos && $(PROTOC) --python_out=../gen --mypy_out=quiet:../gen $(PROTOS:protos/%=%)
 	cd protos && $(PROTOC) --grpc_python_out=../gen --mypy_grpc_out=quiet:../gen $(SERVICES:protos/%=%)
 
-lock: .venv/pip  ## resolve the dependencies anew
+lock: .venv/pip  ## resolve the dependencies again
 	$(COMPILE) pyproject.toml --all-extras --group build --group dev -o requirements-dev.lock
 	$(COMPILE) pyproject.toml --group build -c requirements-dev.lock -o requirements.lock
 

@@ -20,6 +20,6 @@ def examples(count: int) -> int:
     return count if FULL else min(count, max(FEWEST, count // SHARE))
 
 
-def full_or_short(full: T, short: T) -> T:
+def full_or_short(full: T, *, short: T) -> T:
     """Returns the value for the profile of this run."""
     return full if FULL else short

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # A service is killed every quarter of a minute at most: whoever keeps it up gives up on one that
 # crashes more than five times a minute. Some pauses are longer than the orchestrators' lease.
 STORM = Weather(payments=1000, kills=38, pauses=12, gaps=(2.0, 5.0), pause=(0.5, 7.0))
+DRIZZLE = Weather(payments=10, kills=3, pauses=0, gaps=(0.1, 0.5), pause=(0.5, 1.0))
 SHOWER = Weather(payments=20, kills=6, pauses=0, gaps=(0.1, 0.5), pause=(0.5, 1.0))
 PAYMENTS_OF_A_PAYER = 60  # web5 lets a DID have ten proofs begun at once, lost ones included
 SPARE = 1.6  # coins for each expected payment: payers are drawn by lot

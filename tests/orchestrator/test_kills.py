@@ -16,6 +16,7 @@ from tests.orchestrator.multi_payment import PAIR, intent, pair_of
 from tests.orchestrator.payment_requests import finished, payment, status, statuses, uuid7
 from tests.orchestrator.process_succession import Succession
 from tests.orchestrator.signals import await_status
+from tests.profile import full_or_short
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,23 +27,37 @@ if TYPE_CHECKING:
 
 # In the order in which a run meets them. What a step intends is committed with the end of the one
 # before it: what is before that is before the intent, too.
-OF_A_PAYMENT = (
-    "engine.before_step_done/{run}/verify_sender",
-    "engine.before_intent/{run}/execute_payment",
-    "engine.after_intent/{run}/execute_payment",
-    "engine.before_step_done/{run}/execute_payment",
-    "engine.after_step_done/{run}/execute_payment",
-    "engine.before_finish/{run}",
-    "engine.after_finish/{run}",
+OF_A_PAYMENT = full_or_short(
+    (
+        "engine.before_step_done/{run}/verify_sender",
+        "engine.before_intent/{run}/execute_payment",
+        "engine.after_intent/{run}/execute_payment",
+        "engine.before_step_done/{run}/execute_payment",
+        "engine.after_step_done/{run}/execute_payment",
+        "engine.before_finish/{run}",
+        "engine.after_finish/{run}",
+    ),
+    short=(
+        "engine.after_intent/{run}/execute_payment",
+        "engine.before_step_done/{run}/execute_payment",
+        "engine.after_finish/{run}",
+    ),
 )
-OF_TWO_PAYMENTS = (
-    "engine.before_step_done/{run}/pay1",
-    "engine.after_step_done/{run}/pay1",
-    "engine.before_step_done/{run}/assess2/score",
-    "engine.after_intent/{run}/pay2",
-    "engine.before_step_done/{run}/pay2",
-    "engine.after_step_done/{run}/pay2",
-    "engine.before_finish/{run}",
+OF_TWO_PAYMENTS = full_or_short(
+    (
+        "engine.before_step_done/{run}/pay1",
+        "engine.after_step_done/{run}/pay1",
+        "engine.before_step_done/{run}/assess2/score",
+        "engine.after_intent/{run}/pay2",
+        "engine.before_step_done/{run}/pay2",
+        "engine.after_step_done/{run}/pay2",
+        "engine.before_finish/{run}",
+    ),
+    short=(
+        "engine.after_step_done/{run}/pay1",
+        "engine.after_intent/{run}/pay2",
+        "engine.before_step_done/{run}/pay2",
+    ),
 )
 OF_A_SAGA = (
     "engine.after_intent/{run}/pause",
