@@ -1,7 +1,7 @@
 """Calls through every interceptor, against the same calls through bare grpc.aio.
 
-Client and server share one process and one loop; both sides of the comparison use mTLS, and their
-bursts alternate, so that what slows the machine down slows both.
+Client and server share one process and one loop. Both sides of a comparison use mTLS, and their
+bursts alternate, so that other load on the machine slows both alike.
 """
 
 from __future__ import annotations
@@ -14,9 +14,13 @@ from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from anya.mesh.v1 import outbox_pb2 as pb
 from anya.mesh.v1.outbox_pb2_grpc import (
@@ -26,38 +30,53 @@ from anya.mesh.v1.outbox_pb2_grpc import (
 )
 from benchmarks.ratio import Measure, Ratio
 from mesh.config import MeshConfig
+from mesh.observability.spans import MAX_QUEUE
 from mesh.rpc.server import credentials
 from mesh.runtime import open_runtime
 from mesh.testing import Authority
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from opentelemetry.trace import Tracer
 
     from anya.mesh.v1.outbox_pb2_grpc import OutboxServiceAsyncStub
 
-BURST = 0.05  # seconds
+    Open = Callable[[Authority, Path], AbstractAsyncContextManager[OutboxServiceAsyncStub]]
+
+BURST_S = 0.05
 BURSTS = 24  # of each side in one round
 REQUEST = pb.ReadOutboxRequest(after_sequence=1)
+EXPORT = f"{trace_service_pb2.DESCRIPTOR.package}.TraceService"
 
 
 def chain_vs_bare(rounds: int, *, concurrency: int, goal: float) -> Ratio:
-    """All interceptors on both sides, tracing unsampled."""
-    return Ratio(
-        value=min(asyncio.run(_ratios(rounds, concurrency))),
-        goal=goal,
-        unit=f"unary calls per second at concurrency {concurrency}, ours over theirs",
-        peer=f"grpcio {version('grpcio')}",
-    )
+    """All interceptors on both sides, no trace sampled."""
+    return _ratio(rounds, _mesh, _bare, concurrency, goal, f"grpcio {version('grpcio')}")
+
+
+def chain_all_spans_vs_bare(rounds: int) -> Ratio:
+    """All interceptors on both sides; the two spans of every call are exported over OTLP."""
+    return _ratio(rounds, _sampled_mesh, _bare, 16, 0.4, f"grpcio {version('grpcio')}")
+
+
+def all_spans_vs_sdk(rounds: int) -> Ratio:
+    """The same with mesh/observability/tracer.py against the spans of the OpenTelemetry SDK."""
+    peer = f"opentelemetry-sdk {version('opentelemetry-sdk')}"
+    return _ratio(rounds, _sampled_mesh, _sdk_mesh, 16, 1.0, peer)
 
 
 MEASURES: dict[str, Measure] = {
     "chain_vs_bare": partial(chain_vs_bare, concurrency=16, goal=0.55),
     "chain_vs_bare_c1": partial(chain_vs_bare, concurrency=1, goal=0.65),
+    "chain_all_spans_vs_bare": chain_all_spans_vs_bare,
+    "all_spans_vs_sdk": all_spans_vs_sdk,
 }
 
 
 class _Empty(OutboxServiceServicer):
-    """Answers at once: what is left to measure is the way there and back."""
+    """Answers at once, so that the call itself is all that is measured."""
 
     async def ReadOutbox(  # noqa: N802
         self,
@@ -67,12 +86,25 @@ class _Empty(OutboxServiceServicer):
         return pb.ReadOutboxResponse()
 
 
-async def _ratios(rounds: int, concurrency: int) -> list[float]:
+def _ratio(
+    rounds: int, ours: Open, theirs: Open, concurrency: int, goal: float, peer: str
+) -> Ratio:
+    return Ratio(
+        value=min(asyncio.run(_measure(rounds, ours, theirs, concurrency))),
+        goal=goal,
+        unit=f"unary calls per second at concurrency {concurrency}, ours over theirs",
+        peer=peer,
+    )
+
+
+async def _measure(
+    rounds: int, open_ours: Open, open_theirs: Open, concurrency: int
+) -> list[float]:
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         authority = Authority(folder)
-        theirs = await stack.enter_async_context(_bare(authority))
-        ours = await stack.enter_async_context(_mesh(authority, folder))
+        theirs = await stack.enter_async_context(open_theirs(authority, folder / "theirs"))
+        ours = await stack.enter_async_context(open_ours(authority, folder / "ours"))
         await _burst(theirs, concurrency)
         await _burst(ours, concurrency)
         return [await _round(theirs, ours, concurrency) for _ in range(rounds)]
@@ -89,12 +121,12 @@ async def _round(
 
 
 async def _burst(stub: OutboxServiceAsyncStub, concurrency: int) -> float:
-    """Calls per second."""
+    """Returns calls per second."""
     start = time.perf_counter()
 
     async def caller() -> int:
         calls = 0
-        while time.perf_counter() < start + BURST:
+        while time.perf_counter() < start + BURST_S:
             await stub.ReadOutbox(REQUEST, timeout=5)
             calls += 1
         return calls
@@ -104,7 +136,7 @@ async def _burst(stub: OutboxServiceAsyncStub, concurrency: int) -> float:
 
 
 @asynccontextmanager
-async def _bare(authority: Authority) -> AsyncIterator[OutboxServiceAsyncStub]:
+async def _bare(authority: Authority, folder: Path) -> AsyncIterator[OutboxServiceAsyncStub]:
     identity = authority.issue_service("bitcoin")
     server = grpc.aio.server()
     add_OutboxServiceServicer_to_server(_Empty(), server)
@@ -119,15 +151,71 @@ async def _bare(authority: Authority) -> AsyncIterator[OutboxServiceAsyncStub]:
 
 
 @asynccontextmanager
-async def _mesh(authority: Authority, folder: Path) -> AsyncIterator[OutboxServiceAsyncStub]:
+async def _mesh(
+    authority: Authority,
+    folder: Path,
+    *,
+    collector: str | None = None,
+    tracer: Tracer | None = None,
+) -> AsyncIterator[OutboxServiceAsyncStub]:
+    """Samples all traces if there is a ``collector`` or a ``tracer`` of another library."""
     server = MeshConfig(
-        service="bitcoin", identity=authority.issue_service("bitcoin"), home=folder, sample_ratio=0
+        service="bitcoin",
+        identity=authority.issue_service("bitcoin"),
+        home=folder,
+        sample_ratio=1 if collector else 0,
+        otlp_endpoint=collector,
     )
     client = replace(
         server, service="orchestrator", identity=authority.issue_service("orchestrator")
     )
     add = partial(add_OutboxServiceServicer_to_server, _Empty())
-    async with open_runtime(server) as bitcoin, bitcoin.serve(add) as ports:
+    async with AsyncExitStack() as stack:
+        bitcoin = await stack.enter_async_context(open_runtime(server))
+        if tracer is not None:
+            bitcoin.tracer = tracer
+        ports = await stack.enter_async_context(bitcoin.serve(add))
         client = replace(client, peers={"bitcoin": f"127.0.0.1:{ports.port}"})
-        async with open_runtime(client) as orchestrator, orchestrator.channel("bitcoin") as channel:
-            yield OutboxServiceStub(channel)
+        orchestrator = await stack.enter_async_context(open_runtime(client))
+        if tracer is not None:
+            orchestrator.tracer = tracer
+        yield OutboxServiceStub(await stack.enter_async_context(orchestrator.channel("bitcoin")))
+
+
+@asynccontextmanager
+async def _sampled_mesh(
+    authority: Authority, folder: Path
+) -> AsyncIterator[OutboxServiceAsyncStub]:
+    async with _collector() as collector, _mesh(authority, folder, collector=collector) as stub:
+        yield stub
+
+
+@asynccontextmanager
+async def _sdk_mesh(authority: Authority, folder: Path) -> AsyncIterator[OutboxServiceAsyncStub]:
+    async with _collector() as collector:
+        provider = TracerProvider(shutdown_on_exit=False)
+        exporter = OTLPSpanExporter(endpoint=collector, insecure=True)
+        provider.add_span_processor(BatchSpanProcessor(exporter, max_queue_size=MAX_QUEUE))
+        async with _mesh(authority, folder, tracer=provider.get_tracer("mesh")) as stub:
+            yield stub
+        await asyncio.to_thread(provider.shutdown)
+
+
+@asynccontextmanager
+async def _collector() -> AsyncIterator[str]:
+    """A collector that drops what it receives unread, which costs the measured process little."""
+
+    async def export(request: bytes, context: Any) -> bytes:
+        return b""
+
+    handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
+        "Export": grpc.unary_unary_rpc_method_handler(export)
+    }
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(EXPORT, handlers)])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        await server.stop(None)

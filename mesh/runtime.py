@@ -33,6 +33,8 @@ from mesh.security.trust import ActivePolicy, PolicyError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
 
+    from opentelemetry.trace import Tracer
+
     from mesh.config import MeshConfig
     from mesh.observability.telemetry import Traces
     from mesh.security.audit import AuditLog
@@ -60,7 +62,7 @@ class Runtime:
     ) -> None:
         self.config = config
         self.policy = policy
-        self.tracer = traces.tracer
+        self.tracer: Tracer = traces.tracer
         self.span_sink = traces.span_sink
         self._audit = audit
         self._breakers: dict[str, Breakers] = {}

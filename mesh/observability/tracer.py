@@ -1,6 +1,7 @@
 """OpenTelemetry's tracer API over cheap spans: a few fields, handed to a sink at the end.
 
-Half of what a call through the mesh costs would be its two spans, were they the SDK's.
+benchmarks/mesh.py measures what they cost: ``chain_all_spans_vs_bare`` against calls without spans,
+``all_spans_vs_sdk`` against the spans of the SDK.
 """
 
 from __future__ import annotations
