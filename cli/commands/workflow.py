@@ -1,4 +1,4 @@
-"""`anya workflow`: check definitions offline, keep them in the mesh."""
+"""`anya workflow`: checks definitions offline, and registers them in the mesh."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cli.commands.options import HomeOption, JsonOption
 if TYPE_CHECKING:
     from anya.orchestrator.v1 import workflow_pb2 as pb
 
-app = typer.Typer(help="Definitions of workflows: check, register, list.", no_args_is_help=True)
+app = typer.Typer(help="Check, register and list workflow definitions.", no_args_is_help=True)
 
 FileArgument: TypeAlias = Annotated[
     Path,
@@ -27,7 +27,7 @@ UsingOption: TypeAlias = Annotated[
         exists=True,
         dir_okay=False,
         readable=True,
-        help="A workflow that it runs inside itself; may repeat, innermost first.",
+        help="A workflow that the definition runs as a step; may repeat, innermost first.",
     ),
 ]
 
@@ -36,7 +36,7 @@ UsingOption: TypeAlias = Annotated[
 def check_definition(
     file: FileArgument, using: UsingOption = None, json: JsonOption = False
 ) -> None:
-    """Hold a definition against the mesh's operations; needs no running mesh."""
+    """Check a definition against the operations of the mesh; needs no running mesh."""
     from cli import errors, screen
     from services.orchestrator.definition import DefinitionInvalidError, check, load, operations
 
@@ -52,7 +52,7 @@ def check_definition(
             ) from None
     problems = check(_text(file), known)
     if json:
-        listed = [{"line": f.line, "column": f.column, "message": f.message} for f in problems]
+        listed = [{"line": p.line, "column": p.column, "message": p.message} for p in problems]
         screen.emit({"file": str(file), "ok": not problems, "problems": listed})
     elif problems:
         for problem in problems:
@@ -76,7 +76,7 @@ def print_schema() -> None:
 def register_definition(
     file: FileArgument, home: HomeOption = None, json: JsonOption = False
 ) -> None:
-    """Store a definition in the mesh; runs that are under way keep theirs."""
+    """Store a definition in the mesh; started runs keep the definition they started with."""
     from functools import partial
 
     from cli import runs, screen
@@ -112,7 +112,7 @@ def list_workflows(home: HomeOption = None, json: JsonOption = False) -> None:
 
 
 def _summary(workflow: pb.Workflow) -> dict[str, Any]:
-    """Everything but the definition itself."""
+    """Returns the workflow as JSON, without its definition."""
     from services.orchestrator.definition.values import to_json
 
     document = to_json(workflow)
@@ -127,7 +127,7 @@ def _text(file: Path) -> str:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise errors.CommandError(
-            f"{file} is not UTF-8: byte {error.start + 1} is none of a text",
+            f"{file} is not UTF-8: byte {error.start + 1} cannot be read",
             code="INVALID_ARGUMENT",
             reason="DEFINITION_INVALID",
         ) from None

@@ -1,4 +1,4 @@
-"""Compiled workflows: the newest for new runs, and for each old run those it began with."""
+"""Registers and compiles workflows: the newest for a new run, the pinned one for an old run."""
 
 from __future__ import annotations
 
@@ -22,28 +22,32 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-MAX_CACHED_WORKFLOWS = 1024  # compiled workflows
+MAX_CACHED_WORKFLOWS = 1024
 
 
 class Offload(Protocol):
+    """Calls a function off the event loop, such as ``asyncio.to_thread``."""
+
     async def __call__(self, work: Callable[..., T], /, *args: Any) -> T: ...
 
 
 class WorkflowRegistry:
+    """Checks and stores definitions, and gives each run its compiled workflow."""
+
     def __init__(self, definitions: Definitions, offload: Offload | None = None) -> None:
-        """``offload`` calls what may take a second so that runs go on meanwhile."""
+        """Uses ``offload`` for checks that may take a second, so that runs are not held up."""
         self._definitions = definitions
         self._offload = offload or _inline
         self._pinned: OrderedDict[tuple[str, ...], Workflow] = OrderedDict()
 
     async def register_built_in(self) -> None:
-        """Store what this version ships. What earlier versions shipped stays for their runs."""
+        """Stores the built-in workflows of this version. Those of earlier versions stay stored."""
         for name in definition.BUILT_IN:
             text = definition.built_in_text(name)
             await self._definitions.register(definition.load(text), text)
 
     async def register(self, text: str) -> StoredDefinition:
-        """Check a definition and store it. DefinitionInvalidError with every problem."""
+        """Checks a definition and stores it. Raises DefinitionInvalidError with all problems."""
         used = await self._offload(definition.references, text)
         inner = await self._definitions.newest(used)
         workflow = await self._offload(_check, text, inner)
@@ -53,19 +57,20 @@ class WorkflowRegistry:
             )
             raise definition.DefinitionInvalidError([problem])
         stored = await self._definitions.register(workflow, text)
-        with suppress(FailedPrecondition):  # registered before those inside it were changed
+        with suppress(FailedPrecondition):  # a workflow inside it has changed since
             await self._offload(self.newest, stored)
         return stored
 
     def newest(self, stored: StoredDefinition) -> Workflow:
-        """For a run that begins now; built-in ones are always those of this version.
+        """Returns the workflow for a new run; a built-in one is always that of this version.
 
-        FailedPrecondition if it no longer fits a workflow inside it, which was registered again.
+        Raises FailedPrecondition if it no longer fits a workflow inside it, which was registered
+        again.
         """
         if stored.workflow_id in definition.BUILT_IN:
             return current(stored.workflow_id)
         try:
-            return _compile(stored.body, tuple(inner.body for inner in _own(stored.inner)))
+            return _compile(stored.body, tuple(inner.body for inner in _registered(stored.inner)))
         except definition.DefinitionInvalidError as error:
             raise FailedPrecondition(
                 f"{stored.workflow_id} no longer fits the workflows inside it: {error}",
@@ -74,13 +79,13 @@ class WorkflowRegistry:
             ) from None
 
     def privileges(self, stored: StoredDefinition) -> list[str]:
-        """What a run of it may need to be allowed."""
+        """Returns the privileges that a run of the workflow needs, sorted."""
         return sorted(privileges(self.newest(stored)))
 
     async def pinned(self, state: RunState) -> Workflow:
-        """What the run began with, whatever was registered or shipped since.
+        """Returns the workflow that the run started with, whatever was registered since.
 
-        DefinitionInvalidError if the contracts have moved away from under it.
+        Raises DefinitionInvalidError if the definition no longer fits the contracts.
         """
         hashes = (
             state.definition_hash,
@@ -101,7 +106,7 @@ class WorkflowRegistry:
         return definition.load(stored.body, await self._operations(state.sub_workflow_hashes))
 
     async def _operations(self, composites: Mapping[str, str]) -> definition.Operations:
-        """The contracts' operations, and these workflows, each after those inside it."""
+        """Returns the operations of the contracts and these workflows, innermost first."""
         known = declared_operations()
         for name, hash in composites.items():
             stored = await self._definitions.find(name, hash)
@@ -117,23 +122,23 @@ async def _inline(work: Callable[..., T], *args: Any) -> T:
 
 
 def _check(text: str, inner: tuple[StoredDefinition, ...]) -> Workflow:
-    return definition.load(text, _with(inner))
+    return definition.load(text, _operations_with(inner))
 
 
 def current(name: str) -> Workflow:
-    """A built-in workflow as this version ships it."""
+    """Returns a built-in workflow as this version ships it."""
     return _compile(definition.built_in_text(name))
 
 
-def _own(inner: tuple[StoredDefinition, ...]) -> list[StoredDefinition]:
-    """Those that somebody registered: what we ship is known already."""
+def _registered(inner: tuple[StoredDefinition, ...]) -> list[StoredDefinition]:
+    """Returns those that are not built in: the operations include the built-in ones."""
     return [stored for stored in inner if stored.workflow_id not in definition.BUILT_IN]
 
 
-def _with(inner: tuple[StoredDefinition, ...]) -> definition.Operations:
-    """All operations, and as many of these workflows as fit each other."""
+def _operations_with(inner: tuple[StoredDefinition, ...]) -> definition.Operations:
+    """Returns all operations, and those of these workflows that fit each other."""
     known = definition.operations()
-    for stored in _own(inner):
+    for stored in _registered(inner):
         with suppress(definition.DefinitionInvalidError):
             known = known.with_workflow(definition.load(stored.body, known))
     return known

@@ -1,4 +1,4 @@
-"""Workflow definitions: read, checked against the contracts, and ready to run. Needs no mesh."""
+"""Workflow definitions: reads them and checks them against the contracts, without a mesh."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ __all__ = [
 
 FOLDER = Path(__file__).parents[1] / "workflows"
 
-# Registered at every start, in this order: a workflow may use those before it as operations.
+# Registered at each start, in this order: a workflow may use the earlier ones as operations.
 BUILT_IN = ("assess_fraud_risk", "link_address", "verified_payment")
 
 
 def check(text: str, known: Operations | None = None) -> list[Problem]:
-    """Everything that is wrong with a definition, in order of position; nothing if it is fit."""
+    """Returns all problems of a definition, in order of position."""
     try:
         load(text, known)
     except DefinitionInvalidError as error:
@@ -46,13 +46,19 @@ def check(text: str, known: Operations | None = None) -> list[Problem]:
 
 
 def load(text: str, known: Operations | None = None) -> Workflow:
-    """Compiles a definition, by default over all operations. Raises DefinitionInvalidError."""
+    """Compiles a definition; ``known`` defaults to all operations.
+
+    Raises DefinitionInvalidError if it has problems.
+    """
     source = read(text)
     return check_workflow(source, parse_workflow(source), known or operations())
 
 
 def references(text: str) -> tuple[str, ...]:
-    """Ids of the workflows that its steps run, known or not. Raises DefinitionInvalidError."""
+    """Returns the ids of the workflows that the steps run, known or not.
+
+    Raises DefinitionInvalidError if the definition breaks the grammar.
+    """
     steps = all_nodes(parse_workflow(read(text)).steps)
     actions = [step.action for step in steps]
     used = [action.workflow for action in actions if isinstance(action, SubWorkflowNode)]
@@ -60,13 +66,19 @@ def references(text: str) -> tuple[str, ...]:
 
 
 def read(text: str) -> Source:
-    """Reads JSON if the text begins as an object, else YAML. Raises DefinitionInvalidError."""
+    """Reads JSON if the text begins with ``{``, otherwise YAML.
+
+    Raises DefinitionInvalidError if it is neither.
+    """
     return read_json(text) if text.lstrip()[:1] == "{" else read_yaml(text)
 
 
 @cache
 def operations() -> Operations:
-    """What a step may name: the contracts' operations, and our own workflows that never pay."""
+    """Returns the operations of the contracts and the built-in workflows.
+
+    Built-in workflows that never pay are operations, too.
+    """
     known = declared_operations()
     for name in BUILT_IN:
         workflow = load(built_in_text(name), known)
@@ -78,4 +90,5 @@ def operations() -> Operations:
 
 @cache
 def built_in_text(name: str) -> str:
+    """Returns the definition of a built-in workflow, which is JSON."""
     return (FOLDER / f"{name}.json").read_text()

@@ -1,4 +1,4 @@
-"""A definition as it is written: of the right shape, and nothing about it checked yet."""
+"""The nodes of a definition, as the parser builds them, before any check."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class CallNode:
     retry: Retry = DEFAULT_RETRY
     timeout_us: int | None = None
     compensate: CallNode | None = None
-    payment: str | None = None  # a template of its id
+    payment: str | None = None  # a template of the payment's id
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ ActionNode: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class BlockNode:
-    """Steps inside a step: a case, a branch, or what happens to each item."""
+    """Steps inside a step: a case, a branch, or the steps for each item."""
 
     pointer: Pointer
     name: str
@@ -113,7 +113,7 @@ class BlockNode:
 
 @dataclass(frozen=True, slots=True)
 class CatchNode:
-    """What a step has as its on_error."""
+    """The ``on_error`` of a step."""
 
     pointer: Pointer
     errors: frozenset[str]
@@ -139,7 +139,7 @@ class WorkflowNode:
 
 
 def all_nodes(steps: Iterable[StepNode]) -> Iterator[StepNode]:
-    """These and all inside them, in the order of the text."""
+    """Yields the steps and all steps inside them, in the order of the text."""
     for step in steps:
         yield step
         for block in step.blocks:

@@ -1,4 +1,4 @@
-"""The syntax tree of a CEL expression: as much of it as tells what its variables are used for.
+"""The syntax tree of a CEL expression: the parts of it that show how variables are used.
 
 The messages are those of cel/expr/syntax.proto of the CEL specification, by their field numbers.
 """
@@ -20,7 +20,8 @@ _FIELD = descriptor_pb2.FieldDescriptorProto
 _STRING, _BOOL, _INT64 = _FIELD.TYPE_STRING, _FIELD.TYPE_BOOL, _FIELD.TYPE_INT64
 _UINT64, _DOUBLE, _ENUM = _FIELD.TYPE_UINT64, _FIELD.TYPE_DOUBLE, _FIELD.TYPE_INT32
 
-# Message -> field -> its number, and its type: a scalar's, or a message's name; * is repeated.
+# Message -> field -> (number, type). A type is that of a scalar, or the name of a message, with *
+# if the field is repeated.
 _MESSAGES: dict[str, dict[str, tuple[int, int | str]]] = {
     "Parsed": {"expr": (2, "Expr")},
     "Expr": {
@@ -49,7 +50,7 @@ _PACKAGE = "anya.cel"
 
 
 def parse_expression(text: str) -> Any | None:
-    """The tree of an expression, an ``Expr``; None if it is none."""
+    """Returns the tree of an expression, an ``Expr``, or None if the text is no expression."""
     try:
         serialized = _environment().compile(text, disable_check=True).serialize()
     except RuntimeError:
@@ -80,7 +81,7 @@ def _declare(
     field = message.field.add(name=name, number=number, label=_FIELD.LABEL_OPTIONAL)
     if isinstance(type, int):
         field.type = type  # type: ignore[assignment]
-        field.oneof_index = len(message.oneof_decl)  # whether it is there is told, as in a oneof
+        field.oneof_index = len(message.oneof_decl)  # so that HasField works
         message.oneof_decl.add(name=f"_{name}")
         field.proto3_optional = True
     else:

@@ -27,7 +27,7 @@ class FieldReader:
     def __init__(
         self, problems: Problems, steps: Callable[[Pointer, list[Any]], tuple[StepNode, ...]]
     ) -> None:
-        """``steps`` parses a list of steps."""
+        """Needs a function that parses a list of steps, which calls this reader in turn."""
         self._problems = problems
         self._parse_steps = steps
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from services.orchestrator.definition import values
+from services.orchestrator.definition.conformance import conform
 from services.orchestrator.definition.templates import Path, PathMissingError
 from services.orchestrator.definition.types import ANY, TypeKind, ValueType
 
@@ -36,7 +37,7 @@ class Inputs:
                 value = path.read({"input": given})
             except PathMissingError:
                 raise values.MismatchError(path.parts, "given") from None
-            values.conform(value, type, path.parts)
+            conform(value, type, path.parts)
 
     def type_of(self, path: Path) -> ValueType:
         """Returns the type of the path itself, or what the type of an object around it says.

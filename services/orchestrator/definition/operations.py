@@ -1,4 +1,4 @@
-"""The operations that steps may name, read from the contracts' method options."""
+"""The operations that steps can name, read from the method options of the contracts."""
 
 from __future__ import annotations
 
@@ -42,35 +42,38 @@ CONTRACTS = (
 )
 
 _CAPITAL = re.compile(r"(?<=.)[A-Z]")
-WORKFLOW = "workflow"  # the protocol of steps that run one
+WORKFLOW = "workflow"  # the protocol of steps that run a workflow
 
 
 class Operations:
-    """A fixed set of operations by name, and of workflows by id."""
+    """An immutable set of operations by name, and of workflows by id."""
 
     def __init__(self, operations: Iterable[Operation], workflows: Iterable[Workflow] = ()) -> None:
         self._by_name = {operation.name: operation for operation in operations}
         self._workflows = {workflow.id: workflow for workflow in workflows}
 
     def find(self, name: str) -> Operation | None:
+        """Returns the operation of this name, or None if there is none."""
         return self._by_name.get(name)
 
     def nearest(self, name: str) -> str:
-        """A hint for who mistyped a name; empty if nothing is near."""
+        """Returns a hint with the most similar name, or an empty text if none is similar."""
         return _hint(name, self._by_name)
 
     def workflow(self, id: str) -> Workflow | None:
+        """Returns the workflow of this id, or None if there is none."""
         return self._workflows.get(id)
 
     def nearest_workflow(self, id: str) -> str:
+        """Returns a hint with the most similar id, or an empty text if none is similar."""
         return _hint(id, self._workflows)
 
     def with_workflow(self, workflow: Workflow) -> Operations:
-        """These, and a workflow that steps may run."""
+        """Returns these operations and one more workflow, which steps can run."""
         return Operations(self._by_name.values(), [*self._workflows.values(), workflow])
 
     def with_composite(self, workflow: Workflow) -> Operations:
-        """These, and the workflow under its id. Its reply is its last step's whole reply."""
+        """Returns these operations, and the workflow as one more operation under its id."""
         return Operations([*self._by_name.values(), composite(workflow)], self._workflows.values())
 
 
@@ -80,8 +83,9 @@ def _hint(name: str, known: Iterable[str]) -> str:
 
 
 def composite(workflow: Workflow) -> Operation:
+    """Returns a workflow as an operation that replies with the whole reply of its last step."""
     last = workflow.steps[-1]
-    assert isinstance(last.action, Call)  # noqa: S101  (what we ship ends with a call)
+    assert isinstance(last.action, Call)  # noqa: S101  (every built-in workflow ends with a call)
     called = last.action.operation
     reply: ValueType = called.reply
     return Operation(
@@ -94,7 +98,7 @@ def composite(workflow: Workflow) -> Operation:
 
 
 def as_operation(workflow: Workflow) -> Operation:
-    """The workflow as a step runs it: its reply is what its last step names."""
+    """Returns a workflow as a step runs it: it replies with the outputs of its last step."""
     return Operation(
         name=workflow.id,
         protocol=WORKFLOW,
@@ -107,7 +111,10 @@ def as_operation(workflow: Workflow) -> Operation:
 
 @cache
 def cancel_of(method: Method) -> Operation | None:
-    """What refuses every later attempt of a call, if anything does. No step can name it."""
+    """Returns the operation that cancels a call of a method, or None if the contract has none.
+
+    It makes the service refuse every later attempt of the call. No step can name it.
+    """
     cancel = method.cancel
     if cancel is None:
         return None
@@ -122,7 +129,7 @@ def cancel_of(method: Method) -> Operation | None:
 
 @cache
 def declared_operations() -> Operations:
-    """Those that are one RPC each."""
+    """Returns the operations of the contracts, each of which is one RPC."""
     return Operations(
         _operation(method)
         for contract in CONTRACTS
@@ -133,7 +140,7 @@ def declared_operations() -> Operations:
 
 
 def service_of(service: ServiceDescriptor) -> str:
-    """``"web5"`` for a service of package ``anya.web5.v1``."""
+    """Returns the name of a service: ``"web5"`` for one of package ``anya.web5.v1``."""
     return service.file.package.split(".")[1]
 
 

@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
     from services.orchestrator.definition.source import Pointer
 
-# What a path can see, as JSON: "input", "steps", "ctx"; in an output mapping "output", and in what
-# is done for each of several items "item" and "index".
+# The values that paths read, as JSON: "input", "steps" and "ctx"; in an output mapping also
+# "output", and inside a for_each "item" and "index".
 Variables: TypeAlias = "Mapping[str, Any]"
 
-STATUS = "_status"  # of a step: SUCCEEDED, SKIPPED or FAILED, beside its outputs
-ERROR = "_error"  # of a step: the reason or code of what it failed with, null if it did not
+STATUS = "_status"  # beside the outputs of a step: SUCCEEDED, SKIPPED or FAILED
+ERROR = "_error"  # beside them: reason or code of the failure, null if there was none
 OWN = (STATUS, ERROR)
 
 ROOTS = ("input", "steps", "output", "ctx", "item", "index")
 
-MAX_PARTS = 32  # no value is deeper
+MAX_PARTS = 32  # no value is nested deeper
 NO_PATH = f"is no path; one begins with {', '.join(ROOTS)}, and has at most {MAX_PARTS} parts"
 
 _PART_OF = r"(?:\.[A-Za-z_][A-Za-z0-9_]*|\[[0-9]{1,6}\])"
@@ -40,7 +40,7 @@ _TOKEN = re.compile(r"\{\{\{\{|\{\{(.*?)\}\}|\{\{", re.DOTALL)
 
 
 class PathMissingError(LookupError):
-    """The value that a path names does not exist; never read as empty."""
+    """The value of a path does not exist. It is never read as empty."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(f"{path} does not exist")
@@ -49,6 +49,8 @@ class PathMissingError(LookupError):
 
 @dataclass(frozen=True, slots=True)
 class Path:
+    """A path such as ``steps.a.list[0]``."""
+
     root: str
     parts: tuple[str | int, ...]
     # The same path as CEL lexes it: ``steps.a.list._0`` for ``steps.a.list[0]``.
@@ -65,6 +67,7 @@ class Path:
         return self._text
 
     def read(self, variables: Variables) -> Any:
+        """Returns the value of the path. Raises PathMissingError if there is none."""
         try:
             value = variables[self.root]
             for part in self.parts:
@@ -76,7 +79,7 @@ class Path:
         return value
 
     def _descend(self, value: Any, part: str | int) -> Any:
-        """LookupError if there is no such member or item."""
+        """Returns a member or item. Raises LookupError if there is none."""
         if isinstance(part, str) and isinstance(value, dict):
             return value[part]
         if isinstance(part, int) and isinstance(value, list):
@@ -85,7 +88,7 @@ class Path:
 
 
 def parse_path(text: str) -> Path | None:
-    """The path, or None if the text is none."""
+    """Returns the path, or None if the text is no path."""
     found = _PATH.fullmatch(text.strip())
     if found is None:
         return None
@@ -94,7 +97,7 @@ def parse_path(text: str) -> Path | None:
 
 
 class TemplateSyntaxError(ValueError):
-    """The text is no template; ``offset`` is where it stops being one."""
+    """A text is no template. ``offset`` is the place of the mistake."""
 
     def __init__(self, message: str, offset: int) -> None:
         super().__init__(message)
@@ -102,7 +105,7 @@ class TemplateSyntaxError(ValueError):
 
 
 class UnresolvedPathError(ValueError):
-    """A template that finds no value, and where in the mapping it stands."""
+    """A template has no value. ``pointer`` is its place in the mapping."""
 
     def __init__(self, pointer: Pointer, message: str, path: Path) -> None:
         super().__init__(f"{'.'.join(map(str, pointer))}: {message}" if pointer else message)
@@ -120,10 +123,11 @@ class Placeholder:
 
 @dataclass(frozen=True, slots=True)
 class Template:
+    """A parsed string: texts and placeholders."""
+
     parts: tuple[str | Placeholder, ...]
-    whole: Placeholder | None = field(
-        init=False
-    )  # the path, if the string is that and nothing else
+    # The placeholder, if the string is nothing else.
+    whole: Placeholder | None = field(init=False)
 
     def __post_init__(self) -> None:
         only = self.parts[0] if len(self.parts) == 1 else None
@@ -136,7 +140,7 @@ class Template:
 
 @lru_cache(maxsize=4096)
 def parse_template(text: str) -> Template:
-    """Read a string of a mapping. TemplateSyntax if it opens what it does not close."""
+    """Reads a string of a mapping. Raises TemplateSyntaxError if a path is malformed."""
     parts: list[str | Placeholder] = []
     literal, end = "", 0
     for token in _TOKEN.finditer(text):
@@ -157,7 +161,10 @@ def parse_template(text: str) -> Template:
 
 
 def resolve(value: Any, variables: Variables, pointer: Pointer = ()) -> Any:
-    """The mapping with every template replaced. Unresolved if a path finds nothing."""
+    """Returns the value with every template replaced.
+
+    Raises UnresolvedPathError if a path has no value.
+    """
     if isinstance(value, str):
         return _resolve_text(parse_template(value), variables, pointer)
     if isinstance(value, dict):
@@ -198,7 +205,7 @@ def _as_text(path: Path, variables: Variables, pointer: Pointer) -> str:
 def _path(token: re.Match[str]) -> Path:
     if token[1] is None:
         raise TemplateSyntaxError(
-            "'{{' is never closed; write '{{{{' for the characters", token.start()
+            "'{{' is never closed; write '{{{{' for the two characters", token.start()
         )
     path = parse_path(token[1])
     if path is None:

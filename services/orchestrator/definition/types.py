@@ -1,4 +1,4 @@
-"""Types of values in workflows, as the contracts give them."""
+"""Types of the values in workflows, as the contracts declare them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TIMESTAMP = "google.protobuf.Timestamp"
 DURATION = "google.protobuf.Duration"
 STRUCT = "google.protobuf.Struct"
 
-# Only the engine reads and writes these: no definition can name them.
+# Only the engine reads and writes these messages and fields: no definition can name them.
 _OWN_MESSAGES = {
     RunContext.DESCRIPTOR.full_name,
     attestation_pb2.Attestation.DESCRIPTOR.full_name,
@@ -31,7 +31,7 @@ _OWN_MESSAGES = {
 _OWN_NAMES = {"request_id"}
 
 
-MAX_DISTINCT = 16  # kinds of items in a list that is written out
+MAX_DISTINCT = 16  # types of items in a literal list
 
 
 class TypeKind(Enum):
@@ -46,15 +46,15 @@ class TypeKind(Enum):
     LIST = "a list"
     OBJECT = "an object"
     STRUCT = "an object with any members"
-    # What a condition asks of an input that no contract declares.
+    # Inferred from the conditions on an input that no contract declares.
     NUMBER = "any number"
     SIZED = "a text, a list or an object"
     COLLECTION = "a list or an object"
 
 
-OPTIONAL = frozenset(["optional"])  # a field that a service may leave out, or null as it is written
+OPTIONAL = frozenset(["optional"])  # a field that a service may leave out, or a literal null
 
-# What only the value can tell more of.
+# Types that say so little that only the value shows whether it fits.
 LOOSE = frozenset([TypeKind.ANY, TypeKind.NUMBER, TypeKind.SIZED, TypeKind.COLLECTION])
 
 _KINDS = {
@@ -73,19 +73,19 @@ _KINDS = {
 class ValueType:
     kind: TypeKind
     nullable: bool = False
-    # What a scalar must fit into: width, words. None for what no contract declares.
+    # The field whose range or words a scalar must fit; None if no contract declares it.
     scalar: FieldDescriptor | None = None
     message: Descriptor | None = None  # an OBJECT of a contract
     members: Mapping[str, ValueType] = field(default_factory=dict)  # an OBJECT of no contract
     element: ValueType | None = None  # of a LIST
-    # Of a LIST that the definition itself writes out; of ANY, what it is one of, if that is known.
+    # Of a literal LIST: the type of each item. Of ANY: the possible types, if they are known.
     items: tuple[ValueType, ...] | None = None
-    open: bool = False  # an OBJECT that may have members besides
-    # False if the contract's data class lets the value travel no further than to those concerned.
-    # What is inside of it is another matter: see may_be_shown.
+    open: bool = False  # an OBJECT that may have more members
+    # False if the contract's data class keeps the value itself from logs and reasons; may_be_shown
+    # also considers what is inside the value.
     showable: bool = True
-    # Empty unless null is to be expected: then what a condition may name to tell, such as
-    # "steps.look" of a step that may be skipped.
+    # Empty unless the value may be null: then what a condition can name to rule null out, such as
+    # "steps.look" for a step that may be skipped.
     absent: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
@@ -99,7 +99,7 @@ class ValueType:
 
     @property
     def may_be_shown(self) -> bool:
-        """Whether everybody may see a whole value of the type, with all that is inside of it."""
+        """True if logs and reasons may show a value of the type, with everything inside it."""
         if not self.showable or not all(type.may_be_shown for type in self.members.values()):
             return False
         if self.message is not None and plan_for(self.message, options_pb2.DATA_CLASS_INTERNAL):
@@ -107,16 +107,17 @@ class ValueType:
         return self.element is None or self.element.may_be_shown
 
     def or_null(self, absent: frozenset[str] = frozenset()) -> ValueType:
+        """Returns the type with null allowed. ``absent``: what a condition names to rule it out."""
         if self.nullable and absent <= self.absent:
             return self
         return replace(self, nullable=True, absent=self.absent | absent)
 
     def names(self) -> tuple[str, ...]:
-        """The members of an object that declares them."""
+        """Returns the declared members of an object."""
         return tuple(fields(self.message)) if self.message else tuple(self.members)
 
     def descend(self, part: str | int) -> ValueType | None:
-        """The type of a member or item; None if there can be none of this name."""
+        """Returns the type of a member or item, or None if no value of the type has it."""
         found: ValueType | None
         if self.kind is TypeKind.ANY and self.items:
             below = [one.descend(part) for one in self.items]
@@ -142,7 +143,7 @@ class ValueType:
         return found.or_null(self.absent) if found is not None and self.nullable else found
 
     def accepts(self, source: ValueType) -> bool:
-        """May a value of ``source`` stand here? What only the value can tell waits for the run."""
+        """Returns whether a value of type ``source`` may fit; the run checks what depends on it."""
         if self.kind is TypeKind.ANY or source.kind is TypeKind.ANY:
             return self.kind is TypeKind.ANY or all(map(self.accepts, source.items or ()))
         if self.kind in LOOSE or source.kind in LOOSE:
@@ -186,7 +187,7 @@ COLLECTION = ValueType(TypeKind.COLLECTION)
 
 @lru_cache(maxsize=1024)
 def fields(message: Descriptor) -> dict[str, FieldDescriptor]:
-    """The fields of a message that a definition can name, by the names it uses."""
+    """Returns the fields that a definition can name, by their names in definitions."""
     return {
         field.GetOptions().Extensions[options_pb2.workflow_name] or field.name: field
         for field in message.fields
@@ -197,6 +198,7 @@ def fields(message: Descriptor) -> dict[str, FieldDescriptor]:
 
 @lru_cache(maxsize=4096)
 def type_of(field: FieldDescriptor) -> ValueType:
+    """Returns the type of a field."""
     item = _item_type(field)
     if field.is_repeated:
         return ValueType(TypeKind.LIST, element=item, showable=item.showable)
@@ -206,11 +208,12 @@ def type_of(field: FieldDescriptor) -> ValueType:
 
 
 def object_type(message: Descriptor) -> ValueType:
+    """Returns the type of a message."""
     return ValueType(TypeKind.OBJECT, message=message)
 
 
 def enum_words(field: FieldDescriptor) -> dict[str, int]:
-    """The words of an enum: ``success`` for ``SEND_OUTCOME_SUCCESS``."""
+    """Returns the words of an enum and their numbers: ``success`` for ``SEND_OUTCOME_SUCCESS``."""
     if field.enum_type is None:
         return {}
     values = field.enum_type.values
@@ -237,18 +240,21 @@ def _item_type(field: FieldDescriptor) -> ValueType:
 
 
 def list_of(items: Iterable[ValueType]) -> ValueType:
-    """A list whose items are written out."""
+    """Returns the type of a literal list."""
     written = tuple(map(_as_number, items))
     return ValueType(TypeKind.LIST, element=common(written), items=written)
 
 
 def _as_number(type: ValueType) -> ValueType:
-    """Whether a number is a whole one, only each one tells."""
+    """Returns NUMBER for INT and DOUBLE: items of one list may be either."""
     return NUMBER if type.kind in (TypeKind.INT, TypeKind.DOUBLE) else type
 
 
 def common(types: Iterable[ValueType]) -> ValueType:
-    """What all of them are, or one of what they are; ANY if those are too many."""
+    """Returns the type that covers all of these: one type, or ANY with the possible types.
+
+    Returns plain ANY if the possible types are too many.
+    """
     types = _distinct(map(_as_number, types))
     if len(types) > MAX_DISTINCT:
         return ANY
@@ -276,7 +282,7 @@ def _distinct(types: Iterable[ValueType]) -> list[ValueType]:
 
 
 def forms(type: ValueType) -> frozenset[str]:
-    """What its values may look like in JSON."""
+    """Returns the forms that values of the type may have in JSON."""
     return _FORMS.get(type.kind, frozenset(["text"]))
 
 

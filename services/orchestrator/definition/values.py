@@ -1,6 +1,6 @@
-"""The one mapping between messages and the JSON that workflows, events and people see.
+"""The one mapping between messages and JSON, as workflows, events and users see it.
 
-Fields go by their proto names, or their ``workflow_name``; enums by lower-case words without the
+Fields have their proto names, or their ``workflow_name``; enums are lower-case words without the
 prefix; 64-bit integers are integers; 32 bytes are a hash in display order (reversed hex), other
 bytes hex as they stand; times are RFC 3339, durations seconds such as ``1.5s``; free objects are
 objects; what is absent is null. What only the engine may touch (request_id, context, attestations)
@@ -17,17 +17,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.struct_pb2 import NULL_VALUE, ListValue, Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from mesh.errors import InvalidArgument
 from services.orchestrator.definition.types import (
-    ANY,
     DURATION,
     STRUCT,
     TIMESTAMP,
-    TypeKind,
     enum_words,
     fields,
 )
@@ -39,10 +36,9 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from services.orchestrator.definition.source import Pointer
-    from services.orchestrator.definition.types import ValueType
 
-HASH_SIZE = 32  # bytes
-MAX_GIVEN_DEPTH = 24  # levels: steps may put some around it
+HASH_SIZE_BYTES = 32
+MAX_GIVEN_DEPTH = 24  # levels of an object that a caller sends: steps may nest it deeper
 MAX_EXACT = 2**53  # integers up to here are exact in a Struct, whose numbers are doubles
 
 _DIGITS = "[0-9]{2}"
@@ -55,22 +51,8 @@ _TEXTS = {
 }
 
 
-# What a literal of a definition may be, where no contract says more.
-_PLAIN: dict[TypeKind, tuple[type, ...]] = {
-    TypeKind.BOOL: (bool,),
-    TypeKind.INT: (int,),
-    TypeKind.DOUBLE: (int, float),
-    TypeKind.STRING: (str,),
-    TypeKind.ENUM: (str,),
-    TypeKind.BYTES: (str,),
-    TypeKind.NUMBER: (int, float),
-    TypeKind.SIZED: (str, list, dict),
-    TypeKind.COLLECTION: (list, dict),
-}
-
-
 class MismatchError(ValueError):
-    """A value that does not fit its field, and where in the value that is."""
+    """A value does not fit its field. ``pointer`` is the place inside the value."""
 
     def __init__(self, pointer: Pointer, expected: str) -> None:
         where = f"{'.'.join(map(str, pointer))} " if pointer else ""
@@ -80,6 +62,7 @@ class MismatchError(ValueError):
 
 
 def to_json(message: Message) -> dict[str, Any]:
+    """Returns the message as a JSON object."""
     found: dict[str, Any] = {}
     for name, field, optional, read in _readers(message.DESCRIPTOR):
         if optional and not message.HasField(field):
@@ -91,7 +74,7 @@ def to_json(message: Message) -> dict[str, Any]:
 
 
 def fill(message: Message, value: Any, pointer: Pointer = ()) -> None:
-    """Write a JSON object into a message. Mismatch names the member that does not fit."""
+    """Writes a JSON object into a message. Raises MismatchError if a member does not fit."""
     if not isinstance(value, dict):
         raise MismatchError(pointer, "an object")
     known = _writers(message.DESCRIPTOR)
@@ -103,45 +86,16 @@ def fill(message: Message, value: Any, pointer: Pointer = ()) -> None:
         known[name](message, item, (*pointer, name))
 
 
-def conform(value: Any, type: ValueType, pointer: Pointer = ()) -> None:
-    """Mismatch unless the JSON value is of the type."""
-    match type.kind:
-        case TypeKind.ANY:
-            return
-        case _ if value is None and type.nullable:
-            return
-        case TypeKind.LIST:
-            if not isinstance(value, list):
-                raise MismatchError(pointer, "a list")
-            for at, item in enumerate(value):
-                conform(item, type.element or ANY, (*pointer, at))
-        case TypeKind.OBJECT if type.message is not None:
-            fill(GetMessageClass(type.message)(), value, pointer)
-        case TypeKind.OBJECT | TypeKind.STRUCT:
-            if not isinstance(value, dict):
-                raise MismatchError(pointer, "an object")
-            for name, member in type.members.items():
-                if name not in value:
-                    raise MismatchError((*pointer, name), "given")
-                conform(value[name], member, (*pointer, name))
-        case TypeKind.TIME:
-            _write_message(Timestamp(), value, pointer)
-        case _ if type.scalar is not None:
-            parse_scalar(type.scalar, value, pointer)
-        case _:
-            if not isinstance(value, _PLAIN[type.kind]) or (
-                isinstance(value, bool) and type.kind is not TypeKind.BOOL
-            ):
-                raise MismatchError(pointer, str(type))
-
-
 def from_struct(struct: Struct) -> dict[str, Any]:
-    """A free object as JSON; whole numbers are integers."""
+    """Returns a free object as JSON; whole numbers are integers."""
     return {name: _from_value(value) for name, value in struct.fields.items()}
 
 
 def from_given(struct: Struct, field: str) -> dict[str, Any]:
-    """The same of a request's field. InvalidArgument for NaN, which JSON lacks, and for depths."""
+    """Returns the free object in a field of a request as JSON.
+
+    Raises InvalidArgument if a number is NaN or infinite, or if the object is nested too deep.
+    """
     try:
         given = from_struct(struct)
     except MismatchError as error:
@@ -153,7 +107,7 @@ def from_given(struct: Struct, field: str) -> dict[str, Any]:
 
 
 def depth(value: Any) -> int:
-    """How many objects and lists stand inside each other."""
+    """Returns how deep objects and lists are nested; 0 for a scalar."""
     match value:
         case dict():
             return 1 + max(map(depth, value.values()), default=0)
@@ -164,13 +118,9 @@ def depth(value: Any) -> int:
 
 
 def fill_struct(struct: Struct, value: dict[str, Any], pointer: Pointer = ()) -> None:
+    """Writes a JSON object into a free object. Raises MismatchError if it is not JSON."""
     for name, item in value.items():
         _fill_value(struct.fields[name], item, (*pointer, name))
-
-
-def parse_scalar(field: FieldDescriptor, value: Any, pointer: Pointer = ()) -> Any:
-    """The value as protobuf takes it: one item of a field that is no message."""
-    return _parser(field)(value, pointer)
 
 
 _MESSAGES: dict[str, Callable[[Any], Any]] = {
@@ -181,20 +131,20 @@ _MESSAGES: dict[str, Callable[[Any], Any]] = {
 
 
 def format_time(time: datetime) -> str:
-    """RFC 3339 in UTC, to the millisecond."""
+    """Returns a time as RFC 3339 in UTC, to the millisecond."""
     return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class _FieldReader(NamedTuple):
     name: str  # of the member
     field: str
-    optional: bool  # what is absent is null
-    read: Callable[[Any], Any] | None  # None: the value is JSON as it stands
+    optional: bool  # null if the field is absent
+    read: Callable[[Any], Any] | None  # None: the value is JSON already
 
 
 @lru_cache(maxsize=1024)
 def _readers(message: Descriptor) -> tuple[_FieldReader, ...]:
-    """What reads each member out of a message of this type."""
+    """Returns what reads each member from a message of this type."""
     return tuple(
         _FieldReader(name, field.name, not field.is_repeated and field.has_presence, _reader(field))
         for name, field in fields(message).items()
@@ -216,7 +166,7 @@ def _item_reader(field: FieldDescriptor) -> Callable[[Any], Any] | None:
         words = {number: word for word, number in enum_words(field).items()}
         return lambda number: words.get(number, number)
     if _is_bytes(field):
-        return lambda raw: (raw[::-1] if len(raw) == HASH_SIZE else raw).hex()
+        return lambda raw: (raw[::-1] if len(raw) == HASH_SIZE_BYTES else raw).hex()
     if field.cpp_type in (FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT):
         return partial(_finite, field.name)
     return None
@@ -230,7 +180,7 @@ def _finite(name: str, number: float) -> float:
 
 @lru_cache(maxsize=1024)
 def _writers(message: Descriptor) -> dict[str, Callable[[Message, Any, Pointer], None]]:
-    """What writes each member into a message of this type."""
+    """Returns what writes each member into a message of this type."""
     return {name: _writer(field) for name, field in fields(message).items()}
 
 
@@ -239,7 +189,7 @@ def _writer(field: FieldDescriptor) -> Callable[[Message, Any, Pointer], None]:
         return partial(_write_items, field)
     if field.message_type is not None:
         return partial(_write_inner, field.name)
-    name, optional, parse = field.name, field.has_presence, _parser(field)
+    name, optional, parse = field.name, field.has_presence, scalar_parser(field)
 
     def write(message: Message, value: Any, pointer: Pointer) -> None:
         if value is None and optional:
@@ -256,7 +206,7 @@ def _write_inner(name: str, message: Message, value: Any, pointer: Pointer) -> N
         return
     target = getattr(message, name)
     target.SetInParent()
-    _write_message(target, value, pointer)
+    write_message(target, value, pointer)
 
 
 def _write_items(field: FieldDescriptor, message: Message, value: Any, pointer: Pointer) -> None:
@@ -265,12 +215,13 @@ def _write_items(field: FieldDescriptor, message: Message, value: Any, pointer: 
     target = getattr(message, field.name)
     for at, item in enumerate(value):
         if field.message_type is not None:
-            _write_message(target.add(), item, (*pointer, at))
+            write_message(target.add(), item, (*pointer, at))
         else:
-            target.append(parse_scalar(field, item, (*pointer, at)))
+            target.append(scalar_parser(field)(item, (*pointer, at)))
 
 
-def _write_message(target: Message, value: Any, pointer: Pointer) -> None:
+def write_message(target: Message, value: Any, pointer: Pointer) -> None:
+    """Writes JSON into a message of any type. Raises MismatchError if it does not fit."""
     match target:
         case Struct():
             if not isinstance(value, dict):
@@ -289,8 +240,8 @@ def _write_message(target: Message, value: Any, pointer: Pointer) -> None:
 
 
 @lru_cache(maxsize=4096)
-def _parser(field: FieldDescriptor) -> Callable[[Any, Pointer], Any]:
-    """What takes a value as protobuf does: one item of this field, which is no message."""
+def scalar_parser(field: FieldDescriptor) -> Callable[[Any, Pointer], Any]:
+    """Returns a function that parses one value of this field, which is no message."""
     match field.cpp_type:
         case FieldDescriptor.CPPTYPE_BOOL:
             return _parse_bool
@@ -305,7 +256,7 @@ def _parser(field: FieldDescriptor) -> Callable[[Any, Pointer], Any]:
 
 
 def _bounds(cpp_type: int) -> tuple[int, int]:
-    """The least and the greatest integer of a type."""
+    """Returns the smallest and the largest integer of a type."""
     wide = cpp_type in (FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT64)
     unsigned = cpp_type in (FieldDescriptor.CPPTYPE_UINT32, FieldDescriptor.CPPTYPE_UINT64)
     bits = 64 if wide else 32
@@ -351,7 +302,7 @@ def _parse_bytes(value: Any, pointer: Pointer) -> bytes:
         raw = bytes.fromhex(value)
     except ValueError:
         raise MismatchError(pointer, "hexadecimal digits") from None
-    return raw[::-1] if len(raw) == HASH_SIZE else raw
+    return raw[::-1] if len(raw) == HASH_SIZE_BYTES else raw
 
 
 def _is_bytes(field: FieldDescriptor) -> bool:

@@ -1,4 +1,4 @@
-"""Workflows as the engine runs them: checked, typed, with every operation found."""
+"""Workflows as the engine runs them: checked, typed, with their operations."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 MAX_ITEMS = 1000  # of a for_each
-MAX_STEPS_PER_RUN = 20_000  # of a run, those of all items counted
+MAX_STEPS_PER_RUN = 20_000  # the steps of each item counted
 
 
 class Effect(Enum):
-    """What a call leaves behind."""
+    """The effect of a call: none, one that can be taken back, or one that cannot."""
 
     READ = 1
     REVERSIBLE = 2
@@ -37,33 +37,33 @@ class Method:
     request: type[Message]
     reply: type[Message]
     effect: Effect
-    privilege: str  # what it asks of its caller: "spend"
-    # Refuses every later attempt of one request_id; None where the contract names none.
+    privilege: str  # that the caller needs: "spend"
+    # Makes the service refuse later attempts of a request_id; None if the contract names none.
     cancel: Method | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What a step names: an RPC, or a workflow of several."""
+    """An RPC, or a workflow, that a step can name."""
 
     name: str
     protocol: str
     request: ValueType
     reply: ValueType
     runs: Method | Workflow
-    # Of a workflow: its reply is what its last step names, not the whole reply to it.
+    # The reply of a workflow is the outputs of its last step, not the whole reply to that step.
     names_outputs: bool = False
 
     @property
     def pivots(self) -> int:
-        """How many of its calls cannot be taken back."""
+        """The number of its calls that cannot be taken back."""
         if isinstance(self.runs, Workflow):
             return self.runs.pivots
         return int(self.runs.effect is Effect.PIVOT)
 
     @property
     def effect(self) -> Effect:
-        """A workflow that pays is no operation: what runs inside another can be taken back."""
+        """The effect. A workflow that pays is no operation, so a workflow can be taken back."""
         if not isinstance(self.runs, Workflow):
             return self.runs.effect
         return Effect.REVERSIBLE if self.runs.has_effects else Effect.READ
@@ -71,14 +71,15 @@ class Operation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
-    """How often a call is tried again, where a definition says so; None: as the engine does."""
+    """The retry policy of one call. None: as the engine's policy says."""
 
     max_attempts: int | None = None
     backoff_us: int | None = None  # before the second attempt; doubles
     max_delay_us: int | None = None
-    jitter: float | None = None  # 0 to 1: the part of a delay that is chance
+    jitter: float | None = None  # 0 to 1: the random part of a delay
     max_duration_us: int | None = None  # of all attempts together
-    errors: frozenset[str] = frozenset()  # the only ones that are tried again; empty: as above
+    # The only errors after which a call is tried again; empty: those of the engine's policy.
+    errors: frozenset[str] = frozenset()
 
 
 DEFAULT_RETRY = Retry()
@@ -86,12 +87,13 @@ DEFAULT_RETRY = Retry()
 
 @dataclass(frozen=True, slots=True)
 class Catch:
-    """Errors that do not end the run: their codes or reasons, empty for all, and what then."""
+    """Codes or reasons that do not end the run, empty for all, and the steps that follow them."""
 
     errors: frozenset[str]
     steps: tuple[Step, ...]
 
     def takes(self, code: str, reason: str) -> bool:
+        """Returns whether an error is one of these."""
         return not self.errors or bool({code, reason} & self.errors)
 
 
@@ -103,7 +105,7 @@ class Call:
     retry: Retry = DEFAULT_RETRY
     timeout_us: int | None = None
     compensate: Call | None = None
-    # A template of the id of the payment that it makes or judges; None: that of the run.
+    # A template of the id of the payment that it makes or judges; None: the run's payment.
     payment: str | None = None
 
 
@@ -114,7 +116,7 @@ class Set:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    when: Condition | None  # None: otherwise
+    when: Condition | None  # None: the case holds if no earlier one does
     steps: tuple[Step, ...]
 
 
@@ -138,28 +140,28 @@ class EventPattern:
 
     @property
     def key(self) -> str:
-        """What its payload is found under among others."""
+        """The name of its payload among those of other patterns."""
         return self.name.replace(".", "_")
 
 
 @dataclass(frozen=True, slots=True)
 class WaitFor:
     patterns: tuple[EventPattern, ...]
-    all: bool  # each of them; else whichever comes first
+    all: bool  # waits for each of them; otherwise for the first
     correlation: str | None  # a template
     timeout_us: int | None
-    continues_on_timeout: bool  # without any of them
+    continues_on_timeout: bool  # otherwise the step fails
 
     @property
     def events(self) -> tuple[str, ...]:
-        """Types of the events among them."""
+        """The types of the events that it waits for."""
         return tuple(one.name for one in self.patterns if one.is_event)
 
 
 @dataclass(frozen=True, slots=True)
 class Emit:
     type: str
-    subject: str | None  # a template; without one the run is what the event is about
+    subject: str | None  # a template; None: the event is about the run
     data: dict[str, Any]
 
 
@@ -175,7 +177,7 @@ class Approval:
 @dataclass(frozen=True, slots=True)
 class Parallel:
     branches: Mapping[str, tuple[Step, ...]]
-    first: bool  # ends with the first branch that does; else with the last
+    first: bool  # ends with the first branch; otherwise with the last
     max_concurrency: int
 
 
@@ -183,10 +185,10 @@ class Parallel:
 class ForEach:
     items: Any  # a template
     steps: tuple[Step, ...]
-    collect: dict[str, Any]  # templates, resolved where an item's last step ended
+    collect: dict[str, Any]  # templates, resolved after an item's last step
     max_concurrency: int
-    continues_on_error: bool  # a failed item ends only itself
-    count: int | None = None  # of the items, where the definition lists them
+    continues_on_error: bool  # a failed item does not fail the step
+    count: int | None = None  # of the items, if the definition lists them
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +229,7 @@ class Step:
 
     @property
     def payment(self) -> str | None:
-        """The template of the id of the payment that it belongs to."""
+        """The template of the id of the payment that the step belongs to."""
         return self.action.payment if isinstance(self.action, Call) else None
 
     @property
@@ -251,7 +253,7 @@ class Step:
 
     @property
     def pivots(self) -> int:
-        """How many calls that cannot be taken back one way through it makes at most."""
+        """The largest number of calls that cannot be taken back on one way through the step."""
         match self.action:
             case Switch(cases):
                 return max(_pivots(case.steps) for case in cases)
@@ -269,22 +271,15 @@ class Workflow:
     steps: tuple[Step, ...]
     inputs: Inputs
     deadline_us: int | None = None  # from the start of a run; None: the engine's
-    outputs: Mapping[str, ValueType] = field(
-        default_factory=dict
-    )  # of its last step: its own as a step
-    pivots: int = field(init=False, repr=False)  # the most that one way through it makes
-    # Name and hash of every workflow that runs inside this one, each after those inside it: a run
-    # is pinned to them.
+    outputs: Mapping[str, ValueType] = field(default_factory=dict)  # of its last step
+    pivots: int = field(init=False, repr=False)  # the most on one way through it
+    # Id and hash of every workflow inside this one, innermost first: a run is pinned to them.
     sub_workflow_hashes: Mapping[str, str] = field(init=False, repr=False)
-    sub_workflow_ids: tuple[str, ...] = field(
-        init=False, repr=False
-    )  # ids of those that its own steps run
-    has_effects: bool = field(init=False, repr=False)  # something that somebody else can see
-    min_steps: int = field(init=False, repr=False)  # steps that a run has if none of them fails
+    sub_workflow_ids: tuple[str, ...] = field(init=False, repr=False)  # that its own steps run
+    has_effects: bool = field(init=False, repr=False)  # beyond the run itself
+    min_steps: int = field(init=False, repr=False)  # of a run in which no step fails
     names_payments: bool = field(init=False, repr=False)  # each by an id in the run's input
-    awaits_events: bool = field(
-        init=False, repr=False
-    )  # it, or a workflow inside it, waits for any
+    awaits_events: bool = field(init=False, repr=False)  # in a step of it, or of one inside it
     _by_id: dict[str, Step] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -293,28 +288,28 @@ class Workflow:
         object.__setattr__(self, "names_payments", names)
         inside = _inside(self)
         object.__setattr__(self, "sub_workflow_hashes", _hashes(inside))
-        object.__setattr__(self, "sub_workflow_ids", tuple(dict.fromkeys(_uses(self.steps))))
-        hears = any(inner.awaits_events for inner in inside) or _hears(self.steps)
-        object.__setattr__(self, "awaits_events", hears)
-        has_effects = any(map(_changes_something, all_steps(self.steps)))
+        object.__setattr__(self, "sub_workflow_ids", _sub_workflow_ids(self.steps))
+        awaits = any(inner.awaits_events for inner in inside) or _awaits_events(self.steps)
+        object.__setattr__(self, "awaits_events", awaits)
+        has_effects = any(map(_has_effect, all_steps(self.steps)))
         object.__setattr__(self, "has_effects", has_effects)
         object.__setattr__(self, "min_steps", sum(map(_min_steps, self.steps)))
         object.__setattr__(self, "_by_id", {step.id: step for step in all_steps(self.steps)})
 
     def step(self, id: str) -> Step:
-        """Also one inside another: their ids differ throughout the definition."""
+        """Returns a step, at any depth: ids differ throughout the definition."""
         return self._by_id[id]
 
 
 def all_steps(steps: Iterable[Step]) -> Iterator[Step]:
-    """These and all inside them, each before what is inside it."""
+    """Yields the steps and all steps inside them, each before those inside it."""
     for step in steps:
         yield step
         yield from all_steps(step.inner)
         yield from all_steps(step.handling)
 
 
-def _changes_something(step: Step) -> bool:
+def _has_effect(step: Step) -> bool:
     match step.action:
         case Call(operation):
             return operation.effect is not Effect.READ
@@ -326,26 +321,26 @@ def _pivots(steps: Iterable[Step]) -> int:
     return sum(step.pivots for step in steps)
 
 
-def _uses(steps: Iterable[Step]) -> Iterator[str]:
-    for step in all_steps(steps):
-        if isinstance(step.action, Call) and step.action.operation.names_outputs:
-            yield step.action.operation.name
+def _sub_workflow_ids(steps: Iterable[Step]) -> tuple[str, ...]:
+    calls = (step.action for step in all_steps(steps) if isinstance(step.action, Call))
+    names = (call.operation.name for call in calls if call.operation.names_outputs)
+    return tuple(dict.fromkeys(names))
 
 
-def _hears(steps: Iterable[Step]) -> bool:
+def _awaits_events(steps: Iterable[Step]) -> bool:
     actions = [step.action for step in all_steps(steps)]
     return any(isinstance(action, WaitFor) and action.events for action in actions)
 
 
 def _inside(workflow: Workflow) -> list[Workflow]:
-    """The workflows that its own steps run, each once."""
+    """Returns the workflows that its own steps run, each once."""
     calls = (step.action for step in all_steps(workflow.steps) if isinstance(step.action, Call))
     runs = (call.operation.runs for call in calls)
     return list({inner.id: inner for inner in runs if isinstance(inner, Workflow)}.values())
 
 
 def _hashes(inside: Iterable[Workflow]) -> dict[str, str]:
-    """Theirs, and of all inside them, those inside of each before itself."""
+    """Returns id and hash of these workflows and of all inside them, innermost first."""
     found: dict[str, str] = {}
     for inner in inside:
         found |= {id: hash for id, hash in inner.sub_workflow_hashes.items() if id not in found}
@@ -368,7 +363,7 @@ def _min_steps(step: Step) -> int:
 
 
 def privileges(workflow: Workflow) -> frozenset[str]:
-    """What its calls, all inside them and their compensations ask for."""
+    """Returns the privileges that its calls and compensations need, at any depth."""
     found: set[str] = set()
     seen, left = {workflow.id}, [workflow]
     while left:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from services.orchestrator.definition import values
 from services.orchestrator.definition.cel import ConditionInvalidError, compile_condition
+from services.orchestrator.definition.conformance import conform
 from services.orchestrator.definition.problems import shown
 from services.orchestrator.definition.templates import Path, TemplateSyntaxError, parse_template
 from services.orchestrator.definition.types import (
@@ -164,7 +165,7 @@ class Mappings:
 
     def _check_literal(self, value: Any, target: ValueType, pointer: Pointer) -> None:
         try:
-            values.conform(value, target)
+            conform(value, target)
         except values.MismatchError as error:
             self._problems.add(pointer, str(error))
 

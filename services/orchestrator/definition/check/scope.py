@@ -46,7 +46,7 @@ class Scope:
 
     @property
     def items_around(self) -> int:
-        """How many for_each stand around the step."""
+        """The number of for_each around the step."""
         return sum(kind in (EACH, EACH_IN_TURN) for kind in self.blocks)
 
     # The steps that can be read.
