@@ -168,7 +168,7 @@ def erase_run(run_id: RunArgument, home: HomeOption = None, json: JsonOption = F
     if json:
         screen.emit(to_json(erased))
     else:
-        screen.show(f"{run_id}  erased {erased.erase_time.ToJsonString()}")
+        screen.show(f"{run_id}  erased {erased.run.erase_time.ToJsonString()}")
 
 
 @app.command("signal", epilog="""Example: anya run signal RUN paid --payload '{"by": "Ada"}'""")

@@ -91,7 +91,8 @@ async def test_a_rejection_that_leaves_no_quorum_ends_the_run(
     reply = await decide(workflows, run_id, BOB, approves=False)
 
     run = await finished(workflows, run_id)
-    assert reply == pb.ApproveRunResponse(approver=BOB.did, approved=False)
+    assert (reply.approver, reply.approved) == (BOB.did, False)
+    assert (reply.run.run_id, len(reply.run.steps)) == (run_id, 0)
     assert status(run) == "FAILED"
     assert run.steps[0].error.reason == "APPROVAL_REJECTED"
 
@@ -125,7 +126,8 @@ async def test_a_repeated_approval_is_one(workflows: WorkflowServiceAsyncStub) -
 
     replies = [await workflows.ApproveRun(request, timeout=5) for _ in range(2)]
 
-    assert replies[0] == replies[1] == pb.ApproveRunResponse(approver=ADA.did, approved=True)
+    decisions = [(reply.approver, reply.approved, reply.run.run_id) for reply in replies]
+    assert decisions == [(ADA.did, True, run_id)] * 2
 
 
 async def test_who_has_decided_cannot_decide_otherwise(
@@ -206,7 +208,8 @@ async def test_nothing_of_an_approver_is_left_in_the_file_of_an_erased_run(
 
     assert all(word.encode() in before for word in (CY.did, signed))
     assert not any(word.encode() in after for word in (CY.did, signed))
-    assert again == pb.ApproveRunResponse(approver=CY.did, approved=True)
+    assert (again.approver, again.approved) == (CY.did, True)
+    assert again.run.HasField("erase_time")
 
 
 async def test_the_client_shows_what_it_signs_as_the_one_who_is_asked(

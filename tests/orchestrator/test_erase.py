@@ -58,7 +58,7 @@ async def test_an_erased_payment_shows_its_steps_and_what_it_cost_but_nobody(
     erased = await erase(workflows, before.run_id)
     after = await get(workflows, before.run_id)
 
-    assert after.erase_time == erased.erase_time
+    assert after.erase_time == erased.run.erase_time
     assert status(after) == "SUCCEEDED"
     assert statuses(after) == statuses(before)
     assert after.end_time == before.end_time

@@ -58,6 +58,29 @@ async def test_a_repeated_signal_is_one(workflows: WorkflowServiceAsyncStub) -> 
     assert status(await finished(workflows, run_id)) == "SUCCEEDED"
 
 
+async def test_a_retried_signal_and_cancel_return_the_run_as_it_is_by_then(
+    workflows: WorkflowServiceAsyncStub,
+) -> None:
+    run_id = await start_run(workflows, AWAITS_SIGNAL)
+    cancelled_id = await start_run(workflows, AWAITS_SIGNAL)
+    sent, cancel = (
+        signal_request(run_id),
+        pb.CancelRunRequest(request_id="c", run_id=cancelled_id),
+    )
+    first = await workflows.SignalRun(sent, timeout=5)
+    await workflows.CancelRun(cancel, timeout=5)
+    ended = [await finished(workflows, id) for id in (run_id, cancelled_id)]
+
+    signalled = (await workflows.SignalRun(sent, timeout=5)).run
+    retried = (await workflows.CancelRun(cancel, timeout=5)).run
+
+    assert first.run.run_id == run_id
+    for shown, run in zip((signalled, retried), ended, strict=True):
+        basic = pb.GetRunRequest(run_id=run.run_id, view=pb.RUN_VIEW_BASIC)
+        assert shown == (await workflows.GetRun(basic, timeout=5)).run
+        assert (shown.status, len(shown.steps)) == (run.status, 0)
+
+
 async def test_a_signal_that_comes_while_another_is_taken_is_not_overslept(
     workflows: WorkflowServiceAsyncStub,
 ) -> None:
@@ -94,9 +117,10 @@ async def test_a_cancelled_run_takes_back_what_it_did(
     await await_status(workflows, run_id, "WAITING")
 
     cancel = pb.CancelRunRequest(request_id="c", run_id=run_id, reason="enough")
-    await workflows.CancelRun(cancel, timeout=5)
+    reply = await workflows.CancelRun(cancel, timeout=5)
 
     run = await finished(workflows, run_id)
+    assert (reply.run.run_id, reply.run.workflow_id) == (run_id, run.workflow_id)
     assert status(run) == "COMPENSATED"
     assert run.reason == "cancelled by spiffe://anya.internal/client/operator: enough"
     assert statuses(run)["answer"] == "SKIPPED"

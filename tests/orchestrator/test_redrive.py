@@ -50,13 +50,14 @@ async def test_a_failed_run_goes_on_and_says_who_had_it_go_on(
     failed = await finished(workflows, run_id)
     seen = [message async for message in workflows.WatchRun(watch(run_id), timeout=5)][-1].sequence
 
-    await workflows.RedriveRun(again(run_id), timeout=5)
+    redriven = (await workflows.RedriveRun(again(run_id), timeout=5)).run
     later = [m.run async for m in workflows.WatchRun(watch(run_id, seen), timeout=10)]
 
     assert status(failed) == "FAILED"
     assert status(later[0]) == "RUNNING"
     assert status(later[-1]) == "SUCCEEDED"
     (redrive,) = later[-1].redrives
+    assert (redriven.run_id, list(redriven.redrives)) == (run_id, [redrive])
     assert (redrive.requester, redrive.reason, redrive.previous_status) == (
         "spiffe://anya.internal/client/operator",
         "mended",

@@ -10,7 +10,7 @@ from opentelemetry import trace
 
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceServicer
-from mesh.errors import InvalidArgument, Reason
+from mesh.errors import FailedPrecondition, InvalidArgument, NotFound, Reason
 from mesh.rpc import paging
 from mesh.rpc.interceptors import request_key, trust
 from mesh.rpc.interceptors.tracing import remote_parent
@@ -122,7 +122,7 @@ class WorkflowServicer(WorkflowServiceServicer):
         payload = values.from_given(request.payload, "payload")
         signal = request_checks.signal(request.signal, payload, request.correlation_id)
         await self._worker.send(request_key.current(), request.run_id, signal)
-        return pb.SignalRunResponse()
+        return pb.SignalRunResponse(run=await self._show(request.run_id))
 
     async def ApproveRun(
         self,
@@ -138,6 +138,7 @@ class WorkflowServicer(WorkflowServiceServicer):
         )
         reply = pb.ApproveRunResponse.FromString(first)
         reply.approver = signer(request.approval)
+        reply.run.CopyFrom(await self._show(request.run_id))
         return reply
 
     async def CancelRun(
@@ -148,7 +149,7 @@ class WorkflowServicer(WorkflowServiceServicer):
         key = request_key.current()
         cancel = request_checks.cancel(request.reason, key.caller)
         await self._worker.send(key, request.run_id, cancel)
-        return pb.CancelRunResponse()
+        return pb.CancelRunResponse(run=await self._show(request.run_id))
 
     async def EraseRun(
         self,
@@ -156,12 +157,14 @@ class WorkflowServicer(WorkflowServiceServicer):
         context: ServicerContext[pb.EraseRunRequest, pb.EraseRunResponse],
     ) -> pb.EraseRunResponse:
         def reply(erased_us: int) -> bytes:
-            erased = views.time(erased_us)
-            return pb.EraseRunResponse(run_id=request.run_id, erase_time=erased).SerializeToString()
+            run = pb.Run(run_id=request.run_id, erase_time=views.time(erased_us))
+            return pb.EraseRunResponse(run=run).SerializeToString()
 
         first = await self._erasure.erase(request_key.current(), request.run_id, reply)
         self._notifier.notify(request.run_id)
-        return pb.EraseRunResponse.FromString(first)
+        erased = pb.EraseRunResponse.FromString(first)
+        erased.run.MergeFrom(await self._show(request.run_id))
+        return erased
 
     async def RedriveRun(
         self,
@@ -171,7 +174,19 @@ class WorkflowServicer(WorkflowServiceServicer):
         key = request_key.current()
         request_checks.must_be_short("reason", request.reason, request_checks.MAX_REASON)
         await self._worker.redrive(key, request.run_id, request.reason)
-        return pb.RedriveRunResponse()
+        return pb.RedriveRunResponse(run=await self._show(request.run_id))
+
+    async def _show(self, run_id: str) -> pb.Run:
+        """Returns the run in the view BASIC, for the reply to a call that has had its effect.
+
+        The reply must not fail any more: a run that cannot be shown has its id alone. The view is
+        read anew for a retry, so that the stored reply holds nothing that an erasure must find.
+        """
+        try:
+            stored = await self._store.load(run_id)
+        except (NotFound, FailedPrecondition):
+            return pb.Run(run_id=run_id)
+        return views.format_run(stored.row, stored.state, pb.RUN_VIEW_BASIC)
 
     async def GetRun(
         self,

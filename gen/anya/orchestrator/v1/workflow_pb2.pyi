@@ -439,12 +439,21 @@ Global___SignalRunRequest: _TypeAlias = SignalRunRequest  # noqa: Y015
 class SignalRunResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> Global___Run:
+        """The run as it is now, in the view BASIC. Only run_id is set if retention has deleted the run, or
+        its records are damaged.
+        """
+
     def __init__(
         self,
+        *,
+        run: Global___Run | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -488,18 +497,27 @@ class ApproveRunResponse(_message.Message):
 
     APPROVER_FIELD_NUMBER: _builtins.int
     APPROVED_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
     approver: _builtins.str
-    """DID of who signed."""
+    """DID of the signer."""
     approved: _builtins.bool
+    """False: the decision is a rejection."""
+    @_builtins.property
+    def run(self) -> Global___Run:
+        """The run as it is now, in the view BASIC. Only run_id is set if retention has deleted the run, or
+        its records are damaged.
+        """
+
     def __init__(
         self,
         *,
         approver: _builtins.str = ...,
         approved: _builtins.bool = ...,
+        run: Global___Run | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approved", b"approved", "approver", b"approver"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approved", b"approved", "approver", b"approver", "run", b"run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -535,12 +553,21 @@ Global___CancelRunRequest: _TypeAlias = CancelRunRequest  # noqa: Y015
 class CancelRunResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> Global___Run:
+        """The run as it is now, in the view BASIC. Only run_id is set if retention has deleted the run, or
+        its records are damaged.
+        """
+
     def __init__(
         self,
+        *,
+        run: Global___Run | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -572,22 +599,21 @@ Global___EraseRunRequest: _TypeAlias = EraseRunRequest  # noqa: Y015
 class EraseRunResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    RUN_ID_FIELD_NUMBER: _builtins.int
-    ERASE_TIME_FIELD_NUMBER: _builtins.int
-    run_id: _builtins.str
+    RUN_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def erase_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was erased, which may be before this request."""
+    def run(self) -> Global___Run:
+        """The erased run as it is now, in the view BASIC; its erase_time may be before this request. Only
+        run_id and erase_time are set if retention has deleted the run.
+        """
 
     def __init__(
         self,
         *,
-        run_id: _builtins.str = ...,
-        erase_time: _timestamp_pb2.Timestamp | None = ...,
+        run: Global___Run | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["erase_time", b"erase_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["erase_time", b"erase_time", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -623,12 +649,21 @@ Global___RedriveRunRequest: _TypeAlias = RedriveRunRequest  # noqa: Y015
 class RedriveRunResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> Global___Run:
+        """The run as it is now, in the view BASIC. Only run_id is set if retention has deleted the run, or
+        its records are damaged.
+        """
+
     def __init__(
         self,
+        *,
+        run: Global___Run | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
