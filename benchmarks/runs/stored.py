@@ -18,8 +18,9 @@ CREATE TEMP TABLE model AS
   SELECT * FROM run WHERE finished_us IS NOT NULL ORDER BY created_us DESC LIMIT 1;
 """
 RUNS = """
-INSERT INTO run SELECT copy.id, workflow_id, definition_hash, starter, traceparent, status, reason,
-  sequence, owner, epoch, created_us - n, updated_us - n, finished_us - n - 3600000000
+INSERT INTO run SELECT copy.id, workflow_id, definition_hash, started_by, traceparent, status,
+  reason, sequence, owner, suspended, epoch, created_us - n, updated_us - n,
+  finished_us - n - 3600000000
   FROM copy, model;
 """
 RECORDS = """

@@ -123,7 +123,7 @@ async def test_an_event_about_its_run_stays_about_it(location: str) -> None:
 async def test_every_event_of_a_run_is_erased_and_none_of_another(
     location: str, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(erasure, "CHUNK", chunk)
+    monkeypatch.setattr(erasure, "ERASE_BATCH_SIZE", chunk)
     async with opened(location) as (store, catalogue):
         for text in (EMITTER, TELLS_OFTEN):
             await catalogue.register(text)
@@ -156,7 +156,7 @@ async def test_who_has_not_taken_an_event_that_is_erased_hears_that_and_no_more(
 async def test_what_a_deleted_run_emitted_says_nothing_either(
     location: str, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deletion, "MOST_RECORDS", at_once)
+    monkeypatch.setattr(deletion, "MAX_RECORDS", at_once)
     async with opened(location) as (store, catalogue):
         await catalogue.register(TELLS_OFTEN)
         await begin(store.runs, catalogue, "often", PERSON)

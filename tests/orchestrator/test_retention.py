@@ -140,7 +140,7 @@ async def test_runs_that_ended_long_ago_are_deleted_with_all_that_belongs_to_the
 
 
 async def test_more_runs_than_one_commit_deletes_are_all_deleted(location: str) -> None:
-    count = 2 * deletion.PAGE + 3
+    count = 2 * deletion.DELETE_BATCH_SIZE + 3
     async with opened(location) as (store, catalogue):
         for number in range(count):
             await end_run(store, catalogue, f"run-{number}", days_ago=40)
@@ -153,7 +153,7 @@ async def test_more_runs_than_one_commit_deletes_are_all_deleted(location: str) 
 async def test_a_run_with_many_records_is_deleted_a_part_at_a_time(
     location: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deletion, "MOST_RECORDS", 2)
+    monkeypatch.setattr(deletion, "MAX_RECORDS", 2)
     async with opened(location) as (store, catalogue):
         await end_run(store, catalogue, "large", days_ago=40)
         deleting = Deletion(store.database)
@@ -286,7 +286,7 @@ async def test_what_was_sent_to_an_erased_run_is_erased_too(location: str) -> No
 
 
 async def test_runs_are_erased_some_days_after_their_end(location: str) -> None:
-    count = erasure.PAGE + 2
+    count = erasure.ENQUEUE_BATCH_SIZE + 2
     async with opened(location) as (store, catalogue):
         for number in range(count):
             await end_run(store, catalogue, f"old-{number}", days_ago=8)
@@ -304,7 +304,7 @@ async def test_an_erasure_that_was_broken_off_is_ended_by_whoever_finds_it(
     location: str, replaced: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run has three records, and the one that says that it is erased."""
-    monkeypatch.setattr(erasure, "CHUNK", 1)
+    monkeypatch.setattr(erasure, "ERASE_BATCH_SIZE", 1)
     async with opened(location) as (store, catalogue):
         await end_run(store, catalogue)
         write, writes = store.database.write, 0

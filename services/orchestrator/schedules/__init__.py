@@ -1,1 +1,1 @@
-"""Schedules: when a run is due, and which of several due times one is started for."""
+"""Schedules start runs by the clock: at intervals, or by cron in a time zone."""

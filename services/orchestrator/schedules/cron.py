@@ -1,12 +1,13 @@
-"""Cron by the clocks of a time zone: nothing is due twice when they go back, or lost when forward.
+"""Cron in a time zone. No time is due twice when clocks go back, and none is lost when forward.
 
-cronsim reads the expression and matches it against what clocks show; which moments that is, where a
-zone changes its offset, is decided here:
+cronsim parses the expression and matches it against local times. This module maps local times to
+moments where a zone changes its offset:
 
-* An expression that names every hour is due at each such minute that passes, in both of two hours
-  that show the same time.
-* Any other is due once for what it names. A time shown twice counts the first time; a time that is
-  skipped is due at the moment of the change. Several that are skipped together are due there once.
+* An expression that matches every hour is due at each matching minute, also in both of two hours
+  that have the same local time.
+* Any other expression is due once for each matching local time. A local time that occurs twice is
+  due at its first occurrence. A local time that is skipped is due at the moment of the change;
+  several that are skipped together are due there once.
 """
 
 from __future__ import annotations
@@ -20,28 +21,31 @@ from cronsim import CronSim, CronSimError
 
 from mesh.errors import InvalidArgument
 
-MAX_EXPRESSION = 100  # characters
+MAX_EXPRESSION_CHARS = 100
 FIELDS = 5
 HOURS = 24
-NO_PLACES = {"Factory", "localtime"}  # what they stand for differs between machines
+EXCLUDED_ZONES = {"Factory", "localtime"}  # they mean different zones on different machines
 SECOND, DAY = timedelta(seconds=1), timedelta(days=1)
-SOME_TIME = datetime(2000, 1, 1)  # as a clock shows it
+ANY_TIME = datetime(2000, 1, 1)  # a local time
 
 
 @dataclass(frozen=True, slots=True)
 class Cron:
+    """A cron expression of five fields, and an IANA time zone."""
+
     expression: str
     zone: str
 
-    def following(self, after_ms: int) -> int | None:
-        """The next due time, Unix milliseconds; None if there is none within 50 years.
+    def next_due(self, after_ms: int) -> int | None:
+        """Returns the first due time after ``after_ms``, Unix milliseconds.
 
-        InvalidArgument if this machine does not know the zone.
+        Returns None if none follows within 50 years. Raises InvalidArgument if this machine does
+        not know the zone.
         """
         after = datetime.fromtimestamp(after_ms // 1000, UTC)
         zone = _zone(self.zone)
         try:
-            if _names_every_hour(self.expression):
+            if _matches_every_hour(self.expression):
                 found = self._in_every_hour(after, zone)
             else:
                 found = self._at_named_times(after, zone)
@@ -50,48 +54,52 @@ class Cron:
         return int(found.timestamp()) * 1000
 
     def _in_every_hour(self, after: datetime, zone: ZoneInfo) -> datetime:
-        """As long as the offset stays the same, so does the way from clocks to moments."""
-        since, shown = after, _shown(after, zone)
+        """Returns the next match, found between two changes of the offset at a time."""
+        since, local = after, _local(after, zone)
         while True:
-            found = since + (next(CronSim(self.expression, shown)) - _shown(since, zone))
+            found = since + (next(CronSim(self.expression, local)) - _local(since, zone))
             change = _change(zone, since, found)
             if change is None:
                 return found
-            since, shown = change, _shown(change, zone) - SECOND
+            since, local = change, _local(change, zone) - SECOND
 
     def _at_named_times(self, after: datetime, zone: ZoneInfo) -> datetime:
-        times = CronSim(self.expression, _shown(after, zone))
+        times = CronSim(self.expression, _local(after, zone))
         while (found := _first_moment(next(times), zone)) <= after:
             pass
         return found
 
 
 def cron(expression: str, zone: str) -> Cron:
-    """InvalidArgument for an expression or zone that nobody can read, or that names no day."""
+    """Returns the parsed expression.
+
+    Raises InvalidArgument if the zone is unknown, the expression cannot be parsed, or no day
+    matches it.
+    """
     _zone(zone)
-    if len(expression) > MAX_EXPRESSION or len(expression.split()) != FIELDS:
-        raise _unreadable(
-            f"must be minute, hour, day of month, month and day of week, at most {MAX_EXPRESSION}"
-            " characters"
+    if len(expression) > MAX_EXPRESSION_CHARS or len(expression.split()) != FIELDS:
+        raise _invalid(
+            "must be minute, hour, day of month, month and day of week, at most"
+            f" {MAX_EXPRESSION_CHARS} characters"
         )
     try:
-        next(CronSim(expression, SOME_TIME))
+        next(CronSim(expression, ANY_TIME))
     except CronSimError as error:
-        raise _unreadable(f"cannot be read: {error}") from None
+        raise _invalid(f"cannot be parsed: {error}") from None
     except StopIteration:
-        raise _unreadable("names a day that never comes") from None
+        raise _invalid("matches no day") from None
     return Cron(" ".join(expression.split()), zone)
 
 
 @lru_cache
-def _names_every_hour(expression: str) -> bool:
-    return len(CronSim(expression, SOME_TIME).hours) == HOURS
+def _matches_every_hour(expression: str) -> bool:
+    return len(CronSim(expression, ANY_TIME).hours) == HOURS
 
 
 def _zone(name: str) -> ZoneInfo:
     if name not in _zones():
         raise InvalidArgument(
-            f"cron.zone {name[:100]!r} is not known here: it must be an IANA name such as"
+            f"cron.zone {name[:100]!r} is unknown on this machine: it must be an IANA name such as"
             " Europe/Berlin",
             field="cron.zone",
         )
@@ -100,24 +108,24 @@ def _zone(name: str) -> ZoneInfo:
 
 @cache
 def _zones() -> frozenset[str]:
-    return frozenset(available_timezones() - NO_PLACES)
+    return frozenset(available_timezones() - EXCLUDED_ZONES)
 
 
-def _shown(moment: datetime, zone: ZoneInfo) -> datetime:
-    """What clocks show then."""
+def _local(moment: datetime, zone: ZoneInfo) -> datetime:
+    """Returns the local time at a moment."""
     return moment.astimezone(zone).replace(tzinfo=None)
 
 
-def _first_moment(shown: datetime, zone: ZoneInfo) -> datetime:
-    """When clocks show this first; if they skip it, when they do."""
-    moment = shown.replace(tzinfo=zone, fold=0).astimezone(UTC)
-    if _shown(moment, zone) == shown:
+def _first_moment(local: datetime, zone: ZoneInfo) -> datetime:
+    """Returns the first moment with this local time, or the change that skips it."""
+    moment = local.replace(tzinfo=zone, fold=0).astimezone(UTC)
+    if _local(moment, zone) == local:
         return moment
     return _change(zone, moment - DAY, moment) or moment
 
 
 def _change(zone: ZoneInfo, since: datetime, until: datetime) -> datetime | None:
-    """The first second behind ``since``, at most ``until``, that has another offset than it."""
+    """Returns the first second after ``since``, up to ``until``, with another offset."""
     offset = since.astimezone(zone).utcoffset()
     while since < until:
         day = min(since + DAY, until)
@@ -133,5 +141,5 @@ def _change(zone: ZoneInfo, since: datetime, until: datetime) -> datetime | None
     return None
 
 
-def _unreadable(why: str) -> InvalidArgument:
-    return InvalidArgument(f"cron.expression {why}", field="cron.expression")
+def _invalid(problem: str) -> InvalidArgument:
+    return InvalidArgument(f"cron.expression {problem}", field="cron.expression")

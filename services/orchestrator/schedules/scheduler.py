@@ -1,4 +1,4 @@
-"""Starts a run for every due time. All replicas look; who comes first does it."""
+"""Starts a run for every due time. All replicas poll; the first to claim a due time starts it."""
 
 from __future__ import annotations
 
@@ -34,48 +34,50 @@ if TYPE_CHECKING:
     from services.orchestrator.registry import WorkflowRegistry
     from services.orchestrator.schedules.schedule import Schedule
     from services.orchestrator.store.definitions import StoredDefinition
-    from services.orchestrator.store.schedules import Firing, ScheduleStore, StoredSchedule
+    from services.orchestrator.store.schedules import ScheduleFiring, ScheduleStore, StoredSchedule
     from services.orchestrator.worker.worker import Worker
 
-METHOD = "schedule"  # under which its runs are started, where calls have their method
-LOOK_AGAIN = 1.0  # seconds: another replica may have been given a schedule
-GRACE = 2.0  # seconds for starts under way when we are told to stop
+METHOD = "schedule"  # in the idempotency keys of its starts, where calls have their method
+POLL_INTERVAL_S = 1.0  # another replica may have created a schedule
+DRAIN_TIMEOUT_S = 2.0  # for starts in flight when the service stops
 
 log = logging.getLogger(__name__)
 
 
 class Scheduler:
+    """Starts the runs of schedules on one replica."""
+
     def __init__(
         self,
         schedules: ScheduleStore,
-        catalogue: WorkflowRegistry,
-        runner: Worker,
+        registry: WorkflowRegistry,
+        worker: Worker,
         tracer: Tracer,
         config: OrchestratorConfig,
     ) -> None:
         self._schedules = schedules
-        self._catalogue = catalogue
-        self._runner = runner
+        self._registry = registry
+        self._worker = worker
         self._tracer = tracer
         self._config = config
         self._tasks = BackgroundTasks()
-        self._soon = asyncio.Event()
+        self._wakeup = asyncio.Event()
         self._stopping = asyncio.Event()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Start what is due for the duration of the block."""
-        self._tasks.supervise(self._look_forever, self._stopping, name="start what is due")
+        """Starts due runs for the duration of the block."""
+        self._tasks.supervise(self._poll_forever, self._stopping, name="start due runs")
         try:
             yield
         finally:
             self._stopping.set()
-            self._soon.set()
-            await self._tasks.drain(GRACE)
+            self._wakeup.set()
+            await self._tasks.drain(DRAIN_TIMEOUT_S)
 
-    def look_soon(self) -> None:
-        """Something may be due earlier than we knew."""
-        self._soon.set()
+    def notify_changed(self) -> None:
+        """Polls at once: a schedule may be due earlier than at the last poll."""
+        self._wakeup.set()
 
     async def create(
         self,
@@ -84,54 +86,58 @@ class Scheduler:
         workflow_id: str,
         reply: Callable[[StoredSchedule], bytes],
         *,
-        ceiling: frozenset[str] | None = None,
+        allowed_privileges: frozenset[str] | None = None,
     ) -> bytes:
-        """Keep what ``make`` makes of the present time, if its runs could start now.
+        """Stores the schedule that ``make`` returns for the present time, once per ``key``.
 
-        They use no privilege above the ``ceiling``, which is the caller's.
-
-        NotFound, AlreadyExists, or InvalidArgument naming the field that is wrong.
+        ``allowed_privileges`` are the caller's; its runs may use no others. The schedule is checked
+        as a start now would be. Raises NotFound if the workflow is unknown, AlreadyExists if the id
+        is used, InvalidArgument with the field that is wrong.
         """
 
-        def judge(definition: StoredDefinition, now_ms: int) -> Schedule:
+        def checked(definition: StoredDefinition, now_ms: int) -> Schedule:
             schedule = make(now_ms)
             schedules.check(schedule)
-            if schedule.following(now_ms) is None:
+            if schedule.next_due(now_ms) is None:
                 raise InvalidArgument("nothing is due before end_time", field="end_time")
-            self._judge(definition, schedule, key.caller)
+            self._check(definition, schedule, key.caller)
             return schedule
 
-        created = await self._schedules.create(key, judge, workflow_id, reply, ceiling=ceiling)
-        self.look_soon()
+        created = await self._schedules.create(
+            key, checked, workflow_id, reply, allowed_privileges=allowed_privileges
+        )
+        self.notify_changed()
         return created
 
-    async def look(self) -> float:
-        """Start what is due; in how many seconds something is due next."""
-        due_in = await self._schedules.due_in()
+    async def start_due(self) -> float:
+        """Starts due runs; returns the seconds until the next action, 0 if it started any."""
+        due_in = await self._schedules.seconds_until_action()
         if due_in > 0:
             return due_in
         firings = await self._schedules.claim()
-        ends = await asyncio.gather(*map(self._fire, firings), return_exceptions=True)
-        for firing, end in zip(firings, ends, strict=True):
-            if isinstance(end, BaseException):  # by whoever looks first once PATIENCE is over
-                log.error("run %s has to be looked at again", firing.run_id, exc_info=end)
+        outcomes = await asyncio.gather(*map(self._fire, firings), return_exceptions=True)
+        for firing, outcome in zip(firings, outcomes, strict=True):
+            if isinstance(outcome, BaseException):
+                log.error(
+                    "run %s was not started; a replica retries", firing.run_id, exc_info=outcome
+                )
         return 0.0
 
-    async def _look_forever(self) -> None:
+    async def _poll_forever(self) -> None:
         while not self._stopping.is_set():
-            self._soon.clear()
+            self._wakeup.clear()
             try:
-                due_in = await self.look()
+                due_in = await self.start_due()
             except (Unavailable, ResourceExhausted) as error:
-                log.warning("cannot look at the schedules: %s", error)
-                due_in = LOOK_AGAIN
+                log.warning("cannot poll the schedules: %s", error)
+                due_in = POLL_INTERVAL_S
             if not self._stopping.is_set():
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(min(due_in, LOOK_AGAIN)):
-                        await self._soon.wait()
+                    async with asyncio.timeout(min(due_in, POLL_INTERVAL_S)):
+                        await self._wakeup.wait()
 
-    async def _fire(self, firing: Firing) -> None:
-        """Start the run and say so. Killed anywhere, the next who looks does it again."""
+    async def _fire(self, firing: ScheduleFiring) -> None:
+        """Starts the run and records the outcome. After a crash, another replica repeats it."""
         failpoint.reach("schedule.before_start", firing.schedule.id)
         refusal = ""
         try:
@@ -141,28 +147,28 @@ class Scheduler:
         except (MeshError, DefinitionInvalidError) as error:
             refusal = str(error)
             log.warning("run %s was refused: %s", firing.run_id, refusal)
-        failpoint.reach("schedule.before_settle", firing.schedule.id)
-        await self._schedules.settle(firing, refusal)
+        failpoint.reach("schedule.before_outcome", firing.schedule.id)
+        await self._schedules.record_outcome(firing, refusal)
 
-    async def _start(self, firing: Firing) -> None:
+    async def _start(self, firing: ScheduleFiring) -> None:
         schedule, run_id = firing.schedule, firing.run_id
         body = json.dumps([schedule.workflow_id, schedule.input], sort_keys=True)
         digest = hashlib.sha256(body.encode()).digest()
         key = IdempotencyKey(firing.creator, METHOD, run_id, digest)
         with self._tracer.start_as_current_span(f"schedule {schedule.id}") as span:
             traceparent = parent_of_run(run_id, None, span.get_span_context())
-            await self._runner.start(
+            await self._worker.start(
                 key,
                 schedule.workflow_id,
-                _start_run(schedule, run_id, firing.creator, firing.ceiling),
+                _start_run(schedule, run_id, firing.creator, firing.allowed_privileges),
                 traceparent,
                 lambda _: b"",
             )
 
-    def _judge(self, definition: StoredDefinition, schedule: Schedule, creator: str) -> None:
-        """Hold it against the workflow as a start now would be."""
+    def _check(self, definition: StoredDefinition, schedule: Schedule, creator: str) -> None:
+        """Raises if a start of the workflow with this input would be refused now."""
         try:
-            workflow = self._catalogue.newest(definition)
+            workflow = self._registry.newest(definition)
         except DefinitionInvalidError as error:
             raise FailedPrecondition(
                 f"workflow {schedule.workflow_id} no longer fits the contracts: {error}",
@@ -182,13 +188,13 @@ class Scheduler:
             _start_run(schedule, run_id, creator, None),
             self._config.policy,
             network=self._config.mesh.network,
-            at_us=self._runner.now_us(),
+            at_us=self._worker.now_us(),
             jitter=0.0,
         )
 
 
 def _start_run(
-    schedule: Schedule, run_id: str, creator: str, ceiling: frozenset[str] | None
+    schedule: Schedule, run_id: str, creator: str, allowed_privileges: frozenset[str] | None
 ) -> start.StartRun:
     return start.StartRun(
         run_id=run_id,
@@ -196,5 +202,5 @@ def _start_run(
         intent=None,
         presentation="",
         started_by=creator,
-        allowed_privileges=ceiling,
+        allowed_privileges=allowed_privileges,
     )

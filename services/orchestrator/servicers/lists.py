@@ -10,7 +10,7 @@ from mesh.rpc import paging
 from services.orchestrator.servicers import views
 from services.orchestrator.store.run_query import (
     ALWAYS,
-    END_OF_TIME,
+    END_OF_TIME_US,
     NEED_ATTENTION,
     RunFilter,
     TimeRange,
@@ -55,7 +55,7 @@ def _filter(request: pb.ListRunsRequest) -> RunFilter:
     return RunFilter(
         statuses=tuple(sorted(statuses)),
         workflow_id=request.workflow_id,
-        starter=request.creator,
+        started_by=request.creator,
         created=_span(request, "create_time") or ALWAYS,
         finished=_span(request, "end_time"),
     )
@@ -70,7 +70,7 @@ def _span(
         return None
     span = TimeRange(
         _time(given[start], start) if start in given else 0,
-        _time(given[end], end) if end in given else END_OF_TIME,
+        _time(given[end], end) if end in given else END_OF_TIME_US,
     )
     if span.start_us >= span.end_us:
         raise InvalidArgument(f"{end} must be later than {start}", field=end)

@@ -10,9 +10,16 @@ from mesh.errors import InvalidArgument
 from mesh.rpc import paging
 from mesh.rpc.interceptors import request_key, trust
 from services.orchestrator.definition import values
-from services.orchestrator.schedules import schedule as nouns
 from services.orchestrator.schedules.cron import Cron, cron
-from services.orchestrator.schedules.schedule import CatchUp, Interval, Overlap, Schedule, Timing
+from services.orchestrator.schedules.schedule import (
+    END_OF_TIME_MS,
+    MAX_CATCH_UP,
+    CatchUp,
+    Interval,
+    Overlap,
+    Schedule,
+    Timing,
+)
 from services.orchestrator.servicers import views
 
 if TYPE_CHECKING:
@@ -59,7 +66,7 @@ class ScheduleServicer(ScheduleServiceServicer):
             lambda stored: pb.CreateScheduleResponse(
                 schedule=format_schedule(stored)
             ).SerializeToString(),
-            ceiling=trust.current_bounds().run_privileges,
+            allowed_privileges=trust.current_bounds().run_privileges,
         )
         return pb.CreateScheduleResponse.FromString(created)
 
@@ -114,7 +121,7 @@ class ScheduleServicer(ScheduleServiceServicer):
                 schedule=format_schedule(stored)
             ).SerializeToString(),
         )
-        self._scheduler.look_soon()
+        self._scheduler.notify_changed()
         return pb.ResumeScheduleResponse.FromString(first)
 
     async def DeleteSchedule(
@@ -139,10 +146,10 @@ def _parse(request: pb.CreateScheduleRequest, timing: Timing, now_ms: int) -> Sc
         input=values.from_given(request.input, "input"),
         timing=timing,
         start_ms=now_ms if start is None else _milliseconds(start, "start_time"),
-        end_ms=nouns.END_OF_TIME if end is None else _milliseconds(end, "end_time"),
+        end_ms=END_OF_TIME_MS if end is None else _milliseconds(end, "end_time"),
         overlap=OVERLAPS[request.overlap],
         catch_up=CATCH_UPS[request.catch_up],
-        catch_up_limit=request.catch_up_limit or nouns.MAX_CATCH_UP,
+        catch_up_limit=request.catch_up_limit or MAX_CATCH_UP,
     )
 
 
@@ -176,21 +183,21 @@ def format_schedule(stored: StoredSchedule) -> pb.Schedule:
         schedule_id=asked.id,
         workflow_id=asked.workflow_id,
         start_time=views.time_of_ms(asked.start_ms),
-        end_time=views.time_of_ms(asked.end_ms) if asked.end_ms < nouns.END_OF_TIME else None,
+        end_time=views.time_of_ms(asked.end_ms) if asked.end_ms < END_OF_TIME_MS else None,
         overlap=pb.OverlapPolicy.Value(f"OVERLAP_POLICY_{asked.overlap}"),
         catch_up=pb.CatchUpPolicy.Value(f"CATCH_UP_POLICY_{asked.catch_up}"),
         catch_up_limit=asked.catch_up_limit,
         creator=progress.creator,
         create_time=views.time_of_ms(progress.created_ms),
         paused=progress.paused,
-        next_due_time=views.time_of_ms(progress.next_ms),
-        last_run_id=progress.last_run,
-        last_due_time=views.time_of_ms(progress.last_ms),
+        next_due_time=views.time_of_ms(progress.next_due_ms),
+        last_run_id=progress.last_run_id,
+        last_due_time=views.time_of_ms(progress.last_due_ms),
         started_count=progress.started,
         skipped_count=progress.skipped,
         refused_count=progress.refused,
-        last_error=progress.error,
-        last_error_due_time=views.time_of_ms(progress.error_ms),
+        last_error=progress.last_error,
+        last_error_due_time=views.time_of_ms(progress.last_error_due_ms),
     )
     match asked.timing:
         case Interval(ms):

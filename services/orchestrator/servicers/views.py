@@ -60,7 +60,7 @@ def format_row(row: RunRow) -> pb.Run:
         trace_id=trace_id_of(row.traceparent),
         create_time=time(row.created_us),
         update_time=time(row.updated_us),
-        creator=row.starter,
+        creator=row.started_by,
     )
     if row.finished_us is not None:
         run.end_time.CopyFrom(time(row.finished_us))

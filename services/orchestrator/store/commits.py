@@ -1,4 +1,4 @@
-"""What runs want to commit, as the rows that it leaves in the tables of the journal."""
+"""The commits of runs, as the rows that they add to and change in the tables of the store."""
 
 from __future__ import annotations
 
@@ -23,41 +23,44 @@ FINISHED = "orchestrator.run.finished"
 
 RowValues: TypeAlias = tuple[Any, ...]
 
-# What the tuples of ``Rows`` hold.
-MOVED = ("id", "epoch", "before", "sequence", "status", "reason", "updated_us", "finished_us")
-BORN = (
-    *("id", "workflow_id", "definition_hash", "starter", "traceparent", "status", "reason"),
+# The columns of each table of ``Rows``.
+STARTED_COLUMNS = (
+    *("id", "workflow_id", "definition_hash", "started_by", "traceparent", "status", "reason"),
     *("sequence", "owner", "created_us", "updated_us", "finished_us", "version"),
     *("caller", "method", "request_id", "body", "reply"),
 )
-PAID = ("id", "run")  # the payments of a run that makes several
-# The position is the next one, if the run has not been sent more than its driver knows.
-SENT = (
+UPDATED_COLUMNS = (
+    *("id", "epoch", "before", "sequence", "status", "reason", "updated_us", "finished_us"),
+)
+# ``position`` must be the next one of the run, and the run must have fewer than ``most`` messages
+# of this kind.
+MESSAGE_COLUMNS = (
     *("id", "position", "kind", "payload", "most"),
     *("caller", "method", "request_id", "body", "reply"),
 )
-RECORDED = ("run", "sequence", "kind", "path", "attempt", "at_us", "payload")
-# The id of the run's span; what it is below, unless its row has said so before; and of what a step
-# emitted the sequence of the record that says so, else 0.
-HAPPENED = ("type", "run", "span", "parent", "subject", "data", "emitted")
-EMITTED = HAPPENED.index("emitted")
-TYPE, SUBJECT = HAPPENED.index("type"), HAPPENED.index("subject")
+PAYMENT_COLUMNS = ("id", "run")
+RECORD_COLUMNS = ("run", "sequence", "kind", "path", "attempt", "at_us", "payload")
+# ``span``: id of the run's root span. ``parent``: the traceparent above it; NULL: that of the run's
+# row. ``record_sequence``: of the record that emitted the event; 0: the store announces the run.
+OUTBOX_COLUMNS = ("type", "run", "span", "parent", "subject", "data", "record_sequence")
+RECORD_SEQUENCE = OUTBOX_COLUMNS.index("record_sequence")
+TYPE, SUBJECT = OUTBOX_COLUMNS.index("type"), OUTBOX_COLUMNS.index("subject")
 
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
-    """A run that was judged and may begin, with its first records."""
+    """An accepted run with its first records, not yet stored."""
 
     state: RunState
     records: tuple[Record, ...]
-    starter: str
+    started_by: str  # SPIFFE ID
     traceparent: str
-    owned: bool  # by who starts it; otherwise it waits until a process has room
+    owned: bool  # by this process; otherwise the run waits for a claim
 
 
 @dataclass(frozen=True, slots=True)
 class StartCommit:
-    """A run to be born, if nobody has its id and its definition is the newest."""
+    """Inserts a run, if its id is unused and its definition is the newest of the workflow."""
 
     new: NewRun
     key: IdempotencyKey
@@ -75,7 +78,7 @@ class StartCommit:
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """A message that is not stored yet, addressed to its position, and who is to be answered."""
+    """A message that is not stored yet, with its position, its sender's key and the reply."""
 
     message: Message
     key: IdempotencyKey
@@ -84,9 +87,9 @@ class Envelope:
 
 @dataclass(frozen=True, slots=True)
 class AppendCommit:
-    """What a turn adds to a run, if it is still where that turn began.
+    """Appends the records of one transition to a run, if the run is where the transition began.
 
-    With the ``envelope`` that led to the turn, if it is stored along: both are, or neither.
+    The ``envelope`` that caused the transition is stored with it: both are, or neither.
     """
 
     state: RunState
@@ -100,17 +103,22 @@ Commit: TypeAlias = StartCommit | AppendCommit
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The rows of a batch."""
+    """The rows of a batch of commits, by the columns above."""
 
-    sent: list[RowValues]
-    moved: list[RowValues]
-    born: list[RowValues]
-    paid: list[RowValues]
-    recorded: list[RowValues]
-    happened: list[RowValues]
+    messages: list[RowValues]
+    updated: list[RowValues]
+    started: list[RowValues]
+    payments: list[RowValues]
+    records: list[RowValues]
+    outbox: list[RowValues]
+
+    @property
+    def has_events(self) -> bool:
+        return any(row[RECORD_SEQUENCE] for row in self.outbox)
 
 
-def rows_of(commits: Sequence[Commit], executor: str) -> Rows:
+def rows_of(commits: Sequence[Commit], replica_id: str) -> Rows:
+    """Returns the rows of a batch. Owned runs that start belong to ``replica_id``."""
     appends = [commit for commit in commits if isinstance(commit, AppendCommit)]
     # Replicas that start the same runs at once lock them in the same order.
     starts = sorted(
@@ -118,23 +126,23 @@ def rows_of(commits: Sequence[Commit], executor: str) -> Rows:
         key=lambda s: s.state.run_id,
     )
     return Rows(
-        [_sent(append.state.run_id, append.envelope) for append in appends if append.envelope],
-        [_moved(append) for append in appends],
-        [_born(start, executor) for start in starts],
+        [_message(append.state.run_id, append.envelope) for append in appends if append.envelope],
+        [_updated(append) for append in appends],
+        [_started(start, replica_id) for start in starts],
         [(id, start.state.run_id) for start in starts for id in sorted(start.state.payments)],
-        [_recorded(commit.state.run_id, record) for commit in commits for record in commit.records],
-        [event for commit in commits for event in _happened(commit)],
+        [_record(commit.state.run_id, record) for commit in commits for record in commit.records],
+        [row for commit in commits for row in _outbox(commit)],
     )
 
 
-def _sent(run_id: str, envelope: Envelope) -> RowValues:
+def _message(run_id: str, envelope: Envelope) -> RowValues:
     kind, payload, most = encode(envelope.message)
     key = envelope.key
     address = (run_id, envelope.message.position, kind, payload, most)
     return (*address, key.caller, key.method, key.request_id, key.body, envelope.reply)
 
 
-def _moved(append: AppendCommit) -> RowValues:
+def _updated(append: AppendCommit) -> RowValues:
     state = append.state
     return (
         state.run_id,
@@ -142,24 +150,24 @@ def _moved(append: AppendCommit) -> RowValues:
         append.records[0].sequence - 1,
         state.sequence,
         state.status.value,
-        _why(state),
+        _reason(state),
         state.updated_us,
         state.finished_us or None,
     )
 
 
-def _born(start: StartCommit, executor: str) -> RowValues:
+def _started(start: StartCommit, replica_id: str) -> RowValues:
     state, new, key = start.state, start.new, start.key
     return (
         state.run_id,
         state.workflow_id,
         state.definition_hash,
-        new.starter,
+        new.started_by,
         new.traceparent,
         state.status.value,
-        _why(state),
+        _reason(state),
         state.sequence,
-        executor if new.owned else "",
+        replica_id if new.owned else "",
         state.created_us,
         state.updated_us,
         state.finished_us or None,
@@ -172,12 +180,12 @@ def _born(start: StartCommit, executor: str) -> RowValues:
     )
 
 
-def _why(state: RunState) -> str:
-    """The reason as every store can hold it: a text of PostgreSQL has no U+0000."""
+def _reason(state: RunState) -> str:
+    """Returns the reason without U+0000, which a text of PostgreSQL cannot hold."""
     return state.reason.replace("\0", "\ufffd")
 
 
-def _recorded(run_id: str, record: Record) -> RowValues:
+def _record(run_id: str, record: Record) -> RowValues:
     return (
         run_id,
         record.sequence,
@@ -189,7 +197,7 @@ def _recorded(run_id: str, record: Record) -> RowValues:
     )
 
 
-def _happened(commit: Commit) -> list[RowValues]:
+def _outbox(commit: Commit) -> list[RowValues]:
     run_id = commit.state.run_id
     events: list[tuple[str, str, bytes, int]] = []
     if isinstance(commit, StartCommit):
@@ -202,24 +210,24 @@ def _happened(commit: Commit) -> list[RowValues]:
     span = f"{derive_span_id(run_id):016x}"
     parent = commit.new.traceparent if isinstance(commit, StartCommit) else None
     return [
-        (type, run_id, span, parent, subject, data, emitted)
-        for type, subject, data, emitted in events
+        (type, run_id, span, parent, subject, data, record_sequence)
+        for type, subject, data, record_sequence in events
     ]
 
 
 def emitted_keys(rows: Rows) -> list[tuple[str, str]]:
-    """Types and subjects of what steps emitted."""
-    return [(row[TYPE], row[SUBJECT]) for row in rows.happened if row[EMITTED]]
+    """Returns type and subject of each event that steps emitted."""
+    return [(row[TYPE], row[SUBJECT]) for row in rows.outbox if row[RECORD_SEQUENCE]]
 
 
 def emitted_keys_of(records: Iterable[Record]) -> list[tuple[str, str]]:
-    """The same of these records."""
+    """Returns type and subject of each event that these records emit."""
     events = (record.payload["input"] for record in records if emits(record))
     return [(event["type"], event["subject"]) for event in events]
 
 
 def emits(record: Record) -> bool:
-    """Does the record say that a step emitted an event?"""
+    """Reports whether the record says that a step emitted an event."""
     return record.kind is RecordKind.STEP_DONE and record.payload.get("operation") == EMIT
 
 

@@ -1,4 +1,4 @@
-"""Definitions, each under the hash of its canonical form, the newest of an id first."""
+"""Registered workflow definitions, by the hash of their canonical form."""
 
 from __future__ import annotations
 
@@ -18,28 +18,32 @@ COLUMNS = "hash, workflow_id, name, body, registered_us, version, uses"
 
 @dataclass(frozen=True, slots=True)
 class StoredDefinition:
+    """A registered definition with the newest definitions of its sub-workflows."""
+
     hash: str
     workflow_id: str
     name: str
-    body: str  # as registered
+    body: str  # the source text as it was registered
     registered_us: int
-    version: int  # of its workflow_id, from 1
-    uses: str  # ids of the workflows that its steps run, parted by spaces
-    # The newest of those and of all inside them, each after what is inside it.
+    version: int  # counts the definitions of one workflow_id, from 1
+    uses: str  # ids of its sub-workflows, separated by spaces
+    # The newest definitions of its sub-workflows at every depth, each after its own sub-workflows.
     inner: tuple[StoredDefinition, ...] = ()
 
 
 class Definitions:
+    """The definitions of a store."""
+
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def register(self, workflow: Workflow, body: str) -> StoredDefinition:
-        """Store a definition that was checked; the same again changes nothing."""
+        """Stores a checked definition. Registering the same again changes nothing."""
 
         async def work(tx: Transaction) -> StoredDefinition:
-            known = await _by_hash(tx, workflow.hash)
-            if known is not None:
-                return await _with_inner(tx, known)
+            found = await _by_hash(tx, workflow.hash)
+            if found is not None:
+                return await _with_inner(tx, found)
             row = await tx.fetch_one(
                 "SELECT COALESCE(MAX(version), 0) + 1 FROM definition WHERE workflow_id = ?",
                 workflow.id,
@@ -65,7 +69,7 @@ class Definitions:
         return await self._database.write(work)
 
     async def find(self, workflow_id: str, hash: str = "") -> StoredDefinition:
-        """The newest of an id, or the one of a hash. NotFound."""
+        """Returns the newest definition of an id, or the one of a hash. Raises NotFound."""
 
         async def work(tx: Transaction) -> StoredDefinition:
             return await find_definition(tx, workflow_id, hash)
@@ -73,7 +77,7 @@ class Definitions:
         return await self._database.read(work)
 
     async def newest(self, ids: Iterable[str]) -> tuple[StoredDefinition, ...]:
-        """See newest_of."""
+        """Returns the newest definitions of these workflows, see ``newest_of``."""
 
         async def work(tx: Transaction) -> tuple[StoredDefinition, ...]:
             return await newest_of(tx, ids)
@@ -81,7 +85,7 @@ class Definitions:
         return await self._database.read(work)
 
     async def page(self, *, after: str, limit: int) -> list[StoredDefinition]:
-        """The newest of every id, by id, from behind ``after``."""
+        """Returns the newest definition of each id after ``after``, in order of id."""
 
         async def work(tx: Transaction) -> list[StoredDefinition]:
             rows = await tx.fetch(
@@ -97,6 +101,7 @@ class Definitions:
 
 
 async def find_definition(tx: Transaction, workflow_id: str, hash: str = "") -> StoredDefinition:
+    """Returns the newest definition of an id, or the one of a hash. Raises NotFound."""
     if hash:
         found = await _by_hash(tx, hash)
         if found is None or workflow_id not in ("", found.workflow_id):
@@ -113,17 +118,17 @@ async def find_definition(tx: Transaction, workflow_id: str, hash: str = "") -> 
 
 
 async def newest_of(tx: Transaction, ids: Iterable[str]) -> tuple[StoredDefinition, ...]:
-    """The newest of these and of all inside them, each after what is inside it.
+    """Returns the newest definitions of these workflows and of their sub-workflows at every depth.
 
-    What is not registered is left out, and what is inside itself comes once.
+    Each comes after its own sub-workflows, once. Unregistered ids are left out.
     """
     found: dict[str, StoredDefinition] = {}
-    asked: set[str] = set()
+    visited: set[str] = set()
 
     async def collect(id: str) -> None:
-        if id in asked:
+        if id in visited:
             return
-        asked.add(id)
+        visited.add(id)
         row = await tx.fetch_one(
             f"SELECT {COLUMNS} FROM definition WHERE workflow_id = ?"  # noqa: S608
             " ORDER BY version DESC LIMIT 1",

@@ -1,8 +1,8 @@
-"""Takes out of ended runs what is about people: on request, or some time after their end.
+"""Erases personal data from runs that have ended: on request, or some time after their end.
 
-The record that says so comes first, in the commit that makes it a duty: from then on the run cannot
-go on. The records before it are replaced a few at a time. Whoever finds a duty that was begun and
-not ended, after a crash, ends it.
+The record of the erasure comes first, in the commit that enqueues the erasure task: from then on
+the run cannot be redriven. The records before it are replaced a few at a time. A task that a crash
+interrupted is continued by the next replica that reads the queue.
 """
 
 from __future__ import annotations
@@ -31,36 +31,38 @@ if TYPE_CHECKING:
     from mesh.data.idempotency import IdempotencyKey
 
 BY_AGE = "ANYA_ERASE_PII_DAYS"
-CHUNK = 200  # records, replaced in one commit
-PAGE = 50  # runs, made duties in one commit
+ERASE_BATCH_SIZE = 200  # records that one commit replaces
+ENQUEUE_BATCH_SIZE = 50  # runs that one commit enqueues
 
-END_OF_JOURNAL = 2**62
-UNREADABLE = (DecodeError, ValueError)  # damage that a record can be folded with
+MAX_SEQUENCE = 2**62
+UNREADABLE = (DecodeError, ValueError)  # damage that ``fold`` does not detect
 
 
 class _ConcurrentUpdateError(Exception):
-    """The run is not what it was when it was read."""
+    """The run has changed since it was read."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Erasable:
-    """A run as it was read: where it was, and what is left of its records."""
+    """A run as it was read, and what replaces its records."""
 
     sequence: int
-    erased_us: int  # 0: it was not
+    erased_us: int  # 0: not erased
     cause: str
-    left: Sequence[Record]  # empty for one that cannot be read
+    replacements: Sequence[Record]  # empty if the records cannot be read
 
 
 class Erasure:
+    """The queue of erasure tasks, and their execution."""
+
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def erase(self, key: IdempotencyKey, run_id: str, reply: Callable[[int], bytes]) -> bytes:
-        """Erase a run once per ``key``; ``reply`` is given the time when it was, Unix microseconds.
+        """Erases a run once per ``key``, and returns once nothing personal is left.
 
-        NotFound; FailedPrecondition (RUN_NOT_ENDED) for a run that has something to do. It returns
-        when nothing is left.
+        ``reply`` gets the time of the erasure, Unix microseconds. Raises NotFound if the run is
+        unknown, FailedPrecondition (RUN_NOT_ENDED) if it has not ended.
         """
         while True:
             found = await self._read(run_id)
@@ -79,39 +81,42 @@ class Erasure:
             return answer
 
     async def enqueue_erasures(self, days: float) -> list[str]:
-        """Make duties of some runs that ended so long ago, each once; none if none are left."""
+        """Enqueues some runs that ended more than ``days`` ago, each once, and returns them.
+
+        Runs that need an operator are left out. Returns an empty list if no run is left.
+        """
 
         async def work(tx: Transaction) -> list[str]:
-            at = await tx.fetch_one("SELECT finished_us, run FROM erased_until")
+            at = await tx.fetch_one("SELECT finished_us, run FROM erasure_watermark")
             after = (at[0], at[1]) if at else (0, "")
-            rows = await ended_long_ago(tx, days, after=after, limit=PAGE)
+            rows = await ended_long_ago(tx, days, after=after, limit=ENQUEUE_BATCH_SIZE)
             if not rows:
                 return []
             await tx.execute(
-                "INSERT INTO erased_until VALUES (1, ?, ?) ON CONFLICT (one) DO UPDATE"
+                "INSERT INTO erasure_watermark VALUES (1, ?, ?) ON CONFLICT (one) DO UPDATE"
                 " SET finished_us = excluded.finished_us, run = excluded.run",
                 rows[-1][1],
                 rows[-1][0],
             )
-            # Who has to look at a run needs what it holds: only a request erases it.
             due = [id for id, _, status, _ in rows if status not in NEED_ATTENTION]
             await tx.execute_many(
-                "INSERT INTO erasure VALUES (?) ON CONFLICT DO NOTHING", [(id,) for id in due]
+                "INSERT INTO erasure_task VALUES (?) ON CONFLICT DO NOTHING", [(id,) for id in due]
             )
             return due
 
         return await self._database.write(work)
 
     async def pending_erasures(self) -> list[str]:
-        """Runs that somebody began to erase, or was about to."""
+        """Returns some runs whose erasure was enqueued and is not complete."""
 
         async def work(tx: Transaction) -> list[str]:
-            return [id for (id,) in await tx.fetch("SELECT run FROM erasure LIMIT ?", PAGE)]
+            rows = await tx.fetch("SELECT run FROM erasure_task LIMIT ?", ENQUEUE_BATCH_SIZE)
+            return [id for (id,) in rows]
 
         return await self._database.read(work)
 
     async def finish(self, run_id: str) -> None:
-        """Do a duty; nothing if there is none."""
+        """Completes the erasure of a run; without a task it does nothing."""
         while await self._is_pending(run_id):
             found = await self._read(run_id)
             if found is not None and not found.erased_us:
@@ -120,43 +125,45 @@ class Erasure:
                 except _ConcurrentUpdateError:
                     continue
                 except FailedPrecondition:
-                    await self._drop(run_id)  # somebody had it go on
+                    await self._drop_task(run_id)  # the run was redriven
                     return
                 found = await self._read(run_id)
-            if found is None or not found.left:
-                await self._replace_unread(run_id)
+            if found is None or not found.replacements:
+                await self._replace_all(run_id)
             else:
-                await self._replace(run_id, found.left)
+                await self._replace(run_id, found.replacements)
             await self._erase_events(run_id)
-            await self._end(run_id, found.cause if found else "")
+            await self._complete(run_id, found.cause if found else "")
 
     async def _is_pending(self, run_id: str) -> bool:
         async def work(tx: Transaction) -> bool:
-            return await tx.fetch_one("SELECT 1 FROM erasure WHERE run = ?", run_id) is not None
+            return (
+                await tx.fetch_one("SELECT 1 FROM erasure_task WHERE run = ?", run_id) is not None
+            )
 
         return await self._database.read(work)
 
     async def _read(self, run_id: str) -> _Erasable | None:
-        """None if there is no such run."""
+        """Returns the run, or None if it is unknown."""
 
         async def work(tx: Transaction) -> _Erasable | None:
             try:
                 stored = await load_run(tx, run_id)
                 state = stored.state
                 why = cause(state)
-                left = tuple(erase(stored.records, why))
+                replacements = tuple(erase(stored.records, why))
             except NotFound:
                 return None
             except (FailedPrecondition, *UNREADABLE):
                 row = await tx.fetch_one("SELECT sequence FROM run WHERE id = ?", run_id)
                 return _Erasable(int(row[0]), 0, "", ()) if row else None
-            return _Erasable(state.sequence, state.erased_us, why, left)
+            return _Erasable(state.sequence, state.erased_us, why, replacements)
 
         return await self._database.read(work)
 
-    async def _drop(self, run_id: str) -> None:
+    async def _drop_task(self, run_id: str) -> None:
         async def work(tx: Transaction) -> None:
-            await tx.execute("DELETE FROM erasure WHERE run = ?", run_id)
+            await tx.execute("DELETE FROM erasure_task WHERE run = ?", run_id)
 
         await self._database.write(work)
 
@@ -166,10 +173,11 @@ class Erasure:
 
         await self._database.write(work)
 
-    async def _replace(self, run_id: str, left: Sequence[Record]) -> None:
-        for first in range(0, len(left), CHUNK):
+    async def _replace(self, run_id: str, replacements: Sequence[Record]) -> None:
+        for first in range(0, len(replacements), ERASE_BATCH_SIZE):
             rows = [
-                (record.encoded, run_id, record.sequence) for record in left[first : first + CHUNK]
+                (record.encoded, run_id, record.sequence)
+                for record in replacements[first : first + ERASE_BATCH_SIZE]
             ]
 
             async def work(tx: Transaction, rows: list[tuple[bytes, str, int]] = rows) -> None:
@@ -179,9 +187,9 @@ class Erasure:
 
             await self._database.write(work)
 
-    async def _replace_unread(self, run_id: str) -> None:
-        """Nobody can tell what is in records that cannot be read: nothing of them stays."""
-        last = -END_OF_JOURNAL
+    async def _replace_all(self, run_id: str) -> None:
+        """Replaces the payload of every record, of a run whose records cannot be read."""
+        last = -MAX_SEQUENCE
         while True:
 
             async def work(tx: Transaction, after: int = last) -> int | None:
@@ -190,7 +198,7 @@ class Erasure:
                     " ORDER BY sequence LIMIT ?",
                     run_id,
                     after,
-                    CHUNK,
+                    ERASE_BATCH_SIZE,
                 )
                 if not rows:
                     return None
@@ -210,12 +218,14 @@ class Erasure:
             last = reached
 
     async def _erase_events(self, run_id: str) -> None:
-        """What the run emitted; who heard it has that in records of its own."""
+        """Erases the events that the run emitted. Receivers keep copies in their records."""
         last = 0
         while True:
 
             async def work(tx: Transaction, after: int = last) -> int | None:
-                emitted = await positions_emitted_by(tx, run_id, after=after, limit=CHUNK)
+                emitted = await positions_emitted_by(
+                    tx, run_id, after=after, limit=ERASE_BATCH_SIZE
+                )
                 if not emitted:
                     return None
                 await erase_events(tx, run_id, emitted[0], emitted[-1])
@@ -226,24 +236,28 @@ class Erasure:
                 return
             last = reached
 
-    async def _end(self, run_id: str, why: str) -> None:
+    async def _complete(self, run_id: str, reason: str) -> None:
         async def work(tx: Transaction) -> None:
-            await tx.execute("UPDATE run SET reason = ? WHERE id = ?", why, run_id)
+            await tx.execute("UPDATE run SET reason = ? WHERE id = ?", reason, run_id)
             await _erase_messages(tx, run_id)
-            await tx.execute("DELETE FROM erasure WHERE run = ?", run_id)
+            await tx.execute("DELETE FROM erasure_task WHERE run = ?", run_id)
 
         await self._database.write(work)
 
 
 async def _mark(tx: Transaction, run_id: str, found: _Erasable | None, by: str) -> int:
-    """Make it a duty, and journal that it is one. When it was; _Moved if it is not as ``found``."""
+    """Enqueues the erasure, appends its record, and returns its time, Unix microseconds.
+
+    An erased run is not changed. Raises _ConcurrentUpdateError if the run has changed since
+    ``found`` was read.
+    """
     row = await tx.fetch_one("SELECT sequence, finished_us FROM run WHERE id = ?", run_id)
     if row is None:
         raise await not_found(tx, run_id)
     sequence, finished_us = row
     if finished_us is None:
         raise FailedPrecondition(
-            f"run {run_id} has something to do: cancel it, or wait for its end",
+            f"run {run_id} has not ended: cancel it, or wait for its end",
             reason=Reason.RUN_NOT_ENDED,
             field="run_id",
         )
@@ -252,12 +266,12 @@ async def _mark(tx: Transaction, run_id: str, found: _Erasable | None, by: str) 
     if found.erased_us:
         return found.erased_us
     now_us = await tx.now_ms() * 1000
-    await tx.execute("INSERT INTO erasure VALUES (?) ON CONFLICT DO NOTHING", run_id)
-    if not found.left:
-        return now_us  # it cannot be read, with or without another record
+    await tx.execute("INSERT INTO erasure_task VALUES (?) ON CONFLICT DO NOTHING", run_id)
+    if not found.replacements:
+        return now_us  # another record would not make the run readable
     payload = {"requester": by, "cause": found.cause}
     end = Record.write(sequence + 1, RecordKind.ERASED, "", 0, now_us, payload)
-    moved = await tx.execute(
+    updated = await tx.execute(
         "UPDATE run SET sequence = ?, updated_us = ?"
         " WHERE id = ? AND sequence = ? AND finished_us IS NOT NULL",
         end.sequence,
@@ -265,29 +279,31 @@ async def _mark(tx: Transaction, run_id: str, found: _Erasable | None, by: str) 
         run_id,
         sequence,
     )
-    if not moved:
+    if not updated:
         raise _ConcurrentUpdateError
     await add_record(tx, run_id, end)
     return now_us
 
 
 async def _erase_messages(tx: Transaction, run_id: str) -> None:
-    """What was sent to the run: that it was, and by whom it was cancelled, stays."""
+    """Erases the payloads of messages to the run, except names and the cancelling caller."""
     rows = await tx.fetch("SELECT position, payload FROM message WHERE run = ?", run_id)
     for position, payload in rows:
-        left: dict[str, Any] = dict(MARK)
+        erased: dict[str, Any] = dict(MARK)
         with suppress(*UNREADABLE):
-            left = _left_of(json.loads(bytes(payload)))
+            erased = _erase_message(json.loads(bytes(payload)))
         await tx.execute(
             "UPDATE message SET payload = ? WHERE run = ? AND position = ?",
-            json.dumps(left).encode(),
+            json.dumps(erased).encode(),
             run_id,
             position,
         )
 
 
-def _left_of(message: dict[str, Any]) -> dict[str, Any]:
-    left: dict[str, Any] = {name: message[name] for name in ("name", "by") if name in message}
-    for name in message.keys() - left.keys():
-        left[name] = dict(MARK) if isinstance(message[name], dict) else WORD
-    return left
+def _erase_message(message: dict[str, Any]) -> dict[str, Any]:
+    erased: dict[str, Any] = {
+        name: message[name] for name in ("name", "requester") if name in message
+    }
+    for name in message.keys() - erased.keys():
+        erased[name] = dict(MARK) if isinstance(message[name], dict) else WORD
+    return erased

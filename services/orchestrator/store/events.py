@@ -1,4 +1,4 @@
-"""The events that runs emitted, in the order of their commits: each is a row of the outbox."""
+"""The events that runs emitted, in the order of their commits. Each has a row in the outbox."""
 
 from __future__ import annotations
 
@@ -15,49 +15,53 @@ if TYPE_CHECKING:
 
     from mesh.data.database import Database, Transaction, Value
 
-ERASED = json.dumps(MARK).encode()  # in place of what an event carries
-MOST = 500  # read at once, of each type and some of its subjects
+ERASED = json.dumps(MARK).encode()  # replaces the data of an event
+MAX_EVENTS_PER_READ = 500  # of each type, for each list of subjects
 
 
 class Events:
+    """Emitted events by position: the sequence of their row in the outbox."""
+
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def latest_position(self) -> int:
-        """Position of whatever the store announced last: events emitted from now on are behind."""
+        """Returns the position of the last row in the outbox; later events come after it."""
 
         async def work(tx: Transaction) -> int:
-            return await _last(tx)
+            return await _latest_position(tx)
 
         return await self._database.read(work)
 
     async def read_after(
         self, position: int, wanted: Mapping[str, Collection[str]]
     ) -> tuple[list[EventReceived], int]:
-        """Events behind a position, in order, and up to where these are all.
+        """Returns events after ``position`` in order, and the position up to which they are all.
 
-        Those of these types that are about these subjects, for each of them.
+        ``wanted`` has the subjects by event type; ANY among them stands for all subjects.
         """
 
         async def work(tx: Transaction) -> tuple[list[EventReceived], int]:
-            upto = await _last(tx)
+            upto = await _latest_position(tx)
             found: list[EventReceived] = []
-            for type, where, given in _stretches(position, wanted):
+            for type, where, given in _conditions(position, wanted):
                 rows = await tx.fetch(
-                    "SELECT event.sequence, subject, data, run, emitted FROM event"  # noqa: S608
+                    "SELECT event.sequence, subject, data, run, record_sequence FROM event"  # noqa: S608
                     " JOIN outbox ON outbox.sequence = event.sequence"
                     f" WHERE {where} ORDER BY event.sequence LIMIT ?",
                     *given,
-                    MOST,
+                    MAX_EVENTS_PER_READ,
                 )
-                if len(rows) == MOST:
+                if len(rows) == MAX_EVENTS_PER_READ:
                     upto = min(upto, rows[-1][0])
                 found += [
-                    EventReceived(type, subject, json.loads(bytes(data)), sequence, run, emitted)
-                    for sequence, subject, data, run, emitted in rows
+                    EventReceived(
+                        type, subject, json.loads(bytes(data)), sequence, run, record_sequence
+                    )
+                    for sequence, subject, data, run, record_sequence in rows
                 ]
-            found.sort(key=lambda heard: heard.position)
-            return [heard for heard in found if heard.position <= upto], upto
+            found.sort(key=lambda event: event.position)
+            return [event for event in found if event.position <= upto], upto
 
         return await self._database.read(work)
 
@@ -65,8 +69,8 @@ class Events:
 async def any_event_after(
     tx: Transaction, position: int, wanted: Mapping[str, Collection[str]]
 ) -> bool:
-    """Is there one of these types and subjects behind the position?"""
-    for _, where, given in _stretches(position, wanted):
+    """Reports whether an event of these types and subjects comes after ``position``."""
+    for _, where, given in _conditions(position, wanted):
         if await tx.fetch_one(f"SELECT 1 FROM event WHERE {where} LIMIT 1", *given):  # noqa: S608
             return True
     return False
@@ -75,7 +79,7 @@ async def any_event_after(
 async def positions_emitted_by(
     tx: Transaction, run_id: str, *, after: int, limit: int
 ) -> list[int]:
-    """Positions of some events of the run, in order, from behind ``after``."""
+    """Returns up to ``limit`` positions of the run's events after ``after``, in order."""
     rows = await tx.fetch(
         "SELECT sequence FROM event WHERE run = ? AND sequence > ? ORDER BY sequence LIMIT ?",
         run_id,
@@ -86,9 +90,9 @@ async def positions_emitted_by(
 
 
 async def erase_events(tx: Transaction, run_id: str, first: int, last: int) -> None:
-    """Take out of events of the run, from one position to another, what is about people.
+    """Erases personal data from the run's events at positions ``first`` to ``last``.
 
-    What they carry, and what they are about, unless that is the run. That they were stays.
+    Erases the data, and the subject unless that is the run. The events themselves stay.
     """
     await tx.execute(
         "UPDATE outbox SET data = ?, key = CASE WHEN key = ? THEN key ELSE ? END WHERE sequence IN"
@@ -110,10 +114,10 @@ async def erase_events(tx: Transaction, run_id: str, first: int, last: int) -> N
     )
 
 
-def _stretches(
+def _conditions(
     position: int, wanted: Mapping[str, Collection[str]]
 ) -> Iterator[tuple[str, str, list[Value]]]:
-    """Of the events of each type those that are asked for: a condition, and its arguments."""
+    """Yields for each type, and each list of its subjects, a condition and its arguments."""
     where = "event.type = ? AND event.sequence > ?"
     for type in sorted(wanted):
         if ANY in wanted[type]:
@@ -123,7 +127,7 @@ def _stretches(
             yield type, f"{where} AND event.subject IN {listed}", [type, position, *subjects]
 
 
-async def _last(tx: Transaction) -> int:
+async def _latest_position(tx: Transaction) -> int:
     row = await tx.fetch_one("SELECT sequence FROM store")
-    assert row is not None  # noqa: S101  (every store has its row)
+    assert row is not None  # noqa: S101  (the table always has its one row)
     return int(row[0])

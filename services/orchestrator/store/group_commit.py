@@ -1,4 +1,8 @@
-"""Group commit: what runs want to commit while a commit is under way goes into the next one."""
+"""Group commit: the commits that runs request during one commit are written together in the next.
+
+The queue is the orchestrator's own: a request may fail alone after it was written with others, and
+of one run only one transition may be in a batch.
+"""
 
 from __future__ import annotations
 
@@ -11,46 +15,51 @@ from typing import TYPE_CHECKING, Any
 from mesh.errors import MeshError, Reason, ResourceExhausted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Collection
 
+    from services.orchestrator.store.callbacks import AttachedWorker
     from services.orchestrator.store.commits import Commit
 
 MAX_BATCH = 512
-MAX_WAITING = 4096
+MAX_PENDING = 4096
 
 
 @dataclass(slots=True, eq=False)
 class PendingCommit:
+    """A commit that was accepted, and the future of its caller."""
+
     commit: Commit
     committed: asyncio.Future[bool]
 
     def complete(self, *, committed: bool) -> None:
+        """Answers the caller, unless the caller is gone."""
         if not self.committed.done():
             self.committed.set_result(committed)
 
     def fail(self, error: BaseException) -> None:
+        """Raises the error at the caller, unless the caller is gone."""
         fail(self.committed, error)
 
 
 class GroupCommit(ABC):
-    """One batch at a time. What was accepted happens, even if who asked goes away.
+    """Writes one batch at a time. An accepted commit is written even if its caller is cancelled.
 
-    ``on_woken`` is called when a commit has woken runs that slept.
+    After a commit that resumed suspended runs, the attached worker is notified.
     """
 
-    def __init__(self) -> None:
-        self.on_woken: Callable[[], None] = lambda: None
+    def __init__(self, worker: AttachedWorker) -> None:
+        self._worker = worker
         self._pending: deque[PendingCommit] = deque()
-        self._something = asyncio.Event()
+        self._wakeup = asyncio.Event()
         self._closing = False
         self._loop = asyncio.get_running_loop()
-        self._task = self._loop.create_task(self._write_forever(), name="write journal")
+        self._task = self._loop.create_task(self._write_forever(), name="write commits")
 
     async def commit(self, commit: Commit) -> bool:
-        """True once it is durable; False if it did not apply.
+        """Returns True once the commit is durable, or False if it did not apply.
 
-        ResourceExhausted (OVERLOADED) if too many wait; Unavailable if the store does not answer:
-        then nobody knows whether it landed.
+        Raises ResourceExhausted (OVERLOADED) if too many commits are pending, and Unavailable if
+        the store does not answer: the commit may then have been written or not.
         """
         pending = PendingCommit(commit, self._loop.create_future())
         self._admit(self._pending)
@@ -58,59 +67,59 @@ class GroupCommit(ABC):
         return await pending.committed
 
     async def close(self) -> None:
-        """Return once everything that was accepted has landed or failed."""
+        """Returns once every accepted commit was written or has failed."""
         self._closing = True
-        self._something.set()
+        self._wakeup.set()
         await self._task
 
     @abstractmethod
-    async def _land(self, batch: list[PendingCommit]) -> None:
-        """Commit it, and tell each of them."""
+    async def _write(self, batch: list[PendingCommit]) -> None:
+        """Writes the batch and completes each of its commits."""
 
     async def _between(self) -> None:
-        """Do what must not be done while a commit is under way."""
+        """Does work that must not run during a commit."""
         return
 
-    def _admit(self, waiting: Collection[Any]) -> None:
-        if len(waiting) >= MAX_WAITING or self._closing:
+    def _admit(self, queue: Collection[Any]) -> None:
+        if len(queue) >= MAX_PENDING or self._closing:
             raise ResourceExhausted(
-                "too many writes are waiting; retry later", reason=Reason.OVERLOADED
+                "too many writes are pending; retry later", reason=Reason.OVERLOADED
             )
-        self._something.set()
+        self._wakeup.set()
 
     async def _write_forever(self) -> None:
         while True:
-            self._something.clear()
+            self._wakeup.clear()
             await self._between()
             if self._pending:
-                # Who was just told of a commit may have its next one ready: it goes with the rest.
+                # Callers that were just answered may commit again at once: they join this batch.
                 await asyncio.sleep(0)
             if batch := self._batch():
-                await self._commit_all(batch)
+                await self._write_batch(batch)
             elif self._closing:
                 return
             else:
-                await self._something.wait()
+                await self._wakeup.wait()
 
-    async def _commit_all(self, batch: list[PendingCommit]) -> None:
-        """The boundary of the journal: what cannot be stored is one run's own trouble."""
+    async def _write_batch(self, batch: list[PendingCommit]) -> None:
+        """Writes the batch; after an unexpected error each commit alone. An error boundary."""
         try:
-            await self._land(batch)
+            await self._write(batch)
         except MeshError as error:
             for pending in batch:
                 pending.fail(error)
         except Exception as error:
             if len(batch) > 1:
-                await self._commit_each(batch)
+                await self._write_each(batch)
             else:
                 batch[0].fail(error)
 
-    async def _commit_each(self, batch: list[PendingCommit]) -> None:
+    async def _write_each(self, batch: list[PendingCommit]) -> None:
         for pending in batch:
-            await self._commit_all([pending])
+            await self._write_batch([pending])
 
     def _batch(self) -> list[PendingCommit]:
-        """What can go together: of one run only one turn."""
+        """Takes the next commits off the queue, of each run at most one."""
         batch: dict[str, PendingCommit] = {}
         while self._pending and len(batch) < MAX_BATCH:
             run_id = self._pending[0].commit.state.run_id
@@ -121,6 +130,7 @@ class GroupCommit(ABC):
 
 
 def fail(future: asyncio.Future[Any], error: BaseException) -> None:
+    """Sets the error, unless the future is done. Its caller may be gone: no warning is logged."""
     if not future.done():
         future.set_exception(error)
-        future.exception()  # who asked may be gone
+        future.exception()

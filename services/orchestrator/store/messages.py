@@ -1,4 +1,4 @@
-"""What is sent to runs: kept beside their journals, taken in order by whoever drives them."""
+"""Messages to runs: signals, approvals and cancellations, stored beside the records of the run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from services.orchestrator.engine.activations import (
     SignalReceived,
 )
 from services.orchestrator.store.deletion import not_found
-from services.orchestrator.store.suspension import ASLEEP, wake
+from services.orchestrator.store.suspension import resume
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mesh.data.idempotency import IdempotencyKey
 
 MAX_SIGNALS = 1000  # to one run, and as many approvals
-RECENT_MS = 10_000  # longer than a message takes to be seen once it was stamped
+RECENT_MS = 10_000  # longer than a message takes from its time stamp to its commit
 
 Message: TypeAlias = "SignalReceived | DecisionReceived | CancelRequested"
 
@@ -38,27 +38,29 @@ KIND_OF = {message: kind for kind, message in KINDS.items()}
 
 @dataclass(frozen=True, slots=True)
 class SendResult:
-    reply: bytes  # the first one to this key
-    claimable: bool  # the run may wait for a claim: this message, or this key before, resumed it
+    """The outcome of a send."""
+
+    reply: bytes  # of the first call with this key
+    claimable: bool  # the run may wait for a claim: this message, or a call before, resumed it
 
 
 @dataclass(frozen=True, slots=True)
 class InboxStatus:
-    """What the store has of an open run and of what was sent to it."""
+    """The messages of a run that has not ended, as the store has them."""
 
     suspended: bool
-    counts: Mapping[str, int]  # of messages by kind
-    last_position: int  # 0 if the run was sent nothing
+    counts: Mapping[str, int]  # messages by kind
+    last_position: int  # 0 without messages
 
 
 class Messages:
-    """A message is taken when its run has journalled one of its position: nothing is deleted."""
+    """The messages of all runs. A message stays after its run has taken it."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def first_reply(self, key: IdempotencyKey) -> bytes | None:
-        """What was answered to the first call under ``key``, see mesh/data/idempotency.py."""
+        """Returns the reply to the first call with ``key``, or None. See mesh/data/idempotency."""
 
         async def work(tx: Transaction) -> bytes | None:
             return await idempotency.find_reply(tx, key)
@@ -68,10 +70,10 @@ class Messages:
     async def send(
         self, key: IdempotencyKey, run_id: str, message: Message, reply: bytes = b""
     ) -> SendResult:
-        """Store it once per ``key``.
+        """Stores the message once per ``key``.
 
-        NotFound for an unknown run, FailedPrecondition for one that has ended, ResourceExhausted
-        for one that was sent too much.
+        Raises NotFound if the run is unknown, FailedPrecondition (RUN_ENDED) if it has ended, and
+        ResourceExhausted if it has too many messages of this kind.
         """
 
         async def work(tx: Transaction) -> SendResult:
@@ -94,10 +96,10 @@ class Messages:
     ) -> None:
         await insert(tx, run_id, status, message)
         if status.suspended:
-            await wake(tx, run_id)
+            await resume(tx, run_id)
 
     async def read_after(self, run_id: str, *, position: int) -> list[Message]:
-        """Those behind ``position``, in order."""
+        """Returns the run's messages after ``position``, in order."""
 
         async def work(tx: Transaction) -> list[Message]:
             rows = await tx.fetch(
@@ -111,7 +113,7 @@ class Messages:
         return await self._database.read(work)
 
     async def recent_positions(self) -> dict[str, int]:
-        """Runs that were sent something a short while ago: id and last position."""
+        """Returns the last position of each run that was sent a message in the last RECENT_MS."""
 
         async def work(tx: Transaction) -> dict[str, int]:
             rows = await tx.fetch(
@@ -124,36 +126,40 @@ class Messages:
 
 
 async def _inbox_status(tx: Transaction, run_id: str) -> InboxStatus:
-    """NotFound for an unknown run, FailedPrecondition for one that has ended."""
+    """Raises NotFound if the run is unknown, FailedPrecondition (RUN_ENDED) if it has ended."""
     rows = await tx.fetch(
-        "SELECT run.finished_us, run.status, run.owner, message.kind, COUNT(message.run),"
+        "SELECT run.finished_us, run.status, run.suspended, message.kind, COUNT(message.run),"
         " COALESCE(MAX(message.position), 0)"
         " FROM run LEFT JOIN message ON message.run = run.id WHERE run.id = ?"
-        " GROUP BY run.finished_us, run.status, run.owner, message.kind",
+        " GROUP BY run.finished_us, run.status, run.suspended, message.kind",
         run_id,
     )
     if not rows:
         raise await not_found(tx, run_id)
-    finished_us, run_status, owner = rows[0][:3]
+    finished_us, run_status, suspended = rows[0][:3]
     if finished_us is not None:
         raise FailedPrecondition(
             f"run {run_id} has ended, as {run_status}", reason=Reason.RUN_ENDED, field="run_id"
         )
     counts = {kind: count for *_, kind, count, _ in rows}
-    return InboxStatus(owner == ASLEEP, counts, max(row[-1] for row in rows))
+    return InboxStatus(bool(suspended), counts, max(row[-1] for row in rows))
 
 
 def _accepts(run_id: str, status: InboxStatus, message: Message) -> bool:
-    """False if what it asks for was asked for before. ResourceExhausted."""
+    """Reports whether the message is to be stored: a second cancellation is not.
+
+    Raises ResourceExhausted if the run has too many messages of this kind.
+    """
     kind, _, most = encode(message)
     if status.counts.get(kind, 0) < most:
         return True
     if kind != CANCEL:
-        raise ResourceExhausted(f"run {run_id} was sent {most} {kind.lower()}s: it takes no more")
+        raise ResourceExhausted(f"run {run_id} has {most} {kind.lower()}s: it accepts no more")
     return False
 
 
 async def insert(tx: Transaction, run_id: str, status: InboxStatus, message: Message) -> None:
+    """Inserts the message at the next position of the run."""
     kind, payload, _ = encode(message)
     sent_ms = await tx.now_ms()
     await tx.execute(
@@ -167,7 +173,7 @@ async def insert(tx: Transaction, run_id: str, status: InboxStatus, message: Mes
 
 
 def encode(message: Message) -> tuple[str, bytes, int]:
-    """Its kind, what is stored of it, and how many of its kind a run takes."""
+    """Returns its kind, its stored form, and how many messages of the kind a run accepts."""
     kind = KIND_OF[type(message)]
     document = asdict(message)
     del document["position"]
@@ -175,5 +181,6 @@ def encode(message: Message) -> tuple[str, bytes, int]:
 
 
 def decode(position: int, kind: str, payload: bytes) -> Message:
+    """Returns the message of a stored form, the reverse of ``encode``."""
     document: dict[str, Any] = {**json.loads(bytes(payload)), "position": position}
     return KINDS[kind](**document)

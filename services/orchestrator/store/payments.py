@@ -1,4 +1,7 @@
-"""Which run makes a payment: the one of its id, or one that makes several."""
+"""Finds the run that makes a payment: a run has the id of its single payment, or rows of its own.
+
+Rows of ``payment`` exist for runs that make several payments.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,13 @@ if TYPE_CHECKING:
 
 
 class Payments:
+    """The payment ids of runs."""
+
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def run_of(self, payment_id: str) -> str:
-        """The id of the run that makes it, if any does."""
+        """Returns the id of the run that makes the payment, if a run does."""
 
         async def work(tx: Transaction) -> str:
             row = await tx.fetch_one("SELECT run FROM payment WHERE id = ?", payment_id)
@@ -26,7 +31,10 @@ class Payments:
         return await self._database.read(work)
 
     async def require_unclaimed(self, payment_ids: Iterable[str]) -> None:
-        """AlreadyExists if some run makes one of them alone. Of others the commit knows."""
+        """Raises AlreadyExists if one of the ids is the id of a run.
+
+        Ids that another run has as one of several payments are found by the commit.
+        """
 
         async def work(tx: Transaction) -> str:
             for id in payment_ids:
@@ -44,7 +52,7 @@ class Payments:
 
 
 async def claimed_payment(tx: Transaction, run_id: str, payment_ids: Iterable[str]) -> str:
-    """The first of these ids that a run has as one of several payments; empty if none."""
+    """Returns the first of these ids that a run has as one of several payments, or ""."""
     for id in (run_id, *payment_ids):
         if await tx.fetch_one("SELECT 1 FROM payment WHERE id = ?", id):
             return id
@@ -52,8 +60,10 @@ async def claimed_payment(tx: Transaction, run_id: str, payment_ids: Iterable[st
 
 
 def already_claimed(payment_id: str) -> AlreadyExists:
+    """Returns the error for a payment id that another run has."""
     return AlreadyExists(
-        f"another run makes payment {payment_id}; choose a new id, and prove the payment anew",
+        f"payment {payment_id} belongs to another run; create a new payment id and a new"
+        " presentation",
         reason=Reason.REQUEST_ID_REUSED,
         field="request_id",
     )

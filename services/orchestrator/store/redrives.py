@@ -1,4 +1,4 @@
-"""An ended run becomes one that waits for somebody to drive it, in one transaction."""
+"""Redrives a run that has ended: one transaction makes it claimable again."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ async def redrive(
     database: Database,
     key: IdempotencyKey,
     run_id: str,
-    judge: Callable[[RunState, RunStatus], Record],
+    make_record: Callable[[RunState, RunStatus], Record],
 ) -> None:
-    """Append what ``judge`` makes of the run's state and end, once per ``key``.
+    """Appends the record that ``make_record`` returns for the run's state, once per ``key``.
 
-    NotFound; FailedPrecondition (RUN_NOT_REDRIVABLE) for a run that has not ended, and whatever
-    ``judge`` refuses. It may be called again. Whoever drove the run before is fenced.
+    Raises NotFound if the run is unknown, FailedPrecondition (RUN_NOT_REDRIVABLE) if it has not
+    ended, and the errors of ``make_record``, which may be called again. The former owner is fenced.
     """
 
     async def work(tx: Transaction) -> bytes:
         async def effect() -> bytes:
-            await _redrive(tx, run_id, judge)
+            await _redrive(tx, run_id, make_record)
             return b""
 
         return await idempotency.run_once(tx, key, effect)
@@ -44,18 +44,18 @@ async def redrive(
 
 
 async def _redrive(
-    tx: Transaction, run_id: str, judge: Callable[[RunState, RunStatus], Record]
+    tx: Transaction, run_id: str, make_record: Callable[[RunState, RunStatus], Record]
 ) -> None:
     row = await tx.fetch_one("SELECT finished_us FROM run WHERE id = ?", run_id)
     if row is None:
         raise await not_found(tx, run_id)
     if row[0] is None:
         raise FailedPrecondition(
-            f"run {run_id} is under way", reason=Reason.RUN_NOT_REDRIVABLE, field="run_id"
+            f"run {run_id} has not ended", reason=Reason.RUN_NOT_REDRIVABLE, field="run_id"
         )
     stored = await load_run(tx, run_id)
     state = stored.state
-    record = judge(state, RunStatus(stored.row.status))
+    record = make_record(state, RunStatus(stored.row.status))
     await tx.execute(
         "UPDATE run SET status = ?, reason = ?, sequence = ?, updated_us = ?, finished_us = NULL,"
         " owner = '', epoch = epoch + 1 WHERE id = ?",

@@ -1,11 +1,11 @@
-"""Runs and their records: what both journals keep alike, and what each does in its own way."""
+"""The store of runs and their records: the part that SQLite and PostgreSQL share."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict, defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from mesh.data import idempotency, outbox
 from mesh.data.database.sql import in_list
@@ -45,27 +45,28 @@ if TYPE_CHECKING:
     from services.orchestrator.engine.model import RunState
     from services.orchestrator.store.definitions import StoredDefinition
     from services.orchestrator.store.group_commit import GroupCommit
-    from services.orchestrator.store.messages import Message
 
-MAX_CACHED_DEFINITIONS = 1024  # known by heart
-MAX_START_ATTEMPTS = 10  # that may be registered while one run starts
+MAX_CACHED_DEFINITIONS = 1024
+MAX_START_ATTEMPTS = 10  # each fails only if a newer definition was registered during it
 RECORD = "sequence, kind, path, attempt, at_us, payload"
-RECENT_US = 2_000_000  # microseconds: longer than spans take to leave a process
+RECENT_US = 2_000_000  # longer than spans take to leave a process
 
 
 class FencedError(Exception):
-    """Another process took the run over: this one must leave it alone."""
+    """Another process owns the run, or it has changed: this process must drop it."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredRun:
+    """A run as it was read."""
+
     row: RunRow
     records: tuple[Record, ...]
-    was_suspended: bool = False  # it was let go of with nothing under way
+    was_suspended: bool = False  # until this claim: no call of it was in flight
 
     @property
     def state(self) -> RunState:
-        """As the records leave it; one that was set aside has ended, which only its row knows."""
+        """The state that the records fold to; the end of a run that was set aside is in its row."""
         state, row = fold(self.row.id, self.records), self.row
         if row.finished_us is not None and not state.finished:
             state.status, state.reason = RunStatus(row.status), row.reason
@@ -75,36 +76,14 @@ class StoredRun:
 
 @dataclass(frozen=True, slots=True)
 class StartResult:
-    reply: bytes  # the first one to this key
-    created: bool  # it was this call that started the run
+    """The outcome of a start."""
 
-
-class WorkerCallbacks(Protocol):
-    """Who drives runs, as the journal sees it."""
-
-    def notify_claimable(self) -> None:
-        """A run may wait for somebody."""
-        ...
-
-    def notify_events(self) -> None:
-        """Some run emitted an event."""
-        ...
-
-    def notify_message(self, run_id: str, message: Message | None = None) -> None:
-        """The run was sent something through another process, this if it is known."""
-        ...
-
-    def drop_all_runs(self) -> None:
-        """Our lease was taken: leave every run that we have."""
-        ...
-
-    def re_export_spans(self, ended: Sequence[StoredRun]) -> None:
-        """Who ended these may not have lived to tell."""
-        ...
+    reply: bytes  # of the first call with this key
+    created: bool  # by this call
 
 
 class RunStore(ABC):
-    """The journal of a process. Each turn of the engine is one commit, or part of a greater one."""
+    """The runs of one process. Each transition of a run is one commit, or part of a batch."""
 
     def __init__(self, database: Database, lease: Lease, writer: GroupCommit) -> None:
         self._database = database
@@ -124,10 +103,10 @@ class RunStore(ABC):
         prepare: Callable[[StoredDefinition], NewRun],
         reply: Callable[[NewRun], bytes],
     ) -> StartResult:
-        """Insert what ``prepare`` makes of the newest definition, once per ``key``.
+        """Inserts the run that ``prepare`` makes of the newest definition, once per ``key``.
 
-        NotFound for an unknown workflow; AlreadyExists if another caller has a run of this id, or
-        this one sent another body; and whatever ``prepare`` refuses. It may be called again.
+        Raises NotFound if the workflow is unknown, AlreadyExists if the run id is used by another
+        caller or with another body, and the errors of ``prepare``, which may be called again.
         """
         for _ in range(MAX_START_ATTEMPTS):
             cached = workflow_id in self._newest
@@ -142,7 +121,7 @@ class RunStore(ABC):
                     return StartResult(first, created=False)
                 if not cached:
                     raise
-                self._newest.pop(workflow_id, None)  # a newer one may not refuse it
+                self._newest.pop(workflow_id, None)  # a newer definition may not raise it
                 continue
             answer = reply(new)
             if await self._commits.commit(StartCommit(new, key, answer, stored.version)):
@@ -156,7 +135,10 @@ class RunStore(ABC):
         )
 
     async def append(self, state: RunState, epoch: int, records: Sequence[Record]) -> None:
-        """Store the records that lead to ``state``. Safe to repeat. Fenced if the run has moved."""
+        """Appends the records that lead to ``state``. Idempotent.
+
+        Raises FencedError if the run is owned by another process or was changed.
+        """
         if await self._commits.commit(AppendCommit(state, epoch, records)):
             return
 
@@ -168,10 +150,11 @@ class RunStore(ABC):
     async def deliver(
         self, state: RunState, epoch: int, records: Sequence[Record], envelope: Envelope
     ) -> bool:
-        """Store a message together with the records of the turn that it led to. Safe to repeat.
+        """Stores a message together with the records of the transition it caused. Idempotent.
 
-        False if neither was stored, as something else was sent to the run or under its key, or too
-        much: ``Messages.send`` tells what. Fenced if the run has moved.
+        Returns False if neither was stored: the run has another message at this position or too
+        many, or the key was used. ``Messages.send`` then raises the reason. Raises FencedError if
+        the run is owned by another process or was changed.
         """
         if await self._commits.commit(AppendCommit(state, epoch, records, envelope)):
             return True
@@ -187,20 +170,23 @@ class RunStore(ABC):
 
     @abstractmethod
     async def claim(self, limit: int) -> list[StoredRun]:
-        """Take up to ``limit`` runs that wait, oldest first, with their records.
+        """Takes ownership of up to ``limit`` claimable runs, oldest first, with their records.
 
-        One that cannot be read is set aside, for somebody to look at, and holds up no other.
+        A run that cannot be read is set aside for an operator and does not block the others.
         """
 
     @abstractmethod
     async def release_lost(self, held: Collection[str]) -> None:
-        """Let go of what we have in the store but not in our hands.
+        """Releases runs that this process owns in the store but not in ``held``.
 
         A commit whose answer was lost leaves such runs behind.
         """
 
     async def load(self, run_id: str) -> StoredRun:
-        """NotFound if there is no such run, FailedPrecondition if its records are damaged."""
+        """Returns the run with all records.
+
+        Raises NotFound if it is unknown, FailedPrecondition (STORE_CORRUPT) if it is damaged.
+        """
 
         async def work(tx: Transaction) -> StoredRun:
             return await load_run(tx, run_id)
@@ -208,7 +194,7 @@ class RunStore(ABC):
         return await self._database.read(work)
 
     async def load_after(self, run_id: str, *, sequence: int) -> StoredRun:
-        """The run as its row has it, with the records behind the sequence ``after``."""
+        """Returns the run with the records after ``sequence``. Raises as ``load``."""
 
         async def work(tx: Transaction) -> StoredRun:
             return await load_run(tx, run_id, after=sequence)
@@ -216,7 +202,7 @@ class RunStore(ABC):
         return await self._database.read(work)
 
     async def has_ended(self, run_id: str) -> bool:
-        """NotFound if there is no such run."""
+        """Reports whether the run has ended. Raises NotFound if it is unknown."""
 
         async def work(tx: Transaction) -> bool:
             row = await tx.fetch_one("SELECT finished_us FROM run WHERE id = ?", run_id)
@@ -227,7 +213,7 @@ class RunStore(ABC):
         return await self._database.read(work)
 
     async def _newest_of(self, workflow_id: str) -> StoredDefinition:
-        """As far as we know: the commit knows better."""
+        """Returns the newest definition, perhaps outdated: the commit checks its version."""
         known = self._newest.get(workflow_id)
         if known is None:
 
@@ -236,7 +222,7 @@ class RunStore(ABC):
 
             known = await self._database.read(work)
             if known.inner:
-                return known  # the commit knows of newer ones of itself, not of those inside it
+                return known  # not cached: the commit does not check versions of sub-workflows
             self._newest[workflow_id] = known
             if len(self._newest) > MAX_CACHED_DEFINITIONS:
                 self._newest.popitem(last=False)
@@ -249,7 +235,10 @@ class RunStore(ABC):
         return await self._database.read(work)
 
     async def _read_back(self, key: IdempotencyKey, new: NewRun) -> StartResult | None:
-        """Why it was not inserted; None because of its definition alone."""
+        """Returns the result or raises the reason of a start that inserted no run.
+
+        Returns None if the only reason is that its definition is not the newest.
+        """
         run_id = new.state.run_id
 
         async def work(tx: Transaction) -> StartResult | None:
@@ -257,11 +246,11 @@ class RunStore(ABC):
                 "SELECT owner, epoch, sequence, created_us FROM run WHERE id = ?", run_id
             )
             gone = await tx.fetch_one("SELECT 1 FROM deleted_run WHERE id = ?", run_id)
-            taken = await payments.claimed_payment(tx, run_id, new.state.payments)
+            claimed = await payments.claimed_payment(tx, run_id, new.state.payments)
             first = await idempotency.find_reply(tx, key)
             if first is not None:
-                # The answer to a commit was lost, and it had landed, if the row is as we wrote it;
-                # one that we have claimed meanwhile may be alike but for the time.
+                # If the row is as this start wrote it, the commit was applied and its answer lost.
+                # A run that this process has claimed since differs at least in the time.
                 state = new.state
                 ours = (self.lease.replica_id, 0, state.sequence, state.created_us)
                 return StartResult(first, created=new.owned and row == ours)
@@ -271,15 +260,15 @@ class RunStore(ABC):
                     reason=Reason.REQUEST_ID_REUSED,
                     field="request_id",
                 )
-            if taken:
-                raise payments.already_claimed(taken)
+            if claimed:
+                raise payments.already_claimed(claimed)
             return None
 
         return await self._database.read(work)
 
 
 async def load_run(tx: Transaction, run_id: str, *, after: int = 0) -> StoredRun:
-    """The run with its records behind the sequence ``after``."""
+    """Returns the run with the records after sequence ``after``. Raises as ``RunStore.load``."""
     row = await tx.fetch_one(
         f"SELECT sequence, {COLUMNS} FROM run WHERE id = ?",  # noqa: S608
         run_id,
@@ -297,7 +286,7 @@ async def load_run(tx: Transaction, run_id: str, *, after: int = 0) -> StoredRun
 async def load_runs(
     tx: Transaction, run_ids: Sequence[str]
 ) -> list[tuple[str, StoredRun | FailedPrecondition]]:
-    """Those of the runs that are there, with all their records, or how they are damaged."""
+    """Returns the known ones of these runs with all records, or the error if one is damaged."""
     loaded: list[tuple[str, StoredRun | FailedPrecondition]] = []
     for listed, given in in_list(run_ids):
         rows = await tx.fetch(
@@ -323,13 +312,13 @@ def _stored(row: Row, records: Sequence[Row], after: int) -> StoredRun:
     last, *columns = row
     try:
         if [sequence for sequence, *_ in records] != list(range(after + 1, last + 1)):
-            raise ValueError(f"{last} records were written")
+            raise ValueError(f"{last} records expected")
         stored = StoredRun(RunRow(*columns), tuple(record_of(record) for record in records))
         if not after:
             fold(stored.row.id, stored.records)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise FailedPrecondition(
-            f"the records of run {columns[0]} are damaged or not all there: restore the"
+            f"the records of run {columns[0]} are damaged or incomplete: restore the"
             " orchestrator's database from a backup",
             reason=Reason.STORE_CORRUPT,
         ) from None
@@ -337,9 +326,9 @@ def _stored(row: Row, records: Sequence[Row], after: int) -> StoredRun:
 
 
 def require_readable(row: RunRow, state: RunState) -> None:
-    """FailedPrecondition (STORE_CORRUPT) if the run was set aside: there will be no more records.
+    """Raises FailedPrecondition (STORE_CORRUPT) if the run was set aside: it gets no more records.
 
-    ``state`` is what the records say that were read with the row.
+    ``state`` is folded from the records that were read with the row.
     """
     if row.finished_us is not None and not state.finished:
         raise FailedPrecondition(
@@ -349,7 +338,7 @@ def require_readable(row: RunRow, state: RunState) -> None:
 
 
 async def add_record(tx: Transaction, run_id: str, record: Record) -> None:
-    """Journal what was decided in this very transaction; turns are commits of the writer."""
+    """Inserts a record in this transaction. Transitions are commits of the writer instead."""
     await tx.execute(
         "INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?, ?)",
         run_id,
@@ -363,7 +352,7 @@ async def add_record(tx: Transaction, run_id: str, record: Record) -> None:
 
 
 async def set_aside(tx: Transaction, run_id: str, epoch: int, reason: str) -> None:
-    """End a run that cannot be read as one that somebody must look at; its records stay."""
+    """Ends a run that cannot be read as NEEDS_ATTENTION; its records stay."""
     changed = await tx.execute(
         "UPDATE run SET status = ?, reason = ?, finished_us = updated_us"
         " WHERE id = ? AND epoch = ? AND finished_us IS NULL",
@@ -377,22 +366,25 @@ async def set_aside(tx: Transaction, run_id: str, epoch: int, reason: str) -> No
 
 
 async def announce(tx: Transaction, type: str, run_id: str, parent: str) -> None:
+    """Inserts an event about the run into the outbox; ``parent`` is the run's traceparent."""
     traceparent = traceparent_of_run(run_id, parent)
     await outbox.append(tx, type=type, key=run_id, traceparent=traceparent)
 
 
 async def parent_of(tx: Transaction, run_id: str) -> str:
+    """Returns the traceparent that the run was started with; empty if it is unknown."""
     row = await tx.fetch_one("SELECT traceparent FROM run WHERE id = ?", run_id)
     return str(row[0]) if row else ""
 
 
 async def require_current(tx: Transaction, state: RunState, epoch: int) -> None:
-    """Nothing was updated: because it was stored before, or because the run is not ours."""
+    """Raises FencedError unless the run is stored as ``state`` in ``epoch``."""
     row = await tx.fetch_one("SELECT epoch, sequence FROM run WHERE id = ?", state.run_id)
     if row != (epoch, state.sequence):
         raise FencedError(state.run_id)
 
 
 def record_of(row: Row) -> Record:
+    """Returns the record of a row with the columns RECORD."""
     sequence, kind, path, attempt, at_us, payload = row
     return decode(sequence, kind, path, attempt, at_us, bytes(payload))

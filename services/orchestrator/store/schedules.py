@@ -1,8 +1,9 @@
-"""The store of schedules: who starts a run for which due time is settled here, once.
+"""The store of schedules: it decides which due times start a run, each once.
 
-A due time goes through two commits: one decides about it and moves the schedule on to the next, one
-says what became of the run. Between them the run is started under an id that everybody derives
-alike, so that whoever finds the second commit missing starts the same run again.
+A due time takes two commits: the first decides about it and moves the schedule on to the next due
+time; the second records the outcome. Between them the run is started under an id that depends on
+the schedule and the due time alone, so that a replica that finds the second commit missing starts
+the same run again.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ if TYPE_CHECKING:
     from mesh.data.idempotency import IdempotencyKey
     from services.orchestrator.store.definitions import StoredDefinition
 
-AT_ONCE = 64  # schedules that one commit decides about
-PATIENCE = 2_000  # ms until others start a run that was to be started
-MAX_ERROR = 500  # characters
+CLAIM_BATCH_SIZE = 64  # schedules that one commit decides about
+RETRY_DELAY_MS = 2_000  # until another replica starts a run whose start has no outcome
+MAX_ERROR_CHARS = 500
 
-ASKED = (
+SCHEDULE_COLUMNS = (
     "id, workflow_id, input, interval_ms, cron, zone, start_ms, end_ms, overlap, catch_up,"
     " catch_up_limit"
 )
@@ -36,41 +37,44 @@ ASKED = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleProgress:
-    """What became of a schedule so far. Times are Unix milliseconds."""
+    """The changing part of a schedule. Times are Unix milliseconds."""
 
     creator: str  # SPIFFE ID
-    ceiling: frozenset[str] | None = None  # privileges that its runs may use; None: all
+    allowed_privileges: frozenset[str] | None = None  # that its runs may use; None: all
     created_ms: int
     paused: bool = False
-    next_ms: int | None = None
+    next_due_ms: int | None = None
     firing_ms: int | None = None
     retry_ms: int | None = None
-    last_run: str = ""
-    last_ms: int | None = None
+    last_run_id: str = ""
+    last_due_ms: int | None = None
     started: int = 0
     skipped: int = 0
     refused: int = 0
-    error: str = ""
-    error_ms: int | None = None
+    last_error: str = ""
+    last_error_due_ms: int | None = None
 
     @property
-    def wake_ms(self) -> int | None:
-        return self.next_ms if self.firing_ms is None else self.retry_ms
+    def action_ms(self) -> int | None:
+        """When the scheduler has to act next; None: never."""
+        return self.next_due_ms if self.firing_ms is None else self.retry_ms
 
 
 @dataclass(frozen=True, slots=True)
 class StoredSchedule:
+    """A schedule and its progress."""
+
     schedule: Schedule
     progress: ScheduleProgress
 
 
 @dataclass(frozen=True, slots=True)
-class Firing:
+class ScheduleFiring:
     """A due time that a run is to be started for."""
 
     schedule: Schedule
     creator: str
-    ceiling: frozenset[str] | None
+    allowed_privileges: frozenset[str] | None
     due_ms: int
 
     @property
@@ -79,15 +83,19 @@ class Firing:
 
 
 PROGRESS = tuple(field.name for field in fields(ScheduleProgress))
-COLUMNS = f"{ASKED}, {', '.join(PROGRESS)}"
+COLUMNS = f"{SCHEDULE_COLUMNS}, {', '.join(PROGRESS)}"
 
 
 async def database_clock(tx: Transaction) -> int:
+    """Returns the database's time, Unix milliseconds."""
     return await tx.now_ms()
 
 
 class ScheduleStore:
-    """``now_ms`` is the clock that due times are judged by: the database's, of all processes."""
+    """The schedules of a store.
+
+    ``now_ms`` is the clock of due times: by default the database's, which all replicas share.
+    """
 
     def __init__(
         self,
@@ -104,23 +112,23 @@ class ScheduleStore:
         workflow_id: str,
         reply: Callable[[StoredSchedule], bytes],
         *,
-        ceiling: frozenset[str] | None = None,
+        allowed_privileges: frozenset[str] | None = None,
     ) -> bytes:
-        """Keep what ``make`` makes of the newest definition and the present time, once per ``key``.
+        """Inserts the schedule that ``make`` returns, once per ``key``, and returns the reply.
 
-        NotFound for an unknown workflow, AlreadyExists if the id is taken, and what ``make``
-        refuses.
+        ``make`` gets the workflow's newest definition and the time. Raises NotFound if the workflow
+        is unknown, AlreadyExists if the schedule id is used, and the errors of ``make``.
         """
 
         async def work(tx: Transaction) -> bytes:
             async def effect() -> bytes:
-                now = await self._now_ms(tx)
-                schedule = make(await find_definition(tx, workflow_id), now)
+                now_ms = await self._now_ms(tx)
+                schedule = make(await find_definition(tx, workflow_id), now_ms)
                 progress = ScheduleProgress(
                     creator=key.caller,
-                    ceiling=ceiling,
-                    created_ms=now,
-                    next_ms=schedule.following(now),
+                    allowed_privileges=allowed_privileges,
+                    created_ms=now_ms,
+                    next_due_ms=schedule.next_due(now_ms),
                 )
                 await _insert(tx, stored := StoredSchedule(schedule, progress))
                 return reply(stored)
@@ -130,7 +138,7 @@ class ScheduleStore:
         return await self._database.write(work)
 
     async def find(self, schedule_id: str) -> StoredSchedule:
-        """NotFound."""
+        """Returns the schedule. Raises NotFound."""
 
         async def work(tx: Transaction) -> StoredSchedule:
             return await _find(tx, schedule_id)
@@ -138,7 +146,7 @@ class ScheduleStore:
         return await self._database.read(work)
 
     async def page(self, *, after: str, limit: int) -> list[StoredSchedule]:
-        """By id, from behind ``after``."""
+        """Returns up to ``limit`` schedules with ids after ``after``, in order of id."""
 
         async def work(tx: Transaction) -> list[StoredSchedule]:
             rows = await tx.fetch(
@@ -158,16 +166,16 @@ class ScheduleStore:
         paused: bool,
         reply: Callable[[StoredSchedule], bytes],
     ) -> bytes:
-        """Pause it, or go on with the first due time from now on. NotFound."""
+        """Pauses the schedule, or resumes it at the first due time from now on. Raises NotFound."""
 
         async def work(tx: Transaction) -> bytes:
             async def effect() -> bytes:
                 found = await _find(tx, schedule_id)
                 progress = found.progress
                 if progress.paused != paused:
-                    now = await self._now_ms(tx)
-                    following = None if paused else found.schedule.following(now)
-                    progress = replace(progress, paused=paused, next_ms=following)
+                    now_ms = await self._now_ms(tx)
+                    next_due_ms = None if paused else found.schedule.next_due(now_ms)
+                    progress = replace(progress, paused=paused, next_due_ms=next_due_ms)
                     await _save(tx, schedule_id, progress)
                 return reply(StoredSchedule(found.schedule, progress))
 
@@ -176,54 +184,62 @@ class ScheduleStore:
         return await self._database.write(work)
 
     async def delete(self, key: IdempotencyKey, schedule_id: str) -> None:
-        """NotFound."""
+        """Deletes the schedule; runs that it started stay. Raises NotFound."""
 
         async def work(tx: Transaction) -> bytes:
             async def effect() -> bytes:
                 if not await tx.execute("DELETE FROM schedule WHERE id = ?", schedule_id):
-                    raise _unknown(schedule_id)
+                    raise _not_found(schedule_id)
                 return b""
 
             return await idempotency.run_once(tx, key, effect)
 
         await self._database.write(work)
 
-    async def due_in(self) -> float:
-        """Seconds until there is something to do; infinite if there never will be."""
+    async def seconds_until_action(self) -> float:
+        """Returns the seconds until the scheduler has to act; infinity if it never has to."""
 
         async def work(tx: Transaction) -> float:
-            row = await tx.fetch_one("SELECT MIN(wake_ms) FROM schedule WHERE wake_ms IS NOT NULL")
+            row = await tx.fetch_one(
+                "SELECT MIN(action_ms) FROM schedule WHERE action_ms IS NOT NULL"
+            )
             if row is None or row[0] is None:
                 return float("inf")
             return (int(row[0]) - await self._now_ms(tx)) / 1000
 
         return await self._database.read(work)
 
-    async def claim(self) -> list[Firing]:
-        """Decide about due times, at most one of each schedule: what is to be started by us now."""
+    async def claim(self) -> list[ScheduleFiring]:
+        """Decides about due times, one per schedule, and returns those that start a run now."""
 
-        async def work(tx: Transaction) -> list[Firing]:
-            now = await self._now_ms(tx)
+        async def work(tx: Transaction) -> list[ScheduleFiring]:
+            now_ms = await self._now_ms(tx)
             rows = await tx.fetch(
-                f"SELECT {COLUMNS} FROM schedule WHERE wake_ms <= ?"  # noqa: S608
-                " ORDER BY wake_ms, id LIMIT ?",
-                now,
-                AT_ONCE,
+                f"SELECT {COLUMNS} FROM schedule WHERE action_ms <= ?"  # noqa: S608
+                " ORDER BY action_ms, id LIMIT ?",
+                now_ms,
+                CLAIM_BATCH_SIZE,
             )
             firings = []
             for found in map(_stored, rows):
                 schedule = found.schedule
-                progress = await _decide(tx, found, now)
+                progress = await _decide(tx, found, now_ms)
                 await _save(tx, schedule.id, progress)
                 if progress.firing_ms is not None:
-                    creator, ceiling = progress.creator, progress.ceiling
-                    firings.append(Firing(schedule, creator, ceiling, progress.firing_ms))
+                    firings.append(
+                        ScheduleFiring(
+                            schedule,
+                            progress.creator,
+                            progress.allowed_privileges,
+                            progress.firing_ms,
+                        )
+                    )
             return firings
 
         return await self._database.write(work)
 
-    async def settle(self, firing: Firing, refusal: str = "") -> None:
-        """Say that its run was started, or why not; nothing if somebody has said so already."""
+    async def record_outcome(self, firing: ScheduleFiring, refusal: str = "") -> None:
+        """Records that the run was started, or why it was refused. Later calls do nothing."""
 
         async def work(tx: Transaction) -> None:
             row = await tx.fetch_one(
@@ -239,8 +255,8 @@ class ScheduleStore:
             else:
                 progress = replace(
                     progress,
-                    last_run=firing.run_id,
-                    last_ms=firing.due_ms,
+                    last_run_id=firing.run_id,
+                    last_due_ms=firing.due_ms,
                     started=progress.started + 1,
                 )
             await _save(tx, firing.schedule.id, progress)
@@ -248,32 +264,36 @@ class ScheduleStore:
         await self._database.write(work)
 
 
-async def _decide(tx: Transaction, found: StoredSchedule, now: int) -> ScheduleProgress:
-    """What becomes of the schedule, which has something to do now."""
+async def _decide(tx: Transaction, found: StoredSchedule, now_ms: int) -> ScheduleProgress:
+    """Returns the progress after the decision about the present due time of the schedule."""
     schedule, progress = found.schedule, found.progress
-    if progress.firing_ms is not None:  # whoever began to start this run has not said what came
-        return replace(progress, retry_ms=now + PATIENCE)
-    assert progress.next_ms is not None  # noqa: S101  (it woke us)
+    if progress.firing_ms is not None:  # the replica that was to start this run has not said so
+        return replace(progress, retry_ms=now_ms + RETRY_DELAY_MS)
+    assert progress.next_due_ms is not None  # noqa: S101  (the query has selected it)
     try:
-        due = schedule.owed(progress.next_ms, now)
-        following = schedule.following(now if due is None else due)
-    except MeshError as error:  # this machine does not know its zone any more
-        refused = _refused(progress, str(error), progress.next_ms)
-        return replace(refused, paused=True, next_ms=None)
-    progress = replace(progress, next_ms=following)
-    if due is None:
+        due_ms = schedule.due_to_start(progress.next_due_ms, now_ms)
+        next_due_ms = schedule.next_due(now_ms if due_ms is None else due_ms)
+    except MeshError as error:  # this machine no longer knows the time zone
+        refused = _refused(progress, str(error), progress.next_due_ms)
+        return replace(refused, paused=True, next_due_ms=None)
+    progress = replace(progress, next_due_ms=next_due_ms)
+    if due_ms is None:
         return progress
-    if schedule.overlap is Overlap.SKIP and await _is_under_way(tx, progress.last_run):
+    if schedule.overlap is Overlap.SKIP and await _has_not_ended(tx, progress.last_run_id):
         return replace(progress, skipped=progress.skipped + 1)
-    return replace(progress, firing_ms=due, retry_ms=now + PATIENCE)
+    return replace(progress, firing_ms=due_ms, retry_ms=now_ms + RETRY_DELAY_MS)
 
 
-def _refused(progress: ScheduleProgress, why: str, due_ms: int) -> ScheduleProgress:
-    refused = progress.refused + 1
-    return replace(progress, refused=refused, error=why[:MAX_ERROR], error_ms=due_ms)
+def _refused(progress: ScheduleProgress, error: str, due_ms: int) -> ScheduleProgress:
+    return replace(
+        progress,
+        refused=progress.refused + 1,
+        last_error=error[:MAX_ERROR_CHARS],
+        last_error_due_ms=due_ms,
+    )
 
 
-async def _is_under_way(tx: Transaction, run_id: str) -> bool:
+async def _has_not_ended(tx: Transaction, run_id: str) -> bool:
     row = await tx.fetch_one("SELECT 1 FROM run WHERE id = ? AND finished_us IS NULL", run_id)
     return row is not None
 
@@ -284,7 +304,7 @@ async def _find(tx: Transaction, schedule_id: str) -> StoredSchedule:
         schedule_id,
     )
     if row is None:
-        raise _unknown(schedule_id)
+        raise _not_found(schedule_id)
     return _stored(row)
 
 
@@ -306,11 +326,11 @@ async def _insert(tx: Transaction, stored: StoredSchedule) -> None:
         schedule.catch_up,
         schedule.catch_up_limit,
         *_columns(progress),
-        progress.wake_ms,
+        progress.action_ms,
     )
     marks = ", ".join("?" * len(values))
     inserted = await tx.execute(
-        f"INSERT INTO schedule ({COLUMNS}, wake_ms) VALUES ({marks}) ON CONFLICT DO NOTHING",  # noqa: S608
+        f"INSERT INTO schedule ({COLUMNS}, action_ms) VALUES ({marks}) ON CONFLICT DO NOTHING",  # noqa: S608
         *values,
     )
     if not inserted:
@@ -322,18 +342,21 @@ async def _insert(tx: Transaction, stored: StoredSchedule) -> None:
 
 async def _save(tx: Transaction, schedule_id: str, progress: ScheduleProgress) -> None:
     await tx.execute(
-        f"UPDATE schedule SET {', '.join(f'{name} = ?' for name in PROGRESS)}, wake_ms = ?"  # noqa: S608
+        f"UPDATE schedule SET {', '.join(f'{name} = ?' for name in PROGRESS)}, action_ms = ?"  # noqa: S608
         " WHERE id = ?",
         *_columns(progress),
-        progress.wake_ms,
+        progress.action_ms,
         schedule_id,
     )
 
 
 def _columns(progress: ScheduleProgress) -> tuple[Any, ...]:
-    ceiling = None if progress.ceiling is None else sorted(progress.ceiling)
+    allowed = progress.allowed_privileges
     columns = {name: getattr(progress, name) for name in PROGRESS}
-    columns |= {"paused": int(progress.paused), "ceiling": json.dumps(ceiling)}
+    columns |= {
+        "paused": int(progress.paused),
+        "allowed_privileges": json.dumps(None if allowed is None else sorted(allowed)),
+    }
     return tuple(columns.values())
 
 
@@ -352,11 +375,11 @@ def _stored(row: Row) -> StoredSchedule:
         catch_up_limit=catch_up_limit,
     )
     columns = dict(zip(PROGRESS, progress, strict=True))
-    ceiling = json.loads(columns["ceiling"])
-    columns["ceiling"] = None if ceiling is None else frozenset(ceiling)
+    allowed = json.loads(columns["allowed_privileges"])
+    columns["allowed_privileges"] = None if allowed is None else frozenset(allowed)
     columns["paused"] = bool(columns["paused"])
     return StoredSchedule(schedule, ScheduleProgress(**columns))
 
 
-def _unknown(schedule_id: str) -> NotFound:
+def _not_found(schedule_id: str) -> NotFound:
     return NotFound(f"no schedule {schedule_id!r}", field="schedule_id")

@@ -1,10 +1,11 @@
-"""Runs that only wait, and for long: nobody drives them until they are due or something comes.
+"""Suspends runs that only wait, and for long: no replica executes them until they are resumed.
 
-A run either has its message before it falls asleep, and does not, or is woken by it: who sends to a
-run that is awake locks its row, as does who has it fall asleep, before looking for messages; to one
-that sleeps is written by ``Database.write``, one after the other. Events are emitted by the writer
-of the journal, which holds the store's row from before it counts them until it has woken who
-listens: for them the same is true.
+A run is not suspended while it has a message that it has not taken, and a message to a suspended
+run resumes it. No message can come between the two: both the statement that sends to a run that is
+not suspended and the one that suspends it lock the run's row before they look at its messages; a
+message to a suspended run is written by ``Database.write``, which takes turns with ``suspend``.
+Events are emitted by the group commit, which locks the row of ``store`` from before it numbers the
+events until it has resumed their subscribers; the same holds for them.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ if TYPE_CHECKING:
     from mesh.data.database import Database, Transaction
     from services.orchestrator.engine.model import RunState
 
-ASLEEP = "asleep"  # in place of an owner: no executor is called so
-
-DUE = "SELECT run FROM asleep WHERE wake_us <= ? ORDER BY wake_us LIMIT ?"
+DUE = "SELECT run FROM suspended_run WHERE wake_us <= ? ORDER BY wake_us LIMIT ?"
 
 
 class Suspensions:
+    """The suspended runs of a store."""
+
     def __init__(self, database: Database) -> None:
         self._database = database
 
@@ -46,10 +47,10 @@ class Suspensions:
         return await self._database.write(work)
 
     async def seconds_until_due(self) -> float | None:
-        """In how many seconds the next one is, by the database's clock; None if none sleeps."""
+        """Returns the time to the next timer by the database's clock, or None without a timer."""
 
         async def work(tx: Transaction) -> float | None:
-            row = await tx.fetch_one("SELECT MIN(wake_us) FROM asleep")
+            row = await tx.fetch_one("SELECT MIN(wake_us) FROM suspended_run")
             if row is None or row[0] is None:
                 return None
             return float(row[0] - await tx.now_ms() * 1000) / 1_000_000
@@ -57,11 +58,11 @@ class Suspensions:
         return await self._database.read(work)
 
     async def resume_due(self, limit: int) -> int:
-        """Have up to ``limit`` of those that are due wait for somebody, the longest due first."""
+        """Resumes up to ``limit`` runs whose timer is due, earliest first; returns how many."""
 
         async def work(tx: Transaction) -> int:
             due = [id for (id,) in await tx.fetch(DUE, await tx.now_ms() * 1000, limit)]
-            await _wake_all(tx, due)
+            await _resume_all(tx, due)
             return len(due)
 
         return await self._database.write(work)
@@ -70,69 +71,72 @@ class Suspensions:
 async def suspend(
     tx: Transaction, state: RunState, epoch: int, wake_us: int, *, event_cursor: int = 0
 ) -> bool:
-    listens = subscription(state, event_cursor)
-    if listens and await any_event_after(tx, listens.since, listens.wanted):
+    """Suspends the run, see ``Suspensions.suspend``."""
+    wanted = subscription(state, event_cursor)
+    if wanted and await any_event_after(tx, wanted.since, wanted.wanted):
         return False
-    # Whoever sends to it from now on waits; what was sent before, the next statement sees.
+    # Locks the row: later senders wait, and the next statement sees the messages of earlier ones.
     await tx.execute("UPDATE run SET epoch = epoch WHERE id = ?", state.run_id)
-    let_go = await tx.execute(
-        "UPDATE run SET owner = ?, epoch = epoch + 1"
+    released = await tx.execute(
+        "UPDATE run SET owner = '', suspended = 1, epoch = epoch + 1"
         " WHERE id = ? AND epoch = ? AND sequence = ? AND finished_us IS NULL"
         " AND NOT EXISTS (SELECT 1 FROM message WHERE run = ? AND position > ?)",
-        ASLEEP,
         state.run_id,
         epoch,
         state.sequence,
         state.run_id,
         state.inbox_position,
     )
-    if let_go:
+    if released:
         await tx.execute(
-            "INSERT INTO asleep VALUES (?, ?)"
+            "INSERT INTO suspended_run VALUES (?, ?)"
             " ON CONFLICT (run) DO UPDATE SET wake_us = excluded.wake_us",
             state.run_id,
             wake_us,
         )
-    if let_go and listens:
+    if released and wanted:
         await tx.execute_many(
-            "INSERT INTO listening VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+            "INSERT INTO event_subscription VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
             [
                 (type, subject, state.run_id)
-                for type, subjects in listens.wanted.items()
+                for type, subjects in wanted.wanted.items()
                 for subject in subjects
             ],
         )
-    return let_go > 0
+    return released > 0
 
 
-async def wake(tx: Transaction, run_id: str) -> bool:
-    """Have it wait for somebody who drives it. False if it was not asleep."""
-    woken = await tx.execute("UPDATE run SET owner = '' WHERE id = ? AND owner = ?", run_id, ASLEEP)
-    await tx.execute("UPDATE asleep SET wake_us = NULL WHERE run = ?", run_id)
-    return woken > 0
+async def resume(tx: Transaction, run_id: str) -> bool:
+    """Makes a suspended run claimable. Returns False if the run is not suspended."""
+    resumed = await tx.execute(
+        "UPDATE run SET suspended = 0 WHERE id = ? AND suspended = 1", run_id
+    )
+    await tx.execute("UPDATE suspended_run SET wake_us = NULL WHERE run = ?", run_id)
+    return resumed > 0
 
 
-async def wake_listeners(tx: Transaction, told: Iterable[tuple[str, str]]) -> int:
-    """Have those wait for somebody that listen to events of these types and subjects."""
+async def resume_subscribers(tx: Transaction, emitted: Iterable[tuple[str, str]]) -> int:
+    """Resumes the runs that wait for events of these types and subjects; returns how many."""
     subjects: defaultdict[str, set[str]] = defaultdict(lambda: {ANY})
-    for type, subject in told:
+    for type, subject in emitted:
         subjects[type].add(subject)
-    heard: set[str] = set()
+    subscribers: set[str] = set()
     for type in sorted(subjects):
         for listed, given in in_list(sorted(subjects[type])):
-            who = f"SELECT run FROM listening WHERE type = ? AND subject IN {listed}"  # noqa: S608
-            heard |= {run for (run,) in await tx.fetch(who, type, *given)}
-    return await _wake_all(tx, sorted(heard))
+            query = f"SELECT run FROM event_subscription WHERE type = ? AND subject IN {listed}"  # noqa: S608
+            subscribers |= {run for (run,) in await tx.fetch(query, type, *given)}
+    return await _resume_all(tx, sorted(subscribers))
 
 
-async def _wake_all(tx: Transaction, run_ids: Sequence[str]) -> int:
-    """How many of them were asleep."""
-    woken = 0
+async def _resume_all(tx: Transaction, run_ids: Sequence[str]) -> int:
+    resumed = 0
     for listed, given in in_list(run_ids):
-        woken += await tx.execute(
-            f"UPDATE run SET owner = '' WHERE owner = ? AND id IN {listed}",  # noqa: S608
-            ASLEEP,
+        resumed += await tx.execute(
+            f"UPDATE run SET suspended = 0 WHERE suspended = 1 AND id IN {listed}",  # noqa: S608
             *given,
         )
-        await tx.execute(f"UPDATE asleep SET wake_us = NULL WHERE run IN {listed}", *given)  # noqa: S608
-    return woken
+        await tx.execute(
+            f"UPDATE suspended_run SET wake_us = NULL WHERE run IN {listed}",  # noqa: S608
+            *given,
+        )
+    return resumed

@@ -83,7 +83,7 @@ class Replica:
         id: str = "hourly",
         *,
         creator: str = OPERATOR,
-        ceiling: frozenset[str] | None = None,
+        allowed_privileges: frozenset[str] | None = None,
         **changes: Any,
     ) -> None:
         """An hourly schedule of ``report`` from now on, but for ``changes``."""
@@ -97,11 +97,13 @@ class Replica:
             return Schedule(id=id, workflow_id="report", **asked | changes)
 
         key = IdempotencyKey(creator, "CreateSchedule", id, b"body")
-        await self.scheduler.create(key, make, "report", lambda _: b"", ceiling=ceiling)
+        await self.scheduler.create(
+            key, make, "report", lambda _: b"", allowed_privileges=allowed_privileges
+        )
 
     async def settle(self) -> None:
         """Start everything that is due."""
-        while await self.scheduler.look() <= 0:
+        while await self.scheduler.start_due() <= 0:
             pass
 
     async def pass_hours(self, hours: float) -> None:

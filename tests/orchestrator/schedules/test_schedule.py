@@ -11,10 +11,10 @@ from mesh.errors import InvalidArgument
 from services.orchestrator.engine.start import MAX_RUN_ID
 from services.orchestrator.schedules.cron import cron
 from services.orchestrator.schedules.schedule import (
-    END_OF_TIME,
+    END_OF_TIME_MS,
     MAX_ID,
-    MAX_INTERVAL,
-    ON_TIME,
+    MAX_INTERVAL_MS,
+    ON_TIME_MS,
     CatchUp,
     Interval,
     Schedule,
@@ -31,23 +31,23 @@ def catching_up(policy: CatchUp, limit: int = 100) -> Schedule:
     return replace(HOURLY, catch_up=policy, catch_up_limit=limit)
 
 
-def all_owed(schedule: Schedule, first_ms: int, now_ms: int) -> list[float]:
+def all_started(schedule: Schedule, first_ms: int, now_ms: int) -> list[float]:
     """Hours after noon of everything that is started, one after the other."""
     found = []
-    while (due := schedule.owed(first_ms, now_ms)) is not None:
+    while (due := schedule.due_to_start(first_ms, now_ms)) is not None:
         found.append((due - NOON) / HOUR)
-        following = schedule.following(due)
-        if following is None:
+        next_due = schedule.next_due(due)
+        if next_due is None:
             break
-        first_ms = following
+        first_ms = next_due
     return found
 
 
 def test_intervals_begin_at_the_start_and_never_drift() -> None:
-    assert HOURLY.following(NOON - 1) == NOON
-    assert HOURLY.following(NOON) == NOON + HOUR
-    assert HOURLY.following(NOON + 1) == NOON + HOUR
-    assert HOURLY.following(NOON + 10**6 * HOUR + 7) == NOON + (10**6 + 1) * HOUR
+    assert HOURLY.next_due(NOON - 1) == NOON
+    assert HOURLY.next_due(NOON) == NOON + HOUR
+    assert HOURLY.next_due(NOON + 1) == NOON + HOUR
+    assert HOURLY.next_due(NOON + 10**6 * HOUR + 7) == NOON + (10**6 + 1) * HOUR
 
 
 def test_nothing_is_due_before_the_start_or_after_the_end() -> None:
@@ -55,9 +55,9 @@ def test_nothing_is_due_before_the_start_or_after_the_end() -> None:
     by_cron = replace(bounded, timing=cron("0 * * * *", "UTC"))
 
     for schedule in (bounded, by_cron):
-        assert schedule.following(0) == NOON
-        assert schedule.following(NOON) == NOON + HOUR
-        assert schedule.following(NOON + HOUR) is None
+        assert schedule.next_due(0) == NOON
+        assert schedule.next_due(NOON) == NOON + HOUR
+        assert schedule.next_due(NOON + HOUR) is None
 
 
 @pytest.mark.parametrize(
@@ -72,20 +72,20 @@ def test_nothing_is_due_before_the_start_or_after_the_end() -> None:
 def test_after_a_downtime_the_policy_says_what_is_started(
     policy: CatchUp, limit: int, started: list[float]
 ) -> None:
-    assert all_owed(catching_up(policy, limit), NOON, NOON + 5 * HOUR + 30 * MINUTE) == started
+    assert all_started(catching_up(policy, limit), NOON, NOON + 5 * HOUR + 30 * MINUTE) == started
 
 
 @pytest.mark.parametrize("policy", CatchUp)
 def test_what_is_a_little_late_is_started_whatever_the_policy(policy: CatchUp) -> None:
     seconds = replace(catching_up(policy, 1), timing=Interval(1000))
 
-    assert len(all_owed(seconds, NOON, NOON + 5_500)) == 6
-    assert all_owed(seconds, NOON, NOON + 3_600_000)[-1] == 1
+    assert len(all_started(seconds, NOON, NOON + 5_500)) == 6
+    assert all_started(seconds, NOON, NOON + 3_600_000)[-1] == 1
 
 
 def test_nothing_is_owed_before_it_is_due() -> None:
-    assert HOURLY.owed(NOON, NOON - 1) is None
-    assert HOURLY.owed(NOON, NOON) == NOON
+    assert HOURLY.due_to_start(NOON, NOON - 1) is None
+    assert HOURLY.due_to_start(NOON, NOON) == NOON
 
 
 def test_years_of_due_times_every_second_are_not_counted_one_by_one() -> None:
@@ -93,8 +93,8 @@ def test_years_of_due_times_every_second_are_not_counted_one_by_one() -> None:
     minutes = replace(seconds, timing=cron("* * * * *", "Europe/Berlin"))
     later = NOON + 20 * 365 * 24 * HOUR
 
-    assert seconds.owed(NOON, later) == later - ON_TIME  # besides the newest three
-    assert minutes.owed(NOON, later) == later - 2 * MINUTE
+    assert seconds.due_to_start(NOON, later) == later - ON_TIME_MS  # besides the newest three
+    assert minutes.due_to_start(NOON, later) == later - 2 * MINUTE
 
 
 @pytest.mark.parametrize(
@@ -109,11 +109,11 @@ def test_years_of_due_times_every_second_are_not_counted_one_by_one() -> None:
         ("interval", {"timing": Interval(999)}),
         ("interval", {"timing": Interval(0)}),
         ("interval", {"timing": Interval(-1000)}),
-        ("interval", {"timing": Interval(MAX_INTERVAL + 1)}),
+        ("interval", {"timing": Interval(MAX_INTERVAL_MS + 1)}),
         ("start_time", {"start_ms": 0}),
-        ("start_time", {"start_ms": END_OF_TIME + 1}),
+        ("start_time", {"start_ms": END_OF_TIME_MS + 1}),
         ("end_time", {"end_ms": NOON - 1}),
-        ("end_time", {"end_ms": END_OF_TIME + 1}),
+        ("end_time", {"end_ms": END_OF_TIME_MS + 1}),
         ("catch_up_limit", {"catch_up_limit": -1}),
         ("catch_up_limit", {"catch_up_limit": 101}),
     ],
@@ -129,4 +129,4 @@ def test_what_is_out_of_bounds_is_refused_by_its_field(field: str, changes: dict
 
 def test_a_run_is_named_after_its_schedule_and_due_time_and_the_longest_name_fits() -> None:
     assert run_id("hourly", NOON + 7) == "hourly-20260101T120000.007Z"
-    assert len(run_id("a" * MAX_ID, END_OF_TIME)) <= MAX_RUN_ID
+    assert len(run_id("a" * MAX_ID, END_OF_TIME_MS)) <= MAX_RUN_ID

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from services.orchestrator.config import OrchestratorConfig
 
-PATIENCE = 2.0  # seconds until another look takes up what was not settled
+RETRY_DELAY_S = 2.0  # seconds until another look takes up what was not settled
 
 
 def run_at(hour: int) -> str:
@@ -52,21 +52,21 @@ async def test_every_due_time_starts_one_run_in_the_name_of_who_created_the_sche
 
         assert before == []
         assert await it.runs() == [run_at(13), run_at(14)]
-    assert (progress.started, progress.last_run) == (2, run_at(14))
-    assert progress.next_ms == NOON + 3 * HOUR * 1000
+    assert (progress.started, progress.last_run_id) == (2, run_at(14))
+    assert progress.next_due_ms == NOON + 3 * HOUR * 1000
     assert state.input == {"to": "Ada"}
     assert state.started_by == OPERATOR
 
 
-@pytest.mark.parametrize("ceiling", [None, frozenset[str](), frozenset({"read_identity", "spend"})])
+@pytest.mark.parametrize("allowed", [None, frozenset[str](), frozenset({"read_identity", "spend"})])
 async def test_runs_are_bounded_by_what_their_creator_was_allowed_to_cause(
-    config: OrchestratorConfig, location: str, ceiling: frozenset[str] | None
+    config: OrchestratorConfig, location: str, allowed: frozenset[str] | None
 ) -> None:
     async with replica(config, location) as it:
-        await it.create(ceiling=ceiling)
+        await it.create(allowed_privileges=allowed)
         await it.pass_hours(1)
 
-        assert (await it.store.runs.load(run_at(13))).state.allowed_privileges == ceiling
+        assert (await it.store.runs.load(run_at(13))).state.allowed_privileges == allowed
 
 
 async def test_a_schedule_by_cron_is_due_by_the_clocks_of_its_zone(
@@ -87,7 +87,7 @@ async def test_many_who_look_at_once_start_one_run(
         await it.create()
         it.clock.advance(HOUR)
 
-        await asyncio.gather(*(it.scheduler.look() for _ in range(16)))
+        await asyncio.gather(*(it.scheduler.start_due() for _ in range(16)))
 
         assert await it.runs() == [run_at(13)]
         assert (await it.progress()).started == 1
@@ -123,7 +123,7 @@ async def test_a_run_that_was_decided_but_not_started_is_started_by_whoever_look
         decided = await it.schedules.claim()
         await it.settle()
         too_early = await it.runs()
-        it.clock.advance(PATIENCE)
+        it.clock.advance(RETRY_DELAY_S)
         await it.settle()
 
         assert [firing.run_id for firing in decided] == [run_at(13)]
@@ -137,10 +137,10 @@ async def test_a_run_that_was_started_but_not_settled_is_not_started_again(
 ) -> None:
     async with replica(config, location) as it:
         await it.create()
-        failpoint.arm("schedule.before_settle/hourly=error", network="regtest")
+        failpoint.arm("schedule.before_outcome/hourly=error", network="regtest")
         await it.pass_hours(1)
         unsettled = await it.progress()
-        it.clock.advance(PATIENCE)
+        it.clock.advance(RETRY_DELAY_S)
         await it.settle()
 
         assert (unsettled.started, unsettled.firing_ms) == (0, NOON + HOUR * 1000)
@@ -153,11 +153,11 @@ async def test_who_settles_late_changes_nothing(config: OrchestratorConfig, loca
         await it.create()
         it.clock.advance(HOUR)
         (firing,) = await it.schedules.claim()
-        it.clock.advance(PATIENCE)
+        it.clock.advance(RETRY_DELAY_S)
         await it.settle()
         settled = await it.progress()
-        await it.schedules.settle(firing)
-        await it.schedules.settle(firing, "refused")
+        await it.schedules.record_outcome(firing)
+        await it.schedules.record_outcome(firing, "refused")
 
         assert await it.progress() == settled
 
@@ -191,7 +191,7 @@ async def test_after_a_downtime_the_policy_says_what_is_started(
         await it.pass_hours(5.5)
 
         assert await it.runs() == [run_at(hour) for hour in started]
-        assert (await it.progress()).next_ms == NOON + 6 * HOUR * 1000
+        assert (await it.progress()).next_due_ms == NOON + 6 * HOUR * 1000
 
 
 @pytest.mark.parametrize(
@@ -250,8 +250,8 @@ async def test_a_run_that_is_refused_is_told_and_does_not_stop_the_next(
 
         assert await it.runs() == [run_at(14)]
     assert (refused.refused, refused.started) == (1, 0)
-    assert said in refused.error
-    assert refused.error_ms == NOON + HOUR * 1000
+    assert said in refused.last_error
+    assert refused.last_error_due_ms == NOON + HOUR * 1000
     assert (after.refused, after.started) == (1, 1)
 
 
@@ -268,7 +268,7 @@ async def test_while_it_is_paused_due_times_pass_and_are_not_caught_up(
         await it.pass_hours(0.5)
 
         assert await it.runs() == [run_at(15)]
-    assert (paused.paused, paused.next_ms) == (True, None)
+    assert (paused.paused, paused.next_due_ms) == (True, None)
 
 
 async def test_a_run_decided_before_the_pause_is_started_and_none_after(
@@ -310,8 +310,8 @@ async def test_after_its_end_a_schedule_is_due_no_more(
             await it.pass_hours(1)
 
         assert await it.runs() == [run_at(13), run_at(14)]
-        assert (await it.progress()).next_ms is None
-        assert await it.scheduler.look() == float("inf")
+        assert (await it.progress()).next_due_ms is None
+        assert await it.scheduler.start_due() == float("inf")
 
 
 async def test_a_schedule_in_a_zone_that_is_no_longer_known_is_paused_and_says_so(
@@ -324,7 +324,7 @@ async def test_a_schedule_in_a_zone_that_is_no_longer_known_is_paused_and_says_s
         progress = await it.progress()
 
     assert progress.paused
-    assert "Europe/Berlin" in progress.error
+    assert "Europe/Berlin" in progress.last_error
 
 
 async def test_what_could_not_start_now_is_not_scheduled(

@@ -65,7 +65,7 @@ async def runs(workflows: WorkflowServiceAsyncStub) -> list[str]:
     return [run.run_id for run in (await workflows.ListRuns(request, timeout=DEADLINE)).runs]
 
 
-@pytest.mark.parametrize("moment", ["before_start", "before_settle"])
+@pytest.mark.parametrize("moment", ["before_start", "before_outcome"])
 async def test_a_due_time_starts_one_run_also_across_a_kill(
     moment: str, location: str, authority: Authority, tmp_path: Path, peers: dict[str, str]
 ) -> None:

@@ -20,7 +20,6 @@ from services.orchestrator.__main__ import orchestrator
 from services.orchestrator.engine.activations import Started
 from services.orchestrator.engine.start import StartRun, start
 from services.orchestrator.store.commits import NewRun
-from services.orchestrator.store.suspension import ASLEEP
 from services.orchestrator.worker import executor, worker
 from tests.orchestrator.conftest import connect
 from tests.orchestrator.engine.definitions import steps
@@ -93,7 +92,7 @@ async def begin(
 
 async def asleep(database: Database) -> int:
     async def work(tx: Transaction) -> int:
-        row = await tx.fetch_one("SELECT COUNT(*) FROM run WHERE owner = ?", ASLEEP)
+        row = await tx.fetch_one("SELECT COUNT(*) FROM run WHERE suspended = 1")
         assert row
         return int(row[0])
 

@@ -14,7 +14,7 @@ from services.orchestrator.store.commits import AppendCommit, Envelope, rows_of
 from services.orchestrator.store.messages import encode
 from services.orchestrator.store.postgres.statements import SEND, arguments, statement
 from services.orchestrator.store.postgres.writer import connect
-from services.orchestrator.store.suspension import ASLEEP, suspend
+from services.orchestrator.store.suspension import suspend
 from tests.orchestrator.store.test_postgres_store import connected, executor, is_blocked
 from tests.orchestrator.store.test_run_store import begin
 from tests.orchestrator.worker.deliveries import applied, deliver, signal_key, signal_named
@@ -36,7 +36,7 @@ def url(new_postgres_database: str) -> str:
 async def send_as_another(connection: asyncpg.Connection, name: str) -> None:
     kind, payload, most = encode(signal_named(name))
     sender = ("caller", "SignalRun", name, b"", b"")
-    await connection.fetchrow(SEND, "run", ASLEEP, kind, payload, most, *sender, "another")
+    await connection.fetchrow(SEND, "run", kind, payload, most, *sender, "another")
 
 
 async def owner(connection: asyncpg.Connection) -> Any:
@@ -158,7 +158,7 @@ async def test_a_run_is_found_by_its_id_and_not_among_all_that_are_open(url: str
     async with executor(url) as (runs, _):
         connection = await connect(url, runs.lease)
         await connection.execute(f"PREPARE sent AS {SEND}")
-        nothing = ", ".join(["NULL"] * 11)
+        nothing = ", ".join(["NULL"] * 10)
 
         lines = await connection.fetch(f"EXPLAIN EXECUTE sent ({nothing})")
 

@@ -86,7 +86,7 @@ async def test_an_executor_whose_lease_was_taken_writes_nothing_and_begins_anew(
             await zombie.append(ended.state, run.row.epoch, ended.records)
         await begin(zombie, catalogue, "later")
 
-        assert taken.executors == (before,)
+        assert taken.replicas == (before,)
         assert taken.released == 1
         assert zombie.lease.replica_id != before
         assert (await heir.load("run")).records == run.records
@@ -199,7 +199,7 @@ async def test_a_replica_that_starts_holds_up_nobody_who_works_on_several_tables
         await begin(runs, catalogue)
         transaction = connection.transaction()
         await transaction.start()
-        await connection.execute("DELETE FROM asleep")
+        await connection.execute("DELETE FROM suspended_run")
         starting = asyncio.create_task(_open(url))
         await eventually(lambda: is_blocked(url))
 

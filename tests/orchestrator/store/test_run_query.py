@@ -31,7 +31,7 @@ def stored() -> list[tuple[Any, ...]]:
         created = 1000 + n // 2
         ended = None if status == "RUNNING" else 2000 + (n * 7) % RUNS
         run = (f"run-{n:03}", WORKFLOWS[n % 2], "hash", STARTERS[n // 7 % 2], "", status, "", 1)
-        found.append((*run, "", 0, created, created, ended))
+        found.append((*run, "", 0, 0, created, created, ended))
     return found
 
 
@@ -39,7 +39,7 @@ async def fill(database: Database) -> None:
     async def work(tx: Transaction) -> None:
         await tx.execute("INSERT INTO definition VALUES ('hash', 'pay', 'Pay', '{}', 1, 1, '')")
         await tx.execute_many(
-            "INSERT INTO run VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", stored()
+            "INSERT INTO run VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", stored()
         )
 
     await database.write(work)
@@ -47,18 +47,18 @@ async def fill(database: Database) -> None:
 
 def expected(wanted: RunFilter) -> list[str]:
     def matches(run: tuple[Any, ...]) -> bool:
-        _, workflow_id, _, starter, _, status, *_, created, _, ended = run
+        _, workflow_id, _, started_by, _, status, *_, created, _, ended = run
         spans = [(wanted.created, created)]
         if wanted.finished is not None:
             spans.append((wanted.finished, -1 if ended is None else ended))
         return (
             (not wanted.statuses or status in wanted.statuses)
             and wanted.workflow_id in ("", workflow_id)
-            and wanted.starter in ("", starter)
+            and wanted.started_by in ("", started_by)
             and all(span.start_us <= at < span.end_us for span, at in spans)
         )
 
-    key = 12 if wanted.finished is not None else 10
+    key = 13 if wanted.finished is not None else 11
     found = sorted((run for run in stored() if matches(run)), key=lambda r: (r[key], r[0]))
     return [run[0] for run in reversed(found)]
 
@@ -78,9 +78,13 @@ async def every_page(lists: RunQuery, wanted: RunFilter, limit: int) -> list[Run
 
 FILTERS = [
     RunFilter(
-        statuses=statuses, workflow_id=workflow, starter=starter, created=created, finished=ended
+        statuses=statuses,
+        workflow_id=workflow,
+        started_by=started_by,
+        created=created,
+        finished=ended,
     )
-    for statuses, workflow, starter, created, ended in product(
+    for statuses, workflow, started_by, created, ended in product(
         [(), ("FAILED",), ("FAILED", "SUCCEEDED"), ("CANCELLED",)],
         ["", "pay"],
         ["", "spiffe://other"],
@@ -113,7 +117,7 @@ async def test_a_page_looks_at_a_bounded_stretch_and_says_where_it_stopped(
     async with open_database(location, schema=SCHEMA) as database:
         await fill(database)
 
-        page = await RunQuery(database).page(RunFilter(starter="spiffe://nobody"), limit=5)
+        page = await RunQuery(database).page(RunFilter(started_by="spiffe://nobody"), limit=5)
 
     assert page.rows == ()
     assert page.end == (1025, "run-050")

@@ -126,7 +126,7 @@ async def test_a_signal_wakes_a_run_at_once(
 ) -> None:
     async def sleeps() -> bool:
         async with open_database(location, schema=SCHEMA) as database:
-            return bool(await database.read(lambda tx: tx.fetch("SELECT run FROM asleep")))
+            return bool(await database.read(lambda tx: tx.fetch("SELECT run FROM suspended_run")))
 
     shared = replace(config, database=location)
     async with orchestrator(shared) as service, connect(authority, service.port) as workflows:

@@ -1,1 +1,1 @@
-"""The store that several orchestrator processes share: a PostgreSQL database."""
+"""The run store of several orchestrator replicas: a PostgreSQL database."""

@@ -1,4 +1,4 @@
-"""Keeps the lease under which this process drives runs, and takes over what others left."""
+"""Renews the lease of this replica and takes over the runs of replicas whose lease has ended."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from services.orchestrator.notifications import RunNotifier
+    from services.orchestrator.store.callbacks import WorkerCallbacks
     from services.orchestrator.store.postgres.run_store import PostgresRunStore
     from services.orchestrator.store.postgres.writer import PostgresWriter
-    from services.orchestrator.store.run_store import WorkerCallbacks
 
-LOOK_AGAIN = 1.0  # seconds: nobody has to be told that a run waits
-AFTER_THE_END = 0.02  # seconds: at the end of a lease it is not over yet
+POLL_INTERVAL_S = 1.0  # the worker also looks for claimable runs, as notifications may be lost
+TAKEOVER_DELAY_S = 0.02  # after the end of a lease, when it has ended by the server's clock too
 
 log = logging.getLogger(__name__)
 
@@ -31,13 +31,12 @@ async def keep_lease(
     url: str,
     writer: PostgresWriter,
     runs: PostgresRunStore,
-    driver: WorkerCallbacks,
-    changes: RunNotifier,
+    worker: WorkerCallbacks,
+    notifier: RunNotifier,
 ) -> AsyncIterator[None]:
-    """Renew, and look for what others left, for the duration of the block; then leave at once."""
-    writer.on_lost, writer.on_woken = driver.drop_all_runs, driver.notify_claimable
-    async with listening(url, runs.lease, writer, changes, driver):
-        task = asyncio.create_task(_own_forever(runs, driver), name="own")
+    """Keeps the lease for the duration of the block, then gives it up at once."""
+    async with listening(url, runs.lease, writer, notifier, worker):
+        task = asyncio.create_task(_keep_forever(runs, worker), name="keep lease")
         try:
             yield
         finally:
@@ -46,28 +45,28 @@ async def keep_lease(
             try:
                 await runs.retire()
             except MeshError as error:
-                log.warning("others take over when our lease ends: %s", error)
+                log.warning("other replicas take over when the lease ends: %s", error)
 
 
-async def _own_forever(runs: PostgresRunStore, driver: WorkerCallbacks) -> None:
+async def _keep_forever(runs: PostgresRunStore, worker: WorkerCallbacks) -> None:
     while True:
-        soonest = LOOK_AGAIN
+        delay_s = POLL_INTERVAL_S
         try:
             others_end_in = await runs.renew()
             if others_end_in <= 0:
-                await _take_over(runs, driver)
+                await _take_over(runs, worker)
             else:
-                soonest = others_end_in + AFTER_THE_END
+                delay_s = others_end_in + TAKEOVER_DELAY_S
         except (MeshError, asyncpg.PostgresError) as error:
             log.warning("cannot keep the lease: %s", error)
-        driver.notify_claimable()
-        await asyncio.sleep(min(soonest, runs.lease.seconds / 3, LOOK_AGAIN))
+        worker.notify_claimable()
+        await asyncio.sleep(min(delay_s, runs.lease.seconds / 3, POLL_INTERVAL_S))
 
 
-async def _take_over(runs: PostgresRunStore, driver: WorkerCallbacks) -> None:
+async def _take_over(runs: PostgresRunStore, worker: WorkerCallbacks) -> None:
     taken = await runs.take_over()
-    if taken.executors:
-        log.info("released %d runs of %s", taken.released, ", ".join(taken.executors))
+    if taken.replicas:
+        log.info("released %d runs of %s", taken.released, ", ".join(taken.replicas))
     for run_id in taken.ended:
         with suppress(FailedPrecondition):
-            driver.re_export_spans([await runs.load(run_id)])
+            worker.re_export_spans([await runs.load(run_id)])

@@ -1,4 +1,4 @@
-"""Hears from PostgreSQL which runs moved, whichever process moved them. Only hints, some lost."""
+"""Receives PostgreSQL notifications of other replicas' commits. They are hints: some are lost."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from mesh.data.database.postgres import LOST
 from services.orchestrator.store.messages import decode
-from services.orchestrator.store.postgres.statements import EVENT, MAIL, MOVED, WAITING
+from services.orchestrator.store.postgres.statements import (
+    EVENT,
+    RUN_CLAIMABLE,
+    RUN_MESSAGE,
+    RUN_UPDATED,
+)
 from services.orchestrator.store.postgres.writer import connect
 
 if TYPE_CHECKING:
@@ -18,56 +23,60 @@ if TYPE_CHECKING:
 
     from mesh.data.lease import Lease
     from services.orchestrator.notifications import RunNotifier
+    from services.orchestrator.store.callbacks import WorkerCallbacks
     from services.orchestrator.store.messages import Message
     from services.orchestrator.store.postgres.writer import PostgresWriter
-    from services.orchestrator.store.run_store import WorkerCallbacks
 
-PAUSE = 0.2  # seconds between two tries to reach the server
+RECONNECT_DELAY_S = 0.2
 
 log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
 async def listening(
-    url: str, lease: Lease, writer: PostgresWriter, changes: RunNotifier, driver: WorkerCallbacks
+    url: str,
+    lease: Lease,
+    writer: PostgresWriter,
+    notifier: RunNotifier,
+    worker: WorkerCallbacks,
 ) -> AsyncIterator[None]:
-    """Pass on what is heard for the duration of the block."""
+    """Passes notifications on to the worker and to watches for the duration of the block."""
 
-    def hear(_: Any, pid: int, channel: str, message: str) -> None:
+    def receive(_: Any, pid: int, channel: str, payload: str) -> None:
         if pid == writer.pid:
-            return  # our own runs wake whom they must themselves
-        if channel == MAIL:
-            run_id, sender, *sent = message.split(" ", 4)
-            if sender != lease.replica_id:  # who sent it here tells here
-                driver.notify_message(run_id, _read(*sent) if sent else None)
+            return  # this process has notified its own worker already
+        if channel == RUN_MESSAGE:
+            run_id, sender, *message = payload.split(" ", 4)
+            if sender != lease.replica_id:  # the inbox of this process has notified the run
+                worker.notify_message(run_id, _read(*message) if message else None)
             return
         if channel == EVENT:
-            driver.notify_events()
-        if channel == WAITING:
-            driver.notify_claimable()
-        for run_id in message.split():
-            changes.notify(run_id)
+            worker.notify_events()
+        if channel == RUN_CLAIMABLE:
+            worker.notify_claimable()
+        for run_id in payload.split():
+            notifier.notify(run_id)
 
     async def listen_forever() -> None:
         while True:
             try:
                 connection = await connect(url, lease)
             except LOST:
-                await asyncio.sleep(PAUSE)
+                await asyncio.sleep(RECONNECT_DELAY_S)
                 continue
             ended = asyncio.Event()
             connection.add_termination_listener(partial(_set, ended))
             try:
-                for channel in (MOVED, WAITING, MAIL, EVENT):
-                    await connection.add_listener(channel, hear)
-                # What was told while nobody listened.
-                changes.notify_all()
-                driver.notify_claimable()
-                driver.notify_events()
+                for channel in (RUN_UPDATED, RUN_CLAIMABLE, RUN_MESSAGE, EVENT):
+                    await connection.add_listener(channel, receive)
+                # Notifications before this moment were missed: everything is read again.
+                notifier.notify_all()
+                worker.notify_claimable()
+                worker.notify_events()
                 await ended.wait()
-                log.warning("PostgreSQL ended the connection that we listen on")
+                log.warning("PostgreSQL closed the connection that receives notifications")
             except LOST:
-                await asyncio.sleep(PAUSE)
+                await asyncio.sleep(RECONNECT_DELAY_S)
             finally:
                 connection.terminate()
 

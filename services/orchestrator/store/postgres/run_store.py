@@ -1,4 +1,4 @@
-"""The journal of one of several processes that share the runs of a PostgreSQL database."""
+"""The run store of replicas that share a PostgreSQL database."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from services.orchestrator.store.run_store import (
     load_runs,
     set_aside,
 )
-from services.orchestrator.store.suspension import ASLEEP, wake
+from services.orchestrator.store.suspension import resume
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -34,21 +34,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ReleasedRuns:
-    """What executors left behind whose lease had ended."""
+    """The runs of replicas whose lease had ended."""
 
-    executors: tuple[str, ...]
-    released: int  # runs that wait for somebody now
-    ended: tuple[str, ...]  # runs they ended shortly before
+    replicas: tuple[str, ...]
+    released: int  # runs that now wait for a claim
+    ended: tuple[str, ...]  # runs that these replicas finished shortly before
 
 
 class _AwakeError(Exception):
-    """The run does not sleep: whoever sends to it need not hold up all others."""
+    """The run is not suspended: a message to it must not lock the whole store."""
 
 
 class PostgresMessages(Messages):
-    """A message to a run that is awake is one statement, which holds nothing but that run.
+    """Stores a message to a run that is not suspended in one statement, which locks only that run.
 
-    What that statement does not do is judged, or done, with the store held, as any other write.
+    Whatever that statement does not store goes through ``Messages.send``, which locks the store.
     """
 
     def __init__(self, database: Database, lease: Lease, writer: PostgresWriter) -> None:
@@ -61,38 +61,41 @@ class PostgresMessages(Messages):
     ) -> SendResult:
         while True:
             try:
-                if await self._writer.alone(partial(self._send, key, run_id, message, reply)):
+                if await self._writer.run(partial(self._send, key, run_id, message, reply)):
                     return SendResult(reply, claimable=False)
             except asyncpg.UniqueViolationError:
-                pass  # the key, for another run
+                pass  # the key was used for another run at the same moment
             try:
                 return await super().send(key, run_id, message, reply)
             except _AwakeError:
-                await asyncio.sleep(0)  # others sent to it, or it was taken up, just now
+                # Another message was stored, or the run was claimed, between the two attempts.
+                await asyncio.sleep(0)
 
     async def _send(
         self, key: IdempotencyKey, run_id: str, message: Message, reply: bytes, connection: Any
     ) -> bool:
         kind, payload, most = encode(message)
-        told = await connection.fetchrow(
+        row = await connection.fetchrow(
             statements.SEND,
-            *(run_id, ASLEEP, kind, payload, most),
+            *(run_id, kind, payload, most),
             *(key.caller, key.method, key.request_id, key.body, reply),
             self._lease.replica_id,
         )
-        return told is not None
+        return row is not None
 
     async def _store(
         self, tx: Transaction, run_id: str, status: InboxStatus, message: Message
     ) -> None:
-        """Of one that sleeps; from its being woken on, nobody else sends to it."""
-        if not (status.suspended and await wake(tx, run_id)):
+        """Stores a message to a suspended run. Resuming it first locks out other senders."""
+        if not (status.suspended and await resume(tx, run_id)):
             raise _AwakeError
         await insert(tx, run_id, status, message)
-        await tx.fetch("SELECT pg_notify(?, '')", statements.WAITING)
+        await tx.fetch("SELECT pg_notify(?, '')", statements.RUN_CLAIMABLE)
 
 
 class PostgresRunStore(RunStore):
+    """Runs of one replica, which owns them under its lease."""
+
     def __init__(self, database: Database, lease: Lease, writer: PostgresWriter) -> None:
         super().__init__(database, lease, writer)
         self.messages = PostgresMessages(database, lease, writer)
@@ -102,11 +105,12 @@ class PostgresRunStore(RunStore):
         lease = self.lease
 
         async def take(connection: Any) -> list[tuple[str, int, bool]]:
-            executor, incarnation = lease.replica_id, lease.incarnation
-            rows = await connection.fetch(statements.CLAIM, executor, incarnation, limit)
+            rows = await connection.fetch(
+                statements.CLAIM, lease.replica_id, lease.incarnation, limit
+            )
             return [(id, epoch, suspended) for id, epoch, suspended in rows]
 
-        taken = {id: (epoch, suspended) for id, epoch, suspended in await self._writer.alone(take)}
+        taken = {id: (epoch, suspended) for id, epoch, suspended in await self._writer.run(take)}
         if not taken:
             return []
         claimed: list[StoredRun] = []
@@ -117,7 +121,7 @@ class PostgresRunStore(RunStore):
                     partial(set_aside, run_id=id, epoch=epoch, reason=str(found))
                 )
                 continue
-            # Not the epoch of the row as it is now: it may have been taken from us again.
+            # The epoch of the claim: another replica may have taken the run over since.
             row = replace(found.row, epoch=epoch)
             claimed.append(replace(found, row=row, was_suspended=suspended))
         return claimed
@@ -126,31 +130,33 @@ class PostgresRunStore(RunStore):
         async def release(connection: Any) -> None:
             await connection.execute(statements.RELEASE_LOST, self.lease.replica_id, list(held))
 
-        await self._writer.alone(release)
+        await self._writer.run(release)
 
     async def renew(self) -> float:
-        """Keep the lease; in how many seconds the first one of another executor ends."""
+        """Renews the lease and returns in how many seconds the first other lease ends."""
         return await self._writer.renew()
 
     async def take_over(self) -> ReleasedRuns:
-        """Release the runs of every executor whose lease has ended."""
+        """Releases the runs of every replica whose lease has ended."""
 
         async def take(connection: Any) -> ReleasedRuns:
             async with connection.transaction(isolation="read_committed"):
                 dead = [
                     row[0] for row in await connection.fetch(leases.RETIRE, self.lease.replica_id)
                 ]
-                # What they committed before is visible to this statement, and nothing comes after.
+                # This statement sees all that they committed, and they commit nothing after it.
                 released = await connection.fetch(statements.RELEASE, dead) if dead else []
                 if released:
-                    await connection.execute(statements.TELL, statements.WAITING, "")
-            ended = await connection.fetch(statements.ENDED_LATELY, dead, RECENT_US) if dead else []
+                    await connection.execute(statements.NOTIFY, statements.RUN_CLAIMABLE, "")
+            ended = (
+                await connection.fetch(statements.ENDED_RECENTLY, dead, RECENT_US) if dead else []
+            )
             return ReleasedRuns(tuple(dead), len(released), tuple(row[0] for row in ended))
 
-        return await self._writer.alone(take)
+        return await self._writer.run(take)
 
     async def retire(self) -> None:
-        """Let others have at once what we leave behind."""
+        """Gives up the lease, so that other replicas can claim its runs at once."""
         lease = self.lease
 
         async def leave(connection: Any) -> None:
@@ -160,6 +166,6 @@ class PostgresRunStore(RunStore):
                 )
                 await connection.execute(statements.RELEASE, [lease.replica_id])
                 await connection.execute(leases.FORGET, [lease.replica_id])
-                await connection.execute(statements.TELL, statements.WAITING, "")
+                await connection.execute(statements.NOTIFY, statements.RUN_CLAIMABLE, "")
 
-        await self._writer.alone(leave)
+        await self._writer.run(leave)

@@ -1,7 +1,8 @@
-"""What the shared journal says to PostgreSQL: each commit is one statement, and one round trip.
+"""The PostgreSQL statements of the run store: each commit is one statement, and one round trip.
 
-``f`` is the fence, see ``mesh/data/lease.py``. It is a row lock and not a join: a takeover waits
-until this statement is committed, or this statement finds no row and changes nothing.
+``fence`` is the row of this replica's lease, see ``mesh/data/lease.py``. It is locked rather than
+joined: a takeover waits until the statement has committed, or the statement finds no row and
+changes nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from services.orchestrator.engine.waits import ANY
 from services.orchestrator.store import commits
-from services.orchestrator.store.suspension import ASLEEP
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from services.orchestrator.store.commits import Rows
 
 # A notification holds 8,000 bytes.
-IDS_TOLD_AT_ONCE = 100
-MOST_TOLD = 7000  # bytes of a message
+MAX_IDS_PER_NOTIFY = 100
+MAX_NOTIFY_BYTES = 7000  # of a message
 SCHEMA = """
 CREATE INDEX IF NOT EXISTS run_owned ON run (owner) WHERE finished_us IS NULL;
 ALTER TABLE run SET (fillfactor = 80);
@@ -29,154 +29,163 @@ ALTER TABLE run SET (fillfactor = 80);
 
 _NOW_MS = "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint"
 
-MOVED = "anya_run_moved"  # channel: ids of runs, parted by spaces
-MAIL = "anya_run_mail"  # channel: id of a run that was sent something, who sent it, and what
-EVENT = "anya_event"  # channel: a run emitted something
-WAITING = "anya_run_waiting"  # channel: somebody may claim something
+# The channels of notifications, and what their messages hold.
+RUN_UPDATED = "anya_run_updated"  # ids of runs, separated by spaces
+RUN_MESSAGE = "anya_run_message"  # the run, the replica that stored the message, and the message
+RUN_CLAIMABLE = "anya_run_claimable"  # nothing: a run may wait for a claim
+EVENT = "anya_event"  # nothing: a run emitted an event
 
-# The fence: nothing below it happens unless we hold our lease.
-_FENCE = """f AS MATERIALIZED (
+# Nothing below it is committed unless this replica holds its lease.
+_FENCE = """fence AS MATERIALIZED (
     SELECT 1 FROM replica WHERE id = $1 AND incarnation = $2 AND lease_until > now() FOR SHARE)"""
 
-_MOVED = """moved AS (
+UPDATE_RUN = """updated AS (
     UPDATE run SET sequence = u.sequence, status = u.status, reason = u.reason,
         updated_us = u.updated_us, finished_us = u.finished_us
-    FROM f, {moved}
-    WHERE run.id = u.id AND run.owner = $1 AND run.epoch = u.epoch AND run.sequence = u.before{fits}
+    FROM fence, {updated}
+    WHERE run.id = u.id AND run.owner = $1 AND run.epoch = u.epoch
+        AND run.sequence = u.before{deliverable}
     RETURNING run.id)"""
 
-# What led to a turn and is stored with it. What others store for the run meanwhile breaks the key
-# of one of them: then nothing of this commit happened.
-_LETTER = """letter AS MATERIALIZED (SELECT u.* FROM {sent}),
-fit AS MATERIALIZED (
-    SELECT id FROM letter
+# A message that is stored with the transition it caused. If another replica stores a message to the
+# same run at the same moment, one of the two violates a key, and its commit changes nothing.
+_ENVELOPE = """envelope AS MATERIALIZED (SELECT u.* FROM {messages}),
+deliverable AS MATERIALIZED (
+    SELECT id FROM envelope
     WHERE position = 1 + (
-        SELECT coalesce(max(message.position), 0) FROM message WHERE run = letter.id)
-    AND most > (SELECT count(*) FROM message WHERE run = letter.id AND message.kind = letter.kind)
-    AND NOT EXISTS (SELECT 1 FROM inbox WHERE caller = letter.caller AND method = letter.method
-        AND request_id = letter.request_id))"""
-_FITS = """
-    AND (u.id IN (SELECT id FROM letter)) = (u.id IN (SELECT id FROM fit))"""
-_SENT = """sent AS (
+        SELECT coalesce(max(message.position), 0) FROM message WHERE run = envelope.id)
+    AND most > (
+        SELECT count(*) FROM message WHERE run = envelope.id AND message.kind = envelope.kind)
+    AND NOT EXISTS (SELECT 1 FROM inbox WHERE caller = envelope.caller
+        AND method = envelope.method AND request_id = envelope.request_id))"""
+_IS_DELIVERABLE = """
+        AND (u.id IN (SELECT id FROM envelope)) = (u.id IN (SELECT id FROM deliverable))"""
+INSERT_MESSAGE = """stored AS (
     INSERT INTO message SELECT id, position, kind, payload, {now}
-    FROM letter WHERE (id IN (SELECT id FROM landed)) IS TRUE),
+    FROM envelope WHERE (id IN (SELECT id FROM committed)) IS TRUE),
 replied AS (
     INSERT INTO inbox SELECT caller, method, request_id, body, reply
-    FROM letter WHERE (id IN (SELECT id FROM landed)) IS TRUE)"""
+    FROM envelope WHERE (id IN (SELECT id FROM committed)) IS TRUE)"""
 
-# A run is unique by its id, also between replicas that start it at once. The inbox outlives it, and
-# a definition that is no longer the newest starts nothing.
-_BORN = """asked AS (SELECT u.* FROM f, {born}),
-born AS (
+# Replicas that start the same run at once conflict on its id. The inbox is checked as well, as it
+# outlives the run. A definition that is no longer the newest starts no run.
+INSERT_RUN = """requested AS (SELECT u.* FROM fence, {started}),
+started AS (
     INSERT INTO run
-    SELECT id, workflow_id, definition_hash, starter, traceparent, status, reason, sequence, owner,
-        0, created_us, updated_us, finished_us
-    FROM asked
-    WHERE NOT EXISTS (SELECT 1 FROM inbox WHERE caller = asked.caller AND method = asked.method
-        AND request_id = asked.request_id)
-    AND NOT EXISTS (SELECT 1 FROM definition WHERE workflow_id = asked.workflow_id
-        AND version > asked.version)
-    AND NOT EXISTS (SELECT 1 FROM deleted_run WHERE id = asked.id)
-    AND NOT EXISTS (SELECT 1 FROM payment WHERE id = asked.id)
-    ON CONFLICT DO NOTHING RETURNING id),
-answered AS (
+    SELECT id, workflow_id, definition_hash, started_by, traceparent, status, reason, sequence,
+        owner, 0, 0, created_us, updated_us, finished_us
+    FROM requested
+    WHERE NOT EXISTS (SELECT 1 FROM inbox WHERE caller = requested.caller
+        AND method = requested.method AND request_id = requested.request_id)
+    AND NOT EXISTS (SELECT 1 FROM definition WHERE workflow_id = requested.workflow_id
+        AND version > requested.version)
+    AND NOT EXISTS (SELECT 1 FROM deleted_run WHERE id = requested.id)
+    AND NOT EXISTS (SELECT 1 FROM payment WHERE id = requested.id)
+    ON CONFLICT DO NOTHING RETURNING id)"""
+INSERT_REPLY = """answered AS (
     INSERT INTO inbox SELECT caller, method, request_id, body, reply
-    FROM asked WHERE (id IN (SELECT id FROM born)) IS TRUE)"""
+    FROM requested WHERE (id IN (SELECT id FROM started)) IS TRUE)"""
 
-# A payment that some run has breaks the statement: nothing of it lands.
-_PAID = """paid AS (
-    INSERT INTO payment SELECT u.id, u.run FROM {paid}
-    WHERE (u.run IN (SELECT id FROM born)) IS TRUE)"""
+# A payment id that another run has violates the key: the statement changes nothing.
+INSERT_PAYMENT = """paid AS (
+    INSERT INTO payment SELECT u.id, u.run FROM {payments}
+    WHERE (u.run IN (SELECT id FROM started)) IS TRUE)"""
 
-# ``IS TRUE`` keeps what is one look into a hash table from becoming a join.
-_RECORDED = """landed AS ({landed}),
+# ``IS TRUE`` makes the plan probe a hash table instead of joining.
+INSERT_RECORDS = """committed AS ({committed}),
 recorded AS (
-    INSERT INTO journal SELECT u.* FROM {recorded}
-    WHERE (u.run IN (SELECT id FROM landed)) IS TRUE)"""
+    INSERT INTO journal SELECT u.* FROM {records}
+    WHERE (u.run IN (SELECT id FROM committed)) IS TRUE)"""
 
-_HAPPENED = """happened AS (
-    SELECT u.type, u.run, row_number() OVER () AS number, u.span, u.subject, u.data, u.emitted,
+_ANNOUNCED = """announced AS (
+    SELECT u.type, u.run, row_number() OVER () AS number, u.span, u.subject, u.data,
+        u.record_sequence,
         coalesce(u.parent, (SELECT traceparent FROM run WHERE id = u.run)) AS parent
-    FROM {happened} WHERE (u.run IN (SELECT id FROM landed)) IS TRUE),
-counted AS (
-    UPDATE store SET sequence = sequence + (SELECT count(*) FROM happened)
-    WHERE EXISTS (SELECT 1 FROM happened) RETURNING sequence),
-announced AS (
+    FROM {outbox} WHERE (u.run IN (SELECT id FROM committed)) IS TRUE)"""
+ADVANCE_SEQUENCE = """advanced AS (
+    UPDATE store SET sequence = sequence + (SELECT count(*) FROM announced)
+    WHERE EXISTS (SELECT 1 FROM announced) RETURNING sequence)"""
+INSERT_OUTBOX = """published AS (
     INSERT INTO outbox
-    SELECT counted.sequence - (SELECT count(*) FROM happened) + number, type, subject, data,
+    SELECT advanced.sequence - (SELECT count(*) FROM announced) + number, type, subject, data,
         CASE WHEN parent = '' THEN '' ELSE overlay(parent PLACING span FROM 37) END, {now}
-    FROM happened, counted)"""
-_EMITTED = """emitted AS (
+    FROM announced, advanced)"""
+INSERT_EVENTS = """emitted AS (
     INSERT INTO event
-    SELECT counted.sequence - (SELECT count(*) FROM happened) + number, type, subject, run, emitted
-    FROM happened, counted WHERE emitted > 0)"""
+    SELECT advanced.sequence - (SELECT count(*) FROM announced) + number, type, subject, run,
+        record_sequence
+    FROM announced, advanced WHERE record_sequence > 0)"""
 
-# Who is alone need not tell anybody.
-_ANSWER = """SELECT EXISTS (SELECT 1 FROM f), ARRAY(SELECT id FROM landed),
-    ARRAY(SELECT pg_notify(u.channel, u.message)::text FROM {told}
+# Without another live replica, no notification is sent.
+_RESULT = """SELECT EXISTS (SELECT 1 FROM fence), ARRAY(SELECT id FROM committed),
+    ARRAY(SELECT pg_notify(u.channel, u.message)::text FROM {notifications}
         WHERE EXISTS (SELECT 1 FROM replica WHERE id <> $1 AND lease_until > now()))"""
 
-_TOLD = ["channel", "message"]
-_OWNER = commits.BORN.index("owner")
+NOTIFICATION_COLUMNS = ("channel", "message")
+_OWNER = commits.STARTED_COLUMNS.index("owner")
 _BYTES = {"body", "reply", "payload", "data"}
-_LISTS = _BYTES | {"parent"}  # which may be NULL
+_LISTS = _BYTES | {"parent"}  # sent as lists, whose elements may be NULL
 _NUMBERS = {
-    *("epoch", "before", "sequence", "version", "attempt", "emitted", "position", "most"),
+    *("epoch", "before", "sequence", "version", "attempt", "record_sequence", "position", "most"),
     *("at_us", "created_us", "updated_us", "finished_us"),
 }
 
 
 def statement(rows: Rows) -> str:
-    """What commits ``rows``: $1 is who we are, $2 our incarnation, then come ``arguments``.
+    """Returns the statement that commits ``rows``.
 
-    It answers whether we hold our lease, and the ids of the runs that it moved or started.
+    Its parameters are the replica's id ($1), its incarnation ($2), and ``arguments(rows)``. Its one
+    row says whether the replica holds its lease, and which runs it updated or started.
     """
     return _statement(
-        bool(rows.sent),
-        bool(rows.moved),
-        bool(rows.born),
-        bool(rows.paid),
-        bool(rows.happened),
-        _emits(rows),
+        bool(rows.messages),
+        bool(rows.updated),
+        bool(rows.started),
+        bool(rows.payments),
+        bool(rows.outbox),
+        rows.has_events,
     )
 
 
 @cache
 def _statement(
-    delivers: bool, moves: bool, starts: bool, pays: bool, announces: bool, emits: bool
+    delivers: bool, updates: bool, starts: bool, pays: bool, announces: bool, emits: bool
 ) -> str:
     columns: dict[str, Sequence[str]] = {}
-    parts, landed = [_FENCE], []
+    parts, committed = [_FENCE], []
     if delivers:
-        columns["sent"] = commits.SENT
-        parts.append(_LETTER)
-    if moves:
-        columns["moved"] = commits.MOVED
-        parts.append(_MOVED)
-        landed.append("SELECT id FROM moved")
+        columns["messages"] = commits.MESSAGE_COLUMNS
+        parts.append(_ENVELOPE)
+    if updates:
+        columns["updated"] = commits.UPDATED_COLUMNS
+        parts.append(UPDATE_RUN)
+        committed.append("SELECT id FROM updated")
     if starts:
-        columns["born"] = commits.BORN
-        parts.append(_BORN)
-        landed.append("SELECT id FROM born")
+        columns["started"] = commits.STARTED_COLUMNS
+        parts += [INSERT_RUN, INSERT_REPLY]
+        committed.append("SELECT id FROM started")
     if pays:
-        columns["paid"] = commits.PAID
-        parts.append(_PAID)
-    columns["recorded"] = commits.RECORDED
-    parts.append(_RECORDED)
+        columns["payments"] = commits.PAYMENT_COLUMNS
+        parts.append(INSERT_PAYMENT)
+    columns["records"] = commits.RECORD_COLUMNS
+    parts.append(INSERT_RECORDS)
     if delivers:
-        parts.append(_SENT)
+        parts.append(INSERT_MESSAGE)
     if announces:
-        columns["happened"] = commits.HAPPENED
-        parts.append(_HAPPENED)
+        columns["outbox"] = commits.OUTBOX_COLUMNS
+        parts += [_ANNOUNCED, ADVANCE_SEQUENCE, INSERT_OUTBOX]
     if emits:
-        parts.append(_EMITTED)
-    columns["told"] = _TOLD
+        parts.append(INSERT_EVENTS)
+    columns["notifications"] = NOTIFICATION_COLUMNS
     number = count(3)
     tables = {name: _unnested(names, number) for name, names in columns.items()}
-    text = ",\n".join(parts) + "\n" + _ANSWER
-    fits = _FITS if delivers else ""
-    born_or_moved = " UNION ALL ".join(landed)
-    return "WITH " + text.format(landed=born_or_moved, fits=fits, now=_NOW_MS, **tables)
+    text = ",\n".join(parts) + "\n" + _RESULT
+    return "WITH " + text.format(
+        committed=" UNION ALL ".join(committed),
+        deliverable=_IS_DELIVERABLE if delivers else "",
+        now=_NOW_MS,
+        **tables,
+    )
 
 
 def _unnested(columns: Sequence[str], number: Iterator[int]) -> str:
@@ -191,11 +200,18 @@ def _type(column: str) -> str:
 
 
 def arguments(rows: Rows) -> list[Any]:
-    """The columns of ``rows``, as far as there are any. ValueError for a text with a zero byte."""
+    """Returns the columns of the tables of ``rows`` that have rows, and of the notifications.
+
+    Raises ValueError if a text has a zero byte.
+    """
     tables = (
-        *((commits.SENT, rows.sent), (commits.MOVED, rows.moved), (commits.BORN, rows.born)),
-        *((commits.PAID, rows.paid), (commits.RECORDED, rows.recorded)),
-        *((commits.HAPPENED, rows.happened), (_TOLD, list(_told(rows)))),
+        (commits.MESSAGE_COLUMNS, rows.messages),
+        (commits.UPDATED_COLUMNS, rows.updated),
+        (commits.STARTED_COLUMNS, rows.started),
+        (commits.PAYMENT_COLUMNS, rows.payments),
+        (commits.RECORD_COLUMNS, rows.records),
+        (commits.OUTBOX_COLUMNS, rows.outbox),
+        (NOTIFICATION_COLUMNS, list(_notifications(rows))),
     )
     return [
         _argument(name, column)
@@ -206,7 +222,10 @@ def arguments(rows: Rows) -> list[Any]:
 
 
 def _argument(name: str, column: Sequence[Any]) -> Any:
-    """An array as PostgreSQL writes it: asyncpg asks of each element of a list what it is."""
+    """Returns the column as PostgreSQL writes an array, if it can have no NULL.
+
+    As a list it would cost more: asyncpg inspects the type of each element.
+    """
     if name in _LISTS:
         return column
     if name in _NUMBERS:
@@ -218,50 +237,55 @@ def _argument(name: str, column: Sequence[Any]) -> Any:
     return f'{{"{escaped}"}}'
 
 
-def _told(rows: Rows) -> Iterator[tuple[str, str]]:
-    ids = [row[0] for row in (*rows.moved, *rows.born)]
-    for first in range(0, len(ids), IDS_TOLD_AT_ONCE):
-        yield MOVED, " ".join(ids[first : first + IDS_TOLD_AT_ONCE])
-    if any(not row[_OWNER] for row in rows.born):
-        yield WAITING, ""
-    if _emits(rows):
+def _notifications(rows: Rows) -> Iterator[tuple[str, str]]:
+    ids = [row[0] for row in (*rows.updated, *rows.started)]
+    for first in range(0, len(ids), MAX_IDS_PER_NOTIFY):
+        yield RUN_UPDATED, " ".join(ids[first : first + MAX_IDS_PER_NOTIFY])
+    if any(not row[_OWNER] for row in rows.started):
+        yield RUN_CLAIMABLE, ""
+    if rows.has_events:
         yield EVENT, ""
 
 
-def _emits(rows: Rows) -> bool:
-    return any(row[commits.EMITTED] for row in rows.happened)
-
-
-# At most the share that leaves something to every other live executor.
+# A replica takes at most its share of the runs that wait, so that every live replica gets some.
 CLAIM = """
-WITH f AS MATERIALIZED (
+WITH fence AS MATERIALIZED (
     SELECT 1 FROM replica WHERE id = $1 AND incarnation = $2 AND lease_until > now() FOR SHARE),
 share AS (
     SELECT ceil(count(*)::float8 / greatest(1,
         (SELECT count(*) FROM replica WHERE lease_until > now())))::bigint AS most
-    FROM (SELECT 1 FROM run WHERE finished_us IS NULL AND owner = '' LIMIT $3 * 16) AS waiting),
+    FROM (SELECT 1 FROM run WHERE finished_us IS NULL AND owner = '' AND suspended = 0
+        LIMIT $3 * 16) AS waiting),
 chosen AS (
-    SELECT id FROM run WHERE finished_us IS NULL AND owner = ''
+    SELECT id FROM run WHERE finished_us IS NULL AND owner = '' AND suspended = 0
     ORDER BY created_us, id LIMIT (SELECT least($3, most) FROM share)
     FOR UPDATE SKIP LOCKED),
-woken AS (DELETE FROM asleep USING f, chosen WHERE asleep.run = chosen.id RETURNING asleep.run),
-heard AS (DELETE FROM listening USING f, chosen WHERE listening.run = chosen.id)
-UPDATE run SET owner = $1 FROM f, chosen WHERE run.id = chosen.id
-RETURNING run.id, run.epoch, run.id IN (SELECT woken.run FROM woken)
+resumed AS (
+    DELETE FROM suspended_run USING fence, chosen WHERE suspended_run.run = chosen.id
+    RETURNING suspended_run.run),
+unsubscribed AS (
+    DELETE FROM event_subscription USING fence, chosen WHERE event_subscription.run = chosen.id)
+UPDATE run SET owner = $1 FROM fence, chosen WHERE run.id = chosen.id
+RETURNING run.id, run.epoch, run.id IN (SELECT resumed.run FROM resumed)
 """
 
-# Those that listen to what was just emitted: types and subjects. Behind the statement that counted
-# the events, in its transaction. That statement may have waited for the store's row while one of
-# these fell asleep, and does not see it then; this one does.
-WAKE = f"""
-WITH heard AS MATERIALIZED (
-    SELECT DISTINCT listening.run FROM unnest($1::text[], $2::text[]) AS u (type, subject)
-    JOIN listening ON listening.type = u.type AND listening.subject IN (u.subject, '{ANY}')),
-woken AS (
-    UPDATE run SET owner = '' FROM heard WHERE run.id = heard.run AND run.owner = '{ASLEEP}'
+# Resumes the suspended runs that wait for the events just emitted, by their types and subjects. It
+# follows the statement that inserts the events, in the same transaction: that statement may have
+# waited for the row of ``store`` while such a run was suspended, and then does not see it.
+RESUME_SUBSCRIBERS = f"""
+WITH subscriber AS MATERIALIZED (
+    SELECT DISTINCT event_subscription.run
+    FROM unnest($1::text[], $2::text[]) AS u (type, subject)
+    JOIN event_subscription ON event_subscription.type = u.type
+        AND event_subscription.subject IN (u.subject, '{ANY}')),
+resumed AS (
+    UPDATE run SET suspended = 0 FROM subscriber
+    WHERE run.id = subscriber.run AND run.suspended = 1
     RETURNING run.id),
-due AS (UPDATE asleep SET wake_us = NULL FROM woken WHERE asleep.run = woken.id)
-SELECT count(*), CASE WHEN count(*) > 0 THEN pg_notify('{WAITING}', '')::text END FROM woken
+timers AS (
+    UPDATE suspended_run SET wake_us = NULL FROM resumed WHERE suspended_run.run = resumed.id)
+SELECT count(*), CASE WHEN count(*) > 0 THEN pg_notify('{RUN_CLAIMABLE}', '')::text END
+FROM resumed
 """  # noqa: S608
 
 RELEASE = """
@@ -274,8 +298,8 @@ UPDATE run SET owner = '', epoch = epoch + 1
 WHERE owner = $1 AND finished_us IS NULL AND id <> ALL($2::text[])
 """
 
-# Whether the last spans of these left a process that was killed, nobody knows.
-ENDED_LATELY = """
+# The runs of dead replicas whose last spans may not have been exported.
+ENDED_RECENTLY = """
 WITH last AS (
     SELECT id, owner, finished_us FROM run WHERE finished_us IS NOT NULL
     ORDER BY finished_us DESC LIMIT 1000)
@@ -283,28 +307,29 @@ SELECT id FROM last WHERE owner = ANY($1::text[])
 AND finished_us >= (SELECT max(finished_us) FROM last WHERE owner = ANY($1::text[])) - $2
 """
 
-# What is sent to a run that is awake and open, under a key of its own, if it was not sent too much;
-# nothing in every other case, and where others send to it at the same moment. Whoever would end the
-# run, or have it fall asleep, waits for this statement, or this statement finds no row. For
-# ``finished_us IS NULL`` a plan may go through the index of all open runs: not for ``coalesce``.
+# Stores a message to a run that has not ended and is not suspended, if its key is new and the run
+# has room for it. In every other case, and if another message to the run is stored at the same
+# moment, it does nothing. A commit that would end or suspend the run waits for this statement, or
+# this statement finds no row. ``coalesce`` instead of ``finished_us IS NULL`` keeps the plan away
+# from the partial index of all open runs.
 SEND = f"""
-WITH awake AS MATERIALIZED (
-    SELECT 1 FROM run WHERE id = $1 AND coalesce(finished_us, 0) = 0 AND owner <> $2
+WITH receiver AS MATERIALIZED (
+    SELECT 1 FROM run WHERE id = $1 AND coalesce(finished_us, 0) = 0 AND suspended = 0
     FOR NO KEY UPDATE),
-held AS (
-    SELECT count(*) FILTER (WHERE kind = $3) AS same, coalesce(max(position), 0) AS last
+received AS (
+    SELECT count(*) FILTER (WHERE kind = $2) AS same, coalesce(max(position), 0) AS last
     FROM message WHERE run = $1),
-sent AS (
-    INSERT INTO message SELECT $1, last + 1, $3, $4, {_NOW_MS} FROM awake, held
-    WHERE same < $5 AND NOT EXISTS (
-        SELECT 1 FROM inbox WHERE caller = $6 AND method = $7 AND request_id = $8)
+stored AS (
+    INSERT INTO message SELECT $1, last + 1, $2, $3, {_NOW_MS} FROM receiver, received
+    WHERE same < $4 AND NOT EXISTS (
+        SELECT 1 FROM inbox WHERE caller = $5 AND method = $6 AND request_id = $7)
     ON CONFLICT DO NOTHING RETURNING position),
-answered AS (INSERT INTO inbox SELECT $6, $7, $8, $9, $10 FROM sent)
-SELECT CASE WHEN EXISTS (SELECT 1 FROM replica WHERE id <> $11 AND lease_until > now()) THEN
-    pg_notify('{MAIL}', concat_ws(' ', $1::text, $11::text,
-        CASE WHEN octet_length($4) <= {MOST_TOLD} THEN
-            concat_ws(' ', position, $3::text, convert_from($4, 'UTF8')) END))::text END
-FROM sent
+answered AS (INSERT INTO inbox SELECT $5, $6, $7, $8, $9 FROM stored)
+SELECT CASE WHEN EXISTS (SELECT 1 FROM replica WHERE id <> $10 AND lease_until > now()) THEN
+    pg_notify('{RUN_MESSAGE}', concat_ws(' ', $1::text, $10::text,
+        CASE WHEN octet_length($3) <= {MAX_NOTIFY_BYTES} THEN
+            concat_ws(' ', position, $2::text, convert_from($3, 'UTF8')) END))::text END
+FROM stored
 """  # noqa: S608
 
-TELL = "SELECT pg_notify($1, $2)"
+NOTIFY = "SELECT pg_notify($1, $2)"

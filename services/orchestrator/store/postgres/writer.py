@@ -1,7 +1,7 @@
-"""The writer of a process: what all its runs want to commit goes to PostgreSQL together.
+"""The group commit of a PostgreSQL store: one connection, and one statement per batch.
 
-One connection and one statement at a time. Who waits for a commit waits for as long as the database
-is away: what was not answered was not lost, and is sent again under the same sequence numbers.
+A commit waits for as long as the database does not answer. A batch whose answer was lost is sent
+again with the same sequence numbers, so that it is written once.
 """
 
 from __future__ import annotations
@@ -21,22 +21,28 @@ from mesh.errors import Reason, Unavailable
 from services.orchestrator.store import commits
 from services.orchestrator.store.commits import AppendCommit, rows_of
 from services.orchestrator.store.group_commit import GroupCommit, fail
-from services.orchestrator.store.postgres.statements import SCHEMA, WAKE, arguments, statement
+from services.orchestrator.store.postgres.statements import (
+    RESUME_SUBSCRIBERS,
+    SCHEMA,
+    arguments,
+    statement,
+)
 from services.orchestrator.store.run_store import FencedError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from mesh.data.lease import Lease
+    from services.orchestrator.store.callbacks import AttachedWorker
     from services.orchestrator.store.commits import Rows
     from services.orchestrator.store.group_commit import PendingCommit
 
 T = TypeVar("T")
 
-BACKOFF, BACKOFF_MOST = 0.05, 1.0  # seconds between tries to reach a server that is away
+RECONNECT_DELAY_S, MAX_RECONNECT_DELAY_S = 0.05, 1.0
 
-# One plan for every batch, made while the tables may still be small: by index, row by row. A plan
-# that scans what was small reads the whole journal with each commit once it is not.
+# One plan for every batch, by index and row by row. Plans are made while the tables may be small: a
+# plan that scans a small journal would scan all of it with each commit once it is large.
 PLANS = {
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
@@ -44,14 +50,16 @@ PLANS = {
     "enable_mergejoin": "off",
 }
 
-# Who comes second to a row of these has not landed.
-FIRST_COME = ("inbox", "message", "payment")
+# A commit that violates a key of one of these came second, and was not applied.
+CONFLICT_TABLES = ("inbox", "message", "payment")
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
-class _SingleStatement:
+class _Job:
+    """Work between two commits, and its result."""
+
     work: Callable[[Any], Awaitable[Any]]
     done: asyncio.Future[Any] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
@@ -59,23 +67,25 @@ class _SingleStatement:
 
 
 class PostgresWriter(GroupCommit):
-    """``on_lost`` is called when the lease was: nothing that was ours is."""
+    """Writes batches under a lease. Once the lease is lost, the attached worker drops its runs."""
 
-    def __init__(self, url: str, lease: Lease) -> None:
-        super().__init__()
-        self.on_lost: Callable[[], None] = lambda: None
+    def __init__(self, url: str, lease: Lease, worker: AttachedWorker) -> None:
+        super().__init__(worker)
         self._url = url
         self._lease = lease
         self._connection: Any = None
-        self._alone: deque[_SingleStatement] = deque()
+        self._jobs: deque[_Job] = deque()
 
     @property
     def pid(self) -> int:
-        """The process of the server that serves us; 0 while there is none."""
+        """The server process of the connection; 0 without one."""
         return self._connection.get_server_pid() if self._connection else 0
 
     async def open(self) -> None:
-        """Begin to hold the lease. Unavailable."""
+        """Creates what only PostgreSQL has and registers the lease.
+
+        Raises Unavailable if the server does not answer.
+        """
 
         async def begin(connection: Any) -> None:
             async with connection.transaction():
@@ -83,19 +93,22 @@ class PostgresWriter(GroupCommit):
                 await connection.execute(leases.SCHEMA + SCHEMA)
             await register(connection, self._lease)
 
-        await self.alone(begin)
+        await self.run(begin)
 
-    async def alone(self, work: Callable[[Any], Awaitable[T]]) -> T:
-        """Run ``work`` on the connection, between two commits. Unavailable if it is away."""
-        alone = _SingleStatement(work)
-        self._admit(self._alone)
-        self._alone.append(alone)
-        done: T = await alone.done
-        return done
+    async def run(self, work: Callable[[Any], Awaitable[T]]) -> T:
+        """Runs ``work`` on the connection, between two commits.
+
+        Raises Unavailable if the server does not answer.
+        """
+        job = _Job(work)
+        self._admit(self._jobs)
+        self._jobs.append(job)
+        result: T = await job.done
+        return result
 
     async def renew(self) -> float:
-        """Renew the lease; in how many seconds the first one of another executor ends."""
-        return await self.alone(self._renew)
+        """Renews the lease and returns in how many seconds the first other lease ends."""
+        return await self.run(self._renew)
 
     async def close(self) -> None:
         await super().close()
@@ -103,15 +116,15 @@ class PostgresWriter(GroupCommit):
             await self._connection.close()
 
     async def _between(self) -> None:
-        while self._alone:
-            await self._run(self._alone.popleft())
+        while self._jobs:
+            await self._run_job(self._jobs.popleft())
             if self._pending:
-                return  # in turn
+                return  # jobs and commits take turns
 
-    async def _run(self, job: _SingleStatement) -> None:
-        """The boundary of this connection: what goes wrong is told to who asked."""
+    async def _run_job(self, job: _Job) -> None:
+        """Runs the job; an error is raised at its caller. An error boundary."""
         try:
-            outcome = await job.work(await self._connected())
+            result = await job.work(await self._connected())
         except LOST as error:
             self._disconnect()
             fail(job.done, _unavailable(error))
@@ -119,76 +132,78 @@ class PostgresWriter(GroupCommit):
             fail(job.done, connections.unfit(error))
         else:
             if not job.done.done():
-                job.done.set_result(outcome)
+                job.done.set_result(result)
 
-    async def _land(self, batch: list[PendingCommit]) -> None:
-        pause = BACKOFF
+    async def _write(self, batch: list[PendingCommit]) -> None:
+        delay_s = RECONNECT_DELAY_S
         while True:
             try:
                 await self._commit(batch)
                 return
-            except ValueError:  # asyncpg's for what it cannot send is of LOST as well
+            except ValueError:  # a value that asyncpg cannot send; its class is of LOST as well
                 raise
             except asyncpg.UniqueViolationError as error:
-                if len(batch) > 1 or error.table_name not in FIRST_COME:
+                if len(batch) > 1 or error.table_name not in CONFLICT_TABLES:
                     raise
                 batch[0].complete(committed=False)
                 return
             except LOST as error:
-                # It may have landed. Sent again, it finds that, and who asked reads it back.
+                # The batch may have been committed. Sent again it then changes nothing, and the
+                # callers read from the store that it was.
                 self._disconnect()
                 if self._closing:
                     raise _unavailable(error) from None
-                log.warning("the journal waits for PostgreSQL: %s", type(error).__name__)
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, BACKOFF_MOST)
+                log.warning("waiting for PostgreSQL to commit: %s", type(error).__name__)
+                await asyncio.sleep(delay_s)
+                delay_s = min(delay_s * 2, MAX_RECONNECT_DELAY_S)
 
     async def _commit(self, batch: list[PendingCommit]) -> None:
         connection = await self._connected()
-        executor = self._lease.replica_id
-        rows = rows_of([pending.commit for pending in batch], executor)
-        held, landed = await self._execute(connection, rows, commits.emitted_keys(rows))
+        replica_id = self._lease.replica_id
+        rows = rows_of([pending.commit for pending in batch], replica_id)
+        held, committed = await self._execute(connection, rows, commits.emitted_keys(rows))
         if not held:
             await self._renew(connection)
-            if self._lease.replica_id != executor:
-                batch = _refuse(batch)
+            if self._lease.replica_id != replica_id:
+                batch = _fence(batch)
             if batch:
                 await self._commit(batch)
             return
-        ids = set(landed)
+        ids = set(committed)
         for pending in batch:
             pending.complete(committed=pending.commit.state.run_id in ids)
 
     async def _execute(
-        self, connection: Any, rows: Rows, told: list[tuple[str, str]]
+        self, connection: Any, rows: Rows, emitted: list[tuple[str, str]]
     ) -> tuple[bool, Sequence[str]]:
-        """Whether we hold our lease, and the runs that were moved or started."""
+        """Returns whether the lease is held, and the runs that were updated or started."""
         lease = self._lease
-        asked = statement(rows), lease.replica_id, lease.incarnation, *arguments(rows)
-        if not told:
-            held, landed, _ = await connection.fetchrow(*asked)
-            return held, landed
-        woken = 0
+        query = statement(rows), lease.replica_id, lease.incarnation, *arguments(rows)
+        if not emitted:
+            held, committed, _ = await connection.fetchrow(*query)
+            return held, committed
+        resumed = 0
         async with connection.transaction(isolation="read_committed"):
-            held, landed, _ = await connection.fetchrow(*asked)
-            if landed:
-                woken, _ = await connection.fetchrow(WAKE, *zip(*told, strict=True))
-        if woken:
-            self.on_woken()
-        return held, landed
+            held, committed, _ = await connection.fetchrow(*query)
+            if committed:
+                keys = zip(*emitted, strict=True)
+                resumed, _ = await connection.fetchrow(RESUME_SUBSCRIBERS, *keys)
+        if resumed:
+            self._worker.notify_claimable()
+        return held, committed
 
     async def _renew(self, connection: Any) -> float:
-        """Renew the lease, or begin anew without anything if it was taken."""
+        """Renews the lease; if another replica took it over, registers a new one."""
         lease = self._lease
         asked_at = lease.now()
         renewed, others_end_in, store_now = await connection.fetchrow(
             leases.RENEW, lease.replica_id, lease.incarnation, lease.seconds
         )
         if not renewed:
-            log.warning("the lease of executor %s was taken over", lease.replica_id)
+            log.warning("the lease of replica %s was taken over", lease.replica_id)
             lease.reacquire()
-            self._pending = deque(_refuse(self._pending))
-            self.on_lost()
+            self._pending = deque(_fence(self._pending))
+            self._worker.drop_all_runs()
             await register(connection, lease)
             return 0.0
         lease.renew(asked_at, store_now)
@@ -206,28 +221,28 @@ class PostgresWriter(GroupCommit):
 
 
 async def connect(url: str, lease: Lease) -> Any:
-    """A connection that never keeps others waiting for longer than a lease."""
-    patience = f"{int(lease.seconds * 1000)}"
+    """Returns a connection whose idle transactions block others for at most a lease."""
+    idle_timeout_ms = f"{int(lease.seconds * 1000)}"
     return await connections.connect(
         url,
         timeout=lease.seconds,
         command_timeout=lease.seconds,
         server_settings={
-            "idle_in_transaction_session_timeout": patience,
+            "idle_in_transaction_session_timeout": idle_timeout_ms,
             **PLANS,
         },
     )
 
 
 async def register(connection: Any, lease: Lease) -> None:
-    """Begin to hold the lease under its present id."""
+    """Inserts the lease under its present replica id."""
     asked_at = lease.now()
     store_now = await connection.fetchval(leases.REGISTER, lease.replica_id, lease.seconds)
     lease.renew(asked_at, store_now)
 
 
-def _refuse(batch: Iterable[PendingCommit]) -> list[PendingCommit]:
-    """Nothing can be added any more to the runs that were ours; what starts others is left."""
+def _fence(batch: Iterable[PendingCommit]) -> list[PendingCommit]:
+    """Fails the commits to runs that were owned under the lost lease, and returns the others."""
     left = []
     for pending in batch:
         if isinstance(pending.commit, AppendCommit):
@@ -240,6 +255,6 @@ def _refuse(batch: Iterable[PendingCommit]) -> list[PendingCommit]:
 def _unavailable(error: BaseException) -> Unavailable:
     kind = type(error.__cause__ or error).__name__
     return Unavailable(
-        f"the journal does not answer ({kind}); check PostgreSQL, then retry",
+        f"the store does not answer ({kind}); check PostgreSQL, then retry",
         reason=Reason.STORE_UNAVAILABLE,
     )

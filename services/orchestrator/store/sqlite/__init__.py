@@ -1,1 +1,1 @@
-"""The store of one orchestrator process: a SQLite file."""
+"""The run store of a single orchestrator process: a SQLite file."""

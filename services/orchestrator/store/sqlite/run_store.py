@@ -1,4 +1,4 @@
-"""The journal of one process that has its store for itself: a SQLite file."""
+"""The run store of a single process, on a SQLite file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from services.orchestrator.store.run_store import (
     load_runs,
     set_aside,
 )
-from services.orchestrator.store.suspension import ASLEEP
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -25,14 +24,15 @@ if TYPE_CHECKING:
 
 
 class SqliteRunStore(RunStore):
+    """Runs of the only process that has the file."""
+
     async def release_all(self) -> None:
-        """Take every unfinished run from whoever had it: this process is the store's only one."""
+        """Releases every unfinished run: its owner, an earlier process on this file, is gone."""
 
         async def work(tx: Transaction) -> None:
             await tx.execute(
                 "UPDATE run SET owner = '', epoch = epoch + 1"
-                " WHERE finished_us IS NULL AND owner NOT IN ('', ?)",
-                ASLEEP,
+                " WHERE finished_us IS NULL AND owner <> ''"
             )
 
         await self._database.write(work)
@@ -53,23 +53,27 @@ class SqliteRunStore(RunStore):
 
     async def claim(self, limit: int) -> list[StoredRun]:
         async def work(tx: Transaction) -> list[StoredRun]:
-            waiting = await tx.fetch(
-                "SELECT id, epoch FROM run WHERE finished_us IS NULL AND owner = ''"
+            claimable = await tx.fetch(
+                "SELECT id, epoch FROM run"
+                " WHERE finished_us IS NULL AND owner = '' AND suspended = 0"
                 " ORDER BY created_us, id LIMIT ?",
                 limit,
             )
-            epochs: dict[str, int] = dict(waiting)
-            suspended: set[str] = set()
+            epochs: dict[str, int] = dict(claimable)
+            resumed: set[str] = set()
             for listed, given in in_list(list(epochs)):
-                awake = f"DELETE FROM asleep WHERE run IN {listed} RETURNING run"  # noqa: S608
-                suspended |= {id for (id,) in await tx.fetch(awake, *given)}
-                await tx.execute(f"DELETE FROM listening WHERE run IN {listed}", *given)  # noqa: S608
+                taken = await tx.fetch(
+                    f"DELETE FROM suspended_run WHERE run IN {listed} RETURNING run",  # noqa: S608
+                    *given,
+                )
+                resumed |= {id for (id,) in taken}
+                await tx.execute(f"DELETE FROM event_subscription WHERE run IN {listed}", *given)  # noqa: S608
             claimed: list[StoredRun] = []
             for id, found in await load_runs(tx, list(epochs)):
                 if isinstance(found, FailedPrecondition):
                     await set_aside(tx, id, epochs[id], str(found))
                 else:
-                    claimed.append(replace(found, was_suspended=id in suspended))
+                    claimed.append(replace(found, was_suspended=id in resumed))
             for listed, given in in_list([run.row.id for run in claimed]):
                 take = f"UPDATE run SET owner = ? WHERE id IN {listed}"  # noqa: S608
                 await tx.execute(take, self.lease.replica_id, *given)
@@ -78,7 +82,7 @@ class SqliteRunStore(RunStore):
         return await self._database.write(work)
 
     async def finished_recently(self) -> list[StoredRun]:
-        """Runs that ended shortly before the last one did, and can be read; each is given once."""
+        """Returns readable runs that ended at most RECENT_US before the last one, each once."""
 
         async def work(tx: Transaction) -> list[StoredRun]:
             rows = await tx.fetch(
