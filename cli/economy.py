@@ -30,7 +30,7 @@ from formats.bitcoin.network import Network
 from formats.bitcoin.p2wpkh import Coin, Key, spend
 from formats.bitcoin.transaction import Output, outpoint
 from services.ml.simulation.demonstration import illicit_recipient, licit_recipient
-from services.ml.simulation.plan import FUNDING_SLOT, MATURITY, subsidy_sat
+from services.ml.simulation.plan import FUNDING_SLOT, MATURITY_BLOCKS, subsidy_sat
 from services.ml.simulation.population import demo_world
 
 if TYPE_CHECKING:
@@ -229,7 +229,7 @@ async def pay_wages(channels: Channels, state: State, address: str, *, coins: in
     found = await chain.ListUtxos(
         chain_pb2.ListUtxosRequest(address=town.address(Network.REGTEST), page_size=1000)
     )
-    subsidy = next(utxo for utxo in found.utxos if utxo.confirmations > MATURITY)
+    subsidy = next(utxo for utxo in found.utxos if utxo.confirmations > MATURITY_BLOCKS)
     coin = Coin(outpoint(subsidy.txid, subsidy.vout), subsidy.amount_sat, town)
     wages = [Output(WAGE_SAT, parse_address(address, Network.REGTEST))] * coins
     rest = subsidy.amount_sat - coins * WAGE_SAT - FEE_SAT

@@ -1,1 +1,1 @@
-"""The ml service: models, what they may claim, and why they said it."""
+"""The ml service: simulation, training and serving of the risk model, with explanations."""

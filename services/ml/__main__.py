@@ -1,4 +1,4 @@
-"""The ml service, put together: the only place that constructs."""
+"""The ml service's entry point: the only module that constructs its parts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ RISK_MODEL = "payment-risk"
 
 @asynccontextmanager
 async def ml(config: MlConfig) -> AsyncIterator[Ports]:
-    """Run the service for the duration of the block."""
+    """Runs the service for the duration of the block.
+
+    Raises ConfigError if the model folder has no risk model, or a version is not what was released.
+    """
     registry = read_models(config.models)
     model = registry.find(RISK_MODEL)
     if model is None:

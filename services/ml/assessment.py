@@ -1,4 +1,4 @@
-"""The assessment of one proposed payment: a score if there can be one, and why it is what it is."""
+"""The assessment of one proposed payment: its score, if there is one, and its explanation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class ReasonCode(IntEnum):
-    """Why a payment is not accepted; the numbers are those of anya.ml.v1.RiskReasonCode."""
+    """The reason for which a payment is not accepted, numbered as anya.ml.v1.RiskReasonCode."""
 
     FEATURE_SET_MISMATCH = 1
     INDEX_BEHIND = 2
@@ -32,12 +32,14 @@ class ReasonCode(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class RiskReason:
+    """One reason, with a text for people."""
+
     code: ReasonCode
-    detail: str  # for people
+    detail: str
 
 
-class Decision(IntEnum):
-    """Ordered: of several, the strictest counts."""
+class RiskDecision(IntEnum):
+    """A decision on a payment, ordered by strictness; the strictest of several applies."""
 
     ACCEPT = 1
     REVIEW = 2
@@ -48,12 +50,12 @@ UNMET = {
     Status.UNAVAILABLE: ReasonCode.FEATURE_UNAVAILABLE,
     Status.OUTSIDE_MAX_AGE: ReasonCode.FEATURE_OUTSIDE_MAX_AGE,
 }
-RULED = {Decision.REVIEW: ReasonCode.RULE_REVIEWS, Decision.REFUSE: ReasonCode.RULE_REFUSES}
+RULED = {RiskDecision.REVIEW: ReasonCode.RULE_REVIEWS, RiskDecision.REFUSE: ReasonCode.RULE_REFUSES}
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFactor:
-    """What one feature adds to the score, in log-odds."""
+    """The contribution of one feature to the score, in log-odds."""
 
     feature: Feature
     contribution: float
@@ -61,30 +63,30 @@ class ModelFactor:
 
 @dataclass(frozen=True, slots=True)
 class RuleFactor:
-    """What one rule says of one value; None where it could not be known."""
+    """The decision of one rule on one value; the value is None if it is unknown."""
 
     name: str
     value: float | None
-    decision: Decision
+    decision: RiskDecision
     note: str
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The model's answer for one row."""
+    """The model's prediction for one row of features."""
 
     risk_score: float
-    over_threshold: bool  # p >= tau of the version
+    over_threshold: bool  # probability p >= threshold tau of the version
     baseline: float  # log-odds
     contributions: npt.NDArray[np.float64]  # [features], log-odds
-    out_of_range: int
+    out_of_range: int  # features outside their range in training
 
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
     risk_score: float | None
-    decision: Decision
-    held: bool  # a rule, or a missing score, holds it back whatever the score is
+    decision: RiskDecision
+    held: bool  # true if a rule or a missing score holds the payment back, whatever the score
     reasons: tuple[RiskReason, ...]
     model_factors: tuple[ModelFactor, ...]  # largest absolute contribution first
     rule_factors: tuple[RuleFactor, ...]
@@ -100,7 +102,7 @@ def obstacles(
     hash: bytes,
     index_at_tip: bool,
 ) -> tuple[RiskReason, ...]:
-    """Why there can be no score; empty if there can."""
+    """Returns the reasons for which there can be no score, or an empty tuple if there can."""
     if name != feature_set.name or hash.hex() != feature_set.hash:
         detail = f"the model takes {feature_set.name} {feature_set.hash[:12]}"
         return (RiskReason(ReasonCode.FEATURE_SET_MISMATCH, detail),)
@@ -122,28 +124,32 @@ def assess(
     obstacles: tuple[RiskReason, ...],
     rules: Iterable[RuleFactor],
 ) -> Assessment:
-    """Put model and rules together. Without a prediction there is no score: a person decides."""
+    """Returns the assessment by model and rules; without a prediction it is REVIEW or REFUSE.
+
+    ``obstacles`` are the reasons for which there is no prediction.
+    """
     rule_factors = tuple(rules)
-    strictest = max((rule.decision for rule in rule_factors), default=Decision.ACCEPT)
+    strictest = max((rule.decision for rule in rule_factors), default=RiskDecision.ACCEPT)
     reasons = [*obstacles]
     reasons += [
         RiskReason(RULED[rule.decision], f"{rule.name} ({rule.note})")
         for rule in rule_factors
-        if rule.decision is not Decision.ACCEPT
+        if rule.decision is not RiskDecision.ACCEPT
     ]
     if prediction is None:
-        decision = max(strictest, Decision.REVIEW)
+        decision = max(strictest, RiskDecision.REVIEW)
         return Assessment(
             None, decision, True, tuple(reasons), _unscored(features), rule_factors, 0.0, 0
         )
     if prediction.over_threshold:
         detail = f"the score {prediction.risk_score:.3f} is over the threshold"
         reasons.append(RiskReason(ReasonCode.SCORE_OVER_THRESHOLD, detail))
-    decision = max(strictest, Decision.REFUSE if prediction.over_threshold else Decision.ACCEPT)
+    by_model = RiskDecision.REFUSE if prediction.over_threshold else RiskDecision.ACCEPT
+    decision = max(strictest, by_model)
     return Assessment(
         prediction.risk_score,
         decision,
-        strictest is not Decision.ACCEPT,
+        strictest is not RiskDecision.ACCEPT,
         tuple(reasons),
         _ranked(features, prediction.contributions),
         rule_factors,
@@ -160,7 +166,7 @@ def _ranked(
 
 
 def _unscored(features: Sequence[Feature]) -> tuple[ModelFactor, ...]:
-    """What kept it from being scored; a feature that is known explains nothing here."""
+    """Returns the features without a value; known features do not explain a missing score."""
     return tuple(
         ModelFactor(feature, 0.0)
         for feature in features

@@ -1,9 +1,10 @@
 """Exact TreeSHAP in numpy, for models small enough to be tabulated.
 
-At most ``MAX_PATH`` features lead to a leaf, so a row can follow or leave its path in at most
-2^MAX_PATH ways. The Shapley values of every leaf for every one of them are computed once; to
-explain a row is then a comparison, a gather and a sum. Path-dependent TreeSHAP (Lundberg et al.
-2018, algorithm 2), in the log-odds of the trees: the same numbers as LightGBM's ``pred_contrib``.
+At most ``MAX_PATH`` features lead to a leaf, so a row follows the path to a leaf in one of at most
+2^MAX_PATH ways (a bit for each feature). The Shapley values of every leaf for each way are computed
+once; explaining a row is then a comparison, a gather and a sum. The method is path-dependent
+TreeSHAP (Lundberg et al. 2018, arXiv:1802.03888, algorithm 2) in the log-odds of the trees. The
+values equal LightGBM's ``pred_contrib``.
 """
 
 from __future__ import annotations
@@ -30,25 +31,25 @@ ARRAYS = ("feature", "lower", "upper", "missing", "cover", "value")
 class Paths:
     """Every leaf of an ensemble as the box of feature values that reaches it.
 
-    Rows are leaves, columns the distinct features of the path; unused columns have feature -1,
-    accept everything and have cover 1.
+    Arrays are [leaves, MAX_PATH]; a column is one distinct feature of the path. An unused column
+    has feature -1, accepts every value and has cover 1.
     """
 
     feature: npt.NDArray[np.int16]  # [leaves, MAX_PATH]
     lower: Floats  # exclusive
     upper: Floats  # inclusive
-    missing: npt.NDArray[np.bool_]  # whether NaN follows the path
+    missing: npt.NDArray[np.bool_]  # true if NaN follows the path
     cover: Floats  # share of the training rows at these splits that followed the path
     value: Floats  # [leaves] log-odds
 
     @classmethod
     def of(cls, arrays: Mapping[str, npt.NDArray[np.generic]]) -> Paths:
-        """From stored arrays; ValueError if they do not fit together."""
+        """Returns the paths of stored arrays. Raises ValueError if their shapes do not fit."""
         if set(arrays) != set(ARRAYS):
-            raise ValueError(f"the paths need the arrays {', '.join(ARRAYS)}")
+            raise ValueError(f"the paths must be the arrays {', '.join(ARRAYS)}")
         leaves = len(arrays["value"])
         if any(arrays[name].shape != (leaves, MAX_PATH) for name in ARRAYS[:-1]):
-            raise ValueError(f"the paths are not [{leaves}, {MAX_PATH}]")
+            raise ValueError(f"the arrays of the paths must have the shape [{leaves}, {MAX_PATH}]")
         return cls(
             arrays["feature"].astype(np.int16),
             arrays["lower"].astype(np.float64),
@@ -60,11 +61,11 @@ class Paths:
 
 
 class Explainer:
-    """Explains single rows of ``columns`` features."""
+    """Explains the margin of single rows of ``columns`` features."""
 
     def __init__(self, paths: Paths, columns: int) -> None:
         if paths.feature.max(initial=-1) >= columns:
-            raise ValueError(f"the paths name features beyond the {columns} columns")
+            raise ValueError(f"the paths have features beyond the {columns} columns of the model")
         self._paths = paths
         self._columns = columns
         self._leaves = np.arange(len(paths.value))
@@ -74,7 +75,10 @@ class Explainer:
         self.baseline = float((paths.value * paths.cover.prod(axis=1)).sum())
 
     def explain(self, x: npt.NDArray[np.float32]) -> Floats:
-        """[columns] log-odds contributions to one row [columns]; with the baseline, its margin."""
+        """Returns the contributions [columns], in log-odds, to the margin of one row [columns].
+
+        Baseline and contributions add up to the margin.
+        """
         paths = self._paths
         values = np.append(x.astype(np.float64), 0.0)[self._places]
         inside = (values > paths.lower) & (values <= paths.upper)
@@ -85,9 +89,10 @@ class Explainer:
 
 
 def _table(paths: Paths) -> Floats:
-    """[leaves, 2^MAX_PATH, MAX_PATH]: each column's Shapley value for each way to follow.
+    """Returns each column's Shapley value for each way: [leaves, 2^MAX_PATH, MAX_PATH].
 
-    A padding column has o = z = 1 and so contributes nothing, and changes nothing for the others.
+    An unused column has o = z = 1 (in the paper's terms), so it contributes zero and does not
+    change the values of the other columns.
     """
     leaves = len(paths.value)
     table = np.zeros((leaves, 1 << MAX_PATH, MAX_PATH))
@@ -98,14 +103,14 @@ def _table(paths: Paths) -> Floats:
             absent = [other for other in others if other not in present]
             rest = weight * paths.value * paths.cover[:, absent].prod(axis=1)
             for mask in range(1 << MAX_PATH):
-                if mask & bits == bits:  # a feature that left the path makes the product zero
+                if mask & bits == bits:  # one feature off the path makes the product zero
                     followed = float(bool(mask & 1 << column))
                     table[:, mask, column] += rest * (followed - paths.cover[:, column])
     return table
 
 
 def _coalitions(others: list[int]) -> Iterator[tuple[tuple[int, ...], float]]:
-    """Every subset of the other features with its Shapley weight."""
+    """Yields every subset of the other features with its Shapley weight |S|! (n-|S|-1)! / n!."""
     players = len(others) + 1
     for size in range(players):
         weight = factorial(size) * factorial(players - size - 1) / factorial(players)

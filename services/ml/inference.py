@@ -1,4 +1,4 @@
-"""ONNX Runtime, in this process and in line: the model is cheaper than handing it to a thread."""
+"""ONNX Runtime, called in line: one prediction costs less than a hand-over to a thread."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     Floats = npt.NDArray[np.float32]
 
-# ONNX Runtime's errors have no common base.
+# ONNX Runtime's errors have no common base class.
 LOAD_ERRORS = (
     state.Fail,
     state.InvalidArgument,
@@ -26,19 +26,19 @@ LOAD_ERRORS = (
     state.NotImplemented,
     state.RuntimeException,
 )
-SILENT = 3  # ONNX Runtime would write to stderr what we report as errors
+LOG_ERRORS_ONLY = 3  # severity; ONNX Runtime writes its log to stderr
 
 
 class OnnxScorer:
-    """A session that has answered once, so that the first caller does not wait for it."""
+    """An inference session that has run once, so that the first call pays no warm-up."""
 
     def __init__(self, graph: bytes, width: int) -> None:
-        """ValueError if ``graph`` is no model of ``width`` features with our two outputs."""
+        """Loads a graph. Raises ValueError unless it maps [n, ``width``] to both ``OUTPUTS``."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = SILENT
+        options.log_severity_level = LOG_ERRORS_ONLY
         try:
             self._session = onnxruntime.InferenceSession(
                 graph, options, providers=["CPUExecutionProvider"]
@@ -52,8 +52,13 @@ class OnnxScorer:
         self.run(np.zeros((1, width), dtype=np.float32))
 
     def run(self, rows: Floats) -> tuple[Floats, Floats]:
-        """Internal (MODEL_OUTPUT_INVALID) if the model gave a number that is none."""
+        """Returns probability and risk score, each [n], of rows [n, width] of float32.
+
+        Raises Internal (MODEL_OUTPUT_INVALID) if one of them is not finite.
+        """
         probability, score = self._session.run(list(OUTPUTS), {INPUT: rows})
         if not (np.isfinite(probability).all() and np.isfinite(score).all()):
-            raise Internal("the model gave no finite score", reason=Reason.MODEL_OUTPUT_INVALID)
+            raise Internal(
+                "the model returned a score that is not finite", reason=Reason.MODEL_OUTPUT_INVALID
+            )
         return cast("Floats", probability[:, 0]), cast("Floats", score[:, 0])

@@ -1,4 +1,4 @@
-"""The manifest of a model version: every file by its hash, and what the version claims to be."""
+"""The manifest of a model version: the hashes of its files, its features and its calibration."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from features.feature import FeatureSet
 
 MANIFEST, GRAPH, PATHS, CARD = "manifest.json", "model.onnx", "paths.npz", "card.md"
-REPRODUCED = 1e-6  # how far training again may be from the release
-SERVED = 1e-5  # how far another machine may be
+REPRODUCTION_TOLERANCE = 1e-6  # largest difference between the release and training again
+SERVING_TOLERANCE = 1e-5  # largest difference between the release and the serving machine
 
 
 @dataclass(frozen=True, slots=True)
-class Golden:
-    """A row and the answers the version gave to it when it was released."""
+class GoldenRow:
+    """A row, and the released version's outputs for it."""
 
     row: npt.NDArray[np.float32]  # [features]
     probability: float
@@ -39,13 +39,13 @@ class Manifest:
     feature_set_hash: str
     features: tuple[str, ...]
     ranges: tuple[tuple[float, float], ...]  # 0.1 % and 99.9 % quantiles in training, by feature
-    platt: tuple[float, float]
+    platt: tuple[float, float]  # Platt scaling: logit p = a * margin + b
     score_shift: float
     threshold: float
-    golden: tuple[Golden, ...]
+    golden: tuple[GoldenRow, ...]
 
     def check_files(self, contents: Mapping[str, bytes]) -> None:
-        """ValueError unless the files are exactly those that were released."""
+        """Raises ValueError unless the files are exactly those of the release."""
         if contents.keys() != self.files.keys():
             odd = ", ".join(sorted(contents.keys() ^ self.files.keys()))
             raise ValueError(f"files are missing or too many: {odd}")
@@ -54,11 +54,11 @@ class Manifest:
                 raise ValueError(f"{name} is not the file that was released")
 
     def check_features(self, feature_set: FeatureSet) -> None:
-        """ValueError unless our code computes the very features the version was trained on."""
+        """Raises ValueError unless this code computes the features of the version's training."""
         if (self.feature_set, self.feature_set_hash) != (feature_set.name, feature_set.hash):
             raise ValueError(
                 f"it was trained on {self.feature_set} {self.feature_set_hash[:12]}, and this code"
-                f" computes {feature_set.name} {feature_set.hash[:12]}: train it anew"
+                f" computes {feature_set.name} {feature_set.hash[:12]}: train a new version"
             )
 
     def check_golden(
@@ -66,9 +66,9 @@ class Manifest:
         probability: npt.NDArray[np.float32],
         score: npt.NDArray[np.float32],
         *,
-        tolerance: float = SERVED,
+        tolerance: float = SERVING_TOLERANCE,
     ) -> None:
-        """ValueError unless the answers to the golden rows are those of the release."""
+        """Raises ValueError if an output [rows] for the golden rows differs from the release."""
         released = np.array([(row.probability, row.risk_score) for row in self.golden])
         worst = float(np.abs(released - np.stack([probability, score], axis=1)).max())
         if not worst <= tolerance:
@@ -76,21 +76,22 @@ class Manifest:
 
     @property
     def golden_rows(self) -> npt.NDArray[np.float32]:
-        """``[rows, features]``."""
+        """The rows as one array [rows, features]."""
         return np.stack([golden.row for golden in self.golden])
 
 
 def digest(content: bytes) -> tuple[str, int]:
+    """Returns the SHA-256 of a file in hex, and its size in bytes."""
     return hashlib.sha256(content).hexdigest(), len(content)
 
 
 def row_values(row: npt.NDArray[np.float32]) -> list[float | None]:
-    """A row for JSON, which knows no NaN."""
+    """Returns a row for JSON, in which None stands for NaN."""
     return [None if np.isnan(value) else float(value) for value in row]
 
 
 def parse(text: bytes) -> Manifest:
-    """ValueError if it is no manifest."""
+    """Parses a manifest. Raises ValueError if a member is missing or of another type."""
     try:
         raw: dict[str, Any] = json.loads(text)
         names = tuple(raw["feature_set"]["features"])
@@ -115,8 +116,8 @@ def parse(text: bytes) -> Manifest:
         raise ValueError(f"{MANIFEST} is malformed: {error!r}") from None
 
 
-def _golden(entry: dict[str, Any], width: int) -> Golden:
+def _golden(entry: dict[str, Any], width: int) -> GoldenRow:
     row = np.array(entry["row"], dtype=np.float32)  # None becomes NaN
     if row.shape != (width,):
         raise ValueError(f"a golden row has {row.shape} values, not {width}")
-    return Golden(row, float(entry["probability"]), float(entry["risk_score"]))
+    return GoldenRow(row, float(entry["probability"]), float(entry["risk_score"]))

@@ -1,4 +1,4 @@
-"""A model version as serving knows it: what goes in, what comes out, and what it was trained on."""
+"""A model version in serving: its input, its outputs and its calibration."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from services.ml.assessment import Prediction
-from services.ml.tensor import Signature
+from services.ml.tensor import ModelSignature
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -24,30 +24,30 @@ OUTPUTS = ("probability", "risk_score")
 
 class Scorer(Protocol):
     def run(self, rows: Floats) -> tuple[Floats, Floats]:
-        """Probability and risk score of each row, both ``[n]``; finite."""
+        """Returns probability and risk score of each row, both ``[n]`` and finite."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One version, ready to answer."""
+    """One version, loaded for serving."""
 
     name: str
     version: str
     feature_set: FeatureSet
-    threshold: float  # tau: the probability from which the risk score is 0.7 or more
-    platt: tuple[float, float, float]  # margin -> logit of the score: a, b, shift
-    low: Floats  # [features], 0.1 % quantile in training; -inf where nothing was seen
+    threshold: float  # tau: the risk score is 0.7 or more if and only if p >= tau
+    platt: tuple[float, float, float]  # a, b, shift: logit(score) = a * margin + b + shift
+    low: Floats  # [features], 0.1 % quantile in training; -inf if training has no value
     high: Floats  # [features], 99.9 %
     scorer: Scorer
     explainer: Explainer
 
     @property
-    def signature(self) -> Signature:
-        return Signature(INPUT, len(self.feature_set.names))
+    def signature(self) -> ModelSignature:
+        return ModelSignature(INPUT, len(self.feature_set.names))
 
     def predict(self, row: Floats) -> Prediction:
-        """The answer for one row ``[features]``, with what each feature added to it.
+        """Returns the prediction for one row ``[features]``, with each feature's contribution.
 
         Baseline and contributions add up to the logit of the risk score.
         """

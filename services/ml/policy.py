@@ -1,12 +1,12 @@
-"""The rules beside the model: what a person decided, for which there are no labels to learn from.
+"""The risk policy: the operator's rules, which apply in addition to the model.
 
-A rule may hold a payment back, never let one through: it sets REVIEW or REFUSE and leaves the score
-as it is. The file (``ANYA_RISK_POLICY``) is YAML::
+A rule can hold a payment back but cannot approve one: it decides REVIEW or REFUSE and does not
+change the score. The file (``ANYA_RISK_POLICY``) is YAML::
 
     version: 2026-11
     minimum_confidence: 0.5     # of the identity verification; below: REVIEW
     max_out_of_range: 5         # features outside the training range; above: REVIEW
-    refused_addresses: []       # recipients that are never paid: a list of your own
+    refused_addresses: []       # recipients that are never paid
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from mesh.config import ConfigError
-from services.ml.assessment import Decision, RuleFactor
+from services.ml.assessment import RiskDecision, RuleFactor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +28,8 @@ KEYS = {"version", "minimum_confidence", "max_out_of_range", "refused_addresses"
 
 @dataclass(frozen=True, slots=True)
 class RiskPolicy:
+    """The settings of the rules; the defaults apply without a file."""
+
     version: str = "default"
     minimum_confidence: float = 0.5
     max_out_of_range: int = 5
@@ -36,35 +38,37 @@ class RiskPolicy:
     def judge(
         self, *, confidence: float | None, recipient: str, out_of_range: int
     ) -> Iterator[RuleFactor]:
-        """Every rule with what it says. ``confidence`` is None where nothing attested it."""
+        """Yields the decision of every rule. ``confidence`` is None if it is not attested."""
         doubtful = confidence is None or confidence < self.minimum_confidence
         yield self._factor(
             "identity_confidence",
             confidence,
-            Decision.REVIEW if doubtful else Decision.ACCEPT,
+            RiskDecision.REVIEW if doubtful else RiskDecision.ACCEPT,
             f"at least {self.minimum_confidence:g}, attested",
         )
         listed = _spelling(recipient) in self.refused_addresses
         yield self._factor(
             "refused_address",
             float(listed),
-            Decision.REFUSE if listed else Decision.ACCEPT,
+            RiskDecision.REFUSE if listed else RiskDecision.ACCEPT,
             "the recipient is on the operator's list" if listed else "not on the operator's list",
         )
         strange = out_of_range > self.max_out_of_range
         yield self._factor(
             "features_out_of_range",
             float(out_of_range),
-            Decision.REVIEW if strange else Decision.ACCEPT,
+            RiskDecision.REVIEW if strange else RiskDecision.ACCEPT,
             f"at most {self.max_out_of_range}",
         )
 
-    def _factor(self, name: str, value: float | None, decision: Decision, note: str) -> RuleFactor:
+    def _factor(
+        self, name: str, value: float | None, decision: RiskDecision, note: str
+    ) -> RuleFactor:
         return RuleFactor(name, value, decision, f"policy {self.version}: {note}")
 
 
 def parse(text: str) -> RiskPolicy:
-    """Read the file. ConfigError says where it is at fault."""
+    """Parses the policy. Raises ConfigError, naming the key, if it is not valid."""
     try:
         document: Any = YAML(typ="safe", pure=True).load(text)
     except YAMLError as error:
@@ -87,5 +91,5 @@ def parse(text: str) -> RiskPolicy:
 
 
 def _spelling(address: str) -> str:
-    """The one spelling of an address: bech32 may be written in capitals as well (BIP 173)."""
+    """Returns the normal form of an address; bech32 may be in upper case as well (BIP 173)."""
     return address.lower() if address == address.upper() else address

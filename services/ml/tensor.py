@@ -1,7 +1,7 @@
-"""Tensors of the Open Inference Protocol v2, checked before numpy sees them.
+"""Input tensors of the Open Inference Protocol v2, checked before they become numpy arrays.
 
-Values travel row-major, raw ones little-endian. What does not fit is refused with the field that is
-at fault; nothing is ever coerced.
+Values are row-major, raw ones little-endian. A tensor that does not fit is refused, naming the
+field; no value is ever coerced.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MAX_ROWS = 4096
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One input as it came: its values either raw or typed, never both."""
+    """One input as received; its values are either raw or typed."""
 
     name: str
     datatype: str
@@ -37,15 +37,18 @@ class Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Signature:
-    """The one input of a model: ``[rows, width]`` of FP32. NaN says that there is no value."""
+class ModelSignature:
+    """The one input of a model: ``[rows, width]`` of FP32. NaN is a missing value."""
 
     name: str
     width: int
 
 
-def rows(tensor: Tensor, signature: Signature) -> Rows:
-    """``[n, width]`` float32. InvalidArgument (TENSOR_INVALID) names what does not fit."""
+def rows(tensor: Tensor, signature: ModelSignature) -> Rows:
+    """Returns the tensor as float32 ``[n, width]``.
+
+    Raises InvalidArgument (TENSOR_INVALID), naming the field, if it does not fit the signature.
+    """
     if tensor.name != signature.name:
         raise invalid("name", f"the input is called {signature.name!r}, not {tensor.name[:64]!r}")
     if tensor.datatype != DATATYPE:
@@ -54,7 +57,7 @@ def rows(tensor: Tensor, signature: Signature) -> Rows:
         raise invalid("shape", f"it must be [rows, {signature.width}], not {tensor.shape[:8]}")
     if not 1 <= tensor.shape[0] <= MAX_ROWS:
         raise invalid("shape", f"1 to {MAX_ROWS} rows, not {tensor.shape[0]}")
-    count = prod(tensor.shape)  # Python integers: it cannot overflow
+    count = prod(tensor.shape)  # Python integers do not overflow
     array = _array(tensor, count).reshape(tensor.shape)
     if np.isinf(array).any():
         raise invalid("contents", "a value is infinite")
@@ -63,7 +66,7 @@ def rows(tensor: Tensor, signature: Signature) -> Rows:
 
 def _array(tensor: Tensor, count: int) -> npt.NDArray[np.float32]:
     if (tensor.raw is None) == (tensor.values is None):
-        raise invalid("contents", "give raw_input_contents or contents, and not both")
+        raise invalid("contents", "send either raw_input_contents or contents")
     if tensor.raw is not None:
         if len(tensor.raw) != count * 4:
             raise invalid("raw_input_contents", f"{count * 4} bytes, not {len(tensor.raw)}")
@@ -75,6 +78,7 @@ def _array(tensor: Tensor, count: int) -> npt.NDArray[np.float32]:
 
 
 def invalid(field: str, complaint: str) -> InvalidArgument:
+    """Returns the error for a field of an input tensor."""
     return InvalidArgument(
         f"input tensor, {field}: {complaint}", reason=Reason.TENSOR_INVALID, field=f"inputs.{field}"
     )

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from features.feature import Feature
     from mesh.config import Identity
     from mesh.testing import Authority
-    from services.ml.simulation.index import Index
+    from services.ml.simulation.index import AddressIndex
     from services.ml.simulation.truth import World
 
 CLIENT = "spiffe://anya.internal/client/operator"
@@ -161,7 +161,7 @@ def witnesses(authority: Authority) -> Witnesses:
 
 
 @cache
-def demo() -> tuple[World, Index]:
+def demo() -> tuple[World, AddressIndex]:
     world = demo_world()
     return world, at_tip(world)
 

@@ -10,9 +10,9 @@ from features.feature import Feature, Status
 from features.payment_risk import PAYMENT_RISK
 from services.ml.assessment import (
     Assessment,
-    Decision,
     Prediction,
     ReasonCode,
+    RiskDecision,
     RiskReason,
     RuleFactor,
     assess,
@@ -28,7 +28,7 @@ def prediction(*, score: float = 0.1, over: bool = False) -> Prediction:
     return Prediction(score, over, -1.0, np.linspace(-1, 0.5, COUNT), 0)
 
 
-def rule(decision: Decision) -> RuleFactor:
+def rule(decision: RiskDecision) -> RuleFactor:
     return RuleFactor("a_rule", 1.0, decision, "because")
 
 
@@ -42,20 +42,20 @@ def hindered(
     return obstacles(features, PAYMENT_RISK, name=name, hash=hash, index_at_tip=index_at_tip)
 
 
-def scored(decision: Decision, *, over: bool = False) -> Assessment:
+def scored(decision: RiskDecision, *, over: bool = False) -> Assessment:
     return assess(FEATURES, prediction(over=over), (), [rule(decision)])
 
 
 def test_a_low_score_that_no_rule_minds_is_accepted() -> None:
-    assessment = scored(Decision.ACCEPT)
+    assessment = scored(RiskDecision.ACCEPT)
 
-    assert assessment.decision is Decision.ACCEPT
+    assert assessment.decision is RiskDecision.ACCEPT
     assert not assessment.held
     assert assessment.risk_score == 0.1
 
 
-@pytest.mark.parametrize("decision", [Decision.REVIEW, Decision.REFUSE])
-def test_a_rule_holds_back_and_leaves_the_score_as_it_is(decision: Decision) -> None:
+@pytest.mark.parametrize("decision", [RiskDecision.REVIEW, RiskDecision.REFUSE])
+def test_a_rule_holds_back_and_leaves_the_score_as_it_is(decision: RiskDecision) -> None:
     assessment = scored(decision)
 
     assert assessment.decision is decision
@@ -64,24 +64,24 @@ def test_a_rule_holds_back_and_leaves_the_score_as_it_is(decision: Decision) -> 
 
 
 def test_a_score_over_the_threshold_is_refused_and_stays_visible() -> None:
-    assessment = scored(Decision.ACCEPT, over=True)
+    assessment = scored(RiskDecision.ACCEPT, over=True)
 
-    assert assessment.decision is Decision.REFUSE
+    assert assessment.decision is RiskDecision.REFUSE
     assert not assessment.held
 
 
 def test_without_a_prediction_there_is_no_score_and_no_acceptance() -> None:
     behind = RiskReason(ReasonCode.INDEX_BEHIND, "...")
-    assessment = assess(FEATURES, None, (behind,), [rule(Decision.ACCEPT)])
+    assessment = assess(FEATURES, None, (behind,), [rule(RiskDecision.ACCEPT)])
 
     assert assessment.risk_score is None
-    assert assessment.decision is Decision.REVIEW
+    assert assessment.decision is RiskDecision.REVIEW
     assert assessment.held
     assert assessment.reasons == (behind,)
 
 
 def test_what_weighs_most_comes_first() -> None:
-    weights = [abs(factor.contribution) for factor in scored(Decision.ACCEPT).model_factors]
+    weights = [abs(factor.contribution) for factor in scored(RiskDecision.ACCEPT).model_factors]
 
     assert weights == sorted(weights, reverse=True)
     assert len(weights) == COUNT

@@ -77,7 +77,7 @@ def test_arrays_that_do_not_fit_together_are_refused(booster: lightgbm.Booster) 
 
     with pytest.raises(ValueError, match="arrays"):
         Paths.of({name: arrays[name] for name in ARRAYS[:-1]})
-    with pytest.raises(ValueError, match="are not"):
+    with pytest.raises(ValueError, match="must have the shape"):
         Paths.of({**arrays, "lower": arrays["lower"][:-1]})
     with pytest.raises(ValueError, match="beyond"):
         Explainer(Paths.of(arrays), 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mesh.config import ConfigError
-from services.ml.assessment import Decision
+from services.ml.assessment import RiskDecision
 from services.ml.policy import RiskPolicy, parse
 
 POLICY = parse("""
@@ -22,34 +22,34 @@ def strictest(
     confidence: float | None = 0.9,
     recipient: str = "bcrt1qother",
     out: int = 0,
-) -> Decision:
+) -> RiskDecision:
     factors = policy.judge(confidence=confidence, recipient=recipient, out_of_range=out)
     return max(factor.decision for factor in factors)
 
 
 def test_a_payment_that_no_rule_minds_is_accepted() -> None:
-    assert strictest(POLICY) is Decision.ACCEPT
+    assert strictest(POLICY) is RiskDecision.ACCEPT
 
 
 @pytest.mark.parametrize("confidence", [None, 0.59, 0.0])
 def test_a_doubtful_identity_is_reviewed(confidence: float | None) -> None:
-    assert strictest(POLICY, confidence=confidence) is Decision.REVIEW
+    assert strictest(POLICY, confidence=confidence) is RiskDecision.REVIEW
 
 
 def test_a_listed_recipient_is_refused() -> None:
-    assert strictest(POLICY, recipient="bcrt1qlisted") is Decision.REFUSE
+    assert strictest(POLICY, recipient="bcrt1qlisted") is RiskDecision.REFUSE
 
 
 def test_a_listed_recipient_is_refused_in_capitals_too() -> None:
     shouted = parse("{version: 7, refused_addresses: [BCRT1QSHOUTED]}")
 
-    assert strictest(POLICY, recipient="BCRT1QLISTED") is Decision.REFUSE
-    assert strictest(shouted, recipient="bcrt1qshouted") is Decision.REFUSE
+    assert strictest(POLICY, recipient="BCRT1QLISTED") is RiskDecision.REFUSE
+    assert strictest(shouted, recipient="bcrt1qshouted") is RiskDecision.REFUSE
 
 
 def test_a_payment_unlike_all_of_the_training_is_reviewed() -> None:
-    assert strictest(POLICY, out=2) is Decision.ACCEPT
-    assert strictest(POLICY, out=3) is Decision.REVIEW
+    assert strictest(POLICY, out=2) is RiskDecision.ACCEPT
+    assert strictest(POLICY, out=3) is RiskDecision.REVIEW
 
 
 def test_every_rule_names_the_policy_that_spoke() -> None:

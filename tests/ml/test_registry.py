@@ -134,7 +134,7 @@ def edit_ranges(manifest: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("edit", "complaint"),
     [
-        (edit_hash, "train it anew"),
+        (edit_hash, "train a new version"),
         (edit_golden, "answers differ"),
         (edit_width, "malformed"),
         (edit_version, "another's directory"),

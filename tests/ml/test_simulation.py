@@ -11,11 +11,11 @@ import pytest
 
 from features.payment_risk import PAYMENT_RISK, RecipientLink, extract
 from services.ml.simulation.demonstration import at_tip, illicit_recipient, licit_recipient
-from services.ml.simulation.index import judged, script
+from services.ml.simulation.index import proposals, script
 from services.ml.simulation.parameters import draw
-from services.ml.simulation.plan import DUST_SAT, FUNDING_SLOT, MATURITY, Coin, Plan
+from services.ml.simulation.plan import DUST_SAT, FUNDING_SLOT, MATURITY_BLOCKS, Coin, Plan
 from services.ml.simulation.population import demo_world, training_world
-from services.ml.simulation.truth import ILLICIT, LOOKALIKES, Kind, World
+from services.ml.simulation.truth import ILLICIT, LOOKALIKES, ActorKind, World
 
 SEED = 31_415  # of no released model
 
@@ -72,7 +72,7 @@ def test_only_coinbases_without_fees_are_spent_once_they_are_mature(world: World
             origin = world.plan.transactions[coin.transaction]
             if not origin.inputs:
                 assert size[origin.height] == 1
-                assert planned.height - origin.height >= MATURITY
+                assert planned.height - origin.height >= MATURITY_BLOCKS
 
 
 def test_every_transaction_pays_a_fee_and_no_dust(world: World) -> None:
@@ -106,7 +106,7 @@ def test_a_payment_is_judged_by_what_was_confirmed_before_it(world: World) -> No
     late = at_tip(world)
     sample = set(Random(0).sample(range(len(world.truth.payments)), 150))  # noqa: S311
 
-    for number, (payment, index) in enumerate(judged(world)):
+    for number, (payment, index) in enumerate(proposals(world)):
         if number in sample:
             facts = replace(late.facts(payment), height=payment.height - 1)
             assert index.height == payment.height - 1
@@ -128,7 +128,7 @@ def test_a_payment_is_made_as_it_was_proposed(world: World) -> None:
 def test_a_payment_is_a_fraud_by_whom_it_serves_never_by_its_shape() -> None:
     world = training()
 
-    assert {p.recipient for p in world.truth.payments} >= LOOKALIKES - {Kind.EMPLOYER}
+    assert {p.recipient for p in world.truth.payments} >= LOOKALIKES - {ActorKind.EMPLOYER}
     for payment in world.truth.payments:
         owner = world.truth.owners[payment.recipient_slot]
         sender = world.truth.owners[payment.sender_slots[0]]
@@ -179,8 +179,8 @@ def test_the_scenes_have_a_popular_shop_and_a_scam_that_collected() -> None:
     shop, scam = licit_recipient(world), illicit_recipient(world)
     index = at_tip(world)
 
-    assert world.truth.owners[shop] is Kind.MERCHANT
-    assert world.truth.owners[scam] is Kind.SCAM
+    assert world.truth.owners[shop] is ActorKind.MERCHANT
+    assert world.truth.owners[scam] is ActorKind.SCAM
     assert len(index.history(shop).receipts) >= 20
     assert len(index.history(scam).receipts) >= 5
     assert not world.truth.links
@@ -188,8 +188,8 @@ def test_the_scenes_have_a_popular_shop_and_a_scam_that_collected() -> None:
 
 def test_a_swapped_proposal_keeps_everything_but_the_recipient() -> None:
     world = training()
-    payment, index = next((p, i) for p, i in judged(world) if p.height > 200)
-    scam = world.truth.owners.index(Kind.SCAM)
+    payment, index = next((p, i) for p, i in proposals(world) if p.height > 200)
+    scam = world.truth.owners.index(ActorKind.SCAM)
 
     facts = index.facts(payment, recipient_slot=scam, link=7)
 
@@ -206,7 +206,7 @@ def test_the_senders_addresses_are_those_linked_by_then() -> None:
 
 
 def test_vectors_of_a_world_have_no_gap_a_model_may_not_have() -> None:
-    for payment, index in judged(demo()):
+    for payment, index in proposals(demo()):
         features = extract(index.facts(payment))
         assert PAYMENT_RISK.unmet(features) == ()
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from mesh.errors import InvalidArgument, Reason
-from services.ml.tensor import Signature, Tensor, rows
+from services.ml.tensor import ModelSignature, Tensor, rows
 
-SIGNATURE = Signature("input", 3)
+SIGNATURE = ModelSignature("input", 3)
 VALUES = [1.0, float("nan"), -2.5, 0.0, 4.0, 5.0]
 TYPED = Tensor("input", "FP32", (2, 3), None, VALUES)
 RAW = Tensor("input", "FP32", (2, 3), np.array(VALUES, "<f4").tobytes(), None)

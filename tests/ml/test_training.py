@@ -14,7 +14,7 @@ import pytest
 from features.payment_risk import PAYMENT_RISK
 from services.ml.simulation.parameters import DEMO_SEED
 from services.ml.store.models import write_version
-from services.ml.training.dataset import Source, build, world_rows
+from services.ml.training.dataset import ProposalSource, build, world_rows
 from services.ml.training.fit import SCORE_AT_THRESHOLD, fit
 from services.ml.training.metrics import figures
 from services.ml.training.release import Splits
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from services.ml.training.dataset import Rows
-    from services.ml.training.fit import Fit
+    from services.ml.training.fit import FittedModel
 
 SEEDS = {"train": (1_000, 1_001), "validation": (2_000,), "calibration": (3_001,)}  # small worlds
 
@@ -42,12 +42,12 @@ def rows() -> dict[str, Rows]:
 
 
 @pytest.fixture(scope="module")
-def fitted(rows: dict[str, Rows]) -> Fit:
+def fitted(rows: dict[str, Rows]) -> FittedModel:
     return fit(rows["train"], rows["validation"], rows["calibration"])
 
 
 @pytest.fixture(scope="module")
-def graph(fitted: Fit) -> bytes:
+def graph(fitted: FittedModel) -> bytes:
     return export(fitted, len(PAYMENT_RISK.names))
 
 
@@ -68,8 +68,8 @@ def test_rows_are_labelled_by_whom_they_pay(rows: dict[str, Rows]) -> None:
     frauds = {"scam", "mule", "ransom", "takeover", "thief"}
 
     assert (train.fraud == np.isin(train.typology, sorted(frauds))).all()
-    assert train.fraud[train.source == Source.SWAPPED_ILLICIT].all()
-    assert not train.fraud[train.source == Source.SWAPPED_LICIT].any()
+    assert train.fraud[train.source == ProposalSource.SWAPPED_ILLICIT].all()
+    assert not train.fraud[train.source == ProposalSource.SWAPPED_LICIT].any()
     assert 0.002 < train.made.fraud.mean() < 0.15
 
 
@@ -79,7 +79,7 @@ def test_a_world_gives_the_same_rows_again(rows: dict[str, Rows]) -> None:
     assert np.array_equal(again.x, rows["validation"].x, equal_nan=True)
 
 
-def test_training_again_gives_the_same_answers(rows: dict[str, Rows], fitted: Fit) -> None:
+def test_training_again_gives_the_same_answers(rows: dict[str, Rows], fitted: FittedModel) -> None:
     again = fit(rows["train"], rows["validation"], rows["calibration"])
 
     x = rows["validation"].x
@@ -87,19 +87,19 @@ def test_training_again_gives_the_same_answers(rows: dict[str, Rows], fitted: Fi
 
 
 def test_the_graph_computes_what_was_trained(
-    rows: dict[str, Rows], fitted: Fit, graph: bytes
+    rows: dict[str, Rows], fitted: FittedModel, graph: bytes
 ) -> None:
     assert parity(fitted, graph, rows["validation"].x) <= 1e-5
 
 
 def test_a_graph_of_other_trees_does_not_pass_the_gate(
-    rows: dict[str, Rows], fitted: Fit, graph: bytes
+    rows: dict[str, Rows], fitted: FittedModel, graph: bytes
 ) -> None:
     with pytest.raises(ParityError):
         parity(replace(fitted, platt_b=fitted.platt_b + 0.01), graph, rows["validation"].x)
 
 
-def test_rows_at_the_very_thresholds_agree(fitted: Fit, graph: bytes) -> None:
+def test_rows_at_the_very_thresholds_agree(fitted: FittedModel, graph: bytes) -> None:
     """ONNX holds thresholds in float32: what lies on one must not change sides."""
     x = np.full((0, len(PAYMENT_RISK.names)), np.nan, np.float32)
     for tree in fitted.trees.booster_.dump_model()["tree_info"]:
@@ -123,7 +123,7 @@ def test_rows_at_the_very_thresholds_agree(fitted: Fit, graph: bytes) -> None:
 
 
 def test_the_score_is_over_the_mark_exactly_where_p_is_over_the_threshold(
-    rows: dict[str, Rows], fitted: Fit
+    rows: dict[str, Rows], fitted: FittedModel
 ) -> None:
     x = rows["validation"].x
     p, score = fitted.probability(x), fitted.score(x)
@@ -132,7 +132,7 @@ def test_the_score_is_over_the_mark_exactly_where_p_is_over_the_threshold(
 
 
 def test_the_threshold_refuses_one_in_a_hundred_licit_payments(
-    rows: dict[str, Rows], fitted: Fit
+    rows: dict[str, Rows], fitted: FittedModel
 ) -> None:
     licit = rows["validation"].made.where(~rows["validation"].made.fraud)
 

@@ -25,7 +25,7 @@ from mesh.rpc.interceptors import ClientRules
 from services.bitcoin.__main__ import SCHEMA, bitcoin
 from services.bitcoin.config import BitcoinConfig
 from services.bitcoin.store.history import HistoryStore
-from services.ml.simulation.index import Index, judged
+from services.ml.simulation.index import AddressIndex, proposals
 from services.ml.simulation.plan import FUNDING_SLOT
 from services.ml.simulation.population import demo_world
 
@@ -117,7 +117,7 @@ async def test_both_renderers_give_every_payment_the_same_features_also_after_a_
     town: Town,
 ) -> None:
     compared = 0
-    for payment, index in judged(WORLD):
+    for payment, index in proposals(WORLD):
         if payment.height > TIP:
             break
         in_memory = index.facts(payment)
@@ -128,7 +128,7 @@ async def test_both_renderers_give_every_payment_the_same_features_also_after_a_
 
     height = await town.reorganize(TIP - FORK)
 
-    index = Index(WORLD.plan)
+    index = AddressIndex(WORLD.plan)
     for block in WORLD.plan.blocks[:FORK]:
         index.connect(block)
     undone = [p for p in WORLD.truth.payments if FORK < p.height <= TIP]

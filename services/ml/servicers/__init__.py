@@ -1,1 +1,1 @@
-"""The RPC services of ml: parse, ask, format. No rules live here."""
+"""The RPC services of ml: they parse requests, call the domain and format replies."""

@@ -1,4 +1,4 @@
-"""inference.GRPCInferenceService: the Open Inference Protocol v2 over our models."""
+"""inference.GRPCInferenceService: the Open Inference Protocol v2 for the served models."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class InferenceServicer(GRPCInferenceServiceServicer):
             known = ", ".join(self._registry.names())
             asked = f"{name[:64]!r} of version {version[:64]!r}" if version else f"{name[:64]!r}"
             raise NotFound(
-                f"no model {asked} here; there is {known}",
+                f"model {asked} is unknown; this service has {known}",
                 reason=Reason.MODEL_NOT_FOUND,
                 field=field,
             )
@@ -118,7 +118,7 @@ def _wanted(request: pb.ModelInferRequest) -> tuple[str, ...]:
     if not names:
         return OUTPUTS
     if len(set(names)) != len(names) or not set(names) <= set(OUTPUTS):
-        raise tensor.invalid("outputs", f"each of {', '.join(OUTPUTS)} once at most")
+        raise tensor.invalid("outputs", f"they must be {' and '.join(OUTPUTS)}, each once at most")
     return names
 
 
@@ -126,11 +126,11 @@ def _input(request: pb.ModelInferRequest) -> Tensor:
     if len(request.inputs) != 1:
         raise tensor.invalid("name", f"the model takes one input, not {len(request.inputs)}")
     if request.raw_input_contents and len(request.raw_input_contents) != 1:
-        raise tensor.invalid("raw_input_contents", "one entry for each input")
+        raise tensor.invalid("raw_input_contents", "it must have one entry for each input")
     (given,) = request.inputs
     typed = given.HasField("contents")
     if typed and any(field.name != "fp32_contents" for field, _ in given.contents.ListFields()):
-        raise tensor.invalid("contents", f"values of {DATATYPE} stand in fp32_contents")
+        raise tensor.invalid("contents", f"values of {DATATYPE} must be in fp32_contents")
     return Tensor(
         given.name,
         given.datatype,

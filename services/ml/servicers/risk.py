@@ -1,4 +1,4 @@
-"""RiskService: parse and check the evidence, assess, store, answer."""
+"""RiskService: checks the attestations of a payment, assesses its risk and stores the result."""
 
 from __future__ import annotations
 
@@ -72,13 +72,13 @@ class RiskServicer(RiskServiceServicer):
         return pb.AssessFraudRiskResponse.FromString(first)
 
     def _check_features(self, request: pb.AssessFraudRiskRequest, digest: bytes) -> None:
-        """Only what bitcoin computed is scored, bit for bit."""
+        """Raises FailedPrecondition unless the bitcoin service attested exactly these features."""
         attestations = request.context.attestations
         attested = self._verifier.require(attestations, ["payment_features"], digest)
         raw = request.features.SerializeToString(deterministic=True)
         if attested["payment_features"].values.get("sha256") != hashlib.sha256(raw).hexdigest():
             raise FailedPrecondition(
-                "the features are not those that bitcoin attested; pass its reply unchanged",
+                "the features are not those that the bitcoin service attested; pass them unchanged",
                 reason=Reason.PROOF_INVALID,
             )
 
@@ -102,7 +102,10 @@ class RiskServicer(RiskServiceServicer):
         return assess(features, prediction, hindered, rules)
 
     def _confidence(self, request: pb.AssessFraudRiskRequest, digest: bytes) -> float | None:
-        """What web5 attested; what the request says may only be lower."""
+        """Returns the confidence that web5 attested, or a lower one of the request.
+
+        Returns None if there is no valid attestation.
+        """
         try:
             attested = self._verifier.require(request.context.attestations, ["identity"], digest)
         except FailedPrecondition:
@@ -143,13 +146,16 @@ class RiskServicer(RiskServiceServicer):
 
 
 def _digest(request: pb.AssessFraudRiskRequest) -> bytes:
-    """Of the context's intent, which must be what the request says."""
+    """Returns the digest of the payment intent.
+
+    Raises FailedPrecondition (PROOF_INVALID) if the request is about another payment.
+    """
     intent = request.context.intent
     digest = payment_digest(intent)
     for name in ("sender_did", "recipient_address", "amount_sat"):
         if getattr(request, name) != getattr(intent, name):
             raise FailedPrecondition(
-                f"{name} is not that of the payment intent",
+                f"{name} must equal that of the payment intent",
                 reason=Reason.PROOF_INVALID,
                 field=name,
             )

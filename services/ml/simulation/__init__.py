@@ -1,6 +1,6 @@
-"""Simulated economies: a plan of transactions, the truth about it, and an in-memory renderer.
+"""Simulated economies: a plan of transactions, its ground truth, and an in-memory renderer.
 
-``population`` makes the worlds, to learn from and to demonstrate; ``plan`` says what a renderer may
-rely on; ``index`` is the renderer without a chain; ``demonstration`` finds the two recipients of
-the scenes. Everything here is pure.
+``population`` builds the worlds of training and of the demonstration. ``plan`` defines what a
+renderer may rely on, ``index`` renders a plan in memory, and ``demonstration`` finds the two
+recipients of the demonstration. All modules are pure; randomness comes from a seed.
 """

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, eq=False)
 class Merchant:
-    """Takes payments at one address or at fresh ones; pays suppliers; refunds; banks the rest."""
+    """Receives at one address or at fresh ones, pays suppliers, refunds, and deposits the rest."""
 
     wallet: Wallet
     exchange: Exchange
-    static: float  # chance that the next invoice shows the main address
+    static: float  # probability that the next invoice has the main address
     sweep_blocks: float
     suppliers: list[Merchant] = field(default_factory=list)
-    customers: list[int] = field(default_factory=list)  # slots that may get a refund
+    customers: list[int] = field(default_factory=list)  # slots that may receive a refund
 
     def address(self, economy: Economy) -> int:
         if economy.chance(self.static):
@@ -48,7 +48,7 @@ class Merchant:
 
 @dataclass(slots=True, eq=False)
 class Processor:
-    """Shows a fresh address per invoice, or one of a small pool, and settles with its shops."""
+    """Uses a fresh address per invoice, or one of a small pool, and settles with its shops."""
 
     wallet: Wallet
     shops: list[Merchant]
@@ -76,9 +76,9 @@ class Processor:
 
 @dataclass(slots=True, eq=False)
 class Donation:
-    """A cause with one public address: many strangers pay it once, as they pay a scam.
+    """A charity with one public address: many unrelated payers pay it once, as with a scam.
 
-    An appeal, as after a disaster, opens a fresh address, draws a crowd and is spent soon.
+    An appeal, as after a disaster, uses a fresh address, has many donors and is spent soon.
     """
 
     wallet: Wallet
@@ -102,13 +102,13 @@ class Donation:
             if economy.chance(0.5 * economy.parameters.linked):
                 economy.links[self.wallet.main] = economy.height
             for user in rng.sample(self.crowd, min(len(self.crowd), rng.randint(5, 15))):
-                economy.schedule(Giver(user, self), economy.wait(8))
+                economy.schedule(AppealDonor(user, self), economy.wait(8))
         return economy.wait(self.hold_blocks)
 
 
 @dataclass(slots=True, eq=False)
-class Giver:
-    """A user who answers one appeal, once."""
+class AppealDonor:
+    """A user who donates once to one appeal."""
 
     user: User
     cause: Donation
@@ -119,12 +119,12 @@ class Giver:
             self._gave = True
             gift_sat = economy.amount(0.4 * self.user.scale)
             self.user.pay(economy, self.cause.address(economy), gift_sat)
-        return NEVER
+        return NEVER_BLOCKS
 
 
 @dataclass(slots=True, eq=False)
 class Employer:
-    """Pays wages at intervals, each by a payment of its own."""
+    """Pays wages at intervals, each as a separate payment."""
 
     wallet: Wallet
     exchange: Exchange
@@ -136,7 +136,7 @@ class Employer:
         due = sum(wage_sat for _, wage_sat in wages)
         missing = round(1.2 * due) - self.wallet.balance(self.wallet.linked)
         if missing > 0:
-            # As many coins as wages: each is paid from a confirmed one.
+            # One confirmed coin for each wage.
             part = round(missing / len(wages)) + economy.parameters.amount_sat
             for _ in wages:
                 self.exchange.withdraw(self.wallet.main, part)
@@ -146,4 +146,4 @@ class Employer:
         return self.interval
 
 
-NEVER = float(10**6)
+NEVER_BLOCKS = float(10**6)

@@ -1,5 +1,5 @@
-"""Illicit actors. Each shape they make (collecting, forwarding, fresh addresses, emptying a wallet,
-peeling) is made by licit actors too; what differs is whom they serve, and for how long.
+"""Illicit actors. Licit actors show the same patterns (collecting, forwarding, fresh addresses,
+emptying a wallet, peeling), for other counterparties and other durations.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from services.ml.simulation.people import Payee, User
     from services.ml.simulation.wallet import Wallet
 
-STRUCTURE_SAT = 9_000_000  # mules forward in parts just below a threshold of 0.1 BTC
+STRUCTURING_LIMIT_SAT = 9_000_000  # mules forward parts below a reporting threshold of 0.1 BTC
 
 
 @dataclass(slots=True, eq=False)
 class Launderer:
-    """Takes in what others stole, peels it and cashes the peels in at an exchange."""
+    """Receives stolen coins, peels off small parts and deposits them at an exchange."""
 
     wallet: Wallet
     exchanges: list[Exchange]
@@ -47,11 +47,11 @@ class Launderer:
 
 @dataclass(slots=True, eq=False)
 class Scam:
-    """A fake shop, giveaway or fund: one address until it burns, then another one."""
+    """A fake shop, giveaway or fund: uses one address for its lifetime, then another one."""
 
     wallet: Wallet
     launderer: Launderer
-    appetite: float  # how much it asks for, against the world's median payment
+    appetite: float  # requested amount, in multiples of the world's median payment
     sweep_blocks: float
     lifetime: float
     linked: float
@@ -66,7 +66,7 @@ class Scam:
                 economy.links[self.wallet.main] = economy.height
         return self.wallet.main
 
-    def rob(self, economy: Economy, victim: User) -> None:
+    def defraud(self, economy: Economy, victim: User) -> None:
         asked_sat = economy.amount(self.appetite * victim.scale)
         victim.pay(economy, self.address(economy), victim.afford(economy, asked_sat))
 
@@ -77,7 +77,7 @@ class Scam:
 
 @dataclass(slots=True, eq=False)
 class Mule:
-    """An account that receives for others, keeps a cut, lives on it, and forwards in parts."""
+    """An account that receives for others, keeps and spends a share, and forwards in parts."""
 
     wallet: Wallet
     launderer: Launderer
@@ -96,13 +96,13 @@ class Mule:
                 economy.links[self.wallet.main] = economy.height
         return self.wallet.main
 
-    def rob(self, economy: Economy, victim: User) -> None:
+    def defraud(self, economy: Economy, victim: User) -> None:
         asked_sat = economy.amount(1.5 * victim.scale)
         victim.pay(economy, self.address(economy), victim.afford(economy, asked_sat))
 
     def act(self, economy: Economy) -> float:
         rng, balance = economy.rng, self.wallet.balance()
-        part = min(STRUCTURE_SAT, round(0.45 * balance)) - rng.randint(0, 900) * 1_000
+        part = min(STRUCTURING_LIMIT_SAT, round(0.45 * balance)) - rng.randint(0, 900) * 1_000
         parts = min(8, int(0.9 * balance / part)) if part > 20 * DUST_SAT else 0
         if parts:
             slots = [self.launderer.intake(economy) for _ in range(parts)]
@@ -116,14 +116,14 @@ class Mule:
 
 @dataclass(slots=True, eq=False)
 class Ransom:
-    """A large round sum to an address that exists for one victim."""
+    """An extortionist: demands a large round amount to a fresh address for each victim."""
 
     wallet: Wallet
     launderer: Launderer
     sweep_blocks: float
     pull: float = 1.0
 
-    def rob(self, economy: Economy, victim: User) -> None:
+    def defraud(self, economy: Economy, victim: User) -> None:
         asked_sat = max(1, round(economy.amount(4 * victim.scale) / 1_000_000)) * 1_000_000
         self.wallet.main = economy.slot(self.wallet)
         victim.pay(economy, self.wallet.main, victim.afford(economy, asked_sat))
@@ -135,19 +135,19 @@ class Ransom:
 
 @dataclass(slots=True, eq=False)
 class Takeover:
-    """Stolen keys: the victim's own wallet pays the thief, or a shop the thief buys from."""
+    """A thief with stolen keys: the victim's wallet pays the thief, or a shop of the thief."""
 
     wallet: Wallet
     launderer: Launderer
     shops: list[Payee]
     pull: float = 1.0
 
-    def rob(self, economy: Economy, victim: User) -> None:
+    def defraud(self, economy: Economy, victim: User) -> None:
         spendable = victim.wallet.balance(victim.wallet.linked)
         amount_sat = round(spendable * economy.rng.uniform(0.5, 0.96))
         if amount_sat <= DUST_SAT:
             return
-        if economy.chance(0.3):  # an address of the thief's is linked before the wallet is emptied
+        if economy.chance(0.3):  # the thief links an address of its own before emptying the wallet
             economy.slot(victim.wallet, link=True)
         slot = self.wallet.main = economy.slot(self.wallet)
         if economy.chance(0.1):
@@ -159,18 +159,18 @@ class Takeover:
         return economy.wait(6)
 
 
-class Crook(Protocol):
-    """Somebody whom a victim pays."""
+class Fraudster(Protocol):
+    """An illicit actor that a victim pays."""
 
     wallet: Wallet
-    pull: float  # how many victims it finds, against others of its kind
+    pull: float  # number of victims, relative to others of its kind
 
-    def rob(self, economy: Economy, victim: User) -> None: ...
+    def defraud(self, economy: Economy, victim: User) -> None: ...
 
 
 @dataclass(slots=True)
-class Underworld:
-    """Everybody who defrauds, and how often each kind gets a victim."""
+class Fraudsters:
+    """All illicit actors; selects the one that defrauds a victim."""
 
     scams: list[Scam] = field(default_factory=list)
     mules: list[Mule] = field(default_factory=list)
@@ -178,11 +178,11 @@ class Underworld:
     takeovers: list[Takeover] = field(default_factory=list)
     _robbed: set[tuple[int, User]] = field(default_factory=set)
 
-    def _crews(self) -> tuple[Sequence[Crook], ...]:
+    def _crews(self) -> tuple[Sequence[Fraudster], ...]:
         return self.scams, self.mules, self.ransoms, self.takeovers
 
     def defraud(self, economy: Economy, victim: User) -> None:
-        # Nobody falls twice for the same address.
+        # No victim pays the same illicit address twice.
         chances = {
             crook: weight * crook.pull / sum(other.pull for other in crew)
             for crew, weight in zip(self._crews(), economy.parameters.typologies, strict=True)
@@ -191,5 +191,5 @@ class Underworld:
         }
         if chances:
             crook = economy.rng.choices(list(chances), list(chances.values()))[0]
-            crook.rob(economy, victim)
+            crook.defraud(economy, victim)
             self._robbed.add((crook.wallet.main, victim))

@@ -1,4 +1,4 @@
-"""The ledger and calendar of a simulated economy: actors act, transactions confirm in blocks."""
+"""The ledger and calendar of a simulated economy, in which transactions confirm in blocks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from services.ml.simulation.plan import (
     DUST_SAT,
     FUNDING_SLOT,
-    MATURITY,
+    MATURITY_BLOCKS,
     Coin,
     Plan,
     PlannedBlock,
@@ -15,7 +15,7 @@ from services.ml.simulation.plan import (
     PlannedTransaction,
     subsidy_sat,
 )
-from services.ml.simulation.truth import Kind, Payment, Truth, World
+from services.ml.simulation.truth import ActorKind, GroundTruth, Payment, World
 from services.ml.simulation.wallet import MAX_INPUTS, Wallet
 
 if TYPE_CHECKING:
@@ -24,30 +24,33 @@ if TYPE_CHECKING:
 
     from services.ml.simulation.parameters import Parameters
 
-OPENING = 110  # the first block with transactions
+FIRST_BUSY_HEIGHT = 110  # the first block with transactions
 ROUND_SATS = (1_000_000, 5_000_000, 10_000_000)
 
 
 class Actor(Protocol):
     def act(self, economy: Economy) -> float:
-        """Do something in the current block; how many blocks until the next time."""
+        """Acts in the current block. Returns the number of blocks until the next action."""
         ...
 
 
 class Economy:
-    """Grows one block at a time. A coin can be spent from the block after the one that made it."""
+    """An economy that grows by one block at a time.
+
+    A coin can be spent in the block after the one that creates it.
+    """
 
     def __init__(self, parameters: Parameters, rng: Random) -> None:
         self.parameters = parameters
         self.rng = rng
         self.height = 0
-        self.links: dict[int, int] = {}  # public ones
+        self.links: dict[int, int] = {}  # slot -> height of its public link
         self._owners: list[Wallet] = []
         self._transactions: list[PlannedTransaction] = []
         self._blocks: list[PlannedBlock] = []
         self._payments: list[Payment] = []
         self._calendar: dict[int, list[Actor]] = {}
-        self._miner = Wallet(Kind.MINER)
+        self._miner = Wallet(ActorKind.MINER)
         self._arriving: list[tuple[Wallet, Coin, PlannedOutput]] = []
         self.slot(self._miner)
         self._open()
@@ -55,17 +58,17 @@ class Economy:
     @property
     def end(self) -> int:
         """The height of the last block."""
-        return OPENING + self.parameters.blocks - 1
+        return FIRST_BUSY_HEIGHT + self.parameters.blocks - 1
 
     def _open(self) -> None:
-        """The empty blocks whose subsidies will fund everything."""
-        while self.height < OPENING - 1:
+        """Mines the empty blocks whose subsidies fund the economy."""
+        while self.height < FIRST_BUSY_HEIGHT - 1:
             self._begin()
             self._close()
         self._begin()
 
     def run(self) -> None:
-        """Live through every remaining block."""
+        """Runs all actors in every remaining block."""
         while True:
             for actor in self._calendar.pop(self.height, ()):
                 self.schedule(actor, actor.act(self))
@@ -81,7 +84,7 @@ class Economy:
             len(self._owners),
             payer.main if payer else None,
         )
-        truth = Truth(
+        truth = GroundTruth(
             tuple(wallet.kind for wallet in self._owners), tuple(self._payments), self.links
         )
         return World(seed, self.parameters, plan, truth)
@@ -90,7 +93,7 @@ class Economy:
         self._calendar.setdefault(self.height + max(1, round(blocks)), []).append(actor)
 
     def slot(self, owner: Wallet, *, link: bool = False) -> int:
-        """A fresh address; ``link`` makes it part of S."""
+        """Returns a fresh slot; ``link`` adds it to S, the slots linked to the owner's DID."""
         self._owners.append(owner)
         slot = len(self._owners) - 1
         if link:
@@ -107,7 +110,7 @@ class Economy:
         return self.rng.random() < probability
 
     def amount(self, times: float = 1.0, *, spread: float | None = None) -> int:
-        """A drawn amount around ``times`` the world's median payment, some of them round."""
+        """Draws an amount in sat, log-normal around ``times`` the median payment; some round."""
         habits = self.parameters
         scale = self.rng.lognormvariate(0, habits.amount_spread if spread is None else spread)
         amount_sat = max(20_000, round(habits.amount_sat * times * scale))
@@ -119,7 +122,7 @@ class Economy:
         return max(unit, round(amount_sat / unit) * unit)
 
     def fund(self, outputs: Sequence[PlannedOutput]) -> bool:
-        """Newly mined coins enter the economy. False if too few have matured."""
+        """Pays the outputs from mined coins. Returns False if too few have matured."""
         return self.send(self._miner, outputs, change=FUNDING_SLOT) is not None
 
     def send(
@@ -131,7 +134,10 @@ class Economy:
         slots: Container[int] | None = None,
         by_payer: bool = False,
     ) -> int | None:
-        """Pay the outputs from the wallet's coins (on ``slots``); None if they do not suffice."""
+        """Pays the outputs from the wallet's coins on ``slots`` (None: on all).
+
+        Returns the index of the transaction, or None if the coins do not suffice.
+        """
         target = sum(output.amount_sat for output in outputs)
         coins = self._cover(wallet, target, len(outputs) + 1, slots)
         if not coins:
@@ -143,7 +149,7 @@ class Economy:
     def _cover(
         self, wallet: Wallet, target_sat: int, outputs: int, slots: Container[int] | None
     ) -> list[Coin]:
-        """Coins for the target and the fee of spending them; empty if there are not enough."""
+        """Returns coins for the target and the fee of spending them, or none if too few."""
         expected = 1
         while True:
             coins = wallet.choose(target_sat + self.fee(expected, outputs), slots)
@@ -152,7 +158,10 @@ class Economy:
             expected = len(coins)
 
     def sweep(self, wallet: Wallet, to: int, coins: Iterable[Coin] | None = None) -> int | None:
-        """Move coins (all, unless named) to one slot; None if they are not worth the fee."""
+        """Moves coins (None: all) to one slot.
+
+        Returns the index of the transaction, or None if the coins are not worth the fee.
+        """
         chosen = list(wallet.coins if coins is None else coins)[:MAX_INPUTS]
         total = sum(wallet.coins[coin][1] for coin in chosen)
         amount_sat = total - self.fee(len(chosen), 1)
@@ -162,7 +171,7 @@ class Economy:
         return self._confirm(chosen, [PlannedOutput(to, amount_sat)])
 
     def join(self, coins: Sequence[tuple[Wallet, Coin]], outputs: Sequence[PlannedOutput]) -> int:
-        """One transaction of several wallets; what the outputs leave is its fee."""
+        """Makes one transaction of several wallets; the fee is what the outputs leave."""
         for wallet, coin in coins:
             wallet.take([coin])
         return self._confirm([coin for _, coin in coins], outputs)
@@ -177,7 +186,7 @@ class Economy:
         stolen: bool = False,
         by_payer: bool = False,
     ) -> bool:
-        """A payment out of S, such as a model is asked to judge. False: S has too little."""
+        """Makes a payment from S, which becomes a sample. Returns False if S has too little."""
         payee = PlannedOutput(recipient_slot, amount_sat)
         linked = dict(sender.linked)
         sent = self.send(sender, [payee], change=change, slots=linked, by_payer=by_payer)
@@ -199,7 +208,7 @@ class Economy:
         return True
 
     def fee(self, inputs: int, outputs: int) -> int:
-        """For P2WPKH; the transaction is never larger than this many virtual bytes."""
+        """Returns the fee in sat for an upper bound of the size of P2WPKH transactions."""
         return (11 + 68 * inputs + 31 * outputs) * self.parameters.fee_rate
 
     def _confirm(
@@ -221,8 +230,8 @@ class Economy:
         self._first = len(self._transactions)
         reward = PlannedOutput(FUNDING_SLOT, subsidy_sat(self.height))
         self._transactions.append(PlannedTransaction(self.height, (), (reward,)))
-        matured = self.height - MATURITY
-        if 1 <= matured < OPENING:
+        matured = self.height - MATURITY_BLOCKS
+        if 1 <= matured < FIRST_BUSY_HEIGHT:
             block = self._blocks[matured - 1]
             coin = Coin(block.transactions[0], 0)
             self._miner.coins[coin] = (FUNDING_SLOT, subsidy_sat(matured))

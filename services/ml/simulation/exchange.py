@@ -1,4 +1,4 @@
-"""Exchanges: where licit and illicit people alike turn coins into money and back."""
+"""Exchanges, where licit and illicit actors exchange coins for money and back."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     from services.ml.simulation.economy import Economy
     from services.ml.simulation.wallet import Wallet
 
-BATCH = 30  # payouts in one transaction
+MAX_PAYOUTS = 30  # payouts in one transaction
 
 
 @dataclass(slots=True, eq=False)
 class Exchange:
-    """One deposit address per customer, swept into a hot wallet that pays withdrawals."""
+    """Sweeps one deposit address per customer into a hot wallet, which pays withdrawals."""
 
     wallet: Wallet
-    batches: bool  # else it peels one payout after another off a large coin
+    batches: bool  # otherwise it peels one payout after another off a large coin
     pace: float
     _deposits: dict[Wallet, int] = field(default_factory=dict)
     _queue: list[PlannedOutput] = field(default_factory=list)
@@ -35,7 +35,7 @@ class Exchange:
     def act(self, economy: Economy) -> float:
         self._collect(economy)
         hot = self.wallet.main
-        due = self._queue[:BATCH] if self.batches else self._queue[:3]
+        due = self._queue[:MAX_PAYOUTS] if self.batches else self._queue[:3]
         owed = sum(output.amount_sat for output in due)
         if self.wallet.balance() < 2 * owed + economy.parameters.amount_sat:
             bought_sat = max(2 * owed, 50 * economy.parameters.amount_sat)

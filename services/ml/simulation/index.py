@@ -24,8 +24,8 @@ def txid(transaction: int) -> bytes:
     return transaction.to_bytes(4, "big")
 
 
-class Index:
-    """What a real index would know of the plan's addresses at the tip."""
+class AddressIndex:
+    """The history of the plan's addresses up to the tip, as a real index has it."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -44,7 +44,10 @@ class Index:
     def facts(
         self, payment: Payment, *, recipient_slot: int | None = None, link: int | None = None
     ) -> PaymentFacts:
-        """What is known before the payment is made, or had it gone to another slot."""
+        """Returns the facts before the payment, optionally with another recipient.
+
+        ``link`` is the height of the other recipient's public link.
+        """
         swapped = recipient_slot is not None
         recipient = payment.recipient_slot if recipient_slot is None else recipient_slot
         return PaymentFacts(
@@ -70,9 +73,9 @@ class Index:
             mine.append(Receipt(txid(number), vout, planned.height, amount_sat, funders))
 
 
-def judged(world: World) -> Iterator[tuple[Payment, Index]]:
-    """Every payment of the world with the index one block before it confirms, in order."""
-    index = Index(world.plan)
+def proposals(world: World) -> Iterator[tuple[Payment, AddressIndex]]:
+    """Yields every payment in order, with the index one block before the payment confirms."""
+    index = AddressIndex(world.plan)
     payments = iter(world.truth.payments)
     payment = next(payments, None)
     for block in world.plan.blocks:

@@ -1,6 +1,6 @@
-"""What makes one simulated world differ from the next: drawn once per seed, never tuned per world.
+"""The parameters of simulated worlds, drawn once per seed.
 
-Ranges are deliberately wide. No value here was fitted to real transactions.
+Ranges are deliberately wide. No value was fitted to real transactions.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from random import Random
 
 DEMO_SEED = 7  # in no training, validation, calibration or test set
-PAYMENTS = (1_000, 6_000)  # by users, over the life of a world
+USER_PAYMENTS = (1_000, 6_000)  # by users, over the life of a world
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameters:
-    """One world's habits."""
+    """The parameters of one world."""
 
-    blocks: int  # with transactions in them; the empty ones that fund them come before
+    blocks: int  # with transactions, after the empty blocks that fund them
     users: int
     merchants: int
     sellers: int
@@ -28,25 +28,25 @@ class Parameters:
     employers: int
     processors: int
     mixers: float  # share of users who join coinjoins
-    reuse: float  # chance that a receiver hands out an address again
-    linked: float  # scales how often an address is publicly linked to a DID
+    reuse: float  # probability that a receiver uses an address again
+    linked: float  # scales the probability that an address is publicly linked to a DID
     payments_per_block: float  # by users
     amount_sat: int  # median payment by a user
     amount_spread: float  # sigma of the log of payments
     round_share: float  # share of payments with a round amount
-    sweep_blocks: float  # how long businesses leave receipts where they are
+    sweep_blocks: float  # mean time until businesses move their receipts
     fee_rate: int  # sat per virtual byte
     scams: int
     mules: int
-    illicit_share: float  # share of payments that are a fraud, roughly
-    typologies: tuple[float, float, float, float]  # scam, mule, ransom, takeover: weights
+    illicit_share: float  # approximate share of frauds among payments
+    typologies: tuple[float, float, float, float]  # weights of scam, mule, ransom, takeover
 
 
 def draw(rng: Random) -> Parameters:
-    """The habits of a training world."""
+    """Draws the parameters of a training world."""
     payments_per_block = rng.uniform(3, 9)
     return Parameters(
-        blocks=round(log_uniform(rng, *PAYMENTS) / payments_per_block),
+        blocks=round(log_uniform(rng, *USER_PAYMENTS) / payments_per_block),
         users=rng.randint(80, 200),
         merchants=rng.randint(12, 30),
         sellers=rng.randint(4, 12),
@@ -75,7 +75,7 @@ def draw(rng: Random) -> Parameters:
 
 
 def demo() -> Parameters:
-    """A small town that fits on a fresh regtest chain: about 300 blocks and 1,200 transactions."""
+    """Returns the parameters of the demonstration: about 300 blocks and 1,200 transactions."""
     return Parameters(
         blocks=190,
         users=70,
@@ -86,7 +86,7 @@ def demo() -> Parameters:
         processors=1,
         mixers=0.06,
         reuse=0.6,
-        linked=0.0,  # nobody in it has a DID but the payer
+        linked=0.0,  # only the payer has a DID
         payments_per_block=3.9,
         amount_sat=8_000_000,
         amount_spread=0.8,
@@ -101,4 +101,5 @@ def demo() -> Parameters:
 
 
 def log_uniform(rng: Random, low: float, high: float) -> float:
+    """Draws a value whose logarithm is uniform between those of ``low`` and ``high``."""
     return exp(rng.uniform(log(low), log(high)))

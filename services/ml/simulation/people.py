@@ -1,4 +1,4 @@
-"""Licit people: users who shop, give, save and mix, sellers who cash out, and whom they pay."""
+"""Licit people: users who shop, donate, save and mix, sellers, and the demonstration's payer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from services.ml.simulation.plan import DUST_SAT, PlannedOutput
-from services.ml.simulation.truth import Kind
+from services.ml.simulation.truth import ActorKind
 
 if TYPE_CHECKING:
     from random import Random
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
 
 class Payee(Protocol):
-    """Somebody who can be paid."""
+    """An actor that can be paid."""
 
     def address(self, economy: Economy) -> int:
-        """The slot to pay now."""
+        """Returns the slot to pay now."""
         ...
 
 
-class Defrauder(Protocol):
+class FraudSource(Protocol):
     def defraud(self, economy: Economy, victim: User) -> None: ...
 
 
 @dataclass(slots=True)
-class Town:
-    """Whom a user may meet."""
+class Market:
+    """The counterparties that users may pay."""
 
     shops: list[Payee] = field(default_factory=list)
     people: list[User] = field(default_factory=list)
@@ -50,24 +50,24 @@ class Town:
 
 @dataclass(slots=True, eq=False)
 class User:
-    """Pays out of S, gets change inside or outside it, and tops S up when it runs low."""
+    """Pays from S, receives change inside or outside of S, and refills S if it runs low."""
 
     wallet: Wallet
-    town: Town
-    crime: Defrauder
+    market: Market
+    crime: FraudSource
     pace: float  # mean blocks between payments
     favourites: list[Payee]
     reuse: float
-    scale: float = 1.0  # how rich, against the world's median
+    scale: float = 1.0  # typical amount, in multiples of the world's median payment
     exchange: Exchange | None = None
 
     def address(self, economy: Economy) -> int:
-        if self.wallet.kind is not Kind.MIXER and economy.chance(self.reuse):
+        if self.wallet.kind is not ActorKind.MIXER and economy.chance(self.reuse):
             return self.wallet.main
         return economy.slot(self.wallet, link=economy.chance(0.3))
 
     def change(self, economy: Economy) -> int:
-        if self.wallet.kind is not Kind.MIXER and economy.chance(self.reuse):
+        if self.wallet.kind is not ActorKind.MIXER and economy.chance(self.reuse):
             return self.wallet.main
         return economy.slot(self.wallet)
 
@@ -75,7 +75,7 @@ class User:
         return economy.propose(self.wallet, slot, amount_sat, change=self.change(economy))
 
     def afford(self, economy: Economy, wanted_sat: int) -> int:
-        """The amount itself, or some large part of S where it is more than that."""
+        """Returns the amount in sat, limited to a large random share of S."""
         spendable = self.wallet.balance(self.wallet.linked)
         return max(DUST_SAT, min(wanted_sat, round(spendable * economy.rng.uniform(0.5, 0.97))))
 
@@ -83,39 +83,39 @@ class User:
         spendable = self.wallet.balance(self.wallet.linked)
         if spendable < 2 * self.scale * economy.parameters.amount_sat:
             self.refill(economy)
-        if economy.chance(FRAUD_TRIES * economy.parameters.illicit_share):
+        if economy.chance(FRAUD_ATTEMPTS_PER_FRAUD * economy.parameters.illicit_share):
             self.crime.defraud(economy, self)
         else:
             self.live(economy)
         return economy.wait(self.pace)
 
     def live(self, economy: Economy) -> None:
-        """One ordinary payment."""
-        town, rng = self.town, economy.rng
+        """Makes one ordinary payment."""
+        market, rng = self.market, economy.rng
         amount_sat = self.afford(economy, economy.amount(self.scale))
         habit = rng.choices(HABITS, HABIT_WEIGHTS)[0]
         if habit == "favourite":
             self.pay(economy, rng.choice(self.favourites).address(economy), amount_sat)
         elif habit == "shop":
-            self.pay(economy, town.shop(rng).address(economy), amount_sat)
+            self.pay(economy, market.shop(rng).address(economy), amount_sat)
         elif habit == "friend":
-            self.pay(economy, rng.choice(town.people).address(economy), amount_sat)
+            self.pay(economy, rng.choice(market.people).address(economy), amount_sat)
         elif habit == "cause":
             gift_sat = self.afford(economy, economy.amount(0.3 * self.scale))
-            self.pay(economy, rng.choice(town.causes).address(economy), gift_sat)
+            self.pay(economy, rng.choice(market.causes).address(economy), gift_sat)
         elif habit == "checkout":
             price_sat = economy.amount(rng.choice((1, 1, 1.5, 4)) * self.scale)
             price_sat = self.afford(economy, price_sat)
-            self.pay(economy, rng.choice(town.checkouts).address(economy), price_sat)
+            self.pay(economy, rng.choice(market.checkouts).address(economy), price_sat)
         elif habit == "save":
             self.save(economy)
-        elif habit == "mix" and self.wallet.kind is Kind.MIXER:
-            mix(economy, [self, *rng.sample(town.mixing, min(4, len(town.mixing)))])
+        elif habit == "mix" and self.wallet.kind is ActorKind.MIXER:
+            mix(economy, [self, *rng.sample(market.mixing, min(4, len(market.mixing)))])
         elif habit == "relink":
             economy.slot(self.wallet, link=True)
 
     def save(self, economy: Economy) -> None:
-        """Empty most of S at once: to the exchange, or to a fresh address of one's own."""
+        """Moves most of S at once to the exchange or to a fresh address of the same user."""
         amount_sat = round(self.wallet.balance(self.wallet.linked) * economy.rng.uniform(0.6, 0.97))
         if amount_sat <= DUST_SAT:
             return
@@ -125,7 +125,7 @@ class User:
             self.pay(economy, economy.slot(self.wallet), amount_sat)
 
     def refill(self, economy: Economy) -> None:
-        """Bring change back into S, or withdraw from the exchange."""
+        """Moves change back into S, or withdraws from the exchange."""
         wanted = round(economy.rng.uniform(4, 12) * self.scale * economy.parameters.amount_sat)
         outside = [coin for coin, (slot, _) in self.wallet.coins.items() if self.idle(slot)]
         value = sum(self.wallet.coins[coin][1] for coin in outside)
@@ -145,7 +145,7 @@ HABIT_WEIGHTS = (0.34, 0.28, 0.12, 0.07, 0.09, 0.04, 0.05, 0.01)
 
 @dataclass(slots=True, eq=False)
 class Seller:
-    """Sells to strangers at an address it shows, and cashes out soon: mules do the same."""
+    """Sells to unrelated buyers and deposits the receipts soon, as mules do."""
 
     wallet: Wallet
     exchange: Exchange
@@ -166,12 +166,12 @@ class Seller:
         return economy.wait(self.pace)
 
 
-FRAUD_TRIES = 1.1  # per fraud: businesses pay too, and are not defrauded here
+FRAUD_ATTEMPTS_PER_FRAUD = 1.1  # above 1, because businesses pay as well and are never defrauded
 
 
 @dataclass(slots=True)
 class Payer:
-    """The wallet of the demonstration: it is paid for its work, and pays a shop now and then."""
+    """The payer of the demonstration: receives wages, and pays one shop from time to time."""
 
     user: User
     paydays: list[int]
@@ -190,7 +190,7 @@ class Payer:
 
 
 def mix(economy: Economy, partners: list[User]) -> None:
-    """A coinjoin: equal outputs to fresh addresses of all, and everybody's own change."""
+    """Makes a coinjoin: equal outputs to fresh addresses of all partners, and change for each."""
     distinct = list({id(user): user for user in partners}.values())
     coins = [
         (user.wallet, max(user.wallet.coins, key=lambda coin: user.wallet.coins[coin][1]))

@@ -1,21 +1,21 @@
-"""The plan of a simulated economy: who pays whom in which block, before any chain renders it.
+"""The plan of a simulated economy: the transactions of each block, before a chain renders them.
 
-A plan names things by number. An *address slot* is an index from which a renderer derives a key or
-a script; a *transaction* is an index into ``Plan.transactions``; an output is (transaction, vout).
-Txids, signatures and block hashes are the renderer's business, so two renderers of one plan agree
-on every feature although they agree on no hash.
+A plan identifies things by number. An *address slot* is an index from which a renderer derives a
+key or a script; a *transaction* is an index into ``Plan.transactions``; an output is (transaction,
+vout). Each renderer makes its own txids, signatures and block hashes, so two renderers of one plan
+agree on every feature but on no hash.
 
-What a renderer may rely on, on a fresh regtest chain:
+A renderer on a fresh regtest chain may rely on the following:
 
 - blocks have the heights 1, 2, ... without a gap; the genesis block is not planned;
 - the first transaction of a block is its coinbase; it pays ``FUNDING_SLOT``. Only coinbases of
   blocks without other transactions are ever spent, after ``MATURITY`` blocks, so that their amount
   is the bare subsidy. A miner may add fees to the others;
-- every other transaction spends outputs confirmed in an earlier block only, pays at least
+- every other transaction spends only outputs confirmed in an earlier block, pays at least
   2 sat/vB when all slots are P2WPKH, and has no output below ``DUST_SAT``;
 - no planned transaction spends an output of a transaction ``by_payer``. A renderer may therefore
-  have the payer's own wallet make that payment (``outputs[0]`` is it; the other one is change to an
-  internal address of that wallet), or leave it out.
+  leave that payment out, or make it with the payer's own wallet (``outputs[0]`` is the payment, the
+  other output is change to an internal address of that wallet).
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 FUNDING_SLOT = 0
-MATURITY = 100
+MATURITY_BLOCKS = 100
 DUST_SAT = 1_000
-BLOCK_SECONDS = 600
+BLOCK_INTERVAL_S = 600
 _SUBSIDY_SAT = 5_000_000_000
 _HALVING_BLOCKS = 150  # regtest
 
 
 class Coin(NamedTuple):
-    """An output of a planned transaction, by its place."""
+    """The position of an output: its transaction and its index in it."""
 
     transaction: int
     vout: int
@@ -69,10 +69,10 @@ class Plan:
         return self.blocks[-1].height
 
     def block_time(self, height: int, tip_time: int) -> int:
-        """Unix time of a block, if the last one is mined at ``tip_time``."""
-        return tip_time - (self.tip - height) * BLOCK_SECONDS
+        """Returns the Unix time of a block if the last one is mined at ``tip_time``."""
+        return tip_time - (self.tip - height) * BLOCK_INTERVAL_S
 
 
 def subsidy_sat(height: int) -> int:
-    """What a regtest coinbase pays without fees."""
+    """Returns the subsidy of a regtest block in sat."""
     return _SUBSIDY_SAT >> (height // _HALVING_BLOCKS)

@@ -1,6 +1,6 @@
-"""What only the simulator knows: who owns which address, and with which intent a payment was made.
+"""The ground truth of a simulated world: the owner of each address and the intent of each payment.
 
-Labels come from here and belong to actors. No service ever reads a truth; features never see one.
+The labels of training are derived from it. Services and features never read it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from services.ml.simulation.plan import Plan
 
 
-class Kind(StrEnum):
-    """What an actor is."""
+class ActorKind(StrEnum):
+    """The kind of an actor."""
 
     MINER = "miner"
     USER = "user"
@@ -38,19 +38,28 @@ class Kind(StrEnum):
 
     @property
     def lookalike(self) -> bool:
-        """Licit, and made of the shapes that fraud is made of."""
+        """True for licit actors whose patterns resemble fraud."""
         return self in LOOKALIKES
 
 
-ILLICIT = frozenset({Kind.SCAM, Kind.MULE, Kind.RANSOM, Kind.THIEF, Kind.LAUNDERER})
+ILLICIT = frozenset(
+    {ActorKind.SCAM, ActorKind.MULE, ActorKind.RANSOM, ActorKind.THIEF, ActorKind.LAUNDERER}
+)
 LOOKALIKES = frozenset(
-    {Kind.MIXER, Kind.SELLER, Kind.PROCESSOR, Kind.EXCHANGE, Kind.DONATION, Kind.EMPLOYER}
+    {
+        ActorKind.MIXER,
+        ActorKind.SELLER,
+        ActorKind.PROCESSOR,
+        ActorKind.EXCHANGE,
+        ActorKind.DONATION,
+        ActorKind.EMPLOYER,
+    }
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Payment:
-    """A payment proposed by a licit wallet; it confirms at ``height``, judged one block before."""
+    """A payment of a licit wallet that confirms at ``height``; features are of the block before."""
 
     transaction: int
     height: int
@@ -59,8 +68,8 @@ class Payment:
     recipient_slot: int
     recipient_link_height: int | None
     amount_sat: int
-    recipient: Kind
-    stolen: bool  # the sender's key was in a thief's hands
+    recipient: ActorKind
+    stolen: bool  # made with the sender's stolen key
 
     @property
     def fraud(self) -> bool:
@@ -74,8 +83,8 @@ class Payment:
 
 
 @dataclass(frozen=True, slots=True)
-class Truth:
-    owners: tuple[Kind, ...]  # by slot
+class GroundTruth:
+    owners: tuple[ActorKind, ...]  # by slot
     payments: tuple[Payment, ...]  # in the order of their transactions
     links: dict[int, int]  # slot -> height of its public link to a DID
 
@@ -85,4 +94,4 @@ class World:
     seed: int
     parameters: Parameters
     plan: Plan
-    truth: Truth
+    truth: GroundTruth

@@ -1,4 +1,4 @@
-"""A simulated wallet: coins, address slots, and which of them are linked to its owner's DID."""
+"""A simulated wallet: its coins, its address slots, and the slots linked to its owner's DID."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterable
 
     from services.ml.simulation.plan import Coin
-    from services.ml.simulation.truth import Kind
+    from services.ml.simulation.truth import ActorKind
 
 MAX_INPUTS = 60
 
 
 @dataclass(slots=True, eq=False)
 class Wallet:
-    """Coins are confirmed; the economy adds them at the end of the block that pays them."""
+    """A wallet of confirmed coins; the economy adds coins at the end of each block."""
 
-    kind: Kind
-    main: int = -1  # the slot it hands out when it hands out one again
-    coins: dict[Coin, tuple[int, int]] = field(default_factory=dict)  # coin -> slot, amount
+    kind: ActorKind
+    main: int = -1  # the slot that the owner reuses
+    coins: dict[Coin, tuple[int, int]] = field(default_factory=dict)  # coin -> slot, amount in sat
     linked: dict[int, int] = field(default_factory=dict)  # slot of S -> height of its link
 
     def balance(self, slots: Container[int] | None = None) -> int:
         return sum(amount for slot, amount in self.coins.values() if slots is None or slot in slots)
 
     def choose(self, target_sat: int, slots: Container[int] | None = None) -> list[Coin]:
-        """The smallest coin that covers the target, else the largest ones; empty if too little."""
+        """Returns the smallest coin that covers the target, else the largest coins, or none."""
         usable = [
             (amount, coin)
             for coin, (slot, amount) in self.coins.items()
@@ -45,5 +45,5 @@ class Wallet:
         return []
 
     def take(self, coins: Iterable[Coin]) -> int:
-        """Remove the coins; how much they were, in sat."""
+        """Removes the coins and returns their sum in sat."""
         return sum(self.coins.pop(coin)[1] for coin in coins)

@@ -1,4 +1,4 @@
-"""What the ml service must not forget: every assessment, under the request that asked for it."""
+"""The table of assessments, one row for each request."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CREATE TABLE IF NOT EXISTS assessment (
     request_id    TEXT NOT NULL,
     model         TEXT NOT NULL,
     model_version TEXT NOT NULL,
-    risk_score    REAL,              -- absent if it could not be scored
+    risk_score    REAL,              -- NULL if there was no score
     decision      INTEGER NOT NULL,  -- services.ml.assessment.Decision
     features      BLOB NOT NULL,     -- anya.mesh.v1.FeatureVector, as attested
     assessed_ms   INTEGER NOT NULL,  -- Unix time by the database's clock
@@ -32,7 +32,7 @@ class AssessmentStore:
         self._database = database
 
     async def find(self, key: IdempotencyKey) -> bytes | None:
-        """The reply that this request got before, so that nothing is judged twice."""
+        """Returns the reply to an earlier attempt of this request, or None if there was none."""
 
         async def work(tx: Transaction) -> bytes | None:
             return await idempotency.find_reply(tx, key)
@@ -50,7 +50,7 @@ class AssessmentStore:
         features: bytes,
         reply: bytes,
     ) -> bytes:
-        """Store the assessment once per ``key``; the first reply, whoever was first."""
+        """Stores the assessment once per ``key``, and returns the first reply."""
 
         async def effect(tx: Transaction) -> bytes:
             await tx.execute(

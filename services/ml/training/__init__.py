@@ -1,1 +1,1 @@
-"""From seeds to a released model version. Needs the extra ``train``; serving imports none of it."""
+"""Trains and releases model versions. Needs the extra ``train``; serving does not import it."""

@@ -1,6 +1,6 @@
-"""``python -m services.ml.training``: simulate, train, measure, and write a version directory.
+"""``python -m services.ml.training``: simulates, trains, measures and writes a model version.
 
-``--check`` trains the released version again from its seeds and compares its golden answers.
+``--check`` trains the released version again from its seeds and compares the golden outputs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mesh.config import ConfigError
-from services.ml.manifest import MANIFEST, REPRODUCED, parse
+from services.ml.manifest import MANIFEST, REPRODUCTION_TOLERANCE, parse
 from services.ml.store.models import read_model, write_version
 from services.ml.training.dataset import build
 from services.ml.training.export import export, run
@@ -35,13 +35,13 @@ SOURCES = ("features", "services/ml/simulation", "services/ml/training")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m services.ml.training", description=__doc__)
-    parser.add_argument("--models", type=Path, default=MODELS, help="where versions lie")
-    parser.add_argument("--version", help="of the new directory; default: the next number")
-    parser.add_argument("--check", action="store_true", help="retrain and compare golden answers")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="worlds at a time")
+    parser.add_argument("--models", type=Path, default=MODELS, help="folder of the versions")
+    parser.add_argument("--version", help="number of the new version; default: the next one")
+    parser.add_argument("--check", action="store_true", help="retrain and compare golden outputs")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="parallel processes")
     options = parser.parse_args(arguments)
     versions = options.models / NAME
-    # The converters still call what their own dependencies have deprecated.
+    # The converters call deprecated functions of their dependencies.
     warnings.simplefilter("ignore")
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.jobs, mp_context=spawn) as pool:
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def train(versions: Path, version: str, pool: Executor) -> int:
-    """Release a version; 1 if it was released before."""
+    """Releases a version. Returns the exit code: 1 if the version exists already."""
     directory = versions / version
     if directory.exists():
         return say(f"{directory} was released before; a version never changes", 1)
@@ -72,7 +72,7 @@ def train(versions: Path, version: str, pool: Executor) -> int:
 
 
 def check(directory: Path, pool: Executor) -> int:
-    """1 unless every released file is as it was, and training again gives the golden answers."""
+    """Checks that a version is unchanged and reproducible. Returns the exit code."""
     try:
         read_model(directory)
     except ConfigError as error:
@@ -84,14 +84,14 @@ def check(directory: Path, pool: Executor) -> int:
     )
     try:
         answers = run(export(again, len(manifest.features)), manifest.golden_rows)
-        manifest.check_golden(*answers, tolerance=REPRODUCED)
+        manifest.check_golden(*answers, tolerance=REPRODUCTION_TOLERANCE)
     except ValueError as error:
         return say(f"{NAME} {manifest.version} cannot be reproduced: {error}", 1)
     return say(f"{NAME} {manifest.version} is what its seeds and code make", 0)
 
 
 def latest(versions: Path) -> int:
-    """The highest version number; 0 if there is none."""
+    """Returns the highest version number, or 0 if there is none."""
     numbers = [int(path.name) for path in versions.glob("*") if path.name.isdecimal()]
     return max(numbers, default=0)
 

@@ -1,4 +1,4 @@
-"""The card of a version: what it may be used for, what it can do, and whom it can wrong."""
+"""The model card of a version: its purpose, its measured quality and its limits."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ GOALS = {
 
 
 def card(manifest: dict[str, Any]) -> str:
-    """The card as Markdown."""
+    """Returns the card as Markdown."""
     sections = (_claim, _figures, _blind, _calibration, _wrongs, _features, _origin)
     return "\n".join(line for section in sections for line in (*section(manifest), ""))
 

@@ -1,4 +1,4 @@
-"""Rows to learn from and to be measured on: the proposals of simulated worlds, with their truth."""
+"""The samples of training and measurement: payment proposals of simulated worlds, with labels."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from features.payment_risk import PAYMENT_RISK, extract
-from services.ml.simulation.index import judged
+from services.ml.simulation.index import proposals
 from services.ml.simulation.population import training_world
-from services.ml.simulation.truth import Kind
+from services.ml.simulation.truth import ActorKind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from services.ml.simulation.index import Index
+    from services.ml.simulation.index import AddressIndex
     from services.ml.simulation.truth import Payment
 
-WARM_UP = 200  # the first payments of a world have no past to be judged by
-SWAP_EVERY = 4
-COLLECTORS = (Kind.SCAM, Kind.MULE)
+WARM_UP_PAYMENTS = 200  # left out, because the first addresses of a world have no history
+SWAP_EVERY = 4  # one payment of so many is also proposed to other recipients
+COLLECTORS = (ActorKind.SCAM, ActorKind.MULE)
 
 
-class Source(IntEnum):
-    """How a proposal came about."""
+class ProposalSource(IntEnum):
+    """The origin of a proposal."""
 
     MADE = 0  # a payment that the simulator made
     SWAPPED_LICIT = 1  # the same payment, proposed to a licit recipient seen before
@@ -38,7 +38,7 @@ class Source(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Aligned columns, one entry per proposal."""
+    """Samples as aligned columns [n], one entry per proposal."""
 
     x: npt.NDArray[np.float32]  # [n, features]
     fraud: npt.NDArray[np.bool_]
@@ -60,7 +60,7 @@ class Rows:
 
     @property
     def made(self) -> Rows:
-        return self.where(self.source == Source.MADE)
+        return self.where(self.source == ProposalSource.MADE)
 
     def column(self, name: str) -> npt.NDArray[np.float32]:
         column: npt.NDArray[np.float32] = self.x[:, PAYMENT_RISK.names.index(name)]
@@ -68,7 +68,7 @@ class Rows:
 
 
 def build(seeds: Sequence[int], pool: Executor) -> Rows:
-    """All worlds of the seeds, in their order."""
+    """Returns the rows of the seeds' worlds, in order of the seeds."""
     worlds = list(pool.map(world_rows, seeds))
     return Rows(
         np.concatenate([rows.x for rows in worlds]),
@@ -80,17 +80,19 @@ def build(seeds: Sequence[int], pool: Executor) -> Rows:
 
 
 def world_rows(seed: int) -> Rows:
-    """The proposals of one world after its warm-up, some again with their recipient swapped."""
+    """Returns the proposals of one world after its warm-up, some also with another recipient."""
     rng = Random(seed)  # noqa: S311
-    known: dict[Source, dict[int, Kind]] = {
-        Source.SWAPPED_LICIT: {},
-        Source.SWAPPED_ILLICIT: {},
+    known: dict[ProposalSource, dict[int, ActorKind]] = {
+        ProposalSource.SWAPPED_LICIT: {},
+        ProposalSource.SWAPPED_ILLICIT: {},
     }
-    table: list[tuple[npt.NDArray[np.float32], bool, Source, str]] = []
+    table: list[tuple[npt.NDArray[np.float32], bool, ProposalSource, str]] = []
     world = training_world(seed)
-    for number, (payment, index) in enumerate(judged(world)):
-        if number >= WARM_UP:
-            table.append((_vector(index, payment), payment.fraud, Source.MADE, payment.typology))
+    for number, (payment, index) in enumerate(proposals(world)):
+        if number >= WARM_UP_PAYMENTS:
+            table.append(
+                (_vector(index, payment), payment.fraud, ProposalSource.MADE, payment.typology)
+            )
             if number % SWAP_EVERY == 0 and not payment.stolen:
                 for source, recipients in known.items():
                     slot = _other(rng, recipients, payment.recipient_slot)
@@ -99,9 +101,9 @@ def world_rows(seed: int) -> Rows:
                         kind = recipients[slot]
                         table.append((vector, kind.illicit, source, kind.value))
         if payment.recipient in COLLECTORS:
-            known[Source.SWAPPED_ILLICIT][payment.recipient_slot] = payment.recipient
+            known[ProposalSource.SWAPPED_ILLICIT][payment.recipient_slot] = payment.recipient
         elif not payment.recipient.illicit:
-            known[Source.SWAPPED_LICIT][payment.recipient_slot] = payment.recipient
+            known[ProposalSource.SWAPPED_LICIT][payment.recipient_slot] = payment.recipient
     return Rows(
         np.stack([row[0] for row in table]),
         np.array([row[1] for row in table]),
@@ -112,12 +114,12 @@ def world_rows(seed: int) -> Rows:
 
 
 def _vector(
-    index: Index, payment: Payment, slot: int | None = None, link: int | None = None
+    index: AddressIndex, payment: Payment, slot: int | None = None, link: int | None = None
 ) -> npt.NDArray[np.float32]:
     facts = index.facts(payment, recipient_slot=slot, link=link)
     return PAYMENT_RISK.vector(extract(facts))
 
 
-def _other(rng: Random, recipients: dict[int, Kind], slot: int) -> int | None:
+def _other(rng: Random, recipients: dict[int, ActorKind], slot: int) -> int | None:
     others = [other for other in recipients if other != slot]
     return rng.choice(others) if others else None

@@ -1,6 +1,6 @@
-"""Export to ONNX: the converted trees, Platt's scaling and the score as plain nodes, and a gate.
+"""Export to ONNX: converted trees, Platt scaling and score as plain nodes, and a parity check.
 
-A calibrated scikit-learn wrapper is never converted: the converters accept it and get it wrong.
+scikit-learn's calibrated wrapper is not converted: the converters accept it with wrong results.
 """
 
 from __future__ import annotations
@@ -22,20 +22,23 @@ from services.ml.training.fit import score_shift
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from services.ml.training.fit import Fit
+    from services.ml.training.fit import FittedModel
 
 OPSETS = {"": 18, "ai.onnx.ml": 3}
 INPUT, PROBABILITY, SCORE = "input", "probability", "risk_score"
-PARITY = 1e-5  # largest difference in p and score between LightGBM and ONNX Runtime
+PARITY_TOLERANCE = 1e-5  # largest difference in p and score between LightGBM and ONNX Runtime
 _EDGE = 1e-7  # keeps the logit of a float32 probability finite
 
 
 class ParityError(Exception):
-    """The exported graph does not compute what was trained."""
+    """An exported graph whose outputs differ from those of the trained model."""
 
 
-def export(fit: Fit, columns: int) -> bytes:
-    """The model as ONNX bytes: ``input`` [n, columns] float32 to p and risk_score, each [n, 1]."""
+def export(fit: FittedModel, columns: int) -> bytes:
+    """Returns the model as an ONNX graph.
+
+    It maps ``input`` [n, columns] of float32 to ``probability`` and ``risk_score``, each [n, 1].
+    """
     update_registered_converter(
         LGBMClassifier,
         "LightGbmLGBMClassifier",
@@ -52,7 +55,7 @@ def export(fit: Fit, columns: int) -> bytes:
     _calibrate(model.graph, fit)
     model.graph.name = "payment-risk"
     model.producer_name, model.producer_version, model.doc_string = "anya", "", ""
-    # The converter lists them as a set gives them, and one model should be one file.
+    # The converter lists them in arbitrary order; sorted, the same model is the same bytes.
     opsets = sorted(model.opset_import, key=lambda opset: str(opset.domain))
     del model.opset_import[:]
     model.opset_import.extend(opsets)
@@ -61,8 +64,8 @@ def export(fit: Fit, columns: int) -> bytes:
     return exported
 
 
-def _calibrate(graph: onnx.GraphProto, fit: Fit) -> None:
-    """From the trees' probability back to the margin, then p and the score."""
+def _calibrate(graph: onnx.GraphProto, fit: FittedModel) -> None:
+    """Adds the nodes that compute margin, p and score from the trees' probability."""
     constants = {
         "second": np.array([1], np.int64),
         "low": np.float32(_EDGE),
@@ -99,7 +102,7 @@ def _calibrate(graph: onnx.GraphProto, fit: Fit) -> None:
 
 
 def run(exported: bytes, x: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], ...]:
-    """p and risk_score, each [n], as ONNX Runtime computes them."""
+    """Returns p and risk_score, each [n], computed by ONNX Runtime for rows [n, features]."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
@@ -108,13 +111,16 @@ def run(exported: bytes, x: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.flo
     return probability[:, 0], score[:, 0]
 
 
-def parity(fit: Fit, exported: bytes, x: npt.NDArray[np.float32]) -> float:
-    """The largest difference over the rows; ParityError above the gate."""
+def parity(fit: FittedModel, exported: bytes, x: npt.NDArray[np.float32]) -> float:
+    """Returns the largest difference between ONNX Runtime and LightGBM over the rows.
+
+    Raises ParityError if it exceeds PARITY_TOLERANCE.
+    """
     probability, score = run(exported, x)
     worst = max(
         float(np.abs(probability - fit.probability(x)).max()),
         float(np.abs(score - fit.score(x)).max()),
     )
-    if not worst <= PARITY:
-        raise ParityError(f"ONNX and LightGBM differ by {worst:.2e}, more than {PARITY}")
+    if not worst <= PARITY_TOLERANCE:
+        raise ParityError(f"ONNX and LightGBM differ by {worst:.2e}, more than {PARITY_TOLERANCE}")
     return worst

@@ -1,4 +1,7 @@
-"""Fitting: boosted trees on the training worlds, Platt's two numbers, and the threshold."""
+"""Fits boosted trees on the training worlds, Platt scaling on others, and the threshold.
+
+Platt scaling (Platt 1999) maps the margin of the trees to the probability: logit p = a margin + b.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from features.payment_risk import PAYMENT_RISK
-from services.ml.training.dataset import Source
+from services.ml.training.dataset import ProposalSource
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -20,12 +23,16 @@ if TYPE_CHECKING:
     from services.ml.training.dataset import Rows
 
 FALSE_POSITIVE_RATE = 0.01
-SCORE_AT_THRESHOLD = 0.7  # what every version's risk_score says at its own threshold
+SCORE_AT_THRESHOLD = 0.7  # risk_score of every version at its own threshold
 MASKED_SHARE = 0.1  # of training rows, without the features that may be missing in production
 
-# Swapped proposals teach the model to look at the recipient. Their weights keep the share of fraud
-# among all rows near that of the payments that were made.
-WEIGHTS = {Source.MADE: 1.0, Source.SWAPPED_LICIT: 1.0, Source.SWAPPED_ILLICIT: 0.06}
+# Swapped proposals make the model depend on the recipient. Their weights keep the share of fraud
+# among all rows near that of the made payments.
+WEIGHTS = {
+    ProposalSource.MADE: 1.0,
+    ProposalSource.SWAPPED_LICIT: 1.0,
+    ProposalSource.SWAPPED_ILLICIT: 0.06,
+}
 TREES: dict[str, Any] = {
     "n_estimators": 100,
     "num_leaves": 15,
@@ -42,12 +49,12 @@ TREES: dict[str, Any] = {
     "force_row_wise": True,
     "verbose": -1,
 }
-EARLY_STOPPING = 20  # trees without progress on the validation worlds
+EARLY_STOPPING_ROUNDS = 20  # trees without progress on the validation worlds
 
 
 @dataclass(frozen=True, slots=True)
-class Fit:
-    """Trees and the constants that turn their margin into ``p`` and ``risk_score``."""
+class FittedModel:
+    """Trees, and the constants that map their margin to ``p`` and ``risk_score``."""
 
     trees: lightgbm.LGBMClassifier
     platt_a: float
@@ -56,7 +63,7 @@ class Fit:
 
     @property
     def count(self) -> int:
-        """How many trees early stopping kept."""
+        """The number of trees that early stopping kept."""
         return int(self.trees.best_iteration_)
 
     def margin(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
@@ -71,8 +78,11 @@ class Fit:
         return _sigmoid(self.platt_a * self.margin(x) + self.platt_b + shift)
 
 
-def fit(train: Rows, validation: Rows, calibration: Rows) -> Fit:
-    """Deterministic: one thread, fixed seeds. Validation and calibration use made payments only."""
+def fit(train: Rows, validation: Rows, calibration: Rows) -> FittedModel:
+    """Fits a model. Deterministic, because it uses one thread and fixed seeds.
+
+    Early stopping, calibration and threshold use the made payments only.
+    """
     trees = _trees(train, validation)
     margins = _margin(trees, calibration.made.x)
     platt = LogisticRegression(C=1e6).fit(margins[:, None], calibration.made.fraud)
@@ -80,15 +90,16 @@ def fit(train: Rows, validation: Rows, calibration: Rows) -> Fit:
     honest = validation.made.where(~validation.made.fraud)
     z = a * _margin(trees, honest.x) + b
     threshold = float(np.quantile(_sigmoid(z), 1 - FALSE_POSITIVE_RATE))
-    return Fit(trees, a, b, threshold)
+    return FittedModel(trees, a, b, threshold)
 
 
 def score_shift(threshold: float) -> float:
-    """What is added to logit p so that the score is 0.7 exactly where p is the threshold."""
+    """Returns the shift from logit p to the logit of the score, which is 0.7 at the threshold."""
     return logit(SCORE_AT_THRESHOLD) - logit(threshold)
 
 
 def logit(p: float) -> float:
+    """Returns log(p / (1 - p))."""
     return log(p / (1 - p))
 
 
@@ -98,20 +109,20 @@ def _trees(train: Rows, validation: Rows) -> lightgbm.LGBMClassifier:
     trees.fit(
         _masked(train.x),
         train.fraud,
-        sample_weight=np.array([WEIGHTS[Source(source)] for source in train.source]),
+        sample_weight=np.array([WEIGHTS[ProposalSource(source)] for source in train.source]),
         eval_X=validation.made.x,
         eval_y=validation.made.fraud,
         eval_metric="binary_logloss",
-        callbacks=[lightgbm.early_stopping(EARLY_STOPPING, verbose=False)],
+        callbacks=[lightgbm.early_stopping(EARLY_STOPPING_ROUNDS, verbose=False)],
     )
     return _in_float32(trees)
 
 
 def _in_float32(trees: lightgbm.LGBMClassifier) -> lightgbm.LGBMClassifier:
-    """The same trees with every threshold rounded down to float32.
+    """Rounds every threshold of the trees down to float32, and returns the trees.
 
-    LightGBM splits between two float32 values in float64. ONNX holds float32, and rounding to the
-    nearest would move a threshold onto the upper value and its rows to the other side.
+    LightGBM's thresholds are float64 values between two float32 values. ONNX stores float32, and
+    rounding to the nearest could reach the upper value, whose rows would change sides.
     """
     text = re.sub(
         r"^threshold=(.*)$",
@@ -119,7 +130,7 @@ def _in_float32(trees: lightgbm.LGBMClassifier) -> lightgbm.LGBMClassifier:
         trees.booster_.model_to_string(),
         flags=re.MULTILINE,
     )
-    # The sizes of the trees' texts have changed; without them LightGBM reads tree after tree.
+    # The sizes of the trees' texts have changed; without the line LightGBM reads tree after tree.
     text = re.sub(r"^tree_sizes=.*\n", "", text, flags=re.MULTILINE)
     trees._Booster = lightgbm.Booster(model_str=text)
     return trees
@@ -127,7 +138,7 @@ def _in_float32(trees: lightgbm.LGBMClassifier) -> lightgbm.LGBMClassifier:
 
 def _round_down(threshold: str) -> str:
     exact = float(threshold)
-    with np.errstate(over="ignore"):  # a split off of NaN alone lies at the largest float64
+    with np.errstate(over="ignore"):  # the threshold that separates only NaN is the largest float64
         rounded = np.float32(exact)
     if float(rounded) > exact:
         rounded = np.nextafter(rounded, np.float32(-np.inf))
@@ -139,7 +150,7 @@ def _margin(trees: lightgbm.LGBMClassifier, x: npt.NDArray[np.float32]) -> npt.N
 
 
 def _masked(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The rows, some of them as they look when web5 knows nothing of the recipient."""
+    """Returns the rows, a share of them without the features that are not required."""
     masked = x.copy()
     rows = np.random.default_rng(0).random(len(x)) < MASKED_SHARE
     for column, definition in enumerate(PAYMENT_RISK.definitions):

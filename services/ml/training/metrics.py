@@ -1,4 +1,4 @@
-"""What a version can do, measured on worlds it never saw, with intervals over worlds."""
+"""The metrics of a version on unseen worlds, with bootstrap intervals over worlds."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_s
 
 from features.payment_risk import PAYMENT_RISK
 from services.ml.simulation.parameters import draw
-from services.ml.simulation.truth import LOOKALIKES, Kind
-from services.ml.training.dataset import Source
+from services.ml.simulation.truth import LOOKALIKES, ActorKind
+from services.ml.training.dataset import ProposalSource
 from services.ml.training.fit import FALSE_POSITIVE_RATE, fit
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from services.ml.training.dataset import Rows
-    from services.ml.training.fit import Fit
+    from services.ml.training.fit import FittedModel
 
     Floats = npt.NDArray[np.float64]
 
 RESAMPLES = 200
 BINS = 10
-ESTABLISHED = 5  # receipts from which a collector counts in the recipient swap
+MIN_COLLECTOR_RECEIPTS = 5  # of a scam or mule that counts in the recipient swap
 TAKEOVER = "takeover"
-FRAUDS = (Kind.SCAM.value, Kind.MULE.value, Kind.RANSOM.value, TAKEOVER)
+FRAUDS = (ActorKind.SCAM.value, ActorKind.MULE.value, ActorKind.RANSOM.value, TAKEOVER)
 
 
-def measure(fitted: Fit, test: Rows) -> dict[str, Any]:
-    """All figures of the card; every rate of refusals is at the version's own threshold."""
+def measure(fitted: FittedModel, test: Rows) -> dict[str, Any]:
+    """Returns all figures of the card; refusal rates are at the version's own threshold."""
     p = fitted.probability(test.x)
-    made = test.source == Source.MADE
+    made = test.source == ProposalSource.MADE
     return {
         "figures": _with_intervals(test, p, fitted.threshold),
         "refused_by_typology": _by_typology(test.where(made), p[made], fitted.threshold),
@@ -43,7 +43,7 @@ def measure(fitted: Fit, test: Rows) -> dict[str, Any]:
 
 
 def leave_one_out(train: Rows, validation: Rows, calibration: Rows, test: Rows) -> dict[str, float]:
-    """The share of each kind of fraud that is refused by a model that never saw its like."""
+    """Returns the refused share of each kind of fraud by a model trained without that kind."""
     recalls = {}
     for typology in FRAUDS:
         blind = fit(
@@ -51,19 +51,19 @@ def leave_one_out(train: Rows, validation: Rows, calibration: Rows, test: Rows) 
             validation.where(validation.typology != typology),
             calibration,
         )
-        unseen = test.where((test.typology == typology) & (test.source == Source.MADE))
+        unseen = test.where((test.typology == typology) & (test.source == ProposalSource.MADE))
         refused = blind.probability(unseen.x) >= blind.threshold
         recalls[typology] = float(refused.mean())
     return recalls
 
 
 def figures(rows: Rows, p: Floats, threshold: float) -> dict[str, float]:
-    """The scalar figures of one sample of worlds."""
-    made = rows.source == Source.MADE
+    """Returns the scalar figures of one sample of worlds; ``p`` [n] are the probabilities."""
+    made = rows.source == ProposalSource.MADE
     fraud, refused = rows.fraud, p >= threshold
     seen = rows.column("recipient_seen") == 1
     lookalike = np.isin(rows.typology, [kind.value for kind in LOOKALIKES])
-    collected = rows.column("recipient_receipts") >= ESTABLISHED
+    collected = rows.column("recipient_receipts") >= MIN_COLLECTOR_RECEIPTS
     honest, robbed = made & ~fraud, made & fraud
     strict = np.quantile(p[honest], 1 - FALSE_POSITIVE_RATE)
     return {
@@ -80,13 +80,15 @@ def figures(rows: Rows, p: Floats, threshold: float) -> dict[str, float]:
         "fresh_average_precision": average_precision_score(fraud[made & ~seen], p[made & ~seen]),
         "fresh_fraud_refused": refused[robbed & ~seen].mean(),
         "lookalike_refused": refused[honest & lookalike].mean(),
-        "swap_licit_refused": refused[rows.source == Source.SWAPPED_LICIT].mean(),
-        "swap_illicit_refused": refused[(rows.source == Source.SWAPPED_ILLICIT) & collected].mean(),
+        "swap_licit_refused": refused[rows.source == ProposalSource.SWAPPED_LICIT].mean(),
+        "swap_illicit_refused": refused[
+            (rows.source == ProposalSource.SWAPPED_ILLICIT) & collected
+        ].mean(),
     }
 
 
 def _with_intervals(rows: Rows, p: Floats, threshold: float) -> dict[str, dict[str, float]]:
-    """Each figure with its 95 % interval from a bootstrap that draws whole worlds."""
+    """Returns each figure with its 95 % interval, by a bootstrap over whole worlds."""
     rng = np.random.default_rng(0)
     places = [np.flatnonzero(rows.world == world) for world in np.unique(rows.world)]
     samples: list[dict[str, float]] = []
@@ -114,7 +116,7 @@ def _by_typology(made: Rows, p: Floats, threshold: float) -> dict[str, dict[str,
 
 
 def _reliability(fraud: npt.NDArray[np.bool_], p: Floats) -> list[dict[str, float]]:
-    """Predicted and observed share of fraud; bins of equal width in p."""
+    """Returns predicted and observed share of fraud in bins of equal width in p."""
     place = np.minimum((p * BINS).astype(int), BINS - 1)
     return [
         {
@@ -128,7 +130,7 @@ def _reliability(fraud: npt.NDArray[np.bool_], p: Floats) -> list[dict[str, floa
 
 
 def _by_habit(made: Rows, p: Floats, threshold: float, habit: str) -> list[dict[str, float]]:
-    """Thirds of the worlds, ordered by one of their parameters."""
+    """Returns figures of thirds of the worlds, ordered by one of their parameters."""
     value = {int(w): getattr(draw(Random(int(w))), habit) for w in np.unique(made.world)}  # noqa: S311
     ordered = sorted(value, key=lambda world: float(value[world]))
     thirds = [ordered[i * len(ordered) // 3 : (i + 1) * len(ordered) // 3] for i in range(3)]
@@ -148,7 +150,7 @@ def _by_habit(made: Rows, p: Floats, threshold: float, habit: str) -> list[dict[
 
 
 def ranges(x: npt.NDArray[np.float32]) -> dict[str, tuple[float, float]]:
-    """The 0.1 % and 99.9 % quantiles of each feature, of the rows that have it."""
+    """Returns the 0.1 % and 99.9 % quantiles of each feature, over the rows that have it."""
     low, high = np.nanquantile(x.astype(np.float64), (0.001, 0.999), axis=0)
     return {
         name: (float(np.float32(a)), float(np.float32(b)))

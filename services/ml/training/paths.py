@@ -1,4 +1,4 @@
-"""Reads the leaves of a trained LightGBM ensemble as boxes, for explanations in serving."""
+"""The leaves of a trained LightGBM ensemble as boxes of feature values, for explanations."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Box:
-    """The values of one feature that stay on a path."""
+class FeatureInterval:
+    """The values of one feature that follow a path: lower < value <= upper, or NaN."""
 
     lower: float = -np.inf
     upper: float = np.inf
@@ -25,11 +25,11 @@ class Box:
     cover: float = 1.0
 
 
-Leaf = tuple[dict[int, Box], float]
+Leaf = tuple[dict[int, FeatureInterval], float]
 
 
 def paths(booster: lightgbm.Booster, trees: int) -> Paths:
-    """The boxes of all leaves of the first ``trees`` trees."""
+    """Returns the boxes of all leaves of the first ``trees`` trees."""
     dumped = booster.dump_model(num_iteration=trees)["tree_info"]
     leaves = [leaf for tree in dumped for leaf in _leaves(tree["tree_structure"], {})]
     shape = (len(leaves), MAX_PATH)
@@ -51,14 +51,14 @@ def paths(booster: lightgbm.Booster, trees: int) -> Paths:
     return made
 
 
-def _leaves(node: dict[str, Any], boxes: dict[int, Box]) -> Iterator[Leaf]:
+def _leaves(node: dict[str, Any], boxes: dict[int, FeatureInterval]) -> Iterator[Leaf]:
     if "leaf_value" in node:
         yield boxes, node["leaf_value"]
         return
     feature, threshold = node["split_feature"], node["threshold"]
-    # Without NaN in its training data a split reads NaN as zero.
+    # A split without NaN in its training data treats NaN as zero.
     left = node["default_left"] if node["missing_type"] == "NaN" else threshold >= 0
-    box = boxes.get(feature, Box())
+    box = boxes.get(feature, FeatureInterval())
     for child, goes_left in (("left_child", True), ("right_child", False)):
         narrowed = replace(
             box,

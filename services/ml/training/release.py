@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from services.ml.training.dataset import Rows
-    from services.ml.training.fit import Fit
+    from services.ml.training.fit import FittedModel
 
 NAME = "payment-risk"
 GOLDEN_ROWS = 24
@@ -50,7 +50,7 @@ class Splits:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What a version's manifest and card state beside the fit itself."""
+    """The facts of a version's manifest and card that do not follow from the fit."""
 
     splits: Splits
     metrics: dict[str, Any]
@@ -58,7 +58,7 @@ class Evidence:
 
 
 def assemble(
-    version: str, fit: Fit, train: Rows, held_out: Rows, evidence: Evidence
+    version: str, fit: FittedModel, train: Rows, held_out: Rows, evidence: Evidence
 ) -> dict[str, bytes]:
     """Makes every file of a version, by name.
 
@@ -102,7 +102,7 @@ def assemble(
     return {**files, MANIFEST: (json.dumps(manifest, indent=1) + "\n").encode()}
 
 
-def _calibration(fit: Fit, train: Rows) -> dict[str, float]:
+def _calibration(fit: FittedModel, train: Rows) -> dict[str, float]:
     return {
         "platt_a": fit.platt_a,
         "platt_b": fit.platt_b,
@@ -115,7 +115,7 @@ def _calibration(fit: Fit, train: Rows) -> dict[str, float]:
 
 
 def golden(graph: bytes, rows: Rows) -> list[dict[str, Any]]:
-    """Rows over the whole range of scores, with the graph's answers."""
+    """Returns rows over the whole range of scores, with the graph's outputs."""
     probability, score = run(graph, rows.x)
     order = np.argsort(score, kind="stable")
     chosen = order[np.linspace(0, len(order) - 1, GOLDEN_ROWS).astype(int)]
@@ -130,8 +130,8 @@ def golden(graph: bytes, rows: Rows) -> list[dict[str, Any]]:
     ]
 
 
-def stored_paths(fit: Fit) -> bytes:
-    """The leaves as a NumPy archive, the same bytes for the same trees."""
+def stored_paths(fit: FittedModel) -> bytes:
+    """Returns the leaves as a NumPy archive, which is the same bytes for the same trees."""
     made = paths(fit.trees.booster_, fit.count)
     arrays: dict[str, npt.NDArray[Any]] = {name: getattr(made, name) for name in ARRAYS}
     buffer = io.BytesIO()
