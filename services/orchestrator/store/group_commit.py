@@ -10,14 +10,13 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mesh.errors import MeshError, Reason, ResourceExhausted
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from services.orchestrator.store.callbacks import AttachedWorker
     from services.orchestrator.store.commits import Commit
 
 MAX_BATCH = 512
@@ -41,13 +40,22 @@ class PendingCommit:
         fail(self.committed, error)
 
 
+class CommitObserver(Protocol):
+    """The part of a worker that the commits of its store concern."""
+
+    def notify_claimable(self) -> None:
+        """Announces that a commit has resumed suspended runs."""
+        ...
+
+    def drop_all_runs(self) -> None:
+        """Announces that the lease is lost: no run is owned any more."""
+        ...
+
+
 class GroupCommit(ABC):
-    """Writes one batch at a time. An accepted commit is written even if its caller is cancelled.
+    """Writes one batch at a time. An accepted commit is written even if its caller is cancelled."""
 
-    After a commit that resumed suspended runs, the attached worker is notified.
-    """
-
-    def __init__(self, worker: AttachedWorker) -> None:
+    def __init__(self, worker: CommitObserver) -> None:
         self._worker = worker
         self._pending: deque[PendingCommit] = deque()
         self._wakeup = asyncio.Event()

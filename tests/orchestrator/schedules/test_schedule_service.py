@@ -25,7 +25,7 @@ from services.orchestrator.definition import values
 from tests.orchestrator.conftest import dial
 from tests.orchestrator.engine.definitions import STORE, call, steps
 from tests.orchestrator.payment_requests import finished, status
-from tests.orchestrator.schedules.scheduling import OPERATOR, REPORT
+from tests.orchestrator.schedules.schedule_replica import OPERATOR, REPORT
 
 if TYPE_CHECKING:
     from pathlib import Path

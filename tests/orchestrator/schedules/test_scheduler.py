@@ -14,7 +14,7 @@ from mesh.errors import AlreadyExists, InvalidArgument, NotFound, Reason
 from mesh.testing import eventually
 from services.orchestrator.schedules.cron import cron
 from services.orchestrator.schedules.schedule import CatchUp, Overlap
-from tests.orchestrator.schedules.scheduling import (
+from tests.orchestrator.schedules.schedule_replica import (
     CHANGED,
     HOUR,
     LONG,

@@ -18,7 +18,7 @@ from services.orchestrator.schedules.schedule import run_id
 from tests.orchestrator.conftest import dial
 from tests.orchestrator.payment_requests import finished, status
 from tests.orchestrator.processes import environment_of, process
-from tests.orchestrator.schedules.scheduling import REPORT
+from tests.orchestrator.schedules.schedule_replica import REPORT
 
 if TYPE_CHECKING:
     from pathlib import Path

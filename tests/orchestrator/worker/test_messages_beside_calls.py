@@ -16,7 +16,7 @@ from services.orchestrator.engine.records import Record, RecordKind
 from services.orchestrator.engine.start import StartRun
 from services.orchestrator.store.run_store import FencedError
 from tests.orchestrator.engine.definitions import STORE, UNDO, call, steps
-from tests.orchestrator.schedules.scheduling import replica
+from tests.orchestrator.schedules.schedule_replica import replica
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from services.orchestrator.store.commits import Envelope
     from services.orchestrator.store.messages import Message
     from tests.orchestrator.fake_services import FakeServices
-    from tests.orchestrator.schedules.scheduling import Replica
+    from tests.orchestrator.schedules.schedule_replica import Replica
 
 LOOKS = steps(call("look"), call("keep", STORE))
 KEEPS = steps(call("keep", STORE, UNDO), call("look"))

@@ -14,7 +14,7 @@ from services.orchestrator.engine.start import StartRun
 from services.orchestrator.store.suspension import Suspensions
 from services.orchestrator.worker import executor, worker
 from tests.orchestrator.engine.definitions import steps
-from tests.orchestrator.schedules.scheduling import replica
+from tests.orchestrator.schedules.schedule_replica import replica
 
 if TYPE_CHECKING:
     from pathlib import Path

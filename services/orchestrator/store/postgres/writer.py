@@ -33,9 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from mesh.data.lease import Lease
-    from services.orchestrator.store.callbacks import AttachedWorker
     from services.orchestrator.store.commits import Rows
-    from services.orchestrator.store.group_commit import PendingCommit
+    from services.orchestrator.store.group_commit import CommitObserver, PendingCommit
 
 T = TypeVar("T")
 
@@ -67,9 +66,9 @@ class _Job:
 
 
 class PostgresWriter(GroupCommit):
-    """Writes batches under a lease. Once the lease is lost, the attached worker drops its runs."""
+    """Writes batches under a lease. Once the lease is lost, the worker drops all its runs."""
 
-    def __init__(self, url: str, lease: Lease, worker: AttachedWorker) -> None:
+    def __init__(self, url: str, lease: Lease, worker: CommitObserver) -> None:
         super().__init__(worker)
         self._url = url
         self._lease = lease

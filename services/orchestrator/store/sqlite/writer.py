@@ -19,9 +19,8 @@ from services.orchestrator.store.suspension import resume_subscribers
 
 if TYPE_CHECKING:
     from mesh.data.database import Database, Transaction
-    from services.orchestrator.store.callbacks import AttachedWorker
     from services.orchestrator.store.commits import Rows, RowValues
-    from services.orchestrator.store.group_commit import PendingCommit
+    from services.orchestrator.store.group_commit import CommitObserver, PendingCommit
 
 # In one statement. A shorter one is padded with NULL to a power of two rows, so that few different
 # statements are compiled.
@@ -87,7 +86,7 @@ class PartialCommitError(Exception):
 class SqliteWriter(GroupCommit):
     """Writes batches of commits in transactions of the database."""
 
-    def __init__(self, database: Database, owner: str, worker: AttachedWorker) -> None:
+    def __init__(self, database: Database, owner: str, worker: CommitObserver) -> None:
         super().__init__(worker)
         self._database = database
         self._owner = owner

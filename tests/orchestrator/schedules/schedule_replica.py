@@ -1,4 +1,4 @@
-"""Schedules for tests: a scheduler on a real journal, whose clock stands still until moved."""
+"""A scheduler on a real store, with a clock that the test moves."""
 
 from __future__ import annotations
 
