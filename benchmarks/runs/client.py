@@ -21,7 +21,7 @@ from anya.orchestrator.v1 import workflow_pb2 as pb
 from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceStub
 from benchmarks.runs import burst
 from benchmarks.runs.definitions import FOUR_STEPS, TXID, WAITING
-from cli.payment import new_id
+from cli.payment_client import new_id
 from mesh.breaker import Breakers
 from mesh.clock import SystemClock
 from mesh.config import Identity

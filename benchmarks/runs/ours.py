@@ -24,7 +24,7 @@ from anya.bitcoin.v1.chain_pb2_grpc import ChainServiceServicer, add_ChainServic
 from anya.orchestrator.v1.workflow_pb2_grpc import add_WorkflowServiceServicer_to_server
 from benchmarks.runs import burst
 from benchmarks.runs.definitions import DEFINITIONS, FOUR_STEPS, TXID
-from cli.payment import new_id
+from cli.payment_client import new_id
 from mesh.config import MeshConfig
 from mesh.data.database import sqlite
 from mesh.data.idempotency import IdempotencyKey

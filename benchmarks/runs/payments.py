@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cli import payment, payments
+from cli import payment_client, payment_view
 from cli.connection import connect, traced
 from cli.home import Home
 from tests.faults import funded_mesh
@@ -46,7 +46,7 @@ async def measure(rounds: int) -> list[Measured]:
 async def _round(channels: Channels, place: Town) -> Measured:
     durations: list[float] = []
     waiting = iter(range(PAYMENTS))
-    network = await payment.network(channels)
+    network = await payment_client.network(channels)
     start = time.perf_counter()
 
     async def client() -> None:
@@ -63,7 +63,7 @@ async def _round(channels: Channels, place: Town) -> Measured:
 async def _pay(channels: Channels, place: Town, number: int, network: str) -> None:
     payer, shop = place.payers[number % PAYERS], place.shops[number % len(place.shops)]
     with traced("pay"):  # as `anya pay` does
-        proposal = await payment.propose(channels, payer, shop, 100_000 + number, on=network)
-        made = await payments.pay(channels, proposal)
-    if payments.exit_code(made):
-        raise AssertionError(f"a payment failed: {payments.lines(made)}")
+        proposal = await payment_client.propose(channels, payer, shop, 100_000 + number, on=network)
+        made = await payment_client.pay(channels, proposal)
+    if payment_view.exit_code(made):
+        raise AssertionError(f"a payment failed: {payment_view.lines(made)}")

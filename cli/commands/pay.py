@@ -27,7 +27,7 @@ def pay(
     json: JsonOption = False,
 ) -> None:
     """Pay with proof: identity, address, risk, coins, record. Exit code 3 if it is refused."""
-    from cli import payment, payments, screen
+    from cli import payment_client, payment_view, screen
     from cli.connection import ask, traced
     from cli.home import Home
     from cli.identities import Identities
@@ -37,11 +37,11 @@ def pay(
     async def work(channels: Channels) -> payment_pb2.Payment:
         payer = Identities(chosen).find(sender)
         with traced("pay"):
-            proposal = await payment.propose(channels, payer, to, amount_sat)
-            with payment.naming_it(proposal):
-                await payments.send(channels, proposal)
-        with payment.naming_it(proposal):
-            return await payments.finish(
+            proposal = await payment_client.propose(channels, payer, to, amount_sat)
+            with payment_client.naming_it(proposal):
+                await payment_client.send(channels, proposal)
+        with payment_client.naming_it(proposal):
+            return await payment_client.finish(
                 channels,
                 proposal.intent.payment_id,
                 confirm_within=CONFIRM_WITHIN,
@@ -52,16 +52,16 @@ def pay(
     if json:
         screen.emit(_document(paid))
     else:
-        for line in payments.lines(paid):
+        for line in payment_view.lines(paid):
             screen.show(line)
-    raise typer.Exit(payments.exit_code(paid))
+    raise typer.Exit(payment_view.exit_code(paid))
 
 
 def _document(paid: payment_pb2.Payment) -> dict[str, Any]:
     """What a payer wants to know. Empty or null where the payment did not get so far."""
-    from cli import payments, runs
+    from cli import payment_view, runs
 
-    known = payments.document(paid)
+    known = payment_view.document(paid)
     return {
         "run_id": paid.payment_id,
         "status": runs.status_word(paid.run_status),

@@ -26,11 +26,11 @@ def show_payment(
     """Show all that is known of a payment, also while bitcoin does not answer."""
     from functools import partial
 
-    from cli import payments
+    from cli import payment_client
     from cli.connection import ask
     from cli.home import Home
 
-    _show(ask(Home.of(home), partial(payments.get, payment_id=payment_id)), json=json)
+    _show(ask(Home.of(home), partial(payment_client.get, payment_id=payment_id)), json=json)
 
 
 @app.command("watch", epilog="Example: anya payment watch PAYMENT --confirmations 1")
@@ -43,14 +43,16 @@ def watch_payment(
     json: JsonOption = False,
 ) -> None:
     """Follow a payment; exit code 3 if it is refused. Under --json one line per change."""
-    from cli import payments, screen
+    from cli import payment_client, payment_view, screen
     from cli.connection import ask
     from cli.home import Home
 
     async def follow(channels: Channels) -> payment_pb2.Payment:
         last = ""
-        async for payment in payments.watch(channels, payment_id, confirmations=confirmations):
-            line = payments.progress(payment)
+        async for payment in payment_client.watch(
+            channels, payment_id, confirmations=confirmations
+        ):
+            line = payment_view.progress(payment)
             if json:
                 _show(payment, json=True)
             elif line != last:
@@ -60,7 +62,7 @@ def watch_payment(
     payment = ask(Home.of(home), follow)
     if not json:
         _show(payment)
-    raise typer.Exit(payments.exit_code(payment))
+    raise typer.Exit(payment_view.exit_code(payment))
 
 
 @app.command("cancel")
@@ -70,13 +72,13 @@ def cancel_payment(
     """Have a payment refused for ever. Exit code 3 if it is signed already: then it stays."""
     from functools import partial
 
-    from cli import payments, screen
+    from cli import payment_client, payment_view, screen
     from cli.connection import ask
     from cli.errors import OK, REFUSED
     from cli.home import Home
 
-    payment = ask(Home.of(home), partial(payments.cancel, payment_id=payment_id))
-    is_cancelled = payments.state_word(payment) == "cancelled"
+    payment = ask(Home.of(home), partial(payment_client.cancel, payment_id=payment_id))
+    is_cancelled = payment_view.state_word(payment) == "cancelled"
     if not json and not is_cancelled:
         screen.show("not cancelled: it is signed, and stays as it is")
     _show(payment, json=json)
@@ -84,10 +86,10 @@ def cancel_payment(
 
 
 def _show(payment: payment_pb2.Payment, *, json: bool = False) -> None:
-    from cli import payments, screen
+    from cli import payment_view, screen
 
     if json:
-        screen.emit(payments.document(payment))
+        screen.emit(payment_view.document(payment))
         return
-    for line in payments.lines(payment):
+    for line in payment_view.lines(payment):
         screen.show(line)

@@ -57,7 +57,7 @@ def start_run(
     recipient_address and amount; payment_id, sender_did and sender_address are filled in.
     """
 
-    from cli import payouts, runs, screen
+    from cli import payment_client, runs, screen
     from cli.connection import ask, traced
     from cli.home import Home
     from cli.identities import Identities
@@ -68,7 +68,7 @@ def start_run(
 
     async def start(channels: Channels) -> workflow_pb2.StartRunResponse:
         with traced("start"):
-            proven = await payouts.prove(channels, payer, given) if payer else []
+            proven = await payment_client.prove_input(channels, payer, given) if payer else []
             return await runs.start(channels, workflow, given, run_id=run_id, payments=proven)
 
     async def start_and_wait(channels: Channels) -> int:

@@ -11,7 +11,7 @@ from anya.bitcoin.v1.wallet_pb2_grpc import WalletServiceStub
 from anya.web5.v1 import did_pb2, identity_pb2
 from anya.web5.v1.did_pb2_grpc import DidServiceStub
 from anya.web5.v1.identity_pb2_grpc import IdentityServiceStub
-from cli import payment, runs
+from cli import payment_client, runs
 from cli.connection import traced
 from cli.errors import CommandError
 from cli.identities import CREDENTIAL, ISSUER, Identities
@@ -57,10 +57,10 @@ async def link(home: Home, channels: Channels, payer: Identity, address: str) ->
     web5, bitcoin = channels["web5"], channels["bitcoin"]
     challenge = await IdentityServiceStub(web5).BeginAddressLink(
         identity_pb2.BeginAddressLinkRequest(
-            request_id=payment.new_id(),
+            request_id=payment_client.new_id(),
             did=payer.did,
             address=address,
-            network=await payment.network(channels),
+            network=await payment_client.network(channels),
         )
     )
     owned = await OwnershipServiceStub(bitcoin).SignOwnership(

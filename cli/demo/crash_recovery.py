@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cli import payment
+from cli import payment_client
 from cli.demo.scene import Scene
 from cli.demo.stage import AMOUNT_SAT
 from cli.supervisor import control
@@ -17,19 +17,19 @@ SERVICE = "orchestrator"
 
 async def play(stage: Stage) -> Scene:
     before = await stage.payments_to(stage.licit)
-    payment_id = payment.new_id()
+    payment_id = payment_client.new_id()
     point = f"engine.before_step_done/{payment_id}/execute_payment=kill"
     await control.request(stage.home, "restart", service=SERVICE, failpoints=point)
     await stage.channels[SERVICE].channel_ready()  # it was restarted: dial it again
     crashes = await _restarts(stage)
-    proposing = payment.propose(
+    proposing = payment_client.propose(
         stage.channels, stage.payer, stage.licit, AMOUNT_SAT, payment_id=payment_id
     )
     run = await stage.run(proposing)
     restarts = await _restarts(stage) - crashes
     await stage.mine()
     broadcast = len(await stage.payments_to(stage.licit) - before)
-    outcome = payment.outcome(run)
+    outcome = payment_client.outcome(run)
     trace = await stage.trace(run.trace_id, answered=False)
     document = {
         "name": "crash_recovery",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from anya.bitcoin.v1 import chain_pb2
 from anya.bitcoin.v1.chain_pb2_grpc import ChainServiceStub
-from cli import economy, payment, runs
+from cli import economy, payment_client, runs
 from cli.connection import connect, traced
 from cli.demo import (
     cast,
@@ -118,9 +118,9 @@ class _Life:
     async def pay(self, address: str, amount_sat: int) -> None:
         """An ordinary payment before the scenes. The economy does not depend on it."""
         with traced("pay"):
-            proposal = await payment.propose(self._channels, self.payer, address, amount_sat)
-            started = await payment.start(self._channels, proposal)
-        outcome = payment.outcome(await runs.finish(self._channels, started.run_id))
+            proposal = await payment_client.propose(self._channels, self.payer, address, amount_sat)
+            started = await payment_client.start(self._channels, proposal)
+        outcome = payment_client.outcome(await runs.finish(self._channels, started.run_id))
         self._audience.say(f"the payer pays a shop {amount_sat} sat: {outcome.status.lower()}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cli import payment
+from cli import payment_client
 from cli.demo.scene import Scene, factor_lines
 from cli.demo.stage import AMOUNT_SAT
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 async def play(stage: Stage) -> Scene:
     before = await stage.payments_to(stage.scam)
-    proposing = payment.propose(stage.channels, stage.payer, stage.scam, AMOUNT_SAT)
-    outcome = payment.outcome(await stage.run(proposing))
+    proposing = payment_client.propose(stage.channels, stage.payer, stage.scam, AMOUNT_SAT)
+    outcome = payment_client.outcome(await stage.run(proposing))
     broadcast = len(await stage.payments_to(stage.scam) - before)
     signed = await stage.was_signed(outcome.run_id)
     document = {

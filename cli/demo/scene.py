@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cli.payment import Outcome
+    from cli.payment_client import Outcome
     from cli.spans.span import Trace
 
 # How each scene has to end.

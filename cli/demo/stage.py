@@ -12,7 +12,7 @@ from anya.bitcoin.v1 import chain_pb2, regtest_pb2, wallet_pb2
 from anya.bitcoin.v1.chain_pb2_grpc import ChainServiceStub
 from anya.bitcoin.v1.regtest_pb2_grpc import RegtestServiceStub
 from anya.bitcoin.v1.wallet_pb2_grpc import WalletServiceStub
-from cli import payment, runs
+from cli import payment_client, runs
 from cli.connection import traced
 from cli.spans import store
 from cli.spans.span import Trace
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cli.connection import Channels
     from cli.home import Home
     from cli.identities import Identity
-    from cli.payment import Proposal
+    from cli.payment_client import Proposal
 
 AMOUNT_SAT = 5_000_000  # what every scene pays, or tries to
 TRACE_WITHIN = 10.0  # seconds for the last span to arrive
@@ -46,12 +46,12 @@ class Stage:
     last: Proposal | None = None  # the payment that was proposed last
 
     async def run(
-        self, proposing: Awaitable[Proposal], *, workflow_id: str = payment.WORKFLOW
+        self, proposing: Awaitable[Proposal], *, workflow_id: str = payment_client.WORKFLOW
     ) -> workflow_pb2.Run:
         """Propose a payment, start it and follow it to its end."""
         with traced("pay"):
             self.last = await proposing
-            started = await payment.start(self.channels, self.last, workflow_id=workflow_id)
+            started = await payment_client.start(self.channels, self.last, workflow_id=workflow_id)
         return await runs.finish(self.channels, started.run_id, self.say)
 
     async def mine(self, count: int = 1) -> None:

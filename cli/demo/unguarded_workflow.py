@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from cli import payment, runs
+from cli import payment_client, runs
 from cli.demo.scene import Scene
 from cli.demo.stage import AMOUNT_SAT
 from services.orchestrator.definition import built_in_text
@@ -19,7 +19,7 @@ WORKFLOW = "unguarded_payment"
 async def play(stage: Stage) -> Scene:
     await runs.register(stage.channels, definition())
     before = await stage.payments_to(stage.scam)
-    proposing = payment.propose(stage.channels, stage.payer, stage.scam, AMOUNT_SAT)
+    proposing = payment_client.propose(stage.channels, stage.payer, stage.scam, AMOUNT_SAT)
     run = await stage.run(proposing, workflow_id=WORKFLOW)
     broadcast = len(await stage.payments_to(stage.scam) - before)
     signed = await stage.was_signed(run.run_id)
@@ -35,7 +35,7 @@ async def play(stage: Stage) -> Scene:
 
 def definition() -> str:
     """verified_payment with the payment's condition taken out."""
-    workflow = json.loads(built_in_text(payment.WORKFLOW))
+    workflow = json.loads(built_in_text(payment_client.WORKFLOW))
     for step in workflow["steps"]:
         if step["id"] == "execute_payment":
             del step["condition"]

@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from anya.mesh.v1.attestation_pb2 import PaymentIntent
-from cli import payment
+from cli import payment_client
 from cli.demo.scene import Scene
 from cli.demo.stage import AMOUNT_SAT
-from cli.payment import Proposal
+from cli.payment_client import Proposal
 from services.orchestrator.definition.values import from_struct
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ async def play(stage: Stage) -> Scene:
     for name, propose in CASES.items():
         stage.say(f"  {name.replace('_', ' ')}")
         run = await stage.run(propose(stage))
-        outcome = payment.outcome(run)
+        outcome = payment_client.outcome(run)
         reason = _reason(run)
         cases.append({"name": name, "reason": reason})
         lines.append(f"{name.replace('_', ' ')}: {reason}")
@@ -48,21 +48,23 @@ async def _replayed_presentation(stage: Stage) -> Proposal:
     assert stage.last  # noqa: S101  (other scenes come first)
     intent = PaymentIntent()
     intent.CopyFrom(stage.last.intent)
-    intent.payment_id = payment.new_id()
+    intent.payment_id = payment_client.new_id()
     intent.recipient_address = stage.licit
     return Proposal(intent, stage.last.presentation)
 
 
 async def _another_did(stage: Stage) -> Proposal:
     """The stranger signs for the payer."""
-    proposal = await payment.propose(stage.channels, stage.payer, stage.licit, AMOUNT_SAT)
-    presentation = await payment.prove(stage.channels, stage.stranger, proposal.intent)
+    proposal = await payment_client.propose(stage.channels, stage.payer, stage.licit, AMOUNT_SAT)
+    presentation = await payment_client.prove(stage.channels, stage.stranger, proposal.intent)
     return replace(proposal, presentation=presentation)
 
 
 async def _another_amount(stage: Stage) -> Proposal:
     """The payer proves a small payment, and a larger one is started with that proof."""
-    proposal = await payment.propose(stage.channels, stage.payer, stage.licit, AMOUNT_SAT // 10)
+    proposal = await payment_client.propose(
+        stage.channels, stage.payer, stage.licit, AMOUNT_SAT // 10
+    )
     intent = PaymentIntent()
     intent.CopyFrom(proposal.intent)
     intent.amount_sat = AMOUNT_SAT
@@ -72,7 +74,7 @@ async def _another_amount(stage: Stage) -> Proposal:
 async def _another_address(stage: Stage) -> Proposal:
     """The stranger proves itself well, and names the payer's address as its own."""
     thief = replace(stage.stranger, addresses=stage.payer.addresses)
-    return await payment.propose(stage.channels, thief, stage.licit, AMOUNT_SAT)
+    return await payment_client.propose(stage.channels, thief, stage.licit, AMOUNT_SAT)
 
 
 CASES: dict[str, Callable[[Stage], Awaitable[Proposal]]] = {

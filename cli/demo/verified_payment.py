@@ -5,26 +5,26 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from cli import payment
+from cli import payment_client
 from cli.demo.scene import Scene, factor_lines, factors
 from cli.demo.stage import AMOUNT_SAT
 from cli.home import SERVICES
 
 if TYPE_CHECKING:
     from cli.demo.stage import Stage
-    from cli.payment import Outcome
+    from cli.payment_client import Outcome
 
 
 async def play(stage: Stage) -> Scene:
     before = await stage.payments_to(stage.licit)
     began = time.monotonic()
-    proposing = payment.propose(stage.channels, stage.payer, stage.licit, AMOUNT_SAT)
-    outcome = payment.outcome(await stage.run(proposing))
+    proposing = payment_client.propose(stage.channels, stage.payer, stage.licit, AMOUNT_SAT)
+    outcome = payment_client.outcome(await stage.run(proposing))
     seconds = time.monotonic() - began
     depth = 0
     if outcome.txid:
         await stage.mine()
-        depth = await payment.confirmations(stage.channels, outcome.txid, within=5)
+        depth = await payment_client.confirmations(stage.channels, outcome.txid, within=5)
     paid = len(await stage.payments_to(stage.licit) - before)
     is_recorded = await _is_recorded(stage, outcome)
     trace = await stage.trace(outcome.trace_id, through=SERVICES if outcome.txid else ())
@@ -55,7 +55,7 @@ async def _is_recorded(stage: Stage, outcome: Outcome) -> bool:
     """Whether the payer may read the record, and it is that of this payment."""
     if not outcome.record_id:
         return False
-    record = await payment.read_record(stage.channels, stage.payer, outcome)
+    record = await payment_client.read_record(stage.channels, stage.payer, outcome)
     return record is not None and record.get("bitcoin_txid") == outcome.txid
 
 

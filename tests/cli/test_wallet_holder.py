@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from cli.payment import new_id
+from cli.payment_client import new_id
 from cli.wallet_holder import Holder
 from formats import jose
 from formats.did import did_jwk

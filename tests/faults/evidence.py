@@ -22,7 +22,7 @@ from anya.orchestrator.v1 import workflow_pb2
 from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceStub
 from anya.web5.v1 import record_pb2
 from anya.web5.v1.record_pb2_grpc import RecordServiceStub
-from cli import payment, runs
+from cli import payment_client, runs
 from formats import jose
 from formats.bitcoin.address import parse_address
 from formats.bitcoin.block import parse_block
@@ -64,7 +64,7 @@ class Evidence:
     payments: dict[str, str] = field(
         default_factory=dict
     )  # payment id -> state, where there is one
-    runs: dict[str, payment.Outcome] = field(default_factory=dict)
+    runs: dict[str, payment_client.Outcome] = field(default_factory=dict)
     listed: list[str] = field(default_factory=list)  # ids of all payment runs
 
 
@@ -79,7 +79,7 @@ async def gather(channels: Channels, town: Town, followed: Sequence[Followed]) -
     for one in followed:
         run_id = one.proposal.intent.payment_id
         run = await persist(partial(runs.get, channels, run_id))
-        evidence.runs[run_id] = payment.outcome(run)
+        evidence.runs[run_id] = payment_client.outcome(run)
         if state := await _payment_state(channels, run_id):
             evidence.payments[run_id] = state
     evidence.listed = await listed(channels)
@@ -249,7 +249,7 @@ async def listed(channels: Channels) -> list[str]:
     """The ids of all runs that pay, as the orchestrator lists them."""
     stub = WorkflowServiceStub(channels["orchestrator"])
     found: list[str] = []
-    for workflow_id in (payment.WORKFLOW, HASTY):
+    for workflow_id in (payment_client.WORKFLOW, HASTY):
         request = workflow_pb2.ListRunsRequest(workflow_id=workflow_id, page_size=500)
         while True:
             reply = await _ask(stub.ListRuns, request)

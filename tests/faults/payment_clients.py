@@ -15,14 +15,14 @@ import grpc
 from anya.bitcoin.v1 import wallet_pb2
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceStub
-from cli import payment, payments, runs
+from cli import payment_client, runs
 from tests.faults.fault_schedule import Cancel, Way
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from cli.connection import Channels
-    from cli.payment import Outcome, Proposal
+    from cli.payment_client import Outcome, Proposal
     from tests.faults.fault_schedule import Planned
     from tests.faults.funded_mesh import Town
 
@@ -82,10 +82,10 @@ class Clients:
         payer = self._town.payers[planned.payer]
         thief = replace(self._town.stranger, addresses=payer.addresses)
         shop = self._town.shops[planned.recipient]
-        payment_id = payment.new_id()
+        payment_id = payment_client.new_id()
         proposal = await self._ask(
             planned,
-            lambda channels: payment.propose(
+            lambda channels: payment_client.propose(
                 channels,
                 payer if planned.proved else thief,
                 shop,
@@ -97,23 +97,26 @@ class Clients:
             cancelling = group.create_task(self._cancel(planned, payment_id))
             run = await self._finish(planned, proposal)
         run, redrives = await self._redrive(planned, run)
-        return Followed(planned, proposal, payment.outcome(run), cancelling.result(), redrives)
+        return Followed(
+            planned, proposal, payment_client.outcome(run), cancelling.result(), redrives
+        )
 
     async def _finish(self, planned: Planned, proposal: Proposal) -> pb.Run:
         """Have it made in its way; its run when that has ended."""
         payment_id = proposal.intent.payment_id
         match planned.way:
             case Way.SEND:
-                await self._ask(planned, lambda channels: payments.send(channels, proposal))
-                await self._ask(planned, lambda channels: payments.end(channels, payment_id))
+                await self._ask(planned, lambda channels: payment_client.send(channels, proposal))
+                await self._ask(planned, lambda channels: payment_client.end(channels, payment_id))
             case Way.WAIT:
                 reply = await self._ask(planned, lambda channels: _start(channels, proposal))
                 if reply.run.status in runs.ENDED:
                     return reply.run
             case Way.RUN | Way.HASTY:
-                name = HASTY if planned.way is Way.HASTY else payment.WORKFLOW
+                name = HASTY if planned.way is Way.HASTY else payment_client.WORKFLOW
                 await self._ask(
-                    planned, lambda channels: payment.start(channels, proposal, workflow_id=name)
+                    planned,
+                    lambda channels: payment_client.start(channels, proposal, workflow_id=name),
                 )
         return await self._ask(planned, lambda channels: runs.finish(channels, payment_id))
 
@@ -141,7 +144,9 @@ class Clients:
             if planned.cancel is Cancel.RUN:
                 await self._ask(planned, lambda channels: runs.cancel(channels, payment_id))
                 return ""
-            told = await self._ask(planned, lambda channels: payments.cancel(channels, payment_id))
+            told = await self._ask(
+                planned, lambda channels: payment_client.cancel(channels, payment_id)
+            )
         except grpc.aio.AioRpcError as error:
             if error.code() not in TOO_LATE:
                 raise
@@ -177,10 +182,10 @@ async def _start(channels: Channels, proposal: Proposal) -> pb.StartRunResponse:
     """The run as it ended, if that comes in time."""
     request = pb.StartRunRequest(
         request_id=proposal.intent.payment_id,
-        workflow_id=payment.WORKFLOW,
+        workflow_id=payment_client.WORKFLOW,
         intent=proposal.intent,
         presentation=proposal.presentation,
     )
-    request.input.update(payment.values_of(proposal.intent))
+    request.input.update(payment_client.values_of(proposal.intent))
     request.wait.FromSeconds(WAIT)
     return await WorkflowServiceStub(channels["orchestrator"]).StartRun(request)

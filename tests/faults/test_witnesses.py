@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 
-from cli import payment, runs
+from cli import payment_client, runs
 from cli.connection import connect
 from tests.faults import evidence, funded_mesh
 from tests.faults.deployment import Store, standing
@@ -82,5 +82,5 @@ async def _listed_while_struck(mesh: Scene) -> list[str]:
             os.kill(orchestrator, signal.SIGKILL)
             asking = asyncio.create_task(evidence.listed(channels))
             with pytest.raises(grpc.aio.AioRpcError):  # as the first question, before this one
-                await runs.get(channels, payment.new_id())
+                await runs.get(channels, payment_client.new_id())
         return await asking

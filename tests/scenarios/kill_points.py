@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from anya.bitcoin.v1 import chain_pb2, regtest_pb2
 from anya.bitcoin.v1.chain_pb2_grpc import ChainServiceStub
 from anya.bitcoin.v1.regtest_pb2_grpc import RegtestServiceStub
-from cli import payment
+from cli import payment_client
 from cli.connection import connect
 from cli.home import SERVICES, Home
 from cli.supervisor import control
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from cli.connection import Channels
-    from cli.payment import Proposal
+    from cli.payment_client import Proposal
     from tests.faults.funded_mesh import Town
 
 COINS = 20  # of the payer: a payment takes one
@@ -46,7 +46,7 @@ class Scene:
 
     async def propose(self, channels: Channels, amount_sat: int, id: str = "") -> Proposal:
         payer = self.funded_mesh.payers[0]
-        return await payment.propose(channels, payer, self.shop, amount_sat, payment_id=id)
+        return await payment_client.propose(channels, payer, self.shop, amount_sat, payment_id=id)
 
     async def received(self, channels: Channels, amount_sat: int) -> list[str]:
         """Transactions that pay the shop this amount, in the chain and in the mempool."""

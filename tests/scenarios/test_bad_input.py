@@ -28,7 +28,7 @@ from anya.web5.v1.did_pb2_grpc import DidServiceStub
 from anya.web5.v1.identity_pb2_grpc import IdentityServiceStub
 from cli.connection import connect
 from cli.home import Home
-from cli.payment import new_id
+from cli.payment_client import new_id
 from cli.wallet_holder import Holder
 from formats.money import MAX_SAT
 from mesh.testing import detail, reason

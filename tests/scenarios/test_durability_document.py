@@ -21,7 +21,7 @@ import pytest
 from anya.bitcoin.v1 import chain_pb2, regtest_pb2
 from anya.bitcoin.v1.chain_pb2_grpc import ChainServiceStub
 from anya.bitcoin.v1.regtest_pb2_grpc import RegtestServiceStub
-from cli import payment, payments, runs
+from cli import payment_client, runs
 from cli.connection import connect, traced
 from cli.home import Home
 from cli.identities import Identities
@@ -36,7 +36,7 @@ from tests.scenarios.printed import Printed
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cli.payment import Proposal
+    from cli.payment_client import Proposal
     from cli.spans.span import Trace
     from tests.scenarios.meshes import Mesh, Result
 
@@ -68,7 +68,7 @@ class Play:
 
     home: Path
     folder: Path  # where the commands are given
-    payment_id: str = field(default_factory=payment.new_id)
+    payment_id: str = field(default_factory=payment_client.new_id)
     printed: list[Printed] = field(default_factory=list)
     proposal: Proposal | None = None
     journalled_at_death: int = 0
@@ -214,10 +214,10 @@ async def send(play: Play) -> int:
         await regtest.MineBlocks(regtest_pb2.MineBlocksRequest(count=MATURE), timeout=60)
         before = await receipts(play, channels)
         with traced("pay"):
-            play.proposal = await payment.propose(
+            play.proposal = await payment_client.propose(
                 channels, payer, merchant(play), AMOUNT_SAT, payment_id=play.payment_id
             )
-            await payments.send(channels, play.proposal)
+            await payment_client.send(channels, play.proposal)
         async for told in runs.watch(channels, play.payment_id):
             if "fraud_assessment/score" in {step.path for step in told.run.steps}:
                 break
@@ -227,7 +227,7 @@ async def send(play: Play) -> int:
 async def send_again(play: Play) -> int:
     assert play.proposal
     async with connect(Home(play.home)) as channels:
-        await payments.pay(channels, play.proposal)
+        await payment_client.pay(channels, play.proposal)
         return await receipts(play, channels)
 
 

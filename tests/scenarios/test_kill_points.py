@@ -11,7 +11,7 @@ import pytest
 
 from anya.orchestrator.v1 import payment_pb2
 from anya.orchestrator.v1 import workflow_pb2 as pb
-from cli import payment, payments, runs
+from cli import payment_client, runs
 from cli.connection import connect
 from tests.faults.payment_clients import persist, state_word
 from tests.scenarios.kill_points import SEND, Scene, arm, scene, until_stopped
@@ -38,7 +38,7 @@ def mesh(databases: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory)
 
 async def expect_made_once(mesh: Scene, channels: Channels, run: pb.Run, amount_sat: int) -> None:
     """Run, chain and records tell the same story."""
-    outcome = payment.outcome(run)
+    outcome = payment_client.outcome(run)
     assert outcome.status == "SUCCEEDED", runs.lines(run)
     assert await mesh.received(channels, amount_sat) == [outcome.txid]
     assert await mesh.records(channels, outcome.record_tenant, run.run_id) == 1
@@ -55,7 +55,7 @@ async def expect_made_once(mesh: Scene, channels: Channels, run: pb.Run, amount_
 async def test_a_payment_is_made_once_though_every_service_dies_beside_its_commit(
     mesh: Scene, point: str, engine_point: str
 ) -> None:
-    payment_id, amount_sat = payment.new_id(), next(AMOUNTS)
+    payment_id, amount_sat = payment_client.new_id(), next(AMOUNTS)
     died = await mesh.restarts()
     points = {name: f"{point}/{method}=kill" for name, method in EFFECTS.items()}
     await arm(
@@ -64,7 +64,7 @@ async def test_a_payment_is_made_once_though_every_service_dies_beside_its_commi
 
     async with connect(mesh.home) as channels:
         proposal = await persist(lambda: mesh.propose(channels, amount_sat, payment_id))
-        await persist(lambda: payments.send(channels, proposal))
+        await persist(lambda: payment_client.send(channels, proposal))
         run = await runs.finish(channels, payment_id)
 
         await expect_made_once(mesh, channels, run, amount_sat)
@@ -80,7 +80,7 @@ async def test_a_record_is_kept_once_though_its_keeper_dies_beside_the_commit(
 
     async with connect(mesh.home) as channels:
         proposal = await persist(lambda: mesh.propose(channels, amount_sat))
-        await persist(lambda: payments.send(channels, proposal))
+        await persist(lambda: payment_client.send(channels, proposal))
         run = await runs.finish(channels, proposal.intent.payment_id)
 
         await expect_made_once(mesh, channels, run, amount_sat)
@@ -97,11 +97,11 @@ async def test_a_deadline_that_passes_behind_the_commit_is_told_as_unknown_and_t
     async with connect(mesh.home) as channels:
         proposal = await persist(lambda: mesh.propose(channels, amount_sat))
         payment_id = proposal.intent.payment_id
-        await persist(lambda: payments.send(channels, proposal))
+        await persist(lambda: payment_client.send(channels, proposal))
         try:
             await until_stopped(pid)
             unheard = await _until_uncertain(channels, payment_id)
-            seen = await payments.get(channels, payment_id)
+            seen = await payment_client.get(channels, payment_id)
         finally:
             os.kill(pid, signal.SIGCONT)
         run = await runs.finish(channels, payment_id)
@@ -133,7 +133,7 @@ async def test_a_run_that_is_cancelled_right_before_the_commit_has_one_winner(me
         if run.status == pb.RUN_STATUS_SUCCEEDED:
             await expect_made_once(mesh, channels, run, amount_sat)
         else:
-            shown = await persist(lambda: payments.get(channels, run.run_id))
+            shown = await persist(lambda: payment_client.get(channels, run.run_id))
             assert state_word(shown.state) == "CANCELLED"
             assert await mesh.received(channels, amount_sat) == []
 
@@ -157,7 +157,7 @@ async def _cancelled_at(point: str, mesh: Scene, channels: Channels, amount_sat:
     pid = await mesh.pid("bitcoin")
     proposal = await persist(lambda: mesh.propose(channels, amount_sat))
     payment_id = proposal.intent.payment_id
-    await persist(lambda: payments.send(channels, proposal))
+    await persist(lambda: payment_client.send(channels, proposal))
     try:
         await until_stopped(pid)
         await runs.cancel(channels, payment_id)

@@ -21,7 +21,7 @@ import pytest
 from anya.bitcoin.v1 import regtest_pb2, wallet_pb2
 from anya.bitcoin.v1.regtest_pb2_grpc import RegtestServiceStub
 from anya.orchestrator.v1 import payment_pb2, workflow_pb2
-from cli import payment, payments, runs
+from cli import payment_client, runs
 from cli.connection import connect
 from cli.home import Home
 from cli.identities import Identities
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from cli.connection import Channels
-    from cli.payment import Proposal
+    from cli.payment_client import Proposal
     from tests.scenarios.meshes import Result
 
 PAGE = Path(__file__).parents[2] / "docs" / "payments.md"
@@ -67,14 +67,14 @@ def merchant(mesh: Mesh) -> str:
 
 async def propose(mesh: Mesh, channels: Channels) -> Proposal:
     payer = Identities(Home(mesh.home)).load("payer")
-    return await payment.propose(channels, payer, merchant(mesh), 250_000)
+    return await payment_client.propose(channels, payer, merchant(mesh), 250_000)
 
 
 async def pay(mesh: Mesh) -> str:
     """A payment that was made; its id."""
     async with connect(Home(mesh.home)) as channels:
         proposal = await propose(mesh, channels)
-        made = await payments.pay(channels, proposal)
+        made = await payment_client.pay(channels, proposal)
     assert made.run_status == workflow_pb2.RUN_STATUS_SUCCEEDED
     return proposal.intent.payment_id
 
@@ -149,7 +149,7 @@ async def test_a_signed_payment_stays_whoever_cancels_it(mesh: Mesh) -> None:
 
 
 async def test_a_payment_that_nobody_sent_yet_can_be_cancelled(mesh: Mesh) -> None:
-    payment_id = payment.new_id()
+    payment_id = payment_client.new_id()
 
     cancelled = await asyncio.to_thread(mesh.anya, "payment", "cancel", payment_id, "--json")
     shown = await asyncio.to_thread(mesh.anya, "payment", "show", payment_id, "--json")
@@ -164,11 +164,11 @@ async def test_cancelling_at_any_moment_has_one_winner(mesh: Mesh, event: int) -
     async with connect(Home(mesh.home)) as channels:
         proposal = await propose(mesh, channels)
         payment_id = proposal.intent.payment_id
-        sending = asyncio.create_task(payments.send(channels, proposal))
+        sending = asyncio.create_task(payment_client.send(channels, proposal))
 
         told = await cancel_at(channels, payment_id, event, sending)
         run = await runs.finish(channels, payment_id)
-        shown = await payments.get(channels, payment_id)
+        shown = await payment_client.get(channels, payment_id)
 
     if told.state == CANCELLED:
         assert runs.status_word(run.status) == "CANCELLED"
@@ -190,7 +190,7 @@ async def cancel_at(
             event -= 1
             if not event or seen.run.status in runs.ENDED:
                 break
-    told = await payments.cancel(channels, payment_id)
+    told = await payment_client.cancel(channels, payment_id)
     await sending
     return told
 
@@ -215,9 +215,9 @@ async def test_a_payment_is_shown_while_bitcoin_does_not_answer(mesh: Mesh) -> N
 
     with frozen(pid):
         async with connect(Home(mesh.home)) as channels:
-            shown = await payments.get(channels, payment_id)
+            shown = await payment_client.get(channels, payment_id)
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await payments.cancel(channels, payment_id)
+                await payment_client.cancel(channels, payment_id)
 
     assert reason(caught.value) == "PEER_UNAVAILABLE"
     assert shown.bitcoin_answer == payment_pb2.BITCOIN_ANSWER_UNAVAILABLE
@@ -231,15 +231,17 @@ async def test_a_watch_goes_on_through_a_crash_of_the_orchestrator(mesh: Mesh) -
         proposal = await propose(mesh, channels)
         payment_id = proposal.intent.payment_id
         with frozen(pids["ml"]):  # so that the crash finds the payment under way
-            await payments.send(channels, proposal)
+            await payment_client.send(channels, proposal)
             killed = False
-            async for shown in payments.watch(channels, payment_id, confirmations=1):
+            async for shown in payment_client.watch(channels, payment_id, confirmations=1):
                 if shown.recoveries:
                     break
                 if not killed:
                     os.kill(pids["orchestrator"], signal.SIGKILL)
                 killed = True
-        ended = [shown async for shown in payments.watch(channels, payment_id, confirmations=1)]
+        ended = [
+            shown async for shown in payment_client.watch(channels, payment_id, confirmations=1)
+        ]
 
     assert runs.status_word(ended[-1].run_status) == "SUCCEEDED"
     assert (ended[-1].recoveries, ended[-1].confirmations) == (1, 1)

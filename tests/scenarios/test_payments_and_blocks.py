@@ -11,7 +11,7 @@ import pytest
 
 from anya.bitcoin.v1 import regtest_pb2
 from anya.bitcoin.v1.regtest_pb2_grpc import RegtestServiceStub
-from cli import payment, payments, runs
+from cli import payment_client, runs
 from cli.connection import connect, traced
 from cli.home import SERVICES
 from cli.spans import store
@@ -39,7 +39,7 @@ async def pay(mesh: Scene, channels: Channels, amount_sat: int) -> payment_pb2.P
     """A payment that is made, and in no block yet."""
     with traced("pay"):
         proposal = await persist(lambda: mesh.propose(channels, amount_sat))
-        return await payments.pay(channels, proposal)
+        return await payment_client.pay(channels, proposal)
 
 
 async def until(channels: Channels, payment_id: str, state: str) -> payment_pb2.Payment:
@@ -47,7 +47,7 @@ async def until(channels: Channels, payment_id: str, state: str) -> payment_pb2.
     shown: list[payment_pb2.Payment] = []
 
     async def is_so() -> bool:
-        shown[:] = [await persist(lambda: payments.get(channels, payment_id))]
+        shown[:] = [await persist(lambda: payment_client.get(channels, payment_id))]
         return shown[0].HasField("state") and state_word(shown[0].state) == state
 
     await eventually(is_so, within=SOON)
@@ -92,7 +92,7 @@ async def test_a_payment_outlives_its_block(mesh: Scene) -> None:
         await mine(channels)
         again = await until(channels, paid.payment_id, "CONFIRMED")
         run = await runs.get(channels, paid.payment_id)
-        outcome = payment.outcome(run)
+        outcome = payment_client.outcome(run)
 
         assert (first.confirmations, dropped.confirmations, again.confirmations) == (1, 0, 1)
         assert waiting == [txid]

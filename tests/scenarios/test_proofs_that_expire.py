@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from anya.orchestrator.v1 import workflow_pb2 as pb
-from cli import payment, payments, runs
+from cli import payment_client, runs
 from cli.connection import connect
 from tests.faults.payment_clients import persist, state_word
 from tests.scenarios.kill_points import Scene, arm, frozen, scene, until_stopped
@@ -36,14 +36,14 @@ def mesh(databases: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory)
 async def test_a_parked_payment_whose_proofs_expire_is_refused_and_nothing_is_signed(
     mesh: Scene,
 ) -> None:
-    payment_id = payment.new_id()
+    payment_id = payment_client.new_id()
     point = f"engine.before_intent/{payment_id}/execute_payment"
     await arm(mesh.home, {"orchestrator": f"{point}=stop"})
     orchestrator = await mesh.pid("orchestrator")
 
     async with connect(mesh.home) as channels:
         proposal = await persist(lambda: mesh.propose(channels, AMOUNT_SAT, payment_id))
-        await persist(lambda: payments.send(channels, proposal))
+        await persist(lambda: payment_client.send(channels, proposal))
         await until_stopped(orchestrator)
         proved_at = time.monotonic()
         bitcoin = await mesh.pid("bitcoin")
@@ -53,7 +53,7 @@ async def test_a_parked_payment_whose_proofs_expire_is_refused_and_nothing_is_si
             parked = await _until_parked(channels, payment_id)
             await _until_expired(channels, payment_id, proved_at)
         run = await runs.finish(channels, payment_id)
-        shown = await persist(lambda: payments.get(channels, payment_id))
+        shown = await persist(lambda: payment_client.get(channels, payment_id))
 
         assert "CIRCUIT_OPEN" in parked.reason
         assert runs.status_word(run.status) == "REFUSED", runs.lines(run)
@@ -68,7 +68,7 @@ async def _until_parked(channels: Channels, payment_id: str) -> pb.Run:
 
     async def look() -> None:
         for _ in range(CALLS):
-            await payments.get(channels, payment_id)
+            await payment_client.get(channels, payment_id)
 
     looking = asyncio.create_task(look())
     async for told in runs.watch(channels, payment_id):

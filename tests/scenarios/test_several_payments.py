@@ -14,7 +14,7 @@ import pytest
 from anya.bitcoin.v1 import wallet_pb2
 from anya.orchestrator.v1 import payment_pb2
 from anya.orchestrator.v1 import workflow_pb2 as pb
-from cli import payments, runs
+from cli import payment_client, runs
 from cli.connection import connect
 from tests.faults.payment_clients import persist
 from tests.orchestrator.multi_payment import BATCH, PAIR, batch_of, pair_of
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from cli.connection import Channels
-    from cli.payment import Proposal
+    from cli.payment_client import Proposal
 
 AMOUNTS = itertools.count(300_000)
 TOO_MUCH = 20_000_000_000  # sat: more than the payer has
@@ -42,7 +42,7 @@ async def propose(mesh: Scene, channels: Channels, *amounts: int) -> list[Propos
 
 
 async def show(channels: Channels, proposal: Proposal) -> payment_pb2.Payment:
-    return await persist(lambda: payments.get(channels, proposal.intent.payment_id))
+    return await persist(lambda: payment_client.get(channels, proposal.intent.payment_id))
 
 
 async def run_pair(channels: Channels, first: Proposal, second: Proposal) -> pb.Run:
@@ -121,7 +121,7 @@ async def test_a_list_of_payments_is_paid_and_a_cancelled_one_ends_it_there(mesh
         amounts = [next(AMOUNTS) for _ in range(3)]
         made = await propose(mesh, channels, *amounts)
         last = made[-1].intent.payment_id
-        await persist(lambda: payments.cancel(channels, last))
+        await persist(lambda: payment_client.cancel(channels, last))
         run_id = str(uuid.uuid4())
         given = batch_of(*(one.intent for one in made))
 

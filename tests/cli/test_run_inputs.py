@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cli import payouts, runs
+from cli import payment_client, runs
 from cli.errors import USAGE, CommandError
 from cli.identities import Identity
 from cli.wallet_holder import Holder
@@ -36,6 +36,6 @@ async def test_a_payment_that_cannot_be_is_refused_before_anybody_signs(
     given = {"payments": [{"recipient_address": "bcrt1p", **payment}]}
 
     with pytest.raises(CommandError, match="payment") as refusal:
-        await payouts.prove({}, payer, given)
+        await payment_client.prove_input({}, payer, given)
 
     assert refusal.value.exit_code == USAGE

@@ -10,10 +10,12 @@ import grpc
 import pytest
 
 from anya.mesh.v1.attestation_pb2 import PaymentIntent
-from cli import payment, payments
+from cli import payment_client
 from cli.errors import CommandError
 
-PROPOSAL = payment.Proposal(PaymentIntent(payment_id="0192f0c1-7d5e-7cc3-98c4-dc0c0c07398f"), "")
+PROPOSAL = payment_client.Proposal(
+    PaymentIntent(payment_id="0192f0c1-7d5e-7cc3-98c4-dc0c0c07398f"), ""
+)
 
 
 @pytest.fixture
@@ -25,8 +27,8 @@ def nowhere() -> str:
 
 async def test_a_lost_answer_names_the_payment(nowhere: str) -> None:
     async with grpc.aio.insecure_channel(nowhere) as channel:
-        with pytest.raises(CommandError) as lost, payment.naming_it(PROPOSAL):
-            await payments.send({"orchestrator": channel}, PROPOSAL)
+        with pytest.raises(CommandError) as lost, payment_client.naming_it(PROPOSAL):
+            await payment_client.send({"orchestrator": channel}, PROPOSAL)
 
     assert lost.value.reason == "OUTCOME_UNKNOWN"
     assert f"anya payment watch {PROPOSAL.intent.payment_id}" in lost.value.remedy
@@ -38,8 +40,8 @@ async def test_who_stops_waiting_is_told_which_payment_goes_on() -> None:
         async with grpc.aio.insecure_channel(address) as channel:
 
             async def pay() -> None:
-                with payment.naming_it(PROPOSAL):
-                    await payments.send({"orchestrator": channel}, PROPOSAL)
+                with payment_client.naming_it(PROPOSAL):
+                    await payment_client.send({"orchestrator": channel}, PROPOSAL)
 
             paying = asyncio.create_task(pay())
             await asyncio.sleep(0)
@@ -53,4 +55,4 @@ async def test_who_stops_waiting_is_told_which_payment_goes_on() -> None:
 
 async def test_confirmations_that_nobody_can_tell_are_none(nowhere: str) -> None:
     async with grpc.aio.insecure_channel(nowhere) as channel:
-        assert await payment.confirmations({"bitcoin": channel}, "ab" * 32) == 0
+        assert await payment_client.confirmations({"bitcoin": channel}, "ab" * 32) == 0
