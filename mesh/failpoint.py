@@ -1,8 +1,8 @@
-"""Failpoints: named places where a test may break a process that runs on regtest.
+"""Failpoints: named places in the code where a test may break a process that runs on regtest.
 
-``ANYA_FAILPOINTS="NAME[/KEY]=ACTION,..."``: when code reaches NAME (with that KEY, or any if none
-is given) the process does ACTION, once: ``kill`` dies as by SIGKILL, ``stop`` stands still until it
-gets SIGCONT, ``error`` raises.
+``ANYA_FAILPOINTS="NAME[/KEY]=ACTION,..."``: when code reaches NAME (with that KEY, or with any if
+none is given) the process does ACTION, once: ``kill`` sends itself SIGKILL, ``stop`` sends itself
+SIGSTOP and waits for SIGCONT, ``error`` raises FailpointError.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _armed: dict[str, str] = {}  # "NAME" or "NAME/KEY" -> action
 
 
 class FailpointError(Exception):
-    """Raised where a failpoint says ``error``; foreseen by nobody, as a defect would be."""
+    """Raised by the action ``error``; no code expects it, as with a defect."""
 
 
 def arm(text: str, *, network: str) -> None:
-    """Arm what ``text`` lists and nothing else; ConfigError off regtest or if it says nonsense."""
+    """Arms what ``text`` lists and nothing else. Raises ConfigError off regtest or if malformed."""
     if text and network != "regtest":
         raise ConfigError(f"ANYA_FAILPOINTS is for regtest only, not for {network}; unset it")
     armed: dict[str, str] = {}
@@ -30,7 +30,7 @@ def arm(text: str, *, network: str) -> None:
         point, _, action = entry.rpartition("=")
         if not point or action not in ACTIONS:
             raise ConfigError(
-                f"ANYA_FAILPOINTS: {entry!r} must be NAME[/KEY]={' or '.join(ACTIONS)}"
+                f"ANYA_FAILPOINTS has {entry!r}: write NAME[/KEY]={' or '.join(ACTIONS)}"
             )
         armed[point] = action
     _armed.clear()
@@ -38,12 +38,12 @@ def arm(text: str, *, network: str) -> None:
 
 
 def is_armed() -> bool:
-    """Is there any point in reaching one?"""
+    """Tells if any failpoint is armed."""
     return bool(_armed)
 
 
 def reach(name: str, key: str = "") -> None:
-    """Do here what is armed for this point, if anything."""
+    """Does the action that is armed for this point, if any."""
     if not _armed:
         return
     for point in (f"{name}/{key}", name):

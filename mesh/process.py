@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 C = TypeVar("C")
 
-GC_THRESHOLD = 20_000  # objects made since the last look for garbage
+GC_THRESHOLD = 20_000  # allocations between two collections
 
 
 class RunningService(Protocol):
@@ -41,9 +41,9 @@ def run(
     configure: Callable[[Mapping[str, str]], C],
     start: Callable[[C], AbstractAsyncContextManager[RunningService]],
 ) -> int:
-    """Run until SIGTERM or SIGINT; the exit status. Stdout gets the ready line and nothing else.
+    """Runs until SIGTERM or SIGINT, and returns the exit status. Prints the ready line to stdout.
 
-    Status 2: the settings are wrong. Status 1: they are sound, but something is in the way.
+    Status 2: the settings are invalid. Status 1: the process could not start for another reason.
     """
     logs.set_up(service)
     try:
@@ -57,22 +57,22 @@ def run(
     return 0
 
 
-async def _run(service: str, starting: AbstractAsyncContextManager[RunningService]) -> None:
+async def _run(service: str, service_context: AbstractAsyncContextManager[RunningService]) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
 
     def stop_once() -> None:
         stop.set()
         for signal_number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(signal_number)  # a second one ends us at once
+            loop.remove_signal_handler(signal_number)  # a second signal ends the process at once
 
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_number, stop_once)
     async with AsyncExitStack() as stack:
         try:
-            running = await stack.enter_async_context(starting)
+            running = await stack.enter_async_context(service_context)
         except OSError as error:
-            raise StartError(_name(error)) from error
+            raise StartError(_describe(error)) from error
         ready = {"service": service, "port": running.port, "health_port": running.health_port}
         tune_gc()
         print(json.dumps({"ready": ready}), flush=True)
@@ -80,16 +80,16 @@ async def _run(service: str, starting: AbstractAsyncContextManager[RunningServic
 
 
 def tune_gc() -> None:
-    """Leave what was made at start out of every look for garbage, and look less often.
+    """Excludes the objects made at start from garbage collection, and collects less often.
 
-    What a call leaves behind hardly ever refers to itself, and goes without being looked for.
+    Calls leave hardly any reference cycles behind, so reference counting frees nearly all.
     """
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
 
 
-def _name(error: OSError) -> str:
-    """What the system refused, in words: nobody looks for a file by the number of an error."""
-    why = error.strerror or str(error)
-    return f"{error.filename} cannot be used: {why}" if error.filename else why
+def _describe(error: OSError) -> str:
+    """Returns the file and the reason in words, without the number of the error."""
+    cause = error.strerror or str(error)
+    return f"{error.filename} cannot be used: {cause}" if error.filename else cause

@@ -1,4 +1,4 @@
-"""What every service process stands on: its policy, its traces, its port and its health."""
+"""The parts that every service process has: policy, traces, audit log, port and health."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ if TYPE_CHECKING:
     from mesh.observability.telemetry import Traces
     from mesh.security.audit import AuditLog
 
-DRAIN_TIMEOUT_S = 5.0  # seconds for calls in flight when we are told to stop
+DRAIN_TIMEOUT_S = 5.0  # for calls in flight when the process stops
 
 log = logging.getLogger(__name__)
 
 
 class StartError(RuntimeError):
-    """The settings are sound, but something stands in the way of them; the text names it."""
+    """The settings are valid, but the process cannot start; the text names the obstacle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Ports:
 
 
 class Runtime:
-    """Made by ``open_runtime``; the parts of a service that all services have in common."""
+    """The parts that all services have in common; made by ``open_runtime``."""
 
     def __init__(
         self, config: MeshConfig, policy: ActivePolicy, traces: Traces, audit: AuditLog
@@ -74,10 +74,10 @@ class Runtime:
         max_in_flight: int = 256,
         max_message: int = 4 << 20,  # bytes in one request
     ) -> AsyncIterator[Ports]:
-        """Serve for the duration of the block, then drain.
+        """Serves for the duration of the block, then drains.
 
         Each of ``services`` adds one servicer: ``partial(add_X_to_server, XServicer())``.
-        StartError if a port is taken.
+        Raises StartError if a port is taken.
         """
         rules = ServerRules(
             service=self.config.service,
@@ -103,7 +103,7 @@ class Runtime:
     def channel(self, peer: str, *, timeout: float = 5.0) -> grpc.aio.Channel:
         """Returns a channel to a service, with all interceptors; ``timeout`` in seconds.
 
-        Close it before the loop ends. ConfigError if ANYA_PEERS does not name the peer.
+        Close it before the loop ends. Raises ConfigError if ANYA_PEERS lacks the peer.
         """
         target = self.config.peers.get(peer)
         if target is None:
@@ -119,28 +119,29 @@ class Runtime:
         return open_channel(target, rules, self.config.identity)
 
     def breakers(self, peer: str) -> Breakers:
-        """The breakers of one peer, shared by all channels to it."""
+        """Returns the breakers of one peer, shared by all channels to it."""
         return self._breakers.setdefault(peer, Breakers(SystemClock()))
 
     def reload_policy(self) -> None:
-        """Judge by the file as it is now; what is wrong with it is logged, and changes nothing."""
+        """Reads the policy file again. An invalid file is logged and changes nothing."""
         try:
             self.policy.replace(read_file("ANYA_TRUST_FILE", self.config.trust_file))
         except (ConfigError, PolicyError) as error:
-            log.error("the policy stays as it was: %s", error)
+            log.error("the policy file is invalid and not loaded: %s", error)
         else:
-            log.info("the policy is now %s", self.policy.current.digest)
+            log.info("the policy %s is loaded", self.policy.current.digest)
 
 
 @asynccontextmanager
 async def open_runtime(config: MeshConfig) -> AsyncIterator[Runtime]:
-    """Everything but the servicers, for the duration of the block; flushes traces at its end.
+    """Opens all parts but the servicers for the duration of the block; flushes traces at its end.
 
-    ConfigError or PolicyError if the process must not start. SIGHUP reloads the policy.
+    SIGHUP reloads the policy. Raises ConfigError or PolicyError if the settings are invalid, and
+    StartError if the audit log cannot be opened.
     """
     if config.failpoints:
         failpoint.arm(config.failpoints, network=config.network)
-    read_svid(config.identity)  # now: grpc would only fail every handshake
+    read_svid(config.identity)  # checked here: grpc would only fail every handshake
     read_authorities(config.identity.ca)
     policy = ActivePolicy(
         read_file("ANYA_TRUST_FILE", config.trust_file), contracts.all_privileges()
@@ -180,7 +181,7 @@ async def _health(
 
 
 class _Registrar:
-    """Takes servicers for a server, and remembers the names that reflection lists."""
+    """Adds servicers to a server, and remembers the names that reflection lists."""
 
     def __init__(self, server: grpc.aio.Server) -> None:
         self.names: list[str] = []
@@ -207,7 +208,7 @@ def _register(
 
 
 def _require_free(listen: str, variable: str) -> None:
-    """Say in one line what grpc would say in ten. StartError if nobody can listen there."""
+    """Raises StartError, in one line, if the address cannot be listened on."""
     host, _, port = listen.rpartition(":")
     family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
     with closing(socket.socket(family, socket.SOCK_STREAM)) as probe:

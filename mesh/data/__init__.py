@@ -1,1 +1,1 @@
-"""What survives a crash: databases, idempotency records, the outbox and leases."""
+"""Durable state: databases, idempotency records, the outbox and leases."""

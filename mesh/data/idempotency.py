@@ -1,4 +1,4 @@
-"""The inbox: the first reply to each mutation, stored in the transaction of its effect."""
+"""Stores the first reply to each mutation, in the transaction of its effect (AIP-155)."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ CREATE TABLE IF NOT EXISTS inbox (
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyKey:
-    """What makes two calls attempts of one intent, and the body they must share."""
+    """Identifies the attempts of one mutation, which must have the same body."""
 
     caller: str  # SPIFFE ID
     method: str
     request_id: str
-    body: bytes
+    body: bytes  # SHA-256 of the request
 
 
 async def find_reply(tx: Transaction, key: IdempotencyKey) -> bytes | None:
-    """The reply of the first call under ``key``, or None if there was none.
+    """Returns the reply of the first call under ``key``, or None if there was none.
 
-    AlreadyExists (REQUEST_ID_REUSED) if the first call had another body.
+    Raises AlreadyExists (REQUEST_ID_REUSED) if the first call had another body.
     """
     first = await tx.fetch_one(
         "SELECT body, reply FROM inbox WHERE caller = ? AND method = ? AND request_id = ?",
@@ -61,10 +61,10 @@ async def find_reply(tx: Transaction, key: IdempotencyKey) -> bytes | None:
 async def run_once(
     tx: Transaction, key: IdempotencyKey, effect: Callable[[], Awaitable[bytes]]
 ) -> bytes:
-    """The reply of the first call under ``key``; runs ``effect`` only if this is the first.
+    """Runs ``effect`` if this is the first call under ``key``; returns the reply of the first call.
 
-    An effect that raises leaves no trace, so its refusal is judged anew on the next attempt.
-    AlreadyExists (REQUEST_ID_REUSED) if the first call had another body.
+    An effect that raises stores no reply, so the next attempt runs it again.
+    Raises AlreadyExists (REQUEST_ID_REUSED) if the first call had another body.
     """
     reply = await find_reply(tx, key)
     if reply is None:

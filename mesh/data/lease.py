@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
     from mesh.clock import Clock
 
-LEASE_MARGIN_S = 1.0  # seconds before the end of a lease from which on its holder starts nothing
+LEASE_MARGIN_S = 1.0  # before the end of a lease: from then on its holder starts nothing
 
-# PostgreSQL alone: a SQLite file has one process. The end of a lease that was taken is -infinity.
+# PostgreSQL only: a SQLite file has one process. A lease that was taken over ends at -infinity.
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS replica (
     id          TEXT COLLATE "C" PRIMARY KEY,
@@ -41,13 +41,13 @@ CREATE TABLE IF NOT EXISTS replica (
 );
 """
 
-# The database's clock, Unix seconds.
+# Returns the database's clock in Unix seconds.
 REGISTER = """
 INSERT INTO replica VALUES ($1, 1, clock_timestamp() + make_interval(secs => $2))
 RETURNING EXTRACT(EPOCH FROM clock_timestamp())::float8
 """
 
-# Whether it was renewed; in how many seconds the first lease of another ends; the same clock.
+# Returns: was the lease renewed; seconds until the first lease of another replica ends; the clock.
 RENEW = """
 WITH renewed AS (
     UPDATE replica SET lease_until = clock_timestamp() + make_interval(secs => $3)
@@ -58,15 +58,15 @@ SELECT EXISTS (SELECT 1 FROM renewed),
     EXTRACT(EPOCH FROM clock_timestamp())::float8
 """
 
-# The first statement of every takeover; the work is taken by the next one, which sees all that the
-# dead committed before.
+# The first statement of every takeover. The next one takes the work, and sees all that the retired
+# replicas committed before.
 RETIRE = """
 UPDATE replica SET incarnation = incarnation + 1, lease_until = '-infinity'
 WHERE id <> $1 AND lease_until < clock_timestamp() AND lease_until > '-infinity'
 RETURNING id
 """
 
-RETIRE_OURSELVES = """
+RETIRE_SELF = """
 UPDATE replica SET incarnation = incarnation + 1, lease_until = '-infinity'
 WHERE id = $1 AND incarnation = $2
 """
@@ -75,7 +75,7 @@ FORGET = "DELETE FROM replica WHERE id = ANY($1::text[]) AND lease_until = '-inf
 
 
 class Lease:
-    """What a process knows of its own lease. A new life begins under a new id."""
+    """The state of a process's own lease. A lost lease is followed by one under a new id."""
 
     def __init__(self, seconds: float, clock: Clock | None = None) -> None:
         self.seconds = seconds
@@ -84,7 +84,7 @@ class Lease:
         self._clock = clock or SystemClock()
         self._until = float("-inf")
         self._renewed = asyncio.Event()
-        self._store_began: float | None = None  # the store's clock when our monotonic one was 0
+        self._store_offset: float | None = None  # the store's clock at 0 of the monotonic clock
 
     @classmethod
     def permanent(cls) -> Lease:
@@ -95,37 +95,40 @@ class Lease:
 
     @property
     def is_held(self) -> bool:
-        """May we act? Never later than anybody else may think that we are gone."""
+        """True while the replica may act; false before another replica can take over."""
         return self._clock.monotonic() < self._until - LEASE_MARGIN_S
 
     def now(self) -> float:
-        """To be noted before the database is asked to renew."""
+        """Returns the time to pass to ``renew``; read it before the request to the database."""
         return self._clock.monotonic()
 
     def now_us(self) -> int:
-        """Unix microseconds by the store's clock: the one by which what is due is due.
+        """Returns Unix microseconds by the store's clock, which decides what is due.
 
-        Without a server that is this host's. Else it is the server's, as of the last renewal: a
-        host whose clock is wrong or jumps is not early or late for it.
+        With SQLite this is the host's clock. With PostgreSQL it is the server's as of the last
+        renewal, so a wrong clock of the host makes no difference.
         """
-        if self._store_began is None:
+        if self._store_offset is None:
             return int(self._clock.wall() * 1_000_000)
-        return int((self._store_began + self._clock.monotonic()) * 1_000_000)
+        return int((self._store_offset + self._clock.monotonic()) * 1_000_000)
 
     def renew(self, asked_at: float, store_now: float | None = None) -> None:
-        """The database renewed it, at ``asked_at`` or later, when its clock was ``store_now``."""
+        """Extends the lease that the database renewed at ``asked_at`` or later.
+
+        ``store_now`` is the clock of the database at the renewal, in Unix seconds.
+        """
         if store_now is not None:
-            self._store_began = store_now - (asked_at + self._clock.monotonic()) / 2
+            self._store_offset = store_now - (asked_at + self._clock.monotonic()) / 2
         self._until = asked_at + self.seconds
         self._renewed.set()
 
     def reacquire(self) -> None:
-        """It was taken from us: what was ours is not, and nothing may be done under the old id."""
+        """Replaces a lost lease: the replica gets a new id and loses all work under the old one."""
         self._until = float("-inf")
         self.replica_id = uuid.uuid4().hex
 
     async def held(self) -> None:
-        """Return once we may act."""
+        """Waits until the lease is held."""
         while not self.is_held:
             self._renewed.clear()
             await self._renewed.wait()
@@ -133,11 +136,11 @@ class Lease:
 
 @contextmanager
 def sole_owner(path: Path) -> Iterator[None]:
-    """Keep every other process from ``path``; FailedPrecondition if one has it.
+    """Locks ``path`` for this process. Raises FailedPrecondition if another process has it.
 
-    The system takes the lock back from a process that is killed.
+    The operating system releases the lock of a process that is killed.
     """
-    path = path.resolve()  # by whatever link it is reached
+    path = path.resolve()  # one lock for all links to it
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -145,7 +148,7 @@ def sole_owner(path: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise FailedPrecondition(
-                f"{path} belongs to a process that runs: stop it, or let both share PostgreSQL",
+                f"{path} is in use by another process: stop it, or let both share PostgreSQL",
                 reason=Reason.STORE_LOCKED,
             ) from None
         yield

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mesh.data.database import Transaction
 
-# The number comes from the store's row, which the writer holds until its commit: sequence order is
-# commit order, and a number given out is never given out again.
+# The sequence is a counter in the store's row, which the writer locks until its commit: sequence
+# order is commit order, and no number is used twice.
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS outbox (
     sequence    INTEGER PRIMARY KEY,
@@ -25,7 +25,7 @@ CREATE TABLE IF NOT EXISTS outbox (
 
 @dataclass(frozen=True, slots=True)
 class OutboxEvent:
-    """An event as the outbox holds it."""
+    """An event as stored in the outbox."""
 
     store_id: str
     sequence: int
@@ -43,7 +43,7 @@ class OutboxEvent:
 async def append(
     tx: Transaction, *, type: str, key: str, data: bytes = b"", traceparent: str = ""
 ) -> int:
-    """Announce an effect: ``type`` in past tense, ``key`` what it is about. Gives its sequence."""
+    """Appends an event and returns its sequence: ``type`` in past tense, ``key`` its subject."""
     row = await tx.fetch_one("UPDATE store SET sequence = sequence + 1 RETURNING sequence")
     assert row is not None  # noqa: S101  (every store has its row)
     sequence: int = row[0]
@@ -60,6 +60,7 @@ async def append(
 
 
 async def read(tx: Transaction, *, after: int, limit: int) -> list[OutboxEvent]:
+    """Returns the first ``limit`` events with a sequence above ``after``, in order."""
     rows = await tx.fetch(
         "SELECT store.id, outbox.sequence, type, key, data, traceparent, recorded_ms"
         " FROM outbox, store WHERE outbox.sequence > ? ORDER BY outbox.sequence LIMIT ?",

@@ -1,4 +1,4 @@
-"""Logs: one line of JSON per record on stderr, with the trace that it belongs to."""
+"""Logs: one line of JSON per record on stderr, with the ids of the current span."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 
 from opentelemetry import trace
 
-NOISY = "opentelemetry"  # a collector that is down would be reported with every batch
-REPEAT_INTERVAL_S = 60.0  # seconds
+NOISY = "opentelemetry"  # reports an unavailable collector with every batch
+REPEAT_INTERVAL_S = 60.0
 
 
 def set_up(service: str) -> None:
-    """Send the process's log to stderr. Called once, by whoever owns the process."""
+    """Sends the log of the process to stderr. Called once, by mesh/process.py."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines(service))
     handler.addFilter(RateLimitFilter(NOISY))
@@ -45,17 +45,17 @@ class JsonLines(logging.Formatter):
 
 
 class RateLimitFilter(logging.Filter):
-    """Lets the loggers below ``name`` say each thing once in a while."""
+    """Limits each message of the loggers below ``name`` to one per REPEAT_INTERVAL_S."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        self._said: dict[tuple[str, object], float] = {}
+        self._emitted: dict[tuple[str, object], float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         if not super().filter(record):
-            return True  # not of the loggers meant
-        what = record.name, record.msg
-        if time.monotonic() - self._said.get(what, -REPEAT_INTERVAL_S) < REPEAT_INTERVAL_S:
+            return True  # another logger
+        message = record.name, record.msg
+        if time.monotonic() - self._emitted.get(message, -REPEAT_INTERVAL_S) < REPEAT_INTERVAL_S:
             return False
-        self._said[what] = time.monotonic()
+        self._emitted[message] = time.monotonic()
         return True

@@ -1,7 +1,7 @@
-"""Spans that have ended, on their way to a collector: kept for a moment, sent in batches.
+"""Finished spans on their way to a collector: queued, encoded and sent in batches.
 
-What outlives a call is drawn when it ends, with all that is known of it by then: such a span is
-never open, needs no context, and costs little. Those of calls end up here, too.
+Work that outlives a call, such as a run, exports its span when it ends. Such a span is never open
+and needs no context. The spans of calls arrive here at their end as well.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from opentelemetry.proto.common.v1.common_pb2 import KeyValue
     from opentelemetry.sdk.trace.export import SpanExporter
 
-EXPORT_INTERVAL_S = 0.2  # seconds: soon enough that what is just done can be looked at
+EXPORT_INTERVAL_S = 0.2  # short enough that an operator sees what has just happened
 MAX_BATCH = 512  # spans in one request
-MAX_QUEUE = 16384  # spans; what comes while it is full is dropped, never waited for
+MAX_QUEUE = 16384  # spans; while it is full, further spans are dropped
 
-MAX_SPAN_TEMPLATES = 4096  # kept from one span to the next
+MAX_SPAN_TEMPLATES = 4096  # cached between spans
 
-SCOPE = "mesh"  # the name of our tracers
+SCOPE = "mesh"  # the instrumentation scope
 NO_PARENT = 0
 KINDS = {
     SpanKind.INTERNAL: pb.Span.SPAN_KIND_INTERNAL,
@@ -44,7 +44,7 @@ _BELOW = pb.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK  # or at the root
 _BELOW_REMOTE = _BELOW | pb.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
 
 
-# What many spans have in common, encoded once.
+# The fields that many spans have in common, encoded once.
 SpanTemplate: TypeAlias = pb.Span
 
 
@@ -55,14 +55,14 @@ def span_template(
     kind: SpanKind = SpanKind.INTERNAL,
     *,
     failed: bool = False,
-    why: str = "",
+    error: str = "",
 ) -> SpanTemplate:
-    """Made anew at the first call only: not to be changed."""
+    """Returns a cached span with these fields, which must not be changed."""
     encoded = pb.Span(name=name, kind=KINDS[kind])
     _add(dict(attributes), encoded.attributes)
     if failed:
         encoded.status.code = pb.Status.STATUS_CODE_ERROR
-        encoded.status.message = why
+        encoded.status.message = error
     return encoded
 
 
@@ -70,21 +70,21 @@ class FinishedSpan(NamedTuple):
     template: SpanTemplate
     trace_id: int
     span_id: int
-    parent_id: int  # NO_PARENT: it begins the trace
+    parent_id: int  # NO_PARENT: the root of the trace
     start_ns: int  # since 1970
     end_ns: int
-    attributes: Mapping[str, str | int] = MappingProxyType({})  # its own, beside those of its shape
-    is_below_remote: bool = True  # the span above may be another process's, after a crash at least
+    attributes: Mapping[str, str | int] = MappingProxyType({})  # beside those of the template
+    is_below_remote: bool = True  # the parent may be of another process
 
 
 SpanSink: TypeAlias = "Callable[[FinishedSpan], None]"
 
 
 class SpanBatcher:
-    """Spans that wait to be sent by a thread of its own."""
+    """A queue of finished spans, and the thread that sends them."""
 
     def __init__(self, exporter: SpanExporter, resource: Mapping[str, str]) -> None:
-        """The ``exporter`` takes what ``encode`` makes; ``resource`` says who drew the spans."""
+        """Starts the thread. The ``exporter`` takes the requests that ``encode`` returns."""
         self._exporter = exporter
         self._resource = resource
         self._waiting: deque[FinishedSpan] = deque()
@@ -93,12 +93,12 @@ class SpanBatcher:
         self._thread.start()
 
     def add(self, span: FinishedSpan) -> None:
-        """Have it sent soon. Neither waits nor fails, in whatever thread."""
+        """Queues a span. Neither blocks nor fails, in any thread."""
         if len(self._waiting) < MAX_QUEUE and not self._closing.is_set():
             self._waiting.append(span)
 
     def shutdown(self) -> None:
-        """Send what waits. Who may not wait so long shuts the exporter down meanwhile."""
+        """Sends the queued spans. Shutting the exporter down in another thread ends it early."""
         self._closing.set()
         self._thread.join()
         self._exporter.shutdown()
@@ -117,7 +117,7 @@ class SpanBatcher:
 
 
 class EncodedSpanExporter(OTLPSpanExporter):
-    """Sends batches that are encoded already."""
+    """Sends requests that are encoded already."""
 
     def _translate_data(self, data: Any) -> ExportTraceServiceRequest:
         request: ExportTraceServiceRequest = data
@@ -129,11 +129,11 @@ class EncodedSpanExporter(OTLPSpanExporter):
 
 
 def encode(spans: Sequence[FinishedSpan], resource: Mapping[str, str]) -> ExportTraceServiceRequest:
-    """One request with all of them."""
+    """Returns one export request with these spans."""
     request = ExportTraceServiceRequest()
-    ours = request.resource_spans.add()
-    _add(resource, ours.resource.attributes)
-    scope = ours.scope_spans.add()
+    by_resource = request.resource_spans.add()
+    _add(resource, by_resource.resource.attributes)
+    scope = by_resource.scope_spans.add()
     scope.scope.name = SCOPE
     for span in spans:
         _encode(span, scope.spans.add())
@@ -157,8 +157,8 @@ def _add(
     attributes: Mapping[str, str | int], encoded: RepeatedCompositeFieldContainer[KeyValue]
 ) -> None:
     for name, value in attributes.items():
-        told = encoded.add(key=name).value
+        encoded_value = encoded.add(key=name).value
         if isinstance(value, str):
-            told.string_value = value
+            encoded_value.string_value = value
         else:
-            told.int_value = value
+            encoded_value.int_value = value

@@ -1,4 +1,4 @@
-"""Traces: where spans go, how many of them, and under which ids."""
+"""Traces: the exporter, the sample ratio, and span ids derived from names."""
 
 from __future__ import annotations
 
@@ -17,48 +17,46 @@ if TYPE_CHECKING:
 
     from mesh.observability.spans import SpanSink
 
-EXPORT_TIMEOUT_S = 2  # seconds for one batch
-FLUSH_TIMEOUT_S = 3.0  # seconds for all that waits; a dead collector may not hold up the end
-MAX_CACHED_IDS = 4096  # ids that are kept: who begins something asks again when it ends
+EXPORT_TIMEOUT_S = 2  # for one batch
+FLUSH_TIMEOUT_S = 3.0  # at shutdown, for all waiting spans: a dead collector must not delay it
+MAX_CACHED_IDS = 4096  # a span's id is derived at its start and again at its end
 
 
 def derive_span_id(*parts: str | int) -> int:
-    """The span id that these parts always give: the same for the first try and its recovery."""
+    """Returns the span id derived from these parts: the same before and after a crash."""
     return derive_span_ids(*parts)[0]
 
 
 @lru_cache(MAX_CACHED_IDS)
 def derive_span_ids(*parts: str | int) -> tuple[int, int]:
-    """That of a span, and another one for what is first below it."""
+    """Returns the span id derived from these parts, and one for its first child."""
     digest = hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "big") or 1, int.from_bytes(digest[8:16], "big") or 1
 
 
 def otlp_exporter(endpoint: str) -> SpanExporter:
-    """Sends spans to a collector; TLS if ``endpoint`` begins with https."""
+    """Returns an exporter to a collector; it uses TLS if ``endpoint`` begins with https."""
     secure = endpoint.startswith("https://")
     return EncodedSpanExporter(endpoint=endpoint, insecure=not secure, timeout=EXPORT_TIMEOUT_S)
 
 
 class Traces:
-    """The spans of a process: those that its tracer opens, and those that it draws."""
+    """The spans of a process: ``tracer`` starts spans, ``span_sink`` takes finished ones."""
 
-    def __init__(self, sample_ratio: float, outgoing: SpanBatcher | None) -> None:
-        self._outgoing = outgoing
-        self.span_sink: SpanSink | None = (
-            outgoing.add if outgoing else None
-        )  # None: nobody would see them
+    def __init__(self, sample_ratio: float, batcher: SpanBatcher | None) -> None:
+        self._batcher = batcher
+        self.span_sink: SpanSink | None = batcher.add if batcher else None
         self.tracer = Tracer(self.span_sink, sample_ratio)
 
     def shutdown(self) -> None:
-        if self._outgoing is not None:
-            self._outgoing.shutdown()
+        if self._batcher is not None:
+            self._batcher.shutdown()
 
 
 def open_traces(
     service: str, *, sample_ratio: float, exporter: SpanExporter | None = None
 ) -> Traces:
-    """Samples whole traces: the first service decides, the others follow its decision."""
+    """Opens the traces of a service. The root span decides if a trace is sampled."""
     resource = {
         "service.name": service,
         "service.namespace": "anya",
@@ -69,7 +67,7 @@ def open_traces(
 
 
 def close(traces: Traces, exporter: SpanExporter | None) -> None:
-    """Send the spans that wait, as far as FLUSH_TIMEOUT_S allows. Blocks meanwhile."""
+    """Sends the waiting spans, for FLUSH_TIMEOUT_S at most. Blocks."""
     if exporter is None:
         traces.shutdown()
         return

@@ -206,7 +206,7 @@ async def test_an_actor_that_breaks_half_way_is_built_anew_with_the_block(
         await service.chain.ask(MineBlocks(1, NOBODY))
         failpoint.arm(f"bitcoin.block.{moment}=error", network="regtest")
 
-        with pytest.raises(Unavailable, match="chain broke on this message"):
+        with pytest.raises(Unavailable, match="chain failed on this message"):
             await service.chain.ask(MineBlocks(1, NOBODY))
 
         assert (await service.chain.ask(Info())).height == 2

@@ -255,7 +255,7 @@ def _template(
 ) -> SpanTemplate:
     if error:
         attributes = {**attributes, "error.type": error}
-    return span_template(name, tuple(attributes.items()), kind, failed=bool(error), why=error)
+    return span_template(name, tuple(attributes.items()), kind, failed=bool(error), error=error)
 
 
 _OBSERVE: dict[RecordKind, Callable[[RunSpans, Record, bool], None]] = {

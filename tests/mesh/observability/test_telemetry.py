@@ -70,7 +70,7 @@ def test_spans_reach_a_collector_with_the_name_of_their_service() -> None:
 
 def test_a_drawn_span_is_sent_beside_one_that_was_open() -> None:
     step = (("step", "pay"), ("attempt", 2))
-    failed = span_template("pay", step, SpanKind.CLIENT, failed=True, why="UNAVAILABLE")
+    failed = span_template("pay", step, SpanKind.CLIENT, failed=True, error="UNAVAILABLE")
     with collecting() as (collector, endpoint):
         exporter = telemetry.otlp_exporter(endpoint)
         traces = telemetry.open_traces("bitcoin", sample_ratio=1, exporter=exporter)

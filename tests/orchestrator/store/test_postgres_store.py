@@ -181,7 +181,7 @@ async def test_a_commit_waits_for_the_takeover_that_is_under_way_and_changes_not
 
 async def _retire(connection: asyncpg.Connection, runs: PostgresRunStore) -> None:
     lease = runs.lease
-    await connection.execute(leases.RETIRE_OURSELVES, lease.replica_id, lease.incarnation)
+    await connection.execute(leases.RETIRE_SELF, lease.replica_id, lease.incarnation)
 
 
 async def is_blocked(url: str) -> bool:

@@ -161,9 +161,7 @@ class PostgresRunStore(RunStore):
 
         async def leave(connection: Any) -> None:
             async with connection.transaction(isolation="read_committed"):
-                await connection.execute(
-                    leases.RETIRE_OURSELVES, lease.replica_id, lease.incarnation
-                )
+                await connection.execute(leases.RETIRE_SELF, lease.replica_id, lease.incarnation)
                 await connection.execute(statements.RELEASE, [lease.replica_id])
                 await connection.execute(leases.FORGET, [lease.replica_id])
                 await connection.execute(statements.NOTIFY, statements.RUN_CLAIMABLE, "")
