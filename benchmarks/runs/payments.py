@@ -17,7 +17,7 @@ from tests.scenarios.meshes import up
 
 if TYPE_CHECKING:
     from cli.connection import Channels
-    from tests.faults.funded_mesh import Town
+    from tests.faults.funded_mesh import FundedMesh
 
 CONCURRENCY = 16
 PAYERS = 40  # one who pays a hundred times a day is out of what the model has seen
@@ -37,13 +37,11 @@ async def measure(rounds: int) -> list[Measured]:
     with tempfile.TemporaryDirectory() as folder, up(Path(folder), "--mine", "auto"):
         home = Home(Path(folder))
         async with connect(home) as channels:
-            place = await funded_mesh.settle(
-                home, channels, payers=PAYERS, shops=SHOPS, coins=coins
-            )
-            return [await _round(channels, place) for _ in range(rounds + 1)][1:]
+            funded = await funded_mesh.fund(home, channels, payers=PAYERS, shops=SHOPS, coins=coins)
+            return [await _round(channels, funded) for _ in range(rounds + 1)][1:]
 
 
-async def _round(channels: Channels, place: Town) -> Measured:
+async def _round(channels: Channels, funded: FundedMesh) -> Measured:
     durations: list[float] = []
     waiting = iter(range(PAYMENTS))
     network = await payment_client.network(channels)
@@ -52,7 +50,7 @@ async def _round(channels: Channels, place: Town) -> Measured:
     async def client() -> None:
         for number in waiting:
             began = time.perf_counter()
-            await _pay(channels, place, number, network)
+            await _pay(channels, funded, number, network)
             durations.append(time.perf_counter() - began)
 
     await asyncio.gather(*(client() for _ in range(CONCURRENCY)))
@@ -60,8 +58,8 @@ async def _round(channels: Channels, place: Town) -> Measured:
     return Measured(PAYMENTS / elapsed, sorted(durations)[PAYMENTS * 99 // 100] * 1000)
 
 
-async def _pay(channels: Channels, place: Town, number: int, network: str) -> None:
-    payer, shop = place.payers[number % PAYERS], place.shops[number % len(place.shops)]
+async def _pay(channels: Channels, funded: FundedMesh, number: int, network: str) -> None:
+    payer, shop = funded.payers[number % PAYERS], funded.shops[number % len(funded.shops)]
     with traced("pay"):  # as `anya pay` does
         proposal = await payment_client.propose(channels, payer, shop, 100_000 + number, on=network)
         made = await payment_client.pay(channels, proposal)

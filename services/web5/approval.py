@@ -39,7 +39,7 @@ MAX_LENGTH_CHARS = 8192
 @dataclass(frozen=True, slots=True)
 class Approval:
     approver: Did
-    approves: bool  # else it rejects
+    approved: bool  # else it rejects
 
 
 def verify(token: str, *, run_id: str, step: str, digest: bytes, now: int) -> Approval:
@@ -65,8 +65,8 @@ def verify(token: str, *, run_id: str, step: str, digest: bytes, now: int) -> Ap
             raise VerificationError(
                 VerificationFailure.WRONG_SUBJECT, f"{name} is not that of this step"
             )
-    approves = DECISIONS.get(proof.text(claims, "decision"))
-    if approves is None:
+    approved = DECISIONS.get(proof.text(claims, "decision"))
+    if approved is None:
         raise VerificationError(
             VerificationFailure.MALFORMED, f"decision must be {' or '.join(DECISIONS)}"
         )
@@ -74,4 +74,4 @@ def verify(token: str, *, run_id: str, step: str, digest: bytes, now: int) -> Ap
         raise VerificationError(
             VerificationFailure.NOT_YET_VALID, "iat is ahead of this service's clock"
         )
-    return Approval(verified.signer, approves)
+    return Approval(verified.signer, approved)

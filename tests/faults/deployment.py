@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 REPLICA = "replica"  # the orchestrator beside the supervisor's
 SERVER = "postgres"  # whom all stores are
-TIMEOUT = 15.0  # seconds of one call
-STARTS_WITHIN = 60.0  # seconds, of a service that was killed
+CALL_TIMEOUT_S = 15.0  # seconds of one call
+STARTS_WITHIN_S = 60.0  # seconds, of a service that was killed
 
 
 class Store(StrEnum):
@@ -44,9 +44,9 @@ class Store(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
+class Deployment:
     home: Home
-    doors: tuple[Channels, ...]  # the mesh by way of each of its orchestrators
+    routes: tuple[Channels, ...]  # the mesh by way of each of its orchestrators
     replica: Service | None = None
     server: PostgresServer | None = None
 
@@ -58,7 +58,7 @@ class Ground:
             found[:] = filter(None, [(await self._status(service))["pid"]])
             return bool(found)
 
-        await eventually(serves, within=STARTS_WITHIN)
+        await eventually(serves, within=STARTS_WITHIN_S)
         return found[0]
 
     async def _status(self, service: str) -> dict[str, Any]:
@@ -75,9 +75,9 @@ def services_on(store: Store) -> tuple[str, ...]:
 
 
 @asynccontextmanager
-async def standing(
+async def deploy(
     folder: Path, store: Store, *, mine: str = "auto", extra: Mapping[str, str] | None = None
-) -> AsyncIterator[Ground]:
+) -> AsyncIterator[Deployment]:
     """The mesh for the block; everything that it keeps is in ``folder``, or in its own server."""
     async with AsyncExitStack() as stack:
         server: PostgresServer | None = None
@@ -88,12 +88,12 @@ async def standing(
         home = Home(folder)
         channels = await stack.enter_async_context(connect(home))
         if store is Store.SQLITE:
-            yield Ground(home, (channels,))
+            yield Deployment(home, (channels,))
             return
         shared = databases["ANYA_DATABASE_ORCHESTRATOR"]
         service, address = await stack.enter_async_context(_replica(home, shared))
         other = await stack.enter_async_context(open_channel(address, _rules(), _operator(home)))
-        yield Ground(home, (channels, {**channels, "orchestrator": other}), service, server)
+        yield Deployment(home, (channels, {**channels, "orchestrator": other}), service, server)
 
 
 @asynccontextmanager
@@ -140,7 +140,7 @@ async def _replica(home: Home, database: str) -> AsyncIterator[tuple[Service, st
     service = Service(REPLICA, command, report=lambda _: None)
     life = asyncio.create_task(service.run())
     try:
-        async with asyncio.timeout(STARTS_WITHIN):
+        async with asyncio.timeout(STARTS_WITHIN_S):
             await service.until_ready()
         yield service, own.address
     finally:
@@ -151,7 +151,7 @@ async def _replica(home: Home, database: str) -> AsyncIterator[tuple[Service, st
 def _rules() -> ClientRules:
     patient = Breakers(SystemClock(), BreakerSettings(window=1000, minimum_calls=1000))
     return ClientRules(
-        target="orchestrator", tracer=NoOpTracer(), breakers=patient, timeout=TIMEOUT
+        target="orchestrator", tracer=NoOpTracer(), breakers=patient, timeout=CALL_TIMEOUT_S
     )
 
 

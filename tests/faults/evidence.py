@@ -31,21 +31,21 @@ from mesh.testing import eventually
 from services.web5 import did
 from services.web5.dwn import records_query
 from services.web5.proof import Signer
-from tests.faults.fault_schedule import LEAST_SAT
-from tests.faults.payment_clients import HASTY, persist, state_word
+from tests.faults.fault_schedule import MIN_AMOUNT_SAT
+from tests.faults.payment_clients import SINGLE_ATTEMPT, retry_until_answered, state_word
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from cli.connection import Channels
     from cli.identities import Identity
-    from tests.faults.funded_mesh import Town
-    from tests.faults.payment_clients import Followed
+    from tests.faults.funded_mesh import FundedMesh
+    from tests.faults.payment_clients import ObservedPayment
 
 Q = TypeVar("Q")
 R = TypeVar("R")
 
-CONFIRMED_WITHIN = 60.0  # seconds
+CONFIRMED_WITHIN_S = 60.0  # seconds
 PAYMENT_PROTOCOL = "https://anya.internal/protocols/payment"
 OK = 200  # of a DWN reply
 
@@ -68,17 +68,19 @@ class Evidence:
     listed: list[str] = field(default_factory=list)  # ids of all payment runs
 
 
-async def gather(channels: Channels, town: Town, followed: Sequence[Followed]) -> Evidence:
+async def gather(
+    channels: Channels, funded: FundedMesh, observed: Sequence[ObservedPayment]
+) -> Evidence:
     """Ask everybody, once nothing waits for a block any more."""
     await _until_confirmed(channels)
-    paid, spends = await _read_blocks(channels, town)
-    tenants = {one.outcome.record_tenant for one in followed} - {""}
+    paid, spends = await _read_blocks(channels, funded)
+    tenants = {one.outcome.record_tenant for one in observed} - {""}
     evidence = Evidence(
-        paid, await _unspent(channels, town), spends, await _records(channels, town, tenants)
+        paid, await _unspent(channels, funded), spends, await _records(channels, funded, tenants)
     )
-    for one in followed:
+    for one in observed:
         run_id = one.proposal.intent.payment_id
-        run = await persist(partial(runs.get, channels, run_id))
+        run = await retry_until_answered(partial(runs.get, channels, run_id))
         evidence.runs[run_id] = payment_client.outcome(run)
         if state := await _payment_state(channels, run_id):
             evidence.payments[run_id] = state
@@ -86,10 +88,10 @@ async def gather(channels: Channels, town: Town, followed: Sequence[Followed]) -
     return evidence
 
 
-def contradictions(evidence: Evidence, followed: Sequence[Followed]) -> list[str]:
+def contradictions(evidence: Evidence, observed: Sequence[ObservedPayment]) -> list[str]:
     """Everything that may not be; empty if each payment has exactly one outcome, everywhere."""
-    found = [wrong for one in followed for wrong in _wrong_with(one, evidence)]
-    ids = [one.proposal.intent.payment_id for one in followed]
+    found = [wrong for one in observed for wrong in _wrong_with(one, evidence)]
+    ids = [one.proposal.intent.payment_id for one in observed]
     if sorted(evidence.listed) != sorted(ids):
         found.append(f"{len(ids)} payments have {len(evidence.listed)} runs")
     succeeded = {one.txid for one in evidence.runs.values() if one.status == "SUCCEEDED"}
@@ -103,7 +105,7 @@ def contradictions(evidence: Evidence, followed: Sequence[Followed]) -> list[str
     return found
 
 
-def _wrong_with(one: Followed, evidence: Evidence) -> list[str]:
+def _wrong_with(one: ObservedPayment, evidence: Evidence) -> list[str]:
     intent = one.proposal.intent
     run = evidence.runs[intent.payment_id]
     txids = evidence.paid.get((intent.recipient_address, intent.amount_sat), [])
@@ -120,14 +122,14 @@ def _wrong_with(one: Followed, evidence: Evidence) -> list[str]:
     if holds:
         return []
     return [
-        f"payment {one.planned.number} ({intent.payment_id}, {one.planned.way.name}"
+        f"payment {one.planned.number} ({intent.payment_id}, {one.planned.method.name}"
         f"{f', {one.planned.cancel} answered {one.told!r}' if one.planned.cancel else ''}):"
         f" its client saw {one.outcome.status}, run {run.status} {run.reason!r}, payment {state},"
         f" transactions {txids}, records of {told}"
     ]
 
 
-def _may_end(one: Followed) -> set[str]:
+def _may_end(one: ObservedPayment) -> set[str]:
     """By what was planned, and by what the client was promised."""
     if one.planned.cancel is None:
         return {"SUCCEEDED"} if one.planned.proved else {"REFUSED"}
@@ -141,7 +143,7 @@ def _may_end(one: Followed) -> set[str]:
 
 
 async def _ask(method: Callable[[Q], Awaitable[R]], request: Q) -> R:
-    return await persist(lambda: method(request))
+    return await retry_until_answered(lambda: method(request))
 
 
 async def _until_confirmed(channels: Channels) -> None:
@@ -151,16 +153,16 @@ async def _until_confirmed(channels: Channels) -> None:
         reply = await _ask(stub.GetMempool, chain_pb2.GetMempoolRequest())
         return not reply.entries
 
-    await eventually(all_mined, within=CONFIRMED_WITHIN)
+    await eventually(all_mined, within=CONFIRMED_WITHIN_S)
 
 
 async def _read_blocks(
-    channels: Channels, town: Town
+    channels: Channels, funded: FundedMesh
 ) -> tuple[dict[tuple[str, int], list[str]], set[str]]:
     """Payments to shops, and spends of payers' coins, from the bytes of all blocks."""
     stub = ChainServiceStub(channels["bitcoin"])
-    shops = {parse_address(shop, Network.REGTEST): shop for shop in town.shops}
-    payers = {parse_address(payer.addresses[0], Network.REGTEST) for payer in town.payers}
+    shops = {parse_address(shop, Network.REGTEST): shop for shop in funded.shops}
+    payers = {parse_address(payer.addresses[0], Network.REGTEST) for payer in funded.payers}
     paid: dict[tuple[str, int], list[str]] = defaultdict(list)
     coins: set[bytes] = set()
     spends: set[str] = set()
@@ -180,10 +182,10 @@ async def _read_blocks(
     return dict(paid), spends
 
 
-async def _unspent(channels: Channels, town: Town) -> Counter[tuple[str, int]]:
+async def _unspent(channels: Channels, funded: FundedMesh) -> Counter[tuple[str, int]]:
     stub = ChainServiceStub(channels["bitcoin"])
     found: Counter[tuple[str, int]] = Counter()
-    for shop in town.shops:
+    for shop in funded.shops:
         request = chain_pb2.ListUtxosRequest(address=shop, page_size=1000)
         while True:
             reply = await _ask(stub.ListUtxos, request)
@@ -198,15 +200,15 @@ async def _unspent(channels: Channels, town: Town) -> Counter[tuple[str, int]]:
 
 def _is_planned(amount_sat: int) -> bool:
     """Not an earlier sale: those were of whole coins."""
-    return LEAST_SAT <= amount_sat < 2 * LEAST_SAT
+    return MIN_AMOUNT_SAT <= amount_sat < 2 * MIN_AMOUNT_SAT
 
 
 async def _records(
-    channels: Channels, town: Town, tenants: set[str]
+    channels: Channels, funded: FundedMesh, tenants: set[str]
 ) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for tenant in tenants:
-        for payer in town.payers:
+        for payer in funded.payers:
             for entry in await query(channels, tenant, payer):
                 payment_id = entry["descriptor"]["tags"]["paymentId"]
                 found[payment_id].append(json.loads(jose.decode(entry["encodedData"])))
@@ -249,7 +251,7 @@ async def listed(channels: Channels) -> list[str]:
     """The ids of all runs that pay, as the orchestrator lists them."""
     stub = WorkflowServiceStub(channels["orchestrator"])
     found: list[str] = []
-    for workflow_id in (payment_client.WORKFLOW, HASTY):
+    for workflow_id in (payment_client.WORKFLOW, SINGLE_ATTEMPT):
         request = workflow_pb2.ListRunsRequest(workflow_id=workflow_id, page_size=500)
         while True:
             reply = await _ask(stub.ListRuns, request)

@@ -12,48 +12,48 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tests.faults.deployment import SERVER
-from tests.faults.fault_schedule import Kind
-from tests.faults.payment_clients import Clients
+from tests.faults.fault_schedule import FaultKind
+from tests.faults.payment_clients import PaymentClients
 
 if TYPE_CHECKING:
-    from tests.faults.deployment import Ground
-    from tests.faults.fault_schedule import Fault, Plan
-    from tests.faults.funded_mesh import Town
-    from tests.faults.payment_clients import Followed
+    from tests.faults.deployment import Deployment
+    from tests.faults.fault_schedule import Fault, FaultPlan
+    from tests.faults.funded_mesh import FundedMesh
+    from tests.faults.payment_clients import ObservedPayment
 
-AT_ONCE = 16
+CLIENTS = 16
 
 
 @dataclass(slots=True)
-class Storm:
-    ground: Ground
-    town: Town
-    plan: Plan
+class FaultInjection:
+    deployment: Deployment
+    funded: FundedMesh
+    plan: FaultPlan
     ended: Counter[str] = field(default_factory=Counter)  # status -> how many
     _struck: int = 0
     _more: asyncio.Condition = field(default_factory=asyncio.Condition)
 
-    async def rage(self) -> list[Followed]:
+    async def run(self) -> list[ObservedPayment]:
         """Every payment followed to its end, in the order of the plan."""
         waiting = iter(self.plan.payments)
-        followed: list[Followed] = []
-        clients = Clients(self.ground.doors, self.town)
+        observed: list[ObservedPayment] = []
+        clients = PaymentClients(self.deployment.routes, self.funded)
 
         async def client() -> None:
             for planned in waiting:
-                await self._until_struck(self.plan.struck_before(planned.number))
-                followed.append(await clients.pay(planned))
-                self.ended[followed[-1].outcome.status] += 1
+                await self._until_struck(self.plan.faults_before(planned.number))
+                observed.append(await clients.pay(planned))
+                self.ended[observed[-1].outcome.status] += 1
 
         telling = asyncio.create_task(self._tell(time.monotonic()))
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._strike_all())
-                for _ in range(AT_ONCE):
+                for _ in range(CLIENTS):
                     group.create_task(client())
         finally:
             telling.cancel()
-        return sorted(followed, key=lambda one: one.planned.number)
+        return sorted(observed, key=lambda one: one.planned.number)
 
     async def _strike_all(self) -> None:
         for fault in self.plan.faults:
@@ -65,22 +65,22 @@ class Storm:
 
     async def _strike(self, fault: Fault) -> None:
         if fault.service == SERVER:
-            await self._end_server(fault.lasting)
+            await self._end_server(fault.duration)
             return
-        pid = await self.ground.pid(fault.service)
+        pid = await self.deployment.pid(fault.service)
         match fault.kind:
-            case Kind.KILL:
+            case FaultKind.KILL:
                 os.kill(pid, signal.SIGKILL)
-            case Kind.PAUSE:
+            case FaultKind.PAUSE:
                 os.kill(pid, signal.SIGSTOP)
                 try:
-                    await asyncio.sleep(fault.lasting)
+                    await asyncio.sleep(fault.duration)
                 finally:
                     os.kill(pid, signal.SIGCONT)
 
     async def _end_server(self, away: float) -> None:
         """Whatever it had not committed is gone, and all connections with it."""
-        server = self.ground.server
+        server = self.deployment.server
         assert server is not None  # the plan names it only where there is one
         await server.end()
         await asyncio.sleep(away)

@@ -10,27 +10,27 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-LEAST_SAT = 100_000
-UNPROVED = 12  # one payment of so many is a stranger's
-CANCELLED = 6  # so is one whose client thinks better of it
-CANCELS_WITHIN = 2.0  # seconds from its start: some are too late
+MIN_AMOUNT_SAT = 100_000
+UNLINKED_EVERY = 12  # one payment of so many is a stranger's
+CANCEL_EVERY = 6  # so is one whose client thinks better of it
+CANCEL_WITHIN_S = 2.0  # seconds from its start: some are too late
 
 
-class Kind(StrEnum):
+class FaultKind(StrEnum):
     KILL = "kill"  # SIGKILL; it is started again
     PAUSE = "pause"  # SIGSTOP, then SIGCONT: the process wakes up in another time
 
 
-class Way(StrEnum):
+class PaymentMethod(StrEnum):
     """How a client has a payment made."""
 
     RUN = "StartRun, then WatchRun"
     WAIT = "StartRun that waits for the end"
     SEND = "SendVerifiedPayment, then WatchPayment"
-    HASTY = "a workflow that gives up at once, and RedriveRun until it does not"
+    SINGLE_ATTEMPT = "a workflow that gives up at once, and RedriveRun until it does not"
 
 
-class Cancel(StrEnum):
+class CancelMethod(StrEnum):
     RUN = "CancelRun"
     PAYMENT = "CancelPayment"
 
@@ -39,16 +39,16 @@ class Cancel(StrEnum):
 class Fault:
     after: float  # seconds since the fault before
     service: str
-    kind: Kind
-    lasting: float = 0.0  # seconds, of a pause
+    kind: FaultKind
+    duration: float = 0.0  # seconds, of a pause
 
     def __str__(self) -> str:
-        lasting = f" {self.lasting:.1f} s" if self.lasting else ""
-        return f"+{self.after:.2f} s {self.kind} {self.service}{lasting}"
+        duration = f" {self.duration:.1f} s" if self.duration else ""
+        return f"+{self.after:.2f} s {self.kind} {self.service}{duration}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Planned:
+class PlannedPayment:
     """A payment that somebody means to make. Its amount is like no other's: it names it."""
 
     number: int
@@ -56,29 +56,29 @@ class Planned:
     recipient: int
     amount_sat: int
     proved: bool = True  # False: a stranger pays from the payer's address, or rather does not
-    way: Way = Way.RUN
-    door: int = 0  # which orchestrator is asked, modulo how many there are
-    cancel: Cancel | None = None
+    method: PaymentMethod = PaymentMethod.RUN
+    route: int = 0  # which orchestrator is asked, modulo how many there are
+    cancel: CancelMethod | None = None
     cancel_after: float = 0.0  # seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class FaultPlan:
     seed: int
-    payments: tuple[Planned, ...]
+    payments: tuple[PlannedPayment, ...]
     faults: tuple[Fault, ...]
 
     def __str__(self) -> str:
         faults = "\n".join(f"  {fault}" for fault in self.faults)
         return f"seed {self.seed}, {len(self.payments)} payments, faults:\n{faults}"
 
-    def struck_before(self, number: int) -> int:
+    def faults_before(self, number: int) -> int:
         """How many faults the payment of this number waits for: faults fall among payments."""
         return number * len(self.faults) // len(self.payments)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Weather:
+class FaultProfile:
     """What a storm is like."""
 
     payments: int
@@ -87,7 +87,7 @@ class Weather:
     gaps: tuple[float, float]  # seconds between two faults
     pause: tuple[float, float]  # seconds that a pause lasts
 
-    def scaled(self, payments: int) -> Weather:
+    def scaled(self, payments: int) -> FaultProfile:
         """As many faults for each payment, and a kill at least."""
         share = payments / self.payments
         kills, pauses = max(1, round(self.kills * share)), round(self.pauses * share)
@@ -95,37 +95,37 @@ class Weather:
 
 
 def plan(
-    seed: int, weather: Weather, *, payers: int, recipients: int, services: Sequence[str]
-) -> Plan:
+    seed: int, profile: FaultProfile, *, payers: int, recipients: int, services: Sequence[str]
+) -> FaultPlan:
     """The same for the same seed."""
-    draw = random.Random(seed)  # noqa: S311  (repeats a trial, guards nothing)
+    rng = random.Random(seed)  # noqa: S311  (repeats a trial, guards nothing)
     payments = tuple(
-        Planned(
+        PlannedPayment(
             number=number,
-            payer=draw.randrange(payers),
-            recipient=draw.randrange(recipients),
-            amount_sat=LEAST_SAT + number,
-            proved=number % UNPROVED != UNPROVED - 1,
-            way=draw.choice(list(Way)),
-            door=draw.randrange(2),
-            cancel=draw.choice(list(Cancel)) if draw.randrange(CANCELLED) == 0 else None,
-            cancel_after=draw.uniform(0, CANCELS_WITHIN),
+            payer=rng.randrange(payers),
+            recipient=rng.randrange(recipients),
+            amount_sat=MIN_AMOUNT_SAT + number,
+            proved=number % UNLINKED_EVERY != UNLINKED_EVERY - 1,
+            method=rng.choice(list(PaymentMethod)),
+            route=rng.randrange(2),
+            cancel=rng.choice(list(CancelMethod)) if rng.randrange(CANCEL_EVERY) == 0 else None,
+            cancel_after=rng.uniform(0, CANCEL_WITHIN_S),
         )
-        for number in range(weather.payments)
+        for number in range(profile.payments)
     )
-    return Plan(seed=seed, payments=payments, faults=tuple(_faults(draw, weather, services)))
+    return FaultPlan(seed=seed, payments=payments, faults=tuple(_faults(rng, profile, services)))
 
 
-def _faults(draw: random.Random, weather: Weather, services: Sequence[str]) -> Iterator[Fault]:
+def _faults(rng: random.Random, profile: FaultProfile, services: Sequence[str]) -> Iterator[Fault]:
     """Every service as often as the others: the supervisor gives up on one that is always down."""
-    kinds = [Kind.KILL] * weather.kills + [Kind.PAUSE] * weather.pauses
-    draw.shuffle(kinds)
-    turns = {kind: _turns(draw, services) for kind in Kind}
+    kinds = [FaultKind.KILL] * profile.kills + [FaultKind.PAUSE] * profile.pauses
+    rng.shuffle(kinds)
+    turns = {kind: _turns(rng, services) for kind in FaultKind}
     for kind in kinds:
-        lasting = draw.uniform(*weather.pause) if kind is Kind.PAUSE else 0.0
-        yield Fault(draw.uniform(*weather.gaps), next(turns[kind]), kind, lasting)
+        duration = rng.uniform(*profile.pause) if kind is FaultKind.PAUSE else 0.0
+        yield Fault(rng.uniform(*profile.gaps), next(turns[kind]), kind, duration)
 
 
-def _turns(draw: random.Random, services: Sequence[str]) -> Iterator[str]:
+def _turns(rng: random.Random, services: Sequence[str]) -> Iterator[str]:
     while True:
-        yield from draw.sample(services, len(services))
+        yield from rng.sample(services, len(services))

@@ -31,20 +31,22 @@ EARLIER_SALES = 3  # that every shop made before: each from a customer of its ow
 
 
 @dataclass(frozen=True, slots=True)
-class Town:
+class FundedMesh:
     payers: tuple[Identity, ...]
-    stranger: Identity  # as well proven as they are, but nothing is linked to it
+    unlinked: Identity  # as well proven as they are, but nothing is linked to it
     shops: tuple[str, ...]  # addresses
 
 
-async def settle(home: Home, channels: Channels, *, payers: int, shops: int, coins: int) -> Town:
+async def fund(
+    home: Home, channels: Channels, *, payers: int, shops: int, coins: int
+) -> FundedMesh:
     """Everybody in place, and ``coins`` confirmed coins on the address of each payer."""
     people = [await _payer(home, channels, f"payer-{number}") for number in range(payers)]
-    stranger = await cast.enter(home, channels, "stranger")
+    unlinked = await cast.enter(home, channels, "stranger")
     keys = [Key.from_secret(secrets.token_bytes(32)) for _ in range(shops)]
     await _endow(channels, people, keys, coins)
     people = [await cast.link(home, channels, payer, payer.addresses[0]) for payer in people]
-    return Town(tuple(people), stranger, tuple(key.address(Network.REGTEST) for key in keys))
+    return FundedMesh(tuple(people), unlinked, tuple(key.address(Network.REGTEST) for key in keys))
 
 
 async def _payer(home: Home, channels: Channels, name: str) -> Identity:

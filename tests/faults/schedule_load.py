@@ -11,44 +11,44 @@ from anya.orchestrator.v1 import workflow_pb2 as pb
 from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceStub
 from cli import runs, schedules
 from mesh.testing import eventually
-from tests.faults.payment_clients import persist
+from tests.faults.payment_clients import retry_until_answered
 
 if TYPE_CHECKING:
     from cli.connection import Channels
 
 TICK = "tick"
 WORKFLOW = '{"id": "tick", "name": "Tick", "steps": [{"id": "one", "set": {"word": "tick"}}]}'
-EVERY_MS = 1000
+INTERVAL_MS = 1000
 DUE = re.compile(rf"{TICK}-(\d{{8}}T\d{{6}}\.\d{{3}})Z")
-ENDED_WITHIN = 60.0  # seconds
+ENDED_WITHIN_S = 60.0  # seconds
 
 
 async def begin(channels: Channels) -> None:
-    await persist(lambda: runs.register(channels, WORKFLOW))
+    await retry_until_answered(lambda: runs.register(channels, WORKFLOW))
     asked = {
         "schedule_id": TICK,
         "workflow_id": TICK,
-        "interval": f"{EVERY_MS / 1000}s",
+        "interval": f"{INTERVAL_MS / 1000}s",
         "overlap": "allow",
         "catch_up": "all",
     }
-    await persist(lambda: schedules.create(channels, asked, TICK))
+    await retry_until_answered(lambda: schedules.create(channels, asked, TICK))
 
 
 async def end(channels: Channels) -> list[str]:
     """Pause it; what became of it that may not be."""
-    await persist(lambda: schedules.pause(channels, TICK))
+    await retry_until_answered(lambda: schedules.pause(channels, TICK))
 
     async def settled() -> bool:
-        schedule = await persist(lambda: schedules.get(channels, TICK))
-        ticks = await persist(lambda: _ticks(channels))
+        schedule = await retry_until_answered(lambda: schedules.get(channels, TICK))
+        ticks = await retry_until_answered(lambda: _ticks(channels))
         return len(ticks) >= schedule.started_count and all(
             one.status in runs.ENDED for one in ticks
         )
 
-    await eventually(settled, within=ENDED_WITHIN)
-    schedule = await persist(lambda: schedules.get(channels, TICK))
-    return wrong_with(await persist(lambda: _ticks(channels)), schedule.started_count)
+    await eventually(settled, within=ENDED_WITHIN_S)
+    schedule = await retry_until_answered(lambda: schedules.get(channels, TICK))
+    return wrong_with(await retry_until_answered(lambda: _ticks(channels)), schedule.started_count)
 
 
 def wrong_with(ticks: list[pb.Run], started: int) -> list[str]:

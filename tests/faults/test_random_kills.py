@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.faults.deployment import Store
-from tests.faults.trial import DRIZZLE, SHOWER, try_payments
+from tests.faults.trial import TEN_PAYMENTS, TWENTY_PAYMENTS, run_trial
 from tests.profile import full_or_short
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 SEED = 7
-WEATHER = full_or_short(SHOWER, short=DRIZZLE)
+PROFILE = full_or_short(TWENTY_PAYMENTS, short=TEN_PAYMENTS)
 
 
 @pytest.mark.parametrize("store", Store)
 async def test_no_payment_is_lost_or_made_twice(store: Store, tmp_path: Path) -> None:
-    verdict = await try_payments(tmp_path / "home", SEED, WEATHER, store)
+    result = await run_trial(tmp_path / "home", SEED, PROFILE, store)
 
-    assert verdict.holds, verdict
-    assert verdict.outcomes.total() == WEATHER.payments
-    assert verdict.outcomes["SUCCEEDED"] > WEATHER.payments // 2
+    assert result.holds, result
+    assert result.outcomes.total() == PROFILE.payments
+    assert result.outcomes["SUCCEEDED"] > PROFILE.payments // 2

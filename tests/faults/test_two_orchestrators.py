@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from cli import payment_client, runs
 from tests.faults import evidence, funded_mesh
-from tests.faults.deployment import REPLICA, Store, standing
-from tests.faults.fault_schedule import LEAST_SAT, Planned
-from tests.faults.payment_clients import Followed, persist
-from tests.scenarios.kill_points import frozen
+from tests.faults.deployment import REPLICA, Store, deploy
+from tests.faults.fault_schedule import MIN_AMOUNT_SAT, PlannedPayment
+from tests.faults.payment_clients import ObservedPayment, retry_until_answered
+from tests.scenarios.kill_points import paused
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,27 +21,29 @@ if TYPE_CHECKING:
 
 
 async def test_a_payment_that_is_sent_at_both_is_made_once_whoever_dies(tmp_path: Path) -> None:
-    planned = Planned(number=0, payer=0, recipient=0, amount_sat=LEAST_SAT)
+    planned = PlannedPayment(number=0, payer=0, recipient=0, amount_sat=MIN_AMOUNT_SAT)
 
-    async with standing(tmp_path / "home", Store.POSTGRES) as ground:
-        channels, _ = ground.doors
-        place = await funded_mesh.settle(ground.home, channels, payers=1, shops=1, coins=9)
+    async with deploy(tmp_path / "home", Store.POSTGRES) as deployment:
+        channels, _ = deployment.routes
+        funded = await funded_mesh.fund(deployment.home, channels, payers=1, shops=1, coins=9)
         proposal = await payment_client.propose(
-            channels, place.payers[0], place.shops[0], planned.amount_sat
+            channels, funded.payers[0], funded.shops[0], planned.amount_sat
         )
         payment_id = proposal.intent.payment_id
 
-        async def send(door: Channels) -> None:
-            await persist(lambda: payment_client.send(door, proposal))
+        async def send(route: Channels) -> None:
+            await retry_until_answered(lambda: payment_client.send(route, proposal))
 
-        with frozen(await ground.pid("bitcoin")):  # so that the payment is under way
-            await asyncio.gather(*(send(door) for door in ground.doors * 8))
+        with paused(await deployment.pid("bitcoin")):  # so that the payment is under way
+            await asyncio.gather(*(send(route) for route in deployment.routes * 8))
             for service in ("orchestrator", REPLICA):
-                os.kill(await ground.pid(service), signal.SIGKILL)
-        ends = await asyncio.gather(*(runs.finish(door, payment_id) for door in ground.doors))
-        followed = [Followed(planned, proposal, payment_client.outcome(ends[0]))]
-        gathered = await evidence.gather(channels, place, followed)
+                os.kill(await deployment.pid(service), signal.SIGKILL)
+        ends = await asyncio.gather(
+            *(runs.finish(route, payment_id) for route in deployment.routes)
+        )
+        observed = [ObservedPayment(planned, proposal, payment_client.outcome(ends[0]))]
+        gathered = await evidence.gather(channels, funded, observed)
 
-        assert evidence.contradictions(gathered, followed) == []
+        assert evidence.contradictions(gathered, observed) == []
         assert ends[0] == ends[1]
         assert ends[0].recoveries > 0

@@ -8,28 +8,30 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tests.faults import evidence, funded_mesh, schedule_load
-from tests.faults.deployment import Store, services_on, standing
-from tests.faults.fault_injection import Storm
-from tests.faults.fault_schedule import Plan, Weather, plan
-from tests.faults.payment_clients import register_hasty
+from tests.faults.deployment import Store, deploy, services_on
+from tests.faults.fault_injection import FaultInjection
+from tests.faults.fault_schedule import FaultPlan, FaultProfile, plan
+from tests.faults.payment_clients import register_single_attempt
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 # A service is killed every quarter of a minute at most: whoever keeps it up gives up on one that
 # crashes more than five times a minute. Some pauses are longer than the orchestrators' lease.
-STORM = Weather(payments=1000, kills=38, pauses=12, gaps=(2.0, 5.0), pause=(0.5, 7.0))
-DRIZZLE = Weather(payments=10, kills=3, pauses=0, gaps=(0.1, 0.5), pause=(0.5, 1.0))
-SHOWER = Weather(payments=20, kills=6, pauses=0, gaps=(0.1, 0.5), pause=(0.5, 1.0))
-PAYMENTS_OF_A_PAYER = 60  # web5 lets a DID have ten proofs begun at once, lost ones included
-SPARE = 1.6  # coins for each expected payment: payers are drawn by lot
+THOUSAND_PAYMENTS = FaultProfile(
+    payments=1000, kills=38, pauses=12, gaps=(2.0, 5.0), pause=(0.5, 7.0)
+)
+TEN_PAYMENTS = FaultProfile(payments=10, kills=3, pauses=0, gaps=(0.1, 0.5), pause=(0.5, 1.0))
+TWENTY_PAYMENTS = FaultProfile(payments=20, kills=6, pauses=0, gaps=(0.1, 0.5), pause=(0.5, 1.0))
+PAYMENTS_PER_PAYER = 60  # web5 lets a DID have ten proofs begun at once, lost ones included
+SPARE_COINS = 1.6  # coins for each expected payment: payers are drawn by lot
 SHOPS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class TrialResult:
     store: Store
-    plan: Plan
+    plan: FaultPlan
     outcomes: Counter[str]  # status -> how many
     cancels: int  # that were asked for
     redrives: int
@@ -51,31 +53,31 @@ class Verdict:
         return "\n".join([summary, *self.contradictions, *([] if self.holds else [str(self.plan)])])
 
 
-async def try_payments(
-    folder: Path, seed: int, weather: Weather, store: Store = Store.SQLITE
-) -> Verdict:
+async def run_trial(
+    folder: Path, seed: int, profile: FaultProfile, store: Store = Store.SQLITE
+) -> TrialResult:
     """Everything of the mesh stays in ``folder``; a PostgreSQL server goes with the trial."""
-    payers = max(2, -(-weather.payments // PAYMENTS_OF_A_PAYER))
-    coins = round(SPARE * weather.payments / payers) + 10
-    planned = plan(seed, weather, payers=payers, recipients=SHOPS, services=services_on(store))
-    async with standing(folder, store) as ground:
-        channels, *_ = ground.doors
-        place = await funded_mesh.settle(
-            ground.home, channels, payers=payers, shops=SHOPS, coins=coins
+    payers = max(2, -(-profile.payments // PAYMENTS_PER_PAYER))
+    coins = round(SPARE_COINS * profile.payments / payers) + 10
+    planned = plan(seed, profile, payers=payers, recipients=SHOPS, services=services_on(store))
+    async with deploy(folder, store) as deployment:
+        channels, *_ = deployment.routes
+        funded = await funded_mesh.fund(
+            deployment.home, channels, payers=payers, shops=SHOPS, coins=coins
         )
-        await register_hasty(channels)
+        await register_single_attempt(channels)
         await schedule_load.begin(channels)
         began = time.monotonic()
-        followed = await Storm(ground, place, planned).rage()
+        observed = await FaultInjection(deployment, funded, planned).run()
         seconds = time.monotonic() - began
         missed = await schedule_load.end(channels)
-        found = await evidence.gather(channels, place, followed)
-    return Verdict(
+        found = await evidence.gather(channels, funded, observed)
+    return TrialResult(
         store=store,
         plan=planned,
         outcomes=Counter(run.status for run in found.runs.values()),
         cancels=sum(one.cancel is not None for one in planned.payments),
-        redrives=sum(one.redrives for one in followed),
-        contradictions=[*evidence.contradictions(found, followed), *missed],
+        redrives=sum(one.redrives for one in observed),
+        contradictions=[*evidence.contradictions(found, observed), *missed],
         seconds=seconds,
     )

@@ -138,7 +138,7 @@ class Identity(IdentityServiceServicer):
             except VerificationError as error:
                 raise FailedPrecondition(str(error), reason=Reason.PROOF_INVALID) from None
             return identity_pb2.VerifyApprovalResponse(
-                approver=found.approver, approved=found.approves
+                approver=found.approver, approved=found.approved
             )
 
         return await self._fakes.serve("VerifyApproval", request, judge)

@@ -19,7 +19,7 @@ from cli.home import SERVICES, Home
 from cli.supervisor import control
 from mesh.testing import eventually
 from tests.faults import evidence, funded_mesh
-from tests.faults.payment_clients import persist
+from tests.faults.payment_clients import retry_until_answered
 from tests.scenarios.meshes import up
 
 if TYPE_CHECKING:
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 
     from cli.connection import Channels
     from cli.payment_client import Proposal
-    from tests.faults.funded_mesh import Town
+    from tests.faults.funded_mesh import FundedMesh
 
 COINS = 20  # of the payer: a payment takes one
-STOPS_WITHIN = 30.0  # seconds
+STOPS_WITHIN_S = 30.0  # seconds
 SEND = "anya.bitcoin.v1.WalletService/SendPayment"
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class ScenarioMesh:
     home: Home
-    funded_mesh: Town
+    funded_mesh: FundedMesh
     supervisor: int  # its process id
 
     @property
@@ -52,7 +52,7 @@ class Scene:
         """Transactions that pay the shop this amount, in the chain and in the mempool."""
         request = chain_pb2.ListUtxosRequest(address=self.shop, page_size=1000)
         chain = ChainServiceStub(channels["bitcoin"])
-        page = await persist(lambda: chain.ListUtxos(request))
+        page = await retry_until_answered(lambda: chain.ListUtxos(request))
         return [one.txid[::-1].hex() for one in page.utxos if one.amount_sat == amount_sat]
 
     async def records(self, channels: Channels, tenant: str, payment_id: str) -> int:
@@ -74,24 +74,24 @@ class Scene:
             found[:] = filter(None, [status["services"][service]["pid"]])
             return bool(found)
 
-        await eventually(serves, within=STOPS_WITHIN)
+        await eventually(serves, within=STOPS_WITHIN_S)
         return found[0]
 
 
 @contextmanager
-def scene(folder: Path, extra: Mapping[str, str] | None = None) -> Iterator[Scene]:
+def scenario_mesh(folder: Path, extra: Mapping[str, str] | None = None) -> Iterator[ScenarioMesh]:
     """Blocks come only when they are asked for."""
     with up(folder, "--mine", "manual", extra=extra) as mesh:
         home = Home(folder)
-        yield Scene(home, asyncio.run(_settle(home)), mesh.process.pid)
+        yield ScenarioMesh(home, asyncio.run(_fund(home)), mesh.process.pid)
 
 
-async def _settle(home: Home) -> Town:
+async def _fund(home: Home) -> FundedMesh:
     async with connect(home) as channels:
-        return await funded_mesh.settle(home, channels, payers=1, shops=1, coins=COINS)
+        return await funded_mesh.fund(home, channels, payers=1, shops=1, coins=COINS)
 
 
-async def arm(home: Home, points: Mapping[str, str]) -> None:
+async def arm_failpoints(home: Home, points: Mapping[str, str]) -> None:
     """Services with the failpoint that their next process, and only that, has."""
     await asyncio.gather(
         *(
@@ -102,7 +102,7 @@ async def arm(home: Home, points: Mapping[str, str]) -> None:
 
 
 @contextmanager
-def frozen(pid: int) -> Iterator[None]:
+def paused(pid: int) -> Iterator[None]:
     """A process that is there and does not answer."""
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -117,7 +117,7 @@ async def until_stopped(pid: int) -> None:
     def stands_still() -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("T")
 
-    await eventually(stands_still, within=STOPS_WITHIN)
+    await eventually(stands_still, within=STOPS_WITHIN_S)
 
 
 async def mine(channels: Channels) -> None:

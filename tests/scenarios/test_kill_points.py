@@ -13,8 +13,14 @@ from anya.orchestrator.v1 import payment_pb2
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from cli import payment_client, runs
 from cli.connection import connect
-from tests.faults.payment_clients import persist, state_word
-from tests.scenarios.kill_points import SEND, Scene, arm, scene, until_stopped
+from tests.faults.payment_clients import retry_until_answered, state_word
+from tests.scenarios.kill_points import (
+    SEND,
+    ScenarioMesh,
+    arm_failpoints,
+    scenario_mesh,
+    until_stopped,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -31,12 +37,16 @@ AMOUNTS = count(300_000)  # each payment is known by its own
 
 
 @pytest.fixture(scope="module")
-def mesh(databases: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    with scene(tmp_path_factory.mktemp("struck") / "home", databases) as struck:
-        yield struck
+def mesh(
+    databases: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ScenarioMesh]:
+    with scenario_mesh(tmp_path_factory.mktemp("struck") / "home", databases) as mesh:
+        yield mesh
 
 
-async def expect_made_once(mesh: Scene, channels: Channels, run: pb.Run, amount_sat: int) -> None:
+async def expect_made_once(
+    mesh: ScenarioMesh, channels: Channels, run: pb.Run, amount_sat: int
+) -> None:
     """Run, chain and records tell the same story."""
     outcome = payment_client.outcome(run)
     assert outcome.status == "SUCCEEDED", runs.lines(run)
@@ -53,18 +63,20 @@ async def expect_made_once(mesh: Scene, channels: Channels, run: pb.Run, amount_
     ids=["before", "behind"],
 )
 async def test_a_payment_is_made_once_though_every_service_dies_beside_its_commit(
-    mesh: Scene, point: str, engine_point: str
+    mesh: ScenarioMesh, point: str, engine_point: str
 ) -> None:
     payment_id, amount_sat = payment_client.new_id(), next(AMOUNTS)
     died = await mesh.restarts()
     points = {name: f"{point}/{method}=kill" for name, method in EFFECTS.items()}
-    await arm(
+    await arm_failpoints(
         mesh.home, points | {"orchestrator": f"{engine_point}/{payment_id}/execute_payment=kill"}
     )
 
     async with connect(mesh.home) as channels:
-        proposal = await persist(lambda: mesh.propose(channels, amount_sat, payment_id))
-        await persist(lambda: payment_client.send(channels, proposal))
+        proposal = await retry_until_answered(
+            lambda: mesh.propose(channels, amount_sat, payment_id)
+        )
+        await retry_until_answered(lambda: payment_client.send(channels, proposal))
         run = await runs.finish(channels, payment_id)
 
         await expect_made_once(mesh, channels, run, amount_sat)
@@ -73,14 +85,14 @@ async def test_a_payment_is_made_once_though_every_service_dies_beside_its_commi
 
 @pytest.mark.parametrize("point", ["inbox.before_commit", "inbox.before_reply"])
 async def test_a_record_is_kept_once_though_its_keeper_dies_beside_the_commit(
-    mesh: Scene, point: str
+    mesh: ScenarioMesh, point: str
 ) -> None:
     amount_sat, died = next(AMOUNTS), await mesh.restarts()
-    await arm(mesh.home, {"web5": f"{point}/{RECORD}=kill"})
+    await arm_failpoints(mesh.home, {"web5": f"{point}/{RECORD}=kill"})
 
     async with connect(mesh.home) as channels:
-        proposal = await persist(lambda: mesh.propose(channels, amount_sat))
-        await persist(lambda: payment_client.send(channels, proposal))
+        proposal = await retry_until_answered(lambda: mesh.propose(channels, amount_sat))
+        await retry_until_answered(lambda: payment_client.send(channels, proposal))
         run = await runs.finish(channels, proposal.intent.payment_id)
 
         await expect_made_once(mesh, channels, run, amount_sat)
@@ -88,16 +100,16 @@ async def test_a_record_is_kept_once_though_its_keeper_dies_beside_the_commit(
 
 
 async def test_a_deadline_that_passes_behind_the_commit_is_told_as_unknown_and_then_as_it_was(
-    mesh: Scene,
+    mesh: ScenarioMesh,
 ) -> None:
     amount_sat = next(AMOUNTS)
-    await arm(mesh.home, {"bitcoin": f"inbox.before_reply/{SEND}=stop"})
+    await arm_failpoints(mesh.home, {"bitcoin": f"inbox.before_reply/{SEND}=stop"})
     pid = await mesh.pid("bitcoin")
 
     async with connect(mesh.home) as channels:
-        proposal = await persist(lambda: mesh.propose(channels, amount_sat))
+        proposal = await retry_until_answered(lambda: mesh.propose(channels, amount_sat))
         payment_id = proposal.intent.payment_id
-        await persist(lambda: payment_client.send(channels, proposal))
+        await retry_until_answered(lambda: payment_client.send(channels, proposal))
         try:
             await until_stopped(pid)
             unheard = await _until_uncertain(channels, payment_id)
@@ -114,7 +126,7 @@ async def test_a_deadline_that_passes_behind_the_commit_is_told_as_unknown_and_t
 
 
 async def test_a_run_that_is_cancelled_between_commit_and_broadcast_pays_and_ends_so(
-    mesh: Scene,
+    mesh: ScenarioMesh,
 ) -> None:
     amount_sat = next(AMOUNTS)
 
@@ -124,7 +136,9 @@ async def test_a_run_that_is_cancelled_between_commit_and_broadcast_pays_and_end
         await expect_made_once(mesh, channels, run, amount_sat)
 
 
-async def test_a_run_that_is_cancelled_right_before_the_commit_has_one_winner(mesh: Scene) -> None:
+async def test_a_run_that_is_cancelled_right_before_the_commit_has_one_winner(
+    mesh: ScenarioMesh,
+) -> None:
     amount_sat = next(AMOUNTS)
 
     async with connect(mesh.home) as channels:
@@ -133,12 +147,12 @@ async def test_a_run_that_is_cancelled_right_before_the_commit_has_one_winner(me
         if run.status == pb.RUN_STATUS_SUCCEEDED:
             await expect_made_once(mesh, channels, run, amount_sat)
         else:
-            shown = await persist(lambda: payment_client.get(channels, run.run_id))
+            shown = await retry_until_answered(lambda: payment_client.get(channels, run.run_id))
             assert state_word(shown.state) == "CANCELLED"
             assert await mesh.received(channels, amount_sat) == []
 
 
-def test_no_log_and_no_span_of_what_was_struck_says_who_pays_whom(mesh: Scene) -> None:
+def test_no_log_and_no_span_of_what_was_struck_says_who_pays_whom(mesh: ScenarioMesh) -> None:
     payer = mesh.funded_mesh.payers[0]
     secrets = [payer.did, *payer.addresses, mesh.shop, *payer.credentials]
     files = [*mesh.home.path.glob("*/service.log"), *mesh.home.path.glob("traces.db*")]
@@ -151,13 +165,15 @@ def test_no_log_and_no_span_of_what_was_struck_says_who_pays_whom(mesh: Scene) -
     assert [name for name in kept if name.encode() not in written] == []
 
 
-async def _cancelled_at(point: str, mesh: Scene, channels: Channels, amount_sat: int) -> pb.Run:
+async def _cancelled_at(
+    point: str, mesh: ScenarioMesh, channels: Channels, amount_sat: int
+) -> pb.Run:
     """The end of a run that was cancelled while bitcoin stood still at this point."""
-    await arm(mesh.home, {"bitcoin": f"{point}=stop"})
+    await arm_failpoints(mesh.home, {"bitcoin": f"{point}=stop"})
     pid = await mesh.pid("bitcoin")
-    proposal = await persist(lambda: mesh.propose(channels, amount_sat))
+    proposal = await retry_until_answered(lambda: mesh.propose(channels, amount_sat))
     payment_id = proposal.intent.payment_id
-    await persist(lambda: payment_client.send(channels, proposal))
+    await retry_until_answered(lambda: payment_client.send(channels, proposal))
     try:
         await until_stopped(pid)
         await runs.cancel(channels, payment_id)

@@ -16,8 +16,8 @@ from cli.connection import connect, traced
 from cli.home import SERVICES
 from cli.spans import store
 from mesh.testing import eventually
-from tests.faults.payment_clients import persist, state_word
-from tests.scenarios.kill_points import Scene, mempool, mine, scene
+from tests.faults.payment_clients import retry_until_answered, state_word
+from tests.scenarios.kill_points import ScenarioMesh, mempool, mine, scenario_mesh
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -30,15 +30,17 @@ SOON = 30.0  # seconds
 
 
 @pytest.fixture(scope="module")
-def mesh(databases: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    with scene(tmp_path_factory.mktemp("blocks") / "home", databases) as standing:
-        yield standing
+def mesh(
+    databases: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ScenarioMesh]:
+    with scenario_mesh(tmp_path_factory.mktemp("blocks") / "home", databases) as mesh:
+        yield mesh
 
 
-async def pay(mesh: Scene, channels: Channels, amount_sat: int) -> payment_pb2.Payment:
+async def pay(mesh: ScenarioMesh, channels: Channels, amount_sat: int) -> payment_pb2.Payment:
     """A payment that is made, and in no block yet."""
     with traced("pay"):
-        proposal = await persist(lambda: mesh.propose(channels, amount_sat))
+        proposal = await retry_until_answered(lambda: mesh.propose(channels, amount_sat))
         return await payment_client.pay(channels, proposal)
 
 
@@ -47,14 +49,14 @@ async def until(channels: Channels, payment_id: str, state: str) -> payment_pb2.
     shown: list[payment_pb2.Payment] = []
 
     async def is_so() -> bool:
-        shown[:] = [await persist(lambda: payment_client.get(channels, payment_id))]
+        shown[:] = [await retry_until_answered(lambda: payment_client.get(channels, payment_id))]
         return shown[0].HasField("state") and state_word(shown[0].state) == state
 
     await eventually(is_so, within=SOON)
     return shown[0]
 
 
-async def test_a_payment_that_the_mempool_lost_is_sent_again_by_itself(mesh: Scene) -> None:
+async def test_a_payment_that_the_mempool_lost_is_sent_again_by_itself(mesh: ScenarioMesh) -> None:
     amount_sat = next(AMOUNTS)
 
     async with connect(mesh.home) as channels:
@@ -64,7 +66,7 @@ async def test_a_payment_that_the_mempool_lost_is_sent_again_by_itself(mesh: Sce
         os.kill(await mesh.pid("bitcoin"), signal.SIGKILL)  # the mempool is in its memory alone
 
         async def waits_again() -> bool:
-            return await persist(lambda: mempool(channels)) == [txid]
+            return await retry_until_answered(lambda: mempool(channels)) == [txid]
 
         await eventually(waits_again, within=SOON)
         await mine(channels)
@@ -75,7 +77,7 @@ async def test_a_payment_that_the_mempool_lost_is_sent_again_by_itself(mesh: Sce
         assert await mesh.received(channels, amount_sat) == [txid]
 
 
-async def test_a_payment_outlives_its_block(mesh: Scene) -> None:
+async def test_a_payment_outlives_its_block(mesh: ScenarioMesh) -> None:
     """Its view falls back and comes forward again; run, record and trace are what they were."""
     amount_sat = next(AMOUNTS)
 

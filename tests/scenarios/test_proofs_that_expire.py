@@ -13,8 +13,14 @@ import pytest
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from cli import payment_client, runs
 from cli.connection import connect
-from tests.faults.payment_clients import persist, state_word
-from tests.scenarios.kill_points import Scene, arm, frozen, scene, until_stopped
+from tests.faults.payment_clients import retry_until_answered, state_word
+from tests.scenarios.kill_points import (
+    ScenarioMesh,
+    arm_failpoints,
+    paused,
+    scenario_mesh,
+    until_stopped,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -27,33 +33,37 @@ AMOUNT_SAT = 500_000
 
 
 @pytest.fixture(scope="module")
-def mesh(databases: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+def mesh(
+    databases: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ScenarioMesh]:
     brief = {**databases, "ANYA_PROOF_SECONDS": str(PROOFS_HOLD)}
-    with scene(tmp_path_factory.mktemp("brief") / "home", brief) as standing:
-        yield standing
+    with scenario_mesh(tmp_path_factory.mktemp("brief") / "home", brief) as mesh:
+        yield mesh
 
 
 async def test_a_parked_payment_whose_proofs_expire_is_refused_and_nothing_is_signed(
-    mesh: Scene,
+    mesh: ScenarioMesh,
 ) -> None:
     payment_id = payment_client.new_id()
     point = f"engine.before_intent/{payment_id}/execute_payment"
-    await arm(mesh.home, {"orchestrator": f"{point}=stop"})
+    await arm_failpoints(mesh.home, {"orchestrator": f"{point}=stop"})
     orchestrator = await mesh.pid("orchestrator")
 
     async with connect(mesh.home) as channels:
-        proposal = await persist(lambda: mesh.propose(channels, AMOUNT_SAT, payment_id))
-        await persist(lambda: payment_client.send(channels, proposal))
+        proposal = await retry_until_answered(
+            lambda: mesh.propose(channels, AMOUNT_SAT, payment_id)
+        )
+        await retry_until_answered(lambda: payment_client.send(channels, proposal))
         await until_stopped(orchestrator)
         proved_at = time.monotonic()
         bitcoin = await mesh.pid("bitcoin")
-        with frozen(mesh.supervisor):  # so that nobody starts bitcoin again
+        with paused(mesh.supervisor):  # so that nobody starts bitcoin again
             os.kill(bitcoin, signal.SIGKILL)
             os.kill(orchestrator, signal.SIGCONT)
             parked = await _until_parked(channels, payment_id)
             await _until_expired(channels, payment_id, proved_at)
         run = await runs.finish(channels, payment_id)
-        shown = await persist(lambda: payment_client.get(channels, payment_id))
+        shown = await retry_until_answered(lambda: payment_client.get(channels, payment_id))
 
         assert "CIRCUIT_OPEN" in parked.reason
         assert runs.status_word(run.status) == "REFUSED", runs.lines(run)

@@ -7,6 +7,7 @@ import itertools
 import json
 import uuid
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,9 +17,9 @@ from anya.orchestrator.v1 import payment_pb2
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from cli import payment_client, runs
 from cli.connection import connect
-from tests.faults.payment_clients import persist
+from tests.faults.payment_clients import retry_until_answered
 from tests.orchestrator.multi_payment import BATCH, PAIR, batch_of, pair_of
-from tests.scenarios.kill_points import Scene, mine, scene
+from tests.scenarios.kill_points import ScenarioMesh, mine, scenario_mesh
 from tests.scenarios.meshes import anya
 
 if TYPE_CHECKING:
@@ -32,25 +33,29 @@ TOO_MUCH = 20_000_000_000  # sat: more than the payer has
 
 
 @pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    with scene(tmp_path_factory.mktemp("several") / "home") as standing:
-        yield standing
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScenarioMesh]:
+    with scenario_mesh(tmp_path_factory.mktemp("several") / "home") as mesh:
+        yield mesh
 
 
-async def propose(mesh: Scene, channels: Channels, *amounts: int) -> list[Proposal]:
-    return [await persist(lambda: mesh.propose(channels, amount)) for amount in amounts]  # noqa: B023
+async def propose(mesh: ScenarioMesh, channels: Channels, *amounts: int) -> list[Proposal]:
+    return [
+        await retry_until_answered(partial(mesh.propose, channels, amount)) for amount in amounts
+    ]
 
 
 async def show(channels: Channels, proposal: Proposal) -> payment_pb2.Payment:
-    return await persist(lambda: payment_client.get(channels, proposal.intent.payment_id))
+    return await retry_until_answered(
+        lambda: payment_client.get(channels, proposal.intent.payment_id)
+    )
 
 
 async def run_pair(channels: Channels, first: Proposal, second: Proposal) -> pb.Run:
     """Both payments in one run, to its end."""
-    await persist(lambda: runs.register(channels, PAIR))
+    await retry_until_answered(lambda: runs.register(channels, PAIR))
     given = pair_of(first.intent, second.intent)
     run_id = str(uuid.uuid4())
-    await persist(lambda: _start(channels, "pair", given, run_id, first, second))
+    await retry_until_answered(lambda: _start(channels, "pair", given, run_id, first, second))
     return await runs.finish(channels, run_id)
 
 
@@ -61,7 +66,7 @@ async def _start(
     await runs.start(channels, workflow_id, given, run_id=run_id, payments=proven)
 
 
-async def test_two_payments_are_made_and_recorded_in_one_run(mesh: Scene) -> None:
+async def test_two_payments_are_made_and_recorded_in_one_run(mesh: ScenarioMesh) -> None:
     async with connect(mesh.home) as channels:
         amounts = [next(AMOUNTS), next(AMOUNTS)]
         made = await propose(mesh, channels, *amounts)
@@ -82,7 +87,7 @@ async def test_two_payments_are_made_and_recorded_in_one_run(mesh: Scene) -> Non
 
 
 async def test_a_second_payment_that_is_refused_leaves_the_first_made_and_both_told(
-    mesh: Scene,
+    mesh: ScenarioMesh,
 ) -> None:
     async with connect(mesh.home) as channels:
         amount_sat = next(AMOUNTS)
@@ -101,7 +106,7 @@ async def test_a_second_payment_that_is_refused_leaves_the_first_made_and_both_t
         assert await mesh.received(channels, TOO_MUCH) == []
 
 
-async def test_the_proof_of_one_payment_pays_no_other(mesh: Scene) -> None:
+async def test_the_proof_of_one_payment_pays_no_other(mesh: ScenarioMesh) -> None:
     async with connect(mesh.home) as channels:
         amounts = [next(AMOUNTS), next(AMOUNTS)]
         first, second = await propose(mesh, channels, *amounts)
@@ -115,17 +120,19 @@ async def test_the_proof_of_one_payment_pays_no_other(mesh: Scene) -> None:
             assert await mesh.received(channels, amount_sat) == []
 
 
-async def test_a_list_of_payments_is_paid_and_a_cancelled_one_ends_it_there(mesh: Scene) -> None:
+async def test_a_list_of_payments_is_paid_and_a_cancelled_one_ends_it_there(
+    mesh: ScenarioMesh,
+) -> None:
     async with connect(mesh.home) as channels:
-        await persist(lambda: runs.register(channels, BATCH))
+        await retry_until_answered(lambda: runs.register(channels, BATCH))
         amounts = [next(AMOUNTS) for _ in range(3)]
         made = await propose(mesh, channels, *amounts)
         last = made[-1].intent.payment_id
-        await persist(lambda: payment_client.cancel(channels, last))
+        await retry_until_answered(lambda: payment_client.cancel(channels, last))
         run_id = str(uuid.uuid4())
         given = batch_of(*(one.intent for one in made))
 
-        await persist(lambda: _start(channels, "batch", given, run_id, *made))
+        await retry_until_answered(lambda: _start(channels, "batch", given, run_id, *made))
         run = await runs.finish(channels, run_id)
         shown = await show(channels, made[-1])
 
@@ -136,11 +143,11 @@ async def test_a_list_of_payments_is_paid_and_a_cancelled_one_ends_it_there(mesh
         assert counts == [1, 1, 0]
 
 
-async def test_a_list_of_payments_is_proved_and_started_from_a_shell(mesh: Scene) -> None:
+async def test_a_list_of_payments_is_proved_and_started_from_a_shell(mesh: ScenarioMesh) -> None:
     amounts = [next(AMOUNTS), next(AMOUNTS)]
     listed = [{"recipient_address": mesh.shop, "amount": amount} for amount in amounts]
     async with connect(mesh.home) as channels:
-        await persist(lambda: runs.register(channels, BATCH))
+        await retry_until_answered(lambda: runs.register(channels, BATCH))
 
         done = await asyncio.to_thread(
             anya,
@@ -156,7 +163,7 @@ async def test_a_list_of_payments_is_proved_and_started_from_a_shell(mesh: Scene
         assert [len(await mesh.received(channels, amount)) for amount in amounts] == [1, 1]
 
 
-async def test_an_input_without_payments_is_a_usage_error(mesh: Scene) -> None:
+async def test_an_input_without_payments_is_a_usage_error(mesh: ScenarioMesh) -> None:
     done = await asyncio.to_thread(
         anya,
         *(

@@ -121,7 +121,7 @@ class IdentityServicer(IdentityServiceServicer):
             )
         except VerificationError as error:
             raise FailedPrecondition(f"approval: {error}", reason=Reason.PROOF_INVALID) from None
-        return pb.VerifyApprovalResponse(approver=found.approver, approved=found.approves)
+        return pb.VerifyApprovalResponse(approver=found.approver, approved=found.approved)
 
     async def BeginAddressLink(
         self,

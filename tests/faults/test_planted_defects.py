@@ -15,21 +15,21 @@ import pytest
 from cli import payment_client, runs
 from cli.connection import connect
 from tests.faults import evidence, funded_mesh
-from tests.faults.deployment import Store, standing
-from tests.faults.fault_injection import Storm
-from tests.faults.fault_schedule import LEAST_SAT, Plan, Planned
-from tests.scenarios.kill_points import arm, frozen, scene
+from tests.faults.deployment import Store, deploy
+from tests.faults.fault_injection import FaultInjection
+from tests.faults.fault_schedule import MIN_AMOUNT_SAT, FaultPlan, PlannedPayment
+from tests.scenarios.kill_points import arm_failpoints, paused, scenario_mesh
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tests.scenarios.kill_points import Scene
+    from tests.scenarios.kill_points import ScenarioMesh
 
 DEFECTS = Path(__file__).with_name("defects")
-PLAN = Plan(
+PLAN = FaultPlan(
     seed=0,
     payments=tuple(
-        Planned(number=number, payer=0, recipient=0, amount_sat=LEAST_SAT + number)
+        PlannedPayment(number=number, payer=0, recipient=0, amount_sat=MIN_AMOUNT_SAT + number)
         for number in range(2)
     ),
     faults=(),
@@ -54,13 +54,13 @@ async def test_a_planted_defect_is_found(
     planted: str, points: Mapping[str, str], found: str | None, tmp_path: Path
 ) -> None:
     extra = {"PYTHONPATH": str(DEFECTS), "PLANTED": planted}
-    async with standing(tmp_path / "home", Store.SQLITE, extra=extra) as ground:
-        channels, *_ = ground.doors
-        place = await funded_mesh.settle(ground.home, channels, payers=1, shops=1, coins=9)
-        await arm(ground.home, points)
-        followed = await Storm(ground, place, PLAN).rage()
-        gathered = await evidence.gather(channels, place, followed)
-        contradictions = evidence.contradictions(gathered, followed)
+    async with deploy(tmp_path / "home", Store.SQLITE, extra=extra) as deployment:
+        channels, *_ = deployment.routes
+        funded = await funded_mesh.fund(deployment.home, channels, payers=1, shops=1, coins=9)
+        await arm_failpoints(deployment.home, points)
+        observed = await FaultInjection(deployment, funded, PLAN).run()
+        gathered = await evidence.gather(channels, funded, observed)
+        contradictions = evidence.contradictions(gathered, observed)
 
     if found is None:
         assert contradictions == []
@@ -69,16 +69,16 @@ async def test_a_planted_defect_is_found(
 
 
 def test_a_witness_that_was_struck_last_is_waited_for(tmp_path: Path) -> None:
-    with scene(tmp_path / "home") as mesh:
+    with scenario_mesh(tmp_path / "home") as mesh:
         listed = asyncio.run(_listed_while_struck(mesh))
 
     assert listed == []
 
 
-async def _listed_while_struck(mesh: Scene) -> list[str]:
+async def _listed_while_struck(mesh: ScenarioMesh) -> list[str]:
     async with connect(mesh.home) as channels:
         orchestrator = await mesh.pid("orchestrator")
-        with frozen(mesh.supervisor):  # so that nobody starts it again
+        with paused(mesh.supervisor):  # so that nobody starts it again
             os.kill(orchestrator, signal.SIGKILL)
             asking = asyncio.create_task(evidence.listed(channels))
             with pytest.raises(grpc.aio.AioRpcError):  # as the first question, before this one
