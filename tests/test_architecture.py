@@ -56,7 +56,7 @@ CLI_MAY_USE = (
 ROOMS = ("__main__", "config", "actors", "servicers", "store")
 ADAPTERS = {
     "services/bitcoin/kernel.py": "Bitcoin Core's consensus code",
-    "services/bitcoin/recovery.py": "makes journal, kernel and index agree",
+    "services/bitcoin/recovery.py": "runs the kernel in threads, so that block log, kernel and index agree",
     "services/ml/training/__main__.py": "a command: starts processes, reads the sources' digest",
     "services/orchestrator/notifications.py": "wakes those who watch a run",
     "services/orchestrator/worker": "does what the pure engine wants, and journals it",

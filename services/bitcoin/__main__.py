@@ -1,4 +1,4 @@
-"""The bitcoin service, put together: the only place that constructs."""
+"""The composition of the bitcoin service: the only module that constructs its parts."""
 
 from __future__ import annotations
 
@@ -20,31 +20,28 @@ from formats.bitcoin.network import Network
 from mesh import process
 from mesh.actor import spawn
 from mesh.config import ConfigError
-from mesh.data import idempotency, outbox
 from mesh.data.database import open_database
 from mesh.errors import FailedPrecondition, MeshError
 from mesh.rpc.servicers import OutboxServicer
 from mesh.runtime import StartError, open_runtime
 from mesh.security.attestation import Attestor, Verifier
 from mesh.security.keystore import Keystore, KeystoreError, MasterKey
-from services.bitcoin.actors.chain import ChainActor, Info, MineBlocks
-from services.bitcoin.actors.wallet import Fees, Spender, WalletActor, poll_pending_payments
+from services.bitcoin.actors.chain import ChainActor
+from services.bitcoin.actors.chain_messages import GetChainInfo, MineBlocks
+from services.bitcoin.actors.wallet import FeePolicy, WalletActor, poll_pending_payments
 from services.bitcoin.broadcaster import Broadcaster
-from services.bitcoin.config import BitcoinConfig, Mining
-from services.bitcoin.kernel import Kernel, KernelFailed
+from services.bitcoin.config import BitcoinConfig, MiningMode
+from services.bitcoin.kernel import Kernel, KernelError
 from services.bitcoin.keyring import Keyring
-from services.bitcoin.miner import NOBODY
+from services.bitcoin.miner import UNSPENDABLE_SCRIPT
+from services.bitcoin.payments import PaymentSender
 from services.bitcoin.recovery import Recovery
 from services.bitcoin.servicers.analysis import AnalysisServicer
 from services.bitcoin.servicers.chain import ChainServicer
 from services.bitcoin.servicers.ownership import OwnershipServicer
-from services.bitcoin.servicers.regtest import TIMEOUT, RegtestServicer
+from services.bitcoin.servicers.regtest import TIMEOUT_S, RegtestServicer
 from services.bitcoin.servicers.wallet import WalletServicer
-from services.bitcoin.store import block_log as journal_store
-from services.bitcoin.store import budget, reservation
-from services.bitcoin.store import chain as chain_store
-from services.bitcoin.store import payment as payment_store
-from services.bitcoin.store import wallet as wallet_store
+from services.bitcoin.store import SCHEMA
 from services.bitcoin.store.block_log import BlockLog
 from services.bitcoin.store.chain import ChainStore
 from services.bitcoin.store.history import HistoryStore
@@ -56,22 +53,8 @@ if TYPE_CHECKING:
 
     from mesh.actor import ActorRef
     from mesh.data.database import Database
-    from services.bitcoin.actors.chain import ChainMessage
+    from services.bitcoin.actors.chain_messages import ChainMessage
     from services.bitcoin.actors.wallet import WalletMessage
-
-SCHEMA = "".join(
-    part.SCHEMA
-    for part in (
-        idempotency,
-        outbox,
-        journal_store,
-        chain_store,
-        wallet_store,
-        payment_store,
-        budget,
-        reservation,
-    )
-)
 
 log = logging.getLogger(__name__)
 
@@ -87,14 +70,16 @@ class Bitcoin:
 
 @asynccontextmanager
 async def bitcoin(config: BitcoinConfig) -> AsyncIterator[Bitcoin]:
-    """Run the service for the duration of the block. StartError if its data is not fit to use."""
-    filled, stirred = asyncio.Event(), asyncio.Event()
+    """Runs the service until the context exits. Raises StartError if its data cannot be used."""
+    mempool_filled, chain_moved = asyncio.Event(), asyncio.Event()
 
     async with (
         open_runtime(config.mesh) as runtime,
         open_database(config.location, schema=SCHEMA) as database,
-        open_chain(config, database, filled=filled.set, moved=stirred.set) as chain,
-        auto_mining(config, chain, filled),
+        open_chain(
+            config, database, on_filled=mempool_filled.set, on_moved=chain_moved.set
+        ) as chain,
+        auto_mining(config, chain, mempool_filled),
     ):
         network = Network(config.mesh.network)
         attestor = Attestor(config.mesh.identity, lifetime=config.mesh.proof_seconds)
@@ -113,7 +98,7 @@ async def bitcoin(config: BitcoinConfig) -> AsyncIterator[Bitcoin]:
             chain=chain, keyring=keyring, attestor=attestor, network=network
         )
         async with (
-            open_wallet(config, chain, payments, keyring, stirred) as wallet,
+            open_wallet(config, chain, payments, keyring, chain_moved) as wallet,
             runtime.serve(
                 partial(add_ChainServiceServicer_to_server, ChainServicer(chain)),
                 partial(add_RegtestServiceServicer_to_server, RegtestServicer(chain)),
@@ -122,7 +107,11 @@ async def bitcoin(config: BitcoinConfig) -> AsyncIterator[Bitcoin]:
                 partial(
                     add_WalletServiceServicer_to_server,
                     WalletServicer(
-                        Spender(wallet, payments, verifier), keyring, wallets, payments, network
+                        PaymentSender(wallet, payments, verifier),
+                        keyring,
+                        wallets,
+                        payments,
+                        network,
                     ),
                 ),
                 partial(
@@ -138,31 +127,31 @@ async def open_chain(
     config: BitcoinConfig,
     database: Database,
     *,
-    filled: Callable[[], None],
-    moved: Callable[[], None],
+    on_filled: Callable[[], None],
+    on_moved: Callable[[], None],
 ) -> AsyncIterator[ActorRef[ChainMessage]]:
-    """The chain's actor over kernel, journal and index, which agree before anybody may ask it."""
-    journal, store = BlockLog(database), ChainStore(database)
+    """Opens block log, kernel and index, recovers them, and starts the chain's actor."""
+    block_log, store = BlockLog(database), ChainStore(database)
     kernel = Kernel(config.folder / "kernel")
-    recovery = Recovery(kernel, journal, store, truncate=config.truncate_journal)
+    recovery = Recovery(kernel, block_log, store, truncate=config.truncate_block_log)
     with closing(kernel):
         try:
             await asyncio.to_thread(kernel.open)
             loaded = [await recovery.run()]
-        except (FailedPrecondition, KernelFailed) as error:
+        except (FailedPrecondition, KernelError) as error:
             raise StartError(str(error)) from None
 
         async def build() -> ChainActor:
-            if not loaded:  # after a break nothing in memory can be trusted
+            if not loaded:  # a restart of the actor: its memory may be wrong
                 await asyncio.to_thread(kernel.checkpoint)
                 loaded.append(await recovery.run())
             return ChainActor(
                 loaded.pop(),
                 kernel=kernel,
-                journal=journal,
+                block_log=block_log,
                 store=store,
-                filled=filled,
-                moved=moved,
+                on_filled=on_filled,
+                on_moved=on_moved,
                 checkpoint_blocks=config.checkpoint_blocks,
             )
 
@@ -172,14 +161,14 @@ async def open_chain(
 
 @asynccontextmanager
 async def auto_mining(
-    config: BitcoinConfig, chain: ActorRef[ChainMessage], filled: asyncio.Event
+    config: BitcoinConfig, chain: ActorRef[ChainMessage], mempool_filled: asyncio.Event
 ) -> AsyncIterator[None]:
-    """Mine a block soon after a transaction arrives, if the settings say so."""
-    if config.mining is not Mining.AUTO:
+    """Mines a block soon after a transaction enters the mempool, if ANYA_MINE is auto."""
+    if config.mining is not MiningMode.AUTO:
         yield
         return
     task = asyncio.create_task(
-        _mine_when_filled(chain, filled, config.mining_delay), name="auto mining"
+        _mine_when_filled(chain, mempool_filled, config.mining_delay_seconds), name="auto mining"
     )
     try:
         yield
@@ -190,7 +179,7 @@ async def auto_mining(
 
 
 async def open_keyring(config: BitcoinConfig, wallets: WalletStore) -> Keyring:
-    """ConfigError if the master key is not the one that sealed this store's wallets."""
+    """Opens the keyring. Raises ConfigError if the master key did not seal the store's wallets."""
     keystore = Keystore(MasterKey.from_file(config.master_key))
     keyring = Keyring(wallets, keystore, Network(config.mesh.network))
     try:
@@ -208,9 +197,9 @@ async def open_wallet(
     chain: ActorRef[ChainMessage],
     payments: PaymentStore,
     keyring: Keyring,
-    stirred: asyncio.Event,
+    chain_moved: asyncio.Event,
 ) -> AsyncIterator[ActorRef[WalletMessage]]:
-    """The actor of payments. It looks after those of an earlier process first."""
+    """Starts the actor of payments, and polls open payments, those of earlier processes first."""
 
     async def build() -> WalletActor:
         return WalletActor(
@@ -219,32 +208,32 @@ async def open_wallet(
             keyring=keyring,
             network=Network(config.mesh.network),
             broadcaster=Broadcaster(payments, chain, final_depth=config.final_depth),
-            fees=Fees(feerate=config.feerate, max_fee_sat=config.max_fee_sat),
+            fees=FeePolicy(feerate=config.feerate, max_fee_sat=config.max_fee_sat),
         )
 
     async with spawn(build, name="wallet") as wallet:
-        sweeping = asyncio.create_task(
-            poll_pending_payments(wallet, stirred, at_least_every=config.sweep_seconds),
-            name="payment sweeps",
+        polling = asyncio.create_task(
+            poll_pending_payments(wallet, chain_moved, interval_s=config.poll_seconds),
+            name="payment poll",
         )
         try:
             yield wallet
         finally:
-            sweeping.cancel()
+            polling.cancel()
             with suppress(asyncio.CancelledError):
-                await sweeping
+                await polling
 
 
 async def _mine_when_filled(
-    chain: ActorRef[ChainMessage], filled: asyncio.Event, delay: float
+    chain: ActorRef[ChainMessage], mempool_filled: asyncio.Event, delay_s: float
 ) -> None:
     while True:
-        await filled.wait()
-        filled.clear()
+        await mempool_filled.wait()
+        mempool_filled.clear()
         try:
-            if (await chain.ask(Info())).mempool_size:
-                await asyncio.sleep(delay)
-                await chain.ask(MineBlocks(1, NOBODY), timeout=TIMEOUT)
+            if (await chain.ask(GetChainInfo())).mempool_size:
+                await asyncio.sleep(delay_s)
+                await chain.ask(MineBlocks(1, UNSPENDABLE_SCRIPT), timeout=TIMEOUT_S)
         except MeshError as error:
             log.warning("no block was mined: %s", error)
 

@@ -1,4 +1,4 @@
-"""The obligation to broadcast: what is signed is sent until mempool or chain has it."""
+"""The broadcaster: sends each committed payment until mempool or chain has it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from mesh import failpoint
 from mesh.errors import MeshError
-from services.bitcoin.actors.chain import Broadcast, ListMempool
-from services.bitcoin.mempool import TransactionRejected
+from services.bitcoin.actors.chain_messages import Broadcast, ListMempool
+from services.bitcoin.mempool import TransactionRejectedError
 from services.bitcoin.payment import advance
 
 if TYPE_CHECKING:
@@ -17,17 +17,18 @@ if TYPE_CHECKING:
 
     from formats.bitcoin.hashes import Txid
     from mesh.actor import ActorRef
-    from services.bitcoin.actors.chain import ChainMessage
-    from services.bitcoin.payment import Sighting
-    from services.bitcoin.store.payment import Open, PaymentStore
+    from services.bitcoin.actors.chain_messages import ChainMessage
+    from services.bitcoin.payment import TxStatus
+    from services.bitcoin.store.payment import PaymentStore
+    from services.bitcoin.store.payment_row import OpenPayment
 
-BATCH = 50  # payments in one commit, so that no payment in between waits long
+BATCH_SIZE = 50  # payments of one commit, so that a new payment does not wait long
 
 log = logging.getLogger(__name__)
 
 
 class Broadcaster:
-    """Called by one turn of an actor at a time: no refusal is judged while another send is out."""
+    """Used by one actor, which runs one call at a time: no two sends of a payment overlap."""
 
     def __init__(
         self, store: PaymentStore, chain: ActorRef[ChainMessage], *, final_depth: int
@@ -37,62 +38,64 @@ class Broadcaster:
         self._final_depth = final_depth
 
     async def send_first(self, payment_id: str, raw: bytes) -> bool:
-        """Send what was committed a moment ago; whether our mempool or chain has it.
+        """Sends a payment that was just committed, and returns whether mempool or chain has it.
 
-        No send of it can have happened before, so a refusal is the end of it.
+        A rejection ends the payment: no node can have it from an earlier send.
         """
         try:
             await self._broadcast(payment_id, raw)
-        except TransactionRejected as refusal:
-            log.warning("payment %s: %s", payment_id, refusal)
+        except TransactionRejectedError as rejection:
+            log.warning("payment %s: %s", payment_id, rejection)
             await self._store.reject(payment_id)
-        except MeshError as error:  # nobody knows what came of it; the next sweep will
+        except MeshError as error:  # outcome unknown: the next poll sends it again
             log.warning("payment %s was not sent: %s", payment_id, error)
         else:
             return True
         return False
 
     async def send(self, payment_id: str) -> None:
-        """Send one payment again if nobody has it."""
-        await self._follow(await self._store.open(payment_id), waiting=frozenset())
+        """Sends one payment again if neither mempool nor chain has it."""
+        await self._follow(await self._store.open(payment_id), mempool=frozenset())
 
-    async def sweep(self) -> None:
-        """Follow every payment that is not over, and send again what nobody has."""
+    async def follow_all(self) -> None:
+        """Updates every open payment, and sends those again that mempool and chain lack."""
         payments = await self._store.open()
-        await self._follow(payments, await self._waiting() if payments else frozenset())
+        await self._follow(payments, await self._mempool() if payments else frozenset())
 
-    async def _follow(self, payments: Sequence[Open], waiting: Collection[Txid | None]) -> None:
-        """Only what changes is written, and what changes together is written together."""
-        moved: list[tuple[str, bool]] = []
-        for owed in payments:
-            payment = owed.payment
-            sighting = replace(owed.sighting, is_waiting=payment.txid in waiting)
-            if sighting.is_unseen:
-                sighting = await self._send_again(owed)
-            state, is_over = advance(payment.state, sighting, final_depth=self._final_depth)
-            if (state, is_over) != (payment.state, payment.is_over):
-                moved.append((payment.payment_id, sighting.is_waiting))
-        for start in range(0, len(moved), BATCH):
-            await self._store.observe_all(moved[start : start + BATCH])
+    async def _follow(
+        self, payments: Sequence[OpenPayment], mempool: Collection[Txid | None]
+    ) -> None:
+        """Writes changed payments only, in few commits."""
+        changed: list[tuple[str, bool]] = []
+        for open_payment in payments:
+            payment = open_payment.payment
+            status = replace(open_payment.status, in_mempool=payment.txid in mempool)
+            if status.needs_broadcast:
+                status = await self._send_again(open_payment)
+            state, is_final = advance(payment.state, status, final_depth=self._final_depth)
+            if (state, is_final) != (payment.state, payment.is_final):
+                changed.append((payment.payment_id, status.in_mempool))
+        for start in range(0, len(changed), BATCH_SIZE):
+            await self._store.update_all(changed[start : start + BATCH_SIZE])
 
-    async def _send_again(self, owed: Open) -> Sighting:
-        """What is seen of a payment after one more send; a refusal ends nothing."""
-        payment_id = owed.payment.payment_id
+    async def _send_again(self, open_payment: OpenPayment) -> TxStatus:
+        """Sends the payment, and returns its status; a rejection changes nothing."""
+        payment_id = open_payment.payment.payment_id
         try:
-            await self._broadcast(payment_id, owed.raw)
-        except TransactionRejected as refusal:
-            log.warning("payment %s: %s", payment_id, refusal)
-        except MeshError as error:  # nobody knows what came of it; the next sweep will
+            await self._broadcast(payment_id, open_payment.raw)
+        except TransactionRejectedError as rejection:
+            log.warning("payment %s: %s", payment_id, rejection)
+        except MeshError as error:  # outcome unknown: the next poll sends it again
             log.warning("payment %s was not sent: %s", payment_id, error)
         else:
-            return replace(owed.sighting, is_waiting=True)
-        return owed.sighting
+            return replace(open_payment.status, in_mempool=True)
+        return open_payment.status
 
     async def _broadcast(self, payment_id: str, raw: bytes) -> None:
-        """What is in mempool or chain already is accepted again."""
+        """Sends the bytes; the chain's actor accepts a transaction that it has again."""
         await self._chain.ask(Broadcast(raw))
         failpoint.reach("payment.after_send", payment_id)
 
-    async def _waiting(self) -> frozenset[Txid | None]:
-        candidates = await self._chain.ask(ListMempool())
-        return frozenset(candidate.transaction.txid for candidate in candidates)
+    async def _mempool(self) -> frozenset[Txid | None]:
+        entries = await self._chain.ask(ListMempool())
+        return frozenset(entry.transaction.txid for entry in entries)

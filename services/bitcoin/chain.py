@@ -1,4 +1,4 @@
-"""The active chain as this service sees it: headers in order, and the rules that hang on them."""
+"""The active chain: its headers in order, positions on it, and the rules that depend on it."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from formats.bitcoin.network import Network
     from formats.bitcoin.transaction import Output
 
-COINBASE_MATURITY = 100  # blocks before a coinbase output may be spent
-MEDIAN_TIME_SPAN = 11  # blocks whose times BIP 113 takes the median of
-MAX_FUTURE_SECONDS = 2 * 60 * 60  # how far a block may be ahead of the clock
+COINBASE_MATURITY_BLOCKS = 100  # depth at which consensus lets a coinbase output be spent
+MEDIAN_TIME_BLOCKS = 11  # BIP 113
+MAX_FUTURE_S = 2 * 60 * 60  # consensus: a block may be so far ahead of the clock
 SUBSIDY_SAT = 50 * SAT_PER_BTC
 REGTEST_HALVING_BLOCKS = 150
 
 
 @dataclass(frozen=True, slots=True)
 class HeaderRef:
-    """One block of the active chain, without its content."""
+    """A block of the active chain, without its content."""
 
     hash: BlockHash
     time: int  # Unix seconds
@@ -37,12 +37,12 @@ class ChainInfo:
     height: int
     tip_hash: BlockHash
     tip_time: int  # Unix seconds
-    mempool_size: int
+    mempool_size: int  # transactions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Located:
-    """A transaction and where it is; no block: in the mempool."""
+class LocatedTransaction:
+    """A transaction, and its block; without a block it is in the mempool."""
 
     txid: Txid
     raw: bytes
@@ -53,7 +53,7 @@ class Located:
 
 @dataclass(frozen=True, slots=True)
 class LocatedBlock:
-    """A block of the active chain and where it is."""
+    """A block of the active chain, and its height."""
 
     block: Block
     height: int
@@ -62,28 +62,28 @@ class LocatedBlock:
 
 @dataclass(frozen=True, slots=True)
 class Coin:
-    """An unspent output; height None: of a transaction in the mempool."""
+    """An unspent output."""
 
     output: Output
-    height: int | None
+    height: int | None  # None: its transaction is in the mempool
     is_coinbase: bool
 
 
 @dataclass(frozen=True, slots=True)
 class TxPosition:
-    """Where an output stands among all others; whoever lists coins goes on from there."""
+    """The position of an output in the order of a list of coins."""
 
     height: int | None  # None: in the mempool, after all blocks
-    position: int  # of its transaction in the block; in the mempool: in order of arrival
+    index: int  # of its transaction in the block, or in the mempool's order of arrival
     vout: int
 
 
 @dataclass(frozen=True, slots=True)
 class Utxo:
-    """A coin as a list shows it."""
+    """An unspent output in a list of coins."""
 
     txid: Txid
-    place: TxPosition
+    position: TxPosition
     amount_sat: int
     is_coinbase: bool
 
@@ -91,49 +91,54 @@ class Utxo:
 @dataclass(frozen=True, slots=True)
 class UtxoPage:
     utxos: tuple[Utxo, ...]
-    tip_height: int  # when they were listed
+    tip_height: int  # of the chain that the page was read from
 
 
 class Chain:
-    """Genesis to tip."""
+    """The headers from genesis to the tip."""
 
-    def __init__(self, links: Iterable[HeaderRef]) -> None:
-        self._links = list(links)
+    def __init__(self, headers: Iterable[HeaderRef]) -> None:
+        self._headers = list(headers)
 
     @property
     def height(self) -> int:
-        return len(self._links) - 1
+        return len(self._headers) - 1
 
     @property
     def tip(self) -> HeaderRef:
-        return self._links[-1]
+        return self._headers[-1]
 
     def __getitem__(self, height: int) -> HeaderRef:
-        """IndexError beyond the tip."""
-        return self._links[height]
+        """Returns the block at ``height``. Raises IndexError beyond the tip."""
+        return self._headers[height]
 
     def fork(self, height: int) -> Chain:
-        """A copy that ends at ``height``."""
-        return Chain(self._links[: height + 1])
+        """Returns a copy that ends at ``height``."""
+        return Chain(self._headers[: height + 1])
 
-    def connect(self, link: HeaderRef) -> None:
-        self._links.append(link)
+    def connect(self, header: HeaderRef) -> None:
+        self._headers.append(header)
 
     def disconnect(self) -> HeaderRef:
-        return self._links.pop()
+        return self._headers.pop()
 
     def median_time_past(self, height: int | None = None) -> int:
-        """What the next block's time must exceed, seen from ``height`` (BIP 113)."""
+        """Returns the Unix time that the block after ``height`` must exceed (BIP 113).
+
+        Without ``height``: the block after the tip.
+        """
         end = (self.height if height is None else height) + 1
-        return median_time(link.time for link in self._links[max(0, end - MEDIAN_TIME_SPAN) : end])
+        return median_time(
+            header.time for header in self._headers[max(0, end - MEDIAN_TIME_BLOCKS) : end]
+        )
 
 
 def median_time(times: Iterable[int]) -> int:
-    """The upper one of two in the middle, as consensus takes it near genesis."""
+    """Returns the median; of an even number of times the upper one, as consensus does."""
     return median_high(times)
 
 
 def subsidy(height: int) -> int:
-    """What a regtest coinbase may create, in sat."""
+    """Returns the satoshis that a regtest coinbase may create, without fees."""
     halvings = height // REGTEST_HALVING_BLOCKS
     return SUBSIDY_SAT >> halvings if halvings < 64 else 0

@@ -1,4 +1,4 @@
-"""Which coins pay for a payment, what goes back as change, and what the network takes."""
+"""Coin selection: the coins that a payment spends, its fee and its change."""
 
 from __future__ import annotations
 
@@ -15,72 +15,74 @@ if TYPE_CHECKING:
 
     from formats.bitcoin.transaction import Outpoint
 
-MAX_CANDIDATES = 200  # coins that one payment may choose from
+MAX_COINS = 200  # from which one payment selects
 
 # Weight units (BIP 141), with the longest signature that low S allows.
-_OVERHEAD = (4 + 1 + 1 + 4) * WITNESS_SCALE + 2  # version, counts, lock time; marker and flag
-_INPUT = (36 + 1 + 4) * WITNESS_SCALE + (1 + 1 + 72 + 1 + 33)
+_OVERHEAD_WEIGHT = (
+    4 + 1 + 1 + 4
+) * WITNESS_SCALE + 2  # version, counts, lock time; marker and flag
+_INPUT_WEIGHT = (36 + 1 + 4) * WITNESS_SCALE + (1 + 1 + 72 + 1 + 33)
 _CHANGE_SCRIPT = b"\x00\x14" + bytes(20)  # any P2WPKH script
 
 
 @dataclass(frozen=True, slots=True)
 class SpendableCoin:
-    """A coin that a payment may spend."""
+    """A confirmed coin that no payment has reserved."""
 
     prevout: Outpoint
     amount_sat: int
 
 
 @dataclass(frozen=True, slots=True)
-class Spend:
-    """The inputs of a payment, and what is not paid to the recipient."""
+class CoinSelection:
+    """The coins that a payment spends, its fee and its change."""
 
     coins: tuple[SpendableCoin, ...]
     fee_sat: int
-    change_sat: int  # 0: there is no change output
+    change_sat: int  # 0: no change output
 
 
 def check_amount(amount_sat: int, recipient_script: bytes, *, field: str = "amount_sat") -> None:
-    """InvalidArgument (AMOUNT_INVALID) unless the network would relay a payment of this amount."""
+    """Raises InvalidArgument (AMOUNT_INVALID) if no node relays a payment of this amount."""
     if amount_sat > MAX_SAT:
         raise InvalidArgument(
             f"{field} must be at most {MAX_SAT} (21 million BTC), not {amount_sat}",
             reason=Reason.AMOUNT_INVALID,
             field=field,
         )
-    least = max(1, dust_threshold(recipient_script))
-    if amount_sat < least:
+    minimum_sat = max(1, dust_threshold(recipient_script))
+    if amount_sat < minimum_sat:
         raise InvalidArgument(
-            f"{field} must be at least {least} for this address, not {amount_sat}: "
+            f"{field} must be at least {minimum_sat} for this address, not {amount_sat}: "
             "less is dust, which no node relays",
             reason=Reason.AMOUNT_INVALID,
             field=field,
         )
 
 
-def alone_sat(amount_sat: int, recipient_script: bytes, *, feerate: int) -> int:
-    """What one coin must hold to pay for the amount and the fee."""
+def single_coin_sat(amount_sat: int, recipient_script: bytes, *, feerate: int) -> int:
+    """Returns the smallest amount, in sat, of one coin that pays for the payment and its fee."""
     return amount_sat + _fee(1, [recipient_script], feerate)
 
 
 def select_coins(
-    candidates: Sequence[SpendableCoin],
+    available: Sequence[SpendableCoin],
     amount_sat: int,
     recipient_script: bytes,
     *,
     feerate: int,
     max_fee_sat: int,
-) -> Spend:
-    """As few coins as pay for the amount and the fee.
+) -> CoinSelection:
+    """Selects as few coins as pay for the amount and the fee.
 
-    The smallest of those that do it alone, so that large ones remain; else the largest first.
-    ``feerate`` in sat per 1000 vbytes. Change that would be dust goes to the fee instead.
-    FailedPrecondition if the coins do not suffice (INSUFFICIENT_FUNDS), or only with a fee above
-    ``max_fee_sat`` (FEE_TOO_HIGH).
+    Takes the smallest coin that suffices alone, so that large coins remain; otherwise the largest
+    coins first. ``feerate`` is in sat per 1000 vbytes. Change below the dust threshold goes to the
+    fee. Raises FailedPrecondition if the coins do not suffice (INSUFFICIENT_FUNDS), or need a fee
+    above ``max_fee_sat`` (FEE_TOO_HIGH).
     """
-    largest_first = sorted(candidates, key=lambda coin: (-coin.amount_sat, coin.prevout))
-    alone = alone_sat(amount_sat, recipient_script, feerate=feerate)
-    enough = [coin for coin in largest_first if coin.amount_sat >= alone]
+    largest_first = sorted(available, key=lambda coin: (-coin.amount_sat, coin.prevout))
+    single_sat = single_coin_sat(amount_sat, recipient_script, feerate=feerate)
+    enough = [coin for coin in largest_first if coin.amount_sat >= single_sat]
     coins: list[SpendableCoin] = []
     total = 0
     for coin in enough[-1:] or largest_first:
@@ -88,7 +90,7 @@ def select_coins(
         total += coin.amount_sat
         fee_sat = _fee(len(coins), [recipient_script], feerate)
         if total >= amount_sat + fee_sat:
-            return _settle(tuple(coins), total - amount_sat, recipient_script, feerate, max_fee_sat)
+            return _split(tuple(coins), total - amount_sat, recipient_script, feerate, max_fee_sat)
     needed = amount_sat + _fee(max(1, len(coins)), [recipient_script], feerate)
     raise FailedPrecondition(
         f"the address has {total} sat to spend in {len(coins)} coins; "
@@ -97,14 +99,14 @@ def select_coins(
     )
 
 
-def _settle(
+def _split(
     coins: tuple[SpendableCoin, ...],
     excess_sat: int,
     recipient_script: bytes,
     feerate: int,
     max_fee_sat: int,
-) -> Spend:
-    """Split what the recipient does not get into fee and change."""
+) -> CoinSelection:
+    """Splits the amount above the payment into fee and change."""
     fee_sat = _fee(len(coins), [recipient_script, _CHANGE_SCRIPT], feerate)
     change_sat = excess_sat - fee_sat
     if change_sat < dust_threshold(_CHANGE_SCRIPT):
@@ -115,11 +117,13 @@ def _settle(
             "raise max_fee_sat or consolidate the address's coins",
             reason=Reason.FEE_TOO_HIGH,
         )
-    return Spend(coins, fee_sat, change_sat)
+    return CoinSelection(coins, fee_sat, change_sat)
 
 
 def _fee(inputs: int, scripts: Sequence[bytes], feerate: int) -> int:
-    """Satoshis for a transaction of P2WPKH inputs that pays these scripts."""
+    """Returns the fee, in sat, of a transaction with P2WPKH inputs that pays these scripts."""
     outputs = sum(8 + len(compact_size(len(script))) + len(script) for script in scripts)
-    vsize = -(-(_OVERHEAD + inputs * _INPUT + outputs * WITNESS_SCALE) // WITNESS_SCALE)
+    vsize = -(
+        -(_OVERHEAD_WEIGHT + inputs * _INPUT_WEIGHT + outputs * WITNESS_SCALE) // WITNESS_SCALE
+    )
     return -(-vsize * feerate // 1000)

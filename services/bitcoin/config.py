@@ -13,29 +13,29 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-FEERATE = 2_000
+FEERATE = 2_000  # sat per 1000 vbytes
 MAX_FEE_SAT = 100_000
-FINAL_DEPTH = 6
+FINAL_DEPTH = 6  # confirmations
 
 
-class Mining(StrEnum):
-    AUTO = "auto"  # a block soon after a transaction arrives
-    MANUAL = "manual"  # only when asked
+class MiningMode(StrEnum):
+    AUTO = "auto"  # a block soon after a transaction enters the mempool
+    MANUAL = "manual"  # only by MineBlocks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BitcoinConfig:
     mesh: MeshConfig
     database: str = ""  # ANYA_DATABASE, a path or a postgresql:// URL; empty: in the home folder
-    mining: Mining = Mining.MANUAL  # ANYA_MINE
-    mining_delay: float = 2.0  # seconds from the first waiting transaction to its block
-    truncate_journal: bool = False  # ANYA_JOURNAL=truncate: give up what the journal lost
-    checkpoint_blocks: int = 1000  # after so many the kernel's files are brought up to date
-    master_key_file: str = ""  # ANYA_MASTER_KEY_FILE; empty: in the home folder, made if not there
+    mining: MiningMode = MiningMode.MANUAL  # ANYA_MINE
+    mining_delay_seconds: float = 2.0  # from the first transaction in the mempool to its block
+    truncate_block_log: bool = False  # ANYA_BLOCK_LOG=truncate: drop blocks that the block log lost
+    checkpoint_blocks: int = 1000  # after so many blocks the kernel writes its files
+    master_key_file: str = ""  # ANYA_MASTER_KEY_FILE; empty: created in the home folder
     feerate: int = FEERATE  # ANYA_FEERATE, sat per 1000 vbytes of a payment
     max_fee_sat: int = MAX_FEE_SAT  # ANYA_MAX_FEE_SAT, of one payment
     final_depth: int = FINAL_DEPTH  # ANYA_FINAL_DEPTH, confirmations of a settled payment
-    sweep_seconds: float = 1.0  # how often payments are looked after when nothing stirs
+    poll_seconds: float = 1.0  # between two polls of open payments, if the chain does not change
 
     @property
     def folder(self) -> Path:
@@ -61,8 +61,8 @@ class BitcoinConfig:
         return cls(
             mesh=mesh,
             database=settings.text("ANYA_DATABASE"),
-            mining=Mining(settings.choice("ANYA_MINE", Mining.MANUAL, list(Mining))),
-            truncate_journal=bool(settings.choice("ANYA_JOURNAL", "", ["truncate"])),
+            mining=MiningMode(settings.choice("ANYA_MINE", MiningMode.MANUAL, list(MiningMode))),
+            truncate_block_log=bool(settings.choice("ANYA_BLOCK_LOG", "", ["truncate"])),
             master_key_file=settings.text("ANYA_MASTER_KEY_FILE"),
             feerate=settings.integer("ANYA_FEERATE", FEERATE, minimum=100, maximum=1_000_000),
             max_fee_sat=settings.integer(

@@ -11,8 +11,8 @@ import bdkpython as bdk
 from formats.bitcoin.network import Network
 from services.bitcoin.wallet import Keychain
 
-DESCRIPTORS = 4096  # public ones, parsed and kept
-SEED_SIZE = 32  # bytes of entropy; as many as a mnemonic of 24 words holds
+MAX_CACHED_DESCRIPTORS = 4096  # public ones
+SEED_BYTES = 32  # of entropy, as in a mnemonic of 24 words (BIP 39)
 
 NETWORKS = {
     Network.MAIN: bdk.Network.BITCOIN,
@@ -29,16 +29,16 @@ COIN_TYPES = {Network.MAIN: 0}  # SLIP 44; the test networks share 1
 
 @dataclass(frozen=True, slots=True)
 class Seed:
-    """What all keys of a wallet come from. It does not print."""
+    """The entropy from which all keys of a wallet are derived. It does not print."""
 
     entropy: bytes = field(repr=False)
 
     @classmethod
     def generate(cls) -> Seed:
-        return cls(secrets.token_bytes(SEED_SIZE))
+        return cls(secrets.token_bytes(SEED_BYTES))
 
     def descriptors(self, network: Network) -> dict[Keychain, str]:
-        """The public descriptors of BIP 84, with checksum."""
+        """Returns the public descriptors of BIP 84, with checksum."""
         root = self._root(network)
         return {
             keychain: str(bdk.Descriptor.new_bip84(root, kind, _kind(network)).as_public())
@@ -46,12 +46,12 @@ class Seed:
         }
 
     def private_key(self, network: Network, keychain: Keychain, index: int) -> bytes:
-        """The 32-byte key of one address."""
+        """Returns the private key of one address, 32 bytes."""
         key: bytes = self._derive(network, keychain, index).secret_bytes()
         return key
 
     def signing_text(self, network: Network, keychain: Keychain, index: int) -> str:
-        """The descriptor of one address alone, with its private key. A secret."""
+        """Returns the descriptor of one address with its private key: a secret."""
         return f"wpkh({self._derive(network, keychain, index)})"
 
     def _derive(self, network: Network, keychain: Keychain, index: int) -> bdk.DescriptorSecretKey:
@@ -64,18 +64,18 @@ class Seed:
 
 
 def signing_descriptor(text: str, network: Network) -> bdk.Descriptor:
-    """What signs for one address: ``text`` is its ``Seed.signing_text``."""
+    """Returns the descriptor that signs for one address; ``text`` is its ``Seed.signing_text``."""
     return bdk.Descriptor(text, _kind(network))
 
 
 def script_at(descriptor: str, network: Network, index: int) -> bytes:
-    """The script of one address of a keychain."""
+    """Returns the script of a keychain's address at ``index``."""
     derived = _parsed(descriptor, network).derive_address(index, NETWORKS[network])
     script: bytes = derived.script_pubkey().to_bytes()
     return script
 
 
-@lru_cache(DESCRIPTORS)
+@lru_cache(MAX_CACHED_DESCRIPTORS)
 def _parsed(descriptor: str, network: Network) -> bdk.Descriptor:
     return bdk.Descriptor(descriptor, _kind(network))
 

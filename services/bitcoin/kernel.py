@@ -1,8 +1,8 @@
 """Bitcoin Core's consensus code, in this process. The only module that imports it.
 
 Arguments that would abort the process (a wrong input index, flags or number of spent outputs) are
-checked before every call. What the kernel accepted since it was opened is on disk only after
-``close``: whoever needs it keeps the raw blocks elsewhere, first.
+checked before every call. Accepted blocks are on disk only after ``close``: a caller that must not
+lose them appends them to its block log first.
 """
 
 from __future__ import annotations
@@ -33,29 +33,29 @@ if TYPE_CHECKING:
     from formats.bitcoin.block import Block
     from formats.bitcoin.transaction import Output
 
-KEPT_LOG_LINES = 16
+MAX_LOG_LINES = 16
 
 log = logging.getLogger(__name__)
 
 
-class BlockRejected(FailedPrecondition):
-    """The consensus rules refuse a block (BLOCK_REJECTED), in the kernel's own words."""
+class BlockRejectedError(FailedPrecondition):
+    """The consensus rules reject a block (BLOCK_REJECTED); the text has the kernel's reason."""
 
     def __init__(self, hash: BlockHash, why: str) -> None:
-        super().__init__(f"block {display(hash)} is refused: {why}", reason=Reason.BLOCK_REJECTED)
+        super().__init__(f"block {display(hash)} is rejected: {why}", reason=Reason.BLOCK_REJECTED)
         self.hash = hash
 
 
-class KernelFailed(RuntimeError):  # noqa: N818  (a state, as in mesh.errors)
-    """The kernel cannot go on: its files are damaged, or it could not write them."""
+class KernelError(RuntimeError):
+    """The kernel's files are damaged, or it could not write them."""
 
 
 @dataclass(slots=True)
 class _Record:
-    """What callbacks leave behind. They run inside the kernel, so they do nothing else."""
+    """The results that callbacks store. They run inside the kernel, so they do nothing else."""
 
     verdicts: dict[bytes, tuple[int, int]] = field(default_factory=dict)  # by block hash
-    log: deque[str] = field(default_factory=lambda: deque(maxlen=KEPT_LOG_LINES))
+    log: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_LOG_LINES))
     failure: str = ""
 
     def block_checked(self, _: object, block: Any, state: Any) -> None:
@@ -70,28 +70,28 @@ class _Record:
 
 
 class Kernel:
-    """A regtest chain in a folder that belongs to one process at a time. Calls block."""
+    """A regtest chain in a folder that one process has open at a time. All calls block."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._turn = threading.Lock()  # a call whose caller was cancelled still ends before close
+        self._lock = threading.Lock()  # close waits for a call whose caller was cancelled
         self._record = _Record()
         self._chainstate: Any = None
         self._context: Any = None
         self._log: Any = None
-        self._lock: Any = None
+        self._lock_file: Any = None
 
     def open(self) -> None:
-        """Load what the last ``close`` left; damaged files are thrown away, and the chain is empty.
+        """Loads the chain of the last ``close``, or an empty one if its files are damaged.
 
-        FailedPrecondition (KERNEL_LOCKED) if another process has the folder open.
+        Raises FailedPrecondition (KERNEL_LOCKED) if another process has the folder open.
         """
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._lock = (self._folder / "lock").open("w")
+        self._lock_file = (self._folder / "lock").open("w")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self._lock.close()
+            self._lock_file.close()
             raise FailedPrecondition(
                 f"another process has the chain in {self._folder} open; stop it first",
                 reason=Reason.KERNEL_LOCKED,
@@ -100,66 +100,66 @@ class Kernel:
         self._reopen()
 
     def close(self) -> None:
-        """Put everything on disk."""
-        with self._turn:
+        """Writes everything to disk, and closes the folder."""
+        with self._lock:
             self._close()
         self._log = None
-        if self._lock is not None:
-            self._lock.close()
+        if self._lock_file is not None:
+            self._lock_file.close()
 
     def checkpoint(self) -> None:
-        """Put everything on disk and go on; closing is the only way that the kernel offers."""
-        with self._turn:
+        """Writes everything to disk: closes and opens, as the kernel offers no other way."""
+        with self._lock:
             self._close()
         self._reopen()
 
     def wipe(self) -> None:
-        """Start over from genesis."""
-        with self._turn:
+        """Deletes the chain, and starts again from genesis."""
+        with self._lock:
             self._close()
             self._wipe()
             self._open()
 
     def submit(self, block: Block) -> bool:
-        """Validate and keep a block; True if it is in the active chain then.
+        """Validates and stores a block, and returns whether it is in the active chain.
 
-        False for a block of a branch with less work, whose scripts have not run yet. One that is
-        known already is kept as it is. BlockRejected if a consensus rule refuses it.
+        False: the block is on a branch with less work, and its scripts have not run. A known block
+        stays as it is. Raises BlockRejectedError if the block breaks a consensus rule.
         """
-        with self._turn:
+        with self._lock:
             self._record.verdicts.clear()
             self._record.log.clear()
             try:
                 self._chainstate.process_block(_kernel_block(block.raw))
             except pbk.ProcessBlockException:
-                raise BlockRejected(block.hash, self._reject_reason()) from None
+                raise BlockRejectedError(block.hash, self._reject_reason()) from None
             self._check_health()
             mode, _ = self._record.verdicts.get(block.hash, (pbk.ValidationMode.VALID, 0))
             entry = self._find(block.hash)
             if entry is None or mode != pbk.ValidationMode.VALID:
-                raise BlockRejected(block.hash, self._reject_reason())
+                raise BlockRejectedError(block.hash, self._reject_reason())
             return entry in self._chainstate.get_active_chain().block_tree_entries
 
-    def links(self) -> list[HeaderRef]:
-        """The active chain, genesis first."""
+    def headers(self) -> list[HeaderRef]:
+        """Returns the active chain, genesis first."""
         return self.diverge(Chain([]))[1]
 
     def diverge(self, chain: Chain) -> tuple[int, list[HeaderRef]]:
-        """The height of the last block in common, and what follows it here; -1: none in common."""
-        with self._turn:
+        """Returns the height of the last common block (-1: none), and the blocks above it here."""
+        with self._lock:
             entries = self._chainstate.get_active_chain().block_tree_entries
             height = min(chain.height, len(entries) - 1)
             while height >= 0 and bytes(entries[height].block_hash) != chain[height].hash:
                 height -= 1
-            return height, [_link(entries[at]) for at in range(height + 1, len(entries))]
+            return height, [_header(entries[at]) for at in range(height + 1, len(entries))]
 
     def knows(self, hash: BlockHash) -> bool:
-        with self._turn:
+        with self._lock:
             return self._find(hash) is not None
 
     def read(self, hash: BlockHash) -> bytes | None:
-        """A block as the kernel keeps it; None if it does not know or cannot read it."""
-        with self._turn:
+        """Returns a raw block, or None if the kernel does not have it or cannot read it."""
+        with self._lock:
             entry = self._find(hash)
             try:
                 return bytes(self._chainstate.blocks[entry]) if entry else None
@@ -174,10 +174,10 @@ class Kernel:
 
     def _reopen(self) -> None:
         try:
-            with self._turn:
+            with self._lock:
                 self._open()
-        except KernelFailed as failure:
-            log.warning("the kernel's files are thrown away: %s", failure)
+        except KernelError as failure:
+            log.warning("the kernel's files are deleted: %s", failure)
             self.wipe()
 
     def _open(self) -> None:
@@ -197,7 +197,7 @@ class Kernel:
         try:
             self._chainstate = pbk.ChainstateManager(folders)
         except RuntimeError as error:
-            raise KernelFailed(f"{error}: {self._reject_reason()}") from None
+            raise KernelError(f"{error}: {self._reject_reason()}") from None
 
     def _close(self) -> None:
         if self._chainstate is not None:
@@ -210,21 +210,21 @@ class Kernel:
 
     def _check_health(self) -> None:
         if self._record.failure:
-            raise KernelFailed(self._record.failure)
+            raise KernelError(self._record.failure)
 
     def _reject_reason(self) -> str:
-        """The kernel gives the text of a refusal to its log only."""
-        refusals = [line for line in self._record.log if "[error]" in line]
-        return refusals[-1].partition("[error] ")[2].strip() if refusals else "no reason given"
+        """Returns the text of the last rejection, which the kernel only logs."""
+        rejections = [line for line in self._record.log if "[error]" in line]
+        return rejections[-1].partition("[error] ")[2].strip() if rejections else "no reason given"
 
 
-def _link(entry: Any) -> HeaderRef:
+def _header(entry: Any) -> HeaderRef:
     header = entry.block_header
     return HeaderRef(BlockHash(bytes(entry.block_hash)), int(header.timestamp.timestamp()))
 
 
 def _kernel_block(raw: bytes) -> Any:
-    """``pbk.Block(raw)`` spreads the bytes into Python integers first: 83 ms for a full block."""
+    """Makes a kernel block without ``pbk.Block(raw)``, which takes 83 ms for a full block."""
     return pbk.Block._from_handle(capi.btck_block_create(_pointer(raw), len(raw)))
 
 
@@ -233,10 +233,11 @@ def _pointer(raw: bytes) -> ctypes.c_void_p:
 
 
 def find_invalid_input(raw: bytes, spent: Sequence[Output]) -> int | None:
-    """Run the script of every input under all consensus rules; the first that fails, or None.
+    """Runs the script of every input under all consensus rules.
 
-    ``spent`` are the outputs that the inputs spend, in order. MalformedError unless ``raw`` is
-    exactly one transaction; ValueError unless there is one output for each of its inputs.
+    Returns the index of the first input that fails, or None. ``spent`` has the output that each
+    input spends, in order. Raises MalformedError unless ``raw`` is exactly one transaction, and
+    ValueError unless ``spent`` has one output for each of its inputs.
     """
     inputs = len(parse_transaction(raw).prevouts)
     if len(spent) != inputs:

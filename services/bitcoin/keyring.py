@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from services.bitcoin.wallet import OwnAddress
 
 
-KEYS = 4096  # derived and kept, sealed
+MAX_CACHED_KEYS = 4096  # derived, and sealed again
 
 
 class Keyring:
@@ -31,32 +31,33 @@ class Keyring:
         self._store = store
         self._keystore = keystore
         self._network = network
-        # From seed to key takes milliseconds (BIP 39 stretches it); what came of it is sealed, too.
-        self._sealed_key = lru_cache(maxsize=KEYS)(self._derive_key)
+        # A derivation takes milliseconds (BIP 39 stretches the seed); the cache holds sealed keys.
+        self._sealed_key = lru_cache(maxsize=MAX_CACHED_KEYS)(self._derive_key)
 
     def new_wallet(self) -> NewWallet:
-        """Keys that nobody has used; they are lost unless they are stored."""
+        """Returns a wallet with a fresh seed, which is lost unless the caller stores it."""
         id = uuid.uuid4().hex
         seed = Seed.generate()
         sealed = self._keystore.seal(_key_id(id), seed.entropy)
         return NewWallet(id, sealed, seed.descriptors(self._network))
 
     def signing_descriptor(self, own: OwnAddress, sealed_seed: bytes) -> bdk.Descriptor:
-        """What signs for one address of ours and for nothing else."""
+        """Returns the descriptor that signs for one managed address only."""
         sealed = self._sealed_key(own, sealed_seed)
         text = self._keystore.open(_derived_id(own), sealed).decode()
         return signing_descriptor(text, self._network)
 
     async def check(self) -> None:
-        """KeystoreError if the master key is not the one that sealed the wallets of this store."""
+        """Raises KeystoreError if the master key did not seal the wallets of this store."""
         for wallet in await self._store.list(after="", limit=1):
             self._keystore.open(_key_id(wallet.id), await self._store.sealed_seed(wallet.id))
 
     async def sign_ownership(self, address: str, message: str) -> str:
-        """The proof that this address, which is ours, stands behind an address-link text.
+        """Signs an address-link text for the managed address that it names (BIP 322).
 
-        InvalidArgument for any other text, and for one that names another address or network: a
-        free choice of text would let the caller sign anything. NotFound if the address is not ours.
+        Raises InvalidArgument if the text is no address link or names another address or network:
+        a caller must not choose what a wallet signs. Raises NotFound if no managed wallet has the
+        address.
         """
         script = parse_address(address, self._network)
         link = address_link.parse(message)

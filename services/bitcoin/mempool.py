@@ -1,7 +1,7 @@
-"""The mempool: transactions that the next block may hold, each checked against those before it.
+"""The mempool: valid transactions for the next blocks, each checked against those before it.
 
-A small one for the embedded chain, not Bitcoin Core's policy: no replacement, no eviction by fee.
-Rules carry the names that Bitcoin Core reports.
+Smaller than Bitcoin Core's policy: no replacement, no eviction by fee. Its rules have the names
+that Bitcoin Core reports.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from formats.bitcoin.transaction import (
 )
 from formats.money import MAX_SAT
 from mesh.errors import FailedPrecondition, Reason
-from services.bitcoin.chain import COINBASE_MATURITY, Coin, TxPosition, Utxo
+from services.bitcoin.chain import COINBASE_MATURITY_BLOCKS, Coin, TxPosition, Utxo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from services.bitcoin.chain import Chain
 
 MAX_VERSION = 3
-MAX_WEIGHT = 400_000
-MIN_STRIPPED_SIZE = 65  # bytes: at 64 a transaction may pass for an inner node of a merkle tree
+MAX_WEIGHT = 400_000  # weight units (BIP 141)
+MIN_STRIPPED_BYTES = 65  # at 64 a transaction may pass for an inner node of a merkle tree
 MIN_FEERATE = 100  # sat per 1000 vbytes
 DUST_FEERATE = 3_000  # sat per 1000 vbytes
 MAX_RELATIVES = 25  # ancestors or descendants of one transaction, itself included
-MAX_VSIZE = 20_000_000  # of all transactions together
+MAX_VSIZE = 20_000_000  # vbytes of all transactions together
 
 _LOCK_TIME_THRESHOLD = 500_000_000  # below: a height, from there on: Unix seconds
 _SEQUENCE_DISABLED = 1 << 31  # BIP 68
@@ -46,8 +46,8 @@ _SEQUENCE_MASK = 0xFFFF
 _SEQUENCE_TIME_SHIFT = 9  # units of 512 seconds
 
 
-class Rule(StrEnum):
-    """Why a transaction is refused. Never renamed."""
+class MempoolRule(StrEnum):
+    """The rules that a transaction can break. Never renamed."""
 
     CONFLICT = "txn-mempool-conflict"
     COINBASE = "coinbase"
@@ -68,12 +68,12 @@ class Rule(StrEnum):
     VERSION = "version"
 
 
-class TransactionRejected(FailedPrecondition):
-    """A transaction that the mempool refuses (TRANSACTION_REJECTED), with the rule it breaks."""
+class TransactionRejectedError(FailedPrecondition):
+    """The mempool rejects a transaction (TRANSACTION_REJECTED), by the rule that it breaks."""
 
-    def __init__(self, txid: Txid, rule: Rule, detail: str) -> None:
+    def __init__(self, txid: Txid, rule: MempoolRule, detail: str) -> None:
         super().__init__(
-            f"transaction {display(txid)} is refused: {rule} ({detail})",
+            f"transaction {display(txid)} is rejected: {rule} ({detail})",
             reason=Reason.TRANSACTION_REJECTED,
         )
         self.txid = txid
@@ -82,16 +82,16 @@ class TransactionRejected(FailedPrecondition):
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """What the mempool says to a transaction that it would take."""
+    """The fee and size of a transaction that the mempool accepts."""
 
     txid: Txid
     fee_sat: int
-    vsize: int
+    vsize: int  # vbytes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MempoolTx:
-    """A transaction that keeps every rule but whose scripts have not run yet."""
+    """A transaction that keeps every rule of ``Mempool.check``; its scripts are checked apart."""
 
     transaction: Transaction
     spent: tuple[Output, ...]  # one for each input, in order
@@ -104,14 +104,14 @@ class MempoolTx:
 
 @dataclass(slots=True, eq=False)
 class _Entry:
-    candidate: MempoolTx
-    arrival: int  # grows, also across blocks
+    tx: MempoolTx
+    arrival: int  # increases, also across blocks
     parents: frozenset[Txid]
     children: set[Txid] = field(default_factory=set)
 
 
 class Mempool:
-    """Parents always stand before children."""
+    """Transactions by txid, parents before children."""
 
     def __init__(self) -> None:
         self._entries: dict[Txid, _Entry] = {}
@@ -126,42 +126,43 @@ class Mempool:
         return txid in self._entries
 
     def __iter__(self) -> Iterator[MempoolTx]:
-        """In the order of arrival, in which parents precede children."""
-        return (entry.candidate for entry in self._entries.values())
+        """Yields transactions in order of arrival, in which parents precede children."""
+        return (entry.tx for entry in self._entries.values())
 
     def get(self, txid: Txid) -> MempoolTx | None:
         entry = self._entries.get(txid)
-        return entry.candidate if entry else None
+        return entry.tx if entry else None
 
     def spends(self, prevout: Outpoint) -> bool:
         return prevout in self._spenders
 
     def coin(self, prevout: Outpoint) -> Coin | None:
-        """The output of a waiting transaction, spent by another one or not."""
+        """Returns an output of a transaction in the mempool, spent there or not, or None."""
         txid, vout = split_outpoint(prevout)
         entry = self._entries.get(txid)
-        if entry is None or vout >= len(entry.candidate.transaction.outputs):
+        if entry is None or vout >= len(entry.tx.transaction.outputs):
             return None
-        return Coin(entry.candidate.transaction.outputs[vout], None, False)
+        return Coin(entry.tx.transaction.outputs[vout], None, False)
 
     def utxos(self, script: bytes, *, after: TxPosition | None = None) -> Iterator[Utxo]:
-        """The unspent outputs that waiting transactions pay to a script, in order of arrival."""
-        start = (after.position, after.vout) if after else (-1, -1)
+        """Yields unspent outputs of the mempool to a script, in order of arrival."""
+        start = (after.index, after.vout) if after else (-1, -1)
         for entry in self._entries.values():
-            transaction = entry.candidate.transaction
+            transaction = entry.tx.transaction
             for vout, output in enumerate(transaction.outputs):
                 if output.script_pubkey != script or (entry.arrival, vout) <= start:
                     continue
                 if outpoint(transaction.txid, vout) not in self._spenders:
-                    place = TxPosition(None, entry.arrival, vout)
-                    yield Utxo(transaction.txid, place, output.amount_sat, False)
+                    position = TxPosition(None, entry.arrival, vout)
+                    yield Utxo(transaction.txid, position, output.amount_sat, False)
 
-    def judge(
+    def check(
         self, transaction: Transaction, confirmed: Mapping[Outpoint, Coin], chain: Chain
     ) -> MempoolTx:
-        """Hold the transaction against every rule but its scripts; TransactionRejected names one.
+        """Checks a transaction against every rule except its scripts.
 
-        ``confirmed`` holds those of its prevouts that are unspent in ``chain``.
+        ``confirmed`` has the coins that its inputs spend and ``chain`` has unspent. Raises
+        TransactionRejectedError with the first broken rule.
         """
         _check_shape(transaction)
         _check_lock_time(transaction, chain)
@@ -172,11 +173,11 @@ class Mempool:
         self._check_room(transaction)
         return MempoolTx(transaction, tuple(coin.output for coin in coins), fee_sat)
 
-    def add(self, candidate: MempoolTx) -> None:
-        """Take in what ``judge`` just returned and whose scripts hold."""
-        transaction = candidate.transaction
+    def add(self, tx: MempoolTx) -> None:
+        """Adds a transaction that ``check`` has just returned and whose scripts hold."""
+        transaction = tx.transaction
         parents = self._parents(transaction)
-        self._entries[transaction.txid] = _Entry(candidate, self._arrivals, parents)
+        self._entries[transaction.txid] = _Entry(tx, self._arrivals, parents)
         self._arrivals += 1
         for parent in parents:
             self._entries[parent].children.add(transaction.txid)
@@ -185,7 +186,7 @@ class Mempool:
         self._vsize += transaction.vsize
 
     def confirm(self, transactions: Iterable[Transaction]) -> None:
-        """Drop what a connected block holds, and what it made impossible."""
+        """Removes the transactions of a connected block, and those that conflict with them."""
         for transaction in transactions:
             if transaction.txid in self._entries:
                 self._drop(transaction.txid)
@@ -196,8 +197,8 @@ class Mempool:
                         self._drop(txid)
 
     def clear(self) -> list[Transaction]:
-        """Empty it, and give what it held, parents first."""
-        transactions = [candidate.transaction for candidate in self]
+        """Empties the mempool, and returns its transactions, parents first."""
+        transactions = [tx.transaction for tx in self]
         self._entries.clear()
         self._spenders.clear()
         self._vsize = 0
@@ -208,25 +209,27 @@ class Mempool:
     ) -> Coin:
         if prevout in self._spenders:
             other = display(self._spenders[prevout])
-            raise TransactionRejected(
-                transaction.txid, Rule.CONFLICT, f"{_show(prevout)} is spent by {other}"
+            raise TransactionRejectedError(
+                transaction.txid, MempoolRule.CONFLICT, f"{_show(prevout)} is spent by {other}"
             )
         coin = confirmed.get(prevout) or self.coin(prevout)
         if coin is None:
-            raise TransactionRejected(
-                transaction.txid, Rule.INPUTS_MISSING, f"{_show(prevout)} is unknown or spent"
+            raise TransactionRejectedError(
+                transaction.txid,
+                MempoolRule.INPUTS_MISSING,
+                f"{_show(prevout)} is unknown or spent",
             )
         return coin
 
     def _check_room(self, transaction: Transaction) -> None:
         if self._vsize + transaction.vsize > MAX_VSIZE:
-            raise TransactionRejected(transaction.txid, Rule.FULL, "wait for a block")
+            raise TransactionRejectedError(transaction.txid, MempoolRule.FULL, "wait for a block")
         ancestors = self._ancestors(self._parents(transaction))
         if len(ancestors) >= MAX_RELATIVES or any(
             len(self._descendants(txid)) >= MAX_RELATIVES for txid in ancestors
         ):
-            raise TransactionRejected(
-                transaction.txid, Rule.TOO_LONG_CHAIN, f"more than {MAX_RELATIVES} depend"
+            raise TransactionRejectedError(
+                transaction.txid, MempoolRule.TOO_LONG_CHAIN, f"more than {MAX_RELATIVES} depend"
             )
 
     def _parents(self, transaction: Transaction) -> frozenset[Txid]:
@@ -234,11 +237,11 @@ class Mempool:
         return frozenset(txid for txid in txids if txid in self._entries)
 
     def _ancestors(self, start: Iterable[Txid]) -> set[Txid]:
-        """Those in ``start`` and all they stand on."""
+        """Returns ``start`` and all of its ancestors."""
         return _closure(start, lambda txid: self._entries[txid].parents)
 
     def _descendants(self, txid: Txid) -> set[Txid]:
-        """``txid`` and all that stands on it."""
+        """Returns ``txid`` and all of its descendants."""
         return _closure([txid], lambda txid: self._entries[txid].children)
 
     def _drop(self, txid: Txid) -> None:
@@ -246,43 +249,49 @@ class Mempool:
         for parent in entry.parents:
             if parent in self._entries:
                 self._entries[parent].children.discard(txid)
-        for prevout in entry.candidate.transaction.prevouts:
+        for prevout in entry.tx.transaction.prevouts:
             del self._spenders[prevout]
-        self._vsize -= entry.candidate.transaction.vsize
+        self._vsize -= entry.tx.transaction.vsize
 
 
 def _closure(start: Iterable[Txid], next: Callable[[Txid], Iterable[Txid]]) -> set[Txid]:
     found: set[Txid] = set()
-    waiting = list(start)
-    while waiting:
-        txid = waiting.pop()
+    pending = list(start)
+    while pending:
+        txid = pending.pop()
         if txid not in found:
             found.add(txid)
-            waiting.extend(next(txid))
+            pending.extend(next(txid))
     return found
 
 
 def _check_shape(transaction: Transaction) -> None:
     txid = transaction.txid
     if any(prevout == NULL_PREVOUT for prevout in transaction.prevouts):
-        raise TransactionRejected(txid, Rule.COINBASE, "only a block may hold one")
+        raise TransactionRejectedError(txid, MempoolRule.COINBASE, "only a block may hold one")
     if not 1 <= transaction.version <= MAX_VERSION:
-        raise TransactionRejected(txid, Rule.VERSION, f"version {transaction.version}")
+        raise TransactionRejectedError(txid, MempoolRule.VERSION, f"version {transaction.version}")
     if transaction.weight > MAX_WEIGHT:
-        raise TransactionRejected(txid, Rule.TOO_LARGE, f"{transaction.weight} weight units")
-    if transaction.stripped_size < MIN_STRIPPED_SIZE:
-        raise TransactionRejected(txid, Rule.TOO_SMALL, f"{transaction.stripped_size} bytes")
+        raise TransactionRejectedError(
+            txid, MempoolRule.TOO_LARGE, f"{transaction.weight} weight units"
+        )
+    if transaction.stripped_size < MIN_STRIPPED_BYTES:
+        raise TransactionRejectedError(
+            txid, MempoolRule.TOO_SMALL, f"{transaction.stripped_size} bytes"
+        )
     if len(set(transaction.prevouts)) != len(transaction.prevouts):
-        raise TransactionRejected(txid, Rule.DUPLICATE_INPUTS, "an output is spent twice")
+        raise TransactionRejectedError(
+            txid, MempoolRule.DUPLICATE_INPUTS, "an output is spent twice"
+        )
     for vout, output in enumerate(transaction.outputs):
         if output.amount_sat < dust_threshold(output.script_pubkey):
-            raise TransactionRejected(
-                txid, Rule.DUST, f"output {vout} holds {output.amount_sat} sat"
+            raise TransactionRejectedError(
+                txid, MempoolRule.DUST, f"output {vout} holds {output.amount_sat} sat"
             )
 
 
 def dust_threshold(script: bytes) -> int:
-    """The least amount, in sat, that is worth the fee of spending it; 0 for what nobody can."""
+    """Returns the smallest amount, in sat, worth the fee to spend it; 0 if it is unspendable."""
     if is_unspendable(script):
         return 0
     spending = 67 if witness_program(script) else 148  # vbytes of an input that spends it
@@ -290,13 +299,13 @@ def dust_threshold(script: bytes) -> int:
 
 
 def _check_lock_time(transaction: Transaction, chain: Chain) -> None:
-    """BIP 113: a time is held against the median of the last blocks, not against a clock."""
+    """Checks the lock time; a time against the median of the last blocks (BIP 113)."""
     lock_time = transaction.lock_time
     reached = chain.height + 1 if lock_time < _LOCK_TIME_THRESHOLD else chain.median_time_past()
     if lock_time < reached or all(input.sequence == MAX_SEQUENCE for input in transaction.inputs()):
         return
-    raise TransactionRejected(
-        transaction.txid, Rule.NOT_FINAL, f"locked until {lock_time}, it is {reached}"
+    raise TransactionRejectedError(
+        transaction.txid, MempoolRule.NOT_FINAL, f"locked until {lock_time}, now is {reached}"
     )
 
 
@@ -304,16 +313,16 @@ def _check_maturity(transaction: Transaction, coins: Iterable[Coin], chain: Chai
     for coin in coins:
         if coin.is_coinbase and coin.height is not None:
             depth = chain.height + 1 - coin.height
-            if depth < COINBASE_MATURITY:
-                raise TransactionRejected(
-                    transaction.txid, Rule.IMMATURE, f"a coinbase at depth {depth}"
+            if depth < COINBASE_MATURITY_BLOCKS:
+                raise TransactionRejectedError(
+                    transaction.txid, MempoolRule.IMMATURE, f"a coinbase at depth {depth}"
                 )
 
 
 def _check_relative_lock_times(
     transaction: Transaction, coins: Iterable[Coin], chain: Chain
 ) -> None:
-    """BIP 68; an output in the mempool counts as confirmed by the next block."""
+    """Checks BIP 68; an output in the mempool counts as confirmed by the next block."""
     if transaction.version < 2:
         return
     for input, coin in zip(transaction.inputs(), coins, strict=True):
@@ -327,26 +336,28 @@ def _check_relative_lock_times(
         else:
             is_final = height + wait <= chain.height + 1
         if not is_final:
-            raise TransactionRejected(
-                transaction.txid, Rule.NOT_FINAL_RELATIVE, f"{_show(input.prevout)} is too young"
+            raise TransactionRejectedError(
+                transaction.txid,
+                MempoolRule.NOT_FINAL_RELATIVE,
+                f"{_show(input.prevout)} is too young",
             )
 
 
 def _check_amounts(transaction: Transaction, coins: Iterable[Coin]) -> int:
-    """The fee, in sat."""
+    """Returns the fee, in sat. Raises TransactionRejectedError if it is too low, or amounts are."""
     spent = sum(coin.output.amount_sat for coin in coins)
     paid = sum(output.amount_sat for output in transaction.outputs)
     if paid > MAX_SAT:
-        raise TransactionRejected(transaction.txid, Rule.OUT_TOO_LARGE, f"{paid} sat")
+        raise TransactionRejectedError(transaction.txid, MempoolRule.OUT_TOO_LARGE, f"{paid} sat")
     if paid > spent:
-        raise TransactionRejected(
-            transaction.txid, Rule.OUT_ABOVE_IN, f"it pays {paid} sat out of {spent}"
+        raise TransactionRejectedError(
+            transaction.txid, MempoolRule.OUT_ABOVE_IN, f"it pays {paid} sat out of {spent}"
         )
     fee_sat = spent - paid
     least = -(-transaction.vsize * MIN_FEERATE // 1000)
     if fee_sat < least:
-        raise TransactionRejected(
-            transaction.txid, Rule.FEE_TOO_LOW, f"{fee_sat} sat, at least {least} are due"
+        raise TransactionRejectedError(
+            transaction.txid, MempoolRule.FEE_TOO_LOW, f"{fee_sat} sat, the minimum is {least}"
         )
     return fee_sat
 

@@ -1,4 +1,4 @@
-"""Regtest blocks: built from waiting transactions, and mined in a few attempts."""
+"""Regtest blocks: built from the mempool's transactions, and mined in a few attempts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from formats.bitcoin.block import (
 )
 from formats.bitcoin.transaction import NULL_PREVOUT, Input, Output, parse_transaction, serialize
 from mesh.errors import InvalidArgument
-from services.bitcoin.chain import MAX_FUTURE_SECONDS, HeaderRef, subsidy
+from services.bitcoin.chain import MAX_FUTURE_S, HeaderRef, subsidy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 VERSION = 0x20000000  # no soft fork signalled (BIP 9)
 BITS = 0x207FFFFF  # the regtest target: every second hash meets it
-MAX_BLOCKS = 1000  # in one go
-MAX_BLOCK_WEIGHT = 4_000_000
-RESERVED_WEIGHT = 8_000  # for the header and the coinbase
+MAX_BLOCKS = 1000  # of one request
+MAX_BLOCK_WEIGHT = 4_000_000  # weight units (BIP 141)
+RESERVED_WEIGHT = 8_000  # weight units for the header and the coinbase
 
-NOBODY = b"\x6a"  # OP_RETURN: a script that no input can spend
+UNSPENDABLE_SCRIPT = b"\x6a"  # OP_RETURN
 
 
 def extend(
@@ -42,15 +42,15 @@ def extend(
     count: int,
     now: int,
     times: Sequence[int] = (),
-    script_pubkey: bytes = NOBODY,
-    waiting: Sequence[MempoolTx] = (),
+    script_pubkey: bytes = UNSPENDABLE_SCRIPT,
+    mempool: Sequence[MempoolTx] = (),
     branch: bytes = b"",
 ) -> list[Block]:
-    """``count`` blocks on the tip, the first ones with what waits; ``chain`` stays as it is.
+    """Returns ``count`` blocks on the tip, filled from the mempool; ``chain`` stays as it is.
 
-    Without ``times`` each block takes ``now``, or the first second that BIP 113 allows.
-    InvalidArgument for a count outside 1 to 1000, or times that are not one per block, too early,
-    or over two hours ahead.
+    Without ``times`` each block takes ``now``, or the first second that BIP 113 allows. Raises
+    InvalidArgument if the count is outside 1 to 1000, or ``times`` are not one for each block, too
+    early, or over two hours ahead of ``now`` (Unix seconds).
     """
     if not 1 <= count <= MAX_BLOCKS:
         raise InvalidArgument(f"count must be 1 to {MAX_BLOCKS}, not {count}", field="count")
@@ -63,14 +63,14 @@ def extend(
     for number in range(count):
         time = times[number] if times else max(now, ahead.median_time_past() + 1)
         _check_time(time, ahead.median_time_past(), now)
-        selected = select(waiting)
-        waiting = waiting[len(selected) :]
+        selected = select(mempool)
+        mempool = mempool[len(selected) :]
         block = mine(
             height=ahead.height + 1,
             prev_hash=ahead.tip.hash,
             time=time,
             script_pubkey=script_pubkey,
-            candidates=selected,
+            selected=selected,
             branch=branch,
         )
         ahead.connect(HeaderRef(block.hash, time))
@@ -84,21 +84,21 @@ def _check_time(time: int, median: int, now: int) -> None:
             f"block time {time} must be after {median}, the median of the last blocks (BIP 113)",
             field="block_times",
         )
-    if time > now + MAX_FUTURE_SECONDS:
+    if time > now + MAX_FUTURE_S:
         raise InvalidArgument(
             f"block time {time} is over two hours ahead of {now}", field="block_times"
         )
 
 
-def select(waiting: Iterable[MempoolTx]) -> list[MempoolTx]:
-    """The first ones, as many as one block holds; parents must come before children."""
+def select(mempool: Iterable[MempoolTx]) -> list[MempoolTx]:
+    """Returns the first transactions that fit one block; parents must come before children."""
     room = MAX_BLOCK_WEIGHT - RESERVED_WEIGHT
     selected = []
-    for candidate in waiting:
-        room -= candidate.transaction.weight
+    for entry in mempool:
+        room -= entry.transaction.weight
         if room < 0:
             break
-        selected.append(candidate)
+        selected.append(entry)
     return selected
 
 
@@ -108,12 +108,12 @@ def mine(
     prev_hash: BlockHash,
     time: int,
     script_pubkey: bytes,
-    candidates: Sequence[MempoolTx] = (),
+    selected: Sequence[MempoolTx] = (),
     branch: bytes = b"",
 ) -> Block:
-    """A block with work; ``branch`` (at most 80 bytes) makes one unlike others at this height."""
-    witnessed = [candidate.transaction for candidate in candidates]
-    reward = subsidy(height) + sum(candidate.fee_sat for candidate in candidates)
+    """Returns a block with work; ``branch`` (up to 80 bytes) makes it unique at its height."""
+    witnessed = [entry.transaction for entry in selected]
+    reward = subsidy(height) + sum(entry.fee_sat for entry in selected)
     coinbase = _coinbase(height, script_pubkey, reward, branch, witnessed)
     transactions = (coinbase, *witnessed)
     draft = Header(
@@ -132,8 +132,8 @@ def mine(
 def _coinbase(
     height: int, script: bytes, reward: int, branch: bytes, witnessed: Sequence[Transaction]
 ) -> Transaction:
-    """BIP 34 height, and the witness commitment of BIP 141."""
-    mark = bytes([len(branch)]) + branch  # also makes the script the two bytes that consensus asks
+    """Returns the coinbase, with its height (BIP 34) and the witness commitment (BIP 141)."""
+    mark = bytes([len(branch)]) + branch  # a coinbase script has at least two bytes (consensus)
     input = Input(NULL_PREVOUT, height_push(height) + mark, witness=(NO_WITNESS_RESERVED,))
     outputs = (Output(reward, script), Output(0, witness_commitment(witnessed)))
     return parse_transaction(serialize(version=2, inputs=(input,), outputs=outputs))

@@ -1,7 +1,7 @@
-"""Proof that somebody holds the key of an address: BIP 322, simple form, for P2WPKH and P2TR.
+"""Proofs that a signer holds the key of an address: BIP 322, simple form, for P2WPKH and P2TR.
 
-What is signed is not a message but a transaction: ``to_spend`` holds the message and the address's
-script, ``to_sign`` spends it, and the proof is the witness that lets it.
+The signer signs a transaction: ``to_spend`` commits to the message and has the address's script,
+``to_sign`` spends it, and the witness of ``to_sign`` is the proof.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 PREFIX = "smp"
-MAX_SIGNATURE = 1024  # characters; a P2WPKH proof has 147
-MAX_MESSAGE = 65_536  # bytes
+MAX_SIGNATURE_CHARS = 1024  # a P2WPKH proof has 147
+MAX_MESSAGE_BYTES = 65_536
 
 ORDER = 0xFFFFFFFF_FFFFFFFF_FFFFFFFF_FFFFFFFE_BAAEDCE6_AF48A03B_BFD25E8C_D0364141
 SIGHASH_ALL = b"\x01"
 
-# Consensus: the first input of a serialised transaction that may not spend its output, or None.
+# Runs the scripts of a raw transaction: the first input that fails, or None.
 FindInvalidInput: TypeAlias = "Callable[[bytes, Sequence[Output]], int | None]"
 
 SEQUENCE = VERSION = LOCK_TIME = bytes(4)
 OUTPUTS = (Output(0, b"\x6a"),)
 
 
-class Verdict(StrEnum):
-    """What came of a check. Names never change."""
+class OwnershipVerdict(StrEnum):
+    """The result of a check. Names never change."""
 
     VALID = "VALID"
     SIGNATURE_INVALID = "SIGNATURE_INVALID"  # well formed, but not by this key over this message
@@ -63,14 +63,14 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """A message, and the script whose key is to stand for it."""
+    """A message, and the script whose key signs it."""
 
     script_pubkey: bytes
     message: bytes
 
     @property
     def to_spend_txid(self) -> Txid:
-        """The transaction that holds the message. No chain can ever contain it."""
+        """The txid of the transaction that commits to the message; no chain can contain it."""
         script_sig = b"\x00\x20" + tagged_hash("BIP0322-signed-message", self.message)
         return Txid(
             sha256d(
@@ -87,12 +87,12 @@ class Statement:
         return outpoint(self.to_spend_txid, 0)
 
     def to_sign(self, witness: Sequence[bytes] = ()) -> bytes:
-        """The transaction that spends ``to_spend``, serialised."""
+        """Returns the raw transaction that spends ``to_spend``."""
         spend = Input(self.prevout, sequence=0, witness=tuple(witness))
         return serialize(version=0, inputs=[spend], outputs=OUTPUTS)
 
     def sighash_taproot(self) -> bytes:
-        """What a P2TR key signs on the key path (BIP 341, SIGHASH_DEFAULT)."""
+        """Returns the digest that a P2TR key signs on the key path (BIP 341, SIGHASH_DEFAULT)."""
         return tagged_hash(
             "TapSighash",
             bytes(2)  # epoch, SIGHASH_DEFAULT
@@ -109,14 +109,14 @@ class Statement:
 
 
 def sign_p2wpkh(secret: bytes, message: bytes) -> str:
-    """The proof of the P2WPKH address of a 32-byte private key."""
+    """Returns the proof of a 32-byte private key for its P2WPKH address."""
     key = Key.from_secret(secret)
     to_sign = CTransaction.deserialize(Statement(key.script_pubkey, message).to_sign())
     return _encode(key.witness(to_sign, 0, amount_sat=0))
 
 
 def sign_p2tr(secret: bytes, message: bytes) -> str:
-    """The proof of the P2TR address of a 32-byte private key without scripts (BIP 86)."""
+    """Returns the proof of a 32-byte private key for its P2TR address (BIP 86)."""
     key = _tweak(coincurve.PrivateKey(secret))
     statement = Statement(witness_script_pubkey(1, key.public_key.format()[1:]), message)
     return _encode([key.sign_schnorr(statement.sighash_taproot())])
@@ -124,52 +124,54 @@ def sign_p2tr(secret: bytes, message: bytes) -> str:
 
 def verify(
     script_pubkey: bytes, message: bytes, signature: str, find_invalid_input: FindInvalidInput
-) -> Verdict:
-    """Judge a proof: the rules of BIP 322 here, those of consensus by the kernel.
+) -> OwnershipVerdict:
+    """Verifies a proof: the rules of BIP 322 here, those of consensus in the kernel.
 
-    InvalidArgument for a script that is neither P2WPKH nor P2TR, and for what is too large.
+    Raises InvalidArgument if the script is neither P2WPKH nor P2TR, or a text is too large.
     """
-    broken = _BROKEN.get(script_type(script_pubkey))
-    if broken is None:
+    find_broken_rule = _RULES.get(script_type(script_pubkey))
+    if find_broken_rule is None:
         raise InvalidArgument("only P2WPKH and P2TR addresses are verified here", field="address")
-    if len(message) > MAX_MESSAGE:
-        raise InvalidArgument(f"message exceeds {MAX_MESSAGE} bytes", field="message")
-    if len(signature) > MAX_SIGNATURE:
-        raise InvalidArgument(f"signature exceeds {MAX_SIGNATURE} characters", field="signature")
+    if len(message) > MAX_MESSAGE_BYTES:
+        raise InvalidArgument(f"message exceeds {MAX_MESSAGE_BYTES} bytes", field="message")
+    if len(signature) > MAX_SIGNATURE_CHARS:
+        raise InvalidArgument(
+            f"signature exceeds {MAX_SIGNATURE_CHARS} characters", field="signature"
+        )
     witness = _decode(signature)
     if witness is None:
-        return Verdict.SIGNATURE_MALFORMED
-    if (rule := broken(witness)) is not None:
+        return OwnershipVerdict.SIGNATURE_MALFORMED
+    if (rule := find_broken_rule(witness)) is not None:
         return rule
     to_sign = Statement(script_pubkey, message).to_sign(witness)
     if find_invalid_input(to_sign, [Output(0, script_pubkey)]) is not None:
-        return Verdict.SIGNATURE_INVALID
-    return Verdict.VALID
+        return OwnershipVerdict.SIGNATURE_INVALID
+    return OwnershipVerdict.VALID
 
 
-def _broken_p2wpkh(witness: Sequence[bytes]) -> Verdict | None:
+def _broken_p2wpkh(witness: Sequence[bytes]) -> OwnershipVerdict | None:
     if len(witness) != 2 or len(witness[1]) != 33:
-        return Verdict.WITNESS_NOT_KEY_PATH
+        return OwnershipVerdict.WITNESS_NOT_KEY_PATH
     if not _is_canonical(witness[0][:-1]):
-        return Verdict.SIGNATURE_NOT_CANONICAL
-    return None if witness[0][-1:] == SIGHASH_ALL else Verdict.SIGHASH_NOT_ALL
+        return OwnershipVerdict.SIGNATURE_NOT_CANONICAL
+    return None if witness[0][-1:] == SIGHASH_ALL else OwnershipVerdict.SIGHASH_NOT_ALL
 
 
-def _broken_p2tr(witness: Sequence[bytes]) -> Verdict | None:
-    """The script path is refused: what its scripts might allow is not the key's consent."""
+def _broken_p2tr(witness: Sequence[bytes]) -> OwnershipVerdict | None:
+    """Checks a key path spend; a spend by script would not prove that the key signed."""
     if len(witness) != 1 or len(witness[0]) not in (64, 65):
-        return Verdict.WITNESS_NOT_KEY_PATH
-    return None if witness[0][64:] in (b"", SIGHASH_ALL) else Verdict.SIGHASH_NOT_ALL
+        return OwnershipVerdict.WITNESS_NOT_KEY_PATH
+    return None if witness[0][64:] in (b"", SIGHASH_ALL) else OwnershipVerdict.SIGHASH_NOT_ALL
 
 
-_BROKEN: dict[ScriptType, Callable[[Sequence[bytes]], Verdict | None]] = {
+_RULES: dict[ScriptType, Callable[[Sequence[bytes]], OwnershipVerdict | None]] = {
     ScriptType.P2WPKH: _broken_p2wpkh,
     ScriptType.P2TR: _broken_p2tr,
 }
 
 
 def _is_canonical(der: bytes) -> bool:
-    """Strict DER (BIP 66) with the lower of the two S (BIP 146): one signature, one encoding."""
+    """Returns whether a signature is strict DER (BIP 66) with a low S (BIP 146)."""
     if len(der) < 8 or der[0] != 0x30 or der[1] != len(der) - 2 or der[2] != 0x02:
         return False
     r, rest = der[4 : 4 + der[3]], der[4 + der[3] :]
@@ -180,16 +182,16 @@ def _is_canonical(der: bytes) -> bool:
 
 
 def _is_minimal(integer: bytes) -> bool:
-    """Not negative, and no zero byte in front but for the sign."""
+    """Returns whether a DER integer is not negative and has no superfluous zero byte."""
     if not integer or integer[0] & 0x80:
         return False
     return integer[0] != 0 or len(integer) == 1 or bool(integer[1] & 0x80)
 
 
 def _tweak(key: coincurve.PrivateKey) -> coincurve.PrivateKey:
-    """The key behind the output key that BIP 341 makes of an internal key without scripts."""
+    """Returns the private key of the output key of an internal key without scripts (BIP 341)."""
     public_key = key.public_key.format()
-    if public_key[0] == 0x03:  # odd y: BIP 340 takes the negated key
+    if public_key[0] == 0x03:  # odd y: BIP 340 negates the key
         key = coincurve.PrivateKey.from_int(ORDER - key.to_int())
     return key.add(tagged_hash("TapTweak", public_key[1:]))
 
@@ -200,7 +202,7 @@ def _encode(witness: Sequence[bytes]) -> str:
 
 
 def _decode(signature: str) -> list[bytes] | None:
-    """The witness stack, or None unless the text is exactly one of short items."""
+    """Returns the witness stack, or None unless the text is exactly one stack of short items."""
     text = signature.removeprefix(PREFIX)
     try:
         raw = base64.b64decode(text, validate=True)

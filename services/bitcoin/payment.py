@@ -1,4 +1,4 @@
-"""A payment: what is ordered, where it stands in its life, and what moves it on."""
+"""A payment: its request, its states, and the transitions between them."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
 
     from formats.bitcoin.hashes import Txid
 
-MAX_METADATA = 16_384  # bytes
+MAX_METADATA_BYTES = 16_384
 
 
-class State(StrEnum):
-    PREPARED = "prepared"  # signed and owed to the network
+class PaymentState(StrEnum):
+    PREPARED = "prepared"  # signed and committed, not yet seen in a mempool
     BROADCAST = "broadcast"
     CONFIRMED = "confirmed"
     SETTLED = "settled"  # at the final depth
-    REJECTED = "rejected"  # refused at every send, so that no node has it
-    CONFLICTED = "conflicted"  # another transaction spent one of its coins
+    REJECTED = "rejected"  # refused at its only send, so that no node has it
+    CONFLICTED = "conflicted"  # another transaction has spent one of its coins
     CANCELLED = "cancelled"  # refused for ever, before anything was signed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaymentRequest:
-    """A payment as it is asked for."""
+    """A payment as its caller requests it."""
 
     payment_id: str
     sender_did: str
@@ -39,18 +39,18 @@ class PaymentRequest:
     to_script: bytes
     amount_sat: int
     max_fee_sat: int
-    metadata: bytes  # a serialised google.protobuf.Struct, kept as it is
-    digest: bytes  # what proofs are about
-    traceparent: str = ""  # of the call that asked for it
+    metadata: bytes  # a serialised google.protobuf.Struct, stored unchanged
+    digest: bytes  # of the payment intent, which attestations are about
+    traceparent: str = ""  # of the call
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Payment:
-    """A payment as it stands. A cancelled one has an id and nothing else."""
+    """A payment as it stands. A cancelled payment has an id and nothing else."""
 
     payment_id: str
-    state: State
-    is_over: bool  # nothing will move it any more
+    state: PaymentState
+    is_final: bool  # no transition follows
     txid: Txid | None = None
     from_address: str = ""
     to_address: str = ""
@@ -61,33 +61,36 @@ class Payment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sighting:
-    """What chain and mempool know of a payment's transaction."""
+class TxStatus:
+    """The status of a payment's transaction in chain and mempool."""
 
     confirmations: int = 0
     conflict_depth: int = 0  # confirmations of another transaction that spends one of its coins
-    is_waiting: bool = False  # in the mempool
+    in_mempool: bool = False
 
     @property
-    def is_unseen(self) -> bool:
-        """Nobody has it, and nothing stands against it: it must be sent."""
-        return not (self.confirmations or self.conflict_depth or self.is_waiting)
+    def needs_broadcast(self) -> bool:
+        """Neither chain nor mempool has the transaction, and no confirmed one conflicts."""
+        return not (self.confirmations or self.conflict_depth or self.in_mempool)
 
 
-def advance(state: State, sighting: Sighting, *, final_depth: int) -> tuple[State, bool]:
-    """The state that follows from what was seen, and whether the payment is over with it.
+def advance(
+    state: PaymentState, status: TxStatus, *, final_depth: int
+) -> tuple[PaymentState, bool]:
+    """Returns the state that follows from the status, and whether it is final.
 
-    REJECTED and CANCELLED do not follow from what is seen, and nothing follows from them.
+    ``final_depth`` is in confirmations. REJECTED and CANCELLED have no transitions, and no status
+    leads to them.
     """
-    if sighting.confirmations >= final_depth:
-        return State.SETTLED, True
-    if sighting.confirmations:
-        return State.CONFIRMED, False
-    if sighting.conflict_depth:
-        return State.CONFLICTED, sighting.conflict_depth >= final_depth
-    if sighting.is_waiting or state is not State.PREPARED:
-        return State.BROADCAST, False
-    return State.PREPARED, False
+    if status.confirmations >= final_depth:
+        return PaymentState.SETTLED, True
+    if status.confirmations:
+        return PaymentState.CONFIRMED, False
+    if status.conflict_depth:
+        return PaymentState.CONFLICTED, status.conflict_depth >= final_depth
+    if status.in_mempool or state is not PaymentState.PREPARED:
+        return PaymentState.BROADCAST, False
+    return PaymentState.PREPARED, False
 
 
 def parse_payment_id(text: str, *, field: str) -> str:

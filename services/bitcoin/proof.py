@@ -1,4 +1,4 @@
-"""Whether what came with a payment proves that it may be made."""
+"""The rules that the attestations of a payment must meet."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
     from services.bitcoin.payment import PaymentRequest
 
 
-def check_amount_granted(order: PaymentRequest, bounds: Bounds) -> None:
-    """PermissionDenied (AMOUNT_LIMIT_EXCEEDED) if one payment may not be that large."""
-    if bounds.max_amount_sat is not None and order.amount_sat > bounds.max_amount_sat:
+def check_amount_limit(request: PaymentRequest, bounds: Bounds) -> None:
+    """Raises PermissionDenied (AMOUNT_LIMIT_EXCEEDED) if the amount is above the grant's limit."""
+    if bounds.max_amount_sat is not None and request.amount_sat > bounds.max_amount_sat:
         raise PermissionDenied(
             f"{bounds.boundary} grants at most {bounds.max_amount_sat} sat in one payment, "
-            f"not {order.amount_sat}",
+            f"not {request.amount_sat}",
             reason=Reason.AMOUNT_LIMIT_EXCEEDED,
         )
 
 
-def judge(proofs: Mapping[str, Verified], bounds: Bounds) -> datetime | None:
-    """Until when these attestations, each of which holds, carry the payment; None: for ever.
+def check_attestations(proofs: Mapping[str, Verified], bounds: Bounds) -> datetime | None:
+    """Returns the moment at which the first of the verified attestations expires, None if never.
 
-    FailedPrecondition if one of them is degraded (PROOF_INVALID), or together they do not meet the
-    boundary's condition (RISK_TOO_HIGH).
+    Raises FailedPrecondition if an attestation is degraded (PROOF_INVALID), or if together they
+    do not meet the grant's condition (RISK_TOO_HIGH).
     """
     for kind, proof in proofs.items():
         if proof.values.get("degraded"):
@@ -48,7 +48,7 @@ def judge(proofs: Mapping[str, Verified], bounds: Bounds) -> datetime | None:
 
 
 def _show(values: Mapping[str, Mapping[str, object]], kinds: frozenset[str]) -> str:
-    """The numbers and truths that the condition could look at; texts may be personal."""
+    """Formats the numbers and booleans of the condition's kinds; texts may be personal data."""
     seen = [
         f"{kind}.{name} = {value}"
         for kind in sorted(kinds & values.keys())

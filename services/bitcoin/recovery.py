@@ -1,6 +1,7 @@
-"""Bringing journal, kernel and index to one chain again, whatever stopped the process.
+"""Recovery: brings block log, kernel and index to the same chain after any kind of stop.
 
-The journal is the truth: the kernel's files can be made from it, and the index follows the kernel.
+The block log is authoritative: the kernel's files are rebuilt from it, and the index follows the
+kernel.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from formats.bitcoin.hashes import display
 from mesh.errors import FailedPrecondition, Reason
 from services.bitcoin.chain import Chain
-from services.bitcoin.kernel import BlockRejected
+from services.bitcoin.kernel import BlockRejectedError
 from services.bitcoin.store.block_log import verify
 
 if TYPE_CHECKING:
@@ -23,17 +24,17 @@ if TYPE_CHECKING:
     from formats.bitcoin.hashes import BlockHash
     from services.bitcoin.chain import HeaderRef
     from services.bitcoin.kernel import Kernel
-    from services.bitcoin.store.block_log import BlockLog, Entry
+    from services.bitcoin.store.block_log import BlockLog, LogEntry
     from services.bitcoin.store.chain import ChainStore
 
-BATCH = 100  # blocks that the index follows in one transaction
+BATCH_BLOCKS = 100  # that the index connects in one transaction
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class ReorgStep:
-    """What the index just did: ``disconnected`` went, tip first, then ``connected`` came."""
+    """One move of the index: blocks disconnected, tip first, then blocks connected."""
 
     disconnected: tuple[BlockHash, ...]
     connected: tuple[Block, ...]
@@ -42,124 +43,132 @@ class ReorgStep:
 @dataclass(frozen=True, slots=True)
 class Recovery:
     kernel: Kernel
-    journal: BlockLog
+    block_log: BlockLog
     store: ChainStore
-    truncate: bool = False  # give up blocks of the chain that the journal can no longer tell
+    truncate: bool = False  # drop blocks of the chain that the block log has lost
 
     async def run(self) -> Chain:
-        """The active chain, known alike to all three.
+        """Returns the active chain, on which block log, kernel and index then agree.
 
-        FailedPrecondition (BLOCK_LOG_CORRUPT) if blocks of the chain are lost; nothing is changed.
+        Raises FailedPrecondition (BLOCK_LOG_CORRUPT), and changes nothing, if the block log has
+        lost blocks of the chain and ``truncate`` is not set.
         """
-        links = await self.store.links()
-        sound, damaged = await self._check_journal()
-        kept = _unbroken(links, sound)
-        lost = [link.hash for link in links[kept:]]
+        headers = await self.store.headers()
+        intact, damaged = await self._check_log()
+        kept = _unbroken(headers, intact)
+        lost = [header.hash for header in headers[kept:]]
         if lost and not self.truncate:
             raise FailedPrecondition(
-                f"the journal lost block {display(lost[0])} at height {kept}, and with it"
+                f"the block log has lost block {display(lost[0])} at height {kept}, and with it"
                 f" {len(lost)} blocks of the chain; restore the database from a backup, or start"
-                f" once with ANYA_JOURNAL=truncate to go back to height {kept - 1}",
+                f" once with ANYA_BLOCK_LOG=truncate to go back to height {kept - 1}",
                 reason=Reason.BLOCK_LOG_CORRUPT,
             )
         if damaged or lost:
-            log.warning("journal: %d entries damaged, %d blocks lost", len(damaged), len(lost))
-            await self.journal.remove([*damaged, *lost])
-        indexed = {link.hash for link in links[:kept]}
-        if await self._has_strangers(sound - set(lost)) or await self._replay(indexed):
-            log.warning("the kernel's files do not fit the journal: making them anew")
+            log.warning("block log: %d entries damaged, %d blocks lost", len(damaged), len(lost))
+            await self.block_log.remove([*damaged, *lost])
+        indexed = {header.hash for header in headers[:kept]}
+        if await self._has_unlogged(intact - set(lost)) or await self._replay(indexed):
+            log.warning("the kernel's files do not match the block log: rebuilding them")
             await asyncio.to_thread(self.kernel.wipe)
-            if refusal := await self._replay(indexed):
-                raise refusal
-        chain = Chain(links)
-        async for moved in follow(chain, self.kernel, self.journal, self.store):
-            log.info("index: %d off, %d on", len(moved.disconnected), len(moved.connected))
+            if rejection := await self._replay(indexed):
+                raise rejection
+        chain = Chain(headers)
+        async for step in follow(chain, self.kernel, self.block_log, self.store):
+            log.info(
+                "index: %d disconnected, %d connected", len(step.disconnected), len(step.connected)
+            )
         return chain
 
-    async def _check_journal(self) -> tuple[set[BlockHash], list[BlockHash]]:
-        """What the journal can tell, and what it can no longer tell."""
-        sound: set[BlockHash] = set()
+    async def _check_log(self) -> tuple[set[BlockHash], list[BlockHash]]:
+        """Returns the hashes of intact and of damaged entries; repairs entries if it can."""
+        intact: set[BlockHash] = set()
         damaged: list[BlockHash] = []
-        async for page in self.journal.pages():
+        async for page in self.block_log.pages():
             for entry in page:
                 if entry.block or await self._repair(entry):
-                    sound.add(entry.hash)
+                    intact.add(entry.hash)
                 else:
                     damaged.append(entry.hash)
-        return sound, damaged
+        return intact, damaged
 
-    async def _repair(self, entry: Entry) -> bool:
-        """The kernel may still have what the journal lost."""
+    async def _repair(self, entry: LogEntry) -> bool:
+        """Restores a damaged entry from the kernel's own copy, if the kernel has one."""
         raw = await asyncio.to_thread(self.kernel.read, entry.hash)
         block = verify(raw, entry.hash) if raw is not None else None
         if block is None:
             return False
-        await self.journal.restore(entry.sequence, block)
-        log.warning("journal entry %d was damaged: restored from the kernel", entry.sequence)
+        await self.block_log.restore(entry.sequence, block)
+        log.warning("block log entry %d was damaged: restored from the kernel", entry.sequence)
         return True
 
-    async def _has_strangers(self, hashes: set[BlockHash]) -> bool:
-        """Whether the kernel's chain has blocks that this journal never saw."""
-        links = await asyncio.to_thread(self.kernel.links)
-        return any(link.hash not in hashes for link in links[1:])
+    async def _has_unlogged(self, logged: set[BlockHash]) -> bool:
+        """Returns whether the kernel's chain has a block that the block log lacks."""
+        headers = await asyncio.to_thread(self.kernel.headers)
+        return any(header.hash not in logged for header in headers[1:])
 
-    async def _replay(self, indexed: set[BlockHash]) -> BlockRejected | None:
-        """Give the kernel what it lacks; the refusal of a block of the chain, if there was one.
+    async def _replay(self, indexed: set[BlockHash]) -> BlockRejectedError | None:
+        """Submits to the kernel the blocks that it lacks.
 
-        A block that was never indexed may have been written just before it was refused.
+        Returns the rejection of an indexed block, if there is one. A rejected block that was never
+        indexed is removed: the process stopped between its append and its rejection.
         """
-        async for page in self.journal.pages():
+        async for page in self.block_log.pages():
             blocks = [entry.block for entry in page if entry.block]
-            for refusal in await asyncio.to_thread(self._submit, blocks):
-                if refusal.hash in indexed:
-                    return refusal
-                log.warning("dropped from the journal: %s", refusal)
-                await self.journal.remove([refusal.hash])
+            for rejection in await asyncio.to_thread(self._submit, blocks):
+                if rejection.hash in indexed:
+                    return rejection
+                log.warning("removed from the block log: %s", rejection)
+                await self.block_log.remove([rejection.hash])
         return None
 
-    def _submit(self, blocks: list[Block]) -> list[BlockRejected]:
-        refusals = []
+    def _submit(self, blocks: list[Block]) -> list[BlockRejectedError]:
+        rejections = []
         for block in blocks:
             try:
                 if not self.kernel.knows(block.hash):
                     self.kernel.submit(block)
-            except BlockRejected as refusal:
-                refusals.append(refusal)
-        return refusals
+            except BlockRejectedError as rejection:
+                rejections.append(rejection)
+        return rejections
 
 
-def _unbroken(links: Sequence[HeaderRef], sound: set[BlockHash]) -> int:
-    """How many blocks from genesis on, which no journal holds, are there without a gap."""
-    heights = (height for height, link in enumerate(links) if height and link.hash not in sound)
-    return next(heights, len(links))
+def _unbroken(headers: Sequence[HeaderRef], intact: set[BlockHash]) -> int:
+    """Returns the number of blocks without a gap; genesis, which no log holds, counts."""
+    gaps = (height for height, header in enumerate(headers) if height and header.hash not in intact)
+    return next(gaps, len(headers))
 
 
 async def follow(
-    chain: Chain, kernel: Kernel, journal: BlockLog, store: ChainStore
+    chain: Chain, kernel: Kernel, block_log: BlockLog, store: ChainStore
 ) -> AsyncIterator[ReorgStep]:
-    """Move the index and ``chain`` to where the kernel is, and tell each step taken."""
-    fork, links = await asyncio.to_thread(kernel.diverge, chain)
+    """Moves the index and ``chain`` to the kernel's chain; yields each step after its commit."""
+    fork, headers = await asyncio.to_thread(kernel.diverge, chain)
     gone = [chain[height].hash for height in range(chain.height, fork, -1)]
-    while gone or links:
-        batch, links = links[:BATCH], links[BATCH:]
-        blocks = [await read_block(link.hash, kernel, journal) for link in batch]
+    while gone or headers:
+        batch, headers = headers[:BATCH_BLOCKS], headers[BATCH_BLOCKS:]
+        blocks = [await read_block(header.hash, kernel, block_log) for header in batch]
         await store.follow(height=fork + 1, disconnected=gone, connected=blocks)
         for _ in gone:
             chain.disconnect()
-        for link in batch:
-            chain.connect(link)
+        for header in batch:
+            chain.connect(header)
         yield ReorgStep(tuple(gone), tuple(blocks))
         fork, gone = chain.height, []
 
 
-async def read_block(hash: BlockHash, kernel: Kernel, journal: BlockLog) -> Block:
-    """A block of the chain. Genesis is in no journal; the kernel was born with it."""
-    if block := await journal.read(hash):
+async def read_block(hash: BlockHash, kernel: Kernel, block_log: BlockLog) -> Block:
+    """Returns a block of the chain: from the block log, or genesis from the kernel.
+
+    Raises FailedPrecondition (BLOCK_LOG_CORRUPT) if neither has its bytes.
+    """
+    if block := await block_log.read(hash):
         return block
     raw = await asyncio.to_thread(kernel.read, hash)
     if raw is not None and (block := verify(raw, hash)):
         return block
     raise FailedPrecondition(
-        f"block {display(hash)} cannot be read back: restart the service, which checks its journal",
+        f"block {display(hash)} cannot be read back: restart the service, which checks its block"
+        " log",
         reason=Reason.BLOCK_LOG_CORRUPT,
     )

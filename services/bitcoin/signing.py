@@ -1,4 +1,4 @@
-"""A payment's transaction, built and signed by a throw-away bdk wallet that knows one key."""
+"""Builds and signs a payment's transaction with a temporary bdk wallet that has one key."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from services.bitcoin.descriptor import NETWORKS
 if TYPE_CHECKING:
     from formats.bitcoin.network import Network
     from formats.bitcoin.transaction import Output
-    from services.bitcoin.coin_selection import Spend, SpendableCoin
+    from services.bitcoin.coin_selection import CoinSelection, SpendableCoin
 
 VERSION = 2
 SEQUENCE = SEQUENCE_NO_REPLACEMENT - 1  # replaceable (BIP 125), so that a fee can be raised
 
-REFUSALS = (
+BDK_ERRORS = (
     bdk.AddForeignUtxoError,
     bdk.CreateTxError,
     bdk.ExtractTxError,
@@ -31,7 +31,7 @@ REFUSALS = (
     bdk.SignerError,
 )
 
-# Our own index says what the coins hold, so a witness UTXO is as good as the whole transaction.
+# The index gives the amounts of the coins, so the signer needs no previous transactions.
 OPTIONS = bdk.SignOptions(
     trust_witness_utxo=True,
     assume_height=None,
@@ -42,8 +42,8 @@ OPTIONS = bdk.SignOptions(
 )
 
 
-class _Nowhere(bdk.Persistence):  # type: ignore[misc]
-    """The store of a wallet that is thrown away; one in memory costs a database's schema."""
+class _NoPersistence(bdk.Persistence):  # type: ignore[misc]
+    """Persistence of a temporary wallet: stores nothing, and creates no database schema."""
 
     def initialize(self) -> bdk.ChangeSet:
         return bdk.ChangeSet()
@@ -53,7 +53,7 @@ class _Nowhere(bdk.Persistence):  # type: ignore[misc]
 
 
 def sign(
-    spend: Spend,
+    selection: CoinSelection,
     key: bdk.Descriptor,
     *,
     pay: Output,
@@ -61,49 +61,51 @@ def sign(
     change_script: bytes,
     network: Network,
 ) -> Transaction:
-    """The signed transaction that spends exactly ``spend``; ``key`` owns all of its coins.
+    """Returns the signed transaction that spends exactly the selected coins, all of ``key``.
 
-    Internal if what bdk made is not what was planned.
+    Raises Internal if bdk's transaction differs from the selection.
     """
-    nowhere = bdk.Persister.custom(_Nowhere())
-    wallet = bdk.Wallet.create_single(key, NETWORKS[network], nowhere)
+    persister = bdk.Persister.custom(_NoPersistence())
+    wallet = bdk.Wallet.create_single(key, NETWORKS[network], persister)
     builder = (
         bdk.TxBuilder()
         .version(VERSION)
         .manually_selected_only()
         .only_witness_utxo()
         .add_recipient(bdk.Script(pay.script_pubkey), bdk.Amount.from_sat(pay.amount_sat))
-        .fee_absolute(bdk.Amount.from_sat(spend.fee_sat))
+        .fee_absolute(bdk.Amount.from_sat(selection.fee_sat))
         .drain_to(bdk.Script(change_script))
     )
     weight = key.max_weight_to_satisfy()
-    for coin in spend.coins:
+    for coin in selection.coins:
         txid, vout = split_outpoint(coin.prevout)
-        place = bdk.OutPoint(txid=bdk.Txid.from_bytes(txid), vout=vout)
+        prevout = bdk.OutPoint(txid=bdk.Txid.from_bytes(txid), vout=vout)
         builder = builder.add_foreign_utxo_with_sequence(
-            place, _input(coin, own_script), weight, SEQUENCE
+            prevout, _input(coin, own_script), weight, SEQUENCE
         )
     try:
         psbt = builder.finish(wallet)
         if not wallet.sign(psbt, OPTIONS):
             raise Internal("the wallet's key did not sign all inputs")
         raw = psbt.extract_tx().serialize()
-    except REFUSALS as error:
+    except BDK_ERRORS as error:
         raise Internal(f"bdk does not build the payment: {error}") from error
     transaction = parse_transaction(raw)
-    _check(transaction, spend, pay, change_script)
+    _check(transaction, selection, pay, change_script)
     return transaction
 
 
-def _check(transaction: Transaction, spend: Spend, pay: Output, change_script: bytes) -> None:
-    """Trust no builder with money: these coins, this payment, this change, and nothing else."""
+def _check(
+    transaction: Transaction, selection: CoinSelection, pay: Output, change_script: bytes
+) -> None:
+    """Checks bdk's work: these coins, this payment, this change, and nothing else."""
     expected = [tuple(pay)]
-    if spend.change_sat:
-        expected.append((spend.change_sat, change_script))
+    if selection.change_sat:
+        expected.append((selection.change_sat, change_script))
     made = [tuple(output) for output in transaction.outputs]
-    coins = sorted(coin.prevout for coin in spend.coins)
+    coins = sorted(coin.prevout for coin in selection.coins)
     if sorted(made) != sorted(expected) or sorted(transaction.prevouts) != coins:
-        raise Internal("the signed transaction is not the planned one; nothing was sent")
+        raise Internal("the signed transaction differs from the selected coins; nothing was sent")
 
 
 def _input(coin: SpendableCoin, script: bytes) -> bdk.Input:

@@ -1,4 +1,4 @@
-"""Managed wallets: two keychains of P2WPKH addresses, and the coins on them."""
+"""Managed wallets: two keychains of P2WPKH addresses each, and their balances."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_INDEX = 0x7FFFFFFF  # the last child that is not hardened (BIP 32)
 class Keychain(IntEnum):
     """The branches of BIP 44; the numbers are those of its derivation path."""
 
-    EXTERNAL = 0  # handed out to be paid to
+    EXTERNAL = 0  # for payments to the wallet
     INTERNAL = 1  # change
 
 
@@ -34,7 +34,7 @@ class Wallet:
 
 @dataclass(frozen=True, slots=True)
 class NewWallet:
-    """A wallet that nothing holds yet."""
+    """A wallet that is not stored yet."""
 
     id: str
     sealed_seed: bytes  # by the keystore
@@ -43,7 +43,7 @@ class NewWallet:
 
 @dataclass(frozen=True, slots=True)
 class OwnAddress:
-    """An address of ours: it has been revealed, and its key can be derived."""
+    """A revealed address of a managed wallet."""
 
     wallet_id: str
     keychain: Keychain
@@ -55,9 +55,9 @@ class OwnAddress:
 class Balance:
     """Satoshis in confirmed coins."""
 
-    confirmed_sat: int  # mature ones
+    confirmed_sat: int  # without immature coinbases
     immature_sat: int
-    reserved_sat: int  # by payments that are not over; part of confirmed_sat
+    reserved_sat: int  # for open payments; part of confirmed_sat
 
     @property
     def spendable_sat(self) -> int:
@@ -65,6 +65,7 @@ class Balance:
 
 
 def parse_name(text: str) -> str:
+    """Returns the name of a wallet. Raises InvalidArgument if it is malformed."""
     if not NAME.fullmatch(text):
         raise InvalidArgument('name must be 1 to 64 of a-z, 0-9, "-" and "_"', field="name")
     return text

@@ -54,7 +54,7 @@ def new_payment_id() -> str:
 
 
 @dataclass
-class Town:
+class FundedMesh:
     client: grpc.aio.Channel
     orchestrator: grpc.aio.Channel
     attestors: dict[str, Attestor]
@@ -104,7 +104,7 @@ class Town:
         await self.mine(coins, self.address)
         await self.mine(MATURE)
 
-    def order(self, **changes: Any) -> wallet_pb2.SendPaymentRequest:
+    def payment_request(self, **changes: Any) -> wallet_pb2.SendPaymentRequest:
         """A payment with every proof that it needs; ``changes`` go to request and intent alike."""
         ordered = {
             "payment_id": new_payment_id(),
@@ -160,11 +160,11 @@ class Town:
 def config(authority: Authority, home: Path, **settings: Any) -> BitcoinConfig:
     identity = authority.issue_service("bitcoin")
     mesh = MeshConfig(service="bitcoin", identity=identity, home=home, sample_ratio=0.0)
-    return BitcoinConfig(mesh=mesh, **{"sweep_seconds": 0.2, **settings})
+    return BitcoinConfig(mesh=mesh, **{"poll_seconds": 0.2, **settings})
 
 
 @asynccontextmanager
-async def connect(authority: Authority, port: int) -> AsyncIterator[Town]:
+async def connect(authority: Authority, port: int) -> AsyncIterator[FundedMesh]:
     """A client and an orchestrator of the service at a port."""
     rules = ClientRules(
         target="bitcoin",
@@ -178,18 +178,20 @@ async def connect(authority: Authority, port: int) -> AsyncIterator[Town]:
     orchestrator = open_channel(target, rules, authority.issue_service("orchestrator"))
     attestors = {name: Attestor(authority.issue_service(name)) for name in ("web5", "ml")}
     async with client, orchestrator:
-        yield Town(client, orchestrator, attestors)
+        yield FundedMesh(client, orchestrator, attestors)
 
 
 @asynccontextmanager
-async def running(config: BitcoinConfig, authority: Authority) -> AsyncIterator[Town]:
+async def running(config: BitcoinConfig, authority: Authority) -> AsyncIterator[FundedMesh]:
     """The service as its folder left it, and its people."""
     async with bitcoin(config) as service, connect(authority, service.port) as people:
         yield people
 
 
 @asynccontextmanager
-async def town(config: BitcoinConfig, authority: Authority, coins: int = 1) -> AsyncIterator[Town]:
+async def open_funded_mesh(
+    config: BitcoinConfig, authority: Authority, coins: int = 1
+) -> AsyncIterator[FundedMesh]:
     """A new service; the wallet's address holds ``coins`` mature coinbases."""
     async with running(config, authority) as people:
         await people.open_wallet(coins=coins)

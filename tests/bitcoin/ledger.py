@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from formats.bitcoin.transaction import Outpoint, Transaction
     from mesh.data.database import Database
 
-NOBODY = b"\x6a"
+UNSPENDABLE_SCRIPT = b"\x6a"
 
 
 class Ledger:
@@ -39,7 +39,7 @@ class Ledger:
         await self.confirm(transaction)
         return transaction
 
-    async def confirm(self, *transactions: Transaction, to: bytes = NOBODY) -> None:
+    async def confirm(self, *transactions: Transaction, to: bytes = UNSPENDABLE_SCRIPT) -> None:
         """A block on the tip."""
         height = len(self._blocks)
         block = mine(
@@ -47,7 +47,7 @@ class Ledger:
             prev_hash=self._blocks[-1].hash if self._blocks else BlockHash(bytes(32)),
             time=height,
             script_pubkey=to,
-            candidates=[MempoolTx(transaction, (), 0) for transaction in transactions],
+            selected=[MempoolTx(transaction, (), 0) for transaction in transactions],
         )
         await self._store.follow(height=height, disconnected=(), connected=[block])
         self._blocks.append(block)

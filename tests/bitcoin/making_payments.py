@@ -15,11 +15,16 @@ from formats.bitcoin.transaction import Input, Output, parse_transaction, serial
 from mesh.data.database import open_database
 from mesh.data.idempotency import IdempotencyKey
 from mesh.security.trust import Bounds
-from services.bitcoin.__main__ import SCHEMA
 from services.bitcoin.coin_selection import select_coins
 from services.bitcoin.descriptor import Seed, script_at
 from services.bitcoin.payment import Payment, PaymentRequest
-from services.bitcoin.store.payment import Basis, PaymentStore, Signed, StaleBasisError
+from services.bitcoin.store import SCHEMA
+from services.bitcoin.store.payment import (
+    PaymentSnapshot,
+    PaymentStore,
+    SignedPayment,
+    StaleSnapshotError,
+)
 from services.bitcoin.store.wallet import WalletStore
 from services.bitcoin.wallet import Keychain, NewWallet, OwnAddress
 
@@ -58,7 +63,9 @@ def payment_id(number: int) -> str:
     return uuid7.from_parts(0, number.to_bytes(uuid7.RANDOM_BYTES))
 
 
-def order(number: int, *, amount_sat: int = 10_000, sender: str = SENDER) -> PaymentRequest:
+def payment_request(
+    number: int, *, amount_sat: int = 10_000, sender: str = SENDER
+) -> PaymentRequest:
     return PaymentRequest(
         payment_id=payment_id(number),
         sender_did=sender,
@@ -73,27 +80,29 @@ def order(number: int, *, amount_sat: int = 10_000, sender: str = SENDER) -> Pay
     )
 
 
-def signed(order: PaymentRequest, basis: Basis, bounds: Bounds = BOUNDS) -> Signed:
+def signed(
+    request: PaymentRequest, snapshot: PaymentSnapshot, bounds: Bounds = BOUNDS
+) -> SignedPayment:
     """As the wallet would, but with a signature that only a store takes for one."""
-    coins = sorted(basis.candidates, key=lambda coin: coin.prevout)
-    spend = select_coins(
-        coins, order.amount_sat, order.to_script, feerate=1_000, max_fee_sat=order.amount_sat
+    coins = sorted(snapshot.coins, key=lambda coin: coin.prevout)
+    selection = select_coins(
+        coins, request.amount_sat, request.to_script, feerate=1_000, max_fee_sat=request.amount_sat
     )
     change = OwnAddress(
-        basis.own.wallet_id,
+        snapshot.own.wallet_id,
         Keychain.INTERNAL,
-        basis.change_index,
-        derive(basis.change_descriptor, basis.change_index),
+        snapshot.change_index,
+        derive(snapshot.change_descriptor, snapshot.change_index),
     )
-    outputs = [Output(order.amount_sat, order.to_script)]
-    if spend.change_sat:
-        outputs.append(Output(spend.change_sat, change.script_pubkey))
-    inputs = [Input(coin.prevout, witness=(b"signature",)) for coin in spend.coins]
-    return Signed(
-        order=order,
+    outputs = [Output(request.amount_sat, request.to_script)]
+    if selection.change_sat:
+        outputs.append(Output(selection.change_sat, change.script_pubkey))
+    inputs = [Input(coin.prevout, witness=(b"signature",)) for coin in selection.coins]
+    return SignedPayment(
+        request=request,
         bounds=bounds,
-        proven_until=datetime.now(UTC) + timedelta(minutes=1),
-        spend=spend,
+        valid_until=datetime.now(UTC) + timedelta(minutes=1),
+        selection=selection,
         change=change,
         transaction=parse_transaction(serialize(version=2, inputs=inputs, outputs=outputs)),
     )
@@ -103,13 +112,13 @@ def reply(payment: Payment) -> bytes:
     return payment.payment_id.encode()
 
 
-async def make(store: PaymentStore, order: PaymentRequest, bounds: Bounds = BOUNDS) -> bool:
+async def make(store: PaymentStore, request: PaymentRequest, bounds: Bounds = BOUNDS) -> bool:
     """What the wallet's actor does, without chain and proofs; True if it was the first."""
-    key = request_key(order.payment_id)
-    while basis := await store.basis(key, order, bounds):
+    key = request_key(request.payment_id)
+    while snapshot := await store.snapshot(key, request, bounds):
         try:
-            return await store.commit(key, signed(order, basis, bounds), reply)
-        except StaleBasisError:
+            return await store.commit(key, signed(request, snapshot, bounds), reply)
+        except StaleSnapshotError:
             continue
     return False
 
@@ -128,7 +137,7 @@ async def main(location: str, numbers: list[int]) -> None:
         print("ready", flush=True)
         sys.stdin.readline()
         for number in numbers:
-            if await make(store, order(number), replace(BOUNDS, daily_amount_sat=None)):
+            if await make(store, payment_request(number), replace(BOUNDS, daily_amount_sat=None)):
                 print(number, flush=True)
 
 

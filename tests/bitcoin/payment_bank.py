@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mesh.data import outbox
 from mesh.data.database import Database, open_database
-from services.bitcoin.__main__ import SCHEMA
+from services.bitcoin.store import SCHEMA
 from services.bitcoin.store.payment import PaymentStore
 from tests.bitcoin.ledger import Ledger
 from tests.bitcoin.making_payments import FINAL_DEPTH, SCRIPT, create_wallet, payment_id
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mesh.data.idempotency import IdempotencyKey
     from mesh.security.trust import Bounds
     from services.bitcoin.payment import Payment, PaymentRequest
-    from services.bitcoin.store.payment import Basis
+    from services.bitcoin.store.payment import PaymentSnapshot
     from services.bitcoin.store.wallet import WalletStore
 
 COIN = 100_000
@@ -45,20 +45,22 @@ class Bank:
     async def reserved(self) -> int:
         return (await self.wallets.balance("wallet-1", script=None)).reserved_sat
 
-    async def basis(
+    async def snapshot(
         self,
         key: IdempotencyKey,
-        order: PaymentRequest,
+        request: PaymentRequest,
         bounds: Bounds,
         *,
-        alone_sat: int | None = None,
-    ) -> Basis:
-        basis = await self.payments.basis(key, order, bounds, alone_sat=alone_sat)
-        assert basis, "it is made already"
-        return basis
+        single_coin_sat: int | None = None,
+    ) -> PaymentSnapshot:
+        snapshot = await self.payments.snapshot(
+            key, request, bounds, single_coin_sat=single_coin_sat
+        )
+        assert snapshot, "it is made already"
+        return snapshot
 
-    async def observe(self, number: int = 1, *, is_waiting: bool = False) -> Payment:
-        return await self.payments.observe(payment_id(number), is_waiting=is_waiting)
+    async def update(self, number: int = 1, *, in_mempool: bool = False) -> Payment:
+        return await self.payments.update(payment_id(number), in_mempool=in_mempool)
 
 
 @asynccontextmanager

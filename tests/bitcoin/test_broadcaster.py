@@ -10,12 +10,12 @@ import pytest
 from mesh.data import outbox
 from mesh.data.database import Database, open_database
 from services.bitcoin.__main__ import Bitcoin, bitcoin
-from services.bitcoin.actors.chain import ListMempool, MineBlocks
+from services.bitcoin.actors.chain_messages import ListMempool, MineBlocks
 from services.bitcoin.broadcaster import Broadcaster
-from services.bitcoin.payment import State
+from services.bitcoin.payment import PaymentState
 from services.bitcoin.store.payment import PaymentStore
 from tests.bitcoin.funded_mesh import MATURE, config
-from tests.bitcoin.making_payments import SCRIPT, create_wallet, make, order, payment_id
+from tests.bitcoin.making_payments import SCRIPT, create_wallet, make, payment_id, payment_request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -35,7 +35,7 @@ class Debt:
         self.broadcaster = Broadcaster(self.store, service.chain, final_depth=FINAL_DEPTH)
         self._database = database
 
-    async def state(self) -> State:
+    async def state(self) -> PaymentState:
         return (await self.store.get(payment_id(1))).state
 
     async def send_first(self, number: int) -> bool:
@@ -52,13 +52,13 @@ class Debt:
 @asynccontextmanager
 async def open_debt(authority: Authority, folder: Path) -> AsyncIterator[Debt]:
     # The service's own sweeps would send as well; they come after an hour.
-    settings = config(authority, folder, sweep_seconds=3600.0)
+    settings = config(authority, folder, poll_seconds=3600.0)
     async with bitcoin(settings) as service, open_database(settings.location, schema="") as own:
         await create_wallet(own)
         await service.chain.ask(MineBlocks(1, SCRIPT))
         await service.chain.ask(MineBlocks(MATURE, b""), timeout=30)
         debt = Debt(service, own)
-        await make(debt.store, order(1))
+        await make(debt.store, payment_request(1))
         yield debt
 
 
@@ -71,7 +71,7 @@ async def debt(authority: Authority, tmp_path: Path) -> AsyncIterator[Debt]:
 async def test_a_payment_that_is_refused_at_its_first_send_is_rejected(debt: Debt) -> None:
     await debt.send_first(1)
 
-    assert await debt.state() is State.REJECTED
+    assert await debt.state() is PaymentState.REJECTED
     assert await debt.store.open() == []
     assert await debt.events() == ["prepared", "rejected"]
     assert await debt.service.chain.ask(ListMempool()) == ()
@@ -79,9 +79,9 @@ async def test_a_payment_that_is_refused_at_its_first_send_is_rejected(debt: Deb
 
 async def test_a_refusal_after_a_send_that_nobody_saw_ends_nothing(debt: Debt) -> None:
     await debt.broadcaster.send(payment_id(1))
-    await debt.broadcaster.sweep()
+    await debt.broadcaster.follow_all()
 
-    assert await debt.state() is State.PREPARED
+    assert await debt.state() is PaymentState.PREPARED
     assert len(await debt.store.open()) == 1
     assert await debt.events() == ["prepared"]
 
@@ -89,10 +89,10 @@ async def test_a_refusal_after_a_send_that_nobody_saw_ends_nothing(debt: Debt) -
 async def test_a_sweep_goes_on_past_a_payment_that_is_refused(debt: Debt) -> None:
     await debt.service.chain.ask(MineBlocks(1, SCRIPT))
     await debt.service.chain.ask(MineBlocks(MATURE, b""), timeout=30)
-    await make(debt.store, order(2))
+    await make(debt.store, payment_request(2))
 
     await debt.send_first(2)
-    await debt.broadcaster.sweep()
+    await debt.broadcaster.follow_all()
 
-    assert (await debt.store.get(payment_id(2))).state is State.REJECTED
-    assert await debt.state() is State.PREPARED
+    assert (await debt.store.get(payment_id(2))).state is PaymentState.REJECTED
+    assert await debt.state() is PaymentState.PREPARED

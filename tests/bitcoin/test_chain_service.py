@@ -18,7 +18,7 @@ from formats.bitcoin.block import check_commitments, parse_block
 from formats.bitcoin.hashes import display
 from formats.bitcoin.transaction import Output, Transaction
 from mesh.testing import reason
-from services.bitcoin.chain import COINBASE_MATURITY, SUBSIDY_SAT
+from services.bitcoin.chain import COINBASE_MATURITY_BLOCKS, SUBSIDY_SAT
 from tests.bitcoin.payer import FEE_SAT, Payer
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def payer() -> Payer:
 async def funded(client: Client, payer: Payer) -> Transaction:
     """A coinbase that pays the payer and may be spent."""
     await client.mine(1, payer.address)
-    await client.mine(COINBASE_MATURITY)
+    await client.mine(COINBASE_MATURITY_BLOCKS)
     return await client.coinbase(1)
 
 
@@ -225,7 +225,7 @@ async def test_a_reorganisation_that_makes_a_coinbase_young_drops_what_spends_it
     client: Client, payer: Payer
 ) -> None:
     await client.mine(1, payer.address)
-    await client.mine(COINBASE_MATURITY - 1)
+    await client.mine(COINBASE_MATURITY_BLOCKS - 1)
     coinbase = await client.coinbase(1)
     payment = payer.sweep(coinbase, payer.script)
     await client.broadcast(payment)

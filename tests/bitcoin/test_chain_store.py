@@ -80,7 +80,7 @@ class Index:
             prev_hash=tip.hash,
             time=tip.header.time + 600,
             script_pubkey=script,
-            candidates=[MempoolTx(transaction, (), 0) for transaction in transactions],
+            selected=[MempoolTx(transaction, (), 0) for transaction in transactions],
             branch=branch,
         )
 
@@ -169,7 +169,12 @@ async def test_a_history_that_goes_on_is_the_one_that_is_read_anew(
 
     anew = (await HistoryStore(database).read([ALICE])).addresses[0]
     assert followed == anew
-    assert [receipt.spend is None for receipt in followed.receipts] == [False, True, False, True]
+    assert [receipt.spend is None for receipt in followed.receipts] == [
+        False,
+        True,
+        False,
+        True,
+    ]
 
 
 async def test_at_one_tip_a_history_is_one_object(index: Index) -> None:
@@ -196,7 +201,7 @@ async def test_a_reorganisation_takes_back_what_a_history_had(index: Index) -> N
 async def test_no_more_receipts_are_kept_than_there_is_room_for(
     index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(history, "KEPT_RECEIPTS", 3)
+    monkeypatch.setattr(history, "MAX_CACHED_RECEIPTS", 3)
     await index.connect(ALICE)
     alice = await index.history(ALICE)
     await index.connect(BOB)
@@ -227,7 +232,7 @@ async def test_going_back_restores_exactly_what_was_there(index: Index) -> None:
     assert await index.history(ALICE) == before
     assert await index.store.coins([outpoint(first.txid, 0)]) == coins
     assert await index.store.find_transaction(parent.txid) is None
-    assert [link.hash for link in await index.store.links()] == [b.hash for b in index.blocks]
+    assert [link.hash for link in await index.store.headers()] == [b.hash for b in index.blocks]
 
 
 async def test_150_blocks_can_be_taken_back_at_once(index: Index) -> None:
@@ -238,7 +243,7 @@ async def test_150_blocks_can_be_taken_back_at_once(index: Index) -> None:
     await index.disconnect(150)
 
     assert await index.history(ALICE) == before
-    assert len(await index.store.links()) == 1
+    assert len(await index.store.headers()) == 1
 
 
 async def test_a_reorganisation_is_seen_whole_and_announced_in_order(
@@ -267,14 +272,14 @@ async def test_a_writer_that_is_behind_moves_nothing(index: Index) -> None:
     await index.connect(ALICE)
     late = index.draft(BOB)
     await index.connect(CAROL)
-    links = await index.store.links()
+    links = await index.store.headers()
 
     with pytest.raises(chain_store.IndexMovedError):
         await index.store.follow(height=3, disconnected=[], connected=[late])
     with pytest.raises(chain_store.IndexMovedError):
         await index.store.follow(height=2, disconnected=[late.hash], connected=[])
 
-    assert await index.store.links() == links
+    assert await index.store.headers() == links
 
 
 async def test_a_script_that_no_index_could_hold_is_found_all_the_same(index: Index) -> None:
@@ -290,7 +295,7 @@ async def test_coins_come_in_order_of_age_behind_the_place_given(index: Index) -
     await index.connect(BOB, spend([(first, 0)], (ALICE, 11), (BOB, 1), (ALICE, 12)))
     await index.connect(ALICE)
 
-    places = [utxo.place for utxo in await index.store.utxos(ALICE, after=None, limit=9)]
+    places = [utxo.position for utxo in await index.store.utxos(ALICE, after=None, limit=9)]
     behind = await index.store.utxos(ALICE, after=TxPosition(2, 1, 0), limit=1)
 
     assert places == [TxPosition(2, 1, 0), TxPosition(2, 1, 2), TxPosition(3, 0, 0)]

@@ -32,16 +32,21 @@ def test_what_is_chosen_adds_up(
     amounts: list[int], amount: int, feerate: int, recipient: bytes
 ) -> None:
     try:
-        spend = select_coins(coins(*amounts), amount, recipient, feerate=feerate, max_fee_sat=10**9)
+        selection = select_coins(
+            coins(*amounts), amount, recipient, feerate=feerate, max_fee_sat=10**9
+        )
     except FailedPrecondition:
         assert sum(amounts) < amount + 10_000 * feerate
         return
 
-    assert sum(coin.amount_sat for coin in spend.coins) == amount + spend.fee_sat + spend.change_sat
-    assert len(set(spend.coins)) == len(spend.coins)
-    assert spend.change_sat == 0 or spend.change_sat >= dust_threshold(P2WPKH)
-    least_vsize = 10 + 68 * len(spend.coins) + 31
-    assert spend.fee_sat * 1000 >= least_vsize * feerate
+    assert (
+        sum(coin.amount_sat for coin in selection.coins)
+        == amount + selection.fee_sat + selection.change_sat
+    )
+    assert len(set(selection.coins)) == len(selection.coins)
+    assert selection.change_sat == 0 or selection.change_sat >= dust_threshold(P2WPKH)
+    least_vsize = 10 + 68 * len(selection.coins) + 31
+    assert selection.fee_sat * 1000 >= least_vsize * feerate
 
 
 @pytest.mark.parametrize(
@@ -53,17 +58,17 @@ def test_what_is_chosen_adds_up(
     ],
 )
 def test_as_few_coins_go_as_do_it(amount: int, chosen: list[int]) -> None:
-    spend = select_coins(
+    selection = select_coins(
         coins(1_000, 90_000, 50_000), amount, P2WPKH, feerate=1_000, max_fee_sat=10_000
     )
 
-    assert [coin.amount_sat for coin in spend.coins] == chosen
+    assert [coin.amount_sat for coin in selection.coins] == chosen
 
 
 def test_change_that_would_be_dust_goes_to_the_fee() -> None:
-    spend = select_coins(coins(10_300), 10_000, P2WPKH, feerate=1_000, max_fee_sat=10_000)
+    selection = select_coins(coins(10_300), 10_000, P2WPKH, feerate=1_000, max_fee_sat=10_000)
 
-    assert (spend.fee_sat, spend.change_sat) == (300, 0)
+    assert (selection.fee_sat, selection.change_sat) == (300, 0)
 
 
 @pytest.mark.parametrize("amounts", [(), (5_000,), (10_000,), (5_000, 5_000)])

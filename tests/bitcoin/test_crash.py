@@ -1,4 +1,4 @@
-"""SIGKILL, at the moments that hurt: no block that was journalled is lost, none comes twice."""
+"""SIGKILL, at the moments that hurt: no block that was logged is lost, none comes twice."""
 
 from __future__ import annotations
 
@@ -99,8 +99,8 @@ async def test_no_block_is_lost_when_the_idle_process_is_killed(house: House) ->
         assert (await tip(channel))[0] == 8
 
 
-@pytest.mark.parametrize("moment", ["journalled", "accepted", "indexed"])
-async def test_blocks_that_were_journalled_survive_a_kill_at_any_moment(
+@pytest.mark.parametrize("moment", ["logged", "accepted", "indexed"])
+async def test_blocks_that_were_logged_survive_a_kill_at_any_moment(
     house: House, moment: str
 ) -> None:
     async with house.service() as (_, channel):
@@ -115,8 +115,8 @@ async def test_blocks_that_were_journalled_survive_a_kill_at_any_moment(
         assert (await tip(channel))[0] == 5
 
 
-@pytest.mark.parametrize("moment", ["journalled", "accepted", "indexed"])
-async def test_a_reorganisation_that_was_journalled_is_finished_after_a_kill(
+@pytest.mark.parametrize("moment", ["logged", "accepted", "indexed"])
+async def test_a_reorganisation_that_was_logged_is_finished_after_a_kill(
     house: House, moment: str
 ) -> None:
     async with house.service() as (_, channel):

@@ -14,8 +14,8 @@ from anya.bitcoin.v1.regtest_pb2_grpc import RegtestServiceStub
 from mesh.errors import MeshError, Reason, Unavailable
 from mesh.testing import eventually, reason
 from services.bitcoin.__main__ import bitcoin
-from services.bitcoin.actors.chain import Info, MineBlocks
-from services.bitcoin.miner import NOBODY
+from services.bitcoin.actors.chain_messages import GetChainInfo, MineBlocks
+from services.bitcoin.miner import UNSPENDABLE_SCRIPT
 from tests.bitcoin.conftest import channel_to
 
 if TYPE_CHECKING:
@@ -36,14 +36,14 @@ async def test_a_chain_whose_store_was_away_answers_again(
             service.port, authority.issue("spiffe://anya.internal/client/operator")
         ) as operator,
     ):
-        await service.chain.ask(MineBlocks(1, NOBODY))
+        await service.chain.ask(MineBlocks(1, UNSPENDABLE_SCRIPT))
         await server.end()
         with pytest.raises(grpc.aio.AioRpcError) as broken:
             await RegtestServiceStub(operator).MineBlocks(MineBlocksRequest(count=1), timeout=10)
         refusals = await refusals_of(service, AWAY)
         await server.start()
         await eventually(lambda: answers(service), within=15)
-        before = await service.chain.ask(Info())
+        before = await service.chain.ask(GetChainInfo())
         mined = await RegtestServiceStub(operator).MineBlocks(MineBlocksRequest(count=1))
 
     assert broken.value.code() is grpc.StatusCode.UNAVAILABLE
@@ -59,19 +59,19 @@ async def refusals_of(service: Bitcoin, seconds: float) -> list[MeshError]:
     refusals: list[MeshError] = []
     end = time.monotonic() + seconds
 
-    async def is_over() -> bool:
+    async def is_final() -> bool:
         with pytest.raises(Unavailable) as refusal:
-            await service.chain.ask(Info())
+            await service.chain.ask(GetChainInfo())
         refusals.append(refusal.value)
         return time.monotonic() > end
 
-    await eventually(is_over, within=seconds + 5)
+    await eventually(is_final, within=seconds + 5)
     return refusals
 
 
 async def answers(service: Bitcoin) -> bool:
     try:
-        await service.chain.ask(Info())
+        await service.chain.ask(GetChainInfo())
     except Unavailable:
         return False
     return True

@@ -17,7 +17,15 @@ from anya.mesh.v1.features_pb2 import FEATURE_STATUS_PRESENT, AddressLink, Addre
 from features.payment_risk import PAYMENT_RISK
 from mesh.security.attestation import Verifier, payment_digest
 from mesh.testing import reason
-from tests.bitcoin.funded_mesh import MATURE, RECIPIENT, SENDER, Town, config, new_payment_id, town
+from tests.bitcoin.funded_mesh import (
+    MATURE,
+    RECIPIENT,
+    SENDER,
+    FundedMesh,
+    config,
+    new_payment_id,
+    open_funded_mesh,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -29,12 +37,12 @@ AMOUNT = 1_000_000
 
 
 @pytest.fixture
-async def payer(authority: Authority, tmp_path: Path) -> AsyncIterator[Town]:
-    async with town(config(authority, tmp_path), authority) as people:
+async def payer(authority: Authority, tmp_path: Path) -> AsyncIterator[FundedMesh]:
+    async with open_funded_mesh(config(authority, tmp_path), authority) as people:
         yield people
 
 
-def request(payer: Town, *, issuer: str = "web5") -> pb.ExtractPaymentFeaturesRequest:
+def request(payer: FundedMesh, *, issuer: str = "web5") -> pb.ExtractPaymentFeaturesRequest:
     intent = PaymentIntent(
         network="regtest",
         payment_id=new_payment_id(),
@@ -57,18 +65,20 @@ def request(payer: Town, *, issuer: str = "web5") -> pb.ExtractPaymentFeaturesRe
 
 
 async def extract(
-    payer: Town, asked: pb.ExtractPaymentFeaturesRequest
+    payer: FundedMesh, asked: pb.ExtractPaymentFeaturesRequest
 ) -> pb.ExtractPaymentFeaturesResponse:
     return await AnalysisServiceStub(payer.orchestrator).ExtractPaymentFeatures(asked)
 
 
-async def refusal(payer: Town, asked: pb.ExtractPaymentFeaturesRequest) -> grpc.aio.AioRpcError:
+async def refusal(
+    payer: FundedMesh, asked: pb.ExtractPaymentFeaturesRequest
+) -> grpc.aio.AioRpcError:
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await extract(payer, asked)
     return raised.value
 
 
-async def test_the_features_are_those_of_the_set_as_of_the_tip(payer: Town) -> None:
+async def test_the_features_are_those_of_the_set_as_of_the_tip(payer: FundedMesh) -> None:
     reply = await extract(payer, request(payer))
 
     vector = reply.features
@@ -88,7 +98,7 @@ async def test_the_features_are_those_of_the_set_as_of_the_tip(payer: Town) -> N
     assert values["sender_link_age_blocks"] == tip.height - 1
 
 
-async def test_blocks_that_come_meanwhile_do_not_put_the_index_behind(payer: Town) -> None:
+async def test_blocks_that_come_meanwhile_do_not_put_the_index_behind(payer: FundedMesh) -> None:
     replies, _ = await asyncio.gather(
         asyncio.gather(*(extract(payer, request(payer)) for _ in range(32))), payer.mine(20)
     )
@@ -96,8 +106,8 @@ async def test_blocks_that_come_meanwhile_do_not_put_the_index_behind(payer: Tow
     assert all(reply.features.index_at_tip for reply in replies)
 
 
-async def test_a_confirmed_payment_shows_in_the_next_features(payer: Town) -> None:
-    await payer.spender.SendPayment(payer.order(amount_sat=AMOUNT))
+async def test_a_confirmed_payment_shows_in_the_next_features(payer: FundedMesh) -> None:
+    await payer.spender.SendPayment(payer.payment_request(amount_sat=AMOUNT))
     await payer.mine()
 
     reply = await extract(payer, request(payer))
@@ -108,7 +118,9 @@ async def test_a_confirmed_payment_shows_in_the_next_features(payer: Town) -> No
     assert values["sender_payments"] == 1
 
 
-async def test_the_features_are_attested_bit_for_bit(authority: Authority, payer: Town) -> None:
+async def test_the_features_are_attested_bit_for_bit(
+    authority: Authority, payer: FundedMesh
+) -> None:
     asked = request(payer)
 
     reply = await extract(payer, asked)
@@ -120,32 +132,32 @@ async def test_the_features_are_attested_bit_for_bit(authority: Authority, payer
     assert proof.values["sha256"] == sha256(raw).hexdigest()
 
 
-async def test_links_that_web5_did_not_attest_are_refused(payer: Town) -> None:
+async def test_links_that_web5_did_not_attest_are_refused(payer: FundedMesh) -> None:
     asked = request(payer)
     asked.links.sender[0].linked_height = 100
 
     assert reason(await refusal(payer, asked)) == "PROOF_INVALID"
 
 
-async def test_links_without_an_attestation_are_refused(payer: Town) -> None:
+async def test_links_without_an_attestation_are_refused(payer: FundedMesh) -> None:
     asked = request(payer)
     del asked.context.attestations[:]
 
     assert reason(await refusal(payer, asked)) == "PROOF_MISSING"
 
 
-async def test_links_attested_by_another_service_are_refused(payer: Town) -> None:
+async def test_links_attested_by_another_service_are_refused(payer: FundedMesh) -> None:
     assert reason(await refusal(payer, request(payer, issuer="ml"))) == "PROOF_INVALID"
 
 
-async def test_a_request_about_another_payment_is_refused(payer: Town) -> None:
+async def test_a_request_about_another_payment_is_refused(payer: FundedMesh) -> None:
     asked = request(payer)
     asked.amount_sat += 1
 
     assert reason(await refusal(payer, asked)) == "PROOF_INVALID"
 
 
-async def test_an_address_of_another_network_is_refused(payer: Town) -> None:
+async def test_an_address_of_another_network_is_refused(payer: FundedMesh) -> None:
     asked = request(payer)
     asked.recipient_address = "bc1q9vza2e8x573nczrlzms0wvx3gsqjx7vavgkx0l"
 

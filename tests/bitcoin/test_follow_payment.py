@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from anya.bitcoin.v1 import wallet_pb2 as pb
-from tests.bitcoin.funded_mesh import Town, config, running, town
+from tests.bitcoin.funded_mesh import FundedMesh, config, open_funded_mesh, running
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -20,14 +20,14 @@ FINAL_DEPTH = 3
 
 
 @pytest.fixture
-async def payer(authority: Authority, tmp_path: Path) -> AsyncIterator[Town]:
+async def payer(authority: Authority, tmp_path: Path) -> AsyncIterator[FundedMesh]:
     settings = config(authority, tmp_path, final_depth=FINAL_DEPTH)
-    async with town(settings, authority) as people:
+    async with open_funded_mesh(settings, authority) as people:
         yield people
 
 
-async def test_a_payment_confirms_and_settles_as_blocks_come(payer: Town) -> None:
-    sent = await payer.spender.SendPayment(payer.order())
+async def test_a_payment_confirms_and_settles_as_blocks_come(payer: FundedMesh) -> None:
+    sent = await payer.spender.SendPayment(payer.payment_request())
 
     await payer.mine()
     await payer.reaches(sent.payment_id, "CONFIRMED")
@@ -45,8 +45,8 @@ async def test_a_payment_confirms_and_settles_as_blocks_come(payer: Town) -> Non
     ]
 
 
-async def test_a_payment_that_a_reorganisation_drops_confirms_again(payer: Town) -> None:
-    sent = await payer.spender.SendPayment(payer.order())
+async def test_a_payment_that_a_reorganisation_drops_confirms_again(payer: FundedMesh) -> None:
+    sent = await payer.spender.SendPayment(payer.payment_request())
     await payer.mine()
     await payer.reaches(sent.payment_id, "CONFIRMED")
 
@@ -63,8 +63,8 @@ async def test_what_the_mempool_forgot_is_sent_again_after_a_restart(
     authority: Authority, tmp_path: Path
 ) -> None:
     settings = config(authority, tmp_path)
-    async with town(settings, authority) as people:
-        sent = await people.spender.SendPayment(people.order())
+    async with open_funded_mesh(settings, authority) as people:
+        sent = await people.spender.SendPayment(people.payment_request())
 
     async with running(settings, authority) as people:
         async with asyncio.timeout(10):
@@ -74,9 +74,9 @@ async def test_what_the_mempool_forgot_is_sent_again_after_a_restart(
         assert await people.state(sent.payment_id) == "BROADCAST"
 
 
-async def test_reserved_coins_show_in_the_balance_until_they_are_spent(payer: Town) -> None:
+async def test_reserved_coins_show_in_the_balance_until_they_are_spent(payer: FundedMesh) -> None:
     before = await payer.wallet.GetBalance(pb.GetBalanceRequest(wallet_id=payer.wallet_id))
-    sent = await payer.spender.SendPayment(payer.order())
+    sent = await payer.spender.SendPayment(payer.payment_request())
     during = await payer.wallet.GetBalance(pb.GetBalanceRequest(wallet_id=payer.wallet_id))
     await payer.mine()
     after = await payer.wallet.GetBalance(pb.GetBalanceRequest(wallet_id=payer.wallet_id))

@@ -14,10 +14,10 @@ from formats.bitcoin.hashes import BlockHash
 from formats.bitcoin.transaction import Output, outpoint
 from mesh.errors import FailedPrecondition
 from services.bitcoin import miner
-from services.bitcoin.chain import COINBASE_MATURITY, Chain
-from services.bitcoin.kernel import BlockRejected, Kernel, find_invalid_input
+from services.bitcoin.chain import COINBASE_MATURITY_BLOCKS, Chain
+from services.bitcoin.kernel import BlockRejectedError, Kernel, find_invalid_input
 from services.bitcoin.mempool import MempoolTx
-from services.bitcoin.miner import NOBODY
+from services.bitcoin.miner import UNSPENDABLE_SCRIPT
 from tests.bitcoin.payer import Payer
 
 if TYPE_CHECKING:
@@ -38,8 +38,10 @@ def kernel(tmp_path: Path) -> Iterator[Kernel]:
     kernel.close()
 
 
-def mine(kernel: Kernel, count: int, script: bytes = NOBODY, branch: bytes = b"") -> list[Block]:
-    chain = Chain(kernel.links())
+def mine(
+    kernel: Kernel, count: int, script: bytes = UNSPENDABLE_SCRIPT, branch: bytes = b""
+) -> list[Block]:
+    chain = Chain(kernel.headers())
     return miner.extend(chain, count=count, now=int(time()), script_pubkey=script, branch=branch)
 
 
@@ -51,7 +53,7 @@ def test_a_valid_block_becomes_the_tip(kernel: Kernel) -> None:
     (block,) = mine(kernel, 1)
 
     assert kernel.submit(block)
-    assert kernel.links()[-1].hash == block.hash
+    assert kernel.headers()[-1].hash == block.hash
     assert kernel.read(block.hash) == block.raw
 
 
@@ -60,7 +62,7 @@ def test_a_block_may_come_again(kernel: Kernel) -> None:
     kernel.submit(block)
 
     assert kernel.submit(block)
-    assert len(kernel.links()) == 2
+    assert len(kernel.headers()) == 2
 
 
 def test_a_branch_becomes_the_chain_when_it_has_more_work(kernel: Kernel) -> None:
@@ -71,8 +73,8 @@ def test_a_branch_becomes_the_chain_when_it_has_more_work(kernel: Kernel) -> Non
     outcomes = submit(kernel, branch)
 
     assert outcomes == [False, False, True]
-    assert kernel.diverge(Chain(kernel.links()[:1]))[1] == kernel.links()[1:]
-    assert [link.hash for link in kernel.links()[1:]] == [block.hash for block in branch]
+    assert kernel.diverge(Chain(kernel.headers()[:1]))[1] == kernel.headers()[1:]
+    assert [link.hash for link in kernel.headers()[1:]] == [block.hash for block in branch]
 
 
 def altered(kernel: Kernel, **changes: int | bytes) -> Block:
@@ -94,7 +96,7 @@ def with_work(block: Block) -> Block:
 
 def test_refusals_come_in_the_words_of_the_kernel(kernel: Kernel) -> None:
     submit(kernel, mine(kernel, 12))
-    genesis = kernel.links()[0]
+    genesis = kernel.headers()[0]
     refused = {
         "time-too-new": altered(kernel, time=int(time()) + 8_000),
         "time-too-old": altered(kernel, time=genesis.time),
@@ -103,17 +105,17 @@ def test_refusals_come_in_the_words_of_the_kernel(kernel: Kernel) -> None:
     }
 
     for reason, block in refused.items():
-        with pytest.raises(BlockRejected, match=reason) as refusal:
+        with pytest.raises(BlockRejectedError, match=reason) as refusal:
             kernel.submit(block)
         assert refusal.value.hash == block.hash
-    assert len(kernel.links()) == 13
+    assert len(kernel.headers()) == 13
 
 
 def funded(kernel: Kernel) -> Transaction:
     """A coinbase of the payer, old enough to spend."""
     first = mine(kernel, 1, PAYER.script)
     submit(kernel, first)
-    submit(kernel, mine(kernel, COINBASE_MATURITY))
+    submit(kernel, mine(kernel, COINBASE_MATURITY_BLOCKS))
     return first[0].transactions[0]
 
 
@@ -122,35 +124,35 @@ def test_a_block_that_pays_its_miner_too_much_is_refused_although_it_has_work(
 ) -> None:
     coinbase = funded(kernel)
     payment = PAYER.sweep(coinbase, PAYER.script)
-    tip = kernel.links()[-1]
+    tip = kernel.headers()[-1]
     greedy = miner.mine(
         height=102,
         prev_hash=tip.hash,
         time=tip.time + 1,
         script_pubkey=PAYER.script,
-        candidates=[MempoolTx(payment, (), 10**9)],  # claims a fee that nobody pays
+        selected=[MempoolTx(payment, (), 10**9)],  # claims a fee that nobody pays
     )
 
-    with pytest.raises(BlockRejected, match="bad-cb-amount"):
+    with pytest.raises(BlockRejectedError, match="bad-cb-amount"):
         kernel.submit(greedy)
 
-    assert kernel.links()[-1] == tip
+    assert kernel.headers()[-1] == tip
 
 
 def test_a_block_with_a_wrong_signature_is_refused(kernel: Kernel) -> None:
     coinbase = funded(kernel)
     prevout, amount_sat = PAYER.coin(coinbase)
     theft = Payer(b"\x02").pay([(prevout, amount_sat)], [Output(amount_sat, PAYER.script)])
-    tip = kernel.links()[-1]
+    tip = kernel.headers()[-1]
     block = miner.mine(
         height=102,
         prev_hash=tip.hash,
         time=tip.time + 1,
-        script_pubkey=NOBODY,
-        candidates=[MempoolTx(theft, (), 0)],
+        script_pubkey=UNSPENDABLE_SCRIPT,
+        selected=[MempoolTx(theft, (), 0)],
     )
 
-    with pytest.raises(BlockRejected):
+    with pytest.raises(BlockRejectedError):
         kernel.submit(block)
 
 
@@ -158,15 +160,15 @@ def test_what_was_closed_is_there_when_it_opens(tmp_path: Path) -> None:
     kernel = Kernel(tmp_path)
     kernel.open()
     submit(kernel, mine(kernel, 3))
-    links = kernel.links()
+    links = kernel.headers()
     kernel.checkpoint()
     kernel.close()
 
     kernel.open()
 
-    assert kernel.links() == links
+    assert kernel.headers() == links
     kernel.wipe()
-    assert len(kernel.links()) == 1
+    assert len(kernel.headers()) == 1
     kernel.close()
 
 

@@ -19,8 +19,14 @@ from formats.bitcoin.transaction import (
 )
 from formats.money import MAX_SAT
 from services.bitcoin import mempool
-from services.bitcoin.chain import COINBASE_MATURITY, Chain, Coin, HeaderRef
-from services.bitcoin.mempool import Mempool, MempoolTx, Rule, TransactionRejected, dust_threshold
+from services.bitcoin.chain import COINBASE_MATURITY_BLOCKS, Chain, Coin, HeaderRef
+from services.bitcoin.mempool import (
+    Mempool,
+    MempoolRule,
+    MempoolTx,
+    TransactionRejectedError,
+    dust_threshold,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,7 +67,7 @@ def judge(
     waiting: Mempool | None = None,
 ) -> MempoolTx:
     known = confirmed() if coins is None else coins
-    return (waiting or Mempool()).judge(transaction, known, CHAIN)
+    return (waiting or Mempool()).check(transaction, known, CHAIN)
 
 
 def test_a_payment_that_keeps_the_rules_is_taken_with_its_fee() -> None:
@@ -74,46 +80,46 @@ def test_a_payment_that_keeps_the_rules_is_taken_with_its_fee() -> None:
 
 
 BROKEN = {
-    Rule.COINBASE: spend(NULL_PREVOUT),
-    Rule.VERSION: spend(version=4),
-    Rule.TOO_LARGE: spend(outputs=[Output(9, b"\x6a" + b"x" * 9_000)] * 12),
-    Rule.TOO_SMALL: spend(outputs=[Output(0, b"\x6a")]),
-    Rule.DUPLICATE_INPUTS: spend(COIN, COIN),
-    Rule.DUST: spend(outputs=[Output(293, SCRIPT)]),
-    Rule.INPUTS_MISSING: spend(Outpoint(b"?" * 36)),
-    Rule.OUT_ABOVE_IN: spend(outputs=[Output(COIN_SAT + 1, SCRIPT)]),
-    Rule.OUT_TOO_LARGE: spend(outputs=[Output(MAX_SAT, SCRIPT)] * 2),
-    Rule.FEE_TOO_LOW: spend(outputs=[Output(COIN_SAT - 8, SCRIPT)]),
-    Rule.NOT_FINAL: spend(lock_time=HEIGHT + 1),
+    MempoolRule.COINBASE: spend(NULL_PREVOUT),
+    MempoolRule.VERSION: spend(version=4),
+    MempoolRule.TOO_LARGE: spend(outputs=[Output(9, b"\x6a" + b"x" * 9_000)] * 12),
+    MempoolRule.TOO_SMALL: spend(outputs=[Output(0, b"\x6a")]),
+    MempoolRule.DUPLICATE_INPUTS: spend(COIN, COIN),
+    MempoolRule.DUST: spend(outputs=[Output(293, SCRIPT)]),
+    MempoolRule.INPUTS_MISSING: spend(Outpoint(b"?" * 36)),
+    MempoolRule.OUT_ABOVE_IN: spend(outputs=[Output(COIN_SAT + 1, SCRIPT)]),
+    MempoolRule.OUT_TOO_LARGE: spend(outputs=[Output(MAX_SAT, SCRIPT)] * 2),
+    MempoolRule.FEE_TOO_LOW: spend(outputs=[Output(COIN_SAT - 8, SCRIPT)]),
+    MempoolRule.NOT_FINAL: spend(lock_time=HEIGHT + 1),
 }
 
 
 @pytest.mark.parametrize(("rule", "transaction"), BROKEN.items(), ids=[r.name for r in BROKEN])
-def test_a_broken_rule_is_named(rule: Rule, transaction: Transaction) -> None:
-    with pytest.raises(TransactionRejected) as rejection:
+def test_a_broken_rule_is_named(rule: MempoolRule, transaction: Transaction) -> None:
+    with pytest.raises(TransactionRejectedError) as rejection:
         judge(transaction)
 
     assert rejection.value.rule is rule
 
 
-def rejected(rule: Rule, transaction: Transaction, coins: dict[Outpoint, Coin]) -> bool:
+def rejected(rule: MempoolRule, transaction: Transaction, coins: dict[Outpoint, Coin]) -> bool:
     try:
         judge(transaction, coins)
-    except TransactionRejected as rejection:
+    except TransactionRejectedError as rejection:
         return rejection.rule is rule
     return False
 
 
 @pytest.mark.parametrize(
     ("height", "is_young"),
-    [(HEIGHT + 1 - COINBASE_MATURITY, False), (HEIGHT + 2 - COINBASE_MATURITY, True)],
+    [(HEIGHT + 1 - COINBASE_MATURITY_BLOCKS, False), (HEIGHT + 2 - COINBASE_MATURITY_BLOCKS, True)],
 )
 def test_a_coinbase_may_be_spent_in_the_hundredth_block_after_it(
     height: int, is_young: bool
 ) -> None:
     coins = confirmed(COIN, height=height, is_coinbase=True)
 
-    assert rejected(Rule.IMMATURE, spend(), coins) is is_young
+    assert rejected(MempoolRule.IMMATURE, spend(), coins) is is_young
 
 
 @pytest.mark.parametrize(
@@ -125,7 +131,7 @@ def test_a_coinbase_may_be_spent_in_the_hundredth_block_after_it(
     ],
 )
 def test_a_lock_time_holds_until_the_next_block_is_past_it(lock_time: int, is_locked: bool) -> None:
-    assert rejected(Rule.NOT_FINAL, spend(lock_time=lock_time), confirmed()) is is_locked
+    assert rejected(MempoolRule.NOT_FINAL, spend(lock_time=lock_time), confirmed()) is is_locked
 
 
 def test_a_lock_time_does_not_bind_inputs_that_are_all_final() -> None:
@@ -151,7 +157,7 @@ def test_a_relative_lock_time_counts_from_the_coin(
 ) -> None:
     transaction = spend(sequence=sequence, version=version)
 
-    assert rejected(Rule.NOT_FINAL_RELATIVE, transaction, confirmed(height=50)) is is_locked
+    assert rejected(MempoolRule.NOT_FINAL_RELATIVE, transaction, confirmed(height=50)) is is_locked
 
 
 @pytest.mark.parametrize(
@@ -184,10 +190,12 @@ def test_a_coin_that_a_waiting_transaction_spends_is_taken() -> None:
     first = spend()
     waiting = filled(first)
 
-    with pytest.raises(TransactionRejected, match=r"txn-mempool-conflict.*is spent by") as refusal:
+    with pytest.raises(
+        TransactionRejectedError, match=r"txn-mempool-conflict.*is spent by"
+    ) as refusal:
         judge(spend(outputs=[Output(80_000, SCRIPT)]), waiting=waiting)
 
-    assert refusal.value.rule is Rule.CONFLICT
+    assert refusal.value.rule is MempoolRule.CONFLICT
 
 
 def test_a_chain_of_waiting_transactions_has_an_end() -> None:
@@ -197,20 +205,20 @@ def test_a_chain_of_waiting_transactions_has_an_end() -> None:
         waiting.add(judge(last, waiting=waiting))
         last = child_of(last, 89_000 - 1_000 * n)
 
-    with pytest.raises(TransactionRejected) as refusal:
+    with pytest.raises(TransactionRejectedError) as refusal:
         judge(last, waiting=waiting)
 
-    assert refusal.value.rule is Rule.TOO_LONG_CHAIN
+    assert refusal.value.rule is MempoolRule.TOO_LONG_CHAIN
 
 
 def test_a_full_mempool_takes_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
     waiting = filled(spend())
     monkeypatch.setattr(mempool, "MAX_VSIZE", spend().vsize)
 
-    with pytest.raises(TransactionRejected) as refusal:
+    with pytest.raises(TransactionRejectedError) as refusal:
         judge(spend(OTHER_COIN), waiting=waiting)
 
-    assert refusal.value.rule is Rule.FULL
+    assert refusal.value.rule is MempoolRule.FULL
 
 
 def test_a_block_takes_what_it_holds_and_leaves_the_children() -> None:
@@ -253,4 +261,4 @@ def test_outputs_of_waiting_transactions_are_coins_until_they_are_spent() -> Non
     utxos = list(waiting.utxos(SCRIPT))
 
     assert [utxo.amount_sat for utxo in utxos] == [40_000, 30_000]
-    assert [utxo.amount_sat for utxo in waiting.utxos(SCRIPT, after=utxos[0].place)] == [30_000]
+    assert [utxo.amount_sat for utxo in waiting.utxos(SCRIPT, after=utxos[0].position)] == [30_000]

@@ -23,8 +23,8 @@ from mesh.errors import InvalidArgument
 from services.bitcoin.kernel import find_invalid_input
 from services.bitcoin.ownership import (
     ORDER,
+    OwnershipVerdict,
     Statement,
-    Verdict,
     sign_p2tr,
     sign_p2wpkh,
     verify,
@@ -36,7 +36,7 @@ SECRET = bytes(range(1, 33))
 P2WSH = "bc1qp0ahvfh83088w49k405szqgg4f3pptr7p2g06tdxfjcd40z4lh4q95lsz9"
 
 
-def judge(script: bytes, message: bytes, signature: str) -> Verdict:
+def judge(script: bytes, message: bytes, signature: str) -> OwnershipVerdict:
     return verify(script, message, signature, find_invalid_input)
 
 
@@ -77,7 +77,7 @@ def test_every_published_proof_of_a_single_key_holds() -> None:
         for signature in vector["bip322_signatures"]:
             script = parse_address(vector["address"], Network.MAIN)
 
-            assert judge(script, vector["message"].encode(), signature) is Verdict.VALID
+            assert judge(script, vector["message"].encode(), signature) is OwnershipVerdict.VALID
             checked += 1
     assert checked >= 3
 
@@ -90,7 +90,7 @@ def test_no_published_error_passes() -> None:
             with pytest.raises(InvalidArgument):
                 judge(script, message, vector["signature"])
         else:
-            assert judge(script, message, vector["signature"]) is not Verdict.VALID
+            assert judge(script, message, vector["signature"]) is not OwnershipVerdict.VALID
 
 
 @settings(max_examples=20, deadline=None)
@@ -105,14 +105,14 @@ def test_an_independent_verifier_accepts_what_is_signed_here(number: int, messag
         address = format_address(script, Network.MAIN)
 
         assert address
-        assert judge(script, message, signature) is Verdict.VALID
+        assert judge(script, message, signature) is OwnershipVerdict.VALID
         assert verify_message(address, signature, message).state.value == "valid"
 
 
 def test_a_proof_without_its_prefix_holds() -> None:
     signature = sign_p2wpkh(SECRET, MESSAGE).removeprefix("smp")
 
-    assert judge(p2wpkh(SECRET), MESSAGE, signature) is Verdict.VALID
+    assert judge(p2wpkh(SECRET), MESSAGE, signature) is OwnershipVerdict.VALID
 
 
 @pytest.mark.parametrize("sign", [sign_p2wpkh, sign_p2tr], ids=["p2wpkh", "p2tr"])
@@ -120,8 +120,8 @@ def test_a_proof_is_about_one_message_and_one_address(sign: Any) -> None:
     make = p2wpkh if sign is sign_p2wpkh else p2tr
     signature = sign(SECRET, MESSAGE)
 
-    assert judge(make(SECRET), MESSAGE + b".", signature) is Verdict.SIGNATURE_INVALID
-    assert judge(make(SECRET[::-1]), MESSAGE, signature) is Verdict.SIGNATURE_INVALID
+    assert judge(make(SECRET), MESSAGE + b".", signature) is OwnershipVerdict.SIGNATURE_INVALID
+    assert judge(make(SECRET[::-1]), MESSAGE, signature) is OwnershipVerdict.SIGNATURE_INVALID
 
 
 def stack(*items: bytes) -> str:
@@ -147,57 +147,75 @@ PUBLIC_KEY = coincurve.PrivateKey(SECRET).public_key.format()
 @pytest.mark.parametrize(
     ("signature", "verdict"),
     [
-        pytest.param("", Verdict.SIGNATURE_MALFORMED, id="empty"),
-        pytest.param("smp", Verdict.SIGNATURE_MALFORMED, id="prefix only"),
-        pytest.param("smp!!", Verdict.SIGNATURE_MALFORMED, id="no base64"),
-        pytest.param("ful" + stack(ecdsa(), PUBLIC_KEY), Verdict.SIGNATURE_MALFORMED, id="full"),
-        pytest.param(stack(ecdsa(), PUBLIC_KEY) + " ", Verdict.SIGNATURE_MALFORMED, id="space"),
+        pytest.param("", OwnershipVerdict.SIGNATURE_MALFORMED, id="empty"),
+        pytest.param("smp", OwnershipVerdict.SIGNATURE_MALFORMED, id="prefix only"),
+        pytest.param("smp!!", OwnershipVerdict.SIGNATURE_MALFORMED, id="no base64"),
+        pytest.param(
+            "ful" + stack(ecdsa(), PUBLIC_KEY), OwnershipVerdict.SIGNATURE_MALFORMED, id="full"
+        ),
+        pytest.param(
+            stack(ecdsa(), PUBLIC_KEY) + " ", OwnershipVerdict.SIGNATURE_MALFORMED, id="space"
+        ),
         pytest.param(
             "smp" + base64.b64encode(b"\x02\x01").decode(),
-            Verdict.SIGNATURE_MALFORMED,
+            OwnershipVerdict.SIGNATURE_MALFORMED,
             id="truncated",
         ),
         pytest.param(
             "smp" + base64.b64encode(b"\x01\x01\x00\x00").decode(),
-            Verdict.SIGNATURE_MALFORMED,
+            OwnershipVerdict.SIGNATURE_MALFORMED,
             id="trailing byte",
         ),
-        pytest.param(stack(), Verdict.WITNESS_NOT_KEY_PATH, id="no witness"),
+        pytest.param(stack(), OwnershipVerdict.WITNESS_NOT_KEY_PATH, id="no witness"),
         pytest.param(
-            stack(ecdsa(), PUBLIC_KEY, b""), Verdict.WITNESS_NOT_KEY_PATH, id="stack not clean"
+            stack(ecdsa(), PUBLIC_KEY, b""),
+            OwnershipVerdict.WITNESS_NOT_KEY_PATH,
+            id="stack not clean",
         ),
         pytest.param(
             stack(ecdsa(), coincurve.PublicKey(PUBLIC_KEY).format(compressed=False)),
-            Verdict.WITNESS_NOT_KEY_PATH,
+            OwnershipVerdict.WITNESS_NOT_KEY_PATH,
             id="uncompressed key",
         ),
         pytest.param(
-            stack(ecdsa(high_s=True), PUBLIC_KEY), Verdict.SIGNATURE_NOT_CANONICAL, id="high S"
+            stack(ecdsa(high_s=True), PUBLIC_KEY),
+            OwnershipVerdict.SIGNATURE_NOT_CANONICAL,
+            id="high S",
         ),
-        pytest.param(stack(b"", PUBLIC_KEY), Verdict.SIGNATURE_NOT_CANONICAL, id="no signature"),
-        pytest.param(stack(ecdsa(sighash=2), PUBLIC_KEY), Verdict.SIGHASH_NOT_ALL, id="NONE"),
         pytest.param(
-            stack(ecdsa(sighash=0x81), PUBLIC_KEY), Verdict.SIGHASH_NOT_ALL, id="ANYONECANPAY"
+            stack(b"", PUBLIC_KEY), OwnershipVerdict.SIGNATURE_NOT_CANONICAL, id="no signature"
         ),
-        pytest.param(stack(ecdsa(), PUBLIC_KEY), Verdict.VALID, id="as it should be"),
+        pytest.param(
+            stack(ecdsa(sighash=2), PUBLIC_KEY), OwnershipVerdict.SIGHASH_NOT_ALL, id="NONE"
+        ),
+        pytest.param(
+            stack(ecdsa(sighash=0x81), PUBLIC_KEY),
+            OwnershipVerdict.SIGHASH_NOT_ALL,
+            id="ANYONECANPAY",
+        ),
+        pytest.param(stack(ecdsa(), PUBLIC_KEY), OwnershipVerdict.VALID, id="as it should be"),
     ],
 )
-def test_a_p2wpkh_proof_has_one_form(signature: str, verdict: Verdict) -> None:
+def test_a_p2wpkh_proof_has_one_form(signature: str, verdict: OwnershipVerdict) -> None:
     assert judge(p2wpkh(SECRET), MESSAGE, signature) is verdict
 
 
 @pytest.mark.parametrize(
     ("witness", "verdict"),
     [
-        pytest.param([bytes(64)], Verdict.SIGNATURE_INVALID, id="zeros"),
-        pytest.param([bytes(63)], Verdict.WITNESS_NOT_KEY_PATH, id="too short"),
-        pytest.param([bytes(64) + b"\x00"], Verdict.SIGHASH_NOT_ALL, id="explicit default"),
-        pytest.param([bytes(64) + b"\x03"], Verdict.SIGHASH_NOT_ALL, id="SINGLE"),
-        pytest.param([bytes(64), b"\x50"], Verdict.WITNESS_NOT_KEY_PATH, id="annex"),
-        pytest.param([b"\x51", b"\xc0" + bytes(32)], Verdict.WITNESS_NOT_KEY_PATH, id="script"),
+        pytest.param([bytes(64)], OwnershipVerdict.SIGNATURE_INVALID, id="zeros"),
+        pytest.param([bytes(63)], OwnershipVerdict.WITNESS_NOT_KEY_PATH, id="too short"),
+        pytest.param(
+            [bytes(64) + b"\x00"], OwnershipVerdict.SIGHASH_NOT_ALL, id="explicit default"
+        ),
+        pytest.param([bytes(64) + b"\x03"], OwnershipVerdict.SIGHASH_NOT_ALL, id="SINGLE"),
+        pytest.param([bytes(64), b"\x50"], OwnershipVerdict.WITNESS_NOT_KEY_PATH, id="annex"),
+        pytest.param(
+            [b"\x51", b"\xc0" + bytes(32)], OwnershipVerdict.WITNESS_NOT_KEY_PATH, id="script"
+        ),
     ],
 )
-def test_a_p2tr_proof_has_one_form(witness: list[bytes], verdict: Verdict) -> None:
+def test_a_p2tr_proof_has_one_form(witness: list[bytes], verdict: OwnershipVerdict) -> None:
     assert judge(p2tr(SECRET), MESSAGE, stack(*witness)) is verdict
 
 
@@ -210,7 +228,7 @@ def test_no_altered_proof_holds(data: st.DataObject) -> None:
 
     signature = "smp" + base64.b64encode(raw).decode()
 
-    assert judge(p2wpkh(SECRET), MESSAGE, signature) is not Verdict.VALID
+    assert judge(p2wpkh(SECRET), MESSAGE, signature) is not OwnershipVerdict.VALID
 
 
 @pytest.mark.parametrize(

@@ -9,55 +9,66 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.errors import InvalidArgument
-from services.bitcoin.payment import Sighting, State, advance, parse_payment_id
+from services.bitcoin.payment import PaymentState, TxStatus, advance, parse_payment_id
 
 DEPTH = 6
-LIVE = [State.PREPARED, State.BROADCAST, State.CONFIRMED, State.CONFLICTED]
+LIVE = [
+    PaymentState.PREPARED,
+    PaymentState.BROADCAST,
+    PaymentState.CONFIRMED,
+    PaymentState.CONFLICTED,
+]
 PAYMENT_ID = "0192f0c1-7d5e-7cc3-98c4-dc0c0c07398f"
 
 
 @pytest.mark.parametrize("state", LIVE)
 @pytest.mark.parametrize(
-    ("sighting", "expected"),
+    ("status", "expected"),
     [
-        pytest.param(Sighting(is_waiting=True), (State.BROADCAST, False), id="in the mempool"),
-        pytest.param(Sighting(confirmations=1), (State.CONFIRMED, False), id="in the tip"),
-        pytest.param(Sighting(confirmations=5), (State.CONFIRMED, False), id="one above final"),
-        pytest.param(Sighting(confirmations=6), (State.SETTLED, True), id="final"),
-        pytest.param(Sighting(conflict_depth=1), (State.CONFLICTED, False), id="spent elsewhere"),
-        pytest.param(Sighting(conflict_depth=6), (State.CONFLICTED, True), id="for ever"),
+        pytest.param(
+            TxStatus(in_mempool=True), (PaymentState.BROADCAST, False), id="in the mempool"
+        ),
+        pytest.param(TxStatus(confirmations=1), (PaymentState.CONFIRMED, False), id="in the tip"),
+        pytest.param(
+            TxStatus(confirmations=5), (PaymentState.CONFIRMED, False), id="one above final"
+        ),
+        pytest.param(TxStatus(confirmations=6), (PaymentState.SETTLED, True), id="final"),
+        pytest.param(
+            TxStatus(conflict_depth=1), (PaymentState.CONFLICTED, False), id="spent elsewhere"
+        ),
+        pytest.param(TxStatus(conflict_depth=6), (PaymentState.CONFLICTED, True), id="for ever"),
     ],
 )
 def test_what_is_seen_decides_whatever_was_before(
-    state: State, sighting: Sighting, expected: tuple[State, bool]
+    state: PaymentState, status: TxStatus, expected: tuple[PaymentState, bool]
 ) -> None:
-    assert advance(state, sighting, final_depth=DEPTH) == expected
+    assert advance(state, status, final_depth=DEPTH) == expected
 
 
 @pytest.mark.parametrize(
     ("state", "expected"),
     [
-        (State.PREPARED, State.PREPARED),
-        (State.BROADCAST, State.BROADCAST),
-        (State.CONFIRMED, State.BROADCAST),
-        (State.CONFLICTED, State.BROADCAST),
+        (PaymentState.PREPARED, PaymentState.PREPARED),
+        (PaymentState.BROADCAST, PaymentState.BROADCAST),
+        (PaymentState.CONFIRMED, PaymentState.BROADCAST),
+        (PaymentState.CONFLICTED, PaymentState.BROADCAST),
     ],
 )
-def test_what_nobody_sees_is_still_owed(state: State, expected: State) -> None:
-    assert advance(state, Sighting(), final_depth=DEPTH) == (expected, False)
+def test_what_nobody_sees_is_still_owed(state: PaymentState, expected: PaymentState) -> None:
+    assert advance(state, TxStatus(), final_depth=DEPTH) == (expected, False)
 
 
 @given(st.sampled_from(LIVE), st.integers(0, 20), st.integers(0, 20), st.booleans())
 def test_only_final_depth_ends_a_payment(
-    state: State, confirmations: int, conflict_depth: int, is_waiting: bool
+    state: PaymentState, confirmations: int, conflict_depth: int, in_mempool: bool
 ) -> None:
-    sighting = Sighting(
-        confirmations=confirmations, conflict_depth=conflict_depth, is_waiting=is_waiting
+    status = TxStatus(
+        confirmations=confirmations, conflict_depth=conflict_depth, in_mempool=in_mempool
     )
 
-    _, is_over = advance(state, sighting, final_depth=DEPTH)
+    _, is_final = advance(state, status, final_depth=DEPTH)
 
-    assert is_over == (confirmations >= DEPTH or (not confirmations and conflict_depth >= DEPTH))
+    assert is_final == (confirmations >= DEPTH or (not confirmations and conflict_depth >= DEPTH))
 
 
 def test_a_payment_is_named_by_a_uuid_of_version_7() -> None:

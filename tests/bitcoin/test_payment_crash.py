@@ -16,7 +16,14 @@ import pytest
 
 from anya.bitcoin.v1 import chain_pb2
 from anya.bitcoin.v1 import wallet_pb2 as pb
-from tests.bitcoin.funded_mesh import RECIPIENT, Town, config, connect, running, town
+from tests.bitcoin.funded_mesh import (
+    RECIPIENT,
+    FundedMesh,
+    config,
+    connect,
+    open_funded_mesh,
+    running,
+)
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -29,7 +36,7 @@ if TYPE_CHECKING:
 @asynccontextmanager
 async def doomed(
     location: str, home: Path, authority: Authority, failpoint: str
-) -> AsyncIterator[tuple[Process, Town]]:
+) -> AsyncIterator[tuple[Process, FundedMesh]]:
     """The service as a process of its own, which dies at the failpoint."""
     (home / "pki").mkdir()
     identity = authority.issue_service("bitcoin")
@@ -57,7 +64,7 @@ async def doomed(
         await process.wait()
 
 
-async def received(people: Town) -> list[int]:
+async def received(people: FundedMesh) -> list[int]:
     """What the recipient holds, in the chain and in the mempool."""
     page = await people.chain.ListUtxos(chain_pb2.ListUtxosRequest(address=RECIPIENT))
     return [utxo.amount_sat for utxo in page.utxos]
@@ -67,25 +74,25 @@ async def kill_at(
     failpoint: str, location: str, home: Path, authority: Authority
 ) -> tuple[pb.SendPaymentRequest, str]:
     """A home whose service died at the failpoint: what it died of, and the wallet's id."""
-    async with town(config(authority, home, database=location), authority) as people:
-        wallet_id, order = people.wallet_id, people.order(amount_sat=1_000_000)
+    async with open_funded_mesh(config(authority, home, database=location), authority) as people:
+        wallet_id, request = people.wallet_id, people.payment_request(amount_sat=1_000_000)
     async with doomed(location, home, authority, failpoint) as (process, people):
         with pytest.raises(grpc.aio.AioRpcError) as lost:
-            await people.spender.SendPayment(order)
+            await people.spender.SendPayment(request)
         assert lost.value.code() is grpc.StatusCode.UNAVAILABLE
         assert await process.wait() == -9
-    return order, wallet_id
+    return request, wallet_id
 
 
 @pytest.mark.parametrize("failpoint", ["payment.after_commit", "payment.after_send"])
 async def test_a_committed_payment_is_sent_after_a_restart_and_only_once(
     location: str, authority: Authority, tmp_path: Path, failpoint: str
 ) -> None:
-    order, _ = await kill_at(failpoint, location, tmp_path, authority)
+    request, _ = await kill_at(failpoint, location, tmp_path, authority)
 
     async with running(config(authority, tmp_path, database=location), authority) as people:
-        await people.reaches(order.request_id, "BROADCAST")
-        retried = await people.spender.SendPayment(order)
+        await people.reaches(request.request_id, "BROADCAST")
+        retried = await people.spender.SendPayment(request)
 
         assert retried.status == pb.SEND_OUTCOME_SUCCESS
         assert await people.waiting() == [retried.txid]
@@ -96,13 +103,13 @@ async def test_a_committed_payment_is_sent_after_a_restart_and_only_once(
 async def test_a_payment_that_was_not_committed_never_happened(
     location: str, authority: Authority, tmp_path: Path
 ) -> None:
-    order, wallet_id = await kill_at("payment.before_commit", location, tmp_path, authority)
+    request, wallet_id = await kill_at("payment.before_commit", location, tmp_path, authority)
 
     async with running(config(authority, tmp_path, database=location), authority) as people:
         with pytest.raises(grpc.aio.AioRpcError) as unknown:
-            await people.state(order.request_id)
+            await people.state(request.request_id)
         balance = await people.wallet.GetBalance(pb.GetBalanceRequest(wallet_id=wallet_id))
-        retried = await people.spender.SendPayment(order)
+        retried = await people.spender.SendPayment(request)
 
         assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
         assert balance.reserved_sat == 0
@@ -116,15 +123,15 @@ async def test_a_payment_that_was_not_committed_never_happened(
 async def test_a_cancel_that_meets_a_payment_between_signing_and_sending_finds_one_winner(
     location: str, authority: Authority, tmp_path: Path, failpoint: str, state: str
 ) -> None:
-    order, _ = await kill_at(failpoint, location, tmp_path, authority)
-    is_made = state == "BROADCAST"
+    request, _ = await kill_at(failpoint, location, tmp_path, authority)
+    exists = state == "BROADCAST"
 
     async with running(config(authority, tmp_path, database=location), authority) as people:
-        request = pb.CancelPaymentRequest(payment_id=order.request_id)
-        told = (await people.spender.CancelPayment(request)).payment
-        await people.reaches(order.request_id, state)
-        attempts = await asyncio.gather(people.spender.SendPayment(order), return_exceptions=True)
+        cancel = pb.CancelPaymentRequest(payment_id=request.request_id)
+        found = (await people.spender.CancelPayment(cancel)).payment
+        await people.reaches(request.request_id, state)
+        attempts = await asyncio.gather(people.spender.SendPayment(request), return_exceptions=True)
 
-        assert (told.state == pb.PAYMENT_STATE_CANCELLED) is not is_made
-        assert isinstance(attempts[0], pb.SendPaymentResponse) is is_made
-        assert await received(people) == ([1_000_000] if is_made else [])
+        assert (found.state == pb.PAYMENT_STATE_CANCELLED) is not exists
+        assert isinstance(attempts[0], pb.SendPaymentResponse) is exists
+        assert await received(people) == ([1_000_000] if exists else [])

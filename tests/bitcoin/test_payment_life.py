@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from formats.bitcoin.transaction import Output, Transaction, parse_transaction
-from services.bitcoin.payment import State
-from tests.bitcoin.making_payments import BOUNDS, FINAL_DEPTH, make, order, payment_id, request_key
+from services.bitcoin.payment import PaymentState
+from tests.bitcoin.making_payments import (
+    BOUNDS,
+    FINAL_DEPTH,
+    make,
+    payment_id,
+    payment_request,
+    request_key,
+)
 from tests.bitcoin.payment_bank import COIN, Bank, open_bank
 
 if TYPE_CHECKING:
@@ -30,35 +37,35 @@ async def bank(location: str) -> AsyncIterator[Bank]:
 
 async def test_a_rejected_payment_gives_coins_and_budget_back(bank: Bank) -> None:
     bounds = replace(BOUNDS, daily_amount_sat=10_000)
-    await make(bank.payments, order(1), bounds)
+    await make(bank.payments, payment_request(1), bounds)
 
     rejected = await bank.payments.reject(payment_id(1))
 
-    assert (rejected.state, rejected.is_over) == (State.REJECTED, True)
+    assert (rejected.state, rejected.is_final) == (PaymentState.REJECTED, True)
     assert await bank.reserved() == 0
-    assert await make(bank.payments, order(2), bounds)
+    assert await make(bank.payments, payment_request(2), bounds)
     assert await bank.events() == ["prepared", "rejected", "prepared"]
 
 
 async def test_a_payment_that_was_seen_is_not_rejected(bank: Bank) -> None:
-    await make(bank.payments, order(1))
-    await bank.observe(is_waiting=True)
+    await make(bank.payments, payment_request(1))
+    await bank.update(in_mempool=True)
 
     kept = await bank.payments.reject(payment_id(1))
 
-    assert (kept.state, await bank.reserved()) == (State.BROADCAST, COIN)
+    assert (kept.state, await bank.reserved()) == (PaymentState.BROADCAST, COIN)
 
 
 async def test_a_payment_settles_at_its_final_depth_and_frees_its_coins(bank: Bank) -> None:
-    await make(bank.payments, order(1))
+    await make(bank.payments, payment_request(1))
     await bank.ledger.confirm(await owed(bank))
-    confirmed = await bank.observe()
+    confirmed = await bank.update()
     await bank.ledger.grow(FINAL_DEPTH - 1)
 
-    settled = await bank.observe()
+    settled = await bank.update()
 
-    assert (confirmed.state, confirmed.confirmations) == (State.CONFIRMED, 1)
-    assert (settled.state, settled.is_over) == (State.SETTLED, True)
+    assert (confirmed.state, confirmed.confirmations) == (PaymentState.CONFIRMED, 1)
+    assert (settled.state, settled.is_final) == (PaymentState.SETTLED, True)
     assert settled.confirmations == FINAL_DEPTH
     assert await bank.reserved() == 0
     assert await bank.payments.open() == []
@@ -66,98 +73,100 @@ async def test_a_payment_settles_at_its_final_depth_and_frees_its_coins(bank: Ba
 
 
 async def test_a_payment_that_a_reorganisation_drops_is_owed_again(bank: Bank) -> None:
-    await make(bank.payments, order(1))
+    await make(bank.payments, payment_request(1))
     await bank.ledger.confirm(await owed(bank))
-    await bank.observe()
+    await bank.update()
     await bank.ledger.disconnect(1)
 
-    found = await bank.observe(is_waiting=True)
+    found = await bank.update(in_mempool=True)
 
     (payment,) = await bank.payments.open()
-    assert (found.state, found.confirmations) == (State.BROADCAST, 0)
-    assert payment.sighting.is_unseen
+    assert (found.state, found.confirmations) == (PaymentState.BROADCAST, 0)
+    assert payment.status.needs_broadcast
     assert await bank.reserved() == COIN
     assert await bank.events() == ["prepared", "confirmed", "broadcast"]
 
 
 async def test_a_conflicting_spend_frees_the_coins_only_at_final_depth(bank: Bank) -> None:
-    await make(bank.payments, order(1, amount_sat=150_000))
+    await make(bank.payments, payment_request(1, amount_sat=150_000))
     await bank.ledger.spend([(await owed(bank)).prevouts[0]], Output(1_000, b"\x51"))
-    conflicted = await bank.observe()
+    conflicted = await bank.update()
     held = await bank.reserved()
     await bank.ledger.grow(FINAL_DEPTH - 1)
 
-    final = await bank.observe()
+    final = await bank.update()
 
-    assert (conflicted.state, conflicted.is_over) == (State.CONFLICTED, False)
+    assert (conflicted.state, conflicted.is_final) == (PaymentState.CONFLICTED, False)
     assert held == COIN  # the other coin of two, the first is gone
-    assert (final.state, final.is_over) == (State.CONFLICTED, True)
+    assert (final.state, final.is_final) == (PaymentState.CONFLICTED, True)
     assert await bank.spendable() == 2 * COIN
 
 
 async def test_a_conflict_that_a_reorganisation_drops_is_undone(bank: Bank) -> None:
-    await make(bank.payments, order(1))
+    await make(bank.payments, payment_request(1))
     await bank.ledger.spend([(await owed(bank)).prevouts[0]], Output(1_000, b"\x51"))
-    await bank.observe()
+    await bank.update()
     await bank.ledger.disconnect(1)
 
-    found = await bank.observe(is_waiting=True)
+    found = await bank.update(in_mempool=True)
 
-    assert found.state is State.BROADCAST
+    assert found.state is PaymentState.BROADCAST
     assert await bank.events() == ["prepared", "conflicted", "broadcast"]
 
 
 async def test_a_payment_that_a_reorganisation_dropped_is_told_so_before_any_sweep(
     bank: Bank,
 ) -> None:
-    await make(bank.payments, order(1))
+    await make(bank.payments, payment_request(1))
     await bank.ledger.confirm(await owed(bank))
-    confirmed = await bank.observe()
+    confirmed = await bank.update()
 
     await bank.ledger.disconnect(1)
     told = await bank.payments.get(payment_id(1))
 
-    assert (confirmed.state, confirmed.confirmations) == (State.CONFIRMED, 1)
-    assert (told.state, told.confirmations) == (State.BROADCAST, 0)
+    assert (confirmed.state, confirmed.confirmations) == (PaymentState.CONFIRMED, 1)
+    assert (told.state, told.confirmations) == (PaymentState.BROADCAST, 0)
     assert await bank.events() == ["prepared", "confirmed"]  # a look changes nothing
 
 
 async def test_payments_that_move_together_each_have_their_event(bank: Bank) -> None:
-    await make(bank.payments, order(1))
-    await make(bank.payments, order(2))
+    await make(bank.payments, payment_request(1))
+    await make(bank.payments, payment_request(2))
     first, _ = await bank.payments.open()
     await bank.ledger.confirm(parse_transaction(first.raw))
 
-    await bank.payments.observe_all([(payment_id(1), False), (payment_id(2), True)])
+    await bank.payments.update_all([(payment_id(1), False), (payment_id(2), True)])
 
     states = [one.payment.state for one in await bank.payments.open()]
-    assert states == [State.CONFIRMED, State.BROADCAST]
+    assert states == [PaymentState.CONFIRMED, PaymentState.BROADCAST]
     assert await bank.events() == ["prepared", "prepared", "confirmed", "broadcast"]
 
 
 async def test_what_is_not_over_is_listed_with_what_stands_against_it(bank: Bank) -> None:
-    await make(bank.payments, order(1))
-    await make(bank.payments, order(2))
+    await make(bank.payments, payment_request(1))
+    await make(bank.payments, payment_request(2))
     first, _ = await bank.payments.open()
     await bank.ledger.spend([parse_transaction(first.raw).prevouts[0]], Output(1_000, b"\x51"))
     await bank.ledger.grow(1)
 
     listed = await bank.payments.open()
 
-    assert [one.sighting.conflict_depth for one in listed] == [2, 0]
+    assert [one.status.conflict_depth for one in listed] == [2, 0]
 
 
 async def test_a_payment_that_exists_is_not_built_again(bank: Bank) -> None:
-    await make(bank.payments, order(1))
+    await make(bank.payments, payment_request(1))
 
-    assert await bank.payments.basis(request_key(payment_id(1)), order(1), BOUNDS) is None
+    assert (
+        await bank.payments.snapshot(request_key(payment_id(1)), payment_request(1), BOUNDS) is None
+    )
 
 
 async def test_a_payment_that_a_block_has_is_told_so_before_any_sweep(bank: Bank) -> None:
-    await make(bank.payments, order(1))
+    await make(bank.payments, payment_request(1))
     await bank.ledger.confirm(await owed(bank))
 
     told = await bank.payments.get(payment_id(1))
 
-    assert (told.state, told.confirmations) == (State.CONFIRMED, 1)
+    assert (told.state, told.confirmations) == (PaymentState.CONFIRMED, 1)
     assert await bank.events() == ["prepared"]  # a look changes nothing

@@ -15,17 +15,17 @@ import pytest
 from formats.bitcoin.transaction import Output
 from mesh.data.database import open_database
 from mesh.errors import AlreadyExists, FailedPrecondition, NotFound, Reason, ResourceExhausted
-from services.bitcoin.__main__ import SCHEMA
-from services.bitcoin.coin_selection import MAX_CANDIDATES
-from services.bitcoin.payment import Payment, State
-from services.bitcoin.store.payment import PaymentStore, StaleBasisError
+from services.bitcoin.coin_selection import MAX_COINS
+from services.bitcoin.payment import Payment, PaymentState
+from services.bitcoin.store import SCHEMA
+from services.bitcoin.store.payment import PaymentStore, StaleSnapshotError
 from tests.bitcoin.making_payments import (
     BOUNDS,
     FINAL_DEPTH,
     SCRIPT,
     make,
-    order,
     payment_id,
+    payment_request,
     reply,
     request_key,
     signed,
@@ -46,7 +46,7 @@ async def bank(location: str) -> AsyncIterator[Bank]:
 
 
 async def test_a_payment_is_made_once_per_key(bank: Bank) -> None:
-    firsts = [await make(bank.payments, order(1)) for _ in range(3)]
+    firsts = [await make(bank.payments, payment_request(1)) for _ in range(3)]
 
     assert firsts == [True, False, False]
     assert await bank.events() == ["prepared"]
@@ -54,7 +54,7 @@ async def test_a_payment_is_made_once_per_key(bank: Bank) -> None:
 
 
 async def test_attempts_that_race_make_one_payment(bank: Bank) -> None:
-    firsts = await asyncio.gather(*(make(bank.payments, order(1)) for _ in range(10)))
+    firsts = await asyncio.gather(*(make(bank.payments, payment_request(1)) for _ in range(10)))
 
     assert sum(firsts) == 1
     assert await bank.events() == ["prepared"]
@@ -62,39 +62,39 @@ async def test_attempts_that_race_make_one_payment(bank: Bank) -> None:
 
 async def test_a_payment_is_there_after_reopening(location: str) -> None:
     async with open_bank(location, COIN) as bank:
-        await make(bank.payments, order(1))
+        await make(bank.payments, payment_request(1))
         before = await bank.payments.open()
 
     async with open_database(location, schema=SCHEMA) as database:
         payments = PaymentStore(database, final_depth=FINAL_DEPTH)
         assert await payments.open() == before
-        assert await payments.is_made(request_key(payment_id(1)), order(1))
+        assert await payments.exists(request_key(payment_id(1)), payment_request(1))
 
 
 async def test_the_same_key_with_another_body_is_refused(bank: Bank) -> None:
-    await make(bank.payments, order(1))
+    await make(bank.payments, payment_request(1))
 
     with pytest.raises(AlreadyExists) as refusal:
-        await bank.payments.is_made(request_key(payment_id(1), b"another"), order(1))
+        await bank.payments.exists(request_key(payment_id(1), b"another"), payment_request(1))
 
     assert refusal.value.reason is Reason.REQUEST_ID_REUSED
 
 
 async def test_a_payment_id_is_taken_whoever_took_it(bank: Bank) -> None:
-    await make(bank.payments, order(1))
+    await make(bank.payments, payment_request(1))
     stranger = replace(request_key(payment_id(1)), caller="stranger")
 
     with pytest.raises(AlreadyExists):
-        await bank.payments.is_made(stranger, order(1))
+        await bank.payments.exists(stranger, payment_request(1))
 
 
 async def test_a_payment_outlives_its_inbox_row(bank: Bank) -> None:
-    basis = await bank.basis(request_key("a"), order(1), BOUNDS)
-    await make(bank.payments, order(1))
+    snapshot = await bank.snapshot(request_key("a"), payment_request(1), BOUNDS)
+    await make(bank.payments, payment_request(1))
     await bank.database.write(lambda tx: tx.execute("DELETE FROM inbox"))
 
     is_first = await bank.payments.commit(
-        request_key(payment_id(1)), signed(order(1), basis), reply
+        request_key(payment_id(1)), signed(payment_request(1), snapshot), reply
     )
 
     assert not is_first
@@ -104,12 +104,12 @@ async def test_a_payment_outlives_its_inbox_row(bank: Bank) -> None:
 async def test_two_payments_built_on_one_coin_do_not_both_commit(bank: Bank) -> None:
     keys = [request_key(payment_id(number)) for number in (1, 2)]
     drafts = [
-        signed(order(number), await bank.basis(key, order(number), BOUNDS))
+        signed(payment_request(number), await bank.snapshot(key, payment_request(number), BOUNDS))
         for number, key in enumerate(keys, start=1)
     ]
     await bank.payments.commit(keys[0], drafts[0], reply)
 
-    with pytest.raises(StaleBasisError):
+    with pytest.raises(StaleSnapshotError):
         await bank.payments.commit(keys[1], drafts[1], reply)
 
     assert [owed.payment.payment_id for owed in await bank.payments.open()] == [payment_id(1)]
@@ -117,75 +117,81 @@ async def test_two_payments_built_on_one_coin_do_not_both_commit(bank: Bank) -> 
 
 
 async def test_two_payments_do_not_share_a_change_address(bank: Bank) -> None:
-    first, second = order(1), order(2)
-    basis = await bank.basis(request_key("a"), first, BOUNDS)
-    others = replace(basis, candidates=basis.candidates[1:])
-    coin = min(basis.candidates, key=lambda coin: coin.prevout)
-    basis = replace(basis, candidates=(coin,))
-    others = replace(basis, candidates=tuple(set(others.candidates) - {coin}))
-    await bank.payments.commit(request_key(first.payment_id), signed(first, basis), reply)
+    first, second = payment_request(1), payment_request(2)
+    snapshot = await bank.snapshot(request_key("a"), first, BOUNDS)
+    others = replace(snapshot, coins=snapshot.coins[1:])
+    coin = min(snapshot.coins, key=lambda coin: coin.prevout)
+    snapshot = replace(snapshot, coins=(coin,))
+    others = replace(snapshot, coins=tuple(set(others.coins) - {coin}))
+    await bank.payments.commit(request_key(first.payment_id), signed(first, snapshot), reply)
 
-    with pytest.raises(StaleBasisError):
+    with pytest.raises(StaleSnapshotError):
         await bank.payments.commit(request_key(second.payment_id), signed(second, others), reply)
 
 
 async def test_a_coin_that_was_spent_meanwhile_is_not_promised(bank: Bank) -> None:
-    basis = await bank.basis(request_key("a"), order(1), BOUNDS)
-    await bank.ledger.spend([coin.prevout for coin in basis.candidates], Output(1, b"\x51"))
+    snapshot = await bank.snapshot(request_key("a"), payment_request(1), BOUNDS)
+    await bank.ledger.spend([coin.prevout for coin in snapshot.coins], Output(1, b"\x51"))
 
-    with pytest.raises(StaleBasisError):
-        await bank.payments.commit(request_key(payment_id(1)), signed(order(1), basis), reply)
+    with pytest.raises(StaleSnapshotError):
+        await bank.payments.commit(
+            request_key(payment_id(1)), signed(payment_request(1), snapshot), reply
+        )
 
 
 async def test_only_coins_that_may_be_spent_are_offered(bank: Bank) -> None:
-    await make(bank.payments, order(1))
+    await make(bank.payments, payment_request(1))
     await bank.ledger.confirm(to=SCRIPT)  # a coinbase, not mature
 
-    basis = await bank.basis(request_key("a"), order(2), BOUNDS)
+    snapshot = await bank.snapshot(request_key("a"), payment_request(2), BOUNDS)
 
-    assert [coin.amount_sat for coin in basis.candidates] == [COIN, COIN]
+    assert [coin.amount_sat for coin in snapshot.coins] == [COIN, COIN]
 
 
 async def test_no_more_coins_are_offered_than_one_payment_may_weigh(bank: Bank) -> None:
-    await bank.ledger.pay(SCRIPT, *range(1_000, 1_000 + MAX_CANDIDATES))
+    await bank.ledger.pay(SCRIPT, *range(1_000, 1_000 + MAX_COINS))
 
-    basis = await bank.basis(request_key("a"), order(1), BOUNDS)
+    snapshot = await bank.snapshot(request_key("a"), payment_request(1), BOUNDS)
 
-    amounts = [coin.amount_sat for coin in basis.candidates]
-    assert len(amounts) == MAX_CANDIDATES
+    amounts = [coin.amount_sat for coin in snapshot.coins]
+    assert len(amounts) == MAX_COINS
     assert amounts == sorted(amounts, reverse=True)
     assert amounts[:3] == [COIN] * 3
 
 
 async def test_an_address_of_nobody_here_is_refused(bank: Bank) -> None:
     with pytest.raises(FailedPrecondition) as refusal:
-        await bank.basis(request_key("a"), replace(order(1), from_script=b"\x51"), BOUNDS)
+        await bank.snapshot(
+            request_key("a"), replace(payment_request(1), from_script=b"\x51"), BOUNDS
+        )
 
     assert refusal.value.reason is Reason.SENDER_NOT_MANAGED
 
 
 async def test_a_cancelled_payment_is_refused_for_ever(bank: Bank) -> None:
-    basis = await bank.basis(request_key("a"), order(1), BOUNDS)
+    snapshot = await bank.snapshot(request_key("a"), payment_request(1), BOUNDS)
     cancelled = await bank.payments.cancel(payment_id(1))
 
     with pytest.raises(FailedPrecondition) as late:
-        await bank.payments.commit(request_key(payment_id(1)), signed(order(1), basis), reply)
+        await bank.payments.commit(
+            request_key(payment_id(1)), signed(payment_request(1), snapshot), reply
+        )
     with pytest.raises(FailedPrecondition) as again:
-        await make(bank.payments, order(1))
+        await make(bank.payments, payment_request(1))
 
-    assert cancelled.state is State.CANCELLED
+    assert cancelled.state is PaymentState.CANCELLED
     assert late.value.reason is again.value.reason is Reason.PAYMENT_CANCELLED
-    assert (await bank.payments.get(payment_id(1))).state is State.CANCELLED
+    assert (await bank.payments.get(payment_id(1))).state is PaymentState.CANCELLED
     assert await bank.events() == ["cancelled"]
     assert await bank.reserved() == 0
 
 
 async def test_a_payment_that_exists_is_not_cancelled(bank: Bank) -> None:
-    await make(bank.payments, order(1))
+    await make(bank.payments, payment_request(1))
 
     found = await bank.payments.cancel(payment_id(1))
 
-    assert found.state is State.PREPARED
+    assert found.state is PaymentState.PREPARED
     assert await bank.events() == ["prepared"]
 
 
@@ -193,7 +199,7 @@ async def test_a_cancel_and_an_attempt_that_race_leave_one_of_them(location: str
     numbers = range(1, 17)
     async with open_bank(location, *[COIN] * len(numbers)) as bank:
         ends = await asyncio.gather(
-            *(make(bank.payments, order(number, amount_sat=1000)) for number in numbers),
+            *(make(bank.payments, payment_request(number, amount_sat=1000)) for number in numbers),
             *(bank.payments.cancel(payment_id(number)) for number in numbers),
             return_exceptions=True,
         )
@@ -206,7 +212,7 @@ async def test_a_cancel_and_an_attempt_that_race_leave_one_of_them(location: str
         assert made or (
             isinstance(attempt, FailedPrecondition) and attempt.reason is Reason.PAYMENT_CANCELLED
         )
-        assert state is (State.PREPARED if made else State.CANCELLED)
+        assert state is (PaymentState.PREPARED if made else PaymentState.CANCELLED)
         assert isinstance(cancel, Payment)
         assert cancel.state is state
         assert (payment_id(number) in owed) is made
@@ -218,8 +224,10 @@ async def test_a_payment_that_nobody_made_is_not_found(bank: Bank) -> None:
 
 
 async def test_an_attestation_that_expired_while_signing_makes_no_payment(bank: Bank) -> None:
-    basis = await bank.basis(request_key("a"), order(1), BOUNDS)
-    late = replace(signed(order(1), basis), proven_until=datetime.now(UTC) - timedelta(seconds=1))
+    snapshot = await bank.snapshot(request_key("a"), payment_request(1), BOUNDS)
+    late = replace(
+        signed(payment_request(1), snapshot), valid_until=datetime.now(UTC) - timedelta(seconds=1)
+    )
 
     with pytest.raises(FailedPrecondition) as refusal:
         await bank.payments.commit(request_key(payment_id(1)), late, reply)
@@ -230,12 +238,12 @@ async def test_an_attestation_that_expired_while_signing_makes_no_payment(bank: 
 
 async def test_a_day_has_one_budget_per_sender(bank: Bank) -> None:
     bounds = replace(BOUNDS, daily_amount_sat=25_000)
-    await make(bank.payments, order(1), bounds)
-    await make(bank.payments, order(2), bounds)
+    await make(bank.payments, payment_request(1), bounds)
+    await make(bank.payments, payment_request(2), bounds)
 
     with pytest.raises(ResourceExhausted) as refusal:
-        await make(bank.payments, order(3), bounds)
-    of_another = await make(bank.payments, order(3, sender="did:example:other"), bounds)
+        await make(bank.payments, payment_request(3), bounds)
+    of_another = await make(bank.payments, payment_request(3, sender="did:example:other"), bounds)
 
     assert refusal.value.reason is Reason.BUDGET_EXCEEDED
     assert of_another
@@ -245,14 +253,16 @@ async def test_the_budget_holds_against_payments_that_were_let_through_together(
     bank: Bank,
 ) -> None:
     bounds = replace(BOUNDS, daily_amount_sat=15_000)
-    basis = await bank.basis(request_key("a"), order(1), bounds)
-    first = min(basis.candidates, key=lambda coin: coin.prevout)
-    rest = replace(basis, candidates=tuple(set(basis.candidates) - {first}))
-    await bank.payments.commit(request_key(payment_id(1)), signed(order(1), basis, bounds), reply)
+    snapshot = await bank.snapshot(request_key("a"), payment_request(1), bounds)
+    first = min(snapshot.coins, key=lambda coin: coin.prevout)
+    rest = replace(snapshot, coins=tuple(set(snapshot.coins) - {first}))
+    await bank.payments.commit(
+        request_key(payment_id(1)), signed(payment_request(1), snapshot, bounds), reply
+    )
 
     with pytest.raises(ResourceExhausted):
         await bank.payments.commit(
-            request_key(payment_id(2)), signed(order(2), rest, bounds), reply
+            request_key(payment_id(2)), signed(payment_request(2), rest, bounds), reply
         )
 
     assert await bank.reserved() == COIN
@@ -260,9 +270,9 @@ async def test_the_budget_holds_against_payments_that_were_let_through_together(
 
 async def test_a_replay_does_not_charge(bank: Bank) -> None:
     bounds = replace(BOUNDS, daily_amount_sat=10_000)
-    await make(bank.payments, order(1), bounds)
+    await make(bank.payments, payment_request(1), bounds)
 
-    assert not await make(bank.payments, order(1), bounds)
+    assert not await make(bank.payments, payment_request(1), bounds)
 
 
 async def test_processes_that_race_make_each_payment_once_and_share_no_coin(
@@ -273,12 +283,12 @@ async def test_processes_that_race_make_each_payment_once_and_share_no_coin(
     async with open_bank(new_postgres_database, *[COIN] * count) as bank:
         racers = [
             subprocess.Popen(  # noqa: ASYNC220  (they are waited for in threads)
-                [*CHILD, new_postgres_database, *order],
+                [*CHILD, new_postgres_database, *request],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
             )
-            for order in (numbers, reversed(numbers))
+            for request in (numbers, reversed(numbers))
         ]
         for racer in racers:
             assert racer.stdout
@@ -302,8 +312,8 @@ async def test_where_one_coin_does_it_the_smallest_that_does_is_the_only_candida
     await bank.ledger.pay(SCRIPT, COIN // 2, COIN // 4)
     key = request_key("a")
 
-    one = await bank.basis(key, order(1), BOUNDS, alone_sat=COIN // 3)
-    several = await bank.basis(key, order(1), BOUNDS, alone_sat=COIN * 9)
+    one = await bank.snapshot(key, payment_request(1), BOUNDS, single_coin_sat=COIN // 3)
+    several = await bank.snapshot(key, payment_request(1), BOUNDS, single_coin_sat=COIN * 9)
 
-    assert [coin.amount_sat for coin in one.candidates] == [COIN // 2]
-    assert {coin.amount_sat for coin in several.candidates} == {COIN, COIN // 2, COIN // 4}
+    assert [coin.amount_sat for coin in one.coins] == [COIN // 2]
+    assert {coin.amount_sat for coin in several.coins} == {COIN, COIN // 2, COIN // 4}

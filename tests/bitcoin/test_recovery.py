@@ -15,10 +15,15 @@ from mesh.errors import Unavailable
 from mesh.runtime import StartError
 from services.bitcoin import miner
 from services.bitcoin.__main__ import bitcoin
-from services.bitcoin.actors.chain import GetBlock, Info, MineBlocks, ReorganizeChain
+from services.bitcoin.actors.chain_messages import (
+    GetBlock,
+    GetChainInfo,
+    MineBlocks,
+    ReorganizeChain,
+)
 from services.bitcoin.chain import SUBSIDY_SAT
-from services.bitcoin.kernel import BlockRejected, Kernel
-from services.bitcoin.miner import NOBODY
+from services.bitcoin.kernel import BlockRejectedError, Kernel
+from services.bitcoin.miner import UNSPENDABLE_SCRIPT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,13 +35,13 @@ if TYPE_CHECKING:
 async def mine(config: BitcoinConfig, count: int = 5) -> ChainInfo:
     """Run the service, mine, stop it cleanly."""
     async with bitcoin(config) as service:
-        await service.chain.ask(MineBlocks(count, NOBODY))
-        return await service.chain.ask(Info())
+        await service.chain.ask(MineBlocks(count, UNSPENDABLE_SCRIPT))
+        return await service.chain.ask(GetChainInfo())
 
 
 async def info(config: BitcoinConfig) -> ChainInfo:
     async with bitcoin(config) as service:
-        return await service.chain.ask(Info())
+        return await service.chain.ask(GetChainInfo())
 
 
 def kernel_folder(config: BitcoinConfig) -> Path:
@@ -59,11 +64,11 @@ def events(config: BitcoinConfig) -> list[str]:
 
 # Five blocks are mined first: these hit the last one.
 DAMAGES = {
-    "cut off": "UPDATE journal SET raw = substr(raw, 1, 100) WHERE sequence = 5",
-    "one byte": "UPDATE journal SET raw = CAST(substr(raw, 1, 120) || x'00' || substr(raw, 122)"
+    "cut off": "UPDATE block_log SET raw = substr(raw, 1, 100) WHERE sequence = 5",
+    "one byte": "UPDATE block_log SET raw = CAST(substr(raw, 1, 120) || x'00' || substr(raw, 122)"
     " AS BLOB) WHERE sequence = 5",
-    "another hash": "UPDATE journal SET hash = zeroblob(32) WHERE sequence = 5",
-    "gone": "DELETE FROM journal WHERE sequence = 5",
+    "another hash": "UPDATE block_log SET hash = zeroblob(32) WHERE sequence = 5",
+    "gone": "DELETE FROM block_log WHERE sequence = 5",
 }
 
 
@@ -73,7 +78,7 @@ async def test_a_clean_restart_finds_the_chain_as_it_was(config: BitcoinConfig) 
     assert await info(config) == before
 
 
-async def test_a_lost_kernel_is_made_again_from_the_journal(config: BitcoinConfig) -> None:
+async def test_lost_kernel_is_rebuilt_from_the_block_log(config: BitcoinConfig) -> None:
     await mine(config)
     async with bitcoin(config) as service:
         await service.chain.ask(ReorganizeChain(2))
@@ -84,7 +89,9 @@ async def test_a_lost_kernel_is_made_again_from_the_journal(config: BitcoinConfi
     assert await info(config) == before
 
 
-async def test_damaged_kernel_files_are_made_again_from_the_journal(config: BitcoinConfig) -> None:
+async def test_damaged_kernel_files_are_rebuilt_from_the_block_log(
+    config: BitcoinConfig,
+) -> None:
     before = await mine(config)
 
     for path in (kernel_folder(config) / "state" / "chainstate").glob("MANIFEST*"):
@@ -99,9 +106,12 @@ async def test_a_kernel_that_followed_another_chain_is_made_again(config: Bitcoi
     kernel = Kernel(kernel_folder(config))
     with closing(kernel):
         kernel.open()
-        genesis = kernel.links()[0]
+        genesis = kernel.headers()[0]
         stranger = miner.mine(
-            height=1, prev_hash=genesis.hash, time=genesis.time + 1, script_pubkey=NOBODY
+            height=1,
+            prev_hash=genesis.hash,
+            time=genesis.time + 1,
+            script_pubkey=UNSPENDABLE_SCRIPT,
         )
         kernel.submit(stranger)
 
@@ -109,7 +119,7 @@ async def test_a_kernel_that_followed_another_chain_is_made_again(config: Bitcoi
 
 
 @pytest.mark.parametrize("damage", ["cut off", "one byte"])
-async def test_a_damaged_journal_entry_is_repaired_from_the_kernel(
+async def test_a_damaged_block_log_entry_is_repaired_from_the_kernel(
     config: BitcoinConfig, damage: str
 ) -> None:
     before = await mine(config)
@@ -129,7 +139,7 @@ async def test_a_block_that_nobody_can_tell_any_more_stops_the_start(
     lose_kernel(config)
     change(config, damage)
 
-    with pytest.raises(StartError, match=r"at height 5.*ANYA_JOURNAL=truncate.*height 4"):
+    with pytest.raises(StartError, match=r"at height 5.*ANYA_BLOCK_LOG=truncate.*height 4"):
         await info(config)
 
     assert events(config) == before
@@ -143,7 +153,7 @@ async def test_who_gives_the_lost_blocks_up_goes_back_to_the_last_good_one(
     lose_kernel(config)
     change(config, damage)
 
-    after = await info(replace(config, truncate_journal=True))
+    after = await info(replace(config, truncate_block_log=True))
 
     assert after.height == 4
     assert events(config)[-1] == "bitcoin.block.disconnected"
@@ -153,11 +163,11 @@ async def test_who_gives_the_lost_blocks_up_goes_back_to_the_last_good_one(
 async def test_blocks_upon_a_lost_one_are_lost_with_it(config: BitcoinConfig) -> None:
     await mine(config)
     lose_kernel(config)
-    change(config, "UPDATE journal SET raw = x'00' WHERE sequence = 3")
+    change(config, "UPDATE block_log SET raw = x'00' WHERE sequence = 3")
 
     with pytest.raises(StartError, match=r"at height 3, and with it 3 blocks"):
         await info(config)
-    after = await info(replace(config, truncate_journal=True))
+    after = await info(replace(config, truncate_block_log=True))
 
     assert after.height == 2
     assert (await mine(config, 1)).height == 3
@@ -167,20 +177,20 @@ async def test_a_damaged_entry_of_a_branch_that_lost_costs_nothing(config: Bitco
     await mine(config)
     async with bitcoin(config) as service:
         await service.chain.ask(ReorganizeChain(1))
-        before = await service.chain.ask(Info())
+        before = await service.chain.ask(GetChainInfo())
     lose_kernel(config)
-    change(config, "UPDATE journal SET raw = x'00' WHERE sequence = 5")
+    change(config, "UPDATE block_log SET raw = x'00' WHERE sequence = 5")
 
     assert await info(config) == before
 
 
-async def test_a_block_that_was_never_taken_is_dropped_from_the_journal(
+async def test_a_block_that_was_never_taken_is_dropped_from_the_block_log(
     config: BitcoinConfig,
 ) -> None:
     before = await mine(config)
     change(
         config,
-        "INSERT INTO journal SELECT sequence + 1, zeroblob(32), x'00' FROM journal"
+        "INSERT INTO block_log SELECT sequence + 1, zeroblob(32), x'00' FROM block_log"
         " ORDER BY sequence DESC LIMIT 1",
     )
 
@@ -198,36 +208,36 @@ async def test_an_index_that_stayed_behind_catches_up(config: BitcoinConfig) -> 
     assert events(config)[-2:] == ["bitcoin.block.connected"] * 2
 
 
-@pytest.mark.parametrize("moment", ["journalled", "accepted", "indexed"])
+@pytest.mark.parametrize("moment", ["logged", "accepted", "indexed"])
 async def test_an_actor_that_breaks_half_way_is_built_anew_with_the_block(
     config: BitcoinConfig, moment: str
 ) -> None:
     async with bitcoin(config) as service:
-        await service.chain.ask(MineBlocks(1, NOBODY))
+        await service.chain.ask(MineBlocks(1, UNSPENDABLE_SCRIPT))
         failpoint.arm(f"bitcoin.block.{moment}=error", network="regtest")
 
         with pytest.raises(Unavailable, match="chain failed on this message"):
-            await service.chain.ask(MineBlocks(1, NOBODY))
+            await service.chain.ask(MineBlocks(1, UNSPENDABLE_SCRIPT))
 
-        assert (await service.chain.ask(Info())).height == 2
-        assert (await service.chain.ask(MineBlocks(1, NOBODY))).height == 3
+        assert (await service.chain.ask(GetChainInfo())).height == 2
+        assert (await service.chain.ask(MineBlocks(1, UNSPENDABLE_SCRIPT))).height == 3
 
 
 async def test_a_block_that_consensus_refuses_leaves_no_trace(
     config: BitcoinConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with bitcoin(config) as service:
-        await service.chain.ask(MineBlocks(1, NOBODY))
+        await service.chain.ask(MineBlocks(1, UNSPENDABLE_SCRIPT))
         with monkeypatch.context() as greed:
             greed.setattr(miner, "subsidy", lambda height: SUBSIDY_SAT + 1)
-            with pytest.raises(BlockRejected, match="bad-cb-amount"):
-                await service.chain.ask(MineBlocks(2, NOBODY))
+            with pytest.raises(BlockRejectedError, match="bad-cb-amount"):
+                await service.chain.ask(MineBlocks(2, UNSPENDABLE_SCRIPT))
 
-        assert (await service.chain.ask(Info())).height == 1
-        assert (await service.chain.ask(MineBlocks(1, NOBODY))).height == 2
+        assert (await service.chain.ask(GetChainInfo())).height == 1
+        assert (await service.chain.ask(MineBlocks(1, UNSPENDABLE_SCRIPT))).height == 2
 
     with closing(sqlite3.connect(config.location)) as connection:
-        assert connection.execute("SELECT count(*) FROM journal").fetchone() == (2,)
+        assert connection.execute("SELECT count(*) FROM block_log").fetchone() == (2,)
 
 
 async def test_a_second_process_on_the_same_chain_is_refused(config: BitcoinConfig) -> None:
@@ -241,7 +251,7 @@ async def test_checkpoints_interrupt_nothing(config: BitcoinConfig) -> None:
 
     async with bitcoin(config) as service:
         for _ in range(8):
-            await service.chain.ask(MineBlocks(1, NOBODY))
+            await service.chain.ask(MineBlocks(1, UNSPENDABLE_SCRIPT))
         tip = await service.chain.ask(GetBlock(8))
 
     assert tip.confirmations == 1

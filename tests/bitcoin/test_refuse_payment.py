@@ -12,7 +12,13 @@ from google.rpc.error_details_pb2 import BadRequest
 from formats.money import MAX_SAT
 from mesh.security.attestation import payment_digest
 from mesh.testing import detail, reason
-from tests.bitcoin.funded_mesh import RECIPIENT, Town, config, new_payment_id, town
+from tests.bitcoin.funded_mesh import (
+    RECIPIENT,
+    FundedMesh,
+    config,
+    new_payment_id,
+    open_funded_mesh,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -29,24 +35,26 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def payer(
     authority: Authority, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Town]:
-    async with town(config(authority, tmp_path_factory.mktemp("home")), authority) as people:
+) -> AsyncIterator[FundedMesh]:
+    async with open_funded_mesh(
+        config(authority, tmp_path_factory.mktemp("home")), authority
+    ) as people:
         yield people
 
 
-async def refused(payer: Town, order: pb.SendPaymentRequest) -> grpc.aio.AioRpcError:
+async def refused(payer: FundedMesh, request: pb.SendPaymentRequest) -> grpc.aio.AioRpcError:
     """The refusal of an order, which leaves nothing behind."""
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
-        await payer.spender.SendPayment(order)
+        await payer.spender.SendPayment(request)
     assert await payer.waiting() == []
     assert await payer.events("bitcoin.payment.") == []
     return refusal.value
 
 
-async def test_only_coins_of_the_sender_address_are_spent(payer: Town) -> None:
+async def test_only_coins_of_the_sender_address_are_spent(payer: FundedMesh) -> None:
     other = await payer.derive()
 
-    refusal = await refused(payer, payer.order(sender_address=other))
+    refusal = await refused(payer, payer.payment_request(sender_address=other))
 
     assert reason(refusal) == "INSUFFICIENT_FUNDS"
 
@@ -68,51 +76,51 @@ async def test_only_coins_of_the_sender_address_are_spent(payer: Town) -> None:
     ],
 )
 async def test_a_field_that_cannot_be_paid_is_named(
-    payer: Town, changes: dict[str, Any], field: str
+    payer: FundedMesh, changes: dict[str, Any], field: str
 ) -> None:
-    refusal = await refused(payer, payer.order(**changes))
+    refusal = await refused(payer, payer.payment_request(**changes))
 
     assert refusal.code() is grpc.StatusCode.INVALID_ARGUMENT
     violations = detail(refusal, BadRequest).field_violations
     assert [violation.field for violation in violations] == [field]
 
 
-async def test_an_address_that_no_wallet_of_ours_holds_is_refused(payer: Town) -> None:
-    refusal = await refused(payer, payer.order(sender_address=RECIPIENT))
+async def test_an_address_that_no_wallet_of_ours_holds_is_refused(payer: FundedMesh) -> None:
+    refusal = await refused(payer, payer.payment_request(sender_address=RECIPIENT))
 
     assert refusal.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert reason(refusal) == "SENDER_NOT_MANAGED"
 
 
-async def test_a_fee_above_what_the_payer_allows_is_refused(payer: Town) -> None:
-    order = payer.order()
-    order.max_fee_sat = 10
+async def test_a_fee_above_what_the_payer_allows_is_refused(payer: FundedMesh) -> None:
+    request = payer.payment_request()
+    request.max_fee_sat = 10
 
-    assert reason(await refused(payer, order)) == "FEE_TOO_HIGH"
+    assert reason(await refused(payer, request)) == "FEE_TOO_HIGH"
 
 
-async def test_an_amount_above_the_boundary_s_bound_is_refused(payer: Town) -> None:
-    refusal = await refused(payer, payer.order(amount_sat=1_000_000_001))
+async def test_an_amount_above_the_boundary_s_bound_is_refused(payer: FundedMesh) -> None:
+    refusal = await refused(payer, payer.payment_request(amount_sat=1_000_000_001))
 
     assert refusal.code() is grpc.StatusCode.PERMISSION_DENIED
     assert reason(refusal) == "AMOUNT_LIMIT_EXCEEDED"
 
 
 @pytest.mark.parametrize("missing", ["identity", "address_link", "risk"])
-async def test_every_required_attestation_must_come_along(payer: Town, missing: str) -> None:
-    order = payer.order()
-    kept = [proof for proof in order.context.attestations if proof.kind != missing]
-    del order.context.attestations[:]
-    order.context.attestations.extend(kept)
+async def test_every_required_attestation_must_come_along(payer: FundedMesh, missing: str) -> None:
+    request = payer.payment_request()
+    kept = [proof for proof in request.context.attestations if proof.kind != missing]
+    del request.context.attestations[:]
+    request.context.attestations.extend(kept)
 
-    assert reason(await refused(payer, order)) == "PROOF_MISSING"
+    assert reason(await refused(payer, request)) == "PROOF_MISSING"
 
 
-async def test_a_request_without_an_intent_is_refused(payer: Town) -> None:
-    order = payer.order()
-    order.context.ClearField("intent")
+async def test_a_request_without_an_intent_is_refused(payer: FundedMesh) -> None:
+    request = payer.payment_request()
+    request.context.ClearField("intent")
 
-    assert reason(await refused(payer, order)) == "PROOF_MISSING"
+    assert reason(await refused(payer, request)) == "PROOF_MISSING"
 
 
 @pytest.mark.parametrize(
@@ -124,34 +132,34 @@ async def test_a_request_without_an_intent_is_refused(payer: Town) -> None:
     ],
 )
 async def test_proofs_of_another_payment_do_not_carry_this_one(
-    payer: Town, field: str, value: str | int
+    payer: FundedMesh, field: str, value: str | int
 ) -> None:
-    order = payer.order()
-    setattr(order, field, value)
+    request = payer.payment_request()
+    setattr(request, field, value)
 
-    refusal = await refused(payer, order)
+    refusal = await refused(payer, request)
 
     assert refusal.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert reason(refusal) == "PROOF_INVALID"
 
 
-async def test_attestations_are_not_borrowed_from_another_payment(payer: Town) -> None:
-    order, other = payer.order(), payer.order(amount_sat=2_000_000)
-    del order.context.attestations[:]
-    order.context.attestations.extend(other.context.attestations)
+async def test_attestations_are_not_borrowed_from_another_payment(payer: FundedMesh) -> None:
+    request, other = payer.payment_request(), payer.payment_request(amount_sat=2_000_000)
+    del request.context.attestations[:]
+    request.context.attestations.extend(other.context.attestations)
 
-    assert reason(await refused(payer, order)) == "PROOF_INVALID"
+    assert reason(await refused(payer, request)) == "PROOF_INVALID"
 
 
-async def test_a_service_may_not_attest_what_is_another_s(payer: Town) -> None:
-    order = payer.order()
-    digest = payment_digest(order.context.intent)
+async def test_a_service_may_not_attest_what_is_another_s(payer: FundedMesh) -> None:
+    request = payer.payment_request()
+    digest = payment_digest(request.context.intent)
     forged = payer.attestors["web5"].attest("risk", digest, values={"score": 0.0})
-    kept = [proof for proof in order.context.attestations if proof.kind != "risk"]
-    del order.context.attestations[:]
-    order.context.attestations.extend([*kept, forged])
+    kept = [proof for proof in request.context.attestations if proof.kind != "risk"]
+    del request.context.attestations[:]
+    request.context.attestations.extend([*kept, forged])
 
-    assert reason(await refused(payer, order)) == "PROOF_INVALID"
+    assert reason(await refused(payer, request)) == "PROOF_INVALID"
 
 
 @pytest.mark.parametrize(
@@ -166,34 +174,34 @@ async def test_a_service_may_not_attest_what_is_another_s(payer: Town) -> None:
     ],
 )
 async def test_the_spender_holds_the_risk_against_its_own_limit(
-    payer: Town, values: dict[str, Any], verdict: bool, expected: str
+    payer: FundedMesh, values: dict[str, Any], verdict: bool, expected: str
 ) -> None:
-    order = payer.order()
-    digest = payment_digest(order.context.intent)
-    kept = [proof for proof in order.context.attestations if proof.kind != "risk"]
+    request = payer.payment_request()
+    digest = payment_digest(request.context.intent)
+    kept = [proof for proof in request.context.attestations if proof.kind != "risk"]
     risk = payer.attestors["ml"].attest("risk", digest, values=values, verdict=verdict)
-    del order.context.attestations[:]
-    order.context.attestations.extend([*kept, risk])
+    del request.context.attestations[:]
+    request.context.attestations.extend([*kept, risk])
 
-    refusal = await refused(payer, order)
+    refusal = await refused(payer, request)
 
     assert refusal.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert reason(refusal) == expected
 
 
-async def test_an_expired_attestation_is_refused(payer: Town) -> None:
-    order = payer.order()
-    digest = payment_digest(order.context.intent)
-    kept = [proof for proof in order.context.attestations if proof.kind != "risk"]
+async def test_an_expired_attestation_is_refused(payer: FundedMesh) -> None:
+    request = payer.payment_request()
+    digest = payment_digest(request.context.intent)
+    kept = [proof for proof in request.context.attestations if proof.kind != "risk"]
     risk = payer.attestors["ml"].attest("risk", digest, values={"score": 0.1}, lifetime=-1)
-    del order.context.attestations[:]
-    order.context.attestations.extend([*kept, risk])
+    del request.context.attestations[:]
+    request.context.attestations.extend([*kept, risk])
 
-    assert reason(await refused(payer, order)) == "PROOF_EXPIRED"
+    assert reason(await refused(payer, request)) == "PROOF_EXPIRED"
 
 
-async def test_nobody_but_the_orchestrator_may_spend(payer: Town) -> None:
+async def test_nobody_but_the_orchestrator_may_spend(payer: FundedMesh) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
-        await payer.wallet.SendPayment(payer.order())
+        await payer.wallet.SendPayment(payer.payment_request())
 
     assert refusal.value.code() is grpc.StatusCode.PERMISSION_DENIED

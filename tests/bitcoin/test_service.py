@@ -11,9 +11,15 @@ from mesh.config import ConfigError
 from mesh.errors import FailedPrecondition
 from mesh.testing import eventually
 from services.bitcoin.__main__ import bitcoin
-from services.bitcoin.actors.chain import Broadcast, FindTransaction, GetBlock, Info, MineBlocks
-from services.bitcoin.chain import COINBASE_MATURITY
-from services.bitcoin.config import BitcoinConfig, Mining
+from services.bitcoin.actors.chain_messages import (
+    Broadcast,
+    FindTransaction,
+    GetBlock,
+    GetChainInfo,
+    MineBlocks,
+)
+from services.bitcoin.chain import COINBASE_MATURITY_BLOCKS
+from services.bitcoin.config import BitcoinConfig, MiningMode
 from tests.bitcoin.payer import Payer
 
 if TYPE_CHECKING:
@@ -24,7 +30,7 @@ if TYPE_CHECKING:
 async def fund(service: Bitcoin, payer: Payer) -> Transaction:
     """A coinbase of the payer that may be spent."""
     await service.chain.ask(MineBlocks(1, payer.script))
-    await service.chain.ask(MineBlocks(COINBASE_MATURITY, payer.script))
+    await service.chain.ask(MineBlocks(COINBASE_MATURITY_BLOCKS, payer.script))
     return (await service.chain.ask(GetBlock(1))).block.transactions[0]
 
 
@@ -39,11 +45,11 @@ async def test_chain_and_index_live_on_either_store(config: BitcoinConfig, locat
     async with bitcoin(config) as service:
         found = await service.chain.ask(FindTransaction(payment.txid))
 
-    assert (found.confirmations, found.block_height) == (1, COINBASE_MATURITY + 2)
+    assert (found.confirmations, found.block_height) == (1, COINBASE_MATURITY_BLOCKS + 2)
 
 
 async def test_a_waiting_transaction_brings_its_block_by_itself(config: BitcoinConfig) -> None:
-    config = replace(config, mining=Mining.AUTO, mining_delay=0.01)
+    config = replace(config, mining=MiningMode.AUTO, mining_delay_seconds=0.01)
     payer = Payer()
     async with bitcoin(config) as service:
         payment = payer.sweep(await fund(service, payer), payer.script)
@@ -54,7 +60,7 @@ async def test_a_waiting_transaction_brings_its_block_by_itself(config: BitcoinC
             return (await service.chain.ask(FindTransaction(payment.txid))).confirmations > 0
 
         await eventually(confirmed)
-        assert (await service.chain.ask(Info())).height == COINBASE_MATURITY + 2
+        assert (await service.chain.ask(GetChainInfo())).height == COINBASE_MATURITY_BLOCKS + 2
 
 
 async def test_a_database_that_is_none_stops_the_start(config: BitcoinConfig) -> None:
@@ -68,7 +74,7 @@ async def test_a_database_that_is_none_stops_the_start(config: BitcoinConfig) ->
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("ANYA_MINE", "sometimes"), ("ANYA_JOURNAL", "forget"), ("ANYA_NETWORK", "main")],
+    [("ANYA_MINE", "sometimes"), ("ANYA_BLOCK_LOG", "forget"), ("ANYA_NETWORK", "main")],
 )
 def test_a_setting_that_means_nothing_is_refused_by_name(name: str, value: str) -> None:
     with pytest.raises(ConfigError, match=name):

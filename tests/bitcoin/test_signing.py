@@ -56,10 +56,10 @@ def test_a_signed_payment_is_the_planned_one_and_valid(coins: int, with_change: 
     own = script_at(DESCRIPTORS[Keychain.EXTERNAL], Network.REGTEST, 3)
     candidates = [SpendableCoin(outpoint(bytes([n]) * 32, n), 100_000) for n in range(coins)]
     amount = 100_000 * coins - 69 * coins - (10_000 if with_change else 200)
-    spend = select_coins(candidates, amount, RECIPIENT, feerate=1_000, max_fee_sat=100_000)
+    selection = select_coins(candidates, amount, RECIPIENT, feerate=1_000, max_fee_sat=100_000)
 
     transaction = sign(
-        spend,
+        selection,
         signing_descriptor(
             SEED.signing_text(Network.REGTEST, Keychain.EXTERNAL, 3), Network.REGTEST
         ),
@@ -70,9 +70,9 @@ def test_a_signed_payment_is_the_planned_one_and_valid(coins: int, with_change: 
     )
 
     paid = {output.script_pubkey: output.amount_sat for output in transaction.outputs}
-    change = {CHANGE: spend.change_sat} if with_change else {}
+    change = {CHANGE: selection.change_sat} if with_change else {}
     assert paid == {RECIPIENT: amount, **change}
-    assert spend.fee_sat >= transaction.vsize
+    assert selection.fee_sat >= transaction.vsize
     assert transaction.signals_replacement
     spent = [Output(100_000, own) for _ in transaction.prevouts]
     assert find_invalid_input(transaction.raw, spent) is None
@@ -80,7 +80,7 @@ def test_a_signed_payment_is_the_planned_one_and_valid(coins: int, with_change: 
 
 def test_a_key_of_another_address_signs_nothing() -> None:
     own = script_at(DESCRIPTORS[Keychain.EXTERNAL], Network.REGTEST, 3)
-    spend = select_coins(
+    selection = select_coins(
         [SpendableCoin(outpoint(bytes(32), 0), 100_000)],
         50_000,
         RECIPIENT,
@@ -90,7 +90,7 @@ def test_a_key_of_another_address_signs_nothing() -> None:
 
     with pytest.raises(Internal):
         sign(
-            spend,
+            selection,
             signing_descriptor(
                 SEED.signing_text(Network.REGTEST, Keychain.EXTERNAL, 4), Network.REGTEST
             ),

@@ -21,8 +21,15 @@ from mesh.security.address_link import AddressLinkText
 from mesh.security.attestation import Verifier
 from mesh.security.keystore import Keystore, MasterKey
 from mesh.testing import detail, reason
-from services.bitcoin.descriptor import SEED_SIZE
-from tests.bitcoin.funded_mesh import COINBASE_SAT, RECIPIENT, Town, config, running, town
+from services.bitcoin.descriptor import SEED_BYTES
+from tests.bitcoin.funded_mesh import (
+    COINBASE_SAT,
+    RECIPIENT,
+    FundedMesh,
+    config,
+    open_funded_mesh,
+    running,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -34,8 +41,8 @@ NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
 
 @pytest.fixture
-async def payer(authority: Authority, tmp_path: Path) -> AsyncIterator[Town]:
-    async with town(config(authority, tmp_path), authority) as people:
+async def payer(authority: Authority, tmp_path: Path) -> AsyncIterator[FundedMesh]:
+    async with open_funded_mesh(config(authority, tmp_path), authority) as people:
         yield people
 
 
@@ -52,7 +59,7 @@ def link(address: str, network: str = "regtest") -> str:
     ).format()
 
 
-async def sign(payer: Town, address: str, message: str) -> str:
+async def sign(payer: FundedMesh, address: str, message: str) -> str:
     reply = await payer.ownership.SignOwnership(
         ownership_pb2.SignOwnershipRequest(address=address, message=message)
     )
@@ -60,7 +67,7 @@ async def sign(payer: Town, address: str, message: str) -> str:
 
 
 async def verify(
-    payer: Town, address: str, message: str, signature: str
+    payer: FundedMesh, address: str, message: str, signature: str
 ) -> ownership_pb2.VerifyOwnershipResponse:
     return await payer.ownership.VerifyOwnership(
         ownership_pb2.VerifyOwnershipRequest(address=address, message=message, signature=signature)
@@ -71,12 +78,12 @@ def everything_in(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
 
-async def balance(payer: Town, address: str = "") -> pb.GetBalanceResponse:
+async def balance(payer: FundedMesh, address: str = "") -> pb.GetBalanceResponse:
     request = pb.GetBalanceRequest(wallet_id=payer.wallet_id, address=address)
     return await payer.wallet.GetBalance(request)
 
 
-async def test_a_wallet_is_created_once_per_request(payer: Town) -> None:
+async def test_a_wallet_is_created_once_per_request(payer: FundedMesh) -> None:
     request = pb.CreateWalletRequest(request_id="r-1", name="savings")
 
     first = await payer.wallet.CreateWallet(request)
@@ -87,7 +94,7 @@ async def test_a_wallet_is_created_once_per_request(payer: Town) -> None:
     assert await payer.events("bitcoin.wallet.") == ["created", "created"]
 
 
-async def test_a_name_is_given_once(payer: Town) -> None:
+async def test_a_name_is_given_once(payer: FundedMesh) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
         await payer.wallet.CreateWallet(pb.CreateWalletRequest(request_id="r-1", name="payer"))
 
@@ -96,7 +103,7 @@ async def test_a_name_is_given_once(payer: Town) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "Payer", "a" * 65, "a b", "ä"])
-async def test_a_name_that_is_none_is_refused(payer: Town, name: str) -> None:
+async def test_a_name_that_is_none_is_refused(payer: FundedMesh, name: str) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
         await payer.wallet.CreateWallet(pb.CreateWalletRequest(request_id="r-1", name=name))
 
@@ -104,7 +111,7 @@ async def test_a_name_that_is_none_is_refused(payer: Town, name: str) -> None:
     assert [violation.field for violation in violations] == ["name"]
 
 
-async def test_wallets_are_listed_in_pages_without_gap(payer: Town) -> None:
+async def test_wallets_are_listed_in_pages_without_gap(payer: FundedMesh) -> None:
     for number in range(4):
         await payer.wallet.CreateWallet(
             pb.CreateWalletRequest(request_id=f"r-{number}", name=f"wallet-{number}")
@@ -122,13 +129,13 @@ async def test_wallets_are_listed_in_pages_without_gap(payer: Town) -> None:
     assert not tail.next_page_token
 
 
-async def test_addresses_derived_at_once_are_all_different(payer: Town) -> None:
+async def test_addresses_derived_at_once_are_all_different(payer: FundedMesh) -> None:
     addresses = await asyncio.gather(*(payer.derive() for _ in range(20)))
 
     assert len({*addresses, payer.address}) == 21
 
 
-async def test_a_retry_derives_no_further_address(payer: Town) -> None:
+async def test_a_retry_derives_no_further_address(payer: FundedMesh) -> None:
     request = pb.DeriveAddressRequest(request_id="r-1", wallet_id=payer.wallet_id)
 
     replies = [await payer.wallet.DeriveAddress(request) for _ in range(2)]
@@ -137,7 +144,7 @@ async def test_a_retry_derives_no_further_address(payer: Town) -> None:
     assert replies[0].index == 1
 
 
-async def test_a_wallet_that_nobody_created_is_not_found(payer: Town) -> None:
+async def test_a_wallet_that_nobody_created_is_not_found(payer: FundedMesh) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
         await payer.wallet.DeriveAddress(
             pb.DeriveAddressRequest(request_id="r-1", wallet_id="nobody")
@@ -146,7 +153,7 @@ async def test_a_wallet_that_nobody_created_is_not_found(payer: Town) -> None:
     assert refusal.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-async def test_a_coinbase_counts_once_it_is_mature(payer: Town) -> None:
+async def test_a_coinbase_counts_once_it_is_mature(payer: FundedMesh) -> None:
     await payer.mine(1, payer.address)
     young = await balance(payer)
     await payer.mine(99)
@@ -159,7 +166,7 @@ async def test_a_coinbase_counts_once_it_is_mature(payer: Town) -> None:
     assert (mature.confirmed_sat, mature.immature_sat) == (2 * COINBASE_SAT, 0)
 
 
-async def test_the_balance_of_a_stranger_s_address_is_not_told(payer: Town) -> None:
+async def test_the_balance_of_a_stranger_s_address_is_not_told(payer: FundedMesh) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
         await balance(payer, RECIPIENT)
 
@@ -170,7 +177,7 @@ async def test_wallets_and_addresses_outlive_a_restart(
     authority: Authority, tmp_path: Path
 ) -> None:
     settings = config(authority, tmp_path)
-    async with town(settings, authority) as people:
+    async with open_funded_mesh(settings, authority) as people:
         wallet_id, address = people.wallet_id, people.address
 
     async with running(settings, authority) as people:
@@ -186,7 +193,7 @@ async def test_a_foreign_master_key_keeps_the_service_from_starting(
     authority: Authority, tmp_path: Path
 ) -> None:
     settings = config(authority, tmp_path / "home")
-    async with town(settings, authority):
+    async with open_funded_mesh(settings, authority):
         pass
     foreign = replace(settings, master_key_file=str(tmp_path / "foreign.key"))
 
@@ -195,7 +202,9 @@ async def test_a_foreign_master_key_keeps_the_service_from_starting(
             pass
 
 
-async def test_a_wallet_proves_that_it_owns_its_address(authority: Authority, payer: Town) -> None:
+async def test_a_wallet_proves_that_it_owns_its_address(
+    authority: Authority, payer: FundedMesh
+) -> None:
     message = link(payer.address)
     signature = await sign(payer, payer.address, message)
 
@@ -214,7 +223,7 @@ async def test_a_wallet_proves_that_it_owns_its_address(authority: Authority, pa
     }
 
 
-async def test_a_wrong_signature_is_a_verdict_and_attests_nothing(payer: Town) -> None:
+async def test_a_wrong_signature_is_a_verdict_and_attests_nothing(payer: FundedMesh) -> None:
     signature = await sign(payer, payer.address, link(payer.address))
 
     verdict = await verify(payer, payer.address, "another text", signature)
@@ -231,21 +240,21 @@ async def test_a_wrong_signature_is_a_verdict_and_attests_nothing(payer: Town) -
         pytest.param(link(RECIPIENT), id="a link of another address"),
     ],
 )
-async def test_nothing_but_the_link_of_that_address_is_signed(payer: Town, text: str) -> None:
+async def test_nothing_but_the_link_of_that_address_is_signed(payer: FundedMesh, text: str) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
         await sign(payer, payer.address, text)
 
     assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_a_link_on_another_chain_is_not_signed(payer: Town) -> None:
+async def test_a_link_on_another_chain_is_not_signed(payer: FundedMesh) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
         await sign(payer, payer.address, link(payer.address, "main"))
 
     assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_an_address_without_a_wallet_signs_nothing(payer: Town) -> None:
+async def test_an_address_without_a_wallet_signs_nothing(payer: FundedMesh) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
         await sign(payer, RECIPIENT, link(RECIPIENT))
 
@@ -254,8 +263,8 @@ async def test_an_address_without_a_wallet_signs_nothing(payer: Town) -> None:
 
 async def test_no_seed_is_on_disk_without_its_seal(authority: Authority, tmp_path: Path) -> None:
     settings = config(authority, tmp_path)
-    async with town(settings, authority) as people:
-        await people.spender.SendPayment(people.order())
+    async with open_funded_mesh(settings, authority) as people:
+        await people.spender.SendPayment(people.payment_request())
         wallet_id = people.wallet_id
 
     with closing(sqlite3.connect(settings.location)) as database:
@@ -263,7 +272,7 @@ async def test_no_seed_is_on_disk_without_its_seal(authority: Authority, tmp_pat
     keystore = Keystore(MasterKey.from_file(settings.master_key))
     entropy = keystore.open(f"wallet/{wallet_id}", sealed)
     stored = everything_in(tmp_path)
-    assert len(entropy) == SEED_SIZE
+    assert len(entropy) == SEED_BYTES
     assert sealed in stored
     assert entropy not in stored
     assert b"prv" not in stored

@@ -109,32 +109,32 @@ async def test_a_lost_block_stops_the_start_and_changes_nothing(tmp_path: Path) 
             await regtest.MineBlocks(regtest_pb2.MineBlocksRequest(count=5))
         mesh.stop()
     damage(home)
-    before = journal(home)
+    before = block_log(home)
 
     refused = anya("up", "--json", home=home)
-    unchanged = journal(home)
-    with up(home, "--mine", "manual", extra={"ANYA_JOURNAL": "truncate"}):
+    unchanged = block_log(home)
+    with up(home, "--mine", "manual", extra={"ANYA_BLOCK_LOG": "truncate"}):
         async with connect(Home(home)) as channels:
             chain = ChainServiceStub(channels["bitcoin"])
             info = await chain.GetChainInfo(chain_pb2.GetChainInfoRequest())
 
     assert refused.code == 1
     assert refused.error["reason"] == "SERVICE_DOWN"
-    assert "bitcoin: the journal lost block" in refused.error["message"]
-    assert "ANYA_JOURNAL=truncate" in refused.error["message"]
+    assert "bitcoin: the block log has lost block" in refused.error["message"]
+    assert "ANYA_BLOCK_LOG=truncate" in refused.error["message"]
     assert unchanged == before
     assert info.height == 4
 
 
 def damage(home: Path) -> None:
-    """Cut the last block of the journal, and take its copy in the kernel away."""
+    """Cut the last block of the block log, and take its copy in the kernel away."""
     with closing(sqlite3.connect(home / "bitcoin/bitcoin.db")) as database, database:
-        database.execute("UPDATE journal SET raw = substr(raw, 1, 100) WHERE sequence = 5")
+        database.execute("UPDATE block_log SET raw = substr(raw, 1, 100) WHERE sequence = 5")
     for path in (home / "bitcoin/kernel").rglob("*"):
         if path.is_file():
             path.unlink()
 
 
-def journal(home: Path) -> list[tuple[int, bytes, bytes]]:
+def block_log(home: Path) -> list[tuple[int, bytes, bytes]]:
     with closing(sqlite3.connect(home / "bitcoin/bitcoin.db")) as database:
-        return database.execute("SELECT * FROM journal ORDER BY sequence").fetchall()
+        return database.execute("SELECT * FROM block_log ORDER BY sequence").fetchall()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mesh.testing import Authority
-    from tests.bitcoin.funded_mesh import Town
+    from tests.bitcoin.funded_mesh import FundedMesh
     from tests.web5.conftest import Running
 
 
@@ -30,7 +30,7 @@ async def test_a_payment_stands_on_what_the_payer_really_proved(
 ) -> None:
     payer = Payer(holder=signer(), issuer=signer())
     async with (
-        towns.town(towns.config(authority, tmp_path / "bitcoin"), authority) as town,
+        towns.open_funded_mesh(towns.config(authority, tmp_path / "bitcoin"), authority) as town,
         start(web5_config(authority, tmp_path, payer), authority) as web5,
     ):
         linked = await link(web5, town, payer)
@@ -63,7 +63,9 @@ def web5_config(authority: Authority, folder: Path, payer: Payer) -> Web5Config:
     return config
 
 
-async def link(web5: Running, town: Town, payer: Payer) -> identity_pb2.CompleteAddressLinkResponse:
+async def link(
+    web5: Running, town: FundedMesh, payer: Payer
+) -> identity_pb2.CompleteAddressLinkResponse:
     """As a client and the workflow link_address do it, with the managed wallet's signature."""
     begun = await web5.identity.BeginAddressLink(
         identity_pb2.BeginAddressLinkRequest(
@@ -95,7 +97,7 @@ async def link(web5: Running, town: Town, payer: Payer) -> identity_pb2.Complete
 
 
 async def extract_features(
-    web5: Running, town: Town, intent: PaymentIntent
+    web5: Running, town: FundedMesh, intent: PaymentIntent
 ) -> analysis_pb2.ExtractPaymentFeaturesResponse:
     known = await web5.analysis.ExtractIdentityFeatures(
         identity_features_pb2.ExtractIdentityFeaturesRequest(
@@ -116,7 +118,7 @@ async def extract_features(
 
 
 async def pay(
-    town: Town, intent: PaymentIntent, verified: identity_pb2.VerifyIdentityResponse
+    town: FundedMesh, intent: PaymentIntent, verified: identity_pb2.VerifyIdentityResponse
 ) -> wallet_pb2.SendPaymentResponse:
     """The payer's own proofs, and ml's word that the risk is low."""
     risk = town.attestors["ml"].attest("risk", payment_digest(intent), values={"score": 0.1})

@@ -22,8 +22,9 @@ from mesh.config import MeshConfig
 from mesh.data.database import open_database
 from mesh.rpc.client import open_channel
 from mesh.rpc.interceptors import ClientRules
-from services.bitcoin.__main__ import SCHEMA, bitcoin
+from services.bitcoin.__main__ import bitcoin
 from services.bitcoin.config import BitcoinConfig
+from services.bitcoin.store import SCHEMA
 from services.bitcoin.store.history import HistoryStore
 from services.ml.simulation.index import AddressIndex, proposals
 from services.ml.simulation.plan import FUNDING_SLOT

@@ -1,11 +1,10 @@
-"""The actor that owns the chain and the mempool, and what may be asked of it."""
+"""The actor of the chain: the only owner of kernel and mempool."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections import OrderedDict
-from dataclasses import dataclass
 from itertools import chain, islice
 from secrets import token_bytes
 from time import time
@@ -16,14 +15,28 @@ from formats.bitcoin.network import Network
 from formats.bitcoin.script import ScriptType, script_type
 from formats.bitcoin.transaction import outpoint
 from mesh import failpoint
-from mesh.actor import Actor, Message
+from mesh.actor import Actor
 from mesh.errors import InvalidArgument, MeshError, NotFound
+from services.bitcoin.actors.chain_messages import (
+    Broadcast,
+    ChainMessage,
+    FindTransaction,
+    GetBlock,
+    GetChainInfo,
+    ListMempool,
+    ListUtxos,
+    MineBlocks,
+    Mined,
+    ReorganizeChain,
+    Reorganized,
+    TestAccept,
+)
 from services.bitcoin.arguments import parse_transaction
-from services.bitcoin.chain import ChainInfo, Located, LocatedBlock, UtxoPage
-from services.bitcoin.kernel import BlockRejected, find_invalid_input
-from services.bitcoin.mempool import Acceptance, Mempool, MempoolTx, Rule, TransactionRejected
+from services.bitcoin.chain import ChainInfo, LocatedBlock, LocatedTransaction, UtxoPage
+from services.bitcoin.kernel import BlockRejectedError, find_invalid_input
+from services.bitcoin.mempool import Mempool, MempoolRule, TransactionRejectedError
 from services.bitcoin.miner import extend
-from services.bitcoin.recovery import BATCH, follow, read_block
+from services.bitcoin.recovery import BATCH_BLOCKS, follow, read_block
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,167 +45,60 @@ if TYPE_CHECKING:
     from formats.bitcoin.transaction import Outpoint, Output, Transaction
     from services.bitcoin.chain import Chain, Coin, TxPosition, Utxo
     from services.bitcoin.kernel import Kernel
+    from services.bitcoin.mempool import MempoolTx
     from services.bitcoin.store.block_log import BlockLog
     from services.bitcoin.store.chain import ChainStore
 
 MAX_REORG_DEPTH = 100
-SATISFIED = 64  # transactions whose scripts are known to hold, until they are broadcast
-CHEAP_INPUTS = 4  # of one signature each: checked sooner than handed to a thread
+MAX_CHECKED = 64  # transactions whose scripts were run, kept until they are broadcast
+MAX_INLINE_INPUTS = 4  # with one signature each: a check takes less time than a thread switch
 
 Coins: TypeAlias = "Mapping[Outpoint, Coin]"
-NOTHING: tuple[BlockHash | None, Coins] = (None, {})
+NOT_CHECKED: tuple[BlockHash | None, Coins] = (None, {})
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Info(Message[ChainInfo]):
-    """The network, the tip, and how many transactions wait."""
-
-
-@dataclass(frozen=True, slots=True)
-class FindTransaction(Message[Located]):
-    """Where a transaction is; NotFound if neither in the active chain nor in the mempool."""
-
-    txid: Txid
-
-
-@dataclass(frozen=True, slots=True)
-class TestAccept(Message[Acceptance]):
-    """What the mempool would say to a transaction; it stays as it is.
-
-    InvalidArgument unless ``raw`` is exactly one transaction; TransactionRejected with the rule.
-    One that is in the mempool already is accepted again; one in the chain breaks INPUTS_MISSING.
-    """
-
-    __test__ = False  # not a test, though its name begins like one
-
-    raw: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Broadcast(Message[Txid]):
-    """Put a transaction into the mempool; without effect if it is there or in the chain already.
-
-    InvalidArgument and TransactionRejected as ``TestAccept``.
-    """
-
-    raw: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class ListMempool(Message[tuple[MempoolTx, ...]]):
-    """What waits for a block, parents before children."""
-
-
-@dataclass(frozen=True, slots=True)
-class GetBlock(Message[LocatedBlock]):
-    """A block of the active chain by hash or height; NotFound if it is not there."""
-
-    wanted: BlockHash | int
-
-
-@dataclass(frozen=True, slots=True)
-class ListUtxos(Message[UtxoPage]):
-    """At most ``limit`` coins of one script behind ``after``, oldest first.
-
-    What a waiting transaction spends is left out; what one creates comes last.
-    """
-
-    script_pubkey: bytes
-    after: TxPosition | None
-    limit: int
-
-
-@dataclass(frozen=True, slots=True)
-class Mined:
-    hashes: tuple[BlockHash, ...]
-    height: int
-
-
-@dataclass(frozen=True, slots=True)
-class MineBlocks(Message[Mined]):
-    """Mine ``count`` blocks on the tip that pay ``script_pubkey``; regtest only.
-
-    ``times`` has one Unix time per block, or is empty: then each block takes the time of mining.
-    InvalidArgument for a count outside 1 to 1000, and for times that break BIP 113 or lie more than
-    two hours ahead.
-    """
-
-    count: int
-    script_pubkey: bytes
-    times: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Reorganized:
-    disconnected: tuple[BlockHash, ...]  # tip first
-    connected: tuple[BlockHash, ...]
-    height: int
-
-
-@dataclass(frozen=True, slots=True)
-class ReorganizeChain(Message[Reorganized]):
-    """Replace the last ``depth`` blocks by ``depth + 1`` empty ones; regtest only.
-
-    InvalidArgument for a depth outside 1 to 100, or beyond the chain.
-    """
-
-    depth: int
-
-
-ChainMessage: TypeAlias = (
-    Info
-    | FindTransaction
-    | TestAccept
-    | Broadcast
-    | ListMempool
-    | ListUtxos
-    | GetBlock
-    | MineBlocks
-    | ReorganizeChain
-)
-
-
 class ChainBehindError(RuntimeError):
-    """Something failed half way: the actor must be built anew, which brings all in line again."""
+    """Block log, kernel and index may differ: the actor must restart, which runs the recovery."""
 
 
 class ChainActor(Actor[ChainMessage]):
-    """The only owner of kernel and mempool. What it knows of the chain, the journal knew first."""
+    """Owns kernel and mempool. Every block is in the block log before the kernel gets it."""
 
     def __init__(
         self,
         chain: Chain,
         *,
         kernel: Kernel,
-        journal: BlockLog,
+        block_log: BlockLog,
         store: ChainStore,
-        filled: Callable[[], None] = lambda: None,
-        moved: Callable[[], None] = lambda: None,
+        on_filled: Callable[[], None] = lambda: None,
+        on_moved: Callable[[], None] = lambda: None,
         checkpoint_blocks: int = 1000,
     ) -> None:
+        """``on_filled`` is called after the mempool may have grown, ``on_moved`` after the chain
+        may have moved."""
         self._chain = chain
         self._mempool = Mempool()
         self._kernel = kernel
-        self._journal = journal
+        self._block_log = block_log
         self._store = store
-        # Called after the mempool may have got, and the chain or what waits may have moved.
-        self._filled = filled
-        self._moved = moved
-        # Transactions by their bytes: the tip at which they were judged last, and their coins then.
-        self._satisfied: OrderedDict[bytes, tuple[BlockHash, Coins]] = OrderedDict()
+        self._on_filled = on_filled
+        self._on_moved = on_moved
+        # By raw transaction: the tip at its last check, and its coins then. Its scripts hold.
+        self._checked: OrderedDict[bytes, tuple[BlockHash, Coins]] = OrderedDict()
         self._checkpoint_blocks = checkpoint_blocks
         self._uncheckpointed = 0
 
     async def receive(self, message: ChainMessage) -> object:
         match message:
-            case Info():
+            case GetChainInfo():
                 return self._info()
             case FindTransaction(txid):
                 return await self._find_transaction(txid)
             case TestAccept(raw):
-                return (await self._judge(parse_transaction(raw))).acceptance
+                return (await self._check(parse_transaction(raw))).acceptance
             case Broadcast(raw):
                 return await self._broadcast(parse_transaction(raw))
             case ListMempool():
@@ -218,67 +124,76 @@ class ChainActor(Actor[ChainMessage]):
             mempool_size=len(self._mempool),
         )
 
-    async def _find_transaction(self, txid: Txid) -> Located:
-        if candidate := self._mempool.get(txid):
-            raw = candidate.transaction.raw
-            return Located(txid=txid, raw=raw, confirmations=0, block_height=None, block_hash=None)
-        position = await self._store.find_transaction(txid)
-        if position is None:
+    async def _find_transaction(self, txid: Txid) -> LocatedTransaction:
+        if entry := self._mempool.get(txid):
+            return LocatedTransaction(
+                txid=txid,
+                raw=entry.transaction.raw,
+                confirmations=0,
+                block_height=None,
+                block_hash=None,
+            )
+        found = await self._store.find_transaction(txid)
+        if found is None:
             raise NotFound(
                 f"transaction {display(txid)} is in neither the chain nor the mempool", field="txid"
             )
-        block = await read_block(position.block_hash, self._kernel, self._journal)
-        return Located(
+        block = await read_block(found.block_hash, self._kernel, self._block_log)
+        return LocatedTransaction(
             txid=txid,
-            raw=block.transactions[position.index].raw,
-            confirmations=self._chain.height - position.height + 1,
-            block_height=position.height,
-            block_hash=position.block_hash,
+            raw=block.transactions[found.index].raw,
+            confirmations=self._chain.height - found.height + 1,
+            block_height=found.height,
+            block_hash=found.block_hash,
         )
 
     async def _broadcast(self, transaction: Transaction) -> Txid:
         txid = transaction.txid
         if txid not in self._mempool:
             try:
-                self._mempool.add(await self._judge(transaction))
-            except TransactionRejected:  # what the chain has breaks rules, too: its coins are spent
+                self._mempool.add(await self._check(transaction))
+            except TransactionRejectedError:  # a confirmed transaction, too: its coins are spent
                 if await self._store.find_transaction(txid) is None:
                     raise
             else:
-                self._filled()
+                self._on_filled()
         return txid
 
-    async def _judge(self, transaction: Transaction) -> MempoolTx:
-        if known := self._mempool.get(transaction.txid):
-            return known
+    async def _check(self, transaction: Transaction) -> MempoolTx:
+        """Checks every rule of the mempool; scripts once for the same bytes."""
+        if entry := self._mempool.get(transaction.txid):
+            return entry
         tip = self._chain.tip.hash
-        known_at, coins = self._satisfied.get(transaction.raw, NOTHING)
-        if known_at != tip:
+        checked_at, coins = self._checked.get(transaction.raw, NOT_CHECKED)
+        if checked_at != tip:
             coins = await self._store.coins(transaction.prevouts)
-        candidate = self._mempool.judge(transaction, coins, self._chain)
-        if known_at is None:
-            await self._check_scripts(candidate)
-        self._satisfied[transaction.raw] = (tip, coins)
-        if len(self._satisfied) > SATISFIED:
-            self._satisfied.popitem(last=False)
-        return candidate
+        entry = self._mempool.check(transaction, coins, self._chain)
+        if checked_at is None:
+            await self._check_scripts(entry)
+        self._checked[transaction.raw] = (tip, coins)
+        if len(self._checked) > MAX_CHECKED:
+            self._checked.popitem(last=False)
+        return entry
 
-    async def _check_scripts(self, candidate: MempoolTx) -> None:
-        """Once for the same bytes: their inputs name for ever what scripts they must satisfy."""
-        transaction, spent = candidate.transaction, candidate.spent
-        if _are_cheap(spent):
+    async def _check_scripts(self, entry: MempoolTx) -> None:
+        """Runs the scripts of all inputs.
+
+        The result holds for ever: a prevout names the txid, and thereby the script, that it spends.
+        """
+        transaction, spent = entry.transaction, entry.spent
+        if _is_cheap(spent):
             failing = find_invalid_input(transaction.raw, spent)
         else:
             failing = await asyncio.to_thread(find_invalid_input, transaction.raw, spent)
         if failing is not None:
-            raise TransactionRejected(
-                transaction.txid, Rule.SCRIPT, f"input {failing} does not satisfy its script"
+            raise TransactionRejectedError(
+                transaction.txid, MempoolRule.SCRIPT, f"input {failing} does not satisfy its script"
             )
 
     async def _list_utxos(
         self, script: bytes, after: TxPosition | None, limit: int
     ) -> Iterable[Utxo]:
-        """Confirmed ones first, those that a waiting transaction spends left out."""
+        """Lists confirmed coins first, without those that the mempool spends."""
         found: list[Utxo] = []
         while after is None or after.height is not None:
             page = await self._store.utxos(script, after=after, limit=limit)
@@ -287,7 +202,7 @@ class ChainActor(Actor[ChainMessage]):
                 return found[:limit]
             if len(page) < limit:
                 return islice(chain(found, self._mempool.utxos(script)), limit)
-            after = page[-1].place
+            after = page[-1].position
         return islice(self._mempool.utxos(script, after=after), limit)
 
     async def _block(self, wanted: BlockHash | int) -> LocatedBlock:
@@ -298,7 +213,7 @@ class ChainActor(Actor[ChainMessage]):
         if height is None:
             shown = wanted if isinstance(wanted, int) else display(wanted)
             raise NotFound(f"block {shown} is not in the active chain")
-        block = await read_block(self._chain[height].hash, self._kernel, self._journal)
+        block = await read_block(self._chain[height].hash, self._kernel, self._block_log)
         return LocatedBlock(block, height, self._chain.height - height + 1)
 
     async def _mine(self, count: int, script_pubkey: bytes, times: Sequence[int]) -> Mined:
@@ -308,17 +223,18 @@ class ChainActor(Actor[ChainMessage]):
             now=int(time()),
             times=times,
             script_pubkey=script_pubkey,
-            waiting=tuple(self._mempool),
+            mempool=tuple(self._mempool),
         )
         await self._connect(blocks)
         return Mined(tuple(block.hash for block in blocks), self._chain.height)
 
     async def _reorganize(self, depth: int) -> Reorganized:
         fork = self._chain.height - depth
-        most = min(MAX_REORG_DEPTH, self._chain.height)
-        if not 1 <= depth <= most:
+        maximum = min(MAX_REORG_DEPTH, self._chain.height)
+        if not 1 <= depth <= maximum:
             raise InvalidArgument(
-                f"depth must be 1 to {most} on a chain of height {self._chain.height}, not {depth}",
+                f"depth must be 1 to {maximum} on a chain of height {self._chain.height},"
+                f" not {depth}",
                 field="depth",
             )
         gone = tuple(self._chain[height].hash for height in range(self._chain.height, fork, -1))
@@ -329,35 +245,38 @@ class ChainActor(Actor[ChainMessage]):
         return Reorganized(gone, tuple(block.hash for block in blocks), self._chain.height)
 
     async def _connect(self, blocks: Sequence[Block]) -> None:
-        """Journal first, then the kernel, then the index; BlockRejected if the kernel refuses."""
+        """Appends to the block log, then to the kernel, then to the index.
+
+        Raises BlockRejectedError if the kernel rejects a block, ChainBehindError if the three may
+        differ now.
+        """
         try:
-            for start in range(0, len(blocks), BATCH):
-                batch = blocks[start : start + BATCH]
-                await self._journal.append(batch)
-                failpoint.reach("bitcoin.block.journalled")
-                refusal = await asyncio.to_thread(self._submit, batch)
+            for start in range(0, len(blocks), BATCH_BLOCKS):
+                batch = blocks[start : start + BATCH_BLOCKS]
+                await self._block_log.append(batch)
+                failpoint.reach("bitcoin.block.logged")
+                rejection = await asyncio.to_thread(self._submit, batch)
                 failpoint.reach("bitcoin.block.accepted")
-                if refusal:
-                    refused = [block.hash for block in batch]
-                    refused = refused[refused.index(refusal.hash) :]
-                    await self._journal.remove(refused)
+                if rejection:
+                    hashes = [block.hash for block in batch]
+                    await self._block_log.remove(hashes[hashes.index(rejection.hash) :])
                 await self._follow()
                 failpoint.reach("bitcoin.block.indexed")
-                if refusal:
-                    raise refusal
-        except BlockRejected:
+                if rejection:
+                    raise rejection
+        except BlockRejectedError:
             raise
         except MeshError as error:
-            raise ChainBehindError("journal, kernel and index are no longer one") from error
+            raise ChainBehindError("block log, kernel and index may differ") from error
         if self._chain.tip.hash != blocks[-1].hash:
             raise ChainBehindError(f"block {display(blocks[-1].hash)} did not become the tip")
 
-    def _submit(self, blocks: Sequence[Block]) -> BlockRejected | None:
+    def _submit(self, blocks: Sequence[Block]) -> BlockRejectedError | None:
         for block in blocks:
             try:
                 self._kernel.submit(block)
-            except BlockRejected as refusal:
-                return refusal
+            except BlockRejectedError as rejection:
+                return rejection
         self._uncheckpointed += len(blocks)
         if self._uncheckpointed >= self._checkpoint_blocks:
             self._kernel.checkpoint()
@@ -365,36 +284,36 @@ class ChainActor(Actor[ChainMessage]):
         return None
 
     async def _follow(self) -> None:
-        """Let index and mempool go where the kernel went."""
+        """Moves index and mempool to the kernel's chain."""
         gone: list[Block] = []
-        async for moved in follow(self._chain, self._kernel, self._journal, self._store):
+        async for step in follow(self._chain, self._kernel, self._block_log, self._store):
             gone += [
-                await read_block(hash, self._kernel, self._journal)
-                for hash in reversed(moved.disconnected)
+                await read_block(hash, self._kernel, self._block_log)
+                for hash in reversed(step.disconnected)
             ]
-            for connected in moved.connected:
+            for connected in step.connected:
                 self._mempool.confirm(connected.transactions)
         if gone:
             returned = [transaction for block in gone for transaction in block.transactions[1:]]
-            await self._requalify([*returned, *self._mempool.clear()])
-        self._filled()
-        self._moved()
+            await self._readmit([*returned, *self._mempool.clear()])
+        self._on_filled()
+        self._on_moved()
 
-    async def _requalify(self, transactions: Sequence[Transaction]) -> None:
-        """Take back what a reorganisation left valid; scripts that held before hold now."""
+    async def _readmit(self, transactions: Sequence[Transaction]) -> None:
+        """Adds transactions that are still valid after a reorganisation; their scripts were run."""
         for transaction in transactions:
             coins = await self._store.coins(transaction.prevouts)
             try:
-                self._mempool.add(self._mempool.judge(transaction, coins, self._chain))
-            except TransactionRejected as rejection:
+                self._mempool.add(self._mempool.check(transaction, coins, self._chain))
+            except TransactionRejectedError as rejection:
                 log.info("after the reorganisation: %s", rejection)
 
 
-def _are_cheap(spent: Sequence[Output]) -> bool:
-    return len(spent) <= CHEAP_INPUTS and all(
+def _is_cheap(spent: Sequence[Output]) -> bool:
+    return len(spent) <= MAX_INLINE_INPUTS and all(
         script_type(output.script_pubkey) is ScriptType.P2WPKH for output in spent
     )
 
 
 def _outpoint(utxo: Utxo) -> Outpoint:
-    return outpoint(utxo.txid, utxo.place.vout)
+    return outpoint(utxo.txid, utxo.position.vout)

@@ -1,4 +1,4 @@
-"""The actor that makes payments, one at a time: from their proofs to their last confirmation."""
+"""The actor of payments: builds, signs, commits and sends one at a time."""
 
 from __future__ import annotations
 
@@ -12,115 +12,73 @@ from formats.bitcoin.transaction import Output
 from mesh import failpoint
 from mesh.actor import Actor, Message
 from mesh.errors import MeshError, Reason, Unavailable
-from services.bitcoin.actors.chain import TestAccept
-from services.bitcoin.coin_selection import alone_sat, select_coins
+from services.bitcoin.actors.chain_messages import TestAccept
+from services.bitcoin.coin_selection import select_coins, single_coin_sat
 from services.bitcoin.descriptor import script_at
-from services.bitcoin.proof import check_amount_granted, judge
 from services.bitcoin.signing import sign
-from services.bitcoin.store.payment import Signed, StaleBasisError
+from services.bitcoin.store.payment import SignedPayment, StaleSnapshotError
 from services.bitcoin.wallet import Keychain, OwnAddress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from datetime import datetime
 
-    from anya.mesh.v1.attestation_pb2 import Attestation
     from formats.bitcoin.network import Network
     from mesh.actor import ActorRef
     from mesh.data.idempotency import IdempotencyKey
-    from mesh.security.attestation import Verifier
     from mesh.security.trust import Bounds
-    from services.bitcoin.actors.chain import ChainMessage
+    from services.bitcoin.actors.chain_messages import ChainMessage
     from services.bitcoin.broadcaster import Broadcaster
-    from services.bitcoin.coin_selection import Spend
+    from services.bitcoin.coin_selection import CoinSelection
     from services.bitcoin.keyring import Keyring
     from services.bitcoin.payment import Payment, PaymentRequest
-    from services.bitcoin.store.payment import Basis, PaymentStore
+    from services.bitcoin.store.payment import PaymentSnapshot, PaymentStore
 
 log = logging.getLogger(__name__)
 
-TIMEOUT = 60.0  # seconds in line and at work; the call's own deadline may be shorter
-ATTEMPTS = 5  # to build on coins that another process does not take at the same moment
+FOLLOW_TIMEOUT_S = 60.0
+MAX_ATTEMPTS = 5  # to build on coins that no other process takes at the same moment
+
+
+@dataclass(frozen=True, slots=True)
+class Authorization:
+    """Checked proofs: the payment may be committed before ``valid_until``; None: at any time."""
+
+    valid_until: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
 class SendPayment(Message[bool]):
-    """Make the payment if it is not made, and send it. Whether our mempool took it just now."""
+    """Makes the payment if it does not exist, and sends it.
+
+    Returns whether this service's mempool has just accepted it.
+    """
 
     key: IdempotencyKey
-    order: PaymentRequest
+    request: PaymentRequest
     bounds: Bounds
-    proof: Proof | None  # None: it is made
+    authorization: Authorization | None  # None: the payment exists
     reply: Callable[[Payment], bytes]
 
 
 @dataclass(frozen=True, slots=True)
-class Sweep(Message[None]):
-    """Follow every payment that is not over, and send again what nobody has."""
+class FollowPayments(Message[None]):
+    """Updates every open payment, and sends those again that neither mempool nor chain has."""
 
 
-@dataclass(frozen=True, slots=True)
-class Proof:
-    """The payment may be made ``until`` then; None: for ever."""
-
-    until: datetime | None
-
-
-WalletMessage: TypeAlias = SendPayment | Sweep
+WalletMessage: TypeAlias = SendPayment | FollowPayments
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fees:
+class FeePolicy:
     feerate: int  # sat per 1000 vbytes
-    max_fee_sat: int  # of one payment, whatever it asks for
-
-
-class Spender:
-    """Payments, from their proofs to the mempool."""
-
-    def __init__(
-        self, wallet: ActorRef[WalletMessage], payments: PaymentStore, verifier: Verifier
-    ) -> None:
-        self._wallet = wallet
-        self._payments = payments
-        self._verifier = verifier
-
-    async def send(
-        self,
-        key: IdempotencyKey,
-        order: PaymentRequest,
-        bounds: Bounds,
-        attestations: Sequence[Attestation],
-        reply: Callable[[Payment], bytes],
-    ) -> Payment:
-        """Make the payment and send it, or tell what became of the one made under ``key`` before.
-
-        Nothing is judged again once it exists. Before that: the errors of the RPC of this name.
-        """
-        is_made = await self._payments.is_made(key, order)
-        proof = None if is_made else self._judge(order, bounds, attestations)
-        message = SendPayment(key, order, bounds, proof, reply)
-        if await self._wallet.ask(message, timeout=TIMEOUT):
-            # Not in line any more: others may build while this is written.
-            return await self._payments.observe(order.payment_id, is_waiting=True)
-        return await self._payments.get(order.payment_id)
-
-    def _judge(
-        self, order: PaymentRequest, bounds: Bounds, attestations: Sequence[Attestation]
-    ) -> Proof:
-        check_amount_granted(order, bounds)
-        return Proof(
-            judge(
-                self._verifier.require(attestations, bounds.required_attestations, order.digest),
-                bounds,
-            )
-        )
+    max_fee_sat: int  # of one payment, whatever its request allows
 
 
 class WalletActor(Actor[WalletMessage]):
-    """Orders this process's payments, so that they do not build on the same coins.
+    """Orders the payments of this process, so that they do not compete for the same coins.
 
-    That no coin is spent twice does not rest on it, but on the keys of the store.
+    The unique keys of the store, not this actor, prevent that a coin is spent twice.
     """
 
     def __init__(
@@ -131,7 +89,7 @@ class WalletActor(Actor[WalletMessage]):
         keyring: Keyring,
         network: Network,
         broadcaster: Broadcaster,
-        fees: Fees,
+        fees: FeePolicy,
     ) -> None:
         self._store = store
         self._chain = chain
@@ -144,86 +102,101 @@ class WalletActor(Actor[WalletMessage]):
         match message:
             case SendPayment():
                 return await self._send(message)
-            case Sweep():
-                await self._broadcaster.sweep()
+            case FollowPayments():
+                await self._broadcaster.follow_all()
                 return None
             case _:
                 assert_never(message)
 
     async def _send(self, message: SendPayment) -> bool:
-        payment_id = message.order.payment_id
-        raw = await self._make(message, message.proof) if message.proof else None
+        payment_id = message.request.payment_id
+        raw = await self._make(message, message.authorization) if message.authorization else None
         if raw is None:
             await self._broadcaster.send(payment_id)
             return False
         failpoint.reach("payment.after_commit", payment_id)
         return await self._broadcaster.send_first(payment_id, raw)
 
-    async def _make(self, message: SendPayment, proof: Proof) -> bytes | None:
-        """Build, sign and commit it, and give its bytes; None if another attempt was first."""
-        order, bounds = message.order, message.bounds
-        alone = alone_sat(order.amount_sat, order.to_script, feerate=self._fees.feerate)
-        for _ in range(ATTEMPTS):
-            basis = await self._store.basis(message.key, order, bounds, alone_sat=alone)
-            if basis is None:
+    async def _make(self, message: SendPayment, authorization: Authorization) -> bytes | None:
+        """Builds, signs and commits the payment, and returns its signed bytes.
+
+        Returns None if another attempt has committed it first.
+        """
+        request, bounds = message.request, message.bounds
+        feerate = self._fees.feerate
+        coin_sat = single_coin_sat(request.amount_sat, request.to_script, feerate=feerate)
+        for _ in range(MAX_ATTEMPTS):
+            snapshot = await self._store.snapshot(
+                message.key, request, bounds, single_coin_sat=coin_sat
+            )
+            if snapshot is None:
                 return None
-            signed = await asyncio.to_thread(self._sign, order, bounds, proof, basis)
+            signed = await asyncio.to_thread(self._sign, request, bounds, authorization, snapshot)
             await self._chain.ask(TestAccept(signed.transaction.raw))
-            failpoint.reach("payment.before_commit", order.payment_id)
-            with suppress(StaleBasisError):
+            failpoint.reach("payment.before_commit", request.payment_id)
+            with suppress(StaleSnapshotError):
                 is_first = await self._store.commit(message.key, signed, message.reply)
                 return signed.transaction.raw if is_first else None
         raise Unavailable(
-            "other payments took the coins meanwhile; retry", reason=Reason.COINS_RESERVED
+            "other payments reserved the coins first; retry", reason=Reason.COINS_RESERVED
         )
 
-    def _sign(self, order: PaymentRequest, bounds: Bounds, proof: Proof, basis: Basis) -> Signed:
-        """Choose coins and sign. Blocks for milliseconds; the key leaves memory with this call."""
-        spend = self._choose(order, basis)
+    def _sign(
+        self,
+        request: PaymentRequest,
+        bounds: Bounds,
+        authorization: Authorization,
+        snapshot: PaymentSnapshot,
+    ) -> SignedPayment:
+        """Selects coins and signs.
+
+        Blocks for milliseconds. The private key is in memory for the time of this call only.
+        """
+        selection = self._select(request, snapshot)
         change = OwnAddress(
-            basis.own.wallet_id,
+            snapshot.own.wallet_id,
             Keychain.INTERNAL,
-            basis.change_index,
-            script_at(basis.change_descriptor, self._network, basis.change_index),
+            snapshot.change_index,
+            script_at(snapshot.change_descriptor, self._network, snapshot.change_index),
         )
         transaction = sign(
-            spend,
-            self._keyring.signing_descriptor(basis.own, basis.sealed_seed),
-            pay=Output(order.amount_sat, order.to_script),
-            own_script=order.from_script,
+            selection,
+            self._keyring.signing_descriptor(snapshot.own, snapshot.sealed_seed),
+            pay=Output(request.amount_sat, request.to_script),
+            own_script=request.from_script,
             change_script=change.script_pubkey,
             network=self._network,
         )
-        return Signed(
-            order=order,
+        return SignedPayment(
+            request=request,
             bounds=bounds,
-            proven_until=proof.until,
-            spend=spend,
+            valid_until=authorization.valid_until,
+            selection=selection,
             change=change,
             transaction=transaction,
         )
 
-    def _choose(self, order: PaymentRequest, basis: Basis) -> Spend:
-        limit = self._fees.max_fee_sat
+    def _select(self, request: PaymentRequest, snapshot: PaymentSnapshot) -> CoinSelection:
+        limit_sat = self._fees.max_fee_sat
         return select_coins(
-            basis.candidates,
-            order.amount_sat,
-            order.to_script,
+            snapshot.coins,
+            request.amount_sat,
+            request.to_script,
             feerate=self._fees.feerate,
-            max_fee_sat=min(order.max_fee_sat or limit, limit),
+            max_fee_sat=min(request.max_fee_sat or limit_sat, limit_sat),
         )
 
 
 async def poll_pending_payments(
-    wallet: ActorRef[WalletMessage], stirred: asyncio.Event, *, at_least_every: float
+    wallet: ActorRef[WalletMessage], changed: asyncio.Event, *, interval_s: float
 ) -> None:
-    """Sweep now, whenever something stirred in chain or mempool, and after so many seconds."""
+    """Follows open payments now, after each change of the chain, and every ``interval_s``."""
     while True:
-        stirred.clear()
+        changed.clear()
         try:
-            await wallet.ask(Sweep(), timeout=60.0)
+            await wallet.ask(FollowPayments(), timeout=FOLLOW_TIMEOUT_S)
         except MeshError as error:
-            log.warning("payments were not followed: %s", error)
+            log.warning("open payments were not updated: %s", error)
         with suppress(TimeoutError):
-            async with asyncio.timeout(at_least_every):
-                await stirred.wait()
+            async with asyncio.timeout(interval_s):
+                await changed.wait()

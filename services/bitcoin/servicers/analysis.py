@@ -1,4 +1,4 @@
-"""AnalysisService over gRPC: parse, ask, format. No rules live here."""
+"""AnalysisService over gRPC: parses requests, and formats replies. It has no rules of its own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from anya.bitcoin.v1.analysis_pb2_grpc import AnalysisServiceServicer
 from anya.mesh.v1 import features_pb2
 from features.payment_risk import PAYMENT_RISK, Measured, PaymentFacts, RecipientLink, extract
 from mesh.errors import FailedPrecondition, InvalidArgument, Reason
-from services.bitcoin.actors.chain import Info
+from services.bitcoin.actors.chain_messages import GetChainInfo
 from services.bitcoin.arguments import parse_address
 from services.bitcoin.coin_selection import check_amount
 from services.bitcoin.servicers.intent import agreed_digest
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from formats.bitcoin.network import Network
     from mesh.actor import ActorRef
     from mesh.security.attestation import Attestor, Verifier
-    from services.bitcoin.actors.chain import ChainMessage
+    from services.bitcoin.actors.chain_messages import ChainMessage
     from services.bitcoin.store.history import Histories, HistoryStore
 
 MAX_LINKS = 64  # addresses of one sender
@@ -58,9 +58,9 @@ class AnalysisServicer(AnalysisServiceServicer):
         )
         check_amount(request.amount_sat, recipient)
         senders = self._parse_senders(request.links)
-        digest = self._proven_digest(request)
-        # The tip first: a block that comes between the two is in the index, not ahead of it.
-        tip = await self._chain.ask(Info())
+        digest = self._attested_digest(request)
+        # The tip first: the index then has every block that the tip had, or more.
+        tip = await self._chain.ask(GetChainInfo())
         seen = await self._histories.read([recipient, *senders])
         at_tip = seen.tip.hash == tip.tip_hash or seen.height > tip.height
         vector = _format(extract(_facts(request, seen), self._measured), seen, index_at_tip=at_tip)
@@ -80,8 +80,11 @@ class AnalysisServicer(AnalysisServiceServicer):
             for link in links.sender
         ]
 
-    def _proven_digest(self, request: pb.ExtractPaymentFeaturesRequest) -> bytes:
-        """The payment's digest, once web5 is proved to have said these links about it."""
+    def _attested_digest(self, request: pb.ExtractPaymentFeaturesRequest) -> bytes:
+        """Returns the payment's digest.
+
+        Raises FailedPrecondition unless web5 has attested these links for the payment.
+        """
         digest = agreed_digest(
             request.context,
             network=str(self._network),
@@ -115,7 +118,7 @@ def _facts(request: pb.ExtractPaymentFeaturesRequest, seen: Histories) -> Paymen
 
 
 def _all(histories: list[AddressHistory | None]) -> tuple[AddressHistory, ...] | None:
-    """None if one is not known: a sum without it would be wrong."""
+    """Returns the histories, or None if one is missing: a sum without it would be wrong."""
     known = tuple(history for history in histories if history is not None)
     return known if len(known) == len(histories) else None
 

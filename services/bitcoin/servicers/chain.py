@@ -1,4 +1,4 @@
-"""ChainService over gRPC: parse, ask, format. No rules live here."""
+"""ChainService over gRPC: parses requests, and formats replies. It has no rules of its own."""
 
 from __future__ import annotations
 
@@ -10,23 +10,27 @@ from anya.bitcoin.v1 import chain_pb2 as pb
 from anya.bitcoin.v1.chain_pb2_grpc import ChainServiceServicer
 from formats.bitcoin.network import Network
 from mesh.errors import InvalidArgument
-from services.bitcoin.actors.chain import (
+from mesh.rpc import paging
+from services.bitcoin.actors.chain_messages import (
     Broadcast,
     FindTransaction,
     GetBlock,
-    Info,
+    GetChainInfo,
     ListMempool,
     ListUtxos,
 )
 from services.bitcoin.arguments import parse_address, parse_block_hash, parse_txid
-from services.bitcoin.paging import parse_page_size, parse_page_token, render_page_token
+from services.bitcoin.chain import TxPosition
 
 if TYPE_CHECKING:
     from grpc.aio import ServicerContext
 
     from mesh.actor import ActorRef
-    from services.bitcoin.actors.chain import ChainMessage
+    from services.bitcoin.actors.chain_messages import ChainMessage
     from services.bitcoin.chain import Utxo
+
+DEFAULT_PAGE_SIZE = 100
+MAX_PAGE_SIZE = 1000
 
 
 class ChainServicer(ChainServiceServicer):
@@ -38,7 +42,7 @@ class ChainServicer(ChainServiceServicer):
         request: pb.GetChainInfoRequest,
         context: ServicerContext[pb.GetChainInfoRequest, pb.GetChainInfoResponse],
     ) -> pb.GetChainInfoResponse:
-        info = await self._chain.ask(Info())
+        info = await self._chain.ask(GetChainInfo())
         return pb.GetChainInfoResponse(
             network=info.network,
             height=info.height,
@@ -83,13 +87,16 @@ class ChainServicer(ChainServiceServicer):
         context: ServicerContext[pb.ListUtxosRequest, pb.ListUtxosResponse],
     ) -> pb.ListUtxosResponse:
         script = parse_address(request.address, Network.REGTEST)
-        limit = parse_page_size(request.page_size)
-        after = parse_page_token(request.page_token, script)
-        page = await self._chain.ask(ListUtxos(script, after, limit))
-        is_full = len(page.utxos) == limit
+        limit = paging.page_size(
+            request.page_size, default=DEFAULT_PAGE_SIZE, maximum=MAX_PAGE_SIZE
+        )
+        query = f"utxos {script.hex()}"
+        after = _read_position(request.page_token, query)
+        found = await self._chain.ask(ListUtxos(script, after, limit + 1))
+        page, has_more = found.utxos[:limit], len(found.utxos) > limit
         return pb.ListUtxosResponse(
-            utxos=[_format(utxo, page.tip_height) for utxo in page.utxos],
-            next_page_token=render_page_token(page.utxos[-1].place, script) if is_full else "",
+            utxos=[_format(utxo, found.tip_height) for utxo in page],
+            next_page_token=_make_token(query, page[-1].position) if has_more else "",
         )
 
     async def GetMempool(
@@ -97,15 +104,15 @@ class ChainServicer(ChainServiceServicer):
         request: pb.GetMempoolRequest,
         context: ServicerContext[pb.GetMempoolRequest, pb.GetMempoolResponse],
     ) -> pb.GetMempoolResponse:
-        waiting = await self._chain.ask(ListMempool())
+        entries = await self._chain.ask(ListMempool())
         return pb.GetMempoolResponse(
             entries=[
                 pb.GetMempoolResponse.Entry(
-                    txid=candidate.transaction.txid,
-                    fee_sat=candidate.fee_sat,
-                    vsize=candidate.transaction.vsize,
+                    txid=entry.transaction.txid,
+                    fee_sat=entry.fee_sat,
+                    vsize=entry.transaction.vsize,
                 )
-                for candidate in waiting
+                for entry in entries
             ]
         )
 
@@ -118,11 +125,26 @@ class ChainServicer(ChainServiceServicer):
         return pb.BroadcastTransactionResponse(txid=txid)
 
 
+def _make_token(query: str, last: TxPosition) -> str:
+    """Returns the page token after ``last``; height 0 in it means the mempool."""
+    height = 0 if last.height is None else last.height + 1
+    return paging.make_token(query, height, last.index, last.vout)
+
+
+def _read_position(token: str, query: str) -> TxPosition | None:
+    """Returns the position in a page token, or None for the first page."""
+    parts = paging.read_token(token, query, int, int, int)
+    if parts is None:
+        return None
+    height, index, vout = parts
+    return TxPosition(height - 1 if height else None, index, vout)
+
+
 def _format(utxo: Utxo, tip_height: int) -> pb.Utxo:
-    height = utxo.place.height
+    height = utxo.position.height
     return pb.Utxo(
         txid=utxo.txid,
-        vout=utxo.place.vout,
+        vout=utxo.position.vout,
         amount_sat=utxo.amount_sat,
         confirmations=0 if height is None else tip_height - height + 1,
         is_coinbase=utxo.is_coinbase,

@@ -1,4 +1,4 @@
-"""What a request says, held against the payment that the run is about."""
+"""The check that a request matches the payment intent in its run context."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 
 
 def agreed_digest(context: attestation_pb2.RunContext, **fields: str | int) -> bytes:
-    """The digest of the run's payment, once ``fields`` are proved to be those of its intent.
+    """Returns the digest of the run's payment intent, whose fields must equal ``fields``.
 
-    FailedPrecondition if there is no intent (PROOF_MISSING) or it differs (PROOF_INVALID).
+    Raises FailedPrecondition if there is no intent (PROOF_MISSING) or a field differs
+    (PROOF_INVALID).
     """
     if not context.HasField("intent"):
         raise FailedPrecondition(

@@ -1,4 +1,4 @@
-"""OwnershipService over gRPC: parse, ask, format. No rules live here."""
+"""OwnershipService over gRPC: parses requests, and formats replies. It has no rules of its own."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from anya.bitcoin.v1 import ownership_pb2 as pb
 from anya.bitcoin.v1.ownership_pb2_grpc import OwnershipServiceServicer
-from services.bitcoin.actors.chain import Info
+from services.bitcoin.actors.chain_messages import GetChainInfo
 from services.bitcoin.arguments import parse_address
 from services.bitcoin.kernel import find_invalid_input
-from services.bitcoin.ownership import Verdict, verify
+from services.bitcoin.ownership import OwnershipVerdict, verify
 
 if TYPE_CHECKING:
     from grpc.aio import ServicerContext
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from formats.bitcoin.network import Network
     from mesh.actor import ActorRef
     from mesh.security.attestation import Attestor
-    from services.bitcoin.actors.chain import ChainMessage
+    from services.bitcoin.actors.chain_messages import ChainMessage
     from services.bitcoin.keyring import Keyring
 
 
@@ -52,8 +52,8 @@ class OwnershipServicer(OwnershipServiceServicer):
         script = parse_address(request.address, self._network)
         message = request.message.encode()
         verdict = verify(script, message, request.signature, find_invalid_input)
-        info = await self._chain.ask(Info())
-        if verdict is not Verdict.VALID:
+        info = await self._chain.ask(GetChainInfo())
+        if verdict is not OwnershipVerdict.VALID:
             return pb.VerifyOwnershipResponse(reason=verdict, height=info.height)
         attestation = self._attestor.attest(
             "ownership",

@@ -1,4 +1,4 @@
-"""RegtestService over gRPC: parse, ask, format. No rules live here."""
+"""RegtestService over gRPC: parses requests, and formats replies. It has no rules of its own."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 from anya.bitcoin.v1 import regtest_pb2 as pb
 from anya.bitcoin.v1.regtest_pb2_grpc import RegtestServiceServicer
 from formats.bitcoin.network import Network
-from services.bitcoin.actors.chain import MineBlocks, ReorganizeChain
+from services.bitcoin.actors.chain_messages import MineBlocks, ReorganizeChain
 from services.bitcoin.arguments import parse_address
-from services.bitcoin.miner import NOBODY
+from services.bitcoin.miner import UNSPENDABLE_SCRIPT
 
 if TYPE_CHECKING:
     from grpc.aio import ServicerContext
 
     from mesh.actor import ActorRef
-    from services.bitcoin.actors.chain import ChainMessage
+    from services.bitcoin.actors.chain_messages import ChainMessage
 
-TIMEOUT = 120.0  # seconds: a thousand blocks take a while
+TIMEOUT_S = 120.0  # of a thousand blocks
 
 
 class RegtestServicer(RegtestServiceServicer):
@@ -29,9 +29,13 @@ class RegtestServicer(RegtestServiceServicer):
         request: pb.MineBlocksRequest,
         context: ServicerContext[pb.MineBlocksRequest, pb.MineBlocksResponse],
     ) -> pb.MineBlocksResponse:
-        script = parse_address(request.address, Network.REGTEST) if request.address else NOBODY
+        script = (
+            parse_address(request.address, Network.REGTEST)
+            if request.address
+            else UNSPENDABLE_SCRIPT
+        )
         times = tuple(time.seconds for time in request.block_times)
-        mined = await self._chain.ask(MineBlocks(request.count, script, times), timeout=TIMEOUT)
+        mined = await self._chain.ask(MineBlocks(request.count, script, times), timeout=TIMEOUT_S)
         return pb.MineBlocksResponse(block_hashes=mined.hashes, height=mined.height)
 
     async def ReorganizeChain(
@@ -39,7 +43,7 @@ class RegtestServicer(RegtestServiceServicer):
         request: pb.ReorganizeChainRequest,
         context: ServicerContext[pb.ReorganizeChainRequest, pb.ReorganizeChainResponse],
     ) -> pb.ReorganizeChainResponse:
-        done = await self._chain.ask(ReorganizeChain(request.depth), timeout=TIMEOUT)
+        done = await self._chain.ask(ReorganizeChain(request.depth), timeout=TIMEOUT_S)
         return pb.ReorganizeChainResponse(
             disconnected=done.disconnected, connected=done.connected, height=done.height
         )

@@ -1,4 +1,4 @@
-"""WalletService over gRPC: parse, ask, format. No rules live here."""
+"""WalletService over gRPC: parses requests, and formats replies. It has no rules of its own."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ from anya.bitcoin.v1 import wallet_pb2 as pb
 from anya.bitcoin.v1.wallet_pb2_grpc import WalletServiceServicer
 from formats.bitcoin.address import format_address
 from mesh.errors import InvalidArgument
+from mesh.rpc import paging
 from mesh.rpc.interceptors import request_key, tracing, trust
 from services.bitcoin.arguments import parse_address
 from services.bitcoin.coin_selection import check_amount
 from services.bitcoin.descriptor import script_at
-from services.bitcoin.paging import parse_page_size
-from services.bitcoin.payment import MAX_METADATA, PaymentRequest, State, parse_payment_id
+from services.bitcoin.payment import (
+    MAX_METADATA_BYTES,
+    PaymentRequest,
+    PaymentState,
+    parse_payment_id,
+)
 from services.bitcoin.servicers.intent import agreed_digest
 from services.bitcoin.wallet import parse_name
 
@@ -25,33 +30,37 @@ if TYPE_CHECKING:
     from grpc.aio import ServicerContext
 
     from formats.bitcoin.network import Network
-    from services.bitcoin.actors.wallet import Spender
     from services.bitcoin.keyring import Keyring
     from services.bitcoin.payment import Payment
+    from services.bitcoin.payments import PaymentSender
     from services.bitcoin.store.payment import PaymentStore
     from services.bitcoin.store.wallet import WalletStore
     from services.bitcoin.wallet import OwnAddress, Wallet
 
+DEFAULT_PAGE_SIZE = 100
+MAX_PAGE_SIZE = 1000
+WALLETS = "wallets"  # the query of page tokens
+
 STATUSES = {
-    State.PREPARED: pb.SEND_OUTCOME_UNKNOWN,
-    State.BROADCAST: pb.SEND_OUTCOME_SUCCESS,
-    State.CONFIRMED: pb.SEND_OUTCOME_SUCCESS,
-    State.SETTLED: pb.SEND_OUTCOME_SUCCESS,
-    State.REJECTED: pb.SEND_OUTCOME_REJECTED,
-    State.CONFLICTED: pb.SEND_OUTCOME_UNKNOWN,  # a reorganisation may still undo the conflict
+    PaymentState.PREPARED: pb.SEND_OUTCOME_UNKNOWN,
+    PaymentState.BROADCAST: pb.SEND_OUTCOME_SUCCESS,
+    PaymentState.CONFIRMED: pb.SEND_OUTCOME_SUCCESS,
+    PaymentState.SETTLED: pb.SEND_OUTCOME_SUCCESS,
+    PaymentState.REJECTED: pb.SEND_OUTCOME_REJECTED,
+    PaymentState.CONFLICTED: pb.SEND_OUTCOME_UNKNOWN,  # a reorganisation may undo it
 }
 
 
 class WalletServicer(WalletServiceServicer):
     def __init__(
         self,
-        spender: Spender,
+        sender: PaymentSender,
         keyring: Keyring,
         wallets: WalletStore,
         payments: PaymentStore,
         network: Network,
     ) -> None:
-        self._spender = spender
+        self._sender = sender
         self._keyring = keyring
         self._wallets = wallets
         self._payments = payments
@@ -73,11 +82,14 @@ class WalletServicer(WalletServiceServicer):
         request: pb.ListWalletsRequest,
         context: ServicerContext[pb.ListWalletsRequest, pb.ListWalletsResponse],
     ) -> pb.ListWalletsResponse:
-        limit = parse_page_size(request.page_size)
-        wallets = await self._wallets.list(after=request.page_token, limit=limit)
+        limit = paging.page_size(
+            request.page_size, default=DEFAULT_PAGE_SIZE, maximum=MAX_PAGE_SIZE
+        )
+        after = paging.read_token(request.page_token, WALLETS, str)
+        found = await self._wallets.list(after=after[0] if after else "", limit=limit + 1)
+        page, next_token = paging.cut(found, limit, WALLETS, lambda wallet: wallet.id)
         return pb.ListWalletsResponse(
-            wallets=[_format_wallet(wallet) for wallet in wallets],
-            next_page_token=wallets[-1].id if len(wallets) == limit else "",
+            wallets=[_format_wallet(wallet) for wallet in page], next_page_token=next_token
         )
 
     async def DeriveAddress(
@@ -112,14 +124,14 @@ class WalletServicer(WalletServiceServicer):
         request: pb.SendPaymentRequest,
         context: ServicerContext[pb.SendPaymentRequest, pb.SendPaymentResponse],
     ) -> pb.SendPaymentResponse:
-        payment = await self._spender.send(
+        payment = await self._sender.send(
             request_key.current(),
-            _parse_order(request, self._network),
+            _parse_payment(request, self._network),
             trust.current_bounds(),
             request.context.attestations,
             reply=lambda payment: _format_sent(payment).SerializeToString(),
         )
-        # The stored reply names the payment; how it stands is told as of now.
+        # The stored reply only names the payment; the caller gets its current state.
         return _format_sent(payment)
 
     async def GetPayment(
@@ -146,14 +158,14 @@ class WalletServicer(WalletServiceServicer):
         return reply.SerializeToString()
 
 
-def _parse_order(request: pb.SendPaymentRequest, network: Network) -> PaymentRequest:
+def _parse_payment(request: pb.SendPaymentRequest, network: Network) -> PaymentRequest:
     to_script = parse_address(request.to_address, network, field="to_address")
     check_amount(request.amount_sat, to_script)
     if request.max_fee_sat < 0:
         raise InvalidArgument("max_fee_sat must not be negative", field="max_fee_sat")
     metadata = request.metadata.SerializeToString(deterministic=True)
-    if len(metadata) > MAX_METADATA:
-        raise InvalidArgument(f"metadata exceeds {MAX_METADATA} bytes", field="metadata")
+    if len(metadata) > MAX_METADATA_BYTES:
+        raise InvalidArgument(f"metadata exceeds {MAX_METADATA_BYTES} bytes", field="metadata")
     return PaymentRequest(
         payment_id=parse_payment_id(request.request_id, field="request_id"),
         sender_did=request.context.intent.sender_did,

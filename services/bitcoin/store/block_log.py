@@ -1,6 +1,6 @@
-"""The journal: every block in the order in which the kernel gets it, on disk before it gets it.
+"""The block log: every block in the order of its arrival, on disk before the kernel gets it.
 
-The kernel forgets on a kill what it accepted since it was opened; the journal does not.
+After a kill the kernel has lost the blocks of its last run; the block log has them.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
     from mesh.data.database import Database, Transaction
 
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS journal (
+CREATE TABLE IF NOT EXISTS block_log (
     sequence INTEGER PRIMARY KEY,
     hash     BLOB NOT NULL UNIQUE,
-    raw      BLOB NOT NULL  -- the block, which its hash covers to the last byte
+    raw      BLOB NOT NULL  -- the block; its hash covers every byte
 ) STRICT;
 """
 
-PAGE = 64  # blocks read at a time
+PAGE_BLOCKS = 64  # read at a time
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class LogEntry:
     sequence: int
     hash: BlockHash
-    block: Block | None  # None: the bytes are not those that were written
+    block: Block | None  # None: the bytes are damaged
 
 
 class BlockLog:
@@ -41,61 +41,61 @@ class BlockLog:
         self._database = database
 
     async def append(self, blocks: Sequence[Block]) -> None:
-        """Durable when it returns. A block that is there already stays where it is."""
+        """Appends blocks durably. A block that the log has keeps its entry."""
 
         async def work(tx: Transaction) -> None:
-            row = await tx.fetch_one("SELECT coalesce(max(sequence), 0) FROM journal")
+            row = await tx.fetch_one("SELECT coalesce(max(sequence), 0) FROM block_log")
             last = row[0] if row else 0
             await tx.execute_many(
-                "INSERT INTO journal VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+                "INSERT INTO block_log VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
                 [(last + 1 + i, block.hash, block.raw) for i, block in enumerate(blocks)],
             )
 
         await self._database.write(work)
 
-    async def pages(self) -> AsyncIterator[list[Entry]]:
-        """Everything, oldest first, each block held against its hash."""
+    async def pages(self) -> AsyncIterator[list[LogEntry]]:
+        """Reads all entries, oldest first, and checks each block against its hash."""
         last = 0
         while rows := await self._page(last):
             yield [
-                Entry(sequence, BlockHash(hash), verify(raw, BlockHash(hash)))
+                LogEntry(sequence, BlockHash(hash), verify(raw, BlockHash(hash)))
                 for sequence, hash, raw in rows
             ]
             last = rows[-1][0]
 
     async def read(self, hash: BlockHash) -> Block | None:
-        """One block; None if it is not there, or not as it was written."""
+        """Returns a block, or None if the log lacks it or its bytes are damaged."""
 
         async def work(tx: Transaction) -> bytes | None:
-            row = await tx.fetch_one("SELECT raw FROM journal WHERE hash = ?", hash)
+            row = await tx.fetch_one("SELECT raw FROM block_log WHERE hash = ?", hash)
             return row[0] if row else None
 
         raw = await self._database.read(work)
         return verify(raw, hash) if raw is not None else None
 
     async def restore(self, sequence: int, block: Block) -> None:
-        """Put the right bytes where wrong ones stand."""
+        """Replaces the damaged bytes of an entry."""
 
         async def work(tx: Transaction) -> None:
-            await tx.execute("UPDATE journal SET raw = ? WHERE sequence = ?", block.raw, sequence)
+            await tx.execute("UPDATE block_log SET raw = ? WHERE sequence = ?", block.raw, sequence)
 
         await self._database.write(work)
 
     async def remove(self, hashes: Sequence[BlockHash]) -> None:
-        """Take out blocks that the kernel refused, or that are not as they were written."""
+        """Deletes entries: of blocks that the kernel rejected, and damaged ones."""
 
         async def work(tx: Transaction) -> None:
-            await tx.execute_many("DELETE FROM journal WHERE hash = ?", [(h,) for h in hashes])
+            await tx.execute_many("DELETE FROM block_log WHERE hash = ?", [(h,) for h in hashes])
 
         await self._database.write(work)
 
     async def _page(self, after: int) -> list[tuple[int, bytes, bytes]]:
         async def work(tx: Transaction) -> list[tuple[int, bytes, bytes]]:
             rows = await tx.fetch(
-                "SELECT sequence, hash, raw FROM journal WHERE sequence > ?"
+                "SELECT sequence, hash, raw FROM block_log WHERE sequence > ?"
                 " ORDER BY sequence LIMIT ?",
                 after,
-                PAGE,
+                PAGE_BLOCKS,
             )
             return [(sequence, hash, raw) for sequence, hash, raw in rows]
 
@@ -103,7 +103,7 @@ class BlockLog:
 
 
 def verify(raw: bytes, hash: BlockHash) -> Block | None:
-    """The block with this hash, if ``raw`` is it: every byte is under its commitments."""
+    """Returns the block with this hash, or None if a byte of ``raw`` differs from it."""
     try:
         block = parse_block(raw)
         check_commitments(block)

@@ -1,4 +1,4 @@
-"""What a sender may still spend today, across one trust boundary."""
+"""Budgets: the satoshis that a sender may spend a day, across one trust boundary."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CREATE TABLE IF NOT EXISTS budget (
     boundary   TEXT NOT NULL,
     caller     TEXT NOT NULL,
     sender_did TEXT NOT NULL,
-    day        INTEGER NOT NULL,  -- UTC, by the database's clock, since 1970-01-01
+    day        INTEGER NOT NULL,  -- since 1970-01-01 UTC, by the database's clock
     spent_sat  INTEGER NOT NULL,
     PRIMARY KEY (boundary, caller, sender_did, day)
 ) STRICT;
@@ -25,17 +25,17 @@ CREATE TABLE IF NOT EXISTS budget (
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
-    """Whose spending is counted, and how much of it a day may see."""
+class BudgetAccount:
+    """A sender behind one boundary and caller, and its daily limit."""
 
     boundary: str
     caller: str
     sender_did: str
-    daily_sat: int | None  # None: any amount
+    daily_sat: int | None  # None: unlimited
 
 
-async def check_budget(tx: Transaction, account: Account, amount_sat: int) -> None:
-    """ResourceExhausted (BUDGET_EXCEEDED) if today has no room for the amount."""
+async def check_budget(tx: Transaction, account: BudgetAccount, amount_sat: int) -> None:
+    """Raises ResourceExhausted (BUDGET_EXCEEDED) if the amount exceeds the rest of today."""
     row = await tx.fetch_one(
         "SELECT spent_sat FROM budget"
         " WHERE boundary = ? AND caller = ? AND sender_did = ? AND day = ?",
@@ -44,11 +44,11 @@ async def check_budget(tx: Transaction, account: Account, amount_sat: int) -> No
         account.sender_did,
         await _today(tx),
     )
-    _hold(account, (row[0] if row else 0) + amount_sat)
+    _check_limit(account, (row[0] if row else 0) + amount_sat)
 
 
-async def charge(tx: Transaction, account: Account, amount_sat: int) -> int:
-    """Count the amount to today, and give the day. BUDGET_EXCEEDED as ``check_budget``."""
+async def charge(tx: Transaction, account: BudgetAccount, amount_sat: int) -> int:
+    """Charges the amount to today, and returns the day. Raises as ``check_budget`` does."""
     day = await _today(tx)
     row = await tx.fetch_one(
         "INSERT INTO budget VALUES (?, ?, ?, ?, ?)"
@@ -60,12 +60,12 @@ async def charge(tx: Transaction, account: Account, amount_sat: int) -> int:
         day,
         amount_sat,
     )
-    _hold(account, row[0] if row else 0)
+    _check_limit(account, row[0] if row else 0)
     return day
 
 
-async def give_back(tx: Transaction, payment_id: str, amount_sat: int) -> None:
-    """Uncount the amount of a payment, on the day that it was charged to."""
+async def refund(tx: Transaction, payment_id: str, amount_sat: int) -> None:
+    """Returns the amount of a payment to the budget of the day that it was charged to."""
     await tx.execute(
         "UPDATE budget SET spent_sat = spent_sat - ? WHERE (boundary, caller, sender_did, day) ="
         " (SELECT boundary, caller, sender_did, day FROM payment WHERE payment_id = ?)",
@@ -74,7 +74,7 @@ async def give_back(tx: Transaction, payment_id: str, amount_sat: int) -> None:
     )
 
 
-def _hold(account: Account, spent_sat: int) -> None:
+def _check_limit(account: BudgetAccount, spent_sat: int) -> None:
     if account.daily_sat is not None and spent_sat > account.daily_sat:
         raise ResourceExhausted(
             f"{account.boundary} grants one sender {account.daily_sat} sat a day, and with this "

@@ -1,6 +1,6 @@
-"""The index of the active chain: where each transaction is, and every output ever confirmed.
+"""The index of the active chain: the position of each transaction, and every confirmed output.
 
-It follows the chain block by block; a block and its event land in one transaction.
+It follows the chain block by block; a block and its event are written in one transaction.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ CREATE TABLE IF NOT EXISTS tx (  -- of the active chain
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS tx_by_height ON tx (height);
 
--- Outputs of the active chain, spent or not; those that nobody can ever spend are left out.
+-- Outputs of the active chain, spent or not, without unspendable ones.
 CREATE TABLE IF NOT EXISTS txo (
     txid          BLOB NOT NULL,
     vout          INTEGER NOT NULL,
-    script_hash   BLOB NOT NULL,  -- SHA-256 of script_pubkey, which may be too long for an index
+    script_hash   BLOB NOT NULL,  -- SHA-256 of script_pubkey: a script may be too long for an index
     script_pubkey BLOB NOT NULL,
     amount_sat    INTEGER NOT NULL,
     height        INTEGER NOT NULL,
@@ -63,8 +63,8 @@ CREATE INDEX IF NOT EXISTS txo_by_spent_height ON txo (spent_height)
 
 
 @dataclass(frozen=True, slots=True)
-class Position:
-    """Where a confirmed transaction is."""
+class TxLocation:
+    """The block of a confirmed transaction, and its index there."""
 
     height: int
     block_hash: BlockHash
@@ -72,15 +72,15 @@ class Position:
 
 
 class IndexMovedError(RuntimeError):
-    """The index is not where its writer believed: another process moved it."""
+    """The index is at another block than its writer assumed: another process moved it."""
 
 
 class ChainStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def links(self) -> list[HeaderRef]:
-        """The active chain as indexed, genesis first; empty before the first start."""
+    async def headers(self) -> list[HeaderRef]:
+        """Returns the indexed chain, genesis first; empty before the first start."""
 
         async def work(tx: Transaction) -> list[HeaderRef]:
             rows = await tx.fetch("SELECT hash, time FROM block ORDER BY height")
@@ -91,11 +91,10 @@ class ChainStore:
     async def follow(
         self, *, height: int, disconnected: Sequence[BlockHash], connected: Sequence[Block]
     ) -> None:
-        """Move the index: ``disconnected`` goes, tip first, then ``connected`` comes.
+        """Disconnects blocks, tip first, then connects blocks, the first one at ``height``.
 
-        ``height`` is where the first of ``connected`` stands. Each block has its event, retractions
-        first; all of it lands at once, so that nobody ever sees half of a reorganisation.
-        IndexMovedError, and nothing happens, if the index stands elsewhere.
+        Writes one event for each block. All of it is one transaction: no reader sees half of a
+        reorganisation. Raises IndexMovedError, and changes nothing, if the index is elsewhere.
         """
 
         async def work(tx: Transaction) -> None:
@@ -107,19 +106,19 @@ class ChainStore:
 
         await self._database.write(work)
 
-    async def find_transaction(self, txid: Txid) -> Position | None:
-        async def work(tx: Transaction) -> Position | None:
+    async def find_transaction(self, txid: Txid) -> TxLocation | None:
+        async def work(tx: Transaction) -> TxLocation | None:
             row = await tx.fetch_one(
                 "SELECT tx.height, block.hash, tx.position FROM tx"
                 " JOIN block ON block.height = tx.height WHERE txid = ?",
                 txid,
             )
-            return Position(row[0], BlockHash(row[1]), row[2]) if row else None
+            return TxLocation(row[0], BlockHash(row[1]), row[2]) if row else None
 
         return await self._database.read(work)
 
     async def find_height(self, hash: BlockHash) -> int | None:
-        """The height of a block of the active chain."""
+        """Returns the height of a block of the active chain, or None."""
 
         async def work(tx: Transaction) -> int | None:
             row = await tx.fetch_one("SELECT height FROM block WHERE hash = ?", hash)
@@ -128,7 +127,7 @@ class ChainStore:
         return await self._database.read(work)
 
     async def coins(self, prevouts: Iterable[Outpoint]) -> dict[Outpoint, Coin]:
-        """Those of the outputs that are confirmed and unspent."""
+        """Returns the outputs that are confirmed and unspent."""
 
         async def work(tx: Transaction) -> dict[Outpoint, Coin]:
             found = {}
@@ -146,8 +145,8 @@ class ChainStore:
         return await self._database.read(work)
 
     async def utxos(self, script: bytes, *, after: TxPosition | None, limit: int) -> list[Utxo]:
-        """At most ``limit`` confirmed coins of a script, oldest first, behind ``after``."""
-        start = (after.height or 0, after.position, after.vout) if after else (-1, -1, -1)
+        """Returns at most ``limit`` confirmed coins of a script after ``after``, oldest first."""
+        start = (after.height or 0, after.index, after.vout) if after else (-1, -1, -1)
 
         async def work(tx: Transaction) -> list[Utxo]:
             rows = await tx.fetch(
@@ -168,18 +167,23 @@ class ChainStore:
 
 
 def script_hash(script: bytes) -> bytes:
-    """The key under which a script's outputs are found."""
+    """Returns the key of a script in the index."""
     return sha256(script).digest()
 
 
 async def _connect(tx: Transaction, height: int, block: Block) -> None:
     tip = await tx.fetch_one("SELECT hash FROM block WHERE height = ?", height - 1)
     if height and (tip is None or tip[0] != block.header.prev_hash):
-        raise IndexMovedError(f"block {display(block.hash)} does not stand on height {height - 1}")
+        raise IndexMovedError(
+            f"block {display(block.hash)} does not follow the indexed block {height - 1}"
+        )
     await tx.execute("INSERT INTO block VALUES (?, ?, ?)", height, block.hash, block.header.time)
     await tx.execute_many(
         "INSERT INTO tx VALUES (?, ?, ?)",
-        [(tx.txid, height, position) for position, tx in enumerate(block.transactions)],
+        [
+            (transaction.txid, height, position)
+            for position, transaction in enumerate(block.transactions)
+        ],
     )
     await tx.execute_many(
         "INSERT INTO txo VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL)",
@@ -198,7 +202,7 @@ async def _connect(tx: Transaction, height: int, block: Block) -> None:
 
 
 def _outputs(height: int, block: Block) -> Iterator[tuple[Value, ...]]:
-    """Rows of txo. The outputs of genesis are not coins: nobody can spend them."""
+    """Yields rows of txo; consensus lets no input spend the outputs of genesis."""
     if height == 0:
         return
     for position, transaction in enumerate(block.transactions):

@@ -1,6 +1,6 @@
-"""Histories of addresses, read from the index in the words of the feature library.
+"""Histories of addresses, read from the index in the types of the feature library.
 
-Everything is found through the script's own outputs, so the cost is that of its history.
+Every query starts at the script's own outputs, so its cost is proportional to the history.
 """
 
 from __future__ import annotations
@@ -20,22 +20,24 @@ if TYPE_CHECKING:
 
     from mesh.data.database import Database, Transaction
 
-KEPT_RECEIPTS = 200_000  # in memory, of the histories that were asked for last
-MAX_RECEIPTS = 100_000  # a script with more has no history here: reading it would stall the rest
+MAX_CACHED_RECEIPTS = 200_000  # in memory, of the histories that were read last
+MAX_RECEIPTS = 100_000  # a script with more has no history: its read would block others
 
 
 @dataclass(frozen=True, slots=True)
 class Histories:
-    """What was confirmed about some scripts when ``tip`` was the tip, at ``height``."""
+    """The confirmed histories of some scripts as of the block ``tip`` at ``height``."""
 
     height: int
     tip: HeaderRef
-    addresses: tuple[AddressHistory | None, ...]  # as asked; None: too long to be read
+    addresses: tuple[
+        AddressHistory | None, ...
+    ]  # in the order of the request; None: longer than MAX_RECEIPTS
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
-    """A history as it was read at a block; only what came since is to be read."""
+class _Cached:
+    """A history as of a block; the next read adds later blocks only."""
 
     height: int
     hash: BlockHash
@@ -45,15 +47,15 @@ class _Known:
 class HistoryStore:
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._known: OrderedDict[bytes, _Known] = OrderedDict()  # by script, the last used last
-        self._receipts = 0  # of all that are known
+        self._cache: OrderedDict[bytes, _Cached] = OrderedDict()  # by script, the last read last
+        self._receipts = 0  # of all cached histories
         self._lock = Lock()  # readers are threads
 
     async def read(self, scripts: Sequence[bytes], *, height: int | None = None) -> Histories:
-        """The histories of the scripts as of ``height``, or of the tip, all at one moment.
+        """Returns the histories of the scripts as of ``height``, or of the tip, in one snapshot.
 
-        As of the tip, the same history is the same object. ValueError if the index does not reach
-        that height.
+        As of the tip, an unchanged history is the same object again. Raises ValueError if the
+        index does not reach ``height``.
         """
 
         async def work(tx: Transaction) -> Histories:
@@ -77,33 +79,33 @@ class HistoryStore:
         self, tx: Transaction, script: bytes, height: int, hash: BlockHash
     ) -> AddressHistory | None:
         with self._lock:
-            known = self._known.get(script)
-        if known is not None and known.hash == hash:
-            return known.history
-        if known is not None and await _is_active(tx, known):
-            history = known.history and await _extend(tx, known.history, known.height, height)
+            cached = self._cache.get(script)
+        if cached is not None and cached.hash == hash:
+            return cached.history
+        if cached is not None and await _is_active(tx, cached):
+            history = cached.history and await _extend(tx, cached.history, cached.height, height)
         else:
             history = await _read(tx, script, height)
         with self._lock:
-            self._keep(script, _Known(height, hash, history))
+            self._keep(script, _Cached(height, hash, history))
         return history
 
-    def _keep(self, script: bytes, known: _Known) -> None:
-        earlier = self._known.pop(script, None)
-        self._receipts += _size(known) - (_size(earlier) if earlier else 0)
-        self._known[script] = known
-        while self._receipts > KEPT_RECEIPTS:
-            _, oldest = self._known.popitem(last=False)
+    def _keep(self, script: bytes, cached: _Cached) -> None:
+        earlier = self._cache.pop(script, None)
+        self._receipts += _size(cached) - (_size(earlier) if earlier else 0)
+        self._cache[script] = cached
+        while self._receipts > MAX_CACHED_RECEIPTS:
+            _, oldest = self._cache.popitem(last=False)
             self._receipts -= _size(oldest)
 
 
-def _size(known: _Known) -> int:
-    return 1 + (len(known.history.receipts) if known.history else 0)
+def _size(cached: _Cached) -> int:
+    return 1 + (len(cached.history.receipts) if cached.history else 0)
 
 
-async def _is_active(tx: Transaction, known: _Known) -> bool:
-    row = await tx.fetch_one("SELECT hash FROM block WHERE height = ?", known.height)
-    return row is not None and row[0] == known.hash
+async def _is_active(tx: Transaction, cached: _Cached) -> bool:
+    row = await tx.fetch_one("SELECT hash FROM block WHERE height = ?", cached.height)
+    return row is not None and row[0] == cached.hash
 
 
 async def _read(tx: Transaction, script: bytes, height: int) -> AddressHistory | None:
@@ -111,10 +113,10 @@ async def _read(tx: Transaction, script: bytes, height: int) -> AddressHistory |
 
 
 async def _extend(
-    tx: Transaction, known: AddressHistory, since: int, height: int
+    tx: Transaction, cached: AddressHistory, since: int, height: int
 ) -> AddressHistory | None:
-    """The history with what was confirmed above ``since`` and up to ``height``."""
-    script = known.script
+    """Returns the history extended by the blocks above ``since`` and up to ``height``."""
+    script = cached.script
     rows = await tx.fetch(
         "SELECT txid, vout, height, amount_sat FROM txo"
         " WHERE script_hash = ? AND height > ? AND height <= ?"
@@ -124,7 +126,7 @@ async def _extend(
         height,
         MAX_RECEIPTS + 1,
     )
-    if len(known.receipts) + len(rows) > MAX_RECEIPTS:
+    if len(cached.receipts) + len(rows) > MAX_RECEIPTS:
         return None
     funders = await _funders(tx, script, since, height) if rows else {}
     came = tuple(
@@ -137,7 +139,7 @@ async def _extend(
         )
         for txid, vout, received, amount_sat in rows
     )
-    receipts = known.receipts + came
+    receipts = cached.receipts + came
     if spends := await _spends(tx, script, since, height):
         receipts = tuple(
             replace(receipt, spend=spends[receipt.txid, receipt.vout])
@@ -145,13 +147,13 @@ async def _extend(
             else receipt
             for receipt in receipts
         )
-    return AddressHistory(script, receipts) if came or spends else known
+    return AddressHistory(script, receipts) if came or spends else cached
 
 
 async def _funders(
     tx: Transaction, script: bytes, since: int, height: int
 ) -> dict[bytes, set[bytes]]:
-    """By transaction that pays the script: the scripts of the outputs it spends."""
+    """Returns the scripts that each transaction which pays the script spends, by its txid."""
     rows = await tx.fetch(
         "SELECT DISTINCT paying.txid, funding.script_pubkey FROM (SELECT DISTINCT txid FROM txo"
         " WHERE script_hash = ? AND height > ? AND height <= ?) AS paying"
@@ -169,7 +171,7 @@ async def _funders(
 async def _spends(
     tx: Transaction, script: bytes, since: int, height: int
 ) -> dict[tuple[bytes, int], Spend]:
-    """By outpoint of the script: the transaction that spends it, and whom that pays."""
+    """Returns the transaction that spends each output of the script, by outpoint."""
     rows = await tx.fetch(
         "SELECT own.txid, own.vout, own.spent_txid, own.spent_height FROM txo AS own"
         " WHERE script_hash = ? AND spent_height > ? AND spent_height <= ?",
@@ -191,6 +193,6 @@ async def _spends(
     outputs: dict[bytes, list[Output]] = defaultdict(list)
     for txid, target, amount_sat in paid:
         outputs[txid].append(Output(target, amount_sat))
-    # A transaction may leave nothing that anybody can spend.
+    # All outputs of a transaction may be unspendable.
     spends = {txid: Spend(txid, at, tuple(outputs.get(txid, ()))) for _, _, txid, at in rows}
     return {(own, vout): spends[txid] for own, vout, txid, _ in rows}

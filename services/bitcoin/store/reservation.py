@@ -1,12 +1,12 @@
-"""Coins that payments may choose from, and coins that are promised to one."""
+"""Coins of a script that are free for payments, and coins reserved for one payment."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from formats.bitcoin.transaction import outpoint, split_outpoint
-from services.bitcoin.chain import COINBASE_MATURITY
-from services.bitcoin.coin_selection import MAX_CANDIDATES, SpendableCoin
+from services.bitcoin.chain import COINBASE_MATURITY_BLOCKS
+from services.bitcoin.coin_selection import MAX_COINS, SpendableCoin
 from services.bitcoin.store.chain import script_hash
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mesh.data.database import Transaction
 
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS reservation (  -- a coin is promised to one payment at most
+CREATE TABLE IF NOT EXISTS reservation (  -- a coin belongs to at most one payment
     txid       BLOB NOT NULL,
     vout       INTEGER NOT NULL,
     payment_id TEXT NOT NULL,
@@ -36,49 +36,49 @@ _SMALLEST = "ORDER BY txo.amount_sat, txo.txid, txo.vout LIMIT ?"
 _LARGEST = "ORDER BY txo.amount_sat DESC, txo.txid, txo.vout LIMIT ?"
 
 
-async def candidates(
-    tx: Transaction, script: bytes, *, alone_sat: int | None = None
+async def spendable_coins(
+    tx: Transaction, script: bytes, *, single_coin_sat: int | None = None
 ) -> tuple[SpendableCoin, ...]:
-    """The largest confirmed coins of a script that are mature and promised to nobody.
+    """Returns the largest confirmed, mature coins of a script that are not reserved.
 
-    If one of them has ``alone_sat``, only the smallest that has.
+    If one coin has at least ``single_coin_sat``, returns only the smallest such coin.
     """
-    if alone_sat is not None:
-        alone = await _fetch(tx, _FREE + _SMALLEST, script, alone_sat, 1)
-        if alone:
-            return alone
-    return await _fetch(tx, _FREE + _LARGEST, script, 0, MAX_CANDIDATES)
+    if single_coin_sat is not None:
+        single = await _fetch(tx, _FREE + _SMALLEST, script, single_coin_sat, 1)
+        if single:
+            return single
+    return await _fetch(tx, _FREE + _LARGEST, script, 0, MAX_COINS)
 
 
 async def _fetch(
-    tx: Transaction, sql: str, script: bytes, least_sat: int, limit: int
+    tx: Transaction, sql: str, script: bytes, min_sat: int, limit: int
 ) -> tuple[SpendableCoin, ...]:
     mature = await last_mature_height(tx)
-    rows = await tx.fetch(sql, script_hash(script), mature, least_sat, limit)
+    rows = await tx.fetch(sql, script_hash(script), mature, min_sat, limit)
     return tuple(SpendableCoin(outpoint(txid, vout), amount) for txid, vout, amount in rows)
 
 
-async def reserve(tx: Transaction, payment_id: str, coins: Collection[SpendableCoin]) -> bool:
-    """Promise the coins to a payment; False if one of them is spent, or promised to another."""
+async def reserve_coins(tx: Transaction, payment_id: str, coins: Collection[SpendableCoin]) -> bool:
+    """Reserves the coins for a payment; returns False if one is spent or reserved for another."""
     for coin in coins:
-        promised = await tx.execute(
+        reserved = await tx.execute(
             "INSERT INTO reservation SELECT txid, vout, ? FROM txo"
             " WHERE txid = ? AND vout = ? AND spent_txid IS NULL ON CONFLICT DO NOTHING",
             payment_id,
             *split_outpoint(coin.prevout),
         )
-        if not promised:
+        if not reserved:
             return False
     return True
 
 
-async def release(tx: Transaction, payment_id: str) -> None:
-    """Take back what was promised to a payment that is over."""
+async def release_coins(tx: Transaction, payment_id: str) -> None:
+    """Releases the coins of a final payment; those it has spent are no longer in the index."""
     await tx.execute("DELETE FROM reservation WHERE payment_id = ?", payment_id)
 
 
 async def conflict_depth(tx: Transaction, payment_id: str, txid: Txid) -> int:
-    """Confirmations of what spent a coin of the payment's and is not its own ``txid``; else 0."""
+    """Returns the confirmations of another transaction than ``txid`` that spends a coin, or 0."""
     row = await tx.fetch_one(
         "SELECT (SELECT MAX(height) FROM block) - MAX(spent_height) + 1 FROM reservation"
         " JOIN txo ON txo.txid = reservation.txid AND txo.vout = reservation.vout"
@@ -90,7 +90,7 @@ async def conflict_depth(tx: Transaction, payment_id: str, txid: Txid) -> int:
 
 
 async def last_mature_height(tx: Transaction) -> int:
-    """A coinbase at this height or below may be spent in the next block."""
+    """Returns the height up to which a coinbase may be spent in the next block."""
     row = await tx.fetch_one("SELECT MAX(height) FROM block")
     tip = row[0] if row and row[0] is not None else 0
-    return int(tip) + 1 - COINBASE_MATURITY
+    return int(tip) + 1 - COINBASE_MATURITY_BLOCKS

@@ -1,4 +1,4 @@
-"""Wallets, their descriptors and their addresses. No other place knows which index comes next."""
+"""Wallets, their descriptors and addresses; the only place that assigns address indexes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CREATE TABLE IF NOT EXISTS descriptor (
     wallet_id  TEXT NOT NULL REFERENCES wallet (id),
     keychain   INTEGER NOT NULL,  -- 0 external, 1 internal
     descriptor TEXT NOT NULL,  -- public
-    next_index INTEGER NOT NULL,  -- all below are revealed
+    next_index INTEGER NOT NULL,  -- all lower ones are revealed
     PRIMARY KEY (wallet_id, keychain)
 ) STRICT;
 
@@ -52,7 +52,10 @@ class WalletStore:
     async def create(
         self, key: IdempotencyKey, new: NewWallet, name: str, *, reply: Callable[[Wallet], bytes]
     ) -> bytes:
-        """Store the wallet once per ``key``. AlreadyExists (WALLET_EXISTS) if the name is taken."""
+        """Creates the wallet, once for each ``key``, and returns the stored reply.
+
+        Raises AlreadyExists (WALLET_EXISTS) if another wallet has the name.
+        """
 
         async def work(tx: Transaction) -> bytes:
             async def effect() -> bytes:
@@ -83,7 +86,7 @@ class WalletStore:
         return await self._database.write(work)
 
     async def list(self, *, after: str, limit: int) -> list[Wallet]:
-        """At most ``limit`` wallets, oldest first, after the wallet with the id ``after``."""
+        """Returns at most ``limit`` wallets after the wallet with id ``after``, oldest first."""
 
         async def work(tx: Transaction) -> list[Wallet]:
             last = await tx.fetch_one("SELECT created_ms FROM wallet WHERE id = ?", after)
@@ -110,9 +113,10 @@ class WalletStore:
         derive: Callable[[str, int], bytes],
         reply: Callable[[OwnAddress], bytes],
     ) -> bytes:
-        """Reveal the next external address, whose script ``derive`` takes from the descriptor.
+        """Reveals the next external address, once for each ``key``; returns the stored reply.
 
-        Nobody knows it before it is on disk. NotFound if there is no such wallet.
+        ``derive`` returns the script of a descriptor at an index. The address is on disk before it
+        leaves the service. Raises NotFound if there is no such wallet.
         """
 
         async def work(tx: Transaction) -> bytes:
@@ -127,7 +131,10 @@ class WalletStore:
         return await self._database.write(work)
 
     async def balance(self, wallet_id: str, *, script: bytes | None) -> Balance:
-        """Of the whole wallet, or of one address; NotFound if either is not ours."""
+        """Returns the balance of a wallet, or of the one address with ``script``.
+
+        Raises NotFound if there is no such wallet, or it has no such address.
+        """
 
         async def work(tx: Transaction) -> Balance:
             if not await tx.fetch_one("SELECT 1 FROM wallet WHERE id = ?", wallet_id):
@@ -151,7 +158,7 @@ class WalletStore:
         return await self._database.read(work)
 
     async def find_own(self, script: bytes) -> tuple[OwnAddress, bytes] | None:
-        """The address of ours with this script, and its wallet's sealed seed."""
+        """Returns the managed address with this script and its wallet's sealed seed, or None."""
 
         async def work(tx: Transaction) -> tuple[OwnAddress, bytes] | None:
             own = await find_own(tx, script)
@@ -179,7 +186,7 @@ WHERE """
 
 
 async def next_address(tx: Transaction, wallet_id: str, keychain: Keychain) -> tuple[str, int]:
-    """A keychain's descriptor, and the index that it reveals next."""
+    """Returns a keychain's descriptor, and the index of its next address."""
     row = await tx.fetch_one(
         "SELECT descriptor, next_index FROM descriptor WHERE wallet_id = ? AND keychain = ?",
         wallet_id,
@@ -192,15 +199,15 @@ async def next_address(tx: Transaction, wallet_id: str, keychain: Keychain) -> t
 
 
 async def reveal(tx: Transaction, own: OwnAddress) -> bool:
-    """Make the address ours; False if its index is not the next one any more."""
-    moved = await tx.execute(
+    """Stores the address as revealed; returns False if its index is no longer the next one."""
+    updated = await tx.execute(
         "UPDATE descriptor SET next_index = next_index + 1"
         " WHERE wallet_id = ? AND keychain = ? AND next_index = ?",
         own.wallet_id,
         int(own.keychain),
         own.index,
     )
-    if not moved:
+    if not updated:
         return False
     await tx.execute(
         "INSERT INTO address VALUES (?, ?, ?, ?, ?)",

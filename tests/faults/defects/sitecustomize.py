@@ -15,16 +15,18 @@ from typing import Any
 
 
 def pay_for_every_attempt() -> None:
-    from services.bitcoin.actors.wallet import Spender
+    from services.bitcoin.payments import PaymentSender
 
-    send = Spender.send
+    send = PaymentSender.send
 
-    async def send_anew(self: Spender, key: Any, order: Any, *rest: Any, **named: Any) -> Any:
+    async def send_under_new_id(
+        self: PaymentSender, key: Any, request: Any, *rest: Any, **named: Any
+    ) -> Any:
         id = str(uuid.uuid4())
-        own = replace(key, request_id=id), replace(order, payment_id=id)
+        own = replace(key, request_id=id), replace(request, payment_id=id)
         return await send(self, *own, *rest, **named)
 
-    Spender.send = send_anew  # type: ignore[method-assign]
+    PaymentSender.send = send_under_new_id  # type: ignore[method-assign]
 
 
 def forget_records() -> None:

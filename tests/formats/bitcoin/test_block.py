@@ -44,7 +44,7 @@ def block(*waiting: Transaction, height: int = 500) -> Block:
         prev_hash=BlockHash(b"h" * 32),
         time=1_700_000_000,
         script_pubkey=SCRIPT,
-        candidates=[MempoolTx(transaction, (), 0) for transaction in waiting],
+        selected=[MempoolTx(transaction, (), 0) for transaction in waiting],
     )
 
 
