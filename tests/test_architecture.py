@@ -55,8 +55,8 @@ CLI_MAY_USE = (
 # Rooms of a service that touch the world. Everything else in it is a noun and does no I/O.
 ROOMS = ("__main__", "config", "actors", "servicers", "store")
 ADAPTERS = {
-    "services/bitcoin/kernel.py": "Bitcoin Core's consensus code",
-    "services/bitcoin/recovery.py": "runs the kernel in threads, so that block log, kernel and index agree",
+    "services/bitcoin/kernel.py": "Bitcoin Core's consensus code in C++, on files that it locks",
+    "services/bitcoin/recovery.py": "asyncio: calls of the kernel block, so they run in threads",
     "services/ml/training/__main__.py": "a command: starts processes, reads the sources' digest",
     "services/orchestrator/notifications.py": "wakes those who watch a run",
     "services/orchestrator/worker": "does what the pure engine wants, and journals it",
