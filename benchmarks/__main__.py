@@ -38,7 +38,7 @@ def _measures(name: str) -> dict[str, Measure]:
 
 
 def _run(name: str, only: str | None, rounds: int) -> dict[str, Ratio]:
-    """Measure, and print the table and the line of JSON."""
+    """Measures the keys, and prints the table and the line of JSON."""
     measures = _measures(name)
     ratios = {key: measures[key](rounds) for key in ([only] if only else measures)}
     _print_table(ratios)

@@ -1,4 +1,4 @@
-"""How fast a full block of the main network is read, against python-bitcoinlib.
+"""Parsing a full block of the main network, against python-bitcoinlib.
 
 Both give for every transaction its txid, prevouts, and outputs with amount and script. Each side
 lives in a process of its own; they take turns parse by parse, and a round compares the CPU time of
@@ -42,7 +42,7 @@ def read(raw):
 
 
 def parse(rounds: int) -> Ratio:
-    """How many times as fast; the worst round counts."""
+    """Returns how many times as fast our parser is, in the worst round."""
     try:
         value, reason = min(_ratios(rounds)), ""
     except (FileNotFoundError, peer.PeerMissing) as missing:
@@ -78,7 +78,7 @@ def _round(us: Popen[str], them: Popen[str]) -> float:
 
 
 def _parse(reader: Popen[str]) -> tuple[float, str]:
-    """CPU seconds of one parse, and a digest of the txids found."""
+    """Returns the CPU seconds of one parse, and a digest of the txids found."""
     assert reader.stdin is not None  # noqa: S101  (both are pipes)
     assert reader.stdout is not None  # noqa: S101
     reader.stdin.write("again\n")
@@ -88,7 +88,7 @@ def _parse(reader: Popen[str]) -> tuple[float, str]:
 
 
 def _reader(python: str | Path, read: str, block: Path) -> Popen[str]:
-    """A process that parses the block whenever it is asked; it ends with its input."""
+    """Starts a process that parses the block once per line of its input, and ends with it."""
     command = [str(python), "-c", read + TIMING, str(block)]
     return Popen(command, stdin=PIPE, stdout=PIPE, text=True)  # noqa: S603  (ours)
 

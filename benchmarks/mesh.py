@@ -52,17 +52,17 @@ EXPORT = f"{trace_service_pb2.DESCRIPTOR.package}.TraceService"
 
 
 def chain_vs_bare(rounds: int, *, concurrency: int, goal: float) -> Ratio:
-    """All interceptors on both sides, no trace sampled."""
+    """Measures all interceptors on both sides, with no trace sampled."""
     return _ratio(rounds, _mesh, _bare, concurrency, goal, f"grpcio {version('grpcio')}")
 
 
 def chain_all_spans_vs_bare(rounds: int) -> Ratio:
-    """All interceptors on both sides; the two spans of every call are exported over OTLP."""
+    """Measures all interceptors on both sides; both spans of every call are exported over OTLP."""
     return _ratio(rounds, _sampled_mesh, _bare, 16, 0.4, f"grpcio {version('grpcio')}")
 
 
 def all_spans_vs_sdk(rounds: int) -> Ratio:
-    """The same with mesh/observability/tracer.py against the spans of the OpenTelemetry SDK."""
+    """Measures mesh/observability/tracer.py against the spans of the OpenTelemetry SDK."""
     peer = f"opentelemetry-sdk {version('opentelemetry-sdk')}"
     return _ratio(rounds, _sampled_mesh, _sdk_mesh, 16, 1.0, peer)
 
@@ -203,7 +203,7 @@ async def _sdk_mesh(authority: Authority, folder: Path) -> AsyncIterator[OutboxS
 
 @asynccontextmanager
 async def _collector() -> AsyncIterator[str]:
-    """A collector that drops what it receives unread, which costs the measured process little."""
+    """Serves a collector that drops spans unread, which costs the measured process little."""
 
     async def export(request: bytes, context: Any) -> bytes:
         return b""

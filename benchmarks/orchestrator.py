@@ -1,4 +1,4 @@
-"""How fast runs of four steps are, against named peers, and what the journal costs.
+"""Runs of four steps against named peers, and the cost of the journal.
 
 The steps of both sides do nothing, inside the engine: what is compared is what it takes to remember
 them. Ours is the engine as it ships, with fence, inbox, outbox, and tracing into a collector; DBOS
@@ -68,7 +68,7 @@ def vs_dbos(rounds: int, *, store: str, door: str, concurrency: int, goal: float
 
 
 def vs_restate(rounds: int) -> Ratio:
-    """A run is asked for and awaited over gRPC of ours, over the HTTP of Restate's ingress."""
+    """Measures runs awaited over our gRPC against runs awaited over HTTP at Restate's ingress."""
     value, reason = None, ""
     try:
         with ExitStack() as stack:
@@ -91,7 +91,7 @@ def vs_restate(rounds: int) -> Ratio:
 
 
 def group_commit_gain(rounds: int) -> Ratio:
-    """Up to 64 writes in a commit, against one."""
+    """Measures up to 64 writes in a commit against one."""
     with (
         collector.running() as spans,
         _pair(["--collector", spans], ["--collector", spans, "--batch", "1"]) as (ours, single),
@@ -139,7 +139,7 @@ def condition_us(rounds: int) -> Ratio:
 
 
 def cost_1m_vs_1k_runs(rounds: int) -> Ratio:
-    """The cost of a run in a store of many, over that in a store of few."""
+    """Measures the cost of a run in a store of many runs over that in a store of few."""
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         engines = []
         for count in (MANY, FEW):
@@ -171,7 +171,7 @@ def of_payments(rounds: int, *, name: str, goal: float, at_most: bool, unit: str
 
 
 def signal_resume_ms(rounds: int) -> Ratio:
-    """On both stores, and on PostgreSQL also by way of a replica that does not drive the run."""
+    """Measures both stores, and on PostgreSQL also a signal sent through another replica."""
     medians = []
     for store, replicas in (("sqlite", "1"), ("postgres", "1"), ("postgres", "2")):
         with ExitStack() as stack:
@@ -185,7 +185,7 @@ def signal_resume_ms(rounds: int) -> Ratio:
         value=max(medians),
         goal=5,
         at_most=True,
-        unit="ms from SignalRun until the next step is told, p50 of the worst store",
+        unit="ms from SignalRun until a watch shows the next step, p50 of the worst store",
         peer="none",
     )
 
@@ -200,7 +200,7 @@ def failover_s(rounds: int) -> Ratio:
         value=max(taken),
         goal=6,
         at_most=True,
-        unit="seconds from the kill of a run's process until another goes on, lease of 5 s",
+        unit="seconds from the kill of a run's process until another resumes it, lease of 5 s",
         peer="none",
     )
 
@@ -239,7 +239,7 @@ MEASURES: dict[str, Measure] = {
 
 @cache
 def _payments(rounds: int) -> list[payments.Measured]:
-    """One measurement answers every question about it."""
+    """Returns the rounds of one measurement, which all payment keys share."""
     return asyncio.run(payments.measure(rounds))
 
 

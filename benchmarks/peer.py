@@ -14,12 +14,12 @@ class PeerMissing(Exception):  # noqa: N818  (a state, as in mesh.errors)
 
 
 def requirement(name: str) -> str:
-    """What benchmarks/peers/NAME.txt pins, as ``"package version"``."""
+    """Returns the version that benchmarks/peers/NAME.txt pins, as ``"package version"``."""
     return _pins(name).read_text().split()[0].replace("==", " ")
 
 
 def python(name: str) -> Path:
-    """The interpreter of .venv-peers/NAME, with what benchmarks/peers/NAME.txt pins."""
+    """Returns the interpreter of .venv-peers/NAME, after installing benchmarks/peers/NAME.txt."""
     folder = ROOT / ".venv-peers" / name
     interpreter = folder / "bin" / "python"
     installed = folder / "installed.txt"
@@ -33,7 +33,7 @@ def python(name: str) -> Path:
 
 
 def node(name: str) -> Path:
-    """The folder of node modules that benchmarks/peers/NAME.npm pins; no script of theirs runs."""
+    """Returns the node_modules of benchmarks/peers/NAME.npm, installed without scripts."""
     folder = ROOT / ".venv-peers" / f"{name}-node"
     installed = folder / "installed.txt"
     pin = (ROOT / "benchmarks" / "peers" / f"{name}.npm").read_text().strip()

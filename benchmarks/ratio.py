@@ -1,4 +1,4 @@
-"""What a benchmark answers: how much faster than a named peer, and whether that is enough."""
+"""The result of a benchmark: a ratio to a named peer, its goal, and if it holds."""
 
 from __future__ import annotations
 

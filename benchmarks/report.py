@@ -24,7 +24,7 @@ LIBRARIES = ("grpcio", "protobuf", "onnxruntime", "py-bitcoinkernel", "cryptogra
 
 
 def write(results: Mapping[str, Mapping[str, Ratio]]) -> None:
-    """Write the page and its picture anew."""
+    """Writes docs/benchmarks.md and its plots."""
     _plot(results)
     (DOCS / "benchmarks.md").write_text(_page(results))
 

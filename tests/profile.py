@@ -1,4 +1,4 @@
-"""How much one run of the suite tries: `make test` is short, `make test-faults` is full.
+"""The profile of one run of the suite: `make test` is short, `make test-faults` is full.
 
 Both state the same behaviours. The short profile draws fewer examples, and kills at fewer points.
 """

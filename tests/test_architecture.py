@@ -52,17 +52,18 @@ CLI_MAY_USE = (
     "services.ml.simulation",
 )
 
-# Rooms of a service that touch the world. Everything else in it is a noun and does no I/O.
+# Rooms of a service that do I/O. Every other module is a noun, and does none.
 ROOMS = ("__main__", "config", "actors", "servicers", "store")
+# The exceptions: the world that each touches, and why.
 ADAPTERS = {
-    "services/bitcoin/kernel.py": "Bitcoin Core's consensus code in C++, on files that it locks",
-    "services/bitcoin/recovery.py": "asyncio: calls of the kernel block, so they run in threads",
-    "services/ml/training/__main__.py": "a command: starts processes, reads the sources' digest",
-    "services/orchestrator/notifications.py": "wakes those who watch a run",
-    "services/orchestrator/worker": "does what the pure engine wants, and journals it",
-    "services/orchestrator/peers": "the other services, through the mesh's client",
-    "services/orchestrator/retention.py": "sweeps the journal by the clock",
-    "services/orchestrator/schedules/scheduler.py": "starts runs when they are due",
+    "services/bitcoin/kernel.py": "threads and files: Bitcoin Core's consensus code, in C++",
+    "services/bitcoin/recovery.py": "threads: calls of the kernel block, and it repeats blocks at start",
+    "services/ml/training/__main__.py": "processes and files: it is a command, not part of serving",
+    "services/orchestrator/notifications.py": "asyncio: it wakes the watchers of a run",
+    "services/orchestrator/worker": "asyncio and calls: it performs what the pure engine commands",
+    "services/orchestrator/peers": "gRPC: the orchestrator alone calls the other services",
+    "services/orchestrator/retention.py": "asyncio: it erases and deletes by the database's clock",
+    "services/orchestrator/schedules/scheduler.py": "asyncio: it starts runs at their due times",
 }
 
 # Nouns that are about the contracts themselves.
@@ -71,10 +72,10 @@ ABOUT_CONTRACTS = ("services/orchestrator/definition", "services/orchestrator/en
 # Nouns that draw from a seed: their randomness repeats.
 SEEDED = ("services/ml/simulation", "services/ml/training")
 
-# The only places that may catch what nobody foresaw.
+# The only places that may catch every exception.
 BOUNDARIES = {
     "cli/__main__.py": "main: a defect of ours is one line with a remedy, its text in a file",
-    "mesh/actor.py": "the supervisor: a broken actor is built anew",
+    "mesh/actor.py": "the supervisor: restarts an actor that failed",
     "mesh/data/database/postgres.py": "the writer: one failure is one caller's, not the batch's",
     "mesh/data/database/sqlite.py": "the writer: one failure is one caller's, not the batch's",
     "mesh/rpc/interceptors/errors.py": "the error step: the text stays in the log",

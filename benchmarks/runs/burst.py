@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 async def serve(run: Callable[[], Awaitable[Any]]) -> None:
-    """Answer every line of stdin with a burst. A ``run`` may say how many seconds count of it."""
+    """Answers each line of stdin with a burst. A ``run`` may return the seconds that count."""
     print("ready", flush=True)
     while line := await asyncio.to_thread(sys.stdin.readline):
         concurrency, seconds = line.split()
@@ -23,7 +23,7 @@ async def serve(run: Callable[[], Awaitable[Any]]) -> None:
 
 
 async def relay(*client: str) -> None:
-    """Have the bursts made by a client's process; the CPU time is that of this one."""
+    """Relays bursts to a client's process, and reports the CPU time of this one."""
     process = await create_subprocess_exec(*client, stdin=PIPE, stdout=PIPE)
     assert process.stdin is not None  # noqa: S101  (both are pipes)
     assert process.stdout is not None  # noqa: S101

@@ -1,7 +1,7 @@
-"""A client of our engine: starts runs over mTLS, with every step of the mesh, and hears the end.
+"""A client of our engine: starts runs over mTLS, through every interceptor, and awaits their end.
 
 ``run`` asks for a run and its end in one call. ``signal`` starts a run that waits for a signal,
-sends it, and measures from there until the record of the next step is told; with two targets the
+sends it, and measures from there until a watch shows the next step; with two targets the
 run is started at the first, and the signal sent to the second.
 """
 

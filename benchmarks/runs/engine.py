@@ -55,7 +55,7 @@ def ours(*arguments: str, python: str = sys.executable, root: Path = peer.ROOT) 
 
 @contextmanager
 def dbos(*arguments: str) -> Iterator[Engine]:
-    """PeerMissing if it cannot be installed."""
+    """Runs DBOS. Raises PeerMissing if it cannot be installed."""
     python = str(peer.python("dbos"))
     with _engine([python, "benchmarks/runs/dbos_engine.py", *arguments]) as engine:
         yield engine
@@ -63,7 +63,7 @@ def dbos(*arguments: str) -> Iterator[Engine]:
 
 @contextmanager
 def restate() -> Iterator[Engine]:
-    """PeerMissing if it cannot be installed, or is not made for this machine."""
+    """Runs Restate. Raises PeerMissing if there is no binary of it for this machine."""
     python = str(peer.python("restate"))
     found = sorted(peer.node("restate").glob("@restatedev/restate-server-*/bin/restate-server"))
     if not found:

@@ -74,7 +74,7 @@ class InstantChain(ChainServiceServicer):
 
 
 class Awaited:
-    """The journal, whichever it is; who started a run in this process hears of its end."""
+    """A run store that resolves a future when a run of this process ends."""
 
     def __init__(self, store: OrchestratorStore) -> None:
         self._store = store
@@ -85,9 +85,9 @@ class Awaited:
 
     async def append(self, state: Any, *arguments: Any) -> None:
         await self._store.runs.append(state, *arguments)
-        self._hear(state)
+        self._resolve(state)
 
-    def _hear(self, state: Any) -> None:
+    def _resolve(self, state: Any) -> None:
         if state.finished and (waiting := self.ended.pop(state.run_id, None)):
             waiting.set_result(state.status)
 
@@ -108,7 +108,7 @@ class Forgetful(Awaited):
         return StartResult(reply(prepare(stored)), True)
 
     async def append(self, state: Any, *arguments: Any) -> None:
-        self._hear(state)
+        self._resolve(state)
 
 
 async def main(arguments: argparse.Namespace) -> None:

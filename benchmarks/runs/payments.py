@@ -32,7 +32,7 @@ class Measured:
 
 
 async def measure(rounds: int) -> list[Measured]:
-    """The first round warms up, and does not count."""
+    """Measures the rounds after a first one that warms up and does not count."""
     coins = (rounds + 1) * PAYMENTS // PAYERS + 10
     with tempfile.TemporaryDirectory() as folder, up(Path(folder), "--mine", "auto"):
         home = Home(Path(folder))

@@ -54,7 +54,7 @@ async def main(server: str) -> None:
 
 
 async def _post(client: httpx.AsyncClient, url: str, value: dict[str, str]) -> None:
-    """As soon as somebody is there to take it."""
+    """Posts ``value`` once the server accepts connections. Raises HTTPError if it never does."""
     deadline = time.monotonic() + READY_WITHIN
     while True:
         try:

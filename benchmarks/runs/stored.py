@@ -41,7 +41,7 @@ UPDATE store SET sequence = sequence + 2 * (SELECT COUNT(*) FROM copy);
 
 
 def fill(path: Path, count: int) -> None:
-    """Add ``count`` finished runs to a store that holds some, which nobody has open."""
+    """Adds ``count`` finished runs to a store that holds some and that no process has open."""
     with closing(sqlite3.connect(path, isolation_level=None)) as store:
         store.execute("PRAGMA temp_store = MEMORY")
         first, second = COPIES.split(";\n")[:2]

@@ -38,7 +38,7 @@ def of_kind(folder: str, kind: str) -> dict[str, dict[str, Any]]:
 
 
 def boundaries() -> set[tuple[str, str]]:
-    """Who calls whom, by the trust file."""
+    """The callers of each service, by the trust policy."""
     trust = YAML(typ="safe", pure=True).load((ROOT / "deploy/k8s/base/trust.yaml").read_text())
     return {
         (boundary["from"], boundary["to"])
