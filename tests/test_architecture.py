@@ -57,7 +57,7 @@ ROOMS = ("__main__", "config", "actors", "servicers", "store")
 # The exceptions: the world that each touches, and why.
 ADAPTERS = {
     "services/bitcoin/kernel.py": "threads and files: Bitcoin Core's consensus code, in C++",
-    "services/bitcoin/recovery.py": "threads: calls of the kernel block, and it repeats blocks at start",
+    "services/bitcoin/recovery.py": "threads: calls of the kernel block",
     "services/ml/training/__main__.py": "processes and files: it is a command, not part of serving",
     "services/orchestrator/notifications.py": "asyncio: it wakes the watchers of a run",
     "services/orchestrator/worker": "asyncio and calls: it performs what the pure engine commands",
