@@ -1,9 +1,9 @@
-"""What must survive: one store, on SQLite or PostgreSQL, with the same SQL and the same promises.
+"""A store on SQLite or PostgreSQL, with the same SQL and the same guarantees.
 
-A write returns once it is durable, and lands whole or not at all. All writers of one store come one
-after the other, also across processes, so that store code never races: SQLite has one writer
-thread, PostgreSQL locks the ``store`` row first. SQL is written once: ``?`` for parameters,
-SQLite's type names, and only what both databases understand.
+A write returns once it is durable, and is committed as a whole or not at all. The writes of one
+store are serialized, also across processes, so store code needs no locks of its own: SQLite has one
+writer thread, PostgreSQL locks the ``store`` row first. SQL is written once: ``?`` for parameters,
+SQLite's type names, and only syntax that both databases have.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Value: TypeAlias = str | int | float | bytes | None
 POSTGRES_SCHEMES = ("postgresql://", "postgres://")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 
-# Every store has a name and counts its events. The row is also the lock of its writers.
+# Every store has an id and counts its events. The row is also the lock of its writers.
 STORE_SCHEMA = """
 CREATE TABLE IF NOT EXISTS store (
     one      INTEGER PRIMARY KEY CHECK (one = 1),
@@ -36,62 +36,66 @@ CREATE TABLE IF NOT EXISTS store (
 
 
 class UniqueViolationError(Exception):
-    """A row with this key exists. It ends the work; where both may happen, use ON CONFLICT."""
+    """A row with this key exists. The work is rolled back; use ON CONFLICT to avoid it."""
 
 
 class Transaction(Protocol):
-    """What the work of a read or a write may await, and nothing else."""
+    """The statements of one read or write. Its work may await nothing else."""
 
     async def execute(self, sql: str, *args: Value) -> int:
-        """Run one statement and tell how many rows it touched."""
+        """Runs one statement and returns the number of rows that it changed."""
         ...
 
     async def execute_many(self, sql: str, rows: Iterable[tuple[Value, ...]]) -> None:
-        """Run one statement for each row."""
+        """Runs one statement for each row of parameters."""
         ...
 
-    async def fetch(self, sql: str, *args: Value) -> list[Row]: ...
+    async def fetch(self, sql: str, *args: Value) -> list[Row]:
+        """Returns all rows."""
+        ...
 
     async def fetch_one(self, sql: str, *args: Value) -> Row | None:
-        """The first row, or None."""
+        """Returns the first row, or None if there is none."""
         ...
 
     async def now_ms(self) -> int:
-        """Unix time in milliseconds by the database's clock."""
+        """Returns Unix time in milliseconds by the database's clock."""
         ...
 
 
 class Database(Protocol):
     async def write(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
-        """Run ``work`` in the next commit; all of it lands, or none.
+        """Runs ``work`` in the next commit, as a whole or not at all, and returns its result.
 
-        Once accepted it happens even if the caller is cancelled: an effect is never half known.
-        ResourceExhausted (OVERLOADED) if too many writes wait; Unavailable if the database does
-        not answer, and then nobody knows whether the work landed: retry under the same key.
+        Accepted work is run even if the caller is cancelled. Raises ResourceExhausted (OVERLOADED)
+        if too many writes wait, and Unavailable if the database does not answer: then the outcome
+        is unknown, so retry with the same idempotency key.
         """
         ...
 
     async def read(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
-        """Run ``work`` on one consistent view of what is committed."""
+        """Runs ``work`` on one snapshot of the committed data, and returns its result."""
         ...
 
 
 def is_server(location: str) -> bool:
-    """Is it the URL of a PostgreSQL database, and not a path? ConfigError for any other URL."""
+    """Tells a PostgreSQL URL from a path. Raises ConfigError for a URL of another scheme."""
     if location.startswith(POSTGRES_SCHEMES):
         return True
-    if scheme := _URL.match(location):  # no more of it: it may hold a password
+    if scheme := _URL.match(location):  # only the scheme: the rest may hold a password
         raise ConfigError(
-            f"ANYA_DATABASE must be a path or begin with postgresql://, not with {scheme[0]!r}"
+            f"ANYA_DATABASE begins with {scheme[0]!r}: set it to a path or a postgresql:// URL"
         )
     return False
 
 
 @asynccontextmanager
 async def open_database(location: str | Path, *, schema: str) -> AsyncIterator[Database]:
-    """The store at a path (SQLite) or a ``postgresql://`` URL, with the tables of ``schema``.
+    """Opens the store at a path (SQLite) or a ``postgresql://`` URL, and creates its tables.
 
-    Leaving the block commits what was accepted, then closes. ConfigError if it is no such thing.
+    Leaving the block commits the accepted writes, then closes. Raises ConfigError if the URL is
+    unusable, Unavailable if PostgreSQL is, and FailedPrecondition if the store is damaged or of
+    another version.
     """
     if is_server(str(location)):
         from mesh.data.database.postgres import open_postgres

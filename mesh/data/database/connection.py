@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL, and what keeps us from having one, in words that tell what to do."""
+"""Connections to PostgreSQL, and errors that say why there is none and what to do."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ FORM = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
 
 
 class ServerRefusalError(ConnectionError):
-    """The server answers, and refuses us: its cause says why. It may let us in later."""
+    """The server answers but refuses the connection, perhaps for now. The cause says why."""
 
 
 class _InvalidUrlError(ServerRefusalError):
-    """Nobody was asked."""
+    """The URL is invalid; no server was contacted."""
 
 
 async def connect(url: str, **settings: Any) -> Any:
@@ -33,24 +33,26 @@ async def connect(url: str, **settings: Any) -> Any:
         raise
     except ValueError:  # its text quotes the URL, which holds a password
         raise _InvalidUrlError(
-            f"must be {FORM}, with what is special in the password as %xx"
+            f"must be {FORM}, with special characters of the password as %xx"
         ) from None
 
 
-def unfit(error: Exception) -> Exception:
-    """What to tell whose text cannot be stored; any other error as it is."""
+def to_invalid_argument(error: Exception) -> Exception:
+    """Returns InvalidArgument for a text that cannot be stored, any other error unchanged."""
     if isinstance(error, asyncpg.CharacterNotInRepertoireError):
-        return InvalidArgument("a text holds the character U+0000, which no store of ours can find")
+        return InvalidArgument(
+            "a text holds the character U+0000, which cannot be stored; remove it"
+        )
     return error
 
 
-def unopened(error: Exception) -> Unavailable | ConfigError:
-    """For whoever starts the process: what the server or the system said, and what to do."""
+def to_start_error(error: Exception) -> Unavailable | ConfigError:
+    """Returns the error of a failed start: the text of the server or the system, and a remedy."""
     if isinstance(error, _InvalidUrlError):
         return ConfigError(f"ANYA_DATABASE {error}")
-    said = str(error).rstrip(".") or type(error).__name__
+    text = str(error).rstrip(".") or type(error).__name__
     return Unavailable(
-        f"PostgreSQL cannot be used ({said}): {_remedy(error)}", reason=Reason.STORE_UNAVAILABLE
+        f"PostgreSQL cannot be used ({text}): {_remedy(error)}", reason=Reason.STORE_UNAVAILABLE
     )
 
 
@@ -67,6 +69,6 @@ def _remedy(error: Exception) -> str:
         case FileNotFoundError():
             return "correct the names of files in ANYA_DATABASE: sslrootcert, or a socket's folder"
         case ConnectionError() if "SSL" in str(error):
-            return "have the server speak TLS, or correct sslmode in ANYA_DATABASE"
+            return "enable TLS on the server, or correct sslmode in ANYA_DATABASE"
         case _:
             return "start it, or correct its address in ANYA_DATABASE"

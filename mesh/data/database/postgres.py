@@ -1,4 +1,4 @@
-"""PostgreSQL: one store for several processes, one writer at a time, many requests a commit."""
+"""PostgreSQL: one store for several processes, one writer at a time, many requests per commit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import asyncpg
 
 from mesh.data.database import UniqueViolationError, schema_check
-from mesh.data.database.connection import connect, unfit, unopened
+from mesh.data.database.connection import connect, to_invalid_argument, to_start_error
 from mesh.data.database.request import MAX_WAITING, READERS, Request
 from mesh.errors import Reason, ResourceExhausted, Unavailable
 
@@ -24,10 +24,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_BATCH = 64  # writes in one commit
-COMMAND_TIMEOUT_S = 30.0  # seconds
-SCHEMA_LOCK = 0x616E7961  # "anya": processes that start together create the tables in turn
+COMMAND_TIMEOUT_S = 30.0
+SCHEMA_LOCK = (
+    0x616E7961  # "anya": serializes the creation of tables by processes that start together
+)
 
-# One round trip. The row is the store's, and admits one process at a time.
+# One round trip. The lock of the store's row admits one writer at a time.
 BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT 1 FROM store FOR UPDATE"
 COLUMNS = """
 SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = current_schema
@@ -38,22 +40,22 @@ TYPES = {
     "INTEGER": "BIGINT",
     "BLOB": "BYTEA",
     "REAL": "DOUBLE PRECISION",
-    "TEXT": 'TEXT COLLATE "C"',  # byte by byte, as SQLite compares: not as the server's locale does
+    "TEXT": 'TEXT COLLATE "C"',  # compares bytes, as SQLite does, not by the server's locale
 }
 _TYPE = re.compile(rf"\b({'|'.join(TYPES)})\b")
 _TABLE_OPTIONS = re.compile(r"\)\s*(?:STRICT|WITHOUT ROWID)(?:\s*,\s*(?:STRICT|WITHOUT ROWID))*")
 _QUOTED_OR_MARK = re.compile(r"'[^']*'|\?")
 
-LOST = (
+CONNECTION_ERRORS = (
     OSError,
     TimeoutError,
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # the server's farewell came between two questions
-    asyncpg.OperatorInterventionError,  # the server stops, or is not up yet
-    asyncpg.InsufficientResourcesError,  # no connection left, or no disk
+    asyncpg.InternalClientError,  # the server closed the connection between two requests
+    asyncpg.OperatorInterventionError,  # the server stops, or has not started yet
+    asyncpg.InsufficientResourcesError,  # no connection or disk space left
     asyncpg.TransactionRollbackError,
-    asyncpg.ReadOnlySQLTransactionError,  # it has become the standby of another
+    asyncpg.ReadOnlySQLTransactionError,  # it has become the standby of another server
 )
 
 
@@ -108,14 +110,14 @@ class PostgresDatabase:
                 connection.transaction(isolation="repeatable_read", readonly=True),
             ):
                 return await work(PostgresTransaction(connection))
-        except LOST as error:
-            await self._readers.expire_connections()  # what ended one has ended the others
+        except CONNECTION_ERRORS as error:
+            await self._readers.expire_connections()  # the others are broken as well
             raise _unavailable(error) from None
         except asyncpg.CharacterNotInRepertoireError as error:
-            raise unfit(error) from None
+            raise to_invalid_argument(error) from None
 
     async def close(self) -> None:
-        """Commit what was accepted, then close."""
+        """Commits the accepted writes, then closes."""
         await self._waiting.put(None)
         await self._writer
         if self._connection is not None:
@@ -136,24 +138,24 @@ class PostgresDatabase:
                 return
 
     async def _answer(self, batch: list[Request]) -> None:
-        """Nobody is answered before the commit."""
+        """Commits the batch, then hands each caller its result."""
         try:
             await self._commit(batch)
-        except LOST as error:
-            # Also a commit whose answer was lost: the caller retries under the same key. And a
-            # server that only follows another one by now: the next connection finds that one.
+        except CONNECTION_ERRORS as error:
+            # The answer to a commit may be lost: the caller retries with the same key. The server
+            # may have become a standby: the next connection finds the primary.
             self._disconnect()
             for request in batch:
                 request.error = _unavailable(error)
-        except Exception as error:  # whatever it is, others are still to be served
+        except Exception as error:  # other batches must still be served
             self._disconnect()
             for request in batch:
-                request.error = _named(error)
+                request.error = _translated(error)
         for request in batch:
             request.settle()
 
     async def _commit(self, batch: list[Request]) -> None:
-        """One transaction for all, a savepoint for each."""
+        """Runs the batch in one transaction, with a savepoint for each request."""
         if self._connection is None or self._connection.is_closed():
             self._connection = await connect(self._url, command_timeout=COMMAND_TIMEOUT_S)
         connection = self._connection
@@ -162,7 +164,7 @@ class PostgresDatabase:
             for request in batch:
                 await self._apply(request, alone=len(batch) == 1)
         except BaseException:
-            with suppress(*LOST, asyncpg.PostgresError):
+            with suppress(*CONNECTION_ERRORS, asyncpg.PostgresError):
                 await connection.execute("ROLLBACK")
             raise
         await connection.execute("COMMIT")
@@ -173,16 +175,16 @@ class PostgresDatabase:
             self._connection = None
 
     async def _apply(self, request: Request, *, alone: bool) -> None:
-        """What is ``alone`` needs no savepoint: without it nothing is left to commit."""
+        """Runs one request. A request that is ``alone`` needs no savepoint."""
         execute = self._connection.execute
         if not alone:
             await execute("SAVEPOINT request")
         try:
             request.outcome = await request.work(PostgresTransaction(self._connection))
-        except LOST:
+        except CONNECTION_ERRORS:
             raise
         except Exception as error:
-            request.error = _named(error)
+            request.error = _translated(error)
             await execute("ROLLBACK; BEGIN" if alone else "ROLLBACK TO SAVEPOINT request")
         if not alone:
             await execute("RELEASE SAVEPOINT request")
@@ -190,6 +192,7 @@ class PostgresDatabase:
 
 @asynccontextmanager
 async def open_postgres(url: str, *, schema: str) -> AsyncIterator[PostgresDatabase]:
+    """Opens the store at ``url`` and creates the missing tables of ``schema``."""
     try:
         connection = await connect(url, command_timeout=COMMAND_TIMEOUT_S)
         try:
@@ -197,14 +200,14 @@ async def open_postgres(url: str, *, schema: str) -> AsyncIterator[PostgresDatab
         finally:
             await connection.close()
     except (OSError, asyncpg.PostgresError) as error:
-        raise unopened(error) from None
+        raise to_start_error(error) from None
     async with asyncpg.create_pool(
         url,
         min_size=0,
         max_size=READERS,
         command_timeout=COMMAND_TIMEOUT_S,
         connect=connect,
-        reset=_leave,
+        reset=_keep_state,
     ) as readers:
         database = PostgresDatabase(url, readers)
         try:
@@ -215,12 +218,14 @@ async def open_postgres(url: str, *, schema: str) -> AsyncIterator[PostgresDatab
 
 
 async def _create(connection: Any, schema: str) -> None:
-    """The tables that are not there yet, one after the other.
+    """Creates the missing tables and indexes, each in a transaction of its own.
 
-    An index that is there already locks its table all the same: together with others, that ends in
-    a deadlock with those who work on several tables.
+    CREATE INDEX IF NOT EXISTS locks its table even if the index exists. In one transaction these
+    locks could deadlock with writers that use several tables.
     """
-    await connection.execute("SELECT pg_advisory_lock($1)", SCHEMA_LOCK)  # until it is closed
+    await connection.execute(
+        "SELECT pg_advisory_lock($1)", SCHEMA_LOCK
+    )  # until the connection is closed
     columns = [tuple(row) for row in await connection.fetch(COLUMNS)]
     schema_check.check(schema_check.gather(columns), schema, name="the database")
     for statement in filter(str.strip, _ddl(schema).split(";")):
@@ -230,19 +235,19 @@ async def _create(connection: Any, schema: str) -> None:
     )
 
 
-async def _leave(connection: Any) -> None:
-    """As it is: whoever reads leaves nothing behind, and the default asks the server each time."""
+async def _keep_state(connection: Any) -> None:
+    """Replaces the default reset, a round trip: reads leave no state in the connection."""
 
 
 @lru_cache(maxsize=1024)
 def translate(sql: str) -> str:
-    """``?`` as ``$1``, ``$2`` ...; what stands in quotes stays."""
+    """Returns the statement with ``$1``, ``$2`` ... for ``?``; quoted text stays as it is."""
     number = 0
 
-    def mark(found: re.Match[str]) -> str:
+    def mark(match: re.Match[str]) -> str:
         nonlocal number
-        if found[0] != "?":
-            return found[0]
+        if match[0] != "?":
+            return match[0]
         number += 1
         return f"${number}"
 
@@ -251,18 +256,18 @@ def translate(sql: str) -> str:
 
 def _ddl(schema: str) -> str:
     plain = re.sub(r"--[^\n]*", "", schema)
-    return _TABLE_OPTIONS.sub(")", _TYPE.sub(lambda found: TYPES[found[0]], plain))
+    return _TABLE_OPTIONS.sub(")", _TYPE.sub(lambda match: TYPES[match[0]], plain))
 
 
-def _named(error: Exception) -> Exception:
+def _translated(error: Exception) -> Exception:
     if isinstance(error, asyncpg.UniqueViolationError):
         return UniqueViolationError(str(error))
-    return unfit(error)
+    return to_invalid_argument(error)
 
 
 def _unavailable(error: BaseException) -> Unavailable:
-    kind = type(error.__cause__ or error).__name__
+    name = type(error.__cause__ or error).__name__
     return Unavailable(
-        f"the store does not answer ({kind}); check PostgreSQL, then retry",
+        f"the store does not answer ({name}); check PostgreSQL, then retry",
         reason=Reason.STORE_UNAVAILABLE,
     )

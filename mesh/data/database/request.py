@@ -23,7 +23,7 @@ class Request:
     error: Exception | None = None
 
     def settle(self) -> None:
-        """Hands outcome or error to the caller, unless the caller has gone."""
+        """Hands outcome or error to the caller, unless the caller was cancelled."""
         if self.result.done():
             return
         if self.error is not None:

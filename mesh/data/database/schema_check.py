@@ -1,4 +1,4 @@
-"""Whether a store has the tables that this version works with, before anything is asked of it."""
+"""Checks at start that a store has the tables of this version."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mesh.errors import FailedPrecondition, Reason
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Shape: TypeAlias = "Mapping[str, frozenset[str]]"  # table -> columns
+Tables: TypeAlias = "Mapping[str, frozenset[str]]"  # table -> columns
 
 COLUMNS = """
 SELECT tables.name, columns.name FROM sqlite_schema AS tables, pragma_table_info(tables.name)
@@ -19,42 +19,42 @@ AS columns WHERE tables.type = 'table'
 """
 
 
-def check(found: Shape, schema: str, *, name: str) -> None:
-    """FailedPrecondition (STORE_INCOMPATIBLE) if a table of ``schema`` is there in another shape.
+def check(found: Tables, schema: str, *, name: str) -> None:
+    """Raises FailedPrecondition (STORE_INCOMPATIBLE) if a table has other columns than ``schema``.
 
-    ``name`` is what to call the store. A table that is not there yet is no fault.
+    ``name`` names the store in the error. A table that does not exist yet is accepted.
     """
-    wanted = _wanted(schema)
-    faults = [
-        fault
-        for table in sorted(wanted.keys() & found.keys())
-        for fault in (
-            *(f"{table} lacks {column}" for column in sorted(wanted[table] - found[table])),
-            *(f"{table} has {column}" for column in sorted(found[table] - wanted[table])),
+    expected = _expected(schema)
+    differences = [
+        difference
+        for table in sorted(expected.keys() & found.keys())
+        for difference in (
+            *(f"{table} lacks {column}" for column in sorted(expected[table] - found[table])),
+            *(f"{table} has {column}" for column in sorted(found[table] - expected[table])),
         )
     ]
-    if faults:
+    if differences:
         raise FailedPrecondition(
-            f"{name} is a store of another version ({', '.join(faults)}): go on with that version,"
-            " or with a new store",
+            f"{name} is a store of another version ({', '.join(differences)}):"
+            " use it with that version, or start with a new store",
             reason=Reason.STORE_INCOMPATIBLE,
         )
 
 
-def shape_of(connection: sqlite3.Connection) -> Shape:
-    """The tables of a SQLite store."""
+def tables_of(connection: sqlite3.Connection) -> Tables:
+    """Returns the tables of a SQLite store with their columns."""
     return gather(connection.execute(COLUMNS).fetchall())
 
 
-def gather(rows: list[tuple[str, str]]) -> Shape:
-    """Out of pairs of table and column."""
-    shape: dict[str, frozenset[str]] = {}
+def gather(rows: list[tuple[str, str]]) -> Tables:
+    """Returns columns by table, from pairs of table and column."""
+    tables: dict[str, frozenset[str]] = {}
     for table, column in rows:
-        shape[table] = shape.get(table, frozenset()) | {column}
-    return shape
+        tables[table] = tables.get(table, frozenset()) | {column}
+    return tables
 
 
-def _wanted(schema: str) -> Shape:
+def _expected(schema: str) -> Tables:
     with closing(sqlite3.connect(":memory:")) as connection:
         connection.executescript(schema)
-        return shape_of(connection)
+        return tables_of(connection)

@@ -1,4 +1,4 @@
-"""Statements about several rows at once, in the words of both databases."""
+"""Statements about several rows, in syntax that both databases have."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ MAX_PARAMETERS = 128  # in one statement
 
 
 def in_list(values: Sequence[str]) -> Iterator[tuple[str, list[str | None]]]:
-    """What to put behind ``IN``, and its arguments, for so many values that fit.
+    """Yields the list for an ``IN``, and its arguments, for MAX_PARAMETERS values at a time.
 
-    Shorter lists are filled up with NULL, which equals nothing: few statements are compiled.
+    Pads lists to a power of two with NULL, which equals no value, so that few statements are
+    compiled.
     """
     for first in range(0, len(values), MAX_PARAMETERS):
-        some: list[str | None] = list(values[first : first + MAX_PARAMETERS])
-        size = 1 << (len(some) - 1).bit_length()
-        yield f"({', '.join('?' * size)})", some + [None] * (size - len(some))
+        batch: list[str | None] = list(values[first : first + MAX_PARAMETERS])
+        size = 1 << (len(batch) - 1).bit_length()
+        yield f"({', '.join('?' * size)})", batch + [None] * (size - len(batch))

@@ -1,4 +1,4 @@
-"""SQLite: one writer thread, many requests in one durable commit, readers beside it."""
+"""SQLite: one writer thread that commits many requests at once, and reader threads."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ T = TypeVar("T")
 
 MAX_BATCH = 64  # writes in one commit
 DAMAGED = {"SQLITE_CORRUPT", "SQLITE_NOTADB"}
-AWAY = {
+UNAVAILABLE = {
     *("SQLITE_BUSY", "SQLITE_CANTOPEN", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_LOCKED"),
-    "SQLITE_READONLY",  # its file system is
+    "SQLITE_READONLY",  # the file system is read-only
 }
-CACHE_KIB = 16_384  # KiB of pages that the writer keeps
-MAX_CACHED_STATEMENTS = 256  # compiled, for each connection
-BUSY_TIMEOUT_S = 5.0  # seconds that a write waits for another process
-BUSY_RETRY_DELAY_S = 0.01  # seconds between two attempts where SQLite itself does not wait
+CACHE_KIB = 16_384  # pages cached by the writer
+MAX_CACHED_STATEMENTS = 256  # for each connection
+BUSY_TIMEOUT_S = 5.0  # a write waits so long for another process
+BUSY_RETRY_DELAY_S = 0.01  # between attempts where SQLite itself does not wait
 
 # unixepoch('subsec') is NULL before SQLite 3.42.
 NOW_MS = "SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"
 
 
 class SqliteTransaction:
-    """A connection's side of ``Transaction``. Nothing in here ever suspends."""
+    """The statements of one request on a connection. No method suspends."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -63,18 +63,18 @@ class SqliteTransaction:
 
 
 class SqliteDatabase:
-    """One file."""
+    """The store in one file."""
 
     def __init__(self, path: Path, *, schema: str) -> None:
         self._path = path
         self._waiting: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         with closing(_connect(path)) as connection:
-            schema_check.check(schema_check.shape_of(connection), schema, name=str(path))
+            schema_check.check(schema_check.tables_of(connection), schema, name=str(path))
             connection.executescript(schema)
             connection.execute(
                 "INSERT INTO store VALUES (1, ?, 0) ON CONFLICT DO NOTHING", (uuid.uuid4().hex,)
             )
-        self._asked: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._reads: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._readers = [
             threading.Thread(target=self._read_forever, name=f"read {path.name}")
             for _ in range(READERS)
@@ -95,26 +95,26 @@ class SqliteDatabase:
 
     async def read(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
         request = Request(work, asyncio.get_running_loop().create_future())
-        self._asked.put(request)
+        self._reads.put(request)
         result: T = await request.result
         return result
 
     def close(self) -> None:
-        """Commit what was accepted, answer what was asked, then close. Blocks."""
+        """Commits accepted writes, answers reads, then closes. Blocks."""
         for _ in self._readers:
-            self._asked.put(None)
+            self._reads.put(None)
         for thread in self._readers:
             thread.join()
-        # The last alone to close: only then does SQLite take its log, and what it holds, away.
+        # The writer closes last: SQLite deletes its log with the last connection.
         self._waiting.put(None)
         self._writer.join()
 
     def _read_forever(self) -> None:
         with closing(_connect(self._path)) as connection:
             connection.execute("PRAGMA query_only = ON")
-            while (request := self._asked.get()) is not None:
+            while (request := self._reads.get()) is not None:
                 if not request.result.cancelled():
-                    _see(connection, request)
+                    _read(connection, request)
                     _answer([request])
 
     def _write_forever(self) -> None:
@@ -137,12 +137,13 @@ class SqliteDatabase:
 
 @asynccontextmanager
 async def open_sqlite(location: str | Path, *, schema: str) -> AsyncIterator[SqliteDatabase]:
+    """Opens the store at ``location``, makes its folder, and creates the tables of ``schema``."""
     path = Path(location)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         database = await asyncio.to_thread(SqliteDatabase, path, schema=schema)
     except sqlite3.Error as error:
-        raise _unopened(path, error) from error
+        raise _start_error(path, error) from error
     try:
         yield database
     finally:
@@ -158,7 +159,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         cached_statements=MAX_CACHED_STATEMENTS,
     )
     try:
-        _keep_a_log(connection)
+        _enable_wal(connection)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA secure_delete = ON")  # what is erased is not left in free pages
         connection.execute("PRAGMA foreign_keys = ON")
@@ -168,24 +169,24 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _keep_a_log(connection: sqlite3.Connection) -> None:
-    """SQLite lets nobody wait for this: two that turn one file to WAL would wait for each other."""
-    until = time.monotonic() + BUSY_TIMEOUT_S
+def _enable_wal(connection: sqlite3.Connection) -> None:
+    """Enables WAL, and retries while another process does so: SQLite itself does not wait here."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
     while True:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             return
         except sqlite3.OperationalError as error:
-            if _kind(error) != "SQLITE_BUSY" or time.monotonic() >= until:
+            if _primary_code(error) != "SQLITE_BUSY" or time.monotonic() >= deadline:
                 raise
         time.sleep(BUSY_RETRY_DELAY_S)
 
 
-def _drive(work: Callable[[Transaction], Awaitable[T]], connection: sqlite3.Connection) -> T:
-    """Run a coroutine that awaits only the transaction: it never suspends, so one step is all."""
-    steps = work(SqliteTransaction(connection)).__await__()
+def _run(work: Callable[[Transaction], Awaitable[T]], connection: sqlite3.Connection) -> T:
+    """Runs a coroutine that awaits only the transaction: it never suspends."""
+    awaiting = work(SqliteTransaction(connection)).__await__()
     try:
-        next(steps)
+        next(awaiting)
     except StopIteration as end:
         result: T = end.value
         return result
@@ -193,7 +194,7 @@ def _drive(work: Callable[[Transaction], Awaitable[T]], connection: sqlite3.Conn
 
 
 def _commit(connection: sqlite3.Connection, batch: list[Request]) -> None:
-    """One transaction for all, and for each of several a savepoint."""
+    """Runs the batch in one transaction, each of several requests in a savepoint."""
     try:
         connection.execute("BEGIN IMMEDIATE")
         if len(batch) == 1:
@@ -209,35 +210,35 @@ def _commit(connection: sqlite3.Connection, batch: list[Request]) -> None:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         for request in batch:
-            request.error = _named(error)
+            request.error = _translated(error)
 
 
-def _see(connection: sqlite3.Connection, request: Request) -> None:
-    """All that one request reads is as of one moment."""
+def _read(connection: sqlite3.Connection, request: Request) -> None:
+    """Runs the reads of one request on one snapshot."""
     try:
         connection.execute("BEGIN")
         try:
-            request.outcome = _drive(request.work, connection)
+            request.outcome = _run(request.work, connection)
         finally:
             connection.execute("ROLLBACK")
     except Exception as error:
-        request.error = _named(error)
+        request.error = _translated(error)
 
 
 def _apply(connection: sqlite3.Connection, request: Request, *, undo: str) -> None:
     try:
-        request.outcome = _drive(request.work, connection)
+        request.outcome = _run(request.work, connection)
     except Exception as error:
         if isinstance(error, sqlite3.Error) and not connection.in_transaction:
-            raise  # a full disk rolls back the whole transaction, and with it the batch
-        request.error = _named(error)
+            raise  # a full disk rolls back the whole batch
+        request.error = _translated(error)
         connection.execute(undo)
 
 
 def _answer(batch: list[Request]) -> None:
-    """Wake the event loop of who asked, once for all of them."""
+    """Hands the results to their callers, with one wake-up per event loop."""
     for loop in {request.result.get_loop() for request in batch}:
-        with suppress(RuntimeError):  # closed, and who asked with it
+        with suppress(RuntimeError):  # the loop and its callers are gone
             loop.call_soon_threadsafe(_settle, loop, batch)
 
 
@@ -247,32 +248,33 @@ def _settle(loop: asyncio.AbstractEventLoop, batch: list[Request]) -> None:
             request.settle()
 
 
-def _named(error: Exception) -> Exception:
+def _translated(error: Exception) -> Exception:
     if isinstance(error, sqlite3.IntegrityError) and "UNIQUE" in str(error):
         return UniqueViolationError(str(error))
-    if isinstance(error, sqlite3.DatabaseError) and _kind(error) in DAMAGED:
+    if isinstance(error, sqlite3.DatabaseError) and _primary_code(error) in DAMAGED:
         return FailedPrecondition(
             f"the store is damaged ({error}): restore its file from a backup",
             reason=Reason.STORE_CORRUPT,
         )
-    if isinstance(error, sqlite3.OperationalError) and _kind(error) in AWAY:
+    if isinstance(error, sqlite3.OperationalError) and _primary_code(error) in UNAVAILABLE:
         return Unavailable(
-            f"the store cannot be written ({error}): free the disk, or end who holds it",
+            f"the store cannot be written ({error}):"
+            " free disk space, or stop the process that locks it",
             reason=Reason.STORE_UNAVAILABLE,
         )
     return error
 
 
-def _unopened(path: Path, error: sqlite3.Error) -> MeshError:
-    """The same with the file's name, which is for whoever starts the process, not for callers."""
-    named = _named(error)
-    if isinstance(named, MeshError):
-        return type(named)(f"{path}: {named}", reason=named.reason)
+def _start_error(path: Path, error: sqlite3.Error) -> MeshError:
+    """Returns the error with the path, which is for the operator and not for callers."""
+    translated = _translated(error)
+    if isinstance(translated, MeshError):
+        return type(translated)(f"{path}: {translated}", reason=translated.reason)
     return FailedPrecondition(
         f"{path} cannot be opened as a store: {error}", reason=Reason.STORE_UNAVAILABLE
     )
 
 
-def _kind(error: sqlite3.Error) -> str:
-    """SQLITE_IOERR for SQLITE_IOERR_WRITE as well; empty for what SQLite itself never saw."""
+def _primary_code(error: sqlite3.Error) -> str:
+    """Returns the primary code: SQLITE_IOERR for SQLITE_IOERR_WRITE. Empty if not of SQLite."""
     return "_".join(getattr(error, "sqlite_errorname", "").split("_")[:2])

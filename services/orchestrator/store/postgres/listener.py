@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mesh.data.database.postgres import LOST
+from mesh.data.database.postgres import CONNECTION_ERRORS
 from services.orchestrator.store.messages import decode
 from services.orchestrator.store.postgres.statements import (
     EVENT,
@@ -61,7 +61,7 @@ async def listening(
         while True:
             try:
                 connection = await connect(url, lease)
-            except LOST:
+            except CONNECTION_ERRORS:
                 await asyncio.sleep(RECONNECT_DELAY_S)
                 continue
             ended = asyncio.Event()
@@ -75,7 +75,7 @@ async def listening(
                 worker.notify_events()
                 await ended.wait()
                 log.warning("PostgreSQL closed the connection that receives notifications")
-            except LOST:
+            except CONNECTION_ERRORS:
                 await asyncio.sleep(RECONNECT_DELAY_S)
             finally:
                 connection.terminate()

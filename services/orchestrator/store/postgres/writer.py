@@ -16,7 +16,7 @@ import asyncpg
 
 from mesh.data import lease as leases
 from mesh.data.database import connection as connections
-from mesh.data.database.postgres import LOST, SCHEMA_LOCK
+from mesh.data.database.postgres import CONNECTION_ERRORS, SCHEMA_LOCK
 from mesh.errors import Reason, Unavailable
 from services.orchestrator.store import commits
 from services.orchestrator.store.commits import AppendCommit, rows_of
@@ -124,11 +124,11 @@ class PostgresWriter(GroupCommit):
         """Runs the job; an error is raised at its caller. An error boundary."""
         try:
             result = await job.work(await self._connected())
-        except LOST as error:
+        except CONNECTION_ERRORS as error:
             self._disconnect()
             fail(job.done, _unavailable(error))
         except Exception as error:
-            fail(job.done, connections.unfit(error))
+            fail(job.done, connections.to_invalid_argument(error))
         else:
             if not job.done.done():
                 job.done.set_result(result)
@@ -139,14 +139,16 @@ class PostgresWriter(GroupCommit):
             try:
                 await self._commit(batch)
                 return
-            except ValueError:  # a value that asyncpg cannot send; its class is of LOST as well
+            except (
+                ValueError
+            ):  # a value that asyncpg cannot send; its class is of CONNECTION_ERRORS as well
                 raise
             except asyncpg.UniqueViolationError as error:
                 if len(batch) > 1 or error.table_name not in CONFLICT_TABLES:
                     raise
                 batch[0].complete(committed=False)
                 return
-            except LOST as error:
+            except CONNECTION_ERRORS as error:
                 # The batch may have been committed. Sent again it then changes nothing, and the
                 # callers read from the store that it was.
                 self._disconnect()
