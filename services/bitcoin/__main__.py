@@ -107,11 +107,12 @@ async def bitcoin(config: BitcoinConfig) -> AsyncIterator[Bitcoin]:
                 partial(
                     add_WalletServiceServicer_to_server,
                     WalletServicer(
-                        PaymentSender(wallet, payments, verifier),
-                        keyring,
-                        wallets,
-                        payments,
-                        network,
+                        sender=PaymentSender(wallet, payments),
+                        verifier=verifier,
+                        keyring=keyring,
+                        wallets=wallets,
+                        payments=payments,
+                        network=network,
                     ),
                 ),
                 partial(

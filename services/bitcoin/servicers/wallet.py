@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from grpc.aio import ServicerContext
 
     from formats.bitcoin.network import Network
+    from mesh.security.attestation import Verifier
     from services.bitcoin.keyring import Keyring
     from services.bitcoin.payment import Payment
     from services.bitcoin.payments import PaymentSender
@@ -54,13 +56,16 @@ STATUSES = {
 class WalletServicer(WalletServiceServicer):
     def __init__(
         self,
+        *,
         sender: PaymentSender,
+        verifier: Verifier,
         keyring: Keyring,
         wallets: WalletStore,
         payments: PaymentStore,
         network: Network,
     ) -> None:
         self._sender = sender
+        self._verifier = verifier
         self._keyring = keyring
         self._wallets = wallets
         self._payments = payments
@@ -128,7 +133,7 @@ class WalletServicer(WalletServiceServicer):
             request_key.current(),
             _parse_payment(request, self._network),
             trust.current_bounds(),
-            request.context.attestations,
+            partial(self._verifier.require, request.context.attestations),
             reply=lambda payment: _format_sent(payment).SerializeToString(),
         )
         # The stored reply only names the payment; the caller gets its current state.
