@@ -131,7 +131,7 @@ async def test_an_example_goes_on_after_a_failure_inside_a_step(
     assert status(run) == "SUCCEEDED"
     assert statuses(run)["both"] == "FAILED"
     assert statuses(run)["both/answer"] == "SKIPPED"
-    assert run.steps[-1].output["note"] == "went on without: NOT_FOUND"
+    assert run.steps[-1].output["note"] == "continued without: NOT_FOUND"
 
 
 @pytest.mark.parametrize(("rejects", "why_not"), [(1, None), (2, "APPROVAL_REJECTED")])

@@ -1,4 +1,4 @@
-"""What the reference of the workflow language says of bounds and refusals, sentence by sentence."""
+"""The limits and refusals in the reference of the workflow language are true, one by one."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def race(*steps: dict[str, Any]) -> dict[str, Any]:
 
 MANY = [step(f"s{at}") for at in range(101)]
 
-# What the reference says, a definition of which it is true, and the words of the check.
+# A sentence of the reference, a definition that it refuses, and words of the check's message.
 REFUSED: list[tuple[str, str, str]] = [
     ("at most 48, beginning with a letter", of(step("a" * 49)), "must be 1 to 48"),
     ("no anchors, tags or duplicate keys", "id: &a b", "anchors and aliases"),
@@ -57,9 +57,9 @@ REFUSED: list[tuple[str, str, str]] = [
     ),
     ("inside for_each", of(step("a", set={"x": "{{item}}"})), "inside for_each only"),
     ("an output of an earlier step", of(step("a", set={"x": "{{steps.b.x}}"}), step("b")), "later"),
-    ("A path that leads nowhere is an error", of(step("a", set={"x": "{{ctx.x}}"})), "ctx has"),
+    ("A path that does not exist is an error", of(step("a", set={"x": "{{ctx.x}}"})), "ctx has"),
     (
-        "What may be null cannot stand where something is needed",
+        "value cannot stand where null does not fit",
         of(
             step("a", condition="{{input.n}} > 1", **SET),
             step("b", set={"text": "no {{steps.a.x}}"}),
@@ -67,7 +67,7 @@ REFUSED: list[tuple[str, str, str]] = [
         "steps.a.x may be null",
     ),
     (
-        "It has at most 4096 characters and 32 levels",
+        "A condition has at most 4096 characters and 32 levels",
         of(step("a", condition="1 == 1 && " * 500 + "true", **SET)),
         "5004 characters, at most 4096",
     ),
@@ -78,12 +78,12 @@ REFUSED: list[tuple[str, str, str]] = [
     ),
     ("different from all others in the definition", of(step("a"), step("a")), "another step is"),
     (
-        "shorter than the run's deadline",
+        "It must be shorter than the run's deadline",
         of(step("a", **CALLS, timeout="1m"), deadline="1m"),
         "must be shorter than the deadline",
     ),
     (
-        "a last case without when holds always",
+        "A last case without when always holds",
         of(step("a", switch=[{"steps": [step("b")]}])),
         "when is missing",
     ),
@@ -108,12 +108,12 @@ REFUSED: list[tuple[str, str, str]] = [
         "verified_payment pays",
     ),
     (
-        "those that begin with orchestrator. are the engine's",
+        "types that begin with orchestrator. are the engine's",
         of(step("a", emit={"type": "orchestrator.x"})),
         "are the engine's",
     ),
     (
-        "with data of at most 64 KiB",
+        "It has data of at most 64 KiB",
         of(step("a", emit={"type": "x", "data": {"x": "x" * 65536}})),
         "at most 64 KiB",
     ),
@@ -124,7 +124,7 @@ REFUSED: list[tuple[str, str, str]] = [
         "cannot be taken back",
     ),
     (
-        "No branch sees another's steps",
+        "Branches cannot read each other's steps",
         of(
             {
                 "id": "both",
@@ -136,7 +136,7 @@ REFUSED: list[tuple[str, str, str]] = [
         "cannot be seen",
     ),
     (
-        "at most 32; text and values",
+        "at most 32. text and values",
         of(
             step(
                 "a",
@@ -150,12 +150,12 @@ REFUSED: list[tuple[str, str, str]] = [
         "1 to 32 different DIDs",
     ),
     (
-        "at most 1000 (the check counts those of a list",
+        "at most 1000, with max_concurrency items at once",
         of(each(step("a"), items=[1] * 1001)),
         "1001",
     ),
     (
-        "Only collect sees the steps inside",
+        "Only collect can read the steps inside",
         of(each(step("a")), step("b", set={"x": "{{steps.a.x}}"})),
         "cannot be seen from here",
     ),
@@ -175,37 +175,35 @@ REFUSED: list[tuple[str, str, str]] = [
 
 
 @pytest.mark.parametrize(("says", "text", "words"), REFUSED, ids=[says for says, *_ in REFUSED])
-def test_what_the_reference_refuses_is_refused(says: str, text: str, words: str) -> None:
+def test_check_refuses_definitions_that_reference_refuses(says: str, text: str, words: str) -> None:
     found = [problem.message for problem in definition.check(text)]
 
     assert says in WORDS
     assert any(words in message for message in found), found
 
 
-def test_a_number_is_what_it_is_worth() -> None:
+def test_number_is_read_by_its_value() -> None:
     assert "2.0 is the integer 2" in WORDS
     assert run_of(of(step("a", set={"x": 2.0}))).state.steps["a"].output == {"x": 2}
 
 
-def test_the_check_tells_the_first_two_hundred_problems() -> None:
-    bad = {f"x{at}": "{{steps.nobody.x}}" for at in range(300)}
+def test_check_reports_first_two_hundred_problems() -> None:
+    bad = {f"x{at}": "{{steps.missing.x}}" for at in range(300)}
 
-    assert "the check reports the first 200 problems" in WORDS
+    assert "The check reports the first 200 problems" in WORDS
     assert len(definition.check(of(step("a", set=bad)))) == 200
 
 
 @pytest.mark.parametrize(
     ("says", "condition", "wrong"),
     [
-        ("a number where it is compared with one", "{{input.x}} > 5", "7"),
-        ("a number where it is compared with one, a text", "{{input.x}} == 'a'", 7),
+        ("a number if it is compared with a number", "{{input.x}} > 5", "7"),
+        ("compared with a number, a text", "{{input.x}} == 'a'", 7),
         ("a truth value", "{{input.x}} || false", "true"),
-        ("a list where something is looked for in it", "'a' in {{input.x}}", "abc"),
+        ("a list if a condition asks what is in it", "'a' in {{input.x}}", "abc"),
     ],
 )
-def test_an_input_has_the_type_that_conditions_ask(
-    says: str, condition: str, wrong: object
-) -> None:
+def test_input_has_type_that_conditions_use_it_as(says: str, condition: str, wrong: object) -> None:
     inputs = definition.load(of(step("a", condition=condition, **SET))).inputs
 
     assert says in WORDS
@@ -213,27 +211,27 @@ def test_an_input_has_the_type_that_conditions_ask(
         inputs.check({"x": wrong})
 
 
-def test_without_agreement_an_input_may_be_anything() -> None:
+def test_input_that_conditions_use_differently_may_be_anything() -> None:
     condition = "{{input.x}} == 'a' || {{input.x}} == 5"
     inputs = definition.load(of(step("a", condition=condition, **SET))).inputs
 
-    assert "without agreement it may be anything" in WORDS
+    assert "If conditions use it as different types, it may be anything" in WORDS
     for given in ("b", 7, None, [1]):
         inputs.check({"x": given})
 
 
-def test_an_earlier_end_under_a_condition_will_do() -> None:
+def test_earlier_end_under_condition_rules_null_out() -> None:
     stops = step("stop", condition="{{steps.a.x}} == null", end={"outcome": "refused"})
     maybe = step("a", condition="{{input.n}} > 1", **SET)
     uses = step("b", set={"text": "no {{steps.a.x}}"})
 
-    assert "an earlier end under such a condition will do, too" in WORDS
+    assert "An earlier end under such a condition is enough, too" in WORDS
     assert definition.check(of(maybe, stops, uses)) == []
     assert run_of(of(maybe, stops, uses), n=0).status == "REFUSED"
     assert run_of(of(maybe, stops, uses), n=2).status == "SUCCEEDED"
 
 
-def test_a_path_that_leads_nowhere_matters_only_where_it_decides() -> None:
+def test_missing_path_matters_only_if_result_depends_on_it() -> None:
     given = step("a", set={"x": "{{input.x}}"})
     judges = step("b", condition="{{steps.a.x}} == 1 && {{steps.a.x.y}} == 2", **SET)
 
@@ -242,15 +240,15 @@ def test_a_path_that_leads_nowhere_matters_only_where_it_decides() -> None:
     assert run_of(of(given, judges), x=1).status == "FAILED"
 
 
-def test_a_value_with_a_nul_is_not_judged() -> None:
+def test_value_with_nul_is_not_judged() -> None:
     text = of(step("a", condition="{{input.x}} == 'Ada'", **SET))
 
-    assert "A value with the character U+0000 in it is not judged" in WORDS
+    assert "A value that contains the character U+0000 is not judged" in WORDS
     assert run_of(text, x="Ada\0").status == "FAILED"
     assert run_of(text, x="Ada").status == "SUCCEEDED"
 
 
-def test_and_and_or_may_join_any_number() -> None:
+def test_and_and_or_join_any_number_of_parts() -> None:
     condition = " && ".join(["{{input.x}} != 5"] * 200)
 
     assert "&& and || may join any number" in WORDS
