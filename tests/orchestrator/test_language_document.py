@@ -35,7 +35,7 @@ EXAMPLES = {
 KNOWN = definition.operations().with_workflow(definition.load(EXAMPLES["greeting"]))
 WHO = {"did": "did:key:z6Mk"}
 
-# What each example is given, how its run ends, and outputs that its steps then have.
+# For each example: its input, how its run ends, and outputs of its steps.
 RUNS: list[tuple[str, dict[str, Any], str, dict[str, dict[str, Any]]]] = [
     ("look_up", WHO, "SUCCEEDED", {"resolved": {"document": {"id": WHO["did"]}}}),
     ("conditions", {"amount": 5}, "SUCCEEDED", {"large": {"word": None}}),
@@ -85,7 +85,7 @@ RUNS: list[tuple[str, dict[str, Any], str, dict[str, dict[str, Any]]]] = [
 
 
 @pytest.mark.parametrize(("id", "given", "end", "outputs"), RUNS, ids=lambda value: str(value)[:24])
-async def test_an_example_runs_as_it_says(
+async def test_example_runs_to_stated_end(
     workflows: WorkflowServiceAsyncStub,
     id: str,
     given: dict[str, Any],
@@ -104,7 +104,7 @@ async def test_an_example_runs_as_it_says(
         assert found | outputs.get(step.path, {}) == found
 
 
-async def test_an_example_catches_what_it_says_it_catches(
+async def test_example_catches_error_of_call(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     registered = pb.RegisterWorkflowRequest(definition=EXAMPLES["calls"])
@@ -119,12 +119,12 @@ async def test_an_example_catches_what_it_says_it_catches(
     assert len(fakes.requests("ResolveDid")) == 3
 
 
-async def test_an_example_goes_on_after_a_failure_inside_a_step(
+async def test_example_continues_after_failure_inside_step(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     registered = pb.RegisterWorkflowRequest(definition=EXAMPLES["caught"])
     await workflows.RegisterWorkflow(registered, timeout=5)
-    fakes.errors_before["ResolveDid"] += [NotFound("nobody")]
+    fakes.errors_before["ResolveDid"] += [NotFound("no such DID")]
 
     run = await run_of(workflows, "caught", WHO)
 
@@ -135,7 +135,7 @@ async def test_an_example_goes_on_after_a_failure_inside_a_step(
 
 
 @pytest.mark.parametrize(("rejects", "why_not"), [(1, None), (2, "APPROVAL_REJECTED")])
-async def test_an_example_asks_three_and_needs_two(
+async def test_example_asks_three_approvers_and_needs_two(
     workflows: WorkflowServiceAsyncStub, rejects: int, why_not: str | None
 ) -> None:
     registered = pb.RegisterWorkflowRequest(definition=EXAMPLES["four_eyes"])
@@ -161,7 +161,7 @@ async def test_an_example_asks_three_and_needs_two(
     assert result["by"] == (None if why_not else [people[1].did, people[2].did])
 
 
-async def test_an_example_hears_what_the_other_tells(workflows: WorkflowServiceAsyncStub) -> None:
+async def test_example_receives_event_of_other_example(workflows: WorkflowServiceAsyncStub) -> None:
     for id in ("pays", "listens"):
         registered = pb.RegisterWorkflowRequest(definition=EXAMPLES[id])
         await workflows.RegisterWorkflow(registered, timeout=5)
@@ -175,7 +175,7 @@ async def test_an_example_hears_what_the_other_tells(workflows: WorkflowServiceA
     assert result == {"by": "order.paid", "with": {"amount": 5}, "_output": None}
 
 
-async def test_an_example_makes_each_payment_of_a_list(
+async def test_example_makes_each_payment_of_list(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     registered = pb.RegisterWorkflowRequest(definition=EXAMPLES["payouts"])
@@ -190,7 +190,7 @@ async def test_an_example_makes_each_payment_of_a_list(
     assert fakes.sent == {one.payment_id for one in intents}
 
 
-async def test_what_a_saga_takes_back_is_called_once_with_its_own_key(
+async def test_saga_compensates_once_with_its_own_key(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     registered = pb.RegisterWorkflowRequest(definition=EXAMPLES["saga"])
@@ -208,12 +208,12 @@ def test_every_example_is_run() -> None:
     assert EXAMPLES.keys() == {id for id, *_ in RUNS} | own
 
 
-def test_the_published_schema_is_the_one_of_the_code() -> None:
+def test_published_schema_is_up_to_date() -> None:
     assert (DOCS / "workflow.schema.json").read_text() == schema_text()
 
 
 @pytest.mark.parametrize("id", EXAMPLES)
-def test_the_schema_takes_what_the_check_takes(id: str) -> None:
+def test_schema_accepts_examples_that_check_accepts(id: str) -> None:
     document = definition.read(EXAMPLES[id]).value
 
     assert definition.check(EXAMPLES[id], KNOWN) == []
@@ -248,9 +248,7 @@ def test_the_schema_takes_what_the_check_takes(id: str) -> None:
         ("saga", "compensate:", "compensates:"),
     ],
 )
-def test_what_is_out_of_shape_is_refused_by_check_and_schema_alike(
-    id: str, was: str, is_: str
-) -> None:
+def test_check_and_schema_refuse_same_broken_examples(id: str, was: str, is_: str) -> None:
     text = EXAMPLES[id].replace(was, is_, 1)
 
     assert definition.check(text, KNOWN)

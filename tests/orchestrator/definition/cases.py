@@ -1,4 +1,4 @@
-"""Definitions, refused and accepted: in files beside this, each with what is expected of it."""
+"""Reads the definitions in the text files here, each with the result that is expected of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from services.orchestrator import definition
 
 HEAD = "id: w\nname: w\nsteps:\n"
-# What several of them have.
+# Abbreviations in these files.
 SHORT = {
     "$CALL": "protocol: web5, operation: resolve_did, input_mapping: {did: d}, output_mapping: {}",
     "$KEEP": "protocol: web5, operation: store_transaction_record,"
@@ -18,7 +18,7 @@ SHORT = {
     " output_mapping: {}",
 }
 
-# What they may run inside themselves.
+# Workflows that the definitions can run.
 INNER = (
     """
 id: greeting
@@ -51,7 +51,7 @@ steps:
 
 
 def known() -> definition.Operations:
-    """All operations, and the workflows above."""
+    """Returns all operations, and the workflows above."""
     found = definition.operations()
     for text in INNER:
         found = found.with_workflow(definition.load(text, found))
@@ -59,15 +59,15 @@ def known() -> definition.Operations:
 
 
 def refused(kind: str) -> list[tuple[str, str]]:
-    """Definition, with § before its first problem, and the words of that.
+    """Returns definitions, with § before the first problem, and the words its message begins with.
 
-    ``kind`` is "texts", "shape" or "sense", as their files say.
+    ``kind`` is "texts", "grammar" or "checks", as their files say.
     """
     return [(text, words) for words, text in _read(f"refused_{kind}.txt")]
 
 
 def accepted() -> list[tuple[str, str, dict[str, Any]]]:
-    """Definition, how its run ends, and the input of that."""
+    """Returns definitions, how their runs end, and the inputs of the runs."""
     cases = []
     for line, text in _read("accepted.txt"):
         end, _, given = line.partition(" ")
@@ -86,7 +86,7 @@ def _read(name: str) -> list[tuple[str, str]]:
 
 
 def _whole(written: str) -> str:
-    """Steps alone are those of a definition, the first of them in line 4."""
+    """Returns a whole definition: lone steps get a head, so that the first is in line 4."""
     if not written.startswith(("- {", "- §{")):
         return written
     return HEAD + "".join(f"  {line}\n" for line in written.splitlines())

@@ -1,4 +1,4 @@
-"""Definitions for tests: the seed's, and ways to spoil it."""
+"""Definitions for tests: the built-in payment, and ways to spoil it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def seed() -> dict[str, Any]:
 
 
 def spoiled(change: Callable[[dict[str, Any]], object]) -> str:
-    """The seed's definition after ``change``, one key a line."""
+    """Returns the built-in payment after ``change``, one key a line."""
     definition = seed()
     change(definition)
     return json.dumps(definition, indent=2)
 
 
 def one_step(**changes: Any) -> dict[str, Any]:
-    """A workflow of one step, ``look_up``, with some of its keys changed."""
+    """Returns a workflow of one step, ``look_up``, with some of its keys changed."""
     step = {
         "id": "look_up",
         "protocol": "bitcoin",

@@ -1,4 +1,4 @@
-"""What the check takes, the schema takes, in YAML and JSON; and it runs to the end that is said."""
+"""Accepted definitions pass the check and the schema, in YAML and JSON, and run to their end."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TEXTS = [text for text, *_ in accepted()]
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
-def test_a_definition_is_taken_by_check_and_schema_in_yaml_and_json(text: str) -> None:
+def test_definition_is_accepted_by_check_and_schema_in_yaml_and_json(text: str) -> None:
     document = definition.read(text).value
     as_json = json.dumps(document, indent=1)
 
@@ -38,7 +38,7 @@ def test_a_definition_is_taken_by_check_and_schema_in_yaml_and_json(text: str) -
     assert definition.load(as_json, KNOWN).hash == definition.load(text, KNOWN).hash
 
 
-async def test_every_definition_that_is_taken_runs_to_its_end(
+async def test_every_accepted_definition_runs_to_its_end(
     location: str, config: OrchestratorConfig, authority: Authority
 ) -> None:
     ends = []
@@ -67,7 +67,7 @@ async def register(workflows: WorkflowServiceAsyncStub, text: str) -> str:
 
 
 async def run(workflows: WorkflowServiceAsyncStub, id: str, given: dict[str, Any]) -> str:
-    """How it ended, and why."""
+    """Runs a workflow; returns how the run ended, and why."""
     request = pb.StartRunRequest(request_id=uuid7(), workflow_id=id)
     values.fill_struct(request.input, given)
     request.wait.FromSeconds(20)

@@ -1,4 +1,4 @@
-"""Conditions decide, or fail; and they tell which operand it was."""
+"""Conditions decide or fail, and name the operand that was the reason."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def scope(**values: Any) -> dict[str, Any]:
         ("{{steps.b.score}} < 0.7", {"score": 0}, True),
     ],
 )
-def test_a_condition_holds_or_not_or_cannot_be_judged(
+def test_condition_holds_or_not_or_cannot_be_judged(
     text: str, values: dict[str, Any], holds: bool | None
 ) -> None:
     assert compiled(text).judge(scope(**values)).holds is holds
@@ -63,17 +63,17 @@ def test_a_condition_holds_or_not_or_cannot_be_judged(
         ({"maybe": None}, "steps.b.maybe is null"),
     ],
 )
-def test_the_reason_names_the_operand_and_its_value(values: dict[str, Any], reason: str) -> None:
+def test_reason_names_operand_and_its_value(values: dict[str, Any], reason: str) -> None:
     assert compiled(SCORED).judge(scope(**values)).reason == reason
 
 
-def test_all_operands_are_kept_with_the_verdict() -> None:
+def test_verdict_keeps_all_operands() -> None:
     verdict = compiled(SCORED).judge(scope(maybe=0.93))
 
     assert verdict.operands == {"steps.a.verified": True, "steps.b.maybe": 0.93}
 
 
-def test_a_value_that_concerns_a_person_is_not_shown() -> None:
+def test_personal_data_is_not_shown() -> None:
     secret = ValueType(STRING.kind, showable=False)
     condition = compile_condition("{{input.did}} == 'x'", lambda path, offset: secret)
 
@@ -82,7 +82,7 @@ def test_a_value_that_concerns_a_person_is_not_shown() -> None:
     assert verdict.reason == "input.did is such a value"
 
 
-def test_a_missing_operand_cannot_be_judged() -> None:
+def test_missing_operand_cannot_be_judged() -> None:
     verdict = compiled("{{input.list[0]}} == 'x'").judge({"input": {"list": []}})
 
     assert verdict.holds is None
@@ -91,14 +91,14 @@ def test_a_missing_operand_cannot_be_judged() -> None:
 
 @pytest.mark.parametrize("name", ["Ada\0", "Ada\0Bob"])
 @pytest.mark.parametrize("text", ["{{input.list[0]}} == 'Ada'", "{{input.list[0]}} != 'Ada'"])
-def test_a_text_with_a_nul_is_never_taken_for_what_stands_before_it(text: str, name: str) -> None:
+def test_text_with_nul_is_never_compared_by_its_beginning(text: str, name: str) -> None:
     verdict = compiled(text).judge({"input": {"list": [name]}})
 
     assert verdict.holds is None
     assert verdict.reason == "input.list[0] holds the character U+0000"
 
 
-def test_a_nul_inside_a_list_is_found() -> None:
+def test_nul_inside_list_is_found() -> None:
     condition = compile_condition("'Ada' in {{input.names}}", lambda path, offset: ANY)
 
     assert condition.judge({"input": {"names": [{"Ada\0": 1}]}}).holds is None
@@ -118,12 +118,12 @@ def test_a_nul_inside_a_list_is_found() -> None:
         ("true" + " && true" * 1000, "8004 characters, at most 4096"),
     ],
 )
-def test_what_is_no_condition_is_refused(text: str, message: str) -> None:
+def test_invalid_condition_is_refused(text: str, message: str) -> None:
     with pytest.raises(ConditionInvalidError, match=".*" + message.replace("(", r"\(")):
         compiled(text)
 
 
-def test_a_bomb_runs_out_of_budget_and_is_no_decision() -> None:
+def test_condition_that_exhausts_its_budget_is_not_judged() -> None:
     levels = "".join(f"[1,2,3,4,5,6,7,8,9,0].all(x{at}, " for at in range(5))
     bomb = compiled(f"{levels}true{')' * 5} && {{{{steps.a.verified}}}}")
 

@@ -1,4 +1,4 @@
-"""A definition that the mesh cannot run is refused before it runs, every problem in its place."""
+"""A definition that the mesh cannot run is refused, with the position of each problem."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("name", definition.BUILT_IN)
-def test_what_we_ship_is_fit(name: str) -> None:
+def test_built_in_definition_has_no_problems(name: str) -> None:
     assert definition.check(definition.built_in_text(name)) == []
 
 
-def test_inputs_take_the_type_of_the_field_they_are_first_mapped_to() -> None:
+def test_input_has_type_of_first_field_it_is_mapped_to() -> None:
     inputs = definition.load(SEED).inputs
 
     assert {str(path): str(type) for path, type in inputs.declared.items()} == {
@@ -38,7 +38,7 @@ def test_inputs_take_the_type_of_the_field_they_are_first_mapped_to() -> None:
     }
 
 
-def test_the_hash_is_that_of_the_canonical_form() -> None:
+def test_hash_is_that_of_canonical_form() -> None:
     respaced = json.dumps(dict(reversed(seed().items())))
 
     assert definition.load(respaced).hash == definition.load(SEED).hash
@@ -73,8 +73,8 @@ SPOILS: list[tuple[Callable[[dict[str, Any]], object], str]] = [
         "only the engine sets request_id: leave it out",
     ),
     (
-        lambda d: d["steps"][2]["input_mapping"].update(amount="{{steps.verify_sender.nobody}}"),
-        "step verify_sender has no output 'nobody'; it has sender_verified,",
+        lambda d: d["steps"][2]["input_mapping"].update(amount="{{steps.verify_sender.missing}}"),
+        "step verify_sender has no output 'missing'; it has sender_verified,",
     ),
     (
         lambda d: d["steps"][2]["input_mapping"].update(
@@ -107,8 +107,8 @@ SPOILS: list[tuple[Callable[[dict[str, Any]], object], str]] = [
         "step verify_sender cannot read its own outputs here",
     ),
     (
-        lambda d: d["steps"][0]["input_mapping"].update(did="{{steps.nobody.x}}"),
-        "unknown step 'nobody'; earlier steps: none",
+        lambda d: d["steps"][0]["input_mapping"].update(did="{{steps.missing.x}}"),
+        "unknown step 'missing'; earlier steps: none",
     ),
     (
         lambda d: d["steps"][0]["input_mapping"].update(did="{{output.verified}}"),
@@ -119,8 +119,8 @@ SPOILS: list[tuple[Callable[[dict[str, Any]], object], str]] = [
         "ctx has workflow_id, run_id, now only",
     ),
     (
-        lambda d: d["steps"][0]["output_mapping"].update(x="{{output.nobody}}"),
-        "output is a VerifyIdentityResponse: it has no 'nobody'; it has verified, confidence,",
+        lambda d: d["steps"][0]["output_mapping"].update(x="{{output.missing}}"),
+        "output is a VerifyIdentityResponse: it has no 'missing'; it has verified, confidence,",
     ),
     (
         lambda d: d["steps"][0]["output_mapping"].update(x="{{output.attestations}}"),
@@ -159,7 +159,7 @@ SPOILS: list[tuple[Callable[[dict[str, Any]], object], str]] = [
 
 
 @pytest.mark.parametrize(("change", "message"), SPOILS, ids=[message for _, message in SPOILS])
-def test_a_spoiled_definition_is_refused_with_the_reason(
+def test_spoiled_definition_is_refused_with_reason(
     change: Callable[[dict[str, Any]], object], message: str
 ) -> None:
     problems = definition.check(spoiled(change))
@@ -167,7 +167,7 @@ def test_a_spoiled_definition_is_refused_with_the_reason(
     assert any(problem.message.startswith(message) for problem in problems), problems
 
 
-def test_a_problem_points_at_the_line_and_column_of_the_path() -> None:
+def test_problem_points_at_line_and_column_of_path() -> None:
     text = SEED.replace("{{input.amount}}", "{{input.amount}}{{steps.later.x}}", 1)
     line = 1 + text[: text.index("{{steps.later.x}}")].count("\n")
 
@@ -178,10 +178,10 @@ def test_a_problem_points_at_the_line_and_column_of_the_path() -> None:
     ]
 
 
-def test_all_problems_are_told_at_once_in_order() -> None:
+def test_all_problems_are_reported_at_once_in_order() -> None:
     def change(d: dict[str, Any]) -> None:
         d["steps"][0]["operation"] = "nothing"
-        d["steps"][3]["condition"] = "{{steps.execute_payment.nobody}} == 1"
+        d["steps"][3]["condition"] = "{{steps.execute_payment.missing}} == 1"
         d["steps"][2]["input_mapping"]["amount"] = "{{input.sender_did}}"
 
     problems = definition.check(spoiled(change))
@@ -190,13 +190,13 @@ def test_all_problems_are_told_at_once_in_order() -> None:
     assert len(problems) == 3
 
 
-def test_what_cannot_be_told_before_the_run_is_let_through() -> None:
+def test_check_accepts_paths_that_only_run_can_judge() -> None:
     text = json.dumps(one_step(condition="{{input.anything}} == 'x'"))
 
     assert definition.check(text) == []
 
 
-def test_an_output_of_a_step_that_may_be_skipped_may_be_null() -> None:
+def test_output_of_step_that_may_be_skipped_may_be_null() -> None:
     maybe = seed()
     maybe["steps"][0]["condition"] = "{{input.sender_did}} != 'x'"
     maybe["steps"][2]["condition"] = "{{steps.verify_sender.sender_verified}}"
@@ -220,9 +220,7 @@ def test_an_output_of_a_step_that_may_be_skipped_may_be_null() -> None:
     ],
     ids=str,
 )
-def test_an_input_is_held_against_what_the_steps_read(
-    changed: dict[str, Any], message: str
-) -> None:
+def test_input_is_checked_against_what_steps_read(changed: dict[str, Any], message: str) -> None:
     inputs = definition.load(SEED).inputs
     good = {"sender_did": "d", "sender_address": "s", "recipient_address": "r", "amount": 5}
     spoiled = good | changed if changed else good | {"sender_did": None}
@@ -246,7 +244,7 @@ def test_every_contract_with_operations_is_known() -> None:
     assert with_operations == known
 
 
-def test_a_path_reads_back_as_it_was_written() -> None:
+def test_path_prints_as_it_was_written() -> None:
     path = parse_path(" steps.a.list[0].b ")
 
     assert str(path) == "steps.a.list[0].b"
@@ -255,7 +253,7 @@ def test_a_path_reads_back_as_it_was_written() -> None:
 
 
 def pointers(value: object, pointer: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
-    """Where every value of a document stands."""
+    """Yields the pointer of every value of a document."""
     found = [pointer]
     members: list[tuple[str | int, object]] = []
     if isinstance(value, dict):
@@ -273,14 +271,23 @@ STRANGE: st.SearchStrategy[object] = st.sampled_from(
         *("{{output}}", "{{output[0].x}}", "{{ctx}}", "{{input[3]}}", "{{input.a[0].b}}", "x}}"),
         *("{{steps.verify_sender}}", "{{steps.verify_sender[0]}}", "a{{steps.verify_sender}}b"),
         *("{{steps.fraud_assessment.risk_factors[0].kind}} == 'model'", "true", "1 == 1"),
-        *([], {}, [[]], {"a": {}}, {"": 1}, ["{{input.x}}"], {"a": ["{{steps.nobody.x}}"]}, "\x00"),
+        *(
+            [],
+            {},
+            [[]],
+            {"a": {}},
+            {"": 1},
+            ["{{input.x}}"],
+            {"a": ["{{steps.missing.x}}"]},
+            "\x00",
+        ),
     ]
 )
 
 
 @settings(deadline=None, max_examples=examples(300))
 @given(st.lists(st.tuples(st.integers(0, 200), STRANGE), min_size=1, max_size=3))
-def test_any_change_to_a_definition_is_judged_and_never_breaks_the_check(
+def test_no_change_to_a_definition_breaks_the_check(
     changes: list[tuple[int, object]],
 ) -> None:
     document: Any = seed()

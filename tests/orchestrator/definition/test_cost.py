@@ -1,4 +1,4 @@
-"""The check takes as long as the definition is large, and holds nobody up."""
+"""The time of the check grows with the size of the definition, and holds up no other request."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IN_A_LIST = 90
 SET: dict[str, Any] = {"set": {"x": 1}}
 STEPS: dict[str, dict[str, Any]] = {
     "set": {"set": {"x": "{{steps.first.x}}"}},
-    "unknown": {"set": {"x": "{{steps.nobody.x}}"}},
+    "unknown": {"set": {"x": "{{steps.missing.x}}"}},
     "caught": {
         "protocol": "web5",
         "operation": "resolve_did",
@@ -33,7 +33,7 @@ STEPS: dict[str, dict[str, Any]] = {
 
 
 def text_of(kind: str, count: int) -> str:
-    """A definition of as many steps, in branches of lists that are not too long."""
+    """Returns a definition of so many steps, in branches of lists of allowed length."""
     listed = [{"id": f"s{at}", **STEPS[kind]} for at in range(count)]
     groups: list[dict[str, Any]] = []
     for at in range(0, count, IN_A_LIST):
@@ -44,7 +44,7 @@ def text_of(kind: str, count: int) -> str:
 
 
 def cost(text: str) -> float:
-    """CPU seconds, the least of three."""
+    """Returns CPU seconds, the least of three measurements."""
     found = []
     for _ in range(3):
         began = time.process_time()
@@ -54,7 +54,7 @@ def cost(text: str) -> float:
 
 
 @pytest.mark.parametrize("kind", STEPS)
-def test_four_times_the_steps_take_no_more_than_seven_times_as_long(kind: str) -> None:
+def test_four_times_the_steps_take_at_most_seven_times_as_long(kind: str) -> None:
     count = 40 if kind == "judged" else 200
 
     assert cost(text_of(kind, 4 * count)) < 7 * cost(text_of(kind, count))
@@ -64,21 +64,21 @@ def test_four_times_the_steps_take_no_more_than_seven_times_as_long(kind: str) -
     "value",
     [
         "{{input" + ".a" * 60_000 + "}}",
-        "{{steps.nobody.x}}" * 8_000,
-        "\\n{{steps.nobody.x}}" * 3_000,
+        "{{steps.missing.x}}" * 8_000,
+        "\\n{{steps.missing.x}}" * 3_000,
         "{{" * 60_000,
         [["x", {"y": [1, None, {"z": at}]}] for at in range(2_000)],
         {f"v{at}": at for at in range(8_000)},
     ],
     ids=lambda value: str(value)[:20],
 )
-def test_whatever_stands_in_a_definition_is_judged_within_seconds(value: object) -> None:
+def test_check_of_any_definition_takes_seconds_at_most(value: object) -> None:
     text = json.dumps({"id": "e", "name": "e", "steps": [{"id": "a", "set": {"x": value}}]})
 
     assert cost(text) < 3
 
 
-def test_workflows_that_run_each_other_twice_are_looked_at_once() -> None:
+def test_workflow_used_twice_is_visited_once() -> None:
     known, last = definition.operations(), ""
     for at in range(13):
         inside = {"workflow": last, "input_mapping": {}, "output_mapping": {}} if last else SET
@@ -92,7 +92,7 @@ def test_workflows_that_run_each_other_twice_are_looked_at_once() -> None:
     assert time.process_time() - began < 0.5
 
 
-async def test_the_mesh_goes_on_while_a_large_definition_is_checked(
+async def test_service_answers_while_large_definition_is_checked(
     workflows: WorkflowServiceAsyncStub,
 ) -> None:
     registered = pb.RegisterWorkflowRequest(definition=text_of("judged", 300))

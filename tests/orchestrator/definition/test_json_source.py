@@ -1,4 +1,4 @@
-"""JSON text is read strictly, and every problem has its place."""
+"""JSON is read strictly, and every problem has its position."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ JSON = st.recursive(
 
 
 @given(JSON, st.sampled_from([None, 2]))
-def test_it_reads_what_the_standard_library_writes(value: object, indent: int | None) -> None:
+def test_reads_json_of_standard_library(value: object, indent: int | None) -> None:
     assert read_json(json.dumps(value, indent=indent, ensure_ascii=False)).value == value
 
 
@@ -52,14 +52,14 @@ def test_it_reads_what_the_standard_library_writes(value: object, indent: int | 
     ],
     ids=lambda value: value[:20],
 )
-def test_a_problem_has_its_line_and_column(text: str, problem: str) -> None:
+def test_problem_has_line_and_column(text: str, problem: str) -> None:
     with pytest.raises(DefinitionInvalidError) as caught:
         read_json(text)
 
     assert [str(found) for found in caught.value.problems] == [problem]
 
 
-def test_a_place_inside_a_string_is_counted_from_its_quote() -> None:
+def test_position_inside_string_is_counted_from_its_quote() -> None:
     document = read_json('{\n  "a": ["xy{{z}}"]\n}')
 
     assert document.problem(("a", 0), "here", offset=2) == Problem(2, 12, "here")
@@ -76,7 +76,7 @@ def test_a_place_inside_a_string_is_counted_from_its_quote() -> None:
         (r"\/\/ {{z}}", 13),
     ],
 )
-def test_a_place_behind_an_escape_is_where_it_is_written(written: str, column: int) -> None:
+def test_position_behind_escape_is_where_it_is_written(written: str, column: int) -> None:
     document = read_json(f'{{"a": "{written}"}}')
 
     found = document.problem(("a",), "here", offset=document.at(("a",)).index("{{"))
@@ -84,12 +84,12 @@ def test_a_place_behind_an_escape_is_where_it_is_written(written: str, column: i
     assert found == Problem(1, column, "here")
 
 
-def test_a_place_far_inside_a_string_is_that_of_the_string() -> None:
+def test_position_far_inside_string_is_that_of_string() -> None:
     document = read_json(json.dumps("\n" * 9000 + "{{z}}"))
 
     assert document.problem((), "here", offset=9000) == Problem(1, 1, "here")
 
 
 @pytest.mark.parametrize("text", ["2.0", "2e0", "20e-1", "2.000"])
-def test_a_whole_number_is_an_integer_however_it_is_written(text: str) -> None:
+def test_whole_number_is_integer_in_every_notation(text: str) -> None:
     assert type(read_json(text).value) is int

@@ -1,4 +1,4 @@
-"""Which payment a step makes is known before it runs, and that no other step makes it."""
+"""The check knows which payment each step makes, and that no other step makes it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def problems(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("text", [PAIR, BATCH, EITHER], ids=["pair", "batch", "either"])
-def test_a_workflow_may_make_several_payments_if_each_is_named(text: str) -> None:
+def test_workflow_may_make_several_named_payments(text: str) -> None:
     assert problems(text) == []
     assert definition.load(text).names_payments
 
@@ -35,9 +35,7 @@ def test_a_workflow_may_make_several_payments_if_each_is_named(text: str) -> Non
         (BATCH, 'items: "{{input.payments}}"', 'items: ["a"]', "must be one path into the run's"),
     ],
 )
-def test_a_payment_that_may_be_another_ones_is_refused(
-    text: str, was: str, is_: str, message: str
-) -> None:
+def test_ambiguous_payment_is_refused(text: str, was: str, is_: str, message: str) -> None:
     before, pays, after = text.rpartition("- id: pay")
     spoiled = before + pays + after.replace(was, is_, 1)  # in the last step that pays
     if was not in after:
@@ -46,31 +44,31 @@ def test_a_payment_that_may_be_another_ones_is_refused(
     assert any(message in problem for problem in problems(spoiled))
 
 
-def test_no_failure_of_a_list_that_pays_is_caught() -> None:
+def test_for_each_that_pays_cannot_catch_errors() -> None:
     caught = BATCH.replace("    for_each:", "    on_error: {}\n    for_each:")
 
     assert any("cannot be taken back: not inside" in problem for problem in problems(caught))
 
 
-def test_a_payment_without_a_name_cannot_be_made_for_each_item() -> None:
+def test_unnamed_payment_is_refused_inside_for_each() -> None:
     nameless = BATCH.replace('payment: "{{item.payment_id}}"', "")
 
     assert any("inside for_each must name its payment" in problem for problem in problems(nameless))
 
 
-def test_a_workflow_that_names_payments_makes_one() -> None:
+def test_workflow_that_names_payments_must_pay() -> None:
     judging = PAIR[: PAIR.index("- id: pay1")]
 
     assert any("no step of the workflow pays" in problem for problem in problems(judging))
 
 
-def test_a_workflow_that_pays_twice_says_how_to_name_them() -> None:
+def test_several_unnamed_payments_are_refused() -> None:
     nameless = "\n".join(line for line in PAIR.splitlines() if "payment:" not in line)
 
     assert any("each step names its payment" in problem for problem in problems(nameless))
 
 
-def test_two_lists_of_the_same_payments_are_one_too_many() -> None:
+def test_paying_same_list_twice_is_refused() -> None:
     each = BATCH[BATCH.index("  - id: each") :]
     again = each.replace("each", "again").replace("for_again", "for_each")
     for name in ("verify", "assess", "pay", "record"):

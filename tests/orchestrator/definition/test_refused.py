@@ -1,5 +1,4 @@
-"""What is wrong with a definition is told where it stands, in words; and the schema tells its
-shape."""
+"""Refused definitions have messages at the right positions; the schema refuses broken grammar."""
 
 from __future__ import annotations
 
@@ -16,12 +15,12 @@ if TYPE_CHECKING:
     from services.orchestrator.definition.problems import Problem
 
 KNOWN = known()
-TEXTS, SHAPE, SENSE = refused("texts"), refused("shape"), refused("sense")
+TEXTS, GRAMMAR, CHECKS = refused("texts"), refused("grammar"), refused("checks")
 VALIDATOR = jsonschema_rs.validator_for(schema())
 
 
 def first_problem(marked: str) -> tuple[Problem, tuple[int, int]]:
-    """The first problem of a definition, and the line and column that § marks."""
+    """Returns the first problem of a definition, and the line and column that § marks."""
     before, mark, after = marked.partition("§")
     assert mark
     assert "§" not in after
@@ -30,20 +29,20 @@ def first_problem(marked: str) -> tuple[Problem, tuple[int, int]]:
 
 
 @pytest.mark.parametrize(
-    ("marked", "words"), [*TEXTS, *SHAPE, *SENSE], ids=range(len(TEXTS + SHAPE + SENSE))
+    ("marked", "words"), [*TEXTS, *GRAMMAR, *CHECKS], ids=range(len(TEXTS + GRAMMAR + CHECKS))
 )
-def test_a_definition_is_refused_at_its_place_in_words(marked: str, words: str) -> None:
+def test_definition_is_refused_at_its_position_with_message(marked: str, words: str) -> None:
     problem, place = first_problem(marked)
 
     assert problem.message.startswith(words)
     assert (problem.line, problem.column) == place
 
 
-@pytest.mark.parametrize(("marked", "words"), SHAPE, ids=lambda text: text[-30:])
-def test_the_schema_refuses_what_is_out_of_shape(marked: str, words: str) -> None:
+@pytest.mark.parametrize(("marked", "words"), GRAMMAR, ids=lambda text: text[-30:])
+def test_schema_refuses_definitions_that_break_the_grammar(marked: str, words: str) -> None:
     assert not VALIDATOR.is_valid(definition.read(marked.replace("§", "")).value)
 
 
-@pytest.mark.parametrize(("marked", "words"), SENSE, ids=lambda text: text[-30:])
-def test_the_schema_leaves_the_sense_to_the_check(marked: str, words: str) -> None:
+@pytest.mark.parametrize(("marked", "words"), CHECKS, ids=lambda text: text[-30:])
+def test_schema_accepts_definitions_that_only_the_check_refuses(marked: str, words: str) -> None:
     VALIDATOR.validate(definition.read(marked.replace("§", "")).value)

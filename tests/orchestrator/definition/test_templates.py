@@ -1,4 +1,4 @@
-"""Templates keep types, become text only inside text, and never read nothing as something."""
+"""Templates keep types, become text only inside text, and never read a missing value as empty."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ SCOPE: dict[str, Any] = {
     ],
     ids=repr,
 )
-def test_a_template_becomes_its_value(template: object, value: object) -> None:
+def test_template_resolves_to_its_value(template: object, value: object) -> None:
     assert resolve(template, SCOPE) == value
 
 
 @pytest.mark.parametrize(
     ("mapping", "message"),
     [
-        ({"a": ["{{input.nobody}}"]}, "a.0: input.nobody does not exist"),
+        ({"a": ["{{input.missing}}"]}, "a.0: input.missing does not exist"),
         ({"a": "{{input.tags[2]}}"}, "a: input.tags[2] does not exist"),
         ({"a": "{{input.none.inner}}"}, "a: input.none.inner does not exist"),
         ({"a": "{{steps.second.score}}"}, "a: steps.second.score does not exist"),
@@ -66,7 +66,7 @@ def test_a_template_becomes_its_value(template: object, value: object) -> None:
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_what_does_not_exist_is_an_error_that_names_it(mapping: object, message: str) -> None:
+def test_missing_value_raises_error_with_its_path(mapping: object, message: str) -> None:
     with pytest.raises(UnresolvedPathError) as caught:
         resolve(mapping, SCOPE)
 
@@ -77,7 +77,7 @@ def test_what_does_not_exist_is_an_error_that_names_it(mapping: object, message:
     ("text", "offset"),
     [("ab{{input.x", 2), ("{{input.x}} {{}}", 12), ("{{1+1}}", 0), ("{{env.HOME}}", 0)],
 )
-def test_what_is_no_path_is_refused_where_it_stands(text: str, offset: int) -> None:
+def test_malformed_path_is_refused_at_its_offset(text: str, offset: int) -> None:
     with pytest.raises(TemplateSyntaxError) as caught:
         parse_template(text)
 

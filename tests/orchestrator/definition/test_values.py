@@ -1,4 +1,4 @@
-"""Messages as JSON, and back without a loss."""
+"""Messages become JSON and come back without loss."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FEATURES = st.builds(
 
 
 @given(FEATURES)
-def test_a_message_comes_back_byte_for_byte(features: FeatureVector) -> None:
+def test_message_survives_round_trip_byte_for_byte(features: FeatureVector) -> None:
     copy = FeatureVector()
 
     values.fill(copy, values.to_json(features))
@@ -47,7 +47,7 @@ def test_a_message_comes_back_byte_for_byte(features: FeatureVector) -> None:
     )
 
 
-def test_a_reply_reads_as_workflows_write_it() -> None:
+def test_reply_has_names_and_words_of_workflows() -> None:
     reply = wallet_pb2.SendPaymentResponse(
         payment_id="p", txid=TXID, status=wallet_pb2.SEND_OUTCOME_SUCCESS, fee_sat=2**60
     )
@@ -60,7 +60,7 @@ def test_a_reply_reads_as_workflows_write_it() -> None:
     }
 
 
-def test_what_is_absent_is_null() -> None:
+def test_absent_field_is_null() -> None:
     assessed = values.to_json(risk_pb2.AssessFraudRiskResponse())
 
     assert assessed["risk_score"] is None
@@ -77,7 +77,7 @@ def test_renamed_fields_and_free_objects_are_written() -> None:
     assert values.from_struct(request.metadata) == {"a": [1, None, {"b": 0.5}], "n": str(2**60)}
 
 
-def test_what_only_the_engine_touches_is_not_seen() -> None:
+def test_fields_of_the_engine_are_left_out() -> None:
     reply = analysis_pb2.ExtractPaymentFeaturesResponse(attestations=[Attestation(kind="x")])
 
     assert values.to_json(reply).keys() == {"features"}
@@ -94,12 +94,12 @@ def test_what_only_the_engine_touches_is_not_seen() -> None:
         ({"amount": None}, "amount must be an integer"),
         ({"from_address": 7}, "from_address must be a string"),
         ({"metadata": "x"}, "metadata must be an object"),
-        ({"nobody": 1}, "nobody must be left out"),
+        ({"unknown": 1}, "unknown must be left out"),
         ([], "must be an object"),
     ],
     ids=str,
 )
-def test_what_does_not_fit_is_named(value: Any, message: str) -> None:
+def test_mismatch_names_the_member(value: Any, message: str) -> None:
     with pytest.raises(values.MismatchError, match=message):
         values.fill(wallet_pb2.SendPaymentRequest(), value)
 
@@ -119,7 +119,7 @@ def test_what_does_not_fit_is_named(value: Any, message: str) -> None:
         max_size=5,
     )
 )
-def test_a_free_object_comes_back(value: dict[str, Any]) -> None:
+def test_free_object_survives_round_trip(value: dict[str, Any]) -> None:
     struct = Struct()
 
     values.fill_struct(struct, value)

@@ -1,4 +1,4 @@
-"""YAML is read as the JSON it stands for, or refused where it stands for several things."""
+"""YAML is read as the JSON it stands for, or refused if it is ambiguous."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def dump(value: object) -> str:
     return stream.getvalue()
 
 
-def test_a_definition_has_the_same_hash_in_yaml_and_json() -> None:
+def test_definition_has_same_hash_in_yaml_and_json() -> None:
     assert definition.load(dump(seed())).hash == definition.load(SEED).hash
 
 
@@ -58,7 +58,7 @@ def test_a_definition_has_the_same_hash_in_yaml_and_json() -> None:
     ],
     ids=lambda value: value[:20],
 )
-def test_a_problem_has_its_line_and_column(text: str, problem: str) -> None:
+def test_problem_has_line_and_column(text: str, problem: str) -> None:
     with pytest.raises(DefinitionInvalidError) as caught:
         read_yaml(text)
 
@@ -79,7 +79,7 @@ def test_a_problem_has_its_line_and_column(text: str, problem: str) -> None:
         ("a: x\n  y {{z}}", Problem(2, 5, "here")),
     ],
 )
-def test_a_place_inside_a_string_is_where_it_is_written(text: str, place: Problem) -> None:
+def test_position_inside_string_is_where_it_is_written(text: str, place: Problem) -> None:
     document = read_yaml(text)
 
     assert document.problem(("a",), "here", offset=document.at(("a",)).index("{{")) == place
@@ -97,13 +97,13 @@ JSON = st.recursive(
 
 @settings(deadline=None)
 @given(JSON)
-def test_json_is_read_as_the_value_that_it_is(value: object) -> None:
+def test_json_is_read_as_the_same_value(value: object) -> None:
     assert read_yaml(json.dumps(value)).value == value
 
 
 @settings(deadline=None, max_examples=examples(300))
 @given(st.text(st.sampled_from("ab:-[]{}&*!|>'\"%#,? \n\t01.~\x00\x85"), max_size=40))
-def test_any_text_is_read_or_refused_in_its_place(text: str) -> None:
+def test_any_text_is_read_or_refused_at_a_position(text: str) -> None:
     try:
         read_yaml(text)
     except DefinitionInvalidError as error:

@@ -1,4 +1,4 @@
-"""An input that is only judged has the type that its conditions ask of it."""
+"""An input that no field types has the type that conditions use it as."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def inputs_of(*conditions: str, **set_: str) -> Any:
         ("{{input.x}} == {{input.y}}", [1, "a", None], [], ""),
     ],
 )
-def test_a_value_is_held_against_its_use(
+def test_value_is_checked_against_its_use(
     condition: str, good: list[object], bad: list[object], expected: str
 ) -> None:
     inputs = inputs_of(condition)
@@ -59,7 +59,7 @@ def test_a_value_is_held_against_its_use(
             inputs.check({**given, "x": value})
 
 
-def test_all_conditions_count_together() -> None:
+def test_uses_in_all_conditions_are_combined() -> None:
     inputs = inputs_of("size({{input.x}}) > 1", "{{input.x}} == 'a'", "{{input.y}} == 1")
 
     assert {str(path): str(type) for path, type in inputs.declared.items()} == {
@@ -68,7 +68,7 @@ def test_all_conditions_count_together() -> None:
     }
 
 
-def test_a_field_says_more_than_a_condition() -> None:
+def test_type_of_field_overrides_use_in_condition() -> None:
     step = {
         "id": "one",
         "protocol": "bitcoin",
@@ -83,7 +83,7 @@ def test_a_field_says_more_than_a_condition() -> None:
         inputs.check({"amount": 5.5})
 
 
-def test_the_cases_of_a_switch_and_conditions_inside_steps_count() -> None:
+def test_conditions_of_switch_cases_give_types() -> None:
     case = {"when": "{{input.kind}} == 'a'", "steps": [{"id": "in", "set": {"x": 1}}]}
     case["steps"][0]["id"] = "inner"  # type: ignore[index]
     step = {"id": "one", "switch": [case]}
@@ -93,7 +93,7 @@ def test_the_cases_of_a_switch_and_conditions_inside_steps_count() -> None:
         inputs.check({"kind": 1})
 
 
-def test_a_workflow_inside_another_is_given_what_its_conditions_ask() -> None:
+def test_inner_workflow_takes_inputs_of_inferred_type() -> None:
     inner = {"id": "inner", "name": "i", "steps": [{"id": "a", "condition": "{{input.n}} > 5"}]}
     inner["steps"][0]["set"] = {"x": 1}  # type: ignore[index]
     known = definition.operations().with_workflow(definition.load(json.dumps(inner)))

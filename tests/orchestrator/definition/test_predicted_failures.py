@@ -1,5 +1,4 @@
-"""What a run could only fail at is refused before there is a run: nulls, lists and steps beyond
-their bounds, and conditions that CEL does not take."""
+"""The check refuses definitions whose runs would only fail: nulls, limits and wrong conditions."""
 
 from __future__ import annotations
 
@@ -21,8 +20,8 @@ def call(id: str, did: str, **more: Any) -> dict[str, Any]:
     return {"id": id, **CALL, **mappings, **more}
 
 
-def told(*steps: dict[str, Any]) -> list[str]:
-    """What the check says about a definition of these steps, one key a line."""
+def messages(*steps: dict[str, Any]) -> list[str]:
+    """Returns the messages of the check for a definition of these steps, one key a line."""
     text = json.dumps({"id": "example", "name": "x", "steps": steps}, indent=1)
     return [problem.message for problem in definition.check(text)]
 
@@ -53,7 +52,13 @@ USES_SCORE = {**SCORED, "id": "again", "input_mapping": {}, "output_mapping": {}
             [LATE, {"id": "by", "set": {"who": "{{steps.answer.payload.by}}"}}],
             "steps.answer.payload",
         ),
-        ([LATE, {"id": "told", "emit": {"type": "a", "subject": "{{steps.answer.signal}}"}}], "s"),
+        (
+            [
+                LATE,
+                {"id": "announced", "emit": {"type": "a", "subject": "{{steps.answer.signal}}"}},
+            ],
+            "s",
+        ),
         (
             [SCORED, {"id": "said", "set": {"text": "risk {{steps.score.risk}}"}}],
             "steps.score.risk",
@@ -77,10 +82,10 @@ USES_SCORE = {**SCORED, "id": "again", "input_mapping": {}, "output_mapping": {}
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_may_be_null_cannot_stand_where_something_is_needed(
+def test_nullable_value_is_refused_where_null_does_not_fit(
     steps: list[dict[str, Any]], null: str
 ) -> None:
-    found = told(*steps)
+    found = messages(*steps)
 
     assert len(found) == 1
     assert found[0].startswith(f"{null}")
@@ -88,7 +93,7 @@ def test_what_may_be_null_cannot_stand_where_something_is_needed(
     assert found[0].endswith("}} != null")
 
 
-ENDS = {"id": "stop", "end": {"outcome": "refused", "reason": "nobody answered"}}
+ENDS = {"id": "stop", "end": {"outcome": "refused", "reason": "no answer came"}}
 
 
 @pytest.mark.parametrize(
@@ -127,8 +132,8 @@ ENDS = {"id": "stop", "end": {"outcome": "refused", "reason": "nobody answered"}
     ],
     ids=str,
 )
-def test_what_a_condition_asks_about_may_be_used(steps: list[dict[str, Any]]) -> None:
-    assert told(*steps) == []
+def test_value_guarded_by_condition_is_accepted(steps: list[dict[str, Any]]) -> None:
+    assert messages(*steps) == []
 
 
 def each(items: object, *steps: dict[str, Any]) -> dict[str, Any]:
@@ -143,7 +148,7 @@ def each(items: object, *steps: dict[str, Any]) -> dict[str, Any]:
         [{"id": "all", "set": {"names": [1] * 1001}}, each("{{steps.all.names}}")],
     ],
 )
-def test_a_list_that_no_for_each_takes_is_refused_where_it_stands(
+def test_list_too_long_for_for_each_is_refused_at_its_position(
     steps: list[dict[str, Any]],
 ) -> None:
     text = json.dumps({"id": "example", "name": "x", "steps": steps}, indent=1)
@@ -156,41 +161,41 @@ def test_a_list_that_no_for_each_takes_is_refused_where_it_stands(
     assert problem.message.startswith("1001 items, at most 1000: make it a list of lists")
 
 
-def test_a_list_of_as_many_items_as_there_may_be_is_taken() -> None:
-    assert told(each([1] * 1000)) == []
+def test_list_of_maximum_length_is_accepted() -> None:
+    assert messages(each([1] * 1000)) == []
 
 
-def test_more_steps_than_a_run_may_have_are_counted_before_there_is_one() -> None:
+def test_definition_with_too_many_steps_per_run_is_refused() -> None:
     inside = [{"id": f"s{at}", "set": {"x": 1}} for at in range(20)]
 
-    assert told(each([1] * 1000, *inside)) == [
+    assert messages(each([1] * 1000, *inside)) == [
         "a run has 20001 steps, each item's counted: at most 20000"
     ]
-    assert told(each([1] * 1000, *inside[1:])) == []
+    assert messages(each([1] * 1000, *inside[1:])) == []
 
 
-def test_what_a_written_list_lacks_is_told() -> None:
+def test_missing_member_of_literal_list_is_reported() -> None:
     steps = [{"id": "all", "set": {"names": ["a", "b"], "rows": [{"n": 1}, {"n": 2}]}}]
     read = {"id": "read", "set": {"third": "{{steps.all.names[2]}}"}}
     rows = each("{{steps.all.rows}}", {"id": "row", "set": {"x": "{{item.m}}"}})
     whole = each("{{steps.all.rows}}", call("look", "{{item.n}}"))
 
-    assert told(*steps, read) == ["steps.all.names is a list: it has no 2"]
-    assert told(*steps, rows) == ["item is an object: it has no 'm'; it has n"]
-    assert told(*steps, whole) == ["item.n is any number, not a string"]
+    assert messages(*steps, read) == ["steps.all.names is a list: it has no 2"]
+    assert messages(*steps, rows) == ["item is an object: it has no 'm'; it has n"]
+    assert messages(*steps, whole) == ["item.n is any number, not a string"]
 
 
-def test_what_one_item_of_a_written_list_lacks_is_told_unless_items_may_fail() -> None:
+def test_member_missing_in_one_item_is_reported_unless_items_may_fail() -> None:
     reads = {"id": "row", "set": {"x": "{{item.n}}"}}
     items = [{"n": "a"}, {"m": "b"}]
     tolerant = each(items, reads)
     tolerant["for_each"]["on_item_error"] = "continue"
 
-    assert told(each(items, reads)) == ["item is now an object: it has no 'n'"]
-    assert told(each(["d", 7], call("look", "{{item}}"))) == [
+    assert messages(each(items, reads)) == ["item is now an object: it has no 'n'"]
+    assert messages(each(["d", 7], call("look", "{{item}}"))) == [
         "item is now a string, now any number, not a string"
     ]
-    assert told(tolerant) == []
+    assert messages(tolerant) == []
 
 
 @pytest.mark.parametrize(
@@ -201,14 +206,12 @@ def test_what_one_item_of_a_written_list_lacks_is_told_unless_items_may_fail() -
         ("{{steps.all.map}} == 'x'", "steps.all.map is an object, not a string"),
     ],
 )
-def test_a_list_or_an_object_is_not_compared_as_what_it_is_not(
-    condition: str, message: str
-) -> None:
+def test_list_or_object_is_not_compared_as_another_type(condition: str, message: str) -> None:
     first = {"id": "all", "set": {"list": [1], "map": {"a": 1}}}
     good = "{{steps.all.list}} == [1] && 'a' in {{steps.all.map}} && {{steps.all.list}} != null"
 
-    assert told(first, {"id": "b", "condition": condition, "set": {}}) == [message]
-    assert told(first, {"id": "b", "condition": good, "set": {}}) == []
+    assert messages(first, {"id": "b", "condition": condition, "set": {}}) == [message]
+    assert messages(first, {"id": "b", "condition": good, "set": {}}) == []
 
 
 @pytest.mark.parametrize(
@@ -228,7 +231,7 @@ def test_a_list_or_an_object_is_not_compared_as_what_it_is_not(
     ],
     ids=lambda value: str(value)[:24],
 )
-def test_a_condition_is_refused_where_its_mistake_stands(
+def test_condition_is_refused_at_position_of_mistake(
     condition: str, offset: int, message: str
 ) -> None:
     step = {"id": "one", "condition": condition, "set": {"x": 1}}
@@ -242,21 +245,21 @@ def test_a_condition_is_refused_where_its_mistake_stands(
     assert problem.column == text.index(written) + 2 + offset + before
 
 
-def test_operators_in_a_row_are_refused_with_the_limit_and_what_helps() -> None:
-    (message,) = told({"id": "one", "condition": "1+" * 40 + "1 == 1", "set": {"x": 1}})
+def test_too_many_operators_in_a_row_are_refused_with_limit_and_remedy() -> None:
+    (message,) = messages({"id": "one", "condition": "1+" * 40 + "1 == 1", "set": {"x": 1}})
 
     assert (
         "32 levels of CEL, by brackets or by operators in a row: split it with && or ||" in message
     )
 
 
-def test_what_is_joined_by_and_may_be_long() -> None:
+def test_many_parts_joined_by_and_are_accepted() -> None:
     condition = " && ".join(["{{input.x}} != 1"] * 200)
 
-    assert told({"id": "one", "condition": condition, "set": {"x": 1}}) == []
+    assert messages({"id": "one", "condition": condition, "set": {"x": 1}}) == []
 
 
-def test_a_wait_that_outlasts_its_run_is_refused() -> None:
+def test_wait_longer_than_deadline_is_refused() -> None:
     text = json.dumps(
         {
             "id": "example",
@@ -278,5 +281,5 @@ def test_a_wait_that_outlasts_its_run_is_refused() -> None:
         ({"type": "a.b", "data": {"text": "x" * 65536}}, "must be at most 64 KiB of JSON"),
     ],
 )
-def test_an_event_that_nobody_takes_is_refused(emitted: dict[str, Any], message: str) -> None:
-    assert told({"id": "tell", "emit": emitted}) == [message]
+def test_event_beyond_limits_is_refused(emitted: dict[str, Any], message: str) -> None:
+    assert messages({"id": "tell", "emit": emitted}) == [message]
