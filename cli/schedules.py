@@ -1,4 +1,4 @@
-"""Schedules of runs: created, looked at, and put into words."""
+"""Calls of ScheduleService, and the text that shows a schedule."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 def timing(every: str, cron: str, zone: str) -> dict[str, Any]:
-    """Either an interval or a cron expression, as CreateSchedule takes them."""
+    """Returns the fields of CreateSchedule for an interval or a cron expression.
+
+    Raises the usage error if both or neither are given, or the interval cannot be parsed.
+    """
     if bool(every) == bool(cron):
         raise usage("give either --every or --cron")
     if cron:
@@ -30,11 +33,11 @@ def timing(every: str, cron: str, zone: str) -> dict[str, Any]:
     return {"interval": f"{interval_us / 1_000_000:f}s"}
 
 
-async def create(channels: Channels, asked: dict[str, Any], request_id: str = "") -> pb.Schedule:
-    """Create a schedule; the same ``request_id`` again is the same schedule."""
+async def create(channels: Channels, given: dict[str, Any], request_id: str = "") -> pb.Schedule:
+    """Creates a schedule. Repeating ``request_id`` returns the same schedule."""
     request = pb.CreateScheduleRequest(request_id=request_id or str(uuid.uuid4()))
     try:
-        values.fill(request, asked)
+        values.fill(request, given)
     except values.MismatchError as error:
         raise usage(str(error)) from None
     return (await _stub(channels).CreateSchedule(request)).schedule
@@ -46,7 +49,7 @@ async def get(channels: Channels, schedule_id: str) -> pb.Schedule:
 
 
 async def list_all(channels: Channels) -> list[pb.Schedule]:
-    """By id, without their input."""
+    """Returns all schedules in order of id, without their input."""
     found: list[pb.Schedule] = []
     request = pb.ListSchedulesRequest()
     while True:
@@ -73,7 +76,7 @@ async def delete(channels: Channels, schedule_id: str) -> None:
 
 
 def lines(schedule: pb.Schedule) -> list[str]:
-    """The schedule in a few lines: when it is due, and what became of it so far."""
+    """Returns the text that shows a schedule: its timing, its next due time and its counts."""
     if schedule.HasField("cron"):
         when = f"cron {schedule.cron.expression!r} in {schedule.cron.zone}"
     else:

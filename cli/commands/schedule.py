@@ -1,4 +1,4 @@
-"""`anya schedule`: runs that start by the clock."""
+"""The commands of `anya schedule`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from cli.commands.options import HomeOption, JsonOption
 if TYPE_CHECKING:
     from anya.orchestrator.v1 import schedule_pb2 as pb
 
-app = typer.Typer(help="Runs that start by the clock: create, look, pause.", no_args_is_help=True)
+app = typer.Typer(
+    help="Start runs by the clock: create, list and pause schedules.", no_args_is_help=True
+)
 
 ScheduleArgument: TypeAlias = Annotated[
     str, typer.Argument(metavar="SCHEDULE", help="Id of the schedule.")
@@ -27,34 +29,40 @@ def create_schedule(
         str, typer.Argument(metavar="WORKFLOW", help="Id of a registered workflow.")
     ],
     value: Annotated[
-        str, typer.Option("--input", help="Its input, a JSON object; @FILE reads one.")
+        str, typer.Option("--input", help="Input of the runs, a JSON object; @FILE reads a file.")
     ] = "{}",
-    every: Annotated[str, typer.Option(help="An interval: 30s, 5m, 2h, 7d.")] = "",
-    cron: Annotated[str, typer.Option(help="Five fields, such as '0 9 * * MON-FRI'.")] = "",
-    zone: Annotated[str, typer.Option(help="Of --cron: Europe/Berlin. Default: UTC.")] = "",
-    start: Annotated[str, typer.Option(help="Nothing is due before; RFC 3339.")] = "",
-    end: Annotated[str, typer.Option(help="Nothing is due after; RFC 3339.")] = "",
+    every: Annotated[str, typer.Option(help="Interval between due times: 30s, 5m, 2h, 7d.")] = "",
+    cron: Annotated[
+        str, typer.Option(help="Cron expression of five fields, such as '0 9 * * MON-FRI'.")
+    ] = "",
+    zone: Annotated[str, typer.Option(help="Time zone of --cron. Default: UTC.")] = "",
+    start: Annotated[str, typer.Option(help="No due time is before it; RFC 3339.")] = "",
+    end: Annotated[str, typer.Option(help="No due time is after it; RFC 3339.")] = "",
     overlap: Annotated[
-        Literal["skip", "allow"], typer.Option(help="While the last run has not ended.")
+        Literal["skip", "allow"],
+        typer.Option(help="While the last run has not ended: start none, or one."),
     ] = "skip",
     catch_up: Annotated[
-        Literal["none", "latest", "all"], typer.Option(help="What passed while nobody was up.")
+        Literal["none", "latest", "all"],
+        typer.Option(help="Which due times of an outage start a run."),
     ] = "latest",
     catch_up_limit: Annotated[
-        int, typer.Option(min=1, max=100, help="Of --catch-up all: at most so many.")
+        int, typer.Option(min=1, max=100, help="Most runs that --catch-up all starts.")
     ] = 100,
-    request_id: Annotated[str, typer.Option(help="Chosen by you: the same again is one.")] = "",
+    request_id: Annotated[
+        str, typer.Option(help="Idempotency key: if repeated, the same schedule.")
+    ] = "",
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Start runs of a workflow at intervals or by cron. Not for workflows that pay."""
+    """Start runs of a workflow at intervals or by cron. Workflows that pay are refused."""
     from functools import partial
 
     from cli import runs, schedules
     from cli.connection import ask
     from cli.home import Home
 
-    asked = {
+    given = {
         "schedule_id": schedule_id,
         "workflow_id": workflow,
         "input": runs.read_input(value),
@@ -65,7 +73,7 @@ def create_schedule(
         "catch_up": catch_up,
         "catch_up_limit": catch_up_limit,
     }
-    create = partial(schedules.create, asked=asked, request_id=request_id)
+    create = partial(schedules.create, given=given, request_id=request_id)
     _show(ask(Home.of(home), create), json=json)
 
 
@@ -89,7 +97,7 @@ def list_schedules(home: HomeOption = None, json: JsonOption = False) -> None:
 def show_schedule(
     schedule_id: ScheduleArgument, home: HomeOption = None, json: JsonOption = False
 ) -> None:
-    """Show when a schedule is due, and what became of it so far."""
+    """Show when a schedule is due next, and how many runs it started."""
     from functools import partial
 
     from cli import schedules
@@ -103,7 +111,7 @@ def show_schedule(
 def pause_schedule(
     schedule_id: ScheduleArgument, home: HomeOption = None, json: JsonOption = False
 ) -> None:
-    """Let due times pass until it is resumed."""
+    """Pause a schedule: due times start no runs until it is resumed."""
     from functools import partial
 
     from cli import schedules
@@ -117,7 +125,7 @@ def pause_schedule(
 def resume_schedule(
     schedule_id: ScheduleArgument, home: HomeOption = None, json: JsonOption = False
 ) -> None:
-    """Go on with the next due time."""
+    """Resume a schedule at the next due time."""
     from functools import partial
 
     from cli import schedules
@@ -131,7 +139,7 @@ def resume_schedule(
 def delete_schedule(
     schedule_id: ScheduleArgument, home: HomeOption = None, json: JsonOption = False
 ) -> None:
-    """Forget a schedule; runs that it started stay and go on."""
+    """Delete a schedule. Runs that it started continue."""
     from functools import partial
 
     from cli import schedules, screen

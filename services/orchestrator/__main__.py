@@ -27,6 +27,8 @@ from services.orchestrator.schedules.scheduler import Scheduler
 from services.orchestrator.servicers.payment import PaymentServicer
 from services.orchestrator.servicers.schedule import ScheduleServicer
 from services.orchestrator.servicers.workflow import WorkflowServicer
+from services.orchestrator.store.deletion import Deletion
+from services.orchestrator.store.erasure import Erasure
 from services.orchestrator.store.open import open_store
 from services.orchestrator.store.schedules import ScheduleStore
 from services.orchestrator.worker.worker import Worker
@@ -55,12 +57,16 @@ async def orchestrator(config: OrchestratorConfig) -> AsyncIterator[Orchestrator
         registry = WorkflowRegistry(definitions, asyncio.to_thread)
         await registry.register_built_in()
         worker = Worker(store.runs, database, registry, peers, notifier, runtime.span_sink, config)
+        erasure = Erasure(database)
         retention = RetentionWorker(
-            database, retain_days=config.retain_days, erase_days=config.erase_pii_days
+            Deletion(database),
+            erasure,
+            retain_days=config.retain_days,
+            erase_days=config.erase_pii_days,
         )
         approvals = Approvals(store.runs, worker, peers)
         workflows = WorkflowServicer(
-            definitions, registry, store.runs, worker, notifier, retention.erasure, approvals
+            definitions, registry, store.runs, worker, notifier, erasure, approvals
         )
         payments = PaymentServicer(store.runs, worker, WalletPeer(peers), notifier)
         schedule_store = ScheduleStore(database)

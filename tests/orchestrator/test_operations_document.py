@@ -15,7 +15,7 @@ from mesh.config import ConfigError
 from mesh.rpc import contracts
 from services.bitcoin.config import BitcoinConfig
 from services.orchestrator.config import OrchestratorConfig
-from services.orchestrator.retention import REST
+from services.orchestrator.retention import REST_FACTOR
 from services.orchestrator.store.run_query import MAX_SCANNED
 
 ROOT = Path(__file__).parents[2]
@@ -66,7 +66,7 @@ def test_the_document_names_the_privilege_and_the_figures() -> None:
 
     assert f"`{contracts.operation(method).privilege}`" in DOCUMENT
     assert f"{MAX_SCANNED:,} runs" in DOCUMENT
-    assert REST == 4
+    assert REST_FACTOR == 4
     assert len(COMMANDS) == 4
 
 

@@ -1,4 +1,4 @@
-"""ScheduleService over gRPC: parse, ask, format. No rules live here."""
+"""ScheduleService over gRPC: parses requests and formats replies. No rules live here."""
 
 from __future__ import annotations
 
@@ -49,6 +49,8 @@ CATCH_UPS = {
 
 
 class ScheduleServicer(ScheduleServiceServicer):
+    """Serves the schedules of the store."""
+
     def __init__(self, schedules: ScheduleStore, scheduler: Scheduler) -> None:
         self._schedules = schedules
         self._scheduler = scheduler
@@ -135,9 +137,9 @@ class ScheduleServicer(ScheduleServiceServicer):
 
 def _parse(request: pb.CreateScheduleRequest, timing: Timing, now_ms: int) -> Schedule:
     if request.overlap not in OVERLAPS:
-        raise InvalidArgument(f"no overlap policy {request.overlap}", field="overlap")
+        raise InvalidArgument(f"unknown overlap policy {request.overlap}", field="overlap")
     if request.catch_up not in CATCH_UPS:
-        raise InvalidArgument(f"no catch-up policy {request.catch_up}", field="catch_up")
+        raise InvalidArgument(f"unknown catch-up policy {request.catch_up}", field="catch_up")
     start = request.start_time if request.HasField("start_time") else None
     end = request.end_time if request.HasField("end_time") else None
     return Schedule(
@@ -160,7 +162,7 @@ def _timing(request: pb.CreateScheduleRequest) -> Timing:
         case "cron":
             return cron(request.cron.expression, request.cron.zone or UTC)
         case _:
-            raise InvalidArgument("give interval or cron", field="interval")
+            raise InvalidArgument("either interval or cron must be given", field="interval")
 
 
 def _interval_ms(interval: Duration) -> int:
@@ -173,20 +175,20 @@ def _milliseconds(time: Timestamp, field: str) -> int:
     try:
         return time.ToMilliseconds()
     except ValueError:
-        raise InvalidArgument(f"{field} is no time", field=field) from None
+        raise InvalidArgument(f"{field} is not a valid time", field=field) from None
 
 
 def format_schedule(stored: StoredSchedule) -> pb.Schedule:
-    """The schedule without its input."""
-    asked, progress = stored.schedule, stored.progress
+    """Returns the message of a schedule, without its input."""
+    given, progress = stored.schedule, stored.progress
     schedule = pb.Schedule(
-        schedule_id=asked.id,
-        workflow_id=asked.workflow_id,
-        start_time=views.time_of_ms(asked.start_ms),
-        end_time=views.time_of_ms(asked.end_ms) if asked.end_ms < END_OF_TIME_MS else None,
-        overlap=pb.OverlapPolicy.Value(f"OVERLAP_POLICY_{asked.overlap}"),
-        catch_up=pb.CatchUpPolicy.Value(f"CATCH_UP_POLICY_{asked.catch_up}"),
-        catch_up_limit=asked.catch_up_limit,
+        schedule_id=given.id,
+        workflow_id=given.workflow_id,
+        start_time=views.time_of_ms(given.start_ms),
+        end_time=views.time_of_ms(given.end_ms) if given.end_ms < END_OF_TIME_MS else None,
+        overlap=pb.OverlapPolicy.Value(f"OVERLAP_POLICY_{given.overlap}"),
+        catch_up=pb.CatchUpPolicy.Value(f"CATCH_UP_POLICY_{given.catch_up}"),
+        catch_up_limit=given.catch_up_limit,
         creator=progress.creator,
         create_time=views.time_of_ms(progress.created_ms),
         paused=progress.paused,
@@ -199,7 +201,7 @@ def format_schedule(stored: StoredSchedule) -> pb.Schedule:
         last_error=progress.last_error,
         last_error_due_time=views.time_of_ms(progress.last_error_due_ms),
     )
-    match asked.timing:
+    match given.timing:
         case Interval(ms):
             schedule.interval.FromMilliseconds(ms)
         case Cron(expression, zone):

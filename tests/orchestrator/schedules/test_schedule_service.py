@@ -127,7 +127,7 @@ async def test_what_is_not_said_has_a_meaning(schedules: ScheduleServiceAsyncStu
         ({"interval": "0.999s"}, "one second"),
         ({"interval": "315576000000s"}, "366 days"),
         ({"interval": "1.0005s"}, "whole milliseconds"),
-        ({"interval": None}, "give interval or cron"),
+        ({"interval": None}, "either interval or cron must be given"),
         ({"cron": {"expression": "* * *"}}, "must be minute"),
         ({"cron": {"expression": "* * * * *", "zone": "Mars"}}, "cron.zone 'Mars'"),
         ({"start_time": "1960-01-01T00:00:00Z"}, "start_time must be"),
