@@ -1,4 +1,4 @@
-"""A running orchestrator with real peers, and an operator's channel to it."""
+"""An orchestrator with fake peers on real channels, and an operator's channel to it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
     from mesh.testing import Authority
 
-# So short that what has to wait is soon over.
+# Short times, so that waits are soon over.
 POLICY = RetryPolicy(
     attempt_timeout_s=2.0,
     step_timeout_s=0.3,
@@ -67,7 +67,7 @@ def config(authority: Authority, tmp_path: Path, peers: dict[str, str]) -> Orche
 
 @asynccontextmanager
 async def dial(authority: Authority, port: int) -> AsyncIterator[grpc.aio.Channel]:
-    """An operator's channel to the orchestrator."""
+    """Opens an operator's channel to the orchestrator."""
     rules = ClientRules(
         target="orchestrator", tracer=NoOpTracer(), breakers=Breakers(SystemClock()), timeout=30.0
     )
@@ -86,7 +86,7 @@ async def connect(authority: Authority, port: int) -> AsyncIterator[WorkflowServ
 async def serve_at(
     location: str, config: OrchestratorConfig, authority: Authority
 ) -> AsyncIterator[grpc.aio.Channel]:
-    """An operator's channel to an orchestrator whose store is there."""
+    """Runs an orchestrator on the store at ``location``; yields an operator's channel to it."""
     async with (
         orchestrator(replace(config, database=location)) as service,
         dial(authority, service.port) as channel,
@@ -98,7 +98,7 @@ async def serve_at(
 async def two_replicas(
     url: str, config: OrchestratorConfig, authority: Authority
 ) -> AsyncIterator[tuple[WorkflowServiceAsyncStub, WorkflowServiceAsyncStub]]:
-    """Two orchestrators on one database."""
+    """Runs two orchestrators on one database."""
     elsewhere = replace(config, mesh=replace(config.mesh, home=config.mesh.home / "other"))
     async with (
         serve_at(url, config, authority) as one,
@@ -121,7 +121,7 @@ async def start_traced(
     *,
     sample_ratio: float = 1,
 ) -> None:
-    """Start the run as a client does whose call is the root of the trace."""
+    """Starts the run by a client whose call is the root of the trace."""
     exporter = telemetry.otlp_exporter(collector)
     traces = telemetry.open_traces("client", sample_ratio=sample_ratio, exporter=exporter)
     rules = ClientRules(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
 
 LISTENER = steps(
-    'heard\n    wait_for: {event: order.paid, correlation: "{{input.order}}", timeout: 1m}'
+    'received\n    wait_for: {event: order.paid, correlation: "{{input.order}}", timeout: 1m}'
 ).replace("example", "listen")
 
 

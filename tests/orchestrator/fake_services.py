@@ -1,6 +1,6 @@
-"""Small real services on the contracts' own servicers: what the engine calls in its tests.
+"""Fakes of the other services, on the contracts' servicers, that the engine calls in tests.
 
-They keep an inbox, as every service does, count effects, and fail as they are told to.
+They keep an inbox, as every service does, count effects, and fail as a test requests.
 """
 
 from __future__ import annotations
@@ -63,17 +63,19 @@ R = TypeVar("R", bound=Message)
 
 @dataclass(slots=True)
 class FakeServices:
-    """What the services did, and what they are told to do next."""
+    """Calls and effects of the fake services, and the failures that tests request."""
 
-    effects: Counter[str] = field(default_factory=Counter)  # method -> how often it took effect
-    calls: list[tuple[str, Message]] = field(default_factory=list)  # in the order they came
+    effects: Counter[str] = field(default_factory=Counter)  # by method
+    calls: list[tuple[str, Message]] = field(default_factory=list)  # in order of arrival
     errors_before: defaultdict[str, deque[MeshError]] = field(
         default_factory=lambda: defaultdict(deque)
     )
     errors_after: defaultdict[str, deque[MeshError]] = field(
         default_factory=lambda: defaultdict(deque)
     )
-    paused: dict[str, asyncio.Event] = field(default_factory=dict)  # methods that wait to be let go
+    paused: dict[str, asyncio.Event] = field(
+        default_factory=dict
+    )  # by method: its calls wait for this
     verified: bool = True
     risk_score: float | None = 0.1
     _inbox: dict[tuple[str, str], tuple[bytes, bytes]] = field(default_factory=dict)
@@ -83,7 +85,7 @@ class FakeServices:
     confirmations: int = 0
 
     async def serve(self, method: str, request: Message, effect: Callable[[], R]) -> R:
-        """One call: ``before`` refuses without an effect, ``after`` loses the answer of one."""
+        """Serves one call: ``errors_before`` prevent its effect, ``errors_after`` its reply."""
         self.calls.append((method, request))
         if method in self.paused:
             await self.paused[method].wait()
@@ -245,7 +247,7 @@ class Ownership(OwnershipServiceServicer):
 
 
 class Wallet(WalletServiceServicer):
-    """Pays once per id, only what is proved, and never what was cancelled."""
+    """Makes a payment once per id, only with proof, and never after its cancel."""
 
     def __init__(self, fakes: FakeServices) -> None:
         self._fakes = fakes
@@ -337,7 +339,7 @@ class Risk(RiskServiceServicer):
 async def serve_peers(
     authority: Authority, home: Path, fakes: FakeServices, otlp_endpoint: str | None = None
 ) -> AsyncIterator[dict[str, str]]:
-    """The three services, each with its certificate, under the mesh's policy: name -> address."""
+    """Serves the three services under the mesh's policy; yields their addresses by name."""
     services = {
         "bitcoin": (
             partial(add_bitcoin_analysis, BitcoinAnalysis(fakes)),

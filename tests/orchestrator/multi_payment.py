@@ -49,7 +49,7 @@ STEPS = """
 
 
 def steps(n: str, of: str, indent: int) -> str:
-    """Those that prove, make and record one payment."""
+    """Returns the steps that prove, make and record one payment."""
     text = STEPS.format(n=n, of=of)
     return "\n".join(" " * indent + line for line in text.strip().splitlines())
 
@@ -110,8 +110,8 @@ def intent(amount_sat: int = INPUT["amount"]) -> PaymentIntent:
     )
 
 
-def described(intent: PaymentIntent) -> dict[str, Any]:
-    """The payment as an input has it."""
+def as_input(intent: PaymentIntent) -> dict[str, Any]:
+    """Returns the payment in the form of a workflow input."""
     return {
         "payment_id": intent.payment_id,
         "sender_did": intent.sender_did,
@@ -122,11 +122,11 @@ def described(intent: PaymentIntent) -> dict[str, Any]:
 
 
 def pair_of(first: PaymentIntent, second: PaymentIntent) -> dict[str, Any]:
-    return {"first": described(first), "second": described(second)}
+    return {"first": as_input(first), "second": as_input(second)}
 
 
 def batch_of(*intents: PaymentIntent) -> dict[str, Any]:
-    return {"payments": [described(one) for one in intents]}
+    return {"payments": [as_input(one) for one in intents]}
 
 
 def request(

@@ -1,4 +1,4 @@
-"""Payments as clients of PaymentService send, watch and cancel them."""
+"""Calls of PaymentService: send, watch and cancel a payment."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def order(**changes: Any) -> pb.SendVerifiedPaymentRequest:
-    """A payment that is right, but for ``changes`` to its intent."""
+    """Returns a valid request, except for ``changes`` to its intent."""
     started = payment()
     for name, value in changes.items():
         setattr(started.intent, name, value)
@@ -27,11 +27,11 @@ def order(**changes: Any) -> pb.SendVerifiedPaymentRequest:
 def awaited(
     request: pb.SendVerifiedPaymentRequest, seconds: float
 ) -> pb.SendVerifiedPaymentRequest:
-    """The same request by somebody who waits."""
-    patient = pb.SendVerifiedPaymentRequest()
-    patient.CopyFrom(request)
-    patient.wait.FromMilliseconds(int(seconds * 1000))
-    return patient
+    """Returns the request with a wait of ``seconds``."""
+    waiting = pb.SendVerifiedPaymentRequest()
+    waiting.CopyFrom(request)
+    waiting.wait.FromMilliseconds(int(seconds * 1000))
+    return waiting
 
 
 async def get(payments: PaymentServiceAsyncStub, payment_id: str) -> pb.Payment:
@@ -59,7 +59,7 @@ def watch(
 
 
 async def end_of(payments: PaymentServiceAsyncStub, payment_id: str) -> pb.Payment:
-    """The payment as its run left it."""
+    """Returns the payment at the end of its run."""
     seen = [update.payment async for update in watch(payments, payment_id)]
     return seen[-1]
 

@@ -1,4 +1,4 @@
-"""Payments for tests: requests that are right, and runs watched to their end."""
+"""Valid requests of payments, and runs watched to their end."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def payment(run_id: str | None = None, workflow_id: str = "verified_payment") ->
 
 
 async def finished(workflows: WorkflowServiceAsyncStub, run_id: str) -> pb.Run:
-    """The run as it ended."""
+    """Returns the run at its end."""
     run = pb.Run()
     async for update in workflows.WatchRun(pb.WatchRunRequest(run_id=run_id), timeout=20):
         run = update.run
@@ -60,7 +60,7 @@ async def pay(workflows: WorkflowServiceAsyncStub, request: pb.StartRunRequest) 
 
 
 def statuses(run: pb.Run) -> dict[str, str]:
-    """Path -> status of every step."""
+    """Returns the status of every step by its path."""
     return {
         step.path: pb.StepStatus.Name(step.status).removeprefix("STEP_STATUS_")
         for step in run.steps

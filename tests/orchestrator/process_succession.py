@@ -1,4 +1,4 @@
-"""Orchestrator processes on one store, one after the other: each finds what the last one left."""
+"""Orchestrator processes on one store, one after the other: each finds the runs of the last."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
     from mesh.testing import Authority
 
-DIES_WITHIN = 30.0  # seconds
+DIES_WITHIN_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Succession:
 
     @asynccontextmanager
     async def next(self, **more: str) -> AsyncIterator[tuple[Process, WorkflowServiceAsyncStub]]:
-        """The one that lives now."""
+        """Starts the next process, after the leases of killed ones have ended."""
         await self._end_leases()
         async with self.next_beside(**more) as living:
             yield living
@@ -49,7 +49,7 @@ class Succession:
     async def next_beside(
         self, **more: str
     ) -> AsyncIterator[tuple[Process, WorkflowServiceAsyncStub]]:
-        """One while others live: it finds what they left once their leases have ended."""
+        """Starts a process beside others; their runs are claimed when their leases end."""
         async with (
             process(self.environment | more) as (child, port),
             connect(self.authority, port) as workflows,
@@ -58,15 +58,15 @@ class Succession:
 
     @asynccontextmanager
     async def next_until(self, failpoint: str) -> AsyncIterator[WorkflowServiceAsyncStub]:
-        """One that is killed there. What it is asked in the block may break off with it."""
+        """Starts a process that is killed at the failpoint; calls in the block may fail with it."""
         async with self.next(ANYA_FAILPOINTS=f"{failpoint}=kill") as (child, workflows):
             with suppress(grpc.aio.AioRpcError):
                 yield workflows
-            await asyncio.wait_for(child.wait(), DIES_WITHIN)
+            await asyncio.wait_for(child.wait(), DIES_WITHIN_S)
             assert child.returncode == -signal.SIGKILL
 
     async def _end_leases(self) -> None:
-        """As if the time of those that were killed had passed."""
+        """Ends the leases of killed processes, as time would."""
         url = self.environment["ANYA_DATABASE"]
         if not url.startswith(POSTGRES_SCHEMES):
             return

@@ -1,4 +1,4 @@
-"""Orchestrators as processes of their own, to be killed and stopped."""
+"""Orchestrators in their own processes, for tests that kill and stop them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def environment_of(authority: Authority, home: Path, peers: Mapping[str, str]) -> dict[str, str]:
-    """What an orchestrator starts with: a home, a certificate and peers."""
+    """Returns the environment of an orchestrator: a home, a certificate and peers."""
     identity = authority.issue_service("orchestrator")
     pki = home / "pki"
     pki.mkdir(parents=True)
@@ -35,7 +35,7 @@ def environment_of(authority: Authority, home: Path, peers: Mapping[str, str]) -
 
 @asynccontextmanager
 async def process(environment: Mapping[str, str]) -> AsyncIterator[tuple[Process, int]]:
-    """A real orchestrator process and its port."""
+    """Starts an orchestrator; yields its process and port, and stops it at the end."""
     module = (
         "tests.orchestrator.skewed_clock_server"
         if "ANYA_TEST_SKEW" in environment

@@ -1,4 +1,4 @@
-"""An orchestrator on a host whose clock is wrong: ``ANYA_TEST_SKEW`` seconds ahead of ours."""
+"""An orchestrator on a host whose clock is wrong by ``ANYA_TEST_SKEW`` seconds."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import time
 
 from mesh.clock import SystemClock
 
-SKEW = float(os.environ["ANYA_TEST_SKEW"])
+SKEW_S = float(os.environ["ANYA_TEST_SKEW"])
 
 nanoseconds, wall = time.time_ns, SystemClock.wall
 
 
 def wrong_wall(self: SystemClock) -> float:
-    return wall(self) + SKEW
+    return wall(self) + SKEW_S
 
 
-# Not time.time: gRPC holds it against the deadlines that its core keeps by the true clock.
-time.time_ns = lambda: nanoseconds() + int(SKEW * 1e9)
+# Not time.time: gRPC compares it with deadlines that its core keeps by the true clock.
+time.time_ns = lambda: nanoseconds() + int(SKEW_S * 1e9)
 setattr(SystemClock, "wall", wrong_wall)  # noqa: B010
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Approvals through the wire: signed by those who are asked, verified, counted once each."""
+"""Approvals over gRPC: signed by the approvers, verified, counted once each."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def decide(
     approves: bool = True,
     digest: bytes = b"",
 ) -> pb.ApproveRunResponse:
-    """Sign it, hand it in, and see it counted."""
+    """Signs and sends an approval, and waits until it counts."""
     digest = digest or (await asked(workflows, run_id)).digest
     signed = who.approve(run_id=run_id, step="agree", digest=digest, approves=approves)
     request = pb.ApproveRunRequest(request_id=uuid7(), run_id=run_id, step="agree", approval=signed)
@@ -68,7 +68,7 @@ async def decide(
     return reply
 
 
-async def test_a_quorum_of_signatures_lets_a_run_go_on_with_the_evidence_in_it(
+async def test_run_continues_with_the_signed_decisions_once_its_quorum_approves(
     workflows: WorkflowServiceAsyncStub,
 ) -> None:
     run_id = await begin_asking(workflows)
@@ -83,7 +83,7 @@ async def test_a_quorum_of_signatures_lets_a_run_go_on_with_the_evidence_in_it(
     assert all(decision.approval.count(".") == 2 for decision in decisions)
 
 
-async def test_a_rejection_that_leaves_no_quorum_ends_the_run(
+async def test_rejection_that_makes_the_quorum_impossible_ends_the_run(
     workflows: WorkflowServiceAsyncStub,
 ) -> None:
     run_id = await begin_asking(workflows)
@@ -97,7 +97,9 @@ async def test_a_rejection_that_leaves_no_quorum_ends_the_run(
     assert run.steps[0].error.reason == "APPROVAL_REJECTED"
 
 
-async def test_who_is_not_asked_approves_nothing(workflows: WorkflowServiceAsyncStub) -> None:
+async def test_approval_by_a_did_that_is_no_approver_is_refused(
+    workflows: WorkflowServiceAsyncStub,
+) -> None:
     run_id = await begin_asking(workflows)
 
     with pytest.raises(grpc.aio.AioRpcError) as refused:
@@ -107,7 +109,7 @@ async def test_who_is_not_asked_approves_nothing(workflows: WorkflowServiceAsync
     assert len((await asked(workflows, run_id)).decisions) == 0
 
 
-async def test_what_was_signed_for_another_run_approves_nothing(
+async def test_approval_signed_for_another_run_is_refused(
     workflows: WorkflowServiceAsyncStub,
 ) -> None:
     one, other = await begin_asking(workflows), await begin_asking(workflows)
@@ -118,7 +120,7 @@ async def test_what_was_signed_for_another_run_approves_nothing(
     assert reason(refused.value) == "PROOF_INVALID"
 
 
-async def test_a_repeated_approval_is_one(workflows: WorkflowServiceAsyncStub) -> None:
+async def test_repeated_approval_counts_once(workflows: WorkflowServiceAsyncStub) -> None:
     run_id = await begin_asking(workflows)
     digest = (await asked(workflows, run_id)).digest
     signed = ADA.approve(run_id=run_id, step="agree", digest=digest, approves=True)
@@ -130,7 +132,7 @@ async def test_a_repeated_approval_is_one(workflows: WorkflowServiceAsyncStub) -
     assert decisions == [(ADA.did, True, run_id)] * 2
 
 
-async def test_who_has_decided_cannot_decide_otherwise(
+async def test_second_decision_of_an_approver_is_refused(
     workflows: WorkflowServiceAsyncStub,
 ) -> None:
     run_id = await begin_asking(workflows)
@@ -142,7 +144,7 @@ async def test_who_has_decided_cannot_decide_otherwise(
     assert reason(refused.value) == "STEP_AWAITS_NO_APPROVAL"
 
 
-async def test_an_approval_that_nobody_can_verify_is_notstored(
+async def test_approval_is_not_stored_while_web5_cannot_verify_it(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     run_id = await begin_asking(workflows)
@@ -158,7 +160,7 @@ async def test_an_approval_that_nobody_can_verify_is_notstored(
 @pytest.mark.parametrize(
     ("step", "why"), [("agree", "NOT_FOUND"), ("note", "STEP_AWAITS_NO_APPROVAL")]
 )
-async def test_a_step_that_asks_nothing_cannot_be_approved(
+async def test_step_that_awaits_no_approval_cannot_be_approved(
     workflows: WorkflowServiceAsyncStub, step: str, why: str
 ) -> None:
     text = steps("note\n    set: {a: 1}", "answer\n    wait_for: {signal: approved}")
@@ -173,7 +175,7 @@ async def test_a_step_that_asks_nothing_cannot_be_approved(
     assert reason(refused.value) == why
 
 
-async def test_decisions_outlive_the_orchestrator(
+async def test_decisions_survive_a_restart(
     authority: Authority, config: OrchestratorConfig
 ) -> None:
     async with orchestrator(config) as service, connect(authority, service.port) as workflows:
@@ -185,7 +187,7 @@ async def test_decisions_outlive_the_orchestrator(
         assert status(await finished(workflows, run_id)) == "SUCCEEDED"
 
 
-async def test_nothing_of_an_approver_is_left_in_the_file_of_an_erased_run(
+async def test_erased_run_leaves_nothing_of_an_approver_in_the_file(
     authority: Authority, config: OrchestratorConfig, tmp_path: Path
 ) -> None:
     text = steps(
@@ -212,7 +214,7 @@ async def test_nothing_of_an_approver_is_left_in_the_file_of_an_erased_run(
     assert again.run.HasField("erase_time")
 
 
-async def test_the_client_shows_what_it_signs_as_the_one_who_is_asked(
+async def test_client_shows_an_approver_the_request_before_signing(
     channel: grpc.aio.Channel, workflows: WorkflowServiceAsyncStub
 ) -> None:
     run_id = await begin_asking(workflows)
@@ -230,7 +232,7 @@ async def test_the_client_shows_what_it_signs_as_the_one_who_is_asked(
         await approvals.decide(channels, run_id, "agreed", mine, approves=True)
 
 
-async def test_a_run_shows_what_it_asks_and_who_has_decided(
+async def test_run_shows_the_requested_approval_and_its_decisions(
     workflows: WorkflowServiceAsyncStub,
 ) -> None:
     run_id = await begin_asking(workflows)
@@ -238,8 +240,8 @@ async def test_a_run_shows_what_it_asks_and_who_has_decided(
 
     run = (await workflows.GetRun(pb.GetRunRequest(run_id=run_id), timeout=5)).run
 
-    told = "\n".join(runs.lines(run))
-    assert "asks: Pay 5?" in told
-    assert "2 of 2 must approve until" in told
-    assert f"✓ {ADA.did} approved" in told
-    assert f"… {BOB.did}" in told
+    shown = "\n".join(runs.lines(run))
+    assert "asks: Pay 5?" in shown
+    assert "2 of 2 must approve until" in shown
+    assert f"✓ {ADA.did} approved" in shown
+    assert f"… {BOB.did}" in shown

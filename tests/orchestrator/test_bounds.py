@@ -1,4 +1,4 @@
-"""What is too large, too costly, too many or not known here: bounded and told, on both stores."""
+"""Bounds on payloads, conditions, definitions and timers, on both stores."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def start(workflows: WorkflowServiceAsyncStub, said: str) -> str:
     return request.request_id
 
 
-async def test_the_largest_payload_is_kept_and_one_byte_more_is_refused(
+async def test_largest_payload_is_stored_and_one_byte_more_is_refused(
     location: str, config: OrchestratorConfig, authority: Authority
 ) -> None:
     says = steps('word\n    set: {word: "{{input.said}}"}')
@@ -77,7 +77,7 @@ async def size_of_start(tx: Transaction, run_id: str) -> int:
     return len(row[0])
 
 
-async def test_a_condition_that_costs_too_much_is_no_decision_and_holds_up_no_other_run(
+async def test_condition_that_costs_too_much_fails_its_step_and_delays_no_other_run(
     location: str, config: OrchestratorConfig, authority: Authority, fakes: FakeServices
 ) -> None:
     guarded = steps(call("keep", STORE, f'    condition: "{BOMB}"\n'))
@@ -95,7 +95,7 @@ async def test_a_condition_that_costs_too_much_is_no_decision_and_holds_up_no_ot
     assert not fakes.requests("StoreTransactionRecord")
 
 
-async def test_a_condition_that_is_too_long_is_not_registered(
+async def test_condition_that_is_too_long_is_not_registered(
     location: str, config: OrchestratorConfig, authority: Authority
 ) -> None:
     endless = steps(call("keep", STORE, f'    condition: "{"true && " * 1000}true"\n'))
@@ -110,7 +110,7 @@ async def test_a_condition_that_is_too_long_is_not_registered(
     assert reason(caught.value) == "DEFINITION_INVALID"
 
 
-async def test_a_definition_that_a_replica_does_not_know_stops_the_run_until_one_does(
+async def test_run_with_a_definition_of_a_newer_version_stops_until_such_a_replica_redrives_it(
     location: str, config: OrchestratorConfig, authority: Authority
 ) -> None:
     text = steps("answer\n    wait_for: {signal: approved}")
@@ -134,7 +134,7 @@ async def test_a_definition_that_a_replica_does_not_know_stops_the_run_until_one
 
 
 async def change(location: str, body: str) -> None:
-    """Let the definition say what only another version understands."""
+    """Changes the stored definition to one that only another version understands."""
 
     async def work(tx: Transaction) -> int:
         return await tx.execute(
@@ -195,7 +195,7 @@ async def count(tx: Transaction) -> tuple[int, int]:
     return int(row[0]), int(row[1])
 
 
-async def test_a_run_that_ends_for_a_reason_that_no_column_holds_ends_all_the_same(
+async def test_run_ends_although_no_column_can_hold_its_reason(
     location: str, config: OrchestratorConfig, authority: Authority
 ) -> None:
     ends = steps('stop\n    end: {outcome: failed, reason: "{{input.said}}"}')

@@ -1,4 +1,4 @@
-"""Cancelling a payment: one winner, and the same end whichever way it was asked for."""
+"""Cancels of payments: one outcome, and the same end however the cancel was requested."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.orchestrator.fake_services import FakeServices
 
 
-async def test_a_cancelled_payment_is_refused_and_never_sent(
+async def test_cancelled_payment_is_refused_and_never_sent(
     payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
     fakes.paused["VerifyIdentity"] = asyncio.Event()
@@ -39,7 +39,7 @@ async def test_a_cancelled_payment_is_refused_and_never_sent(
     assert fakes.effects["SendPayment"] == 0
 
 
-async def test_a_payment_that_is_cancelled_as_it_is_sent_ends_as_whoever_was_first(
+async def test_payment_cancelled_while_it_is_sent_has_one_outcome(
     payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
     for held in ("SendPayment", "StoreTransactionRecord"):
@@ -48,24 +48,24 @@ async def test_a_payment_that_is_cancelled_as_it_is_sent_ends_as_whoever_was_fir
         await payments.SendVerifiedPayment(request, timeout=5)
         await eventually(lambda held=held: bool(fakes.requests(held)))  # type: ignore[misc]
 
-        told = await cancel(payments, request.request_id)
+        cancelled = await cancel(payments, request.request_id)
         fakes.paused.pop(held).set()
         shown = await end_of(payments, request.request_id)
 
         is_first = held == "SendPayment"
-        assert (told.state == wallet_pb2.PAYMENT_STATE_CANCELLED) is is_first
+        assert (cancelled.state == wallet_pb2.PAYMENT_STATE_CANCELLED) is is_first
         assert status(shown) == ("CANCELLED" if is_first else "SUCCEEDED")
-        assert shown.state == told.state
+        assert shown.state == cancelled.state
     assert len(fakes.sent) == 1
 
 
-async def test_a_run_that_never_heard_of_the_cancel_ends_alike(
+async def test_run_without_the_cancel_message_ends_alike(
     payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
     fakes.paused["VerifyIdentity"] = asyncio.Event()
     request = order()
     await payments.SendVerifiedPayment(request, timeout=5)
-    fakes.cancelled.add(request.request_id)  # by somebody who then went away
+    fakes.cancelled.add(request.request_id)  # by a client that is gone
     fakes.paused["VerifyIdentity"].set()
 
     shown = await end_of(payments, request.request_id)
@@ -74,7 +74,7 @@ async def test_a_run_that_never_heard_of_the_cancel_ends_alike(
     assert shown.state == wallet_pb2.PAYMENT_STATE_CANCELLED
 
 
-async def test_a_payment_that_was_made_is_told_as_it_is_instead_of_cancelled(
+async def test_cancel_of_a_made_payment_returns_the_payment(
     payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
     request = order()
@@ -87,7 +87,7 @@ async def test_a_payment_that_was_made_is_told_as_it_is_instead_of_cancelled(
     assert not fakes.cancelled
 
 
-async def test_a_payment_may_be_cancelled_before_it_is_sent(
+async def test_payment_can_be_cancelled_before_it_is_sent(
     payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
     request = order()
@@ -102,7 +102,7 @@ async def test_a_payment_may_be_cancelled_before_it_is_sent(
     assert fakes.effects["SendPayment"] == 0
 
 
-async def test_cancelling_again_changes_nothing(payments: PaymentServiceAsyncStub) -> None:
+async def test_repeated_cancel_changes_nothing(payments: PaymentServiceAsyncStub) -> None:
     request = order()
 
     first = await cancel(payments, request.request_id)
@@ -110,7 +110,7 @@ async def test_cancelling_again_changes_nothing(payments: PaymentServiceAsyncStu
     assert await cancel(payments, request.request_id) == first
 
 
-async def test_a_cancel_that_bitcoin_does_not_answer_promises_nothing(
+async def test_cancel_fails_if_bitcoin_does_not_answer(
     payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
     fakes.errors_before["CancelPayment"].append(Unavailable("down"))

@@ -1,4 +1,4 @@
-"""Clocks that are wrong: what is due is due by the store's, and no run's own goes back."""
+"""Wrong clocks: timers follow the clock of the store, and the time of a run never goes back."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SOON = timedelta(seconds=60)
 
 
 @pytest.mark.parametrize("skew", [HOUR, -HOUR])
-async def test_a_replica_whose_clock_is_wrong_is_neither_early_nor_late(
+async def test_replica_with_a_wrong_clock_is_neither_early_nor_late(
     skew: int,
     new_postgres_database: str,
     authority: Authority,
@@ -53,7 +53,7 @@ async def test_a_replica_whose_clock_is_wrong_is_neither_early_nor_late(
     assert run.update_time.ToDatetime(UTC) - run.create_time.ToDatetime(UTC) >= timedelta(seconds=2)
 
 
-async def test_a_replica_whose_clock_is_wrong_takes_nothing_over_that_is_held(
+async def test_replica_with_a_wrong_clock_takes_over_no_leased_run(
     new_postgres_database: str, authority: Authority, tmp_path: Path, peers: dict[str, str]
 ) -> None:
     replicas = Succession.on(new_postgres_database, authority, tmp_path, peers)
@@ -67,7 +67,7 @@ async def test_a_replica_whose_clock_is_wrong_takes_nothing_over_that_is_held(
     assert (status(run), run.recoveries) == ("SUCCEEDED", 0)
 
 
-async def test_a_clock_that_jumped_back_keeps_no_run_waiting(
+async def test_clock_that_jumps_back_delays_no_run(
     location: str, authority: Authority, tmp_path: Path, peers: dict[str, str], fakes: FakeServices
 ) -> None:
     orchestrators = Succession.on(location, authority, tmp_path, peers)

@@ -1,4 +1,4 @@
-"""SIGKILL in the middle of a run: it ends the same, and its trace is whole."""
+"""SIGKILL during a run: the run ends as without it, and its trace is whole."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ EFFECTS = {
 async def environment(
     authority: Authority, tmp_path: Path, fakes: FakeServices, collector: str
 ) -> AsyncIterator[dict[str, str]]:
-    """What an orchestrator starts with: a home, a certificate, peers and a collector."""
+    """Environment of an orchestrator: a home, a certificate, peers and a collector."""
     async with serve_peers(authority, tmp_path, fakes, otlp_endpoint=collector) as peers:
         known = environment_of(authority, tmp_path, peers)
         yield known | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector}
 
 
 @pytest.mark.parametrize("boundary", BOUNDARIES)
-async def test_a_run_survives_a_kill(
+async def test_run_survives_a_kill(
     boundary: str,
     environment: dict[str, str],
     authority: Authority,
@@ -85,7 +85,7 @@ async def test_a_run_survives_a_kill(
     await eventually(lambda: store.load(tmp_path / "traces.db", run.trace_id).is_whole, within=10)
 
 
-async def test_the_trace_of_a_caller_that_traces_nothing_is_whole_after_a_kill(
+async def test_trace_of_an_untraced_caller_is_whole_after_a_kill(
     environment: dict[str, str], authority: Authority, tmp_path: Path
 ) -> None:
     request = payment()
@@ -105,7 +105,7 @@ async def test_the_trace_of_a_caller_that_traces_nothing_is_whole_after_a_kill(
     assert store.load(traces, run.trace_id).roots[0].name == "run verified_payment"
 
 
-async def test_a_run_survives_being_stopped_and_started(
+async def test_run_survives_a_restart(
     environment: dict[str, str], authority: Authority, fakes: FakeServices
 ) -> None:
     async with process(environment) as (_, port), connect(authority, port) as workflows:
@@ -117,7 +117,7 @@ async def test_a_run_survives_being_stopped_and_started(
     assert fakes.effects["SendPayment"] == 1
 
 
-async def test_a_payment_goes_on_under_a_watch_that_resumes(
+async def test_payment_continues_under_a_resumed_watch_after_a_kill(
     environment: dict[str, str], authority: Authority, fakes: FakeServices
 ) -> None:
     request = order()
@@ -146,7 +146,7 @@ async def test_a_payment_goes_on_under_a_watch_that_resumes(
 async def until_cut(
     updates: AsyncIterator[pb.WatchPaymentResponse],
 ) -> list[pb.WatchPaymentResponse]:
-    """What came before the other end was killed."""
+    """Returns the updates that arrive before the server is killed."""
     seen: list[pb.WatchPaymentResponse] = []
     with pytest.raises(grpc.aio.AioRpcError, match="UNAVAILABLE"):
         await collect(updates, seen)
@@ -157,10 +157,10 @@ async def collect(
     updates: AsyncIterator[pb.WatchPaymentResponse], seen: list[pb.WatchPaymentResponse]
 ) -> None:
     async for update in updates:
-        seen.append(update)  # noqa: PERF401  (what came before an error is kept)
+        seen.append(update)  # noqa: PERF401  (updates before an error are kept)
 
 
-async def test_a_cancelled_run_that_is_killed_while_its_payment_is_refused_ends_cancelled(
+async def test_run_killed_while_its_payment_is_cancelled_ends_cancelled(
     environment: dict[str, str],
     authority: Authority,
     collector: str,

@@ -1,4 +1,4 @@
-"""SIGKILL amid waits, items and compensations: each effect happens once all the same."""
+"""SIGKILL during waits, items and compensations: each effect still happens once."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SAGA = steps(
         "engine.after_intent/{run}/keep/compensate",
     ],
 )
-async def test_a_saga_survives_a_kill(
+async def test_saga_survives_a_kill(
     boundary: str,
     authority: Authority,
     collector: str,

@@ -1,4 +1,4 @@
-"""PostgreSQL goes away and comes back: nothing is lost, and nothing is said that is not stored."""
+"""PostgreSQL is unavailable for a while: nothing is lost, and no reply precedes its commit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tests.orchestrator.fake_services import FakeServices
     from tests.postgres_server import PostgresServer
 
-AWAY = 10.0  # seconds: some leases long
+AWAY_S = 10.0  # several leases
 
 
 @asynccontextmanager
@@ -40,14 +40,14 @@ async def serving(
         yield workflows
 
 
-async def test_runs_wait_for_the_database_and_go_on(
+async def test_runs_wait_for_the_database_and_continue(
     server: PostgresServer, config: OrchestratorConfig, authority: Authority, fakes: FakeServices
 ) -> None:
     await create_other(server)
     urls = [server.url("tcp"), server.url("unix", "other")]
     elsewhere = replace(config.mesh, home=config.mesh.home / "other")
     configs = [config, replace(config, mesh=elsewhere)]
-    under_way, refused = [[payment() for _ in urls] for _ in range(2)]
+    running, refused = [[payment() for _ in urls] for _ in range(2)]
     fakes.paused["SendPayment"] = asyncio.Event()
 
     async with AsyncExitStack() as stack:
@@ -55,20 +55,20 @@ async def test_runs_wait_for_the_database_and_go_on(
             await stack.enter_async_context(serving(one, authority, url))
             for one, url in zip(configs, urls, strict=True)
         ]
-        for workflows, request in zip(stubs, under_way, strict=True):
+        for workflows, request in zip(stubs, running, strict=True):
             await workflows.StartRun(request, timeout=5)
         await eventually(lambda: len(fakes.requests("SendPayment")) == 2)
         await server.end()
         fakes.paused["SendPayment"].set()
         ends = await asyncio.gather(
-            *(stub.StartRun(one, timeout=AWAY) for stub, one in zip(stubs, refused, strict=True)),
+            *(stub.StartRun(one, timeout=AWAY_S) for stub, one in zip(stubs, refused, strict=True)),
             return_exceptions=True,
         )
         calls = len(fakes.calls)
         await server.start()
         runs = [
             await finished_in_spite(workflows, request.request_id)
-            for workflows, request in zip(stubs, under_way, strict=True)
+            for workflows, request in zip(stubs, running, strict=True)
         ]
         runs += [await pay(stub, request) for stub, request in zip(stubs, refused, strict=True)]
 
@@ -76,12 +76,12 @@ async def test_runs_wait_for_the_database_and_go_on(
         assert isinstance(end, grpc.aio.AioRpcError)
         assert end.code() is grpc.StatusCode.UNAVAILABLE
         assert reason(end) == "STORE_UNAVAILABLE"
-    assert calls == 10  # up to SendPayment: while it was away nothing was begun
+    assert calls == 10  # up to SendPayment: no call started while it was away
     assert {status(run) for run in runs} == {"SUCCEEDED"}
     assert set(fakes.effects.values()) == {4}
 
 
-async def test_runs_wait_for_a_database_that_lets_nobody_in(
+async def test_runs_wait_for_a_database_that_refuses_connections(
     server: PostgresServer, config: OrchestratorConfig, authority: Authority, fakes: FakeServices
 ) -> None:
     await create_other(server)
@@ -112,7 +112,7 @@ async def create_other(server: PostgresServer) -> None:
 
 
 async def close_other(server: PostgresServer) -> None:
-    """As for maintenance: who is in it has to leave."""
+    """Closes the database as for maintenance, and ends its connections."""
     await administer(
         server,
         "ALTER DATABASE other ALLOW_CONNECTIONS false",
@@ -128,7 +128,7 @@ async def administer(server: PostgresServer, *statements: str) -> None:
 
 
 async def finished_in_spite(workflows: WorkflowServiceAsyncStub, run_id: str) -> pb.Run:
-    """A watch may still meet a connection that broke."""
+    """Returns the run at its end; a watch may fail once on a broken connection."""
 
     async def has_ended() -> bool:
         try:

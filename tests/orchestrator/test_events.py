@@ -1,4 +1,4 @@
-"""Events from run to run: each reaches every run that waits for it, once, on both stores."""
+"""Events between runs: each reaches every run that waits for it once, on both stores."""
 
 from __future__ import annotations
 
@@ -33,31 +33,31 @@ if TYPE_CHECKING:
 
 @pytest.fixture(params=["local", "shared"])
 def stored(request: pytest.FixtureRequest, config: OrchestratorConfig) -> OrchestratorConfig:
-    """An orchestrator on a store of its own, of either kind."""
+    """Configuration of an orchestrator on SQLite or PostgreSQL."""
     if request.param == "local":
         return config
     return replace(config, database=request.getfixturevalue("new_postgres_database"))
 
 
-async def test_an_event_reaches_every_run_that_waits_for_it_and_no_other(
+async def test_event_reaches_every_run_that_waits_for_it_and_no_other(
     authority: Authority, stored: OrchestratorConfig
 ) -> None:
     async with orchestrator(stored) as service, connect(authority, service.port) as workflows:
         await register_workflows(workflows)
         ones = [await start_listener(workflows) for _ in range(3)]
         other = await start_listener(workflows, order="8")
-        begun = time.monotonic()
+        start = time.monotonic()
         await emit_event(workflows)
 
         ended = [await finished(workflows, run_id) for run_id in ones]
 
-        assert time.monotonic() - begun < 1  # not by looking once a second
+        assert time.monotonic() - start < 1  # faster than the poll interval
         assert [status(run) for run in ended] == ["SUCCEEDED"] * 3
         assert [received_payload(run) for run in ended] == [{"by": "Ada"}] * 3
         await await_status(workflows, other, "WAITING")
 
 
-async def test_an_event_from_before_does_not_count_and_the_first_one_after_does(
+async def test_step_receives_the_first_event_after_its_start(
     authority: Authority, stored: OrchestratorConfig
 ) -> None:
     async with orchestrator(stored) as service, connect(authority, service.port) as workflows:
@@ -70,7 +70,7 @@ async def test_an_event_from_before_does_not_count_and_the_first_one_after_does(
         assert received_payload(await finished(workflows, run_id)) == {"by": "first"}
 
 
-async def test_what_is_emitted_while_nobody_drives_the_run_is_not_missed(
+async def test_event_emitted_while_no_process_drives_the_run_is_received(
     authority: Authority, stored: OrchestratorConfig
 ) -> None:
     async with orchestrator(stored) as service, connect(authority, service.port) as workflows:
@@ -83,7 +83,7 @@ async def test_what_is_emitted_while_nobody_drives_the_run_is_not_missed(
         assert received_payload(await finished(workflows, run_id)) == {"by": "Ada"}
 
 
-async def test_a_run_hears_what_another_replica_emits(
+async def test_run_receives_the_event_of_another_replica(
     authority: Authority, config: OrchestratorConfig, new_postgres_database: str, tmp_path: Path
 ) -> None:
     shared = replace(config, database=new_postgres_database)
@@ -100,7 +100,7 @@ async def test_a_run_hears_what_another_replica_emits(
             assert received_payload(await finished(listening, run_id)) == {"by": "Ada"}
 
 
-async def test_events_of_many_runs_at_once_are_heard_once_each(
+async def test_events_of_many_runs_at_once_are_received_once_each(
     authority: Authority, stored: OrchestratorConfig
 ) -> None:
     async with orchestrator(stored) as service, connect(authority, service.port) as workflows:
@@ -114,7 +114,7 @@ async def test_events_of_many_runs_at_once_are_heard_once_each(
         assert [received_payload(run) for run in ended] == [{"by": order} for order in orders]
 
 
-async def test_an_emitted_event_is_in_the_outbox_once_between_start_and_end_of_its_run(
+async def test_emitted_event_is_in_the_outbox_once_between_start_and_end_of_its_run(
     authority: Authority, stored: OrchestratorConfig
 ) -> None:
     async with orchestrator(stored) as service, connect(authority, service.port) as workflows:

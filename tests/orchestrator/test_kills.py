@@ -1,4 +1,4 @@
-"""SIGKILL before and behind every commit of a run, on both stores: it ends as if nothing was."""
+"""SIGKILL before and after every commit of a run, on both stores: it ends as without kills."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from mesh.testing import Authority
     from tests.orchestrator.fake_services import FakeServices
 
-# In the order in which a run meets them. What a step intends is committed with the end of the one
-# before it: what is before that is before the intent, too.
+# In the order in which a run reaches them. The intent of a step is committed together with the end
+# of the step before it, so that a kill before that end is also before the intent.
 OF_A_PAYMENT = full_or_short(
     (
         "engine.before_step_done/{run}/verify_sender",
@@ -88,7 +88,7 @@ def orchestrators(
     return Succession.on(location, authority, tmp_path, peers)
 
 
-async def test_a_payment_that_is_killed_at_every_boundary_is_made_once(
+async def test_payment_is_made_once_despite_kills_at_every_commit(
     orchestrators: Succession, fakes: FakeServices
 ) -> None:
     request = payment()
@@ -99,7 +99,7 @@ async def test_a_payment_that_is_killed_at_every_boundary_is_made_once(
             await workflows.StartRun(request, timeout=10)
     for boundary in OF_A_PAYMENT:
         async with orchestrators.next_until(boundary.format(run=run_id)):
-            pass  # it takes the run up by itself
+            pass  # it claims the run by itself
     async with orchestrators.next() as (_, workflows):
         again = await workflows.StartRun(request, timeout=10)
         run = await finished(workflows, run_id)
@@ -115,7 +115,7 @@ async def test_a_payment_that_is_killed_at_every_boundary_is_made_once(
         assert all(other == first for other in others)
 
 
-async def test_two_payments_that_are_killed_at_every_boundary_are_each_made_once(
+async def test_two_payments_are_each_made_once_despite_kills_at_every_commit(
     orchestrators: Succession, fakes: FakeServices
 ) -> None:
     first, second = intent(), intent()
@@ -127,7 +127,7 @@ async def test_two_payments_that_are_killed_at_every_boundary_are_each_made_once
         await workflows.StartRun(request, timeout=10)
     for boundary in OF_TWO_PAYMENTS:
         async with orchestrators.next_until(boundary.format(run=run_id)):
-            pass  # it takes the run up by itself
+            pass  # it claims the run by itself
     async with orchestrators.next() as (_, workflows):
         again = await workflows.StartRun(request, timeout=10)
         run = await finished(workflows, run_id)
@@ -139,7 +139,7 @@ async def test_two_payments_that_are_killed_at_every_boundary_are_each_made_once
     assert len({sent.SerializeToString() for sent in fakes.requests("SendPayment")}) == 2
 
 
-async def test_a_cancelled_run_that_is_killed_before_and_after_its_payment_is_refused_ends_so(
+async def test_run_killed_before_and_after_the_cancel_of_its_payment_ends_cancelled(
     orchestrators: Succession, fakes: FakeServices
 ) -> None:
     fakes.paused["VerifyIdentity"] = asyncio.Event()
@@ -152,7 +152,7 @@ async def test_a_cancelled_run_that_is_killed_before_and_after_its_payment_is_re
         await workflows.CancelRun(pb.CancelRunRequest(request_id="c", run_id=run_id), timeout=10)
         fakes.paused["VerifyIdentity"].set()
     async with orchestrators.next_until(f"engine.after_step_done/{refusal}"):
-        pass  # it asks again
+        pass  # it calls again
     async with orchestrators.next() as (_, workflows):
         run = await finished(workflows, run_id)
 
@@ -162,7 +162,7 @@ async def test_a_cancelled_run_that_is_killed_before_and_after_its_payment_is_re
     assert fakes.effects["SendPayment"] == 0
 
 
-async def test_a_saga_that_is_killed_at_every_boundary_takes_back_once(
+async def test_saga_compensates_once_despite_kills_at_every_commit(
     orchestrators: Succession, fakes: FakeServices
 ) -> None:
     run_id = uuid7()
@@ -182,7 +182,7 @@ async def test_a_saga_that_is_killed_at_every_boundary_takes_back_once(
 
 
 @pytest.mark.parametrize("boundary", ["engine.before_message", "engine.after_message"])
-async def test_a_signal_that_is_sent_again_after_a_kill_is_heard_once(
+async def test_signal_repeated_after_a_kill_counts_once(
     orchestrators: Succession, boundary: str
 ) -> None:
     run_id = uuid7()
@@ -203,7 +203,7 @@ async def test_a_signal_that_is_sent_again_after_a_kill_is_heard_once(
     assert run.recoveries == 1
 
 
-async def test_a_signal_that_came_during_a_call_outlives_a_kill(
+async def test_signal_received_during_a_call_survives_a_kill(
     orchestrators: Succession, fakes: FakeServices
 ) -> None:
     fakes.paused["StoreTransactionRecord"] = asyncio.Event()
@@ -222,7 +222,7 @@ async def test_a_signal_that_came_during_a_call_outlives_a_kill(
     assert status(run) == "SUCCEEDED"
 
 
-async def test_a_redrive_that_is_killed_before_and_after_it_is_stored_happens_once(
+async def test_redrive_happens_once_despite_kills_before_and_after_its_commit(
     orchestrators: Succession, fakes: FakeServices
 ) -> None:
     fakes.errors_before["StoreTransactionRecord"].append(InvalidArgument("no"))
@@ -244,7 +244,7 @@ async def test_a_redrive_that_is_killed_before_and_after_it_is_stored_happens_on
     assert fakes.effects["StoreTransactionRecord"] == 1
 
 
-async def test_a_payment_that_is_killed_in_the_middle_of_its_call_is_made_once(
+async def test_payment_is_made_once_despite_a_kill_during_its_call(
     orchestrators: Succession, fakes: FakeServices
 ) -> None:
     fakes.paused["SendPayment"] = asyncio.Event()

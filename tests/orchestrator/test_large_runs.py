@@ -1,4 +1,4 @@
-"""Runs that hold more than fits into one message are shown and listed all the same."""
+"""Runs that are larger than one gRPC message can still be shown and listed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from anya.orchestrator.v1 import workflow_pb2 as pb
 if TYPE_CHECKING:
     from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
 
-LARGE = "x" * 900_000  # characters: a record holds 1 MiB
+LARGE = "x" * 900_000  # characters; a record holds at most 1 MiB
 COPIES: dict[str, object] = {
     "id": "copies",
     "name": "The same again and again",
@@ -34,7 +34,7 @@ async def run(workflows: WorkflowServiceAsyncStub, definition: dict[str, object]
     assert started.status == pb.RUN_STATUS_SUCCEEDED
 
 
-async def test_a_run_beyond_a_message_is_shown_without_its_largest_outputs(
+async def test_run_larger_than_a_message_is_shown_without_its_largest_outputs(
     workflows: WorkflowServiceAsyncStub,
 ) -> None:
     await run(workflows, COPIES, "large")
@@ -51,7 +51,7 @@ async def test_a_run_beyond_a_message_is_shown_without_its_largest_outputs(
     assert all(step.omitted_bytes > len(LARGE) and not step.output for step in left_out)
 
 
-async def test_long_reasons_do_not_keep_a_list_from_being_read(
+async def test_runs_with_long_reasons_can_be_listed(
     workflows: WorkflowServiceAsyncStub,
 ) -> None:
     for n in range(5):
@@ -65,7 +65,7 @@ async def test_long_reasons_do_not_keep_a_list_from_being_read(
     assert shown.run.reason == LARGE
 
 
-async def test_what_steps_nest_too_deep_to_be_shown_fails_its_step(
+async def test_output_nested_too_deep_for_a_reply_fails_its_step(
     workflows: WorkflowServiceAsyncStub,
 ) -> None:
     deeper = "{{input.value}}"

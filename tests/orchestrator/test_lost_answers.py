@@ -1,4 +1,4 @@
-"""PostgreSQL commits, and the connection breaks before anybody hears of it: it is read back."""
+"""The connection breaks between a commit of PostgreSQL and its answer: the commit is read back."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from mesh.testing import eventually, reason
 from services.orchestrator.__main__ import orchestrator
-from tests.orchestrator.broken_connection import wire_to
 from tests.orchestrator.conftest import connect
 from tests.orchestrator.payment_requests import finished, payment, status, statuses
+from tests.orchestrator.postgres_proxy import proxy_to
 
 if TYPE_CHECKING:
     from mesh.testing import Authority
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("commit", ["start", "intent", "answer", "end"])
-async def test_a_commit_whose_answer_is_lost_counts_once(
+async def test_commit_counts_once_if_its_answer_is_lost(
     commit: str,
     new_postgres_database: str,
     config: OrchestratorConfig,
@@ -37,20 +37,20 @@ async def test_a_commit_whose_answer_is_lost_counts_once(
     fakes.paused[before] = asyncio.Event()
 
     async with (
-        wire_to(new_postgres_database) as wire,
-        orchestrator(replace(config, database=wire.url)) as service,
+        proxy_to(new_postgres_database) as proxy,
+        orchestrator(replace(config, database=proxy.url)) as service,
         connect(authority, service.port) as workflows,
     ):
         if commit == "start":
-            wire.marker = b"STEP_INTENT"
+            proxy.marker = b"STEP_INTENT"
         await workflows.StartRun(request, timeout=10)
         if commit != "start":
             await eventually(lambda: len(fakes.requests(before)) == 1)
-            wire.marker = b"STEP_DONE"
+            proxy.marker = b"STEP_DONE"
             fakes.paused[before].set()
         again = await workflows.StartRun(request, timeout=10)
         run = await finished(workflows, request.request_id)
-        cuts = wire.cuts
+        cuts = proxy.cuts
 
     assert cuts == 1
     assert again.run_id == request.request_id
@@ -60,7 +60,7 @@ async def test_a_commit_whose_answer_is_lost_counts_once(
     assert len(fakes.requests("SendPayment")) == 1
 
 
-async def test_a_server_that_says_goodbye_before_it_hangs_up_is_asked_again(
+async def test_query_is_repeated_after_the_server_announces_its_shutdown(
     new_postgres_database: str,
     config: OrchestratorConfig,
     authority: Authority,
@@ -70,13 +70,13 @@ async def test_a_server_that_says_goodbye_before_it_hangs_up_is_asked_again(
     fakes.paused["SendPayment"] = asyncio.Event()
 
     async with (
-        wire_to(new_postgres_database) as wire,
-        orchestrator(replace(config, database=wire.url)) as service,
+        proxy_to(new_postgres_database) as proxy,
+        orchestrator(replace(config, database=proxy.url)) as service,
         connect(authority, service.port) as workflows,
     ):
         await workflows.StartRun(request, timeout=10)
         await eventually(lambda: len(fakes.requests("SendPayment")) == 1)
-        await wire.say_goodbye()
+        await proxy.announce_shutdown()
         fakes.paused["SendPayment"].set()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await workflows.GetRun(pb.GetRunRequest(run_id=request.request_id), timeout=10)

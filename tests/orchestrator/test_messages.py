@@ -1,4 +1,4 @@
-"""Signals and cancels through the wire: sent once, kept over a kill, told at once."""
+"""Signals and cancels over gRPC: applied once, at once, and kept over a kill."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ UNDONE = steps(
 )
 
 
-async def test_a_signal_resumes_a_run_at_once(workflows: WorkflowServiceAsyncStub) -> None:
+async def test_signal_resumes_a_run_at_once(workflows: WorkflowServiceAsyncStub) -> None:
     run_id = await start_run(workflows, AWAITS_SIGNAL)
     await await_status(workflows, run_id, "WAITING")
-    begun = time.monotonic()
+    start = time.monotonic()
 
     await workflows.SignalRun(signal_request(run_id), timeout=5)
 
     run = await finished(workflows, run_id)
     assert status(run) == "SUCCEEDED"
-    assert time.monotonic() - begun < 1  # not by looking once a second
+    assert time.monotonic() - start < 1  # faster than the poll interval
 
 
-async def test_a_repeated_signal_is_one(workflows: WorkflowServiceAsyncStub) -> None:
+async def test_repeated_signal_counts_once(workflows: WorkflowServiceAsyncStub) -> None:
     two = steps("one\n    wait_for: {signal: approved}", "two\n    wait_for: {signal: approved}")
     run_id = await start_run(workflows, two)
 
@@ -81,7 +81,7 @@ async def test_a_retried_signal_and_cancel_return_the_run_as_it_is_by_then(
         assert (shown.status, len(shown.steps)) == (run.status, 0)
 
 
-async def test_a_signal_that_comes_while_another_is_taken_is_not_overslept(
+async def test_signal_received_while_another_is_applied_is_not_missed(
     workflows: WorkflowServiceAsyncStub,
 ) -> None:
     two = steps("one\n    wait_for: {signal: approved}", "two\n    wait_for: {signal: approved}")
@@ -94,7 +94,7 @@ async def test_a_signal_that_comes_while_another_is_taken_is_not_overslept(
         assert status(await finished(workflows, run_id)) == "SUCCEEDED"
 
 
-async def test_a_run_that_waits_goes_on_waiting_after_a_restart(
+async def test_run_that_waits_still_waits_after_a_restart(
     config: OrchestratorConfig, authority: Authority
 ) -> None:
     async with orchestrator(config) as first, connect(authority, first.port) as workflows:
@@ -110,7 +110,7 @@ async def test_a_run_that_waits_goes_on_waiting_after_a_restart(
     assert run.recoveries == 1
 
 
-async def test_a_cancelled_run_takes_back_what_it_did(
+async def test_cancelled_run_is_compensated(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     run_id = await start_run(workflows, UNDONE, did="d")
@@ -127,7 +127,7 @@ async def test_a_cancelled_run_takes_back_what_it_did(
     assert fakes.effects["StoreTransactionRecord"] == 2
 
 
-async def test_a_payment_that_was_made_is_not_cancelled_with_its_run(
+async def test_made_payment_is_not_cancelled_with_its_run(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     fakes.paused["StoreTransactionRecord"] = asyncio.Event()
@@ -144,7 +144,7 @@ async def test_a_payment_that_was_made_is_not_cancelled_with_its_run(
 
 
 @pytest.mark.parametrize("run_id", ["none", "ended"])
-async def test_nothing_can_be_sent_to_a_run_that_is_not_there_any_more(
+async def test_message_to_an_ended_or_unknown_run_is_refused(
     workflows: WorkflowServiceAsyncStub, run_id: str
 ) -> None:
     if run_id == "ended":
@@ -171,7 +171,7 @@ async def test_nothing_can_be_sent_to_a_run_that_is_not_there_any_more(
     ],
     ids=["name", "correlation_id", "payload"],
 )
-async def test_a_signal_out_of_bounds_is_refused(
+async def test_signal_out_of_bounds_is_refused(
     workflows: WorkflowServiceAsyncStub, request_: pb.SignalRunRequest, field: str
 ) -> None:
     if field == "correlation_id":

@@ -1,4 +1,4 @@
-"""PaymentService through the wire: sent once, told as far as it is known, and cancelled or not."""
+"""PaymentService over gRPC: payments are sent once, shown as far as known, and cancelled or not."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tests.orchestrator.fake_services import FakeServices
 
 
-async def test_a_payment_sent_twice_is_made_once_and_answered_alike(
+async def test_payment_sent_twice_is_made_once_with_the_same_reply(
     payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
     request = order()
@@ -43,7 +43,7 @@ async def test_a_payment_sent_twice_is_made_once_and_answered_alike(
     assert fakes.effects["SendPayment"] == 1
 
 
-async def test_who_waits_is_answered_with_the_payment_as_its_run_ended(
+async def test_send_with_wait_returns_the_payment_at_the_end_of_its_run(
     payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
     request = order()
@@ -63,7 +63,7 @@ async def test_who_waits_is_answered_with_the_payment_as_its_run_ended(
     assert sent.payment == shown
 
 
-async def test_a_wait_that_is_over_tells_how_the_payment_stands_and_a_retry_waits_anew(
+async def test_expired_wait_returns_the_payment_so_far_and_a_retry_waits_again(
     payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
     fakes.paused["VerifyIdentity"] = asyncio.Event()
@@ -77,7 +77,7 @@ async def test_a_wait_that_is_over_tells_how_the_payment_stands_and_a_retry_wait
     assert fakes.effects["SendPayment"] == 1
 
 
-async def test_one_id_names_one_payment_whichever_way_it_is_started(
+async def test_payment_id_names_one_payment_for_both_start_methods(
     payments: PaymentServiceAsyncStub, workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     request = order()
@@ -114,7 +114,7 @@ WITHOUT_INTENT = pb.SendVerifiedPaymentRequest(request_id=uuid7())
         pytest.param(order(sender_did=""), "INTENT_INVALID", "intent.sender_did", id="no sender"),
     ],
 )
-async def test_what_is_no_payment_is_refused_by_field(
+async def test_invalid_payment_is_refused_with_its_field(
     payments: PaymentServiceAsyncStub,
     request_: pb.SendVerifiedPaymentRequest,
     word: str,
@@ -128,7 +128,7 @@ async def test_what_is_no_payment_is_refused_by_field(
     assert [one.field for one in detail(caught.value, BadRequest).field_violations] == [field]
 
 
-async def test_a_payment_that_was_made_shows_all_that_is_known(
+async def test_made_payment_shows_all_that_is_known(
     payments: PaymentServiceAsyncStub,
 ) -> None:
     request = order()
@@ -154,7 +154,7 @@ async def test_a_payment_that_was_made_shows_all_that_is_known(
     assert shown.step == "record_transaction"
 
 
-async def test_a_risky_payment_names_the_false_condition_and_invents_nothing(
+async def test_risky_payment_shows_the_false_condition_and_no_txid(
     payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
     fakes.risk_score = 0.93
@@ -171,7 +171,7 @@ async def test_a_risky_payment_names_the_false_condition_and_invents_nothing(
     assert shown.record_id == ""
 
 
-async def test_an_unproven_sender_is_told_with_web5s_reasons(
+async def test_unproven_sender_is_shown_with_the_reasons_of_web5(
     payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
     fakes.verified = False
@@ -183,7 +183,7 @@ async def test_an_unproven_sender_is_told_with_web5s_reasons(
     assert list(shown.identity_failures) == [identity_pb2.VERIFICATION_FAILURE_WRONG_HOLDER]
 
 
-async def test_a_payment_that_could_not_be_scored_has_no_score_but_a_reason(
+async def test_payment_without_a_score_shows_a_reason(
     payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
     fakes.risk_score = None
@@ -195,7 +195,7 @@ async def test_a_payment_that_could_not_be_scored_has_no_score_but_a_reason(
     assert (reason.code, reason.detail) == (risk_pb2.RISK_REASON_CODE_INDEX_BEHIND, "wait")
 
 
-async def test_what_nobody_has_judged_yet_is_absent(
+async def test_findings_of_steps_that_have_not_run_are_absent(
     payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
     fakes.paused["VerifyIdentity"] = asyncio.Event()
@@ -211,7 +211,7 @@ async def test_what_nobody_has_judged_yet_is_absent(
         assert not shown.HasField(unknown), unknown
 
 
-async def test_without_bitcoin_the_journals_word_is_told_and_that_it_is_only_that(
+async def test_payment_without_an_answer_of_bitcoin_shows_the_records_of_its_run(
     payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
     request = order()
@@ -227,7 +227,7 @@ async def test_without_bitcoin_the_journals_word_is_told_and_that_it_is_only_tha
     assert not shown.HasField("confirmations")
 
 
-async def test_a_bitcoin_that_hangs_does_not_make_the_answer_late(
+async def test_payment_is_returned_in_time_while_bitcoin_hangs(
     payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
     request = order()
@@ -243,7 +243,7 @@ async def test_a_bitcoin_that_hangs_does_not_make_the_answer_late(
     assert status(shown.payment) == "SUCCEEDED"
 
 
-async def test_a_payment_started_as_a_run_is_told_alike(
+async def test_payment_started_as_a_run_is_shown_alike(
     payments: PaymentServiceAsyncStub, workflows: WorkflowServiceAsyncStub
 ) -> None:
     request = payment()
@@ -257,8 +257,8 @@ async def test_a_payment_started_as_a_run_is_told_alike(
 
 
 @pytest.mark.parametrize("method", ["GetPayment", "WatchPayment", "CancelPayment"])
-@pytest.mark.parametrize("payment_id", ["", "nobody", "0192F0C1-7D5E-7CC3-98C4-DC0C0C07398F"])
-async def test_an_id_that_names_no_payment_is_refused(
+@pytest.mark.parametrize("payment_id", ["", "unknown", "0192F0C1-7D5E-7CC3-98C4-DC0C0C07398F"])
+async def test_invalid_payment_id_is_refused(
     payments: PaymentServiceAsyncStub, method: str, payment_id: str
 ) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -269,9 +269,7 @@ async def test_an_id_that_names_no_payment_is_refused(
 
 
 @pytest.mark.parametrize("method", ["GetPayment", "WatchPayment"])
-async def test_a_payment_that_nobody_knows_is_not_found(
-    payments: PaymentServiceAsyncStub, method: str
-) -> None:
+async def test_unknown_payment_is_not_found(payments: PaymentServiceAsyncStub, method: str) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call(payments, method, uuid7())
 
@@ -279,7 +277,7 @@ async def test_a_payment_that_nobody_knows_is_not_found(
 
 
 @pytest.mark.parametrize("method", ["GetPayment", "WatchPayment", "CancelPayment"])
-async def test_a_run_that_pays_nobody_is_no_payment(
+async def test_run_without_a_payment_is_not_found(
     payments: PaymentServiceAsyncStub,
     workflows: WorkflowServiceAsyncStub,
     fakes: FakeServices,
@@ -307,7 +305,7 @@ async def call(payments: PaymentServiceAsyncStub, method: str, payment_id: str) 
             await cancel(payments, payment_id)
 
 
-async def test_an_unknown_id_is_not_called_unknown_while_bitcoin_is_down(
+async def test_unknown_payment_is_unavailable_while_bitcoin_is_down(
     payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
     fakes.errors_before["GetPayment"].append(Unavailable("down"))

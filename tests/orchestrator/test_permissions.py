@@ -1,4 +1,4 @@
-"""Two clients, one of whom may start runs that look but not touch."""
+"""Two clients, one of which may only start runs that read."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ LOOKS_THEN_KEEPS = steps(
 
 
 def policy(run_privileges: str) -> str:
-    """That of the mesh, and a teller whose runs may use these privileges."""
+    """Returns the trust policy of the mesh plus a client whose runs have these privileges."""
     shipped = TRUST_FILE.read_text()
     principals, boundaries = shipped.split("boundaries:\n")
     return (
@@ -74,7 +74,7 @@ def start(run_id: str) -> pb.StartRunRequest:
     return request
 
 
-async def test_the_same_workflow_goes_as_far_as_its_starter_may(
+async def test_run_has_only_the_privileges_of_its_creator(
     bounded: OrchestratorConfig, authority: Authority, fakes: FakeServices
 ) -> None:
     definition = pb.RegisterWorkflowRequest(definition=steps(call("look"), call("keep", STORE)))
@@ -98,7 +98,7 @@ async def test_the_same_workflow_goes_as_far_as_its_starter_may(
     assert fakes.effects["StoreTransactionRecord"] == 1
 
 
-async def test_a_payment_by_who_may_not_spend_is_refused(
+async def test_payment_by_a_caller_without_the_spend_privilege_is_refused(
     bounded: OrchestratorConfig, authority: Authority, fakes: FakeServices
 ) -> None:
     request = payment()
@@ -116,7 +116,7 @@ async def test_a_payment_by_who_may_not_spend_is_refused(
     assert fakes.effects["SendPayment"] == 1
 
 
-async def test_a_run_keeps_its_ceiling_over_a_restart_under_another_policy(
+async def test_run_keeps_its_privileges_over_a_restart_under_another_policy(
     bounded: OrchestratorConfig, authority: Authority, fakes: FakeServices
 ) -> None:
     definition = pb.RegisterWorkflowRequest(definition=LOOKS_THEN_KEEPS)

@@ -1,4 +1,4 @@
-"""Starts, cancels, refusals and new definitions at the worst moment, on both stores."""
+"""Starts, cancels, refusals and definitions that race with a run, on both stores."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def cancel(workflows: WorkflowServiceAsyncStub, run_id: str) -> None:
     await workflows.CancelRun(request, timeout=10)
 
 
-async def test_a_payment_that_is_submitted_many_times_at_once_is_one(
+async def test_payment_submitted_many_times_at_once_is_made_once(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     request = payment()
@@ -67,7 +67,7 @@ async def test_a_payment_that_is_submitted_many_times_at_once_is_one(
     assert len(fakes.requests("VerifyIdentity")) == fakes.effects["SendPayment"] == 1
 
 
-async def test_of_two_bodies_under_one_id_submitted_at_once_one_is_refused(
+async def test_one_of_two_bodies_submitted_at_once_under_one_id_is_refused(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     request, other = payment(), payment()
@@ -89,7 +89,7 @@ async def test_of_two_bodies_under_one_id_submitted_at_once_one_is_refused(
     assert fakes.effects["SendPayment"] == 1
 
 
-async def test_a_cancel_during_a_call_waits_for_its_answer_and_takes_it_back(
+async def test_cancel_during_a_call_waits_for_its_reply_and_compensates_it(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     fakes.paused["StoreTransactionRecord"] = asyncio.Event()
@@ -105,7 +105,7 @@ async def test_a_cancel_during_a_call_waits_for_its_answer_and_takes_it_back(
     assert "SUCCEEDED" not in statuses(run).get("two", "")
 
 
-async def test_a_cancel_during_the_sleep_before_a_retry_leaves_nothing_unknown(
+async def test_cancel_during_the_backoff_before_a_retry_leaves_no_outcome_unknown(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     patient = "    retry: {backoff: 1s, max_attempts: 9}\n    timeout: 20s\n"
@@ -122,7 +122,7 @@ async def test_a_cancel_during_the_sleep_before_a_retry_leaves_nothing_unknown(
     assert fakes.effects["StoreTransactionRecord"] == 2
 
 
-async def test_a_cancel_during_a_compensation_does_not_stop_it(
+async def test_cancel_during_a_compensation_does_not_stop_it(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     held = asyncio.Event()
@@ -140,7 +140,7 @@ async def test_a_cancel_during_a_compensation_does_not_stop_it(
     assert fakes.effects["StoreTransactionRecord"] == 2
 
 
-async def test_a_deadline_that_passes_after_the_service_committed_costs_nothing(
+async def test_call_whose_deadline_passes_after_the_commit_of_the_service_counts_once(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     fakes.errors_after["SendPayment"].append(DeadlineExceeded("late"))
@@ -153,7 +153,7 @@ async def test_a_deadline_that_passes_after_the_service_committed_costs_nothing(
     assert fakes.effects["SendPayment"] == 1
 
 
-async def test_a_proof_that_expires_while_the_run_is_parked_ends_it_refused_and_unsigned(
+async def test_run_is_refused_if_its_proof_expires_while_the_circuit_is_open(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     fakes.errors_before["SendPayment"].extend(
@@ -172,7 +172,7 @@ async def test_a_proof_that_expires_while_the_run_is_parked_ends_it_refused_and_
     assert fakes.effects["SendPayment"] == fakes.effects["StoreTransactionRecord"] == 0
 
 
-async def test_a_run_goes_on_with_the_definition_that_it_began_with(
+async def test_run_keeps_the_definition_it_was_started_with(
     workflows: WorkflowServiceAsyncStub,
 ) -> None:
     old, new = (
@@ -192,7 +192,7 @@ async def test_a_run_goes_on_with_the_definition_that_it_began_with(
     assert runs[0].definition_hash != runs[1].definition_hash
 
 
-async def test_a_run_that_is_cancelled_before_it_pays_leaves_an_id_that_nobody_can_pay_under(
+async def test_payment_id_of_a_run_cancelled_before_it_pays_cannot_be_used(
     workflows: WorkflowServiceAsyncStub, channel: grpc.aio.Channel, fakes: FakeServices
 ) -> None:
     fakes.paused["VerifyIdentity"] = asyncio.Event()
@@ -212,7 +212,7 @@ async def test_a_run_that_is_cancelled_before_it_pays_leaves_an_id_that_nobody_c
     assert fakes.effects["SendPayment"] == 0
 
 
-async def test_a_cancelled_run_is_parked_until_bitcoin_can_refuse_its_payment(
+async def test_cancelled_run_waits_until_bitcoin_can_cancel_its_payment(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     fakes.paused["VerifyIdentity"] = asyncio.Event()

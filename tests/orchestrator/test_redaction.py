@@ -1,4 +1,4 @@
-"""What a caller sees of a run whose boundary lets nothing about people through."""
+"""Runs shown to a caller whose boundary permits no personal data."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from tests.orchestrator.fake_services import FakeServices
 
 VIEWER = "spiffe://anya.internal/client/viewer"
-PERSON = "z6MkPerson"  # in all that is about somebody
+PERSON = "z6MkPerson"  # in every field that holds personal data
 LINKED = "bcrt1sender"  # an address in a reply of web5
-AMOUNT = 4_321_987  # nobody else's business either
+AMOUNT_SAT = 4_321_987  # personal data, too
 
 BOUNDARY = """
   - from: viewer
@@ -59,7 +59,7 @@ BOUNDARY = """
 
 @dataclass(frozen=True, slots=True)
 class Both:
-    """The same service, seen by an operator and by somebody who may know less."""
+    """Channels of an operator and of a viewer without personal data, to one service."""
 
     operator: WorkflowServiceAsyncStub
     viewer: WorkflowServiceAsyncStub
@@ -71,9 +71,9 @@ class Both:
 def trusting(config: OrchestratorConfig, tmp_path: Path) -> OrchestratorConfig:
     principal = f'  client: ["spiffe://anya.internal/client/operator"]\n  viewer: ["{VIEWER}"]\n'
     text = TRUST_FILE.read_text(encoding="utf-8")
-    told = text.replace('  client: ["spiffe://anya.internal/client/operator"]\n', principal)
+    extended = text.replace('  client: ["spiffe://anya.internal/client/operator"]\n', principal)
     trust = tmp_path / "trust.yaml"
-    trust.write_text(told + BOUNDARY, encoding="utf-8")
+    trust.write_text(extended + BOUNDARY, encoding="utf-8")
     return replace(config, mesh=replace(config.mesh, trust_file=trust))
 
 
@@ -98,7 +98,7 @@ async def both(trusting: OrchestratorConfig, authority: Authority) -> AsyncItera
 
 
 async def seen(service: Any, run_id: str) -> list[Any]:
-    """All that one caller is told of a run."""
+    """Returns every reply about the run that one caller can get."""
     watched = pb.WatchRunRequest(run_id=run_id)
     return [
         await service.GetRun(pb.GetRunRequest(run_id=run_id), timeout=5),
@@ -108,23 +108,23 @@ async def seen(service: Any, run_id: str) -> list[Any]:
 
 
 def names_the_person(messages: list[Any]) -> bool:
-    told = [f"{message} {message.SerializeToString()!r}" for message in messages]
-    return any(word in text for text in told for word in (PERSON, str(AMOUNT), LINKED))
+    texts = [f"{message} {message.SerializeToString()!r}" for message in messages]
+    return any(word in text for text in texts for word in (PERSON, str(AMOUNT_SAT), LINKED))
 
 
 def of_the_person(run_id: str | None = None) -> pb.StartRunRequest:
-    """A payment in which everybody has the same name."""
+    """Returns a payment whose parties all have the same name."""
     request = payment(run_id)
     request.presentation = f"vp.{PERSON}"
     request.intent.sender_did = f"did:key:{PERSON}"
     request.intent.sender_address = f"bcrt1{PERSON}"
     request.intent.recipient_address = f"bcrt1to{PERSON}"
-    request.intent.amount_sat = AMOUNT
+    request.intent.amount_sat = AMOUNT_SAT
     given = {
         "sender_did": request.intent.sender_did,
         "sender_address": request.intent.sender_address,
         "recipient_address": request.intent.recipient_address,
-        "amount": AMOUNT,
+        "amount": AMOUNT_SAT,
     }
     values.fill_struct(request.input, given)
     return request
@@ -152,7 +152,7 @@ KEPT = {
 
 
 def judging(condition: str) -> str:
-    """A workflow that pays where the condition holds, and says why where it does not."""
+    """Returns a workflow that pays if the condition is true."""
     waits = {
         "id": "waits",
         "wait_for": {"signal": "word", "correlation": "{{input.topic}}", "timeout": "1ms"},
@@ -175,25 +175,23 @@ def judging(condition: str) -> str:
 
 
 CONDITIONS = (
-    "{{input.sender_did}} == 'nobody'",
-    "{{input.free}} == 'nobody'",
-    "{{input.topic}} == 'nobody'",
+    "{{input.sender_did}} == 'unknown'",
+    "{{input.free}} == 'unknown'",
+    "{{input.topic}} == 'unknown'",
     "{{input.amount}} == 1",
-    "{{steps.kept.text}} == 'nobody'",
+    "{{steps.kept.text}} == 'unknown'",
     "{{steps.kept.list}} == []",
     "{{steps.kept.inner}} == {}",
     "{{steps.kept}} == {}",
     "{{steps.found.whole}} == {}",
     "{{steps.found.links.sender}} == []",
-    "{{steps.found.links.sender[0].address}} == 'nobody'",
+    "{{steps.found.links.sender[0].address}} == 'unknown'",
     "{{steps.found}} == {}",
 )
 
 
 @pytest.mark.parametrize("condition", CONDITIONS)
-async def test_no_operand_of_a_false_condition_is_told_that_is_about_people(
-    both: Both, condition: str
-) -> None:
+async def test_operands_with_personal_data_are_not_shown(both: Both, condition: str) -> None:
     definition = pb.RegisterWorkflowRequest(definition=judging(condition))
     await both.operator.RegisterWorkflow(definition, timeout=5)
     request = of_the_person()
@@ -210,9 +208,7 @@ async def test_no_operand_of_a_false_condition_is_told_that_is_about_people(
     )
 
 
-async def test_a_false_operand_that_may_be_shown_is_told_to_everybody(
-    both: Both, fakes: FakeServices
-) -> None:
+async def test_operand_without_personal_data_is_shown(both: Both, fakes: FakeServices) -> None:
     fakes.risk_score = 0.9
 
     run = await pay(both.operator, of_the_person())
@@ -224,41 +220,39 @@ async def test_a_false_operand_that_may_be_shown_is_told_to_everybody(
     assert not seen_run.run.reason
 
 
-async def test_a_refusal_in_the_words_of_a_peer_is_told_as_step_and_code(
+async def test_error_message_of_a_peer_is_shown_as_step_and_code(
     both: Both, fakes: FakeServices
 ) -> None:
-    words = f"bcrt1{PERSON} may not send {AMOUNT} sat"
+    words = f"bcrt1{PERSON} may not send {AMOUNT_SAT} sat"
     fakes.errors_before["SendPayment"].append(
         FailedPrecondition(words, reason=Reason.PROOF_MISSING)
     )
 
     run = await pay(both.operator, of_the_person())
-    told = await seen(both.viewer, run.run_id)
+    replies = await seen(both.viewer, run.run_id)
 
     assert run.reason == f"execute_payment: PROOF_MISSING: {words}"
-    assert not names_the_person(told)
-    assert told[0].run.public_reason == "execute_payment: PROOF_MISSING"
-    assert [step.error.reason for step in told[0].run.steps if step.HasField("error")] == [
+    assert not names_the_person(replies)
+    assert replies[0].run.public_reason == "execute_payment: PROOF_MISSING"
+    assert [step.error.reason for step in replies[0].run.steps if step.HasField("error")] == [
         "PROOF_MISSING"
     ]
 
 
-async def test_a_payment_is_told_without_who_pays_whom_and_how_much(
-    both: Both, fakes: FakeServices
-) -> None:
+async def test_payment_is_shown_without_parties_and_amount(both: Both, fakes: FakeServices) -> None:
     run = await pay(both.operator, of_the_person())
 
     got = payment_pb2.GetPaymentRequest(payment_id=run.run_id)
     watched = payment_pb2.WatchPaymentRequest(payment_id=run.run_id)
-    told = [await both.payments.GetPayment(got, timeout=5)]
+    replies = [await both.payments.GetPayment(got, timeout=5)]
     updates = [update async for update in both.payments.WatchPayment(watched, timeout=10)]
 
-    assert not names_the_person([*told, *updates, *await seen(both.viewer, run.run_id)])
-    assert told[0].payment.payment_id == run.run_id
-    assert told[0].payment.fee_sat == 150
+    assert not names_the_person([*replies, *updates, *await seen(both.viewer, run.run_id)])
+    assert replies[0].payment.payment_id == run.run_id
+    assert replies[0].payment.fee_sat == 150
 
 
-async def test_an_error_names_nobody_either(both: Both, fakes: FakeServices) -> None:
+async def test_error_holds_no_personal_data(both: Both, fakes: FakeServices) -> None:
     words = f"no wallet of bcrt1{PERSON}"
     fakes.errors_before["GetPayment"].extend([Unavailable(words)] * 20)
 
@@ -272,7 +266,7 @@ async def test_an_error_names_nobody_either(both: Both, fakes: FakeServices) -> 
     assert PERSON not in repr(refused.value.trailing_metadata())
 
 
-async def test_what_a_definition_and_a_canceller_say_is_not_passed_on(both: Both) -> None:
+async def test_texts_of_a_definition_and_of_a_cancel_are_not_shown(both: Both) -> None:
     ends = {"id": "stop", "end": {"outcome": "failed", "reason": "because of {{input.sender_did}}"}}
     waits = {"id": "wait", "wait_for": {"signal": "word"}}
     runs = []
@@ -296,7 +290,7 @@ async def test_what_a_definition_and_a_canceller_say_is_not_passed_on(both: Both
         assert not names_the_person(await seen(both.viewer, run_id))
 
 
-async def test_spans_of_a_run_that_failed_name_nobody(
+async def test_spans_of_a_failed_run_hold_no_personal_data(
     trusting: OrchestratorConfig,
     authority: Authority,
     fakes: FakeServices,

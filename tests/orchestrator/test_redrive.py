@@ -1,4 +1,4 @@
-"""Runs that ended and go on: through the wire, over a restart, and in the trace."""
+"""Redriven runs: over gRPC, over a restart, and in the trace."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def again(run_id: str, request_id: str = "r1", why: str = "mended") -> pb.Redriv
 
 @pytest.fixture
 def refusing(fakes: FakeServices) -> FakeServices:
-    """Services that refuse the first attempt to keep something."""
+    """Services that refuse the first attempt to store a record."""
     fakes.errors_before["StoreTransactionRecord"].append(InvalidArgument("no"))
     return fakes
 
 
-async def test_a_failed_run_goes_on_and_says_who_had_it_go_on(
+async def test_redriven_run_continues_and_shows_its_requester(
     workflows: WorkflowServiceAsyncStub, refusing: FakeServices
 ) -> None:
     run_id = await start_run(workflows, KEEPS_TWICE, did="d")
@@ -69,7 +69,7 @@ async def test_a_failed_run_goes_on_and_says_who_had_it_go_on(
     assert [status(run) for run in listed.runs] == ["SUCCEEDED"]
 
 
-async def test_a_redrive_that_is_repeated_is_one_and_another_finds_nothing_to_do(
+async def test_repeated_redrive_counts_once_and_another_is_refused(
     workflows: WorkflowServiceAsyncStub, refusing: FakeServices
 ) -> None:
     run_id = await start_run(workflows, KEEPS_TWICE, did="d")
@@ -87,14 +87,14 @@ async def test_a_redrive_that_is_repeated_is_one_and_another_finds_nothing_to_do
     assert reason(caught.value) == "RUN_NOT_REDRIVABLE"
 
 
-async def test_a_run_under_way_and_one_that_is_not_there_are_not_redriven(
+async def test_running_and_unknown_runs_are_not_redriven(
     workflows: WorkflowServiceAsyncStub,
 ) -> None:
     run_id = await start_run(workflows, steps("answer\n    wait_for: {signal: approved}"))
     await await_status(workflows, run_id, "WAITING")
 
     codes = []
-    for name in (run_id, "nobody"):
+    for name in (run_id, "unknown"):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await workflows.RedriveRun(again(name), timeout=5)
         codes.append(caught.value.code().name)
@@ -102,7 +102,7 @@ async def test_a_run_under_way_and_one_that_is_not_there_are_not_redriven(
     assert codes == ["FAILED_PRECONDITION", "NOT_FOUND"]
 
 
-async def test_a_refused_payment_stays_refused(
+async def test_refused_payment_cannot_be_redriven(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     fakes.risk_score = 0.93
@@ -117,7 +117,7 @@ async def test_a_refused_payment_stays_refused(
     assert fakes.effects["SendPayment"] == 0
 
 
-async def test_a_payment_without_its_record_gets_it_and_is_not_paid_again(
+async def test_redrive_stores_the_missing_record_and_does_not_pay_again(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     fakes.errors_before["StoreTransactionRecord"].append(NotFound("no tenant"))
@@ -133,7 +133,7 @@ async def test_a_payment_without_its_record_gets_it_and_is_not_paid_again(
     assert fakes.effects["StoreTransactionRecord"] == 1
 
 
-async def test_a_redriven_run_goes_on_after_a_restart_in_the_middle_of_its_step(
+async def test_redriven_run_continues_after_a_restart_in_its_step(
     config: OrchestratorConfig, authority: Authority, refusing: FakeServices
 ) -> None:
     fakes = refusing
@@ -154,7 +154,7 @@ async def test_a_redriven_run_goes_on_after_a_restart_in_the_middle_of_its_step(
     assert fakes.effects["StoreTransactionRecord"] == 2
 
 
-async def test_what_a_redriven_run_does_is_below_the_redrive_in_its_trace(
+async def test_spans_of_a_redriven_run_are_below_the_redrive(
     authority: Authority,
     config: OrchestratorConfig,
     collector: str,

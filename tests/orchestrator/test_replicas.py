@@ -1,4 +1,4 @@
-"""Orchestrator processes on one PostgreSQL database: they share, and stand in for each other."""
+"""Orchestrator processes on one PostgreSQL database: they share runs and take them over."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from mesh.testing import Authority
     from tests.orchestrator.fake_services import FakeServices
 
-LEASE = 2.0  # seconds
+LEASE_S = 2.0
 
 
 @pytest.fixture
 def replicas(
     authority: Authority, tmp_path: Path, peers: dict[str, str], new_postgres_database: str
 ) -> Iterator[dict[str, str]]:
-    """What the next replica starts with: a home of its own, and the database of all."""
-    shared = {"ANYA_DATABASE": new_postgres_database, "ANYA_LEASE_SECONDS": f"{LEASE:g}"}
+    """Returns a function that makes the environment of the next replica, on the shared database."""
+    shared = {"ANYA_DATABASE": new_postgres_database, "ANYA_LEASE_SECONDS": f"{LEASE_S:g}"}
     return (
         environment_of(authority, tmp_path / f"replica-{number}", peers) | shared
         for number in range(9)
@@ -46,7 +46,7 @@ async def owners(replica: dict[str, str]) -> set[str]:
         await connection.close()
 
 
-async def test_what_one_replica_has_no_room_for_another_drives(
+async def test_run_without_a_slot_at_one_replica_is_driven_by_another(
     replicas: Iterator[dict[str, str]], authority: Authority, fakes: FakeServices
 ) -> None:
     small = {"ANYA_MAX_RUNS": "4"}
@@ -67,7 +67,7 @@ async def test_what_one_replica_has_no_room_for_another_drives(
     assert fakes.effects["SendPayment"] == 8
 
 
-async def test_another_replica_goes_on_with_what_a_killed_one_had(
+async def test_replica_takes_over_the_run_of_a_killed_one(
     replicas: Iterator[dict[str, str]], authority: Authority, fakes: FakeServices
 ) -> None:
     fakes.paused["SendPayment"] = asyncio.Event()
@@ -84,18 +84,18 @@ async def test_another_replica_goes_on_with_what_a_killed_one_had(
         await eventually(lambda: len(fakes.requests("SendPayment")) == 5)
         doomed.kill()
         killed_at = time.monotonic()
-        await eventually(lambda: len(fakes.requests("SendPayment")) == 10, within=LEASE + 5)
+        await eventually(lambda: len(fakes.requests("SendPayment")) == 10, within=LEASE_S + 5)
         took = time.monotonic() - killed_at
         fakes.paused["SendPayment"].set()
         runs = [await finished(others, run_id) for run_id in ids]
 
-    assert took <= LEASE + 1
+    assert took <= LEASE_S + 1
     assert {status(run) for run in runs} == {"SUCCEEDED"}
     assert {run.recoveries for run in runs} == {1}
     assert set(fakes.effects.values()) == {5}
 
 
-async def test_a_replica_that_stops_leaves_its_runs_at_once(
+async def test_replica_that_stops_hands_over_its_runs_at_once(
     replicas: Iterator[dict[str, str]], authority: Authority, fakes: FakeServices
 ) -> None:
     fakes.paused["SendPayment"] = asyncio.Event()
@@ -117,7 +117,7 @@ async def test_a_replica_that_stops_leaves_its_runs_at_once(
     assert fakes.effects["SendPayment"] == 1
 
 
-async def test_a_replica_that_was_frozen_cannot_write_to_what_it_lost(
+async def test_frozen_replica_cannot_write_to_runs_it_lost(
     replicas: Iterator[dict[str, str]], authority: Authority, fakes: FakeServices
 ) -> None:
     fakes.paused["SendPayment"] = asyncio.Event()
@@ -132,12 +132,12 @@ async def test_a_replica_that_was_frozen_cannot_write_to_what_it_lost(
         await eventually(lambda: len(fakes.requests("SendPayment")) == 1)
         frozen.send_signal(signal.SIGSTOP)
         try:
-            await eventually(lambda: len(fakes.requests("SendPayment")) == 2, within=LEASE + 5)
+            await eventually(lambda: len(fakes.requests("SendPayment")) == 2, within=LEASE_S + 5)
             fakes.paused["SendPayment"].set()
             run = await finished(others, request.request_id)
         finally:
             frozen.send_signal(signal.SIGCONT)
-        # It hears the answer to its own call, tries to store it, and then works again.
+        # It receives the reply to its own call, fails to store it, and then works again.
         again = await pay(workflows, payment())
         seen = await finished(workflows, request.request_id)
 
@@ -147,7 +147,7 @@ async def test_a_replica_that_was_frozen_cannot_write_to_what_it_lost(
     assert fakes.effects["SendPayment"] == 2
 
 
-async def test_one_payment_started_at_two_replicas_is_made_once(
+async def test_payment_started_at_two_replicas_is_made_once(
     replicas: Iterator[dict[str, str]], authority: Authority, fakes: FakeServices
 ) -> None:
     request = payment()

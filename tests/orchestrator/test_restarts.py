@@ -1,4 +1,4 @@
-"""Orchestrators that are stopped and started under load: nothing is lost, nothing done twice."""
+"""Orchestrators that restart under load: nothing is lost, nothing happens twice."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from tests.orchestrator.fake_services import FakeServices
 
 CLIENTS, FEW = 2, 10
-SLACK = 10.0  # seconds: of a busy machine, and of what else ends in order
+SLACK_S = 10.0  # for a busy machine, and for the rest of an orderly stop
 
 
-async def test_a_call_that_does_not_end_keeps_nobody_from_stopping(
+async def test_process_stops_although_a_call_does_not_end(
     location: str, authority: Authority, tmp_path: Path, peers: dict[str, str], fakes: FakeServices
 ) -> None:
     orchestrators = Succession.on(location, authority, tmp_path, peers)
@@ -40,22 +40,22 @@ async def test_a_call_that_does_not_end_keeps_nobody_from_stopping(
     async with orchestrators.next(ANYA_DRAIN_SECONDS="1") as (child, workflows):
         await workflows.StartRun(request, timeout=10)
         await eventually(lambda: len(fakes.requests("SendPayment")) == 1)
-        told = time.monotonic()
+        start = time.monotonic()
         child.terminate()
         code = await asyncio.wait_for(child.wait(), 30)
-        took = time.monotonic() - told
+        took = time.monotonic() - start
     async with orchestrators.next() as (_, workflows):
         await eventually(lambda: len(fakes.requests("SendPayment")) == 2, within=10)
         fakes.paused["SendPayment"].set()
         run = await finished(workflows, request.request_id)
 
     assert code == 0
-    assert took <= DRAIN_TIMEOUT_S + SLACK
+    assert took <= DRAIN_TIMEOUT_S + SLACK_S
     assert (status(run), run.recoveries) == ("SUCCEEDED", 1)
     assert fakes.effects["SendPayment"] == 1
 
 
-async def test_a_call_that_ends_in_time_is_journalled_before_the_stop(
+async def test_call_that_ends_in_time_is_stored_before_the_stop(
     location: str, authority: Authority, tmp_path: Path, peers: dict[str, str], fakes: FakeServices
 ) -> None:
     orchestrators = Succession.on(location, authority, tmp_path, peers)
@@ -75,7 +75,7 @@ async def test_a_call_that_ends_in_time_is_journalled_before_the_stop(
     assert len(fakes.requests("SendPayment")) == fakes.effects["SendPayment"] == 1
 
 
-async def test_restarts_in_turn_under_load_lose_no_payment_and_make_none_twice(
+async def test_rolling_restart_under_load_loses_no_payment_and_makes_none_twice(
     location: str, authority: Authority, tmp_path: Path, peers: dict[str, str], fakes: FakeServices
 ) -> None:
     shared = location.startswith(POSTGRES_SCHEMES)
@@ -107,7 +107,7 @@ async def test_restarts_in_turn_under_load_lose_no_payment_and_make_none_twice(
 
 @dataclass(slots=True)
 class Town:
-    """Orchestrators on one store, and clients that pay through whichever answers."""
+    """Orchestrators on one store, and clients that pay through any that answers."""
 
     authority: Authority
     environments: list[dict[str, str]]
@@ -127,7 +127,7 @@ class Town:
         self.stubs[number] = await self.open.enter_async_context(connect(self.authority, port))
 
     async def stop(self, number: int) -> None:
-        """In order, as SIGTERM asks for."""
+        """Stops the orchestrator in order, by SIGTERM."""
         del self.stubs[number]
         await self._lives[number].aclose()
 
@@ -143,7 +143,7 @@ class Town:
         await eventually(lambda: self._is_paid(request), within=60)
 
     async def _is_paid(self, request: pb.StartRunRequest) -> bool:
-        """Through any that lives; False if it went away meanwhile."""
+        """Pays through any live orchestrator. Returns False if it stops during the call."""
         for stub in list(self.stubs.values()):
             with suppress(grpc.aio.AioRpcError):
                 await stub.StartRun(request, timeout=10)

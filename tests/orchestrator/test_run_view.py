@@ -1,4 +1,4 @@
-"""How much of a run an answer holds: all of it, or what tells how it stands."""
+"""Views of a run: full, or without its input and steps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ UNKNOWN = 77
 
 
 def seen(request: pb.StartRunRequest, asked: int) -> pb.StartRunRequest:
-    """The same request by somebody who waits, and wants to see so much of the end."""
+    """Returns the request with a wait and with a view of the run at its end."""
     other = pb.StartRunRequest()
     other.CopyFrom(request)
     other.wait.FromSeconds(20)
@@ -27,7 +27,7 @@ def seen(request: pb.StartRunRequest, asked: int) -> pb.StartRunRequest:
 
 
 def basic(run: pb.Run) -> pb.Run:
-    """The same without its input and steps."""
+    """Returns the run without its input and steps."""
     left = pb.Run()
     left.CopyFrom(run)
     left.ClearField("input")
@@ -35,10 +35,10 @@ def basic(run: pb.Run) -> pb.Run:
     return left
 
 
-async def test_the_basic_view_leaves_out_the_input_and_the_steps_and_nothing_else(
+async def test_basic_view_omits_only_the_input_and_the_steps(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
-    fakes.risk_score = 0.9  # so that it ends for a reason, which has a cause
+    fakes.risk_score = 0.9  # the run is refused, so that it has a reason
     request = payment()
     whole = await pay(workflows, request)
     asked = pb.GetRunRequest(run_id=request.request_id, view=pb.RUN_VIEW_BASIC)
@@ -51,7 +51,7 @@ async def test_the_basic_view_leaves_out_the_input_and_the_steps_and_nothing_els
     assert whole.input.fields
 
 
-async def test_the_view_that_is_not_asked_for_is_the_full_one(
+async def test_default_view_is_the_full_one(
     workflows: WorkflowServiceAsyncStub,
 ) -> None:
     whole = await pay(workflows, request := payment())
@@ -63,7 +63,7 @@ async def test_the_view_that_is_not_asked_for_is_the_full_one(
     assert full == await workflows.GetRun(pb.GetRunRequest(run_id=whole.run_id), timeout=5)
 
 
-async def test_each_try_of_a_start_says_anew_what_it_wants_to_see_of_the_end(
+async def test_each_retry_of_a_start_chooses_its_view(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     request = payment()
@@ -79,7 +79,7 @@ async def test_each_try_of_a_start_says_anew_what_it_wants_to_see_of_the_end(
     assert fakes.effects["SendPayment"] == 1
 
 
-async def test_a_watch_holds_the_basic_view_alone_after_each_record(
+async def test_watch_of_the_basic_view_sends_it_after_each_record(
     workflows: WorkflowServiceAsyncStub,
 ) -> None:
     await pay(workflows, request := payment())
@@ -90,11 +90,11 @@ async def test_a_watch_holds_the_basic_view_alone_after_each_record(
 
     short, whole = await watch(pb.RUN_VIEW_BASIC), await watch(pb.RUN_VIEW_FULL)
 
-    assert [told.run for told in short] == [basic(told.run) for told in whole]
-    assert [told.sequence for told in short] == [told.sequence for told in whole]
+    assert [update.run for update in short] == [basic(update.run) for update in whole]
+    assert [update.sequence for update in short] == [update.sequence for update in whole]
 
 
-async def test_a_view_that_there_is_not_is_refused_before_anything_is_started(
+async def test_unknown_view_is_refused_before_a_run_is_started(
     workflows: WorkflowServiceAsyncStub,
 ) -> None:
     request = payment()

@@ -59,7 +59,7 @@ def pair(run_id: str = "") -> tuple[pb.StartRunRequest, PaymentIntent, PaymentIn
     return asked, first, second
 
 
-async def test_two_payments_are_made_in_one_run_and_each_is_found_by_its_id(
+async def test_two_payments_of_one_run_are_found_by_their_ids(
     workflows: WorkflowServiceAsyncStub, payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
     asked, first, second = pair()
@@ -84,7 +84,7 @@ async def test_two_payments_are_made_in_one_run_and_each_is_found_by_its_id(
     assert steps["pay2"] == steps["assess2/score"] == second.payment_id
 
 
-async def test_a_list_of_payments_is_paid_one_after_the_other(
+async def test_payments_of_a_list_are_made_in_order(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     intents = [intent(1000 + at) for at in range(20)]
@@ -96,7 +96,7 @@ async def test_a_list_of_payments_is_paid_one_after_the_other(
     assert made == [one.payment_id for one in intents]
 
 
-async def test_what_bitcoin_is_sent_holds_the_proofs_of_that_payment_alone(
+async def test_payment_is_sent_with_its_own_proofs_only(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     asked, first, second = pair()
@@ -113,7 +113,7 @@ async def test_what_bitcoin_is_sent_holds_the_proofs_of_that_payment_alone(
 async def pay_pair_and_refuse_the_second(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> tuple[pb.Run, PaymentIntent, PaymentIntent]:
-    """The run at its end, and both payments."""
+    """Returns the run at its end, and both payments."""
     asked, first, second = pair()
     fakes.paused["StoreTransactionRecord"] = asyncio.Event()
     await workflows.StartRun(asked, timeout=10)
@@ -123,7 +123,7 @@ async def pay_pair_and_refuse_the_second(
     return await finished(workflows, asked.request_id), first, second
 
 
-async def test_a_run_whose_second_payment_is_refused_says_what_became_of_each(
+async def test_run_whose_second_payment_is_refused_shows_the_outcome_of_each(
     workflows: WorkflowServiceAsyncStub, payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
     run, first, second = await pay_pair_and_refuse_the_second(workflows, fakes)
@@ -141,7 +141,7 @@ async def test_a_run_whose_second_payment_is_refused_says_what_became_of_each(
     assert not refused.HasField("txid")
 
 
-async def test_a_redriven_run_pays_what_was_refused_under_the_same_id(
+async def test_redriven_run_makes_the_refused_payment_under_the_same_id(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     stopped, first, second = await pay_pair_and_refuse_the_second(workflows, fakes)
@@ -155,25 +155,25 @@ async def test_a_redriven_run_pays_what_was_refused_under_the_same_id(
     assert fakes.effects["SendPayment"] == 2
 
 
-async def test_one_of_two_payments_can_be_cancelled_alone(
+async def test_one_of_two_payments_can_be_cancelled(
     workflows: WorkflowServiceAsyncStub, payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
     asked, first, second = pair()
     fakes.paused["VerifyIdentity"] = asyncio.Event()
     await workflows.StartRun(asked, timeout=10)
 
-    told = await cancel(payments, second.payment_id)
+    cancelled = await cancel(payments, second.payment_id)
     fakes.paused["VerifyIdentity"].set()
     run = await finished(workflows, asked.request_id)
 
-    assert told.state == wallet_pb2.PAYMENT_STATE_CANCELLED
-    assert told.run_id == asked.request_id
+    assert cancelled.state == wallet_pb2.PAYMENT_STATE_CANCELLED
+    assert cancelled.run_id == asked.request_id
     assert status(run) == "NEEDS_ATTENTION"
     assert run.public_reason == "pay2: PAYMENT_CANCELLED"
     assert fakes.sent == {first.payment_id}
 
 
-async def test_a_cancelled_run_keeps_what_was_paid_and_refuses_the_rest(
+async def test_cancelled_run_keeps_made_payments_and_cancels_the_others(
     workflows: WorkflowServiceAsyncStub, payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
     asked, first, second = pair()
@@ -194,7 +194,7 @@ async def test_a_cancelled_run_keeps_what_was_paid_and_refuses_the_rest(
     assert fakes.sent == {first.payment_id}
 
 
-async def test_the_run_of_several_payments_is_none_of_them(
+async def test_run_id_of_several_payments_names_no_payment(
     workflows: WorkflowServiceAsyncStub, payments: PaymentServiceAsyncStub
 ) -> None:
     asked, *_ = pair()
@@ -207,7 +207,7 @@ async def test_the_run_of_several_payments_is_none_of_them(
     assert "makes several payments" in (caught.value.details() or "")
 
 
-async def test_a_payment_belongs_to_one_run(
+async def test_payment_belongs_to_one_run(
     workflows: WorkflowServiceAsyncStub, payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
     alone = payment()
@@ -230,7 +230,7 @@ async def test_a_payment_belongs_to_one_run(
     assert shown_status(await get(payments, first.payment_id)) == "SUCCEEDED"
 
 
-async def test_of_many_runs_started_at_once_with_one_payment_one_begins(
+async def test_one_of_many_runs_with_the_same_payment_starts(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     shared = intent()
@@ -242,19 +242,19 @@ async def test_of_many_runs_started_at_once_with_one_payment_one_begins(
         *(workflows.StartRun(one, timeout=20) for one in (*asked, *bystanders)),
         return_exceptions=True,
     )
-    begun = [end for end in ends[:AT_ONCE] if not isinstance(end, BaseException)]
+    started = [end for end in ends[:AT_ONCE] if not isinstance(end, BaseException)]
     refused = [end for end in ends if isinstance(end, grpc.aio.AioRpcError)]
-    for one in (*begun, *ends[AT_ONCE:]):
+    for one in (*started, *ends[AT_ONCE:]):
         assert isinstance(one, pb.StartRunResponse)
         assert status(await finished(workflows, one.run_id)) == "SUCCEEDED"
 
-    assert len(begun) == 1
+    assert len(started) == 1
     assert {reason(error) for error in refused} == {"REQUEST_ID_REUSED"}
     assert fakes.effects["SendPayment"] == AT_ONCE + 2
 
 
 @pytest.mark.parametrize("workflow_id", ["pair", "verified_payment"])
-async def test_a_workflow_is_given_its_payments_in_its_own_way(
+async def test_payments_given_in_the_wrong_field_are_refused(
     workflows: WorkflowServiceAsyncStub, workflow_id: str
 ) -> None:
     asked, *_ = pair()

@@ -1,4 +1,4 @@
-"""Workflows inside a run, through the wire: found, pinned, and refused where they cannot fit."""
+"""Sub-workflows over gRPC: found, pinned, and refused where they do not fit."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ steps:
     input_mapping: {number: "{{input.number}}"}
     output_mapping: {word: "{{output.word}}", of: "{{output.of}}"}
   - id: last
-    set: {told: "{{steps.sub.word}} {{steps.sub.of}}"}
+    set: {text: "{{steps.sub.word}} {{steps.sub.of}}"}
 """
 
 
 @pytest.fixture(params=["local", "shared"])
 def stored(request: pytest.FixtureRequest, config: OrchestratorConfig) -> OrchestratorConfig:
-    """An orchestrator on a store of its own, of either kind."""
+    """Configuration of an orchestrator on SQLite or PostgreSQL."""
     if request.param == "local":
         return config
     return replace(config, database=request.getfixturevalue("new_postgres_database"))
@@ -67,7 +67,7 @@ async def go(workflows: WorkflowServiceAsyncStub, run_id: str) -> pb.Run:
     return await finished(workflows, run_id)
 
 
-async def test_a_run_keeps_the_workflow_inside_it_and_the_next_has_the_newest(
+async def test_run_keeps_its_sub_workflow_and_the_next_run_has_the_newest(
     authority: Authority, stored: OrchestratorConfig
 ) -> None:
     async with (
@@ -87,11 +87,11 @@ async def test_a_run_keeps_the_workflow_inside_it_and_the_next_has_the_newest(
         newer = await go(workflows, await start(workflows))
 
     assert statuses(older) == dict.fromkeys(["sub", "sub/asked", "sub/result", "last"], "SUCCEEDED")
-    told = [values.from_struct(run.steps[-1].output)["told"] for run in (older, newer)]
-    assert told == ["old 7", "new 7"]
+    texts = [values.from_struct(run.steps[-1].output)["text"] for run in (older, newer)]
+    assert texts == ["old 7", "new 7"]
 
 
-async def test_a_workflow_that_no_longer_fits_keeps_its_users_from_starting(
+async def test_incompatible_sub_workflow_prevents_new_runs(
     workflows: WorkflowServiceAsyncStub,
 ) -> None:
     await register(workflows, INNER)
@@ -107,7 +107,7 @@ async def test_a_workflow_that_no_longer_fits_keeps_its_users_from_starting(
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         (OUTER.replace("workflow: inner", "workflow: inne"), "6:15: unknown workflow 'inne'"),
         (OUTER.replace("workflow: inner", "workflow: outer"), "outer cannot run inside itself"),
@@ -123,8 +123,8 @@ async def test_a_workflow_that_no_longer_fits_keeps_its_users_from_starting(
         (OUTER.replace("{number: ", "{numbers: "), "unknown field 'numbers'; known: number"),
     ],
 )
-async def test_what_cannot_run_inside_is_refused_at_its_place(
-    workflows: WorkflowServiceAsyncStub, text: str, told: str
+async def test_invalid_sub_workflow_is_refused_with_its_position(
+    workflows: WorkflowServiceAsyncStub, text: str, message: str
 ) -> None:
     await register(workflows, INNER)
     await register(workflows, OUTER)
@@ -133,10 +133,10 @@ async def test_what_cannot_run_inside_is_refused_at_its_place(
         await register(workflows, text)
 
     assert reason(refused.value) == "DEFINITION_INVALID"
-    assert told in (refused.value.details() or "")
+    assert message in (refused.value.details() or "")
 
 
-async def test_a_workflow_that_we_ship_runs_inside_another(
+async def test_built_in_workflow_runs_as_a_sub_workflow(
     workflows: WorkflowServiceAsyncStub,
 ) -> None:
     text = """

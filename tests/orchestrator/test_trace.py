@@ -1,4 +1,4 @@
-"""One run, one trace: the caller's span above it, every step and call below it, nobody named."""
+"""The trace of a run: below the caller's span, with every step and call, without personal data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.orchestrator.fake_services import FakeServices
 
 
-async def test_a_payment_is_one_trace_through_all_services(
+async def test_payment_is_one_trace_through_all_services(
     authority: Authority,
     config: OrchestratorConfig,
     collector: str,
@@ -67,11 +67,11 @@ async def test_a_payment_is_one_trace_through_all_services(
         "step.path": "execute_payment",
         "attempt": 1,
     }
-    told = json.dumps([span.attributes for span in traced.spans])
-    assert not [value for value in INPUT.values() if str(value) in told]
+    attributes = json.dumps([span.attributes for span in traced.spans])
+    assert not [value for value in INPUT.values() if str(value) in attributes]
 
 
-async def test_a_payment_is_traced_for_a_caller_who_does_not_look(
+async def test_payment_of_an_unsampled_caller_is_traced(
     authority: Authority, config: OrchestratorConfig, collector: str, tmp_path: Path
 ) -> None:
     request = payment()
@@ -88,7 +88,7 @@ async def test_a_payment_is_traced_for_a_caller_who_does_not_look(
     assert [root.name for root in traced.roots] == ["run verified_payment"]
 
 
-async def test_spans_that_were_sent_are_not_drawn_again_by_the_next_process(
+async def test_exported_spans_are_not_exported_again_by_the_next_process(
     authority: Authority, config: OrchestratorConfig, collector: str, tmp_path: Path
 ) -> None:
     request, later = payment(), tmp_path / "later.db"
@@ -111,7 +111,7 @@ async def test_spans_that_were_sent_are_not_drawn_again_by_the_next_process(
 
 
 def line_of(span: Span, spans: dict[str, Span]) -> list[str]:
-    """The names from a span up to the root."""
+    """Returns the names of the spans from this one up to the root."""
     names = [span.name]
     while span.parent_id:
         span = spans[span.parent_id]

@@ -1,4 +1,4 @@
-"""The seed's workflow through the wire: paid once with proof, or refused with a reason."""
+"""The workflow ``verified_payment`` over gRPC: paid once with proof, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ALL = {
 }
 
 
-async def test_a_proven_payment_is_made_and_recorded(
+async def test_proven_payment_is_made_and_recorded(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     run = await pay(workflows, payment())
@@ -48,7 +48,7 @@ async def test_a_proven_payment_is_made_and_recorded(
     assert fakes.effects["SendPayment"] == fakes.effects["StoreTransactionRecord"] == 1
 
 
-async def test_the_payment_carries_its_id_its_intent_and_earlier_proofs(
+async def test_payment_call_carries_its_id_its_intent_and_earlier_proofs(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     request = payment()
@@ -70,7 +70,7 @@ async def test_the_payment_carries_its_id_its_intent_and_earlier_proofs(
     assert values.from_struct(sent.metadata)["risk_score"] == 0.1
 
 
-async def test_what_one_service_found_reaches_another_unchanged(
+async def test_findings_of_one_service_reach_another_unchanged(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     await pay(workflows, payment())
@@ -87,7 +87,7 @@ async def test_what_one_service_found_reaches_another_unchanged(
     assert recorded.request_id.endswith("/record_transaction/0")  # type: ignore[attr-defined]
 
 
-async def test_a_run_shows_what_was_decided_and_on_what_grounds(
+async def test_run_shows_its_decision_with_the_operands(
     workflows: WorkflowServiceAsyncStub,
 ) -> None:
     run = await pay(workflows, payment())
@@ -104,7 +104,7 @@ async def test_a_run_shows_what_was_decided_and_on_what_grounds(
     assert output["_output"]["fee_sat"] == 150
 
 
-async def test_a_risky_payment_is_refused_and_says_why(
+async def test_risky_payment_is_refused_with_a_reason(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     fakes.risk_score = 0.93
@@ -119,7 +119,7 @@ async def test_a_risky_payment_is_refused_and_says_why(
     assert not fakes.requests("SendPayment")
 
 
-async def test_an_unproven_sender_is_refused_and_the_reason_names_it(
+async def test_unproven_sender_is_refused_with_a_reason(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     fakes.verified = False
@@ -131,7 +131,7 @@ async def test_an_unproven_sender_is_refused_and_the_reason_names_it(
     assert not fakes.requests("SendPayment")
 
 
-async def test_a_score_that_is_missing_refuses(
+async def test_payment_without_a_score_is_refused(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     fakes.risk_score = None
@@ -145,7 +145,7 @@ async def test_a_score_that_is_missing_refuses(
     assert not fakes.requests("SendPayment")
 
 
-async def test_a_copy_without_the_condition_is_refused_by_the_spender(
+async def test_workflow_without_the_risk_condition_is_refused_by_bitcoin(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     copy = json.loads(built_in_text("verified_payment"))
@@ -173,7 +173,7 @@ LOST: list[MeshError] = [
 
 
 @pytest.mark.parametrize("lost", LOST, ids=lambda error: type(error).__name__)
-async def test_an_answer_that_is_lost_is_asked_for_again_under_the_same_key(
+async def test_call_whose_answer_is_lost_is_retried_under_the_same_key(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices, lost: MeshError
 ) -> None:
     fakes.errors_after["SendPayment"].append(lost)
@@ -186,7 +186,7 @@ async def test_an_answer_that_is_lost_is_asked_for_again_under_the_same_key(
     assert fakes.effects["SendPayment"] == 1
 
 
-async def test_a_payment_that_stays_unknown_is_cancelled_and_never_made(
+async def test_payment_with_an_unknown_outcome_is_cancelled_and_never_made(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     fakes.errors_before["SendPayment"].extend(Unavailable("no answer") for _ in range(100))
@@ -206,7 +206,7 @@ async def test_a_payment_that_stays_unknown_is_cancelled_and_never_made(
     assert fakes.effects["SendPayment"] == 0
 
 
-async def test_a_payment_that_was_made_behind_lost_answers_is_found_by_the_cancel(
+async def test_cancel_finds_a_payment_whose_answers_were_lost(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     fakes.errors_after["SendPayment"].extend(Unavailable("no answer") for _ in range(100))
@@ -223,7 +223,7 @@ async def test_a_payment_that_was_made_behind_lost_answers_is_found_by_the_cance
     assert fakes.effects["SendPayment"] == fakes.effects["StoreTransactionRecord"] == 1
 
 
-async def test_a_refusal_after_a_lost_answer_is_believed_only_when_nothing_can_follow(
+async def test_refusal_after_a_lost_answer_is_final_only_if_the_payment_is_cancelled(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     expired = FailedPrecondition("too old", reason=Reason.PROOF_EXPIRED)
@@ -236,7 +236,7 @@ async def test_a_refusal_after_a_lost_answer_is_believed_only_when_nothing_can_f
     assert run.reason == "execute_payment: PROOF_EXPIRED: too old"
 
 
-async def test_an_outcome_that_nobody_can_tell_needs_attention(
+async def test_unknown_outcome_needs_attention(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     fakes.errors_after["SendPayment"].extend(Unavailable("no answer") for _ in range(100))
@@ -249,7 +249,7 @@ async def test_an_outcome_that_nobody_can_tell_needs_attention(
     assert statuses(run)["execute_payment"] == "UNCERTAIN"
 
 
-async def test_the_record_of_a_payment_is_tried_for_as_long_as_it_takes(
+async def test_record_of_a_made_payment_is_retried_without_limit(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     fakes.errors_before["StoreTransactionRecord"].extend(Internal("down") for _ in range(15))
@@ -260,7 +260,7 @@ async def test_the_record_of_a_payment_is_tried_for_as_long_as_it_takes(
     assert len(fakes.requests("StoreTransactionRecord")) == 16
 
 
-async def test_a_payment_whose_record_is_refused_is_never_called_failed(
+async def test_made_payment_whose_record_is_refused_is_not_failed(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     fakes.errors_before["StoreTransactionRecord"].append(NotFound("no tenant"))
@@ -271,7 +271,7 @@ async def test_a_payment_whose_record_is_refused_is_never_called_failed(
     assert run.reason.startswith("execute_payment was done, but not what follows")
 
 
-async def test_a_read_that_fails_is_tried_again_and_then_given_up(
+async def test_failed_read_is_retried_and_then_fails_its_step(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     fakes.errors_before["ExtractIdentityFeatures"].extend(Unavailable("down") for _ in range(100))
@@ -285,7 +285,7 @@ async def test_a_read_that_fails_is_tried_again_and_then_given_up(
     assert not fakes.requests("SendPayment")
 
 
-async def test_an_open_breaker_parks_the_run_without_using_up_an_attempt(
+async def test_open_circuit_breaker_costs_no_attempt(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     refused = Unavailable("open", reason=Reason.CIRCUIT_OPEN, retry_after=0.05)
@@ -315,7 +315,7 @@ async def test_many_payments_at_once_are_each_made_once(
     assert fakes.effects["SendPayment"] == 20
 
 
-async def test_an_address_is_linked_only_if_its_signature_holds(
+async def test_address_is_linked_only_if_its_signature_is_valid(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     def link(id: str, signature: str) -> pb.StartRunRequest:

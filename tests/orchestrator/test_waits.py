@@ -1,4 +1,4 @@
-"""A start that waits: one call, answered with how the run ended, or how it stands."""
+"""StartRun with a wait: one call that returns the run at its end, or as it is so far."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 
 def awaited(request: pb.StartRunRequest, seconds: float) -> pb.StartRunRequest:
-    """The same request by somebody who waits."""
+    """Returns the request with a wait."""
     patient = pb.StartRunRequest()
     patient.CopyFrom(request)
     patient.wait.FromMilliseconds(int(seconds * 1000))
     return patient
 
 
-async def test_who_waits_is_answered_with_the_run_as_it_ended(
+async def test_start_with_wait_returns_the_run_at_its_end(
     workflows: WorkflowServiceAsyncStub,
 ) -> None:
     request = payment()
@@ -45,7 +45,7 @@ async def test_who_waits_is_answered_with_the_run_as_it_ended(
     assert reply.run_id == request.request_id
 
 
-async def test_who_does_not_wait_is_answered_with_the_start_alone(
+async def test_start_without_wait_returns_no_run(
     workflows: WorkflowServiceAsyncStub,
 ) -> None:
     reply = await workflows.StartRun(payment(), timeout=5)
@@ -54,7 +54,7 @@ async def test_who_does_not_wait_is_answered_with_the_start_alone(
     assert reply.status == pb.RUN_STATUS_RUNNING
 
 
-async def test_a_wait_that_is_over_tells_how_the_run_stands_and_a_retry_waits_anew(
+async def test_expired_wait_returns_the_run_so_far_and_a_retry_waits_again(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     fakes.paused["VerifyIdentity"] = asyncio.Event()
@@ -70,7 +70,7 @@ async def test_a_wait_that_is_over_tells_how_the_run_stands_and_a_retry_waits_an
     assert fakes.effects["SendPayment"] == 1
 
 
-async def test_the_answer_comes_before_the_deadline_of_the_call(
+async def test_reply_comes_before_the_deadline_of_the_call(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     fakes.paused["VerifyIdentity"] = asyncio.Event()
@@ -81,7 +81,7 @@ async def test_the_answer_comes_before_the_deadline_of_the_call(
     assert status(reply.run) == "RUNNING"
 
 
-async def test_who_waits_for_a_run_that_has_ended_is_answered_at_once(
+async def test_wait_for_an_ended_run_returns_at_once(
     workflows: WorkflowServiceAsyncStub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request = awaited(payment(), 20)
@@ -93,7 +93,7 @@ async def test_who_waits_for_a_run_that_has_ended_is_answered_at_once(
     assert again == first
 
 
-async def test_the_end_of_a_run_that_another_replica_drives_is_heard_of(
+async def test_wait_is_notified_of_the_end_of_a_run_of_another_replica(
     config: OrchestratorConfig,
     authority: Authority,
     fakes: FakeServices,
@@ -101,7 +101,9 @@ async def test_the_end_of_a_run_that_another_replica_drives_is_heard_of(
     new_postgres_database: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(waits, "POLL_INTERVAL_S", 60)  # so that looking cannot be how it is heard
+    monkeypatch.setattr(
+        waits, "POLL_INTERVAL_S", 60
+    )  # so that only a notification can end the wait
     fakes.paused["VerifyIdentity"] = asyncio.Event()
     request = payment()
 
@@ -118,7 +120,7 @@ async def test_the_end_of_a_run_that_another_replica_drives_is_heard_of(
     assert fakes.effects["SendPayment"] == 1
 
 
-async def test_a_caller_that_stops_waiting_stops_nothing(
+async def test_run_continues_after_its_caller_stops_waiting(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     fakes.paused["VerifyIdentity"] = asyncio.Event()
@@ -134,6 +136,6 @@ async def test_a_caller_that_stops_waiting_stops_nothing(
     assert len(fakes.requests("VerifyIdentity")) == 1
 
 
-async def test_nobody_waits_for_less_than_nothing(workflows: WorkflowServiceAsyncStub) -> None:
+async def test_negative_wait_is_refused(workflows: WorkflowServiceAsyncStub) -> None:
     with pytest.raises(grpc.aio.AioRpcError, match="wait must not be negative"):
         await workflows.StartRun(awaited(payment(), -1), timeout=5)

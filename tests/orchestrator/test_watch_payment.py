@@ -1,4 +1,4 @@
-"""WatchPayment through the wire: every event, every change on the chain, and an end."""
+"""WatchPayment over gRPC: every change of the run and of the chain, and an end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.orchestrator.fake_services import FakeServices
 
 
-async def test_a_watch_sends_every_event_and_ends_with_the_run(
+async def test_watch_sends_every_change_and_ends_with_the_run(
     payments: PaymentServiceAsyncStub,
 ) -> None:
     request = order()
@@ -32,7 +32,7 @@ async def test_a_watch_sends_every_event_and_ends_with_the_run(
     assert seen[-1].payment.bitcoin_answer == pb.BITCOIN_ANSWER_FOUND
 
 
-async def test_what_is_past_is_told_without_what_only_bitcoin_knows_now(
+async def test_past_changes_hold_no_answer_of_bitcoin(
     payments: PaymentServiceAsyncStub,
 ) -> None:
     request = order()
@@ -46,7 +46,7 @@ async def test_what_is_past_is_told_without_what_only_bitcoin_knows_now(
 
 
 @pytest.mark.parametrize("after", [3, 1000], ids=["in the middle", "at the end"])
-async def test_a_watch_resumes_and_always_tells_how_it_stands(
+async def test_resumed_watch_sends_at_least_the_current_payment(
     payments: PaymentServiceAsyncStub, after: int
 ) -> None:
     request = order()
@@ -59,7 +59,7 @@ async def test_a_watch_resumes_and_always_tells_how_it_stands(
     assert resumed == (missed or [whole[-1]])
 
 
-async def test_who_waits_for_the_end_is_sent_nothing_else(
+async def test_watch_of_the_end_sends_only_the_end(
     payments: PaymentServiceAsyncStub,
 ) -> None:
     request = order()
@@ -67,12 +67,12 @@ async def test_who_waits_for_the_end_is_sent_nothing_else(
 
     waited = [update async for update in watch(payments, request.request_id, end_only=True)]
 
-    told = [update async for update in watch(payments, request.request_id)]
-    assert waited == [told[-1]]
+    updates = [update async for update in watch(payments, request.request_id)]
+    assert waited == [updates[-1]]
     assert status(waited[0].payment) == "SUCCEEDED"
 
 
-async def test_the_end_that_is_waited_for_has_the_confirmations_asked_for(
+async def test_watch_of_the_end_waits_for_the_confirmations(
     payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
     fakes.state, fakes.confirmations = wallet_pb2.PAYMENT_STATE_CONFIRMED, 3
@@ -84,7 +84,7 @@ async def test_the_end_that_is_waited_for_has_the_confirmations_asked_for(
     assert [update.payment.confirmations async for update in waited] == [3]
 
 
-async def test_bitcoin_is_asked_when_the_payment_may_have_moved_not_at_every_event(
+async def test_bitcoin_is_asked_only_when_the_payment_may_have_changed(
     payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
     fakes.paused["SendPayment"] = asyncio.Event()
@@ -100,7 +100,7 @@ async def test_bitcoin_is_asked_when_the_payment_may_have_moved_not_at_every_eve
     assert seen[-1].payment.state == wallet_pb2.PAYMENT_STATE_BROADCAST
 
 
-async def test_a_watch_for_confirmations_goes_on_until_they_are_there(
+async def test_watch_continues_until_the_confirmations_are_reached(
     payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
     request = order()
@@ -115,7 +115,7 @@ async def test_a_watch_for_confirmations_goes_on_until_they_are_there(
     assert depths == [0, 1, 2]
 
 
-async def test_a_reorganisation_is_told(
+async def test_watch_sends_a_reorganization(
     payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
     request = order()
@@ -131,7 +131,7 @@ async def test_a_reorganisation_is_told(
     assert seen == [0, 1, 0, 6]
 
 
-async def test_a_watch_for_confirmations_of_a_refused_payment_ends_with_its_run(
+async def test_watch_for_confirmations_of_a_refused_payment_ends_with_its_run(
     payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
     fakes.risk_score = 0.93
@@ -143,7 +143,7 @@ async def test_a_watch_for_confirmations_of_a_refused_payment_ends_with_its_run(
     assert status(seen[-1].payment) == "REFUSED"
 
 
-async def test_a_watch_outlives_bitcoin(
+async def test_watch_continues_while_bitcoin_is_down(
     payments: PaymentServiceAsyncStub, fakes: FakeServices
 ) -> None:
     request = order()
@@ -158,7 +158,7 @@ async def test_a_watch_outlives_bitcoin(
     assert answers == [pb.BITCOIN_ANSWER_UNAVAILABLE, pb.BITCOIN_ANSWER_FOUND]
 
 
-async def test_many_may_watch_one_payment(payments: PaymentServiceAsyncStub) -> None:
+async def test_several_watches_of_one_payment_are_served(payments: PaymentServiceAsyncStub) -> None:
     request = order()
     await payments.SendVerifiedPayment(request, timeout=5)
 

@@ -1,4 +1,4 @@
-"""WatchRun's changes: put together they are the run, and one costs the same in whatever run."""
+"""WatchRun's view of changes: they add up to the run, and their cost does not grow with it."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ MANY: dict[str, Any] = {
                 "items": "{{input.items}}",
                 "max_concurrency": 1,
                 "steps": [
-                    {"id": "told", "set": {"text": "item {{index}}"}},
-                    {"id": "again", "set": {"text": "{{steps.told.text}} again"}},
+                    {"id": "first", "set": {"text": "item {{index}}"}},
+                    {"id": "again", "set": {"text": "{{steps.first.text}} again"}},
                 ],
             },
         },
@@ -59,12 +59,12 @@ MANY: dict[str, Any] = {
 
 
 def stored(records: Sequence[Record]) -> list[Record]:
-    """As the journal gives them back."""
+    """Returns the records as the store returns them."""
     return [decode(*record[:5], record.encoded) for record in records]
 
 
 def erased(run: Drive) -> list[Record]:
-    """The journal of the same run once it is erased."""
+    """Returns the records of the same run after its erasure."""
     why = cause(run.state)
     records = list(erase.erase(run.journal, why))
     end = Record.write(
@@ -84,9 +84,7 @@ def check_changes_are_the_run(records: Sequence[Record]) -> None:
 @pytest.mark.parametrize("text", [EVERYTHING, NESTED], ids=["everything", "nested"])
 @settings(deadline=None, max_examples=examples(40))
 @given(happenings=HAPPENINGS)
-def test_whatever_happens_to_a_run_its_changes_put_together_are_the_run(
-    text: str, happenings: list[tuple[int, str]]
-) -> None:
+def test_changes_of_any_run_add_up_to_the_run(text: str, happenings: list[tuple[int, str]]) -> None:
     run = run_of(text, did="d")
     live(run, Services(), happenings)
 
@@ -95,7 +93,7 @@ def test_whatever_happens_to_a_run_its_changes_put_together_are_the_run(
         check_changes_are_the_run(erased(run))
 
 
-def test_the_changes_of_a_payment_and_its_erasure_put_together_are_the_run() -> None:
+def test_changes_of_a_payment_and_its_erasure_add_up_to_the_run() -> None:
     run = paying()
     run.finish()
 
@@ -104,7 +102,7 @@ def test_the_changes_of_a_payment_and_its_erasure_put_together_are_the_run() -> 
     assert run.status == "SUCCEEDED"
 
 
-def test_who_saw_a_run_before_it_was_erased_is_told_the_whole_of_what_is_left() -> None:
+def test_watch_sends_the_whole_run_after_its_erasure() -> None:
     run = paying()
     run.finish()
     state = RunState("run")
@@ -112,13 +110,13 @@ def test_who_saw_a_run_before_it_was_erased_is_told_the_whole_of_what_is_left() 
     for record in stored(erased(run)):
         evolve(state, record)
 
-    told = format_update(state, last, TRACE, pb.RUN_VIEW_CHANGES)
+    update = format_update(state, last, TRACE, pb.RUN_VIEW_CHANGES)
 
-    assert told.view == pb.RUN_VIEW_FULL
-    assert told.run == views.format_state(state, TRACE, pb.RUN_VIEW_FULL)
+    assert update.view == pb.RUN_VIEW_FULL
+    assert update.run == views.format_state(state, TRACE, pb.RUN_VIEW_FULL)
 
 
-def test_a_change_of_a_large_run_takes_no_more_time_than_one_of_a_small_run() -> None:
+def test_cost_of_a_change_does_not_grow_with_the_run() -> None:
     short, long = costs_of_changes(items=5), costs_of_changes(items=500)
 
     assert (len(short), len(long)) == (10, 1000)
@@ -126,7 +124,7 @@ def test_a_change_of_a_large_run_takes_no_more_time_than_one_of_a_small_run() ->
 
 
 def costs_of_changes(items: int) -> list[int]:
-    """Lines of Python that are run to tell of each record of an item."""
+    """Returns the lines of Python executed to format each record of an item."""
     run = run_of(json.dumps(MANY), items=["a"] * items)
     run.take(SignalReceived("go", {}, "", 1))
     state, costs = RunState("run"), []
@@ -151,7 +149,7 @@ async def let_go(workflows: WorkflowServiceAsyncStub, run_id: str) -> None:
     await workflows.SignalRun(sent, timeout=5)
 
 
-async def test_a_change_of_two_thousand_steps_is_as_small_as_the_first_and_the_watch_resumes(
+async def test_size_of_a_change_does_not_grow_with_the_run_and_the_watch_resumes(
     workflows: WorkflowServiceAsyncStub,
 ) -> None:
     await begin_many(workflows, "run")
@@ -160,33 +158,37 @@ async def test_a_change_of_two_thousand_steps_is_as_small_as_the_first_and_the_w
     seen, followed = [await anext(aiter(watch))], RunFollower()
     await let_go(workflows, "run")
 
-    async for told in watch:
-        seen.append(told)
+    async for update in watch:
+        seen.append(update)
         if len(seen) == ITEMS:
             break
     watch.cancel()
     wanted.after_sequence = seen[-1].sequence
-    seen += [told async for told in workflows.WatchRun(wanted, timeout=60)]
+    seen += [update async for update in workflows.WatchRun(wanted, timeout=60)]
 
-    for told in seen:
-        followed.hear(told)
+    for update in seen:
+        followed.hear(update)
     shown = (await workflows.GetRun(pb.GetRunRequest(run_id="run"), timeout=20)).run
     assert followed.run == shown
     assert len(shown.steps) > 2 * ITEMS
-    assert [told.sequence for told in seen] == list(range(1, len(seen) + 1))
+    assert [update.sequence for update in seen] == list(range(1, len(seen) + 1))
     first, *others = seen
     assert first.view == pb.RUN_VIEW_FULL
     assert first.run.input == shown.input
-    assert {told.view for told in others} == {pb.RUN_VIEW_CHANGES}
+    assert {update.view for update in others} == {pb.RUN_VIEW_CHANGES}
     inner = [
-        told.ByteSize() for told in others if {"each["} & {step.path[:5] for step in told.run.steps}
+        update.ByteSize()
+        for update in others
+        if {"each["} & {step.path[:5] for step in update.run.steps}
     ]
     assert len(inner) == 2 * ITEMS
     assert max(inner) <= min(inner) + 20  # digits of numbers
     assert shown.ByteSize() > 500 * max(inner)
 
 
-async def test_changes_are_told_by_a_watch_alone(workflows: WorkflowServiceAsyncStub) -> None:
+async def test_view_of_changes_is_refused_outside_a_watch(
+    workflows: WorkflowServiceAsyncStub,
+) -> None:
     request = payment()
     waits = pb.StartRunRequest()
     waits.CopyFrom(request)
@@ -202,7 +204,7 @@ async def test_changes_are_told_by_a_watch_alone(workflows: WorkflowServiceAsync
         assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_a_client_follows_a_run_that_has_nothing_to_tell_for_as_long_as_it_takes(
+async def test_client_follows_a_run_without_updates_until_its_end(
     workflows: WorkflowServiceAsyncStub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resumption, "PATIENCE", 0.0)
@@ -216,12 +218,12 @@ async def test_a_client_follows_a_run_that_has_nothing_to_tell_for_as_long_as_it
         return workflows.WatchRun(request, timeout=0.1)
 
     async def follow() -> list[pb.WatchRunResponse]:
-        return [told async for told in resumption.resumed(open_after)]
+        return [update async for update in resumption.resumed(open_after)]
 
     following = asyncio.create_task(follow())
     await eventually(lambda: len(opened) > 3 or following.done())
     await workflows.SignalRun(signal_request(run_id), timeout=5)
-    told = await following
+    update = await following
 
-    assert told[-1].run.status == pb.RUN_STATUS_SUCCEEDED
-    assert [one.sequence for one in told] == list(range(1, len(told) + 1))
+    assert update[-1].run.status == pb.RUN_STATUS_SUCCEEDED
+    assert [one.sequence for one in update] == list(range(1, len(update) + 1))

@@ -1,4 +1,4 @@
-"""A watch of a run that will not go on, or is gone: it ends, and says why."""
+"""Watches of a run that is damaged or deleted: they end with a reason."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from services.orchestrator.config import OrchestratorConfig
     from tests.orchestrator.fake_services import FakeServices
 
-SECOND = 1 / 86_400  # of a day
+SECOND_DAYS = 1 / 86_400
 DAMAGE = "UPDATE journal SET payload = ? WHERE run = ? AND sequence = 1"
-LARGE = "x" * 100_000  # so that a few messages are more than a connection holds for a slow reader
+LARGE = "x" * 100_000  # a few messages fill the buffers of the connection of a slow reader
 LONG: dict[str, Any] = {
     "id": "long",
     "name": "Waits, and is long",
@@ -55,7 +55,7 @@ async def rest(updates: AsyncIterator[Any]) -> list[Any]:
 
 
 @pytest.mark.parametrize("what", ["run", "payment", "payment's end"])
-async def test_a_watch_of_a_run_that_is_set_aside_ends_and_says_what_to_do(
+async def test_watch_of_a_damaged_run_ends_with_a_remedy(
     what: str, location: str, config: OrchestratorConfig, authority: Authority, fakes: FakeServices
 ) -> None:
     cramped = replace(config, database=location, max_runs=1)
@@ -65,7 +65,7 @@ async def test_a_watch_of_a_run_that_is_set_aside_ends_and_says_what_to_do(
     async with orchestrator(cramped) as service, dial(authority, service.port) as channel:
         workflows, payments = WorkflowServiceStub(channel), PaymentServiceStub(channel)
         await workflows.StartRun(sound, timeout=5)
-        await workflows.StartRun(hurt, timeout=5)  # for which there is no room
+        await workflows.StartRun(hurt, timeout=5)  # for which there is no slot
         updates: AsyncIterator[Any]
         if what == "run":
             watched = pb.WatchRunRequest(run_id=hurt.request_id)
@@ -85,19 +85,19 @@ async def test_a_watch_of_a_run_that_is_set_aside_ends_and_says_what_to_do(
 
     assert ended.value.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert reason(ended.value) == Reason.STORE_CORRUPT
-    assert hurt.request_id in (told := ended.value.details() or "")
-    assert "backup" in told
-    assert "redrive" in told
+    assert hurt.request_id in (details := ended.value.details() or "")
+    assert "backup" in details
+    assert "redrive" in details
 
 
-async def test_a_watch_for_confirmations_ends_when_retention_deletes_the_payment(
+async def test_watch_for_confirmations_ends_when_retention_deletes_the_payment(
     location: str,
     config: OrchestratorConfig,
     authority: Authority,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(retention, "LOOK_AGAIN", 0.05)
-    brief = replace(config, database=location, retain_days=SECOND)
+    brief = replace(config, database=location, retain_days=SECOND_DAYS)
     request = payment_client.order()
 
     async with orchestrator(brief) as service, dial(authority, service.port) as channel:
@@ -113,14 +113,14 @@ async def test_a_watch_for_confirmations_ends_when_retention_deletes_the_payment
     assert reason(ended.value) == Reason.RUN_DELETED
 
 
-async def test_who_reads_a_watch_too_slowly_hears_that_retention_deleted_the_run(
+async def test_slow_watch_ends_when_retention_deletes_the_run(
     location: str,
     config: OrchestratorConfig,
     authority: Authority,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(retention, "LOOK_AGAIN", 0.05)
-    brief = replace(config, database=location, retain_days=SECOND)
+    brief = replace(config, database=location, retain_days=SECOND_DAYS)
 
     async with orchestrator(brief) as service, connect(authority, service.port) as workflows:
         await begin(workflows, "run")

@@ -1,4 +1,4 @@
-"""WorkflowService through the wire: definitions kept, runs started once, watched and listed."""
+"""WorkflowService over gRPC: definitions stored, runs started once, watched and listed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def register(workflows: WorkflowServiceAsyncStub, text: str) -> pb.Workflo
 
 
 def lookup(run_id: str, **given: Any) -> pb.StartRunRequest:
-    """A run of the workflow ``example``, which reads and changes nothing."""
+    """Returns a start of the workflow ``example``, which only reads."""
     request = pb.StartRunRequest(request_id=run_id, workflow_id="example")
     values.fill_struct(request.input, given or {"did": "d", "address": "a"})
     return request
@@ -57,7 +57,7 @@ def nested(levels: int) -> Any:
     return value
 
 
-async def test_what_is_shipped_is_registered(workflows: WorkflowServiceAsyncStub) -> None:
+async def test_built_in_workflows_are_registered(workflows: WorkflowServiceAsyncStub) -> None:
     found = await workflows.ListWorkflows(pb.ListWorkflowsRequest(), timeout=5)
 
     assert [workflow.workflow_id for workflow in found.workflows] == sorted(definition.BUILT_IN)
@@ -66,7 +66,7 @@ async def test_what_is_shipped_is_registered(workflows: WorkflowServiceAsyncStub
     assert found.workflows[-1].definition_hash == definition.load(seed_text).hash
 
 
-async def test_a_definition_is_kept_as_it_was_registered(
+async def test_definition_is_stored_as_it_was_registered(
     workflows: WorkflowServiceAsyncStub,
 ) -> None:
     first = await register(workflows, example())
@@ -82,13 +82,13 @@ async def test_a_definition_is_kept_as_it_was_registered(
     assert by_hash.workflow == first
 
 
-async def test_a_definition_with_faults_is_refused_with_all_their_places(
+async def test_invalid_definition_is_refused_with_the_positions_of_all_problems(
     workflows: WorkflowServiceAsyncStub,
 ) -> None:
     spoiled = seed()
     spoiled["id"] = "spoiled"
     spoiled["steps"][0]["operation"] = "nothing"
-    spoiled["steps"][2]["condition"] = "{{steps.nobody.x}}"
+    spoiled["steps"][2]["condition"] = "{{steps.unknown.x}}"
 
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await register(workflows, json.dumps(spoiled, indent=2))
@@ -97,11 +97,11 @@ async def test_a_definition_with_faults_is_refused_with_all_their_places(
     assert reason(caught.value) == "DEFINITION_INVALID"
     assert caught.value.details() == (
         "8:20: unknown operation 'nothing'\n"
-        "37:21: unknown step 'nobody'; earlier steps: verify_sender, fraud_assessment"
+        "37:21: unknown step 'unknown'; earlier steps: verify_sender, fraud_assessment"
     )
 
 
-async def test_what_is_shipped_cannot_be_replaced(workflows: WorkflowServiceAsyncStub) -> None:
+async def test_built_in_workflow_cannot_be_replaced(workflows: WorkflowServiceAsyncStub) -> None:
     tampered = seed()
     tampered["steps"][2].pop("condition")
 
@@ -123,7 +123,7 @@ async def test_what_is_shipped_cannot_be_replaced(workflows: WorkflowServiceAsyn
     ],
     ids=str,
 )
-async def test_an_input_that_does_not_fit_is_refused_by_name(
+async def test_invalid_input_is_refused_with_its_field(
     workflows: WorkflowServiceAsyncStub, change: dict[str, Any], field: str
 ) -> None:
     request = payment()
@@ -137,7 +137,7 @@ async def test_an_input_that_does_not_fit_is_refused_by_name(
     assert detail(caught.value, BadRequest).field_violations[0].field == field
 
 
-async def test_the_newest_definition_says_what_input_a_run_takes(
+async def test_input_is_checked_against_the_newest_definition(
     workflows: WorkflowServiceAsyncStub,
 ) -> None:
     await register(workflows, example())
@@ -152,7 +152,7 @@ async def test_the_newest_definition_says_what_input_a_run_takes(
         await workflows.StartRun(lookup("again"), timeout=5)
 
 
-async def test_a_payment_without_its_intent_is_refused(
+async def test_payment_without_an_intent_is_refused(
     workflows: WorkflowServiceAsyncStub,
 ) -> None:
     request = payment()
@@ -164,7 +164,7 @@ async def test_a_payment_without_its_intent_is_refused(
     assert reason(caught.value) == "INTENT_INVALID"
 
 
-async def test_an_unknown_workflow_or_run_is_not_found(
+async def test_unknown_workflow_or_run_is_not_found(
     workflows: WorkflowServiceAsyncStub,
 ) -> None:
     with pytest.raises(grpc.aio.AioRpcError, match="no workflow 'nothing'"):
@@ -175,7 +175,7 @@ async def test_an_unknown_workflow_or_run_is_not_found(
         await finished(workflows, "nothing")
 
 
-async def test_a_run_starts_once_however_often_it_is_asked_for(
+async def test_repeated_start_starts_one_run(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     request = payment()
@@ -191,7 +191,7 @@ async def test_a_run_starts_once_however_often_it_is_asked_for(
     assert fakes.effects["SendPayment"] == len(fakes.requests("VerifyIdentity")) == 1
 
 
-async def test_a_run_id_cannot_be_used_for_another_run(
+async def test_run_id_cannot_be_used_for_another_run(
     workflows: WorkflowServiceAsyncStub,
 ) -> None:
     request = payment()
@@ -205,7 +205,7 @@ async def test_a_run_id_cannot_be_used_for_another_run(
     assert reason(caught.value) == "REQUEST_ID_REUSED"
 
 
-async def test_a_watch_tells_every_record_once_and_goes_on_where_it_was_left(
+async def test_watch_sends_every_record_once_and_resumes(
     workflows: WorkflowServiceAsyncStub,
 ) -> None:
     await pay(workflows, request := payment())
@@ -261,7 +261,7 @@ async def test_workflows_are_listed_page_by_page(workflows: WorkflowServiceAsync
     assert not token
 
 
-async def test_a_composite_runs_as_a_workflow_of_its_own(
+async def test_composite_operation_runs_as_a_workflow(
     workflows: WorkflowServiceAsyncStub,
 ) -> None:
     request = pb.StartRunRequest(request_id="assessed", workflow_id="assess_fraud_risk")
@@ -274,7 +274,7 @@ async def test_a_composite_runs_as_a_workflow_of_its_own(
     assert values.from_struct(run.steps[-1].output)["_output"]["risk_score"] == 0.1
 
 
-async def test_runs_beyond_the_room_wait_and_all_of_them_end(
+async def test_runs_beyond_the_slots_wait_and_all_of_them_end(
     authority: Authority, config: OrchestratorConfig, fakes: FakeServices
 ) -> None:
     cramped = replace(config, max_runs=2, max_concurrent_steps=1)
@@ -294,7 +294,7 @@ async def test_runs_beyond_the_room_wait_and_all_of_them_end(
     assert fakes.effects["SendPayment"] == 8
 
 
-async def test_a_defect_in_one_run_stops_that_run_only(
+async def test_defect_in_one_run_ends_that_run_only(
     workflows: WorkflowServiceAsyncStub,
 ) -> None:
     broken, sound = payment(), payment()
@@ -309,7 +309,7 @@ async def test_a_defect_in_one_run_stops_that_run_only(
     assert status(other) == "SUCCEEDED"
 
 
-async def test_a_caller_that_goes_away_does_not_stop_what_it_started(
+async def test_run_continues_after_its_caller_is_gone(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     request = payment()

@@ -112,7 +112,7 @@ def test_a_wait_without_a_timeout_ends_with_the_deadline() -> None:
     )
 
 
-def test_a_cancelled_run_takes_back_what_it_did() -> None:
+def test_cancelled_run_is_compensated() -> None:
     run = run_of(steps(call("keep", STORE, UNDO), call("look")), did="d")
     run.reply("keep")
     run.take(CANCEL)

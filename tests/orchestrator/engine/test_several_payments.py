@@ -23,8 +23,8 @@ from tests.orchestrator.multi_payment import (
     BATCH,
     EITHER,
     PAIR,
+    as_input,
     batch_of,
-    described,
     intent,
     pair_of,
 )
@@ -310,7 +310,7 @@ def test_a_run_of_which_the_network_rejects_all_payments_has_failed() -> None:
 @pytest.mark.parametrize("fast", [True, False])
 def test_of_two_ways_to_make_one_payment_one_is_taken(fast: bool) -> None:
     one = intent()
-    run = paying_several(EITHER, {"fast": fast, "first": described(one)}, one)
+    run = paying_several(EITHER, {"fast": fast, "first": as_input(one)}, one)
 
     run.finish()
 
@@ -322,7 +322,7 @@ def test_of_two_ways_to_make_one_payment_one_is_taken(fast: bool) -> None:
 
 def test_a_cancel_refuses_a_payment_that_two_steps_could_make_once() -> None:
     one = intent()
-    run = paying_several(EITHER, {"fast": True, "first": described(one)}, one)
+    run = paying_several(EITHER, {"fast": True, "first": as_input(one)}, one)
     run.fail("which/one", "UNAVAILABLE", "CIRCUIT_OPEN")
 
     run.take(CANCEL)

@@ -25,17 +25,17 @@ def signal_named(name: str, position: int = 0) -> SignalReceived:
     return SignalReceived(name, {"number": 1}, "", position)
 
 
-def applied(begun: Transition, message: SignalReceived) -> Transition:
-    """Returns the transition that the message leads to; the state of ``begun`` is unchanged."""
-    following = Transition(begun.workflow, deepcopy(begun.state), POLICY, begun.at_us + 1, 0)
+def applied(started: Transition, message: SignalReceived) -> Transition:
+    """Returns the transition that the message leads to; the state of ``started`` is unchanged."""
+    following = Transition(started.workflow, deepcopy(started.state), POLICY, started.at_us + 1, 0)
     following.apply(message)
     return following
 
 
 async def deliver(
-    runs: RunStore, begun: Transition, message: SignalReceived, sender: IdempotencyKey
+    runs: RunStore, started: Transition, message: SignalReceived, sender: IdempotencyKey
 ) -> bool:
-    transition = applied(begun, message)
+    transition = applied(started, message)
     return await runs.deliver(
         transition.state, 0, transition.records, Envelope(message, sender, b"reply")
     )

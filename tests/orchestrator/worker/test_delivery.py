@@ -1,4 +1,4 @@
-"""Messages that are stored with the turn they lead to: both or neither, whoever else sends."""
+"""Messages stored with the transition they lead to: both or neither, however many are sent."""
 
 from __future__ import annotations
 
@@ -40,29 +40,29 @@ if TYPE_CHECKING:
 SENDERS = 20
 
 
-async def test_a_message_is_stored_with_its_turn_and_its_reply_once(location: str) -> None:
+async def test_message_is_stored_once_with_its_transition_and_reply(location: str) -> None:
     async with opened_runs(location) as (runs, catalogue):
-        begun = await begin(runs, catalogue)
+        started = await begin(runs, catalogue)
 
-        first = await deliver(runs, begun, signal_named("one", 1), signal_key("a"))
-        again = await deliver(runs, begun, signal_named("one", 1), signal_key("a"))
+        first = await deliver(runs, started, signal_named("one", 1), signal_key("a"))
+        again = await deliver(runs, started, signal_named("one", 1), signal_key("a"))
         stored = await runs.load("run")
         waiting = await runs.messages.read_after("run", position=0)
         answer = await runs.messages.send(signal_key("a"), "run", signal_named("one"))
         behind = await runs.messages.read_after("run", position=1)
 
     assert (first, again) == (True, True)
-    assert stored.state == applied(begun, signal_named("one", 1)).state
+    assert stored.state == applied(started, signal_named("one", 1)).state
     assert waiting == [signal_named("one", 1)]
     assert (answer.reply, behind) == (b"reply", [])
 
 
 @pytest.mark.parametrize("hindrance", ["another", "same key", "too many"])
-async def test_a_message_that_must_not_be_stored_leaves_no_turn(
+async def test_refused_message_leaves_no_transition(
     location: str, hindrance: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with opened_runs(location) as (runs, catalogue):
-        begun = await begin(runs, catalogue)
+        started = await begin(runs, catalogue)
         await begin(runs, catalogue, "other")
         if hindrance == "another":
             await runs.messages.send(signal_key("b"), "run", signal_named("two"))
@@ -72,55 +72,56 @@ async def test_a_message_that_must_not_be_stored_leaves_no_turn(
             monkeypatch.setattr(messages, "MAX_SIGNALS", 0)
         sent = await runs.messages.read_after("run", position=0)
 
-        delivered = await deliver(runs, begun, signal_named("one", 1), signal_key("a"))
+        delivered = await deliver(runs, started, signal_named("one", 1), signal_key("a"))
 
         assert not delivered
-        assert (await runs.load("run")).state == begun.state
+        assert (await runs.load("run")).state == started.state
         assert await runs.messages.read_after("run", position=0) == sent
         if hindrance != "same key":
             assert await runs.messages.first_reply(signal_key("a")) is None
 
 
-async def test_one_that_must_not_be_stored_holds_up_nothing_of_its_commit(location: str) -> None:
+async def test_refused_message_does_not_affect_the_others_of_its_commit(location: str) -> None:
     async with opened_runs(location) as (runs, catalogue):
-        begun = [await begin(runs, catalogue, f"run-{number}") for number in range(6)]
+        started = [await begin(runs, catalogue, f"run-{number}") for number in range(6)]
         await runs.messages.send(signal_key("before"), "run-3", signal_named("two"))
 
         delivered = await asyncio.gather(
             *(
                 deliver(
                     runs,
-                    turn,
+                    transition,
                     signal_named("one", 1),
                     signal_key("a" if number < 2 else f"a{number}"),
                 )
-                for number, turn in enumerate(begun)
+                for number, transition in enumerate(started)
             )
         )
 
         counts = [
-            len(await runs.messages.read_after(turn.state.run_id, position=0)) for turn in begun
+            len(await runs.messages.read_after(transition.state.run_id, position=0))
+            for transition in started
         ]
-    assert sorted(delivered[:2]) == [False, True]  # of one key
+    assert sorted(delivered[:2]) == [False, True]  # of the same key
     assert delivered[2:] == [True, False, True, True]
     assert [counts[0] + counts[1], *counts[2:]] == [1] * 5
 
 
-async def test_who_lost_a_run_delivers_nothing_to_it(location: str) -> None:
+async def test_former_owner_of_a_run_cannot_deliver_to_it(location: str) -> None:
     async with opened_runs(location) as (runs, catalogue):
-        begun = await begin(runs, catalogue)
+        started = await begin(runs, catalogue)
 
     async with opened_runs(location) as (runs, _):
         await runs.claim(10)
 
         with pytest.raises(FencedError):
-            await deliver(runs, begun, signal_named("one", 1), signal_key("a"))
+            await deliver(runs, started, signal_named("one", 1), signal_key("a"))
         assert await runs.messages.read_after("run", position=0) == []
 
 
 @asynccontextmanager
 async def waiting_run(config: OrchestratorConfig, location: str, waits: int) -> AsyncIterator[Any]:
-    """A run that waits for a signal so many times, and the replica that drives it."""
+    """Starts a run that waits for ``waits`` signals, and yields the replica that drives it."""
     async with replica(config, location) as here:
         names = (f"s{number}\n    wait_for: {{signal: approved}}" for number in range(waits))
         await here.catalogue.register(steps(*names))
@@ -141,7 +142,7 @@ async def send(here: Replica, request_id: str, name: str = "approved") -> bytes:
     )
 
 
-async def test_the_sender_is_answered_once_its_turn_is_stored(
+async def test_sender_is_answered_after_the_transition_is_stored(
     location: str, config: OrchestratorConfig
 ) -> None:
     async with waiting_run(config, location, 2) as here:
@@ -154,7 +155,7 @@ async def test_the_sender_is_answered_once_its_turn_is_stored(
         assert state.status == RunStatus.SUCCEEDED
 
 
-async def test_many_who_send_at_once_are_each_heard_once(
+async def test_messages_of_many_senders_count_once_each(
     location: str, config: OrchestratorConfig
 ) -> None:
     async with waiting_run(config, location, SENDERS) as here:
@@ -169,7 +170,7 @@ async def test_many_who_send_at_once_are_each_heard_once(
     assert taken == list(range(1, SENDERS + 1))
 
 
-async def test_many_who_send_by_two_replicas_at_once_are_each_heard_once(
+async def test_messages_of_many_senders_at_two_replicas_count_once_each(
     new_postgres_database: str, config: OrchestratorConfig, tmp_path: Path
 ) -> None:
     elsewhere = replace(config, mesh=replace(config.mesh, home=tmp_path / "elsewhere"))
@@ -190,7 +191,7 @@ async def test_many_who_send_by_two_replicas_at_once_are_each_heard_once(
     assert len(sent) == SENDERS
 
 
-async def test_a_run_that_takes_no_more_signals_goes_on(
+async def test_run_with_the_most_signals_can_still_be_cancelled(
     location: str, config: OrchestratorConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(messages, "MAX_SIGNALS", 2)
@@ -208,7 +209,7 @@ async def test_a_run_that_takes_no_more_signals_goes_on(
     assert (state.status, state.inbox_position) == (RunStatus.CANCELLED, 3)
 
 
-async def test_a_key_that_was_used_with_another_body_is_refused(
+async def test_key_used_with_another_body_is_refused(
     location: str, config: OrchestratorConfig, authority: Authority
 ) -> None:
     waits = steps(*(f"s{number}\n    wait_for: {{signal: approved}}" for number in range(2)))
@@ -230,7 +231,7 @@ async def test_a_key_that_was_used_with_another_body_is_refused(
     assert {status(run) for run in runs} == {"SUCCEEDED"}
 
 
-async def test_a_signal_during_a_call_is_answered_before_the_call_is(
+async def test_signal_during_a_call_is_answered_before_the_call(
     location: str, config: OrchestratorConfig, authority: Authority, fakes: FakeServices
 ) -> None:
     fakes.paused["StoreTransactionRecord"] = asyncio.Event()
@@ -248,8 +249,10 @@ async def test_a_signal_during_a_call_is_answered_before_the_call_is(
         assert status(await finished(workflows, run_id)) == "SUCCEEDED"
 
 
-@pytest.mark.parametrize("size", [10, 10_000], ids=["told", "too large to be told"])
-async def test_what_is_sent_through_another_replica_is_heard_at_once_whatever_its_size(
+@pytest.mark.parametrize(
+    "size", [10, 10_000], ids=["in the notification", "too large for a notification"]
+)
+async def test_message_sent_at_another_replica_is_received_at_once(
     new_postgres_database: str,
     config: OrchestratorConfig,
     authority: Authority,
@@ -257,7 +260,7 @@ async def test_what_is_sent_through_another_replica_is_heard_at_once_whatever_it
     monkeypatch: pytest.MonkeyPatch,
     size: int,
 ) -> None:
-    monkeypatch.setattr(pollers, "POLL_INTERVAL_S", 60.0)  # so that nothing but a word wakes it
+    monkeypatch.setattr(pollers, "POLL_INTERVAL_S", 60.0)  # so that only a notification wakes it
     async with two_replicas(new_postgres_database, config, authority) as (workflows, others):
         run_id = await start_run(workflows, steps("answer\n    wait_for: {signal: approved}"))
         await await_status(workflows, run_id, "WAITING")

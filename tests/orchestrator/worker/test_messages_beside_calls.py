@@ -1,4 +1,4 @@
-"""What is sent to a run whose only call is under way: taken at once, on both stores."""
+"""Messages to a run during its only call: they take effect at once, on both stores."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SIGNAL = SignalReceived("approved", {}, "")
 
 @pytest.fixture
 async def here(location: str, config: OrchestratorConfig) -> AsyncIterator[Replica]:
-    """Patient: no call ends before it is answered or left."""
+    """Configuration with a long timeout: every call ends by its reply or by a cancel."""
     patient = replace(config.policy, attempt_timeout_s=60.0, step_timeout_s=60.0)
     async with replica(replace(config, policy=patient), location) as here:
         yield here
@@ -46,7 +46,7 @@ async def here(location: str, config: OrchestratorConfig) -> AsyncIterator[Repli
 
 @pytest.fixture
 def answers(fakes: FakeServices) -> asyncio.Event:
-    """Lets the answers of all calls go."""
+    """Lets all paused calls return."""
     fakes.paused = dict.fromkeys((READS, KEEP), asyncio.Event())
     return fakes.paused[READS]
 
@@ -56,7 +56,7 @@ def key(method: str, request_id: str) -> IdempotencyKey:
 
 
 async def begin(here: Replica, fakes: FakeServices, text: str) -> None:
-    """A run whose first call is under way."""
+    """Starts a run and waits until its first call is in flight."""
     await here.catalogue.register(text)
     request = StartRun("run", {"did": "d"}, None, "", "spiffe://caller")
     await here.runner.start(key("StartRun", "run"), "example", request, "", lambda _: b"")
@@ -77,7 +77,7 @@ async def end(here: Replica) -> RunState:
 
 
 @pytest.mark.usefixtures("answers")
-async def test_a_cancel_during_a_call_that_only_reads_ends_the_run_without_its_answer(
+async def test_cancel_during_a_read_ends_the_run_without_its_reply(
     here: Replica, fakes: FakeServices
 ) -> None:
     await begin(here, fakes, LOOKS)
@@ -89,7 +89,7 @@ async def test_a_cancel_during_a_call_that_only_reads_ends_the_run_without_its_a
     assert len(fakes.calls) == 1
 
 
-async def test_a_cancel_during_a_call_with_an_effect_is_journalled_before_its_answer(
+async def test_cancel_during_a_call_with_an_effect_is_stored_before_its_reply(
     here: Replica, fakes: FakeServices, answers: asyncio.Event
 ) -> None:
     async def is_journalled() -> bool:
@@ -107,7 +107,7 @@ async def test_a_cancel_during_a_call_with_an_effect_is_journalled_before_its_an
     assert [method for method, _ in fakes.calls] == [KEEP, KEEP]
 
 
-async def test_each_signal_during_a_call_is_journalled_before_its_answer(
+async def test_each_signal_during_a_call_is_stored_before_its_reply(
     here: Replica, fakes: FakeServices, answers: asyncio.Event
 ) -> None:
     await begin(here, fakes, ASKS)
@@ -126,7 +126,7 @@ async def test_each_signal_during_a_call_is_journalled_before_its_answer(
     assert [method for method, _ in fakes.calls] == [READS]
 
 
-async def test_an_answer_waits_for_the_turn_of_what_was_sent_before_it(
+async def test_reply_of_a_call_waits_for_the_transition_of_an_earlier_message(
     here: Replica, fakes: FakeServices, answers: asyncio.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stored, may_store = asyncio.Event(), asyncio.Event()
@@ -152,7 +152,7 @@ async def test_an_answer_waits_for_the_turn_of_what_was_sent_before_it(
 
 
 @pytest.mark.usefixtures("answers")
-async def test_who_hears_beside_a_call_that_the_run_is_not_its_own_drops_it(
+async def test_former_owner_drops_the_run_when_a_message_beside_a_call_is_fenced(
     here: Replica, fakes: FakeServices, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def lose() -> None:
@@ -168,7 +168,7 @@ async def test_who_hears_beside_a_call_that_the_run_is_not_its_own_drops_it(
 
 
 @pytest.mark.usefixtures("answers")
-async def test_who_abandons_its_runs_takes_no_mail_for_them(
+async def test_worker_that_lost_its_lease_stores_no_messages(
     here: Replica, fakes: FakeServices, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taking, ended = asyncio.Event(), asyncio.Event()
@@ -195,7 +195,7 @@ async def test_who_abandons_its_runs_takes_no_mail_for_them(
 def before_a_cancel(
     here: Replica, monkeypatch: pytest.MonkeyPatch, first: Callable[[], Any]
 ) -> None:
-    """Have ``first`` happen before a cancel of a run is stored, and what it leads to."""
+    """Calls ``first`` before a cancel is stored with its transition."""
     deliver = here.store.runs.deliver
 
     async def later(

@@ -1,4 +1,4 @@
-"""A run that is sent something just as it falls asleep: it is told, or it is taken up again."""
+"""A message that arrives during the suspension of its run is received."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ASKS = steps("answer\n    wait_for: {signal: approved}")
 
 
 class Watched(Suspensions):
-    """Tells when a run is about to fall asleep."""
+    """Records that a suspension was requested."""
 
     asked = False
 
@@ -41,7 +41,7 @@ class Watched(Suspensions):
         return await super().suspend(state, epoch, wake_us, event_cursor=event_cursor)
 
 
-async def test_a_signal_of_the_commit_in_which_its_run_falls_asleep_wakes_it(
+async def test_signal_during_the_suspension_of_its_run_resumes_it(
     tmp_path: Path, config: OrchestratorConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(executor, "SUSPEND_THRESHOLD_S", 0.0)
@@ -63,7 +63,7 @@ async def test_a_signal_of_the_commit_in_which_its_run_falls_asleep_wakes_it(
 
         key = IdempotencyKey(CALLER, "SignalRun", "s", b"")
         sent = asyncio.create_task(here.runner.send(key, "run", SignalReceived("approved", {}, "")))
-        await asyncio.sleep(0)  # it is asked for, behind the other
+        await asyncio.sleep(0)  # it is queued after the other write
         may_write.set()
         await asyncio.gather(held, sent)
 
