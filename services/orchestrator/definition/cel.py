@@ -239,11 +239,11 @@ class Condition:
 
     def _describe(self, paths: list[Path], values: Mapping[Path, Any]) -> str:
         parts = [f"{path} is {self._show(path, values[path])}" for path in paths if path in values]
-        return " and ".join(parts) or "it depends on nothing"
+        return " and ".join(parts) or "it reads no values"
 
     def _show(self, path: Path, value: Any) -> str:
         if value is not None and not self.operands[path].may_be_shown:
-            return "such a value"
+            return "a value that is not shown"
         text = json.dumps(value, ensure_ascii=False)
         return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-MOST_US = 366 * 24 * 3600 * 1_000_000
+MAX_DURATION_US = 366 * 24 * 3600 * 1_000_000
 EXPECTED = "a duration such as 500ms, 30s, 5m, 2h or 7d, at most 366d"
 
 _UNITS_US = {"ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
@@ -22,7 +22,7 @@ def _up_to(most: int) -> str:
 
 
 # Matches durations and nothing else: the JSON Schema of definitions uses it, too.
-PATTERN = f"({'|'.join(_up_to(MOST_US // us) + unit for unit, us in _UNITS_US.items())})"
+PATTERN = f"({'|'.join(_up_to(MAX_DURATION_US // us) + unit for unit, us in _UNITS_US.items())})"
 _DURATION = re.compile(PATTERN)
 _PARTS = re.compile(r"(?P<number>[0-9]+)(?P<unit>[a-z]+)")
 

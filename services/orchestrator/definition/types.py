@@ -92,7 +92,8 @@ class ValueType:
         if self.message is not None:
             return f"a {self.message.name}"
         if self.kind is TypeKind.ANY and self.items:
-            return f"now {', now '.join(dict.fromkeys(map(str, self.items)))}"
+            names = list(dict.fromkeys(map(str, self.items)))
+            return " or ".join(names) if len(names) > 1 else f"{names[0]} of several kinds"
         if self.kind is TypeKind.ENUM and self.scalar is not None:
             return f"one of {', '.join(enum_words(self.scalar))}"
         return self.kind.value

@@ -79,7 +79,7 @@ def test_personal_data_is_not_shown() -> None:
 
     verdict = condition.judge({"input": {"did": "did:key:z6Mk"}})
 
-    assert verdict.reason == "input.did is such a value"
+    assert verdict.reason == "input.did is a value that is not shown"
 
 
 def test_missing_operand_cannot_be_judged() -> None:

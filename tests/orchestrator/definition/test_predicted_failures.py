@@ -191,9 +191,9 @@ def test_member_missing_in_one_item_is_reported_unless_items_may_fail() -> None:
     tolerant = each(items, reads)
     tolerant["for_each"]["on_item_error"] = "continue"
 
-    assert messages(each(items, reads)) == ["item is now an object: it has no 'n'"]
+    assert messages(each(items, reads)) == ["item is an object of several kinds: it has no 'n'"]
     assert messages(each(["d", 7], call("look", "{{item}}"))) == [
-        "item is now a string, now any number, not a string"
+        "item is a string or any number, not a string"
     ]
     assert messages(tolerant) == []
 
