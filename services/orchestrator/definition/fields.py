@@ -213,7 +213,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _default(kind: ValueKind) -> Any:
-    """Returns what stands for a value that is not there, or does not fit."""
+    """Returns the value of a key that is missing or does not fit."""
     match kind:
         case grammar.MappingValue() | grammar.BranchMap():
             return {}

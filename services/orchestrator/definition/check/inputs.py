@@ -46,7 +46,7 @@ def infer_inputs(workflow: WorkflowNode, operations: Operations) -> Inputs:
 
 
 def with_condition_uses(inputs: Inputs, uses: Mapping[Path, list[ValueType]]) -> Inputs:
-    """Returns the inputs with the types that conditions use those as that no field types."""
+    """Returns the inputs; one that no field types has the type that conditions use it as."""
     declared = dict(inputs.declared)
     for path, types in uses.items():
         declared[path] = common_use(types)
