@@ -42,7 +42,7 @@ def test_days_may_be_decimal_and_zero_is_never(name: str) -> None:
         assert days in (config.erase_pii_days, config.retain_days)
 
 
-@pytest.mark.parametrize("text", ["-1", "nan", "inf", "week", "", "36501"])
+@pytest.mark.parametrize("text", ["-1", "nan", "inf", "week", "36501"])
 @pytest.mark.parametrize("name", SETTINGS)
 def test_what_is_no_number_of_days_keeps_the_service_from_starting(name: str, text: str) -> None:
     with pytest.raises(ConfigError, match=name):
