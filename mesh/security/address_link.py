@@ -1,4 +1,4 @@
-"""The text in which an address agrees to be linked to a DID, written and read strictly."""
+"""The text that an address signs to be linked to a DID, written and parsed strictly."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHAINS = {
 }
 NETWORKS = {chain: network for network, chain in CHAINS.items()}
 
-MAX_MESSAGE_CHARS = 4096  # characters
+MAX_MESSAGE_CHARS = 4096
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 
 TEMPLATE = """\
@@ -52,9 +52,9 @@ PATTERN = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AddressLinkText:
-    """What the text says. Times are UTC, in whole seconds."""
+    """The fields of the text. Times are UTC, in whole seconds."""
 
-    audience: str  # who asks: a DID
+    audience: str  # the DID of the service that asks
     address: str
     did: str
     network: str  # "regtest", "signet", "testnet4" or "main"
@@ -64,9 +64,9 @@ class AddressLinkText:
     expires_at: datetime
 
     def format(self) -> str:
-        """The text to sign: printable ASCII and LF, without an LF at the end.
+        """Returns the text to sign: printable ASCII and LF, without an LF at the end.
 
-        InvalidArgument if a field could not be told apart again from the lines around it.
+        Raises InvalidArgument if parsing the text would not give the same fields.
         """
         text = TEMPLATE.format(
             audience=self.audience,
@@ -79,12 +79,12 @@ class AddressLinkText:
             expires_at=self.expires_at.strftime(TIME_FORMAT),
         )
         if parse(text) != self:
-            raise InvalidArgument(f"no address-link text can say {self}")
+            raise InvalidArgument(f"no address-link text can state {self}; correct its fields")
         return text
 
 
 def parse(text: str) -> AddressLinkText:
-    """Read a text that ``format`` wrote; InvalidArgument for any other, byte for byte."""
+    """Returns the fields of a text written by ``format``. Raises InvalidArgument for any other."""
     found = PATTERN.fullmatch(text) if len(text) <= MAX_MESSAGE_CHARS else None
     if found is None:
         raise InvalidArgument("the message is not an address-link text", field="message")
@@ -92,7 +92,9 @@ def parse(text: str) -> AddressLinkText:
     try:
         issued_at, expires_at = _time(fields["issued_at"]), _time(fields["expires_at"])
     except ValueError:
-        raise InvalidArgument("the address-link text names no time", field="message") from None
+        raise InvalidArgument(
+            "the address-link text has a time that does not exist", field="message"
+        ) from None
     return AddressLinkText(
         audience=fields["audience"],
         address=fields["address"],

@@ -1,8 +1,8 @@
-"""Attestations: verdicts that travel through others and that nobody on the way can alter.
+"""Attestations: signed verdicts that pass through other services unaltered.
 
-The issuing service signs with the key of its own SVID and attaches its certificate chain; whoever
-needs the verdict checks signature, chain, issuer, subject and time itself. Every attestation is
-about one digest: of a payment, or of a text.
+The issuing service signs with the key of its own SVID and attaches its certificate chain. The
+service that relies on the verdict checks signature, chain, issuer, subject and time itself. Every
+attestation is about one SHA-256 digest: of a payment, or of a text.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from mesh.config import Identity
 
-# Which service may attest what.
+# The service that may issue each kind.
 ISSUERS = {
     "identity": "web5",
     "address_link": "web5",
@@ -43,17 +43,17 @@ ISSUERS = {
     "risk": "ml",
 }
 
-MAX_LIFETIME_S = 600  # seconds, and the longest that a verifier accepts
-CLOCK_LEEWAY_S = 60  # seconds by which clocks may differ
-MAX_FIELD_CHARS = 2048  # characters
+MAX_LIFETIME_S = 600  # the longest that a verifier accepts
+CLOCK_LEEWAY_S = 60  # by which clocks may differ
+MAX_FIELD_CHARS = 2048
 
 TYPE = "anya-attestation+jwt"
 
 
 def payment_digest(intent: pb.PaymentIntent) -> bytes:
-    """SHA-256 of the RFC 8785 form of the intent: what a payment is, for everybody who judges it.
+    """Returns the SHA-256 of the intent's RFC 8785 form, which identifies the payment everywhere.
 
-    InvalidArgument if a field is missing or out of bounds.
+    Raises InvalidArgument if a field is missing or out of bounds.
     """
     fields: dict[str, str | int] = {
         "network": intent.network,
@@ -81,7 +81,7 @@ def payment_digest(intent: pb.PaymentIntent) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """An attestation that holds."""
+    """A valid attestation."""
 
     kind: str
     issuer: str  # SPIFFE ID
@@ -93,11 +93,11 @@ class Verified:
 
 
 class _NegativeVerdictError(FailedPrecondition):
-    """Its issuer was asked about this very digest, and said no."""
+    """The issuer's verdict about this digest is negative."""
 
 
 class Attestor:
-    """Signs in the name of one service. ConfigError if its certificate or key is not fit."""
+    """Signs attestations as one service. Raises ConfigError if certificate or key is invalid."""
 
     def __init__(
         self, identity: Identity, *, clock: Clock | None = None, lifetime: int = MAX_LIFETIME_S
@@ -125,7 +125,7 @@ class Attestor:
         verdict: bool = True,
         lifetime: int = MAX_LIFETIME_S,
     ) -> pb.Attestation:
-        """State ``values`` about ``digest``, for ``lifetime`` seconds, or what all of ours hold."""
+        """Attests ``values`` about ``digest``, for the shorter of both lifetimes in seconds."""
         now = int(self._clock.wall())
         claims = {
             "iss": self._issuer,
@@ -141,22 +141,22 @@ class Attestor:
 
 
 class Verifier:
-    """Checks what other services attest, against the CA bundle of mTLS, or ConfigError."""
+    """Verifies attestations against the CA bundle of mTLS; ConfigError if that is invalid."""
 
     def __init__(self, ca: Path, trust_domain: str, *, clock: Clock | None = None) -> None:
         self._store = Store(read_authorities(ca))
         self._trust_domain = trust_domain
         self._clock = clock or SystemClock()
-        # A chain that held is not checked again within the minute; a service has one or two.
+        # A valid chain is checked once a minute; a service has one or two chains.
         self._checked = lru_cache(maxsize=64)(self._check_chain)
 
     def require(
         self, attestations: Iterable[pb.Attestation], kinds: Iterable[str], digest: bytes
     ) -> dict[str, Verified]:
-        """One valid, positive attestation of each kind about ``digest``: the newest.
+        """Returns the newest valid, positive attestation of each kind about ``digest``.
 
-        A newer one with a negative verdict outweighs it.
-        FailedPrecondition with PROOF_MISSING, PROOF_INVALID or PROOF_EXPIRED, naming the kind.
+        Raises FailedPrecondition with PROOF_MISSING, PROOF_INVALID or PROOF_EXPIRED, naming the
+        kind. A newer attestation with a negative verdict overrides older positive ones.
         """
         by_kind: dict[str, list[pb.Attestation]] = {}
         for attestation in attestations:
@@ -167,17 +167,17 @@ class Verifier:
         refusal = FailedPrecondition(
             f"no {kind} attestation came with this request", reason=Reason.PROOF_MISSING
         )
-        for attestation in candidates[:-9:-1]:  # the newest first; nobody needs more attempts
+        for attestation in candidates[:-9:-1]:  # the newest first, eight at most
             try:
                 return self.verify(attestation, kind, digest)
             except _NegativeVerdictError:
-                raise  # whoever was asked again has thought better of it
+                raise  # the issuer has since decided otherwise
             except FailedPrecondition as error:
                 refusal = error
         raise refusal
 
     def verify(self, attestation: pb.Attestation, kind: str, digest: bytes) -> Verified:
-        """The attestation, if it holds. FailedPrecondition says why it does not."""
+        """Returns the contents of the attestation. Raises FailedPrecondition if it is invalid."""
         now = self._clock.wall()
         try:
             claims = self._claims(attestation.jws, int(now // 60))
@@ -187,7 +187,7 @@ class Verifier:
         if claims["iss"] != expected:
             raise _invalid(kind, f"it must come from {expected}")
         if claims["kind"] != kind or claims["digest"] != digest.hex():
-            raise _invalid(kind, "it is about something else")
+            raise _invalid(kind, "it is about another digest or kind")
         if claims["verdict"] is not True:
             raise _NegativeVerdictError(
                 f"the {kind} attestation does not hold: its verdict is negative",
@@ -196,7 +196,7 @@ class Verifier:
         issued, expires = float(claims["iat"]), float(claims["exp"])
         if expires <= now:
             raise FailedPrecondition(
-                f"the {kind} attestation has expired; start the payment anew",
+                f"the {kind} attestation has expired; start a new payment",
                 reason=Reason.PROOF_EXPIRED,
             )
         if issued > now + CLOCK_LEEWAY_S or expires - issued > MAX_LIFETIME_S:
@@ -221,17 +221,17 @@ class Verifier:
         if set(claims) != {"iss", "kind", "digest", "verdict", "values", "iat", "exp"}:
             raise jose.JoseError("its claims are not those of an attestation")
         if claims["iss"] != issuer or not isinstance(claims["values"], dict):
-            raise jose.JoseError("its certificate is another one's")
+            raise jose.JoseError("its certificate is not the issuer's")
         return dict(claims)
 
     def _check_chain(self, x5c: tuple[str, ...], minute: int) -> tuple[str, jose.P256Key]:
-        """The SPIFFE ID and key of a chain that leads to our CA, as of this minute."""
+        """Returns SPIFFE ID and key of a chain to our CA, valid at ``minute`` (Unix time / 60)."""
         if not 1 <= len(x5c) <= 4:
             raise jose.JoseError("x5c must hold 1 to 4 certificates")
         chain = [x509.load_der_x509_certificate(base64.b64decode(text)) for text in x5c]
         moment = datetime.fromtimestamp(minute * 60, UTC)
         leaf = chain[0]
-        # Dev leaves are made within the minute: judge them at their own start if that is later.
+        # A leaf may have been issued within this minute: then it is checked at its own start.
         moment = min(max(moment, leaf.not_valid_before_utc), leaf.not_valid_after_utc)
         if abs(moment.timestamp() - minute * 60) > 60:
             raise jose.JoseError("its certificate is not valid now")
@@ -245,7 +245,7 @@ class Verifier:
         return ids[0], jose.P256Key.from_public(public)
 
 
-def _invalid(kind: str, why: str) -> FailedPrecondition:
+def _invalid(kind: str, cause: str) -> FailedPrecondition:
     return FailedPrecondition(
-        f"the {kind} attestation does not hold: {why}", reason=Reason.PROOF_INVALID
+        f"the {kind} attestation does not hold: {cause}", reason=Reason.PROOF_INVALID
     )

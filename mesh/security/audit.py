@@ -1,9 +1,9 @@
-"""The audit log: who was let through or refused, as lines of JSON that each seal the one before.
+"""The audit log: allowed and refused calls, as lines of JSON that form a hash chain.
 
-``hash`` is SHA-256 of the line without it, ``previous`` the hash of the line before: a line that is
-changed, dropped or put between breaks the chain. A thread writes, and syncs each batch to the disk,
-so a kill can lose the calls of the last moments (those still waiting for the thread), but never a
-line that was followed by a newline; what it tore is cut off at the next start.
+``hash`` is the SHA-256 of the line without it, ``previous`` the hash of the line before. So a
+changed, removed or inserted line breaks the chain. A thread writes, and syncs each batch to the
+disk. A kill can lose the last calls, those that still wait for the thread, but no line that ends in
+a newline; the next start cuts off an incomplete line.
 """
 
 from __future__ import annotations
@@ -27,39 +27,37 @@ if TYPE_CHECKING:
     from io import FileIO
     from pathlib import Path
 
-MAX_WAITING = 4096  # entries not yet on disk; beyond it calls are refused, never unrecorded
+MAX_WAITING = 4096  # entries not yet on disk; beyond it calls are refused
 MAX_BATCH = 256
-GATHER_DELAY_S = (
-    0.01  # seconds that a batch waits for more: waking a thread and syncing cost as for one
-)
-MAX_LINE_BYTES = 1 << 16  # bytes
-RETRY_INTERVAL_S = 1.0  # seconds, while the disk refuses
-FIRST_PREVIOUS = "0" * 64  # previous of the first line
+GATHER_DELAY_S = 0.01  # a batch waits for more entries, which share one sync
+MAX_LINE_BYTES = 1 << 16
+RETRY_INTERVAL_S = 1.0  # while the disk refuses writes
+FIRST_PREVIOUS = "0" * 64  # ``previous`` of the first line
 
 log = logging.getLogger(__name__)
 
 
 class AuditError(ValueError):
-    """The file is not an unbroken chain, or not ours to write; the text says where and why."""
+    """The file is not an unbroken chain, or is in use; the text names the place."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditEntry:
-    """One judged call. Never what was said in it."""
+    """One decision about a call, without any of its contents."""
 
     time: str  # RFC 3339, UTC
     trace_id: str
-    caller: str  # SPIFFE ID; empty if none was proved
+    caller: str  # SPIFFE ID; empty if not authenticated
     method: str
     decision: str  # "allow" or "deny"
-    rule: str  # why
+    rule: str  # the grant, or the reason of the refusal
     policy: str  # digest
     status: str  # "OK", "NOT_FOUND"
 
 
 @dataclass(frozen=True, slots=True)
 class AuditChain:
-    """Where an unbroken chain ends."""
+    """The end of an unbroken chain."""
 
     lines: int = 0
     last: str = FIRST_PREVIOUS  # hash of the last line
@@ -72,34 +70,34 @@ class AuditLog:
     def __init__(self, file: FileIO, chain: AuditChain) -> None:
         self._file = file
         self._chain = chain
-        self._is_torn = False
+        self._is_incomplete = False
         self._waiting: deque[AuditEntry] = deque()
-        self._something = threading.Event()
+        self._wakeup = threading.Event()
         self._closing = threading.Event()
         self._writer = threading.Thread(target=self._write_forever, name="audit")
         self._writer.start()
 
     def record(self, entry: AuditEntry) -> None:
-        """Have it written soon. Unavailable if the disk lags far behind."""
+        """Queues an entry. Raises Unavailable if MAX_WAITING entries are not yet on disk."""
         if len(self._waiting) >= MAX_WAITING:
             raise Unavailable(
                 "the audit log cannot be written; retry later", reason=Reason.AUDIT_UNAVAILABLE
             )
         self._waiting.append(entry)
-        if not self._something.is_set():
-            self._something.set()
+        if not self._wakeup.is_set():
+            self._wakeup.set()
 
     def close(self) -> None:
-        """Return once everything recorded is on disk, or the disk has refused it once more."""
+        """Waits until all entries are on disk, or the disk has refused them once more."""
         self._closing.set()
-        self._something.set()
+        self._wakeup.set()
         self._writer.join()
 
     def _write_forever(self) -> None:
         while self._waiting or not self._closing.is_set():
-            self._something.wait()
+            self._wakeup.wait()
             self._closing.wait(GATHER_DELAY_S)
-            self._something.clear()
+            self._wakeup.clear()
             while self._waiting:
                 count = min(len(self._waiting), MAX_BATCH)
                 self._write([self._waiting.popleft() for _ in range(count)])
@@ -108,8 +106,8 @@ class AuditLog:
         chain = self._chain
         text = b""
         for entry in batch:
-            told = {name: getattr(entry, name) for name in AuditEntry.__slots__}
-            line, last = seal({"sequence": chain.lines + 1, **told}, chain.last)
+            fields = {name: getattr(entry, name) for name in AuditEntry.__slots__}
+            line, last = seal({"sequence": chain.lines + 1, **fields}, chain.last)
             text += line
             chain = AuditChain(chain.lines + 1, last, chain.size + len(line))
         while not self._on_disk(text):
@@ -120,31 +118,31 @@ class AuditLog:
 
     def _on_disk(self, text: bytes) -> bool:
         try:
-            if self._is_torn:
-                self._file.truncate(self._chain.size)  # what the failed attempt may have left
-            self._is_torn = True
+            if self._is_incomplete:
+                self._file.truncate(self._chain.size)  # removes the rest of a failed attempt
+            self._is_incomplete = True
             if os.pwrite(self._file.fileno(), text, self._chain.size) < len(text):
-                raise OSError(errno.ENOSPC, "the disk took only a part of it")
+                raise OSError(errno.ENOSPC, "the disk took only a part of the batch")
             os.fsync(self._file.fileno())
         except OSError as error:
             log.error("the audit log cannot be written: %s", error)
             return False
-        self._is_torn = False
+        self._is_incomplete = False
         return True
 
 
 @contextmanager
 def open_audit(path: Path) -> Iterator[AuditLog]:
-    """Go on with the chain in ``path``, alone. AuditError if it is broken, or another's."""
+    """Continues the chain in ``path``. Raises AuditError if it is broken or in use."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b", buffering=0) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise AuditError(f"{path}: another process writes it") from None
+            raise AuditError(f"{path}: another process writes it; stop that process") from None
         chain = _resume(path)
         if chain.size < path.stat().st_size:
-            log.warning("%s: cut off a last line that a crash had torn", path)
+            log.warning("%s: cut off an incomplete last line", path)
             file.truncate(chain.size)
         audit = AuditLog(file, chain)
         try:
@@ -154,9 +152,9 @@ def open_audit(path: Path) -> Iterator[AuditLog]:
 
 
 def verify(path: Path) -> AuditChain:
-    """Follow the chain from its start; AuditError names the first line that breaks it.
+    """Checks the chain from its start. Raises AuditError with the first line that breaks it.
 
-    A last line without its newline is not part of the chain: it is being written, or was torn.
+    A last line without a newline is not part of the chain: it is incomplete.
     """
     chain = AuditChain()
     with path.open("rb") as file:
@@ -171,22 +169,22 @@ def verify(path: Path) -> AuditChain:
 
 
 def _resume(path: Path) -> AuditChain:
-    """Where the chain ends, by its last line alone: a start may not take longer every day."""
+    """Returns the end of the chain by reading its last lines, so that the start stays fast."""
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 2 * MAX_LINE_BYTES))
-        *lines, torn = file.read().split(b"\n")
+        *lines, incomplete = file.read().split(b"\n")
     if not lines:
         return AuditChain()
     line = lines[-1] + b"\n"
     sequence, last = _unseal(line)
     if sequence == 0:
         raise AuditError(f"{path}: the last line is no audit entry; move the file away")
-    return AuditChain(sequence, last, size - len(torn))
+    return AuditChain(sequence, last, size - len(incomplete))
 
 
 def _unseal(line: bytes, previous: str | None = None) -> tuple[int, str]:
-    """Sequence and hash of a line, if it continues ``previous``, or whatever it names; 0 if not."""
+    """Returns sequence and hash of a line; 0 if it is invalid or does not follow ``previous``."""
     try:
         fields = json.loads(line)
         fields.pop("hash")
@@ -198,7 +196,7 @@ def _unseal(line: bytes, previous: str | None = None) -> tuple[int, str]:
 
 
 def seal(fields: dict[str, object], previous: str) -> tuple[bytes, str]:
-    """The line that continues the chain with these fields, and its hash."""
+    """Returns the line that continues the chain with these fields, and its hash."""
     fields = {**fields, "previous": previous}
     digest = hashlib.sha256(_text(fields)).hexdigest()
     return _text({**fields, "hash": digest}) + b"\n", digest
@@ -208,5 +206,5 @@ _JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=Tru
 
 
 def _text(fields: dict[str, object]) -> bytes:
-    """One spelling per content, so that a line cannot say the same in other words."""
+    """Encodes fields in one canonical form, so that equal contents give equal lines."""
     return _JSON.encode(fields).encode()

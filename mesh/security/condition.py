@@ -1,4 +1,4 @@
-"""Conditions of the policy: CEL, compiled once, and false whenever it is not plainly true."""
+"""Conditions of the trust policy: CEL, compiled once, false if it cannot be evaluated."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from cel_expr_python import cel
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-MAX_CONDITION_CHARS = 4096  # characters
+MAX_CONDITION_CHARS = 4096
 
 _ENVIRONMENT = cel.NewEnv(variables={"attestation": cel.Type.DYN})
 _KIND = re.compile(r"""\battestation\s*(?:\.\s*|\[\s*["'])(\w+)""")
 
 
 class Condition:
-    """What must hold of a payment's attestations: ``"attestation.risk.score < 0.7"``."""
+    """A CEL expression about a payment's attestations: ``"attestation.risk.score < 0.7"``."""
 
     def __init__(self, text: str) -> None:
-        """ValueError if ``text`` is no CEL expression with a truth value."""
+        """Raises ValueError if ``text`` is no CEL expression of type bool."""
         if len(text) > MAX_CONDITION_CHARS:
             raise ValueError(f"longer than {MAX_CONDITION_CHARS} characters")
         try:
@@ -28,12 +28,12 @@ class Condition:
         except RuntimeError as error:
             raise ValueError(" ".join(str(error).split())) from None
         if self._expression.return_type() != cel.Type.BOOL:
-            raise ValueError(f"{text!r} is not a condition: it has no truth value")
+            raise ValueError(f"{text!r} is not a condition: its type is not bool")
         self.text = text
-        self.kinds = frozenset(_KIND.findall(text))  # of attestation that it looks at
+        self.kinds = frozenset(_KIND.findall(text))  # of attestations that it names
 
     def holds(self, attestations: Mapping[str, Mapping[str, object]]) -> bool:
-        """Whether it is true of these values, by kind. What cannot be evaluated is not true."""
+        """Tells if it is true for these values by kind. False if it cannot be evaluated."""
         try:
             result = self._expression.eval(data={"attestation": attestations})
         except RuntimeError:

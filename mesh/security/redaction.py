@@ -1,4 +1,4 @@
-"""Which fields of a message may not travel, worked out once per message type and class."""
+"""Plans which fields of a message may not cross a boundary, once per message type and class."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import Descriptor, FieldDescriptor
     from google.protobuf.message import Message
 
-# Values of these types have no fields of a class of their own: they are of their holder's.
+# Messages of these packages have no classes of their own: the field that holds them has one.
 OPAQUE = ("google.protobuf", "google.rpc")
 
 
@@ -27,32 +27,34 @@ class _FieldKind(Enum):
 
 @dataclass(slots=True)
 class Plan:
-    """What to do with messages of one type so that nothing above one class is left in them."""
+    """The fields of one message type that are above one data class."""
 
     forbidden: set[str] = field(default_factory=set)  # fields above the class
-    inner: list[tuple[str, _FieldKind, Plan]] = field(default_factory=list)  # fields to look into
+    inner: list[tuple[str, _FieldKind, Plan]] = field(
+        default_factory=list
+    )  # fields that hold messages
 
     def clear(self, message: Message) -> None:
-        """Leave out what may not travel; the message is changed in place."""
+        """Clears the forbidden fields of the message, in place."""
         for name in self.forbidden:
             message.ClearField(name)
-        for name, shape, plan in self.inner:
-            for held in _held(message, name, shape):
+        for name, kind, plan in self.inner:
+            for held in _held(message, name, kind):
                 plan.clear(held)
 
     def find(self, message: Message) -> str | None:
-        """The path of a field that is set and may not travel: ``"context.presentation"``."""
+        """Returns the path of a forbidden field that is set (``"context.name"``), or None."""
         for found, _ in message.ListFields():
             if found.name in self.forbidden:
                 return str(found.name)
-        for name, shape, plan in self.inner:
-            for held in _held(message, name, shape):
+        for name, kind, plan in self.inner:
+            for held in _held(message, name, kind):
                 if (path := plan.find(held)) is not None:
                     return f"{name}.{path}"
         return None
 
     def acts(self, seen: set[int]) -> bool:
-        """Whether it forbids a field, here or further in; types may hold themselves."""
+        """Tells if a field is forbidden at any depth. ``seen`` ends recursive types."""
         if id(self) in seen:
             return False
         seen.add(id(self))
@@ -61,38 +63,38 @@ class Plan:
 
 @cache
 def plan_for(message: Descriptor, highest: int) -> Plan | None:
-    """How to keep what is above ``highest`` out of such messages; None if nothing of it ever is."""
+    """Returns the plan for these messages, or None if no field of theirs is above ``highest``."""
     plans: dict[Descriptor, Plan] = {}
-    _draw(message, highest, plans)
+    _fill(message, highest, plans)
     for plan in plans.values():
-        plan.inner = [step for step in plan.inner if step[2].acts(set())]
+        plan.inner = [entry for entry in plan.inner if entry[2].acts(set())]
     return plans[message] if plans[message].acts(set()) else None
 
 
-def _draw(message: Descriptor, highest: int, plans: dict[Descriptor, Plan]) -> Plan:
+def _fill(message: Descriptor, highest: int, plans: dict[Descriptor, Plan]) -> Plan:
     if message in plans:
         return plans[message]
     plan = plans[message] = Plan()
     for inner in message.fields:
-        shape, held = _content(inner)
+        kind, held = _content(inner)
         if contracts.data_class(inner) > highest:
             plan.forbidden.add(inner.name)
         elif held is not None and held.file.package not in OPAQUE:
-            plan.inner.append((inner.name, shape, _draw(held, highest, plans)))
+            plan.inner.append((inner.name, kind, _fill(held, highest, plans)))
     return plan
 
 
 def _content(inner: FieldDescriptor) -> tuple[_FieldKind, Descriptor | None]:
-    """How a field holds its values, and their type if they are messages."""
+    """Returns the kind of a field, and the type of its values if they are messages."""
     held = inner.message_type
     if held is not None and held.GetOptions().map_entry:
         return _FieldKind.MAP, held.fields_by_name["value"].message_type
     return _FieldKind.REPEATED if inner.is_repeated else _FieldKind.SINGLE, held
 
 
-def _held(message: Message, name: str, shape: _FieldKind) -> Iterable[Any]:
+def _held(message: Message, name: str, kind: _FieldKind) -> Iterable[Any]:
     value = getattr(message, name)
-    match shape:
+    match kind:
         case _FieldKind.MAP:
             return list(value.values())
         case _FieldKind.REPEATED:

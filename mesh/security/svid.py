@@ -1,4 +1,4 @@
-"""The certificate that says who a process is: read, and held against its key."""
+"""Reads the certificate that identifies this process, and checks it against its key."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
     from mesh.config import Identity
 
-REMEDY = "anya up makes certificates in ANYA_HOME/pki, a cluster mounts them there"
+REMEDY = "anya up writes certificates to ANYA_HOME/pki, a cluster mounts them there"
 
 
 @dataclass(frozen=True, slots=True)
 class Svid:
-    """An X.509 SVID: a SPIFFE ID, the chain that vouches for it, and its key on P-256."""
+    """An X.509-SVID: a SPIFFE ID, its certificate chain, and its key on P-256."""
 
     spiffe_id: str
     chain: tuple[x509.Certificate, ...]  # the leaf first
@@ -29,7 +29,7 @@ class Svid:
 
 
 def read_svid(identity: Identity) -> Svid:
-    """ConfigError if a file is missing or broken, or the two do not belong together."""
+    """Returns the SVID. Raises ConfigError if a file is missing or invalid, or they do not fit."""
     chain = _read_certificates(identity.certificate)
     try:
         key = load_pem_private_key(_read(identity.key), password=None)
@@ -43,7 +43,7 @@ def read_svid(identity: Identity) -> Svid:
 
 
 def read_authorities(ca: Path) -> list[x509.Certificate]:
-    """The certificates that this process believes. ConfigError if there are none to read."""
+    """Returns the trusted CA certificates. Raises ConfigError if the file has none."""
     return _read_certificates(ca)
 
 

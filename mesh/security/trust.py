@@ -1,4 +1,4 @@
-"""Who may call which method, and within which bounds. Pure: what is not granted is denied."""
+"""The trust policy: which principal may call which method, within which bounds. Default deny."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ATTESTATION_KINDS = frozenset(
     {"identity", "address_link", "risk", "ownership", "identity_features", "payment_features"}
 )
 PAYMENT_ATTESTATIONS = ("identity", "address_link", "risk")  # required if a grant names none
-MAX_POLICY_CHARS = 1 << 20  # characters of trust.yaml
+MAX_POLICY_CHARS = 1 << 20
 
 _SPIFFE_ID = re.compile(r"spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)+")
 _METHOD = re.compile(r"\w+(\.\w+)*/\w+", re.ASCII)
@@ -38,11 +38,11 @@ _GRANT_KEYS = frozenset(
 
 
 class PolicyError(ValueError):
-    """The policy contradicts itself or the contracts; no process may start with it."""
+    """The policy is malformed or contradicts the contracts; no process may start with it."""
 
 
 class DataClass(IntEnum):
-    """How far a value may travel; the numbers are those of anya.mesh.v1.DataClass."""
+    """The sensitivity of a value, with the numbers of anya.mesh.v1.DataClass."""
 
     PUBLIC = 1
     INTERNAL = 2
@@ -52,9 +52,10 @@ class DataClass(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What a granted call may do: as much of a payment, or as much through the run it starts.
+    """The limits of a granted call.
 
-    The spender enforces the first inside the payment's transaction, the engine the second.
+    The spender enforces amounts, attestations and condition in the payment's transaction; the
+    engine enforces ``run_privileges`` on the run that the call starts.
     """
 
     boundary: str  # "orchestrator -> bitcoin"
@@ -108,7 +109,7 @@ class TrustPolicy:
 
 
 class ActivePolicy:
-    """The policy in force; a reload swaps it whole, and a bad one never gets in."""
+    """The policy in force. A reload replaces it as a whole; an invalid policy is never loaded."""
 
     def __init__(self, text: str, privileges: Mapping[str, str]) -> None:
         """Raises PolicyError if ``text`` is no policy for methods with these privileges."""
@@ -128,7 +129,7 @@ def parse(text: str, privileges: Mapping[str, str]) -> TrustPolicy:
     """
     document = _Node("trust.yaml", _load(text)).fields({"version", "principals", "boundaries"})
     if document["version"].value != 1 or document["version"].value is True:
-        raise document["version"].fault("must be 1")
+        raise document["version"].invalid("must be 1")
     principals = dict(_principals(document["principals"]))
     names = set(principals.values())
     grants: dict[tuple[str, str, str], Grant] = {}
@@ -138,7 +139,7 @@ def parse(text: str, privileges: Mapping[str, str]) -> TrustPolicy:
         boundary = node.fields({"from", "to", "max_class", "methods"})
         source, target = (boundary[end].one_of(names) for end in ("from", "to"))
         if (source, target) in classes:
-            raise node.fault(f"{source} -> {target} is stated above already")
+            raise node.invalid(f"{source} -> {target} is stated above already")
         crossing = boundary["max_class"].one_of({"public", "internal", "pii"})
         classes[source, target] = DataClass[crossing.upper()]
         reader = _GrantReader(
@@ -164,7 +165,7 @@ def _principals(node: _Node) -> Iterator[tuple[str, str]]:
         for name in names.items():
             spiffe_id = name.text()
             if not _SPIFFE_ID.fullmatch(spiffe_id) or spiffe_id in seen:
-                raise name.fault("must be a SPIFFE ID that is listed once")
+                raise name.invalid("must be a SPIFFE ID that is listed once")
             seen.add(spiffe_id)
             yield spiffe_id, principal
 
@@ -202,15 +203,15 @@ class _GrantReader:
 
     def _privilege(self, method: str, node: _Node) -> str:
         if not _METHOD.fullmatch(method):
-            raise node.fault("its key must be a method: package.Service/Method")
+            raise node.invalid("its key must be a method: package.Service/Method")
         if method not in self.privileges:
-            raise node.fault("no contract has this method")
+            raise node.invalid("no contract has this method")
         if not self.privileges[method]:
-            raise node.fault("its contract names no privilege, so it cannot be granted")
+            raise node.invalid("its contract names no privilege, so it cannot be granted")
         owners = {f"anya.{principal}": principal for principal in self.principals}
         owner = owners.get(".".join(method.split(".")[:2]), self.target)
         if owner != self.target:
-            raise node.fault(f"is served by {owner}, not by {self.target}")
+            raise node.invalid(f"is served by {owner}, not by {self.target}")
         return self.privileges[method]
 
     def _run_privileges(self, node: _Node | None) -> frozenset[str] | None:
@@ -219,7 +220,7 @@ class _GrantReader:
         known = frozenset(filter(None, self.privileges.values()))
         for item in node.items():
             if item.text() not in known:
-                raise item.fault(f"no method asks for {item.text()!r}")
+                raise item.invalid(f"no method asks for {item.text()!r}")
         return frozenset(item.text() for item in node.items())
 
 
@@ -227,7 +228,7 @@ def _amount(node: _Node | None) -> int | None:
     if node is None:
         return None
     if type(node.value) is not int or not 0 <= node.value <= MAX_SAT:
-        raise node.fault(f"must be satoshis from 0 to {MAX_SAT}")
+        raise node.invalid(f"must be satoshis from 0 to {MAX_SAT}")
     return node.value
 
 
@@ -237,47 +238,47 @@ def _condition(node: _Node | None, required: frozenset[str]) -> Condition | None
     try:
         condition = Condition(node.text())
     except ValueError as error:
-        raise node.fault(str(error)) from None
-    if strangers := condition.kinds - required:
-        missing = ", ".join(sorted(strangers))
-        raise node.fault(f"could never hold: {missing} is not in required_attestations")
+        raise node.invalid(str(error)) from None
+    if unlisted := condition.kinds - required:
+        missing = ", ".join(sorted(unlisted))
+        raise node.invalid(f"could never hold: {missing} is not in required_attestations")
     return condition
 
 
 class _Node:
-    """A value of the document and where it stands; says so when it is not what it must be."""
+    """A value of the document and its place, which its errors name."""
 
-    def __init__(self, where: str, value: Any) -> None:
-        self._where = where
+    def __init__(self, place: str, value: Any) -> None:
+        self._place = place
         self.value = value
 
-    def fault(self, complaint: str) -> PolicyError:
-        return PolicyError(f"{self._where}: {complaint}")
+    def invalid(self, problem: str) -> PolicyError:
+        return PolicyError(f"{self._place}: {problem}")
 
     def text(self) -> str:
         if not isinstance(self.value, str) or not self.value:
-            raise self.fault("must be a text")
+            raise self.invalid("must be a text")
         return self.value
 
     def one_of(self, known: set[str] | frozenset[str]) -> str:
         text = self.text()
         if text not in known:
-            raise self.fault(f"must be one of {', '.join(sorted(known))}, not {text!r}")
+            raise self.invalid(f"must be one of {', '.join(sorted(known))}, not {text!r}")
         return text
 
     def items(self) -> Iterator[_Node]:
         if not isinstance(self.value, list):
-            raise self.fault("must be a list")
+            raise self.invalid("must be a list")
         for index, value in enumerate(self.value):
-            yield _Node(f"{self._where}[{index}]", value)
+            yield _Node(f"{self._place}[{index}]", value)
 
     def entries(self) -> Iterator[tuple[str, _Node]]:
         if not isinstance(self.value, dict):
-            raise self.fault("must be a mapping")
+            raise self.invalid("must be a mapping")
         for key, value in self.value.items():
             yield (
-                _Node(f"{self._where}: key {key!r}", key).text(),
-                _Node(f"{self._where}.{key}", value),
+                _Node(f"{self._place}: key {key!r}", key).text(),
+                _Node(f"{self._place}.{key}", value),
             )
 
     def fields(
@@ -285,7 +286,7 @@ class _Node:
     ) -> dict[str, _Node]:
         fields = dict(self.entries())
         if unknown := fields.keys() - required - optional:
-            raise self.fault(f"unknown keys: {', '.join(sorted(unknown))}")
+            raise self.invalid(f"unknown keys: {', '.join(sorted(unknown))}")
         if missing := required - fields.keys():
-            raise self.fault(f"lacks {', '.join(sorted(missing))}")
+            raise self.invalid(f"lacks {', '.join(sorted(missing))}")
         return fields

@@ -187,7 +187,7 @@ def test_a_bad_replacement_leaves_the_last_good_policy_in_force() -> None:
         ("daily_amount_sat: 20_000", "daily_amount: 1", "unknown keys: daily_amount"),
         ("[identity, risk]", "[identity, riks]", r"required_attestations\[1\]: must be one of"),
         ("[identity, risk]", "identity", "required_attestations: must be a list"),
-        ("risk.score < 0.7", "risk.score", "no truth value"),
+        ("risk.score < 0.7", "risk.score", "its type is not bool"),
         ("risk.score < 0.7", "risk.score <", "Syntax error"),
         ("attestation.risk.score", "input.score", "undeclared reference"),
         ("attestation.risk.score", "attestation.ownership.score", "ownership is not in required_"),
