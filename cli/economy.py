@@ -12,6 +12,7 @@ import hmac
 import json
 import secrets
 import time
+import uuid
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import groupby
@@ -166,6 +167,7 @@ class Replay:
     async def _mine(self, blocks: Sequence[PlannedBlock]) -> None:
         if blocks:
             request = regtest_pb2.MineBlocksRequest(
+                request_id=str(uuid.uuid4()),
                 count=len(blocks),
                 address=self._rendering.address(FUNDING_SLOT),
                 block_times=[self._time(block.height) for block in blocks],
@@ -235,7 +237,9 @@ async def pay_wages(channels: Channels, state: State, address: str, *, coins: in
     rest = subsidy.amount_sat - coins * WAGE_SAT - FEE_SAT
     raw = spend([coin], [*wages, Output(rest, town.script_pubkey)]).raw
     await chain.BroadcastTransaction(chain_pb2.BroadcastTransactionRequest(raw=raw))
-    await RegtestServiceStub(channels["bitcoin"]).MineBlocks(regtest_pb2.MineBlocksRequest(count=1))
+    await RegtestServiceStub(channels["bitcoin"]).MineBlocks(
+        regtest_pb2.MineBlocksRequest(request_id=str(uuid.uuid4()), count=1)
+    )
 
 
 def load(home: Home) -> State | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -55,7 +56,7 @@ class Stage:
         return await runs.finish(self.channels, started.run_id, self.say)
 
     async def mine(self, count: int = 1) -> None:
-        request = regtest_pb2.MineBlocksRequest(count=count)
+        request = regtest_pb2.MineBlocksRequest(request_id=str(uuid.uuid4()), count=count)
         await RegtestServiceStub(self.channels["bitcoin"]).MineBlocks(request)
 
     async def payments_to(self, address: str) -> set[bytes]:

@@ -58,6 +58,29 @@ async def find_reply(tx: Transaction, key: IdempotencyKey) -> bytes | None:
     return bytes(reply)
 
 
+async def store_reply(tx: Transaction, key: IdempotencyKey, reply: bytes) -> None:
+    """Stores the reply of the first call under ``key``, in the transaction of its effect."""
+    await tx.execute(
+        "INSERT INTO inbox VALUES (?, ?, ?, ?, ?)",
+        key.caller,
+        key.method,
+        key.request_id,
+        key.body,
+        reply,
+    )
+    failpoint.reach("inbox.before_commit", key.method)
+
+
+async def forget_reply(tx: Transaction, key: IdempotencyKey) -> None:
+    """Removes the reply of a call whose effect was undone: the next attempt is the first again."""
+    await tx.execute(
+        "DELETE FROM inbox WHERE caller = ? AND method = ? AND request_id = ?",
+        key.caller,
+        key.method,
+        key.request_id,
+    )
+
+
 async def run_once(
     tx: Transaction, key: IdempotencyKey, effect: Callable[[], Awaitable[bytes]]
 ) -> bytes:
@@ -69,13 +92,5 @@ async def run_once(
     reply = await find_reply(tx, key)
     if reply is None:
         reply = await effect()
-        await tx.execute(
-            "INSERT INTO inbox VALUES (?, ?, ?, ?, ?)",
-            key.caller,
-            key.method,
-            key.request_id,
-            key.body,
-            reply,
-        )
-        failpoint.reach("inbox.before_commit", key.method)
+        await store_reply(tx, key, reply)
     return reply

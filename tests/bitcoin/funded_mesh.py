@@ -82,11 +82,15 @@ class FundedMesh:
         return RegtestServiceStub(self.client)
 
     async def mine(self, count: int = 1, address: str = "") -> None:
-        request = regtest_pb2.MineBlocksRequest(count=count, address=address)
+        request = regtest_pb2.MineBlocksRequest(
+            request_id=str(uuid.uuid4()), count=count, address=address
+        )
         await self.regtest.MineBlocks(request, timeout=60)
 
     async def reorganize(self, depth: int) -> None:
-        await self.regtest.ReorganizeChain(regtest_pb2.ReorganizeChainRequest(depth=depth))
+        await self.regtest.ReorganizeChain(
+            regtest_pb2.ReorganizeChainRequest(request_id=str(uuid.uuid4()), depth=depth)
+        )
 
     async def derive(self) -> str:
         request = wallet_pb2.DeriveAddressRequest(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from typing import TYPE_CHECKING
 
 import grpc
@@ -39,7 +40,9 @@ class Client:
         self, count: int = 1, address: str = "", times: Sequence[int] = ()
     ) -> regtest_pb2.MineBlocksResponse:
         stamps = [Timestamp(seconds=time) for time in times]
-        request = regtest_pb2.MineBlocksRequest(count=count, address=address, block_times=stamps)
+        request = regtest_pb2.MineBlocksRequest(
+            request_id=str(uuid.uuid4()), count=count, address=address, block_times=stamps
+        )
         return await self.regtest.MineBlocks(request)
 
     async def info(self) -> chain_pb2.GetChainInfoResponse:
@@ -71,7 +74,7 @@ class Client:
         return await self.chain.ListUtxos(request)
 
     async def reorganize(self, depth: int) -> regtest_pb2.ReorganizeChainResponse:
-        request = regtest_pb2.ReorganizeChainRequest(depth=depth)
+        request = regtest_pb2.ReorganizeChainRequest(request_id=str(uuid.uuid4()), depth=depth)
         return await self.regtest.ReorganizeChain(request)
 
 
@@ -360,3 +363,52 @@ async def test_a_reorganisation_beyond_the_chain_is_refused(client: Client, dept
 
     assert (await refused(client.reorganize(depth))).code() is INVALID_ARGUMENT
     assert (await client.info()).height == 2
+
+
+async def test_a_retried_request_to_mine_gets_the_first_reply_and_mines_nothing(
+    client: Client,
+) -> None:
+    request = regtest_pb2.MineBlocksRequest(request_id="m", count=3)
+
+    replies = [await client.regtest.MineBlocks(request) for _ in range(3)]
+    await client.mine(1)
+    replies.append(await client.regtest.MineBlocks(request))
+
+    assert all(reply == replies[0] for reply in replies)
+    assert replies[0].height == 3
+    assert (await client.info()).height == 4
+
+
+async def test_a_retried_reorganisation_gets_the_first_reply_whatever_the_chain_is_by_then(
+    client: Client,
+) -> None:
+    await client.mine(3)
+    request = regtest_pb2.ReorganizeChainRequest(request_id="r", depth=2)
+
+    first = await client.regtest.ReorganizeChain(request)
+    await client.reorganize(1)
+    retried = await client.regtest.ReorganizeChain(request)
+
+    assert retried == first
+    assert (first.height, (await client.info()).height) == (4, 5)
+
+
+@pytest.mark.parametrize("request_id", ["", "x" * 129])
+async def test_blocks_are_mined_only_under_a_request_id(client: Client, request_id: str) -> None:
+    request = regtest_pb2.MineBlocksRequest(request_id=request_id, count=1)
+
+    refusal = await refused(client.regtest.MineBlocks(request))
+
+    assert refusal.code() is INVALID_ARGUMENT
+    assert (await client.info()).height == 0
+
+
+async def test_another_body_under_a_used_request_id_is_refused(client: Client) -> None:
+    await client.regtest.MineBlocks(regtest_pb2.MineBlocksRequest(request_id="m", count=1))
+
+    refusal = await refused(
+        client.regtest.MineBlocks(regtest_pb2.MineBlocksRequest(request_id="m", count=2))
+    )
+
+    assert refusal.code() is grpc.StatusCode.ALREADY_EXISTS
+    assert (await client.info()).height == 1

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import uuid
 from asyncio.subprocess import PIPE
 from contextlib import asynccontextmanager
 from shutil import copyfile
@@ -71,11 +72,13 @@ def house(authority: Authority, tmp_path: Path) -> House:
 
 
 async def mine(channel: grpc.aio.Channel, count: int) -> None:
-    await RegtestServiceStub(channel).MineBlocks(regtest_pb2.MineBlocksRequest(count=count))
+    await RegtestServiceStub(channel).MineBlocks(
+        regtest_pb2.MineBlocksRequest(request_id=str(uuid.uuid4()), count=count)
+    )
 
 
 async def reorganize(channel: grpc.aio.Channel, depth: int) -> None:
-    request = regtest_pb2.ReorganizeChainRequest(depth=depth)
+    request = regtest_pb2.ReorganizeChainRequest(request_id=str(uuid.uuid4()), depth=depth)
     await RegtestServiceStub(channel).ReorganizeChain(request)
 
 
@@ -132,3 +135,58 @@ async def test_a_reorganisation_that_was_logged_is_finished_after_a_kill(
         height, hash = await tip(channel)
         assert height == 6
         assert hash != before
+
+
+@pytest.mark.parametrize(
+    "moment", ["bitcoin.block.logged", "bitcoin.block.accepted", "bitcoin.block.indexed"]
+)
+async def test_a_retry_after_a_kill_mines_nothing_more_and_gets_the_first_reply(
+    house: House, moment: str
+) -> None:
+    request = regtest_pb2.MineBlocksRequest(request_id="once", count=150)
+    async with house.service(f"{moment}=kill") as (process, channel):
+        with pytest.raises(grpc.aio.AioRpcError):
+            await RegtestServiceStub(channel).MineBlocks(request)
+        assert await process.wait() == -signal.SIGKILL
+
+    async with house.service() as (_, channel):
+        before = await tip(channel)
+        replies = [await RegtestServiceStub(channel).MineBlocks(request) for _ in range(2)]
+        after = await tip(channel)
+
+    assert before == after == (150, replies[0].block_hashes[-1])
+    assert replies[0] == replies[1]
+    assert (replies[0].height, len(replies[0].block_hashes)) == (150, 150)
+
+
+async def test_a_kill_before_the_blocks_are_stored_leaves_no_reply(house: House) -> None:
+    request = regtest_pb2.MineBlocksRequest(request_id="once", count=2)
+    async with house.service("inbox.before_commit=kill") as (process, channel):
+        with pytest.raises(grpc.aio.AioRpcError):
+            await RegtestServiceStub(channel).MineBlocks(request)
+        await process.wait()
+
+    async with house.service() as (_, channel):
+        before = await tip(channel)
+        reply = await RegtestServiceStub(channel).MineBlocks(request)
+        after = await tip(channel)
+
+    assert before[0] == 0
+    assert after == (2, reply.block_hashes[-1])
+
+
+async def test_a_retried_reorganisation_after_a_kill_replaces_nothing_more(house: House) -> None:
+    request = regtest_pb2.ReorganizeChainRequest(request_id="once", depth=3)
+    async with house.service() as (_, channel):
+        await mine(channel, 5)
+    async with house.service("bitcoin.block.accepted=kill") as (process, channel):
+        with pytest.raises(grpc.aio.AioRpcError):
+            await RegtestServiceStub(channel).ReorganizeChain(request)
+        await process.wait()
+
+    async with house.service() as (_, channel):
+        reply = await RegtestServiceStub(channel).ReorganizeChain(request)
+        after = await tip(channel)
+
+    assert (len(reply.disconnected), len(reply.connected)) == (3, 4)
+    assert after == (6, reply.connected[-1])

@@ -38,13 +38,16 @@ async def test_a_chain_whose_store_was_away_answers_again(
     ):
         await service.chain.ask(MineBlocks(1, UNSPENDABLE_SCRIPT))
         await server.end()
+        request = MineBlocksRequest(request_id="mine", count=1)
         with pytest.raises(grpc.aio.AioRpcError) as broken:
-            await RegtestServiceStub(operator).MineBlocks(MineBlocksRequest(count=1), timeout=10)
+            await RegtestServiceStub(operator).MineBlocks(request, timeout=10)
+        with pytest.raises(Unavailable):  # without a request_id it fails half way: at the log
+            await service.chain.ask(MineBlocks(1, UNSPENDABLE_SCRIPT))
         refusals = await refusals_of(service, AWAY)
         await server.start()
         await eventually(lambda: answers(service), within=15)
         before = await service.chain.ask(GetChainInfo())
-        mined = await RegtestServiceStub(operator).MineBlocks(MineBlocksRequest(count=1))
+        mined = await RegtestServiceStub(operator).MineBlocks(request)
 
     assert broken.value.code() is grpc.StatusCode.UNAVAILABLE
     assert reason(broken.value) == "STORE_UNAVAILABLE"

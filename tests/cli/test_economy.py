@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import replace
 from functools import cache
 from itertools import pairwise
@@ -128,7 +129,7 @@ async def test_an_interrupted_replay_is_gone_on_with(channels: Channels) -> None
 
 
 async def test_a_chain_of_somebody_else_is_left_alone(channels: Channels) -> None:
-    mine = regtest_pb2.MineBlocksRequest(count=1)
+    mine = regtest_pb2.MineBlocksRequest(request_id=str(uuid.uuid4()), count=1)
     await RegtestServiceStub(channels["bitcoin"]).MineBlocks(mine)
 
     with pytest.raises(CommandError) as refusal:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import uuid
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -100,5 +101,7 @@ async def _send(
 
 
 async def _mine(channels: Channels, count: int, *, address: str = "") -> None:
-    request = regtest_pb2.MineBlocksRequest(count=count, address=address)
+    request = regtest_pb2.MineBlocksRequest(
+        request_id=str(uuid.uuid4()), count=count, address=address
+    )
     await RegtestServiceStub(channels["bitcoin"]).MineBlocks(request, timeout=60)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,7 +122,7 @@ async def until_stopped(pid: int) -> None:
 
 
 async def mine(channels: Channels) -> None:
-    request = regtest_pb2.MineBlocksRequest(count=1)
+    request = regtest_pb2.MineBlocksRequest(request_id=str(uuid.uuid4()), count=1)
     await RegtestServiceStub(channels["bitcoin"]).MineBlocks(request)
 
 

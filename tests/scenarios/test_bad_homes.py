@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import uuid
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -106,7 +107,9 @@ async def test_a_lost_block_stops_the_start_and_changes_nothing(tmp_path: Path) 
     with up(home, "--mine", "manual") as mesh:
         async with connect(Home(home)) as channels:
             regtest = RegtestServiceStub(channels["bitcoin"])
-            await regtest.MineBlocks(regtest_pb2.MineBlocksRequest(count=5))
+            await regtest.MineBlocks(
+                regtest_pb2.MineBlocksRequest(request_id=str(uuid.uuid4()), count=5)
+            )
         mesh.stop()
     damage(home)
     before = block_log(home)

@@ -168,12 +168,20 @@ CASES = [
         id="a mistyped address",
     ),
     pytest.param(
-        *("regtest", "MineBlocks", regtest_pb2.MineBlocksRequest(count=1, address=MAINNET)),
+        *(
+            "regtest",
+            "MineBlocks",
+            regtest_pb2.MineBlocksRequest(request_id=str(uuid.uuid4()), count=1, address=MAINNET),
+        ),
         Refusal(INVALID, "ADDRESS_OF_OTHER_NETWORK", "address", "this network is regtest"),
         id="blocks for another network",
     ),
     pytest.param(
-        *("regtest", "MineBlocks", regtest_pb2.MineBlocksRequest(count=1_000_000)),
+        *(
+            "regtest",
+            "MineBlocks",
+            regtest_pb2.MineBlocksRequest(request_id=str(uuid.uuid4()), count=1_000_000),
+        ),
         Refusal(INVALID, "FIELD_INVALID", "count", "count must be 1 to"),
         id="a million blocks",
     ),

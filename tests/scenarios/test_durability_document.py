@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -209,9 +210,13 @@ async def send(play: Play) -> int:
     payer = Identities(here).load("payer")
     async with connect(here) as channels:
         regtest = RegtestServiceStub(channels["bitcoin"])
-        coin = regtest_pb2.MineBlocksRequest(count=1, address=payer.addresses[0])
+        coin = regtest_pb2.MineBlocksRequest(
+            request_id=str(uuid.uuid4()), count=1, address=payer.addresses[0]
+        )
         await regtest.MineBlocks(coin)
-        await regtest.MineBlocks(regtest_pb2.MineBlocksRequest(count=MATURE), timeout=60)
+        await regtest.MineBlocks(
+            regtest_pb2.MineBlocksRequest(request_id=str(uuid.uuid4()), count=MATURE), timeout=60
+        )
         before = await receipts(play, channels)
         with traced("pay"):
             play.proposal = await payment_client.propose(
@@ -234,7 +239,7 @@ async def send_again(play: Play) -> int:
 async def mine(play: Play) -> int:
     async with connect(Home(play.home)) as channels:
         await RegtestServiceStub(channels["bitcoin"]).MineBlocks(
-            regtest_pb2.MineBlocksRequest(count=1)
+            regtest_pb2.MineBlocksRequest(request_id=str(uuid.uuid4()), count=1)
         )
         return await receipts(play, channels)
 

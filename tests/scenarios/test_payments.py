@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import uuid
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,8 +58,15 @@ async def fund(home: Home) -> None:
     address = Identities(home).load("payer").addresses[0]
     async with connect(home) as channels:
         mine = RegtestServiceStub(channels["bitcoin"]).MineBlocks
-        await mine(regtest_pb2.MineBlocksRequest(count=COINS, address=address), timeout=60)
-        await mine(regtest_pb2.MineBlocksRequest(count=MATURE), timeout=60)
+        await mine(
+            regtest_pb2.MineBlocksRequest(
+                request_id=str(uuid.uuid4()), count=COINS, address=address
+            ),
+            timeout=60,
+        )
+        await mine(
+            regtest_pb2.MineBlocksRequest(request_id=str(uuid.uuid4()), count=MATURE), timeout=60
+        )
 
 
 def merchant(mesh: Mesh) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import uuid
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -87,7 +88,7 @@ async def test_a_payment_outlives_its_block(mesh: ScenarioMesh) -> None:
         await mine(channels)
         first = await until(channels, paid.payment_id, "CONFIRMED")
         await RegtestServiceStub(channels["bitcoin"]).ReorganizeChain(
-            regtest_pb2.ReorganizeChainRequest(depth=1)
+            regtest_pb2.ReorganizeChainRequest(request_id=str(uuid.uuid4()), depth=1)
         )
         dropped = await until(channels, paid.payment_id, "BROADCAST")
         waiting = await mempool(channels)

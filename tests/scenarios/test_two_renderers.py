@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -71,7 +72,7 @@ class Town:
 
     async def reorganize(self, depth: int) -> int:
         """Replace the last blocks by empty ones; the new height."""
-        request = regtest_pb2.ReorganizeChainRequest(depth=depth)
+        request = regtest_pb2.ReorganizeChainRequest(request_id=str(uuid.uuid4()), depth=depth)
         return (await self._regtest.ReorganizeChain(request)).height
 
     async def facts(self, like: PaymentFacts, payment: Payment) -> PaymentFacts:
@@ -85,7 +86,9 @@ class Town:
 
     async def _mine(self, count: int) -> None:
         address = self.rendering.key(FUNDING_SLOT).address(Network.REGTEST)
-        request = regtest_pb2.MineBlocksRequest(count=count, address=address)
+        request = regtest_pb2.MineBlocksRequest(
+            request_id=str(uuid.uuid4()), count=count, address=address
+        )
         await self._regtest.MineBlocks(request)
 
     async def _broadcast(self, raw: bytes) -> None:

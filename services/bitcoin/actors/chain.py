@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
+from functools import partial
 from itertools import chain, islice
 from secrets import token_bytes
 from time import time
@@ -17,6 +18,7 @@ from formats.bitcoin.transaction import outpoint
 from mesh import failpoint
 from mesh.actor import Actor
 from mesh.errors import InvalidArgument, MeshError, NotFound
+from services.bitcoin import extension
 from services.bitcoin.actors.chain_messages import (
     Broadcast,
     ChainMessage,
@@ -26,13 +28,12 @@ from services.bitcoin.actors.chain_messages import (
     ListMempool,
     ListUtxos,
     MineBlocks,
-    Mined,
     ReorganizeChain,
-    Reorganized,
     TestAccept,
 )
 from services.bitcoin.arguments import parse_transaction
 from services.bitcoin.chain import ChainInfo, LocatedBlock, LocatedTransaction, UtxoPage
+from services.bitcoin.extension import Mined, Reorganized
 from services.bitcoin.kernel import BlockRejectedError, find_invalid_input
 from services.bitcoin.mempool import Mempool, MempoolRule, TransactionRejectedError
 from services.bitcoin.miner import extend
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
     from formats.bitcoin.block import Block
     from formats.bitcoin.transaction import Outpoint, Output, Transaction
+    from mesh.data.idempotency import IdempotencyKey
     from services.bitcoin.chain import Chain, Coin, TxPosition, Utxo
     from services.bitcoin.kernel import Kernel
     from services.bitcoin.mempool import MempoolTx
@@ -108,10 +110,10 @@ class ChainActor(Actor[ChainMessage]):
                 return UtxoPage(tuple(utxos), self._chain.height)
             case GetBlock(wanted):
                 return await self._block(wanted)
-            case MineBlocks(count, script_pubkey, times):
-                return await self._mine(count, script_pubkey, times)
-            case ReorganizeChain(depth):
-                return await self._reorganize(depth)
+            case MineBlocks(key=key):
+                return await self._first(Mined, key) or await self._mine(message)
+            case ReorganizeChain(depth, key):
+                return await self._first(Reorganized, key) or await self._reorganize(depth, key)
             case _:
                 assert_never(message)
 
@@ -216,19 +218,30 @@ class ChainActor(Actor[ChainMessage]):
         block = await read_block(self._chain[height].hash, self._kernel, self._block_log)
         return LocatedBlock(block, height, self._chain.height - height + 1)
 
-    async def _mine(self, count: int, script_pubkey: bytes, times: Sequence[int]) -> Mined:
+    async def _first(
+        self, kind: type[extension.E], key: IdempotencyKey | None
+    ) -> extension.E | None:
+        """Returns the result of the first request under ``key``, or None if there was none."""
+        if key is None:
+            return None
+        blocks_of = partial(extension.added, kind)
+        raw = await self._block_log.first_reply(key, blocks_of)
+        return None if raw is None else extension.decode(kind, raw)
+
+    async def _mine(self, request: MineBlocks) -> Mined:
         blocks = extend(
             self._chain,
-            count=count,
+            count=request.count,
             now=int(time()),
-            times=times,
-            script_pubkey=script_pubkey,
+            times=request.times,
+            script_pubkey=request.script_pubkey,
             mempool=tuple(self._mempool),
         )
-        await self._connect(blocks)
-        return Mined(tuple(block.hash for block in blocks), self._chain.height)
+        mined = Mined(tuple(block.hash for block in blocks), self._chain.height + len(blocks))
+        await self._connect(blocks, request.key, extension.encode(mined))
+        return mined
 
-    async def _reorganize(self, depth: int) -> Reorganized:
+    async def _reorganize(self, depth: int, key: IdempotencyKey | None) -> Reorganized:
         fork = self._chain.height - depth
         maximum = min(MAX_REORG_DEPTH, self._chain.height)
         if not 1 <= depth <= maximum:
@@ -241,25 +254,30 @@ class ChainActor(Actor[ChainMessage]):
         blocks = extend(
             self._chain.fork(fork), count=depth + 1, now=int(time()), branch=token_bytes(8)
         )
-        await self._connect(blocks)
-        return Reorganized(gone, tuple(block.hash for block in blocks), self._chain.height)
+        done = Reorganized(gone, tuple(block.hash for block in blocks), fork + len(blocks))
+        await self._connect(blocks, key, extension.encode(done))
+        return done
 
-    async def _connect(self, blocks: Sequence[Block]) -> None:
+    async def _connect(
+        self, blocks: Sequence[Block], key: IdempotencyKey | None, reply: bytes
+    ) -> None:
         """Appends to the block log, then to the kernel, then to the index.
 
         Raises BlockRejectedError if the kernel rejects a block, ChainBehindError if the three may
         differ now.
         """
         try:
+            # All at once: a retry after a kill must find every block of the reply, or no reply.
+            await self._block_log.append(blocks, key=key, reply=reply)
+            failpoint.reach("bitcoin.block.logged")
             for start in range(0, len(blocks), BATCH_BLOCKS):
                 batch = blocks[start : start + BATCH_BLOCKS]
-                await self._block_log.append(batch)
-                failpoint.reach("bitcoin.block.logged")
                 rejection = await asyncio.to_thread(self._submit, batch)
                 failpoint.reach("bitcoin.block.accepted")
                 if rejection:
-                    hashes = [block.hash for block in batch]
-                    await self._block_log.remove(hashes[hashes.index(rejection.hash) :])
+                    hashes = [block.hash for block in blocks]
+                    rejected = hashes[hashes.index(rejection.hash) :]
+                    await self._block_log.remove(rejected, key=key)
                 await self._follow()
                 failpoint.reach("bitcoin.block.indexed")
                 if rejection:

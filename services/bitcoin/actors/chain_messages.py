@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, TypeAlias
 from formats.bitcoin.hashes import BlockHash, Txid
 from mesh.actor import Message
 from services.bitcoin.chain import ChainInfo, LocatedBlock, LocatedTransaction, UtxoPage
+from services.bitcoin.extension import Mined, Reorganized
 from services.bitcoin.mempool import Acceptance, MempoolTx
 
 if TYPE_CHECKING:
+    from mesh.data.idempotency import IdempotencyKey
     from services.bitcoin.chain import TxPosition
 
 
@@ -75,12 +77,6 @@ class ListUtxos(Message[UtxoPage]):
 
 
 @dataclass(frozen=True, slots=True)
-class Mined:
-    hashes: tuple[BlockHash, ...]
-    height: int
-
-
-@dataclass(frozen=True, slots=True)
 class MineBlocks(Message[Mined]):
     """Mines ``count`` blocks on the tip, whose coinbases pay ``script_pubkey``; regtest only.
 
@@ -92,13 +88,7 @@ class MineBlocks(Message[Mined]):
     count: int
     script_pubkey: bytes
     times: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Reorganized:
-    disconnected: tuple[BlockHash, ...]  # tip first
-    connected: tuple[BlockHash, ...]
-    height: int
+    key: IdempotencyKey | None = None  # the same again returns the first result
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +99,7 @@ class ReorganizeChain(Message[Reorganized]):
     """
 
     depth: int
+    key: IdempotencyKey | None = None  # the same again returns the first result
 
 
 ChainMessage: TypeAlias = (

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from anya.bitcoin.v1 import regtest_pb2 as pb
 from anya.bitcoin.v1.regtest_pb2_grpc import RegtestServiceServicer
 from formats.bitcoin.network import Network
+from mesh.rpc.interceptors import request_key
 from services.bitcoin.actors.chain_messages import MineBlocks, ReorganizeChain
 from services.bitcoin.arguments import parse_address
 from services.bitcoin.miner import UNSPENDABLE_SCRIPT
@@ -35,7 +36,8 @@ class RegtestServicer(RegtestServiceServicer):
             else UNSPENDABLE_SCRIPT
         )
         times = tuple(time.seconds for time in request.block_times)
-        mined = await self._chain.ask(MineBlocks(request.count, script, times), timeout=TIMEOUT_S)
+        message = MineBlocks(request.count, script, times, request_key.current())
+        mined = await self._chain.ask(message, timeout=TIMEOUT_S)
         return pb.MineBlocksResponse(block_hashes=mined.hashes, height=mined.height)
 
     async def ReorganizeChain(
@@ -43,7 +45,8 @@ class RegtestServicer(RegtestServiceServicer):
         request: pb.ReorganizeChainRequest,
         context: ServicerContext[pb.ReorganizeChainRequest, pb.ReorganizeChainResponse],
     ) -> pb.ReorganizeChainResponse:
-        done = await self._chain.ask(ReorganizeChain(request.depth), timeout=TIMEOUT_S)
+        message = ReorganizeChain(request.depth, request_key.current())
+        done = await self._chain.ask(message, timeout=TIMEOUT_S)
         return pb.ReorganizeChainResponse(
             disconnected=done.disconnected, connected=done.connected, height=done.height
         )

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 from formats.bitcoin.block import check_commitments, parse_block
 from formats.bitcoin.errors import MalformedError
 from formats.bitcoin.hashes import BlockHash
+from mesh.data import idempotency
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from formats.bitcoin.block import Block
     from mesh.data.database import Database, Transaction
+    from mesh.data.idempotency import IdempotencyKey
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS block_log (
@@ -40,10 +42,18 @@ class BlockLog:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def append(self, blocks: Sequence[Block]) -> None:
-        """Appends blocks durably. A block that the log has keeps its entry."""
+    async def append(
+        self, blocks: Sequence[Block], *, key: IdempotencyKey | None = None, reply: bytes = b""
+    ) -> None:
+        """Appends blocks, and the reply to the request for them, durably in one transaction.
+
+        A block that the log has keeps its entry.
+        """
 
         async def work(tx: Transaction) -> None:
+            if key is not None:
+                await idempotency.forget_reply(tx, key)  # of an attempt whose blocks were rejected
+                await idempotency.store_reply(tx, key, reply)
             row = await tx.fetch_one("SELECT coalesce(max(sequence), 0) FROM block_log")
             last = row[0] if row else 0
             await tx.execute_many(
@@ -52,6 +62,26 @@ class BlockLog:
             )
 
         await self._database.write(work)
+
+    async def first_reply(
+        self, key: IdempotencyKey, blocks_of: Callable[[bytes], Sequence[BlockHash]]
+    ) -> bytes | None:
+        """Returns the stored reply to a request, or None if the log lacks a block that it names.
+
+        Recovery removes blocks that the kernel rejects: the request had no effect then. Raises
+        AlreadyExists (REQUEST_ID_REUSED) if the first request had another body.
+        """
+
+        async def work(tx: Transaction) -> bytes | None:
+            reply = await idempotency.find_reply(tx, key)
+            if reply is None:
+                return None
+            for hash in blocks_of(reply):
+                if not await tx.fetch_one("SELECT 1 FROM block_log WHERE hash = ?", hash):
+                    return None
+            return reply
+
+        return await self._database.read(work)
 
     async def pages(self) -> AsyncIterator[list[LogEntry]]:
         """Reads all entries, oldest first, and checks each block against its hash."""
@@ -81,10 +111,17 @@ class BlockLog:
 
         await self._database.write(work)
 
-    async def remove(self, hashes: Sequence[BlockHash]) -> None:
-        """Deletes entries: of blocks that the kernel rejected, and damaged ones."""
+    async def remove(
+        self, hashes: Sequence[BlockHash], *, key: IdempotencyKey | None = None
+    ) -> None:
+        """Deletes entries: of blocks that the kernel rejected, and damaged ones.
+
+        ``key``: of the request for the blocks, whose reply is deleted with them.
+        """
 
         async def work(tx: Transaction) -> None:
+            if key is not None:
+                await idempotency.forget_reply(tx, key)
             await tx.execute_many("DELETE FROM block_log WHERE hash = ?", [(h,) for h in hashes])
 
         await self._database.write(work)

@@ -26,7 +26,7 @@ from anya.mesh.v1 import options_pb2 as anya_dot_mesh_dot_v1_dot_options__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x61nya/bitcoin/v1/regtest.proto\x12\x0f\x61nya.bitcoin.v1\x1a\x1a\x61nya/mesh/v1/options.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"j\n\x11MineBlocksRequest\x12\r\n\x05\x63ount\x18\x01 \x01(\r\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12/\n\x0b\x62lock_times\x18\x03 \x03(\x0b\x32\x1a.google.protobuf.Timestamp:\x04\x88\xb5\x18\x01\"@\n\x12MineBlocksResponse\x12\x14\n\x0c\x62lock_hashes\x18\x01 \x03(\x0c\x12\x0e\n\x06height\x18\x02 \x01(\r:\x04\x88\xb5\x18\x01\"-\n\x16ReorganizeChainRequest\x12\r\n\x05\x64\x65pth\x18\x01 \x01(\r:\x04\x88\xb5\x18\x01\"X\n\x17ReorganizeChainResponse\x12\x14\n\x0c\x64isconnected\x18\x01 \x03(\x0c\x12\x11\n\tconnected\x18\x02 \x03(\x0c\x12\x0e\n\x06height\x18\x03 \x01(\r:\x04\x88\xb5\x18\x01\x32\xe9\x01\n\x0eRegtestService\x12\x63\n\nMineBlocks\x12\".anya.bitcoin.v1.MineBlocksRequest\x1a#.anya.bitcoin.v1.MineBlocksResponse\"\x0c\x8a\xb5\x18\x08\x12\x04mine \x02\x12r\n\x0fReorganizeChain\x12\'.anya.bitcoin.v1.ReorganizeChainRequest\x1a(.anya.bitcoin.v1.ReorganizeChainResponse\"\x0c\x8a\xb5\x18\x08\x12\x04mine \x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x61nya/bitcoin/v1/regtest.proto\x12\x0f\x61nya.bitcoin.v1\x1a\x1a\x61nya/mesh/v1/options.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"~\n\x11MineBlocksRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\r\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12/\n\x0b\x62lock_times\x18\x04 \x03(\x0b\x32\x1a.google.protobuf.Timestamp:\x04\x88\xb5\x18\x01\"@\n\x12MineBlocksResponse\x12\x14\n\x0c\x62lock_hashes\x18\x01 \x03(\x0c\x12\x0e\n\x06height\x18\x02 \x01(\r:\x04\x88\xb5\x18\x01\"A\n\x16ReorganizeChainRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05\x64\x65pth\x18\x02 \x01(\r:\x04\x88\xb5\x18\x01\"X\n\x17ReorganizeChainResponse\x12\x14\n\x0c\x64isconnected\x18\x01 \x03(\x0c\x12\x11\n\tconnected\x18\x02 \x03(\x0c\x12\x0e\n\x06height\x18\x03 \x01(\r:\x04\x88\xb5\x18\x01\x32\xed\x01\n\x0eRegtestService\x12\x65\n\nMineBlocks\x12\".anya.bitcoin.v1.MineBlocksRequest\x1a#.anya.bitcoin.v1.MineBlocksResponse\"\x0e\x8a\xb5\x18\n\x12\x04mine\x18\x01 \x02\x12t\n\x0fReorganizeChain\x12\'.anya.bitcoin.v1.ReorganizeChainRequest\x1a(.anya.bitcoin.v1.ReorganizeChainResponse\"\x0e\x8a\xb5\x18\n\x12\x04mine\x18\x01 \x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,17 +42,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REORGANIZECHAINRESPONSE']._loaded_options = None
   _globals['_REORGANIZECHAINRESPONSE']._serialized_options = b'\210\265\030\001'
   _globals['_REGTESTSERVICE'].methods_by_name['MineBlocks']._loaded_options = None
-  _globals['_REGTESTSERVICE'].methods_by_name['MineBlocks']._serialized_options = b'\212\265\030\010\022\004mine \002'
+  _globals['_REGTESTSERVICE'].methods_by_name['MineBlocks']._serialized_options = b'\212\265\030\n\022\004mine\030\001 \002'
   _globals['_REGTESTSERVICE'].methods_by_name['ReorganizeChain']._loaded_options = None
-  _globals['_REGTESTSERVICE'].methods_by_name['ReorganizeChain']._serialized_options = b'\212\265\030\010\022\004mine \002'
+  _globals['_REGTESTSERVICE'].methods_by_name['ReorganizeChain']._serialized_options = b'\212\265\030\n\022\004mine\030\001 \002'
   _globals['_MINEBLOCKSREQUEST']._serialized_start=111
-  _globals['_MINEBLOCKSREQUEST']._serialized_end=217
-  _globals['_MINEBLOCKSRESPONSE']._serialized_start=219
-  _globals['_MINEBLOCKSRESPONSE']._serialized_end=283
-  _globals['_REORGANIZECHAINREQUEST']._serialized_start=285
-  _globals['_REORGANIZECHAINREQUEST']._serialized_end=330
-  _globals['_REORGANIZECHAINRESPONSE']._serialized_start=332
-  _globals['_REORGANIZECHAINRESPONSE']._serialized_end=420
-  _globals['_REGTESTSERVICE']._serialized_start=423
-  _globals['_REGTESTSERVICE']._serialized_end=656
+  _globals['_MINEBLOCKSREQUEST']._serialized_end=237
+  _globals['_MINEBLOCKSRESPONSE']._serialized_start=239
+  _globals['_MINEBLOCKSRESPONSE']._serialized_end=303
+  _globals['_REORGANIZECHAINREQUEST']._serialized_start=305
+  _globals['_REORGANIZECHAINREQUEST']._serialized_end=370
+  _globals['_REORGANIZECHAINRESPONSE']._serialized_start=372
+  _globals['_REORGANIZECHAINRESPONSE']._serialized_end=460
+  _globals['_REGTESTSERVICE']._serialized_start=463
+  _globals['_REGTESTSERVICE']._serialized_end=700
 # @@protoc_insertion_point(module_scope)

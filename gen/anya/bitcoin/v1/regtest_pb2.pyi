@@ -23,10 +23,14 @@ DESCRIPTOR: _descriptor.FileDescriptor
 class MineBlocksRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
     BLOCK_TIMES_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Idempotency key: the same again returns the first reply and mines nothing, also after a crash."""
     count: _builtins.int
+    """1 to 1000."""
     address: _builtins.str
     """Who gets the coinbase; empty: an output that nobody can spend."""
     @_builtins.property
@@ -36,13 +40,14 @@ class MineBlocksRequest(_message.Message):
     def __init__(
         self,
         *,
+        request_id: _builtins.str = ...,
         count: _builtins.int = ...,
         address: _builtins.str = ...,
         block_times: _abc.Iterable[_timestamp_pb2.Timestamp] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "block_times", b"block_times", "count", b"count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "block_times", b"block_times", "count", b"count", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -75,17 +80,21 @@ Global___MineBlocksResponse: _TypeAlias = MineBlocksResponse  # noqa: Y015
 class ReorganizeChainRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     DEPTH_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Idempotency key: the same again returns the first reply and replaces nothing, also after a crash."""
     depth: _builtins.int
-    """How many blocks of the active chain go."""
+    """How many blocks of the active chain are replaced: 1 to 100."""
     def __init__(
         self,
         *,
+        request_id: _builtins.str = ...,
         depth: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["depth", b"depth"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["depth", b"depth", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

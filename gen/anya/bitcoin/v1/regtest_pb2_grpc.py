@@ -55,7 +55,7 @@ class RegtestServiceServicer:
         """MineBlocks mines blocks on the tip, the first ones with what the mempool holds.
         Errors: INVALID_ARGUMENT for a count outside 1 to 1000, a bad address, or times that do not
         fit the count, break the rules of BIP 113 or lie over two hours ahead; FAILED_PRECONDITION
-        (BLOCK_REJECTED) in the words of the consensus code.
+        (BLOCK_REJECTED) in the words of the consensus code; ALREADY_EXISTS (REQUEST_ID_REUSED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -64,7 +64,8 @@ class RegtestServiceServicer:
     def ReorganizeChain(self, request, context):
         """ReorganizeChain replaces the last blocks by a longer branch of empty ones; what they confirmed
         goes back to the mempool, where it is still valid.
-        Errors: INVALID_ARGUMENT for a depth outside 1 to 100, or beyond the chain.
+        Errors: INVALID_ARGUMENT for a depth outside 1 to 100, or beyond the chain; ALREADY_EXISTS
+        (REQUEST_ID_REUSED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

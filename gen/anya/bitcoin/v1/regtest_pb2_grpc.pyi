@@ -37,12 +37,13 @@ class RegtestServiceStub:
     """MineBlocks mines blocks on the tip, the first ones with what the mempool holds.
     Errors: INVALID_ARGUMENT for a count outside 1 to 1000, a bad address, or times that do not
     fit the count, break the rules of BIP 113 or lie over two hours ahead; FAILED_PRECONDITION
-    (BLOCK_REJECTED) in the words of the consensus code.
+    (BLOCK_REJECTED) in the words of the consensus code; ALREADY_EXISTS (REQUEST_ID_REUSED).
     """
     ReorganizeChain: _grpc.UnaryUnaryMultiCallable[_regtest_pb2.ReorganizeChainRequest, _regtest_pb2.ReorganizeChainResponse]
     """ReorganizeChain replaces the last blocks by a longer branch of empty ones; what they confirmed
     goes back to the mempool, where it is still valid.
-    Errors: INVALID_ARGUMENT for a depth outside 1 to 100, or beyond the chain.
+    Errors: INVALID_ARGUMENT for a depth outside 1 to 100, or beyond the chain; ALREADY_EXISTS
+    (REQUEST_ID_REUSED).
     """
 
 @_typing.type_check_only
@@ -54,12 +55,13 @@ class RegtestServiceAsyncStub(RegtestServiceStub):
     """MineBlocks mines blocks on the tip, the first ones with what the mempool holds.
     Errors: INVALID_ARGUMENT for a count outside 1 to 1000, a bad address, or times that do not
     fit the count, break the rules of BIP 113 or lie over two hours ahead; FAILED_PRECONDITION
-    (BLOCK_REJECTED) in the words of the consensus code.
+    (BLOCK_REJECTED) in the words of the consensus code; ALREADY_EXISTS (REQUEST_ID_REUSED).
     """
     ReorganizeChain: _aio.UnaryUnaryMultiCallable[_regtest_pb2.ReorganizeChainRequest, _regtest_pb2.ReorganizeChainResponse]  # type: ignore[assignment]
     """ReorganizeChain replaces the last blocks by a longer branch of empty ones; what they confirmed
     goes back to the mempool, where it is still valid.
-    Errors: INVALID_ARGUMENT for a depth outside 1 to 100, or beyond the chain.
+    Errors: INVALID_ARGUMENT for a depth outside 1 to 100, or beyond the chain; ALREADY_EXISTS
+    (REQUEST_ID_REUSED).
     """
 
 class RegtestServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -74,7 +76,7 @@ class RegtestServiceServicer(metaclass=_abc_1.ABCMeta):
         """MineBlocks mines blocks on the tip, the first ones with what the mempool holds.
         Errors: INVALID_ARGUMENT for a count outside 1 to 1000, a bad address, or times that do not
         fit the count, break the rules of BIP 113 or lie over two hours ahead; FAILED_PRECONDITION
-        (BLOCK_REJECTED) in the words of the consensus code.
+        (BLOCK_REJECTED) in the words of the consensus code; ALREADY_EXISTS (REQUEST_ID_REUSED).
         """
 
     @_abc_1.abstractmethod
@@ -85,7 +87,8 @@ class RegtestServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_regtest_pb2.ReorganizeChainResponse, _abc.Awaitable[_regtest_pb2.ReorganizeChainResponse]]:
         """ReorganizeChain replaces the last blocks by a longer branch of empty ones; what they confirmed
         goes back to the mempool, where it is still valid.
-        Errors: INVALID_ARGUMENT for a depth outside 1 to 100, or beyond the chain.
+        Errors: INVALID_ARGUMENT for a depth outside 1 to 100, or beyond the chain; ALREADY_EXISTS
+        (REQUEST_ID_REUSED).
         """
 
 def add_RegtestServiceServicer_to_server(servicer: RegtestServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
