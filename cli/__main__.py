@@ -19,7 +19,7 @@ def main() -> NoReturn:
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command line; returns the exit code."""
+    """Runs one command line and returns its exit code."""
     try:
         code = app(arguments, prog_name="anya", standalone_mode=False)
         sys.stdout.flush()
@@ -53,7 +53,7 @@ def _fail(error: errors.CommandError, arguments: list[str]) -> int:
 
 
 def _unforeseen(error: Exception) -> errors.CommandError:
-    """A defect of ours: its traceback goes to a file, not to the person."""
+    """Reports an internal error: its traceback goes to a file, its id to the terminal."""
     import tempfile
     import traceback
 

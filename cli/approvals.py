@@ -1,4 +1,4 @@
-"""Approvals: what a run asks, told to whoever is to sign it."""
+"""Approvals: shows what a run asks for, and signs the decision of an approver."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def decide(
     approves: bool,
     say: Callable[[str], None] | None = None,
 ) -> pb.ApproveRunResponse:
-    """Sign what the step asks, as the one of ``identities`` that is to, and hand it in."""
+    """Signs the step's question as the approver among ``identities``, and sends the decision."""
     run = await runs.get(channels, run_id)
     asked = next((s.approval for s in run.steps if s.path == path and s.HasField("approval")), None)
     if asked is None:
@@ -52,7 +52,7 @@ async def decide(
 
 
 def _must_be_what_is_shown(asked: pb.Approval) -> None:
-    """Nobody signs a digest of something else than what was read."""
+    """Raises CommandError unless the digest is that of the question shown."""
     shown = rfc8785.dumps(values.from_struct(asked.asked))
     if hashlib.sha256(shown).digest() != asked.digest:
         raise CommandError("the digest is not that of what is asked: nothing was signed")

@@ -39,7 +39,7 @@ _tracer: ContextVar[trace.Tracer] = ContextVar("tracer")
 
 @asynccontextmanager
 async def connect(home: Home) -> AsyncIterator[Channels]:
-    """Channels to the four services, by name. CommandError if no mesh has run on this home."""
+    """Opens channels to the four services. Raises CommandError if the home has no mesh."""
     identity = Identity(
         home.client / "operator.pem", home.client / "operator.key", home.pki / "ca.pem"
     )
@@ -64,7 +64,7 @@ async def connect(home: Home) -> AsyncIterator[Channels]:
 
 
 def ask(home: Home, work: Callable[[Channels], Awaitable[R]]) -> R:
-    """Do ``work`` with the mesh of ``home``, as ``run`` does."""
+    """Runs ``work`` with channels to the mesh of ``home``, and returns its result."""
 
     async def connected() -> R:
         async with connect(home) as channels:
@@ -74,7 +74,7 @@ def ask(home: Home, work: Callable[[Channels], Awaitable[R]]) -> R:
 
 
 def run(work: Coroutine[Any, Any, R]) -> R:
-    """Do ``work`` in a loop of its own; a status that it does not catch is a CommandError."""
+    """Runs ``work`` in an event loop. Raises CommandError for an uncaught gRPC status."""
     try:
         return asyncio.run(work)
     except grpc.aio.AioRpcError as error:
@@ -83,10 +83,10 @@ def run(work: Coroutine[Any, Any, R]) -> R:
 
 @contextmanager
 def traced(name: str) -> Iterator[None]:
-    """The calls in the block, and what they start, are one trace, whose root is here.
+    """Makes the calls in the block, and the runs they start, one trace with its root here.
 
-    Whoever is called may be killed before it has sent its spans; we send ours, so that those that
-    arrive have a parent.
+    A service may be killed before it has sent its spans. The command sends its own, so that the
+    spans that arrive have a parent.
     """
     with _tracer.get().start_as_current_span(name, context=Context()):
         yield
@@ -94,7 +94,7 @@ def traced(name: str) -> Iterator[None]:
 
 @asynccontextmanager
 async def _tracing(home: Home) -> AsyncIterator[trace.Tracer]:
-    """A tracer that sends to where the mesh does. Calls outside of ``traced`` are not kept."""
+    """Opens a tracer that exports where the mesh does. Calls outside ``traced`` are not sampled."""
     endpoint = os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or await _collector(home)
     if not endpoint:
         _tracer.set(trace.NoOpTracer())
@@ -115,7 +115,7 @@ async def _tracing(home: Home) -> AsyncIterator[trace.Tracer]:
 
 
 async def _collector(home: Home) -> str:
-    """The collector of the mesh that runs on this home; empty if no supervisor runs there."""
+    """Returns the collector of the mesh on this home, or "" if no supervisor runs there."""
     try:
         return str((await control.request(home, "status"))["otlp"])
     except CommandError:
@@ -123,7 +123,7 @@ async def _collector(home: Home) -> str:
 
 
 def _unsampled() -> trace.SpanContext:
-    """The name of a trace that nobody keeps."""
+    """Returns the context of a trace that is not sampled."""
     return trace.SpanContext(secrets.randbits(128) | 1, secrets.randbits(64) | 1, is_remote=False)
 
 

@@ -1,4 +1,4 @@
-"""What may be wrong with a local mesh, looked at in turn; each finding has a remedy."""
+"""Checks of a local mesh; each finding has a remedy."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Finding(NamedTuple):
 
 
 async def examine(home: Home) -> list[Finding]:
-    """Every finding, in the order in which a person would want to act on them."""
+    """Returns every finding, in the order in which to act on them."""
     status = await _supervisor(home)
     found = [_python(), _libraries(), _trust_file()]
     if not home.path.is_dir():
@@ -125,7 +125,7 @@ def _ports(home: Home, *, running: bool) -> Iterator[Finding]:
 
 
 async def _supervisor(home: Home) -> dict[str, Any] | None:
-    """What the supervisor says; None if none runs."""
+    """Returns the supervisor's status, or None if none runs."""
     try:
         answer: dict[str, Any] = await control.request(home, "status")
     except CommandError:
@@ -148,7 +148,7 @@ async def _service(log: Path, name: str, status: dict[str, Any], address: str) -
 
 
 async def serving(address: str) -> str:
-    """What the health port at this address answers: "SERVING", another status, or why not."""
+    """Returns the health status at this address: "SERVING", another status, or the failure."""
     import grpc
     from grpc_health.v1 import health_pb2
     from grpc_health.v1.health_pb2_grpc import HealthStub

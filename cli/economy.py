@@ -50,7 +50,7 @@ FEE_SAT = 10_000
 
 @dataclass(slots=True)
 class State:
-    """What the client remembers of its economy. Enough to go on with one that was interrupted."""
+    """The client's memory of its economy, enough to resume an interrupted rendering."""
 
     secret: str  # hex, 32 bytes: every key of the town comes from it
     tip_time: int  # Unix time of its last block

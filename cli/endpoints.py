@@ -38,14 +38,14 @@ class Endpoint:
 
 
 def choose(home: Home, *, port_base: int | None) -> dict[str, Endpoint]:
-    """The ports of every service: those asked for, else those of last time, else free ones."""
+    """Returns the ports of every service: those asked for, else the last ones, else free ones."""
     if port_base is not None:
         return _consecutive(port_base)
     return read(home) if home.endpoints.exists() else _free()
 
 
 def read(home: Home) -> dict[str, Endpoint]:
-    """The endpoints that were written last. CommandError if there are none, or nonsense."""
+    """Reads the endpoints. Raises CommandError if there are none or the file is damaged."""
     try:
         services = json.loads(home.endpoints.read_bytes())["services"]
         return {name: _endpoint(services[name]) for name in SERVICES}
@@ -84,7 +84,7 @@ def write(home: Home, endpoints: Mapping[str, Endpoint]) -> None:
 
 
 def require_free(endpoints: Mapping[str, Endpoint]) -> None:
-    """CommandError naming the first port that somebody else listens on."""
+    """Raises CommandError, which names the port, if another process listens on one."""
     for name, endpoint in endpoints.items():
         for port in (endpoint.port, endpoint.health_port):
             if _is_taken(port):
@@ -122,7 +122,7 @@ def _consecutive(base: int) -> dict[str, Endpoint]:
 
 
 def _pair(ports: Iterable[int]) -> dict[str, Endpoint]:
-    """The first ports are the services', the others their health ports."""
+    """Assigns the first half of the ports to the services, the second to their health ports."""
     chosen = list(ports)
     half = len(SERVICES)
     return dict(zip(SERVICES, map(Endpoint, chosen[:half], chosen[half:]), strict=True))

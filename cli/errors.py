@@ -1,4 +1,4 @@
-"""What goes wrong for the person at the keyboard: a cause, a remedy, and an exit code."""
+"""Errors of the command line: a cause, a remedy and an exit code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ START_THE_MESH = "start the mesh with: anya up"
 # What to do about a refusal, by its reason or else by its code.
 REMEDIES = {
     "IDENTITY_MISSING": "renew the certificates: stop the mesh, then anya up",
-    "PERMISSION_NOT_GRANTED": "grant the method in trust.yaml, or call as somebody who may",
+    "PERMISSION_NOT_GRANTED": "grant the method in trust.yaml, or use another certificate",
     "OVERLOADED": "the service is busy: try again",
     "CIRCUIT_OPEN": "its target keeps failing: anya status, then the service's log",
     "PEER_UNAVAILABLE": "repeat it; anya status shows which service does not answer",
@@ -53,13 +53,13 @@ class CommandError(Exception):
     ) -> None:
         super().__init__(message)
         self.message = message
-        self.code = code  # name of a gRPC code, whoever failed
+        self.code = code  # name of a gRPC code
         self.reason = reason
         self.remedy = remedy
         self.exit_code = exit_code
 
     def document(self) -> dict[str, dict[str, str]]:
-        """The failure as it stands on stderr under --json."""
+        """Returns the error document that --json prints on stderr."""
         return {
             "error": {
                 "code": self.code,
@@ -74,14 +74,14 @@ class CommandError(Exception):
 
 
 def usage(message: str, *, remedy: str = "") -> CommandError:
-    """What was asked for on the command line cannot be."""
+    """Returns the error for an argument that is wrong; exit code 2."""
     return CommandError(
         message, code="INVALID_ARGUMENT", reason="USAGE", remedy=remedy, exit_code=USAGE
     )
 
 
 def from_rpc(error: grpc.aio.AioRpcError) -> CommandError:
-    """The status of a call that failed, in our form."""
+    """Returns the status of a failed call as a CommandError."""
     from mesh.rpc.status import reason_of
 
     reason = reason_of(error)
@@ -89,7 +89,7 @@ def from_rpc(error: grpc.aio.AioRpcError) -> CommandError:
     message = error.details() or code
     if code == "UNAVAILABLE" and not reason:
         address = re.search(r"127\.0\.0\.1:\d+", message)
-        message = f"nobody answers at {address[0]}" if address else "the mesh does not answer"
+        message = f"no service answers at {address[0]}" if address else "the mesh does not answer"
     return CommandError(
         message,
         code=code,
@@ -100,7 +100,7 @@ def from_rpc(error: grpc.aio.AioRpcError) -> CommandError:
 
 
 def from_mesh(error: MeshError) -> CommandError:
-    """An error that our own libraries raised on what they were given, before any call."""
+    """Returns the CommandError for an error that was raised here, before any call."""
     words = re.findall(r"[A-Z][a-z]+", type(error).__name__)
     return CommandError(
         str(error),
@@ -111,7 +111,7 @@ def from_mesh(error: MeshError) -> CommandError:
 
 
 def from_system(error: OSError) -> CommandError | None:
-    """A file that the system does not let us use; None if the error is about no file."""
+    """Returns the CommandError for an unusable file, or None if the error names no file."""
     if not error.filename:
         return None
     return CommandError(

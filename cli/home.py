@@ -29,7 +29,7 @@ class Home:
 
     @classmethod
     def of(cls, option: Path | None) -> Home:
-        """The home that ``--home`` or ANYA_HOME names, else .anya in the current folder."""
+        """Returns the home that ``--home`` or ANYA_HOME names, else .anya in the current folder."""
         chosen = option or Path(os.environ.get("ANYA_HOME") or DEFAULT)
         return cls(chosen.expanduser().absolute())
 
@@ -43,7 +43,7 @@ class Home:
 
     @property
     def client(self) -> Path:
-        """What belongs to the person: the operator's certificate, DID keys, the demo's truth."""
+        """The folder of the operator's certificate, DID keys and the demo's truth."""
         return self.path / "client"
 
     @property
@@ -65,10 +65,10 @@ class Home:
         return self.service(name) / "service.log"
 
     def make(self) -> None:
-        """Make the folders, for their owner only.
+        """Makes the folders, for their owner only.
 
-        CommandError (HOME_UNUSABLE) if the folder holds something else: nobody's files are closed
-        to others because a command was pointed at them.
+        Raises CommandError (HOME_UNUSABLE) if the folder holds anything else, so that a wrong path
+        never changes the rights of foreign files.
         """
         if self._holds_something_else():
             raise CommandError(
@@ -93,7 +93,7 @@ class Home:
 
     @contextmanager
     def lock(self) -> Iterator[int]:
-        """Hold the home for one supervisor; yields the descriptor that its processes inherit.
+        """Locks the home for one supervisor; yields the descriptor that its processes inherit.
 
         They inherit it so that the home stays locked until the last of them has written its last,
         also where the supervisor was killed; that is waited for, a live supervisor is not.
@@ -117,7 +117,7 @@ class Home:
 
     @contextmanager
     def stage(self) -> Iterator[None]:
-        """Hold the home for one demo: two would mine into each other's economy."""
+        """Locks the home for one demo: two would mine into each other's economy."""
         with self._stage_file.open("ab") as file:
             if not _try_lock(file.fileno()):
                 raise CommandError(
@@ -158,7 +158,7 @@ def _try_lock(descriptor: int) -> bool:
 
 
 def _is_alive(process: str) -> bool:
-    """Whether this process id, as text, is somebody's; one that cannot be read is nobody's."""
+    """Returns True if the text is the id of a living process; False also for any other text."""
     if not process.isdecimal():
         return False
     try:
@@ -171,7 +171,7 @@ def _is_alive(process: str) -> bool:
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Replace a file at once, readable by its owner only: a reader sees the old or the new."""
+    """Replaces a file atomically, readable by its owner only."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from cli.home import Home
 
-ISSUER = "demo-issuer"  # stands in for whoever checks people, and is trusted by the local policy
+ISSUER = "demo-issuer"  # stands in for an identity issuer, and is trusted by the local policy
 CREDENTIAL = "BiometricCredential"
 
 POLICY = """\
@@ -55,13 +55,13 @@ class Identities:
         self._folder = home.client / "identities"
 
     def create(self, name: str) -> Identity:
-        """A new DID. Its key is on disk before anybody hears of it."""
+        """Creates a DID; its key is on disk before the DID is returned."""
         identity = Identity(name, Holder.generate())
         self.save(identity)
         return identity
 
     def ensure(self, name: str) -> Identity:
-        """The identity of this name, made if there is none."""
+        """Returns the identity of this name; creates it if there is none."""
         return self.load(name) if self._path(name).exists() else self.create(name)
 
     def save(self, identity: Identity) -> None:
@@ -80,7 +80,7 @@ class Identities:
         return _read(self._path(name))
 
     def find(self, did: str) -> Identity:
-        """The identity with this DID, or of this name. CommandError if its key is not here."""
+        """Returns the identity of this DID or name. Raises CommandError if its key is not here."""
         for identity in self.all():
             if did in (identity.did, identity.name):
                 return identity
@@ -92,7 +92,7 @@ class Identities:
         )
 
     def all(self) -> list[Identity]:
-        """By name."""
+        """Returns the identities by name."""
         return [_read(path) for path in sorted(self._folder.glob("*.json"))]
 
     def _path(self, name: str) -> Path:
@@ -100,7 +100,7 @@ class Identities:
 
 
 def ensure_policy(home: Home) -> None:
-    """Let the web5 service trust the demo issuer, unless somebody has written a policy already."""
+    """Writes a policy that trusts the demo's issuer, unless the home has a policy already."""
     path = home.service("web5") / "identity-policy.yaml"
     if not path.exists():
         issuer = Identities(home).ensure(ISSUER)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 AUTHORITY_LIFETIME = timedelta(days=3650)
 LEAF_LIFETIME = timedelta(hours=24)
 HALF_LIFE = LEAF_LIFETIME / 2
-CLOCK_SKEW = timedelta(minutes=5)  # between whoever issues and whoever checks
+CLOCK_SKEW = timedelta(minutes=5)  # of the clocks of issuer and verifier
 
 OPERATOR = "operator"
 
@@ -49,7 +49,7 @@ class Leaf:
 
 
 def renew(home: Home, *, trust_domain: str, now: datetime) -> list[str]:
-    """Issue every leaf that is missing, not ours, or past half of its life; return their names."""
+    """Issues every leaf that is missing, foreign or past half of its life; returns their names."""
     authority = Authority.of(home.pki, trust_domain=trust_domain, now=now)
     due = [leaf for leaf in leaves(home, trust_domain) if not authority.vouches_for(leaf, now)]
     for leaf in due:
@@ -58,7 +58,7 @@ def renew(home: Home, *, trust_domain: str, now: datetime) -> list[str]:
 
 
 def leaves(home: Home, trust_domain: str) -> list[Leaf]:
-    """One leaf per service, and the operator's."""
+    """Returns one leaf per service, and the operator's."""
     services = [
         Leaf(
             name,
@@ -77,7 +77,7 @@ def leaves(home: Home, trust_domain: str) -> list[Leaf]:
 
 
 def validity(certificate: Path) -> tuple[datetime, datetime]:
-    """From when and until when the certificate in this file holds. ValueError if it holds none."""
+    """Returns the validity of the certificate in the file. Raises ValueError if it holds none."""
     loaded = x509.load_pem_x509_certificate(certificate.read_bytes())
     return loaded.not_valid_before_utc, loaded.not_valid_after_utc
 
@@ -90,7 +90,7 @@ class Authority:
 
     @classmethod
     def of(cls, folder: Path, *, trust_domain: str, now: datetime) -> Authority:
-        """The authority in ``folder``; a new one if there is none, or if it is about to expire."""
+        """Returns the authority in ``folder``; creates one if there is none or it expires soon."""
         existing = _load(folder / "ca.pem", folder / "ca.key")
         if existing and existing.certificate.not_valid_after_utc - now > LEAF_LIFETIME:
             return cls(existing)
@@ -105,7 +105,7 @@ class Authority:
         return cls(pair)
 
     def vouches_for(self, leaf: Leaf, now: datetime) -> bool:
-        """Whether the leaf on disk is ours, names what it should, and is in its first half."""
+        """Returns True if the leaf is ours, has its names and is in its first half."""
         existing = _load(leaf.certificate, leaf.key)
         if existing is None or existing.certificate.not_valid_after_utc - now < HALF_LIFE:
             return False
@@ -117,7 +117,7 @@ class Authority:
         return tuple(names.value) == leaf.names
 
     def issue(self, leaf: Leaf, now: datetime) -> None:
-        """Write a new key and a certificate for it."""
+        """Writes a new key and a certificate for it."""
         pair = issue_leaf(
             self._pair, leaf.names, not_before=now - CLOCK_SKEW, not_after=now + LEAF_LIFETIME
         )
@@ -126,7 +126,7 @@ class Authority:
 
 
 def _load(certificate: Path, key: Path) -> KeyPair | None:
-    """The pair on disk; None if either is missing or broken, or if they do not belong together."""
+    """Returns the pair on disk, or None if one is missing or damaged or they do not match."""
     try:
         loaded = x509.load_pem_x509_certificate(certificate.read_bytes())
         private = serialization.load_pem_private_key(key.read_bytes(), password=None)

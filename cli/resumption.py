@@ -24,7 +24,7 @@ BROKEN_OFF = (
 
 
 async def resumed(open_after: Callable[[int], AsyncIterable[R]]) -> AsyncIterator[R]:
-    """What ``open_after(sequence)`` streams from behind a sequence, until it ends of itself."""
+    """Yields what ``open_after(sequence)`` streams, reopening it until it ends by itself."""
     seen = 0
     silent_since = None
     loop = asyncio.get_running_loop()
@@ -37,7 +37,7 @@ async def resumed(open_after: Callable[[int], AsyncIterable[R]]) -> AsyncIterato
             if error.code() not in BROKEN_OFF:
                 raise
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                silent_since = None  # nothing was to be told in all its time
+                silent_since = None  # the stream had nothing to send in all its time
                 continue
             silent_since = silent_since or loop.time()
             if loop.time() - silent_since > PATIENCE:

@@ -37,7 +37,7 @@ def wanted(
     needs_attention: bool = False,
     times: dict[str, str],
 ) -> pb.ListRunsRequest:
-    """``times``: the texts given for create_time_from and its like; an empty one is not set."""
+    """Returns the request; ``times`` are texts for create_time_from and its like, or ""."""
     request = pb.ListRunsRequest(
         statuses=[pb.RunStatus.Value(f"RUN_STATUS_{status.upper()}") for status in statuses],
         workflow_id=workflow_id,
@@ -59,7 +59,7 @@ async def find(
     limit: int,
     say: Callable[[str], None],
 ) -> Found:
-    """At most ``limit`` runs; ``say`` hears how far a search has come that takes several pages."""
+    """Returns at most ``limit`` runs; ``say`` gets the progress of a search over several pages."""
     stub = WorkflowServiceStub(channels["orchestrator"])
     runs: list[pb.Run] = []
     while True:
@@ -73,16 +73,16 @@ async def find(
 
 
 def summary(found: Found) -> str:
-    """``"3 runs: 2 succeeded, 1 failed; more behind them: --limit"``."""
+    """Returns a summary: ``"3 runs: 2 succeeded, 1 failed; more behind them: --limit"``."""
     count = len(found.runs)
     words = Counter(status_word(run.status).lower() for run in found.runs)
-    told = ", ".join(f"{number} {word}" for word, number in words.most_common())
-    line = f"{count} run{'' if count == 1 else 's'}" + (f": {told}" if told else "")
+    counts = ", ".join(f"{number} {word}" for word, number in words.most_common())
+    line = f"{count} run{'' if count == 1 else 's'}" + (f": {counts}" if counts else "")
     return f"{line}; there are more behind them: --limit" if found.more else line
 
 
 def read_time(text: str, now: datetime) -> datetime:
-    """A moment as people give it: RFC 3339, a day, or how long ago (``2h``, ``7d``)."""
+    """Parses a time: RFC 3339, a day, or an age (``2h``, ``7d``). Raises CommandError otherwise."""
     if (ago := parse_duration(text)) is not None:
         return now - timedelta(microseconds=ago)
     try:

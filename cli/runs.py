@@ -51,7 +51,7 @@ async def start(
     presentation: str = "",
     payments: Sequence[pb.ProvenPayment] = (),
 ) -> pb.StartRunResponse:
-    """Start a run; the same ``run_id`` again is the same run.
+    """Starts a run; the same ``run_id`` again is the same run.
 
     ``payments``: for a workflow whose input names them, instead of intent and presentation.
     """
@@ -77,7 +77,7 @@ async def signal(
     correlation: str = "",
     request_id: str = "",
 ) -> None:
-    """Send a run a signal; the same ``request_id`` again is the same signal."""
+    """Sends a signal to a run; the same ``request_id`` again is the same signal."""
     document = Struct()
     document.update(payload)
     request = pb.SignalRunRequest(
@@ -98,7 +98,7 @@ async def cancel(channels: Channels, run_id: str, *, reason: str = "") -> None:
 async def redrive(
     channels: Channels, run_id: str, *, reason: str = "", request_id: str = ""
 ) -> None:
-    """Have an ended run go on; the same ``request_id`` again has it go on once."""
+    """Redrives an ended run; the same ``request_id`` again is the same redrive."""
     request = pb.RedriveRunRequest(
         request_id=request_id or str(uuid.uuid4()), run_id=run_id, reason=reason
     )
@@ -110,28 +110,28 @@ async def get(channels: Channels, run_id: str) -> pb.Run:
 
 
 async def erase(channels: Channels, run_id: str) -> pb.EraseRunResponse:
-    """Take out of its records what is about people; again it changes nothing."""
+    """Erases personal data from the run's records; a repetition changes nothing."""
     request = pb.EraseRunRequest(request_id=str(uuid.uuid4()), run_id=run_id)
     return await _stub(channels).EraseRun(request)
 
 
 class RunFollower:
-    """A run put together from what a watch tells of it: cheaper than to be told all each time."""
+    """Assembles a run from the changes of a watch, which costs less than whole runs."""
 
     def __init__(self) -> None:
         self._last = self._whole = pb.Run()
         self._steps: dict[str, pb.Step] = {}
 
-    def hear(self, told: pb.WatchRunResponse) -> None:
-        self._last = told.run
-        if told.view != pb.RUN_VIEW_CHANGES:
-            self._whole = told.run
+    def apply(self, update: pb.WatchRunResponse) -> None:
+        self._last = update.run
+        if update.view != pb.RUN_VIEW_CHANGES:
+            self._whole = update.run
             self._steps.clear()
-        self._steps.update((step.path, step) for step in told.run.steps)
+        self._steps.update((step.path, step) for step in update.run.steps)
 
     @property
     def run(self) -> pb.Run:
-        """All of it."""
+        """The whole run, as the last update left it."""
         run = pb.Run()
         run.CopyFrom(self._last)
         run.input.CopyFrom(self._whole.input)
@@ -141,7 +141,7 @@ class RunFollower:
 
 
 async def watch(channels: Channels, run_id: str) -> AsyncIterator[pb.WatchRunResponse]:
-    """What each of its events changed, until it ends, also across a crash of the orchestrator."""
+    """Yields the changes of a run until it ends, also across a crash of the orchestrator."""
     stub = _stub(channels)
 
     def open_after(sequence: int) -> Any:
@@ -150,23 +150,23 @@ async def watch(channels: Channels, run_id: str) -> AsyncIterator[pb.WatchRunRes
         )
         return stub.WatchRun(request, timeout=resumption.TIMEOUT)
 
-    async for told in resumption.resumed(open_after):
-        yield told
+    async for update in resumption.resumed(open_after):
+        yield update
 
 
 async def finish(
-    channels: Channels, run_id: str, say: Callable[[str], None] | None = None
+    channels: Channels, run_id: str, on_line: Callable[[str], None] | None = None
 ) -> pb.Run:
-    """The run once it has ended; ``say`` hears each of its lines, and again when one changes."""
-    followed, said = RunFollower(), set[str]()
-    async for told in watch(channels, run_id):
-        followed.hear(told)
-        if say is not None:
-            new = [line for line in lines(told.run) if line not in said]
-            said.update(new)
+    """Returns the run once it has ended; ``on_line`` gets each new or changed line of it."""
+    follower, printed = RunFollower(), set[str]()
+    async for update in watch(channels, run_id):
+        follower.apply(update)
+        if on_line is not None:
+            new = [line for line in lines(update.run) if line not in printed]
+            printed.update(new)
             for line in new:
-                say(line)
-    return followed.run
+                on_line(line)
+    return follower.run
 
 
 async def register(channels: Channels, definition: str) -> pb.RegisterWorkflowResponse:
@@ -175,7 +175,7 @@ async def register(channels: Channels, definition: str) -> pb.RegisterWorkflowRe
 
 
 async def workflows(channels: Channels) -> list[pb.Workflow]:
-    """The newest definition of every workflow."""
+    """Returns the newest definition of every workflow."""
     found: list[pb.Workflow] = []
     request = pb.ListWorkflowsRequest()
     while True:
@@ -187,7 +187,7 @@ async def workflows(channels: Channels) -> list[pb.Workflow]:
 
 
 def read_input(text: str) -> dict[str, Any]:
-    """A run's input: a JSON object, or @ and the path of a file that holds one."""
+    """Parses a run's input: a JSON object, or @ and the path of a file that holds one."""
     try:
         raw = Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text
         value = json.loads(raw)
@@ -210,7 +210,7 @@ def _stub(channels: Channels) -> WorkflowServiceAsyncStub:
 
 
 def status_word(status: pb.RunStatus.ValueType) -> str:
-    """ "SUCCEEDED"."""
+    """Returns the status without its prefix: "SUCCEEDED"."""
     return pb.RunStatus.Name(status).removeprefix("RUN_STATUS_")
 
 
@@ -225,7 +225,7 @@ def exit_code(status: pb.RunStatus.ValueType) -> int:
 
 
 def lines(run: pb.Run) -> list[str]:
-    """The run in a few lines: its steps, what conditions saw, and why it ended as it did."""
+    """Returns lines for people: steps, false conditions and the reason of the end."""
     found = [f"{run.run_id}  {run.workflow_id}  {status_word(run.status)}  trace {run.trace_id}"]
     for step in run.steps:
         what = f"{step.protocol} {step.operation}".strip()
@@ -241,11 +241,11 @@ def lines(run: pb.Run) -> list[str]:
             line += f", payment {step.payment_id}"
         found.append(line)
         if step.HasField("approval"):
-            found += [f"      {told}" for told in approval_lines(step.approval)]
+            found += [f"      {text}" for text in approval_lines(step.approval)]
     for again in run.redrives:
-        told = f": {again.reason}" if again.reason else ""
+        text = f": {again.reason}" if again.reason else ""
         found.append(
-            f"  redriven after {status_word(again.previous_status)} by {again.requester}{told}"
+            f"  redriven after {status_word(again.previous_status)} by {again.requester}{text}"
         )
     if why := run.reason or run.public_reason:
         found.append(f"  because: {why}")
@@ -255,7 +255,7 @@ def lines(run: pb.Run) -> list[str]:
 
 
 def approval_lines(approval: pb.Approval) -> list[str]:
-    """What is asked, how many must approve until when, and who has decided."""
+    """Returns lines for people: the question, the quorum, the deadline and the decisions."""
     asked = values.from_struct(approval.asked)
     found = [f"asks: {asked['text']}"]
     found += [f"  {name}: {json.dumps(value)}" for name, value in asked["values"].items()]

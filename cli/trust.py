@@ -19,12 +19,12 @@ SPEND = "spend"  # the privilege that has bounds beside itself
 
 
 def path_of(file: Path | None) -> Path:
-    """The file asked for, else the one that the environment names, else the repository's."""
+    """Returns the file asked for, else that of the environment, else the repository's."""
     return file or Path(os.environ.get(VARIABLE) or TRUST_FILE)
 
 
 def check(file: Path | None = None) -> TrustPolicy:
-    """The policy, held against the contracts of all services. CommandError says what is wrong."""
+    """Reads the policy and checks it against all contracts. Raises CommandError if invalid."""
     path = path_of(file)
     try:
         policy = parse(path.read_text(encoding="utf-8"), contracts.all_privileges())
@@ -46,7 +46,7 @@ def check(file: Path | None = None) -> TrustPolicy:
 
 
 def document(decision: TrustDecision) -> dict[str, Any]:
-    """What bounds a call that is allowed; empty for one that is not."""
+    """Returns the bounds of an allowed call, or {} for a denied one."""
     if decision.grant is None:
         return {}
     grant, bounds = decision.grant, decision.grant.bounds

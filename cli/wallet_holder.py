@@ -38,7 +38,7 @@ class Holder:
 
     @classmethod
     def from_secret(cls, curve: str, secret: bytes) -> Holder:
-        """The holder with this key; ``curve`` is "Ed25519" or "secp256k1", or ValueError."""
+        """Returns the holder of a key on "Ed25519" or "secp256k1". Raises ValueError otherwise."""
         if curve == "Ed25519":
             return cls(jose.Ed25519Key.from_secret(secret))
         if curve == "secp256k1":
@@ -60,7 +60,7 @@ class Holder:
     def present(
         self, credentials: Sequence[str], *, nonce: str, audience: str, digest: bytes
     ) -> str:
-        """A VP-JWT that proves the payment with this digest, over the nonce issued for it."""
+        """Returns a VP-JWT over the nonce that was issued for the payment of this digest."""
         now = int(time.time())
         return self._sign(
             {
@@ -81,9 +81,9 @@ class Holder:
     def prove_link(
         self, *, nonce: str, address: str, challenge_id: str, public: bool = False
     ) -> str:
-        """The DID's half of an address link: a JWS over the challenge's nonce.
+        """Returns the DID's half of an address link: a JWS over the challenge's nonce.
 
-        ``public`` as in BeginAddressLink: only the holder's word makes a link known to others.
+        ``public`` as in BeginAddressLink: only the holder's signature makes a link public.
         """
         claims = {
             "nonce": nonce,
@@ -94,7 +94,7 @@ class Holder:
         return self._sign({**claims, "public": True} if public else claims)
 
     def approve(self, *, run_id: str, step: str, digest: bytes, approves: bool) -> str:
-        """The signed decision about what a run's step asks, see services/web5/approval.py."""
+        """Signs the decision on an approval step; ApproveRunRequest describes the format."""
         claims = {
             "iss": self.did,
             "run_id": run_id,
@@ -106,7 +106,7 @@ class Holder:
         return self._sign(claims, typ=APPROVAL)
 
     def issue(self, kind: str, subject: str, claims: Mapping[str, Any], *, lifetime: int) -> str:
-        """A VC-JWT about ``subject``, of this type, valid for ``lifetime`` seconds from now."""
+        """Issues a VC-JWT about ``subject``, of type ``kind``, valid for ``lifetime`` seconds."""
         now = int(time.time())
         return self._sign(
             {
@@ -126,7 +126,7 @@ class Holder:
         )
 
     def read_record(self, record_id: str) -> bytes:
-        """A RecordsRead message (DWN profile tbd-0.5) for one record, signed by this DID."""
+        """Returns a signed RecordsRead message (DWN profile tbd-0.5) for one record."""
         descriptor = {
             "interface": "Records",
             "method": "Read",

@@ -23,7 +23,7 @@ from cli.commands import (
 
 app = typer.Typer(
     name="anya",
-    help="Payments that happen only with proof: run the mesh, pay, look.",
+    help="Payments that happen only with proof: run the mesh, pay, inspect.",
     epilog="Begin with: anya demo",
     no_args_is_help=True,
     add_completion=False,
@@ -42,10 +42,13 @@ def _print_version(asked: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Say which.")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
-    """Payments that happen only with proof: run the mesh, pay, look."""
+    """Payments that happen only with proof: run the mesh, pay, inspect."""
 
 
 app.command("demo")(demo.demo)

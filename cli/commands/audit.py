@@ -9,7 +9,7 @@ import typer
 
 from cli.commands.options import HomeOption, JsonOption
 
-app = typer.Typer(help="The audit logs: verify.", no_args_is_help=True)
+app = typer.Typer(help="Audit logs: verify.", no_args_is_help=True)
 
 
 @app.command("verify")
@@ -20,7 +20,7 @@ def verify_chains(
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Follow the hash chain of each log from its start; exit code 1 if one is broken."""
+    """Verify the hash chain of each log. Exit code 1 if one is broken."""
     from cli import errors, screen
     from cli.home import Home
     from mesh.security.audit import AuditError, verify

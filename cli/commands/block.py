@@ -20,7 +20,9 @@ MAX_FILE = 8 * 1024 * 1024 + 2  # bytes: the largest block in hex, and a line en
 def inspect_block(
     file: Annotated[
         Path,
-        typer.Argument(exists=True, dir_okay=False, readable=True, help="Its bytes, or their hex."),
+        typer.Argument(
+            exists=True, dir_okay=False, readable=True, help="File with the block, binary or hex."
+        ),
     ],
     json: JsonOption = False,
 ) -> None:
@@ -51,7 +53,7 @@ def inspect_block(
 
 
 def _bytes(file: Path) -> bytes:
-    """The block in the file; hex is what nothing but hex digits is."""
+    """Returns the bytes of the block in the file, which is binary or only hex digits."""
     with file.open("rb") as opened:
         raw = opened.read(MAX_FILE)
     try:

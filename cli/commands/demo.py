@@ -38,7 +38,7 @@ def demo(home: HomeOption = None, json: JsonOption = False) -> None:
 
 
 class _Watcher:
-    """Shows what happens: progress where a terminal is, results where they are wanted."""
+    """The audience at a terminal: progress on stderr, results on stdout."""
 
     def __init__(self, status: Status, *, silent: bool) -> None:
         self._status = status
@@ -72,7 +72,7 @@ class _Watcher:
 
 
 def _close(scenes: list[Scene], home: Home) -> None:
-    """The first scene's waterfall, and what to do next."""
+    """Prints the first scene's trace and the next commands to try."""
     from cli import economy, screen
     from cli.spans.waterfall import summary, waterfall
 

@@ -34,7 +34,7 @@ def status(home: HomeOption = None, json: JsonOption = False) -> None:
 
 
 def doctor(home: HomeOption = None, json: JsonOption = False) -> None:
-    """Look for what may be wrong here; exit code 1 if something is."""
+    """Check this home and its mesh. Exit code 1 if a check fails."""
     import asyncio
 
     from rich.text import Text

@@ -19,14 +19,19 @@ CONFIRM_WITHIN = 5.0  # seconds; a mesh that mines by itself needs two
 
 def pay(
     sender: Annotated[
-        str, typer.Option("--from", metavar="PAYER", help="Name or DID; its key is in client/.")
+        str,
+        typer.Option(
+            "--from", metavar="PAYER", help="Name or DID of the payer, whose key is in client/."
+        ),
     ],
-    to: Annotated[str, typer.Option(metavar="ADDRESS", help="Who is paid.")],
-    amount_sat: Annotated[int, typer.Option(min=1, max=MAX_SAT, help="Satoshis, without the fee.")],
+    to: Annotated[str, typer.Option(metavar="ADDRESS", help="Address of the recipient.")],
+    amount_sat: Annotated[
+        int, typer.Option(min=1, max=MAX_SAT, help="Amount in satoshi, without the fee.")
+    ],
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Pay with proof: identity, address, risk, coins, record. Exit code 3 if it is refused."""
+    """Pay with proof: identity, address, risk, coins, record. Exit code 3 if refused."""
     from cli import payment_client, payment_view, screen
     from cli.connection import ask, traced
     from cli.home import Home
@@ -58,7 +63,7 @@ def pay(
 
 
 def _document(paid: payment_pb2.Payment) -> dict[str, Any]:
-    """What a payer wants to know. Empty or null where the payment did not get so far."""
+    """Returns the payment for programs; what it did not get to is empty or null."""
     from cli import payment_view, runs
 
     known = payment_view.document(paid)

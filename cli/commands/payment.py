@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from anya.orchestrator.v1 import payment_pb2
     from cli.connection import Channels
 
-app = typer.Typer(help="Payments that were sent: show, follow, cancel.", no_args_is_help=True)
+app = typer.Typer(help="Payments: show, watch, cancel.", no_args_is_help=True)
 
 PaymentArgument: TypeAlias = Annotated[
-    str, typer.Argument(metavar="PAYMENT", help="Its id; of one sent alone, also its run's.")
+    str, typer.Argument(metavar="PAYMENT", help="Id of the payment.")
 ]
 
 
@@ -23,7 +23,7 @@ PaymentArgument: TypeAlias = Annotated[
 def show_payment(
     payment_id: PaymentArgument, home: HomeOption = None, json: JsonOption = False
 ) -> None:
-    """Show all that is known of a payment, also while bitcoin does not answer."""
+    """Show a payment; works also while the bitcoin service is down."""
     from functools import partial
 
     from cli import payment_client
@@ -37,12 +37,12 @@ def show_payment(
 def watch_payment(
     payment_id: PaymentArgument,
     confirmations: Annotated[
-        int, typer.Option(min=0, max=100, help="Go on until it has so many, or is settled.")
+        int, typer.Option(min=0, max=100, help="Watch until this many confirmations.")
     ] = 0,
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Follow a payment; exit code 3 if it is refused. Under --json one line per change."""
+    """Watch a payment until it ends; with --json one line per change. Exit code 3 if refused."""
     from cli import payment_client, payment_view, screen
     from cli.connection import ask
     from cli.home import Home
@@ -69,7 +69,7 @@ def watch_payment(
 def cancel_payment(
     payment_id: PaymentArgument, home: HomeOption = None, json: JsonOption = False
 ) -> None:
-    """Have a payment refused for ever. Exit code 3 if it is signed already: then it stays."""
+    """Cancel a payment for good. Exit code 3 if it is signed already and stands."""
     from functools import partial
 
     from cli import payment_client, payment_view, screen

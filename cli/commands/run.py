@@ -38,15 +38,17 @@ def start_run(
         str, typer.Argument(metavar="WORKFLOW", help="Id of a registered workflow.")
     ],
     value: Annotated[
-        str, typer.Option("--input", help="Its input, a JSON object; @FILE reads one.")
+        str, typer.Option("--input", help="Input of the run: a JSON object, or @FILE.")
     ] = "{}",
-    run_id: Annotated[str, typer.Option(help="Chosen by you: the same again is one run.")] = "",
+    run_id: Annotated[
+        str, typer.Option(help="Idempotency key: repeating it returns the same run.")
+    ] = "",
     pay_as: Annotated[
         str,
-        typer.Option(metavar="PAYER", help="Prove each payment of the input: a name or DID."),
+        typer.Option(metavar="PAYER", help="Prove each payment of the input as this name or DID."),
     ] = "",
     wait: Annotated[
-        bool, typer.Option("--wait", help="Return once it has ended; exit code 3 if refused.")
+        bool, typer.Option("--wait", help="Return at its end; exit code 3 if refused.")
     ] = False,
     home: HomeOption = None,
     json: JsonOption = False,
@@ -90,15 +92,17 @@ def start_run(
 
 @app.command("list", epilog="Example: anya run list --status failed --since 7d")
 def list_runs(
-    status: Annotated[list[Status] | None, typer.Option(help="Only these; may repeat.")] = None,
+    status: Annotated[
+        list[Status] | None, typer.Option(help="Only this status; may be repeated.")
+    ] = None,
     workflow: Annotated[str, typer.Option(help="Only of this workflow.")] = "",
     creator: Annotated[str, typer.Option(help="Only runs that this SPIFFE ID started.")] = "",
-    attention: Annotated[bool, typer.Option(help="Only those that somebody must look at.")] = False,
+    attention: Annotated[bool, typer.Option(help="Only runs that need an operator.")] = False,
     since: Annotated[
         str,
         typer.Option(
             metavar="TIME",
-            help="Created then or later: 2026-11-23, RFC 3339, or 90m, 2h, 7d (ago).",
+            help="Created then or later: 2026-11-23, RFC 3339, or an age: 90m, 2h, 7d.",
         ),
     ] = "",
     until: Annotated[str, typer.Option(metavar="TIME", help="Created before.")] = "",
@@ -108,7 +112,7 @@ def list_runs(
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """List runs, newest first; with --ended-since or --ended-until, the last to end first."""
+    """List runs, newest first; with --ended-since or --ended-until, latest end first."""
     from functools import partial
 
     from cli import run_list, runs, screen
@@ -156,7 +160,7 @@ def show_run(run_id: RunArgument, home: HomeOption = None, json: JsonOption = Fa
 
 @app.command("erase")
 def erase_run(run_id: RunArgument, home: HomeOption = None, json: JsonOption = False) -> None:
-    """Take out of an ended run, for ever, what is about people. It cannot be redriven then."""
+    """Erase the personal data of an ended run for good. It cannot be redriven afterwards."""
     from functools import partial
 
     from cli import runs, screen
@@ -174,18 +178,22 @@ def erase_run(run_id: RunArgument, home: HomeOption = None, json: JsonOption = F
 @app.command("signal", epilog="""Example: anya run signal RUN paid --payload '{"by": "Ada"}'""")
 def signal_run(
     run_id: RunArgument,
-    name: Annotated[str, typer.Argument(metavar="SIGNAL", help="What a step waits for.")],
+    name: Annotated[
+        str, typer.Argument(metavar="SIGNAL", help="Name of the signal that a step waits for.")
+    ],
     payload: Annotated[
-        str, typer.Option("--payload", help="A JSON object; @FILE reads one.")
+        str, typer.Option("--payload", help="Payload: a JSON object, or @FILE.")
     ] = "{}",
     correlation: Annotated[
-        str, typer.Option(help="Steps that wait for another one leave it.")
+        str, typer.Option(help="Correlation id; only steps that wait for it take it.")
     ] = "",
-    request_id: Annotated[str, typer.Option(help="Chosen by you: the same again is one.")] = "",
+    request_id: Annotated[
+        str, typer.Option(help="Idempotency key: a repetition has no effect.")
+    ] = "",
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Send a run what one of its steps waits for, or will."""
+    """Send a signal to a run, for a step that waits now or later."""
     from functools import partial
 
     from cli import runs, screen
@@ -210,13 +218,13 @@ def signal_run(
 @app.command("approve", epilog="Example: anya run approve RUN agreed --as payer")
 def approve_run(
     run_id: RunArgument,
-    step: Annotated[str, typer.Argument(metavar="STEP", help="Path of the step that asks.")],
-    reject: Annotated[bool, typer.Option("--reject", help="Sign that you do not agree.")] = False,
+    step: Annotated[str, typer.Argument(metavar="STEP", help="Path of the approval step.")],
+    reject: Annotated[bool, typer.Option("--reject", help="Sign a rejection.")] = False,
     name: Annotated[str, typer.Option("--as", help="Name or DID of one of your identities.")] = "",
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Sign what a step of a run asks, with the key of your DID."""
+    """Sign an approval or rejection with the key of your DID."""
     from functools import partial
 
     from cli import approvals, screen
@@ -247,11 +255,11 @@ def approve_run(
 @app.command("cancel")
 def cancel_run(
     run_id: RunArgument,
-    reason: Annotated[str, typer.Option(help="For those who look at it later.")] = "",
+    reason: Annotated[str, typer.Option(help="Reason, recorded with the run.")] = "",
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Ask a run to end; what it has paid stands. Watch it for how it ended."""
+    """Cancel a run; a payment it has made stands. Watch the run for its end."""
     from functools import partial
 
     from cli import runs, screen
@@ -268,12 +276,14 @@ def cancel_run(
 @app.command("redrive", epilog='Example: anya run redrive RUN --reason "web5 is back"')
 def redrive_run(
     run_id: RunArgument,
-    reason: Annotated[str, typer.Option(help="For those who look at it later.")] = "",
-    request_id: Annotated[str, typer.Option(help="Chosen by you: the same again is one.")] = "",
+    reason: Annotated[str, typer.Option(help="Reason, recorded with the run.")] = "",
+    request_id: Annotated[
+        str, typer.Option(help="Idempotency key: a repetition has no effect.")
+    ] = "",
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Have a run that failed go on from the step that stopped it. Watch it for how it ends."""
+    """Redrive a failed run from the step that stopped it. Watch the run for its end."""
     from functools import partial
 
     from cli import runs, screen
@@ -285,12 +295,12 @@ def redrive_run(
     if json:
         screen.emit({"run_id": run_id, "redrive": "asked"})
     else:
-        screen.show(f"{run_id}  goes on")
+        screen.show(f"{run_id}  redriven")
 
 
 @app.command("watch")
 def watch_run(run_id: RunArgument, home: HomeOption = None, json: JsonOption = False) -> None:
-    """Follow a run to its end; exit code 3 if it is refused.
+    """Watch a run to its end. Exit code 3 if refused.
 
     Under --json one line per event: the run with those steps alone that the event changed.
     """
@@ -302,8 +312,8 @@ def watch_run(run_id: RunArgument, home: HomeOption = None, json: JsonOption = F
     async def follow(channels: Channels) -> int:
         if not json:
             return runs.exit_code((await runs.finish(channels, run_id, screen.show)).status)
-        async for told in runs.watch(channels, run_id):
-            screen.emit(to_json(told.run))
-        return runs.exit_code(told.run.status)
+        async for update in runs.watch(channels, run_id):
+            screen.emit(to_json(update.run))
+        return runs.exit_code(update.run.status)
 
     raise typer.Exit(ask(Home.of(home), follow))

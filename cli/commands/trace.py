@@ -40,7 +40,7 @@ def list_traces(
 
 @app.command("show", epilog="Example: anya trace show 1f0c")
 def show_trace(
-    trace_id: Annotated[str, typer.Argument(help="Its id, or the first characters of it.")],
+    trace_id: Annotated[str, typer.Argument(help="Id of the trace, or its first characters.")],
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from cli.commands.options import JsonOption
 
-app = typer.Typer(help="Who may call what: check, explain.", no_args_is_help=True)
+app = typer.Typer(help="Trust policy: check it, explain a decision.", no_args_is_help=True)
 
 FileOption: TypeAlias = Annotated[
     Path | None, typer.Option("--file", help="Default: $ANYA_TRUST_FILE, else the repository's.")
@@ -18,7 +18,7 @@ FileOption: TypeAlias = Annotated[
 
 @app.command("check")
 def check_policy(file: FileOption = None, json: JsonOption = False) -> None:
-    """Hold the policy against the contracts of all services."""
+    """Check the policy against the contracts of all services."""
     from cli import screen, trust
 
     policy = trust.check(file)
@@ -40,7 +40,7 @@ def explain_decision(
     file: FileOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Say whether a call would be let through, and within which bounds; exit code 3 if not."""
+    """Show if a call is allowed, and within which bounds. Exit code 3 if it is denied."""
     from cli import errors, screen, trust
 
     policy = trust.check(file)

@@ -17,15 +17,17 @@ def up(
     home: HomeOption = None,
     port_base: Annotated[
         int | None,
-        typer.Option(min=1024, max=65000, help="First of eight ports in a row; kept from then on."),
+        typer.Option(
+            min=1024, max=65000, help="First of eight consecutive ports; kept for later starts."
+        ),
     ] = None,
     mine: Annotated[
         Literal["auto", "manual"],
-        typer.Option(help="auto: a block 2 s after the mempool fills; manual: only when asked."),
+        typer.Option(help="auto: a block 2 s after the mempool fills; manual: on request only."),
     ] = "auto",
     json: JsonOption = False,
 ) -> None:
-    """Run the four services until Ctrl-C, and keep them running."""
+    """Run the four services until Ctrl-C; restart those that crash."""
     import asyncio
     from functools import partial
 
@@ -39,7 +41,7 @@ def up(
 
 
 def _report(home: Home, event: Event, *, as_json: bool) -> None:
-    """Say it: the ready line on stdout, everything else on stderr, all of it as JSON if asked."""
+    """Prints an event: the ready line on stdout, all others on stderr, as JSON if asked."""
     import sys
 
     from cli.screen import emit

@@ -1,4 +1,4 @@
-"""Who plays: the payer with wallet, credential and linked address, and a stranger."""
+"""The demo's identities: a payer with wallet, credential and linked address; a stranger."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LINK = "link_address"
 
 
 async def enter(home: Home, channels: Channels, name: str) -> Identity:
-    """The person of this name: a DID that resolves, and a new credential from the demo's issuer."""
+    """Returns the identity of this name: its DID, and a new credential from the demo's issuer."""
     identities = Identities(home)
     person, issuer = identities.ensure(name), identities.ensure(ISSUER).holder
     credential = issuer.issue(CREDENTIAL, person.did, CLAIMS, lifetime=CREDENTIAL_LIFETIME)
@@ -39,7 +39,7 @@ async def enter(home: Home, channels: Channels, name: str) -> Identity:
 
 
 async def open_wallet(home: Home, channels: Channels, payer: Identity) -> tuple[Identity, str]:
-    """The payer with its wallet, and the wallet's first address. Asking again changes nothing."""
+    """Returns the payer and its wallet's first address; creates both at the first call."""
     stub = WalletServiceStub(channels["bitcoin"])
     created = await stub.CreateWallet(
         wallet_pb2.CreateWalletRequest(request_id=WALLET, name=WALLET)
@@ -53,7 +53,7 @@ async def open_wallet(home: Home, channels: Channels, payer: Identity) -> tuple[
 
 
 async def link(home: Home, channels: Channels, payer: Identity, address: str) -> Identity:
-    """The payer with the address linked to its DID: two signatures over one nonce."""
+    """Links the address to the payer's DID, by two signatures over one nonce."""
     web5, bitcoin = channels["web5"], channels["bitcoin"]
     challenge = await IdentityServiceStub(web5).BeginAddressLink(
         identity_pb2.BeginAddressLinkRequest(

@@ -1,4 +1,4 @@
-"""Scene: the orchestrator dies between the broadcast and its record; nobody is paid twice."""
+"""Scene: the orchestrator dies between broadcast and record, and pays once."""
 
 from __future__ import annotations
 

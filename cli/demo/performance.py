@@ -38,23 +38,23 @@ COINS = 3  # that the payer's address holds before the first scene
 
 
 class Audience(Protocol):
-    """Who watches."""
+    """The audience of the demo: receives its progress."""
 
     def say(self, line: str) -> None:
-        """Progress; nobody is obliged to look."""
+        """Reports progress; a subclass overrides what it shows."""
 
     def render(self, height: int, tip: int) -> None:
-        """The economy has come to this block."""
+        """Reports the block that the economy has reached."""
 
     def settle(self, line: str) -> None:
-        """Something is ready for the scenes."""
+        """Reports a part that is ready for the scenes."""
 
     def applaud(self, scene: Scene) -> None:
-        """A scene has ended."""
+        """Reports the result of a scene."""
 
 
 async def perform(home: Home, audience: Audience) -> list[Scene]:
-    """Play every scene on the mesh of this home; on one of our own if none runs."""
+    """Plays every scene on the mesh of this home, or on a mesh of its own if none runs."""
     home.make()
     with home.stage():
         return await _perform(home, audience)
@@ -73,7 +73,7 @@ async def _perform(home: Home, audience: Audience) -> list[Scene]:
 
 
 async def _set(home: Home, channels: Channels, audience: Audience) -> Stage:
-    """The economy on the chain, and the cast in its places."""
+    """Renders the economy on the chain and prepares the identities."""
     payer = await cast.enter(home, channels, "payer")
     stranger = await cast.enter(home, channels, "stranger")
     await cast.enter(home, channels, "payee")
@@ -99,7 +99,7 @@ async def _set(home: Home, channels: Channels, audience: Audience) -> Stage:
 
 
 class _Life:
-    """What the payer does while the economy grows: links its address, and pays a shop."""
+    """Links the payer's address and makes its ordinary payments while the economy grows."""
 
     def __init__(
         self, home: Home, channels: Channels, audience: Audience, payer: Identity, address: str
@@ -116,7 +116,7 @@ class _Life:
             self._audience.say(f"linked {self._address} to the payer's DID")
 
     async def pay(self, address: str, amount_sat: int) -> None:
-        """An ordinary payment before the scenes. The economy does not depend on it."""
+        """Makes an ordinary payment before the scenes; the economy does not depend on it."""
         with traced("pay"):
             proposal = await payment_client.propose(self._channels, self.payer, address, amount_sat)
             started = await payment_client.start(self._channels, proposal)
@@ -125,7 +125,7 @@ class _Life:
 
 
 async def _coins(channels: Channels, address: str) -> int:
-    """How many coins on the address would pay for a scene."""
+    """Returns how many coins on the address are large enough for a scene."""
     request = chain_pb2.ListUtxosRequest(address=address, page_size=1000)
     reply = await ChainServiceStub(channels["bitcoin"]).ListUtxos(request)
     return sum(utxo.confirmations > 0 and utxo.amount_sat > 2 * AMOUNT_SAT for utxo in reply.utxos)
@@ -133,7 +133,7 @@ async def _coins(channels: Channels, address: str) -> int:
 
 @asynccontextmanager
 async def _mesh(home: Home, audience: Audience) -> AsyncIterator[dict[str, Any]]:
-    """What the supervisor says of itself: of the one that runs, or of one for the block."""
+    """Yields the status of the running supervisor, or of one started for the block."""
     try:
         yield await control.request(home, "status")
         return
@@ -161,7 +161,7 @@ async def _start(home: Home) -> Process:
 
 
 def _explain(said: list[str], otherwise: str) -> CommandError:
-    """What the supervisor said on stderr, as it said it."""
+    """Returns the supervisor's own error from its stderr."""
     for line in said:
         try:
             return CommandError(**json.loads(line)["error"])

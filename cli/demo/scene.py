@@ -1,4 +1,4 @@
-"""What a scene leaves: the document for programs, and a few lines for people."""
+"""The result of a scene: a document for programs, and a few lines for people."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Scene:
 
     @property
     def failures(self) -> list[str]:
-        """What is not as it should be; nothing in a scene that ended as it is named."""
+        """The deviations from the expected result; empty if the scene ended as it must."""
         found = [claim for claim, holds in self.claims.items() if not holds]
         status = self.document["status"]
         if status != EXPECTED[self.name]:
@@ -42,7 +42,7 @@ class Scene:
 
 
 def factors(outcome: Outcome) -> list[dict[str, Any]]:
-    """The risk factors of a payment as the demo's document has them."""
+    """Returns the risk factors of a payment for the demo's document."""
     return [
         {
             "name": factor["name"],
@@ -56,7 +56,7 @@ def factors(outcome: Outcome) -> list[dict[str, Any]]:
 
 
 def factor_lines(outcome: Outcome) -> list[str]:
-    """The factors that moved the score most, with their direction."""
+    """Returns lines of the factors that moved the score most, with their sign."""
     lines = []
     for factor in factors(outcome)[:TOP_FACTORS]:
         value = factor["status"].lower() if factor["value"] is None else f"{factor['value']:.4g}"

@@ -1,4 +1,4 @@
-"""Where the scenes play: a mesh, its chain with an economy on it, and a payer with proofs."""
+"""The setting of the scenes: a mesh, its chain with an economy, and a payer with proofs."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ POLL = 0.1
 
 @dataclass(slots=True)
 class Stage:
-    """What the scenes share."""
+    """The objects that all scenes share."""
 
     home: Home
     channels: Channels
-    say: Callable[[str], None]  # progress, for whoever watches
+    say: Callable[[str], None]  # progress
     payer: Identity  # proven, with a linked address that holds coins
     stranger: Identity  # as well proven, but nothing is linked to it
     licit: str  # address of the merchant with the most distinct funders
@@ -49,7 +49,7 @@ class Stage:
     async def run(
         self, proposing: Awaitable[Proposal], *, workflow_id: str = payment_client.WORKFLOW
     ) -> workflow_pb2.Run:
-        """Propose a payment, start it and follow it to its end."""
+        """Proves a payment, starts it and follows it to its end."""
         with traced("pay"):
             self.last = await proposing
             started = await payment_client.start(self.channels, self.last, workflow_id=workflow_id)
@@ -72,7 +72,7 @@ class Stage:
             request.page_token = reply.next_page_token
 
     async def was_signed(self, payment_id: str) -> bool:
-        """Whether the wallet has a payment of this id: it has one from the signature on."""
+        """Returns True if the wallet has a payment of this id, which it has once it is signed."""
         request = wallet_pb2.GetPaymentRequest(payment_id=payment_id)
         try:
             await WalletServiceStub(self.channels["bitcoin"]).GetPayment(request)
@@ -85,7 +85,7 @@ class Stage:
     async def trace(
         self, trace_id: str, *, answered: bool = True, through: Collection[str] = ()
     ) -> Trace:
-        """The trace once it is whole; as it is, if it does not become so in time.
+        """Returns the trace once it is complete, or as far as it is after the time limit.
 
         ``answered``: also every call's other end has to be there, which a kill may have taken.
         ``through``: and spans of these services, of whom a trace may tell nothing yet.

@@ -34,7 +34,7 @@ async def play(stage: Stage) -> Scene:
 
 
 def definition() -> str:
-    """verified_payment with the payment's condition taken out."""
+    """Returns verified_payment without the condition of its payment."""
     workflow = json.loads(built_in_text(payment_client.WORKFLOW))
     for step in workflow["steps"]:
         if step["id"] == "execute_payment":

@@ -44,7 +44,7 @@ async def play(stage: Stage) -> Scene:
 
 
 async def _replayed_presentation(stage: Stage) -> Proposal:
-    """The presentation of the payment before, once more, for a payment of its own."""
+    """Replays the presentation of the previous payment for a new payment."""
     assert stage.last  # noqa: S101  (other scenes come first)
     intent = PaymentIntent()
     intent.CopyFrom(stage.last.intent)
@@ -54,14 +54,14 @@ async def _replayed_presentation(stage: Stage) -> Proposal:
 
 
 async def _another_did(stage: Stage) -> Proposal:
-    """The stranger signs for the payer."""
+    """Signs the payer's presentation with the stranger's key."""
     proposal = await payment_client.propose(stage.channels, stage.payer, stage.licit, AMOUNT_SAT)
     presentation = await payment_client.prove(stage.channels, stage.stranger, proposal.intent)
     return replace(proposal, presentation=presentation)
 
 
 async def _another_amount(stage: Stage) -> Proposal:
-    """The payer proves a small payment, and a larger one is started with that proof."""
+    """Proves a small payment, and starts a larger one with that proof."""
     proposal = await payment_client.propose(
         stage.channels, stage.payer, stage.licit, AMOUNT_SAT // 10
     )
@@ -72,7 +72,7 @@ async def _another_amount(stage: Stage) -> Proposal:
 
 
 async def _another_address(stage: Stage) -> Proposal:
-    """The stranger proves itself well, and names the payer's address as its own."""
+    """Proves the stranger's own identity, and names the payer's address as its own."""
     thief = replace(stage.stranger, addresses=stage.payer.addresses)
     return await payment_client.propose(stage.channels, thief, stage.licit, AMOUNT_SAT)
 
@@ -86,7 +86,7 @@ CASES: dict[str, Callable[[Stage], Awaitable[Proposal]]] = {
 
 
 def _reason(run: workflow_pb2.Run) -> str:
-    """Why the run was refused, with the words of the identity check where it has some."""
+    """Returns why the run was refused, with the identity check's failures if there are any."""
     identity = next((step for step in run.steps if step.path == "verify_sender"), None)
     reply = from_struct(identity.output).get("_output") if identity else None
     words = reply.get("failures") if isinstance(reply, dict) else None

@@ -52,7 +52,7 @@ async def play(stage: Stage) -> Scene:
 
 
 async def _is_recorded(stage: Stage, outcome: Outcome) -> bool:
-    """Whether the payer may read the record, and it is that of this payment."""
+    """Returns True if the payer can read the record and it is the record of this payment."""
     if not outcome.record_id:
         return False
     record = await payment_client.read_record(stage.channels, stage.payer, outcome)

@@ -36,7 +36,7 @@ MAX_MESSAGE = 16 * 1024 * 1024
 
 @asynccontextmanager
 async def receiving(path: Path) -> AsyncIterator[str]:
-    """Run the collector for the block; yields its URL. What was accepted is on disk at the end."""
+    """Runs the collector for the block; yields its URL. Accepted spans are on disk at its end."""
     with (
         ThreadPoolExecutor(1, "spans") as writer,
         await asyncio.wrap_future(writer.submit(SpanStore, path)) as store,
@@ -84,7 +84,7 @@ class Receiver(TraceServiceServicer):
 
 
 def read(request: pb.ExportTraceServiceRequest) -> Iterator[Span]:
-    """The spans of an OTLP request. What has no ids of the right length, or no times, is none."""
+    """Returns the spans of an OTLP request; skips those without valid ids or times."""
     for batch in request.resource_spans:
         service = str(_plain(batch.resource.attributes).get("service.name", ""))
         for scope in batch.scope_spans:

@@ -77,7 +77,7 @@ class Trace:
         return len(self.roots) == 1 and not self.orphans
 
     def walk(self) -> Iterator[tuple[int, Span]]:
-        """Every span with its depth, parents before children; roots first, then orphans."""
+        """Yields every span with its depth, parents before children; roots first, then orphans."""
         children: dict[str, list[Span]] = {}
         for span in self.spans:
             children.setdefault(span.parent_id, []).append(span)

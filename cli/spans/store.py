@@ -111,7 +111,7 @@ class SpanStore:
         self._connection.close()
 
     def add(self, spans: Iterable[Span]) -> None:
-        """Store a batch in one commit."""
+        """Stores a batch in one commit."""
         spans = list(spans)
         rows = [_row(span) for span in spans]
         with self._connection:
@@ -127,7 +127,7 @@ class SpanStore:
                 self._make_room()
 
     def _make_room(self) -> None:
-        """Drop whole traces, oldest first, until the bound holds."""
+        """Deletes whole traces, oldest first, until the bound holds."""
         surplus = self._one("SELECT COALESCE(SUM(spans), 0) FROM trace") - self._max_spans
         while surplus > 0:
             oldest = self._connection.execute(
@@ -142,14 +142,14 @@ class SpanStore:
 
 
 def load(path: Path, trace_id: str) -> Trace:
-    """The spans of one trace that have arrived; none if it is unknown. Needs no running mesh."""
+    """Returns the spans of one trace that have arrived, or [] if it is unknown."""
     with _reading(path) as connection:
         rows = connection.execute("SELECT * FROM span WHERE trace_id = ?", (trace_id,))
         return Trace.of(trace_id, [_span(row) for row in rows])
 
 
 def newest(path: Path, *, limit: int) -> list[Summary]:
-    """The traces that began last, newest first."""
+    """Returns the newest traces, newest first."""
     with _reading(path) as connection:
         return [
             Summary._make((*row[:-1], bool(row[-1]))) for row in connection.execute(LIST, (limit,))
@@ -157,7 +157,7 @@ def newest(path: Path, *, limit: int) -> list[Summary]:
 
 
 def expand(path: Path, prefix: str) -> str:
-    """The one trace id that begins with ``prefix``: people type the first characters."""
+    """Returns the one trace id that begins with ``prefix``."""
     with _reading(path) as connection:
         rows = connection.execute(
             "SELECT trace_id FROM trace WHERE substr(trace_id, 1, ?) = ? LIMIT 2",
@@ -200,7 +200,7 @@ def _damaged(path: Path, error: sqlite3.DatabaseError) -> CommandError:
 
 
 def _by_trace(spans: Iterable[Span]) -> list[tuple[str, int, int, int]]:
-    """What new spans add to their traces."""
+    """Returns the summaries of the traces that new spans change."""
     traces: dict[str, tuple[int, int, int]] = {}
     for span in spans:
         first, last, count = traces.get(span.trace_id, (span.start_ns, span.end_ns, 0))

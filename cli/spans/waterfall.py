@@ -16,7 +16,7 @@ EIGHTHS = " ▏▎▍▌▋▊▉█"  # how much of its last column a bar fills
 
 
 def waterfall(trace: Trace) -> Table:
-    """The trace for a terminal. Spans that failed are red, orphans are marked."""
+    """Returns the trace for a terminal: failed spans red, orphans marked."""
     orphans = {span.span_id for span in trace.orphans}
     table = Table(box=None, padding=(0, 1), show_edge=False, header_style="dim")
     table.add_column("service", no_wrap=True)
@@ -35,7 +35,7 @@ def waterfall(trace: Trace) -> Table:
 
 
 def summary(trace: Trace) -> str:
-    """One line under the waterfall."""
+    """Returns the line under the waterfall."""
     line = f"trace {trace.trace_id}: {_count(len(trace.spans), 'span')}"
     line += f" in {trace.seconds * 1000:.0f} ms across {', '.join(trace.services)}"
     failed = sum(span.failed for span in trace.spans)
@@ -47,7 +47,7 @@ def summary(trace: Trace) -> str:
 
 
 def document(trace: Trace) -> dict[str, Any]:
-    """The trace for programs, in the order of the waterfall. Offsets count from its start."""
+    """Returns the trace for programs, in waterfall order, with offsets from its start."""
     return {
         "trace_id": trace.trace_id,
         "start_unix_ns": trace.start_ns,
@@ -84,7 +84,7 @@ def _title(span: Span, depth: int, *, is_orphan: bool) -> Text:
 
 
 def _bar(span: Span, trace: Trace) -> str:
-    """Where the span lies in its trace, to an eighth of a column; never nothing."""
+    """Returns the bar of a span within its trace, to an eighth of a column, at least that wide."""
     total = max(trace.seconds, 1e-9)
     start = int(BAR * (span.start_ns - trace.start_ns) / 1e9 / total)
     start = min(start, BAR - 1)

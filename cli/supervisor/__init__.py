@@ -1,1 +1,1 @@
-"""The local supervisor: one operating system process per service, kept alive until it is told."""
+"""The local supervisor: one process per service, restarted after a crash."""

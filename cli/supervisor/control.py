@@ -30,7 +30,7 @@ Answer: TypeAlias = "Callable[[dict[str, Any]], Awaitable[Any]]"
 async def serving(
     home: Home, answer: Callable[[dict[str, Any]], Awaitable[Any]]
 ) -> AsyncIterator[None]:
-    """Answer requests for the block; only the home's owner may connect."""
+    """Answers requests for the block; only the home's owner may connect."""
 
     async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -57,7 +57,7 @@ async def serving(
 
 
 async def request(home: Home, command: str, **arguments: str) -> Any:
-    """Ask the supervisor of this home. CommandError if none runs, or if it refuses."""
+    """Sends a command to the supervisor. Raises CommandError if none runs or it refuses."""
     with _reachable(home) as path:
         try:
             reader, writer = await asyncio.open_unix_connection(path)
@@ -98,7 +98,7 @@ async def _answer(line: bytes, answer: Answer) -> dict[str, Any]:
 
 @contextmanager
 def _reachable(home: Home) -> Iterator[str]:
-    """The socket's path; by way of the open folder where it is too long for the kernel."""
+    """Yields the socket's path, through an open folder if it is too long for the kernel."""
     path = home.path / SOCKET
     if len(os.fsencode(path)) <= MAX_PATH:
         yield str(path)

@@ -47,7 +47,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Stopping:
-    """The mesh was told to stop, and drains."""
+    """The mesh is stopping, and drains."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ Event: TypeAlias = Ready | Crash | Stopping | Trouble
 
 
 async def up(home: Home, options: Options, report: Callable[[Event], None]) -> None:
-    """Run the mesh of ``home`` until SIGTERM or SIGINT. CommandError if it cannot go on."""
+    """Runs the mesh of ``home`` until SIGTERM or SIGINT. Raises CommandError if it cannot."""
     began = time.monotonic()
     home.make()
     with home.lock() as lock:
@@ -97,10 +97,10 @@ class Mesh:
         self._home = home
         self._about = about
         self._report = report
-        self._told = asyncio.Event()
+        self._stopping = asyncio.Event()
 
     async def run(self, on_ready: Callable[[], None]) -> None:
-        """Returns once told to stop and drained. CommandError if a service cannot be kept up."""
+        """Returns once stopped and drained. Raises CommandError if a service cannot be kept up."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop_or_kill)
@@ -114,7 +114,7 @@ class Mesh:
                         self._keep_certificates(),
                     )
                 ]
-                await self._told.wait()
+                await self._stopping.wait()
                 self._report(Stopping())
                 await self._drain()
                 for task in tasks:
@@ -125,7 +125,7 @@ class Mesh:
             await self._drain()
 
     async def answer(self, asked: dict[str, Any]) -> Any:
-        """What the control socket answers."""
+        """Returns the answer to a control command. Raises CommandError if it is unknown."""
         match asked:
             case {"command": "status"}:
                 return {
@@ -144,7 +144,7 @@ class Mesh:
         on_ready()
 
     async def _keep_certificates(self) -> None:
-        """Renew what is past half of its life. A service reads its own when it starts."""
+        """Renews certificates past half of their life, and restarts the services that hold them."""
         while True:
             await asyncio.sleep(RENEW_EVERY)
             try:
@@ -157,20 +157,20 @@ class Mesh:
                     await self._services[name].restart()
 
     async def _drain(self) -> None:
-        """The orchestrator first: it begins nothing more, and what it began finds its targets."""
+        """Stops the orchestrator first, so that its calls in flight still find their targets."""
         await self._services["orchestrator"].stop()
         await asyncio.gather(*(service.stop() for service in self._services.values()))
 
     def _stop_or_kill(self) -> None:
-        """The first signal drains; the second is for those who will not wait."""
-        if self._told.is_set():
+        """Drains at the first signal, and kills every service at the second."""
+        if self._stopping.is_set():
             for service in self._services.values():
                 service.kill()
-        self._told.set()
+        self._stopping.set()
 
 
 def _first(failures: BaseException) -> BaseException:
-    """The failure that ended the others' tasks."""
+    """Returns the first failure within nested exception groups."""
     while isinstance(failures, BaseExceptionGroup):
         failures = failures.exceptions[0]
     return failures
@@ -183,7 +183,7 @@ def _renew(home: Home) -> list[str]:
 
 @asynccontextmanager
 async def _collector(home: Home) -> AsyncIterator[str]:
-    """Where the services send their spans: to whom the environment says, or to our own."""
+    """Yields the OTLP endpoint: the one in the environment, or a collector of the supervisor."""
     if theirs := os.environ.get(OTLP):
         yield theirs
         return
@@ -218,6 +218,6 @@ def _commands(
 
 
 def _database_of(service: str) -> dict[str, str]:
-    """Each service has a store of its own: ``ANYA_DATABASE_BITCOIN`` says where bitcoin's is."""
+    """Returns the service's own store setting: ``ANYA_DATABASE_BITCOIN`` for bitcoin."""
     location = os.environ.get(f"{DATABASE}_{service.upper()}")
     return {DATABASE: location} if location else {}

@@ -37,7 +37,7 @@ class StartupError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """What to run, and where its log goes."""
+    """A command line, its environment and its log."""
 
     arguments: Sequence[str]  # of the Python interpreter: ("-m", "services.bitcoin")
     environment: Mapping[str, str]
@@ -56,7 +56,7 @@ class Process:
 
     @classmethod
     async def start(cls, command: Command) -> Self:
-        """Start it and wait until it is ready; StartupError otherwise, and then it has ended."""
+        """Starts it and waits until it is ready. Raises StartupError if it has ended instead."""
         with _open_log(command.log) as log:
             process = await asyncio.create_subprocess_exec(
                 *leashed(command.arguments),
@@ -81,7 +81,7 @@ class Process:
         return running
 
     async def wait(self) -> int:
-        """Its exit status; negative: the signal that ended it. Logs what it says meanwhile."""
+        """Returns its exit status, negative for a signal. Logs its output until then."""
         assert self._process.stdout  # noqa: S101  (opened as a pipe)
         with self._log.open("ab") as log:
             while line := await self._process.stdout.readline():
@@ -90,7 +90,7 @@ class Process:
         return await self._process.wait()
 
     async def stop(self) -> None:
-        """Let it finish what it has begun; kill it if that takes too long."""
+        """Stops it with SIGTERM, and kills it if it takes too long."""
         if self._process.returncode is not None:
             return
         self._process.terminate()
@@ -105,7 +105,7 @@ class Process:
         await self._process.wait()
 
     def kill(self) -> None:
-        """End it as it is. Its log and its files stay as they were at that moment."""
+        """Kills it; its log and files stay as they were at that moment."""
         if self._process.returncode is None:
             self._process.kill()
 
@@ -121,19 +121,19 @@ class Process:
 
 
 def leashed(arguments: Sequence[str]) -> list[str]:
-    """The command line that runs Python with ``arguments``, and ends with this process."""
+    """Returns the command line of a Python process that ends with this process."""
     return [sys.executable, "-ISc", LEASH, str(os.getpid()), sys.executable, *arguments]
 
 
 def describe(status: int) -> str:
-    """An exit status in words."""
+    """Returns an exit status in words."""
     return (
         f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with {status}"
     )
 
 
 def last_words(log: Path, *, since: int) -> str:
-    """The last line that was logged after the first ``since`` bytes; empty if none was."""
+    """Returns the last line logged after the first ``since`` bytes, or "" if there is none."""
     try:
         with log.open("rb") as file:
             file.seek(since)
@@ -144,7 +144,7 @@ def last_words(log: Path, *, since: int) -> str:
 
 
 def _ready(line: bytes) -> dict[str, Any] | None:
-    """What a ready line says; None for any other line."""
+    """Parses a ready line; returns None for any other line."""
     try:
         document = json.loads(line)
     except ValueError:
@@ -154,7 +154,7 @@ def _ready(line: bytes) -> dict[str, Any] | None:
 
 
 def _open_log(path: Path) -> BinaryIO:
-    """To append to, for its owner alone.
+    """Opens the log to append, readable by its owner only.
 
     One old log is kept, so that a log is bounded and a crash can still be read about.
     """

@@ -1,4 +1,4 @@
-"""How soon a crashed process is started again, and when to give up on it."""
+"""The restart delay after a crash, and the limit of restarts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
-    # Whoever kills a service again and again, as soon as it is up, does not end the mesh with it:
+    # A service that is killed again and again as soon as it is up does not end the mesh:
     # what cannot live at all crashes faster than that.
     max_crashes: int = 30  # the next one within the window is the last
     within: float = 120.0  # seconds
@@ -29,7 +29,7 @@ class RestartPolicy:
         self._crashes: deque[float] = deque(maxlen=patience.max_crashes + 1)
 
     def crashed(self) -> float | None:
-        """Note a crash; seconds to wait before the next start, or None: give up."""
+        """Records a crash; returns seconds to wait before the next start, or None to give up."""
         now = self._clock.monotonic()
         self._crashes.append(now)
         recent = sum(now - crash <= self._patience.within for crash in self._crashes)

@@ -20,7 +20,7 @@ FAILPOINTS = "ANYA_FAILPOINTS"
 
 @dataclass(frozen=True, slots=True)
 class Crash:
-    """A process ended that nobody had told to."""
+    """A process ended that was not stopped."""
 
     service: str
     how: str  # "was killed by SIGKILL"
@@ -67,7 +67,7 @@ class Service:
         await self._ready.wait()
 
     async def restart(self, *, failpoints: str = "") -> None:
-        """Let the process finish and start another, ready on return.
+        """Stops the process and starts another, which is ready on return.
 
         Failpoints are for that one process: when it crashes, the next comes up without.
         """
@@ -78,18 +78,18 @@ class Service:
         await self._ready.wait()
 
     async def stop(self) -> None:
-        """Let the process finish what it has begun, and start no other."""
+        """Stops the process and starts no other."""
         self._stopping = True
         await self._stop_process()
 
     def kill(self) -> None:
-        """End the process as it is."""
+        """Kills the process."""
         self._stopping = True
         if self._process is not None:
             self._process.kill()
 
     def status(self) -> dict[str, Any]:
-        """For the control socket."""
+        """Returns the status that the control socket reports."""
         process = self._process
         return {
             "state": "ready" if process else "starting",
@@ -99,7 +99,7 @@ class Service:
         }
 
     async def _live(self, command: Command) -> str:
-        """The life of one process; returns how it ended. CommandError if the first has no life."""
+        """Runs one process; returns how it ended. Raises CommandError if the first cannot start."""
         log = command.log
         self._log_from = log.stat().st_size if log.exists() else 0
         try:
@@ -108,7 +108,7 @@ class Service:
             if not self._since:
                 raise self._gave_up(f"{self.name} did not start: it {error}") from None
             return str(error)
-        if self._stopping:  # told while it was starting
+        if self._stopping:  # stopped while it was starting
             await self._process.stop()
         self._since = time.monotonic()
         self._ready.set()
@@ -118,7 +118,7 @@ class Service:
         return describe(status)
 
     async def _pause(self, how: str) -> None:
-        """Report a crash and wait before the next start; CommandError if it was the last."""
+        """Reports a crash and waits before the next start. Raises CommandError at the limit."""
         self._report(Crash(self.name, how))
         wait = self._pacing.crashed()
         if wait is None:

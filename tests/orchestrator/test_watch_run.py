@@ -77,7 +77,7 @@ def check_changes_are_the_run(records: Sequence[Record]) -> None:
     state, followed = RunState("run"), RunFollower()
     for record in stored(records):
         evolve(state, record)
-        followed.hear(format_update(state, record, TRACE, pb.RUN_VIEW_CHANGES))
+        followed.apply(format_update(state, record, TRACE, pb.RUN_VIEW_CHANGES))
         assert followed.run == views.format_state(state, TRACE, pb.RUN_VIEW_FULL), record
 
 
@@ -167,7 +167,7 @@ async def test_size_of_a_change_does_not_grow_with_the_run_and_the_watch_resumes
     seen += [update async for update in workflows.WatchRun(wanted, timeout=60)]
 
     for update in seen:
-        followed.hear(update)
+        followed.apply(update)
     shown = (await workflows.GetRun(pb.GetRunRequest(run_id="run"), timeout=20)).run
     assert followed.run == shown
     assert len(shown.steps) > 2 * ITEMS
