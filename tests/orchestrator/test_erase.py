@@ -50,7 +50,7 @@ async def get(workflows: WorkflowServiceAsyncStub, run_id: str) -> pb.Run:
     return (await workflows.GetRun(pb.GetRunRequest(run_id=run_id), timeout=5)).run
 
 
-async def test_an_erased_payment_shows_its_steps_and_what_it_cost_but_nobody(
+async def test_erased_payment_shows_steps_and_fee_but_no_names(
     workflows: WorkflowServiceAsyncStub, payments: PaymentServiceAsyncStub
 ) -> None:
     before = await pay(workflows, payment())
@@ -83,7 +83,7 @@ async def test_an_erased_payment_shows_its_steps_and_what_it_cost_but_nobody(
     assert not got.payment.intent.sender_did
 
 
-async def test_a_watch_of_an_erased_run_still_tells_every_record(
+async def test_watch_of_an_erased_run_shows_every_record(
     workflows: WorkflowServiceAsyncStub,
 ) -> None:
     request = payment()
@@ -100,7 +100,7 @@ async def test_a_watch_of_an_erased_run_still_tells_every_record(
     assert (await finished(workflows, before.run_id)).HasField("erase_time")
 
 
-async def test_an_erased_refusal_keeps_its_code_and_loses_its_words(
+async def test_erased_refusal_keeps_its_code_but_not_its_message(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     words = f"{INPUT['sender_address']} may not"
@@ -117,7 +117,7 @@ async def test_an_erased_refusal_keeps_its_code_and_loses_its_words(
     assert after.reason == after.public_reason == listed.reason == "execute_payment: PROOF_MISSING"
 
 
-async def test_an_erasure_that_is_repeated_gets_the_first_answer(
+async def test_repeated_erasure_gets_the_first_reply(
     workflows: WorkflowServiceAsyncStub,
 ) -> None:
     run = await pay(workflows, payment())
@@ -132,7 +132,7 @@ async def test_an_erasure_that_is_repeated_gets_the_first_answer(
     assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-async def test_nothing_of_an_erased_payment_is_left_in_the_file(
+async def test_file_holds_no_personal_data_of_an_erased_payment(
     authority: Authority, config: OrchestratorConfig, tmp_path: Path
 ) -> None:
     request = payment()
@@ -175,7 +175,7 @@ def stored(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in sorted(folder.rglob("orchestrator.db*")))
 
 
-async def test_who_erased_what_is_audited(
+async def test_erasure_is_audited(
     workflows: WorkflowServiceAsyncStub, config: OrchestratorConfig
 ) -> None:
     run = await pay(workflows, payment())
@@ -189,7 +189,7 @@ async def test_who_erased_what_is_audited(
     await eventually(is_recorded)
 
 
-async def test_a_run_that_waits_is_not_erased(workflows: WorkflowServiceAsyncStub) -> None:
+async def test_waiting_run_is_not_erased(workflows: WorkflowServiceAsyncStub) -> None:
     waits = {"id": "wait", "wait_for": {"signal": "word"}}
     text = json.dumps({"id": "example", "name": "example", "steps": [waits]})
     await workflows.RegisterWorkflow(pb.RegisterWorkflowRequest(definition=text), timeout=5)

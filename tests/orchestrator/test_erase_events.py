@@ -61,7 +61,7 @@ async def emitted(database: Database) -> list[Row]:
     return await database.read(work)
 
 
-async def test_what_an_erased_run_emitted_says_nothing_and_who_heard_it_still_folds(
+async def test_events_of_an_erased_run_are_erased_and_receivers_still_fold(
     location: str, config: OrchestratorConfig, authority: Authority
 ) -> None:
     stored = replace(config, database=location)
@@ -87,7 +87,7 @@ async def test_what_an_erased_run_emitted_says_nothing_and_who_heard_it_still_fo
     assert PERSON not in str(erased)
 
 
-async def test_nothing_of_an_erased_event_is_left_in_the_file(
+async def test_file_holds_no_personal_data_of_an_erased_event(
     config: OrchestratorConfig, authority: Authority, tmp_path: Path
 ) -> None:
     told, found = [], []
@@ -109,7 +109,7 @@ def _names_the_person(folder: Path) -> bool:
     return PERSON.encode() in stored
 
 
-async def test_an_event_about_its_run_stays_about_it(location: str) -> None:
+async def test_event_keeps_its_subject_if_that_is_the_run(location: str) -> None:
     async with opened(location) as (store, catalogue):
         await catalogue.register(TELLS_OF_ITSELF)
         state = await begin(store.runs, catalogue, "itself", "7")
@@ -120,7 +120,7 @@ async def test_an_event_about_its_run_stays_about_it(location: str) -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 2, MANY])
-async def test_every_event_of_a_run_is_erased_and_none_of_another(
+async def test_erasure_covers_every_event_of_the_run_and_no_other(
     location: str, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(erasure, "ERASE_BATCH_SIZE", chunk)
@@ -137,7 +137,7 @@ async def test_every_event_of_a_run_is_erased_and_none_of_another(
         assert await emitted(store.database) == [*[erased] * MANY, kept]
 
 
-async def test_who_has_not_taken_an_event_that_is_erased_hears_that_and_no_more(
+async def test_subscriber_receives_an_erased_event_without_data(
     location: str,
 ) -> None:
     async with opened(location) as (store, catalogue):
@@ -153,7 +153,7 @@ async def test_who_has_not_taken_an_event_that_is_erased_hears_that_and_no_more(
 
 
 @pytest.mark.parametrize("at_once", [2, 500])
-async def test_what_a_deleted_run_emitted_says_nothing_either(
+async def test_events_of_a_deleted_run_are_erased(
     location: str, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deletion, "MAX_RECORDS", at_once)
@@ -178,7 +178,7 @@ async def events_of(database: Database) -> int:
     return await database.read(work)
 
 
-async def test_the_input_of_a_deleted_schedule_is_not_left_in_the_file(
+async def test_file_holds_no_input_of_a_deleted_schedule(
     config: OrchestratorConfig, authority: Authority, tmp_path: Path
 ) -> None:
     found = []

@@ -25,7 +25,7 @@ SETTINGS = dict(re.findall(r"^\| `(ANYA_\w+)` \| (\d+) \|", DOCUMENT, re.MULTILI
 COMMANDS = re.findall(r"^anya run list .+$", DOCUMENT, re.MULTILINE)
 
 
-def test_the_defaults_are_those_of_the_document() -> None:
+def test_retention_defaults_match_the_document() -> None:
     config = OrchestratorConfig.from_environment(ENVIRONMENT)
 
     assert {
@@ -35,7 +35,7 @@ def test_the_defaults_are_those_of_the_document() -> None:
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_days_may_be_decimal_and_zero_is_never(name: str) -> None:
+def test_days_may_be_decimal_or_zero(name: str) -> None:
     for text, days in (("0", 0.0), ("0.5", 0.5), ("36500", 36500.0)):
         config = OrchestratorConfig.from_environment({**ENVIRONMENT, name: text})
 
@@ -44,13 +44,13 @@ def test_days_may_be_decimal_and_zero_is_never(name: str) -> None:
 
 @pytest.mark.parametrize("text", ["-1", "nan", "inf", "week", "36501"])
 @pytest.mark.parametrize("name", SETTINGS)
-def test_what_is_no_number_of_days_keeps_the_service_from_starting(name: str, text: str) -> None:
+def test_invalid_days_are_refused_at_the_start(name: str, text: str) -> None:
     with pytest.raises(ConfigError, match=name):
         OrchestratorConfig.from_environment({**ENVIRONMENT, name: text})
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_of_the_document_can_be_given(command: str) -> None:
+def test_commands_of_the_document_parse(command: str) -> None:
     words = shlex.split(command)[3:]
 
     listing = get_command(app).commands["list"]  # type: ignore[attr-defined]
@@ -61,7 +61,7 @@ def test_every_command_of_the_document_can_be_given(command: str) -> None:
     } - {"json"}
 
 
-def test_the_document_names_the_privilege_and_the_figures() -> None:
+def test_document_names_the_privilege_and_the_figures() -> None:
     method = pb.DESCRIPTOR.services_by_name["WorkflowService"].methods_by_name["EraseRun"]
 
     assert f"`{contracts.operation(method).privilege}`" in DOCUMENT
@@ -70,7 +70,7 @@ def test_the_document_names_the_privilege_and_the_figures() -> None:
     assert len(COMMANDS) == 4
 
 
-def test_the_document_names_every_setting() -> None:
+def test_document_names_every_setting() -> None:
     code = [path for name in ("mesh", "services", "cli") for path in (ROOT / name).rglob("*.py")]
     read = {
         name for path in code for name in re.findall(r"\bANYA_[A-Z_]+[A-Z]\b", path.read_text())
@@ -83,7 +83,7 @@ def test_the_document_names_every_setting() -> None:
 @pytest.mark.parametrize(
     "name", ["ANYA_LEASE_SECONDS", "ANYA_MAX_RUNS", "ANYA_MAX_CONCURRENT_STEPS"]
 )
-def test_the_orchestrators_defaults_are_those_of_the_document(name: str) -> None:
+def test_orchestrator_defaults_match_the_document(name: str) -> None:
     [default] = re.findall(rf"^\| `{name}` \| orchestrator \| (\d+) \|", DOCUMENT, re.MULTILINE)
 
     given = OrchestratorConfig.from_environment({**ENVIRONMENT, name: default})
@@ -91,7 +91,7 @@ def test_the_orchestrators_defaults_are_those_of_the_document(name: str) -> None
     assert given == OrchestratorConfig.from_environment(ENVIRONMENT)
 
 
-def test_bitcoins_defaults_are_those_of_the_document() -> None:
+def test_bitcoin_defaults_match_the_document() -> None:
     defaults = re.findall(r"^\| `(ANYA_\w+)` \| bitcoin \| (\d+) \|", DOCUMENT, re.MULTILINE)
 
     assert BitcoinConfig.from_environment(dict(defaults)) == BitcoinConfig.from_environment({})

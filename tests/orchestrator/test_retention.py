@@ -106,7 +106,7 @@ async def erase(store: OrchestratorStore, run_id: str = "run", request_id: str =
     return int(reply)
 
 
-async def test_whoever_asks_about_a_deleted_run_hears_that_it_was(location: str) -> None:
+async def test_deleted_run_is_reported_as_deleted(location: str) -> None:
     async with opened(location) as (store, catalogue):
         await end_run(store, catalogue)
         await delete_all(store, days=30)
@@ -121,7 +121,7 @@ async def test_whoever_asks_about_a_deleted_run_hears_that_it_was(location: str)
     assert [getattr(answer, "reason", answer) for answer in answers] == [Reason.RUN_DELETED] * 3
 
 
-async def test_runs_that_ended_long_ago_are_deleted_with_all_that_belongs_to_them(
+async def test_old_runs_are_deleted_with_all_their_rows(
     location: str,
 ) -> None:
     async with opened(location) as (store, catalogue):
@@ -139,7 +139,7 @@ async def test_runs_that_ended_long_ago_are_deleted_with_all_that_belongs_to_the
         assert await rows_of(store.database, "journal") == {"young", "busy"}
 
 
-async def test_more_runs_than_one_commit_deletes_are_all_deleted(location: str) -> None:
+async def test_more_runs_than_one_batch_are_all_deleted(location: str) -> None:
     count = 2 * deletion.DELETE_BATCH_SIZE + 3
     async with opened(location) as (store, catalogue):
         for number in range(count):
@@ -150,7 +150,7 @@ async def test_more_runs_than_one_commit_deletes_are_all_deleted(location: str) 
         assert await rows_of(store.database, "journal") == set()
 
 
-async def test_a_run_with_many_records_is_deleted_a_part_at_a_time(
+async def test_run_with_many_records_is_deleted_in_parts(
     location: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deletion, "MAX_RECORDS", 2)
@@ -171,7 +171,7 @@ async def test_a_run_with_many_records_is_deleted_a_part_at_a_time(
 
 
 @pytest.mark.parametrize("status", ["NEEDS_ATTENTION", "COMPENSATION_FAILED"])
-async def test_a_run_that_somebody_must_look_at_is_neither_deleted_nor_erased_by_time(
+async def test_run_that_needs_an_operator_is_neither_deleted_nor_erased_by_age(
     location: str, status: str
 ) -> None:
     async with opened(location) as (store, catalogue):
@@ -186,7 +186,7 @@ async def test_a_run_that_somebody_must_look_at_is_neither_deleted_nor_erased_by
         assert await rows_of(store.database, "journal") == {"kept"}
 
 
-async def test_a_start_of_a_deleted_run_that_is_repeated_gets_its_first_reply(
+async def test_repeated_start_of_a_deleted_run_gets_its_first_reply(
     location: str,
 ) -> None:
     async with opened(location) as (store, catalogue):
@@ -211,7 +211,7 @@ async def test_a_start_of_a_deleted_run_that_is_repeated_gets_its_first_reply(
             await store.runs.load("old")
 
 
-async def test_nobody_else_can_use_the_id_of_a_deleted_run(location: str) -> None:
+async def test_id_of_a_deleted_run_cannot_be_used_again(location: str) -> None:
     async with opened(location) as (store, catalogue):
         await end_run(store, catalogue, "old")
         await delete_all(store, days=30)
@@ -222,7 +222,7 @@ async def test_nobody_else_can_use_the_id_of_a_deleted_run(location: str) -> Non
         assert await rows_of(store.database, "journal") == set()
 
 
-async def test_an_erased_run_folds_to_the_same_run_without_what_is_about_people(
+async def test_erased_run_folds_to_the_same_run_without_personal_data(
     location: str,
 ) -> None:
     async with opened(location) as (store, catalogue):
@@ -245,7 +245,7 @@ async def test_an_erased_run_folds_to_the_same_run_without_what_is_about_people(
     ]
 
 
-async def test_a_run_is_erased_once_and_says_when_it_was(location: str) -> None:
+async def test_run_is_erased_once_and_shows_when(location: str) -> None:
     async with opened(location) as (store, catalogue):
         await end_run(store, catalogue)
 
@@ -258,7 +258,7 @@ async def test_a_run_is_erased_once_and_says_when_it_was(location: str) -> None:
         assert kinds.count(RecordKind.ERASED) == 1
 
 
-async def test_a_run_that_has_something_to_do_is_not_erased(location: str) -> None:
+async def test_run_that_has_not_ended_is_not_erased(location: str) -> None:
     async with opened(location) as (store, catalogue):
         begun = await begin(store.runs, catalogue)
 
@@ -271,7 +271,7 @@ async def test_a_run_that_has_something_to_do_is_not_erased(location: str) -> No
         assert (await store.runs.load("run")).state == begun.state
 
 
-async def test_what_was_sent_to_an_erased_run_is_erased_too(location: str) -> None:
+async def test_messages_to_an_erased_run_are_erased(location: str) -> None:
     async with opened(location) as (store, catalogue):
         begun = await begin(store.runs, catalogue)
         sent = SignalReceived("approved", {"by": "did:key:z6MkPerson"}, "did:key:z6MkPerson")
@@ -285,7 +285,7 @@ async def test_what_was_sent_to_an_erased_run_is_erased_too(location: str) -> No
         assert left == SignalReceived("approved", dict(MARK), WORD, position=1)
 
 
-async def test_runs_are_erased_some_days_after_their_end(location: str) -> None:
+async def test_runs_are_erased_by_age(location: str) -> None:
     count = erasure.ENQUEUE_BATCH_SIZE + 2
     async with opened(location) as (store, catalogue):
         for number in range(count):
@@ -300,7 +300,7 @@ async def test_runs_are_erased_some_days_after_their_end(location: str) -> None:
 
 
 @pytest.mark.parametrize("replaced", [0, 1, 2, 3, 4])
-async def test_an_erasure_that_was_broken_off_is_ended_by_whoever_finds_it(
+async def test_interrupted_erasure_is_completed(
     location: str, replaced: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run has three records, and the one that says that it is erased."""
@@ -343,7 +343,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-async def test_nothing_is_left_of_records_that_cannot_be_read(location: str, damage: str) -> None:
+async def test_unreadable_records_are_erased_whole(location: str, damage: str) -> None:
     async with opened(location) as (store, catalogue):
         await end_run(store, catalogue)
         start = (await store.runs.load("run")).records[0].payload
@@ -358,7 +358,7 @@ async def test_nothing_is_left_of_records_that_cannot_be_read(location: str, dam
         assert await store.database.read(payloads) == {b'{"erased": true}'}
 
 
-async def test_a_message_that_cannot_be_read_is_erased_as_a_whole(location: str) -> None:
+async def test_unreadable_message_is_erased_whole(location: str) -> None:
     async with opened(location) as (store, catalogue):
         begun = await begin(store.runs, catalogue)
         await store.runs.messages.send(key("signal"), "run", SignalReceived("approved", {}, ""))

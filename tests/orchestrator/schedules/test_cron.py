@@ -53,9 +53,7 @@ def due(expression: str, zone: str, since: datetime, until: datetime) -> list[da
 
 
 @pytest.mark.parametrize(("expression", "spring", "autumn"), ROWS)
-def test_what_the_document_says_about_changing_clocks_is_true(
-    expression: str, spring: str, autumn: str
-) -> None:
+def test_due_times_of_the_document_are_true(expression: str, spring: str, autumn: str) -> None:
     def on(day: str) -> str:
         zone = ZoneInfo("Europe/Berlin")
         midnight = datetime.fromisoformat(day).replace(tzinfo=zone)
@@ -69,7 +67,7 @@ def _next_day(midnight: datetime) -> datetime:
     return (midnight + DAY).astimezone(UTC)  # by the clock on the wall
 
 
-def test_the_document_has_its_rows() -> None:
+def test_document_has_all_rows() -> None:
     assert len(ROWS) == 5
 
 
@@ -80,7 +78,7 @@ HOURS = st.one_of(FIELD, st.lists(st.integers(0, 23), min_size=1, max_size=4).ma
 
 @settings(max_examples=examples(60), deadline=None)
 @given(st.sampled_from(CHANGES), MINUTES, HOURS)
-def test_every_minute_of_three_days_is_due_as_the_rules_say(
+def test_due_times_of_three_days_follow_the_rules(
     change: tuple[str, str], minutes: str, hours: str
 ) -> None:
     zone, day = change
@@ -112,14 +110,14 @@ def by_rule(expression: str, zone: str, since: datetime, until: datetime) -> lis
     return sorted(at for at in found if at >= since)
 
 
-def test_of_two_hours_that_show_the_same_the_second_is_due_only_if_every_hour_is() -> None:
+def test_repeated_hour_is_due_twice_only_if_every_hour_matches() -> None:
     since, until = moment("2026-10-24T23:59"), moment("2026-10-25T02:01")
 
     assert len(due("30 * * * *", "Europe/Berlin", since, until)) == 2
     assert len(due("30 2 * * *", "Europe/Berlin", since, until)) == 1
 
 
-def test_the_next_leap_day_that_is_a_saturday_is_found() -> None:
+def test_next_leap_day_on_a_saturday_is_found() -> None:
     timing = cron("0 0 29 2 */6", "UTC")
 
     next_due = timing.next_due(int(moment("2026-01-01").timestamp()) * 1000)
@@ -148,7 +146,7 @@ def test_the_next_leap_day_that_is_a_saturday_is_found() -> None:
         (",".join(["1"] * 60) + " * * * *", "at most 100"),
     ],
 )
-def test_an_expression_that_cannot_be_read_is_refused(expression: str, said: str) -> None:
+def test_invalid_expression_is_refused(expression: str, said: str) -> None:
     with pytest.raises(InvalidArgument, match=said) as caught:
         cron(expression, "UTC")
 
@@ -158,7 +156,7 @@ def test_an_expression_that_cannot_be_read_is_refused(expression: str, said: str
 @pytest.mark.parametrize(
     "zone", ["", "Berlin", "europe/berlin", "../../etc/passwd", "localtime", "Europe", "UTC\0"]
 )
-def test_a_zone_that_iana_does_not_know_is_refused(zone: str) -> None:
+def test_unknown_zone_is_refused(zone: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         cron("* * * * *", zone)
 
@@ -166,7 +164,7 @@ def test_a_zone_that_iana_does_not_know_is_refused(zone: str) -> None:
 
 
 @given(st.text(alphabet="0123456789*/-,#L W?MONJAN", max_size=40))
-def test_nothing_that_can_be_written_breaks_the_reading(text: str) -> None:
+def test_any_text_is_parsed_or_refused(text: str) -> None:
     try:
         timing = cron(text, "Europe/Berlin")
     except InvalidArgument:

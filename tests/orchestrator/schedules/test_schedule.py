@@ -43,14 +43,14 @@ def all_started(schedule: Schedule, first_ms: int, now_ms: int) -> list[float]:
     return found
 
 
-def test_intervals_begin_at_the_start_and_never_drift() -> None:
+def test_intervals_begin_at_the_start_and_do_not_drift() -> None:
     assert HOURLY.next_due(NOON - 1) == NOON
     assert HOURLY.next_due(NOON) == NOON + HOUR
     assert HOURLY.next_due(NOON + 1) == NOON + HOUR
     assert HOURLY.next_due(NOON + 10**6 * HOUR + 7) == NOON + (10**6 + 1) * HOUR
 
 
-def test_nothing_is_due_before_the_start_or_after_the_end() -> None:
+def test_no_time_before_the_start_or_after_the_end_is_due() -> None:
     bounded = replace(HOURLY, end_ms=NOON + HOUR)
     by_cron = replace(bounded, timing=cron("0 * * * *", "UTC"))
 
@@ -69,26 +69,26 @@ def test_nothing_is_due_before_the_start_or_after_the_end() -> None:
         (CatchUp.ALL, 2, [4, 5]),
     ],
 )
-def test_after_a_downtime_the_policy_says_what_is_started(
+def test_catch_up_policy_decides_after_an_outage(
     policy: CatchUp, limit: int, started: list[float]
 ) -> None:
     assert all_started(catching_up(policy, limit), NOON, NOON + 5 * HOUR + 30 * MINUTE) == started
 
 
 @pytest.mark.parametrize("policy", CatchUp)
-def test_what_is_a_little_late_is_started_whatever_the_policy(policy: CatchUp) -> None:
+def test_recent_due_times_start_under_every_policy(policy: CatchUp) -> None:
     seconds = replace(catching_up(policy, 1), timing=Interval(1000))
 
     assert len(all_started(seconds, NOON, NOON + 5_500)) == 6
     assert all_started(seconds, NOON, NOON + 3_600_000)[-1] == 1
 
 
-def test_nothing_is_owed_before_it_is_due() -> None:
+def test_future_due_time_starts_no_run() -> None:
     assert HOURLY.due_to_start(NOON, NOON - 1) is None
     assert HOURLY.due_to_start(NOON, NOON) == NOON
 
 
-def test_years_of_due_times_every_second_are_not_counted_one_by_one() -> None:
+def test_years_of_due_times_are_not_listed_one_by_one() -> None:
     seconds = replace(catching_up(CatchUp.ALL, 3), timing=Interval(1000))
     minutes = replace(seconds, timing=cron("* * * * *", "Europe/Berlin"))
     later = NOON + 20 * 365 * 24 * HOUR
@@ -118,7 +118,7 @@ def test_years_of_due_times_every_second_are_not_counted_one_by_one() -> None:
         ("catch_up_limit", {"catch_up_limit": 101}),
     ],
 )
-def test_what_is_out_of_bounds_is_refused_by_its_field(field: str, changes: dict[str, Any]) -> None:
+def test_out_of_bounds_field_is_refused_by_name(field: str, changes: dict[str, Any]) -> None:
     check(HOURLY)
 
     with pytest.raises(InvalidArgument) as caught:
@@ -127,6 +127,6 @@ def test_what_is_out_of_bounds_is_refused_by_its_field(field: str, changes: dict
     assert caught.value.field == field
 
 
-def test_a_run_is_named_after_its_schedule_and_due_time_and_the_longest_name_fits() -> None:
+def test_longest_run_id_of_a_schedule_fits() -> None:
     assert run_id("hourly", NOON + 7) == "hourly-20260101T120000.007Z"
     assert len(run_id("a" * MAX_ID, END_OF_TIME_MS)) <= MAX_RUN_ID

@@ -64,7 +64,7 @@ async def get(schedules: ScheduleServiceAsyncStub, id: str) -> pb.Schedule:
     return (await schedules.GetSchedule(request, timeout=5)).schedule
 
 
-async def test_a_schedule_starts_its_runs_by_itself(
+async def test_schedule_starts_its_runs(
     schedules: ScheduleServiceAsyncStub, workflows: WorkflowServiceAsyncStub
 ) -> None:
     await create(schedules, asked(interval="1s"))
@@ -79,7 +79,7 @@ async def test_a_schedule_starts_its_runs_by_itself(
     assert run.steps[-1].output["greeting"] == "to Ada"
 
 
-async def test_a_schedule_is_shown_as_it_was_asked_for(schedules: ScheduleServiceAsyncStub) -> None:
+async def test_schedule_is_shown_as_created(schedules: ScheduleServiceAsyncStub) -> None:
     created = await create(
         schedules,
         asked(
@@ -104,7 +104,7 @@ async def test_a_schedule_is_shown_as_it_was_asked_for(schedules: ScheduleServic
     assert found["creator"] == OPERATOR
 
 
-async def test_what_is_not_said_has_a_meaning(schedules: ScheduleServiceAsyncStub) -> None:
+async def test_omitted_fields_have_defaults(schedules: ScheduleServiceAsyncStub) -> None:
     created = await create(schedules, asked(cron={"expression": "0 0 * * *"}))
 
     assert created.cron.zone == "UTC"
@@ -142,7 +142,7 @@ async def test_what_is_not_said_has_a_meaning(schedules: ScheduleServiceAsyncStu
         ({"catch_up_limit": -1}, "catch_up_limit must be"),
     ],
 )
-async def test_what_is_wrong_is_refused_and_leaves_nothing(
+async def test_invalid_request_is_refused_and_stores_nothing(
     schedules: ScheduleServiceAsyncStub, changes: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(grpc.aio.AioRpcError, match=said) as caught:
@@ -154,9 +154,7 @@ async def test_what_is_wrong_is_refused_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("field", ["overlap", "catch_up"])
-async def test_a_policy_that_does_not_exist_is_refused(
-    schedules: ScheduleServiceAsyncStub, field: str
-) -> None:
+async def test_unknown_policy_is_refused(schedules: ScheduleServiceAsyncStub, field: str) -> None:
     request = asked()
     setattr(request, field, 9)
 
@@ -164,7 +162,7 @@ async def test_a_policy_that_does_not_exist_is_refused(
         await create(schedules, request)
 
 
-async def test_a_number_that_is_none_is_refused(schedules: ScheduleServiceAsyncStub) -> None:
+async def test_input_with_an_invalid_number_is_refused(schedules: ScheduleServiceAsyncStub) -> None:
     request = asked()
     request.input.fields["to"].number_value = float("nan")
 
@@ -174,7 +172,7 @@ async def test_a_number_that_is_none_is_refused(schedules: ScheduleServiceAsyncS
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_the_same_request_again_creates_nothing_more(
+async def test_repeated_request_creates_one_schedule(
     schedules: ScheduleServiceAsyncStub,
 ) -> None:
     created = await create(schedules, asked())
@@ -192,7 +190,7 @@ async def test_the_same_request_again_creates_nothing_more(
     assert taken.value.code() is grpc.StatusCode.ALREADY_EXISTS
 
 
-async def test_schedules_are_listed_by_id_page_by_page_without_their_input(
+async def test_schedules_are_listed_by_id_without_input(
     schedules: ScheduleServiceAsyncStub,
 ) -> None:
     for id in ("c", "a", "b"):
@@ -213,7 +211,7 @@ async def test_schedules_are_listed_by_id_page_by_page_without_their_input(
         await schedules.ListSchedules(pb.ListSchedulesRequest(page_size=-1), timeout=5)
 
 
-async def test_a_schedule_is_paused_resumed_and_deleted(
+async def test_schedule_is_paused_resumed_and_deleted(
     schedules: ScheduleServiceAsyncStub,
 ) -> None:
     await create(schedules, asked())
@@ -246,7 +244,7 @@ def _again(request: R) -> R:
     return again
 
 
-async def test_only_who_is_granted_it_may_schedule(
+async def test_caller_without_the_privilege_cannot_schedule(
     authority: Authority, config: OrchestratorConfig
 ) -> None:
     rules = ClientRules(
@@ -264,7 +262,7 @@ async def test_only_who_is_granted_it_may_schedule(
     assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
-async def test_runs_go_as_far_as_the_creator_of_their_schedule_may(
+async def test_runs_use_only_privileges_of_the_schedules_creator(
     authority: Authority, config: OrchestratorConfig, tmp_path: Path
 ) -> None:
     grant = "ScheduleService/CreateSchedule: {"

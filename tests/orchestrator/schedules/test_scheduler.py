@@ -36,7 +36,7 @@ def run_at(hour: int) -> str:
     return f"hourly-20260101T{hour}0000.000Z"
 
 
-async def test_every_due_time_starts_one_run_in_the_name_of_who_created_the_schedule(
+async def test_each_due_time_starts_one_run_of_the_schedules_creator(
     config: OrchestratorConfig, location: str
 ) -> None:
     async with replica(config, location) as it:
@@ -59,7 +59,7 @@ async def test_every_due_time_starts_one_run_in_the_name_of_who_created_the_sche
 
 
 @pytest.mark.parametrize("allowed", [None, frozenset[str](), frozenset({"read_identity", "spend"})])
-async def test_runs_are_bounded_by_what_their_creator_was_allowed_to_cause(
+async def test_runs_have_the_privileges_allowed_to_the_creator(
     config: OrchestratorConfig, location: str, allowed: frozenset[str] | None
 ) -> None:
     async with replica(config, location) as it:
@@ -69,7 +69,7 @@ async def test_runs_are_bounded_by_what_their_creator_was_allowed_to_cause(
         assert (await it.store.runs.load(run_at(13))).state.allowed_privileges == allowed
 
 
-async def test_a_schedule_by_cron_is_due_by_the_clocks_of_its_zone(
+async def test_cron_schedule_is_due_in_its_time_zone(
     config: OrchestratorConfig, location: str
 ) -> None:
     async with replica(config, location) as it:
@@ -80,9 +80,7 @@ async def test_a_schedule_by_cron_is_due_by_the_clocks_of_its_zone(
         assert await it.runs() == ["hourly-20260101T130000.000Z", "hourly-20260102T130000.000Z"]
 
 
-async def test_many_who_look_at_once_start_one_run(
-    config: OrchestratorConfig, location: str
-) -> None:
+async def test_concurrent_polls_start_one_run(config: OrchestratorConfig, location: str) -> None:
     async with replica(config, location) as it:
         await it.create()
         it.clock.advance(HOUR)
@@ -93,7 +91,7 @@ async def test_many_who_look_at_once_start_one_run(
         assert (await it.progress()).started == 1
 
 
-async def test_replicas_that_look_at_once_start_one_run(
+async def test_replicas_that_poll_at_once_start_one_run(
     config: OrchestratorConfig, new_postgres_database: str, tmp_path: Path
 ) -> None:
     clock = ManualClock(NOON / 1000)
@@ -114,7 +112,7 @@ async def test_replicas_that_look_at_once_start_one_run(
     assert counts == {3}
 
 
-async def test_a_run_that_was_decided_but_not_started_is_started_by_whoever_looks_next(
+async def test_claimed_due_time_without_a_run_is_retried(
     config: OrchestratorConfig, location: str
 ) -> None:
     async with replica(config, location) as it:
@@ -132,7 +130,7 @@ async def test_a_run_that_was_decided_but_not_started_is_started_by_whoever_look
         assert (await it.progress()).started == 1
 
 
-async def test_a_run_that_was_started_but_not_settled_is_not_started_again(
+async def test_started_run_without_an_outcome_is_not_started_again(
     config: OrchestratorConfig, location: str
 ) -> None:
     async with replica(config, location) as it:
@@ -148,7 +146,7 @@ async def test_a_run_that_was_started_but_not_settled_is_not_started_again(
         assert (await it.progress()).started == 1
 
 
-async def test_who_settles_late_changes_nothing(config: OrchestratorConfig, location: str) -> None:
+async def test_late_outcome_changes_nothing(config: OrchestratorConfig, location: str) -> None:
     async with replica(config, location) as it:
         await it.create()
         it.clock.advance(HOUR)
@@ -162,7 +160,7 @@ async def test_who_settles_late_changes_nothing(config: OrchestratorConfig, loca
         assert await it.progress() == settled
 
 
-async def test_a_defect_in_one_schedule_does_not_stop_the_others(
+async def test_failing_schedule_does_not_stop_the_others(
     config: OrchestratorConfig, location: str
 ) -> None:
     async with replica(config, location) as it:
@@ -183,7 +181,7 @@ async def test_a_defect_in_one_schedule_does_not_stop_the_others(
         (CatchUp.ALL, 2, [16, 17]),
     ],
 )
-async def test_after_a_downtime_the_policy_says_what_is_started(
+async def test_catch_up_policy_decides_after_an_outage(
     config: OrchestratorConfig, location: str, policy: CatchUp, limit: int, started: list[int]
 ) -> None:
     async with replica(config, location) as it:
@@ -197,7 +195,7 @@ async def test_after_a_downtime_the_policy_says_what_is_started(
 @pytest.mark.parametrize(
     ("overlap", "started", "skipped"), [(Overlap.SKIP, [13], 2), (Overlap.ALLOW, [13, 14, 15], 0)]
 )
-async def test_while_a_run_goes_on_the_policy_says_whether_another_begins(
+async def test_overlap_policy_decides_while_a_run_has_not_ended(
     config: OrchestratorConfig,
     location: str,
     overlap: Overlap,
@@ -215,7 +213,7 @@ async def test_while_a_run_goes_on_the_policy_says_whether_another_begins(
     assert (progress.started, progress.skipped) == (len(started), skipped)
 
 
-async def test_once_the_last_run_has_ended_another_begins(
+async def test_next_run_starts_once_the_last_has_ended(
     config: OrchestratorConfig, location: str
 ) -> None:
     async with replica(config, location) as it:
@@ -236,7 +234,7 @@ async def test_once_the_last_run_has_ended_another_begins(
     [(CHANGED, "name"), (PAYS, "this workflow pays")],
     ids=["another input", "it pays now"],
 )
-async def test_a_run_that_is_refused_is_told_and_does_not_stop_the_next(
+async def test_refused_run_is_reported_and_does_not_stop_the_next(
     config: OrchestratorConfig, location: str, changed: str, said: str
 ) -> None:
     async with replica(config, location) as it:
@@ -255,7 +253,7 @@ async def test_a_run_that_is_refused_is_told_and_does_not_stop_the_next(
     assert (after.refused, after.started) == (1, 1)
 
 
-async def test_while_it_is_paused_due_times_pass_and_are_not_caught_up(
+async def test_due_times_during_a_pause_are_not_caught_up(
     config: OrchestratorConfig, location: str
 ) -> None:
     async with replica(config, location) as it:
@@ -271,7 +269,7 @@ async def test_while_it_is_paused_due_times_pass_and_are_not_caught_up(
     assert (paused.paused, paused.next_due_ms) == (True, None)
 
 
-async def test_a_run_decided_before_the_pause_is_started_and_none_after(
+async def test_pause_starts_only_the_run_claimed_before_it(
     config: OrchestratorConfig, location: str
 ) -> None:
     async with replica(config, location) as it:
@@ -284,7 +282,7 @@ async def test_a_run_decided_before_the_pause_is_started_and_none_after(
         assert await it.runs() == [run_at(13)]
 
 
-async def test_a_schedule_that_was_deleted_starts_nothing_more(
+async def test_deleted_schedule_starts_no_more_runs(
     config: OrchestratorConfig, location: str
 ) -> None:
     async with replica(config, location) as it:
@@ -301,9 +299,7 @@ async def test_a_schedule_that_was_deleted_starts_nothing_more(
             await it.stored()
 
 
-async def test_after_its_end_a_schedule_is_due_no_more(
-    config: OrchestratorConfig, location: str
-) -> None:
+async def test_schedule_is_not_due_after_its_end(config: OrchestratorConfig, location: str) -> None:
     async with replica(config, location) as it:
         await it.create(end_ms=NOON + 2 * HOUR * 1000)
         for _ in range(4):
@@ -314,7 +310,7 @@ async def test_after_its_end_a_schedule_is_due_no_more(
         assert await it.scheduler.start_due() == float("inf")
 
 
-async def test_a_schedule_in_a_zone_that_is_no_longer_known_is_paused_and_says_so(
+async def test_schedule_whose_zone_became_unknown_is_paused_with_an_error(
     config: OrchestratorConfig, location: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with replica(config, location) as it:
@@ -327,7 +323,7 @@ async def test_a_schedule_in_a_zone_that_is_no_longer_known_is_paused_and_says_s
     assert "Europe/Berlin" in progress.last_error
 
 
-async def test_what_could_not_start_now_is_not_scheduled(
+async def test_schedule_whose_runs_could_not_start_is_refused(
     config: OrchestratorConfig, location: str
 ) -> None:
     async with replica(config, location) as it:
@@ -342,7 +338,7 @@ async def test_what_could_not_start_now_is_not_scheduled(
     assert pays.value.reason == Reason.WORKFLOW_MAKES_PAYMENTS
 
 
-async def test_an_id_is_taken_until_its_schedule_is_deleted(
+async def test_schedule_id_is_used_until_the_schedule_is_deleted(
     config: OrchestratorConfig, location: str
 ) -> None:
     async with replica(config, location) as it:

@@ -35,7 +35,7 @@ async def anya(command: str, folder: Path) -> tuple[int, str, str]:
     return child.returncode, out.decode(), error.decode()
 
 
-async def test_the_commands_do_as_the_document_says(
+async def test_commands_of_the_document_work(
     config: OrchestratorConfig, authority: Authority, tmp_path: Path
 ) -> None:
     home = Home(tmp_path / "home")

@@ -66,7 +66,7 @@ async def runs(workflows: WorkflowServiceAsyncStub) -> list[str]:
 
 
 @pytest.mark.parametrize("moment", ["before_start", "before_outcome"])
-async def test_a_due_time_starts_one_run_also_across_a_kill(
+async def test_due_time_starts_one_run_despite_a_kill(
     moment: str, location: str, authority: Authority, tmp_path: Path, peers: dict[str, str]
 ) -> None:
     home = {"ANYA_DATABASE": location, "ANYA_LEASE_SECONDS": "2"}
@@ -103,7 +103,7 @@ async def test_a_due_time_starts_one_run_also_across_a_kill(
     assert not found.HasField("next_due_time")
 
 
-async def test_two_replicas_and_the_death_of_one_start_each_due_time_once(
+async def test_two_replicas_start_each_due_time_once_though_one_dies(
     authority: Authority, tmp_path: Path, peers: dict[str, str], new_postgres_database: str
 ) -> None:
     shared = {"ANYA_DATABASE": new_postgres_database, "ANYA_LEASE_SECONDS": "2"}

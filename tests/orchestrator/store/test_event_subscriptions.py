@@ -118,7 +118,7 @@ async def fell_asleep(runs: RunStore, state: RunState) -> bool:
     return await runs.suspensions.suspend(state, 0, NEVER)
 
 
-async def test_an_event_wakes_who_listens_to_it_and_no_other(location: str) -> None:
+async def test_event_resumes_only_the_runs_that_wait_for_it(location: str) -> None:
     async with opened_runs(location) as (runs, catalogue):
         for text in (LISTENER, EMITTER):
             await catalogue.register(text)
@@ -134,7 +134,7 @@ async def test_an_event_wakes_who_listens_to_it_and_no_other(location: str) -> N
             assert await asleep(database) == 1
 
 
-async def test_who_has_an_event_to_hear_does_not_fall_asleep(location: str) -> None:
+async def test_run_with_an_unread_event_is_not_suspended(location: str) -> None:
     async with opened_runs(location) as (runs, catalogue):
         for text in (LISTENER, EMITTER):
             await catalogue.register(text)
@@ -148,7 +148,7 @@ async def test_who_has_an_event_to_hear_does_not_fall_asleep(location: str) -> N
         assert await runs.suspensions.suspend(one, 0, NEVER, event_cursor=heard)
 
 
-async def test_who_fell_asleep_while_an_event_waited_to_be_committed_is_woken_by_it(
+async def test_event_resumes_a_run_that_was_suspended_before_its_commit(
     new_postgres_database: str,
 ) -> None:
     async with opened_runs(new_postgres_database) as (runs, catalogue):
@@ -178,7 +178,7 @@ async def waiting_for_the_store(connection: asyncpg.Connection, many: int) -> bo
     return bool(waiting == many)
 
 
-async def test_no_event_is_lost_however_falling_asleep_and_telling_meet(location: str) -> None:
+async def test_no_event_is_lost_when_suspension_and_emission_coincide(location: str) -> None:
     chance = random.Random(7)  # noqa: S311
     async with AsyncExitStack() as stack:
         replicas = [await stack.enter_async_context(opened_runs(location))]
@@ -222,7 +222,7 @@ async def test_no_event_is_lost_however_falling_asleep_and_telling_meet(location
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_those_who_listen_keep_nobody_from_running_and_hear_every_event(
+async def test_subscribers_take_no_slots_and_receive_every_event(
     location: str, config: OrchestratorConfig, authority: Authority
 ) -> None:
     orders = [str(number) for number in range(LISTENERS)]
@@ -247,7 +247,7 @@ async def all_asleep(database: Database, many: int) -> bool:
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_a_step_that_needs_two_events_sleeps_between_them(
+async def test_step_that_needs_two_events_is_suspended_between_them(
     location: str, config: OrchestratorConfig, authority: Authority
 ) -> None:
     async with serving(config, location, authority) as (workflows, database):
@@ -265,7 +265,7 @@ async def test_a_step_that_needs_two_events_sleeps_between_them(
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_a_store_full_of_other_events_keeps_no_listener_in_memory(
+async def test_other_events_keep_no_subscriber_in_memory(
     location: str, config: OrchestratorConfig, authority: Authority
 ) -> None:
     async with serving(config, location, authority) as (workflows, database):

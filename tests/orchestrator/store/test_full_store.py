@@ -74,7 +74,7 @@ async def held_store(location: str) -> AsyncIterator[None]:
     await connection.close()
 
 
-async def test_on_a_full_disk_nothing_goes_on_and_then_everything_does(
+async def test_runs_continue_once_a_full_disk_has_room_again(
     location: str, authority: Authority, tmp_path: Path, peers: dict[str, str], fakes: FakeServices
 ) -> None:
     orchestrators = Succession.on(location, authority, tmp_path, peers)
@@ -101,7 +101,7 @@ async def test_on_a_full_disk_nothing_goes_on_and_then_everything_does(
     assert fakes.effects["SendPayment"] == fakes.effects["StoreTransactionRecord"] == 2
 
 
-async def test_while_somebody_holds_the_store_runs_wait(
+async def test_runs_wait_while_another_process_locks_the_store(
     location: str,
     config: OrchestratorConfig,
     authority: Authority,
@@ -133,7 +133,7 @@ async def test_while_somebody_holds_the_store_runs_wait(
     assert fakes.effects["SendPayment"] == 2
 
 
-async def test_a_full_file_refuses_what_does_not_fit_and_takes_it_once_there_is_room(
+async def test_full_file_refuses_writes_until_it_has_room(
     tmp_path: Path,
 ) -> None:
     async with open_store(str(tmp_path / "store.db")) as store:
@@ -167,7 +167,7 @@ async def outcome(work: Awaitable[Any]) -> str:
     return "stored"
 
 
-async def test_a_server_that_may_only_be_read_is_waited_for(
+async def test_commits_wait_for_a_read_only_server(
     new_postgres_database: str,
     config: OrchestratorConfig,
     authority: Authority,
@@ -216,7 +216,7 @@ async def fail_over(url: str, *, to: str) -> None:
 
 
 @pytest.mark.parametrize("table", ["definition", "message"])
-async def test_a_run_whose_store_does_not_answer_asks_again(
+async def test_read_that_gets_no_answer_is_retried(
     table: str,
     new_postgres_database: str,
     config: OrchestratorConfig,
@@ -252,7 +252,7 @@ async def lock(table: str, url: str) -> asyncpg.Connection:
 
 
 @pytest.mark.parametrize("name", ["store.db", "link.db", "elsewhere/store.db"])
-async def test_a_second_owner_does_not_get_the_file(tmp_path: Path, name: str) -> None:
+async def test_second_process_cannot_open_the_file(tmp_path: Path, name: str) -> None:
     (tmp_path / "link.db").symlink_to("store.db")
     (tmp_path / "elsewhere").symlink_to(tmp_path)
     async with open_store(str(tmp_path / "store.db")):

@@ -35,7 +35,7 @@ def named(name: str, position: int = 0) -> SignalReceived:
     return SignalReceived(name, {"number": 1}, "", position)
 
 
-async def test_messages_come_in_order_once_and_from_behind_the_last_one(location: str) -> None:
+async def test_messages_are_read_in_order_after_a_position(location: str) -> None:
     async with opened_runs(location) as (runs, catalogue):
         await begin(runs, catalogue)
         for name in ("one", "one", "two"):
@@ -51,7 +51,7 @@ async def test_messages_come_in_order_once_and_from_behind_the_last_one(location
     assert lately == {"run": 3}
 
 
-async def test_a_second_cancel_adds_nothing(location: str) -> None:
+async def test_second_cancellation_is_not_stored(location: str) -> None:
     async with opened_runs(location) as (runs, catalogue):
         await begin(runs, catalogue)
         for request_id in ("a", "b"):
@@ -60,7 +60,7 @@ async def test_a_second_cancel_adds_nothing(location: str) -> None:
         assert len(await runs.messages.read_after("run", position=0)) == 1
 
 
-async def test_a_run_takes_so_many_signals_and_a_cancel_all_the_same(
+async def test_run_with_too_many_signals_still_accepts_a_cancellation(
     location: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(messages, "MAX_SIGNALS", 2)
@@ -74,7 +74,7 @@ async def test_a_run_takes_so_many_signals_and_a_cancel_all_the_same(
         await runs.messages.send(key("cancel"), "run", CancelRequested("", "who"))
 
 
-async def test_nothing_is_sent_to_a_run_that_ended_or_never_was(location: str) -> None:
+async def test_message_to_an_ended_or_unknown_run_is_refused(location: str) -> None:
     async with opened_runs(location) as (runs, catalogue):
         ended = fails(await begin(runs, catalogue))
         await runs.append(ended.state, 0, ended.records)
@@ -87,7 +87,7 @@ async def test_nothing_is_sent_to_a_run_that_ended_or_never_was(location: str) -
     assert caught.value.reason == Reason.RUN_ENDED
 
 
-async def test_a_signal_reaches_a_run_through_another_replica_and_over_its_kill(
+async def test_signal_through_another_replica_survives_a_kill(
     authority: Authority, tmp_path: Path, peers: dict[str, str], new_postgres_database: str
 ) -> None:
     shared = {"ANYA_DATABASE": new_postgres_database, "ANYA_LEASE_SECONDS": "2"}

@@ -47,7 +47,7 @@ async def sent(runs: RunStore) -> list[Any]:
     return await runs.messages.read_after("run", position=0)
 
 
-async def test_a_delivery_gives_way_to_a_message_that_is_being_sent(url: str) -> None:
+async def test_delivery_fails_if_another_message_is_committed_first(url: str) -> None:
     async with executor(url) as (runs, catalogue), connected(url) as other:
         begun = await begin(runs, catalogue)
         transaction = other.transaction()
@@ -67,7 +67,7 @@ async def test_a_delivery_gives_way_to_a_message_that_is_being_sent(url: str) ->
         assert await runs.messages.first_reply(signal_key("late")) is None
 
 
-async def test_a_message_goes_behind_the_delivery_that_is_under_way(url: str) -> None:
+async def test_message_is_stored_after_an_uncommitted_delivery(url: str) -> None:
     async with executor(url) as (runs, catalogue), connected(url) as driver:
         begun = await begin(runs, catalogue)
         turn = applied(begun, signal_named("first", 1))
@@ -91,7 +91,7 @@ async def test_a_message_goes_behind_the_delivery_that_is_under_way(url: str) ->
         assert await sent(runs) == [signal_named("first", 1), signal_named("late", 2)]
 
 
-async def test_a_run_that_is_being_sent_something_does_not_fall_asleep(url: str) -> None:
+async def test_run_with_an_uncommitted_message_is_not_suspended(url: str) -> None:
     async with executor(url) as (runs, catalogue), connected(url) as other:
         state = (await begin(runs, catalogue)).state
         transaction = other.transaction()
@@ -107,7 +107,7 @@ async def test_a_run_that_is_being_sent_something_does_not_fall_asleep(url: str)
         assert await owner(other) == runs.lease.replica_id
 
 
-async def test_a_run_that_falls_asleep_is_woken_by_what_was_sent_just_then(url: str) -> None:
+async def test_message_sent_during_suspension_resumes_the_run(url: str) -> None:
     asleep, go_on = asyncio.Event(), asyncio.Event()
 
     async def drowse(tx: Transaction) -> None:
@@ -137,7 +137,7 @@ async def test_a_run_that_falls_asleep_is_woken_by_what_was_sent_just_then(url: 
         assert await sent(runs) == [signal_named("late", 1)]
 
 
-async def test_of_two_that_send_at_once_neither_is_lost(url: str) -> None:
+async def test_two_messages_at_once_are_both_stored(url: str) -> None:
     async with executor(url) as (runs, catalogue), connected(url) as other:
         await begin(runs, catalogue)
         transaction = other.transaction()
@@ -154,7 +154,7 @@ async def test_of_two_that_send_at_once_neither_is_lost(url: str) -> None:
         assert await sent(runs) == [signal_named("first", 1), signal_named("late", 2)]
 
 
-async def test_a_run_is_found_by_its_id_and_not_among_all_that_are_open(url: str) -> None:
+async def test_send_finds_the_run_by_its_primary_key(url: str) -> None:
     async with executor(url) as (runs, _):
         connection = await connect(url, runs.lease)
         await connection.execute(f"PREPARE sent AS {SEND}")

@@ -68,7 +68,7 @@ async def connected(url: str) -> AsyncIterator[asyncpg.Connection]:
         await connection.close()
 
 
-async def test_an_executor_whose_lease_was_taken_writes_nothing_and_begins_anew(url: str) -> None:
+async def test_replica_with_a_lost_lease_is_fenced_and_registers_again(url: str) -> None:
     async with (
         executor(url) as (zombie, catalogue),
         executor(url) as (heir, _),
@@ -92,7 +92,7 @@ async def test_an_executor_whose_lease_was_taken_writes_nothing_and_begins_anew(
         assert (await heir.load("run")).records == run.records
 
 
-async def test_a_lease_that_ended_unseen_is_renewed_by_the_next_commit(url: str) -> None:
+async def test_expired_lease_is_renewed_by_the_next_commit(url: str) -> None:
     async with executor(url) as (runs, catalogue), connected(url) as connection:
         ended = fails(await begin(runs, catalogue))
         await expire(connection, runs)
@@ -102,7 +102,7 @@ async def test_a_lease_that_ended_unseen_is_renewed_by_the_next_commit(url: str)
         assert (await runs.load("run")).state == ended.state
 
 
-async def test_each_run_of_a_batch_keeps_every_character_of_its_reason(url: str) -> None:
+async def test_reasons_of_a_batch_keep_every_character(url: str) -> None:
     reasons = ["", "NULL", "a, b", '{"a"}', "\\", '\\"', "\n\t", " é 😀 ", "'", "%s $1"]
     async with executor(url) as (runs, catalogue):
         turns = [fails(await begin(runs, catalogue, f"run-{n}")) for n in range(len(reasons))]
@@ -116,7 +116,7 @@ async def test_each_run_of_a_batch_keeps_every_character_of_its_reason(url: str)
     assert [run.records[-1] for run in stored] == [turn.records[-1] for turn in turns]
 
 
-async def test_a_path_that_postgres_cannot_hold_keeps_no_other_run_from_landing(url: str) -> None:
+async def test_invalid_path_fails_only_its_own_commit(url: str) -> None:
     async with executor(url) as (runs, catalogue):
         bad, good = [fails(await begin(runs, catalogue, name)) for name in ("bad", "good")]
         bad.records[-1] = bad.records[-1]._replace(path='\0","')
@@ -132,7 +132,7 @@ async def test_a_path_that_postgres_cannot_hold_keeps_no_other_run_from_landing(
         assert not (await runs.load("bad")).state.finished
 
 
-async def test_a_takeover_waits_for_the_commit_that_is_under_way_and_sees_it(url: str) -> None:
+async def test_takeover_waits_for_a_commit_in_progress_and_sees_it(url: str) -> None:
     async with (
         executor(url) as (zombie, catalogue),
         executor(url) as (heir, _),
@@ -156,7 +156,7 @@ async def test_a_takeover_waits_for_the_commit_that_is_under_way_and_sees_it(url
     assert seen.state == ended.state
 
 
-async def test_a_commit_waits_for_the_takeover_that_is_under_way_and_changes_nothing(
+async def test_commit_during_a_takeover_changes_nothing(
     url: str,
 ) -> None:
     async with (
@@ -194,7 +194,7 @@ async def is_blocked(url: str) -> bool:
         )
 
 
-async def test_a_replica_that_starts_holds_up_nobody_who_works_on_several_tables(url: str) -> None:
+async def test_starting_replica_blocks_no_transaction(url: str) -> None:
     async with executor(url) as (runs, catalogue), connected(url) as connection:
         await begin(runs, catalogue)
         transaction = connection.transaction()
@@ -215,7 +215,7 @@ async def _open(url: str) -> None:
         pass
 
 
-async def test_two_that_claim_at_once_never_have_the_same_run(url: str) -> None:
+async def test_concurrent_claims_never_return_the_same_run(url: str) -> None:
     async with executor(url) as (one, catalogue), executor(url) as (other, _):
         for number in range(60):
             await begin(one, catalogue, f"run-{number}", owned=False, at_us=number)
@@ -227,7 +227,7 @@ async def test_two_that_claim_at_once_never_have_the_same_run(url: str) -> None:
     assert all(claims[:2])
 
 
-async def test_events_of_executors_that_commit_at_once_have_numbers_without_gaps(url: str) -> None:
+async def test_concurrent_commits_number_events_without_gaps(url: str) -> None:
     async with (
         executor(url) as (one, catalogue),
         executor(url) as (other, _),
@@ -245,7 +245,7 @@ async def test_events_of_executors_that_commit_at_once_have_numbers_without_gaps
     assert sorted(numbers) == list(range(1, 81))
 
 
-async def test_a_watch_on_another_replica_hears_at_once(
+async def test_watch_on_another_replica_is_notified_at_once(
     url: str,
     config: OrchestratorConfig,
     authority: Authority,
@@ -268,7 +268,7 @@ async def test_a_watch_on_another_replica_hears_at_once(
     assert [update.sequence for update in seen] == list(range(1, len(seen) + 1))
 
 
-async def test_a_signal_at_another_replica_resumes_a_run_at_once(
+async def test_signal_at_another_replica_resumes_the_run_at_once(
     url: str,
     config: OrchestratorConfig,
     authority: Authority,

@@ -41,7 +41,7 @@ async def fail(store: OrchestratorStore) -> Transition:
     return ended
 
 
-async def test_a_redriven_run_waits_for_whoever_has_room(location: str) -> None:
+async def test_redriven_run_is_claimable(location: str) -> None:
     async with open_store(location) as store:
         ended = await fail(store)
 
@@ -60,7 +60,7 @@ async def test_a_redriven_run_waits_for_whoever_has_room(location: str) -> None:
         ]
 
 
-async def test_a_redrive_is_stored_once_and_one_of_two_wins(location: str) -> None:
+async def test_only_one_of_two_redrives_is_stored(location: str) -> None:
     async with open_store(location) as store:
         await fail(store)
 
@@ -76,7 +76,7 @@ async def test_a_redrive_is_stored_once_and_one_of_two_wins(location: str) -> No
     assert len(stored.state.redrives) == 1
 
 
-async def test_who_ended_the_run_writes_nothing_to_it_any_more(location: str) -> None:
+async def test_redrive_fences_the_former_owner(location: str) -> None:
     async with open_store(location) as store:
         ended = await fail(store)
         await redrive(store.database, key("a"), "run", judged)
@@ -86,7 +86,7 @@ async def test_who_ended_the_run_writes_nothing_to_it_any_more(location: str) ->
             await store.runs.append(late.state, 0, late.records or ended.records)
 
 
-async def test_a_run_that_was_set_aside_unread_is_redriven_once_it_can_be_read(
+async def test_run_that_was_set_aside_is_redriven_once_readable(
     location: str,
 ) -> None:
     async with open_store(location) as store:

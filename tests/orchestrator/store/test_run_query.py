@@ -96,7 +96,7 @@ FILTERS = [
 
 @pytest.mark.parametrize("stretch", [3, 2000])
 @pytest.mark.parametrize("limit", [1, 7, 500])
-async def test_pages_hold_every_run_that_matches_once_and_in_order(
+async def test_pages_hold_each_matching_run_once_in_order(
     location: str, limit: int, stretch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_query, "MAX_SCANNED", stretch)
@@ -110,7 +110,7 @@ async def test_pages_hold_every_run_that_matches_once_and_in_order(
             assert [row.id for row in found] == expected(wanted), wanted
 
 
-async def test_a_page_looks_at_a_bounded_stretch_and_says_where_it_stopped(
+async def test_page_without_a_match_says_where_its_scan_ended(
     location: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_query, "MAX_SCANNED", 10)
@@ -124,7 +124,7 @@ async def test_a_page_looks_at_a_bounded_stretch_and_says_where_it_stopped(
 
 
 @pytest.mark.parametrize("wanted", FILTERS, ids=str)
-async def test_a_page_walks_along_an_index_and_sorts_no_more_than_it_takes(
+async def test_page_scans_an_index_and_sorts_no_more_than_its_limit(
     tmp_path: Path, wanted: RunFilter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[str, tuple[Any, ...]]] = []

@@ -112,7 +112,7 @@ def fails(turn: Transition, code: str = "INVALID_ARGUMENT") -> Transition:
     return following
 
 
-async def test_what_was_appended_is_there_after_reopening(location: str) -> None:
+async def test_appended_records_survive_reopening(location: str) -> None:
     async with opened_runs(location) as (runs, catalogue):
         ended = fails(await begin(runs, catalogue))
         await runs.append(ended.state, 0, ended.records)
@@ -125,7 +125,7 @@ async def test_what_was_appended_is_there_after_reopening(location: str) -> None
     assert stored.row.reason == "identity: INVALID_ARGUMENT: said the service"
 
 
-async def test_the_news_of_a_run_are_the_records_that_nobody_saw(location: str) -> None:
+async def test_load_after_returns_only_later_records(location: str) -> None:
     async with opened_runs(location) as (runs, catalogue):
         begun = await begin(runs, catalogue)
         ended = fails(begun)
@@ -139,7 +139,7 @@ async def test_the_news_of_a_run_are_the_records_that_nobody_saw(location: str) 
     assert nothing.row.status == RunStatus.FAILED
 
 
-async def test_a_turn_that_is_stored_again_changes_nothing(location: str) -> None:
+async def test_appending_again_changes_nothing(location: str) -> None:
     async with opened_runs(location) as (runs, catalogue):
         ended = fails(await begin(runs, catalogue))
 
@@ -149,7 +149,7 @@ async def test_a_turn_that_is_stored_again_changes_nothing(location: str) -> Non
         assert (await runs.load("run")).state == ended.state
 
 
-async def test_who_lost_a_run_cannot_write_to_it(location: str) -> None:
+async def test_former_owner_cannot_append(location: str) -> None:
     async with opened_runs(location) as (runs, catalogue):
         ended = fails(await begin(runs, catalogue))
 
@@ -165,7 +165,7 @@ async def test_who_lost_a_run_cannot_write_to_it(location: str) -> None:
         assert (await runs.load("run")).state.recoveries == 1
 
 
-async def test_two_turns_from_one_state_cannot_both_be_stored(location: str) -> None:
+async def test_two_transitions_from_one_state_cannot_both_be_stored(location: str) -> None:
     async with opened_runs(location) as (runs, catalogue):
         begun = await begin(runs, catalogue)
         one, other = fails(begun, "INVALID_ARGUMENT"), fails(begun, "UNAVAILABLE")
@@ -177,7 +177,7 @@ async def test_two_turns_from_one_state_cannot_both_be_stored(location: str) -> 
         assert (await runs.load("run")).state == one.state
 
 
-async def test_waiting_runs_are_claimed_once_and_oldest_first(location: str) -> None:
+async def test_claimable_runs_are_claimed_once_oldest_first(location: str) -> None:
     async with opened_runs(location) as (runs, catalogue):
         for number in (3, 1, 2):
             await begin(runs, catalogue, f"run-{number}", owned=False, at_us=number)
@@ -188,7 +188,7 @@ async def test_waiting_runs_are_claimed_once_and_oldest_first(location: str) -> 
     assert [stored.row.id for stored in second] == ["run-3"]
 
 
-async def test_a_run_that_was_stored_behind_a_lost_answer_is_taken_up(location: str) -> None:
+async def test_run_whose_start_lost_its_answer_is_claimed(location: str) -> None:
     async with opened_runs(location) as (runs, catalogue):
         await begin(runs, catalogue, "held")
         await begin(runs, catalogue, "lost")
@@ -198,7 +198,7 @@ async def test_a_run_that_was_stored_behind_a_lost_answer_is_taken_up(location: 
         assert [stored.row.id for stored in await runs.claim(10)] == ["lost"]
 
 
-async def test_who_asks_late_for_a_run_that_was_claimed_meanwhile_does_not_drive_it_too(
+async def test_repeated_start_does_not_own_a_run_that_was_claimed(
     location: str,
 ) -> None:
     async with opened_runs(location) as (runs, catalogue):
@@ -224,9 +224,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-async def test_a_run_that_cannot_be_read_is_set_aside_and_holds_up_no_other(
-    location: str, damage: str
-) -> None:
+async def test_unreadable_run_is_set_aside_and_blocks_no_other(location: str, damage: str) -> None:
     async with opened_runs(location) as (runs, catalogue):
         await begin(runs, catalogue, "hurt", at_us=1)
         await begin(runs, catalogue, "sound", at_us=2)
@@ -248,7 +246,7 @@ async def test_a_run_that_cannot_be_read_is_set_aside_and_holds_up_no_other(
     assert refusal.value.reason == Reason.STORE_CORRUPT
 
 
-async def test_a_run_that_was_set_aside_is_shown_as_such_once_it_can_be_read(location: str) -> None:
+async def test_run_that_was_set_aside_has_ended_once_readable(location: str) -> None:
     async with open_store(location) as opened:
         catalogue = WorkflowRegistry(opened.definitions)
         await catalogue.register_built_in()
@@ -266,7 +264,7 @@ async def test_a_run_that_was_set_aside_is_shown_as_such_once_it_can_be_read(loc
     assert "damaged" in repaired.state.reason
 
 
-async def test_another_caller_cannot_have_the_same_run(location: str) -> None:
+async def test_another_caller_cannot_start_the_same_run(location: str) -> None:
     async with opened_runs(location) as (runs, catalogue):
         await begin(runs, catalogue)
 
@@ -274,7 +272,7 @@ async def test_another_caller_cannot_have_the_same_run(location: str) -> None:
             await begin(runs, catalogue, caller="spiffe://another")
 
 
-async def test_a_start_that_is_refused_leaves_nothing(location: str) -> None:
+async def test_refused_start_stores_nothing(location: str) -> None:
     async with opened_runs(location) as (runs, _):
 
         def refuse(stored: StoredDefinition) -> NewRun:
@@ -287,7 +285,7 @@ async def test_a_start_that_is_refused_leaves_nothing(location: str) -> None:
         assert (await runs.query.page(RunFilter(), limit=10)).rows == ()
 
 
-async def test_runs_that_commit_together_are_stored_each_for_itself(location: str) -> None:
+async def test_commits_of_a_batch_fail_alone(location: str) -> None:
     async with opened_runs(location) as (runs, catalogue):
         ended = [fails(await begin(runs, catalogue, f"run-{n}")) for n in range(3)]
         late = Record.write(8, RecordKind.RECOVERED, "", 0, 2_000_000, {})
@@ -312,7 +310,7 @@ async def test_runs_that_commit_together_are_stored_each_for_itself(location: st
     }
 
 
-async def test_many_runs_are_one_commit_and_every_event_has_a_number(location: str) -> None:
+async def test_batch_of_many_runs_numbers_every_event(location: str) -> None:
     async with opened_runs(location) as (runs, catalogue):
         begun = await asyncio.gather(*(begin(runs, catalogue, f"run-{n}") for n in range(150)))
         ended = [fails(turn) for turn in begun]
@@ -326,7 +324,7 @@ async def test_many_runs_are_one_commit_and_every_event_has_a_number(location: s
     assert Counter(event.key for event in events) == dict.fromkeys((s.run_id for s in states), 2)
 
 
-async def test_a_run_begins_with_the_newest_definition_though_an_older_one_is_known(
+async def test_run_starts_with_the_newest_definition_despite_the_cache(
     location: str,
 ) -> None:
     async with opened_runs(location) as (runs, catalogue):
@@ -340,7 +338,7 @@ async def test_a_run_begins_with_the_newest_definition_though_an_older_one_is_kn
     assert [row.definition_hash for row in begun] == [older.hash, newer.hash]
 
 
-async def test_a_run_keeps_the_workflows_that_it_began_with(location: str) -> None:
+async def test_run_keeps_the_definitions_it_started_with(location: str) -> None:
     async with open_store(location) as store:
         definitions = store.definitions
         catalogue = WorkflowRegistry(definitions)

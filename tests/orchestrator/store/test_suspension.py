@@ -40,7 +40,7 @@ async def claimed(runs: RunStore) -> list[tuple[str, bool]]:
     return [(stored.row.id, stored.was_suspended) for stored in await runs.claim(10)]
 
 
-async def test_who_sleeps_is_nobodys_until_it_is_due(location: str) -> None:
+async def test_suspended_run_has_no_owner_until_due(location: str) -> None:
     async with opened_runs(location) as (runs, catalogue):
         late, early = [await begin(runs, catalogue, name) for name in ("late", "early")]
 
@@ -58,7 +58,7 @@ async def test_who_sleeps_is_nobodys_until_it_is_due(location: str) -> None:
         assert await runs.suspensions.resume_due(10) == 0
 
 
-async def test_who_sleeps_goes_on_sleeping_after_a_restart(location: str) -> None:
+async def test_run_stays_suspended_after_a_restart(location: str) -> None:
     async with opened_runs(location) as (runs, catalogue):
         turn = await begin(runs, catalogue)
         await runs.suspensions.suspend(turn.state, 0, in_seconds(3600))
@@ -68,7 +68,7 @@ async def test_who_sleeps_goes_on_sleeping_after_a_restart(location: str) -> Non
         assert await runs.suspensions.seconds_until_due() == pytest.approx(3600, abs=60)
 
 
-async def test_a_message_wakes_and_who_has_one_does_not_fall_asleep(location: str) -> None:
+async def test_message_resumes_a_run_and_prevents_suspension(location: str) -> None:
     message = SignalReceived("approved", {}, "")
     async with opened_runs(location) as (runs, catalogue):
         asleep, awake = [await begin(runs, catalogue, name) for name in ("asleep", "awake")]
@@ -81,7 +81,7 @@ async def test_a_message_wakes_and_who_has_one_does_not_fall_asleep(location: st
         assert await claimed(runs) == [("asleep", True)]
 
 
-async def test_who_has_lost_a_run_cannot_let_go_of_it(location: str) -> None:
+async def test_former_owner_cannot_suspend(location: str) -> None:
     async with opened_runs(location) as (runs, catalogue):
         turn = await begin(runs, catalogue)
 
@@ -100,7 +100,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_many_timers_pass_through_little_memory_and_none_is_lost(
+async def test_many_timers_need_few_slots_and_none_is_lost(
     location: str, config: OrchestratorConfig, authority: Authority
 ) -> None:
     small = replace(config, database=location, max_runs=4)
@@ -121,7 +121,7 @@ async def test_many_timers_pass_through_little_memory_and_none_is_lost(
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_a_signal_wakes_a_run_at_once(
+async def test_signal_resumes_a_run_at_once(
     location: str, config: OrchestratorConfig, authority: Authority
 ) -> None:
     async def sleeps() -> bool:

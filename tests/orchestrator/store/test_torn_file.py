@@ -21,7 +21,7 @@ COPIES = 8
 RUNS_AT_ONCE = 16
 
 
-async def test_what_was_answered_before_the_copy_is_in_it_and_every_run_folds(
+async def test_copy_holds_every_acknowledged_commit_and_every_run_folds(
     tmp_path: Path,
 ) -> None:
     original = tmp_path / "store.db"
