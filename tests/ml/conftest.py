@@ -1,4 +1,4 @@
-"""The running service, the town it judges payments of, and what bitcoin says about them."""
+"""Fixtures: the running service, the demonstration world, and the attestations of payments."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ AMOUNT_SAT = 25_000_000
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A started service, as its callers see it."""
+    """A started service with stubs for its callers."""
 
     client: grpc.aio.Channel
     orchestrator: grpc.aio.Channel
@@ -90,8 +90,8 @@ async def running(config: MlConfig, authority: Authority) -> AsyncIterator[Runni
 
 
 @dataclass(frozen=True, slots=True)
-class Witnesses:
-    """The services whose word ml takes, each for its own kind."""
+class PaymentAttestors:
+    """The attestors whose attestations ml accepts, each for its own kinds."""
 
     bitcoin: Attestor
     web5: Attestor
@@ -104,7 +104,7 @@ class Witnesses:
         confidence: float = 0.95,
         index_at_tip: bool = True,
     ) -> pb.AssessFraudRiskRequest:
-        """A proposal with all the evidence for it."""
+        """Returns a request with all its attestations."""
         intent = PaymentIntent(
             network="regtest",
             payment_id=str(uuid.uuid4()),
@@ -140,7 +140,7 @@ class Witnesses:
     def attest(
         self, request: pb.AssessFraudRiskRequest, *, confidence: float = 0.95
     ) -> pb.AssessFraudRiskRequest:
-        """The same request, with evidence for what it holds now."""
+        """Replaces the attestations of a request by those of its current content."""
         digest = payment_digest(request.context.intent)
         sha256 = hashlib.sha256(request.features.SerializeToString(deterministic=True)).hexdigest()
         del request.context.attestations[:]
@@ -154,8 +154,8 @@ class Witnesses:
 
 
 @pytest.fixture
-def witnesses(authority: Authority) -> Witnesses:
-    return Witnesses(
+def attestors(authority: Authority) -> PaymentAttestors:
+    return PaymentAttestors(
         Attestor(authority.issue_service("bitcoin")), Attestor(authority.issue_service("web5"))
     )
 
@@ -167,7 +167,7 @@ def demo() -> tuple[World, AddressIndex]:
 
 
 def facts(slot: int, *, amount_sat: int = AMOUNT_SAT, linked_for: int = 30) -> PaymentFacts:
-    """The payer of the demonstration is about to pay a slot."""
+    """Returns the facts of a payment by the demonstration's payer to a slot."""
     world, index = demo()
     assert world.plan.payer_slot is not None
     return PaymentFacts(

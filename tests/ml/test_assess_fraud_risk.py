@@ -1,4 +1,4 @@
-"""Assessments through the wire: what is scored, on whose word, and what is held back."""
+"""Risk assessments over gRPC: scores, attestations, rules and retries."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from mesh.testing import Authority
     from services.ml.config import MlConfig
-    from tests.ml.conftest import Running, Witnesses
+    from tests.ml.conftest import PaymentAttestors, Running
 
 
 def codes(reply: pb.AssessFraudRiskResponse) -> list[pb.RiskReasonCode.ValueType]:
@@ -35,14 +35,14 @@ def codes(reply: pb.AssessFraudRiskResponse) -> list[pb.RiskReasonCode.ValueType
 
 @pytest.fixture
 def verifier(config: MlConfig) -> Verifier:
-    """Checks what ml attests, as bitcoin does."""
+    """A verifier of ml's attestations, as in bitcoin."""
     return Verifier(config.mesh.identity.ca, config.mesh.trust_domain)
 
 
-async def test_a_payment_to_a_known_shop_is_accepted(
-    running: Running, witnesses: Witnesses, verifier: Verifier
+async def test_payment_to_a_known_shop_is_accepted(
+    running: Running, attestors: PaymentAttestors, verifier: Verifier
 ) -> None:
-    request = witnesses.request(to_the_shop())
+    request = attestors.request(to_the_shop())
 
     reply = await running.assess(request)
 
@@ -59,20 +59,20 @@ async def test_a_payment_to_a_known_shop_is_accepted(
     }
 
 
-async def test_the_same_payment_to_a_scam_is_refused(
-    running: Running, witnesses: Witnesses
+async def test_same_payment_to_a_scam_is_refused(
+    running: Running, attestors: PaymentAttestors
 ) -> None:
-    reply = await running.assess(witnesses.request(to_the_scam(), recipient="bcrt1scam"))
+    reply = await running.assess(attestors.request(to_the_scam(), recipient="bcrt1scam"))
 
     assert reply.risk_score >= 0.7
     assert reply.decision == pb.RISK_DECISION_REFUSE
     assert pb.RISK_REASON_CODE_SCORE_OVER_THRESHOLD in codes(reply)
 
 
-async def test_factors_come_largest_first_and_add_up_to_the_score(
-    running: Running, witnesses: Witnesses
+async def test_factors_are_ordered_by_size_and_add_up_to_the_score(
+    running: Running, attestors: PaymentAttestors
 ) -> None:
-    reply = await running.assess(witnesses.request(to_the_scam()))
+    reply = await running.assess(attestors.request(to_the_scam()))
 
     model = [f for f in reply.risk_factors if f.kind == pb.RISK_FACTOR_KIND_MODEL]
     sizes = [abs(factor.contribution) for factor in model]
@@ -82,12 +82,12 @@ async def test_factors_come_largest_first_and_add_up_to_the_score(
     assert 1 / (1 + np.exp(-logit)) == pytest.approx(reply.risk_score, abs=1e-5)
 
 
-async def test_without_a_required_feature_there_is_no_score_and_a_person_decides(
-    running: Running, witnesses: Witnesses
+async def test_missing_required_feature_leads_to_review_without_a_score(
+    running: Running, attestors: PaymentAttestors
 ) -> None:
     unknown = replace(facts(licit_recipient(demo()[0])), recipient=None)
 
-    reply = await running.assess(witnesses.request(extract(unknown)))
+    reply = await running.assess(attestors.request(extract(unknown)))
 
     assert not reply.HasField("risk_score")
     assert reply.decision == pb.RISK_DECISION_REVIEW
@@ -98,20 +98,20 @@ async def test_without_a_required_feature_there_is_no_score_and_a_person_decides
     assert not reply.attestations
 
 
-async def test_not_knowing_the_recipients_did_does_not_prevent_a_score(
-    running: Running, witnesses: Witnesses
+async def test_unknown_link_of_the_recipient_does_not_prevent_a_score(
+    running: Running, attestors: PaymentAttestors
 ) -> None:
     unlinked = replace(facts(licit_recipient(demo()[0])), recipient_link=None)
 
-    reply = await running.assess(witnesses.request(extract(unlinked)))
+    reply = await running.assess(attestors.request(extract(unlinked)))
 
     assert reply.HasField("risk_score")
 
 
-async def test_an_index_behind_the_tip_gives_no_score(
-    running: Running, witnesses: Witnesses
+async def test_index_behind_the_tip_prevents_a_score(
+    running: Running, attestors: PaymentAttestors
 ) -> None:
-    reply = await running.assess(witnesses.request(to_the_shop(), index_at_tip=False))
+    reply = await running.assess(attestors.request(to_the_shop(), index_at_tip=False))
 
     assert not reply.HasField("risk_score")
     assert reply.decision == pb.RISK_DECISION_REVIEW
@@ -137,50 +137,52 @@ def drop_one(vector: features_pb2.FeatureVector) -> None:
 
 
 @pytest.mark.parametrize("change", [rename_set, change_hash, reverse_order, drop_one])
-async def test_features_of_another_set_give_no_score_even_if_attested(
+async def test_attested_features_of_another_set_prevent_a_score(
     running: Running,
-    witnesses: Witnesses,
+    attestors: PaymentAttestors,
     change: Callable[[features_pb2.FeatureVector], None],
 ) -> None:
-    request = witnesses.request(to_the_shop())
+    request = attestors.request(to_the_shop())
     change(request.features)
 
-    reply = await running.assess(witnesses.attest(request))
+    reply = await running.assess(attestors.attest(request))
 
     assert not reply.HasField("risk_score")
     assert reply.decision == pb.RISK_DECISION_REVIEW
     assert pb.RISK_REASON_CODE_FEATURE_SET_MISMATCH in codes(reply)
 
 
-async def test_features_that_bitcoin_did_not_attest_are_not_scored(
-    running: Running, witnesses: Witnesses
+async def test_features_altered_after_attestation_are_refused(
+    running: Running, attestors: PaymentAttestors
 ) -> None:
-    request = witnesses.request(to_the_scam())
+    request = attestors.request(to_the_scam())
     request.features.features[0].value = 0.0
 
     assert await refusal(running, request) == ("FAILED_PRECONDITION", "PROOF_INVALID")
 
 
-async def test_features_of_another_payment_are_not_scored(
-    running: Running, witnesses: Witnesses
+async def test_features_attested_for_another_payment_are_refused(
+    running: Running, attestors: PaymentAttestors
 ) -> None:
-    request, other = witnesses.request(to_the_shop()), witnesses.request(to_the_shop())
+    request, other = attestors.request(to_the_shop()), attestors.request(to_the_shop())
     del request.context.attestations[:]
     request.context.attestations.extend(other.context.attestations)
 
     assert await refusal(running, request) == ("FAILED_PRECONDITION", "PROOF_INVALID")
 
 
-async def test_features_that_web5_vouches_for_are_not_scored(
-    running: Running, witnesses: Witnesses
+async def test_features_attested_by_web5_are_refused(
+    running: Running, attestors: PaymentAttestors
 ) -> None:
-    request = replace(witnesses, bitcoin=witnesses.web5).request(to_the_shop())
+    request = replace(attestors, bitcoin=attestors.web5).request(to_the_shop())
 
     assert await refusal(running, request) == ("FAILED_PRECONDITION", "PROOF_INVALID")
 
 
-async def test_without_evidence_nothing_is_scored(running: Running, witnesses: Witnesses) -> None:
-    request = witnesses.request(to_the_shop())
+async def test_request_without_attestations_is_refused(
+    running: Running, attestors: PaymentAttestors
+) -> None:
+    request = attestors.request(to_the_shop())
     del request.context.attestations[:]
 
     assert await refusal(running, request) == ("FAILED_PRECONDITION", "PROOF_MISSING")
@@ -190,33 +192,33 @@ async def test_without_evidence_nothing_is_scored(running: Running, witnesses: W
     ("name", "value"),
     [("amount_sat", 1), ("recipient_address", "bcrt1other"), ("sender_did", "did:key:other")],
 )
-async def test_a_request_about_another_payment_than_its_intent_is_refused(
-    running: Running, witnesses: Witnesses, name: str, value: Any
+async def test_request_that_differs_from_its_intent_is_refused(
+    running: Running, attestors: PaymentAttestors, name: str, value: Any
 ) -> None:
-    request = witnesses.request(to_the_shop())
+    request = attestors.request(to_the_shop())
     setattr(request, name, value)
 
     assert await refusal(running, request) == ("FAILED_PRECONDITION", "PROOF_INVALID")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300])
-async def test_a_value_that_is_no_number_is_refused(
-    running: Running, witnesses: Witnesses, value: float
+async def test_feature_value_that_is_not_finite_is_refused(
+    running: Running, attestors: PaymentAttestors, value: float
 ) -> None:
-    request = witnesses.request(to_the_shop())
+    request = attestors.request(to_the_shop())
     request.features.features[1].value = value
 
     with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await running.assess(witnesses.attest(request))
+        await running.assess(attestors.attest(request))
 
     assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert detail(refused.value, BadRequest).field_violations[0].field == "features"
 
 
-async def test_a_doubtful_identity_is_held_back_whatever_the_score(
-    running: Running, witnesses: Witnesses, verifier: Verifier
+async def test_low_identity_confidence_is_reviewed_at_any_score(
+    running: Running, attestors: PaymentAttestors, verifier: Verifier
 ) -> None:
-    request = witnesses.request(to_the_shop(), confidence=0.2)
+    request = attestors.request(to_the_shop(), confidence=0.2)
 
     reply = await running.assess(request)
 
@@ -227,21 +229,21 @@ async def test_a_doubtful_identity_is_held_back_whatever_the_score(
         verifier.require(reply.attestations, ["risk"], digest)
 
 
-async def test_an_address_on_the_operators_list_is_refused_whatever_the_score(
-    config: MlConfig, authority: Authority, witnesses: Witnesses
+async def test_address_on_the_operators_list_is_refused_at_any_score(
+    config: MlConfig, authority: Authority, attestors: PaymentAttestors
 ) -> None:
     listed = replace(config, policy=RiskPolicy(refused_addresses=frozenset({"bcrt1listed"})))
     async with start(listed, authority) as running:
-        reply = await running.assess(witnesses.request(to_the_shop(), recipient="bcrt1listed"))
+        reply = await running.assess(attestors.request(to_the_shop(), recipient="bcrt1listed"))
 
     assert reply.risk_score < 0.3
     assert reply.decision == pb.RISK_DECISION_REFUSE
 
 
-async def test_a_retry_gets_the_first_answer_and_no_second_assessment(
-    running: Running, witnesses: Witnesses
+async def test_retry_returns_the_first_reply_without_a_second_assessment(
+    running: Running, attestors: PaymentAttestors
 ) -> None:
-    request = witnesses.request(to_the_shop())
+    request = attestors.request(to_the_shop())
 
     first, second = await running.assess(request), await running.assess(request)
 
@@ -253,10 +255,10 @@ async def test_a_retry_gets_the_first_answer_and_no_second_assessment(
     assert json.loads(event.binary_data or event.text_data)["decision"] == "accept"
 
 
-async def test_the_answer_to_a_request_survives_a_restart(
-    config: MlConfig, authority: Authority, witnesses: Witnesses
+async def test_reply_to_a_request_survives_a_restart(
+    config: MlConfig, authority: Authority, attestors: PaymentAttestors
 ) -> None:
-    request = witnesses.request(to_the_shop())
+    request = attestors.request(to_the_shop())
     async with start(config, authority) as running:
         first = await running.assess(request)
 
@@ -266,19 +268,21 @@ async def test_the_answer_to_a_request_survives_a_restart(
     assert again == first
 
 
-async def test_an_id_that_was_used_for_another_payment_is_refused(
-    running: Running, witnesses: Witnesses
+async def test_request_id_of_another_payment_is_refused(
+    running: Running, attestors: PaymentAttestors
 ) -> None:
-    first, second = witnesses.request(to_the_shop()), witnesses.request(to_the_scam())
+    first, second = attestors.request(to_the_shop()), attestors.request(to_the_scam())
     second.request_id = first.request_id
     await running.assess(first)
 
     assert (await refusal(running, second))[0] == "ALREADY_EXISTS"
 
 
-async def test_a_client_may_not_ask_for_assessments(running: Running, witnesses: Witnesses) -> None:
+async def test_client_may_not_request_assessments(
+    running: Running, attestors: PaymentAttestors
+) -> None:
     as_client = replace(running, orchestrator=running.client)
-    request = witnesses.request(to_the_shop())
+    request = attestors.request(to_the_shop())
     request.request_id = str(uuid.uuid4())
 
     code, _ = await refusal(as_client, request)

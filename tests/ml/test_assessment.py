@@ -1,4 +1,4 @@
-"""The assessment: a score only where one can be had, and the strictest word counts."""
+"""The assessment: the strictest decision applies, and a score needs all required features."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def scored(decision: RiskDecision, *, over: bool = False) -> Assessment:
     return assess(FEATURES, prediction(over=over), (), [rule(decision)])
 
 
-def test_a_low_score_that_no_rule_minds_is_accepted() -> None:
+def test_low_score_without_a_rule_against_it_is_accepted() -> None:
     assessment = scored(RiskDecision.ACCEPT)
 
     assert assessment.decision is RiskDecision.ACCEPT
@@ -55,7 +55,7 @@ def test_a_low_score_that_no_rule_minds_is_accepted() -> None:
 
 
 @pytest.mark.parametrize("decision", [RiskDecision.REVIEW, RiskDecision.REFUSE])
-def test_a_rule_holds_back_and_leaves_the_score_as_it_is(decision: RiskDecision) -> None:
+def test_rule_decides_without_changing_the_score(decision: RiskDecision) -> None:
     assessment = scored(decision)
 
     assert assessment.decision is decision
@@ -63,14 +63,14 @@ def test_a_rule_holds_back_and_leaves_the_score_as_it_is(decision: RiskDecision)
     assert assessment.risk_score == 0.1
 
 
-def test_a_score_over_the_threshold_is_refused_and_stays_visible() -> None:
+def test_score_over_the_threshold_is_refused_and_reported() -> None:
     assessment = scored(RiskDecision.ACCEPT, over=True)
 
     assert assessment.decision is RiskDecision.REFUSE
     assert not assessment.held
 
 
-def test_without_a_prediction_there_is_no_score_and_no_acceptance() -> None:
+def test_missing_prediction_leads_to_review() -> None:
     behind = RiskReason(ReasonCode.INDEX_BEHIND, "...")
     assessment = assess(FEATURES, None, (behind,), [rule(RiskDecision.ACCEPT)])
 
@@ -80,19 +80,19 @@ def test_without_a_prediction_there_is_no_score_and_no_acceptance() -> None:
     assert assessment.reasons == (behind,)
 
 
-def test_what_weighs_most_comes_first() -> None:
+def test_model_factors_are_ordered_by_size() -> None:
     weights = [abs(factor.contribution) for factor in scored(RiskDecision.ACCEPT).model_factors]
 
     assert weights == sorted(weights, reverse=True)
     assert len(weights) == COUNT
 
 
-def test_complete_features_of_the_right_set_are_no_obstacle() -> None:
+def test_complete_features_are_no_obstacle() -> None:
     assert hindered() == ()
 
 
 @pytest.mark.parametrize("status", [Status.UNAVAILABLE, Status.OUTSIDE_MAX_AGE])
-def test_a_required_feature_that_is_not_known_is_an_obstacle(status: Status) -> None:
+def test_unknown_required_feature_is_an_obstacle(status: Status) -> None:
     name = next(entry.name for entry in PAYMENT_RISK.definitions if entry.required)
     features = tuple(
         Feature(name, None, status) if feature.name == name else feature for feature in FEATURES
@@ -101,20 +101,20 @@ def test_a_required_feature_that_is_not_known_is_an_obstacle(status: Status) -> 
     assert [reason.detail for reason in hindered(features)] == [name]
 
 
-def test_no_history_is_a_fact_and_no_obstacle() -> None:
+def test_feature_with_status_no_history_is_no_obstacle() -> None:
     features = tuple(Feature(name, None, Status.NO_HISTORY) for name in PAYMENT_RISK.names)
 
     assert hindered(features) == ()
 
 
-def test_other_features_than_the_models_are_an_obstacle() -> None:
+def test_features_of_another_set_are_an_obstacle() -> None:
     assert hindered(name="transaction-risk")
     assert hindered(hash=bytes(32))
     assert hindered(FEATURES[:-1])
     assert hindered(FEATURES[::-1])
 
 
-def test_an_index_behind_the_tip_is_an_obstacle() -> None:
+def test_index_behind_the_tip_is_an_obstacle() -> None:
     (reason,) = hindered(index_at_tip=False)
     assert reason.code is ReasonCode.INDEX_BEHIND
 

@@ -1,4 +1,4 @@
-"""Explanations from tables, against LightGBM's own."""
+"""Explanations from tables, compared with LightGBM's ``pred_contrib``."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def explainer(booster: lightgbm.Booster) -> Explainer:
 def test_contributions_are_those_of_lightgbm(
     booster: lightgbm.Booster, explainer: Explainer
 ) -> None:
-    # Also gaps where training had none, zeros, and values far outside what was seen.
+    # Also missing values, zeros, and values far outside of the training range.
     x = np.concatenate([rows(200, gaps=0.2, seed=1), np.zeros((1, COLUMNS), np.float32)])
     x[::7] *= 1e6
 
@@ -55,7 +55,7 @@ def test_baseline_and_contributions_add_up_to_the_margin(
     assert np.abs(sums - booster.predict(x, raw_score=True)).max() < EXACT
 
 
-def test_a_value_at_a_threshold_goes_where_the_tree_sends_it(
+def test_value_at_a_threshold_follows_the_trees_branch(
     booster: lightgbm.Booster, explainer: Explainer
 ) -> None:
     made = paths(booster, booster.num_trees())
@@ -71,7 +71,7 @@ def test_a_value_at_a_threshold_goes_where_the_tree_sends_it(
     )
 
 
-def test_arrays_that_do_not_fit_together_are_refused(booster: lightgbm.Booster) -> None:
+def test_arrays_of_wrong_shape_are_refused(booster: lightgbm.Booster) -> None:
     made = paths(booster, 3)
     arrays = {name: getattr(made, name) for name in ARRAYS}
 

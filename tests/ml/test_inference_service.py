@@ -1,4 +1,4 @@
-"""The Open Inference Protocol through the wire."""
+"""The Open Inference Protocol v2 over gRPC."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def tensor(
     return pb.ModelInferRequest.InferInputTensor(name=name, datatype=datatype, shape=shape)
 
 
-async def test_the_server_and_its_model_are_ready(running: Running) -> None:
+async def test_server_and_model_are_ready(running: Running) -> None:
     live = await running.inference.ServerLive(pb.ServerLiveRequest(), timeout=5)
     ready = await running.inference.ServerReady(pb.ServerReadyRequest(), timeout=5)
     model = await running.inference.ModelReady(pb.ModelReadyRequest(name=NAME), timeout=5)
@@ -50,7 +50,7 @@ async def test_the_server_and_its_model_are_ready(running: Running) -> None:
     assert (live.live, ready.ready, model.ready, other.ready) == (True, True, True, False)
 
 
-async def test_the_metadata_say_what_the_model_takes_and_gives(running: Running) -> None:
+async def test_metadata_describe_inputs_and_outputs(running: Running) -> None:
     found = await running.inference.ModelMetadata(pb.ModelMetadataRequest(name=NAME), timeout=5)
 
     assert found.platform == "onnx_onnxv1"
@@ -65,7 +65,7 @@ async def test_the_metadata_say_what_the_model_takes_and_gives(running: Running)
     assert found.properties["feature_set_hash"] == PAYMENT_RISK.hash
 
 
-async def test_rows_are_answered_in_their_order_as_raw_little_endian_floats(
+async def test_outputs_are_raw_little_endian_floats_in_order_of_rows(
     running: Running,
 ) -> None:
     reply = await running.inference.ModelInfer(raw(id="7"), timeout=5)
@@ -82,7 +82,7 @@ async def test_rows_are_answered_in_their_order_as_raw_little_endian_floats(
     assert scores[0] < 0.7 <= scores[1]
 
 
-async def test_typed_contents_give_the_same_answer_as_raw_ones(running: Running) -> None:
+async def test_typed_and_raw_contents_have_equal_outputs(running: Running) -> None:
     typed = pb.ModelInferRequest(model_name=NAME, inputs=[tensor(list(ROWS.shape))])
     typed.inputs[0].contents.fp32_contents.extend(ROWS.ravel().tolist())
 
@@ -91,7 +91,7 @@ async def test_typed_contents_give_the_same_answer_as_raw_ones(running: Running)
     ).raw_output_contents
 
 
-async def test_only_the_outputs_asked_for_are_answered(running: Running) -> None:
+async def test_reply_has_only_the_requested_outputs(running: Running) -> None:
     request = raw()
     request.outputs.add(name="risk_score")
 
@@ -110,7 +110,7 @@ def unknown_version() -> pb.ModelInferRequest:
 
 
 @pytest.mark.parametrize("make", [unknown_model, unknown_version])
-async def test_a_model_that_is_not_here_is_not_found(running: Running, make: object) -> None:
+async def test_unknown_model_is_not_found(running: Running, make: object) -> None:
     assert callable(make)
 
     assert await refusal(running, make()) == ("NOT_FOUND", "MODEL_NOT_FOUND")
@@ -174,13 +174,13 @@ BAD = {
 
 
 @pytest.mark.parametrize("request_", BAD.values(), ids=BAD)
-async def test_a_malformed_request_is_the_callers_fault(
+async def test_malformed_request_is_an_invalid_argument(
     running: Running, request_: pb.ModelInferRequest
 ) -> None:
     assert await refusal(running, request_) == ("INVALID_ARGUMENT", "TENSOR_INVALID")
 
 
-async def test_a_request_too_large_is_refused_before_it_is_read(running: Running) -> None:
+async def test_oversized_request_is_refused_before_it_is_read(running: Running) -> None:
     rows = np.zeros((60_000, WIDTH), np.float32)
 
     with pytest.raises(grpc.aio.AioRpcError) as refused:

@@ -1,4 +1,4 @@
-"""The rules: they hold back, they never let through."""
+"""The risk policy: its rules review or refuse, and never approve."""
 
 from __future__ import annotations
 
@@ -27,32 +27,32 @@ def strictest(
     return max(factor.decision for factor in factors)
 
 
-def test_a_payment_that_no_rule_minds_is_accepted() -> None:
+def test_payment_without_a_rule_against_it_is_accepted() -> None:
     assert strictest(POLICY) is RiskDecision.ACCEPT
 
 
 @pytest.mark.parametrize("confidence", [None, 0.59, 0.0])
-def test_a_doubtful_identity_is_reviewed(confidence: float | None) -> None:
+def test_low_identity_confidence_is_reviewed(confidence: float | None) -> None:
     assert strictest(POLICY, confidence=confidence) is RiskDecision.REVIEW
 
 
-def test_a_listed_recipient_is_refused() -> None:
+def test_listed_recipient_is_refused() -> None:
     assert strictest(POLICY, recipient="bcrt1qlisted") is RiskDecision.REFUSE
 
 
-def test_a_listed_recipient_is_refused_in_capitals_too() -> None:
+def test_listed_recipient_is_refused_in_upper_case_too() -> None:
     shouted = parse("{version: 7, refused_addresses: [BCRT1QSHOUTED]}")
 
     assert strictest(POLICY, recipient="BCRT1QLISTED") is RiskDecision.REFUSE
     assert strictest(shouted, recipient="bcrt1qshouted") is RiskDecision.REFUSE
 
 
-def test_a_payment_unlike_all_of_the_training_is_reviewed() -> None:
+def test_payment_with_many_features_out_of_range_is_reviewed() -> None:
     assert strictest(POLICY, out=2) is RiskDecision.ACCEPT
     assert strictest(POLICY, out=3) is RiskDecision.REVIEW
 
 
-def test_every_rule_names_the_policy_that_spoke() -> None:
+def test_every_rule_names_its_policy_version() -> None:
     factors = POLICY.judge(confidence=None, recipient="bcrt1qlisted", out_of_range=9)
 
     assert all("policy 7" in factor.note for factor in factors)
@@ -72,6 +72,6 @@ def test_every_rule_names_the_policy_that_spoke() -> None:
         "{version: 1, unknown: 1}",
     ],
 )
-def test_a_file_that_is_no_policy_keeps_the_service_from_starting(text: str) -> None:
+def test_service_does_not_start_with_an_invalid_risk_policy(text: str) -> None:
     with pytest.raises(ConfigError, match="risk policy"):
         parse(text)

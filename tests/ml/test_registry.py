@@ -1,4 +1,4 @@
-"""The released model: what it answers, and that nothing but it is ever served."""
+"""The released model: its predictions, and the checks that nothing else is served."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def model() -> Model:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """A copy of the newest released version, to damage."""
+    """A copy of the newest released version, which tests may damage."""
     newest = max((MODELS / NAME).iterdir(), key=lambda path: int(path.name))
     return shutil.copytree(newest, tmp_path / NAME / newest.name)
 
 
 @pytest.mark.parametrize("amount_sat", [10_000_000, 25_000_000, 50_000_000])
 @pytest.mark.parametrize("linked_for", [0, 6, 60, 200])
-def test_the_same_payer_may_pay_the_shop_but_not_the_scam(
+def test_model_accepts_the_shop_and_refuses_the_scam(
     model: Model, amount_sat: int, linked_for: int
 ) -> None:
     world, _ = demo()
@@ -62,7 +62,7 @@ def test_the_same_payer_may_pay_the_shop_but_not_the_scam(
     assert shop.out_of_range == scam.out_of_range == 0
 
 
-def test_what_the_factors_say_adds_up_to_the_score(model: Model) -> None:
+def test_contributions_add_up_to_the_score(model: Model) -> None:
     prediction = model.predict(proposal(illicit_recipient(demo()[0]), 10_000_000, 30))
 
     logit = prediction.baseline + prediction.contributions.sum()
@@ -70,14 +70,14 @@ def test_what_the_factors_say_adds_up_to_the_score(model: Model) -> None:
     assert 1 / (1 + np.exp(-logit)) == pytest.approx(prediction.risk_score, abs=1e-5)
 
 
-def test_a_value_training_never_saw_is_counted(model: Model) -> None:
+def test_value_outside_the_training_range_is_counted(model: Model) -> None:
     row = proposal(licit_recipient(demo()[0]), 10_000_000, 30)
     row[PAYMENT_RISK.names.index("recipient_receipts")] = 1e6
 
     assert model.predict(row).out_of_range == 1
 
 
-def test_the_newest_version_answers_where_none_is_named(model: Model) -> None:
+def test_newest_version_is_used_if_none_is_named(model: Model) -> None:
     registry = read_models(MODELS)
 
     assert registry.find(NAME, registry.versions(NAME)[-1]) == registry.find(NAME)
@@ -85,7 +85,7 @@ def test_the_newest_version_answers_where_none_is_named(model: Model) -> None:
     assert registry.find("other") is None
 
 
-def test_the_newest_is_found_by_number(model: Model) -> None:
+def test_newest_version_has_the_highest_number(model: Model) -> None:
     versions = [with_version(model, version) for version in ("10", "9", "2")]
 
     registry = ModelRegistry(versions)
@@ -95,7 +95,7 @@ def test_the_newest_is_found_by_number(model: Model) -> None:
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "paths.npz", "card.md"])
-def test_a_flipped_bit_in_any_file_is_refused(copy: Path, name: str) -> None:
+def test_flipped_bit_in_any_file_is_refused(copy: Path, name: str) -> None:
     content = bytearray((copy / name).read_bytes())
     content[len(content) // 2] ^= 1
     (copy / name).write_bytes(content)
@@ -104,7 +104,7 @@ def test_a_flipped_bit_in_any_file_is_refused(copy: Path, name: str) -> None:
         read_model(copy)
 
 
-def test_a_missing_and_an_extra_file_are_refused(copy: Path) -> None:
+def test_missing_or_additional_file_is_refused(copy: Path) -> None:
     (copy / "card.md").rename(copy / "notes.md")
 
     with pytest.raises(ConfigError, match=r"card\.md, notes\.md"):
@@ -141,7 +141,7 @@ def edit_ranges(manifest: dict[str, Any]) -> None:
         (edit_ranges, "malformed"),
     ],
 )
-def test_a_manifest_that_does_not_fit_is_refused(
+def test_inconsistent_manifest_is_refused(
     copy: Path, edit: Callable[[dict[str, Any]], None], complaint: str
 ) -> None:
     manifest = json.loads((copy / MANIFEST).read_bytes())
@@ -152,7 +152,7 @@ def test_a_manifest_that_does_not_fit_is_refused(
         read_model(copy)
 
 
-def test_a_graph_that_is_none_is_refused_even_with_the_right_hash(copy: Path) -> None:
+def test_invalid_graph_with_a_correct_hash_is_refused(copy: Path) -> None:
     (copy / "model.onnx").write_bytes(b"not a graph")
     manifest = json.loads((copy / MANIFEST).read_bytes())
     sha256, size = digest(b"not a graph")
@@ -163,12 +163,12 @@ def test_a_graph_that_is_none_is_refused_even_with_the_right_hash(copy: Path) ->
         read_model(copy)
 
 
-def test_a_folder_without_models_is_refused(tmp_path: Path) -> None:
+def test_folder_without_models_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="ANYA_MODELS"):
         read_models(tmp_path)
 
 
-def test_the_card_says_what_the_model_may_not_claim() -> None:
+def test_card_states_the_models_limits_and_features() -> None:
     for directory in (MODELS / NAME).iterdir():
         manifest = parse((directory / MANIFEST).read_bytes())
         card = (directory / "card.md").read_text()

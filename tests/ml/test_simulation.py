@@ -1,4 +1,4 @@
-"""Simulated worlds: plans a chain accepts, and histories that never look ahead."""
+"""Simulated worlds: their plans are valid on a chain, and features use earlier blocks only."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def world(request: pytest.FixtureRequest) -> World:
     return training() if request.param == "training" else demo()
 
 
-def test_a_seed_makes_the_same_world_again() -> None:
+def test_seed_determines_the_world() -> None:
     assert demo_world() == demo()
     assert demo_world(8) != demo()
 
 
-def test_blocks_follow_one_another_and_hold_every_transaction_once(world: World) -> None:
+def test_blocks_are_consecutive_and_contain_each_transaction_once(world: World) -> None:
     plan = world.plan
 
     assert [block.height for block in plan.blocks] == list(range(1, plan.tip + 1))
@@ -65,7 +65,7 @@ def test_every_input_is_an_unspent_output_of_an_earlier_block(world: World) -> N
             spent.add(coin)
 
 
-def test_only_coinbases_without_fees_are_spent_once_they_are_mature(world: World) -> None:
+def test_only_mature_coinbases_without_fees_are_spent(world: World) -> None:
     size = {block.height: len(block.transactions) for block in world.plan.blocks}
     for planned in world.plan.transactions:
         for coin in planned.inputs:
@@ -75,7 +75,7 @@ def test_only_coinbases_without_fees_are_spent_once_they_are_mature(world: World
                 assert planned.height - origin.height >= MATURITY_BLOCKS
 
 
-def test_every_transaction_pays_a_fee_and_no_dust(world: World) -> None:
+def test_every_transaction_pays_a_fee_and_has_no_dust(world: World) -> None:
     for planned in world.plan.transactions:
         if planned.inputs:
             paid = sum(output.amount_sat for output in planned.outputs)
@@ -85,7 +85,7 @@ def test_every_transaction_pays_a_fee_and_no_dust(world: World) -> None:
         assert all(output.amount_sat >= DUST_SAT for output in planned.outputs)
 
 
-def test_the_index_holds_exactly_the_coins_that_the_plan_leaves_unspent(world: World) -> None:
+def test_index_has_exactly_the_unspent_coins_of_the_plan(world: World) -> None:
     index = at_tip(world)
     spent = {coin for planned in world.plan.transactions for coin in planned.inputs}
     left = Counter[int]()
@@ -102,7 +102,7 @@ def test_the_index_holds_exactly_the_coins_that_the_plan_leaves_unspent(world: W
     assert held == {slot: left[slot] for slot in range(world.plan.slots)}
 
 
-def test_a_payment_is_judged_by_what_was_confirmed_before_it(world: World) -> None:
+def test_features_of_a_payment_use_only_earlier_blocks(world: World) -> None:
     late = at_tip(world)
     sample = set(Random(0).sample(range(len(world.truth.payments)), 150))  # noqa: S311
 
@@ -113,7 +113,7 @@ def test_a_payment_is_judged_by_what_was_confirmed_before_it(world: World) -> No
             assert extract(facts) == extract(index.facts(payment))
 
 
-def test_a_payment_is_made_as_it_was_proposed(world: World) -> None:
+def test_payment_is_made_as_proposed(world: World) -> None:
     for payment in world.truth.payments:
         planned = world.plan.transactions[payment.transaction]
         origins = {
@@ -125,7 +125,7 @@ def test_a_payment_is_made_as_it_was_proposed(world: World) -> None:
         assert origins <= set(payment.sender_slots)
 
 
-def test_a_payment_is_a_fraud_by_whom_it_serves_never_by_its_shape() -> None:
+def test_label_depends_on_the_recipient_and_not_on_the_pattern() -> None:
     world = training()
 
     assert {p.recipient for p in world.truth.payments} >= LOOKALIKES - {ActorKind.EMPLOYER}
@@ -136,7 +136,7 @@ def test_a_payment_is_a_fraud_by_whom_it_serves_never_by_its_shape() -> None:
         assert sender not in ILLICIT
 
 
-def test_worlds_differ_within_the_bounds_the_card_states() -> None:
+def test_parameters_of_worlds_are_within_their_bounds() -> None:
     drawn = [draw(Random(seed)) for seed in range(300)]  # noqa: S311
 
     assert all(0.05 <= habits.reuse <= 0.8 for habits in drawn)
@@ -145,7 +145,7 @@ def test_worlds_differ_within_the_bounds_the_card_states() -> None:
     assert max(h.illicit_share for h in drawn) > 10 * min(h.illicit_share for h in drawn)
 
 
-def test_the_demonstration_fits_on_a_fresh_regtest_chain() -> None:
+def test_demonstration_fits_on_a_fresh_regtest_chain() -> None:
     plan = demo().plan
     made = [planned for planned in plan.transactions if planned.inputs]
 
@@ -154,7 +154,7 @@ def test_the_demonstration_fits_on_a_fresh_regtest_chain() -> None:
     assert max(len(planned.inputs) for planned in made) <= 100
 
 
-def test_no_planned_transaction_needs_an_output_that_the_payers_wallet_makes() -> None:
+def test_no_planned_transaction_spends_an_output_of_the_payers_wallet() -> None:
     plan = demo().plan
     by_payer = {i for i, planned in enumerate(plan.transactions) if planned.by_payer}
 
@@ -164,7 +164,7 @@ def test_no_planned_transaction_needs_an_output_that_the_payers_wallet_makes() -
     assert not by_payer & needed
 
 
-def test_the_payer_can_pay_the_scenes() -> None:
+def test_payer_has_enough_coins_for_the_scenes() -> None:
     world = demo()
     assert world.plan.payer_slot is not None
 
@@ -174,7 +174,7 @@ def test_the_payer_can_pay_the_scenes() -> None:
     assert sum(r.amount_sat for r in receipts if r.spend is None) >= 200_000_000
 
 
-def test_the_scenes_have_a_popular_shop_and_a_scam_that_collected() -> None:
+def test_scenes_have_a_popular_shop_and_a_scam_with_receipts() -> None:
     world = demo()
     shop, scam = licit_recipient(world), illicit_recipient(world)
     index = at_tip(world)
@@ -186,7 +186,7 @@ def test_the_scenes_have_a_popular_shop_and_a_scam_that_collected() -> None:
     assert not world.truth.links
 
 
-def test_a_swapped_proposal_keeps_everything_but_the_recipient() -> None:
+def test_swapped_proposal_changes_only_the_recipient() -> None:
     world = training()
     payment, index = next((p, i) for p, i in proposals(world) if p.height > 200)
     scam = world.truth.owners.index(ActorKind.SCAM)
@@ -199,13 +199,13 @@ def test_a_swapped_proposal_keeps_everything_but_the_recipient() -> None:
     assert facts.recipient.script == script(scam)
 
 
-def test_the_senders_addresses_are_those_linked_by_then() -> None:
+def test_senders_addresses_are_those_linked_before_the_payment() -> None:
     for payment in training().truth.payments:
         assert len(payment.sender_slots) == len(payment.sender_link_heights)
         assert max(payment.sender_link_heights) <= payment.height
 
 
-def test_vectors_of_a_world_have_no_gap_a_model_may_not_have() -> None:
+def test_vectors_have_all_required_features() -> None:
     for payment, index in proposals(demo()):
         features = extract(index.facts(payment))
         assert PAYMENT_RISK.unmet(features) == ()

@@ -1,4 +1,4 @@
-"""Tensors: what does not fit exactly is refused, with the field that is at fault."""
+"""Input tensors: an error of an invalid one names the field."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RAW = Tensor("input", "FP32", (2, 3), np.array(VALUES, "<f4").tobytes(), None)
 
 
 @pytest.mark.parametrize("tensor", [TYPED, RAW], ids=["typed", "raw"])
-def test_both_encodings_give_the_same_rows(tensor: Tensor) -> None:
+def test_both_encodings_have_equal_rows(tensor: Tensor) -> None:
     expected = np.array(VALUES, np.float32).reshape(2, 3)
 
     np.testing.assert_array_equal(rows(tensor, SIGNATURE), expected)
@@ -41,7 +41,7 @@ def test_both_encodings_give_the_same_rows(tensor: Tensor) -> None:
         (replace(RAW, raw=b""), "raw_input_contents"),
     ],
 )
-def test_what_does_not_fit_is_refused_by_field(tensor: Tensor, field: str) -> None:
+def test_error_of_an_invalid_tensor_names_the_field(tensor: Tensor, field: str) -> None:
     with pytest.raises(InvalidArgument) as refusal:
         rows(tensor, SIGNATURE)
 

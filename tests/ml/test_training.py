@@ -1,4 +1,4 @@
-"""Training: the same trees from the same worlds, and a graph that computes them exactly."""
+"""Training is reproducible, and the exported graph equals the trained model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from services.ml.training.metrics import figures
 from services.ml.training.release import Splits
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # the converters' own dependencies deprecate each other
+    warnings.simplefilter(
+        "ignore"
+    )  # the converters call deprecated functions of their dependencies
     from services.ml.training.__main__ import MODELS, check
     from services.ml.training.export import ParityError, export, parity, run
 
@@ -51,7 +53,7 @@ def graph(fitted: FittedModel) -> bytes:
     return export(fitted, len(PAYMENT_RISK.names))
 
 
-def test_no_world_is_in_two_splits_nor_in_the_demonstration() -> None:
+def test_no_seed_is_in_two_splits_or_in_the_demonstration() -> None:
     splits = Splits()
     seeds = [*splits.train, *splits.validation, *splits.calibration, *splits.test]
 
@@ -63,7 +65,7 @@ def test_no_world_is_in_two_splits_nor_in_the_demonstration() -> None:
     assert len(splits.test) >= 10
 
 
-def test_rows_are_labelled_by_whom_they_pay(rows: dict[str, Rows]) -> None:
+def test_rows_are_labelled_by_their_recipient(rows: dict[str, Rows]) -> None:
     train = rows["train"]
     frauds = {"scam", "mule", "ransom", "takeover", "thief"}
 
@@ -73,34 +75,34 @@ def test_rows_are_labelled_by_whom_they_pay(rows: dict[str, Rows]) -> None:
     assert 0.002 < train.made.fraud.mean() < 0.15
 
 
-def test_a_world_gives_the_same_rows_again(rows: dict[str, Rows]) -> None:
+def test_rows_of_a_world_are_reproducible(rows: dict[str, Rows]) -> None:
     again = world_rows(SEEDS["validation"][0])
 
     assert np.array_equal(again.x, rows["validation"].x, equal_nan=True)
 
 
-def test_training_again_gives_the_same_answers(rows: dict[str, Rows], fitted: FittedModel) -> None:
+def test_training_is_reproducible(rows: dict[str, Rows], fitted: FittedModel) -> None:
     again = fit(rows["train"], rows["validation"], rows["calibration"])
 
     x = rows["validation"].x
     assert np.array_equal(again.score(x), fitted.score(x))
 
 
-def test_the_graph_computes_what_was_trained(
+def test_exported_graph_equals_the_trained_model(
     rows: dict[str, Rows], fitted: FittedModel, graph: bytes
 ) -> None:
     assert parity(fitted, graph, rows["validation"].x) <= 1e-5
 
 
-def test_a_graph_of_other_trees_does_not_pass_the_gate(
+def test_graph_of_another_model_fails_the_parity_check(
     rows: dict[str, Rows], fitted: FittedModel, graph: bytes
 ) -> None:
     with pytest.raises(ParityError):
         parity(replace(fitted, platt_b=fitted.platt_b + 0.01), graph, rows["validation"].x)
 
 
-def test_rows_at_the_very_thresholds_agree(fitted: FittedModel, graph: bytes) -> None:
-    """ONNX holds thresholds in float32: what lies on one must not change sides."""
+def test_rows_at_thresholds_agree(fitted: FittedModel, graph: bytes) -> None:
+    """ONNX stores thresholds as float32; rows on a threshold must not change sides."""
     x = np.full((0, len(PAYMENT_RISK.names)), np.nan, np.float32)
     for tree in fitted.trees.booster_.dump_model()["tree_info"]:
         nodes = [tree["tree_structure"]]
@@ -108,7 +110,7 @@ def test_rows_at_the_very_thresholds_agree(fitted: FittedModel, graph: bytes) ->
             node = nodes.pop()
             if "threshold" in node:
                 nodes += [node["left_child"], node["right_child"]]
-            if node.get("threshold", np.inf) < 1e30:  # beyond it is the split off of NaN
+            if node.get("threshold", np.inf) < 1e30:  # larger ones separate only NaN
                 row = np.zeros((3, x.shape[1]), np.float32)
                 at = np.float32(node["threshold"])
                 row[:, node["split_feature"]] = (
@@ -122,7 +124,7 @@ def test_rows_at_the_very_thresholds_agree(fitted: FittedModel, graph: bytes) ->
     assert parity(fitted, graph, x) <= 1e-5
 
 
-def test_the_score_is_over_the_mark_exactly_where_p_is_over_the_threshold(
+def test_score_is_at_least_0_7_exactly_if_p_is_at_least_the_threshold(
     rows: dict[str, Rows], fitted: FittedModel
 ) -> None:
     x = rows["validation"].x
@@ -131,7 +133,7 @@ def test_the_score_is_over_the_mark_exactly_where_p_is_over_the_threshold(
     assert ((score >= SCORE_AT_THRESHOLD) == (p >= fitted.threshold)).all()
 
 
-def test_the_threshold_refuses_one_in_a_hundred_licit_payments(
+def test_threshold_refuses_one_percent_of_licit_payments(
     rows: dict[str, Rows], fitted: FittedModel
 ) -> None:
     licit = rows["validation"].made.where(~rows["validation"].made.fraud)
@@ -139,7 +141,7 @@ def test_the_threshold_refuses_one_in_a_hundred_licit_payments(
     assert (fitted.probability(licit.x) >= fitted.threshold).mean() == pytest.approx(0.01, abs=2e-3)
 
 
-def test_having_paid_a_recipient_before_never_makes_it_riskier(
+def test_earlier_payments_to_a_recipient_never_increase_the_score(
     rows: dict[str, Rows], graph: bytes
 ) -> None:
     x = rows["validation"].x[:500].copy()
@@ -152,7 +154,7 @@ def test_having_paid_a_recipient_before_never_makes_it_riskier(
     assert (np.diff(np.stack(scores), axis=0) <= 1e-6).all()
 
 
-def test_figures_know_a_perfect_model_and_a_useless_one(rows: dict[str, Rows]) -> None:
+def test_figures_of_a_perfect_and_of_a_useless_model(rows: dict[str, Rows]) -> None:
     sample = rows["train"]
 
     perfect = figures(sample, sample.fraud.astype(float), 0.5)
@@ -166,7 +168,7 @@ def test_figures_know_a_perfect_model_and_a_useless_one(rows: dict[str, Rows]) -
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "paths.npz", "card.md"])
-def test_the_check_notices_a_released_file_that_was_changed(
+def test_check_fails_if_a_released_file_was_changed(
     tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     changed = tmp_path / "payment-risk" / "1"
@@ -179,7 +181,7 @@ def test_the_check_notices_a_released_file_that_was_changed(
     assert name in capsys.readouterr().err
 
 
-def test_a_version_is_written_once(tmp_path: Path) -> None:
+def test_version_is_written_once(tmp_path: Path) -> None:
     write_version(tmp_path / "payment-risk" / "1", {"card.md": b"first"})
 
     with pytest.raises(FileExistsError, match="never changes"):

@@ -1,4 +1,4 @@
-"""Linking addresses through the wire: what several tests begin with."""
+"""Helpers that begin and complete address links over gRPC."""
 
 from __future__ import annotations
 

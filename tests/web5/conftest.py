@@ -1,4 +1,4 @@
-"""The running service, and those who call it."""
+"""Fixtures: the running service, its callers, and the other services' attestors."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ classes:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A started service, as its callers see it."""
+    """A started service with stubs for its callers."""
 
     did: str
     client: grpc.aio.Channel
@@ -121,13 +121,13 @@ async def running(config: Web5Config, authority: Authority) -> AsyncIterator[Run
 
 @pytest.fixture
 def bitcoin(authority: Authority) -> Attestor:
-    """Attests in bitcoin's name."""
+    """The attestor of the bitcoin service."""
     return Attestor(authority.issue_service("bitcoin"))
 
 
 @pytest.fixture
 def verifier(config: Web5Config) -> Verifier:
-    """Checks what web5 attests, as bitcoin and ml do."""
+    """A verifier of web5's attestations, as in bitcoin and ml."""
     return Verifier(config.mesh.identity.ca, config.mesh.trust_domain)
 
 

@@ -1,4 +1,4 @@
-"""Who meets the service from outside: holders, issuers, and bitcoin's word on an address."""
+"""Parties outside of the service: holders, issuers, and the bitcoin service's attestations."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ADDRESS_SIGNATURE = "smp-as-the-wallet-gave-it"
 
 
 def signer(key: jose.SigningKey | None = None, method: Method = Method.KEY) -> Signer:
-    """A DID with its key, as a holder or an issuer has it at home."""
+    """Returns a DID with its key, of a holder or an issuer."""
     key = key or jose.Ed25519Key.generate()
     document = dids.create(method, jose.from_jwk(key.jwk))
     return Signer(document.did, document.methods[0].id, key)
@@ -45,7 +45,7 @@ def intent(sender: Signer, **changes: Any) -> PaymentIntent:
 
 
 def credential_claims(issuer: Signer, subject: str, **changes: Any) -> dict[str, Any]:
-    """The payload of a biometric credential that holds for an hour."""
+    """Returns the payload of a biometric credential that is valid for an hour."""
     issued_at = int(time.time()) - 60
     claims: dict[str, Any] = {
         "iss": issuer.did,
@@ -132,7 +132,7 @@ def did_proof(
 
 
 def ownership(bitcoin: Attestor, message: str, **values: Any) -> Attestation:
-    """What bitcoin attests once the address's signature over the message has proved sound."""
+    """Returns the bitcoin service's attestation of a valid address signature over the message."""
     sha256 = hashlib.sha256(ADDRESS_SIGNATURE.encode()).hexdigest()
     values = {"address": SENDER_ADDRESS, "height": 210, "signature_sha256": sha256} | values
     digest = hashlib.sha256(message.encode()).digest()

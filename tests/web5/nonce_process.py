@@ -1,4 +1,4 @@
-"""A program: verifies each presentation it reads from stdin, and prints which of them held."""
+"""A program that verifies each presentation from stdin and prints which ones were verified."""
 
 from __future__ import annotations
 

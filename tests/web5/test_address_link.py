@@ -1,4 +1,4 @@
-"""Linking an address to a DID, through the wire: two proofs, one challenge, once."""
+"""Address links over gRPC: two proofs over one challenge."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ async def refusal(running: Running, request: pb.CompleteAddressLinkRequest) -> s
     return reason(refused.value)
 
 
-async def test_the_text_to_sign_names_all_that_is_agreed_on(running: Running, payer: Payer) -> None:
+async def test_message_to_sign_contains_all_parameters_of_the_link(
+    running: Running, payer: Payer
+) -> None:
     begun = await begin(running, payer.holder)
 
     text = address_link.parse(begun.message)
@@ -53,7 +55,7 @@ async def test_the_text_to_sign_names_all_that_is_agreed_on(running: Running, pa
     assert 590 < begun.expire_time.seconds - time.time() <= 600
 
 
-async def test_both_proofs_make_a_link_and_its_credential(
+async def test_two_valid_proofs_create_a_link_and_a_credential(
     running: Running, payer: Payer, bitcoin: Attestor
 ) -> None:
     reply = await link(running, bitcoin, payer.holder)
@@ -72,7 +74,7 @@ async def test_both_proofs_make_a_link_and_its_credential(
     assert reply.linked_height == 210
 
 
-async def test_a_linked_address_is_attested_with_the_identity(
+async def test_linked_address_is_attested_with_the_identity(
     running: Running, payer: Payer, bitcoin: Attestor, verifier: Verifier
 ) -> None:
     await link(running, bitcoin, payer.holder)
@@ -96,7 +98,7 @@ async def test_a_linked_address_is_attested_with_the_identity(
     [{"sender_address": RECIPIENT_ADDRESS}, {"network": "signet"}],
     ids=["another address", "another network"],
 )
-async def test_a_link_is_of_one_address_on_one_network(
+async def test_link_is_valid_for_one_address_on_one_network(
     running: Running, payer: Payer, bitcoin: Attestor, changes: dict[str, str]
 ) -> None:
     await link(running, bitcoin, payer.holder)
@@ -110,7 +112,7 @@ async def test_a_link_is_of_one_address_on_one_network(
     assert [attestation.kind for attestation in reply.attestations] == ["identity"]
 
 
-async def test_an_unverified_payer_is_not_told_that_an_address_is_linked(
+async def test_reply_to_an_unverified_payer_does_not_reveal_a_link(
     running: Running, payer: Payer, bitcoin: Attestor
 ) -> None:
     await link(running, bitcoin, payer.holder)
@@ -121,7 +123,9 @@ async def test_an_unverified_payer_is_not_told_that_an_address_is_linked(
     assert not reply.attestations
 
 
-async def test_a_challenge_links_once(running: Running, payer: Payer, bitcoin: Attestor) -> None:
+async def test_challenge_creates_one_link_only(
+    running: Running, payer: Payer, bitcoin: Attestor
+) -> None:
     begun = await begin(running, payer.holder)
     proof = did_proof(payer.holder, begun, address=SENDER_ADDRESS)
     request = completion(begun, proof, ownership(bitcoin, begun.message))
@@ -141,12 +145,12 @@ PROOFS: dict[str, dict[str, Any]] = {
     "another DID": {"did": "did:key:z6Mkother"},
     "another challenge": {"challenge_id": str(uuid.UUID(int=0))},
     "something more": {"aud": "anyone"},
-    "consent to what nobody asked": {"public": True},
+    "consent without a request": {"public": True},
 }
 
 
 @pytest.mark.parametrize("changes", PROOFS.values(), ids=PROOFS)
-async def test_a_did_proof_says_just_what_the_challenge_says(
+async def test_did_proof_must_contain_exactly_the_challenge(
     running: Running, payer: Payer, bitcoin: Attestor, changes: dict[str, Any]
 ) -> None:
     begun = await begin(running, payer.holder)
@@ -157,7 +161,7 @@ async def test_a_did_proof_says_just_what_the_challenge_says(
     assert refused == "PROOF_INVALID"
 
 
-async def test_nobody_links_an_address_to_the_did_of_another(
+async def test_address_cannot_be_linked_to_a_foreign_did(
     running: Running, payer: Payer, bitcoin: Attestor
 ) -> None:
     begun = await begin(running, payer.holder)
@@ -168,7 +172,7 @@ async def test_nobody_links_an_address_to_the_did_of_another(
     assert refused == "PROOF_INVALID"
 
 
-async def test_a_public_link_needs_the_holders_word(
+async def test_public_link_needs_the_holders_signed_consent(
     running: Running, payer: Payer, bitcoin: Attestor
 ) -> None:
     begun = await begin(running, payer.holder, public=True)
@@ -179,7 +183,7 @@ async def test_a_public_link_needs_the_holders_word(
     assert refused == "PROOF_INVALID"
 
 
-async def test_without_bitcoins_word_on_the_address_nothing_is_linked(
+async def test_link_needs_an_ownership_attestation_of_bitcoin(
     running: Running, payer: Payer, bitcoin: Attestor, authority: Authority
 ) -> None:
     begun = await begin(running, payer.holder)
@@ -211,7 +215,7 @@ async def test_without_bitcoins_word_on_the_address_nothing_is_linked(
         {"height": True},
     ],
 )
-async def test_an_attestation_about_something_else_links_nothing(
+async def test_ownership_attestation_of_another_address_or_signature_is_refused(
     running: Running, payer: Payer, bitcoin: Attestor, values: dict[str, Any]
 ) -> None:
     begun = await begin(running, payer.holder)
@@ -221,7 +225,7 @@ async def test_an_attestation_about_something_else_links_nothing(
     assert await refusal(running, completion(begun, proof, owned)) == "PROOF_INVALID"
 
 
-async def test_a_challenge_bears_five_wrong_proofs(
+async def test_challenge_is_spent_after_five_invalid_proofs(
     running: Running, payer: Payer, bitcoin: Attestor
 ) -> None:
     begun = await begin(running, payer.holder)
@@ -236,7 +240,7 @@ async def test_a_challenge_bears_five_wrong_proofs(
     assert late == "CHALLENGE_SPENT"
 
 
-async def test_an_unknown_challenge_is_not_found(running: Running) -> None:
+async def test_unknown_challenge_is_not_found(running: Running) -> None:
     request = pb.CompleteAddressLinkRequest(request_id="1", challenge_id=str(uuid.uuid4()))
 
     with pytest.raises(grpc.aio.AioRpcError) as refused:
@@ -256,7 +260,7 @@ async def test_an_unknown_challenge_is_not_found(running: Running) -> None:
         ("", "regtest"),
     ],
 )
-async def test_an_address_of_another_kind_or_network_is_refused(
+async def test_address_of_another_type_or_network_is_refused(
     running: Running, payer: Payer, address: str, network: str
 ) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refused:
@@ -265,7 +269,7 @@ async def test_an_address_of_another_kind_or_network_is_refused(
     assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_ten_links_of_a_did_may_be_open(running: Running, payer: Payer) -> None:
+async def test_at_most_ten_links_of_a_did_are_open(running: Running, payer: Payer) -> None:
     for _ in range(10):
         await begin(running, payer.holder)
 
@@ -276,7 +280,7 @@ async def test_ten_links_of_a_did_may_be_open(running: Running, payer: Payer) ->
     assert reason(refused.value) == "TOO_MANY_CHALLENGES"
 
 
-async def test_a_live_link_that_is_renewed_keeps_its_age(
+async def test_renewed_link_keeps_its_id_and_height(
     running: Running, payer: Payer, bitcoin: Attestor
 ) -> None:
     first = await link(running, bitcoin, payer.holder, height=210)
@@ -287,7 +291,7 @@ async def test_a_live_link_that_is_renewed_keeps_its_age(
     assert renewed.credential != first.credential
 
 
-async def test_an_address_that_two_dids_prove_is_announced_as_shared(
+async def test_event_of_an_address_of_two_dids_says_shared(
     running: Running, payer: Payer, bitcoin: Attestor
 ) -> None:
     await link(running, bitcoin, payer.holder)

@@ -1,4 +1,4 @@
-"""Creating and resolving DIDs, through the wire."""
+"""Creation and resolution of DIDs over gRPC."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ KEYS: dict[pb.KeyType.ValueType, jose.Ed25519Key | jose.Secp256k1Key] = {
 
 @pytest.mark.parametrize("method", [pb.DID_METHOD_JWK, pb.DID_METHOD_KEY])
 @pytest.mark.parametrize("key_type", KEYS)
-async def test_a_holders_public_key_becomes_a_did(
+async def test_did_is_created_from_a_public_key(
     running: Running, method: pb.DidMethod.ValueType, key_type: pb.KeyType.ValueType
 ) -> None:
     key = KEYS[key_type]
@@ -48,7 +48,7 @@ async def test_a_holders_public_key_becomes_a_did(
 
 
 @pytest.mark.parametrize("key_type", KEYS)
-async def test_a_managed_key_stays_sealed_in_the_service(
+async def test_managed_key_is_stored_sealed(
     config: Web5Config, authority: Authority, key_type: pb.KeyType.ValueType
 ) -> None:
     request = pb.CreateDidRequest(
@@ -69,7 +69,7 @@ async def test_a_managed_key_stays_sealed_in_the_service(
     assert secret not in sealed
 
 
-async def test_a_private_key_is_refused_and_not_repeated(running: Running) -> None:
+async def test_private_key_is_refused_and_not_echoed(running: Running) -> None:
     jwk = {**KEYS[pb.KEY_TYPE_ED25519].jwk, "d": "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LXNlY3I"}
     request = pb.CreateDidRequest(
         request_id="1",
@@ -103,7 +103,7 @@ async def test_a_private_key_is_refused_and_not_repeated(running: Running) -> No
     ],
     ids=["method", "key type", "no key", "unmanaged", "no JSON", "no object", "another type"],
 )
-async def test_a_request_that_names_no_usable_key_is_refused(
+async def test_request_without_a_usable_key_is_refused(
     running: Running, request_fields: dict[str, object]
 ) -> None:
     request = pb.CreateDidRequest(request_id="1", **request_fields)  # type: ignore[arg-type]
@@ -122,7 +122,7 @@ async def test_a_request_that_names_no_usable_key_is_refused(
         ("alice", grpc.StatusCode.INVALID_ARGUMENT, "DID_INVALID"),
     ],
 )
-async def test_what_cannot_be_resolved_says_why(
+async def test_error_of_an_unresolvable_did_names_the_reason(
     running: Running, did: str, code: grpc.StatusCode, word: str
 ) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refused:

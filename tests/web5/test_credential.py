@@ -1,4 +1,4 @@
-"""Credentials and signed statements: what is issued verifies, and nothing else does."""
+"""Credentials and proofs: issued ones verify, all others are refused."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def refusal(token: str) -> VerificationFailure:
 
 
 @pytest.mark.parametrize("issuer", [ISSUER, HOLDER], ids=["Ed25519", "secp256k1"])
-def test_what_is_issued_verifies(issuer: proof.Signer) -> None:
+def test_issued_credential_verifies(issuer: proof.Signer) -> None:
     issued = credential.verify(credential.issue(DRAFT, issuer))
 
     assert (issued.issuer, issued.subject) == (issuer.did, HOLDER.did)
@@ -45,7 +45,7 @@ def test_what_is_issued_verifies(issuer: proof.Signer) -> None:
     assert (issued.issued_at, issued.expires_at) == (DRAFT.issued_at, DRAFT.expires_at)
 
 
-def test_an_issued_credential_has_the_shape_that_web5_clients_read() -> None:
+def test_issued_credential_has_the_members_that_web5_js_reads() -> None:
     jws = jose.parse(credential.issue(DRAFT, ISSUER))
 
     claims = json.loads(jws.payload)
@@ -96,13 +96,13 @@ CLAIMS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("changes", CLAIMS.values(), ids=CLAIMS)
-def test_claims_that_contradict_each_other_are_refused(changes: dict[str, Any]) -> None:
+def test_credential_with_contradicting_claims_is_refused(changes: dict[str, Any]) -> None:
     token = ISSUER.sign(credential_claims(ISSUER, HOLDER.did, **changes))
 
     assert refusal(token) is VerificationFailure.CREDENTIAL_INVALID
 
 
-def test_an_issuer_may_be_written_as_an_object() -> None:
+def test_issuer_may_be_an_object() -> None:
     changes = {"vc": {"issuer": {"id": ISSUER.did, "name": "Registry"}}}
 
     issued = credential.verify(ISSUER.sign(credential_claims(ISSUER, HOLDER.did, **changes)))
@@ -110,7 +110,7 @@ def test_an_issuer_may_be_written_as_an_object() -> None:
     assert issued.issuer == ISSUER.did
 
 
-def test_a_status_that_nobody_looks_up_is_refused() -> None:
+def test_credential_with_a_status_is_refused() -> None:
     changes = {"vc": {"credentialStatus": {"type": "BitstringStatusListEntry"}}}
     token = ISSUER.sign(credential_claims(ISSUER, HOLDER.did, **changes))
 
@@ -118,7 +118,7 @@ def test_a_status_that_nobody_looks_up_is_refused() -> None:
 
 
 def forge(header: dict[str, Any], signature: bytes | None = None) -> str:
-    """A credential of ISSUER under a header of choice, signed by its key unless told otherwise."""
+    """Returns a credential of ISSUER with this header, signed with ISSUER's key by default."""
     claims = json.dumps(credential_claims(ISSUER, HOLDER.did)).encode()
     signed = f"{jose.encode(json.dumps(header).encode())}.{jose.encode(claims)}"
     signature = ISSUER.key.sign(signed.encode()) if signature is None else signature
@@ -149,23 +149,23 @@ HEADERS: dict[str, tuple[dict[str, Any], VerificationFailure]] = {
 }
 
 
-def test_the_forger_signs_like_the_issuer() -> None:
+def test_forged_token_with_correct_header_is_accepted() -> None:
     assert credential.verify(forge(GOOD)).issuer == ISSUER.did
 
 
 @pytest.mark.parametrize(("header", "expected"), HEADERS.values(), ids=HEADERS)
-def test_a_header_that_is_not_right_is_refused(
+def test_credential_with_another_header_is_refused(
     header: dict[str, Any], expected: VerificationFailure
 ) -> None:
     assert refusal(forge(header)) is expected
 
 
 @pytest.mark.parametrize("signature", [b"", bytes(64), b"\xff" * 64, bytes(65)])
-def test_a_signature_that_is_none_is_refused(signature: bytes) -> None:
+def test_credential_without_a_signature_is_refused(signature: bytes) -> None:
     assert refusal(forge(GOOD, signature)) is VerificationFailure.CREDENTIAL_INVALID
 
 
-def test_a_presentation_is_no_credential_and_the_other_way_round() -> None:
+def test_presentation_and_credential_are_not_interchangeable() -> None:
     presented = ISSUER.sign({"iss": ISSUER.did, "vp": {}})
     issued = credential.issue(DRAFT, ISSUER)
 
@@ -174,7 +174,7 @@ def test_a_presentation_is_no_credential_and_the_other_way_round() -> None:
         presentation.verify(issued)
 
 
-def test_a_credential_holds_from_issue_to_expiry() -> None:
+def test_credential_is_valid_from_issuance_to_expiry() -> None:
     issued = credential.verify(credential.issue(DRAFT, ISSUER))
 
     issued.check_time(DRAFT.issued_at - 60)
@@ -186,7 +186,7 @@ def test_a_credential_holds_from_issue_to_expiry() -> None:
 
 
 @given(st.text(max_size=200) | st.binary(max_size=200).map(lambda raw: jose.encode(raw) + ".."))
-def test_no_text_breaks_the_verifiers(text: str) -> None:
+def test_verifiers_raise_only_verification_errors(text: str) -> None:
     for token in (text, f"{text}.{text}.{text}"):
         with pytest.raises(VerificationError):
             credential.verify(token)
@@ -196,7 +196,7 @@ def test_no_text_breaks_the_verifiers(text: str) -> None:
 
 
 @given(st.integers(0, 10_000), st.integers(1, 255))
-def test_no_altered_byte_gets_through(at: int, flip: int) -> None:
+def test_any_altered_byte_is_refused(at: int, flip: int) -> None:
     token = bytearray(credential.issue(DRAFT, HOLDER).encode())
     token[at % len(token)] ^= flip
 

@@ -1,4 +1,4 @@
-"""Identifiers and their documents: official vectors, and everything that is not quite a DID."""
+"""DIDs and their documents: published test vectors, and malformed identifiers."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def multikey(raw: bytes) -> str:
 
 
 def outcome(text: str) -> str | None:
-    """The DID of the document, or why there is none."""
+    """Returns the DID of the document, or the reason of the error."""
     try:
         return resolve(text).did
     except MeshError as error:
@@ -71,7 +71,7 @@ def outcome(text: str) -> str | None:
 
 
 @pytest.mark.parametrize(("secret", "did"), ED25519_VECTORS.items())
-def test_an_ed25519_key_has_its_official_did(secret: str, did: str) -> None:
+def test_ed25519_key_has_its_published_did(secret: str, did: str) -> None:
     key = jose.Ed25519Key.from_secret(bytes.fromhex(secret))
 
     assert create(Method.KEY, key).did == did
@@ -79,7 +79,7 @@ def test_an_ed25519_key_has_its_official_did(secret: str, did: str) -> None:
 
 
 @pytest.mark.parametrize(("secret", "did"), SECP256K1_VECTORS.items())
-def test_a_secp256k1_key_has_its_official_did(secret: str, did: str) -> None:
+def test_secp256k1_key_has_its_published_did(secret: str, did: str) -> None:
     key = jose.Secp256k1Key.from_secret(bytes.fromhex(secret))
 
     assert create(Method.KEY, key).did == did
@@ -87,14 +87,14 @@ def test_a_secp256k1_key_has_its_official_did(secret: str, did: str) -> None:
 
 
 @pytest.mark.parametrize(("did", "point"), P256_VECTORS.items())
-def test_an_official_p256_did_is_read(did: str, point: tuple[str, str]) -> None:
+def test_published_p256_did_is_resolved(did: str, point: tuple[str, str]) -> None:
     jwk = resolve(did).methods[0].jwk
 
     assert (jwk["crv"], jwk["x"], jwk["y"]) == ("P-256", *point)
 
 
 @given(SECRETS, st.sampled_from([jose.Ed25519Key, jose.Secp256k1Key, jose.P256Key]))
-def test_a_key_survives_the_way_through_its_did(
+def test_key_is_recovered_from_its_did(
     secret: bytes, kind: type[jose.Ed25519Key | jose.Secp256k1Key | jose.P256Key]
 ) -> None:
     key = kind.from_secret(secret)
@@ -105,7 +105,7 @@ def test_a_key_survives_the_way_through_its_did(
         assert resolve(document.did) == document
 
 
-def test_a_document_lets_its_key_sign_but_agree_on_nothing() -> None:
+def test_document_lists_its_key_for_signatures_but_not_for_key_agreement() -> None:
     document = create(Method.KEY, ED25519).json()
 
     did = "did:key:z6MkiTBz1ymuepAQ4HEHYSF1H8quG5GLVVQR3djdX3mDooWp"
@@ -123,7 +123,7 @@ def test_a_document_lets_its_key_sign_but_agree_on_nothing() -> None:
     }
 
 
-def test_a_did_jwk_keeps_the_jwk_as_it_was_written() -> None:
+def test_did_jwk_document_has_the_jwk_as_encoded() -> None:
     did = spell({**ED25519.jwk, "alg": "EdDSA", "use": "sig", "kid": "mine"})
 
     method = resolve(did).methods[0]
@@ -133,7 +133,7 @@ def test_a_did_jwk_keeps_the_jwk_as_it_was_written() -> None:
     assert method.key.point == ED25519.point
 
 
-def test_a_key_is_found_by_its_exact_id_only() -> None:
+def test_key_is_found_by_its_exact_id_only() -> None:
     document = create(Method.JWK, SECP256K1)
 
     assert document.key(f"{document.did}#0", Relationship.AUTHENTICATION)
@@ -188,7 +188,7 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("text", MALFORMED.values(), ids=MALFORMED)
-def test_what_is_not_exactly_a_did_is_refused(text: str) -> None:
+def test_malformed_did_is_refused(text: str) -> None:
     with pytest.raises(MeshError) as refused:
         resolve(text)
 
@@ -196,7 +196,7 @@ def test_what_is_not_exactly_a_did_is_refused(text: str) -> None:
     assert refused.value.field == "did"
 
 
-def test_another_method_is_told_apart_from_a_malformed_did() -> None:
+def test_unsupported_method_has_another_error_than_a_malformed_did() -> None:
     with pytest.raises(FailedPrecondition, match="did:web is not supported") as refused:
         resolve("did:web:example.com")
 
@@ -204,7 +204,7 @@ def test_another_method_is_told_apart_from_a_malformed_did() -> None:
 
 
 @given(st.text() | st.binary().map(lambda raw: "did:jwk:" + jose.encode(raw)))
-def test_no_text_breaks_the_resolver(text: str) -> None:
+def test_resolver_raises_only_mesh_errors(text: str) -> None:
     for candidate in (text, f"did:key:z{text}", f"did:jwk:{text}"):
         assert outcome(candidate) in {
             candidate,

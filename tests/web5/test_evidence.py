@@ -1,4 +1,4 @@
-"""What a presentation and its credentials must say to count, through the wire."""
+"""Verification of presentations and their credentials, over gRPC."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ PRESENTATIONS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("changes", "word"), PRESENTATIONS.values(), ids=PRESENTATIONS)
-async def test_a_presentation_that_is_not_right_is_refused_with_its_word(
+async def test_invalid_presentation_is_refused_with_its_failure_code(
     running: Running, payer: Payer, changes: dict[str, Any], word: str
 ) -> None:
     paid = intent(payer.holder)
@@ -59,7 +59,7 @@ async def test_a_presentation_that_is_not_right_is_refused_with_its_word(
 
 
 CREDENTIALS: dict[str, tuple[dict[str, Any], str]] = {
-    "about somebody else": (
+    "about another subject": (
         {"sub": "did:key:z6Mkother", "vc": {"credentialSubject": {"id": "did:key:z6Mkother"}}},
         "WRONG_SUBJECT",
     ),
@@ -80,7 +80,7 @@ CREDENTIALS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("changes", "word"), CREDENTIALS.values(), ids=CREDENTIALS)
-async def test_a_credential_that_is_not_right_does_not_count(
+async def test_invalid_credential_is_not_accepted(
     running: Running, payer: Payer, changes: dict[str, Any], word: str
 ) -> None:
     paid = intent(payer.holder)
@@ -96,7 +96,7 @@ async def test_a_credential_that_is_not_right_does_not_count(
     ]
 
 
-async def test_a_credential_of_an_issuer_whom_nobody_trusts_does_not_count(
+async def test_credential_of_an_untrusted_issuer_is_not_accepted(
     running: Running, payer: Payer
 ) -> None:
     stranger = Payer(holder=payer.holder, issuer=signer())
@@ -109,7 +109,7 @@ async def test_a_credential_of_an_issuer_whom_nobody_trusts_does_not_count(
     assert list(reply.failures) == [identity_pb2.VERIFICATION_FAILURE_ISSUER_NOT_TRUSTED]
 
 
-async def test_one_credential_that_counts_is_enough(running: Running, payer: Payer) -> None:
+async def test_one_accepted_credential_suffices(running: Running, payer: Payer) -> None:
     paid = intent(payer.holder)
     begun = await running.begin(paid)
     credentials = [payer.credential(exp=1), payer.credential(), "no credential"]

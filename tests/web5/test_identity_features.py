@@ -1,4 +1,4 @@
-"""What web5 states about the two ends of a payment, through the wire."""
+"""Identity features of a payment's sender and recipient, over gRPC."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.web5.conftest import Running
 
 
-async def test_features_are_the_payers_links_and_the_recipients_public_one(
+async def test_features_are_the_payers_links_and_the_recipients_public_link(
     running: Running, payer: Payer, bitcoin: Attestor, verifier: Verifier
 ) -> None:
     other = "bcrt1q0qqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqq"
@@ -46,7 +46,7 @@ async def test_features_are_the_payers_links_and_the_recipients_public_one(
     assert attested["identity_features"].values == {"sha256": sha256}
 
 
-async def test_a_private_link_of_the_recipient_is_nobodys_business(
+async def test_private_link_of_the_recipient_is_not_part_of_the_features(
     running: Running, payer: Payer, bitcoin: Attestor
 ) -> None:
     await link(running, bitcoin, signer(), RECIPIENT_ADDRESS)
@@ -63,7 +63,7 @@ async def test_a_private_link_of_the_recipient_is_nobodys_business(
 
 
 @pytest.mark.parametrize("field", ["did", "recipient_address"])
-async def test_features_of_somebody_else_cannot_stand_in(
+async def test_features_of_another_payment_are_refused(
     running: Running, payer: Payer, field: str
 ) -> None:
     paid = intent(payer.holder)
@@ -78,7 +78,7 @@ async def test_features_of_somebody_else_cannot_stand_in(
     assert reason(refused.value) == Reason.PROOF_INVALID
 
 
-async def test_features_are_of_a_payment_or_of_nothing(running: Running, payer: Payer) -> None:
+async def test_features_need_a_payment_intent(running: Running, payer: Payer) -> None:
     request = analysis_pb2.ExtractIdentityFeaturesRequest(
         did=payer.holder.did, recipient_address=RECIPIENT_ADDRESS
     )

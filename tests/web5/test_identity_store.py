@@ -1,4 +1,4 @@
-"""What the identity half of web5 must not forget, on either store."""
+"""The tables of challenges, links and the service's DID, on both databases."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ async def count(database: Database, table: str) -> int:
 
 
 async def age(database: Database, table: str, column: str, by: int) -> None:
-    """Move what is stored into the past: the store's clock cannot be moved forward."""
+    """Moves stored times into the past, because the database's clock cannot be moved forward."""
 
     async def work(tx: Transaction) -> None:
         await tx.execute(f"UPDATE {table} SET {column} = {column} - ?", by)  # noqa: S608
@@ -91,7 +91,7 @@ async def age(database: Database, table: str, column: str, by: int) -> None:
     await database.write(work)
 
 
-async def test_a_nonce_is_spent_once(database: Database, payer: Payer) -> None:
+async def test_nonce_is_spent_once(database: Database, payer: Payer) -> None:
     presented = payer.present(await begin(database, payer, 1))
 
     verdicts = await asyncio.gather(
@@ -102,7 +102,7 @@ async def test_a_nonce_is_spent_once(database: Database, payer: Payer) -> None:
     assert sum(verdict["reasons"] == ["NONCE_SPENT"] for verdict in verdicts) == 5
 
 
-async def test_a_retry_gets_the_first_verdict_and_no_second_event(
+async def test_retry_returns_the_first_verdict_without_a_second_event(
     database: Database, payer: Payer
 ) -> None:
     presented = payer.present(await begin(database, payer, 1))
@@ -115,7 +115,7 @@ async def test_a_retry_gets_the_first_verdict_and_no_second_event(
     assert await count(database, "outbox") == 1
 
 
-async def test_an_expired_nonce_proves_nothing(database: Database, payer: Payer) -> None:
+async def test_expired_nonce_is_refused(database: Database, payer: Payer) -> None:
     presented = payer.present(await begin(database, payer, 1))
     await age(database, "verification_challenge", "expires_ms", 300_000)
 
@@ -124,7 +124,7 @@ async def test_an_expired_nonce_proves_nothing(database: Database, payer: Payer)
     assert verdict == {"verified": False, "reasons": ["NONCE_EXPIRED"]}
 
 
-async def test_expired_nonces_make_room_and_are_forgotten_after_a_day(
+async def test_expired_nonces_do_not_count_as_open_and_are_deleted_after_a_day(
     database: Database, payer: Payer
 ) -> None:
     for number in range(MAX_OPEN_CHALLENGES):
@@ -136,9 +136,7 @@ async def test_expired_nonces_make_room_and_are_forgotten_after_a_day(
     assert await count(database, "verification_challenge") == 1
 
 
-async def test_two_processes_spend_each_nonce_once_between_them(
-    location: str, payer: Payer
-) -> None:
+async def test_two_processes_spend_each_nonce_once(location: str, payer: Payer) -> None:
     async with open_database(location, schema=SCHEMA) as database:
         presentations = [
             payer.present(await begin(database, payer, number))
@@ -175,7 +173,7 @@ async def spend_elsewhere(job: dict[str, Any]) -> list[bool]:
     return spent
 
 
-async def test_the_services_did_is_made_once(database: Database) -> None:
+async def test_service_did_is_created_once(database: Database) -> None:
     store = DidStore(database, Keystore(MasterKey(b"\1" * 32)))
 
     first, second = await asyncio.gather(store.service_signer(), store.service_signer())
@@ -184,7 +182,7 @@ async def test_the_services_did_is_made_once(database: Database) -> None:
     assert await count(database, "did") == 1
 
 
-async def test_another_master_key_does_not_open_the_services_did(database: Database) -> None:
+async def test_another_master_key_cannot_open_the_service_did(database: Database) -> None:
     await DidStore(database, Keystore(MasterKey(b"\1" * 32))).service_signer()
 
     with pytest.raises(KeystoreError, match="does not open with this master key"):
@@ -194,7 +192,7 @@ async def test_another_master_key_does_not_open_the_services_did(database: Datab
 async def link(
     store: LinkStore, holder: Signer, number: int, *, prove: bool = True, height: int = 7
 ) -> Link:
-    """Begin and complete one link; what the proofs say is not this store's concern."""
+    """Begins and completes one link; the store does not look at the proofs."""
     made: list[Link] = []
     request = links.LinkRequest(
         did=holder.did, address=SENDER_ADDRESS, network="regtest", public=False
@@ -221,7 +219,7 @@ async def link(
     return made[0]
 
 
-async def test_a_link_lives_for_180_days(database: Database, payer: Payer) -> None:
+async def test_link_expires_after_180_days(database: Database, payer: Payer) -> None:
     store = LinkStore(database, SERVICE)
     made = await link(store, payer.holder, 1)
     live = await store.of_did(payer.holder.did, "regtest")
@@ -233,7 +231,7 @@ async def test_a_link_lives_for_180_days(database: Database, payer: Payer) -> No
     assert expired == []
 
 
-async def test_an_expired_link_that_is_made_anew_is_as_young_as_its_proof(
+async def test_link_after_an_expired_one_has_the_height_of_its_new_proof(
     database: Database, payer: Payer
 ) -> None:
     store = LinkStore(database, SERVICE)
@@ -246,7 +244,7 @@ async def test_an_expired_link_that_is_made_anew_is_as_young_as_its_proof(
     assert await count(database, "address_link") == 1
 
 
-async def test_a_wrong_proof_leaves_its_count_and_nothing_else(
+async def test_invalid_proof_only_increases_the_attempt_count(
     database: Database, payer: Payer
 ) -> None:
     store = LinkStore(database, SERVICE)
@@ -262,7 +260,7 @@ async def test_a_wrong_proof_leaves_its_count_and_nothing_else(
     assert await count(database, "outbox") == 0
 
 
-async def test_an_expired_link_challenge_links_nothing(database: Database, payer: Payer) -> None:
+async def test_expired_link_challenge_is_refused(database: Database, payer: Payer) -> None:
     store = LinkStore(database, SERVICE)
     request = links.LinkRequest(
         did=payer.holder.did, address=SENDER_ADDRESS, network="regtest", public=False

@@ -1,4 +1,4 @@
-"""The identity policy: what the operator's file may say."""
+"""The identity policy: valid and invalid files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ classes:
 """
 
 
-def test_a_class_names_its_types_issuers_and_worth() -> None:
+def test_evidence_class_has_types_issuers_confidence_and_assurance() -> None:
     policy = parse(WRITTEN)
 
     biometric = policy.classes["biometric"]
@@ -27,13 +27,13 @@ def test_a_class_names_its_types_issuers_and_worth() -> None:
     assert biometric.assurance is Assurance.SUBSTANTIAL
 
 
-def test_another_text_is_another_version() -> None:
+def test_version_changes_with_the_text() -> None:
     assert parse(WRITTEN).version == parse(WRITTEN).version
     assert parse(WRITTEN).version != parse(WRITTEN.replace("0.95", "0.9")).version
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "complaint"),
     [
         ("version: 1", "version: 2", "version must be 1"),
         ("  biometric:", "  biometric: 3\n  other:", "biometric: the keys"),
@@ -51,6 +51,6 @@ def test_another_text_is_another_version() -> None:
         ("version: 1", "version: [", "not YAML"),
     ],
 )
-def test_a_policy_that_says_something_else_is_refused(old: str, new: str, told: str) -> None:
-    with pytest.raises(IdentityPolicyError, match=told):
+def test_invalid_policy_is_refused(old: str, new: str, complaint: str) -> None:
+    with pytest.raises(IdentityPolicyError, match=complaint):
         parse(WRITTEN.replace(old, new))

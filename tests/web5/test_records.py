@@ -1,4 +1,4 @@
-"""The record of a payment, and the messages of its payer, through the wire."""
+"""Records of payments and the messages of their payers, over gRPC."""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ async def process(
     return json.loads(response.reply), response.data if response.HasField("data") else None
 
 
-async def test_the_payer_reads_what_the_engine_stored(running: Running, payer: Payer) -> None:
+async def test_payer_reads_the_record_that_the_orchestrator_stored(
+    running: Running, payer: Payer
+) -> None:
     record = await running.bookkeeping.StoreTransactionRecord(record_of(payer.holder), timeout=5)
 
     message = records_read.create({"recordId": record.record_id}, now(), payer.holder)
@@ -75,7 +77,7 @@ async def test_the_payer_reads_what_the_engine_stored(running: Running, payer: P
     assert reply["entry"]["recordsWrite"]["descriptor"]["tags"]["paymentId"] == "p-1"
 
 
-async def test_a_stranger_is_refused_in_the_reply(running: Running, payer: Payer) -> None:
+async def test_reader_without_permission_gets_status_401(running: Running, payer: Payer) -> None:
     record = await running.bookkeeping.StoreTransactionRecord(record_of(payer.holder), timeout=5)
 
     message = records_read.create({"recordId": record.record_id}, now(), signer())
@@ -85,9 +87,7 @@ async def test_a_stranger_is_refused_in_the_reply(running: Running, payer: Payer
     assert data is None
 
 
-async def test_a_read_that_was_changed_on_its_way_is_refused(
-    running: Running, payer: Payer
-) -> None:
+async def test_read_altered_in_transit_is_refused(running: Running, payer: Payer) -> None:
     record = await running.bookkeeping.StoreTransactionRecord(record_of(payer.holder), timeout=5)
     message = json.loads(records_read.create({"recordId": "another"}, now(), payer.holder))
     message["descriptor"]["filter"]["recordId"] = record.record_id
@@ -99,7 +99,7 @@ async def test_a_read_that_was_changed_on_its_way_is_refused(
     assert data is None
 
 
-async def test_attempts_that_race_store_one_record(running: Running, payer: Payer) -> None:
+async def test_concurrent_attempts_store_one_record(running: Running, payer: Payer) -> None:
     request = record_of(payer.holder)
 
     replies = await asyncio.gather(
@@ -114,7 +114,7 @@ async def test_attempts_that_race_store_one_record(running: Running, payer: Paye
     assert json.loads(written[0].binary_data)["record_id"] == replies[0].record_id
 
 
-async def test_the_record_is_still_there_after_a_restart(
+async def test_record_survives_a_restart(
     config: Web5Config, authority: Authority, payer: Payer
 ) -> None:
     async with start(config, authority) as running:
@@ -129,15 +129,13 @@ async def test_the_record_is_still_there_after_a_restart(
     assert [entry["recordId"] for entry in reply["entries"]] == [first.record_id]
 
 
-async def test_data_that_is_absent_differs_from_data_that_is_empty(
-    running: Running, payer: Payer
-) -> None:
+async def test_absent_data_differs_from_empty_data(running: Running, payer: Payer) -> None:
     write = records_write.create(b"", payer.holder, now(), data_format="text/plain")
 
     absent, _ = await process(running, write)
     empty, _ = await process(running, write, b"")
 
-    # Neither is allowed; but both are judged as what they are, up to whose node it is.
+    # Neither is permitted, but both reach the checks of the node.
     assert absent["status"]["code"] == empty["status"]["code"] == 401
 
 
@@ -152,7 +150,7 @@ async def test_data_that_is_absent_differs_from_data_that_is_empty(
     ],
     ids=["another tenant", "not JSON", "two readings", "long message", "much data"],
 )
-async def test_what_no_node_can_judge_is_an_error(
+async def test_malformed_message_or_unknown_tenant_is_an_rpc_error(
     running: Running, changes: dict[str, Any], code: grpc.StatusCode, why: str
 ) -> None:
     fields = {"target": running.did, "message": records_read.create({"recordId": "a"}, now())}
@@ -166,7 +164,7 @@ async def test_what_no_node_can_judge_is_an_error(
     assert reason(refusal.value) == why
 
 
-async def test_only_the_orchestrator_stores_records_of_payments(
+async def test_only_the_orchestrator_may_store_payment_records(
     running: Running, payer: Payer
 ) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refusal:

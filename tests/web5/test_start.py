@@ -1,4 +1,4 @@
-"""Starting the service: what it needs, and what it says when that is not there."""
+"""The start of the service: its files, and its errors if one is missing or invalid."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def refusal(config: Web5Config) -> str:
     return str(refused.value)
 
 
-async def test_a_policy_that_cannot_be_read_keeps_the_service_from_starting(
+async def test_service_does_not_start_with_an_invalid_policy(
     config: Web5Config,
 ) -> None:
     config.identity_policy.write_text("version: 1")
@@ -33,7 +33,7 @@ async def test_a_policy_that_cannot_be_read_keeps_the_service_from_starting(
     assert "ANYA_IDENTITY_POLICY" in await refusal(config)
 
 
-async def test_a_policy_that_is_missing_is_said_out_loud(
+async def test_missing_policy_is_logged_as_a_warning(
     config: Web5Config, authority: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
     config.identity_policy.unlink()
@@ -45,7 +45,7 @@ async def test_a_policy_that_is_missing_is_said_out_loud(
     assert "every verification is refused" in caplog.text
 
 
-async def test_another_master_key_keeps_the_service_from_starting(
+async def test_service_does_not_start_with_another_master_key(
     config: Web5Config, authority: Authority
 ) -> None:
     async with start(config, authority):
@@ -55,20 +55,20 @@ async def test_another_master_key_keeps_the_service_from_starting(
     assert "is not the key of this store" in await refusal(other)
 
 
-async def test_a_master_key_that_others_may_read_is_refused(config: Web5Config) -> None:
+async def test_master_key_readable_by_others_is_refused(config: Web5Config) -> None:
     config.master_key.write_bytes(bytes(32))
     config.master_key.chmod(0o644)
 
     assert "chmod 600" in await refusal(config)
 
 
-async def test_a_folder_that_is_not_there_is_named(config: Web5Config, tmp_path: Path) -> None:
+async def test_error_names_a_missing_folder(config: Web5Config, tmp_path: Path) -> None:
     lost = replace(config, master_key=tmp_path / "nowhere" / "master.key")
 
     assert "ANYA_MASTER_KEY_FILE" in await refusal(lost)
 
 
-def test_everything_has_its_place_in_the_home_folder_or_where_the_environment_says() -> None:
+def test_paths_are_in_the_home_folder_unless_the_environment_sets_them() -> None:
     at_home = Web5Config.from_environment({"ANYA_HOME": "home", "ANYA_DATABASE": ""})
     placed = Web5Config.from_environment(
         {

@@ -1,4 +1,4 @@
-"""Approvals: what a DID signs about what a run asks, and nothing else counts as one."""
+"""Approvals of run steps, over gRPC: valid ones are accepted, all others are refused."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def request(approval: str) -> pb.VerifyApprovalRequest:
 
 @pytest.mark.parametrize("method", list(Method))
 @pytest.mark.parametrize("curve", [jose.Ed25519Key, jose.Secp256k1Key])
-async def test_who_signed_and_what_is_told(
+async def test_reply_has_approver_and_decision(
     running: Running, curve: type[jose.Ed25519Key | jose.Secp256k1Key], method: Method
 ) -> None:
     by = signer(curve.generate(), method)
@@ -68,7 +68,7 @@ async def test_who_signed_and_what_is_told(
     ],
     ids=str,
 )
-async def test_another_payload_is_no_approval(
+async def test_approval_with_another_payload_is_refused(
     running: Running, changes: dict[str, Any], word: str
 ) -> None:
     by = signer()
@@ -83,7 +83,7 @@ async def test_another_payload_is_no_approval(
 
 
 @pytest.mark.parametrize("typ", ["JWT", "vp+jwt", "anya-attestation+jwt"])
-async def test_what_was_signed_for_another_use_is_no_approval(running: Running, typ: str) -> None:
+async def test_jws_signed_for_another_use_is_no_approval(running: Running, typ: str) -> None:
     by = signer()
 
     with pytest.raises(grpc.aio.AioRpcError) as refused:
@@ -92,7 +92,7 @@ async def test_what_was_signed_for_another_use_is_no_approval(running: Running, 
     assert reason(refused.value) == "PROOF_INVALID"
 
 
-async def test_a_key_that_the_did_does_not_list_approves_nothing(running: Running) -> None:
+async def test_approval_by_a_key_that_the_did_does_not_list_is_refused(running: Running) -> None:
     by, other = signer(), signer()
     forged = type(by)(by.did, by.kid, other.key)
 
@@ -102,14 +102,14 @@ async def test_a_key_that_the_did_does_not_list_approves_nothing(running: Runnin
     assert "SIGNATURE_INVALID" in (refused.value.details() or "")
 
 
-async def test_nothing_signed_is_no_approval(running: Running) -> None:
+async def test_missing_approval_is_refused(running: Running) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await running.engine.VerifyApproval(request(""), timeout=5)
 
     assert reason(refused.value) == "PROOF_MISSING"
 
 
-async def test_only_the_orchestrator_may_ask(running: Running) -> None:
+async def test_only_the_orchestrator_may_verify_approvals(running: Running) -> None:
     by = signer()
 
     with pytest.raises(grpc.aio.AioRpcError) as refused:

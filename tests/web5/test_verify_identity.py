@@ -1,4 +1,4 @@
-"""Verifying who pays, through the wire: one proof for one payment, once."""
+"""Verification of a payer over gRPC: one presentation proves one payment once."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tests.web5.conftest import Running
 
 
-async def test_a_holder_with_a_trusted_credential_is_verified(
+async def test_holder_with_a_trusted_credential_is_verified(
     running: Running, payer: Payer, verifier: Verifier
 ) -> None:
     paid = intent(payer.holder)
@@ -59,7 +59,7 @@ async def test_a_holder_with_a_trusted_credential_is_verified(
 
 @pytest.mark.parametrize("method", Method)
 @pytest.mark.parametrize("kind", [jose.Ed25519Key, jose.Secp256k1Key])
-async def test_both_key_types_and_both_methods_can_prove(
+async def test_both_key_types_and_both_did_methods_are_verified(
     running: Running,
     payer: Payer,
     kind: type[jose.Ed25519Key | jose.Secp256k1Key],
@@ -74,7 +74,7 @@ async def test_both_key_types_and_both_methods_can_prove(
     assert reply.verified, reply.failures
 
 
-async def test_a_challenge_names_the_payment_and_the_service(
+async def test_challenge_has_the_payments_digest_and_the_services_did(
     running: Running, payer: Payer
 ) -> None:
     paid = intent(payer.holder)
@@ -87,7 +87,7 @@ async def test_a_challenge_names_the_payment_and_the_service(
     assert 290 < begun.expire_time.seconds - time.time() <= 300
 
 
-async def test_a_replayed_presentation_proves_nothing(running: Running, payer: Payer) -> None:
+async def test_replayed_presentation_is_refused(running: Running, payer: Payer) -> None:
     paid = intent(payer.holder)
     presented = payer.present(await running.begin(paid))
     await running.verify(verification(paid, presented))
@@ -101,7 +101,7 @@ async def test_a_replayed_presentation_proves_nothing(running: Running, payer: P
     assert not reply.attestations
 
 
-async def test_a_retried_request_gets_its_first_reply(running: Running, payer: Payer) -> None:
+async def test_retried_verification_returns_the_first_reply(running: Running, payer: Payer) -> None:
     paid = intent(payer.holder)
     request = verification(paid, payer.present(await running.begin(paid)))
 
@@ -112,7 +112,7 @@ async def test_a_retried_request_gets_its_first_reply(running: Running, payer: P
     assert second == first
 
 
-async def test_a_refusal_is_a_reply_that_stays(running: Running, payer: Payer) -> None:
+async def test_negative_verdict_is_also_kept_for_retries(running: Running, payer: Payer) -> None:
     paid = intent(payer.holder)
     request = verification(paid, "")
 
@@ -123,7 +123,9 @@ async def test_a_refusal_is_a_reply_that_stays(running: Running, payer: Payer) -
     assert second == first
 
 
-async def test_a_request_id_serves_one_body_only(running: Running, payer: Payer) -> None:
+async def test_request_id_with_another_verification_is_refused(
+    running: Running, payer: Payer
+) -> None:
     paid = intent(payer.holder)
     request = verification(paid, "")
     await running.verify(request)
@@ -136,9 +138,7 @@ async def test_a_request_id_serves_one_body_only(running: Running, payer: Payer)
     assert reason(refused.value) == "REQUEST_ID_REUSED"
 
 
-async def test_one_nonce_verifies_once_however_many_ask_at_once(
-    running: Running, payer: Payer
-) -> None:
+async def test_concurrent_requests_spend_a_nonce_once(running: Running, payer: Payer) -> None:
     paid = intent(payer.holder)
     presented = payer.present(await running.begin(paid))
 
@@ -160,13 +160,13 @@ async def test_one_nonce_verifies_once_however_many_ask_at_once(
     ],
     ids=lambda change: next(iter(change)),
 )
-async def test_a_presentation_proves_no_other_payment(
+async def test_presentation_of_another_payment_is_refused(
     running: Running, payer: Payer, change: dict[str, Any]
 ) -> None:
     paid = intent(payer.holder)
     begun = await running.begin(paid)
     claims = presentation_claims(payer.holder, begun, payer.credential())
-    del claims["payment_digest"]  # the nonce alone binds it
+    del claims["payment_digest"]  # bound by the nonce only
     changed = PaymentIntent.FromString(paid.SerializeToString())
     for field, value in change.items():
         setattr(changed, field, value)
@@ -177,7 +177,7 @@ async def test_a_presentation_proves_no_other_payment(
     assert list(reply.failures) == [pb.VERIFICATION_FAILURE_WRONG_PAYMENT]
 
 
-async def test_nobody_proves_with_the_nonce_of_another(running: Running, payer: Payer) -> None:
+async def test_nonce_of_another_did_is_refused(running: Running, payer: Payer) -> None:
     mallory = Payer(holder=signer(), issuer=payer.issuer)
     paid = intent(payer.holder)
     begun = await running.begin(paid)
@@ -188,7 +188,7 @@ async def test_nobody_proves_with_the_nonce_of_another(running: Running, payer: 
     assert list(reply.failures) == [pb.VERIFICATION_FAILURE_WRONG_HOLDER]
 
 
-async def test_nobody_proves_for_the_did_of_another(running: Running, payer: Payer) -> None:
+async def test_presentation_of_another_holder_is_refused(running: Running, payer: Payer) -> None:
     mallory = Payer(holder=signer(), issuer=payer.issuer)
     paid = intent(payer.holder)
     presented = mallory.present(await running.begin(intent(mallory.holder)))
@@ -207,7 +207,7 @@ def altered(token: str) -> str:
     return f"{head}.{payload}.{'B' if signature[0] == 'A' else 'A'}{signature[1:]}"
 
 
-async def test_an_altered_presentation_is_refused_and_its_nonce_spent(
+async def test_altered_presentation_is_refused_and_spends_its_nonce(
     running: Running, payer: Payer
 ) -> None:
     paid = intent(payer.holder)
@@ -220,7 +220,7 @@ async def test_an_altered_presentation_is_refused_and_its_nonce_spent(
     assert list(genuine.failures) == [pb.VERIFICATION_FAILURE_NONCE_SPENT]
 
 
-async def test_a_method_that_the_policy_does_not_name_is_an_error(
+async def test_verification_method_missing_in_the_policy_is_an_error(
     running: Running, payer: Payer
 ) -> None:
     paid = intent(payer.holder)
@@ -234,7 +234,7 @@ async def test_a_method_that_the_policy_does_not_name_is_an_error(
     assert "biometric" in str(refused.value.details())
 
 
-async def test_without_a_policy_no_evidence_is_trusted(
+async def test_without_a_policy_every_method_is_an_error(
     config: Web5Config, authority: Authority, payer: Payer
 ) -> None:
     config.identity_policy.unlink()
@@ -260,7 +260,7 @@ async def test_without_a_policy_no_evidence_is_trusted(
         ({"amount_sat": 0}, "intent.amount_sat"),
     ],
 )
-async def test_an_intent_that_is_incomplete_is_refused_by_the_name_of_its_field(
+async def test_error_of_an_incomplete_intent_names_the_field(
     running: Running, payer: Payer, changes: dict[str, Any], field: str
 ) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refused:
@@ -270,7 +270,7 @@ async def test_an_intent_that_is_incomplete_is_refused_by_the_name_of_its_field(
     assert detail(refused.value, BadRequest).field_violations[0].field == field
 
 
-async def test_ten_verifications_of_a_did_may_be_open(running: Running, payer: Payer) -> None:
+async def test_at_most_ten_verifications_of_a_did_are_open(running: Running, payer: Payer) -> None:
     for _ in range(10):
         begun = await running.begin(paid := intent(payer.holder))
 
@@ -284,7 +284,7 @@ async def test_ten_verifications_of_a_did_may_be_open(running: Running, payer: P
     assert reason(refused.value) == "TOO_MANY_CHALLENGES"
 
 
-async def test_a_verdict_is_announced_once(running: Running, payer: Payer) -> None:
+async def test_verdict_is_published_once(running: Running, payer: Payer) -> None:
     paid = intent(payer.holder)
     request = verification(paid, payer.present(await running.begin(paid)))
     await running.verify(request)
@@ -297,7 +297,7 @@ async def test_a_verdict_is_announced_once(running: Running, payer: Payer) -> No
     assert reply.entries[0].event.attributes["subject"].ce_string == payer.holder.did
 
 
-async def test_the_service_keeps_its_did_and_spent_nonces_over_a_restart(
+async def test_service_did_and_spent_nonces_survive_a_restart(
     config: Web5Config, authority: Authority, payer: Payer
 ) -> None:
     paid = intent(payer.holder)

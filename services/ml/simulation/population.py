@@ -242,9 +242,9 @@ class ShopOpening:
     """Opens a merchant's shop when it acts."""
 
     def __init__(self, market: Market, merchant: Merchant) -> None:
-        self._town, self._merchant = market, merchant
+        self._market, self._merchant = market, merchant
 
     def act(self, economy: Economy) -> float:
-        if self._merchant not in self._town.shops:
-            self._town.open(self._merchant, economy.rng.lognormvariate(0, 1))
+        if self._merchant not in self._market.shops:
+            self._market.open(self._merchant, economy.rng.lognormvariate(0, 1))
         return float(10**6)

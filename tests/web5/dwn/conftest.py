@@ -1,4 +1,4 @@
-"""Three people, and the node of the first."""
+"""Fixtures: three DIDs, and the node of the first one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NUMBERS = itertools.count()
 
 @pytest.fixture
 def alice() -> Signer:
-    """The owner of the node: another one in each test, so that tests share a store unseen."""
+    """The owner of the node, another one in each test, so that tests can share a database."""
     return signer(method=Method.JWK)
 
 
@@ -47,7 +47,7 @@ def carol() -> Signer:
 def shared_location(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> str:
-    """One store of each kind for all tests of nodes."""
+    """One database of each kind for all tests of nodes."""
     if request.param == "sqlite":
         return str(tmp_path_factory.mktemp("nodes") / "store.db")
     url: str = request.getfixturevalue("postgres_url")

@@ -1,4 +1,4 @@
-"""The node of one DID, and how to speak to it."""
+"""The node of one DID, with helpers that write its messages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NOTES = "http://notes.example/protocol"
 
 @dataclass(frozen=True)
 class Node:
-    """The node of one tenant, its database, and the clock it goes by."""
+    """The node of one tenant, its database and its clock."""
 
     owner: Signer
     records: Dwn
@@ -32,7 +32,7 @@ class Node:
 
     @property
     def now(self) -> datetime:
-        """A later moment each time it is asked for."""
+        """The clock's time, later on each access."""
         self.clock.advance(0.001)
         return datetime.fromtimestamp(self.clock.wall(), UTC)
 
@@ -40,7 +40,7 @@ class Node:
         return await self.records.process_message(self.owner.did, message, data)
 
     async def configure(self, structure: Any, **types: Any) -> Reply:
-        """Configure the protocol NOTES as the owner; its types are the keyword arguments."""
+        """Configures the protocol NOTES as the owner; the keyword arguments are its types."""
         definition = {
             "protocol": NOTES,
             "published": True,
@@ -50,7 +50,7 @@ class Node:
         return await self.process(protocols.configure(definition, self.owner, self.now))
 
     def note(self, author: Signer, data: bytes = b"note", **properties: Any) -> bytes:
-        """A write by ``author`` that makes a record, of the protocol NOTES if it has a path."""
+        """Returns an initial write by ``author``, of the protocol NOTES if it has a path."""
         if "protocolPath" in properties:
             properties.setdefault("protocol", NOTES)
         return records_write.create(data, author, self.now, data_format="text/plain", **properties)
@@ -70,10 +70,10 @@ def context_id(message: bytes) -> str:
 
 
 def members(reply: Reply) -> Any:
-    """What the reply says, as a client reads it."""
+    """Returns the reply as a client parses it."""
     return json.loads(reply.json())
 
 
 def verdict(reply: Reply) -> tuple[int, str]:
-    """The status code and the profile's code before the text."""
+    """Returns the status code and the profile's code before the text."""
     return reply.code, reply.detail.partition(":")[0]

@@ -1,4 +1,4 @@
-"""A process that stores the same records of payments as any other, and says which ones it got."""
+"""A program that stores the same payment records as every other instance and prints their ids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RecordsRead and RecordsQuery: what matches, page by page, and only what one may see."""
+"""RecordsRead and RecordsQuery: filters, pages and permissions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NEXT_DAY = "2026-02-01T00:00:00.000000Z"
 
 
 async def write(node: Node, author: Signer, name: str, **properties: Any) -> bytes:
-    """Write a record whose data is its name."""
+    """Writes a record whose data is its name."""
     message = node.note(author, name.encode(), **properties)
     reply = await node.process(message, name.encode())
     assert reply.code == 202, reply
@@ -37,7 +37,7 @@ async def query(node: Node, reader: Signer | None, filter: Any, **properties: An
 
 
 async def names(node: Node, reader: Signer | None, filter: Any, **properties: Any) -> list[str]:
-    """The data of what the query finds."""
+    """Returns the data of the records that the query finds."""
     found = await query(node, reader, filter, **properties)
     return [data(entry) for entry in found["entries"]]
 
@@ -73,7 +73,7 @@ def data(entry: Any) -> str:
         ({"attester": "did:key:z6MkAttester"}, []),
     ],
 )
-async def test_a_filter_finds_what_matches_all_of_it(
+async def test_filter_finds_records_that_match_all_members(
     node: Node, alice: Signer, filter: Any, expected: list[str]
 ) -> None:
     await write(node, alice, "one", tags={"mood": "glad", "stars": 1})
@@ -91,9 +91,7 @@ async def test_a_filter_finds_what_matches_all_of_it(
     assert await names(node, alice, filter) == expected
 
 
-async def test_a_record_with_the_longest_names_is_stored_and_found(
-    node: Node, alice: Signer
-) -> None:
+async def test_record_with_properties_of_maximum_length_is_found(node: Node, alice: Signer) -> None:
     protocol = "http://notes.example/" + "p" * (schemas.MAX_PROTOCOL_CHARS - 21)
     path = "n" * schemas.MAX_PATH_CHARS
     recipient = "did:web:" + "r" * (schemas.MAX_DID_CHARS - 8)
@@ -123,7 +121,7 @@ async def test_a_record_with_the_longest_names_is_stored_and_found(
     ],
     ids=["protocol", "path", "recipient", "tag"],
 )
-async def test_a_longer_name_is_refused(
+async def test_property_above_maximum_length_is_refused(
     node: Node, alice: Signer, properties: dict[str, Any]
 ) -> None:
     message = node.note(alice, **({"protocolPath": "note"} | properties))
@@ -133,7 +131,7 @@ async def test_a_longer_name_is_refused(
     assert verdict(reply) == (400, "SchemaValidatorFailure")
 
 
-async def test_records_are_found_by_place_and_people(
+async def test_records_are_found_by_path_context_author_and_recipient(
     node: Node, alice: Signer, bob: Signer
 ) -> None:
     await node.configure(
@@ -176,12 +174,12 @@ async def test_records_are_found_by_place_and_people(
 
 @pytest.mark.parametrize("sort", ["createdAscending", "createdDescending"])
 @pytest.mark.parametrize("limit", [1, 2, 5, 100])
-async def test_pages_join_without_gap_or_overlap(
+async def test_pages_have_no_gap_and_no_overlap(
     node: Node, alice: Signer, sort: str, limit: int
 ) -> None:
     moment = node.now
     written = []
-    for number in range(5):  # all of one moment: only their CIDs order them
+    for number in range(5):  # equal timestamps: only the CIDs order them
         name = str(number).encode()
         message = records_write.create(name, alice, moment, data_format="text/plain")
         await node.process(message, name)
@@ -203,7 +201,7 @@ async def test_pages_join_without_gap_or_overlap(
     assert len(pages) == -(-5 // limit)
 
 
-async def test_sorting_by_publication_finds_only_what_is_published(
+async def test_sorting_by_publication_date_finds_published_records_only(
     node: Node, alice: Signer
 ) -> None:
     await write(node, alice, "hidden")
@@ -218,7 +216,7 @@ async def test_sorting_by_publication_finds_only_what_is_published(
     assert descending == ["later", "sooner"]
 
 
-async def test_a_page_ends_before_it_outgrows_a_reply(node: Node, alice: Signer) -> None:
+async def test_page_is_limited_to_the_maximum_reply_size(node: Node, alice: Signer) -> None:
     large = "x" * records_write.MAX_INLINE_BYTES
     for number in range(60):
         await write(node, alice, f"{number:02}" + large[2:])
@@ -233,7 +231,7 @@ async def test_a_page_ends_before_it_outgrows_a_reply(node: Node, alice: Signer)
     assert "cursor" not in rest
 
 
-async def test_large_data_does_not_travel_in_a_query(node: Node, alice: Signer) -> None:
+async def test_query_reply_has_no_large_data(node: Node, alice: Signer) -> None:
     await write(node, alice, "x" * (records_write.MAX_INLINE_BYTES + 1))
 
     found = await query(node, alice, {"dataFormat": "text/plain"})
@@ -241,7 +239,7 @@ async def test_large_data_does_not_travel_in_a_query(node: Node, alice: Signer) 
     assert "encodedData" not in found["entries"][0]
 
 
-async def test_an_updated_record_is_found_once_with_its_first_write(
+async def test_updated_record_is_found_once_with_its_initial_write(
     node: Node, alice: Signer
 ) -> None:
     first = await write(node, alice, "first", tags={"mood": "glad"})
@@ -258,7 +256,7 @@ async def test_an_updated_record_is_found_once_with_its_first_write(
     assert by_old_tag == []
 
 
-async def test_everyone_finds_what_is_theirs_or_published(
+async def test_readers_find_their_own_and_published_records(
     node: Node, alice: Signer, bob: Signer, carol: Signer
 ) -> None:
     await node.configure({"note": {"$actions": [{"who": "anyone", "can": ["create"]}]}}, note={})
@@ -268,18 +266,18 @@ async def test_everyone_finds_what_is_theirs_or_published(
 
     found = {
         name: await names(node, reader, {"protocol": NOTES})
-        for name, reader in {"alice": alice, "bob": bob, "carol": carol, "nobody": None}.items()
+        for name, reader in {"alice": alice, "bob": bob, "carol": carol, "anonymous": None}.items()
     }
 
     assert found == {
         "alice": ["to carol", "secret", "open"],
         "bob": ["to carol", "open"],
         "carol": ["to carol", "open"],
-        "nobody": ["open"],
+        "anonymous": ["open"],
     }
 
 
-async def test_what_one_node_keeps_another_does_not_know(node: Node, alice: Signer) -> None:
+async def test_nodes_of_two_tenants_are_separate(node: Node, alice: Signer) -> None:
     neighbour = signer()
     elsewhere = Dwn(node.database, neighbour, node.clock)
     await elsewhere.open()
@@ -294,13 +292,13 @@ async def test_what_one_node_keeps_another_does_not_know(node: Node, alice: Sign
     assert reply.code == 404
 
 
-async def test_nobody_in_particular_may_not_ask_for_what_is_unpublished(node: Node) -> None:
+async def test_anonymous_query_for_unpublished_records_is_refused(node: Node) -> None:
     reply = await node.process(records_query.create({"published": False}, node.now))
 
     assert verdict(reply) == (401, "AuthenticateJwsMissing")
 
 
-async def test_a_read_names_one_record(node: Node, alice: Signer) -> None:
+async def test_read_with_an_ambiguous_filter_is_refused(node: Node, alice: Signer) -> None:
     await write(node, alice, "one")
     await write(node, alice, "two")
 
@@ -311,7 +309,7 @@ async def test_a_read_names_one_record(node: Node, alice: Signer) -> None:
     assert (none.code, none.detail) == (404, "Not Found")
 
 
-async def test_a_rule_lets_others_read(
+async def test_rule_permits_other_readers(
     node: Node, alice: Signer, bob: Signer, carol: Signer
 ) -> None:
     await node.configure(
@@ -348,7 +346,7 @@ async def test_a_rule_lets_others_read(
         {"schema": "http://notes.example/s/"},
     ],
 )
-async def test_a_filter_that_nothing_could_match_rightly_is_refused(
+async def test_filter_with_invalid_urls_or_dates_is_refused(
     node: Node, alice: Signer, filter: Any
 ) -> None:
     read = await node.process(records_read.create(filter, node.now, alice))

@@ -1,4 +1,4 @@
-"""URLs and timestamps are compared as text, so there is one text for each."""
+"""The normal forms of URLs and timestamps, which nodes compare as text."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from services.web5.dwn.errors import DwnError
         "did:web:a.example",
     ],
 )
-def test_a_normal_url_is_taken(text: str) -> None:
+def test_normalized_url_is_accepted(text: str) -> None:
     assert url.is_normalized(text)
 
 
@@ -55,11 +55,11 @@ def test_a_normal_url_is_taken(text: str) -> None:
         "",
     ],
 )
-def test_what_a_parser_would_change_is_refused(text: str) -> None:
+def test_url_that_is_not_normalized_is_refused(text: str) -> None:
     assert not url.is_normalized(text)
 
 
-def test_a_moment_is_written_with_six_decimals_and_read_back() -> None:
+def test_timestamp_has_six_decimals_and_is_read_back() -> None:
     moment = datetime(2026, 1, 31, 12, 0, 0, 7, tzinfo=UTC)
 
     text = timestamp.write(moment)
@@ -83,18 +83,18 @@ def test_a_moment_is_written_with_six_decimals_and_read_back() -> None:
         "٢026-01-31T12:00:00.000000Z",
     ],
 )
-def test_another_form_or_an_impossible_day_is_refused(text: str) -> None:
+def test_invalid_timestamp_is_refused(text: str) -> None:
     with pytest.raises(DwnError, match="Invalid timestamp"):
         timestamp.read(text)
 
 
-def test_a_leap_second_is_the_start_of_the_next_minute() -> None:
+def test_leap_second_is_the_start_of_the_next_minute() -> None:
     assert timestamp.read("2016-12-31T23:59:60.500000Z") == datetime(
         2017, 1, 1, microsecond=500_000, tzinfo=UTC
     )
 
 
-def test_a_message_may_be_five_minutes_ahead_and_no_more() -> None:
+def test_message_timestamp_may_be_at_most_five_minutes_ahead() -> None:
     now = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
     timestamp.check_message(timestamp.write(now + timedelta(minutes=5)), now)

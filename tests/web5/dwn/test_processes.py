@@ -1,4 +1,4 @@
-"""Two processes on one store: whoever comes second gets what the first one stored."""
+"""Two processes on one database: the second attempt returns the record of the first."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RECORD_PROCESS = [sys.executable, "-m", "tests.web5.dwn.record_process"]
 
 
 async def run(location: str, secret: str) -> tuple[int | None, bytes]:
-    """The exit code of a process of its own, and the records that it got for its payments."""
+    """Returns the exit code of a separate process, and the record ids of its payments."""
     child = await asyncio.create_subprocess_exec(
         *RECORD_PROCESS, location, secret, cwd=ROOT, stdout=asyncio.subprocess.PIPE
     )
@@ -28,7 +28,7 @@ async def run(location: str, secret: str) -> tuple[int | None, bytes]:
     return child.returncode, output
 
 
-async def test_two_processes_store_each_payment_once(location: str) -> None:
+async def test_two_processes_store_each_record_once(location: str) -> None:
     secret = secrets.token_hex(32)
 
     one, other = await asyncio.gather(run(location, secret), run(location, secret))
@@ -46,4 +46,4 @@ async def test_two_processes_store_each_payment_once(location: str) -> None:
     assert one == other
     assert records == set(json.loads(output))
     assert len(records) == PAYMENTS
-    assert sequences == list(range(1, PAYMENTS + 2))  # the protocol came first
+    assert sequences == list(range(1, PAYMENTS + 2))  # the protocol is the first event

@@ -1,4 +1,4 @@
-"""Protocols: a definition makes sense or is refused, and what it says is what is enforced."""
+"""Protocols: invalid definitions are refused, and the rules of valid ones are enforced."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def nested(depth: int) -> dict[str, Any]:
         (nested(11), "ProtocolsConfigureRecordNestingDepthExceeded"),
     ],
 )
-async def test_a_definition_that_makes_no_sense_is_refused(
+async def test_invalid_protocol_definition_is_refused(
     node: Node, structure: dict[str, Any], code: str
 ) -> None:
     reply = await node.configure(structure, note={})
@@ -63,7 +63,7 @@ async def test_a_definition_that_makes_no_sense_is_refused(
     ],
     ids=["role", "rule for a role", "encryption"],
 )
-async def test_what_could_not_be_enforced_is_not_configured(
+async def test_protocol_with_unsupported_features_is_refused(
     node: Node, structure: dict[str, Any]
 ) -> None:
     reply = await node.configure(structure, note={})
@@ -71,7 +71,9 @@ async def test_what_could_not_be_enforced_is_not_configured(
     assert verdict(reply) == (501, "NotSupported")
 
 
-async def test_names_that_are_not_normalized_are_refused(node: Node, alice: Signer) -> None:
+async def test_definition_with_a_url_that_is_not_normalized_is_refused(
+    node: Node, alice: Signer
+) -> None:
     definition = {"protocol": NOTES + "/", "published": True, "types": {}, "structure": {}}
 
     protocol = await node.process(protocols.configure(definition, alice, node.now))
@@ -81,7 +83,7 @@ async def test_names_that_are_not_normalized_are_refused(node: Node, alice: Sign
     assert verdict(schema) == (400, "UrlSchemaNotNormalized")
 
 
-async def test_only_the_owner_configures(node: Node, bob: Signer) -> None:
+async def test_only_the_tenant_may_configure_protocols(node: Node, bob: Signer) -> None:
     definition = {"protocol": NOTES, "published": True, "types": {}, "structure": {}}
 
     reply = await node.process(protocols.configure(definition, bob, node.now))
@@ -89,7 +91,7 @@ async def test_only_the_owner_configures(node: Node, bob: Signer) -> None:
     assert verdict(reply) == (401, "ProtocolsConfigureAuthorizationFailed")
 
 
-async def test_the_newest_definition_is_in_force_whatever_comes_first(
+async def test_newest_definition_applies_in_any_order_of_arrival(
     node: Node, alice: Signer, bob: Signer
 ) -> None:
     definition = {"protocol": NOTES, "published": True, "types": {"note": {}}, "structure": {}}
@@ -105,7 +107,9 @@ async def test_the_newest_definition_is_in_force_whatever_comes_first(
     assert found == [json.loads(newer)]
 
 
-async def test_others_see_published_protocols_only(node: Node, alice: Signer, bob: Signer) -> None:
+async def test_other_readers_find_published_protocols_only(
+    node: Node, alice: Signer, bob: Signer
+) -> None:
     hidden = {"protocol": NOTES, "published": False, "types": {}, "structure": {}}
     await node.process(protocols.configure(hidden, alice, node.now))
 
@@ -141,7 +145,7 @@ async def test_others_see_published_protocols_only(node: Node, alice: Signer, bo
         ({"tags": {"n": 1, "other": 1}}, b"1234", "ProtocolAuthorizationTagsInvalidSchema"),
     ],
 )
-async def test_a_write_that_does_not_fit_its_protocol_is_refused(
+async def test_write_that_does_not_fit_its_protocol_is_refused(
     node: Node, alice: Signer, properties: dict[str, Any], data: bytes, code: str
 ) -> None:
     schema = "http://notes.example/note"
@@ -165,7 +169,7 @@ async def test_a_write_that_does_not_fit_its_protocol_is_refused(
     assert verdict(reply) == (400, code)
 
 
-async def test_a_child_stands_under_a_living_parent_of_its_path(node: Node, alice: Signer) -> None:
+async def test_child_record_needs_an_existing_parent_of_its_path(node: Node, alice: Signer) -> None:
     await node.configure({"note": {"reply": {"note": {}}}}, note={}, reply={})
     note = node.note(alice, protocolPath="note")
     await node.process(note, b"note")
@@ -197,7 +201,7 @@ async def test_a_child_stands_under_a_living_parent_of_its_path(node: Node, alic
     ]
 
 
-async def test_rules_name_who_may_do_what(
+async def test_rules_permit_actions_by_actor(
     node: Node, alice: Signer, bob: Signer, carol: Signer
 ) -> None:
     await node.configure(
@@ -239,7 +243,7 @@ async def test_rules_name_who_may_do_what(
     assert by_alice == [202, 202, 202]
 
 
-async def test_who_becomes_the_recipient_by_an_update_gains_nothing(
+async def test_recipient_of_an_update_gains_no_permission(
     node: Node, bob: Signer, carol: Signer
 ) -> None:
     rules = [
@@ -257,7 +261,7 @@ async def test_who_becomes_the_recipient_by_an_update_gains_nothing(
     assert verdict(reply) == (401, "ProtocolAuthorizationActionNotAllowed")
 
 
-async def test_a_role_opens_nothing(node: Node, bob: Signer) -> None:
+async def test_invoked_role_is_refused(node: Node, bob: Signer) -> None:
     await node.configure({"note": THREAD}, note={})
     message = json.loads(node.note(bob, protocolPath="note"))
     payload = {

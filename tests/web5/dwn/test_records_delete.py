@@ -1,4 +1,4 @@
-"""RecordsDelete: the data goes, the proof that it was there stays."""
+"""RecordsDelete: deletes the data and keeps the initial write."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RULES = [
 
 
 @pytest.mark.parametrize("size", [4, 40_000])
-async def test_a_deleted_record_leaves_its_first_write_and_no_data(
+async def test_delete_keeps_the_initial_write_without_data(
     node: Node, alice: Signer, size: int
 ) -> None:
     first = node.note(alice, b"x" * size)
@@ -42,7 +42,7 @@ async def test_a_deleted_record_leaves_its_first_write_and_no_data(
 
 
 async def kept_data(node: Node) -> list[str]:
-    """Which data of records is still in the store."""
+    """Returns the data of records that is still stored."""
     rows = await node.database.read(
         lambda tx: tx.fetch(
             "SELECT message_cid FROM dwn_message WHERE tenant = ? AND data IS NOT NULL"
@@ -54,7 +54,7 @@ async def kept_data(node: Node) -> list[str]:
     return [row[0] for row in rows]
 
 
-async def test_a_record_is_deleted_once_and_not_written_again(node: Node, alice: Signer) -> None:
+async def test_deleted_record_cannot_be_deleted_or_written_again(node: Node, alice: Signer) -> None:
     first = node.note(alice)
     await node.process(first, b"note")
     await node.process(records_delete.create(record_id(first), alice, node.now))
@@ -67,15 +67,13 @@ async def test_a_record_is_deleted_once_and_not_written_again(node: Node, alice:
     assert verdict(written) == (400, "RecordsWriteNotAllowedAfterDelete")
 
 
-async def test_a_record_that_never_was_is_not_found(node: Node, alice: Signer) -> None:
+async def test_delete_of_an_unknown_record_is_not_found(node: Node, alice: Signer) -> None:
     reply = await node.process(records_delete.create("nothing", alice, node.now))
 
     assert reply.code == 404
 
 
-async def test_a_delete_that_is_older_than_the_record_is_a_conflict(
-    node: Node, alice: Signer
-) -> None:
+async def test_delete_older_than_the_record_is_a_conflict(node: Node, alice: Signer) -> None:
     before = node.now
     first = node.note(alice)
     await node.process(first, b"note")
@@ -85,9 +83,7 @@ async def test_a_delete_that_is_older_than_the_record_is_a_conflict(
     assert reply.code == 409
 
 
-async def test_who_may_delete_is_for_the_protocol_to_say(
-    node: Node, bob: Signer, carol: Signer
-) -> None:
+async def test_protocol_rules_decide_on_deletes(node: Node, bob: Signer, carol: Signer) -> None:
     await node.configure({"note": {"$actions": RULES}}, note={})
     notes = [
         node.note(bob, name, protocolPath="note", recipient=carol.did) for name in (b"1", b"2")
@@ -104,7 +100,7 @@ async def test_who_may_delete_is_for_the_protocol_to_say(
     assert await delete(notes[1], carol) == 202
 
 
-async def test_a_stranger_deletes_nothing(
+async def test_delete_without_permission_is_refused(
     node: Node, alice: Signer, bob: Signer, carol: Signer
 ) -> None:
     await node.configure({"note": {"$actions": RULES}}, note={})
@@ -122,7 +118,7 @@ async def test_a_stranger_deletes_nothing(
     assert (await node.read(record_id(note), bob)).code == 200
 
 
-async def test_pruning_purges_what_stands_below_and_nothing_else(node: Node, alice: Signer) -> None:
+async def test_prune_purges_descendants_only(node: Node, alice: Signer) -> None:
     await node.configure({"note": {"note": {"note": {}}}}, note={})
     top = node.note(alice, protocolPath="note")
     aside = node.note(alice, protocolPath="note")

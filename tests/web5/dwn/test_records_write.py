@@ -1,4 +1,4 @@
-"""RecordsWrite: the newest write stands, with the data it names, from whom the rules allow."""
+"""RecordsWrite: order, data and permissions of writes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LARGE = records_write.MAX_INLINE_BYTES + 1
 
 
 def signed(message: dict[str, Any], author: Signer) -> bytes:
-    """The message with a signature over what it says now."""
+    """Returns the message with a new signature over its current content."""
     descriptor_cid = cid.of_value(message["descriptor"])
     payload = {"recordId": message["recordId"], "descriptorCid": descriptor_cid}
     if "contextId" in message:
@@ -27,7 +27,7 @@ def signed(message: dict[str, Any], author: Signer) -> bytes:
     return values.dump(message)
 
 
-async def test_a_record_is_read_as_it_was_written(node: Node, alice: Signer) -> None:
+async def test_record_is_read_as_written(node: Node, alice: Signer) -> None:
     write = node.note(alice, b"first")
 
     written = await node.process(write, b"first")
@@ -40,7 +40,7 @@ async def test_a_record_is_read_as_it_was_written(node: Node, alice: Signer) -> 
 
 
 @pytest.mark.parametrize("size", [0, 1, LARGE - 1, LARGE, 300_000])
-async def test_data_of_any_size_comes_back_whole(node: Node, alice: Signer, size: int) -> None:
+async def test_data_of_any_size_is_read_completely(node: Node, alice: Signer, size: int) -> None:
     data = bytes(range(256)) * (size // 256) + bytes(size % 256)
     write = node.note(alice, data)
 
@@ -50,7 +50,7 @@ async def test_data_of_any_size_comes_back_whole(node: Node, alice: Signer, size
     assert reply.data == data
 
 
-async def test_an_update_replaces_the_data_and_shows_the_first_write(
+async def test_update_replaces_the_data_and_shows_the_initial_write(
     node: Node, alice: Signer
 ) -> None:
     first = node.note(alice, b"first", tags={"mood": "glad"})
@@ -69,9 +69,7 @@ async def test_an_update_replaces_the_data_and_shows_the_first_write(
 
 
 @pytest.mark.parametrize("size", [10, LARGE])
-async def test_an_update_without_data_keeps_what_the_record_has(
-    node: Node, alice: Signer, size: int
-) -> None:
+async def test_update_without_data_keeps_the_data(node: Node, alice: Signer, size: int) -> None:
     data = b"x" * size
     first = node.note(alice, data)
     await node.process(first, data)
@@ -86,7 +84,7 @@ async def test_an_update_without_data_keeps_what_the_record_has(
     assert reply.data == data
 
 
-async def test_an_update_without_data_may_not_name_other_data(node: Node, alice: Signer) -> None:
+async def test_update_without_data_must_name_the_existing_data(node: Node, alice: Signer) -> None:
     first = node.note(alice, b"first")
     await node.process(first, b"first")
 
@@ -95,7 +93,9 @@ async def test_an_update_without_data_may_not_name_other_data(node: Node, alice:
     assert verdict(reply) == (400, "RecordsWriteDataCidMismatch")
 
 
-async def test_a_first_write_without_data_is_kept_and_not_found(node: Node, alice: Signer) -> None:
+async def test_initial_write_without_data_is_stored_but_not_found(
+    node: Node, alice: Signer
+) -> None:
     write = node.note(alice)
 
     written = await node.process(write)
@@ -105,7 +105,7 @@ async def test_a_first_write_without_data_is_kept_and_not_found(node: Node, alic
     assert reply.code == 404
 
 
-async def test_an_update_brings_the_data_that_the_first_write_lacked(
+async def test_update_provides_the_data_that_the_initial_write_lacks(
     node: Node, alice: Signer
 ) -> None:
     first = node.note(alice, b"first")
@@ -120,7 +120,7 @@ async def test_an_update_brings_the_data_that_the_first_write_lacked(
     assert reply.data == b"second"
 
 
-async def test_the_same_message_again_is_a_conflict(node: Node, alice: Signer) -> None:
+async def test_repeated_message_is_a_conflict(node: Node, alice: Signer) -> None:
     write = node.note(alice)
     await node.process(write, b"note")
 
@@ -129,7 +129,7 @@ async def test_the_same_message_again_is_a_conflict(node: Node, alice: Signer) -
     assert (reply.code, reply.detail) == (409, "Conflict")
 
 
-async def test_an_older_update_does_not_replace_a_newer_one(node: Node, alice: Signer) -> None:
+async def test_older_update_does_not_replace_a_newer_one(node: Node, alice: Signer) -> None:
     first = node.note(alice, b"first")
     await node.process(first, b"first")
     older = records_write.update(first, b"older", alice, node.now)
@@ -142,7 +142,7 @@ async def test_an_older_update_does_not_replace_a_newer_one(node: Node, alice: S
     assert (await node.read(record_id(first), alice)).data == b"newer"
 
 
-async def test_of_two_updates_of_one_moment_the_larger_cid_stands(
+async def test_larger_cid_wins_between_updates_of_equal_timestamp(
     node: Node, alice: Signer
 ) -> None:
     first = node.note(alice, b"first")
@@ -170,7 +170,7 @@ async def test_of_two_updates_of_one_moment_the_larger_cid_stands(
         (b"notes", "RecordsWriteDataCidMismatch"),
     ],
 )
-async def test_other_data_than_the_message_names_is_refused(
+async def test_data_with_another_cid_is_refused(
     node: Node, alice: Signer, data: bytes, code: str
 ) -> None:
     write = node.note(alice, b"note")
@@ -181,7 +181,7 @@ async def test_other_data_than_the_message_names_is_refused(
     assert (await node.read(record_id(write), alice)).code == 404
 
 
-async def test_another_size_than_the_data_has_is_refused(node: Node, alice: Signer) -> None:
+async def test_descriptor_with_another_data_size_is_refused(node: Node, alice: Signer) -> None:
     message = json.loads(node.note(alice, b"note"))
     message["descriptor"]["dataSize"] = 5
     message["recordId"] = records_write.entry_id(message["descriptor"], alice.did)
@@ -199,7 +199,7 @@ async def test_another_size_than_the_data_has_is_refused(node: Node, alice: Sign
         ({"surprise": 1}, "SchemaValidatorAdditionalPropertyNotAllowed"),
     ],
 )
-async def test_a_descriptor_that_was_changed_after_signing_is_refused(
+async def test_descriptor_altered_after_signing_is_refused(
     node: Node, alice: Signer, change: dict[str, Any], code: str
 ) -> None:
     message = json.loads(node.note(alice))
@@ -210,9 +210,7 @@ async def test_a_descriptor_that_was_changed_after_signing_is_refused(
     assert verdict(reply) == (400, code)
 
 
-async def test_what_a_record_keeps_for_life_cannot_be_updated(
-    node: Node, alice: Signer, bob: Signer
-) -> None:
+async def test_immutable_property_cannot_be_updated(node: Node, alice: Signer, bob: Signer) -> None:
     first = node.note(alice, recipient=bob.did)
     await node.process(first, b"note")
     update = records_write.update(first, b"note", alice, node.now, recipient=alice.did)
@@ -222,7 +220,7 @@ async def test_what_a_record_keeps_for_life_cannot_be_updated(
     assert verdict(reply) == (400, "RecordsWriteImmutablePropertyChanged")
 
 
-async def test_a_record_that_nobody_began_cannot_be_updated(node: Node, alice: Signer) -> None:
+async def test_update_without_an_initial_write_is_refused(node: Node, alice: Signer) -> None:
     first = node.note(alice)
 
     reply = await node.process(records_write.update(first, b"note", alice, node.now), b"note")
@@ -230,7 +228,9 @@ async def test_a_record_that_nobody_began_cannot_be_updated(node: Node, alice: S
     assert verdict(reply) == (400, "RecordsWriteGetInitialWriteNotFound")
 
 
-async def test_a_first_write_says_when_it_was_created(node: Node, alice: Signer) -> None:
+async def test_initial_write_must_have_equal_timestamp_and_date_created(
+    node: Node, alice: Signer
+) -> None:
     message = json.loads(node.note(alice))
     message["descriptor"]["dateCreated"] = "2025-01-01T00:00:00.000000Z"
     message["recordId"] = records_write.entry_id(message["descriptor"], alice.did)
@@ -240,13 +240,15 @@ async def test_a_first_write_says_when_it_was_created(node: Node, alice: Signer)
     assert verdict(reply) == (400, "RecordsWriteValidateIntegrityDateCreatedMismatch")
 
 
-async def test_a_stranger_writes_nothing_outside_of_protocols(node: Node, bob: Signer) -> None:
+async def test_write_without_a_protocol_is_refused_for_others(node: Node, bob: Signer) -> None:
     reply = await node.process(node.note(bob), b"note")
 
     assert verdict(reply) == (401, "RecordsWriteAuthorizationFailed")
 
 
-async def test_a_wrong_place_is_answered_before_a_wrong_signature(node: Node, bob: Signer) -> None:
+async def test_invalid_reference_is_reported_before_an_invalid_signature(
+    node: Node, bob: Signer
+) -> None:
     message = json.loads(node.note(bob, protocolPath="note"))
     entry = message["authorization"]["signature"]["signatures"][0]
     entry["signature"] = "A" * 86
@@ -256,7 +258,7 @@ async def test_a_wrong_place_is_answered_before_a_wrong_signature(node: Node, bo
     assert verdict(reply) == (400, "ProtocolAuthorizationProtocolNotFound")
 
 
-async def test_a_context_that_was_not_signed_is_refused(node: Node, alice: Signer) -> None:
+async def test_unsigned_context_id_is_refused(node: Node, alice: Signer) -> None:
     await node.configure({"note": {}}, note={})
     message = json.loads(node.note(alice, protocolPath="note"))
     unsigned = {"recordId": message["recordId"], "descriptor": message["descriptor"]}
@@ -274,9 +276,7 @@ async def test_a_context_that_was_not_signed_is_refused(node: Node, alice: Signe
     assert context_id(values.dump(message)) == message["recordId"]
 
 
-async def test_each_accepted_message_has_its_place_in_the_tenants_order(
-    node: Node, alice: Signer
-) -> None:
+async def test_event_log_has_each_accepted_message_in_order(node: Node, alice: Signer) -> None:
     first = node.note(alice, b"first")
     second = records_write.update(first, b"second", alice, node.now)
     third = records_write.update(first, b"third", alice, node.now)
@@ -290,6 +290,6 @@ async def test_each_accepted_message_has_its_place_in_the_tenants_order(
         )
     )
 
-    # The first is the protocol of payments; the third write was superseded by the fourth.
+    # The first event is the payment protocol; the fourth write superseded the third.
     assert [sequence for sequence, _ in rows] == [1, 2, 4]
     assert rows[-1][1] == cid.of_message(json.loads(third))

@@ -1,4 +1,4 @@
-"""A message is its signer's, or nobody's: every way to be somebody else is refused."""
+"""Signatures of messages: forged, foreign and malformed ones are refused."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ OTHER_KEY = jose.Ed25519Key.generate()
 
 @pytest.fixture(scope="module")
 def shared_location(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """What is refused here does not get as far as a store: one kind will do."""
+    """One database, because refused messages do not reach it."""
     return str(tmp_path_factory.mktemp("signatures") / "store.db")
 
 
 @pytest.mark.parametrize(
     "signer", SIGNERS, ids=lambda signer: f"{signer.did[:7]} {signer.key.algorithm}"
 )
-async def test_a_signature_by_a_key_of_the_did_is_taken(node: Node, signer: Signer) -> None:
+async def test_signature_by_a_key_of_the_did_is_accepted(node: Node, signer: Signer) -> None:
     reply = await node.process(records_read.create({"recordId": "a"}, node.now, signer))
 
     assert reply.code == 404
 
 
 def header(**changes: Any) -> Callable[[dict[str, Any], Signer], None]:
-    """Sign again under another protected header."""
+    """Returns the message signed again with another protected header."""
 
     def change(signature: dict[str, Any], author: Signer) -> None:
         changed = {"kid": author.kid, "alg": author.key.algorithm} | changes
@@ -58,7 +58,7 @@ def header(**changes: Any) -> Callable[[dict[str, Any], Signer], None]:
 
 
 def payload(**changes: Any) -> Callable[[dict[str, Any], Signer], None]:
-    """Sign another payload."""
+    """Returns the message with a signature over another payload."""
 
     def change(signature: dict[str, Any], author: Signer) -> None:
         before = json.loads(jose.decode(signature["payload"]))
@@ -126,7 +126,7 @@ def payload_with_two_readings(signature: dict[str, Any], author: Signer) -> None
         (payload(delegatedGrantId="grant"), (501, "NotSupported")),
     ],
 )
-async def test_a_signature_that_proves_nothing_is_refused(
+async def test_invalid_signature_is_refused(
     node: Node,
     carol: Signer,
     change: Callable[[dict[str, Any], Signer], None],
@@ -141,7 +141,7 @@ async def test_a_signature_that_proves_nothing_is_refused(
 
 
 @pytest.mark.parametrize("fragment", ["0", "1", "", "key#0"])
-async def test_the_kid_names_the_key_in_full_and_exactly(node: Node, fragment: str) -> None:
+async def test_kid_must_be_the_full_id_of_a_key(node: Node, fragment: str) -> None:
     key = jose.Ed25519Key.generate()
     proper = signer(key)
     odd = Signer(proper.did, f"{proper.did}#{fragment}", key)
@@ -151,7 +151,7 @@ async def test_the_kid_names_the_key_in_full_and_exactly(node: Node, fragment: s
     assert verdict(reply) == (401, "GeneralJwsVerifierGetPublicKeyNotFound")
 
 
-async def test_a_signature_for_one_message_does_not_fit_another(node: Node, alice: Signer) -> None:
+async def test_signature_of_another_message_is_refused(node: Node, alice: Signer) -> None:
     first = json.loads(records_read.create({"recordId": "a"}, node.now, alice))
     second = json.loads(records_read.create({"recordId": "b"}, node.now, alice))
     second["authorization"] = first["authorization"]
@@ -161,7 +161,7 @@ async def test_a_signature_for_one_message_does_not_fit_another(node: Node, alic
     assert verdict(reply) == (400, "AuthenticateDescriptorCidMismatch")
 
 
-async def test_a_message_from_the_future_is_refused(node: Node, alice: Signer) -> None:
+async def test_message_timestamp_in_the_future_is_refused(node: Node, alice: Signer) -> None:
     ahead = node.now + timedelta(minutes=6)
 
     reply = await node.process(records_read.create({"recordId": "a"}, ahead, alice))
@@ -180,7 +180,7 @@ async def test_a_message_from_the_future_is_refused(node: Node, alice: Signer) -
         ({"interface": "Messages", "method": "Query"}, (501, "NotSupported")),
     ],
 )
-async def test_what_is_no_message_is_told_so(
+async def test_error_of_an_invalid_message_names_the_reason(
     node: Node, alice: Signer, descriptor: dict[str, Any], expected: tuple[int, str]
 ) -> None:
     reply = await node.process(message.create(descriptor, alice))
@@ -191,7 +191,7 @@ async def test_what_is_no_message_is_told_so(
 @pytest.mark.parametrize(
     "member", ["ownerSignature", "authorDelegatedGrant", "ownerDelegatedGrant"]
 )
-async def test_what_is_not_served_is_refused_and_not_ignored(
+async def test_unsupported_parts_of_a_message_are_refused(
     node: Node, alice: Signer, member: str
 ) -> None:
     note = json.loads(node.note(alice))
@@ -205,7 +205,7 @@ async def test_what_is_not_served_is_refused_and_not_ignored(
     assert {verdict(reply) for reply in replies} == {(501, "NotSupported")}
 
 
-async def test_a_message_comes_back_byte_for_byte(node: Node, alice: Signer) -> None:
+async def test_message_is_returned_byte_for_byte(node: Node, alice: Signer) -> None:
     pretty = json.dumps(json.loads(node.note(alice)), indent=2).encode() + b"\n"
     await node.process(pretty, b"note")
 
@@ -217,7 +217,7 @@ async def test_a_message_comes_back_byte_for_byte(node: Node, alice: Signer) -> 
     )
 
 
-async def test_a_delete_must_be_signed(node: Node, alice: Signer) -> None:
+async def test_unsigned_delete_is_refused(node: Node, alice: Signer) -> None:
     delete = json.loads(records_delete.create("a", alice, node.now))
     del delete["authorization"]
 

@@ -1,4 +1,4 @@
-"""The record of a payment: written once, in the service's node, readable by the payer alone."""
+"""Records of payments: written once, in the service's node, readable by the payer only."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ async def stored(node: Node, payer: Signer, key: IdempotencyKey | None = None) -
 
 
 async def announced(node: Node) -> list[str]:
-    """The records of this node that the outbox tells of."""
+    """Returns the record ids of this node's events in the outbox."""
     events = await node.database.read(lambda tx: outbox.read(tx, after=0, limit=10_000))
     written = [event for event in events if event.type == "web5.record.written"]
     return [event.key for event in written if json.loads(event.data)["tenant"] == node.owner.did]
 
 
-async def test_the_payer_reads_the_record_with_its_own_signature(node: Node, bob: Signer) -> None:
+async def test_payer_reads_the_record_with_its_own_signature(node: Node, bob: Signer) -> None:
     record = await stored(node, bob)
 
     reply = await node.read(record["record_id"], bob)
@@ -74,7 +74,7 @@ async def test_the_payer_reads_the_record_with_its_own_signature(node: Node, bob
     assert descriptor["tags"] == {"requestId": "run/record/1", "paymentId": "p-1"}
 
 
-async def test_the_payer_finds_the_record_by_its_payment(node: Node, bob: Signer) -> None:
+async def test_payer_finds_the_record_by_payment_id(node: Node, bob: Signer) -> None:
     record = await stored(node, bob)
     query = records_query.create({"tags": {"paymentId": "p-1"}}, node.now, bob)
 
@@ -83,23 +83,25 @@ async def test_the_payer_finds_the_record_by_its_payment(node: Node, bob: Signer
     assert [entry["recordId"] for entry in members(reply)["entries"]] == [record["record_id"]]
 
 
-async def test_nobody_else_reads_or_finds_it(node: Node, bob: Signer, carol: Signer) -> None:
+async def test_other_readers_cannot_read_or_find_the_record(
+    node: Node, bob: Signer, carol: Signer
+) -> None:
     record = await stored(node, bob)
     query = {"protocol": payment_record.PROTOCOL}
 
     stranger = await node.read(record["record_id"], carol)
-    nobody = await node.read(record["record_id"], None)
+    anonymous = await node.read(record["record_id"], None)
     found = [
         members(await node.process(records_query.create(query, node.now, reader)))["entries"]
         for reader in (carol, None)
     ]
 
-    assert stranger.code == nobody.code == 401
+    assert stranger.code == anonymous.code == 401
     assert stranger.data is None
     assert found == [[], []]
 
 
-async def test_amounts_stay_whole_numbers_in_the_data(node: Node, bob: Signer) -> None:
+async def test_integral_amounts_are_integers_in_the_data(node: Node, bob: Signer) -> None:
     record = await stored(node, bob)
 
     reply = await node.read(record["record_id"], bob)
@@ -107,7 +109,7 @@ async def test_amounts_stay_whole_numbers_in_the_data(node: Node, bob: Signer) -
     assert b'"amount":2100000000000000,' in (reply.data or b"")
 
 
-async def test_a_retry_gets_the_first_record_and_writes_no_other(node: Node, bob: Signer) -> None:
+async def test_retry_returns_the_first_record_and_writes_no_other(node: Node, bob: Signer) -> None:
     first = await stored(node, bob)
     second = await stored(node, bob)
 
@@ -115,7 +117,7 @@ async def test_a_retry_gets_the_first_record_and_writes_no_other(node: Node, bob
     assert await announced(node) == [first["record_id"]]
 
 
-async def test_two_payments_that_say_the_same_have_two_records(node: Node, bob: Signer) -> None:
+async def test_payments_with_equal_data_have_separate_records(node: Node, bob: Signer) -> None:
     first = await stored(node, bob, request(node, "run-1/record/1"))
     second = await stored(node, bob, request(node, "run-2/record/1"))
 
@@ -123,7 +125,7 @@ async def test_two_payments_that_say_the_same_have_two_records(node: Node, bob: 
     assert first["data_cid"] == second["data_cid"]
 
 
-async def test_a_request_id_with_another_body_is_refused(node: Node, bob: Signer) -> None:
+async def test_request_id_with_another_body_is_refused(node: Node, bob: Signer) -> None:
     await stored(node, bob, request(node, body=b"one"))
 
     with pytest.raises(AlreadyExists):
@@ -141,7 +143,7 @@ async def test_a_request_id_with_another_body_is_refused(node: Node, bob: Signer
         (None, {"amount": float("inf")}, "transaction_data"),
     ],
 )
-async def test_what_cannot_be_recorded_is_refused_with_its_field(
+async def test_error_of_invalid_record_data_names_the_field(
     node: Node, bob: Signer, payer: str | None, transaction: Any, field: str
 ) -> None:
     with pytest.raises(InvalidArgument) as refusal:
@@ -152,7 +154,7 @@ async def test_what_cannot_be_recorded_is_refused_with_its_field(
     assert refusal.value.field == field
 
 
-async def test_a_service_that_starts_again_keeps_its_protocol(node: Node) -> None:
+async def test_restarted_service_keeps_its_protocol(node: Node) -> None:
     again = Dwn(node.database, node.owner, node.clock)
     query = protocols.query(payment_record.PROTOCOL, node.now)
     before = await node.process(query)
@@ -165,7 +167,7 @@ async def test_a_service_that_starts_again_keeps_its_protocol(node: Node) -> Non
     assert definition == payment_record.DEFINITION
 
 
-async def test_only_the_service_writes_records_of_payments(node: Node, bob: Signer) -> None:
+async def test_only_the_service_may_write_payment_records(node: Node, bob: Signer) -> None:
     write = node.note(
         bob,
         b"{}",
@@ -181,7 +183,7 @@ async def test_only_the_service_writes_records_of_payments(node: Node, bob: Sign
     assert verdict(reply) == (401, "ProtocolAuthorizationActionRulesNotFound")
 
 
-async def test_a_tenant_that_is_not_kept_is_not_found(node: Node, bob: Signer) -> None:
+async def test_unknown_tenant_is_not_found(node: Node, bob: Signer) -> None:
     with pytest.raises(NotFound) as refusal:
         await node.records.process_message(
             bob.did, records_read.create({"recordId": "a"}, node.now, bob)

@@ -1,4 +1,4 @@
-"""The CID of data is the one that ipfs-unixfs-importer gives it."""
+"""The CIDs of data are those of ipfs-unixfs-importer."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def pattern(size: int) -> bytes:
     ],
     ids=["nothing", "a byte", "one leaf", "two leaves", "two levels"],
 )
-def test_the_tree_grows_with_the_data(size: int, cid: str) -> None:
+def test_cid_of_large_data_is_that_of_the_tree(size: int, cid: str) -> None:
     assert unixfs.data_cid(pattern(size)) == cid
 
 
 @settings(max_examples=25)
 @given(st.lists(st.integers(0, 2 * CHUNK), max_size=4))
-def test_it_does_not_matter_in_which_pieces_data_comes(sizes: list[int]) -> None:
+def test_cid_does_not_depend_on_the_pieces(sizes: list[int]) -> None:
     data = pattern(sum(sizes))
     whole = unixfs.DataCid()
 

@@ -1,4 +1,4 @@
-"""A text has one value, and a value one CID, on every peer; what has not is refused."""
+"""JSON values and their CIDs are the same on every node; ambiguous JSON is refused."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_numbers_are_those_of_javascript(text: str, number: float) -> None:
     ],
     ids=str,
 )
-def test_what_readers_could_understand_differently_is_refused(text: bytes) -> None:
+def test_ambiguous_json_is_refused(text: bytes) -> None:
     with pytest.raises(values.MalformedError):
         values.parse(text)
 
@@ -73,18 +73,18 @@ def test_what_readers_could_understand_differently_is_refused(text: bytes) -> No
     ],
     ids=["order", "unicode", "numbers"],
 )
-def test_the_cid_of_a_value_is_that_of_its_dag_cbor(value: values.Value, expected: str) -> None:
+def test_cid_of_a_value_is_that_of_its_dag_cbor(value: values.Value, expected: str) -> None:
     assert cid.of_value(values.normal(value)) == expected
 
 
-def test_the_order_of_members_and_the_spelling_of_numbers_do_not_change_the_cid() -> None:
+def test_cid_does_not_depend_on_member_order_or_number_notation() -> None:
     one = values.parse(b'{"size": 1, "name": "a"}')
     other = values.parse(b'{"name":"\\u0061","size":1.0}')
 
     assert cid.of_value(one) == cid.of_value(other)
 
 
-def test_data_that_travels_along_is_no_part_of_the_message() -> None:
+def test_cid_of_a_message_ignores_its_encoded_data() -> None:
     message = {"descriptor": {"method": "Write"}}
 
     assert cid.of_message(message | {"encodedData": "AA"}) == cid.of_message(message)
