@@ -27,13 +27,14 @@ from anya.mesh.v1 import features_pb2 as anya_dot_mesh_dot_v1_dot_features__pb2
 from anya.mesh.v1 import options_pb2 as anya_dot_mesh_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61nya/bitcoin/v1/analysis.proto\x12\x0f\x61nya.bitcoin.v1\x1a\x1e\x61nya/mesh/v1/attestation.proto\x1a\x1b\x61nya/mesh/v1/features.proto\x1a\x1a\x61nya/mesh/v1/options.proto\"\xb6\x01\n\x1d\x45xtractPaymentFeaturesRequest\x12\x19\n\x11recipient_address\x18\x01 \x01(\t\x12\x1e\n\namount_sat\x18\x02 \x01(\x03\x42\n\x92\xb5\x18\x06\x61mount\x12)\n\x05links\x18\x03 \x01(\x0b\x32\x1a.anya.mesh.v1.AddressLinks\x12)\n\x07\x63ontext\x18\x04 \x01(\x0b\x32\x18.anya.mesh.v1.RunContext:\x04\x88\xb5\x18\x03\"\x86\x01\n\x1e\x45xtractPaymentFeaturesResponse\x12-\n\x08\x66\x65\x61tures\x18\x01 \x01(\x0b\x32\x1b.anya.mesh.v1.FeatureVector\x12/\n\x0c\x61ttestations\x18\x02 \x03(\x0b\x32\x19.anya.mesh.v1.Attestation:\x04\x88\xb5\x18\x02\x32\xbd\x01\n\x0f\x41nalysisService\x12\xa9\x01\n\x16\x45xtractPaymentFeatures\x12..anya.bitcoin.v1.ExtractPaymentFeaturesRequest\x1a/.anya.bitcoin.v1.ExtractPaymentFeaturesResponse\".\x8a\xb5\x18*\n\x18\x65xtract_payment_features\x12\nread_chain\x18\x01 \x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61nya/bitcoin/v1/analysis.proto\x12\x0f\x61nya.bitcoin.v1\x1a\x1e\x61nya/mesh/v1/attestation.proto\x1a\x1b\x61nya/mesh/v1/features.proto\x1a\x1a\x61nya/mesh/v1/options.proto\"\xb6\x01\n\x1d\x45xtractPaymentFeaturesRequest\x12\x19\n\x11recipient_address\x18\x01 \x01(\t\x12\x1e\n\namount_sat\x18\x02 \x01(\x03\x42\n\x92\xb5\x18\x06\x61mount\x12)\n\x05links\x18\x03 \x01(\x0b\x32\x1a.anya.mesh.v1.AddressLinks\x12)\n\x07\x63ontext\x18\x04 \x01(\x0b\x32\x18.anya.mesh.v1.RunContext:\x04\x88\xb5\x18\x03\"\x86\x01\n\x1e\x45xtractPaymentFeaturesResponse\x12-\n\x08\x66\x65\x61tures\x18\x01 \x01(\x0b\x32\x1b.anya.mesh.v1.FeatureVector\x12/\n\x0c\x61ttestations\x18\x02 \x03(\x0b\x32\x19.anya.mesh.v1.Attestation:\x04\x88\xb5\x18\x02\x32\xbd\x01\n\x0f\x41nalysisService\x12\xa9\x01\n\x16\x45xtractPaymentFeatures\x12..anya.bitcoin.v1.ExtractPaymentFeaturesRequest\x1a/.anya.bitcoin.v1.ExtractPaymentFeaturesResponse\".\x8a\xb5\x18*\n\x18\x65xtract_payment_features\x12\nread_chain\x18\x01 \x01\x42`\n\x17org.anyamesh.bitcoin.v1P\x01ZCgithub.com/anya-mesh/anya-mesh/clients/go/anya/bitcoin/v1;bitcoinv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'anya.bitcoin.v1.analysis_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\027org.anyamesh.bitcoin.v1P\001ZCgithub.com/anya-mesh/anya-mesh/clients/go/anya/bitcoin/v1;bitcoinv1'
   _globals['_EXTRACTPAYMENTFEATURESREQUEST'].fields_by_name['amount_sat']._loaded_options = None
   _globals['_EXTRACTPAYMENTFEATURESREQUEST'].fields_by_name['amount_sat']._serialized_options = b'\222\265\030\006amount'
   _globals['_EXTRACTPAYMENTFEATURESREQUEST']._loaded_options = None

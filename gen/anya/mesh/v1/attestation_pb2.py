@@ -25,13 +25,14 @@ _sym_db = _symbol_database.Default()
 from anya.mesh.v1 import options_pb2 as anya_dot_mesh_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61nya/mesh/v1/attestation.proto\x12\x0c\x61nya.mesh.v1\x1a\x1a\x61nya/mesh/v1/options.proto\"\xa1\x01\n\rPaymentIntent\x12\x15\n\x07network\x18\x01 \x01(\tB\x04\x88\xb5\x18\x01\x12\x18\n\npayment_id\x18\x02 \x01(\tB\x04\x88\xb5\x18\x02\x12\x12\n\nsender_did\x18\x03 \x01(\t\x12\x16\n\x0esender_address\x18\x04 \x01(\t\x12\x19\n\x11recipient_address\x18\x05 \x01(\t\x12\x12\n\namount_sat\x18\x06 \x01(\x03:\x04\x88\xb5\x18\x03\"4\n\x0b\x41ttestation\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x11\n\x03jws\x18\x02 \x01(\tB\x04\x88\xb5\x18\x03:\x04\x88\xb5\x18\x02\"\x86\x01\n\nRunContext\x12+\n\x06intent\x18\x01 \x01(\x0b\x32\x1b.anya.mesh.v1.PaymentIntent\x12\x14\n\x0cpresentation\x18\x02 \x01(\t\x12/\n\x0c\x61ttestations\x18\x03 \x03(\x0b\x32\x19.anya.mesh.v1.Attestation:\x04\x88\xb5\x18\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61nya/mesh/v1/attestation.proto\x12\x0c\x61nya.mesh.v1\x1a\x1a\x61nya/mesh/v1/options.proto\"\xa1\x01\n\rPaymentIntent\x12\x15\n\x07network\x18\x01 \x01(\tB\x04\x88\xb5\x18\x01\x12\x18\n\npayment_id\x18\x02 \x01(\tB\x04\x88\xb5\x18\x02\x12\x12\n\nsender_did\x18\x03 \x01(\t\x12\x16\n\x0esender_address\x18\x04 \x01(\t\x12\x19\n\x11recipient_address\x18\x05 \x01(\t\x12\x12\n\namount_sat\x18\x06 \x01(\x03:\x04\x88\xb5\x18\x03\"4\n\x0b\x41ttestation\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x11\n\x03jws\x18\x02 \x01(\tB\x04\x88\xb5\x18\x03:\x04\x88\xb5\x18\x02\"\x86\x01\n\nRunContext\x12+\n\x06intent\x18\x01 \x01(\x0b\x32\x1b.anya.mesh.v1.PaymentIntent\x12\x14\n\x0cpresentation\x18\x02 \x01(\t\x12/\n\x0c\x61ttestations\x18\x03 \x03(\x0b\x32\x19.anya.mesh.v1.Attestation:\x04\x88\xb5\x18\x03\x42W\n\x14org.anyamesh.mesh.v1P\x01Z=github.com/anya-mesh/anya-mesh/clients/go/anya/mesh/v1;meshv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'anya.mesh.v1.attestation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\024org.anyamesh.mesh.v1P\001Z=github.com/anya-mesh/anya-mesh/clients/go/anya/mesh/v1;meshv1'
   _globals['_PAYMENTINTENT'].fields_by_name['network']._loaded_options = None
   _globals['_PAYMENTINTENT'].fields_by_name['network']._serialized_options = b'\210\265\030\001'
   _globals['_PAYMENTINTENT'].fields_by_name['payment_id']._loaded_options = None

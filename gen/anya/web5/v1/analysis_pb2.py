@@ -27,13 +27,14 @@ from anya.mesh.v1 import features_pb2 as anya_dot_mesh_dot_v1_dot_features__pb2
 from anya.mesh.v1 import options_pb2 as anya_dot_mesh_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61nya/web5/v1/analysis.proto\x12\x0c\x61nya.web5.v1\x1a\x1e\x61nya/mesh/v1/attestation.proto\x1a\x1b\x61nya/mesh/v1/features.proto\x1a\x1a\x61nya/mesh/v1/options.proto\"y\n\x1e\x45xtractIdentityFeaturesRequest\x12\x0b\n\x03\x64id\x18\x01 \x01(\t\x12\x19\n\x11recipient_address\x18\x02 \x01(\t\x12)\n\x07\x63ontext\x18\x03 \x01(\x0b\x32\x18.anya.mesh.v1.RunContext:\x04\x88\xb5\x18\x03\"\x83\x01\n\x1f\x45xtractIdentityFeaturesResponse\x12)\n\x05links\x18\x01 \x01(\x0b\x32\x1a.anya.mesh.v1.AddressLinks\x12/\n\x0c\x61ttestations\x18\x02 \x03(\x0b\x32\x19.anya.mesh.v1.Attestation:\x04\x88\xb5\x18\x03\x32\xbe\x01\n\x0f\x41nalysisService\x12\xaa\x01\n\x17\x45xtractIdentityFeatures\x12,.anya.web5.v1.ExtractIdentityFeaturesRequest\x1a-.anya.web5.v1.ExtractIdentityFeaturesResponse\"2\x8a\xb5\x18.\n\x19\x65xtract_identity_features\x12\rread_identity\x18\x01 \x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61nya/web5/v1/analysis.proto\x12\x0c\x61nya.web5.v1\x1a\x1e\x61nya/mesh/v1/attestation.proto\x1a\x1b\x61nya/mesh/v1/features.proto\x1a\x1a\x61nya/mesh/v1/options.proto\"y\n\x1e\x45xtractIdentityFeaturesRequest\x12\x0b\n\x03\x64id\x18\x01 \x01(\t\x12\x19\n\x11recipient_address\x18\x02 \x01(\t\x12)\n\x07\x63ontext\x18\x03 \x01(\x0b\x32\x18.anya.mesh.v1.RunContext:\x04\x88\xb5\x18\x03\"\x83\x01\n\x1f\x45xtractIdentityFeaturesResponse\x12)\n\x05links\x18\x01 \x01(\x0b\x32\x1a.anya.mesh.v1.AddressLinks\x12/\n\x0c\x61ttestations\x18\x02 \x03(\x0b\x32\x19.anya.mesh.v1.Attestation:\x04\x88\xb5\x18\x03\x32\xbe\x01\n\x0f\x41nalysisService\x12\xaa\x01\n\x17\x45xtractIdentityFeatures\x12,.anya.web5.v1.ExtractIdentityFeaturesRequest\x1a-.anya.web5.v1.ExtractIdentityFeaturesResponse\"2\x8a\xb5\x18.\n\x19\x65xtract_identity_features\x12\rread_identity\x18\x01 \x01\x42W\n\x14org.anyamesh.web5.v1P\x01Z=github.com/anya-mesh/anya-mesh/clients/go/anya/web5/v1;web5v1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'anya.web5.v1.analysis_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\024org.anyamesh.web5.v1P\001Z=github.com/anya-mesh/anya-mesh/clients/go/anya/web5/v1;web5v1'
   _globals['_EXTRACTIDENTITYFEATURESREQUEST']._loaded_options = None
   _globals['_EXTRACTIDENTITYFEATURESREQUEST']._serialized_options = b'\210\265\030\003'
   _globals['_EXTRACTIDENTITYFEATURESRESPONSE']._loaded_options = None
