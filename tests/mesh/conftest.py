@@ -1,4 +1,4 @@
-"""The parts that tests of the steps stand on."""
+"""Fixtures for tests of the interceptors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server that answers in all four call shapes, and a caller that may call it: both real."""
+"""A real server with all four kinds of calls, and a real client that may call it."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from mesh.observability.spans import FinishedSpan
 
 ALICE = "spiffe://anya.internal/alice"
-SHAPES = ["unary_unary", "unary_stream", "stream_unary", "stream_stream"]
-PRIVILEGES = {f"Echo/{shape}": "talk" for shape in SHAPES}
-SAID = Note(text="hello", inner=Note(diary="dear diary"))
+KINDS = ["unary_unary", "unary_stream", "stream_unary", "stream_stream"]
+PRIVILEGES = {f"Echo/{kind}": "talk" for kind in KINDS}
+REPLY = Note(text="hello", inner=Note(diary="dear diary"))
 POLICY = f"""
 version: 1
 principals: {{alice: ["{ALICE}"], echo: ["spiffe://anya.internal/echo"]}}
@@ -47,18 +47,18 @@ boundaries:
 AUDITED = POLICY.replace(": {}", ": {audit: always}")
 
 
-HOPS: list[grpc.aio.Channel] = []  # where "relay" goes on to
+HOPS: list[grpc.aio.Channel] = []  # the target of "relay"
 
 
-async def say(words: Any, context: Any) -> Any:
-    note = words if isinstance(words, Note) else await anext(aiter(words))
+async def answer(request: Any, context: Any) -> Any:
+    note = request if isinstance(request, Note) else await anext(aiter(request))
     if note.text == "crash":
         raise RuntimeError("the password is hunter2")
     if note.text == "quote":
         raise NotFound(f"no {'ä' * 20_000}", field="ä")
     if note.text == "who":
         remote = tracing.remote_parent()
-        return Note(text=f"{remote.span_id:x}" if remote else "nobody")
+        return Note(text=f"{remote.span_id:x}" if remote else "none")
     if note.text == "left":
         return Note(text=str(context.time_remaining()))
     if note.text == "relay":
@@ -72,37 +72,37 @@ async def say(words: Any, context: Any) -> Any:
         raise ResourceExhausted("alice has spent it all", reason=Reason.BUDGET_EXCEEDED)
     if note.text == "crowd":
         raise ResourceExhausted("too many at once", reason=Reason.OVERLOADED)
-    return SAID  # one object for all callers
+    return REPLY  # one object for all callers: no reply may change it
 
 
 async def one(request: Any, context: Any) -> Any:
-    return await say(request, context)
+    return await answer(request, context)
 
 
 async def many(request: Any, context: Any) -> AsyncIterator[Any]:
-    reply = await say(request, context)
+    reply = await answer(request, context)
     for _ in range(3):
         yield reply
 
 
-def method(shape: str) -> Any:
-    build = getattr(grpc, f"{shape}_rpc_method_handler")
-    behaviour = many if shape.endswith("stream") else one
+def method(kind: str) -> Any:
+    build = getattr(grpc, f"{kind}_rpc_method_handler")
+    behaviour = many if kind.endswith("stream") else one
     return build(behaviour, Note.FromString, Note.SerializeToString)
 
 
-def told(span: Span) -> dict[str, str]:
-    """The attributes of a span."""
+def attributes_of(span: Span) -> dict[str, str]:
+    """Returns the attributes of a span."""
     return {pair.key: pair.value.string_value for pair in span.attributes}
 
 
 @dataclass
 class Echo:
-    """A server that answers in every shape, and a caller that may call it."""
+    """The running server, and the rules of its client."""
 
     authority: Authority
     port: int
-    spans: list[Span]  # those that have ended, as a collector would see them
+    spans: list[Span]  # finished ones, as a collector receives them
     policy: ActivePolicy
     rules: ClientRules
     audit_file: Path
@@ -113,26 +113,24 @@ class Echo:
         async with open_channel(f"127.0.0.1:{self.port}", self.rules, identity) as channel:
             yield channel
 
-    async def call(self, shape: str, text: str, *spiffe_ids: str) -> list[str]:
-        return [note.text for note in await self.send(shape, Note(text=text), *spiffe_ids)]
+    async def call(self, kind: str, text: str, *spiffe_ids: str) -> list[str]:
+        return [note.text for note in await self.send(kind, Note(text=text), *spiffe_ids)]
 
-    async def send(self, shape: str, note: Any, *spiffe_ids: str) -> list[Any]:
+    async def send(self, kind: str, note: Any, *spiffe_ids: str) -> list[Any]:
         async with self.channel(*spiffe_ids) as channel:
-            stub = getattr(channel, shape)(
-                f"/Echo/{shape}", Note.SerializeToString, Note.FromString
-            )
-            call = stub(iter([note]) if shape.startswith("stream") else note)
-            if shape.endswith("unary"):
+            stub = getattr(channel, kind)(f"/Echo/{kind}", Note.SerializeToString, Note.FromString)
+            call = stub(iter([note]) if kind.startswith("stream") else note)
+            if kind.endswith("unary"):
                 return [await call]
             return [reply async for reply in call]
 
     async def audited(self) -> list[dict[str, Any]]:
-        """The lines of the audit log, once there are any."""
+        """Returns the lines of the audit log, once it has any."""
         await eventually(lambda: bool(self.audit_file.read_bytes()))
         return [json.loads(line) for line in self.audit_file.read_text().splitlines()]
 
     async def both_spans(self) -> tuple[Span, Span]:
-        """Those of the server and of the client, once both have ended."""
+        """Returns the spans of server and client, once both have ended."""
         await eventually(lambda: len(self.spans) == 2)
         server, client = sorted(self.spans, key=lambda span: span.kind)
         return server, client
@@ -159,7 +157,7 @@ async def serving(
             audit=audit,
         )
         server = build_server(rules)
-        handlers = {shape: method(shape) for shape in SHAPES}
+        handlers = {kind: method(kind) for kind in KINDS}
         server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("Echo", handlers)])
         identity = authority.issue(ALICE, dns=("echo",))
         port = server.add_secure_port("127.0.0.1:0", credentials(identity))

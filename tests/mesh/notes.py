@@ -1,4 +1,4 @@
-"""A message with a field of every class and shape, made without a .proto file."""
+"""A message with fields of every data class and kind, built without a .proto file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _note() -> descriptor_pb2.FileDescriptorProto:
     _add(entry, 2, "value", NOTE)
     _add(note, 1, "text", data_class=PUBLIC)
     _add(note, 2, "diary", data_class=PII)
-    _add(note, 3, "pin")  # of no class: SECRET
+    _add(note, 3, "pin")  # without a class: SECRET
     _add(note, 4, "inner", NOTE, data_class=PUBLIC)
     _add(note, 5, "notes", NOTE, data_class=PUBLIC, repeated=True)
     _add(note, 6, "by_name", f"{NOTE}.ByNameEntry", data_class=PUBLIC, repeated=True)

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from mesh.runtime import Ports
 
 
-WAIT, RELEASE = 100, 101  # after_sequence of a call that lasts, and of the one that ends it
+WAIT, RELEASE = 100, 101  # after_sequence of a call that waits, and of the call that releases it
 
 
 class Outbox(OutboxServiceServicer):
-    """Hands out one event that tells what the steps made known to the servicer."""
+    """Returns one event with what the interceptors made known to the servicer."""
 
     def __init__(self) -> None:
         self._released = asyncio.Event()

@@ -1,4 +1,4 @@
-"""Failpoints: they break what they name, once, and only where no money is real."""
+"""Failpoints: each acts once, for its key, and on regtest only."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def disarmed() -> Iterator[None]:
     failpoint.arm("", network="regtest")
 
 
-def test_a_point_breaks_for_its_key_only() -> None:
+def test_failpoint_with_a_key_acts_for_that_key_only() -> None:
     failpoint.arm("engine.step_done/run-1/pay=error", network="regtest")
 
     failpoint.reach("engine.step_done", "run-2/pay")
@@ -33,14 +33,14 @@ def test_a_point_breaks_for_its_key_only() -> None:
         failpoint.reach("engine.step_done", "run-1/pay")
 
 
-def test_a_point_without_a_key_breaks_for_any() -> None:
+def test_failpoint_without_a_key_acts_for_any_key() -> None:
     failpoint.arm("engine.step_done=error", network="regtest")
 
     with pytest.raises(FailpointError):
         failpoint.reach("engine.step_done", "run-2/pay")
 
 
-def test_it_breaks_once() -> None:
+def test_failpoint_acts_once() -> None:
     failpoint.arm("a=error,b=error", network="regtest")
 
     with pytest.raises(FailpointError):
@@ -51,7 +51,7 @@ def test_it_breaks_once() -> None:
         failpoint.reach("b")
 
 
-def test_kill_ends_the_process_where_it_stands() -> None:
+def test_kill_ends_the_process_at_the_failpoint() -> None:
     program = """
 from mesh import failpoint
 failpoint.arm("here=kill", network="regtest")
@@ -66,7 +66,7 @@ print("after", flush=True)
     assert ended.stdout == b"before\n"
 
 
-def test_stop_has_the_process_stand_still_until_it_is_told_to_go_on() -> None:
+def test_stop_halts_the_process_until_sigcont() -> None:
     program = """
 from mesh import failpoint
 failpoint.arm("here=stop", network="regtest")
@@ -77,14 +77,14 @@ print("after", flush=True)
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
         _, status = os.waitpid(process.pid, os.WUNTRACED)
         process.send_signal(signal.SIGCONT)
-        said, _ = process.communicate(timeout=10)
+        output, _ = process.communicate(timeout=10)
 
     assert os.WSTOPSIG(status) == signal.SIGSTOP
-    assert said == b"after\n"
+    assert output == b"after\n"
 
 
 @pytest.mark.parametrize("network", ["main", "signet", "testnet4"])
-def test_off_regtest_nothing_can_be_armed(network: str) -> None:
+def test_failpoints_cannot_be_armed_off_regtest(network: str) -> None:
     with pytest.raises(ConfigError, match="regtest only"):
         failpoint.arm("here=kill", network=network)
 
@@ -92,6 +92,6 @@ def test_off_regtest_nothing_can_be_armed(network: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["here", "here=", "=kill", "here=explode", "a=kill,b"])
-def test_nonsense_is_refused_whole(text: str) -> None:
+def test_malformed_list_arms_nothing(text: str) -> None:
     with pytest.raises(ConfigError, match="ANYA_FAILPOINTS"):
         failpoint.arm(text, network="regtest")

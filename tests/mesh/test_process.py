@@ -1,4 +1,4 @@
-"""The process around a service: what it prints, how it ends, what it says when it cannot start."""
+"""The process of a service: output, exit status, shutdown, and errors at start."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def credentials(authority: Authority) -> grpc.ChannelCredentials:
     )
 
 
-async def test_it_prints_one_ready_line_serves_and_ends_well_on_sigterm(
+async def test_service_prints_one_ready_line_serves_and_exits_with_0_on_sigterm(
     environment: dict[str, str],
 ) -> None:
     async with child(environment) as process:
@@ -84,7 +84,7 @@ async def test_it_prints_one_ready_line_serves_and_ends_well_on_sigterm(
     assert process.returncode == 0
 
 
-async def test_a_port_in_use_is_one_line_and_status_1(environment: dict[str, str]) -> None:
+async def test_port_in_use_is_one_line_and_status_1(environment: dict[str, str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
         async with child({**environment, "ANYA_LISTEN": address}) as process:
@@ -97,7 +97,7 @@ async def test_a_port_in_use_is_one_line_and_status_1(environment: dict[str, str
     assert process.returncode == 1
 
 
-async def test_on_sigterm_health_goes_first_and_calls_in_flight_end_well(
+async def test_sigterm_ends_health_first_and_completes_calls_in_flight(
     authority: Authority, environment: dict[str, str]
 ) -> None:
     async with child({**environment, "ANYA_DRAIN_SECONDS": "1"}) as process:
@@ -106,7 +106,7 @@ async def test_on_sigterm_health_goes_first_and_calls_in_flight_end_well(
             grpc.aio.insecure_channel(f"127.0.0.1:{line['health_port']}") as health_channel,
             grpc.aio.secure_channel(f"localhost:{line['port']}", credentials(authority)) as channel,
         ):
-            health: Any = HealthStub(health_channel)  # its types know nothing of asyncio
+            health: Any = HealthStub(health_channel)  # its types are those of the synchronous API
             watch = aiter(health.Watch(HealthCheckRequest(), timeout=10))
             stub = OutboxServiceStub(channel)
             lasting = stub.ReadOutbox(ReadOutboxRequest(after_sequence=WAIT), timeout=10)
@@ -136,7 +136,7 @@ async def test_on_sigterm_health_goes_first_and_calls_in_flight_end_well(
         ("ANYA_FAILPOINTS", "somewhere=explode"),
     ],
 )
-async def test_a_bad_setting_is_one_line_and_status_2(
+async def test_invalid_setting_is_one_line_and_status_2(
     environment: dict[str, str], name: str, value: str
 ) -> None:
     async with child({**environment, name: value}) as process:
@@ -148,7 +148,7 @@ async def test_a_bad_setting_is_one_line_and_status_2(
     assert name in err.decode()
 
 
-async def test_a_dead_collector_holds_up_neither_a_call_nor_the_end(
+async def test_dead_collector_delays_neither_a_call_nor_the_exit(
     authority: Authority, environment: dict[str, str]
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as deaf:  # accepts, and never answers

@@ -1,4 +1,4 @@
-"""A service put together: its port, its health, its policy and its way out."""
+"""The runtime of a service: port, health, policy, certificates and shutdown."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ async def read(channel: grpc.aio.Channel) -> str:
 
 async def health(port: int) -> int:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        stub: Any = HealthStub(channel)  # its types know nothing of asyncio
+        stub: Any = HealthStub(channel)  # its types are those of the synchronous API
         reply: HealthCheckResponse = await stub.Check(HealthCheckRequest(), timeout=5)
         return reply.status
 
 
-async def test_a_granted_call_crosses_and_the_servicer_knows_its_bounds(
+async def test_granted_call_is_served_within_its_bounds(
     authority: Authority, config: MeshConfig
 ) -> None:
     async with (
@@ -80,7 +80,7 @@ async def test_a_granted_call_crosses_and_the_servicer_knows_its_bounds(
         assert await read(channel) == "orchestrator -> bitcoin"
 
 
-async def test_a_channel_refuses_a_server_that_is_another_service(
+async def test_channel_refuses_a_server_of_another_name(
     authority: Authority, config: MeshConfig
 ) -> None:
     impostor = replace(config, identity=authority.issue_service("web5"))
@@ -96,15 +96,15 @@ async def test_a_channel_refuses_a_server_that_is_another_service(
     assert refusal.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-@pytest.mark.parametrize("caller", ["nobody", "plaintext", "another authority"])
-async def test_a_caller_that_our_authority_does_not_know_gets_no_connection(
+@pytest.mark.parametrize("caller", ["no certificate", "plaintext", "another authority"])
+async def test_client_without_a_certificate_of_our_ca_is_not_connected(
     config: MeshConfig, caller: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     stranger = Authority(tmp_path_factory.mktemp("stranger")).issue_service("orchestrator")
     pair = (stranger.key.read_bytes(), stranger.certificate.read_bytes())
     ca = config.identity.ca.read_bytes()
     credentials = {
-        "nobody": grpc.ssl_channel_credentials(ca),
+        "no certificate": grpc.ssl_channel_credentials(ca),
         "another authority": grpc.ssl_channel_credentials(ca, *pair),
     }
 
@@ -122,7 +122,7 @@ async def test_a_caller_that_our_authority_does_not_know_gets_no_connection(
     assert refusal.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_a_peer_that_is_back_is_found_soon(authority: Authority, config: MeshConfig) -> None:
+async def test_restarted_peer_is_reconnected_soon(authority: Authority, config: MeshConfig) -> None:
     async with outbox_service(config) as ports:
         pass
 
@@ -139,7 +139,7 @@ async def test_a_peer_that_is_back_is_found_soon(authority: Authority, config: M
             assert await read(channel) == "orchestrator -> bitcoin"
 
 
-async def test_a_peer_that_nobody_named_cannot_be_called(
+async def test_peer_without_a_target_cannot_be_called(
     authority: Authority, config: MeshConfig
 ) -> None:
     async with open_runtime(config) as runtime:
@@ -147,7 +147,7 @@ async def test_a_peer_that_nobody_named_cannot_be_called(
             runtime.channel("web5")
 
 
-async def test_health_answers_in_plaintext_without_a_certificate(config: MeshConfig) -> None:
+async def test_health_port_answers_in_plaintext_without_a_certificate(config: MeshConfig) -> None:
     async with outbox_service(config) as ports:
         assert await health(ports.health_port) == SERVING
 
@@ -198,7 +198,7 @@ async def test_reflection_needs_a_grant(
                 assert reason(refusal.value) == "PERMISSION_NOT_GRANTED"
 
 
-async def test_a_request_above_the_limit_is_refused(
+async def test_request_above_the_size_limit_is_refused(
     authority: Authority, config: MeshConfig
 ) -> None:
     async with (
@@ -214,7 +214,7 @@ async def test_a_request_above_the_limit_is_refused(
 
 
 @pytest.mark.parametrize("setting", ["listen", "health_listen"])
-async def test_a_port_that_is_taken_is_named(config: MeshConfig, setting: str) -> None:
+async def test_port_in_use_is_named(config: MeshConfig, setting: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
         taken: Any = {setting: address}
@@ -224,7 +224,7 @@ async def test_a_port_that_is_taken_is_named(config: MeshConfig, setting: str) -
                 pass
 
 
-async def test_a_policy_about_methods_that_do_not_exist_keeps_the_service_from_starting(
+async def test_policy_with_an_unknown_method_prevents_the_start(
     config: MeshConfig, tmp_path: Path
 ) -> None:
     broken = tmp_path / "trust.yaml"
@@ -235,13 +235,13 @@ async def test_a_policy_about_methods_that_do_not_exist_keeps_the_service_from_s
             pass
 
 
-async def test_a_policy_file_that_is_missing_is_named(config: MeshConfig, tmp_path: Path) -> None:
+async def test_missing_policy_file_is_named(config: MeshConfig, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"ANYA_TRUST_FILE .*nowhere\.yaml cannot be read"):
         async with outbox_service(replace(config, trust_file=tmp_path / "nowhere.yaml")):
             pass
 
 
-async def test_sighup_puts_a_new_policy_in_force_and_never_a_bad_one(
+async def test_sighup_loads_a_valid_policy_only(
     config: MeshConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "trust.yaml"
@@ -260,13 +260,13 @@ async def test_sighup_puts_a_new_policy_in_force_and_never_a_bad_one(
         await eventually(lambda: runtime.policy.current is not first)
 
 
-async def test_failpoints_off_regtest_keep_the_service_from_starting(config: MeshConfig) -> None:
+async def test_failpoints_off_regtest_prevent_the_start(config: MeshConfig) -> None:
     with pytest.raises(ConfigError, match="regtest only"):
         async with outbox_service(replace(config, failpoints="x=kill", network="main")):
             pass
 
 
-async def test_a_renewed_certificate_is_shown_to_the_next_caller(
+async def test_renewed_certificate_is_served_to_the_next_client(
     authority: Authority, config: MeshConfig
 ) -> None:
     async with outbox_service(config) as ports:
@@ -281,7 +281,7 @@ async def test_a_renewed_certificate_is_shown_to_the_next_caller(
 
 
 async def certificate_of(port: int, caller: Identity) -> bytes:
-    """What a server shows to a new connection, in DER."""
+    """Returns the certificate of a server, in DER."""
     context = ssl.create_default_context(cafile=str(caller.ca))
     context.load_cert_chain(caller.certificate, caller.key)
     _, writer = await asyncio.open_connection("localhost", port, ssl=context, family=AF_INET)

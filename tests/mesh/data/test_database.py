@@ -1,4 +1,4 @@
-"""The database: all of a write or nothing of it, and never a neighbour's, on either store."""
+"""The databases: writes are atomic, isolated from each other and durable, on either store."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SCHEMA = (
     + outbox.SCHEMA
     + "CREATE TABLE IF NOT EXISTS number (n INTEGER PRIMARY KEY, raw BLOB) STRICT;"
 )
-STUCK = 40.0  # seconds: longer than any answer of a server is waited for
+STUCK_S = 40.0  # longer than COMMAND_TIMEOUT_S
 KEY = IdempotencyKey("spiffe://anya.internal/client/operator", "Numbers/Add", "r-1", b"body")
 
 
@@ -55,7 +55,7 @@ async def insert(tx: Transaction, n: int, *, fail: bool = False) -> None:
         raise ValueError(n)
 
 
-async def test_a_new_file_that_another_process_is_writing_is_waited_for(tmp_path: Path) -> None:
+async def test_open_waits_for_another_process_that_creates_the_file(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -65,7 +65,7 @@ async def test_a_new_file_that_another_process_is_writing_is_waited_for(tmp_path
             assert await numbers(database) == []
 
 
-async def test_a_text_that_a_store_cannot_hold_is_its_callers_fault_alone(
+async def test_text_that_cannot_be_stored_is_an_invalid_argument_of_its_write_only(
     database: Database,
 ) -> None:
     async def find(tx: Transaction) -> object:
@@ -78,11 +78,11 @@ async def test_a_text_that_a_store_cannot_hold_is_its_callers_fault_alone(
         return_exceptions=True,
     )
 
-    assert {type(one) for one in outcomes[:2]} <= {InvalidArgument, type(None)}
+    assert {type(outcome) for outcome in outcomes[:2]} <= {InvalidArgument, type(None)}
     assert await numbers(database) == [1]
 
 
-async def test_a_write_that_fails_takes_nothing_else_of_its_commit_along(
+async def test_failed_write_does_not_undo_others_of_its_commit(
     database: Database,
 ) -> None:
     writes = [database.write(partial(insert, n=n, fail=n % 2 == 1)) for n in range(20)]
@@ -93,18 +93,20 @@ async def test_a_write_that_fails_takes_nothing_else_of_its_commit_along(
     assert await numbers(database) == list(range(0, 20, 2))
 
 
-async def test_a_write_happens_although_its_caller_was_cancelled(database: Database) -> None:
-    doomed = asyncio.create_task(database.write(partial(insert, n=2)))
+async def test_accepted_write_is_committed_although_its_caller_was_cancelled(
+    database: Database,
+) -> None:
+    cancelled = asyncio.create_task(database.write(partial(insert, n=2)))
     await asyncio.sleep(0)
 
-    doomed.cancel()
+    cancelled.cancel()
     await database.write(partial(insert, n=4))
 
-    assert doomed.cancelled()
+    assert cancelled.cancelled()
     assert await numbers(database) == [2, 4]
 
 
-async def test_a_second_row_with_the_same_key_is_named_alike_on_both_stores(
+async def test_duplicate_key_is_a_unique_violation_on_both_stores(
     database: Database,
 ) -> None:
     await database.write(partial(insert, n=1))
@@ -113,22 +115,24 @@ async def test_a_second_row_with_the_same_key_is_named_alike_on_both_stores(
         await database.write(partial(insert, n=1))
 
 
-async def test_rows_touched_are_counted_and_bytes_come_back_unchanged(database: Database) -> None:
+async def test_changed_rows_are_counted_and_bytes_are_read_back_unchanged(
+    database: Database,
+) -> None:
     await database.write(partial(insert, n=1))
 
     async def work(tx: Transaction) -> tuple[int, object]:
-        touched = await tx.execute("UPDATE number SET n = n + ? WHERE raw = ?", 1, b"\x00?")
-        return touched, await tx.fetch_one("SELECT n, raw, '?' FROM number")
+        changed = await tx.execute("UPDATE number SET n = n + ? WHERE raw = ?", 1, b"\x00?")
+        return changed, await tx.fetch_one("SELECT n, raw, '?' FROM number")
 
     assert await database.write(work) == (1, (2, b"\x00?", "?"))
 
 
-async def test_a_reader_cannot_write(database: Database) -> None:
+async def test_read_cannot_write(database: Database) -> None:
     with pytest.raises(Exception, match=r"(?i)read-?only"):
         await database.read(partial(insert, n=1))
 
 
-async def test_attempts_that_race_have_one_effect_and_one_reply(database: Database) -> None:
+async def test_concurrent_attempts_have_one_effect_and_one_reply(database: Database) -> None:
     async def attempt(tx: Transaction, n: int) -> bytes:
         async def effect() -> bytes:
             await insert(tx, n)
@@ -143,7 +147,7 @@ async def test_attempts_that_race_have_one_effect_and_one_reply(database: Databa
     assert await numbers(database) == [int(replies[0])]
 
 
-async def test_a_request_id_with_another_body_is_refused(database: Database) -> None:
+async def test_request_id_with_another_body_is_refused(database: Database) -> None:
     async def attempt(tx: Transaction, key: IdempotencyKey) -> bytes:
         async def effect() -> bytes:
             return b"done"
@@ -159,7 +163,7 @@ async def test_a_request_id_with_another_body_is_refused(database: Database) -> 
     assert refusal.value.reason is Reason.REQUEST_ID_REUSED
 
 
-async def test_events_come_in_commit_order_without_a_number_twice(database: Database) -> None:
+async def test_events_are_read_in_commit_order_with_unique_sequences(database: Database) -> None:
     async def announce(tx: Transaction, n: int, *, fail: bool) -> None:
         await outbox.append(tx, type="number.added", key=str(n), data=b"{}")
         if fail:
@@ -178,7 +182,7 @@ async def test_events_come_in_commit_order_without_a_number_twice(database: Data
     assert len({event.id for event in page}) == 3
 
 
-async def test_what_was_written_is_there_after_reopening(location: str) -> None:
+async def test_committed_rows_are_there_after_reopening(location: str) -> None:
     async with open_database(location, schema=SCHEMA) as database:
         await database.write(partial(insert, n=7))
 
@@ -193,7 +197,7 @@ async def test_what_was_written_is_there_after_reopening(location: str) -> None:
         ("CREATE TABLE number (n INTEGER PRIMARY KEY, raw BLOB, note TEXT)", "number has note"),
     ],
 )
-async def test_a_store_of_another_version_is_left_as_it_is(
+async def test_store_of_another_version_is_refused_and_left_unchanged(
     location: str, older: str, named: str
 ) -> None:
     async with open_database(location, schema=f"{older} STRICT;") as database:
@@ -210,7 +214,7 @@ async def test_a_store_of_another_version_is_left_as_it_is(
             await database.read(partial(execute, sql="SELECT * FROM inbox"))
 
 
-async def test_two_processes_worth_of_writers_on_one_store_do_not_race(location: str) -> None:
+async def test_writers_of_two_processes_are_serialized(location: str) -> None:
     async def add_one(tx: Transaction) -> None:
         row = await tx.fetch_one("SELECT COALESCE(MAX(n), 0) FROM number")
         assert row
@@ -225,7 +229,7 @@ async def test_two_processes_worth_of_writers_on_one_store_do_not_race(location:
         assert await numbers(one) == list(range(1, 41))
 
 
-async def test_work_that_awaits_the_world_is_refused(tmp_path: object) -> None:
+async def test_work_that_awaits_other_than_the_transaction_is_refused(tmp_path: object) -> None:
     async def work(tx: Transaction) -> None:
         await asyncio.sleep(0)
 
@@ -234,7 +238,7 @@ async def test_work_that_awaits_the_world_is_refused(tmp_path: object) -> None:
             await database.write(work)
 
 
-async def test_text_is_compared_byte_by_byte_whatever_the_locale_of_the_server(
+async def test_text_is_compared_by_bytes_under_any_locale_of_the_server(
     new_postgres_database: str,
 ) -> None:
     async def collations(tx: Transaction) -> set[str | None]:
@@ -248,7 +252,7 @@ async def test_text_is_compared_byte_by_byte_whatever_the_locale_of_the_server(
         assert await database.read(collations) == {"C"}
 
 
-async def test_a_server_without_room_for_a_connection_does_not_answer_for_now(
+async def test_server_without_free_connections_is_unavailable(
     new_postgres_database: str,
 ) -> None:
     server = await asyncpg.connect(new_postgres_database)
@@ -264,7 +268,7 @@ async def test_a_server_without_room_for_a_connection_does_not_answer_for_now(
             await numbers(database)
 
 
-async def test_a_server_that_ends_connections_at_any_moment_does_not_answer_for_now(
+async def test_server_that_ends_connections_at_any_moment_is_unavailable(
     new_postgres_database: str,
 ) -> None:
     server = await asyncpg.connect(new_postgres_database)
@@ -279,7 +283,7 @@ async def test_a_server_that_ends_connections_at_any_moment_does_not_answer_for_
             )
             while not ended.done():
                 work = (database.write(partial(insert, n=n)), numbers(database))
-                async with asyncio.timeout(STUCK):
+                async with asyncio.timeout(STUCK_S):
                     ends = await asyncio.gather(*work, return_exceptions=True)
                 errors |= {type(end) for end in ends if isinstance(end, BaseException)}
     await server.close()
@@ -287,7 +291,7 @@ async def test_a_server_that_ends_connections_at_any_moment_does_not_answer_for_
     assert errors <= {Unavailable, UniqueViolationError}
 
 
-async def test_a_server_that_takes_no_writes_any_more_does_not_answer_for_now(
+async def test_server_that_has_become_read_only_is_unavailable(
     new_postgres_database: str,
 ) -> None:
     server = await asyncpg.connect(new_postgres_database)

@@ -1,4 +1,4 @@
-"""The log: one line of JSON per record, whatever is logged, and no flood."""
+"""The log: one line of JSON per record, and a rate limit for repeated messages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def record(name: str, message: str, *arguments: object) -> logging.LogRecord:
     return logging.LogRecord(name, logging.WARNING, __file__, 1, message, arguments, None)
 
 
-def test_a_record_is_one_line_with_its_trace() -> None:
+def test_record_is_one_line_with_its_trace() -> None:
     span = trace.NonRecordingSpan(trace.SpanContext(0xABC, 0xDEF, is_remote=False))
 
     with trace.use_span(span):
@@ -32,8 +32,8 @@ def test_a_record_is_one_line_with_its_trace() -> None:
     assert line["span_id"] == f"{0xDEF:016x}"
 
 
-def test_an_exception_stays_on_the_line() -> None:
-    failed = record("mesh.actor", "it broke")
+def test_exception_stays_on_the_line() -> None:
+    failed = record("mesh.actor", "it failed")
     try:
         raise ZeroDivisionError
     except ZeroDivisionError:
@@ -45,15 +45,15 @@ def test_an_exception_stays_on_the_line() -> None:
     assert "ZeroDivisionError" in json.loads(text)["exception"]
 
 
-def test_a_noisy_logger_says_each_thing_once_and_others_are_heard() -> None:
-    seldom = RateLimitFilter("opentelemetry")
+def test_rate_limit_drops_repetitions_of_its_logger_only() -> None:
+    limit = RateLimitFilter("opentelemetry")
 
-    heard = [
-        seldom.filter(record("opentelemetry.sdk", "export failed: %s", "a")),
-        seldom.filter(record("opentelemetry.sdk", "export failed: %s", "b")),
-        seldom.filter(record("opentelemetry.sdk", "queue full")),
-        seldom.filter(record("mesh.security.audit", "export failed: %s", "a")),
-        seldom.filter(record("mesh.security.audit", "export failed: %s", "a")),
+    passed = [
+        limit.filter(record("opentelemetry.sdk", "export failed: %s", "a")),
+        limit.filter(record("opentelemetry.sdk", "export failed: %s", "b")),
+        limit.filter(record("opentelemetry.sdk", "queue full")),
+        limit.filter(record("mesh.security.audit", "export failed: %s", "a")),
+        limit.filter(record("mesh.security.audit", "export failed: %s", "a")),
     ]
 
-    assert heard == [True, False, True, True, True]
+    assert passed == [True, False, True, True, True]

@@ -1,4 +1,4 @@
-"""Spans on their way: under the ids they were given, to a collector that may be dead."""
+"""Export of spans: ids, sampling, and a collector that may be unavailable."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Collector(TraceServiceServicer):
-    """Keeps what it is sent, as OTLP has it on the wire."""
+    """Keeps the OTLP requests that it receives."""
 
     def __init__(self) -> None:
         self.received: list[ExportTraceServiceRequest] = []
@@ -68,7 +68,7 @@ def test_spans_reach_a_collector_with_the_name_of_their_service() -> None:
     assert [span.name for span in spans.scope_spans[0].spans] == ["a call"]
 
 
-def test_a_drawn_span_is_sent_beside_one_that_was_open() -> None:
+def test_span_from_the_sink_is_sent_beside_one_of_the_tracer() -> None:
     step = (("step", "pay"), ("attempt", 2))
     failed = span_template("pay", step, SpanKind.CLIENT, failed=True, error="UNAVAILABLE")
     with collecting() as (collector, endpoint):
@@ -94,8 +94,8 @@ def test_a_drawn_span_is_sent_beside_one_that_was_open() -> None:
     }
 
 
-def test_a_dead_collector_makes_nobody_wait() -> None:
-    exporter = telemetry.otlp_exporter("http://127.0.0.1:1")  # nobody listens there
+def test_dead_collector_delays_neither_spans_nor_shutdown() -> None:
+    exporter = telemetry.otlp_exporter("http://127.0.0.1:1")  # no server listens there
     traces = telemetry.open_traces("bitcoin", sample_ratio=1, exporter=exporter)
     tracer = traces.tracer
     start = time.monotonic()
@@ -104,11 +104,11 @@ def test_a_dead_collector_makes_nobody_wait() -> None:
         tracer.start_span("a call").end()
     telemetry.close(traces, exporter)
 
-    # Each of the 32 batches alone would be tried for EXPORT_TIMEOUT.
+    # Each of the 32 batches alone would be tried for EXPORT_TIMEOUT_S.
     assert time.monotonic() - start < 5 * telemetry.FLUSH_TIMEOUT_S
 
 
-def test_a_derived_span_id_depends_on_every_part_and_on_nothing_else() -> None:
+def test_derived_span_id_depends_on_every_part_and_on_nothing_else() -> None:
     span_id = telemetry.derive_span_id("run", "step", 1)
 
     assert telemetry.derive_span_id("run", "step", 1) == span_id
@@ -117,7 +117,7 @@ def test_a_derived_span_id_depends_on_every_part_and_on_nothing_else() -> None:
     assert 0 < span_id < 1 << 64
 
 
-def test_a_chosen_id_is_for_one_span() -> None:
+def test_chosen_id_is_used_for_one_span() -> None:
     tracer = telemetry.open_traces("bitcoin", sample_ratio=1).tracer
 
     with ChildSpans(0x1234, 1, SAMPLED, 7):
@@ -129,7 +129,7 @@ def test_a_chosen_id_is_for_one_span() -> None:
     assert 7 not in ids[1:]
 
 
-def test_a_chosen_id_that_nobody_took_is_forgotten() -> None:
+def test_unused_chosen_id_ends_with_its_block() -> None:
     tracer = telemetry.open_traces("bitcoin", sample_ratio=1).tracer
 
     with ChildSpans(0x1234, 1, SAMPLED, 7):
@@ -138,7 +138,7 @@ def test_a_chosen_id_that_nobody_took_is_forgotten() -> None:
     assert tracer.start_span("a").get_span_context().span_id != 7
 
 
-def test_of_new_traces_the_ratio_is_kept_and_what_is_below_follows() -> None:
+def test_roots_are_sampled_by_the_ratio_and_children_follow() -> None:
     ended: list[FinishedSpan] = []
     tracer = Tracer(ended.append, 0.5)
 
@@ -154,7 +154,7 @@ def test_of_new_traces_the_ratio_is_kept_and_what_is_below_follows() -> None:
         assert root.parent_id == NO_PARENT
 
 
-def test_an_error_leaves_its_class_in_the_span_and_none_of_its_words() -> None:
+def test_span_has_the_class_of_an_error_but_not_its_text() -> None:
     ended: list[FinishedSpan] = []
     tracer = Tracer(ended.append, 1)
 
@@ -167,12 +167,12 @@ def test_an_error_leaves_its_class_in_the_span_and_none_of_its_words() -> None:
     assert "hunter2" not in str(span.template)
 
 
-def test_a_span_is_handed_on_once() -> None:
+def test_span_is_handed_to_the_sink_once() -> None:
     ended: list[FinishedSpan] = []
-    span = Tracer(ended.append, 1).start_span("a call", start_time=5)
+    open_span = Tracer(ended.append, 1).start_span("a call", start_time=5)
 
-    span.end(7)
-    span.end(9)
+    open_span.end(7)
+    open_span.end(9)
 
-    assert [(one.start_ns, one.end_ns) for one in ended] == [(5, 7)]
-    assert not span.is_recording()
+    assert [(span.start_ns, span.end_ns) for span in ended] == [(5, 7)]
+    assert not open_span.is_recording()

@@ -1,4 +1,4 @@
-"""Spans: two for each call, in one trace, under the ids chosen for them, or none at all."""
+"""Spans of calls: two per call in one trace, with chosen ids, or none if unsampled."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mesh.breaker import BreakerState
 from mesh.observability import telemetry
 from mesh.observability.tracer import SAMPLED, ChildSpans
 from mesh.testing import Authority, eventually
-from tests.mesh.echo import ALICE, SHAPES, serving, told
+from tests.mesh.echo import ALICE, KINDS, attributes_of, serving
 from tests.mesh.notes import Note
 
 if TYPE_CHECKING:
@@ -22,31 +22,29 @@ if TYPE_CHECKING:
     from tests.mesh.echo import Echo
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-async def test_both_spans_of_a_call_are_in_one_trace(echo: Echo, shape: str) -> None:
-    await echo.call(shape, "hello")
+@pytest.mark.parametrize("kind", KINDS)
+async def test_both_spans_of_a_call_are_in_one_trace(echo: Echo, kind: str) -> None:
+    await echo.call(kind, "hello")
 
     server, client = await echo.both_spans()
     assert server.trace_id == client.trace_id
     assert server.parent_span_id == client.span_id
-    assert {told(span)["rpc.response.status_code"] for span in (server, client)} == {"OK"}
+    assert {attributes_of(span)["rpc.response.status_code"] for span in (server, client)} == {"OK"}
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-async def test_the_spans_of_a_refusal_say_why_and_only_the_client_failed(
-    echo: Echo, shape: str
-) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+async def test_refusal_is_in_both_spans_and_fails_only_the_clients(echo: Echo, kind: str) -> None:
     with pytest.raises(grpc.aio.AioRpcError):
-        await echo.call(shape, "hello", "spiffe://anya.internal/bob")
+        await echo.call(kind, "hello", "spiffe://anya.internal/bob")
 
     server, client = await echo.both_spans()
-    assert told(server)["anya.reason"] == "PERMISSION_NOT_GRANTED"
-    assert told(server)["rpc.response.status_code"] == "PERMISSION_DENIED"
+    assert attributes_of(server)["anya.reason"] == "PERMISSION_NOT_GRANTED"
+    assert attributes_of(server)["rpc.response.status_code"] == "PERMISSION_DENIED"
     assert server.status.code == Status.STATUS_CODE_UNSET
     assert client.status.code == Status.STATUS_CODE_ERROR
 
 
-async def test_a_chosen_span_id_is_that_of_the_call(echo: Echo) -> None:
+async def test_chosen_span_id_is_the_one_of_the_call(echo: Echo) -> None:
     span_id, call_id = telemetry.derive_span_ids("run", "step", 1)
 
     with ChildSpans(0x1234, span_id, SAMPLED, call_id):
@@ -59,26 +57,26 @@ async def test_a_chosen_span_id_is_that_of_the_call(echo: Echo) -> None:
     assert {span.trace_id for span in echo.spans} == {(0x1234).to_bytes(16, "big")}
 
 
-async def test_the_servicer_knows_the_span_of_its_caller(echo: Echo) -> None:
+async def test_servicer_knows_the_span_of_its_caller(echo: Echo) -> None:
     with ChildSpans(0x1234, 1, SAMPLED, 0xABC):
         assert await echo.call("unary_unary", "who") == ["abc"]
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-async def test_within_a_trace_that_nobody_records_no_span_is_opened(
-    authority: Authority, tmp_path: Path, shape: str
+@pytest.mark.parametrize("kind", KINDS)
+async def test_unsampled_trace_opens_no_span(
+    authority: Authority, tmp_path: Path, kind: str
 ) -> None:
     unsampled = trace.SpanContext(0x1234, 0xABC, is_remote=True)
 
     async with serving(authority, tmp_path) as echo:
         with trace.use_span(trace.NonRecordingSpan(unsampled)):
-            replies = await echo.call(shape, "who")
+            replies = await echo.call(kind, "who")
 
         assert set(replies) == {"abc"}
         assert not echo.spans
 
 
-async def test_a_trace_that_begins_unsampled_is_unsampled_everywhere(
+async def test_trace_with_an_unsampled_root_is_unsampled_everywhere(
     authority: Authority, tmp_path: Path
 ) -> None:
     async with serving(authority, tmp_path, sample_ratio=0) as echo:
@@ -87,7 +85,7 @@ async def test_a_trace_that_begins_unsampled_is_unsampled_everywhere(
         assert not echo.spans
 
 
-async def test_a_stream_that_nobody_reads_ends_with_its_call(echo: Echo) -> None:
+async def test_span_of_an_unread_stream_ends_with_its_call(echo: Echo) -> None:
     async with echo.channel() as channel:
         stub: Any = channel.unary_stream(
             "/Echo/unary_stream", Note.SerializeToString, Note.FromString
@@ -111,7 +109,7 @@ async def test_a_stream_that_nobody_reads_ends_with_its_call(echo: Echo) -> None
         "ff-" + "1" * 32 + "-" + "1" * 16 + "-01",
     ],
 )
-async def test_a_malformed_traceparent_begins_a_new_trace(echo: Echo, traceparent: str) -> None:
+async def test_malformed_traceparent_starts_a_new_trace(echo: Echo, traceparent: str) -> None:
     identity = echo.authority.issue(ALICE)
     credentials = grpc.ssl_channel_credentials(
         identity.ca.read_bytes(), identity.key.read_bytes(), identity.certificate.read_bytes()
@@ -123,4 +121,4 @@ async def test_a_malformed_traceparent_begins_a_new_trace(echo: Echo, traceparen
         metadata = (("traceparent", traceparent),)
         reply = await stub(Note(text="who"), metadata=metadata, timeout=5)
 
-    assert reply.text == "nobody"
+    assert reply.text == "none"

@@ -1,4 +1,4 @@
-"""Boundaries: how far data travels, and who went on record."""
+"""Boundaries: which fields cross them, and which calls are audited."""
 
 from __future__ import annotations
 
@@ -11,44 +11,42 @@ import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from mesh.testing import reason
-from tests.mesh.echo import AUDITED, SAID, SHAPES
+from tests.mesh.echo import AUDITED, KINDS, REPLY
 from tests.mesh.notes import Note
 
 if TYPE_CHECKING:
     from tests.mesh.echo import Echo
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-async def test_no_reply_shows_what_is_above_the_class_of_the_boundary(
-    echo: Echo, shape: str
+@pytest.mark.parametrize("kind", KINDS)
+async def test_reply_fields_above_the_class_of_the_boundary_are_cleared(
+    echo: Echo, kind: str
 ) -> None:
-    replies = await echo.send(shape, Note(text="hello"))
+    replies = await echo.send(kind, Note(text="hello"))
 
     assert all(reply == Note(text="hello", inner=Note()) for reply in replies)
-    assert SAID.inner.diary == "dear diary"  # what the servicer holds is not touched
+    assert REPLY.inner.diary == "dear diary"  # the servicer's own object is unchanged
 
 
-@pytest.mark.parametrize("shape", ["unary_unary", "unary_stream"])
-async def test_a_request_with_what_the_target_may_not_see_is_not_sent(
-    echo: Echo, shape: str
-) -> None:
+@pytest.mark.parametrize("kind", ["unary_unary", "unary_stream"])
+async def test_request_with_a_field_above_the_class_is_not_sent(echo: Echo, kind: str) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
-        await echo.send(shape, Note(notes=[Note(diary="mine")]))
+        await echo.send(kind, Note(notes=[Note(diary="mine")]))
 
     assert reason(refusal.value) == "DATA_CLASS_EXCEEDED"
     assert "Note.notes.diary may not go to echo" in str(refusal.value.details())
     assert [span.kind for span in echo.spans] == [Span.SPAN_KIND_CLIENT]
 
 
-@pytest.mark.parametrize("shape", ["stream_unary", "stream_stream"])
-async def test_a_stream_ends_before_the_message_that_the_target_may_not_see(
-    echo: Echo, shape: str
+@pytest.mark.parametrize("kind", ["stream_unary", "stream_stream"])
+async def test_stream_ends_before_a_message_with_a_field_above_the_class(
+    echo: Echo, kind: str
 ) -> None:
     with pytest.raises((grpc.aio.AioRpcError, asyncio.CancelledError)):
-        await echo.send(shape, Note(diary="mine"))
+        await echo.send(kind, Note(diary="mine"))
 
 
-async def test_a_caller_without_a_boundary_to_the_target_sends_nothing(echo: Echo) -> None:
+async def test_caller_without_a_boundary_to_the_target_sends_nothing(echo: Echo) -> None:
     echo.rules = replace(echo.rules, source="bob")
 
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
@@ -57,7 +55,7 @@ async def test_a_caller_without_a_boundary_to_the_target_sends_nothing(echo: Ech
     assert reason(refusal.value) == "DATA_CLASS_EXCEEDED"
 
 
-async def test_a_refused_caller_goes_on_record(echo: Echo) -> None:
+async def test_refused_call_is_audited(echo: Echo) -> None:
     with pytest.raises(grpc.aio.AioRpcError):
         await echo.call("unary_unary", "hello", "spiffe://anya.internal/bob")
 
@@ -72,7 +70,7 @@ async def test_a_refused_caller_goes_on_record(echo: Echo) -> None:
     assert line["trace_id"] == server.trace_id.hex()
 
 
-async def test_a_caller_without_a_name_goes_on_record(echo: Echo) -> None:
+async def test_unauthenticated_call_is_audited(echo: Echo) -> None:
     with pytest.raises(grpc.aio.AioRpcError):
         await echo.call("unary_unary", "hello", "https://anya.internal/alice")
 
@@ -81,7 +79,7 @@ async def test_a_caller_without_a_name_goes_on_record(echo: Echo) -> None:
     assert line["status"] == "UNAUTHENTICATED"
 
 
-async def test_a_refusal_by_the_servicer_goes_on_record_without_its_words(echo: Echo) -> None:
+async def test_refusal_by_the_servicer_is_audited_without_its_text(echo: Echo) -> None:
     with pytest.raises(grpc.aio.AioRpcError):
         await echo.call("unary_unary", "refuse")
 
@@ -90,18 +88,18 @@ async def test_a_refusal_by_the_servicer_goes_on_record_without_its_words(echo: 
     assert line["rule"] == "alice -> echo grants 'talk'; refused for PROOF_MISSING"
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-async def test_a_method_that_is_always_audited_goes_on_record(echo: Echo, shape: str) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+async def test_method_with_audit_always_is_audited(echo: Echo, kind: str) -> None:
     echo.policy.replace(AUDITED)
 
-    await echo.call(shape, "hello")
+    await echo.call(kind, "hello")
 
     [line] = await echo.audited()
     assert line["decision"] == "allow"
     assert line["status"] == "OK"
 
 
-async def test_what_nobody_foresaw_goes_on_record_where_all_is_audited(echo: Echo) -> None:
+async def test_unexpected_error_of_an_audited_method_is_audited(echo: Echo) -> None:
     echo.policy.replace(AUDITED)
 
     with pytest.raises(grpc.aio.AioRpcError):
@@ -111,7 +109,7 @@ async def test_what_nobody_foresaw_goes_on_record_where_all_is_audited(echo: Ech
     assert line["status"] == "INTERNAL"
 
 
-async def test_other_calls_leave_no_record(echo: Echo) -> None:
+async def test_other_calls_are_not_audited(echo: Echo) -> None:
     await echo.call("unary_unary", "hello")
     with pytest.raises(grpc.aio.AioRpcError):
         await echo.call("unary_unary", "refuse")

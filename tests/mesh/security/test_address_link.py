@@ -1,4 +1,4 @@
-"""The address-link text: what is written reads back, and nothing else reads at all."""
+"""The address-link text: a formatted text parses back, and no other text parses."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ Issued At: 2026-11-23T12:00:00Z
 Expiration Time: 2026-11-23T12:10:00Z"""
 
 
-def test_the_text_is_written_word_for_word() -> None:
+def test_text_has_the_documented_form() -> None:
     assert LINK.format() == TEXT
 
 
 @pytest.mark.parametrize("network", CHAINS)
-def test_what_is_written_reads_back(network: str) -> None:
+def test_formatted_text_parses_to_the_same_fields(network: str) -> None:
     link = replace(LINK, network=network)
 
     assert parse(link.format()) == link
@@ -77,6 +77,6 @@ def test_any_other_text_is_refused(text: str) -> None:
         ),
     ],
 )
-def test_a_field_that_would_not_read_back_is_not_written(forged: AddressLinkText) -> None:
+def test_field_that_would_not_parse_back_is_refused(forged: AddressLinkText) -> None:
     with pytest.raises(InvalidArgument):
         forged.format()

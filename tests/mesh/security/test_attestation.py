@@ -1,4 +1,4 @@
-"""Attestations: nobody on the way can forge, move, stretch or borrow one."""
+"""Attestations: a forged, altered, expired or misused one is refused."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def refused(verifier: Verifier, attestation: pb.Attestation, kind: str = "risk")
     return refusal.value.reason
 
 
-def test_what_was_attested_comes_out_unchanged(ml: Attestor, verifier: Verifier) -> None:
+def test_verified_attestation_has_the_attested_values(ml: Attestor, verifier: Verifier) -> None:
     verified = verifier.verify(ml.attest("risk", DIGEST, values=VALUES), "risk", DIGEST)
 
     assert verified.values == VALUES
@@ -60,7 +60,7 @@ def test_what_was_attested_comes_out_unchanged(ml: Attestor, verifier: Verifier)
     assert (verified.expires_at - verified.issued_at).total_seconds() == MAX_LIFETIME_S
 
 
-def test_a_service_may_be_bound_to_attest_for_a_shorter_time(
+def test_lifetime_of_the_attestor_limits_its_attestations(
     authority: Authority, clock: ManualClock, verifier: Verifier
 ) -> None:
     brief = Attestor(authority.issue(f"{SERVICE}ml"), clock=clock, lifetime=3)
@@ -70,19 +70,19 @@ def test_a_service_may_be_bound_to_attest_for_a_shorter_time(
     assert refused(verifier, attestation) is Reason.PROOF_EXPIRED
 
 
-def test_another_payment_is_not_covered(ml: Attestor, verifier: Verifier) -> None:
+def test_attestation_of_another_payment_is_refused(ml: Attestor, verifier: Verifier) -> None:
     attestation = ml.attest("risk", bytes(32), values=VALUES)
 
     assert refused(verifier, attestation) is Reason.PROOF_INVALID
 
 
-def test_a_service_cannot_attest_what_is_anothers(ml: Attestor, verifier: Verifier) -> None:
+def test_kind_from_another_issuer_is_refused(ml: Attestor, verifier: Verifier) -> None:
     attestation = ml.attest("identity", DIGEST, values={})
 
     assert refused(verifier, attestation, "identity") is Reason.PROOF_INVALID
 
 
-def test_one_kind_does_not_pass_for_another(authority: Authority, verifier: Verifier) -> None:
+def test_attestation_of_another_kind_is_refused(authority: Authority, verifier: Verifier) -> None:
     web5 = Attestor(authority.issue(f"{SERVICE}web5"))
     attestation = web5.attest("identity", DIGEST, values={})
     attestation.kind = "address_link"
@@ -90,13 +90,15 @@ def test_one_kind_does_not_pass_for_another(authority: Authority, verifier: Veri
     assert refused(verifier, attestation, "address_link") is Reason.PROOF_INVALID
 
 
-def test_a_negative_verdict_is_no_proof(ml: Attestor, verifier: Verifier) -> None:
+def test_negative_verdict_is_refused(ml: Attestor, verifier: Verifier) -> None:
     attestation = ml.attest("risk", DIGEST, values=VALUES, verdict=False)
 
     assert refused(verifier, attestation) is Reason.PROOF_INVALID
 
 
-def test_an_attestation_expires(ml: Attestor, verifier: Verifier, clock: ManualClock) -> None:
+def test_expired_attestation_is_refused(
+    ml: Attestor, verifier: Verifier, clock: ManualClock
+) -> None:
     attestation = ml.attest("risk", DIGEST, values=VALUES)
     verifier.verify(attestation, "risk", DIGEST)
 
@@ -105,7 +107,7 @@ def test_an_attestation_expires(ml: Attestor, verifier: Verifier, clock: ManualC
     assert refused(verifier, attestation) is Reason.PROOF_EXPIRED
 
 
-def test_a_certificate_of_another_authority_is_refused(
+def test_certificate_of_another_ca_is_refused(
     tmp_path_factory: pytest.TempPathFactory, verifier: Verifier
 ) -> None:
     stranger = Authority(tmp_path_factory.mktemp("stranger"))
@@ -126,11 +128,11 @@ def test_altered_values_are_refused(ml: Attestor, verifier: Verifier) -> None:
 
 
 @pytest.mark.parametrize("jws", ["", "a.b.c", "....", "e30.e30.", "x" * 70_000])
-def test_what_is_no_attestation_is_refused(verifier: Verifier, jws: str) -> None:
+def test_malformed_attestation_is_refused(verifier: Verifier, jws: str) -> None:
     assert refused(verifier, pb.Attestation(kind="risk", jws=jws)) is Reason.PROOF_INVALID
 
 
-def test_a_missing_kind_is_named(ml: Attestor, verifier: Verifier) -> None:
+def test_missing_kind_is_named(ml: Attestor, verifier: Verifier) -> None:
     with pytest.raises(FailedPrecondition, match="address_link") as refusal:
         verifier.require(
             [ml.attest("risk", DIGEST, values=VALUES)], ["risk", "address_link"], DIGEST
@@ -139,13 +141,17 @@ def test_a_missing_kind_is_named(ml: Attestor, verifier: Verifier) -> None:
     assert refusal.value.reason is Reason.PROOF_MISSING
 
 
-def test_an_older_attestation_does_not_spoil_a_newer_one(ml: Attestor, verifier: Verifier) -> None:
+def test_invalid_older_attestation_does_not_hide_a_newer_one(
+    ml: Attestor, verifier: Verifier
+) -> None:
     both = [ml.attest("risk", bytes(32), values={}), ml.attest("risk", DIGEST, values=VALUES)]
 
     assert verifier.require(both, ["risk"], DIGEST)["risk"].values == VALUES
 
 
-def test_a_newer_no_outweighs_an_older_yes(ml: Attestor, verifier: Verifier) -> None:
+def test_newer_negative_verdict_overrides_an_older_positive_one(
+    ml: Attestor, verifier: Verifier
+) -> None:
     both = [
         ml.attest("risk", DIGEST, values=VALUES),
         ml.attest("risk", DIGEST, values=VALUES, verdict=False),
@@ -170,7 +176,7 @@ def test_every_field_is_part_of_the_digest(change: dict[str, object]) -> None:
     assert payment_digest(intent(**change)) != payment_digest(intent())
 
 
-def test_the_digest_is_the_hash_of_the_canonical_json() -> None:
+def test_digest_is_the_hash_of_the_canonical_json() -> None:
     assert payment_digest(intent()).hex() == (
         "43c0a7004b75d427cfcb20d3bd5a5ceded41283df7281eb07f68955d44c52e8d"
     )
@@ -180,7 +186,7 @@ def test_the_digest_is_the_hash_of_the_canonical_json() -> None:
     "change",
     [{"amount_sat": 0}, {"amount_sat": -1}, {"amount_sat": 2_100_000_000_000_001}, {"network": ""}],
 )
-def test_an_incomplete_intent_has_no_digest(change: dict[str, object]) -> None:
+def test_incomplete_intent_has_no_digest(change: dict[str, object]) -> None:
     with pytest.raises(InvalidArgument) as refusal:
         payment_digest(intent(**change))
 

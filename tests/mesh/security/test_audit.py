@@ -1,4 +1,4 @@
-"""The audit log: one unbroken chain, whatever is done to the file or to its writer."""
+"""The audit log: an unbroken chain after restarts and kills, and errors that name a broken line."""
 
 from __future__ import annotations
 
@@ -50,20 +50,20 @@ def write(path: Path, entries: int) -> None:
             audit.record(ENTRY)
 
 
-def test_what_was_recorded_is_on_disk_when_the_log_is_closed(path: Path) -> None:
+def test_entries_are_on_disk_when_the_log_is_closed(path: Path) -> None:
     write(path, 1000)
 
     assert verify(path).lines == 1000
 
 
-def test_a_restart_continues_the_chain(path: Path) -> None:
+def test_restart_continues_the_chain(path: Path) -> None:
     write(path, 3)
     write(path, 2)
 
     assert verify(path).lines == 5
 
 
-def test_only_its_owner_may_read_it(path: Path) -> None:
+def test_file_is_readable_by_its_owner_only(path: Path) -> None:
     write(path, 1)
 
     assert path.stat().st_mode & 0o777 == 0o600
@@ -75,13 +75,13 @@ def test_only_its_owner_may_read_it(path: Path) -> None:
     [
         pytest.param(b'"decision":"allow"', b'"decision":"deny"', id="changed"),
         pytest.param(b'"decision":"allow"', b'"decision":"x","decision":"allow"', id="doubled"),
-        pytest.param(b'"decision":"allow"', b'"decision": "allow"', id="spelled otherwise"),
+        pytest.param(b'"decision":"allow"', b'"decision": "allow"', id="other encoding"),
         pytest.param(b'"sequence":2', b'"sequence":3', id="renumbered"),
         pytest.param(b"{", b"[", id="no object"),
         pytest.param(b"{", b'{"\xff":1,', id="no text"),
     ],
 )
-def test_a_line_that_was_altered_is_named(path: Path, old: bytes, new: bytes) -> None:
+def test_altered_line_is_named(path: Path, old: bytes, new: bytes) -> None:
     write(path, 3)
     first, second, third = path.read_bytes().splitlines(keepends=True)
 
@@ -110,7 +110,7 @@ def test_lines_out_of_order_are_named(path: Path, order: tuple[int, ...], line: 
         verify(path)
 
 
-def test_a_line_that_a_crash_tore_is_cut_off_and_the_chain_goes_on(path: Path) -> None:
+def test_incomplete_last_line_is_cut_off_and_the_chain_continues(path: Path) -> None:
     write(path, 2)
     with path.open("ab") as file:
         file.write(b'{"caller":"spi')
@@ -121,12 +121,12 @@ def test_a_line_that_a_crash_tore_is_cut_off_and_the_chain_goes_on(path: Path) -
     assert verify(path).lines == 3
 
 
-def _ends_in_a_line(path: Path, least: int) -> bool:
+def _ends_in_a_line(path: Path, minimum: int) -> bool:
     written = path.read_bytes()
-    return len(written) > least and written.endswith(b"\n")
+    return len(written) > minimum and written.endswith(b"\n")
 
 
-async def test_a_line_that_the_disk_took_a_part_of_is_written_again(
+async def test_partly_written_line_is_written_again(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write(path, 1)
@@ -145,7 +145,7 @@ async def test_a_line_that_the_disk_took_a_part_of_is_written_again(
     assert verify(path).lines == 2
 
 
-def test_a_file_that_is_no_audit_log_is_not_continued(path: Path) -> None:
+def test_file_that_is_no_audit_log_is_refused(path: Path) -> None:
     path.parent.mkdir()
     path.write_text("hello\n")
 
@@ -153,12 +153,12 @@ def test_a_file_that_is_no_audit_log_is_not_continued(path: Path) -> None:
         write(path, 1)
 
 
-def test_a_second_writer_is_refused(path: Path) -> None:
+def test_second_writer_is_refused(path: Path) -> None:
     with open_audit(path), pytest.raises(AuditError, match="another process"):
         write(path, 1)
 
 
-def test_a_kill_leaves_a_chain_that_goes_on(path: Path) -> None:
+def test_chain_continues_after_a_kill(path: Path) -> None:
     command = [sys.executable, "-c", WRITER, str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
         assert child.stdout

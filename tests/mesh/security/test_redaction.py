@@ -1,4 +1,4 @@
-"""What may not travel is found and left out, however deep it lies, and nothing else is."""
+"""Redaction: forbidden fields are found and cleared at every depth, and no others."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def cleared(note: Any, highest: DataClass) -> Any:
 
 
 @pytest.mark.parametrize("name", ["diary", "pin", "closed"])
-def test_a_field_above_the_class_is_cleared(name: str) -> None:
+def test_field_above_the_class_is_cleared(name: str) -> None:
     note = Note(text="hello", **{name: "mine"})
 
     assert cleared(note, DataClass.PUBLIC) == Note(text="hello")
 
 
-def test_a_field_of_the_class_itself_passes() -> None:
+def test_field_of_the_class_itself_passes() -> None:
     note = Note(text="hello", diary="mine", closed="mine")
 
     assert cleared(note, DataClass.PII) == Note(text="hello", diary="mine", closed="mine")
 
 
-def test_a_field_without_a_class_never_passes() -> None:
+def test_field_without_a_class_never_passes() -> None:
     assert cleared(Note(pin="1234"), DataClass.PII) == Note()
 
 
@@ -74,7 +74,9 @@ def test_a_field_without_a_class_never_passes() -> None:
         ),
     ],
 )
-def test_it_is_found_and_cleared_at_every_depth(note: Any, left: Any, path: str) -> None:
+def test_forbidden_field_is_found_and_cleared_at_every_depth(
+    note: Any, left: Any, path: str
+) -> None:
     plan = plan_for(Note.DESCRIPTOR, DataClass.PUBLIC)
     assert plan
 
@@ -83,7 +85,7 @@ def test_it_is_found_and_cleared_at_every_depth(note: Any, left: Any, path: str)
     assert plan.find(note) is None
 
 
-def test_looking_does_not_set_anything() -> None:
+def test_search_sets_no_field() -> None:
     note = Note(text="hello")
 
     cleared(note, DataClass.PUBLIC)
@@ -91,12 +93,12 @@ def test_looking_does_not_set_anything() -> None:
     assert not note.HasField("inner")
 
 
-def test_a_type_that_holds_nothing_above_the_class_is_not_walked() -> None:
+def test_type_without_forbidden_fields_has_no_plan() -> None:
     assert plan_for(SendPaymentRequest.DESCRIPTOR, DataClass.PII) is None
     assert plan_for(SendPaymentRequest.DESCRIPTOR, DataClass.INTERNAL) is not None
 
 
-def test_events_are_internal() -> None:
+def test_cloud_events_are_internal() -> None:
     assert plan_for(ReadOutboxResponse.DESCRIPTOR, DataClass.INTERNAL) is None
     assert plan_for(ReadOutboxResponse.DESCRIPTOR, DataClass.PUBLIC) is not None
 
@@ -106,7 +108,7 @@ def test_every_field_of_every_contract_has_a_class() -> None:
         f"{message.full_name}.{field.name}"
         for message in contracts.all_messages()
         for field in message.fields
-        if message.file is not options_pb2.DESCRIPTOR  # is read, never sent
+        if message.file is not options_pb2.DESCRIPTOR  # not sent by any service
         and not field.GetOptions().HasExtension(options_pb2.data_class)
         and contracts.data_class(field) == DataClass.SECRET
     ]

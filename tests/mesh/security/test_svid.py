@@ -1,4 +1,4 @@
-"""The certificate of a process: fit to serve with, or refused in one line that names the file."""
+"""The certificate of a process: read if valid, or refused with the name of the file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WEB5 = "spiffe://anya.internal/ns/anya/sa/web5"
 
 @pytest.fixture
 def identity(tmp_path: Path) -> Identity:
-    """Of its own authority: the tests spoil its files."""
+    """An identity of another authority, because the tests damage its files."""
     return Authority(tmp_path).issue_service("web5")
 
 
@@ -41,7 +41,7 @@ def encrypted() -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, secret)
 
 
-def test_what_belongs_together_is_read(identity: Identity) -> None:
+def test_matching_certificate_and_key_are_read(identity: Identity) -> None:
     svid = read_svid(identity)
 
     assert svid.spiffe_id == WEB5
@@ -51,7 +51,7 @@ def test_what_belongs_together_is_read(identity: Identity) -> None:
 
 @pytest.mark.parametrize("part", ["certificate", "key"])
 @pytest.mark.parametrize("damage", ["missing", "a folder", "empty", "no PEM", "cut"])
-def test_a_file_that_cannot_be_used_is_named(identity: Identity, part: str, damage: str) -> None:
+def test_unusable_file_is_named(identity: Identity, part: str, damage: str) -> None:
     path: Path = getattr(identity, part)
     whole = path.read_bytes()
     path.unlink()
@@ -79,7 +79,7 @@ def test_a_file_that_cannot_be_used_is_named(identity: Identity, part: str, dama
     ],
     ids=["another", "P-384", "Ed25519", "RSA", "encrypted"],
 )
-def test_a_key_of_another_kind_is_refused(identity: Identity, key: bytes, message: str) -> None:
+def test_key_on_another_curve_is_refused(identity: Identity, key: bytes, message: str) -> None:
     identity.key.write_bytes(key)
 
     with pytest.raises(ConfigError, match=message):
@@ -87,12 +87,12 @@ def test_a_key_of_another_kind_is_refused(identity: Identity, key: bytes, messag
 
 
 @pytest.mark.parametrize("names", [(), (WEB5, WEB5 + "2")], ids=["no name", "two names"])
-def test_a_certificate_names_one_holder(tmp_path: Path, names: tuple[str, ...]) -> None:
+def test_certificate_must_have_one_spiffe_id(tmp_path: Path, names: tuple[str, ...]) -> None:
     with pytest.raises(ConfigError, match="must name one SPIFFE ID"):
         read_svid(Authority(tmp_path).issue(*names))
 
 
-def test_an_authority_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_file_without_ca_certificates_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "ca.pem"
     path.write_text("nonsense")
 

@@ -1,4 +1,4 @@
-"""The policy: what is not granted is denied, and what makes no sense is not loaded."""
+"""The trust policy: calls without a grant are denied, and an invalid policy is not loaded."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ POLICY = parse(TEXT, PRIVILEGES)
 REAL = (Path(__file__).parents[3] / "deploy/k8s/base/trust.yaml").read_text()
 
 
-def test_a_grant_opens_one_method_of_one_target_to_one_principal() -> None:
+def test_grant_allows_one_method_of_one_target_to_one_principal() -> None:
     assert POLICY.decide(ALICE, "b", METHOD).allowed
 
 
@@ -64,11 +64,11 @@ def test_everything_else_is_denied(caller: str, target: str, method: str) -> Non
     assert not POLICY.decide(caller, target, method).allowed
 
 
-def test_an_explanation_names_what_is_missing() -> None:
+def test_explanation_names_what_is_missing() -> None:
     assert POLICY.explain(BOB, "b", METHOD) == f"deny: b -> b does not grant {METHOD}"
 
 
-def test_a_grant_carries_the_bounds_of_its_boundary() -> None:
+def test_grant_has_the_bounds_of_its_boundary() -> None:
     grant = POLICY.grants["a", "b", SEND]
 
     assert grant.privilege == "spend"
@@ -84,7 +84,7 @@ def test_a_grant_carries_the_bounds_of_its_boundary() -> None:
     )
 
 
-def test_a_grant_bounds_what_runs_may_do_only_if_it_says_so() -> None:
+def test_grant_limits_run_privileges_only_if_it_lists_them() -> None:
     text = TEXT.replace(f"{METHOD}: {{}}", f"{METHOD}: {{run_privileges: [spend]}}")
     bounded = parse(text, PRIVILEGES)
 
@@ -92,14 +92,14 @@ def test_a_grant_bounds_what_runs_may_do_only_if_it_says_so() -> None:
     assert POLICY.grants["a", "b", METHOD].bounds.run_privileges is None
 
 
-def test_a_bound_of_runs_that_no_method_asks_for_is_refused() -> None:
+def test_run_privilege_of_no_method_is_refused() -> None:
     strange = REAL.replace("StartRun: {audit: always}", "StartRun: {run_privileges: [spent]}", 1)
 
     with pytest.raises(PolicyError, match="no method asks for 'spent'"):
         ActivePolicy(strange, contracts.all_privileges())
 
 
-def test_a_grant_that_names_no_proofs_requires_those_of_a_payment() -> None:
+def test_grant_without_required_attestations_requires_those_of_a_payment() -> None:
     bounds = POLICY.grants["a", "b", METHOD].bounds
 
     assert bounds.required_attestations == {"identity", "address_link", "risk"}
@@ -119,7 +119,7 @@ def test_a_grant_that_names_no_proofs_requires_those_of_a_payment() -> None:
         pytest.param({"identity": {"score": 0.1}}, False, id="another kind's score"),
     ],
 )
-def test_a_condition_holds_only_where_it_is_plainly_true(
+def test_condition_that_cannot_be_evaluated_is_false(
     values: dict[str, dict[str, object]], holds: bool
 ) -> None:
     assert Condition("attestation.risk.score < 0.7").holds(values) is holds
@@ -132,14 +132,14 @@ def test_a_condition_holds_only_where_it_is_plainly_true(
         pytest.param({METHOD: ""}, "its contract names no privilege", id="no privilege"),
     ],
 )
-def test_a_policy_that_contradicts_the_contracts_is_refused(
+def test_policy_that_contradicts_the_contracts_is_refused(
     privileges: dict[str, str], complaint: str
 ) -> None:
     with pytest.raises(PolicyError, match=f"{METHOD}: {complaint}"):
         parse(TEXT, privileges)
 
 
-def test_a_grant_to_a_service_that_does_not_serve_the_method_is_refused() -> None:
+def test_grant_on_a_service_that_does_not_serve_the_method_is_refused() -> None:
     misplaced = REAL.replace(
         "anya.web5.v1.DidService/CreateDid", "anya.ml.v1.RiskService/AssessFraudRisk", 1
     )
@@ -148,7 +148,7 @@ def test_a_grant_to_a_service_that_does_not_serve_the_method_is_refused() -> Non
         ActivePolicy(misplaced, contracts.all_privileges())
 
 
-def test_a_bad_replacement_leaves_the_last_good_policy_in_force() -> None:
+def test_invalid_replacement_leaves_the_last_valid_policy_in_force() -> None:
     active = ActivePolicy(REAL, contracts.all_privileges())
     good = active.current
 
@@ -202,9 +202,7 @@ def test_a_bad_replacement_leaves_the_last_good_policy_in_force() -> None:
         ),
     ],
 )
-def test_a_policy_that_makes_no_sense_is_refused_with_the_place(
-    old: str, new: str, complaint: str
-) -> None:
+def test_invalid_policy_is_refused_with_its_place(old: str, new: str, complaint: str) -> None:
     assert old in TEXT
 
     with pytest.raises(PolicyError, match=complaint):
@@ -225,13 +223,13 @@ def test_a_policy_that_makes_no_sense_is_refused_with_the_place(
         "a: &x [*x]",
     ],
 )
-def test_what_is_no_policy_at_all_is_refused(text: str) -> None:
+def test_text_that_is_no_policy_is_refused(text: str) -> None:
     with pytest.raises(PolicyError):
         parse(text, PRIVILEGES)
 
 
 @given(st.data())
-def test_a_damaged_policy_is_read_or_refused_and_nothing_else(data: st.DataObject) -> None:
+def test_damaged_policy_is_read_or_refused_with_a_policy_error(data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(TEXT)))
     end = data.draw(st.integers(start, min(len(TEXT), start + 20)))
     junk = data.draw(st.text(alphabet="{}[]:,-&*!|>'\"#%@ \n\t0a.~?", max_size=6))
@@ -240,12 +238,12 @@ def test_a_damaged_policy_is_read_or_refused_and_nothing_else(data: st.DataObjec
         parse(TEXT[:start] + junk + TEXT[end:], PRIVILEGES)
 
 
-def test_the_names_of_classes_and_kinds_are_those_of_the_contracts() -> None:
+def test_names_of_classes_and_kinds_are_those_of_the_contracts() -> None:
     assert {f"DATA_CLASS_{known.name}": known.value for known in DataClass} == {
         name: number for name, number in options_pb2.DataClass.items() if number
     }
     assert attestation.ISSUERS.keys() == ATTESTATION_KINDS
 
 
-def test_the_policy_that_ships_fits_the_contracts() -> None:
+def test_shipped_policy_fits_the_contracts() -> None:
     assert ActivePolicy(REAL, contracts.all_privileges()).current.grants
