@@ -14,7 +14,7 @@ from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceStub
 from services.orchestrator.__main__ import orchestrator
 from services.orchestrator.definition import values
 from services.orchestrator.engine.erase import MARK, WORD
-from services.orchestrator.engine.waits import ANY
+from services.orchestrator.engine.waits import ANY_SUBJECT
 from services.orchestrator.store import deletion, erasure
 from services.orchestrator.store.deletion import Deletion
 from tests.orchestrator.conftest import dial
@@ -145,7 +145,7 @@ async def test_subscriber_receives_an_erased_event_without_data(
         state = await begin(store.runs, catalogue, "tell", PERSON)
         await erase_in(store, state.run_id)
 
-        of_any, _ = await store.runs.events.read_after(0, {"order.paid": {ANY}})
+        of_any, _ = await store.runs.events.read_after(0, {"order.paid": {ANY_SUBJECT}})
         of_one, _ = await store.runs.events.read_after(0, {"order.paid": {PERSON}})
 
     assert [(event.subject, event.data) for event in of_any] == [(WORD, MARK)]

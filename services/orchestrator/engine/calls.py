@@ -1,18 +1,28 @@
-"""What becomes of an attempt: the end of its step, another attempt, or a cancel."""
+"""Calls of operations: the request that every attempt sends, retries, and cancellation."""
 
 from __future__ import annotations
 
 from base64 import b64encode
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+
+from google.protobuf.message import DecodeError
 
 from anya.mesh.v1.attestation_pb2 import Attestation, PaymentIntent, RunContext
 from services.orchestrator.definition import values
 from services.orchestrator.definition.templates import UnresolvedPathError, resolve
-from services.orchestrator.definition.workflow import Effect, Method
-from services.orchestrator.engine import outcome, step_path
-from services.orchestrator.engine.model import RECOVERED, REDRIVEN, Phase, ProvenPayment, StepError
-from services.orchestrator.engine.record_writer import RecordWriter
+from services.orchestrator.definition.workflow import MAX_STEPS_PER_RUN, Effect, Method, Workflow
+from services.orchestrator.engine import outcome, permissions, step_path
+from services.orchestrator.engine.model import (
+    PIVOT,
+    READ,
+    RECOVERED,
+    REDRIVEN,
+    Phase,
+    ProvenPayment,
+    StepError,
+)
 from services.orchestrator.engine.records import PayloadTooLargeError, RecordKind
 from services.orchestrator.engine.retry_policy import SECOND_US, Outcome, judge
 
@@ -22,123 +32,183 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import Descriptor
     from google.protobuf.message import Message
 
-    from services.orchestrator.definition.workflow import Retry
+    from services.orchestrator.definition.workflow import Call, Retry
     from services.orchestrator.engine.model import RunState, StepState
+    from services.orchestrator.engine.record_writer import RecordWriter
+    from services.orchestrator.engine.retry_policy import RetryPolicy
+
+FIRST_ITERATION = "0"
+CANCELLED_STEP = StepError("CANCELLED", "", "the run was cancelled before it was sent")
 
 
-class Calls(RecordWriter):
-    __slots__ = ()
+class Calls:
+    """Begins calls, and decides after each attempt whether it completes, retries or fails."""
 
-    # An attempt that ended well.
+    __slots__ = ("_jitter", "_policy", "_writer")
 
-    def finish_own(self, path: str, output: dict[str, Any]) -> None:
-        """A step that calls nobody is done."""
-        self.add(RecordKind.STEP_DONE, path, {"reply": None, "output": output, "attestations": []})
+    def __init__(self, writer: RecordWriter, policy: RetryPolicy, jitter: float) -> None:
+        """``jitter``: a random number from 0 to 1."""
+        self._writer = writer
+        self._policy = policy
+        self._jitter = jitter
 
-    def finish_step(self, path: str, reply: dict[str, Any], attestations: list[list[str]]) -> None:
-        try:
-            seen = self.seen(path)
-            seen["output"] = reply
-            output = resolve(self.call_at(path).output_mapping, seen)
-            payload = {"reply": reply, "output": output, "attestations": attestations}
-            self.add(RecordKind.STEP_DONE, path, payload)
-        except (UnresolvedPathError, PayloadTooLargeError) as error:
-            self.fail_after_effect(path, f"output of {path}: {error}")
+    # Begin.
 
-    def fail_after_effect(self, path: str, message: str) -> None:
-        """The call was made, but the run cannot go on from what it answered."""
-        made = self.state.steps[path].effect == "PIVOT"
-        self.end_call(path, StepError("INTERNAL", "", message), uncertain=made)
+    def begin(
+        self,
+        call: Call,
+        path: str,
+        scope: dict[str, Any],
+        metadata: dict[str, Any],
+        condition: dict[str, Any],
+    ) -> None:
+        """Begins the call, unless the run lacks the privilege or its payment is cancelled.
 
-    def method_at(self, path: str) -> Method:
-        runs = self.call_at(path).operation.runs
-        assert isinstance(runs, Method)  # noqa: S101  (a workflow is not called)
-        return runs
+        ``metadata`` holds the ``condition`` too. Raises UnresolvedPathError, MismatchError or
+        PayloadTooLargeError if the input of the call does not fit.
+        """
+        writer, payment = self._writer, metadata.get("payment", "")
+        if (refusal := permissions.refusal(writer.state, path, call)) is not None:
+            writer.fail(path, refusal, **condition)
+        elif outcome.is_cancelled_payment(writer.state, payment):
+            message = f"{path}: {CANCELLED_STEP.message}"
+            writer.fail(path, replace(CANCELLED_STEP, message=message), **condition)
+        else:
+            resolved = resolve(call.input_mapping, scope)
+            payload = {**metadata, "input": resolved}
+            if isinstance(call.operation.runs, Workflow):
+                self._begin_workflow(call.operation.runs, path, payload)
+            else:
+                self._begin_method(call, call.operation.runs, path, payload, payment)
 
-    # One that did not.
-
-    def judge_failure(self, step: StepState, error: StepError) -> None:
-        outcome = judge(error, mutating=_mutates(step))
-        if outcome is Outcome.CIRCUIT_OPEN:
-            self._park(step, error)
+    def _begin_workflow(self, workflow: Workflow, path: str, payload: dict[str, Any]) -> None:
+        workflow.inputs.check(payload["input"])
+        if len(self._writer.state.steps) + workflow.min_steps > MAX_STEPS_PER_RUN:
+            message = f"the run would have more than {MAX_STEPS_PER_RUN} steps"
+            self._writer.fail(path, StepError("INVALID_ARGUMENT", "", message), **payload)
             return
-        uncertain = step.uncertain or outcome is Outcome.UNCERTAIN
-        if outcome is Outcome.DEFINITE and not self._asked_for(step, error):
-            self._judge_refusal(step, error, uncertain=uncertain)
-        elif self._may_try(step, error, uncertain=uncertain):
-            self._retry(step, error, uncertain=outcome is Outcome.UNCERTAIN)
-        elif outcome is Outcome.DEFINITE:
-            self._judge_refusal(step, error, uncertain=uncertain)
+        self._writer.add(RecordKind.STEP_INTENT, path, payload, attempt=1)
+
+    def _begin_method(
+        self, call: Call, method: Method, path: str, payload: dict[str, Any], payment: str
+    ) -> None:
+        state = self._writer.state
+        key = effect_key(state, path, method.effect, payment)
+        request = build_request(method, payload["input"], key, state, payment)
+        payload |= {
+            "method": method.path,
+            "service": method.service,
+            "key": key,
+            "request": b64encode(request).decode(),
+        }
+        if call.timeout_us is not None:
+            payload["timeout_us"] = call.timeout_us
+        self._writer.add(RecordKind.STEP_INTENT, path, payload, attempt=1)
+
+    # An attempt that succeeded.
+
+    def receive_reply(self, path: str, raw: bytes) -> None:
+        """Completes the step with the reply to its call."""
+        try:
+            call = self._writer.call_at(path)
+            message = method_of(call).reply.FromString(raw)
+            self.complete(call, path, values.to_json(message), attestations_of(message))
+        except (values.MismatchError, DecodeError) as error:
+            self._fail_after_effect(path, f"the reply of {path}: {error}")
+
+    def complete(
+        self, call: Call, path: str, reply: dict[str, Any], attestations: list[list[str]]
+    ) -> None:
+        """Completes a call of an RPC or a workflow with the output that its step maps."""
+        try:
+            scope = self._writer.scope_at(path)
+            scope["output"] = reply
+            output = resolve(call.output_mapping, scope)
+            payload = {"reply": reply, "output": output, "attestations": attestations}
+            self._writer.add(RecordKind.STEP_DONE, path, payload)
+        except (UnresolvedPathError, PayloadTooLargeError) as error:
+            self._fail_after_effect(path, f"output of {path}: {error}")
+
+    def _fail_after_effect(self, path: str, message: str) -> None:
+        """Fails a step whose call was made; a payment stays uncertain."""
+        paid = self._writer.state.steps[path].effect == PIVOT
+        self._writer.fail(path, StepError("INTERNAL", "", message), uncertain=paid)
+
+    # An attempt that failed.
+
+    def receive_error(self, step: StepState, error: StepError) -> None:
+        """Waits for the circuit breaker, retries, cancels or fails the step."""
+        found = judge(error, mutating=_mutates(step))
+        if found is Outcome.CIRCUIT_OPEN:
+            self._wait_for_circuit(step, error)
+            return
+        uncertain = step.uncertain or found is Outcome.UNCERTAIN
+        if found is Outcome.DEFINITE and not self._retries_error(step, error):
+            self._end_refused(step, error, uncertain=uncertain)
+        elif self._may_retry(step, error, uncertain=uncertain):
+            self._retry(step, error, uncertain=found is Outcome.UNCERTAIN)
+        elif found is Outcome.DEFINITE:
+            self._end_refused(step, error, uncertain=uncertain)
         elif uncertain:
-            self.give_up_on(step, error)
+            self.give_up(step, error)
         else:
-            self.end_call(step.path, error)
+            self._writer.fail(step.path, error)
 
-    def _asked_for(self, step: StepState, error: StepError) -> bool:
-        """Does the definition have this very error tried again?"""
-        asked = self._retry_override(step).errors
-        return bool({error.code, error.reason} & asked) and not step.cancelled
+    def _retries_error(self, step: StepState, error: StepError) -> bool:
+        """Returns whether the definition names this very error as one to retry."""
+        named = self._retry_override(step).errors
+        return bool({error.code, error.reason} & named) and not step.cancelled
 
-    def _judge_refusal(self, step: StepState, error: StepError, *, uncertain: bool) -> None:
-        """A refusal is final, unless an earlier attempt may still be on its way."""
-        if uncertain and self._cancel_of(step) is not None and not step.cancelled:
+    def _end_refused(self, step: StepState, error: StepError, *, uncertain: bool) -> None:
+        """Fails the step; cancels its call first if an earlier attempt may still take effect."""
+        if uncertain and self._cancel_method(step) is not None and not step.cancelled:
             self._cancel(step, error)
         else:
-            self.end_call(step.path, self._root_cause(step, error))
+            self._writer.fail(step.path, _root_cause(step, error))
 
-    @staticmethod
-    def _root_cause(step: StepState, error: StepError) -> StepError:
-        """What made us cancel says more than that it was cancelled, if it was a refusal."""
-        cause = step.cancel_cause
-        is_refusal = cause is not None and judge(cause, mutating=True) is Outcome.DEFINITE
-        return cause if cause is not None and is_refusal else error
-
-    def give_up_on(self, step: StepState, error: StepError) -> None:
-        """Out of time, and the effect may be there: refuse it for ever, or call somebody."""
-        if self._cancel_of(step) is not None and not step.cancelled:
+    def give_up(self, step: StepState, error: StepError) -> None:
+        """Ends a step whose effect is unknown: cancels its call, or else leaves it uncertain."""
+        if self._cancel_method(step) is not None and not step.cancelled:
             self._cancel(step, error)
         else:
-            self.end_call(step.path, error, uncertain=True)
+            self._writer.fail(step.path, error, uncertain=True)
 
-    def _may_try(self, step: StepState, error: StepError, *, uncertain: bool) -> bool:
-        if outcome.is_owed(self.state, step) and self.state.pending_end is None:
-            return True  # there is no way back: what follows a payment is owed
-        if self.state.cancellation and step.effect == Effect.PIVOT.name and not step.cancelled:
+    def _may_retry(self, step: StepState, error: StepError, *, uncertain: bool) -> bool:
+        state = self._writer.state
+        if outcome.is_owed(state, step) and state.pending_end is None:
+            return True  # a payment was made: the run must do what follows it
+        if state.cancellation and step.effect == PIVOT and not step.cancelled:
             return False
-        said = self._retry_override(step)
-        stopped = self.state.pending_end is not None and not uncertain
-        if stopped and not outcome.winds_up(step):
+        override = self._retry_override(step)
+        stopped = state.pending_end is not None and not uncertain
+        if stopped and not outcome.belongs_to_end(step):
             return False
-        if (
-            said.max_attempts is not None
-            and step.attempt - step.prior_attempts >= said.max_attempts
-        ):
+        attempts = step.attempt - step.prior_attempts
+        if override.max_attempts is not None and attempts >= override.max_attempts:
             return False
-        if said.errors and not uncertain and not {error.code, error.reason} & said.errors:
+        if override.errors and not uncertain and not {error.code, error.reason} & override.errors:
             return False
-        next_us = self.at_us + self._wait_us(step, error)
-        late = next_us >= self.state.deadline_us and not outcome.winds_up(step)
-        return (
-            not late or step.cancelled
-        ) and next_us - step.retry_started_us < self._retry_window_us(step)
+        next_us = self._writer.at_us + self._backoff_us(step, error)
+        late = next_us >= state.deadline_us and not outcome.belongs_to_end(step)
+        in_window = next_us - step.retry_started_us < self._retry_window_us(step)
+        return (not late or step.cancelled) and in_window
 
     def _retry_window_us(self, step: StepState) -> float:
-        """Microseconds that a step tries, without what it spends parked or dead."""
-        said = (self.call_at(step.path).timeout_us, self._retry_override(step).max_duration_us)
-        given = [us for us in said if us is not None]
-        return min(given) if given else self.policy.step_timeout_s * SECOND_US
+        """Returns how long a step retries, without the time that it waits for a circuit breaker."""
+        call = self._writer.call_at(step.path)
+        limits = [us for us in (call.timeout_us, call.retry.max_duration_us) if us is not None]
+        return min(limits) if limits else self._policy.step_timeout_s * SECOND_US
 
     def _retry_override(self, step: StepState) -> Retry:
-        return self.call_at(step.path).retry
+        return self._writer.call_at(step.path).retry
 
-    def _wait_us(self, step: StepState, error: StepError) -> int:
-        """How long it is to the next attempt."""
-        return self.policy.retry_us(
+    def _backoff_us(self, step: StepState, error: StepError) -> int:
+        return self._policy.retry_us(
             step.attempt - step.prior_attempts,
             error,
-            self.jitter,
-            after_pivot=outcome.is_owed(self.state, step),
-            said=self._retry_override(step),
+            self._jitter,
+            after_pivot=outcome.is_owed(self._writer.state, step),
+            override=self._retry_override(step),
         )
 
     def _retry(self, step: StepState, error: StepError, *, uncertain: bool) -> None:
@@ -146,89 +216,108 @@ class Calls(RecordWriter):
             "error": error.to_payload(),
             "uncertain": uncertain,
             "final": False,
-            "retry_us": self.at_us + self._wait_us(step, error),
+            "retry_us": self._writer.at_us + self._backoff_us(step, error),
         }
-        self.add(RecordKind.STEP_FAILED, step.path, payload)
+        self._writer.add(RecordKind.STEP_FAILED, step.path, payload)
 
-    def _park(self, step: StepState, error: StepError) -> None:
-        until = self.at_us + self.policy.circuit_open_us(error, self.jitter)
-        payload = {"error": error.to_payload(), "until_us": until}
-        self.add(RecordKind.STEP_CIRCUIT_OPEN, step.path, payload)
+    def _wait_for_circuit(self, step: StepState, error: StepError) -> None:
+        until_us = self._writer.at_us + self._policy.circuit_open_us(error, self._jitter)
+        payload = {"error": error.to_payload(), "until_us": until_us}
+        self._writer.add(RecordKind.STEP_CIRCUIT_OPEN, step.path, payload)
 
     def resume(self, step: StepState) -> None:
-        """The time that the next attempt waited for has come."""
+        """Makes the attempt that waited for its backoff or for a circuit breaker."""
         if step.phase is not Phase.CIRCUIT_OPEN:
-            self.attempt_again(
-                step.path, REDRIVEN if step.attempt == step.prior_attempts else "retried"
-            )
+            cause = REDRIVEN if step.attempt == step.prior_attempts else "retried"
+            self.attempt_again(step.path, cause)
             return
-        late = self.at_us >= self.state.deadline_us and not outcome.is_owed(self.state, step)
-        if not late or step.cancelled or outcome.winds_up(step):
+        state = self._writer.state
+        late = self._writer.at_us >= state.deadline_us and not outcome.is_owed(state, step)
+        if not late or step.cancelled or outcome.belongs_to_end(step):
             # Nothing was sent before: it is still the same attempt.
-            self.add(
+            self._writer.add(
                 RecordKind.STEP_ATTEMPT,
                 step.path,
                 {"cause": "circuit_closed"},
                 attempt=step.attempt,
             )
             return
-        message = "the run's deadline passed while the step was parked"
+        message = "the run's deadline passed while the circuit breaker was open"
         error = StepError("DEADLINE_EXCEEDED", "", message)
         if step.uncertain:
-            self.give_up_on(step, error)
+            self.give_up(step, error)
         else:
-            self.end_call(step.path, error)
+            self._writer.fail(step.path, error)
 
     def recover(self) -> None:
-        self.add(RecordKind.RECOVERED, "", {})
-        for step in self.state.in_flight:
+        """Repeats every call that another process left unanswered, under its key."""
+        self._writer.add(RecordKind.RECOVERED, "", {})
+        for step in self._writer.state.in_flight:
             if step.phase is Phase.CALL:
                 self.attempt_again(step.path, RECOVERED)
 
     def attempt_again(self, path: str, cause: str) -> None:
-        attempt = self.state.steps[path].attempt + 1
-        self.add(RecordKind.STEP_ATTEMPT, path, {"cause": cause}, attempt=attempt)
+        attempt = self._writer.state.steps[path].attempt + 1
+        self._writer.add(RecordKind.STEP_ATTEMPT, path, {"cause": cause}, attempt=attempt)
 
-    # Cancelling what may have happened.
+    # Cancellation of a call that may have had its effect.
 
     def _cancel(self, step: StepState, error: StepError) -> None:
-        cancel = self._cancel_of(step)
+        cancel = self._cancel_method(step)
         assert cancel is not None  # noqa: S101
         payload = {
             "method": cancel.path,
             "request": b64encode(build_cancel(cancel, step.key)).decode(),
             "error": error.to_payload(),
         }
-        self.add(RecordKind.CANCEL_INTENT, step.path, payload)
+        self._writer.add(RecordKind.CANCEL_INTENT, step.path, payload)
 
-    def judge_failed_cancel(self, step: StepState, error: StepError) -> None:
-        outcome = judge(error, mutating=True)
-        in_time = self.at_us - step.retry_started_us < self.policy.step_timeout_s * SECOND_US
-        # An open breaker costs nothing: it ends when its target is back.
-        if outcome is Outcome.CIRCUIT_OPEN or (outcome is not Outcome.DEFINITE and in_time):
-            wait = self.policy.retry_us(step.cancel_attempt, error, self.jitter, after_pivot=False)
-            payload = {"error": error.to_payload(), "final": False, "retry_us": self.at_us + wait}
-            self.add(RecordKind.CANCEL_FAILED, step.path, payload)
+    def confirm_cancel(self, path: str) -> None:
+        """Sends the call once more: its answer says whether the effect came before the cancel."""
+        self._writer.add(RecordKind.CANCEL_DONE, path, {})
+        self.attempt_again(path, "cancelled")
+
+    def receive_cancel_error(self, step: StepState, error: StepError) -> None:
+        """Retries the cancel, or leaves the step uncertain."""
+        found, policy, at_us = judge(error, mutating=True), self._policy, self._writer.at_us
+        in_time = at_us - step.retry_started_us < policy.step_timeout_s * SECOND_US
+        # An open circuit breaker does not use up the time: it closes when its target is back.
+        if found is Outcome.CIRCUIT_OPEN or (found is not Outcome.DEFINITE and in_time):
+            wait_us = policy.retry_us(step.cancel_attempt, error, self._jitter, after_pivot=False)
+            payload = {"error": error.to_payload(), "final": False, "retry_us": at_us + wait_us}
+            self._writer.add(RecordKind.CANCEL_FAILED, step.path, payload)
             return
-        self.add(RecordKind.CANCEL_FAILED, step.path, {"error": error.to_payload(), "final": True})
-        self.end_call(step.path, error, uncertain=True)
+        final = {"error": error.to_payload(), "final": True}
+        self._writer.add(RecordKind.CANCEL_FAILED, step.path, final)
+        self._writer.fail(step.path, error, uncertain=True)
 
-    def _cancel_of(self, step: StepState) -> Method | None:
-        runs = self.call_at(step.path).operation.runs
+    def _cancel_method(self, step: StepState) -> Method | None:
+        runs = self._writer.call_at(step.path).operation.runs
         return runs.cancel if isinstance(runs, Method) else None
 
 
+def method_of(call: Call) -> Method:
+    """Returns the RPC of a call that runs no workflow."""
+    assert isinstance(call.operation.runs, Method)  # noqa: S101
+    return call.operation.runs
+
+
 def _mutates(step: StepState) -> bool:
-    return step.effect != Effect.READ.name
+    return step.effect != READ
 
 
-FIRST_ITERATION = "0"
+def _root_cause(step: StepState, error: StepError) -> StepError:
+    """Returns the refusal that led to the cancel, which says more than the error of the cancel."""
+    cause = step.cancel_cause
+    is_refusal = cause is not None and judge(cause, mutating=True) is Outcome.DEFINITE
+    return cause if cause is not None and is_refusal else error
 
 
 def effect_key(state: RunState, path: str, effect: Effect, payment: str) -> str:
-    """The request_id of a step's every attempt. A payment's is its own id, or else the run's.
+    """Returns the request_id of every attempt of a step: RUN/STEP/ITERATION.
 
-    A step that was refused and is redriven has a key of its own: RUN/STEP/0/1.
+    A payment's key is its own id, or the run's. A redriven step whose key is retired gets a new
+    one, RUN/STEP/ITERATION/REDRIVE.
     """
     if effect is Effect.PIVOT:
         return payment or state.run_id
@@ -240,7 +329,7 @@ def effect_key(state: RunState, path: str, effect: Effect, payment: str) -> str:
 def build_request(
     method: Method, resolved: dict[str, Any], key: str, state: RunState, payment: str
 ) -> bytes:
-    """Mismatch if the resolved input does not fit the request."""
+    """Returns the serialized request. Raises MismatchError if the resolved input does not fit."""
     request = method.request()
     values.fill(request, resolved)
     takes_key, takes_context = _takes(request.DESCRIPTOR)
@@ -253,19 +342,19 @@ def build_request(
 
 @lru_cache(maxsize=1024)
 def _takes(request: Descriptor) -> tuple[bool, bool]:
-    """Does a request name its id, and what is known of the payment?"""
+    """Returns whether a request has a request_id, and whether it has a run context."""
     return "request_id" in request.fields_by_name, "context" in request.fields_by_name
 
 
 def build_cancel(method: Method, key: str) -> bytes:
-    """A cancel's request has one field: the id of what to refuse."""
+    """Returns the request of a cancel, whose only field is the id of what to refuse."""
     request = method.request()
     setattr(request, request.DESCRIPTOR.fields[0].name, key)
     return request.SerializeToString(deterministic=True)
 
 
 def attestations_of(reply: Message) -> list[list[str]]:
-    """What a reply attests for later steps: kind and JWS of each."""
+    """Returns kind and JWS of each attestation in a reply."""
     if not _attests(reply.DESCRIPTOR):
         return []
     attestations: Iterable[Attestation] = getattr(reply, "attestations")  # noqa: B009
@@ -279,7 +368,7 @@ def _attests(reply: Descriptor) -> bool:
 
 
 def _context(state: RunState, payment: str) -> RunContext:
-    """What is known of the step's payment, and of no other."""
+    """Returns intent, presentation and attestations of the step's payment, and of no other."""
     proven = state.payments[payment] if payment else ProvenPayment(state.intent, state.presentation)
     context = RunContext(presentation=proven.presentation)
     if proven.intent:

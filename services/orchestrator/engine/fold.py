@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from anya.mesh.v1.attestation_pb2 import PaymentIntent
 from services.orchestrator.engine import step_path
 from services.orchestrator.engine.model import (
+    PIVOT,
+    READ,
     RECOVERED,
     ApprovalDecision,
     FailureScope,
@@ -105,7 +107,7 @@ def _step_attempt(state: RunState, record: Record) -> None:
     if step.phase is Phase.CIRCUIT_OPEN or step.attempt == step.prior_attempts:
         step.retry_started_us = record.at_us
     # Whoever was killed in the middle of a call left nobody to hear its answer.
-    if record.payload["cause"] == RECOVERED and step.effect != "READ":
+    if record.payload["cause"] == RECOVERED and step.effect != READ:
         step.uncertain = True
         step.status = StepStatus.UNCERTAIN
     step.phase = Phase.CALL
@@ -159,9 +161,8 @@ def _step_done(state: RunState, record: Record) -> None:
     step.reply = payload["reply"]
     step.error = None
     _end(step, record, StepStatus.SUCCEEDED, payload["output"])
-    state.attestations += [
-        StoredAttestation(step.payment, kind, jws) for kind, jws in payload["attestations"]
-    ]
+    for kind, jws in payload["attestations"]:
+        state.attestations.append(StoredAttestation(step.payment, kind, jws))
     if consumed := payload.get("consumed"):
         state.signals = [signal for signal in state.signals if signal.sequence not in consumed]
     _stand(state, step)
@@ -296,7 +297,7 @@ def _redriven(state: RunState, record: Record) -> None:
 
 
 def _reopen(step: StepState, phase: Phase) -> None:
-    if step.phase is Phase.CALL and step.effect != "READ":
+    if step.phase is Phase.CALL and step.effect != READ:
         step.uncertain = True  # whoever made the call did not hear its answer
     elif phase is Phase.CHILDREN:
         step.uncertain = False  # that is said of the step inside it
@@ -333,7 +334,7 @@ def _begin(state: RunState, record: Record) -> StepState:
         cancels_payment=payload.get("cancels_payment", False),
     )
     state.steps[record.path] = step
-    if step.effect == "PIVOT":
+    if step.effect == PIVOT:
         state.irreversible_steps[record.path] = step
     return step
 

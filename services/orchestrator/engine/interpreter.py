@@ -1,11 +1,7 @@
-"""The way through the steps: what begins next, and what ends with what is inside it."""
+"""The interpreter of a workflow's steps: begins each as soon as the steps before it have ended."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from base64 import b64encode
-from dataclasses import dataclass, replace
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from services.orchestrator.definition import values
@@ -24,198 +20,180 @@ from services.orchestrator.definition.workflow import (
     Switch,
     Wait,
     WaitFor,
-    Workflow,
     all_steps,
 )
-from services.orchestrator.engine import outcome, permissions, step_path
-from services.orchestrator.engine.calls import build_request, effect_key
+from services.orchestrator.engine import outcome, step_path
+from services.orchestrator.engine.blocks import Progress
 from services.orchestrator.engine.model import FailureScope, Phase, StepError, StepStatus
 from services.orchestrator.engine.records import PayloadTooLargeError, RecordKind
 from services.orchestrator.engine.scope import ITEMS, explain
-from services.orchestrator.engine.waits import Waits
 
 if TYPE_CHECKING:
     from services.orchestrator.definition.cel import Condition
+    from services.orchestrator.engine.blocks import Blocks
+    from services.orchestrator.engine.calls import Calls
     from services.orchestrator.engine.model import RunStatus, StepState
-
-CANCELLED_STEP = StepError("CANCELLED", "", "the run was cancelled before it was sent")
-
-
-class Progress(Enum):
-    """How far a list of steps has come."""
-
-    UNDER = "something in it is under way"
-    DONE = "nothing is left to do"
-    BROKEN = "a step failed, and what is around it fails with it"
-    OVER = "it asked for the end of the workflow inside the run that it belongs to"
+    from services.orchestrator.engine.record_writer import RecordWriter
+    from services.orchestrator.engine.waits import Waits
 
 
-@dataclass(slots=True)
-class Interpreter(Waits, ABC):
-    ending: tuple[RunStatus, str] | None = None  # decided in this turn
-    ended_inside: tuple[str, str] = ("", "")  # outcome and reason of the last Way.OVER
+class Interpreter:
+    """Walks the steps of the workflow, and delegates what each one does."""
 
-    def walk_all(self) -> bool:
-        return self.walk(self.workflow.steps, "") is Progress.DONE
+    __slots__ = ("_blocks", "_calls", "_ending", "_waits", "_writer")
 
-    def walk(self, steps: tuple[Step, ...], prefix: str) -> Progress:
-        """Begin what can begin below ``prefix``."""
+    def __init__(self, writer: RecordWriter, calls: Calls, waits: Waits, blocks: Blocks) -> None:
+        self._writer = writer
+        self._calls = calls
+        self._waits = waits
+        self._blocks = blocks
+        self._ending: tuple[RunStatus, str] | None = None  # decided in this turn
+
+    def advance(self) -> tuple[RunStatus, str] | None:
+        """Begins every step that can begin now. Returns how the run ends, if it does."""
+        workflow = self._writer.workflow
+        if self._walk(workflow.steps, "") is Progress.DONE:
+            return outcome.of_last_step(workflow, self._writer.state)
+        return self._ending
+
+    def _walk(self, steps: tuple[Step, ...], prefix: str) -> Progress:
+        """Begins what can begin in the list of steps, whose paths start with ``prefix``."""
+        completed = self._writer.state.completed_prefix
         first = prefix + steps[0].id
-        for at in range(self.state.completed_prefix.get(first, 0), len(steps)):
-            way = self._go(steps[at], prefix + steps[at].id)
-            if way is not Progress.DONE:
-                return way
-            self.state.completed_prefix[first] = at + 1
+        for at in range(completed.get(first, 0), len(steps)):
+            progress = self._advance_step(steps[at], prefix + steps[at].id)
+            if progress is not Progress.DONE:
+                return progress
+            completed[first] = at + 1
         return Progress.DONE
 
-    def _go(self, step: Step, path: str) -> Progress:
-        """Begin the step or go on inside it, as far as it leads now."""
-        if path not in self.state.steps:
+    def _advance_step(self, step: Step, path: str) -> Progress:
+        """Begins the step, or advances what is inside it."""
+        steps = self._writer.state.steps
+        if path not in steps:
             self.begin(step, path)
-        known = self.state.steps[path]
-        caught, way = known.failure_scope, Progress.DONE
-        if known.phase in (Phase.CHILDREN, Phase.AWAITING_EVENT):
-            way = self.enter(step, path)
-        if known.phase is Phase.CHILDREN and known.failure_scope != caught:
-            way = self.enter(step, path)  # it failed, and its on_error follows
-        if known.phase is not Phase.ENDED or self.ending is not None:
-            return Progress.UNDER
+        known, progress = steps[path], Progress.DONE
+        scope = known.failure_scope
+        if known.phase is Phase.AWAITING_EVENT:
+            self._waits.advance(step.action, path, known)
+        elif known.phase is Phase.CHILDREN:
+            progress = self._blocks.advance(step, path, self._walk)
+        if known.phase is Phase.CHILDREN and known.failure_scope != scope:
+            progress = self._blocks.advance(step, path, self._walk)  # it failed: on_error begins
+        if progress is Progress.RUN_ENDED:
+            return progress
+        if known.phase is not Phase.ENDED:
+            return Progress.PENDING
         if known.status in (StepStatus.FAILED, StepStatus.UNCERTAIN):
-            return self._judge_failed(known, way)
+            return self._after_failure(known, progress)
         if isinstance(step.action, End) and known.status is StepStatus.SUCCEEDED:
-            return self._end_here(step.action, path, known.input.get("reason", ""))
-        return way
+            return self._end_workflow(step.action, path, known.input.get("reason", ""))
+        return progress
 
-    def _judge_failed(self, step: StepState, way: Progress) -> Progress:
+    def _after_failure(self, step: StepState, progress: Progress) -> Progress:
         if step.failure_scope == FailureScope.OUTER:
-            return Progress.BROKEN
+            return Progress.FAILED
         if step.failure_scope:
-            return way
+            return progress
         failed = step.failed_step or step.path
-        self.ending = outcome.of_failure(self.workflow, self.state, failed)
-        return Progress.UNDER
+        self._ending = outcome.of_failure(self._writer.workflow, self._writer.state, failed)
+        return Progress.RUN_ENDED
 
-    def _end_here(self, end: End, path: str, reason: str) -> Progress:
-        """The end of the run; in a workflow inside it, of that one only."""
-        if step_path.locate(self.workflow, path).prefix:
-            self.ended_inside = end.outcome, reason
-            return Progress.OVER
-        self.ending = outcome.of_end(self.workflow, self.state, end.outcome, reason)
-        return Progress.UNDER
+    def _end_workflow(self, end: End, path: str, reason: str) -> Progress:
+        """Ends the run, or the workflow inside the run that the step belongs to."""
+        workflow = self._writer.workflow
+        if step_path.locate(workflow, path).prefix:
+            return self._blocks.end_workflow(end.outcome, reason)
+        self._ending = outcome.of_end(workflow, self._writer.state, end.outcome, reason)
+        return Progress.RUN_ENDED
 
-    # Beginning a step.
+    # The beginning of a step.
 
     def begin(self, step: Step, path: str) -> None:
-        seen = self.seen(path)
+        """Begins the step, skips it or fails it: afterwards the state has it."""
+        scope = self._writer.scope_at(path)
         try:
-            condition = self._judge_condition(step, path, seen)
+            condition = self._evaluate_condition(step, path, scope)
             if condition is None:
                 return
-            self._begin_action(step, path, seen, condition)
+            self._begin_action(step, path, scope, condition)
         except (UnresolvedPathError, values.MismatchError) as error:
-            message = f"input of {path}: {explain(step, error, seen)}"
-            self.end_call(path, StepError("INVALID_ARGUMENT", "", message))
+            message = f"input of {path}: {explain(step, error, scope)}"
+            self._writer.fail(path, StepError("INVALID_ARGUMENT", "", message))
         except PayloadTooLargeError as error:
-            self.end_call(path, StepError("INVALID_ARGUMENT", "", f"input of {path}: {error}"))
+            message = f"input of {path}: {error}"
+            self._writer.fail(path, StepError("INVALID_ARGUMENT", "", message))
 
-    def _judge_condition(
-        self, step: Step, path: str, seen: dict[str, Any]
+    def _evaluate_condition(
+        self, step: Step, path: str, scope: dict[str, Any]
     ) -> dict[str, Any] | None:
-        """What to journal of a condition that holds. None if it does not: then the step is over."""
+        """Returns what to record of a condition that holds.
+
+        Returns None if it does not hold or cannot be evaluated; then the step has ended.
+        """
         if step.condition is None:
             return {}
-        judged, holds, reason = _judge(step.condition, seen)
+        verdict, holds, reason = _evaluate(step.condition, scope)
         if holds:
-            return {"condition": judged}
+            return {"condition": verdict}
         if holds is None:
             message = f"{reason}: condition of {path} cannot be judged"
-            self.end_call(path, StepError("FAILED_PRECONDITION", "", message), condition=judged)
+            error = StepError("FAILED_PRECONDITION", "", message)
+            self._writer.fail(path, error, condition=verdict)
         else:
-            self.skip(step, path, f"{reason}: condition of {path} is false", condition=judged)
+            message = f"{reason}: condition of {path} is false"
+            self._writer.skip(step, path, message, condition=verdict)
         return None
 
     def _begin_action(
-        self, step: Step, path: str, seen: dict[str, Any], condition: dict[str, Any]
+        self, step: Step, path: str, scope: dict[str, Any], condition: dict[str, Any]
     ) -> None:
-        payload = {**self.about(step, path), **condition}
+        writer = self._writer
+        metadata = writer.metadata(step, path)
+        if condition:
+            metadata = {**metadata, **condition}
         match step.action:
-            case Call() as call if refused := permissions.refusal(self.state, path, call):
-                self.end_call(path, refused, **condition)
-            case Call() if self.is_cancelled_payment(payload.get("payment", "")):
-                message = f"{path}: {CANCELLED_STEP.message}"
-                self.end_call(path, replace(CANCELLED_STEP, message=message), **condition)
             case Call() as call:
-                self._begin_call(call, path, seen, payload)
+                self._calls.begin(call, path, scope, metadata, condition)
             case Set(given):
-                self.complete_now(path, payload, {}, resolve(given, seen))
-            case End(reason=reason):
-                told = resolve(reason, seen)
-                if not isinstance(told, str):
+                writer.complete_at_once(path, metadata, {}, resolve(given, scope))
+            case End(reason=template):
+                reason = resolve(template, scope)
+                if not isinstance(reason, str):
                     raise values.MismatchError(("reason",), "a text")
-                self.complete_now(path, payload, {"reason": told}, {})
-            case Switch():
-                self._choose(step, step.action, path, seen, payload)
+                writer.complete_at_once(path, metadata, {"reason": reason}, {})
+            case Switch() as switch:
+                self._choose(step, switch, path, scope, metadata)
             case Wait() as wait:
-                self.wait(wait, path, seen, payload)
+                self._waits.start_timer(wait, path, scope, metadata)
             case WaitFor() as wait:
-                self.listen_from_now_on(wait, path, seen, payload)
+                self._waits.start_wait_for(wait, path, scope, metadata)
             case Emit() as emit:
-                self.emit(emit, path, seen, payload)
-            case Approval() as asked:
-                self.ask(asked, path, seen, payload)
-            case ForEach(items=items):
-                payload["input"] = {ITEMS: self._items(step.action, resolve(items, seen))}
-                self.add(RecordKind.STEP_INTENT, path, payload, attempt=1)
+                self._waits.emit(emit, path, scope, metadata)
+            case Approval() as approval:
+                self._waits.ask_approval(approval, path, scope, metadata)
+            case ForEach(items=items) as each:
+                input = {ITEMS: self._items(each, resolve(items, scope))}
+                writer.add(RecordKind.STEP_INTENT, path, {**metadata, "input": input}, attempt=1)
             case Parallel():
-                self.add(RecordKind.STEP_INTENT, path, {**payload, "input": {}}, attempt=1)
-
-    def is_cancelled_payment(self, payment: str) -> bool:
-        """Is it not to be made any more, as somebody cancelled the run?"""
-        unpaid = payment and not outcome.is_paid(self.state, payment)
-        return bool(self.state.cancellation and unpaid)
-
-    def _begin_call(
-        self, call: Call, path: str, seen: dict[str, Any], payload: dict[str, Any]
-    ) -> None:
-        resolved = resolve(call.input_mapping, seen)
-        payload["input"] = resolved
-        runs = call.operation.runs
-        if isinstance(runs, Workflow):
-            runs.inputs.check(resolved)
-            if len(self.state.steps) + runs.min_steps > MAX_STEPS_PER_RUN:
-                message = f"the run would have more than {MAX_STEPS_PER_RUN} steps"
-                self.end_call(path, StepError("INVALID_ARGUMENT", "", message), **payload)
-                return
-        else:
-            payment = payload.get("payment", "")
-            key = effect_key(self.state, path, runs.effect, payment)
-            request = build_request(runs, resolved, key, self.state, payment)
-            payload |= {
-                "method": runs.path,
-                "service": runs.service,
-                "key": key,
-                "request": b64encode(request).decode(),
-            }
-            if call.timeout_us is not None:
-                payload["timeout_us"] = call.timeout_us
-        self.add(RecordKind.STEP_INTENT, path, payload, attempt=1)
+                writer.add(RecordKind.STEP_INTENT, path, {**metadata, "input": {}}, attempt=1)
 
     def _choose(
-        self, step: Step, switch: Switch, path: str, seen: dict[str, Any], payload: dict[str, Any]
+        self, step: Step, switch: Switch, path: str, scope: dict[str, Any], metadata: dict[str, Any]
     ) -> None:
-        """The first case that holds; the steps of all others are skipped."""
-        judged: list[dict[str, Any]] = []
+        """Chooses the first case that holds, and skips the steps of all others."""
+        verdicts: list[dict[str, Any]] = []
         reasons: list[str] = []
         chosen = None
         for at, case in enumerate(switch.cases):
             if case.when is None:
                 chosen = at
                 break
-            verdict, holds, reason = _judge(case.when, seen)
-            judged.append(verdict)
+            verdict, holds, reason = _evaluate(case.when, scope)
+            verdicts.append(verdict)
             if holds is None:
                 message = f"{reason}: a case of {path} cannot be judged"
-                self.end_call(path, StepError("FAILED_PRECONDITION", "", message))
+                self._writer.fail(path, StepError("FAILED_PRECONDITION", "", message))
                 return
             if holds:
                 chosen = at
@@ -223,35 +201,34 @@ class Interpreter(Waits, ABC):
             reasons.append(reason)
         why = " and ".join(reasons) or "an earlier case holds"
         if chosen is None:
-            self.skip(step, path, f"{why}: no case of {path} holds")
+            self._writer.skip(step, path, f"{why}: no case of {path} holds")
             return
-        payload["input"] = {"case": chosen, "judged": judged}
-        self.add(RecordKind.STEP_INTENT, path, payload, attempt=1)
+        payload = {**metadata, "input": {"case": chosen, "judged": verdicts}}
+        self._writer.add(RecordKind.STEP_INTENT, path, payload, attempt=1)
         for at, case in enumerate(switch.cases):
             for other in case.steps if at != chosen else ():
-                self.skip(other, f"{path}/{other.id}", f"{why}: {path} took another case")
+                message = f"{why}: {path} took another case"
+                self._writer.skip(other, f"{path}/{other.id}", message)
 
-    def _items(self, each: ForEach, listed: Any) -> list[Any]:
-        if not isinstance(listed, list) or len(listed) > MAX_ITEMS:
+    def _items(self, each: ForEach, items: Any) -> list[Any]:
+        """Returns the items. Raises MismatchError if they are no list, or too many."""
+        if not isinstance(items, list) or len(items) > MAX_ITEMS:
             raise values.MismatchError(("items",), f"a list of at most {MAX_ITEMS}")
-        steps = len(self.state.steps) + len(listed) * sum(1 for _ in all_steps(each.steps))
-        if steps > MAX_STEPS_PER_RUN:
-            raise values.MismatchError(
-                ("items",), f"so few that the run has at most {MAX_STEPS_PER_RUN} steps"
-            )
-        return listed
-
-    @abstractmethod
-    def enter(self, step: Step, path: str) -> Progress:
-        """Go on with what is inside a step, or with what it waits for."""
+        per_item = sum(1 for _ in all_steps(each.steps))
+        if len(self._writer.state.steps) + len(items) * per_item > MAX_STEPS_PER_RUN:
+            expected = f"so few that the run has at most {MAX_STEPS_PER_RUN} steps"
+            raise values.MismatchError(("items",), expected)
+        return items
 
 
-def _judge(condition: Condition, seen: dict[str, Any]) -> tuple[dict[str, Any], bool | None, str]:
-    """What to journal of a condition, whether it holds (None: nobody can tell), and why not."""
-    verdict = condition.judge(seen)
-    judged = {
+def _evaluate(
+    condition: Condition, scope: dict[str, Any]
+) -> tuple[dict[str, Any], bool | None, str]:
+    """Returns what to record, whether the condition holds (None if unknown), and why not."""
+    verdict = condition.judge(scope)
+    recorded = {
         "expression": condition.text,
         "verdict": bool(verdict.holds),
         "operands": verdict.operands,
     }
-    return judged, verdict.holds, verdict.reason
+    return recorded, verdict.holds, verdict.reason

@@ -10,9 +10,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from services.orchestrator.definition.workflow import Effect
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+
+READ, PIVOT = Effect.READ.name, Effect.PIVOT.name  # the effect of a step
 
 RECOVERED = "recovered"  # the cause of an attempt that follows a crash
 REDRIVEN = "redriven"  # and of one by a run that had ended

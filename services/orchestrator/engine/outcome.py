@@ -6,9 +6,8 @@ import re
 from typing import TYPE_CHECKING
 
 from mesh.errors import Reason
-from services.orchestrator.definition.workflow import Effect
 from services.orchestrator.engine import step_path
-from services.orchestrator.engine.model import RunState, RunStatus, StepStatus
+from services.orchestrator.engine.model import PIVOT, RunState, RunStatus, StepStatus
 from services.orchestrator.engine.retry_policy import REFUSALS, REFUSALS_OF_THE_PAYMENT
 
 if TYPE_CHECKING:
@@ -43,9 +42,14 @@ def is_paid(state: RunState, payment: str) -> bool:
     )
 
 
+def is_cancelled_payment(state: RunState, payment: str) -> bool:
+    """Returns whether the run is cancelled before it made this payment."""
+    return bool(state.cancellation and payment and not is_paid(state, payment))
+
+
 def is_unknown(step: StepState) -> bool:
     """Was it answered, but not whether it was done?"""
-    return step.effect == Effect.PIVOT.name and (step.reply or {}).get("status") in UNKNOWN
+    return step.effect == PIVOT and (step.reply or {}).get("status") in UNKNOWN
 
 
 def compensates(path: str) -> bool:
@@ -53,7 +57,7 @@ def compensates(path: str) -> bool:
     return f"{path}/".find(f"/{step_path.COMPENSATE}/") > 0
 
 
-def winds_up(step: StepState) -> bool:
+def belongs_to_end(step: StepState) -> bool:
     """Does the step belong to the end of the run, which its deadline does not stop?"""
     return step.cancels_payment or compensates(step.path)
 
@@ -98,7 +102,7 @@ def of_failure(workflow: Workflow, state: RunState, path: str) -> tuple[RunStatu
     if step.status is StepStatus.UNCERTAIN:
         made = f"{_named(state)}; " if state.payments and pivot_made(state) else ""
         return RunStatus.NEEDS_ATTENTION, f"{made}{path}: its outcome is unknown, last {error}"
-    is_pivot = step.effect == Effect.PIVOT.name
+    is_pivot = step.effect == PIVOT
     reason = f"{path}: {error}" if step.attempt else error.message
     if pivot_made(state):
         return RunStatus.NEEDS_ATTENTION, f"{_named(state)}, but not what follows: {reason}"

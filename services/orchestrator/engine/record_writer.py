@@ -1,60 +1,78 @@
-"""A turn in the making: the records so far, and the state that they lead to."""
+"""The records of one turn, and the state that they lead to."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from services.orchestrator.definition.workflow import Call, Effect, ForEach
+from services.orchestrator.definition.workflow import Call, ForEach
 from services.orchestrator.engine import payments, step_path
 from services.orchestrator.engine.fold import evolve
-from services.orchestrator.engine.model import FailureScope, RunState, StepError
+from services.orchestrator.engine.model import READ, FailureScope
 from services.orchestrator.engine.records import Record, RecordKind
 from services.orchestrator.engine.scope import StepScope
 
 if TYPE_CHECKING:
     from services.orchestrator.definition.workflow import Step, Workflow
-    from services.orchestrator.engine.retry_policy import RetryPolicy
+    from services.orchestrator.engine.model import RunState, StepError
 
-STEPS = 4096  # of which what is journalled of each is kept in memory
+MAX_CACHED_STEPS = 4096  # of which the metadata is kept in memory
 
 
-@dataclass(slots=True)
 class RecordWriter:
-    workflow: Workflow
-    state: RunState
-    policy: RetryPolicy
-    at_us: int
-    jitter: float  # 0 to 1
-    records: list[Record] = field(default_factory=list)
+    """Writes records and folds each into the state. No other part of a turn changes the state."""
+
+    __slots__ = ("at_us", "records", "state", "workflow")
+
+    def __init__(self, workflow: Workflow, state: RunState, at_us: int) -> None:
+        self.workflow = workflow
+        self.state = state
+        self.at_us = at_us
+        self.records: list[Record] = []
 
     def add(
         self, kind: RecordKind, path: str, payload: dict[str, Any], *, attempt: int | None = None
     ) -> None:
-        """Journal one record. PayloadTooLarge leaves everything as it was."""
-        known = self.state.steps.get(path)
-        number = attempt if attempt is not None else known.attempt if known else 0
-        sequence = self.state.sequence + 1
-        record = Record.write(sequence, kind, path, number, self.at_us, payload)
-        evolve(self.state, record)
+        """Adds one record. Raises PayloadTooLargeError, which leaves the state as it was."""
+        state = self.state
+        if attempt is None:
+            known = state.steps.get(path)
+            attempt = known.attempt if known else 0
+        record = Record.write(state.sequence + 1, kind, path, attempt, self.at_us, payload)
+        evolve(state, record)
         self.records.append(record)
 
-    def seen(self, path: str) -> StepScope:
+    # Look-ups.
+
+    def scope_at(self, path: str) -> StepScope:
         return StepScope(self.workflow, self.state, path, self.at_us)
 
     def call_at(self, path: str) -> Call:
+        """Returns the call of a step that was called."""
         action = step_path.locate(self.workflow, path).step.action
         assert isinstance(action, Call)  # noqa: S101  (only calls are answered)
         return action
 
-    def about(self, step: Step, path: str) -> dict[str, Any]:
-        """What the first record of a step says of it."""
+    def metadata(self, step: Step, path: str) -> dict[str, Any]:
+        """Returns what the first record of a step says of the step itself."""
         payment = payments.payment_of(self.workflow, self.state, path)
-        return {**_about(step), "payment": payment} if payment else _about(step)
+        return {**_metadata(step), "payment": payment} if payment else _metadata(step)
+
+    # Ends of a step.
+
+    def complete(self, path: str, output: dict[str, Any]) -> None:
+        """Completes a step that sends no request."""
+        self.add(RecordKind.STEP_DONE, path, {"reply": None, "output": output, "attestations": []})
+
+    def complete_at_once(
+        self, path: str, metadata: dict[str, Any], input: dict[str, Any], output: dict[str, Any]
+    ) -> None:
+        """Begins and completes a step in one record."""
+        done: dict[str, Any] = {"input": input, "reply": None, "output": output, "attestations": []}
+        self.add(RecordKind.STEP_DONE, path, {**metadata, **done}, attempt=1)
 
     def skip(self, step: Step, path: str, reason: str, **more: Any) -> None:
-        """The step and all inside it do not happen."""
+        """Skips the step and every step inside it."""
         self.skip_without_children(step, path, reason, **more)
         for inner in () if isinstance(step.action, ForEach) else step.inner:
             self.skip(inner, f"{path}/{inner.id}", reason)
@@ -62,63 +80,71 @@ class RecordWriter:
             self.skip(inner, f"{path}/{step_path.ON_ERROR}/{inner.id}", reason)
 
     def skip_without_children(self, step: Step, path: str, reason: str, **more: Any) -> None:
-        payload = {**self.about(step, path), **more, "output": dict.fromkeys(step.outputs)}
+        payload = {**self.metadata(step, path), **more, "output": dict.fromkeys(step.outputs)}
         self.add(RecordKind.STEP_SKIPPED, path, {**payload, "reason": reason})
 
-    def end_call(
+    def abandon(self, path: str, reason: str, **more: Any) -> None:
+        """Skips a step that has begun, but not the steps inside it."""
+        step = step_path.locate(self.workflow, path).step
+        self.skip_without_children(step, path, reason, **more)
+
+    def fail(
         self,
         path: str,
         error: StepError,
         *,
         uncertain: bool = False,
-        at: str = "",
+        failed_step: str = "",
         handled: bool = False,
         **more: Any,
     ) -> None:
-        """The step has failed for good; without anybody to go on, so has all that is around it.
+        """Fails the step for good, and every step around it until one catches the error.
 
-        ``at`` is the innermost one; ``handled``: it failed in what an earlier error led to.
+        ``failed_step``: the innermost step that failed, if it is another one. ``handled``: the
+        step's own on_error does not catch the error, or has run for an earlier one.
         """
         step = step_path.locate(self.workflow, path).step
         known = self.state.steps.get(path)
-        alone = path.endswith(f"/{step_path.COMPENSATE}") or (
-            known is not None and known.cancels_payment
-        )
-        caught = "" if uncertain or alone else self._caught(step, path, error, handled=handled)
+        isolated = path.endswith(f"/{step_path.COMPENSATE}")
+        isolated = isolated or (known is not None and known.cancels_payment)
+        scope = ""
+        if not uncertain and not isolated:
+            scope = self._failure_scope(step, path, error, handled=handled)
         payload = {"error": error.to_payload(), "uncertain": uncertain, "final": True}
-        if at:
-            payload["failed_step"] = at
-        if caught:
-            payload |= {"failure_scope": caught, "output": dict.fromkeys(step.outputs)}
-        self.add(RecordKind.STEP_FAILED, path, {**self.about(step, path), **more, **payload})
-        outside = step_path.parent(path)
-        if outside and not caught and not alone:
-            self.end_call(outside, error, uncertain=uncertain, at=at or path, handled=True)
+        if failed_step:
+            payload["failed_step"] = failed_step
+        if scope:
+            payload |= {"failure_scope": scope, "output": dict.fromkeys(step.outputs)}
+        self.add(RecordKind.STEP_FAILED, path, {**self.metadata(step, path), **more, **payload})
+        outer = step_path.parent(path)
+        if outer and not scope and not isolated:
+            innermost = failed_step or path
+            self.fail(outer, error, uncertain=uncertain, failed_step=innermost, handled=True)
 
-    def _caught(self, step: Step, path: str, error: StepError, *, handled: bool) -> str:
-        """Who goes on after the failure, see Caught; empty if nobody does."""
-        if _takes(step, error) and not handled:
+    def _failure_scope(self, step: Step, path: str, error: StepError, *, handled: bool) -> str:
+        """Returns what continues after the failure, or "" if nothing catches it."""
+        if _catches(step, error) and not handled:
             return FailureScope.HANDLE if step.handling else FailureScope.CONTINUE
-        while outside := step_path.parent(path):
+        while outer := step_path.parent(path):
             if path.endswith(f"/{step_path.COMPENSATE}"):
                 return ""
-            around = step_path.locate(self.workflow, outside).step
-            handling = path.startswith(f"{outside}/{step_path.ON_ERROR}/")
+            around = step_path.locate(self.workflow, outer).step
+            handling = path.startswith(f"{outer}/{step_path.ON_ERROR}/")
             each = around.action
             if not handling and isinstance(each, ForEach) and each.continues_on_error:
                 return FailureScope.OUTER
-            if not handling and _takes(around, error):
+            if not handling and _catches(around, error):
                 return FailureScope.OUTER
-            path = outside
+            path = outer
         return ""
 
 
-def _takes(step: Step, error: StepError) -> bool:
+def _catches(step: Step, error: StepError) -> bool:
     return step.on_error is not None and step.on_error.takes(error.code, error.reason)
 
 
-@lru_cache(maxsize=STEPS)
-def _about(step: Step) -> dict[str, Any]:
+@lru_cache(maxsize=MAX_CACHED_STEPS)
+def _metadata(step: Step) -> dict[str, Any]:
     match step.action:
         case Call(operation):
             return {
@@ -127,8 +153,8 @@ def _about(step: Step) -> dict[str, Any]:
                 "effect": operation.effect.name,
             }
         case action:
-            kind = _WORDS.get(type(action).__name__, type(action).__name__.lower())
-            return {"operation": kind, "protocol": "", "effect": Effect.READ.name}
+            kind = _KINDS.get(type(action).__name__, type(action).__name__.lower())
+            return {"operation": kind, "protocol": "", "effect": READ}
 
 
-_WORDS = {"ForEach": "for_each", "WaitFor": "wait_for"}
+_KINDS = {"ForEach": "for_each", "WaitFor": "wait_for"}  # as the language writes them

@@ -15,10 +15,9 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from mesh.errors import FailedPrecondition, Reason
-from services.orchestrator.definition.workflow import Effect
 from services.orchestrator.engine import outcome, step_path
 from services.orchestrator.engine.fold import evolve
-from services.orchestrator.engine.model import Phase, RunState, RunStatus, StepStatus
+from services.orchestrator.engine.model import PIVOT, READ, Phase, RunState, RunStatus, StepStatus
 from services.orchestrator.engine.records import Record, RecordKind
 from services.orchestrator.engine.retry_policy import Outcome, judge
 
@@ -119,7 +118,7 @@ def _mode(state: RunState, step: StepState, unknown_since: int | None) -> _Redri
             return _RedriveMode.RESUME
         case _ if not step.request:
             return _RedriveMode.RESTART  # nothing was ever sent
-        case _ if step.effect == Effect.PIVOT.name or not _was_not_done(step):
+        case _ if step.effect == PIVOT or not _was_not_done(step):
             return _RedriveMode.RETRY
         case _:
             return _RedriveMode.REPLACE_KEY
@@ -140,13 +139,13 @@ def _was_not_done(step: StepState) -> bool:
     """Does the journal say so, whatever may still arrive?"""
     if step.status is not StepStatus.FAILED or step.error is None:
         return False
-    refused = judge(step.error, mutating=step.effect != Effect.READ.name) is Outcome.DEFINITE
+    refused = judge(step.error, mutating=step.effect != READ) is Outcome.DEFINITE
     return step.cancelled or (refused and not step.uncertain)
 
 
 def _holds_steps(state: RunState, step: StepState) -> bool:
     below = (inner for inner in state.steps.values() if step_path.is_below(inner.path, step.path))
-    return not all(map(outcome.winds_up, below))
+    return not all(map(outcome.belongs_to_end, below))
 
 
 def _refusal(state: RunState, why: str) -> FailedPrecondition:

@@ -58,18 +58,18 @@ class RetryPolicy:
         jitter: float,
         *,
         after_pivot: bool,
-        said: Retry = DEFAULT_RETRY,
+        override: Retry = DEFAULT_RETRY,
     ) -> int:
         """How long to wait after this attempt; ``jitter`` from 0 to 1.
 
-        ``said``: what the definition asks for.
+        ``override``: what the definition asks for.
         """
-        first = said.backoff_us or self.initial_backoff_s * SECOND_US
-        most = said.max_delay_us or max(self.max_backoff_s * SECOND_US, first)
+        first = override.backoff_us or self.initial_backoff_s * SECOND_US
+        most = override.max_delay_us or max(self.max_backoff_s * SECOND_US, first)
         if after_pivot:
             most = self.max_backoff_after_pivot_s * SECOND_US
         wait = min(first * 2 ** min(attempt - 1, 16), most)
-        spread = self.jitter if said.jitter is None else said.jitter
+        spread = self.jitter if override.jitter is None else override.jitter
         return int(max(wait * (1 - spread * (1 - jitter)), error.retry_after * SECOND_US))
 
     def circuit_open_us(self, error: StepError, jitter: float) -> int:

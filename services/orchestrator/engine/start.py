@@ -11,7 +11,7 @@ from mesh.errors import InvalidArgument, Reason
 from services.orchestrator.definition import values
 from services.orchestrator.engine import request_checks
 from services.orchestrator.engine.model import RunState
-from services.orchestrator.engine.records import MAX_PAYLOAD, PayloadTooLargeError, RecordKind
+from services.orchestrator.engine.records import MAX_PAYLOAD, PayloadTooLargeError
 from services.orchestrator.engine.retry_policy import SECOND_US
 from services.orchestrator.engine.transition import Transition
 
@@ -44,6 +44,7 @@ def start(
     network: str,
     at_us: int,
     jitter: float,
+    event_position: int | None = None,
 ) -> Transition:
     """The turn that starts a run. InvalidArgument naming the field that keeps it from starting."""
     _check_run_id(request.run_id)
@@ -54,14 +55,16 @@ def start(
         field = ".".join(("input", *map(str, error.pointer)))
         raise InvalidArgument(f"input of {workflow.id}: {error}", field=field) from None
     _check_payments(workflow, request, network)
-    turn = Transition(workflow, RunState(request.run_id), policy, at_us, jitter)
+    transition = Transition(
+        workflow, RunState(request.run_id), policy, at_us, jitter, event_position=event_position
+    )
     try:
-        turn.add(RecordKind.START, "", _start_payload(workflow, request, policy, at_us))
+        transition.start(_start_payload(workflow, request, policy, at_us))
     except PayloadTooLargeError:
         raise InvalidArgument(
             f"input, intents and presentations exceed {MAX_PAYLOAD} bytes", field="input"
         ) from None
-    return turn
+    return transition
 
 
 def _start_payload(

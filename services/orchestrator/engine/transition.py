@@ -1,17 +1,14 @@
-"""The state machine of a run: state and event give records, and records give the next state.
+"""The state machine of a run: an activation adds records, and the records give the next state.
 
-Every turn is one commit. Whatever a decision needs from outside (time, chance) comes with the
-event, and whatever it decides is in its records, so that folding them needs neither.
+Each transition is one commit. What a decision needs from outside (time, chance) comes with the
+activation, and every decision is in the records, so that folding them needs neither.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 
-from google.protobuf.message import DecodeError
-
-from services.orchestrator.definition import values
 from services.orchestrator.engine import outcome
 from services.orchestrator.engine.activations import (
     CallCommand,
@@ -29,31 +26,36 @@ from services.orchestrator.engine.activations import (
     Started,
     WaitCommand,
 )
-from services.orchestrator.engine.blocks import can_be_left
-from services.orchestrator.engine.calls import attestations_of
-from services.orchestrator.engine.compensation import PaymentCancellation
-from services.orchestrator.engine.interpreter import CANCELLED_STEP
-from services.orchestrator.engine.model import Phase, RunStatus, StepError, StepStatus
+from services.orchestrator.engine.blocks import Blocks, can_be_abandoned
+from services.orchestrator.engine.calls import CANCELLED_STEP, Calls
+from services.orchestrator.engine.compensation import Compensation, PaymentCancellation
+from services.orchestrator.engine.interpreter import Interpreter
+from services.orchestrator.engine.model import PIVOT, Phase, RunStatus, StepStatus
+from services.orchestrator.engine.record_writer import RecordWriter
 from services.orchestrator.engine.records import RecordKind
 from services.orchestrator.engine.retry_policy import SECOND_US
+from services.orchestrator.engine.waits import Waits
 
 if TYPE_CHECKING:
+    from services.orchestrator.definition.workflow import Workflow
     from services.orchestrator.engine.activations import Activation, Command
     from services.orchestrator.engine.model import RunState, StepState
+    from services.orchestrator.engine.records import Record
     from services.orchestrator.engine.retry_policy import RetryPolicy
 
 
 def commands(state: RunState, policy: RetryPolicy) -> list[Command]:
-    """What is to be done now; nothing once the run has finished or before it has begun."""
+    """Returns what to do now: nothing before the run has begun or once it has finished."""
     return [] if state.finished else [_command(step, policy) for step in state.active.values()]
 
 
 def _command(step: StepState, policy: RetryPolicy) -> Command:
     if step.phase is Phase.CALL:
-        given = step.timeout_us / SECOND_US or policy.attempt_timeout_s
-        timeout = min(policy.attempt_timeout_s, given)
+        timeout_s = policy.attempt_timeout_s
+        if step.timeout_us:
+            timeout_s = min(timeout_s, step.timeout_us / SECOND_US)
         return CallCommand(
-            step.path, step.attempt, step.service, step.method, step.request, timeout
+            step.path, step.attempt, step.service, step.method, step.request, timeout_s
         )
     if step.phase is Phase.CANCELLING:
         return CancelCommand(
@@ -67,143 +69,179 @@ def _command(step: StepState, policy: RetryPolicy) -> Command:
     return WaitCommand(step.path, step.until_us)
 
 
-_KINDS = {
+_MESSAGE_KINDS = {
     SignalReceived: RecordKind.SIGNAL,
     DecisionReceived: RecordKind.APPROVAL,
     CancelRequested: RecordKind.CANCEL_RUN,
 }
 
 
-class Transition(PaymentCancellation):
-    """One event, judged: ``records`` is what it adds to the journal."""
+class Transition:
+    """Applies one activation to the state of a run: ``records`` is what it adds to the journal.
 
-    __slots__ = ()
+    ``jitter``: a random number from 0 to 1. ``event_position``: the store's last event, for a
+    workflow that waits for events.
+    """
 
-    def apply(self, event: Activation) -> None:
-        """What is about a step that has ended meanwhile changes nothing."""
-        path = getattr(event, "path", None)
+    __slots__ = ("_calls", "_interpreter", "_waits", "_writer")
+
+    def __init__(
+        self,
+        workflow: Workflow,
+        state: RunState,
+        policy: RetryPolicy,
+        at_us: int,
+        jitter: float,
+        *,
+        event_position: int | None = None,
+    ) -> None:
+        self._writer = writer = RecordWriter(workflow, state, at_us)
+        self._calls = Calls(writer, policy, jitter)
+        self._waits = Waits(writer, event_position)
+        blocks = Blocks(writer, self._calls)
+        self._interpreter = Interpreter(writer, self._calls, self._waits, blocks)
+
+    @property
+    def workflow(self) -> Workflow:
+        return self._writer.workflow
+
+    @property
+    def state(self) -> RunState:
+        return self._writer.state
+
+    @property
+    def records(self) -> list[Record]:
+        return self._writer.records
+
+    @property
+    def at_us(self) -> int:
+        return self._writer.at_us
+
+    def start(self, payload: dict[str, Any]) -> None:
+        """Adds the first record of the run. Raises PayloadTooLargeError."""
+        self._writer.add(RecordKind.START, "", payload)
+
+    def apply(self, activation: Activation) -> None:
+        """Adds the records of the activation; none if it concerns a step that has ended."""
+        steps = self.state.steps
+        path = getattr(activation, "path", None)
         if path is not None and path not in self.state.active:
             return
-        match event:
+        match activation:
             case Started():
                 pass
             case Recovered():
-                self.recover()
+                self._calls.recover()
             case Replied(path, reply):
-                self._finish_call(path, reply)
+                self._calls.receive_reply(path, reply)
             case Failed(path, error):
-                self.judge_failure(self.state.steps[path], error)
+                self._calls.receive_error(steps[path], error)
             case Due(path):
-                self._pass(self.state.steps[path])
+                self._resume(steps[path])
             case CancelReplied(path):
-                self.add(RecordKind.CANCEL_DONE, path, {})
-                self.attempt_again(path, "cancelled")
+                self._calls.confirm_cancel(path)
             case CancelFailed(path, error):
-                self.judge_failed_cancel(self.state.steps[path], error)
+                self._calls.receive_cancel_error(steps[path], error)
             case SignalReceived() | DecisionReceived() | CancelRequested():
-                self.add(_KINDS[type(event)], "", asdict(event))
+                self._writer.add(_MESSAGE_KINDS[type(activation)], "", asdict(activation))
             case EventReceived():
-                self.hear(event)
+                self._waits.receive_event(activation)
             case _:
-                assert_never(event)
+                assert_never(activation)
         self._proceed()
 
-    def _finish_call(self, path: str, raw: bytes) -> None:
-        try:
-            message = self.method_at(path).reply.FromString(raw)
-            self.finish_step(path, values.to_json(message), attestations_of(message))
-        except (values.MismatchError, DecodeError) as error:
-            self.fail_after_effect(path, f"the reply of {path}: {error}")
-
-    def _pass(self, step: StepState) -> None:
+    def _resume(self, step: StepState) -> None:
         if step.phase is Phase.AWAITING_EVENT:
-            self.stop_listening(step)
-        elif step.phase is not Phase.TIMER:
-            self.resume(step)
-        elif step.until_us < int(step.input["until_us"]):
-            message = "the run's deadline passed while the step waited"
-            self.end_call(step.path, StepError("DEADLINE_EXCEEDED", "", message))
+            self._waits.expire(step)
+        elif step.phase is Phase.TIMER:
+            self._waits.end_timer(step)
         else:
-            self.finish_own(step.path, {})
+            self._calls.resume(step)
 
     def _proceed(self) -> None:
-        """Begin what can begin now, or bring the run to its end."""
-        if self.state.cancellation and self.state.pending_end is None:
-            pivot = next((step for step in self.state.in_flight if step.effect == "PIVOT"), None)
-            if pivot is not None and self._settles(pivot):
+        """Begins what can begin now, or brings the run to its end."""
+        state, ending = self.state, None
+        if state.cancellation and state.pending_end is None:
+            pivot = next((step for step in state.in_flight if step.effect == PIVOT), None)
+            if pivot is not None and self._settle(pivot):
                 return
-            self._cancel_pending()
-        going = self.ending is None and self.state.pending_end is None
-        if going and self.walk_all() and self.ending is None:
-            self.ending = outcome.of_last_step(self.workflow, self.state)
-        if self.ending is not None or self.state.pending_end is not None:
-            self._finalize()
+            ending = self._cancel_pending()
+        if ending is None and state.pending_end is None:
+            ending = self._interpreter.advance()
+        if ending is not None or state.pending_end is not None:
+            self._finalize(ending)
 
-    def _cancel_pending(self) -> None:
-        """A payment that was made is not undone: what follows it is owed, but no other payment."""
-        if not outcome.pivot_made(self.state):
-            self.ending = RunStatus.CANCELLED, self.state.cancellation
-            return
-        for step in self.state.in_flight:
-            if self.is_cancelled_payment(step.payment) and can_be_left(step):
-                self.end_call(step.path, CANCELLED_STEP)
+    def _cancel_pending(self) -> tuple[RunStatus, str] | None:
+        """Returns the end of a cancelled run, unless it has paid.
 
-    def _settles(self, pivot: StepState) -> bool:
-        """Bring the payment to where it is known if it was made; False once it is there.
+        Such a run goes through the steps that follow its payment, but makes no other payment.
+        """
+        state = self.state
+        if not outcome.pivot_made(state):
+            return RunStatus.CANCELLED, state.cancellation
+        for step in state.in_flight:
+            if outcome.is_cancelled_payment(state, step.payment) and can_be_abandoned(step):
+                self._writer.fail(step.path, CANCELLED_STEP)
+        return None
 
-        Once it is cancelled at its service, the next answer says which, however long that takes.
+    def _settle(self, pivot: StepState) -> bool:
+        """Cancels a payment whose outcome is open. Returns whether it is still in flight.
+
+        Once its service has confirmed the cancel, the next answer says whether it was made.
         """
         if pivot.phase in (Phase.BACKOFF, Phase.CIRCUIT_OPEN) and not pivot.cancelled:
             if not pivot.uncertain:
-                self.end_call(pivot.path, CANCELLED_STEP)
+                self._writer.fail(pivot.path, CANCELLED_STEP)
             else:
-                self.give_up_on(pivot, pivot.error or CANCELLED_STEP)
+                self._calls.give_up(pivot, pivot.error or CANCELLED_STEP)
         return pivot.path in self.state.active
 
-    def _finalize(self) -> None:
-        """Nothing new begins; what is under way ends, what was done is taken back."""
-        for step in self.state.in_flight:
-            if can_be_left(step):
-                self.leave(step.path, "the run ended first", abandoned_phase=step.phase)
-        status, reason = self._end()
-        if self.state.in_flight:
+    def _finalize(self, ending: tuple[RunStatus, str] | None) -> None:
+        """Ends the run once nothing is in flight, nothing to cancel and nothing to take back."""
+        state = self.state
+        for step in state.in_flight:
+            if can_be_abandoned(step):
+                self._writer.abandon(step.path, "the run ended first", abandoned_phase=step.phase)
+        cancellation = PaymentCancellation(self._writer)
+        status, reason = self._end(ending, cancellation)
+        if state.in_flight or cancellation.begin(status):
             self._remember(status, reason)
             return
-        if self.refuse_payments(status):
+        compensation = Compensation(self._writer, self._interpreter)
+        pending, failure = compensation.pending(status), compensation.failure()
+        if failure is not None:
+            self._finish(*failure)
+        elif pending:
             self._remember(status, reason)
-            return
-        todo = self.to_compensate(status)
-        failed = self.failed_compensation()
-        if failed is not None:
-            self._finish(*failed)
-        elif todo:
-            self._remember(status, reason)
-            self.begin_compensation(todo[0])
-            if not self.state.in_flight:
-                self._finalize()
+            compensation.begin(pending[0])
+            if not state.in_flight:
+                self._finalize(ending)
         else:
-            self._finish(self.after_compensations(status), reason)
+            self._finish(compensation.final_status(status), reason)
 
-    def _end(self) -> tuple[RunStatus, str]:
-        """How the run ends: what is unknown outweighs whatever came first."""
-        for step in self.state.steps.values():
+    def _end(
+        self, ending: tuple[RunStatus, str] | None, cancellation: PaymentCancellation
+    ) -> tuple[RunStatus, str]:
+        """Returns how the run ends: a step whose outcome is unknown outweighs every other end."""
+        state = self.state
+        for step in state.steps.values():
             unknown = step.status is StepStatus.UNCERTAIN and step.phase is Phase.ENDED
             if unknown and not step.failed_step and not outcome.compensates(step.path):
-                return outcome.of_failure(self.workflow, self.state, step.path)
-        if (failed := self.failed_refusal()) is not None:
-            return failed
-        if self.state.pending_end is not None:
-            return self.state.pending_end.status, self.state.pending_end.reason
-        assert self.ending is not None  # noqa: S101
-        return self.ending
+                return outcome.of_failure(self.workflow, state, step.path)
+        if (failure := cancellation.failure()) is not None:
+            return failure
+        if state.pending_end is not None:
+            return state.pending_end.status, state.pending_end.reason
+        assert ending is not None  # noqa: S101
+        return ending
 
     def _remember(self, status: RunStatus, reason: str) -> None:
         known = self.state.pending_end
         if known is None or (known.status, known.reason) != (status, reason):
-            self.add(RecordKind.STOPPING, "", {"status": status, "reason": reason})
+            self._writer.add(RecordKind.STOPPING, "", {"status": status, "reason": reason})
 
     def _finish(self, status: RunStatus, reason: str) -> None:
         for step in list(self.state.steps.values()):
             if step.phase is Phase.CHILDREN:
-                self.leave(step.path, "the run ended first", abandoned_phase=step.phase)
-        self.add(RecordKind.FINISH, "", {"status": status, "reason": reason})
+                self._writer.abandon(step.path, "the run ended first", abandoned_phase=step.phase)
+        self._writer.add(RecordKind.FINISH, "", {"status": status, "reason": reason})

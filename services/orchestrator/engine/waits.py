@@ -1,4 +1,4 @@
-"""Steps that wait for the world around a run, or tell it something."""
+"""Steps that wait for a time, a signal, an event or an approval, and steps that emit events."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from services.orchestrator.definition.grammar import (
     MAX_SUBJECT,
 )
 from services.orchestrator.definition.templates import resolve
+from services.orchestrator.definition.workflow import Approval, WaitFor
 from services.orchestrator.engine import outcome
-from services.orchestrator.engine.calls import Calls
 from services.orchestrator.engine.model import Phase, StepError
 from services.orchestrator.engine.records import RecordKind
 from services.orchestrator.engine.retry_policy import SECOND_US
@@ -30,35 +30,41 @@ from services.orchestrator.engine.retry_policy import SECOND_US
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from services.orchestrator.definition.workflow import (
-        Approval,
-        Emit,
-        EventPattern,
-        Wait,
-        WaitFor,
-    )
+    from services.orchestrator.definition.workflow import Action, Emit, EventPattern, Wait
     from services.orchestrator.engine.activations import EventReceived
     from services.orchestrator.engine.model import ReceivedSignal, RunState, StepState
+    from services.orchestrator.engine.record_writer import RecordWriter
+
+ANY_SUBJECT = ""  # in place of a subject: no event has this one
 
 
-@dataclass(slots=True)
-class Waits(Calls):
-    event_position: int | None = (
-        None  # the store's last event when the turn began, if anybody asked
-    )
+class Waits:
+    """Begins steps that wait, and completes or fails them by what arrives.
 
-    # Waiting for a time.
+    ``event_position``: the store's last event when the turn began, from which new steps receive
+    events. None for a workflow that waits for no events.
+    """
 
-    def wait(self, wait: Wait, path: str, seen: dict[str, Any], payload: dict[str, Any]) -> None:
-        until = self._until(wait, seen)
-        capped = until if outcome.pivot_made(self.state) else self._cap(until)
-        more = {"input": {"until_us": until}, "until_us": capped}
-        self.add(RecordKind.STEP_INTENT, path, {**payload, **more}, attempt=1)
+    __slots__ = ("_event_position", "_writer")
 
-    def _until(self, wait: Wait, seen: dict[str, Any]) -> int:
+    def __init__(self, writer: RecordWriter, event_position: int | None) -> None:
+        self._writer = writer
+        self._event_position = event_position
+
+    # Timers.
+
+    def start_timer(
+        self, wait: Wait, path: str, scope: dict[str, Any], metadata: dict[str, Any]
+    ) -> None:
+        until_us = self._due_us(wait, scope)
+        capped_us = until_us if outcome.pivot_made(self._writer.state) else self._cap(until_us)
+        payload = {**metadata, "input": {"until_us": until_us}, "until_us": capped_us}
+        self._writer.add(RecordKind.STEP_INTENT, path, payload, attempt=1)
+
+    def _due_us(self, wait: Wait, scope: dict[str, Any]) -> int:
         if wait.until is None:
-            return self.at_us + (wait.duration_us or 0)
-        text = resolve(wait.until, seen)
+            return self._writer.at_us + (wait.duration_us or 0)
+        text = resolve(wait.until, scope)
         try:
             time = datetime.fromisoformat(text)
         except (TypeError, ValueError):
@@ -68,141 +74,165 @@ class Waits(Calls):
         return int(time.timestamp() * SECOND_US)
 
     def _cap(self, until_us: int) -> int:
-        return min(until_us, self.state.deadline_us)
+        return min(until_us, self._writer.state.deadline_us)
 
-    # Waiting for somebody.
+    def end_timer(self, step: StepState) -> None:
+        """Completes the step, or fails it if the run's deadline came before its time."""
+        if step.until_us < int(step.input["until_us"]):
+            message = "the run's deadline passed while the step waited"
+            self._writer.fail(step.path, StepError("DEADLINE_EXCEEDED", "", message))
+        else:
+            self._writer.complete(step.path, {})
 
-    def listen_from_now_on(
-        self, wait: WaitFor, path: str, seen: dict[str, Any], payload: dict[str, Any]
+    # Signals and events.
+
+    def start_wait_for(
+        self, wait: WaitFor, path: str, scope: dict[str, Any], metadata: dict[str, Any]
     ) -> None:
-        correlation = resolve(wait.correlation, seen)
+        correlation = resolve(wait.correlation, scope)
         if wait.correlation is not None:
-            _must_be_short(correlation, "correlation")
-        asked: dict[str, Any] = {"correlation": correlation, "may_end": wait.continues_on_timeout}
+            _check_length(correlation, "correlation")
+        input: dict[str, Any] = {
+            "correlation": correlation,
+            "continues_on_timeout": wait.continues_on_timeout,
+        }
         if wait.events:
-            assert self.event_position is not None, "nobody looked"  # noqa: S101
-            asked |= {"events": list(wait.events), "subscribed_from": self.event_position}
-        self._listen(path, payload, asked, wait.timeout_us)
+            assert self._event_position is not None, "no position was read"  # noqa: S101
+            input |= {"events": list(wait.events), "subscribed_from": self._event_position}
+        self._begin(path, metadata, input, wait.timeout_us)
 
-    def _listen(
-        self, path: str, payload: dict[str, Any], asked: dict[str, Any], timeout_us: int | None
+    def _begin(
+        self, path: str, metadata: dict[str, Any], input: dict[str, Any], timeout_us: int | None
     ) -> None:
-        until = self.state.deadline_us if timeout_us is None else self.at_us + timeout_us
-        if not outcome.pivot_made(self.state):
-            until = self._cap(until)
-        more = {"input": asked, "awaits_event": True, "until_us": until}
-        self.add(RecordKind.STEP_INTENT, path, {**payload, **more}, attempt=1)
+        state = self._writer.state
+        until_us = state.deadline_us if timeout_us is None else self._writer.at_us + timeout_us
+        if not outcome.pivot_made(state):
+            until_us = self._cap(until_us)
+        payload = {**metadata, "input": input, "awaits_event": True, "until_us": until_us}
+        self._writer.add(RecordKind.STEP_INTENT, path, payload, attempt=1)
 
-    def hear(self, heard: EventReceived) -> None:
-        """An event goes to every step that waits for it since before it was emitted."""
-        paths = [step.path for step in self.state.in_flight if self._wants(step, heard)]
+    def receive_event(self, event: EventReceived) -> None:
+        """Gives the event to every step that was waiting for it when it was emitted."""
+        paths = [step.path for step in self._writer.state.in_flight if self._wants(step, event)]
         if paths:
             payload = {
-                "type": heard.type,
-                "subject": heard.subject,
-                "data": heard.data,
-                "position": heard.position,
+                "type": event.type,
+                "subject": event.subject,
+                "data": event.data,
+                "position": event.position,
                 "paths": paths,
             }
-            self.add(RecordKind.EVENT, "", payload)
+            self._writer.add(RecordKind.EVENT, "", payload)
 
-    def _wants(self, step: StepState, heard: EventReceived) -> bool:
-        if step.phase is not Phase.AWAITING_EVENT or heard.position <= step.subscribed_from:
+    def _wants(self, step: StepState, event: EventReceived) -> bool:
+        if step.phase is not Phase.AWAITING_EVENT or event.position <= step.subscribed_from:
             return False
-        if heard.type not in step.input.get("events", ()) or heard.type in step.received_events:
+        if event.type not in step.input.get("events", ()) or event.type in step.received_events:
             return False
-        if heard.run_id == self.state.run_id and heard.emitted_sequence < step.first_sequence:
-            return False  # by an earlier step of this very run
-        return step.input["correlation"] in (None, heard.subject)
+        own = event.run_id == self._writer.state.run_id
+        if own and event.emitted_sequence < step.first_sequence:
+            return False  # an earlier step of this very run emitted it
+        return step.input["correlation"] in (None, event.subject)
 
-    def take_what_came(self, wait: WaitFor, path: str, known: StepState) -> None:
-        """Done, if what the step waits for has come."""
-        came = {
-            one: found for one in wait.patterns if (found := self._find(one, known)) is not None
+    def advance(self, action: Action, path: str, known: StepState) -> None:
+        """Completes or fails a step that waits, if what it has received so far decides it."""
+        match action:
+            case WaitFor() as wait:
+                self._match_signals(wait, path, known)
+            case Approval() as approval:
+                self._count_decisions(approval, path, known)
+            case _:
+                pass
+
+    def _match_signals(self, wait: WaitFor, path: str, known: StepState) -> None:
+        found = {
+            pattern: signal
+            for pattern in wait.patterns
+            if (signal := self._find(pattern, known)) is not None
         }
-        if not came or (wait.all and len(came) < len(wait.patterns)):
+        if not found or (wait.all and len(found) < len(wait.patterns)):
             return
-        first = min(came.values(), key=lambda signal: signal.sequence)
-        taken = list(came.values()) if wait.all else [first]
+        first = min(found.values(), key=lambda signal: signal.sequence)
+        taken = list(found.values()) if wait.all else [first]
         payload: Any = first.payload
         if wait.all:
-            payload = {one.key: signal.payload for one, signal in came.items()}
-        consumed = [signal.sequence for signal in taken if signal in self.state.signals]
-        done = {"signal": first.name, "payload": payload}
-        more = {"reply": None, "output": done, "attestations": [], "consumed": consumed}
-        self.add(RecordKind.STEP_DONE, path, more)
+            payload = {pattern.key: signal.payload for pattern, signal in found.items()}
+        signals = self._writer.state.signals
+        consumed = [signal.sequence for signal in taken if signal in signals]
+        output = {"signal": first.name, "payload": payload}
+        done = {"reply": None, "output": output, "attestations": [], "consumed": consumed}
+        self._writer.add(RecordKind.STEP_DONE, path, done)
 
-    def _find(self, awaited: EventPattern, known: StepState) -> ReceivedSignal | None:
-        if awaited.is_event:
-            return known.received_events.get(awaited.name)
-        asked = known.input["correlation"]
-        for signal in self.state.signals:
-            if signal.name == awaited.name and asked in (None, signal.correlation):
+    def _find(self, pattern: EventPattern, known: StepState) -> ReceivedSignal | None:
+        if pattern.is_event:
+            return known.received_events.get(pattern.name)
+        correlation = known.input["correlation"]
+        for signal in self._writer.state.signals:
+            if signal.name == pattern.name and correlation in (None, signal.correlation):
                 return signal
         return None
 
-    def stop_listening(self, step: StepState) -> None:
-        """Its time is over."""
-        may_end = step.input.get("may_end", False)
-        if may_end and self.at_us < self.state.deadline_us:
-            self.finish_own(step.path, {"signal": None, "payload": None})
+    def expire(self, step: StepState) -> None:
+        """Ends a wait for signals, events or approvals whose time is over."""
+        in_time = self._writer.at_us < self._writer.state.deadline_us
+        if step.input.get("continues_on_timeout", False) and in_time:
+            self._writer.complete(step.path, {"signal": None, "payload": None})
             return
-        what = "nothing came that it waits for"
-        if self.at_us >= self.state.deadline_us:
-            what = "the run's deadline passed while the step waited"
+        message = "no signal or event that it waits for arrived in time"
+        if not in_time:
+            message = "the run's deadline passed while the step waited"
         elif "asked" in step.input:
-            approved = sum(said.approved for said in step.decisions.values())
-            what = f"{approved} of {step.input['asked']['quorum']} approved in time"
-        self.end_call(step.path, StepError("DEADLINE_EXCEEDED", "", what))
+            approved = sum(decision.approved for decision in step.decisions.values())
+            message = f"{approved} of {step.input['asked']['quorum']} approved in time"
+        self._writer.fail(step.path, StepError("DEADLINE_EXCEEDED", "", message))
 
     # Approvals.
 
-    def ask(
-        self, asked: Approval, path: str, seen: dict[str, Any], payload: dict[str, Any]
+    def ask_approval(
+        self, approval: Approval, path: str, scope: dict[str, Any], metadata: dict[str, Any]
     ) -> None:
-        now = datetime.fromtimestamp(self.at_us / SECOND_US, UTC)
-        text = resolve(asked.text, seen)
+        """Begins the step with the document that approvers sign, and its digest."""
+        now = datetime.fromtimestamp(self._writer.at_us / SECOND_US, UTC)
+        text = resolve(approval.text, scope)
         if not isinstance(text, str):
             raise values.MismatchError(("text",), "a text")
         document = {
-            "run_id": self.state.run_id,
+            "run_id": self._writer.state.run_id,
             "step": path,
             "text": text,
-            "values": resolve(asked.values, seen),
-            "approvers": _approvers(resolve(asked.approvers, seen), asked.quorum),
-            "quorum": asked.quorum,
+            "values": resolve(approval.values, scope),
+            "approvers": _approvers(resolve(approval.approvers, scope), approval.quorum),
+            "quorum": approval.quorum,
             "asked": values.format_time(now),
         }
-        digest = _digest(document)
-        self._listen(path, payload, {"asked": document, "digest": digest}, asked.timeout_us)
+        input = {"asked": document, "digest": _digest(document)}
+        self._begin(path, metadata, input, approval.timeout_us)
 
-    def count(self, asked: Approval, path: str, known: StepState) -> None:
-        """Done at the quorum; failed as soon as it cannot be reached any more."""
-        approved = [did for did, said in known.decisions.items() if said.approved]
+    def _count_decisions(self, approval: Approval, path: str, known: StepState) -> None:
+        """Completes the step at the quorum; fails it as soon as the quorum is out of reach."""
+        approved = [did for did, decision in known.decisions.items() if decision.approved]
         rejected = len(known.decisions) - len(approved)
         approvers = len(known.input["asked"]["approvers"])
-        if len(approved) >= asked.quorum:
+        if len(approved) >= approval.quorum:
             output = {"approved_by": approved, "digest": known.input["digest"]}
-            self.finish_own(path, output)
-        elif approvers - rejected < asked.quorum:
-            message = f"{rejected} of {approvers} rejected it: {asked.quorum} had to approve"
-            self.end_call(path, StepError("FAILED_PRECONDITION", Reason.APPROVAL_REJECTED, message))
+            self._writer.complete(path, output)
+        elif approvers - rejected < approval.quorum:
+            message = f"{rejected} of {approvers} rejected it: {approval.quorum} had to approve"
+            error = StepError("FAILED_PRECONDITION", Reason.APPROVAL_REJECTED, message)
+            self._writer.fail(path, error)
 
-    # Telling others.
+    # Events that the run emits.
 
-    def emit(self, emit: Emit, path: str, seen: dict[str, Any], payload: dict[str, Any]) -> None:
-        subject = resolve(emit.subject, seen) if emit.subject is not None else self.state.run_id
-        _must_be_short(subject, "subject", least=1)
-        data = resolve(emit.data, seen)
+    def emit(self, emit: Emit, path: str, scope: dict[str, Any], metadata: dict[str, Any]) -> None:
+        subject = self._writer.state.run_id
+        if emit.subject is not None:
+            subject = resolve(emit.subject, scope)
+        _check_length(subject, "subject", least=1)
+        data = resolve(emit.data, scope)
         if len(json.dumps(data).encode()) > MAX_EVENT_BYTES:
             raise values.MismatchError(("data",), f"at most {MAX_EVENT_BYTES} bytes of JSON")
-        self.complete_now(path, payload, {"type": emit.type, "subject": subject, "data": data}, {})
-
-    def complete_now(
-        self, path: str, payload: dict[str, Any], input: dict[str, Any], output: dict[str, Any]
-    ) -> None:
-        done: dict[str, Any] = {"input": input, "reply": None, "output": output, "attestations": []}
-        self.add(RecordKind.STEP_DONE, path, {**payload, **done}, attempt=1)
+        event = {"type": emit.type, "subject": subject, "data": data}
+        self._writer.complete_at_once(path, metadata, event, {})
 
 
 def _approvers(given: Any, quorum: int) -> list[str]:
@@ -214,41 +244,40 @@ def _approvers(given: Any, quorum: int) -> list[str]:
     return dids
 
 
-def _must_be_short(given: Any, name: str, *, least: int = 0) -> None:
-    """What events are about is a key of the store: it can hold neither more nor U+0000."""
+def _check_length(given: Any, name: str, *, least: int = 0) -> None:
+    """Raises MismatchError for a text that the store cannot hold as the subject of an event."""
     if not isinstance(given, str) or not least <= len(given) <= MAX_SUBJECT or "\0" in given:
         expected = f"a text of {least} to {MAX_SUBJECT} characters without U+0000"
         raise values.MismatchError((name,), expected)
 
 
 def _digest(document: dict[str, Any]) -> str:
-    """SHA-256 of the RFC 8785 form, hex: what an approver signs."""
+    """Returns what an approver signs: SHA-256 of the document's RFC 8785 form, in hex."""
     try:
         return hashlib.sha256(rfc8785.dumps(document)).hexdigest()
     except rfc8785.CanonicalizationError:
         raise values.MismatchError(("values",), "what JSON can hold") from None
 
 
-ANY = ""  # in place of a subject: no event has this one
-
-
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    wanted: Mapping[str, Collection[str]]  # subjects by type, ANY among them for all of its events
-    since: int  # position in the store's events behind which it wants them
+    """The events that the steps of a run wait for."""
 
-    def wants(self, type: str, subject: str) -> bool:
-        subjects = self.wanted.get(type, ())
-        return subject in subjects or ANY in subjects
+    subjects: Mapping[str, Collection[str]]  # by event type; ANY_SUBJECT for all events of the type
+    after: int  # position in the store's events
+
+    def matches(self, type: str, subject: str) -> bool:
+        subjects = self.subjects.get(type, ())
+        return subject in subjects or ANY_SUBJECT in subjects
 
 
-def subscription(state: RunState, heard: int = 0) -> Subscription | None:
-    """None if it listens to nothing. ``heard``: position up to which it has looked already."""
+def subscription(state: RunState, position: int = 0) -> Subscription | None:
+    """Returns what the run waits for behind ``position``, or None if it waits for no events."""
     steps = [step for step in state.in_flight if step.input.get("events")]
     if not steps:
         return None
-    wanted: defaultdict[str, set[str]] = defaultdict(set)
+    subjects: defaultdict[str, set[str]] = defaultdict(set)
     for step in steps:
         for type in step.input["events"]:
-            wanted[type].add(step.input["correlation"] or ANY)
-    return Subscription(wanted, max(heard, min(step.subscribed_from for step in steps)))
+            subjects[type].add(step.input["correlation"] or ANY_SUBJECT)
+    return Subscription(subjects, max(position, min(step.subscribed_from for step in steps)))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mesh.data.database import sql
 from services.orchestrator.engine.activations import EventReceived
 from services.orchestrator.engine.erase import MARK, WORD
-from services.orchestrator.engine.waits import ANY
+from services.orchestrator.engine.waits import ANY_SUBJECT
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -38,7 +38,7 @@ class Events:
     ) -> tuple[list[EventReceived], int]:
         """Returns events after ``position`` in order, and the position up to which they are all.
 
-        ``wanted`` has the subjects by event type; ANY among them stands for all subjects.
+        ``wanted`` has the subjects by event type; ANY_SUBJECT among them stands for all subjects.
         """
 
         async def work(tx: Transaction) -> tuple[list[EventReceived], int]:
@@ -120,7 +120,7 @@ def _conditions(
     """Yields for each type, and each list of its subjects, a condition and its arguments."""
     where = "event.type = ? AND event.sequence > ?"
     for type in sorted(wanted):
-        if ANY in wanted[type]:
+        if ANY_SUBJECT in wanted[type]:
             yield type, where, [type, position]
             continue
         for listed, subjects in sql.in_list(sorted(wanted[type])):

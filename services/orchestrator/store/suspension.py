@@ -14,7 +14,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from mesh.data.database.sql import in_list
-from services.orchestrator.engine.waits import ANY, subscription
+from services.orchestrator.engine.waits import ANY_SUBJECT, subscription
 from services.orchestrator.store.events import any_event_after
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ async def suspend(
 ) -> bool:
     """Suspends the run, see ``Suspensions.suspend``."""
     wanted = subscription(state, event_cursor)
-    if wanted and await any_event_after(tx, wanted.since, wanted.wanted):
+    if wanted and await any_event_after(tx, wanted.after, wanted.subjects):
         return False
     # Locks the row: later senders wait, and the next statement sees the messages of earlier ones.
     await tx.execute("UPDATE run SET epoch = epoch WHERE id = ?", state.run_id)
@@ -99,7 +99,7 @@ async def suspend(
             "INSERT INTO event_subscription VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
             [
                 (type, subject, state.run_id)
-                for type, subjects in wanted.wanted.items()
+                for type, subjects in wanted.subjects.items()
                 for subject in subjects
             ],
         )
@@ -117,7 +117,7 @@ async def resume(tx: Transaction, run_id: str) -> bool:
 
 async def resume_subscribers(tx: Transaction, emitted: Iterable[tuple[str, str]]) -> int:
     """Resumes the runs that wait for events of these types and subjects; returns how many."""
-    subjects: defaultdict[str, set[str]] = defaultdict(lambda: {ANY})
+    subjects: defaultdict[str, set[str]] = defaultdict(lambda: {ANY_SUBJECT})
     for type, subject in emitted:
         subjects[type].add(subject)
     subscribers: set[str] = set()

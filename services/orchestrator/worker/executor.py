@@ -166,9 +166,11 @@ class RunExecutor:
         ``pending`` must not be stored.
         """
         jitter = random.random()  # noqa: S311  (spreads retries, guards nothing)
+        position = await self._subscriptions.position(run)
         now_us = self._now_us(run)
-        transition = Transition(run.workflow, run.state, self._policy, now_us, jitter)
-        transition.event_position = await self._subscriptions.position(run)
+        transition = Transition(
+            run.workflow, run.state, self._policy, now_us, jitter, event_position=position
+        )
         transition.apply(activation)
         if not transition.records:
             return False  # the step that it concerns has ended

@@ -37,7 +37,7 @@ class EventSubscriptions:
         wanted = subscription(run.state, run.event_cursor)
         if wanted is None:
             return []
-        read = partial(self._events.read_after, wanted.since, wanted.wanted)
+        read = partial(self._events.read_after, wanted.after, wanted.subjects)
         found, run.event_cursor = await retry_while_unavailable(read, run.state.run_id)
         run.inbox_dirty |= bool(found)  # the store may hold more
         return found
@@ -64,4 +64,4 @@ class EventSubscriptions:
 def _wants_any(run: RunActor, emitted: Sequence[tuple[str, str]]) -> bool:
     """Checks the steps that wait now. A step that starts later reads from its own position."""
     wanted = subscription(run.state)
-    return wanted is not None and any(wanted.wants(type, subject) for type, subject in emitted)
+    return wanted is not None and any(wanted.matches(type, subject) for type, subject in emitted)

@@ -90,9 +90,14 @@ class Drive:
             run_id, self.given, self.intent, "", "spiffe://me", self.ceiling, self.proven
         )
         turn = start.start(
-            self.workflow, request, POLICY, network="regtest", at_us=self.now_us, jitter=0.5
+            self.workflow,
+            request,
+            POLICY,
+            network="regtest",
+            at_us=self.now_us,
+            jitter=0.5,
+            event_position=self.events,
         )
-        turn.event_position = self.events
         turn.apply(Started())
         self._commit(turn)
         return self
@@ -111,8 +116,9 @@ class Drive:
         return [command.path for command in self.commands if isinstance(command, CallCommand)]
 
     def take(self, event: Activation) -> None:
-        turn = Transition(self.workflow, self.state, POLICY, self.now_us, 0.5)
-        turn.event_position = self.events
+        turn = Transition(
+            self.workflow, self.state, POLICY, self.now_us, 0.5, event_position=self.events
+        )
         turn.apply(event)
         self._commit(turn)
 

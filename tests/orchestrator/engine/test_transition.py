@@ -33,6 +33,7 @@ from services.orchestrator.engine.activations import (
     WaitCommand,
 )
 from services.orchestrator.engine.model import RunState, RunStatus, StepError, StepStatus
+from services.orchestrator.engine.record_writer import RecordWriter
 from services.orchestrator.engine.records import (
     MAX_PAYLOAD,
     PayloadTooLargeError,
@@ -334,15 +335,15 @@ def test_a_payment_id_is_a_uuid_of_version_7(run_id: str) -> None:
 def test_a_record_that_is_too_large_leaves_everything_as_it_was() -> None:
     world = World()
     world.start()
-    turn = Transition(WORKFLOW, world.state, POLICY, world.now_us, 0.5)
-    before = deepcopy(turn.state)
+    writer = RecordWriter(WORKFLOW, world.state, world.now_us)
+    before = deepcopy(writer.state)
     payload = {"status": RunStatus.FAILED, "reason": "x" * MAX_PAYLOAD}
 
     with pytest.raises(PayloadTooLargeError):
-        turn.add(RecordKind.FINISH, "", payload)
+        writer.add(RecordKind.FINISH, "", payload)
 
-    assert turn.state == before
-    assert not turn.records
+    assert writer.state == before
+    assert not writer.records
 
 
 def test_a_payload_beyond_its_bound_fails_the_step_before_anything_is_sent() -> None:

@@ -79,8 +79,15 @@ async def begin(
     def prepare(stored: StoredDefinition) -> NewRun:
         request = StartRun(run_id, given, None, "", CALLER)
         workflow = catalogue.newest(stored)
-        turn = start(workflow, request, POLICY, network="regtest", at_us=1, jitter=0)
-        turn.event_position = event_position
+        turn = start(
+            workflow,
+            request,
+            POLICY,
+            network="regtest",
+            at_us=1,
+            jitter=0,
+            event_position=event_position,
+        )
         turn.apply(Started())
         begun.append(turn)
         return NewRun(turn.state, tuple(turn.records), CALLER, "", True)

@@ -11,7 +11,7 @@ from functools import cache
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from services.orchestrator.engine.waits import ANY
+from services.orchestrator.engine.waits import ANY_SUBJECT
 from services.orchestrator.store import commits
 
 if TYPE_CHECKING:
@@ -277,7 +277,7 @@ WITH subscriber AS MATERIALIZED (
     SELECT DISTINCT event_subscription.run
     FROM unnest($1::text[], $2::text[]) AS u (type, subject)
     JOIN event_subscription ON event_subscription.type = u.type
-        AND event_subscription.subject IN (u.subject, '{ANY}')),
+        AND event_subscription.subject IN (u.subject, '{ANY_SUBJECT}')),
 resumed AS (
     UPDATE run SET suspended = 0 FROM subscriber
     WHERE run.id = subscriber.run AND run.suspended = 1
