@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, cast
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
-from grpc_reflection.v1alpha import reflection
 
 from mesh import failpoint
 from mesh.breaker import Breakers
@@ -25,6 +24,7 @@ from mesh.rpc import contracts
 from mesh.rpc.client import open_channel
 from mesh.rpc.interceptors import ClientRules, ServerRules
 from mesh.rpc.interceptors.limit import Limiter
+from mesh.rpc.reflection import add_reflection
 from mesh.rpc.server import build_server, credentials
 from mesh.security.audit import AuditError, open_audit
 from mesh.security.svid import read_authorities, read_svid
@@ -203,7 +203,7 @@ def _register(
     registrar = _Registrar(server)
     for add in services:
         add(cast("grpc.aio.Server", registrar))
-    reflection.enable_server_reflection([*registrar.names, reflection.SERVICE_NAME], server)
+    add_reflection(registrar.names, server)
     return registrar.names
 
 

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
-from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
-from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 
 from anya.mesh.v1.outbox_pb2 import ReadOutboxRequest
 from anya.mesh.v1.outbox_pb2_grpc import OutboxServiceStub
@@ -163,39 +164,67 @@ async def test_health_port_serves_nothing_else(config: MeshConfig) -> None:
     assert refusal.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-@pytest.mark.parametrize(
-    ("caller", "listed"),
-    [
-        pytest.param("spiffe://anya.internal/client/operator", True, id="granted"),
-        pytest.param("spiffe://anya.internal/ns/anya/sa/orchestrator", False, id="not granted"),
-    ],
-)
-async def test_reflection_needs_a_grant(
-    authority: Authority, config: MeshConfig, caller: str, listed: bool
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+async def test_reflection_lists_the_services_and_hands_out_their_files(
+    authority: Authority, config: MeshConfig, version: str
 ) -> None:
-    identity = authority.issue(caller)
+    asked = [
+        {"list_services": ""},
+        {"file_containing_symbol": "anya.mesh.v1.OutboxService"},
+        {"file_containing_symbol": f"grpc.reflection.{version}.ServerReflection"},
+    ]
+
+    async with outbox_service(config) as ports:
+        operator = authority.issue("spiffe://anya.internal/client/operator")
+        listing, outbox, itself = await reflect(ports.port, operator, version, asked)
+
+    names = {service.name for service in listing.list_services_response.service}
+    files = [
+        FileDescriptorProto.FromString(reply.file_descriptor_response.file_descriptor_proto[0])
+        for reply in (outbox, itself)
+    ]
+    assert names == {
+        "anya.mesh.v1.OutboxService",
+        "grpc.reflection.v1.ServerReflection",
+        "grpc.reflection.v1alpha.ServerReflection",
+    }
+    assert [file.package for file in files] == ["anya.mesh.v1", f"grpc.reflection.{version}"]
+    assert [service.name for service in files[0].service] == ["OutboxService"]
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+async def test_reflection_needs_a_grant(
+    authority: Authority, config: MeshConfig, version: str
+) -> None:
+    ungranted = authority.issue("spiffe://anya.internal/ns/anya/sa/orchestrator")
+
+    async with outbox_service(config) as ports:
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await reflect(ports.port, ungranted, version, [{"list_services": ""}])
+
+    assert reason(refusal.value) == "PERMISSION_NOT_GRANTED"
+
+
+async def reflect(
+    port: int, identity: Identity, version: str, asked: list[dict[str, str]]
+) -> list[Any]:
+    """Returns the replies of one reflection stream, in messages of the version's own package."""
+    package = f"grpc.reflection.{version}"
+    request_type, reply_type = (
+        GetMessageClass(descriptor_pool.Default().FindMessageTypeByName(f"{package}.{name}"))
+        for name in ("ServerReflectionRequest", "ServerReflectionResponse")
+    )
     credentials = grpc.ssl_channel_credentials(
         identity.ca.read_bytes(), identity.key.read_bytes(), identity.certificate.read_bytes()
     )
-
-    async with outbox_service(config) as ports:
-        target = f"127.0.0.1:{ports.port}"
-        async with grpc.aio.secure_channel(target, credentials) as channel:
-            reflection: Any = ServerReflectionStub
-            stub = reflection(channel)
-            request = ServerReflectionRequest(list_services="")
-            call = stub.ServerReflectionInfo(iter([request]), timeout=5)
-            if listed:
-                services = [
-                    service.name
-                    async for reply in call
-                    for service in reply.list_services_response.service
-                ]
-                assert "anya.mesh.v1.OutboxService" in services
-            else:
-                with pytest.raises(grpc.aio.AioRpcError) as refusal:
-                    await call.read()
-                assert reason(refusal.value) == "PERMISSION_NOT_GRANTED"
+    async with grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials) as channel:
+        stream: Any = channel.stream_stream(
+            f"/{package}.ServerReflection/ServerReflectionInfo",
+            request_type.SerializeToString,
+            reply_type.FromString,
+        )
+        call = stream(iter([request_type(**request) for request in asked]), timeout=5)
+        return [reply async for reply in call]
 
 
 async def test_request_above_the_size_limit_is_refused(
