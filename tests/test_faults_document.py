@@ -1,4 +1,4 @@
-"""docs/faults.md: every fault names a test that there is, and says on which stores it runs."""
+"""docs/faults.md: every fault names an existing test, and the stores on which the test runs."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ ROWS = re.findall(
     PAGE,
     re.MULTILINE,
 )
-OF_BOTH = {"databases", "location", "store"}  # fixtures and parameters that there are two of
+BOTH_STORES = {"databases", "location", "store"}  # fixtures and parameters with both stores
 
 
-def test_every_row_of_the_tables_names_its_test() -> None:
+def test_every_row_names_its_own_test() -> None:
     rows = [line for line in PAGE.splitlines() if line.startswith("|")]
     heads = [line for line in rows if line.startswith(("| Fault |", "|---"))]
 
@@ -27,15 +27,13 @@ def test_every_row_of_the_tables_names_its_test() -> None:
 
 
 @pytest.mark.parametrize(("stores", "path", "name"), ROWS, ids=[name for _, _, name in ROWS])
-def test_the_test_of_a_fault_is_there_and_runs_on_its_stores(
-    stores: str, path: str, name: str
-) -> None:
+def test_test_of_a_fault_exists_and_runs_on_its_stores(stores: str, path: str, name: str) -> None:
     own = _functions(ROOT / path)
     functions = _functions((ROOT / path).with_name("conftest.py")) | own
 
     assert name in own
     assert not functions[name].name.startswith("_")
-    runs_on_both = not OF_BOTH.isdisjoint(_given(functions, functions[name]))
+    runs_on_both = not BOTH_STORES.isdisjoint(_given(functions, functions[name]))
     assert runs_on_both == (stores == "both")
 
 
@@ -52,6 +50,6 @@ def _given(
     functions: dict[str, ast.FunctionDef | ast.AsyncFunctionDef],
     function: ast.FunctionDef | ast.AsyncFunctionDef,
 ) -> set[str]:
-    """The fixtures that it takes, those of its file and folder with what they take."""
+    """Returns the fixtures of the function and, for those of its folder, their fixtures."""
     names = {argument.arg for argument in function.args.args}
     return names.union(*(_given(functions, functions[name]) for name in names & functions.keys()))
