@@ -14,7 +14,7 @@ FORM = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
 
 
 class ServerRefusalError(ConnectionError):
-    """The server answers but refuses the connection, perhaps for now. The cause says why."""
+    """The server answers but refuses the connection, maybe temporarily. The cause says why."""
 
 
 class _InvalidUrlError(ServerRefusalError):
