@@ -1,7 +1,7 @@
-"""The seeded economy of the demo, rendered onto a real regtest chain by its client.
+"""The seeded economy of the demo, which the client renders onto a real regtest chain.
 
-The plan numbers its addresses and coins (services/ml/simulation/plan.py); here the numbers become
-keys and signed transactions. Plan, keys and truth stay with the client: services see transactions.
+The plan numbers its addresses and coins (services/ml/simulation/plan.py); this module derives keys
+and signs transactions for the numbers. The services get the transactions only.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ if TYPE_CHECKING:
     from services.ml.simulation.plan import Plan, PlannedBlock
 
 FILE = "economy.json"
-MINE_TIMEOUT = 60.0  # seconds for a row of empty blocks
-AT_ONCE = 16  # broadcasts in flight
+MINE_TIMEOUT_S = 60.0  # of a series of empty blocks
+MAX_BROADCASTS = 16  # in flight
 WAGE_SAT = 100_000_000
 FEE_SAT = 10_000
 
 
 @dataclass(slots=True)
-class State:
-    """The client's memory of its economy, enough to resume an interrupted rendering."""
+class EconomyState:
+    """The stored state of an economy, sufficient to resume an interrupted rendering."""
 
-    secret: str  # hex, 32 bytes: every key of the town comes from it
+    secret: str  # hex, 32 bytes: every key of the economy is derived from it
     tip_time: int  # Unix time of its last block
     licit: str = ""  # address of the merchant with the most distinct funders
     scam: str = ""  # address of the scam that collected most often
@@ -61,15 +61,15 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Payer:
-    """The one inhabitant who is real: a wallet in the mesh, which acts through the mesh."""
+    """The payer of the demo: a managed wallet, which pays through the mesh."""
 
     address: str
-    settle: Callable[[], Awaitable[None]]  # called once there is a chain to live on
-    pay: Callable[[str, int], Awaitable[None]]  # address, satoshis; to be mined in the next block
+    settle: Callable[[], Awaitable[None]]  # called after the first block with payments
+    pay: Callable[[str, int], Awaitable[None]]  # address, satoshis; before the next block is mined
 
 
 class Rendering:
-    """A plan with real keys: numbers in, signed transactions out."""
+    """Derives the keys of a plan, and signs its transactions."""
 
     def __init__(self, plan: Plan, secret: bytes, payer_script: bytes) -> None:
         self._plan = plan
@@ -91,7 +91,7 @@ class Rendering:
         return self._payer_script if slot == self._plan.payer_slot else self.key(slot).script_pubkey
 
     def transaction(self, number: int) -> bytes:
-        """The signed transaction of this number; those before it must have been asked for."""
+        """Returns the raw signed transaction of this number, after those of all lower numbers."""
         planned = self._plan.transactions[number]
         coins = [self._coin(transaction, vout) for transaction, vout in planned.inputs]
         outputs = [Output(amount, self.script(slot)) for slot, amount in planned.outputs]
@@ -100,7 +100,7 @@ class Rendering:
         return transaction.raw
 
     def mined(self, number: int, txid: bytes) -> None:
-        """The coinbase of this number is this one."""
+        """Stores the txid of the coinbase with this number."""
         self._txids[number] = txid
 
     def _coin(self, transaction: int, vout: int) -> Coin:
@@ -112,9 +112,9 @@ class Rendering:
 
 
 class Replay:
-    """The way of a plan onto the chain, block by block."""
+    """Renders a plan onto the chain, block by block."""
 
-    def __init__(self, channels: Channels, plan: Plan, state: State, payer: Payer) -> None:
+    def __init__(self, channels: Channels, plan: Plan, state: EconomyState, payer: Payer) -> None:
         self._chain = ChainServiceStub(channels["bitcoin"])
         self._regtest = RegtestServiceStub(channels["bitcoin"])
         self._plan = plan
@@ -123,13 +123,12 @@ class Replay:
         self._rendering = Rendering(
             plan, bytes.fromhex(state.secret), parse_address(payer.address, Network.REGTEST)
         )
-        self._gate = asyncio.Semaphore(AT_ONCE)
+        self._gate = asyncio.Semaphore(MAX_BROADCASTS)
 
     async def run(self, progress: Callable[[int, int], None]) -> None:
-        """Render every block that the chain lacks; ``progress`` hears the height and the tip.
+        """Renders every block that the chain lacks; calls ``progress`` with height and tip.
 
-        A chain that already has some of them is taken up where it was left: what was broadcast is
-        accepted again without effect.
+        Resumes an interrupted rendering: a broadcast of a known transaction has no effect.
         """
         found = (await self._chain.GetChainInfo(chain_pb2.GetChainInfoRequest())).height
         if found:
@@ -149,7 +148,7 @@ class Replay:
                 progress(block.height, self._plan.tip)
 
     async def _fill(self, block: PlannedBlock, *, again: bool) -> None:
-        """Put the block's transactions into the mempool."""
+        """Broadcasts the transactions of a block."""
         raws = []
         for number in block.transactions[1:]:
             planned = self._plan.transactions[number]
@@ -172,10 +171,10 @@ class Replay:
                 address=self._rendering.address(FUNDING_SLOT),
                 block_times=[self._time(block.height) for block in blocks],
             )
-            await self._regtest.MineBlocks(request, timeout=MINE_TIMEOUT)
+            await self._regtest.MineBlocks(request, timeout=MINE_TIMEOUT_S)
 
     async def _learn_coinbases(self, blocks: Iterable[PlannedBlock]) -> None:
-        """Ask for the coinbases that the plan spends; nobody knows their txids beforehand."""
+        """Reads the txids of the coinbases that the plan spends, once they are mined."""
         for block in blocks:
             number = block.transactions[0]
             if number in self._spent_coinbases:
@@ -190,7 +189,7 @@ class Replay:
         ours = self._rendering.key(FUNDING_SLOT).script_pubkey
         if parse_block(reply.raw).transactions[0].outputs[0].script_pubkey != ours:
             raise CommandError(
-                "the chain of this home has blocks that are not the demo's",
+                "the chain of this home has blocks that the demo did not mine",
                 reason="CHAIN_NOT_FRESH",
                 remedy="give the demo a home of its own: anya demo --home FOLDER",
             )
@@ -206,26 +205,26 @@ class Replay:
 
 async def ensure(
     home: Home, channels: Channels, payer: Payer, progress: Callable[[int, int], None]
-) -> State:
-    """The economy on the chain of this home: rendered now, or gone on with, or found there."""
+) -> EconomyState:
+    """Returns the economy of this home; renders it, or resumes its rendering, if necessary."""
     state = load(home)
     if state is not None and state.done:
         return state
     world = demo_world()
     if state is None:
-        state = State(secrets.token_hex(32), int(time.time()))
+        state = EconomyState(secrets.token_hex(32), int(time.time()))
         keys = Rendering(world.plan, bytes.fromhex(state.secret), b"")
         state.licit = keys.address(licit_recipient(world))
         state.scam = keys.address(illicit_recipient(world))
-        _save(home, state)  # before the first block: it could not be gone on with otherwise
+        _save(home, state)  # before the first block, so that an interrupted rendering can resume
     await Replay(channels, world.plan, state, payer).run(progress)
     state.done = True
     _save(home, state)
     return state
 
 
-async def pay_wages(channels: Channels, state: State, address: str, *, coins: int) -> None:
-    """Put coins onto the address, from a matured subsidy that the town has not spent."""
+async def pay_wages(channels: Channels, state: EconomyState, address: str, *, coins: int) -> None:
+    """Pays coins to the address, from a mature subsidy that the plan has not spent."""
     chain = ChainServiceStub(channels["bitcoin"])
     town = Rendering(demo_world().plan, bytes.fromhex(state.secret), b"").key(FUNDING_SLOT)
     found = await chain.ListUtxos(
@@ -242,20 +241,23 @@ async def pay_wages(channels: Channels, state: State, address: str, *, coins: in
     )
 
 
-def load(home: Home) -> State | None:
-    """What is remembered; None if this home has no economy yet."""
+def load(home: Home) -> EconomyState | None:
+    """Returns the stored state, or None if this home has no economy yet.
+
+    Raises CommandError if the file is damaged.
+    """
     path = home.client / FILE
     try:
-        return State(**json.loads(path.read_bytes()))
+        return EconomyState(**json.loads(path.read_bytes()))
     except FileNotFoundError:
         return None
     except (ValueError, TypeError):
         raise CommandError(
-            f"{path} is not what the demo wrote",
+            f"{path} is damaged",
             reason="ECONOMY_INVALID",
             remedy="give the demo a home of its own: anya demo --home FOLDER",
         ) from None
 
 
-def _save(home: Home, state: State) -> None:
+def _save(home: Home, state: EconomyState) -> None:
     write_private(home.client / FILE, json.dumps(asdict(state)).encode())

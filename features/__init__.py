@@ -1,1 +1,1 @@
-"""Features as pure functions: what training, serving and the simulator compute alike."""
+"""Features as pure functions, which training, serving and the simulator share."""

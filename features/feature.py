@@ -1,4 +1,4 @@
-"""What a feature is, how a set of features is defined, and how it becomes a vector."""
+"""Features, the definition of a set of features, and its vector."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -22,12 +22,12 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 class Status(StrEnum):
-    """Whether a feature has a value, and if not, whether that is knowledge or ignorance."""
+    """The reason why a feature has or lacks a value."""
 
     PRESENT = "present"
-    NO_HISTORY = "no_history"  # a fact: nothing happened that could be measured
-    UNAVAILABLE = "unavailable"  # ignorance: the source could not be asked
-    OUTSIDE_MAX_AGE = "outside_max_age"  # ignorance: what the source said is too old
+    NO_HISTORY = "no_history"  # a fact: there is nothing to measure
+    UNAVAILABLE = "unavailable"  # unknown: the source was not read
+    OUTSIDE_MAX_AGE = "outside_max_age"  # unknown: the source's value is too old
 
     @property
     def known(self) -> bool:
@@ -51,24 +51,33 @@ class Feature:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Definition:
-    """What one column of a feature set means.
+    """The meaning of one column of a feature set.
 
-    ``formula`` is part of the identity of the set: who changes what a column means says so here,
-    and every model trained on the old meaning is refused from then on.
+    ``formula`` is part of the identity of the set: a change of the meaning changes the formula,
+    and models that were trained on the old meaning are refused.
     """
 
     name: str
     formula: str
-    max_age_blocks: int  # how far the tip may be ahead of the block the value was taken at
+    max_age_blocks: int  # by which the tip may be ahead of the block of the value
     required: bool = True  # without it there is no score
 
     def missing(self, status: Status = Status.UNAVAILABLE) -> Feature:
         return Feature(self.name, None, status)
 
+    def feature(self, measures: Mapping[str, float | None]) -> Feature:
+        """Returns the feature: UNAVAILABLE if not measured, NO_HISTORY if measured as None."""
+        if self.name not in measures:
+            return self.missing()
+        value = measures[self.name]
+        if value is None:
+            return self.missing(Status.NO_HISTORY)
+        return Feature(self.name, float(value), Status.PRESENT)
+
 
 @dataclass(frozen=True, slots=True)
 class FeatureSet:
-    """An ordered list of definitions. Its order is the order of a model's columns."""
+    """Definitions in the order of a model's columns."""
 
     name: str
     definitions: tuple[Definition, ...]
@@ -83,9 +92,9 @@ class FeatureSet:
         return _hash(self)
 
     def vector(self, features: Sequence[Feature]) -> Vector:
-        """``[n]`` float32, NaN where there is no value; ValueError unless every name is in place.
+        """Returns ``[n]`` float32, NaN for missing values: the only cast from float64.
 
-        Values stay float64 until here: this cast is the only one between a satoshi and the model.
+        Raises ValueError unless the features are those of the set, in its order.
         """
         if tuple(feature.name for feature in features) != self.names:
             raise ValueError(f"the features are not those of {self.name}, in its order")
@@ -93,7 +102,7 @@ class FeatureSet:
         return np.array(values, dtype=np.float64).astype(np.float32)
 
     def unmet(self, features: Sequence[Feature]) -> tuple[Feature, ...]:
-        """The required features that are not known; with any of them there is no score."""
+        """Returns the required features that are not known; any of them prevents a score."""
         by_name = {feature.name: feature for feature in features}
         return tuple(
             by_name.get(definition.name, definition.missing())
@@ -103,7 +112,7 @@ class FeatureSet:
         )
 
     def age(self, features: Sequence[Feature], blocks: int) -> tuple[Feature, ...]:
-        """The same features ``blocks`` later: what is then too old has lost its value."""
+        """Returns the features as of ``blocks`` later; those that are too old lose their value."""
         by_name = {definition.name: definition for definition in self.definitions}
         return tuple(
             replace(feature, value=None, status=Status.OUTSIDE_MAX_AGE)

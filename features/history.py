@@ -1,4 +1,4 @@
-"""What is confirmed about an address, in the words both a real and a simulated index speak."""
+"""The confirmed history of an address, as real and simulated indexes give it."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """An output of a confirmed transaction: whom it pays, and how much."""
+    """An output of a confirmed transaction."""
 
-    script: bytes  # scriptPubKey; only its equality is used
+    script: bytes  # script_pubkey; features only compare it
     amount_sat: int
 
 
 @dataclass(frozen=True, slots=True)
 class Spend:
-    """The transaction that spends a receipt. Receipts spent together share an equal Spend."""
+    """The transaction that spends a receipt; receipts that it spends together share it."""
 
     txid: bytes
     height: int
-    outputs: tuple[Output, ...]  # all of them, change included; unspendable ones left out
+    outputs: tuple[Output, ...]  # all spendable outputs, change included
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """One output paid to an address, and what became of it."""
+    """An output to an address, and the transaction that spends it."""
 
     txid: bytes
     vout: int
@@ -34,7 +34,7 @@ class Receipt:
     spend: Spend | None = None  # None while unspent
 
     def at(self, height: int) -> Receipt:
-        """The receipt as it stood when ``height`` was the tip."""
+        """Returns the receipt as of the tip at ``height``."""
         if self.spend and self.spend.height > height:
             return replace(self, spend=None)
         return self
@@ -42,12 +42,12 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class AddressHistory:
-    """Everything confirmed about one script. The order of the receipts carries no meaning."""
+    """All confirmed receipts of one script, in any order."""
 
     script: bytes
     receipts: tuple[Receipt, ...] = ()
 
     def at(self, height: int) -> AddressHistory:
-        """The history as it stood when ``height`` was the tip."""
+        """Returns the history as of the tip at ``height``."""
         receipts = (receipt.at(height) for receipt in self.receipts if receipt.height <= height)
         return replace(self, receipts=tuple(receipts))

@@ -1,8 +1,8 @@
-"""The feature set ``payment-risk``: what is known of a proposed payment before it is signed.
+"""The feature set ``payment-risk``, of a proposed payment before it is signed.
 
 The payment goes from the addresses S linked to a sender's DID to a recipient address r, for an
-amount a, judged as of block h. Every feature is a pure function of what was confirmed at or below
-h: no clock, no mempool, no fee. Amounts are satoshi until a ratio or ``log1p`` of BTC, in float64.
+amount a, as of block h. Every feature is a pure function of the chain up to h: no clock, no
+mempool, no fee. Amounts are satoshis, as integers, before a ratio or ``log1p`` of BTC in float64.
 """
 
 from __future__ import annotations
@@ -14,37 +14,38 @@ from math import log, log1p
 from statistics import median
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from features.feature import Definition, Feature, FeatureSet, Status
+from features.feature import Definition, FeatureSet
 from formats.money import SAT_PER_BTC
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from features.feature import Feature
     from features.history import AddressHistory, Receipt, Spend
 
 ROUND_SAT = 1_000_000  # an amount that is a multiple of 0.01 BTC
 DAY_BLOCKS = 144
-LINK_AGE_CAP_BLOCKS = 4_032  # four weeks; older links are all alike
+LINK_AGE_CAP_BLOCKS = 4_032  # four weeks; an older link has the same age
 
 CHAIN_MAX_AGE_BLOCKS = 6
 LINK_MAX_AGE_BLOCKS = 144
 
 T = TypeVar("T")
 
-# A measure without a value says NO_HISTORY.
+# A measure of None stands for NO_HISTORY.
 Measures = Iterator[tuple[str, float | None]]
 
 
 @dataclass(frozen=True, slots=True)
 class RecipientLink:
-    """What web5 knows of the recipient's public link credential; no height: r is not linked."""
+    """web5's record of the recipient's public link credential."""
 
-    height: int | None
+    height: int | None  # None: r is not linked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaymentFacts:
-    """What the features are computed from; None where the source could not be asked."""
+    """The input of the features; None where a source was not read."""
 
     height: int  # h: the confirmed tip
     amount_sat: int
@@ -106,78 +107,69 @@ PAYMENT = (
 PAYMENT_RISK = FeatureSet("payment-risk", (*RECIPIENT, *SENDER, *PAIR, *PAYMENT))
 
 
-class Measured:
-    """What was measured of histories, for the other payments of the same block.
+class MeasureCache:
+    """Measures of histories, reused by later payments of the same block.
 
-    A history is known again as the same object, not by what is in it.
+    The key of a history is its identity as an object, not its content.
     """
 
-    def __init__(self, most: int = 1024) -> None:
-        self._most = most
-        self._known: OrderedDict[tuple[object, ...], tuple[object, Any]] = OrderedDict()
+    def __init__(self, max_size: int = 1024) -> None:
+        self._max_size = max_size
+        self._cache: OrderedDict[tuple[object, ...], tuple[object, Any]] = OrderedDict()
 
-    def once(
+    def get(
         self,
         measure: Callable[..., T],
         subject: AddressHistory | tuple[AddressHistory, ...],
         *others: object,
     ) -> T:
-        """What ``measure`` makes of the subject and the others."""
+        """Returns ``measure(subject, *others)``, computed once for the same objects."""
         histories = subject if isinstance(subject, tuple) else (subject,)
         key = (measure, *map(id, histories), *others)
-        known = self._known.get(key)
-        if known is None:
-            # The histories stay with it: as long as they live, nobody else has their ids.
-            known = self._known[key] = histories, measure(subject, *others)
-            if len(self._known) > self._most:
-                self._known.popitem(last=False)
-        result: T = known[1]
+        cached = self._cache.get(key)
+        if cached is None:
+            # The entry keeps the histories alive, so that no other object takes their ids.
+            cached = self._cache[key] = histories, measure(subject, *others)
+            if len(self._cache) > self._max_size:
+                self._cache.popitem(last=False)
+        result: T = cached[1]
         return result
 
 
-def extract(facts: PaymentFacts, measured: Measured | None = None) -> tuple[Feature, ...]:
-    """The features of ``PAYMENT_RISK``, in its order, in time linear in the histories.
+def extract(facts: PaymentFacts, cache: MeasureCache | None = None) -> tuple[Feature, ...]:
+    """Returns the features of ``PAYMENT_RISK``, in its order, in time linear in the histories.
 
-    What was confirmed above ``facts.height`` changes nothing; neither does the order of receipts.
-    Histories that ``measured`` has seen at this height are not gone through again.
-    Raises ValueError if the amount is not positive.
+    Blocks above ``facts.height`` and the order of receipts have no influence. Histories that
+    ``cache`` has measured at this height are not read again. Raises ValueError if the amount is
+    not positive.
     """
     if facts.amount_sat <= 0:
         raise ValueError(f"the amount must be positive, not {facts.amount_sat} sat")
-    once = (measured or Measured()).once
+    measured = (cache or MeasureCache()).get
     found: dict[str, float | None] = dict(_payment(facts.amount_sat))
     if facts.recipient is not None:
-        recipient = once(_recipient, facts.recipient, facts.height)
-        found.update(recipient.measures, **_beside_recipient(recipient, facts.amount_sat))
+        recipient = measured(_recipient, facts.recipient, facts.height)
+        found.update(recipient.measures, **_recipient_ratios(recipient, facts.amount_sat))
         if facts.sender is not None:
             own = frozenset(history.script for history in facts.sender)
-            found.update(once(_pair, facts.recipient, own, facts.height))
+            found.update(measured(_pair, facts.recipient, own, facts.height))
     if facts.sender is not None:
-        sender = once(_sender, facts.sender, facts.height)
-        found.update(sender.measures, **_beside_sender(sender, facts.amount_sat))
+        sender = measured(_sender, facts.sender, facts.height)
+        found.update(sender.measures, **_sender_ratios(sender, facts.amount_sat))
     links_age = 0 if facts.links_height is None else facts.height - facts.links_height
     links = dict(_links(facts))
     aged = PAYMENT_RISK.age(
-        [_feature(definition, links) for definition in PAYMENT_RISK.definitions], links_age
+        [definition.feature(links) for definition in PAYMENT_RISK.definitions], links_age
     )
     return tuple(
-        old if definition.name in links else _feature(definition, found)
+        old if definition.name in links else definition.feature(found)
         for definition, old in zip(PAYMENT_RISK.definitions, aged, strict=True)
     )
 
 
-def _feature(definition: Definition, measured: Mapping[str, float | None]) -> Feature:
-    if definition.name not in measured:
-        return definition.missing()
-    value = measured[definition.name]
-    if value is None:
-        return definition.missing(Status.NO_HISTORY)
-    return Feature(definition.name, float(value), Status.PRESENT)
-
-
 @dataclass(frozen=True, slots=True)
 class _Recipient:
-    """What is known of r, whatever it is paid now."""
+    """Measures of r that do not depend on the amount."""
 
     measures: Mapping[str, float | None]
     receipts: int
@@ -186,7 +178,7 @@ class _Recipient:
 
 @dataclass(frozen=True, slots=True)
 class _Sender:
-    """What is known of S, whatever it pays now."""
+    """Measures of S that do not depend on the amount."""
 
     measures: Mapping[str, float | None]
     balance_sat: int
@@ -199,7 +191,7 @@ def _recipient(history: AddressHistory, h: int) -> _Recipient:
     return _Recipient(dict(_of_recipient(r, received, h)), len(r.receipts), received)
 
 
-def _beside_recipient(r: _Recipient, amount_sat: int) -> dict[str, float | None]:
+def _recipient_ratios(r: _Recipient, amount_sat: int) -> dict[str, float | None]:
     mean = log(amount_sat * r.receipts / r.received_sat) if r.received_sat else None
     return {"amount_to_recipient_mean_log": mean}
 
@@ -240,7 +232,7 @@ def _sender(histories: tuple[AddressHistory, ...], h: int) -> _Sender:
     return _Sender(measures, balance, _median(list(payments.values())))
 
 
-def _beside_sender(s: _Sender, amount_sat: int) -> dict[str, float | None]:
+def _sender_ratios(s: _Sender, amount_sat: int) -> dict[str, float | None]:
     return {
         "amount_to_sender_balance": amount_sat / s.balance_sat if s.balance_sat else None,
         "amount_to_sender_median_log": log(amount_sat / s.typical_sat) if s.typical_sat else None,
@@ -248,7 +240,7 @@ def _beside_sender(s: _Sender, amount_sat: int) -> dict[str, float | None]:
 
 
 def _of_sender(receipts: list[Receipt], balance: int, paid: list[int], h: int) -> Measures:
-    """``paid``: the heights of its payments."""
+    """Yields measures of S; ``paid`` has the heights of its payments."""
     fresh = _unspent([receipt for receipt in receipts if receipt.height > h - DAY_BLOCKS])
 
     yield "sender_age_blocks", h - min(r.height for r in receipts) if receipts else None
@@ -289,19 +281,19 @@ def _payment(amount_sat: int) -> Measures:
 def _payments(
     receipts: Iterable[Receipt], spends: Mapping[bytes, Spend], own: frozenset[bytes]
 ) -> dict[bytes, int]:
-    """What left S, in sat, by each transaction that spends from S and pays somebody outside it."""
-    put_in = dict.fromkeys(spends, 0)
+    """Returns the satoshis that left S by each transaction that pays a script outside S."""
+    spent_sat = dict.fromkeys(spends, 0)
     for receipt in receipts:
         if receipt.spend:
-            put_in[receipt.spend.txid] += receipt.amount_sat
+            spent_sat[receipt.spend.txid] += receipt.amount_sat
     payments = {}
     for txid, spend in spends.items():
         outside = sum(output.amount_sat for output in spend.outputs if output.script not in own)
         back = sum(output.amount_sat for output in spend.outputs if output.script in own)
         if outside:
-            # Of a transaction shared with strangers most is not paid by S, and where S takes out
-            # more than it puts in, nothing left it.
-            payments[txid] = max(0, min(outside, put_in[txid] - back))
+            # A transaction with other senders pays more than S does; if S receives more than it
+            # spends there, S pays nothing.
+            payments[txid] = max(0, min(outside, spent_sat[txid] - back))
     return payments
 
 

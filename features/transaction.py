@@ -1,7 +1,7 @@
-"""The feature set ``transaction``: what one transaction shows, from its bytes and its prevouts.
+"""The feature set ``transaction``, of one transaction's bytes and its prevouts.
 
-A transaction does not say what it spends. What hangs on prevouts that the source does not know is
-UNAVAILABLE, never a guess; a coinbase spends nothing, so there the same features are NO_HISTORY.
+A transaction does not have its prevouts. If the source does not know one, the features that need
+prevouts are UNAVAILABLE, never a guess; of a coinbase, which spends none, they are NO_HISTORY.
 """
 
 from __future__ import annotations
@@ -13,24 +13,26 @@ from math import log, log1p
 from statistics import median
 from typing import TYPE_CHECKING
 
-from features.feature import Definition, Feature, FeatureSet, Status
+from features.feature import Definition, FeatureSet
 from features.payment_risk import ROUND_SAT
 from formats.money import SAT_PER_BTC
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SMALL_SAT = 1_000  # hardly worth the fee of spending it
-NEVER_BLOCKS = 1 << 31  # these features do not age: a transaction stays what it is
+    from features.feature import Feature
+
+SMALL_SAT = 1_000  # hardly worth the fee to spend it
+NEVER_BLOCKS = 1 << 31  # the features never age: a transaction does not change
 SCRIPT_TYPES = ("p2pk", "p2pkh", "p2sh", "p2wpkh", "p2wsh", "p2tr", "op_return")
 
-# A measure without a value says NO_HISTORY.
+# A measure of None stands for NO_HISTORY.
 Measures = Iterator[tuple[str, float | None]]
 
 
 @dataclass(frozen=True, slots=True)
 class TypedOutput:
-    """An output with the kind of its script, as output descriptors name it."""
+    """An output with the type of its script, as output descriptors name it."""
 
     script: bytes
     type: str
@@ -40,10 +42,10 @@ class TypedOutput:
 
 @dataclass(frozen=True, slots=True)
 class SpentOutput:
-    """What an input spends; no age where the source does not know the block of its making."""
+    """The output that an input spends."""
 
     output: TypedOutput
-    age_blocks: int | None
+    age_blocks: int | None  # None: the source does not know the block of the output
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,11 +53,11 @@ class TransactionFacts:
     version: int
     lock_time: int
     size: int  # bytes
-    weight: int
+    weight: int  # units of BIP 141
     has_witness: bool
     signals_replacement: bool
     is_coinbase: bool
-    spent: tuple[SpentOutput | None, ...]  # one for each input; None: not known to the source
+    spent: tuple[SpentOutput | None, ...]  # one for each input; None: unknown
     outputs: tuple[TypedOutput, ...]
 
     @property
@@ -87,7 +89,7 @@ OUTPUTS = (
     _define("recipients", "distinct scripts of spendable outputs"),
     _define("round_share", "share of spendable outputs whose sat amount divides by 10^6"),
     _define("small_outputs", "spendable outputs below 1000 sat"),
-    _define("data_bytes", "bytes of scripts that nobody can spend"),
+    _define("data_bytes", "bytes of unspendable scripts"),
     _define("output_types", "distinct script types of spendable outputs"),
     *(_define(f"outputs_{type}", f"outputs of type {type}") for type in SCRIPT_TYPES),
 )
@@ -106,20 +108,11 @@ TRANSACTION = FeatureSet("transaction", (*FORM, *OUTPUTS, *PREVOUTS))
 
 
 def extract(facts: TransactionFacts) -> tuple[Feature, ...]:
-    """The features of ``TRANSACTION``, in its order."""
-    measured: dict[str, float | None] = dict(_form(facts))
-    measured.update(_outputs(facts.outputs))
-    measured.update(_prevouts(facts))
-    return tuple(_feature(definition, measured) for definition in TRANSACTION.definitions)
-
-
-def _feature(definition: Definition, measured: dict[str, float | None]) -> Feature:
-    if definition.name not in measured:
-        return definition.missing()
-    value = measured[definition.name]
-    if value is None:
-        return definition.missing(Status.NO_HISTORY)
-    return Feature(definition.name, float(value), Status.PRESENT)
+    """Returns the features of ``TRANSACTION``, in its order."""
+    measures: dict[str, float | None] = dict(_form(facts))
+    measures.update(_outputs(facts.outputs))
+    measures.update(_prevouts(facts))
+    return tuple(definition.feature(measures) for definition in TRANSACTION.definitions)
 
 
 def _form(facts: TransactionFacts) -> Measures:
@@ -157,7 +150,7 @@ def _outputs(outputs: Sequence[TypedOutput]) -> Measures:
 
 
 def _prevouts(facts: TransactionFacts) -> Measures:
-    """Nothing unless every prevout is known: a sum over some of them would mislead."""
+    """Yields measures of prevouts, or none if one is unknown: a partial sum would mislead."""
     if facts.is_coinbase:
         yield from ((definition.name, None) for definition in PREVOUTS)
         return

@@ -73,7 +73,7 @@ class Header:
 
     @property
     def has_work(self) -> bool:
-        """Whether the hash meets the target that the header itself names."""
+        """Proof of work: the hash does not exceed the header's own target."""
         return int.from_bytes(self.hash, "little") <= self.target
 
 

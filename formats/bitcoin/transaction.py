@@ -91,7 +91,7 @@ class Transaction(NamedTuple):
 
     @property
     def signals_replacement(self) -> bool:
-        """Whether a sequence of the transaction itself signals replaceability (BIP 125)."""
+        """A sequence of the transaction itself signals replaceability (BIP 125)."""
         return any(input.sequence < SEQUENCE_NO_REPLACEMENT for input in self.inputs())
 
     def inputs(self) -> tuple[Input, ...]:

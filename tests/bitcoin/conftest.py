@@ -1,4 +1,4 @@
-"""A running bitcoin service, and channels of those who may call it."""
+"""Fixtures: a running bitcoin service, and channels to it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def service(config: BitcoinConfig) -> AsyncIterator[Bitcoin]:
 
 @pytest.fixture
 async def operator(authority: Authority, service: Bitcoin) -> AsyncIterator[grpc.aio.Channel]:
-    """The channel of a client with the operator's certificate."""
+    """A channel with the operator's certificate."""
     identity = authority.issue("spiffe://anya.internal/client/operator")
     async with channel_to(service.port, identity) as operator:
         yield operator

@@ -1,4 +1,4 @@
-"""A running bitcoin service with a funded wallet, and everybody whose word a payment needs."""
+"""A running bitcoin service with a funded wallet, and an attestor for each required proof."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ MATURE = 100  # blocks on top of a coinbase
 
 
 def new_payment_id() -> str:
-    """A UUIDv7."""
+    """Returns a new UUIDv7."""
     return uuid7.from_parts(time.time_ns() // 1_000_000, os.urandom(uuid7.RANDOM_BYTES))
 
 
@@ -99,7 +99,7 @@ class FundedMesh:
         return (await self.wallet.DeriveAddress(request)).address
 
     async def open_wallet(self, *, coins: int) -> None:
-        """A wallet with an address that holds so many mature coinbases."""
+        """Creates a wallet, and mines mature coinbases to one of its addresses."""
         created = await self.wallet.CreateWallet(
             wallet_pb2.CreateWalletRequest(request_id=uuid.uuid4().hex, name="payer")
         )
@@ -109,7 +109,7 @@ class FundedMesh:
         await self.mine(MATURE)
 
     def payment_request(self, **changes: Any) -> wallet_pb2.SendPaymentRequest:
-        """A payment with every proof that it needs; ``changes`` go to request and intent alike."""
+        """Returns a payment request with every proof; ``changes`` apply to request and intent."""
         ordered = {
             "payment_id": new_payment_id(),
             "sender_address": self.address,
@@ -143,18 +143,18 @@ class FundedMesh:
         return wallet_pb2.PaymentState.Name(found.payment.state).removeprefix("PAYMENT_STATE_")
 
     async def reaches(self, payment_id: str, state: str, *, within: float = 10.0) -> None:
-        """Ask for the state, over the wire, until it is this one."""
+        """Polls the payment over the wire until it is in this state."""
         async with asyncio.timeout(within):
             while await self.state(payment_id) != state:
                 pass
 
     async def waiting(self) -> list[bytes]:
-        """The txids in the mempool."""
+        """Returns the txids in the mempool."""
         mempool = await self.chain.GetMempool(chain_pb2.GetMempoolRequest())
         return [entry.txid for entry in mempool.entries]
 
     async def events(self, prefix: str) -> list[str]:
-        """Types of the events under a prefix, without it, in order."""
+        """Returns the types of events with a prefix, without it, in order."""
         outbox = OutboxServiceStub(self.orchestrator)
         page = await outbox.ReadOutbox(outbox_pb2.ReadOutboxRequest(page_size=1000))
         types = [entry.event.type for entry in page.entries]
@@ -169,7 +169,7 @@ def config(authority: Authority, home: Path, **settings: Any) -> BitcoinConfig:
 
 @asynccontextmanager
 async def connect(authority: Authority, port: int) -> AsyncIterator[FundedMesh]:
-    """A client and an orchestrator of the service at a port."""
+    """Connects a client and an orchestrator to the service at a port."""
     rules = ClientRules(
         target="bitcoin",
         tracer=open_traces("tests", sample_ratio=0).tracer,
@@ -187,7 +187,7 @@ async def connect(authority: Authority, port: int) -> AsyncIterator[FundedMesh]:
 
 @asynccontextmanager
 async def running(config: BitcoinConfig, authority: Authority) -> AsyncIterator[FundedMesh]:
-    """The service as its folder left it, and its people."""
+    """Runs the service on an existing folder, and connects to it."""
     async with bitcoin(config) as service, connect(authority, service.port) as people:
         yield people
 
@@ -196,7 +196,7 @@ async def running(config: BitcoinConfig, authority: Authority) -> AsyncIterator[
 async def open_funded_mesh(
     config: BitcoinConfig, authority: Authority, coins: int = 1
 ) -> AsyncIterator[FundedMesh]:
-    """A new service; the wallet's address holds ``coins`` mature coinbases."""
+    """Runs a new service; the wallet's address has ``coins`` mature coinbases."""
     async with running(config, authority) as people:
         await people.open_wallet(coins=coins)
         yield people

@@ -1,4 +1,4 @@
-"""An index of blocks that only a test has seen, without a kernel behind it."""
+"""A chain index fed by a test, without a kernel."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ UNSPENDABLE_SCRIPT = b"\x6a"
 
 
 class Ledger:
-    """Starts at a genesis of its own; connects and disconnects whatever it is told."""
+    """A chain from a genesis of its own, with unvalidated blocks."""
 
     def __init__(self, database: Database) -> None:
         self._store = ChainStore(database)
@@ -28,19 +28,19 @@ class Ledger:
         self._strangers = count(1)
 
     async def pay(self, script: bytes, *amounts: int) -> Transaction:
-        """Confirm a transaction of strangers that pays these amounts to a script."""
+        """Confirms a transaction that pays these amounts to a script."""
         prevout = outpoint(next(self._strangers).to_bytes(32, "big"), 0)
         return await self.spend([prevout], *(Output(amount, script) for amount in amounts))
 
     async def spend(self, prevouts: list[Outpoint], *outputs: Output) -> Transaction:
-        """Confirm a transaction that spends these coins."""
+        """Confirms a transaction that spends these coins."""
         inputs = [Input(prevout, b"\x00") for prevout in prevouts]
         transaction = parse_transaction(serialize(version=2, inputs=inputs, outputs=outputs))
         await self.confirm(transaction)
         return transaction
 
     async def confirm(self, *transactions: Transaction, to: bytes = UNSPENDABLE_SCRIPT) -> None:
-        """A block on the tip."""
+        """Connects a block on the tip."""
         height = len(self._blocks)
         block = mine(
             height=height,
@@ -57,6 +57,6 @@ class Ledger:
             await self.confirm()
 
     async def disconnect(self, depth: int) -> None:
-        """Take the last blocks back."""
+        """Disconnects the last blocks."""
         gone = [self._blocks.pop().hash for _ in range(depth)]
         await self._store.follow(height=len(self._blocks), disconnected=gone, connected=())

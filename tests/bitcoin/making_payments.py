@@ -1,4 +1,4 @@
-"""Payments made straight in the store; as a process, one of several that race to make the same."""
+"""Makes payments in the store; run as a process, one of several that race for the same payments."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def payment_request(
 def signed(
     request: PaymentRequest, snapshot: PaymentSnapshot, bounds: Bounds = BOUNDS
 ) -> SignedPayment:
-    """As the wallet would, but with a signature that only a store takes for one."""
+    """Signs as the wallet does, with a placeholder that only the store accepts."""
     coins = sorted(snapshot.coins, key=lambda coin: coin.prevout)
     selection = select_coins(
         coins, request.amount_sat, request.to_script, feerate=1_000, max_fee_sat=request.amount_sat
@@ -113,7 +113,7 @@ def reply(payment: Payment) -> bytes:
 
 
 async def make(store: PaymentStore, request: PaymentRequest, bounds: Bounds = BOUNDS) -> bool:
-    """What the wallet's actor does, without chain and proofs; True if it was the first."""
+    """Makes a payment as the actor does, without chain and proofs; True if it was first."""
     key = request_key(request.payment_id)
     while snapshot := await store.snapshot(key, request, bounds):
         try:
@@ -124,7 +124,7 @@ async def make(store: PaymentStore, request: PaymentRequest, bounds: Bounds = BO
 
 
 async def create_wallet(database: Database) -> WalletStore:
-    """With one address, SCRIPT."""
+    """Creates a wallet with one address, SCRIPT."""
     store = WalletStore(database)
     await store.create(request_key("create"), WALLET, "payer", reply=lambda wallet: b"")
     await store.reveal(request_key("reveal"), WALLET.id, derive=derive, reply=lambda own: b"")

@@ -1,4 +1,4 @@
-"""A key of a test's own, and the transactions it signs."""
+"""A key of the test, and the transactions that it signs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REPLACEABLE = 0xFFFFFFFD
 
 
 class Payer:
-    """Holds one P2WPKH key."""
+    """A P2WPKH key that pays."""
 
     def __init__(self, secret: bytes = b"\x01") -> None:
         self._key = p2wpkh.Key.from_secret(secret.rjust(32, b"\x01"))

@@ -1,4 +1,4 @@
-"""A store with a wallet, and a chain beside it that a test moves block by block."""
+"""A payment store with a wallet, and a chain that the test moves block by block."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COIN = 100_000
 
 @dataclass
 class Bank:
-    """A store with a wallet of three coins, and the chain they are on."""
+    """A store with a wallet of three coins, and their chain."""
 
     database: Database
     payments: PaymentStore

@@ -1,4 +1,4 @@
-"""The obligation to broadcast, against a real chain: a refusal ends only what nobody can have."""
+"""The broadcaster against a real chain: a rejection ends a payment only at its first send."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FINAL_DEPTH = 3
 
 
 class Debt:
-    """A payment that is committed and whose bytes no mempool will ever take."""
+    """Commits a payment whose bytes every mempool rejects."""
 
     def __init__(self, service: Bitcoin, database: Database) -> None:
         self.service = service
@@ -51,7 +51,7 @@ class Debt:
 
 @asynccontextmanager
 async def open_debt(authority: Authority, folder: Path) -> AsyncIterator[Debt]:
-    # The service's own sweeps would send as well; they come after an hour.
+    # The service's own polls would send as well; an hour postpones them.
     settings = config(authority, folder, poll_seconds=3600.0)
     async with bitcoin(settings) as service, open_database(settings.location, schema="") as own:
         await create_wallet(own)
@@ -68,7 +68,7 @@ async def debt(authority: Authority, tmp_path: Path) -> AsyncIterator[Debt]:
         yield debt
 
 
-async def test_a_payment_that_is_refused_at_its_first_send_is_rejected(debt: Debt) -> None:
+async def test_payment_rejected_at_its_first_send_is_final(debt: Debt) -> None:
     await debt.send_first(1)
 
     assert await debt.state() is PaymentState.REJECTED
@@ -77,7 +77,7 @@ async def test_a_payment_that_is_refused_at_its_first_send_is_rejected(debt: Deb
     assert await debt.service.chain.ask(ListMempool()) == ()
 
 
-async def test_a_refusal_after_a_send_that_nobody_saw_ends_nothing(debt: Debt) -> None:
+async def test_rejection_after_an_unknown_send_does_not_end_the_payment(debt: Debt) -> None:
     await debt.broadcaster.send(payment_id(1))
     await debt.broadcaster.follow_all()
 
@@ -86,7 +86,7 @@ async def test_a_refusal_after_a_send_that_nobody_saw_ends_nothing(debt: Debt) -
     assert await debt.events() == ["prepared"]
 
 
-async def test_a_sweep_goes_on_past_a_payment_that_is_refused(debt: Debt) -> None:
+async def test_poll_continues_after_a_rejected_payment(debt: Debt) -> None:
     await debt.service.chain.ask(MineBlocks(1, SCRIPT))
     await debt.service.chain.ask(MineBlocks(MATURE, b""), timeout=30)
     await make(debt.store, payment_request(2))

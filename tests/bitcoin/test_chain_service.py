@@ -30,7 +30,7 @@ NOT_FOUND = grpc.StatusCode.NOT_FOUND
 
 
 class Client:
-    """The two services, in the words of these tests."""
+    """Calls of the two services, as these tests need them."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.chain = ChainServiceStub(channel)
@@ -90,7 +90,7 @@ def payer() -> Payer:
 
 @pytest.fixture
 async def funded(client: Client, payer: Payer) -> Transaction:
-    """A coinbase that pays the payer and may be spent."""
+    """Mines a mature coinbase to the payer."""
     await client.mine(1, payer.address)
     await client.mine(COINBASE_MATURITY_BLOCKS)
     return await client.coinbase(1)
@@ -102,7 +102,7 @@ async def refused(call: object) -> grpc.aio.AioRpcError:
     return refusal.value
 
 
-async def test_a_new_chain_stands_at_genesis(client: Client) -> None:
+async def test_new_chain_has_only_genesis(client: Client) -> None:
     info = await client.info()
 
     genesis = await client.block(0)
@@ -111,7 +111,7 @@ async def test_a_new_chain_stands_at_genesis(client: Client) -> None:
     assert display(genesis.hash).startswith("0f9188f13cb7b2c7")
 
 
-async def test_mined_blocks_are_whole_and_have_the_times_asked_for(client: Client) -> None:
+async def test_mined_blocks_are_valid_and_have_the_requested_times(client: Client) -> None:
     mined = await client.mine(3, times=[1_700_000_000, 1_700_000_600, 1_700_001_200])
 
     tip = await client.chain.GetBlock(chain_pb2.GetBlockRequest(hash=mined.block_hashes[-1]))
@@ -122,7 +122,7 @@ async def test_mined_blocks_are_whole_and_have_the_times_asked_for(client: Clien
     assert (await client.info()).tip_time == Timestamp(seconds=1_700_001_200)
 
 
-async def test_a_transaction_waits_then_confirms_and_grows_confirmations(
+async def test_transaction_enters_the_mempool_then_confirms(
     client: Client, payer: Payer, funded: Transaction
 ) -> None:
     payment = payer.sweep(funded, Payer(b"\x02").script)
@@ -139,7 +139,7 @@ async def test_a_transaction_waits_then_confirms_and_grows_confirmations(
     assert await client.mempool() == []
 
 
-async def test_a_transaction_may_be_sent_again_wherever_it_is(
+async def test_broadcast_is_idempotent_in_mempool_and_chain(
     client: Client, payer: Payer, funded: Transaction
 ) -> None:
     payment = payer.sweep(funded, payer.script)
@@ -152,7 +152,7 @@ async def test_a_transaction_may_be_sent_again_wherever_it_is(
     assert await client.mempool() == []
 
 
-async def test_the_miner_earns_the_fees_of_what_it_confirms(
+async def test_coinbase_includes_the_fees_of_its_block(
     client: Client, payer: Payer, funded: Transaction
 ) -> None:
     await client.broadcast(payer.sweep(funded, payer.script))
@@ -163,7 +163,7 @@ async def test_the_miner_earns_the_fees_of_what_it_confirms(
     assert coinbase.outputs[0].amount_sat == SUBSIDY_SAT + FEE_SAT
 
 
-async def test_children_wait_behind_their_parents_and_confirm_with_them(
+async def test_children_follow_parents_and_confirm_with_them(
     client: Client, payer: Payer, funded: Transaction
 ) -> None:
     parent = payer.sweep(funded, payer.script)
@@ -178,7 +178,7 @@ async def test_children_wait_behind_their_parents_and_confirm_with_them(
     assert (await client.find(child.txid)).confirmations == 1
 
 
-async def test_a_second_spend_of_a_coin_is_refused_by_name(
+async def test_second_spend_of_a_coin_is_rejected_by_rule(
     client: Client, payer: Payer, funded: Transaction
 ) -> None:
     await client.broadcast(payer.sweep(funded, payer.script))
@@ -189,7 +189,7 @@ async def test_a_second_spend_of_a_coin_is_refused_by_name(
     assert "txn-mempool-conflict" in str(refusal.details())
 
 
-async def test_a_wrong_signature_is_refused_by_the_consensus_code(
+async def test_wrong_signature_is_refused_by_the_consensus_code(
     client: Client, payer: Payer, funded: Transaction
 ) -> None:
     thief = Payer(b"\x03")
@@ -208,7 +208,7 @@ async def test_bytes_that_are_no_transaction_are_refused(client: Client) -> None
     assert (await refused(call)).code() is INVALID_ARGUMENT
 
 
-async def test_a_reorganisation_takes_confirmations_back_and_keeps_the_payment(
+async def test_reorganisation_removes_confirmations_and_keeps_the_payment(
     client: Client, payer: Payer, funded: Transaction
 ) -> None:
     payment = payer.sweep(funded, Payer(b"\x02").script)
@@ -224,7 +224,7 @@ async def test_a_reorganisation_takes_confirmations_back_and_keeps_the_payment(
     assert (await client.find(payment.txid)).confirmations == 1
 
 
-async def test_a_reorganisation_that_makes_a_coinbase_young_drops_what_spends_it(
+async def test_reorganisation_that_makes_a_coinbase_immature_drops_its_spend(
     client: Client, payer: Payer
 ) -> None:
     await client.mine(1, payer.address)
@@ -239,7 +239,7 @@ async def test_a_reorganisation_that_makes_a_coinbase_young_drops_what_spends_it
     assert (await client.utxos(payer.address)).utxos == []
 
 
-async def test_every_move_of_the_chain_is_announced_retractions_first(
+async def test_every_chain_move_has_events_disconnects_first(
     client: Client, orchestrator: grpc.aio.Channel
 ) -> None:
     mined = await client.mine(2)
@@ -260,7 +260,7 @@ async def test_every_move_of_the_chain_is_announced_retractions_first(
     assert events[5][1]["hash"] == display(reorg.connected[1])
 
 
-async def test_coins_are_listed_oldest_first_page_by_page_the_waiting_ones_last(
+async def test_coins_are_paged_oldest_first_and_unconfirmed_last(
     client: Client, payer: Payer, funded: Transaction
 ) -> None:
     other = Payer(b"\x02")
@@ -285,11 +285,11 @@ async def test_coins_are_listed_oldest_first_page_by_page_the_waiting_ones_last(
     ]
 
 
-async def test_a_negative_page_size_is_refused(client: Client, payer: Payer) -> None:
+async def test_negative_page_size_is_refused(client: Client, payer: Payer) -> None:
     assert (await refused(client.utxos(payer.address, page_size=-1))).code() is INVALID_ARGUMENT
 
 
-async def test_a_page_token_of_another_address_is_refused(
+async def test_page_token_of_another_address_is_refused(
     client: Client, payer: Payer, funded: Transaction
 ) -> None:
     await client.mine(1, payer.address)
@@ -305,7 +305,7 @@ async def test_a_page_token_of_another_address_is_refused(
     ["bc1qw508d6qejxtdg4y5r3zarvary0c5xw7kv8f3t4", "bcrt1qqqq", "", "x" * 200],
     ids=["mainnet", "malformed", "empty", "long"],
 )
-async def test_an_address_of_another_network_or_of_none_is_refused(
+async def test_address_of_another_network_or_of_none_is_refused(
     client: Client, address: str
 ) -> None:
     refusal = await refused(client.utxos(address))
@@ -322,7 +322,7 @@ async def test_an_address_of_another_network_or_of_none_is_refused(
         pytest.param(b"short", INVALID_ARGUMENT, id="malformed"),
     ],
 )
-async def test_a_txid_that_is_nowhere_is_refused(
+async def test_unknown_txid_is_not_found(
     client: Client, txid: bytes, code: grpc.StatusCode
 ) -> None:
     assert (await refused(client.find(txid))).code() is code
@@ -339,7 +339,7 @@ async def test_a_txid_that_is_nowhere_is_refused(
     ],
     ids=["neither", "both", "short", "unknown", "beyond the tip"],
 )
-async def test_a_block_is_asked_for_by_one_name_that_exists(
+async def test_block_is_requested_by_one_existing_hash_or_height(
     client: Client, request_: chain_pb2.GetBlockRequest, code: grpc.StatusCode
 ) -> None:
     assert (await refused(client.chain.GetBlock(request_))).code() is code
@@ -350,7 +350,7 @@ async def test_a_block_is_asked_for_by_one_name_that_exists(
     [(0, []), (1001, []), (2, [1_700_000_000]), (1, [1_000_000_000]), (1, [32_503_680_000])],
     ids=["none", "too many", "fewer times", "before genesis", "far ahead"],
 )
-async def test_blocks_that_could_not_be_mined_are_refused_before_any_is(
+async def test_invalid_mining_requests_mine_no_block(
     client: Client, count: int, times: list[int]
 ) -> None:
     assert (await refused(client.mine(count, times=times))).code() is INVALID_ARGUMENT
@@ -358,7 +358,7 @@ async def test_blocks_that_could_not_be_mined_are_refused_before_any_is(
 
 
 @pytest.mark.parametrize("depth", [0, 3, 101])
-async def test_a_reorganisation_beyond_the_chain_is_refused(client: Client, depth: int) -> None:
+async def test_reorganisation_beyond_the_chain_is_refused(client: Client, depth: int) -> None:
     await client.mine(2)
 
     assert (await refused(client.reorganize(depth))).code() is INVALID_ARGUMENT

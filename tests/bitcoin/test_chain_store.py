@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from mesh.data.database import Transaction as DatabaseTransaction
 
 ALICE, BOB, CAROL = (b"\x00\x14" + bytes([n]) * 20 for n in (1, 2, 3))
-LONG_SCRIPT = b"\x51" * 9_000  # may be spent, and is longer than what an index may hold
+LONG_SCRIPT = b"\x51" * 9_000  # spendable, and longer than an index key
 BURN = b"\x6a\x04burn"
 SUBSIDY = 50 * SAT_PER_BTC
 
@@ -48,7 +48,7 @@ async def database(location: str) -> AsyncIterator[Database]:
 
 
 class Index:
-    """A store, and blocks of made-up transactions to feed it; nothing here validates."""
+    """A store, and unvalidated blocks for it."""
 
     def __init__(self, database: Database) -> None:
         self.store = ChainStore(database)
@@ -103,7 +103,7 @@ def spend(coins: Sequence[tuple[Transaction, int]], *outputs: tuple[bytes, int])
     return parse_transaction(serialize(version=2, inputs=inputs, outputs=paid))
 
 
-async def test_a_history_tells_receipts_funders_and_where_the_coins_went(index: Index) -> None:
+async def test_history_has_receipts_funders_and_spends(index: Index) -> None:
     first = (await index.connect(ALICE)).transactions[0]
     second = (await index.connect(BOB)).transactions[0]
     joint = spend([(first, 0), (second, 0)], (CAROL, 7), (ALICE, 5), (BURN, 0))
@@ -123,7 +123,7 @@ async def test_a_history_tells_receipts_funders_and_where_the_coins_went(index: 
     )
 
 
-async def test_a_history_of_the_past_knows_nothing_of_what_came_after(index: Index) -> None:
+async def test_history_as_of_a_height_ignores_later_blocks(index: Index) -> None:
     first = (await index.connect(ALICE)).transactions[0]
     await index.connect(BOB, spend([(first, 0)], (BOB, 1)))
 
@@ -137,7 +137,7 @@ async def test_a_history_of_the_past_knows_nothing_of_what_came_after(index: Ind
     )
 
 
-async def test_a_spend_that_leaves_nothing_spendable_is_still_a_spend(index: Index) -> None:
+async def test_spend_that_leaves_nothing_spendable_is_still_a_spend(index: Index) -> None:
     first = (await index.connect(ALICE)).transactions[0]
     burning = spend([(first, 0)], (BURN, 0))
     await index.connect(BOB, burning)
@@ -145,7 +145,7 @@ async def test_a_spend_that_leaves_nothing_spendable_is_still_a_spend(index: Ind
     assert (await index.history(ALICE)).receipts[0].spend == Spend(burning.txid, 2, ())
 
 
-async def test_a_history_too_long_to_read_is_not_made_up(
+async def test_history_above_the_limit_is_none(
     index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(history, "MAX_RECEIPTS", 1)
@@ -155,9 +155,7 @@ async def test_a_history_too_long_to_read_is_not_made_up(
     assert (await index.histories.read([ALICE])).addresses == (None,)
 
 
-async def test_a_history_that_goes_on_is_the_one_that_is_read_anew(
-    index: Index, database: Database
-) -> None:
+async def test_extended_history_equals_a_fresh_read(index: Index, database: Database) -> None:
     first = (await index.connect(ALICE)).transactions[0]
     await index.history(ALICE)
     joint = spend([(first, 0)], (CAROL, 7), (ALICE, 5))
@@ -167,8 +165,8 @@ async def test_a_history_that_goes_on_is_the_one_that_is_read_anew(
 
     followed = await index.history(ALICE)
 
-    anew = (await HistoryStore(database).read([ALICE])).addresses[0]
-    assert followed == anew
+    fresh = (await HistoryStore(database).read([ALICE])).addresses[0]
+    assert followed == fresh
     assert [receipt.spend is None for receipt in followed.receipts] == [
         False,
         True,
@@ -177,17 +175,17 @@ async def test_a_history_that_goes_on_is_the_one_that_is_read_anew(
     ]
 
 
-async def test_at_one_tip_a_history_is_one_object(index: Index) -> None:
+async def test_history_at_one_tip_is_the_same_object(index: Index) -> None:
     await index.connect(ALICE)
     read = await index.history(ALICE)
     again = await index.history(ALICE)
     await index.connect(BOB)
 
     assert again is read
-    assert await index.history(ALICE) is read  # nothing came
+    assert await index.history(ALICE) is read  # no new block pays it
 
 
-async def test_a_reorganisation_takes_back_what_a_history_had(index: Index) -> None:
+async def test_reorganisation_removes_receipts_from_a_history(index: Index) -> None:
     first = (await index.connect(ALICE)).transactions[0]
     before = await index.history(ALICE)
     await index.connect(BOB, spend([(first, 0)], (ALICE, 5)))
@@ -198,7 +196,7 @@ async def test_a_reorganisation_takes_back_what_a_history_had(index: Index) -> N
     assert await index.history(ALICE) == before
 
 
-async def test_no_more_receipts_are_kept_than_there_is_room_for(
+async def test_cache_holds_a_limited_number_of_receipts(
     index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(history, "MAX_CACHED_RECEIPTS", 3)
@@ -213,17 +211,17 @@ async def test_no_more_receipts_are_kept_than_there_is_room_for(
     assert again is not alice
 
 
-async def test_a_height_beyond_the_index_is_refused(index: Index) -> None:
+async def test_height_beyond_the_index_is_refused(index: Index) -> None:
     with pytest.raises(ValueError, match="does not reach height 9"):
         await index.histories.read([ALICE], height=9)
 
 
-async def test_going_back_restores_exactly_what_was_there(index: Index) -> None:
+async def test_disconnecting_restores_the_previous_index(index: Index) -> None:
     first = (await index.connect(ALICE)).transactions[0]
     before = await index.history(ALICE)
     coins = await index.store.coins([outpoint(first.txid, 0)])
     parent = spend([(first, 0)], (BOB, 3), (ALICE, 2))
-    child = spend([(parent, 1)], (CAROL, 1))  # spent in the block that made it
+    child = spend([(parent, 1)], (CAROL, 1))  # spent in its own block
     await index.connect(BOB, parent, child)
     await index.connect(BOB)
 
@@ -235,7 +233,7 @@ async def test_going_back_restores_exactly_what_was_there(index: Index) -> None:
     assert [link.hash for link in await index.store.headers()] == [b.hash for b in index.blocks]
 
 
-async def test_150_blocks_can_be_taken_back_at_once(index: Index) -> None:
+async def test_150_blocks_are_disconnected_at_once(index: Index) -> None:
     before = await index.history(ALICE)
     for _ in range(150):
         await index.connect(ALICE)
@@ -246,7 +244,7 @@ async def test_150_blocks_can_be_taken_back_at_once(index: Index) -> None:
     assert len(await index.store.headers()) == 1
 
 
-async def test_a_reorganisation_is_seen_whole_and_announced_in_order(
+async def test_reorganisation_is_atomic_and_announced_in_order(
     index: Index, database: Database
 ) -> None:
     old = [await index.connect(ALICE), await index.connect(ALICE)]
@@ -268,7 +266,7 @@ async def test_a_reorganisation_is_seen_whole_and_announced_in_order(
     assert len((await index.history(BOB)).receipts) == 2
 
 
-async def test_a_writer_that_is_behind_moves_nothing(index: Index) -> None:
+async def test_stale_writer_does_not_move_the_index(index: Index) -> None:
     await index.connect(ALICE)
     late = index.draft(BOB)
     await index.connect(CAROL)
@@ -282,7 +280,7 @@ async def test_a_writer_that_is_behind_moves_nothing(index: Index) -> None:
     assert await index.store.headers() == links
 
 
-async def test_a_script_that_no_index_could_hold_is_found_all_the_same(index: Index) -> None:
+async def test_script_longer_than_an_index_key_is_found(index: Index) -> None:
     await index.connect(LONG_SCRIPT)
 
     assert [
@@ -290,7 +288,7 @@ async def test_a_script_that_no_index_could_hold_is_found_all_the_same(index: In
     ] == [SUBSIDY]
 
 
-async def test_coins_come_in_order_of_age_behind_the_place_given(index: Index) -> None:
+async def test_coins_are_listed_in_order_after_a_position(index: Index) -> None:
     first = (await index.connect(ALICE)).transactions[0]
     await index.connect(BOB, spend([(first, 0)], (ALICE, 11), (BOB, 1), (ALICE, 12)))
     await index.connect(ALICE)
@@ -302,7 +300,7 @@ async def test_coins_come_in_order_of_age_behind_the_place_given(index: Index) -
     assert [utxo.amount_sat for utxo in behind] == [12]
 
 
-async def test_the_coins_of_genesis_are_none(database: Database) -> None:
+async def test_genesis_has_no_coins(database: Database) -> None:
     index = Index(database)
     index.blocks = [
         miner.mine(height=0, prev_hash=BlockHash(bytes(32)), time=1, script_pubkey=ALICE)
@@ -313,7 +311,7 @@ async def test_the_coins_of_genesis_are_none(database: Database) -> None:
     assert await index.history(ALICE) == AddressHistory(ALICE)
 
 
-def test_a_chain_forks_without_touching_itself() -> None:
+def test_fork_leaves_the_chain_unchanged() -> None:
     links = [HeaderRef(BlockHash(bytes([n]) * 32), n) for n in range(5)]
     chain = Chain(links)
 
@@ -324,7 +322,7 @@ def test_a_chain_forks_without_touching_itself() -> None:
     assert (fork.height, fork[2]) == (3, links[2])
 
 
-def test_a_mined_block_parses_back_to_itself() -> None:
+def test_mined_block_parses_back_to_itself() -> None:
     block = miner.mine(height=7, prev_hash=BlockHash(b"p" * 32), time=5, script_pubkey=ALICE)
 
     assert parse_block(block.raw) == block

@@ -1,4 +1,4 @@
-"""Choosing coins: never more than is there, never a fee above the limit, never dust."""
+"""Coin selection: never above the balance, never a fee above the limit, never dust."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def coins(*amounts: int) -> list[SpendableCoin]:
     feerate=st.integers(100, 50_000),
     recipient=st.sampled_from([P2WPKH, P2TR, P2PKH]),
 )
-def test_what_is_chosen_adds_up(
+def test_selection_balances_amount_fee_and_change(
     amounts: list[int], amount: int, feerate: int, recipient: bytes
 ) -> None:
     try:
@@ -57,7 +57,7 @@ def test_what_is_chosen_adds_up(
         pytest.param(120_000, [90_000, 50_000], id="else the largest first"),
     ],
 )
-def test_as_few_coins_go_as_do_it(amount: int, chosen: list[int]) -> None:
+def test_selection_takes_the_fewest_coins(amount: int, chosen: list[int]) -> None:
     selection = select_coins(
         coins(1_000, 90_000, 50_000), amount, P2WPKH, feerate=1_000, max_fee_sat=10_000
     )
@@ -72,14 +72,14 @@ def test_change_that_would_be_dust_goes_to_the_fee() -> None:
 
 
 @pytest.mark.parametrize("amounts", [(), (5_000,), (10_000,), (5_000, 5_000)])
-def test_coins_that_do_not_pay_for_amount_and_fee_are_not_enough(amounts: tuple[int, ...]) -> None:
+def test_coins_below_amount_and_fee_are_insufficient(amounts: tuple[int, ...]) -> None:
     with pytest.raises(FailedPrecondition) as refusal:
         select_coins(coins(*amounts), 10_000, P2WPKH, feerate=1_000, max_fee_sat=10_000)
 
     assert refusal.value.reason is Reason.INSUFFICIENT_FUNDS
 
 
-def test_a_fee_above_the_limit_is_refused() -> None:
+def test_fee_above_the_limit_is_refused() -> None:
     many = coins(*[1_000] * 30)
 
     with pytest.raises(FailedPrecondition) as refusal:
@@ -99,7 +99,7 @@ def test_a_fee_above_the_limit_is_refused() -> None:
         pytest.param(MAX_SAT + 1, P2WPKH, id="more than there can be"),
     ],
 )
-def test_an_amount_that_nobody_can_pay_is_refused(amount: int, script: bytes) -> None:
+def test_amount_outside_dust_and_money_limit_is_refused(amount: int, script: bytes) -> None:
     with pytest.raises(InvalidArgument) as refusal:
         check(amount, script)
 
@@ -109,5 +109,5 @@ def test_an_amount_that_nobody_can_pay_is_refused(amount: int, script: bytes) ->
 @pytest.mark.parametrize(
     ("amount", "script"), [(294, P2WPKH), (330, P2TR), (546, P2PKH), (MAX_SAT, P2WPKH)]
 )
-def test_the_least_and_the_most_can_be_asked_for(amount: int, script: bytes) -> None:
+def test_smallest_and_largest_amounts_are_accepted(amount: int, script: bytes) -> None:
     check(amount, script)

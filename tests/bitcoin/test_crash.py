@@ -1,4 +1,4 @@
-"""SIGKILL, at the moments that hurt: no block that was logged is lost, none comes twice."""
+"""SIGKILL at critical moments: every logged block is there once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class House:
-    """A home folder, and service processes that come and go in it."""
+    """A home folder, and the service processes that run in it."""
 
     def __init__(self, authority: Authority, home: Path) -> None:
         (home / "pki").mkdir()
@@ -103,9 +103,7 @@ async def test_no_block_is_lost_when_the_idle_process_is_killed(house: House) ->
 
 
 @pytest.mark.parametrize("moment", ["logged", "accepted", "indexed"])
-async def test_blocks_that_were_logged_survive_a_kill_at_any_moment(
-    house: House, moment: str
-) -> None:
+async def test_logged_blocks_survive_a_kill_at_any_moment(house: House, moment: str) -> None:
     async with house.service() as (_, channel):
         await mine(channel, 3)
 
@@ -119,7 +117,7 @@ async def test_blocks_that_were_logged_survive_a_kill_at_any_moment(
 
 
 @pytest.mark.parametrize("moment", ["logged", "accepted", "indexed"])
-async def test_a_reorganisation_that_was_logged_is_finished_after_a_kill(
+async def test_reorganisation_that_was_logged_is_finished_after_a_kill(
     house: House, moment: str
 ) -> None:
     async with house.service() as (_, channel):

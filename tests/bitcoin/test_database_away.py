@@ -1,4 +1,4 @@
-"""PostgreSQL goes away under the chain and comes back: nobody needs to restart the service."""
+"""PostgreSQL stops and returns: the chain answers again without a restart of the service."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from services.bitcoin.config import BitcoinConfig
     from tests.postgres_server import PostgresServer
 
-AWAY = 6.0  # seconds: three times as long as the restarts that a defect is given
+AWAY = 6.0  # seconds: three times the restart budget of an actor
 
 
-async def test_a_chain_whose_store_was_away_answers_again(
+async def test_chain_answers_after_its_store_returns(
     server: PostgresServer, config: BitcoinConfig, authority: Authority
 ) -> None:
     async with (
@@ -53,22 +53,22 @@ async def test_a_chain_whose_store_was_away_answers_again(
     assert reason(broken.value) == "STORE_UNAVAILABLE"
     assert {refusal.reason for refusal in refusals} == {Reason.STORE_UNAVAILABLE}
     assert all("check PostgreSQL, then retry" in str(refusal) for refusal in refusals)
-    assert before.height == 1  # what was refused was not mined
+    assert before.height == 1  # the refused call mined nothing
     assert mined.height == 2
 
 
 async def refusals_of(service: Bitcoin, seconds: float) -> list[MeshError]:
-    """What the chain says to whoever asks it all this time."""
+    """Returns the reasons of all calls to the chain during the outage."""
     refusals: list[MeshError] = []
     end = time.monotonic() + seconds
 
-    async def is_final() -> bool:
+    async def is_past() -> bool:
         with pytest.raises(Unavailable) as refusal:
             await service.chain.ask(GetChainInfo())
         refusals.append(refusal.value)
         return time.monotonic() > end
 
-    await eventually(is_final, within=seconds + 5)
+    await eventually(is_past, within=seconds + 5)
     return refusals
 
 

@@ -78,7 +78,7 @@ async def refusal(
     return raised.value
 
 
-async def test_the_features_are_those_of_the_set_as_of_the_tip(payer: FundedMesh) -> None:
+async def test_features_are_those_of_the_set_as_of_the_tip(payer: FundedMesh) -> None:
     reply = await extract(payer, request(payer))
 
     vector = reply.features
@@ -98,7 +98,9 @@ async def test_the_features_are_those_of_the_set_as_of_the_tip(payer: FundedMesh
     assert values["sender_link_age_blocks"] == tip.height - 1
 
 
-async def test_blocks_that_come_meanwhile_do_not_put_the_index_behind(payer: FundedMesh) -> None:
+async def test_blocks_connected_during_the_call_do_not_put_the_index_behind(
+    payer: FundedMesh,
+) -> None:
     replies, _ = await asyncio.gather(
         asyncio.gather(*(extract(payer, request(payer)) for _ in range(32))), payer.mine(20)
     )
@@ -106,7 +108,7 @@ async def test_blocks_that_come_meanwhile_do_not_put_the_index_behind(payer: Fun
     assert all(reply.features.index_at_tip for reply in replies)
 
 
-async def test_a_confirmed_payment_shows_in_the_next_features(payer: FundedMesh) -> None:
+async def test_confirmed_payment_shows_in_the_next_features(payer: FundedMesh) -> None:
     await payer.spender.SendPayment(payer.payment_request(amount_sat=AMOUNT))
     await payer.mine()
 
@@ -118,9 +120,7 @@ async def test_a_confirmed_payment_shows_in_the_next_features(payer: FundedMesh)
     assert values["sender_payments"] == 1
 
 
-async def test_the_features_are_attested_bit_for_bit(
-    authority: Authority, payer: FundedMesh
-) -> None:
+async def test_features_are_attested_bit_for_bit(authority: Authority, payer: FundedMesh) -> None:
     asked = request(payer)
 
     reply = await extract(payer, asked)
@@ -150,14 +150,14 @@ async def test_links_attested_by_another_service_are_refused(payer: FundedMesh) 
     assert reason(await refusal(payer, request(payer, issuer="ml"))) == "PROOF_INVALID"
 
 
-async def test_a_request_about_another_payment_is_refused(payer: FundedMesh) -> None:
+async def test_request_about_another_payment_is_refused(payer: FundedMesh) -> None:
     asked = request(payer)
     asked.amount_sat += 1
 
     assert reason(await refusal(payer, asked)) == "PROOF_INVALID"
 
 
-async def test_an_address_of_another_network_is_refused(payer: FundedMesh) -> None:
+async def test_address_of_another_network_is_refused(payer: FundedMesh) -> None:
     asked = request(payer)
     asked.recipient_address = "bc1q9vza2e8x573nczrlzms0wvx3gsqjx7vavgkx0l"
 

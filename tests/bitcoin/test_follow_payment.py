@@ -1,4 +1,4 @@
-"""A payment after it was sent: followed until it is settled, and sent again while it is not."""
+"""A sent payment is updated until it is settled, and sent again if it is lost."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def payer(authority: Authority, tmp_path: Path) -> AsyncIterator[FundedMes
         yield people
 
 
-async def test_a_payment_confirms_and_settles_as_blocks_come(payer: FundedMesh) -> None:
+async def test_payment_confirms_and_settles_with_its_blocks(payer: FundedMesh) -> None:
     sent = await payer.spender.SendPayment(payer.payment_request())
 
     await payer.mine()
@@ -45,7 +45,7 @@ async def test_a_payment_confirms_and_settles_as_blocks_come(payer: FundedMesh) 
     ]
 
 
-async def test_a_payment_that_a_reorganisation_drops_confirms_again(payer: FundedMesh) -> None:
+async def test_payment_dropped_by_a_reorganisation_confirms_again(payer: FundedMesh) -> None:
     sent = await payer.spender.SendPayment(payer.payment_request())
     await payer.mine()
     await payer.reaches(sent.payment_id, "CONFIRMED")
@@ -59,7 +59,7 @@ async def test_a_payment_that_a_reorganisation_drops_confirms_again(payer: Funde
     assert waiting == [sent.txid]
 
 
-async def test_what_the_mempool_forgot_is_sent_again_after_a_restart(
+async def test_payment_lost_with_the_mempool_is_sent_again_after_a_restart(
     authority: Authority, tmp_path: Path
 ) -> None:
     settings = config(authority, tmp_path)
@@ -74,7 +74,7 @@ async def test_what_the_mempool_forgot_is_sent_again_after_a_restart(
         assert await people.state(sent.payment_id) == "BROADCAST"
 
 
-async def test_reserved_coins_show_in_the_balance_until_they_are_spent(payer: FundedMesh) -> None:
+async def test_balance_shows_reserved_coins_until_they_are_spent(payer: FundedMesh) -> None:
     before = await payer.wallet.GetBalance(pb.GetBalanceRequest(wallet_id=payer.wallet_id))
     sent = await payer.spender.SendPayment(payer.payment_request())
     during = await payer.wallet.GetBalance(pb.GetBalanceRequest(wallet_id=payer.wallet_id))

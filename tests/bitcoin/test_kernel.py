@@ -1,4 +1,4 @@
-"""The consensus code behind its one door: verdicts in words, and no argument that aborts it."""
+"""The kernel: its rejections have reasons, and no argument aborts the process."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def submit(kernel: Kernel, blocks: list[Block]) -> list[bool]:
     return [kernel.submit(block) for block in blocks]
 
 
-def test_a_valid_block_becomes_the_tip(kernel: Kernel) -> None:
+def test_valid_block_becomes_the_tip(kernel: Kernel) -> None:
     (block,) = mine(kernel, 1)
 
     assert kernel.submit(block)
@@ -57,7 +57,7 @@ def test_a_valid_block_becomes_the_tip(kernel: Kernel) -> None:
     assert kernel.read(block.hash) == block.raw
 
 
-def test_a_block_may_come_again(kernel: Kernel) -> None:
+def test_block_submitted_twice_is_stored_once(kernel: Kernel) -> None:
     (block,) = mine(kernel, 1)
     kernel.submit(block)
 
@@ -65,7 +65,7 @@ def test_a_block_may_come_again(kernel: Kernel) -> None:
     assert len(kernel.headers()) == 2
 
 
-def test_a_branch_becomes_the_chain_when_it_has_more_work(kernel: Kernel) -> None:
+def test_branch_with_more_work_becomes_the_chain(kernel: Kernel) -> None:
     branch = mine(kernel, 3, branch=b"b")
     main = mine(kernel, 2)
     submit(kernel, main)
@@ -94,7 +94,7 @@ def with_work(block: Block) -> Block:
     )
 
 
-def test_refusals_come_in_the_words_of_the_kernel(kernel: Kernel) -> None:
+def test_rejection_has_the_kernels_reason(kernel: Kernel) -> None:
     submit(kernel, mine(kernel, 12))
     genesis = kernel.headers()[0]
     refused = {
@@ -112,14 +112,14 @@ def test_refusals_come_in_the_words_of_the_kernel(kernel: Kernel) -> None:
 
 
 def funded(kernel: Kernel) -> Transaction:
-    """A coinbase of the payer, old enough to spend."""
+    """Returns a mature coinbase of the payer."""
     first = mine(kernel, 1, PAYER.script)
     submit(kernel, first)
     submit(kernel, mine(kernel, COINBASE_MATURITY_BLOCKS))
     return first[0].transactions[0]
 
 
-def test_a_block_that_pays_its_miner_too_much_is_refused_although_it_has_work(
+def test_block_with_an_excessive_reward_is_rejected_despite_its_work(
     kernel: Kernel,
 ) -> None:
     coinbase = funded(kernel)
@@ -130,7 +130,7 @@ def test_a_block_that_pays_its_miner_too_much_is_refused_although_it_has_work(
         prev_hash=tip.hash,
         time=tip.time + 1,
         script_pubkey=PAYER.script,
-        selected=[MempoolTx(payment, (), 10**9)],  # claims a fee that nobody pays
+        selected=[MempoolTx(payment, (), 10**9)],  # claims a fee that the payment lacks
     )
 
     with pytest.raises(BlockRejectedError, match="bad-cb-amount"):
@@ -139,7 +139,7 @@ def test_a_block_that_pays_its_miner_too_much_is_refused_although_it_has_work(
     assert kernel.headers()[-1] == tip
 
 
-def test_a_block_with_a_wrong_signature_is_refused(kernel: Kernel) -> None:
+def test_block_with_a_wrong_signature_is_refused(kernel: Kernel) -> None:
     coinbase = funded(kernel)
     prevout, amount_sat = PAYER.coin(coinbase)
     theft = Payer(b"\x02").pay([(prevout, amount_sat)], [Output(amount_sat, PAYER.script)])
@@ -156,7 +156,7 @@ def test_a_block_with_a_wrong_signature_is_refused(kernel: Kernel) -> None:
         kernel.submit(block)
 
 
-def test_what_was_closed_is_there_when_it_opens(tmp_path: Path) -> None:
+def test_closed_chain_is_loaded_again(tmp_path: Path) -> None:
     kernel = Kernel(tmp_path)
     kernel.open()
     submit(kernel, mine(kernel, 3))
@@ -172,7 +172,7 @@ def test_what_was_closed_is_there_when_it_opens(tmp_path: Path) -> None:
     kernel.close()
 
 
-def test_a_folder_belongs_to_one_kernel_at_a_time(kernel: Kernel, tmp_path: Path) -> None:
+def test_folder_is_locked_by_one_kernel(kernel: Kernel, tmp_path: Path) -> None:
     with pytest.raises(FailedPrecondition, match="another process has the chain"):
         Kernel(tmp_path / "kernel").open()
 
@@ -188,7 +188,7 @@ def test_scripts_are_run_with_the_outputs_they_spend(kernel: Kernel) -> None:
 
 
 @pytest.mark.parametrize("spent", [0, 2])
-def test_a_wrong_number_of_spent_outputs_never_reaches_the_kernel(spent: int) -> None:
+def test_wrong_number_of_spent_outputs_never_reaches_the_kernel(spent: int) -> None:
     payment = PAYER.pay([(COIN, 5_000)], [Output(1_000, PAYER.script)])
 
     with pytest.raises(ValueError, match=f"1 inputs cannot spend {spent} outputs"):

@@ -1,4 +1,4 @@
-"""The mempool's rules, one by one, and what blocks do to it."""
+"""The mempool's rules one by one, and its changes by blocks."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def judge(
     return (waiting or Mempool()).check(transaction, known, CHAIN)
 
 
-def test_a_payment_that_keeps_the_rules_is_taken_with_its_fee() -> None:
+def test_valid_payment_is_accepted_with_its_fee() -> None:
     transaction = spend()
 
     acceptance = judge(transaction).acceptance
@@ -95,7 +95,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("rule", "transaction"), BROKEN.items(), ids=[r.name for r in BROKEN])
-def test_a_broken_rule_is_named(rule: MempoolRule, transaction: Transaction) -> None:
+def test_broken_rule_is_named(rule: MempoolRule, transaction: Transaction) -> None:
     with pytest.raises(TransactionRejectedError) as rejection:
         judge(transaction)
 
@@ -114,9 +114,7 @@ def rejected(rule: MempoolRule, transaction: Transaction, coins: dict[Outpoint, 
     ("height", "is_young"),
     [(HEIGHT + 1 - COINBASE_MATURITY_BLOCKS, False), (HEIGHT + 2 - COINBASE_MATURITY_BLOCKS, True)],
 )
-def test_a_coinbase_may_be_spent_in_the_hundredth_block_after_it(
-    height: int, is_young: bool
-) -> None:
+def test_coinbase_may_be_spent_in_the_hundredth_block_after_it(height: int, is_young: bool) -> None:
     coins = confirmed(COIN, height=height, is_coinbase=True)
 
     assert rejected(MempoolRule.IMMATURE, spend(), coins) is is_young
@@ -130,11 +128,11 @@ def test_a_coinbase_may_be_spent_in_the_hundredth_block_after_it(
         (500_000_000, True),  # a time, long after the median of this chain
     ],
 )
-def test_a_lock_time_holds_until_the_next_block_is_past_it(lock_time: int, is_locked: bool) -> None:
+def test_lock_time_holds_until_the_next_block_exceeds_it(lock_time: int, is_locked: bool) -> None:
     assert rejected(MempoolRule.NOT_FINAL, spend(lock_time=lock_time), confirmed()) is is_locked
 
 
-def test_a_lock_time_does_not_bind_inputs_that_are_all_final() -> None:
+def test_lock_time_does_not_bind_final_inputs() -> None:
     assert judge(spend(lock_time=HEIGHT + 9, sequence=0xFFFFFFFF)).fee_sat
 
 
@@ -152,7 +150,7 @@ TIMED = 1 << 22
         pytest.param(TIMED | (MEDIAN_TIME - 600 * 44) // 512 + 1, 2, True, id="512 seconds early"),
     ],
 )
-def test_a_relative_lock_time_counts_from_the_coin(
+def test_relative_lock_time_counts_from_the_coin(
     sequence: int, version: int, is_locked: bool
 ) -> None:
     transaction = spend(sequence=sequence, version=version)
@@ -186,7 +184,7 @@ def child_of(parent: Transaction, amount_sat: int) -> Transaction:
     return spend(outpoint(parent.txid, 0), outputs=[Output(amount_sat, SCRIPT)])
 
 
-def test_a_coin_that_a_waiting_transaction_spends_is_taken() -> None:
+def test_coin_spent_in_the_mempool_is_a_conflict() -> None:
     first = spend()
     waiting = filled(first)
 
@@ -198,7 +196,7 @@ def test_a_coin_that_a_waiting_transaction_spends_is_taken() -> None:
     assert refusal.value.rule is MempoolRule.CONFLICT
 
 
-def test_a_chain_of_waiting_transactions_has_an_end() -> None:
+def test_chain_of_unconfirmed_transactions_is_limited() -> None:
     waiting = Mempool()
     last = spend()
     for n in range(25):
@@ -211,7 +209,7 @@ def test_a_chain_of_waiting_transactions_has_an_end() -> None:
     assert refusal.value.rule is MempoolRule.TOO_LONG_CHAIN
 
 
-def test_a_full_mempool_takes_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_mempool_rejects_transactions(monkeypatch: pytest.MonkeyPatch) -> None:
     waiting = filled(spend())
     monkeypatch.setattr(mempool, "MAX_VSIZE", spend().vsize)
 
@@ -221,7 +219,7 @@ def test_a_full_mempool_takes_nothing_more(monkeypatch: pytest.MonkeyPatch) -> N
     assert refusal.value.rule is MempoolRule.FULL
 
 
-def test_a_block_takes_what_it_holds_and_leaves_the_children() -> None:
+def test_connected_block_removes_its_transactions_and_keeps_their_children() -> None:
     parent = spend()
     child = child_of(parent, 80_000)
     waiting = filled(parent, child)
@@ -233,7 +231,7 @@ def test_a_block_takes_what_it_holds_and_leaves_the_children() -> None:
     assert len(waiting) == 1
 
 
-def test_a_block_that_spends_a_coin_otherwise_takes_all_that_stood_on_it() -> None:
+def test_block_with_a_conflicting_spend_removes_all_descendants() -> None:
     parent = spend()
     waiting = filled(parent, child_of(parent, 80_000), spend(OTHER_COIN))
     rival = spend(outputs=[Output(70_000, SCRIPT)])
@@ -243,7 +241,7 @@ def test_a_block_that_spends_a_coin_otherwise_takes_all_that_stood_on_it() -> No
     assert [candidate.transaction for candidate in waiting] == [spend(OTHER_COIN)]
 
 
-def test_room_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_removed_transactions_free_their_vbytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mempool, "MAX_VSIZE", spend().vsize)
     waiting = filled(spend())
 

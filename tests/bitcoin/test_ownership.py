@@ -1,4 +1,4 @@
-"""BIP 322 simple: the published vectors, an independent verifier, and every way to get it wrong."""
+"""BIP 322 simple: published vectors, an independent verifier, and every kind of invalid proof."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def p2wpkh(secret: bytes) -> bytes:
 
 
 def p2tr(secret: bytes) -> bytes:
-    """BIP 86, computed with public keys where the signer computes with private ones."""
+    """Returns the script of BIP 86, from public keys; the signer uses private keys."""
     x_only = coincurve.PrivateKey(secret).public_key.format()[1:]
     tweak = tagged_hash("TapTweak", x_only)
     return b"\x51\x20" + coincurve.PublicKey(b"\x02" + x_only).add(tweak).format()[1:]
@@ -60,7 +60,7 @@ def vectors() -> dict[str, Any]:
     return loaded
 
 
-def test_the_published_transactions_are_built_byte_for_byte() -> None:
+def test_published_transactions_are_built_byte_for_byte() -> None:
     for vector in vectors()["tx_hashes"]:
         script = parse_address(vector["address"], Network.MAIN)
         statement = Statement(script, vector["message"].encode())
@@ -69,7 +69,7 @@ def test_the_published_transactions_are_built_byte_for_byte() -> None:
         assert display(sha256d(statement.to_sign())) == vector["to_sign_tx_hash"]
 
 
-def test_every_published_proof_of_a_single_key_holds() -> None:
+def test_every_published_single_key_proof_is_valid() -> None:
     checked = 0
     for vector in vectors()["simple"]:
         if vector["type"] not in ("p2wpkh", "p2tr"):
@@ -82,7 +82,7 @@ def test_every_published_proof_of_a_single_key_holds() -> None:
     assert checked >= 3
 
 
-def test_no_published_error_passes() -> None:
+def test_every_published_invalid_proof_is_refused() -> None:
     for vector in vectors()["error"]:
         script = parse_address(vector["address"], Network.MAIN)
         message = vector["message"].encode()
@@ -95,7 +95,7 @@ def test_no_published_error_passes() -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, ORDER - 1), st.binary(max_size=200))
-def test_an_independent_verifier_accepts_what_is_signed_here(number: int, message: bytes) -> None:
+def test_independent_verifier_accepts_what_is_signed_here(number: int, message: bytes) -> None:
     secret = number.to_bytes(32, "big")
 
     for script, signature in (
@@ -109,14 +109,14 @@ def test_an_independent_verifier_accepts_what_is_signed_here(number: int, messag
         assert verify_message(address, signature, message).state.value == "valid"
 
 
-def test_a_proof_without_its_prefix_holds() -> None:
+def test_proof_without_prefix_is_valid() -> None:
     signature = sign_p2wpkh(SECRET, MESSAGE).removeprefix("smp")
 
     assert judge(p2wpkh(SECRET), MESSAGE, signature) is OwnershipVerdict.VALID
 
 
 @pytest.mark.parametrize("sign", [sign_p2wpkh, sign_p2tr], ids=["p2wpkh", "p2tr"])
-def test_a_proof_is_about_one_message_and_one_address(sign: Any) -> None:
+def test_proof_is_valid_for_one_message_and_one_address(sign: Any) -> None:
     make = p2wpkh if sign is sign_p2wpkh else p2tr
     signature = sign(SECRET, MESSAGE)
 
@@ -130,7 +130,7 @@ def stack(*items: bytes) -> str:
 
 
 def ecdsa(*, high_s: bool = False, sighash: int = 1) -> bytes:
-    """A valid signature of MESSAGE by SECRET, in a form that only policy refuses."""
+    """Returns a valid signature of MESSAGE by SECRET in a form that only policy refuses."""
     to_sign = CTransaction.deserialize(Statement(p2wpkh(SECRET), MESSAGE).to_sign())
     der = Key.from_secret(SECRET).witness(to_sign, 0, amount_sat=0)[0][:-1]
     if high_s:
@@ -196,7 +196,7 @@ PUBLIC_KEY = coincurve.PrivateKey(SECRET).public_key.format()
         pytest.param(stack(ecdsa(), PUBLIC_KEY), OwnershipVerdict.VALID, id="as it should be"),
     ],
 )
-def test_a_p2wpkh_proof_has_one_form(signature: str, verdict: OwnershipVerdict) -> None:
+def test_p2wpkh_proof_has_one_form(signature: str, verdict: OwnershipVerdict) -> None:
     assert judge(p2wpkh(SECRET), MESSAGE, signature) is verdict
 
 
@@ -215,7 +215,7 @@ def test_a_p2wpkh_proof_has_one_form(signature: str, verdict: OwnershipVerdict) 
         ),
     ],
 )
-def test_a_p2tr_proof_has_one_form(witness: list[bytes], verdict: OwnershipVerdict) -> None:
+def test_p2tr_proof_has_one_form(witness: list[bytes], verdict: OwnershipVerdict) -> None:
     assert judge(p2tr(SECRET), MESSAGE, stack(*witness)) is verdict
 
 
@@ -239,7 +239,7 @@ def test_no_altered_proof_holds(data: st.DataObject) -> None:
         pytest.param(p2wpkh(SECRET), b"", "x" * 1025, "signature", id="signature too long"),
     ],
 )
-def test_what_is_not_checked_here_is_refused(
+def test_unsupported_scripts_and_oversized_texts_are_refused(
     script: bytes, message: bytes, signature: str, field: str
 ) -> None:
     with pytest.raises(InvalidArgument) as refusal:

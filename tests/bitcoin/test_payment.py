@@ -1,4 +1,4 @@
-"""The life of a payment: what is seen of it decides, in every order of events."""
+"""The states of a payment follow from its status, in every order of events."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ PAYMENT_ID = "0192f0c1-7d5e-7cc3-98c4-dc0c0c07398f"
         pytest.param(TxStatus(conflict_depth=6), (PaymentState.CONFLICTED, True), id="for ever"),
     ],
 )
-def test_what_is_seen_decides_whatever_was_before(
+def test_status_decides_the_next_state(
     state: PaymentState, status: TxStatus, expected: tuple[PaymentState, bool]
 ) -> None:
     assert advance(state, status, final_depth=DEPTH) == expected
@@ -54,12 +54,12 @@ def test_what_is_seen_decides_whatever_was_before(
         (PaymentState.CONFLICTED, PaymentState.BROADCAST),
     ],
 )
-def test_what_nobody_sees_is_still_owed(state: PaymentState, expected: PaymentState) -> None:
+def test_unseen_payment_keeps_its_state(state: PaymentState, expected: PaymentState) -> None:
     assert advance(state, TxStatus(), final_depth=DEPTH) == (expected, False)
 
 
 @given(st.sampled_from(LIVE), st.integers(0, 20), st.integers(0, 20), st.booleans())
-def test_only_final_depth_ends_a_payment(
+def test_payment_becomes_final_only_at_the_final_depth(
     state: PaymentState, confirmations: int, conflict_depth: int, in_mempool: bool
 ) -> None:
     status = TxStatus(
@@ -71,7 +71,7 @@ def test_only_final_depth_ends_a_payment(
     assert is_final == (confirmations >= DEPTH or (not confirmations and conflict_depth >= DEPTH))
 
 
-def test_a_payment_is_named_by_a_uuid_of_version_7() -> None:
+def test_payment_id_is_a_canonical_uuid7() -> None:
     assert parse_payment_id(PAYMENT_ID, field="request_id") == PAYMENT_ID
 
 

@@ -1,4 +1,4 @@
-"""SIGKILL at every boundary of a payment: after a restart it happens once, or never did."""
+"""SIGKILL at every boundary of a payment: after a restart it is paid once or not at all."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 async def doomed(
     location: str, home: Path, authority: Authority, failpoint: str
 ) -> AsyncIterator[tuple[Process, FundedMesh]]:
-    """The service as a process of its own, which dies at the failpoint."""
+    """Starts the service as a process that dies at the failpoint."""
     (home / "pki").mkdir()
     identity = authority.issue_service("bitcoin")
     copyfile(identity.ca, home / "pki" / "ca.pem")
@@ -65,7 +65,7 @@ async def doomed(
 
 
 async def received(people: FundedMesh) -> list[int]:
-    """What the recipient holds, in the chain and in the mempool."""
+    """Returns the recipient's amounts in chain and mempool."""
     page = await people.chain.ListUtxos(chain_pb2.ListUtxosRequest(address=RECIPIENT))
     return [utxo.amount_sat for utxo in page.utxos]
 
@@ -73,7 +73,7 @@ async def received(people: FundedMesh) -> list[int]:
 async def kill_at(
     failpoint: str, location: str, home: Path, authority: Authority
 ) -> tuple[pb.SendPaymentRequest, str]:
-    """A home whose service died at the failpoint: what it died of, and the wallet's id."""
+    """Kills a service at the failpoint; returns the payment request and the wallet's id."""
     async with open_funded_mesh(config(authority, home, database=location), authority) as people:
         wallet_id, request = people.wallet_id, people.payment_request(amount_sat=1_000_000)
     async with doomed(location, home, authority, failpoint) as (process, people):
@@ -85,7 +85,7 @@ async def kill_at(
 
 
 @pytest.mark.parametrize("failpoint", ["payment.after_commit", "payment.after_send"])
-async def test_a_committed_payment_is_sent_after_a_restart_and_only_once(
+async def test_committed_payment_is_sent_after_a_restart_and_only_once(
     location: str, authority: Authority, tmp_path: Path, failpoint: str
 ) -> None:
     request, _ = await kill_at(failpoint, location, tmp_path, authority)
@@ -100,7 +100,7 @@ async def test_a_committed_payment_is_sent_after_a_restart_and_only_once(
         assert await people.events("bitcoin.payment.") == ["prepared", "broadcast"]
 
 
-async def test_a_payment_that_was_not_committed_never_happened(
+async def test_uncommitted_payment_does_not_exist_after_a_kill(
     location: str, authority: Authority, tmp_path: Path
 ) -> None:
     request, wallet_id = await kill_at("payment.before_commit", location, tmp_path, authority)
@@ -120,7 +120,7 @@ async def test_a_payment_that_was_not_committed_never_happened(
     ("failpoint", "state"),
     [("payment.before_commit", "CANCELLED"), ("payment.after_commit", "BROADCAST")],
 )
-async def test_a_cancel_that_meets_a_payment_between_signing_and_sending_finds_one_winner(
+async def test_cancel_between_signing_and_sending_has_one_winner(
     location: str, authority: Authority, tmp_path: Path, failpoint: str, state: str
 ) -> None:
     request, _ = await kill_at(failpoint, location, tmp_path, authority)

@@ -1,4 +1,4 @@
-"""What becomes of a stored payment as the chain moves, on both databases."""
+"""A stored payment follows the chain, on both databases."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 async def owed(bank: Bank) -> Transaction:
-    """The transaction of the one payment that is not over."""
+    """Returns the transaction of the only open payment."""
     (payment,) = await bank.payments.open()
     return parse_transaction(payment.raw)
 
@@ -35,7 +35,7 @@ async def bank(location: str) -> AsyncIterator[Bank]:
         yield bank
 
 
-async def test_a_rejected_payment_gives_coins_and_budget_back(bank: Bank) -> None:
+async def test_rejected_payment_releases_coins_and_budget(bank: Bank) -> None:
     bounds = replace(BOUNDS, daily_amount_sat=10_000)
     await make(bank.payments, payment_request(1), bounds)
 
@@ -47,7 +47,7 @@ async def test_a_rejected_payment_gives_coins_and_budget_back(bank: Bank) -> Non
     assert await bank.events() == ["prepared", "rejected", "prepared"]
 
 
-async def test_a_payment_that_was_seen_is_not_rejected(bank: Bank) -> None:
+async def test_payment_in_the_chain_is_not_rejected(bank: Bank) -> None:
     await make(bank.payments, payment_request(1))
     await bank.update(in_mempool=True)
 
@@ -56,7 +56,7 @@ async def test_a_payment_that_was_seen_is_not_rejected(bank: Bank) -> None:
     assert (kept.state, await bank.reserved()) == (PaymentState.BROADCAST, COIN)
 
 
-async def test_a_payment_settles_at_its_final_depth_and_frees_its_coins(bank: Bank) -> None:
+async def test_payment_settles_at_its_final_depth_and_releases_its_coins(bank: Bank) -> None:
     await make(bank.payments, payment_request(1))
     await bank.ledger.confirm(await owed(bank))
     confirmed = await bank.update()
@@ -72,7 +72,7 @@ async def test_a_payment_settles_at_its_final_depth_and_frees_its_coins(bank: Ba
     assert await bank.events() == ["prepared", "confirmed", "settled"]
 
 
-async def test_a_payment_that_a_reorganisation_drops_is_owed_again(bank: Bank) -> None:
+async def test_payment_dropped_by_a_reorganisation_is_sent_again(bank: Bank) -> None:
     await make(bank.payments, payment_request(1))
     await bank.ledger.confirm(await owed(bank))
     await bank.update()
@@ -87,7 +87,7 @@ async def test_a_payment_that_a_reorganisation_drops_is_owed_again(bank: Bank) -
     assert await bank.events() == ["prepared", "confirmed", "broadcast"]
 
 
-async def test_a_conflicting_spend_frees_the_coins_only_at_final_depth(bank: Bank) -> None:
+async def test_conflicting_spend_frees_the_coins_only_at_final_depth(bank: Bank) -> None:
     await make(bank.payments, payment_request(1, amount_sat=150_000))
     await bank.ledger.spend([(await owed(bank)).prevouts[0]], Output(1_000, b"\x51"))
     conflicted = await bank.update()
@@ -97,12 +97,12 @@ async def test_a_conflicting_spend_frees_the_coins_only_at_final_depth(bank: Ban
     final = await bank.update()
 
     assert (conflicted.state, conflicted.is_final) == (PaymentState.CONFLICTED, False)
-    assert held == COIN  # the other coin of two, the first is gone
+    assert held == COIN  # the second of two coins; the first is spent
     assert (final.state, final.is_final) == (PaymentState.CONFLICTED, True)
     assert await bank.spendable() == 2 * COIN
 
 
-async def test_a_conflict_that_a_reorganisation_drops_is_undone(bank: Bank) -> None:
+async def test_conflict_that_a_reorganisation_drops_is_undone(bank: Bank) -> None:
     await make(bank.payments, payment_request(1))
     await bank.ledger.spend([(await owed(bank)).prevouts[0]], Output(1_000, b"\x51"))
     await bank.update()
@@ -114,7 +114,7 @@ async def test_a_conflict_that_a_reorganisation_drops_is_undone(bank: Bank) -> N
     assert await bank.events() == ["prepared", "conflicted", "broadcast"]
 
 
-async def test_a_payment_that_a_reorganisation_dropped_is_told_so_before_any_sweep(
+async def test_disconnected_payment_reads_as_unconfirmed_before_the_next_poll(
     bank: Bank,
 ) -> None:
     await make(bank.payments, payment_request(1))
@@ -122,11 +122,11 @@ async def test_a_payment_that_a_reorganisation_dropped_is_told_so_before_any_swe
     confirmed = await bank.update()
 
     await bank.ledger.disconnect(1)
-    told = await bank.payments.get(payment_id(1))
+    found = await bank.payments.get(payment_id(1))
 
     assert (confirmed.state, confirmed.confirmations) == (PaymentState.CONFIRMED, 1)
-    assert (told.state, told.confirmations) == (PaymentState.BROADCAST, 0)
-    assert await bank.events() == ["prepared", "confirmed"]  # a look changes nothing
+    assert (found.state, found.confirmations) == (PaymentState.BROADCAST, 0)
+    assert await bank.events() == ["prepared", "confirmed"]  # a read changes nothing
 
 
 async def test_payments_that_move_together_each_have_their_event(bank: Bank) -> None:
@@ -142,7 +142,7 @@ async def test_payments_that_move_together_each_have_their_event(bank: Bank) -> 
     assert await bank.events() == ["prepared", "prepared", "confirmed", "broadcast"]
 
 
-async def test_what_is_not_over_is_listed_with_what_stands_against_it(bank: Bank) -> None:
+async def test_open_payments_are_listed_with_their_conflicts(bank: Bank) -> None:
     await make(bank.payments, payment_request(1))
     await make(bank.payments, payment_request(2))
     first, _ = await bank.payments.open()
@@ -154,7 +154,7 @@ async def test_what_is_not_over_is_listed_with_what_stands_against_it(bank: Bank
     assert [one.status.conflict_depth for one in listed] == [2, 0]
 
 
-async def test_a_payment_that_exists_is_not_built_again(bank: Bank) -> None:
+async def test_payment_that_exists_is_not_built_again(bank: Bank) -> None:
     await make(bank.payments, payment_request(1))
 
     assert (
@@ -162,11 +162,11 @@ async def test_a_payment_that_exists_is_not_built_again(bank: Bank) -> None:
     )
 
 
-async def test_a_payment_that_a_block_has_is_told_so_before_any_sweep(bank: Bank) -> None:
+async def test_confirmed_payment_reads_as_confirmed_before_the_next_poll(bank: Bank) -> None:
     await make(bank.payments, payment_request(1))
     await bank.ledger.confirm(await owed(bank))
 
-    told = await bank.payments.get(payment_id(1))
+    found = await bank.payments.get(payment_id(1))
 
-    assert (told.state, told.confirmations) == (PaymentState.CONFIRMED, 1)
-    assert await bank.events() == ["prepared"]  # a look changes nothing
+    assert (found.state, found.confirmations) == (PaymentState.CONFIRMED, 1)
+    assert await bank.events() == ["prepared"]  # a read changes nothing

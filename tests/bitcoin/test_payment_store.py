@@ -1,4 +1,4 @@
-"""The store of payments, on both databases: once, never twice with a coin, never over budget."""
+"""The payment store on both databases: each payment once, no coin twice, no budget exceeded."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def bank(location: str) -> AsyncIterator[Bank]:
         yield bank
 
 
-async def test_a_payment_is_made_once_per_key(bank: Bank) -> None:
+async def test_payment_is_made_once_per_key(bank: Bank) -> None:
     firsts = [await make(bank.payments, payment_request(1)) for _ in range(3)]
 
     assert firsts == [True, False, False]
@@ -60,7 +60,7 @@ async def test_attempts_that_race_make_one_payment(bank: Bank) -> None:
     assert await bank.events() == ["prepared"]
 
 
-async def test_a_payment_is_there_after_reopening(location: str) -> None:
+async def test_payment_survives_a_reopened_store(location: str) -> None:
     async with open_bank(location, COIN) as bank:
         await make(bank.payments, payment_request(1))
         before = await bank.payments.open()
@@ -71,7 +71,7 @@ async def test_a_payment_is_there_after_reopening(location: str) -> None:
         assert await payments.exists(request_key(payment_id(1)), payment_request(1))
 
 
-async def test_the_same_key_with_another_body_is_refused(bank: Bank) -> None:
+async def test_same_key_with_another_body_is_refused(bank: Bank) -> None:
     await make(bank.payments, payment_request(1))
 
     with pytest.raises(AlreadyExists) as refusal:
@@ -80,7 +80,7 @@ async def test_the_same_key_with_another_body_is_refused(bank: Bank) -> None:
     assert refusal.value.reason is Reason.REQUEST_ID_REUSED
 
 
-async def test_a_payment_id_is_taken_whoever_took_it(bank: Bank) -> None:
+async def test_payment_id_of_another_caller_is_refused(bank: Bank) -> None:
     await make(bank.payments, payment_request(1))
     stranger = replace(request_key(payment_id(1)), caller="stranger")
 
@@ -88,7 +88,7 @@ async def test_a_payment_id_is_taken_whoever_took_it(bank: Bank) -> None:
         await bank.payments.exists(stranger, payment_request(1))
 
 
-async def test_a_payment_outlives_its_inbox_row(bank: Bank) -> None:
+async def test_payment_exists_after_its_inbox_row_is_deleted(bank: Bank) -> None:
     snapshot = await bank.snapshot(request_key("a"), payment_request(1), BOUNDS)
     await make(bank.payments, payment_request(1))
     await bank.database.write(lambda tx: tx.execute("DELETE FROM inbox"))
@@ -101,7 +101,7 @@ async def test_a_payment_outlives_its_inbox_row(bank: Bank) -> None:
     assert await bank.events() == ["prepared"]
 
 
-async def test_two_payments_built_on_one_coin_do_not_both_commit(bank: Bank) -> None:
+async def test_two_payments_of_one_coin_commit_once(bank: Bank) -> None:
     keys = [request_key(payment_id(number)) for number in (1, 2)]
     drafts = [
         signed(payment_request(number), await bank.snapshot(key, payment_request(number), BOUNDS))
@@ -129,7 +129,7 @@ async def test_two_payments_do_not_share_a_change_address(bank: Bank) -> None:
         await bank.payments.commit(request_key(second.payment_id), signed(second, others), reply)
 
 
-async def test_a_coin_that_was_spent_meanwhile_is_not_promised(bank: Bank) -> None:
+async def test_coin_spent_after_the_snapshot_is_not_reserved(bank: Bank) -> None:
     snapshot = await bank.snapshot(request_key("a"), payment_request(1), BOUNDS)
     await bank.ledger.spend([coin.prevout for coin in snapshot.coins], Output(1, b"\x51"))
 
@@ -139,16 +139,16 @@ async def test_a_coin_that_was_spent_meanwhile_is_not_promised(bank: Bank) -> No
         )
 
 
-async def test_only_coins_that_may_be_spent_are_offered(bank: Bank) -> None:
+async def test_snapshot_has_spendable_coins_only(bank: Bank) -> None:
     await make(bank.payments, payment_request(1))
-    await bank.ledger.confirm(to=SCRIPT)  # a coinbase, not mature
+    await bank.ledger.confirm(to=SCRIPT)  # an immature coinbase
 
     snapshot = await bank.snapshot(request_key("a"), payment_request(2), BOUNDS)
 
     assert [coin.amount_sat for coin in snapshot.coins] == [COIN, COIN]
 
 
-async def test_no_more_coins_are_offered_than_one_payment_may_weigh(bank: Bank) -> None:
+async def test_snapshot_has_a_limited_number_of_coins(bank: Bank) -> None:
     await bank.ledger.pay(SCRIPT, *range(1_000, 1_000 + MAX_COINS))
 
     snapshot = await bank.snapshot(request_key("a"), payment_request(1), BOUNDS)
@@ -159,7 +159,7 @@ async def test_no_more_coins_are_offered_than_one_payment_may_weigh(bank: Bank) 
     assert amounts[:3] == [COIN] * 3
 
 
-async def test_an_address_of_nobody_here_is_refused(bank: Bank) -> None:
+async def test_address_outside_managed_wallets_is_refused(bank: Bank) -> None:
     with pytest.raises(FailedPrecondition) as refusal:
         await bank.snapshot(
             request_key("a"), replace(payment_request(1), from_script=b"\x51"), BOUNDS
@@ -168,7 +168,7 @@ async def test_an_address_of_nobody_here_is_refused(bank: Bank) -> None:
     assert refusal.value.reason is Reason.SENDER_NOT_MANAGED
 
 
-async def test_a_cancelled_payment_is_refused_for_ever(bank: Bank) -> None:
+async def test_cancelled_payment_is_refused_for_ever(bank: Bank) -> None:
     snapshot = await bank.snapshot(request_key("a"), payment_request(1), BOUNDS)
     cancelled = await bank.payments.cancel(payment_id(1))
 
@@ -186,7 +186,7 @@ async def test_a_cancelled_payment_is_refused_for_ever(bank: Bank) -> None:
     assert await bank.reserved() == 0
 
 
-async def test_a_payment_that_exists_is_not_cancelled(bank: Bank) -> None:
+async def test_payment_that_exists_is_not_cancelled(bank: Bank) -> None:
     await make(bank.payments, payment_request(1))
 
     found = await bank.payments.cancel(payment_id(1))
@@ -195,7 +195,7 @@ async def test_a_payment_that_exists_is_not_cancelled(bank: Bank) -> None:
     assert await bank.events() == ["prepared"]
 
 
-async def test_a_cancel_and_an_attempt_that_race_leave_one_of_them(location: str) -> None:
+async def test_racing_cancel_and_attempt_have_one_winner(location: str) -> None:
     numbers = range(1, 17)
     async with open_bank(location, *[COIN] * len(numbers)) as bank:
         ends = await asyncio.gather(
@@ -218,12 +218,12 @@ async def test_a_cancel_and_an_attempt_that_race_leave_one_of_them(location: str
         assert (payment_id(number) in owed) is made
 
 
-async def test_a_payment_that_nobody_made_is_not_found(bank: Bank) -> None:
+async def test_unknown_payment_is_not_found(bank: Bank) -> None:
     with pytest.raises(NotFound):
         await bank.payments.get(payment_id(1))
 
 
-async def test_an_attestation_that_expired_while_signing_makes_no_payment(bank: Bank) -> None:
+async def test_attestation_that_expired_while_signing_makes_no_payment(bank: Bank) -> None:
     snapshot = await bank.snapshot(request_key("a"), payment_request(1), BOUNDS)
     late = replace(
         signed(payment_request(1), snapshot), valid_until=datetime.now(UTC) - timedelta(seconds=1)
@@ -236,7 +236,7 @@ async def test_an_attestation_that_expired_while_signing_makes_no_payment(bank: 
     assert await bank.payments.open() == []
 
 
-async def test_a_day_has_one_budget_per_sender(bank: Bank) -> None:
+async def test_day_has_one_budget_per_sender(bank: Bank) -> None:
     bounds = replace(BOUNDS, daily_amount_sat=25_000)
     await make(bank.payments, payment_request(1), bounds)
     await make(bank.payments, payment_request(2), bounds)
@@ -249,7 +249,7 @@ async def test_a_day_has_one_budget_per_sender(bank: Bank) -> None:
     assert of_another
 
 
-async def test_the_budget_holds_against_payments_that_were_let_through_together(
+async def test_budget_is_enforced_at_commit(
     bank: Bank,
 ) -> None:
     bounds = replace(BOUNDS, daily_amount_sat=15_000)
@@ -268,7 +268,7 @@ async def test_the_budget_holds_against_payments_that_were_let_through_together(
     assert await bank.reserved() == COIN
 
 
-async def test_a_replay_does_not_charge(bank: Bank) -> None:
+async def test_replay_does_not_charge(bank: Bank) -> None:
     bounds = replace(BOUNDS, daily_amount_sat=10_000)
     await make(bank.payments, payment_request(1), bounds)
 
@@ -282,7 +282,7 @@ async def test_processes_that_race_make_each_payment_once_and_share_no_coin(
     numbers = [str(number) for number in range(count)]
     async with open_bank(new_postgres_database, *[COIN] * count) as bank:
         racers = [
-            subprocess.Popen(  # noqa: ASYNC220  (they are waited for in threads)
+            subprocess.Popen(  # noqa: ASYNC220  (threads wait for the processes)
                 [*CHILD, new_postgres_database, *request],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -306,7 +306,7 @@ async def test_processes_that_race_make_each_payment_once_and_share_no_coin(
         assert await bank.events() == ["prepared"] * count
 
 
-async def test_where_one_coin_does_it_the_smallest_that_does_is_the_only_candidate(
+async def test_snapshot_has_only_the_smallest_sufficient_coin(
     bank: Bank,
 ) -> None:
     await bank.ledger.pay(SCRIPT, COIN // 2, COIN // 4)

@@ -1,4 +1,4 @@
-"""Whatever was lost or damaged between two starts: the chain is whole again, or nothing starts."""
+"""Recovery from lost or damaged data: the chain is complete again, or the start fails."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 async def mine(config: BitcoinConfig, count: int = 5) -> ChainInfo:
-    """Run the service, mine, stop it cleanly."""
+    """Runs the service, mines, and stops it cleanly."""
     async with bitcoin(config) as service:
         await service.chain.ask(MineBlocks(count, UNSPENDABLE_SCRIPT))
         return await service.chain.ask(GetChainInfo())
@@ -62,7 +62,7 @@ def events(config: BitcoinConfig) -> list[str]:
         return [type for (type,) in connection.execute("SELECT type FROM outbox ORDER BY sequence")]
 
 
-# Five blocks are mined first: these hit the last one.
+# Each damages the last of five blocks.
 DAMAGES = {
     "cut off": "UPDATE block_log SET raw = substr(raw, 1, 100) WHERE sequence = 5",
     "one byte": "UPDATE block_log SET raw = CAST(substr(raw, 1, 120) || x'00' || substr(raw, 122)"
@@ -72,7 +72,7 @@ DAMAGES = {
 }
 
 
-async def test_a_clean_restart_finds_the_chain_as_it_was(config: BitcoinConfig) -> None:
+async def test_clean_restart_restores_the_chain(config: BitcoinConfig) -> None:
     before = await mine(config)
 
     assert await info(config) == before
@@ -100,7 +100,7 @@ async def test_damaged_kernel_files_are_rebuilt_from_the_block_log(
     assert await info(config) == before
 
 
-async def test_a_kernel_that_followed_another_chain_is_made_again(config: BitcoinConfig) -> None:
+async def test_kernel_with_an_unlogged_block_is_rebuilt(config: BitcoinConfig) -> None:
     before = await mine(config, 3)
     lose_kernel(config)
     kernel = Kernel(kernel_folder(config))
@@ -119,7 +119,7 @@ async def test_a_kernel_that_followed_another_chain_is_made_again(config: Bitcoi
 
 
 @pytest.mark.parametrize("damage", ["cut off", "one byte"])
-async def test_a_damaged_block_log_entry_is_repaired_from_the_kernel(
+async def test_damaged_block_log_entry_is_restored_from_the_kernel(
     config: BitcoinConfig, damage: str
 ) -> None:
     before = await mine(config)
@@ -131,9 +131,7 @@ async def test_a_damaged_block_log_entry_is_repaired_from_the_kernel(
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-async def test_a_block_that_nobody_can_tell_any_more_stops_the_start(
-    config: BitcoinConfig, damage: str
-) -> None:
+async def test_lost_block_prevents_the_start(config: BitcoinConfig, damage: str) -> None:
     await mine(config)
     before = events(config)
     lose_kernel(config)
@@ -146,7 +144,7 @@ async def test_a_block_that_nobody_can_tell_any_more_stops_the_start(
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-async def test_who_gives_the_lost_blocks_up_goes_back_to_the_last_good_one(
+async def test_truncation_returns_to_the_last_intact_block(
     config: BitcoinConfig, damage: str
 ) -> None:
     await mine(config)
@@ -160,7 +158,7 @@ async def test_who_gives_the_lost_blocks_up_goes_back_to_the_last_good_one(
     assert (await mine(config, 2)).height == 6
 
 
-async def test_blocks_upon_a_lost_one_are_lost_with_it(config: BitcoinConfig) -> None:
+async def test_blocks_above_a_lost_block_are_dropped(config: BitcoinConfig) -> None:
     await mine(config)
     lose_kernel(config)
     change(config, "UPDATE block_log SET raw = x'00' WHERE sequence = 3")
@@ -173,7 +171,7 @@ async def test_blocks_upon_a_lost_one_are_lost_with_it(config: BitcoinConfig) ->
     assert (await mine(config, 1)).height == 3
 
 
-async def test_a_damaged_entry_of_a_branch_that_lost_costs_nothing(config: BitcoinConfig) -> None:
+async def test_damaged_entry_of_a_stale_branch_loses_no_block(config: BitcoinConfig) -> None:
     await mine(config)
     async with bitcoin(config) as service:
         await service.chain.ask(ReorganizeChain(1))
@@ -184,7 +182,7 @@ async def test_a_damaged_entry_of_a_branch_that_lost_costs_nothing(config: Bitco
     assert await info(config) == before
 
 
-async def test_a_block_that_was_never_taken_is_dropped_from_the_block_log(
+async def test_block_that_the_kernel_rejects_is_removed_from_the_block_log(
     config: BitcoinConfig,
 ) -> None:
     before = await mine(config)
@@ -198,7 +196,7 @@ async def test_a_block_that_was_never_taken_is_dropped_from_the_block_log(
     assert (await mine(config, 1)).height == before.height + 1
 
 
-async def test_an_index_that_stayed_behind_catches_up(config: BitcoinConfig) -> None:
+async def test_index_behind_the_kernel_catches_up(config: BitcoinConfig) -> None:
     before = await mine(config)
     change(config, "DELETE FROM tx WHERE height > 3")
     change(config, "DELETE FROM txo WHERE height > 3")
@@ -209,7 +207,7 @@ async def test_an_index_that_stayed_behind_catches_up(config: BitcoinConfig) -> 
 
 
 @pytest.mark.parametrize("moment", ["logged", "accepted", "indexed"])
-async def test_an_actor_that_breaks_half_way_is_built_anew_with_the_block(
+async def test_actor_that_fails_half_way_restarts_with_the_block(
     config: BitcoinConfig, moment: str
 ) -> None:
     async with bitcoin(config) as service:
@@ -223,7 +221,7 @@ async def test_an_actor_that_breaks_half_way_is_built_anew_with_the_block(
         assert (await service.chain.ask(MineBlocks(1, UNSPENDABLE_SCRIPT))).height == 3
 
 
-async def test_a_block_that_consensus_refuses_leaves_no_trace(
+async def test_block_that_consensus_rejects_is_not_stored(
     config: BitcoinConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with bitcoin(config) as service:
@@ -240,13 +238,13 @@ async def test_a_block_that_consensus_refuses_leaves_no_trace(
         assert connection.execute("SELECT count(*) FROM block_log").fetchone() == (2,)
 
 
-async def test_a_second_process_on_the_same_chain_is_refused(config: BitcoinConfig) -> None:
+async def test_second_process_on_the_same_chain_is_refused(config: BitcoinConfig) -> None:
     async with bitcoin(config):
         with pytest.raises(StartError, match="another process"):
             await info(config)
 
 
-async def test_checkpoints_interrupt_nothing(config: BitcoinConfig) -> None:
+async def test_checkpoints_keep_the_chain(config: BitcoinConfig) -> None:
     config = replace(config, checkpoint_blocks=3)
 
     async with bitcoin(config) as service:

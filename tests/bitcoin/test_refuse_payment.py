@@ -1,4 +1,4 @@
-"""What SendPayment refuses, and that a refusal leaves nothing behind."""
+"""Refusals of SendPayment, which change nothing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 MAINNET = "bc1q9vza2e8x573nczrlzms0wvx3gsqjx7vavgkx0l"
 
-# One service for all of them: every test makes sure that it leaves it as it was.
+# One service for all tests: each test checks that it has changed nothing.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
@@ -43,7 +43,7 @@ async def payer(
 
 
 async def refused(payer: FundedMesh, request: pb.SendPaymentRequest) -> grpc.aio.AioRpcError:
-    """The refusal of an order, which leaves nothing behind."""
+    """Returns the refusal of a payment, and checks that it has changed nothing."""
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
         await payer.spender.SendPayment(request)
     assert await payer.waiting() == []
@@ -75,7 +75,7 @@ async def test_only_coins_of_the_sender_address_are_spent(payer: FundedMesh) -> 
         ),
     ],
 )
-async def test_a_field_that_cannot_be_paid_is_named(
+async def test_refusal_names_the_invalid_field(
     payer: FundedMesh, changes: dict[str, Any], field: str
 ) -> None:
     refusal = await refused(payer, payer.payment_request(**changes))
@@ -85,21 +85,21 @@ async def test_a_field_that_cannot_be_paid_is_named(
     assert [violation.field for violation in violations] == [field]
 
 
-async def test_an_address_that_no_wallet_of_ours_holds_is_refused(payer: FundedMesh) -> None:
+async def test_sender_address_outside_managed_wallets_is_refused(payer: FundedMesh) -> None:
     refusal = await refused(payer, payer.payment_request(sender_address=RECIPIENT))
 
     assert refusal.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert reason(refusal) == "SENDER_NOT_MANAGED"
 
 
-async def test_a_fee_above_what_the_payer_allows_is_refused(payer: FundedMesh) -> None:
+async def test_fee_above_the_payers_limit_is_refused(payer: FundedMesh) -> None:
     request = payer.payment_request()
     request.max_fee_sat = 10
 
     assert reason(await refused(payer, request)) == "FEE_TOO_HIGH"
 
 
-async def test_an_amount_above_the_boundary_s_bound_is_refused(payer: FundedMesh) -> None:
+async def test_amount_above_the_grant_is_refused(payer: FundedMesh) -> None:
     refusal = await refused(payer, payer.payment_request(amount_sat=1_000_000_001))
 
     assert refusal.code() is grpc.StatusCode.PERMISSION_DENIED
@@ -107,7 +107,7 @@ async def test_an_amount_above_the_boundary_s_bound_is_refused(payer: FundedMesh
 
 
 @pytest.mark.parametrize("missing", ["identity", "address_link", "risk"])
-async def test_every_required_attestation_must_come_along(payer: FundedMesh, missing: str) -> None:
+async def test_every_required_attestation_must_be_present(payer: FundedMesh, missing: str) -> None:
     request = payer.payment_request()
     kept = [proof for proof in request.context.attestations if proof.kind != missing]
     del request.context.attestations[:]
@@ -116,7 +116,7 @@ async def test_every_required_attestation_must_come_along(payer: FundedMesh, mis
     assert reason(await refused(payer, request)) == "PROOF_MISSING"
 
 
-async def test_a_request_without_an_intent_is_refused(payer: FundedMesh) -> None:
+async def test_request_without_an_intent_is_refused(payer: FundedMesh) -> None:
     request = payer.payment_request()
     request.context.ClearField("intent")
 
@@ -131,7 +131,7 @@ async def test_a_request_without_an_intent_is_refused(payer: FundedMesh) -> None
         pytest.param("request_id", new_payment_id(), id="request_id"),
     ],
 )
-async def test_proofs_of_another_payment_do_not_carry_this_one(
+async def test_proofs_of_another_payment_are_refused(
     payer: FundedMesh, field: str, value: str | int
 ) -> None:
     request = payer.payment_request()
@@ -143,7 +143,7 @@ async def test_proofs_of_another_payment_do_not_carry_this_one(
     assert reason(refusal) == "PROOF_INVALID"
 
 
-async def test_attestations_are_not_borrowed_from_another_payment(payer: FundedMesh) -> None:
+async def test_attestations_of_another_payment_are_refused(payer: FundedMesh) -> None:
     request, other = payer.payment_request(), payer.payment_request(amount_sat=2_000_000)
     del request.context.attestations[:]
     request.context.attestations.extend(other.context.attestations)
@@ -151,7 +151,7 @@ async def test_attestations_are_not_borrowed_from_another_payment(payer: FundedM
     assert reason(await refused(payer, request)) == "PROOF_INVALID"
 
 
-async def test_a_service_may_not_attest_what_is_another_s(payer: FundedMesh) -> None:
+async def test_service_cannot_attest_for_another_service(payer: FundedMesh) -> None:
     request = payer.payment_request()
     digest = payment_digest(request.context.intent)
     forged = payer.attestors["web5"].attest("risk", digest, values={"score": 0.0})
@@ -173,7 +173,7 @@ async def test_a_service_may_not_attest_what_is_another_s(payer: FundedMesh) -> 
         pytest.param({"score": 0.1, "degraded": True}, True, "PROOF_INVALID", id="degraded"),
     ],
 )
-async def test_the_spender_holds_the_risk_against_its_own_limit(
+async def test_risk_is_checked_against_bitcoins_own_limit(
     payer: FundedMesh, values: dict[str, Any], verdict: bool, expected: str
 ) -> None:
     request = payer.payment_request()
@@ -189,7 +189,7 @@ async def test_the_spender_holds_the_risk_against_its_own_limit(
     assert reason(refusal) == expected
 
 
-async def test_an_expired_attestation_is_refused(payer: FundedMesh) -> None:
+async def test_expired_attestation_is_refused(payer: FundedMesh) -> None:
     request = payer.payment_request()
     digest = payment_digest(request.context.intent)
     kept = [proof for proof in request.context.attestations if proof.kind != "risk"]
@@ -200,7 +200,7 @@ async def test_an_expired_attestation_is_refused(payer: FundedMesh) -> None:
     assert reason(await refused(payer, request)) == "PROOF_EXPIRED"
 
 
-async def test_nobody_but_the_orchestrator_may_spend(payer: FundedMesh) -> None:
+async def test_only_the_orchestrator_may_send_payments(payer: FundedMesh) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
         await payer.wallet.SendPayment(payer.payment_request())
 

@@ -1,4 +1,4 @@
-"""SendPayment through the wire: once, with proof, on a real chain, or not at all."""
+"""SendPayment through the wire, on a real chain: once and with proof, or not at all."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def payer(authority: Authority, tmp_path: Path) -> AsyncIterator[FundedMes
         yield people
 
 
-async def test_a_proven_payment_pays_the_recipient_and_returns_the_rest(payer: FundedMesh) -> None:
+async def test_proven_payment_pays_the_recipient_and_returns_the_rest(payer: FundedMesh) -> None:
     request = payer.payment_request(amount_sat=1_000_000)
 
     sent = await payer.spender.SendPayment(request)
@@ -48,7 +48,7 @@ async def test_a_proven_payment_pays_the_recipient_and_returns_the_rest(payer: F
     assert balance.confirmed_sat == COINBASE_SAT - 1_000_000 - sent.fee_sat
 
 
-async def test_the_whole_service_pays_on_postgresql(
+async def test_whole_service_pays_on_postgresql(
     authority: Authority, tmp_path: Path, new_postgres_database: str
 ) -> None:
     settings = config(authority, tmp_path, database=new_postgres_database)
@@ -61,7 +61,7 @@ async def test_the_whole_service_pays_on_postgresql(
         assert (await people.spender.SendPayment(request)).txid == sent.txid
 
 
-async def test_the_events_of_a_payment_name_the_trace_that_made_it(
+async def test_events_of_a_payment_name_the_trace_that_made_it(
     authority: Authority, tmp_path: Path
 ) -> None:
     settings = config(authority, tmp_path)
@@ -93,7 +93,7 @@ async def test_change_does_not_return_to_the_sender_address(payer: FundedMesh) -
     assert address.confirmed_sat == 0
 
 
-async def test_a_retry_pays_nothing_more_and_gets_the_same_answer(payer: FundedMesh) -> None:
+async def test_retry_pays_once_and_gets_the_same_reply(payer: FundedMesh) -> None:
     request = payer.payment_request()
 
     first = await payer.spender.SendPayment(request)
@@ -112,21 +112,21 @@ async def test_attempts_that_race_make_one_payment(payer: FundedMesh) -> None:
     assert await payer.waiting() == [replies[0].txid]
 
 
-async def test_a_retry_is_not_judged_again_though_its_proofs_hold_no_more(
+async def test_retry_succeeds_after_its_proofs_expired(
     authority: Authority, tmp_path: Path
 ) -> None:
     async with open_funded_mesh(config(authority, tmp_path), authority) as people:
         request = people.payment_request()
         first = await people.spender.SendPayment(request)
 
-    stranger = Authority(tmp_path)  # nobody believes the attestations any more
+    stranger = Authority(tmp_path)  # the attestations do not verify under a new authority
     async with running(config(stranger, tmp_path), stranger) as people:
         second = await people.spender.SendPayment(request)
 
     assert second.txid == first.txid
 
 
-async def test_the_same_id_for_another_payment_is_refused(payer: FundedMesh) -> None:
+async def test_payment_id_of_another_payment_is_refused(payer: FundedMesh) -> None:
     request = payer.payment_request()
     await payer.spender.SendPayment(request)
     other = payer.payment_request(payment_id=request.request_id, amount_sat=2_000_000)
@@ -150,7 +150,7 @@ async def test_payments_at_once_never_share_a_coin(authority: Authority, tmp_pat
         assert reason(refusal.value) == "INSUFFICIENT_FUNDS"
 
 
-async def test_an_amount_above_the_balance_is_refused(payer: FundedMesh) -> None:
+async def test_amount_above_the_balance_is_refused(payer: FundedMesh) -> None:
     other = await payer.derive()
     await payer.spender.SendPayment(
         payer.payment_request(recipient_address=other, amount_sat=1_000_000)
@@ -166,7 +166,7 @@ async def test_an_amount_above_the_balance_is_refused(payer: FundedMesh) -> None
     assert reason(refusal.value) == "INSUFFICIENT_FUNDS"
 
 
-async def test_a_cancelled_payment_is_refused_for_ever(payer: FundedMesh) -> None:
+async def test_cancelled_payment_is_refused_for_ever(payer: FundedMesh) -> None:
     request = payer.payment_request()
     await payer.spender.CancelPayment(pb.CancelPaymentRequest(payment_id=request.request_id))
 
@@ -178,7 +178,7 @@ async def test_a_cancelled_payment_is_refused_for_ever(payer: FundedMesh) -> Non
     assert await payer.waiting() == []
 
 
-async def test_a_payment_that_exists_is_returned_and_not_cancelled(payer: FundedMesh) -> None:
+async def test_payment_that_exists_is_returned_and_not_cancelled(payer: FundedMesh) -> None:
     request = payer.payment_request()
     await payer.spender.SendPayment(request)
 

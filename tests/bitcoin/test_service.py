@@ -1,4 +1,4 @@
-"""The service as a whole: its settings, its stores, and mining by itself."""
+"""The whole service: its settings, its stores, and auto mining."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 
 async def fund(service: Bitcoin, payer: Payer) -> Transaction:
-    """A coinbase of the payer that may be spent."""
+    """Mines a mature coinbase to the payer."""
     await service.chain.ask(MineBlocks(1, payer.script))
     await service.chain.ask(MineBlocks(COINBASE_MATURITY_BLOCKS, payer.script))
     return (await service.chain.ask(GetBlock(1))).block.transactions[0]
 
 
-async def test_chain_and_index_live_on_either_store(config: BitcoinConfig, location: str) -> None:
+async def test_chain_and_index_run_on_either_store(config: BitcoinConfig, location: str) -> None:
     config = replace(config, database=location)
     payer = Payer()
     async with bitcoin(config) as service:
@@ -48,7 +48,7 @@ async def test_chain_and_index_live_on_either_store(config: BitcoinConfig, locat
     assert (found.confirmations, found.block_height) == (1, COINBASE_MATURITY_BLOCKS + 2)
 
 
-async def test_a_waiting_transaction_brings_its_block_by_itself(config: BitcoinConfig) -> None:
+async def test_auto_mining_confirms_a_transaction(config: BitcoinConfig) -> None:
     config = replace(config, mining=MiningMode.AUTO, mining_delay_seconds=0.01)
     payer = Payer()
     async with bitcoin(config) as service:
@@ -63,7 +63,7 @@ async def test_a_waiting_transaction_brings_its_block_by_itself(config: BitcoinC
         assert (await service.chain.ask(GetChainInfo())).height == COINBASE_MATURITY_BLOCKS + 2
 
 
-async def test_a_database_that_is_none_stops_the_start(config: BitcoinConfig) -> None:
+async def test_invalid_database_prevents_the_start(config: BitcoinConfig) -> None:
     config.folder.mkdir(parents=True)
     (config.folder / "bitcoin.db").write_bytes(b"this is not a database, but long enough" * 100)
 
@@ -76,6 +76,6 @@ async def test_a_database_that_is_none_stops_the_start(config: BitcoinConfig) ->
     ("name", "value"),
     [("ANYA_MINE", "sometimes"), ("ANYA_BLOCK_LOG", "forget"), ("ANYA_NETWORK", "main")],
 )
-def test_a_setting_that_means_nothing_is_refused_by_name(name: str, value: str) -> None:
+def test_invalid_setting_is_refused_by_name(name: str, value: str) -> None:
     with pytest.raises(ConfigError, match=name):
         BitcoinConfig.from_environment({name: value})

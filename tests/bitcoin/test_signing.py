@@ -1,4 +1,4 @@
-"""Keys and signatures of a wallet: what bdk builds is what was planned, and consensus takes it."""
+"""Keys and signatures of a wallet: bdk builds the selected payment, and consensus accepts it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from services.bitcoin.kernel import find_invalid_input
 from services.bitcoin.signing import sign
 from services.bitcoin.wallet import Keychain
 
-# BIP 84's own test vector: "abandon" eleven times, then "about", is sixteen zero bytes.
+# The test vector of BIP 84: "abandon" eleven times, then "about", is sixteen zero bytes.
 VECTOR = Seed(bytes(16))
 
 SEED = Seed(bytes(range(32)))
@@ -38,7 +38,7 @@ def test_addresses_are_those_of_bip_84(keychain: Keychain, index: int, address: 
     assert format_address(script_at(descriptor, Network.MAIN, index), Network.MAIN) == address
 
 
-def test_the_private_key_belongs_to_the_address() -> None:
+def test_private_key_belongs_to_the_address() -> None:
     key = coincurve.PrivateKey(VECTOR.private_key(Network.MAIN, Keychain.EXTERNAL, 0))
 
     expected = "0330d54fd0dd420a6e5f8d3624f5f3482cae350f79d5f0753bf5beef9c2d91af3c"
@@ -52,7 +52,7 @@ def test_descriptors_and_seeds_show_no_secret() -> None:
 
 @pytest.mark.parametrize("coins", [1, 2, 40])
 @pytest.mark.parametrize("with_change", [True, False])
-def test_a_signed_payment_is_the_planned_one_and_valid(coins: int, with_change: bool) -> None:
+def test_signed_payment_matches_its_selection_and_is_valid(coins: int, with_change: bool) -> None:
     own = script_at(DESCRIPTORS[Keychain.EXTERNAL], Network.REGTEST, 3)
     candidates = [SpendableCoin(outpoint(bytes([n]) * 32, n), 100_000) for n in range(coins)]
     amount = 100_000 * coins - 69 * coins - (10_000 if with_change else 200)
@@ -78,7 +78,7 @@ def test_a_signed_payment_is_the_planned_one_and_valid(coins: int, with_change: 
     assert find_invalid_input(transaction.raw, spent) is None
 
 
-def test_a_key_of_another_address_signs_nothing() -> None:
+def test_key_of_another_address_signs_nothing() -> None:
     own = script_at(DESCRIPTORS[Keychain.EXTERNAL], Network.REGTEST, 3)
     selection = select_coins(
         [SpendableCoin(outpoint(bytes(32), 0), 100_000)],

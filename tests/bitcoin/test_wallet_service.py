@@ -83,7 +83,7 @@ async def balance(payer: FundedMesh, address: str = "") -> pb.GetBalanceResponse
     return await payer.wallet.GetBalance(request)
 
 
-async def test_a_wallet_is_created_once_per_request(payer: FundedMesh) -> None:
+async def test_wallet_is_created_once_per_request(payer: FundedMesh) -> None:
     request = pb.CreateWalletRequest(request_id="r-1", name="savings")
 
     first = await payer.wallet.CreateWallet(request)
@@ -94,7 +94,7 @@ async def test_a_wallet_is_created_once_per_request(payer: FundedMesh) -> None:
     assert await payer.events("bitcoin.wallet.") == ["created", "created"]
 
 
-async def test_a_name_is_given_once(payer: FundedMesh) -> None:
+async def test_second_wallet_of_the_same_name_is_refused(payer: FundedMesh) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
         await payer.wallet.CreateWallet(pb.CreateWalletRequest(request_id="r-1", name="payer"))
 
@@ -103,7 +103,7 @@ async def test_a_name_is_given_once(payer: FundedMesh) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "Payer", "a" * 65, "a b", "ä"])
-async def test_a_name_that_is_none_is_refused(payer: FundedMesh, name: str) -> None:
+async def test_malformed_wallet_name_is_refused(payer: FundedMesh, name: str) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
         await payer.wallet.CreateWallet(pb.CreateWalletRequest(request_id="r-1", name=name))
 
@@ -111,7 +111,7 @@ async def test_a_name_that_is_none_is_refused(payer: FundedMesh, name: str) -> N
     assert [violation.field for violation in violations] == ["name"]
 
 
-async def test_wallets_are_listed_in_pages_without_gap(payer: FundedMesh) -> None:
+async def test_wallets_are_paged_without_gaps(payer: FundedMesh) -> None:
     for number in range(4):
         await payer.wallet.CreateWallet(
             pb.CreateWalletRequest(request_id=f"r-{number}", name=f"wallet-{number}")
@@ -135,7 +135,7 @@ async def test_addresses_derived_at_once_are_all_different(payer: FundedMesh) ->
     assert len({*addresses, payer.address}) == 21
 
 
-async def test_a_retry_derives_no_further_address(payer: FundedMesh) -> None:
+async def test_retry_derives_no_further_address(payer: FundedMesh) -> None:
     request = pb.DeriveAddressRequest(request_id="r-1", wallet_id=payer.wallet_id)
 
     replies = [await payer.wallet.DeriveAddress(request) for _ in range(2)]
@@ -144,16 +144,16 @@ async def test_a_retry_derives_no_further_address(payer: FundedMesh) -> None:
     assert replies[0].index == 1
 
 
-async def test_a_wallet_that_nobody_created_is_not_found(payer: FundedMesh) -> None:
+async def test_unknown_wallet_is_not_found(payer: FundedMesh) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
         await payer.wallet.DeriveAddress(
-            pb.DeriveAddressRequest(request_id="r-1", wallet_id="nobody")
+            pb.DeriveAddressRequest(request_id="r-1", wallet_id="unknown")
         )
 
     assert refusal.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-async def test_a_coinbase_counts_once_it_is_mature(payer: FundedMesh) -> None:
+async def test_immature_coinbase_is_not_part_of_the_confirmed_balance(payer: FundedMesh) -> None:
     await payer.mine(1, payer.address)
     young = await balance(payer)
     await payer.mine(99)
@@ -162,18 +162,18 @@ async def test_a_coinbase_counts_once_it_is_mature(payer: FundedMesh) -> None:
     mature = await balance(payer, payer.address)
 
     assert (young.confirmed_sat, young.immature_sat) == (COINBASE_SAT, COINBASE_SAT)
-    assert almost.confirmed_sat == 2 * COINBASE_SAT  # a block may spend it from now on
+    assert almost.confirmed_sat == 2 * COINBASE_SAT  # mature for the next block
     assert (mature.confirmed_sat, mature.immature_sat) == (2 * COINBASE_SAT, 0)
 
 
-async def test_the_balance_of_a_stranger_s_address_is_not_told(payer: FundedMesh) -> None:
+async def test_balance_of_a_foreign_address_is_not_found(payer: FundedMesh) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
         await balance(payer, RECIPIENT)
 
     assert refusal.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-async def test_wallets_and_addresses_outlive_a_restart(
+async def test_wallets_and_addresses_survive_a_restart(
     authority: Authority, tmp_path: Path
 ) -> None:
     settings = config(authority, tmp_path)
@@ -189,9 +189,7 @@ async def test_wallets_and_addresses_outlive_a_restart(
         assert (await verify(people, address, link(address), signature)).verified
 
 
-async def test_a_foreign_master_key_keeps_the_service_from_starting(
-    authority: Authority, tmp_path: Path
-) -> None:
+async def test_wrong_master_key_prevents_the_start(authority: Authority, tmp_path: Path) -> None:
     settings = config(authority, tmp_path / "home")
     async with open_funded_mesh(settings, authority):
         pass
@@ -202,7 +200,7 @@ async def test_a_foreign_master_key_keeps_the_service_from_starting(
             pass
 
 
-async def test_a_wallet_proves_that_it_owns_its_address(
+async def test_wallet_proves_that_it_owns_its_address(
     authority: Authority, payer: FundedMesh
 ) -> None:
     message = link(payer.address)
@@ -223,7 +221,7 @@ async def test_a_wallet_proves_that_it_owns_its_address(
     }
 
 
-async def test_a_wrong_signature_is_a_verdict_and_attests_nothing(payer: FundedMesh) -> None:
+async def test_wrong_signature_is_a_verdict_and_attests_nothing(payer: FundedMesh) -> None:
     signature = await sign(payer, payer.address, link(payer.address))
 
     verdict = await verify(payer, payer.address, "another text", signature)
@@ -240,28 +238,28 @@ async def test_a_wrong_signature_is_a_verdict_and_attests_nothing(payer: FundedM
         pytest.param(link(RECIPIENT), id="a link of another address"),
     ],
 )
-async def test_nothing_but_the_link_of_that_address_is_signed(payer: FundedMesh, text: str) -> None:
+async def test_only_a_link_of_the_address_is_signed(payer: FundedMesh, text: str) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
         await sign(payer, payer.address, text)
 
     assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_a_link_on_another_chain_is_not_signed(payer: FundedMesh) -> None:
+async def test_link_on_another_chain_is_not_signed(payer: FundedMesh) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
         await sign(payer, payer.address, link(payer.address, "main"))
 
     assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_an_address_without_a_wallet_signs_nothing(payer: FundedMesh) -> None:
+async def test_address_without_a_wallet_signs_nothing(payer: FundedMesh) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
         await sign(payer, RECIPIENT, link(RECIPIENT))
 
     assert refusal.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-async def test_no_seed_is_on_disk_without_its_seal(authority: Authority, tmp_path: Path) -> None:
+async def test_seeds_on_disk_are_sealed(authority: Authority, tmp_path: Path) -> None:
     settings = config(authority, tmp_path)
     async with open_funded_mesh(settings, authority) as people:
         await people.spender.SendPayment(people.payment_request())

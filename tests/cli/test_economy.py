@@ -14,7 +14,7 @@ from opentelemetry.trace import NoOpTracer
 from anya.bitcoin.v1 import chain_pb2, regtest_pb2
 from anya.bitcoin.v1.chain_pb2_grpc import ChainServiceStub
 from anya.bitcoin.v1.regtest_pb2_grpc import RegtestServiceStub
-from cli.economy import Payer, Rendering, Replay, State
+from cli.economy import EconomyState, Payer, Rendering, Replay
 from cli.errors import CommandError
 from formats.bitcoin.block import Block, parse_block
 from formats.bitcoin.network import Network
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from services.ml.simulation.plan import Plan
 
 TIP_TIME = 1_790_000_000
-STATE = State(secret="07" * 32, tip_time=TIP_TIME)
+STATE = EconomyState(secret="07" * 32, tip_time=TIP_TIME)
 TIP = 116  # the empty blocks, and a few of the town's
 
 

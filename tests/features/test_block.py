@@ -1,4 +1,4 @@
-"""What a raw block tells by itself: totals, and the features of its transactions."""
+"""A raw block by itself: totals, and the features of its transactions."""
 
 from __future__ import annotations
 

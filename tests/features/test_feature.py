@@ -1,4 +1,4 @@
-"""Features, their definitions and the vector a model sees."""
+"""Features, their definitions and the model's vector."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ LINK = Definition(name="link", formula="1 if linked", max_age_blocks=144, requir
 SET = FeatureSet("test", (AGE, LINK))
 
 
-def test_a_vector_holds_the_values_in_the_order_of_the_set() -> None:
+def test_vector_holds_the_values_in_the_order_of_the_set() -> None:
     vector = SET.vector([present("age", 3), present("link", 1)])
 
     assert vector.dtype == np.float32
     assert vector.tolist() == [3.0, 1.0]
 
 
-def test_a_feature_without_history_is_nan_in_the_vector() -> None:
+def test_feature_without_history_is_nan_in_the_vector() -> None:
     vector = SET.vector([AGE.missing(Status.NO_HISTORY), present("link", 1)])
 
     assert np.isnan(vector[0])
@@ -30,13 +30,13 @@ def test_a_feature_without_history_is_nan_in_the_vector() -> None:
 @pytest.mark.parametrize(
     "names", [("link", "age"), ("age",), ("age", "link", "age"), ("age", "other"), ()]
 )
-def test_features_out_of_place_make_no_vector(names: tuple[str, ...]) -> None:
+def test_features_out_of_order_are_refused(names: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="not those of test"):
         SET.vector([present(name, 1) for name in names])
 
 
 @pytest.mark.parametrize("status", [Status.UNAVAILABLE, Status.OUTSIDE_MAX_AGE])
-def test_a_required_feature_that_is_not_known_is_unmet(status: Status) -> None:
+def test_required_feature_that_is_not_known_is_unmet(status: Status) -> None:
     features = [AGE.missing(status), LINK.missing(status)]
 
     unmet = SET.unmet(features)
@@ -44,11 +44,11 @@ def test_a_required_feature_that_is_not_known_is_unmet(status: Status) -> None:
     assert unmet == (AGE.missing(status),)
 
 
-def test_no_history_is_knowledge() -> None:
+def test_no_history_counts_as_known() -> None:
     assert SET.unmet([AGE.missing(Status.NO_HISTORY), LINK.missing()]) == ()
 
 
-def test_a_feature_that_was_never_sent_is_unmet() -> None:
+def test_absent_feature_is_unmet() -> None:
     assert SET.unmet([present("link", 1)]) == (AGE.missing(),)
 
 
@@ -60,7 +60,7 @@ def test_each_feature_ages_by_its_own_limit() -> None:
     assert SET.age(fresh, 145)[1].status is Status.OUTSIDE_MAX_AGE
 
 
-def test_what_was_unavailable_does_not_become_old() -> None:
+def test_unavailable_feature_does_not_age() -> None:
     assert SET.age([AGE.missing(), LINK.missing()], 1_000)[0].status is Status.UNAVAILABLE
 
 
@@ -75,7 +75,7 @@ def test_what_was_unavailable_does_not_become_old() -> None:
         FeatureSet("test", (replace(AGE, max_age_blocks=7), LINK)),
     ],
 )
-def test_the_hash_tells_any_two_definitions_apart(other: FeatureSet) -> None:
+def test_different_definitions_have_different_hashes(other: FeatureSet) -> None:
     assert SET.hash == FeatureSet("test", (replace(AGE), replace(LINK))).hash
     assert SET.hash != other.hash
 
@@ -84,13 +84,13 @@ def test_the_hash_tells_any_two_definitions_apart(other: FeatureSet) -> None:
     ("value", "status"),
     [(None, Status.PRESENT), (1.0, Status.NO_HISTORY), (1.0, Status.UNAVAILABLE)],
 )
-def test_a_value_and_its_status_cannot_disagree(value: float | None, status: Status) -> None:
+def test_value_and_status_must_agree(value: float | None, status: Status) -> None:
     with pytest.raises(ValueError, match="cannot be"):
         Feature("age", value, status)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e39])
-def test_a_value_is_finite_in_float32(value: float) -> None:
+def test_value_is_finite_in_float32(value: float) -> None:
     with pytest.raises(ValueError, match="not finite"):
         present("age", value)
 

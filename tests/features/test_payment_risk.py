@@ -1,4 +1,4 @@
-"""The payment-risk features, against small histories worked out by hand and against any history."""
+"""The payment-risk features, against small histories computed by hand and against random ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from features.feature import Feature, Status
 from features.history import AddressHistory, Output, Receipt, Spend
-from features.payment_risk import PAYMENT_RISK, Measured, PaymentFacts, RecipientLink, extract
+from features.payment_risk import PAYMENT_RISK, MeasureCache, PaymentFacts, RecipientLink, extract
 from formats.money import MAX_SAT
 from formats.money import SAT_PER_BTC as BTC
 
@@ -87,7 +87,7 @@ def test_every_feature_of_a_small_world_is_what_one_counts_by_hand() -> None:
     )
 
 
-def test_an_address_nobody_paid_has_no_history_and_that_is_a_fact() -> None:
+def test_unpaid_address_has_no_history() -> None:
     facts = PaymentFacts(
         height=9,
         amount_sat=1,
@@ -115,7 +115,7 @@ def test_without_an_index_of_the_recipient_its_features_are_unavailable() -> Non
     assert features["sender_payments"].status is Status.PRESENT
 
 
-def test_without_the_senders_addresses_neither_sender_nor_pair_is_known() -> None:
+def test_without_sender_addresses_sender_and_pair_are_unavailable() -> None:
     features = by_name(replace(FACTS, sender=None, sender_link_heights=None))
 
     assert features["sender_payments"].status is Status.UNAVAILABLE
@@ -124,14 +124,14 @@ def test_without_the_senders_addresses_neither_sender_nor_pair_is_known() -> Non
     assert features["recipient_receipts"].status is Status.PRESENT
 
 
-def test_links_read_long_ago_are_too_old_and_the_rest_is_not() -> None:
+def test_old_links_age_out_and_other_features_stay() -> None:
     features = by_name(replace(FACTS, links_height=FACTS.height - 145))
 
     assert features["sender_link_age_blocks"].status is Status.OUTSIDE_MAX_AGE
     assert features["recipient_receipts"].status is Status.PRESENT
 
 
-def test_a_payment_in_a_coinjoin_counts_at_most_what_the_sender_put_in() -> None:
+def test_coinjoin_payment_is_at_most_the_senders_input() -> None:
     mix = Spend(b"mix", 5, (Output(OTHER, 10 * BTC), Output(CHANGE, 10 * BTC)))
     payer = AddressHistory(PAYER, (Receipt(b"t0", 0, 1, BTC, frozenset(), spend=mix),))
     facts = replace(FACTS, sender=(payer,), amount_sat=BTC)
@@ -153,7 +153,7 @@ def test_inputs_spent_together_are_one_payment() -> None:
 
 
 @pytest.mark.parametrize("amount_sat", [0, -1])
-def test_an_amount_must_be_positive(amount_sat: int) -> None:
+def test_amount_must_be_positive(amount_sat: int) -> None:
     with pytest.raises(ValueError, match="positive"):
         extract(replace(FACTS, amount_sat=amount_sat))
 
@@ -189,7 +189,7 @@ receipts = st.builds(
 
 
 def agreeing(*histories: list[Receipt]) -> list[tuple[Receipt, ...]]:
-    """As on a real chain: each output once, one content per spend, one origin per funding txid."""
+    """Makes receipts consistent: each output once, equal spends and funders for equal txids."""
     spends: dict[bytes, Spend] = {}
     origins: dict[bytes, Receipt] = {}
     outpoints: set[tuple[bytes, int]] = set()
@@ -223,9 +223,9 @@ def payments(draw: st.DrawFn) -> PaymentFacts:
     )
 
 
-@settings(deadline=None)  # a busy machine is no defect
+@settings(deadline=None)  # a busy machine is slow
 @given(payments(), histories)
-def test_nothing_confirmed_after_h_changes_the_vector(
+def test_later_blocks_do_not_change_the_vector(
     facts: PaymentFacts, later: tuple[Receipt, ...]
 ) -> None:
     assert facts.recipient
@@ -247,9 +247,9 @@ def test_nothing_confirmed_after_h_changes_the_vector(
     assert extract(past) == extract(facts) == extract(future)
 
 
-@settings(deadline=None)  # a busy machine is no defect
+@settings(deadline=None)  # a busy machine is slow
 @given(payments(), st.randoms(use_true_random=False))
-def test_the_order_of_receipts_and_addresses_changes_nothing(
+def test_order_of_receipts_and_addresses_changes_nothing(
     facts: PaymentFacts, random: Random
 ) -> None:
     assert facts.recipient
@@ -269,13 +269,13 @@ def test_the_order_of_receipts_and_addresses_changes_nothing(
     assert extract(other) == extract(facts)
 
 
-@settings(deadline=None)  # a busy machine is no defect
+@settings(deadline=None)  # a busy machine is slow
 @given(payments(), amounts, heights)
-def test_what_was_measured_for_one_payment_holds_for_another(
+def test_cached_measures_give_the_same_features(
     facts: PaymentFacts, amount_sat: int, height: int
 ) -> None:
-    measured = Measured()
-    extract(facts, measured)
+    cache = MeasureCache()
+    extract(facts, cache)
     assert facts.recipient
     assert facts.sender
     others = [
@@ -285,21 +285,21 @@ def test_what_was_measured_for_one_payment_holds_for_another(
         replace(facts, recipient=AddressHistory(SHOP, facts.recipient.receipts[1:])),
     ]
 
-    assert [extract(other, measured) for other in others] == [extract(other) for other in others]
+    assert [extract(other, cache) for other in others] == [extract(other) for other in others]
 
 
-def test_only_the_histories_seen_last_are_remembered() -> None:
-    measured = Measured(most=2)
+def test_cache_keeps_the_last_measures_only() -> None:
+    cache = MeasureCache(max_size=2)
     calls: list[AddressHistory] = []
     histories = [AddressHistory(bytes([n])) for n in range(3)]
 
     for history in [*histories, histories[2], histories[0]]:
-        measured.once(calls.append, history)
+        cache.get(calls.append, history)
 
     assert calls == [*histories, histories[0]]
 
 
-@settings(deadline=None)  # a busy machine is no defect
+@settings(deadline=None)  # a busy machine is slow
 @given(payments())
 def test_every_vector_is_finite_or_without_history(facts: PaymentFacts) -> None:
     features = extract(facts)

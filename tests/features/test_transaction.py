@@ -1,4 +1,4 @@
-"""The transaction features: what bytes and prevouts say, and silence about the rest."""
+"""The transaction features: from bytes and prevouts, and unavailable without them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def values(facts: TransactionFacts) -> dict[str, float | None]:
     return {name: feature.value for name, feature in features(facts).items()}
 
 
-def test_the_features_are_those_of_the_set_in_its_order() -> None:
+def test_features_are_those_of_the_set_in_its_order() -> None:
     assert tuple(feature.name for feature in extract(FACTS)) == TRANSACTION.names
     assert len(TRANSACTION.vector(extract(FACTS))) == len(TRANSACTION.names)
 
@@ -104,7 +104,7 @@ def test_fee_and_funders_are_read_from_the_prevouts() -> None:
     assert {name: found[name] for name in expected} == expected
 
 
-def test_one_unknown_prevout_leaves_all_that_hangs_on_them_open() -> None:
+def test_one_unknown_prevout_makes_prevout_features_unavailable() -> None:
     found = features(replace(FACTS, spent=(FACTS.spent[0], None)))
 
     assert {found[name].status for name in NAMES} == {Status.UNAVAILABLE}
@@ -112,7 +112,7 @@ def test_one_unknown_prevout_leaves_all_that_hangs_on_them_open() -> None:
     assert found["inputs"].value == 2
 
 
-def test_prevouts_without_an_age_leave_only_the_ages_open() -> None:
+def test_prevouts_without_an_age_make_only_ages_unavailable() -> None:
     spent = SpentOutput(paid(ALICE, 20_000_000), None)
 
     found = features(replace(FACTS, spent=(spent,)))
@@ -121,13 +121,13 @@ def test_prevouts_without_an_age_leave_only_the_ages_open() -> None:
     assert found["fee_sat"].status is Status.PRESENT
 
 
-def test_a_coinbase_has_no_prevouts_to_know() -> None:
+def test_coinbase_has_no_prevouts_to_know() -> None:
     found = features(replace(FACTS, is_coinbase=True, spent=(None,)))
 
     assert {found[name].status for name in NAMES} == {Status.NO_HISTORY}
 
 
-def test_a_transaction_that_pays_nothing_has_no_shares() -> None:
+def test_transaction_that_pays_nothing_has_no_shares() -> None:
     found = features(replace(FACTS, outputs=(DATA,)))
 
     assert found["largest_output_share"].status is Status.NO_HISTORY

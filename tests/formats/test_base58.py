@@ -1,4 +1,4 @@
-"""Base58: every bytes value comes back, leading zeros included."""
+"""Base58: all bytes come back, leading zeros included."""
 
 from __future__ import annotations
 

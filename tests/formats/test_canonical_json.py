@@ -1,4 +1,4 @@
-"""Canonical JSON: the fast way says what RFC 8785 says."""
+"""Canonical JSON: the fast writer agrees with rfc8785."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ VALUES = some.recursive(
 
 
 @given(VALUES)
-def test_it_is_the_text_of_rfc_8785(value: Any) -> None:
+def test_text_equals_that_of_rfc8785(value: Any) -> None:
     assert _outcome(canonical_json.dumps, value) == _outcome(rfc8785.dumps, value)
 
 
 @pytest.mark.parametrize(
     "value", [2**53, math.nan, -math.inf, "\ud800", {1: 2}, {"a": ()}, -0.0, 1e15, 0.0001, 1.0]
 )
-def test_it_refuses_what_rfc_8785_refuses(value: Any) -> None:
+def test_refusals_equal_those_of_rfc8785(value: Any) -> None:
     assert _outcome(canonical_json.dumps, value) == _outcome(rfc8785.dumps, value)
 
 
 def _outcome(dumps: Any, value: Any) -> Any:
-    """The text, or the kind of the refusal."""
+    """Returns the text, or the type of the error."""
     try:
         return dumps(value)
     except rfc8785.CanonicalizationError as error:

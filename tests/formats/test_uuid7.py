@@ -24,7 +24,7 @@ def test_uuid_begins_with_its_time_and_is_canonical(unix_ms: int, random: bytes)
     assert uuid7.is_canonical(text)
 
 
-def test_example_of_rfc_9562_comes_out() -> None:
+def test_example_of_rfc_9562_is_reproduced() -> None:
     random = bytes.fromhex("0cc3" + "18c4dc0c0c07398f")
 
     assert uuid7.from_parts(0x017F22E279B0, random) == "017f22e2-79b0-7cc3-98c4-dc0c0c07398f"

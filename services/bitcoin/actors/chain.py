@@ -79,8 +79,9 @@ class ChainActor(Actor[ChainMessage]):
         on_moved: Callable[[], None] = lambda: None,
         checkpoint_blocks: int = 1000,
     ) -> None:
-        """``on_filled`` is called after the mempool may have grown, ``on_moved`` after the chain
-        may have moved."""
+        """Stores the parts; calls ``on_filled`` if the mempool may have grown, ``on_moved`` if the
+        chain may have moved.
+        """
         self._chain = chain
         self._mempool = Mempool()
         self._kernel = kernel

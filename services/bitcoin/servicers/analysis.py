@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from anya.bitcoin.v1 import analysis_pb2 as pb
 from anya.bitcoin.v1.analysis_pb2_grpc import AnalysisServiceServicer
 from anya.mesh.v1 import features_pb2
-from features.payment_risk import PAYMENT_RISK, Measured, PaymentFacts, RecipientLink, extract
+from features.payment_risk import PAYMENT_RISK, MeasureCache, PaymentFacts, RecipientLink, extract
 from mesh.errors import FailedPrecondition, InvalidArgument, Reason
 from services.bitcoin.actors.chain_messages import GetChainInfo
 from services.bitcoin.arguments import parse_address
@@ -44,7 +44,7 @@ class AnalysisServicer(AnalysisServiceServicer):
         self._attestor = attestor
         self._verifier = verifier
         self._network = network
-        self._measured = Measured()
+        self._cache = MeasureCache()
 
     async def ExtractPaymentFeatures(
         self,
@@ -63,7 +63,7 @@ class AnalysisServicer(AnalysisServiceServicer):
         tip = await self._chain.ask(GetChainInfo())
         seen = await self._histories.read([recipient, *senders])
         at_tip = seen.tip.hash == tip.tip_hash or seen.height > tip.height
-        vector = _format(extract(_facts(request, seen), self._measured), seen, index_at_tip=at_tip)
+        vector = _format(extract(_facts(request, seen), self._cache), seen, index_at_tip=at_tip)
         raw = vector.SerializeToString(deterministic=True)
         values = {"sha256": sha256(raw).hexdigest()}
         attestation = self._attestor.attest("payment_features", digest, values=values)

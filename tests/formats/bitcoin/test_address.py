@@ -1,4 +1,4 @@
-"""Addresses: the published vectors, and the network each one belongs to."""
+"""Addresses: the published vectors, and the networks of each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from formats.bitcoin.errors import AddressError, OtherNetworkError
 from formats.bitcoin.network import Network
 from formats.bitcoin.script import ScriptType, is_unspendable, script_type
 
-# Of BIP 173, BIP 350 and, for base58, of blocks and transactions everybody has.
+# From BIP 173, BIP 350 and, for base58, from the main chain.
 VALID = [
     (
         "BC1QW508D6QEJXTDG4Y5R3ZARVARY0C5XW7KV8F3T4",
@@ -78,7 +78,7 @@ def test_published_addresses_stand_for_their_scripts(
 
 @pytest.mark.parametrize("address", INVALID.values(), ids=INVALID)
 @pytest.mark.parametrize("network", [Network.MAIN, Network.TESTNET4])
-def test_what_is_no_address_is_refused(address: str, network: Network) -> None:
+def test_malformed_addresses_are_refused(address: str, network: Network) -> None:
     with pytest.raises(AddressError):
         parse_address(address, network)
 
@@ -91,7 +91,7 @@ def test_what_is_no_address_is_refused(address: str, network: Network) -> None:
         ("1A1zP1eP5QGefi2DMPTfTL5SLmv7DivfNa", "main"),
     ],
 )
-def test_an_address_of_another_network_is_refused_by_its_name(address: str, belongs: str) -> None:
+def test_address_of_another_network_is_refused_by_its_name(address: str, belongs: str) -> None:
     with pytest.raises(
         OtherNetworkError, match=f"an address of {belongs}; this network is regtest"
     ):
@@ -116,7 +116,7 @@ def test_every_script_with_an_address_comes_back_from_it(script: bytes, network:
 
 
 @given(PROGRAMS, st.data())
-def test_a_mistyped_character_is_noticed(script: bytes, data: st.DataObject) -> None:
+def test_mistyped_character_is_refused(script: bytes, data: st.DataObject) -> None:
     address = format_address(script, Network.REGTEST)
     assert address is not None
     at = data.draw(st.integers(0, len(address) - 1))
@@ -140,11 +140,11 @@ def test_a_mistyped_character_is_noticed(script: bytes, data: st.DataObject) -> 
         ("0015" + "00" * 20, ScriptType.OTHER),
     ],
 )
-def test_scripts_without_an_address_are_told_apart(script: str, kind: ScriptType) -> None:
+def test_scripts_without_an_address_have_their_own_types(script: str, kind: ScriptType) -> None:
     assert script_type(bytes.fromhex(script)) is kind
 
 
-def test_an_output_nobody_can_spend_is_known_as_such() -> None:
+def test_unspendable_scripts_are_recognised() -> None:
     assert is_unspendable(b"\x6a\x04data")
     assert is_unspendable(b"\x51" * 10_001)
     assert not is_unspendable(b"\x51" * 10_000)

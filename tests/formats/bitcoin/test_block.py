@@ -1,4 +1,4 @@
-"""The reader of blocks: every byte is read, and held against the header."""
+"""The reader of blocks: every byte is read, and checked against the header."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_bytes_after_a_block_are_refused_with_their_offset() -> None:
         parse_block(raw + b"junk")
 
 
-def test_every_altered_byte_of_a_block_is_noticed() -> None:
+def test_every_altered_byte_of_a_block_is_detected() -> None:
     whole = block(payment())
 
     for at, byte in enumerate(whole.raw):
@@ -87,7 +87,7 @@ def test_block_without_transactions_is_refused() -> None:
 
 
 def test_repeated_transaction_with_the_same_merkle_root_is_refused() -> None:
-    whole = block(payment(), payment(()))  # three transactions: the last is paired with itself
+    whole = block(payment(), payment(()))  # three transactions: the last one pairs with itself
     mutated = parse_block(
         serialize_block(whole.header, (*whole.transactions, whole.transactions[-1]))
     )

@@ -88,7 +88,7 @@ def assert_agrees(ours: Transaction, oracle: CTransaction) -> None:
     assert [tuple(output) for output in ours.outputs] == [
         (output.nValue, bytes(output.scriptPubKey)) for output in oracle.vout
     ]
-    # The oracle leaves witnesses out that are all empty.
+    # The oracle has no witnesses if all are empty.
     stacks = [tuple(witness.scriptWitness.stack) for witness in oracle.wit.vtxinwit]
     assert [tuple(input) for input in ours.inputs()] == [
         (input.prevout.serialize(), bytes(input.scriptSig), input.nSequence, stack)
