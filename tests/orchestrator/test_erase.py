@@ -1,4 +1,4 @@
-"""A payment that is erased through the wire: what is left of it, and where."""
+"""Erasure of a payment through gRPC: which parts stay, and where."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ async def test_erased_payment_shows_steps_and_fee_but_no_names(
         (s.start_time, s.end_time, s.attempts) for s in before.steps
     ]
     assert values.from_struct(after.input) == MARK
-    assert not _named(after)
+    assert not _personal_data_in(after)
     paid = next(step for step in after.steps if step.path == "execute_payment")
     sent = values.from_struct(paid.output)["_output"]
     assert (sent["fee_sat"], sent["status"]) == (150, "success")
@@ -96,7 +96,7 @@ async def test_watch_of_an_erased_run_shows_every_record(
 
     assert [update.sequence for update in updates] == list(range(1, len(earlier) + 2))
     assert [update.run.status for update in updates[:-1]] == [u.run.status for u in earlier]
-    assert not [update for update in updates if _named(update)]
+    assert not [update for update in updates if _personal_data_in(update)]
     assert (await finished(workflows, before.run_id)).HasField("erase_time")
 
 
@@ -136,7 +136,7 @@ async def test_file_holds_no_personal_data_of_an_erased_payment(
     authority: Authority, config: OrchestratorConfig, tmp_path: Path
 ) -> None:
     request = payment()
-    request.presentation = "vp.of.somebody"
+    request.presentation = "vp.of.ada"
     found = []
     for erases in (False, True):
         async with (
@@ -153,7 +153,7 @@ async def test_file_holds_no_personal_data_of_an_erased_payment(
             )
         file = stored(tmp_path)
         about: tuple[str, ...] = (
-            "vp.of.somebody",
+            "vp.of.ada",
             INPUT["sender_did"],
             INPUT["recipient_address"],
             "jws of risk",
@@ -161,13 +161,13 @@ async def test_file_holds_no_personal_data_of_an_erased_payment(
         found.append([word for word in about if word.encode() in file])
 
     assert found == [
-        ["vp.of.somebody", INPUT["sender_did"], INPUT["recipient_address"], "jws of risk"],
+        ["vp.of.ada", INPUT["sender_did"], INPUT["recipient_address"], "jws of risk"],
         [],
     ]
 
 
-def _named(message: object) -> list[str]:
-    """Whom of the payment's people a message names."""
+def _personal_data_in(message: object) -> list[str]:
+    """Returns the personal data of the payment that a message contains."""
     return [value for value in INPUT.values() if isinstance(value, str) and value in str(message)]
 
 

@@ -1,4 +1,4 @@
-"""What a run told others, and what a schedule gives its runs: gone with who it was of."""
+"""Erasure of emitted events, and of the input of a deleted schedule."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ TELLS_OF_ITSELF = steps(OF_ITSELF).replace("example", "itself")
 
 
 async def emitted(database: Database) -> list[Row]:
-    """Type, subject and data of every event that a run emitted, as the outbox has them."""
+    """Returns type, key, event subject and data of each emitted event in the outbox."""
 
     async def work(tx: Transaction) -> list[Row]:
         rows = await tx.fetch(
@@ -68,15 +68,15 @@ async def test_events_of_an_erased_run_are_erased_and_receivers_still_fold(
     async with orchestrator(stored) as service, dial(authority, service.port) as channel:
         workflows = WorkflowServiceStub(channel)
         await register_workflows(workflows)
-        heard = await start_listener(workflows, PERSON)
-        told = await start_workflow(workflows, "tell", order=PERSON, by=PERSON)
-        await finished(workflows, told)
-        before = await finished(workflows, heard)
+        receiver_run = await start_listener(workflows, PERSON)
+        emitter_run = await start_workflow(workflows, "tell", order=PERSON, by=PERSON)
+        await finished(workflows, emitter_run)
+        before = await finished(workflows, receiver_run)
 
-        await erase(workflows, told)
-        after = await get(workflows, heard)
-        await erase(workflows, heard, "another")
-        erased = await get(workflows, heard)
+        await erase(workflows, emitter_run)
+        after = await get(workflows, receiver_run)
+        await erase(workflows, receiver_run, "another")
+        erased = await get(workflows, receiver_run)
 
     async with opened(location) as (store, _):
         left = await emitted(store.database)
@@ -90,21 +90,21 @@ async def test_events_of_an_erased_run_are_erased_and_receivers_still_fold(
 async def test_file_holds_no_personal_data_of_an_erased_event(
     config: OrchestratorConfig, authority: Authority, tmp_path: Path
 ) -> None:
-    told, found = [], []
+    run_ids, found = [], []
     for erases in (False, True):
         async with orchestrator(config) as service, dial(authority, service.port) as channel:
             workflows = WorkflowServiceStub(channel)
             await register_workflows(workflows)
-            told.append(await start_workflow(workflows, "tell", order=PERSON, by=PERSON))
-            await finished(workflows, told[-1])
-            for run_id in told if erases else ():
+            run_ids.append(await start_workflow(workflows, "tell", order=PERSON, by=PERSON))
+            await finished(workflows, run_ids[-1])
+            for run_id in run_ids if erases else ():
                 await erase(workflows, run_id, run_id)
-        found.append(_names_the_person(tmp_path))
+        found.append(_contains_the_person(tmp_path))
 
     assert found == [True, False]
 
 
-def _names_the_person(folder: Path) -> bool:
+def _contains_the_person(folder: Path) -> bool:
     stored = b"".join(path.read_bytes() for path in sorted(folder.rglob("orchestrator.db*")))
     return PERSON.encode() in stored
 
@@ -193,7 +193,7 @@ async def test_file_holds_no_input_of_a_deleted_schedule(
                 await schedules.DeleteSchedule(request, timeout=5)
             else:
                 await schedules.CreateSchedule(yearly(), timeout=5)
-        found.append(_names_the_person(tmp_path))
+        found.append(_contains_the_person(tmp_path))
 
     assert found == [True, False]
 

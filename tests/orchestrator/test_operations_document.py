@@ -1,4 +1,4 @@
-"""docs/operations.md: what it says of settings, of the command line and of who may erase."""
+"""docs/operations.md: its settings, commands, privilege and figures match the code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the journal lets go of, on both databases: whole runs, and what is about people."""
+"""Deletion of old runs and erasure of personal data, on both databases."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from services.orchestrator.store.deletion import Deletion
 from services.orchestrator.store.erasure import Erasure
 from services.orchestrator.store.open import open_store
 from services.orchestrator.store.run_store import StartResult
-from tests.orchestrator.store.test_run_store import GIVEN, POLICY, Nobody, begin, fails
+from tests.orchestrator.store.test_run_store import GIVEN, POLICY, IdleWorker, begin, fails
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -42,7 +42,7 @@ async def opened(location: str) -> AsyncIterator[tuple[OrchestratorStore, Workfl
     async with open_store(location) as store:
         catalogue = WorkflowRegistry(store.definitions)
         await catalogue.register_built_in()
-        async with store.own(Nobody(), RunNotifier()):
+        async with store.own(IdleWorker(), RunNotifier()):
             yield store, catalogue
 
 
@@ -53,7 +53,7 @@ async def end_run(
     *,
     days_ago: float = 100,
 ) -> None:
-    """A run that failed so long ago by the database's clock."""
+    """Stores a run that failed so many days ago by the database's clock."""
     now_us = await now(store.database)
     at_us = now_us - int(days_ago * DAY_US)
     ended = fails(await begin(store.runs, catalogue, run_id, at_us=at_us))
@@ -67,7 +67,7 @@ async def now(database: Database) -> int:
     return await database.read(work)
 
 
-async def call_for_people(store: OrchestratorStore, run_id: str, status: str) -> None:
+async def set_needs_attention(store: OrchestratorStore, run_id: str, status: str) -> None:
     async def work(tx: Transaction) -> None:
         await tx.execute("UPDATE run SET status = ? WHERE id = ?", status, run_id)
 
@@ -99,7 +99,7 @@ def key(request_id: str = "erase") -> IdempotencyKey:
 
 
 async def erase(store: OrchestratorStore, run_id: str = "run", request_id: str = "erase") -> int:
-    """When it was erased."""
+    """Erases the run; returns the time of the erasure, Unix microseconds."""
     reply = await Erasure(store.database).erase(
         key(request_id), run_id, lambda at_us: str(at_us).encode()
     )
@@ -176,7 +176,7 @@ async def test_run_that_needs_an_operator_is_neither_deleted_nor_erased_by_age(
 ) -> None:
     async with opened(location) as (store, catalogue):
         await end_run(store, catalogue, "kept")
-        await call_for_people(store, "kept", status)
+        await set_needs_attention(store, "kept", status)
         await end_run(store, catalogue, "other")
 
         await erase_all(store, days=1)
@@ -303,7 +303,7 @@ async def test_runs_are_erased_by_age(location: str) -> None:
 async def test_interrupted_erasure_is_completed(
     location: str, replaced: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The run has three records, and the one that says that it is erased."""
+    """The run has three records, and the record of the erasure."""
     monkeypatch.setattr(erasure, "ERASE_BATCH_SIZE", 1)
     async with opened(location) as (store, catalogue):
         await end_run(store, catalogue)

@@ -40,9 +40,9 @@ steps:
   - id: text
     set: {greeting: "to {{input.to}}"}
 """
-# The same workflow with an input that no schedule of REPORT gives.
+# The same workflow, whose input the schedules of REPORT do not have.
 CHANGED = REPORT.replace("to {{input.to}}", "{{input.name}}")
-# And one that goes on for longer than an interval.
+# The same workflow, with a run that takes longer than an interval.
 LONG = """
 id: report
 name: Takes long
@@ -69,14 +69,14 @@ steps:
 
 @dataclass(slots=True)
 class Replica:
-    """One orchestrator without its doors."""
+    """An orchestrator without its gRPC services."""
 
     clock: ManualClock
     store: OrchestratorStore
-    catalogue: WorkflowRegistry
+    registry: WorkflowRegistry
     schedules: ScheduleStore
     scheduler: Scheduler
-    runner: Worker
+    worker: Worker
 
     async def create(
         self,
@@ -86,29 +86,29 @@ class Replica:
         allowed_privileges: frozenset[str] | None = None,
         **changes: Any,
     ) -> None:
-        """An hourly schedule of ``report`` from now on, but for ``changes``."""
+        """Creates an hourly schedule of ``report`` from now on, with ``changes``."""
 
         def make(now_ms: int) -> Schedule:
-            asked: dict[str, Any] = {
+            fields: dict[str, Any] = {
                 "timing": Interval(HOUR * 1000),
                 "input": {"to": "Ada"},
                 "start_ms": now_ms,
             }
-            return Schedule(id=id, workflow_id="report", **asked | changes)
+            return Schedule(id=id, workflow_id="report", **fields | changes)
 
         key = IdempotencyKey(creator, "CreateSchedule", id, b"body")
         await self.scheduler.create(
             key, make, "report", lambda _: b"", allowed_privileges=allowed_privileges
         )
 
-    async def settle(self) -> None:
-        """Start everything that is due."""
+    async def start_all_due(self) -> None:
+        """Starts all due runs."""
         while await self.scheduler.start_due() <= 0:
             pass
 
     async def pass_hours(self, hours: float) -> None:
         self.clock.advance(hours * HOUR)
-        await self.settle()
+        await self.start_all_due()
 
     async def stored(self, id: str = "hourly") -> StoredSchedule:
         return await self.schedules.find(id)
@@ -117,7 +117,7 @@ class Replica:
         return (await self.stored(id)).progress
 
     async def runs(self) -> list[str]:
-        """Ids, oldest first."""
+        """Returns the ids of all runs, oldest first."""
         found = await self.store.runs.query.page(RunFilter(workflow_id="report"), limit=200)
         return sorted(row.id for row in found.rows)
 
@@ -133,7 +133,7 @@ class Replica:
 async def replica(
     config: OrchestratorConfig, location: str, clock: ManualClock | None = None
 ) -> AsyncIterator[Replica]:
-    """A replica that knows ``report`` and starts what is due when it is told to look."""
+    """Runs a replica with the workflow ``report``; the test calls its scheduler."""
     by = clock or ManualClock(NOON / 1000)
 
     async def now_ms(_: Transaction) -> int:
@@ -143,12 +143,12 @@ async def replica(
         runtime = await stack.enter_async_context(open_runtime(config.mesh))
         store = await stack.enter_async_context(open_store(location))
         peers = await stack.enter_async_context(open_peers(runtime, timeout=2.0))
-        catalogue, changes = WorkflowRegistry(store.definitions), RunNotifier()
-        await catalogue.register_built_in()
-        await catalogue.register(REPORT)
-        runner = Worker(store.runs, store.database, catalogue, peers, changes, None, config)
+        registry, notifier = WorkflowRegistry(store.definitions), RunNotifier()
+        await registry.register_built_in()
+        await registry.register(REPORT)
+        worker = Worker(store.runs, store.database, registry, peers, notifier, None, config)
         schedules = ScheduleStore(store.database, now_ms)
-        scheduler = Scheduler(schedules, catalogue, runner, NoOpTracer(), config)
-        await stack.enter_async_context(store.own(runner, changes))
-        await stack.enter_async_context(runner.running())
-        yield Replica(by, store, catalogue, schedules, scheduler, runner)
+        scheduler = Scheduler(schedules, registry, worker, NoOpTracer(), config)
+        await stack.enter_async_context(store.own(worker, notifier))
+        await stack.enter_async_context(worker.running())
+        yield Replica(by, store, registry, schedules, scheduler, worker)

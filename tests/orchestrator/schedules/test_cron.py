@@ -1,4 +1,4 @@
-"""Cron by the clocks of a zone: what the document says, and every minute of days that change."""
+"""Cron in time zones: the table of the document, and every minute of days with a clock change."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def moment(text: str) -> datetime:
 
 
 def due(expression: str, zone: str, since: datetime, until: datetime) -> list[datetime]:
-    """All due times from ``since`` on, before ``until``."""
+    """Returns all due times from ``since`` on and before ``until``."""
     timing = cron(expression, zone)
     found = []
     at = timing.next_due(int(since.timestamp()) * 1000 - 1)
@@ -64,7 +64,7 @@ def test_due_times_of_the_document_are_true(expression: str, spring: str, autumn
 
 
 def _next_day(midnight: datetime) -> datetime:
-    return (midnight + DAY).astimezone(UTC)  # by the clock on the wall
+    return (midnight + DAY).astimezone(UTC)  # in local time
 
 
 def test_document_has_all_rows() -> None:
@@ -90,17 +90,17 @@ def test_due_times_of_three_days_follow_the_rules(
 
 
 def by_rule(expression: str, zone: str, since: datetime, until: datetime) -> list[datetime]:
-    """The same, minute by minute."""
+    """Returns the same due times, found minute by minute by the rules of the document."""
     parsed = CronSim(expression, datetime(2000, 1, 1))
     every_hour = len(parsed.hours) == 24
     found: set[datetime] = set()
     at = since - 2 * DAY
-    last_shown: datetime | None = None  # the latest that clocks have shown so far
+    last_shown: datetime | None = None  # the latest local time so far
     while at < until:
         shown = at.astimezone(ZoneInfo(zone)).replace(tzinfo=None)
         named = [shown]
         if not every_hour and last_shown is not None:
-            # What was skipped is made up for, and what was shown before is over.
+            # Skipped local times are due now; a local time that occurred before is not.
             skipped = (shown - last_shown) // MINUTE
             named = [last_shown + MINUTE * number for number in range(1, skipped + 1)]
         if any(one.hour in parsed.hours and one.minute in parsed.minutes for one in named):

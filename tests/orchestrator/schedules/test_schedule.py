@@ -1,4 +1,4 @@
-"""Which due times there are, and which of those that passed become runs."""
+"""The due times of a schedule, and which of the past ones start a run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def catching_up(policy: CatchUp, limit: int = 100) -> Schedule:
 
 
 def all_started(schedule: Schedule, first_ms: int, now_ms: int) -> list[float]:
-    """Hours after noon of everything that is started, one after the other."""
+    """Returns all due times that start a run, in hours after noon."""
     found = []
     while (due := schedule.due_to_start(first_ms, now_ms)) is not None:
         found.append((due - NOON) / HOUR)

@@ -1,4 +1,4 @@
-"""ScheduleService as its clients see it: what it takes, refuses, shows and lists."""
+"""ScheduleService through gRPC: creating, refusing, showing and listing schedules."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ R = TypeVar("R", bound=Message)
 
 @pytest.fixture
 async def schedules(channel: grpc.aio.Channel) -> ScheduleServiceAsyncStub:
-    """Of an orchestrator that knows ``report``."""
+    """Returns the client of an orchestrator with the workflow ``report``."""
     registered = workflow_pb2.RegisterWorkflowRequest(definition=REPORT)
     await WorkflowServiceStub(channel).RegisterWorkflow(registered, timeout=5)
     return ScheduleServiceStub(channel)
 
 
 def asked(id: str = "often", **changes: Any) -> pb.CreateScheduleRequest:
-    """A schedule that is right, but for ``changes``."""
+    """Returns a valid request with ``changes``."""
     request = pb.CreateScheduleRequest(request_id=id)
     given = {"schedule_id": id, "workflow_id": "report", "input": {"to": "Ada"}}
     timing = {} if "cron" in changes else {"interval": "3600s"}
@@ -237,7 +237,7 @@ async def test_schedule_is_paused_resumed_and_deleted(
 
 
 def _again(request: R) -> R:
-    """The same under another request_id."""
+    """Returns a copy with another request_id."""
     again = type(request)()
     again.CopyFrom(request)
     setattr(again, "request_id", "again")  # noqa: B010  (no static type has the field)

@@ -1,4 +1,4 @@
-"""Due times become runs: each at most one, on both databases, whoever looks and whoever dies."""
+"""Each due time starts at most one run, on both databases, across replicas and crashes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from services.orchestrator.config import OrchestratorConfig
 
-RETRY_DELAY_S = 2.0  # seconds until another look takes up what was not settled
+RETRY_DELAY_S = 2.0  # until a poll repeats a start without an outcome
 
 
 def run_at(hour: int) -> str:
@@ -41,10 +41,10 @@ async def test_each_due_time_starts_one_run_of_the_schedules_creator(
 ) -> None:
     async with replica(config, location) as it:
         await it.create()
-        await it.settle()
+        await it.start_all_due()
         before = await it.runs()
         await it.pass_hours(1)
-        await it.settle()
+        await it.start_all_due()
         await it.pass_hours(0.5)
         await it.pass_hours(0.5)
         progress = await it.progress()
@@ -104,7 +104,7 @@ async def test_replicas_that_poll_at_once_start_one_run(
             await one.create(f"s{number}")
         for _ in range(3):
             clock.advance(HOUR)
-            await asyncio.gather(*(each.settle() for each in (one, other) * 4))
+            await asyncio.gather(*(each.start_all_due() for each in (one, other) * 4))
         runs = await one.runs()
         counts = {(await other.progress(f"s{number}")).started for number in range(20)}
 
@@ -119,10 +119,10 @@ async def test_claimed_due_time_without_a_run_is_retried(
         await it.create()
         it.clock.advance(HOUR)
         decided = await it.schedules.claim()
-        await it.settle()
+        await it.start_all_due()
         too_early = await it.runs()
         it.clock.advance(RETRY_DELAY_S)
-        await it.settle()
+        await it.start_all_due()
 
         assert [firing.run_id for firing in decided] == [run_at(13)]
         assert too_early == []
@@ -137,11 +137,11 @@ async def test_started_run_without_an_outcome_is_not_started_again(
         await it.create()
         failpoint.arm("schedule.before_outcome/hourly=error", network="regtest")
         await it.pass_hours(1)
-        unsettled = await it.progress()
+        without_outcome = await it.progress()
         it.clock.advance(RETRY_DELAY_S)
-        await it.settle()
+        await it.start_all_due()
 
-        assert (unsettled.started, unsettled.firing_ms) == (0, NOON + HOUR * 1000)
+        assert (without_outcome.started, without_outcome.firing_ms) == (0, NOON + HOUR * 1000)
         assert await it.runs() == [run_at(13)]
         assert (await it.progress()).started == 1
 
@@ -152,12 +152,12 @@ async def test_late_outcome_changes_nothing(config: OrchestratorConfig, location
         it.clock.advance(HOUR)
         (firing,) = await it.schedules.claim()
         it.clock.advance(RETRY_DELAY_S)
-        await it.settle()
-        settled = await it.progress()
+        await it.start_all_due()
+        before = await it.progress()
         await it.schedules.record_outcome(firing)
         await it.schedules.record_outcome(firing, "refused")
 
-        assert await it.progress() == settled
+        assert await it.progress() == before
 
 
 async def test_failing_schedule_does_not_stop_the_others(
@@ -203,7 +203,7 @@ async def test_overlap_policy_decides_while_a_run_has_not_ended(
     skipped: int,
 ) -> None:
     async with replica(config, location) as it:
-        await it.catalogue.register(LONG)
+        await it.registry.register(LONG)
         await it.create(overlap=overlap)
         for _ in range(3):
             await it.pass_hours(1)
@@ -230,25 +230,25 @@ async def test_next_run_starts_once_the_last_has_ended(
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [(CHANGED, "name"), (PAYS, "this workflow pays")],
     ids=["another input", "it pays now"],
 )
 async def test_refused_run_is_reported_and_does_not_stop_the_next(
-    config: OrchestratorConfig, location: str, changed: str, said: str
+    config: OrchestratorConfig, location: str, changed: str, message: str
 ) -> None:
     async with replica(config, location) as it:
         await it.create()
-        await it.catalogue.register(changed)
+        await it.registry.register(changed)
         await it.pass_hours(1)
         refused = await it.progress()
-        await it.catalogue.register(LONG)
+        await it.registry.register(LONG)
         await it.pass_hours(1)
         after = await it.progress()
 
         assert await it.runs() == [run_at(14)]
     assert (refused.refused, refused.started) == (1, 0)
-    assert said in refused.last_error
+    assert message in refused.last_error
     assert refused.last_error_due_ms == NOON + HOUR * 1000
     assert (after.refused, after.started) == (1, 1)
 
@@ -262,7 +262,7 @@ async def test_due_times_during_a_pause_are_not_caught_up(
         await it.pass_hours(2.5)
         paused = await it.progress()
         await it.pause(paused=False, request_id="b")
-        await it.pause(paused=True, request_id="a")  # the first once more: it has happened
+        await it.pause(paused=True, request_id="a")  # repeated: it has no second effect
         await it.pass_hours(0.5)
 
         assert await it.runs() == [run_at(15)]
@@ -331,7 +331,7 @@ async def test_schedule_whose_runs_could_not_start_is_refused(
             await it.create(input={"to": 5, "more": 1})
         with pytest.raises(InvalidArgument, match="nothing is due"):
             await it.create(end_ms=NOON + 1)
-        await it.catalogue.register(PAYS)
+        await it.registry.register(PAYS)
         with pytest.raises(InvalidArgument) as pays:
             await it.create()
 
@@ -343,7 +343,7 @@ async def test_schedule_id_is_used_until_the_schedule_is_deleted(
 ) -> None:
     async with replica(config, location) as it:
         await it.create()
-        await it.create()  # the same again
+        await it.create()  # repeated: it has no second effect
         with pytest.raises(AlreadyExists):
             await it.create(creator="spiffe://anya.internal/client/other")
         await it.delete_as("hourly", "a")

@@ -1,4 +1,4 @@
-"""The document about schedules is true: its commands are run, one after the other, by a shell's."""
+"""The commands of docs/schedules.md work: the test executes them in order."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COMMANDS = re.findall(r"^\$ anya (.+)$", TEXT, re.MULTILINE)
 
 
 async def anya(command: str, folder: Path) -> tuple[int, str, str]:
-    """Exit code, what it printed, and what it complained about."""
+    """Returns exit code, standard output and standard error of a command."""
     arguments = [*shlex.split(command), "--home", str(folder)]
     child = await create_subprocess_exec(
         sys.executable, "-m", "cli", *arguments, cwd=folder, stdout=PIPE, stderr=PIPE

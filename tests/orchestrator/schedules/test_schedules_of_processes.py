@@ -1,4 +1,4 @@
-"""Schedules of real processes: killed between due and started, and two that look at once."""
+"""Schedules of real processes: killed between due time and start, and polling at once."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
     from mesh.testing import Authority
 
-DEADLINE = 10  # seconds, of every call
-SOON = 2_000  # ms: time enough to create a schedule
+CALL_TIMEOUT_S = 10
+SOON_MS = 2_000  # enough to create a schedule before it is due
 
 
 async def schedule(
@@ -40,9 +40,9 @@ async def schedule(
     start_ms: int = 0,
     end_ms: int = 0,
 ) -> None:
-    """Create a schedule of REPORT."""
+    """Creates a schedule of REPORT."""
     registered = workflow_pb2.RegisterWorkflowRequest(definition=REPORT)
-    await workflows.RegisterWorkflow(registered, timeout=DEADLINE)
+    await workflows.RegisterWorkflow(registered, timeout=CALL_TIMEOUT_S)
     request = pb.CreateScheduleRequest(request_id=id, schedule_id=id, workflow_id="report")
     request.interval.FromMilliseconds(interval_ms)
     request.input.update({"to": "Ada"})
@@ -52,17 +52,17 @@ async def schedule(
         request.start_time.FromMilliseconds(start_ms)
     if end_ms:
         request.end_time.FromMilliseconds(end_ms)
-    await schedules.CreateSchedule(request, timeout=DEADLINE)
+    await schedules.CreateSchedule(request, timeout=CALL_TIMEOUT_S)
 
 
 async def get(schedules: ScheduleServiceAsyncStub, id: str) -> pb.Schedule:
     request = pb.GetScheduleRequest(schedule_id=id)
-    return (await schedules.GetSchedule(request, timeout=DEADLINE)).schedule
+    return (await schedules.GetSchedule(request, timeout=CALL_TIMEOUT_S)).schedule
 
 
 async def runs(workflows: WorkflowServiceAsyncStub) -> list[str]:
     request = workflow_pb2.ListRunsRequest(workflow_id="report", page_size=500)
-    return [run.run_id for run in (await workflows.ListRuns(request, timeout=DEADLINE)).runs]
+    return [run.run_id for run in (await workflows.ListRuns(request, timeout=CALL_TIMEOUT_S)).runs]
 
 
 @pytest.mark.parametrize("moment", ["before_start", "before_outcome"])
@@ -76,14 +76,14 @@ async def test_due_time_starts_one_run_despite_a_kill(
         process(environment | failpoint) as (child, port),
         dial(authority, port) as channel,
     ):
-        due_ms = time.time_ns() // 1_000_000 + SOON
+        due_ms = time.time_ns() // 1_000_000 + SOON_MS
         await schedule(
             WorkflowServiceStub(channel),
             ScheduleServiceStub(channel),
             "once",
             interval_ms=3_600_000,
             start_ms=due_ms,
-            end_ms=due_ms + 1000,  # an hour later there is no second one
+            end_ms=due_ms + 1000,  # so that only one time is due
         )
         assert await child.wait() == -signal.SIGKILL
     async with process(environment) as (_, port), dial(authority, port) as channel:
@@ -136,20 +136,20 @@ async def test_two_replicas_start_each_due_time_once_though_one_dies(
         await eventually(lambda: each_started(before + 4), within=20)
         for id in ids:
             pause = pb.PauseScheduleRequest(request_id=f"pause {id}", schedule_id=id)
-            await schedules.PauseSchedule(pause, timeout=DEADLINE)
+            await schedules.PauseSchedule(pause, timeout=CALL_TIMEOUT_S)
 
-        async def nothing_is_under_way() -> bool:
+        async def has_no_firing() -> bool:
             return len(await runs(workflows)) == await total()
 
         async def total() -> int:
             return sum([(await get(schedules, id)).started_count for id in ids])
 
-        await eventually(nothing_is_under_way, within=10)
+        await eventually(has_no_firing, within=10)
         found = [await get(schedules, id) for id in ids]
         started = set(await runs(workflows))
 
     assert all(schedule.refused_count == schedule.skipped_count == 0 for schedule in found)
-    for each in found:  # no due time between the first and the last was left out
+    for each in found:  # no due time between the first and the last is missing
         created, last = each.start_time.ToMilliseconds(), each.last_due_time.ToMilliseconds()
         due = {run_id(each.schedule_id, at) for at in range(created + 1000, last + 1, 1000)}
         assert len(due) == each.started_count

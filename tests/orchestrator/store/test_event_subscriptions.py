@@ -1,4 +1,4 @@
-"""Runs that wait for events: in the store, not in memory, and awake for each event of theirs."""
+"""Suspended runs that wait for events are resumed by each of their events."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ if TYPE_CHECKING:
     from services.orchestrator.store.run_store import RunStore
 
 CALLER = "spiffe://caller"
-NEVER = 2**53  # microseconds
-LISTENERS, ROOM = 60, 4
-ROUNDS, OF_A_ROUND = 12, 8
+NEVER_US = 2**53
+SUBSCRIBERS, SLOTS = 60, 4
+ROUNDS, RUNS_PER_ROUND = 12, 8
 
-# Two runs tell the listener, one after the other, and it needs both.
+# Waits for two events, which two runs emit one after the other.
 BOTH = steps(
-    "heard\n    wait_for: {all: [{event: order.paid}, {event: order.sent}],"
+    "both\n    wait_for: {all: [{event: order.paid}, {event: order.sent}],"
     ' correlation: "{{input.order}}"}'
 ).replace("example", "both")
 SEND = EMITTER.replace("tell", "send").replace("order.paid", "order.sent")
@@ -70,9 +70,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 async def begin(
     runs: RunStore, catalogue: WorkflowRegistry, workflow_id: str, order: str
 ) -> RunState:
-    """Start a run, with what it tells at once."""
+    """Starts a run with its first transition, which emits the event of an emitter."""
     run_id = uuid7()
-    begun: list[Transition] = []
+    started: list[Transition] = []
     given = {"order": order} if workflow_id == "listen" else {"order": order, "by": "Ada"}
     event_position = await runs.events.latest_position()
 
@@ -89,15 +89,15 @@ async def begin(
             event_position=event_position,
         )
         turn.apply(Started())
-        begun.append(turn)
+        started.append(turn)
         return NewRun(turn.state, tuple(turn.records), CALLER, "", True)
 
     key = IdempotencyKey(CALLER, "StartRun", run_id, b"body")
     await runs.start(key, workflow_id, prepare, lambda _: b"")
-    return begun[-1].state
+    return started[-1].state
 
 
-async def asleep(database: Database) -> int:
+async def suspended_count(database: Database) -> int:
     async def work(tx: Transaction) -> int:
         row = await tx.fetch_one("SELECT COUNT(*) FROM run WHERE suspended = 1")
         assert row
@@ -110,7 +110,7 @@ async def asleep(database: Database) -> int:
 async def serving(
     config: OrchestratorConfig, location: str, authority: Authority, *, max_runs: int = 64
 ) -> AsyncIterator[tuple[WorkflowServiceAsyncStub, Database]]:
-    """An orchestrator that knows who listens and who tells, and its store."""
+    """Serves the workflows of a subscriber and an emitter; gives the client and the database."""
     stored = replace(config, database=location, max_runs=max_runs)
     async with (
         orchestrator(stored) as service,
@@ -121,8 +121,8 @@ async def serving(
         yield workflows, database
 
 
-async def fell_asleep(runs: RunStore, state: RunState) -> bool:
-    return await runs.suspensions.suspend(state, 0, NEVER)
+async def suspend_forever(runs: RunStore, state: RunState) -> bool:
+    return await runs.suspensions.suspend(state, 0, NEVER_US)
 
 
 async def test_event_resumes_only_the_runs_that_wait_for_it(location: str) -> None:
@@ -130,15 +130,15 @@ async def test_event_resumes_only_the_runs_that_wait_for_it(location: str) -> No
         for text in (LISTENER, EMITTER):
             await catalogue.register(text)
         one, other = [await begin(runs, catalogue, "listen", order) for order in "78"]
-        fallen = [await fell_asleep(runs, state) for state in (one, other)]
+        suspended = [await suspend_forever(runs, state) for state in (one, other)]
 
         await begin(runs, catalogue, "tell", "7")
         claimed = await runs.claim(10)
 
-        assert fallen == [True, True]
+        assert suspended == [True, True]
         assert [(stored.row.id, stored.was_suspended) for stored in claimed] == [(one.run_id, True)]
         async with open_database(location, schema="") as database:
-            assert await asleep(database) == 1
+            assert await suspended_count(database) == 1
 
 
 async def test_run_with_an_unread_event_is_not_suspended(location: str) -> None:
@@ -148,11 +148,11 @@ async def test_run_with_an_unread_event_is_not_suspended(location: str) -> None:
         one, other = [await begin(runs, catalogue, "listen", order) for order in "78"]
 
         await begin(runs, catalogue, "tell", "7")
-        heard = await runs.events.latest_position()
+        latest = await runs.events.latest_position()
 
-        assert not await fell_asleep(runs, one)
-        assert await fell_asleep(runs, other)
-        assert await runs.suspensions.suspend(one, 0, NEVER, event_cursor=heard)
+        assert not await suspend_forever(runs, one)
+        assert await suspend_forever(runs, other)
+        assert await runs.suspensions.suspend(one, 0, NEVER_US, event_cursor=latest)
 
 
 async def test_event_resumes_a_run_that_was_suspended_before_its_commit(
@@ -165,20 +165,20 @@ async def test_event_resumes_a_run_that_was_suspended_before_its_commit(
         holder = await asyncpg.connect(new_postgres_database)
         await holder.execute("BEGIN; SELECT 1 FROM store FOR UPDATE")
 
-        falling = asyncio.create_task(fell_asleep(runs, state))
-        await eventually(lambda: waiting_for_the_store(holder, 1))
-        telling = asyncio.create_task(begin(runs, catalogue, "tell", "7"))
-        await eventually(lambda: waiting_for_the_store(holder, 2))
+        suspending = asyncio.create_task(suspend_forever(runs, state))
+        await eventually(lambda: store_has_waiters(holder, 1))
+        emitting = asyncio.create_task(begin(runs, catalogue, "tell", "7"))
+        await eventually(lambda: store_has_waiters(holder, 2))
         await holder.execute("COMMIT")
-        fallen, _ = await asyncio.gather(falling, telling)
+        suspended, _ = await asyncio.gather(suspending, emitting)
         await holder.close()
 
-        assert fallen
+        assert suspended
         assert [stored.row.id for stored in await runs.claim(10)] == [state.run_id]
 
 
-async def waiting_for_the_store(connection: asyncpg.Connection, many: int) -> bool:
-    """Its row is held by this connection, and so many others want it, one behind the other."""
+async def store_has_waiters(connection: asyncpg.Connection, many: int) -> bool:
+    """Reports whether ``many`` other connections wait for a lock."""
     waiting = await connection.fetchval(
         "SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted AND pid <> pg_backend_pid()"
     )
@@ -194,52 +194,56 @@ async def test_no_event_is_lost_when_suspension_and_emission_coincide(location: 
         for text in (LISTENER, EMITTER):
             await replicas[0][1].register(text)
 
-        async def somewhen(turns: int) -> tuple[RunStore, WorkflowRegistry]:
-            for _ in range(chance.randrange(turns)):
+        async def after_a_while(steps_at_most: int) -> tuple[RunStore, WorkflowRegistry]:
+            for _ in range(chance.randrange(steps_at_most)):
                 await asyncio.sleep(0)
             return chance.choice(replicas)
 
-        async def listens(order: str, runs: RunStore, catalogue: WorkflowRegistry) -> str:
+        async def subscribe(order: str, runs: RunStore, catalogue: WorkflowRegistry) -> str:
             state = await begin(runs, catalogue, "listen", order)
-            told.append(asyncio.create_task(tells(order)))
-            await somewhen(1500)
-            return state.run_id if await fell_asleep(runs, state) else ""
+            emissions.append(asyncio.create_task(emit(order)))
+            await after_a_while(1500)
+            return state.run_id if await suspend_forever(runs, state) else ""
 
-        async def tells(order: str) -> None:
-            runs, catalogue = await somewhen(200)
+        async def emit(order: str) -> None:
+            runs, catalogue = await after_a_while(200)
             await begin(runs, catalogue, "tell", order)
 
-        slept = 0
+        total_suspended = 0
         for number in range(ROUNDS):
-            told: list[asyncio.Task[None]] = []
-            orders = [f"{number}-{one}" for one in range(OF_A_ROUND)]
-            fallen = await asyncio.gather(
-                *(listens(order, *chance.choice(replicas)) for order in orders)
+            emissions: list[asyncio.Task[None]] = []
+            orders = [f"{number}-{one}" for one in range(RUNS_PER_ROUND)]
+            suspended = await asyncio.gather(
+                *(subscribe(order, *chance.choice(replicas)) for order in orders)
             )
-            await asyncio.gather(*told)
-            asleep_once = {run_id for run_id in fallen if run_id}
-            slept += len(asleep_once)
-            woken = {stored.row.id for runs, _ in replicas for stored in await runs.claim(100)}
-            woken |= {stored.row.id for runs, _ in replicas for stored in await runs.claim(100)}
+            await asyncio.gather(*emissions)
+            suspended_ids = {run_id for run_id in suspended if run_id}
+            total_suspended += len(suspended_ids)
+            resumed_ids = {
+                stored.row.id for runs, _ in replicas for stored in await runs.claim(100)
+            }
+            resumed_ids |= {
+                stored.row.id for runs, _ in replicas for stored in await runs.claim(100)
+            }
 
-            assert woken == asleep_once
-        assert 0 < slept < ROUNDS * OF_A_ROUND
+            assert resumed_ids == suspended_ids
+        assert 0 < total_suspended < ROUNDS * RUNS_PER_ROUND
         async with open_database(location, schema="") as database:
-            assert await asleep(database) == 0
+            assert await suspended_count(database) == 0
 
 
 @pytest.mark.usefixtures("impatient")
 async def test_subscribers_take_no_slots_and_receive_every_event(
     location: str, config: OrchestratorConfig, authority: Authority
 ) -> None:
-    orders = [str(number) for number in range(LISTENERS)]
+    orders = [str(number) for number in range(SUBSCRIBERS)]
 
-    async with serving(config, location, authority, max_runs=ROOM) as (workflows, database):
+    async with serving(config, location, authority, max_runs=SLOTS) as (workflows, database):
         ids = [await start_workflow(workflows, "listen", order=order) for order in orders]
-        begun = time.monotonic()
-        await emit_event(workflows, order="of nobody")
-        took = time.monotonic() - begun
-        await eventually(lambda: all_asleep(database, LISTENERS))
+        started = time.monotonic()
+        await emit_event(workflows, order="unknown")
+        took = time.monotonic() - started
+        await eventually(lambda: all_suspended(database, SUBSCRIBERS))
 
         await asyncio.gather(*(emit_event(workflows, order, by=order) for order in orders))
         ended = await asyncio.gather(*(finished(workflows, run_id) for run_id in ids))
@@ -249,8 +253,8 @@ async def test_subscribers_take_no_slots_and_receive_every_event(
     assert {run.recoveries for run in ended} == {0}
 
 
-async def all_asleep(database: Database, many: int) -> bool:
-    return await asleep(database) == many
+async def all_suspended(database: Database, many: int) -> bool:
+    return await suspended_count(database) == many
 
 
 @pytest.mark.usefixtures("impatient")
@@ -263,7 +267,7 @@ async def test_step_that_needs_two_events_is_suspended_between_them(
             await workflows.RegisterWorkflow(definition, timeout=5)
         run_id = await start_workflow(workflows, "both", order="7")
         for workflow_id in ("tell", "tell", "send"):
-            await eventually(lambda: all_asleep(database, 1))
+            await eventually(lambda: all_suspended(database, 1))
             await start_workflow(workflows, workflow_id, order="7", by=workflow_id)
         run = await finished(workflows, run_id)
 
@@ -277,13 +281,13 @@ async def test_other_events_keep_no_subscriber_in_memory(
 ) -> None:
     async with serving(config, location, authority) as (workflows, database):
 
-        async def tell_others() -> None:
+        async def emit_others() -> None:
             while True:
                 await start_workflow(workflows, "tell", order="8", by="Ada")
 
         await emit_event(workflows, order="8")
-        others = asyncio.create_task(tell_others())
+        others = asyncio.create_task(emit_others())
         await start_workflow(workflows, "listen", order="7")
-        await eventually(lambda: all_asleep(database, 1), within=20)
+        await eventually(lambda: all_suspended(database, 1), within=20)
         others.cancel()
         await asyncio.gather(others, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""A store that cannot be written: its disk is full, or somebody holds it. Nothing is lost."""
+"""Nothing is lost if the store cannot be written: full disk, locked or read-only database."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ CREATE TRIGGER full_disk BEFORE INSERT ON journal EXECUTE FUNCTION full_disk()
 
 @asynccontextmanager
 async def full_disk(location: str, pid: int) -> AsyncIterator[None]:
-    """No file of the process grows, or whatever is written to the server's tables is refused."""
+    """Makes writes fail during the block: no file grows, or the server refuses them."""
     if not location.startswith(POSTGRES_SCHEMES):
         smallest = os.stat(location + "-wal").st_size
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (smallest, resource.RLIM_INFINITY))
@@ -59,8 +59,8 @@ async def full_disk(location: str, pid: int) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def held_store(location: str) -> AsyncIterator[None]:
-    """Another process is in the middle of writing."""
+async def locked_store(location: str) -> AsyncIterator[None]:
+    """Locks the store by an open transaction of another process."""
     if not location.startswith(POSTGRES_SCHEMES):
         with closing(sqlite3.connect(location, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
@@ -79,17 +79,17 @@ async def test_runs_continue_once_a_full_disk_has_room_again(
 ) -> None:
     orchestrators = Succession.on(location, authority, tmp_path, peers)
     fakes.paused["SendPayment"] = asyncio.Event()
-    under_way, refused = payment(), payment()
+    in_flight, refused = payment(), payment()
 
     async with orchestrators.next() as (child, workflows):
-        await workflows.StartRun(under_way, timeout=10)
+        await workflows.StartRun(in_flight, timeout=10)
         await eventually(lambda: len(fakes.requests("SendPayment")) == 1)
         async with full_disk(location, child.pid):
             fakes.paused["SendPayment"].set()
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await workflows.StartRun(refused, timeout=4)
             stored = fakes.effects["StoreTransactionRecord"]
-        run = await finished(workflows, under_way.request_id)
+        run = await finished(workflows, in_flight.request_id)
         await workflows.StartRun(refused, timeout=10)
         again = await finished(workflows, refused.request_id)
 
@@ -110,20 +110,20 @@ async def test_runs_wait_while_another_process_locks_the_store(
 ) -> None:
     monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_S", 0.2)
     fakes.paused["SendPayment"] = asyncio.Event()
-    under_way, refused = payment(), payment()
+    in_flight, refused = payment(), payment()
 
     async with (
         orchestrator(replace(config, database=location, lease_seconds=2.0)) as service,
         connect(authority, service.port) as workflows,
     ):
-        await workflows.StartRun(under_way, timeout=10)
+        await workflows.StartRun(in_flight, timeout=10)
         await eventually(lambda: len(fakes.requests("SendPayment")) == 1)
-        async with held_store(location):
+        async with locked_store(location):
             fakes.paused["SendPayment"].set()
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await workflows.StartRun(refused, timeout=4)
             stored = len(fakes.requests("StoreTransactionRecord"))
-        run = await finished(workflows, under_way.request_id)
+        run = await finished(workflows, in_flight.request_id)
         await workflows.StartRun(refused, timeout=10)
         again = await finished(workflows, refused.request_id)
 
@@ -144,13 +144,13 @@ async def test_full_file_refuses_writes_until_it_has_room(
         async def bound(tx: Transaction, pages: int) -> None:
             await tx.execute(f"PRAGMA max_page_count = {pages}")
 
-        await store.database.write(lambda tx: bound(tx, 1))  # as many as there are
-        before = [await outcome(begin(store.runs, catalogue, f"r{n}")) for n in range(200)]
+        await store.database.write(lambda tx: bound(tx, 1))  # no page more than there is
+        before = [await outcome_of(begin(store.runs, catalogue, f"r{n}")) for n in range(200)]
         together = await asyncio.gather(
-            *(outcome(begin(store.runs, catalogue, f"t{n}")) for n in range(20))
+            *(outcome_of(begin(store.runs, catalogue, f"t{n}")) for n in range(20))
         )
         await store.database.write(lambda tx: bound(tx, 1 << 30))
-        after = await outcome(begin(store.runs, catalogue, "later"))
+        after = await outcome_of(begin(store.runs, catalogue, "later"))
         await store.runs.append(ended.state, 0, ended.records)
 
         assert (await store.runs.load("run")).state == ended.state
@@ -159,7 +159,7 @@ async def test_full_file_refuses_writes_until_it_has_room(
         assert after == "stored"
 
 
-async def outcome(work: Awaitable[Any]) -> str:
+async def outcome_of(work: Awaitable[Any]) -> str:
     try:
         await work
     except Unavailable:
@@ -175,14 +175,14 @@ async def test_commits_wait_for_a_read_only_server(
 ) -> None:
     url = new_postgres_database
     fakes.paused["SendPayment"] = asyncio.Event()
-    under_way, refused = payment(), payment()
+    in_flight, refused = payment(), payment()
 
     async with (
         orchestrator(replace(config, database=url, lease_seconds=2.0)) as service,
         connect(authority, service.port) as workflows,
     ):
         waiting = await start_run(workflows, AWAITS_SIGNAL)
-        await workflows.StartRun(under_way, timeout=10)
+        await workflows.StartRun(in_flight, timeout=10)
         await eventually(lambda: len(fakes.requests("SendPayment")) == 1)
         await fail_over(url, to="on")
         fakes.paused["SendPayment"].set()
@@ -194,7 +194,7 @@ async def test_commits_wait_for_a_read_only_server(
         await eventually(lambda: fakes.effects["StoreTransactionRecord"] == 1, within=15)
         await workflows.StartRun(refused, timeout=10)
         await workflows.SignalRun(signal_request(waiting), timeout=10)
-        ids = (under_way.request_id, refused.request_id, waiting)
+        ids = (in_flight.request_id, refused.request_id, waiting)
         runs = [await finished(workflows, run_id) for run_id in ids]
 
     assert reason(of_start.value) == reason(of_signal.value) == "STORE_UNAVAILABLE"
@@ -203,7 +203,7 @@ async def test_commits_wait_for_a_read_only_server(
 
 
 async def fail_over(url: str, *, to: str) -> None:
-    """All connections end; new ones may only read (``on``), or write again."""
+    """Ends all connections; new ones may only read (``on``), or write again (``off``)."""
     connection = await asyncpg.connect(url)
     name = await connection.fetchval("SELECT current_database()")
     await connection.execute("SET default_transaction_read_only = off")
@@ -244,7 +244,7 @@ async def test_read_that_gets_no_answer_is_retried(
 
 
 async def lock(table: str, url: str) -> asyncpg.Connection:
-    """Who reads it gets no answer until this connection ends."""
+    """Locks the table against reads until the returned connection ends."""
     connection = await asyncpg.connect(url)
     await connection.execute("BEGIN")
     await connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")

@@ -1,4 +1,4 @@
-"""What is sent to runs, on both databases and between replicas: kept in order, once, till taken."""
+"""Messages to runs on both databases and between replicas: stored once, in order."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ async def test_message_to_an_ended_or_unknown_run_is_refused(location: str) -> N
         with pytest.raises(FailedPrecondition) as caught:
             await runs.messages.send(key("a"), "run", named("one"))
         with pytest.raises(NotFound):
-            await runs.messages.send(key("b"), "nobody", named("one"))
+            await runs.messages.send(key("b"), "unknown", named("one"))
 
     assert caught.value.reason == Reason.RUN_ENDED
 
@@ -105,7 +105,7 @@ async def test_signal_through_another_replica_survives_a_kill(
         run_id = await start_run(workflows, two)
         await await_status(workflows, run_id, "WAITING")
         await others.SignalRun(signal_request(run_id, "first"), timeout=5)
-        await _has_begun(others, run_id, "two")
+        await _has_started(others, run_id, "two")
         doomed.send_signal(signal.SIGKILL)
         await others.SignalRun(signal_request(run_id, "second"), timeout=5)
         run = await finished(others, run_id)
@@ -114,7 +114,7 @@ async def test_signal_through_another_replica_survives_a_kill(
     assert run.recoveries == 1
 
 
-async def _has_begun(workflows: WorkflowServiceAsyncStub, run_id: str, path: str) -> None:
+async def _has_started(workflows: WorkflowServiceAsyncStub, run_id: str, path: str) -> None:
     async def holds() -> bool:
         found = await workflows.GetRun(pb.GetRunRequest(run_id=run_id), timeout=5)
         return path in {step.path for step in found.run.steps}

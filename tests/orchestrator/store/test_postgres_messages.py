@@ -1,4 +1,4 @@
-"""Replicas that send, drive and let sleep the same run at the same moment, on PostgreSQL."""
+"""Concurrent sends, transitions and suspensions of one run by replicas on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from services.orchestrator.store.messages import encode
 from services.orchestrator.store.postgres.statements import SEND, arguments, statement
 from services.orchestrator.store.postgres.writer import connect
 from services.orchestrator.store.suspension import suspend
-from tests.orchestrator.store.test_postgres_store import connected, executor, is_blocked
+from tests.orchestrator.store.test_postgres_store import connected, is_blocked, replica
 from tests.orchestrator.store.test_run_store import begin
 from tests.orchestrator.worker.deliveries import applied, deliver, signal_key, signal_named
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mesh.data.database import Transaction
     from services.orchestrator.store.run_store import RunStore
 
-FAR = 2**60  # Unix microseconds
+FAR_US = 2**60  # Unix microseconds
 
 
 @pytest.fixture
@@ -48,13 +48,13 @@ async def sent(runs: RunStore) -> list[Any]:
 
 
 async def test_delivery_fails_if_another_message_is_committed_first(url: str) -> None:
-    async with executor(url) as (runs, catalogue), connected(url) as other:
-        begun = await begin(runs, catalogue)
+    async with replica(url) as (runs, catalogue), connected(url) as other:
+        started = await begin(runs, catalogue)
         transaction = other.transaction()
         await transaction.start()
         await send_as_another(other, "first")
         late = asyncio.create_task(
-            deliver(runs, begun, signal_named("late", 1), signal_key("late"))
+            deliver(runs, started, signal_named("late", 1), signal_key("late"))
         )
         await eventually(lambda: is_blocked(url))
         await transaction.commit()
@@ -62,23 +62,23 @@ async def test_delivery_fails_if_another_message_is_committed_first(url: str) ->
         delivered = await late
 
         assert not delivered
-        assert (await runs.load("run")).state == begun.state
+        assert (await runs.load("run")).state == started.state
         assert await sent(runs) == [signal_named("first", 1)]
         assert await runs.messages.first_reply(signal_key("late")) is None
 
 
 async def test_message_is_stored_after_an_uncommitted_delivery(url: str) -> None:
-    async with executor(url) as (runs, catalogue), connected(url) as driver:
-        begun = await begin(runs, catalogue)
-        turn = applied(begun, signal_named("first", 1))
-        letter = Envelope(signal_named("first", 1), signal_key("first"), b"")
-        rows = rows_of([AppendCommit(turn.state, 0, turn.records, letter)], runs.lease.replica_id)
-        transaction = driver.transaction()
+    async with replica(url) as (runs, catalogue), connected(url) as other:
+        started = await begin(runs, catalogue)
+        transition = applied(started, signal_named("first", 1))
+        envelope = Envelope(signal_named("first", 1), signal_key("first"), b"")
+        rows = rows_of(
+            [AppendCommit(transition.state, 0, transition.records, envelope)], runs.lease.replica_id
+        )
+        transaction = other.transaction()
         await transaction.start()
         lease = runs.lease
-        await driver.fetchrow(
-            statement(rows), lease.replica_id, lease.incarnation, *arguments(rows)
-        )
+        await other.fetchrow(statement(rows), lease.replica_id, lease.incarnation, *arguments(rows))
         late = asyncio.create_task(
             runs.messages.send(signal_key("late"), "run", signal_named("late"), b"sent")
         )
@@ -92,43 +92,43 @@ async def test_message_is_stored_after_an_uncommitted_delivery(url: str) -> None
 
 
 async def test_run_with_an_uncommitted_message_is_not_suspended(url: str) -> None:
-    async with executor(url) as (runs, catalogue), connected(url) as other:
+    async with replica(url) as (runs, catalogue), connected(url) as other:
         state = (await begin(runs, catalogue)).state
         transaction = other.transaction()
         await transaction.start()
         await send_as_another(other, "first")
-        drowsy = asyncio.create_task(runs.suspensions.suspend(state, 0, FAR))
+        suspending = asyncio.create_task(runs.suspensions.suspend(state, 0, FAR_US))
         await eventually(lambda: is_blocked(url))
         await transaction.commit()
 
-        asleep = await drowsy
+        suspended = await suspending
 
-        assert not asleep
+        assert not suspended
         assert await owner(other) == runs.lease.replica_id
 
 
 async def test_message_sent_during_suspension_resumes_the_run(url: str) -> None:
-    asleep, go_on = asyncio.Event(), asyncio.Event()
+    suspended, resume_event = asyncio.Event(), asyncio.Event()
 
-    async def drowse(tx: Transaction) -> None:
-        await suspend(tx, state, 0, FAR)
-        asleep.set()
-        await go_on.wait()
+    async def suspend_and_pause(tx: Transaction) -> None:
+        await suspend(tx, state, 0, FAR_US)
+        suspended.set()
+        await resume_event.wait()
 
     async with (
         open_database(url, schema=SCHEMA) as store,
         connected(url) as connection,
-        executor(url) as (runs, catalogue),
+        replica(url) as (runs, catalogue),
     ):
         state = (await begin(runs, catalogue)).state
-        drowsy = asyncio.create_task(store.write(drowse))
-        await asleep.wait()
+        suspending = asyncio.create_task(store.write(suspend_and_pause))
+        await suspended.wait()
         late = asyncio.create_task(
             runs.messages.send(signal_key("late"), "run", signal_named("late"))
         )
         await eventually(lambda: is_blocked(url))
-        go_on.set()
-        await drowsy
+        resume_event.set()
+        await suspending
 
         answer = await late
 
@@ -138,7 +138,7 @@ async def test_message_sent_during_suspension_resumes_the_run(url: str) -> None:
 
 
 async def test_two_messages_at_once_are_both_stored(url: str) -> None:
-    async with executor(url) as (runs, catalogue), connected(url) as other:
+    async with replica(url) as (runs, catalogue), connected(url) as other:
         await begin(runs, catalogue)
         transaction = other.transaction()
         await transaction.start()
@@ -155,7 +155,7 @@ async def test_two_messages_at_once_are_both_stored(url: str) -> None:
 
 
 async def test_send_finds_the_run_by_its_primary_key(url: str) -> None:
-    async with executor(url) as (runs, _):
+    async with replica(url) as (runs, _):
         connection = await connect(url, runs.lease)
         await connection.execute(f"PREPARE sent AS {SEND}")
         nothing = ", ".join(["NULL"] * 10)

@@ -1,4 +1,4 @@
-"""The journal that several processes share: who lost its lease writes nothing, and hears so."""
+"""The store that replicas share: a replica whose lease is lost commits nothing."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from services.orchestrator.config import OrchestratorConfig
     from tests.orchestrator.fake_services import FakeServices
 
-LEASE = 2.0  # seconds
+LEASE_S = 2.0
 
 
 @pytest.fixture
@@ -42,9 +42,9 @@ def url(new_postgres_database: str) -> str:
 
 
 @asynccontextmanager
-async def executor(url: str) -> AsyncIterator[tuple[PostgresRunStore, WorkflowRegistry]]:
-    """One that renews its lease only when it is told to."""
-    async with open_store(url, lease_seconds=LEASE) as store:
+async def replica(url: str) -> AsyncIterator[tuple[PostgresRunStore, WorkflowRegistry]]:
+    """A replica that renews its lease only when the test calls ``renew``."""
+    async with open_store(url, lease_seconds=LEASE_S) as store:
         catalogue = WorkflowRegistry(store.definitions)
         await catalogue.register_built_in()
         assert isinstance(store.runs, PostgresRunStore)
@@ -52,7 +52,7 @@ async def executor(url: str) -> AsyncIterator[tuple[PostgresRunStore, WorkflowRe
 
 
 async def expire(connection: asyncpg.Connection, runs: PostgresRunStore) -> None:
-    """Let the lease end, as if its time had passed."""
+    """Ends the lease as if its time had passed."""
     await connection.execute(
         "UPDATE replica SET lease_until = now() - interval '1 ms' WHERE id = $1",
         runs.lease.replica_id,
@@ -70,30 +70,30 @@ async def connected(url: str) -> AsyncIterator[asyncpg.Connection]:
 
 async def test_replica_with_a_lost_lease_is_fenced_and_registers_again(url: str) -> None:
     async with (
-        executor(url) as (zombie, catalogue),
-        executor(url) as (heir, _),
+        replica(url) as (expired, catalogue),
+        replica(url) as (successor, _),
         connected(url) as connection,
     ):
-        before = zombie.lease.replica_id
-        ended = fails(await begin(zombie, catalogue))
-        await expire(connection, zombie)
-        taken = await heir.take_over()
-        (run,) = await heir.claim(10)
+        before = expired.lease.replica_id
+        ended = fails(await begin(expired, catalogue))
+        await expire(connection, expired)
+        taken = await successor.take_over()
+        (run,) = await successor.claim(10)
 
         with pytest.raises(FencedError):
-            await zombie.append(ended.state, 0, ended.records)
+            await expired.append(ended.state, 0, ended.records)
         with pytest.raises(FencedError):
-            await zombie.append(ended.state, run.row.epoch, ended.records)
-        await begin(zombie, catalogue, "later")
+            await expired.append(ended.state, run.row.epoch, ended.records)
+        await begin(expired, catalogue, "later")
 
         assert taken.replicas == (before,)
         assert taken.released == 1
-        assert zombie.lease.replica_id != before
-        assert (await heir.load("run")).records == run.records
+        assert expired.lease.replica_id != before
+        assert (await successor.load("run")).records == run.records
 
 
 async def test_expired_lease_is_renewed_by_the_next_commit(url: str) -> None:
-    async with executor(url) as (runs, catalogue), connected(url) as connection:
+    async with replica(url) as (runs, catalogue), connected(url) as connection:
         ended = fails(await begin(runs, catalogue))
         await expire(connection, runs)
 
@@ -104,7 +104,7 @@ async def test_expired_lease_is_renewed_by_the_next_commit(url: str) -> None:
 
 async def test_reasons_of_a_batch_keep_every_character(url: str) -> None:
     reasons = ["", "NULL", "a, b", '{"a"}', "\\", '\\"', "\n\t", " é 😀 ", "'", "%s $1"]
-    async with executor(url) as (runs, catalogue):
+    async with replica(url) as (runs, catalogue):
         turns = [fails(await begin(runs, catalogue, f"run-{n}")) for n in range(len(reasons))]
         for turn, reason in zip(turns, reasons, strict=True):
             turn.state.reason = reason
@@ -117,7 +117,7 @@ async def test_reasons_of_a_batch_keep_every_character(url: str) -> None:
 
 
 async def test_invalid_path_fails_only_its_own_commit(url: str) -> None:
-    async with executor(url) as (runs, catalogue):
+    async with replica(url) as (runs, catalogue):
         bad, good = [fails(await begin(runs, catalogue, name)) for name in ("bad", "good")]
         bad.records[-1] = bad.records[-1]._replace(path='\0","')
 
@@ -134,23 +134,23 @@ async def test_invalid_path_fails_only_its_own_commit(url: str) -> None:
 
 async def test_takeover_waits_for_a_commit_in_progress_and_sees_it(url: str) -> None:
     async with (
-        executor(url) as (zombie, catalogue),
-        executor(url) as (heir, _),
+        replica(url) as (expired, catalogue),
+        replica(url) as (successor, _),
         connected(url) as late,
         connected(url) as connection,
     ):
-        ended = fails(await begin(zombie, catalogue))
-        lease = zombie.lease
+        ended = fails(await begin(expired, catalogue))
+        lease = expired.lease
         rows = rows_of([AppendCommit(ended.state, 0, ended.records)], lease.replica_id)
         transaction = late.transaction()
         await transaction.start()
         await late.fetchrow(statement(rows), lease.replica_id, lease.incarnation, *arguments(rows))
-        retire = asyncio.create_task(_retire(connection, zombie))
+        retire = asyncio.create_task(_retire(connection, expired))
         await eventually(lambda: is_blocked(url))
         blocked = not retire.done()
         await transaction.commit()
         await retire
-        seen = await heir.load("run")
+        seen = await successor.load("run")
 
     assert blocked
     assert seen.state == ended.state
@@ -160,21 +160,21 @@ async def test_commit_during_a_takeover_changes_nothing(
     url: str,
 ) -> None:
     async with (
-        executor(url) as (zombie, catalogue),
-        executor(url) as (heir, _),
+        replica(url) as (expired, catalogue),
+        replica(url) as (successor, _),
         connected(url) as connection,
     ):
-        begun = await begin(zombie, catalogue)
+        begun = await begin(expired, catalogue)
         ended = fails(begun)
         transaction = connection.transaction()
         await transaction.start()
-        await _retire(connection, zombie)
-        late = asyncio.create_task(zombie.append(ended.state, 0, ended.records))
+        await _retire(connection, expired)
+        late = asyncio.create_task(expired.append(ended.state, 0, ended.records))
         await eventually(lambda: is_blocked(url))
         await transaction.commit()
         with pytest.raises(FencedError):
             await late
-        seen = await heir.load("run")
+        seen = await successor.load("run")
 
     assert seen.state == begun.state
 
@@ -195,7 +195,7 @@ async def is_blocked(url: str) -> bool:
 
 
 async def test_starting_replica_blocks_no_transaction(url: str) -> None:
-    async with executor(url) as (runs, catalogue), connected(url) as connection:
+    async with replica(url) as (runs, catalogue), connected(url) as connection:
         await begin(runs, catalogue)
         transaction = connection.transaction()
         await transaction.start()
@@ -211,12 +211,12 @@ async def test_starting_replica_blocks_no_transaction(url: str) -> None:
 
 
 async def _open(url: str) -> None:
-    async with executor(url):
+    async with replica(url):
         pass
 
 
 async def test_concurrent_claims_never_return_the_same_run(url: str) -> None:
-    async with executor(url) as (one, catalogue), executor(url) as (other, _):
+    async with replica(url) as (one, catalogue), replica(url) as (other, _):
         for number in range(60):
             await begin(one, catalogue, f"run-{number}", owned=False, at_us=number)
 
@@ -229,8 +229,8 @@ async def test_concurrent_claims_never_return_the_same_run(url: str) -> None:
 
 async def test_concurrent_commits_number_events_without_gaps(url: str) -> None:
     async with (
-        executor(url) as (one, catalogue),
-        executor(url) as (other, _),
+        replica(url) as (one, catalogue),
+        replica(url) as (other, _),
         connected(url) as connection,
     ):
         await asyncio.gather(
@@ -253,7 +253,7 @@ async def test_watch_on_another_replica_is_notified_at_once(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(waits, "POLL_INTERVAL_S", 60.0)  # so that nothing but a word wakes it
+    monkeypatch.setattr(waits, "POLL_INTERVAL_S", 60.0)  # only a notification can wake it
     fakes.paused["SendPayment"] = asyncio.Event()
     request = payment()
 
@@ -275,7 +275,7 @@ async def test_signal_at_another_replica_resumes_the_run_at_once(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(pollers, "POLL_INTERVAL_S", 60.0)  # so that nothing but a word wakes it
+    monkeypatch.setattr(pollers, "POLL_INTERVAL_S", 60.0)  # only a notification can wake it
 
     async with two_replicas(url, config, authority) as (workflows, others):
         run_id = await start_run(workflows, AWAITS_SIGNAL)

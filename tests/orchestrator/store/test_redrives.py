@@ -1,4 +1,4 @@
-"""A redrive in the store, on both databases: once, and whoever had the run before is fenced."""
+"""Redrives on both databases: each is stored once and fences the former owner."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def key(request_id: str) -> IdempotencyKey:
     return IdempotencyKey("spiffe://ops", "RedriveRun", request_id, b"body")
 
 
-def judged(state: RunState, ended: RunStatus) -> Record:
+def redrive_record(state: RunState, ended: RunStatus) -> Record:
     return judge(state, ended, reason="mended", requester="spiffe://ops", at_us=5_000_000)
 
 
@@ -45,7 +45,7 @@ async def test_redriven_run_is_claimable(location: str) -> None:
     async with open_store(location) as store:
         ended = await fail(store)
 
-        await redrive(store.database, key("a"), "run", judged)
+        await redrive(store.database, key("a"), "run", redrive_record)
         (claimed,) = await store.runs.claim(10)
         events = await store.database.read(lambda tx: outbox.read(tx, after=0, limit=10))
 
@@ -64,10 +64,10 @@ async def test_only_one_of_two_redrives_is_stored(location: str) -> None:
     async with open_store(location) as store:
         await fail(store)
 
-        await redrive(store.database, key("a"), "run", judged)
-        await redrive(store.database, key("a"), "run", judged)
+        await redrive(store.database, key("a"), "run", redrive_record)
+        await redrive(store.database, key("a"), "run", redrive_record)
         others = await asyncio.gather(
-            *(redrive(store.database, key(name), "run", judged) for name in "bc"),
+            *(redrive(store.database, key(name), "run", redrive_record) for name in "bc"),
             return_exceptions=True,
         )
         stored = await store.runs.load("run")
@@ -79,7 +79,7 @@ async def test_only_one_of_two_redrives_is_stored(location: str) -> None:
 async def test_redrive_fences_the_former_owner(location: str) -> None:
     async with open_store(location) as store:
         ended = await fail(store)
-        await redrive(store.database, key("a"), "run", judged)
+        await redrive(store.database, key("a"), "run", redrive_record)
         late = fails(ended)
 
         with pytest.raises(FencedError):
@@ -99,7 +99,7 @@ async def test_run_that_was_set_aside_is_redriven_once_readable(
             )
         )
 
-        await redrive(store.database, key("a"), "run", judged)
+        await redrive(store.database, key("a"), "run", redrive_record)
         (claimed,) = await store.runs.claim(10)
 
     assert claimed.state.redrives[0].previous_status is RunStatus.NEEDS_ATTENTION

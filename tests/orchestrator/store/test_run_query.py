@@ -1,4 +1,4 @@
-"""Lists of runs on both databases: every filter, every page, and what a page costs."""
+"""Lists of runs on both databases: every filter, every page, and the cost of a page."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 STATUSES = ("SUCCEEDED", "FAILED", "RUNNING")
 WORKFLOWS = ("pay", "look")
-STARTERS = ("spiffe://one", "spiffe://other")
+CREATORS = ("spiffe://one", "spiffe://other")
 RUNS = 60
 
 
 def stored() -> list[tuple[Any, ...]]:
-    """Runs of every status, workflow and starter; several share their times."""
+    """Returns rows of runs of every status, workflow and creator; several share their times."""
     found = []
     for n in range(RUNS):
         status = STATUSES[n % 3]
         created = 1000 + n // 2
         ended = None if status == "RUNNING" else 2000 + (n * 7) % RUNS
-        run = (f"run-{n:03}", WORKFLOWS[n % 2], "hash", STARTERS[n // 7 % 2], "", status, "", 1)
+        run = (f"run-{n:03}", WORKFLOWS[n % 2], "hash", CREATORS[n // 7 % 2], "", status, "", 1)
         found.append((*run, "", 0, 0, created, created, ended))
     return found
 
@@ -94,12 +94,12 @@ FILTERS = [
 ]
 
 
-@pytest.mark.parametrize("stretch", [3, 2000])
+@pytest.mark.parametrize("scanned", [3, 2000])
 @pytest.mark.parametrize("limit", [1, 7, 500])
 async def test_pages_hold_each_matching_run_once_in_order(
-    location: str, limit: int, stretch: int, monkeypatch: pytest.MonkeyPatch
+    location: str, limit: int, scanned: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_query, "MAX_SCANNED", stretch)
+    monkeypatch.setattr(run_query, "MAX_SCANNED", scanned)
     async with open_database(location, schema=SCHEMA) as database:
         await fill(database)
         lists = RunQuery(database)
@@ -117,7 +117,7 @@ async def test_page_without_a_match_says_where_its_scan_ended(
     async with open_database(location, schema=SCHEMA) as database:
         await fill(database)
 
-        page = await RunQuery(database).page(RunFilter(started_by="spiffe://nobody"), limit=5)
+        page = await RunQuery(database).page(RunFilter(started_by="spiffe://unknown"), limit=5)
 
     assert page.rows == ()
     assert page.end == (1025, "run-050")

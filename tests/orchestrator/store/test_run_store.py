@@ -1,4 +1,4 @@
-"""The store of runs, on both databases: nothing twice, nothing by who has lost the run."""
+"""The run store on both databases: nothing is stored twice, or by a former owner."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ async def opened_runs(location: str) -> AsyncIterator[tuple[RunStore, WorkflowRe
     async with open_store(location) as store:
         catalogue = WorkflowRegistry(store.definitions)
         await catalogue.register_built_in()
-        async with store.own(Nobody(), RunNotifier()):
+        async with store.own(IdleWorker(), RunNotifier()):
             yield store.runs, catalogue
 
 
-class Nobody:
-    """Drives nothing."""
+class IdleWorker:
+    """A worker that executes no run."""
 
     def notify_events(self) -> None: ...
 
@@ -72,7 +72,7 @@ class Nobody:
 async def begin(
     runs: RunStore, catalogue: WorkflowRegistry, run_id: str = "run", **more: Any
 ) -> Transition:
-    """Start a run."""
+    """Starts a run and returns its first transition."""
     turn, _ = await ask_to_start(runs, catalogue, run_id, **more)
     return turn
 
@@ -87,7 +87,7 @@ async def ask_to_start(
     at_us: int = 1_000_000,
     workflow_id: str = "assess_fraud_risk",
 ) -> tuple[Transition, StartResult]:
-    """What the run would begin with, and what came of asking for it."""
+    """Starts a run; returns its first transition and the result, or raises the error."""
     turns: list[Transition] = []
 
     def prepare(stored: StoredDefinition) -> NewRun:
@@ -106,7 +106,7 @@ async def ask_to_start(
 
 
 def fails(turn: Transition, code: str = "INVALID_ARGUMENT") -> Transition:
-    """The turn after this one, in which the first call fails; this one's state stays as it is."""
+    """Returns the next transition, in which the first call fails; ``turn`` is not changed."""
     following = Transition(turn.workflow, deepcopy(turn.state), POLICY, turn.at_us + 1, 0)
     following.apply(Failed("identity", StepError(code, "", "said the service")))
     return following
@@ -131,12 +131,12 @@ async def test_load_after_returns_only_later_records(location: str) -> None:
         ended = fails(begun)
         await runs.append(ended.state, 0, ended.records)
 
-        news = await runs.load_after("run", sequence=len(begun.records))
-        nothing = await runs.load_after("run", sequence=ended.state.sequence)
+        later = await runs.load_after("run", sequence=len(begun.records))
+        none_later = await runs.load_after("run", sequence=ended.state.sequence)
 
-    assert news.records == tuple(ended.records)
-    assert nothing.records == ()
-    assert nothing.row.status == RunStatus.FAILED
+    assert later.records == tuple(ended.records)
+    assert none_later.records == ()
+    assert none_later.row.status == RunStatus.FAILED
 
 
 async def test_appending_again_changes_nothing(location: str) -> None:
@@ -214,7 +214,7 @@ async def test_repeated_start_does_not_own_a_run_that_was_claimed(
         assert not started.created
 
 
-# The run that they hit has two records: it was started, and its first step is intended.
+# The damaged run has two records: its start, and the intent of its first step.
 DAMAGES = {
     "no JSON": "UPDATE journal SET payload = ? WHERE run = 'hurt' AND sequence = 2",
     "a field gone": "UPDATE journal SET payload = ? WHERE run = 'hurt' AND sequence = 1",
@@ -293,8 +293,8 @@ async def test_commits_of_a_batch_fail_alone(location: str) -> None:
 
         outcomes = await asyncio.gather(
             runs.append(ended[0].state, 0, ended[0].records),
-            runs.append(moved[0], 0, [late]),  # not where it is
-            runs.append(moved[1], 0, ended[2].records),  # no text can be stored
+            runs.append(moved[0], 0, [late]),  # at another sequence
+            runs.append(moved[1], 0, ended[2].records),  # a text that cannot be stored
             *(begin(runs, catalogue, f"run-{n}", caller=f"spiffe://{n % 2}") for n in (2, 3, 5)),
             return_exceptions=True,
         )

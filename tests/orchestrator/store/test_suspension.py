@@ -1,4 +1,4 @@
-"""Runs that only wait, and for long: in the store, not in memory, and there when they are due."""
+"""Suspended runs are in the store, not in memory, until they are resumed."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ async def test_suspended_run_has_no_owner_until_due(location: str) -> None:
         assert await runs.suspensions.suspend(early.state, 0, in_seconds(-2))
         before = await claimed(runs)
         due_in = await runs.suspensions.seconds_until_due()
-        woken = await runs.suspensions.resume_due(10)
+        resumed = await runs.suspensions.resume_due(10)
 
         assert before == []
         assert due_in is not None
         assert due_in < 0
-        assert woken == 1
+        assert resumed == 1
         assert await claimed(runs) == [("early", True)]
         assert await runs.suspensions.resume_due(10) == 0
 
@@ -71,14 +71,14 @@ async def test_run_stays_suspended_after_a_restart(location: str) -> None:
 async def test_message_resumes_a_run_and_prevents_suspension(location: str) -> None:
     message = SignalReceived("approved", {}, "")
     async with opened_runs(location) as (runs, catalogue):
-        asleep, awake = [await begin(runs, catalogue, name) for name in ("asleep", "awake")]
-        await runs.suspensions.suspend(asleep.state, 0, in_seconds(3600))
+        suspended, active = [await begin(runs, catalogue, name) for name in ("suspended", "active")]
+        await runs.suspensions.suspend(suspended.state, 0, in_seconds(3600))
 
-        for run_id in ("asleep", "awake"):
+        for run_id in ("suspended", "active"):
             await runs.messages.send(replace(KEY, request_id=run_id), run_id, message)
 
-        assert not await runs.suspensions.suspend(awake.state, 0, in_seconds(3600))
-        assert await claimed(runs) == [("asleep", True)]
+        assert not await runs.suspensions.suspend(active.state, 0, in_seconds(3600))
+        assert await claimed(runs) == [("suspended", True)]
 
 
 async def test_former_owner_cannot_suspend(location: str) -> None:
@@ -124,14 +124,14 @@ async def test_many_timers_need_few_slots_and_none_is_lost(
 async def test_signal_resumes_a_run_at_once(
     location: str, config: OrchestratorConfig, authority: Authority
 ) -> None:
-    async def sleeps() -> bool:
+    async def is_suspended() -> bool:
         async with open_database(location, schema=SCHEMA) as database:
             return bool(await database.read(lambda tx: tx.fetch("SELECT run FROM suspended_run")))
 
     shared = replace(config, database=location)
     async with orchestrator(shared) as service, connect(authority, service.port) as workflows:
         run_id = await start_run(workflows, AWAITS_SIGNAL)
-        await eventually(sleeps)
+        await eventually(is_suspended)
 
         await workflows.SignalRun(signal_request(run_id), timeout=5)
         run = await finished(workflows, run_id)

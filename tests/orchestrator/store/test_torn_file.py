@@ -1,4 +1,4 @@
-"""A SQLite file that is copied in the middle of writing, as a crash of the host leaves it."""
+"""A SQLite file copied during writes, as a crash of the host leaves it."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ async def test_copy_holds_every_acknowledged_commit_and_every_run_folds(
 
 
 def copy(store: Path, folder: Path, seed: int) -> None:
-    """The file first, then its log with a torn end: what a crash leaves of the last write.
+    """Copies the file, then its log with a torn end, as a crash during the last write leaves it.
 
-    Meanwhile a reader keeps the log from being begun anew, as it is not at one moment of time.
+    An open read transaction keeps the log from being restarted between the two copies.
     """
     folder.mkdir()
     with closing(sqlite3.connect(store, isolation_level=None)) as reader:

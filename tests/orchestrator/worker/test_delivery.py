@@ -124,9 +124,9 @@ async def waiting_run(config: OrchestratorConfig, location: str, waits: int) -> 
     """Starts a run that waits for ``waits`` signals, and yields the replica that drives it."""
     async with replica(config, location) as here:
         names = (f"s{number}\n    wait_for: {{signal: approved}}" for number in range(waits))
-        await here.catalogue.register(steps(*names))
+        await here.registry.register(steps(*names))
         request = StartRun("run", {}, None, "", CALLER)
-        await here.runner.start(
+        await here.worker.start(
             IdempotencyKey(CALLER, "StartRun", "run", b""), "example", request, "", lambda _: b""
         )
         yield here
@@ -137,7 +137,7 @@ async def sequence(here: Replica) -> int:
 
 
 async def send(here: Replica, request_id: str, name: str = "approved") -> bytes:
-    return await here.runner.send(
+    return await here.worker.send(
         signal_key(request_id), "run", SignalReceived(name, {}, ""), b"reply"
     )
 
@@ -202,7 +202,7 @@ async def test_run_with_the_most_signals_can_still_be_cancelled(
         with pytest.raises(ResourceExhausted):
             await send(here, "c")
         await send(here, "a")  # again
-        await here.runner.send(signal_key("d"), "run", CancelRequested("enough", "who"))
+        await here.worker.send(signal_key("d"), "run", CancelRequested("enough", "who"))
 
         await eventually(lambda: here.store.runs.has_ended("run"))
         state = (await here.store.runs.load("run")).state

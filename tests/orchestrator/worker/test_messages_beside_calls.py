@@ -57,14 +57,14 @@ def key(method: str, request_id: str) -> IdempotencyKey:
 
 async def begin(here: Replica, fakes: FakeServices, text: str) -> None:
     """Starts a run and waits until its first call is in flight."""
-    await here.catalogue.register(text)
+    await here.registry.register(text)
     request = StartRun("run", {"did": "d"}, None, "", "spiffe://caller")
-    await here.runner.start(key("StartRun", "run"), "example", request, "", lambda _: b"")
+    await here.worker.start(key("StartRun", "run"), "example", request, "", lambda _: b"")
     await eventually(lambda: bool(fakes.calls))
 
 
 async def send(here: Replica, message: Message, request_id: str = "m") -> None:
-    await here.runner.send(key("Send", request_id), "run", message)
+    await here.worker.send(key("Send", request_id), "run", message)
 
 
 async def kinds(here: Replica) -> list[RecordKind]:
@@ -162,7 +162,7 @@ async def test_former_owner_drops_the_run_when_a_message_beside_a_call_is_fenced
     before_a_cancel(here, monkeypatch, lose)
 
     await send(here, CANCEL)
-    await eventually(lambda: not here.runner.drives("run"))
+    await eventually(lambda: not here.worker.drives("run"))
 
     assert RecordKind.CANCEL_RUN not in await kinds(here)
 
@@ -185,7 +185,7 @@ async def test_worker_that_lost_its_lease_stores_no_messages(
 
     sent = asyncio.create_task(send(here, CANCEL))
     await taking.wait()
-    here.runner.drop_all_runs()
+    here.worker.drop_all_runs()
     await eventually(ended.is_set)
     await sent
 

@@ -54,15 +54,15 @@ async def test_signal_during_the_suspension_of_its_run_resumes_it(
     async with replica(config, str(tmp_path / "store.db")) as here:
         runs, sleep = here.store.runs, Watched(here.store.database)
         runs.suspensions = sleep
-        await here.catalogue.register(ASKS)
+        await here.registry.register(ASKS)
         request = StartRun("run", {}, None, "", CALLER)
         key = IdempotencyKey(CALLER, "StartRun", "run", b"")
-        await here.runner.start(key, "example", request, "", lambda _: b"")
+        await here.worker.start(key, "example", request, "", lambda _: b"")
         held = asyncio.create_task(here.store.database.write(hold))
         await eventually(lambda: sleep.asked)
 
         key = IdempotencyKey(CALLER, "SignalRun", "s", b"")
-        sent = asyncio.create_task(here.runner.send(key, "run", SignalReceived("approved", {}, "")))
+        sent = asyncio.create_task(here.worker.send(key, "run", SignalReceived("approved", {}, "")))
         await asyncio.sleep(0)  # it is queued after the other write
         may_write.set()
         await asyncio.gather(held, sent)
