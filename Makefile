@@ -3,12 +3,15 @@
 .DELETE_ON_ERROR:
 PYTHON ?= python3
 BIN := .venv/bin
-COMPILE = $(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header
+# The client is in this repository: the locks hold no path, so each environment installs it beside them.
+COMPILE = $(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --no-emit-package anya-mesh-client
 PROTOS := $(shell find protos -name '*.proto' | sort)
 SERVICES := $(shell grep -l '^service ' $(PROTOS))
 # A file's tests share a process, and with it the services that the file starts.
 TEST = $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 PROTOC = PATH="$(CURDIR)/$(BIN):$$PATH" ../$(BIN)/python -m grpc_tools.protoc -I.
+CLIENT := clients/python
+STUBS := $(CLIENT)/src
 
 export ANYA_TEST_DATA ?= $(realpath ../shared/data)
 
@@ -25,15 +28,15 @@ help:  ## list the verbs
 	@touch $@
 
 # Whoever has the tools keeps them: they stand on the same versions as the run-time alone.
-.venv/run: .venv/pip requirements.lock pyproject.toml
+.venv/run: .venv/pip requirements.lock pyproject.toml $(CLIENT)/pyproject.toml
 	@if [ -e .venv/dev ]; then $(MAKE) -s .venv/dev; else \
 	  $(BIN)/uv pip sync -q --python $(BIN)/python --require-hashes requirements.lock && \
-	  $(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .; fi
+	  $(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e $(CLIENT) -e .; fi
 	@touch $@
 
-.venv/dev: .venv/pip requirements-dev.lock pyproject.toml
+.venv/dev: .venv/pip requirements-dev.lock pyproject.toml $(CLIENT)/pyproject.toml
 	$(BIN)/uv pip sync -q --python $(BIN)/python --require-hashes requirements-dev.lock
-	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
+	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e $(CLIENT) -e .
 	@touch $@ .venv/run
 
 demo: .venv/run  ## run the main job: a verified payment, end to end
@@ -59,8 +62,8 @@ check: .venv/dev manifests  ## lint, types, contracts, manifests, and the model 
 	  $(BIN)/buf breaking --against ".git#tag=$$(git describe --tags --abbrev=0 --match 'v*')"; \
 	else echo 'no release tag yet: nothing that the contracts could break'; fi
 	$(MAKE) -s protos
-	git diff --exit-code -- gen
-	@test -z "$$(git ls-files --others --exclude-standard gen)" || { echo 'gen/ has files that are not committed' >&2; exit 1; }
+	git diff --exit-code -- $(STUBS)
+	@test -z "$$(git ls-files --others --exclude-standard $(STUBS))" || { echo '$(STUBS) has files that are not committed' >&2; exit 1; }
 	$(BIN)/pytest -q tests/test_architecture.py tests/deploy
 	$(BIN)/python -m services.ml.training --check
 
@@ -75,10 +78,10 @@ manifests: .venv/dev
 bench: .venv/dev  ## measure against peers: make -s bench NAME=mesh ONLY=chain_vs_bare
 	@$(BIN)/python -m benchmarks $(NAME) $(if $(ONLY),--only $(ONLY))
 
-protos: .venv/dev  ## rewrite gen/ from protos/
-	rm -rf gen && mkdir gen
-	cd protos && $(PROTOC) --python_out=../gen --mypy_out=quiet:../gen $(PROTOS:protos/%=%)
-	cd protos && $(PROTOC) --grpc_python_out=../gen --mypy_grpc_out=quiet:../gen $(SERVICES:protos/%=%)
+protos: .venv/dev  ## rewrite the stubs in clients/python from protos/
+	find $(STUBS) -name '*_pb2*.py*' -delete
+	cd protos && $(PROTOC) --python_out=../$(STUBS) --mypy_out=quiet:../$(STUBS) $(PROTOS:protos/%=%)
+	cd protos && $(PROTOC) --grpc_python_out=../$(STUBS) --mypy_grpc_out=quiet:../$(STUBS) $(SERVICES:protos/%=%)
 
 lock: .venv/pip  ## resolve the dependencies again
 	$(COMPILE) pyproject.toml --all-extras --group build --group dev -o requirements-dev.lock
