@@ -1,8 +1,8 @@
 """Parsing a full block of the main network, against python-bitcoinlib.
 
-Both give for every transaction its txid, prevouts, and outputs with amount and script. Each side
-lives in a process of its own; they take turns parse by parse, and a round compares the CPU time of
-the best of each, so that a busy machine costs neither. Both must find the same transactions.
+Both return the txid, the prevouts, and the outputs of every transaction. Each side runs in a
+process of its own; the two parse in turns, and a round compares the best CPU time of each, so that
+a busy machine slows neither. Both must find the same transactions.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from benchmarks import peer
 from benchmarks.ratio import Measure, Ratio
 
 BLOCK = "mainnet-block-413567.raw"
-TURNS = 30  # in one round, of which the best of each side counts
-GOAL = 8.0
+TURNS = 30  # of one round; the best of each side counts
+GOAL = 8.0  # times as fast
 
 TIMING = """
 import hashlib, json, sys, time

@@ -36,6 +36,8 @@ P2SH_VERSIONS: Mapping[str, int] = {
     network: 0x05 if network is Network.MAIN else 0xC4 for network in Network
 }
 
+_HUMAN_READABLE_PARTS = frozenset(SEGWIT_PREFIXES.values())
+
 MAX_CACHED_ADDRESSES = 8192  # addresses whose checksum was right
 MAX_ADDRESS_CHARS = 90  # of the longest bech32 address (BIP 173)
 
@@ -51,7 +53,7 @@ def parse_address(address: str, network: Network) -> bytes:
         )
     try:
         hrp = address.lower().rpartition("1")[0]
-        is_segwit = hrp in SEGWIT_PREFIXES.values()
+        is_segwit = hrp in _HUMAN_READABLE_PARTS
         script, networks = (_parse_segwit if is_segwit else _parse_base58)(address)
     except ValueError as error:
         raise AddressError(f"{address!r} is not an address: {error}") from None

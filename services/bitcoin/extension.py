@@ -1,4 +1,4 @@
-"""What a request to mine or to reorganise did to the chain, and the form in which it is stored."""
+"""The results of requests to mine or to reorganise, and their stored form."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ E = TypeVar("E", "Mined", "Reorganized")
 
 @dataclass(frozen=True, slots=True)
 class Mined:
-    """Blocks that were mined on the tip."""
+    """Blocks mined on the tip."""
 
     added: ClassVar[str] = "hashes"
 
@@ -26,7 +26,7 @@ class Mined:
 
 @dataclass(frozen=True, slots=True)
 class Reorganized:
-    """Blocks that were replaced by a longer branch."""
+    """Blocks replaced by a longer branch."""
 
     added: ClassVar[str] = "connected"
 

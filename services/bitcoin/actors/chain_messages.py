@@ -88,7 +88,7 @@ class MineBlocks(Message[Mined]):
     count: int
     script_pubkey: bytes
     times: tuple[int, ...] = ()
-    key: IdempotencyKey | None = None  # the same again returns the first result
+    key: IdempotencyKey | None = None  # a retry under the same key gets the first result
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class ReorganizeChain(Message[Reorganized]):
     """
 
     depth: int
-    key: IdempotencyKey | None = None  # the same again returns the first result
+    key: IdempotencyKey | None = None  # a retry under the same key gets the first result
 
 
 ChainMessage: TypeAlias = (

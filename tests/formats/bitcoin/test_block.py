@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from bitcoin.core import CBlock
 
 from formats.bitcoin.block import (
     Block,
@@ -130,3 +133,19 @@ def test_header_reads_back() -> None:
     header = block().header
 
     assert Header.read(header.serialize()) == header
+
+
+@pytest.mark.skipif(not os.environ.get("ANYA_TEST_DATA"), reason="ANYA_TEST_DATA is not set")
+def test_main_network_block_agrees_with_python_bitcoinlib() -> None:
+    raw = Path(os.environ["ANYA_TEST_DATA"], "mainnet-block-413567.raw").read_bytes()
+
+    ours, oracle = parse_block(raw), CBlock.deserialize(raw)
+
+    header = ours.header
+    check_commitments(ours)
+    assert (ours.hash, header.prev_hash) == (oracle.GetHash(), oracle.hashPrevBlock)
+    assert header.merkle_root == oracle.calc_merkle_root()
+    assert (header.time, header.bits, header.nonce) == (oracle.nTime, oracle.nBits, oracle.nNonce)
+    assert [tx.txid for tx in ours.transactions] == [tx.GetTxid() for tx in oracle.vtx]
+    assert serialize_block(header, ours.transactions) == oracle.serialize()
+    assert ours.weight == oracle.GetWeight()
