@@ -28,14 +28,14 @@ _ID = re.compile(rf"[a-z][a-z0-9_]{{0,{MAX_ID - 1}}}")
 
 
 class Overlap(StrEnum):
-    """What a due time starts while the last run has not ended: nothing, or another run."""
+    """The policy for a due time while the last run has not ended: start no run, or another."""
 
     SKIP = "SKIP"
     ALLOW = "ALLOW"
 
 
 class CatchUp(StrEnum):
-    """Which due times that passed during an outage start a run."""
+    """The policy for due times that passed during an outage: which of them start a run."""
 
     NONE = "NONE"
     LATEST = "LATEST"

@@ -44,7 +44,7 @@ class _ConcurrentUpdateError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Erasable:
-    """A run as it was read, and what replaces its records."""
+    """A run as it was read, and the records that replace its own."""
 
     sequence: int
     erased_us: int  # 0: not erased

@@ -252,8 +252,8 @@ class RunStore(ABC):
                 # If the row is as this start wrote it, the commit was applied and its answer lost.
                 # A run that this process has claimed since differs at least in the time.
                 state = new.state
-                ours = (self.lease.replica_id, 0, state.sequence, state.created_us)
-                return StartResult(first, created=new.owned and row == ours)
+                written = (self.lease.replica_id, 0, state.sequence, state.created_us)
+                return StartResult(first, created=new.owned and row == written)
             if row is not None or gone is not None:
                 raise AlreadyExists(
                     f"run {run_id} exists, or did; choose a new request_id",

@@ -56,7 +56,7 @@ class ScheduleProgress:
 
     @property
     def action_ms(self) -> int | None:
-        """When the scheduler has to act next; None: never."""
+        """The time at which the scheduler has to act next; None: never."""
         return self.next_due_ms if self.firing_ms is None else self.retry_ms
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from services.orchestrator.store.postgres.run_store import PostgresRunStore
     from services.orchestrator.store.postgres.writer import PostgresWriter
 
-POLL_INTERVAL_S = 1.0  # the worker also looks for claimable runs, as notifications may be lost
+POLL_INTERVAL_S = 1.0  # also between claims of the worker, as notifications may be lost
 TAKEOVER_DELAY_S = 0.02  # after the end of a lease, when it has ended by the server's clock too
 
 log = logging.getLogger(__name__)

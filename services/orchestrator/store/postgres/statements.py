@@ -29,7 +29,7 @@ ALTER TABLE run SET (fillfactor = 80);
 
 _NOW_MS = "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint"
 
-# The channels of notifications, and what their messages hold.
+# The channels of notifications, and the contents of their messages.
 RUN_UPDATED = "anya_run_updated"  # ids of runs, separated by spaces
 RUN_MESSAGE = "anya_run_message"  # the run, the replica that stored the message, and the message
 RUN_CLAIMABLE = "anya_run_claimable"  # nothing: a run may wait for a claim

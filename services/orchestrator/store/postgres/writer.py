@@ -81,7 +81,7 @@ class PostgresWriter(GroupCommit):
         return self._connection.get_server_pid() if self._connection else 0
 
     async def open(self) -> None:
-        """Creates what only PostgreSQL has and registers the lease.
+        """Creates the tables and indexes that only PostgreSQL has, and registers the lease.
 
         Raises Unavailable if the server does not answer.
         """
