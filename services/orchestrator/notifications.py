@@ -54,6 +54,8 @@ class RunUpdates(asyncio.Event):
 
 
 class RunNotifier:
+    """Registers watchers of runs and wakes them."""
+
     def __init__(self) -> None:
         self._watchers: defaultdict[str, set[RunUpdates]] = defaultdict(set)
         self._completions: defaultdict[str, set[RunCompletion]] = defaultdict(set)

@@ -50,19 +50,19 @@ async def begin_asking(workflows: WorkflowServiceAsyncStub) -> str:
 async def decide(
     workflows: WorkflowServiceAsyncStub,
     run_id: str,
-    who: Holder,
+    holder: Holder,
     *,
     approves: bool = True,
     digest: bytes = b"",
 ) -> pb.ApproveRunResponse:
     """Signs and sends an approval, and waits until it counts."""
     digest = digest or (await asked(workflows, run_id)).digest
-    signed = who.approve(run_id=run_id, step="agree", digest=digest, approves=approves)
+    signed = holder.approve(run_id=run_id, step="agree", digest=digest, approves=approves)
     request = pb.ApproveRunRequest(request_id=uuid7(), run_id=run_id, step="agree", approval=signed)
     reply = await workflows.ApproveRun(request, timeout=5)
 
     async def counted() -> bool:
-        return any(d.approver == who.did for d in (await asked(workflows, run_id)).decisions)
+        return any(d.approver == holder.did for d in (await asked(workflows, run_id)).decisions)
 
     await eventually(counted)
     return reply

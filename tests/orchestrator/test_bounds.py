@@ -153,23 +153,23 @@ async def test_timers_due_at_once_are_resumed_only_as_capacity_allows(
         await catalogue.register_built_in()
         await catalogue.register(steps("pause\n    wait: {duration: 1s}"))
 
-        async def begin_one(number: int) -> RunState:
-            turn = await begin_in(
+        async def start_one(number: int) -> RunState:
+            transition = await begin_in(
                 store.runs,
                 catalogue,
                 f"run-{number}",
                 workflow_id="example",
                 at_us=store.runs.lease.now_us(),
             )
-            return turn.state
+            return transition.state
 
         async def suspend(tx: Transaction, states: list[RunState]) -> None:
             for number, state in enumerate(states):
                 assert await suspension.suspend(tx, state, 0, wake_us=number)
 
         for first in range(0, DUE, AT_ONCE):
-            begun = await asyncio.gather(*map(begin_one, range(first, first + AT_ONCE)))
-            await store.database.write(partial(suspend, states=begun))
+            started = await asyncio.gather(*map(start_one, range(first, first + AT_ONCE)))
+            await store.database.write(partial(suspend, states=started))
 
     small = replace(config, database=location, max_runs=ROOM)
     held: list[int] = []

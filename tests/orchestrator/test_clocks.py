@@ -41,10 +41,10 @@ async def test_replica_with_a_wrong_clock_is_neither_early_nor_late(
         await await_status(workflows, run_id, "WAITING")
         wrong.send_signal(signal.SIGKILL)
         await wrong.wait()
-    begun = time.monotonic()
+    start = time.monotonic()
     async with replicas.next() as (_, workflows):
         run = await finished(workflows, run_id)
-        took = time.monotonic() - begun
+        took = time.monotonic() - start
 
     assert status(run) == "SUCCEEDED"
     assert took < 30
@@ -77,10 +77,10 @@ async def test_clock_that_jumps_back_delays_no_run(
         await await_status(workflows, run_id, "WAITING")
         before.send_signal(signal.SIGKILL)
         await before.wait()
-    begun = time.monotonic()
+    start = time.monotonic()
     async with orchestrators.next() as (_, workflows):
         run = await finished(workflows, run_id)
-        took = time.monotonic() - begun
+        took = time.monotonic() - start
         await workflows.StartRun(paid := payment(), timeout=10)
         other = await finished(workflows, paid.request_id)
 

@@ -179,13 +179,13 @@ async def test_run_keeps_the_definition_it_was_started_with(
         steps("answer\n    wait_for: {signal: approved}", f"said\n    set: {{word: {word}}}")
         for word in ("old", "new")
     )
-    begun = await start_run(workflows, old)
-    await await_status(workflows, begun, "WAITING")
+    earlier = await start_run(workflows, old)
+    await await_status(workflows, earlier, "WAITING")
 
     later = await start_run(workflows, new)
-    for run_id in (begun, later):
+    for run_id in (earlier, later):
         await workflows.SignalRun(signal_request(run_id, f"to {run_id}"), timeout=10)
-    runs = [await finished(workflows, run_id) for run_id in (begun, later)]
+    runs = [await finished(workflows, run_id) for run_id in (earlier, later)]
 
     said = [next(step for step in run.steps if step.path == "said").output for run in runs]
     assert [output["word"] for output in said] == ["old", "new"]

@@ -300,8 +300,8 @@ async def test_open_circuit_breaker_costs_no_attempt(
         )
     ]
 
-    parked = [run for run in seen if status(run) == "CIRCUIT_OPEN"]
-    assert parked[0].reason == "verify_sender: CIRCUIT_OPEN: open"
+    blocked = [run for run in seen if status(run) == "CIRCUIT_OPEN"]
+    assert blocked[0].reason == "verify_sender: CIRCUIT_OPEN: open"
     assert status(seen[-1]) == "SUCCEEDED"
     assert seen[-1].steps[0].attempts == 1
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 
 class Peers:
+    """Channels to the other services."""
+
     def __init__(
         self, channels: Mapping[str, grpc.aio.Channel], runtime: Runtime, timeout: float
     ) -> None:

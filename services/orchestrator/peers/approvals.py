@@ -27,6 +27,8 @@ Reply: TypeAlias = "Callable[[DecisionReceived], bytes]"
 
 
 class Approvals:
+    """Verifies approvals at web5 and sends them to their runs."""
+
     def __init__(self, store: RunStore, worker: Worker, peers: Peers) -> None:
         self._store = store
         self._worker = worker

@@ -25,6 +25,8 @@ CANCEL = f"{PATH}/{contracts.operation(SEND).cancel}"
 
 
 class WalletPeer:
+    """Finds and cancels payments at bitcoin."""
+
     def __init__(self, peers: Peers) -> None:
         self._peers = peers
 

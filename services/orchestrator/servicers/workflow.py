@@ -177,10 +177,10 @@ class WorkflowServicer(WorkflowServiceServicer):
         return pb.RedriveRunResponse(run=await self._show(request.run_id))
 
     async def _show(self, run_id: str) -> pb.Run:
-        """Returns the run in the view BASIC, for the reply to a call that has had its effect.
+        """Returns the run in the view BASIC, for the reply to a call whose effect is committed.
 
-        The reply must not fail any more: a run that cannot be shown has its id alone. The view is
-        read anew for a retry, so that the stored reply holds nothing that an erasure must find.
+        The reply must not fail after that: if the run cannot be read, it holds only the id. A retry
+        reads the run again, so that the stored reply holds no data that an erasure must remove.
         """
         try:
             stored = await self._store.load(run_id)

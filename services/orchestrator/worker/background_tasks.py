@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 
 class BackgroundTasks:
+    """A set of tasks that is drained when its service stops."""
+
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[Any]] = set()

@@ -62,6 +62,8 @@ log = logging.getLogger(__name__)
 
 
 class RunExecutor:
+    """Executes the commands of runs and applies their results, one transition at a time."""
+
     def __init__(
         self,
         store: RunStore,
@@ -249,7 +251,7 @@ class RunExecutor:
         return []
 
     async def _wait(self, run: RunActor) -> None:
-        """Waits until the run is woken, or marks it idle if it waited long enough in vain."""
+        """Waits until the run is woken, or marks it idle after the idle timeout."""
         if not wakes_at(run.in_flight) > self._now_us(run) + SUSPEND_THRESHOLD_S * SECOND_US:
             await run.wakeup.wait()
             return

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 
 class RunInbox:
+    """Messages to runs, from senders in this process."""
+
     def __init__(
         self,
         store: RunStore,
@@ -102,7 +104,7 @@ class RunInbox:
         return False
 
     def close(self) -> None:
-        """Returns all pending messages to their senders, who store these themselves."""
+        """Returns all pending messages to their senders, which store these themselves."""
         for run in self._active_runs.values():
             run.return_pending()
 

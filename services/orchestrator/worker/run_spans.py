@@ -50,6 +50,8 @@ class AttemptSpan(NamedTuple):
 
 @dataclass(slots=True)
 class RunSpans:
+    """Exports the spans of one run while it observes the run's records."""
+
     span_sink: SpanSink | None  # None: traces are off
     run_id: str
     workflow_id: str

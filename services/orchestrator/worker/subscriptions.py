@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 
 class EventSubscriptions:
+    """Reads events for runs of this process, and wakes the runs that wait for them."""
+
     def __init__(self, events: Events, active_runs: Mapping[str, RunActor]) -> None:
         self._events = events
         self._active_runs = active_runs

@@ -134,7 +134,7 @@ class Worker:
     ) -> bytes:
         """Starts a run once per ``key``, and executes it as soon as it has a slot.
 
-        A caller that goes away does not undo the start. Raises Unavailable just before the caller's
+        The run starts even if its caller disconnects. Raises Unavailable just before the caller's
         deadline if the store does not answer: the run may start.
         """
         started: asyncio.Future[bytes] = self._loop.create_future()
@@ -266,7 +266,7 @@ class Worker:
         state, epoch = stored.state, stored.row.epoch
         spans = self._spans(state, stored.row.traceparent)
         # After a redrive no call was made yet, so that nothing is recovered.
-        begun = bool(state.steps) and stored.records[-1].kind is not RecordKind.REDRIVEN
+        has_started = bool(state.steps) and stored.records[-1].kind is not RecordKind.REDRIVEN
         spans.observe(stored.records, again=True)
         try:
             find = partial(self._registry.pinned, state)
@@ -278,7 +278,7 @@ class Worker:
         run = RunActor(workflow, state, epoch, spans)
         run.clock_offset_us = max(0, state.updated_us - self.now_us())
         run.notify_inbox()  # messages may have been stored while no process drove it
-        first = Recovered() if begun else Started()
+        first = Recovered() if has_started else Started()
         await self._execute(run, None if stored.was_suspended else first)
 
     def notify_events(self) -> None:
@@ -286,7 +286,7 @@ class Worker:
         self._subscriptions.notify()
 
     def notify_claimable(self) -> None:
-        """Looks for runs that no process drives."""
+        """Starts a claim, because a run may have no owner."""
         self._capacity_event.set()
 
     def notify_message(self, run_id: str, message: Message | None = None) -> None:

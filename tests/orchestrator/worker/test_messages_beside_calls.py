@@ -199,10 +199,10 @@ def before_a_cancel(
     deliver = here.store.runs.deliver
 
     async def later(
-        state: RunState, epoch: int, records: Sequence[Record], letter: Envelope
+        state: RunState, epoch: int, records: Sequence[Record], envelope: Envelope
     ) -> bool:
         if any(record.kind is RecordKind.CANCEL_RUN for record in records):
             await first()
-        return await deliver(state, epoch, records, letter)
+        return await deliver(state, epoch, records, envelope)
 
     monkeypatch.setattr(here.store.runs, "deliver", later)

@@ -29,15 +29,15 @@ CALLER = "spiffe://caller"
 ASKS = steps("answer\n    wait_for: {signal: approved}")
 
 
-class Watched(Suspensions):
+class RecordedSuspensions(Suspensions):
     """Records that a suspension was requested."""
 
-    asked = False
+    requested = False
 
     async def suspend(
         self, state: RunState, epoch: int, wake_us: int, *, event_cursor: int = 0
     ) -> bool:
-        self.asked = True
+        self.requested = True
         return await super().suspend(state, epoch, wake_us, event_cursor=event_cursor)
 
 
@@ -52,20 +52,20 @@ async def test_signal_during_the_suspension_of_its_run_resumes_it(
         may_write.wait()
 
     async with replica(config, str(tmp_path / "store.db")) as here:
-        runs, sleep = here.store.runs, Watched(here.store.database)
-        runs.suspensions = sleep
+        runs, suspensions = here.store.runs, RecordedSuspensions(here.store.database)
+        runs.suspensions = suspensions
         await here.registry.register(ASKS)
         request = StartRun("run", {}, None, "", CALLER)
         key = IdempotencyKey(CALLER, "StartRun", "run", b"")
         await here.worker.start(key, "example", request, "", lambda _: b"")
-        held = asyncio.create_task(here.store.database.write(hold))
-        await eventually(lambda: sleep.asked)
+        blocking = asyncio.create_task(here.store.database.write(hold))
+        await eventually(lambda: suspensions.requested)
 
         key = IdempotencyKey(CALLER, "SignalRun", "s", b"")
         sent = asyncio.create_task(here.worker.send(key, "run", SignalReceived("approved", {}, "")))
         await asyncio.sleep(0)  # it is queued after the other write
         may_write.set()
-        await asyncio.gather(held, sent)
+        await asyncio.gather(blocking, sent)
 
         await eventually(lambda: runs.has_ended("run"))
         ended = (await runs.load("run")).state
