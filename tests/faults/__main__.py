@@ -1,4 +1,4 @@
-"""``make test-faults``: 1,000 payments under random kills, and proof of what became of each."""
+"""``make test-faults``: makes 1,000 payments under random faults and checks each outcome."""
 
 from __future__ import annotations
 

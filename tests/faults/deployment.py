@@ -1,4 +1,4 @@
-"""Where a storm rages: a mesh on SQLite, or on PostgreSQL with two orchestrators that share one."""
+"""The mesh under test: on SQLite, or on PostgreSQL with two orchestrators that share a database."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
     from cli.connection import Channels
 
-REPLICA = "replica"  # the orchestrator beside the supervisor's
-SERVER = "postgres"  # whom all stores are
-CALL_TIMEOUT_S = 15.0  # seconds of one call
-STARTS_WITHIN_S = 60.0  # seconds, of a service that was killed
+REPLICA = "replica"  # the second orchestrator, beside the supervisor's
+SERVER = "postgres"  # the database server of all services
+CALL_TIMEOUT_S = 15.0
+STARTS_WITHIN_S = 60.0  # after a kill
 
 
 class Store(StrEnum):
@@ -46,12 +46,12 @@ class Store(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Deployment:
     home: Home
-    routes: tuple[Channels, ...]  # the mesh by way of each of its orchestrators
+    routes: tuple[Channels, ...]  # the channels to all services, once for each orchestrator
     replica: Service | None = None
     server: PostgresServer | None = None
 
     async def pid(self, service: str) -> int:
-        """Of the service's process, once there is one that serves."""
+        """Returns the process id of a service as soon as the service is ready."""
         found: list[int] = []
 
         async def serves() -> bool:
@@ -70,7 +70,7 @@ class Deployment:
 
 
 def services_on(store: Store) -> tuple[str, ...]:
-    """All that can be struck there."""
+    """Returns the processes that faults may hit on this kind of store."""
     return SERVICES if store is Store.SQLITE else (*SERVICES, REPLICA, SERVER)
 
 
@@ -78,7 +78,7 @@ def services_on(store: Store) -> tuple[str, ...]:
 async def deploy(
     folder: Path, store: Store, *, mine: str = "auto", extra: Mapping[str, str] | None = None
 ) -> AsyncIterator[Deployment]:
-    """The mesh for the block; everything that it keeps is in ``folder``, or in its own server."""
+    """Runs a mesh for the block, with its data in ``folder`` or in a database server of its own."""
     async with AsyncExitStack() as stack:
         server: PostgresServer | None = None
         databases: dict[str, str] = {}
@@ -98,7 +98,7 @@ async def deploy(
 
 @asynccontextmanager
 async def _databases() -> AsyncIterator[tuple[PostgresServer, dict[str, str]]]:
-    """A server of our own, with a database for each service."""
+    """Runs a database server with a database for each service."""
     server = PostgresServer()
     await server.create()
     await server.start()
@@ -116,7 +116,7 @@ async def _databases() -> AsyncIterator[tuple[PostgresServer, dict[str, str]]]:
 
 @asynccontextmanager
 async def _replica(home: Home, database: str) -> AsyncIterator[tuple[Service, str]]:
-    """A second orchestrator with a folder of its own, kept up as the supervisor keeps its own."""
+    """Runs a second orchestrator with its own folder, restarted as by the supervisor."""
     folder = home.path.with_name(f"{home.path.name}-{REPLICA}")
     folder.mkdir()
     (folder / "pki").symlink_to(home.pki)

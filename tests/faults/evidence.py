@@ -1,7 +1,7 @@
-"""What really happened, from witnesses that do not know each other, and whether it may have.
+"""The outcome of payments from five independent sources, and the contradictions between them.
 
-The chain's raw blocks, its unspent outputs, the payers' records as each payer may read them, the
-bitcoin service's payments and the orchestrator's runs: all five must tell the same story.
+The sources are the chain's raw blocks, its unspent outputs, the records that each payer may read,
+the bitcoin service's payments, and the orchestrator's runs. All five must agree.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ UNPAID = ("none", "CANCELLED")  # the latter where an answer was lost, and the e
 
 @dataclass(slots=True)
 class Evidence:
-    """Who was paid, by whom, and what is kept about it. Txids are hex in display order."""
+    """The payments according to all sources. Txids are hex in display order."""
 
     paid: dict[tuple[str, int], list[str]]  # shop and amount -> txids in the blocks
     unspent: Counter[tuple[str, int]]  # the same from the index: how many
     spends: set[str]  # every transaction in a block that spends a payer's coin
-    records: dict[str, list[dict[str, Any]]]  # payment id -> what its payer's records say
+    records: dict[str, list[dict[str, Any]]]  # payment id -> data of its payer's records
     payments: dict[str, str] = field(
         default_factory=dict
     )  # payment id -> state, where there is one
@@ -71,7 +71,7 @@ class Evidence:
 async def gather(
     channels: Channels, funded: FundedMesh, observed: Sequence[ObservedPayment]
 ) -> Evidence:
-    """Ask everybody, once nothing waits for a block any more."""
+    """Queries all sources as soon as the mempool is empty."""
     await _until_confirmed(channels)
     paid, spends = await _read_blocks(channels, funded)
     tenants = {one.outcome.record_tenant for one in observed} - {""}
@@ -89,7 +89,7 @@ async def gather(
 
 
 def contradictions(evidence: Evidence, observed: Sequence[ObservedPayment]) -> list[str]:
-    """Everything that may not be; empty if each payment has exactly one outcome, everywhere."""
+    """Returns all contradictions; none if each payment has the same outcome in every source."""
     found = [wrong for one in observed for wrong in _wrong_with(one, evidence)]
     ids = [one.proposal.intent.payment_id for one in observed]
     if sorted(evidence.listed) != sorted(ids):
@@ -97,11 +97,11 @@ def contradictions(evidence: Evidence, observed: Sequence[ObservedPayment]) -> l
     succeeded = {one.txid for one in evidence.runs.values() if one.status == "SUCCEEDED"}
     if evidence.spends != succeeded:
         strange = evidence.spends ^ succeeded
-        found.append(f"payers' coins were spent by other transactions than succeeded: {strange}")
+        found.append(f"payers' coins were spent by other transactions than of the runs: {strange}")
     if evidence.unspent != Counter({key: len(txids) for key, txids in evidence.paid.items()}):
-        found.append("the index of unspent outputs does not say what the blocks say")
+        found.append("the index of unspent outputs differs from the blocks")
     if strangers := evidence.records.keys() - set(ids):
-        found.append(f"records of payments that nobody made: {strangers}")
+        found.append(f"records of unknown payments: {strangers}")
     return found
 
 
@@ -111,35 +111,36 @@ def _wrong_with(one: ObservedPayment, evidence: Evidence) -> list[str]:
     txids = evidence.paid.get((intent.recipient_address, intent.amount_sat), [])
     records = evidence.records.get(intent.payment_id, [])
     state = evidence.payments.get(intent.payment_id, "none")
-    told = [record["bitcoin_txid"] for record in records]
+    recorded = [record["bitcoin_txid"] for record in records]
     paid = run.status == "SUCCEEDED"
     holds = (
         run.status == one.outcome.status
         and run.status in _may_end(one)
-        and txids == told == ([run.txid] if paid else [])
+        and txids == recorded == ([run.txid] if paid else [])
         and state in (PAID if paid else UNPAID)
     )
     if holds:
         return []
+    planned = one.planned
+    cancelled = f", {planned.cancel} answered {one.cancelled_state!r}" if planned.cancel else ""
     return [
-        f"payment {one.planned.number} ({intent.payment_id}, {one.planned.method.name}"
-        f"{f', {one.planned.cancel} answered {one.told!r}' if one.planned.cancel else ''}):"
+        f"payment {planned.number} ({intent.payment_id}, {planned.method.name}{cancelled}):"
         f" its client saw {one.outcome.status}, run {run.status} {run.reason!r}, payment {state},"
-        f" transactions {txids}, records of {told}"
+        f" transactions {txids}, records of {recorded}"
     ]
 
 
 def _may_end(one: ObservedPayment) -> set[str]:
-    """By what was planned, and by what the client was promised."""
+    """Returns the statuses that the plan and the replies to the client allow."""
     if one.planned.cancel is None:
         return {"SUCCEEDED"} if one.planned.proved else {"REFUSED"}
     stopped = {"REFUSED", "CANCELLED"}
-    if not one.planned.proved or one.told == "CANCELLED":
+    if not one.planned.proved or one.cancelled_state == "CANCELLED":
         return stopped
-    return {"SUCCEEDED"} if one.told else {"SUCCEEDED", *stopped}
+    return {"SUCCEEDED"} if one.cancelled_state else {"SUCCEEDED", *stopped}
 
 
-# The witnesses. Who was struck last may still be on its way back: each is asked until it answers.
+# The sources. A service may still be restarting after the last fault, so each query is retried.
 
 
 async def _ask(method: Callable[[Q], Awaitable[R]], request: Q) -> R:
@@ -159,7 +160,7 @@ async def _until_confirmed(channels: Channels) -> None:
 async def _read_blocks(
     channels: Channels, funded: FundedMesh
 ) -> tuple[dict[tuple[str, int], list[str]], set[str]]:
-    """Payments to shops, and spends of payers' coins, from the bytes of all blocks."""
+    """Returns the payments to shops, and the spends of payers' coins, from all raw blocks."""
     stub = ChainServiceStub(channels["bitcoin"])
     shops = {parse_address(shop, Network.REGTEST): shop for shop in funded.shops}
     payers = {parse_address(payer.addresses[0], Network.REGTEST) for payer in funded.payers}
@@ -199,7 +200,7 @@ async def _unspent(channels: Channels, funded: FundedMesh) -> Counter[tuple[str,
 
 
 def _is_planned(amount_sat: int) -> bool:
-    """Not an earlier sale: those were of whole coins."""
+    """Returns whether an amount is one of the plan; earlier sales were of larger amounts."""
     return MIN_AMOUNT_SAT <= amount_sat < 2 * MIN_AMOUNT_SAT
 
 
@@ -216,7 +217,7 @@ async def _records(
 
 
 async def query(channels: Channels, tenant: str, payer: Identity) -> list[dict[str, Any]]:
-    """All records of payments that the node shows to this payer."""
+    """Returns all payment records that the node returns to this payer."""
     signer = Signer(did.parse(payer.did), payer.holder.kid, payer.holder.key)
     wanted = {"protocol": PAYMENT_PROTOCOL, "recipient": payer.did}
     stub = RecordServiceStub(channels["web5"])
@@ -235,7 +236,7 @@ async def query(channels: Channels, tenant: str, payer: Identity) -> list[dict[s
 
 
 async def _payment_state(channels: Channels, payment_id: str) -> str:
-    """As the bitcoin service has it; empty if it has none of this id."""
+    """Returns the payment's state in the bitcoin service, or an empty text if it is unknown."""
     stub = WalletServiceStub(channels["bitcoin"])
     try:
         request = wallet_pb2.GetPaymentRequest(payment_id=payment_id)
@@ -248,7 +249,7 @@ async def _payment_state(channels: Channels, payment_id: str) -> str:
 
 
 async def listed(channels: Channels) -> list[str]:
-    """The ids of all runs that pay, as the orchestrator lists them."""
+    """Returns the ids of all payment runs in the orchestrator's list."""
     stub = WorkflowServiceStub(channels["orchestrator"])
     found: list[str] = []
     for workflow_id in (payment_client.WORKFLOW, SINGLE_ATTEMPT):

@@ -1,4 +1,4 @@
-"""A storm: payments sixteen at a time, while services and their database are killed and stopped."""
+"""Fault injection: concurrent payments while services and their database are killed and paused."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class FaultInjection:
     _more: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def run(self) -> list[ObservedPayment]:
-        """Every payment followed to its end, in the order of the plan."""
+        """Makes all payments under all faults. Returns the payments in the order of the plan."""
         waiting = iter(self.plan.payments)
         observed: list[ObservedPayment] = []
         clients = PaymentClients(self.deployment.routes, self.funded)
@@ -79,7 +79,7 @@ class FaultInjection:
                     os.kill(pid, signal.SIGCONT)
 
     async def _end_server(self, away: float) -> None:
-        """Whatever it had not committed is gone, and all connections with it."""
+        """Ends the database server: uncommitted transactions and all connections are lost."""
         server = self.deployment.server
         assert server is not None  # the plan names it only where there is one
         await server.end()
@@ -91,7 +91,7 @@ class FaultInjection:
             await self._more.wait_for(lambda: self._struck >= count)
 
     async def _tell(self, began: float) -> None:
-        """Progress, for whoever watches."""
+        """Prints the progress every five seconds."""
         total = len(self.plan.payments)
         while True:
             done = self.ended.total()

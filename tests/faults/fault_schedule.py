@@ -1,4 +1,4 @@
-"""Which service is struck, how and when, and who pays what: all follow from one seed."""
+"""The plan of a trial, derived from one seed: its faults and its payments."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ CANCEL_WITHIN_S = 2.0  # seconds from its start: some are too late
 
 
 class FaultKind(StrEnum):
-    KILL = "kill"  # SIGKILL; it is started again
-    PAUSE = "pause"  # SIGSTOP, then SIGCONT: the process wakes up in another time
+    KILL = "kill"  # SIGKILL; the supervisor restarts the process
+    PAUSE = "pause"  # SIGSTOP, then SIGCONT: the process misses the time between
 
 
 class PaymentMethod(StrEnum):
-    """How a client has a payment made."""
+    """The way in which a client makes a payment."""
 
     RUN = "StartRun, then WatchRun"
     WAIT = "StartRun that waits for the end"
@@ -49,7 +49,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedPayment:
-    """A payment that somebody means to make. Its amount is like no other's: it names it."""
+    """A planned payment, identified by its unique amount."""
 
     number: int
     payer: int
@@ -73,13 +73,13 @@ class FaultPlan:
         return f"seed {self.seed}, {len(self.payments)} payments, faults:\n{faults}"
 
     def faults_before(self, number: int) -> int:
-        """How many faults the payment of this number waits for: faults fall among payments."""
+        """Returns the number of faults before this payment, so that faults and payments mix."""
         return number * len(self.faults) // len(self.payments)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaultProfile:
-    """What a storm is like."""
+    """The numbers of payments and faults of a trial, and the times of its faults."""
 
     payments: int
     kills: int
@@ -88,7 +88,7 @@ class FaultProfile:
     pause: tuple[float, float]  # seconds that a pause lasts
 
     def scaled(self, payments: int) -> FaultProfile:
-        """As many faults for each payment, and a kill at least."""
+        """Returns the profile for another number of payments, with at least one kill."""
         share = payments / self.payments
         kills, pauses = max(1, round(self.kills * share)), round(self.pauses * share)
         return replace(self, payments=payments, kills=kills, pauses=pauses)
@@ -97,7 +97,7 @@ class FaultProfile:
 def plan(
     seed: int, profile: FaultProfile, *, payers: int, recipients: int, services: Sequence[str]
 ) -> FaultPlan:
-    """The same for the same seed."""
+    """Returns the plan of a seed."""
     rng = random.Random(seed)  # noqa: S311  (repeats a trial, guards nothing)
     payments = tuple(
         PlannedPayment(
@@ -117,7 +117,10 @@ def plan(
 
 
 def _faults(rng: random.Random, profile: FaultProfile, services: Sequence[str]) -> Iterator[Fault]:
-    """Every service as often as the others: the supervisor gives up on one that is always down."""
+    """Yields faults that hit all services equally often.
+
+    The supervisor gives up on a service that crashes too often.
+    """
     kinds = [FaultKind.KILL] * profile.kills + [FaultKind.PAUSE] * profile.pauses
     rng.shuffle(kinds)
     turns = {kind: _turns(rng, services) for kind in FaultKind}

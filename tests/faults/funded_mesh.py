@@ -1,4 +1,4 @@
-"""Who pays whom: payers with wallets, linked addresses and many coins, on a chain of their own."""
+"""The parties of the payments: payers with wallets, linked addresses and coins, and shops."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MATURITY = 100  # blocks until a subsidy may be spent
 SUBSIDY_SAT = 5_000_000_000
 COIN_SAT = 2_000_000
 FEE_SAT = 200_000
-EARLIER_SALES = 3  # that every shop made before: each from a customer of its own
+EARLIER_SALES = 3  # of every shop, each to another customer, as history for the risk model
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class FundedMesh:
 async def fund(
     home: Home, channels: Channels, *, payers: int, shops: int, coins: int
 ) -> FundedMesh:
-    """Everybody in place, and ``coins`` confirmed coins on the address of each payer."""
+    """Creates payers and shops, with ``coins`` confirmed coins on the address of each payer."""
     people = [await _payer(home, channels, f"payer-{number}") for number in range(payers)]
     unlinked = await cast.enter(home, channels, "stranger")
     keys = [Key.from_secret(secrets.token_bytes(32)) for _ in range(shops)]
@@ -51,7 +51,7 @@ async def fund(
 
 
 async def _payer(home: Home, channels: Channels, name: str) -> Identity:
-    """With a wallet of its own, and an address in it that is not linked yet."""
+    """Creates a payer with a wallet and an address that is not linked yet."""
     payer = await cast.enter(home, channels, name)
     stub = WalletServiceStub(channels["bitcoin"])
     created = await stub.CreateWallet(wallet_pb2.CreateWalletRequest(request_id=name, name=name))
@@ -63,7 +63,7 @@ async def _payer(home: Home, channels: Channels, name: str) -> Identity:
 
 
 async def _endow(channels: Channels, people: list[Identity], shops: list[Key], coins: int) -> None:
-    """Out of mined subsidies: coins for the payers, and a past for the shops."""
+    """Distributes mined subsidies: coins for the payers, and earlier sales of the shops."""
     mint = Key.from_secret(secrets.token_bytes(32))
     customers = [Key.from_secret(secrets.token_bytes(32)) for _ in range(EARLIER_SALES)]
     await _mine(channels, len(people) + 1 + MATURITY, address=mint.address(Network.REGTEST))

@@ -1,4 +1,4 @@
-"""Clients of a mesh that is being struck: careful ones, who ask again under the same id."""
+"""Clients of a mesh under faults: they retry every request with the same id."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-RETRY_WITHIN_S = 60.0  # seconds that a client goes on asking a service that is down
+RETRY_WITHIN_S = 60.0
 RETRY_INTERVAL_S = 0.1
-WAIT = 10  # seconds, of a call that waits for the end
-REDRIVE_DELAY_S = 0.5  # seconds from an end to the next attempt
+WAIT_S = 10  # of StartRun, for the end of the run
+REDRIVE_DELAY_S = 0.5
 MAX_REDRIVES = 60
 RETRYABLE_CODES = {
     grpc.StatusCode.UNAVAILABLE,
@@ -46,24 +46,24 @@ REDRIVABLE = {
     pb.RUN_STATUS_COMPENSATION_FAILED,
 }
 
-SINGLE_ATTEMPT = "hasty_payment"
+SINGLE_ATTEMPT = "single_attempt_payment"
 ROOT = Path(__file__).parents[2]
 SEED = ROOT / "services" / "orchestrator" / "workflows" / "verified_payment.json"
 
 
 @dataclass(frozen=True, slots=True)
 class ObservedPayment:
-    """A payment and what its client saw of it."""
+    """A payment and its outcome as its client observed it."""
 
     planned: PlannedPayment
     proposal: Proposal
     outcome: Outcome
-    told: str = ""  # the payment's state, where its client cancelled it and was answered so
+    cancelled_state: str = ""  # the state in the reply to CancelPayment, if there was one
     redrives: int = 0
 
 
 async def register_single_attempt(channels: Channels) -> None:
-    """The verified payment, but a call of its first steps that goes unheard once is given up."""
+    """Registers the verified payment without a retry of its first step."""
     document = json.loads(SEED.read_text())
     document.update(id=SINGLE_ATTEMPT, name=SINGLE_ATTEMPT)
     document["steps"][0]["retry"] = {"max_attempts": 1}
@@ -71,14 +71,14 @@ async def register_single_attempt(channels: Channels) -> None:
 
 
 class PaymentClients:
-    """Who pay in one town, by way of any of its orchestrators."""
+    """The payers of one funded mesh, which use any of its orchestrators."""
 
     def __init__(self, routes: Sequence[Channels], funded: FundedMesh) -> None:
-        self._doors = routes
+        self._routes = routes
         self._town = funded
 
     async def pay(self, planned: PlannedPayment) -> ObservedPayment:
-        """Propose, start, perhaps cancel, and follow it to its end."""
+        """Proposes and starts a payment, cancels it if planned, and waits for its end."""
         payer = self._town.payers[planned.payer]
         thief = replace(self._town.unlinked, addresses=payer.addresses)
         shop = self._town.shops[planned.recipient]
@@ -102,7 +102,7 @@ class PaymentClients:
         )
 
     async def _finish(self, planned: PlannedPayment, proposal: Proposal) -> pb.Run:
-        """Have it made in its way; its run when that has ended."""
+        """Makes the payment by its method, and returns its run after the run has ended."""
         payment_id = proposal.intent.payment_id
         match planned.method:
             case PaymentMethod.SEND:
@@ -125,7 +125,7 @@ class PaymentClients:
         return await self._ask(planned, lambda channels: runs.finish(channels, payment_id))
 
     async def _redrive(self, planned: PlannedPayment, run: pb.Run) -> tuple[pb.Run, int]:
-        """What stopped it passes: have it go on until it ends as a payment may."""
+        """Redrives the run until it ends as planned. Returns the run and the number of redrives."""
         for count in itertools.count():
             if run.status not in REDRIVABLE or count == MAX_REDRIVES:
                 return run, count
@@ -140,7 +140,7 @@ class PaymentClients:
         return await self._ask(planned, lambda channels: runs.finish(channels, run_id))
 
     async def _cancel(self, planned: PlannedPayment, payment_id: str) -> str:
-        """Where it is meant to be: the state of the payment that the client is told, if any."""
+        """Cancels the payment if planned. Returns the state in the reply, or an empty text."""
         if planned.cancel is None:
             return ""
         await asyncio.sleep(planned.cancel_after)
@@ -148,24 +148,24 @@ class PaymentClients:
             if planned.cancel is CancelMethod.RUN:
                 await self._ask(planned, lambda channels: runs.cancel(channels, payment_id))
                 return ""
-            told = await self._ask(
+            reply = await self._ask(
                 planned, lambda channels: payment_client.cancel(channels, payment_id)
             )
         except grpc.aio.AioRpcError as error:
             if error.code() not in TOO_LATE_CODES:
                 raise
             return ""
-        return state_word(told.state)
+        return state_word(reply.state)
 
     async def _ask(self, planned: PlannedPayment, work: Callable[[Channels], Awaitable[R]]) -> R:
-        """At the client's own door first, then at the next."""
-        routes = itertools.cycle(self._doors)
-        turns = itertools.islice(routes, planned.route % len(self._doors), None)
+        """Calls the client's own orchestrator, and the next one on each retry."""
+        routes = itertools.cycle(self._routes)
+        turns = itertools.islice(routes, planned.route % len(self._routes), None)
         return await retry_until_answered(lambda: work(next(turns)))
 
 
 async def retry_until_answered(ask: Callable[[], Awaitable[R]]) -> R:
-    """Ask until there is an answer."""
+    """Retries a call while its error is retryable, for at most RETRY_WITHIN_S."""
     deadline = time.monotonic() + RETRY_WITHIN_S
     while True:
         try:
@@ -183,7 +183,7 @@ def state_word(state: wallet_pb2.PaymentState.ValueType) -> str:
 
 
 async def _start(channels: Channels, proposal: Proposal) -> pb.StartRunResponse:
-    """The run as it ended, if that comes in time."""
+    """Starts the run and waits up to WAIT_S for its end."""
     request = pb.StartRunRequest(
         request_id=proposal.intent.payment_id,
         workflow_id=payment_client.WORKFLOW,
@@ -191,5 +191,5 @@ async def _start(channels: Channels, proposal: Proposal) -> pb.StartRunResponse:
         presentation=proposal.presentation,
     )
     request.input.update(payment_client.values_of(proposal.intent))
-    request.wait.FromSeconds(WAIT)
+    request.wait.FromSeconds(WAIT_S)
     return await WorkflowServiceStub(channels["orchestrator"]).StartRun(request)

@@ -1,4 +1,4 @@
-"""A schedule beside the payments: a run for each second, whoever is struck, and never two."""
+"""A schedule beside the payments: one run for each second, in spite of all faults."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def begin(channels: Channels) -> None:
 
 
 async def end(channels: Channels) -> list[str]:
-    """Pause it; what became of it that may not be."""
+    """Pauses the schedule. Returns what is wrong with its runs."""
     await retry_until_answered(lambda: schedules.pause(channels, TICK))
 
     async def settled() -> bool:
@@ -52,7 +52,7 @@ async def end(channels: Channels) -> list[str]:
 
 
 def wrong_with(ticks: list[pb.Run], started: int) -> list[str]:
-    """Every due time from the first to the last has one run, which succeeded."""
+    """Returns what is wrong unless each due time has one run, which succeeded."""
     found = []
     if len(ticks) != started:
         found.append(f"the schedule started {started} runs, and {len(ticks)} are there")
@@ -60,7 +60,7 @@ def wrong_with(ticks: list[pb.Run], started: int) -> list[str]:
         found.append(f"these runs of the schedule did not succeed: {bad}")
     due = sorted(_due(one.run_id) for one in ticks)
     if gaps := [one for one, next_ in pairwise(due) if next_ - one != timedelta(seconds=1)]:
-        found.append(f"behind these times the schedule left one out, or had two: {gaps}")
+        found.append(f"after these times a run is missing or duplicate: {gaps}")
     return found
 
 

@@ -1,4 +1,4 @@
-"""The witnesses of a storm can say no: defects that are planted in services are found."""
+"""The evidence of fault trials finds defects that are planted in services."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ TXID = r"'[0-9a-f]{64}'"
     ],
     ids=["no defect", "an attempt is a payment", "a record is lost"],
 )
-async def test_a_planted_defect_is_found(
+async def test_planted_defect_is_found(
     planted: str, points: Mapping[str, str], found: str | None, tmp_path: Path
 ) -> None:
     extra = {"PYTHONPATH": str(DEFECTS), "PLANTED": planted}
@@ -68,7 +68,7 @@ async def test_a_planted_defect_is_found(
         assert re.search(found, "\n".join(contradictions)), contradictions
 
 
-def test_a_witness_that_was_struck_last_is_waited_for(tmp_path: Path) -> None:
+def test_query_is_retried_until_a_killed_service_is_back(tmp_path: Path) -> None:
     with scenario_mesh(tmp_path / "home") as mesh:
         listed = asyncio.run(_listed_while_struck(mesh))
 
@@ -78,7 +78,7 @@ def test_a_witness_that_was_struck_last_is_waited_for(tmp_path: Path) -> None:
 async def _listed_while_struck(mesh: ScenarioMesh) -> list[str]:
     async with connect(mesh.home) as channels:
         orchestrator = await mesh.pid("orchestrator")
-        with paused(mesh.supervisor):  # so that nobody starts it again
+        with paused(mesh.supervisor):  # keeps the service down
             os.kill(orchestrator, signal.SIGKILL)
             asking = asyncio.create_task(evidence.listed(channels))
             with pytest.raises(grpc.aio.AioRpcError):  # as the first question, before this one

@@ -1,4 +1,4 @@
-"""Payments while any service may be killed at any moment: each has one outcome, everywhere."""
+"""Payments under random kills of all services: each has the same outcome in every source."""
 
 from __future__ import annotations
 

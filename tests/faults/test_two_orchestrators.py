@@ -1,4 +1,4 @@
-"""One payment of a whole mesh at two orchestrators, each of which is killed amid it."""
+"""One payment sent to two orchestrators, each of which is killed during the payment."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from cli.connection import Channels
 
 
-async def test_a_payment_that_is_sent_at_both_is_made_once_whoever_dies(tmp_path: Path) -> None:
+async def test_payment_sent_to_both_orchestrators_is_made_once_despite_kills(
+    tmp_path: Path,
+) -> None:
     planned = PlannedPayment(number=0, payer=0, recipient=0, amount_sat=MIN_AMOUNT_SAT)
 
     async with deploy(tmp_path / "home", Store.POSTGRES) as deployment:
@@ -34,7 +36,7 @@ async def test_a_payment_that_is_sent_at_both_is_made_once_whoever_dies(tmp_path
         async def send(route: Channels) -> None:
             await retry_until_answered(lambda: payment_client.send(route, proposal))
 
-        with paused(await deployment.pid("bitcoin")):  # so that the payment is under way
+        with paused(await deployment.pid("bitcoin")):  # keeps the payment in progress
             await asyncio.gather(*(send(route) for route in deployment.routes * 8))
             for service in ("orchestrator", REPLICA):
                 os.kill(await deployment.pid(service), signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""One trial: a mesh, a town on it, a storm over both, and the verdict."""
+"""One trial: payments on a funded mesh under injected faults, and their outcomes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.faults.payment_clients import register_single_attempt
 if TYPE_CHECKING:
     from pathlib import Path
 
-# A service is killed every quarter of a minute at most: whoever keeps it up gives up on one that
-# crashes more than five times a minute. Some pauses are longer than the orchestrators' lease.
+# A service is killed at most every 15 seconds, because the supervisor gives up on one that crashes
+# more than five times a minute. Some pauses are longer than the orchestrators' lease.
 THOUSAND_PAYMENTS = FaultProfile(
     payments=1000, kills=38, pauses=12, gaps=(2.0, 5.0), pause=(0.5, 7.0)
 )
@@ -36,7 +36,7 @@ class TrialResult:
     cancels: int  # that were asked for
     redrives: int
     contradictions: list[str]
-    seconds: float  # of the storm
+    seconds: float  # of the fault injection
 
     @property
     def holds(self) -> bool:
@@ -56,7 +56,7 @@ class TrialResult:
 async def run_trial(
     folder: Path, seed: int, profile: FaultProfile, store: Store = Store.SQLITE
 ) -> TrialResult:
-    """Everything of the mesh stays in ``folder``; a PostgreSQL server goes with the trial."""
+    """Runs a trial; the mesh keeps its data in ``folder``, and a PostgreSQL server is removed."""
     payers = max(2, -(-profile.payments // PAYMENTS_PER_PAYER))
     coins = round(SPARE_COINS * profile.payments / payers) + 10
     planned = plan(seed, profile, payers=payers, recipients=SHOPS, services=services_on(store))

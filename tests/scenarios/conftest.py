@@ -1,4 +1,4 @@
-"""What scenarios stand on: the home that `anya demo` leaves, and stores for a mesh."""
+"""Fixtures of scenarios: the home after `anya demo`, and databases for a mesh."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-LEASE_SECONDS = "2"  # so long do the runs of a killed orchestrator wait
+LEASE_SECONDS = "2"  # runs of a killed orchestrator wait for this long
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +30,7 @@ def demo(home: Path) -> Result:
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
 def databases(request: pytest.FixtureRequest) -> Mapping[str, str]:
-    """Settings of a mesh: what takes them runs on files and, anew, on PostgreSQL."""
+    """Settings of a mesh on SQLite files, and of a mesh on PostgreSQL."""
     if request.param == "sqlite":
         return {}
     url: str = request.getfixturevalue("postgres_url")

@@ -1,4 +1,4 @@
-"""A mesh with a town on it, whose services are killed or stopped at a chosen point of a payment."""
+"""A funded mesh whose services are killed or stopped at failpoints of a payment."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from cli.payment_client import Proposal
     from tests.faults.funded_mesh import FundedMesh
 
-COINS = 20  # of the payer: a payment takes one
-STOPS_WITHIN_S = 30.0  # seconds
+COINS = 20  # of the payer; each payment spends one
+STOPS_WITHIN_S = 30.0
 SEND = "anya.bitcoin.v1.WalletService/SendPayment"
 
 
@@ -50,20 +50,20 @@ class ScenarioMesh:
         return await payment_client.propose(channels, payer, self.shop, amount_sat, payment_id=id)
 
     async def received(self, channels: Channels, amount_sat: int) -> list[str]:
-        """Transactions that pay the shop this amount, in the chain and in the mempool."""
+        """Returns the transactions in chain and mempool that pay the shop this amount."""
         request = chain_pb2.ListUtxosRequest(address=self.shop, page_size=1000)
         chain = ChainServiceStub(channels["bitcoin"])
         page = await retry_until_answered(lambda: chain.ListUtxos(request))
         return [one.txid[::-1].hex() for one in page.utxos if one.amount_sat == amount_sat]
 
     async def records(self, channels: Channels, tenant: str, payment_id: str) -> int:
-        """How many the payer is shown of this payment."""
+        """Returns the number of records of this payment that the payer can read."""
         payer = self.funded_mesh.payers[0]
         entries = await evidence.query(channels, tenant, payer)
         return sum(one["descriptor"]["tags"]["paymentId"] == payment_id for one in entries)
 
     async def restarts(self) -> dict[str, int]:
-        """Of each service, after crashes."""
+        """Returns the number of restarts of each service after crashes."""
         services = (await control.request(self.home, "status"))["services"]
         return {name: int(services[name]["restarts"]) for name in SERVICES}
 
@@ -81,7 +81,7 @@ class ScenarioMesh:
 
 @contextmanager
 def scenario_mesh(folder: Path, extra: Mapping[str, str] | None = None) -> Iterator[ScenarioMesh]:
-    """Blocks come only when they are asked for."""
+    """Runs a funded mesh for the block; blocks are mined on request only."""
     with up(folder, "--mine", "manual", extra=extra) as mesh:
         home = Home(folder)
         yield ScenarioMesh(home, asyncio.run(_fund(home)), mesh.process.pid)
@@ -93,7 +93,7 @@ async def _fund(home: Home) -> FundedMesh:
 
 
 async def arm_failpoints(home: Home, points: Mapping[str, str]) -> None:
-    """Services with the failpoint that their next process, and only that, has."""
+    """Restarts services with a failpoint, which their next process alone has."""
     await asyncio.gather(
         *(
             control.request(home, "restart", service=service, failpoints=point)
@@ -104,7 +104,7 @@ async def arm_failpoints(home: Home, points: Mapping[str, str]) -> None:
 
 @contextmanager
 def paused(pid: int) -> Iterator[None]:
-    """A process that is there and does not answer."""
+    """Suspends a process for the block, so that it exists but does not answer."""
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
@@ -113,7 +113,7 @@ def paused(pid: int) -> Iterator[None]:
 
 
 async def until_stopped(pid: int) -> None:
-    """It has reached a failpoint that stops it."""
+    """Waits until a process has reached a failpoint that stops it."""
 
     def stands_still() -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("T")
@@ -127,7 +127,7 @@ async def mine(channels: Channels) -> None:
 
 
 async def mempool(channels: Channels) -> list[str]:
-    """The txids that wait for a block."""
+    """Returns the txids in the mempool."""
     stub = ChainServiceStub(channels["bitcoin"])
     reply = await stub.GetMempool(chain_pb2.GetMempoolRequest())
     return [entry.txid[::-1].hex() for entry in reply.entries]

@@ -1,4 +1,4 @@
-"""A whole mesh for a scenario: `anya` as people run it, in processes of its own."""
+"""A whole mesh for a scenario, run by the `anya` command in separate processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-STOP_WITHIN = 60  # seconds
+STOP_WITHIN_S = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +45,13 @@ class Mesh:
         return anya(*arguments, home=self.home)
 
     def stop(self) -> int:
-        """Let it drain; its exit code."""
+        """Drains and stops the mesh. Returns its exit code."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(STOP_WITHIN)
+        return self.process.wait(STOP_WITHIN_S)
 
 
 def anya(*arguments: str, home: Path, timeout: float = 120) -> Result:
-    """Run a command to its end."""
+    """Runs a command to its end."""
     done = subprocess.run(
         [sys.executable, "-m", "cli", *arguments, "--home", str(home)],
         capture_output=True,
@@ -65,7 +65,7 @@ def anya(*arguments: str, home: Path, timeout: float = 120) -> Result:
 
 @contextmanager
 def up(home: Path, *arguments: str, extra: Mapping[str, str] | None = None) -> Iterator[Mesh]:
-    """`anya up` for the block, from its ready line on."""
+    """Runs `anya up` for the block; enters it after the ready line."""
     process = subprocess.Popen(
         [sys.executable, "-m", "cli", "up", "--home", str(home), "--json", *arguments],
         stdout=subprocess.PIPE,
@@ -83,11 +83,11 @@ def up(home: Path, *arguments: str, extra: Mapping[str, str] | None = None) -> I
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-                process.wait(STOP_WITHIN)
+                process.wait(STOP_WITHIN_S)
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Ours, without what would make one run differ from another."""
+    """Returns the environment without variables that change the behaviour of `anya`."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith("ANYA_")}
     ours.pop("OTEL_EXPORTER_OTLP_ENDPOINT", None)
     return {**ours, "NO_COLOR": "1", **(extra or {})}

@@ -1,4 +1,4 @@
-"""What commands print, on a page and in truth, with what differs from run to run named alike."""
+"""The output of commands, on a page and as printed, with variable parts normalised."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 BLOCK = re.compile(r"```console\n(.*?)```", re.DOTALL)
 COMMENT = re.compile(r"\s{2,}#.*$")
 
-# The same one is the same number: an id that a page shows twice has to be printed twice.
+# Equal values have equal numbers: an id that a page shows twice must be printed twice.
 NAMED = [
     ("id", re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")),
     ("hash", re.compile(r"\b[0-9a-f]{64}\b")),
@@ -43,7 +43,7 @@ ALIKE = [
 
 @dataclass(frozen=True, slots=True)
 class Printed:
-    """A command and the lines that it printed."""
+    """A command and its output lines."""
 
     command: str
     lines: tuple[str, ...]
@@ -54,7 +54,7 @@ class Printed:
 
 
 def on_page(text: str) -> list[Printed]:
-    """What the page's console blocks show, without what they remark."""
+    """Returns the commands and outputs of the page's console blocks, without comments."""
     shown: list[Printed] = []
     for block in BLOCK.findall(text):
         for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
@@ -64,15 +64,15 @@ def on_page(text: str) -> list[Printed]:
 
 
 def anya(*arguments: str, home: Path, folder: Path) -> Printed:
-    """What the command prints, run in ``folder``; in this process, for it may have to be quick."""
-    told = io.StringIO()
-    with chdir(folder), redirect_stdout(told), redirect_stderr(told):
+    """Runs a command in ``folder`` and in this process, which is fast, and returns its output."""
+    output = io.StringIO()
+    with chdir(folder), redirect_stdout(output), redirect_stderr(output):
         run([*arguments, "--home", str(home)])
-    return Printed.by(shlex.join(["anya", *arguments]), told.getvalue())
+    return Printed.by(shlex.join(["anya", *arguments]), output.getvalue())
 
 
 def sqlite(file: str, query: str, *, home: Path) -> Printed:
-    """What the shell of SQLite prints about a file of the home."""
+    """Returns the output of the SQLite shell for a file of the home."""
     with closing(sqlite3.connect(f"file:{home / file}?mode=ro", uri=True)) as database:
         rows = database.execute(query).fetchall()
     lines = tuple("|".join(map(str, row)) for row in rows)
@@ -80,7 +80,7 @@ def sqlite(file: str, query: str, *, home: Path) -> Printed:
 
 
 def normalised(all_printed: Iterable[Printed]) -> list[Printed]:
-    """With names for ids, in the order in which they appear, and none for times and amounts."""
+    """Replaces ids by numbered names in order of appearance, and times and amounts by "…"."""
     names: dict[str, str] = {}
 
     def line(text: str) -> str:

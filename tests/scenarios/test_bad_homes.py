@@ -1,4 +1,4 @@
-"""Homes that cannot be used, and homes that somebody damaged: said in one line, nothing changed."""
+"""Unusable and damaged homes: a command prints one line of error and changes nothing."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NEED_A_MESH = [
 
 
 @pytest.mark.parametrize("command", NEED_A_MESH, ids=" ".join)
-def test_a_command_without_a_mesh_says_how_to_start_one(
+def test_command_without_a_mesh_says_how_to_start_one(
     command: tuple[str, ...], tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
@@ -46,7 +46,7 @@ def test_a_command_without_a_mesh_says_how_to_start_one(
         assert "anya up" in result.error["remedy"]
 
 
-def test_a_home_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+def test_error_names_a_home_that_cannot_be_created(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
     for home in (tmp_path / "file", tmp_path / "file" / "below"):
@@ -59,7 +59,9 @@ def test_a_home_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [("trace", "list"), ("trace", "show", "ab"), ("up",)])
-def test_damaged_traces_are_named_and_left_alone(command: tuple[str, ...], tmp_path: Path) -> None:
+def test_error_names_damaged_traces_and_leaves_them_unchanged(
+    command: tuple[str, ...], tmp_path: Path
+) -> None:
     traces = tmp_path / "traces.db"
     traces.write_text("certainly no database " * 100)
     before = traces.read_bytes()
@@ -72,7 +74,7 @@ def test_damaged_traces_are_named_and_left_alone(command: tuple[str, ...], tmp_p
     assert traces.read_bytes() == before
 
 
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_error_names_an_unreadable_file(tmp_path: Path) -> None:
     file = tmp_path / "audit/bitcoin.jsonl"
     file.mkdir(parents=True)
 
@@ -84,7 +86,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("amount", ["0", "-1", "2100000000000001", "99999999999999999999", "1.5"])
-def test_an_amount_that_nobody_can_pay_is_a_usage_error(amount: str, tmp_path: Path) -> None:
+def test_amount_out_of_range_is_a_usage_error(amount: str, tmp_path: Path) -> None:
     result = anya(*PAY, amount, "--json", home=tmp_path)
 
     assert result.code == 2
@@ -92,7 +94,7 @@ def test_an_amount_that_nobody_can_pay_is_a_usage_error(amount: str, tmp_path: P
     assert "--amount-sat" in result.error["message"]
 
 
-async def test_a_mesh_runs_in_a_folder_with_a_long_name_and_spaces(tmp_path: Path) -> None:
+async def test_mesh_runs_in_a_folder_with_a_long_name_and_spaces(tmp_path: Path) -> None:
     home = tmp_path / ("a folder with spaces " + "x" * 120)
 
     with up(home) as mesh:
@@ -102,7 +104,7 @@ async def test_a_mesh_runs_in_a_folder_with_a_long_name_and_spaces(tmp_path: Pat
     assert {service["state"] for service in status.document["services"].values()} == {"ready"}
 
 
-async def test_a_lost_block_stops_the_start_and_changes_nothing(tmp_path: Path) -> None:
+async def test_lost_block_prevents_the_start_and_changes_nothing(tmp_path: Path) -> None:
     home = tmp_path / "home"
     with up(home, "--mine", "manual") as mesh:
         async with connect(Home(home)) as channels:
@@ -130,7 +132,7 @@ async def test_a_lost_block_stops_the_start_and_changes_nothing(tmp_path: Path) 
 
 
 def damage(home: Path) -> None:
-    """Cut the last block of the block log, and take its copy in the kernel away."""
+    """Truncates the last block of the block log, and removes its copy in the kernel."""
     with closing(sqlite3.connect(home / "bitcoin/bitcoin.db")) as database, database:
         database.execute("UPDATE block_log SET raw = substr(raw, 1, 100) WHERE sequence = 5")
     for path in (home / "bitcoin/kernel").rglob("*"):

@@ -1,4 +1,4 @@
-"""Bad input, through the wire of a whole mesh: a clear error, and nothing is lost by it."""
+"""Bad input to a whole mesh: each is refused with a clear error and changes nothing."""
 
 from __future__ import annotations
 
@@ -65,11 +65,11 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What a refused call must say."""
+    """The expected error of a refused call."""
 
     code: str
     reason: str
-    field: str  # empty: the error is about no field
+    field: str  # empty if the error is about no field
     words: str  # a part of its message
 
 
@@ -79,7 +79,7 @@ async def call(channels: Channels, stub: str, method: str, request: Message) -> 
 
 
 async def state(channels: Channels) -> list[Message]:
-    """All that bad input could have changed."""
+    """Returns all state that bad input could change."""
     questions: list[tuple[str, str, Message]] = [
         ("chain", "GetChainInfo", chain_pb2.GetChainInfoRequest()),
         ("chain", "GetMempool", chain_pb2.GetMempoolRequest()),
@@ -114,7 +114,7 @@ def begin(**changes: Any) -> identity_pb2.BeginVerificationRequest:
 
 
 def start(workflow_id: str = "verified_payment", **changes: Any) -> workflow_pb2.StartRunRequest:
-    """A payment that is refused for ``changes``, before anybody asks for its proof."""
+    """Returns a payment that is refused because of ``changes``, before its proof is checked."""
     paid = intent(**changes)
     request = workflow_pb2.StartRunRequest(
         request_id=paid.payment_id, workflow_id=workflow_id, intent=paid
@@ -245,12 +245,12 @@ CASES = [
     ),
     pytest.param(
         *("model", "ModelInfer", infer("fortune-teller")),
-        Refusal("NOT_FOUND", "MODEL_NOT_FOUND", "model_name", "there is payment-risk"),
+        Refusal("NOT_FOUND", "MODEL_NOT_FOUND", "model_name", "this service has payment-risk"),
         id="an unknown model",
     ),
     pytest.param(
         *("model", "ModelMetadata", inference_pb2.ModelMetadataRequest(name="fortune-teller")),
-        Refusal("NOT_FOUND", "MODEL_NOT_FOUND", "name", "no model 'fortune-teller' here"),
+        Refusal("NOT_FOUND", "MODEL_NOT_FOUND", "name", "model 'fortune-teller' is unknown"),
         id="the metadata of an unknown model",
     ),
     pytest.param(
@@ -259,8 +259,8 @@ CASES = [
         id="an unknown workflow",
     ),
     pytest.param(
-        *("workflow", "GetRun", workflow_pb2.GetRunRequest(run_id="nobody")),
-        Refusal("NOT_FOUND", "NOT_FOUND", "run_id", "no run 'nobody'"),
+        *("workflow", "GetRun", workflow_pb2.GetRunRequest(run_id="missing")),
+        Refusal("NOT_FOUND", "NOT_FOUND", "run_id", "no run 'missing'"),
         id="an unknown run",
     ),
     pytest.param(
@@ -272,7 +272,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("stub", "method", "request_", "expected"), CASES)
-async def test_bad_input_is_refused_by_name_and_loses_nothing(
+async def test_bad_input_is_refused_by_field_and_changes_nothing(
     mesh: Mesh, stub: str, method: str, request_: Message, expected: Refusal
 ) -> None:
     async with connect(Home(mesh.home)) as channels:
@@ -282,17 +282,17 @@ async def test_bad_input_is_refused_by_name_and_loses_nothing(
             await call(channels, stub, method, request_)
 
         assert await state(channels) == before
-    assert told(refusal.value) == (expected.code, expected.reason, expected.field)
+    assert fields_of(refusal.value) == (expected.code, expected.reason, expected.field)
     assert expected.words in str(refusal.value.details())
 
 
-def told(error: grpc.aio.AioRpcError) -> tuple[str, str, str]:
+def fields_of(error: grpc.aio.AioRpcError) -> tuple[str, str, str]:
     (violation,) = detail(error, BadRequest).field_violations
     return error.code().name, reason(error), violation.field
 
 
 def spoiled(folder: Path, step: int, **changes: Any) -> Path:
-    """The seed's workflow under another name, with one step changed."""
+    """Returns the verified payment workflow under another name, with one step changed."""
     definition = json.loads(SEED.read_text())
     definition["id"] = "spoiled"
     definition["steps"][step] |= changes
@@ -304,13 +304,13 @@ def spoiled(folder: Path, step: int, **changes: Any) -> Path:
 @pytest.mark.parametrize(
     ("condition", "message"),
     [
-        ("{{steps.nobody.verified}}", "unknown step 'nobody'"),
+        ("{{steps.missing.verified}}", "unknown step 'missing'"),
         ("{{steps.fraud_assessment.risk_score}}", "must be true or false"),
         ("{{steps.verify_sender.sender_verified}} ==", "Syntax error"),
     ],
     ids=["unknown step", "a number", "no expression"],
 )
-def test_a_workflow_with_a_wrong_condition_is_refused_at_its_position(
+def test_error_of_an_invalid_condition_has_its_position(
     mesh: Mesh, tmp_path: Path, condition: str, message: str
 ) -> None:
     file = spoiled(tmp_path, 2, condition=condition)

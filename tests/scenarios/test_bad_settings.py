@@ -1,4 +1,4 @@
-"""A service that cannot start says in one line what is in its way, and changes nothing."""
+"""Bad settings: a service that cannot start prints one line of error and changes nothing."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def service(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def home(service: str, authority: Authority, tmp_path: Path) -> Path:
-    """All that the service needs to start."""
+    """Returns all settings that the service needs to start."""
     identity = authority.issue_service(service)
     (tmp_path / "pki").mkdir()
     copyfile(identity.ca, tmp_path / "pki/ca.pem")
@@ -44,7 +44,7 @@ def home(service: str, authority: Authority, tmp_path: Path) -> Path:
 
 
 def start(service: str, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the service to its end, which must come by itself."""
+    """Runs the service until it exits by itself."""
     peers = ",".join(f"{name}={UNUSED}" for name in SERVICES)
     return subprocess.run(
         [sys.executable, "-m", f"services.{service}"],
@@ -58,7 +58,7 @@ def start(service: str, home: Path, **environment: str) -> subprocess.CompletedP
 
 
 def refusal(service: str, ended: subprocess.CompletedProcess[str]) -> str:
-    """The one line that it said, beside its log, whose lines are JSON objects."""
+    """Returns the one line of error beside the log, whose lines are JSON objects."""
     assert ended.stdout == ""
     (line,) = (said for said in ended.stderr.splitlines() if not said.startswith("{"))
     assert line.startswith(f"{service}: ")
@@ -76,7 +76,7 @@ def spoil(path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "damage"), [("{}.pem", remove), ("{}.key", spoil), ("ca.pem", remove)]
 )
-def test_a_certificate_that_cannot_be_used_is_named(
+def test_error_names_an_unusable_certificate(
     service: str, home: Path, file: str, damage: Callable[[Path], None]
 ) -> None:
     path = home / "pki" / file.format(service)
@@ -88,7 +88,7 @@ def test_a_certificate_that_cannot_be_used_is_named(
     assert ended.returncode == 2
 
 
-def test_a_port_in_use_is_named_with_its_variable(service: str, home: Path) -> None:
+def test_error_names_a_port_in_use_and_its_variable(service: str, home: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = f"127.0.0.1:{other.getsockname()[1]}"
         ended = start(service, home, ANYA_LISTEN=taken)
@@ -99,7 +99,7 @@ def test_a_port_in_use_is_named_with_its_variable(service: str, home: Path) -> N
     assert "ANYA_LISTEN" in line
 
 
-def test_a_store_that_is_none_is_named(service: str, home: Path) -> None:
+def test_error_names_a_file_that_is_no_store(service: str, home: Path) -> None:
     path = home / service / f"{service}.db"
     path.write_bytes(b"certainly not a database" * 100)
     before = path.read_bytes()
@@ -111,7 +111,7 @@ def test_a_store_that_is_none_is_named(service: str, home: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_a_store_in_a_folder_that_cannot_be_made_is_named(service: str, home: Path) -> None:
+def test_error_names_a_store_folder_that_cannot_be_created(service: str, home: Path) -> None:
     (home / service).rmdir()
     (home / service).touch()
 
@@ -137,7 +137,7 @@ def test_a_store_in_a_folder_that_cannot_be_made_is_named(service: str, home: Pa
         ),
     ],
 )
-def test_a_database_that_cannot_be_used_is_refused_without_its_password(
+def test_error_of_an_unusable_database_hides_its_password(
     service: str, home: Path, url: str, code: int, named: str
 ) -> None:
     before = sorted(Path.cwd().iterdir())
@@ -161,7 +161,7 @@ def test_a_database_that_cannot_be_used_is_refused_without_its_password(
         ("REVOKE USAGE ON SCHEMA public FROM PUBLIC", "create tables"),
     ],
 )
-async def test_a_server_that_lets_nobody_in_is_told_apart(
+async def test_rejected_login_has_another_error_than_an_unreachable_server(
     service: str, home: Path, new_postgres_database: str, statement: str, remedy: str
 ) -> None:
     parts = urlsplit(new_postgres_database)
@@ -183,7 +183,7 @@ async def test_a_server_that_lets_nobody_in_is_told_apart(
 
 
 @pytest.mark.parametrize("service", ["bitcoin", "web5"], indirect=True)
-def test_a_master_key_that_others_may_read_is_refused(service: str, home: Path) -> None:
+def test_master_key_readable_by_others_is_refused(service: str, home: Path) -> None:
     key = home / service / "master.key"
     key.write_bytes(bytes(32))
     key.chmod(0o640)

@@ -1,4 +1,4 @@
-"""The main job, as a newcomer runs it: the demo's claims, its traces, and a payment by hand."""
+"""`anya demo` as a newcomer runs it: its scenes, its traces, and a payment by hand."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def trace(scenes: dict[str, dict[str, Any]], home: Path) -> Trace:
     return store.load(Home(home).traces, scenes["verified_payment"]["trace_id"])
 
 
-def test_every_scene_ends_as_it_should(demo: Result) -> None:
+def test_every_scene_has_the_expected_status(demo: Result) -> None:
     assert demo.code == 0, demo.err
     assert demo.out.count("\n") == 1
     assert [scene["name"] for scene in demo.document["scenes"]] == SCENES
@@ -46,7 +46,7 @@ def test_every_scene_ends_as_it_should(demo: Result) -> None:
     ]
 
 
-def test_the_verified_payment_is_on_the_chain_and_in_the_record(
+def test_verified_payment_is_on_the_chain_and_recorded(
     scenes: dict[str, dict[str, Any]],
 ) -> None:
     scene = scenes["verified_payment"]
@@ -60,7 +60,7 @@ def test_the_verified_payment_is_on_the_chain_and_in_the_record(
     assert scene["seconds"] > 0
 
 
-def test_the_risk_score_is_explained(scenes: dict[str, dict[str, Any]]) -> None:
+def test_risk_score_is_explained(scenes: dict[str, dict[str, Any]]) -> None:
     factors = scenes["verified_payment"]["risk_factors"]
 
     assert {factor["kind"] for factor in factors} == {"MODEL", "RULE"}
@@ -69,18 +69,20 @@ def test_the_risk_score_is_explained(scenes: dict[str, dict[str, Any]]) -> None:
 
 
 @pytest.mark.parametrize("name", ["risky_payment", "unproven_sender", "unguarded_workflow"])
-def test_a_refusal_says_why_and_pays_nobody(scenes: dict[str, dict[str, Any]], name: str) -> None:
+def test_refused_scene_has_a_reason_and_no_broadcast(
+    scenes: dict[str, dict[str, Any]], name: str
+) -> None:
     assert scenes[name]["reason"]
     assert scenes[name]["broadcast"] == 0
 
 
-def test_the_same_payment_to_a_scam_is_refused_by_its_score(
+def test_payment_to_a_scam_is_refused_by_its_score(
     scenes: dict[str, dict[str, Any]],
 ) -> None:
     assert 0.7 <= scenes["risky_payment"]["risk_score"] <= 1
 
 
-def test_every_way_without_proof_is_refused_for_a_reason_of_its_own(
+def test_each_missing_proof_is_refused_for_a_separate_reason(
     scenes: dict[str, dict[str, Any]],
 ) -> None:
     cases = {case["name"]: case["reason"] for case in scenes["unproven_sender"]["cases"]}
@@ -89,20 +91,22 @@ def test_every_way_without_proof_is_refused_for_a_reason_of_its_own(
     assert len(set(cases.values())) == 4
 
 
-def test_a_crash_after_the_broadcast_pays_once(scenes: dict[str, dict[str, Any]]) -> None:
+def test_payment_is_made_once_if_a_service_crashes_after_the_broadcast(
+    scenes: dict[str, dict[str, Any]],
+) -> None:
     scene = scenes["crash_recovery"]
 
     assert (scene["broadcast"], scene["restarts"]) == (1, 1)
     assert re.fullmatch("[0-9a-f]{64}", scene["txid"])
 
 
-def test_one_payment_is_one_trace_across_all_services(trace: Trace) -> None:
+def test_payment_is_one_trace_across_all_services(trace: Trace) -> None:
     assert trace.is_whole
     assert not trace.unanswered
     assert trace.services == sorted([*SERVICES, "client"])
 
 
-def test_every_call_is_a_client_span_over_its_server_span(trace: Trace) -> None:
+def test_every_call_is_a_client_span_with_a_server_span(trace: Trace) -> None:
     spans = {span.span_id: span for span in trace.spans}
 
     for span in trace.spans:
@@ -113,7 +117,7 @@ def test_every_call_is_a_client_span_over_its_server_span(trace: Trace) -> None:
             assert parent.start_ns <= span.start_ns
 
 
-def test_the_home_can_be_used_by_hand_afterwards(demo: Result, home: Path) -> None:
+def test_home_of_the_demo_can_be_used_afterwards(demo: Result, home: Path) -> None:
     payer = Identities(Home(home)).load("payer")
     merchant = json.loads((home / "client" / "economy.json").read_text())["licit"]
     with up(home, "--mine", "auto") as mesh:
@@ -128,7 +132,7 @@ def test_the_home_can_be_used_by_hand_afterwards(demo: Result, home: Path) -> No
     assert shown.document["status"] == "succeeded"
 
 
-def test_a_second_demo_on_the_same_home_finds_its_economy(demo: Result, home: Path) -> None:
+def test_second_demo_on_the_same_home_reuses_its_economy(demo: Result, home: Path) -> None:
     again = anya("demo", "--json", home=home)
 
     assert again.code == 0, again.err

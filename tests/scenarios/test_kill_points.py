@@ -1,4 +1,4 @@
-"""A payment of a whole mesh, each service of which dies or stands still beside its commit."""
+"""Payments of a whole mesh whose services are killed or stopped before or after their commits."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ EFFECTS = {
     "ml": "anya.ml.v1.RiskService/AssessFraudRisk",
     "bitcoin": SEND,
 }
-AMOUNTS = count(300_000)  # each payment is known by its own
+AMOUNTS = count(300_000)  # each payment is identified by its amount
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def mesh(
 async def expect_made_once(
     mesh: ScenarioMesh, channels: Channels, run: pb.Run, amount_sat: int
 ) -> None:
-    """Run, chain and records tell the same story."""
+    """Checks that run, chain and records agree on one payment."""
     outcome = payment_client.outcome(run)
     assert outcome.status == "SUCCEEDED", runs.lines(run)
     assert await mesh.received(channels, amount_sat) == [outcome.txid]
@@ -62,7 +62,7 @@ async def expect_made_once(
     ],
     ids=["before", "behind"],
 )
-async def test_a_payment_is_made_once_though_every_service_dies_beside_its_commit(
+async def test_payment_is_made_once_if_each_service_is_killed_at_its_commit(
     mesh: ScenarioMesh, point: str, engine_point: str
 ) -> None:
     payment_id, amount_sat = payment_client.new_id(), next(AMOUNTS)
@@ -84,7 +84,7 @@ async def test_a_payment_is_made_once_though_every_service_dies_beside_its_commi
 
 
 @pytest.mark.parametrize("point", ["inbox.before_commit", "inbox.before_reply"])
-async def test_a_record_is_kept_once_though_its_keeper_dies_beside_the_commit(
+async def test_record_is_stored_once_if_web5_is_killed_at_its_commit(
     mesh: ScenarioMesh, point: str
 ) -> None:
     amount_sat, died = next(AMOUNTS), await mesh.restarts()
@@ -99,7 +99,7 @@ async def test_a_record_is_kept_once_though_its_keeper_dies_beside_the_commit(
     assert await mesh.restarts() == died | {"web5": died["web5"] + 1}
 
 
-async def test_a_deadline_that_passes_behind_the_commit_is_told_as_unknown_and_then_as_it_was(
+async def test_deadline_exceeded_after_the_commit_is_unknown_until_the_payment_is_found(
     mesh: ScenarioMesh,
 ) -> None:
     amount_sat = next(AMOUNTS)
@@ -125,7 +125,7 @@ async def test_a_deadline_that_passes_behind_the_commit_is_told_as_unknown_and_t
         await expect_made_once(mesh, channels, run, amount_sat)
 
 
-async def test_a_run_that_is_cancelled_between_commit_and_broadcast_pays_and_ends_so(
+async def test_run_cancelled_between_commit_and_broadcast_succeeds(
     mesh: ScenarioMesh,
 ) -> None:
     amount_sat = next(AMOUNTS)
@@ -136,7 +136,7 @@ async def test_a_run_that_is_cancelled_between_commit_and_broadcast_pays_and_end
         await expect_made_once(mesh, channels, run, amount_sat)
 
 
-async def test_a_run_that_is_cancelled_right_before_the_commit_has_one_winner(
+async def test_run_cancelled_right_before_the_commit_has_one_outcome(
     mesh: ScenarioMesh,
 ) -> None:
     amount_sat = next(AMOUNTS)
@@ -152,15 +152,15 @@ async def test_a_run_that_is_cancelled_right_before_the_commit_has_one_winner(
             assert await mesh.received(channels, amount_sat) == []
 
 
-def test_no_log_and_no_span_of_what_was_struck_says_who_pays_whom(mesh: ScenarioMesh) -> None:
+def test_logs_and_spans_of_killed_services_have_no_payment_data(mesh: ScenarioMesh) -> None:
     payer = mesh.funded_mesh.payers[0]
     secrets = [payer.did, *payer.addresses, mesh.shop, *payer.credentials]
     files = [*mesh.home.path.glob("*/service.log"), *mesh.home.path.glob("traces.db*")]
     written = b"".join(path.read_bytes() for path in files)
 
-    told = [secret for secret in secrets if secret.encode() in written]
+    leaked = [secret for secret in secrets if secret.encode() in written]
 
-    assert told == []
+    assert leaked == []
     kept = (SEND, "execute_payment", "services.bitcoin.recovery")  # two spans and a log
     assert [name for name in kept if name.encode() not in written] == []
 
@@ -168,7 +168,7 @@ def test_no_log_and_no_span_of_what_was_struck_says_who_pays_whom(mesh: Scenario
 async def _cancelled_at(
     point: str, mesh: ScenarioMesh, channels: Channels, amount_sat: int
 ) -> pb.Run:
-    """The end of a run that was cancelled while bitcoin stood still at this point."""
+    """Returns the end of a run that was cancelled while bitcoin was stopped at this failpoint."""
     await arm_failpoints(mesh.home, {"bitcoin": f"{point}=stop"})
     pid = await mesh.pid("bitcoin")
     proposal = await retry_until_answered(lambda: mesh.propose(channels, amount_sat))
@@ -183,12 +183,12 @@ async def _cancelled_at(
 
 
 async def _until_uncertain(channels: Channels, payment_id: str) -> pb.Run:
-    async for told in runs.watch(channels, payment_id):
-        if any(step.status == pb.STEP_STATUS_UNCERTAIN for step in told.run.steps):
-            return told.run
-    raise AssertionError(runs.lines(told.run))
+    async for update in runs.watch(channels, payment_id):
+        if any(step.status == pb.STEP_STATUS_UNCERTAIN for step in update.run.steps):
+            return update.run
+    raise AssertionError(runs.lines(update.run))
 
 
 def _step(run: pb.Run) -> pb.Step:
-    """The one that pays."""
+    """Returns the step that pays."""
     return next(step for step in run.steps if step.path == "execute_payment")

@@ -1,6 +1,4 @@
-"""Payments of a whole mesh: by the page about them, by hand, cancelled at every moment, and through
-crashes.
-"""
+"""Payments of a whole mesh: the example of the page, cancellations, and crashes."""
 
 from __future__ import annotations
 
@@ -39,7 +37,7 @@ if TYPE_CHECKING:
     from tests.scenarios.meshes import Result
 
 PAGE = Path(__file__).parents[2] / "docs" / "payments.md"
-COINS = 30  # a payment takes one
+COINS = 30  # each payment spends one
 MATURE = 100  # blocks on top of a coinbase
 CANCELLED = wallet_pb2.PAYMENT_STATE_CANCELLED
 EVENTS = 14  # of a run until its payment is made
@@ -47,7 +45,7 @@ EVENTS = 14  # of a run until its payment is made
 
 @pytest.fixture(scope="module")
 def mesh(demo: Result, home: Path) -> Iterator[Mesh]:
-    """The demo's, whose payer has coins; it mines by itself."""
+    """The mesh of the demo, whose payer has coins and which mines by itself."""
     assert demo.code == 0, demo.err
     with up(home, "--mine", "auto") as mesh:
         asyncio.run(fund(Home(home)))
@@ -79,7 +77,7 @@ async def propose(mesh: Mesh, channels: Channels) -> Proposal:
 
 
 async def pay(mesh: Mesh) -> str:
-    """A payment that was made; its id."""
+    """Makes a payment and returns its id."""
     async with connect(Home(mesh.home)) as channels:
         proposal = await propose(mesh, channels)
         made = await payment_client.pay(channels, proposal)
@@ -87,7 +85,7 @@ async def pay(mesh: Mesh) -> str:
     return proposal.intent.payment_id
 
 
-def test_the_example_of_the_page_pays(mesh: Mesh, tmp_path: Path) -> None:
+def test_example_of_the_page_makes_a_payment(mesh: Mesh, tmp_path: Path) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     (tmp_path / "pay.py").write_text(example)
     (tmp_path / ".anya").symlink_to(mesh.home)
@@ -116,13 +114,13 @@ def words(enum: Any) -> set[str]:
 
 
 @pytest.mark.parametrize("enum", ENUMS, ids=["status", "state", "bitcoin_answer"])
-def test_the_page_says_what_every_word_means(enum: Any) -> None:
+def test_page_explains_every_state(enum: Any) -> None:
     text = PAGE.read_text()
 
     assert not {word for word in words(enum) if f"| `{word}` |" not in text}
 
 
-def test_the_page_names_every_reason_of_web5_and_none_that_is_not() -> None:
+def test_page_lists_exactly_the_reasons_of_web5() -> None:
     named = set(re.findall(r"`([A-Z_]{2,})`", PAGE.read_text()))
     known = {*Reason, *VerificationFailure, "INDEX_BEHIND"}.union(*map(words, ENUMS))
 
@@ -130,7 +128,7 @@ def test_the_page_names_every_reason_of_web5_and_none_that_is_not() -> None:
     assert {name for name in named if not name.startswith("ANYA_")} <= known
 
 
-async def test_a_payment_is_shown_and_watched_by_its_id(mesh: Mesh) -> None:
+async def test_payment_is_shown_and_watched_by_its_id(mesh: Mesh) -> None:
     payment_id = await pay(mesh)
 
     watched = await asyncio.to_thread(
@@ -147,7 +145,7 @@ async def test_a_payment_is_shown_and_watched_by_its_id(mesh: Mesh) -> None:
     assert shown.document["record_id"].startswith("bafy")
 
 
-async def test_a_signed_payment_stays_whoever_cancels_it(mesh: Mesh) -> None:
+async def test_signed_payment_cannot_be_cancelled(mesh: Mesh) -> None:
     payment_id = await pay(mesh)
 
     cancelled = await asyncio.to_thread(mesh.anya, "payment", "cancel", payment_id)
@@ -156,7 +154,7 @@ async def test_a_signed_payment_stays_whoever_cancels_it(mesh: Mesh) -> None:
     assert cancelled.out.startswith("not cancelled: it is signed")
 
 
-async def test_a_payment_that_nobody_sent_yet_can_be_cancelled(mesh: Mesh) -> None:
+async def test_payment_that_is_not_sent_yet_can_be_cancelled(mesh: Mesh) -> None:
     payment_id = payment_client.new_id()
 
     cancelled = await asyncio.to_thread(mesh.anya, "payment", "cancel", payment_id, "--json")
@@ -167,45 +165,45 @@ async def test_a_payment_that_nobody_sent_yet_can_be_cancelled(mesh: Mesh) -> No
 
 
 @pytest.mark.parametrize("event", range(0, EVENTS + 3, 2))
-async def test_cancelling_at_any_moment_has_one_winner(mesh: Mesh, event: int) -> None:
-    """The payment, or its cancellation; and everybody is told the same."""
+async def test_cancellation_at_any_time_has_one_outcome(mesh: Mesh, event: int) -> None:
+    """Either the payment or its cancellation takes effect, and all replies agree."""
     async with connect(Home(mesh.home)) as channels:
         proposal = await propose(mesh, channels)
         payment_id = proposal.intent.payment_id
         sending = asyncio.create_task(payment_client.send(channels, proposal))
 
-        told = await cancel_at(channels, payment_id, event, sending)
+        cancelled = await cancel_at(channels, payment_id, event, sending)
         run = await runs.finish(channels, payment_id)
         shown = await payment_client.get(channels, payment_id)
 
-    if told.state == CANCELLED:
+    if cancelled.state == CANCELLED:
         assert runs.status_word(run.status) == "CANCELLED"
         assert shown.state == CANCELLED
         assert not shown.HasField("txid")
     else:
         assert runs.status_word(run.status) == "SUCCEEDED"
-        assert shown.txid == told.txid
+        assert shown.txid == cancelled.txid
         assert shown.record_id
 
 
 async def cancel_at(
     channels: Channels, payment_id: str, event: int, sending: asyncio.Task[None]
 ) -> payment_pb2.Payment:
-    """Cancel when the payment's run has journalled so many events."""
+    """Cancels the payment after its run has journalled this many events."""
     if event:
         await sending
         async for seen in runs.watch(channels, payment_id):
             event -= 1
             if not event or seen.run.status in runs.ENDED:
                 break
-    told = await payment_client.cancel(channels, payment_id)
+    cancelled = await payment_client.cancel(channels, payment_id)
     await sending
-    return told
+    return cancelled
 
 
 @contextmanager
 def frozen(pid: int) -> Iterator[None]:
-    """A process that is there and does not answer."""
+    """Suspends a process for the block, so that it exists but does not answer."""
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
@@ -217,7 +215,7 @@ def pid_of(mesh: Mesh, service: str) -> int:
     return int(mesh.anya("status", "--json").document["services"][service]["pid"])
 
 
-async def test_a_payment_is_shown_while_bitcoin_does_not_answer(mesh: Mesh) -> None:
+async def test_payment_is_shown_while_bitcoin_is_unavailable(mesh: Mesh) -> None:
     payment_id = await pay(mesh)
     pid = await asyncio.to_thread(pid_of, mesh, "bitcoin")
 
@@ -233,12 +231,12 @@ async def test_a_payment_is_shown_while_bitcoin_does_not_answer(mesh: Mesh) -> N
     assert not shown.HasField("confirmations")
 
 
-async def test_a_watch_goes_on_through_a_crash_of_the_orchestrator(mesh: Mesh) -> None:
+async def test_watch_continues_after_a_crash_of_the_orchestrator(mesh: Mesh) -> None:
     pids = {name: await asyncio.to_thread(pid_of, mesh, name) for name in ("orchestrator", "ml")}
     async with connect(Home(mesh.home)) as channels:
         proposal = await propose(mesh, channels)
         payment_id = proposal.intent.payment_id
-        with frozen(pids["ml"]):  # so that the crash finds the payment under way
+        with frozen(pids["ml"]):  # keeps the payment in progress for the crash
             await payment_client.send(channels, proposal)
             killed = False
             async for shown in payment_client.watch(channels, payment_id, confirmations=1):

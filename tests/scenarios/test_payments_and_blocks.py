@@ -1,4 +1,4 @@
-"""A payment of a whole mesh whose transaction is forgotten, or whose block is no more."""
+"""Payments of a whole mesh whose transaction leaves the mempool or whose block is reorganized."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from anya.orchestrator.v1 import payment_pb2
     from cli.connection import Channels
 
-AMOUNTS = count(400_000)  # each payment is known by its own
+AMOUNTS = count(400_000)  # each payment is identified by its amount
 SOON = 30.0  # seconds
 
 
@@ -39,14 +39,14 @@ def mesh(
 
 
 async def pay(mesh: ScenarioMesh, channels: Channels, amount_sat: int) -> payment_pb2.Payment:
-    """A payment that is made, and in no block yet."""
+    """Makes a payment that is not in a block yet."""
     with traced("pay"):
         proposal = await retry_until_answered(lambda: mesh.propose(channels, amount_sat))
         return await payment_client.pay(channels, proposal)
 
 
 async def until(channels: Channels, payment_id: str, state: str) -> payment_pb2.Payment:
-    """The payment as it is shown once bitcoin has it so."""
+    """Returns the payment as shown, after bitcoin has it in this state."""
     shown: list[payment_pb2.Payment] = []
 
     async def is_so() -> bool:
@@ -57,14 +57,14 @@ async def until(channels: Channels, payment_id: str, state: str) -> payment_pb2.
     return shown[0]
 
 
-async def test_a_payment_that_the_mempool_lost_is_sent_again_by_itself(mesh: ScenarioMesh) -> None:
+async def test_payment_lost_from_the_mempool_is_broadcast_again(mesh: ScenarioMesh) -> None:
     amount_sat = next(AMOUNTS)
 
     async with connect(mesh.home) as channels:
         paid = await pay(mesh, channels, amount_sat)
         txid = paid.txid[::-1].hex()
         before = await mempool(channels)
-        os.kill(await mesh.pid("bitcoin"), signal.SIGKILL)  # the mempool is in its memory alone
+        os.kill(await mesh.pid("bitcoin"), signal.SIGKILL)  # the mempool is in memory only
 
         async def waits_again() -> bool:
             return await retry_until_answered(lambda: mempool(channels)) == [txid]
@@ -78,8 +78,8 @@ async def test_a_payment_that_the_mempool_lost_is_sent_again_by_itself(mesh: Sce
         assert await mesh.received(channels, amount_sat) == [txid]
 
 
-async def test_a_payment_outlives_its_block(mesh: ScenarioMesh) -> None:
-    """Its view falls back and comes forward again; run, record and trace are what they were."""
+async def test_payment_survives_a_reorganization_of_its_block(mesh: ScenarioMesh) -> None:
+    """The shown state goes back and forward again; run, record and trace do not change."""
     amount_sat = next(AMOUNTS)
 
     async with connect(mesh.home) as channels:

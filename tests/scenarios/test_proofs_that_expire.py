@@ -1,4 +1,4 @@
-"""A payment whose proofs expire while bitcoin is down: it is refused, and nothing was signed."""
+"""A payment whose proofs expire while bitcoin is down is refused, and nothing is signed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def mesh(
         yield mesh
 
 
-async def test_a_parked_payment_whose_proofs_expire_is_refused_and_nothing_is_signed(
+async def test_payment_is_refused_if_its_proofs_expire_while_the_circuit_is_open(
     mesh: ScenarioMesh,
 ) -> None:
     payment_id = payment_client.new_id()
@@ -57,7 +57,7 @@ async def test_a_parked_payment_whose_proofs_expire_is_refused_and_nothing_is_si
         await until_stopped(orchestrator)
         proved_at = time.monotonic()
         bitcoin = await mesh.pid("bitcoin")
-        with paused(mesh.supervisor):  # so that nobody starts bitcoin again
+        with paused(mesh.supervisor):  # keeps bitcoin down
             os.kill(bitcoin, signal.SIGKILL)
             os.kill(orchestrator, signal.SIGCONT)
             parked = await _until_parked(channels, payment_id)
@@ -74,22 +74,22 @@ async def test_a_parked_payment_whose_proofs_expire_is_refused_and_nothing_is_si
 
 
 async def _until_parked(channels: Channels, payment_id: str) -> pb.Run:
-    """Looks at the payment fail as its step does, and open the breaker with it."""
+    """Makes queries of the payment, which fail and open the circuit breaker."""
 
     async def look() -> None:
         for _ in range(CALLS):
             await payment_client.get(channels, payment_id)
 
     looking = asyncio.create_task(look())
-    async for told in runs.watch(channels, payment_id):
-        if told.run.status == pb.RUN_STATUS_CIRCUIT_OPEN:
+    async for update in runs.watch(channels, payment_id):
+        if update.run.status == pb.RUN_STATUS_CIRCUIT_OPEN:
             await looking
-            return told.run
-    raise AssertionError(runs.lines(told.run))
+            return update.run
+    raise AssertionError(runs.lines(update.run))
 
 
 async def _until_expired(channels: Channels, payment_id: str, proved_at: float) -> None:
-    """Every proof was made before that; the run waits, as long as it takes."""
+    """Waits until all proofs have expired, while the run waits for bitcoin."""
     while time.monotonic() < proved_at + PROOFS_HOLD:
         run = await runs.get(channels, payment_id)
         assert run.status not in runs.ENDED, runs.lines(run)

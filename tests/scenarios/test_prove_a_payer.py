@@ -1,4 +1,4 @@
-"""What web5 and bitcoin prove to each other: a payment on nothing but real proofs of the payer."""
+"""A payment with web5 and bitcoin, based on real proofs of the payer only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from anya.web5.v1 import identity_pb2
 from mesh.config import MeshConfig
 from mesh.security.attestation import payment_digest
 from services.web5.config import Web5Config
-from tests.bitcoin import funded_mesh as towns
+from tests.bitcoin import funded_mesh as bitcoin_funded_mesh
 from tests.web5.conftest import POLICY, start
 from tests.web5.holder import Payer, did_proof, signer, verification
 
@@ -25,27 +25,29 @@ if TYPE_CHECKING:
     from tests.web5.conftest import Running
 
 
-async def test_a_payment_stands_on_what_the_payer_really_proved(
+async def test_payment_is_made_on_real_proofs_of_the_payer(
     authority: Authority, tmp_path: Path
 ) -> None:
     payer = Payer(holder=signer(), issuer=signer())
     async with (
-        towns.open_funded_mesh(towns.config(authority, tmp_path / "bitcoin"), authority) as town,
+        bitcoin_funded_mesh.open_funded_mesh(
+            bitcoin_funded_mesh.config(authority, tmp_path / "bitcoin"), authority
+        ) as bitcoin_mesh,
         start(web5_config(authority, tmp_path, payer), authority) as web5,
     ):
-        linked = await link(web5, town, payer)
+        linked = await link(web5, bitcoin_mesh, payer)
         intent = PaymentIntent(
             network="regtest",
-            payment_id=towns.new_payment_id(),
+            payment_id=bitcoin_funded_mesh.new_payment_id(),
             sender_did=payer.holder.did,
-            sender_address=town.address,
-            recipient_address=towns.RECIPIENT,
+            sender_address=bitcoin_mesh.address,
+            recipient_address=bitcoin_funded_mesh.RECIPIENT,
             amount_sat=1_000_000,
         )
         presented = payer.present(await web5.begin(intent))
         verified = await web5.verify(verification(intent, presented))
-        features = await extract_features(web5, town, intent)
-        sent = await pay(town, intent, verified)
+        features = await extract_features(web5, bitcoin_mesh, intent)
+        sent = await pay(bitcoin_mesh, intent, verified)
 
     assert linked.linked_height == 101
     assert (verified.verified, verified.address_linked) == (True, True)
@@ -64,31 +66,31 @@ def web5_config(authority: Authority, folder: Path, payer: Payer) -> Web5Config:
 
 
 async def link(
-    web5: Running, town: FundedMesh, payer: Payer
+    web5: Running, bitcoin_mesh: FundedMesh, payer: Payer
 ) -> identity_pb2.CompleteAddressLinkResponse:
-    """As a client and the workflow link_address do it, with the managed wallet's signature."""
+    """Links an address as a client and the workflow link_address do, signed by a managed wallet."""
     begun = await web5.identity.BeginAddressLink(
         identity_pb2.BeginAddressLinkRequest(
             request_id=uuid.uuid4().hex,
             did=payer.holder.did,
-            address=town.address,
+            address=bitcoin_mesh.address,
             network="regtest",
         ),
         timeout=5,
     )
-    signed = await town.ownership.SignOwnership(
-        ownership_pb2.SignOwnershipRequest(address=town.address, message=begun.message)
+    signed = await bitcoin_mesh.ownership.SignOwnership(
+        ownership_pb2.SignOwnershipRequest(address=bitcoin_mesh.address, message=begun.message)
     )
-    owned = await town.ownership.VerifyOwnership(
+    owned = await bitcoin_mesh.ownership.VerifyOwnership(
         ownership_pb2.VerifyOwnershipRequest(
-            address=town.address, message=begun.message, signature=signed.signature
+            address=bitcoin_mesh.address, message=begun.message, signature=signed.signature
         )
     )
     return await web5.engine.CompleteAddressLink(
         identity_pb2.CompleteAddressLinkRequest(
             request_id=uuid.uuid4().hex,
             challenge_id=begun.challenge_id,
-            did_proof=did_proof(payer.holder, begun, address=town.address),
+            did_proof=did_proof(payer.holder, begun, address=bitcoin_mesh.address),
             address_signature=signed.signature,
             context=RunContext(attestations=owned.attestations),
         ),
@@ -97,7 +99,7 @@ async def link(
 
 
 async def extract_features(
-    web5: Running, town: FundedMesh, intent: PaymentIntent
+    web5: Running, bitcoin_mesh: FundedMesh, intent: PaymentIntent
 ) -> analysis_pb2.ExtractPaymentFeaturesResponse:
     known = await web5.analysis.ExtractIdentityFeatures(
         identity_features_pb2.ExtractIdentityFeaturesRequest(
@@ -107,7 +109,7 @@ async def extract_features(
         ),
         timeout=5,
     )
-    return await AnalysisServiceStub(town.orchestrator).ExtractPaymentFeatures(
+    return await AnalysisServiceStub(bitcoin_mesh.orchestrator).ExtractPaymentFeatures(
         analysis_pb2.ExtractPaymentFeaturesRequest(
             recipient_address=intent.recipient_address,
             amount_sat=intent.amount_sat,
@@ -118,11 +120,13 @@ async def extract_features(
 
 
 async def pay(
-    town: FundedMesh, intent: PaymentIntent, verified: identity_pb2.VerifyIdentityResponse
+    bitcoin_mesh: FundedMesh, intent: PaymentIntent, verified: identity_pb2.VerifyIdentityResponse
 ) -> wallet_pb2.SendPaymentResponse:
-    """The payer's own proofs, and ml's word that the risk is low."""
-    risk = town.attestors["ml"].attest("risk", payment_digest(intent), values={"score": 0.1})
-    return await town.spender.SendPayment(
+    """Sends the payment with the payer's proofs and an attestation of low risk by ml."""
+    risk = bitcoin_mesh.attestors["ml"].attest(
+        "risk", payment_digest(intent), values={"score": 0.1}
+    )
+    return await bitcoin_mesh.spender.SendPayment(
         wallet_pb2.SendPaymentRequest(
             request_id=intent.payment_id,
             from_address=intent.sender_address,

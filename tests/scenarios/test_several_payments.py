@@ -1,4 +1,4 @@
-"""Two payments in one run of a real mesh: both made, one refused, and no proof lent to another."""
+"""Several payments in one run of a whole mesh: each needs its own proof."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from cli.payment_client import Proposal
 
 AMOUNTS = itertools.count(300_000)
-TOO_MUCH = 20_000_000_000  # sat: more than the payer has
+TOO_MUCH = 20_000_000_000  # sat; more than the payer has
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ async def show(channels: Channels, proposal: Proposal) -> payment_pb2.Payment:
 
 
 async def run_pair(channels: Channels, first: Proposal, second: Proposal) -> pb.Run:
-    """Both payments in one run, to its end."""
+    """Runs both payments in one run to its end."""
     await retry_until_answered(lambda: runs.register(channels, PAIR))
     given = pair_of(first.intent, second.intent)
     run_id = str(uuid.uuid4())
@@ -86,7 +86,7 @@ async def test_two_payments_are_made_and_recorded_in_one_run(mesh: ScenarioMesh)
         assert shown[0].txid != shown[1].txid
 
 
-async def test_a_second_payment_that_is_refused_leaves_the_first_made_and_both_told(
+async def test_first_payment_stays_made_if_the_second_one_is_refused(
     mesh: ScenarioMesh,
 ) -> None:
     async with connect(mesh.home) as channels:
@@ -106,7 +106,7 @@ async def test_a_second_payment_that_is_refused_leaves_the_first_made_and_both_t
         assert await mesh.received(channels, TOO_MUCH) == []
 
 
-async def test_the_proof_of_one_payment_pays_no_other(mesh: ScenarioMesh) -> None:
+async def test_proof_of_one_payment_is_refused_for_another(mesh: ScenarioMesh) -> None:
     async with connect(mesh.home) as channels:
         amounts = [next(AMOUNTS), next(AMOUNTS)]
         first, second = await propose(mesh, channels, *amounts)
@@ -120,7 +120,7 @@ async def test_the_proof_of_one_payment_pays_no_other(mesh: ScenarioMesh) -> Non
             assert await mesh.received(channels, amount_sat) == []
 
 
-async def test_a_list_of_payments_is_paid_and_a_cancelled_one_ends_it_there(
+async def test_list_of_payments_is_paid_up_to_a_cancelled_one(
     mesh: ScenarioMesh,
 ) -> None:
     async with connect(mesh.home) as channels:
@@ -143,7 +143,7 @@ async def test_a_list_of_payments_is_paid_and_a_cancelled_one_ends_it_there(
         assert counts == [1, 1, 0]
 
 
-async def test_a_list_of_payments_is_proved_and_started_from_a_shell(mesh: ScenarioMesh) -> None:
+async def test_list_of_payments_is_proved_and_started_from_a_shell(mesh: ScenarioMesh) -> None:
     amounts = [next(AMOUNTS), next(AMOUNTS)]
     listed = [{"recipient_address": mesh.shop, "amount": amount} for amount in amounts]
     async with connect(mesh.home) as channels:
@@ -163,7 +163,7 @@ async def test_a_list_of_payments_is_proved_and_started_from_a_shell(mesh: Scena
         assert [len(await mesh.received(channels, amount)) for amount in amounts] == [1, 1]
 
 
-async def test_an_input_without_payments_is_a_usage_error(mesh: ScenarioMesh) -> None:
+async def test_input_without_payments_is_a_usage_error(mesh: ScenarioMesh) -> None:
     done = await asyncio.to_thread(
         anya,
         *(

@@ -1,4 +1,4 @@
-"""One plan, rendered in memory and onto a real chain: every payment has the same features."""
+"""A plan rendered in memory and on a regtest chain has the same features for every payment."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ SECRET = b"\x07" * 32
 WORLD = demo_world()
 
 
-class Town:
+class RegtestRenderer:
     """The plan's first blocks on the chain of a running bitcoin service."""
 
     def __init__(self, channel: grpc.aio.Channel, histories: HistoryStore, plan: Plan) -> None:
@@ -71,12 +71,12 @@ class Town:
             await self._mine(1)
 
     async def reorganize(self, depth: int) -> int:
-        """Replace the last blocks by empty ones; the new height."""
+        """Replaces the last blocks by empty ones. Returns the new height."""
         request = regtest_pb2.ReorganizeChainRequest(request_id=str(uuid.uuid4()), depth=depth)
         return (await self._regtest.ReorganizeChain(request)).height
 
     async def facts(self, like: PaymentFacts, payment: Payment) -> PaymentFacts:
-        """The same facts, with the histories that the service's own index has."""
+        """Returns the facts with the histories of the service's index."""
         slots = [payment.recipient_slot, *payment.sender_slots]
         scripts = [self.rendering.script(slot) for slot in slots]
         read = await self._histories.read(scripts, height=like.height)
@@ -100,7 +100,7 @@ class Town:
 
 
 @pytest.fixture
-async def town(authority: Authority, tmp_path: Path) -> AsyncIterator[Town]:
+async def renderer(authority: Authority, tmp_path: Path) -> AsyncIterator[RegtestRenderer]:
     mesh = MeshConfig(service="bitcoin", identity=authority.issue_service("bitcoin"), home=tmp_path)
     config = BitcoinConfig(mesh=mesh)
     operator = authority.issue("spiffe://anya.internal/client/operator")
@@ -112,25 +112,25 @@ async def town(authority: Authority, tmp_path: Path) -> AsyncIterator[Town]:
         open_channel(f"127.0.0.1:{service.port}", rules, operator) as channel,
         open_database(config.location, schema=SCHEMA) as database,
     ):
-        town = Town(channel, HistoryStore(database), WORLD.plan)
-        await town.build()
-        yield town
+        renderer = RegtestRenderer(channel, HistoryStore(database), WORLD.plan)
+        await renderer.build()
+        yield renderer
 
 
-async def test_both_renderers_give_every_payment_the_same_features_also_after_a_reorganisation(
-    town: Town,
+async def test_both_renderers_have_equal_features_also_after_a_reorganization(
+    renderer: RegtestRenderer,
 ) -> None:
     compared = 0
     for payment, index in proposals(WORLD):
         if payment.height > TIP:
             break
         in_memory = index.facts(payment)
-        on_chain = await town.facts(in_memory, payment)
+        on_chain = await renderer.facts(in_memory, payment)
         assert extract(on_chain) == extract(in_memory), payment
         compared += 1
     assert compared > 100
 
-    height = await town.reorganize(TIP - FORK)
+    height = await renderer.reorganize(TIP - FORK)
 
     index = AddressIndex(WORLD.plan)
     for block in WORLD.plan.blocks[:FORK]:
@@ -139,5 +139,5 @@ async def test_both_renderers_give_every_payment_the_same_features_also_after_a_
     assert undone
     for payment in undone:
         in_memory = replace(index.facts(payment), height=height)
-        on_chain = await town.facts(in_memory, payment)
+        on_chain = await renderer.facts(in_memory, payment)
         assert extract(on_chain) == extract(in_memory), payment

@@ -1,4 +1,4 @@
-"""`anya up`: four processes, watched, restarted, drained, and refused where it must be."""
+"""`anya up`: four processes, supervised, restarted and drained, and the errors of its start."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
         yield mesh
 
 
-def test_the_ready_line_names_the_four_services(mesh: Mesh) -> None:
+def test_ready_line_names_the_four_services(mesh: Mesh) -> None:
     assert mesh.ready["services"].keys() == set(SERVICES)
 
 
-def test_endpoints_are_where_clients_look_for_them(mesh: Mesh) -> None:
+def test_endpoints_file_has_all_services(mesh: Mesh) -> None:
     document = json.loads((mesh.home / "endpoints.json").read_text())
 
     addresses = {name: one["address"] for name, one in document["services"].items()}
@@ -41,7 +41,7 @@ def test_endpoints_are_where_clients_look_for_them(mesh: Mesh) -> None:
         assert Path(document[file]).read_text().startswith("-----BEGIN")
 
 
-def test_nothing_in_the_home_is_open_to_others(mesh: Mesh) -> None:
+def test_files_of_the_home_are_private(mesh: Mesh) -> None:
     found = [path for path in mesh.home.rglob("*") if path.stat().st_mode & 0o077]
 
     assert not found
@@ -54,7 +54,7 @@ def test_status_shows_a_process_for_each_service(mesh: Mesh) -> None:
     assert len({service["pid"] for service in services.values()}) == len(SERVICES)
 
 
-def test_the_doctor_finds_nothing_wrong(mesh: Mesh) -> None:
+def test_doctor_reports_no_problem(mesh: Mesh) -> None:
     result = mesh.anya("doctor", "--json")
 
     problems = [check for check in result.document["checks"] if not check["ok"]]
@@ -62,13 +62,13 @@ def test_the_doctor_finds_nothing_wrong(mesh: Mesh) -> None:
     assert result.code == 0
 
 
-def test_the_seeds_workflow_is_registered(mesh: Mesh) -> None:
+def test_verified_payment_workflow_is_registered(mesh: Mesh) -> None:
     workflows = mesh.anya("workflow", "list", "--json").document["workflows"]
 
     assert "verified_payment" in {workflow["workflow_id"] for workflow in workflows}
 
 
-def test_a_second_mesh_on_the_same_home_is_refused(mesh: Mesh) -> None:
+def test_second_mesh_on_the_same_home_is_refused(mesh: Mesh) -> None:
     result = anya("up", "--json", home=mesh.home)
 
     assert result.code == 1
@@ -76,14 +76,14 @@ def test_a_second_mesh_on_the_same_home_is_refused(mesh: Mesh) -> None:
     assert str(mesh.process.pid) in result.error["message"]
 
 
-def test_an_unknown_run_is_an_error_with_a_code(mesh: Mesh) -> None:
+def test_unknown_run_is_an_error_with_a_code(mesh: Mesh) -> None:
     result = mesh.anya("run", "show", "no-such-run", "--json")
 
     assert result.code == 1
     assert result.error["code"] == "NOT_FOUND"
 
 
-def test_who_waits_for_a_run_hears_how_it_ended(mesh: Mesh, tmp_path: Path) -> None:
+def test_run_command_with_wait_prints_the_outcome(mesh: Mesh, tmp_path: Path) -> None:
     greet = '{"id": "greet", "name": "Greet", "steps": [{"id": "one", "set": {"word": "hello"}}]}'
     (tmp_path / "greet.json").write_text(greet)
     mesh.anya("workflow", "register", str(tmp_path / "greet.json"))
@@ -95,7 +95,7 @@ def test_who_waits_for_a_run_hears_how_it_ended(mesh: Mesh, tmp_path: Path) -> N
     assert result.document["steps"][0]["output"]["word"] == "hello"
 
 
-async def test_a_killed_service_comes_back(mesh: Mesh) -> None:
+async def test_killed_service_is_restarted(mesh: Mesh) -> None:
     def web5() -> dict[str, object]:
         service: dict[str, object] = mesh.anya("status", "--json").document["services"]["web5"]
         return service
@@ -107,7 +107,7 @@ async def test_a_killed_service_comes_back(mesh: Mesh) -> None:
     assert web5()["pid"] != before["pid"]
 
 
-async def test_with_a_collector_of_the_users_own_the_traces_go_there(tmp_path: Path) -> None:
+async def test_traces_go_to_the_collector_of_the_user(tmp_path: Path) -> None:
     theirs = tmp_path / "theirs.db"
     async with receiving(theirs) as url:
         with up(tmp_path / "home", extra={"OTEL_EXPORTER_OTLP_ENDPOINT": url}) as mesh:
@@ -117,7 +117,7 @@ async def test_with_a_collector_of_the_users_own_the_traces_go_there(tmp_path: P
     assert not (tmp_path / "home" / "traces.db").exists()
 
 
-def test_sigterm_drains_and_a_restart_keeps_the_ports(tmp_path: Path) -> None:
+def test_sigterm_drains_the_mesh_and_a_restart_keeps_the_ports(tmp_path: Path) -> None:
     with up(tmp_path / "home") as first:
         code = first.stop()
     with up(tmp_path / "home") as second:
@@ -127,7 +127,7 @@ def test_sigterm_drains_and_a_restart_keeps_the_ports(tmp_path: Path) -> None:
     assert second.ready["services"] == first.ready["services"]
 
 
-def test_a_port_that_somebody_took_is_named(tmp_path: Path) -> None:
+def test_error_names_a_port_in_use(tmp_path: Path) -> None:
     with up(tmp_path / "home") as mesh:
         port = int(mesh.ready["services"]["ml"].rpartition(":")[2])
         mesh.stop()

@@ -1,4 +1,4 @@
-"""Defects planted in services, to see that the witnesses find them: Python runs this as it starts.
+"""Defects for tests of the evidence. Python imports this module when a service starts.
 
 ``PLANTED=twice``: bitcoin takes every attempt for a payment of its own, as if it had no inbox.
 ``PLANTED=lost``: web5 answers that it keeps the record of a payment, and does not.
