@@ -1,4 +1,4 @@
-"""A raw block, and the features of its transactions that the block alone tells."""
+"""A raw block, and the features of its transactions without any other source."""
 
 from __future__ import annotations
 

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 HEADER_BYTES = 80
-MAX_BLOCK_BYTES = 4_000_000  # no block of at most 4,000,000 weight units is larger (BIP 141)
 
 COMMITMENT_PREFIX = b"\x6a\x24\xaa\x21\xa9\xed"  # BIP 141: the last output that starts so counts
 NO_WITNESS_RESERVED = bytes(32)

@@ -45,12 +45,18 @@ def parse_address(address: str, network: Network, *, field: str = "address") -> 
 
 
 def parse_txid(raw: bytes, *, field: str = "txid") -> Txid:
-    """Returns a txid in internal byte order. Raises InvalidArgument (HASH_INVALID) by its size."""
+    """Returns a txid in internal byte order.
+
+    Raises InvalidArgument (HASH_INVALID) unless it has 32 bytes.
+    """
     return Txid(_hash(raw, field))
 
 
 def parse_block_hash(raw: bytes, *, field: str = "hash") -> BlockHash:
-    """Returns a hash in internal byte order. Raises InvalidArgument (HASH_INVALID) by its size."""
+    """Returns a block hash in internal byte order.
+
+    Raises InvalidArgument (HASH_INVALID) unless it has 32 bytes.
+    """
     return BlockHash(_hash(raw, field))
 
 

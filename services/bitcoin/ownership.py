@@ -31,6 +31,7 @@ from formats.bitcoin.transaction import (
     serialize_outputs,
     sized,
 )
+from formats.jose.keys import SECP256K1_ORDER
 from mesh.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -40,7 +41,6 @@ PREFIX = "smp"
 MAX_SIGNATURE_CHARS = 1024  # a P2WPKH proof has 147
 MAX_MESSAGE_BYTES = 65_536
 
-ORDER = 0xFFFFFFFF_FFFFFFFF_FFFFFFFF_FFFFFFFE_BAAEDCE6_AF48A03B_BFD25E8C_D0364141
 SIGHASH_ALL = b"\x01"
 
 # Runs the scripts of a raw transaction: the first input that fails, or None.
@@ -178,7 +178,9 @@ def _is_canonical(der: bytes) -> bool:
     if len(rest) < 3 or rest[0] != 0x02 or rest[1] != len(rest) - 2:
         return False
     s = rest[2:]
-    return _is_minimal(r) and _is_minimal(s) and 0 < int.from_bytes(s, "big") <= ORDER // 2
+    return (
+        _is_minimal(r) and _is_minimal(s) and 0 < int.from_bytes(s, "big") <= SECP256K1_ORDER // 2
+    )
 
 
 def _is_minimal(integer: bytes) -> bool:
@@ -192,7 +194,7 @@ def _tweak(key: coincurve.PrivateKey) -> coincurve.PrivateKey:
     """Returns the private key of the output key of an internal key without scripts (BIP 341)."""
     public_key = key.public_key.format()
     if public_key[0] == 0x03:  # odd y: BIP 340 negates the key
-        key = coincurve.PrivateKey.from_int(ORDER - key.to_int())
+        key = coincurve.PrivateKey.from_int(SECP256K1_ORDER - key.to_int())
     return key.add(tagged_hash("TapTweak", public_key[1:]))
 
 

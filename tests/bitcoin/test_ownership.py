@@ -19,10 +19,10 @@ from formats.bitcoin.address import format_address, parse_address
 from formats.bitcoin.hashes import display, sha256d, tagged_hash
 from formats.bitcoin.network import Network
 from formats.bitcoin.p2wpkh import Key
+from formats.jose.keys import SECP256K1_ORDER
 from mesh.errors import InvalidArgument
 from services.bitcoin.kernel import find_invalid_input
 from services.bitcoin.ownership import (
-    ORDER,
     OwnershipVerdict,
     Statement,
     sign_p2tr,
@@ -94,7 +94,7 @@ def test_every_published_invalid_proof_is_refused() -> None:
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(1, ORDER - 1), st.binary(max_size=200))
+@given(st.integers(1, SECP256K1_ORDER - 1), st.binary(max_size=200))
 def test_independent_verifier_accepts_what_is_signed_here(number: int, message: bytes) -> None:
     secret = number.to_bytes(32, "big")
 
@@ -135,7 +135,7 @@ def ecdsa(*, high_s: bool = False, sighash: int = 1) -> bytes:
     der = Key.from_secret(SECRET).witness(to_sign, 0, amount_sat=0)[0][:-1]
     if high_s:
         r_end = 4 + der[3]
-        s = (ORDER - int.from_bytes(der[r_end + 2 :], "big")).to_bytes(33, "big")
+        s = (SECP256K1_ORDER - int.from_bytes(der[r_end + 2 :], "big")).to_bytes(33, "big")
         body = der[2:r_end] + b"\x02" + bytes([len(s)]) + s
         der = b"\x30" + bytes([len(body)]) + body
     return der + bytes([sighash])
