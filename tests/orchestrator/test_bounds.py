@@ -15,7 +15,7 @@ from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceStub
 from mesh.data.database import Transaction, open_database
 from mesh.testing import eventually, reason
 from services.orchestrator.__main__ import orchestrator
-from services.orchestrator.engine.records import MAX_PAYLOAD
+from services.orchestrator.engine.records import MAX_PAYLOAD_BYTES
 from services.orchestrator.registry import WorkflowRegistry
 from services.orchestrator.store import suspension
 from services.orchestrator.store.open import open_store
@@ -58,7 +58,7 @@ async def test_largest_payload_is_stored_and_one_byte_more_is_refused(
         small = await start_run(workflows, says, said="")
         async with open_database(location, schema="") as database:
             overhead = await database.read(lambda tx: size_of_start(tx, small))
-        longest = MAX_PAYLOAD - overhead
+        longest = MAX_PAYLOAD_BYTES - overhead
         largest = await start(workflows, "x" * longest)
         with pytest.raises(grpc.aio.AioRpcError, match="exceed 1048576 bytes") as caught:
             await start(workflows, "x" * (longest + 1))

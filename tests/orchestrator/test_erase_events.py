@@ -13,7 +13,7 @@ from anya.orchestrator.v1.schedule_pb2_grpc import ScheduleServiceStub
 from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceStub
 from services.orchestrator.__main__ import orchestrator
 from services.orchestrator.definition import values
-from services.orchestrator.engine.erase import MARK, WORD
+from services.orchestrator.engine.erase import MARK, TEXT_MARK
 from services.orchestrator.engine.waits import ANY_SUBJECT
 from services.orchestrator.store import deletion, erasure
 from services.orchestrator.store.deletion import Deletion
@@ -81,7 +81,7 @@ async def test_events_of_an_erased_run_are_erased_and_receivers_still_fold(
     async with opened(location) as (store, _):
         left = await emitted(store.database)
 
-    assert left == [("order.paid", WORD, WORD, MARK)]
+    assert left == [("order.paid", TEXT_MARK, TEXT_MARK, MARK)]
     assert after == before
     assert PERSON in str(before)
     assert PERSON not in str(erased)
@@ -132,7 +132,7 @@ async def test_erasure_covers_every_event_of_the_run_and_no_other(
 
         await erase_in(store, often.run_id)
 
-        erased = ("order.paid", WORD, WORD, MARK)
+        erased = ("order.paid", TEXT_MARK, TEXT_MARK, MARK)
         kept = ("order.paid", "7", "7", {"by": "Ada"})
         assert await emitted(store.database) == [*[erased] * MANY, kept]
 
@@ -148,7 +148,7 @@ async def test_subscriber_receives_an_erased_event_without_data(
         of_any, _ = await store.runs.events.read_after(0, {"order.paid": {ANY_SUBJECT}})
         of_one, _ = await store.runs.events.read_after(0, {"order.paid": {PERSON}})
 
-    assert [(event.subject, event.data) for event in of_any] == [(WORD, MARK)]
+    assert [(event.subject, event.data) for event in of_any] == [(TEXT_MARK, MARK)]
     assert of_one == []
 
 
@@ -165,7 +165,7 @@ async def test_events_of_a_deleted_run_are_erased(
         while await deleting.delete_some(1):
             pass
 
-        assert await emitted(store.database) == [("order.paid", WORD, None, MARK)] * MANY
+        assert await emitted(store.database) == [("order.paid", TEXT_MARK, None, MARK)] * MANY
         assert await events_of(store.database) == 0
 
 

@@ -56,7 +56,7 @@ def test_watcher_that_is_far_behind_takes_none() -> None:
 def test_record_that_is_read_again_shares_nothing_with_the_first() -> None:
     first = Record.write(1, RecordKind.RECOVERED, "", 0, 1, {"inner": {"value": 1}})
 
-    again = first.read_again()
+    again = first.copy()
     again.payload["inner"]["value"] = 2
 
     assert first.payload == {"inner": {"value": 1}}

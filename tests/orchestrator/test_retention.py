@@ -13,7 +13,7 @@ from mesh.data.idempotency import IdempotencyKey
 from mesh.errors import AlreadyExists, FailedPrecondition, NotFound, Reason
 from services.orchestrator.engine import request_checks
 from services.orchestrator.engine.activations import SignalReceived
-from services.orchestrator.engine.erase import MARK, WORD
+from services.orchestrator.engine.erase import MARK, TEXT_MARK
 from services.orchestrator.engine.records import RecordKind
 from services.orchestrator.engine.start import StartRun, start
 from services.orchestrator.notifications import RunNotifier
@@ -238,7 +238,7 @@ async def test_erased_run_folds_to_the_same_run_without_personal_data(
     assert (state.status, state.finished_us) == ("FAILED", before.state.finished_us)
     assert state.reason == after.row.reason == "identity: INVALID_ARGUMENT"
     assert step.error is not None
-    assert (step.error.code, step.error.message) == ("INVALID_ARGUMENT", WORD)
+    assert (step.error.code, step.error.message) == ("INVALID_ARGUMENT", TEXT_MARK)
     assert step.input == dict.fromkeys(before.state.steps["identity"].input, MARK)
     assert [(r.kind, r.path, r.at_us) for r in after.records[:-1]] == [
         (r.kind, r.path, r.at_us) for r in before.records
@@ -282,7 +282,7 @@ async def test_messages_to_an_erased_run_are_erased(location: str) -> None:
         await erase(store)
 
         (left,) = await store.runs.messages.read_after("run", position=0)
-        assert left == SignalReceived("approved", dict(MARK), WORD, position=1)
+        assert left == SignalReceived("approved", dict(MARK), TEXT_MARK, position=1)
 
 
 async def test_runs_are_erased_by_age(location: str) -> None:

@@ -19,7 +19,7 @@ from services.orchestrator.engine import erase
 from services.orchestrator.engine.activations import SignalReceived
 from services.orchestrator.engine.fold import evolve
 from services.orchestrator.engine.model import RunState
-from services.orchestrator.engine.outcome import cause
+from services.orchestrator.engine.outcome import public_reason
 from services.orchestrator.engine.records import Record, RecordKind, decode
 from services.orchestrator.servicers import views
 from services.orchestrator.servicers.waits import format_update
@@ -65,10 +65,15 @@ def stored(records: Sequence[Record]) -> list[Record]:
 
 def erased(run: Drive) -> list[Record]:
     """Returns the records of the same run after its erasure."""
-    why = cause(run.state)
+    why = public_reason(run.state)
     records = list(erase.erase(run.journal, why))
     end = Record.write(
-        len(records) + 1, RecordKind.ERASED, "", 0, run.now_us, {"requester": "me", "cause": why}
+        len(records) + 1,
+        RecordKind.ERASED,
+        "",
+        0,
+        run.now_us,
+        {"requester": "me", "public_reason": why},
     )
     return [*records, end]
 

@@ -1,1 +1,1 @@
-"""The durable engine, pure: events in, what to journal and what to do next out."""
+"""The durable engine, without I/O: takes activations, returns records and commands."""

@@ -1,4 +1,4 @@
-"""What happens to a run from outside, and what it wants done in turn."""
+"""The inputs of a run (activations), and what it asks its worker to do (commands)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """There is room for the run."""
+    """A worker has started to drive the run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """A process took up a run that another one left."""
+    """A worker drives the run after another process stopped driving it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """The time that a step waited for has come."""
+    """The time that the step waited for has come."""
 
     path: str
 
@@ -53,30 +53,30 @@ class CancelFailed:
 class SignalReceived:
     name: str
     payload: dict[str, Any]
-    correlation: str  # empty: it concerns no one thing in particular
-    position: int = 0  # in what was sent to the run, from 1
+    correlation: str  # empty: none
+    position: int = 0  # in the run's inbox, from 1
 
 
 @dataclass(frozen=True, slots=True)
 class EventReceived:
-    """A run of this store emitted an event of a type that this one waits for."""
+    """A run of the same store emitted an event of a type that this run waits for."""
 
     type: str
     subject: str
     data: dict[str, Any]
-    position: int  # in the order of all events of the store
-    run_id: str  # of who emitted it
-    emitted_sequence: int  # sequence of the record that says so
+    position: int  # in the store's events
+    run_id: str  # of the run that emitted it
+    emitted_sequence: int  # of the record of the emitting run
 
 
 @dataclass(frozen=True, slots=True)
 class DecisionReceived:
-    """An approver has decided, and the signature was verified."""
+    """An approver decided, and the signature was verified."""
 
     step: str  # path
     approver: str  # DID
     approved: bool
-    digest: str  # of what was asked, hex
+    digest: str  # of the approval document, hex
     jws: str
     position: int = 0
 
@@ -104,18 +104,18 @@ Activation: TypeAlias = (
 
 
 class CallCommand(NamedTuple):
-    """Send these bytes. The attempt is what distinguishes it from earlier ones, not the bytes."""
+    """Send the request. Only the attempt differs from earlier commands, never the bytes."""
 
     path: str
     attempt: int
     service: str
     method: str
     request: bytes
-    timeout: float  # seconds
+    timeout_s: float
 
 
 class CancelCommand(NamedTuple):
-    """Have later attempts of the step's key refused, not before ``at_us``."""
+    """Cancel the call, not before ``at_us``: its service refuses later attempts of the same key."""
 
     path: str
     attempt: int

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Progress(Enum):
-    """How far a list of steps has come."""
+    """The progress of a list of steps."""
 
     PENDING = "a step in it has not ended"
     DONE = "every step has ended"

@@ -24,7 +24,7 @@ from services.orchestrator.engine.model import (
     StepError,
 )
 from services.orchestrator.engine.records import PayloadTooLargeError, RecordKind
-from services.orchestrator.engine.retry_policy import SECOND_US, Outcome, judge
+from services.orchestrator.engine.retry_policy import SECOND_US, Outcome, classify
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -42,12 +42,14 @@ CANCELLED_STEP = StepError("CANCELLED", "", "the run was cancelled before it was
 
 
 class Calls:
-    """Begins calls, and decides after each attempt whether it completes, retries or fails."""
+    """Begins calls, and decides after each attempt whether it completes, retries or fails.
+
+    ``jitter``: a random number from 0 to 1.
+    """
 
     __slots__ = ("_jitter", "_policy", "_writer")
 
     def __init__(self, writer: RecordWriter, policy: RetryPolicy, jitter: float) -> None:
-        """``jitter``: a random number from 0 to 1."""
         self._writer = writer
         self._policy = policy
         self._jitter = jitter
@@ -138,7 +140,7 @@ class Calls:
 
     def receive_error(self, step: StepState, error: StepError) -> None:
         """Waits for the circuit breaker, retries, cancels or fails the step."""
-        found = judge(error, mutating=_mutates(step))
+        found = classify(error, mutating=_mutates(step))
         if found is Outcome.CIRCUIT_OPEN:
             self._wait_for_circuit(step, error)
             return
@@ -279,7 +281,7 @@ class Calls:
 
     def receive_cancel_error(self, step: StepState, error: StepError) -> None:
         """Retries the cancel, or leaves the step uncertain."""
-        found, policy, at_us = judge(error, mutating=True), self._policy, self._writer.at_us
+        found, policy, at_us = classify(error, mutating=True), self._policy, self._writer.at_us
         in_time = at_us - step.retry_started_us < policy.step_timeout_s * SECOND_US
         # An open circuit breaker does not use up the time: it closes when its target is back.
         if found is Outcome.CIRCUIT_OPEN or (found is not Outcome.DEFINITE and in_time):
@@ -309,7 +311,7 @@ def _mutates(step: StepState) -> bool:
 def _root_cause(step: StepState, error: StepError) -> StepError:
     """Returns the refusal that led to the cancel, which says more than the error of the cancel."""
     cause = step.cancel_cause
-    is_refusal = cause is not None and judge(cause, mutating=True) is Outcome.DEFINITE
+    is_refusal = cause is not None and classify(cause, mutating=True) is Outcome.DEFINITE
     return cause if cause is not None and is_refusal else error
 
 

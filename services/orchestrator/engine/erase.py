@@ -1,9 +1,9 @@
-"""What is left of a run's records once what is about people is taken out of them.
+"""Erasure of personal data from the records of a run.
 
-The contracts say which fields of requests and replies are no more than INTERNAL: these stay. So do
-the engine's own words: statuses, times, codes. Whatever else a payload holds is taken to be about
-somebody, also what nobody has thought of yet. Folded again, the records give the same run, with
-marks in it. Taking out of what was taken out changes nothing.
+Kept are the fields of requests and replies that the contracts classify as INTERNAL or lower, and
+the engine's own values: statuses, times, codes. Every other value is taken for personal data and
+replaced by a mark, so that a new kind of value is erased by default. The erased records fold into
+the same run with marks in it. Erasing erased records changes nothing.
 """
 
 from __future__ import annotations
@@ -27,66 +27,45 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 
 MARK: Mapping[str, Any] = {"erased": True}
-WORD = "(erased)"  # where a text stood
+TEXT_MARK = "(erased)"  # in place of a text
 
-HIGHEST = DataClass.INTERNAL
+MAX_KEPT_CLASS = DataClass.INTERNAL
 
-# The engine's own, in whatever record they stand.
+# Keys of the engine's own values, in records of every kind.
 KEPT = frozenset(
     {
-        *(
-            "workflow_id",
-            "definition_hash",
-            "sub_workflow_hashes",
-            "started_by",
-            "deadline_us",
-            "cause",
-        ),
-        *(
-            "allowed_privileges",
-            "abandoned_phase",
-            "requester",
-            "paths",
-            "step",
-            "type",
-            "approved",
-        ),
-        *("previous_status", "compensates", "retry", "restart", "resume", "retired_keys"),
+        *("workflow_id", "definition_hash", "sub_workflow_hashes", "started_by", "deadline_us"),
+        *("allowed_privileges", "requester", "public_reason", "cause", "status", "position"),
         *("operation", "protocol", "effect", "payment", "method", "service", "key"),
         *("until_us", "timeout_us", "retry_us", "awaits_event", "cancels_payment"),
-        *(
-            "uncertain",
-            "final",
-            "failure_scope",
-            "failed_step",
-            "consumed",
-            "position",
-            "name",
-            "status",
-        ),
+        *("uncertain", "final", "failure_scope", "failed_step", "abandoned_phase"),
+        *("consumed", "name", "paths", "step", "type", "approved"),
+        *("previous_status", "compensates", "retry", "restart", "resume", "retired_keys"),
     }
 )
 ENDS = (RecordKind.FINISH, RecordKind.STOPPING)
 
 
-def erase(records: Iterable[Record], cause: str) -> Iterator[Record]:
-    """The same records without what is about people. ``cause`` is why the run ended."""
+def erase(records: Iterable[Record], public_reason: str) -> Iterator[Record]:
+    """Yields the records without personal data. ``public_reason`` replaces the run's reason."""
     methods: dict[str, MethodDescriptor | None] = {}  # that steps call, by path
     for record in records:
         if record.kind is RecordKind.STEP_INTENT and (called := record.payload.get("method")):
             methods[record.path] = _method(called)
         method = methods.get(record.path)
         payload = {
-            name: value if name in KEPT else _left(name, value, record.kind, method, cause)
+            name: value
+            if name in KEPT
+            else _erased(name, value, record.kind, method, public_reason)
             for name, value in record.payload.items()
         }
-        # Marks may be longer than what they stand for: no bound keeps them out of the journal.
+        # Marks may be longer than the values they replace, so MAX_PAYLOAD_BYTES does not apply.
         encoded = json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()
         yield record._replace(payload=payload, encoded=encoded)
 
 
-def _left(
-    name: str, value: Any, kind: RecordKind, method: MethodDescriptor | None, cause: str
+def _erased(
+    name: str, value: Any, kind: RecordKind, method: MethodDescriptor | None, public_reason: str
 ) -> Any:
     match name, value:
         case "input", dict() if method is not None:
@@ -94,7 +73,7 @@ def _left(
         case "reply", dict() if method is not None:
             return _by_class(value, method.output_type)
         case "reply", None:
-            return None  # there was none: the step is the engine's own
+            return None  # a step of the engine's own has no reply
         case "output", dict():
             return {key: None if item is None else dict(MARK) for key, item in value.items()}
         case "condition", dict():
@@ -105,22 +84,22 @@ def _left(
                 "operands": operands,
             }
         case "error", dict():
-            message = WORD if value["message"] else ""
+            message = TEXT_MARK if value["message"] else ""
             return {"code": value["code"], "reason": value["reason"], "message": message}
         case "attestations", list():
-            return [[attested, WORD] for attested, _ in value]
+            return [[attested, TEXT_MARK] for attested, _ in value]
         case "intent", str():
             return _intent(value)
         case "payments", list():
-            return [{"intent": _intent(one["intent"]), "presentation": WORD} for one in value]
+            return [{"intent": _intent(one["intent"]), "presentation": TEXT_MARK} for one in value]
         case "request", str():
-            return ""  # it was sent
+            return ""  # no attempt sends it again
         case "reason", str() if kind in ENDS:
-            return cause
+            return public_reason
         case "reason", str() if kind is RecordKind.STEP_SKIPPED:
-            return value  # what it names of operands may be shown
+            return value  # it names only operands that may be shown
         case _, str():
-            return WORD if value else ""
+            return TEXT_MARK if value else ""
         case _:
             return dict(MARK)
 
@@ -135,7 +114,7 @@ def _by_class(value: dict[str, Any], message: Descriptor) -> dict[str, Any]:
 def _field(field: FieldDescriptor | None, value: Any) -> Any:
     if value is None or value == MARK:
         return value
-    if field is None or contracts.data_class(field) > HIGHEST:
+    if field is None or contracts.data_class(field) > MAX_KEPT_CLASS:
         return dict(MARK)
     held = field.message_type
     if held is None or held.file.package in OPAQUE:
@@ -152,14 +131,14 @@ def _field(field: FieldDescriptor | None, value: Any) -> Any:
 
 def _intent(encoded: str) -> str:
     intent = PaymentIntent.FromString(b64decode(encoded))
-    plan = plan_for(PaymentIntent.DESCRIPTOR, HIGHEST)
+    plan = plan_for(PaymentIntent.DESCRIPTOR, MAX_KEPT_CLASS)
     if plan is not None:
         plan.clear(intent)
     return b64encode(intent.SerializeToString(deterministic=True)).decode()
 
 
 def _method(path: str) -> MethodDescriptor | None:
-    """None if no contract has it any more: then nobody knows what its messages hold."""
+    """Returns the method, or None if no contract has it any more and its fields are unknown."""
     try:
         return descriptor_pool.Default().FindMethodByName(path.lstrip("/").replace("/", "."))
     except KeyError:

@@ -1,4 +1,4 @@
-"""How a record changes the state of its run."""
+"""Folds the records of a run into its state."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 
 def fold(run_id: str, records: Iterable[Record]) -> RunState:
+    """Returns the state of a run from all of its records."""
     state = RunState(run_id)
     for record in records:
         evolve(state, record)
@@ -39,17 +40,17 @@ def fold(run_id: str, records: Iterable[Record]) -> RunState:
 
 
 def evolve(state: RunState, record: Record) -> None:
-    """Fold one more record into the state of its run."""
+    """Folds one more record into the state of its run."""
     assert record.sequence == state.sequence + 1, "a journal has no gaps"  # noqa: S101
     _EVOLVE[record.kind](state, record)
     state.sequence = record.sequence
     state.updated_us = record.at_us
     if state.items:
-        _stir(state, record.path)
+        _mark_dirty(state, record.path)
 
 
-def _stir(state: RunState, path: str) -> None:
-    """Have the items looked at again that the step is in; all, if it concerns the run."""
+def _mark_dirty(state: RunState, path: str) -> None:
+    """Marks the items around the step to be walked again, or all items if ``path`` is empty."""
     if not path:
         for items in state.items.values():
             items.dirty |= items.in_flight
@@ -99,21 +100,21 @@ def _step_intent(state: RunState, record: Record) -> None:
         step.phase = Phase.AWAITING_EVENT if "awaits_event" in payload else Phase.TIMER
         step.until_us = payload["until_us"]
         step.subscribed_from = step.input.get("subscribed_from", 0)
-    _stand(state, step)
+    _settle(state, step)
 
 
 def _step_attempt(state: RunState, record: Record) -> None:
     step = state.steps[record.path]
     if step.phase is Phase.CIRCUIT_OPEN or step.attempt == step.prior_attempts:
         step.retry_started_us = record.at_us
-    # Whoever was killed in the middle of a call left nobody to hear its answer.
+    # The process that made the call stopped before the answer: the call may have taken effect.
     if record.payload["cause"] == RECOVERED and step.effect != READ:
         step.uncertain = True
         step.status = StepStatus.UNCERTAIN
     step.phase = Phase.CALL
     step.attempt = record.attempt
     step.until_us = 0
-    _stand(state, step)
+    _settle(state, step)
 
 
 def _step_failed(state: RunState, record: Record) -> None:
@@ -123,7 +124,7 @@ def _step_failed(state: RunState, record: Record) -> None:
     step.uncertain = step.uncertain or payload["uncertain"]
     if payload["final"]:
         step.failure_scope = payload.get("failure_scope", "")
-        # What stays uncertain is not called failed: nobody knows whether it was done.
+        # A step whose outcome is unknown is not called failed: it may have taken effect.
         status = StepStatus.UNCERTAIN if payload["uncertain"] else StepStatus.FAILED
         _end(step, record, status, payload.get("output", {}))
         step.failed_step = payload.get("failed_step", "")
@@ -137,13 +138,13 @@ def _step_failed(state: RunState, record: Record) -> None:
         step.status = StepStatus.UNCERTAIN if step.uncertain else StepStatus.RUNNING
         step.phase = Phase.BACKOFF
         step.until_us = payload["retry_us"]
-    _stand(state, step)
+    _settle(state, step)
 
 
 def _step_handled(state: RunState, record: Record) -> None:
     step = state.steps[record.path]
     step.phase = Phase.ENDED
-    _stand(state, step)
+    _settle(state, step)
 
 
 def _step_circuit_open(state: RunState, record: Record) -> None:
@@ -151,7 +152,7 @@ def _step_circuit_open(state: RunState, record: Record) -> None:
     step.phase = Phase.CIRCUIT_OPEN
     step.until_us = record.payload["until_us"]
     step.error = StepError.from_payload(record.payload["error"])
-    _stand(state, step)
+    _settle(state, step)
 
 
 def _step_done(state: RunState, record: Record) -> None:
@@ -165,7 +166,7 @@ def _step_done(state: RunState, record: Record) -> None:
         state.attestations.append(StoredAttestation(step.payment, kind, jws))
     if consumed := payload.get("consumed"):
         state.signals = [signal for signal in state.signals if signal.sequence not in consumed]
-    _stand(state, step)
+    _settle(state, step)
 
 
 def _signal(state: RunState, record: Record) -> None:
@@ -187,16 +188,16 @@ def _event(state: RunState, record: Record) -> None:
 
 
 def _approval(state: RunState, record: Record) -> None:
-    """The first word of an approver counts, and only about what is asked now."""
+    """Keeps the first decision of each approver, if it is about the current document."""
     payload = record.payload
     state.inbox_position = payload["position"]
     step = state.steps.get(payload["step"])
     if step is None or step.phase is not Phase.AWAITING_EVENT:
         return
-    asked = step.input.get("asked", {}).get("approvers", ())
-    if step.input.get("digest") == payload["digest"] and payload["approver"] in asked:
-        said = ApprovalDecision(payload["approved"], payload["jws"], record.at_us)
-        step.decisions.setdefault(payload["approver"], said)
+    approvers = step.input.get("asked", {}).get("approvers", ())
+    if step.input.get("digest") == payload["digest"] and payload["approver"] in approvers:
+        decision = ApprovalDecision(payload["approved"], payload["jws"], record.at_us)
+        step.decisions.setdefault(payload["approver"], decision)
 
 
 def _cancel_run(state: RunState, record: Record) -> None:
@@ -212,7 +213,7 @@ def _step_skipped(state: RunState, record: Record) -> None:
     step.skip_reason = payload["reason"]
     step.abandoned_phase = payload.get("abandoned_phase", "")
     _end(step, record, StepStatus.SKIPPED, payload["output"])
-    _stand(state, step)
+    _settle(state, step)
 
 
 def _cancel_intent(state: RunState, record: Record) -> None:
@@ -224,7 +225,7 @@ def _cancel_intent(state: RunState, record: Record) -> None:
     step.cancel_attempt = 1
     step.cancel_cause = StepError.from_payload(record.payload["error"])
     step.until_us = 0
-    _stand(state, step)
+    _settle(state, step)
 
 
 def _cancel_failed(state: RunState, record: Record) -> None:
@@ -236,7 +237,7 @@ def _cancel_failed(state: RunState, record: Record) -> None:
     else:
         step.until_us = record.payload["retry_us"]
         step.cancel_attempt += 1
-    _stand(state, step)
+    _settle(state, step)
 
 
 def _cancel_done(state: RunState, record: Record) -> None:
@@ -265,7 +266,7 @@ def _finish(state: RunState, record: Record) -> None:
 
 def _erased(state: RunState, record: Record) -> None:
     state.erased_us = record.at_us
-    state.reason = record.payload["cause"]
+    state.reason = record.payload["public_reason"]
 
 
 def _redriven(state: RunState, record: Record) -> None:
@@ -291,17 +292,17 @@ def _redriven(state: RunState, record: Record) -> None:
         if step.phase is Phase.CANCELLING:
             step.retry_started_us = record.at_us
             step.cancel_attempt += 1
-    resting = (Phase.CHILDREN, Phase.ENDED)
-    state.active = {s.path: s for s in state.steps.values() if s.phase not in resting}
-    state.status, state.reason = _standing(state.active.values())
+    at_rest = (Phase.CHILDREN, Phase.ENDED)
+    state.active = {s.path: s for s in state.steps.values() if s.phase not in at_rest}
+    state.status, state.reason = _status(state.active.values())
 
 
 def _reopen(step: StepState, phase: Phase) -> None:
     if step.phase is Phase.CALL and step.effect != READ:
-        step.uncertain = True  # whoever made the call did not hear its answer
+        step.uncertain = True  # the process that made the call stopped before the answer
     elif phase is Phase.CHILDREN:
-        step.uncertain = False  # that is said of the step inside it
-    handles = step.failed_step.startswith(f"{step.path}/on_error/")
+        step.uncertain = False  # the step inside it carries the uncertainty
+    handles = step.failed_step.startswith(f"{step.path}/{step_path.ON_ERROR}/")
     step.failure_scope = FailureScope.HANDLE if handles else ""
     step.status = StepStatus.UNCERTAIN if step.uncertain else StepStatus.RUNNING
     if handles:
@@ -316,7 +317,7 @@ def _reopen(step: StepState, phase: Phase) -> None:
 
 
 def _begin(state: RunState, record: Record) -> StepState:
-    """A step of which this is the first record."""
+    """Adds the step of which this is the first record."""
     payload = record.payload
     step = StepState(
         path=record.path,
@@ -347,25 +348,25 @@ def _end(step: StepState, record: Record, status: StepStatus, output: dict[str, 
     step.finished_us = record.at_us
 
 
-def _stand(state: RunState, step: StepState) -> None:
-    """What the run is at, now that the step has changed."""
+def _settle(state: RunState, step: StepState) -> None:
+    """Updates which steps are in flight, and with them the status of the run."""
     if step.phase is Phase.CHILDREN or step.phase is Phase.ENDED:
         state.active.pop(step.path, None)
     else:
         state.active.setdefault(step.path, step)
-    state.status, state.reason = _standing(state.active.values())
+    state.status, state.reason = _status(state.active.values())
 
 
-def _standing(in_flight: Collection[StepState]) -> tuple[RunStatus, str]:
-    """What a run is at that has not ended, and why."""
-    parked = ""
+def _status(in_flight: Collection[StepState]) -> tuple[RunStatus, str]:
+    """Returns the status of a run that has not ended, and its reason."""
+    reason = ""
     for step in in_flight:
         if step.phase is Phase.CIRCUIT_OPEN:
-            parked = parked or f"{step.path}: {step.error}"
+            reason = reason or f"{step.path}: {step.error}"
         elif step.phase not in (Phase.TIMER, Phase.AWAITING_EVENT):
             return RunStatus.RUNNING, ""
-    if parked:
-        return RunStatus.CIRCUIT_OPEN, parked
+    if reason:
+        return RunStatus.CIRCUIT_OPEN, reason
     return (RunStatus.WAITING, "") if in_flight else (RunStatus.RUNNING, "")
 
 

@@ -1,7 +1,7 @@
-"""The state of a run: nothing but what its records say.
+"""The state of a run, which is what its records say and nothing else.
 
-It lives as long as somebody drives the run, and each record is folded into it where it stands. Who
-cannot tell whether a record was stored drops the state, and folds what the journal has.
+A worker keeps it as long as it drives the run, and folds each new record into it in place. If the
+worker cannot tell whether a record was stored, it drops the state and folds the stored records.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 READ, PIVOT = Effect.READ.name, Effect.PIVOT.name  # the effect of a step
 
-RECOVERED = "recovered"  # the cause of an attempt that follows a crash
-REDRIVEN = "redriven"  # and of one by a run that had ended
+RECOVERED = "recovered"  # the cause of an attempt after a crash
+REDRIVEN = "redriven"  # the cause of the first attempt after a redrive
 
 
 class RunStatus(StrEnum):
@@ -44,26 +44,26 @@ class StepStatus(StrEnum):
 
 
 class Phase(StrEnum):
-    """What a step is at, which decides what to do next."""
+    """The activity of a step, which decides what to do next."""
 
-    CALL = "CALL"  # an attempt is owed, or on its way
-    BACKOFF = "BACKOFF"  # until the next attempt
-    TIMER = "TIMER"  # time: that is all it is there for
-    AWAITING_EVENT = "AWAITING_EVENT"  # for signals, until some time
-    CIRCUIT_OPEN = "CIRCUIT_OPEN"  # until the breaker of its target lets a probe through
-    CANCELLING = "CANCELLING"  # a cancel is owed, from some time on, or on its way
-    CHILDREN = "CHILDREN"  # the steps inside it run
+    CALL = "CALL"  # an attempt is due, or in flight
+    BACKOFF = "BACKOFF"  # waits until the next attempt
+    TIMER = "TIMER"  # waits for a time
+    AWAITING_EVENT = "AWAITING_EVENT"  # waits for signals, events or approvals, up to a time
+    CIRCUIT_OPEN = "CIRCUIT_OPEN"  # waits for the circuit breaker of its service
+    CANCELLING = "CANCELLING"  # a cancel of its call is due, or in flight
+    CHILDREN = "CHILDREN"  # the steps inside it are running
     ENDED = "ENDED"
 
 
 @dataclass(frozen=True, slots=True)
 class StepError:
-    """How an attempt ended, when it did not end well."""
+    """The error of an attempt, or of a step."""
 
-    code: str  # gRPC's name
+    code: str  # the name of a gRPC status code
     reason: str
     message: str
-    retry_after: float = 0.0  # seconds, if the other side named a time
+    retry_after_s: float = 0.0  # as the service asks; 0: it does not
 
     def to_payload(self) -> dict[str, str]:
         return {"code": self.code, "reason": self.reason, "message": self.message}
@@ -84,59 +84,55 @@ class StepState:
     effect: str
     status: StepStatus
     phase: Phase
-    attempt: int  # the current or last one
+    attempt: int  # number of the current or last attempt
     started_us: int
-    retry_started_us: int  # since when it has been trying, without what it spent parked or dead
+    # Start of its retry window. A wait for a circuit breaker, a recovery, a redrive and a cancel
+    # restart it.
+    retry_started_us: int
     input: dict[str, Any] = field(default_factory=dict)
     output: dict[str, Any] = field(default_factory=dict)
     reply: dict[str, Any] | None = None
     condition: dict[str, Any] | None = None
     skip_reason: str = ""
     error: StepError | None = None
-    method: str = ""  # empty for a step with inner steps
+    method: str = ""  # empty for a step with steps inside it
     service: str = ""
     key: str = ""
     request: bytes = b""
-    timeout_us: int = 0  # of all attempts together, if the definition says; 0: the engine's
-    until_us: int = 0  # nothing is to be done before
+    timeout_us: int = 0  # of all attempts together; 0: the definition sets none
+    until_us: int = 0  # the step has nothing to do before
     finished_us: int = 0
-    uncertain: bool = False  # an attempt may have had its effect
+    uncertain: bool = False  # an attempt may have taken effect
     cancel_method: str = ""
     cancel_request: bytes = b""
     cancel_attempt: int = 0
     cancel_cause: StepError | None = None
-    cancelled: bool = False  # later attempts are refused, or answered with what was there
-    failure_scope: str = ""  # what becomes of its failure, see Caught; empty: it ends the run
-    failed_step: str = ""  # the step inside it that failed, if it is not the one itself
-    first_sequence: int = 0  # sequence of its first record
-    last_sequence: int = 0  # sequence of the record that ended it
-    payment: str = ""  # id of the one that it belongs to, if the run's input names several
-    cancels_payment: bool = False  # it has a payment of the cancelled run refused for ever
-    subscribed_from: int = 0  # in the order of the store's events: it wants none up to here
-    received_events: dict[str, ReceivedSignal] = field(
-        default_factory=dict
-    )  # events it waits for, by their type
-    decisions: dict[str, ApprovalDecision] = field(
-        default_factory=dict
-    )  # of its approvers, by their DID
-    abandoned_phase: str = (
-        ""  # the phase in which it was given up because the run ended; empty: it was not
-    )
-    handled_error: StepError | None = None  # what its on_error is about
-    prior_attempts: int = 0  # attempts before the run was last redriven
+    cancelled: bool = False  # the service confirmed a cancel: later attempts have no new effect
+    failure_scope: str = ""  # a FailureScope; empty: nothing catches its failure
+    failed_step: str = ""  # path of the step inside it that failed; empty: it failed itself
+    first_sequence: int = 0  # of its first record
+    last_sequence: int = 0  # of the record that ended it; 0: it has not ended
+    payment: str = ""  # id of the payment that it belongs to, if the run's input names payments
+    cancels_payment: bool = False  # that the cancelled run did not make
+    subscribed_from: int = 0  # position in the store's events: it receives later ones
+    received_events: dict[str, ReceivedSignal] = field(default_factory=dict)  # by type
+    decisions: dict[str, ApprovalDecision] = field(default_factory=dict)  # by the approver's DID
+    abandoned_phase: str = ""  # its phase when the end of the run skipped it
+    handled_error: StepError | None = None  # the error that its on_error handles
+    prior_attempts: int = 0  # before the last redrive of the run
 
 
 class FailureScope(StrEnum):
-    """Who goes on after a failure."""
+    """The part of the workflow that continues after a failure."""
 
     CONTINUE = "continue"  # the next step
-    HANDLE = "handle"  # first the steps of its on_error
-    OUTER = "outer"  # what is around it fails with it, and something around that goes on
+    HANDLE = "handle"  # the steps of its on_error, then the next step
+    OUTER = "outer"  # a step around it: those in between fail too
 
 
 @dataclass(frozen=True, slots=True)
 class ReceivedSignal:
-    """What was sent to the run, or emitted by one, and has not been waited for yet."""
+    """A signal to the run, or an event that a run emitted, before a step has used it."""
 
     sequence: int
     name: str
@@ -145,14 +141,14 @@ class ReceivedSignal:
 
 
 class StoredAttestation(NamedTuple):
-    payment: str  # of the step that was told so
+    payment: str  # id of the payment that it is about; empty: the only one of the run
     kind: str
     jws: str
 
 
 @dataclass(frozen=True, slots=True)
 class ProvenPayment:
-    """One of the payments that the input of a run names."""
+    """A payment that the input of a run names, with its payer's proof."""
 
     intent: bytes
     presentation: str
@@ -160,16 +156,16 @@ class ProvenPayment:
 
 @dataclass(frozen=True, slots=True)
 class ApprovalDecision:
-    """What an approver signed."""
+    """The signed decision of an approver."""
 
     approved: bool
-    jws: str  # the evidence
+    jws: str  # the signature, kept as evidence
     at_us: int
 
 
 @dataclass(frozen=True, slots=True)
 class Redrive:
-    """The run had ended, and somebody had it go on."""
+    """A redrive of the run after it had ended."""
 
     requester: str  # SPIFFE ID
     reason: str
@@ -179,7 +175,7 @@ class Redrive:
 
 @dataclass(frozen=True, slots=True)
 class PendingEnd:
-    """The run is about to end like this: nothing new begins."""
+    """The end that is decided but waits for steps in flight; nothing new begins."""
 
     status: RunStatus
     reason: str
@@ -187,20 +183,21 @@ class PendingEnd:
 
 @dataclass(slots=True)
 class ItemsProgress:
-    """How far a for_each has come."""
+    """The progress of a for_each. Items are known by their index."""
 
-    started: int = 0  # the first so many
-    in_flight: set[int] = field(default_factory=set)  # of these, what is under way
-    dirty: set[int] = field(default_factory=set)  # something in them changed since they were seen
+    started: int = 0  # number of items that have started
+    in_flight: set[int] = field(default_factory=set)  # started and not ended
+    dirty: set[int] = field(default_factory=set)  # changed since they were last walked
 
-    def next(self, count: int, room: int) -> Iterator[int]:
-        """Those to go on with, then those to begin while no more than ``room`` are open."""
+    def next(self, count: int, limit: int) -> Iterator[int]:
+        """Yields items to walk again, then items to start, up to ``limit`` in flight."""
         yield from sorted(self.dirty & self.in_flight)
-        while self.started < count and len(self.in_flight) < room:
+        while self.started < count and len(self.in_flight) < limit:
             self.started += 1
             yield self.started - 1
 
     def mark(self, index: int, *, in_flight: bool) -> None:
+        """Notes that the item was walked."""
         self.dirty.discard(index)
         (self.in_flight.add if in_flight else self.in_flight.discard)(index)
 
@@ -208,45 +205,39 @@ class ItemsProgress:
 @dataclass(slots=True)
 class RunState:
     run_id: str
-    sequence: int = 0
+    sequence: int = 0  # of its last record
     workflow_id: str = ""
     definition_hash: str = ""
-    sub_workflow_hashes: dict[str, str] = field(default_factory=dict)
+    sub_workflow_hashes: dict[str, str] = field(default_factory=dict)  # by workflow id
     status: RunStatus = RunStatus.RUNNING
     reason: str = ""
     input: dict[str, Any] = field(default_factory=dict)
     intent: bytes = b""
     presentation: str = ""
-    started_by: str = ""  # SPIFFE ID of who started it
-    allowed_privileges: frozenset[str] | None = None  # privileges that its calls may use; None: all
+    started_by: str = ""  # SPIFFE ID
+    allowed_privileges: frozenset[str] | None = None  # that its calls may use; None: all
     created_us: int = 0
     updated_us: int = 0
     deadline_us: int = 0
     run_timeout_us: int = 0  # from its start, and from each redrive
     finished_us: int = 0
-    erased_us: int = 0  # when what is about people was taken out; 0: it was not
+    erased_us: int = 0  # when personal data was erased; 0: it was not
     recoveries: int = 0
     redrives: list[Redrive] = field(default_factory=list)
-    retired_keys: dict[str, int] = field(
-        default_factory=dict
-    )  # path -> redrive that took its key away
-    steps: dict[str, StepState] = field(default_factory=dict)  # in the order they began
-    payments: dict[str, ProvenPayment] = field(
-        default_factory=dict
-    )  # that its input names, by their ids
-    attestations: list[StoredAttestation] = field(default_factory=list)  # as they came
+    retired_keys: dict[str, int] = field(default_factory=dict)  # step path -> number of the redrive
+    steps: dict[str, StepState] = field(default_factory=dict)  # by path, in the order they began
+    payments: dict[str, ProvenPayment] = field(default_factory=dict)  # that its input names, by id
+    attestations: list[StoredAttestation] = field(default_factory=list)  # in order of arrival
     active: dict[str, StepState] = field(default_factory=dict)  # the steps in flight, by path
-    irreversible_steps: dict[str, StepState] = field(
-        default_factory=dict
-    )  # those that cannot be taken back
+    irreversible_steps: dict[str, StepState] = field(default_factory=dict)  # payments, by path
     pending_end: PendingEnd | None = None
-    signals: list[ReceivedSignal] = field(default_factory=list)  # in the order they came
-    inbox_position: int = 0  # position of the last of what was sent to it
-    cancellation: str = ""  # why and by whom it is to be cancelled; empty: it is not
-    # The first step inside another that failed and brings it down, by the path of the other.
+    signals: list[ReceivedSignal] = field(default_factory=list)  # in order of arrival
+    inbox_position: int = 0  # of the last message that it has recorded
+    cancellation: str = ""  # requester and reason of its cancellation; empty: it is not cancelled
+    # The first child step that failed and fails its parent with it, by the path of the parent.
     failed_children: dict[str, str] = field(default_factory=dict)
-    # What a turn need not look at again. It can be told from the steps at any time, and is never
-    # stored: how many steps of a list are over, by the path of its first; items, by their for_each.
+    # Indexes that follow from the steps and are never stored: how many steps of a list have ended,
+    # by the path of its first step, and the progress of each for_each, by its path.
     completed_prefix: dict[str, int] = field(default_factory=dict, compare=False, repr=False)
     items: dict[str, ItemsProgress] = field(default_factory=dict, compare=False, repr=False)
 

@@ -1,6 +1,6 @@
-"""The payments of a run: which one each step belongs to, and which can still be asked for.
+"""The payments of a run: the one that each step belongs to, and those that may still be requested.
 
-A run of a workflow that names no payments makes one, under the run's own id. Every other run is
+A run of a workflow that names no payments makes one, under the id of the run. Every other run is
 given its payments when it starts, and its input says which step makes which.
 """
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
     from services.orchestrator.engine.model import RunState, StepState
 
-WORKFLOWS = 1024  # whose payments are kept in memory
+MAX_CACHED_WORKFLOWS = 1024  # of which the payments are kept in memory
 
 
 class PaidTwiceError(ValueError):
-    """Two steps would make one payment."""
+    """Two steps would make the same payment."""
 
     def __init__(self, payment_id: str, first: str, second: str) -> None:
         super().__init__(f"{payment_id} would be paid by {first} and again by {second}")
@@ -43,51 +43,51 @@ class RequestedPayment(NamedTuple):
     """A step that belongs to a payment."""
 
     path: str
-    payment_id: Any  # as the input has it
+    payment_id: Any  # as the input has it, not checked
     template: str
-    beside: dict[str, Any]  # what the input says next to it
+    siblings: dict[str, Any]  # the fields of the input next to the id
     pays: bool
 
 
-def asked(workflow: Workflow, given: dict[str, Any]) -> Iterator[RequestedPayment]:
-    """Every step that the input gives a payment to, in the order of the definition.
+def requested(workflow: Workflow, given: dict[str, Any]) -> Iterator[RequestedPayment]:
+    """Yields every step that belongs to a payment, in the order of the definition.
 
-    Unresolved if the input lacks what the definition names.
+    Raises UnresolvedPathError if the input lacks what the definition names.
     """
-    return _look(workflow.steps, "", {"input": given})
+    return _requested(workflow.steps, "", {"input": given})
 
 
-def must_differ(workflow: Workflow, given: dict[str, Any]) -> None:
-    """PaidTwice if two steps on one way would make the same payment."""
-    _pass(workflow.steps, "", {"input": given}, {})
+def check_distinct(workflow: Workflow, given: dict[str, Any]) -> None:
+    """Raises PaidTwiceError if two steps that can both run would make the same payment."""
+    _paid(workflow.steps, "", {"input": given}, {})
 
 
 def payment_of(workflow: Workflow, state: RunState, path: str) -> str:
-    """The id of the payment that the step belongs to, or what is around it; empty if to none."""
+    """Returns the id of the payment that the step, or a step around it, belongs to; else ""."""
     if not workflow.names_payments:
         return ""
     while path:
-        place = step_path.locate(workflow, path)
-        if place.prefix:
-            path = place.prefix.rstrip("/")
+        location = step_path.locate(workflow, path)
+        if location.prefix:
+            path = location.prefix.rstrip("/")
             continue
-        if (named := place.step.payment) is not None:
-            return str(resolve(named, _seen(workflow, state.input, place)))
+        if (named := location.step.payment) is not None:
+            return str(resolve(named, _scope(workflow, state.input, location)))
         path = step_path.parent(path)
     return ""
 
 
 def unsettled(workflow: Workflow, state: RunState) -> dict[str, str]:
-    """By their ids the payments that may still be asked for: the path of the first step to do it.
+    """Returns the payments that may still be made: by id, the path of the first step that pays.
 
-    Without those whose every attempt would be refused, or answered with what was done before.
+    Leaves out payments whose service would refuse another attempt or repeat its first answer.
     """
     first: dict[str, str] = {}
     if workflow.names_payments:
-        for one in asked(workflow, state.input):
+        for one in requested(workflow, state.input):
             if one.pays:
                 first.setdefault(one.payment_id, one.path)
-    elif paths := _alone(workflow):
+    elif paths := _single_payment_steps(workflow):
         first[state.run_id] = paths[0]
     settled = {
         step.payment or state.run_id for step in state.irreversible_steps.values() if _settles(step)
@@ -95,77 +95,79 @@ def unsettled(workflow: Workflow, state: RunState) -> dict[str, str]:
     return {id: path for id, path in first.items() if id not in settled}
 
 
-def _look(steps: Iterable[Step], prefix: str, seen: dict[str, Any]) -> Iterator[RequestedPayment]:
+def _requested(
+    steps: Iterable[Step], prefix: str, scope: dict[str, Any]
+) -> Iterator[RequestedPayment]:
     for step in steps:
         path, action = prefix + step.id, step.action
         if (named := step.payment) is not None:
             yield RequestedPayment(
-                path, resolve(named, seen), named, _beside(named, seen), _pays(step)
+                path, resolve(named, scope), named, _siblings(named, scope), _pays(step)
             )
         if isinstance(action, ForEach):
-            for index, item in _items(action, seen):
-                inner = {**seen, "item": item, "index": index}
-                yield from _look(action.steps, f"{path}[{index}]/", inner)
+            for index, item in _items(action, scope):
+                inner = {**scope, "item": item, "index": index}
+                yield from _requested(action.steps, f"{path}[{index}]/", inner)
         else:
-            yield from _look(step.inner, f"{path}/", seen)
-        yield from _look(step.handling, f"{path}/{step_path.ON_ERROR}/", seen)
+            yield from _requested(step.inner, f"{path}/", scope)
+        yield from _requested(step.handling, f"{path}/{step_path.ON_ERROR}/", scope)
 
 
-def _items(each: ForEach, seen: dict[str, Any]) -> Iterator[tuple[int, Any]]:
-    """Only where payments are named in them: then the list is in the run's input."""
+def _items(each: ForEach, scope: dict[str, Any]) -> Iterator[tuple[int, Any]]:
+    """Yields the items with their index if they name payments: then they are in the run's input."""
     if not any(step.payment is not None for step in all_steps(each.steps)):
         return
-    listed = resolve(each.items, seen)
+    listed = resolve(each.items, scope)
     yield from enumerate(listed if isinstance(listed, list) else ())
 
 
-def _beside(template: str, seen: dict[str, Any]) -> dict[str, Any]:
+def _siblings(template: str, scope: dict[str, Any]) -> dict[str, Any]:
     whole = parse_template(template).whole
     assert whole is not None  # noqa: S101  (it was checked)
-    around = Path(whole.path.root, whole.path.parts[:-1]).read(seen)
+    around = Path(whole.path.root, whole.path.parts[:-1]).read(scope)
     return around if isinstance(around, dict) else {}
 
 
-def _pass(
-    steps: Iterable[Step], prefix: str, seen: dict[str, Any], paid: dict[str, str]
+def _paid(
+    steps: Iterable[Step], prefix: str, scope: dict[str, Any], paid: dict[str, str]
 ) -> dict[str, str]:
-    """What is paid before and in these, and where."""
+    """Returns the payments made before and in these steps: by id, the path that pays."""
     for step in steps:
         path, action = prefix + step.id, step.action
         if step.payment is not None and _pays(step):
-            payment_id = resolve(step.payment, seen)
+            payment_id = resolve(step.payment, scope)
             if payment_id in paid:
                 raise PaidTwiceError(payment_id, paid[payment_id], path)
             paid = {**paid, payment_id: path}
         if isinstance(action, Switch):
-            ways = [_pass(case.steps, f"{path}/", seen, paid) for case in action.cases]
-            paid = {id: where for way in (paid, *ways) for id, where in way.items()}
+            branches = [_paid(case.steps, f"{path}/", scope, paid) for case in action.cases]
+            paid = {id: where for branch in (paid, *branches) for id, where in branch.items()}
         elif isinstance(action, ForEach):
-            for index, item in _items(action, seen):
-                inner = {**seen, "item": item, "index": index}
-                paid = _pass(action.steps, f"{path}[{index}]/", inner, paid)
+            for index, item in _items(action, scope):
+                inner = {**scope, "item": item, "index": index}
+                paid = _paid(action.steps, f"{path}[{index}]/", inner, paid)
         else:
-            paid = _pass(step.inner, f"{path}/", seen, paid)
-        paid = _pass(step.handling, f"{path}/{step_path.ON_ERROR}/", seen, paid)
+            paid = _paid(step.inner, f"{path}/", scope, paid)
+        paid = _paid(step.handling, f"{path}/{step_path.ON_ERROR}/", scope, paid)
     return paid
 
 
-def _seen(
-    workflow: Workflow, given: dict[str, Any], place: step_path.StepLocation
+def _scope(
+    workflow: Workflow, given: dict[str, Any], location: step_path.StepLocation
 ) -> dict[str, Any]:
-    """What a payment's template can see."""
-    if not place.each:
+    """Returns the variables that the template of a payment can use."""
+    if not location.each:
         return {"input": given}
-    around = step_path.locate(workflow, place.each)
+    around = step_path.locate(workflow, location.each)
     assert isinstance(around.step.action, ForEach)  # noqa: S101
-    seen = _seen(workflow, given, around)
-    items = resolve(around.step.action.items, seen)
-    return {**seen, "item": items[place.index], "index": place.index}
+    scope = _scope(workflow, given, around)
+    items = resolve(around.step.action.items, scope)
+    return {**scope, "item": items[location.index], "index": location.index}
 
 
-@lru_cache(maxsize=WORKFLOWS)
-def _alone(workflow: Workflow) -> tuple[str, ...]:
-    """The paths of the steps of which one makes the run's only payment."""
+@lru_cache(maxsize=MAX_CACHED_WORKFLOWS)
+def _single_payment_steps(workflow: Workflow) -> tuple[str, ...]:
+    """Returns the paths of the steps one of which makes the only payment of a run."""
     return tuple(_paying(workflow.steps, ""))
 
 

@@ -1,6 +1,6 @@
-"""The privileges that a run may use: those that its starter was allowed to cause, for all its life.
+"""The privileges that a run may use: those of its caller when the run started.
 
-They are journalled when the run starts. A policy that changes later changes other runs.
+They are recorded with the start: a later change of the trust policy affects later runs only.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def refusal(state: RunState, path: str, call: Call) -> StepError | None:
-    """Why the call must not be made; None if it may.
+    """Returns why the run may not make the call, or None if it may.
 
-    Nor is one made that could not be taken back: its compensation is judged with it.
+    A call with a compensation needs the privileges of both, so that it can be taken back.
     """
     if state.allowed_privileges is None:
         return None

@@ -29,8 +29,8 @@ Payloads are JSON; ``?`` marks what may be missing:
     CANCEL_RUN     reason, requester, position: in the run's inbox
     STOPPING       status, reason: how the run ends once no step is in flight
     FINISH         status, reason
-    ERASED         requester, cause: why the run ended, without personal data; the records before
-                   it are replaced by what erase.py leaves of them
+    ERASED         requester, public_reason: why the run ended, without personal data; the records
+                   before it are replaced by what erase.py leaves of them
     REDRIVEN       reason, requester, previous_status, deadline_us; compensates: whether the run
                    still takes its steps back; paths of steps: retry (under the same key), restart
                    (as if they had never begun), resume (with the steps inside them), retired_keys
@@ -45,11 +45,10 @@ from typing import Any, NamedTuple
 
 from services.orchestrator.definition.values import depth
 
-MAX_PAYLOAD = 1 << 20  # bytes
-MAX_DEPTH = 32  # levels: each takes up to three of the 100 that readers of protobuf go down
+MAX_PAYLOAD_BYTES = 1 << 20
+MAX_DEPTH = 32  # levels; each takes up to three of the 100 levels that protobuf readers allow
 
-
-EMIT = "emit"  # the operation of a step that emits an event, which its STEP_DONE has as input
+EMIT = "emit"  # operation of a step that emits an event: the input of its STEP_DONE
 
 
 class RecordKind(StrEnum):
@@ -76,13 +75,13 @@ class RecordKind(StrEnum):
 
 
 class PayloadTooLargeError(ValueError):
-    """More than one record may hold."""
+    """The payload is larger or deeper than a record may be."""
 
 
 class Record(NamedTuple):
     sequence: int  # from 1, without gaps
     kind: RecordKind
-    path: str  # of the step; empty for what concerns the run
+    path: str  # of the step; empty for the run itself
     attempt: int  # of the step, from 1; 0 before the first
     at_us: int  # Unix microseconds
     payload: dict[str, Any]
@@ -98,15 +97,19 @@ class Record(NamedTuple):
         at_us: int,
         payload: dict[str, Any],
     ) -> Record:
-        """A record to be stored. PayloadTooLarge beyond MAX_PAYLOAD and MAX_DEPTH."""
+        """Returns a record to store.
+
+        Raises PayloadTooLargeError beyond MAX_PAYLOAD_BYTES or MAX_DEPTH.
+        """
         return cls(sequence, kind, path, attempt, at_us, payload, _encode(payload))
 
-    def read_again(self) -> Record:
-        """The same, sharing nothing with what was folded of this one."""
+    def copy(self) -> Record:
+        """Returns the record with a payload that shares nothing with this one's."""
         return self._replace(payload=json.loads(self.encoded))
 
 
 def decode(sequence: int, kind: str, path: str, attempt: int, at_us: int, payload: bytes) -> Record:
+    """Returns a record from its stored columns."""
     return Record(sequence, RecordKind(kind), path, attempt, at_us, json.loads(payload), payload)
 
 
@@ -115,9 +118,11 @@ _JSON = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=("
 
 def _encode(payload: dict[str, Any]) -> bytes:
     encoded = _JSON.encode(payload).encode()
-    if len(encoded) > MAX_PAYLOAD:
-        raise PayloadTooLargeError(f"{len(encoded)} bytes; a record holds {MAX_PAYLOAD}")
-    opened = encoded.count(b"{") + encoded.count(b"[")  # no fewer than levels, and quickly counted
+    if len(encoded) > MAX_PAYLOAD_BYTES:
+        raise PayloadTooLargeError(f"{len(encoded)} bytes; a record holds {MAX_PAYLOAD_BYTES}")
+    opened = encoded.count(b"{") + encoded.count(
+        b"["
+    )  # at least as many as levels, and quickly counted
     if opened > MAX_DEPTH and (levels := depth(payload)) > MAX_DEPTH:
         raise PayloadTooLargeError(f"nested {levels} levels deep; a record holds {MAX_DEPTH}")
     return encoded

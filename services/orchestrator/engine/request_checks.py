@@ -1,8 +1,9 @@
-"""What somebody who starts a run must know of its payments: an intent, complete and just this."""
+"""Checks of what callers send: run ids, payments, signals and cancellations."""
 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,42 +21,62 @@ if TYPE_CHECKING:
     from anya.mesh.v1.attestation_pb2 import PaymentIntent
     from services.orchestrator.definition.workflow import Workflow
 
+MAX_RUN_ID = 64  # characters: a step's key, RUN/STEP/ITERATION, must fit a request_id
 MAX_PRESENTATION = 64 * 1024  # characters
 MAX_PAYMENTS = 100  # of a run
+MAX_SIGNAL_BYTES = 64 * 1024  # of JSON
+MAX_CORRELATION = 200  # characters
+MAX_REASON = 200  # characters
 
-AMOUNT = "amount"  # what an input calls it
-CHECKED = ("sender_did", "sender_address", "recipient_address", "amount_sat")
+AMOUNT = "amount"  # the name of amount_sat in an input
+CHECKED_FIELDS = ("sender_did", "sender_address", "recipient_address", "amount_sat")
+
+_RUN_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_RUN_ID - 1}}}")
 
 
 @dataclass(frozen=True, slots=True)
 class ProvenRequest:
-    """One of several payments, and its payer's presentation for it."""
+    """One of the payments of a run, with its payer's presentation."""
 
     intent: PaymentIntent | None
     presentation: str
 
 
+def check_run_id(run_id: str) -> None:
+    """Raises InvalidArgument if the id cannot be that of a run."""
+    if not _RUN_ID.fullmatch(run_id):
+        raise InvalidArgument(
+            f"request_id becomes the run id: 1 to {MAX_RUN_ID} of A-Z, a-z, 0-9, '.', '_' and '-',"
+            " beginning with a letter or a digit",
+            reason=Reason.REQUEST_ID_INVALID,
+            field="request_id",
+        )
+
+
 def check_one(
     payment_id: str, intent: PaymentIntent | None, given: Mapping[str, Any], network: str
 ) -> None:
-    """A workflow that pays needs the intent of exactly this payment. InvalidArgument."""
+    """Checks the intent of a workflow that makes one payment. Raises InvalidArgument."""
     if intent is None:
         raise InvalidArgument(
             "this workflow pays: send the intent that BeginVerification was called with",
             reason=Reason.INTENT_INVALID,
             field="intent",
         )
-    payment_digest(intent)  # refuses what is incomplete or out of bounds
+    payment_digest(intent)  # raises if the intent is incomplete or out of bounds
     check_payment_id(payment_id, field="request_id")
     if intent.payment_id != payment_id:
         raise _contradiction("intent", "payment_id", "request_id")
-    _agree(intent, given, network, "intent", "input")
+    _check_agreement(intent, given, network, "intent", "input")
 
 
 def check_several(
     workflow: Workflow, given: dict[str, Any], proven: Sequence[ProvenRequest], network: str
 ) -> None:
-    """As many payments as its input names, each once. InvalidArgument naming what is wrong."""
+    """Checks that the request proves each payment that its input names, and no other.
+
+    Raises InvalidArgument that names the field.
+    """
     if not 1 <= len(proven) <= MAX_PAYMENTS:
         raise InvalidArgument(
             f"{workflow.id} makes payments that its input names: send 1 to {MAX_PAYMENTS} of them"
@@ -66,14 +87,14 @@ def check_several(
     known: dict[str, int] = {}
     for at, payment in enumerate(proven):
         known[_check_proven(payment, known, at)] = at
-    asked = _asked(workflow, given, known)
-    for one in asked:
+    requested = _requested(workflow, given, known)
+    for one in requested:
         at = known[one.payment_id]
         intent = proven[at].intent
         assert intent is not None  # noqa: S101  (it was checked)
         where = one.template.strip("{} ").rpartition(".")[0]
-        _agree(intent, one.beside, network, f"payments[{at}].intent", where)
-    made = {one.payment_id for one in asked if one.pays}
+        _check_agreement(intent, one.siblings, network, f"payments[{at}].intent", where)
+    made = {one.payment_id for one in requested if one.pays}
     for payment_id, at in known.items():
         if payment_id not in made:
             raise InvalidArgument(
@@ -84,6 +105,7 @@ def check_several(
 
 
 def check_payment_id(payment_id: str, *, field: str) -> None:
+    """Raises InvalidArgument unless the id is a canonical UUID of version 7."""
     if not uuid7.is_canonical(payment_id):
         raise InvalidArgument(
             f"{field} is the payment id: a UUID of version 7, in lower case",
@@ -93,6 +115,7 @@ def check_payment_id(payment_id: str, *, field: str) -> None:
 
 
 def check_presentation(presentation: str, *, field: str) -> None:
+    """Raises InvalidArgument if the presentation is too long."""
     if len(presentation) > MAX_PRESENTATION:
         raise InvalidArgument(
             f"presentation must be at most {MAX_PRESENTATION} characters", field=field
@@ -100,7 +123,7 @@ def check_presentation(presentation: str, *, field: str) -> None:
 
 
 def _check_proven(payment: ProvenRequest, known: Mapping[str, int], at: int) -> str:
-    """Its id."""
+    """Returns the id of the payment. Raises InvalidArgument."""
     field = f"payments[{at}]"
     check_presentation(payment.presentation, field=f"{field}.presentation")
     if payment.intent is None:
@@ -126,13 +149,13 @@ def _check_proven(payment: ProvenRequest, known: Mapping[str, int], at: int) -> 
     return payment_id
 
 
-def _asked(
+def _requested(
     workflow: Workflow, given: dict[str, Any], known: Mapping[str, int]
 ) -> list[payments.RequestedPayment]:
-    """The steps that belong to payments, all of which are known."""
-    asked = []
+    """Returns the steps that belong to payments. Raises InvalidArgument for an unknown payment."""
+    requested = []
     try:
-        for one in payments.asked(workflow, given):
+        for one in payments.requested(workflow, given):
             if not isinstance(one.payment_id, str):
                 raise InvalidArgument("a payment's id must be a text", field="input")
             if one.payment_id not in known:
@@ -141,23 +164,23 @@ def _asked(
                     reason=Reason.INTENT_INVALID,
                     field="payments",
                 )
-            asked.append(one)
-        payments.must_differ(workflow, given)  # costs the square of how many there are
+            requested.append(one)
+        payments.check_distinct(workflow, given)  # quadratic in the number of payments
     except (UnresolvedPathError, payments.PaidTwiceError) as error:
         raise InvalidArgument(f"input of {workflow.id}: {error}", field="input") from None
-    return asked
+    return requested
 
 
-def _agree(
+def _check_agreement(
     intent: PaymentIntent, given: Mapping[str, Any], network: str, field: str, where: str
 ) -> None:
-    """What the input says of a payment is what its payer proved."""
+    """Raises InvalidArgument if the input says something else than the payer proved."""
     if intent.network != network:
         raise _contradiction(field, "network", "the network of this mesh")
-    for name in CHECKED:
-        called = AMOUNT if name == "amount_sat" else name
-        if given.get(called, getattr(intent, name)) != getattr(intent, name):
-            raise _contradiction(field, name, f"{where}.{called}")
+    for name in CHECKED_FIELDS:
+        input_name = AMOUNT if name == "amount_sat" else name
+        if given.get(input_name, getattr(intent, name)) != getattr(intent, name):
+            raise _contradiction(field, name, f"{where}.{input_name}")
 
 
 def _contradiction(field: str, name: str, origin: str) -> InvalidArgument:
@@ -168,26 +191,23 @@ def _contradiction(field: str, name: str, origin: str) -> InvalidArgument:
     )
 
 
-MAX_SIGNAL = 64 * 1024  # bytes of JSON
-MAX_CORRELATION = 200  # characters
-MAX_REASON = 200
-
-
 def signal(name: str, payload: dict[str, Any], correlation: str) -> SignalReceived:
-    """InvalidArgument naming the field that is out of bounds."""
+    """Returns the signal. Raises InvalidArgument that names the field out of bounds."""
     if not is_id(name):
         raise InvalidArgument(f"signal {not_an_id(name[:100])}", field="signal")
-    if len(json.dumps(payload).encode()) > MAX_SIGNAL:
-        raise InvalidArgument(f"payload must be at most {MAX_SIGNAL} bytes", field="payload")
-    must_be_short("correlation_id", correlation, MAX_CORRELATION)
+    if len(json.dumps(payload).encode()) > MAX_SIGNAL_BYTES:
+        raise InvalidArgument(f"payload must be at most {MAX_SIGNAL_BYTES} bytes", field="payload")
+    check_length("correlation", correlation, MAX_CORRELATION)
     return SignalReceived(name, payload, correlation)
 
 
-def cancel(reason: str, by: str) -> CancelRequested:
-    must_be_short("reason", reason, MAX_REASON)
-    return CancelRequested(reason, by)
+def cancel(reason: str, requester: str) -> CancelRequested:
+    """Returns the request to cancel. Raises InvalidArgument if the reason is out of bounds."""
+    check_length("reason", reason, MAX_REASON)
+    return CancelRequested(reason, requester)
 
 
-def must_be_short(field: str, text: str, most: int) -> None:
-    if len(text) > most or not (text.isprintable() or not text):
-        raise InvalidArgument(f"{field} must be at most {most} printable characters", field=field)
+def check_length(field: str, text: str, limit: int) -> None:
+    """Raises InvalidArgument for more than ``limit`` characters, or unprintable ones."""
+    if len(text) > limit or not (text.isprintable() or not text):
+        raise InvalidArgument(f"{field} must be at most {limit} printable characters", field=field)

@@ -1,4 +1,4 @@
-"""What a step can see: its workflow's input, and the outputs of the steps before it."""
+"""The variables of a step: its workflow's input, and the outputs of the steps before it."""
 
 from __future__ import annotations
 
@@ -29,31 +29,31 @@ ITEMS = "items"  # in the input of a for_each
 
 
 class StepScope(dict[str, Any]):
-    """What the step at ``path`` sees; each part is worked out when a template names it.
+    """The variables of the step at ``path``, each computed when a template first names it.
 
-    ``score`` in ``fraud/score`` sees its workflow only.
+    A step inside a workflow, such as ``score`` in ``fraud/score``, sees that workflow only.
     """
 
-    __slots__ = ("_at_us", "_path", "_place", "_state", "_workflow")
+    __slots__ = ("_at_us", "_location", "_path", "_state", "_workflow")
 
     def __init__(self, workflow: Workflow, state: RunState, path: str, at_us: int) -> None:
         self._workflow = workflow
         self._state = state
         self._path = path
-        self._place = step_path.locate(workflow, path)
+        self._location = step_path.locate(workflow, path)
         self._at_us = at_us
 
     def __missing__(self, root: str) -> Any:
-        found = self[root] = self._work_out(root)
+        found = self[root] = self._compute(root)
         return found
 
-    def _work_out(self, root: str) -> Any:
-        place, state = self._place, self._state
+    def _compute(self, root: str) -> Any:
+        location, state = self._location, self._state
         if root == "input":
-            outer = place.prefix.rstrip("/")
+            outer = location.prefix.rstrip("/")
             return state.steps[outer].input if outer else state.input
         if root == "steps":
-            return Outputs(state, place, self._path)
+            return Outputs(state, location, self._path)
         if root == "ctx":
             now = datetime.fromtimestamp(self._at_us / SECOND_US, UTC)
             return {
@@ -61,25 +61,25 @@ class StepScope(dict[str, Any]):
                 "run_id": state.run_id,
                 "now": values.format_time(now),
             }
-        if root == "item" and place.each:
-            return state.steps[place.each].input[ITEMS][place.index]
-        if root == "index" and place.each:
-            return place.index
+        if root == "item" and location.each:
+            return state.steps[location.each].input[ITEMS][location.index]
+        if root == "index" and location.each:
+            return location.index
         raise KeyError(root)
 
 
 class Outputs(dict[str, Any]):
-    """What the steps before the one at ``path`` gave, by their ids."""
+    """The outputs of the steps before the one at ``path``, by step id."""
 
-    __slots__ = ("_path", "_place", "_state")
+    __slots__ = ("_location", "_path", "_state")
 
-    def __init__(self, state: RunState, place: step_path.StepLocation, path: str) -> None:
+    def __init__(self, state: RunState, location: step_path.StepLocation, path: str) -> None:
         self._state = state
-        self._place = place
+        self._location = location
         self._path = path
 
     def __missing__(self, id: str) -> dict[str, Any]:
-        path = step_path.sibling(self._place, self._path, id)
+        path = step_path.sibling(self._location, self._path, id)
         found = None if path is None else self._find(id, path)
         if found is None:
             raise KeyError(id)
@@ -89,16 +89,16 @@ class Outputs(dict[str, Any]):
     def _find(self, id: str, path: str) -> dict[str, Any] | None:
         known = self._state.steps.get(path)
         if known is None:
-            nothing = dict.fromkeys(self._place.workflow.step(id).outputs)
+            nothing = dict.fromkeys(self._location.workflow.step(id).outputs)
             skipped = {**nothing, STATUS: StepStatus.SKIPPED.value, ERROR: None}
-            return skipped if self._is_over(path) else None
+            return skipped if self._never_begins(path) else None
         gave = known.phase is Phase.ENDED or known.status is StepStatus.FAILED
         return _outputs(known) if gave else None
 
-    def _is_over(self, path: str) -> bool:
-        """What is around the step has ended, so that it never will begin."""
+    def _never_begins(self, path: str) -> bool:
+        """Returns whether a step around it has ended, so that it never will begin."""
         around = step_path.parent(path)
-        while around.startswith(self._place.prefix) and around:
+        while around.startswith(self._location.prefix) and around:
             known = self._state.steps.get(around)
             if known is not None:
                 return known.phase is Phase.ENDED
@@ -115,29 +115,30 @@ def _outputs(step: StepState) -> dict[str, Any]:
     }
 
 
-_FATES = {
+_CAUSES = {
     StepStatus.SKIPPED.value: "was skipped",
     StepStatus.FAILED.value: "failed",
     StepStatus.SUCCEEDED.value: "gave none",
 }
 
 
-def explain(step: Step, error: UnresolvedPathError | MismatchError, seen: Variables) -> str:
-    """The error, and what is to be known about it if something is null."""
+def explain(step: Step, error: UnresolvedPathError | MismatchError, variables: Variables) -> str:
+    """Returns the error; for a value that is null also the path, its cause and a remedy."""
     path = (
         error.path
         if isinstance(error, UnresolvedPathError)
         else _mapped(step.action, error.pointer)
     )
-    null = None if path is None else _null(path, seen)
+    null = None if path is None else _null(path, variables)
     if null is None:
         return str(error)
     remedy = f"give {step.id} the condition {{{{{null}}}}} != null"
-    return f"{error}; {null} is null{_fate(null, seen)}: {remedy}, or map what is always there"
+    cause = _cause(null, variables)
+    return f"{error}; {null} is null{cause}: {remedy}, or map a value that is always there"
 
 
 def _mapped(action: Action, pointer: tuple[str | int, ...]) -> Path | None:
-    """The path that is mapped to a place in the step's input."""
+    """Returns the path that the template at ``pointer`` names, or None if it is no single path."""
     value: Any = action.input_mapping if isinstance(action, Call) else None
     if value is None and pointer:
         value, pointer = getattr(action, str(pointer[0]), None), pointer[1:]
@@ -152,22 +153,22 @@ def _mapped(action: Action, pointer: tuple[str | int, ...]) -> Path | None:
     return whole.path if whole else None
 
 
-def _null(path: Path, seen: Variables) -> Path | None:
-    """As much of the path as leads to null; None if none of it does."""
+def _null(path: Path, variables: Variables) -> Path | None:
+    """Returns the shortest part of the path that is null, or None."""
     for length in range(len(path.parts) + 1):
         part = Path(path.root, path.parts[:length])
         if path.root == "steps" and length == 0:
             continue
         try:
-            if part.read(seen) is None:
+            if part.read(variables) is None:
                 return part
         except PathMissingError:
             return None
     return None
 
 
-def _fate(path: Path, seen: Variables) -> str:
+def _cause(path: Path, variables: Variables) -> str:
     if path.root != "steps":
         return ""
     id = str(path.parts[0])
-    return f", as step {id} {_FATES.get(seen['steps'][id][STATUS], 'has not ended')}"
+    return f", as step {id} {_CAUSES.get(variables['steps'][id][STATUS], 'has not ended')}"

@@ -1,8 +1,7 @@
-"""What it takes to start a run: an input that its steps can read, and for a payment its intent."""
+"""The start of a run: the checks of its request, and its first record."""
 
 from __future__ import annotations
 
-import re
 from base64 import b64encode
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from mesh.errors import InvalidArgument, Reason
 from services.orchestrator.definition import values
 from services.orchestrator.engine import request_checks
 from services.orchestrator.engine.model import RunState
-from services.orchestrator.engine.records import MAX_PAYLOAD, PayloadTooLargeError
+from services.orchestrator.engine.records import MAX_PAYLOAD_BYTES, PayloadTooLargeError
 from services.orchestrator.engine.retry_policy import SECOND_US
 from services.orchestrator.engine.transition import Transition
 
@@ -20,19 +19,17 @@ if TYPE_CHECKING:
     from services.orchestrator.definition.workflow import Workflow
     from services.orchestrator.engine.retry_policy import RetryPolicy
 
-MAX_RUN_ID = 64  # characters: with a step's path it must fit a request_id
-
-_RUN_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_RUN_ID - 1}}}")
-
 
 @dataclass(frozen=True, slots=True)
 class StartRun:
+    """A request to start a run."""
+
     run_id: str
     input: dict[str, Any]
     intent: PaymentIntent | None
     presentation: str
     started_by: str  # SPIFFE ID
-    allowed_privileges: frozenset[str] | None = None  # privileges that the run may use; None: all
+    allowed_privileges: frozenset[str] | None = None  # that the run may use; None: all
     payments: tuple[request_checks.ProvenRequest, ...] = ()  # that its input names
 
 
@@ -46,8 +43,8 @@ def start(
     jitter: float,
     event_position: int | None = None,
 ) -> Transition:
-    """The turn that starts a run. InvalidArgument naming the field that keeps it from starting."""
-    _check_run_id(request.run_id)
+    """Returns the transition that starts the run. Raises InvalidArgument that names the field."""
+    request_checks.check_run_id(request.run_id)
     request_checks.check_presentation(request.presentation, field="presentation")
     try:
         workflow.inputs.check(request.input)
@@ -55,14 +52,13 @@ def start(
         field = ".".join(("input", *map(str, error.pointer)))
         raise InvalidArgument(f"input of {workflow.id}: {error}", field=field) from None
     _check_payments(workflow, request, network)
-    transition = Transition(
-        workflow, RunState(request.run_id), policy, at_us, jitter, event_position=event_position
-    )
+    state = RunState(request.run_id)
+    transition = Transition(workflow, state, policy, at_us, jitter, event_position=event_position)
     try:
         transition.start(_start_payload(workflow, request, policy, at_us))
     except PayloadTooLargeError:
         raise InvalidArgument(
-            f"input, intents and presentations exceed {MAX_PAYLOAD} bytes", field="input"
+            f"input, intents and presentations exceed {MAX_PAYLOAD_BYTES} bytes", field="input"
         ) from None
     return transition
 
@@ -70,6 +66,7 @@ def start(
 def _start_payload(
     workflow: Workflow, request: StartRun, policy: RetryPolicy, at_us: int
 ) -> dict[str, Any]:
+    allowed = request.allowed_privileges
     return {
         "workflow_id": workflow.id,
         "definition_hash": workflow.hash,
@@ -78,15 +75,13 @@ def _start_payload(
         "intent": _encode(request.intent),
         "presentation": request.presentation,
         "started_by": request.started_by,
-        "allowed_privileges": None
-        if request.allowed_privileges is None
-        else sorted(request.allowed_privileges),
-        **({"payments": _proven(request)} if request.payments else {}),
+        "allowed_privileges": None if allowed is None else sorted(allowed),
+        **({"payments": _encode_payments(request)} if request.payments else {}),
         "deadline_us": at_us + (workflow.deadline_us or int(policy.run_timeout_s * SECOND_US)),
     }
 
 
-def _proven(request: StartRun) -> list[dict[str, str]]:
+def _encode_payments(request: StartRun) -> list[dict[str, str]]:
     return [
         {"intent": _encode(payment.intent), "presentation": payment.presentation}
         for payment in request.payments
@@ -98,6 +93,7 @@ def _encode(intent: PaymentIntent | None) -> str:
 
 
 def _check_payments(workflow: Workflow, request: StartRun, network: str) -> None:
+    """Checks that the request proves the payments that the workflow makes."""
     if workflow.names_payments:
         if request.intent is not None or request.presentation:
             field = "intent" if request.intent is not None else "presentation"
@@ -105,7 +101,7 @@ def _check_payments(workflow: Workflow, request: StartRun, network: str) -> None
             raise InvalidArgument(message, reason=Reason.INTENT_INVALID, field=field)
         request_checks.check_several(workflow, request.input, request.payments, network)
         if any(one.intent and one.intent.payment_id == request.run_id for one in request.payments):
-            message = "this is the id of a payment: a run of several has one of its own"
+            message = "this is the id of a payment: give a run of several payments an id of its own"
             raise InvalidArgument(message, reason=Reason.REQUEST_ID_INVALID, field="request_id")
     elif request.payments:
         message = f"{workflow.id} names no payments: leave them out"
@@ -114,13 +110,3 @@ def _check_payments(workflow: Workflow, request: StartRun, network: str) -> None
         raise InvalidArgument(message, reason=Reason.INTENT_INVALID, field="payments")
     elif workflow.pivots:
         request_checks.check_one(request.run_id, request.intent, request.input, network)
-
-
-def _check_run_id(run_id: str) -> None:
-    if not _RUN_ID.fullmatch(run_id):
-        raise InvalidArgument(
-            f"request_id becomes the run id: 1 to {MAX_RUN_ID} of A-Z, a-z, 0-9, '.', '_' and '-',"
-            " beginning with a letter or a digit",
-            reason=Reason.REQUEST_ID_INVALID,
-            field="request_id",
-        )

@@ -17,14 +17,14 @@ COMPENSATE = "compensate"
 CANCEL = "cancel"  # below a payment, which has no step inside it
 ON_ERROR = "on_error"
 
-WORKFLOWS = 1024  # whose places are kept in memory
+MAX_CACHED_WORKFLOWS = 1024  # of which the locations are kept in memory
 
 _INDEX = re.compile(r"\[([0-9]+)\]")
 
 
 @dataclass(frozen=True, slots=True)
 class StepLocation:
-    """Where a step stands: in which workflow, and what that one's own paths begin with."""
+    """The position of a step: its workflow, and the prefix of that workflow's paths in the run."""
 
     step: Step
     workflow: Workflow
@@ -34,75 +34,76 @@ class StepLocation:
 
 
 def item_indices(path: str) -> list[str]:
+    """Returns the index of each item that the step is in, outermost first."""
     return _INDEX.findall(path) if "[" in path else []
 
 
 def items_around(path: str) -> list[tuple[str, int]]:
-    """The items that a step is in: the path of their for_each and their number."""
+    """Returns the items that a step is in: the path of the for_each and the index of each."""
     return [(path[: found.start()], int(found[1])) for found in _INDEX.finditer(path)]
 
 
 def template_path(path: str) -> str:
-    """The path without the numbers of items."""
+    """Returns the path without the indices of items."""
     return _INDEX.sub("", path) if "[" in path else path
 
 
 def parent(path: str) -> str:
-    """The step that one is inside of; empty at the top."""
+    """Returns the path of the step around it, or "" at the top."""
     found = path.rpartition("/")[0].removesuffix(f"/{ON_ERROR}")
     return found[: found.rindex("[")] if found.endswith("]") else found
 
 
 def is_below(path: str, other: str) -> bool:
-    """Is the step at ``path`` inside the other one?"""
+    """Returns whether the step at ``path`` is inside the other one."""
     return path.startswith((f"{other}/", f"{other}["))
 
 
 def locate(workflow: Workflow, path: str) -> StepLocation:
-    """LookupError if the workflow has no such step."""
+    """Returns the location of a step. Raises LookupError if the workflow has no such step."""
     if "[" in path:
-        return _locate(workflow, path)  # there may be as many as there are items
+        return _locate(workflow, path)  # not cached: there may be as many as items
     known = _located(workflow)
-    place = known.get(path)
-    if place is None:
-        place = known[path] = _locate(workflow, path)
-    return place
+    location = known.get(path)
+    if location is None:
+        location = known[path] = _locate(workflow, path)
+    return location
 
 
-@lru_cache(maxsize=WORKFLOWS)
+@lru_cache(maxsize=MAX_CACHED_WORKFLOWS)
 def _located(workflow: Workflow) -> dict[str, StepLocation]:
-    """What was located in the workflow before."""
+    """Returns the cache of locations, by path, that locate fills."""
     return {}
 
 
-@lru_cache(maxsize=WORKFLOWS)
-def _stands(workflow: Workflow) -> dict[str, str]:
-    """Where each step of a workflow stands by its id; ``[]`` is the item of a for_each."""
+@lru_cache(maxsize=MAX_CACHED_WORKFLOWS)
+def _paths(workflow: Workflow) -> dict[str, str]:
+    """Returns the path of each step of a workflow by id, with ``[]`` for items of a for_each."""
     found: dict[str, str] = {}
 
-    def look(steps: Iterable[Step], prefix: str) -> None:
+    def collect(steps: Iterable[Step], prefix: str) -> None:
         for step in steps:
             path = found[step.id] = prefix + step.id
-            look(step.inner, f"{path}[]/" if isinstance(step.action, ForEach) else f"{path}/")
-            look(step.handling, f"{path}/{ON_ERROR}/")
+            collect(step.inner, f"{path}[]/" if isinstance(step.action, ForEach) else f"{path}/")
+            collect(step.handling, f"{path}/{ON_ERROR}/")
 
-    look(workflow.steps, "")
+    collect(workflow.steps, "")
     return found
 
 
-def sibling(place: StepLocation, path: str, id: str) -> str | None:
-    """The path of another step of the same workflow, as the step at ``path`` sees it.
+def sibling(location: StepLocation, path: str, id: str) -> str | None:
+    """Returns the path of the step ``id`` of the same workflow, as the step at ``path`` sees it.
 
-    None if it is inside a for_each that this one is not in.
+    Returns None if that step is inside a for_each that this one is not in.
     """
-    found = _stands(place.workflow).get(id)
+    found = _paths(location.workflow).get(id)
     if found is not None and "[" in found:
-        for index in item_indices(path[len(place.prefix) :]):
+        for index in item_indices(path[len(location.prefix) :]):
             found = found.replace("[]", f"[{index}]", 1)
         each = found[: found.rindex("]") + 1]
-        if not path.startswith(f"{place.prefix}{each}/"):
+        if not path.startswith(f"{location.prefix}{each}/"):
             return None
-    return None if found is None else place.prefix + found
+    return None if found is None else location.prefix + found
 
 
 def _locate(workflow: Workflow, path: str) -> StepLocation:
@@ -130,7 +131,7 @@ def _locate(workflow: Workflow, path: str) -> StepLocation:
 
 
 def _cancel_of(step: Step | None) -> Step | None:
-    """The call that refuses a payment."""
+    """Returns the step that cancels the payment of this step, or None if it makes none."""
     if step is None or not isinstance(step.action, Call):
         return None
     runs = step.action.operation.runs

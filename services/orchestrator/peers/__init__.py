@@ -58,5 +58,8 @@ async def open_peers(runtime: Runtime, *, timeout: float) -> AsyncIterator[Peers
 
 def _error(error: grpc.aio.AioRpcError) -> StepError:
     return StepError(
-        error.code().name, reason_of(error), error.details() or "", retry_after=retry_after_s(error)
+        error.code().name,
+        reason_of(error),
+        error.details() or "",
+        retry_after_s=retry_after_s(error),
     )

@@ -70,7 +70,7 @@ class Approvals:
             raise Unavailable(
                 f"web5 cannot verify the approval now: {reply}",
                 reason=Reason.PEER_UNAVAILABLE,
-                retry_after=reply.retry_after or None,
+                retry_after=reply.retry_after_s or None,
             )
         verified = web5.VerifyApprovalResponse.FromString(reply)
         return verified.approver, verified.approved

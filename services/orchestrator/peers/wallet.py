@@ -49,7 +49,7 @@ class WalletPeer:
             raise Unavailable(
                 f"payment {payment_id} may be cancelled or not, try again: bitcoin said {reply}",
                 reason=Reason.PEER_UNAVAILABLE,
-                retry_after=reply.retry_after or None,
+                retry_after=reply.retry_after_s or None,
             )
         return pb.CancelPaymentResponse.FromString(reply).payment
 

@@ -13,7 +13,7 @@ from mesh.errors import InvalidArgument
 from services.orchestrator.definition import values
 from services.orchestrator.definition.workflow import Effect
 from services.orchestrator.engine.model import StepError, StepStatus
-from services.orchestrator.engine.outcome import cause
+from services.orchestrator.engine.outcome import public_reason
 from services.orchestrator.worker.run_spans import trace_id_of
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _basic(state: RunState, trace_id: str) -> pb.Run:
         definition_hash=state.definition_hash,
         status=run_status(state.status),
         reason=state.reason,
-        public_reason=cause(state),
+        public_reason=public_reason(state),
         trace_id=trace_id,
         create_time=time(state.created_us),
         update_time=time(state.updated_us),

@@ -113,5 +113,5 @@ async def _new_records(
 ) -> StoredRun:
     """Returns the records after this sequence, as announced here or else from the store."""
     if announced := updates.take(after=after):
-        return replace(stored, records=tuple(record.read_again() for record in announced))
+        return replace(stored, records=tuple(record.copy() for record in announced))
     return await store.load_after(stored.row.id, sequence=after)

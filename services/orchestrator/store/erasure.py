@@ -16,8 +16,8 @@ from google.protobuf.message import DecodeError
 
 from mesh.data import idempotency
 from mesh.errors import FailedPrecondition, NotFound, Reason
-from services.orchestrator.engine.erase import MARK, WORD, erase
-from services.orchestrator.engine.outcome import cause
+from services.orchestrator.engine.erase import MARK, TEXT_MARK, erase
+from services.orchestrator.engine.outcome import public_reason
 from services.orchestrator.engine.records import Record, RecordKind
 from services.orchestrator.store.deletion import not_found
 from services.orchestrator.store.events import erase_events, positions_emitted_by
@@ -150,7 +150,7 @@ class Erasure:
             try:
                 stored = await load_run(tx, run_id)
                 state = stored.state
-                why = cause(state)
+                why = public_reason(state)
                 replacements = tuple(erase(stored.records, why))
             except NotFound:
                 return None
@@ -269,7 +269,7 @@ async def _mark(tx: Transaction, run_id: str, found: _Erasable | None, by: str) 
     await tx.execute("INSERT INTO erasure_task VALUES (?) ON CONFLICT DO NOTHING", run_id)
     if not found.replacements:
         return now_us  # another record would not make the run readable
-    payload = {"requester": by, "cause": found.cause}
+    payload = {"requester": by, "public_reason": found.cause}
     end = Record.write(sequence + 1, RecordKind.ERASED, "", 0, now_us, payload)
     updated = await tx.execute(
         "UPDATE run SET sequence = ?, updated_us = ?"
@@ -305,5 +305,5 @@ def _erase_message(message: dict[str, Any]) -> dict[str, Any]:
         name: message[name] for name in ("name", "requester") if name in message
     }
     for name in message.keys() - erased.keys():
-        erased[name] = dict(MARK) if isinstance(message[name], dict) else WORD
+        erased[name] = dict(MARK) if isinstance(message[name], dict) else TEXT_MARK
     return erased

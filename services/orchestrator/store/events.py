@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mesh.data.database import sql
 from services.orchestrator.engine.activations import EventReceived
-from services.orchestrator.engine.erase import MARK, WORD
+from services.orchestrator.engine.erase import MARK, TEXT_MARK
 from services.orchestrator.engine.waits import ANY_SUBJECT
 
 if TYPE_CHECKING:
@@ -99,14 +99,14 @@ async def erase_events(tx: Transaction, run_id: str, first: int, last: int) -> N
         " (SELECT sequence FROM event WHERE run = ? AND sequence BETWEEN ? AND ?)",
         ERASED,
         run_id,
-        WORD,
+        TEXT_MARK,
         run_id,
         first,
         last,
     )
     await tx.execute(
         "UPDATE event SET subject = ? WHERE run = ? AND sequence BETWEEN ? AND ? AND subject <> ?",
-        WORD,
+        TEXT_MARK,
         run_id,
         first,
         last,

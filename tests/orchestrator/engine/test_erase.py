@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from services.orchestrator.engine.erase import MARK, erase
 from services.orchestrator.engine.model import StepError
-from services.orchestrator.engine.outcome import cause
+from services.orchestrator.engine.outcome import public_reason
 from tests.orchestrator.engine.definitions import EVERYTHING, NESTED
 from tests.orchestrator.engine.engine_run import Drive, paying, paying_several, replay, run_of
 from tests.orchestrator.multi_payment import PAIR, intent, pair_of
@@ -44,7 +44,7 @@ def two_payments() -> Drive:
 
 
 def erased(run: Drive) -> list[Record]:
-    return list(erase(run.journal, cause(run.state)))
+    return list(erase(run.journal, public_reason(run.state)))
 
 
 def outline(state: RunState) -> list[object]:
@@ -73,7 +73,7 @@ def test_whatever_happened_the_records_fold_to_the_same_run_without_people(
 
     again = replay(run.state.run_id, left)
     assert outline(again) == outline(run.state)
-    assert again.reason == cause(run.state)
+    assert again.reason == public_reason(run.state)
     assert again.input == MARK
     stored = b"".join(record.encoded for record in left)
     assert PERSON.encode() not in stored
@@ -88,7 +88,7 @@ def test_taking_out_what_was_taken_out_changes_nothing(kind: str) -> None:
 
     left = erased(run)
 
-    assert list(erase(left, cause(run.state))) == left
+    assert list(erase(left, public_reason(run.state))) == left
 
 
 def test_the_payments_of_a_run_keep_their_ids_and_nothing_else() -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from services.orchestrator.engine.fold import fold
 from services.orchestrator.engine.model import StepError
-from services.orchestrator.engine.outcome import cause
+from services.orchestrator.engine.outcome import public_reason
 from tests.orchestrator.engine.definitions import NESTED, READ, STORE, UNDO, indent, steps
 from tests.orchestrator.engine.engine_run import paying, run_of
 
@@ -183,6 +183,6 @@ steps:
     failed.do(failed.commands[0], StepError("NOT_FOUND", "", "nobody"))
     failed.do(failed.commands[0])
 
-    assert (run.status, run.state.reason) == ("REFUSED", "no step asked for the payment")
-    assert cause(run.state) == run.state.reason
+    assert (run.status, run.state.reason) == ("REFUSED", "no step requested the payment")
+    assert public_reason(run.state) == run.state.reason
     assert failed.status == "SUCCEEDED"

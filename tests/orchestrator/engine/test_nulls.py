@@ -23,7 +23,8 @@ def ask(did: str, more: str = "") -> str:
         (
             [GIVEN, ask("{{steps.given.who}}")],
             "input of look: did must be a string; steps.given.who is null, as step given gave none:"
-            " give look the condition {{steps.given.who}} != null, or map what is always there",
+            " give look the condition {{steps.given.who}} != null, or map a value that is always"
+            " there",
         ),
         (
             [GIVEN, ask("x{{steps.given.who}}")],

@@ -13,7 +13,7 @@ from anya.mesh.v1.attestation_pb2 import Attestation
 from anya.ml.v1 import risk_pb2
 from anya.web5.v1 import identity_pb2
 from services.orchestrator.engine.activations import CallCommand, CancelRequested, WaitCommand
-from services.orchestrator.engine.outcome import cause
+from services.orchestrator.engine.outcome import public_reason
 from services.orchestrator.engine.retry_policy import SECOND_US
 from tests.orchestrator.engine.definitions import STORE, UNDO, call, indent
 from tests.orchestrator.engine.engine_run import paying_several
@@ -120,7 +120,7 @@ def test_a_run_whose_second_payment_is_refused_names_both() -> None:
     assert run.state.reason == (
         "pay1 was done, but not what follows: pay2: INSUFFICIENT_FUNDS: said the service"
     )
-    assert cause(run.state) == "pay2: INSUFFICIENT_FUNDS"
+    assert public_reason(run.state) == "pay2: INSUFFICIENT_FUNDS"
     redrive(run)
     run.finish()
     assert run.status == "SUCCEEDED"
@@ -136,7 +136,7 @@ def test_a_run_whose_second_payment_is_too_risky_names_both() -> None:
     assert run.status == "NEEDS_ATTENTION"
     assert run.state.reason.startswith("pay1 was done, but not all: ")
     assert run.state.reason.endswith("condition of pay2 is false")
-    assert cause(run.state) == run.state.reason
+    assert public_reason(run.state) == run.state.reason
     assert "pay2" not in run.sent
 
 

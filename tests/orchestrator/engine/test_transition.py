@@ -35,7 +35,7 @@ from services.orchestrator.engine.activations import (
 from services.orchestrator.engine.model import RunState, RunStatus, StepError, StepStatus
 from services.orchestrator.engine.record_writer import RecordWriter
 from services.orchestrator.engine.records import (
-    MAX_PAYLOAD,
+    MAX_PAYLOAD_BYTES,
     PayloadTooLargeError,
     Record,
     RecordKind,
@@ -83,7 +83,7 @@ OUTCOMES = st.sampled_from(
         StepError("UNAVAILABLE", "CIRCUIT_OPEN", "open"),
         StepError("DEADLINE_EXCEEDED", "", "late"),
         StepError("INTERNAL", "", "defect"),
-        StepError("RESOURCE_EXHAUSTED", "OVERLOADED", "full", retry_after=0.1),
+        StepError("RESOURCE_EXHAUSTED", "OVERLOADED", "full", retry_after_s=0.1),
         StepError("FAILED_PRECONDITION", "PROOF_EXPIRED", "too old"),
         StepError("INVALID_ARGUMENT", "", "nonsense"),
         "crash",  # before the outcome is journalled
@@ -337,7 +337,7 @@ def test_a_record_that_is_too_large_leaves_everything_as_it_was() -> None:
     world.start()
     writer = RecordWriter(WORKFLOW, world.state, world.now_us)
     before = deepcopy(writer.state)
-    payload = {"status": RunStatus.FAILED, "reason": "x" * MAX_PAYLOAD}
+    payload = {"status": RunStatus.FAILED, "reason": "x" * MAX_PAYLOAD_BYTES}
 
     with pytest.raises(PayloadTooLargeError):
         writer.add(RecordKind.FINISH, "", payload)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mesh.errors import InvalidArgument
-from services.orchestrator.engine.start import MAX_RUN_ID
+from services.orchestrator.engine.request_checks import MAX_RUN_ID
 from services.orchestrator.schedules.cron import cron
 from services.orchestrator.schedules.schedule import (
     END_OF_TIME_MS,
