@@ -27,7 +27,7 @@ help:  ## list the verbs
 	$(BIN)/pip install -q uv
 	@touch $@
 
-# Whoever has the tools keeps them: they stand on the same versions as the run-time alone.
+# A development environment keeps its tools: both locks pin the same versions.
 .venv/run: .venv/pip requirements.lock pyproject.toml $(CLIENT)/pyproject.toml
 	@if [ -e .venv/dev ]; then $(MAKE) -s .venv/dev; else \
 	  $(BIN)/uv pip sync -q --python $(BIN)/python --require-hashes requirements.lock && \
@@ -52,6 +52,7 @@ test-faults: .venv/dev  ## run every test in full, and 1,000 payments while serv
 	ANYA_TEST_PROFILE=full $(TEST)
 	$(BIN)/python -m tests.faults $(if $(SEED),--seed $(SEED)) $(if $(PAYMENTS),--payments $(PAYMENTS)) $(if $(STORE),--store $(STORE))
 
+# From 0.2.0 on, buf compares the contracts with protos/released.binpb instead of the last tag.
 check: .venv/dev manifests  ## lint, types, contracts, manifests, and the model retrained
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -60,7 +61,7 @@ check: .venv/dev manifests  ## lint, types, contracts, manifests, and the model 
 	$(BIN)/buf format --exit-code --diff protos
 	@if git describe --tags --abbrev=0 --match 'v*' >/dev/null 2>&1; then \
 	  $(BIN)/buf breaking --against ".git#tag=$$(git describe --tags --abbrev=0 --match 'v*')"; \
-	else echo 'no release tag yet: nothing that the contracts could break'; fi
+	else echo 'no release tag yet: there is no contract to break'; fi
 	$(MAKE) -s protos
 	git diff --exit-code -- $(STUBS)
 	@test -z "$$(git ls-files --others --exclude-standard $(STUBS))" || { echo '$(STUBS) has files that are not committed' >&2; exit 1; }

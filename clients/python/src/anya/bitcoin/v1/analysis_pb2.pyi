@@ -30,9 +30,12 @@ class ExtractPaymentFeaturesRequest(_message.Message):
     CONTEXT_FIELD_NUMBER: _builtins.int
     recipient_address: _builtins.str
     amount_sat: _builtins.int
+    """Satoshis."""
     @_builtins.property
     def links(self) -> _features_pb2.AddressLinks:
-        """The reply of web5's ExtractIdentityFeatures, unchanged: the attestation covers these bytes."""
+        """The links of web5's reply to ExtractIdentityFeatures, unchanged: web5's attestation covers
+        these bytes.
+        """
 
     @_builtins.property
     def context(self) -> _attestation_pb2.RunContext: ...
@@ -62,8 +65,8 @@ class ExtractPaymentFeaturesResponse(_message.Message):
     def features(self) -> _features_pb2.FeatureVector: ...
     @_builtins.property
     def attestations(self) -> _containers.RepeatedCompositeFieldContainer[_attestation_pb2.Attestation]:
-        """Kind payment_features: digest of the payment, values = SHA-256 of the features' deterministic
-        serialisation.
+        """Kind payment_features, about the digest of the payment; values: SHA-256 of the deterministic
+        serialisation of features.
         """
 
     def __init__(

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AnalysisServiceStub:
-    """AnalysisService computes features from the confirmed index.
+    """AnalysisService computes features of payments from confirmed history.
     """
 
     def __init__(self, channel):
@@ -43,14 +43,15 @@ class AnalysisServiceStub:
 
 
 class AnalysisServiceServicer:
-    """AnalysisService computes features from the confirmed index.
+    """AnalysisService computes features of payments from confirmed history.
     """
 
     def ExtractPaymentFeatures(self, request, context):
         """ExtractPaymentFeatures computes the feature set payment-risk for a proposed payment, as of the
         index's tip.
-        Errors: INVALID_ARGUMENT for a bad address or amount; FAILED_PRECONDITION (PROOF_MISSING,
-        PROOF_INVALID, PROOF_EXPIRED) if the links do not come with web5's attestation about them.
+        Errors: INVALID_ARGUMENT for a malformed address or amount; FAILED_PRECONDITION (PROOF_MISSING,
+        PROOF_INVALID, PROOF_EXPIRED) if web5's attestation of the links is missing, does not cover
+        them, or is too old.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -73,7 +74,7 @@ def add_AnalysisServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AnalysisService:
-    """AnalysisService computes features from the confirmed index.
+    """AnalysisService computes features of payments from confirmed history.
     """
 
     @staticmethod

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AnalysisServiceStub:
-    """AnalysisService computes features from the confirmed index."""
+    """AnalysisService computes features of payments from confirmed history."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -36,24 +36,26 @@ class AnalysisServiceStub:
     ExtractPaymentFeatures: _grpc.UnaryUnaryMultiCallable[_analysis_pb2.ExtractPaymentFeaturesRequest, _analysis_pb2.ExtractPaymentFeaturesResponse]
     """ExtractPaymentFeatures computes the feature set payment-risk for a proposed payment, as of the
     index's tip.
-    Errors: INVALID_ARGUMENT for a bad address or amount; FAILED_PRECONDITION (PROOF_MISSING,
-    PROOF_INVALID, PROOF_EXPIRED) if the links do not come with web5's attestation about them.
+    Errors: INVALID_ARGUMENT for a malformed address or amount; FAILED_PRECONDITION (PROOF_MISSING,
+    PROOF_INVALID, PROOF_EXPIRED) if web5's attestation of the links is missing, does not cover
+    them, or is too old.
     """
 
 @_typing.type_check_only
 class AnalysisServiceAsyncStub(AnalysisServiceStub):
-    """AnalysisService computes features from the confirmed index."""
+    """AnalysisService computes features of payments from confirmed history."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ExtractPaymentFeatures: _aio.UnaryUnaryMultiCallable[_analysis_pb2.ExtractPaymentFeaturesRequest, _analysis_pb2.ExtractPaymentFeaturesResponse]  # type: ignore[assignment]
     """ExtractPaymentFeatures computes the feature set payment-risk for a proposed payment, as of the
     index's tip.
-    Errors: INVALID_ARGUMENT for a bad address or amount; FAILED_PRECONDITION (PROOF_MISSING,
-    PROOF_INVALID, PROOF_EXPIRED) if the links do not come with web5's attestation about them.
+    Errors: INVALID_ARGUMENT for a malformed address or amount; FAILED_PRECONDITION (PROOF_MISSING,
+    PROOF_INVALID, PROOF_EXPIRED) if web5's attestation of the links is missing, does not cover
+    them, or is too old.
     """
 
 class AnalysisServiceServicer(metaclass=_abc_1.ABCMeta):
-    """AnalysisService computes features from the confirmed index."""
+    """AnalysisService computes features of payments from confirmed history."""
 
     @_abc_1.abstractmethod
     def ExtractPaymentFeatures(
@@ -63,8 +65,9 @@ class AnalysisServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_analysis_pb2.ExtractPaymentFeaturesResponse, _abc.Awaitable[_analysis_pb2.ExtractPaymentFeaturesResponse]]:
         """ExtractPaymentFeatures computes the feature set payment-risk for a proposed payment, as of the
         index's tip.
-        Errors: INVALID_ARGUMENT for a bad address or amount; FAILED_PRECONDITION (PROOF_MISSING,
-        PROOF_INVALID, PROOF_EXPIRED) if the links do not come with web5's attestation about them.
+        Errors: INVALID_ARGUMENT for a malformed address or amount; FAILED_PRECONDITION (PROOF_MISSING,
+        PROOF_INVALID, PROOF_EXPIRED) if web5's attestation of the links is missing, does not cover
+        them, or is too old.
         """
 
 def add_AnalysisServiceServicer_to_server(servicer: AnalysisServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -46,10 +46,13 @@ class GetChainInfoResponse(_message.Message):
     network: _builtins.str
     """"regtest", "signet", "testnet4" or "main"."""
     height: _builtins.int
+    """Of the tip; genesis is 0."""
     tip_hash: _builtins.bytes
     mempool_transaction_count: _builtins.int
     @_builtins.property
-    def tip_time(self) -> _timestamp_pb2.Timestamp: ...
+    def tip_time(self) -> _timestamp_pb2.Timestamp:
+        """The time in the header of the tip."""
+
     def __init__(
         self,
         *,
@@ -74,6 +77,7 @@ class GetBlockRequest(_message.Message):
     HASH_FIELD_NUMBER: _builtins.int
     HEIGHT_FIELD_NUMBER: _builtins.int
     hash: _builtins.bytes
+    """32 bytes. Exactly one of hash and height is given."""
     height: _builtins.int
     def __init__(
         self,
@@ -102,7 +106,9 @@ class GetBlockResponse(_message.Message):
     hash: _builtins.bytes
     height: _builtins.int
     confirmations: _builtins.int
+    """1 for the tip."""
     raw: _builtins.bytes
+    """The block, with witnesses (BIP 144)."""
     def __init__(
         self,
         *,
@@ -149,11 +155,13 @@ class GetTransactionResponse(_message.Message):
     RAW_FIELD_NUMBER: _builtins.int
     txid: _builtins.bytes
     confirmations: _builtins.int
-    """0 in the mempool, 1 in the tip block; falls when a reorganisation disconnects blocks."""
+    """0 in the mempool, 1 in the tip block; it falls if a reorganisation disconnects blocks."""
     block_height: _builtins.int
     """Absent in the mempool."""
     block_hash: _builtins.bytes
+    """Empty in the mempool."""
     raw: _builtins.bytes
+    """The transaction, with witnesses (BIP 144)."""
     def __init__(
         self,
         *,
@@ -182,7 +190,7 @@ class ListUtxosRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     page_size: _builtins.int
-    """At most this many; 0 asks for 100, and no answer holds more than 1000."""
+    """At most this many; 0 asks for 100. A reply holds at most 1000."""
     page_token: _builtins.str
     def __init__(
         self,
@@ -212,6 +220,7 @@ class Utxo(_message.Message):
     vout: _builtins.int
     amount_sat: _builtins.int
     confirmations: _builtins.int
+    """0 in the mempool."""
     is_coinbase: _builtins.bool
     def __init__(
         self,
@@ -237,7 +246,7 @@ class ListUtxosResponse(_message.Message):
     UTXOS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Empty at the end."""
+    """Empty on the last page."""
     @_builtins.property
     def utxos(self) -> _containers.RepeatedCompositeFieldContainer[Global___Utxo]: ...
     def __init__(

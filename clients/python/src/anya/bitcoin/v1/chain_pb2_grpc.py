@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class ChainServiceStub:
-    """ChainService answers questions about the active chain and the mempool. Hashes are 32 bytes in
-    internal order, as serialised on the wire.
+    """ChainService reads the active chain and the mempool, and accepts transactions. Hashes are 32
+    bytes in internal byte order, as serialised on the wire.
     """
 
     def __init__(self, channel):
@@ -69,12 +69,12 @@ class ChainServiceStub:
 
 
 class ChainServiceServicer:
-    """ChainService answers questions about the active chain and the mempool. Hashes are 32 bytes in
-    internal order, as serialised on the wire.
+    """ChainService reads the active chain and the mempool, and accepts transactions. Hashes are 32
+    bytes in internal byte order, as serialised on the wire.
     """
 
     def GetChainInfo(self, request, context):
-        """GetChainInfo tells the network and the tip.
+        """GetChainInfo returns the network and the tip of the active chain.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -83,23 +83,24 @@ class ChainServiceServicer:
     def GetBlock(self, request, context):
         """GetBlock returns a block of the active chain as serialised on the wire.
         Errors: INVALID_ARGUMENT unless exactly one of hash and height is given; NOT_FOUND if the
-        block is not in the active chain.
+        active chain has no such block.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetTransaction(self, request, context):
-        """GetTransaction tells where a transaction is: in which block, or in the mempool.
-        Errors: INVALID_ARGUMENT if the txid is not 32 bytes; NOT_FOUND if it is in neither.
+        """GetTransaction returns a transaction with the block that contains it, or from the mempool.
+        Errors: INVALID_ARGUMENT if the txid is not 32 bytes; NOT_FOUND if neither the active chain nor
+        the mempool has it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListUtxos(self, request, context):
-        """ListUtxos lists the unspent outputs that an address holds, those in the mempool included,
-        oldest first.
+        """ListUtxos lists the unspent outputs of an address, oldest first, including outputs of the
+        mempool.
         Errors: INVALID_ARGUMENT for an address that is malformed or of another network, a negative
         page_size, or a page_token of another list.
         """
@@ -108,17 +109,17 @@ class ChainServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetMempool(self, request, context):
-        """GetMempool lists the transactions that wait for a block, in an order in which parents precede
-        children.
+        """GetMempool lists the unconfirmed transactions, parents before children.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BroadcastTransaction(self, request, context):
-        """BroadcastTransaction puts a signed transaction into the mempool. One that is in the mempool or
-        the chain already is accepted again without effect.
-        Errors: INVALID_ARGUMENT if the bytes are not exactly one transaction; FAILED_PRECONDITION
+        """BroadcastTransaction adds a signed transaction to the mempool. It needs no request_id: a
+        transaction is its txid, and one that the mempool or the chain already has is accepted again
+        without effect.
+        Errors: INVALID_ARGUMENT unless the bytes are exactly one transaction; FAILED_PRECONDITION
         (TRANSACTION_REJECTED) with the rule that it breaks.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -167,8 +168,8 @@ def add_ChainServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ChainService:
-    """ChainService answers questions about the active chain and the mempool. Hashes are 32 bytes in
-    internal order, as serialised on the wire.
+    """ChainService reads the active chain and the mempool, and accepts transactions. Hashes are 32
+    bytes in internal byte order, as serialised on the wire.
     """
 
     @staticmethod

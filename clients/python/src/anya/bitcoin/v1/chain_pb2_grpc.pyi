@@ -27,8 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ChainServiceStub:
-    """ChainService answers questions about the active chain and the mempool. Hashes are 32 bytes in
-    internal order, as serialised on the wire.
+    """ChainService reads the active chain and the mempool, and accepts transactions. Hashes are 32
+    bytes in internal byte order, as serialised on the wire.
     """
 
     @_typing.overload
@@ -36,71 +36,71 @@ class ChainServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ChainServiceAsyncStub: ...
     GetChainInfo: _grpc.UnaryUnaryMultiCallable[_chain_pb2.GetChainInfoRequest, _chain_pb2.GetChainInfoResponse]
-    """GetChainInfo tells the network and the tip."""
+    """GetChainInfo returns the network and the tip of the active chain."""
     GetBlock: _grpc.UnaryUnaryMultiCallable[_chain_pb2.GetBlockRequest, _chain_pb2.GetBlockResponse]
     """GetBlock returns a block of the active chain as serialised on the wire.
     Errors: INVALID_ARGUMENT unless exactly one of hash and height is given; NOT_FOUND if the
-    block is not in the active chain.
+    active chain has no such block.
     """
     GetTransaction: _grpc.UnaryUnaryMultiCallable[_chain_pb2.GetTransactionRequest, _chain_pb2.GetTransactionResponse]
-    """GetTransaction tells where a transaction is: in which block, or in the mempool.
-    Errors: INVALID_ARGUMENT if the txid is not 32 bytes; NOT_FOUND if it is in neither.
+    """GetTransaction returns a transaction with the block that contains it, or from the mempool.
+    Errors: INVALID_ARGUMENT if the txid is not 32 bytes; NOT_FOUND if neither the active chain nor
+    the mempool has it.
     """
     ListUtxos: _grpc.UnaryUnaryMultiCallable[_chain_pb2.ListUtxosRequest, _chain_pb2.ListUtxosResponse]
-    """ListUtxos lists the unspent outputs that an address holds, those in the mempool included,
-    oldest first.
+    """ListUtxos lists the unspent outputs of an address, oldest first, including outputs of the
+    mempool.
     Errors: INVALID_ARGUMENT for an address that is malformed or of another network, a negative
     page_size, or a page_token of another list.
     """
     GetMempool: _grpc.UnaryUnaryMultiCallable[_chain_pb2.GetMempoolRequest, _chain_pb2.GetMempoolResponse]
-    """GetMempool lists the transactions that wait for a block, in an order in which parents precede
-    children.
-    """
+    """GetMempool lists the unconfirmed transactions, parents before children."""
     BroadcastTransaction: _grpc.UnaryUnaryMultiCallable[_chain_pb2.BroadcastTransactionRequest, _chain_pb2.BroadcastTransactionResponse]
-    """BroadcastTransaction puts a signed transaction into the mempool. One that is in the mempool or
-    the chain already is accepted again without effect.
-    Errors: INVALID_ARGUMENT if the bytes are not exactly one transaction; FAILED_PRECONDITION
+    """BroadcastTransaction adds a signed transaction to the mempool. It needs no request_id: a
+    transaction is its txid, and one that the mempool or the chain already has is accepted again
+    without effect.
+    Errors: INVALID_ARGUMENT unless the bytes are exactly one transaction; FAILED_PRECONDITION
     (TRANSACTION_REJECTED) with the rule that it breaks.
     """
 
 @_typing.type_check_only
 class ChainServiceAsyncStub(ChainServiceStub):
-    """ChainService answers questions about the active chain and the mempool. Hashes are 32 bytes in
-    internal order, as serialised on the wire.
+    """ChainService reads the active chain and the mempool, and accepts transactions. Hashes are 32
+    bytes in internal byte order, as serialised on the wire.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetChainInfo: _aio.UnaryUnaryMultiCallable[_chain_pb2.GetChainInfoRequest, _chain_pb2.GetChainInfoResponse]  # type: ignore[assignment]
-    """GetChainInfo tells the network and the tip."""
+    """GetChainInfo returns the network and the tip of the active chain."""
     GetBlock: _aio.UnaryUnaryMultiCallable[_chain_pb2.GetBlockRequest, _chain_pb2.GetBlockResponse]  # type: ignore[assignment]
     """GetBlock returns a block of the active chain as serialised on the wire.
     Errors: INVALID_ARGUMENT unless exactly one of hash and height is given; NOT_FOUND if the
-    block is not in the active chain.
+    active chain has no such block.
     """
     GetTransaction: _aio.UnaryUnaryMultiCallable[_chain_pb2.GetTransactionRequest, _chain_pb2.GetTransactionResponse]  # type: ignore[assignment]
-    """GetTransaction tells where a transaction is: in which block, or in the mempool.
-    Errors: INVALID_ARGUMENT if the txid is not 32 bytes; NOT_FOUND if it is in neither.
+    """GetTransaction returns a transaction with the block that contains it, or from the mempool.
+    Errors: INVALID_ARGUMENT if the txid is not 32 bytes; NOT_FOUND if neither the active chain nor
+    the mempool has it.
     """
     ListUtxos: _aio.UnaryUnaryMultiCallable[_chain_pb2.ListUtxosRequest, _chain_pb2.ListUtxosResponse]  # type: ignore[assignment]
-    """ListUtxos lists the unspent outputs that an address holds, those in the mempool included,
-    oldest first.
+    """ListUtxos lists the unspent outputs of an address, oldest first, including outputs of the
+    mempool.
     Errors: INVALID_ARGUMENT for an address that is malformed or of another network, a negative
     page_size, or a page_token of another list.
     """
     GetMempool: _aio.UnaryUnaryMultiCallable[_chain_pb2.GetMempoolRequest, _chain_pb2.GetMempoolResponse]  # type: ignore[assignment]
-    """GetMempool lists the transactions that wait for a block, in an order in which parents precede
-    children.
-    """
+    """GetMempool lists the unconfirmed transactions, parents before children."""
     BroadcastTransaction: _aio.UnaryUnaryMultiCallable[_chain_pb2.BroadcastTransactionRequest, _chain_pb2.BroadcastTransactionResponse]  # type: ignore[assignment]
-    """BroadcastTransaction puts a signed transaction into the mempool. One that is in the mempool or
-    the chain already is accepted again without effect.
-    Errors: INVALID_ARGUMENT if the bytes are not exactly one transaction; FAILED_PRECONDITION
+    """BroadcastTransaction adds a signed transaction to the mempool. It needs no request_id: a
+    transaction is its txid, and one that the mempool or the chain already has is accepted again
+    without effect.
+    Errors: INVALID_ARGUMENT unless the bytes are exactly one transaction; FAILED_PRECONDITION
     (TRANSACTION_REJECTED) with the rule that it breaks.
     """
 
 class ChainServiceServicer(metaclass=_abc_1.ABCMeta):
-    """ChainService answers questions about the active chain and the mempool. Hashes are 32 bytes in
-    internal order, as serialised on the wire.
+    """ChainService reads the active chain and the mempool, and accepts transactions. Hashes are 32
+    bytes in internal byte order, as serialised on the wire.
     """
 
     @_abc_1.abstractmethod
@@ -109,7 +109,7 @@ class ChainServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chain_pb2.GetChainInfoRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chain_pb2.GetChainInfoResponse, _abc.Awaitable[_chain_pb2.GetChainInfoResponse]]:
-        """GetChainInfo tells the network and the tip."""
+        """GetChainInfo returns the network and the tip of the active chain."""
 
     @_abc_1.abstractmethod
     def GetBlock(
@@ -119,7 +119,7 @@ class ChainServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_chain_pb2.GetBlockResponse, _abc.Awaitable[_chain_pb2.GetBlockResponse]]:
         """GetBlock returns a block of the active chain as serialised on the wire.
         Errors: INVALID_ARGUMENT unless exactly one of hash and height is given; NOT_FOUND if the
-        block is not in the active chain.
+        active chain has no such block.
         """
 
     @_abc_1.abstractmethod
@@ -128,8 +128,9 @@ class ChainServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chain_pb2.GetTransactionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chain_pb2.GetTransactionResponse, _abc.Awaitable[_chain_pb2.GetTransactionResponse]]:
-        """GetTransaction tells where a transaction is: in which block, or in the mempool.
-        Errors: INVALID_ARGUMENT if the txid is not 32 bytes; NOT_FOUND if it is in neither.
+        """GetTransaction returns a transaction with the block that contains it, or from the mempool.
+        Errors: INVALID_ARGUMENT if the txid is not 32 bytes; NOT_FOUND if neither the active chain nor
+        the mempool has it.
         """
 
     @_abc_1.abstractmethod
@@ -138,8 +139,8 @@ class ChainServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chain_pb2.ListUtxosRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chain_pb2.ListUtxosResponse, _abc.Awaitable[_chain_pb2.ListUtxosResponse]]:
-        """ListUtxos lists the unspent outputs that an address holds, those in the mempool included,
-        oldest first.
+        """ListUtxos lists the unspent outputs of an address, oldest first, including outputs of the
+        mempool.
         Errors: INVALID_ARGUMENT for an address that is malformed or of another network, a negative
         page_size, or a page_token of another list.
         """
@@ -150,9 +151,7 @@ class ChainServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chain_pb2.GetMempoolRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chain_pb2.GetMempoolResponse, _abc.Awaitable[_chain_pb2.GetMempoolResponse]]:
-        """GetMempool lists the transactions that wait for a block, in an order in which parents precede
-        children.
-        """
+        """GetMempool lists the unconfirmed transactions, parents before children."""
 
     @_abc_1.abstractmethod
     def BroadcastTransaction(
@@ -160,9 +159,10 @@ class ChainServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chain_pb2.BroadcastTransactionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chain_pb2.BroadcastTransactionResponse, _abc.Awaitable[_chain_pb2.BroadcastTransactionResponse]]:
-        """BroadcastTransaction puts a signed transaction into the mempool. One that is in the mempool or
-        the chain already is accepted again without effect.
-        Errors: INVALID_ARGUMENT if the bytes are not exactly one transaction; FAILED_PRECONDITION
+        """BroadcastTransaction adds a signed transaction to the mempool. It needs no request_id: a
+        transaction is its txid, and one that the mempool or the chain already has is accepted again
+        without effect.
+        Errors: INVALID_ARGUMENT unless the bytes are exactly one transaction; FAILED_PRECONDITION
         (TRANSACTION_REJECTED) with the rule that it breaks.
         """
 

@@ -27,7 +27,7 @@ class SignOwnershipRequest(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     message: _builtins.str
-    """The text of an address link, UTF-8 with LF."""
+    """The text of an address link: UTF-8 with LF."""
     def __init__(
         self,
         *,
@@ -48,7 +48,7 @@ class SignOwnershipResponse(_message.Message):
 
     SIGNATURE_FIELD_NUMBER: _builtins.int
     signature: _builtins.str
-    """"smp" and base64 of the witness."""
+    """"smp" and the witness in base64."""
     def __init__(
         self,
         *,
@@ -102,13 +102,13 @@ class VerifyOwnershipResponse(_message.Message):
     ATTESTATIONS_FIELD_NUMBER: _builtins.int
     verified: _builtins.bool
     reason: _builtins.str
-    """Why not."""
+    """Why it is not verified, for people; empty if it is."""
     height: _builtins.int
-    """Height of the tip when it was verified."""
+    """Height of the tip at the time of the verification."""
     @_builtins.property
     def attestations(self) -> _containers.RepeatedCompositeFieldContainer[_attestation_pb2.Attestation]:
-        """Kind ownership: digest = SHA-256 of the message, values = address, height and signature_sha256
-        (hex, of the signature as requested). Only if verified.
+        """Only if verified. Kind ownership, about SHA-256 of the message; values: address, height, and
+        signature_sha256 (hex, of the signature as requested).
         """
 
     def __init__(

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class OwnershipServiceStub:
-    """OwnershipService signs and verifies that somebody holds the key of an address (BIP 322, simple).
+    """OwnershipService signs and verifies proofs that a wallet holds the key of an address (BIP 322,
+    simple).
     """
 
     def __init__(self, channel):
@@ -48,12 +49,14 @@ class OwnershipServiceStub:
 
 
 class OwnershipServiceServicer:
-    """OwnershipService signs and verifies that somebody holds the key of an address (BIP 322, simple).
+    """OwnershipService signs and verifies proofs that a wallet holds the key of an address (BIP 322,
+    simple).
     """
 
     def SignOwnership(self, request, context):
-        """SignOwnership signs an address-link text with a managed wallet's key, and nothing else: the
-        text must be one of ours and name the address.
+        """SignOwnership signs the text of an address link with a key of a managed wallet. It signs no
+        other text: the text must have the form of BeginAddressLinkResponse.message and name the
+        address.
         Errors: INVALID_ARGUMENT for any other text; NOT_FOUND if no managed wallet has the address.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -61,10 +64,10 @@ class OwnershipServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def VerifyOwnership(self, request, context):
-        """VerifyOwnership checks a signature of an address over a text. A wrong signature is a verdict,
+        """VerifyOwnership checks the signature of an address over a text. A wrong signature is a verdict,
         not an error.
-        Errors: INVALID_ARGUMENT for an address of another network or of a kind that BIP 322 simple
-        does not cover here (P2WPKH and P2TR), or an oversized signature or text.
+        Errors: INVALID_ARGUMENT for an address of another network or another kind than P2WPKH and
+        P2TR, or a signature or text that is too long.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -92,7 +95,8 @@ def add_OwnershipServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class OwnershipService:
-    """OwnershipService signs and verifies that somebody holds the key of an address (BIP 322, simple).
+    """OwnershipService signs and verifies proofs that a wallet holds the key of an address (BIP 322,
+    simple).
     """
 
     @staticmethod

@@ -27,43 +27,51 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class OwnershipServiceStub:
-    """OwnershipService signs and verifies that somebody holds the key of an address (BIP 322, simple)."""
+    """OwnershipService signs and verifies proofs that a wallet holds the key of an address (BIP 322,
+    simple).
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> OwnershipServiceAsyncStub: ...
     SignOwnership: _grpc.UnaryUnaryMultiCallable[_ownership_pb2.SignOwnershipRequest, _ownership_pb2.SignOwnershipResponse]
-    """SignOwnership signs an address-link text with a managed wallet's key, and nothing else: the
-    text must be one of ours and name the address.
+    """SignOwnership signs the text of an address link with a key of a managed wallet. It signs no
+    other text: the text must have the form of BeginAddressLinkResponse.message and name the
+    address.
     Errors: INVALID_ARGUMENT for any other text; NOT_FOUND if no managed wallet has the address.
     """
     VerifyOwnership: _grpc.UnaryUnaryMultiCallable[_ownership_pb2.VerifyOwnershipRequest, _ownership_pb2.VerifyOwnershipResponse]
-    """VerifyOwnership checks a signature of an address over a text. A wrong signature is a verdict,
+    """VerifyOwnership checks the signature of an address over a text. A wrong signature is a verdict,
     not an error.
-    Errors: INVALID_ARGUMENT for an address of another network or of a kind that BIP 322 simple
-    does not cover here (P2WPKH and P2TR), or an oversized signature or text.
+    Errors: INVALID_ARGUMENT for an address of another network or another kind than P2WPKH and
+    P2TR, or a signature or text that is too long.
     """
 
 @_typing.type_check_only
 class OwnershipServiceAsyncStub(OwnershipServiceStub):
-    """OwnershipService signs and verifies that somebody holds the key of an address (BIP 322, simple)."""
+    """OwnershipService signs and verifies proofs that a wallet holds the key of an address (BIP 322,
+    simple).
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SignOwnership: _aio.UnaryUnaryMultiCallable[_ownership_pb2.SignOwnershipRequest, _ownership_pb2.SignOwnershipResponse]  # type: ignore[assignment]
-    """SignOwnership signs an address-link text with a managed wallet's key, and nothing else: the
-    text must be one of ours and name the address.
+    """SignOwnership signs the text of an address link with a key of a managed wallet. It signs no
+    other text: the text must have the form of BeginAddressLinkResponse.message and name the
+    address.
     Errors: INVALID_ARGUMENT for any other text; NOT_FOUND if no managed wallet has the address.
     """
     VerifyOwnership: _aio.UnaryUnaryMultiCallable[_ownership_pb2.VerifyOwnershipRequest, _ownership_pb2.VerifyOwnershipResponse]  # type: ignore[assignment]
-    """VerifyOwnership checks a signature of an address over a text. A wrong signature is a verdict,
+    """VerifyOwnership checks the signature of an address over a text. A wrong signature is a verdict,
     not an error.
-    Errors: INVALID_ARGUMENT for an address of another network or of a kind that BIP 322 simple
-    does not cover here (P2WPKH and P2TR), or an oversized signature or text.
+    Errors: INVALID_ARGUMENT for an address of another network or another kind than P2WPKH and
+    P2TR, or a signature or text that is too long.
     """
 
 class OwnershipServiceServicer(metaclass=_abc_1.ABCMeta):
-    """OwnershipService signs and verifies that somebody holds the key of an address (BIP 322, simple)."""
+    """OwnershipService signs and verifies proofs that a wallet holds the key of an address (BIP 322,
+    simple).
+    """
 
     @_abc_1.abstractmethod
     def SignOwnership(
@@ -71,8 +79,9 @@ class OwnershipServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ownership_pb2.SignOwnershipRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ownership_pb2.SignOwnershipResponse, _abc.Awaitable[_ownership_pb2.SignOwnershipResponse]]:
-        """SignOwnership signs an address-link text with a managed wallet's key, and nothing else: the
-        text must be one of ours and name the address.
+        """SignOwnership signs the text of an address link with a key of a managed wallet. It signs no
+        other text: the text must have the form of BeginAddressLinkResponse.message and name the
+        address.
         Errors: INVALID_ARGUMENT for any other text; NOT_FOUND if no managed wallet has the address.
         """
 
@@ -82,10 +91,10 @@ class OwnershipServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ownership_pb2.VerifyOwnershipRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ownership_pb2.VerifyOwnershipResponse, _abc.Awaitable[_ownership_pb2.VerifyOwnershipResponse]]:
-        """VerifyOwnership checks a signature of an address over a text. A wrong signature is a verdict,
+        """VerifyOwnership checks the signature of an address over a text. A wrong signature is a verdict,
         not an error.
-        Errors: INVALID_ARGUMENT for an address of another network or of a kind that BIP 322 simple
-        does not cover here (P2WPKH and P2TR), or an oversized signature or text.
+        Errors: INVALID_ARGUMENT for an address of another network or another kind than P2WPKH and
+        P2TR, or a signature or text that is too long.
         """
 
 def add_OwnershipServiceServicer_to_server(servicer: OwnershipServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

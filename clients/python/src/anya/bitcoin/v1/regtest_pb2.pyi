@@ -28,14 +28,16 @@ class MineBlocksRequest(_message.Message):
     ADDRESS_FIELD_NUMBER: _builtins.int
     BLOCK_TIMES_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Idempotency key: the same again returns the first reply and mines nothing, also after a crash."""
+    """Idempotency key. The reply is stored with the blocks: a retry returns it and mines nothing,
+    also after a crash.
+    """
     count: _builtins.int
     """1 to 1000."""
     address: _builtins.str
-    """Who gets the coinbase; empty: an output that nobody can spend."""
+    """Paid by the coinbases. Empty: their output cannot be spent."""
     @_builtins.property
     def block_times(self) -> _containers.RepeatedCompositeFieldContainer[_timestamp_pb2.Timestamp]:
-        """Block times, one per block, or none: then each block takes the time of mining."""
+        """One for each block, or none: then a block takes the time of mining."""
 
     def __init__(
         self,
@@ -60,6 +62,7 @@ class MineBlocksResponse(_message.Message):
     BLOCK_HASHES_FIELD_NUMBER: _builtins.int
     HEIGHT_FIELD_NUMBER: _builtins.int
     height: _builtins.int
+    """Of the last block."""
     @_builtins.property
     def block_hashes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
     def __init__(
@@ -83,9 +86,11 @@ class ReorganizeChainRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     DEPTH_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Idempotency key: the same again returns the first reply and replaces nothing, also after a crash."""
+    """Idempotency key. The reply is stored with the blocks: a retry returns it and replaces nothing,
+    also after a crash.
+    """
     depth: _builtins.int
-    """How many blocks of the active chain are replaced: 1 to 100."""
+    """Number of blocks that are replaced: 1 to 100."""
     def __init__(
         self,
         *,
@@ -108,10 +113,15 @@ class ReorganizeChainResponse(_message.Message):
     CONNECTED_FIELD_NUMBER: _builtins.int
     HEIGHT_FIELD_NUMBER: _builtins.int
     height: _builtins.int
+    """Of the new tip."""
     @_builtins.property
-    def disconnected(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    def disconnected(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Hashes of the replaced blocks, the former tip first."""
+
     @_builtins.property
-    def connected(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    def connected(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Hashes of the new blocks, the new tip last."""
+
     def __init__(
         self,
         *,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class RegtestServiceStub:
-    """RegtestService makes blocks. Only a service on the embedded regtest chain serves it.
+    """RegtestService extends the chain. Only a service with the embedded regtest chain serves it.
     """
 
     def __init__(self, channel):
@@ -48,24 +48,25 @@ class RegtestServiceStub:
 
 
 class RegtestServiceServicer:
-    """RegtestService makes blocks. Only a service on the embedded regtest chain serves it.
+    """RegtestService extends the chain. Only a service with the embedded regtest chain serves it.
     """
 
     def MineBlocks(self, request, context):
-        """MineBlocks mines blocks on the tip, the first ones with what the mempool holds.
-        Errors: INVALID_ARGUMENT for a count outside 1 to 1000, a bad address, or times that do not
-        fit the count, break the rules of BIP 113 or lie over two hours ahead; FAILED_PRECONDITION
-        (BLOCK_REJECTED) in the words of the consensus code; ALREADY_EXISTS (REQUEST_ID_REUSED).
+        """MineBlocks mines blocks on the tip; the first blocks confirm the transactions of the mempool.
+        Errors: INVALID_ARGUMENT for a count outside 1 to 1000, a malformed address, or block times
+        that do not fit the count, break BIP 113, or are more than two hours ahead; FAILED_PRECONDITION
+        (BLOCK_REJECTED) with the message of the consensus code; ALREADY_EXISTS (REQUEST_ID_REUSED) for
+        a request_id that was used with another body.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReorganizeChain(self, request, context):
-        """ReorganizeChain replaces the last blocks by a longer branch of empty ones; what they confirmed
-        goes back to the mempool, where it is still valid.
-        Errors: INVALID_ARGUMENT for a depth outside 1 to 100, or beyond the chain; ALREADY_EXISTS
-        (REQUEST_ID_REUSED).
+        """ReorganizeChain replaces the last blocks by a longer branch of empty ones. Transactions of the
+        replaced blocks return to the mempool if they are still valid.
+        Errors: INVALID_ARGUMENT for a depth outside 1 to 100, or beyond genesis; ALREADY_EXISTS
+        (REQUEST_ID_REUSED) for a request_id that was used with another body.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -93,7 +94,7 @@ def add_RegtestServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RegtestService:
-    """RegtestService makes blocks. Only a service on the embedded regtest chain serves it.
+    """RegtestService extends the chain. Only a service with the embedded regtest chain serves it.
     """
 
     @staticmethod

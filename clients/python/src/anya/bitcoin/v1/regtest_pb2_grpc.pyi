@@ -27,45 +27,47 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RegtestServiceStub:
-    """RegtestService makes blocks. Only a service on the embedded regtest chain serves it."""
+    """RegtestService extends the chain. Only a service with the embedded regtest chain serves it."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RegtestServiceAsyncStub: ...
     MineBlocks: _grpc.UnaryUnaryMultiCallable[_regtest_pb2.MineBlocksRequest, _regtest_pb2.MineBlocksResponse]
-    """MineBlocks mines blocks on the tip, the first ones with what the mempool holds.
-    Errors: INVALID_ARGUMENT for a count outside 1 to 1000, a bad address, or times that do not
-    fit the count, break the rules of BIP 113 or lie over two hours ahead; FAILED_PRECONDITION
-    (BLOCK_REJECTED) in the words of the consensus code; ALREADY_EXISTS (REQUEST_ID_REUSED).
+    """MineBlocks mines blocks on the tip; the first blocks confirm the transactions of the mempool.
+    Errors: INVALID_ARGUMENT for a count outside 1 to 1000, a malformed address, or block times
+    that do not fit the count, break BIP 113, or are more than two hours ahead; FAILED_PRECONDITION
+    (BLOCK_REJECTED) with the message of the consensus code; ALREADY_EXISTS (REQUEST_ID_REUSED) for
+    a request_id that was used with another body.
     """
     ReorganizeChain: _grpc.UnaryUnaryMultiCallable[_regtest_pb2.ReorganizeChainRequest, _regtest_pb2.ReorganizeChainResponse]
-    """ReorganizeChain replaces the last blocks by a longer branch of empty ones; what they confirmed
-    goes back to the mempool, where it is still valid.
-    Errors: INVALID_ARGUMENT for a depth outside 1 to 100, or beyond the chain; ALREADY_EXISTS
-    (REQUEST_ID_REUSED).
+    """ReorganizeChain replaces the last blocks by a longer branch of empty ones. Transactions of the
+    replaced blocks return to the mempool if they are still valid.
+    Errors: INVALID_ARGUMENT for a depth outside 1 to 100, or beyond genesis; ALREADY_EXISTS
+    (REQUEST_ID_REUSED) for a request_id that was used with another body.
     """
 
 @_typing.type_check_only
 class RegtestServiceAsyncStub(RegtestServiceStub):
-    """RegtestService makes blocks. Only a service on the embedded regtest chain serves it."""
+    """RegtestService extends the chain. Only a service with the embedded regtest chain serves it."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     MineBlocks: _aio.UnaryUnaryMultiCallable[_regtest_pb2.MineBlocksRequest, _regtest_pb2.MineBlocksResponse]  # type: ignore[assignment]
-    """MineBlocks mines blocks on the tip, the first ones with what the mempool holds.
-    Errors: INVALID_ARGUMENT for a count outside 1 to 1000, a bad address, or times that do not
-    fit the count, break the rules of BIP 113 or lie over two hours ahead; FAILED_PRECONDITION
-    (BLOCK_REJECTED) in the words of the consensus code; ALREADY_EXISTS (REQUEST_ID_REUSED).
+    """MineBlocks mines blocks on the tip; the first blocks confirm the transactions of the mempool.
+    Errors: INVALID_ARGUMENT for a count outside 1 to 1000, a malformed address, or block times
+    that do not fit the count, break BIP 113, or are more than two hours ahead; FAILED_PRECONDITION
+    (BLOCK_REJECTED) with the message of the consensus code; ALREADY_EXISTS (REQUEST_ID_REUSED) for
+    a request_id that was used with another body.
     """
     ReorganizeChain: _aio.UnaryUnaryMultiCallable[_regtest_pb2.ReorganizeChainRequest, _regtest_pb2.ReorganizeChainResponse]  # type: ignore[assignment]
-    """ReorganizeChain replaces the last blocks by a longer branch of empty ones; what they confirmed
-    goes back to the mempool, where it is still valid.
-    Errors: INVALID_ARGUMENT for a depth outside 1 to 100, or beyond the chain; ALREADY_EXISTS
-    (REQUEST_ID_REUSED).
+    """ReorganizeChain replaces the last blocks by a longer branch of empty ones. Transactions of the
+    replaced blocks return to the mempool if they are still valid.
+    Errors: INVALID_ARGUMENT for a depth outside 1 to 100, or beyond genesis; ALREADY_EXISTS
+    (REQUEST_ID_REUSED) for a request_id that was used with another body.
     """
 
 class RegtestServiceServicer(metaclass=_abc_1.ABCMeta):
-    """RegtestService makes blocks. Only a service on the embedded regtest chain serves it."""
+    """RegtestService extends the chain. Only a service with the embedded regtest chain serves it."""
 
     @_abc_1.abstractmethod
     def MineBlocks(
@@ -73,10 +75,11 @@ class RegtestServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _regtest_pb2.MineBlocksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_regtest_pb2.MineBlocksResponse, _abc.Awaitable[_regtest_pb2.MineBlocksResponse]]:
-        """MineBlocks mines blocks on the tip, the first ones with what the mempool holds.
-        Errors: INVALID_ARGUMENT for a count outside 1 to 1000, a bad address, or times that do not
-        fit the count, break the rules of BIP 113 or lie over two hours ahead; FAILED_PRECONDITION
-        (BLOCK_REJECTED) in the words of the consensus code; ALREADY_EXISTS (REQUEST_ID_REUSED).
+        """MineBlocks mines blocks on the tip; the first blocks confirm the transactions of the mempool.
+        Errors: INVALID_ARGUMENT for a count outside 1 to 1000, a malformed address, or block times
+        that do not fit the count, break BIP 113, or are more than two hours ahead; FAILED_PRECONDITION
+        (BLOCK_REJECTED) with the message of the consensus code; ALREADY_EXISTS (REQUEST_ID_REUSED) for
+        a request_id that was used with another body.
         """
 
     @_abc_1.abstractmethod
@@ -85,10 +88,10 @@ class RegtestServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _regtest_pb2.ReorganizeChainRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_regtest_pb2.ReorganizeChainResponse, _abc.Awaitable[_regtest_pb2.ReorganizeChainResponse]]:
-        """ReorganizeChain replaces the last blocks by a longer branch of empty ones; what they confirmed
-        goes back to the mempool, where it is still valid.
-        Errors: INVALID_ARGUMENT for a depth outside 1 to 100, or beyond the chain; ALREADY_EXISTS
-        (REQUEST_ID_REUSED).
+        """ReorganizeChain replaces the last blocks by a longer branch of empty ones. Transactions of the
+        replaced blocks return to the mempool if they are still valid.
+        Errors: INVALID_ARGUMENT for a depth outside 1 to 100, or beyond genesis; ALREADY_EXISTS
+        (REQUEST_ID_REUSED) for a request_id that was used with another body.
         """
 
 def add_RegtestServiceServicer_to_server(servicer: RegtestServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

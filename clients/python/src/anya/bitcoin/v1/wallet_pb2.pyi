@@ -30,20 +30,22 @@ class _SendOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SendOutco
     DESCRIPTOR: _descriptor.EnumDescriptor
     SEND_OUTCOME_UNSPECIFIED: _SendOutcome.ValueType  # 0
     SEND_OUTCOME_SUCCESS: _SendOutcome.ValueType  # 1
-    """Our mempool or node accepted it."""
+    """The mempool or the node accepted the transaction."""
     SEND_OUTCOME_REJECTED: _SendOutcome.ValueType  # 2
+    """The transaction was rejected for good."""
     SEND_OUTCOME_UNKNOWN: _SendOutcome.ValueType  # 3
-    """The bytes exist and will be sent again; nobody knows yet."""
+    """The transaction is signed and will be broadcast again; its acceptance is not known yet."""
 
 class SendOutcome(_SendOutcome, metaclass=_SendOutcomeEnumTypeWrapper):
-    """What a workflow may go by."""
+    """SendOutcome is the result of sending, as a workflow branches on it."""
 
 SEND_OUTCOME_UNSPECIFIED: SendOutcome.ValueType  # 0
 SEND_OUTCOME_SUCCESS: SendOutcome.ValueType  # 1
-"""Our mempool or node accepted it."""
+"""The mempool or the node accepted the transaction."""
 SEND_OUTCOME_REJECTED: SendOutcome.ValueType  # 2
+"""The transaction was rejected for good."""
 SEND_OUTCOME_UNKNOWN: SendOutcome.ValueType  # 3
-"""The bytes exist and will be sent again; nobody knows yet."""
+"""The transaction is signed and will be broadcast again; its acceptance is not known yet."""
 Global___SendOutcome: _TypeAlias = SendOutcome  # noqa: Y015
 
 class _PaymentState:
@@ -54,32 +56,34 @@ class _PaymentStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PaymentS
     DESCRIPTOR: _descriptor.EnumDescriptor
     PAYMENT_STATE_UNSPECIFIED: _PaymentState.ValueType  # 0
     PAYMENT_STATE_PREPARED: _PaymentState.ValueType  # 1
-    """Signed and owed to the network."""
+    """Signed, and to be broadcast."""
     PAYMENT_STATE_BROADCAST: _PaymentState.ValueType  # 2
+    """The mempool or the node accepted it."""
     PAYMENT_STATE_CONFIRMED: _PaymentState.ValueType  # 3
     PAYMENT_STATE_SETTLED: _PaymentState.ValueType  # 4
-    """At the configured final depth."""
+    """Confirmed at the configured final depth."""
     PAYMENT_STATE_REJECTED: _PaymentState.ValueType  # 5
     PAYMENT_STATE_CONFLICTED: _PaymentState.ValueType  # 6
     """Another transaction spent its inputs."""
     PAYMENT_STATE_CANCELLED: _PaymentState.ValueType  # 7
-    """Refused for ever, before anything was signed."""
+    """Rejected for good before anything was signed."""
 
 class PaymentState(_PaymentState, metaclass=_PaymentStateEnumTypeWrapper):
-    """Where a payment stands in its life."""
+    """PaymentState is a state in the life of a payment."""
 
 PAYMENT_STATE_UNSPECIFIED: PaymentState.ValueType  # 0
 PAYMENT_STATE_PREPARED: PaymentState.ValueType  # 1
-"""Signed and owed to the network."""
+"""Signed, and to be broadcast."""
 PAYMENT_STATE_BROADCAST: PaymentState.ValueType  # 2
+"""The mempool or the node accepted it."""
 PAYMENT_STATE_CONFIRMED: PaymentState.ValueType  # 3
 PAYMENT_STATE_SETTLED: PaymentState.ValueType  # 4
-"""At the configured final depth."""
+"""Confirmed at the configured final depth."""
 PAYMENT_STATE_REJECTED: PaymentState.ValueType  # 5
 PAYMENT_STATE_CONFLICTED: PaymentState.ValueType  # 6
 """Another transaction spent its inputs."""
 PAYMENT_STATE_CANCELLED: PaymentState.ValueType  # 7
-"""Refused for ever, before anything was signed."""
+"""Rejected for good before anything was signed."""
 Global___PaymentState: _TypeAlias = PaymentState  # noqa: Y015
 
 @_typing.final
@@ -90,7 +94,7 @@ class CreateWalletRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     name: _builtins.str
-    """1 to 64 of a-z, 0-9, "-" and "_"."""
+    """1 to 64 characters of a-z, 0-9, "-" and "_"."""
     def __init__(
         self,
         *,
@@ -230,6 +234,7 @@ class DeriveAddressResponse(_message.Message):
     INDEX_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     index: _builtins.int
+    """Position of the address in the external keychain."""
     def __init__(
         self,
         *,
@@ -252,7 +257,7 @@ class GetBalanceRequest(_message.Message):
     ADDRESS_FIELD_NUMBER: _builtins.int
     wallet_id: _builtins.str
     address: _builtins.str
-    """Empty: the whole wallet."""
+    """Empty: all addresses of the wallet."""
     def __init__(
         self,
         *,
@@ -276,13 +281,13 @@ class GetBalanceResponse(_message.Message):
     RESERVED_SAT_FIELD_NUMBER: _builtins.int
     SPENDABLE_SAT_FIELD_NUMBER: _builtins.int
     confirmed_sat: _builtins.int
-    """Confirmed and mature."""
+    """Confirmed and mature coins."""
     immature_sat: _builtins.int
-    """Coinbase outputs younger than 100 blocks."""
+    """Coinbase outputs with fewer than 100 confirmations."""
     reserved_sat: _builtins.int
     """Reserved by payments that are not settled."""
     spendable_sat: _builtins.int
-    """What a payment may select now."""
+    """Coins that a payment may select now."""
     def __init__(
         self,
         *,
@@ -316,11 +321,12 @@ class SendPaymentRequest(_message.Message):
     """Only coins of this address are spent."""
     to_address: _builtins.str
     amount_sat: _builtins.int
+    """Satoshis."""
     max_fee_sat: _builtins.int
-    """Satoshis; 0 takes the service's limit."""
+    """Satoshis; 0 takes the limit of the service."""
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
-        """Kept with the payment, never interpreted."""
+        """Stored with the payment, never interpreted."""
 
     @_builtins.property
     def context(self) -> _attestation_pb2.RunContext: ...
@@ -480,7 +486,7 @@ class CancelPaymentResponse(_message.Message):
     PAYMENT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def payment(self) -> Global___Payment:
-        """CANCELLED, or the state of the payment that was there first."""
+        """CANCELLED, or the payment as it was found."""
 
     def __init__(
         self,

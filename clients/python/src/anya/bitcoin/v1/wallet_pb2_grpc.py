@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class WalletServiceStub:
-    """WalletService keeps managed wallets and makes payments from them, each at most once and only
-    with proof.
+    """WalletService keeps managed wallets and makes payments from them, each at most once and only with
+    proof.
     """
 
     def __init__(self, channel):
@@ -74,13 +74,14 @@ class WalletServiceStub:
 
 
 class WalletServiceServicer:
-    """WalletService keeps managed wallets and makes payments from them, each at most once and only
-    with proof.
+    """WalletService keeps managed wallets and makes payments from them, each at most once and only with
+    proof.
     """
 
     def CreateWallet(self, request, context):
-        """CreateWallet makes a managed wallet with keys of its own, sealed by the keystore.
-        Errors: INVALID_ARGUMENT for a bad name; ALREADY_EXISTS (WALLET_EXISTS) if the name is taken.
+        """CreateWallet creates a wallet with keys of its own, sealed by the keystore.
+        Errors: INVALID_ARGUMENT for a malformed name; ALREADY_EXISTS (WALLET_EXISTS) if the name is
+        taken.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -102,39 +103,41 @@ class WalletServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetBalance(self, request, context):
-        """GetBalance sums a wallet's coins, or those of one of its addresses.
-        Errors: NOT_FOUND for an unknown wallet or an address that is not its own.
+        """GetBalance sums the coins of a wallet, or of one of its addresses.
+        Errors: NOT_FOUND for an unknown wallet, or an address of another wallet.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SendPayment(self, request, context):
-        """SendPayment pays once per request_id, which is the payment id, and only with the attestations
-        that the caller's trust boundary requires, fresh and about exactly this payment. Once the
-        payment row exists its proofs are not judged again, and the reply is what it was.
+        """SendPayment makes a payment once per request_id, which is the payment id. It needs the
+        attestations that the caller's boundary requires, fresh and about exactly this payment. A retry
+        after the payment was stored needs no fresh attestations; its reply names the same transaction,
+        with the outcome as of now.
         Errors: INVALID_ARGUMENT naming the field (an address of another network, an amount below dust
-        or above 21 million BTC); FAILED_PRECONDITION with PROOF_MISSING, PROOF_INVALID,
-        PROOF_EXPIRED, RISK_TOO_HIGH, SENDER_NOT_MANAGED, INSUFFICIENT_FUNDS, FEE_TOO_HIGH,
-        PAYMENT_CANCELLED or TRANSACTION_REJECTED; PERMISSION_DENIED (AMOUNT_LIMIT_EXCEEDED);
-        RESOURCE_EXHAUSTED (BUDGET_EXCEEDED); ALREADY_EXISTS (REQUEST_ID_REUSED); UNAVAILABLE
-        (COINS_RESERVED) if other processes keep taking the coins.
+        or above 21 million BTC); FAILED_PRECONDITION with PROOF_MISSING, PROOF_INVALID, PROOF_EXPIRED,
+        RISK_TOO_HIGH, SENDER_NOT_MANAGED, INSUFFICIENT_FUNDS, FEE_TOO_HIGH, PAYMENT_CANCELLED or
+        TRANSACTION_REJECTED; PERMISSION_DENIED (AMOUNT_LIMIT_EXCEEDED); RESOURCE_EXHAUSTED
+        (BUDGET_EXCEEDED); ALREADY_EXISTS (REQUEST_ID_REUSED); UNAVAILABLE (COINS_RESERVED) if other
+        payments keep reserving the coins.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetPayment(self, request, context):
-        """GetPayment tells what became of a payment.
-        Errors: NOT_FOUND if no payment and no cancellation has this id.
+        """GetPayment returns a payment, or the cancellation of its id.
+        Errors: NOT_FOUND if there is neither.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelPayment(self, request, context):
-        """CancelPayment refuses every later attempt of a payment that does not exist yet; if it exists,
-        it is returned as it is and nothing is cancelled.
+        """CancelPayment rejects every later attempt of a payment that does not exist yet. A payment that
+        exists is returned unchanged. It needs no request_id: the payment_id is the key, and a retry
+        changes nothing.
         Errors: INVALID_ARGUMENT for a malformed payment_id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -188,8 +191,8 @@ def add_WalletServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class WalletService:
-    """WalletService keeps managed wallets and makes payments from them, each at most once and only
-    with proof.
+    """WalletService keeps managed wallets and makes payments from them, each at most once and only with
+    proof.
     """
 
     @staticmethod

@@ -27,8 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class WalletServiceStub:
-    """WalletService keeps managed wallets and makes payments from them, each at most once and only
-    with proof.
+    """WalletService keeps managed wallets and makes payments from them, each at most once and only with
+    proof.
     """
 
     @_typing.overload
@@ -36,8 +36,9 @@ class WalletServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> WalletServiceAsyncStub: ...
     CreateWallet: _grpc.UnaryUnaryMultiCallable[_wallet_pb2.CreateWalletRequest, _wallet_pb2.CreateWalletResponse]
-    """CreateWallet makes a managed wallet with keys of its own, sealed by the keystore.
-    Errors: INVALID_ARGUMENT for a bad name; ALREADY_EXISTS (WALLET_EXISTS) if the name is taken.
+    """CreateWallet creates a wallet with keys of its own, sealed by the keystore.
+    Errors: INVALID_ARGUMENT for a malformed name; ALREADY_EXISTS (WALLET_EXISTS) if the name is
+    taken.
     """
     ListWallets: _grpc.UnaryUnaryMultiCallable[_wallet_pb2.ListWalletsRequest, _wallet_pb2.ListWalletsResponse]
     """ListWallets lists the wallets, oldest first."""
@@ -46,40 +47,43 @@ class WalletServiceStub:
     Errors: NOT_FOUND for an unknown wallet.
     """
     GetBalance: _grpc.UnaryUnaryMultiCallable[_wallet_pb2.GetBalanceRequest, _wallet_pb2.GetBalanceResponse]
-    """GetBalance sums a wallet's coins, or those of one of its addresses.
-    Errors: NOT_FOUND for an unknown wallet or an address that is not its own.
+    """GetBalance sums the coins of a wallet, or of one of its addresses.
+    Errors: NOT_FOUND for an unknown wallet, or an address of another wallet.
     """
     SendPayment: _grpc.UnaryUnaryMultiCallable[_wallet_pb2.SendPaymentRequest, _wallet_pb2.SendPaymentResponse]
-    """SendPayment pays once per request_id, which is the payment id, and only with the attestations
-    that the caller's trust boundary requires, fresh and about exactly this payment. Once the
-    payment row exists its proofs are not judged again, and the reply is what it was.
+    """SendPayment makes a payment once per request_id, which is the payment id. It needs the
+    attestations that the caller's boundary requires, fresh and about exactly this payment. A retry
+    after the payment was stored needs no fresh attestations; its reply names the same transaction,
+    with the outcome as of now.
     Errors: INVALID_ARGUMENT naming the field (an address of another network, an amount below dust
-    or above 21 million BTC); FAILED_PRECONDITION with PROOF_MISSING, PROOF_INVALID,
-    PROOF_EXPIRED, RISK_TOO_HIGH, SENDER_NOT_MANAGED, INSUFFICIENT_FUNDS, FEE_TOO_HIGH,
-    PAYMENT_CANCELLED or TRANSACTION_REJECTED; PERMISSION_DENIED (AMOUNT_LIMIT_EXCEEDED);
-    RESOURCE_EXHAUSTED (BUDGET_EXCEEDED); ALREADY_EXISTS (REQUEST_ID_REUSED); UNAVAILABLE
-    (COINS_RESERVED) if other processes keep taking the coins.
+    or above 21 million BTC); FAILED_PRECONDITION with PROOF_MISSING, PROOF_INVALID, PROOF_EXPIRED,
+    RISK_TOO_HIGH, SENDER_NOT_MANAGED, INSUFFICIENT_FUNDS, FEE_TOO_HIGH, PAYMENT_CANCELLED or
+    TRANSACTION_REJECTED; PERMISSION_DENIED (AMOUNT_LIMIT_EXCEEDED); RESOURCE_EXHAUSTED
+    (BUDGET_EXCEEDED); ALREADY_EXISTS (REQUEST_ID_REUSED); UNAVAILABLE (COINS_RESERVED) if other
+    payments keep reserving the coins.
     """
     GetPayment: _grpc.UnaryUnaryMultiCallable[_wallet_pb2.GetPaymentRequest, _wallet_pb2.GetPaymentResponse]
-    """GetPayment tells what became of a payment.
-    Errors: NOT_FOUND if no payment and no cancellation has this id.
+    """GetPayment returns a payment, or the cancellation of its id.
+    Errors: NOT_FOUND if there is neither.
     """
     CancelPayment: _grpc.UnaryUnaryMultiCallable[_wallet_pb2.CancelPaymentRequest, _wallet_pb2.CancelPaymentResponse]
-    """CancelPayment refuses every later attempt of a payment that does not exist yet; if it exists,
-    it is returned as it is and nothing is cancelled.
+    """CancelPayment rejects every later attempt of a payment that does not exist yet. A payment that
+    exists is returned unchanged. It needs no request_id: the payment_id is the key, and a retry
+    changes nothing.
     Errors: INVALID_ARGUMENT for a malformed payment_id.
     """
 
 @_typing.type_check_only
 class WalletServiceAsyncStub(WalletServiceStub):
-    """WalletService keeps managed wallets and makes payments from them, each at most once and only
-    with proof.
+    """WalletService keeps managed wallets and makes payments from them, each at most once and only with
+    proof.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateWallet: _aio.UnaryUnaryMultiCallable[_wallet_pb2.CreateWalletRequest, _wallet_pb2.CreateWalletResponse]  # type: ignore[assignment]
-    """CreateWallet makes a managed wallet with keys of its own, sealed by the keystore.
-    Errors: INVALID_ARGUMENT for a bad name; ALREADY_EXISTS (WALLET_EXISTS) if the name is taken.
+    """CreateWallet creates a wallet with keys of its own, sealed by the keystore.
+    Errors: INVALID_ARGUMENT for a malformed name; ALREADY_EXISTS (WALLET_EXISTS) if the name is
+    taken.
     """
     ListWallets: _aio.UnaryUnaryMultiCallable[_wallet_pb2.ListWalletsRequest, _wallet_pb2.ListWalletsResponse]  # type: ignore[assignment]
     """ListWallets lists the wallets, oldest first."""
@@ -88,33 +92,35 @@ class WalletServiceAsyncStub(WalletServiceStub):
     Errors: NOT_FOUND for an unknown wallet.
     """
     GetBalance: _aio.UnaryUnaryMultiCallable[_wallet_pb2.GetBalanceRequest, _wallet_pb2.GetBalanceResponse]  # type: ignore[assignment]
-    """GetBalance sums a wallet's coins, or those of one of its addresses.
-    Errors: NOT_FOUND for an unknown wallet or an address that is not its own.
+    """GetBalance sums the coins of a wallet, or of one of its addresses.
+    Errors: NOT_FOUND for an unknown wallet, or an address of another wallet.
     """
     SendPayment: _aio.UnaryUnaryMultiCallable[_wallet_pb2.SendPaymentRequest, _wallet_pb2.SendPaymentResponse]  # type: ignore[assignment]
-    """SendPayment pays once per request_id, which is the payment id, and only with the attestations
-    that the caller's trust boundary requires, fresh and about exactly this payment. Once the
-    payment row exists its proofs are not judged again, and the reply is what it was.
+    """SendPayment makes a payment once per request_id, which is the payment id. It needs the
+    attestations that the caller's boundary requires, fresh and about exactly this payment. A retry
+    after the payment was stored needs no fresh attestations; its reply names the same transaction,
+    with the outcome as of now.
     Errors: INVALID_ARGUMENT naming the field (an address of another network, an amount below dust
-    or above 21 million BTC); FAILED_PRECONDITION with PROOF_MISSING, PROOF_INVALID,
-    PROOF_EXPIRED, RISK_TOO_HIGH, SENDER_NOT_MANAGED, INSUFFICIENT_FUNDS, FEE_TOO_HIGH,
-    PAYMENT_CANCELLED or TRANSACTION_REJECTED; PERMISSION_DENIED (AMOUNT_LIMIT_EXCEEDED);
-    RESOURCE_EXHAUSTED (BUDGET_EXCEEDED); ALREADY_EXISTS (REQUEST_ID_REUSED); UNAVAILABLE
-    (COINS_RESERVED) if other processes keep taking the coins.
+    or above 21 million BTC); FAILED_PRECONDITION with PROOF_MISSING, PROOF_INVALID, PROOF_EXPIRED,
+    RISK_TOO_HIGH, SENDER_NOT_MANAGED, INSUFFICIENT_FUNDS, FEE_TOO_HIGH, PAYMENT_CANCELLED or
+    TRANSACTION_REJECTED; PERMISSION_DENIED (AMOUNT_LIMIT_EXCEEDED); RESOURCE_EXHAUSTED
+    (BUDGET_EXCEEDED); ALREADY_EXISTS (REQUEST_ID_REUSED); UNAVAILABLE (COINS_RESERVED) if other
+    payments keep reserving the coins.
     """
     GetPayment: _aio.UnaryUnaryMultiCallable[_wallet_pb2.GetPaymentRequest, _wallet_pb2.GetPaymentResponse]  # type: ignore[assignment]
-    """GetPayment tells what became of a payment.
-    Errors: NOT_FOUND if no payment and no cancellation has this id.
+    """GetPayment returns a payment, or the cancellation of its id.
+    Errors: NOT_FOUND if there is neither.
     """
     CancelPayment: _aio.UnaryUnaryMultiCallable[_wallet_pb2.CancelPaymentRequest, _wallet_pb2.CancelPaymentResponse]  # type: ignore[assignment]
-    """CancelPayment refuses every later attempt of a payment that does not exist yet; if it exists,
-    it is returned as it is and nothing is cancelled.
+    """CancelPayment rejects every later attempt of a payment that does not exist yet. A payment that
+    exists is returned unchanged. It needs no request_id: the payment_id is the key, and a retry
+    changes nothing.
     Errors: INVALID_ARGUMENT for a malformed payment_id.
     """
 
 class WalletServiceServicer(metaclass=_abc_1.ABCMeta):
-    """WalletService keeps managed wallets and makes payments from them, each at most once and only
-    with proof.
+    """WalletService keeps managed wallets and makes payments from them, each at most once and only with
+    proof.
     """
 
     @_abc_1.abstractmethod
@@ -123,8 +129,9 @@ class WalletServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _wallet_pb2.CreateWalletRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_wallet_pb2.CreateWalletResponse, _abc.Awaitable[_wallet_pb2.CreateWalletResponse]]:
-        """CreateWallet makes a managed wallet with keys of its own, sealed by the keystore.
-        Errors: INVALID_ARGUMENT for a bad name; ALREADY_EXISTS (WALLET_EXISTS) if the name is taken.
+        """CreateWallet creates a wallet with keys of its own, sealed by the keystore.
+        Errors: INVALID_ARGUMENT for a malformed name; ALREADY_EXISTS (WALLET_EXISTS) if the name is
+        taken.
         """
 
     @_abc_1.abstractmethod
@@ -151,8 +158,8 @@ class WalletServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _wallet_pb2.GetBalanceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_wallet_pb2.GetBalanceResponse, _abc.Awaitable[_wallet_pb2.GetBalanceResponse]]:
-        """GetBalance sums a wallet's coins, or those of one of its addresses.
-        Errors: NOT_FOUND for an unknown wallet or an address that is not its own.
+        """GetBalance sums the coins of a wallet, or of one of its addresses.
+        Errors: NOT_FOUND for an unknown wallet, or an address of another wallet.
         """
 
     @_abc_1.abstractmethod
@@ -161,15 +168,16 @@ class WalletServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _wallet_pb2.SendPaymentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_wallet_pb2.SendPaymentResponse, _abc.Awaitable[_wallet_pb2.SendPaymentResponse]]:
-        """SendPayment pays once per request_id, which is the payment id, and only with the attestations
-        that the caller's trust boundary requires, fresh and about exactly this payment. Once the
-        payment row exists its proofs are not judged again, and the reply is what it was.
+        """SendPayment makes a payment once per request_id, which is the payment id. It needs the
+        attestations that the caller's boundary requires, fresh and about exactly this payment. A retry
+        after the payment was stored needs no fresh attestations; its reply names the same transaction,
+        with the outcome as of now.
         Errors: INVALID_ARGUMENT naming the field (an address of another network, an amount below dust
-        or above 21 million BTC); FAILED_PRECONDITION with PROOF_MISSING, PROOF_INVALID,
-        PROOF_EXPIRED, RISK_TOO_HIGH, SENDER_NOT_MANAGED, INSUFFICIENT_FUNDS, FEE_TOO_HIGH,
-        PAYMENT_CANCELLED or TRANSACTION_REJECTED; PERMISSION_DENIED (AMOUNT_LIMIT_EXCEEDED);
-        RESOURCE_EXHAUSTED (BUDGET_EXCEEDED); ALREADY_EXISTS (REQUEST_ID_REUSED); UNAVAILABLE
-        (COINS_RESERVED) if other processes keep taking the coins.
+        or above 21 million BTC); FAILED_PRECONDITION with PROOF_MISSING, PROOF_INVALID, PROOF_EXPIRED,
+        RISK_TOO_HIGH, SENDER_NOT_MANAGED, INSUFFICIENT_FUNDS, FEE_TOO_HIGH, PAYMENT_CANCELLED or
+        TRANSACTION_REJECTED; PERMISSION_DENIED (AMOUNT_LIMIT_EXCEEDED); RESOURCE_EXHAUSTED
+        (BUDGET_EXCEEDED); ALREADY_EXISTS (REQUEST_ID_REUSED); UNAVAILABLE (COINS_RESERVED) if other
+        payments keep reserving the coins.
         """
 
     @_abc_1.abstractmethod
@@ -178,8 +186,8 @@ class WalletServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _wallet_pb2.GetPaymentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_wallet_pb2.GetPaymentResponse, _abc.Awaitable[_wallet_pb2.GetPaymentResponse]]:
-        """GetPayment tells what became of a payment.
-        Errors: NOT_FOUND if no payment and no cancellation has this id.
+        """GetPayment returns a payment, or the cancellation of its id.
+        Errors: NOT_FOUND if there is neither.
         """
 
     @_abc_1.abstractmethod
@@ -188,8 +196,9 @@ class WalletServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _wallet_pb2.CancelPaymentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_wallet_pb2.CancelPaymentResponse, _abc.Awaitable[_wallet_pb2.CancelPaymentResponse]]:
-        """CancelPayment refuses every later attempt of a payment that does not exist yet; if it exists,
-        it is returned as it is and nothing is cancelled.
+        """CancelPayment rejects every later attempt of a payment that does not exist yet. A payment that
+        exists is returned unchanged. It needs no request_id: the payment_id is the key, and a retry
+        changes nothing.
         Errors: INVALID_ARGUMENT for a malformed payment_id.
         """
 

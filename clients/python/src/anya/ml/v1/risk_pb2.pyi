@@ -32,7 +32,8 @@ class _RiskDecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RiskDeci
     RISK_DECISION_REVIEW: _RiskDecision.ValueType  # 2
     RISK_DECISION_REFUSE: _RiskDecision.ValueType  # 3
 
-class RiskDecision(_RiskDecision, metaclass=_RiskDecisionEnumTypeWrapper): ...
+class RiskDecision(_RiskDecision, metaclass=_RiskDecisionEnumTypeWrapper):
+    """RiskDecision is the recommendation; the strictest of model and rules counts."""
 
 RISK_DECISION_UNSPECIFIED: RiskDecision.ValueType  # 0
 RISK_DECISION_ACCEPT: RiskDecision.ValueType  # 1
@@ -65,37 +66,38 @@ class _RiskReasonCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RiskRe
     DESCRIPTOR: _descriptor.EnumDescriptor
     RISK_REASON_CODE_UNSPECIFIED: _RiskReasonCode.ValueType  # 0
     RISK_REASON_CODE_FEATURE_SET_MISMATCH: _RiskReasonCode.ValueType  # 1
-    """The features are not the set that the model was trained on. No score."""
+    """No score: the features are not those of the model's feature set."""
     RISK_REASON_CODE_INDEX_BEHIND: _RiskReasonCode.ValueType  # 2
-    """bitcoin's index lags behind the tip of the chain; a later request may succeed. No score."""
+    """No score: bitcoin's index is behind the tip of the chain. A later request may succeed."""
     RISK_REASON_CODE_FEATURE_UNAVAILABLE: _RiskReasonCode.ValueType  # 3
-    """A required feature has no value: its source did not answer. No score."""
+    """No score: the source of a required feature did not answer."""
     RISK_REASON_CODE_FEATURE_OUTSIDE_MAX_AGE: _RiskReasonCode.ValueType  # 4
-    """A required feature is too old. No score."""
+    """No score: a required feature is too old."""
     RISK_REASON_CODE_SCORE_OVER_THRESHOLD: _RiskReasonCode.ValueType  # 5
     """The score is at or above the threshold of the model version."""
     RISK_REASON_CODE_RULE_REVIEWS: _RiskReasonCode.ValueType  # 6
-    """A rule of the risk policy asks for a review by a person."""
+    """A rule of the policy asks for a review by a person."""
     RISK_REASON_CODE_RULE_REFUSES: _RiskReasonCode.ValueType  # 7
-    """A rule of the risk policy refuses the payment."""
+    """A rule of the policy refuses the payment."""
 
-class RiskReasonCode(_RiskReasonCode, metaclass=_RiskReasonCodeEnumTypeWrapper): ...
+class RiskReasonCode(_RiskReasonCode, metaclass=_RiskReasonCodeEnumTypeWrapper):
+    """RiskReasonCode says why a payment is not accepted."""
 
 RISK_REASON_CODE_UNSPECIFIED: RiskReasonCode.ValueType  # 0
 RISK_REASON_CODE_FEATURE_SET_MISMATCH: RiskReasonCode.ValueType  # 1
-"""The features are not the set that the model was trained on. No score."""
+"""No score: the features are not those of the model's feature set."""
 RISK_REASON_CODE_INDEX_BEHIND: RiskReasonCode.ValueType  # 2
-"""bitcoin's index lags behind the tip of the chain; a later request may succeed. No score."""
+"""No score: bitcoin's index is behind the tip of the chain. A later request may succeed."""
 RISK_REASON_CODE_FEATURE_UNAVAILABLE: RiskReasonCode.ValueType  # 3
-"""A required feature has no value: its source did not answer. No score."""
+"""No score: the source of a required feature did not answer."""
 RISK_REASON_CODE_FEATURE_OUTSIDE_MAX_AGE: RiskReasonCode.ValueType  # 4
-"""A required feature is too old. No score."""
+"""No score: a required feature is too old."""
 RISK_REASON_CODE_SCORE_OVER_THRESHOLD: RiskReasonCode.ValueType  # 5
 """The score is at or above the threshold of the model version."""
 RISK_REASON_CODE_RULE_REVIEWS: RiskReasonCode.ValueType  # 6
-"""A rule of the risk policy asks for a review by a person."""
+"""A rule of the policy asks for a review by a person."""
 RISK_REASON_CODE_RULE_REFUSES: RiskReasonCode.ValueType  # 7
-"""A rule of the risk policy refuses the payment."""
+"""A rule of the policy refuses the payment."""
 Global___RiskReasonCode: _TypeAlias = RiskReasonCode  # noqa: Y015
 
 @_typing.final
@@ -113,11 +115,14 @@ class AssessFraudRiskRequest(_message.Message):
     sender_did: _builtins.str
     recipient_address: _builtins.str
     amount_sat: _builtins.int
+    """Satoshis."""
     sender_verification_score: _builtins.float
-    """Confidence of the identity verification, 0 to 1: a rule's operand, not the model's."""
+    """Confidence of the identity verification, 0 to 1. An operand of the policy's rules, not of the
+    model.
+    """
     @_builtins.property
     def features(self) -> _features_pb2.FeatureVector:
-        """The reply of bitcoin's ExtractPaymentFeatures, unchanged."""
+        """The features of bitcoin's reply to ExtractPaymentFeatures, unchanged."""
 
     @_builtins.property
     def context(self) -> _attestation_pb2.RunContext: ...
@@ -142,6 +147,8 @@ Global___AssessFraudRiskRequest: _TypeAlias = AssessFraudRiskRequest  # noqa: Y0
 
 @_typing.final
 class RiskFactor(_message.Message):
+    """RiskFactor is the share of one feature, or of one rule, in an assessment."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -153,12 +160,12 @@ class RiskFactor(_message.Message):
     name: _builtins.str
     kind: Global___RiskFactorKind.ValueType
     value: _builtins.float
-    """Absent where the status is not PRESENT."""
+    """Absent unless the status is PRESENT."""
     status: _features_pb2.FeatureStatus.ValueType
     contribution: _builtins.float
     """Signed, in log-odds (TreeSHAP); 0 for a rule."""
     note: _builtins.str
-    """What a rule says: the policy's version and verdict."""
+    """Of a rule: the version of the policy and the rule's decision."""
     def __init__(
         self,
         *,
@@ -189,7 +196,7 @@ class RiskReason(_message.Message):
     DETAIL_FIELD_NUMBER: _builtins.int
     code: Global___RiskReasonCode.ValueType
     detail: _builtins.str
-    """For people: the feature, the rule or the score. Never to be parsed."""
+    """The feature, the rule or the score, for people. Programs use the code."""
     def __init__(
         self,
         *,
@@ -218,25 +225,27 @@ class AssessFraudRiskResponse(_message.Message):
     BASELINE_FIELD_NUMBER: _builtins.int
     ATTESTATIONS_FIELD_NUMBER: _builtins.int
     risk_score: _builtins.float
-    """0 to 1; 0.7 is the model's own threshold. Absent if it could not be scored."""
+    """0 to 1; the model's own threshold is 0.7. Absent if the payment could not be scored."""
     decision: Global___RiskDecision.ValueType
     model: _builtins.str
     model_version: _builtins.str
     features_out_of_range: _builtins.int
-    """How many features lie outside the range seen in training."""
+    """Number of features outside of the range seen in training."""
     baseline: _builtins.float
-    """Log-odds that all contributions are added to."""
+    """Log-odds to which all contributions are added."""
     @_builtins.property
     def risk_factors(self) -> _containers.RepeatedCompositeFieldContainer[Global___RiskFactor]:
-        """Largest absolute contribution first, then the rules."""
+        """Ordered by absolute contribution, the largest first; then the rules."""
 
     @_builtins.property
     def reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___RiskReason]:
-        """Why there is no score, and what else speaks against ACCEPT; empty if the decision is ACCEPT."""
+        """Why the decision is not ACCEPT; empty if it is."""
 
     @_builtins.property
     def attestations(self) -> _containers.RepeatedCompositeFieldContainer[_attestation_pb2.Attestation]:
-        """Kind risk, about the digest of the intent; values = score, decision, model and version."""
+        """Only with a score. Kind risk, about the digest of the intent; values: score, decision, model
+        and model_version.
+        """
 
     def __init__(
         self,

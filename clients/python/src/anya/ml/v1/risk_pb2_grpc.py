@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class RiskServiceStub:
-    """RiskService says how a proposed payment looks to the models, and why.
+    """RiskService assesses the risk of proposed payments and explains each assessment.
     """
 
     def __init__(self, channel):
@@ -43,16 +43,16 @@ class RiskServiceStub:
 
 
 class RiskServiceServicer:
-    """RiskService says how a proposed payment looks to the models, and why.
+    """RiskService assesses the risk of proposed payments and explains each assessment.
     """
 
     def AssessFraudRisk(self, request, context):
-        """AssessFraudRisk scores a proposed payment and stores the assessment. Without a score (a feature
-        missing, an index behind the tip, another feature set) the decision is REVIEW and the reasons
-        say why: nothing is ever scored on made-up values.
+        """AssessFraudRisk scores a proposed payment and stores the assessment. If it cannot be scored (a
+        feature is missing, the index is behind the tip, the feature set is another one), the decision
+        is REVIEW and the reasons say why; missing values are never made up.
         Errors: INVALID_ARGUMENT for a malformed request; FAILED_PRECONDITION (PROOF_MISSING,
-        PROOF_INVALID, PROOF_EXPIRED) if the features come without bitcoin's attestation about them, or
-        the request is about another payment than the context's intent.
+        PROOF_INVALID, PROOF_EXPIRED) if bitcoin's attestation of the features is missing or does not
+        cover them, or the request differs from the intent of its context.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -75,7 +75,7 @@ def add_RiskServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RiskService:
-    """RiskService says how a proposed payment looks to the models, and why.
+    """RiskService assesses the risk of proposed payments and explains each assessment.
     """
 
     @staticmethod

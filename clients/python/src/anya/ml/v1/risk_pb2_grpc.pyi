@@ -27,37 +27,37 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RiskServiceStub:
-    """RiskService says how a proposed payment looks to the models, and why."""
+    """RiskService assesses the risk of proposed payments and explains each assessment."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RiskServiceAsyncStub: ...
     AssessFraudRisk: _grpc.UnaryUnaryMultiCallable[_risk_pb2.AssessFraudRiskRequest, _risk_pb2.AssessFraudRiskResponse]
-    """AssessFraudRisk scores a proposed payment and stores the assessment. Without a score (a feature
-    missing, an index behind the tip, another feature set) the decision is REVIEW and the reasons
-    say why: nothing is ever scored on made-up values.
+    """AssessFraudRisk scores a proposed payment and stores the assessment. If it cannot be scored (a
+    feature is missing, the index is behind the tip, the feature set is another one), the decision
+    is REVIEW and the reasons say why; missing values are never made up.
     Errors: INVALID_ARGUMENT for a malformed request; FAILED_PRECONDITION (PROOF_MISSING,
-    PROOF_INVALID, PROOF_EXPIRED) if the features come without bitcoin's attestation about them, or
-    the request is about another payment than the context's intent.
+    PROOF_INVALID, PROOF_EXPIRED) if bitcoin's attestation of the features is missing or does not
+    cover them, or the request differs from the intent of its context.
     """
 
 @_typing.type_check_only
 class RiskServiceAsyncStub(RiskServiceStub):
-    """RiskService says how a proposed payment looks to the models, and why."""
+    """RiskService assesses the risk of proposed payments and explains each assessment."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     AssessFraudRisk: _aio.UnaryUnaryMultiCallable[_risk_pb2.AssessFraudRiskRequest, _risk_pb2.AssessFraudRiskResponse]  # type: ignore[assignment]
-    """AssessFraudRisk scores a proposed payment and stores the assessment. Without a score (a feature
-    missing, an index behind the tip, another feature set) the decision is REVIEW and the reasons
-    say why: nothing is ever scored on made-up values.
+    """AssessFraudRisk scores a proposed payment and stores the assessment. If it cannot be scored (a
+    feature is missing, the index is behind the tip, the feature set is another one), the decision
+    is REVIEW and the reasons say why; missing values are never made up.
     Errors: INVALID_ARGUMENT for a malformed request; FAILED_PRECONDITION (PROOF_MISSING,
-    PROOF_INVALID, PROOF_EXPIRED) if the features come without bitcoin's attestation about them, or
-    the request is about another payment than the context's intent.
+    PROOF_INVALID, PROOF_EXPIRED) if bitcoin's attestation of the features is missing or does not
+    cover them, or the request differs from the intent of its context.
     """
 
 class RiskServiceServicer(metaclass=_abc_1.ABCMeta):
-    """RiskService says how a proposed payment looks to the models, and why."""
+    """RiskService assesses the risk of proposed payments and explains each assessment."""
 
     @_abc_1.abstractmethod
     def AssessFraudRisk(
@@ -65,12 +65,12 @@ class RiskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _risk_pb2.AssessFraudRiskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_risk_pb2.AssessFraudRiskResponse, _abc.Awaitable[_risk_pb2.AssessFraudRiskResponse]]:
-        """AssessFraudRisk scores a proposed payment and stores the assessment. Without a score (a feature
-        missing, an index behind the tip, another feature set) the decision is REVIEW and the reasons
-        say why: nothing is ever scored on made-up values.
+        """AssessFraudRisk scores a proposed payment and stores the assessment. If it cannot be scored (a
+        feature is missing, the index is behind the tip, the feature set is another one), the decision
+        is REVIEW and the reasons say why; missing values are never made up.
         Errors: INVALID_ARGUMENT for a malformed request; FAILED_PRECONDITION (PROOF_MISSING,
-        PROOF_INVALID, PROOF_EXPIRED) if the features come without bitcoin's attestation about them, or
-        the request is about another payment than the context's intent.
+        PROOF_INVALID, PROOF_EXPIRED) if bitcoin's attestation of the features is missing or does not
+        cover them, or the request differs from the intent of its context.
         """
 
 def add_RiskServiceServicer_to_server(servicer: RiskServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

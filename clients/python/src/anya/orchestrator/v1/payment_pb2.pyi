@@ -33,28 +33,32 @@ class _BitcoinAnswer:
 class _BitcoinAnswerEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BitcoinAnswer.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     BITCOIN_ANSWER_UNSPECIFIED: _BitcoinAnswer.ValueType  # 0
-    """It was not asked: this message is about an earlier event than the newest, or answers a wait."""
+    """Not queried: the message is about an event that is not the newest, or answers a wait."""
     BITCOIN_ANSWER_FOUND: _BitcoinAnswer.ValueType  # 1
-    """It has the payment, or the cancellation: state and what follows it are as it has them now."""
+    """Bitcoin has the payment or its cancellation: state, txid, fee_sat and confirmations are
+    current.
+    """
     BITCOIN_ANSWER_NOT_FOUND: _BitcoinAnswer.ValueType  # 2
-    """It has neither: nothing is signed."""
+    """Bitcoin has neither: nothing is signed."""
     BITCOIN_ANSWER_UNAVAILABLE: _BitcoinAnswer.ValueType  # 3
-    """It did not say: bitcoin_error tells why. Whether anything is signed is only known as far as the
-    journal goes.
+    """Bitcoin did not answer; bitcoin_error says why. txid and fee_sat are from the records of the
+    run.
     """
 
 class BitcoinAnswer(_BitcoinAnswer, metaclass=_BitcoinAnswerEnumTypeWrapper):
-    """What bitcoin said when it was asked about a payment."""
+    """BitcoinAnswer is bitcoin's answer to the query for a payment."""
 
 BITCOIN_ANSWER_UNSPECIFIED: BitcoinAnswer.ValueType  # 0
-"""It was not asked: this message is about an earlier event than the newest, or answers a wait."""
+"""Not queried: the message is about an event that is not the newest, or answers a wait."""
 BITCOIN_ANSWER_FOUND: BitcoinAnswer.ValueType  # 1
-"""It has the payment, or the cancellation: state and what follows it are as it has them now."""
+"""Bitcoin has the payment or its cancellation: state, txid, fee_sat and confirmations are
+current.
+"""
 BITCOIN_ANSWER_NOT_FOUND: BitcoinAnswer.ValueType  # 2
-"""It has neither: nothing is signed."""
+"""Bitcoin has neither: nothing is signed."""
 BITCOIN_ANSWER_UNAVAILABLE: BitcoinAnswer.ValueType  # 3
-"""It did not say: bitcoin_error tells why. Whether anything is signed is only known as far as the
-journal goes.
+"""Bitcoin did not answer; bitcoin_error says why. txid and fee_sat are from the records of the
+run.
 """
 Global___BitcoinAnswer: _TypeAlias = BitcoinAnswer  # noqa: Y015
 
@@ -67,16 +71,18 @@ class SendVerifiedPaymentRequest(_message.Message):
     PRESENTATION_FIELD_NUMBER: _builtins.int
     WAIT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """The payment id: the same UUIDv7 as in the intent, and the same for every attempt."""
+    """The payment id: the UUIDv7 of the intent, the same for every attempt."""
     presentation: _builtins.str
-    """VP-JWT of the sender over the nonce that BeginVerification gave; at most 65,536 characters."""
+    """VP-JWT of the sender over the nonce of BeginVerification; at most 65,536 characters."""
     @_builtins.property
     def intent(self) -> _attestation_pb2.PaymentIntent:
-        """What BeginVerification was called with."""
+        """The intent that was passed to BeginVerification."""
 
     @_builtins.property
     def wait(self) -> _duration_pb2.Duration:
-        """How long to wait for the run's end: not beyond the call's deadline, and at most a minute."""
+        """Maximum wait for the end of the run, up to the deadline of the call and up to one minute.
+        Absent: no wait.
+        """
 
     def __init__(
         self,
@@ -104,13 +110,13 @@ class SendVerifiedPaymentResponse(_message.Message):
     PAYMENT_FIELD_NUMBER: _builtins.int
     payment_id: _builtins.str
     run_status: _workflow_pb2.RunStatus.ValueType
-    """As it began; with a wait, as it was when the wait was over."""
+    """At the end of the wait, or at the start if there is no wait."""
     trace_id: _builtins.str
-    """32 hex characters; empty if the caller's trace is not kept."""
+    """32 hex digits; empty if the trace of the caller is not recorded."""
     @_builtins.property
     def payment(self) -> Global___Payment:
-        """With a wait: the payment at the end of its run or when the wait was over. Bitcoin is not asked:
-        what it said to the run is in it.
+        """Only with a wait: the payment at the end of the wait. Bitcoin is not queried; the answers that it gave to
+        the run are included.
         """
 
     def __init__(
@@ -131,7 +137,7 @@ Global___SendVerifiedPaymentResponse: _TypeAlias = SendVerifiedPaymentResponse  
 
 @_typing.final
 class Payment(_message.Message):
-    """Payment is all that is known of a payment. What is not known is absent."""
+    """Payment is everything that is known of a payment. Unknown values are absent."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -162,56 +168,60 @@ class Payment(_message.Message):
     RUN_ID_FIELD_NUMBER: _builtins.int
     payment_id: _builtins.str
     run_status: _workflow_pb2.RunStatus.ValueType
-    """How its run stands, which may make other payments, too. Absent if there is no run: then only a cancellation is known."""
+    """Status of the run, which may make other payments, too. Absent without a run: then only a
+    cancellation is known.
+    """
     reason: _builtins.str
-    """Why it is CIRCUIT_OPEN, REFUSED, FAILED or NEEDS_ATTENTION: the false operand, the missing proof, the
-    error. It may quote the error's message.
+    """Why the run is CIRCUIT_OPEN, REFUSED, FAILED or NEEDS_ATTENTION: the false operand, the missing
+    proof, or the error. It may quote the message of an error.
     """
     step: _builtins.str
-    """Path of the step at work, or of the last one: "fraud_assessment/score"."""
+    """Path of the current step, or of the last one: "fraud_assessment/score"."""
     sender_verified: _builtins.bool
-    """Absent until web5 has judged."""
+    """Absent until web5 has verified."""
     risk_score: _builtins.float
-    """0 to 1. Absent until ml has judged, and if it could not score."""
+    """0 to 1. Absent until ml has answered, and if the payment could not be scored."""
     bitcoin_answer: Global___BitcoinAnswer.ValueType
     bitcoin_error: _builtins.str
-    """A reason or the name of a gRPC code: "CIRCUIT_OPEN", "UNAVAILABLE"."""
+    """A reason, or the name of a gRPC code: "CIRCUIT_OPEN", "UNAVAILABLE"."""
     state: _wallet_pb2.PaymentState.ValueType
     txid: _builtins.bytes
-    """32 bytes in internal order. From the journal where bitcoin did not answer."""
+    """32 bytes in internal byte order."""
     fee_sat: _builtins.int
-    """Satoshis. From the journal where bitcoin did not answer."""
+    """Satoshis."""
     confirmations: _builtins.int
     record_id: _builtins.str
     """The record of the payment, and the DID whose node keeps it."""
     record_tenant: _builtins.str
     trace_id: _builtins.str
-    """32 hex characters; empty if nobody traced it."""
+    """32 hex digits; empty if the payment was not traced."""
     recoveries: _builtins.int
-    """How often a process took its run up again after a crash."""
+    """Number of times that a process resumed the run after a crash."""
     run_id: _builtins.str
-    """Of the run that makes it: the payment id, unless the run makes several. Empty if there is none."""
+    """Of the run that makes the payment: the payment id, unless the run makes several. Empty without
+    a run.
+    """
     @_builtins.property
     def error(self) -> _workflow_pb2.StepError:
-        """Of the step that failed last, if it has not succeeded since."""
+        """Of the last failed step, unless the step has succeeded since."""
 
     @_builtins.property
     def condition(self) -> _workflow_pb2.Condition:
-        """Why the payment was not attempted: the condition that was false."""
+        """The false condition because of which the payment was not attempted."""
 
     @_builtins.property
     def intent(self) -> _attestation_pb2.PaymentIntent: ...
     @_builtins.property
     def identity_failures(self) -> _containers.RepeatedScalarFieldContainer[_identity_pb2.VerificationFailure.ValueType]:
-        """Why it is not, as VerifyIdentity answered."""
+        """Why the sender is not verified, from VerifyIdentity."""
 
     @_builtins.property
     def risk_factors(self) -> _containers.RepeatedCompositeFieldContainer[_risk_pb2.RiskFactor]:
-        """The largest absolute contribution first, then the rules."""
+        """Ordered by absolute contribution, the largest first; then the rules."""
 
     @_builtins.property
     def risk_reasons(self) -> _containers.RepeatedCompositeFieldContainer[_risk_pb2.RiskReason]:
-        """Why there is no score, or what speaks against accepting, as AssessFraudRisk answered."""
+        """Why there is no score, or the decision is not ACCEPT; from AssessFraudRisk."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
@@ -330,13 +340,13 @@ class WatchPaymentRequest(_message.Message):
     END_ONLY_FIELD_NUMBER: _builtins.int
     payment_id: _builtins.str
     after_sequence: _builtins.int
-    """Sequence of the last message already seen; 0 from the start."""
+    """Sequence of the last message that the caller has; 0 sends all."""
     confirmations: _builtins.int
-    """0 ends with the run. Else the stream goes on until the payment has so many confirmations, is
-    SETTLED, or will not be made.
+    """0: the stream ends with the run. Otherwise it ends when the payment has this many
+    confirmations, is SETTLED, or will not be made.
     """
     end_only: _builtins.bool
-    """One message: the payment as it stands when the stream ends."""
+    """True: only the last message is sent."""
     def __init__(
         self,
         *,
@@ -360,8 +370,8 @@ class WatchPaymentResponse(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     PAYMENT_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
-    """Of the run's newest event in it. A change that only bitcoin saw has the sequence of the message
-    before it.
+    """Of the newest event of the run in this message. A change that only bitcoin saw has the sequence
+    of the previous message.
     """
     @_builtins.property
     def payment(self) -> Global___Payment: ...
@@ -405,7 +415,7 @@ class CancelPaymentResponse(_message.Message):
     PAYMENT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def payment(self) -> Global___Payment:
-        """CANCELLED, or the state of the payment that was signed first."""
+        """CANCELLED, or the payment that was signed before."""
 
     def __init__(
         self,

@@ -27,8 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class PaymentServiceStub:
-    """PaymentService makes verified payments and tells what becomes of them. Behind it are runs of the
-    workflow verified_payment: WorkflowService shows the same runs step by step.
+    """PaymentService makes verified payments and reports on them. Each payment is a run of the workflow
+    verified_payment; WorkflowService shows the same runs step by step.
     """
 
     @_typing.overload
@@ -36,81 +36,83 @@ class PaymentServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PaymentServiceAsyncStub: ...
     SendVerifiedPayment: _grpc.UnaryUnaryMultiCallable[_payment_pb2.SendVerifiedPaymentRequest, _payment_pb2.SendVerifiedPaymentResponse]
-    """SendVerifiedPayment starts a payment and returns at once, or once its run has ended if it is
-    asked to wait. It is made only if the presentation proves the sender and the risk is low, and
-    then once. Repeating it returns the first reply, also across crashes, and waits anew: after a
-    lost answer, repeat it.
+    """SendVerifiedPayment starts a payment. It returns at once, or with a wait when the run has
+    ended. The payment is made, once, only if the presentation proves the sender and the risk is
+    low. A retry returns the first reply, also after a crash, and waits again: after a lost reply,
+    repeat the call.
     Errors: INVALID_ARGUMENT (INTENT_INVALID, REQUEST_ID_INVALID, or a negative wait) naming the
-    field; ALREADY_EXISTS (REQUEST_ID_REUSED) if the id names another payment.
+    field; ALREADY_EXISTS (REQUEST_ID_REUSED) if the id belongs to another payment.
     """
     GetPayment: _grpc.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentRequest, _payment_pb2.GetPaymentResponse]
-    """GetPayment tells how a payment stands: its run by the journal, its transaction by bitcoin. It
-    answers while bitcoin is down, too, and says so.
-    Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if neither a run nor bitcoin knows the
-    id; UNAVAILABLE if no run knows it and bitcoin does not answer.
+    """GetPayment returns the status of a payment: of its run from the orchestrator's store, of its
+    transaction from bitcoin. It also answers while bitcoin is unavailable, and says so in
+    bitcoin_answer.
+    Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if neither a run nor bitcoin has the
+    id; UNAVAILABLE if no run has it and bitcoin does not answer.
     """
     WatchPayment: _grpc.UnaryStreamMultiCallable[_payment_pb2.WatchPaymentRequest, _payment_pb2.WatchPaymentResponse]
-    """WatchPayment sends the payment as it stands, and again after each journalled event of its run
-    and each change that bitcoin sees. It ends with the run; or, where confirmations are asked for,
-    once an ended run's payment has so many, or nothing will change it any more. With end_only it
-    sends nothing before the message that it ends with.
-    Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if no run makes it, or retention has
-    deleted that meanwhile; FAILED_PRECONDITION (STORE_CORRUPT) for a run that nobody goes on with,
-    since its records cannot be read.
+    """WatchPayment sends the payment as it is, and again after each event of its run and each change
+    in bitcoin. The stream ends with the run; with confirmations it ends when the payment of an
+    ended run has that many, or can no longer change. With end_only it sends the last message only.
+    Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if no run makes the payment, or
+    retention deletes the run during the watch; FAILED_PRECONDITION (STORE_CORRUPT) if the records
+    of the run cannot be read.
     """
     CancelPayment: _grpc.UnaryUnaryMultiCallable[_payment_pb2.CancelPaymentRequest, _payment_pb2.CancelPaymentResponse]
-    """CancelPayment refuses every later attempt of a payment that is not signed yet, whether its run
-    exists or not. If it is signed, nothing is cancelled. The reply's state tells which: CANCELLED,
-    or that of the payment. Repeating it changes nothing. One of several payments of a run is
-    cancelled alone: the run goes on until it comes to it.
-    Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if the id is that of a run that pays
-    nobody; UNAVAILABLE if bitcoin does not answer: then nobody knows whether it is cancelled, and it
-    must be repeated.
+    """CancelPayment rejects every later attempt of a payment that is not signed yet, also if no run
+    exists for it. A signed payment is not cancelled; the state in the reply tells: CANCELLED, or
+    the state of the payment. It needs no request_id: the payment_id is the key, and a retry
+    changes nothing. One of several payments of a run is cancelled by itself; its run continues to
+    the step of that payment.
+    Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if the id belongs to a run that makes
+    no payment; UNAVAILABLE if bitcoin does not answer: the cancellation is then uncertain and must
+    be repeated.
     """
 
 @_typing.type_check_only
 class PaymentServiceAsyncStub(PaymentServiceStub):
-    """PaymentService makes verified payments and tells what becomes of them. Behind it are runs of the
-    workflow verified_payment: WorkflowService shows the same runs step by step.
+    """PaymentService makes verified payments and reports on them. Each payment is a run of the workflow
+    verified_payment; WorkflowService shows the same runs step by step.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SendVerifiedPayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.SendVerifiedPaymentRequest, _payment_pb2.SendVerifiedPaymentResponse]  # type: ignore[assignment]
-    """SendVerifiedPayment starts a payment and returns at once, or once its run has ended if it is
-    asked to wait. It is made only if the presentation proves the sender and the risk is low, and
-    then once. Repeating it returns the first reply, also across crashes, and waits anew: after a
-    lost answer, repeat it.
+    """SendVerifiedPayment starts a payment. It returns at once, or with a wait when the run has
+    ended. The payment is made, once, only if the presentation proves the sender and the risk is
+    low. A retry returns the first reply, also after a crash, and waits again: after a lost reply,
+    repeat the call.
     Errors: INVALID_ARGUMENT (INTENT_INVALID, REQUEST_ID_INVALID, or a negative wait) naming the
-    field; ALREADY_EXISTS (REQUEST_ID_REUSED) if the id names another payment.
+    field; ALREADY_EXISTS (REQUEST_ID_REUSED) if the id belongs to another payment.
     """
     GetPayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentRequest, _payment_pb2.GetPaymentResponse]  # type: ignore[assignment]
-    """GetPayment tells how a payment stands: its run by the journal, its transaction by bitcoin. It
-    answers while bitcoin is down, too, and says so.
-    Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if neither a run nor bitcoin knows the
-    id; UNAVAILABLE if no run knows it and bitcoin does not answer.
+    """GetPayment returns the status of a payment: of its run from the orchestrator's store, of its
+    transaction from bitcoin. It also answers while bitcoin is unavailable, and says so in
+    bitcoin_answer.
+    Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if neither a run nor bitcoin has the
+    id; UNAVAILABLE if no run has it and bitcoin does not answer.
     """
     WatchPayment: _aio.UnaryStreamMultiCallable[_payment_pb2.WatchPaymentRequest, _payment_pb2.WatchPaymentResponse]  # type: ignore[assignment]
-    """WatchPayment sends the payment as it stands, and again after each journalled event of its run
-    and each change that bitcoin sees. It ends with the run; or, where confirmations are asked for,
-    once an ended run's payment has so many, or nothing will change it any more. With end_only it
-    sends nothing before the message that it ends with.
-    Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if no run makes it, or retention has
-    deleted that meanwhile; FAILED_PRECONDITION (STORE_CORRUPT) for a run that nobody goes on with,
-    since its records cannot be read.
+    """WatchPayment sends the payment as it is, and again after each event of its run and each change
+    in bitcoin. The stream ends with the run; with confirmations it ends when the payment of an
+    ended run has that many, or can no longer change. With end_only it sends the last message only.
+    Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if no run makes the payment, or
+    retention deletes the run during the watch; FAILED_PRECONDITION (STORE_CORRUPT) if the records
+    of the run cannot be read.
     """
     CancelPayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.CancelPaymentRequest, _payment_pb2.CancelPaymentResponse]  # type: ignore[assignment]
-    """CancelPayment refuses every later attempt of a payment that is not signed yet, whether its run
-    exists or not. If it is signed, nothing is cancelled. The reply's state tells which: CANCELLED,
-    or that of the payment. Repeating it changes nothing. One of several payments of a run is
-    cancelled alone: the run goes on until it comes to it.
-    Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if the id is that of a run that pays
-    nobody; UNAVAILABLE if bitcoin does not answer: then nobody knows whether it is cancelled, and it
-    must be repeated.
+    """CancelPayment rejects every later attempt of a payment that is not signed yet, also if no run
+    exists for it. A signed payment is not cancelled; the state in the reply tells: CANCELLED, or
+    the state of the payment. It needs no request_id: the payment_id is the key, and a retry
+    changes nothing. One of several payments of a run is cancelled by itself; its run continues to
+    the step of that payment.
+    Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if the id belongs to a run that makes
+    no payment; UNAVAILABLE if bitcoin does not answer: the cancellation is then uncertain and must
+    be repeated.
     """
 
 class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
-    """PaymentService makes verified payments and tells what becomes of them. Behind it are runs of the
-    workflow verified_payment: WorkflowService shows the same runs step by step.
+    """PaymentService makes verified payments and reports on them. Each payment is a run of the workflow
+    verified_payment; WorkflowService shows the same runs step by step.
     """
 
     @_abc_1.abstractmethod
@@ -119,12 +121,12 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _payment_pb2.SendVerifiedPaymentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_payment_pb2.SendVerifiedPaymentResponse, _abc.Awaitable[_payment_pb2.SendVerifiedPaymentResponse]]:
-        """SendVerifiedPayment starts a payment and returns at once, or once its run has ended if it is
-        asked to wait. It is made only if the presentation proves the sender and the risk is low, and
-        then once. Repeating it returns the first reply, also across crashes, and waits anew: after a
-        lost answer, repeat it.
+        """SendVerifiedPayment starts a payment. It returns at once, or with a wait when the run has
+        ended. The payment is made, once, only if the presentation proves the sender and the risk is
+        low. A retry returns the first reply, also after a crash, and waits again: after a lost reply,
+        repeat the call.
         Errors: INVALID_ARGUMENT (INTENT_INVALID, REQUEST_ID_INVALID, or a negative wait) naming the
-        field; ALREADY_EXISTS (REQUEST_ID_REUSED) if the id names another payment.
+        field; ALREADY_EXISTS (REQUEST_ID_REUSED) if the id belongs to another payment.
         """
 
     @_abc_1.abstractmethod
@@ -133,10 +135,11 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _payment_pb2.GetPaymentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_payment_pb2.GetPaymentResponse, _abc.Awaitable[_payment_pb2.GetPaymentResponse]]:
-        """GetPayment tells how a payment stands: its run by the journal, its transaction by bitcoin. It
-        answers while bitcoin is down, too, and says so.
-        Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if neither a run nor bitcoin knows the
-        id; UNAVAILABLE if no run knows it and bitcoin does not answer.
+        """GetPayment returns the status of a payment: of its run from the orchestrator's store, of its
+        transaction from bitcoin. It also answers while bitcoin is unavailable, and says so in
+        bitcoin_answer.
+        Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if neither a run nor bitcoin has the
+        id; UNAVAILABLE if no run has it and bitcoin does not answer.
         """
 
     @_abc_1.abstractmethod
@@ -145,13 +148,12 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _payment_pb2.WatchPaymentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_payment_pb2.WatchPaymentResponse], _abc.AsyncIterator[_payment_pb2.WatchPaymentResponse]]:
-        """WatchPayment sends the payment as it stands, and again after each journalled event of its run
-        and each change that bitcoin sees. It ends with the run; or, where confirmations are asked for,
-        once an ended run's payment has so many, or nothing will change it any more. With end_only it
-        sends nothing before the message that it ends with.
-        Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if no run makes it, or retention has
-        deleted that meanwhile; FAILED_PRECONDITION (STORE_CORRUPT) for a run that nobody goes on with,
-        since its records cannot be read.
+        """WatchPayment sends the payment as it is, and again after each event of its run and each change
+        in bitcoin. The stream ends with the run; with confirmations it ends when the payment of an
+        ended run has that many, or can no longer change. With end_only it sends the last message only.
+        Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if no run makes the payment, or
+        retention deletes the run during the watch; FAILED_PRECONDITION (STORE_CORRUPT) if the records
+        of the run cannot be read.
         """
 
     @_abc_1.abstractmethod
@@ -160,13 +162,14 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _payment_pb2.CancelPaymentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_payment_pb2.CancelPaymentResponse, _abc.Awaitable[_payment_pb2.CancelPaymentResponse]]:
-        """CancelPayment refuses every later attempt of a payment that is not signed yet, whether its run
-        exists or not. If it is signed, nothing is cancelled. The reply's state tells which: CANCELLED,
-        or that of the payment. Repeating it changes nothing. One of several payments of a run is
-        cancelled alone: the run goes on until it comes to it.
-        Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if the id is that of a run that pays
-        nobody; UNAVAILABLE if bitcoin does not answer: then nobody knows whether it is cancelled, and it
-        must be repeated.
+        """CancelPayment rejects every later attempt of a payment that is not signed yet, also if no run
+        exists for it. A signed payment is not cancelled; the state in the reply tells: CANCELLED, or
+        the state of the payment. It needs no request_id: the payment_id is the key, and a retry
+        changes nothing. One of several payments of a run is cancelled by itself; its run continues to
+        the step of that payment.
+        Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if the id belongs to a run that makes
+        no payment; UNAVAILABLE if bitcoin does not answer: the cancellation is then uncertain and must
+        be repeated.
         """
 
 def add_PaymentServiceServicer_to_server(servicer: PaymentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -29,21 +29,21 @@ class _OverlapPolicy:
 class _OverlapPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OverlapPolicy.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     OVERLAP_POLICY_UNSPECIFIED: _OverlapPolicy.ValueType  # 0
-    """Stands for SKIP."""
+    """Means SKIP."""
     OVERLAP_POLICY_SKIP: _OverlapPolicy.ValueType  # 1
-    """Start none."""
+    """Starts no run."""
     OVERLAP_POLICY_ALLOW: _OverlapPolicy.ValueType  # 2
-    """Start one all the same."""
+    """Starts the run."""
 
 class OverlapPolicy(_OverlapPolicy, metaclass=_OverlapPolicyEnumTypeWrapper):
-    """OverlapPolicy is for a due time at which the last run of the schedule has not ended."""
+    """OverlapPolicy applies to a due time at which the last run of the schedule has not ended."""
 
 OVERLAP_POLICY_UNSPECIFIED: OverlapPolicy.ValueType  # 0
-"""Stands for SKIP."""
+"""Means SKIP."""
 OVERLAP_POLICY_SKIP: OverlapPolicy.ValueType  # 1
-"""Start none."""
+"""Starts no run."""
 OVERLAP_POLICY_ALLOW: OverlapPolicy.ValueType  # 2
-"""Start one all the same."""
+"""Starts the run."""
 Global___OverlapPolicy: _TypeAlias = OverlapPolicy  # noqa: Y015
 
 class _CatchUpPolicy:
@@ -53,30 +53,30 @@ class _CatchUpPolicy:
 class _CatchUpPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CatchUpPolicy.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     CATCH_UP_POLICY_UNSPECIFIED: _CatchUpPolicy.ValueType  # 0
-    """Stands for LATEST."""
+    """Means LATEST."""
     CATCH_UP_POLICY_NONE: _CatchUpPolicy.ValueType  # 1
-    """Start nothing for them."""
+    """Starts no run for them."""
     CATCH_UP_POLICY_LATEST: _CatchUpPolicy.ValueType  # 2
-    """Start one run, for the newest of all that passed."""
+    """Starts one run, for the newest of them."""
     CATCH_UP_POLICY_ALL: _CatchUpPolicy.ValueType  # 3
-    """Start one run for each, oldest first, but for no more than the newest catch_up_limit."""
+    """Starts one run for each, oldest first, but only for the newest catch_up_limit of them."""
 
 class CatchUpPolicy(_CatchUpPolicy, metaclass=_CatchUpPolicyEnumTypeWrapper):
-    """CatchUpPolicy is for due times that passed more than 10 s ago because no process was up."""
+    """CatchUpPolicy applies to due times that passed more than 10 s ago while no process was running."""
 
 CATCH_UP_POLICY_UNSPECIFIED: CatchUpPolicy.ValueType  # 0
-"""Stands for LATEST."""
+"""Means LATEST."""
 CATCH_UP_POLICY_NONE: CatchUpPolicy.ValueType  # 1
-"""Start nothing for them."""
+"""Starts no run for them."""
 CATCH_UP_POLICY_LATEST: CatchUpPolicy.ValueType  # 2
-"""Start one run, for the newest of all that passed."""
+"""Starts one run, for the newest of them."""
 CATCH_UP_POLICY_ALL: CatchUpPolicy.ValueType  # 3
-"""Start one run for each, oldest first, but for no more than the newest catch_up_limit."""
+"""Starts one run for each, oldest first, but only for the newest catch_up_limit of them."""
 Global___CatchUpPolicy: _TypeAlias = CatchUpPolicy  # noqa: Y015
 
 @_typing.final
 class Cron(_message.Message):
-    """Cron says when by the clock on the wall of a time zone."""
+    """Cron is a recurrence by the local time of a time zone."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -128,42 +128,51 @@ class Schedule(_message.Message):
     schedule_id: _builtins.str
     workflow_id: _builtins.str
     overlap: Global___OverlapPolicy.ValueType
-    """These never are UNSPECIFIED."""
+    """Never UNSPECIFIED."""
     catch_up: Global___CatchUpPolicy.ValueType
+    """Never UNSPECIFIED."""
     catch_up_limit: _builtins.int
     creator: _builtins.str
-    """SPIFFE ID of who created it: the starter of its runs."""
+    """SPIFFE ID of the creator of the schedule and of its runs."""
     paused: _builtins.bool
     last_run_id: _builtins.str
-    """Of the newest run that it started."""
+    """Of the newest run of the schedule."""
     started_count: _builtins.int
-    """Due times: whose run was started, was not because of the overlap policy, was refused."""
+    """Number of due times at which a run was started."""
     skipped_count: _builtins.int
+    """Number of due times at which the overlap policy forbade a run."""
     refused_count: _builtins.int
+    """Number of due times whose run was refused."""
     last_error: _builtins.str
-    """Why a run was refused last, and the due time that it was for."""
+    """Error of the last refusal."""
     @_builtins.property
     def input(self) -> _struct_pb2.Struct: ...
     @_builtins.property
-    def interval(self) -> _duration_pb2.Duration: ...
+    def interval(self) -> _duration_pb2.Duration:
+        """From one second to 366 days, in whole milliseconds, counted from start_time."""
+
     @_builtins.property
     def cron(self) -> Global___Cron: ...
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """Absent if it never ends."""
+        """Absent if the schedule never ends."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def next_due_time(self) -> _timestamp_pb2.Timestamp:
-        """Absent if it is paused or has no due time left."""
+        """Absent if the schedule is paused or has no due time left."""
 
     @_builtins.property
-    def last_due_time(self) -> _timestamp_pb2.Timestamp: ...
+    def last_due_time(self) -> _timestamp_pb2.Timestamp:
+        """Of the newest run of the schedule."""
+
     @_builtins.property
-    def last_error_due_time(self) -> _timestamp_pb2.Timestamp: ...
+    def last_error_due_time(self) -> _timestamp_pb2.Timestamp:
+        """Due time of the last refusal."""
+
     def __init__(
         self,
         *,
@@ -216,29 +225,31 @@ class CreateScheduleRequest(_message.Message):
     CATCH_UP_LIMIT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     schedule_id: _builtins.str
-    """a-z, 0-9 and _, beginning with a letter, at most 40. A run's id is this, "-" and the due time."""
+    """1 to 40 characters of a-z, 0-9 and _, beginning with a letter. The id of a run is this id, "-"
+    and the due time.
+    """
     workflow_id: _builtins.str
     overlap: Global___OverlapPolicy.ValueType
     catch_up: Global___CatchUpPolicy.ValueType
     catch_up_limit: _builtins.int
-    """With CATCH_UP_POLICY_ALL: 1 to 100; 0 stands for 100."""
+    """With CATCH_UP_POLICY_ALL: 1 to 100; 0 means 100."""
     @_builtins.property
     def input(self) -> _struct_pb2.Struct:
         """At most 64 KiB as JSON."""
 
     @_builtins.property
     def interval(self) -> _duration_pb2.Duration:
-        """From one second to 366 days, counted from start."""
+        """From one second to 366 days, in whole milliseconds, counted from start_time."""
 
     @_builtins.property
     def cron(self) -> Global___Cron: ...
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """No due time is before it, and the first interval begins here. Absent: now."""
+        """The first possible due time; the first interval begins here. Absent: now."""
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """No due time is after it. Absent: it never ends."""
+        """The last possible due time. Absent: the schedule never ends."""
 
     def __init__(
         self,
@@ -331,7 +342,7 @@ class ListSchedulesRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """At most this many; 0 asks for 50, and no answer holds more than 500."""
+    """At most this many; 0 asks for 50. A reply holds at most 500."""
     page_token: _builtins.str
     def __init__(
         self,
@@ -354,6 +365,7 @@ class ListSchedulesResponse(_message.Message):
     SCHEDULES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
+    """Empty on the last page."""
     @_builtins.property
     def schedules(self) -> _containers.RepeatedCompositeFieldContainer[Global___Schedule]: ...
     def __init__(

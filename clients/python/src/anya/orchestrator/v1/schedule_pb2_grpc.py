@@ -26,9 +26,9 @@ if _version_not_supported:
 
 
 class ScheduleServiceStub:
-    """ScheduleService starts runs at due times. Every due time starts exactly one run, unless a policy
-    says none, also with several replicas and across a kill at any moment: the run's id is made of the
-    schedule's and the due time. Times are by the database's clock.
+    """ScheduleService starts runs at due times. Every due time starts exactly one run unless a policy
+    forbids it, also with several replicas and after a kill at any moment: the id of the run is
+    derived from the schedule and the due time. All times are by the clock of the database.
     """
 
     def __init__(self, channel):
@@ -70,25 +70,25 @@ class ScheduleServiceStub:
 
 
 class ScheduleServiceServicer:
-    """ScheduleService starts runs at due times. Every due time starts exactly one run, unless a policy
-    says none, also with several replicas and across a kill at any moment: the run's id is made of the
-    schedule's and the due time. Times are by the database's clock.
+    """ScheduleService starts runs at due times. Every due time starts exactly one run unless a policy
+    forbids it, also with several replicas and after a kill at any moment: the id of the run is
+    derived from the schedule and the due time. All times are by the clock of the database.
     """
 
     def CreateSchedule(self, request, context):
-        """CreateSchedule checks the input against the workflow and keeps the schedule. Its runs are started
-        in the name of whoever creates it.
-        Errors: NOT_FOUND for an unknown workflow; INVALID_ARGUMENT naming the field that is wrong, and
-        (WORKFLOW_MAKES_PAYMENTS) for a workflow that pays: the id and intent of a payment are the client's;
-        FAILED_PRECONDITION (DEFINITION_INVALID) for one that no longer fits the contracts;
-        ALREADY_EXISTS for a schedule_id that is taken.
+        """CreateSchedule checks the input against the workflow and stores the schedule. The creator of
+        the schedule is the creator of its runs.
+        Errors: NOT_FOUND for an unknown workflow; INVALID_ARGUMENT naming the field, or
+        (WORKFLOW_MAKES_PAYMENTS) for a workflow that makes payments, as id and intent of a payment
+        come from the client; FAILED_PRECONDITION (DEFINITION_INVALID) for a definition that no longer
+        fits the contracts; ALREADY_EXISTS for a schedule_id that is taken.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetSchedule(self, request, context):
-        """GetSchedule returns a schedule with its input and what became of its due times.
+        """GetSchedule returns a schedule with its input and the counts of its due times.
         Errors: NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -96,7 +96,7 @@ class ScheduleServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListSchedules(self, request, context):
-        """ListSchedules lists schedules without their input, by id.
+        """ListSchedules lists schedules without their input, ordered by id.
         Errors: INVALID_ARGUMENT for a negative page_size or a page_token of another list.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -104,7 +104,8 @@ class ScheduleServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PauseSchedule(self, request, context):
-        """PauseSchedule lets due times pass until the schedule is resumed. Runs under way go on.
+        """PauseSchedule starts no runs at due times until the schedule is resumed. Runs that have started
+        are not affected.
         Errors: NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -112,7 +113,8 @@ class ScheduleServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ResumeSchedule(self, request, context):
-        """ResumeSchedule goes on with the next due time; those that passed meanwhile are not caught up.
+        """ResumeSchedule starts runs again from the next due time. Due times during the pause are not
+        caught up.
         Errors: NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -120,7 +122,8 @@ class ScheduleServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteSchedule(self, request, context):
-        """DeleteSchedule forgets a schedule. Runs that it started stay and go on.
+        """DeleteSchedule deletes a schedule. Its runs remain. The reply is empty, as the schedule no
+        longer exists.
         Errors: NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -169,9 +172,9 @@ def add_ScheduleServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ScheduleService:
-    """ScheduleService starts runs at due times. Every due time starts exactly one run, unless a policy
-    says none, also with several replicas and across a kill at any moment: the run's id is made of the
-    schedule's and the due time. Times are by the database's clock.
+    """ScheduleService starts runs at due times. Every due time starts exactly one run unless a policy
+    forbids it, also with several replicas and after a kill at any moment: the id of the run is
+    derived from the schedule and the due time. All times are by the clock of the database.
     """
 
     @staticmethod

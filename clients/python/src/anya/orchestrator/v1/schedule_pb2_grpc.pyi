@@ -27,9 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ScheduleServiceStub:
-    """ScheduleService starts runs at due times. Every due time starts exactly one run, unless a policy
-    says none, also with several replicas and across a kill at any moment: the run's id is made of the
-    schedule's and the due time. Times are by the database's clock.
+    """ScheduleService starts runs at due times. Every due time starts exactly one run unless a policy
+    forbids it, also with several replicas and after a kill at any moment: the id of the run is
+    derived from the schedule and the due time. All times are by the clock of the database.
     """
 
     @_typing.overload
@@ -37,75 +37,81 @@ class ScheduleServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ScheduleServiceAsyncStub: ...
     CreateSchedule: _grpc.UnaryUnaryMultiCallable[_schedule_pb2.CreateScheduleRequest, _schedule_pb2.CreateScheduleResponse]
-    """CreateSchedule checks the input against the workflow and keeps the schedule. Its runs are started
-    in the name of whoever creates it.
-    Errors: NOT_FOUND for an unknown workflow; INVALID_ARGUMENT naming the field that is wrong, and
-    (WORKFLOW_MAKES_PAYMENTS) for a workflow that pays: the id and intent of a payment are the client's;
-    FAILED_PRECONDITION (DEFINITION_INVALID) for one that no longer fits the contracts;
-    ALREADY_EXISTS for a schedule_id that is taken.
+    """CreateSchedule checks the input against the workflow and stores the schedule. The creator of
+    the schedule is the creator of its runs.
+    Errors: NOT_FOUND for an unknown workflow; INVALID_ARGUMENT naming the field, or
+    (WORKFLOW_MAKES_PAYMENTS) for a workflow that makes payments, as id and intent of a payment
+    come from the client; FAILED_PRECONDITION (DEFINITION_INVALID) for a definition that no longer
+    fits the contracts; ALREADY_EXISTS for a schedule_id that is taken.
     """
     GetSchedule: _grpc.UnaryUnaryMultiCallable[_schedule_pb2.GetScheduleRequest, _schedule_pb2.GetScheduleResponse]
-    """GetSchedule returns a schedule with its input and what became of its due times.
+    """GetSchedule returns a schedule with its input and the counts of its due times.
     Errors: NOT_FOUND.
     """
     ListSchedules: _grpc.UnaryUnaryMultiCallable[_schedule_pb2.ListSchedulesRequest, _schedule_pb2.ListSchedulesResponse]
-    """ListSchedules lists schedules without their input, by id.
+    """ListSchedules lists schedules without their input, ordered by id.
     Errors: INVALID_ARGUMENT for a negative page_size or a page_token of another list.
     """
     PauseSchedule: _grpc.UnaryUnaryMultiCallable[_schedule_pb2.PauseScheduleRequest, _schedule_pb2.PauseScheduleResponse]
-    """PauseSchedule lets due times pass until the schedule is resumed. Runs under way go on.
+    """PauseSchedule starts no runs at due times until the schedule is resumed. Runs that have started
+    are not affected.
     Errors: NOT_FOUND.
     """
     ResumeSchedule: _grpc.UnaryUnaryMultiCallable[_schedule_pb2.ResumeScheduleRequest, _schedule_pb2.ResumeScheduleResponse]
-    """ResumeSchedule goes on with the next due time; those that passed meanwhile are not caught up.
+    """ResumeSchedule starts runs again from the next due time. Due times during the pause are not
+    caught up.
     Errors: NOT_FOUND.
     """
     DeleteSchedule: _grpc.UnaryUnaryMultiCallable[_schedule_pb2.DeleteScheduleRequest, _schedule_pb2.DeleteScheduleResponse]
-    """DeleteSchedule forgets a schedule. Runs that it started stay and go on.
+    """DeleteSchedule deletes a schedule. Its runs remain. The reply is empty, as the schedule no
+    longer exists.
     Errors: NOT_FOUND.
     """
 
 @_typing.type_check_only
 class ScheduleServiceAsyncStub(ScheduleServiceStub):
-    """ScheduleService starts runs at due times. Every due time starts exactly one run, unless a policy
-    says none, also with several replicas and across a kill at any moment: the run's id is made of the
-    schedule's and the due time. Times are by the database's clock.
+    """ScheduleService starts runs at due times. Every due time starts exactly one run unless a policy
+    forbids it, also with several replicas and after a kill at any moment: the id of the run is
+    derived from the schedule and the due time. All times are by the clock of the database.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateSchedule: _aio.UnaryUnaryMultiCallable[_schedule_pb2.CreateScheduleRequest, _schedule_pb2.CreateScheduleResponse]  # type: ignore[assignment]
-    """CreateSchedule checks the input against the workflow and keeps the schedule. Its runs are started
-    in the name of whoever creates it.
-    Errors: NOT_FOUND for an unknown workflow; INVALID_ARGUMENT naming the field that is wrong, and
-    (WORKFLOW_MAKES_PAYMENTS) for a workflow that pays: the id and intent of a payment are the client's;
-    FAILED_PRECONDITION (DEFINITION_INVALID) for one that no longer fits the contracts;
-    ALREADY_EXISTS for a schedule_id that is taken.
+    """CreateSchedule checks the input against the workflow and stores the schedule. The creator of
+    the schedule is the creator of its runs.
+    Errors: NOT_FOUND for an unknown workflow; INVALID_ARGUMENT naming the field, or
+    (WORKFLOW_MAKES_PAYMENTS) for a workflow that makes payments, as id and intent of a payment
+    come from the client; FAILED_PRECONDITION (DEFINITION_INVALID) for a definition that no longer
+    fits the contracts; ALREADY_EXISTS for a schedule_id that is taken.
     """
     GetSchedule: _aio.UnaryUnaryMultiCallable[_schedule_pb2.GetScheduleRequest, _schedule_pb2.GetScheduleResponse]  # type: ignore[assignment]
-    """GetSchedule returns a schedule with its input and what became of its due times.
+    """GetSchedule returns a schedule with its input and the counts of its due times.
     Errors: NOT_FOUND.
     """
     ListSchedules: _aio.UnaryUnaryMultiCallable[_schedule_pb2.ListSchedulesRequest, _schedule_pb2.ListSchedulesResponse]  # type: ignore[assignment]
-    """ListSchedules lists schedules without their input, by id.
+    """ListSchedules lists schedules without their input, ordered by id.
     Errors: INVALID_ARGUMENT for a negative page_size or a page_token of another list.
     """
     PauseSchedule: _aio.UnaryUnaryMultiCallable[_schedule_pb2.PauseScheduleRequest, _schedule_pb2.PauseScheduleResponse]  # type: ignore[assignment]
-    """PauseSchedule lets due times pass until the schedule is resumed. Runs under way go on.
+    """PauseSchedule starts no runs at due times until the schedule is resumed. Runs that have started
+    are not affected.
     Errors: NOT_FOUND.
     """
     ResumeSchedule: _aio.UnaryUnaryMultiCallable[_schedule_pb2.ResumeScheduleRequest, _schedule_pb2.ResumeScheduleResponse]  # type: ignore[assignment]
-    """ResumeSchedule goes on with the next due time; those that passed meanwhile are not caught up.
+    """ResumeSchedule starts runs again from the next due time. Due times during the pause are not
+    caught up.
     Errors: NOT_FOUND.
     """
     DeleteSchedule: _aio.UnaryUnaryMultiCallable[_schedule_pb2.DeleteScheduleRequest, _schedule_pb2.DeleteScheduleResponse]  # type: ignore[assignment]
-    """DeleteSchedule forgets a schedule. Runs that it started stay and go on.
+    """DeleteSchedule deletes a schedule. Its runs remain. The reply is empty, as the schedule no
+    longer exists.
     Errors: NOT_FOUND.
     """
 
 class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
-    """ScheduleService starts runs at due times. Every due time starts exactly one run, unless a policy
-    says none, also with several replicas and across a kill at any moment: the run's id is made of the
-    schedule's and the due time. Times are by the database's clock.
+    """ScheduleService starts runs at due times. Every due time starts exactly one run unless a policy
+    forbids it, also with several replicas and after a kill at any moment: the id of the run is
+    derived from the schedule and the due time. All times are by the clock of the database.
     """
 
     @_abc_1.abstractmethod
@@ -114,12 +120,12 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _schedule_pb2.CreateScheduleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_schedule_pb2.CreateScheduleResponse, _abc.Awaitable[_schedule_pb2.CreateScheduleResponse]]:
-        """CreateSchedule checks the input against the workflow and keeps the schedule. Its runs are started
-        in the name of whoever creates it.
-        Errors: NOT_FOUND for an unknown workflow; INVALID_ARGUMENT naming the field that is wrong, and
-        (WORKFLOW_MAKES_PAYMENTS) for a workflow that pays: the id and intent of a payment are the client's;
-        FAILED_PRECONDITION (DEFINITION_INVALID) for one that no longer fits the contracts;
-        ALREADY_EXISTS for a schedule_id that is taken.
+        """CreateSchedule checks the input against the workflow and stores the schedule. The creator of
+        the schedule is the creator of its runs.
+        Errors: NOT_FOUND for an unknown workflow; INVALID_ARGUMENT naming the field, or
+        (WORKFLOW_MAKES_PAYMENTS) for a workflow that makes payments, as id and intent of a payment
+        come from the client; FAILED_PRECONDITION (DEFINITION_INVALID) for a definition that no longer
+        fits the contracts; ALREADY_EXISTS for a schedule_id that is taken.
         """
 
     @_abc_1.abstractmethod
@@ -128,7 +134,7 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _schedule_pb2.GetScheduleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_schedule_pb2.GetScheduleResponse, _abc.Awaitable[_schedule_pb2.GetScheduleResponse]]:
-        """GetSchedule returns a schedule with its input and what became of its due times.
+        """GetSchedule returns a schedule with its input and the counts of its due times.
         Errors: NOT_FOUND.
         """
 
@@ -138,7 +144,7 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _schedule_pb2.ListSchedulesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_schedule_pb2.ListSchedulesResponse, _abc.Awaitable[_schedule_pb2.ListSchedulesResponse]]:
-        """ListSchedules lists schedules without their input, by id.
+        """ListSchedules lists schedules without their input, ordered by id.
         Errors: INVALID_ARGUMENT for a negative page_size or a page_token of another list.
         """
 
@@ -148,7 +154,8 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _schedule_pb2.PauseScheduleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_schedule_pb2.PauseScheduleResponse, _abc.Awaitable[_schedule_pb2.PauseScheduleResponse]]:
-        """PauseSchedule lets due times pass until the schedule is resumed. Runs under way go on.
+        """PauseSchedule starts no runs at due times until the schedule is resumed. Runs that have started
+        are not affected.
         Errors: NOT_FOUND.
         """
 
@@ -158,7 +165,8 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _schedule_pb2.ResumeScheduleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_schedule_pb2.ResumeScheduleResponse, _abc.Awaitable[_schedule_pb2.ResumeScheduleResponse]]:
-        """ResumeSchedule goes on with the next due time; those that passed meanwhile are not caught up.
+        """ResumeSchedule starts runs again from the next due time. Due times during the pause are not
+        caught up.
         Errors: NOT_FOUND.
         """
 
@@ -168,7 +176,8 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _schedule_pb2.DeleteScheduleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_schedule_pb2.DeleteScheduleResponse, _abc.Awaitable[_schedule_pb2.DeleteScheduleResponse]]:
-        """DeleteSchedule forgets a schedule. Runs that it started stay and go on.
+        """DeleteSchedule deletes a schedule. Its runs remain. The reply is empty, as the schedule no
+        longer exists.
         Errors: NOT_FOUND.
         """
 

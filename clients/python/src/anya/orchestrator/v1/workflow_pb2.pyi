@@ -30,23 +30,25 @@ class _RunView:
 class _RunViewEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunView.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     RUN_VIEW_UNSPECIFIED: _RunView.ValueType  # 0
-    """What the request's field says."""
+    """The default of the request's field."""
     RUN_VIEW_BASIC: _RunView.ValueType  # 1
-    """Everything but input and steps, which are what a run is large by and what it costs to show one."""
+    """Everything except input and steps, which make up the size and cost of a run."""
     RUN_VIEW_FULL: _RunView.ValueType  # 2
+    """Everything."""
     RUN_VIEW_CHANGES: _RunView.ValueType  # 3
-    """WatchRun only: what has changed since the message before. See WatchRunResponse.view."""
+    """WatchRun only: the changes since the previous message. See WatchRunResponse.view."""
 
 class RunView(_RunView, metaclass=_RunViewEnumTypeWrapper):
-    """How much of a run an answer holds. A number that is none of these is refused: INVALID_ARGUMENT."""
+    """RunView is the part of a run that a message holds."""
 
 RUN_VIEW_UNSPECIFIED: RunView.ValueType  # 0
-"""What the request's field says."""
+"""The default of the request's field."""
 RUN_VIEW_BASIC: RunView.ValueType  # 1
-"""Everything but input and steps, which are what a run is large by and what it costs to show one."""
+"""Everything except input and steps, which make up the size and cost of a run."""
 RUN_VIEW_FULL: RunView.ValueType  # 2
+"""Everything."""
 RUN_VIEW_CHANGES: RunView.ValueType  # 3
-"""WatchRun only: what has changed since the message before. See WatchRunResponse.view."""
+"""WatchRun only: the changes since the previous message. See WatchRunResponse.view."""
 Global___RunView: _TypeAlias = RunView  # noqa: Y015
 
 class _RunStatus:
@@ -58,9 +60,9 @@ class _RunStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunStatus.V
     RUN_STATUS_UNSPECIFIED: _RunStatus.ValueType  # 0
     RUN_STATUS_RUNNING: _RunStatus.ValueType  # 1
     RUN_STATUS_CIRCUIT_OPEN: _RunStatus.ValueType  # 2
-    """A step waits for its target's breaker."""
+    """A step waits until the circuit breaker of its service lets a call through."""
     RUN_STATUS_WAITING: _RunStatus.ValueType  # 3
-    """A step waits for a time, a signal or an event."""
+    """A step waits for a time, a signal, an event or an approval."""
     RUN_STATUS_SUCCEEDED: _RunStatus.ValueType  # 4
     RUN_STATUS_REFUSED: _RunStatus.ValueType  # 5
     """The payment step was skipped or refused: nothing was signed."""
@@ -69,16 +71,17 @@ class _RunStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunStatus.V
     RUN_STATUS_COMPENSATION_FAILED: _RunStatus.ValueType  # 8
     RUN_STATUS_CANCELLED: _RunStatus.ValueType  # 9
     RUN_STATUS_NEEDS_ATTENTION: _RunStatus.ValueType  # 10
-    """An outcome stays unknown: somebody has to look."""
+    """An outcome stays unknown: an operator must decide."""
 
-class RunStatus(_RunStatus, metaclass=_RunStatusEnumTypeWrapper): ...
+class RunStatus(_RunStatus, metaclass=_RunStatusEnumTypeWrapper):
+    """RunStatus is the status of a run."""
 
 RUN_STATUS_UNSPECIFIED: RunStatus.ValueType  # 0
 RUN_STATUS_RUNNING: RunStatus.ValueType  # 1
 RUN_STATUS_CIRCUIT_OPEN: RunStatus.ValueType  # 2
-"""A step waits for its target's breaker."""
+"""A step waits until the circuit breaker of its service lets a call through."""
 RUN_STATUS_WAITING: RunStatus.ValueType  # 3
-"""A step waits for a time, a signal or an event."""
+"""A step waits for a time, a signal, an event or an approval."""
 RUN_STATUS_SUCCEEDED: RunStatus.ValueType  # 4
 RUN_STATUS_REFUSED: RunStatus.ValueType  # 5
 """The payment step was skipped or refused: nothing was signed."""
@@ -87,7 +90,7 @@ RUN_STATUS_COMPENSATED: RunStatus.ValueType  # 7
 RUN_STATUS_COMPENSATION_FAILED: RunStatus.ValueType  # 8
 RUN_STATUS_CANCELLED: RunStatus.ValueType  # 9
 RUN_STATUS_NEEDS_ATTENTION: RunStatus.ValueType  # 10
-"""An outcome stays unknown: somebody has to look."""
+"""An outcome stays unknown: an operator must decide."""
 Global___RunStatus: _TypeAlias = RunStatus  # noqa: Y015
 
 class _StepStatus:
@@ -102,9 +105,10 @@ class _StepStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StepStatus
     STEP_STATUS_SKIPPED: _StepStatus.ValueType  # 3
     STEP_STATUS_FAILED: _StepStatus.ValueType  # 4
     STEP_STATUS_UNCERTAIN: _StepStatus.ValueType  # 5
-    """An attempt ended without telling whether it had its effect."""
+    """An attempt ended without a known outcome: its effect may have happened."""
 
-class StepStatus(_StepStatus, metaclass=_StepStatusEnumTypeWrapper): ...
+class StepStatus(_StepStatus, metaclass=_StepStatusEnumTypeWrapper):
+    """StepStatus is the status of a step."""
 
 STEP_STATUS_UNSPECIFIED: StepStatus.ValueType  # 0
 STEP_STATUS_RUNNING: StepStatus.ValueType  # 1
@@ -112,7 +116,7 @@ STEP_STATUS_SUCCEEDED: StepStatus.ValueType  # 2
 STEP_STATUS_SKIPPED: StepStatus.ValueType  # 3
 STEP_STATUS_FAILED: StepStatus.ValueType  # 4
 STEP_STATUS_UNCERTAIN: StepStatus.ValueType  # 5
-"""An attempt ended without telling whether it had its effect."""
+"""An attempt ended without a known outcome: its effect may have happened."""
 Global___StepStatus: _TypeAlias = StepStatus  # noqa: Y015
 
 @_typing.final
@@ -121,7 +125,7 @@ class RegisterWorkflowRequest(_message.Message):
 
     DEFINITION_FIELD_NUMBER: _builtins.int
     definition: _builtins.str
-    """The definition, YAML or JSON, at most 256 KiB."""
+    """YAML or JSON, at most 256 KiB."""
     def __init__(
         self,
         *,
@@ -147,7 +151,7 @@ class Workflow(_message.Message):
     workflow_id: _builtins.str
     name: _builtins.str
     definition_hash: _builtins.str
-    """SHA-256 of the RFC 8785 form, hex."""
+    """SHA-256 of the RFC 8785 form, 64 hex digits."""
     definition: _builtins.str
     """As registered."""
     @_builtins.property
@@ -179,8 +183,8 @@ class RegisterWorkflowResponse(_message.Message):
     def workflow(self) -> Global___Workflow: ...
     @_builtins.property
     def privileges(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What its calls and their compensations ask for: a run makes only those that its starter's grant
-        allows it to make.
+        """Privileges of its calls and compensations. A run may use only those that the grant of its
+        creator allows.
         """
 
     def __init__(
@@ -247,6 +251,7 @@ class ListWorkflowsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
+    """At most this many; 0 asks for 50. A reply holds at most 500."""
     page_token: _builtins.str
     def __init__(
         self,
@@ -269,6 +274,7 @@ class ListWorkflowsResponse(_message.Message):
     WORKFLOWS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
+    """Empty on the last page."""
     @_builtins.property
     def workflows(self) -> _containers.RepeatedCompositeFieldContainer[Global___Workflow]: ...
     def __init__(
@@ -300,22 +306,25 @@ class StartRunRequest(_message.Message):
     request_id: _builtins.str
     workflow_id: _builtins.str
     presentation: _builtins.str
+    """VP-JWT of the sender over the nonce of BeginVerification; at most 65,536 characters."""
     view: Global___RunView.ValueType
-    """With a wait: how much of the run the answer holds. FULL if it does not say."""
+    """Only with a wait: the part of the run in the reply. UNSPECIFIED means FULL."""
     @_builtins.property
     def input(self) -> _struct_pb2.Struct: ...
     @_builtins.property
     def intent(self) -> _attestation_pb2.PaymentIntent:
-        """For workflows that make one payment: the request_id is its id."""
+        """For a workflow that makes one payment; the request_id is its id."""
 
     @_builtins.property
     def wait(self) -> _duration_pb2.Duration:
-        """How long to wait for the run's end: not beyond the call's deadline, and at most a minute."""
+        """Maximum wait for the end of the run, up to the deadline of the call and up to one minute.
+        Absent: no wait.
+        """
 
     @_builtins.property
     def payments(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProvenPayment]:
-        """For workflows whose input names payments, instead of intent and presentation: each that it names,
-        in any order; at most 100.
+        """For a workflow whose input names payments, instead of intent and presentation: one entry for
+        each, in any order; at most 100.
         """
 
     def __init__(
@@ -340,17 +349,17 @@ Global___StartRunRequest: _TypeAlias = StartRunRequest  # noqa: Y015
 
 @_typing.final
 class ProvenPayment(_message.Message):
-    """ProvenPayment is one of several payments of a run, and its payer's proof of it."""
+    """ProvenPayment is one of several payments of a run, with the proof of its sender."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     INTENT_FIELD_NUMBER: _builtins.int
     PRESENTATION_FIELD_NUMBER: _builtins.int
     presentation: _builtins.str
-    """VP-JWT of the sender over the nonce that BeginVerification gave; at most 65,536 characters."""
+    """VP-JWT of the sender over the nonce of BeginVerification; at most 65,536 characters."""
     @_builtins.property
     def intent(self) -> _attestation_pb2.PaymentIntent:
-        """What BeginVerification was called with. Its payment_id is in the run's input."""
+        """The intent that was passed to BeginVerification. The input of the run names its payment_id."""
 
     def __init__(
         self,
@@ -376,12 +385,12 @@ class StartRunResponse(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     status: Global___RunStatus.ValueType
-    """As it began; with a wait, as it was when the wait was over."""
+    """At the end of the wait, or at the start if there is no wait."""
     trace_id: _builtins.str
-    """32 hex characters."""
+    """32 hex digits."""
     @_builtins.property
     def run(self) -> Global___Run:
-        """With a wait: the run as GetRun shows it in the same view, at its end or when the wait was over."""
+        """Only with a wait: the run in the requested view, at the end of the wait."""
 
     def __init__(
         self,
@@ -411,12 +420,12 @@ class SignalRunRequest(_message.Message):
     request_id: _builtins.str
     run_id: _builtins.str
     signal: _builtins.str
-    """The name that a step waits for."""
+    """The name that the step waits for."""
     correlation_id: _builtins.str
-    """What it is about; a step that names a correlation takes only signals with that one."""
+    """Subject of the signal. A step with a correlation takes only signals with the same one."""
     @_builtins.property
     def payload(self) -> _struct_pb2.Struct:
-        """At most 64 KiB."""
+        """At most 64 KiB as JSON."""
 
     def __init__(
         self,
@@ -442,8 +451,8 @@ class SignalRunResponse(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def run(self) -> Global___Run:
-        """The run as it is now, in the view BASIC. Only run_id is set if retention has deleted the run, or
-        its records are damaged.
+        """The current run in the view BASIC. Only run_id is set if retention has deleted the run, or its
+        records cannot be read.
         """
 
     def __init__(
@@ -472,9 +481,7 @@ class ApproveRunRequest(_message.Message):
     step: _builtins.str
     """Path of the approval step."""
     approval: _builtins.str
-    """Compact JWS by an assertion key of the approver's DID; header typ "anya-approval+jwt"; payload
-    {iss, run_id, step, digest (64 hex digits), decision ("approve" or "reject"), iat}.
-    """
+    """The signed decision, in the format of web5's VerifyApprovalRequest.approval."""
     def __init__(
         self,
         *,
@@ -504,8 +511,8 @@ class ApproveRunResponse(_message.Message):
     """False: the decision is a rejection."""
     @_builtins.property
     def run(self) -> Global___Run:
-        """The run as it is now, in the view BASIC. Only run_id is set if retention has deleted the run, or
-        its records are damaged.
+        """The current run in the view BASIC. Only run_id is set if retention has deleted the run, or its
+        records cannot be read.
         """
 
     def __init__(
@@ -556,8 +563,8 @@ class CancelRunResponse(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def run(self) -> Global___Run:
-        """The run as it is now, in the view BASIC. Only run_id is set if retention has deleted the run, or
-        its records are damaged.
+        """The current run in the view BASIC. Only run_id is set if retention has deleted the run, or its
+        records cannot be read.
         """
 
     def __init__(
@@ -602,8 +609,8 @@ class EraseRunResponse(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def run(self) -> Global___Run:
-        """The erased run as it is now, in the view BASIC; its erase_time may be before this request. Only
-        run_id and erase_time are set if retention has deleted the run.
+        """The current run in the view BASIC; its erase_time may be earlier than this call. If retention has
+        deleted the run, only run_id and erase_time are set.
         """
 
     def __init__(
@@ -652,8 +659,8 @@ class RedriveRunResponse(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def run(self) -> Global___Run:
-        """The run as it is now, in the view BASIC. Only run_id is set if retention has deleted the run, or
-        its records are damaged.
+        """The current run in the view BASIC. Only run_id is set if retention has deleted the run, or its
+        records cannot be read.
         """
 
     def __init__(
@@ -693,18 +700,18 @@ class Step(_message.Message):
     status: Global___StepStatus.ValueType
     attempts: _builtins.int
     omitted_bytes: _builtins.int
-    """Size of the output and the operands that are left out here, since the run would not fit into one
-    message with them: the largest of its steps first, until it has at most 3.5 MiB. 0: all is here.
+    """Size of the output and operands that are left out because the run exceeds 3.5 MiB; the largest
+    steps lose theirs first. 0: nothing is left out.
     """
     payment_id: _builtins.str
-    """Of the payment that it makes or judges, if the run's input names several."""
+    """Of the payment that the step makes or assesses, if the input of the run names several."""
     @_builtins.property
     def output(self) -> _struct_pb2.Struct:
-        """What its output_mapping took, plus everything the reply held under _output."""
+        """The values of its output_mapping, and the whole reply under _output."""
 
     @_builtins.property
     def condition(self) -> Global___Condition:
-        """The condition as journalled, if it has one."""
+        """Its condition as it was evaluated, if it has one."""
 
     @_builtins.property
     def error(self) -> Global___StepError: ...
@@ -714,7 +721,7 @@ class Step(_message.Message):
     def end_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def approval(self) -> Global___Approval:
-        """What an approval step asks, and what was decided."""
+        """Only of an approval step: the question and the decisions."""
 
     def __init__(
         self,
@@ -743,10 +750,14 @@ Global___Step: _TypeAlias = Step  # noqa: Y015
 
 @_typing.final
 class Approval(_message.Message):
+    """Approval is the question of an approval step, and the decisions on it."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
     class Decision(_message.Message):
+        """Decision is the signed decision of one approver."""
+
         DESCRIPTOR: _descriptor.Descriptor
 
         APPROVER_FIELD_NUMBER: _builtins.int
@@ -754,9 +765,11 @@ class Approval(_message.Message):
         APPROVAL_FIELD_NUMBER: _builtins.int
         DECIDE_TIME_FIELD_NUMBER: _builtins.int
         approver: _builtins.str
+        """DID of the signer."""
         approved: _builtins.bool
+        """False: the decision is a rejection."""
         approval: _builtins.str
-        """The evidence: what the approver signed."""
+        """The token that the approver signed."""
         @_builtins.property
         def decide_time(self) -> _timestamp_pb2.Timestamp: ...
         def __init__(
@@ -780,14 +793,17 @@ class Approval(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     DECISIONS_FIELD_NUMBER: _builtins.int
     digest: _builtins.bytes
-    """SHA-256 of the RFC 8785 form of asked."""
+    """SHA-256 of the RFC 8785 form of asked, 32 bytes."""
     quorum: _builtins.int
+    """Number of approvals that the step needs."""
     @_builtins.property
     def asked(self) -> _struct_pb2.Struct:
-        """All that is asked, values included: what the digest is of."""
+        """The question, values included; the digest is computed from it."""
 
     @_builtins.property
-    def approvers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def approvers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """DIDs."""
+
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -812,6 +828,8 @@ Global___Approval: _TypeAlias = Approval  # noqa: Y015
 
 @_typing.final
 class Condition(_message.Message):
+    """Condition is a condition as it was evaluated."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     EXPRESSION_FIELD_NUMBER: _builtins.int
@@ -821,7 +839,7 @@ class Condition(_message.Message):
     verdict: _builtins.bool
     @_builtins.property
     def operands(self) -> _struct_pb2.Struct:
-        """Path -> value, as they were when it was judged."""
+        """Value of each path at the time of the evaluation."""
 
     def __init__(
         self,
@@ -840,16 +858,19 @@ Global___Condition: _TypeAlias = Condition  # noqa: Y015
 
 @_typing.final
 class StepError(_message.Message):
+    """StepError is the error of a step."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     CODE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     code: _builtins.str
-    """gRPC code name: "FAILED_PRECONDITION"."""
+    """Name of a gRPC code: "FAILED_PRECONDITION"."""
     reason: _builtins.str
+    """Reason of the error (google.rpc.ErrorInfo): "PROOF_MISSING". Empty if it has none."""
     message: _builtins.str
-    """In the words of who refused, which may name people and addresses."""
+    """The service's error message; it may contain personal data."""
     def __init__(
         self,
         *,
@@ -867,6 +888,8 @@ Global___StepError: _TypeAlias = StepError  # noqa: Y015
 
 @_typing.final
 class Run(_message.Message):
+    """Run is one execution of a workflow."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     RUN_ID_FIELD_NUMBER: _builtins.int
@@ -890,17 +913,18 @@ class Run(_message.Message):
     definition_hash: _builtins.str
     status: Global___RunStatus.ValueType
     reason: _builtins.str
-    """Why it is REFUSED, FAILED or NEEDS_ATTENTION: the false operand, the missing proof, the error.
-    It may quote an error's message. In lists at most 500 characters of it.
+    """Why the run is CIRCUIT_OPEN, REFUSED, FAILED or NEEDS_ATTENTION: the false operand, the missing
+    proof, or the error. It may quote an error message. In lists it is cut to 500 characters.
     """
     trace_id: _builtins.str
+    """32 hex digits."""
     recoveries: _builtins.int
-    """How often a process took it up again after a crash."""
+    """Number of times that a process resumed the run after a crash."""
     creator: _builtins.str
-    """SPIFFE ID of who started it."""
+    """SPIFFE ID of the caller that started the run, or created its schedule."""
     public_reason: _builtins.str
-    """The same as reason, without what may be about people: step and code of an error, an operand whose
-    class lets it be shown. Empty in lists.
+    """The reason without personal data: step and code of an error, or an operand whose class is at
+    most INTERNAL. Empty in lists.
     """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
@@ -912,17 +936,17 @@ class Run(_message.Message):
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___Step]: ...
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """Absent while it has something to do."""
+        """Absent until the run has ended."""
 
     @_builtins.property
     def erase_time(self) -> _timestamp_pb2.Timestamp:
-        """When EraseRun or ANYA_ERASE_PII_DAYS took out what was about people; absent if nothing did, and
-        in lists.
+        """When the personal data was erased, by EraseRun or by ANYA_ERASE_PII_DAYS. Absent if it was not,
+        and in lists.
         """
 
     @_builtins.property
     def redrives(self) -> _containers.RepeatedCompositeFieldContainer[Global___Redrive]:
-        """Who had it go on after it had ended, the first time first."""
+        """The redrives of the run, oldest first. Empty in lists."""
 
     def __init__(
         self,
@@ -954,6 +978,8 @@ Global___Run: _TypeAlias = Run  # noqa: Y015
 
 @_typing.final
 class Redrive(_message.Message):
+    """Redrive is one continuation of an ended run."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUESTER_FIELD_NUMBER: _builtins.int
@@ -961,10 +987,10 @@ class Redrive(_message.Message):
     REDRIVE_TIME_FIELD_NUMBER: _builtins.int
     PREVIOUS_STATUS_FIELD_NUMBER: _builtins.int
     requester: _builtins.str
-    """SPIFFE ID."""
+    """SPIFFE ID of the caller of RedriveRun."""
     reason: _builtins.str
     previous_status: Global___RunStatus.ValueType
-    """How the run had ended before."""
+    """The status in which the run had ended."""
     @_builtins.property
     def redrive_time(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -991,7 +1017,7 @@ class GetRunRequest(_message.Message):
     VIEW_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     view: Global___RunView.ValueType
-    """FULL if it does not say."""
+    """UNSPECIFIED means FULL."""
     def __init__(
         self,
         *,
@@ -1042,25 +1068,27 @@ class ListRunsRequest(_message.Message):
     END_TIME_BEFORE_FIELD_NUMBER: _builtins.int
     workflow_id: _builtins.str
     page_size: _builtins.int
-    """At most this many; 0 asks for 50, and no answer holds more than 500."""
+    """At most this many; 0 asks for 50. A reply holds at most 500."""
     page_token: _builtins.str
     creator: _builtins.str
-    """SPIFFE ID of who started them."""
+    """SPIFFE ID."""
     needs_attention: _builtins.bool
-    """Those that somebody must look at: NEEDS_ATTENTION and COMPENSATION_FAILED."""
+    """True: only runs that need an operator, NEEDS_ATTENTION and COMPENSATION_FAILED."""
     @_builtins.property
     def statuses(self) -> _containers.RepeatedScalarFieldContainer[Global___RunStatus.ValueType]:
-        """None lists all."""
+        """Empty: all."""
 
     @_builtins.property
     def create_time_from(self) -> _timestamp_pb2.Timestamp:
-        """Created in this span; its end is not in it."""
+        """Only runs created from this time on, and before that one."""
 
     @_builtins.property
     def create_time_before(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def end_time_from(self) -> _timestamp_pb2.Timestamp:
-        """Ended in this span. With either of these the list goes by their end: last ended first."""
+        """Only runs ended from this time on, and before that one. Either of them orders the list by
+        end_time, latest first.
+        """
 
     @_builtins.property
     def end_time_before(self) -> _timestamp_pb2.Timestamp: ...
@@ -1093,6 +1121,7 @@ class ListRunsResponse(_message.Message):
     RUNS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
+    """Empty on the last page."""
     @_builtins.property
     def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Run]: ...
     def __init__(
@@ -1118,10 +1147,10 @@ class WatchRunRequest(_message.Message):
     VIEW_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     after_sequence: _builtins.int
-    """Sequence of the last message already seen; 0 from the start."""
+    """Sequence of the last message that the caller has; 0 sends all."""
     view: Global___RunView.ValueType
-    """How much of the run each message holds. FULL if it does not say. CHANGES of a watch that goes on
-    after a sequence are changes of what the caller had seen by then.
+    """The part of the run in each message. UNSPECIFIED means FULL. With CHANGES, a watch that resumes
+    sends the changes since the state that the caller had.
     """
     def __init__(
         self,
@@ -1146,11 +1175,12 @@ class WatchRunResponse(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     VIEW_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
+    """Of the event that this message is about."""
     view: Global___RunView.ValueType
-    """What the run here is. CHANGES: without its input, and with those steps alone that the event
-    changed: they take the place of the steps of the same path, or come behind all others. FULL: the
-    whole, which takes the place of all that was told before; where CHANGES are asked for, at the
-    run's start and wherever steps may be other ones or gone: when it was redriven or erased.
+    """The content of run. CHANGES: no input, and only the steps that the event changed; each replaces
+    the step with the same path, or is appended. BASIC or FULL: run replaces everything received
+    before. A watch of CHANGES sends FULL at the start of the run, after a redrive and after an
+    erasure.
     """
     @_builtins.property
     def run(self) -> Global___Run: ...

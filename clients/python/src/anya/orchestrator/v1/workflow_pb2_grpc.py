@@ -26,8 +26,9 @@ if _version_not_supported:
 
 
 class WorkflowServiceStub:
-    """WorkflowService keeps workflow definitions and runs them durably: a run goes on after a kill at
-    any moment, and no step has its effect twice.
+    """WorkflowService stores workflow definitions and runs them durably: a run continues after a kill
+    at any moment, and no step has its effect twice. Calls that return a run show its status to
+    callers without read_run, too.
     """
 
     def __init__(self, channel):
@@ -99,21 +100,23 @@ class WorkflowServiceStub:
 
 
 class WorkflowServiceServicer:
-    """WorkflowService keeps workflow definitions and runs them durably: a run goes on after a kill at
-    any moment, and no step has its effect twice.
+    """WorkflowService stores workflow definitions and runs them durably: a run continues after a kill
+    at any moment, and no step has its effect twice. Calls that return a run show its status to
+    callers without read_run, too.
     """
 
     def RegisterWorkflow(self, request, context):
         """RegisterWorkflow checks a definition against the operations of the mesh and stores it under the
-        hash of its canonical form. Registering the same again changes nothing.
-        Errors: INVALID_ARGUMENT (DEFINITION_INVALID) with line and column of every fault.
+        hash of its canonical form. It needs no request_id: the hash is the key, and registering the
+        same definition again changes nothing.
+        Errors: INVALID_ARGUMENT (DEFINITION_INVALID) with line and column of every problem.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetWorkflow(self, request, context):
-        """GetWorkflow returns the newest definition of an id, or the one of a hash.
+        """GetWorkflow returns the newest definition of an id, or the definition with a hash.
         Errors: NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -121,19 +124,20 @@ class WorkflowServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListWorkflows(self, request, context):
-        """ListWorkflows lists the newest definition of every id, by id.
+        """ListWorkflows lists the newest definition of each id, ordered by id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StartRun(self, request, context):
-        """StartRun starts a run and returns at once, or once the run has ended if it is asked to wait. The
-        request_id is the run id; of a run that makes one payment it is the payment id, a UUIDv7.
-        Repeating it returns the same run, and waits anew. A caller that goes away stops nothing.
-        Errors: NOT_FOUND for an unknown workflow; INVALID_ARGUMENT for an input that is missing, not
-        declared or of the wrong type, payments that are not those that it names, an intent that
-        contradicts the input, a negative wait, or a view that there is not; ALREADY_EXISTS
+        """StartRun starts a run. It returns at once, or with a wait when the run has ended. The
+        request_id becomes the run id; for a workflow that makes one payment it is the payment id, a
+        UUIDv7. A retry returns the same run and waits again. A run does not stop if its caller
+        disconnects.
+        Errors: NOT_FOUND for an unknown workflow; INVALID_ARGUMENT for an input that is missing,
+        undeclared or of the wrong type, payments that differ from those that the input names, an
+        intent that contradicts the input, a negative wait, or an unknown view; ALREADY_EXISTS
         (REQUEST_ID_REUSED), also if another run has one of the payments.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -141,32 +145,32 @@ class WorkflowServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SignalRun(self, request, context):
-        """SignalRun sends a run something that a wait_for step waits for, now or later. It is kept until
-        one does. Repeating it with the same request_id sends it once.
-        Errors: NOT_FOUND; FAILED_PRECONDITION (RUN_ENDED); INVALID_ARGUMENT for a name that no step can
-        wait for or a payload beyond its bound; RESOURCE_EXHAUSTED after 1000 signals to one run.
+        """SignalRun sends a signal to a run, for a wait_for step that waits for it now or later; the run
+        keeps it until then. A retry with the same request_id sends nothing more.
+        Errors: NOT_FOUND; FAILED_PRECONDITION (RUN_ENDED); INVALID_ARGUMENT for a malformed name or a
+        payload that is too large; RESOURCE_EXHAUSTED after 1000 signals to one run.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ApproveRun(self, request, context):
-        """ApproveRun gives an approval step the signed decision of one of its approvers. web5 verifies the
-        signature before anything is stored. Of each approver the first decision counts.
+        """ApproveRun passes the signed decision of an approver to an approval step. web5 verifies the
+        signature before the decision is stored. The first decision of each approver counts.
         Errors: NOT_FOUND for an unknown run or step; FAILED_PRECONDITION with RUN_ENDED,
-        STEP_AWAITS_NO_APPROVAL if the step asks nothing now, PROOF_MISSING or PROOF_INVALID;
-        PERMISSION_DENIED (PERMISSION_NOT_GRANTED) if the signer is none of the approvers; UNAVAILABLE
-        (PEER_UNAVAILABLE) if web5 cannot say.
+        STEP_AWAITS_NO_APPROVAL, PROOF_MISSING or PROOF_INVALID; PERMISSION_DENIED
+        (PERMISSION_NOT_GRANTED) if the signer is not an approver of the step; UNAVAILABLE
+        (PEER_UNAVAILABLE) if web5 does not answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelRun(self, request, context):
-        """CancelRun asks a run to end: nothing new begins, what is under way ends, what was done is taken
-        back where the definition says how, and the run ends as CANCELLED or COMPENSATED. A payment that
-        was not made is cancelled through its own service first, for ever; one that was made stands, and
-        its run goes on. The answer comes before the end: watch the run.
+        """CancelRun requests the end of a run: no step starts, current attempts end, completed steps are
+        compensated as the definition says, and the run ends CANCELLED or COMPENSATED. A payment that
+        was not made is first cancelled in bitcoin for good; a payment that was made stays, and its run
+        continues. The reply comes before the end: watch the run.
         Errors: NOT_FOUND; FAILED_PRECONDITION (RUN_ENDED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -174,10 +178,10 @@ class WorkflowServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def EraseRun(self, request, context):
-        """EraseRun replaces by a mark what the records of an ended run say of people: its input, intent and
-        presentation, what its steps sent and got, conditions' operands, signals and the words of errors.
-        The run keeps its steps, statuses, codes, times and whatever the contracts call no more than
-        INTERNAL, and cannot be redriven. Repeating it changes nothing: the answer says when it was done.
+        """EraseRun replaces the personal data in the records of an ended run by a mark: its input,
+        intents and presentations, the requests and replies of its steps, the operands of conditions,
+        signals, and error messages. The run keeps its steps, statuses, codes, times, and all values
+        whose class is at most INTERNAL; it cannot be redriven. A retry changes nothing.
         Errors: NOT_FOUND; FAILED_PRECONDITION (RUN_NOT_ENDED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -185,31 +189,32 @@ class WorkflowServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RedriveRun(self, request, context):
-        """RedriveRun has a run go on that ended FAILED, NEEDS_ATTENTION or COMPENSATION_FAILED, from the
-        step that stopped it, under the definition that it began with. Its deadline begins anew. Every
-        step keeps its key; only one that was refused, so that nothing of it was done, begins anew
-        under a key of its own. A payment keeps its id, whatever happened. Repeating it with the same
-        request_id has it go on once. The answer comes at once: watch the run.
-        Errors: NOT_FOUND; FAILED_PRECONDITION (RUN_NOT_REDRIVABLE) for a run that is under way, ended in any
-        other way, or has no step that it could go on from.
+        """RedriveRun continues a run that ended FAILED, NEEDS_ATTENTION or COMPENSATION_FAILED from the
+        step that stopped it, under its original definition and with a new deadline. Each step keeps
+        its idempotency key; only a step that was refused, and so had no effect, gets a new key. A
+        payment keeps its id. A retry with the same request_id continues it once. The reply comes at
+        once: watch the run.
+        Errors: NOT_FOUND; FAILED_PRECONDITION (RUN_NOT_REDRIVABLE) for a run that has not ended, ended
+        in another status, or has no step to continue from.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetRun(self, request, context):
-        """GetRun returns a run with its steps, or without them if the view says so.
-        Errors: NOT_FOUND, also of a run that retention deleted.
+        """GetRun returns a run, as much of it as the view says.
+        Errors: NOT_FOUND, also if retention has deleted the run (RUN_DELETED); INVALID_ARGUMENT for an
+        unknown view.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListRuns(self, request, context):
-        """ListRuns lists runs without their input and steps, newest first. A page costs the same however
-        many runs there are: where few match, it may hold fewer than asked for, or none, and still have a
-        next one.
-        Errors: INVALID_ARGUMENT for a negative page_size, a span that is empty, or a page_token of
+        """ListRuns lists runs without their input and steps, newest first. The cost of a page does not
+        depend on the number of runs: if few match, a page may hold fewer runs than requested, or none,
+        and still have a next page.
+        Errors: INVALID_ARGUMENT for a negative page_size, an empty time range, or a page_token of
         another list.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -217,12 +222,12 @@ class WorkflowServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchRun(self, request, context):
-        """WatchRun sends the run after each journalled event, and ends with the run. It resumes after the
-        sequence that the caller saw last. With RUN_VIEW_CHANGES what a message costs does not grow with
-        the run: ask for it unless runs are known to be small.
-        Errors: NOT_FOUND, also once retention has deleted the run while it was watched;
-        FAILED_PRECONDITION (STORE_CORRUPT) for a run that nobody goes on with, since its records cannot
-        be read; INVALID_ARGUMENT for a view that there is not.
+        """WatchRun sends the run after each of its events, and ends with the run. It resumes after the
+        sequence of the last message that the caller has. With RUN_VIEW_CHANGES the size of a message
+        does not grow with the run: prefer it unless runs are known to be small.
+        Errors: NOT_FOUND, also if retention deletes the run during the watch (RUN_DELETED);
+        FAILED_PRECONDITION (STORE_CORRUPT) if the records of the run cannot be read; INVALID_ARGUMENT
+        for an unknown view.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -300,8 +305,9 @@ def add_WorkflowServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class WorkflowService:
-    """WorkflowService keeps workflow definitions and runs them durably: a run goes on after a kill at
-    any moment, and no step has its effect twice.
+    """WorkflowService stores workflow definitions and runs them durably: a run continues after a kill
+    at any moment, and no step has its effect twice. Calls that return a run show its status to
+    callers without read_run, too.
     """
 
     @staticmethod

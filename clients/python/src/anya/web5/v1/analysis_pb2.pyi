@@ -56,8 +56,8 @@ class ExtractIdentityFeaturesResponse(_message.Message):
     def links(self) -> _features_pb2.AddressLinks: ...
     @_builtins.property
     def attestations(self) -> _containers.RepeatedCompositeFieldContainer[_attestation_pb2.Attestation]:
-        """Kind identity_features: digest of the payment, values = SHA-256 of the links' deterministic
-        serialisation.
+        """Kind identity_features, about the digest of the payment; values: SHA-256 of the deterministic
+        serialisation of links.
         """
 
     def __init__(

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AnalysisServiceStub:
-    """AnalysisService states facts about identities that features are computed from.
+    """AnalysisService states facts about identities, from which features are computed.
     """
 
     def __init__(self, channel):
@@ -43,14 +43,14 @@ class AnalysisServiceStub:
 
 
 class AnalysisServiceServicer:
-    """AnalysisService states facts about identities that features are computed from.
+    """AnalysisService states facts about identities, from which features are computed.
     """
 
     def ExtractIdentityFeatures(self, request, context):
         """ExtractIdentityFeatures lists the addresses linked to a DID, and the public link of the
         recipient's address if there is one.
-        Errors: INVALID_ARGUMENT for a bad DID or address; FAILED_PRECONDITION (PROOF_INVALID) if DID or
-        recipient are not those of the context's intent.
+        Errors: INVALID_ARGUMENT for a malformed DID or address; FAILED_PRECONDITION (PROOF_INVALID) if
+        DID or recipient differ from the intent of the context.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -73,7 +73,7 @@ def add_AnalysisServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AnalysisService:
-    """AnalysisService states facts about identities that features are computed from.
+    """AnalysisService states facts about identities, from which features are computed.
     """
 
     @staticmethod

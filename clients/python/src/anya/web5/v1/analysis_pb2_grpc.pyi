@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AnalysisServiceStub:
-    """AnalysisService states facts about identities that features are computed from."""
+    """AnalysisService states facts about identities, from which features are computed."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -36,24 +36,24 @@ class AnalysisServiceStub:
     ExtractIdentityFeatures: _grpc.UnaryUnaryMultiCallable[_analysis_pb2.ExtractIdentityFeaturesRequest, _analysis_pb2.ExtractIdentityFeaturesResponse]
     """ExtractIdentityFeatures lists the addresses linked to a DID, and the public link of the
     recipient's address if there is one.
-    Errors: INVALID_ARGUMENT for a bad DID or address; FAILED_PRECONDITION (PROOF_INVALID) if DID or
-    recipient are not those of the context's intent.
+    Errors: INVALID_ARGUMENT for a malformed DID or address; FAILED_PRECONDITION (PROOF_INVALID) if
+    DID or recipient differ from the intent of the context.
     """
 
 @_typing.type_check_only
 class AnalysisServiceAsyncStub(AnalysisServiceStub):
-    """AnalysisService states facts about identities that features are computed from."""
+    """AnalysisService states facts about identities, from which features are computed."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ExtractIdentityFeatures: _aio.UnaryUnaryMultiCallable[_analysis_pb2.ExtractIdentityFeaturesRequest, _analysis_pb2.ExtractIdentityFeaturesResponse]  # type: ignore[assignment]
     """ExtractIdentityFeatures lists the addresses linked to a DID, and the public link of the
     recipient's address if there is one.
-    Errors: INVALID_ARGUMENT for a bad DID or address; FAILED_PRECONDITION (PROOF_INVALID) if DID or
-    recipient are not those of the context's intent.
+    Errors: INVALID_ARGUMENT for a malformed DID or address; FAILED_PRECONDITION (PROOF_INVALID) if
+    DID or recipient differ from the intent of the context.
     """
 
 class AnalysisServiceServicer(metaclass=_abc_1.ABCMeta):
-    """AnalysisService states facts about identities that features are computed from."""
+    """AnalysisService states facts about identities, from which features are computed."""
 
     @_abc_1.abstractmethod
     def ExtractIdentityFeatures(
@@ -63,8 +63,8 @@ class AnalysisServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_analysis_pb2.ExtractIdentityFeaturesResponse, _abc.Awaitable[_analysis_pb2.ExtractIdentityFeaturesResponse]]:
         """ExtractIdentityFeatures lists the addresses linked to a DID, and the public link of the
         recipient's address if there is one.
-        Errors: INVALID_ARGUMENT for a bad DID or address; FAILED_PRECONDITION (PROOF_INVALID) if DID or
-        recipient are not those of the context's intent.
+        Errors: INVALID_ARGUMENT for a malformed DID or address; FAILED_PRECONDITION (PROOF_INVALID) if
+        DID or recipient differ from the intent of the context.
         """
 
 def add_AnalysisServiceServicer_to_server(servicer: AnalysisServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -65,7 +65,9 @@ class CreateDidRequest(_message.Message):
     method: Global___DidMethod.ValueType
     key_type: Global___KeyType.ValueType
     public_jwk: _builtins.str
+    """The holder's public key as a JWK (RFC 7517), JSON."""
     managed: _builtins.bool
+    """True: the service generates and keeps the key."""
     def __init__(
         self,
         *,
@@ -93,7 +95,9 @@ class CreateDidResponse(_message.Message):
     DOCUMENT_FIELD_NUMBER: _builtins.int
     did: _builtins.str
     @_builtins.property
-    def document(self) -> _struct_pb2.Struct: ...
+    def document(self) -> _struct_pb2.Struct:
+        """The DID document."""
+
     def __init__(
         self,
         *,
@@ -133,7 +137,9 @@ class ResolveDidResponse(_message.Message):
 
     DOCUMENT_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def document(self) -> _struct_pb2.Struct: ...
+    def document(self) -> _struct_pb2.Struct:
+        """The DID document."""
+
     def __init__(
         self,
         *,

@@ -52,9 +52,9 @@ class DidServiceServicer:
     """
 
     def CreateDid(self, request, context):
-        """CreateDid makes a DID. With a public key from the caller the private key stays there; with
-        managed the service keeps a key of its own, sealed by the keystore.
-        Errors: INVALID_ARGUMENT for a method or key type that is not supported, or a bad key.
+        """CreateDid creates a DID. With public_jwk the private key stays with the caller; with managed
+        the service generates a key and keeps it, sealed by the keystore.
+        Errors: INVALID_ARGUMENT for a method or key type that is not supported, or a malformed key.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -62,8 +62,8 @@ class DidServiceServicer:
 
     def ResolveDid(self, request, context):
         """ResolveDid returns the DID document.
-        Errors: INVALID_ARGUMENT for what is not a DID; FAILED_PRECONDITION (DID_METHOD_UNSUPPORTED);
-        NOT_FOUND.
+        Errors: INVALID_ARGUMENT for a text that is no DID; FAILED_PRECONDITION
+        (DID_METHOD_UNSUPPORTED); NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

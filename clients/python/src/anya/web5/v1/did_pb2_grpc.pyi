@@ -34,14 +34,14 @@ class DidServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> DidServiceAsyncStub: ...
     CreateDid: _grpc.UnaryUnaryMultiCallable[_did_pb2.CreateDidRequest, _did_pb2.CreateDidResponse]
-    """CreateDid makes a DID. With a public key from the caller the private key stays there; with
-    managed the service keeps a key of its own, sealed by the keystore.
-    Errors: INVALID_ARGUMENT for a method or key type that is not supported, or a bad key.
+    """CreateDid creates a DID. With public_jwk the private key stays with the caller; with managed
+    the service generates a key and keeps it, sealed by the keystore.
+    Errors: INVALID_ARGUMENT for a method or key type that is not supported, or a malformed key.
     """
     ResolveDid: _grpc.UnaryUnaryMultiCallable[_did_pb2.ResolveDidRequest, _did_pb2.ResolveDidResponse]
     """ResolveDid returns the DID document.
-    Errors: INVALID_ARGUMENT for what is not a DID; FAILED_PRECONDITION (DID_METHOD_UNSUPPORTED);
-    NOT_FOUND.
+    Errors: INVALID_ARGUMENT for a text that is no DID; FAILED_PRECONDITION
+    (DID_METHOD_UNSUPPORTED); NOT_FOUND.
     """
 
 @_typing.type_check_only
@@ -50,14 +50,14 @@ class DidServiceAsyncStub(DidServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateDid: _aio.UnaryUnaryMultiCallable[_did_pb2.CreateDidRequest, _did_pb2.CreateDidResponse]  # type: ignore[assignment]
-    """CreateDid makes a DID. With a public key from the caller the private key stays there; with
-    managed the service keeps a key of its own, sealed by the keystore.
-    Errors: INVALID_ARGUMENT for a method or key type that is not supported, or a bad key.
+    """CreateDid creates a DID. With public_jwk the private key stays with the caller; with managed
+    the service generates a key and keeps it, sealed by the keystore.
+    Errors: INVALID_ARGUMENT for a method or key type that is not supported, or a malformed key.
     """
     ResolveDid: _aio.UnaryUnaryMultiCallable[_did_pb2.ResolveDidRequest, _did_pb2.ResolveDidResponse]  # type: ignore[assignment]
     """ResolveDid returns the DID document.
-    Errors: INVALID_ARGUMENT for what is not a DID; FAILED_PRECONDITION (DID_METHOD_UNSUPPORTED);
-    NOT_FOUND.
+    Errors: INVALID_ARGUMENT for a text that is no DID; FAILED_PRECONDITION
+    (DID_METHOD_UNSUPPORTED); NOT_FOUND.
     """
 
 class DidServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -69,9 +69,9 @@ class DidServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _did_pb2.CreateDidRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_did_pb2.CreateDidResponse, _abc.Awaitable[_did_pb2.CreateDidResponse]]:
-        """CreateDid makes a DID. With a public key from the caller the private key stays there; with
-        managed the service keeps a key of its own, sealed by the keystore.
-        Errors: INVALID_ARGUMENT for a method or key type that is not supported, or a bad key.
+        """CreateDid creates a DID. With public_jwk the private key stays with the caller; with managed
+        the service generates a key and keeps it, sealed by the keystore.
+        Errors: INVALID_ARGUMENT for a method or key type that is not supported, or a malformed key.
         """
 
     @_abc_1.abstractmethod
@@ -81,8 +81,8 @@ class DidServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_did_pb2.ResolveDidResponse, _abc.Awaitable[_did_pb2.ResolveDidResponse]]:
         """ResolveDid returns the DID document.
-        Errors: INVALID_ARGUMENT for what is not a DID; FAILED_PRECONDITION (DID_METHOD_UNSUPPORTED);
-        NOT_FOUND.
+        Errors: INVALID_ARGUMENT for a text that is no DID; FAILED_PRECONDITION
+        (DID_METHOD_UNSUPPORTED); NOT_FOUND.
         """
 
 def add_DidServiceServicer_to_server(servicer: DidServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -33,7 +33,8 @@ class _AssuranceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Assurance.V
     ASSURANCE_SUBSTANTIAL: _Assurance.ValueType  # 3
     ASSURANCE_HIGH: _Assurance.ValueType  # 4
 
-class Assurance(_Assurance, metaclass=_AssuranceEnumTypeWrapper): ...
+class Assurance(_Assurance, metaclass=_AssuranceEnumTypeWrapper):
+    """Assurance is the level that the identity policy gives to an evidence class."""
 
 ASSURANCE_UNSPECIFIED: Assurance.ValueType  # 0
 ASSURANCE_NONE: Assurance.ValueType  # 1
@@ -50,20 +51,20 @@ class _VerificationFailureEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_V
     DESCRIPTOR: _descriptor.EnumDescriptor
     VERIFICATION_FAILURE_UNSPECIFIED: _VerificationFailure.ValueType  # 0
     VERIFICATION_FAILURE_MALFORMED: _VerificationFailure.ValueType  # 1
-    """A token is no compact JWS with the claims that it needs."""
+    """A token is no compact JWS with the required claims."""
     VERIFICATION_FAILURE_SIGNATURE_INVALID: _VerificationFailure.ValueType  # 2
     VERIFICATION_FAILURE_KEY_NOT_ALLOWED: _VerificationFailure.ValueType  # 3
-    """The DID document has no such key, or not for this use."""
+    """The DID document has no such key, or does not list it for this use."""
     VERIFICATION_FAILURE_EXPIRED: _VerificationFailure.ValueType  # 4
-    """The presentation's exp has passed."""
+    """exp has passed."""
     VERIFICATION_FAILURE_NOT_YET_VALID: _VerificationFailure.ValueType  # 5
-    """The presentation's iat or nbf is in the future."""
+    """iat is in the future."""
     VERIFICATION_FAILURE_LIFETIME_TOO_LONG: _VerificationFailure.ValueType  # 6
-    """exp lies too long after iat."""
+    """exp is too long after iat."""
     VERIFICATION_FAILURE_WRONG_AUDIENCE: _VerificationFailure.ValueType  # 7
     """aud is not the DID of this service."""
     VERIFICATION_FAILURE_WRONG_HOLDER: _VerificationFailure.ValueType  # 8
-    """The presenter is not the DID of the request, of the intent, or of the challenge."""
+    """The signer is not the DID of the request, of the intent, or of the challenge."""
     VERIFICATION_FAILURE_WRONG_PAYMENT: _VerificationFailure.ValueType  # 9
     """The presentation or the challenge is about another payment."""
     VERIFICATION_FAILURE_NONCE_UNKNOWN: _VerificationFailure.ValueType  # 10
@@ -73,35 +74,35 @@ class _VerificationFailureEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_V
     VERIFICATION_FAILURE_NONCE_EXPIRED: _VerificationFailure.ValueType  # 12
     VERIFICATION_FAILURE_PRESENTATION_MISSING: _VerificationFailure.ValueType  # 13
     VERIFICATION_FAILURE_CREDENTIAL_MISSING: _VerificationFailure.ValueType  # 14
-    """The presentation carries no credential of a type that the evidence class accepts."""
+    """No credential has a type that the evidence class accepts."""
     VERIFICATION_FAILURE_CREDENTIAL_INVALID: _VerificationFailure.ValueType  # 15
     VERIFICATION_FAILURE_CREDENTIAL_EXPIRED: _VerificationFailure.ValueType  # 16
     VERIFICATION_FAILURE_CREDENTIAL_STATUS_UNSUPPORTED: _VerificationFailure.ValueType  # 17
-    """The credential names a status list, which this service does not read."""
+    """The credential has a credentialStatus, which this service cannot check."""
     VERIFICATION_FAILURE_ISSUER_NOT_TRUSTED: _VerificationFailure.ValueType  # 18
-    """The identity policy does not trust the credential's issuer for this evidence class."""
+    """The policy does not trust the credential's issuer for the evidence class."""
     VERIFICATION_FAILURE_WRONG_SUBJECT: _VerificationFailure.ValueType  # 19
-    """The credential is about another DID than the presenter's."""
+    """The credential is about another DID than the signer's."""
 
 class VerificationFailure(_VerificationFailure, metaclass=_VerificationFailureEnumTypeWrapper):
     """VerificationFailure says why a presentation proves nothing."""
 
 VERIFICATION_FAILURE_UNSPECIFIED: VerificationFailure.ValueType  # 0
 VERIFICATION_FAILURE_MALFORMED: VerificationFailure.ValueType  # 1
-"""A token is no compact JWS with the claims that it needs."""
+"""A token is no compact JWS with the required claims."""
 VERIFICATION_FAILURE_SIGNATURE_INVALID: VerificationFailure.ValueType  # 2
 VERIFICATION_FAILURE_KEY_NOT_ALLOWED: VerificationFailure.ValueType  # 3
-"""The DID document has no such key, or not for this use."""
+"""The DID document has no such key, or does not list it for this use."""
 VERIFICATION_FAILURE_EXPIRED: VerificationFailure.ValueType  # 4
-"""The presentation's exp has passed."""
+"""exp has passed."""
 VERIFICATION_FAILURE_NOT_YET_VALID: VerificationFailure.ValueType  # 5
-"""The presentation's iat or nbf is in the future."""
+"""iat is in the future."""
 VERIFICATION_FAILURE_LIFETIME_TOO_LONG: VerificationFailure.ValueType  # 6
-"""exp lies too long after iat."""
+"""exp is too long after iat."""
 VERIFICATION_FAILURE_WRONG_AUDIENCE: VerificationFailure.ValueType  # 7
 """aud is not the DID of this service."""
 VERIFICATION_FAILURE_WRONG_HOLDER: VerificationFailure.ValueType  # 8
-"""The presenter is not the DID of the request, of the intent, or of the challenge."""
+"""The signer is not the DID of the request, of the intent, or of the challenge."""
 VERIFICATION_FAILURE_WRONG_PAYMENT: VerificationFailure.ValueType  # 9
 """The presentation or the challenge is about another payment."""
 VERIFICATION_FAILURE_NONCE_UNKNOWN: VerificationFailure.ValueType  # 10
@@ -111,15 +112,15 @@ VERIFICATION_FAILURE_NONCE_SPENT: VerificationFailure.ValueType  # 11
 VERIFICATION_FAILURE_NONCE_EXPIRED: VerificationFailure.ValueType  # 12
 VERIFICATION_FAILURE_PRESENTATION_MISSING: VerificationFailure.ValueType  # 13
 VERIFICATION_FAILURE_CREDENTIAL_MISSING: VerificationFailure.ValueType  # 14
-"""The presentation carries no credential of a type that the evidence class accepts."""
+"""No credential has a type that the evidence class accepts."""
 VERIFICATION_FAILURE_CREDENTIAL_INVALID: VerificationFailure.ValueType  # 15
 VERIFICATION_FAILURE_CREDENTIAL_EXPIRED: VerificationFailure.ValueType  # 16
 VERIFICATION_FAILURE_CREDENTIAL_STATUS_UNSUPPORTED: VerificationFailure.ValueType  # 17
-"""The credential names a status list, which this service does not read."""
+"""The credential has a credentialStatus, which this service cannot check."""
 VERIFICATION_FAILURE_ISSUER_NOT_TRUSTED: VerificationFailure.ValueType  # 18
-"""The identity policy does not trust the credential's issuer for this evidence class."""
+"""The policy does not trust the credential's issuer for the evidence class."""
 VERIFICATION_FAILURE_WRONG_SUBJECT: VerificationFailure.ValueType  # 19
-"""The credential is about another DID than the presenter's."""
+"""The credential is about another DID than the signer's."""
 Global___VerificationFailure: _TypeAlias = VerificationFailure  # noqa: Y015
 
 @_typing.final
@@ -154,11 +155,11 @@ class BeginVerificationResponse(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     nonce: _builtins.str
-    """128 bits or more, base64url."""
+    """At least 128 bits, base64url."""
     audience: _builtins.str
-    """The aud that the presentation must name: the DID of this service."""
+    """The aud of the presentation: the DID of this service."""
     digest: _builtins.bytes
-    """payment_digest of the intent, 32 bytes."""
+    """The digest of the intent, 32 bytes."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -188,8 +189,8 @@ class VerifyIdentityRequest(_message.Message):
     request_id: _builtins.str
     did: _builtins.str
     verification_method: _builtins.str
-    """Evidence class of the identity policy: "biometric" is a credential of that claim from a trusted
-    issuer; nothing is measured here.
+    """Evidence class of the identity policy. "biometric" stands for a credential with that claim from
+    a trusted issuer; this service measures nothing.
     """
     @_builtins.property
     def context(self) -> _attestation_pb2.RunContext: ...
@@ -223,23 +224,25 @@ class VerifyIdentityResponse(_message.Message):
     ADDRESS_LINKED_FIELD_NUMBER: _builtins.int
     verified: _builtins.bool
     confidence: _builtins.float
-    """0 to 1: 0 if not verified, else what the policy gives the evidence."""
+    """0 to 1: 0 if not verified, otherwise the confidence that the policy gives to the evidence
+    class.
+    """
     assurance: Global___Assurance.ValueType
     policy_version: _builtins.str
     address_linked: _builtins.bool
-    """Whether the second one is there."""
+    """True if the second attestation is present."""
     @_builtins.property
     def evidence(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Credential types that counted."""
+        """Types of the credentials that counted."""
 
     @_builtins.property
     def failures(self) -> _containers.RepeatedScalarFieldContainer[Global___VerificationFailure.ValueType]:
-        """Why it is not verified; empty if it is. Each failure once, in the order in which it was found."""
+        """Why it is not verified; empty if it is. Each failure appears once."""
 
     @_builtins.property
     def attestations(self) -> _containers.RepeatedCompositeFieldContainer[_attestation_pb2.Attestation]:
-        """If verified: kind identity; and kind address_link if the sender's address is linked to the DID,
-        live and unrevoked. Both about the digest of the intent.
+        """Only if verified. Kind identity; and kind address_link if the sender's address is linked to the
+        DID by a link that is neither expired nor revoked. Both are about the digest of the intent.
         """
 
     def __init__(
@@ -271,11 +274,26 @@ class VerifyApprovalRequest(_message.Message):
     STEP_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     approval: _builtins.str
-    """Compact JWS, see services/web5/approval.py."""
+    """Compact JWS (RFC 7515), at most 8192 characters, by a key that the DID document lists under
+    assertionMethod:
+
+      header   {"alg": "EdDSA" (Ed25519) or "ES256K" (secp256k1),
+                "kid": "<DID of the approver>#<fragment>",
+                "typ": "anya-approval+jwt"}
+      payload  {"iss": the approver's DID,
+                "run_id": the run,
+                "step": the path of the step,
+                "digest": the digest of the question (Approval.digest), 64 hex digits,
+                "decision": "approve" or "reject",
+                "iat": time of signing, in whole Unix seconds}
+
+    and no other member of the payload.
+    """
     run_id: _builtins.str
-    """What it must be about: the run, the path of its step, and the digest of what that asks."""
+    """The run, the path of the step, and the digest of the question that the approval must be about."""
     step: _builtins.str
     digest: _builtins.bytes
+    """32 bytes."""
     def __init__(
         self,
         *,
@@ -299,9 +317,9 @@ class VerifyApprovalResponse(_message.Message):
     APPROVER_FIELD_NUMBER: _builtins.int
     APPROVED_FIELD_NUMBER: _builtins.int
     approver: _builtins.str
-    """DID of who signed."""
+    """DID of the signer."""
     approved: _builtins.bool
-    """False: it is a rejection."""
+    """False: the decision is a rejection."""
     def __init__(
         self,
         *,
@@ -331,8 +349,8 @@ class BeginAddressLinkRequest(_message.Message):
     network: _builtins.str
     """"regtest", "signet", "testnet4" or "main"."""
     public: _builtins.bool
-    """Whether whoever pays this address may learn since when it is linked. The DID's proof must then
-    say so too; false keeps the link between the holder and this service.
+    """True: payers of this address learn the height at which it was linked. The DID's proof must then
+    say so, too. False: only the holder and this service know the link.
     """
     def __init__(
         self,
@@ -361,7 +379,7 @@ class BeginAddressLinkResponse(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     challenge_id: _builtins.str
     message: _builtins.str
-    """What the address signs (BIP 322), UTF-8 with LF."""
+    """The text that the address signs (BIP 322): UTF-8 with LF."""
     nonce: _builtins.str
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp: ...
@@ -393,13 +411,14 @@ class CompleteAddressLinkRequest(_message.Message):
     request_id: _builtins.str
     challenge_id: _builtins.str
     did_proof: _builtins.str
-    """Compact JWS by an authentication key of the DID; payload {nonce, address, did, challenge_id},
+    """Compact JWS by an authentication key of the DID. Payload: {nonce, address, did, challenge_id},
     and public: true for a public link.
     """
     address_signature: _builtins.str
+    """The reply of bitcoin's SignOwnership, or the address holder's own BIP 322 signature."""
     @_builtins.property
     def context(self) -> _attestation_pb2.RunContext:
-        """Carries bitcoin's attestation of kind ownership over the challenge's message."""
+        """Carries bitcoin's attestation of kind ownership over the text of the challenge."""
 
     def __init__(
         self,
@@ -428,8 +447,9 @@ class CompleteAddressLinkResponse(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     link_id: _builtins.str
     credential: _builtins.str
-    """BitcoinAddressLinkCredential issued by the service's DID, as VC-JWT."""
+    """BitcoinAddressLinkCredential, issued by the DID of this service, as VC-JWT."""
     linked_height: _builtins.int
+    """Height of the chain's tip when the signature was verified."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(

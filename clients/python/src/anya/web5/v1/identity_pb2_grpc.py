@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class IdentityServiceStub:
-    """IdentityService verifies who wants to pay, and which addresses are whose.
+    """IdentityService verifies the identity of payers, their approvals, and their links to addresses.
     """
 
     def __init__(self, channel):
@@ -63,23 +63,24 @@ class IdentityServiceStub:
 
 
 class IdentityServiceServicer:
-    """IdentityService verifies who wants to pay, and which addresses are whose.
+    """IdentityService verifies the identity of payers, their approvals, and their links to addresses.
     """
 
     def BeginVerification(self, request, context):
-        """BeginVerification issues a nonce for one payment. A presentation over it proves that payment
-        and no other.
-        Errors: INVALID_ARGUMENT for an incomplete intent; RESOURCE_EXHAUSTED if too many challenges of
-        this DID are open.
+        """BeginVerification issues a nonce for one payment. A presentation over the nonce proves that
+        payment and no other.
+        Errors: INVALID_ARGUMENT for an incomplete intent; RESOURCE_EXHAUSTED (TOO_MANY_CHALLENGES) if
+        too many challenges of this DID are open.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def VerifyIdentity(self, request, context):
-        """VerifyIdentity judges the presentation of the run's context: that the DID's holder made it, for
-        this payment, once, and that it carries a valid credential of the evidence class from an issuer
-        that the policy trusts. A failed proof is a verdict, not an error; its nonce is spent.
+        """VerifyIdentity verifies the presentation of the run's context: the DID's holder made it, for
+        this payment, with an unused nonce, and it carries a valid credential of the evidence class
+        from an issuer that the policy trusts. A presentation that proves nothing is a verdict, not an
+        error; its nonce is spent.
         Errors: INVALID_ARGUMENT for a request without intent; FAILED_PRECONDITION
         (VERIFICATION_METHOD_UNSUPPORTED) for an evidence class that the policy does not name.
         """
@@ -88,8 +89,9 @@ class IdentityServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def VerifyApproval(self, request, context):
-        """VerifyApproval tells who signed a decision about what a run asks, and which. It judges the
-        signature against the DID's document; whether the signer is asked at all, the caller knows.
+        """VerifyApproval verifies a signed decision on the question of a run's step, and returns the
+        signer and the decision. It checks the signature against the DID document; the caller checks
+        that the signer is one of the step's approvers.
         Errors: FAILED_PRECONDITION (PROOF_MISSING, PROOF_INVALID).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -97,16 +99,17 @@ class IdentityServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BeginAddressLink(self, request, context):
-        """BeginAddressLink issues the text that the address and the DID have to sign.
-        Errors: INVALID_ARGUMENT for a bad DID or address; RESOURCE_EXHAUSTED.
+        """BeginAddressLink issues the text that the address signs, and the nonce that the DID signs.
+        Errors: INVALID_ARGUMENT for a malformed DID or address; RESOURCE_EXHAUSTED
+        (TOO_MANY_CHALLENGES).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CompleteAddressLink(self, request, context):
-        """CompleteAddressLink records that the address belongs to the DID: with the DID's signature over
-        the challenge's nonce, and bitcoin's attestation that the address signed its text.
+        """CompleteAddressLink records that an address belongs to a DID. It needs the DID's signature over
+        the nonce of the challenge, and bitcoin's attestation that the address signed the text.
         Errors: NOT_FOUND for an unknown challenge; FAILED_PRECONDITION with CHALLENGE_EXPIRED,
         CHALLENGE_SPENT, PROOF_MISSING, PROOF_INVALID or PROOF_EXPIRED.
         """
@@ -151,7 +154,7 @@ def add_IdentityServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class IdentityService:
-    """IdentityService verifies who wants to pay, and which addresses are whose.
+    """IdentityService verifies the identity of payers, their approvals, and their links to addresses.
     """
 
     @staticmethod

@@ -27,77 +27,83 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class IdentityServiceStub:
-    """IdentityService verifies who wants to pay, and which addresses are whose."""
+    """IdentityService verifies the identity of payers, their approvals, and their links to addresses."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> IdentityServiceAsyncStub: ...
     BeginVerification: _grpc.UnaryUnaryMultiCallable[_identity_pb2.BeginVerificationRequest, _identity_pb2.BeginVerificationResponse]
-    """BeginVerification issues a nonce for one payment. A presentation over it proves that payment
-    and no other.
-    Errors: INVALID_ARGUMENT for an incomplete intent; RESOURCE_EXHAUSTED if too many challenges of
-    this DID are open.
+    """BeginVerification issues a nonce for one payment. A presentation over the nonce proves that
+    payment and no other.
+    Errors: INVALID_ARGUMENT for an incomplete intent; RESOURCE_EXHAUSTED (TOO_MANY_CHALLENGES) if
+    too many challenges of this DID are open.
     """
     VerifyIdentity: _grpc.UnaryUnaryMultiCallable[_identity_pb2.VerifyIdentityRequest, _identity_pb2.VerifyIdentityResponse]
-    """VerifyIdentity judges the presentation of the run's context: that the DID's holder made it, for
-    this payment, once, and that it carries a valid credential of the evidence class from an issuer
-    that the policy trusts. A failed proof is a verdict, not an error; its nonce is spent.
+    """VerifyIdentity verifies the presentation of the run's context: the DID's holder made it, for
+    this payment, with an unused nonce, and it carries a valid credential of the evidence class
+    from an issuer that the policy trusts. A presentation that proves nothing is a verdict, not an
+    error; its nonce is spent.
     Errors: INVALID_ARGUMENT for a request without intent; FAILED_PRECONDITION
     (VERIFICATION_METHOD_UNSUPPORTED) for an evidence class that the policy does not name.
     """
     VerifyApproval: _grpc.UnaryUnaryMultiCallable[_identity_pb2.VerifyApprovalRequest, _identity_pb2.VerifyApprovalResponse]
-    """VerifyApproval tells who signed a decision about what a run asks, and which. It judges the
-    signature against the DID's document; whether the signer is asked at all, the caller knows.
+    """VerifyApproval verifies a signed decision on the question of a run's step, and returns the
+    signer and the decision. It checks the signature against the DID document; the caller checks
+    that the signer is one of the step's approvers.
     Errors: FAILED_PRECONDITION (PROOF_MISSING, PROOF_INVALID).
     """
     BeginAddressLink: _grpc.UnaryUnaryMultiCallable[_identity_pb2.BeginAddressLinkRequest, _identity_pb2.BeginAddressLinkResponse]
-    """BeginAddressLink issues the text that the address and the DID have to sign.
-    Errors: INVALID_ARGUMENT for a bad DID or address; RESOURCE_EXHAUSTED.
+    """BeginAddressLink issues the text that the address signs, and the nonce that the DID signs.
+    Errors: INVALID_ARGUMENT for a malformed DID or address; RESOURCE_EXHAUSTED
+    (TOO_MANY_CHALLENGES).
     """
     CompleteAddressLink: _grpc.UnaryUnaryMultiCallable[_identity_pb2.CompleteAddressLinkRequest, _identity_pb2.CompleteAddressLinkResponse]
-    """CompleteAddressLink records that the address belongs to the DID: with the DID's signature over
-    the challenge's nonce, and bitcoin's attestation that the address signed its text.
+    """CompleteAddressLink records that an address belongs to a DID. It needs the DID's signature over
+    the nonce of the challenge, and bitcoin's attestation that the address signed the text.
     Errors: NOT_FOUND for an unknown challenge; FAILED_PRECONDITION with CHALLENGE_EXPIRED,
     CHALLENGE_SPENT, PROOF_MISSING, PROOF_INVALID or PROOF_EXPIRED.
     """
 
 @_typing.type_check_only
 class IdentityServiceAsyncStub(IdentityServiceStub):
-    """IdentityService verifies who wants to pay, and which addresses are whose."""
+    """IdentityService verifies the identity of payers, their approvals, and their links to addresses."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     BeginVerification: _aio.UnaryUnaryMultiCallable[_identity_pb2.BeginVerificationRequest, _identity_pb2.BeginVerificationResponse]  # type: ignore[assignment]
-    """BeginVerification issues a nonce for one payment. A presentation over it proves that payment
-    and no other.
-    Errors: INVALID_ARGUMENT for an incomplete intent; RESOURCE_EXHAUSTED if too many challenges of
-    this DID are open.
+    """BeginVerification issues a nonce for one payment. A presentation over the nonce proves that
+    payment and no other.
+    Errors: INVALID_ARGUMENT for an incomplete intent; RESOURCE_EXHAUSTED (TOO_MANY_CHALLENGES) if
+    too many challenges of this DID are open.
     """
     VerifyIdentity: _aio.UnaryUnaryMultiCallable[_identity_pb2.VerifyIdentityRequest, _identity_pb2.VerifyIdentityResponse]  # type: ignore[assignment]
-    """VerifyIdentity judges the presentation of the run's context: that the DID's holder made it, for
-    this payment, once, and that it carries a valid credential of the evidence class from an issuer
-    that the policy trusts. A failed proof is a verdict, not an error; its nonce is spent.
+    """VerifyIdentity verifies the presentation of the run's context: the DID's holder made it, for
+    this payment, with an unused nonce, and it carries a valid credential of the evidence class
+    from an issuer that the policy trusts. A presentation that proves nothing is a verdict, not an
+    error; its nonce is spent.
     Errors: INVALID_ARGUMENT for a request without intent; FAILED_PRECONDITION
     (VERIFICATION_METHOD_UNSUPPORTED) for an evidence class that the policy does not name.
     """
     VerifyApproval: _aio.UnaryUnaryMultiCallable[_identity_pb2.VerifyApprovalRequest, _identity_pb2.VerifyApprovalResponse]  # type: ignore[assignment]
-    """VerifyApproval tells who signed a decision about what a run asks, and which. It judges the
-    signature against the DID's document; whether the signer is asked at all, the caller knows.
+    """VerifyApproval verifies a signed decision on the question of a run's step, and returns the
+    signer and the decision. It checks the signature against the DID document; the caller checks
+    that the signer is one of the step's approvers.
     Errors: FAILED_PRECONDITION (PROOF_MISSING, PROOF_INVALID).
     """
     BeginAddressLink: _aio.UnaryUnaryMultiCallable[_identity_pb2.BeginAddressLinkRequest, _identity_pb2.BeginAddressLinkResponse]  # type: ignore[assignment]
-    """BeginAddressLink issues the text that the address and the DID have to sign.
-    Errors: INVALID_ARGUMENT for a bad DID or address; RESOURCE_EXHAUSTED.
+    """BeginAddressLink issues the text that the address signs, and the nonce that the DID signs.
+    Errors: INVALID_ARGUMENT for a malformed DID or address; RESOURCE_EXHAUSTED
+    (TOO_MANY_CHALLENGES).
     """
     CompleteAddressLink: _aio.UnaryUnaryMultiCallable[_identity_pb2.CompleteAddressLinkRequest, _identity_pb2.CompleteAddressLinkResponse]  # type: ignore[assignment]
-    """CompleteAddressLink records that the address belongs to the DID: with the DID's signature over
-    the challenge's nonce, and bitcoin's attestation that the address signed its text.
+    """CompleteAddressLink records that an address belongs to a DID. It needs the DID's signature over
+    the nonce of the challenge, and bitcoin's attestation that the address signed the text.
     Errors: NOT_FOUND for an unknown challenge; FAILED_PRECONDITION with CHALLENGE_EXPIRED,
     CHALLENGE_SPENT, PROOF_MISSING, PROOF_INVALID or PROOF_EXPIRED.
     """
 
 class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
-    """IdentityService verifies who wants to pay, and which addresses are whose."""
+    """IdentityService verifies the identity of payers, their approvals, and their links to addresses."""
 
     @_abc_1.abstractmethod
     def BeginVerification(
@@ -105,10 +111,10 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _identity_pb2.BeginVerificationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_identity_pb2.BeginVerificationResponse, _abc.Awaitable[_identity_pb2.BeginVerificationResponse]]:
-        """BeginVerification issues a nonce for one payment. A presentation over it proves that payment
-        and no other.
-        Errors: INVALID_ARGUMENT for an incomplete intent; RESOURCE_EXHAUSTED if too many challenges of
-        this DID are open.
+        """BeginVerification issues a nonce for one payment. A presentation over the nonce proves that
+        payment and no other.
+        Errors: INVALID_ARGUMENT for an incomplete intent; RESOURCE_EXHAUSTED (TOO_MANY_CHALLENGES) if
+        too many challenges of this DID are open.
         """
 
     @_abc_1.abstractmethod
@@ -117,9 +123,10 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _identity_pb2.VerifyIdentityRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_identity_pb2.VerifyIdentityResponse, _abc.Awaitable[_identity_pb2.VerifyIdentityResponse]]:
-        """VerifyIdentity judges the presentation of the run's context: that the DID's holder made it, for
-        this payment, once, and that it carries a valid credential of the evidence class from an issuer
-        that the policy trusts. A failed proof is a verdict, not an error; its nonce is spent.
+        """VerifyIdentity verifies the presentation of the run's context: the DID's holder made it, for
+        this payment, with an unused nonce, and it carries a valid credential of the evidence class
+        from an issuer that the policy trusts. A presentation that proves nothing is a verdict, not an
+        error; its nonce is spent.
         Errors: INVALID_ARGUMENT for a request without intent; FAILED_PRECONDITION
         (VERIFICATION_METHOD_UNSUPPORTED) for an evidence class that the policy does not name.
         """
@@ -130,8 +137,9 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _identity_pb2.VerifyApprovalRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_identity_pb2.VerifyApprovalResponse, _abc.Awaitable[_identity_pb2.VerifyApprovalResponse]]:
-        """VerifyApproval tells who signed a decision about what a run asks, and which. It judges the
-        signature against the DID's document; whether the signer is asked at all, the caller knows.
+        """VerifyApproval verifies a signed decision on the question of a run's step, and returns the
+        signer and the decision. It checks the signature against the DID document; the caller checks
+        that the signer is one of the step's approvers.
         Errors: FAILED_PRECONDITION (PROOF_MISSING, PROOF_INVALID).
         """
 
@@ -141,8 +149,9 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _identity_pb2.BeginAddressLinkRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_identity_pb2.BeginAddressLinkResponse, _abc.Awaitable[_identity_pb2.BeginAddressLinkResponse]]:
-        """BeginAddressLink issues the text that the address and the DID have to sign.
-        Errors: INVALID_ARGUMENT for a bad DID or address; RESOURCE_EXHAUSTED.
+        """BeginAddressLink issues the text that the address signs, and the nonce that the DID signs.
+        Errors: INVALID_ARGUMENT for a malformed DID or address; RESOURCE_EXHAUSTED
+        (TOO_MANY_CHALLENGES).
         """
 
     @_abc_1.abstractmethod
@@ -151,8 +160,8 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _identity_pb2.CompleteAddressLinkRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_identity_pb2.CompleteAddressLinkResponse, _abc.Awaitable[_identity_pb2.CompleteAddressLinkResponse]]:
-        """CompleteAddressLink records that the address belongs to the DID: with the DID's signature over
-        the challenge's nonce, and bitcoin's attestation that the address signed its text.
+        """CompleteAddressLink records that an address belongs to a DID. It needs the DID's signature over
+        the nonce of the challenge, and bitcoin's attestation that the address signed the text.
         Errors: NOT_FOUND for an unknown challenge; FAILED_PRECONDITION with CHALLENGE_EXPIRED,
         CHALLENGE_SPENT, PROOF_MISSING, PROOF_INVALID or PROOF_EXPIRED.
         """

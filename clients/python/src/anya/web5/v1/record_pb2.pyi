@@ -28,7 +28,7 @@ class StoreTransactionRecordRequest(_message.Message):
     CONTEXT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     did: _builtins.str
-    """The payer: the record's recipient."""
+    """The payer, who is the recipient of the record."""
     @_builtins.property
     def transaction_data(self) -> _struct_pb2.Struct: ...
     @_builtins.property
@@ -58,7 +58,7 @@ class StoreTransactionRecordResponse(_message.Message):
     MESSAGE_CID_FIELD_NUMBER: _builtins.int
     DATA_CID_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
-    """The DID whose node keeps it."""
+    """The DID whose node keeps the record."""
     record_id: _builtins.str
     message_cid: _builtins.str
     data_cid: _builtins.str
@@ -86,11 +86,11 @@ class ProcessMessageRequest(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     target: _builtins.str
-    """The DID whose node it is for."""
+    """The DID of the tenant."""
     message: _builtins.bytes
-    """The message, JSON, at most 64 KiB."""
+    """JSON, at most 64 KiB."""
     data: _builtins.bytes
-    """The record's data, at most 3 MiB; absent differs from empty."""
+    """The data of the record, at most 3 MiB. Absent differs from empty."""
     def __init__(
         self,
         *,
@@ -115,8 +115,9 @@ class ProcessMessageResponse(_message.Message):
     REPLY_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     reply: _builtins.bytes
-    """{status: {code, detail}, entries? | entry? ...}, JSON."""
+    """JSON: {status: {code, detail}, entries? | entry? ...}."""
     data: _builtins.bytes
+    """The data of the record that was read."""
     def __init__(
         self,
         *,

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class RecordServiceStub:
-    """RecordService is the decentralized web node: tenants' records as signed messages.
+    """RecordService is a decentralized web node: it keeps the records of its tenants as signed
+    messages.
     """
 
     def __init__(self, channel):
@@ -48,25 +49,26 @@ class RecordServiceStub:
 
 
 class RecordServiceServicer:
-    """RecordService is the decentralized web node: tenants' records as signed messages.
+    """RecordService is a decentralized web node: it keeps the records of its tenants as signed
+    messages.
     """
 
     def StoreTransactionRecord(self, request, context):
         """StoreTransactionRecord writes the record of a payment into the service's own tenant, under the
         payment protocol, readable by the payer.
-        Errors: INVALID_ARGUMENT for a bad DID or data above 30,000 bytes.
+        Errors: INVALID_ARGUMENT for a malformed DID, or data above 30,000 bytes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ProcessMessage(self, request, context):
-        """ProcessMessage processes a signed DWN message (profile tbd-0.5) for a tenant. The DWN's verdict
-        is in the reply's status, also when it refuses; who may do what is judged by the message's
-        signature, not by the caller.
-        Errors: INVALID_ARGUMENT if the message is not JSON that every reader understands alike
-        (MESSAGE_MALFORMED), or it or its data is too large (MESSAGE_TOO_LARGE); NOT_FOUND
-        (TENANT_NOT_FOUND) for a tenant that this node does not keep.
+        """ProcessMessage processes a signed DWN message (profile tbd-0.5) for a tenant. The verdict of
+        the node is in the status of the reply, also if it refuses. The signature of the message
+        decides what it may do, not the caller.
+        Errors: INVALID_ARGUMENT if the message is not unambiguous JSON (MESSAGE_MALFORMED), or message
+        or data are too large (MESSAGE_TOO_LARGE); NOT_FOUND (TENANT_NOT_FOUND) for a tenant that this
+        node does not keep.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -94,7 +96,8 @@ def add_RecordServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RecordService:
-    """RecordService is the decentralized web node: tenants' records as signed messages.
+    """RecordService is a decentralized web node: it keeps the records of its tenants as signed
+    messages.
     """
 
     @staticmethod

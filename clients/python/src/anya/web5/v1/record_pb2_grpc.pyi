@@ -27,7 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RecordServiceStub:
-    """RecordService is the decentralized web node: tenants' records as signed messages."""
+    """RecordService is a decentralized web node: it keeps the records of its tenants as signed
+    messages.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -36,38 +38,42 @@ class RecordServiceStub:
     StoreTransactionRecord: _grpc.UnaryUnaryMultiCallable[_record_pb2.StoreTransactionRecordRequest, _record_pb2.StoreTransactionRecordResponse]
     """StoreTransactionRecord writes the record of a payment into the service's own tenant, under the
     payment protocol, readable by the payer.
-    Errors: INVALID_ARGUMENT for a bad DID or data above 30,000 bytes.
+    Errors: INVALID_ARGUMENT for a malformed DID, or data above 30,000 bytes.
     """
     ProcessMessage: _grpc.UnaryUnaryMultiCallable[_record_pb2.ProcessMessageRequest, _record_pb2.ProcessMessageResponse]
-    """ProcessMessage processes a signed DWN message (profile tbd-0.5) for a tenant. The DWN's verdict
-    is in the reply's status, also when it refuses; who may do what is judged by the message's
-    signature, not by the caller.
-    Errors: INVALID_ARGUMENT if the message is not JSON that every reader understands alike
-    (MESSAGE_MALFORMED), or it or its data is too large (MESSAGE_TOO_LARGE); NOT_FOUND
-    (TENANT_NOT_FOUND) for a tenant that this node does not keep.
+    """ProcessMessage processes a signed DWN message (profile tbd-0.5) for a tenant. The verdict of
+    the node is in the status of the reply, also if it refuses. The signature of the message
+    decides what it may do, not the caller.
+    Errors: INVALID_ARGUMENT if the message is not unambiguous JSON (MESSAGE_MALFORMED), or message
+    or data are too large (MESSAGE_TOO_LARGE); NOT_FOUND (TENANT_NOT_FOUND) for a tenant that this
+    node does not keep.
     """
 
 @_typing.type_check_only
 class RecordServiceAsyncStub(RecordServiceStub):
-    """RecordService is the decentralized web node: tenants' records as signed messages."""
+    """RecordService is a decentralized web node: it keeps the records of its tenants as signed
+    messages.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     StoreTransactionRecord: _aio.UnaryUnaryMultiCallable[_record_pb2.StoreTransactionRecordRequest, _record_pb2.StoreTransactionRecordResponse]  # type: ignore[assignment]
     """StoreTransactionRecord writes the record of a payment into the service's own tenant, under the
     payment protocol, readable by the payer.
-    Errors: INVALID_ARGUMENT for a bad DID or data above 30,000 bytes.
+    Errors: INVALID_ARGUMENT for a malformed DID, or data above 30,000 bytes.
     """
     ProcessMessage: _aio.UnaryUnaryMultiCallable[_record_pb2.ProcessMessageRequest, _record_pb2.ProcessMessageResponse]  # type: ignore[assignment]
-    """ProcessMessage processes a signed DWN message (profile tbd-0.5) for a tenant. The DWN's verdict
-    is in the reply's status, also when it refuses; who may do what is judged by the message's
-    signature, not by the caller.
-    Errors: INVALID_ARGUMENT if the message is not JSON that every reader understands alike
-    (MESSAGE_MALFORMED), or it or its data is too large (MESSAGE_TOO_LARGE); NOT_FOUND
-    (TENANT_NOT_FOUND) for a tenant that this node does not keep.
+    """ProcessMessage processes a signed DWN message (profile tbd-0.5) for a tenant. The verdict of
+    the node is in the status of the reply, also if it refuses. The signature of the message
+    decides what it may do, not the caller.
+    Errors: INVALID_ARGUMENT if the message is not unambiguous JSON (MESSAGE_MALFORMED), or message
+    or data are too large (MESSAGE_TOO_LARGE); NOT_FOUND (TENANT_NOT_FOUND) for a tenant that this
+    node does not keep.
     """
 
 class RecordServiceServicer(metaclass=_abc_1.ABCMeta):
-    """RecordService is the decentralized web node: tenants' records as signed messages."""
+    """RecordService is a decentralized web node: it keeps the records of its tenants as signed
+    messages.
+    """
 
     @_abc_1.abstractmethod
     def StoreTransactionRecord(
@@ -77,7 +83,7 @@ class RecordServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_record_pb2.StoreTransactionRecordResponse, _abc.Awaitable[_record_pb2.StoreTransactionRecordResponse]]:
         """StoreTransactionRecord writes the record of a payment into the service's own tenant, under the
         payment protocol, readable by the payer.
-        Errors: INVALID_ARGUMENT for a bad DID or data above 30,000 bytes.
+        Errors: INVALID_ARGUMENT for a malformed DID, or data above 30,000 bytes.
         """
 
     @_abc_1.abstractmethod
@@ -86,12 +92,12 @@ class RecordServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _record_pb2.ProcessMessageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_record_pb2.ProcessMessageResponse, _abc.Awaitable[_record_pb2.ProcessMessageResponse]]:
-        """ProcessMessage processes a signed DWN message (profile tbd-0.5) for a tenant. The DWN's verdict
-        is in the reply's status, also when it refuses; who may do what is judged by the message's
-        signature, not by the caller.
-        Errors: INVALID_ARGUMENT if the message is not JSON that every reader understands alike
-        (MESSAGE_MALFORMED), or it or its data is too large (MESSAGE_TOO_LARGE); NOT_FOUND
-        (TENANT_NOT_FOUND) for a tenant that this node does not keep.
+        """ProcessMessage processes a signed DWN message (profile tbd-0.5) for a tenant. The verdict of
+        the node is in the status of the reply, also if it refuses. The signature of the message
+        decides what it may do, not the caller.
+        Errors: INVALID_ARGUMENT if the message is not unambiguous JSON (MESSAGE_MALFORMED), or message
+        or data are too large (MESSAGE_TOO_LARGE); NOT_FOUND (TENANT_NOT_FOUND) for a tenant that this
+        node does not keep.
         """
 
 def add_RecordServiceServicer_to_server(servicer: RecordServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class GRPCInferenceServiceStub:
-    """Missing associated documentation comment in .proto file."""
+    """GRPCInferenceService serves models by the Open Inference Protocol.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -67,38 +68,39 @@ class GRPCInferenceServiceStub:
 
 
 class GRPCInferenceServiceServicer:
-    """Missing associated documentation comment in .proto file."""
+    """GRPCInferenceService serves models by the Open Inference Protocol.
+    """
 
     def ServerLive(self, request, context):
-        """ServerLive tells that the server runs.
+        """ServerLive reports that the server runs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ServerReady(self, request, context):
-        """ServerReady tells that every model is loaded.
+        """ServerReady reports if all models are loaded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ModelReady(self, request, context):
-        """ModelReady tells whether one model answers; false for an unknown one.
+        """ModelReady reports if a model is loaded; false for an unknown one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ServerMetadata(self, request, context):
-        """ServerMetadata names the server and its extensions.
+        """ServerMetadata returns the name, the version and the extensions of the server.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ModelMetadata(self, request, context):
-        """ModelMetadata describes a model's tensors.
+        """ModelMetadata describes the tensors of a model.
         Errors: NOT_FOUND for an unknown model or version.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -107,8 +109,8 @@ class GRPCInferenceServiceServicer:
 
     def ModelInfer(self, request, context):
         """ModelInfer runs a model on a batch of rows.
-        Errors: NOT_FOUND for an unknown model or version; INVALID_ARGUMENT, naming the field, for
-        tensors that do not fit the model.
+        Errors: NOT_FOUND for an unknown model or version; INVALID_ARGUMENT naming the field if a
+        tensor does not fit the model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -156,7 +158,8 @@ def add_GRPCInferenceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class GRPCInferenceService:
-    """Missing associated documentation comment in .proto file."""
+    """GRPCInferenceService serves models by the Open Inference Protocol.
+    """
 
     @staticmethod
     def ServerLive(request,
