@@ -45,12 +45,12 @@ if TYPE_CHECKING:
 Q = TypeVar("Q")
 R = TypeVar("R")
 
-CONFIRMED_WITHIN_S = 60.0  # seconds
+CONFIRMED_WITHIN_S = 60.0
 PAYMENT_PROTOCOL = "https://anya.internal/protocols/payment"
 OK = 200  # of a DWN reply
 
 PAID = ("CONFIRMED", "SETTLED")
-UNPAID = ("none", "CANCELLED")  # the latter where an answer was lost, and the engine made sure
+UNPAID = ("none", "CANCELLED")  # the latter if the orchestrator cancelled after a lost response
 
 
 @dataclass(slots=True)
@@ -58,7 +58,7 @@ class Evidence:
     """The payments according to all sources. Txids are hex in display order."""
 
     paid: dict[tuple[str, int], list[str]]  # shop and amount -> txids in the blocks
-    unspent: Counter[tuple[str, int]]  # the same from the index: how many
+    unspent: Counter[tuple[str, int]]  # shop and amount -> number of outputs in the index
     spends: set[str]  # every transaction in a block that spends a payer's coin
     records: dict[str, list[dict[str, Any]]]  # payment id -> data of its payer's records
     payments: dict[str, str] = field(

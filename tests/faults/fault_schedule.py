@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 MIN_AMOUNT_SAT = 100_000
-UNLINKED_EVERY = 12  # one payment of so many is a stranger's
-CANCEL_EVERY = 6  # so is one whose client thinks better of it
-CANCEL_WITHIN_S = 2.0  # seconds from its start: some are too late
+UNLINKED_EVERY = 12  # one payment of so many is sent by a DID without the address
+CANCEL_EVERY = 6  # one payment of so many, on average, is cancelled by its client
+CANCEL_WITHIN_S = 2.0  # from the start of the payment; some cancellations are too late
 
 
 class FaultKind(StrEnum):
@@ -37,7 +37,7 @@ class CancelMethod(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    after: float  # seconds since the fault before
+    after: float  # seconds since the previous fault
     service: str
     kind: FaultKind
     duration: float = 0.0  # seconds, of a pause
@@ -55,9 +55,9 @@ class PlannedPayment:
     payer: int
     recipient: int
     amount_sat: int
-    proved: bool = True  # False: a stranger pays from the payer's address, or rather does not
+    proved: bool = True  # False: an unlinked DID tries to pay from the payer's address
     method: PaymentMethod = PaymentMethod.RUN
-    route: int = 0  # which orchestrator is asked, modulo how many there are
+    route: int = 0  # index of the client's orchestrator, modulo their number
     cancel: CancelMethod | None = None
     cancel_after: float = 0.0  # seconds
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cli.home import Home
     from cli.identities import Identity
 
-MATURITY = 100  # blocks until a subsidy may be spent
+MATURITY_BLOCKS = 100  # until a subsidy may be spent
 SUBSIDY_SAT = 5_000_000_000
 COIN_SAT = 2_000_000
 FEE_SAT = 200_000
@@ -34,7 +34,7 @@ EARLIER_SALES = 3  # of every shop, each to another customer, as history for the
 @dataclass(frozen=True, slots=True)
 class FundedMesh:
     payers: tuple[Identity, ...]
-    unlinked: Identity  # as well proven as they are, but nothing is linked to it
+    unlinked: Identity  # has the payers' credential, but no linked address
     shops: tuple[str, ...]  # addresses
 
 
@@ -66,7 +66,7 @@ async def _endow(channels: Channels, people: list[Identity], shops: list[Key], c
     """Distributes mined subsidies: coins for the payers, and earlier sales of the shops."""
     mint = Key.from_secret(secrets.token_bytes(32))
     customers = [Key.from_secret(secrets.token_bytes(32)) for _ in range(EARLIER_SALES)]
-    await _mine(channels, len(people) + 1 + MATURITY, address=mint.address(Network.REGTEST))
+    await _mine(channels, len(people) + 1 + MATURITY_BLOCKS, address=mint.address(Network.REGTEST))
     subsidies = [await _subsidy(channels, mint, height + 1) for height in range(len(people) + 1)]
     for payer, subsidy in zip(people, subsidies, strict=False):
         outputs = [Output(COIN_SAT, parse_address(payer.addresses[0], Network.REGTEST))] * coins

@@ -20,7 +20,7 @@ TICK = "tick"
 WORKFLOW = '{"id": "tick", "name": "Tick", "steps": [{"id": "one", "set": {"word": "tick"}}]}'
 INTERVAL_MS = 1000
 DUE = re.compile(rf"{TICK}-(\d{{8}}T\d{{6}}\.\d{{3}})Z")
-ENDED_WITHIN_S = 60.0  # seconds
+ENDED_WITHIN_S = 60.0
 
 
 async def begin(channels: Channels) -> None:

@@ -23,8 +23,8 @@ THOUSAND_PAYMENTS = FaultProfile(
 )
 TEN_PAYMENTS = FaultProfile(payments=10, kills=3, pauses=0, gaps=(0.1, 0.5), pause=(0.5, 1.0))
 TWENTY_PAYMENTS = FaultProfile(payments=20, kills=6, pauses=0, gaps=(0.1, 0.5), pause=(0.5, 1.0))
-PAYMENTS_PER_PAYER = 60  # web5 lets a DID have ten proofs begun at once, lost ones included
-SPARE_COINS = 1.6  # coins for each expected payment: payers are drawn by lot
+PAYMENTS_PER_PAYER = 60  # web5 permits ten open challenges per DID, including lost ones
+COINS_PER_PAYMENT = 1.6  # above 1, because payers are drawn at random
 SHOPS = 3
 
 
@@ -33,7 +33,7 @@ class TrialResult:
     store: Store
     plan: FaultPlan
     outcomes: Counter[str]  # status -> how many
-    cancels: int  # that were asked for
+    cancels: int  # requested cancellations
     redrives: int
     contradictions: list[str]
     seconds: float  # of the fault injection
@@ -58,7 +58,7 @@ async def run_trial(
 ) -> TrialResult:
     """Runs a trial; the mesh keeps its data in ``folder``, and a PostgreSQL server is removed."""
     payers = max(2, -(-profile.payments // PAYMENTS_PER_PAYER))
-    coins = round(SPARE_COINS * profile.payments / payers) + 10
+    coins = round(COINS_PER_PAYMENT * profile.payments / payers) + 10
     planned = plan(seed, profile, payers=payers, recipients=SHOPS, services=services_on(store))
     async with deploy(folder, store) as deployment:
         channels, *_ = deployment.routes

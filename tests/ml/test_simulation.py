@@ -17,7 +17,7 @@ from services.ml.simulation.plan import DUST_SAT, FUNDING_SLOT, MATURITY_BLOCKS,
 from services.ml.simulation.population import demo_world, training_world
 from services.ml.simulation.truth import ILLICIT, LOOKALIKES, ActorKind, World
 
-SEED = 31_415  # of no released model
+SEED = 31_415  # in no split of a released model
 
 
 @cache

@@ -88,6 +88,6 @@ def up(home: Path, *arguments: str, extra: Mapping[str, str] | None = None) -> I
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Returns the environment without variables that change the behaviour of `anya`."""
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("ANYA_")}
-    ours.pop("OTEL_EXPORTER_OTLP_ENDPOINT", None)
-    return {**ours, "NO_COLOR": "1", **(extra or {})}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ANYA_")}
+    kept.pop("OTEL_EXPORTER_OTLP_ENDPOINT", None)
+    return {**kept, "NO_COLOR": "1", **(extra or {})}

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 PAGE = Path(__file__).parents[2] / "docs" / "payments.md"
 COINS = 30  # each payment spends one
-MATURE = 100  # blocks on top of a coinbase
+MATURITY_BLOCKS = 100  # on top of a coinbase
 CANCELLED = wallet_pb2.PAYMENT_STATE_CANCELLED
 EVENTS = 14  # of a run until its payment is made
 
@@ -64,7 +64,8 @@ async def fund(home: Home) -> None:
             timeout=60,
         )
         await mine(
-            regtest_pb2.MineBlocksRequest(request_id=str(uuid.uuid4()), count=MATURE), timeout=60
+            regtest_pb2.MineBlocksRequest(request_id=str(uuid.uuid4()), count=MATURITY_BLOCKS),
+            timeout=60,
         )
 
 

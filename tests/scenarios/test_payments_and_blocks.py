@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from cli.connection import Channels
 
 AMOUNTS = count(400_000)  # each payment is identified by its amount
-SOON = 30.0  # seconds
+STATE_WITHIN_S = 30.0
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ async def until(channels: Channels, payment_id: str, state: str) -> payment_pb2.
         shown[:] = [await retry_until_answered(lambda: payment_client.get(channels, payment_id))]
         return shown[0].HasField("state") and state_word(shown[0].state) == state
 
-    await eventually(is_so, within=SOON)
+    await eventually(is_so, within=STATE_WITHIN_S)
     return shown[0]
 
 
@@ -69,7 +69,7 @@ async def test_payment_lost_from_the_mempool_is_broadcast_again(mesh: ScenarioMe
         async def waits_again() -> bool:
             return await retry_until_answered(lambda: mempool(channels)) == [txid]
 
-        await eventually(waits_again, within=SOON)
+        await eventually(waits_again, within=STATE_WITHIN_S)
         await mine(channels)
         confirmed = await until(channels, paid.payment_id, "CONFIRMED")
 
@@ -108,4 +108,4 @@ async def test_payment_survives_a_reorganization_of_its_block(mesh: ScenarioMesh
         trace = store.load(mesh.home.traces, paid.trace_id)
         return trace.is_whole and trace.services == sorted([*SERVICES, "client"])
 
-    await eventually(is_whole, within=SOON)
+    await eventually(is_whole, within=STATE_WITHIN_S)

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from cli.connection import Channels
 
-PROOFS_HOLD = 5  # seconds
-CALLS = 25  # as many must fail until a breaker opens
+PROOF_LIFETIME_S = 5
+CALLS = 25  # failures that open a circuit breaker
 AMOUNT_SAT = 500_000
 
 
@@ -36,7 +36,7 @@ AMOUNT_SAT = 500_000
 def mesh(
     databases: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ScenarioMesh]:
-    brief = {**databases, "ANYA_PROOF_SECONDS": str(PROOFS_HOLD)}
+    brief = {**databases, "ANYA_PROOF_SECONDS": str(PROOF_LIFETIME_S)}
     with scenario_mesh(tmp_path_factory.mktemp("brief") / "home", brief) as mesh:
         yield mesh
 
@@ -90,6 +90,6 @@ async def _until_parked(channels: Channels, payment_id: str) -> pb.Run:
 
 async def _until_expired(channels: Channels, payment_id: str, proved_at: float) -> None:
     """Waits until all proofs have expired, while the run waits for bitcoin."""
-    while time.monotonic() < proved_at + PROOFS_HOLD:
+    while time.monotonic() < proved_at + PROOF_LIFETIME_S:
         run = await runs.get(channels, payment_id)
         assert run.status not in runs.ENDED, runs.lines(run)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from cli.payment_client import Proposal
 
 AMOUNTS = itertools.count(300_000)
-TOO_MUCH = 20_000_000_000  # sat; more than the payer has
+TOO_MUCH_SAT = 20_000_000_000  # more than the payer has
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ async def test_first_payment_stays_made_if_the_second_one_is_refused(
 ) -> None:
     async with connect(mesh.home) as channels:
         amount_sat = next(AMOUNTS)
-        first, second = await propose(mesh, channels, amount_sat, TOO_MUCH)
+        first, second = await propose(mesh, channels, amount_sat, TOO_MUCH_SAT)
 
         run = await run_pair(channels, first, second)
         made, refused = await show(channels, first), await show(channels, second)
@@ -103,7 +103,7 @@ async def test_first_payment_stays_made_if_the_second_one_is_refused(
         assert made.record_id
         assert refused.bitcoin_answer == payment_pb2.BITCOIN_ANSWER_NOT_FOUND
         assert not refused.HasField("txid")
-        assert await mesh.received(channels, TOO_MUCH) == []
+        assert await mesh.received(channels, TOO_MUCH_SAT) == []
 
 
 async def test_proof_of_one_payment_is_refused_for_another(mesh: ScenarioMesh) -> None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from services.ml.simulation.economy import Economy
     from services.ml.simulation.wallet import Wallet
 
-MAX_PAYOUTS = 30  # payouts in one transaction
+MAX_PAYOUTS = 30  # in one transaction
 
 
 @dataclass(slots=True, eq=False)

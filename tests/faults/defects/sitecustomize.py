@@ -1,7 +1,7 @@
 """Defects for tests of the evidence. Python imports this module when a service starts.
 
-``PLANTED=twice``: bitcoin takes every attempt for a payment of its own, as if it had no inbox.
-``PLANTED=lost``: web5 answers that it keeps the record of a payment, and does not.
+``PLANTED=twice``: bitcoin treats every attempt as a separate payment, as if it had no inbox.
+``PLANTED=lost``: web5 replies that it stored the record of a payment, and does not store it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def forget_records() -> None:
     store = Dwn.store_transaction_record
 
     async def store_nothing(self: Dwn, *given: Any, **named: Any) -> bytes:
-        forgetful = copy(self)  # of its own: two payments may be recorded at once
+        forgetful = copy(self)  # separate, because payments may be recorded concurrently
         forgetful._database = Forgetful(self._database)
         return await store(forgetful, *given, **named)
 
@@ -43,7 +43,7 @@ def forget_records() -> None:
 
 
 class Forgetful:
-    """Takes back whatever is written, and says that it is there."""
+    """A database that rolls back every write and reports success."""
 
     def __init__(self, database: Any) -> None:
         self.read = database.read
