@@ -1,4 +1,4 @@
-"""The documents: every link leads somewhere, and the README to each of them."""
+"""The pages: every link has a target, and the README links to every page."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ LINK = re.compile(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)")
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings."""
+    """Returns the anchors of a page's headings."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_link_leads_somewhere(page: Path) -> None:
+def test_every_link_has_a_target(page: Path) -> None:
     for path, anchor in LINK.findall(page.read_text(encoding="utf-8")):
         target = page.parent / path if path else page
         assert target.exists(), path
         assert not anchor or anchor in anchors(target), f"{path}#{anchor}"
 
 
-def test_the_readme_leads_to_every_page() -> None:
+def test_readme_links_to_every_page() -> None:
     linked = {path for path, _ in LINK.findall((ROOT / "README.md").read_text(encoding="utf-8"))}
 
     assert {str(page.relative_to(ROOT)) for page in PAGES} - {"README.md"} <= linked
 
 
-def test_the_architecture_names_every_part_of_the_orchestrator() -> None:
+def test_architecture_names_every_part_of_the_orchestrator() -> None:
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     folder = ROOT / "services" / "orchestrator"
     modules = {path.name for path in folder.glob("*.py") if not path.name.startswith("__")}

@@ -1,4 +1,4 @@
-"""The command line: one document on stdout, one error on stderr, and honest exit codes."""
+"""The command line: one document on stdout, one error on stderr, and the exit codes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.cli.tracing import TRACE, span
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
-    """A home that has traces, and no running mesh."""
+    """A home with traces and without a running mesh."""
     home = Home(tmp_path / "home")
     home.make()
     with SpanStore(home.traces) as spans:
@@ -34,7 +34,7 @@ def error(text: str) -> dict[str, Any]:
     return document["error"]
 
 
-def test_a_result_is_one_document(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_result_is_one_document(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
     code = run(["trace", "show", TRACE[:6], "--json", "--home", str(home.path)])
 
     shown = json.loads(capsys.readouterr().out)
@@ -43,14 +43,14 @@ def test_a_result_is_one_document(home: Home, capsys: pytest.CaptureFixture[str]
     assert shown["services"] == ["bitcoin", "orchestrator"]
 
 
-def test_a_list_names_each_trace(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+def test_trace_list_names_each_trace(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
     code = run(["trace", "list", "--home", str(home.path)])
 
     assert code == 0
     assert TRACE in capsys.readouterr().out
 
 
-def test_an_error_under_json_is_an_object_on_stderr(
+def test_json_error_is_one_object_on_stderr(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = run(["trace", "list", "--json", "--home", str(tmp_path)])
@@ -61,7 +61,7 @@ def test_an_error_under_json_is_an_object_on_stderr(
     assert error(captured.err)["reason"] == "NO_TRACES"
 
 
-def test_an_error_without_json_is_one_line_with_its_remedy(
+def test_plain_error_is_one_line_with_its_remedy(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = run(["trace", "list", "--home", str(tmp_path)])
@@ -81,7 +81,7 @@ def test_an_error_without_json_is_one_line_with_its_remedy(
         pytest.param(["up", "--mine", "sometimes"], id="not a choice"),
     ],
 )
-def test_a_mistyped_command_is_a_usage_error(
+def test_mistyped_command_is_a_usage_error(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = run([*arguments, "--json"])
@@ -91,7 +91,7 @@ def test_a_mistyped_command_is_a_usage_error(
 
 
 @pytest.mark.parametrize("arguments", [[], ["run"], ["trace"]], ids=["anya", "run", "trace"])
-def test_without_a_command_the_help_is_all_that_is_said(
+def test_missing_command_prints_only_the_help(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = run(arguments)
@@ -102,7 +102,7 @@ def test_without_a_command_the_help_is_all_that_is_said(
     assert captured.err == ""
 
 
-def test_a_defect_shows_no_traceback(
+def test_defect_prints_no_traceback_and_writes_a_report(
     home: Home, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr("cli.spans.store.newest")
@@ -117,19 +117,19 @@ def test_a_defect_shows_no_traceback(
     assert "Traceback" in Path(report[1]).read_text()
 
 
-def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--version"]) == 0
     assert re.fullmatch(r"anya \d+\.\d+\.\d+\n", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("library", ["grpc", "cryptography", "numpy", "rich", "asyncio"])
-def test_a_command_loads_only_what_it_needs(library: str) -> None:
+def test_start_imports_no_large_library(library: str) -> None:
     program = f"import sys, cli.__main__; sys.exit({library!r} in sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
-def test_output_that_nobody_reads_to_the_end_is_no_error(home: Home) -> None:
+def test_closed_stdout_is_no_error(home: Home) -> None:
     command = [sys.executable, "-m", "cli", "trace", "list", "--json", "--home", str(home.path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout

@@ -1,4 +1,4 @@
-"""The demo's economy on a real chain: what was planned happens there, once, interrupted or not."""
+"""The demo's economy on a real chain: each planned transaction happens once, also after a stop."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 TIP_TIME = 1_790_000_000
 STATE = EconomyState(secret="07" * 32, tip_time=TIP_TIME)
-TIP = 116  # the empty blocks, and a few of the town's
+TIP = 116  # height: the empty blocks, and a few with transactions
 
 
 @cache
@@ -49,7 +49,7 @@ def beginning() -> Plan:
 
 @pytest.fixture
 async def channels(authority: Authority, tmp_path: Path) -> AsyncIterator[Channels]:
-    """The bitcoin service, as the operator reaches it."""
+    """A channel of the operator to a bitcoin service."""
     mesh = MeshConfig(service="bitcoin", identity=authority.issue_service("bitcoin"), home=tmp_path)
     operator = authority.issue("spiffe://anya.internal/client/operator")
     rules = ClientRules(
@@ -63,7 +63,7 @@ async def channels(authority: Authority, tmp_path: Path) -> AsyncIterator[Channe
 
 
 class Bystander:
-    """A payer who does nothing, and remembers when it could have."""
+    """A payer that makes no payment and counts the calls."""
 
     def __init__(self) -> None:
         self.settled = 0
@@ -74,7 +74,7 @@ class Bystander:
         self.settled += 1
 
     async def pay(self, address: str, amount_sat: int) -> None:
-        """Leaves the payment out, as the plan allows."""
+        """Makes no payment, which the plan allows."""
 
 
 def replay(channels: Channels, bystander: Bystander) -> Replay:
@@ -91,7 +91,7 @@ async def blocks(channels: Channels) -> list[Block]:
     return [parse_block(reply.raw) for reply in replies]
 
 
-async def test_every_planned_transaction_confirms_in_its_block(channels: Channels) -> None:
+async def test_planned_transactions_confirm_in_their_blocks(channels: Channels) -> None:
     plan, bystander = beginning(), Bystander()
 
     await replay(channels, bystander).run(lambda height, tip: None)
@@ -103,7 +103,7 @@ async def test_every_planned_transaction_confirms_in_its_block(channels: Channel
     assert bystander.settled == 1
 
 
-async def test_blocks_are_ten_minutes_apart_and_end_when_they_should(channels: Channels) -> None:
+async def test_blocks_are_ten_minutes_apart_up_to_the_tip_time(channels: Channels) -> None:
     await replay(channels, Bystander()).run(lambda height, tip: None)
 
     times = [block.header.time for block in await blocks(channels)]
@@ -111,7 +111,7 @@ async def test_blocks_are_ten_minutes_apart_and_end_when_they_should(channels: C
     assert times[-1] == TIP_TIME
 
 
-async def test_an_interrupted_replay_is_gone_on_with(channels: Channels) -> None:
+async def test_interrupted_replay_continues_where_it_stopped(channels: Channels) -> None:
     plan = beginning()
 
     def stop(height: int, tip: int) -> None:
@@ -128,7 +128,7 @@ async def test_an_interrupted_replay_is_gone_on_with(channels: Channels) -> None
     ]
 
 
-async def test_a_chain_of_somebody_else_is_left_alone(channels: Channels) -> None:
+async def test_chain_with_foreign_blocks_is_refused_and_unchanged(channels: Channels) -> None:
     mine = regtest_pb2.MineBlocksRequest(request_id=str(uuid.uuid4()), count=1)
     await RegtestServiceStub(channels["bitcoin"]).MineBlocks(mine)
 
@@ -139,7 +139,7 @@ async def test_a_chain_of_somebody_else_is_left_alone(channels: Channels) -> Non
     assert len(await blocks(channels)) == 1
 
 
-def test_the_payers_slot_is_the_payers_own_address() -> None:
+def test_payer_slot_pays_the_payers_own_address() -> None:
     plan, script = beginning(), Bystander().key.script_pubkey
     rendering = Rendering(plan, bytes(32), script)
 
@@ -147,7 +147,7 @@ def test_the_payers_slot_is_the_payers_own_address() -> None:
     assert rendering.script(plan.payer_slot) == script
 
 
-def test_another_secret_is_another_town() -> None:
+def test_another_secret_gives_other_keys() -> None:
     plan = beginning()
 
     assert Rendering(plan, bytes(32), b"").key(1) != Rendering(plan, bytes([1]) * 32, b"").key(1)

@@ -1,4 +1,4 @@
-"""Where services listen: chosen once, kept, and refused where somebody else listens."""
+"""The endpoints of the services: chosen once, kept, and refused if another process has the port."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def test_free_ports_are_all_different(home: Home) -> None:
     assert len(set(ports)) == 2 * len(SERVICES)
 
 
-def test_ports_are_kept_from_one_start_to_the_next(home: Home) -> None:
+def test_ports_are_kept_between_starts(home: Home) -> None:
     chosen = endpoints.choose(home, port_base=None)
     endpoints.write(home, chosen)
 
     assert endpoints.choose(home, port_base=None) == chosen
 
 
-def test_ports_that_are_asked_for_replace_those_that_were_kept(home: Home) -> None:
+def test_requested_ports_replace_the_kept_ones(home: Home) -> None:
     endpoints.write(home, endpoints.choose(home, port_base=None))
 
     chosen = endpoints.choose(home, port_base=21_000)
@@ -47,7 +47,7 @@ def test_ports_that_are_asked_for_replace_those_that_were_kept(home: Home) -> No
     assert sorted(ports) == [*range(21_000, 21_008)]
 
 
-def test_a_taken_port_is_named_with_its_service(home: Home) -> None:
+def test_port_in_use_is_reported_with_its_service(home: Home) -> None:
     chosen = endpoints.choose(home, port_base=None)
     with socket.socket() as squatter:
         squatter.bind(("127.0.0.1", chosen["ml"].health_port))
@@ -59,7 +59,7 @@ def test_a_taken_port_is_named_with_its_service(home: Home) -> None:
     assert refusal.value.reason == "PORT_TAKEN"
 
 
-def test_a_client_finds_addresses_and_certificates(home: Home) -> None:
+def test_endpoints_file_names_addresses_and_certificates(home: Home) -> None:
     chosen = endpoints.choose(home, port_base=21_000)
 
     endpoints.write(home, chosen)
@@ -83,7 +83,7 @@ def test_a_client_finds_addresses_and_certificates(home: Home) -> None:
         pytest.param('{"services": {"bitcoin": {"address": "127.0.0.1:x"}}}', id="no port"),
     ],
 )
-def test_a_file_that_makes_no_sense_is_refused(home: Home, text: str) -> None:
+def test_invalid_endpoints_file_is_refused(home: Home, text: str) -> None:
     home.endpoints.write_text(text)
 
     with pytest.raises(CommandError) as refusal:
@@ -92,7 +92,7 @@ def test_a_file_that_makes_no_sense_is_refused(home: Home, text: str) -> None:
     assert refusal.value.reason == "ENDPOINTS_INVALID"
 
 
-def test_where_no_mesh_has_run_the_remedy_is_to_start_one(home: Home) -> None:
+def test_missing_endpoints_file_is_reported_with_the_remedy_to_start_a_mesh(home: Home) -> None:
     with pytest.raises(CommandError) as refusal:
         endpoints.read(home)
 

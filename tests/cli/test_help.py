@@ -1,4 +1,4 @@
-"""The help: a sentence for every command, and examples that can be given."""
+"""The help: a description of every command, and examples that parse."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def commands(command: object, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
-    """The words of every command, and its example."""
+    """Yields the words of every command, and its example."""
     for name, inner in getattr(command, "commands", {}).items():
         yield from commands(inner, (*words, name))
     if words and not hasattr(command, "commands"):
@@ -29,7 +29,7 @@ EXAMPLES = [example.removeprefix("Example: anya ") for example in COMMANDS.value
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-def test_every_command_says_what_it_does(
+def test_every_command_has_a_description(
     words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = run([*words, "--help"])
@@ -41,7 +41,7 @@ def test_every_command_says_what_it_does(
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_every_example_can_be_given(
+def test_every_example_parses(
     example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command: Any = get_command(app)
@@ -56,5 +56,5 @@ def test_every_example_can_be_given(
     assert command.make_context("example", words).params
 
 
-def test_where_options_are_many_an_example_shows_some() -> None:
+def test_at_least_ten_commands_have_an_example() -> None:
     assert len(EXAMPLES) >= 10

@@ -1,4 +1,4 @@
-"""The home: private, and one supervisor's at a time."""
+"""The home: private, and locked by one supervisor at a time."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def home(tmp_path: Path) -> Home:
     return home
 
 
-def test_a_home_is_closed_to_others(home: Home) -> None:
+def test_folders_of_the_home_are_private(home: Home) -> None:
     folders = [home.path, home.pki, home.client, home.service("bitcoin")]
 
     assert {folder.stat().st_mode & 0o777 for folder in folders} == {0o700}
 
 
-def test_a_folder_with_other_files_is_left_as_it_is(tmp_path: Path) -> None:
+def test_folder_with_foreign_files_is_refused_and_unchanged(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     tmp_path.chmod(0o755)
 
@@ -42,7 +42,7 @@ def test_a_folder_with_other_files_is_left_as_it_is(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_a_home_that_cannot_be_made_is_refused_with_its_path(tmp_path: Path) -> None:
+def test_home_that_cannot_be_created_is_refused_with_its_path(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
 
     with pytest.raises(CommandError, match="file") as refusal:
@@ -51,14 +51,14 @@ def test_a_home_that_cannot_be_made_is_refused_with_its_path(tmp_path: Path) -> 
     assert refusal.value.reason == "HOME_UNUSABLE"
 
 
-def test_a_second_supervisor_is_refused_and_told_who_is_first(home: Home) -> None:
+def test_second_supervisor_is_refused_with_the_pid_of_the_first(home: Home) -> None:
     with home.lock(), pytest.raises(CommandError, match=str(os.getpid())) as refusal, home.lock():
         pass
 
     assert refusal.value.reason == "HOME_IN_USE"
 
 
-def test_a_released_home_can_be_taken(home: Home) -> None:
+def test_released_home_can_be_locked_again(home: Home) -> None:
     with home.lock():
         pass
 
@@ -66,29 +66,30 @@ def test_a_released_home_can_be_taken(home: Home) -> None:
         assert os.pread(descriptor, 32, 0).decode() == str(os.getpid())
 
 
-def test_a_home_stays_taken_until_the_last_process_of_a_killed_supervisor_ends(
+def test_home_stays_locked_until_the_last_process_of_a_killed_supervisor_ends(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    until_told = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+    until_eof = [sys.executable, "-c", "import sys; sys.stdin.read()"]
     with home.lock() as descriptor:
-        survivor = subprocess.Popen(until_told, stdin=subprocess.PIPE, pass_fds=[descriptor])
-        home.lock_file.write_text("")  # its holder cannot be asked any more
-    monkeypatch.setattr(time, "sleep", lambda _: survivor.communicate())  # ends while we wait
+        survivor = subprocess.Popen(until_eof, stdin=subprocess.PIPE, pass_fds=[descriptor])
+        home.lock_file.write_text("")  # the killed supervisor has left no pid
+    # The survivor ends during the first wait for the lock.
+    monkeypatch.setattr(time, "sleep", lambda _: survivor.communicate())
 
     with home.lock():
         assert survivor.returncode == 0
 
 
-def test_one_demo_plays_on_a_home_at_a_time(home: Home) -> None:
+def test_second_demo_on_a_home_is_refused(home: Home) -> None:
     with home.stage(), pytest.raises(CommandError, match="plays on") as refusal, home.stage():
         pass
 
     assert refusal.value.reason == "DEMO_RUNNING"
-    with home.stage():  # the first has ended
+    with home.stage():  # the first demo has ended
         pass
 
 
-def test_a_private_file_is_replaced_whole(tmp_path: Path) -> None:
+def test_private_file_is_replaced_without_leftovers(tmp_path: Path) -> None:
     path = tmp_path / "secret"
     write_private(path, b"old")
 

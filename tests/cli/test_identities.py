@@ -1,4 +1,4 @@
-"""The person's DIDs: kept private, found again, and trusted by the local web5 service."""
+"""The identities of the operator: private files, found by DID or name, trusted by web5."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def home(tmp_path: Path) -> Home:
     return home
 
 
-def test_an_identity_is_found_again_by_its_did_and_by_its_name(home: Home) -> None:
+def test_identity_is_found_by_did_and_by_name(home: Home) -> None:
     identities = Identities(home)
     payer = replace(identities.create("payer"), wallet_id="w1", addresses=("bcrt1q",))
     identities.save(payer)
@@ -33,27 +33,27 @@ def test_an_identity_is_found_again_by_its_did_and_by_its_name(home: Home) -> No
     assert identities.find("payer") == payer
 
 
-def test_asking_twice_makes_one_identity(home: Home) -> None:
+def test_ensure_creates_an_identity_only_once(home: Home) -> None:
     identities = Identities(home)
 
     assert identities.ensure("payer").did == identities.ensure("payer").did
 
 
-def test_keys_are_for_their_owner_alone(home: Home) -> None:
+def test_identity_files_are_private(home: Home) -> None:
     Identities(home).create("payer")
 
     (path,) = (home.client / "identities").iterdir()
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_did_without_its_key_is_refused(home: Home) -> None:
+def test_did_without_a_local_key_is_refused(home: Home) -> None:
     with pytest.raises(CommandError) as refusal:
         Identities(home).find(Holder.generate().did)
 
     assert refusal.value.reason == "KEY_NOT_HERE"
 
 
-def test_a_broken_file_is_named(home: Home) -> None:
+def test_broken_identity_file_is_named(home: Home) -> None:
     Identities(home).create("payer")
     (home.client / "identities" / "payer.json").write_text("{}")
 
@@ -61,7 +61,7 @@ def test_a_broken_file_is_named(home: Home) -> None:
         Identities(home).load("payer")
 
 
-def test_the_web5_service_trusts_the_demo_issuer(home: Home) -> None:
+def test_new_policy_trusts_the_demo_issuer(home: Home) -> None:
     ensure_policy(home)
 
     text = (home.service("web5") / "identity-policy.yaml").read_text()
@@ -70,7 +70,7 @@ def test_the_web5_service_trusts_the_demo_issuer(home: Home) -> None:
     assert biometric.credential_types == {"BiometricCredential"}
 
 
-def test_a_policy_that_somebody_wrote_is_left_alone(home: Home) -> None:
+def test_existing_policy_is_unchanged(home: Home) -> None:
     path = home.service("web5") / "identity-policy.yaml"
     path.write_text("version: 1\nclasses: {}\n")
 
@@ -79,7 +79,7 @@ def test_a_policy_that_somebody_wrote_is_left_alone(home: Home) -> None:
     assert path.read_text() == "version: 1\nclasses: {}\n"
 
 
-def test_a_key_does_not_print() -> None:
+def test_repr_of_a_holder_hides_its_key() -> None:
     holder = Holder.generate()
 
     assert holder.key.secret.hex() not in repr(holder)

@@ -1,4 +1,4 @@
-"""Commands that need no running mesh, and what the others say without one."""
+"""Commands that need no running mesh, and the errors of the others without one."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def documents(capsys: pytest.CaptureFixture[str]) -> list[Any]:
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
-def test_a_sound_definition_passes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_valid_definition_passes_the_check(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["workflow", "check", str(DEFINITION), "--json"]) == 0
     assert documents(capsys) == [{"file": str(DEFINITION), "ok": True, "problems": []}]
 
 
-def test_every_fault_of_a_definition_has_its_position(
+def test_every_problem_of_a_definition_has_its_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = tmp_path / "faulty.json"
+    file = tmp_path / "invalid.json"
     file.write_text(
-        DEFINITION.read_text().replace("steps.verify_sender.sender_v", "steps.nobody.v")
+        DEFINITION.read_text().replace("steps.verify_sender.sender_v", "steps.unknown.v")
     )
 
     code = run(["workflow", "check", str(file), "--json"])
@@ -47,7 +47,7 @@ def test_every_fault_of_a_definition_has_its_position(
 
 
 @pytest.mark.parametrize("arguments", [["check"], ["check", str(DEFINITION), "--with"]], ids=len)
-def test_a_definition_that_is_no_text_is_refused(
+def test_definition_that_is_not_utf8_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
     file = tmp_path / "picture.yaml"
@@ -57,12 +57,12 @@ def test_a_definition_that_is_no_text_is_refused(
     assert f"{file} is not UTF-8: byte 6" in capsys.readouterr().err
 
 
-def test_the_policy_of_the_repository_passes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_built_in_trust_policy_passes_the_check(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["trust", "check", "--json"]) == 0
     assert documents(capsys)[0]["grants"] > 0
 
 
-def test_a_policy_with_an_unknown_method_is_refused(
+def test_policy_with_an_unknown_method_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = (ROOT / "deploy/k8s/base/trust.yaml").read_text()
@@ -77,14 +77,14 @@ def test_a_policy_with_an_unknown_method_is_refused(
     assert "GetBlocks" in error["message"]
 
 
-def test_the_policy_explains_a_refusal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_trust_explain_reports_a_refusal(capsys: pytest.CaptureFixture[str]) -> None:
     code = run(["trust", "explain", "client", "bitcoin", SEND])
 
     assert code == 3
     assert capsys.readouterr().out.startswith("deny: client -> bitcoin")
 
 
-def test_the_policy_names_the_bounds_of_a_spender(capsys: pytest.CaptureFixture[str]) -> None:
+def test_trust_explain_reports_the_limits_of_a_grant(capsys: pytest.CaptureFixture[str]) -> None:
     code = run(["trust", "explain", "orchestrator", "bitcoin", SEND, "--json"])
 
     (document,) = documents(capsys)
@@ -113,9 +113,7 @@ def audited(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_an_unbroken_audit_log_is_verified(
-    audited: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unbroken_audit_log_is_verified(audited: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["audit", "verify", "--home", str(audited), "--json"]) == 0
 
     (document,) = documents(capsys)
@@ -123,7 +121,7 @@ def test_an_unbroken_audit_log_is_verified(
     assert [log["lines"] for log in document["logs"]] == [3]
 
 
-def test_an_altered_audit_log_is_named_with_its_line(
+def test_altered_audit_log_is_reported_with_its_line(
     audited: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = audited / "audit" / "bitcoin.jsonl"
@@ -146,7 +144,7 @@ def mainnet_block() -> Path:
     return path
 
 
-def test_a_raw_block_is_summed_up(mainnet_block: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_raw_block_is_summarised(mainnet_block: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["block", "inspect", str(mainnet_block), "--json"]) == 0
 
     (document,) = documents(capsys)
@@ -157,7 +155,7 @@ def test_a_raw_block_is_summed_up(mainnet_block: Path, capsys: pytest.CaptureFix
     assert document["seconds"] > 0
 
 
-def test_a_block_may_be_given_in_hex(
+def test_block_file_may_be_hex(
     mainnet_block: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "block.hex"
@@ -167,7 +165,7 @@ def test_a_block_may_be_given_in_hex(
     assert documents(capsys)[0]["transactions"] == 1557
 
 
-def test_a_truncated_block_is_refused(
+def test_truncated_block_is_refused(
     mainnet_block: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "truncated.raw"
@@ -190,9 +188,9 @@ def test_a_truncated_block_is_refused(
         (b"00" * 80, "the block is truncated"),
         (bytes(81), "no transactions at offset 80"),
     ],
-    ids=["empty", "cut header", "no transaction", "hex", "none"],
+    ids=["empty", "cut header", "transaction missing", "hex", "no transactions"],
 )
-def test_what_is_no_block_is_refused_with_the_reason(
+def test_malformed_block_is_refused_with_the_cause(
     content: bytes, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "block.raw"
@@ -218,7 +216,7 @@ def test_what_is_no_block_is_refused_with_the_reason(
     ],
     ids=" ".join,
 )
-def test_without_a_mesh_the_remedy_is_to_start_one(
+def test_command_without_a_mesh_names_the_remedy_to_start_one(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = run([*command, "--home", str(tmp_path / "home"), "--json"])
@@ -234,7 +232,7 @@ def test_without_a_mesh_the_remedy_is_to_start_one(
     ["[]", "{", "@/nowhere", '{"a": ' + "[" * 24 + "]" * 24 + "}", '{"a": ' + "[" * 100_000],
     ids=["no object", "no JSON", "no such file", "too deep", "far too deep"],
 )
-def test_an_input_that_is_no_object_is_a_usage_error(
+def test_input_that_is_no_object_is_a_usage_error(
     text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = run(["run", "start", "x", "--input", text, "--home", str(tmp_path), "--json"])
@@ -243,9 +241,7 @@ def test_an_input_that_is_no_object_is_a_usage_error(
     assert json.loads(capsys.readouterr().err)["error"]["reason"] == "USAGE"
 
 
-def test_the_doctor_finds_that_there_is_no_home(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_doctor_reports_a_missing_home(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = run(["doctor", "--home", str(tmp_path / "home"), "--json"])
 
     (document,) = documents(capsys)
@@ -255,7 +251,7 @@ def test_the_doctor_finds_that_there_is_no_home(
     assert "anya up" in problems["home"]
 
 
-def test_a_refusal_of_a_service_keeps_its_reason() -> None:
+def test_service_error_keeps_its_code_and_reason() -> None:
     refusal = FailedPrecondition("the mailbox is full", reason=Reason.MAILBOX_FULL)
 
     error = from_rpc(to_rpc_error(refusal))
@@ -265,7 +261,7 @@ def test_a_refusal_of_a_service_keeps_its_reason() -> None:
     assert error.exit_code == 1
 
 
-def test_a_refusal_by_policy_has_its_own_exit_code() -> None:
+def test_refusal_by_policy_has_exit_code_3() -> None:
     refusal = PermissionDenied("not granted", reason=Reason.PERMISSION_NOT_GRANTED)
 
     error = from_rpc(to_rpc_error(refusal))

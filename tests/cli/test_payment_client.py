@@ -1,4 +1,4 @@
-"""A payment whose answer is lost: the payer learns where to look, and never to pay again."""
+"""A payment whose answer is lost: the error names the payment, so that it is not paid again."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ PROPOSAL = payment_client.Proposal(
 
 @pytest.fixture
 def nowhere() -> str:
-    """An address where nobody listens."""
+    """An address at which no process listens."""
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
         return f"127.0.0.1:{server.getsockname()[1]}"
 
 
-async def test_a_lost_answer_names_the_payment(nowhere: str) -> None:
+async def test_lost_answer_names_the_payment(nowhere: str) -> None:
     async with grpc.aio.insecure_channel(nowhere) as channel:
         with pytest.raises(CommandError) as lost, payment_client.naming_it(PROPOSAL):
             await payment_client.send({"orchestrator": channel}, PROPOSAL)
@@ -34,7 +34,7 @@ async def test_a_lost_answer_names_the_payment(nowhere: str) -> None:
     assert f"anya payment watch {PROPOSAL.intent.payment_id}" in lost.value.remedy
 
 
-async def test_who_stops_waiting_is_told_which_payment_goes_on() -> None:
+async def test_interrupt_names_the_payment_that_continues() -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         async with grpc.aio.insecure_channel(address) as channel:
@@ -53,6 +53,6 @@ async def test_who_stops_waiting_is_told_which_payment_goes_on() -> None:
     assert f"anya payment watch {PROPOSAL.intent.payment_id}" in stopped.value.remedy
 
 
-async def test_confirmations_that_nobody_can_tell_are_none(nowhere: str) -> None:
+async def test_confirmations_are_0_if_bitcoin_does_not_answer(nowhere: str) -> None:
     async with grpc.aio.insecure_channel(nowhere) as channel:
         assert await payment_client.confirmations({"bitcoin": channel}, "ab" * 32) == 0

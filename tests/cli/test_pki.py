@@ -1,4 +1,4 @@
-"""The local certificates: what TLS, SPIFFE and the attestations ask of them, and their renewal."""
+"""The local certificates: valid for TLS, SPIFFE and attestations, and renewed in time."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_every_service_and_the_operator_get_a_certificate(home: Home) -> None:
     assert renew(home) == [*SERVICES, "operator"]
 
 
-def test_a_second_look_changes_nothing(home: Home) -> None:
+def test_second_renewal_changes_nothing(home: Home) -> None:
     renew(home)
 
     assert renew(home) == []
@@ -51,7 +51,7 @@ def test_a_second_look_changes_nothing(home: Home) -> None:
         ("client/operator.pem", "spiffe://anya.internal/client/operator"),
     ],
 )
-def test_a_verifier_of_clients_finds_the_name(home: Home, path: str, name: str) -> None:
+def test_client_verifier_finds_the_spiffe_id(home: Home, path: str, name: str) -> None:
     renew(home)
     store = Store([certificate(home.pki / "ca.pem")])
 
@@ -63,7 +63,7 @@ def test_a_verifier_of_clients_finds_the_name(home: Home, path: str, name: str) 
 
 
 @pytest.mark.parametrize("host", ["ml", "localhost"])
-def test_a_verifier_of_servers_finds_the_host(home: Home, host: str) -> None:
+def test_server_verifier_finds_the_host_name(home: Home, host: str) -> None:
     renew(home)
     store = Store([certificate(home.pki / "ca.pem")])
 
@@ -72,7 +72,7 @@ def test_a_verifier_of_servers_finds_the_host(home: Home, host: str) -> None:
     assert verifier.verify(certificate(home.pki / "ml.pem"), [])
 
 
-def test_keys_are_for_their_owner_alone(home: Home) -> None:
+def test_key_files_are_private(home: Home) -> None:
     renew(home)
 
     keys = [*home.path.rglob("*.key")]
@@ -81,28 +81,28 @@ def test_keys_are_for_their_owner_alone(home: Home) -> None:
     assert {key.stat().st_mode & 0o777 for key in keys} == {0o600}
 
 
-def test_leaves_are_renewed_in_the_second_half_of_their_life(home: Home) -> None:
+def test_leaf_is_renewed_in_the_second_half_of_its_life(home: Home) -> None:
     renew(home)
 
     assert renew(home, NOW + timedelta(hours=11)) == []
     assert renew(home, NOW + timedelta(hours=13)) == [*SERVICES, "operator"]
 
 
-def test_a_new_authority_vouches_for_no_old_leaf(home: Home) -> None:
+def test_new_authority_replaces_every_leaf(home: Home) -> None:
     renew(home)
     (home.pki / "ca.pem").unlink()
 
     assert renew(home) == [*SERVICES, "operator"]
 
 
-def test_a_leaf_that_does_not_fit_its_key_is_issued_again(home: Home) -> None:
+def test_leaf_that_does_not_match_its_key_is_reissued(home: Home) -> None:
     renew(home)
     (home.pki / "web5.key").write_bytes((home.pki / "ml.key").read_bytes())
 
     assert renew(home) == ["web5"]
 
 
-def test_another_trust_domain_needs_other_names(home: Home) -> None:
+def test_another_trust_domain_replaces_every_leaf(home: Home) -> None:
     renew(home)
 
     renewed = pki.renew(home, trust_domain="example.internal", now=NOW)

@@ -1,4 +1,4 @@
-"""Inputs that people write: what cannot be sent is refused before anybody is called."""
+"""Inputs of runs: the command line refuses an invalid one before it calls a service."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cli.wallet_holder import Holder
     ['{"a": "\\ud800"}', '{"a": 1' + "0" * 400 + "}", "[]", "{", '{"a": ' * 25 + "1" + "}" * 25],
     ids=["half a character", "a number beyond all", "no object", "no JSON", "deep"],
 )
-def test_an_input_that_cannot_be_sent_is_refused(text: str) -> None:
+def test_input_that_cannot_be_sent_is_refused(text: str) -> None:
     with pytest.raises(CommandError, match="the input") as refusal:
         runs.read_input(text)
 
@@ -29,7 +29,7 @@ def test_an_input_that_cannot_be_sent_is_refused(text: str) -> None:
     [{"amount": 0}, {"amount": 10**30}, {"amount": True}, {"amount": 5, "payment_id": 7}],
     ids=str,
 )
-async def test_a_payment_that_cannot_be_is_refused_before_anybody_signs(
+async def test_invalid_payment_is_refused_before_it_is_signed(
     payment: dict[str, Any],
 ) -> None:
     payer = Identity("payer", Holder.generate(), addresses=("bcrt1q",))

@@ -1,4 +1,4 @@
-"""Runs found from the command line: times as people write them, pages, and the sum."""
+"""Lists of runs on the command line: times, filters and the summary."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
         ("2026-11-01T10:00:00+02:00", datetime(2026, 11, 1, 8, tzinfo=UTC)),
     ],
 )
-def test_a_time_is_a_day_a_moment_or_how_long_ago(text: str, meant: datetime) -> None:
+def test_time_is_a_day_a_moment_or_an_age(text: str, meant: datetime) -> None:
     assert read_time(text, NOW) == meant
 
 
 @pytest.mark.parametrize("text", ["yesterday", "7", "-2h", "2026-13-01"])
-def test_what_is_no_time_is_a_usage_error(text: str) -> None:
+def test_malformed_time_is_a_usage_error(text: str) -> None:
     with pytest.raises(CommandError, match="is no time: write"):
         read_time(text, NOW)
 
 
-def test_words_become_what_the_service_is_asked_for() -> None:
+def test_options_become_the_filters_of_the_request() -> None:
     request = wanted(
         statuses=["failed", "refused"],
         creator="spiffe://one",
@@ -48,7 +48,7 @@ def test_words_become_what_the_service_is_asked_for() -> None:
     assert (request.creator, request.needs_attention) == ("spiffe://one", True)
 
 
-def test_the_sum_counts_by_status_and_says_if_there_are_more() -> None:
+def test_summary_counts_by_status_and_mentions_further_runs() -> None:
     runs = [
         pb.Run(status=status)
         for status in (pb.RUN_STATUS_FAILED, pb.RUN_STATUS_SUCCEEDED, pb.RUN_STATUS_SUCCEEDED)

@@ -1,4 +1,4 @@
-"""One supervised service: real processes, which crash, hang and refuse to start."""
+"""One supervised service: real processes that crash, hang or refuse to start."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def command(folder: Path, program: str) -> Command:
 
 @asynccontextmanager
 async def running(service: Service) -> AsyncIterator[Service]:
-    """The service from ready to stopped."""
+    """Runs the service, from ready until stopped."""
     life = asyncio.create_task(service.run())
     await service.until_ready()
     yield service
@@ -83,7 +83,7 @@ def pid(service: Service) -> int:
 
 
 def is_alive(process: int) -> bool:
-    """A zombie has ended; only nobody has asked for its exit status yet."""
+    """Returns whether the process runs; a zombie has ended and waits for its parent to reap it."""
     try:
         state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:
@@ -91,13 +91,13 @@ def is_alive(process: int) -> bool:
     return state != "Z"
 
 
-async def test_a_ready_service_has_a_process(service: Service) -> None:
+async def test_ready_service_has_a_process(service: Service) -> None:
     async with running(service):
         assert service.status()["state"] == "ready"
         assert is_alive(pid(service))
 
 
-async def test_a_stopped_service_has_none(service: Service, crashes: list[Crash]) -> None:
+async def test_stopped_service_has_no_process(service: Service, crashes: list[Crash]) -> None:
     async with running(service):
         process = pid(service)
 
@@ -105,7 +105,7 @@ async def test_a_stopped_service_has_none(service: Service, crashes: list[Crash]
     assert crashes == []
 
 
-async def test_a_killed_process_is_replaced(service: Service, crashes: list[Crash]) -> None:
+async def test_killed_process_is_replaced(service: Service, crashes: list[Crash]) -> None:
     async with running(service):
         first = pid(service)
         os.kill(first, signal.SIGKILL)
@@ -115,9 +115,7 @@ async def test_a_killed_process_is_replaced(service: Service, crashes: list[Cras
         assert crashes == [Crash("clock", "was killed by SIGKILL")]
 
 
-async def test_a_restart_that_was_asked_for_is_no_crash(
-    service: Service, crashes: list[Crash]
-) -> None:
+async def test_requested_restart_is_no_crash(service: Service, crashes: list[Crash]) -> None:
     async with running(service):
         first = pid(service)
         await service.restart()
@@ -127,7 +125,7 @@ async def test_a_restart_that_was_asked_for_is_no_crash(
         assert crashes == []
 
 
-async def test_failpoints_are_for_one_process_only(service: Service, tmp_path: Path) -> None:
+async def test_failpoints_apply_to_one_process_only(service: Service, tmp_path: Path) -> None:
     log = tmp_path / "service.log"
     async with running(service):
         await service.restart(failpoints="here=kill")
@@ -140,7 +138,7 @@ async def test_failpoints_are_for_one_process_only(service: Service, tmp_path: P
         assert service.restarts == 1
 
 
-async def test_a_service_that_keeps_crashing_is_given_up(
+async def test_service_that_crashes_too_often_is_given_up(
     tmp_path: Path, crashes: list[Crash]
 ) -> None:
     service = Service("clock", command(tmp_path, CRASH), report=crashes.append, patience=IMPATIENT)
@@ -152,7 +150,7 @@ async def test_a_service_that_keeps_crashing_is_given_up(
     assert len(crashes) == IMPATIENT.max_crashes + 1
 
 
-async def test_a_service_that_does_not_start_says_why(tmp_path: Path) -> None:
+async def test_service_that_does_not_start_reports_the_cause(tmp_path: Path) -> None:
     refuses = command(tmp_path, "import sys; sys.exit('ANYA_LISTEN must be host:port')")
     service = Service("clock", refuses, report=print)
 
@@ -162,7 +160,7 @@ async def test_a_service_that_does_not_start_says_why(tmp_path: Path) -> None:
     assert str(tmp_path / "service.log") in failure.value.remedy
 
 
-async def test_a_service_that_is_still_starting_can_be_abandoned(tmp_path: Path) -> None:
+async def test_service_can_be_stopped_while_it_starts(tmp_path: Path) -> None:
     service = Service("clock", command(tmp_path, HANG), report=print)
     life = asyncio.create_task(service.run())
     await eventually(lambda: (tmp_path / "service.log").exists())
@@ -180,36 +178,36 @@ async def test_no_process_outlives_a_killed_supervisor(tmp_path: Path) -> None:
         stdout=asyncio.subprocess.PIPE,
     )
 
-    said, _ = await supervisor.communicate()
+    output, _ = await supervisor.communicate()
 
     assert supervisor.returncode == -signal.SIGKILL
-    await eventually(lambda: not is_alive(int(said)))
+    await eventually(lambda: not is_alive(int(output)))
 
 
-def test_waits_double_until_patience_ends() -> None:
+def test_waits_double_up_to_the_limit_of_crashes() -> None:
     patience = Patience(max_crashes=4, within=60, first_wait=0.1, longest_wait=0.3)
-    pacing = RestartPolicy(ManualClock(), patience)
+    policy = RestartPolicy(ManualClock(), patience)
 
-    waits = [pacing.crashed() for _ in range(5)]
+    waits = [policy.crashed() for _ in range(5)]
 
     assert waits == [0.1, 0.2, 0.3, 0.3, None]
 
 
-def test_kills_as_fast_as_a_service_comes_up_are_borne() -> None:
+def test_kills_as_fast_as_a_service_starts_are_tolerated() -> None:
     clock = ManualClock()
-    pacing = RestartPolicy(clock, Patience())
+    policy = RestartPolicy(clock, Patience())
 
     for _ in range(100):
-        wait = pacing.crashed()
+        wait = policy.crashed()
         assert wait is not None
         clock.advance(wait + 2.5)  # a start on a slow machine
 
 
-def test_crashes_long_ago_are_forgiven() -> None:
+def test_old_crashes_do_not_count() -> None:
     clock = ManualClock()
-    pacing = RestartPolicy(clock, Patience(max_crashes=1, within=60, first_wait=0.1))
-    pacing.crashed()
+    policy = RestartPolicy(clock, Patience(max_crashes=1, within=60, first_wait=0.1))
+    policy.crashed()
 
     clock.advance(61)
 
-    assert pacing.crashed() == 0.1
+    assert policy.crashed() == 0.1

@@ -1,4 +1,4 @@
-"""The span store: what was sent is found again, by trace, whole and bounded."""
+"""The span store: it finds spans by trace, shows them as a waterfall, and bounds their number."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def text(trace: Trace) -> str:
     return capture.get()
 
 
-def test_what_was_added_is_found_by_its_trace(spans: SpanStore, path: Path) -> None:
+def test_added_spans_are_found_by_their_trace(spans: SpanStore, path: Path) -> None:
     spans.add([span("a"), span("b", "a", service="web5"), span("x", trace_id="f" * 32)])
 
     trace = store.load(path, TRACE)
@@ -75,7 +75,7 @@ def test_what_was_added_is_found_by_its_trace(spans: SpanStore, path: Path) -> N
     assert trace.services == ["orchestrator", "web5"]
 
 
-def test_a_span_that_is_sent_again_replaces_itself(spans: SpanStore, path: Path) -> None:
+def test_span_that_is_sent_again_replaces_the_old_one(spans: SpanStore, path: Path) -> None:
     spans.add([span("a", end=1)])
 
     spans.add([span("a", end=2)])
@@ -84,13 +84,13 @@ def test_a_span_that_is_sent_again_replaces_itself(spans: SpanStore, path: Path)
     assert [line.spans for line in store.newest(path, limit=9)] == [1]
 
 
-def test_the_newest_trace_is_listed_first(spans: SpanStore, path: Path) -> None:
+def test_newest_trace_is_listed_first(spans: SpanStore, path: Path) -> None:
     spans.add([span("a", trace_id="a" * 32, start=1), span("b", trace_id="b" * 32, start=2)])
 
     assert [line.trace_id[0] for line in store.newest(path, limit=9)] == ["b", "a"]
 
 
-def test_a_trace_with_a_failed_span_is_marked(spans: SpanStore, path: Path) -> None:
+def test_trace_with_a_failed_span_is_marked(spans: SpanStore, path: Path) -> None:
     spans.add([span("a"), span("b", "a", failed=True)])
 
     (line,) = store.newest(path, limit=9)
@@ -99,7 +99,7 @@ def test_a_trace_with_a_failed_span_is_marked(spans: SpanStore, path: Path) -> N
     assert line.name == "anya.test.v1.Test/a"
 
 
-def test_the_oldest_traces_make_room(path: Path) -> None:
+def test_oldest_traces_are_deleted_for_new_ones(path: Path) -> None:
     with SpanStore(path, max_spans=4) as spans:
         for start, trace_id in enumerate("abc"):
             spans.add([span(str(n), trace_id=trace_id * 32, start=start) for n in range(2)])
@@ -109,8 +109,8 @@ def test_the_oldest_traces_make_room(path: Path) -> None:
     assert store.load(path, "a" * 32).spans == ()
 
 
-def test_a_batch_that_fails_leaves_nothing_and_blocks_nothing(spans: SpanStore, path: Path) -> None:
-    unstorable = span("a", message="\ud800")  # half of a pair: not UTF-8
+def test_failed_batch_stores_nothing_and_blocks_nothing(spans: SpanStore, path: Path) -> None:
+    unstorable = span("a", message="\ud800")  # half of a surrogate pair: not UTF-8
     with pytest.raises(UnicodeEncodeError):
         spans.add([span("b"), unstorable])
 
@@ -119,7 +119,7 @@ def test_a_batch_that_fails_leaves_nothing_and_blocks_nothing(spans: SpanStore, 
     assert store.load(path, TRACE).spans == (span("c"),)
 
 
-def test_the_first_characters_of_an_id_are_enough(spans: SpanStore, path: Path) -> None:
+def test_first_characters_of_an_id_are_enough(spans: SpanStore, path: Path) -> None:
     spans.add([span("a", trace_id="ab" * 16), span("a", trace_id="ac" * 16)])
 
     assert store.expand(path, "ab") == "ab" * 16
@@ -130,7 +130,7 @@ def test_the_first_characters_of_an_id_are_enough(spans: SpanStore, path: Path) 
     ("prefix", "reason"),
     [("a", "TRACE_AMBIGUOUS"), ("b", "TRACE_UNKNOWN"), ("", "TRACE_AMBIGUOUS")],
 )
-def test_an_id_that_names_no_single_trace_is_refused(
+def test_prefix_of_no_single_trace_is_refused(
     spans: SpanStore, path: Path, prefix: str, reason: str
 ) -> None:
     spans.add([span("a", trace_id="ab" * 16), span("a", trace_id="ac" * 16)])
@@ -141,36 +141,36 @@ def test_an_id_that_names_no_single_trace_is_refused(
     assert refusal.value.reason == reason
 
 
-def test_without_a_store_there_are_no_traces(path: Path) -> None:
+def test_missing_store_is_reported_as_no_traces(path: Path) -> None:
     with pytest.raises(CommandError) as refusal:
         store.newest(path, limit=9)
 
     assert refusal.value.reason == "NO_TRACES"
 
 
-def test_a_trace_with_one_root_and_every_parent_is_whole() -> None:
+def test_trace_with_one_root_and_every_parent_is_whole() -> None:
     assert Trace.of(TRACE, [span("a"), span("b", "a"), span("c", "b")]).is_whole
 
 
-def test_a_span_without_its_parent_is_an_orphan() -> None:
+def test_span_without_its_parent_is_an_orphan() -> None:
     trace = Trace.of(TRACE, [span("a"), span("c", "b")])
 
     assert [orphan.span_id for orphan in trace.orphans] == ["c"]
     assert not trace.is_whole
 
 
-def test_a_call_without_its_other_end_is_unanswered() -> None:
+def test_client_span_without_a_server_span_is_unanswered() -> None:
     call, answer = span("b", "a")._replace(kind="CLIENT"), span("c", "b")
 
     assert Trace.of(TRACE, [span("a"), call]).unanswered == [call]
     assert Trace.of(TRACE, [span("a"), call, answer]).unanswered == []
 
 
-def test_two_roots_are_not_one_trace() -> None:
+def test_trace_with_two_roots_is_not_whole() -> None:
     assert not Trace.of(TRACE, [span("a"), span("b")]).is_whole
 
 
-def test_children_follow_their_parents_by_start() -> None:
+def test_children_follow_their_parent_in_order_of_start() -> None:
     trace = Trace.of(
         TRACE,
         [span("late", "a", start=5), span("early", "a", start=2), span("leaf", "early"), span("a")],
@@ -184,13 +184,13 @@ def test_children_follow_their_parents_by_start() -> None:
     ]
 
 
-def test_spans_that_are_each_others_parents_do_not_hang_the_walk() -> None:
+def test_cycle_of_parents_ends_the_walk() -> None:
     trace = Trace.of(TRACE, [span("a", "b"), span("b", "a"), span("root")])
 
     assert [one.span_id for _, one in trace.walk()] == ["root"]
 
 
-def test_the_waterfall_shows_depth_time_and_what_failed() -> None:
+def test_waterfall_shows_depth_time_and_failure() -> None:
     trace = Trace.of(
         TRACE,
         [
@@ -208,14 +208,14 @@ def test_the_waterfall_shows_depth_time_and_what_failed() -> None:
     assert first.index("█") < second.index("█")
 
 
-def test_the_waterfall_marks_orphans() -> None:
+def test_waterfall_marks_orphans() -> None:
     trace = Trace.of(TRACE, [span("a"), span("c", "b")])
 
     assert "Test/c (orphan)" in text(trace)
     assert "1 orphan" in summary(trace)
 
 
-def test_the_document_for_programs_is_json() -> None:
+def test_document_is_json() -> None:
     shown = document(
         Trace.of(TRACE, [span("a", start=5, end=15), span("b", "a", start=10, end=15)])
     )
@@ -226,12 +226,12 @@ def test_the_document_for_programs_is_json() -> None:
     assert shown["spans"][1]["depth"] == 1
 
 
-async def test_spans_arrive_by_otlp(path: Path) -> None:
+async def test_receiver_stores_spans_of_an_otlp_exporter(path: Path) -> None:
     async with receiving(path) as url:
         provider = TracerProvider(resource=Resource({"service.name": "bitcoin"}))
         provider.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter(url, insecure=True)))
         tracer = provider.get_tracer("tests")
-        await asyncio.to_thread(record, tracer)  # its exporter waits for the answer
+        await asyncio.to_thread(record, tracer)  # the exporter blocks until the receiver answers
         provider.shutdown()
 
     (line,) = store.newest(path, limit=9)
@@ -241,7 +241,7 @@ async def test_spans_arrive_by_otlp(path: Path) -> None:
     assert child.attributes == ATTRIBUTES
 
 
-async def test_what_is_not_a_span_is_not_kept(path: Path) -> None:
+async def test_malformed_span_is_not_stored(path: Path) -> None:
     request = pb.ExportTraceServiceRequest()
     request.resource_spans.add().scope_spans.add().spans.add(name="no ids")
     async with receiving(path) as url, grpc.aio.insecure_channel(url.removeprefix("http://")) as to:

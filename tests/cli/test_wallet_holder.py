@@ -1,4 +1,4 @@
-"""What the holder signs, as the web5 service reads it."""
+"""The holder's signatures, verified by the code of the web5 service."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ HOLDERS = [
 
 
 @pytest.mark.parametrize("holder", HOLDERS)
-def test_the_did_is_that_of_the_key(holder: Holder) -> None:
+def test_did_is_derived_from_the_key(holder: Holder) -> None:
     assert holder.did == did_jwk.encode(jose.from_jwk(holder.key.jwk))
     assert did.resolve(holder.did).methods[0].id == holder.kid
 
 
 @pytest.mark.parametrize("holder", HOLDERS)
-def test_a_presentation_proves_one_payment(holder: Holder) -> None:
+def test_presentation_proves_one_payment(holder: Holder) -> None:
     token = holder.present([], nonce=NONCE, audience=AUDIENCE, digest=DIGEST)
 
     shown = presentation.verify(token)
@@ -44,7 +44,7 @@ def test_a_presentation_proves_one_payment(holder: Holder) -> None:
     assert shown.failures(audience=AUDIENCE, now=int(time.time())) == []
 
 
-def test_a_credential_travels_inside_a_presentation() -> None:
+def test_presentation_contains_the_credential() -> None:
     holder, issuer = Holder.generate(), Holder.generate()
     vc = issuer.issue("BiometricCredential", holder.did, {"claim": "biometric"}, lifetime=60)
     token = holder.present([vc], nonce=NONCE, audience=AUDIENCE, digest=DIGEST)
@@ -59,7 +59,7 @@ def test_a_credential_travels_inside_a_presentation() -> None:
 
 @pytest.mark.parametrize("public", [False, True], ids=["private", "public"])
 @pytest.mark.parametrize("holder", HOLDERS)
-def test_a_link_is_proved_by_the_did(holder: Holder, public: bool) -> None:
+def test_link_proof_is_accepted_by_web5(holder: Holder, public: bool) -> None:
     address = "bcrt1qw508d6qejxtdg4y5r3zarvary0c5xw7kygt080"
     request = link.LinkRequest(
         did=Did(holder.did), address=address, network="regtest", public=public
@@ -73,7 +73,7 @@ def test_a_link_is_proved_by_the_did(holder: Holder, public: bool) -> None:
     link.check_did_proof(token, challenge)
 
 
-def test_payment_ids_are_uuids_of_version_7_in_order_of_time() -> None:
+def test_payment_id_is_a_uuidv7_of_the_current_time() -> None:
     first = new_id()
 
     assert first[14] == "7"
@@ -82,7 +82,7 @@ def test_payment_ids_are_uuids_of_version_7_in_order_of_time() -> None:
     assert abs(milliseconds / 1000 - time.time()) < 60
 
 
-def test_a_read_names_the_record_and_is_signed() -> None:
+def test_read_message_names_the_record_and_is_signed() -> None:
     holder = Holder.generate()
 
     message = json.loads(holder.read_record("bafyrecord"))

@@ -1,4 +1,4 @@
-"""Spans for the tests of the span store: the fewest words that make a trace."""
+"""Short constructors of spans for the tests of the span store."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def span(
     failed: bool = False,
     message: str = "",
 ) -> Span:
-    """A span named like its id. ``start`` and ``end`` are milliseconds."""
+    """Returns a span that is named by its id. ``start`` and ``end`` are milliseconds."""
     return Span(
         trace_id=trace_id,
         span_id=span_id,

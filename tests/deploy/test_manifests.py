@@ -1,4 +1,4 @@
-"""The manifests: what runs in the cluster is what the trust file and the images promise."""
+"""The manifests: consistent with the trust policy, the network policies and the services."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def of_kind(folder: str, kind: str) -> dict[str, dict[str, Any]]:
 
 
 def boundaries() -> set[tuple[str, str]]:
-    """The callers of each service, by the trust policy."""
+    """Returns the pairs of caller and service that the trust policy connects."""
     trust = YAML(typ="safe", pure=True).load((ROOT / "deploy/k8s/base/trust.yaml").read_text())
     return {
         (boundary["from"], boundary["to"])
@@ -48,7 +48,7 @@ def boundaries() -> set[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_every_service_keeps_its_state_on_a_volume_of_its_own(folder: str) -> None:
+def test_every_service_has_its_own_volume(folder: str) -> None:
     stateful = of_kind(folder, "StatefulSet")
 
     assert stateful.keys() == SERVICES
@@ -58,7 +58,7 @@ def test_every_service_keeps_its_state_on_a_volume_of_its_own(folder: str) -> No
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_nothing_runs_with_more_rights_than_it_needs(folder: str) -> None:
+def test_every_container_drops_all_privileges(folder: str) -> None:
     workloads = of_kind(folder, "StatefulSet") | of_kind(folder, "Deployment")
 
     for workload in workloads.values():
@@ -72,7 +72,7 @@ def test_nothing_runs_with_more_rights_than_it_needs(folder: str) -> None:
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_every_service_starts_as_a_module_that_exists(folder: str) -> None:
+def test_every_service_starts_an_existing_module(folder: str) -> None:
     for name, service in of_kind(folder, "StatefulSet").items():
         (container,) = service["spec"]["template"]["spec"]["containers"]
 
@@ -80,7 +80,7 @@ def test_every_service_starts_as_a_module_that_exists(folder: str) -> None:
         assert (ROOT / "services" / name / "__main__.py").is_file()
 
 
-def test_the_network_lets_in_whom_the_trust_file_names() -> None:
+def test_ingress_matches_the_trust_policy() -> None:
     ingress = {
         (peer["podSelector"]["matchLabels"][NAME], name.removeprefix("to-"))
         for name, policy in of_kind("base", "NetworkPolicy").items()
@@ -92,7 +92,7 @@ def test_the_network_lets_in_whom_the_trust_file_names() -> None:
     assert ingress == boundaries()
 
 
-def test_the_network_lets_out_whom_the_trust_file_names() -> None:
+def test_egress_matches_the_trust_policy() -> None:
     egress = {
         (name.removeprefix("from-"), peer["podSelector"]["matchLabels"][NAME])
         for name, policy in of_kind("base", "NetworkPolicy").items()
@@ -104,13 +104,13 @@ def test_the_network_lets_out_whom_the_trust_file_names() -> None:
     assert egress == boundaries()
 
 
-def test_what_no_policy_names_is_denied() -> None:
+def test_other_traffic_is_denied() -> None:
     default = of_kind("base", "NetworkPolicy")["default-deny"]["spec"]
 
     assert default == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
 
 
-def test_the_orchestrator_finds_its_peers_by_their_services() -> None:
+def test_orchestrator_reaches_its_peers_by_their_services() -> None:
     (container,) = of_kind("base", "StatefulSet")["orchestrator"]["spec"]["template"]["spec"][
         "containers"
     ]
@@ -125,7 +125,7 @@ def test_the_orchestrator_finds_its_peers_by_their_services() -> None:
         assert target == f"dns:///{name}:{service['ports'][0]['port']}"
 
 
-def test_spans_reach_jaeger_where_it_is_part_of_the_overlay() -> None:
+def test_services_of_the_local_overlay_export_spans_to_jaeger() -> None:
     for service in of_kind("overlays/local", "StatefulSet").values():
         (container,) = service["spec"]["template"]["spec"]["containers"]
         variables = {entry["name"]: entry["value"] for entry in container["env"]}
