@@ -33,10 +33,7 @@ from services.orchestrator.engine.activations import (
     WaitCommand,
 )
 from services.orchestrator.engine.model import RunState, RunStatus, StepError, StepStatus
-from services.orchestrator.engine.record_writer import RecordWriter
 from services.orchestrator.engine.records import (
-    MAX_PAYLOAD_BYTES,
-    PayloadTooLargeError,
     Record,
     RecordKind,
 )
@@ -330,20 +327,6 @@ def test_a_payment_id_is_a_uuid_of_version_7(run_id: str) -> None:
 
     with pytest.raises(InvalidArgument):
         rules.start(WORKFLOW, request, POLICY, network="regtest", at_us=1, jitter=0)
-
-
-def test_a_record_that_is_too_large_leaves_everything_as_it_was() -> None:
-    world = World()
-    world.start()
-    writer = RecordWriter(WORKFLOW, world.state, world.now_us)
-    before = deepcopy(writer.state)
-    payload = {"status": RunStatus.FAILED, "reason": "x" * MAX_PAYLOAD_BYTES}
-
-    with pytest.raises(PayloadTooLargeError):
-        writer.add(RecordKind.FINISH, "", payload)
-
-    assert writer.state == before
-    assert not writer.records
 
 
 def test_a_payload_beyond_its_bound_fails_the_step_before_anything_is_sent() -> None:
