@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
     from benchmarks.runs.engine import Engine
 
-BURST = 2.0  # seconds
-WARM_UP = 1.0
-SIGNALS = 1.0  # seconds of one after the other
+BURST_S = 2.0
+WARM_UP_S = 1.0
+SIGNAL_BURST_S = 1.0  # of one after the other
 FAILOVERS = 3  # each takes longer than a lease
 FEW, MANY = 1_000, int(os.environ.get("ANYA_BENCH_RUNS", "100000"))
 CONDITION = "{{steps.verify.verified}} && {{steps.assess.risk_score}} < 0.7"
@@ -179,8 +179,8 @@ def signal_resume_ms(rounds: int) -> Ratio:
             spans = stack.enter_context(collector.running())
             options = ("--door", "grpc", "--ask", "signal", "--replicas", replicas)
             ours = stack.enter_context(engine.ours(*options, "--store", url, "--collector", spans))
-            ours.burst(1, WARM_UP)
-            medians += [ours.burst(1, SIGNALS).p50_ms for _ in range(rounds)]
+            ours.burst(1, WARM_UP_S)
+            medians += [ours.burst(1, SIGNAL_BURST_S).p50_ms for _ in range(rounds)]
     return Ratio(
         value=max(medians),
         goal=5,
@@ -245,13 +245,13 @@ def _payments(rounds: int) -> list[payments.Measured]:
 
 def _ratios(rounds: int, ours: Engine, theirs: Engine, concurrency: int) -> list[float]:
     for side in (ours, theirs):
-        side.burst(concurrency, WARM_UP)
+        side.burst(concurrency, WARM_UP_S)
     return [_round(ours, theirs, concurrency) for _ in range(rounds)]
 
 
 def _round(ours: Engine, theirs: Engine, concurrency: int) -> float:
-    their_rate = theirs.burst(concurrency, BURST).rate
-    return ours.burst(concurrency, BURST).rate / their_rate
+    their_rate = theirs.burst(concurrency, BURST_S).rate
+    return ours.burst(concurrency, BURST_S).rate / their_rate
 
 
 @contextmanager

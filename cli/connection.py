@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 Channels: TypeAlias = "dict[str, grpc.aio.Channel]"
 
-TIMEOUT = 15.0  # seconds, for calls that name none
+DEFAULT_TIMEOUT_S = 15.0  # of calls that name none
 SERVICE = "client"  # our name in traces, as trust.yaml calls us
 
 _tracer: ContextVar[trace.Tracer] = ContextVar("tracer")
@@ -131,5 +131,8 @@ def _rules(service: str, tracer: trace.Tracer) -> ClientRules:
     # A breaker that is as good as never open: a person who tries again means it.
     settings = BreakerSettings(window=1000, minimum_calls=1000)
     return ClientRules(
-        target=service, tracer=tracer, breakers=Breakers(SystemClock(), settings), timeout=TIMEOUT
+        target=service,
+        tracer=tracer,
+        breakers=Breakers(SystemClock(), settings),
+        timeout=DEFAULT_TIMEOUT_S,
     )

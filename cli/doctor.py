@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 PYTHONS = ((3, 11), (3, 14))  # from, below: py-bitcoinkernel, bdkpython and coincurve have wheels
 LIBRARIES = ("bdkpython", "coincurve", "cryptography", "grpc", "onnxruntime", "pbk")
-SMALLEST_DISK = 500 * 1024 * 1024  # bytes
-HEALTH_WITHIN = 3.0  # seconds
+MIN_FREE_DISK_BYTES = 500 * 1024 * 1024
+HEALTH_TIMEOUT_S = 3.0
 SERVING = "SERVING"
 
 
@@ -89,7 +89,7 @@ def _private(home: Home) -> Iterator[Finding]:
 
 def _disk(home: Home) -> Finding:
     free = shutil.disk_usage(home.path).free
-    ok = free > SMALLEST_DISK
+    ok = free > MIN_FREE_DISK_BYTES
     return Finding("disk", ok, f"{free >> 20} MiB free", "" if ok else "make room")
 
 
@@ -156,7 +156,7 @@ async def serving(address: str) -> str:
     async with grpc.aio.insecure_channel(address) as channel:
         stub: Any = HealthStub(channel)  # its types know no methods
         try:
-            reply = await stub.Check(health_pb2.HealthCheckRequest(), timeout=HEALTH_WITHIN)
+            reply = await stub.Check(health_pb2.HealthCheckRequest(), timeout=HEALTH_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
             return error.code().name
     return str(health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SERVICES = ("bitcoin", "web5", "ml", "orchestrator")
 DEFAULT = ".anya"
 PRIVATE = 0o700
-DRAIN_AFTER_KILL = 15.0  # seconds that services may take to end after their supervisor
+DRAIN_TIMEOUT_S = 15.0  # that services may take to end after their supervisor
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class Home:
         except OSError as error:
             raise _unusable(self.lock_file, error) from None
         try:
-            deadline = time.monotonic() + DRAIN_AFTER_KILL
+            deadline = time.monotonic() + DRAIN_TIMEOUT_S
             while not _try_lock(descriptor):
                 holder = os.pread(descriptor, 32, 0).decode()
                 if _is_alive(holder) or time.monotonic() > deadline:

@@ -264,7 +264,7 @@ async def watch(
             confirmations=confirmations,
             end_only=end_only,
         )
-        return stub.WatchPayment(request, timeout=resumption.TIMEOUT)
+        return stub.WatchPayment(request, timeout=resumption.STREAM_TIMEOUT_S)
 
     async for reply in resumption.resumed(open_after):
         yield reply.payment

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 R = TypeVar("R", bound=Any)  # a message with a sequence
 
-TIMEOUT = 300.0  # seconds for one stream; it is opened again until it ends
-REDIAL = 0.1  # seconds between two tries to reach a sender that is down
-PATIENCE = 60.0  # seconds that it may stay down
+STREAM_TIMEOUT_S = 300.0  # of one stream; it is opened again until it ends
+REDIAL_INTERVAL_S = 0.1  # between two attempts to reach a server that is down
+MAX_SILENCE_S = 60.0  # that a server may stay down
 
 BROKEN_OFF = (
     grpc.StatusCode.UNAVAILABLE,
@@ -40,8 +40,8 @@ async def resumed(open_after: Callable[[int], AsyncIterable[R]]) -> AsyncIterato
                 silent_since = None  # the stream had nothing to send in all its time
                 continue
             silent_since = silent_since or loop.time()
-            if loop.time() - silent_since > PATIENCE:
+            if loop.time() - silent_since > MAX_SILENCE_S:
                 raise
-            await asyncio.sleep(REDIAL)
+            await asyncio.sleep(REDIAL_INTERVAL_S)
         else:
             return

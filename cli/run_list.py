@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from cli.connection import Channels
 
-MAX_PAGE = 500
+MAX_PAGE_SIZE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ async def find(
     stub = WorkflowServiceStub(channels["orchestrator"])
     runs: list[pb.Run] = []
     while True:
-        request.page_size = min(limit - len(runs), MAX_PAGE)
+        request.page_size = min(limit - len(runs), MAX_PAGE_SIZE)
         reply = await stub.ListRuns(request)
         runs += reply.runs
         if len(runs) >= limit or not reply.next_page_token:

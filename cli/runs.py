@@ -148,7 +148,7 @@ async def watch(channels: Channels, run_id: str) -> AsyncIterator[pb.WatchRunRes
         request = pb.WatchRunRequest(
             run_id=run_id, after_sequence=sequence, view=pb.RUN_VIEW_CHANGES
         )
-        return stub.WatchRun(request, timeout=resumption.TIMEOUT)
+        return stub.WatchRun(request, timeout=resumption.STREAM_TIMEOUT_S)
 
     async for update in resumption.resumed(open_after):
         yield update

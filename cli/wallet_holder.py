@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 CONTEXT = "https://www.w3.org/2018/credentials/v1"
 APPROVAL = "anya-approval+jwt"
-PRESENTATION_LIFETIME = 120  # seconds
+PRESENTATION_LIFETIME_S = 120
 DAG_CBOR_SHA256 = b"\x01\x71\x12\x20"  # CIDv1, dag-cbor, SHA-256 of 32 bytes
 
 
@@ -68,7 +68,7 @@ class Holder:
                 "aud": audience,
                 "nonce": nonce,
                 "iat": now,
-                "exp": now + PRESENTATION_LIFETIME,
+                "exp": now + PRESENTATION_LIFETIME_S,
                 "payment_digest": digest.hex(),
                 "vp": {
                     "@context": [CONTEXT],

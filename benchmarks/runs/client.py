@@ -32,7 +32,7 @@ from mesh.rpc.interceptors import ClientRules
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-TIMEOUT = 30.0  # seconds
+CALL_TIMEOUT_S = 30.0
 WAIT = Duration(seconds=20)
 INPUT = Struct()
 INPUT.update({"txid": TXID[::-1].hex()})
@@ -46,7 +46,7 @@ async def main(arguments: argparse.Namespace) -> None:
         target="orchestrator",
         tracer=traces.tracer,
         breakers=Breakers(SystemClock()),
-        timeout=TIMEOUT,
+        timeout=CALL_TIMEOUT_S,
     )
     try:
         async with AsyncExitStack() as stack:

@@ -13,7 +13,7 @@ from tests.orchestrator.fake_services import FakeServices, serve_peers
 from tests.orchestrator.payment_requests import finished, payment, status
 from tests.orchestrator.processes import environment_of, process
 
-WITHIN = 30.0  # seconds
+RESUME_TIMEOUT_S = 30.0
 
 
 async def measure(database: str) -> float:
@@ -38,7 +38,9 @@ async def measure(database: str) -> float:
                 await eventually(lambda: len(fakes.requests("SendPayment")) == 1)
                 doomed.kill()
                 killed = time.perf_counter()
-                await eventually(lambda: len(fakes.requests("SendPayment")) == 2, within=WITHIN)
+                await eventually(
+                    lambda: len(fakes.requests("SendPayment")) == 2, within=RESUME_TIMEOUT_S
+                )
                 took = time.perf_counter() - killed
                 fakes.paused["SendPayment"].set()
                 run = await finished(others, request.request_id)

@@ -50,10 +50,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from mesh.runtime import Runtime
-from services.orchestrator.store.open import OrchestratorStore
+    from services.orchestrator.store.open import OrchestratorStore
 
 OPERATOR = "spiffe://anya.internal/client/operator"
-TIMEOUT = 30.0
+CALL_TIMEOUT_S = 30.0
 REPLY = chain_pb2.GetTransactionResponse(txid=TXID, confirmations=1)
 
 
@@ -73,7 +73,7 @@ class InstantChain(ChainServiceServicer):
         return REPLY
 
 
-class Awaited:
+class AwaitableRuns:
     """A run store that resolves a future when a run of this process ends."""
 
     def __init__(self, store: OrchestratorStore) -> None:
@@ -95,13 +95,13 @@ class Awaited:
 @dataclass(frozen=True, slots=True)
 class Replica:
     worker: Worker
-    runs: Awaited
+    runs: AwaitableRuns
     runtime: Runtime
     port: int
 
 
-class Forgetful(Awaited):
-    """No journal: whatever is stored is forgotten at once."""
+class UnstoredRuns(AwaitableRuns):
+    """Keeps only definitions: runs and their records are never stored."""
 
     async def start(self, key: Any, workflow_id: str, prepare: Any, reply: Any) -> StartResult:
         stored = await self._store.definitions.find(workflow_id)
@@ -147,9 +147,9 @@ async def _replica(
         runtime = await stack.enter_async_context(open_runtime(mesh))
         peers: Any = Instant()
         if arguments.steps == "grpc":
-            peers = await stack.enter_async_context(open_peers(runtime, timeout=TIMEOUT))
+            peers = await stack.enter_async_context(open_peers(runtime, timeout=CALL_TIMEOUT_S))
         store = await stack.enter_async_context(open_store(config.location))
-        runs: Any = (Forgetful if arguments.store == "none" else Awaited)(store)
+        runs: Any = (UnstoredRuns if arguments.store == "none" else AwaitableRuns)(store)
         definitions, notifier = store.definitions, RunNotifier()
         registry = WorkflowRegistry(definitions)
         for definition in DEFINITIONS:

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.runs import burst
 
 INPUT = {"txid": bytes(range(32)).hex()}
-READY_WITHIN = 60.0  # seconds
+READY_TIMEOUT_S = 60.0
 
 
 async def main(server: str) -> None:
@@ -55,7 +55,7 @@ async def main(server: str) -> None:
 
 async def _post(client: httpx.AsyncClient, url: str, value: dict[str, str]) -> None:
     """Posts ``value`` once the server accepts connections. Raises HTTPError if it never does."""
-    deadline = time.monotonic() + READY_WITHIN
+    deadline = time.monotonic() + READY_TIMEOUT_S
     while True:
         try:
             (await client.post(url, json=value)).raise_for_status()

@@ -13,7 +13,7 @@ app = typer.Typer(help="Raw blocks: inspect.", no_args_is_help=True)
 
 STATISTICS = ("min", "median", "max")
 STATUSES = ("PRESENT", "UNAVAILABLE")
-MAX_FILE = 8 * 1024 * 1024 + 2  # bytes: the largest block in hex, and a line end
+MAX_FILE_BYTES = 8 * 1024 * 1024 + 2  # the largest block in hex, and a line end
 
 
 @app.command("inspect", epilog="Example: anya block inspect block.bin --json")
@@ -55,7 +55,7 @@ def inspect_block(
 def _bytes(file: Path) -> bytes:
     """Returns the bytes of the block in the file, which is binary or only hex digits."""
     with file.open("rb") as opened:
-        raw = opened.read(MAX_FILE)
+        raw = opened.read(MAX_FILE_BYTES)
     try:
         return bytes.fromhex(raw.decode("ascii"))
     except ValueError:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cli.connection import Channels
 
 EXAMPLE = "Example: anya pay --from payer --to ADDRESS --amount-sat 1000000"
-CONFIRM_WITHIN = 5.0  # seconds; a mesh that mines by itself needs two
+CONFIRM_TIMEOUT_S = 5.0  # a mesh that mines by itself needs two
 
 
 def pay(
@@ -49,7 +49,7 @@ def pay(
             return await payment_client.finish(
                 channels,
                 proposal.intent.payment_id,
-                confirm_within=CONFIRM_WITHIN,
+                confirm_within=CONFIRM_TIMEOUT_S,
                 say=screen.say,
             )
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cli.identities import Identity
 
 WALLET = "demo-payer"
-CREDENTIAL_LIFETIME = 365 * 86_400  # seconds
+CREDENTIAL_LIFETIME_S = 365 * 86_400
 CLAIMS = {"biometric": "verified"}  # by the issuer's word: nothing is measured here
 LINK = "link_address"
 
@@ -31,7 +31,7 @@ async def enter(home: Home, channels: Channels, name: str) -> Identity:
     """Returns the identity of this name: its DID, and a new credential from the demo's issuer."""
     identities = Identities(home)
     person, issuer = identities.ensure(name), identities.ensure(ISSUER).holder
-    credential = issuer.issue(CREDENTIAL, person.did, CLAIMS, lifetime=CREDENTIAL_LIFETIME)
+    credential = issuer.issue(CREDENTIAL, person.did, CLAIMS, lifetime=CREDENTIAL_LIFETIME_S)
     person = replace(person, credentials=(credential,))
     identities.save(person)
     await DidServiceStub(channels["web5"]).ResolveDid(did_pb2.ResolveDidRequest(did=person.did))

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from cli.payment_client import Proposal
 
 AMOUNT_SAT = 5_000_000  # what every scene pays, or tries to
-TRACE_WITHIN = 10.0  # seconds for the last span to arrive
-POLL = 0.1
+TRACE_TIMEOUT_S = 10.0  # for the last span to arrive
+POLL_INTERVAL_S = 0.1
 
 
 @dataclass(slots=True)
@@ -91,10 +91,10 @@ class Stage:
         ``through``: and spans of these services, of whom a trace may tell nothing yet.
         """
         trace = Trace(trace_id, ())
-        for _ in range(round(TRACE_WITHIN / POLL) if self.keeps_traces else 0):
+        for _ in range(round(TRACE_TIMEOUT_S / POLL_INTERVAL_S) if self.keeps_traces else 0):
             trace = await asyncio.to_thread(store.load, self.home.traces, trace_id)
             has_come = trace.is_whole and not (answered and trace.unanswered)
             if has_come and set(trace.services).issuperset(through):
                 break
-            await asyncio.sleep(POLL)
+            await asyncio.sleep(POLL_INTERVAL_S)
         return trace

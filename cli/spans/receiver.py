@@ -29,9 +29,9 @@ KINDS = {
     number: name.removeprefix("SPAN_KIND_") for name, number in trace_pb2.Span.SpanKind.items()
 }
 FAILED = trace_pb2.Status.STATUS_CODE_ERROR
-GATHER = 0.2  # seconds
+GATHER_S = 0.2
 MAX_NS = 2**63 - 1  # that the store can hold
-MAX_MESSAGE = 16 * 1024 * 1024
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 
 
 @asynccontextmanager
@@ -42,7 +42,10 @@ async def receiving(path: Path) -> AsyncIterator[str]:
         await asyncio.wrap_future(writer.submit(SpanStore, path)) as store,
     ):
         server = grpc.aio.server(
-            options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", MAX_MESSAGE)]
+            options=[
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ]
         )
         add_TraceServiceServicer_to_server(Receiver(store, writer), server)  # type: ignore[no-untyped-call]
         port = server.add_insecure_port("127.0.0.1:0")
@@ -75,7 +78,7 @@ class Receiver(TraceServiceServicer):
         return pb.ExportTraceServiceResponse()
 
     async def _keep_soon(self) -> None:
-        await asyncio.sleep(GATHER)
+        await asyncio.sleep(GATHER_S)
         requests, self._gathered, self._keeping = self._gathered, [], None
         await asyncio.get_running_loop().run_in_executor(self._writer, self._keep, requests)
 

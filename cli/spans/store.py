@@ -68,7 +68,7 @@ ORDER BY trace.start_ns DESC LIMIT ?
 _JSON = json.JSONEncoder(check_circular=False).encode
 
 MAX_SPANS = 200_000
-CHECK_EVERY = 2_000  # spans between two looks at the bound
+CHECK_INTERVAL_SPANS = 2_000  # between two checks of the bound
 
 
 class Summary(NamedTuple):
@@ -122,7 +122,7 @@ class SpanStore:
                 self._connection.executemany(REPLACE, rows)
                 self._connection.executemany(COUNT, {(span.trace_id,) for span in spans})
             self._unchecked += len(rows)
-            if self._unchecked >= min(CHECK_EVERY, self._max_spans):
+            if self._unchecked >= min(CHECK_INTERVAL_SPANS, self._max_spans):
                 self._unchecked = 0
                 self._make_room()
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from cli.spans.span import Span, Trace
 
 COLOURS = {"orchestrator": "cyan", "bitcoin": "yellow", "web5": "green", "ml": "magenta"}
-BAR = 32  # columns
+BAR_COLUMNS = 32
 EIGHTHS = " ▏▎▍▌▋▊▉█"  # how much of its last column a bar fills
 
 
@@ -22,7 +22,7 @@ def waterfall(trace: Trace) -> Table:
     table.add_column("service", no_wrap=True)
     table.add_column("span", no_wrap=True, overflow="ellipsis", ratio=1)
     table.add_column("ms", justify="right", no_wrap=True)
-    table.add_column(f"0 … {trace.seconds * 1000:.0f} ms", no_wrap=True, width=BAR)
+    table.add_column(f"0 … {trace.seconds * 1000:.0f} ms", no_wrap=True, width=BAR_COLUMNS)
     for depth, span in trace.walk():
         colour = COLOURS.get(span.service, "white")
         table.add_row(
@@ -86,11 +86,11 @@ def _title(span: Span, depth: int, *, is_orphan: bool) -> Text:
 def _bar(span: Span, trace: Trace) -> str:
     """Returns the bar of a span within its trace, to an eighth of a column, at least that wide."""
     total = max(trace.seconds, 1e-9)
-    start = int(BAR * (span.start_ns - trace.start_ns) / 1e9 / total)
-    start = min(start, BAR - 1)
-    eighths = max(1, round(8 * BAR * span.seconds / total))
+    start = int(BAR_COLUMNS * (span.start_ns - trace.start_ns) / 1e9 / total)
+    start = min(start, BAR_COLUMNS - 1)
+    eighths = max(1, round(8 * BAR_COLUMNS * span.seconds / total))
     full, rest = divmod(eighths, 8)
-    return " " * start + ("█" * full + EIGHTHS[rest].strip())[: BAR - start]
+    return " " * start + ("█" * full + EIGHTHS[rest].strip())[: BAR_COLUMNS - start]
 
 
 def _count(number: int, noun: str) -> str:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from cli.home import Home
 
 SOCKET = "control.sock"
-MAX_PATH = 100  # bytes; the kernel takes 107
-ANSWER_WITHIN = 60.0  # seconds; a restart waits for the service
+MAX_PATH_BYTES = 100  # the kernel takes 107
+ANSWER_TIMEOUT_S = 60.0  # a restart waits for the service
 
 Answer: TypeAlias = "Callable[[dict[str, Any]], Awaitable[Any]]"
 
@@ -70,7 +70,7 @@ async def request(home: Home, command: str, **arguments: str) -> Any:
             ) from None
     try:
         writer.write(json.dumps({"command": command, **arguments}).encode() + b"\n")
-        async with asyncio.timeout(ANSWER_WITHIN):
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):
             answer = json.loads(await reader.readline() or b"{}")
     except (OSError, TimeoutError):
         answer = {}
@@ -100,7 +100,7 @@ async def _answer(line: bytes, answer: Answer) -> dict[str, Any]:
 def _reachable(home: Home) -> Iterator[str]:
     """Yields the socket's path, through an open folder if it is too long for the kernel."""
     path = home.path / SOCKET
-    if len(os.fsencode(path)) <= MAX_PATH:
+    if len(os.fsencode(path)) <= MAX_PATH_BYTES:
         yield str(path)
         return
     folder = os.open(home.path, os.O_RDONLY | os.O_DIRECTORY)

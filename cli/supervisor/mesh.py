@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 OTLP = "OTEL_EXPORTER_OTLP_ENDPOINT"
 TRUST_DOMAIN = "ANYA_TRUST_DOMAIN"
 DATABASE = "ANYA_DATABASE"
-RENEW_EVERY = 600.0  # seconds between two looks at the certificates
+RENEW_CHECK_INTERVAL_S = 600.0  # between two checks of the certificates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +146,7 @@ class Mesh:
     async def _keep_certificates(self) -> None:
         """Renews certificates past half of their life, and restarts the services that hold them."""
         while True:
-            await asyncio.sleep(RENEW_EVERY)
+            await asyncio.sleep(RENEW_CHECK_INTERVAL_S)
             try:
                 renewed = _renew(self._home)
             except OSError as error:  # there is half a life left to try again

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-READY_WITHIN = 30.0  # seconds
-STOP_WITHIN = 15.0  # seconds from SIGTERM to SIGKILL
-MAX_LOG = 10 * 1024 * 1024  # bytes; looked at when a process starts
-MAX_LINE = 1024 * 1024  # bytes of one line on its stdout
+READY_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 15.0  # from SIGTERM to SIGKILL
+MAX_LOG_BYTES = 10 * 1024 * 1024  # checked when a process starts
+MAX_LINE_BYTES = 1024 * 1024  # of one line on its stdout
 OTHERS = 0o077  # what a process takes from others on the files it makes: data, logs, keys
 
 # Runs before the command, in the process that becomes it: if the supervisor is killed, the kernel
@@ -67,14 +67,14 @@ class Process:
                 start_new_session=True,  # Ctrl-C is for the supervisor, which knows the order
                 pass_fds=tuple(command.inherited),
                 umask=OTHERS,
-                limit=MAX_LINE,
+                limit=MAX_LINE_BYTES,
             )
         running = cls(process, command.log)
         try:
-            async with asyncio.timeout(READY_WITHIN):
+            async with asyncio.timeout(READY_TIMEOUT_S):
                 await running._wait_until_ready()
         except TimeoutError:
-            raise StartupError(f"was not ready within {READY_WITHIN:g} s") from None
+            raise StartupError(f"was not ready within {READY_TIMEOUT_S:g} s") from None
         finally:
             if running.ready is None:
                 await running.end()
@@ -95,7 +95,7 @@ class Process:
             return
         self._process.terminate()
         try:
-            async with asyncio.timeout(STOP_WITHIN):
+            async with asyncio.timeout(STOP_TIMEOUT_S):
                 await self._process.wait()
         except TimeoutError:
             await self.end()
@@ -158,6 +158,6 @@ def _open_log(path: Path) -> BinaryIO:
 
     One old log is kept, so that a log is bounded and a crash can still be read about.
     """
-    if path.exists() and path.stat().st_size > MAX_LOG:
+    if path.exists() and path.stat().st_size > MAX_LOG_BYTES:
         path.replace(path.with_suffix(".log.1"))
     return open(path, "ab", opener=lambda name, flags: os.open(name, flags, 0o666 & ~OTHERS))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cli.errors import CommandError
 from cli.supervisor.process import Command, Process, StartupError, describe, last_words
-from cli.supervisor.restart_policy import Patience, RestartPolicy
+from cli.supervisor.restart_policy import RestartLimits, RestartPolicy
 from mesh.clock import SystemClock
 
 if TYPE_CHECKING:
@@ -35,14 +35,14 @@ class Service:
         command: Command,
         *,
         report: Callable[[Crash], None],
-        patience: Patience | None = None,
+        limits: RestartLimits | None = None,
     ) -> None:
         self.name = name
         self.restarts = 0  # after crashes; one that was asked for does not count
         self._command = command
         self._replacement: Command | None = None  # what a restart that was asked for runs
         self._report = report
-        self._pacing = RestartPolicy(SystemClock(), patience or Patience())
+        self._restart_policy = RestartPolicy(SystemClock(), limits or RestartLimits())
         self._process: Process | None = None  # while it is ready
         self._since = 0.0
         self._log_from = 0  # where the log of the latest process begins
@@ -50,7 +50,7 @@ class Service:
         self._stopping = False
 
     async def run(self) -> None:
-        """Returns once stopped. CommandError if it does not start, or crashes too often."""
+        """Returns once stopped. Raises CommandError if it does not start, or crashes too often."""
         command = self._command
         while not self._stopping:
             how = await self._live(command)
@@ -120,7 +120,7 @@ class Service:
     async def _pause(self, how: str) -> None:
         """Reports a crash and waits before the next start. Raises CommandError at the limit."""
         self._report(Crash(self.name, how))
-        wait = self._pacing.crashed()
+        wait = self._restart_policy.crashed()
         if wait is None:
             raise self._gave_up(f"{self.name} crashed too often; the last time it {how}")
         await asyncio.sleep(wait)

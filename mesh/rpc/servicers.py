@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from mesh.data.database import Database, Transaction
 
-DEFAULT_PAGE = 100
-MAX_PAGE = 1000
+DEFAULT_PAGE_SIZE = 100
+MAX_PAGE_SIZE = 1000
 
 
 class OutboxServicer(OutboxServiceServicer):
@@ -29,7 +29,7 @@ class OutboxServicer(OutboxServiceServicer):
         request: pb.ReadOutboxRequest,
         context: ServicerContext[pb.ReadOutboxRequest, pb.ReadOutboxResponse],
     ) -> pb.ReadOutboxResponse:
-        limit = page_size(request.page_size, default=DEFAULT_PAGE, maximum=MAX_PAGE)
+        limit = page_size(request.page_size, default=DEFAULT_PAGE_SIZE, maximum=MAX_PAGE_SIZE)
 
         async def work(tx: Transaction) -> list[outbox.OutboxEvent]:
             return await outbox.read(tx, after=request.after_sequence, limit=limit)

@@ -14,7 +14,7 @@ import pytest
 
 from cli.errors import CommandError
 from cli.supervisor.process import Command
-from cli.supervisor.restart_policy import Patience, RestartPolicy
+from cli.supervisor.restart_policy import RestartLimits, RestartPolicy
 from cli.supervisor.service import Crash, Service
 from mesh.clock import ManualClock
 from mesh.testing import eventually
@@ -49,7 +49,7 @@ async def main():
 asyncio.run(main())
 """
 
-IMPATIENT = Patience(max_crashes=2, first_wait=0.01)
+STRICT = RestartLimits(max_crashes=2, first_delay_s=0.01)
 
 
 def command(folder: Path, program: str) -> Command:
@@ -141,13 +141,13 @@ async def test_failpoints_apply_to_one_process_only(service: Service, tmp_path: 
 async def test_service_that_crashes_too_often_is_given_up(
     tmp_path: Path, crashes: list[Crash]
 ) -> None:
-    service = Service("clock", command(tmp_path, CRASH), report=crashes.append, patience=IMPATIENT)
+    service = Service("clock", command(tmp_path, CRASH), report=crashes.append, limits=STRICT)
 
     with pytest.raises(CommandError, match="clock crashed too often") as failure:
         await service.run()
 
     assert failure.value.reason == "SERVICE_DOWN"
-    assert len(crashes) == IMPATIENT.max_crashes + 1
+    assert len(crashes) == STRICT.max_crashes + 1
 
 
 async def test_service_that_does_not_start_reports_the_cause(tmp_path: Path) -> None:
@@ -185,8 +185,8 @@ async def test_no_process_outlives_a_killed_supervisor(tmp_path: Path) -> None:
 
 
 def test_waits_double_up_to_the_limit_of_crashes() -> None:
-    patience = Patience(max_crashes=4, within=60, first_wait=0.1, longest_wait=0.3)
-    policy = RestartPolicy(ManualClock(), patience)
+    limits = RestartLimits(max_crashes=4, window_s=60, first_delay_s=0.1, max_delay_s=0.3)
+    policy = RestartPolicy(ManualClock(), limits)
 
     waits = [policy.crashed() for _ in range(5)]
 
@@ -195,7 +195,7 @@ def test_waits_double_up_to_the_limit_of_crashes() -> None:
 
 def test_kills_as_fast_as_a_service_starts_are_tolerated() -> None:
     clock = ManualClock()
-    policy = RestartPolicy(clock, Patience())
+    policy = RestartPolicy(clock, RestartLimits())
 
     for _ in range(100):
         wait = policy.crashed()
@@ -205,7 +205,7 @@ def test_kills_as_fast_as_a_service_starts_are_tolerated() -> None:
 
 def test_old_crashes_do_not_count() -> None:
     clock = ManualClock()
-    policy = RestartPolicy(clock, Patience(max_crashes=1, within=60, first_wait=0.1))
+    policy = RestartPolicy(clock, RestartLimits(max_crashes=1, window_s=60, first_delay_s=0.1))
     policy.crashed()
 
     clock.advance(61)

@@ -212,7 +212,7 @@ async def test_view_of_changes_is_refused_outside_a_watch(
 async def test_client_follows_a_run_without_updates_until_its_end(
     workflows: WorkflowServiceAsyncStub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resumption, "PATIENCE", 0.0)
+    monkeypatch.setattr(resumption, "MAX_SILENCE_S", 0.0)
     run_id = await start_run(workflows, AWAITS_SIGNAL)
     await await_status(workflows, run_id, "WAITING")
     opened: list[int] = []

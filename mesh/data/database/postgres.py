@@ -13,7 +13,7 @@ import asyncpg
 
 from mesh.data.database import UniqueViolationError, schema_check
 from mesh.data.database.connection import connect, to_invalid_argument, to_start_error
-from mesh.data.database.request import MAX_WAITING, READERS, Request
+from mesh.data.database.request import MAX_WAITING_WRITES, READERS, Request
 from mesh.errors import Reason, ResourceExhausted, Unavailable
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class PostgresDatabase:
         self._url = url
         self._readers = readers
         self._connection: Any = None
-        self._waiting: asyncio.Queue[Request | None] = asyncio.Queue(MAX_WAITING)
+        self._waiting: asyncio.Queue[Request | None] = asyncio.Queue(MAX_WAITING_WRITES)
         self._writer = asyncio.create_task(self._write_forever(), name="write postgres")
 
     async def write(self, work: Callable[[Transaction], Awaitable[T]]) -> T:

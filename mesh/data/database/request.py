@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from mesh.data.database import Transaction
 
-MAX_WAITING = 1024  # writes; more are refused
+MAX_WAITING_WRITES = 1024  # writes; more are refused
 READERS = 4  # connections beside the writer's
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from mesh.data.database import UniqueViolationError, schema_check
-from mesh.data.database.request import MAX_WAITING, READERS, Request
+from mesh.data.database.request import MAX_WAITING_WRITES, READERS, Request
 from mesh.errors import FailedPrecondition, MeshError, Reason, ResourceExhausted, Unavailable
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class SqliteDatabase:
             thread.start()
 
     async def write(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
-        if self._waiting.qsize() >= MAX_WAITING:
+        if self._waiting.qsize() >= MAX_WAITING_WRITES:
             raise ResourceExhausted(
                 "too many writes are waiting; retry later", reason=Reason.OVERLOADED
             )

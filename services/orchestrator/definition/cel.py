@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from services.orchestrator.definition.templates import Variables
 
-MAX_LENGTH = 4096  # characters
+MAX_EXPRESSION_CHARS = 4096
 MAX_LEVELS = 32  # CEL's parser spends one or more on every bracket and operator
 
 _TOKEN = re.compile(
@@ -42,7 +42,7 @@ _HINTS = (
     ("(int, double)", "; an integer is compared with 7, not with 7.0"),
     ("(double, int)", "; a number is compared with 7.0, not with 7"),
 )
-MAX_SHOWN = 80  # characters of a value in a reason
+MAX_SHOWN_CHARS = 80  # of a value in a reason
 
 _CEL_TYPES = {
     TypeKind.BOOL: cel.Type.BOOL,
@@ -118,11 +118,11 @@ def read_expression(text: str) -> Expression:
 
     Raises ConditionInvalidError if the text is too long or holds a malformed path.
     """
-    if len(text) > MAX_LENGTH:
+    if len(text) > MAX_EXPRESSION_CHARS:
         raise ConditionInvalidError(
-            f"{len(text)} characters, at most {MAX_LENGTH}: give a part of it to a step around"
-            " this one, or compare with a list: in [...]",
-            MAX_LENGTH,
+            f"{len(text)} characters, at most {MAX_EXPRESSION_CHARS}: give a part of it to a step"
+            " around this one, or compare with a list: in [...]",
+            MAX_EXPRESSION_CHARS,
         )
     paths, texts, pieces, end, length = [], [], [], 0, 0
     for token in _TOKEN.finditer(text):
@@ -245,7 +245,7 @@ class Condition:
         if value is not None and not self.operands[path].may_be_shown:
             return "a value that is not shown"
         text = json.dumps(value, ensure_ascii=False)
-        return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+        return text if len(text) <= MAX_SHOWN_CHARS else f"{text[:MAX_SHOWN_CHARS]}..."
 
 
 def compile_condition(text: str, typed: Callable[[Path, int], ValueType | None]) -> Condition:

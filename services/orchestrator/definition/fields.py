@@ -152,7 +152,7 @@ class FieldReader:
         return mapping
 
     def _event_type(self, pointer: Pointer, value: Any, *, engine_events: bool) -> str:
-        most = grammar.MAX_EVENT_TYPE
+        most = grammar.MAX_EVENT_TYPE_CHARS
         fits = isinstance(value, str) and re.fullmatch(grammar.EVENT, value) and len(value) <= most
         words = "words of a-z, 0-9 and _, each beginning with a letter, joined by dots"
         type = str(

@@ -9,13 +9,13 @@ import re
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from services.orchestrator.definition.cel import MAX_LENGTH
+from services.orchestrator.definition.cel import MAX_EXPRESSION_CHARS
 from services.orchestrator.definition.problems import shown
 from services.orchestrator.definition.values import TIME
 from services.orchestrator.definition.workflow import MAX_ITEMS
 
-MAX_ID = 48  # characters
-ID = rf"[a-z][a-z0-9_]{{0,{MAX_ID - 1}}}"
+MAX_ID_CHARS = 48
+ID = rf"[a-z][a-z0-9_]{{0,{MAX_ID_CHARS - 1}}}"
 # CEL keeps these words for itself: they cannot be part of a path in a condition.
 # fmt: off
 RESERVED = frozenset([
@@ -28,15 +28,15 @@ ENGINE_NAMES = frozenset(["compensate", "on_error"])  # parts of paths that the 
 ERROR = r"[A-Z][A-Z0-9_]{0,63}"
 TEXT_CHARACTER = r"[^ \t\r\n]"  # each text has one
 EVENT = r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*"
-MAX_EVENT_TYPE = 100  # characters
+MAX_EVENT_TYPE_CHARS = 100
 ENGINE_EVENTS = "orchestrator."  # the types of the engine's own events begin with it
 MAX_EVENT_BYTES = 64 * 1024  # of JSON in an event
-MAX_SUBJECT = 200  # characters
+MAX_SUBJECT_CHARS = 200
 DID = r"did:[a-z0-9]+:[A-Za-z0-9._:%-]{1,2000}"
 MAX_APPROVERS = 32
 MAX_BRANCHES = 32  # of a switch or a parallel, and names to wait for
 MAX_STEPS_PER_LIST = 100
-MAX_NAME = 200  # characters
+MAX_NAME_CHARS = 200
 MAX_CONCURRENCY = 64
 MAX_ATTEMPTS = 1000
 OUTCOMES = ("succeeded", "failed", "refused")
@@ -54,7 +54,7 @@ def not_an_id(text: str) -> str:
     if text in ENGINE_NAMES:
         return f"{text!r} is reserved by the engine; choose another name"
     return (
-        f"{shown(text)} must be 1 to {MAX_ID} of a-z, 0-9 and _, beginning with a letter"
+        f"{shown(text)} must be 1 to {MAX_ID_CHARS} of a-z, 0-9 and _, beginning with a letter"
         " (names with a leading _ are the engine's)"
     )
 
@@ -71,7 +71,7 @@ class TextValue:
 class ConditionValue:
     """CEL. The check, which knows the place of each mistake, limits its length."""
 
-    max_length: int = MAX_LENGTH
+    max_length: int = MAX_EXPRESSION_CHARS
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +214,7 @@ STEPS = StepList()
 
 WORKFLOW = NodeRule(
     (
-        *_required(id=IDENTIFIER, name=TextValue(MAX_NAME), steps=STEPS),
+        *_required(id=IDENTIFIER, name=TextValue(MAX_NAME_CHARS), steps=STEPS),
         *_optional(deadline=DURATION),
     )
 )
@@ -257,7 +257,7 @@ WAIT_FOR = NodeRule(
 EMIT = NodeRule(
     (
         *_required(type=EventType(engine_events=False)),
-        *_optional(subject=TemplateValue(max_length=MAX_SUBJECT), data=MAPPING),
+        *_optional(subject=TemplateValue(max_length=MAX_SUBJECT_CHARS), data=MAPPING),
     )
 )
 APPROVAL = NodeRule(

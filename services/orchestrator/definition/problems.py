@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
 MAX_PROBLEMS = 200  # reported of one definition
-MAX_SHOWN = 60  # characters of a text that a message quotes
+MAX_SHOWN_CHARS = 60  # of a text that a message quotes
 MAX_LISTED = 12  # names that a message lists
 
 
@@ -33,7 +33,7 @@ class DefinitionInvalidError(ValueError):
 
 def shown(text: str) -> str:
     """Returns the text in quotes, cut if it is long."""
-    return repr(text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}...")
+    return repr(text if len(text) <= MAX_SHOWN_CHARS else f"{text[:MAX_SHOWN_CHARS]}...")
 
 
 def listed(names: Collection[str]) -> str:

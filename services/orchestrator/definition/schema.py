@@ -81,7 +81,7 @@ def _define(kind: ValueKind) -> dict[str, Any]:
             names = {"propertyNames": _ref("id")} if named else {}
             return {"type": "object", **names}
         case grammar.EventType(engine_events=True):
-            return {**_text(grammar.EVENT), "maxLength": grammar.MAX_EVENT_TYPE}
+            return {**_text(grammar.EVENT), "maxLength": grammar.MAX_EVENT_TYPE_CHARS}
         case grammar.EventType():
             engine = grammar.ENGINE_EVENTS.replace(".", "[.]")
             return {"allOf": [_ref("event"), {"not": {"pattern": f"^{engine}"}}]}

@@ -27,7 +27,7 @@ Pointer: TypeAlias = "tuple[str | int, ...]"
 MAX_SOURCE_BYTES = 256 * 1024  # of UTF-8
 MAX_DEPTH = 32
 MAX_INTEGER = 2**53 - 1  # RFC 8785 has no form for larger integers
-MAX_SEARCH = 8192  # characters of a string in which the position of an offset is searched
+MAX_SEARCH_CHARS = 8192  # of a string in which the position of an offset is searched
 OUT_OF_RANGE = "number out of range: integers reach from -(2^53 - 1) to 2^53 - 1"
 
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -212,7 +212,7 @@ def _offset_in_text(text: str, start: int, value: str, offset: int) -> int:
         at = text.find("\n", start) + 1
     elif text.startswith(value[:offset], at):
         return at + offset - start  # written without escapes or folded lines
-    if offset > MAX_SEARCH:
+    if offset > MAX_SEARCH_CHARS:
         return 0
     for character in value[:offset]:
         found = _behind(text, at, mark, character)

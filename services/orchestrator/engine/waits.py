@@ -18,7 +18,7 @@ from services.orchestrator.definition.grammar import (
     DID,
     MAX_APPROVERS,
     MAX_EVENT_BYTES,
-    MAX_SUBJECT,
+    MAX_SUBJECT_CHARS,
 )
 from services.orchestrator.definition.templates import resolve
 from services.orchestrator.definition.workflow import Approval, WaitFor
@@ -246,8 +246,8 @@ def _approvers(given: Any, quorum: int) -> list[str]:
 
 def _check_length(given: Any, name: str, *, least: int = 0) -> None:
     """Raises MismatchError for a text that the store cannot hold as the subject of an event."""
-    if not isinstance(given, str) or not least <= len(given) <= MAX_SUBJECT or "\0" in given:
-        expected = f"a text of {least} to {MAX_SUBJECT} characters without U+0000"
+    if not isinstance(given, str) or not least <= len(given) <= MAX_SUBJECT_CHARS or "\0" in given:
+        expected = f"a text of {least} to {MAX_SUBJECT_CHARS} characters without U+0000"
         raise values.MismatchError((name,), expected)
 
 

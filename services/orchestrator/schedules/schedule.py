@@ -16,7 +16,7 @@ from services.orchestrator.schedules.cron import Cron
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MAX_ID = 40  # characters: with a due time the id must fit a run id
+MAX_ID_CHARS = 40  # with a due time the id must fit a run id
 MAX_INPUT_BYTES = 64 * 1024  # of JSON
 MIN_INTERVAL_MS = 1_000
 MAX_INTERVAL_MS = 366 * 24 * 3600 * 1000
@@ -24,7 +24,7 @@ MAX_CATCH_UP = 100  # due times
 END_OF_TIME_MS = 7_258_118_400_000  # the year 2200
 ON_TIME_MS = 10_000  # a due time that passed more recently is on time, whatever the policy
 
-_ID = re.compile(rf"[a-z][a-z0-9_]{{0,{MAX_ID - 1}}}")
+_ID = re.compile(rf"[a-z][a-z0-9_]{{0,{MAX_ID_CHARS - 1}}}")
 
 
 class Overlap(StrEnum):
@@ -120,7 +120,7 @@ def check(schedule: Schedule) -> None:
     """Raises InvalidArgument with the field that is out of bounds."""
     if not _ID.fullmatch(schedule.id):
         raise InvalidArgument(
-            f"schedule_id must be 1 to {MAX_ID} of a-z, 0-9 and _, beginning with a letter",
+            f"schedule_id must be 1 to {MAX_ID_CHARS} of a-z, 0-9 and _, beginning with a letter",
             field="schedule_id",
         )
     if len(json.dumps(schedule.input).encode()) > MAX_INPUT_BYTES:

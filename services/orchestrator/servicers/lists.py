@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
     from services.orchestrator.store.run_query import RunQuery
 
-DEFAULT_PAGE = 50  # entries
-MAX_PAGE = 500
+DEFAULT_PAGE_SIZE = 50
+MAX_PAGE_SIZE = 500
 MAX_TIME_S = 253_402_300_800  # Unix time of the year 10000
 
 
 async def list_runs(runs: RunQuery, request: pb.ListRunsRequest) -> pb.ListRunsResponse:
     """Returns one page of runs. Raises InvalidArgument, with the field, for an invalid request."""
-    limit = paging.page_size(request.page_size, default=DEFAULT_PAGE, maximum=MAX_PAGE)
+    limit = paging.page_size(request.page_size, default=DEFAULT_PAGE_SIZE, maximum=MAX_PAGE_SIZE)
     run_filter = _filter(request)
     query = f"runs {run_filter!r}"
     position = paging.read_token(request.page_token, query, int, str)

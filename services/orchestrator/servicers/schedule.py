@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from services.orchestrator.schedules.scheduler import Scheduler
     from services.orchestrator.store.schedules import ScheduleStore, StoredSchedule
 
-DEFAULT_PAGE = 50
-MAX_PAGE = 500
+DEFAULT_PAGE_SIZE = 50
+MAX_PAGE_SIZE = 500
 UTC = "UTC"
 NANOS_PER_MS = 1_000_000
 
@@ -87,7 +87,9 @@ class ScheduleServicer(ScheduleServiceServicer):
         request: pb.ListSchedulesRequest,
         context: ServicerContext[pb.ListSchedulesRequest, pb.ListSchedulesResponse],
     ) -> pb.ListSchedulesResponse:
-        limit = paging.page_size(request.page_size, default=DEFAULT_PAGE, maximum=MAX_PAGE)
+        limit = paging.page_size(
+            request.page_size, default=DEFAULT_PAGE_SIZE, maximum=MAX_PAGE_SIZE
+        )
         position = paging.read_token(request.page_token, "schedules", str)
         found = await self._schedules.page(after=position[0] if position else "", limit=limit + 1)
         shown, token = paging.cut(found, limit, "schedules", lambda stored: stored.schedule.id)

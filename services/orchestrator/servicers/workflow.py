@@ -20,7 +20,7 @@ from services.orchestrator.engine.request_checks import ProvenRequest
 from services.orchestrator.engine.start import StartRun
 from services.orchestrator.peers.approvals import signer
 from services.orchestrator.servicers import views, waits
-from services.orchestrator.servicers.lists import DEFAULT_PAGE, MAX_PAGE, list_runs
+from services.orchestrator.servicers.lists import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, list_runs
 from services.orchestrator.worker.run_spans import parent_of_run, sampled, trace_id_of
 
 if TYPE_CHECKING:
@@ -85,7 +85,9 @@ class WorkflowServicer(WorkflowServiceServicer):
         request: pb.ListWorkflowsRequest,
         context: ServicerContext[pb.ListWorkflowsRequest, pb.ListWorkflowsResponse],
     ) -> pb.ListWorkflowsResponse:
-        limit = paging.page_size(request.page_size, default=DEFAULT_PAGE, maximum=MAX_PAGE)
+        limit = paging.page_size(
+            request.page_size, default=DEFAULT_PAGE_SIZE, maximum=MAX_PAGE_SIZE
+        )
         position = paging.read_token(request.page_token, "workflows", str)
         found = await self._definitions.page(after=position[0] if position else "", limit=limit + 1)
         page, token = paging.cut(found, limit, "workflows", lambda stored: stored.workflow_id)

@@ -12,7 +12,7 @@ from services.orchestrator.engine.request_checks import MAX_RUN_ID
 from services.orchestrator.schedules.cron import cron
 from services.orchestrator.schedules.schedule import (
     END_OF_TIME_MS,
-    MAX_ID,
+    MAX_ID_CHARS,
     MAX_INTERVAL_MS,
     ON_TIME_MS,
     CatchUp,
@@ -104,7 +104,7 @@ def test_years_of_due_times_are_not_listed_one_by_one() -> None:
         ("schedule_id", {"id": "Nightly"}),
         ("schedule_id", {"id": "a-b"}),
         ("schedule_id", {"id": "a\n"}),
-        ("schedule_id", {"id": "a" * (MAX_ID + 1)}),
+        ("schedule_id", {"id": "a" * (MAX_ID_CHARS + 1)}),
         ("input", {"input": {"text": "x" * 65_536}}),
         ("interval", {"timing": Interval(999)}),
         ("interval", {"timing": Interval(0)}),
@@ -129,4 +129,4 @@ def test_out_of_bounds_field_is_refused_by_name(field: str, changes: dict[str, A
 
 def test_longest_run_id_of_a_schedule_fits() -> None:
     assert run_id("hourly", NOON + 7) == "hourly-20260101T120000.007Z"
-    assert len(run_id("a" * MAX_ID, END_OF_TIME_MS)) <= MAX_RUN_ID
+    assert len(run_id("a" * MAX_ID_CHARS, END_OF_TIME_MS)) <= MAX_RUN_ID

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from services.orchestrator.definition.source import Pointer, Problems
     from services.orchestrator.definition.workflow import Action, Operation
 
-MAX_PATH = 56  # characters of "step/inner step": with the run's id it must fit a request_id
-NESTED_ITEM = 4  # characters that the number of an item adds inside another item
+MAX_PATH_CHARS = 56  # of "step/inner step": with the run's id it must fit a request_id
+NESTED_ITEM_CHARS = 4  # that the number of an item adds inside another item
 
 
 class CallChecks:
@@ -116,15 +116,15 @@ class CallChecks:
     def path_length(self, step: StepNode, prefix: str, action: Action | None) -> None:
         """Adds a problem if a path of the step, or of a step inside its call, is too long."""
         items = self._scope.items_around
-        inside = NESTED_ITEM * max(0, items - 1)
+        inside = NESTED_ITEM_CHARS * max(0, items - 1)
         if isinstance(action, Call):
             longest = _longest_inside(action.operation, in_item=items > 0)
             inside += max(longest, len("/compensate") if action.compensate else 0)
         length = len(prefix) + len(step.id) + inside
-        if length > MAX_PATH:
+        if length > MAX_PATH_CHARS:
             below = f" and {inside} more inside it" if inside else ""
             what = f"its path is too long: {shown(prefix + step.id)}{below}, {length} characters"
-            message = f"{what}, at most {MAX_PATH}: shorten ids"
+            message = f"{what}, at most {MAX_PATH_CHARS}: shorten ids"
             self._problems.add((*step.pointer, "id"), message)
 
     def _find(self, call: CallNode) -> Operation | None:
@@ -187,7 +187,7 @@ def _length(step: Step, in_item: bool) -> int:
     below = 0
     if step.inner:
         inside = isinstance(step.action, ForEach)
-        number = NESTED_ITEM if inside and in_item else 0
+        number = NESTED_ITEM_CHARS if inside and in_item else 0
         below = 1 + number + max(_length(inner, in_item or inside) for inner in step.inner)
     for handling in step.handling:
         below = max(below, len("/on_error/") + _length(handling, in_item))

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from services.orchestrator.definition.check.scope import RACE, step_key
-from services.orchestrator.definition.grammar import DID, MAX_EVENT_BYTES, MAX_SUBJECT
+from services.orchestrator.definition.grammar import DID, MAX_EVENT_BYTES, MAX_SUBJECT_CHARS
 from services.orchestrator.definition.problems import shown
 from services.orchestrator.definition.types import STRING, TIME, TypeKind, ValueType
 from services.orchestrator.definition.workflow import Approval, Emit, Wait, WaitFor
@@ -82,8 +82,10 @@ class WaitChecks:
         if not _has_template(emit.data) and len(json.dumps(emit.data).encode()) > MAX_EVENT_BYTES:
             message = f"must be at most {MAX_EVENT_BYTES // 1024} KiB of JSON"
             self._problems.add((*where, "data"), message)
-        if not _has_template(emit.subject) and len(emit.subject or "") > MAX_SUBJECT:
-            self._problems.add((*where, "subject"), f"must be at most {MAX_SUBJECT} characters")
+        if not _has_template(emit.subject) and len(emit.subject or "") > MAX_SUBJECT_CHARS:
+            self._problems.add(
+                (*where, "subject"), f"must be at most {MAX_SUBJECT_CHARS} characters"
+            )
         return Emit(emit.type, emit.subject, emit.data)
 
     def approval(
