@@ -1,4 +1,4 @@
-"""An engine in a process of its own, asked for bursts."""
+"""Engines that run in a process of their own and answer requests for bursts of runs."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ class Burst:
     rate: float  # runs per second
     p50_ms: float
     p99_ms: float
-    cpu_ms: float  # of one run in the engine's process
+    cpu_ms: float  # per run, in the engine's process
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    asks: IO[str]
+    requests: IO[str]
     answers: IO[str]
 
     def burst(self, concurrency: int, seconds: float) -> Burst:
-        self.asks.write(f"{concurrency} {seconds}\n")
-        self.asks.flush()
+        self.requests.write(f"{concurrency} {seconds}\n")
+        self.requests.flush()
         return Burst(**json.loads(self._line()))
 
     def wait_until_ready(self) -> None:
@@ -42,7 +42,7 @@ class Engine:
     def _line(self) -> str:
         line = self.answers.readline()
         if not line:
-            raise AssertionError("an engine ended early; what it said is above")
+            raise AssertionError("an engine ended early; its output is above")
         return line
 
 
@@ -67,7 +67,7 @@ def restate() -> Iterator[Engine]:
     python = str(peer.python("restate"))
     found = sorted(peer.node("restate").glob("@restatedev/restate-server-*/bin/restate-server"))
     if not found:
-        raise peer.PeerMissing("no binary of restate-server for this machine")
+        raise peer.PeerMissing("restate-server has no binary for this machine")
     with _engine([python, "benchmarks/runs/restate_engine.py", str(found[0])]) as engine:
         yield engine
 

@@ -1,4 +1,4 @@
-"""Our engine as the benchmarks run it: asked for bursts by a client in a process of its own."""
+"""The engine as the benchmarks run it: a client in a process of its own requests bursts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from benchmarks.runs import engine
 
 
 @pytest.mark.parametrize("ask", ["run", "signal"])
-def test_a_client_of_its_own_asks_for_runs_over_the_wire(ask: str) -> None:
+def test_a_client_process_requests_runs_over_grpc(ask: str) -> None:
     with engine.ours("--door", "grpc", "--ask", ask) as ours:
         burst = ours.burst(2, 0.2)
 

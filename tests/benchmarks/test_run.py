@@ -1,4 +1,4 @@
-"""A benchmark's last line is the JSON that programs read; what it cannot run it says."""
+"""The last line of a benchmark is JSON for programs; unknown names are answered with the known."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def test_the_last_line_is_one_document_of_ratios() -> None:
+def test_the_last_line_is_one_json_document_of_ratios() -> None:
     ended = run("mesh", "--only", "chain_vs_bare", "--rounds", "1")
 
     assert ended.returncode == 0
@@ -28,7 +28,7 @@ def test_the_last_line_is_one_document_of_ratios() -> None:
     assert ratio["peer"].startswith("grpcio ")
 
 
-def test_a_goal_that_is_a_limit_holds_below_it() -> None:
+def test_a_goal_that_is_an_upper_limit_holds_below_it() -> None:
     ended = run("orchestrator", "--only", "condition_us", "--rounds", "1")
 
     ratio = json.loads(ended.stdout.splitlines()[-1])["ratios"]["condition_us"]
@@ -36,7 +36,7 @@ def test_a_goal_that_is_a_limit_holds_below_it() -> None:
     assert ratio["holds"] is (ratio["value"] <= ratio["goal"])
 
 
-def test_an_unknown_key_is_named_with_those_there_are() -> None:
+def test_an_unknown_key_is_answered_with_the_known_keys() -> None:
     ended = run("mesh", "--only", "nothing")
 
     assert ended.returncode == 2

@@ -25,7 +25,7 @@ from services.orchestrator.servicers import views
 from services.orchestrator.servicers.waits import format_update
 from tests.orchestrator.engine.cost import lines_run
 from tests.orchestrator.engine.definitions import EVERYTHING, NESTED
-from tests.orchestrator.engine.engine_run import Drive, paying, run_of
+from tests.orchestrator.engine.engine_run import EngineRun, paying, run_of
 from tests.orchestrator.engine.test_redrive_properties import HAPPENINGS, Services, live
 from tests.orchestrator.payment_requests import payment
 from tests.orchestrator.signals import AWAITS_SIGNAL, await_status, signal_request, start_run
@@ -63,7 +63,7 @@ def stored(records: Sequence[Record]) -> list[Record]:
     return [decode(*record[:5], record.encoded) for record in records]
 
 
-def erased(run: Drive) -> list[Record]:
+def erased(run: EngineRun) -> list[Record]:
     """Returns the records of the same run after its erasure."""
     why = public_reason(run.state)
     records = list(erase.erase(run.journal, why))
@@ -131,7 +131,7 @@ def test_cost_of_a_change_does_not_grow_with_the_run() -> None:
 def costs_of_changes(items: int) -> list[int]:
     """Returns the lines of Python executed to format each record of an item."""
     run = run_of(json.dumps(MANY), items=["a"] * items)
-    run.take(SignalReceived("go", {}, "", 1))
+    run.apply(SignalReceived("go", {}, "", 1))
     state, costs = RunState("run"), []
     for record in stored(run.journal):
         evolve(state, record)

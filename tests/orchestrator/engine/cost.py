@@ -1,4 +1,4 @@
-"""What work costs, in a measure that no other process on the machine changes."""
+"""A measure of cost that no other process on the machine changes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def lines_run(work: Callable[[], object]) -> int:
-    """Lines of Python that are run by it."""
+    """Returns how many lines of Python the work runs."""
     count = 0
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:

@@ -27,7 +27,7 @@ def indent(text: str, by: int) -> str:
 
 
 def steps(*listed: str) -> str:
-    """A definition of these steps, each an id and what follows it."""
+    """Returns a definition of these steps, each an id and its body."""
     return "id: example\nname: example\nsteps:\n" + "".join(f"  - id: {step}\n" for step in listed)
 
 
@@ -102,7 +102,7 @@ steps:
     end: {{outcome: failed, reason: "{{{{steps.each.failed}}}} were not stored"}}
 """
 
-# What fails inside something else, and what comes from outside.
+# Steps that fail inside other steps, and steps that wait for events and approvals.
 NESTED = f"""
 id: nested
 name: nested
@@ -152,9 +152,9 @@ steps:
     output_mapping: {{found: "{{{{output.found}}}}"}}
     on_error: {{}}
   - id: tell
-    emit: {{type: example.told, subject: me, data: {{limit: "{{{{steps.base.limit}}}}"}}}}
-  - id: heard
-    wait_for: {{all: [{{event: example.told}}, {{event: example.other}}], correlation: me}}
+    emit: {{type: example.done, subject: me, data: {{limit: "{{{{steps.base.limit}}}}"}}}}
+  - id: answered
+    wait_for: {{all: [{{event: example.done}}, {{event: example.other}}], correlation: me}}
     on_error: {{}}
   - id: agreed
     approval:

@@ -1,8 +1,9 @@
-"""Drives a run of any workflow through the state machine, in whatever order things happen."""
+"""Runs of any workflow in the state machine alone, in any order of outcomes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from anya.bitcoin.v1 import analysis_pb2, wallet_pb2
@@ -12,7 +13,7 @@ from anya.ml.v1 import risk_pb2
 from anya.web5.v1 import analysis_pb2 as web5_analysis
 from anya.web5.v1 import identity_pb2, record_pb2
 from services.orchestrator import definition
-from services.orchestrator.engine import start
+from services.orchestrator.engine import start as rules
 from services.orchestrator.engine.activations import (
     CallCommand,
     CancelCommand,
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from services.orchestrator.engine.records import Record
 
 POLICY = RetryPolicy()
-CRASH = "crash"  # before the outcome is journalled
+CRASH = "crash"  # before the outcome is recorded
 
 REPLIES: dict[str, Message] = {
     "VerifyIdentity": identity_pb2.VerifyIdentityResponse(
@@ -70,8 +71,8 @@ REPLIES: dict[str, Message] = {
 
 
 @dataclass(slots=True)
-class Drive:
-    """The journal is what it keeps, everything else dies with a crash."""
+class EngineRun:
+    """A run whose records are stored, and whose state a crash loses."""
 
     workflow: Workflow
     given: dict[str, Any]
@@ -80,27 +81,35 @@ class Drive:
     now_us: int = 1_700_000_000 * SECOND_US
     journal: list[Record] = field(default_factory=list)
     sent: dict[str, set[bytes]] = field(default_factory=dict)  # path -> requests
-    ceiling: frozenset[str] | None = None
+    attempts: dict[str, list[int]] = field(default_factory=dict)  # path -> attempts sent
+    allowed: frozenset[str] | None = None
     proven: tuple[ProvenRequest, ...] = ()
     events: int = 0  # emitted in the store so far
 
-    def start(self) -> Drive:
-        run_id = self.state.run_id
-        request = start.StartRun(
-            run_id, self.given, self.intent, "", "spiffe://me", self.ceiling, self.proven
-        )
-        turn = start.start(
+    def start(self) -> EngineRun:
+        transition = rules.start(
             self.workflow,
-            request,
+            self.request(),
             POLICY,
             network="regtest",
             at_us=self.now_us,
             jitter=0.5,
             event_position=self.events,
         )
-        turn.apply(Started())
-        self._commit(turn)
+        transition.apply(Started())
+        self._commit(transition)
         return self
+
+    def request(self) -> rules.StartRun:
+        return rules.StartRun(
+            run_id=self.state.run_id,
+            input=self.given,
+            intent=self.intent,
+            presentation="",
+            started_by="spiffe://me",
+            allowed_privileges=self.allowed,
+            payments=self.proven,
+        )
 
     @property
     def commands(self) -> list[Command]:
@@ -112,27 +121,27 @@ class Drive:
 
     @property
     def calls(self) -> list[str]:
-        """Paths of the calls under way."""
+        """Paths of the calls in flight."""
         return [command.path for command in self.commands if isinstance(command, CallCommand)]
 
-    def take(self, event: Activation) -> None:
-        turn = Transition(
+    def apply(self, activation: Activation) -> None:
+        transition = Transition(
             self.workflow, self.state, POLICY, self.now_us, 0.5, event_position=self.events
         )
-        turn.apply(event)
-        self._commit(turn)
+        transition.apply(activation)
+        self._commit(transition)
 
     def crash(self) -> None:
-        """Forget all but the journal."""
+        """Loses all but the records."""
         self.state = self.replayed()
-        self.take(Recovered())
+        self.apply(Recovered())
 
     def replayed(self) -> RunState:
-        """What somebody else makes of the journal."""
+        """Returns the state that another process folds."""
         return replay(self.state.run_id, self.journal)
 
     def do(self, command: Command, outcome: StepError | Message | str | None = None) -> None:
-        """Let it end so: as usual, in an error, with another reply, or in a crash."""
+        """Ends the command: with its usual reply, an error, another reply, or a crash."""
         self.now_us += SECOND_US // 10
         match command, outcome:
             case _, "crash":
@@ -140,25 +149,26 @@ class Drive:
             case WaitCommand(path), None if {"events", "asked"} & self.state.steps[
                 path
             ].input.keys():
-                self.give(path)
+                self.deliver(path)
             case WaitCommand(path, until_us), _:
                 self.now_us = max(self.now_us, until_us)
-                self.take(Due(path))
+                self.apply(Due(path))
             case CallCommand(path, request=request), _:
                 self.sent.setdefault(path, set()).add(request)
+                self.attempts.setdefault(path, []).append(command.attempt)
                 if isinstance(outcome, StepError):
-                    self.take(Failed(path, outcome))
+                    self.apply(Failed(path, outcome))
                 else:
                     usual = REPLIES[command.method.rpartition("/")[2]]
                     reply = usual if outcome is None or isinstance(outcome, str) else outcome
-                    self.take(Replied(path, reply.SerializeToString()))
+                    self.apply(Replied(path, reply.SerializeToString()))
             case CancelCommand(path), StepError() as error:
-                self.take(CancelFailed(path, error))
+                self.apply(CancelFailed(path, error))
             case CancelCommand(path), _:
-                self.take(CancelReplied(path))
+                self.apply(CancelReplied(path))
 
-    def give(self, path: str) -> None:
-        """What a step waits for, or a part of it."""
+    def deliver(self, path: str) -> None:
+        """Delivers the next event or decision that the step waits for."""
         step = self.state.steps[path]
         asked = step.input.get("asked")
         if asked:
@@ -166,22 +176,22 @@ class Drive:
             self.decide(path, open_[0])
         else:
             missing = [type for type in step.input["events"] if type not in step.received_events]
-            self.hear(missing[0], subject=step.input["correlation"] or "")
+            self.receive(missing[0], subject=step.input["correlation"] or "")
 
-    def decide(self, path: str, did: str, *, approves: bool = True) -> None:
+    def decide(self, path: str, did: str, *, approved: bool = True) -> None:
         digest = self.state.steps[path].input["digest"]
         position = self.state.inbox_position + 1
-        self.take(DecisionReceived(path, did, approves, digest, f"jws of {did}", position))
+        self.apply(DecisionReceived(path, did, approved, digest, f"jws of {did}", position))
 
     def expire(self, path: str) -> None:
-        """The time that the step waits for is over."""
-        self.take(Due(path))
+        """Ends the time that the step waits for."""
+        self.apply(Due(path))
 
-    def hear(
+    def receive(
         self, type: str, *, subject: str = "", run_id: str = "other", emitted: int = 1, **data: Any
     ) -> None:
         self.events += 1
-        self.take(EventReceived(type, subject, data, self.events, run_id, emitted))
+        self.apply(EventReceived(type, subject, data, self.events, run_id, emitted))
 
     def at(self, path: str) -> Command:
         return next(command for command in self.commands if command.path == path)
@@ -194,26 +204,31 @@ class Drive:
         self.do(self.at(path), StepError(code, reason, "said the service"))
 
     def finish(self) -> None:
-        """Let everything succeed from here on."""
+        """Lets every command succeed from here on."""
         while self.commands:
             self.do(self.commands[0])
 
     def statuses(self) -> dict[str, str]:
         return {path: step.status.value for path, step in self.state.steps.items()}
 
-    def _commit(self, turn: Transition) -> None:
-        self.journal += turn.records
-        self.state = turn.state
+    def _commit(self, transition: Transition) -> None:
+        self.journal += transition.records
+        self.state = transition.state
 
 
 def replay(run_id: str, journal: Sequence[Record]) -> RunState:
-    """Fold records as they are stored: they share nothing with the state that they were made of."""
+    """Folds records as they are stored: they share nothing with the state that they came from."""
     return fold(run_id, [decode(*record[:5], record.encoded) for record in journal])
 
 
-def paying(ceiling: frozenset[str] | None = None, text: str = "") -> Drive:
-    """A run of the verified payment, or of another definition with its input, begun."""
-    workflow = definition.load(text or definition.built_in_text("verified_payment"))
+def paying(allowed: frozenset[str] | None = None, text: str = "") -> EngineRun:
+    """Starts a run of the verified payment, or of another definition with its input."""
+    return payment_run(allowed, text).start()
+
+
+def payment_run(allowed: frozenset[str] | None = None, text: str = "") -> EngineRun:
+    """Returns such a run before it starts."""
+    workflow = load(text or definition.built_in_text("verified_payment"))
     run_id = uuid7()
     intent = PaymentIntent(
         network="regtest",
@@ -223,23 +238,29 @@ def paying(ceiling: frozenset[str] | None = None, text: str = "") -> Drive:
         recipient_address=INPUT["recipient_address"],
         amount_sat=INPUT["amount"],
     )
-    return Drive(workflow, INPUT, intent, RunState(run_id), ceiling=ceiling).start()
+    return EngineRun(workflow, INPUT, intent, RunState(run_id), allowed=allowed)
 
 
 def paying_several(
-    text: str, given: dict[str, Any], *intents: PaymentIntent, ceiling: frozenset[str] | None = None
-) -> Drive:
-    """A run that makes these payments, begun."""
+    text: str, given: dict[str, Any], *intents: PaymentIntent, allowed: frozenset[str] | None = None
+) -> EngineRun:
+    """Starts a run that makes these payments."""
     proven = tuple(ProvenRequest(one, f"vp of {one.payment_id}") for one in intents)
-    return Drive(definition.load(text), given, ceiling=ceiling, proven=proven).start()
+    return EngineRun(load(text), given, allowed=allowed, proven=proven).start()
 
 
-def run_of(text: str, **given: Any) -> Drive:
-    """A run of a definition, begun."""
+def run_of(text: str, **given: Any) -> EngineRun:
+    """Starts a run of a definition."""
+    return EngineRun(load(text), given).start()
+
+
+@lru_cache(maxsize=64)
+def load(text: str) -> Workflow:
+    """Returns the workflow, which may run INNER."""
     known = definition.operations().with_workflow(definition.load(INNER))
-    return Drive(definition.load(text, known), given).start()
+    return definition.load(text, known)
 
 
-def bounded(text: str, ceiling: frozenset[str], **given: Any) -> Drive:
-    """A run that may use these privileges."""
-    return Drive(definition.load(text), given, ceiling=ceiling).start()
+def bounded(text: str, allowed: frozenset[str], **given: Any) -> EngineRun:
+    """Starts a run that may use these privileges."""
+    return EngineRun(load(text), given, allowed=allowed).start()

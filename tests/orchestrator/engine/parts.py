@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from services.orchestrator import definition
 from services.orchestrator.engine.blocks import Blocks
 from services.orchestrator.engine.calls import Calls
 from services.orchestrator.engine.interpreter import Interpreter
@@ -13,7 +12,7 @@ from services.orchestrator.engine.record_writer import RecordWriter
 from services.orchestrator.engine.retry_policy import SECOND_US, RetryPolicy
 from services.orchestrator.engine.start import StartRun, start
 from services.orchestrator.engine.waits import Waits
-from tests.orchestrator.engine.definitions import INNER
+from tests.orchestrator.engine.engine_run import load
 
 if TYPE_CHECKING:
     from services.orchestrator.definition.workflow import Step
@@ -46,8 +45,7 @@ class Parts:
 
 
 def parts_of(text: str, **given: Any) -> Parts:
-    known = definition.operations().with_workflow(definition.load(INNER))
-    workflow = definition.load(text, known)
+    workflow = load(text)
     request = StartRun("run", given, None, "", "spiffe://me")
     begun = start(workflow, request, POLICY, network="regtest", at_us=START_US, jitter=0.5)
     return Parts(RecordWriter(workflow, begun.state, START_US))

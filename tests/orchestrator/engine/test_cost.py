@@ -1,4 +1,4 @@
-"""What a turn costs does not depend on how much of the run is behind it."""
+"""The cost of a transition does not grow with the steps that have ended."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tests.orchestrator.engine.cost import lines_run
 from tests.orchestrator.engine.definitions import READ_ITEM, call, indent, steps
-from tests.orchestrator.engine.engine_run import Drive, run_of
+from tests.orchestrator.engine.engine_run import EngineRun, run_of
 
 if TYPE_CHECKING:
     from services.orchestrator.engine.activations import Command
@@ -25,13 +25,13 @@ def test_the_last_of_many_items_costs_what_the_last_of_few_does() -> None:
     assert cost_of_last_turns(many) <= 1.1 * cost_of_last_turns(few)
 
 
-def test_an_item_among_many_under_way_costs_what_one_among_few_does() -> None:
+def test_an_item_among_many_in_flight_costs_what_one_among_few_does() -> None:
     few, many = run_of(each(64), names=["a"] * 4), run_of(each(64), names=["a"] * 64)
 
     assert cost(many, many.commands[-2]) <= 1.1 * cost(few, few.commands[-2])
 
 
-def test_an_item_behind_one_that_takes_long_costs_what_one_without_does() -> None:
+def test_an_item_after_a_slow_one_costs_what_one_without_it_does() -> None:
     run = run_of(each(2), names=["a"] * 400)
     costs = [cost(run, run.commands[-1]) for _ in range(380)]
 
@@ -45,8 +45,8 @@ def each(most: int) -> str:
     )
 
 
-def cost_of_last_turns(run: Drive) -> int:
-    """Lines of code that are run by the turn before the last one."""
+def cost_of_last_turns(run: EngineRun) -> int:
+    """Returns the lines of code that the transition before the last one runs."""
     costs: list[int] = []
     while run.commands:
         (command,) = run.commands
@@ -54,5 +54,5 @@ def cost_of_last_turns(run: Drive) -> int:
     return costs[-2]
 
 
-def cost(run: Drive, command: Command) -> int:
+def cost(run: EngineRun, command: Command) -> int:
     return lines_run(lambda: run.do(command))

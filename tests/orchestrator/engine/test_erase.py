@@ -1,4 +1,4 @@
-"""What is left of a run's records: the same run, whatever happened in it, and nobody in it."""
+"""Erased records describe the same run, without personal data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services.orchestrator.engine.erase import MARK, erase
 from services.orchestrator.engine.model import StepError
 from services.orchestrator.engine.outcome import public_reason
 from tests.orchestrator.engine.definitions import EVERYTHING, NESTED
-from tests.orchestrator.engine.engine_run import Drive, paying, paying_several, replay, run_of
+from tests.orchestrator.engine.engine_run import EngineRun, paying, paying_several, replay, run_of
 from tests.orchestrator.multi_payment import PAIR, intent, pair_of
 from tests.profile import examples
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from services.orchestrator.engine.records import Record
 
 PERSON = "did:key:z6MkPerson"
-RUNS: dict[str, Callable[[], Drive]] = {
+RUNS: dict[str, Callable[[], EngineRun]] = {
     "a payment": paying,
     "two payments": lambda: two_payments(),
     "everything": lambda: run_of(EVERYTHING, did=PERSON),
@@ -38,17 +38,17 @@ OUTCOMES = st.one_of(
 )
 
 
-def two_payments() -> Drive:
+def two_payments() -> EngineRun:
     first, second = intent(), intent()
     return paying_several(PAIR, pair_of(first, second), first, second)
 
 
-def erased(run: Drive) -> list[Record]:
+def erased(run: EngineRun) -> list[Record]:
     return list(erase(run.journal, public_reason(run.state)))
 
 
 def outline(state: RunState) -> list[object]:
-    """What is not about people."""
+    """Returns the parts of the state that hold no personal data."""
     steps = [
         (s.path, s.operation, s.status, s.attempt, s.started_us, s.finished_us, s.skip_reason)
         for s in state.steps.values()
@@ -60,7 +60,7 @@ def outline(state: RunState) -> list[object]:
 @pytest.mark.parametrize("kind", RUNS)
 @settings(deadline=None, max_examples=examples(30))
 @given(outcomes=st.lists(OUTCOMES, max_size=25))
-def test_whatever_happened_the_records_fold_to_the_same_run_without_people(
+def test_erased_records_fold_to_the_same_run_without_personal_data(
     kind: str, outcomes: list[StepError | str | None]
 ) -> None:
     run = RUNS[kind]()
@@ -82,7 +82,7 @@ def test_whatever_happened_the_records_fold_to_the_same_run_without_people(
 
 
 @pytest.mark.parametrize("kind", RUNS)
-def test_taking_out_what_was_taken_out_changes_nothing(kind: str) -> None:
+def test_erasing_erased_records_changes_nothing(kind: str) -> None:
     run = RUNS[kind]()
     run.finish()
 
@@ -91,7 +91,7 @@ def test_taking_out_what_was_taken_out_changes_nothing(kind: str) -> None:
     assert list(erase(left, public_reason(run.state))) == left
 
 
-def test_the_payments_of_a_run_keep_their_ids_and_nothing_else() -> None:
+def test_erased_payments_keep_only_their_ids() -> None:
     run = two_payments()
     run.finish()
 
@@ -102,7 +102,7 @@ def test_the_payments_of_a_run_keep_their_ids_and_nothing_else() -> None:
     assert left.steps["pay2"].payment == run.state.steps["pay2"].payment
 
 
-def test_what_nobody_has_thought_of_is_taken_to_be_about_somebody() -> None:
+def test_a_key_that_is_unknown_is_erased() -> None:
     run = paying()
     run.finish()
     first = run.journal[0]
@@ -114,7 +114,7 @@ def test_what_nobody_has_thought_of_is_taken_to_be_about_somebody() -> None:
     assert left.payload["age"] == left.payload["friends"] == MARK
 
 
-def test_a_method_that_no_contract_has_any_more_keeps_nothing_of_what_it_said() -> None:
+def test_messages_of_a_method_without_a_contract_are_erased() -> None:
     run = paying()
     run.finish()
     method = "/anya.web5.v1.IdentityService/Forgotten"

@@ -1,4 +1,4 @@
-"""Every kind of step, under every order and outcome of what happens around it."""
+"""Steps of every kind, under every order and outcome of the commands around them."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ OUTCOMES = st.sampled_from(
         CRASH,
     ]
 )
-# What comes next (one of those under way), and how it ends.
+# Which of the commands ends next, and how.
 HAPPENINGS = st.lists(st.tuples(st.integers(0, 9), OUTCOMES), max_size=60)
 
 
 @pytest.mark.parametrize("text", [EVERYTHING, NESTED], ids=["everything", "nested"])
 @settings(deadline=None, max_examples=examples(150))
 @given(happenings=HAPPENINGS)
-def test_in_whatever_order_things_happen_the_run_ends_and_its_journal_tells_all(
+def test_a_run_ends_and_folds_to_its_state_in_any_order_of_outcomes(
     text: str,
     happenings: list[tuple[int, StepError | str | None]],
 ) -> None:
@@ -64,7 +64,7 @@ def test_in_whatever_order_things_happen_the_run_ends_and_its_journal_tells_all(
 @pytest.mark.parametrize("text", [EVERYTHING, NESTED], ids=["everything", "nested"])
 @settings(deadline=None, max_examples=examples(100))
 @given(happenings=HAPPENINGS)
-def test_what_may_have_happened_is_never_called_failed_or_taken_back(
+def test_a_run_with_an_uncertain_step_never_ends_as_failed(
     text: str,
     happenings: list[tuple[int, StepError | str | None]],
 ) -> None:
@@ -80,21 +80,21 @@ def test_what_may_have_happened_is_never_called_failed_or_taken_back(
 @pytest.mark.parametrize("text", [EVERYTHING, NESTED], ids=["everything", "nested"])
 @settings(deadline=None, max_examples=examples(100))
 @given(happenings=HAPPENINGS)
-def test_who_looks_at_every_step_in_every_turn_writes_what_who_remembers_writes(
+def test_a_folded_state_leads_to_the_same_records_as_the_kept_one(
     text: str,
     happenings: list[tuple[int, StepError | str | None]],
 ) -> None:
-    remembers, looks = run_of(text, did="d"), run_of(text, did="d")
+    kept, folded = run_of(text, did="d"), run_of(text, did="d")
     for which, outcome in happenings:
-        if remembers.commands:
-            looks.state = looks.replayed()
-            for run in (remembers, looks):
+        if kept.commands:
+            folded.state = folded.replayed()
+            for run in (kept, folded):
                 run.do(run.commands[which % len(run.commands)], outcome)
 
-    assert looks.journal == remembers.journal
+    assert folded.journal == kept.journal
 
 
-def test_a_way_on_which_everything_succeeds_visits_every_step() -> None:
+def test_a_run_without_failures_begins_every_step() -> None:
     run = run_of(EVERYTHING, did="d")
 
     run.finish()
@@ -108,7 +108,7 @@ def test_a_way_on_which_everything_succeeds_visits_every_step() -> None:
     }
 
 
-def test_the_key_of_an_item_ends_with_its_number() -> None:
+def test_the_key_of_an_item_ends_with_its_index() -> None:
     run = run_of(EVERYTHING, did="d")
 
     run.finish()
@@ -117,7 +117,7 @@ def test_the_key_of_an_item_ends_with_its_number() -> None:
     assert run.state.steps["both/keep"].key == "run/both/keep/0"
 
 
-def test_at_most_as_many_items_as_allowed_are_under_way() -> None:
+def test_no_more_items_than_allowed_are_in_flight() -> None:
     run = run_of(EVERYTHING, did="d")
     while not any(path.startswith("each") for path in run.calls):
         run.do(run.commands[0])
@@ -139,7 +139,7 @@ def test_a_failed_item_ends_only_itself() -> None:
     assert run.state.reason == "1 were not stored"
 
 
-def test_what_completed_is_taken_back_in_reverse() -> None:
+def test_completed_steps_are_compensated_in_reverse_order() -> None:
     run = run_of(EVERYTHING, did="d")
     while not any(path.startswith("each") for path in run.calls):
         run.do(run.commands[0])
@@ -156,7 +156,7 @@ def test_what_completed_is_taken_back_in_reverse() -> None:
     assert run.state.reason == "1 were not stored"
 
 
-def test_a_compensation_that_fails_calls_somebody() -> None:
+def test_a_failed_compensation_ends_the_run_as_compensation_failed() -> None:
     run = run_of(
         steps(
             call(
@@ -198,7 +198,7 @@ def test_an_error_that_is_not_named_is_not_caught() -> None:
     assert run.status == "FAILED"
 
 
-def test_an_error_in_what_an_error_led_to_ends_the_run() -> None:
+def test_an_error_in_a_handler_ends_the_run() -> None:
     again = indent(READ, 6)
     text = steps(call("look", READ, f"    on_error:\n      steps:\n        - id: ask_again{again}"))
     run = run_of(text, did="d")
@@ -274,7 +274,7 @@ def test_no_attempt_begins_and_no_run_waits_once_time_is_up(
     assert run.now_us - began < most * SECOND_US
 
 
-def test_a_delay_grows_to_its_most_and_chance_takes_only_its_part() -> None:
+def test_a_backoff_doubles_up_to_its_limit() -> None:
     retry = "    retry: {backoff: 1s, max_delay: 3s, jitter: 0}"
     run = run_of(steps(call("look", READ, retry)), did="d")
     waits = []
@@ -315,7 +315,7 @@ def test_a_time_to_wait_for_comes_from_the_input() -> None:
     assert run.state.steps["pause"].until_us == 1_700_000_001 * SECOND_US
 
 
-def test_the_branch_that_is_first_leaves_the_others() -> None:
+def test_the_first_branch_to_complete_skips_the_others() -> None:
     run = run_of(EVERYTHING, did="d")
     while "race/ask" not in run.calls:
         run.do(run.commands[0])
@@ -326,7 +326,7 @@ def test_the_branch_that_is_first_leaves_the_others() -> None:
     assert run.state.steps["race/ask"].skip_reason == "patience was first in race"
 
 
-def test_a_failed_branch_lets_what_is_under_way_end_and_begins_nothing() -> None:
+def test_a_failed_branch_lets_steps_in_flight_end_and_begins_no_other() -> None:
     run = run_of(
         steps(
             "both\n    parallel:\n      branches:\n"

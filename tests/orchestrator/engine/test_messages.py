@@ -1,4 +1,4 @@
-"""Signals and cancels, whenever they come: what waits for them, and what they may not undo."""
+"""Signals and cancels that arrive at any time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from services.orchestrator.engine.model import StepError
 from services.orchestrator.engine.retry_policy import SECOND_US
 from services.orchestrator.engine.transition import commands
 from tests.orchestrator.engine.definitions import EVERYTHING, READ, STORE, call, steps
-from tests.orchestrator.engine.engine_run import CRASH, POLICY, Drive, paying, run_of
+from tests.orchestrator.engine.engine_run import CRASH, POLICY, EngineRun, paying, run_of
 from tests.profile import examples
 
 CANCEL = CancelRequested("enough", "spiffe://me")
@@ -32,7 +32,7 @@ def signal(name: str = "approved", correlation: str = "", **payload: object) -> 
     return SignalReceived(name, payload, correlation)
 
 
-def waiting(what: str, **given: object) -> Drive:
+def waiting(what: str, **given: object) -> EngineRun:
     return run_of(steps(f"answer\n    wait_for: {what}"), **given)
 
 
@@ -40,16 +40,16 @@ def test_a_signal_ends_the_wait_for_it() -> None:
     run = waiting("{signal: approved}")
     assert run.status == "WAITING"
 
-    run.take(signal(by="me"))
+    run.apply(signal(by="me"))
 
     assert run.status == "SUCCEEDED"
     assert run.state.steps["answer"].output == {"signal": "approved", "payload": {"by": "me"}}
 
 
-def test_a_signal_that_came_early_is_kept_also_over_a_crash() -> None:
+def test_an_early_signal_is_kept_across_a_crash() -> None:
     text = steps("pause\n    wait: {duration: 10s}", "answer\n    wait_for: {signal: approved}")
     run = run_of(text)
-    run.take(signal())
+    run.apply(signal())
     run.crash()
 
     run.do(run.at("pause"))
@@ -57,14 +57,14 @@ def test_a_signal_that_came_early_is_kept_also_over_a_crash() -> None:
     assert run.status == "SUCCEEDED"
 
 
-def test_a_signal_is_taken_once() -> None:
+def test_a_signal_completes_only_one_step() -> None:
     text = steps("one\n    wait_for: {signal: approved}", "two\n    wait_for: {signal: approved}")
     run = run_of(text)
 
-    run.take(signal(number=1))
+    run.apply(signal(number=1))
     assert run.calls == []
     assert run.status == "WAITING"
-    run.take(signal(number=2))
+    run.apply(signal(number=2))
 
     assert run.state.steps["two"].output["payload"] == {"number": 2}
 
@@ -72,10 +72,10 @@ def test_a_signal_is_taken_once() -> None:
 def test_a_signal_of_another_name_or_correlation_is_not_taken() -> None:
     run = waiting('{signal: approved, correlation: "{{input.order}}"}', order="7")
 
-    run.take(signal("refused", "7"))
-    run.take(signal("approved", "8"))
+    run.apply(signal("refused", "7"))
+    run.apply(signal("approved", "8"))
     assert run.status == "WAITING"
-    run.take(signal("approved", "7"))
+    run.apply(signal("approved", "7"))
 
     assert run.status == "SUCCEEDED"
 
@@ -83,10 +83,10 @@ def test_a_signal_of_another_name_or_correlation_is_not_taken() -> None:
 def test_any_takes_the_first_and_all_waits_for_each() -> None:
     either, both = waiting("{any: [agreed, denied]}"), waiting("{all: [left, right]}")
 
-    either.take(signal("denied", at=1))
-    both.take(signal("right", at=1))
+    either.apply(signal("denied", at=1))
+    both.apply(signal("right", at=1))
     assert both.status == "WAITING"
-    both.take(signal("left", at=2))
+    both.apply(signal("left", at=2))
 
     assert either.state.steps["answer"].output == {"signal": "denied", "payload": {"at": 1}}
     assert both.state.steps["answer"].output["payload"] == {"left": {"at": 2}, "right": {"at": 1}}
@@ -115,7 +115,7 @@ def test_a_wait_without_a_timeout_ends_with_the_deadline() -> None:
 def test_cancelled_run_is_compensated() -> None:
     run = run_of(steps(call("keep", STORE, UNDO), call("look")), did="d")
     run.reply("keep")
-    run.take(CANCEL)
+    run.apply(CANCEL)
     run.reply("keep/compensate")
 
     assert run.status == "COMPENSATED"
@@ -123,9 +123,9 @@ def test_cancelled_run_is_compensated() -> None:
     assert run.statuses()["look"] == "SKIPPED"
 
 
-def test_a_cancel_waits_for_what_changes_something() -> None:
+def test_a_cancel_waits_for_a_call_with_an_effect() -> None:
     run = run_of(steps(call("keep", STORE)), did="d")
-    run.take(CANCEL)
+    run.apply(CANCEL)
     assert run.calls == ["keep"]
 
     run.reply("keep")
@@ -136,7 +136,7 @@ def test_a_cancel_waits_for_what_changes_something() -> None:
 def test_a_cancelled_wait_ends_at_once() -> None:
     run = waiting("{signal: approved}")
 
-    run.take(CANCEL)
+    run.apply(CANCEL)
 
     assert run.status == "CANCELLED"
 
@@ -146,7 +146,7 @@ def test_a_cancel_before_the_payment_is_sent_leaves_nothing_sent() -> None:
     while run.calls != ["execute_payment"]:
         run.do(run.commands[0])
     run.fail("execute_payment", "UNAVAILABLE", "CIRCUIT_OPEN")
-    run.take(CANCEL)
+    run.apply(CANCEL)
     run.reply("execute_payment/cancel")
 
     assert run.status == "CANCELLED"
@@ -157,7 +157,7 @@ def test_a_cancel_of_a_payment_that_may_have_been_sent_goes_through_its_service(
     while run.calls != ["execute_payment"]:
         run.do(run.commands[0])
     run.fail("execute_payment", "DEADLINE_EXCEEDED")
-    run.take(CANCEL)
+    run.apply(CANCEL)
     (cancel,) = run.commands
     assert isinstance(cancel, CancelCommand)
 
@@ -169,17 +169,17 @@ def test_a_cancel_of_a_payment_that_may_have_been_sent_goes_through_its_service(
 
 @pytest.mark.parametrize("reason", ["CIRCUIT_OPEN", ""])
 @pytest.mark.parametrize("cancelled_first", [True, False])
-def test_a_cancelled_payment_whose_answer_is_late_is_asked_for_until_it_comes(
+def test_a_cancelled_payment_is_retried_until_its_service_answers(
     reason: str, cancelled_first: bool
 ) -> None:
     run = paying()
     while run.calls != ["execute_payment"]:
         run.do(run.commands[0])
     if cancelled_first:
-        run.take(CANCEL)
+        run.apply(CANCEL)
     run.fail("execute_payment", "UNAVAILABLE")
     if not cancelled_first:
-        run.take(CANCEL)
+        run.apply(CANCEL)
     (cancel,) = run.commands
     run.do(cancel)
 
@@ -193,11 +193,11 @@ def test_a_cancelled_payment_whose_answer_is_late_is_asked_for_until_it_comes(
     assert run.replayed() == run.state
 
 
-def test_a_cancel_that_comes_behind_the_payment_changes_nothing() -> None:
+def test_a_cancel_while_the_payment_succeeds_changes_nothing() -> None:
     run = paying()
     while run.calls != ["execute_payment"]:
         run.do(run.commands[0])
-    run.take(CANCEL)
+    run.apply(CANCEL)
     run.reply("execute_payment")
     run.finish()
 
@@ -218,14 +218,14 @@ OUTCOMES = st.sampled_from(
 
 @settings(deadline=None, max_examples=examples(200))
 @given(st.lists(OUTCOMES, max_size=25), st.integers(0, 25))
-def test_a_cancelled_payment_was_not_made_whenever_the_cancel_comes(
+def test_a_run_that_ends_cancelled_has_not_paid(
     outcomes: list[StepError | str | None], when: int
 ) -> None:
     run = paying()
-    unheard = settled = False
+    unanswered = settled = False
     for at, outcome in enumerate(outcomes):
         if at == when and not run.state.finished:
-            run.take(CANCEL)
+            run.apply(CANCEL)
         if not run.commands:
             break
         command = run.commands[0]
@@ -234,8 +234,8 @@ def test_a_cancelled_payment_was_not_made_whenever_the_cancel_comes(
             "UNAVAILABLE",
             "DEADLINE_EXCEEDED",
         )
-        parked = isinstance(outcome, StepError) and outcome.reason == "CIRCUIT_OPEN"
-        unheard |= is_call and not parked and (lost or outcome == CRASH)
+        open_ = isinstance(outcome, StepError) and outcome.reason == "CIRCUIT_OPEN"
+        unanswered |= is_call and not open_ and (lost or outcome == CRASH)
         settled |= isinstance(command, CancelCommand) and outcome is None
         run.do(command, outcome)
         assert run.replayed() == run.state
@@ -243,7 +243,7 @@ def test_a_cancelled_payment_was_not_made_whenever_the_cancel_comes(
     made = run.statuses().get("execute_payment") == "SUCCEEDED"
     if run.status in ("CANCELLED", "FAILED", "REFUSED"):
         assert not made
-        assert settled or not unheard
+        assert settled or not unanswered
 
 
 @settings(deadline=None, max_examples=examples(100))
@@ -256,7 +256,7 @@ def test_a_run_can_be_cancelled_at_any_point(
         if not run.commands:
             break
         if at == when:
-            run.take(CANCEL)
+            run.apply(CANCEL)
         if run.commands:
             run.do(run.commands[which % len(run.commands)], outcome)
         replayed = run.replayed()
@@ -268,17 +268,17 @@ def test_a_run_can_be_cancelled_at_any_point(
     assert "RUNNING" not in run.statuses().values()
 
 
-def test_a_read_under_way_is_left_by_a_cancel() -> None:
+def test_a_cancel_skips_a_read_in_flight() -> None:
     run = run_of(steps(call("look", READ)), did="d")
 
-    run.take(CANCEL)
+    run.apply(CANCEL)
 
     assert run.status == "CANCELLED"
     assert run.statuses() == {"look": "SKIPPED"}
 
 
 @pytest.mark.parametrize(("answer_first", "end"), [(True, "SUCCEEDED"), (False, "FAILED")])
-def test_an_answer_in_the_moment_of_the_timeout_gives_the_end_of_whichever_came_first(
+def test_a_signal_at_the_moment_of_the_timeout_counts_if_it_is_recorded_first(
     answer_first: bool, end: str
 ) -> None:
     run = run_of(steps("answer\n    wait_for: {signal: approved, timeout: 10s}"))
@@ -287,13 +287,13 @@ def test_an_answer_in_the_moment_of_the_timeout_gives_the_end_of_whichever_came_
 
     for event in events if answer_first else reversed(events):
         if not run.state.finished:
-            run.take(event)
+            run.apply(event)
 
     assert run.status == end
     assert run.replayed() == run.state
 
 
-def test_an_answer_in_the_moment_of_the_deadline_counts() -> None:
+def test_a_reply_at_the_moment_of_the_deadline_counts() -> None:
     run = run_of(steps(call("keep", STORE)), did="d")
     run.now_us = run.state.deadline_us
 

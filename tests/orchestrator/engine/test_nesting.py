@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from services.orchestrator.engine.model import RunState
 
 
-def test_a_way_on_which_everything_succeeds_visits_every_nested_step() -> None:
+def test_a_run_without_failures_begins_every_nested_step() -> None:
     run = run_of(NESTED, did="d")
 
     run.finish()
@@ -27,7 +27,7 @@ def test_a_way_on_which_everything_succeeds_visits_every_nested_step() -> None:
     assert run.state.steps["sub"].output == {"found": "r"}
 
 
-def test_the_key_of_an_item_of_an_item_names_both_numbers() -> None:
+def test_the_key_of_an_item_of_an_item_names_both_indices() -> None:
     run = run_of(NESTED, did="d")
 
     run.finish()
@@ -53,7 +53,7 @@ def test_a_failed_branch_fails_its_item_once_the_other_branches_have_ended() -> 
     }
 
 
-def test_what_reads_in_a_failed_parallel_is_left_and_its_on_error_follows() -> None:
+def test_a_failed_parallel_skips_its_reads_and_runs_its_on_error() -> None:
     run = run_of(NESTED, did="d")
     while "guarded/write_kept" not in run.calls:
         run.do(run.commands[0])
@@ -78,7 +78,7 @@ def test_an_error_that_the_step_around_does_not_name_ends_the_run() -> None:
     assert run.state.reason == "guarded/write_kept: NOT_FOUND: said the service"
 
 
-def test_what_a_workflow_inside_the_run_did_is_taken_back_with_the_rest() -> None:
+def test_steps_of_an_inner_workflow_are_compensated_with_the_rest() -> None:
     text = steps(
         "sub\n    workflow: inner\n    input_mapping: {did: d, limit: 1}\n"
         '    output_mapping: {found: "{{output.found}}"}',
@@ -94,7 +94,7 @@ def test_what_a_workflow_inside_the_run_did_is_taken_back_with_the_rest() -> Non
     assert run.state.steps["sub/record_it/compensate"].key == "run/sub/record_it/compensate/0"
 
 
-def test_an_end_inside_a_workflow_ends_only_that_and_fails_its_step_unless_it_succeeded() -> None:
+def test_an_end_in_an_inner_workflow_ends_only_that_workflow() -> None:
     text = steps(
         "sub\n    workflow: inner\n    input_mapping: {did: d, limit: 9}\n"
         '    output_mapping: {found: "{{output.found}}"}\n    on_error: {}',
@@ -130,7 +130,7 @@ def test_items_of_items_are_bounded_together() -> None:
     assert "at most 20000 steps" in run.state.reason
 
 
-def test_a_compensation_inside_a_tolerant_item_is_never_taken_for_the_items_failure() -> None:
+def test_a_failed_compensation_in_an_item_is_no_failed_item() -> None:
     saving = indent(STORE, 6).replace("{{input.did}}", "d") + "\n" + indent(UNDO, 6)
     text = steps(
         "each\n    for_each:\n      items: [1]\n      on_item_error: continue\n      steps:\n"
@@ -145,7 +145,7 @@ def test_a_compensation_inside_a_tolerant_item_is_never_taken_for_the_items_fail
     assert run.status == "COMPENSATION_FAILED"
 
 
-def test_a_fold_of_every_prefix_gives_what_the_turns_gave() -> None:
+def test_a_fold_of_every_prefix_gives_the_state_at_that_record() -> None:
     run = run_of(NESTED, did="d")
     seen: dict[int, RunState] = {}
     while run.commands:
@@ -156,7 +156,7 @@ def test_a_fold_of_every_prefix_gives_what_the_turns_gave() -> None:
     assert fold("run", run.journal) == run.state
 
 
-def test_a_run_on_whose_way_no_step_pays_is_refused() -> None:
+def test_a_run_without_a_payment_on_its_path_is_refused() -> None:
     text = """
 id: later
 name: pays only after a failure
@@ -180,7 +180,7 @@ steps:
     run, failed = paying(text=text), paying(text=text)
 
     run.do(run.commands[0])
-    failed.do(failed.commands[0], StepError("NOT_FOUND", "", "nobody"))
+    failed.do(failed.commands[0], StepError("NOT_FOUND", "", "no such DID"))
     failed.do(failed.commands[0])
 
     assert (run.status, run.state.reason) == ("REFUSED", "no step requested the payment")

@@ -1,5 +1,5 @@
-"""What is null and cannot be is told at run time with its path, its step and what helps; and a
-condition need not see what does not decide it."""
+"""Null values that a step cannot use are named with path, step and remedy; conditions skip operands
+that do not decide them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.orchestrator.engine.definitions import READ, STORE, steps
 from tests.orchestrator.engine.engine_run import run_of
 
 GIVEN = 'given\n    set: {who: "{{input.who}}"}'
-HEARD = """heard
+ANSWER = """answer
     wait_for: {signal: said, timeout: 1m, on_timeout: continue}"""
 
 
@@ -44,8 +44,8 @@ def ask(did: str, more: str = "") -> str:
             "input of pause: until must be an RFC 3339 time; steps.given.who is null",
         ),
         (
-            [GIVEN, 'told\n    emit: {type: a.b, subject: "{{steps.given.who}}"}'],
-            "input of told: subject must be a text of 1 to 200 characters without U+0000;"
+            [GIVEN, 'announce\n    emit: {type: a.b, subject: "{{steps.given.who}}"}'],
+            "input of announce: subject must be a text of 1 to 200 characters without U+0000;"
             " steps.given.who is null",
         ),
         (
@@ -56,8 +56,8 @@ def ask(did: str, more: str = "") -> str:
             "input of one: items must be a list of at most 1000; steps.given.who is null",
         ),
         (
-            [GIVEN, 'hear\n    wait_for: {signal: a, correlation: "{{steps.given.who}}"}'],
-            "input of hear: correlation must be a text of 0 to 200 characters without U+0000;"
+            [GIVEN, 'listen\n    wait_for: {signal: a, correlation: "{{steps.given.who}}"}'],
+            "input of listen: correlation must be a text of 0 to 200 characters without U+0000;"
             " steps.given.who is null",
         ),
         (
@@ -67,14 +67,14 @@ def ask(did: str, more: str = "") -> str:
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_what_is_null_is_named_with_its_step_and_a_remedy(listed: list[str], words: str) -> None:
+def test_a_null_value_is_named_with_its_step_and_a_remedy(listed: list[str], words: str) -> None:
     run = run_of(steps(*listed), who=None)
 
     assert run.status == "FAILED"
     assert words in run.state.reason
 
 
-def test_a_step_that_was_skipped_is_told_as_the_cause() -> None:
+def test_a_skipped_step_is_named_as_the_cause() -> None:
     text = steps(
         f"kept{STORE}",
         'name\n    condition: "{{input.n}} > 5"\n    set: {text: x}',
@@ -87,27 +87,27 @@ def test_a_step_that_was_skipped_is_told_as_the_cause() -> None:
     assert "steps.name.text is null, as step name was skipped: give look" in run.state.reason
 
 
-def test_a_condition_does_not_need_what_does_not_decide_it() -> None:
+def test_a_condition_ignores_a_missing_operand_that_does_not_decide_it() -> None:
     text = steps(
-        HEARD,
-        "by_ada\n    condition: \"{{steps.heard.signal}} == 'said' && {{steps.heard.payload.by}}"
+        ANSWER,
+        "by_ada\n    condition: \"{{steps.answer.signal}} == 'said' && {{steps.answer.payload.by}}"
         " == 'Ada'\"\n    set: {x: 1}",
     )
     run = run_of(text)
-    run.expire("heard")
+    run.expire("answer")
 
     assert run.status == "SUCCEEDED"
     assert run.statuses()["by_ada"] == "SKIPPED"
 
 
-def test_a_condition_that_turns_on_what_is_missing_cannot_be_judged() -> None:
+def test_a_condition_that_depends_on_a_missing_operand_cannot_be_judged() -> None:
     text = steps(
-        HEARD,
-        'by_ada\n    condition: "{{steps.heard.signal}} == null && {{steps.heard.payload.by}}'
+        ANSWER,
+        'by_ada\n    condition: "{{steps.answer.signal}} == null && {{steps.answer.payload.by}}'
         " == 'Ada'\"\n    set: {x: 1}",
     )
     run = run_of(text)
-    run.expire("heard")
+    run.expire("answer")
 
     assert run.status == "FAILED"
-    assert "steps.heard.payload.by does not exist: condition of by_ada cannot" in run.state.reason
+    assert "steps.answer.payload.by does not exist: condition of by_ada cannot" in run.state.reason

@@ -1,4 +1,4 @@
-"""What a cancelled run did not pay is refused for ever, or the run is not called cancelled."""
+"""A run ends as cancelled only once its service refuses the payment for ever."""
 
 from __future__ import annotations
 
@@ -19,47 +19,47 @@ from tests.orchestrator.engine.test_redrive_properties import HAPPENINGS, Servic
 from tests.profile import examples
 
 if TYPE_CHECKING:
-    from tests.orchestrator.engine.engine_run import Drive
+    from tests.orchestrator.engine.engine_run import EngineRun
 
 CANCEL = CancelRequested("enough", "spiffe://me", 1)
-REFUSAL = "execute_payment/cancel"
+CANCEL_STEP = "execute_payment/cancel"
 
 
-def cancelled(run: Drive) -> Drive:
-    """Before it came to pay."""
-    run.take(CANCEL)
-    run.reply("verify_sender")  # that was under way
+def cancelled(run: EngineRun) -> EngineRun:
+    """Cancels the run before it pays."""
+    run.apply(CANCEL)
+    run.reply("verify_sender")  # its call was in flight
     return run
 
 
-def test_a_run_that_is_cancelled_before_it_pays_has_its_payment_refused_first() -> None:
+def test_a_run_cancelled_before_it_pays_first_cancels_its_payment() -> None:
     run = cancelled(paying())
 
     (asked,) = run.commands
-    run.reply(REFUSAL)
+    run.reply(CANCEL_STEP)
 
     assert isinstance(asked, CallCommand)
     assert asked.method == "/anya.bitcoin.v1.WalletService/CancelPayment"
     assert wallet_pb2.CancelPaymentRequest.FromString(asked.request).payment_id == run.state.run_id
     assert (run.status, run.state.reason) == ("CANCELLED", "cancelled by spiffe://me: enough")
-    assert run.statuses() == {"verify_sender": "SUCCEEDED", REFUSAL: "SUCCEEDED"}
+    assert run.statuses() == {"verify_sender": "SUCCEEDED", CANCEL_STEP: "SUCCEEDED"}
 
 
 def test_a_cancelled_run_waits_for_the_service_beyond_its_deadline() -> None:
     run = cancelled(paying())
 
     for _ in range(9):
-        run.fail(REFUSAL, "UNAVAILABLE", "CIRCUIT_OPEN")
+        run.fail(CANCEL_STEP, "UNAVAILABLE", "CIRCUIT_OPEN")
         assert run.status == "CIRCUIT_OPEN"
         run.now_us += 1200 * SECOND_US
         run.do(run.commands[0])
-    run.reply(REFUSAL)
+    run.reply(CANCEL_STEP)
 
     assert run.now_us > run.state.deadline_us
     assert run.status == "CANCELLED"
 
 
-def test_a_run_whose_payment_nobody_refuses_needs_attention_and_is_redriven_to_the_cancel() -> None:
+def test_a_run_whose_cancel_is_unanswered_needs_attention_and_can_be_redriven() -> None:
     run = cancelled(paying())
     while not run.state.finished:
         run.now_us += SECOND_US
@@ -67,66 +67,66 @@ def test_a_run_whose_payment_nobody_refuses_needs_attention_and_is_redriven_to_t
         if isinstance(command, WaitCommand):
             run.do(command)
         else:
-            run.fail(REFUSAL, "DEADLINE_EXCEEDED")
+            run.fail(CANCEL_STEP, "DEADLINE_EXCEEDED")
 
-    told = (run.status, run.state.reason)
+    ended = (run.status, run.state.reason)
     redrive(run)
     run.finish()
 
-    unknown = f"{REFUSAL}: its outcome is unknown, last DEADLINE_EXCEEDED: said the service"
-    assert told == ("NEEDS_ATTENTION", unknown)
+    unknown = f"{CANCEL_STEP}: its outcome is unknown, last DEADLINE_EXCEEDED: said the service"
+    assert ended == ("NEEDS_ATTENTION", unknown)
     assert run.status == "CANCELLED"
-    assert len(run.sent[REFUSAL]) == 1
+    assert len(run.sent[CANCEL_STEP]) == 1
     assert "execute_payment" not in run.sent
 
 
-def test_a_service_that_refuses_to_cancel_is_told_of() -> None:
+def test_a_refused_cancel_needs_attention() -> None:
     run = cancelled(paying())
 
-    run.fail(REFUSAL, "PERMISSION_DENIED", "PERMISSION_NOT_GRANTED")
+    run.fail(CANCEL_STEP, "PERMISSION_DENIED", "PERMISSION_NOT_GRANTED")
 
     assert run.status == "NEEDS_ATTENTION"
-    assert run.state.reason == f"{REFUSAL}: PERMISSION_NOT_GRANTED: said the service"
+    assert run.state.reason == f"{CANCEL_STEP}: PERMISSION_NOT_GRANTED: said the service"
 
 
-def test_a_payment_that_somebody_else_made_is_not_called_cancelled() -> None:
+def test_a_payment_that_another_caller_made_is_not_called_cancelled() -> None:
     run = cancelled(paying())
-    there = wallet_pb2.Payment(state=wallet_pb2.PAYMENT_STATE_BROADCAST)
+    broadcast = wallet_pb2.Payment(state=wallet_pb2.PAYMENT_STATE_BROADCAST)
 
-    run.do(run.at(REFUSAL), wallet_pb2.CancelPaymentResponse(payment=there))
+    run.do(run.at(CANCEL_STEP), wallet_pb2.CancelPaymentResponse(payment=broadcast))
 
     assert run.status == "NEEDS_ATTENTION"
-    assert run.state.reason == f"{REFUSAL}: not sent by this run, but its payment is broadcast"
+    assert run.state.reason == f"{CANCEL_STEP}: not sent by this run, but its payment is broadcast"
 
 
-def test_a_payment_that_was_refused_as_cancelled_is_not_refused_again() -> None:
+def test_a_payment_refused_as_cancelled_is_not_cancelled_again() -> None:
     run = paying()
     while run.calls != ["execute_payment"]:
         run.do(run.commands[0])
-    run.take(CANCEL)
+    run.apply(CANCEL)
 
     run.fail("execute_payment", "FAILED_PRECONDITION", "PAYMENT_CANCELLED")
 
     assert run.status == "CANCELLED"
-    assert REFUSAL not in run.statuses()
+    assert CANCEL_STEP not in run.statuses()
 
 
-def test_a_payment_that_was_refused_otherwise_could_be_asked_for_again() -> None:
+def test_a_payment_refused_for_another_reason_is_cancelled() -> None:
     run = paying()
     while run.calls != ["execute_payment"]:
         run.do(run.commands[0])
-    run.take(CANCEL)
+    run.apply(CANCEL)
 
     run.fail("execute_payment", "FAILED_PRECONDITION", "INSUFFICIENT_FUNDS")
-    run.reply(REFUSAL)
+    run.reply(CANCEL_STEP)
 
     assert run.status == "CANCELLED"
 
 
-def test_a_run_that_may_not_spend_keeps_nobody_from_paying() -> None:
+def test_a_run_without_the_spend_privilege_cancels_no_payment() -> None:
     all_but_spend = privileges(definition.load(definition.built_in_text("verified_payment")))
 
-    run = cancelled(paying(ceiling=all_but_spend - {"spend"}))
+    run = cancelled(paying(allowed=all_but_spend - {"spend"}))
 
     assert run.status == "CANCELLED"
     assert run.statuses() == {"verify_sender": "SUCCEEDED"}
@@ -135,14 +135,14 @@ def test_a_run_that_may_not_spend_keeps_nobody_from_paying() -> None:
 @pytest.mark.parametrize("late", [True, False], ids=["late", "in time"])
 @settings(deadline=None, max_examples=examples(150))
 @given(HAPPENINGS, st.integers(0, 12))
-def test_after_a_run_ended_cancelled_nothing_pays_under_its_id(
+def test_no_payment_is_made_under_the_id_of_a_cancelled_run(
     late: bool, happenings: list[tuple[int, str]], when: int
 ) -> None:
     run, services = paying(), Services()
 
     live(run, services, happenings[:when])
     if not run.state.finished:
-        run.take(CANCEL)
+        run.apply(CANCEL)
     live(run, services, happenings[when:])
     if late:
         services.arrive()

@@ -1,4 +1,4 @@
-"""A run uses only the privileges that its starter had when it began."""
+"""A run uses only the privileges that its caller had when it started."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LOOK = call("look", READ)
 KEEP = call("keep", STORE)
 
 
-def test_a_call_above_the_ceiling_is_not_made() -> None:
+def test_a_call_without_its_privilege_is_not_made() -> None:
     run = bounded(steps(LOOK, KEEP), frozenset({"read_identity"}), did="d")
     run.reply("look")
 
@@ -25,7 +25,7 @@ def test_a_call_above_the_ceiling_is_not_made() -> None:
     )
 
 
-def test_a_call_that_could_not_be_taken_back_is_not_made() -> None:
+def test_a_call_without_the_privilege_of_its_compensation_is_not_made() -> None:
     undo = UNDO.replace("store_transaction_record", "complete_address_link").replace(
         "{did: d, transaction_data: {undone: true}}",
         "{challenge_id: c, did_proof: p}",
@@ -40,7 +40,7 @@ def test_a_call_that_could_not_be_taken_back_is_not_made() -> None:
     assert small.calls == []
 
 
-def test_a_refusal_by_the_ceiling_can_be_caught_like_any_other() -> None:
+def test_a_missing_privilege_can_be_caught_like_any_error() -> None:
     text = steps(
         call("keep", STORE, "    on_error: {errors: [PERMISSION_NOT_GRANTED]}"),
         'note\n    set: {why: "{{steps.keep._error}}"}',
@@ -52,16 +52,16 @@ def test_a_refusal_by_the_ceiling_can_be_caught_like_any_other() -> None:
     assert run.state.steps["note"].output == {"why": "PERMISSION_NOT_GRANTED"}
 
 
-def test_a_payment_above_the_ceiling_is_refused_and_nothing_is_signed() -> None:
-    ceiling = privileges(definition.load(definition.built_in_text("verified_payment"))) - {"spend"}
-    run = paying(ceiling=ceiling)
+def test_a_payment_without_its_privilege_is_refused_and_not_sent() -> None:
+    allowed = privileges(definition.load(definition.built_in_text("verified_payment"))) - {"spend"}
+    run = paying(allowed=allowed)
     run.finish()
 
     assert run.status == "REFUSED"
     assert "execute_payment" not in run.sent
 
 
-def test_the_ceiling_is_what_the_journal_says() -> None:
+def test_the_allowed_privileges_are_those_of_the_start_record() -> None:
     run = bounded(steps(KEEP), frozenset({"store_record"}), did="d")
 
     run.crash()
@@ -70,7 +70,7 @@ def test_the_ceiling_is_what_the_journal_says() -> None:
     assert run.calls == ["keep"]
 
 
-def test_a_workflow_needs_the_privileges_of_all_that_it_may_call() -> None:
+def test_a_workflow_needs_the_privileges_of_every_call_in_it() -> None:
     paying = privileges(definition.load(definition.built_in_text("verified_payment")))
     undone = privileges(definition.load(steps(call("keep", STORE, UNDO), LOOK)))
 

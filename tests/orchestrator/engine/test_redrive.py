@@ -1,4 +1,4 @@
-"""A run that ended goes on from what stopped it, and nothing is done twice on the way."""
+"""A redriven run continues from the step that stopped it, and repeats no effect."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from services.orchestrator.engine.activations import (
 from services.orchestrator.engine.model import RunStatus, StepError
 from services.orchestrator.engine.retry_policy import SECOND_US
 from tests.orchestrator.engine.definitions import READ, STORE, UNDO, call, steps
-from tests.orchestrator.engine.engine_run import Drive, paying, run_of
+from tests.orchestrator.engine.engine_run import EngineRun, paying, run_of
 from tests.orchestrator.engine.finished_runs import end_by_defect, redrive
 
 LOST = StepError("DEADLINE_EXCEEDED", "", "late")
@@ -24,13 +24,13 @@ REFUSED = StepError("FAILED_PRECONDITION", "DID_INVALID", "no")
 REDRIVABLE = ("FAILED", "NEEDS_ATTENTION", "COMPENSATION_FAILED")
 
 
-def give_up(run: Drive, path: str, code: str = "UNAVAILABLE") -> None:
-    """Fail until the engine has had enough."""
+def give_up(run: EngineRun, path: str, code: str = "UNAVAILABLE") -> None:
+    """Fails the step until the run ends."""
     while not run.state.finished:
         run.do(run.commands[0], StepError(code, "", "gone") if run.calls == [path] else None)
 
 
-def test_a_run_goes_on_from_the_step_that_failed() -> None:
+def test_a_redriven_run_continues_from_the_failed_step() -> None:
     run = run_of(steps(call("first", STORE), call("look", READ), call("last", STORE)), did="d")
     run.reply("first")
     run.fail("look")
@@ -50,7 +50,7 @@ def test_a_run_goes_on_from_the_step_that_failed() -> None:
     )
 
 
-def test_a_step_whose_outcome_is_unknown_is_asked_again_with_the_same_bytes() -> None:
+def test_an_uncertain_step_is_retried_with_the_same_request() -> None:
     run = run_of(steps(call("keep", STORE)), did="d")
     give_up(run, "keep", "DEADLINE_EXCEEDED")
     assert run.status == "NEEDS_ATTENTION"
@@ -64,7 +64,7 @@ def test_a_step_whose_outcome_is_unknown_is_asked_again_with_the_same_bytes() ->
     assert run.state.steps["keep"].attempt == before + 1
 
 
-def test_a_step_that_was_refused_begins_anew_under_a_key_of_its_own() -> None:
+def test_a_refused_step_restarts_under_a_new_key() -> None:
     run = run_of(steps(call("keep", STORE)), did="d")
     run.fail("keep", "INVALID_ARGUMENT")
 
@@ -78,7 +78,7 @@ def test_a_step_that_was_refused_begins_anew_under_a_key_of_its_own() -> None:
     assert run.status == "SUCCEEDED"
 
 
-def test_a_step_that_was_refused_behind_a_lost_attempt_keeps_its_key() -> None:
+def test_a_step_refused_after_a_lost_attempt_keeps_its_key() -> None:
     run = run_of(steps(call("keep", STORE)), did="d")
     run.fail("keep", "DEADLINE_EXCEEDED")
     run.do(run.commands[0])
@@ -92,7 +92,7 @@ def test_a_step_that_was_refused_behind_a_lost_attempt_keeps_its_key() -> None:
     assert run.state.steps["keep"].key == "run/keep/0"
 
 
-def test_what_the_definition_allows_begins_anew() -> None:
+def test_a_redrive_restarts_the_attempts_and_the_deadline() -> None:
     text = "deadline: 1m\n" + steps(
         call("keep", STORE, "    retry: {max_attempts: 2}\n    timeout: 10s\n"), call("look", READ)
     )
@@ -114,7 +114,7 @@ def test_what_the_definition_allows_begins_anew() -> None:
     assert run.state.deadline_us < run.now_us + 60 * SECOND_US
 
 
-def test_a_failed_compensation_is_tried_again_and_what_is_left_is_taken_back() -> None:
+def test_a_failed_compensation_is_retried_before_the_remaining_ones() -> None:
     run = run_of(
         steps(call("one", STORE, UNDO), call("two", STORE, UNDO), call("look", READ)), did="d"
     )
@@ -131,7 +131,7 @@ def test_a_failed_compensation_is_tried_again_and_what_is_left_is_taken_back() -
     assert run.statuses()["look"] == "FAILED"
 
 
-def test_the_branches_beside_the_one_that_failed_go_on_too() -> None:
+def test_branches_beside_the_failed_one_continue() -> None:
     text = steps(
         "both\n    parallel:\n      branches:\n"
         "        left:\n          - id: pause\n            wait: {duration: 10s}\n"
@@ -152,7 +152,7 @@ def test_the_branches_beside_the_one_that_failed_go_on_too() -> None:
     assert set(run.statuses().values()) == {"SUCCEEDED"}
 
 
-def test_a_handler_that_failed_goes_on_with_the_error_that_it_is_about() -> None:
+def test_a_failed_handler_continues_with_the_error_that_it_handles() -> None:
     text = steps(
         call("look", READ, "    on_error:\n      steps:\n")
         + "        - id: keep"
@@ -172,19 +172,19 @@ def test_a_handler_that_failed_goes_on_with_the_error_that_it_is_about() -> None
     assert run.state.steps["note"].output == {"why": "NOT_FOUND"}
 
 
-def test_a_run_that_ended_by_a_defect_goes_on_where_it_was() -> None:
+def test_a_run_that_a_defect_ended_continues_where_it_was() -> None:
     run = run_of(steps(call("keep", STORE), call("look", READ)), did="d")
     end_by_defect(run)
 
     redrive(run)
-    assert run.state.steps["keep"].uncertain  # whoever called did not hear
+    assert run.state.steps["keep"].uncertain  # the process that called stopped before the answer
     run.finish()
 
     assert run.status == "SUCCEEDED"
     assert len(run.sent["keep"]) == 1
 
 
-def test_a_redriven_run_that_nobody_drove_yet_has_sent_nothing() -> None:
+def test_a_redrive_alone_sends_nothing() -> None:
     run = run_of(steps(call("keep", STORE)), did="d")
     run.fail("keep", "RESOURCE_EXHAUSTED", "BUDGET_EXCEEDED")
     redrive(run, begin=False)
@@ -195,7 +195,7 @@ def test_a_redriven_run_that_nobody_drove_yet_has_sent_nothing() -> None:
 @pytest.mark.parametrize(
     "status", [RunStatus.SUCCEEDED, RunStatus.REFUSED, RunStatus.CANCELLED, RunStatus.COMPENSATED]
 )
-def test_what_was_decided_is_not_redriven(status: RunStatus) -> None:
+def test_a_run_with_a_final_status_cannot_be_redriven(status: RunStatus) -> None:
     run = run_of(steps(call("look", READ)), did="d")
 
     with pytest.raises(FailedPrecondition, match=f"ended as {status}") as refusal:
@@ -204,7 +204,7 @@ def test_what_was_decided_is_not_redriven(status: RunStatus) -> None:
     assert refusal.value.reason is Reason.RUN_NOT_REDRIVABLE
 
 
-def test_a_run_that_its_definition_ended_is_not_redriven() -> None:
+def test_a_run_that_an_end_step_ended_cannot_be_redriven() -> None:
     text = steps(
         'way\n    switch:\n      - when: "{{input.a}} > 0"\n        steps:\n'
         "          - id: out\n            end: {outcome: failed, reason: enough}\n"
@@ -216,7 +216,7 @@ def test_a_run_that_its_definition_ended_is_not_redriven() -> None:
         redrive(run)
 
 
-def test_a_run_is_redriven_so_many_times_and_no_more() -> None:
+def test_the_number_of_redrives_is_limited() -> None:
     run = run_of(steps(call("look", READ)), did="d")
     run.fail("look")
     for _ in range(rules.MAX_REDRIVES):
@@ -227,7 +227,7 @@ def test_a_run_is_redriven_so_many_times_and_no_more() -> None:
         redrive(run)
 
 
-def test_a_payment_whose_outcome_is_unknown_keeps_its_id_and_its_bytes() -> None:
+def test_a_payment_whose_outcome_is_unknown_keeps_its_id_and_request() -> None:
     run = paying()
     outcomes: list[StepError | None] = []
     while not run.state.finished:
@@ -245,12 +245,12 @@ def test_a_payment_whose_outcome_is_unknown_keeps_its_id_and_its_bytes() -> None
     assert run.state.steps["execute_payment"].key == run.state.run_id
 
 
-def test_a_payment_that_was_told_as_unknown_is_asked_again_with_all_behind_it() -> None:
+def test_a_payment_answered_as_unknown_is_retried_with_the_steps_after_it() -> None:
     run = paying()
     while run.calls != ["execute_payment"]:
         run.do(run.commands[0])
     unknown = wallet_pb2.SendPaymentResponse(status=wallet_pb2.SEND_OUTCOME_UNKNOWN)
-    run.take(Replied("execute_payment", unknown.SerializeToString()))
+    run.apply(Replied("execute_payment", unknown.SerializeToString()))
     assert run.status == "NEEDS_ATTENTION"
     assert run.statuses()["record_transaction"] == "SKIPPED"
 
@@ -261,11 +261,11 @@ def test_a_payment_that_was_told_as_unknown_is_asked_again_with_all_behind_it() 
     assert run.statuses()["record_transaction"] == "SUCCEEDED"
 
 
-def test_a_cancel_that_did_not_get_through_is_gone_on_with() -> None:
+def test_an_unanswered_cancel_is_retried() -> None:
     run = paying()
     while run.calls != ["execute_payment"]:
         run.do(run.commands[0])
-    run.take(CancelRequested("enough", "spiffe://me"))
+    run.apply(CancelRequested("enough", "spiffe://me"))
     while not run.state.finished:
         run.do(run.commands[0], LOST)
     assert run.status == "NEEDS_ATTENTION"

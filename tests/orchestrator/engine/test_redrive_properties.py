@@ -1,4 +1,4 @@
-"""Whatever happens to a run, and however often it is redriven: nothing is done twice."""
+"""No effect of a run happens twice, under any outcome and any number of redrives."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from services.orchestrator.engine.fold import fold
 from services.orchestrator.engine.model import StepError
 from services.orchestrator.engine.transition import commands
 from tests.orchestrator.engine.definitions import EVERYTHING, NESTED, READ, STORE, UNDO, call, steps
-from tests.orchestrator.engine.engine_run import CRASH, POLICY, Drive, paying, run_of
+from tests.orchestrator.engine.engine_run import CRASH, POLICY, EngineRun, paying, run_of
 from tests.orchestrator.engine.finished_runs import end_by_defect, redrive
 from tests.profile import examples
 
@@ -31,14 +31,16 @@ REDRIVABLE = ("FAILED", "NEEDS_ATTENTION", "COMPENSATION_FAILED")
 
 @dataclass
 class Services:
-    """Do each request once per key, however late it comes, and nothing that was cancelled."""
+    """Services that do each request once per key, also a late one, and no cancelled one."""
 
     done: dict[str, set[str]] = field(default_factory=dict)  # path -> keys
     late: list[tuple[str, str]] = field(default_factory=list)
     cancelled: set[str] = field(default_factory=set)
 
-    def serve(self, run: Drive, command: object, outcome: str) -> StepError | Message | str | None:
-        """What the engine hears of it."""
+    def serve(
+        self, run: EngineRun, command: object, outcome: str
+    ) -> StepError | Message | str | None:
+        """Returns the answer that the engine receives."""
         if isinstance(command, CancelCommand):
             key = run.state.steps[command.path].key
             if outcome not in ("ok", "lost after"):
@@ -80,7 +82,7 @@ class Services:
         return wallet_pb2.CancelPaymentResponse(payment=wallet_pb2.Payment(state=state))
 
     def arrive(self) -> None:
-        """All that was under way."""
+        """Delivers every late request."""
         while self.late:
             path, key = self.late.pop()
             if path.endswith("/cancel"):
@@ -100,8 +102,8 @@ OUTCOMES = st.sampled_from(
 )
 
 
-def live(run: Drive, services: Services, happenings: list[tuple[int, str]]) -> None:
-    """Let it happen, and have the run go on whenever it can."""
+def live(run: EngineRun, services: Services, happenings: list[tuple[int, str]]) -> None:
+    """Applies the outcomes to the run, and redrives it whenever it can be."""
     for which, outcome in happenings:
         if run.state.finished:
             if run.status not in REDRIVABLE:
@@ -112,7 +114,7 @@ def live(run: Drive, services: Services, happenings: list[tuple[int, str]]) -> N
                 return
             if outcome == "crash":
                 run.state = fold(run.state.run_id, run.journal)
-                run.take(Started())
+                run.apply(Started())
         elif outcome == "defect":
             for path in run.calls:
                 services.late.append((path, run.state.steps[path].key))
@@ -140,7 +142,7 @@ HOSTILE = st.lists(
 
 @settings(deadline=None, max_examples=examples(200))
 @given(HOSTILE)
-def test_no_step_has_its_effect_twice_while_requests_are_late(
+def test_no_step_takes_effect_twice_while_requests_are_late(
     happenings: list[tuple[int, str]],
 ) -> None:
     run, services = run_of(TWO, did="d"), Services()
@@ -155,7 +157,7 @@ def test_no_step_has_its_effect_twice_while_requests_are_late(
 @pytest.mark.parametrize("text", [EVERYTHING, NESTED], ids=["everything", "nested"])
 @settings(deadline=None, max_examples=examples(60))
 @given(happenings=HAPPENINGS)
-def test_no_step_has_its_effect_twice_however_often_the_run_is_redriven(
+def test_no_step_takes_effect_twice_in_a_run_that_is_redriven(
     text: str, happenings: list[tuple[int, str]]
 ) -> None:
     run, services = run_of(text, did="d"), Services()
@@ -170,7 +172,7 @@ def test_no_step_has_its_effect_twice_however_often_the_run_is_redriven(
 
 @settings(deadline=None, max_examples=examples(250))
 @given(HAPPENINGS)
-def test_a_payment_has_one_id_and_is_called_what_it_is_however_often_it_is_redriven(
+def test_a_redriven_payment_keeps_its_id_and_the_run_reports_its_outcome(
     happenings: list[tuple[int, str]],
 ) -> None:
     run, services = paying(), Services()

@@ -1,4 +1,4 @@
-"""How a run of several payments may not start: each must be named, known, and made once."""
+"""A run of several payments starts only if each is named, proven, and made once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mesh.errors import InvalidArgument
 from services.orchestrator import definition
 from services.orchestrator.engine.model import RunState
 from services.orchestrator.engine.request_checks import ProvenRequest
-from tests.orchestrator.engine.engine_run import Drive, paying_several
+from tests.orchestrator.engine.engine_run import EngineRun, paying_several
 from tests.orchestrator.multi_payment import BATCH, PAIR, batch_of, intent, pair_of
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ def test_a_payment_that_two_steps_would_make_is_refused_at_the_start() -> None:
         starts(batch_of(one, one), one, text=BATCH)
 
 
-def test_payments_that_are_not_known_are_refused_before_they_are_compared() -> None:
-    unknown = {"payment_id": "unknown"}  # of a list that may be as long as a message
+def test_an_unknown_payment_is_refused_before_payments_are_compared() -> None:
+    unknown = {"payment_id": "unknown"}
 
     with pytest.raises(InvalidArgument, match=r"each\[0\]/verify belongs to payment unknown"):
         starts({"payments": [unknown, unknown]}, intent(), text=BATCH)
@@ -48,7 +48,7 @@ def test_payments_that_are_not_known_are_refused_before_they_are_compared() -> N
     ],
     ids=str,
 )
-def test_an_intent_that_is_not_what_the_input_says_is_refused(
+def test_an_intent_of_several_that_differs_from_the_input_is_refused(
     change: dict[str, str | int], field: str
 ) -> None:
     first, second = intent(), intent()
@@ -62,7 +62,7 @@ def test_an_intent_that_is_not_what_the_input_says_is_refused(
     assert caught.value.field == field
 
 
-def test_every_payment_that_the_input_names_must_be_there_and_no_other() -> None:
+def test_exactly_the_payments_that_the_input_names_must_be_proven() -> None:
     first, second, third = intent(), intent(), intent()
     given = pair_of(first, second)
 
@@ -83,9 +83,9 @@ def test_a_payment_without_an_id_in_the_input_is_refused() -> None:
             starts(given, first, second)
 
 
-def test_a_run_of_several_payments_is_not_called_like_one_of_them() -> None:
+def test_a_run_of_several_payments_cannot_have_the_id_of_one() -> None:
     first, second = intent(), intent()
-    run = Drive(
+    run = EngineRun(
         definition.load(PAIR),
         pair_of(first, second),
         state=RunState(first.payment_id),

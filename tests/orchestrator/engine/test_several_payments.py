@@ -1,4 +1,4 @@
-"""Runs that make several payments: each once, each for itself, and nothing goes back across one."""
+"""Runs that make several payments: each is made once, and no step is compensated after one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.profile import examples
 
 if TYPE_CHECKING:
     from anya.mesh.v1.attestation_pb2 import PaymentIntent
-    from tests.orchestrator.engine.engine_run import Drive
+    from tests.orchestrator.engine.engine_run import EngineRun
 
 CANCEL = CancelRequested("enough", "spiffe://me", 1)
 KEEP = indent("- id: " + call("keep", STORE, UNDO).replace("\n  ", "\n"), 2)
@@ -42,24 +42,24 @@ SAGA = PAIR.replace("steps:\n", f"steps:\n{KEEP}\n", 1).replace(
 RISKY = risk_pb2.AssessFraudRiskResponse(risk_score=0.9)
 
 
-def pair(text: str = PAIR) -> tuple[Drive, PaymentIntent, PaymentIntent]:
+def pair(text: str = PAIR) -> tuple[EngineRun, PaymentIntent, PaymentIntent]:
     """A run of two payments, begun."""
     first, second = intent(1000), intent(2000)
     return paying_several(text, pair_of(first, second), first, second), first, second
 
 
-def batch(count: int) -> tuple[Drive, list[PaymentIntent]]:
+def batch(count: int) -> tuple[EngineRun, list[PaymentIntent]]:
     intents = [intent(1000 + at) for at in range(count)]
     return paying_several(BATCH, batch_of(*intents), *intents), intents
 
 
-def until(run: Drive, path: str) -> Drive:
+def until(run: EngineRun, path: str) -> EngineRun:
     while run.calls != [path]:
         run.do(run.commands[0])
     return run
 
 
-def sent(run: Drive, path: str) -> wallet_pb2.SendPaymentRequest:
+def sent(run: EngineRun, path: str) -> wallet_pb2.SendPaymentRequest:
     (request,) = run.sent[path]
     return wallet_pb2.SendPaymentRequest.FromString(request)
 
@@ -89,7 +89,7 @@ def test_each_item_of_a_list_is_paid_under_its_own_id_and_one_after_the_other() 
     assert ids == [one.payment_id for one in intents]
 
 
-def test_a_step_is_told_of_its_own_payment_and_of_no_other() -> None:
+def test_a_step_receives_the_proofs_of_its_own_payment_only() -> None:
     run, *intents = pair()
     for number, one in enumerate(intents, start=1):
         proofs = [Attestation(kind="identity", jws=f"identity of {one.payment_id}")]
@@ -106,11 +106,11 @@ def test_a_step_is_told_of_its_own_payment_and_of_no_other() -> None:
         assert context.presentation == f"vp of {one.payment_id}"
         assert [proof.jws for proof in context.attestations] == [
             f"identity of {one.payment_id}",
-            "b",  # of ml, about this one's risk
+            "b",  # from ml, about the risk of this payment
         ]
 
 
-def test_a_run_whose_second_payment_is_refused_names_both() -> None:
+def test_a_run_whose_second_payment_is_refused_names_both_payments() -> None:
     run, _, second = pair()
     until(run, "pay2")
 
@@ -140,7 +140,7 @@ def test_a_run_whose_second_payment_is_too_risky_names_both() -> None:
     assert "pay2" not in run.sent
 
 
-def test_a_run_whose_first_payment_is_too_risky_and_second_is_made_is_not_called_refused() -> None:
+def test_a_run_that_made_its_second_payment_only_is_not_called_refused() -> None:
     run, *_ = pair()
     until(run, "assess1/score")
 
@@ -173,7 +173,7 @@ def test_a_second_payment_that_the_network_rejects_does_not_make_the_first_a_fai
     assert run.state.reason == "pay1 was done, but not all: pay2: status is rejected"
 
 
-def test_nothing_is_taken_back_across_the_first_of_two_payments() -> None:
+def test_no_step_is_compensated_once_the_first_payment_is_made() -> None:
     run, *_ = pair(SAGA)
     until(run, "pay2")
 
@@ -183,7 +183,7 @@ def test_nothing_is_taken_back_across_the_first_of_two_payments() -> None:
     assert "keep/compensate" not in run.statuses()
 
 
-def test_what_was_done_is_taken_back_if_no_payment_was_made() -> None:
+def test_completed_steps_are_compensated_if_no_payment_was_made() -> None:
     run, *_ = pair(SAGA)
     until(run, "pay1")
 
@@ -227,7 +227,7 @@ def test_a_second_payment_that_is_uncertain_past_the_deadline_is_cancelled_at_it
 def test_a_cancel_between_two_payments_keeps_the_first_and_refuses_the_second() -> None:
     run, _, second = pair()
     until(run, "record1")
-    run.take(CANCEL)
+    run.apply(CANCEL)
     run.reply("record1")
 
     (asked,) = run.commands
@@ -244,13 +244,13 @@ def test_a_cancel_between_two_payments_keeps_the_first_and_refuses_the_second() 
     assert not {"verify2", "pay2"} & run.sent.keys()
 
 
-def test_a_cancel_leaves_what_only_prepares_the_next_payment() -> None:
+def test_a_cancel_skips_steps_that_only_prepare_the_next_payment() -> None:
     run, *_ = pair()
     until(run, "assess2/identity")
     run.fail("assess2/identity", "UNAVAILABLE", "CIRCUIT_OPEN")
     assert run.status == "CIRCUIT_OPEN"
 
-    run.take(CANCEL)
+    run.apply(CANCEL)
     run.reply("pay2/cancel")
 
     assert run.status == "NEEDS_ATTENTION"
@@ -259,7 +259,7 @@ def test_a_cancel_leaves_what_only_prepares_the_next_payment() -> None:
 
 def test_a_cancel_before_the_first_payment_refuses_all_of_them() -> None:
     run, intents = batch(3)
-    run.take(CANCEL)
+    run.apply(CANCEL)
     run.reply("each[0]/verify")
 
     refused = {
@@ -273,7 +273,7 @@ def test_a_cancel_before_the_first_payment_refuses_all_of_them() -> None:
     assert run.status == "CANCELLED"
 
 
-def test_a_payment_that_was_cancelled_alone_ends_the_run_where_it_comes_to_it() -> None:
+def test_a_payment_that_was_cancelled_alone_ends_the_run_when_it_is_due() -> None:
     run, _ = batch(3)
     until(run, "each[1]/pay")
 
@@ -283,7 +283,7 @@ def test_a_payment_that_was_cancelled_alone_ends_the_run_where_it_comes_to_it() 
     assert run.state.reason.startswith("each[0]/pay was done, but not what follows: each[1]/pay: ")
 
 
-def test_a_run_whose_first_payment_was_cancelled_has_the_others_refused_before_it_ends() -> None:
+def test_a_run_whose_first_payment_was_cancelled_cancels_the_others_before_it_ends() -> None:
     run, *_ = pair()
     until(run, "pay1")
 
@@ -308,7 +308,7 @@ def test_a_run_of_which_the_network_rejects_all_payments_has_failed() -> None:
 
 
 @pytest.mark.parametrize("fast", [True, False])
-def test_of_two_ways_to_make_one_payment_one_is_taken(fast: bool) -> None:
+def test_only_one_of_two_steps_for_one_payment_pays(fast: bool) -> None:
     one = intent()
     run = paying_several(EITHER, {"fast": fast, "first": as_input(one)}, one)
 
@@ -320,12 +320,12 @@ def test_of_two_ways_to_make_one_payment_one_is_taken(fast: bool) -> None:
     assert run.statuses()[f"which/{left}"] == "SKIPPED"
 
 
-def test_a_cancel_refuses_a_payment_that_two_steps_could_make_once() -> None:
+def test_a_payment_that_two_steps_could_make_is_cancelled_once() -> None:
     one = intent()
     run = paying_several(EITHER, {"fast": True, "first": as_input(one)}, one)
     run.fail("which/one", "UNAVAILABLE", "CIRCUIT_OPEN")
 
-    run.take(CANCEL)
+    run.apply(CANCEL)
     (asked,) = run.commands
     run.do(asked)
 
@@ -344,7 +344,7 @@ def test_the_made_payments_of_a_long_list_are_counted() -> None:
     )
 
 
-def test_a_second_payment_of_which_nobody_knows_is_told_with_the_first() -> None:
+def test_a_second_payment_with_an_unknown_outcome_is_reported_with_the_first() -> None:
     run, *_ = pair()
     until(run, "pay2")
     while not run.state.finished:
@@ -366,7 +366,7 @@ NOTHING_PAID = ("REFUSED", "FAILED", "CANCELLED", "COMPENSATED", "COMPENSATION_F
 @pytest.mark.parametrize("text", ["pair", "saga", "batch"])
 @settings(deadline=None, max_examples=examples(150))
 @given(happenings=HAPPENINGS, more=HAPPENINGS, when=st.integers(0, 150))
-def test_whatever_happens_each_payment_is_made_once_and_the_end_says_which(
+def test_each_payment_is_made_once_and_the_end_reports_it(
     text: str, happenings: list[tuple[int, str]], more: list[tuple[int, str]], when: int
 ) -> None:
     run, intents = batch(2) if text == "batch" else _pair(text)
@@ -374,7 +374,7 @@ def test_whatever_happens_each_payment_is_made_once_and_the_end_says_which(
 
     live(run, services, happenings[:when])
     if not run.state.finished:
-        run.take(CANCEL)
+        run.apply(CANCEL)
     live(run, services, happenings[when:])
     services.arrive()
 
@@ -393,6 +393,6 @@ def test_whatever_happens_each_payment_is_made_once_and_the_end_says_which(
         assert not keys & services.cancelled, path
 
 
-def _pair(text: str) -> tuple[Drive, list[PaymentIntent]]:
+def _pair(text: str) -> tuple[EngineRun, list[PaymentIntent]]:
     run, *intents = pair(SAGA if text == "saga" else PAIR)
     return run, list(intents)
