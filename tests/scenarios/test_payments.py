@@ -146,7 +146,7 @@ async def test_payment_is_shown_and_watched_by_its_id(mesh: Mesh) -> None:
     last = json.loads(watched.out.splitlines()[-1])
     assert (watched.code, shown.code) == (0, 0)
     assert last["confirmations"] == 1
-    assert shown.document["status"] == "succeeded"
+    assert shown.document["run_status"] == "succeeded"
     assert shown.document["bitcoin_answer"] == "found"
     assert re.fullmatch("[0-9a-f]{64}", shown.document["txid"])
     assert shown.document["record_id"].startswith("bafy")
@@ -168,7 +168,7 @@ async def test_payment_that_is_not_sent_yet_can_be_cancelled(mesh: Mesh) -> None
     shown = await asyncio.to_thread(mesh.anya, "payment", "show", payment_id, "--json")
 
     assert cancelled.code == 0
-    assert (shown.document["state"], shown.document["status"]) == ("cancelled", None)
+    assert (shown.document["state"], shown.document["run_status"]) == ("cancelled", None)
 
 
 @pytest.mark.parametrize("event", range(0, EVENTS + 3, 2))
