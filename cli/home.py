@@ -95,8 +95,8 @@ class Home:
     def lock(self) -> Iterator[int]:
         """Locks the home for one supervisor; yields the descriptor that its processes inherit.
 
-        They inherit it so that the home stays locked until the last of them has written its last,
-        also where the supervisor was killed; that is waited for, a live supervisor is not.
+        The home stays locked until the last of these processes has ended, also if the supervisor
+        was killed. Waits for such processes; raises CommandError at once if a supervisor lives.
         """
         try:
             descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -118,8 +118,9 @@ class Home:
     @contextmanager
     def stage(self) -> Iterator[None]:
         """Locks the home for one demo: two would mine into each other's economy."""
-        with self._stage_file.open("ab") as file:
-            if not _try_lock(file.fileno()):
+        descriptor = os.open(self._stage_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            if not _try_lock(descriptor):
                 raise CommandError(
                     f"a demo plays on {self.path} already",
                     code="ALREADY_EXISTS",
@@ -127,6 +128,8 @@ class Home:
                     remedy="wait for its end, or choose another folder with --home",
                 )
             yield
+        finally:
+            os.close(descriptor)
 
     @property
     def _stage_file(self) -> Path:

@@ -16,7 +16,15 @@ if TYPE_CHECKING:
 
 PAGES = [
     path
-    for pattern in ("*.md", "docs/*.md", "deploy/**/*.md", "deploy/**/*.yaml", "protos/**/*.proto")
+    for pattern in (
+        "*.md",
+        "docs/*.md",
+        "deploy/**/*.md",
+        "deploy/**/*.yaml",
+        "protos/**/*.proto",
+        "Makefile",
+        "pyproject.toml",
+    )
     for path in sorted(ROOT.glob(pattern))
 ]
 

@@ -87,6 +87,7 @@ def test_second_demo_on_a_home_is_refused(home: Home) -> None:
     assert refusal.value.reason == "DEMO_RUNNING"
     with home.stage():  # the first demo has ended
         pass
+    assert (home.client / "demo.lock").stat().st_mode & 0o077 == 0
 
 
 def test_private_file_is_replaced_without_leftovers(tmp_path: Path) -> None:
