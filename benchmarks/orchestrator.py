@@ -1,11 +1,11 @@
 """Runs of four steps against named peers, and the cost of the journal.
 
 The steps of both sides do nothing, inside the engine: what is compared is what it takes to remember
-them. Ours is the engine as it ships, with fence, inbox, outbox, and tracing into a collector; DBOS
-is as it ships, without tracing. Where a key says grpc, a client in a process of its own asks for a
-run in one call, which answers with its end: without its steps but with mTLS and every step of the
-mesh on our side, with what the steps gave and in plain text on theirs. Sides take turns, burst by
-burst, and the worst round counts.
+them. Ours is the engine as it ships, with fence, idempotency keys, outbox, and tracing into a
+collector; DBOS is as it ships, without tracing. If a key says grpc, a client in its own process
+starts a run in one call, which returns the end of the run: on our side without its steps but with
+mTLS and every interceptor of the mesh, on theirs with the outputs of the steps and in plain text.
+Sides alternate, burst by burst, and the worst round counts.
 
 ANYA_BENCH_RUNS says how many stored runs ``cost_1m_vs_1k_runs`` fills its store with: 100,000
 unless 1000000 is asked for, which takes some minutes and 3 GB.

@@ -1,4 +1,4 @@
-"""Our engine as it ships: fence, inbox, outbox and tracing on, spans sent to a collector.
+"""Our engine as it ships: fence, idempotency keys, outbox and tracing on, spans to a collector.
 
 Its four steps call ``get_transaction``. With ``--steps none`` that call returns at once inside the
 engine, as the no-op steps of the peers do; with ``--steps grpc`` it goes over mTLS to a service
@@ -149,7 +149,7 @@ async def _replica(
         if arguments.steps == "grpc":
             peers = await stack.enter_async_context(open_peers(runtime, timeout=CALL_TIMEOUT_S))
         store = await stack.enter_async_context(open_store(config.location))
-        runs: Any = (UnstoredRuns if arguments.store == "none" else AwaitableRuns)(store)
+        runs: Any = (UnstoredRuns if arguments.journal == "none" else AwaitableRuns)(store)
         definitions, notifier = store.definitions, RunNotifier()
         registry = WorkflowRegistry(definitions)
         for definition in DEFINITIONS:
@@ -210,7 +210,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--replicas", type=int, default=1, help="that share the store")
     parser.add_argument("--steps", choices=["none", "grpc"], default="none")
     parser.add_argument("--journal", choices=["store", "none"], default="store")
-    parser.add_argument("--batch", type=int, default=64, help="turns in a commit")
+    parser.add_argument("--batch", type=int, default=64, help="transitions in a commit")
     parser.add_argument("--collector", default="", help="where spans go")
     return parser
 

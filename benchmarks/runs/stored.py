@@ -1,4 +1,4 @@
-"""A journal that has seen a lot: finished runs by the thousand, in the store of our engine."""
+"""Fills the store of our engine with finished runs by the thousand."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ RECORDS = """
 INSERT INTO journal SELECT copy.id, journal.sequence, kind, path, attempt, at_us, payload
   FROM copy, journal WHERE run = (SELECT id FROM model) ORDER BY copy.id;
 """
-INBOX = """
-INSERT INTO inbox SELECT caller, method, copy.id, body, CAST(copy.id AS BLOB)
-  FROM copy, inbox WHERE request_id = (SELECT id FROM model);
+IDEMPOTENCY_KEYS = """
+INSERT INTO idempotency_key SELECT caller, method, copy.id, body, CAST(copy.id AS BLOB)
+  FROM copy, idempotency_key WHERE request_id = (SELECT id FROM model);
 """
 OUTBOX = """
 INSERT INTO outbox (sequence, type, key, data, traceparent, recorded_ms)
@@ -47,5 +47,5 @@ def fill(path: Path, count: int) -> None:
         first, second = COPIES.split(";\n")[:2]
         store.execute(first, {"count": count})
         store.execute(second)
-        store.executescript(f"BEGIN; {RUNS} {RECORDS} {INBOX} {OUTBOX} COMMIT;")
+        store.executescript(f"BEGIN; {RUNS} {RECORDS} {IDEMPOTENCY_KEYS} {OUTBOX} COMMIT;")
         store.execute("ANALYZE")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mesh.data.database import Transaction
 
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS inbox (
+CREATE TABLE IF NOT EXISTS idempotency_key (
     caller     TEXT NOT NULL,
     method     TEXT NOT NULL,
     request_id TEXT NOT NULL,
@@ -41,7 +41,8 @@ async def find_reply(tx: Transaction, key: IdempotencyKey) -> bytes | None:
     Raises AlreadyExists (REQUEST_ID_REUSED) if the first call had another body.
     """
     first = await tx.fetch_one(
-        "SELECT body, reply FROM inbox WHERE caller = ? AND method = ? AND request_id = ?",
+        "SELECT body, reply FROM idempotency_key"
+        " WHERE caller = ? AND method = ? AND request_id = ?",
         key.caller,
         key.method,
         key.request_id,
@@ -61,20 +62,20 @@ async def find_reply(tx: Transaction, key: IdempotencyKey) -> bytes | None:
 async def store_reply(tx: Transaction, key: IdempotencyKey, reply: bytes) -> None:
     """Stores the reply of the first call under ``key``, in the transaction of its effect."""
     await tx.execute(
-        "INSERT INTO inbox VALUES (?, ?, ?, ?, ?)",
+        "INSERT INTO idempotency_key VALUES (?, ?, ?, ?, ?)",
         key.caller,
         key.method,
         key.request_id,
         key.body,
         reply,
     )
-    failpoint.reach("inbox.before_commit", key.method)
+    failpoint.reach("idempotency.before_commit", key.method)
 
 
 async def forget_reply(tx: Transaction, key: IdempotencyKey) -> None:
     """Removes the reply of a call whose effect was undone: the next attempt is the first again."""
     await tx.execute(
-        "DELETE FROM inbox WHERE caller = ? AND method = ? AND request_id = ?",
+        "DELETE FROM idempotency_key WHERE caller = ? AND method = ? AND request_id = ?",
         key.caller,
         key.method,
         key.request_id,

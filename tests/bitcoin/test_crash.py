@@ -159,7 +159,7 @@ async def test_a_retry_after_a_kill_mines_nothing_more_and_gets_the_first_reply(
 
 async def test_a_kill_before_the_blocks_are_stored_leaves_no_reply(house: House) -> None:
     request = regtest_pb2.MineBlocksRequest(request_id="once", count=2)
-    async with house.service("inbox.before_commit=kill") as (process, channel):
+    async with house.service("idempotency.before_commit=kill") as (process, channel):
         with pytest.raises(grpc.aio.AioRpcError):
             await RegtestServiceStub(channel).MineBlocks(request)
         await process.wait()

@@ -91,7 +91,7 @@ async def test_payment_id_of_another_caller_is_refused(bank: Bank) -> None:
 async def test_payment_exists_after_its_inbox_row_is_deleted(bank: Bank) -> None:
     snapshot = await bank.snapshot(request_key("a"), payment_request(1), BOUNDS)
     await make(bank.payments, payment_request(1))
-    await bank.database.write(lambda tx: tx.execute("DELETE FROM inbox"))
+    await bank.database.write(lambda tx: tx.execute("DELETE FROM idempotency_key"))
 
     is_first = await bank.payments.commit(
         request_key(payment_id(1)), signed(payment_request(1), snapshot), reply

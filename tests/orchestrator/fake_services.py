@@ -1,6 +1,7 @@
 """Fakes of the other services, on the contracts' servicers, that the engine calls in tests.
 
-They keep an inbox, as every service does, count effects, and fail as a test requests.
+They store the first reply of each mutation, as every service does, count effects, and fail as a
+test requests.
 """
 
 from __future__ import annotations

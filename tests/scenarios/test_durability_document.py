@@ -52,7 +52,7 @@ COMMITS = [tuple(map(int, pair.split("-"))) for pair in TOGETHER.split(", ")]
 AMOUNT_SAT = 250_000
 COINBASE_MATURITY = 100  # blocks
 RECORDED = "SELECT sequence, kind, path, attempt, at_us FROM journal WHERE run = '{id}' ORDER BY 1"
-INBOX = "SELECT method, request_id FROM inbox WHERE request_id = '{id}'"
+IDEMPOTENCY_KEYS = "SELECT method, request_id FROM idempotency_key WHERE request_id = '{id}'"
 
 
 class Record(NamedTuple):
@@ -162,7 +162,7 @@ def through_a_crash(scenario: CrashScenario, mesh: Mesh) -> None:
     scenario.spans = {span.span_id: span for span in store.load(traces, trace_id).spans}
     scenario.anya("trace", "show", trace_id[:8])
     scenario.printed.append(
-        printed.sqlite(bitcoin, INBOX.format(id=payment_id), home=scenario.home)
+        printed.sqlite(bitcoin, IDEMPOTENCY_KEYS.format(id=payment_id), home=scenario.home)
     )
     scenario.anya("payment", "cancel", payment_id)
     with stopped_at(scenario, "bitcoin"):

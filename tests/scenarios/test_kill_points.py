@@ -57,8 +57,8 @@ async def expect_made_once(
 @pytest.mark.parametrize(
     ("point", "engine_point"),
     [
-        ("inbox.before_commit", "engine.before_step_done"),
-        ("inbox.before_reply", "engine.after_step_done"),
+        ("idempotency.before_commit", "engine.before_step_done"),
+        ("idempotency.before_reply", "engine.after_step_done"),
     ],
     ids=["before", "behind"],
 )
@@ -83,7 +83,7 @@ async def test_payment_is_made_once_if_each_service_is_killed_at_its_commit(
     assert await mesh.restarts() == {name: times + 1 for name, times in died.items()}
 
 
-@pytest.mark.parametrize("point", ["inbox.before_commit", "inbox.before_reply"])
+@pytest.mark.parametrize("point", ["idempotency.before_commit", "idempotency.before_reply"])
 async def test_record_is_stored_once_if_web5_is_killed_at_its_commit(
     mesh: ScenarioMesh, point: str
 ) -> None:
@@ -103,7 +103,7 @@ async def test_deadline_exceeded_after_the_commit_is_unknown_until_the_payment_i
     mesh: ScenarioMesh,
 ) -> None:
     amount_sat = next(AMOUNTS)
-    await arm_failpoints(mesh.home, {"bitcoin": f"inbox.before_reply/{SEND}=stop"})
+    await arm_failpoints(mesh.home, {"bitcoin": f"idempotency.before_reply/{SEND}=stop"})
     pid = await mesh.pid("bitcoin")
 
     async with connect(mesh.home) as channels:

@@ -31,7 +31,7 @@ def bind(call: ServerCall) -> Iterator[None]:
     if call.request is not None and "request_id" in call.request.DESCRIPTOR.fields_by_name:
         _current.set(_key(call, call.request))  # the call has its own task: no reset needed
     yield
-    failpoint.reach("inbox.before_reply", call.method)
+    failpoint.reach("idempotency.before_reply", call.method)
 
 
 def current() -> IdempotencyKey:

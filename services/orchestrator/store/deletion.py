@@ -1,8 +1,8 @@
 """Deletes runs some time after their end, a few in each commit, earliest end first.
 
-The ids of a run and of its payments stay, so that no other run can use them. Its replies stay in
-the inbox, so that a repeated StartRun gets its first reply. Its events stay in the outbox, without
-their data. Runs that need an operator are never deleted.
+The ids of a run and of its payments stay, so that no other run can use them. The reply to
+its StartRun stays, so that a repeated StartRun gets its first reply. Its events stay in the outbox,
+without their data. Runs that need an operator are never deleted.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Defects for tests of the evidence. Python imports this module when a service starts.
 
-``PLANTED=twice``: bitcoin treats every attempt as a separate payment, as if it had no inbox.
+``PLANTED=twice``: bitcoin treats every attempt as a separate payment, as if it stored no replies.
 ``PLANTED=lost``: web5 replies that it stored the record of a payment, and does not store it.
 """
 

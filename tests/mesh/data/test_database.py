@@ -210,8 +210,8 @@ async def test_store_of_another_version_is_refused_and_left_unchanged(
     assert refusal.value.reason is Reason.STORE_INCOMPATIBLE
     async with open_database(location, schema="") as database:
         assert await numbers(database) == [7]
-        with pytest.raises(Exception, match="inbox"):
-            await database.read(partial(execute, sql="SELECT * FROM inbox"))
+        with pytest.raises(Exception, match="idempotency_key"):
+            await database.read(partial(execute, sql="SELECT * FROM idempotency_key"))
 
 
 async def test_writers_of_two_processes_are_serialized(location: str) -> None:
@@ -244,7 +244,7 @@ async def test_text_is_compared_by_bytes_under_any_locale_of_the_server(
     async def collations(tx: Transaction) -> set[str | None]:
         rows = await tx.fetch(
             "SELECT DISTINCT collation_name FROM information_schema.columns"
-            " WHERE table_name IN ('inbox', 'outbox', 'store') AND data_type = 'text'"
+            " WHERE table_name IN ('idempotency_key', 'outbox', 'store') AND data_type = 'text'"
         )
         return {collation for (collation,) in rows}
 

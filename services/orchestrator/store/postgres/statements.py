@@ -56,7 +56,7 @@ deliverable AS MATERIALIZED (
         SELECT coalesce(max(message.position), 0) FROM message WHERE run = envelope.id)
     AND most > (
         SELECT count(*) FROM message WHERE run = envelope.id AND message.kind = envelope.kind)
-    AND NOT EXISTS (SELECT 1 FROM inbox WHERE caller = envelope.caller
+    AND NOT EXISTS (SELECT 1 FROM idempotency_key WHERE caller = envelope.caller
         AND method = envelope.method AND request_id = envelope.request_id))"""
 _IS_DELIVERABLE = """
         AND (u.id IN (SELECT id FROM envelope)) = (u.id IN (SELECT id FROM deliverable))"""
@@ -64,18 +64,18 @@ INSERT_MESSAGE = """stored AS (
     INSERT INTO message SELECT id, position, kind, payload, {now}
     FROM envelope WHERE (id IN (SELECT id FROM committed)) IS TRUE),
 replied AS (
-    INSERT INTO inbox SELECT caller, method, request_id, body, reply
+    INSERT INTO idempotency_key SELECT caller, method, request_id, body, reply
     FROM envelope WHERE (id IN (SELECT id FROM committed)) IS TRUE)"""
 
-# Replicas that start the same run at once conflict on its id. The inbox is checked as well, as it
-# outlives the run. A definition that is no longer the newest starts no run.
+# Replicas that start the same run at once conflict on its id. The idempotency key is checked as
+# well, as it outlives the run. A definition that is no longer the newest starts no run.
 INSERT_RUN = """requested AS (SELECT u.* FROM fence, {started}),
 started AS (
     INSERT INTO run
     SELECT id, workflow_id, definition_hash, started_by, traceparent, status, reason, sequence,
         owner, 0, 0, created_us, updated_us, finished_us
     FROM requested
-    WHERE NOT EXISTS (SELECT 1 FROM inbox WHERE caller = requested.caller
+    WHERE NOT EXISTS (SELECT 1 FROM idempotency_key WHERE caller = requested.caller
         AND method = requested.method AND request_id = requested.request_id)
     AND NOT EXISTS (SELECT 1 FROM definition WHERE workflow_id = requested.workflow_id
         AND version > requested.version)
@@ -83,7 +83,7 @@ started AS (
     AND NOT EXISTS (SELECT 1 FROM payment WHERE id = requested.id)
     ON CONFLICT DO NOTHING RETURNING id)"""
 INSERT_REPLY = """answered AS (
-    INSERT INTO inbox SELECT caller, method, request_id, body, reply
+    INSERT INTO idempotency_key SELECT caller, method, request_id, body, reply
     FROM requested WHERE (id IN (SELECT id FROM started)) IS TRUE)"""
 
 # A payment id that another run has violates the key: the statement changes nothing.
@@ -322,9 +322,9 @@ received AS (
 stored AS (
     INSERT INTO message SELECT $1, last + 1, $2, $3, {_NOW_MS} FROM receiver, received
     WHERE same < $4 AND NOT EXISTS (
-        SELECT 1 FROM inbox WHERE caller = $5 AND method = $6 AND request_id = $7)
+        SELECT 1 FROM idempotency_key WHERE caller = $5 AND method = $6 AND request_id = $7)
     ON CONFLICT DO NOTHING RETURNING position),
-answered AS (INSERT INTO inbox SELECT $5, $6, $7, $8, $9 FROM stored)
+answered AS (INSERT INTO idempotency_key SELECT $5, $6, $7, $8, $9 FROM stored)
 SELECT CASE WHEN EXISTS (SELECT 1 FROM replica WHERE id <> $10 AND lease_until > now()) THEN
     pg_notify('{RUN_MESSAGE}', concat_ws(' ', $1::text, $10::text,
         CASE WHEN octet_length($3) <= {MAX_NOTIFY_BYTES} THEN

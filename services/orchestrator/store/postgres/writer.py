@@ -50,7 +50,7 @@ PLANS = {
 }
 
 # A commit that violates a key of one of these came second, and was not applied.
-CONFLICT_TABLES = ("inbox", "message", "payment")
+CONFLICT_TABLES = ("idempotency_key", "message", "payment")
 
 log = logging.getLogger(__name__)
 

@@ -37,8 +37,8 @@ INSERT INTO message SELECT u.id, u.position, u.kind, u.payload, ({NOW_MS}) FROM 
 WHERE u.id IS NOT NULL
 AND u.position = 1 + (SELECT COALESCE(MAX(position), 0) FROM message WHERE message.run = u.id)
 AND u.most > (SELECT COUNT(*) FROM message WHERE message.run = u.id AND message.kind = u.kind)
-AND NOT EXISTS (SELECT 1 FROM inbox WHERE inbox.caller = u.caller AND inbox.method = u.method
-    AND inbox.request_id = u.request_id)
+AND NOT EXISTS (SELECT 1 FROM idempotency_key AS k WHERE k.caller = u.caller
+    AND k.method = u.method AND k.request_id = u.request_id)
 """  # noqa: S608
 
 INSERT_RUN = """
@@ -47,8 +47,8 @@ SELECT id, workflow_id, definition_hash, started_by, traceparent, status, reason
     0, 0, created_us, updated_us, finished_us
 FROM {rows}
 WHERE id IS NOT NULL
-AND NOT EXISTS (SELECT 1 FROM inbox WHERE inbox.caller = u.caller AND inbox.method = u.method
-    AND inbox.request_id = u.request_id)
+AND NOT EXISTS (SELECT 1 FROM idempotency_key AS k WHERE k.caller = u.caller
+    AND k.method = u.method AND k.request_id = u.request_id)
 AND NOT EXISTS (SELECT 1 FROM definition WHERE definition.workflow_id = u.workflow_id
     AND definition.version > u.version)
 AND NOT EXISTS (SELECT 1 FROM deleted_run WHERE deleted_run.id = u.id)
@@ -61,7 +61,8 @@ INSERT INTO payment SELECT id, run FROM {rows} WHERE id IS NOT NULL ON CONFLICT 
 """
 
 INSERT_REPLY = """
-INSERT INTO inbox SELECT caller, method, request_id, body, reply FROM {rows} WHERE id IS NOT NULL
+INSERT INTO idempotency_key
+  SELECT caller, method, request_id, body, reply FROM {rows} WHERE id IS NOT NULL
 """
 
 INSERT_RECORDS = "INSERT INTO journal SELECT * FROM {rows} WHERE run IS NOT NULL"
