@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import grpc
@@ -58,7 +60,7 @@ async def test_repeated_signal_counts_once(workflows: WorkflowServiceAsyncStub) 
     assert status(await finished(workflows, run_id)) == "SUCCEEDED"
 
 
-async def test_a_retried_signal_and_cancel_return_the_run_as_it_is_by_then(
+async def test_retried_signal_and_cancel_return_the_current_run(
     workflows: WorkflowServiceAsyncStub,
 ) -> None:
     run_id = await start_run(workflows, AWAITS_SIGNAL)
@@ -79,6 +81,23 @@ async def test_a_retried_signal_and_cancel_return_the_run_as_it_is_by_then(
         basic = pb.GetRunRequest(run_id=run.run_id, view=pb.RUN_VIEW_BASIC)
         assert shown == (await workflows.GetRun(basic, timeout=5)).run
         assert (shown.status, len(shown.steps)) == (run.status, 0)
+
+
+async def test_retried_cancel_of_a_deleted_run_returns_its_id(
+    config: OrchestratorConfig, authority: Authority
+) -> None:
+    async with orchestrator(config) as first, connect(authority, first.port) as workflows:
+        run_id = await start_run(workflows, AWAITS_SIGNAL)
+        cancel = pb.CancelRunRequest(request_id="c", run_id=run_id)
+        await workflows.CancelRun(cancel, timeout=5)
+        await finished(workflows, run_id)
+    with closing(sqlite3.connect(config.location)) as database, database:
+        database.execute("DELETE FROM run WHERE id = ?", [run_id])
+
+    async with orchestrator(config) as second, connect(authority, second.port) as workflows:
+        reply = await workflows.CancelRun(cancel, timeout=5)
+
+    assert reply.run == pb.Run(run_id=run_id)
 
 
 async def test_signal_received_while_another_is_applied_is_not_missed(
