@@ -197,7 +197,7 @@ def signal(name: str, payload: dict[str, Any], correlation: str) -> SignalReceiv
         raise InvalidArgument(f"signal {not_an_id(name[:100])}", field="signal")
     if len(json.dumps(payload).encode()) > MAX_SIGNAL_BYTES:
         raise InvalidArgument(f"payload must be at most {MAX_SIGNAL_BYTES} bytes", field="payload")
-    check_length("correlation", correlation, MAX_CORRELATION)
+    check_length("correlation_id", correlation, MAX_CORRELATION)
     return SignalReceived(name, payload, correlation)
 
 
