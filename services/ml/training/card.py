@@ -43,7 +43,7 @@ def card(manifest: dict[str, Any]) -> str:
 def _claim(manifest: dict[str, Any]) -> Iterator[str]:
     yield f"# {manifest['name']} {manifest['version']}"
     yield ""
-    yield "Does the recipient of a proposed Bitcoin payment, or whoever holds the sender's keys"
+    yield "Does the recipient of a proposed Bitcoin payment, or the holder of the sender's keys"
     yield "right now, act with intent to defraud? One row is one proposal: the sender's linked"
     yield "addresses, the recipient's address, the amount, and the confirmed chain up to a block."
     yield ""
@@ -126,7 +126,7 @@ def _wrongs(_: dict[str, Any]) -> Iterator[str]:
     yield "## Whom it can wrong"
     yield ""
     yield "People who never reuse an address, coinjoin users, new shops, causes with a public"
-    yield "address, and customers of payment processors look like what it looks for. A refusal is"
+    yield "address, and customers of payment processors resemble fraud to the model. A refusal is"
     yield "no finding: give the refused a way to a human review, and never train on refusals."
 
 
