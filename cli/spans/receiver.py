@@ -16,7 +16,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
 )
 from opentelemetry.proto.trace.v1 import trace_pb2
 
-from cli.spans.span import Span
+from cli.spans.span import ReceivedSpan
 from cli.spans.store import SpanStore
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Receiver(TraceServiceServicer):
         self._store.add(chain.from_iterable(map(read, requests)))
 
 
-def read(request: pb.ExportTraceServiceRequest) -> Iterator[Span]:
+def read(request: pb.ExportTraceServiceRequest) -> Iterator[ReceivedSpan]:
     """Returns the spans of an OTLP request; skips those without valid ids or times."""
     for batch in request.resource_spans:
         service = str(_plain(batch.resource.attributes).get("service.name", ""))
@@ -100,9 +100,9 @@ def _ends(span: trace_pb2.Span) -> bool:
     return max(span.start_time_unix_nano, span.end_time_unix_nano) <= MAX_NS
 
 
-def _span(span: trace_pb2.Span, service: str) -> Span:
+def _span(span: trace_pb2.Span, service: str) -> ReceivedSpan:
     status = span.status
-    return Span(
+    return ReceivedSpan(
         trace_id=span.trace_id.hex(),
         span_id=span.span_id.hex(),
         parent_id=span.parent_span_id.hex(),

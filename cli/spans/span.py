@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 CLIENT = "CLIENT"  # the kind of a span around a call
 
 
-class Span(NamedTuple):
+class ReceivedSpan(NamedTuple):
     """One span as it was received. Times are nanoseconds since 1970."""
 
     trace_id: str  # 32 hex characters
@@ -37,10 +37,10 @@ class Trace:
     """All spans of one trace that have arrived, by start."""
 
     trace_id: str
-    spans: tuple[Span, ...]
+    spans: tuple[ReceivedSpan, ...]
 
     @classmethod
-    def of(cls, trace_id: str, spans: Iterable[Span]) -> Trace:
+    def of(cls, trace_id: str, spans: Iterable[ReceivedSpan]) -> Trace:
         return cls(trace_id, tuple(sorted(spans, key=lambda span: (span.start_ns, -span.end_ns))))
 
     @property
@@ -56,18 +56,18 @@ class Trace:
         return sorted({span.service for span in self.spans})
 
     @property
-    def roots(self) -> list[Span]:
+    def roots(self) -> list[ReceivedSpan]:
         """Spans without a parent. A whole trace has one."""
         return [span for span in self.spans if not span.parent_id]
 
     @property
-    def orphans(self) -> list[Span]:
+    def orphans(self) -> list[ReceivedSpan]:
         """Spans whose parent is not here: it was lost, or has not ended yet."""
         known = {span.span_id for span in self.spans}
         return [span for span in self.spans if span.parent_id and span.parent_id not in known]
 
     @property
-    def unanswered(self) -> list[Span]:
+    def unanswered(self) -> list[ReceivedSpan]:
         """Calls whose other end is not here: it has not arrived yet, or its process was killed."""
         parents = {span.parent_id for span in self.spans}
         return [span for span in self.spans if span.kind == CLIENT and span.span_id not in parents]
@@ -76,9 +76,9 @@ class Trace:
     def is_whole(self) -> bool:
         return len(self.roots) == 1 and not self.orphans
 
-    def walk(self) -> Iterator[tuple[int, Span]]:
+    def walk(self) -> Iterator[tuple[int, ReceivedSpan]]:
         """Yields every span with its depth, parents before children; roots first, then orphans."""
-        children: dict[str, list[Span]] = {}
+        children: dict[str, list[ReceivedSpan]] = {}
         for span in self.spans:
             children.setdefault(span.parent_id, []).append(span)
         waiting = [(0, span) for span in reversed([*self.roots, *self.orphans])]

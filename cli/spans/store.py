@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from cli.errors import CommandError
-from cli.spans.span import Span, Trace
+from cli.spans.span import ReceivedSpan, Trace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -110,7 +110,7 @@ class SpanStore:
     ) -> None:
         self._connection.close()
 
-    def add(self, spans: Iterable[Span]) -> None:
+    def add(self, spans: Iterable[ReceivedSpan]) -> None:
         """Stores a batch in one commit."""
         spans = list(spans)
         rows = [_row(span) for span in spans]
@@ -199,7 +199,7 @@ def _damaged(path: Path, error: sqlite3.DatabaseError) -> CommandError:
     )
 
 
-def _by_trace(spans: Iterable[Span]) -> list[tuple[str, int, int, int]]:
+def _by_trace(spans: Iterable[ReceivedSpan]) -> list[tuple[str, int, int, int]]:
     """Returns the summaries of the traces that new spans change."""
     traces: dict[str, tuple[int, int, int]] = {}
     for span in spans:
@@ -208,15 +208,15 @@ def _by_trace(spans: Iterable[Span]) -> list[tuple[str, int, int, int]]:
     return [(trace_id, *grown) for trace_id, grown in traces.items()]
 
 
-def _row(span: Span) -> tuple[object, ...]:
+def _row(span: ReceivedSpan) -> tuple[object, ...]:
     *columns, attributes = span
     return (*columns, _JSON(attributes))
 
 
-def _span(row: tuple[str | int, ...]) -> Span:
+def _span(row: tuple[str | int, ...]) -> ReceivedSpan:
     *texts, start_ns, end_ns, failed, message, attributes = row
     trace_id, span_id, parent_id, service, name, kind = map(str, texts)
-    return Span(
+    return ReceivedSpan(
         trace_id=trace_id,
         span_id=span_id,
         parent_id=parent_id,

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from cli.spans.span import Span, Trace
+    from cli.spans.span import ReceivedSpan, Trace
 
 COLOURS = {"orchestrator": "cyan", "bitcoin": "yellow", "web5": "green", "ml": "magenta"}
 BAR_COLUMNS = 32
@@ -73,7 +73,7 @@ def document(trace: Trace) -> dict[str, Any]:
     }
 
 
-def _title(span: Span, depth: int, *, is_orphan: bool) -> Text:
+def _title(span: ReceivedSpan, depth: int, *, is_orphan: bool) -> Text:
     title = Text("  " * depth + span.name.rpartition(".")[2], style="red" if span.failed else "")
     if span.failed:
         why = span.message or span.attributes.get("rpc.response.status_code") or "failed"
@@ -83,7 +83,7 @@ def _title(span: Span, depth: int, *, is_orphan: bool) -> Text:
     return title
 
 
-def _bar(span: Span, trace: Trace) -> str:
+def _bar(span: ReceivedSpan, trace: Trace) -> str:
     """Returns the bar of a span within its trace, to an eighth of a column, at least that wide."""
     total = max(trace.seconds, 1e-9)
     start = int(BAR_COLUMNS * (span.start_ns - trace.start_ns) / 1e9 / total)

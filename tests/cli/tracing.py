@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cli.spans.span import Span
+from cli.spans.span import ReceivedSpan
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 MS = 1_000_000
@@ -18,9 +18,9 @@ def span(
     end: int = 10,
     failed: bool = False,
     message: str = "",
-) -> Span:
+) -> ReceivedSpan:
     """Returns a span that is named by its id. ``start`` and ``end`` are milliseconds."""
-    return Span(
+    return ReceivedSpan(
         trace_id=trace_id,
         span_id=span_id,
         parent_id=parent_id,

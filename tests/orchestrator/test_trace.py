@@ -16,7 +16,7 @@ from tests.orchestrator.payment_requests import INPUT, finished, payment
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cli.spans.span import Span
+    from cli.spans.span import ReceivedSpan
     from mesh.testing import Authority
     from services.orchestrator.config import OrchestratorConfig
     from tests.orchestrator.fake_services import FakeServices
@@ -110,7 +110,7 @@ async def test_exported_spans_are_not_exported_again_by_the_next_process(
     assert not store.load(later, run.trace_id).spans
 
 
-def line_of(span: Span, spans: dict[str, Span]) -> list[str]:
+def line_of(span: ReceivedSpan, spans: dict[str, ReceivedSpan]) -> list[str]:
     """Returns the names of the spans from this one up to the root."""
     names = [span.name]
     while span.parent_id:

@@ -19,7 +19,7 @@ CREATE TABLE IF NOT EXISTS assessment (
     model         TEXT NOT NULL,
     model_version TEXT NOT NULL,
     risk_score    REAL,              -- NULL if there was no score
-    decision      INTEGER NOT NULL,  -- services.ml.assessment.Decision
+    decision      INTEGER NOT NULL,  -- services.ml.assessment.RiskDecision
     features      BLOB NOT NULL,     -- anya.mesh.v1.FeatureVector, as attested
     assessed_ms   INTEGER NOT NULL,  -- Unix time by the database's clock
     PRIMARY KEY (digest, request_id)

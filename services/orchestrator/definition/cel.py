@@ -1,6 +1,6 @@
 """Conditions: CEL over paths in ``{{ }}``, typed by the contracts.
 
-A condition that cannot be judged is an error, never a false one: it must not pass for a decision.
+A condition that cannot be evaluated is an error, never false: it must not pass for a decision.
 """
 
 from __future__ import annotations
@@ -176,17 +176,17 @@ def conjuncts(text: str) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ConditionResult:
     """The result of a condition."""
 
-    holds: bool | None  # None if the condition could not be judged
+    holds: bool | None  # None if the condition could not be evaluated
     operands: dict[str, Any]  # path -> value
     reason: str  # why the condition does not hold; empty if it does
 
 
 @dataclass(frozen=True, slots=True)
 class Clause:
-    """A part between two ``&&``, judged alone to name the operands that were false."""
+    """A part between two ``&&``, evaluated alone to name the operands that were false."""
 
     expression: Any
     operands: tuple[Path, ...]
@@ -206,7 +206,7 @@ class Condition:
         """Returns the types that it uses inputs as to which no contract gives a type."""
         return {path: types for path, types in self._uses.items() if path.root == "input"}
 
-    def judge(self, variables: Variables) -> Verdict:
+    def evaluate(self, variables: Variables) -> ConditionResult:
         """Evaluates the condition."""
         values: dict[Path, Any] = {}
         missing: list[Path] = []
@@ -219,16 +219,16 @@ class Condition:
         operands = _by_text(values)
         for path, value in values.items():
             if _holds_nul(value):
-                return Verdict(None, operands, f"{path} holds the character U+0000")
+                return ConditionResult(None, operands, f"{path} holds the character U+0000")
         holds = _evaluate(self._expression, bound)
         if holds is None and missing:
-            return Verdict(None, operands, str(PathMissingError(missing[0])))
+            return ConditionResult(None, operands, str(PathMissingError(missing[0])))
         if holds is None:
             nulls = [path for path, value in values.items() if value is None]
-            return Verdict(None, operands, self._describe(nulls or list(values), values))
+            return ConditionResult(None, operands, self._describe(nulls or list(values), values))
         if holds:
-            return Verdict(True, operands, "")
-        return Verdict(False, operands, self._describe(self._false_operands(bound), values))
+            return ConditionResult(True, operands, "")
+        return ConditionResult(False, operands, self._describe(self._false_operands(bound), values))
 
     def _false_operands(self, bound: dict[str, Any]) -> list[Path]:
         """Returns the operands of the first clause that is false."""

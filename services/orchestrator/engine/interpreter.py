@@ -225,7 +225,7 @@ def _evaluate(
     condition: Condition, scope: dict[str, Any]
 ) -> tuple[dict[str, Any], bool | None, str]:
     """Returns what to record, whether the condition holds (None if unknown), and why not."""
-    verdict = condition.judge(scope)
+    verdict = condition.evaluate(scope)
     recorded = {
         "expression": condition.text,
         "verdict": bool(verdict.holds),

@@ -52,7 +52,7 @@ def scope(**values: Any) -> dict[str, Any]:
 def test_condition_holds_or_not_or_cannot_be_judged(
     text: str, values: dict[str, Any], holds: bool | None
 ) -> None:
-    assert compiled(text).judge(scope(**values)).holds is holds
+    assert compiled(text).evaluate(scope(**values)).holds is holds
 
 
 @pytest.mark.parametrize(
@@ -64,45 +64,45 @@ def test_condition_holds_or_not_or_cannot_be_judged(
     ],
 )
 def test_reason_names_operand_and_its_value(values: dict[str, Any], reason: str) -> None:
-    assert compiled(SCORED).judge(scope(**values)).reason == reason
+    assert compiled(SCORED).evaluate(scope(**values)).reason == reason
 
 
-def test_verdict_keeps_all_operands() -> None:
-    verdict = compiled(SCORED).judge(scope(maybe=0.93))
+def test_result_keeps_all_operands() -> None:
+    result = compiled(SCORED).evaluate(scope(maybe=0.93))
 
-    assert verdict.operands == {"steps.a.verified": True, "steps.b.maybe": 0.93}
+    assert result.operands == {"steps.a.verified": True, "steps.b.maybe": 0.93}
 
 
 def test_personal_data_is_not_shown() -> None:
     secret = ValueType(STRING.kind, showable=False)
     condition = compile_condition("{{input.did}} == 'x'", lambda path, offset: secret)
 
-    verdict = condition.judge({"input": {"did": "did:key:z6Mk"}})
+    result = condition.evaluate({"input": {"did": "did:key:z6Mk"}})
 
-    assert verdict.reason == "input.did is a value that is not shown"
+    assert result.reason == "input.did is a value that is not shown"
 
 
 def test_missing_operand_cannot_be_judged() -> None:
-    verdict = compiled("{{input.list[0]}} == 'x'").judge({"input": {"list": []}})
+    result = compiled("{{input.list[0]}} == 'x'").evaluate({"input": {"list": []}})
 
-    assert verdict.holds is None
-    assert verdict.reason == "input.list[0] does not exist"
+    assert result.holds is None
+    assert result.reason == "input.list[0] does not exist"
 
 
 @pytest.mark.parametrize("name", ["Ada\0", "Ada\0Bob"])
 @pytest.mark.parametrize("text", ["{{input.list[0]}} == 'Ada'", "{{input.list[0]}} != 'Ada'"])
 def test_text_with_nul_is_never_compared_by_its_beginning(text: str, name: str) -> None:
-    verdict = compiled(text).judge({"input": {"list": [name]}})
+    result = compiled(text).evaluate({"input": {"list": [name]}})
 
-    assert verdict.holds is None
-    assert verdict.reason == "input.list[0] holds the character U+0000"
+    assert result.holds is None
+    assert result.reason == "input.list[0] holds the character U+0000"
 
 
 def test_nul_inside_list_is_found() -> None:
     condition = compile_condition("'Ada' in {{input.names}}", lambda path, offset: ANY)
 
-    assert condition.judge({"input": {"names": [{"Ada\0": 1}]}}).holds is None
-    assert condition.judge({"input": {"names": ["Ada"]}}).holds is True
+    assert condition.evaluate({"input": {"names": [{"Ada\0": 1}]}}).holds is None
+    assert condition.evaluate({"input": {"names": ["Ada"]}}).holds is True
 
 
 @pytest.mark.parametrize(
@@ -127,4 +127,4 @@ def test_condition_that_exhausts_its_budget_is_not_judged() -> None:
     levels = "".join(f"[1,2,3,4,5,6,7,8,9,0].all(x{at}, " for at in range(5))
     bomb = compiled(f"{levels}true{')' * 5} && {{{{steps.a.verified}}}}")
 
-    assert bomb.judge(scope()).holds is None
+    assert bomb.evaluate(scope()).holds is None
