@@ -13,6 +13,7 @@ from anya.orchestrator.v1 import workflow_pb2 as pb
 from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceStub
 from cli import resumption
 from cli.errors import FAILED, OK, REFUSED, usage
+from cli.paging import pages
 from services.orchestrator.definition import values
 
 if TYPE_CHECKING:
@@ -176,14 +177,8 @@ async def register(channels: Channels, definition: str) -> pb.RegisterWorkflowRe
 
 async def workflows(channels: Channels) -> list[pb.Workflow]:
     """Returns the newest definition of every workflow."""
-    found: list[pb.Workflow] = []
-    request = pb.ListWorkflowsRequest()
-    while True:
-        reply = await _stub(channels).ListWorkflows(request)
-        found += reply.workflows
-        if not reply.next_page_token:
-            return found
-        request.page_token = reply.next_page_token
+    replies = pages(_stub(channels).ListWorkflows, pb.ListWorkflowsRequest())
+    return [workflow async for reply in replies for workflow in reply.workflows]
 
 
 def read_input(text: str) -> dict[str, Any]:

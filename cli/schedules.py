@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from anya.orchestrator.v1 import schedule_pb2 as pb
 from anya.orchestrator.v1.schedule_pb2_grpc import ScheduleServiceStub
 from cli.errors import usage
+from cli.paging import pages
 from services.orchestrator.definition import values
 from services.orchestrator.definition.duration import EXPECTED, parse_duration
 
@@ -50,14 +51,8 @@ async def get(channels: Channels, schedule_id: str) -> pb.Schedule:
 
 async def list_all(channels: Channels) -> list[pb.Schedule]:
     """Returns all schedules in order of id, without their input."""
-    found: list[pb.Schedule] = []
-    request = pb.ListSchedulesRequest()
-    while True:
-        reply = await _stub(channels).ListSchedules(request)
-        found += reply.schedules
-        if not reply.next_page_token:
-            return found
-        request.page_token = reply.next_page_token
+    replies = pages(_stub(channels).ListSchedules, pb.ListSchedulesRequest())
+    return [schedule async for reply in replies for schedule in reply.schedules]
 
 
 async def pause(channels: Channels, schedule_id: str) -> pb.Schedule:

@@ -7,7 +7,7 @@ from typing import Any
 
 import rfc8785
 
-MAX_SAFE_INTEGER = 2**53 - 1
+MAX_SAFE_INTEGER = 2**53 - 1  # RFC 8785 has no form for larger integers
 # Python and ECMAScript write a double between these alike, unless it is integral.
 MIN_PLAIN_FLOAT, MAX_PLAIN_FLOAT = 1e-4, 1e15
 

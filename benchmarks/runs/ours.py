@@ -26,7 +26,7 @@ from benchmarks.runs import burst
 from benchmarks.runs.definitions import DEFINITIONS, FOUR_STEPS, TXID
 from cli.payment_client import new_id
 from mesh.config import MeshConfig
-from mesh.data.database import sqlite
+from mesh.data.database import request
 from mesh.data.idempotency import IdempotencyKey
 from mesh.process import tune_gc
 from mesh.runtime import open_runtime
@@ -112,7 +112,7 @@ class UnstoredRuns(AwaitableRuns):
 
 
 async def main(arguments: argparse.Namespace) -> None:
-    group_commit.MAX_BATCH = sqlite.MAX_BATCH = arguments.batch
+    group_commit.MAX_BATCH = request.MAX_BATCH = arguments.batch
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         authority = Authority(folder)

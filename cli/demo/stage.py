@@ -15,6 +15,7 @@ from anya.bitcoin.v1.regtest_pb2_grpc import RegtestServiceStub
 from anya.bitcoin.v1.wallet_pb2_grpc import WalletServiceStub
 from cli import payment_client, runs
 from cli.connection import traced
+from cli.paging import pages
 from cli.spans import store
 from cli.spans.span import Trace
 
@@ -60,16 +61,11 @@ class Stage:
         await RegtestServiceStub(self.channels["bitcoin"]).MineBlocks(request)
 
     async def payments_to(self, address: str) -> set[bytes]:
-        """Txids of all that pays the address and is unspent, in the chain or the mempool."""
+        """Returns the txids that pay the address and are unspent, in the chain or the mempool."""
         stub = ChainServiceStub(self.channels["bitcoin"])
         request = chain_pb2.ListUtxosRequest(address=address, page_size=1000)
-        found: set[bytes] = set()
-        while True:
-            reply = await stub.ListUtxos(request)
-            found |= {utxo.txid for utxo in reply.utxos}
-            if not reply.next_page_token:
-                return found
-            request.page_token = reply.next_page_token
+        replies = pages(stub.ListUtxos, request)
+        return {utxo.txid async for reply in replies for utxo in reply.utxos}
 
     async def was_signed(self, payment_id: str) -> bool:
         """Returns True if the wallet has a payment of this id, which it has once it is signed."""

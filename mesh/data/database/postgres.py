@@ -13,7 +13,7 @@ import asyncpg
 
 from mesh.data.database import UniqueViolationError, schema_check
 from mesh.data.database.connection import connect, to_invalid_argument, to_start_error
-from mesh.data.database.request import MAX_WAITING_WRITES, READERS, Request
+from mesh.data.database.request import MAX_WAITING_WRITES, READERS, Request, take_batch
 from mesh.errors import Reason, ResourceExhausted, Unavailable
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-MAX_BATCH = 64  # writes in one commit
 COMMAND_TIMEOUT_S = 30.0
 SCHEMA_LOCK = (
     0x616E7961  # "anya": serializes the creation of tables by processes that start together
@@ -125,14 +124,7 @@ class PostgresDatabase:
 
     async def _write_forever(self) -> None:
         while (first := await self._waiting.get()) is not None:
-            batch = [first]
-            closed = False
-            while len(batch) < MAX_BATCH and not self._waiting.empty():
-                request = self._waiting.get_nowait()
-                if request is None:
-                    closed = True
-                    break
-                batch.append(request)
+            batch, closed = take_batch(first, self._waiting)
             await self._answer(batch)
             if closed:
                 return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import asyncio
@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
     from mesh.data.database import Transaction
 
-MAX_WAITING_WRITES = 1024  # writes; more are refused
+MAX_WAITING_WRITES = 1024  # more are refused
+MAX_BATCH = 64  # writes in one commit
 READERS = 4  # connections beside the writer's
 
 
@@ -31,3 +32,29 @@ class Request:
             self.result.exception()  # marks it as retrieved: the caller may be gone
         else:
             self.result.set_result(self.outcome)
+
+
+class RequestQueue(Protocol):
+    """The accepted writes, of a thread or of a task; None ends it."""
+
+    def empty(self) -> bool:
+        """Returns True if nothing waits."""
+        ...
+
+    def get_nowait(self) -> Request | None:
+        """Takes the next entry. Raises an error if nothing waits."""
+        ...
+
+
+def take_batch(first: Request, waiting: RequestQueue) -> tuple[list[Request], bool]:
+    """Takes off the queue what waits with ``first``, up to MAX_BATCH requests.
+
+    Returns the batch, and True if the queue has ended.
+    """
+    batch = [first]
+    while len(batch) < MAX_BATCH and not waiting.empty():
+        request = waiting.get_nowait()
+        if request is None:
+            return batch, True
+        batch.append(request)
+    return batch, False

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from mesh.data.database import UniqueViolationError, schema_check
-from mesh.data.database.request import MAX_WAITING_WRITES, READERS, Request
+from mesh.data.database.request import MAX_WAITING_WRITES, READERS, Request, take_batch
 from mesh.errors import FailedPrecondition, MeshError, Reason, ResourceExhausted, Unavailable
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-MAX_BATCH = 64  # writes in one commit
 DAMAGED = {"SQLITE_CORRUPT", "SQLITE_NOTADB"}
 UNAVAILABLE = {
     *("SQLITE_BUSY", "SQLITE_CANTOPEN", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_LOCKED"),
@@ -121,14 +120,7 @@ class SqliteDatabase:
         with closing(_connect(self._path)) as connection:
             connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
             while (first := self._waiting.get()) is not None:
-                batch = [first]
-                closed = False
-                while len(batch) < MAX_BATCH and not self._waiting.empty():
-                    request = self._waiting.get_nowait()
-                    if request is None:
-                        closed = True
-                        break
-                    batch.append(request)
+                batch, closed = take_batch(first, self._waiting)
                 _commit(connection, batch)
                 _answer(batch)
                 if closed:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
+from formats.canonical_json import MAX_SAFE_INTEGER
 from services.orchestrator.definition.problems import (
     MAX_PROBLEMS,
     DefinitionInvalidError,
@@ -26,7 +27,6 @@ Pointer: TypeAlias = "tuple[str | int, ...]"
 
 MAX_SOURCE_BYTES = 256 * 1024  # of UTF-8
 MAX_DEPTH = 32
-MAX_INTEGER = 2**53 - 1  # RFC 8785 has no form for larger integers
 MAX_SEARCH_CHARS = 8192  # of a string in which the position of an offset is searched
 OUT_OF_RANGE = "number out of range: integers reach from -(2^53 - 1) to 2^53 - 1"
 
@@ -174,10 +174,10 @@ class SourceBuilder:
 
         Raises DefinitionInvalidError if it is out of range.
         """
-        if isinstance(value, float) and value.is_integer() and abs(value) <= MAX_INTEGER:
+        if isinstance(value, float) and value.is_integer() and abs(value) <= MAX_SAFE_INTEGER:
             return int(value)
         is_infinite = value in (float("inf"), float("-inf"))
-        if is_infinite or (isinstance(value, int) and abs(value) > MAX_INTEGER):
+        if is_infinite or (isinstance(value, int) and abs(value) > MAX_SAFE_INTEGER):
             self.refuse(OUT_OF_RANGE, offset)
         return value
 

@@ -49,7 +49,6 @@ if TYPE_CHECKING:
 MAX_CACHED_DEFINITIONS = 1024
 MAX_START_ATTEMPTS = 10  # each fails only if a newer definition was registered during it
 RECORD = "sequence, kind, path, attempt, at_us, payload"
-RECENT_US = 2_000_000  # longer than spans take to leave a process
 
 
 class FencedError(Exception):

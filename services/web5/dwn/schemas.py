@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jsonschema_rs
 
+from formats.canonical_json import MAX_SAFE_INTEGER
 from services.web5.dwn.errors import Code, DwnError
-from services.web5.dwn.values import MAX_SAFE_INTEGER
 
 if TYPE_CHECKING:
     from services.web5.dwn.values import Value

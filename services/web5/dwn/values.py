@@ -11,10 +11,9 @@ import math
 from typing import Any, TypeAlias
 
 from formats import jose
+from formats.canonical_json import MAX_SAFE_INTEGER
 
 Value: TypeAlias = Any  # None, bool, int, float, str, or a list or dict of these
-
-MAX_SAFE_INTEGER = 2**53 - 1
 
 
 class MalformedError(ValueError):

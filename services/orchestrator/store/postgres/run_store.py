@@ -14,13 +14,13 @@ from mesh.errors import FailedPrecondition
 from services.orchestrator.store.messages import Messages, SendResult, encode, insert
 from services.orchestrator.store.postgres import statements
 from services.orchestrator.store.run_store import (
-    RECENT_US,
     RunStore,
     StoredRun,
     load_runs,
     set_aside,
 )
 from services.orchestrator.store.suspension import resume
+from services.orchestrator.worker.run_spans import RECENT_US
 
 if TYPE_CHECKING:
     from collections.abc import Collection

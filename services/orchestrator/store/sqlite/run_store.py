@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from mesh.data.database.sql import in_list
 from mesh.errors import FailedPrecondition
 from services.orchestrator.store.run_store import (
-    RECENT_US,
     RunStore,
     StoredRun,
     load_run,
@@ -88,7 +87,6 @@ class SqliteRunStore(RunStore):
             rows = await tx.fetch(
                 "SELECT id FROM run WHERE owner <> ''"
                 " AND finished_us >= (SELECT MAX(finished_us) FROM run) - ?",
-                RECENT_US,
             )
             found: list[StoredRun] = []
             for (id,) in rows:
