@@ -87,6 +87,7 @@ class SqliteRunStore(RunStore):
             rows = await tx.fetch(
                 "SELECT id FROM run WHERE owner <> ''"
                 " AND finished_us >= (SELECT MAX(finished_us) FROM run) - ?",
+                RECENT_US,
             )
             found: list[StoredRun] = []
             for (id,) in rows:
