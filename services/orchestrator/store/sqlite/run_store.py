@@ -15,6 +15,7 @@ from services.orchestrator.store.run_store import (
     load_runs,
     set_aside,
 )
+from services.orchestrator.worker.run_spans import RECENT_US
 
 if TYPE_CHECKING:
     from collections.abc import Collection
