@@ -96,7 +96,7 @@ async def test_watch_for_confirmations_ends_when_retention_deletes_the_payment(
     authority: Authority,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(retention, "LOOK_AGAIN", 0.05)
+    monkeypatch.setattr(retention, "POLL_INTERVAL_S", 0.05)
     brief = replace(config, database=location, retain_days=SECOND_DAYS)
     request = payment_client.order()
 
@@ -119,7 +119,7 @@ async def test_slow_watch_ends_when_retention_deletes_the_run(
     authority: Authority,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(retention, "LOOK_AGAIN", 0.05)
+    monkeypatch.setattr(retention, "POLL_INTERVAL_S", 0.05)
     brief = replace(config, database=location, retain_days=SECOND_DAYS)
 
     async with orchestrator(brief) as service, connect(authority, service.port) as workflows:
