@@ -149,14 +149,14 @@ async def test_timers_due_at_once_are_resumed_only_as_capacity_allows(
     location: str, config: OrchestratorConfig, authority: Authority
 ) -> None:
     async with open_store(location) as store:
-        catalogue = WorkflowRegistry(store.definitions)
-        await catalogue.register_built_in()
-        await catalogue.register(steps("pause\n    wait: {duration: 1s}"))
+        registry = WorkflowRegistry(store.definitions)
+        await registry.register_built_in()
+        await registry.register(steps("pause\n    wait: {duration: 1s}"))
 
         async def start_one(number: int) -> RunState:
             transition = await begin_in(
                 store.runs,
-                catalogue,
+                registry,
                 f"run-{number}",
                 workflow_id="example",
                 at_us=store.runs.lease.now_us(),

@@ -110,9 +110,9 @@ def _contains_the_person(folder: Path) -> bool:
 
 
 async def test_event_keeps_its_subject_if_that_is_the_run(location: str) -> None:
-    async with opened(location) as (store, catalogue):
-        await catalogue.register(TELLS_OF_ITSELF)
-        state = await begin(store.runs, catalogue, "itself", "7")
+    async with opened(location) as (store, registry):
+        await registry.register(TELLS_OF_ITSELF)
+        state = await begin(store.runs, registry, "itself", "7")
 
         await erase_in(store, state.run_id)
 
@@ -124,11 +124,11 @@ async def test_erasure_covers_every_event_of_the_run_and_no_other(
     location: str, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(erasure, "ERASE_BATCH_SIZE", chunk)
-    async with opened(location) as (store, catalogue):
+    async with opened(location) as (store, registry):
         for text in (EMITTER, TELLS_OFTEN):
-            await catalogue.register(text)
-        often = await begin(store.runs, catalogue, "often", PERSON)
-        await begin(store.runs, catalogue, "tell", "7")
+            await registry.register(text)
+        often = await begin(store.runs, registry, "often", PERSON)
+        await begin(store.runs, registry, "tell", "7")
 
         await erase_in(store, often.run_id)
 
@@ -140,9 +140,9 @@ async def test_erasure_covers_every_event_of_the_run_and_no_other(
 async def test_subscriber_receives_an_erased_event_without_data(
     location: str,
 ) -> None:
-    async with opened(location) as (store, catalogue):
-        await catalogue.register(EMITTER)
-        state = await begin(store.runs, catalogue, "tell", PERSON)
+    async with opened(location) as (store, registry):
+        await registry.register(EMITTER)
+        state = await begin(store.runs, registry, "tell", PERSON)
         await erase_in(store, state.run_id)
 
         of_any, _ = await store.runs.events.read_after(0, {"order.paid": {ANY_SUBJECT}})
@@ -157,9 +157,9 @@ async def test_events_of_a_deleted_run_are_erased(
     location: str, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deletion, "MAX_RECORDS", at_once)
-    async with opened(location) as (store, catalogue):
-        await catalogue.register(TELLS_OFTEN)
-        await begin(store.runs, catalogue, "often", PERSON)
+    async with opened(location) as (store, registry):
+        await registry.register(TELLS_OFTEN)
+        await begin(store.runs, registry, "often", PERSON)
 
         deleting = Deletion(store.database)
         while await deleting.delete_some(1):

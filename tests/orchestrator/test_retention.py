@@ -40,15 +40,15 @@ CALLER = "spiffe://caller"
 @asynccontextmanager
 async def opened(location: str) -> AsyncIterator[tuple[OrchestratorStore, WorkflowRegistry]]:
     async with open_store(location) as store:
-        catalogue = WorkflowRegistry(store.definitions)
-        await catalogue.register_built_in()
+        registry = WorkflowRegistry(store.definitions)
+        await registry.register_built_in()
         async with store.own(IdleWorker(), RunNotifier()):
-            yield store, catalogue
+            yield store, registry
 
 
 async def end_run(
     store: OrchestratorStore,
-    catalogue: WorkflowRegistry,
+    registry: WorkflowRegistry,
     run_id: str = "run",
     *,
     days_ago: float = 100,
@@ -56,7 +56,7 @@ async def end_run(
     """Stores a run that failed so many days ago by the database's clock."""
     now_us = await now(store.database)
     at_us = now_us - int(days_ago * DAY_US)
-    ended = fails(await begin(store.runs, catalogue, run_id, at_us=at_us))
+    ended = fails(await begin(store.runs, registry, run_id, at_us=at_us))
     await store.runs.append(ended.state, 0, ended.records)
 
 
@@ -107,8 +107,8 @@ async def erase(store: OrchestratorStore, run_id: str = "run", request_id: str =
 
 
 async def test_deleted_run_is_reported_as_deleted(location: str) -> None:
-    async with opened(location) as (store, catalogue):
-        await end_run(store, catalogue)
+    async with opened(location) as (store, registry):
+        await end_run(store, registry)
         await delete_all(store, days=30)
 
         asked = [
@@ -124,10 +124,10 @@ async def test_deleted_run_is_reported_as_deleted(location: str) -> None:
 async def test_old_runs_are_deleted_with_all_their_rows(
     location: str,
 ) -> None:
-    async with opened(location) as (store, catalogue):
-        await end_run(store, catalogue, "old", days_ago=31)
-        await end_run(store, catalogue, "young", days_ago=29)
-        await begin(store.runs, catalogue, "busy")
+    async with opened(location) as (store, registry):
+        await end_run(store, registry, "old", days_ago=31)
+        await end_run(store, registry, "young", days_ago=29)
+        await begin(store.runs, registry, "busy")
 
         await delete_all(store, days=30)
 
@@ -141,9 +141,9 @@ async def test_old_runs_are_deleted_with_all_their_rows(
 
 async def test_more_runs_than_one_batch_are_all_deleted(location: str) -> None:
     count = 2 * deletion.DELETE_BATCH_SIZE + 3
-    async with opened(location) as (store, catalogue):
+    async with opened(location) as (store, registry):
         for number in range(count):
-            await end_run(store, catalogue, f"run-{number}", days_ago=40)
+            await end_run(store, registry, f"run-{number}", days_ago=40)
 
         await delete_all(store, days=30)
 
@@ -154,8 +154,8 @@ async def test_run_with_many_records_is_deleted_in_parts(
     location: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deletion, "MAX_RECORDS", 2)
-    async with opened(location) as (store, catalogue):
-        await end_run(store, catalogue, "large", days_ago=40)
+    async with opened(location) as (store, registry):
+        await end_run(store, registry, "large", days_ago=40)
         deleting = Deletion(store.database)
 
         first = await deleting.delete_some(30)
@@ -174,10 +174,10 @@ async def test_run_with_many_records_is_deleted_in_parts(
 async def test_run_that_needs_an_operator_is_neither_deleted_nor_erased_by_age(
     location: str, status: str
 ) -> None:
-    async with opened(location) as (store, catalogue):
-        await end_run(store, catalogue, "kept")
+    async with opened(location) as (store, registry):
+        await end_run(store, registry, "kept")
         await set_needs_attention(store, "kept", status)
-        await end_run(store, catalogue, "other")
+        await end_run(store, registry, "other")
 
         await erase_all(store, days=1)
         await delete_all(store, days=1)
@@ -189,15 +189,15 @@ async def test_run_that_needs_an_operator_is_neither_deleted_nor_erased_by_age(
 async def test_repeated_start_of_a_deleted_run_gets_its_first_reply(
     location: str,
 ) -> None:
-    async with opened(location) as (store, catalogue):
-        await end_run(store, catalogue, "old")
+    async with opened(location) as (store, registry):
+        await end_run(store, registry, "old")
         await delete_all(store, days=30)
 
         def prepare(stored: StoredDefinition) -> NewRun:
             request = StartRun("old", GIVEN, None, "", CALLER)
-            workflow = catalogue.newest(stored)
-            turn = start(workflow, request, POLICY, network="regtest", at_us=1, jitter=0)
-            return NewRun(turn.state, tuple(turn.records), CALLER, "", owned=True)
+            workflow = registry.newest(stored)
+            transition = start(workflow, request, POLICY, network="regtest", at_us=1, jitter=0)
+            return NewRun(transition.state, tuple(transition.records), CALLER, "", owned=True)
 
         started = await store.runs.start(
             IdempotencyKey(CALLER, "StartRun", "old", b"body"),
@@ -212,12 +212,12 @@ async def test_repeated_start_of_a_deleted_run_gets_its_first_reply(
 
 
 async def test_id_of_a_deleted_run_cannot_be_used_again(location: str) -> None:
-    async with opened(location) as (store, catalogue):
-        await end_run(store, catalogue, "old")
+    async with opened(location) as (store, registry):
+        await end_run(store, registry, "old")
         await delete_all(store, days=30)
 
         with pytest.raises(AlreadyExists):
-            await begin(store.runs, catalogue, "old", caller="spiffe://another")
+            await begin(store.runs, registry, "old", caller="spiffe://another")
 
         assert await rows_of(store.database, "journal") == set()
 
@@ -225,8 +225,8 @@ async def test_id_of_a_deleted_run_cannot_be_used_again(location: str) -> None:
 async def test_erased_run_folds_to_the_same_run_without_personal_data(
     location: str,
 ) -> None:
-    async with opened(location) as (store, catalogue):
-        await end_run(store, catalogue)
+    async with opened(location) as (store, registry):
+        await end_run(store, registry)
         before = await store.runs.load("run")
 
         erased_us = await erase(store)
@@ -246,8 +246,8 @@ async def test_erased_run_folds_to_the_same_run_without_personal_data(
 
 
 async def test_run_is_erased_once_and_shows_when(location: str) -> None:
-    async with opened(location) as (store, catalogue):
-        await end_run(store, catalogue)
+    async with opened(location) as (store, registry):
+        await end_run(store, registry)
 
         first = await erase(store)
         again = await erase(store)
@@ -259,8 +259,8 @@ async def test_run_is_erased_once_and_shows_when(location: str) -> None:
 
 
 async def test_run_that_has_not_ended_is_not_erased(location: str) -> None:
-    async with opened(location) as (store, catalogue):
-        begun = await begin(store.runs, catalogue)
+    async with opened(location) as (store, registry):
+        started = await begin(store.runs, registry)
 
         with pytest.raises(FailedPrecondition) as refused:
             await erase(store)
@@ -268,15 +268,15 @@ async def test_run_that_has_not_ended_is_not_erased(location: str) -> None:
             await erase(store, "nothing", "other")
 
         assert refused.value.reason == Reason.RUN_NOT_ENDED
-        assert (await store.runs.load("run")).state == begun.state
+        assert (await store.runs.load("run")).state == started.state
 
 
 async def test_messages_to_an_erased_run_are_erased(location: str) -> None:
-    async with opened(location) as (store, catalogue):
-        begun = await begin(store.runs, catalogue)
+    async with opened(location) as (store, registry):
+        started = await begin(store.runs, registry)
         sent = SignalReceived("approved", {"by": "did:key:z6MkPerson"}, "did:key:z6MkPerson")
         await store.runs.messages.send(key("signal"), "run", sent)
-        ended = fails(begun)
+        ended = fails(started)
         await store.runs.append(ended.state, 0, ended.records)
 
         await erase(store)
@@ -287,10 +287,10 @@ async def test_messages_to_an_erased_run_are_erased(location: str) -> None:
 
 async def test_runs_are_erased_by_age(location: str) -> None:
     count = erasure.ENQUEUE_BATCH_SIZE + 2
-    async with opened(location) as (store, catalogue):
+    async with opened(location) as (store, registry):
         for number in range(count):
-            await end_run(store, catalogue, f"old-{number}", days_ago=8)
-        await end_run(store, catalogue, "young", days_ago=6)
+            await end_run(store, registry, f"old-{number}", days_ago=8)
+        await end_run(store, registry, "young", days_ago=6)
 
         await erase_all(store, days=7)
 
@@ -305,8 +305,8 @@ async def test_interrupted_erasure_is_completed(
 ) -> None:
     """The run has three records, and the record of the erasure."""
     monkeypatch.setattr(erasure, "ERASE_BATCH_SIZE", 1)
-    async with opened(location) as (store, catalogue):
-        await end_run(store, catalogue)
+    async with opened(location) as (store, registry):
+        await end_run(store, registry)
         write, writes = store.database.write, 0
 
         async def break_off(work: object) -> object:
@@ -344,8 +344,8 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 async def test_unreadable_records_are_erased_whole(location: str, damage: str) -> None:
-    async with opened(location) as (store, catalogue):
-        await end_run(store, catalogue)
+    async with opened(location) as (store, registry):
+        await end_run(store, registry)
         start = (await store.runs.load("run")).records[0].payload
         raw = json.dumps(start | {"intent": "//8="}).encode() if "intent" in damage else b"?"
         await store.database.write(lambda tx: tx.execute(DAMAGES[damage], raw))
@@ -359,10 +359,10 @@ async def test_unreadable_records_are_erased_whole(location: str, damage: str) -
 
 
 async def test_unreadable_message_is_erased_whole(location: str) -> None:
-    async with opened(location) as (store, catalogue):
-        begun = await begin(store.runs, catalogue)
+    async with opened(location) as (store, registry):
+        started = await begin(store.runs, registry)
         await store.runs.messages.send(key("signal"), "run", SignalReceived("approved", {}, ""))
-        ended = fails(begun)
+        ended = fails(started)
         await store.runs.append(ended.state, 0, ended.records)
         damage = "UPDATE message SET payload = ?"
         await store.database.write(lambda tx: tx.execute(damage, b"did:key:z6MkPerson"))

@@ -191,11 +191,11 @@ async def test_payment_with_an_unknown_outcome_is_cancelled_and_never_made(
 ) -> None:
     fakes.errors_before["SendPayment"].extend(Unavailable("no answer") for _ in range(100))
 
-    async def let_go() -> None:
+    async def release() -> None:
         await eventually(lambda: bool(fakes.requests("CancelPayment")))
         fakes.errors_before["SendPayment"].clear()
 
-    releasing = asyncio.create_task(let_go())
+    releasing = asyncio.create_task(release())
     request = payment()
     run = await pay(workflows, request)
     await releasing
@@ -211,11 +211,11 @@ async def test_cancel_finds_a_payment_whose_answers_were_lost(
 ) -> None:
     fakes.errors_after["SendPayment"].extend(Unavailable("no answer") for _ in range(100))
 
-    async def let_go() -> None:
+    async def release() -> None:
         await eventually(lambda: bool(fakes.requests("CancelPayment")))
         fakes.errors_after["SendPayment"].clear()
 
-    releasing = asyncio.create_task(let_go())
+    releasing = asyncio.create_task(release())
     run = await pay(workflows, payment())
     await releasing
 

@@ -149,7 +149,7 @@ async def begin_many(workflows: WorkflowServiceAsyncStub, run_id: str) -> None:
     await workflows.StartRun(request, timeout=5)
 
 
-async def let_go(workflows: WorkflowServiceAsyncStub, run_id: str) -> None:
+async def release(workflows: WorkflowServiceAsyncStub, run_id: str) -> None:
     sent = pb.SignalRunRequest(request_id="s", run_id=run_id, signal="go")
     await workflows.SignalRun(sent, timeout=5)
 
@@ -161,7 +161,7 @@ async def test_size_of_a_change_does_not_grow_with_the_run_and_the_watch_resumes
     wanted = pb.WatchRunRequest(run_id="run", view=pb.RUN_VIEW_CHANGES)
     watch = workflows.WatchRun(wanted, timeout=60)
     seen, followed = [await anext(aiter(watch))], RunFollower()
-    await let_go(workflows, "run")
+    await release(workflows, "run")
 
     async for update in watch:
         seen.append(update)

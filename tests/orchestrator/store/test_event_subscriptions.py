@@ -68,7 +68,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def begin(
-    runs: RunStore, catalogue: WorkflowRegistry, workflow_id: str, order: str
+    runs: RunStore, registry: WorkflowRegistry, workflow_id: str, order: str
 ) -> RunState:
     """Starts a run with its first transition, which emits the event of an emitter."""
     run_id = uuid7()
@@ -78,8 +78,8 @@ async def begin(
 
     def prepare(stored: StoredDefinition) -> NewRun:
         request = StartRun(run_id, given, None, "", CALLER)
-        workflow = catalogue.newest(stored)
-        turn = start(
+        workflow = registry.newest(stored)
+        transition = start(
             workflow,
             request,
             POLICY,
@@ -88,9 +88,9 @@ async def begin(
             jitter=0,
             event_position=event_position,
         )
-        turn.apply(Started())
-        started.append(turn)
-        return NewRun(turn.state, tuple(turn.records), CALLER, "", True)
+        transition.apply(Started())
+        started.append(transition)
+        return NewRun(transition.state, tuple(transition.records), CALLER, "", True)
 
     key = IdempotencyKey(CALLER, "StartRun", run_id, b"body")
     await runs.start(key, workflow_id, prepare, lambda _: b"")
@@ -126,13 +126,13 @@ async def suspend_forever(runs: RunStore, state: RunState) -> bool:
 
 
 async def test_event_resumes_only_the_runs_that_wait_for_it(location: str) -> None:
-    async with opened_runs(location) as (runs, catalogue):
+    async with opened_runs(location) as (runs, registry):
         for text in (LISTENER, EMITTER):
-            await catalogue.register(text)
-        one, other = [await begin(runs, catalogue, "listen", order) for order in "78"]
+            await registry.register(text)
+        one, other = [await begin(runs, registry, "listen", order) for order in "78"]
         suspended = [await suspend_forever(runs, state) for state in (one, other)]
 
-        await begin(runs, catalogue, "tell", "7")
+        await begin(runs, registry, "tell", "7")
         claimed = await runs.claim(10)
 
         assert suspended == [True, True]
@@ -142,12 +142,12 @@ async def test_event_resumes_only_the_runs_that_wait_for_it(location: str) -> No
 
 
 async def test_run_with_an_unread_event_is_not_suspended(location: str) -> None:
-    async with opened_runs(location) as (runs, catalogue):
+    async with opened_runs(location) as (runs, registry):
         for text in (LISTENER, EMITTER):
-            await catalogue.register(text)
-        one, other = [await begin(runs, catalogue, "listen", order) for order in "78"]
+            await registry.register(text)
+        one, other = [await begin(runs, registry, "listen", order) for order in "78"]
 
-        await begin(runs, catalogue, "tell", "7")
+        await begin(runs, registry, "tell", "7")
         latest = await runs.events.latest_position()
 
         assert not await suspend_forever(runs, one)
@@ -158,16 +158,16 @@ async def test_run_with_an_unread_event_is_not_suspended(location: str) -> None:
 async def test_event_resumes_a_run_that_was_suspended_before_its_commit(
     new_postgres_database: str,
 ) -> None:
-    async with opened_runs(new_postgres_database) as (runs, catalogue):
+    async with opened_runs(new_postgres_database) as (runs, registry):
         for text in (LISTENER, EMITTER):
-            await catalogue.register(text)
-        state = await begin(runs, catalogue, "listen", "7")
+            await registry.register(text)
+        state = await begin(runs, registry, "listen", "7")
         holder = await asyncpg.connect(new_postgres_database)
         await holder.execute("BEGIN; SELECT 1 FROM store FOR UPDATE")
 
         suspending = asyncio.create_task(suspend_forever(runs, state))
         await eventually(lambda: store_has_waiters(holder, 1))
-        emitting = asyncio.create_task(begin(runs, catalogue, "tell", "7"))
+        emitting = asyncio.create_task(begin(runs, registry, "tell", "7"))
         await eventually(lambda: store_has_waiters(holder, 2))
         await holder.execute("COMMIT")
         suspended, _ = await asyncio.gather(suspending, emitting)
@@ -199,15 +199,15 @@ async def test_no_event_is_lost_when_suspension_and_emission_coincide(location: 
                 await asyncio.sleep(0)
             return chance.choice(replicas)
 
-        async def subscribe(order: str, runs: RunStore, catalogue: WorkflowRegistry) -> str:
-            state = await begin(runs, catalogue, "listen", order)
+        async def subscribe(order: str, runs: RunStore, registry: WorkflowRegistry) -> str:
+            state = await begin(runs, registry, "listen", order)
             emissions.append(asyncio.create_task(emit(order)))
             await after_a_while(1500)
             return state.run_id if await suspend_forever(runs, state) else ""
 
         async def emit(order: str) -> None:
-            runs, catalogue = await after_a_while(200)
-            await begin(runs, catalogue, "tell", order)
+            runs, registry = await after_a_while(200)
+            await begin(runs, registry, "tell", order)
 
         total_suspended = 0
         for number in range(ROUNDS):

@@ -137,20 +137,20 @@ async def test_full_file_refuses_writes_until_it_has_room(
     tmp_path: Path,
 ) -> None:
     async with open_store(str(tmp_path / "store.db")) as store:
-        catalogue = WorkflowRegistry(store.definitions)
-        await catalogue.register_built_in()
-        ended = fails(await begin(store.runs, catalogue))
+        registry = WorkflowRegistry(store.definitions)
+        await registry.register_built_in()
+        ended = fails(await begin(store.runs, registry))
 
         async def bound(tx: Transaction, pages: int) -> None:
             await tx.execute(f"PRAGMA max_page_count = {pages}")
 
         await store.database.write(lambda tx: bound(tx, 1))  # no page more than there is
-        before = [await outcome_of(begin(store.runs, catalogue, f"r{n}")) for n in range(200)]
+        before = [await outcome_of(begin(store.runs, registry, f"r{n}")) for n in range(200)]
         together = await asyncio.gather(
-            *(outcome_of(begin(store.runs, catalogue, f"t{n}")) for n in range(20))
+            *(outcome_of(begin(store.runs, registry, f"t{n}")) for n in range(20))
         )
         await store.database.write(lambda tx: bound(tx, 1 << 30))
-        after = await outcome_of(begin(store.runs, catalogue, "later"))
+        after = await outcome_of(begin(store.runs, registry, "later"))
         await store.runs.append(ended.state, 0, ended.records)
 
         assert (await store.runs.load("run")).state == ended.state

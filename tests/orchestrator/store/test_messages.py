@@ -36,24 +36,24 @@ def named(name: str, position: int = 0) -> SignalReceived:
 
 
 async def test_messages_are_read_in_order_after_a_position(location: str) -> None:
-    async with opened_runs(location) as (runs, catalogue):
-        await begin(runs, catalogue)
+    async with opened_runs(location) as (runs, registry):
+        await begin(runs, registry)
         for name in ("one", "one", "two"):
             await runs.messages.send(key(name), "run", named(name))
         await runs.messages.send(key("cancel"), "run", CancelRequested("why", "who"))
 
         waiting = await runs.messages.read_after("run", position=0)
         behind = await runs.messages.read_after("run", position=2)
-        lately = await runs.messages.recent_positions()
+        recent = await runs.messages.recent_positions()
 
     assert waiting == [named("one", 1), named("two", 2), CancelRequested("why", "who", 3)]
     assert behind == waiting[2:]
-    assert lately == {"run": 3}
+    assert recent == {"run": 3}
 
 
 async def test_second_cancellation_is_not_stored(location: str) -> None:
-    async with opened_runs(location) as (runs, catalogue):
-        await begin(runs, catalogue)
+    async with opened_runs(location) as (runs, registry):
+        await begin(runs, registry)
         for request_id in ("a", "b"):
             await runs.messages.send(key(request_id), "run", CancelRequested("", "who"))
 
@@ -64,8 +64,8 @@ async def test_run_with_too_many_signals_still_accepts_a_cancellation(
     location: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(messages, "MAX_SIGNALS", 2)
-    async with opened_runs(location) as (runs, catalogue):
-        await begin(runs, catalogue)
+    async with opened_runs(location) as (runs, registry):
+        await begin(runs, registry)
         for name in ("one", "two"):
             await runs.messages.send(key(name), "run", named(name))
 
@@ -75,8 +75,8 @@ async def test_run_with_too_many_signals_still_accepts_a_cancellation(
 
 
 async def test_message_to_an_ended_or_unknown_run_is_refused(location: str) -> None:
-    async with opened_runs(location) as (runs, catalogue):
-        ended = fails(await begin(runs, catalogue))
+    async with opened_runs(location) as (runs, registry):
+        ended = fails(await begin(runs, registry))
         await runs.append(ended.state, 0, ended.records)
 
         with pytest.raises(FailedPrecondition) as caught:

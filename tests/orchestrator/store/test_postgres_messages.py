@@ -48,8 +48,8 @@ async def sent(runs: RunStore) -> list[Any]:
 
 
 async def test_delivery_fails_if_another_message_is_committed_first(url: str) -> None:
-    async with replica(url) as (runs, catalogue), connected(url) as other:
-        started = await begin(runs, catalogue)
+    async with replica(url) as (runs, registry), connected(url) as other:
+        started = await begin(runs, registry)
         transaction = other.transaction()
         await transaction.start()
         await send_as_another(other, "first")
@@ -68,8 +68,8 @@ async def test_delivery_fails_if_another_message_is_committed_first(url: str) ->
 
 
 async def test_message_is_stored_after_an_uncommitted_delivery(url: str) -> None:
-    async with replica(url) as (runs, catalogue), connected(url) as other:
-        started = await begin(runs, catalogue)
+    async with replica(url) as (runs, registry), connected(url) as other:
+        started = await begin(runs, registry)
         transition = applied(started, signal_named("first", 1))
         envelope = Envelope(signal_named("first", 1), signal_key("first"), b"")
         rows = rows_of(
@@ -92,8 +92,8 @@ async def test_message_is_stored_after_an_uncommitted_delivery(url: str) -> None
 
 
 async def test_run_with_an_uncommitted_message_is_not_suspended(url: str) -> None:
-    async with replica(url) as (runs, catalogue), connected(url) as other:
-        state = (await begin(runs, catalogue)).state
+    async with replica(url) as (runs, registry), connected(url) as other:
+        state = (await begin(runs, registry)).state
         transaction = other.transaction()
         await transaction.start()
         await send_as_another(other, "first")
@@ -118,9 +118,9 @@ async def test_message_sent_during_suspension_resumes_the_run(url: str) -> None:
     async with (
         open_database(url, schema=SCHEMA) as store,
         connected(url) as connection,
-        replica(url) as (runs, catalogue),
+        replica(url) as (runs, registry),
     ):
-        state = (await begin(runs, catalogue)).state
+        state = (await begin(runs, registry)).state
         suspending = asyncio.create_task(store.write(suspend_and_pause))
         await suspended.wait()
         late = asyncio.create_task(
@@ -138,8 +138,8 @@ async def test_message_sent_during_suspension_resumes_the_run(url: str) -> None:
 
 
 async def test_two_messages_at_once_are_both_stored(url: str) -> None:
-    async with replica(url) as (runs, catalogue), connected(url) as other:
-        await begin(runs, catalogue)
+    async with replica(url) as (runs, registry), connected(url) as other:
+        await begin(runs, registry)
         transaction = other.transaction()
         await transaction.start()
         await send_as_another(other, "first")

@@ -45,10 +45,10 @@ def url(new_postgres_database: str) -> str:
 async def replica(url: str) -> AsyncIterator[tuple[PostgresRunStore, WorkflowRegistry]]:
     """A replica that renews its lease only when the test calls ``renew``."""
     async with open_store(url, lease_seconds=LEASE_S) as store:
-        catalogue = WorkflowRegistry(store.definitions)
-        await catalogue.register_built_in()
+        registry = WorkflowRegistry(store.definitions)
+        await registry.register_built_in()
         assert isinstance(store.runs, PostgresRunStore)
-        yield store.runs, catalogue
+        yield store.runs, registry
 
 
 async def expire(connection: asyncpg.Connection, runs: PostgresRunStore) -> None:
@@ -70,12 +70,12 @@ async def connected(url: str) -> AsyncIterator[asyncpg.Connection]:
 
 async def test_replica_with_a_lost_lease_is_fenced_and_registers_again(url: str) -> None:
     async with (
-        replica(url) as (expired, catalogue),
+        replica(url) as (expired, registry),
         replica(url) as (successor, _),
         connected(url) as connection,
     ):
         before = expired.lease.replica_id
-        ended = fails(await begin(expired, catalogue))
+        ended = fails(await begin(expired, registry))
         await expire(connection, expired)
         taken = await successor.take_over()
         (run,) = await successor.claim(10)
@@ -84,7 +84,7 @@ async def test_replica_with_a_lost_lease_is_fenced_and_registers_again(url: str)
             await expired.append(ended.state, 0, ended.records)
         with pytest.raises(FencedError):
             await expired.append(ended.state, run.row.epoch, ended.records)
-        await begin(expired, catalogue, "later")
+        await begin(expired, registry, "later")
 
         assert taken.replicas == (before,)
         assert taken.released == 1
@@ -93,8 +93,8 @@ async def test_replica_with_a_lost_lease_is_fenced_and_registers_again(url: str)
 
 
 async def test_expired_lease_is_renewed_by_the_next_commit(url: str) -> None:
-    async with replica(url) as (runs, catalogue), connected(url) as connection:
-        ended = fails(await begin(runs, catalogue))
+    async with replica(url) as (runs, registry), connected(url) as connection:
+        ended = fails(await begin(runs, registry))
         await expire(connection, runs)
 
         await runs.append(ended.state, 0, ended.records)
@@ -104,42 +104,46 @@ async def test_expired_lease_is_renewed_by_the_next_commit(url: str) -> None:
 
 async def test_reasons_of_a_batch_keep_every_character(url: str) -> None:
     reasons = ["", "NULL", "a, b", '{"a"}', "\\", '\\"', "\n\t", " é 😀 ", "'", "%s $1"]
-    async with replica(url) as (runs, catalogue):
-        turns = [fails(await begin(runs, catalogue, f"run-{n}")) for n in range(len(reasons))]
-        for turn, reason in zip(turns, reasons, strict=True):
-            turn.state.reason = reason
+    async with replica(url) as (runs, registry):
+        transitions = [fails(await begin(runs, registry, f"run-{n}")) for n in range(len(reasons))]
+        for transition, reason in zip(transitions, reasons, strict=True):
+            transition.state.reason = reason
 
-        await asyncio.gather(*(runs.append(turn.state, 0, turn.records) for turn in turns))
+        await asyncio.gather(
+            *(runs.append(transition.state, 0, transition.records) for transition in transitions)
+        )
 
-        stored = [await runs.load(turn.state.run_id) for turn in turns]
+        stored = [await runs.load(transition.state.run_id) for transition in transitions]
     assert [run.row.reason for run in stored] == reasons
-    assert [run.records[-1] for run in stored] == [turn.records[-1] for turn in turns]
+    assert [run.records[-1] for run in stored] == [
+        transition.records[-1] for transition in transitions
+    ]
 
 
 async def test_invalid_path_fails_only_its_own_commit(url: str) -> None:
-    async with replica(url) as (runs, catalogue):
-        bad, good = [fails(await begin(runs, catalogue, name)) for name in ("bad", "good")]
+    async with replica(url) as (runs, registry):
+        bad, good = [fails(await begin(runs, registry, name)) for name in ("bad", "good")]
         bad.records[-1] = bad.records[-1]._replace(path='\0","')
 
-        refused, landed = await asyncio.gather(
-            *(runs.append(turn.state, 0, turn.records) for turn in (bad, good)),
+        refused, committed = await asyncio.gather(
+            *(runs.append(transition.state, 0, transition.records) for transition in (bad, good)),
             return_exceptions=True,
         )
 
         assert isinstance(refused, ValueError)
-        assert landed is None
+        assert committed is None
         assert (await runs.load("good")).state == good.state
         assert not (await runs.load("bad")).state.finished
 
 
 async def test_takeover_waits_for_a_commit_in_progress_and_sees_it(url: str) -> None:
     async with (
-        replica(url) as (expired, catalogue),
+        replica(url) as (expired, registry),
         replica(url) as (successor, _),
         connected(url) as late,
         connected(url) as connection,
     ):
-        ended = fails(await begin(expired, catalogue))
+        ended = fails(await begin(expired, registry))
         lease = expired.lease
         rows = rows_of([AppendCommit(ended.state, 0, ended.records)], lease.replica_id)
         transaction = late.transaction()
@@ -160,12 +164,12 @@ async def test_commit_during_a_takeover_changes_nothing(
     url: str,
 ) -> None:
     async with (
-        replica(url) as (expired, catalogue),
+        replica(url) as (expired, registry),
         replica(url) as (successor, _),
         connected(url) as connection,
     ):
-        begun = await begin(expired, catalogue)
-        ended = fails(begun)
+        started = await begin(expired, registry)
+        ended = fails(started)
         transaction = connection.transaction()
         await transaction.start()
         await _retire(connection, expired)
@@ -176,7 +180,7 @@ async def test_commit_during_a_takeover_changes_nothing(
             await late
         seen = await successor.load("run")
 
-    assert seen.state == begun.state
+    assert seen.state == started.state
 
 
 async def _retire(connection: asyncpg.Connection, runs: PostgresRunStore) -> None:
@@ -195,8 +199,8 @@ async def is_blocked(url: str) -> bool:
 
 
 async def test_starting_replica_blocks_no_transaction(url: str) -> None:
-    async with replica(url) as (runs, catalogue), connected(url) as connection:
-        await begin(runs, catalogue)
+    async with replica(url) as (runs, registry), connected(url) as connection:
+        await begin(runs, registry)
         transaction = connection.transaction()
         await transaction.start()
         await connection.execute("DELETE FROM suspended_run")
@@ -216,9 +220,9 @@ async def _open(url: str) -> None:
 
 
 async def test_concurrent_claims_never_return_the_same_run(url: str) -> None:
-    async with replica(url) as (one, catalogue), replica(url) as (other, _):
+    async with replica(url) as (one, registry), replica(url) as (other, _):
         for number in range(60):
-            await begin(one, catalogue, f"run-{number}", owned=False, at_us=number)
+            await begin(one, registry, f"run-{number}", owned=False, at_us=number)
 
         claims = await asyncio.gather(*(runs.claim(8) for runs in (one, other) * 8))
 
@@ -229,13 +233,13 @@ async def test_concurrent_claims_never_return_the_same_run(url: str) -> None:
 
 async def test_concurrent_commits_number_events_without_gaps(url: str) -> None:
     async with (
-        replica(url) as (one, catalogue),
+        replica(url) as (one, registry),
         replica(url) as (other, _),
         connected(url) as connection,
     ):
         await asyncio.gather(
             *(
-                begin(runs, catalogue, f"{name}-{n}", caller=name)
+                begin(runs, registry, f"{name}-{n}", caller=name)
                 for n in range(40)
                 for name, runs in (("a", one), ("b", other))
             )

@@ -34,9 +34,9 @@ def redrive_record(state: RunState, ended: RunStatus) -> Record:
 
 
 async def fail(store: OrchestratorStore) -> Transition:
-    catalogue = WorkflowRegistry(store.definitions)
-    await catalogue.register_built_in()
-    ended = fails(await begin(store.runs, catalogue))
+    registry = WorkflowRegistry(store.definitions)
+    await registry.register_built_in()
+    ended = fails(await begin(store.runs, registry))
     await store.runs.append(ended.state, 0, ended.records)
     return ended
 
@@ -90,9 +90,9 @@ async def test_run_that_was_set_aside_is_redriven_once_readable(
     location: str,
 ) -> None:
     async with open_store(location) as store:
-        catalogue = WorkflowRegistry(store.definitions)
-        await catalogue.register_built_in()
-        await begin(store.runs, catalogue)
+        registry = WorkflowRegistry(store.definitions)
+        await registry.register_built_in()
+        await begin(store.runs, registry)
         await store.database.write(
             lambda tx: tx.execute(
                 "UPDATE run SET status = 'NEEDS_ATTENTION', finished_us = updated_us"

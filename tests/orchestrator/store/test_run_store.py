@@ -49,10 +49,10 @@ GIVEN = {
 @asynccontextmanager
 async def opened_runs(location: str) -> AsyncIterator[tuple[RunStore, WorkflowRegistry]]:
     async with open_store(location) as store:
-        catalogue = WorkflowRegistry(store.definitions)
-        await catalogue.register_built_in()
+        registry = WorkflowRegistry(store.definitions)
+        await registry.register_built_in()
         async with store.own(IdleWorker(), RunNotifier()):
-            yield store.runs, catalogue
+            yield store.runs, registry
 
 
 class IdleWorker:
@@ -70,16 +70,16 @@ class IdleWorker:
 
 
 async def begin(
-    runs: RunStore, catalogue: WorkflowRegistry, run_id: str = "run", **more: Any
+    runs: RunStore, registry: WorkflowRegistry, run_id: str = "run", **more: Any
 ) -> Transition:
     """Starts a run and returns its first transition."""
-    turn, _ = await ask_to_start(runs, catalogue, run_id, **more)
-    return turn
+    transition, _ = await ask_to_start(runs, registry, run_id, **more)
+    return transition
 
 
 async def ask_to_start(
     runs: RunStore,
-    catalogue: WorkflowRegistry,
+    registry: WorkflowRegistry,
     run_id: str = "run",
     *,
     owned: bool = True,
@@ -88,33 +88,35 @@ async def ask_to_start(
     workflow_id: str = "assess_fraud_risk",
 ) -> tuple[Transition, StartResult]:
     """Starts a run; returns its first transition and the result, or raises the error."""
-    turns: list[Transition] = []
+    transitions: list[Transition] = []
 
     def prepare(stored: StoredDefinition) -> NewRun:
         given = GIVEN if workflow_id == "assess_fraud_risk" else {}
         request = StartRun(run_id, given, None, "", caller)
-        workflow = catalogue.newest(stored)
-        turn = start(workflow, request, POLICY, network="regtest", at_us=at_us, jitter=0)
+        workflow = registry.newest(stored)
+        transition = start(workflow, request, POLICY, network="regtest", at_us=at_us, jitter=0)
         if owned:
-            turn.apply(Started())
-        turns.append(turn)
-        return NewRun(turn.state, tuple(turn.records), caller, "", owned)
+            transition.apply(Started())
+        transitions.append(transition)
+        return NewRun(transition.state, tuple(transition.records), caller, "", owned)
 
     key = IdempotencyKey(caller, "StartRun", run_id, b"body")
     started = await runs.start(key, workflow_id, prepare, lambda new: new.state.run_id.encode())
-    return turns[0], started
+    return transitions[0], started
 
 
-def fails(turn: Transition, code: str = "INVALID_ARGUMENT") -> Transition:
-    """Returns the next transition, in which the first call fails; ``turn`` is not changed."""
-    following = Transition(turn.workflow, deepcopy(turn.state), POLICY, turn.at_us + 1, 0)
+def fails(transition: Transition, code: str = "INVALID_ARGUMENT") -> Transition:
+    """Returns the next transition, in which the first call fails; ``transition`` stays as it is."""
+    following = Transition(
+        transition.workflow, deepcopy(transition.state), POLICY, transition.at_us + 1, 0
+    )
     following.apply(Failed("identity", StepError(code, "", "said the service")))
     return following
 
 
 async def test_appended_records_survive_reopening(location: str) -> None:
-    async with opened_runs(location) as (runs, catalogue):
-        ended = fails(await begin(runs, catalogue))
+    async with opened_runs(location) as (runs, registry):
+        ended = fails(await begin(runs, registry))
         await runs.append(ended.state, 0, ended.records)
 
     async with opened_runs(location) as (runs, _):
@@ -126,12 +128,12 @@ async def test_appended_records_survive_reopening(location: str) -> None:
 
 
 async def test_load_after_returns_only_later_records(location: str) -> None:
-    async with opened_runs(location) as (runs, catalogue):
-        begun = await begin(runs, catalogue)
-        ended = fails(begun)
+    async with opened_runs(location) as (runs, registry):
+        started = await begin(runs, registry)
+        ended = fails(started)
         await runs.append(ended.state, 0, ended.records)
 
-        later = await runs.load_after("run", sequence=len(begun.records))
+        later = await runs.load_after("run", sequence=len(started.records))
         none_later = await runs.load_after("run", sequence=ended.state.sequence)
 
     assert later.records == tuple(ended.records)
@@ -140,8 +142,8 @@ async def test_load_after_returns_only_later_records(location: str) -> None:
 
 
 async def test_appending_again_changes_nothing(location: str) -> None:
-    async with opened_runs(location) as (runs, catalogue):
-        ended = fails(await begin(runs, catalogue))
+    async with opened_runs(location) as (runs, registry):
+        ended = fails(await begin(runs, registry))
 
         await runs.append(ended.state, 0, ended.records)
         await runs.append(ended.state, 0, ended.records)
@@ -150,8 +152,8 @@ async def test_appending_again_changes_nothing(location: str) -> None:
 
 
 async def test_former_owner_cannot_append(location: str) -> None:
-    async with opened_runs(location) as (runs, catalogue):
-        ended = fails(await begin(runs, catalogue))
+    async with opened_runs(location) as (runs, registry):
+        ended = fails(await begin(runs, registry))
 
     async with opened_runs(location) as (runs, _):
         (taken,) = await runs.claim(10)
@@ -166,9 +168,9 @@ async def test_former_owner_cannot_append(location: str) -> None:
 
 
 async def test_two_transitions_from_one_state_cannot_both_be_stored(location: str) -> None:
-    async with opened_runs(location) as (runs, catalogue):
-        begun = await begin(runs, catalogue)
-        one, other = fails(begun, "INVALID_ARGUMENT"), fails(begun, "UNAVAILABLE")
+    async with opened_runs(location) as (runs, registry):
+        started = await begin(runs, registry)
+        one, other = fails(started, "INVALID_ARGUMENT"), fails(started, "UNAVAILABLE")
         await runs.append(one.state, 0, one.records)
 
         with pytest.raises(FencedError):
@@ -178,9 +180,9 @@ async def test_two_transitions_from_one_state_cannot_both_be_stored(location: st
 
 
 async def test_claimable_runs_are_claimed_once_oldest_first(location: str) -> None:
-    async with opened_runs(location) as (runs, catalogue):
+    async with opened_runs(location) as (runs, registry):
         for number in (3, 1, 2):
-            await begin(runs, catalogue, f"run-{number}", owned=False, at_us=number)
+            await begin(runs, registry, f"run-{number}", owned=False, at_us=number)
 
         first, second = await runs.claim(2), await runs.claim(2)
 
@@ -189,9 +191,9 @@ async def test_claimable_runs_are_claimed_once_oldest_first(location: str) -> No
 
 
 async def test_run_whose_start_lost_its_answer_is_claimed(location: str) -> None:
-    async with opened_runs(location) as (runs, catalogue):
-        await begin(runs, catalogue, "held")
-        await begin(runs, catalogue, "lost")
+    async with opened_runs(location) as (runs, registry):
+        await begin(runs, registry, "held")
+        await begin(runs, registry, "lost")
 
         await runs.release_lost({"held"})
 
@@ -201,14 +203,14 @@ async def test_run_whose_start_lost_its_answer_is_claimed(location: str) -> None
 async def test_repeated_start_does_not_own_a_run_that_was_claimed(
     location: str,
 ) -> None:
-    async with opened_runs(location) as (runs, catalogue):
-        first = await begin(runs, catalogue, owned=False)
+    async with opened_runs(location) as (runs, registry):
+        first = await begin(runs, registry, owned=False)
         [claimed] = await runs.claim(1)
         driven = Transition(first.workflow, claimed.state, POLICY, 1_000_001, 0)
         driven.apply(Started())
         await runs.append(driven.state, claimed.row.epoch, driven.records)
 
-        late, started = await ask_to_start(runs, catalogue, owned=True, at_us=1_000_002)
+        late, started = await ask_to_start(runs, registry, owned=True, at_us=1_000_002)
 
         assert late.state.sequence == driven.state.sequence
         assert not started.created
@@ -225,9 +227,9 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 async def test_unreadable_run_is_set_aside_and_blocks_no_other(location: str, damage: str) -> None:
-    async with opened_runs(location) as (runs, catalogue):
-        await begin(runs, catalogue, "hurt", at_us=1)
-        await begin(runs, catalogue, "sound", at_us=2)
+    async with opened_runs(location) as (runs, registry):
+        await begin(runs, registry, "hurt", at_us=1)
+        await begin(runs, registry, "sound", at_us=2)
     async with open_database(location, schema=SCHEMA) as database:
         left = b"{}" if damage == "a field gone" else b"{"
         await database.write(lambda tx: tx.execute(DAMAGES[damage], left))
@@ -248,9 +250,9 @@ async def test_unreadable_run_is_set_aside_and_blocks_no_other(location: str, da
 
 async def test_run_that_was_set_aside_has_ended_once_readable(location: str) -> None:
     async with open_store(location) as opened:
-        catalogue = WorkflowRegistry(opened.definitions)
-        await catalogue.register_built_in()
-        whole = await begin(opened.runs, catalogue, "hurt", owned=False)
+        registry = WorkflowRegistry(opened.definitions)
+        await registry.register_built_in()
+        whole = await begin(opened.runs, registry, "hurt", owned=False)
         put = "UPDATE journal SET payload = ? WHERE run = 'hurt' AND sequence = 1"
         await opened.database.write(lambda tx: tx.execute(put, b"{"))
         claimed = await opened.runs.claim(10)
@@ -265,11 +267,11 @@ async def test_run_that_was_set_aside_has_ended_once_readable(location: str) -> 
 
 
 async def test_another_caller_cannot_start_the_same_run(location: str) -> None:
-    async with opened_runs(location) as (runs, catalogue):
-        await begin(runs, catalogue)
+    async with opened_runs(location) as (runs, registry):
+        await begin(runs, registry)
 
         with pytest.raises(AlreadyExists):
-            await begin(runs, catalogue, caller="spiffe://another")
+            await begin(runs, registry, caller="spiffe://another")
 
 
 async def test_refused_start_stores_nothing(location: str) -> None:
@@ -286,16 +288,16 @@ async def test_refused_start_stores_nothing(location: str) -> None:
 
 
 async def test_commits_of_a_batch_fail_alone(location: str) -> None:
-    async with opened_runs(location) as (runs, catalogue):
-        ended = [fails(await begin(runs, catalogue, f"run-{n}")) for n in range(3)]
+    async with opened_runs(location) as (runs, registry):
+        ended = [fails(await begin(runs, registry, f"run-{n}")) for n in range(3)]
         late = Record.write(8, RecordKind.RECOVERED, "", 0, 2_000_000, {})
-        moved = replace(ended[1].state, sequence=9), replace(ended[2].state, reason="\ud800")
+        conflicting = replace(ended[1].state, sequence=9), replace(ended[2].state, reason="\ud800")
 
         outcomes = await asyncio.gather(
             runs.append(ended[0].state, 0, ended[0].records),
-            runs.append(moved[0], 0, [late]),  # at another sequence
-            runs.append(moved[1], 0, ended[2].records),  # a text that cannot be stored
-            *(begin(runs, catalogue, f"run-{n}", caller=f"spiffe://{n % 2}") for n in (2, 3, 5)),
+            runs.append(conflicting[0], 0, [late]),  # at another sequence
+            runs.append(conflicting[1], 0, ended[2].records),  # a text that cannot be stored
+            *(begin(runs, registry, f"run-{n}", caller=f"spiffe://{n % 2}") for n in (2, 3, 5)),
             return_exceptions=True,
         )
         page = await runs.query.page(RunFilter(), limit=10)
@@ -311,15 +313,17 @@ async def test_commits_of_a_batch_fail_alone(location: str) -> None:
 
 
 async def test_batch_of_many_runs_numbers_every_event(location: str) -> None:
-    async with opened_runs(location) as (runs, catalogue):
-        begun = await asyncio.gather(*(begin(runs, catalogue, f"run-{n}") for n in range(150)))
-        ended = [fails(turn) for turn in begun]
-        await asyncio.gather(*(runs.append(turn.state, 0, turn.records) for turn in ended))
-        states = [(await runs.load(turn.state.run_id)).state for turn in ended]
+    async with opened_runs(location) as (runs, registry):
+        started = await asyncio.gather(*(begin(runs, registry, f"run-{n}") for n in range(150)))
+        ended = [fails(transition) for transition in started]
+        await asyncio.gather(
+            *(runs.append(transition.state, 0, transition.records) for transition in ended)
+        )
+        states = [(await runs.load(transition.state.run_id)).state for transition in ended]
     async with open_database(location, schema=SCHEMA) as database:
         events = await database.read(lambda tx: outbox.read(tx, after=0, limit=1000))
 
-    assert states == [turn.state for turn in ended]
+    assert states == [transition.state for transition in ended]
     assert [event.sequence for event in events] == list(range(1, 301))
     assert Counter(event.key for event in events) == dict.fromkeys((s.run_id for s in states), 2)
 
@@ -327,22 +331,22 @@ async def test_batch_of_many_runs_numbers_every_event(location: str) -> None:
 async def test_run_starts_with_the_newest_definition_despite_the_cache(
     location: str,
 ) -> None:
-    async with opened_runs(location) as (runs, catalogue):
-        older = await catalogue.register(steps("one\n    set: {a: 1}"))
-        await begin(runs, catalogue, "before", workflow_id="example")
-        newer = await catalogue.register(steps("one\n    set: {a: 2}"))
+    async with opened_runs(location) as (runs, registry):
+        older = await registry.register(steps("one\n    set: {a: 1}"))
+        await begin(runs, registry, "before", workflow_id="example")
+        newer = await registry.register(steps("one\n    set: {a: 2}"))
 
-        await begin(runs, catalogue, "after", workflow_id="example")
+        await begin(runs, registry, "after", workflow_id="example")
 
-        begun = [(await runs.load(run_id)).row for run_id in ("before", "after")]
-    assert [row.definition_hash for row in begun] == [older.hash, newer.hash]
+        started = [(await runs.load(run_id)).row for run_id in ("before", "after")]
+    assert [row.definition_hash for row in started] == [older.hash, newer.hash]
 
 
 async def test_run_keeps_the_definitions_it_started_with(location: str) -> None:
     async with open_store(location) as store:
         definitions = store.definitions
-        catalogue = WorkflowRegistry(definitions)
-        await catalogue.register_built_in()
+        registry = WorkflowRegistry(definitions)
+        await registry.register_built_in()
         shipped = definition.load(definition.built_in_text("assess_fraud_risk"))
         older_text = definition.built_in_text("assess_fraud_risk").replace(
             '"Assess the risk of a payment"', '"An older release"'
@@ -351,7 +355,7 @@ async def test_run_keeps_the_definitions_it_started_with(location: str) -> None:
         await definitions.register(older, older_text)
         state = _state_of_a_payment({"assess_fraud_risk": older.hash})
 
-        workflow = await catalogue.pinned(state)
+        workflow = await registry.pinned(state)
 
     assert workflow.sub_workflow_hashes == {"assess_fraud_risk": older.hash}
     assert shipped.hash != older.hash

@@ -41,8 +41,8 @@ async def claimed(runs: RunStore) -> list[tuple[str, bool]]:
 
 
 async def test_suspended_run_has_no_owner_until_due(location: str) -> None:
-    async with opened_runs(location) as (runs, catalogue):
-        late, early = [await begin(runs, catalogue, name) for name in ("late", "early")]
+    async with opened_runs(location) as (runs, registry):
+        late, early = [await begin(runs, registry, name) for name in ("late", "early")]
 
         assert await runs.suspensions.suspend(late.state, 0, in_seconds(3600))
         assert await runs.suspensions.suspend(early.state, 0, in_seconds(-2))
@@ -59,9 +59,9 @@ async def test_suspended_run_has_no_owner_until_due(location: str) -> None:
 
 
 async def test_run_stays_suspended_after_a_restart(location: str) -> None:
-    async with opened_runs(location) as (runs, catalogue):
-        turn = await begin(runs, catalogue)
-        await runs.suspensions.suspend(turn.state, 0, in_seconds(3600))
+    async with opened_runs(location) as (runs, registry):
+        transition = await begin(runs, registry)
+        await runs.suspensions.suspend(transition.state, 0, in_seconds(3600))
 
     async with opened_runs(location) as (runs, _):
         assert await claimed(runs) == []
@@ -70,8 +70,8 @@ async def test_run_stays_suspended_after_a_restart(location: str) -> None:
 
 async def test_message_resumes_a_run_and_prevents_suspension(location: str) -> None:
     message = SignalReceived("approved", {}, "")
-    async with opened_runs(location) as (runs, catalogue):
-        suspended, active = [await begin(runs, catalogue, name) for name in ("suspended", "active")]
+    async with opened_runs(location) as (runs, registry):
+        suspended, active = [await begin(runs, registry, name) for name in ("suspended", "active")]
         await runs.suspensions.suspend(suspended.state, 0, in_seconds(3600))
 
         for run_id in ("suspended", "active"):
@@ -82,13 +82,13 @@ async def test_message_resumes_a_run_and_prevents_suspension(location: str) -> N
 
 
 async def test_former_owner_cannot_suspend(location: str) -> None:
-    async with opened_runs(location) as (runs, catalogue):
-        turn = await begin(runs, catalogue)
+    async with opened_runs(location) as (runs, registry):
+        transition = await begin(runs, registry)
 
     async with opened_runs(location) as (runs, _):
         (taken,) = await runs.claim(1)
 
-        assert not await runs.suspensions.suspend(turn.state, 0, in_seconds(-1))
+        assert not await runs.suspensions.suspend(transition.state, 0, in_seconds(-1))
         assert await runs.suspensions.suspend(taken.state, taken.row.epoch, in_seconds(-1))
 
 

@@ -29,16 +29,16 @@ async def test_copy_holds_every_acknowledged_commit_and_every_run_folds(
     stopping = asyncio.Event()
 
     async with open_store(str(original)) as store:
-        catalogue = WorkflowRegistry(store.definitions)
-        await catalogue.register_built_in()
+        registry = WorkflowRegistry(store.definitions)
+        await registry.register_built_in()
 
         async def write(name: str) -> None:
             number = 0
             while not stopping.is_set():
                 number += 1
-                begun = await begin(store.runs, catalogue, f"{name}-{number}")
-                acknowledged[f"{name}-{number}"] = begun.state.sequence
-                ended = fails(begun)
+                started = await begin(store.runs, registry, f"{name}-{number}")
+                acknowledged[f"{name}-{number}"] = started.state.sequence
+                ended = fails(started)
                 await store.runs.append(ended.state, 0, ended.records)
                 acknowledged[f"{name}-{number}"] = ended.state.sequence
 

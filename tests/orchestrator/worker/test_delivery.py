@@ -41,8 +41,8 @@ SENDERS = 20
 
 
 async def test_message_is_stored_once_with_its_transition_and_reply(location: str) -> None:
-    async with opened_runs(location) as (runs, catalogue):
-        started = await begin(runs, catalogue)
+    async with opened_runs(location) as (runs, registry):
+        started = await begin(runs, registry)
 
         first = await deliver(runs, started, signal_named("one", 1), signal_key("a"))
         again = await deliver(runs, started, signal_named("one", 1), signal_key("a"))
@@ -61,9 +61,9 @@ async def test_message_is_stored_once_with_its_transition_and_reply(location: st
 async def test_refused_message_leaves_no_transition(
     location: str, hindrance: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with opened_runs(location) as (runs, catalogue):
-        started = await begin(runs, catalogue)
-        await begin(runs, catalogue, "other")
+    async with opened_runs(location) as (runs, registry):
+        started = await begin(runs, registry)
+        await begin(runs, registry, "other")
         if hindrance == "another":
             await runs.messages.send(signal_key("b"), "run", signal_named("two"))
         if hindrance == "same key":
@@ -82,8 +82,8 @@ async def test_refused_message_leaves_no_transition(
 
 
 async def test_refused_message_does_not_affect_the_others_of_its_commit(location: str) -> None:
-    async with opened_runs(location) as (runs, catalogue):
-        started = [await begin(runs, catalogue, f"run-{number}") for number in range(6)]
+    async with opened_runs(location) as (runs, registry):
+        started = [await begin(runs, registry, f"run-{number}") for number in range(6)]
         await runs.messages.send(signal_key("before"), "run-3", signal_named("two"))
 
         delivered = await asyncio.gather(
@@ -108,8 +108,8 @@ async def test_refused_message_does_not_affect_the_others_of_its_commit(location
 
 
 async def test_former_owner_of_a_run_cannot_deliver_to_it(location: str) -> None:
-    async with opened_runs(location) as (runs, catalogue):
-        started = await begin(runs, catalogue)
+    async with opened_runs(location) as (runs, registry):
+        started = await begin(runs, registry)
 
     async with opened_runs(location) as (runs, _):
         await runs.claim(10)
