@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from services.orchestrator.engine.record_writer import RecordWriter
     from services.orchestrator.engine.waits import Waits
 
+_ADVANCES = (Phase.AWAITING_EVENT, Phase.CHILDREN)  # phases that another step or message changes
+
 
 class Interpreter:
     """Walks the steps of the workflow, and delegates what each one does."""
@@ -73,21 +75,27 @@ class Interpreter:
         if path not in steps:
             self.begin(step, path)
         known, progress = steps[path], Progress.DONE
-        scope = known.failure_scope
-        if known.phase is Phase.AWAITING_EVENT:
-            self._waits.advance(step.action, path, known)
-        elif known.phase is Phase.CHILDREN:
-            progress = self._blocks.advance(step, path, self._walk)
-        if known.phase is Phase.CHILDREN and known.failure_scope != scope:
-            progress = self._blocks.advance(step, path, self._walk)  # it failed: on_error begins
-        if progress is Progress.RUN_ENDED:
-            return progress
+        if known.phase in _ADVANCES:
+            progress = self._advance_open(step, path, known)
+            if progress is Progress.RUN_ENDED:
+                return progress
         if known.phase is not Phase.ENDED:
             return Progress.PENDING
         if known.status in (StepStatus.FAILED, StepStatus.UNCERTAIN):
             return self._after_failure(known, progress)
         if isinstance(step.action, End) and known.status is StepStatus.SUCCEEDED:
             return self._end_workflow(step.action, path, known.input.get("reason", ""))
+        return progress
+
+    def _advance_open(self, step: Step, path: str, known: StepState) -> Progress:
+        """Advances a step that waits for events, or has steps inside it."""
+        scope, progress = known.failure_scope, Progress.DONE
+        if known.phase is Phase.AWAITING_EVENT:
+            self._waits.advance(step.action, path, known)
+        else:
+            progress = self._blocks.advance(step, path, self._walk)
+        if known.phase is Phase.CHILDREN and known.failure_scope != scope:
+            return self._blocks.advance(step, path, self._walk)  # it failed: on_error begins
         return progress
 
     def _after_failure(self, step: StepState, progress: Progress) -> Progress:
