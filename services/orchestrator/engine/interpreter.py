@@ -36,7 +36,10 @@ if TYPE_CHECKING:
     from services.orchestrator.engine.record_writer import RecordWriter
     from services.orchestrator.engine.waits import Waits
 
-_ADVANCES = (Phase.AWAITING_EVENT, Phase.CHILDREN)  # phases that another step or message changes
+_ADVANCES = (
+    Phase.AWAITING_EVENT,
+    Phase.CHILDREN,
+)  # advanced by other steps or by messages
 
 
 class Interpreter:
@@ -49,7 +52,7 @@ class Interpreter:
         self._calls = calls
         self._waits = waits
         self._blocks = blocks
-        self._ending: tuple[RunStatus, str] | None = None  # decided in this turn
+        self._ending: tuple[RunStatus, str] | None = None  # decided in this transition
 
     def advance(self) -> tuple[RunStatus, str] | None:
         """Begins every step that can begin now. Returns how the run ends, if it does."""

@@ -87,14 +87,14 @@ def of_all_steps(state: RunState) -> tuple[RunStatus, str]:
 
 def of_end(workflow: Workflow, state: RunState, outcome: str, reason: str) -> tuple[RunStatus, str]:
     """Returns the end that an end step asks for, unless the payments say otherwise."""
-    asked = RunStatus(outcome.upper())
+    requested = RunStatus(outcome.upper())
     if all(step.status is StepStatus.SKIPPED for step in state.irreversible_steps.values()):
-        made = asked is RunStatus.SUCCEEDED and workflow.pivots > 0
-        return (RunStatus.REFUSED if made else asked), reason
+        pays = requested is RunStatus.SUCCEEDED and workflow.pivots > 0
+        return (RunStatus.REFUSED if pays else requested), reason
     found, why = of_all_steps(state)
-    if found is RunStatus.SUCCEEDED and asked is not found:
+    if found is RunStatus.SUCCEEDED and requested is not found:
         return RunStatus.NEEDS_ATTENTION, f"{_named(state)}, but not what follows: {reason}"
-    return (found, why or reason) if found is not RunStatus.SUCCEEDED else (asked, reason)
+    return (found, why or reason) if found is not RunStatus.SUCCEEDED else (requested, reason)
 
 
 def of_failure(workflow: Workflow, state: RunState, path: str) -> tuple[RunStatus, str]:

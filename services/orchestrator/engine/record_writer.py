@@ -1,4 +1,4 @@
-"""The records of one turn, and the state that they lead to."""
+"""The records of one transition, and the state that they lead to."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_CACHED_STEPS = 4096  # of which the metadata is kept in memory
 
 
 class RecordWriter:
-    """Writes records and folds each into the state. No other part of a turn changes the state."""
+    """Writes records and folds each into the state. No other part changes the state."""
 
     __slots__ = ("at_us", "records", "state", "workflow")
 

@@ -92,8 +92,8 @@ class Outputs(dict[str, Any]):
             nothing = dict.fromkeys(self._location.workflow.step(id).outputs)
             skipped = {**nothing, STATUS: StepStatus.SKIPPED.value, ERROR: None}
             return skipped if self._never_begins(path) else None
-        gave = known.phase is Phase.ENDED or known.status is StepStatus.FAILED
-        return _outputs(known) if gave else None
+        has_outputs = known.phase is Phase.ENDED or known.status is StepStatus.FAILED
+        return _outputs(known) if has_outputs else None
 
     def _never_begins(self, path: str) -> bool:
         """Returns whether a step around it has ended, so that it never will begin."""
@@ -118,7 +118,7 @@ def _outputs(step: StepState) -> dict[str, Any]:
 _CAUSES = {
     StepStatus.SKIPPED.value: "was skipped",
     StepStatus.FAILED.value: "failed",
-    StepStatus.SUCCEEDED.value: "gave none",
+    StepStatus.SUCCEEDED.value: "returned none",
 }
 
 
@@ -171,4 +171,4 @@ def _cause(path: Path, variables: Variables) -> str:
     if path.root != "steps":
         return ""
     id = str(path.parts[0])
-    return f", as step {id} {_CAUSES.get(variables['steps'][id][STATUS], 'has not ended')}"
+    return f", because step {id} {_CAUSES.get(variables['steps'][id][STATUS], 'has not ended')}"

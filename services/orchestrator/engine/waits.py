@@ -41,8 +41,8 @@ ANY_SUBJECT = ""  # in place of a subject: no event has this one
 class Waits:
     """Begins steps that wait, and completes or fails them by what arrives.
 
-    ``event_position``: the store's last event when the turn began, from which new steps receive
-    events. None for a workflow that waits for no events.
+    ``event_position``: the store's last event when the transition began; steps that begin now
+    receive later events. None for a workflow that waits for no events.
     """
 
     __slots__ = ("_event_position", "_writer")

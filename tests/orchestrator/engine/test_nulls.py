@@ -22,14 +22,14 @@ def ask(did: str, more: str = "") -> str:
     [
         (
             [GIVEN, ask("{{steps.given.who}}")],
-            "input of look: did must be a string; steps.given.who is null, as step given gave none:"
-            " give look the condition {{steps.given.who}} != null, or map a value that is always"
-            " there",
+            "input of look: did must be a string; steps.given.who is null, because step given"
+            " returned none: give look the condition {{steps.given.who}} != null,"
+            " or map a value that is always there",
         ),
         (
             [GIVEN, ask("x{{steps.given.who}}")],
             "input of look: did: steps.given.who is null and cannot be part of a text;"
-            " steps.given.who is null, as step given gave none",
+            " steps.given.who is null, because step given returned none",
         ),
         (
             [GIVEN, ask("{{steps.given.who.name}}")],
@@ -84,7 +84,7 @@ def test_a_skipped_step_is_named_as_the_cause() -> None:
     run = run_of(text, did="d", n=1)
     run.reply("kept")
 
-    assert "steps.name.text is null, as step name was skipped: give look" in run.state.reason
+    assert "steps.name.text is null, because step name was skipped: give look" in run.state.reason
 
 
 def test_a_condition_ignores_a_missing_operand_that_does_not_decide_it() -> None:

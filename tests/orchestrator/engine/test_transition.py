@@ -142,14 +142,14 @@ def test_the_first_step_begins_in_the_commit_of_the_start() -> None:
 
 def test_the_last_reply_and_the_end_are_one_commit() -> None:
     run = paying()
-    turns = []
+    commits = []
     while (command := next_command(run.state)) is not None:
         before = len(run.journal)
         run.do(command, None)
-        turns.append([record.kind for record in run.journal[before:]])
+        commits.append([record.kind for record in run.journal[before:]])
 
-    assert turns[-1] == [RecordKind.STEP_DONE, RecordKind.FINISH]
-    assert turns[0] == [RecordKind.STEP_DONE, RecordKind.STEP_INTENT, RecordKind.STEP_INTENT]
+    assert commits[-1] == [RecordKind.STEP_DONE, RecordKind.FINISH]
+    assert commits[0] == [RecordKind.STEP_DONE, RecordKind.STEP_INTENT, RecordKind.STEP_INTENT]
     assert run.state.status is RunStatus.SUCCEEDED
 
 
@@ -222,9 +222,9 @@ def test_a_payload_beyond_its_bound_fails_the_step_before_anything_is_sent() -> 
     )
     workflow = definition.load(json.dumps(shouting))
     request = rules.StartRun("r1", {"did": "d" * 40_000}, None, "", "spiffe://me")
-    turn = rules.start(workflow, request, POLICY, network="regtest", at_us=1, jitter=0)
+    transition = rules.start(workflow, request, POLICY, network="regtest", at_us=1, jitter=0)
 
-    turn.apply(Started())
+    transition.apply(Started())
 
-    assert turn.state.status is RunStatus.FAILED
-    assert "a record holds 1048576" in turn.state.reason
+    assert transition.state.status is RunStatus.FAILED
+    assert "a record holds 1048576" in transition.state.reason
