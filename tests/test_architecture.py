@@ -108,6 +108,13 @@ GERUND_NOUNS = {
     "training",
 }
 
+# The unit of a module's constant, as its comment may begin with it; and names that have one.
+UNIT = re.compile(
+    r"((milli|micro|nano)?seconds?|ms|minutes|hours|days|bytes|[KM]iB|sat|satoshis?|characters|blocks)\b"
+)
+TIME = re.compile(r"TIMEOUT|INTERVAL|DELAY|LIFETIME|WITHIN|DURATION|WINDOW|DEADLINE|PERIOD|BACKOFF")
+SUFFIX = re.compile(r"_(S|MS|US|NS|DAYS|BYTES|KIB|SAT|KVB|CHARS|BLOCKS|COLUMNS|SPANS|SHARE)$")
+
 # Within each of these, a class name means one thing.
 NAMESPACES = (*(f"services/{name}" for name in SERVICES), "mesh", "cli", "formats", "features")
 
@@ -259,11 +266,38 @@ def test_no_class_name_means_two_things_in_one_service() -> None:
     homes: dict[tuple[str, str], list[str]] = defaultdict(list)
     for path in SOURCES:
         for place in NAMESPACES:
-            for node in tree(path).body if below(path, (place,)) else ():
+            for node in nodes(path) if below(path, (place,)) else ():
                 if isinstance(node, ast.ClassDef):
                     homes[place, node.name].append(relative(path))
 
     assert not {name: paths for name, paths in homes.items() if len(paths) > 1}
+
+
+def test_constants_carry_their_unit() -> None:
+    found = [
+        f"{relative(path)}:{node.lineno}: {name}"
+        for path in SOURCES
+        for node in tree(path).body
+        if isinstance(node, ast.Assign) and is_number(node.value)
+        for name in map(ast.unparse, node.targets)
+        if not SUFFIX.search(name) and (TIME.search(name) or UNIT.match(comment(path, node)))
+    ]
+
+    assert not found
+
+
+def is_number(value: ast.expr) -> bool:
+    """Checks for a number, or a calculation with numbers and names."""
+    return all(
+        isinstance(node, ast.BinOp | ast.UnaryOp | ast.operator | ast.unaryop | ast.Name | ast.Load)
+        or (isinstance(node, ast.Constant) and isinstance(node.value, int | float))
+        for node in ast.walk(value)
+    )
+
+
+def comment(path: Path, node: ast.stmt) -> str:
+    """Returns the comment on the last line of a statement, or an empty text."""
+    return text(path).splitlines()[(node.end_lineno or node.lineno) - 1].partition("#")[2].strip()
 
 
 def test_what_is_not_built_is_absent() -> None:

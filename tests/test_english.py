@@ -11,17 +11,20 @@ from typing import TYPE_CHECKING
 from tests.sources import ROOT, SOURCES, nodes, relative, text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 PAGES = [
     path
     for pattern in (
         "*.md",
-        "docs/*.md",
-        "deploy/**/*.md",
+        "docs/*",
+        "clients/*/*.md",
         "deploy/**/*.yaml",
+        "deploy/**/Dockerfile",
         "protos/**/*.proto",
+        "services/*/workflows/*",
+        "tests/**/*.txt",
         "Makefile",
         "pyproject.toml",
     )
@@ -30,10 +33,11 @@ PAGES = [
 
 # They hide the subject or the verb of a sentence.
 HIDING = re.compile(
-    r"\b(whoever|nobody|somebody|everybody|hear|hears|heard|told|anew|meanwhile|goes on|lets go"
-    r"|looks for|under way|at fault|stands on)\b",
+    r"\b(whoever|nobody|somebody|everybody|hear|hears|heard|told|anew|meanwhile|goes\s+on|lets\s+go"
+    r"|looks\s+for|under\s+way|at\s+fault|stands\s+on)\b",
     re.IGNORECASE,
 )
+MARK = re.compile(r"\s*(//|#|>)+ ?")  # before each line of a comment or a quotation
 QUOTED = {  # where one of them is quoted, or a name of others
     "tests/test_english.py": "this list",
 }
@@ -49,11 +53,11 @@ COMMANDS = "cli/commands/"
 
 def test_no_text_hides_its_subject_or_its_verb() -> None:
     found = [
-        f"{relative(path)}:{number}: {line.strip()}"
+        f"{relative(path)}:{number}: {match[0]!r}"
         for path in (*SOURCES, *PAGES)
         if relative(path) not in QUOTED
-        for number, line in lines(path)
-        if HIDING.search(line)
+        for number, passage in passages(path)
+        for match in HIDING.finditer(passage)
     ]
 
     assert not found
@@ -86,16 +90,36 @@ def test_every_function_says_what_it_does() -> None:
     assert not found
 
 
-def lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yields the numbered lines of a page; of a source its comments, strings and names."""
+def passages(path: Path) -> Iterator[tuple[int, str]]:
+    """Yields the paragraphs of a page; of a source its comments, strings and names.
+
+    Each comes with the number of its first line, and whole, so that no phrase is cut by a line end.
+    """
     if path.suffix != ".py":
-        yield from enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        yield from paragraphs(enumerate(path.read_text(encoding="utf-8").splitlines(), 1))
         return
+    comments = []
     for token in tokenize.generate_tokens(io.StringIO(text(path)).readline):
         if token.type == tokenize.NAME:
             yield token.start[0], token.string.replace("_", " ")
-        elif token.type in (tokenize.COMMENT, tokenize.STRING):
-            yield from enumerate(token.string.splitlines(), token.start[0])
+        elif token.type == tokenize.COMMENT:
+            comments.append((token.start[0], token.string))
+    yield from paragraphs(comments)
+    for node in nodes(path):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.lineno, node.value
+
+
+def paragraphs(numbered: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    """Joins adjacent lines, without the marks of comments; yields them with the first number."""
+    first, last, joined = 0, 0, ""
+    for number, line in numbered:
+        if number != last + 1 or not line.strip():
+            yield first, joined
+            first, joined = number, ""
+        last = number
+        joined += MARK.sub("", line, count=1) + "\n"
+    yield first, joined
 
 
 def docstrings(

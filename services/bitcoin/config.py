@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-FEERATE = 2_000  # sat per 1000 vbytes
+FEERATE_SAT_PER_KVB = 2_000
 MAX_FEE_SAT = 100_000
 FINAL_DEPTH = 6  # confirmations
 
@@ -32,7 +32,7 @@ class BitcoinConfig:
     truncate_block_log: bool = False  # ANYA_BLOCK_LOG=truncate: drop blocks that the block log lost
     checkpoint_blocks: int = 1000  # after so many blocks the kernel writes its files
     master_key_file: str = ""  # ANYA_MASTER_KEY_FILE; empty: created in the home folder
-    feerate: int = FEERATE  # ANYA_FEERATE, sat per 1000 vbytes of a payment
+    feerate: int = FEERATE_SAT_PER_KVB  # ANYA_FEERATE, sat per 1000 vbytes of a payment
     max_fee_sat: int = MAX_FEE_SAT  # ANYA_MAX_FEE_SAT, of one payment
     final_depth: int = FINAL_DEPTH  # ANYA_FINAL_DEPTH, confirmations of a settled payment
     poll_seconds: float = 1.0  # between two polls of open payments, if the chain does not change
@@ -64,7 +64,9 @@ class BitcoinConfig:
             mining=MiningMode(settings.choice("ANYA_MINE", MiningMode.MANUAL, list(MiningMode))),
             truncate_block_log=bool(settings.choice("ANYA_BLOCK_LOG", "", ["truncate"])),
             master_key_file=settings.text("ANYA_MASTER_KEY_FILE"),
-            feerate=settings.integer("ANYA_FEERATE", FEERATE, minimum=100, maximum=1_000_000),
+            feerate=settings.integer(
+                "ANYA_FEERATE", FEERATE_SAT_PER_KVB, minimum=100, maximum=1_000_000
+            ),
             max_fee_sat=settings.integer(
                 "ANYA_MAX_FEE_SAT", MAX_FEE_SAT, minimum=1, maximum=10_000_000
             ),

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 MAX_VERSION = 3
 MAX_WEIGHT = 400_000  # weight units (BIP 141)
 MIN_STRIPPED_BYTES = 65  # at 64 a transaction may pass for an inner node of a merkle tree
-MIN_FEERATE = 100  # sat per 1000 vbytes
-DUST_FEERATE = 3_000  # sat per 1000 vbytes
+MIN_FEERATE_SAT_PER_KVB = 100
+DUST_FEERATE_SAT_PER_KVB = 3_000
 MAX_RELATIVES = 25  # ancestors or descendants of one transaction, itself included
 MAX_VSIZE = 20_000_000  # vbytes of all transactions together
 
@@ -295,7 +295,11 @@ def dust_threshold(script: bytes) -> int:
     if is_unspendable(script):
         return 0
     spending = 67 if witness_program(script) else 148  # vbytes of an input that spends it
-    return (8 + len(compact_size(len(script))) + len(script) + spending) * DUST_FEERATE // 1000
+    return (
+        (8 + len(compact_size(len(script))) + len(script) + spending)
+        * DUST_FEERATE_SAT_PER_KVB
+        // 1000
+    )
 
 
 def _check_lock_time(transaction: Transaction, chain: Chain) -> None:
@@ -354,7 +358,7 @@ def _check_amounts(transaction: Transaction, coins: Iterable[Coin]) -> int:
             transaction.txid, MempoolRule.OUT_ABOVE_IN, f"it pays {paid} sat out of {spent}"
         )
     fee_sat = spent - paid
-    least = -(-transaction.vsize * MIN_FEERATE // 1000)
+    least = -(-transaction.vsize * MIN_FEERATE_SAT_PER_KVB // 1000)
     if fee_sat < least:
         raise TransactionRejectedError(
             transaction.txid, MempoolRule.FEE_TOO_LOW, f"{fee_sat} sat, the minimum is {least}"

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 RECIPIENT = "bcrt1q6rz28mcfaxtmd6v789l9rrlrusdprr9pz3cppk"
 SENDER = "did:jwk:eyJrdHkiOiJPS1AifQ"
 COINBASE_SAT = 50 * SAT_PER_BTC
-MATURE = 100  # blocks on top of a coinbase
+MATURITY_BLOCKS = 100  # on top of a coinbase
 
 
 def new_payment_id() -> str:
@@ -106,7 +106,7 @@ class FundedMesh:
         self.wallet_id = created.wallet.wallet_id
         self.address = await self.derive()
         await self.mine(coins, self.address)
-        await self.mine(MATURE)
+        await self.mine(MATURITY_BLOCKS)
 
     def payment_request(self, **changes: Any) -> wallet_pb2.SendPaymentRequest:
         """Returns a payment request with every proof; ``changes`` apply to request and intent."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from services.bitcoin.store.payment import PaymentSnapshot
     from services.bitcoin.store.wallet import WalletStore
 
-COIN = 100_000
+COIN_SAT = 100_000
 
 
 @dataclass

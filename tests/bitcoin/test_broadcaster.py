@@ -14,7 +14,7 @@ from services.bitcoin.actors.chain_messages import ListMempool, MineBlocks
 from services.bitcoin.broadcaster import Broadcaster
 from services.bitcoin.payment import PaymentState
 from services.bitcoin.store.payment import PaymentStore
-from tests.bitcoin.funded_mesh import MATURE, config
+from tests.bitcoin.funded_mesh import MATURITY_BLOCKS, config
 from tests.bitcoin.making_payments import SCRIPT, create_wallet, make, payment_id, payment_request
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ async def open_debt(authority: Authority, folder: Path) -> AsyncIterator[Debt]:
     async with bitcoin(settings) as service, open_database(settings.location, schema="") as own:
         await create_wallet(own)
         await service.chain.ask(MineBlocks(1, SCRIPT))
-        await service.chain.ask(MineBlocks(MATURE, b""), timeout=30)
+        await service.chain.ask(MineBlocks(MATURITY_BLOCKS, b""), timeout=30)
         debt = Debt(service, own)
         await make(debt.store, payment_request(1))
         yield debt
@@ -88,7 +88,7 @@ async def test_rejection_after_an_unknown_send_does_not_end_the_payment(debt: De
 
 async def test_poll_continues_after_a_rejected_payment(debt: Debt) -> None:
     await debt.service.chain.ask(MineBlocks(1, SCRIPT))
-    await debt.service.chain.ask(MineBlocks(MATURE, b""), timeout=30)
+    await debt.service.chain.ask(MineBlocks(MATURITY_BLOCKS, b""), timeout=30)
     await make(debt.store, payment_request(2))
 
     await debt.send_first(2)

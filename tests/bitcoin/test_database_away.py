@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from services.bitcoin.config import BitcoinConfig
     from tests.postgres_server import PostgresServer
 
-AWAY = 6.0  # seconds: three times the restart budget of an actor
+AWAY_S = 6.0  # three times the restart budget of an actor
 
 
 async def test_chain_answers_after_its_store_returns(
@@ -43,7 +43,7 @@ async def test_chain_answers_after_its_store_returns(
             await RegtestServiceStub(operator).MineBlocks(request, timeout=10)
         with pytest.raises(Unavailable):  # without a request_id it fails half way: at the log
             await service.chain.ask(MineBlocks(1, UNSPENDABLE_SCRIPT))
-        refusals = await refusals_of(service, AWAY)
+        refusals = await refusals_of(service, AWAY_S)
         await server.start()
         await eventually(lambda: answers(service), within=15)
         before = await service.chain.ask(GetChainInfo())

@@ -18,7 +18,7 @@ from features.payment_risk import PAYMENT_RISK
 from mesh.security.attestation import Verifier, payment_digest
 from mesh.testing import reason
 from tests.bitcoin.funded_mesh import (
-    MATURE,
+    MATURITY_BLOCKS,
     RECIPIENT,
     SENDER,
     FundedMesh,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from mesh.testing import Authority
 
-AMOUNT = 1_000_000
+AMOUNT_SAT = 1_000_000
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def request(payer: FundedMesh, *, issuer: str = "web5") -> pb.ExtractPaymentFeat
         sender_did=SENDER,
         sender_address=payer.address,
         recipient_address=RECIPIENT,
-        amount_sat=AMOUNT,
+        amount_sat=AMOUNT_SAT,
     )
     links = AddressLinks(sender=[AddressLink(address=payer.address, linked_height=1)])
     values = {"sha256": sha256(links.SerializeToString(deterministic=True)).hexdigest()}
@@ -58,7 +58,7 @@ def request(payer: FundedMesh, *, issuer: str = "web5") -> pb.ExtractPaymentFeat
     )
     return pb.ExtractPaymentFeaturesRequest(
         recipient_address=RECIPIENT,
-        amount_sat=AMOUNT,
+        amount_sat=AMOUNT_SAT,
         links=links,
         context=RunContext(intent=intent, attestations=[attestation]),
     )
@@ -93,8 +93,8 @@ async def test_features_are_those_of_the_set_as_of_the_tip(payer: FundedMesh) ->
     assert (vector.as_of_height, vector.as_of_block_hash) == (tip.height, tip.tip_hash)
     assert vector.index_at_tip
     assert values["recipient_seen"] == 0
-    assert values["sender_age_blocks"] == MATURE
-    assert values["amount_to_sender_balance"] == AMOUNT / (50 * 100_000_000)
+    assert values["sender_age_blocks"] == MATURITY_BLOCKS
+    assert values["amount_to_sender_balance"] == AMOUNT_SAT / (50 * 100_000_000)
     assert values["sender_link_age_blocks"] == tip.height - 1
 
 
@@ -109,7 +109,7 @@ async def test_blocks_connected_during_the_call_do_not_put_the_index_behind(
 
 
 async def test_confirmed_payment_shows_in_the_next_features(payer: FundedMesh) -> None:
-    await payer.spender.SendPayment(payer.payment_request(amount_sat=AMOUNT))
+    await payer.spender.SendPayment(payer.payment_request(amount_sat=AMOUNT_SAT))
     await payer.mine()
 
     reply = await extract(payer, request(payer))

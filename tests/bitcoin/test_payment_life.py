@@ -17,7 +17,7 @@ from tests.bitcoin.making_payments import (
     payment_request,
     request_key,
 )
-from tests.bitcoin.payment_bank import COIN, Bank, open_bank
+from tests.bitcoin.payment_bank import COIN_SAT, Bank, open_bank
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -31,7 +31,7 @@ async def owed(bank: Bank) -> Transaction:
 
 @pytest.fixture
 async def bank(location: str) -> AsyncIterator[Bank]:
-    async with open_bank(location, COIN, COIN, COIN) as bank:
+    async with open_bank(location, COIN_SAT, COIN_SAT, COIN_SAT) as bank:
         yield bank
 
 
@@ -53,7 +53,7 @@ async def test_payment_in_the_chain_is_not_rejected(bank: Bank) -> None:
 
     kept = await bank.payments.reject(payment_id(1))
 
-    assert (kept.state, await bank.reserved()) == (PaymentState.BROADCAST, COIN)
+    assert (kept.state, await bank.reserved()) == (PaymentState.BROADCAST, COIN_SAT)
 
 
 async def test_payment_settles_at_its_final_depth_and_releases_its_coins(bank: Bank) -> None:
@@ -83,7 +83,7 @@ async def test_payment_dropped_by_a_reorganisation_is_sent_again(bank: Bank) -> 
     (payment,) = await bank.payments.open()
     assert (found.state, found.confirmations) == (PaymentState.BROADCAST, 0)
     assert payment.status.needs_broadcast
-    assert await bank.reserved() == COIN
+    assert await bank.reserved() == COIN_SAT
     assert await bank.events() == ["prepared", "confirmed", "broadcast"]
 
 
@@ -97,9 +97,9 @@ async def test_conflicting_spend_frees_the_coins_only_at_final_depth(bank: Bank)
     final = await bank.update()
 
     assert (conflicted.state, conflicted.is_final) == (PaymentState.CONFLICTED, False)
-    assert held == COIN  # the second of two coins; the first is spent
+    assert held == COIN_SAT  # the second of two coins; the first is spent
     assert (final.state, final.is_final) == (PaymentState.CONFLICTED, True)
-    assert await bank.spendable() == 2 * COIN
+    assert await bank.spendable() == 2 * COIN_SAT
 
 
 async def test_conflict_that_a_reorganisation_drops_is_undone(bank: Bank) -> None:

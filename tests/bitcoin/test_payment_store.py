@@ -30,7 +30,7 @@ from tests.bitcoin.making_payments import (
     request_key,
     signed,
 )
-from tests.bitcoin.payment_bank import COIN, Bank, open_bank
+from tests.bitcoin.payment_bank import COIN_SAT, Bank, open_bank
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -41,7 +41,7 @@ CHILD = [sys.executable, str(Path(__file__).with_name("making_payments.py"))]
 
 @pytest.fixture
 async def bank(location: str) -> AsyncIterator[Bank]:
-    async with open_bank(location, COIN, COIN, COIN) as bank:
+    async with open_bank(location, COIN_SAT, COIN_SAT, COIN_SAT) as bank:
         yield bank
 
 
@@ -50,7 +50,7 @@ async def test_payment_is_made_once_per_key(bank: Bank) -> None:
 
     assert firsts == [True, False, False]
     assert await bank.events() == ["prepared"]
-    assert await bank.reserved() == COIN
+    assert await bank.reserved() == COIN_SAT
 
 
 async def test_attempts_that_race_make_one_payment(bank: Bank) -> None:
@@ -61,7 +61,7 @@ async def test_attempts_that_race_make_one_payment(bank: Bank) -> None:
 
 
 async def test_payment_survives_a_reopened_store(location: str) -> None:
-    async with open_bank(location, COIN) as bank:
+    async with open_bank(location, COIN_SAT) as bank:
         await make(bank.payments, payment_request(1))
         before = await bank.payments.open()
 
@@ -145,7 +145,7 @@ async def test_snapshot_has_spendable_coins_only(bank: Bank) -> None:
 
     snapshot = await bank.snapshot(request_key("a"), payment_request(2), BOUNDS)
 
-    assert [coin.amount_sat for coin in snapshot.coins] == [COIN, COIN]
+    assert [coin.amount_sat for coin in snapshot.coins] == [COIN_SAT, COIN_SAT]
 
 
 async def test_snapshot_has_a_limited_number_of_coins(bank: Bank) -> None:
@@ -156,7 +156,7 @@ async def test_snapshot_has_a_limited_number_of_coins(bank: Bank) -> None:
     amounts = [coin.amount_sat for coin in snapshot.coins]
     assert len(amounts) == MAX_COINS
     assert amounts == sorted(amounts, reverse=True)
-    assert amounts[:3] == [COIN] * 3
+    assert amounts[:3] == [COIN_SAT] * 3
 
 
 async def test_address_outside_managed_wallets_is_refused(bank: Bank) -> None:
@@ -197,7 +197,7 @@ async def test_payment_that_exists_is_not_cancelled(bank: Bank) -> None:
 
 async def test_racing_cancel_and_attempt_have_one_winner(location: str) -> None:
     numbers = range(1, 17)
-    async with open_bank(location, *[COIN] * len(numbers)) as bank:
+    async with open_bank(location, *[COIN_SAT] * len(numbers)) as bank:
         ends = await asyncio.gather(
             *(make(bank.payments, payment_request(number, amount_sat=1000)) for number in numbers),
             *(bank.payments.cancel(payment_id(number)) for number in numbers),
@@ -265,7 +265,7 @@ async def test_budget_is_enforced_at_commit(
             request_key(payment_id(2)), signed(payment_request(2), rest, bounds), reply
         )
 
-    assert await bank.reserved() == COIN
+    assert await bank.reserved() == COIN_SAT
 
 
 async def test_replay_does_not_charge(bank: Bank) -> None:
@@ -280,7 +280,7 @@ async def test_processes_that_race_make_each_payment_once_and_share_no_coin(
 ) -> None:
     count = 30
     numbers = [str(number) for number in range(count)]
-    async with open_bank(new_postgres_database, *[COIN] * count) as bank:
+    async with open_bank(new_postgres_database, *[COIN_SAT] * count) as bank:
         racers = [
             subprocess.Popen(  # noqa: ASYNC220  (threads wait for the processes)
                 [*CHILD, new_postgres_database, *request],
@@ -302,18 +302,18 @@ async def test_processes_that_race_make_each_payment_once_and_share_no_coin(
         payments = await bank.payments.open()
         assert sorted(made) == list(range(count))
         assert len(payments) == count
-        assert await bank.reserved() == count * COIN
+        assert await bank.reserved() == count * COIN_SAT
         assert await bank.events() == ["prepared"] * count
 
 
 async def test_snapshot_has_only_the_smallest_sufficient_coin(
     bank: Bank,
 ) -> None:
-    await bank.ledger.pay(SCRIPT, COIN // 2, COIN // 4)
+    await bank.ledger.pay(SCRIPT, COIN_SAT // 2, COIN_SAT // 4)
     key = request_key("a")
 
-    one = await bank.snapshot(key, payment_request(1), BOUNDS, single_coin_sat=COIN // 3)
-    several = await bank.snapshot(key, payment_request(1), BOUNDS, single_coin_sat=COIN * 9)
+    one = await bank.snapshot(key, payment_request(1), BOUNDS, single_coin_sat=COIN_SAT // 3)
+    several = await bank.snapshot(key, payment_request(1), BOUNDS, single_coin_sat=COIN_SAT * 9)
 
-    assert [coin.amount_sat for coin in one.coins] == [COIN // 2]
-    assert {coin.amount_sat for coin in several.coins} == {COIN, COIN // 2, COIN // 4}
+    assert [coin.amount_sat for coin in one.coins] == [COIN_SAT // 2]
+    assert {coin.amount_sat for coin in several.coins} == {COIN_SAT, COIN_SAT // 2, COIN_SAT // 4}

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from mesh.testing import Authority
     from services.ml.simulation.plan import Plan
 
-TIP_TIME = 1_790_000_000
-STATE = EconomyState(secret="07" * 32, tip_time=TIP_TIME)
+TIP_TIME_S = 1_790_000_000
+STATE = EconomyState(secret="07" * 32, tip_time=TIP_TIME_S)
 TIP = 116  # height: the empty blocks, and a few with transactions
 
 
@@ -108,7 +108,7 @@ async def test_blocks_are_ten_minutes_apart_up_to_the_tip_time(channels: Channel
 
     times = [block.header.time for block in await blocks(channels)]
     assert {after - before for before, after in pairwise(times)} == {600}
-    assert times[-1] == TIP_TIME
+    assert times[-1] == TIP_TIME_S
 
 
 async def test_interrupted_replay_continues_where_it_stopped(channels: Channels) -> None:

@@ -50,7 +50,7 @@ POINT = "engine.before_step_done/{id}/execute_payment"
 [TOGETHER] = re.findall(r"Commits: (.+)\.$", TEXT, re.MULTILINE)
 COMMITS = [tuple(map(int, pair.split("-"))) for pair in TOGETHER.split(", ")]
 AMOUNT_SAT = 250_000
-COINBASE_MATURITY = 100  # blocks
+MATURITY_BLOCKS = 100
 RECORDED = "SELECT sequence, kind, path, attempt, at_us FROM journal WHERE run = '{id}' ORDER BY 1"
 IDEMPOTENCY_KEYS = "SELECT method, request_id FROM idempotency_key WHERE request_id = '{id}'"
 
@@ -217,7 +217,7 @@ async def send(scenario: CrashScenario) -> int:
         )
         await regtest.MineBlocks(coin)
         await regtest.MineBlocks(
-            regtest_pb2.MineBlocksRequest(request_id=str(uuid.uuid4()), count=COINBASE_MATURITY),
+            regtest_pb2.MineBlocksRequest(request_id=str(uuid.uuid4()), count=MATURITY_BLOCKS),
             timeout=60,
         )
         before = await receipts(scenario, channels)

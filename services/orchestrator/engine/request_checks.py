@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from anya.mesh.v1.attestation_pb2 import PaymentIntent
     from services.orchestrator.definition.workflow import Workflow
 
-MAX_RUN_ID = 64  # characters: a step's key, RUN/STEP/ITERATION, must fit a request_id
-MAX_PRESENTATION = 64 * 1024  # characters
+MAX_RUN_ID_CHARS = 64  # a step's key, RUN/STEP/ITERATION, must fit a request_id
+MAX_PRESENTATION_CHARS = 64 * 1024
 MAX_PAYMENTS = 100  # of a run
 MAX_SIGNAL_BYTES = 64 * 1024  # of JSON
-MAX_CORRELATION = 200  # characters
-MAX_REASON = 200  # characters
+MAX_CORRELATION_CHARS = 200
+MAX_REASON_CHARS = 200
 
 AMOUNT = "amount"  # the name of amount_sat in an input
 CHECKED_FIELDS = ("sender_did", "sender_address", "recipient_address", "amount_sat")
 
-_RUN_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_RUN_ID - 1}}}")
+_RUN_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_RUN_ID_CHARS - 1}}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +46,8 @@ def check_run_id(run_id: str) -> None:
     """Raises InvalidArgument if the id cannot be that of a run."""
     if not _RUN_ID.fullmatch(run_id):
         raise InvalidArgument(
-            f"request_id becomes the run id: 1 to {MAX_RUN_ID} of A-Z, a-z, 0-9, '.', '_' and '-',"
-            " beginning with a letter or a digit",
+            f"request_id becomes the run id: 1 to {MAX_RUN_ID_CHARS} of A-Z, a-z, 0-9, '.', '_' and"
+            " '-', beginning with a letter or a digit",
             reason=Reason.REQUEST_ID_INVALID,
             field="request_id",
         )
@@ -116,9 +116,9 @@ def check_payment_id(payment_id: str, *, field: str) -> None:
 
 def check_presentation(presentation: str, *, field: str) -> None:
     """Raises InvalidArgument if the presentation is too long."""
-    if len(presentation) > MAX_PRESENTATION:
+    if len(presentation) > MAX_PRESENTATION_CHARS:
         raise InvalidArgument(
-            f"presentation must be at most {MAX_PRESENTATION} characters", field=field
+            f"presentation must be at most {MAX_PRESENTATION_CHARS} characters", field=field
         )
 
 
@@ -197,13 +197,13 @@ def signal(name: str, payload: dict[str, Any], correlation: str) -> SignalReceiv
         raise InvalidArgument(f"signal {not_an_id(name[:100])}", field="signal")
     if len(json.dumps(payload).encode()) > MAX_SIGNAL_BYTES:
         raise InvalidArgument(f"payload must be at most {MAX_SIGNAL_BYTES} bytes", field="payload")
-    check_length("correlation_id", correlation, MAX_CORRELATION)
+    check_length("correlation_id", correlation, MAX_CORRELATION_CHARS)
     return SignalReceived(name, payload, correlation)
 
 
 def cancel(reason: str, requester: str) -> CancelRequested:
     """Returns the request to cancel. Raises InvalidArgument if the reason is out of bounds."""
-    check_length("reason", reason, MAX_REASON)
+    check_length("reason", reason, MAX_REASON_CHARS)
     return CancelRequested(reason, requester)
 
 

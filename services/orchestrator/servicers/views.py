@@ -30,7 +30,7 @@ RUN_VIEWS = frozenset(pb.RunView.values())
 RUN_STATUSES = dict(pb.RunStatus.items())
 STEP_STATUSES = dict(pb.StepStatus.items())
 SECOND_US = 1_000_000
-MAX_LISTED_REASON = 500  # characters
+MAX_LISTED_REASON_CHARS = 500
 MAX_RUN_BYTES = 7 << 19  # gRPC clients accept 4 MiB by default
 
 # Operations whose replies a payment shows, whatever a workflow calls the step.
@@ -140,7 +140,11 @@ def _fit(run: pb.Run) -> None:
 
 
 def _shortened(reason: str) -> str:
-    return reason if len(reason) <= MAX_LISTED_REASON else f"{reason[:MAX_LISTED_REASON]}..."
+    return (
+        reason
+        if len(reason) <= MAX_LISTED_REASON_CHARS
+        else f"{reason[:MAX_LISTED_REASON_CHARS]}..."
+    )
 
 
 def run_status(status: str) -> pb.RunStatus.ValueType:

@@ -174,7 +174,7 @@ class WorkflowServicer(WorkflowServiceServicer):
         context: ServicerContext[pb.RedriveRunRequest, pb.RedriveRunResponse],
     ) -> pb.RedriveRunResponse:
         key = request_key.current()
-        request_checks.check_length("reason", request.reason, request_checks.MAX_REASON)
+        request_checks.check_length("reason", request.reason, request_checks.MAX_REASON_CHARS)
         await self._worker.redrive(key, request.run_id, request.reason)
         return pb.RedriveRunResponse(run=await self._show(request.run_id))
 

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from services.orchestrator.store.open import OrchestratorStore
     from services.orchestrator.store.schedules import ScheduleProgress, StoredSchedule
 
-HOUR = 3600  # seconds
-NOON = 1_767_268_800_000  # ms: 2026-01-01T12:00:00Z
+HOUR_S = 3600
+NOON_MS = 1_767_268_800_000  # 2026-01-01T12:00:00Z
 OPERATOR = "spiffe://anya.internal/client/operator"
 
 REPORT = """
@@ -90,7 +90,7 @@ class Replica:
 
         def make(now_ms: int) -> Schedule:
             fields: dict[str, Any] = {
-                "timing": Interval(HOUR * 1000),
+                "timing": Interval(HOUR_S * 1000),
                 "input": {"to": "Ada"},
                 "start_ms": now_ms,
             }
@@ -107,7 +107,7 @@ class Replica:
             pass
 
     async def pass_hours(self, hours: float) -> None:
-        self.clock.advance(hours * HOUR)
+        self.clock.advance(hours * HOUR_S)
         await self.start_all_due()
 
     async def stored(self, id: str = "hourly") -> StoredSchedule:
@@ -134,7 +134,7 @@ async def replica(
     config: OrchestratorConfig, location: str, clock: ManualClock | None = None
 ) -> AsyncIterator[Replica]:
     """Runs a replica with the workflow ``report``; the test calls its scheduler."""
-    by = clock or ManualClock(NOON / 1000)
+    by = clock or ManualClock(NOON_MS / 1000)
 
     async def now_ms(_: Transaction) -> int:
         return round(by.wall() * 1000)

@@ -16,9 +16,9 @@ from services.orchestrator.schedules.cron import cron
 from services.orchestrator.schedules.schedule import CatchUp, Overlap
 from tests.orchestrator.schedules.schedule_replica import (
     CHANGED,
-    HOUR,
+    HOUR_S,
     LONG,
-    NOON,
+    NOON_MS,
     OPERATOR,
     PAYS,
     replica,
@@ -53,7 +53,7 @@ async def test_each_due_time_starts_one_run_of_the_schedules_creator(
         assert before == []
         assert await it.runs() == [run_at(13), run_at(14)]
     assert (progress.started, progress.last_run_id) == (2, run_at(14))
-    assert progress.next_due_ms == NOON + 3 * HOUR * 1000
+    assert progress.next_due_ms == NOON_MS + 3 * HOUR_S * 1000
     assert state.input == {"to": "Ada"}
     assert state.started_by == OPERATOR
 
@@ -83,7 +83,7 @@ async def test_cron_schedule_is_due_in_its_time_zone(
 async def test_concurrent_polls_start_one_run(config: OrchestratorConfig, location: str) -> None:
     async with replica(config, location) as it:
         await it.create()
-        it.clock.advance(HOUR)
+        it.clock.advance(HOUR_S)
 
         await asyncio.gather(*(it.scheduler.start_due() for _ in range(16)))
 
@@ -94,7 +94,7 @@ async def test_concurrent_polls_start_one_run(config: OrchestratorConfig, locati
 async def test_replicas_that_poll_at_once_start_one_run(
     config: OrchestratorConfig, new_postgres_database: str, tmp_path: Path
 ) -> None:
-    clock = ManualClock(NOON / 1000)
+    clock = ManualClock(NOON_MS / 1000)
     elsewhere = replace(config, mesh=replace(config.mesh, home=tmp_path / "other"))
     async with (
         replica(config, new_postgres_database, clock) as one,
@@ -103,7 +103,7 @@ async def test_replicas_that_poll_at_once_start_one_run(
         for number in range(20):
             await one.create(f"s{number}")
         for _ in range(3):
-            clock.advance(HOUR)
+            clock.advance(HOUR_S)
             await asyncio.gather(*(each.start_all_due() for each in (one, other) * 4))
         runs = await one.runs()
         counts = {(await other.progress(f"s{number}")).started for number in range(20)}
@@ -117,7 +117,7 @@ async def test_claimed_due_time_without_a_run_is_retried(
 ) -> None:
     async with replica(config, location) as it:
         await it.create()
-        it.clock.advance(HOUR)
+        it.clock.advance(HOUR_S)
         decided = await it.schedules.claim()
         await it.start_all_due()
         too_early = await it.runs()
@@ -141,7 +141,7 @@ async def test_started_run_without_an_outcome_is_not_started_again(
         it.clock.advance(RETRY_DELAY_S)
         await it.start_all_due()
 
-        assert (without_outcome.started, without_outcome.firing_ms) == (0, NOON + HOUR * 1000)
+        assert (without_outcome.started, without_outcome.firing_ms) == (0, NOON_MS + HOUR_S * 1000)
         assert await it.runs() == [run_at(13)]
         assert (await it.progress()).started == 1
 
@@ -149,7 +149,7 @@ async def test_started_run_without_an_outcome_is_not_started_again(
 async def test_late_outcome_changes_nothing(config: OrchestratorConfig, location: str) -> None:
     async with replica(config, location) as it:
         await it.create()
-        it.clock.advance(HOUR)
+        it.clock.advance(HOUR_S)
         (firing,) = await it.schedules.claim()
         it.clock.advance(RETRY_DELAY_S)
         await it.start_all_due()
@@ -189,7 +189,7 @@ async def test_catch_up_policy_decides_after_an_outage(
         await it.pass_hours(5.5)
 
         assert await it.runs() == [run_at(hour) for hour in started]
-        assert (await it.progress()).next_due_ms == NOON + 6 * HOUR * 1000
+        assert (await it.progress()).next_due_ms == NOON_MS + 6 * HOUR_S * 1000
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ async def test_refused_run_is_reported_and_does_not_stop_the_next(
         assert await it.runs() == [run_at(14)]
     assert (refused.refused, refused.started) == (1, 0)
     assert message in refused.last_error
-    assert refused.last_error_due_ms == NOON + HOUR * 1000
+    assert refused.last_error_due_ms == NOON_MS + HOUR_S * 1000
     assert (after.refused, after.started) == (1, 1)
 
 
@@ -274,7 +274,7 @@ async def test_pause_starts_only_the_run_claimed_before_it(
 ) -> None:
     async with replica(config, location) as it:
         await it.create()
-        it.clock.advance(HOUR)
+        it.clock.advance(HOUR_S)
         await it.schedules.claim()
         await it.pause(paused=True, request_id="a")
         await it.pass_hours(3)
@@ -301,7 +301,7 @@ async def test_deleted_schedule_starts_no_more_runs(
 
 async def test_schedule_is_not_due_after_its_end(config: OrchestratorConfig, location: str) -> None:
     async with replica(config, location) as it:
-        await it.create(end_ms=NOON + 2 * HOUR * 1000)
+        await it.create(end_ms=NOON_MS + 2 * HOUR_S * 1000)
         for _ in range(4):
             await it.pass_hours(1)
 
@@ -330,7 +330,7 @@ async def test_schedule_whose_runs_could_not_start_is_refused(
         with pytest.raises(InvalidArgument, match="input of report"):
             await it.create(input={"to": 5, "more": 1})
         with pytest.raises(InvalidArgument, match="nothing is due"):
-            await it.create(end_ms=NOON + 1)
+            await it.create(end_ms=NOON_MS + 1)
         await it.registry.register(PAYS)
         with pytest.raises(InvalidArgument) as pays:
             await it.create()
