@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import subprocess
 import tempfile
 import warnings
@@ -33,6 +34,10 @@ EMPTY = (
     "CREATE SCHEMA public",
     "GRANT USAGE ON SCHEMA public TO PUBLIC",
 )
+
+
+# pytest-xdist passes the width of its own terminal on; output without a terminal is wide.
+os.environ.pop("COLUMNS", None)
 
 
 @pytest.fixture(scope="session")
