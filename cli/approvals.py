@@ -27,7 +27,7 @@ async def decide(
     path: str,
     identities: Sequence[Identity],
     *,
-    approves: bool,
+    approved: bool,
     say: Callable[[str], None] | None = None,
 ) -> pb.ApproveRunResponse:
     """Signs the step's question as the approver among ``identities``, and sends the decision."""
@@ -43,7 +43,7 @@ async def decide(
             say(line)
     identity = _approver(asked, identities)
     signed = identity.holder.approve(
-        run_id=run_id, step=path, digest=asked.digest, approves=approves
+        run_id=run_id, step=path, digest=asked.digest, approved=approved
     )
     request = pb.ApproveRunRequest(
         request_id=str(uuid.uuid4()), run_id=run_id, step=path, approval=signed

@@ -93,14 +93,14 @@ class Holder:
         }
         return self._sign({**claims, "public": True} if public else claims)
 
-    def approve(self, *, run_id: str, step: str, digest: bytes, approves: bool) -> str:
+    def approve(self, *, run_id: str, step: str, digest: bytes, approved: bool) -> str:
         """Signs the decision on an approval step; ApproveRunRequest describes the format."""
         claims = {
             "iss": self.did,
             "run_id": run_id,
             "step": step,
             "digest": digest.hex(),
-            "decision": "approve" if approves else "reject",
+            "decision": "approve" if approved else "reject",
             "iat": int(time.time()),
         }
         return self._sign(claims, typ=APPROVAL)

@@ -239,7 +239,7 @@ def approve_run(
         run_id=run_id,
         path=step,
         identities=[known.find(name)] if name else known.all(),
-        approves=not reject,
+        approved=not reject,
         say=None if json else screen.show,
     )
     decided = ask(here, decide)

@@ -52,12 +52,12 @@ async def decide(
     run_id: str,
     holder: Holder,
     *,
-    approves: bool = True,
+    approved: bool = True,
     digest: bytes = b"",
 ) -> pb.ApproveRunResponse:
     """Signs and sends an approval, and waits until it counts."""
     digest = digest or (await asked(workflows, run_id)).digest
-    signed = holder.approve(run_id=run_id, step="agree", digest=digest, approves=approves)
+    signed = holder.approve(run_id=run_id, step="agree", digest=digest, approved=approved)
     request = pb.ApproveRunRequest(request_id=uuid7(), run_id=run_id, step="agree", approval=signed)
     reply = await workflows.ApproveRun(request, timeout=5)
 
@@ -88,7 +88,7 @@ async def test_rejection_that_makes_the_quorum_impossible_ends_the_run(
 ) -> None:
     run_id = await begin_asking(workflows)
 
-    reply = await decide(workflows, run_id, BOB, approves=False)
+    reply = await decide(workflows, run_id, BOB, approved=False)
 
     run = await finished(workflows, run_id)
     assert (reply.approver, reply.approved) == (BOB.did, False)
@@ -123,7 +123,7 @@ async def test_approval_signed_for_another_run_is_refused(
 async def test_repeated_approval_counts_once(workflows: WorkflowServiceAsyncStub) -> None:
     run_id = await begin_asking(workflows)
     digest = (await asked(workflows, run_id)).digest
-    signed = ADA.approve(run_id=run_id, step="agree", digest=digest, approves=True)
+    signed = ADA.approve(run_id=run_id, step="agree", digest=digest, approved=True)
     request = pb.ApproveRunRequest(request_id="a", run_id=run_id, step="agree", approval=signed)
 
     replies = [await workflows.ApproveRun(request, timeout=5) for _ in range(2)]
@@ -139,7 +139,7 @@ async def test_second_decision_of_an_approver_is_refused(
     await decide(workflows, run_id, ADA)
 
     with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await decide(workflows, run_id, ADA, approves=False)
+        await decide(workflows, run_id, ADA, approved=False)
 
     assert reason(refused.value) == "STEP_AWAITS_NO_APPROVAL"
 
@@ -197,7 +197,7 @@ async def test_erased_run_leaves_nothing_of_an_approver_in_the_file(
         run_id = await start_run(workflows, text, who=CY.did)
         await await_status(workflows, run_id, "WAITING")
         digest = (await asked(workflows, run_id)).digest
-        signed = CY.approve(run_id=run_id, step="agree", digest=digest, approves=True)
+        signed = CY.approve(run_id=run_id, step="agree", digest=digest, approved=True)
         request = pb.ApproveRunRequest(request_id="a", run_id=run_id, step="agree", approval=signed)
         await workflows.ApproveRun(request, timeout=5)
         await finished(workflows, run_id)
@@ -222,14 +222,14 @@ async def test_client_shows_an_approver_the_request_before_signing(
     mine = [Identity("ada", ADA), Identity("eve", EVE)]
     said: list[str] = []
 
-    reply = await approvals.decide(channels, run_id, "agree", mine, approves=True, say=said.append)
+    reply = await approvals.decide(channels, run_id, "agree", mine, approved=True, say=said.append)
 
     assert (reply.approver, reply.approved) == (ADA.did, True)
     assert "asks: Pay 5?" in said
     with pytest.raises(CommandError, match="none of your identities is asked"):
-        await approvals.decide(channels, run_id, "agree", mine[1:], approves=True)
+        await approvals.decide(channels, run_id, "agree", mine[1:], approved=True)
     with pytest.raises(CommandError, match="asks for no approval"):
-        await approvals.decide(channels, run_id, "agreed", mine, approves=True)
+        await approvals.decide(channels, run_id, "agreed", mine, approved=True)
 
 
 async def test_run_shows_the_requested_approval_and_its_decisions(

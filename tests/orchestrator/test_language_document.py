@@ -149,7 +149,7 @@ async def test_example_asks_three_approvers_and_needs_two(
 
     for number, one in enumerate(people[: 3 if rejects == 1 else 2]):
         signed = one.approve(
-            run_id=run_id, step="agreed", digest=digest, approves=number >= rejects
+            run_id=run_id, step="agreed", digest=digest, approved=number >= rejects
         )
         request = pb.ApproveRunRequest(
             request_id=uuid7(), run_id=run_id, step="agreed", approval=signed

@@ -47,7 +47,7 @@ class Approvals:
             return first
         step = _waiting_step((await self._store.load(run_id)).state, path)
         digest = str(step.input["digest"])
-        approver, approves = await self._verify(run_id, path, digest, jws)
+        approver, approved = await self._verify(run_id, path, digest, jws)
         if approver not in step.input["asked"]["approvers"]:
             raise PermissionDenied(
                 f"{approver} is not among the approvers of {path}",
@@ -55,8 +55,8 @@ class Approvals:
             )
         if approver in step.decisions:
             raise _not_asked(f"{approver} has already decided on {path}")
-        approved = DecisionReceived(path, approver, approves, digest, jws)
-        return await self._worker.send(key, run_id, approved, reply(approved))
+        decision = DecisionReceived(path, approver, approved, digest, jws)
+        return await self._worker.send(key, run_id, decision, reply(decision))
 
     async def _verify(self, run_id: str, path: str, digest: str, jws: str) -> tuple[str, bool]:
         request = web5.VerifyApprovalRequest(

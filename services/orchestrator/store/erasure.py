@@ -48,7 +48,7 @@ class _Erasable:
 
     sequence: int
     erased_us: int  # 0: not erased
-    cause: str
+    public_reason: str
     replacements: Sequence[Record]  # empty if the records cannot be read
 
 
@@ -133,7 +133,7 @@ class Erasure:
             else:
                 await self._replace(run_id, found.replacements)
             await self._erase_events(run_id)
-            await self._complete(run_id, found.cause if found else "")
+            await self._complete(run_id, found.public_reason if found else "")
 
     async def _is_pending(self, run_id: str) -> bool:
         async def work(tx: Transaction) -> bool:
@@ -150,14 +150,14 @@ class Erasure:
             try:
                 stored = await load_run(tx, run_id)
                 state = stored.state
-                why = public_reason(state)
-                replacements = tuple(erase(stored.records, why))
+                reason = public_reason(state)
+                replacements = tuple(erase(stored.records, reason))
             except NotFound:
                 return None
             except (FailedPrecondition, *UNREADABLE):
                 row = await tx.fetch_one("SELECT sequence FROM run WHERE id = ?", run_id)
                 return _Erasable(int(row[0]), 0, "", ()) if row else None
-            return _Erasable(state.sequence, state.erased_us, why, replacements)
+            return _Erasable(state.sequence, state.erased_us, reason, replacements)
 
         return await self._database.read(work)
 
@@ -245,7 +245,7 @@ class Erasure:
         await self._database.write(work)
 
 
-async def _mark(tx: Transaction, run_id: str, found: _Erasable | None, by: str) -> int:
+async def _mark(tx: Transaction, run_id: str, found: _Erasable | None, requester: str) -> int:
     """Enqueues the erasure, appends its record, and returns its time, Unix microseconds.
 
     An erased run is not changed. Raises _ConcurrentUpdateError if the run has changed since
@@ -269,7 +269,7 @@ async def _mark(tx: Transaction, run_id: str, found: _Erasable | None, by: str) 
     await tx.execute("INSERT INTO erasure_task VALUES (?) ON CONFLICT DO NOTHING", run_id)
     if not found.replacements:
         return now_us  # another record would not make the run readable
-    payload = {"requester": by, "public_reason": found.cause}
+    payload = {"requester": requester, "public_reason": found.public_reason}
     end = Record.write(sequence + 1, RecordKind.ERASED, "", 0, now_us, payload)
     updated = await tx.execute(
         "UPDATE run SET sequence = ?, updated_us = ?"
