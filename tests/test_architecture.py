@@ -214,6 +214,18 @@ def test_the_command_line_is_a_client() -> None:
     assert not broken
 
 
+def test_tests_import_no_test_module() -> None:
+    """A module that is named after what it holds has what several tests need."""
+    shared = [
+        f"{relative(path)} imports {name}"
+        for path in SOURCES
+        for name in imports(path)
+        if name.startswith("tests.") and name.split(".")[-2].startswith("test_")
+    ]
+
+    assert not shared
+
+
 def test_files_and_functions_stay_small() -> None:
     files = [
         f"{relative(path)}: {lines} lines"

@@ -17,9 +17,9 @@ from mesh.testing import eventually, reason
 from services.orchestrator.__main__ import orchestrator
 from tests.orchestrator.conftest import connect
 from tests.orchestrator.engine.definitions import steps
+from tests.orchestrator.erasures import stored
 from tests.orchestrator.payment_requests import finished, status, uuid7
 from tests.orchestrator.signals import await_status, start_run
-from tests.orchestrator.test_erase import stored
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -23,7 +23,7 @@ from tests.orchestrator.conftest import connect, serve_at
 from tests.orchestrator.engine.definitions import STORE, call, steps
 from tests.orchestrator.payment_requests import finished, status, statuses, uuid7
 from tests.orchestrator.signals import await_status, start_run
-from tests.orchestrator.store.test_run_store import begin as begin_in
+from tests.orchestrator.store.run_stores import begin as begin_in
 from tests.profile import full_or_short
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from mesh.testing import eventually, reason
 from services.orchestrator.__main__ import orchestrator
 from services.orchestrator.definition import values
 from tests.orchestrator.conftest import dial
+from tests.orchestrator.erasures import erase, get, stored
 from tests.orchestrator.payment_requests import (
     INPUT,
     finished,
@@ -37,17 +38,6 @@ if TYPE_CHECKING:
     from tests.orchestrator.fake_services import FakeServices
 
 MARK = {"erased": True}
-
-
-async def erase(
-    workflows: WorkflowServiceAsyncStub, run_id: str, request_id: str = "e"
-) -> pb.EraseRunResponse:
-    request = pb.EraseRunRequest(request_id=request_id, run_id=run_id)
-    return await workflows.EraseRun(request, timeout=10)
-
-
-async def get(workflows: WorkflowServiceAsyncStub, run_id: str) -> pb.Run:
-    return (await workflows.GetRun(pb.GetRunRequest(run_id=run_id), timeout=5)).run
 
 
 async def test_erased_payment_shows_steps_and_fee_but_no_names(
@@ -169,10 +159,6 @@ async def test_file_holds_no_personal_data_of_an_erased_payment(
 def _personal_data_in(message: object) -> list[str]:
     """Returns the personal data of the payment that a message contains."""
     return [value for value in INPUT.values() if isinstance(value, str) and value in str(message)]
-
-
-def stored(folder: Path) -> bytes:
-    return b"".join(path.read_bytes() for path in sorted(folder.rglob("orchestrator.db*")))
 
 
 async def test_erasure_is_audited(

@@ -19,6 +19,7 @@ from services.orchestrator.store import deletion, erasure
 from services.orchestrator.store.deletion import Deletion
 from tests.orchestrator.conftest import dial
 from tests.orchestrator.engine.definitions import steps
+from tests.orchestrator.erasures import erase, get
 from tests.orchestrator.event_workflows import (
     EMITTER,
     register_workflows,
@@ -26,10 +27,8 @@ from tests.orchestrator.event_workflows import (
     start_workflow,
 )
 from tests.orchestrator.payment_requests import finished
-from tests.orchestrator.store.test_event_subscriptions import begin
-from tests.orchestrator.test_erase import erase, get
-from tests.orchestrator.test_retention import erase as erase_in
-from tests.orchestrator.test_retention import opened
+from tests.orchestrator.store.event_runs import begin
+from tests.orchestrator.store.run_stores import erase_run, opened_store
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,7 +77,7 @@ async def test_events_of_an_erased_run_are_erased_and_receivers_still_fold(
         await erase(workflows, receiver_run, "another")
         erased = await get(workflows, receiver_run)
 
-    async with opened(location) as (store, _):
+    async with opened_store(location) as (store, _):
         left = await emitted(store.database)
 
     assert left == [("order.paid", TEXT_MARK, TEXT_MARK, MARK)]
@@ -110,11 +109,11 @@ def _contains_the_person(folder: Path) -> bool:
 
 
 async def test_event_keeps_its_subject_if_that_is_the_run(location: str) -> None:
-    async with opened(location) as (store, registry):
+    async with opened_store(location) as (store, registry):
         await registry.register(TELLS_OF_ITSELF)
         state = await begin(store.runs, registry, "itself", "7")
 
-        await erase_in(store, state.run_id)
+        await erase_run(store, state.run_id)
 
         assert await emitted(store.database) == [("done", state.run_id, state.run_id, MARK)]
 
@@ -124,13 +123,13 @@ async def test_erasure_covers_every_event_of_the_run_and_no_other(
     location: str, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(erasure, "ERASE_BATCH_SIZE", chunk)
-    async with opened(location) as (store, registry):
+    async with opened_store(location) as (store, registry):
         for text in (EMITTER, TELLS_OFTEN):
             await registry.register(text)
         often = await begin(store.runs, registry, "often", PERSON)
         await begin(store.runs, registry, "tell", "7")
 
-        await erase_in(store, often.run_id)
+        await erase_run(store, often.run_id)
 
         erased = ("order.paid", TEXT_MARK, TEXT_MARK, MARK)
         kept = ("order.paid", "7", "7", {"by": "Ada"})
@@ -140,10 +139,10 @@ async def test_erasure_covers_every_event_of_the_run_and_no_other(
 async def test_subscriber_receives_an_erased_event_without_data(
     location: str,
 ) -> None:
-    async with opened(location) as (store, registry):
+    async with opened_store(location) as (store, registry):
         await registry.register(EMITTER)
         state = await begin(store.runs, registry, "tell", PERSON)
-        await erase_in(store, state.run_id)
+        await erase_run(store, state.run_id)
 
         of_any, _ = await store.runs.events.read_after(0, {"order.paid": {ANY_SUBJECT}})
         of_one, _ = await store.runs.events.read_after(0, {"order.paid": {PERSON}})
@@ -157,7 +156,7 @@ async def test_events_of_a_deleted_run_are_erased(
     location: str, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deletion, "MAX_RECORDS", at_once)
-    async with opened(location) as (store, registry):
+    async with opened_store(location) as (store, registry):
         await registry.register(TELLS_OFTEN)
         await begin(store.runs, registry, "often", PERSON)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,34 +15,29 @@ from services.orchestrator.engine.activations import SignalReceived
 from services.orchestrator.engine.erase import MARK, TEXT_MARK
 from services.orchestrator.engine.records import RecordKind
 from services.orchestrator.engine.start import StartRun, start
-from services.orchestrator.notifications import RunNotifier
-from services.orchestrator.registry import WorkflowRegistry
 from services.orchestrator.store import deletion, erasure
 from services.orchestrator.store.commits import NewRun
 from services.orchestrator.store.deletion import Deletion
 from services.orchestrator.store.erasure import Erasure
-from services.orchestrator.store.open import open_store
 from services.orchestrator.store.run_store import StartResult
-from tests.orchestrator.store.test_run_store import GIVEN, POLICY, IdleWorker, begin, fails
+from tests.orchestrator.store.run_stores import (
+    CALLER,
+    GIVEN,
+    POLICY,
+    begin,
+    erase_run,
+    fails,
+    mutation_key,
+    opened_store,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from mesh.data.database import Database, Transaction
+    from services.orchestrator.registry import WorkflowRegistry
     from services.orchestrator.store.definitions import StoredDefinition
     from services.orchestrator.store.open import OrchestratorStore
 
 DAY_US = 86_400_000_000
-CALLER = "spiffe://caller"
-
-
-@asynccontextmanager
-async def opened(location: str) -> AsyncIterator[tuple[OrchestratorStore, WorkflowRegistry]]:
-    async with open_store(location) as store:
-        registry = WorkflowRegistry(store.definitions)
-        await registry.register_built_in()
-        async with store.own(IdleWorker(), RunNotifier()):
-            yield store, registry
 
 
 async def end_run(
@@ -94,27 +88,17 @@ async def erase_all(store: OrchestratorStore, days: float) -> None:
             await erasing.finish(run_id)
 
 
-def key(request_id: str = "erase") -> IdempotencyKey:
-    return IdempotencyKey(CALLER, "EraseRun", request_id, request_id.encode())
-
-
-async def erase(store: OrchestratorStore, run_id: str = "run", request_id: str = "erase") -> int:
-    """Erases the run; returns the time of the erasure, Unix microseconds."""
-    reply = await Erasure(store.database).erase(
-        key(request_id), run_id, lambda at_us: str(at_us).encode()
-    )
-    return int(reply)
-
-
 async def test_deleted_run_is_reported_as_deleted(location: str) -> None:
-    async with opened(location) as (store, registry):
+    async with opened_store(location) as (store, registry):
         await end_run(store, registry)
         await delete_all(store, days=30)
 
         asked = [
             store.runs.load("run"),
             store.runs.has_ended("run"),
-            store.runs.messages.send(key("cancel"), "run", request_checks.cancel("", CALLER), b""),
+            store.runs.messages.send(
+                mutation_key("cancel"), "run", request_checks.cancel("", CALLER), b""
+            ),
         ]
         answers = await asyncio.gather(*asked, return_exceptions=True)
 
@@ -124,7 +108,7 @@ async def test_deleted_run_is_reported_as_deleted(location: str) -> None:
 async def test_old_runs_are_deleted_with_all_their_rows(
     location: str,
 ) -> None:
-    async with opened(location) as (store, registry):
+    async with opened_store(location) as (store, registry):
         await end_run(store, registry, "old", days_ago=31)
         await end_run(store, registry, "young", days_ago=29)
         await begin(store.runs, registry, "busy")
@@ -141,7 +125,7 @@ async def test_old_runs_are_deleted_with_all_their_rows(
 
 async def test_more_runs_than_one_batch_are_all_deleted(location: str) -> None:
     count = 2 * deletion.DELETE_BATCH_SIZE + 3
-    async with opened(location) as (store, registry):
+    async with opened_store(location) as (store, registry):
         for number in range(count):
             await end_run(store, registry, f"run-{number}", days_ago=40)
 
@@ -154,7 +138,7 @@ async def test_run_with_many_records_is_deleted_in_parts(
     location: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deletion, "MAX_RECORDS", 2)
-    async with opened(location) as (store, registry):
+    async with opened_store(location) as (store, registry):
         await end_run(store, registry, "large", days_ago=40)
         deleting = Deletion(store.database)
 
@@ -174,7 +158,7 @@ async def test_run_with_many_records_is_deleted_in_parts(
 async def test_run_that_needs_an_operator_is_neither_deleted_nor_erased_by_age(
     location: str, status: str
 ) -> None:
-    async with opened(location) as (store, registry):
+    async with opened_store(location) as (store, registry):
         await end_run(store, registry, "kept")
         await set_needs_attention(store, "kept", status)
         await end_run(store, registry, "other")
@@ -189,7 +173,7 @@ async def test_run_that_needs_an_operator_is_neither_deleted_nor_erased_by_age(
 async def test_repeated_start_of_a_deleted_run_gets_its_first_reply(
     location: str,
 ) -> None:
-    async with opened(location) as (store, registry):
+    async with opened_store(location) as (store, registry):
         await end_run(store, registry, "old")
         await delete_all(store, days=30)
 
@@ -212,7 +196,7 @@ async def test_repeated_start_of_a_deleted_run_gets_its_first_reply(
 
 
 async def test_id_of_a_deleted_run_cannot_be_used_again(location: str) -> None:
-    async with opened(location) as (store, registry):
+    async with opened_store(location) as (store, registry):
         await end_run(store, registry, "old")
         await delete_all(store, days=30)
 
@@ -225,11 +209,11 @@ async def test_id_of_a_deleted_run_cannot_be_used_again(location: str) -> None:
 async def test_erased_run_folds_to_the_same_run_without_personal_data(
     location: str,
 ) -> None:
-    async with opened(location) as (store, registry):
+    async with opened_store(location) as (store, registry):
         await end_run(store, registry)
         before = await store.runs.load("run")
 
-        erased_us = await erase(store)
+        erased_us = await erase_run(store)
         after = await store.runs.load("run")
 
     state, step = after.state, after.state.steps["identity"]
@@ -246,12 +230,12 @@ async def test_erased_run_folds_to_the_same_run_without_personal_data(
 
 
 async def test_run_is_erased_once_and_shows_when(location: str) -> None:
-    async with opened(location) as (store, registry):
+    async with opened_store(location) as (store, registry):
         await end_run(store, registry)
 
-        first = await erase(store)
-        again = await erase(store)
-        by_another = await erase(store, request_id="another")
+        first = await erase_run(store)
+        again = await erase_run(store)
+        by_another = await erase_run(store, request_id="another")
 
         assert first == again == by_another
         kinds = [record.kind for record in (await store.runs.load("run")).records]
@@ -259,27 +243,27 @@ async def test_run_is_erased_once_and_shows_when(location: str) -> None:
 
 
 async def test_run_that_has_not_ended_is_not_erased(location: str) -> None:
-    async with opened(location) as (store, registry):
+    async with opened_store(location) as (store, registry):
         started = await begin(store.runs, registry)
 
         with pytest.raises(FailedPrecondition) as refused:
-            await erase(store)
+            await erase_run(store)
         with pytest.raises(NotFound):
-            await erase(store, "nothing", "other")
+            await erase_run(store, "nothing", "other")
 
         assert refused.value.reason == Reason.RUN_NOT_ENDED
         assert (await store.runs.load("run")).state == started.state
 
 
 async def test_messages_to_an_erased_run_are_erased(location: str) -> None:
-    async with opened(location) as (store, registry):
+    async with opened_store(location) as (store, registry):
         started = await begin(store.runs, registry)
         sent = SignalReceived("approved", {"by": "did:key:z6MkPerson"}, "did:key:z6MkPerson")
-        await store.runs.messages.send(key("signal"), "run", sent)
+        await store.runs.messages.send(mutation_key("signal"), "run", sent)
         ended = fails(started)
         await store.runs.append(ended.state, 0, ended.records)
 
-        await erase(store)
+        await erase_run(store)
 
         (left,) = await store.runs.messages.read_after("run", position=0)
         assert left == SignalReceived("approved", dict(MARK), TEXT_MARK, position=1)
@@ -287,7 +271,7 @@ async def test_messages_to_an_erased_run_are_erased(location: str) -> None:
 
 async def test_runs_are_erased_by_age(location: str) -> None:
     count = erasure.ENQUEUE_BATCH_SIZE + 2
-    async with opened(location) as (store, registry):
+    async with opened_store(location) as (store, registry):
         for number in range(count):
             await end_run(store, registry, f"old-{number}", days_ago=8)
         await end_run(store, registry, "young", days_ago=6)
@@ -305,7 +289,7 @@ async def test_interrupted_erasure_is_completed(
 ) -> None:
     """The run has three records, and the record of the erasure."""
     monkeypatch.setattr(erasure, "ERASE_BATCH_SIZE", 1)
-    async with opened(location) as (store, registry):
+    async with opened_store(location) as (store, registry):
         await end_run(store, registry)
         write, writes = store.database.write, 0
 
@@ -318,10 +302,10 @@ async def test_interrupted_erasure_is_completed(
 
         monkeypatch.setattr(store.database, "write", break_off)
         with pytest.raises(KeyboardInterrupt):
-            await erase(store)
+            await erase_run(store)
         monkeypatch.undo()
 
-    async with opened(location) as (store, _):
+    async with opened_store(location) as (store, _):
         found = await Erasure(store.database).pending_erasures()
         for run_id in found:
             await Erasure(store.database).finish(run_id)
@@ -344,13 +328,13 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 async def test_unreadable_records_are_erased_whole(location: str, damage: str) -> None:
-    async with opened(location) as (store, registry):
+    async with opened_store(location) as (store, registry):
         await end_run(store, registry)
         start = (await store.runs.load("run")).records[0].payload
         raw = json.dumps(start | {"intent": "//8="}).encode() if "intent" in damage else b"?"
         await store.database.write(lambda tx: tx.execute(DAMAGES[damage], raw))
 
-        await erase(store)
+        await erase_run(store)
 
         async def payloads(tx: Transaction) -> set[bytes]:
             return {bytes(row[0]) for row in await tx.fetch("SELECT payload FROM journal")}
@@ -359,15 +343,17 @@ async def test_unreadable_records_are_erased_whole(location: str, damage: str) -
 
 
 async def test_unreadable_message_is_erased_whole(location: str) -> None:
-    async with opened(location) as (store, registry):
+    async with opened_store(location) as (store, registry):
         started = await begin(store.runs, registry)
-        await store.runs.messages.send(key("signal"), "run", SignalReceived("approved", {}, ""))
+        await store.runs.messages.send(
+            mutation_key("signal"), "run", SignalReceived("approved", {}, "")
+        )
         ended = fails(started)
         await store.runs.append(ended.state, 0, ended.records)
         damage = "UPDATE message SET payload = ?"
         await store.database.write(lambda tx: tx.execute(damage, b"did:key:z6MkPerson"))
 
-        await erase(store)
+        await erase_run(store)
 
         async def left(tx: Transaction) -> list[bytes]:
             return [bytes(row[0]) for row in await tx.fetch("SELECT payload FROM message")]

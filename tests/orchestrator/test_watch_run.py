@@ -26,7 +26,7 @@ from services.orchestrator.servicers.waits import format_update
 from tests.orchestrator.engine.cost import lines_run
 from tests.orchestrator.engine.definitions import EVERYTHING, NESTED
 from tests.orchestrator.engine.engine_run import EngineRun, paying, run_of
-from tests.orchestrator.engine.test_redrive_properties import HAPPENINGS, Services, live
+from tests.orchestrator.engine.random_outcomes import HAPPENINGS, Services, live
 from tests.orchestrator.payment_requests import payment
 from tests.orchestrator.signals import AWAITS_SIGNAL, await_status, signal_request, start_run
 from tests.profile import examples

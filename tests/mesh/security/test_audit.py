@@ -11,27 +11,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mesh.security.audit import AuditEntry, AuditError, open_audit, verify
+from mesh.security.audit import AuditError, open_audit, verify
 from mesh.testing import eventually
+from tests.mesh.security.audit_entry import ENTRY
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-ENTRY = AuditEntry(
-    time="2026-11-23T12:00:00.000+00:00",
-    trace_id="0" * 32,
-    caller="spiffe://anya.internal/alice",
-    method="anya.bitcoin.v1.WalletService/SendPayment",
-    decision="allow",
-    rule="orchestrator -> bitcoin grants 'spend'",
-    policy="0" * 64,
-    status="OK",
-)
 
 WRITER = """
 import sys, pathlib
 from mesh.security.audit import AuditEntry, open_audit
-from tests.mesh.security.test_audit import ENTRY
+from tests.mesh.security.audit_entry import ENTRY
 with open_audit(pathlib.Path(sys.argv[1])) as audit:
     while True:
         audit.record(ENTRY)

@@ -15,7 +15,7 @@ from services.orchestrator.engine.activations import CallCommand, CancelRequeste
 from services.orchestrator.engine.retry_policy import SECOND_US
 from tests.orchestrator.engine.engine_run import paying
 from tests.orchestrator.engine.finished_runs import redrive
-from tests.orchestrator.engine.test_redrive_properties import HAPPENINGS, Services, live
+from tests.orchestrator.engine.random_outcomes import HAPPENINGS, Services, live
 from tests.profile import examples
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from services.orchestrator.engine.retry_policy import SECOND_US
 from tests.orchestrator.engine.definitions import STORE, UNDO, call, indent
 from tests.orchestrator.engine.engine_run import paying_several
 from tests.orchestrator.engine.finished_runs import redrive
-from tests.orchestrator.engine.test_redrive_properties import HAPPENINGS, Services, live
+from tests.orchestrator.engine.random_outcomes import HAPPENINGS, Services, live
 from tests.orchestrator.multi_payment import (
     BATCH,
     EITHER,

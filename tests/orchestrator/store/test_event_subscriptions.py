@@ -14,12 +14,8 @@ import pytest
 
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from mesh.data.database import POSTGRES_SCHEMES, open_database
-from mesh.data.idempotency import IdempotencyKey
 from mesh.testing import eventually
 from services.orchestrator.__main__ import orchestrator
-from services.orchestrator.engine.activations import Started
-from services.orchestrator.engine.start import StartRun, start
-from services.orchestrator.store.commits import NewRun
 from services.orchestrator.worker import executor, worker
 from tests.orchestrator.conftest import connect
 from tests.orchestrator.engine.definitions import steps
@@ -31,8 +27,9 @@ from tests.orchestrator.event_workflows import (
     register_workflows,
     start_workflow,
 )
-from tests.orchestrator.payment_requests import finished, status, uuid7
-from tests.orchestrator.store.test_run_store import POLICY, opened_runs
+from tests.orchestrator.payment_requests import finished, status
+from tests.orchestrator.store.event_runs import begin
+from tests.orchestrator.store.run_stores import opened_runs
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -42,12 +39,9 @@ if TYPE_CHECKING:
     from mesh.testing import Authority
     from services.orchestrator.config import OrchestratorConfig
     from services.orchestrator.engine.model import RunState
-    from services.orchestrator.engine.transition import Transition
     from services.orchestrator.registry import WorkflowRegistry
-    from services.orchestrator.store.definitions import StoredDefinition
     from services.orchestrator.store.run_store import RunStore
 
-CALLER = "spiffe://caller"
 NEVER_US = 2**53
 SUBSCRIBERS, SLOTS = 60, 4
 ROUNDS, RUNS_PER_ROUND = 12, 8
@@ -65,36 +59,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executor, "SUSPEND_THRESHOLD_S", 0.0)
     monkeypatch.setattr(worker, "IDLE_TIMEOUT_S", 0.2)
     monkeypatch.setattr(worker, "IDLE_TIMEOUT_AT_CAPACITY_S", 0.0)
-
-
-async def begin(
-    runs: RunStore, registry: WorkflowRegistry, workflow_id: str, order: str
-) -> RunState:
-    """Starts a run with its first transition, which emits the event of an emitter."""
-    run_id = uuid7()
-    started: list[Transition] = []
-    given = {"order": order} if workflow_id == "listen" else {"order": order, "by": "Ada"}
-    event_position = await runs.events.latest_position()
-
-    def prepare(stored: StoredDefinition) -> NewRun:
-        request = StartRun(run_id, given, None, "", CALLER)
-        workflow = registry.newest(stored)
-        transition = start(
-            workflow,
-            request,
-            POLICY,
-            network="regtest",
-            at_us=1,
-            jitter=0,
-            event_position=event_position,
-        )
-        transition.apply(Started())
-        started.append(transition)
-        return NewRun(transition.state, tuple(transition.records), CALLER, "", True)
-
-    key = IdempotencyKey(CALLER, "StartRun", run_id, b"body")
-    await runs.start(key, workflow_id, prepare, lambda _: b"")
-    return started[-1].state
 
 
 async def suspended_count(database: Database) -> int:

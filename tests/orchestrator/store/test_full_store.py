@@ -24,7 +24,7 @@ from tests.orchestrator.conftest import connect
 from tests.orchestrator.payment_requests import finished, payment, status
 from tests.orchestrator.process_succession import Succession
 from tests.orchestrator.signals import AWAITS_SIGNAL, await_status, signal_request, start_run
-from tests.orchestrator.store.test_run_store import begin, fails
+from tests.orchestrator.store.run_stores import begin, fails
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable

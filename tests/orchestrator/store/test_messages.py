@@ -18,7 +18,7 @@ from tests.orchestrator.engine.definitions import steps
 from tests.orchestrator.payment_requests import finished, status
 from tests.orchestrator.processes import environment_of, process
 from tests.orchestrator.signals import await_status, signal_request, start_run
-from tests.orchestrator.store.test_run_store import begin, fails, opened_runs
+from tests.orchestrator.store.run_stores import begin, fails, opened_runs
 
 if TYPE_CHECKING:
     from pathlib import Path

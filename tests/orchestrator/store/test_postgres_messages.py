@@ -15,8 +15,8 @@ from services.orchestrator.store.messages import encode
 from services.orchestrator.store.postgres.statements import SEND, arguments, statement
 from services.orchestrator.store.postgres.writer import connect
 from services.orchestrator.store.suspension import suspend
-from tests.orchestrator.store.test_postgres_store import connected, is_blocked, replica
-from tests.orchestrator.store.test_run_store import begin
+from tests.orchestrator.store.postgres_replicas import connected, is_blocked, replica
+from tests.orchestrator.store.run_stores import begin
 from tests.orchestrator.worker.deliveries import applied, deliver, signal_key, signal_named
 
 if TYPE_CHECKING:

@@ -3,69 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-import asyncpg
 import pytest
 
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from mesh.data import lease as leases
 from mesh.testing import eventually
-from services.orchestrator.registry import WorkflowRegistry
 from services.orchestrator.servicers import waits
 from services.orchestrator.store.commits import AppendCommit, rows_of
-from services.orchestrator.store.open import open_store
-from services.orchestrator.store.postgres.run_store import PostgresRunStore
 from services.orchestrator.store.postgres.statements import arguments, statement
 from services.orchestrator.store.run_store import FencedError
 from services.orchestrator.worker import pollers
 from tests.orchestrator.conftest import two_replicas
 from tests.orchestrator.payment_requests import finished, payment, status
 from tests.orchestrator.signals import AWAITS_SIGNAL, await_status, signal_request, start_run
-from tests.orchestrator.store.test_run_store import begin, fails
+from tests.orchestrator.store.postgres_replicas import connected, expire, is_blocked, replica
+from tests.orchestrator.store.run_stores import begin, fails
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
+
+    import asyncpg
 
     from mesh.testing import Authority
     from services.orchestrator.config import OrchestratorConfig
+    from services.orchestrator.store.postgres.run_store import PostgresRunStore
     from tests.orchestrator.fake_services import FakeServices
-
-LEASE_S = 2.0
 
 
 @pytest.fixture
 def url(new_postgres_database: str) -> str:
     return new_postgres_database
-
-
-@asynccontextmanager
-async def replica(url: str) -> AsyncIterator[tuple[PostgresRunStore, WorkflowRegistry]]:
-    """A replica that renews its lease only when the test calls ``renew``."""
-    async with open_store(url, lease_seconds=LEASE_S) as store:
-        registry = WorkflowRegistry(store.definitions)
-        await registry.register_built_in()
-        assert isinstance(store.runs, PostgresRunStore)
-        yield store.runs, registry
-
-
-async def expire(connection: asyncpg.Connection, runs: PostgresRunStore) -> None:
-    """Ends the lease as if its time had passed."""
-    await connection.execute(
-        "UPDATE replica SET lease_until = now() - interval '1 ms' WHERE id = $1",
-        runs.lease.replica_id,
-    )
-
-
-@asynccontextmanager
-async def connected(url: str) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(url)
-    try:
-        yield connection
-    finally:
-        await connection.close()
 
 
 async def test_replica_with_a_lost_lease_is_fenced_and_registers_again(url: str) -> None:
@@ -186,16 +155,6 @@ async def test_commit_during_a_takeover_changes_nothing(
 async def _retire(connection: asyncpg.Connection, runs: PostgresRunStore) -> None:
     lease = runs.lease
     await connection.execute(leases.RETIRE_SELF, lease.replica_id, lease.incarnation)
-
-
-async def is_blocked(url: str) -> bool:
-    async with connected(url) as connection:
-        return bool(
-            await connection.fetchval(
-                "SELECT count(*) FROM pg_stat_activity"
-                " WHERE datname = current_database() AND wait_event_type = 'Lock'"
-            )
-        )
 
 
 async def test_starting_replica_blocks_no_transaction(url: str) -> None:

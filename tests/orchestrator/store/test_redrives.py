@@ -16,7 +16,7 @@ from services.orchestrator.registry import WorkflowRegistry
 from services.orchestrator.store.open import open_store
 from services.orchestrator.store.redrives import redrive
 from services.orchestrator.store.run_store import FencedError
-from tests.orchestrator.store.test_run_store import begin, fails
+from tests.orchestrator.store.run_stores import begin, fails
 
 if TYPE_CHECKING:
     from services.orchestrator.engine.model import RunState

@@ -21,7 +21,7 @@ from tests.orchestrator.conftest import connect
 from tests.orchestrator.engine.definitions import steps
 from tests.orchestrator.payment_requests import finished, status, uuid7
 from tests.orchestrator.signals import AWAITS_SIGNAL, signal_request, start_run
-from tests.orchestrator.store.test_run_store import begin, opened_runs
+from tests.orchestrator.store.run_stores import begin, opened_runs
 
 if TYPE_CHECKING:
     from mesh.testing import Authority

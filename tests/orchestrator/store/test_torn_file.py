@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mesh.testing import eventually
 from services.orchestrator.registry import WorkflowRegistry
 from services.orchestrator.store.open import open_store
-from tests.orchestrator.store.test_run_store import begin, fails
+from tests.orchestrator.store.run_stores import begin, fails
 
 if TYPE_CHECKING:
     from pathlib import Path

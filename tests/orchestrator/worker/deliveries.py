@@ -9,7 +9,7 @@ from mesh.data.idempotency import IdempotencyKey
 from services.orchestrator.engine.activations import SignalReceived
 from services.orchestrator.engine.transition import Transition
 from services.orchestrator.store.commits import Envelope
-from tests.orchestrator.store.test_run_store import POLICY
+from tests.orchestrator.store.run_stores import POLICY
 
 if TYPE_CHECKING:
     from services.orchestrator.store.run_store import RunStore

@@ -26,7 +26,7 @@ from tests.orchestrator.engine.definitions import STORE, call, steps
 from tests.orchestrator.payment_requests import finished, status
 from tests.orchestrator.schedules.schedule_replica import Replica, replica
 from tests.orchestrator.signals import await_status, signal_request, start_run
-from tests.orchestrator.store.test_run_store import begin, opened_runs
+from tests.orchestrator.store.run_stores import begin, opened_runs
 from tests.orchestrator.worker.deliveries import CALLER, applied, deliver, signal_key, signal_named
 
 if TYPE_CHECKING:
