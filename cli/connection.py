@@ -32,7 +32,7 @@ R = TypeVar("R")
 Channels: TypeAlias = "dict[str, grpc.aio.Channel]"
 
 DEFAULT_TIMEOUT_S = 15.0  # of calls that name none
-SERVICE = "client"  # our name in traces, as trust.yaml calls us
+SERVICE = "client"  # the command line's name in traces and in trust.yaml
 
 _tracer: ContextVar[trace.Tracer] = ContextVar("tracer")
 
@@ -128,7 +128,7 @@ def _unsampled() -> trace.SpanContext:
 
 
 def _rules(service: str, tracer: trace.Tracer) -> ClientRules:
-    # A breaker that is as good as never open: a person who tries again means it.
+    # Almost never opens: a person decides when to retry.
     settings = BreakerSettings(window=1000, minimum_calls=1000)
     return ClientRules(
         target=service,

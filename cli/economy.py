@@ -226,15 +226,15 @@ async def ensure(
 async def pay_wages(channels: Channels, state: EconomyState, address: str, *, coins: int) -> None:
     """Pays coins to the address, from a mature subsidy that the plan has not spent."""
     chain = ChainServiceStub(channels["bitcoin"])
-    town = Rendering(demo_world().plan, bytes.fromhex(state.secret), b"").key(FUNDING_SLOT)
+    funder = Rendering(demo_world().plan, bytes.fromhex(state.secret), b"").key(FUNDING_SLOT)
     found = await chain.ListUtxos(
-        chain_pb2.ListUtxosRequest(address=town.address(Network.REGTEST), page_size=1000)
+        chain_pb2.ListUtxosRequest(address=funder.address(Network.REGTEST), page_size=1000)
     )
     subsidy = next(utxo for utxo in found.utxos if utxo.confirmations > MATURITY_BLOCKS)
-    coin = Coin(outpoint(subsidy.txid, subsidy.vout), subsidy.amount_sat, town)
+    coin = Coin(outpoint(subsidy.txid, subsidy.vout), subsidy.amount_sat, funder)
     wages = [Output(WAGE_SAT, parse_address(address, Network.REGTEST))] * coins
     rest = subsidy.amount_sat - coins * WAGE_SAT - FEE_SAT
-    raw = spend([coin], [*wages, Output(rest, town.script_pubkey)]).raw
+    raw = spend([coin], [*wages, Output(rest, funder.script_pubkey)]).raw
     await chain.BroadcastTransaction(chain_pb2.BroadcastTransactionRequest(raw=raw))
     await RegtestServiceStub(channels["bitcoin"]).MineBlocks(
         regtest_pb2.MineBlocksRequest(request_id=str(uuid.uuid4()), count=1)

@@ -117,5 +117,5 @@ def from_system(error: OSError) -> CommandError | None:
     return CommandError(
         f"{error.filename} cannot be used: {error.strerror}",
         reason="FILE_UNUSABLE",
-        remedy="look at who owns it and at the disk, or choose another place",
+        remedy="check its owner and the free space of the disk, or choose another path",
     )

@@ -35,7 +35,7 @@ classes:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """One DID of ours, and what belongs to it."""
+    """A DID whose key this home keeps, with its wallet, linked addresses and credentials."""
 
     name: str
     holder: Holder

@@ -1,4 +1,4 @@
-"""Streams that outlive who sends them: opened again where they broke off."""
+"""Streams that survive a restart of their server: reopened where they broke off."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_SILENCE_S = 60.0  # that a server may stay down
 BROKEN_OFF = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
-    grpc.StatusCode.CANCELLED,  # by a sender that drains
+    grpc.StatusCode.CANCELLED,  # by a server that drains
 )
 
 

@@ -83,8 +83,8 @@ class Stage:
     ) -> Trace:
         """Returns the trace once it is complete, or as far as it is after the time limit.
 
-        ``answered``: also every call's other end has to be there, which a kill may have taken.
-        ``through``: and spans of these services, of whom a trace may tell nothing yet.
+        ``answered``: complete includes the server's span of each call, which a kill may have lost.
+        ``through``: complete includes a span of each of these services.
         """
         trace = Trace(trace_id, ())
         for _ in range(round(TRACE_TIMEOUT_S / POLL_INTERVAL_S) if self.keeps_traces else 0):

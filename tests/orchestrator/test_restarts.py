@@ -79,7 +79,7 @@ async def test_rolling_restart_under_load_loses_no_payment_and_makes_none_twice(
     location: str, authority: Authority, tmp_path: Path, peers: dict[str, str], fakes: FakeServices
 ) -> None:
     shared = location.startswith(POSTGRES_SCHEMES)
-    town = Town(
+    load = PaymentLoad(
         authority,
         [
             Succession.on(location, authority, tmp_path / name, peers).environment
@@ -87,26 +87,26 @@ async def test_rolling_restart_under_load_loses_no_payment_and_makes_none_twice(
         ],
     )
 
-    async with town.open:
-        for number in town.numbers:
-            await town.start(number)
-        clients = [asyncio.create_task(town.pay()) for _ in range(CLIENTS)]
-        for number in town.numbers:
-            await town.is_busy()
-            await town.stop(number)
-            await town.start(number)
-        await town.is_busy()
-        town.closing.set()
+    async with load.open:
+        for number in load.numbers:
+            await load.start(number)
+        clients = [asyncio.create_task(load.pay()) for _ in range(CLIENTS)]
+        for number in load.numbers:
+            await load.is_busy()
+            await load.stop(number)
+            await load.start(number)
+        await load.is_busy()
+        load.closing.set()
         await asyncio.gather(*clients)
-        listed = await town.stubs[0].ListRuns(pb.ListRunsRequest(page_size=500), timeout=10)
+        listed = await load.stubs[0].ListRuns(pb.ListRunsRequest(page_size=500), timeout=10)
 
-    assert {status(run) for run in town.paid} == {"SUCCEEDED"}
-    assert len(listed.runs) == len(town.paid)
-    assert set(fakes.effects.values()) == {len(town.paid)}
+    assert {status(run) for run in load.paid} == {"SUCCEEDED"}
+    assert len(listed.runs) == len(load.paid)
+    assert set(fakes.effects.values()) == {len(load.paid)}
 
 
 @dataclass(slots=True)
-class Town:
+class PaymentLoad:
     """Orchestrators on one store, and clients that pay through any that answers."""
 
     authority: Authority
