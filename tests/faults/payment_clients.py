@@ -75,13 +75,13 @@ class PaymentClients:
 
     def __init__(self, routes: Sequence[Channels], funded: FundedMesh) -> None:
         self._routes = routes
-        self._town = funded
+        self._mesh = funded
 
     async def pay(self, planned: PlannedPayment) -> ObservedPayment:
         """Proposes and starts a payment, cancels it if planned, and waits for its end."""
-        payer = self._town.payers[planned.payer]
-        thief = replace(self._town.unlinked, addresses=payer.addresses)
-        shop = self._town.shops[planned.recipient]
+        payer = self._mesh.payers[planned.payer]
+        thief = replace(self._mesh.unlinked, addresses=payer.addresses)
+        shop = self._mesh.shops[planned.recipient]
         payment_id = payment_client.new_id()
         proposal = await self._ask(
             planned,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def identify(call: ServerCall) -> Iterator[None]:
-    """Sets the caller. Raises Unauthenticated unless the certificate has one ID of the trust domain."""
+    """Sets the caller. Raises Unauthenticated unless the certificate has one ID of the domain."""
     names = call.context.auth_context().get("peer_spiffe_id", ())
     ids = [name.decode() for name in names]
     if len(ids) != 1 or not ids[0].startswith(f"spiffe://{call.rules.trust_domain}/"):
