@@ -192,6 +192,17 @@ class RunStore(ABC):
 
         return await self._database.read(work)
 
+    async def row(self, run_id: str) -> RunRow:
+        """Returns the run without its records. Raises NotFound if it is unknown."""
+
+        async def work(tx: Transaction) -> RunRow:
+            found = await tx.fetch_one(f"SELECT {COLUMNS} FROM run WHERE id = ?", run_id)  # noqa: S608
+            if found is None:
+                raise await not_found(tx, run_id)
+            return RunRow(*found)
+
+        return await self._database.read(work)
+
     async def load_after(self, run_id: str, *, sequence: int) -> StoredRun:
         """Returns the run with the records after ``sequence``. Raises as ``load``."""
 

@@ -451,8 +451,8 @@ class SignalRunResponse(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def run(self) -> Global___Run:
-        """The current run in the view BASIC. Only run_id is set if retention has deleted the run, or its
-        records cannot be read.
+        """The current run as ListRuns shows it: a signal costs the same, however long the run is. Only
+        run_id is set if retention has deleted the run.
         """
 
     def __init__(
