@@ -20,9 +20,8 @@ class MlConfig:
     mesh: MeshConfig
     database: str  # ANYA_DATABASE: a path, or a postgresql:// URL
     models: Path = MODELS  # ANYA_MODELS: NAME/VERSION/, see services/ml/registry.py
-    policy: RiskPolicy = field(
-        default_factory=RiskPolicy
-    )  # ANYA_RISK_POLICY: a file, see services/ml/policy.py
+    # ANYA_RISK_POLICY: a file, see services/ml/policy.py
+    policy: RiskPolicy = field(default_factory=RiskPolicy)
     max_in_flight: int = 256
 
     @classmethod
