@@ -60,12 +60,12 @@ async def test_payment_is_refused_if_its_proofs_expire_while_the_circuit_is_open
         with paused(mesh.supervisor):  # keeps bitcoin down
             os.kill(bitcoin, signal.SIGKILL)
             os.kill(orchestrator, signal.SIGCONT)
-            parked = await _until_parked(channels, payment_id)
+            blocked = await _until_circuit_open(channels, payment_id)
             await _until_expired(channels, payment_id, proved_at)
         run = await runs.finish(channels, payment_id)
         shown = await retry_until_answered(lambda: payment_client.get(channels, payment_id))
 
-        assert "CIRCUIT_OPEN" in parked.reason
+        assert "CIRCUIT_OPEN" in blocked.reason
         assert runs.status_word(run.status) == "REFUSED", runs.lines(run)
         assert "PROOF_EXPIRED" in run.reason
         assert not shown.HasField("txid")
@@ -73,7 +73,7 @@ async def test_payment_is_refused_if_its_proofs_expire_while_the_circuit_is_open
         assert await mesh.received(channels, AMOUNT_SAT) == []
 
 
-async def _until_parked(channels: Channels, payment_id: str) -> pb.Run:
+async def _until_circuit_open(channels: Channels, payment_id: str) -> pb.Run:
     """Makes queries of the payment, which fail and open the circuit breaker."""
 
     async def look() -> None:
