@@ -23,7 +23,7 @@ REMEDIES = {
     "IDENTITY_MISSING": "renew the certificates: stop the mesh, then anya up",
     "PERMISSION_NOT_GRANTED": "grant the method in trust.yaml, or use another certificate",
     "OVERLOADED": "the service is busy: try again",
-    "CIRCUIT_OPEN": "its target keeps failing: anya status, then the service's log",
+    "BREAKER_OPEN": "its target keeps failing: anya status, then the service's log",
     "PEER_UNAVAILABLE": "repeat it; anya status shows which service does not answer",
     "INSUFFICIENT_FUNDS": "pay less, or fund the address and mine a block",
     "RUN_DELETED": "of a payment, anya payment show still tells what bitcoin knows",

@@ -50,7 +50,7 @@ class Recovery:
     async def run(self) -> Chain:
         """Returns the active chain, on which block log, kernel and index then agree.
 
-        Raises FailedPrecondition (BLOCK_LOG_CORRUPT), and changes nothing, if the block log has
+        Raises FailedPrecondition (BLOCK_LOG_DAMAGED), and changes nothing, if the block log has
         lost blocks of the chain and ``truncate`` is not set.
         """
         headers = await self.store.headers()
@@ -62,7 +62,7 @@ class Recovery:
                 f"the block log has lost block {display(lost[0])} at height {kept}, and with it"
                 f" {len(lost)} blocks of the chain; restore the database from a backup, or start"
                 f" once with ANYA_BLOCK_LOG=truncate to go back to height {kept - 1}",
-                reason=Reason.BLOCK_LOG_CORRUPT,
+                reason=Reason.BLOCK_LOG_DAMAGED,
             )
         if damaged or lost:
             log.warning("block log: %d entries damaged, %d blocks lost", len(damaged), len(lost))
@@ -160,7 +160,7 @@ async def follow(
 async def read_block(hash: BlockHash, kernel: Kernel, block_log: BlockLog) -> Block:
     """Returns a block of the chain: from the block log, or genesis from the kernel.
 
-    Raises FailedPrecondition (BLOCK_LOG_CORRUPT) if neither has its bytes.
+    Raises FailedPrecondition (BLOCK_LOG_DAMAGED) if neither has its bytes.
     """
     if block := await block_log.read(hash):
         return block
@@ -170,5 +170,5 @@ async def read_block(hash: BlockHash, kernel: Kernel, block_log: BlockLog) -> Bl
     raise FailedPrecondition(
         f"block {display(hash)} cannot be read back: restart the service, which checks its block"
         " log",
-        reason=Reason.BLOCK_LOG_CORRUPT,
+        reason=Reason.BLOCK_LOG_DAMAGED,
     )

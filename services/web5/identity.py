@@ -73,7 +73,7 @@ class IdentityVerifier:
         """Returns the verdict at ``now_ms`` (Unix milliseconds).
 
         ``challenge`` is the stored challenge with the presentation's nonce, or None. Raises
-        FailedPrecondition (VERIFICATION_METHOD_UNSUPPORTED) if the policy has no such class.
+        FailedPrecondition (UNSUPPORTED_METHOD) if the policy has no such class.
         """
         method = self.claim.method
         evidence_class = self._policy.classes.get(method)
@@ -81,7 +81,7 @@ class IdentityVerifier:
             raise FailedPrecondition(
                 f"the identity policy has no evidence class {method[:64]!r}; it has"
                 f" {', '.join(sorted(self._policy.classes)) or 'none'}",
-                reason=Reason.VERIFICATION_METHOD_UNSUPPORTED,
+                reason=Reason.UNSUPPORTED_METHOD,
                 field="verification_method",
             )
         if isinstance(self._presented, VerificationError):

@@ -158,7 +158,7 @@ async def test_run_is_refused_if_its_proof_expires_while_the_circuit_is_open(
 ) -> None:
     fakes.errors_before["SendPayment"].extend(
         [
-            Unavailable("open", reason=Reason.CIRCUIT_OPEN, retry_after=0.2),
+            Unavailable("open", reason=Reason.BREAKER_OPEN, retry_after=0.2),
             FailedPrecondition("too old", reason=Reason.PROOF_EXPIRED),
         ]
     )
@@ -216,7 +216,7 @@ async def test_cancelled_run_waits_until_bitcoin_can_cancel_its_payment(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
     fakes.paused["VerifyIdentity"] = asyncio.Event()
-    down = Unavailable("open", reason=Reason.CIRCUIT_OPEN, retry_after=0.2)
+    down = Unavailable("open", reason=Reason.BREAKER_OPEN, retry_after=0.2)
     fakes.errors_before["CancelPayment"].extend([down, down])
     request = payment()
     await workflows.StartRun(request, timeout=10)

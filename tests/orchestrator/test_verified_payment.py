@@ -288,7 +288,7 @@ async def test_failed_read_is_retried_and_then_fails_its_step(
 async def test_open_circuit_breaker_costs_no_attempt(
     workflows: WorkflowServiceAsyncStub, fakes: FakeServices
 ) -> None:
-    refused = Unavailable("open", reason=Reason.CIRCUIT_OPEN, retry_after=0.05)
+    refused = Unavailable("open", reason=Reason.BREAKER_OPEN, retry_after=0.05)
     fakes.errors_before["VerifyIdentity"].append(refused)
     request = payment()
     await workflows.StartRun(request, timeout=5)
@@ -301,7 +301,7 @@ async def test_open_circuit_breaker_costs_no_attempt(
     ]
 
     blocked = [run for run in seen if status(run) == "CIRCUIT_OPEN"]
-    assert blocked[0].reason == "verify_sender: CIRCUIT_OPEN: open"
+    assert blocked[0].reason == "verify_sender: BREAKER_OPEN: open"
     assert status(seen[-1]) == "SUCCEEDED"
     assert seen[-1].steps[0].attempts == 1
 

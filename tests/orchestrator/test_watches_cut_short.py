@@ -84,7 +84,7 @@ async def test_watch_of_a_damaged_run_ends_with_a_remedy(
             await watching
 
     assert ended.value.code() is grpc.StatusCode.FAILED_PRECONDITION
-    assert reason(ended.value) == Reason.STORE_CORRUPT
+    assert reason(ended.value) == Reason.STORE_DAMAGED
     assert hurt.request_id in (details := ended.value.details() or "")
     assert "backup" in details
     assert "redrive" in details

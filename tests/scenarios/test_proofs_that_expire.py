@@ -65,7 +65,7 @@ async def test_payment_is_refused_if_its_proofs_expire_while_the_circuit_is_open
         run = await runs.finish(channels, payment_id)
         shown = await retry_until_answered(lambda: payment_client.get(channels, payment_id))
 
-        assert "CIRCUIT_OPEN" in blocked.reason
+        assert "BREAKER_OPEN" in blocked.reason
         assert runs.status_word(run.status) == "REFUSED", runs.lines(run)
         assert "PROOF_EXPIRED" in run.reason
         assert not shown.HasField("txid")

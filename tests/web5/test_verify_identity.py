@@ -230,7 +230,7 @@ async def test_verification_method_missing_in_the_policy_is_an_error(
         await running.verify(request)
 
     assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
-    assert reason(refused.value) == "VERIFICATION_METHOD_UNSUPPORTED"
+    assert reason(refused.value) == "UNSUPPORTED_METHOD"
     assert "biometric" in str(refused.value.details())
 
 
@@ -245,7 +245,7 @@ async def test_without_a_policy_every_method_is_an_error(
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await running.verify(verification(paid, presented))
 
-    assert reason(refused.value) == "VERIFICATION_METHOD_UNSUPPORTED"
+    assert reason(refused.value) == "UNSUPPORTED_METHOD"
 
 
 @pytest.mark.parametrize(

@@ -246,7 +246,7 @@ def _translated(error: Exception) -> Exception:
     if isinstance(error, sqlite3.DatabaseError) and _primary_code(error) in DAMAGED:
         return FailedPrecondition(
             f"the store is damaged ({error}): restore its file from a backup",
-            reason=Reason.STORE_CORRUPT,
+            reason=Reason.STORE_DAMAGED,
         )
     if isinstance(error, sqlite3.OperationalError) and _primary_code(error) in UNAVAILABLE:
         return Unavailable(

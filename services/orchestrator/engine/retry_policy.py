@@ -81,7 +81,7 @@ class RetryPolicy:
 
 def classify(error: StepError, *, mutating: bool) -> Outcome:
     """Returns the outcome of an attempt that failed. ``mutating``: its call has an effect."""
-    if error.reason == Reason.CIRCUIT_OPEN:
+    if error.reason == Reason.BREAKER_OPEN:
         return Outcome.CIRCUIT_OPEN
     if error.reason in (Reason.OVERLOADED, Reason.MAILBOX_FULL):
         return Outcome.RETRY

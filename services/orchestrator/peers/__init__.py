@@ -36,7 +36,7 @@ class Peers:
         group = method.lstrip("/").partition("/")[0]
         if self._runtime.breakers(service)[group].state is BreakerState.OPEN:
             message = f"the circuit breaker of {service} is open"
-            return StepError("UNAVAILABLE", Reason.CIRCUIT_OPEN, message)
+            return StepError("UNAVAILABLE", Reason.BREAKER_OPEN, message)
         call: Any = self._channels[service].unary_unary(method)
         try:
             reply: bytes = await call(request, timeout=timeout or self._timeout)

@@ -184,7 +184,7 @@ class RunStore(ABC):
     async def load(self, run_id: str) -> StoredRun:
         """Returns the run with all records.
 
-        Raises NotFound if it is unknown, FailedPrecondition (STORE_CORRUPT) if it is damaged.
+        Raises NotFound if it is unknown, FailedPrecondition (STORE_DAMAGED) if it is damaged.
         """
 
         async def work(tx: Transaction) -> StoredRun:
@@ -330,20 +330,20 @@ def _stored(row: Row, records: Sequence[Row], after: int) -> StoredRun:
         raise FailedPrecondition(
             f"the records of run {columns[0]} are damaged or incomplete: restore the"
             " orchestrator's database from a backup",
-            reason=Reason.STORE_CORRUPT,
+            reason=Reason.STORE_DAMAGED,
         ) from None
     return stored
 
 
 def require_readable(row: RunRow, state: RunState) -> None:
-    """Raises FailedPrecondition (STORE_CORRUPT) if the run was set aside: it gets no more records.
+    """Raises FailedPrecondition (STORE_DAMAGED) if the run was set aside: it gets no more records.
 
     ``state`` is folded from the records that were read with the row.
     """
     if row.finished_us is not None and not state.finished:
         raise FailedPrecondition(
             f"{row.reason}; the run was set aside: redrive it once they can be read",
-            reason=Reason.STORE_CORRUPT,
+            reason=Reason.STORE_DAMAGED,
         )
 
 

@@ -57,7 +57,7 @@ class Services:
             case "lost":
                 return LOST
             case "open":
-                return StepError("UNAVAILABLE", Reason.CIRCUIT_OPEN, "open")
+                return StepError("UNAVAILABLE", Reason.BREAKER_OPEN, "open")
             case "refuse" if key not in self.done.get(path, ()):
                 return REFUSED
             case "crash":

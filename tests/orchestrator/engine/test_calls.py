@@ -12,7 +12,7 @@ from tests.orchestrator.engine.definitions import READ, STORE, call, steps
 from tests.orchestrator.engine.parts import POLICY, Parts, parts_of
 
 LOST = StepError("UNAVAILABLE", "", "the connection was lost")
-OPEN = StepError("UNAVAILABLE", "CIRCUIT_OPEN", "open", retry_after_s=2.0)
+OPEN = StepError("UNAVAILABLE", "BREAKER_OPEN", "open", retry_after_s=2.0)
 REFUSED = StepError("INVALID_ARGUMENT", "", "no")
 
 

@@ -26,7 +26,7 @@ OUTCOMES = st.sampled_from(
     [
         *(None, None, None, None, None),
         StepError("UNAVAILABLE", "", "gone"),
-        StepError("UNAVAILABLE", "CIRCUIT_OPEN", "open"),
+        StepError("UNAVAILABLE", "BREAKER_OPEN", "open"),
         StepError("DEADLINE_EXCEEDED", "", "late"),
         StepError("FAILED_PRECONDITION", "", "no"),
         CRASH,

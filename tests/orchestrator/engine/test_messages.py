@@ -145,7 +145,7 @@ def test_a_cancel_before_the_payment_is_sent_leaves_nothing_sent() -> None:
     run = paying()
     while run.calls != ["execute_payment"]:
         run.do(run.commands[0])
-    run.fail("execute_payment", "UNAVAILABLE", "CIRCUIT_OPEN")
+    run.fail("execute_payment", "UNAVAILABLE", "BREAKER_OPEN")
     run.apply(CANCEL)
     run.reply("execute_payment/cancel")
 
@@ -167,7 +167,7 @@ def test_a_cancel_of_a_payment_that_may_have_been_sent_goes_through_its_service(
     assert run.status == "CANCELLED"
 
 
-@pytest.mark.parametrize("reason", ["CIRCUIT_OPEN", ""])
+@pytest.mark.parametrize("reason", ["BREAKER_OPEN", ""])
 @pytest.mark.parametrize("cancelled_first", [True, False])
 def test_a_cancelled_payment_is_retried_until_its_service_answers(
     reason: str, cancelled_first: bool
@@ -209,7 +209,7 @@ OUTCOMES = st.sampled_from(
         *(None, None, None),
         StepError("UNAVAILABLE", "", "gone"),
         StepError("DEADLINE_EXCEEDED", "", "late"),
-        StepError("UNAVAILABLE", "CIRCUIT_OPEN", "open"),
+        StepError("UNAVAILABLE", "BREAKER_OPEN", "open"),
         StepError("FAILED_PRECONDITION", "PAYMENT_CANCELLED", "no"),
         CRASH,
     ]
@@ -234,7 +234,7 @@ def test_a_run_that_ends_cancelled_has_not_paid(
             "UNAVAILABLE",
             "DEADLINE_EXCEEDED",
         )
-        open_ = isinstance(outcome, StepError) and outcome.reason == "CIRCUIT_OPEN"
+        open_ = isinstance(outcome, StepError) and outcome.reason == "BREAKER_OPEN"
         unanswered |= is_call and not open_ and (lost or outcome == CRASH)
         settled |= isinstance(command, CancelCommand) and outcome is None
         run.do(command, outcome)

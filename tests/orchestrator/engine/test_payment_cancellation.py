@@ -49,7 +49,7 @@ def test_a_cancelled_run_waits_for_the_service_beyond_its_deadline() -> None:
     run = cancelled(paying())
 
     for _ in range(9):
-        run.fail(CANCEL_STEP, "UNAVAILABLE", "CIRCUIT_OPEN")
+        run.fail(CANCEL_STEP, "UNAVAILABLE", "BREAKER_OPEN")
         assert run.status == "CIRCUIT_OPEN"
         run.now_us += 1200 * SECOND_US
         run.do(run.commands[0])

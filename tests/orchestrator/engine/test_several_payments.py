@@ -247,7 +247,7 @@ def test_a_cancel_between_two_payments_keeps_the_first_and_refuses_the_second() 
 def test_a_cancel_skips_steps_that_only_prepare_the_next_payment() -> None:
     run, *_ = pair()
     until(run, "assess2/identity")
-    run.fail("assess2/identity", "UNAVAILABLE", "CIRCUIT_OPEN")
+    run.fail("assess2/identity", "UNAVAILABLE", "BREAKER_OPEN")
     assert run.status == "CIRCUIT_OPEN"
 
     run.apply(CANCEL)
@@ -323,7 +323,7 @@ def test_only_one_of_two_steps_for_one_payment_pays(fast: bool) -> None:
 def test_a_payment_that_two_steps_could_make_is_cancelled_once() -> None:
     one = intent()
     run = paying_several(EITHER, {"fast": True, "first": as_input(one)}, one)
-    run.fail("which/one", "UNAVAILABLE", "CIRCUIT_OPEN")
+    run.fail("which/one", "UNAVAILABLE", "BREAKER_OPEN")
 
     run.apply(CANCEL)
     (asked,) = run.commands

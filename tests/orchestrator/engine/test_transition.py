@@ -43,7 +43,7 @@ OUTCOMES = st.sampled_from(
     [
         *(None, None, None),
         StepError("UNAVAILABLE", "", "gone"),
-        StepError("UNAVAILABLE", "CIRCUIT_OPEN", "open"),
+        StepError("UNAVAILABLE", "BREAKER_OPEN", "open"),
         StepError("DEADLINE_EXCEEDED", "", "late"),
         StepError("INTERNAL", "", "defect"),
         StepError("RESOURCE_EXHAUSTED", "OVERLOADED", "full", retry_after_s=0.1),
@@ -123,7 +123,7 @@ def test_a_payment_that_may_exist_is_never_called_refused_or_failed(
             "DEADLINE_EXCEEDED",
             "INTERNAL",
         )
-        open_ = isinstance(outcome, StepError) and outcome.reason == "CIRCUIT_OPEN"
+        open_ = isinstance(outcome, StepError) and outcome.reason == "BREAKER_OPEN"
         unanswered |= is_payment and not open_ and (lost or outcome == CRASH)
         cancelled |= isinstance(command, CancelCommand) and outcome is None
         run.do(command, outcome)
@@ -155,7 +155,7 @@ def test_the_last_reply_and_the_end_are_one_commit() -> None:
 
 def test_a_run_whose_circuit_is_open_past_its_deadline_fails_without_paying() -> None:
     run = paying()
-    run.apply(Failed("verify_sender", StepError("UNAVAILABLE", "CIRCUIT_OPEN", "open")))
+    run.apply(Failed("verify_sender", StepError("UNAVAILABLE", "BREAKER_OPEN", "open")))
     run.now_us = run.state.deadline_us
 
     run.apply(Due("verify_sender"))

@@ -162,7 +162,7 @@ async def test_unreadable_run_is_set_aside_and_blocks_no_other(location: str, da
     assert waiting == []
     assert row.id == "hurt"
     assert row.reason == str(refusal.value)
-    assert refusal.value.reason == Reason.STORE_CORRUPT
+    assert refusal.value.reason == Reason.STORE_DAMAGED
 
 
 async def test_run_that_was_set_aside_has_ended_once_readable(location: str) -> None:

@@ -183,7 +183,7 @@ class Payment(_message.Message):
     """0 to 1. Absent until ml has answered, and if the payment could not be scored."""
     bitcoin_answer: Global___BitcoinAnswer.ValueType
     bitcoin_error: _builtins.str
-    """A reason, or the name of a gRPC code: "CIRCUIT_OPEN", "UNAVAILABLE"."""
+    """A reason, or the name of a gRPC code: "BREAKER_OPEN", "UNAVAILABLE"."""
     state: _wallet_pb2.PaymentState.ValueType
     txid: _builtins.bytes
     """32 bytes in internal byte order."""

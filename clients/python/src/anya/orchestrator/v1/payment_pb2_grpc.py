@@ -91,7 +91,7 @@ class PaymentServiceServicer:
         in bitcoin. The stream ends with the run; with confirmations it ends when the payment of an
         ended run has that many, or can no longer change. With end_only it sends the last message only.
         Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if no run makes the payment, or
-        retention deletes the run during the watch; FAILED_PRECONDITION (STORE_CORRUPT) if the records
+        retention deletes the run during the watch; FAILED_PRECONDITION (STORE_DAMAGED) if the records
         of the run cannot be read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

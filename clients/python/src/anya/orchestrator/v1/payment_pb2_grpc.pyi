@@ -55,7 +55,7 @@ class PaymentServiceStub:
     in bitcoin. The stream ends with the run; with confirmations it ends when the payment of an
     ended run has that many, or can no longer change. With end_only it sends the last message only.
     Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if no run makes the payment, or
-    retention deletes the run during the watch; FAILED_PRECONDITION (STORE_CORRUPT) if the records
+    retention deletes the run during the watch; FAILED_PRECONDITION (STORE_DAMAGED) if the records
     of the run cannot be read.
     """
     CancelPayment: _grpc.UnaryUnaryMultiCallable[_payment_pb2.CancelPaymentRequest, _payment_pb2.CancelPaymentResponse]
@@ -96,7 +96,7 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     in bitcoin. The stream ends with the run; with confirmations it ends when the payment of an
     ended run has that many, or can no longer change. With end_only it sends the last message only.
     Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if no run makes the payment, or
-    retention deletes the run during the watch; FAILED_PRECONDITION (STORE_CORRUPT) if the records
+    retention deletes the run during the watch; FAILED_PRECONDITION (STORE_DAMAGED) if the records
     of the run cannot be read.
     """
     CancelPayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.CancelPaymentRequest, _payment_pb2.CancelPaymentResponse]  # type: ignore[assignment]
@@ -152,7 +152,7 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         in bitcoin. The stream ends with the run; with confirmations it ends when the payment of an
         ended run has that many, or can no longer change. With end_only it sends the last message only.
         Errors: INVALID_ARGUMENT (REQUEST_ID_INVALID); NOT_FOUND if no run makes the payment, or
-        retention deletes the run during the watch; FAILED_PRECONDITION (STORE_CORRUPT) if the records
+        retention deletes the run during the watch; FAILED_PRECONDITION (STORE_DAMAGED) if the records
         of the run cannot be read.
         """
 

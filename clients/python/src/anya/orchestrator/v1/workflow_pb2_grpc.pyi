@@ -112,7 +112,7 @@ class WorkflowServiceStub:
     sequence of the last message that the caller has. With RUN_VIEW_CHANGES the size of a message
     does not grow with the run: prefer it unless runs are known to be small.
     Errors: NOT_FOUND, also if retention deletes the run during the watch (RUN_DELETED);
-    FAILED_PRECONDITION (STORE_CORRUPT) if the records of the run cannot be read; INVALID_ARGUMENT
+    FAILED_PRECONDITION (STORE_DAMAGED) if the records of the run cannot be read; INVALID_ARGUMENT
     for an unknown view.
     """
 
@@ -200,7 +200,7 @@ class WorkflowServiceAsyncStub(WorkflowServiceStub):
     sequence of the last message that the caller has. With RUN_VIEW_CHANGES the size of a message
     does not grow with the run: prefer it unless runs are known to be small.
     Errors: NOT_FOUND, also if retention deletes the run during the watch (RUN_DELETED);
-    FAILED_PRECONDITION (STORE_CORRUPT) if the records of the run cannot be read; INVALID_ARGUMENT
+    FAILED_PRECONDITION (STORE_DAMAGED) if the records of the run cannot be read; INVALID_ARGUMENT
     for an unknown view.
     """
 
@@ -357,7 +357,7 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
         sequence of the last message that the caller has. With RUN_VIEW_CHANGES the size of a message
         does not grow with the run: prefer it unless runs are known to be small.
         Errors: NOT_FOUND, also if retention deletes the run during the watch (RUN_DELETED);
-        FAILED_PRECONDITION (STORE_CORRUPT) if the records of the run cannot be read; INVALID_ARGUMENT
+        FAILED_PRECONDITION (STORE_DAMAGED) if the records of the run cannot be read; INVALID_ARGUMENT
         for an unknown view.
         """
 

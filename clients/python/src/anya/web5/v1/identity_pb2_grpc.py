@@ -82,7 +82,7 @@ class IdentityServiceServicer:
         from an issuer that the policy trusts. A presentation that proves nothing is a verdict, not an
         error; its nonce is spent.
         Errors: INVALID_ARGUMENT for a request without intent; FAILED_PRECONDITION
-        (VERIFICATION_METHOD_UNSUPPORTED) for an evidence class that the policy does not name.
+        (UNSUPPORTED_METHOD) for an evidence class that the policy does not name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,7 +45,7 @@ class IdentityServiceStub:
     from an issuer that the policy trusts. A presentation that proves nothing is a verdict, not an
     error; its nonce is spent.
     Errors: INVALID_ARGUMENT for a request without intent; FAILED_PRECONDITION
-    (VERIFICATION_METHOD_UNSUPPORTED) for an evidence class that the policy does not name.
+    (UNSUPPORTED_METHOD) for an evidence class that the policy does not name.
     """
     VerifyApproval: _grpc.UnaryUnaryMultiCallable[_identity_pb2.VerifyApprovalRequest, _identity_pb2.VerifyApprovalResponse]
     """VerifyApproval verifies a signed decision on the question of a run's step, and returns the
@@ -82,7 +82,7 @@ class IdentityServiceAsyncStub(IdentityServiceStub):
     from an issuer that the policy trusts. A presentation that proves nothing is a verdict, not an
     error; its nonce is spent.
     Errors: INVALID_ARGUMENT for a request without intent; FAILED_PRECONDITION
-    (VERIFICATION_METHOD_UNSUPPORTED) for an evidence class that the policy does not name.
+    (UNSUPPORTED_METHOD) for an evidence class that the policy does not name.
     """
     VerifyApproval: _aio.UnaryUnaryMultiCallable[_identity_pb2.VerifyApprovalRequest, _identity_pb2.VerifyApprovalResponse]  # type: ignore[assignment]
     """VerifyApproval verifies a signed decision on the question of a run's step, and returns the
@@ -128,7 +128,7 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         from an issuer that the policy trusts. A presentation that proves nothing is a verdict, not an
         error; its nonce is spent.
         Errors: INVALID_ARGUMENT for a request without intent; FAILED_PRECONDITION
-        (VERIFICATION_METHOD_UNSUPPORTED) for an evidence class that the policy does not name.
+        (UNSUPPORTED_METHOD) for an evidence class that the policy does not name.
         """
 
     @_abc_1.abstractmethod
