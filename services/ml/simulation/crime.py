@@ -46,6 +46,24 @@ class Launderer:
 
 
 @dataclass(slots=True, eq=False)
+class CollectingAddress:
+    """The address at which an illicit actor collects: used for a lifetime, then another one."""
+
+    lifetime: float  # blocks, on average
+    linked: float  # the chance that it is linked to a DID
+    _until: float = -1  # height
+
+    def address(self, wallet: Wallet, economy: Economy) -> int:
+        """Returns the slot of the current address, which is the main one of the wallet."""
+        if economy.height > self._until:
+            wallet.main = economy.slot(wallet)
+            self._until = economy.height + self.lifetime * economy.rng.uniform(0.5, 1.5)
+            if economy.chance(self.linked):
+                economy.links[wallet.main] = economy.height
+        return wallet.main
+
+
+@dataclass(slots=True, eq=False)
 class Scam:
     """A fake shop, giveaway or fund: uses one address for its lifetime, then another one."""
 
@@ -53,22 +71,16 @@ class Scam:
     launderer: Launderer
     appetite: float  # requested amount, in multiples of the world's median payment
     sweep_blocks: float
-    lifetime: float
-    linked: float
+    collecting: CollectingAddress
     pull: float
-    _until: float = -1
-
-    def address(self, economy: Economy) -> int:
-        if economy.height > self._until:
-            self.wallet.main = economy.slot(self.wallet)
-            self._until = economy.height + self.lifetime * economy.rng.uniform(0.5, 1.5)
-            if economy.chance(self.linked):
-                economy.links[self.wallet.main] = economy.height
-        return self.wallet.main
 
     def defraud(self, economy: Economy, victim: User) -> None:
         asked_sat = economy.amount(self.appetite * victim.scale)
-        victim.pay(economy, self.address(economy), victim.afford(economy, asked_sat))
+        victim.pay(
+            economy,
+            self.collecting.address(self.wallet, economy),
+            victim.afford(economy, asked_sat),
+        )
 
     def act(self, economy: Economy) -> float:
         economy.sweep(self.wallet, self.launderer.intake(economy))
@@ -83,22 +95,16 @@ class Mule:
     launderer: Launderer
     shops: list[Payee]
     sweep_blocks: float
-    lifetime: float
-    linked: float
+    collecting: CollectingAddress
     pull: float
-    _until: float = -1
-
-    def address(self, economy: Economy) -> int:
-        if economy.height > self._until:
-            self.wallet.main = economy.slot(self.wallet)
-            self._until = economy.height + self.lifetime * economy.rng.uniform(0.5, 1.5)
-            if economy.chance(self.linked):
-                economy.links[self.wallet.main] = economy.height
-        return self.wallet.main
 
     def defraud(self, economy: Economy, victim: User) -> None:
         asked_sat = economy.amount(1.5 * victim.scale)
-        victim.pay(economy, self.address(economy), victim.afford(economy, asked_sat))
+        victim.pay(
+            economy,
+            self.collecting.address(self.wallet, economy),
+            victim.afford(economy, asked_sat),
+        )
 
     def act(self, economy: Economy) -> float:
         rng, balance = economy.rng, self.wallet.balance()

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 from services.ml.simulation import parameters as habits
 from services.ml.simulation.businesses import Donation, Employer, Merchant, Processor
-from services.ml.simulation.crime import Fraudsters, Launderer, Mule, Ransom, Scam, Takeover
+from services.ml.simulation.crime import (
+    CollectingAddress,
+    Fraudsters,
+    Launderer,
+    Mule,
+    Ransom,
+    Scam,
+    Takeover,
+)
 from services.ml.simulation.economy import Economy
 from services.ml.simulation.exchange import Exchange
 from services.ml.simulation.people import Market, Payer, Seller, User
@@ -198,8 +206,10 @@ class Population:
                     launderer,
                     appetite=rng.uniform(1.5, 4),
                     sweep_blocks=rng.uniform(2, 15),
-                    lifetime=habits.log_uniform(rng, 30, 200),
-                    linked=PUBLIC_LINK[ActorKind.SCAM] * economy.parameters.linked,
+                    collecting=CollectingAddress(
+                        lifetime=habits.log_uniform(rng, 30, 200),
+                        linked=PUBLIC_LINK[ActorKind.SCAM] * economy.parameters.linked,
+                    ),
                     pull=rng.lognormvariate(0, 1),
                 )
             )
@@ -210,8 +220,10 @@ class Population:
                     launderer,
                     shops,
                     sweep_blocks=rng.uniform(1, 10),
-                    lifetime=habits.log_uniform(rng, 30, 200),
-                    linked=PUBLIC_LINK[ActorKind.MULE] * economy.parameters.linked,
+                    collecting=CollectingAddress(
+                        lifetime=habits.log_uniform(rng, 30, 200),
+                        linked=PUBLIC_LINK[ActorKind.MULE] * economy.parameters.linked,
+                    ),
                     pull=rng.lognormvariate(0, 1),
                 )
             )
