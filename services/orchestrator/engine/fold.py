@@ -126,9 +126,10 @@ def _step_failed(state: RunState, record: Record) -> None:
         step.failure_scope = payload.get("failure_scope", "")
         # A step whose outcome is unknown is not called failed: it may have taken effect.
         status = StepStatus.UNCERTAIN if payload["uncertain"] else StepStatus.FAILED
-        _end(step, record, status, payload.get("output", {}))
+        _end(step, record, status, payload.get("output", step.output))
         step.failed_step = payload.get("failed_step", "")
-        state.failed_children.pop(step.path, None)
+        if step.failure_scope:  # otherwise a redrive resumes it, with the child that failed first
+            state.failed_children.pop(step.path, None)
         if step.failure_scope == FailureScope.OUTER:
             state.failed_children.setdefault(step_path.parent(step.path), step.path)
         if step.failure_scope == FailureScope.HANDLE:
@@ -302,15 +303,17 @@ def _reopen(step: StepState, phase: Phase) -> None:
         step.uncertain = True  # the process that made the call stopped before the answer
     elif phase is Phase.CHILDREN:
         step.uncertain = False  # the step inside it carries the uncertainty
-    handles = step.failed_step.startswith(f"{step.path}/{step_path.ON_ERROR}/")
+    handler_failed = step.failed_step.startswith(f"{step.path}/{step_path.ON_ERROR}/")
+    handles = handler_failed or step.abandoned_while_handling
     step.failure_scope = FailureScope.HANDLE if handles else ""
     step.status = StepStatus.UNCERTAIN if step.uncertain else StepStatus.RUNNING
     if handles:
         step.status = StepStatus.FAILED
         step.error = step.handled_error
+    else:
+        step.output = {}
     step.phase = phase
     step.prior_attempts = step.attempt
-    step.output = {}
     step.reply = None
     step.failed_step = step.abandoned_phase = step.skip_reason = ""
     step.until_us = step.finished_us = step.last_sequence = 0

@@ -121,6 +121,11 @@ class StepState:
     handled_error: StepError | None = None  # the error that its on_error handles
     prior_attempts: int = 0  # before the last redrive of the run
 
+    @property
+    def abandoned_while_handling(self) -> bool:
+        """Whether the run ended while the steps of its on_error were running."""
+        return bool(self.abandoned_phase) and self.failure_scope == FailureScope.HANDLE
+
 
 class FailureScope(StrEnum):
     """The part of the workflow that continues after a failure."""

@@ -106,6 +106,8 @@ def _mode(state: RunState, step: StepState, unknown_since: int | None) -> _Redri
     match step.status:
         case StepStatus.SUCCEEDED:
             return _RedriveMode.RETRY if _is_unknown(step) else None
+        case StepStatus.SKIPPED if step.abandoned_while_handling:
+            return _RedriveMode.RESUME
         case StepStatus.SKIPPED if unknown_since is not None and step.last_sequence > unknown_since:
             return _RedriveMode.RESTART
         case StepStatus.SKIPPED if not step.abandoned_phase:

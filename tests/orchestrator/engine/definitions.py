@@ -165,6 +165,43 @@ steps:
     on_error: {{}}
 """
 
+# Handlers of errors that the end of the run interrupts, or that end it.
+HANDLERS = f"""
+id: handlers
+name: handlers
+deadline: 2h
+steps:
+  - id: both
+    parallel:
+      branches:
+        left:
+          - id: look{indent(READ, 8)}
+            on_error:
+              steps:
+                - id: look_again{indent(READ, 14)}
+                - id: write_why{indent(STORE, 14)}
+        right:
+          - id: keep{indent(STORE, 8)}
+          - id: keep_more{indent(STORE, 8)}
+    on_error:
+      errors: [FAILED_PRECONDITION]
+      steps:
+        - id: ask_why{indent(READ, 6)}
+          on_error:
+            steps:
+              - id: give_up
+                end: {{outcome: failed, reason: "{{{{steps.both._error}}}}"}}
+  - id: sub
+    workflow: inner
+    input_mapping: {{did: "{{{{input.did}}}}", limit: 1}}
+    output_mapping: {{found: "{{{{output.found}}}}"}}
+    on_error:
+      steps:
+        - id: look_for_it{indent(READ, 6)}
+  - id: last
+    set: {{links: "{{{{steps.look.links}}}}", found: "{{{{steps.sub.found}}}}"}}
+"""
+
 INNER = f"""
 id: inner
 name: a workflow inside another

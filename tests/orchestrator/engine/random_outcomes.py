@@ -124,6 +124,7 @@ def live(run: EngineRun, services: Services, happenings: list[tuple[int, str]]) 
         replayed = fold(run.state.run_id, run.journal)
         assert replayed == run.state
         assert commands(replayed, POLICY) == run.commands
+        assert run.state.finished or run.commands
 
 
 HAPPENINGS = st.lists(st.tuples(st.integers(0, 9), OUTCOMES), max_size=80)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from anya.bitcoin.v1 import wallet_pb2
@@ -15,13 +17,21 @@ from services.orchestrator.engine.activations import (
 )
 from services.orchestrator.engine.model import RunStatus, StepError
 from services.orchestrator.engine.retry_policy import SECOND_US
-from tests.orchestrator.engine.definitions import READ, STORE, UNDO, call, steps
+from tests.orchestrator.engine.definitions import READ, STORE, UNDO, call, indent, steps
 from tests.orchestrator.engine.engine_run import EngineRun, paying, run_of
 from tests.orchestrator.engine.finished_runs import end_by_defect, redrive
 
 LOST = StepError("DEADLINE_EXCEEDED", "", "late")
 REFUSED = StepError("FAILED_PRECONDITION", "DID_INVALID", "no")
 REDRIVABLE = ("FAILED", "NEEDS_ATTENTION", "COMPENSATION_FAILED")
+
+
+def branches(left: str, right: str, more: str = "") -> str:
+    """Returns a definition of two calls side by side, each given from its ``protocol`` on."""
+    text = "    parallel:\n      branches:\n"
+    for name, body in (("left", left), ("right", right)):
+        text += f"        {name}_side:\n          - id: {name}{body}"
+    return steps(f"both\n{text}{more}")
 
 
 def give_up(run: EngineRun, path: str, code: str = "UNAVAILABLE") -> None:
@@ -170,6 +180,102 @@ def test_a_failed_handler_continues_with_the_error_that_it_handles() -> None:
 
     assert run.status == "SUCCEEDED"
     assert run.state.steps["note"].output == {"why": "NOT_FOUND"}
+
+
+def test_outputs_of_a_step_are_null_after_its_failed_handler_is_redriven() -> None:
+    text = steps(
+        call("look", READ, "    on_error:\n      steps:\n        - id: keep")
+        + indent(STORE, 6)
+        + "\n",
+        'note\n    set: {links: "{{steps.look.links}}"}',
+    )
+    run = run_of(text, did="d")
+    run.fail("look", "NOT_FOUND")
+    run.fail("look/on_error/keep", "INVALID_ARGUMENT")
+
+    redrive(run)
+    run.reply("look/on_error/keep")
+
+    assert run.status == "SUCCEEDED"
+    assert run.state.steps["note"].output == {"links": None}
+
+
+def test_a_handler_that_the_end_of_the_run_abandoned_continues() -> None:
+    handler = "            on_error:\n              steps:\n                - id: again"
+    left = f"{indent(READ, 8)}\n{handler}{indent(READ, 14)}\n"
+    run = run_of(branches(left, indent(STORE, 8) + "\n"), did="d")
+    run.fail("both/left", "NOT_FOUND")
+    run.fail("both/right", "INVALID_ARGUMENT")
+    assert run.statuses()["both/left"] == "SKIPPED"
+
+    redrive(run)
+    assert run.calls == ["both/left/on_error/again", "both/right"]
+    run.finish()
+
+    assert run.status == "SUCCEEDED"
+    assert run.statuses()["both/left"] == "FAILED"
+
+
+def test_a_caught_failure_still_fails_its_block_after_a_redrive() -> None:
+    text = branches(
+        indent(READ, 8) + "\n",
+        indent(STORE, 8) + "\n",
+        "    on_error: {errors: [NOT_FOUND]}\n",
+    )
+    run = run_of(text, did="d")
+    run.fail("both/left", "NOT_FOUND")
+    give_up(run, "both/right", "DEADLINE_EXCEEDED")  # its outcome is unknown: no step catches that
+    assert run.status == "NEEDS_ATTENTION"
+
+    redrive(run)
+    run.finish()
+
+    assert run.status == "SUCCEEDED"
+    assert run.statuses()["both/right"] == "SUCCEEDED"
+    assert run.state.steps["both"].error == StepError("NOT_FOUND", "", "said the service")
+
+
+def test_a_handler_that_ended_the_run_ends_it_again() -> None:
+    text = json.dumps(
+        {
+            "id": "paid",
+            "name": "paid",
+            "steps": [
+                {
+                    "id": "pay",
+                    "protocol": "bitcoin",
+                    "operation": "send_transaction",
+                    "input_mapping": {
+                        "from_address": "{{input.sender_address}}",
+                        "to_address": "{{input.recipient_address}}",
+                        "amount": "{{input.amount}}",
+                    },
+                    "output_mapping": {},
+                },
+                {
+                    "id": "look",
+                    "protocol": "web5",
+                    "operation": "extract_identity_features",
+                    "input_mapping": {"did": "{{input.sender_did}}", "recipient_address": "r"},
+                    "output_mapping": {},
+                    "on_error": {"steps": [{"id": "out", "end": {"outcome": "failed"}}]},
+                },
+            ],
+        }
+    )
+    run = paying(text=text)
+    unknown = wallet_pb2.SendPaymentResponse(status=wallet_pb2.SEND_OUTCOME_UNKNOWN)
+    run.do(run.at("pay"), unknown)
+    while not run.state.finished:
+        run.do(run.commands[0], StepError("NOT_FOUND", "", "gone"))
+    assert run.status == "NEEDS_ATTENTION"
+
+    redrive(run)
+    assert [command.path for command in run.commands] == ["pay"]
+    run.finish()
+
+    assert (run.status, run.statuses()["pay"]) == ("NEEDS_ATTENTION", "SUCCEEDED")
+    assert run.attempts["look"] == [1]
 
 
 def test_a_run_that_a_defect_ended_continues_where_it_was() -> None:

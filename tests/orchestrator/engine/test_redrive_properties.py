@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.orchestrator.engine.definitions import EVERYTHING, NESTED, READ, STORE, UNDO, call, steps
+from tests.orchestrator.engine.definitions import (
+    EVERYTHING,
+    HANDLERS,
+    NESTED,
+    READ,
+    STORE,
+    UNDO,
+    call,
+    steps,
+)
 from tests.orchestrator.engine.engine_run import paying, run_of
 from tests.orchestrator.engine.random_outcomes import HAPPENINGS, Services, live
 from tests.profile import examples
@@ -33,7 +42,9 @@ def test_no_step_takes_effect_twice_while_requests_are_late(
         assert len(services.done.get(path, ())) <= 1
 
 
-@pytest.mark.parametrize("text", [EVERYTHING, NESTED], ids=["everything", "nested"])
+@pytest.mark.parametrize(
+    "text", [EVERYTHING, NESTED, HANDLERS], ids=["everything", "nested", "handlers"]
+)
 @settings(deadline=None, max_examples=examples(60))
 @given(happenings=HAPPENINGS)
 def test_no_step_takes_effect_twice_in_a_run_that_is_redriven(
