@@ -17,6 +17,8 @@ from mesh.testing import detail, eventually, reason
 from services.orchestrator import definition
 from services.orchestrator.__main__ import orchestrator
 from services.orchestrator.definition import values
+from services.orchestrator.engine import transition
+from services.orchestrator.worker import executor
 from tests.orchestrator.conftest import connect
 from tests.orchestrator.definition.definitions import one_step, seed
 from tests.orchestrator.payment_requests import INPUT, finished, pay, payment, status, uuid7
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
     from mesh.testing import Authority
     from services.orchestrator.config import OrchestratorConfig
+    from services.orchestrator.engine.activations import Command
+    from services.orchestrator.engine.model import RunState
+    from services.orchestrator.engine.retry_policy import RetryPolicy
     from tests.orchestrator.fake_services import FakeServices
 
 
@@ -303,6 +308,24 @@ async def test_defect_in_one_run_ends_that_run_only(
     )
 
     run, other = await asyncio.gather(pay(workflows, broken), pay(workflows, sound))
+
+    assert status(run) == "NEEDS_ATTENTION"
+    assert run.reason.startswith("internal error ")
+    assert status(other) == "SUCCEEDED"
+
+
+async def test_run_without_a_step_in_flight_ends_and_blocks_no_other(
+    workflows: WorkflowServiceAsyncStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stalled, sound = payment(), payment()
+
+    def commands(state: RunState, policy: RetryPolicy) -> list[Command]:
+        is_stalled = state.run_id == stalled.request_id
+        return [] if is_stalled else transition.commands(state, policy)
+
+    monkeypatch.setattr(executor, "commands", commands)
+
+    run, other = await asyncio.gather(pay(workflows, stalled), pay(workflows, sound))
 
     assert status(run) == "NEEDS_ATTENTION"
     assert run.reason.startswith("internal error ")

@@ -211,6 +211,9 @@ class RunExecutor:
         wanted = [] if stopping else commands(run.state, self._policy)
         if run.in_flight and not stopping:
             run.abandon(run.in_flight.keys() - wanted)
+        if not (wanted or stopping or run.state.finished):
+            # Nothing would ever wake the run, and its loop would block all others.
+            raise RuntimeError(f"run {run.state.run_id} has not ended, but no step is in flight")
         if len(wanted) == 1 and isinstance(wanted[0], CallCommand) and not run.in_flight:
             return await self._call_inline(run, wanted[0])
         for command in wanted:
