@@ -184,7 +184,8 @@ def public_reason(state: RunState) -> str:
         return reason
     if state.cancellation and reason == state.cancellation:
         return reason.partition(": ")[0]
-    quoted = [step for step in steps if step.error is not None and _quotes(reason, step.error)]
+    failing = (step for step in steps if step.status is not StepStatus.SKIPPED)
+    quoted = [step for step in failing if step.error is not None and _quotes(reason, step.error)]
     if failed := max(quoted, key=_weight, default=None):
         return f"{failed.path}: {word(failed.error)}"
     return ""

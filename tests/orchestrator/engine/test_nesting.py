@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from services.orchestrator.engine.fold import fold
 from services.orchestrator.engine.model import StepError
 from services.orchestrator.engine.outcome import public_reason
-from tests.orchestrator.engine.definitions import NESTED, READ, STORE, UNDO, indent, steps
+from tests.orchestrator.engine.definitions import HANDLERS, NESTED, READ, STORE, UNDO, indent, steps
 from tests.orchestrator.engine.engine_run import paying, run_of
 
 if TYPE_CHECKING:
@@ -186,3 +186,13 @@ steps:
     assert (run.status, run.state.reason) == ("REFUSED", "no step requested the payment")
     assert public_reason(run.state) == run.state.reason
     assert failed.status == "SUCCEEDED"
+
+
+def test_the_public_reason_names_the_step_that_ended_the_run_and_none_that_it_abandoned() -> None:
+    run = run_of(HANDLERS, did="d")
+
+    run.fail("both/look")  # its on_error handles the error until the run ends
+    run.fail("both/keep")
+
+    assert (run.status, run.statuses()["both/look"]) == ("FAILED", "SKIPPED")
+    assert public_reason(run.state) == "both/keep: NOT_FOUND"
