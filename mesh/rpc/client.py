@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -11,6 +10,7 @@ import grpc
 from mesh.errors import MeshError
 from mesh.rpc.interceptors import ClientCall, ClientRules, breaker, data_policy, deadline, tracing
 from mesh.rpc.interceptors.errors import to_rpc_error
+from mesh.rpc.interceptors.stack import InterceptorStack, unwrap
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -25,6 +25,7 @@ INTERCEPTORS: tuple[ClientInterceptor, ...] = (
     data_policy.check,
     breaker.guard,
 )
+_UNWRAPPED = unwrap(INTERCEPTORS)
 
 # gRPC's own backoff of 1 s to 2 min is longer than one attempt of a payment may take.
 FIRST_RECONNECT_MS = 100
@@ -65,7 +66,7 @@ class _ClientAdapter:
     ) -> Any:
         """Makes a call with one reply; the interceptors end with the reply."""
         try:
-            with ExitStack() as stack:
+            with InterceptorStack() as stack:
                 call = await proceed(*self._enter(stack, details, request))
                 await call  # raises here, where the interceptors can see it
                 return call
@@ -77,7 +78,7 @@ class _ClientAdapter:
     ) -> Any:
         """Makes a call with many replies; the interceptors end with it, even if it is not read."""
         try:
-            with ExitStack() as stack:
+            with InterceptorStack() as stack:
                 call = await proceed(*self._enter(stack, details, request))
                 task = asyncio.create_task(_finish(call, stack.pop_all()), name="stream end")
         except MeshError as error:
@@ -87,12 +88,11 @@ class _ClientAdapter:
         return call
 
     def _enter(
-        self, stack: ExitStack, details: Any, request: Any
+        self, stack: InterceptorStack, details: Any, request: Any
     ) -> tuple[grpc.aio.ClientCallDetails, Any]:
         method = details.method.decode().lstrip("/")
         call = ClientCall(method, request, details.timeout, self._rules)
-        for interceptor in INTERCEPTORS:
-            stack.enter_context(interceptor(call))
+        stack.enter(_UNWRAPPED, call)
         metadata = grpc.aio.Metadata(*(details.metadata or ()), *call.metadata.items())
         changed = grpc.aio.ClientCallDetails(
             details.method, call.timeout, metadata, details.credentials, details.wait_for_ready
@@ -100,7 +100,7 @@ class _ClientAdapter:
         return changed, call.request
 
 
-async def _finish(call: Any, stack: ExitStack) -> None:
+async def _finish(call: Any, stack: InterceptorStack) -> None:
     try:
         with stack:
             code = await call.code()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, aclosing
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
@@ -23,6 +23,7 @@ from mesh.rpc.interceptors import (
     tracing,
     trust,
 )
+from mesh.rpc.interceptors.stack import InterceptorStack, unwrap
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -57,7 +58,7 @@ _AUTHORIZE: tuple[ServerInterceptor, ...] = (
 # In the order in which they act. The servicer runs before the last two.
 INTERCEPTORS = (*_ADMIT, *_AUTHORIZE, audit.record)
 # In the order in which they are entered: audit acts last, and sees the refusals of the others.
-_NESTED = (*_ADMIT, audit.record, *_AUTHORIZE)
+_NESTED = unwrap((*_ADMIT, audit.record, *_AUTHORIZE))
 
 RPC_KINDS: dict[tuple[bool, bool], Callable[..., Handler]] = {
     # request streams, response streams
@@ -144,9 +145,8 @@ def wrap(handler: Any, method: str, rules: ServerRules) -> Handler:
 
     async def serve(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         call = ServerCall(method, None if handler.request_streaming else request, context, rules)
-        with ExitStack() as stack:
-            for interceptor in _NESTED:
-                stack.enter_context(interceptor(call))
+        with InterceptorStack() as stack:
+            stack.enter(_NESTED, call)
             if request is None:
                 raise InvalidArgument(MALFORMED, reason=Reason.MESSAGE_MALFORMED)
             if not handler.response_streaming:
