@@ -123,7 +123,7 @@ class StepState:
 
     @property
     def abandoned_while_handling(self) -> bool:
-        """Whether the run ended while the steps of its on_error were running."""
+        """True if the run ended while the steps of its on_error ran."""
         return bool(self.abandoned_phase) and self.failure_scope == FailureScope.HANDLE
 
 
