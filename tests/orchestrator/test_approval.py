@@ -15,6 +15,7 @@ from cli.wallet_holder import Holder
 from mesh.errors import Unavailable
 from mesh.testing import eventually, reason
 from services.orchestrator.__main__ import orchestrator
+from services.orchestrator.store.messages import Messages
 from tests.orchestrator.conftest import connect
 from tests.orchestrator.engine.definitions import steps
 from tests.orchestrator.erasures import stored
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
+    from mesh.data.idempotency import IdempotencyKey
     from mesh.testing import Authority
     from services.orchestrator.config import OrchestratorConfig
     from tests.orchestrator.fake_services import FakeServices
@@ -130,6 +132,28 @@ async def test_repeated_approval_counts_once(workflows: WorkflowServiceAsyncStub
 
     decisions = [(reply.approver, reply.approved, reply.run.run_id) for reply in replies]
     assert decisions == [(ADA.did, True, run_id)] * 2
+
+
+async def test_attempt_that_is_served_beside_the_first_gets_the_first_reply(
+    workflows: WorkflowServiceAsyncStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = await begin_asking(workflows)
+    digest = (await asked(workflows, run_id)).digest
+    signed = ADA.approve(run_id=run_id, step="agree", digest=digest, approved=True)
+    request = pb.ApproveRunRequest(request_id="a", run_id=run_id, step="agree", approval=signed)
+    first = await workflows.ApproveRun(request, timeout=5)
+    read, reads = Messages.first_reply, 0
+
+    async def read_too_early(messages: Messages, key: IdempotencyKey) -> bytes | None:
+        nonlocal reads
+        reads += 1
+        return None if reads == 1 else await read(messages, key)
+
+    monkeypatch.setattr(Messages, "first_reply", read_too_early)
+
+    again = await workflows.ApproveRun(request, timeout=5)
+
+    assert (again.approver, again.approved) == (first.approver, first.approved) == (ADA.did, True)
 
 
 async def test_second_decision_of_an_approver_is_refused(

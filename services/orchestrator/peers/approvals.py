@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from anya.web5.v1 import identity_pb2 as web5
 from formats import jose
-from mesh.errors import FailedPrecondition, NotFound, PermissionDenied, Reason, Unavailable
+from mesh.errors import (
+    FailedPrecondition,
+    MeshError,
+    NotFound,
+    PermissionDenied,
+    Reason,
+    Unavailable,
+)
 from services.orchestrator.engine.activations import DecisionReceived
 from services.orchestrator.engine.model import Phase, StepError
 
@@ -45,6 +52,17 @@ class Approvals:
         first = await self._store.messages.first_reply(key)
         if first is not None:
             return first
+        try:
+            decision = await self._decision(run_id, path, jws)
+        except MeshError:
+            # An attempt that is served at the same time may have been stored since.
+            first = await self._store.messages.first_reply(key)
+            if first is None:
+                raise
+            return first
+        return await self._worker.send(key, run_id, decision, reply(decision))
+
+    async def _decision(self, run_id: str, path: str, jws: str) -> DecisionReceived:
         step = _waiting_step((await self._store.load(run_id)).state, path)
         digest = str(step.input["digest"])
         approver, approved = await self._verify(run_id, path, digest, jws)
@@ -55,8 +73,7 @@ class Approvals:
             )
         if approver in step.decisions:
             raise _not_asked(f"{approver} has already decided on {path}")
-        decision = DecisionReceived(path, approver, approved, digest, jws)
-        return await self._worker.send(key, run_id, decision, reply(decision))
+        return DecisionReceived(path, approver, approved, digest, jws)
 
     async def _verify(self, run_id: str, path: str, digest: str, jws: str) -> tuple[str, bool]:
         request = web5.VerifyApprovalRequest(
