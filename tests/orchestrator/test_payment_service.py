@@ -17,6 +17,8 @@ from anya.web5.v1 import identity_pb2
 from mesh.errors import Unavailable
 from mesh.testing import detail, eventually, reason
 from services.orchestrator.definition import values
+from services.orchestrator.servicers.views import format_payment
+from tests.orchestrator.engine.engine_run import paying
 from tests.orchestrator.fake_services import txid_of
 from tests.orchestrator.payment_client import awaited, cancel, end_of, get, order, send, status
 from tests.orchestrator.payment_requests import finished, payment, uuid7
@@ -193,6 +195,23 @@ async def test_payment_without_a_score_shows_a_reason(
     assert not shown.HasField("risk_score")
     (reason,) = shown.risk_reasons
     assert (reason.code, reason.detail) == (risk_pb2.RISK_REASON_CODE_INDEX_BEHIND, "wait")
+
+
+def test_words_that_only_a_newer_service_knows_are_shown_as_unspecified() -> None:
+    run, new = paying(), 99
+    run.do(run.at("verify_sender"), identity_pb2.VerifyIdentityResponse(failures=[new]))  # type: ignore[list-item]
+    run.reply("fraud_assessment/identity", "fraud_assessment/payment")
+    assessed = risk_pb2.AssessFraudRiskResponse(
+        reasons=[risk_pb2.RiskReason(code=new, detail="why")],  # type: ignore[arg-type]
+        risk_factors=[risk_pb2.RiskFactor(name="age", kind=new, status=new)],  # type: ignore[arg-type]
+    )
+    run.do(run.at("fraud_assessment/score"), assessed)
+
+    shown = format_payment(run.state, run.state.run_id, "")
+
+    assert list(shown.identity_failures) == [identity_pb2.VERIFICATION_FAILURE_UNSPECIFIED]
+    assert list(shown.risk_reasons) == [risk_pb2.RiskReason(detail="why")]
+    assert list(shown.risk_factors) == [risk_pb2.RiskFactor(name="age")]
 
 
 async def test_findings_of_steps_that_have_not_run_are_absent(

@@ -300,7 +300,8 @@ def _add_findings(payment: payment_pb2.Payment, step: StepState) -> None:
         _add_sent(payment, reply)
     elif step.operation == IDENTITY:
         payment.sender_verified = reply["verified"]
-        values.fill(payment, {"identity_failures": reply["failures"]})
+        failures = [_known(failure) for failure in reply["failures"]]
+        values.fill(payment, {"identity_failures": failures})
     elif step.operation == RISK:
         _add_risk(payment, reply)
     elif step.operation == RECORD:
@@ -319,6 +320,12 @@ def _add_risk(payment: payment_pb2.Payment, reply: dict[str, Any]) -> None:
     if reply["risk_score"] is not None:
         payment.risk_score = reply["risk_score"]
     for reason in reply["reasons"]:
-        values.fill(payment.risk_reasons.add(), reason)
+        values.fill(payment.risk_reasons.add(), {**reason, "code": _known(reason["code"])})
     for factor in reply["risk_factors"]:
-        values.fill(payment.risk_factors.add(), factor)
+        words = {name: _known(factor[name]) for name in ("kind", "status")}
+        values.fill(payment.risk_factors.add(), {**factor, **words})
+
+
+def _known(word: str | int) -> str:
+    """Returns the word of an enum; "unspecified" for a number that only a newer service knows."""
+    return word if isinstance(word, str) else "unspecified"
