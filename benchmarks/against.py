@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 BURST_S = 1.0
 WARM_UP_S = 2.0
-BURSTS = 4  # of each side in one round
+BURSTS = 8  # of each side in one round
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,8 @@ ENGINES = {
 # Keys of `python -m benchmarks NAME` that need no peer's engine, and how many rounds a turn has.
 KEYS = {
     "orchestrator": {
+        "group_commit_gain": 2,
+        "journal_vs_memory": 2,
         "condition_us": 3,
         "payments_per_s_c16": 2,
         "payment_p99_ms": 2,
