@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import random
 import socket
 from dataclasses import dataclass
@@ -18,7 +19,11 @@ if TYPE_CHECKING:
     from cli.home import Home
 
 LOOPBACK = "127.0.0.1"
+PORT_RANGE = "ANYA_PORT_RANGE"
 CANDIDATES = range(20_000, 32_000)
+
+
+MIN_PORTS = 100  # so that a few taken ones do not matter
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +117,27 @@ def _free() -> dict[str, Endpoint]:
     Inside that range a client that redials a service between crash and restart could be given the
     service's own port.
     """
-    shuffled = random.SystemRandom().sample(CANDIDATES, len(CANDIDATES))
+    candidates = _candidates()
+    shuffled = random.SystemRandom().sample(candidates, len(candidates))
     free = itertools.filterfalse(_is_taken, shuffled)
     return _pair(itertools.islice(free, 2 * len(SERVICES)))
+
+
+def _candidates() -> range:
+    """Returns the ports of ANYA_PORT_RANGE. Raises CommandError unless it is FIRST-LAST."""
+    setting = os.environ.get(PORT_RANGE)
+    if not setting:
+        return CANDIDATES
+    first, _, last = setting.partition("-")
+    if setting.isascii() and len(setting) <= 11 and first.isdigit() and last.isdigit():
+        candidates = range(int(first), int(last) + 1)
+        if candidates.start >= 1024 and candidates.stop <= 65536 and len(candidates) >= MIN_PORTS:
+            return candidates
+    raise CommandError(
+        f"{PORT_RANGE} is {setting!r}",
+        reason="PORT_RANGE_INVALID",
+        remedy=f"set it to FIRST-LAST, {MIN_PORTS} ports or more from 1024-65535: 20000-31999",
+    )
 
 
 def _consecutive(base: int) -> dict[str, Endpoint]:

@@ -39,6 +39,12 @@ EMPTY = (
 # pytest-xdist passes the width of its own terminal on; output without a terminal is wide.
 os.environ.pop("COLUMNS", None)
 
+# Meshes that two processes start in one instant must not choose the same free port.
+FIRST_PORT, PORTS_OF_A_PROCESS = 20_000, 3_000
+_worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+_first = FIRST_PORT + PORTS_OF_A_PROCESS * (_worker % 4)
+os.environ.setdefault("ANYA_PORT_RANGE", f"{_first}-{_first + PORTS_OF_A_PROCESS - 1}")
+
 
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:

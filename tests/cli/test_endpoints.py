@@ -98,3 +98,28 @@ def test_missing_endpoints_file_is_reported_with_the_remedy_to_start_a_mesh(home
 
     assert refusal.value.reason == "NO_MESH"
     assert "anya up" in refusal.value.remedy
+
+
+def test_free_ports_are_within_the_range_of_the_environment(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANYA_PORT_RANGE", "28000-28199")
+
+    chosen = endpoints.choose(home, port_base=None)
+
+    ports = [port for one in chosen.values() for port in (one.port, one.health_port)]
+    assert all(28_000 <= port <= 28_199 for port in ports)
+
+
+@pytest.mark.parametrize(
+    "setting", ["20000", "20000-", "a-b", "20000-20010", "80-9000", "60000-70000", "9000-8000"]
+)
+def test_port_range_that_is_none_is_refused(
+    home: Home, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    monkeypatch.setenv("ANYA_PORT_RANGE", setting)
+
+    with pytest.raises(CommandError) as refusal:
+        endpoints.choose(home, port_base=None)
+
+    assert refusal.value.reason == "PORT_RANGE_INVALID"

@@ -88,6 +88,10 @@ def up(home: Path, *arguments: str, extra: Mapping[str, str] | None = None) -> I
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Returns the environment without variables that change the behaviour of `anya`."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("ANYA_")}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("ANYA_") or name == "ANYA_PORT_RANGE"
+    }
     kept.pop("OTEL_EXPORTER_OTLP_ENDPOINT", None)
     return {**kept, "NO_COLOR": "1", **(extra or {})}
