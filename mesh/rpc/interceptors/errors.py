@@ -26,10 +26,9 @@ if TYPE_CHECKING:
     from mesh.rpc.interceptors import ServerCall
 
 DOMAIN = "anya.mesh"
-MAX_TEXT_BYTES, MAX_DESCRIPTION_BYTES = (
-    1600,
-    400,
-)  # gRPC clients may drop trailers above 8 KiB
+# gRPC clients may drop trailers above 8 KiB.
+MAX_TEXT_BYTES = 1600
+MAX_DESCRIPTION_BYTES = 400
 
 CODES: dict[type[errors.MeshError], grpc.StatusCode] = {
     errors.InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
