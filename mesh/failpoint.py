@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 
-from mesh.config import ConfigError
+from mesh.settings import ConfigError
 
 ACTIONS = ("kill", "stop", "error")
 

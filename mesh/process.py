@@ -11,11 +11,11 @@ import sys
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from mesh.config import ConfigError
 from mesh.errors import MeshError
 from mesh.observability import logs
 from mesh.runtime import StartError
 from mesh.security.trust import PolicyError
+from mesh.settings import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -18,7 +18,6 @@ from grpc_health.v1.health import aio as health
 from mesh import failpoint
 from mesh.breaker import Breakers
 from mesh.clock import SystemClock
-from mesh.config import ConfigError, read_file
 from mesh.observability import telemetry
 from mesh.rpc import contracts
 from mesh.rpc.client import open_channel
@@ -29,6 +28,7 @@ from mesh.rpc.server import build_server, credentials
 from mesh.security.audit import AuditError, open_audit
 from mesh.security.svid import read_authorities, read_svid
 from mesh.security.trust import ActivePolicy, PolicyError
+from mesh.settings import ConfigError, read_file
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import grpc
 from google.protobuf.message import DecodeError
 
-from mesh.config import ConfigError
 from mesh.errors import InvalidArgument, Reason
 from mesh.rpc.interceptors import (
     ServerCall,
@@ -24,6 +23,7 @@ from mesh.rpc.interceptors import (
     trust,
 )
 from mesh.rpc.interceptors.stack import InterceptorStack, unwrap
+from mesh.settings import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -19,7 +19,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
-from mesh.config import ConfigError
+from mesh.settings import ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from mesh.config import ConfigError
+from mesh.settings import ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path

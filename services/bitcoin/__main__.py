@@ -19,13 +19,13 @@ from anya.mesh.v1.outbox_pb2_grpc import add_OutboxServiceServicer_to_server
 from formats.bitcoin.network import Network
 from mesh import process
 from mesh.actor import spawn
-from mesh.config import ConfigError
 from mesh.data.database import open_database
 from mesh.errors import FailedPrecondition, MeshError
 from mesh.rpc.servicers import OutboxServicer
 from mesh.runtime import StartError, open_runtime
 from mesh.security.attestation import Attestor, Verifier
 from mesh.security.keystore import Keystore, KeystoreError, MasterKey
+from mesh.settings import ConfigError
 from services.bitcoin.actors.chain import ChainActor
 from services.bitcoin.actors.chain_messages import GetChainInfo, MineBlocks
 from services.bitcoin.actors.wallet import FeePolicy, WalletActor, poll_pending_payments

@@ -7,7 +7,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mesh.config import ConfigError, MeshConfig, Settings
+from mesh.config import MeshConfig
+from mesh.settings import ConfigError, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,11 +14,11 @@ from anya.standard.inference.v2.inference_pb2_grpc import (
     add_GRPCInferenceServiceServicer_to_server,
 )
 from mesh import process
-from mesh.config import ConfigError
 from mesh.data.database import open_database
 from mesh.rpc.servicers import OutboxServicer
 from mesh.runtime import open_runtime
 from mesh.security.attestation import Attestor, Verifier
+from mesh.settings import ConfigError
 from services.ml.config import MlConfig
 from services.ml.servicers.inference import InferenceServicer
 from services.ml.servicers.risk import RiskServicer

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mesh.config import MeshConfig, Settings, read_file
+from mesh.config import MeshConfig
+from mesh.settings import Settings, read_file
 from services.ml.policy import RiskPolicy, parse
 
 if TYPE_CHECKING:

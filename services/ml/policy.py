@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from mesh.config import ConfigError
+from mesh.settings import ConfigError
 from services.ml.assessment import RiskDecision, RuleFactor
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mesh.config import ConfigError, MeshConfig, Settings
+from mesh.config import MeshConfig
+from mesh.settings import ConfigError, Settings
 from services.orchestrator.engine.retry_policy import RetryPolicy
 
 if TYPE_CHECKING:

@@ -16,12 +16,12 @@ from anya.web5.v1.identity_pb2_grpc import add_IdentityServiceServicer_to_server
 from anya.web5.v1.record_pb2_grpc import add_RecordServiceServicer_to_server
 from mesh import process
 from mesh.clock import SystemClock
-from mesh.config import ConfigError
 from mesh.data.database import open_database
 from mesh.rpc.servicers import OutboxServicer
 from mesh.runtime import open_runtime
 from mesh.security.attestation import Attestor, Verifier
 from mesh.security.keystore import Keystore, KeystoreError, MasterKey
+from mesh.settings import ConfigError
 from services.web5 import policy
 from services.web5.config import Web5Config
 from services.web5.servicers.analysis import AnalysisServicer

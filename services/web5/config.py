@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mesh.config import MeshConfig, Settings
+from mesh.config import MeshConfig
+from mesh.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mesh.config import ConfigError
 from mesh.errors import FailedPrecondition
+from mesh.settings import ConfigError
 from mesh.testing import eventually
 from services.bitcoin.__main__ import bitcoin
 from services.bitcoin.actors.chain_messages import (

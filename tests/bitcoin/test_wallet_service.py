@@ -16,10 +16,10 @@ from google.rpc.error_details_pb2 import BadRequest
 
 from anya.bitcoin.v1 import chain_pb2, ownership_pb2
 from anya.bitcoin.v1 import wallet_pb2 as pb
-from mesh.config import ConfigError
 from mesh.security.address_link import AddressLinkText
 from mesh.security.attestation import Verifier
 from mesh.security.keystore import Keystore, MasterKey
+from mesh.settings import ConfigError
 from mesh.testing import detail, reason
 from services.bitcoin.descriptor import SEED_BYTES
 from tests.bitcoin.funded_mesh import (

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mesh.config import ConfigError, MeshConfig, Settings, read_file
+from mesh.config import MeshConfig
+from mesh.settings import ConfigError, Settings, read_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable

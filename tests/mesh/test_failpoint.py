@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mesh import failpoint
-from mesh.config import ConfigError
 from mesh.failpoint import FailpointError
+from mesh.settings import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,9 +21,10 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from anya.mesh.v1.outbox_pb2 import ReadOutboxRequest
 from anya.mesh.v1.outbox_pb2_grpc import OutboxServiceStub
-from mesh.config import ConfigError, MeshConfig
+from mesh.config import MeshConfig
 from mesh.runtime import Ports, Runtime, StartError, open_runtime
 from mesh.security.trust import PolicyError
+from mesh.settings import ConfigError
 from mesh.testing import Authority, eventually, reason
 from tests.mesh.outbox_service import outbox_service
 

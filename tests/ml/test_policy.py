@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mesh.config import ConfigError
+from mesh.settings import ConfigError
 from services.ml.assessment import RiskDecision
 from services.ml.policy import RiskPolicy, parse
 

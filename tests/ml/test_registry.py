@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from features.payment_risk import PAYMENT_RISK, extract
-from mesh.config import ConfigError
+from mesh.settings import ConfigError
 from services.ml.config import MODELS
 from services.ml.manifest import MANIFEST, digest, parse
 from services.ml.registry import ModelRegistry

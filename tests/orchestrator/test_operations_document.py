@@ -11,8 +11,8 @@ from typer.main import get_command
 
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from cli.commands.run import app
-from mesh.config import ConfigError
 from mesh.rpc import contracts
+from mesh.settings import ConfigError
 from services.bitcoin.config import BitcoinConfig
 from services.orchestrator.config import OrchestratorConfig
 from services.orchestrator.retention import REST_FACTOR

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mesh.config import ConfigError
+from mesh.settings import ConfigError
 from services.web5.__main__ import web5
 from services.web5.config import Web5Config
 from tests.web5.conftest import start

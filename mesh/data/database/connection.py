@@ -7,8 +7,8 @@ from typing import Any
 
 import asyncpg
 
-from mesh.config import ConfigError
 from mesh.errors import InvalidArgument, Reason, Unavailable
+from mesh.settings import ConfigError
 
 FORM = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from mesh.config import ConfigError
+from mesh.settings import ConfigError
 from services.ml import registry
 from services.ml.manifest import MANIFEST
 from services.ml.registry import ModelRegistry

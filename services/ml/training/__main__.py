@@ -15,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mesh.config import ConfigError
+from mesh.settings import ConfigError
 from services.ml.manifest import MANIFEST, REPRODUCTION_TOLERANCE, parse
 from services.ml.store.models import read_model, write_version
 from services.ml.training.dataset import build

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mesh.config import ConfigError
 from mesh.security.keystore import Keystore, KeystoreError, MasterKey
+from mesh.settings import ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
-from mesh.config import ConfigError
 from mesh.security.svid import read_authorities, read_svid
+from mesh.settings import ConfigError
 from mesh.testing import Authority
 
 if TYPE_CHECKING:

@@ -1,0 +1,98 @@
+"""The reader of settings: environment variables, checked and typed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+_INTEGER = re.compile(r"-?[0-9]{1,18}")
+_NUMBER = re.compile(r"-?[0-9]{1,18}(\.[0-9]{1,18})?")
+
+
+class ConfigError(ValueError):
+    """The process must not start with these settings; the text names the variable and a remedy."""
+
+
+class Settings:
+    """Typed reader of environment variables. A variable that is empty counts as unset.
+
+    Every method takes the variable's name, and raises ConfigError if its value is not acceptable.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+
+    def text(self, name: str, default: str = "") -> str:
+        """Returns the value as it is."""
+        return self._environment.get(name) or default
+
+    def path(self, name: str, default: Path) -> Path:
+        """Returns the value as a path, which need not exist."""
+        return Path(self.text(name) or default)
+
+    def choice(self, name: str, default: str, choices: Collection[str]) -> str:
+        """Returns the value if it is one of ``choices``."""
+        text = self.text(name, default)
+        if text != default and text not in choices:
+            raise _unacceptable(name, text, f"set it to {' or '.join(choices)}", default)
+        return text
+
+    def integer(self, name: str, default: int, *, minimum: int, maximum: int) -> int:
+        """Returns a whole number from ``minimum`` to ``maximum``, both included."""
+        text = self.text(name, str(default))
+        if not _INTEGER.fullmatch(text) or not minimum <= int(text) <= maximum:
+            remedy = f"set it to a whole number from {minimum} to {maximum}"
+            raise _unacceptable(name, text, remedy, str(default))
+        return int(text)
+
+    def number(
+        self, name: str, default: float, *, minimum: float, maximum: float, unit: str = ""
+    ) -> float:
+        """Returns a decimal number from ``minimum`` to ``maximum``, both included.
+
+        ``unit`` ("seconds", "days") only completes the error text.
+        """
+        text = self.text(name, f"{default:g}")
+        if not _NUMBER.fullmatch(text) or not minimum <= float(text) <= maximum:
+            remedy = f"set it to a number from {minimum:g} to {maximum:g} {unit}".rstrip()
+            raise _unacceptable(name, text, remedy, f"{default:g}")
+        return float(text)
+
+    def address(self, name: str, default: str) -> str:
+        """Returns ``host:port`` with a port from 0 to 65535."""
+        text = self.text(name, default)
+        host, _, port = text.rpartition(":")
+        if not host or not _INTEGER.fullmatch(port) or not 0 <= int(port) <= 65535:
+            remedy = "set it to host:port with a port from 0 to 65535"
+            raise _unacceptable(name, text, remedy, default)
+        return text
+
+    def targets(self, name: str) -> Mapping[str, str]:
+        """Returns gRPC targets by name, from ``"bitcoin=host:port,web5=..."``."""
+        targets: dict[str, str] = {}
+        for entry in filter(None, self.text(name).split(",")):
+            peer, _, target = (part.strip() for part in entry.partition("="))
+            if not peer or not target or peer in targets:
+                remedy = "set it to name=host:port entries, separated by commas, each name once"
+                raise _unacceptable(name, entry, remedy, "none")
+            targets[peer] = target
+        return targets
+
+
+def read_file(variable: str, path: Path) -> str:
+    """Returns the text of the file that a variable names. Raises ConfigError if it has none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{variable} {path} cannot be read: {error}; correct the path or the file"
+        ) from None
+
+
+def _unacceptable(name: str, text: str, remedy: str, default: str) -> ConfigError:
+    unset = f"unset it for {default}" if default else "unset it"
+    return ConfigError(f"{name} is {text!r}: {remedy}, or {unset}")
