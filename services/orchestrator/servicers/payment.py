@@ -21,7 +21,7 @@ from services.orchestrator.engine.start import StartRun
 from services.orchestrator.peers.wallet import PaymentAnswer
 from services.orchestrator.servicers import views, waits
 from services.orchestrator.servicers.workflow import start_run
-from services.orchestrator.store.run_store import require_readable
+from services.orchestrator.store.stored_run import require_readable
 from services.orchestrator.worker.run_spans import trace_id_of
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from services.orchestrator.notifications import RunNotifier
     from services.orchestrator.peers.wallet import WalletPeer
     from services.orchestrator.store.commits import NewRun
-    from services.orchestrator.store.run_store import RunStore, StoredRun
+    from services.orchestrator.store.run_store import RunStore
+    from services.orchestrator.store.stored_run import StoredRun
     from services.orchestrator.worker.worker import Worker
 
 WORKFLOW = "verified_payment"

@@ -14,7 +14,7 @@ from services.orchestrator.engine.fold import evolve
 from services.orchestrator.engine.model import RunState
 from services.orchestrator.engine.records import RecordKind
 from services.orchestrator.servicers import views
-from services.orchestrator.store.run_store import require_readable
+from services.orchestrator.store.stored_run import require_readable
 from services.orchestrator.worker.run_spans import trace_id_of
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from services.orchestrator.engine.records import Record
     from services.orchestrator.notifications import RunCompletion, RunNotifier, RunUpdates
-    from services.orchestrator.store.run_store import RunStore, StoredRun
+    from services.orchestrator.store.run_store import RunStore
+    from services.orchestrator.store.stored_run import RunRecords
     from services.orchestrator.worker.worker import Worker
 
 MAX_WAIT_S = 60.0
@@ -109,8 +110,8 @@ def _changed_steps(record: Record) -> Sequence[str]:
 
 
 async def _new_records(
-    store: RunStore, stored: StoredRun, after: int, updates: RunUpdates
-) -> StoredRun:
+    store: RunStore, stored: RunRecords, after: int, updates: RunUpdates
+) -> RunRecords:
     """Returns the records after this sequence, as announced here or else from the store."""
     if announced := updates.take(after=after):
         return replace(stored, records=tuple(record.copy() for record in announced))

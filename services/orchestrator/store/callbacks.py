@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from services.orchestrator.store.messages import Message
-    from services.orchestrator.store.run_store import StoredRun
+    from services.orchestrator.store.stored_run import StoredRun
 
 
 class WorkerCallbacks(Protocol):

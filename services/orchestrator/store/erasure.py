@@ -22,7 +22,8 @@ from services.orchestrator.engine.records import Record, RecordKind
 from services.orchestrator.store.deletion import not_found
 from services.orchestrator.store.events import erase_events, positions_emitted_by
 from services.orchestrator.store.run_query import NEED_ATTENTION, ended_long_ago
-from services.orchestrator.store.run_store import add_record, load_run
+from services.orchestrator.store.run_store import add_record
+from services.orchestrator.store.stored_run import load_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

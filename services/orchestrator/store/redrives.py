@@ -8,7 +8,8 @@ from mesh.data import idempotency
 from mesh.errors import FailedPrecondition, Reason
 from services.orchestrator.engine.model import RunStatus
 from services.orchestrator.store.deletion import not_found
-from services.orchestrator.store.run_store import add_record, announce, load_run
+from services.orchestrator.store.run_store import add_record, announce
+from services.orchestrator.store.stored_run import load_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mesh.data import idempotency, outbox
-from mesh.data.database.sql import in_list
-from mesh.errors import (
-    AlreadyExists,
-    FailedPrecondition,
-    MeshError,
-    Reason,
-    Unavailable,
-)
-from services.orchestrator.engine.fold import fold
+from mesh.errors import AlreadyExists, MeshError, Reason, Unavailable
 from services.orchestrator.engine.model import RunStatus
-from services.orchestrator.engine.records import Record, decode
 from services.orchestrator.store import payments
 from services.orchestrator.store.commits import (
     FINISHED,
@@ -33,44 +24,27 @@ from services.orchestrator.store.events import Events
 from services.orchestrator.store.messages import Messages
 from services.orchestrator.store.payments import Payments
 from services.orchestrator.store.run_query import COLUMNS, RunQuery, RunRow
+from services.orchestrator.store.stored_run import RunRecords, StoredRun, load_records, load_run
 from services.orchestrator.store.suspension import Suspensions
 from services.orchestrator.worker.run_spans import traceparent_of_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
-    from mesh.data.database import Database, Row, Transaction
+    from mesh.data.database import Database, Transaction
     from mesh.data.idempotency import IdempotencyKey
     from mesh.data.lease import Lease
     from services.orchestrator.engine.model import RunState
+    from services.orchestrator.engine.records import Record
     from services.orchestrator.store.definitions import StoredDefinition
     from services.orchestrator.store.group_commit import GroupCommit
 
 MAX_CACHED_DEFINITIONS = 1024
 MAX_START_ATTEMPTS = 10  # each fails only if a newer definition was registered during it
-RECORD = "sequence, kind, path, attempt, at_us, payload"
 
 
 class FencedError(Exception):
     """Another process owns the run, or it has changed: this process must drop it."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoredRun:
-    """A run as it was read."""
-
-    row: RunRow
-    records: tuple[Record, ...]
-    was_suspended: bool = False  # until this claim: no call of it was in flight
-
-    @property
-    def state(self) -> RunState:
-        """The state that the records fold to; the end of a run that was set aside is in its row."""
-        state, row = fold(self.row.id, self.records), self.row
-        if row.finished_us is not None and not state.finished:
-            state.status, state.reason = RunStatus(row.status), row.reason
-            state.finished_us = row.finished_us
-        return state
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,11 +177,11 @@ class RunStore(ABC):
 
         return await self._database.read(work)
 
-    async def load_after(self, run_id: str, *, sequence: int) -> StoredRun:
+    async def load_after(self, run_id: str, *, sequence: int) -> RunRecords:
         """Returns the run with the records after ``sequence``. Raises as ``load``."""
 
-        async def work(tx: Transaction) -> StoredRun:
-            return await load_run(tx, run_id, after=sequence)
+        async def work(tx: Transaction) -> RunRecords:
+            return await load_records(tx, run_id, after=sequence)
 
         return await self._database.read(work)
 
@@ -277,76 +251,6 @@ class RunStore(ABC):
         return await self._database.read(work)
 
 
-async def load_run(tx: Transaction, run_id: str, *, after: int = 0) -> StoredRun:
-    """Returns the run with the records after sequence ``after``. Raises as ``RunStore.load``."""
-    row = await tx.fetch_one(
-        f"SELECT sequence, {COLUMNS} FROM run WHERE id = ?",  # noqa: S608
-        run_id,
-    )
-    if row is None:
-        raise await not_found(tx, run_id)
-    records = await tx.fetch(
-        f"SELECT {RECORD} FROM journal WHERE run = ? AND sequence > ? ORDER BY sequence",  # noqa: S608
-        run_id,
-        after,
-    )
-    return _stored(row, records, after)
-
-
-async def load_runs(
-    tx: Transaction, run_ids: Sequence[str]
-) -> list[tuple[str, StoredRun | FailedPrecondition]]:
-    """Returns the known ones of these runs with all records, or the error if one is damaged."""
-    loaded: list[tuple[str, StoredRun | FailedPrecondition]] = []
-    for listed, given in in_list(run_ids):
-        rows = await tx.fetch(
-            f"SELECT sequence, {COLUMNS} FROM run WHERE id IN {listed} ORDER BY created_us, id",  # noqa: S608
-            *given,
-        )
-        written: defaultdict[str, list[Row]] = defaultdict(list)
-        for run_id, *record in await tx.fetch(
-            f"SELECT run, {RECORD} FROM journal WHERE run IN {listed} ORDER BY run, sequence",  # noqa: S608
-            *given,
-        ):
-            written[run_id].append(tuple(record))
-        for row in rows:
-            run_id = str(row[1])
-            try:
-                loaded.append((run_id, _stored(row, written[run_id], 0)))
-            except FailedPrecondition as damage:
-                loaded.append((run_id, damage))
-    return loaded
-
-
-def _stored(row: Row, records: Sequence[Row], after: int) -> StoredRun:
-    last, *columns = row
-    try:
-        if [sequence for sequence, *_ in records] != list(range(after + 1, last + 1)):
-            raise ValueError(f"{last} records expected")
-        stored = StoredRun(RunRow(*columns), tuple(record_of(record) for record in records))
-        if not after:
-            fold(stored.row.id, stored.records)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise FailedPrecondition(
-            f"the records of run {columns[0]} are damaged or incomplete: restore the"
-            " orchestrator's database from a backup",
-            reason=Reason.STORE_DAMAGED,
-        ) from None
-    return stored
-
-
-def require_readable(row: RunRow, state: RunState) -> None:
-    """Raises FailedPrecondition (STORE_DAMAGED) if the run was set aside: it gets no more records.
-
-    ``state`` is folded from the records that were read with the row.
-    """
-    if row.finished_us is not None and not state.finished:
-        raise FailedPrecondition(
-            f"{row.reason}; the run was set aside: redrive it once they can be read",
-            reason=Reason.STORE_DAMAGED,
-        )
-
-
 async def add_record(tx: Transaction, run_id: str, record: Record) -> None:
     """Inserts a record in this transaction. Transitions are commits of the writer instead."""
     await tx.execute(
@@ -392,9 +296,3 @@ async def require_current(tx: Transaction, state: RunState, epoch: int) -> None:
     row = await tx.fetch_one("SELECT epoch, sequence FROM run WHERE id = ?", state.run_id)
     if row != (epoch, state.sequence):
         raise FencedError(state.run_id)
-
-
-def record_of(row: Row) -> Record:
-    """Returns the record of a row with the columns RECORD."""
-    sequence, kind, path, attempt, at_us, payload = row
-    return decode(sequence, kind, path, attempt, at_us, bytes(payload))

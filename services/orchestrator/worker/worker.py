@@ -49,7 +49,8 @@ if TYPE_CHECKING:
     from services.orchestrator.registry import WorkflowRegistry
     from services.orchestrator.store.definitions import StoredDefinition
     from services.orchestrator.store.messages import Message
-    from services.orchestrator.store.run_store import RunStore, StoredRun
+    from services.orchestrator.store.run_store import RunStore
+    from services.orchestrator.store.stored_run import StoredRun
 
 DRAIN_TIMEOUT_S = 5.0  # for calls in flight when the service stops
 CLAIM_BATCH_SIZE = 64  # runs: each is read in the transaction that claims it

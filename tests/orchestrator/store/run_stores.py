@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from services.orchestrator.store.definitions import StoredDefinition
     from services.orchestrator.store.open import OrchestratorStore
-    from services.orchestrator.store.run_store import RunStore, StartResult, StoredRun
+    from services.orchestrator.store.run_store import RunStore, StartResult
+    from services.orchestrator.store.stored_run import StoredRun
 
 CALLER = "spiffe://caller"
 POLICY = RetryPolicy()

@@ -13,12 +13,8 @@ from mesh.data import lease as leases
 from mesh.errors import FailedPrecondition
 from services.orchestrator.store.messages import Messages, SendResult, encode, insert
 from services.orchestrator.store.postgres import statements
-from services.orchestrator.store.run_store import (
-    RunStore,
-    StoredRun,
-    load_runs,
-    set_aside,
-)
+from services.orchestrator.store.run_store import RunStore, set_aside
+from services.orchestrator.store.stored_run import StoredRun, load_runs
 from services.orchestrator.store.suspension import resume
 from services.orchestrator.worker.run_spans import RECENT_US
 

@@ -8,13 +8,8 @@ from typing import TYPE_CHECKING
 
 from mesh.data.database.sql import in_list
 from mesh.errors import FailedPrecondition
-from services.orchestrator.store.run_store import (
-    RunStore,
-    StoredRun,
-    load_run,
-    load_runs,
-    set_aside,
-)
+from services.orchestrator.store.run_store import RunStore, set_aside
+from services.orchestrator.store.stored_run import StoredRun, load_run, load_runs
 from services.orchestrator.worker.run_spans import RECENT_US
 
 if TYPE_CHECKING:
