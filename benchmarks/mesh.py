@@ -17,10 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from anya.mesh.v1 import outbox_pb2 as pb
 from anya.mesh.v1.outbox_pb2_grpc import (
@@ -30,7 +27,7 @@ from anya.mesh.v1.outbox_pb2_grpc import (
 )
 from benchmarks.ratio import Measure, Ratio
 from mesh.config import MeshConfig
-from mesh.observability.spans import MAX_QUEUE
+from mesh.observability.config import TraceConfig, collector_config
 from mesh.rpc.server import credentials
 from mesh.runtime import open_runtime
 from mesh.testing import Authority
@@ -38,8 +35,6 @@ from mesh.testing import Authority
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
-
-    from opentelemetry.trace import Tracer
 
     from anya.mesh.v1.outbox_pb2_grpc import OutboxServiceAsyncStub
 
@@ -61,17 +56,10 @@ def chain_all_spans_vs_bare(rounds: int) -> Ratio:
     return _ratio(rounds, _sampled_mesh, _bare, 16, 0.4, f"grpcio {version('grpcio')}")
 
 
-def all_spans_vs_sdk(rounds: int) -> Ratio:
-    """Measures mesh/observability/tracer.py against the spans of the OpenTelemetry SDK."""
-    peer = f"opentelemetry-sdk {version('opentelemetry-sdk')}"
-    return _ratio(rounds, _sampled_mesh, _sdk_mesh, 16, 1.0, peer)
-
-
 MEASURES: dict[str, Measure] = {
     "chain_vs_bare": partial(chain_vs_bare, concurrency=16, goal=0.55),
     "chain_vs_bare_c1": partial(chain_vs_bare, concurrency=1, goal=0.65),
     "chain_all_spans_vs_bare": chain_all_spans_vs_bare,
-    "all_spans_vs_sdk": all_spans_vs_sdk,
 }
 
 
@@ -156,15 +144,13 @@ async def _mesh(
     folder: Path,
     *,
     collector: str | None = None,
-    tracer: Tracer | None = None,
 ) -> AsyncIterator[OutboxServiceAsyncStub]:
-    """Samples all traces if there is a ``collector`` or a ``tracer`` of another library."""
+    """Samples all traces if there is a ``collector``."""
     server = MeshConfig(
         service="bitcoin",
         identity=authority.issue_service("bitcoin"),
         home=folder,
-        sample_ratio=1 if collector else 0,
-        otlp_endpoint=collector,
+        traces=collector_config(collector) if collector else TraceConfig(),
     )
     client = replace(
         server, service="orchestrator", identity=authority.issue_service("orchestrator")
@@ -172,13 +158,9 @@ async def _mesh(
     add = partial(add_OutboxServiceServicer_to_server, _Empty())
     async with AsyncExitStack() as stack:
         bitcoin = await stack.enter_async_context(open_runtime(server))
-        if tracer is not None:
-            bitcoin.tracer = tracer
         ports = await stack.enter_async_context(bitcoin.serve(add))
         client = replace(client, peers={"bitcoin": f"127.0.0.1:{ports.port}"})
         orchestrator = await stack.enter_async_context(open_runtime(client))
-        if tracer is not None:
-            orchestrator.tracer = tracer
         yield OutboxServiceStub(await stack.enter_async_context(orchestrator.channel("bitcoin")))
 
 
@@ -188,17 +170,6 @@ async def _sampled_mesh(
 ) -> AsyncIterator[OutboxServiceAsyncStub]:
     async with _collector() as collector, _mesh(authority, folder, collector=collector) as stub:
         yield stub
-
-
-@asynccontextmanager
-async def _sdk_mesh(authority: Authority, folder: Path) -> AsyncIterator[OutboxServiceAsyncStub]:
-    async with _collector() as collector:
-        provider = TracerProvider(shutdown_on_exit=False)
-        exporter = OTLPSpanExporter(endpoint=collector, insecure=True)
-        provider.add_span_processor(BatchSpanProcessor(exporter, max_queue_size=MAX_QUEUE))
-        async with _mesh(authority, folder, tracer=provider.get_tracer("mesh")) as stub:
-            yield stub
-        await asyncio.to_thread(provider.shutdown)
 
 
 @asynccontextmanager

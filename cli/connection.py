@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import secrets
+import sys
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import grpc
@@ -17,9 +18,11 @@ from opentelemetry.context import Context
 from cli import endpoints
 from cli.errors import START_THE_MESH, CommandError, from_rpc
 from cli.supervisor import control
+from cli.trace_settings import trace_settings
 from mesh.breaker import Breakers, BreakerSettings
 from mesh.clock import SystemClock
 from mesh.config import Identity
+from mesh.observability.config import OTLP, OtlpConfig
 from mesh.rpc.client import open_channel
 from mesh.rpc.interceptors import ClientRules
 
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 
     from cli.home import Home
+    from mesh.observability.config import TraceConfig
 
 R = TypeVar("R")
 Channels: TypeAlias = "dict[str, grpc.aio.Channel]"
@@ -95,31 +99,34 @@ def traced(name: str) -> Iterator[None]:
 @asynccontextmanager
 async def _tracing(home: Home) -> AsyncIterator[trace.Tracer]:
     """Opens a tracer that exports where the mesh does. Calls outside ``traced`` are not sampled."""
-    endpoint = os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or await _collector(home)
-    if not endpoint:
-        _tracer.set(trace.NoOpTracer())
-        yield _tracer.get()
-        return
-    from mesh.observability import telemetry
+    from mesh.observability.telemetry import open_traces
 
     # A collector that is down loses spans, and is no line among what the command says.
-    logging.getLogger("opentelemetry").addHandler(logging.NullHandler())
-    exporter = telemetry.otlp_exporter(endpoint)
-    traces = telemetry.open_traces(SERVICE, sample_ratio=1, exporter=exporter)
+    for name in ("opentelemetry", "mesh.observability"):
+        logging.getLogger(name).addHandler(logging.NullHandler())
+        logging.getLogger(name).propagate = False
+    traces = open_traces(SERVICE, await _trace_config(home), console=sys.stderr)
     _tracer.set(traces.tracer)
     try:
         with trace.use_span(trace.NonRecordingSpan(_unsampled())):
             yield _tracer.get()
     finally:
-        await asyncio.to_thread(telemetry.close, traces, exporter)
+        await asyncio.to_thread(traces.close)
 
 
-async def _collector(home: Home) -> str:
-    """Returns the collector of the mesh on this home, or "" if no supervisor runs there."""
+async def _trace_config(home: Home) -> TraceConfig:
+    """Returns the settings of the environment; without an exporter, those of the home's mesh."""
+    config = trace_settings()
+    if config.exporters is not None or config.disabled:
+        return config
     try:
-        return str((await control.request(home, "status"))["otlp"])
-    except CommandError:
-        return ""
+        status = await control.request(home, "status")
+    except CommandError:  # no supervisor runs there
+        return config
+    if not status["otlp"]:
+        return config
+    otlp = OtlpConfig(endpoint=status["otlp"], protocol=status["otlp_protocol"])
+    return replace(config, exporters=(OTLP,), otlp=otlp)
 
 
 def _unsampled() -> trace.SpanContext:

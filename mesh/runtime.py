@@ -18,7 +18,7 @@ from grpc_health.v1.health import aio as health
 from mesh import failpoint
 from mesh.breaker import Breakers
 from mesh.clock import SystemClock
-from mesh.observability import telemetry
+from mesh.observability.telemetry import open_traces
 from mesh.rpc import contracts
 from mesh.rpc.client import open_channel
 from mesh.rpc.interceptors import ClientRules, ServerRules
@@ -146,10 +146,7 @@ async def open_runtime(config: MeshConfig) -> AsyncIterator[Runtime]:
     policy = ActivePolicy(
         read_file("ANYA_TRUST_FILE", config.trust_file), contracts.all_privileges()
     )
-    exporter = telemetry.otlp_exporter(config.otlp_endpoint) if config.otlp_endpoint else None
-    traces = telemetry.open_traces(
-        config.service, sample_ratio=config.sample_ratio, exporter=exporter
-    )
+    traces = open_traces(config.service, config.traces)
     try:
         with open_audit(config.audit_file) as audit:
             runtime = Runtime(config, policy, traces, audit)
@@ -159,7 +156,7 @@ async def open_runtime(config: MeshConfig) -> AsyncIterator[Runtime]:
     except AuditError as error:
         raise StartError(str(error)) from None
     finally:
-        await asyncio.to_thread(telemetry.close, traces, exporter)
+        await asyncio.to_thread(traces.close)
 
 
 @asynccontextmanager

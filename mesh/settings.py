@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, section 5.6.2
+_HEADER = re.compile(r"[ -~]*")  # a value that gRPC and HTTP both take
 _NUMBER = re.compile(r"-?[0-9]{1,18}(\.[0-9]{1,18})?")
 
 
@@ -34,19 +37,26 @@ class Settings:
         """Returns the value as a path, which need not exist."""
         return Path(self.text(name) or default)
 
-    def choice(self, name: str, default: str, choices: Collection[str]) -> str:
-        """Returns the value if it is one of ``choices``."""
+    def choice(
+        self, name: str, default: str, choices: Collection[str], *, ignore_case: bool = False
+    ) -> str:
+        """Returns the value if it is one of ``choices``, which are in lower case."""
         text = self.text(name, default)
+        text = text.lower() if ignore_case else text
         if text != default and text not in choices:
-            raise _unacceptable(name, text, f"set it to {' or '.join(choices)}", default)
+            raise self.invalid(name, f"set it to {' or '.join(choices)}", default)
         return text
+
+    def flag(self, name: str) -> bool:
+        """Returns whether the value is ``true``; unset is false."""
+        return self.choice(name, "false", ("true", "false"), ignore_case=True) == "true"
 
     def integer(self, name: str, default: int, *, minimum: int, maximum: int) -> int:
         """Returns a whole number from ``minimum`` to ``maximum``, both included."""
         text = self.text(name, str(default))
         if not _INTEGER.fullmatch(text) or not minimum <= int(text) <= maximum:
             remedy = f"set it to a whole number from {minimum} to {maximum}"
-            raise _unacceptable(name, text, remedy, str(default))
+            raise self.invalid(name, remedy, str(default))
         return int(text)
 
     def number(
@@ -59,7 +69,7 @@ class Settings:
         text = self.text(name, f"{default:g}")
         if not _NUMBER.fullmatch(text) or not minimum <= float(text) <= maximum:
             remedy = f"set it to a number from {minimum:g} to {maximum:g} {unit}".rstrip()
-            raise _unacceptable(name, text, remedy, f"{default:g}")
+            raise self.invalid(name, remedy, f"{default:g}")
         return float(text)
 
     def address(self, name: str, default: str) -> str:
@@ -68,7 +78,7 @@ class Settings:
         host, _, port = text.rpartition(":")
         if not host or not _INTEGER.fullmatch(port) or not 0 <= int(port) <= 65535:
             remedy = "set it to host:port with a port from 0 to 65535"
-            raise _unacceptable(name, text, remedy, default)
+            raise self.invalid(name, remedy, default)
         return text
 
     def targets(self, name: str) -> Mapping[str, str]:
@@ -78,9 +88,36 @@ class Settings:
             peer, _, target = (part.strip() for part in entry.partition("="))
             if not peer or not target or peer in targets:
                 remedy = "set it to name=host:port entries, separated by commas, each name once"
-                raise _unacceptable(name, entry, remedy, "none")
+                raise ConfigError(f"{name} is {entry!r}: {remedy}, or unset it for none")
             targets[peer] = target
         return targets
+
+    def entries(self, name: str) -> Mapping[str, str]:
+        """Returns percent-decoded values by key, from ``"key=value,key=value"`` (W3C Baggage)."""
+        return dict(self._entries(name, secret=False))
+
+    def headers(self, name: str) -> Mapping[str, str]:
+        """Returns ``entries`` as headers: names in lower case. The error does not show the text."""
+        headers = {key.lower(): value for key, value in self._entries(name, secret=True)}
+        if not all(map(_HEADER.fullmatch, headers.values())):
+            raise self.invalid(name, "set it to values of printable ASCII characters", secret=True)
+        return headers
+
+    def _entries(self, name: str, *, secret: bool) -> Iterator[tuple[str, str]]:
+        for entry in filter(None, map(str.strip, self.text(name).split(","))):
+            key, separator, value = (part.strip() for part in entry.partition("="))
+            if not separator or not _TOKEN.fullmatch(key):
+                remedy = "set it to key=value entries, separated by commas, with %xx in the values"
+                raise self.invalid(name, remedy, secret=secret)
+            yield key, unquote(value)
+
+    def invalid(
+        self, name: str, remedy: str, default: str = "", *, secret: bool = False
+    ) -> ConfigError:
+        """Returns the error of an unacceptable value; ``secret``: without the value."""
+        text = "malformed" if secret else repr(self.text(name))
+        unset = f"unset it for {default}" if default else "unset it"
+        return ConfigError(f"{name} is {text}: {remedy}, or {unset}")
 
 
 def read_file(variable: str, path: Path) -> str:
@@ -91,8 +128,3 @@ def read_file(variable: str, path: Path) -> str:
         raise ConfigError(
             f"{variable} {path} cannot be read: {error}; correct the path or the file"
         ) from None
-
-
-def _unacceptable(name: str, text: str, remedy: str, default: str) -> ConfigError:
-    unset = f"unset it for {default}" if default else "unset it"
-    return ConfigError(f"{name} is {text!r}: {remedy}, or {unset}")

@@ -25,7 +25,8 @@ from cli.payment_client import new_id
 from mesh.breaker import Breakers
 from mesh.clock import SystemClock
 from mesh.config import Identity
-from mesh.observability import telemetry
+from mesh.observability.config import TraceConfig, collector_config
+from mesh.observability.telemetry import open_traces
 from mesh.rpc.client import open_channel
 from mesh.rpc.interceptors import ClientRules
 
@@ -40,8 +41,8 @@ INPUT.update({"txid": TXID[::-1].hex()})
 
 async def main(arguments: argparse.Namespace) -> None:
     identity = Identity(*map(Path, arguments.identity))
-    exporter = telemetry.otlp_exporter(arguments.collector) if arguments.collector else None
-    traces = telemetry.open_traces("client", sample_ratio=1, exporter=exporter)
+    config = collector_config(arguments.collector) if arguments.collector else TraceConfig()
+    traces = open_traces("client", config)
     rules = ClientRules(
         target="orchestrator",
         tracer=traces.tracer,
@@ -56,7 +57,7 @@ async def main(arguments: argparse.Namespace) -> None:
                 stubs.append(WorkflowServiceStub(channel))
             await burst.serve(ASKS[arguments.ask](stubs))
     finally:
-        await asyncio.to_thread(telemetry.close, traces, exporter)
+        await asyncio.to_thread(traces.close)
 
 
 def _run(stubs: Sequence[Any]) -> Callable[[], Awaitable[None]]:

@@ -28,6 +28,7 @@ from cli.payment_client import new_id
 from mesh.config import MeshConfig
 from mesh.data.database import request
 from mesh.data.idempotency import IdempotencyKey
+from mesh.observability.config import TraceConfig, collector_config
 from mesh.process import tune_gc
 from mesh.runtime import open_runtime
 from mesh.testing import Authority
@@ -188,9 +189,8 @@ def _direct(replica: Replica) -> Callable[[], Awaitable[None]]:
 def _mesh(service: str, authority: Authority, folder: Path, collector: str) -> MeshConfig:
     folder.mkdir(exist_ok=True)
     identity = authority.issue_service(service)
-    return MeshConfig(
-        service=service, identity=identity, home=folder, otlp_endpoint=collector or None
-    )
+    traces = collector_config(collector) if collector else TraceConfig()
+    return MeshConfig(service=service, identity=identity, home=folder, traces=traces)
 
 
 @asynccontextmanager

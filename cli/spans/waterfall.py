@@ -76,7 +76,7 @@ def document(trace: Trace) -> dict[str, Any]:
 def _title(span: ReceivedSpan, depth: int, *, is_orphan: bool) -> Text:
     title = Text("  " * depth + span.name.rpartition(".")[2], style="red" if span.failed else "")
     if span.failed:
-        why = span.message or span.attributes.get("rpc.response.status_code") or "failed"
+        why = span.message or span.attributes.get("error.type") or "failed"
         title.append(f" ✗ {why}")
     if is_orphan:
         title.append(" (orphan)", style="dim")

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -18,6 +18,8 @@ from cli.spans.receiver import receiving
 from cli.supervisor import control
 from cli.supervisor.process import Command
 from cli.supervisor.service import Crash, Service
+from cli.trace_settings import trace_settings
+from mesh.observability.config import GRPC, OTLP
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -25,9 +27,9 @@ if TYPE_CHECKING:
     from cli.endpoints import Endpoint
     from cli.home import Home
 
-OTLP = "OTEL_EXPORTER_OTLP_ENDPOINT"
 TRUST_DOMAIN = "ANYA_TRUST_DOMAIN"
 DATABASE = "ANYA_DATABASE"
+SCHEDULE_DELAY_MS = "200"  # between two exports: short, so that a command finds what it just did
 RENEW_CHECK_INTERVAL_S = 600.0  # between two checks of the certificates
 
 
@@ -70,13 +72,12 @@ async def up(home: Home, options: Options, report: Callable[[Event], None]) -> N
         chosen = endpoints.choose(home, port_base=options.port_base)
         endpoints.require_free(chosen)
         endpoints.write(home, chosen)
-        async with _collector(home) as otlp:
-            commands = _commands(home, options, chosen, otlp=otlp, lock=lock)
+        async with _collector(home) as collector:
+            commands = _commands(home, options, chosen, collector=collector, lock=lock)
             services = {
                 name: Service(name, command, report=report) for name, command in commands.items()
             }
-            traces = os.environ.get(OTLP) or str(home.traces)
-            about = {"mine": options.mine, "otlp": otlp, "traces": traces}
+            about = {"mine": options.mine, **collector.status}
             mesh = Mesh(services, home=home, about=about, report=report)
             async with control.serving(home, mesh.answer):
                 await mesh.run(lambda: report(Ready(chosen, time.monotonic() - began)))
@@ -181,25 +182,49 @@ def _renew(home: Home) -> list[str]:
     return pki.renew(home, trust_domain=domain, now=datetime.now(UTC))
 
 
+@dataclass(frozen=True, slots=True)
+class _Collector:
+    """The collector of this mesh, as its services and the commands know it."""
+
+    status: Mapping[str, str]  # for the commands, which export to the same collector
+    environment: Mapping[str, str] = field(default_factory=dict)  # of the services
+
+
 @asynccontextmanager
-async def _collector(home: Home) -> AsyncIterator[str]:
-    """Yields the OTLP endpoint: the one in the environment, or a collector of the supervisor."""
-    if theirs := os.environ.get(OTLP):
-        yield theirs
+async def _collector(home: Home) -> AsyncIterator[_Collector]:
+    """Runs a collector for the block, unless the environment says where spans go."""
+    config = trace_settings()
+    if config.exporters is not None or config.disabled:
+        endpoint = config.otlp.endpoint if OTLP in (config.exporters or ()) else ""
+        protocol = config.otlp.protocol
+        yield _Collector({"otlp": endpoint, "otlp_protocol": protocol, "traces": endpoint})
         return
-    async with receiving(home.traces) as ours:
-        yield ours
+    async with receiving(home.traces) as endpoint:
+        yield _Collector(
+            {"otlp": endpoint, "otlp_protocol": GRPC, "traces": str(home.traces)},
+            {
+                "OTEL_BSP_SCHEDULE_DELAY": SCHEDULE_DELAY_MS,
+                **os.environ,
+                "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": endpoint,
+                "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": GRPC,
+            },
+        )
 
 
 def _commands(
-    home: Home, options: Options, chosen: Mapping[str, Endpoint], *, otlp: str, lock: int
+    home: Home,
+    options: Options,
+    chosen: Mapping[str, Endpoint],
+    *,
+    collector: _Collector,
+    lock: int,
 ) -> dict[str, Command]:
     shared = {
         **os.environ,
+        **collector.environment,
         "ANYA_HOME": str(home.path),
         "ANYA_PEERS": ",".join(f"{name}={one.address}" for name, one in chosen.items()),
         "ANYA_MINE": options.mine,
-        OTLP: otlp,
     }
     return {
         name: Command(

@@ -1,79 +1,210 @@
-"""Traces: the exporter, the sample ratio, and span ids derived from names."""
+"""Traces: the OpenTelemetry SDK, configured for one process."""
 
 from __future__ import annotations
 
-import hashlib
+import sys
 import threading
 import uuid
-from functools import lru_cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from mesh.observability.spans import EncodedSpanExporter, SpanBatcher
-from mesh.observability.tracer import Tracer
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, SynchronousMultiSpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.sampling import (
+    ALWAYS_OFF,
+    ALWAYS_ON,
+    DEFAULT_OFF,
+    DEFAULT_ON,
+    Decision,
+    ParentBasedTraceIdRatio,
+    TraceIdRatioBased,
+)
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    NoOpTracer,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    set_span_in_context,
+)
+
+from mesh.observability.exporters import open_exporters
+from mesh.observability.processor import SpanLosses, SpanQueue
+from mesh.observability.span_ids import DerivedIdGenerator
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.trace.export import SpanExporter
+    from collections.abc import Mapping, Sequence
+    from typing import TextIO
 
-    from mesh.observability.spans import SpanSink
+    from opentelemetry.sdk.trace import Event
+    from opentelemetry.sdk.trace.sampling import Sampler
+    from opentelemetry.trace import Tracer
 
-EXPORT_TIMEOUT_S = 2  # for one batch
-FLUSH_TIMEOUT_S = 3.0  # at shutdown, for all waiting spans: a dead collector must not delay it
-MAX_CACHED_IDS = 4096  # a span's id is derived at its start and again at its end
+    from mesh.observability.config import TraceConfig
 
+FLUSH_TIMEOUT_S = 3.0  # at shutdown, for all queued spans: a dead collector must not delay it
+ABORT_TIMEOUT_S = 0.5  # then, for an export in progress to fail
 
-def derive_span_id(*parts: str | int) -> int:
-    """Returns the span id derived from these parts: the same before and after a crash."""
-    return derive_span_ids(*parts)[0]
+PACKAGE = "anya-mesh"
+SCOPE = InstrumentationScope("mesh", version(PACKAGE))
 
-
-@lru_cache(MAX_CACHED_IDS)
-def derive_span_ids(*parts: str | int) -> tuple[int, int]:
-    """Returns the span id derived from these parts, and one for its first child."""
-    digest = hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") or 1, int.from_bytes(digest[8:16], "big") or 1
+OK = Status(StatusCode.UNSET)
+FAILED = Status(StatusCode.ERROR)
 
 
-def otlp_exporter(endpoint: str) -> SpanExporter:
-    """Returns an exporter to a collector; it uses TLS if ``endpoint`` begins with https."""
-    secure = endpoint.startswith("https://")
-    return EncodedSpanExporter(endpoint=endpoint, insecure=not secure, timeout=EXPORT_TIMEOUT_S)
+class SpanSink:
+    """Takes spans that have ended: of work that outlives a call, and has no open span."""
+
+    def __init__(
+        self, processor: SynchronousMultiSpanProcessor, sampler: Sampler, resource: Resource
+    ) -> None:
+        self._processor = processor
+        self._sampler = sampler
+        self._resource = resource
+
+    def samples(self, context: SpanContext) -> bool:
+        """Returns whether to record the descendants of a span that another process may have."""
+        above = set_span_in_context(NonRecordingSpan(context))
+        result = self._sampler.should_sample(above, context.trace_id, "")
+        return result.decision is Decision.RECORD_AND_SAMPLE
+
+    def add(
+        self,
+        name: str,
+        context: SpanContext,
+        parent: SpanContext | None,
+        attributes: Mapping[str, str | int],
+        start_ns: int,
+        end_ns: int,
+        *,
+        kind: SpanKind = SpanKind.INTERNAL,
+        failed: bool = False,
+        events: Sequence[Event] = (),
+    ) -> None:
+        """Exports a span; times are nanoseconds since 1970. Neither blocks nor fails."""
+        self._processor.on_end(
+            ReadableSpan(
+                name,
+                context,
+                parent,
+                self._resource,
+                attributes,
+                events,
+                (),
+                kind,
+                None,
+                FAILED if failed else OK,
+                start_ns,
+                end_ns,
+                SCOPE,
+            )
+        )
 
 
 class Traces:
-    """The spans of a process: ``tracer`` starts spans, ``span_sink`` takes finished ones."""
+    """The spans of a process: ``tracer`` starts spans, ``span_sink`` takes ended ones.
 
-    def __init__(self, sample_ratio: float, batcher: SpanBatcher | None) -> None:
-        self._batcher = batcher
-        self.span_sink: SpanSink | None = batcher.add if batcher else None
-        self.tracer = Tracer(self.span_sink, sample_ratio)
+    ``span_sink`` is None if no span is exported.
+    """
 
-    def shutdown(self) -> None:
-        if self._batcher is not None:
-            self._batcher.shutdown()
+    def __init__(
+        self,
+        tracer: Tracer,
+        span_sink: SpanSink | None = None,
+        provider: TracerProvider | None = None,
+        queues: Sequence[SpanQueue] = (),
+        losses: SpanLosses | None = None,
+    ) -> None:
+        self.tracer = tracer
+        self.span_sink = span_sink
+        self._provider = provider
+        self._queues = queues
+        self._losses = losses or SpanLosses()
+
+    def close(self) -> None:
+        """Exports the queued spans, for FLUSH_TIMEOUT_S at most. Blocks."""
+        if self._provider is None:
+            return
+        # A daemon: an exporter may wait for a dead collector longer than the process lives.
+        flush = threading.Thread(target=self._provider.shutdown, name="flush spans", daemon=True)
+        flush.start()
+        flush.join(FLUSH_TIMEOUT_S)
+        if flush.is_alive():
+            for queue in self._queues:
+                queue.abort()
+            flush.join(ABORT_TIMEOUT_S)
+        self._losses.report()
 
 
-def open_traces(
-    service: str, *, sample_ratio: float, exporter: SpanExporter | None = None
-) -> Traces:
-    """Opens the traces of a service. The root span decides if a trace is sampled."""
-    resource = {
+def open_traces(service: str, config: TraceConfig, *, console: TextIO = sys.stdout) -> Traces:
+    """Opens the traces of a service. Raises ConfigError if a certificate cannot be used.
+
+    Without an exporter no span is recorded, but calls have ids, which the logs show.
+    """
+    if config.disabled:
+        return Traces(NoOpTracer())
+    exporters = open_exporters(config, console)
+    sampler = _sampler(config) if exporters else ALWAYS_OFF
+    resource = _resource(service, config)
+    processor = SynchronousMultiSpanProcessor()  # type: ignore[no-untyped-call]
+    provider = TracerProvider(
+        sampler,
+        resource,
+        shutdown_on_exit=False,
+        active_span_processor=processor,
+        id_generator=DerivedIdGenerator(),
+    )
+    tracer = provider.get_tracer(SCOPE.name, SCOPE.version)
+    if not exporters:
+        return Traces(tracer)
+    losses = SpanLosses()
+    queues = [SpanQueue(exporter, config, losses) for exporter in exporters]
+    for queue in queues:
+        provider.add_span_processor(queue)
+    span_sink = SpanSink(processor, sampler, resource)
+    return Traces(tracer, span_sink, provider, queues, losses)
+
+
+class ServiceResource(Resource):
+    """A resource that computes its hash once: the encoder asks for it with every span."""
+
+    def __init__(self, resource: Resource) -> None:
+        super().__init__(resource.attributes, resource.schema_url)
+        self._hash = super().__hash__()
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or super().__eq__(other)
+
+
+def _sampler(config: TraceConfig) -> Sampler:
+    match config.sampler:
+        case "always_on":
+            return ALWAYS_ON
+        case "always_off":
+            return ALWAYS_OFF
+        case "traceidratio":
+            return TraceIdRatioBased(config.sampler_ratio)
+        case "parentbased_traceidratio":
+            return ParentBasedTraceIdRatio(config.sampler_ratio)
+        case "parentbased_always_off":
+            return DEFAULT_OFF
+        case _:
+            return DEFAULT_ON
+
+
+def _resource(service: str, config: TraceConfig) -> Resource:
+    attributes = {
         "service.name": service,
         "service.namespace": "anya",
-        "service.version": version("anya-mesh"),
+        "service.version": version(PACKAGE),
         "service.instance.id": str(uuid.uuid4()),
+        **config.attributes,
     }
-    return Traces(sample_ratio, SpanBatcher(exporter, resource) if exporter else None)
-
-
-def close(traces: Traces, exporter: SpanExporter | None) -> None:
-    """Sends the waiting spans, for FLUSH_TIMEOUT_S at most. Blocks."""
-    if exporter is None:
-        traces.shutdown()
-        return
-    cut = threading.Timer(FLUSH_TIMEOUT_S, exporter.shutdown)
-    cut.start()
-    try:
-        traces.shutdown()
-    finally:
-        cut.cancel()
+    if config.service_name:
+        attributes["service.name"] = config.service_name
+    return ServiceResource(Resource.create(attributes))

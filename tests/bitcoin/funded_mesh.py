@@ -23,6 +23,7 @@ from formats.money import MAX_SAT, SAT_PER_BTC
 from mesh.breaker import Breakers
 from mesh.clock import SystemClock
 from mesh.config import MeshConfig
+from mesh.observability.config import TraceConfig
 from mesh.observability.telemetry import open_traces
 from mesh.rpc.client import open_channel
 from mesh.rpc.interceptors import ClientRules
@@ -163,7 +164,7 @@ class FundedMesh:
 
 def config(authority: Authority, home: Path, **settings: Any) -> BitcoinConfig:
     identity = authority.issue_service("bitcoin")
-    mesh = MeshConfig(service="bitcoin", identity=identity, home=home, sample_ratio=0.0)
+    mesh = MeshConfig(service="bitcoin", identity=identity, home=home)
     return BitcoinConfig(mesh=mesh, **{"poll_seconds": 0.2, **settings})
 
 
@@ -172,7 +173,7 @@ async def connect(authority: Authority, port: int) -> AsyncIterator[FundedMesh]:
     """Connects a client and an orchestrator to the service at a port."""
     rules = ClientRules(
         target="bitcoin",
-        tracer=open_traces("tests", sample_ratio=0).tracer,
+        tracer=open_traces("tests", TraceConfig()).tracer,
         breakers=Breakers(SystemClock()),
         timeout=30.0,
     )

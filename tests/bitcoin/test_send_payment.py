@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import grpc
@@ -64,9 +63,7 @@ async def test_whole_service_pays_on_postgresql(
 async def test_events_of_a_payment_name_the_trace_that_made_it(
     authority: Authority, tmp_path: Path
 ) -> None:
-    settings = config(authority, tmp_path)
-    traced = replace(settings, mesh=replace(settings.mesh, sample_ratio=1.0))
-    async with open_funded_mesh(traced, authority) as people:
+    async with open_funded_mesh(config(authority, tmp_path), authority) as people:
         await people.spender.SendPayment(people.payment_request())
         await people.mine()
 

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import grpc
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.sampling import DEFAULT_ON
 
 from mesh.breaker import Breakers, BreakerSettings
 from mesh.clock import ManualClock
 from mesh.errors import NotFound, PermissionDenied, Reason, ResourceExhausted
-from mesh.observability.spans import encode
-from mesh.observability.tracer import Tracer
+from mesh.observability.span_ids import DerivedIdGenerator
 from mesh.rpc.client import open_channel
 from mesh.rpc.interceptors import ClientRules, ServerRules, tracing
 from mesh.rpc.interceptors.limit import Limiter
@@ -24,12 +27,12 @@ from mesh.testing import Authority, eventually
 from tests.mesh.notes import Note
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
     from opentelemetry.proto.trace.v1.trace_pb2 import Span
-
-    from mesh.observability.spans import FinishedSpan
+    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.trace.sampling import Sampler
 
 ALICE = "spiffe://anya.internal/alice"
 KINDS = ["unary_unary", "unary_stream", "stream_unary", "stream_stream"]
@@ -136,16 +139,26 @@ class Echo:
         return server, client
 
 
+class ListExporter(SpanExporter):
+    """Adds the spans to a list, as a collector receives them."""
+
+    def __init__(self, spans: list[Span]) -> None:
+        self._spans = spans
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        for resource in encode_spans(spans).resource_spans:
+            self._spans += resource.scope_spans[0].spans
+        return SpanExportResult.SUCCESS
+
+
 @asynccontextmanager
 async def serving(
-    authority: Authority, folder: Path, *, max_in_flight: int = 8, sample_ratio: float = 1
+    authority: Authority, folder: Path, *, max_in_flight: int = 8, sampler: Sampler = DEFAULT_ON
 ) -> AsyncIterator[Echo]:
     spans: list[Span] = []
-
-    def sink(span: FinishedSpan) -> None:
-        spans.extend(encode([span], {}).resource_spans[0].scope_spans[0].spans)
-
-    tracer = Tracer(sink, sample_ratio)
+    provider = TracerProvider(sampler, shutdown_on_exit=False, id_generator=DerivedIdGenerator())
+    provider.add_span_processor(SimpleSpanProcessor(ListExporter(spans)))
+    tracer = provider.get_tracer("echo")
     policy = ActivePolicy(POLICY, PRIVILEGES)
     with open_audit(folder / "audit.jsonl") as audit:
         rules = ServerRules(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mesh.config import MeshConfig
+from mesh.observability.config import TraceConfig
 from mesh.settings import ConfigError, Settings, read_file
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def test_empty_environment_configures_a_development_machine() -> None:
     assert config.identity.certificate == Path(".anya/pki/bitcoin.pem")
     assert config.audit_file == Path(".anya/audit/bitcoin.jsonl")
     assert config.trust_file.is_file()
-    assert config.otlp_endpoint is None
+    assert config.traces == TraceConfig()
 
 
 @pytest.mark.parametrize(
@@ -138,7 +139,6 @@ def test_empty_environment_configures_a_development_machine() -> None:
         ("ANYA_HEALTH_LISTEN", "127.0.0.1:65536"),
         ("ANYA_PEERS", "web5"),
         ("ANYA_NETWORK", "Regtest"),
-        ("ANYA_TRACE_RATIO", "1.1"),
         ("ANYA_DRAIN_SECONDS", "301"),
         ("ANYA_PROOF_SECONDS", "601"),
         ("ANYA_PROOF_SECONDS", "0"),

@@ -131,7 +131,7 @@ async def test_sigterm_ends_health_first_and_completes_calls_in_flight(
         ("ANYA_LISTEN", "127.0.0.1:65536"),
         ("ANYA_PEERS", "web5"),
         ("ANYA_NETWORK", "mainnet"),
-        ("ANYA_TRACE_RATIO", "often"),
+        ("OTEL_TRACES_SAMPLER_ARG", "often"),
         ("ANYA_TRUST_FILE", "/nowhere"),
         ("ANYA_FAILPOINTS", "somewhere=explode"),
     ],

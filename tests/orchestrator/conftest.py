@@ -16,7 +16,8 @@ from cli.spans.receiver import receiving
 from mesh.breaker import Breakers
 from mesh.clock import SystemClock
 from mesh.config import MeshConfig
-from mesh.observability import telemetry
+from mesh.observability.config import DEFAULT_SAMPLER, TraceConfig, collector_config
+from mesh.observability.telemetry import open_traces
 from mesh.rpc.client import open_channel
 from mesh.rpc.interceptors import ClientRules
 from services.orchestrator.__main__ import orchestrator
@@ -113,17 +114,21 @@ async def collector(tmp_path: Path) -> AsyncIterator[str]:
         yield endpoint
 
 
+def traces_to(collector: str) -> TraceConfig:
+    """Returns settings that export soon, so that tests need not wait for it."""
+    return collector_config(collector, schedule_delay_ms=100)
+
+
 async def start_traced(
     authority: Authority,
     port: int,
     collector: str,
     request: pb.StartRunRequest,
     *,
-    sample_ratio: float = 1,
+    sampler: str = DEFAULT_SAMPLER,
 ) -> None:
     """Starts the run by a client whose call is the root of the trace."""
-    exporter = telemetry.otlp_exporter(collector)
-    traces = telemetry.open_traces("client", sample_ratio=sample_ratio, exporter=exporter)
+    traces = open_traces("client", replace(traces_to(collector), sampler=sampler))
     rules = ClientRules(
         target="orchestrator",
         tracer=traces.tracer,
@@ -134,7 +139,7 @@ async def start_traced(
         try:
             await WorkflowServiceStub(channel).StartRun(request, timeout=5)
         finally:
-            await asyncio.to_thread(traces.shutdown)  # its collector is in this process
+            await asyncio.to_thread(traces.close)  # its collector is in this process
 
 
 @pytest.fixture

@@ -48,6 +48,7 @@ from anya.web5.v1.identity_pb2_grpc import (
 from anya.web5.v1.record_pb2_grpc import RecordServiceServicer, add_RecordServiceServicer_to_server
 from mesh.config import MeshConfig
 from mesh.errors import AlreadyExists, FailedPrecondition, MeshError, NotFound, Reason
+from mesh.observability.config import TraceConfig
 from mesh.runtime import open_runtime
 from services.web5 import approval
 from services.web5.proof import VerificationError
@@ -338,7 +339,7 @@ class Risk(RiskServiceServicer):
 
 @asynccontextmanager
 async def serve_peers(
-    authority: Authority, home: Path, fakes: FakeServices, otlp_endpoint: str | None = None
+    authority: Authority, home: Path, fakes: FakeServices, traces: TraceConfig | None = None
 ) -> AsyncIterator[dict[str, str]]:
     """Serves the three services under the mesh's policy; yields their addresses by name."""
     services = {
@@ -362,7 +363,7 @@ async def serve_peers(
                 service=name,
                 identity=authority.issue_service(name),
                 home=home,
-                otlp_endpoint=otlp_endpoint,
+                traces=traces or TraceConfig(),
             )
             runtime = await stack.enter_async_context(open_runtime(config))
             ports = await stack.enter_async_context(runtime.serve(*adders))

@@ -13,7 +13,7 @@ from anya.orchestrator.v1.payment_pb2_grpc import PaymentServiceStub
 from anya.orchestrator.v1.workflow_pb2 import CancelRunRequest
 from cli.spans import store
 from mesh.testing import eventually
-from tests.orchestrator.conftest import connect, dial, start_traced
+from tests.orchestrator.conftest import connect, dial, start_traced, traces_to
 from tests.orchestrator.fake_services import serve_peers
 from tests.orchestrator.payment_client import order, watch
 from tests.orchestrator.payment_client import status as shown_status
@@ -46,9 +46,9 @@ async def environment(
     authority: Authority, tmp_path: Path, fakes: FakeServices, collector: str
 ) -> AsyncIterator[dict[str, str]]:
     """Environment of an orchestrator: a home, a certificate, peers and a collector."""
-    async with serve_peers(authority, tmp_path, fakes, otlp_endpoint=collector) as peers:
+    async with serve_peers(authority, tmp_path, fakes, traces=traces_to(collector)) as peers:
         known = environment_of(authority, tmp_path, peers)
-        yield known | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector}
+        yield known | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector, "OTEL_BSP_SCHEDULE_DELAY": "100"}
 
 
 @pytest.mark.parametrize("boundary", BOUNDARIES)

@@ -10,7 +10,7 @@ import pytest
 from anya.orchestrator.v1 import workflow_pb2 as pb
 from cli.spans import store
 from mesh.testing import eventually
-from tests.orchestrator.conftest import connect, start_traced
+from tests.orchestrator.conftest import connect, start_traced, traces_to
 from tests.orchestrator.engine.definitions import READ_ITEM, STORE, UNDO, call, indent, steps
 from tests.orchestrator.fake_services import FakeServices, serve_peers
 from tests.orchestrator.payment_requests import finished, status, uuid7
@@ -48,9 +48,9 @@ async def test_saga_survives_a_kill(
     request.input.update({"did": "d", "dids": ["a", "b"]})
     point = {"ANYA_FAILPOINTS": f"{boundary.format(run=request.request_id)}=kill"}
 
-    async with serve_peers(authority, tmp_path, fakes, otlp_endpoint=collector) as peers:
+    async with serve_peers(authority, tmp_path, fakes, traces=traces_to(collector)) as peers:
         environment = environment_of(authority, tmp_path, peers)
-        environment |= {"OTEL_EXPORTER_OTLP_ENDPOINT": collector}
+        environment |= {"OTEL_EXPORTER_OTLP_ENDPOINT": collector, "OTEL_BSP_SCHEDULE_DELAY": "100"}
         async with (
             process(environment | point) as (child, port),
             connect(authority, port) as workflows,

@@ -25,7 +25,7 @@ from mesh.rpc.interceptors import ClientRules
 from mesh.testing import eventually
 from services.orchestrator.__main__ import orchestrator
 from services.orchestrator.definition import values
-from tests.orchestrator.conftest import connect, start_traced
+from tests.orchestrator.conftest import connect, start_traced, traces_to
 from tests.orchestrator.payment_requests import finished, pay, payment, status, uuid7
 
 if TYPE_CHECKING:
@@ -298,7 +298,7 @@ async def test_spans_of_a_failed_run_hold_no_personal_data(
     tmp_path: Path,
 ) -> None:
     fakes.errors_before["VerifyIdentity"].append(InvalidArgument(f"did:key:{PERSON} is no DID"))
-    traced = replace(trusting, mesh=replace(trusting.mesh, otlp_endpoint=collector))
+    traced = replace(trusting, mesh=replace(trusting.mesh, traces=traces_to(collector)))
     request = of_the_person()
 
     async with seen_by_both(traced, authority) as both:

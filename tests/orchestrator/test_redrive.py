@@ -14,7 +14,7 @@ from cli.spans import store
 from mesh.errors import InvalidArgument, NotFound
 from mesh.testing import eventually, reason
 from services.orchestrator.__main__ import orchestrator
-from tests.orchestrator.conftest import connect, start_traced
+from tests.orchestrator.conftest import connect, start_traced, traces_to
 from tests.orchestrator.engine.definitions import STORE, call, steps
 from tests.orchestrator.fake_services import serve_peers
 from tests.orchestrator.payment_requests import finished, pay, payment, status, statuses
@@ -164,8 +164,8 @@ async def test_spans_of_a_redriven_run_are_below_the_redrive(
     fakes.errors_before["StoreTransactionRecord"].append(NotFound("no tenant"))
     request = payment()
     home = tmp_path / "traced"
-    async with serve_peers(authority, home, fakes, otlp_endpoint=collector) as peers:
-        mesh = replace(config.mesh, peers=peers, otlp_endpoint=collector)
+    async with serve_peers(authority, home, fakes, traces=traces_to(collector)) as peers:
+        mesh = replace(config.mesh, peers=peers, traces=traces_to(collector))
         async with (
             orchestrator(replace(config, mesh=mesh)) as service,
             connect(authority, service.port) as workflows,

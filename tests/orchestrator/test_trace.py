@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cli.spans import store
 from cli.spans.receiver import receiving
 from services.orchestrator.__main__ import orchestrator
-from tests.orchestrator.conftest import connect, start_traced
+from tests.orchestrator.conftest import connect, start_traced, traces_to
 from tests.orchestrator.fake_services import serve_peers
 from tests.orchestrator.payment_requests import INPUT, finished, payment
 
@@ -31,8 +31,8 @@ async def test_payment_is_one_trace_through_all_services(
 ) -> None:
     request = payment()
     home = tmp_path / "traced"
-    async with serve_peers(authority, home, fakes, otlp_endpoint=collector) as peers:
-        mesh = replace(config.mesh, peers=peers, otlp_endpoint=collector)
+    async with serve_peers(authority, home, fakes, traces=traces_to(collector)) as peers:
+        mesh = replace(config.mesh, peers=peers, traces=traces_to(collector))
         async with (
             orchestrator(replace(config, mesh=mesh)) as service,
             connect(authority, service.port) as workflows,
@@ -75,12 +75,12 @@ async def test_payment_of_an_unsampled_caller_is_traced(
     authority: Authority, config: OrchestratorConfig, collector: str, tmp_path: Path
 ) -> None:
     request = payment()
-    mesh = replace(config.mesh, otlp_endpoint=collector)
+    mesh = replace(config.mesh, traces=traces_to(collector))
     async with (
         orchestrator(replace(config, mesh=mesh)) as service,
         connect(authority, service.port) as workflows,
     ):
-        await start_traced(authority, service.port, collector, request, sample_ratio=0)
+        await start_traced(authority, service.port, collector, request, sampler="always_off")
         run = await finished(workflows, request.request_id)
 
     traced = store.load(tmp_path / "traces.db", run.trace_id)
@@ -92,7 +92,7 @@ async def test_exported_spans_are_not_exported_again_by_the_next_process(
     authority: Authority, config: OrchestratorConfig, collector: str, tmp_path: Path
 ) -> None:
     request, later = payment(), tmp_path / "later.db"
-    traced = replace(config, mesh=replace(config.mesh, otlp_endpoint=collector))
+    traced = replace(config, mesh=replace(config.mesh, traces=traces_to(collector)))
     async with (
         orchestrator(traced) as service,
         connect(authority, service.port) as workflows,
@@ -102,7 +102,7 @@ async def test_exported_spans_are_not_exported_again_by_the_next_process(
 
     async with (
         receiving(later) as other,
-        orchestrator(replace(config, mesh=replace(config.mesh, otlp_endpoint=other))),
+        orchestrator(replace(config, mesh=replace(config.mesh, traces=traces_to(other)))),
     ):
         pass
 

@@ -91,7 +91,6 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith("ANYA_") or name == "ANYA_PORT_RANGE"
+        if not name.startswith(("ANYA_", "OTEL_")) or name == "ANYA_PORT_RANGE"
     }
-    kept.pop("OTEL_EXPORTER_OTLP_ENDPOINT", None)
     return {**kept, "NO_COLOR": "1", **(extra or {})}

@@ -28,7 +28,7 @@ from cli.home import Home
 from cli.identities import Identities
 from cli.spans import store
 from cli.supervisor import control
-from mesh.observability.telemetry import derive_span_ids
+from mesh.observability.span_ids import derive_span_ids
 from mesh.testing import eventually
 from tests.scenarios import printed
 from tests.scenarios.meshes import environment, up

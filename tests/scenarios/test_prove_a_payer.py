@@ -56,9 +56,7 @@ async def test_payment_is_made_on_real_proofs_of_the_payer(
 
 
 def web5_config(authority: Authority, folder: Path, payer: Payer) -> Web5Config:
-    mesh = MeshConfig(
-        service="web5", identity=authority.issue_service("web5"), home=folder, sample_ratio=0.0
-    )
+    mesh = MeshConfig(service="web5", identity=authority.issue_service("web5"), home=folder)
     config = Web5Config.at_home(mesh)
     config.identity_policy.parent.mkdir()
     config.identity_policy.write_text(POLICY.format(issuer=payer.issuer.did))

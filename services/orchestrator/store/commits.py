@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from mesh.observability.telemetry import derive_span_id
+from mesh.observability.span_ids import derive_span_id
 from services.orchestrator.engine.records import EMIT, RecordKind
 from services.orchestrator.store.messages import encode
 

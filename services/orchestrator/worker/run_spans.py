@@ -11,31 +11,30 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from opentelemetry.trace import SpanKind, TraceFlags
+from opentelemetry.sdk.trace import Event
+from opentelemetry.sdk.util import BoundedList
+from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 
-from mesh.observability.spans import MAX_SPAN_TEMPLATES, NO_PARENT, FinishedSpan, span_template
-from mesh.observability.telemetry import derive_span_id, derive_span_ids
-from mesh.observability.tracer import ChildSpans
+from mesh.observability.span_ids import ChildSpans, derive_span_id, derive_span_ids
 from services.orchestrator.engine import step_path
 from services.orchestrator.engine.model import RECOVERED, RunStatus
 from services.orchestrator.engine.records import RecordKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
-    from opentelemetry.trace import SpanContext
-
-    from mesh.observability.spans import SpanSink, SpanTemplate
+    from mesh.observability.telemetry import SpanSink
     from services.orchestrator.engine.records import Record
 
 INTERRUPTED = "interrupted"
 CANCEL = "cancel"
-RECENT_US = 2_000_000  # longer than spans take to leave a process
+RECENT_US = 6_000_000  # longer than spans take to leave a process: see OTEL_BSP_SCHEDULE_DELAY
 ENDED_WELL = (RunStatus.SUCCEEDED, RunStatus.REFUSED)
+NO_PARENT = 0  # in place of a span id: the root of the trace
+MAX_EVENTS = 128  # of one span, as in the OpenTelemetry specification; then the oldest are dropped
 
 
 class AttemptSpan(NamedTuple):
@@ -60,16 +59,21 @@ class RunSpans:
     _cancels: dict[str, AttemptSpan] = field(default_factory=dict)
     _created_us: int = 0
     _trace_id: int = 0
-    _flags: int = 0
-    _span_id: int = 0
+    _flags: TraceFlags = field(default_factory=TraceFlags.get_default)
     _redrive: tuple[str | int, ...] = ()  # ("redrive", its number); distinguishes its spans
     _top: int = 0  # the parent of all spans since the start, or the last redrive
+    _events: BoundedList[Event] | None = None  # of the span ``_top``
+    _is_exported: bool = False  # the spans that end now were exported before
 
     def __post_init__(self) -> None:
-        if self.traceparent:
-            self._trace_id = int(self.traceparent[3:35], 16)
-            self._flags = int(self.traceparent[53:55], 16)
-            self._span_id = self._top = derive_span_id(self.run_id)
+        if not self.traceparent:
+            self.span_sink = None
+            return
+        self._trace_id = int(self.traceparent[3:35], 16)
+        self._flags = TraceFlags(int(self.traceparent[53:55], 16))
+        self._top = derive_span_id(self.run_id)
+        if self.span_sink is not None and not self.span_sink.samples(self._context(self._top)):
+            self.span_sink = None
 
     def calling(self, path: str, *attempt: str | int) -> AbstractContextManager[object]:
         """Makes this attempt of the step the parent of the calls in the block."""
@@ -83,18 +87,18 @@ class RunSpans:
 
         ``again``: also exports the spans of calls that another process made.
         """
-        if self.span_sink is None or not self._flags & TraceFlags.SAMPLED:
+        if self.span_sink is None:
             return
         for record in self._skip_exported(list(records)) if again else records:
             _OBSERVE.get(record.kind, RunSpans._end_step)(self, record, again)
 
     def _skip_exported(self, records: list[Record]) -> list[Record]:
         """Notes the records before the last redrive without an export; returns the others."""
-        exported, span_sink = _count_exported(records), self.span_sink
-        self.span_sink = _discard
+        exported = _count_exported(records)
+        self._is_exported = True
         for record in records[:exported]:
             _OBSERVE.get(record.kind, RunSpans._end_step)(self, record, True)
-        self.span_sink = span_sink
+        self._is_exported = False
         return records[exported:]
 
     def _start_run(self, record: Record, again: bool) -> None:
@@ -105,6 +109,9 @@ class RunSpans:
         self._redrive = ("redrive", int(self._redrive[-1]) + 1 if self._redrive else 1)
         self._top = derive_span_id(self.run_id, *self._redrive)
         self._created_us = record.at_us
+        self._events, previous = None, record.payload["previous_status"]
+        redriven = {"redrive.number": self._redrive[-1], "run.status": previous}
+        self._add_event(_event(record, "redrive", redriven))
         for path, step in self._steps.items():
             if not step.method:  # the steps inside it may continue
                 self._steps[path] = step._replace(attempt=(1,), started_us=record.at_us)
@@ -125,13 +132,30 @@ class RunSpans:
         self._steps[record.path] = attempt
 
     def _end_step(self, record: Record, again: bool) -> None:
-        path = record.path
+        path, payload = record.path, record.payload
         ended = self._steps.get(path) or AttemptSpan(path, (record.attempt,), record.at_us, "", "")
-        error = _error_type(record) if record.kind is RecordKind.STEP_FAILED else ""
-        self._end(ended, record.at_us, error, again=again)
+        if record.kind is not RecordKind.STEP_FAILED:
+            self._end(ended, record.at_us, again=again)
+            return
+        error = _error_type(record)
+        events: tuple[Event, ...] = ()
+        if "retry_us" in payload:
+            delay_ms = (payload["retry_us"] - record.at_us) // 1000
+            events = (_event(record, "retry", {"retry.delay_ms": delay_ms, "error.type": error}),)
+        self._end(ended, record.at_us, error, again=again, events=events)
 
     def _ignore(self, record: Record, again: bool) -> None:
         """Ignores a record that neither starts nor ends an attempt."""
+
+    def _observe_event(self, record: Record, again: bool) -> None:
+        name, attributes = _EVENTS[record.kind]
+        self._add_event(_event(record, name, attributes(record)))
+
+    def _add_event(self, event: Event) -> None:
+        """Adds an event to the span of the run, or of its last redrive."""
+        if self._events is None:
+            self._events = BoundedList(MAX_EVENTS)
+        self._events.append(event)
 
     def _observe_cancel(self, record: Record, again: bool) -> None:
         path, payload = record.path, record.payload
@@ -154,7 +178,15 @@ class RunSpans:
                 self._end(cancel, record.at_us, INTERRUPTED, again=True)
             self._cancels[path] = _next_cancel(cancel, record.at_us)
 
-    def _end(self, ended: AttemptSpan, at_us: int, error: str, *, again: bool) -> None:
+    def _end(
+        self,
+        ended: AttemptSpan,
+        at_us: int,
+        error: str = "",
+        *,
+        again: bool,
+        events: Sequence[Event] = (),
+    ) -> None:
         path, attempt = ended.path, ended.attempt
         outer = step_path.parent(path)
         # A step with inner steps has one attempt, which is their parent; if it never started, it
@@ -162,29 +194,65 @@ class RunSpans:
         parent = self._ids(outer, 1)[0] if outer in self._steps else self._top
         own, call = self._ids(path, *attempt)
         times = (ended.started_us, at_us)
-        self._export(_step_template(self.workflow_id, path, attempt, error), own, parent, times)
+        name = path if len(attempt) == 1 else " ".join((*map(str, attempt[:-1]), path))
+        step = {"step.path": path, "attempt": attempt[-1]}
+        self._export(name, own, parent, times, step, error, events=events)
         if again and ended.method:
-            template = _call_template(self.workflow_id, ended.method, ended.service, error)
-            self._export(template, call, own, times)
+            method = ended.method.lstrip("/")
+            call_attributes: dict[str, str | int] = {
+                "rpc.system.name": "grpc",
+                "rpc.method": method,
+                "server.address": ended.service,
+            }
+            self._export(method, call, own, times, call_attributes, error, kind=SpanKind.CLIENT)
 
     def _end_run(self, record: Record, again: bool) -> None:
         name = f"redrive {self._redrive[-1]}" if self._redrive else f"run {self.workflow_id}"
-        template = _run_template(self.workflow_id, name, record.payload["status"])
-        parent = self._span_id if self._redrive else int(self.traceparent[36:52], 16)
-        self._export(template, self._top, parent, (self._created_us, record.at_us))
+        status = record.payload["status"]
+        error = "" if status in ENDED_WELL else status
+        parent = derive_span_id(self.run_id) if self._redrive else int(self.traceparent[36:52], 16)
+        times = (self._created_us, record.at_us)
+        events, self._events = self._events or (), None
+        self._export(name, self._top, parent, times, {"run.status": status}, error, events=events)
 
     def _ids(self, path: str, *attempt: str | int) -> tuple[int, int]:
         """Returns the span ids of the attempt and of the call that it makes."""
         return derive_span_ids(self.run_id, *self._redrive, path, *attempt)
 
     def _export(
-        self, template: SpanTemplate, id: int, parent: int, times_us: tuple[int, int]
+        self,
+        name: str,
+        id: int,
+        parent: int,
+        times_us: tuple[int, int],
+        attributes: dict[str, str | int],
+        error: str,
+        *,
+        kind: SpanKind = SpanKind.INTERNAL,
+        events: Sequence[Event] = (),
     ) -> None:
+        if self.span_sink is None or self._is_exported:
+            return
+        attributes["workflow.id"] = self.workflow_id
+        attributes["run.id"] = self.run_id
+        if error:
+            attributes["error.type"] = error
         start_us, end_us = times_us
-        start_ns, end_ns = start_us * 1000, max(end_us, start_us) * 1000
-        own = {"run.id": self.run_id}
-        assert self.span_sink is not None  # noqa: S101  (or nothing is observed)
-        self.span_sink(FinishedSpan(template, self._trace_id, id, parent, start_ns, end_ns, own))
+        self.span_sink.add(
+            name,
+            self._context(id),
+            self._context(parent) if parent != NO_PARENT else None,
+            attributes,
+            start_us * 1000,
+            max(end_us, start_us) * 1000,
+            kind=kind,
+            failed=bool(error),
+            events=events,
+        )
+
+    def _context(self, span_id: int) -> SpanContext:
+        """Returns the context of a span, which another process may have exported."""
+        return SpanContext(self._trace_id, span_id, is_remote=True, trace_flags=self._flags)
 
 
 def parent_of_run(run_id: str, caller: SpanContext | None, serving: SpanContext) -> str:
@@ -225,40 +293,24 @@ def _traceparent(trace_id: int, span_id: int, flags: int) -> str:
     return f"00-{trace_id:032x}-{span_id:016x}-{flags:02x}"
 
 
-@lru_cache(MAX_SPAN_TEMPLATES)
-def _run_template(workflow_id: str, name: str, status: str) -> SpanTemplate:
-    attributes = {"workflow.id": workflow_id, "run.status": status}
-    return _template(name, attributes, "" if status in ENDED_WELL else status)
-
-
-@lru_cache(MAX_SPAN_TEMPLATES)
-def _step_template(
-    workflow_id: str, path: str, attempt: tuple[str | int, ...], error: str
-) -> SpanTemplate:
-    name = " ".join((*map(str, attempt[:-1]), path))
-    attributes = {"workflow.id": workflow_id, "step.path": path, "attempt": attempt[-1]}
-    return _template(name, attributes, error)
-
-
-@lru_cache(MAX_SPAN_TEMPLATES)
-def _call_template(workflow_id: str, method: str, service: str, error: str) -> SpanTemplate:
-    name = method.lstrip("/")
-    attributes = {
-        "workflow.id": workflow_id,
-        "rpc.system.name": "grpc",
-        "rpc.method": name,
-        "server.address": service,
-    }
-    return _template(name, attributes, error, SpanKind.CLIENT)
-
-
-def _template(
-    name: str, attributes: Mapping[str, str | int], error: str, kind: SpanKind = SpanKind.INTERNAL
-) -> SpanTemplate:
-    if error:
-        attributes = {**attributes, "error.type": error}
-    return span_template(name, tuple(attributes.items()), kind, failed=bool(error), error=error)
-
+# The name of an event on the span of a run, and its attributes: no payload, no name of a person.
+_EVENTS: dict[RecordKind, tuple[str, Callable[[Record], Mapping[str, str | int | bool]]]] = {
+    RecordKind.SIGNAL: ("signal.received", lambda record: {"signal.name": record.payload["name"]}),
+    RecordKind.EVENT: ("event.received", lambda record: {"event.type": record.payload["type"]}),
+    RecordKind.APPROVAL: (
+        "decision.received",
+        lambda record: {
+            "step.path": record.payload["step"],
+            "decision.approved": record.payload["approved"],
+        },
+    ),
+    RecordKind.CANCEL_RUN: ("cancel.requested", lambda _: {}),
+    RecordKind.STEP_HANDLED: ("step.handled", lambda record: {"step.path": record.path}),
+    RecordKind.STEP_CIRCUIT_OPEN: (
+        "circuit_breaker.open",
+        lambda record: {"step.path": record.path, "error.type": _error_type(record)},
+    ),
+}
 
 _OBSERVE: dict[RecordKind, Callable[[RunSpans, Record, bool], None]] = {
     RecordKind.START: RunSpans._start_run,
@@ -270,10 +322,7 @@ _OBSERVE: dict[RecordKind, Callable[[RunSpans, Record, bool], None]] = {
     RecordKind.CANCEL_DONE: RunSpans._observe_cancel,
     RecordKind.STEP_INTENT: RunSpans._start_step,
     RecordKind.STEP_ATTEMPT: RunSpans._start_attempt,
-    RecordKind.STEP_CIRCUIT_OPEN: RunSpans._ignore,
-    RecordKind.STEP_HANDLED: RunSpans._ignore,
-    RecordKind.SIGNAL: RunSpans._ignore,
-    RecordKind.CANCEL_RUN: RunSpans._ignore,
+    **dict.fromkeys(_EVENTS, RunSpans._observe_event),
     RecordKind.STOPPING: RunSpans._ignore,
     RecordKind.ERASED: RunSpans._ignore,
 }
@@ -288,8 +337,8 @@ def _count_exported(records: list[Record]) -> int:
     return 0
 
 
-def _discard(span: FinishedSpan) -> None:
-    """Discards a span that was exported before."""
+def _event(record: Record, name: str, attributes: Mapping[str, str | int | bool]) -> Event:
+    return Event(name, attributes, record.at_us * 1000)
 
 
 def _next_cancel(cancel: AttemptSpan, started_us: int) -> AttemptSpan:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from mesh.data.database import Database
     from mesh.data.idempotency import IdempotencyKey
-    from mesh.observability.spans import SpanSink
+    from mesh.observability.telemetry import SpanSink
     from services.orchestrator.config import OrchestratorConfig
     from services.orchestrator.engine.activations import Activation
     from services.orchestrator.engine.model import RunState, RunStatus

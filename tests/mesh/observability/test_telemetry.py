@@ -1,10 +1,12 @@
-"""Export of spans: ids, sampling, and a collector that may be unavailable."""
+"""Export of spans: ids, sampling, losses, and a collector that may be unavailable."""
 
 from __future__ import annotations
 
+import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import grpc
@@ -18,14 +20,18 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
     add_TraceServiceServicer_to_server,
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
-from opentelemetry.trace import SpanKind
+from opentelemetry.sdk.trace import Event
+from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 
 from mesh.observability import telemetry
-from mesh.observability.spans import MAX_QUEUE, NO_PARENT, FinishedSpan, span_template
-from mesh.observability.tracer import SAMPLED, ChildSpans, Tracer
+from mesh.observability.config import TraceConfig, collector_config
+from mesh.observability.span_ids import ChildSpans, derive_span_id
+from mesh.observability.telemetry import open_traces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 
 
 class Collector(TraceServiceServicer):
@@ -33,6 +39,16 @@ class Collector(TraceServiceServicer):
 
     def __init__(self) -> None:
         self.received: list[ExportTraceServiceRequest] = []
+
+    @property
+    def spans(self) -> list[Span]:
+        return [
+            span
+            for request in self.received
+            for resource in request.resource_spans
+            for scope in resource.scope_spans
+            for span in scope.spans
+        ]
 
     def Export(  # noqa: N802
         self, request: ExportTraceServiceRequest, context: grpc.ServicerContext
@@ -42,22 +58,21 @@ class Collector(TraceServiceServicer):
 
 
 @contextmanager
-def collecting() -> Iterator[tuple[Collector, str]]:
+def collecting() -> Iterator[tuple[Collector, TraceConfig]]:
     collector = Collector()
     server = grpc.server(ThreadPoolExecutor(1))
     add_TraceServiceServicer_to_server(collector, server)  # type: ignore[no-untyped-call]
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    yield collector, f"http://127.0.0.1:{port}"
+    yield collector, collector_config(f"http://127.0.0.1:{port}")
     server.stop(None).wait()
 
 
 def test_spans_reach_a_collector_with_the_name_of_their_service() -> None:
-    with collecting() as (collector, endpoint):
-        exporter = telemetry.otlp_exporter(endpoint)
-        traces = telemetry.open_traces("bitcoin", sample_ratio=1, exporter=exporter)
+    with collecting() as (collector, config):
+        traces = open_traces("bitcoin", config)
         traces.tracer.start_span("a call").end()
-        telemetry.close(traces, exporter)
+        traces.close()
 
     [spans] = collector.received[0].resource_spans
     resource = {pair.key: pair.value.string_value for pair in spans.resource.attributes}
@@ -65,60 +80,83 @@ def test_spans_reach_a_collector_with_the_name_of_their_service() -> None:
     assert resource["service.namespace"] == "anya"
     assert resource["service.version"]
     assert resource["service.instance.id"]
-    assert [span.name for span in spans.scope_spans[0].spans] == ["a call"]
+    assert [span.name for span in collector.spans] == ["a call"]
 
 
-def test_span_from_the_sink_is_sent_beside_one_of_the_tracer() -> None:
-    step = (("step", "pay"), ("attempt", 2))
-    failed = span_template("pay", step, SpanKind.CLIENT, failed=True, error="UNAVAILABLE")
-    with collecting() as (collector, endpoint):
-        exporter = telemetry.otlp_exporter(endpoint)
-        traces = telemetry.open_traces("bitcoin", sample_ratio=1, exporter=exporter)
+def test_ended_span_of_the_sink_is_sent_beside_one_of_the_tracer() -> None:
+    with collecting() as (collector, config):
+        traces = open_traces("bitcoin", config)
         assert traces.span_sink
-        traces.span_sink(FinishedSpan(failed, 0xA, 0xB, 0xC, 1_000, 3_000, {"run": "r"}))
+        traces.span_sink.add(
+            "pay",
+            SpanContext(0xA, 0xB, is_remote=False, trace_flags=SAMPLED),
+            SpanContext(0xA, 0xC, is_remote=True, trace_flags=SAMPLED),
+            {"step": "pay", "attempt": 2},
+            1_000,
+            3_000,
+            kind=SpanKind.CLIENT,
+            failed=True,
+            events=[Event("retry", {"delay_ms": 5}, 2_000)],
+        )
         traces.tracer.start_span("a call").end()
-        telemetry.close(traces, exporter)
+        traces.close()
 
-    span, opened = collector.received[0].resource_spans[0].scope_spans[0].spans
+    [resource] = collector.received[0].resource_spans
+    [scope] = resource.scope_spans
+    span, opened = scope.spans
     assert opened.name == "a call"
     assert (span.trace_id[-1], span.span_id[-1], span.parent_span_id[-1]) == (0xA, 0xB, 0xC)
     assert (span.start_time_unix_nano, span.end_time_unix_nano) == (1_000, 3_000)
     assert (span.name, span.kind) == ("pay", Span.SPAN_KIND_CLIENT)
-    assert span.status.message == "UNAVAILABLE"
+    assert span.status.code == Status.STATUS_CODE_ERROR
     assert {
         pair.key: pair.value.string_value or pair.value.int_value for pair in span.attributes
-    } == {
-        "step": "pay",
-        "attempt": 2,
-        "run": "r",
-    }
+    } == {"step": "pay", "attempt": 2}
+    assert [(event.name, event.time_unix_nano) for event in span.events] == [("retry", 2_000)]
 
 
 def test_dead_collector_delays_neither_spans_nor_shutdown() -> None:
-    exporter = telemetry.otlp_exporter("http://127.0.0.1:1")  # no server listens there
-    traces = telemetry.open_traces("bitcoin", sample_ratio=1, exporter=exporter)
-    tracer = traces.tracer
+    config = collector_config("http://127.0.0.1:1")  # no server listens there
+    traces = open_traces("bitcoin", config)
     start = time.monotonic()
 
-    for _ in range(MAX_QUEUE + 1):
-        tracer.start_span("a call").end()
-    telemetry.close(traces, exporter)
+    for _ in range(config.max_queue_spans + 1):
+        traces.tracer.start_span("a call").end()
+    ended = time.monotonic()
+    traces.close()
 
-    # Each of the 32 batches alone would be tried for EXPORT_TIMEOUT_S.
-    assert time.monotonic() - start < 5 * telemetry.FLUSH_TIMEOUT_S
+    assert ended - start < config.otlp.timeout_s / 2
+    assert time.monotonic() - ended < 2 * telemetry.FLUSH_TIMEOUT_S
+
+
+def test_lost_spans_are_counted_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    config = replace(collector_config("http://127.0.0.1:1"), max_queue_spans=10, max_batch_spans=10)
+    traces = open_traces("bitcoin", config)
+
+    with caplog.at_level(logging.WARNING, "mesh.observability"):
+        for _ in range(1000):
+            traces.tracer.start_span("a call").end()
+        during = [record.message for record in caplog.records if "mesh" in record.name]
+        traces.close()
+
+    assert len(during) == 1
+    assert "dropped from the full queue" in during[0]
+    lost = caplog.records[-1].args
+    assert lost
+    assert "980 dropped" in str(lost) or "990 dropped" in str(lost)
 
 
 def test_derived_span_id_depends_on_every_part_and_on_nothing_else() -> None:
-    span_id = telemetry.derive_span_id("run", "step", 1)
+    span_id = derive_span_id("run", "step", 1)
 
-    assert telemetry.derive_span_id("run", "step", 1) == span_id
-    assert telemetry.derive_span_id("run", "step", 2) != span_id
-    assert telemetry.derive_span_id("runs", "tep", 1) != span_id
+    assert derive_span_id("run", "step", 1) == span_id
+    assert derive_span_id("run", "step", 2) != span_id
+    assert derive_span_id("runs", "tep", 1) != span_id
     assert 0 < span_id < 1 << 64
 
 
 def test_chosen_id_is_used_for_one_span() -> None:
-    tracer = telemetry.open_traces("bitcoin", sample_ratio=1).tracer
+    tracer = open_traces("bitcoin", TraceConfig()).tracer
 
     with ChildSpans(0x1234, 1, SAMPLED, 7):
         first, second = tracer.start_span("a"), tracer.start_span("b")
@@ -130,7 +168,7 @@ def test_chosen_id_is_used_for_one_span() -> None:
 
 
 def test_unused_chosen_id_ends_with_its_block() -> None:
-    tracer = telemetry.open_traces("bitcoin", sample_ratio=1).tracer
+    tracer = open_traces("bitcoin", TraceConfig()).tracer
 
     with ChildSpans(0x1234, 1, SAMPLED, 7):
         pass
@@ -138,41 +176,62 @@ def test_unused_chosen_id_ends_with_its_block() -> None:
     assert tracer.start_span("a").get_span_context().span_id != 7
 
 
+def test_calls_without_an_exporter_have_ids_and_are_not_recorded() -> None:
+    traces = open_traces("bitcoin", TraceConfig())
+
+    span = traces.tracer.start_span("a")
+
+    assert span.get_span_context().is_valid
+    assert not span.is_recording()
+    assert traces.span_sink is None
+
+
 def test_roots_are_sampled_by_the_ratio_and_children_follow() -> None:
-    ended: list[FinishedSpan] = []
-    tracer = Tracer(ended.append, 0.5)
+    with collecting() as (collector, config):
+        ratio = replace(config, sampler="parentbased_traceidratio", sampler_ratio=0.5)
+        traces = open_traces("bitcoin", ratio)
+        for _ in range(400):
+            with traces.tracer.start_as_current_span("root"):
+                traces.tracer.start_span("below").end()
+        traces.close()
 
-    for _ in range(400):
-        with tracer.start_as_current_span("root"):
-            tracer.start_span("below").end()
-
-    pairs = list(zip(ended[::2], ended[1::2], strict=True))
+    pairs = list(zip(collector.spans[::2], collector.spans[1::2], strict=True))
     assert 100 < len(pairs) < 300
     for below, root in pairs:
         assert below.trace_id == root.trace_id
-        assert below.parent_id == root.span_id
-        assert root.parent_id == NO_PARENT
+        assert below.parent_span_id == root.span_id
+        assert root.parent_span_id == b""
+
+
+@pytest.mark.parametrize(
+    ("sampler", "kept"), [("parentbased_always_on", True), ("always_off", False)]
+)
+def test_descendants_of_a_sampled_span_are_recorded_as_the_sampler_says(
+    sampler: str, kept: bool
+) -> None:
+    with collecting() as (_, config):
+        traces = open_traces("bitcoin", replace(config, sampler=sampler))
+        assert traces.span_sink
+        above = SpanContext(0xA, 0xB, is_remote=True, trace_flags=SAMPLED)
+        unsampled = SpanContext(0xA, 0xB, is_remote=True)
+
+        assert traces.span_sink.samples(above) is kept
+        assert not traces.span_sink.samples(unsampled)
+        traces.close()
 
 
 def test_span_has_the_class_of_an_error_but_not_its_text() -> None:
-    ended: list[FinishedSpan] = []
-    tracer = Tracer(ended.append, 1)
+    with collecting() as (collector, config):
+        traces = open_traces("bitcoin", config)
+        with pytest.raises(ValueError, match="hunter2"), traces.tracer.start_as_current_span("a"):
+            raise ValueError("the password is hunter2")
+        traces.close()
 
-    with pytest.raises(ValueError, match="hunter2"), tracer.start_as_current_span("root"):
-        raise ValueError("the password is hunter2")
-
-    (span,) = ended
-    assert span.template.status.code == Status.STATUS_CODE_ERROR
-    assert [pair.value.string_value for pair in span.template.attributes] == ["ValueError"]
-    assert "hunter2" not in str(span.template)
-
-
-def test_span_is_handed_to_the_sink_once() -> None:
-    ended: list[FinishedSpan] = []
-    open_span = Tracer(ended.append, 1).start_span("a call", start_time=5)
-
-    open_span.end(7)
-    open_span.end(9)
-
-    assert [(span.start_ns, span.end_ns) for span in ended] == [(5, 7)]
-    assert not open_span.is_recording()
+    (span,) = collector.spans
+    assert span.status.code == Status.STATUS_CODE_ERROR
+    assert [(pair.key, pair.value.string_value) for pair in span.attributes] == [
+        ("error.type", "ValueError")
+    ]
+    assert [event.name for event in span.events] == ["exception"]
+    assert "hunter2" not in str(span)
+    assert "Traceback" not in str(span)

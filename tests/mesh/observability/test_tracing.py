@@ -8,10 +8,10 @@ import grpc
 import pytest
 from opentelemetry import trace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from mesh.breaker import BreakerState
-from mesh.observability import telemetry
-from mesh.observability.tracer import SAMPLED, ChildSpans
+from mesh.observability.span_ids import ChildSpans, derive_span_ids
 from mesh.testing import Authority, eventually
 from tests.mesh.echo import ALICE, KINDS, attributes_of, serving
 from tests.mesh.notes import Note
@@ -45,9 +45,9 @@ async def test_refusal_is_in_both_spans_and_fails_only_the_clients(echo: Echo, k
 
 
 async def test_chosen_span_id_is_the_one_of_the_call(echo: Echo) -> None:
-    span_id, call_id = telemetry.derive_span_ids("run", "step", 1)
+    span_id, call_id = derive_span_ids("run", "step", 1)
 
-    with ChildSpans(0x1234, span_id, SAMPLED, call_id):
+    with ChildSpans(0x1234, span_id, trace.TraceFlags.SAMPLED, call_id):
         await echo.call("unary_unary", "hello")
         await echo.call("unary_unary", "hello")
 
@@ -58,7 +58,7 @@ async def test_chosen_span_id_is_the_one_of_the_call(echo: Echo) -> None:
 
 
 async def test_servicer_knows_the_span_of_its_caller(echo: Echo) -> None:
-    with ChildSpans(0x1234, 1, SAMPLED, 0xABC):
+    with ChildSpans(0x1234, 1, trace.TraceFlags.SAMPLED, 0xABC):
         assert await echo.call("unary_unary", "who") == ["abc"]
 
 
@@ -79,7 +79,7 @@ async def test_unsampled_trace_opens_no_span(
 async def test_trace_with_an_unsampled_root_is_unsampled_everywhere(
     authority: Authority, tmp_path: Path
 ) -> None:
-    async with serving(authority, tmp_path, sample_ratio=0) as echo:
+    async with serving(authority, tmp_path, sampler=ALWAYS_OFF) as echo:
         await echo.call("unary_unary", "hello")
 
         assert not echo.spans
