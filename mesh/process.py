@@ -9,13 +9,14 @@ import os
 import signal
 import sys
 from contextlib import AsyncExitStack
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from mesh.errors import MeshError
 from mesh.observability import logs
 from mesh.runtime import StartError
 from mesh.security.trust import PolicyError
-from mesh.settings import ConfigError
+from mesh.settings import ConfigError, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 C = TypeVar("C")
 
+EVENT_LOOP = "ANYA_EVENT_LOOP"
 GC_THRESHOLD = 20_000  # allocations between two collections
 
 
@@ -47,7 +49,8 @@ def run(
     """
     logs.set_up(service)
     try:
-        asyncio.run(_run(service, start(configure(os.environ))))
+        with asyncio.Runner(loop_factory=loop_factory(os.environ)) as runner:
+            runner.run(_run(service, start(configure(os.environ))))
     except (ConfigError, PolicyError) as error:
         print(f"{service}: {error}", file=sys.stderr)
         return 2
@@ -55,6 +58,25 @@ def run(
         print(f"{service}: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def loop_factory(environment: Mapping[str, str]) -> Callable[[], asyncio.AbstractEventLoop]:
+    """Returns the constructor of the event loop: uvloop's if it is installed, or else asyncio's.
+
+    ANYA_EVENT_LOOP forces one of the two. Raises ConfigError if it names another loop, or if it
+    names uvloop and uvloop is not installed.
+    """
+    forced = Settings(environment).choice(EVENT_LOOP, "", ("asyncio", "uvloop"))
+    if forced != "asyncio" and find_spec("uvloop"):
+        from uvloop import new_event_loop
+
+        return new_event_loop
+    if forced == "uvloop":
+        raise ConfigError(
+            f"{EVENT_LOOP} is 'uvloop', which is not installed: install the extra 'fast', "
+            "or unset the variable for asyncio"
+        )
+    return asyncio.new_event_loop
 
 
 async def _run(service: str, service_context: AbstractAsyncContextManager[RunningService]) -> None:
@@ -73,7 +95,12 @@ async def _run(service: str, service_context: AbstractAsyncContextManager[Runnin
             running = await stack.enter_async_context(service_context)
         except OSError as error:
             raise StartError(_describe(error)) from error
-        ready = {"service": service, "port": running.port, "health_port": running.health_port}
+        ready = {
+            "service": service,
+            "port": running.port,
+            "health_port": running.health_port,
+            "event_loop": type(loop).__module__.partition(".")[0],
+        }
         tune_gc()
         print(json.dumps({"ready": ready}), flush=True)
         await stop.wait()

@@ -21,6 +21,9 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from anya.mesh.v1.outbox_pb2 import ReadOutboxRequest
 from anya.mesh.v1.outbox_pb2_grpc import OutboxServiceStub
+from mesh.config import TRUST_FILE
+from mesh.process import loop_factory
+from mesh.settings import ConfigError
 from tests.mesh.outbox_service import RELEASE, WAIT
 
 if TYPE_CHECKING:
@@ -42,6 +45,11 @@ def environment(authority: Authority, tmp_path: Path) -> dict[str, str]:
     copyfile(identity.key, pki / "bitcoin.key")
     path = os.environ["PATH"]
     return {"PATH": path, "ANYA_HOME": str(tmp_path)}
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def on_each_loop(request: pytest.FixtureRequest, environment: dict[str, str]) -> dict[str, str]:
+    return {**environment, "ANYA_EVENT_LOOP": request.param}
 
 
 @asynccontextmanager
@@ -70,9 +78,9 @@ def credentials(authority: Authority) -> grpc.ChannelCredentials:
 
 
 async def test_service_prints_one_ready_line_serves_and_exits_with_0_on_sigterm(
-    environment: dict[str, str],
+    on_each_loop: dict[str, str],
 ) -> None:
-    async with child(environment) as process:
+    async with child(on_each_loop) as process:
         line = await ready(process)
         with socket.create_connection(("127.0.0.1", line["port"])):
             process.send_signal(signal.SIGTERM)
@@ -80,6 +88,7 @@ async def test_service_prints_one_ready_line_serves_and_exits_with_0_on_sigterm(
 
     assert line["service"] == "bitcoin"
     assert line["health_port"]
+    assert line["event_loop"] == on_each_loop["ANYA_EVENT_LOOP"]
     assert rest == b""
     assert process.returncode == 0
 
@@ -98,9 +107,9 @@ async def test_port_in_use_is_one_line_and_status_1(environment: dict[str, str])
 
 
 async def test_sigterm_ends_health_first_and_completes_calls_in_flight(
-    authority: Authority, environment: dict[str, str]
+    authority: Authority, on_each_loop: dict[str, str]
 ) -> None:
-    async with child({**environment, "ANYA_DRAIN_SECONDS": "1"}) as process:
+    async with child({**on_each_loop, "ANYA_DRAIN_SECONDS": "1"}) as process:
         line = await ready(process)
         async with (
             grpc.aio.insecure_channel(f"127.0.0.1:{line['health_port']}") as health_channel,
@@ -124,9 +133,69 @@ async def test_sigterm_ends_health_first_and_completes_calls_in_flight(
     assert process.returncode == 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_second_signal_ends_a_draining_process_at_once(
+    on_each_loop: dict[str, str], number: signal.Signals
+) -> None:
+    async with child({**on_each_loop, "ANYA_DRAIN_SECONDS": "300"}) as process:
+        line = await ready(process)
+        target = f"127.0.0.1:{line['health_port']}"
+        async with grpc.aio.insecure_channel(target) as channel:
+            health: Any = HealthStub(channel)
+            watch = aiter(health.Watch(HealthCheckRequest(), timeout=10))
+            await anext(watch)
+            process.send_signal(number)
+            leaving = await anext(watch)
+            process.send_signal(number)
+            async with asyncio.timeout(10):
+                await process.wait()
+
+    assert leaving.status == HealthCheckResponse.NOT_SERVING
+    assert process.returncode != 0
+
+
+async def test_sighup_is_answered_and_the_service_keeps_running(
+    on_each_loop: dict[str, str], tmp_path: Path
+) -> None:
+    policy = tmp_path / "trust.yaml"
+    copyfile(TRUST_FILE, policy)
+    async with child({**on_each_loop, "ANYA_TRUST_FILE": str(policy)}) as process:
+        await ready(process)
+        policy.write_text("version: 1\nprincipals: [")
+        process.send_signal(signal.SIGHUP)
+        assert process.stderr
+        async with asyncio.timeout(10):
+            line = json.loads(await process.stderr.readline())
+        process.send_signal(signal.SIGTERM)
+        await process.communicate()
+
+    assert "the policy file is invalid and not loaded" in line["message"]
+    assert process.returncode == 0
+
+
+async def test_uvloop_is_used_if_it_is_installed(environment: dict[str, str]) -> None:
+    async with child(environment) as process:
+        line = await ready(process)
+        process.send_signal(signal.SIGTERM)
+        await process.communicate()
+
+    assert line["event_loop"] == "uvloop"
+
+
+def test_asyncio_is_used_without_uvloop_unless_uvloop_is_required(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "uvloop", None)  # as if it were not installed
+
+    assert loop_factory({}) is asyncio.new_event_loop
+    with pytest.raises(ConfigError, match="not installed: install the extra 'fast'"):
+        loop_factory({"ANYA_EVENT_LOOP": "uvloop"})
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("ANYA_EVENT_LOOP", "libuv"),
         ("ANYA_LISTEN", "nowhere"),
         ("ANYA_LISTEN", "127.0.0.1:65536"),
         ("ANYA_PEERS", "web5"),

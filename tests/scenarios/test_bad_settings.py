@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 import socket
 import subprocess
 import sys
 from pathlib import Path
-from shutil import copyfile
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
 
+from cli.home import SERVICES
+from tests.scenarios.single_service import create_home, environment_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mesh.testing import Authority
-
-SERVICES = ("bitcoin", "web5", "ml", "orchestrator")
-UNUSED = "127.0.0.1:9"
 
 
 @pytest.fixture(params=SERVICES)
@@ -33,22 +31,14 @@ def service(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def home(service: str, authority: Authority, tmp_path: Path) -> Path:
-    """Returns all settings that the service needs to start."""
-    identity = authority.issue_service(service)
-    (tmp_path / "pki").mkdir()
-    copyfile(identity.ca, tmp_path / "pki/ca.pem")
-    copyfile(identity.certificate, tmp_path / f"pki/{service}.pem")
-    copyfile(identity.key, tmp_path / f"pki/{service}.key")
-    (tmp_path / service).mkdir()
-    return tmp_path
+    return create_home(service, authority, tmp_path)
 
 
 def start(service: str, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs the service until it exits by itself."""
-    peers = ",".join(f"{name}={UNUSED}" for name in SERVICES)
     return subprocess.run(
         [sys.executable, "-m", f"services.{service}"],
-        env={"PATH": os.environ["PATH"], "ANYA_HOME": str(home), "ANYA_PEERS": peers} | environment,
+        env=environment_of(home) | environment,
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,

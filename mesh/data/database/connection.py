@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 
@@ -46,13 +47,16 @@ def to_invalid_argument(error: Exception) -> Exception:
     return error
 
 
-def to_start_error(error: Exception) -> Unavailable | ConfigError:
+def to_start_error(error: Exception, url: str) -> Unavailable | ConfigError:
     """Returns the error of a failed start: the text of the server or the system, and a remedy."""
     if isinstance(error, _InvalidUrlError):
         return ConfigError(f"ANYA_DATABASE {error}")
     text = str(error).rstrip(".") or type(error).__name__
+    # Without a user the part before the path could be the first half of a malformed password.
+    user, _, address = urlsplit(url).netloc.rpartition("@")
+    server = f"PostgreSQL at {address}" if user and address else "PostgreSQL"
     return Unavailable(
-        f"PostgreSQL cannot be used ({text}): {_remedy(error)}", reason=Reason.STORE_UNAVAILABLE
+        f"{server} cannot be used ({text}): {_remedy(error)}", reason=Reason.STORE_UNAVAILABLE
     )
 
 

@@ -192,7 +192,7 @@ async def open_postgres(url: str, *, schema: str) -> AsyncIterator[PostgresDatab
         finally:
             await connection.close()
     except (OSError, asyncpg.PostgresError) as error:
-        raise to_start_error(error) from None
+        raise to_start_error(error, url) from None
     async with asyncpg.create_pool(
         url,
         min_size=0,
