@@ -9,7 +9,7 @@ import socket
 import threading
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from mesh.config import MeshConfig
     from mesh.observability.telemetry import Traces
+    from mesh.rpc.server import GuardedServer
     from mesh.security.audit import AuditLog
 
 DRAIN_TIMEOUT_S = 5.0  # for calls in flight when the process stops
@@ -177,31 +178,15 @@ async def _health(
         await server.stop(None)
 
 
-class _Registrar:
-    """Adds servicers to a server, and remembers the names that reflection lists."""
-
-    def __init__(self, server: grpc.aio.Server) -> None:
-        self.names: list[str] = []
-        self._server = server
-
-    def add_generic_rpc_handlers(self, handlers: tuple[grpc.ServiceRpcHandler, ...]) -> None:
-        self.names += [handler.service_name() for handler in handlers]
-        self._server.add_generic_rpc_handlers(handlers)
-
-    def add_registered_method_handlers(
-        self, name: str, handlers: dict[str, grpc.RpcMethodHandler[Any, Any]]
-    ) -> None:
-        self._server.add_registered_method_handlers(name, handlers)
-
-
 def _register(
-    server: grpc.aio.Server, services: Iterable[Callable[[grpc.aio.Server], None]]
+    server: GuardedServer, services: Iterable[Callable[[grpc.aio.Server], None]]
 ) -> list[str]:
-    registrar = _Registrar(server)
+    """Adds the services, and reflection over them. Returns their names, without reflection's."""
     for add in services:
-        add(cast("grpc.aio.Server", registrar))
-    add_reflection(registrar.names, server)
-    return registrar.names
+        add(server)
+    names = list(server.service_names)
+    add_reflection(names, server)
+    return names
 
 
 def _require_free(listen: str, variable: str) -> None:

@@ -79,6 +79,7 @@ BOUNDARIES = {
     "mesh/data/database/postgres.py": "the writer: one failure is one caller's, not the batch's",
     "mesh/data/database/sqlite.py": "the writer: one failure is one caller's, not the batch's",
     "mesh/rpc/interceptors/errors.py": "the error step: the text stays in the log",
+    "mesh/rpc/unary_server.py": "the error step of unary calls: the text stays in the log",
     "services/orchestrator/store/group_commit.py": "the writer: one failure is one run's",
     "services/orchestrator/store/postgres/writer.py": "the writer: one failure is one caller's",
     "services/orchestrator/retention.py": "the sweeps: what fails is logged, and tried again later",

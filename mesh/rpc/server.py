@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 from google.protobuf.message import DecodeError
 
-from mesh.errors import InvalidArgument, Reason
+from mesh.rpc.call import ServingCall, current
 from mesh.rpc.interceptors import (
     ServerCall,
     ServerRules,
@@ -22,11 +22,11 @@ from mesh.rpc.interceptors import (
     tracing,
     trust,
 )
-from mesh.rpc.interceptors.stack import InterceptorStack, unwrap
+from mesh.rpc.unary_server import unary_path
 from mesh.settings import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable, Iterable, Mapping
 
     from google.protobuf.message import Message
 
@@ -34,11 +34,6 @@ if TYPE_CHECKING:
     from mesh.rpc.interceptors import ServerInterceptor
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-
-MALFORMED = (
-    "the request is not a message of the type that the method takes,"
-    " or is nested deeper than 100 messages"
-)
 
 # The limit precedes all costly work. errors.report encloses every interceptor that may refuse, and
 # is within tracing, so that the span has the final status.
@@ -58,7 +53,7 @@ _AUTHORIZE: tuple[ServerInterceptor, ...] = (
 # In the order in which they act. The servicer runs before the last two.
 INTERCEPTORS = (*_ADMIT, *_AUTHORIZE, audit.record)
 # In the order in which they are entered: audit acts last, and sees the refusals of the others.
-_NESTED = unwrap((*_ADMIT, audit.record, *_AUTHORIZE))
+_NESTED = (*_ADMIT, audit.record, *_AUTHORIZE)
 
 RPC_KINDS: dict[tuple[bool, bool], Callable[..., Handler]] = {
     # request streams, response streams
@@ -69,14 +64,73 @@ RPC_KINDS: dict[tuple[bool, bool], Callable[..., Handler]] = {
 }
 
 
-def build_server(rules: ServerRules, *, max_message: int = 4 << 20) -> grpc.aio.Server:
+def build_server(rules: ServerRules, *, max_message: int = 4 << 20) -> GuardedServer:
     """Returns a server that refuses requests above ``max_message`` bytes (RESOURCE_EXHAUSTED)."""
     options = [
         # Off, because with it a second process would share the port without an error.
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", max_message),
     ]
-    return grpc.aio.server(interceptors=[ServerAdapter(rules)], options=options)
+    return GuardedServer(grpc.aio.server(options=options), rules)
+
+
+class GuardedServer(grpc.aio.Server):
+    """A gRPC server whose every method runs within the interceptors, however it was added."""
+
+    def __init__(self, server: grpc.aio.Server, rules: ServerRules) -> None:
+        self._server = server
+        self._rules = rules
+        self.service_names: list[str] = []  # in the order in which they were added
+
+    def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[Any]) -> None:
+        for added in generic_rpc_handlers:
+            if isinstance(added, grpc.ServiceRpcHandler):
+                self.service_names.append(added.service_name())
+            self._server.add_generic_rpc_handlers([_GuardedMethods(added, self._rules)])
+
+    def add_registered_method_handlers(
+        self, service_name: str, method_handlers: Mapping[str, Handler]
+    ) -> None:
+        """Adds the methods that generated code adds a second time, for a faster look-up."""
+        guarded = {
+            name: guard(handler, f"{service_name}/{name}", self._rules)
+            for name, handler in method_handlers.items()
+        }
+        self._server.add_registered_method_handlers(service_name, guarded)
+
+    def add_insecure_port(self, address: str) -> int:
+        """Raises ConfigError: without mTLS no caller has an identity."""
+        raise ConfigError(f"{address}: a service listens with mTLS only")
+
+    def add_secure_port(self, address: str, server_credentials: grpc.ServerCredentials) -> int:
+        return self._server.add_secure_port(address, server_credentials)
+
+    async def start(self) -> None:
+        await self._server.start()
+
+    async def stop(self, grace: float | None) -> None:
+        await self._server.stop(grace)
+
+    async def wait_for_termination(self, timeout: float | None = None) -> bool:
+        return await self._server.wait_for_termination(timeout)
+
+
+class _GuardedMethods(grpc.GenericRpcHandler):
+    """Finds the same methods as another handler, each within the interceptors."""
+
+    def __init__(self, handlers: grpc.GenericRpcHandler, rules: ServerRules) -> None:
+        self._handlers = handlers
+        self._rules = rules
+        self._guarded: dict[str, Handler] = {}  # bounded: only existing methods get in
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
+        method = handler_call_details.method
+        if method not in self._guarded:
+            handler = self._handlers.service(handler_call_details)
+            if handler is None:
+                return None  # UNIMPLEMENTED, unless another handler has the method
+            self._guarded[method] = guard(handler, method.lstrip("/"), self._rules)
+        return self._guarded[method]
 
 
 def credentials(identity: Identity) -> grpc.ServerCredentials:
@@ -113,29 +167,19 @@ def _changed_at(identity: Identity) -> tuple[int, ...]:
     return tuple(path.stat().st_mtime_ns for path in paths)
 
 
-class ServerAdapter(grpc.aio.ServerInterceptor):
-    """Runs the interceptors around the four kinds of calls that gRPC has."""
-
-    def __init__(self, rules: ServerRules) -> None:
-        self._rules = rules
-        self._wrapped: dict[str, Handler] = {}  # bounded: only existing methods get in
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler | None:
-        method = handler_call_details.method
-        if method not in self._wrapped:
-            handler = await continuation(handler_call_details)
-            if handler is None:
-                return None  # UNIMPLEMENTED
-            self._wrapped[method] = wrap(handler, method.lstrip("/"), self._rules)
-        return self._wrapped[method]
+def guard(handler: Any, method: str, rules: ServerRules) -> Handler:
+    """Returns the same handler with INTERCEPTORS around it, or with the unary path."""
+    if handler.request_streaming or handler.response_streaming:
+        serve = intercepted(handler, method, rules)
+    else:
+        serve = unary_path(handler.unary_unary, method, rules)
+    return RPC_KINDS[handler.request_streaming, handler.response_streaming](
+        serve, _lenient(handler.request_deserializer), handler.response_serializer
+    )
 
 
-def wrap(handler: Any, method: str, rules: ServerRules) -> Handler:
-    """Returns the same handler with INTERCEPTORS around it.
+def intercepted(handler: Any, method: str, rules: ServerRules) -> Callable[..., Any]:
+    """Returns the servicer's method, of any kind, with INTERCEPTORS around it.
 
     Streams are written through the context, so that one coroutine spans the life of any call.
     """
@@ -144,11 +188,14 @@ def wrap(handler: Any, method: str, rules: ServerRules) -> Handler:
     )
 
     async def serve(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        call = ServerCall(method, None if handler.request_streaming else request, context, rules)
-        with InterceptorStack() as stack:
-            stack.enter(_NESTED, call)
+        serving = ServingCall(method)
+        current.set(serving)
+        call = ServerCall(None if handler.request_streaming else request, context, rules, serving)
+        with ExitStack() as stack:
+            for interceptor in _NESTED:
+                stack.enter_context(interceptor(call))
             if request is None:
-                raise InvalidArgument(MALFORMED, reason=Reason.MESSAGE_MALFORMED)
+                raise errors.malformed_request()
             if not handler.response_streaming:
                 return call.outgoing(await behaviour(request, context))
             async with aclosing(behaviour(request, context)) as replies:
@@ -156,9 +203,7 @@ def wrap(handler: Any, method: str, rules: ServerRules) -> Handler:
                     await context.write(call.outgoing(reply))
         return None  # the end of a stream, or a status that errors.report has set
 
-    return RPC_KINDS[handler.request_streaming, handler.response_streaming](
-        serve, _lenient(handler.request_deserializer), handler.response_serializer
-    )
+    return serve
 
 
 def _lenient(parse: Callable[[bytes], Message]) -> Callable[[bytes], Message | None]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
@@ -21,8 +22,9 @@ def find_detail(error: grpc.aio.AioRpcError, kind: type[D]) -> D | None:
     for key, value in error.trailing_metadata() or ():
         if key == DETAILS_KEY and isinstance(value, bytes):
             found = kind()
-            if any(packed.Unpack(found) for packed in Status.FromString(value).details):
-                return found
+            with suppress(DecodeError):  # from a peer that is not ours: as without details
+                if any(packed.Unpack(found) for packed in Status.FromString(value).details):
+                    return found
     return None
 
 

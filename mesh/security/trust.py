@@ -92,12 +92,17 @@ class TrustPolicy:
     classes: Mapping[tuple[str, str], DataClass]  # source, target -> the highest that crosses
     digest: str  # SHA-256 of the text in hex, for spans and audit
 
+    def find_grant(self, caller: str, target: str, method: str) -> Grant | None:
+        """Returns the grant that lets ``caller`` call this method of ``target``, or None."""
+        principal = self.principals.get(caller)
+        return None if principal is None else self.grants.get((principal, target, method))
+
     def decide(self, caller: str, target: str, method: str) -> TrustDecision:
         """Returns if ``caller`` (a SPIFFE ID) may call this method of ``target``, and why."""
         principal = self.principals.get(caller)
         if principal is None:
             return TrustDecision(False, f"{caller} is no principal of trust.yaml")
-        grant = self.grants.get((principal, target, method))
+        grant = self.find_grant(caller, target, method)
         if grant is None:
             return TrustDecision(False, f"{principal} -> {target} does not grant {method}")
         return TrustDecision(True, grant.title, grant)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from mesh.rpc.interceptors import ClientCall
 
-# Statuses that say that the target is failing; any other proves that it works.
+# Statuses that say that the target is failing; any other but CANCELLED proves that it works.
 FAILURES = frozenset(
     {
         grpc.StatusCode.UNKNOWN,
@@ -33,17 +33,25 @@ OVERLOADED = frozenset({Reason.OVERLOADED, Reason.MAILBOX_FULL})
 @contextmanager
 def guard(call: ClientCall) -> Iterator[None]:
     """Counts outcomes per RPC service of the target: one may fail while another works."""
-    group, _, _ = call.method.partition("/")
-    with call.rules.breakers[group].permit() as permit:
+    with call.rules.breakers[group_of(call.method)].permit() as permit:
         try:
             yield
         except grpc.aio.AioRpcError as error:
-            permit.failed = _is_failure(error)
+            permit.failed = is_failure(error)
             raise
         permit.failed = False
 
 
-def _is_failure(error: grpc.aio.AioRpcError) -> bool:
-    if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+def group_of(method: str) -> str:
+    """Returns the RPC service of a method: its calls share a breaker."""
+    return method.partition("/")[0]
+
+
+def is_failure(error: grpc.aio.AioRpcError) -> bool | None:
+    """Tells if the error counts against the target; None if it says nothing about the target."""
+    code = error.code()
+    if code is grpc.StatusCode.CANCELLED:
+        return None
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return reason_of(error) in OVERLOADED
-    return error.code() in FAILURES
+    return code in FAILURES

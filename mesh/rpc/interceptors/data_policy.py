@@ -17,41 +17,56 @@ from mesh.security.trust import DataClass
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 
-    from mesh.rpc.interceptors import ClientCall, ServerCall
+    from mesh.rpc.interceptors import ClientCall, ClientRules, ServerCall
+    from mesh.security.trust import ActivePolicy
 
 
 @contextmanager
 def redact(call: ServerCall) -> Iterator[None]:
     """Clears the fields that the caller may not see from every reply of the call."""
-    if call.grant is not None:
-        call.outgoing = partial(_cleared, highest=call.grant.max_class)
+    if call.serving.grant is not None:
+        call.outgoing = partial(cleared, highest=call.serving.grant.max_class)
     yield
+
+
+def cleared(reply: Message, *, highest: int) -> Message:
+    """Returns the reply without the fields above the class ``highest``; itself if it has none."""
+    plan = plan_for(reply.DESCRIPTOR, highest)
+    if plan is None:
+        return reply
+    copied = type(reply)()  # the servicer may send the same object to other callers
+    copied.CopyFrom(reply)
+    plan.clear(copied)
+    return copied
 
 
 @contextmanager
 def check(call: ClientCall) -> Iterator[None]:
     """Refuses requests with fields that the target may not see, before they leave the process."""
-    rules = call.rules
-    if rules.policy is not None:
-        highest = rules.policy.current.classes.get((rules.source, rules.target), 0)
-        match call.request:
-            case Message() as request:
-                _refuse(request, highest, rules.target)
-            case bytes() as sent:
-                _refuse_bytes(call.method, sent, highest, rules.target)
-            case requests:
-                call.request = _refusing(requests, highest, rules.target)
+    if isinstance(call.request, Message | bytes):
+        check_request(call.method, call.request, call.rules)
+    elif call.rules.policy is not None:
+        highest = _highest(call.rules, call.rules.policy)
+        call.request = _refusing(call.request, highest, call.rules.target)
     yield
 
 
-def _cleared(reply: Message, *, highest: int) -> Message:
-    plan = plan_for(reply.DESCRIPTOR, highest)
-    if plan is None:
-        return reply
-    cleared = type(reply)()  # a copy: the servicer may send the same object to other callers
-    cleared.CopyFrom(reply)
-    plan.clear(cleared)
-    return cleared
+def check_request(method: str, request: Message | bytes, rules: ClientRules) -> None:
+    """Raises PermissionDenied if a request, maybe serialized, has fields the target may not see."""
+    if rules.policy is None:
+        return
+    highest = _highest(rules, rules.policy)
+    if isinstance(request, bytes):
+        message_type = contracts.request_type(method)
+        if plan_for(message_type, highest) is not None:
+            _refuse(GetMessageClass(message_type).FromString(request), highest, rules.target)
+    else:
+        _refuse(request, highest, rules.target)
+
+
+def _highest(rules: ClientRules, policy: ActivePolicy) -> int:
+    """Returns the highest class that crosses the boundary; 0, below all, without a boundary."""
+    return policy.current.classes.get((rules.source, rules.target), 0)
 
 
 def _refuse(request: Message, highest: int, target: str) -> None:
@@ -65,13 +80,6 @@ def _refuse(request: Message, highest: int, target: str) -> None:
             reason=Reason.DATA_CLASS_EXCEEDED,
             field=path,
         )
-
-
-def _refuse_bytes(method: str, sent: bytes, highest: int, target: str) -> None:
-    """Refuses a serialized request like ``_refuse``."""
-    message_type = contracts.request_type(method)
-    if plan_for(message_type, highest) is not None:
-        _refuse(GetMessageClass(message_type).FromString(sent), highest, target)
 
 
 async def _refusing(

@@ -4,43 +4,61 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mesh.errors import DeadlineExceeded, InvalidArgument, Reason
+from mesh.rpc.call import serving_or_none
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mesh.rpc.interceptors import ClientCall, ServerCall
+    import grpc
 
-_deadline: ContextVar[float | None] = ContextVar("deadline", default=None)  # monotonic seconds
+    from mesh.rpc.interceptors import ClientCall, ServerCall
 
 
 @contextmanager
 def require(call: ServerCall) -> Iterator[None]:
     """Refuses a call without a deadline. gRPC itself cancels a call that is late."""
-    remaining = call.context.time_remaining()
+    call.serving.deadline = deadline_of(call.context)
+    yield
+
+
+def deadline_of(context: grpc.aio.ServicerContext[Any, Any]) -> float:
+    """Returns the deadline in monotonic seconds, which no change of the wall clock moves.
+
+    Raises InvalidArgument (DEADLINE_MISSING) if the call has none.
+    """
+    remaining: float | None = context.time_remaining()
     if remaining is None:
         raise InvalidArgument("set a deadline on this call", reason=Reason.DEADLINE_MISSING)
-    _deadline.set(time.monotonic() + remaining)  # the call has its own task: no reset needed
-    yield
+    return time.monotonic() + remaining
 
 
 def remaining(*, share: float = 1.0) -> float | None:
     """Returns the seconds left to the call being served, times ``share``; None outside of one."""
-    outer = _deadline.get()
-    return None if outer is None else (outer - time.monotonic()) * share
+    serving = serving_or_none()
+    if serving is None or serving.deadline is None:
+        return None
+    return (serving.deadline - time.monotonic()) * share
 
 
 @contextmanager
 def shrink(call: ClientCall) -> Iterator[None]:
     """Limits the timeout to the time left to the call being served."""
-    timeout = call.timeout if call.timeout is not None else call.rules.timeout
-    outer = _deadline.get()
-    if outer is not None:
-        timeout = min(timeout, outer - time.monotonic())
-    if timeout <= 0:
-        raise DeadlineExceeded(f"no time left to call {call.method}")
-    call.timeout = timeout
+    call.timeout = timeout_of(call.method, call.timeout, call.rules.timeout)
     yield
+
+
+def timeout_of(method: str, timeout: float | None, default: float) -> float:
+    """Returns the seconds that a call may take: no more than is left to the call being served.
+
+    Raises DeadlineExceeded if none are left.
+    """
+    seconds = timeout if timeout is not None else default
+    left = remaining()
+    if left is not None:
+        seconds = min(seconds, left)
+    if seconds <= 0:
+        raise DeadlineExceeded(f"no time left to call {method}")
+    return seconds

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import uuid
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
-from google.protobuf.any_pb2 import Any
+from google.protobuf import any_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2 as details
 from google.rpc.status_pb2 import Status
@@ -29,6 +29,11 @@ DOMAIN = "anya.mesh"
 # gRPC clients may drop trailers above 8 KiB.
 MAX_TEXT_BYTES = 1600
 MAX_DESCRIPTION_BYTES = 400
+
+MALFORMED = (
+    "the request is not a message of the type that the method takes,"
+    " or is nested deeper than 100 messages"
+)
 
 CODES: dict[type[errors.MeshError], grpc.StatusCode] = {
     errors.InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
@@ -57,11 +62,32 @@ def report(call: ServerCall) -> Iterator[None]:
     try:
         yield
     except errors.MeshError as error:
-        _answer(call, error)
+        answer(call.context, error)
     except Exception:
-        error_id = uuid.uuid4().hex
-        log.exception("error %s in %s", error_id, call.method)
-        _answer(call, errors.Internal(f"internal error {error_id}"))
+        answer_unexpected(call.context, call.serving.method)
+
+
+def answer(context: grpc.aio.ServicerContext[Any, Any], error: errors.MeshError) -> None:
+    """Sets the status of the call to the error's."""
+    if error.reason is not None:
+        trace.get_current_span().set_attribute("anya.reason", error.reason)
+    # Not context.abort: it raises an exception that every outer interceptor would have to know.
+    wire = to_status(_status(error))
+    context.set_code(wire.code)
+    context.set_details(wire.details)
+    context.set_trailing_metadata(wire.trailing_metadata)
+
+
+def answer_unexpected(context: grpc.aio.ServicerContext[Any, Any], method: str) -> None:
+    """Logs the exception being handled under a new id, and answers with INTERNAL and the id."""
+    error_id = uuid.uuid4().hex
+    log.exception("error %s in %s", error_id, method)
+    answer(context, errors.Internal(f"internal error {error_id}"))
+
+
+def malformed_request() -> errors.InvalidArgument:
+    """Returns the error for bytes that are no message of the method's request type."""
+    return errors.InvalidArgument(MALFORMED, reason=errors.Reason.MESSAGE_MALFORMED)
 
 
 def to_rpc_error(error: errors.MeshError) -> grpc.aio.AioRpcError:
@@ -74,16 +100,6 @@ def to_rpc_error(error: errors.MeshError) -> grpc.aio.AioRpcError:
 def reason_of(error: errors.MeshError | grpc.aio.AioRpcError) -> str:
     """Returns the reason of an error, raised here or received; empty if it has none."""
     return error.reason or "" if isinstance(error, errors.MeshError) else status.reason_of(error)
-
-
-def _answer(call: ServerCall, error: errors.MeshError) -> None:
-    if error.reason is not None:
-        trace.get_current_span().set_attribute("anya.reason", error.reason)
-    # Not context.abort: it raises an exception that every outer interceptor would have to know.
-    answer = to_status(_status(error))
-    call.context.set_code(answer.code)
-    call.context.set_details(answer.details)
-    call.context.set_trailing_metadata(answer.trailing_metadata)
 
 
 def _status(error: errors.MeshError) -> Status:
@@ -113,7 +129,7 @@ def _details(error: errors.MeshError) -> Iterator[Message]:
         yield details.RetryInfo(retry_delay=delay)
 
 
-def _pack(detail: Message) -> Any:
-    packed = Any()
+def _pack(detail: Message) -> any_pb2.Any:
+    packed = any_pb2.Any()
     packed.Pack(detail)
     return packed

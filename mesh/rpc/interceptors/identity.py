@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mesh.errors import Reason, Unauthenticated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import grpc
 
     from mesh.rpc.interceptors import ServerCall
 
@@ -16,12 +18,19 @@ if TYPE_CHECKING:
 @contextmanager
 def identify(call: ServerCall) -> Iterator[None]:
     """Sets the caller. Raises Unauthenticated unless the certificate has one ID of the domain."""
-    names = call.context.auth_context().get("peer_spiffe_id", ())
-    ids = [name.decode() for name in names]
-    if len(ids) != 1 or not ids[0].startswith(f"spiffe://{call.rules.trust_domain}/"):
+    call.serving.caller = caller_of(call.context, call.rules.trust_domain)
+    yield
+
+
+def caller_of(context: grpc.aio.ServicerContext[Any, Any], trust_domain: str) -> str:
+    """Returns the SPIFFE ID of the caller.
+
+    Raises Unauthenticated (IDENTITY_MISSING) unless it has exactly one, in ``trust_domain``.
+    """
+    ids = [name.decode() for name in context.auth_context().get("peer_spiffe_id", ())]
+    if len(ids) != 1 or not ids[0].startswith(f"spiffe://{trust_domain}/"):
         raise Unauthenticated(
-            f"present a certificate with one SPIFFE ID in {call.rules.trust_domain}",
+            f"present a certificate with one SPIFFE ID in {trust_domain}",
             reason=Reason.IDENTITY_MISSING,
         )
-    call.caller = ids[0]
-    yield
+    return ids[0]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from mesh import failpoint
 from mesh.data.idempotency import IdempotencyKey
 from mesh.errors import InvalidArgument, Reason
 from mesh.rpc import contracts
+from mesh.rpc.call import serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -18,28 +18,45 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import FieldDescriptor
     from google.protobuf.message import Message
 
+    from mesh.rpc.call import ServingCall
     from mesh.rpc.interceptors import ServerCall
 
 MAX_REQUEST_ID_CHARS = 128
-
-_current: ContextVar[IdempotencyKey] = ContextVar("request_key")
 
 
 @contextmanager
 def bind(call: ServerCall) -> Iterator[None]:
     """Binds the key of a request that has a request_id; other requests pass unchanged."""
-    if call.request is not None and "request_id" in call.request.DESCRIPTOR.fields_by_name:
-        _current.set(_key(call, call.request))  # the call has its own task: no reset needed
+    if call.request is not None:
+        bind_key(call.serving, call.request)
     yield
-    failpoint.reach("idempotency.before_reply", call.method)
+    reach_reply(call.serving)
+
+
+def bind_key(serving: ServingCall, request: Message) -> None:
+    """Binds the key of a request that has a request_id. Raises InvalidArgument if it is invalid.
+
+    The key is made before the servicer runs, which may change its request: the key is of what the
+    caller sent.
+    """
+    if contracts.has_request_id(request.DESCRIPTOR):
+        serving.request_key = _key(serving, request)
+
+
+def reach_reply(serving: ServingCall) -> None:
+    """Reaches the failpoint between the effect of a call and its reply."""
+    failpoint.reach("idempotency.before_reply", serving.method)
 
 
 def current() -> IdempotencyKey:
     """Returns the key of the mutation being served. Raises LookupError outside of one."""
-    return _current.get()
+    key = serving().request_key
+    if key is None:
+        raise LookupError("the call being served has no request_id")
+    return key
 
 
-def _key(call: ServerCall, request: Message) -> IdempotencyKey:
+def _key(serving: ServingCall, request: Message) -> IdempotencyKey:
     request_id: str = getattr(request, "request_id")  # noqa: B009  (no static type has the field)
     if not 1 <= len(request_id) <= MAX_REQUEST_ID_CHARS or not request_id.isprintable():
         raise InvalidArgument(
@@ -49,7 +66,7 @@ def _key(call: ServerCall, request: Message) -> IdempotencyKey:
         )
     asked = _without(request, contracts.per_attempt(request.DESCRIPTOR))
     body = hashlib.sha256(asked.SerializeToString(deterministic=True)).digest()
-    return IdempotencyKey(call.caller, call.method, request_id, body)
+    return IdempotencyKey(serving.caller, serving.method, request_id, body)
 
 
 def _without(request: Message, fields: Sequence[FieldDescriptor]) -> Message:

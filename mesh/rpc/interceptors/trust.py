@@ -3,45 +3,54 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from opentelemetry import trace
 
 from mesh.errors import PermissionDenied, Reason
+from mesh.rpc.call import serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mesh.rpc.interceptors import ServerCall
-    from mesh.security.trust import Bounds
-
-_bounds: ContextVar[Bounds] = ContextVar("bounds")
-_caller: ContextVar[str] = ContextVar("caller")
+    from mesh.rpc.call import ServingCall
+    from mesh.rpc.interceptors import ServerCall, ServerRules
+    from mesh.security.trust import Bounds, Grant
 
 
 @contextmanager
 def authorize(call: ServerCall) -> Iterator[None]:
     """Refuses by caller and method. The servicer enforces the bounds of the grant."""
-    rules = call.rules
-    policy = rules.policy.current
-    decision = policy.decide(call.caller, rules.service, call.method)
-    span = trace.get_current_span()
-    if span.is_recording():
-        span.set_attributes({"anya.caller": call.caller, "anya.policy.digest": policy.digest})
-    if decision.grant is None:
-        raise PermissionDenied(decision.explanation, reason=Reason.PERMISSION_NOT_GRANTED)
-    call.grant = decision.grant
-    _bounds.set(decision.grant.bounds)  # the call has its own task: no reset needed
-    _caller.set(call.caller)
+    call.serving.grant = grant_of(call.serving, call.rules, trace.get_current_span())
     yield
+
+
+def grant_of(serving: ServingCall, rules: ServerRules, span: trace.Span | None) -> Grant:
+    """Returns the caller's grant by the policy in force now. Raises PermissionDenied without one.
+
+    No decision is cached: a caller whose grant a reload of the policy has removed is refused.
+    """
+    policy = rules.policy.current
+    if span is not None and span.is_recording():
+        span.set_attributes({"anya.caller": serving.caller, "anya.policy.digest": policy.digest})
+    grant = policy.find_grant(serving.caller, rules.service, serving.method)
+    if grant is None:
+        decision = policy.decide(serving.caller, rules.service, serving.method)
+        raise PermissionDenied(decision.explanation, reason=Reason.PERMISSION_NOT_GRANTED)
+    return grant
 
 
 def current_bounds() -> Bounds:
     """Returns the bounds granted to the call being served. Raises LookupError outside of one."""
-    return _bounds.get()
+    grant = serving().grant
+    if grant is None:
+        raise LookupError("the call being served is not authorized")
+    return grant.bounds
 
 
 def current_caller() -> str:
     """Returns the SPIFFE ID of the caller being served. Raises LookupError outside of a call."""
-    return _caller.get()
+    caller = serving().caller
+    if not caller:
+        raise LookupError("the call being served has no identified caller")
+    return caller
