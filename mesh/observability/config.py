@@ -6,10 +6,13 @@ https://opentelemetry.io/docs/specs/otel/protocol/exporter/
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+from mesh.settings import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,7 +48,7 @@ class OtlpConfig:
 
     protocol: str = GRPC  # _PROTOCOL, or HTTP
     endpoint: str = DEFAULT_ENDPOINTS[GRPC]  # _ENDPOINT; with HTTP including its path
-    headers: Mapping[str, str] = field(default_factory=dict)  # _HEADERS, may hold secrets
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # _HEADERS, secret
     insecure: bool = False  # _INSECURE, for gRPC and an endpoint without a scheme
     certificate: Path | None = None  # _CERTIFICATE: the authorities that it trusts
     client_certificate: Path | None = None  # _CLIENT_CERTIFICATE
@@ -55,8 +58,9 @@ class OtlpConfig:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> OtlpConfig:
-        """Reads the variables. Raises ConfigError if one is invalid."""
+        """Reads the variables. Raises ConfigError if one is invalid, or a certificate unusable."""
         of = _OtlpVariables(settings)
+        _check_certificates(settings, of)
         protocol = settings.choice(of("PROTOCOL"), GRPC, (GRPC, HTTP), ignore_case=True)
         return cls(
             protocol=protocol,
@@ -157,6 +161,30 @@ def _is_url(text: str) -> bool:
 def _path(settings: Settings, name: str) -> Path | None:
     text = settings.text(name)
     return Path(text) if text else None
+
+
+def _check_certificates(settings: Settings, of: _OtlpVariables) -> None:
+    """Raises ConfigError for files that would only fail every handshake."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    remedy = "set it to a readable PEM file, or unset it"
+    name = of("CERTIFICATE")
+    if authorities := settings.text(name):
+        try:
+            context.load_verify_locations(authorities)
+        except OSError as error:
+            cause = error.strerror or error
+            raise ConfigError(f"{name} {authorities} cannot be used: {cause}; {remedy}") from None
+    names = of("CLIENT_CERTIFICATE"), of("CLIENT_KEY")
+    certificate, key = map(settings.text, names)
+    if bool(certificate) is not bool(key):
+        raise ConfigError(f"{' and '.join(names)} belong together: set both, or unset both")
+    if certificate:
+        try:
+            context.load_cert_chain(certificate, key, password="")
+        except OSError as error:
+            cause = error.strerror or error
+            files = f"{names[0]} {certificate} with {names[1]} {key}"
+            raise ConfigError(f"{files} cannot be used: {cause}; {remedy}") from None
 
 
 def _exporters(settings: Settings) -> tuple[str, ...] | None:

@@ -2,41 +2,43 @@
 
 from __future__ import annotations
 
-import ssl
 from typing import TYPE_CHECKING
 
 import grpc
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import (
-    OTLPSpanExporter as GrpcSpanExporter,
-)
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter
 
-from mesh.observability.config import CONSOLE, GRPC, NONE
-from mesh.settings import ConfigError
+from mesh.observability.config import CONSOLE, GRPC, HTTP, NONE
+from mesh.observability.encoder import encode
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
     from typing import TextIO
 
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+    from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.sdk.trace.export import SpanExporter
 
     from mesh.observability.config import OtlpConfig, TraceConfig
 
 
 def open_exporters(config: TraceConfig, console: TextIO) -> list[SpanExporter]:
-    """Returns the exporters of a process. Raises ConfigError if a certificate cannot be used."""
+    """Returns the exporters of a process."""
     timeout_s = min(config.otlp.timeout_s, config.export_timeout_ms / 1000)
     return [
         ConsoleSpanExporter(out=console)
         if exporter == CONSOLE
-        else _otlp_exporter(config.otlp, timeout_s)
+        else _OTLP_EXPORTERS[config.otlp.protocol](config.otlp, timeout_s)
         for exporter in config.exporters or ()
     ]
 
 
-def _otlp_exporter(otlp: OtlpConfig, timeout_s: float) -> SpanExporter:
-    _check_certificates(otlp)
-    return (_grpc if otlp.protocol == GRPC else _http)(otlp, timeout_s)
+class GrpcSpanExporter(OTLPSpanExporter):
+    """Exports OTLP over gRPC, encoded by mesh.observability.encoder."""
+
+    def _translate_data(self, data: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
+        return encode(data)
 
 
 def _grpc(otlp: OtlpConfig, timeout_s: float) -> SpanExporter:
@@ -57,9 +59,11 @@ def _grpc(otlp: OtlpConfig, timeout_s: float) -> SpanExporter:
 def _http(otlp: OtlpConfig, timeout_s: float) -> SpanExporter:
     # Only here: a process that exports over gRPC needs no HTTP client in memory.
     from opentelemetry.exporter.otlp.proto.http import Compression
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import (
+        OTLPSpanExporter as HttpSpanExporter,
+    )
 
-    return OTLPSpanExporter(
+    return HttpSpanExporter(
         endpoint=otlp.endpoint,
         certificate_file=_text(otlp.certificate),
         client_key_file=_text(otlp.client_key),
@@ -70,37 +74,12 @@ def _http(otlp: OtlpConfig, timeout_s: float) -> SpanExporter:
     )
 
 
-def _check_certificates(otlp: OtlpConfig) -> None:
-    """Raises ConfigError for files that would only fail every handshake."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    if otlp.certificate is not None:
-        try:
-            context.load_verify_locations(otlp.certificate)
-        except OSError as error:
-            raise _unusable("CERTIFICATE", otlp.certificate, error) from None
-    if (otlp.client_certificate is None) is not (otlp.client_key is None):
-        raise ConfigError(
-            "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE and OTEL_EXPORTER_OTLP_CLIENT_KEY belong "
-            "together: set both, or unset both"
-        )
-    if otlp.client_certificate is not None and otlp.client_key is not None:
-        try:
-            context.load_cert_chain(otlp.client_certificate, otlp.client_key, password="")
-        except OSError as error:
-            both = f"{otlp.client_certificate} with OTEL_EXPORTER_OTLP_CLIENT_KEY {otlp.client_key}"
-            raise _unusable("CLIENT_CERTIFICATE", both, error) from None
-
-
-def _unusable(variable: str, path: Path | str, error: OSError) -> ConfigError:
-    return ConfigError(
-        f"OTEL_EXPORTER_OTLP_{variable} {path} cannot be used: {error.strerror or error}; "
-        "set it to a readable PEM file, or unset it"
-    )
-
-
 def _read(path: Path | None) -> bytes | None:
     return None if path is None else path.read_bytes()
 
 
 def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
+
+
+_OTLP_EXPORTERS = {GRPC: _grpc, HTTP: _http}

@@ -139,7 +139,7 @@ class Traces:
 
 
 def open_traces(service: str, config: TraceConfig, *, console: TextIO = sys.stdout) -> Traces:
-    """Opens the traces of a service. Raises ConfigError if a certificate cannot be used.
+    """Opens the traces of a service.
 
     Without an exporter no span is recorded, but calls have ids, which the logs show.
     """

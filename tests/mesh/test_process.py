@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import socket
 import sys
-from asyncio.subprocess import PIPE
-from contextlib import asynccontextmanager
-from pathlib import Path
 from shutil import copyfile
 from typing import TYPE_CHECKING, Any
 
@@ -25,56 +21,22 @@ from mesh.config import TRUST_FILE
 from mesh.process import loop_factory
 from mesh.settings import ConfigError
 from tests.mesh.outbox_service import RELEASE, WAIT
+from tests.mesh.service_process import child, credentials, environment_of, ready
 
 if TYPE_CHECKING:
-    from asyncio.subprocess import Process
-    from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from mesh.testing import Authority
-
-CHILD = (sys.executable, str(Path(__file__).with_name("outbox_service.py")))
 
 
 @pytest.fixture
 def environment(authority: Authority, tmp_path: Path) -> dict[str, str]:
-    identity = authority.issue_service("bitcoin")
-    pki = tmp_path / "pki"
-    pki.mkdir()
-    copyfile(identity.ca, pki / "ca.pem")
-    copyfile(identity.certificate, pki / "bitcoin.pem")
-    copyfile(identity.key, pki / "bitcoin.key")
-    path = os.environ["PATH"]
-    return {"PATH": path, "ANYA_HOME": str(tmp_path)}
+    return environment_of(authority, tmp_path)
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
 def on_each_loop(request: pytest.FixtureRequest, environment: dict[str, str]) -> dict[str, str]:
     return {**environment, "ANYA_EVENT_LOOP": request.param}
-
-
-@asynccontextmanager
-async def child(env: dict[str, str]) -> AsyncIterator[Process]:
-    process = await asyncio.create_subprocess_exec(*CHILD, env=env, stdout=PIPE, stderr=PIPE)
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-
-
-async def ready(process: Process) -> dict[str, Any]:
-    assert process.stdout
-    line = json.loads(await process.stdout.readline())
-    found: dict[str, Any] = line["ready"]
-    return found
-
-
-def credentials(authority: Authority) -> grpc.ChannelCredentials:
-    caller = authority.issue_service("orchestrator")
-    return grpc.ssl_channel_credentials(
-        caller.ca.read_bytes(), caller.key.read_bytes(), caller.certificate.read_bytes()
-    )
 
 
 async def test_service_prints_one_ready_line_serves_and_exits_with_0_on_sigterm(

@@ -4,77 +4,42 @@ from __future__ import annotations
 
 import logging
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import grpc
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
-    ExportTraceServiceRequest,
-    ExportTraceServiceResponse,
-)
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
-    TraceServiceServicer,
-    add_TraceServiceServicer_to_server,
-)
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from opentelemetry.sdk.trace import Event
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 
 from mesh.observability import telemetry
-from mesh.observability.config import TraceConfig, collector_config
+from mesh.observability.config import GRPC, TraceConfig, collector_config
 from mesh.observability.span_ids import ChildSpans, derive_span_id
 from mesh.observability.telemetry import open_traces
+from tests.mesh.observability.collectors import collecting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.mesh.observability.collectors import Collector
+
 SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 
 
-class Collector(TraceServiceServicer):
-    """Keeps the OTLP requests that it receives."""
-
-    def __init__(self) -> None:
-        self.received: list[ExportTraceServiceRequest] = []
-
-    @property
-    def spans(self) -> list[Span]:
-        return [
-            span
-            for request in self.received
-            for resource in request.resource_spans
-            for scope in resource.scope_spans
-            for span in scope.spans
-        ]
-
-    def Export(  # noqa: N802
-        self, request: ExportTraceServiceRequest, context: grpc.ServicerContext
-    ) -> ExportTraceServiceResponse:
-        self.received.append(request)
-        return ExportTraceServiceResponse()
-
-
 @contextmanager
-def collecting() -> Iterator[tuple[Collector, TraceConfig]]:
-    collector = Collector()
-    server = grpc.server(ThreadPoolExecutor(1))
-    add_TraceServiceServicer_to_server(collector, server)  # type: ignore[no-untyped-call]
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    yield collector, collector_config(f"http://127.0.0.1:{port}")
-    server.stop(None).wait()
+def exporting() -> Iterator[tuple[Collector, TraceConfig]]:
+    with collecting(GRPC) as collector:
+        yield collector, collector_config(collector.endpoint)
 
 
 def test_spans_reach_a_collector_with_the_name_of_their_service() -> None:
-    with collecting() as (collector, config):
+    with exporting() as (collector, config):
         traces = open_traces("bitcoin", config)
         traces.tracer.start_span("a call").end()
         traces.close()
 
-    [spans] = collector.received[0].resource_spans
+    [spans] = collector.exports[0].request.resource_spans
     resource = {pair.key: pair.value.string_value for pair in spans.resource.attributes}
     assert resource["service.name"] == "bitcoin"
     assert resource["service.namespace"] == "anya"
@@ -84,7 +49,7 @@ def test_spans_reach_a_collector_with_the_name_of_their_service() -> None:
 
 
 def test_ended_span_of_the_sink_is_sent_beside_one_of_the_tracer() -> None:
-    with collecting() as (collector, config):
+    with exporting() as (collector, config):
         traces = open_traces("bitcoin", config)
         assert traces.span_sink
         traces.span_sink.add(
@@ -101,7 +66,7 @@ def test_ended_span_of_the_sink_is_sent_beside_one_of_the_tracer() -> None:
         traces.tracer.start_span("a call").end()
         traces.close()
 
-    [resource] = collector.received[0].resource_spans
+    [resource] = collector.exports[0].request.resource_spans
     [scope] = resource.scope_spans
     span, opened = scope.spans
     assert opened.name == "a call"
@@ -187,7 +152,7 @@ def test_calls_without_an_exporter_have_ids_and_are_not_recorded() -> None:
 
 
 def test_roots_are_sampled_by_the_ratio_and_children_follow() -> None:
-    with collecting() as (collector, config):
+    with exporting() as (collector, config):
         ratio = replace(config, sampler="parentbased_traceidratio", sampler_ratio=0.5)
         traces = open_traces("bitcoin", ratio)
         for _ in range(400):
@@ -209,7 +174,7 @@ def test_roots_are_sampled_by_the_ratio_and_children_follow() -> None:
 def test_descendants_of_a_sampled_span_are_recorded_as_the_sampler_says(
     sampler: str, kept: bool
 ) -> None:
-    with collecting() as (_, config):
+    with exporting() as (_, config):
         traces = open_traces("bitcoin", replace(config, sampler=sampler))
         assert traces.span_sink
         above = SpanContext(0xA, 0xB, is_remote=True, trace_flags=SAMPLED)
@@ -221,7 +186,7 @@ def test_descendants_of_a_sampled_span_are_recorded_as_the_sampler_says(
 
 
 def test_span_has_the_class_of_an_error_but_not_its_text() -> None:
-    with collecting() as (collector, config):
+    with exporting() as (collector, config):
         traces = open_traces("bitcoin", config)
         with pytest.raises(ValueError, match="hunter2"), traces.tracer.start_as_current_span("a"):
             raise ValueError("the password is hunter2")

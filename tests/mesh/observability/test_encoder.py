@@ -1,0 +1,100 @@
+"""The encoder of spans: the same bytes as OpenTelemetry's own encoder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import Event, ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import (
+    Link,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    TraceState,
+)
+
+from mesh.observability.encoder import encode
+
+if TYPE_CHECKING:
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+RESOURCES = [Resource({"service.name": name}) for name in ("bitcoin", "web5")]
+SCOPES = [InstrumentationScope(name, "1") for name in ("mesh", "library")]
+
+text = st.text(max_size=5)
+scalar = st.one_of(text, st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats())
+attributes = st.dictionaries(
+    text, st.one_of(scalar, st.lists(scalar, max_size=3), st.binary(max_size=3)), max_size=4
+)
+times = st.integers(0, 2**63 - 1)
+contexts = st.builds(
+    SpanContext,
+    st.integers(1, 2**128 - 1),
+    st.integers(1, 2**64 - 1),
+    st.booleans(),
+    st.sampled_from([TraceFlags(1), TraceFlags(3)]),
+    st.sampled_from([TraceState(), TraceState([("vendor", "x"), ("other", "y")])]),
+)
+spans = st.builds(
+    ReadableSpan,
+    text,
+    contexts,
+    st.none() | contexts,
+    st.sampled_from(RESOURCES),
+    attributes,
+    st.lists(st.builds(Event, text, st.none() | attributes, times), max_size=2),
+    st.lists(st.builds(Link, contexts, attributes), max_size=1),
+    st.sampled_from(SpanKind),
+    status=st.sampled_from(
+        [Status(), Status(StatusCode.OK), Status(StatusCode.ERROR), Status(StatusCode.ERROR, "x")]
+    ),
+    start_time=times,
+    end_time=times,
+    instrumentation_scope=st.sampled_from(SCOPES),
+)
+
+
+@given(st.lists(spans, max_size=6).map(lambda spans: sorted(spans, key=_group)))
+def test_spans_are_encoded_as_opentelemetry_does(spans: list[ReadableSpan]) -> None:
+    assert _bytes(encode(spans)) == _bytes(encode_spans(spans))
+
+
+def test_spans_of_a_tracer_are_encoded_as_opentelemetry_does() -> None:
+    ended: list[ReadableSpan] = []
+
+    class ListExporter(SpanExporter):
+        def export(self, spans: object) -> SpanExportResult:
+            ended.extend(spans)  # type: ignore[arg-type]
+            return SpanExportResult.SUCCESS
+
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(ListExporter()))
+    for _ in range(2):
+        with provider.get_tracer("mesh").start_as_current_span("a", attributes={"b": 1}) as span:
+            span.add_event("c", {"d": True})
+
+    assert encode(ended) == encode_spans(ended)
+
+
+def _group(span: ReadableSpan) -> tuple[str, str]:
+    scope = span.instrumentation_scope
+    return str(span.resource.attributes["service.name"]), scope.name if scope else ""
+
+
+def _bytes(request: ExportTraceServiceRequest) -> list[bytes]:
+    """Returns each span with its resource and scope: as bytes, for a float may equal nothing."""
+    return [
+        message.SerializeToString(deterministic=True)
+        for resource in request.resource_spans
+        for scope in resource.scope_spans
+        for span in scope.spans
+        for message in (resource.resource, scope.scope, span)
+    ]
