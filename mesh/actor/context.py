@@ -1,0 +1,118 @@
+"""The surroundings of an actor: its address, and work outside of its turns."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, Generic, Protocol, final
+
+from mesh.actor.actor import M
+from mesh.actor.piped import Piped
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+    from contextvars import Context
+
+    from mesh.actor.ref import ActorRef
+    from mesh.errors import Unavailable
+
+log = logging.getLogger(__name__)
+
+
+class Surroundings(Protocol):
+    """The cell of the actor."""
+
+    @property
+    def ref(self) -> ActorRef[Any]:
+        """The address of the actor."""
+        ...
+
+    def capture(self) -> Context | None:
+        """Returns a copy of the current context, or None if messages do not carry it."""
+        ...
+
+    def begin(self, piped: Piped) -> None:
+        """Performs the work: now, or after the current turn."""
+        ...
+
+    def leave(self) -> None:
+        """Ends the actor after the current turn."""
+        ...
+
+    def stopped(self) -> Unavailable:
+        """Returns the error of an actor that has stopped."""
+        ...
+
+
+@final
+class ActorContext(Generic[M]):
+    """The surroundings of an actor, valid until it stops or is restarted."""
+
+    __slots__ = ("_cell", "_is_closed", "_works")
+
+    def __init__(self, cell: Surroundings) -> None:
+        self._cell = cell
+        self._is_closed = False
+        self._works: set[Piped] | None = None
+
+    @property
+    def ref(self) -> ActorRef[M]:
+        return self._cell.ref
+
+    def pipe_to_self(self, work: Awaitable[M | None], *, name: str, daemon: bool = False) -> Piped:
+        """Performs the work outside of the actor's turns, and sends its result to the actor.
+
+        The first work of a turn begins after the turn; the turn must not wait for it. If it
+        returns None, nothing is sent. An exception is a failure of the actor. The work is cancelled
+        when the actor stops or passivates; a drain waits for it unless it is a ``daemon``.
+        Raises Unavailable (ACTOR_STOPPED) if the actor has stopped or was restarted.
+        """
+        if self._works is None:
+            self._works = set()
+        piped = Piped(
+            work,
+            name=name,
+            daemon=daemon,
+            context=self._cell.capture(),
+            forget=self._works.discard,
+        )
+        if self._is_closed:
+            piped.cancel()
+            raise self._cell.stopped()
+        self._works.add(piped)
+        self._cell.begin(piped)
+        return piped
+
+    def stop(self) -> None:
+        """Makes the actor leave memory after the current turn, without ``passivate``.
+
+        Waiting messages activate it again if the registry can build it, and are rejected if not.
+        """
+        if not self._is_closed:
+            self._cell.leave()
+
+    def close(self) -> None:
+        """Cancels all work, and accepts no more."""
+        self._is_closed = True
+        for piped in tuple(self._works or ()):
+            piped.cancel()
+
+    async def closed(self, timeout_s: float) -> None:
+        """Closes; returns once all work has ended, or after ``timeout_s`` seconds."""
+        self.close()
+        tasks = [piped.task for piped in self._works or () if piped.task is not None]
+        if tasks:
+            _, pending = await asyncio.wait(tasks, timeout=timeout_s)
+            for task in pending:
+                log.error("%s did not end within %g s of its cancel", task.get_name(), timeout_s)
+
+    def drains(self) -> bool:
+        """Cancels daemons, and returns whether other work is in flight."""
+        for piped in tuple(self._works or ()):
+            if piped.daemon:
+                piped.cancel()
+        return any(not piped.daemon for piped in self._works or ())
+
+    def performs_in(self, task: asyncio.Task[Any] | None) -> bool:
+        """Returns whether the task performs work of the actor."""
+        return any(piped.task is task for piped in self._works or ())
