@@ -150,7 +150,7 @@ async def _mesh(
         service="bitcoin",
         identity=authority.issue_service("bitcoin"),
         home=folder,
-        traces=collector_config(collector) if collector else TraceConfig(),
+        traces=collector_config(collector) if collector else TraceConfig(sampler="always_off"),
     )
     client = replace(
         server, service="orchestrator", identity=authority.issue_service("orchestrator")

@@ -99,13 +99,18 @@ def traced(name: str) -> Iterator[None]:
 @asynccontextmanager
 async def _tracing(home: Home) -> AsyncIterator[trace.Tracer]:
     """Opens a tracer that exports where the mesh does. Calls outside ``traced`` are not sampled."""
+    config = await _trace_config(home)
+    if config.disabled or not config.exporters:
+        _tracer.set(trace.NoOpTracer())
+        yield _tracer.get()
+        return
     from mesh.observability.telemetry import open_traces
 
     # A collector that is down loses spans, and is no line among what the command says.
     for name in ("opentelemetry", "mesh.observability"):
         logging.getLogger(name).addHandler(logging.NullHandler())
         logging.getLogger(name).propagate = False
-    traces = open_traces(SERVICE, await _trace_config(home), console=sys.stderr)
+    traces = open_traces(SERVICE, config, console=sys.stderr)
     _tracer.set(traces.tracer)
     try:
         with trace.use_span(trace.NonRecordingSpan(_unsampled())):

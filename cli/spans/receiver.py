@@ -16,7 +16,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
 )
 from opentelemetry.proto.trace.v1 import trace_pb2
 
-from cli.spans.span import ReceivedSpan
+from cli.spans.span import ReceivedSpan, SpanEvent
 from cli.spans.store import SpanStore
 
 if TYPE_CHECKING:
@@ -114,6 +114,11 @@ def _span(span: trace_pb2.Span, service: str) -> ReceivedSpan:
         failed=status.code == FAILED,
         message=status.message,
         attributes=_plain(span.attributes),
+        events=[
+            SpanEvent(event.time_unix_nano, event.name, _plain(event.attributes))
+            for event in span.events
+            if event.time_unix_nano <= MAX_NS
+        ],
     )
 
 

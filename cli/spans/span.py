@@ -6,10 +6,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 
 CLIENT = "CLIENT"  # the kind of a span around a call
+
+
+class SpanEvent(NamedTuple):
+    """Something that happened during a span."""
+
+    time_ns: int  # since 1970
+    name: str
+    attributes: Mapping[str, Any]
 
 
 class ReceivedSpan(NamedTuple):
@@ -26,6 +34,7 @@ class ReceivedSpan(NamedTuple):
     failed: bool
     message: str  # why it failed, if that is known
     attributes: Mapping[str, Any]
+    events: Sequence[SpanEvent] = ()
 
     @property
     def seconds(self) -> float:

@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from cli.errors import CommandError
-from cli.spans.span import ReceivedSpan, Trace
+from cli.spans.span import ReceivedSpan, SpanEvent, Trace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+VERSION = 2  # of the schema
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS trace (
   trace_id TEXT PRIMARY KEY,
@@ -36,18 +37,20 @@ CREATE TABLE IF NOT EXISTS span (
   failed INTEGER NOT NULL,
   message TEXT NOT NULL,
   attributes TEXT NOT NULL,
+  events TEXT NOT NULL,
   PRIMARY KEY (trace_id, span_id)
 ) STRICT, WITHOUT ROWID;
 """
+DISCARD = "DROP TABLE IF EXISTS trace; DROP TABLE IF EXISTS span;"
 
-ADD = "INSERT INTO span VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+ADD = "INSERT INTO span VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
 GROW = """
 INSERT INTO trace VALUES (?, ?, ?, ?) ON CONFLICT (trace_id) DO UPDATE SET
   start_ns = MIN(start_ns, excluded.start_ns), end_ns = MAX(end_ns, excluded.end_ns),
   spans = spans + excluded.spans
 """
 # A span that is sent again replaces itself: a recovered run closes the span that a kill left open.
-REPLACE = "INSERT OR REPLACE INTO span VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+REPLACE = "INSERT OR REPLACE INTO span VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 COUNT = """
 INSERT INTO trace SELECT trace_id, MIN(start_ns), MAX(end_ns), COUNT(*) FROM span
 WHERE trace_id = ? GROUP BY trace_id
@@ -92,7 +95,10 @@ class SpanStore:
         try:
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = NORMAL")
+            if self._one("PRAGMA user_version") != VERSION:  # new, or of another version of anya
+                self._connection.executescript(DISCARD)
             self._connection.executescript(SCHEMA)
+            self._connection.execute(f"PRAGMA user_version = {VERSION}")
         except sqlite3.DatabaseError as error:
             self._connection.close()
             raise _damaged(path, error) from None
@@ -186,6 +192,12 @@ def _reading(path: Path) -> Iterator[sqlite3.Connection]:
         ) from None
     with closing(connection):
         try:
+            if connection.execute("PRAGMA user_version").fetchone()[0] != VERSION:
+                raise CommandError(
+                    f"{path} is of another version of anya",
+                    reason="TRACES_OUTDATED",
+                    remedy="start the mesh with anya up, which begins it again",
+                )
             yield connection
         except sqlite3.DatabaseError as error:
             raise _damaged(path, error) from None
@@ -209,12 +221,12 @@ def _by_trace(spans: Iterable[ReceivedSpan]) -> list[tuple[str, int, int, int]]:
 
 
 def _row(span: ReceivedSpan) -> tuple[object, ...]:
-    *columns, attributes = span
-    return (*columns, _JSON(attributes))
+    *columns, attributes, events = span
+    return (*columns, _JSON(attributes), _JSON(events))
 
 
 def _span(row: tuple[str | int, ...]) -> ReceivedSpan:
-    *texts, start_ns, end_ns, failed, message, attributes = row
+    *texts, start_ns, end_ns, failed, message, attributes, events = row
     trace_id, span_id, parent_id, service, name, kind = map(str, texts)
     return ReceivedSpan(
         trace_id=trace_id,
@@ -228,4 +240,5 @@ def _span(row: tuple[str | int, ...]) -> ReceivedSpan:
         failed=bool(failed),
         message=str(message),
         attributes=json.loads(str(attributes)),
+        events=tuple(SpanEvent(*event) for event in json.loads(str(events))),
     )

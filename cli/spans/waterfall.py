@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from cli.spans.span import ReceivedSpan, Trace
+    from cli.spans.span import ReceivedSpan, SpanEvent, Trace
 
 COLOURS = {"orchestrator": "cyan", "bitcoin": "yellow", "web5": "green", "ml": "magenta"}
 BAR_COLUMNS = 32
@@ -31,6 +31,9 @@ def waterfall(trace: Trace) -> Table:
             f"{span.seconds * 1000:.1f}",
             Text(_bar(span, trace), style="red" if span.failed else colour),
         )
+        for event in span.events:
+            title = Text(_event_title(event, depth))  # no markup
+            table.add_row("", title, "", _mark(event, trace), style="dim")
     return table
 
 
@@ -67,6 +70,14 @@ def document(trace: Trace) -> dict[str, Any]:
                 "failed": span.failed,
                 "message": span.message,
                 "attributes": dict(span.attributes),
+                "events": [
+                    {
+                        "name": event.name,
+                        "offset_seconds": (event.time_ns - trace.start_ns) / 1e9,
+                        "attributes": dict(event.attributes),
+                    }
+                    for event in span.events
+                ],
             }
             for depth, span in trace.walk()
         ],
@@ -83,12 +94,26 @@ def _title(span: ReceivedSpan, depth: int, *, is_orphan: bool) -> Text:
     return title
 
 
+def _event_title(event: SpanEvent, depth: int) -> str:
+    attributes = " ".join(f"{name}={value}" for name, value in event.attributes.items())
+    return f"{'  ' * depth}· {event.name} {attributes}".rstrip()
+
+
+def _mark(event: SpanEvent, trace: Trace) -> str:
+    """Returns a dot at the time of the event within its trace."""
+    return " " * _column(event.time_ns, trace) + "·"
+
+
+def _column(time_ns: int, trace: Trace) -> int:
+    """Returns the column of a time within its trace."""
+    share = (time_ns - trace.start_ns) / 1e9 / max(trace.seconds, 1e-9)
+    return max(0, min(int(BAR_COLUMNS * share), BAR_COLUMNS - 1))
+
+
 def _bar(span: ReceivedSpan, trace: Trace) -> str:
     """Returns the bar of a span within its trace, to an eighth of a column, at least that wide."""
-    total = max(trace.seconds, 1e-9)
-    start = int(BAR_COLUMNS * (span.start_ns - trace.start_ns) / 1e9 / total)
-    start = min(start, BAR_COLUMNS - 1)
-    eighths = max(1, round(8 * BAR_COLUMNS * span.seconds / total))
+    start = _column(span.start_ns, trace)
+    eighths = max(1, round(8 * BAR_COLUMNS * span.seconds / max(trace.seconds, 1e-9)))
     full, rest = divmod(eighths, 8)
     return " " * start + ("█" * full + EIGHTHS[rest].strip())[: BAR_COLUMNS - start]
 

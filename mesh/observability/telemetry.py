@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 import threading
 import uuid
+from contextlib import contextmanager
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SynchronousMultiSpanProcessor, TracerProvider
@@ -27,7 +28,11 @@ from opentelemetry.trace import (
     SpanKind,
     Status,
     StatusCode,
+    TraceFlags,
+    Tracer,
+    get_current_span,
     set_span_in_context,
+    use_span,
 )
 
 from mesh.observability.exporters import open_exporters
@@ -35,12 +40,14 @@ from mesh.observability.processor import SpanLosses, SpanQueue
 from mesh.observability.span_ids import DerivedIdGenerator
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import TextIO
 
+    from opentelemetry.context import Context
     from opentelemetry.sdk.trace import Event
     from opentelemetry.sdk.trace.sampling import Sampler
-    from opentelemetry.trace import Tracer
+    from opentelemetry.trace import Link, Span
+    from opentelemetry.util.types import Attributes
 
     from mesh.observability.config import TraceConfig
 
@@ -52,6 +59,8 @@ SCOPE = InstrumentationScope("mesh", version(PACKAGE))
 
 OK = Status(StatusCode.UNSET)
 FAILED = Status(StatusCode.ERROR)
+SAMPLED = TraceFlags(TraceFlags.SAMPLED)
+UNSAMPLED = TraceFlags.get_default()
 
 
 class SpanSink:
@@ -145,8 +154,10 @@ def open_traces(service: str, config: TraceConfig, *, console: TextIO = sys.stdo
     """
     if config.disabled:
         return Traces(NoOpTracer())
+    sampler = _sampler(config)
     exporters = open_exporters(config, console)
-    sampler = _sampler(config) if exporters else ALWAYS_OFF
+    if not exporters:
+        return Traces(IdTracer(sampler))
     resource = _resource(service, config)
     processor = SynchronousMultiSpanProcessor()  # type: ignore[no-untyped-call]
     provider = TracerProvider(
@@ -156,15 +167,59 @@ def open_traces(service: str, config: TraceConfig, *, console: TextIO = sys.stdo
         active_span_processor=processor,
         id_generator=DerivedIdGenerator(),
     )
-    tracer = provider.get_tracer(SCOPE.name, SCOPE.version)
-    if not exporters:
-        return Traces(tracer)
     losses = SpanLosses()
     queues = [SpanQueue(exporter, config, losses) for exporter in exporters]
     for queue in queues:
         provider.add_span_processor(queue)
     span_sink = SpanSink(processor, sampler, resource)
+    tracer = provider.get_tracer(SCOPE.name, SCOPE.version)
     return Traces(tracer, span_sink, provider, queues, losses)
+
+
+class IdTracer(Tracer):
+    """Starts spans that have ids and are not recorded, which the SDK does not offer.
+
+    The ids are for the logs, and for other processes, which may have an exporter.
+    """
+
+    def __init__(self, sampler: Sampler) -> None:
+        self._sampler = sampler
+        self._ids = DerivedIdGenerator()
+
+    def start_span(
+        self,
+        name: str,
+        context: Context | None = None,
+        kind: SpanKind = SpanKind.INTERNAL,
+        attributes: Attributes = None,
+        links: Sequence[Link] | None = None,
+        start_time: int | None = None,
+        record_exception: bool = True,
+        set_status_on_exception: bool = True,
+    ) -> Span:
+        """Returns a span in the trace of ``context``, or in one of its own."""
+        parent = get_current_span(context).get_span_context()
+        trace_id = parent.trace_id if parent.is_valid else self._ids.generate_trace_id()
+        result = self._sampler.should_sample(context, trace_id, name, kind, attributes, links)
+        sampled = result.decision is Decision.RECORD_AND_SAMPLE
+        return NonRecordingSpan(
+            SpanContext(
+                trace_id,
+                self._ids.generate_span_id(),
+                is_remote=False,
+                trace_flags=SAMPLED if sampled else UNSAMPLED,
+                trace_state=result.trace_state,
+            )
+        )
+
+    # The API's version also decorates coroutines, which this project does not use.
+    @contextmanager
+    def start_as_current_span(  # type: ignore[override]
+        self, *given: Any, **more: Any
+    ) -> Iterator[Span]:
+        """Starts a span that is current in the block."""
+        with use_span(self.start_span(*given, **more)) as span:
+            yield span
 
 
 class ServiceResource(Resource):

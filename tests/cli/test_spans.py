@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from typing import TYPE_CHECKING
 
 import grpc
@@ -20,10 +21,10 @@ from rich.console import Console
 from cli.errors import CommandError
 from cli.spans import store
 from cli.spans.receiver import receiving
-from cli.spans.span import Trace
+from cli.spans.span import SpanEvent, Trace
 from cli.spans.store import SpanStore
 from cli.spans.waterfall import document, summary, waterfall
-from tests.cli.tracing import TRACE, span
+from tests.cli.tracing import MS, TRACE, span
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 
 ATTRIBUTES: dict[str, AttributeValue] = {"n": 1, "ratio": 0.5, "tags": ["a", "b"], "ok": True}
+EVENT_NS = 5
 
 
 @pytest.fixture
@@ -48,15 +50,12 @@ def spans(path: Path) -> Iterator[SpanStore]:
 
 
 def record(tracer: Tracer) -> None:
-    with tracer.start_as_current_span("pay", kind=SpanKind.SERVER):
-        attributes: dict[str, AttributeValue] = {
-            "n": 1,
-            "ratio": 0.5,
-            "tags": ["a", "b"],
-            "ok": True,
-        }
-        with tracer.start_as_current_span("sign", attributes=attributes) as child:
-            child.set_status(StatusCode.ERROR, "no key")
+    with (
+        tracer.start_as_current_span("pay", kind=SpanKind.SERVER),
+        tracer.start_as_current_span("sign", attributes=ATTRIBUTES) as child,
+    ):
+        child.add_event("retry", ATTRIBUTES, EVENT_NS)
+        child.set_status(StatusCode.ERROR, "no key")
 
 
 def text(trace: Trace) -> str:
@@ -239,6 +238,31 @@ async def test_receiver_stores_spans_of_an_otlp_exporter(path: Path) -> None:
     assert (parent.service, parent.name, parent.kind) == ("bitcoin", "pay", "SERVER")
     assert (child.name, child.failed, child.message) == ("sign", True, "no key")
     assert child.attributes == ATTRIBUTES
+    assert child.events == (SpanEvent(EVENT_NS, "retry", ATTRIBUTES),)
+
+
+def test_store_of_another_version_is_begun_again(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE span (trace_id TEXT)")
+
+    with pytest.raises(CommandError, match="another version"):
+        store.newest(path, limit=9)
+    with SpanStore(path) as spans:
+        spans.add([span("a")])
+
+    assert store.load(path, TRACE).spans == (span("a"),)
+
+
+def test_waterfall_shows_events_below_their_span() -> None:
+    event = SpanEvent(50 * MS, "retry", {"error.type": "[red]UNAVAILABLE"})
+    trace = Trace.of(TRACE, [span("a", end=100)._replace(events=[event])])
+
+    row = text(trace).splitlines()[2]
+
+    assert "· retry error.type=[red]UNAVAILABLE" in row
+    assert document(trace)["spans"][0]["events"] == [
+        {"name": "retry", "offset_seconds": 0.05, "attributes": event.attributes}
+    ]
 
 
 async def test_malformed_span_is_not_stored(path: Path) -> None:

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from opentelemetry.sdk.trace import Event
-from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    TraceFlags,
+    set_span_in_context,
+)
 
 from mesh.observability import telemetry
 from mesh.observability.config import GRPC, TraceConfig, collector_config
@@ -147,8 +153,18 @@ def test_calls_without_an_exporter_have_ids_and_are_not_recorded() -> None:
     span = traces.tracer.start_span("a")
 
     assert span.get_span_context().is_valid
+    assert span.get_span_context().trace_flags.sampled  # for processes that have an exporter
     assert not span.is_recording()
     assert traces.span_sink is None
+
+
+def test_calls_without_an_exporter_continue_the_trace_of_their_caller() -> None:
+    tracer = open_traces("bitcoin", TraceConfig()).tracer
+    above = set_span_in_context(NonRecordingSpan(SpanContext(0xA, 0xB, is_remote=True)))
+
+    context = tracer.start_span("a", above).get_span_context()
+
+    assert (context.trace_id, context.trace_flags.sampled) == (0xA, False)
 
 
 def test_roots_are_sampled_by_the_ratio_and_children_follow() -> None:
