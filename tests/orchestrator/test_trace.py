@@ -12,6 +12,7 @@ from services.orchestrator.__main__ import orchestrator
 from tests.orchestrator.conftest import connect, start_traced, traces_to
 from tests.orchestrator.fake_services import serve_peers
 from tests.orchestrator.payment_requests import INPUT, finished, payment
+from tests.orchestrator.signals import AWAITS_SIGNAL, signal_request, start_run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -108,6 +109,25 @@ async def test_exported_spans_are_not_exported_again_by_the_next_process(
 
     assert store.load(tmp_path / "traces.db", run.trace_id).spans
     assert not store.load(later, run.trace_id).spans
+
+
+async def test_signal_of_a_run_is_an_event_of_its_span(
+    authority: Authority, config: OrchestratorConfig, collector: str, tmp_path: Path
+) -> None:
+    mesh = replace(config.mesh, traces=traces_to(collector))
+    async with (
+        orchestrator(replace(config, mesh=mesh)) as service,
+        connect(authority, service.port) as workflows,
+    ):
+        run_id = await start_run(workflows, AWAITS_SIGNAL)
+        await workflows.SignalRun(signal_request(run_id), timeout=5)
+        run = await finished(workflows, run_id)
+
+    traced = store.load(tmp_path / "traces.db", run.trace_id)
+    [span] = traced.roots
+    [event] = span.events
+    assert (event.name, event.attributes) == ("signal.received", {"signal.name": "approved"})
+    assert span.start_ns <= event.time_ns <= span.end_ns
 
 
 def line_of(span: ReceivedSpan, spans: dict[str, ReceivedSpan]) -> list[str]:
