@@ -21,6 +21,8 @@ from opentelemetry.proto.common.v1.common_pb2 import (
 from opentelemetry.proto.trace.v1 import trace_pb2 as pb
 from opentelemetry.trace import SpanKind, StatusCode
 
+from mesh.observability.ended_span import NO_PARENT, EndedSpan
+
 if TYPE_CHECKING:
     from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
     from opentelemetry.sdk.trace import ReadableSpan
@@ -49,17 +51,40 @@ def encode(spans: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
     request = ExportTraceServiceRequest()
     scopes: dict[Any, pb.ScopeSpans] = {}
     for span in spans:
-        key = span.resource, span.instrumentation_scope
-        scope = scopes.get(key)
+        if isinstance(span, EndedSpan):
+            origin: tuple[Any, Any] = span.origin
+        else:
+            origin = span.resource, span.instrumentation_scope
+        scope = scopes.get(origin)
         if scope is None:
             request.MergeFrom(encode_spans([span]))  # also encodes the resource and the scope
-            scope = scopes[key] = request.resource_spans[-1].scope_spans[0]
+            scope = scopes[origin] = request.resource_spans[-1].scope_spans[0]
+        elif isinstance(span, EndedSpan) and not span.own_events:
+            _encode_ended(span, scope.spans.add())
         elif span.links or span.dropped_attributes or span.dropped_events:  # rare
             [resource] = encode_spans([span]).resource_spans
             scope.spans.extend(resource.scope_spans[0].spans)
         else:
             _encode(span, scope.spans.add())
     return request
+
+
+def _encode_ended(span: EndedSpan, encoded: pb.Span) -> None:
+    template = span.template
+    if template.encoded is None:
+        template.encoded = pb.Span(name=template.name, kind=KINDS[template.kind])
+        template.encoded.status.code = _STATUSES[template.status.status_code]
+        _add(template.attributes, template.encoded.attributes)
+    encoded.CopyFrom(template.encoded)
+    span_id, parent_id = span.ids
+    encoded.trace_id = span.trace[0].to_bytes(16, "big")
+    encoded.span_id = span_id.to_bytes(8, "big")
+    encoded.flags = _BELOW
+    if parent_id != NO_PARENT:
+        encoded.parent_span_id = parent_id.to_bytes(8, "big")
+        encoded.flags = _BELOW_REMOTE
+    encoded.start_time_unix_nano, encoded.end_time_unix_nano = span.times_ns
+    _add(span.own_attributes, encoded.attributes)
 
 
 def _encode(span: ReadableSpan, encoded: pb.Span) -> None:

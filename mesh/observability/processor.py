@@ -100,14 +100,20 @@ class SpanQueue(BatchSpanProcessor):
 
     def on_end(self, span: ReadableSpan) -> None:
         """Queues the span without the texts of its exceptions. Neither blocks nor fails."""
-        if self.waiting >= self._max_spans:
-            self._losses.add(1, "dropped from the full queue")
+        if not span.context.trace_flags.sampled:
             return
-        self._accepted += 1
         has_texts = span.status.description is not None or any(
             event.name == EXCEPTION for event in span.events
         )
-        super().on_end(_without_texts(span) if has_texts else span)
+        self.add(_without_texts(span) if has_texts else span)
+
+    def add(self, span: ReadableSpan) -> None:
+        """Queues a sampled span that holds no texts. Neither blocks nor fails."""
+        if self._accepted - self._counting.exported >= self._max_spans:
+            self._losses.add(1, "dropped from the full queue")
+            return
+        self._accepted += 1
+        self._batch_processor.emit(span)
 
     def abort(self) -> None:
         """Ends an export in progress, and counts the spans that wait as lost."""

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, SynchronousMultiSpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import (
     ALWAYS_OFF,
     ALWAYS_ON,
@@ -26,8 +26,6 @@ from opentelemetry.trace import (
     NoOpTracer,
     SpanContext,
     SpanKind,
-    Status,
-    StatusCode,
     TraceFlags,
     Tracer,
     get_current_span,
@@ -35,6 +33,7 @@ from opentelemetry.trace import (
     use_span,
 )
 
+from mesh.observability.ended_span import EndedSpan, Origin
 from mesh.observability.exporters import open_exporters
 from mesh.observability.processor import SpanLosses, SpanQueue
 from mesh.observability.span_ids import DerivedIdGenerator
@@ -50,6 +49,7 @@ if TYPE_CHECKING:
     from opentelemetry.util.types import Attributes
 
     from mesh.observability.config import TraceConfig
+    from mesh.observability.ended_span import SpanTemplate
 
 FLUSH_TIMEOUT_S = 3.0  # at shutdown, for all queued spans: a dead collector must not delay it
 ABORT_TIMEOUT_S = 0.5  # then, for an export in progress to fail
@@ -57,8 +57,6 @@ ABORT_TIMEOUT_S = 0.5  # then, for an export in progress to fail
 PACKAGE = "anya-mesh"
 SCOPE = InstrumentationScope("mesh", version(PACKAGE))
 
-OK = Status(StatusCode.UNSET)
-FAILED = Status(StatusCode.ERROR)
 SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 UNSAMPLED = TraceFlags.get_default()
 
@@ -66,12 +64,10 @@ UNSAMPLED = TraceFlags.get_default()
 class SpanSink:
     """Takes spans that have ended: of work that outlives a call, and has no open span."""
 
-    def __init__(
-        self, processor: SynchronousMultiSpanProcessor, sampler: Sampler, resource: Resource
-    ) -> None:
-        self._processor = processor
+    def __init__(self, queues: Sequence[SpanQueue], sampler: Sampler, resource: Resource) -> None:
+        self._queues = queues
         self._sampler = sampler
-        self._resource = resource
+        self._origin = Origin(resource, SCOPE)
 
     def samples(self, context: SpanContext) -> bool:
         """Returns whether to record the descendants of a span that another process may have."""
@@ -81,35 +77,17 @@ class SpanSink:
 
     def add(
         self,
-        name: str,
-        context: SpanContext,
-        parent: SpanContext | None,
+        template: SpanTemplate,
+        trace: tuple[int, TraceFlags],
+        ids: tuple[int, int],
+        times_ns: tuple[int, int],
         attributes: Mapping[str, str | int],
-        start_ns: int,
-        end_ns: int,
-        *,
-        kind: SpanKind = SpanKind.INTERNAL,
-        failed: bool = False,
         events: Sequence[Event] = (),
     ) -> None:
-        """Exports a span; times are nanoseconds since 1970. Neither blocks nor fails."""
-        self._processor.on_end(
-            ReadableSpan(
-                name,
-                context,
-                parent,
-                self._resource,
-                attributes,
-                events,
-                (),
-                kind,
-                None,
-                FAILED if failed else OK,
-                start_ns,
-                end_ns,
-                SCOPE,
-            )
-        )
+        """Exports a span; its fields are those of ``EndedSpan``. Neither blocks nor fails."""
+        span = EndedSpan(self._origin, template, trace, ids, times_ns, attributes, events)
+        for queue in self._queues:
+            queue.add(span)
 
 
 class Traces:
@@ -159,19 +137,17 @@ def open_traces(service: str, config: TraceConfig, *, console: TextIO = sys.stdo
     if not exporters:
         return Traces(IdTracer(sampler))
     resource = _resource(service, config)
-    processor = SynchronousMultiSpanProcessor()  # type: ignore[no-untyped-call]
     provider = TracerProvider(
         sampler,
         resource,
         shutdown_on_exit=False,
-        active_span_processor=processor,
         id_generator=DerivedIdGenerator(),
     )
     losses = SpanLosses()
     queues = [SpanQueue(exporter, config, losses) for exporter in exporters]
     for queue in queues:
         provider.add_span_processor(queue)
-    span_sink = SpanSink(processor, sampler, resource)
+    span_sink = SpanSink(queues, sampler, resource)
     tracer = provider.get_tracer(SCOPE.name, SCOPE.version)
     return Traces(tracer, span_sink, provider, queues, losses)
 

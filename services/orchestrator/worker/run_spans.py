@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from opentelemetry.sdk.trace import Event
 from opentelemetry.sdk.util import BoundedList
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 
+from mesh.observability.ended_span import NO_PARENT, SpanTemplate
 from mesh.observability.span_ids import ChildSpans, derive_span_id, derive_span_ids
 from services.orchestrator.engine import step_path
 from services.orchestrator.engine.model import RECOVERED, RunStatus
@@ -33,7 +35,8 @@ INTERRUPTED = "interrupted"
 CANCEL = "cancel"
 RECENT_US = 6_000_000  # longer than spans take to leave a process: see OTEL_BSP_SCHEDULE_DELAY
 ENDED_WELL = (RunStatus.SUCCEEDED, RunStatus.REFUSED)
-NO_PARENT = 0  # in place of a span id: the root of the trace
+NO_TRACE = 0, TraceFlags.get_default()
+MAX_TEMPLATES = 4096  # cached between spans
 MAX_EVENTS = 128  # of one span, as in the OpenTelemetry specification; then the oldest are dropped
 
 
@@ -58,8 +61,8 @@ class RunSpans:
     _steps: dict[str, AttemptSpan] = field(default_factory=dict)
     _cancels: dict[str, AttemptSpan] = field(default_factory=dict)
     _created_us: int = 0
-    _trace_id: int = 0
-    _flags: TraceFlags = field(default_factory=TraceFlags.get_default)
+    _trace: tuple[int, TraceFlags] = NO_TRACE
+    _attributes: dict[str, str | int] = field(default_factory=dict)  # of every span
     _redrive: tuple[str | int, ...] = ()  # ("redrive", its number); distinguishes its spans
     _top: int = 0  # the parent of all spans since the start, or the last redrive
     _events: BoundedList[Event] | None = None  # of the span ``_top``
@@ -69,10 +72,14 @@ class RunSpans:
         if not self.traceparent:
             self.span_sink = None
             return
-        self._trace_id = int(self.traceparent[3:35], 16)
-        self._flags = TraceFlags(int(self.traceparent[53:55], 16))
+        trace_id, flags = self._trace = (
+            int(self.traceparent[3:35], 16),
+            TraceFlags(int(self.traceparent[53:55], 16)),
+        )
+        self._attributes["run.id"] = self.run_id
         self._top = derive_span_id(self.run_id)
-        if self.span_sink is not None and not self.span_sink.samples(self._context(self._top)):
+        context = SpanContext(trace_id, self._top, is_remote=True, trace_flags=flags)
+        if self.span_sink is not None and not self.span_sink.samples(context):
             self.span_sink = None
 
     def calling(self, path: str, *attempt: str | int) -> AbstractContextManager[object]:
@@ -80,7 +87,7 @@ class RunSpans:
         if not self.traceparent:
             return nullcontext()
         own, call = self._ids(path, *attempt)
-        return ChildSpans(self._trace_id, own, self._flags, call)
+        return ChildSpans(self._trace[0], own, self._trace[1], call)
 
     def observe(self, records: Iterable[Record], *, again: bool = False) -> None:
         """Exports the spans that end with these records, which must come in order from the first.
@@ -194,26 +201,19 @@ class RunSpans:
         parent = self._ids(outer, 1)[0] if outer in self._steps else self._top
         own, call = self._ids(path, *attempt)
         times = (ended.started_us, at_us)
-        name = path if len(attempt) == 1 else " ".join((*map(str, attempt[:-1]), path))
-        step = {"step.path": path, "attempt": attempt[-1]}
-        self._export(name, own, parent, times, step, error, events=events)
+        step = _step_template(self.workflow_id, path, attempt, error)
+        self._export(step, (own, parent), times, events)
         if again and ended.method:
-            method = ended.method.lstrip("/")
-            call_attributes: dict[str, str | int] = {
-                "rpc.system.name": "grpc",
-                "rpc.method": method,
-                "server.address": ended.service,
-            }
-            self._export(method, call, own, times, call_attributes, error, kind=SpanKind.CLIENT)
+            template = _call_template(self.workflow_id, ended.method, ended.service, error)
+            self._export(template, (call, own), times)
 
     def _end_run(self, record: Record, again: bool) -> None:
         name = f"redrive {self._redrive[-1]}" if self._redrive else f"run {self.workflow_id}"
-        status = record.payload["status"]
-        error = "" if status in ENDED_WELL else status
         parent = derive_span_id(self.run_id) if self._redrive else int(self.traceparent[36:52], 16)
         times = (self._created_us, record.at_us)
         events, self._events = self._events or (), None
-        self._export(name, self._top, parent, times, {"run.status": status}, error, events=events)
+        template = _run_template(self.workflow_id, name, record.payload["status"])
+        self._export(template, (self._top, parent), times, events)
 
     def _ids(self, path: str, *attempt: str | int) -> tuple[int, int]:
         """Returns the span ids of the attempt and of the call that it makes."""
@@ -221,38 +221,16 @@ class RunSpans:
 
     def _export(
         self,
-        name: str,
-        id: int,
-        parent: int,
+        template: SpanTemplate,
+        ids: tuple[int, int],
         times_us: tuple[int, int],
-        attributes: dict[str, str | int],
-        error: str,
-        *,
-        kind: SpanKind = SpanKind.INTERNAL,
         events: Sequence[Event] = (),
     ) -> None:
         if self.span_sink is None or self._is_exported:
             return
-        attributes["workflow.id"] = self.workflow_id
-        attributes["run.id"] = self.run_id
-        if error:
-            attributes["error.type"] = error
         start_us, end_us = times_us
-        self.span_sink.add(
-            name,
-            self._context(id),
-            self._context(parent) if parent != NO_PARENT else None,
-            attributes,
-            start_us * 1000,
-            max(end_us, start_us) * 1000,
-            kind=kind,
-            failed=bool(error),
-            events=events,
-        )
-
-    def _context(self, span_id: int) -> SpanContext:
-        """Returns the context of a span, which another process may have exported."""
-        return SpanContext(self._trace_id, span_id, is_remote=True, trace_flags=self._flags)
+        times_ns = start_us * 1000, max(end_us, start_us) * 1000
+        self.span_sink.add(template, self._trace, ids, times_ns, self._attributes, events)
 
 
 def parent_of_run(run_id: str, caller: SpanContext | None, serving: SpanContext) -> str:
@@ -291,6 +269,33 @@ def trace_id_of(traceparent: str) -> str:
 
 def _traceparent(trace_id: int, span_id: int, flags: int) -> str:
     return f"00-{trace_id:032x}-{span_id:016x}-{flags:02x}"
+
+
+@lru_cache(MAX_TEMPLATES)
+def _run_template(workflow_id: str, name: str, status: str) -> SpanTemplate:
+    attributes = {"workflow.id": workflow_id, "run.status": status}
+    return SpanTemplate(name, attributes, error="" if status in ENDED_WELL else status)
+
+
+@lru_cache(MAX_TEMPLATES)
+def _step_template(
+    workflow_id: str, path: str, attempt: tuple[str | int, ...], error: str
+) -> SpanTemplate:
+    name = " ".join((*map(str, attempt[:-1]), path))
+    attributes = {"workflow.id": workflow_id, "step.path": path, "attempt": attempt[-1]}
+    return SpanTemplate(name, attributes, error=error)
+
+
+@lru_cache(MAX_TEMPLATES)
+def _call_template(workflow_id: str, method: str, service: str, error: str) -> SpanTemplate:
+    name = method.lstrip("/")
+    attributes = {
+        "workflow.id": workflow_id,
+        "rpc.system.name": "grpc",
+        "rpc.method": name,
+        "server.address": service,
+    }
+    return SpanTemplate(name, attributes, SpanKind.CLIENT, error=error)
 
 
 # The name of an event on the span of a run, and its attributes: no payload, no name of a person.

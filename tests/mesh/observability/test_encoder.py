@@ -22,6 +22,7 @@ from opentelemetry.trace import (
 )
 
 from mesh.observability.encoder import encode
+from mesh.observability.ended_span import NO_PARENT, EndedSpan, Origin, SpanTemplate
 
 if TYPE_CHECKING:
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -34,13 +35,14 @@ scalar = st.one_of(text, st.booleans(), st.integers(-(2**63), 2**63 - 1), st.flo
 attributes = st.dictionaries(
     text, st.one_of(scalar, st.lists(scalar, max_size=3), st.binary(max_size=3)), max_size=4
 )
+flags = st.sampled_from([TraceFlags(1), TraceFlags(3)])
 times = st.integers(0, 2**63 - 1)
 contexts = st.builds(
     SpanContext,
     st.integers(1, 2**128 - 1),
     st.integers(1, 2**64 - 1),
     st.booleans(),
-    st.sampled_from([TraceFlags(1), TraceFlags(3)]),
+    flags,
     st.sampled_from([TraceState(), TraceState([("vendor", "x"), ("other", "y")])]),
 )
 spans = st.builds(
@@ -62,7 +64,23 @@ spans = st.builds(
 )
 
 
-@given(st.lists(spans, max_size=6).map(lambda spans: sorted(spans, key=_group)))
+span_ids = st.integers(1, 2**64 - 1)
+known = st.dictionaries(text, st.one_of(text, st.integers(0, 9)), max_size=3)
+templates = st.builds(SpanTemplate, text, known, st.sampled_from(SpanKind), error=text)
+origins = st.builds(Origin, st.sampled_from(RESOURCES), st.sampled_from(SCOPES))
+ended_spans = st.builds(
+    EndedSpan,
+    origins,
+    templates,
+    st.tuples(st.integers(1, 2**128 - 1), flags),
+    st.tuples(span_ids, st.just(NO_PARENT) | span_ids),
+    st.tuples(times, times),
+    st.fixed_dictionaries({"run.id": text}),
+    st.lists(st.builds(Event, text, known, times), max_size=1),
+)
+
+
+@given(st.lists(spans | ended_spans, max_size=6).map(lambda spans: sorted(spans, key=_group)))
 def test_spans_are_encoded_as_opentelemetry_does(spans: list[ReadableSpan]) -> None:
     assert _bytes(encode(spans)) == _bytes(encode_spans(spans))
 

@@ -21,6 +21,7 @@ from opentelemetry.trace import (
 
 from mesh.observability import telemetry
 from mesh.observability.config import GRPC, TraceConfig, collector_config
+from mesh.observability.ended_span import SpanTemplate
 from mesh.observability.span_ids import ChildSpans, derive_span_id
 from mesh.observability.telemetry import open_traces
 from tests.mesh.observability.collectors import collecting
@@ -59,15 +60,12 @@ def test_ended_span_of_the_sink_is_sent_beside_one_of_the_tracer() -> None:
         traces = open_traces("bitcoin", config)
         assert traces.span_sink
         traces.span_sink.add(
-            "pay",
-            SpanContext(0xA, 0xB, is_remote=False, trace_flags=SAMPLED),
-            SpanContext(0xA, 0xC, is_remote=True, trace_flags=SAMPLED),
-            {"step": "pay", "attempt": 2},
-            1_000,
-            3_000,
-            kind=SpanKind.CLIENT,
-            failed=True,
-            events=[Event("retry", {"delay_ms": 5}, 2_000)],
+            SpanTemplate("pay", {"step": "pay"}, SpanKind.CLIENT, error="LATE"),
+            (0xA, SAMPLED),
+            (0xB, 0xC),
+            (1_000, 3_000),
+            {"attempt": 2},
+            [Event("retry", {"delay_ms": 5}, 2_000)],
         )
         traces.tracer.start_span("a call").end()
         traces.close()
@@ -82,7 +80,7 @@ def test_ended_span_of_the_sink_is_sent_beside_one_of_the_tracer() -> None:
     assert span.status.code == Status.STATUS_CODE_ERROR
     assert {
         pair.key: pair.value.string_value or pair.value.int_value for pair in span.attributes
-    } == {"step": "pay", "attempt": 2}
+    } == {"step": "pay", "attempt": 2, "error.type": "LATE"}
     assert [(event.name, event.time_unix_nano) for event in span.events] == [("retry", 2_000)]
 
 
