@@ -76,8 +76,8 @@ manifests: .venv/dev
 	  echo "$$folder: $$(grep -c ' passed ' .venv/validated) resources are valid"; \
 	done
 
-bench: .venv/dev  ## measure against peers: make -s bench NAME=mesh ONLY=chain_vs_bare
-	@$(BIN)/python -m benchmarks $(NAME) $(if $(ONLY),--only $(ONLY))
+bench: .venv/dev  ## measure against peers: make -s bench, or NAME=mesh ONLY=chain_vs_bare JSON=1; RESUME=1
+	@$(BIN)/python -m benchmarks $(NAME) $(if $(ONLY),--only $(ONLY)) $(if $(JSON),--json) $(if $(RESUME),--resume)
 
 protos: .venv/dev  ## rewrite the stubs in clients/python from protos/
 	find $(STUBS) -name '*_pb2*.py*' -delete
@@ -89,4 +89,4 @@ lock: .venv/pip  ## resolve the dependencies again
 	$(COMPILE) pyproject.toml --group build -c requirements-dev.lock -o requirements.lock
 
 clean:  ## remove what the verbs made, but never .anya/
-	rm -rf .venv .venv-peers dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-peers .bench dist .mypy_cache .ruff_cache .pytest_cache

@@ -20,45 +20,34 @@ from typing import TYPE_CHECKING
 
 from benchmarks import peer
 from benchmarks.orchestrator import STORES
+from benchmarks.rounds import Plan, compare
 from benchmarks.runs import collector, engine
+from benchmarks.runs.engine import Latency, Throughput, WholeBursts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from benchmarks.runs.engine import Burst, Engine
-
-BURST_S = 1.0
-WARM_UP_S = 2.0
-BURSTS = 8  # of each side in one round
-
 
 @dataclass(frozen=True, slots=True)
-class Throughput:
+class Compared:
     """An engine's runs per second, or the inverse of its median latency."""
 
     store: str
     options: tuple[str, ...]
     concurrency: int
-    latency: bool = False
-
-    def score(self, bursts: Sequence[Burst]) -> float:
-        if self.latency:
-            return 1 / median(burst.p50_ms for burst in bursts)
-        return sum(burst.runs for burst in bursts) / sum(
-            burst.runs / burst.rate for burst in bursts
-        )
+    side: type[Throughput] = WholeBursts
 
 
 SIGNAL = ("--door", "grpc", "--ask", "signal")
 ENGINES = {
-    "sqlite_c16": Throughput("sqlite", ("--door", "direct"), 16),
-    "sqlite_c64": Throughput("sqlite", ("--door", "direct"), 64),
-    "sqlite_grpc_steps_c16": Throughput("sqlite", ("--steps", "grpc"), 16),
-    "postgres_grpc_c16": Throughput("postgres", ("--door", "grpc"), 16),
-    "postgres_c64": Throughput("postgres", ("--door", "direct"), 64),
-    "signal_sqlite": Throughput("sqlite", SIGNAL, 1, latency=True),
-    "signal_postgres": Throughput("postgres", SIGNAL, 1, latency=True),
-    "signal_postgres_2": Throughput("postgres", (*SIGNAL, "--replicas", "2"), 1, latency=True),
+    "sqlite_c16": Compared("sqlite", ("--door", "direct"), 16),
+    "sqlite_c64": Compared("sqlite", ("--door", "direct"), 64),
+    "sqlite_grpc_steps_c16": Compared("sqlite", ("--steps", "grpc"), 16),
+    "postgres_grpc_c16": Compared("postgres", ("--door", "grpc"), 16),
+    "postgres_c64": Compared("postgres", ("--door", "direct"), 64),
+    "signal_sqlite": Compared("sqlite", SIGNAL, 1, Latency),
+    "signal_postgres": Compared("postgres", SIGNAL, 1, Latency),
+    "signal_postgres_2": Compared("postgres", (*SIGNAL, "--replicas", "2"), 1, Latency),
 }
 # Keys of `python -m benchmarks NAME` that need no peer's engine, and how many rounds a turn has.
 KEYS = {
@@ -81,9 +70,9 @@ def main() -> int:
     other = Path(arguments.other).resolve()
     rows: dict[str, list[float]] = {}
     engines = ENGINES if arguments.name == "orchestrator" else {}
-    for key, throughput in engines.items():
+    for key, compared in engines.items():
         if arguments.only in (None, key):
-            rows[key] = _compare_engines(other, throughput, arguments.rounds)
+            rows[key] = _compare_engines(other, compared, arguments.rounds)
             _print_row(key, rows[key])
     for key, turns in KEYS[arguments.name].items():
         if arguments.only in (None, key):
@@ -93,29 +82,17 @@ def main() -> int:
     return 0
 
 
-def _compare_engines(other: Path, throughput: Throughput, rounds: int) -> list[float]:
+def _compare_engines(other: Path, compared: Compared, rounds: int) -> list[float]:
     with ExitStack() as stack:
-        new_store = stack.enter_context(STORES[throughput.store]())
+        new_store = stack.enter_context(STORES[compared.store]())
         spans = stack.enter_context(collector.running())
         sides = []
-        for number, root in enumerate((peer.ROOT, other)):
-            store = new_store("ours") if number == 0 else new_store("others")
-            options = (*throughput.options, "--store", store, "--collector", spans)
+        for name, root in (("ours", peer.ROOT), ("others", other)):
+            options = (*compared.options, "--store", new_store(name), "--collector", spans)
             python = str(root / ".venv" / "bin" / "python")
-            sides.append(stack.enter_context(engine.ours(*options, python=python, root=root)))
-        for side in sides:
-            side.burst(throughput.concurrency, WARM_UP_S)
-        return [_round(sides, throughput) for _ in range(rounds)]
-
-
-def _round(sides: Sequence[Engine], throughput: Throughput) -> float:
-    bursts: list[list[Burst]] = [[] for _ in sides]
-    for turn in range(BURSTS):
-        order = list(enumerate(sides))
-        for number, side in order if turn % 2 else reversed(order):
-            bursts[number].append(side.burst(throughput.concurrency, BURST_S))
-    ours, theirs = (throughput.score(of_side) for of_side in bursts)
-    return ours / theirs
+            side = stack.enter_context(engine.ours(*options, python=python, root=root))
+            sides.append(compared.side(side, compared.concurrency))
+        return compare(sides[0], sides[1], Plan(rounds))
 
 
 def _compare_keys(other: Path, name: str, key: str, turns: int, rounds: int) -> list[float]:

@@ -1,8 +1,8 @@
 """Parsing a full block of the main network, against python-bitcoinlib.
 
 Both return the txid, the prevouts, and the outputs of every transaction. Each side runs in a
-process of its own; the two parse in turns, and a round compares the best CPU time of each, so that
-a busy machine slows neither. Both must find the same transactions.
+process of its own; the two parse in turns, and a round compares CPU time, not the time that a busy
+machine lets pass. Both must find the same transactions.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from pathlib import Path
 from subprocess import PIPE, Popen
 
 from benchmarks import peer
-from benchmarks.ratio import Measure, Ratio
+from benchmarks.ratio import Compared, Measure, Ratio, of_rounds
+from benchmarks.rounds import Plan, Sample, compare
+from benchmarks.runs.engine import EngineError
 
 BLOCK = "mainnet-block-413567.raw"
-REPETITIONS = 30  # of one round; the best of each side counts
 MIN_SPEEDUP = 8.0
 
 TIMING = """
@@ -41,40 +42,43 @@ def read(raw):
 """
 
 
+class Parser:
+    """A side of the comparison: blocks parsed, and the CPU seconds that this took."""
+
+    def __init__(self, process: Popen[str]) -> None:
+        self._process = process
+        self.digest = ""  # of the txids found last
+
+    def __call__(self, seconds: float) -> Sample:
+        blocks, spent = 0, 0.0
+        while not blocks or spent < seconds:
+            taken, self.digest = _parse(self._process)
+            blocks, spent = blocks + 1, spent + taken
+        return Sample(blocks, spent)
+
+
 def parse(rounds: int) -> Ratio:
     """Returns how many times as fast our parser is, in the worst round."""
-    try:
-        value, reason = min(_ratios(rounds)), ""
-    except (FileNotFoundError, peer.PeerMissing) as missing:
-        value, reason = None, str(missing)
-    return Ratio(
-        value=value,
+    return of_rounds(
+        lambda: Compared(tuple(_ratios(rounds))),
         goal=MIN_SPEEDUP,
-        unit="times as fast",
+        unit=f"blocks per second of CPU time, {BLOCK}",
         peer=peer.requirement("bitcoin"),
-        reason=reason,
+        setup="a process for each side; txids, prevouts and outputs of all transactions",
     )
 
 
 def _ratios(rounds: int) -> list[float]:
     block = Path(os.environ.get("ANYA_TEST_DATA", ""), BLOCK)
     if not block.exists():
-        raise FileNotFoundError(f"{BLOCK} is not in the folder that ANYA_TEST_DATA names")
+        raise peer.PeerMissing(f"{BLOCK} is not in the folder that ANYA_TEST_DATA names")
     theirs = peer.python("bitcoin")
     with _reader(sys.executable, OURS, block) as us, _reader(theirs, THEIRS, block) as them:
-        return [_round(us, them) for _ in range(rounds)]
-
-
-def _round(us: Popen[str], them: Popen[str]) -> float:
-    ours, theirs = [], []
-    for _ in range(REPETITIONS):
-        our_seconds, our_digest = _parse(us)
-        their_seconds, their_digest = _parse(them)
-        if our_digest != their_digest:
-            raise AssertionError("the two parsers found different transactions")
-        ours.append(our_seconds)
-        theirs.append(their_seconds)
-    return min(theirs) / min(ours)
+        sides = Parser(us), Parser(them)
+        ratios = compare(*sides, Plan(rounds))
+    if sides[0].digest != sides[1].digest:
+        raise EngineError("the two parsers found different transactions")
+    return ratios
 
 
 def _parse(reader: Popen[str]) -> tuple[float, str]:
@@ -83,7 +87,9 @@ def _parse(reader: Popen[str]) -> tuple[float, str]:
     assert reader.stdout is not None  # noqa: S101
     reader.stdin.write("again\n")
     reader.stdin.flush()
-    seconds, digest = json.loads(reader.stdout.readline())
+    if not (line := reader.stdout.readline()):
+        raise EngineError("a parser ended early; stderr has its error")
+    seconds, digest = json.loads(line)
     return seconds, digest
 
 

@@ -26,6 +26,7 @@ from anya.mesh.v1.outbox_pb2_grpc import (
     add_OutboxServiceServicer_to_server,
 )
 from benchmarks.ratio import Measure, Ratio
+from benchmarks.rounds import SHORT, Sample, ratio, turns
 from mesh.config import MeshConfig
 from mesh.observability.config import TraceConfig, collector_config
 from mesh.rpc.server import credentials
@@ -41,14 +42,14 @@ if TYPE_CHECKING:
     Open = Callable[[Authority, Path], AbstractAsyncContextManager[OutboxServiceAsyncStub]]
 
 BURST_S = 0.05
-BURSTS = 24  # of each side in one round
+PAIRS = 4 if SHORT else 96  # of bursts in one round
 REQUEST = pb.ReadOutboxRequest(after_sequence=1)
 EXPORT = f"{trace_service_pb2.DESCRIPTOR.package}.TraceService"
 
 
 def chain_vs_bare(rounds: int, *, concurrency: int, goal: float) -> Ratio:
     """Measures all interceptors on both sides, with no trace sampled."""
-    return _ratio(rounds, _mesh, _bare, concurrency, goal, f"grpcio {version('grpcio')}")
+    return _ratio(rounds, open_mesh, _bare, concurrency, goal, f"grpcio {version('grpcio')}")
 
 
 def chain_all_spans_vs_bare(rounds: int) -> Ratio:
@@ -77,11 +78,14 @@ class _Empty(OutboxServiceServicer):
 def _ratio(
     rounds: int, ours: Open, theirs: Open, concurrency: int, goal: float, peer: str
 ) -> Ratio:
+    ratios = asyncio.run(_measure(rounds, ours, theirs, concurrency))
     return Ratio(
-        value=min(asyncio.run(_measure(rounds, ours, theirs, concurrency))),
+        value=min(ratios),
+        rounds=tuple(ratios),
         goal=goal,
         unit=f"unary calls per second at concurrency {concurrency}, ours over theirs",
         peer=peer,
+        setup="client and server of both sides in one process and on one asyncio loop, mTLS",
     )
 
 
@@ -95,21 +99,21 @@ async def _measure(
         ours = await stack.enter_async_context(open_ours(authority, folder / "ours"))
         await _burst(theirs, concurrency)
         await _burst(ours, concurrency)
-        return [await _round(theirs, ours, concurrency) for _ in range(rounds)]
+        return [await _round(ours, theirs, concurrency) for _ in range(rounds)]
 
 
 async def _round(
-    theirs: OutboxServiceAsyncStub, ours: OutboxServiceAsyncStub, concurrency: int
+    ours: OutboxServiceAsyncStub, theirs: OutboxServiceAsyncStub, concurrency: int
 ) -> float:
-    rates = {theirs: 0.0, ours: 0.0}
-    for _ in range(BURSTS):
-        for stub in rates:
-            rates[stub] += await _burst(stub, concurrency)
-    return rates[ours] / rates[theirs]
+    sides = (ours, theirs)
+    samples: tuple[list[Sample], list[Sample]] = ([], [])
+    for turn in turns(PAIRS):
+        samples[turn].append(await _burst(sides[turn], concurrency))
+    return ratio(*samples)
 
 
-async def _burst(stub: OutboxServiceAsyncStub, concurrency: int) -> float:
-    """Returns calls per second."""
+async def _burst(stub: OutboxServiceAsyncStub, concurrency: int) -> Sample:
+    """Returns the calls made, and the seconds that they took."""
     start = time.perf_counter()
 
     async def caller() -> int:
@@ -120,7 +124,7 @@ async def _burst(stub: OutboxServiceAsyncStub, concurrency: int) -> float:
         return calls
 
     calls = sum(await asyncio.gather(*(caller() for _ in range(concurrency))))
-    return calls / (time.perf_counter() - start)
+    return Sample(calls, time.perf_counter() - start)
 
 
 @asynccontextmanager
@@ -139,7 +143,7 @@ async def _bare(authority: Authority, folder: Path) -> AsyncIterator[OutboxServi
 
 
 @asynccontextmanager
-async def _mesh(
+async def open_mesh(
     authority: Authority,
     folder: Path,
     *,
@@ -168,7 +172,7 @@ async def _mesh(
 async def _sampled_mesh(
     authority: Authority, folder: Path
 ) -> AsyncIterator[OutboxServiceAsyncStub]:
-    async with _collector() as collector, _mesh(authority, folder, collector=collector) as stub:
+    async with _collector() as collector, open_mesh(authority, folder, collector=collector) as stub:
         yield stub
 
 

@@ -5,9 +5,9 @@ them. Ours is the engine as it ships, with fence, idempotency keys, outbox, and 
 collector; DBOS is as it ships, without tracing. If a key says grpc, a client in its own process
 starts a run in one call, which returns the end of the run: on our side without its steps but with
 mTLS and every interceptor of the mesh, on theirs with the outputs of the steps and in plain text.
-Sides alternate, burst by burst, and the worst round counts.
+Sides alternate, burst by burst, and the worst round counts; both run on asyncio.
 
-ANYA_BENCH_RUNS says how many stored runs ``cost_1m_vs_1k_runs`` fills its store with: 100,000
+ANYA_BENCH_RUNS is the largest number of stored runs that ``cost_1m_vs_1k_runs`` measures: 100,000
 unless 1000000 is asked for, which takes some minutes and 3 GB.
 """
 
@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks import peer
-from benchmarks.ratio import Measure, Ratio
+from benchmarks.ratio import Compared, Measure, Ratio, compare_engines, of_rounds
+from benchmarks.rounds import SHORT
 from benchmarks.runs import collector, engine, failover, payments, stored
 from services.orchestrator.definition.cel import compile_condition
 from services.orchestrator.definition.types import BOOL, DOUBLE
@@ -34,20 +35,21 @@ if TYPE_CHECKING:
 
     from benchmarks.runs.engine import Engine
 
-BURST_S = 2.0
 WARM_UP_S = 1.0
-SIGNAL_BURST_S = 1.0  # of one after the other
+SIGNAL_BURST_S = 0.25 if SHORT else 5.0  # of one after the other
 FAILOVERS = 3  # each takes longer than a lease
-FEW, MANY = 1_000, int(os.environ.get("ANYA_BENCH_RUNS", "100000"))
+FEW = 1_000
+MANY = int(os.environ.get("ANYA_BENCH_RUNS", "10000" if SHORT else "100000"))
+STORED = [count for count in (10_000, 100_000, 1_000_000) if count < MANY] + [MANY]
 CONDITION = "{{steps.verify.verified}} && {{steps.assess.risk_score}} < 0.7"
 SCOPE = {"steps": {"verify": {"verified": True}, "assess": {"risk_score": 0.25}}}
 EVALUATIONS = 20_000
 
 
 def vs_dbos(rounds: int, *, store: str, door: str, concurrency: int, goal: float) -> Ratio:
-    """Runs per second, ours over theirs."""
-    value, reason = None, ""
-    try:
+    """Measures runs per second, ours over theirs."""
+
+    def compared() -> Compared:
         with ExitStack() as stack:
             new_store = stack.enter_context(STORES[store]())
             their_url, our_url = new_store("dbos"), new_store("ours")
@@ -55,22 +57,24 @@ def vs_dbos(rounds: int, *, store: str, door: str, concurrency: int, goal: float
             theirs = stack.enter_context(engine.dbos("--store", their_url, "--door", door))
             our_options = ("--store", our_url, "--door", door, "--collector", spans)
             ours = stack.enter_context(engine.ours(*our_options))
-            value = min(_ratios(rounds, ours, theirs, concurrency))
-    except peer.PeerMissing as missing:
-        reason = str(missing)
-    return Ratio(
-        value=value,
+            return compare_engines(rounds, ours, theirs, concurrency)
+
+    clients = "runs are started in the process of each engine"
+    if door == "grpc":
+        clients = "clients in processes of their own, on grpc.aio: ours mTLS, theirs plain text"
+    return of_rounds(
+        compared,
         goal=goal,
         unit=f"no-op runs per second at concurrency {concurrency}, {store}, {door}",
         peer=peer.requirement("dbos"),
-        reason=reason,
+        setup=f"{clients}; theirs as it ships, without tracing",
     )
 
 
 def vs_restate(rounds: int) -> Ratio:
     """Measures runs awaited over our gRPC against runs awaited over HTTP at Restate's ingress."""
-    value, reason = None, ""
-    try:
+
+    def compared() -> Compared:
         with ExitStack() as stack:
             url = stack.enter_context(_postgres())("ours")
             spans = stack.enter_context(collector.running())
@@ -78,42 +82,34 @@ def vs_restate(rounds: int) -> Ratio:
             ours = stack.enter_context(
                 engine.ours("--store", url, "--door", "grpc", "--collector", spans)
             )
-            value = min(_ratios(rounds, ours, theirs, 16))
-    except peer.PeerMissing as missing:
-        reason = str(missing)
-    return Ratio(
-        value=value,
+            return compare_engines(rounds, ours, theirs, 16)
+
+    return of_rounds(
+        compared,
         goal=3,
         unit="no-op runs per second at concurrency 16, postgres, over the wire",
-        peer="restate-server 1.7.12",
-        reason=reason,
+        peer=f"{peer.package('restate').replace('@restatedev/', '').replace('@', ' ')}, "
+        f"{', '.join(peer.requirements('restate'))}",
+        setup="clients in processes of their own: ours on grpc.aio with mTLS, theirs on asyncio "
+        "streams, HTTP/1.1, plain text; theirs one node of 4 partitions, one process of hypercorn",
     )
 
 
 def group_commit_gain(rounds: int) -> Ratio:
     """Measures up to 64 writes in a commit against one."""
-    with (
-        collector.running() as spans,
-        _pair(["--collector", spans], ["--collector", spans, "--batch", "1"]) as (ours, single),
-    ):
-        value = min(_ratios(rounds, ours, single, 64))
-    return Ratio(
-        value=value, goal=4, unit="runs per second at concurrency 64, sqlite", peer="single commits"
+    return of_rounds(
+        lambda: _compare_options(rounds, [], ["--batch", "1"], 64),
+        goal=4,
+        unit="runs per second at concurrency 64, sqlite",
+        peer="single commits",
     )
 
 
 def journal_vs_memory(rounds: int) -> Ratio:
     """Steps go over gRPC with mTLS to a service that answers at once, as real ones would."""
-    shared = ["--steps", "grpc"]
-    with (
-        collector.running() as spans,
-        _pair(
-            [*shared, "--collector", spans], [*shared, "--collector", spans, "--journal", "none"]
-        ) as (ours, forgetful),
-    ):
-        value = min(_ratios(rounds, ours, forgetful, 16))
-    return Ratio(
-        value=value,
+    ours, theirs = ["--steps", "grpc"], ["--steps", "grpc", "--journal", "none"]
+    return of_rounds(
+        lambda: _compare_options(rounds, ours, theirs, 16),
         goal=0.7,
         unit="runs of 4 gRPC steps per second at concurrency 16, sqlite",
         peer="no journal",
@@ -131,6 +127,7 @@ def condition_us(rounds: int) -> Ratio:
         taken.append((time.process_time() - start) / EVALUATIONS * 1e6)
     return Ratio(
         value=max(taken),
+        rounds=tuple(taken),
         goal=10,
         at_most=True,
         unit="microseconds of CPU time to evaluate the condition of a verified payment",
@@ -139,30 +136,40 @@ def condition_us(rounds: int) -> Ratio:
 
 
 def cost_1m_vs_1k_runs(rounds: int) -> Ratio:
-    """Measures the cost of a run in a store of many runs over that in a store of few."""
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        engines = []
-        for count in (MANY, FEW):
-            path = Path(folder, f"{count}.db")
-            with engine.ours("--store", str(path)) as first:
-                first.burst(1, 0.1)
-            stored.fill(path, count)
-            engines.append(stack.enter_context(engine.ours("--store", str(path))))
-        many, few = engines
-        value = max(1 / ratio for ratio in _ratios(rounds, many, few, 16))
+    """Measures the cost of a run in stores of ever more runs over that in a store of few."""
+    curve, worst = [(FEW, 1.0)], [1.0]
+    with tempfile.TemporaryDirectory() as folder, _filled(Path(folder), FEW) as few:
+        for count in STORED:
+            with _filled(Path(folder), count) as many:
+                worst = [1 / ratio for ratio in compare_engines(rounds, many, few, 16).rounds]
+            curve.append((count, sum(worst) / len(worst)))
     return Ratio(
-        value=value,
+        value=max(worst),
+        rounds=tuple(worst),
+        curve=tuple(curve),
         goal=1.2,
         at_most=True,
-        unit=f"time of a run with {MANY} runs stored, over that with {FEW}, sqlite",
+        unit=f"time of a run with {STORED[-1]:,} runs stored, over that with {FEW:,}, sqlite",
         peer="none",
     )
+
+
+@contextmanager
+def _filled(folder: Path, count: int) -> Iterator[Engine]:
+    """Runs an engine on a store of ``count`` finished runs."""
+    path = folder / f"{count}.db"
+    with engine.ours("--store", str(path)) as first:
+        first.burst(1, 0.1)
+    stored.fill(path, count)
+    with engine.ours("--store", str(path)) as filled:
+        yield filled
 
 
 def of_payments(rounds: int, *, name: str, goal: float, at_most: bool, unit: str) -> Ratio:
     values = [getattr(one, name) for one in _payments(rounds)]
     return Ratio(
         value=max(values) if at_most else min(values),
+        rounds=tuple(values),
         goal=goal,
         at_most=at_most,
         unit=unit,
@@ -183,6 +190,7 @@ def signal_resume_ms(rounds: int) -> Ratio:
             medians += [ours.burst(1, SIGNAL_BURST_S).p50_ms for _ in range(rounds)]
     return Ratio(
         value=max(medians),
+        rounds=tuple(medians),
         goal=5,
         at_most=True,
         unit="ms from SignalRun until a watch shows the next step, p50 of the worst store",
@@ -198,6 +206,7 @@ def failover_s(rounds: int) -> Ratio:
         ]
     return Ratio(
         value=max(taken),
+        rounds=tuple(taken),
         goal=6,
         at_most=True,
         unit="seconds from the kill of a run's process until another resumes it, lease of 5 s",
@@ -243,21 +252,14 @@ def _payments(rounds: int) -> list[payments.Measured]:
     return asyncio.run(payments.measure(rounds))
 
 
-def _ratios(rounds: int, ours: Engine, theirs: Engine, concurrency: int) -> list[float]:
-    for side in (ours, theirs):
-        side.burst(concurrency, WARM_UP_S)
-    return [_round(ours, theirs, concurrency) for _ in range(rounds)]
-
-
-def _round(ours: Engine, theirs: Engine, concurrency: int) -> float:
-    their_rate = theirs.burst(concurrency, BURST_S).rate
-    return ours.burst(concurrency, BURST_S).rate / their_rate
-
-
-@contextmanager
-def _pair(one: list[str], other: list[str]) -> Iterator[tuple[Engine, Engine]]:
-    with engine.ours(*one) as first, engine.ours(*other) as second:
-        yield first, second
+def _compare_options(rounds: int, ours: list[str], theirs: list[str], concurrency: int) -> Compared:
+    """Compares our engine with itself under other options, each on a SQLite store of its own."""
+    with (
+        collector.running() as spans,
+        engine.ours("--collector", spans, *ours) as one,
+        engine.ours("--collector", spans, *theirs) as other,
+    ):
+        return compare_engines(rounds, one, other, concurrency)
 
 
 @contextmanager

@@ -15,7 +15,17 @@ class PeerMissing(Exception):  # noqa: N818  (a state, as in mesh.errors)
 
 def requirement(name: str) -> str:
     """Returns the version that benchmarks/peers/NAME.txt pins, as ``"package version"``."""
-    return _pins(name).read_text().split()[0].replace("==", " ")
+    return requirements(name)[0]
+
+
+def requirements(name: str) -> list[str]:
+    """Returns all versions that benchmarks/peers/NAME.txt pins, as ``"package version"`` each."""
+    return [pin.replace("==", " ") for pin in _pins(name).read_text().split()]
+
+
+def package(name: str) -> str:
+    """Returns the package that benchmarks/peers/NAME.npm pins, as npm writes it."""
+    return (ROOT / "benchmarks" / "peers" / f"{name}.npm").read_text().strip()
 
 
 def python(name: str) -> Path:
@@ -36,7 +46,7 @@ def node(name: str) -> Path:
     """Returns the node_modules of benchmarks/peers/NAME.npm, installed without scripts."""
     folder = ROOT / ".venv-peers" / f"{name}-node"
     installed = folder / "installed.txt"
-    pin = (ROOT / "benchmarks" / "peers" / f"{name}.npm").read_text().strip()
+    pin = package(name)
     if not installed.exists() or installed.read_text() != pin:
         quiet = ("--ignore-scripts", "--no-audit", "--no-fund")
         _run("npm", "install", *quiet, "--prefix", str(folder), pin)

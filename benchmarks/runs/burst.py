@@ -14,16 +14,26 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 
-async def serve(run: Callable[[], Awaitable[Any]]) -> None:
-    """Answers each line of stdin with a burst. A ``run`` may return the seconds that count."""
+async def serve(
+    run: Callable[[], Awaitable[Any]], *, engine_cpu_s: Callable[[], float] | None = None
+) -> None:
+    """Answers each line of stdin with a burst. A ``run`` may return the seconds that count.
+
+    If this process is only the client, ``engine_cpu_s`` returns the CPU seconds of the engine.
+    """
     print("ready", flush=True)
     while line := await asyncio.to_thread(sys.stdin.readline):
         concurrency, seconds = line.split()
-        print(json.dumps(await _burst(run, int(concurrency), float(seconds))), flush=True)
+        before = engine_cpu_s() if engine_cpu_s else 0.0
+        answer = await _burst(run, int(concurrency), float(seconds))
+        if engine_cpu_s:
+            answer["client_cpu_ms"] = answer["cpu_ms"]
+            answer["cpu_ms"] = (engine_cpu_s() - before) * 1000 / answer["runs"]
+        print(json.dumps(answer), flush=True)
 
 
 async def relay(*client: str) -> None:
-    """Relays bursts to a client's process, and reports the CPU time of this one."""
+    """Relays bursts to a client's process, and reports the CPU time of both processes."""
     process = await create_subprocess_exec(*client, stdin=PIPE, stdout=PIPE)
     assert process.stdin is not None  # noqa: S101  (both are pipes)
     assert process.stdout is not None  # noqa: S101
@@ -33,6 +43,7 @@ async def relay(*client: str) -> None:
             processor = time.process_time()
             process.stdin.write(line.encode())
             answer = json.loads(await process.stdout.readline())
+            answer["client_cpu_ms"] = answer["cpu_ms"]
             answer["cpu_ms"] = (time.process_time() - processor) * 1000 / answer["runs"]
             print(json.dumps(answer), flush=True)
     finally:
@@ -48,18 +59,21 @@ async def _burst(
     durations: list[float] = []
     start, processor = time.perf_counter(), time.process_time()
 
-    async def client() -> None:
+    async def client() -> float:
+        """Makes one run after the other; returns the seconds until its last one ended."""
         while (began := time.perf_counter()) < start + seconds:
             counts = await run()
             elapsed = time.perf_counter() - began
             durations.append(counts if isinstance(counts, float) else elapsed)
+        return time.perf_counter() - start
 
-    await asyncio.gather(*(client() for _ in range(concurrency)))
+    ends = await asyncio.gather(*(client() for _ in range(concurrency)))
     elapsed = time.perf_counter() - start
     durations.sort()
     return {
         "runs": len(durations),
         "rate": len(durations) / elapsed,
+        "client_s": sum(ends) / len(ends),
         "p50_ms": durations[len(durations) // 2] * 1000,
         "p99_ms": durations[len(durations) * 99 // 100] * 1000,
         "cpu_ms": (time.process_time() - processor) * 1000 / len(durations),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -27,6 +28,7 @@ from mesh.clock import SystemClock
 from mesh.config import Identity
 from mesh.observability.config import TraceConfig, collector_config
 from mesh.observability.telemetry import open_traces
+from mesh.process import loop_factory
 from mesh.rpc.client import open_channel
 from mesh.rpc.interceptors import ClientRules
 
@@ -116,4 +118,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(_parser().parse_args()))
+    with asyncio.Runner(loop_factory=loop_factory(os.environ)) as runner:
+        runner.run(main(_parser().parse_args()))

@@ -24,7 +24,7 @@ async def measure(database: str) -> float:
         place = Path(folder)
         authority = Authority(place)
         async with serve_peers(authority, place / "peers", fakes) as peers:
-            shared = {"ANYA_DATABASE": database}
+            shared = {"ANYA_DATABASE": database, "ANYA_EVENT_LOOP": "asyncio"}
             one, other = (
                 environment_of(authority, place / name, peers) | shared for name in ("a", "b")
             )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 import tempfile
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -29,7 +30,7 @@ from mesh.config import MeshConfig
 from mesh.data.database import request
 from mesh.data.idempotency import IdempotencyKey
 from mesh.observability.config import TraceConfig, collector_config
-from mesh.process import tune_gc
+from mesh.process import loop_factory, tune_gc
 from mesh.runtime import open_runtime
 from mesh.testing import Authority
 from services.orchestrator.config import PEERS, OrchestratorConfig
@@ -216,4 +217,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(_parser().parse_args()))
+    with asyncio.Runner(loop_factory=loop_factory(os.environ)) as runner:
+        runner.run(main(_parser().parse_args()))

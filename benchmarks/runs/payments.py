@@ -34,7 +34,10 @@ class Measured:
 async def measure(rounds: int) -> list[Measured]:
     """Measures the rounds after a first one that warms up and does not count."""
     coins = (rounds + 1) * PAYMENTS // PAYERS + 10
-    with tempfile.TemporaryDirectory() as folder, up(Path(folder), "--mine", "auto"):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        up(Path(folder), "--mine", "auto", extra={"ANYA_EVENT_LOOP": "asyncio"}),
+    ):
         home = Home(Path(folder))
         async with connect(home) as channels:
             funded = await funded_mesh.fund(home, channels, payers=PAYERS, shops=SHOPS, coins=coins)

@@ -1,8 +1,9 @@
-"""Restate's server with its service in a process of its own, and a client that asks for runs."""
+"""Restate's server with its service in a process of its own; this process is the client."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 import subprocess
@@ -12,14 +13,15 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-import httpx
-
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.runs import burst
+from benchmarks.runs.http_client import HttpClient, HttpError
 
 INPUT = {"txid": bytes(range(32)).hex()}
 READY_TIMEOUT_S = 60.0
+RETRY_DELAY_S = 0.2
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 async def main(server: str) -> None:
@@ -38,40 +40,50 @@ async def main(server: str) -> None:
             "RESTATE_LOG_FILTER": "error",
         }
         hypercorn = [sys.executable, "-m", "hypercorn", "--workers", "0"]
-        _start(stack, [*hypercorn, "--bind", f"127.0.0.1:{service}", "restate_service:app"])
-        _start(stack, [server], environment)
-        limits = httpx.Limits(max_connections=100)
-        async with httpx.AsyncClient(limits=limits, timeout=60) as client:
-            where = {"uri": f"http://127.0.0.1:{service}"}
-            await _post(client, f"http://127.0.0.1:{admin}/deployments", where)
-            url = f"http://127.0.0.1:{ingress}/four_steps/run"
-            await _post(client, url, INPUT)
-
-            async def run() -> None:
-                (await client.post(url, json=INPUT)).raise_for_status()
-
-            await burst.serve(run)
+        processes = [
+            _start(stack, [*hypercorn, "--bind", f"127.0.0.1:{service}", "restate_service:app"]),
+            _start(stack, [server], environment),
+        ]
+        await _register(f"http://127.0.0.1:{admin}/deployments", f"http://127.0.0.1:{service}")
+        url = f"http://127.0.0.1:{ingress}/four_steps/run"
+        async with HttpClient(url, json.dumps(INPUT).encode()) as client:
+            await _once_ready(client)
+            await burst.serve(client.post, engine_cpu_s=lambda: sum(map(_cpu_s, processes)))
 
 
-async def _post(client: httpx.AsyncClient, url: str, value: dict[str, str]) -> None:
-    """Posts ``value`` once the server accepts connections. Raises HTTPError if it never does."""
+async def _register(admin: str, service: str) -> None:
+    async with HttpClient(admin, json.dumps({"uri": service}).encode()) as client:
+        await _once_ready(client)
+
+
+async def _once_ready(client: HttpClient) -> None:
+    """Posts once the server accepts it. Raises the last error if it never does."""
     deadline = time.monotonic() + READY_TIMEOUT_S
     while True:
         try:
-            (await client.post(url, json=value)).raise_for_status()
+            await client.post()
             return
-        except httpx.HTTPError:
+        except (HttpError, OSError, EOFError):
             if time.monotonic() > deadline:
                 raise
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(RETRY_DELAY_S)
 
 
-def _start(stack: ExitStack, command: list[str], environment: dict[str, str] | None = None) -> None:
+def _start(
+    stack: ExitStack, command: list[str], environment: dict[str, str] | None = None
+) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(  # noqa: S603  (the peer's)
         command, cwd=Path(__file__).parent, env=environment, stdout=subprocess.DEVNULL
     )
     stack.callback(process.wait)
     stack.callback(process.kill)
+    return process
+
+
+def _cpu_s(process: subprocess.Popen[bytes]) -> float:
+    """Returns the CPU seconds that a process has taken in all its threads (proc(5), stat)."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
 
 def _free_ports(count: int) -> list[int]:

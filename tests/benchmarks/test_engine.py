@@ -16,3 +16,5 @@ def test_a_client_process_requests_runs_over_grpc(ask: str) -> None:
     assert burst.rate > 0
     assert 0 < burst.p50_ms <= burst.p99_ms
     assert burst.cpu_ms > 0
+    assert burst.client_cpu_ms > 0
+    assert 0.2 <= burst.client_s <= burst.runs / burst.rate
