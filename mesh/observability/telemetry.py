@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.sampling import (
     ALWAYS_OFF,
     ALWAYS_ON,
@@ -37,6 +37,7 @@ from mesh.observability.ended_span import EndedSpan, Origin
 from mesh.observability.exporters import open_exporters
 from mesh.observability.processor import SpanLosses, SpanQueue
 from mesh.observability.span_ids import DerivedIdGenerator
+from mesh.settings import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -126,7 +127,7 @@ class Traces:
 
 
 def open_traces(service: str, config: TraceConfig, *, console: TextIO = sys.stdout) -> Traces:
-    """Opens the traces of a service.
+    """Opens the traces of a service. Raises ConfigError if a limit of spans is invalid.
 
     Without an exporter no span is recorded, but calls have ids, which the logs show.
     """
@@ -137,11 +138,16 @@ def open_traces(service: str, config: TraceConfig, *, console: TextIO = sys.stdo
     if not exporters:
         return Traces(IdTracer(sampler))
     resource = _resource(service, config)
+    try:
+        limits = SpanLimits()
+    except ValueError as error:  # names the variable
+        raise ConfigError(f"{error}; correct it, or unset it") from None
     provider = TracerProvider(
         sampler,
         resource,
         shutdown_on_exit=False,
         id_generator=DerivedIdGenerator(),
+        span_limits=limits,
     )
     losses = SpanLosses()
     queues = [SpanQueue(exporter, config, losses) for exporter in exporters]
@@ -159,7 +165,7 @@ class IdTracer(Tracer):
     """
 
     def __init__(self, sampler: Sampler) -> None:
-        self._sampler = sampler
+        self.sampler = sampler  # under this name as in the SDK's tracer
         self._ids = DerivedIdGenerator()
 
     def start_span(
@@ -176,7 +182,7 @@ class IdTracer(Tracer):
         """Returns a span in the trace of ``context``, or in one of its own."""
         parent = get_current_span(context).get_span_context()
         trace_id = parent.trace_id if parent.is_valid else self._ids.generate_trace_id()
-        result = self._sampler.should_sample(context, trace_id, name, kind, attributes, links)
+        result = self.sampler.should_sample(context, trace_id, name, kind, attributes, links)
         sampled = result.decision is Decision.RECORD_AND_SAMPLE
         return NonRecordingSpan(
             SpanContext(

@@ -20,6 +20,7 @@ from anya.mesh.v1.outbox_pb2_grpc import OutboxServiceStub
 from mesh.config import TRUST_FILE
 from mesh.process import loop_factory
 from mesh.settings import ConfigError
+from tests.mesh.observability.collectors import PROTOCOLS
 from tests.mesh.outbox_service import RELEASE, WAIT
 from tests.mesh.service_process import child, credentials, environment_of, ready
 
@@ -163,6 +164,7 @@ def test_asyncio_is_used_without_uvloop_unless_uvloop_is_required(
         ("ANYA_PEERS", "web5"),
         ("ANYA_NETWORK", "mainnet"),
         ("OTEL_TRACES_SAMPLER_ARG", "often"),
+        ("OTEL_SDK_DISABLED", "yes"),
         ("ANYA_TRUST_FILE", "/nowhere"),
         ("ANYA_FAILPOINTS", "somewhere=explode"),
     ],
@@ -179,12 +181,17 @@ async def test_invalid_setting_is_one_line_and_status_2(
     assert name in err.decode()
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 async def test_dead_collector_delays_neither_a_call_nor_the_exit(
-    authority: Authority, environment: dict[str, str]
+    authority: Authority, environment: dict[str, str], protocol: str
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as deaf:  # accepts, and never answers
         endpoint = f"http://127.0.0.1:{deaf.getsockname()[1]}"
-        async with child({**environment, "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}) as process:
+        variables = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
+            "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
+        }
+        async with child({**environment, **variables}) as process:
             target = f"localhost:{(await ready(process))['port']}"
             async with grpc.aio.secure_channel(target, credentials(authority)) as channel:
                 stub = OutboxServiceStub(channel)

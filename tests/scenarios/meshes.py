@@ -50,7 +50,12 @@ class Mesh:
         return self.process.wait(STOP_WITHIN_S)
 
 
-def anya(*arguments: str, home: Path, timeout: float = 120) -> Result:
+def anya(
+    *arguments: str,
+    home: Path,
+    timeout: float = 120,
+    extra: Mapping[str, str] | None = None,
+) -> Result:
     """Runs a command to its end."""
     done = subprocess.run(
         [sys.executable, "-m", "cli", *arguments, "--home", str(home)],
@@ -58,7 +63,7 @@ def anya(*arguments: str, home: Path, timeout: float = 120) -> Result:
         text=True,
         check=False,
         timeout=timeout,
-        env=environment(),
+        env=environment(extra),
     )
     return Result(done.returncode, done.stdout, done.stderr)
 

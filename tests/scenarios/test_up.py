@@ -117,6 +117,24 @@ async def test_traces_go_to_the_collector_of_the_user(tmp_path: Path) -> None:
     assert not (tmp_path / "home" / "traces.db").exists()
 
 
+def test_variable_of_traces_that_is_invalid_is_one_line(tmp_path: Path) -> None:
+    invalid = {"OTEL_TRACES_SAMPLER": "sometimes"}
+
+    result = anya("up", "--json", home=tmp_path / "home", extra=invalid)
+
+    assert result.code == 1
+    assert result.error["reason"] == "SETTING_INVALID"
+    assert result.error["message"].startswith("OTEL_TRACES_SAMPLER is 'sometimes': set it to")
+
+
+async def test_exporter_none_keeps_no_traces(tmp_path: Path) -> None:
+    with up(tmp_path / "home", extra={"OTEL_TRACES_EXPORTER": "none"}) as mesh:
+        result = await asyncio.to_thread(mesh.anya, "workflow", "list", "--json")
+
+    assert result.code == 0
+    assert not (tmp_path / "home" / "traces.db").exists()
+
+
 def test_sigterm_drains_the_mesh_and_a_restart_keeps_the_ports(tmp_path: Path) -> None:
     with up(tmp_path / "home") as first:
         code = first.stop()

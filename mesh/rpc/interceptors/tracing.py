@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from opentelemetry import trace
 from opentelemetry.context import Context, attach
+from opentelemetry.sdk.trace.sampling import ParentBased
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -91,7 +92,7 @@ def start_server_span(
     tracer: Tracer,
     attributes: Mapping[str, str],
 ) -> Span | None:
-    """Makes the span of the call current and returns it; None if the caller did not sample it.
+    """Makes the span of the call current and returns it; None if it is unsampled as its parent is.
 
     Then the caller's span is current: logs and spans of other libraries belong to its trace. The
     call has its own task, so nothing is detached.
@@ -101,7 +102,7 @@ def start_server_span(
         above = _ROOT
     else:
         above = trace.set_span_in_context(parent, _ROOT)
-        if _is_unsampled(parent):
+        if _is_unsampled(parent, tracer):
             attach(above)
             return None
     span = tracer.start_span(
@@ -172,7 +173,7 @@ def start_client_span(
     Within an unsampled trace that is None, and the metadata sends the ids of the current span.
     """
     outer = trace.get_current_span()
-    if _is_unsampled(outer):
+    if _is_unsampled(outer, tracer):
         return None, headers_of(outer)
     span = tracer.start_span(method, kind=trace.SpanKind.CLIENT, attributes=attributes)
     return span, headers_of(span)
@@ -221,8 +222,10 @@ def status_of(context: grpc.aio.ServicerContext[Any, Any]) -> grpc.StatusCode:
     return _BY_NUMBER.get(number, grpc.StatusCode.UNKNOWN)
 
 
-def _is_unsampled(span: Span) -> bool:
-    """Tells if the span is of a trace that is not recorded; False if it is of none."""
+def _is_unsampled(span: Span, tracer: Tracer) -> bool:
+    """Tells if the tracer records nothing below the span; False if it would have to be asked."""
+    if not isinstance(getattr(tracer, "sampler", None), ParentBased):
+        return False
     if isinstance(span, RemoteSpan):
         return span.traceparent[-1] not in _SAMPLED_ENDS
     context = span.get_span_context()

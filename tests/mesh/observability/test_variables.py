@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 SAMPLED = f"00-{TRACE}-b7ad6b7169203331-01"
+UNSAMPLED_TRACE = "1af7651916cd43dd8448eb211c80319c"
+UNSAMPLED = f"00-{UNSAMPLED_TRACE}-b7ad6b7169203331-00"
 ENDPOINT, TRACES_ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 PROTOCOL, TRACES_PROTOCOL = "OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"
 
@@ -215,17 +217,18 @@ async def test_exports_over_grpc_are_compressed_on_demand(
 @pytest.mark.parametrize(
     ("sampler", "argument", "recorded"),
     [
-        # Whether calls are recorded from a caller without a trace, and with a sampled one.
-        ("always_on", "", (True, True)),
-        ("always_off", "", (False, False)),
-        ("traceidratio", "0", (False, False)),
-        ("parentbased_always_on", "", (True, True)),
-        ("parentbased_always_off", "", (False, True)),
-        ("ParentBased_TraceIdRatio", "0", (False, True)),
+        # The callers whose calls are recorded.
+        ("always_on", "", {"root", "sampled", "unsampled"}),
+        ("always_off", "", set()),
+        ("traceidratio", "0", set()),
+        ("traceidratio", "1", {"root", "sampled", "unsampled"}),
+        ("parentbased_always_on", "", {"root", "sampled"}),
+        ("parentbased_always_off", "", {"sampled"}),
+        ("ParentBased_TraceIdRatio", "0", {"sampled"}),
     ],
 )
 async def test_sampler_decides_which_traces_are_recorded(
-    services: Services, sampler: str, argument: str, recorded: tuple[bool, bool]
+    services: Services, sampler: str, argument: str, recorded: set[str]
 ) -> None:
     with collecting(GRPC) as collector:
         variables = {
@@ -236,10 +239,12 @@ async def test_sampler_decides_which_traces_are_recorded(
         async with services.running(variables) as service:
             await service.call()
             await service.call(traceparent=SAMPLED)
+            await service.call(traceparent=UNSAMPLED)
             await service.stop()
 
-    below = [span.trace_id.hex() == TRACE for span in collector.spans]
-    assert (False in below, True in below) == recorded
+    callers = {TRACE: "sampled", UNSAMPLED_TRACE: "unsampled"}
+    found = [callers.get(span.trace_id.hex(), "root") for span in collector.spans]
+    assert sorted(found) == sorted(recorded)
 
 
 async def test_schedule_delay_is_the_time_between_two_exports(services: Services) -> None:
