@@ -11,7 +11,7 @@ from cli.spans.receiver import receiving
 from services.orchestrator.__main__ import orchestrator
 from tests.orchestrator.conftest import connect, start_traced, traces_to
 from tests.orchestrator.fake_services import serve_peers
-from tests.orchestrator.payment_requests import INPUT, finished, payment
+from tests.orchestrator.payment_requests import INPUT, finished, payment, status
 from tests.orchestrator.signals import AWAITS_SIGNAL, signal_request, start_run
 
 if TYPE_CHECKING:
@@ -87,6 +87,23 @@ async def test_payment_of_an_unsampled_caller_is_traced(
     traced = store.load(tmp_path / "traces.db", run.trace_id)
     assert traced.is_whole
     assert [root.name for root in traced.roots] == ["run verified_payment"]
+
+
+async def test_payment_is_made_untraced_if_the_sdk_is_disabled(
+    authority: Authority, config: OrchestratorConfig, collector: str, tmp_path: Path
+) -> None:
+    request = payment()
+    mesh = replace(config.mesh, traces=replace(traces_to(collector), disabled=True))
+    async with (
+        orchestrator(replace(config, mesh=mesh)) as service,
+        connect(authority, service.port) as workflows,
+    ):
+        await start_traced(authority, service.port, collector, request)
+        run = await finished(workflows, request.request_id)
+
+    assert status(run) == "SUCCEEDED"
+    traced = store.load(tmp_path / "traces.db", run.trace_id)
+    assert [span.service for span in traced.spans] == ["client"]
 
 
 async def test_exported_spans_are_not_exported_again_by_the_next_process(
