@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from opentelemetry import trace
 from opentelemetry.context import Context, attach
-from opentelemetry.sdk.trace.sampling import ParentBased
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, TraceIdRatioBased
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -224,7 +224,8 @@ def status_of(context: grpc.aio.ServicerContext[Any, Any]) -> grpc.StatusCode:
 
 def _is_unsampled(span: Span, tracer: Tracer) -> bool:
     """Tells if the tracer records nothing below the span; False if it would have to be asked."""
-    if not isinstance(getattr(tracer, "sampler", None), ParentBased):
+    sampler = getattr(tracer, "sampler", None)
+    if sampler is ALWAYS_ON or isinstance(sampler, TraceIdRatioBased):
         return False
     if isinstance(span, RemoteSpan):
         return span.traceparent[-1] not in _SAMPLED_ENDS
