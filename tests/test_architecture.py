@@ -79,6 +79,7 @@ BOUNDARIES = {
     "mesh/actor/cell.py": "the supervisor: restarts an actor that failed",
     "mesh/actor/directory.py": "a callback that fails ends no actor",
     "mesh/actor/envelope.py": "a coroutine in another context gets every error of its task",
+    "mesh/actor/supervision.py": "the supervisor: an actor that fails to stop is logged",
     "mesh/actor/piped.py": "the supervisor: restarts an actor whose work failed",
     "mesh/data/database/postgres.py": "the writer: one failure is one caller's, not the batch's",
     "mesh/data/database/sqlite.py": "the writer: one failure is one caller's, not the batch's",

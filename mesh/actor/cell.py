@@ -11,17 +11,16 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, Final, final
 
-from mesh.actor.actor import Actor
 from mesh.actor.context import ActorContext
-from mesh.actor.envelope import Envelope, InContext, awaits, current_turn
-from mesh.actor.mailbox import Mailbox
-from mesh.actor.ref import ActorRef
-from mesh.actor.supervision import Failures, outage_of, raise_if_cancelled, uncancelled
+from mesh.actor.envelope import Envelope, InContext, PipedFailure, PipedResult, awaits, current_turn
+from mesh.actor.mailbox import EMPTY, Mailbox
+from mesh.actor.supervision import Failures, failure_of, is_cancelled, outage_of, stop, uncancelled
 from mesh.errors import FailedPrecondition, MeshError, Reason, Unavailable
 
 if TYPE_CHECKING:
-    from contextvars import Context
+    from collections import deque
 
+    from mesh.actor.actor import Actor
     from mesh.actor.home import Build, Home
     from mesh.actor.piped import Piped
 
@@ -49,11 +48,11 @@ class Cell:
         "_deferred",
         "_drainer",
         "_failures",
-        "_home",
         "_intent",
         "_left",
         "_mailbox",
         "_turns",
+        "home",
         "idle_at",
         "key",
         "turn",
@@ -61,17 +60,17 @@ class Cell:
     )
 
     def __init__(self, home: Home, key: Any, build: Build) -> None:
+        self.home = home
         self.key = key
         self.turn: Envelope | None = None  # in progress
-        self.idle_at: float | None = None  # when it passivates unless a message comes
+        self.idle_at = 0.0  # when it passivates unless a message comes; only if watched
         self.watched_at: int | None = None  # the tick of the idle timer that it waits for
-        self._home = home
         self._build = build
         self._actor: Actor[Any] | None = None
         self._context: ActorContext[Any] = ActorContext(self)  # of the actor
-        self._mailbox = Mailbox()
+        self._mailbox = Mailbox(home.supervision.mailbox_size)
         self._drainer: asyncio.Task[None] | None = None  # the task that has the turns
-        self._turns = 0
+        self._turns = 0  # since it last yielded to the loop
         self._deferred: Piped | None = None  # begins after the turn
         self._intent = RUN
         self._failures: Failures | None = None
@@ -79,11 +78,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        return self._home.name(self.key)
-
-    @property
-    def ref(self) -> ActorRef[Any]:
-        return ActorRef(self._home, self.key)
+        return self.home.name(self.key)
 
     @property
     def is_idle(self) -> bool:
@@ -91,13 +86,18 @@ class Cell:
 
     def post(self, envelope: Envelope) -> None:
         """Adds the message to the mailbox, or raises why it is refused."""
-        if not self._mailbox.offer(envelope, self._home.supervision.mailbox_size):
-            raise self._mailbox.refusal(self.name)
+        mailbox = self._mailbox
+        waiting = mailbox.waiting
+        if len(waiting) >= mailbox.room:
+            raise mailbox.refusal(self.name)
+        if waiting is EMPTY:
+            waiting = mailbox.opened()
+        waiting.append(envelope)
         if self._drainer is None:
             self._drainer = self._spawn(None)
 
     def start(self) -> None:
-        """Starts the actor without a message."""
+        """Gives a task the turns, unless one has them."""
         if self._drainer is None:
             self._drainer = self._spawn(None)
 
@@ -119,7 +119,7 @@ class Cell:
         if self._mailbox.is_paused:
             self.abort()  # no message waits, and the dependency may be away for long
             return
-        self._mailbox.is_open = False
+        self._mailbox.shut()
         self._intent = max(self._intent, DRAIN)
         self.start()
 
@@ -131,12 +131,12 @@ class Cell:
         if self.turn is not None:
             self.turn.reject(self.stopped(), self.name)
         self._mailbox.close(self.name)
-        self._close()
+        self._context.close()
         drainer = self._drainer
         if drainer is not None:
             drainer.cancel()
-        self._drainer = asyncio.create_task(
-            self._end_after(drainer), name=f"stop {self.name}", context=self._home.new_context()
+        self._drainer = self.home.loop.create_task(
+            self._end_after(drainer), name=f"stop {self.name}", context=self.home.new_context()
         )
 
     def require_outside(self) -> None:
@@ -157,120 +157,120 @@ class Cell:
         await asyncio.wait([self._left])  # does not cancel it if this wait is cancelled
 
     def begin(self, piped: Piped) -> None:
-        """Performs the work: after the current turn if it is the first, or else in a new task."""
-        if self.turn is not None and self._deferred is None:
+        """Performs the work: after the current turn if it is the first, or else in a new task.
+
+        The start of the actor counts as a turn.
+        """
+        if self._deferred is None and (self.turn is not None or self._actor is None):
             self._deferred = piped
         else:
             self._spawn(piped)
-
-    def capture(self) -> Context | None:
-        """Returns a copy of the current context, or None if messages do not carry it."""
-        return self._home.capture()
 
     def stopped(self) -> Unavailable:
         """Returns the error of an actor that stopped after it began to receive the message."""
         return Unavailable(f"{self.name} has stopped", reason=Reason.ACTOR_STOPPED)
 
     def _spawn(self, work: Piped | None) -> asyncio.Task[None]:
-        return asyncio.create_task(
+        home = self.home
+        name = home.name(self.key)
+        return home.loop.create_task(
             self._run(work),
-            name=self.name if work is None else f"{self.name}: {work.name}",
-            context=self._home.new_context(),
+            name=name if work is None else f"{name}: {work.name}",
+            context=home.new_context(),
         )
 
     async def _run(self, work: Piped | None) -> None:
         """Performs the work, if any, then receives messages until none waits, and so on."""
-        while work is None or await self._perform(work):
-            work = await self._receive_all()
-            if work is None:
-                return
-
-    async def _perform(self, work: Piped) -> bool:
-        """Performs the work, and returns whether the current task has the turns now."""
-        context = self._context
-        outcome = await work.perform()
-        if context is not self._context or self._intent >= ABORT:
-            return False  # the actor is gone
-        if outcome is not None:
-            self._mailbox.push(outcome)
-        if self._drainer is not None or not (self._mailbox or self._intent == DRAIN):
-            return False
-        self._drainer = asyncio.current_task()
-        return True
-
-    async def _receive_all(self) -> Piped | None:
-        """Receives messages, also after failures; returns the work to perform afterwards."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  (only tasks run coroutines)
         try:
             while True:
+                if work is not None:
+                    context, result = self._context, await work.perform(task)
+                    if context is not self._context or not self._takes_turns(result):
+                        return
+                    self._drainer = task
                 try:
-                    return await self._receive_until_idle()
+                    work = await self._receive_until_idle()
                 except Exception as error:
+                    work = None
                     if not await self._restarts(error):
-                        return None
+                        return
+                else:
+                    if work is None:
+                        return
         except asyncio.CancelledError:
-            if self._intent < ABORT:  # the loop closes
-                self._close()
+            if self._intent < ABORT and self._drainer is task:  # the loop closes
+                self._context.close()
                 self._end(None)
             raise
 
+    def _takes_turns(self, result: PipedResult | None) -> bool:
+        """Adds the result to the mailbox, and returns whether its task is to have the turns now."""
+        if self._intent >= ABORT:
+            return False
+        if result is not None:
+            self._mailbox.opened().append(result)
+        return self._drainer is None and (bool(self._mailbox.waiting) or self._intent == DRAIN)
+
     async def _receive_until_idle(self) -> Piped | None:
-        mailbox = self._mailbox
-        while True:
-            if self._actor is None and not await self._start():
-                return None
-            if mailbox and self._intent == PASSIVATE:
-                self._intent = RUN  # a message came first
-            while mailbox and self._intent < LEAVE:
-                await self._receive(mailbox.pop())
-                self._turns += 1
-                if self._turns % TURNS_PER_YIELD == 0:
-                    await asyncio.sleep(0)
-                if self._deferred is not None and (mailbox or self._intent >= LEAVE):
+        """Receives messages until none waits; returns the work to perform then.
+
+        Raises what makes the actor fail. Returns None if there is no work, or the actor has left.
+        """
+        if self._actor is None and not await self._start():
+            return None
+        if self._intent == PASSIVATE and not await self._may_leave():
+            return self._hand_over()
+        if self._mailbox.waiting and self._intent < LEAVE:
+            await self._receive_all(self._mailbox.waiting)
+        if self._intent == RUN or (self._intent == DRAIN and self._context.drains()):
+            return self._idle()
+        return self._hand_over() if await self._is_activated_again() else None
+
+    async def _receive_all(self, waiting: deque[Envelope]) -> None:
+        """Receives messages until none waits or the actor is to leave."""
+        assert self._actor is not None  # noqa: S101  (it has started)
+        receive, set_turn, turns = self._actor.receive, current_turn.set, self._turns
+        try:
+            while waiting and self._intent < LEAVE:
+                if self._deferred is not None:
                     self._spawn(self._deferred)
                     self._deferred = None
-            if self._intent == RUN or (self._intent == DRAIN and self._context.drains()):
-                return self._idle()
-            if self._intent == PASSIVATE and not await self._may_leave():
-                continue
-            if not await self._is_activated_again():
-                return None
-
-    async def _receive(self, envelope: Envelope) -> None:
-        """Receives one message. Raises what makes the actor fail."""
-        if envelope.failure is not None:
-            raise envelope.failure
-        if envelope.reply is not None and envelope.reply.done():
-            return  # the asker no longer waits
-        assert self._actor is not None  # noqa: S101  (it has started)
-        context, envelope.context = envelope.context, None
-        self.turn = envelope
-        try:
-            if context is None:
-                current_turn.set(envelope)
-                result = await self._actor.receive(envelope.message)
-            else:
-                context.run(current_turn.set, envelope)
-                result = await InContext(self._actor.receive(envelope.message), context)
-        except MeshError as refusal:
-            envelope.reject(refusal, self.name)
-        except Exception as error:
-            self._reject_failed(envelope, error)
-            raise
-        except asyncio.CancelledError as error:
-            raise_if_cancelled()
-            self._reject_failed(envelope, error)
-            raise RuntimeError("a task that it awaited was cancelled") from None
-        else:
-            envelope.resolve(result)
+                envelope = waiting.popleft()
+                reply, context = envelope.reply, envelope.context
+                if reply is not None and reply.done():
+                    continue  # the asker no longer waits
+                if type(envelope) is PipedFailure:
+                    raise envelope.message
+                self.turn = envelope
+                try:
+                    if context is None:
+                        set_turn(envelope)
+                        result = await receive(envelope.message)
+                    else:
+                        envelope.context = None  # or each would keep the other in memory
+                        context.run(set_turn, envelope)
+                        result = await InContext(receive(envelope.message), context)
+                    if reply is not None and not reply.done():
+                        reply.set_result(result)
+                except MeshError as refusal:
+                    envelope.reject(refusal, self.name)
+                except Exception as error:
+                    self._mailbox.reject_failed(envelope, error, self.name)
+                    raise
+                except asyncio.CancelledError as error:
+                    if is_cancelled():
+                        envelope.reject(self.stopped(), self.name)
+                        raise
+                    self._mailbox.reject_failed(envelope, error, self.name)
+                    raise failure_of(error) from error
+                turns += 1
+                if turns == TURNS_PER_YIELD:
+                    self.turn, turns = None, 0
+                    await asyncio.sleep(0)
         finally:
-            self.turn = None
-
-    def _reject_failed(self, envelope: Envelope, error: BaseException) -> None:
-        if outage := outage_of(error):
-            self._mailbox.pause(outage, self.name)
-            envelope.reject(self._mailbox.refusal(self.name), self.name)
-        else:
-            envelope.reject(Unavailable(f"{self.name} failed on this message"), self.name)
+            self.turn, self._turns = None, turns
 
     async def _start(self) -> bool:
         """Builds the actor. Returns False if it left memory while a dependency was unavailable."""
@@ -287,45 +287,55 @@ class Cell:
                     self._mailbox.resume(self.name)
                     raise
                 self._mailbox.pause(outage, self.name)
+                if self._gives_up(DRAIN, error):
+                    return False
             else:
                 self._actor = actor
                 self._mailbox.resume(self.name)
                 return True
             self._mailbox.was_refused = False
-            await self._home.clock.sleep(self._home.supervision.backoff(retries))
+            await self.home.clock.sleep(self.home.supervision.backoff(retries))
             retries += 1
-            if not self._mailbox.was_refused and self._home.rebuild(self.key) is not None:
+            if not self._mailbox.was_refused and self.home.rebuild(self.key) is not None:
                 self._end(None)  # the next message activates it
                 return False
 
     async def _restarts(self, error: Exception) -> bool:
         """Stops the failed actor. Returns False if it is not to be built again."""
-        supervision, outage = self._home.supervision, outage_of(error)
+        outage = outage_of(error)
         if outage is None:
             log.error("actor %s failed", self.name, exc_info=error)
         else:
             self._mailbox.pause(outage, self.name)
         await self._release()
-        if self._intent >= LEAVE:
-            if self._intent == LEAVE:
-                self._end(error)
+        if self._gives_up(LEAVE, error):
             return False
+        if self._intent == PASSIVATE:
+            self._intent = RUN
         if outage is not None:
             return True
-        if self._failures is None:
-            self._failures = Failures()
-        recent = self._failures.add(self._home.clock.monotonic(), supervision.window_s)
-        if recent > supervision.max_restarts:
-            log.error("actor %s failed %d times: stopped", self.name, recent)
+        self._failures = self._failures or Failures()
+        delay_s = self._failures.add(self.home.clock.monotonic(), self.home.supervision)
+        if delay_s is None:
+            log.error("actor %s failed too often: stopped", self.name)
             self._end(error)
             return False
-        if recent > 1:
-            await self._home.clock.sleep(supervision.backoff(recent - 2))
+        if delay_s:
+            await self.home.clock.sleep(delay_s)
         return True
 
+    def _gives_up(self, least: int, error: Exception) -> bool:
+        """Ends the failed cell if it is to leave anyway; returns whether it is."""
+        if least <= self._intent < ABORT:
+            self._end(error)
+        return self._intent >= least
+
     async def _may_leave(self) -> bool:
-        """Returns whether the idle actor agrees to leave memory."""
+        """Returns whether no message waits and the actor agrees to leave memory."""
         assert self._actor is not None  # noqa: S101  (it has started)
+        if self._mailbox.waiting:
+            self._intent = RUN
+            return False
         try:
             agrees = await uncancelled(self._actor.passivate())
         except MeshError as error:
@@ -343,8 +353,8 @@ class Cell:
         if self._intent >= ABORT:
             return False
         self._mailbox.drop_piped()
-        build = self._home.rebuild(self.key)
-        if build is None or not self._mailbox or not self._mailbox.is_open:
+        build = self.home.rebuild(self.key)
+        if build is None or not self._mailbox.waiting or not self._mailbox.is_open:
             self._end(None)
             return False
         self._build, self._intent = build, RUN
@@ -352,17 +362,11 @@ class Cell:
 
     async def _release(self) -> None:
         """Cancels the actor's work, and stops the actor."""
-        actor, self._actor = self._actor, None
-        timeout_s = self._home.supervision.stop_timeout_s
-        self._deferred = None
+        actor, self._actor, self._deferred = self._actor, None, None
+        timeout_s = self.home.supervision.stop_timeout_s
         await self._context.closed(timeout_s)
-        if actor is None or type(actor).on_stop is Actor.on_stop:
-            return
-        try:
-            async with asyncio.timeout(timeout_s):
-                await uncancelled(actor.on_stop())
-        except Exception:
-            log.exception("actor %s did not stop in order", self.name)
+        if actor is not None:
+            await stop(actor, timeout_s, self.name)
 
     async def _end_after(self, drainer: asyncio.Task[None] | None) -> None:
         if drainer is not None:
@@ -370,24 +374,26 @@ class Cell:
         await self._release()
         self._end(None)
 
+    def _hand_over(self) -> Piped | None:
+        """Leaves what is to be done to another task: this one counts as one that passivates."""
+        if not self._mailbox.waiting and self._intent == RUN:
+            return self._idle()
+        self._drainer = self._spawn(None)
+        return None
+
     def _idle(self) -> Piped | None:
         """Gives up the turns; returns the work to perform then."""
-        if self._intent == RUN and self._actor is not None:
-            self._home.idle(self, self._actor)
+        if self._intent == RUN:
+            self.home.idle(self, self._actor)
         self._drainer = None
-        self._mailbox.trim()
+        self._mailbox.waiting = EMPTY
         work, self._deferred = self._deferred, None
         return work
-
-    def _close(self) -> None:
-        """Cancels the actor's work."""
-        self._deferred = None
-        self._context.close()
 
     def _end(self, error: Exception | None) -> None:
         self._intent = LEFT
         self._mailbox.close(self.name)
         self._drainer = self._actor = None
-        self._home.left(self, error)
+        self.home.left(self, error)
         if self._left is not None and not self._left.done():
             self._left.set_result(None)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, final
 
 from mesh.actor.actor import M
 from mesh.actor.piped import Piped
+from mesh.actor.ref import ActorRef
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
-    from contextvars import Context
 
-    from mesh.actor.ref import ActorRef
+    from mesh.actor.ref import Addresses
     from mesh.errors import Unavailable
 
 log = logging.getLogger(__name__)
@@ -22,13 +22,11 @@ log = logging.getLogger(__name__)
 class Surroundings(Protocol):
     """The cell of the actor."""
 
-    @property
-    def ref(self) -> ActorRef[Any]:
-        """The address of the actor."""
-        ...
+    key: Any
 
-    def capture(self) -> Context | None:
-        """Returns a copy of the current context, or None if messages do not carry it."""
+    @property
+    def home(self) -> Addresses:
+        """The registry of the actor."""
         ...
 
     def begin(self, piped: Piped) -> None:
@@ -57,29 +55,26 @@ class ActorContext(Generic[M]):
 
     @property
     def ref(self) -> ActorRef[M]:
-        return self._cell.ref
+        return ActorRef(self._cell.home, self._cell.key)
 
     def pipe_to_self(self, work: Awaitable[M | None], *, name: str, daemon: bool = False) -> Piped:
         """Performs the work outside of the actor's turns, and sends its result to the actor.
 
-        The first work of a turn begins after the turn; the turn must not wait for it. If it
-        returns None, nothing is sent. An exception is a failure of the actor. The work is cancelled
-        when the actor stops or passivates; a drain waits for it unless it is a ``daemon``.
+        The first work of a turn, or of the start, begins only after it, so that it must not wait
+        for the work. If the work returns None, nothing is sent. An exception is a failure of the
+        actor. The work is cancelled when the actor stops or passivates; a drain waits for it unless
+        it is a ``daemon``.
+
         Raises Unavailable (ACTOR_STOPPED) if the actor has stopped or was restarted.
         """
         if self._works is None:
             self._works = set()
-        piped = Piped(
-            work,
-            name=name,
-            daemon=daemon,
-            context=self._cell.capture(),
-            forget=self._works.discard,
-        )
+        capture = self._cell.home.capture
+        context = None if capture is None else capture()
+        piped = Piped(self._works, work, name, daemon, context)
         if self._is_closed:
             piped.cancel()
             raise self._cell.stopped()
-        self._works.add(piped)
         self._cell.begin(piped)
         return piped
 

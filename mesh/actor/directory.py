@@ -46,8 +46,9 @@ class Directory:
         self.cells: dict[Any, Cell] = {}
         self.supervision: Final = supervision
         self.clock: Final = clock
-        self.capture: Final[Callable[[], Context | None]] = (
-            copy_context if in_sender_context else _no_context
+        self.loop: Final = asyncio.get_running_loop()
+        self.capture: Final[Callable[[], Context] | None] = (
+            copy_context if in_sender_context else None
         )
         self.new_context: Final[Callable[[], Context]] = (
             copy_context().copy if in_sender_context else Context
@@ -98,15 +99,15 @@ class Directory:
             return None
         return lambda context: build(key, context)
 
-    def idle(self, cell: Cell, actor: Actor[Any]) -> None:
+    def idle(self, cell: Cell, actor: Actor[Any] | None) -> None:
         """Notes that the cell has nothing to do."""
         timeout_s = self._idle_timeout_s
         if callable(timeout_s):
             timeout_s = timeout_s(actor)
-        if timeout_s is None:
-            cell.idle_at = None
-        else:
+        if timeout_s is not None and self._is_open:
             self._idle_timer.watch(cell, timeout_s)
+        elif cell.watched_at is not None:
+            self._idle_timer.forget(cell)
 
     def left(self, cell: Cell, error: Exception | None) -> None:
         """Forgets the cell; reports that its actor has left memory."""
@@ -139,7 +140,3 @@ class Directory:
             )
         cell = self.cells[key] = Cell(self, key, build)
         return cell
-
-
-def _no_context() -> None:
-    """Returns no context: messages do not carry it."""

@@ -21,25 +21,19 @@ class Envelope:
 
     __slots__ = ("asker", "context", "message", "reply")
 
-    failure: Exception | None = None  # of piped work: an actor that fails by it has no turn
-    is_piped: bool = False
+    is_piped = False
 
     def __init__(
         self,
         message: Any,
-        reply: asyncio.Future[Any] | None = None,  # None: sent by tell
-        context: Context | None = None,  # None: the turn runs in the context of the cell's task
-        asker: Envelope | None = None,  # the turn that waits for the reply
+        reply: asyncio.Future[Any] | None,  # None: sent by tell
+        context: Context | None,  # None: the turn runs in the context of the cell's task
+        asker: Envelope | None,  # the turn that waits for the reply
     ) -> None:
         self.message = message
         self.reply = reply
         self.context = context
         self.asker = asker
-
-    def resolve(self, result: object) -> None:
-        """Answers the asker, if it still waits."""
-        if self.reply is not None and not self.reply.done():
-            self.reply.set_result(result)
 
     def reject(self, error: Exception, actor: str) -> None:
         """Raises the error in the asker; logs a message that has none."""
@@ -49,19 +43,21 @@ class Envelope:
             self.reply.set_exception(error)
 
 
-class Outcome(Envelope):
-    """The end of piped work: a message of the actor to itself, or the failure of the work."""
+class PipedResult(Envelope):
+    """A message of the actor to itself: the result of work that it piped."""
 
-    __slots__ = ("failure",)
+    __slots__ = ()
 
     is_piped = True
 
-    def __init__(self, message: Any, context: Context | None, failure: Exception | None) -> None:
-        super().__init__(message, None, context)
-        self.failure = failure
-
     def reject(self, error: Exception, actor: str) -> None:
-        """Drops it: the actor that asked for the work is gone."""
+        """Drops it: the actor that piped the work is gone."""
+
+
+class PipedFailure(PipedResult):
+    """An exception, as the message, that the work raised: the actor has failed."""
+
+    __slots__ = ()
 
 
 # The turn that the current code runs in. Work piped by a turn may see a turn that has ended.

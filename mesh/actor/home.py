@@ -40,7 +40,7 @@ class Home(Addresses, Protocol):
         """Returns how to build the actor for a message, or None if the registry cannot."""
         ...
 
-    def idle(self, cell: Any, actor: Actor[Any]) -> None:
+    def idle(self, cell: Any, actor: Actor[Any] | None) -> None:
         """Notes that the cell has nothing to do."""
         ...
 

@@ -22,6 +22,7 @@ class IdleTimer:
 
     def __init__(self, clock: Clock, *, name: str) -> None:
         self._clock = clock
+        self._now = clock.monotonic
         self._name = name
         self._ticks: list[int] = []  # a heap of the keys of _cells
         self._cells: dict[int, set[Cell]] = {}
@@ -31,10 +32,10 @@ class IdleTimer:
 
     def watch(self, cell: Cell, timeout_s: float) -> None:
         """Passivates the cell unless it has a turn within ``timeout_s`` seconds."""
-        cell.idle_at = self._clock.monotonic() + timeout_s
-        tick = ceil(cell.idle_at / TICK_S)
-        if cell.watched_at is None or tick < cell.watched_at:
-            self._move(cell, tick)
+        cell.idle_at = idle_at = self._now() + timeout_s
+        watched_at = cell.watched_at
+        if watched_at is None or idle_at < (watched_at - 1) * TICK_S:
+            self._move(cell, ceil(idle_at / TICK_S))
 
     def forget(self, cell: Cell) -> None:
         """Forgets a cell that has left memory."""
@@ -71,7 +72,7 @@ class IdleTimer:
     async def _run(self) -> None:
         while self._ticks:
             tick = self._ticks[0]
-            delay_s = tick * TICK_S - self._clock.monotonic()
+            delay_s = tick * TICK_S - self._now()
             if delay_s > 0:
                 self._sleeps_until = tick
                 await self._clock.sleep(delay_s)
@@ -90,14 +91,14 @@ class IdleTimer:
                 await asyncio.sleep(0)
 
     async def _passivate(self, cell: Cell) -> None:
-        if not cell.is_idle or cell.idle_at is None:
+        if not cell.is_idle:
             return  # it is watched again once it is idle
         tick = ceil(cell.idle_at / TICK_S)
-        if tick * TICK_S > self._clock.monotonic():
+        if tick * TICK_S > self._now():
             self._move(cell, tick)
             return
         await self._passivating.acquire()
-        task = cell.passivate()
+        task = None if cell.watched_at is not None else cell.passivate()
         if task is None:
             self._passivating.release()
         else:

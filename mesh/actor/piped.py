@@ -4,93 +4,99 @@ from __future__ import annotations
 
 import asyncio
 from inspect import iscoroutine
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Final, final
 
-from mesh.actor.envelope import InContext, Outcome
+from mesh.actor.envelope import InContext, PipedFailure, PipedResult
+from mesh.actor.supervision import failure_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable
     from contextvars import Context
+
+WAITS: Final = 0  # it has not begun
+RUNS: Final = 1
+CANCELLED: Final = 2  # it has begun, and has not ended yet
+ENDED: Final = 3
 
 
 @final
 class Piped:
-    """One piece of work. It has ended once it is cancelled or its result is sent."""
+    """One piece of work. It has ended once its result is sent or it is cancelled."""
 
-    __slots__ = ("_context", "_forget", "_work", "daemon", "done", "is_cancelled", "name", "task")
+    __slots__ = ("_context", "_state", "_work", "_works", "daemon", "name", "task")
 
     def __init__(
         self,
+        works: set[Piped],
         work: Awaitable[Any],
-        *,
         name: str,
         daemon: bool,
         context: Context | None,
-        forget: Callable[[Piped], object],
     ) -> None:
-        self._work = work
-        self._context = context
-        self._forget = forget
+        """Adds itself to ``works`` until it has ended."""
         self.name = name
         self.daemon = daemon
-        self.done = False
-        self.is_cancelled = False
         self.task: asyncio.Task[Any] | None = None  # that performs it, once it has begun
+        self._works = works
+        self._work = work
+        self._context = context
+        self._state = WAITS
+        works.add(self)
+
+    @property
+    def done(self) -> bool:
+        return self._state == ENDED
 
     def cancel(self) -> None:
         """Cancels the work, whose result is then never sent; no effect if it has ended."""
-        if self.done or self.is_cancelled:
-            return
-        self.is_cancelled = True
-        if self.task is not None:
+        if self._state == RUNS:
+            self._state = CANCELLED
+            assert self.task is not None  # noqa: S101  (it runs)
             self.task.cancel()
-            return
-        self.done = True
-        self._forget(self)
-        if iscoroutine(self._work):
-            self._work.close()
-        elif isinstance(self._work, asyncio.Future):
-            self._work.cancel()
+        elif self._state == WAITS:
+            self._state = ENDED
+            self._works.discard(self)
+            if iscoroutine(self._work):
+                self._work.close()
+            elif isinstance(self._work, asyncio.Future):
+                self._work.cancel()
 
-    async def perform(self) -> Outcome | None:
+    async def perform(self, task: asyncio.Task[Any]) -> PipedResult | None:
         """Performs the work in the current task, and returns what is to be sent."""
-        if self.done:
+        if self._state == ENDED:
             return None
-        self.task = task = asyncio.current_task()
-        assert task is not None  # noqa: S101  (only tasks run coroutines)
-        outcome = None
+        self.task, self._state = task, RUNS
+        work, context = self._work, self._context
+        result = None
         try:
-            message = await self._awaited()
+            if context is not None and iscoroutine(work):
+                work = InContext(work, context)
+            message = await work
             if message is not None:
-                outcome = Outcome(message, self._context, None)
-        except asyncio.CancelledError:
-            if not self.is_cancelled:
+                result = PipedResult(message, None, context, None)
+        except asyncio.CancelledError as error:
+            if self._state == RUNS:
                 if task.cancelling():
                     raise
-                failure = RuntimeError(f"{self.name} awaited a task that was cancelled")
-                outcome = Outcome(None, None, failure)
-        except Exception as failure:
-            outcome = Outcome(None, None, failure)
+                result = PipedFailure(failure_of(error), None, None, None)
+        except Exception as error:
+            result = PipedFailure(error, None, None, None)
         finally:
-            self.done = True
-            self.task = None
-            self._forget(self)
-        if self.is_cancelled:
+            is_cancelled = self._state == CANCELLED
+            self.task, self._state = None, ENDED
+            self._works.discard(self)
+        if is_cancelled:
             await _end_cancellation(task)
             return None
-        return outcome
-
-    def _awaited(self) -> Awaitable[Any]:
-        if self._context is not None and iscoroutine(self._work):
-            return InContext(self._work, self._context)
-        return self._work
+        return result
 
 
 async def _end_cancellation(task: asyncio.Task[Any]) -> None:
     """Consumes the cancellation of the work, so that it cannot reach the task's next turn."""
-    if not task.uncancel():
-        try:
-            await asyncio.sleep(0)  # raises if the work ended before it was thrown in
-        except asyncio.CancelledError:
-            if task.cancelling():
-                raise
+    if task.uncancel():
+        raise asyncio.CancelledError
+    try:
+        await asyncio.sleep(0)  # raises if the work ended before it was thrown in
+    except asyncio.CancelledError:
+        if task.cancelling():
+            raise

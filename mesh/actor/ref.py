@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any, Generic, Protocol, final
 
 from mesh.actor.actor import M, R
@@ -10,7 +9,8 @@ from mesh.actor.envelope import Envelope, awaits, current_turn
 from mesh.errors import DeadlineExceeded, FailedPrecondition, Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import asyncio
+    from collections.abc import Callable, Mapping
     from contextvars import Context
 
     from mesh.actor.actor import Message
@@ -30,8 +30,18 @@ class Addresses(Protocol):
     """The registry, as its refs see it."""
 
     @property
-    def capture(self) -> Callable[[], Context | None]:
-        """Copies the current context; returns None if messages do not carry it."""
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop of the actors."""
+        ...
+
+    @property
+    def cells(self) -> Mapping[Any, Receiver]:
+        """The active actors by key."""
+        ...
+
+    @property
+    def capture(self) -> Callable[[], Context] | None:
+        """Copies the current context; None: messages do not carry it."""
         ...
 
     def name(self, key: Any) -> str:
@@ -69,7 +79,9 @@ class ActorRef(Generic[M]):
         actor refuses or never receives is logged.
         """
         addresses = self._addresses
-        addresses.receiver(self._key).post(Envelope(message, None, addresses.capture()))
+        capture = addresses.capture
+        envelope = Envelope(message, None, None if capture is None else capture(), None)
+        (addresses.cells.get(self._key) or addresses.receiver(self._key)).post(envelope)
 
     async def ask(self, message: Message[R], *, timeout: float = 5.0) -> R:
         """Sends, and returns the reply or raises the error of the actor.
@@ -83,15 +95,16 @@ class ActorRef(Generic[M]):
         if timeout <= 0:
             raise self._late(timeout)
         addresses, turn = self._addresses, current_turn.get()
-        receiver = addresses.receiver(self._key)
+        receiver = addresses.cells.get(self._key) or addresses.receiver(self._key)
         if turn is not None and awaits(receiver.turn, turn):
             raise FailedPrecondition(
                 f"{self.name} waits for the caller of this ask; ask it from outside of that call",
                 reason=Reason.ASK_CYCLE,
             )
-        loop = asyncio.get_running_loop()
+        loop, capture = addresses.loop, addresses.capture
         reply: asyncio.Future[R] = loop.create_future()
-        receiver.post(Envelope(message, reply, addresses.capture(), turn))
+        context = None if capture is None else capture()
+        receiver.post(Envelope(message, reply, context, turn))
         deadline = loop.call_later(timeout, self._expire, reply, timeout)
         try:
             return await reply

@@ -104,13 +104,13 @@ class ActorRegistry(Generic[K, M]):
         await cell.has_left()
 
     @asynccontextmanager
-    async def running(self, *, grace_s: float = 5.0) -> AsyncIterator[None]:
+    async def running(self, *, grace_s: float = 5.0) -> AsyncIterator[ActorRegistry[K, M]]:
         """Keeps the actors for the duration of the block, and refuses messages after it.
 
         On exit all actors are drained for at most ``grace_s`` seconds, and stopped then.
         """
         try:
-            yield
+            yield self
         finally:
             self._directory.close()
             try:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from mesh.actor.actor import Actor
 from mesh.errors import MeshError, ResourceExhausted, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 OUTAGES = (ResourceExhausted, Unavailable)  # of a dependency: not a defect of the actor
 
@@ -44,11 +48,13 @@ class Failures:
     def __init__(self) -> None:
         self._moments: tuple[float, ...] = ()
 
-    def add(self, moment: float, window_s: float) -> int:
-        """Returns how many there were within the window that ends now."""
-        recent = (known for known in self._moments if moment - known <= window_s)
+    def add(self, moment: float, limits: Supervision) -> float | None:
+        """Returns the seconds to wait before the restart, or None if there were too many."""
+        recent = (known for known in self._moments if moment - known <= limits.window_s)
         self._moments = (*recent, moment)
-        return len(self._moments)
+        if len(self._moments) > limits.max_restarts:
+            return None
+        return limits.backoff(len(self._moments) - 2) if len(self._moments) > 1 else 0.0
 
 
 def outage_of(error: BaseException) -> MeshError | None:
@@ -56,17 +62,35 @@ def outage_of(error: BaseException) -> MeshError | None:
     return next((found for found in (error, error.__cause__) if isinstance(found, OUTAGES)), None)
 
 
+def failure_of(error: asyncio.CancelledError) -> RuntimeError:
+    """Returns the failure of code that is not to end, but awaited what was cancelled."""
+    failure = RuntimeError("a task that it awaited was cancelled")
+    failure.__cause__ = error
+    return failure
+
+
+async def stop(actor: Actor[Any], timeout_s: float, name: str) -> None:
+    """Calls ``on_stop``, whose failure is logged."""
+    if type(actor).on_stop is Actor.on_stop:
+        return
+    try:
+        async with asyncio.timeout(timeout_s):
+            await uncancelled(actor.on_stop())
+    except Exception:
+        log.exception("actor %s did not stop in order", name)
+
+
 async def uncancelled(work: Awaitable[T]) -> T:
     """Awaits the work. Raises RuntimeError if something that it awaits was cancelled."""
     try:
         return await work
-    except asyncio.CancelledError:
-        raise_if_cancelled()
-        raise RuntimeError("a task that it awaited was cancelled") from None
+    except asyncio.CancelledError as error:
+        if is_cancelled():
+            raise
+        raise failure_of(error) from error
 
 
-def raise_if_cancelled() -> None:
-    """Raises the current exception again if the current task itself is to end."""
+def is_cancelled() -> bool:
+    """Returns whether the current task is to end."""
     task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise
+    return task is not None and task.cancelling() > 0
