@@ -37,6 +37,7 @@ from mesh.observability.ended_span import EndedSpan, Origin
 from mesh.observability.exporters import open_exporters
 from mesh.observability.processor import SpanLosses, SpanQueue
 from mesh.observability.span_ids import DerivedIdGenerator
+from mesh.observability.traceparent import TraceparentSpan
 from mesh.settings import ConfigError
 
 if TYPE_CHECKING:
@@ -182,16 +183,17 @@ class IdTracer(Tracer):
         """Returns a span in the trace of ``context``, or in one of its own."""
         parent = get_current_span(context).get_span_context()
         trace_id = parent.trace_id if parent.is_valid else self._ids.generate_trace_id()
-        result = self.sampler.should_sample(context, trace_id, name, kind, attributes, links)
-        sampled = result.decision is Decision.RECORD_AND_SAMPLE
+        flags, state = UNSAMPLED, parent.trace_state or None
+        if self.sampler is not ALWAYS_OFF:  # which costs more to ask than all else here
+            result = self.sampler.should_sample(context, trace_id, name, kind, attributes, links)
+            sampled = result.decision is Decision.RECORD_AND_SAMPLE
+            flags, state = SAMPLED if sampled else UNSAMPLED, result.trace_state
+        span_id = self._ids.generate_span_id()
+        if not state:
+            ids = f"{trace_id:032x}-{span_id:016x}"
+            return TraceparentSpan(f"00-{ids}-{flags:02x}", is_remote=False)
         return NonRecordingSpan(
-            SpanContext(
-                trace_id,
-                self._ids.generate_span_id(),
-                is_remote=False,
-                trace_flags=SAMPLED if sampled else UNSAMPLED,
-                trace_state=result.trace_state,
-            )
+            SpanContext(trace_id, span_id, is_remote=False, trace_flags=flags, trace_state=state)
         )
 
     # The API's version also decorates coroutines, which this project does not use.

@@ -22,7 +22,7 @@ class ServingCall:
     """The call being served, as far as the interceptors know it."""
 
     method: str  # "anya.bitcoin.v1.ChainService/GetTransaction"
-    parent: Span | None = None  # the caller's; set by tracing, None if it sent no valid one
+    parent: Span | None  # the caller's; None if it sent no valid one
     deadline: float | None = None  # monotonic seconds; set by deadline
     caller: str = ""  # SPIFFE ID; set by identity
     grant: Grant | None = None  # set by trust

@@ -22,6 +22,7 @@ from mesh.rpc.interceptors import (
     tracing,
     trust,
 )
+from mesh.rpc.interceptors.tracing import read_parent
 from mesh.rpc.unary_server import unary_path
 from mesh.settings import ConfigError
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from mesh.rpc.interceptors import ServerInterceptor
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Path: TypeAlias = "Callable[[Any, str, ServerRules], Callable[..., Any]]"
 
 # The limit precedes all costly work. errors.report encloses every interceptor that may refuse, and
 # is within tracing, so that the span has the final status.
@@ -77,26 +79,43 @@ def build_server(rules: ServerRules, *, max_message: int = 4 << 20) -> GuardedSe
 class GuardedServer(grpc.aio.Server):
     """A gRPC server whose every method runs within the interceptors, however it was added."""
 
-    def __init__(self, server: grpc.aio.Server, rules: ServerRules) -> None:
+    def __init__(
+        self, server: grpc.aio.Server, rules: ServerRules, unary: Path = unary_path
+    ) -> None:
+        """Runs ``unary`` around unary calls, and ``intercepted`` around all others."""
         self._server = server
         self._rules = rules
+        self._unary = unary
         self.service_names: list[str] = []  # in the order in which they were added
 
-    def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[Any]) -> None:
+    def add_generic_rpc_handlers(
+        self, generic_rpc_handlers: Iterable[grpc.GenericRpcHandler]
+    ) -> None:
         for added in generic_rpc_handlers:
             if isinstance(added, grpc.ServiceRpcHandler):
                 self.service_names.append(added.service_name())
-            self._server.add_generic_rpc_handlers([_GuardedMethods(added, self._rules)])
+            self._server.add_generic_rpc_handlers([_GuardedMethods(added, self._guard)])
 
     def add_registered_method_handlers(
         self, service_name: str, method_handlers: Mapping[str, Handler]
     ) -> None:
-        """Adds the methods that generated code adds a second time, for a faster look-up."""
-        guarded = {
-            name: guard(handler, f"{service_name}/{name}", self._rules)
-            for name, handler in method_handlers.items()
-        }
-        self._server.add_registered_method_handlers(service_name, guarded)
+        """Adds the methods as generic ones, unless it has them: generated code adds both.
+
+        gRPC looks a registered method up without us, but each call begins at the look-up.
+        """
+        if service_name not in self.service_names:
+            handlers = grpc.method_handlers_generic_handler(service_name, dict(method_handlers))
+            self.add_generic_rpc_handlers([handlers])
+
+    def _guard(self, handler: Any, method: str) -> Handler:
+        """Returns the same handler with every step of the server around it."""
+        streams = handler.request_streaming or handler.response_streaming
+        path = intercepted if streams else self._unary
+        return RPC_KINDS[handler.request_streaming, handler.response_streaming](
+            path(handler, method, self._rules),
+            _lenient(handler.request_deserializer),
+            handler.response_serializer,
+        )
 
     def add_insecure_port(self, address: str) -> int:
         """Raises ConfigError: without mTLS no caller has an identity."""
@@ -118,19 +137,28 @@ class GuardedServer(grpc.aio.Server):
 class _GuardedMethods(grpc.GenericRpcHandler):
     """Finds the same methods as another handler, each within the interceptors."""
 
-    def __init__(self, handlers: grpc.GenericRpcHandler, rules: ServerRules) -> None:
+    def __init__(
+        self, handlers: grpc.GenericRpcHandler, guard: Callable[[Handler, str], Handler]
+    ) -> None:
         self._handlers = handlers
-        self._rules = rules
-        self._guarded: dict[str, Handler] = {}  # bounded: only existing methods get in
+        self._guard = guard
+        # By path; bounded: only existing methods get in.
+        self._guarded: dict[str, tuple[str, Handler]] = {}
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
-        method = handler_call_details.method
-        if method not in self._guarded:
+        path = handler_call_details.method
+        known = self._guarded.get(path)
+        if known is None:
             handler = self._handlers.service(handler_call_details)
             if handler is None:
                 return None  # UNIMPLEMENTED, unless another handler has the method
-            self._guarded[method] = guard(handler, method.lstrip("/"), self._rules)
-        return self._guarded[method]
+            method = path.lstrip("/")
+            known = self._guarded[path] = method, self._guard(handler, method)
+        method, guarded = known
+        # gRPC looks a method up in the task of the call: the servicer has this object, too. Later,
+        # gRPC would have to convert the metadata a second time.
+        current.set(ServingCall(method, read_parent(handler_call_details.invocation_metadata)))
+        return guarded
 
 
 def credentials(identity: Identity) -> grpc.ServerCredentials:
@@ -167,17 +195,6 @@ def _changed_at(identity: Identity) -> tuple[int, ...]:
     return tuple(path.stat().st_mtime_ns for path in paths)
 
 
-def guard(handler: Any, method: str, rules: ServerRules) -> Handler:
-    """Returns the same handler with INTERCEPTORS around it, or with the unary path."""
-    if handler.request_streaming or handler.response_streaming:
-        serve = intercepted(handler, method, rules)
-    else:
-        serve = unary_path(handler.unary_unary, method, rules)
-    return RPC_KINDS[handler.request_streaming, handler.response_streaming](
-        serve, _lenient(handler.request_deserializer), handler.response_serializer
-    )
-
-
 def intercepted(handler: Any, method: str, rules: ServerRules) -> Callable[..., Any]:
     """Returns the servicer's method, of any kind, with INTERCEPTORS around it.
 
@@ -188,8 +205,7 @@ def intercepted(handler: Any, method: str, rules: ServerRules) -> Callable[..., 
     )
 
     async def serve(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        serving = ServingCall(method)
-        current.set(serving)
+        serving = current.get()
         call = ServerCall(None if handler.request_streaming else request, context, rules, serving)
         with ExitStack() as stack:
             for interceptor in _NESTED:

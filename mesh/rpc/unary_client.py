@@ -15,7 +15,7 @@ from mesh.rpc.interceptors.breaker import group_of, is_failure
 from mesh.rpc.interceptors.errors import code_of, to_rpc_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterator
 
     from opentelemetry.trace import Span
 
@@ -34,6 +34,7 @@ class UnaryPath(grpc.aio.UnaryUnaryMultiCallable[Any, Any]):
         self._rules = rules
         self._breaker = rules.breakers[group_of(method)]
         self._attributes = tracing.attributes_of(method, rules.target)
+        self._skip = tracing.skips_unsampled(rules.tracer)
 
     def __call__(
         self,
@@ -45,7 +46,9 @@ class UnaryPath(grpc.aio.UnaryUnaryMultiCallable[Any, Any]):
     ) -> grpc.aio.UnaryUnaryCall[Any, Any]:
         """Returns the call. A step that refuses it sends nothing: the call has ended already."""
         rules, method = self._rules, self._method
-        span, headers = tracing.start_client_span(method, rules.tracer, self._attributes)
+        span, headers = tracing.start_client_span(
+            method, rules.tracer, self._attributes, skip=self._skip
+        )
         epoch: int | None = None
         call: grpc.aio.UnaryUnaryCall[Any, Any] | None = None
         try:
@@ -55,7 +58,7 @@ class UnaryPath(grpc.aio.UnaryUnaryMultiCallable[Any, Any]):
             call = self._send(
                 request,
                 timeout=seconds,
-                metadata=(*metadata, *headers) if metadata else headers,
+                metadata=(*metadata, *headers) if metadata else _Pairs(headers),
                 **options,
             )
             return _SentCall(call, span, self._breaker, epoch)
@@ -68,6 +71,19 @@ class UnaryPath(grpc.aio.UnaryUnaryMultiCallable[Any, Any]):
                 if epoch is not None:
                     self._breaker.release(epoch, failed=None)
                 tracing.end_client_span(span, grpc.StatusCode.CANCELLED, None)
+
+
+class _Pairs(grpc.aio.Metadata):
+    """Metadata that gRPC only sends: without the index over it, a tenth of a call's cost."""
+
+    def __init__(self, pairs: tuple[tuple[str, str], ...]) -> None:
+        self._pairs = pairs
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self._pairs)
 
 
 class _SentCall(grpc.aio.UnaryUnaryCall[Any, Any]):
@@ -165,7 +181,8 @@ class _SentCall(grpc.aio.UnaryUnaryCall[Any, Any]):
         if self._is_open:
             self._is_open = False
             self._breaker.release(self._epoch, failed=failed)
-            tracing.end_client_span(self._span, code, error)
+            if self._span is not None:
+                tracing.end_client_span(self._span, code, error)
 
 
 class _RefusedCall(grpc.aio.UnaryUnaryCall[Any, Any]):

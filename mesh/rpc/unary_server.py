@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from mesh.errors import MeshError
-from mesh.rpc.call import ServingCall, current
+from mesh.rpc.call import current
 from mesh.rpc.interceptors import (
     audit,
     data_policy,
@@ -28,69 +28,61 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from google.protobuf.message import Message
-    from opentelemetry.trace import Span
 
     from mesh.rpc.interceptors import ServerRules
 
     Behaviour = Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Message]]
 
 
-def unary_path(behaviour: Behaviour, method: str, rules: ServerRules) -> Behaviour:
+def unary_path(handler: Any, method: str, rules: ServerRules) -> Callable[..., Any]:
     """Returns the servicer's method with every step of the server around it.
 
-    A step that fails or is cancelled leaves by the same ``finally`` blocks, from the inside out:
-    one audit entry, one slot given back, one end of the span.
+    A call that fails or is cancelled at any point leaves by the same ``finally`` blocks, from the
+    inside out: one audit entry, one slot given back, one end of the span.
     """
+    behaviour: Behaviour = handler.unary_unary
     attributes = tracing.attributes_of(method)
-    limiter = rules.limiter
+    limiter, domain, tracer = rules.limiter, rules.trust_domain, rules.tracer
+    skip = tracing.skips_unsampled(tracer)
 
     async def serve(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        serving = ServingCall(method)
-        current.set(serving)
-        span = tracing.start_server_span(serving, context, rules.tracer, attributes)
+        serving = current.get()
+        span = tracing.start_server_span(serving, tracer, attributes, skip=skip)
         code = grpc.StatusCode.CANCELLED  # by the caller or the deadline, unless the call ends
-        reply = None
         try:
             try:
                 serving.deadline = deadline.deadline_of(context)
                 limiter.acquire()
                 try:
-                    reply = await answer(serving, span, request, context)
+                    status: str = audit.UNEXPECTED
+                    refusal: MeshError | None = None
+                    try:
+                        serving.caller = identity.caller_of(context, domain)
+                        grant = serving.grant = trust.grant_of(serving, rules, span)
+                        if request is None:
+                            raise errors.malformed_request()
+                        request_key.bind_key(serving, request)
+                        reply = await behaviour(request, context)
+                        reply = data_policy.cleared(reply, highest=grant.max_class)
+                        request_key.reach_reply(serving)
+                        status = audit.OK
+                    except (MeshError, asyncio.CancelledError) as error:
+                        status, refusal = audit.outcome_of(error)
+                        raise
+                    finally:
+                        audit.record_end(serving, rules, status, refusal)
                 finally:
                     limiter.release()
             except MeshError as error:
                 errors.answer(context, error)
+                reply = None
             except Exception:
                 errors.answer_unexpected(context, method)
+                reply = None
             if span is not None:
                 code = tracing.status_of(context)
         finally:
             tracing.end_server_span(span, code)
-        return reply
-
-    async def answer(
-        serving: ServingCall,
-        span: Span | None,
-        request: Any,
-        context: grpc.aio.ServicerContext[Any, Any],
-    ) -> Any:
-        """Authorizes and audits the call. Returns what the caller may see of the reply."""
-        status: str = audit.UNEXPECTED
-        refusal: MeshError | None = None
-        try:
-            serving.caller = identity.caller_of(context, rules.trust_domain)
-            grant = serving.grant = trust.grant_of(serving, rules, span)
-            if request is None:
-                raise errors.malformed_request()
-            request_key.bind_key(serving, request)
-            reply = data_policy.cleared(await behaviour(request, context), highest=grant.max_class)
-            request_key.reach_reply(serving)
-            status = audit.OK
-        except (MeshError, asyncio.CancelledError) as error:
-            status, refusal = audit.outcome_of(error)
-            raise
-        finally:
-            audit.record_end(serving, rules, status, refusal)
         return reply
 
     return serve

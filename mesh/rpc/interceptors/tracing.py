@@ -10,17 +10,17 @@ import grpc
 from opentelemetry import trace
 from opentelemetry.context import Context, attach
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, TraceIdRatioBased
-from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from mesh.errors import MeshError
+from mesh.observability.traceparent import TraceparentSpan
 from mesh.rpc.call import serving_or_none
 from mesh.rpc.interceptors.errors import code_of, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from opentelemetry.trace import Span, Tracer
+    from opentelemetry.trace import Span, SpanContext, Tracer
 
     from mesh.rpc.call import ServingCall
     from mesh.rpc.interceptors import ClientCall, ServerCall
@@ -29,8 +29,6 @@ PROPAGATOR = TraceContextTextMapPropagator()
 # The form that nearly all callers send. The propagator reads the others (no ids, other versions,
 # a tracestate).
 _TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
-_SAMPLED_ENDS = frozenset("13579bdf")  # last digits of the flags of a sampled traceparent
-FIELDS = frozenset(PROPAGATOR.fields)  # the property builds a new set at each access
 
 # Statuses that make a server's span a failed one: a refusal does not.
 SERVER_ERRORS = frozenset(
@@ -46,38 +44,15 @@ SERVER_ERRORS = frozenset(
 
 _BY_NUMBER: dict[int | None, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 _ROOT = Context()
-
-
-class RemoteSpan(NonRecordingSpan):
-    """The caller's span, from a well-formed traceparent whose ids are parsed when asked for.
-
-    Most calls are not sampled: then only logs, the audit and new spans ask.
-    """
-
-    def __init__(self, traceparent: str) -> None:
-        self.traceparent = traceparent
-        self._parsed: SpanContext | None = None
-
-    def get_span_context(self) -> SpanContext:
-        if self._parsed is None:
-            _, trace_id, span_id, flags = self.traceparent.split("-")
-            self._parsed = SpanContext(
-                int(trace_id, 16),
-                int(span_id, 16),
-                is_remote=True,
-                trace_flags=TraceFlags(int(flags, 16)),
-            )
-        return self._parsed
-
-    def __repr__(self) -> str:
-        return f"RemoteSpan({self.traceparent!r})"
+_SPAN_KEY = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, _ROOT)))
 
 
 @contextmanager
 def receive(call: ServerCall) -> Iterator[None]:
     """Continues the caller's trace while the call is served."""
     method = call.serving.method
-    span = start_server_span(call.serving, call.context, call.rules.tracer, attributes_of(method))
+    tracer, skip = call.rules.tracer, skips_unsampled(call.rules.tracer)
+    span = start_server_span(call.serving, tracer, attributes_of(method), skip=skip)
     code = grpc.StatusCode.CANCELLED  # by the caller or the deadline, unless the call ends
     try:
         yield
@@ -87,29 +62,24 @@ def receive(call: ServerCall) -> Iterator[None]:
 
 
 def start_server_span(
-    serving: ServingCall,
-    context: grpc.aio.ServicerContext[Any, Any],
-    tracer: Tracer,
-    attributes: Mapping[str, str],
+    serving: ServingCall, tracer: Tracer, attributes: Mapping[str, str], *, skip: bool
 ) -> Span | None:
-    """Makes the span of the call current and returns it; None if it is unsampled as its parent is.
+    """Makes the span of the call current and returns it; None if it is not recorded.
 
+    With ``skip`` (see ``skips_unsampled``) none is started if the caller did not sample its trace.
     Then the caller's span is current: logs and spans of other libraries belong to its trace. The
     call has its own task, so nothing is detached.
     """
-    parent = serving.parent = read_parent(context.invocation_metadata() or ())
-    if parent is None:
-        above = _ROOT
-    else:
-        above = trace.set_span_in_context(parent, _ROOT)
-        if _is_unsampled(parent, tracer):
-            attach(above)
-            return None
+    parent = serving.parent
+    above = _ROOT if parent is None else Context({_SPAN_KEY: parent})
+    if skip and parent is not None and _is_unsampled(parent):
+        attach(above)
+        return None
     span = tracer.start_span(
         serving.method, context=above, kind=trace.SpanKind.SERVER, attributes=attributes
     )
-    attach(trace.set_span_in_context(span, above))
-    return span
+    attach(Context({_SPAN_KEY: span}))
+    return span if span.is_recording() else None
 
 
 def end_server_span(span: Span | None, code: grpc.StatusCode) -> None:
@@ -121,12 +91,18 @@ def end_server_span(span: Span | None, code: grpc.StatusCode) -> None:
 
 def read_parent(metadata: Iterable[tuple[str, str | bytes]]) -> Span | None:
     """Returns the caller's span, or None if the metadata has no valid one."""
-    carrier = {key: value for key, value in metadata if key in FIELDS}
-    if not carrier:
+    traceparent: str | bytes | None = None
+    has_state = False
+    for key, value in metadata:
+        if key == "traceparent":
+            traceparent = value
+        elif key == "tracestate":
+            has_state = True
+    if traceparent is None:
         return None
-    traceparent = str(carrier.get("traceparent"))
-    if len(carrier) == 1 and _TRACEPARENT.fullmatch(traceparent):
-        return RemoteSpan(traceparent)
+    if not has_state and _TRACEPARENT.fullmatch(str(traceparent)):
+        return TraceparentSpan(str(traceparent), is_remote=True)
+    carrier = {key: value for key, value in metadata if key in PROPAGATOR.fields}
     span = trace.get_current_span(PROPAGATOR.extract(carrier, _ROOT))
     return span if span.get_span_context().is_valid else None
 
@@ -151,7 +127,8 @@ def current_traceparent() -> str:
 def send(call: ClientCall) -> Iterator[None]:
     """Sends the trace to the server. The span is not made current: a stream outlives its frame."""
     attributes = attributes_of(call.method, call.rules.target)
-    span, call.metadata = start_client_span(call.method, call.rules.tracer, attributes)
+    tracer, skip = call.rules.tracer, skips_unsampled(call.rules.tracer)
+    span, call.metadata = start_client_span(call.method, tracer, attributes, skip=skip)
     code = grpc.StatusCode.CANCELLED  # if no branch below is reached
     failure: grpc.aio.AioRpcError | MeshError | None = None
     try:
@@ -166,17 +143,18 @@ def send(call: ClientCall) -> Iterator[None]:
 
 
 def start_client_span(
-    method: str, tracer: Tracer, attributes: Mapping[str, str]
+    method: str, tracer: Tracer, attributes: Mapping[str, str], *, skip: bool
 ) -> tuple[Span | None, tuple[tuple[str, str], ...]]:
     """Returns the span of a call and the metadata that sends it.
 
-    Within an unsampled trace that is None, and the metadata sends the ids of the current span.
+    The span is None if it is not recorded. With ``skip`` (see ``skips_unsampled``) none is started
+    within an unsampled trace: the metadata sends the ids of the current span.
     """
     outer = trace.get_current_span()
-    if _is_unsampled(outer, tracer):
+    if skip and _is_unsampled(outer):
         return None, headers_of(outer)
     span = tracer.start_span(method, kind=trace.SpanKind.CLIENT, attributes=attributes)
-    return span, headers_of(span)
+    return span if span.is_recording() else None, headers_of(span)
 
 
 def end_client_span(
@@ -185,15 +163,21 @@ def end_client_span(
     """Ends the span of a call, with its status, and the reason of its failure if it has one."""
     if span is None:
         return
-    if failure is not None and span.is_recording() and (reason := reason_of(failure)):
+    if failure is not None and (reason := reason_of(failure)):
         span.set_attribute("anya.reason", reason)
     _record(span, code, failed=code is not grpc.StatusCode.OK)
     span.end()
 
 
+def skips_unsampled(tracer: Tracer) -> bool:
+    """Tells if the tracer records nothing below an unsampled span, so that it need not be asked."""
+    sampler = getattr(tracer, "sampler", None)
+    return sampler is not ALWAYS_ON and not isinstance(sampler, TraceIdRatioBased)
+
+
 def headers_of(span: Span) -> tuple[tuple[str, str], ...]:
     """Returns the metadata that makes ``span`` the parent of a call; empty if it is not valid."""
-    if isinstance(span, RemoteSpan):
+    if isinstance(span, TraceparentSpan):
         return (("traceparent", span.traceparent),)
     context = span.get_span_context()
     if not context.is_valid:
@@ -222,20 +206,17 @@ def status_of(context: grpc.aio.ServicerContext[Any, Any]) -> grpc.StatusCode:
     return _BY_NUMBER.get(number, grpc.StatusCode.UNKNOWN)
 
 
-def _is_unsampled(span: Span, tracer: Tracer) -> bool:
-    """Tells if the tracer records nothing below the span; False if it would have to be asked."""
-    sampler = getattr(tracer, "sampler", None)
-    if sampler is ALWAYS_ON or isinstance(sampler, TraceIdRatioBased):
+def _is_unsampled(span: Span) -> bool:
+    """Tells if the span is of a trace that is not recorded; False if it is of none."""
+    if span is trace.INVALID_SPAN:
         return False
-    if isinstance(span, RemoteSpan):
-        return span.traceparent[-1] not in _SAMPLED_ENDS
+    if isinstance(span, TraceparentSpan):
+        return not span.is_sampled
     context = span.get_span_context()
     return context.is_valid and not context.trace_flags.sampled
 
 
 def _record(span: Span, code: grpc.StatusCode, *, failed: bool) -> None:
-    if not span.is_recording():
-        return
     span.set_attribute("rpc.response.status_code", code.name)
     if failed:
         span.set_attribute("error.type", code.name)
