@@ -65,4 +65,4 @@ def _run(*command: str) -> None:
         raise PeerMissing(f"{command[0]} is not installed") from None
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines()
-        raise PeerMissing(f"{command[-1]}: {lines[-1] if lines else 'no reason given'}")
+        raise PeerMissing(f"{Path(command[-1]).name}: {lines[-1] if lines else 'no reason given'}")
