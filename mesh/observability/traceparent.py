@@ -19,11 +19,8 @@ class TraceparentSpan(NonRecordingSpan):
     def __init__(self, traceparent: str, *, is_remote: bool) -> None:
         """Takes a well-formed traceparent of version 00 (W3C Trace Context) with valid ids."""
         self.traceparent = traceparent
+        self.is_sampled = traceparent[-1] in _SAMPLED_DIGITS
         self._is_remote = is_remote
-
-    @property
-    def is_sampled(self) -> bool:
-        return self.traceparent[-1] in _SAMPLED_DIGITS
 
     def get_span_context(self) -> SpanContext:
         if self._parsed is None:

@@ -64,7 +64,7 @@ def unary_path(handler: Any, method: str, rules: ServerRules) -> Callable[..., A
                         request_key.bind_key(serving, request)
                         reply = await behaviour(request, context)
                         reply = data_policy.cleared(reply, highest=grant.max_class)
-                        request_key.reach_reply(serving)
+                        request_key.reach_reply(method)
                         status = audit.OK
                     except (MeshError, asyncio.CancelledError) as error:
                         status, refusal = audit.outcome_of(error)
@@ -82,7 +82,8 @@ def unary_path(handler: Any, method: str, rules: ServerRules) -> Callable[..., A
             if span is not None:
                 code = tracing.status_of(context)
         finally:
-            tracing.end_server_span(span, code)
+            if span is not None:
+                tracing.end_server_span(span, code)
         return reply
 
     return serve

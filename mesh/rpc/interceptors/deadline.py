@@ -56,9 +56,9 @@ def timeout_of(method: str, timeout: float | None, default: float) -> float:
     Raises DeadlineExceeded if none are left.
     """
     seconds = timeout if timeout is not None else default
-    left = remaining()
-    if left is not None:
-        seconds = min(seconds, left)
+    serving = serving_or_none()
+    if serving is not None and serving.deadline is not None:
+        seconds = min(seconds, serving.deadline - time.monotonic())
     if seconds <= 0:
         raise DeadlineExceeded(f"no time left to call {method}")
     return seconds

@@ -27,10 +27,11 @@ def caller_of(context: grpc.aio.ServicerContext[Any, Any], trust_domain: str) ->
 
     Raises Unauthenticated (IDENTITY_MISSING) unless it has exactly one, in ``trust_domain``.
     """
-    ids = [name.decode() for name in context.auth_context().get("peer_spiffe_id", ())]
-    if len(ids) != 1 or not ids[0].startswith(f"spiffe://{trust_domain}/"):
+    ids = tuple(context.auth_context().get("peer_spiffe_id", ()))
+    caller = ids[0].decode() if len(ids) == 1 else ""
+    if not caller.startswith(f"spiffe://{trust_domain}/"):
         raise Unauthenticated(
             f"present a certificate with one SPIFFE ID in {trust_domain}",
             reason=Reason.IDENTITY_MISSING,
         )
-    return ids[0]
+    return caller

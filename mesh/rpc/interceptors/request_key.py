@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mesh import failpoint
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 MAX_REQUEST_ID_CHARS = 128
 
+# Between the effect of a call and its reply; takes the method.
+reach_reply = partial(failpoint.reach, "idempotency.before_reply")
+
 
 @contextmanager
 def bind(call: ServerCall) -> Iterator[None]:
@@ -30,7 +34,7 @@ def bind(call: ServerCall) -> Iterator[None]:
     if call.request is not None:
         bind_key(call.serving, call.request)
     yield
-    reach_reply(call.serving)
+    reach_reply(call.serving.method)
 
 
 def bind_key(serving: ServingCall, request: Message) -> None:
@@ -41,11 +45,6 @@ def bind_key(serving: ServingCall, request: Message) -> None:
     """
     if contracts.has_request_id(request.DESCRIPTOR):
         serving.request_key = _key(serving, request)
-
-
-def reach_reply(serving: ServingCall) -> None:
-    """Reaches the failpoint between the effect of a call and its reply."""
-    failpoint.reach("idempotency.before_reply", serving.method)
 
 
 def current() -> IdempotencyKey:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 from opentelemetry import trace
-from opentelemetry.context import Context, attach
+from opentelemetry.context import Context, attach, get_current
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, TraceIdRatioBased
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -58,7 +58,8 @@ def receive(call: ServerCall) -> Iterator[None]:
         yield
         code = status_of(call.context)
     finally:
-        end_server_span(span, code)
+        if span is not None:
+            end_server_span(span, code)
 
 
 def start_server_span(
@@ -82,11 +83,10 @@ def start_server_span(
     return span if span.is_recording() else None
 
 
-def end_server_span(span: Span | None, code: grpc.StatusCode) -> None:
+def end_server_span(span: Span, code: grpc.StatusCode) -> None:
     """Ends the span of a call, with its status."""
-    if span is not None:
-        _record(span, code, failed=code in SERVER_ERRORS)
-        span.end()
+    _record(span, code, failed=code in SERVER_ERRORS)
+    span.end()
 
 
 def read_parent(metadata: Iterable[tuple[str, str | bytes]]) -> Span | None:
@@ -150,10 +150,11 @@ def start_client_span(
     The span is None if it is not recorded. With ``skip`` (see ``skips_unsampled``) none is started
     within an unsampled trace: the metadata sends the ids of the current span.
     """
-    outer = trace.get_current_span()
+    context = get_current()
+    outer = trace.get_current_span(context)
     if skip and _is_unsampled(outer):
         return None, headers_of(outer)
-    span = tracer.start_span(method, kind=trace.SpanKind.CLIENT, attributes=attributes)
+    span = tracer.start_span(method, context, trace.SpanKind.CLIENT, attributes)
     return span if span.is_recording() else None, headers_of(span)
 
 
