@@ -1,118 +1,393 @@
-"""The actor of a run: its state in memory, and the messages that wait for it."""
+"""The actor of a run: the only code that touches a run in memory.
+
+Its state is what the store has of the run. Each message leads to transitions, each transition is
+one commit, and the commands that follow are performed outside of turns: their results are messages
+too. So a transition ends before the next one begins, in the order in which their causes arrived.
+"""
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+import logging
+import random
+import time
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Literal, TypeVar, assert_never
 
-from services.orchestrator.store.group_commit import fail
+from mesh import failpoint
+from mesh.actor import Actor
+from mesh.errors import FailedPrecondition, ResourceExhausted, Unavailable
+from services.orchestrator.actors.run_messages import (
+    Begin,
+    CommandEnded,
+    Deliver,
+    EventsEmitted,
+    InboxChanged,
+    MessageStored,
+)
+from services.orchestrator.engine.activations import WaitCommand
+from services.orchestrator.engine.records import RecordKind
+from services.orchestrator.engine.retry_policy import SECOND_US
+from services.orchestrator.engine.transition import Transition, commands
+from services.orchestrator.engine.waits import subscription
+from services.orchestrator.store.commits import Envelope, emitted_keys_of
+from services.orchestrator.store.run_store import FencedError
+from services.orchestrator.worker.store_retry import retry_while_unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
-    from mesh.data.idempotency import IdempotencyKey
-    from services.orchestrator.actors.inline_call import InlineCall
+    from mesh.actor import ActorContext, Piped
+    from services.orchestrator.actors.run_messages import RunMessage
+    from services.orchestrator.actors.run_resources import RunResources
     from services.orchestrator.definition.workflow import Workflow
-    from services.orchestrator.engine.activations import Activation, Command
+    from services.orchestrator.engine.activations import Activation, Command, EventReceived
     from services.orchestrator.engine.model import RunState
+    from services.orchestrator.engine.records import Record
     from services.orchestrator.store.messages import Message
     from services.orchestrator.worker.run_spans import RunSpans
 
+SUSPEND_THRESHOLD_S = 5.0  # a run that is due sooner stays in memory
 
-@dataclass(slots=True, eq=False)
-class PendingMessage:
-    """A message that the run's actor stores together with the transition it leads to."""
+# Where a test may kill the process: before and after the commit of a record of this kind.
+FAILPOINTS = {
+    RecordKind.START: "start",
+    RecordKind.STEP_INTENT: "intent",
+    RecordKind.STEP_DONE: "step_done",
+    RecordKind.SIGNAL: "message",
+    RecordKind.FINISH: "finish",
+}
 
-    message: Message
-    key: IdempotencyKey
-    reply: bytes
-    stored: asyncio.Future[bool] = field(
-        default_factory=lambda: asyncio.get_running_loop().create_future()
-    )
+T = TypeVar("T")
 
-    def complete(self, *, stored: bool) -> None:
-        """Tells the sender whether the message is stored; later calls change nothing."""
-        if not self.stored.done():
-            self.stored.set_result(stored)
-
-    def fail(self, error: Exception) -> None:
-        """Raises the error in the sender; changes nothing after ``complete``."""
-        fail(self.stored, error)
+log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class RunActor:
-    """A run in memory. Its state is also in the store."""
+class StillOwnedError(Exception):
+    """The actor has stopped, but the store may name its run as owned by this process."""
 
-    workflow: Workflow
-    state: RunState
-    epoch: int
-    spans: RunSpans
-    in_flight: dict[Command, asyncio.Task[Activation | None]] = field(default_factory=dict)
-    idle: bool = False  # it only waits, and for long: it can be suspended
-    inbox_dirty: bool = False  # the store may hold messages that it has not read
-    prefetched: list[Message] = field(default_factory=list)  # stored by another process, unread
-    pending: deque[PendingMessage] = field(default_factory=deque)  # sent here, not stored yet
-    answered: set[str] = field(default_factory=set)  # request_ids of the pending ones it has stored
-    clock_offset_us: int = 0  # added to the store's clock: the time of a run never goes back
-    event_cursor: int = 0  # position up to which it has read the events of other runs
-    wakeup: asyncio.Event = field(default_factory=asyncio.Event)
-    idle_since: tuple[int, float] | None = None  # sequence of its state, and monotonic time
-    inline_call: InlineCall | None = None  # its single call, while that is in flight
+
+@dataclass(frozen=True, slots=True)
+class _Unconfirmed:
+    """A commit that the store did not answer: it may have been written or not."""
+
+    repeat: Callable[[], Awaitable[bool]]
+    records: Sequence[Record]
+    request_id: str
+
+
+class RunActor(Actor["RunMessage"]):
+    """A run in memory."""
+
+    def __init__(
+        self,
+        context: ActorContext[RunMessage],
+        shared: RunResources,
+        workflow: Workflow,
+        state: RunState,
+        *,
+        epoch: int,
+        spans: RunSpans,
+    ) -> None:
+        self._context = context
+        self._shared = shared
+        self._store = shared.store
+        self._workflow = workflow
+        self._state = state
+        self._epoch = epoch
+        self._spans = spans
+        # Added to the store's clock: the time of a run never goes back.
+        self._clock_offset_us = max(0, state.updated_us - shared.store.lease.now_us())
+        self._in_flight: dict[Command, Piped] = {}
+        self._inbox_unread = False  # the store may hold messages that it has not read
+        self._events_unread = False  # the same, of events of other runs
+        self._event_cursor = 0  # position up to which it has read the events of other runs
+        self._answered: set[str] = set()  # request_ids of the messages that it has stored
+        self._unconfirmed: _Unconfirmed | None = None
+        self._idle_since: tuple[int, float] | None = None  # sequence, and monotonic time
+
+    async def receive(self, message: RunMessage) -> object:
+        """Applies the message and begins what follows. Returns the answer to a ``Deliver``.
+
+        The boundary of the engine: a defect ends this run alone, from its stored state. Raises
+        Unavailable if the store does not answer a ``Deliver``.
+        """
+        try:
+            return await self._take(message)
+        except FencedError:
+            log.info("run %s is owned by another process now", self._state.run_id)
+        except Exception as error:
+            if self._unconfirmed is not None and isinstance(error, Unavailable | ResourceExhausted):
+                raise
+            error_id = uuid.uuid4().hex
+            log.exception("error %s in run %s", error_id, self._state.run_id)
+            if not await self._end_from_store(f"internal error {error_id}"):
+                raise StillOwnedError(self._state.run_id) from None
+        self._context.stop()
+        return False
+
+    async def passivate(self) -> bool:
+        """Suspends the run in the store until its timer, a message or an event.
+
+        Returns False if a message has just arrived. The run stays in memory, too, if the store
+        does not answer: raises Unavailable or ResourceExhausted.
+        """
+        self._idle_since = None
+        if self._unconfirmed is not None:
+            return False
+        suspended = await self._store.suspensions.suspend(
+            self._state,
+            self._epoch,
+            wakes_at(self._in_flight),
+            event_cursor=self._event_cursor,
+        )
+        if not suspended:
+            self._context.ref.tell(InboxChanged())
+        return suspended
+
+    def idle_timeout_s(self) -> float | None:
+        """Returns in how many seconds the run is to be suspended; None while it has work to do.
+
+        A message need not concern the run: only a new record restarts the time.
+        """
+        soon_us = self._now_us() + int(SUSPEND_THRESHOLD_S * SECOND_US)
+        if wakes_at(self._in_flight) <= soon_us or self._shared.stopping.is_set():
+            return None
+        if self._idle_since is None or self._idle_since[0] != self._state.sequence:
+            self._idle_since = self._state.sequence, time.monotonic()
+        return max(0.0, self._shared.idle_timeout_s() - (time.monotonic() - self._idle_since[1]))
+
+    async def _take(self, message: RunMessage) -> bool | None:
+        if self._unconfirmed is not None:
+            await self._confirm(self._unconfirmed)
+            await self._read_unread()
+        stored = None
+        match message:
+            case CommandEnded(command, result):
+                await self._end_command(command, result)
+            case Deliver():
+                stored = await self._deliver(message)
+            case Begin(first, committed):
+                await self._begin(first, committed)
+            case MessageStored(stored_message):
+                await self._receive_stored(stored_message)
+            case InboxChanged(position):
+                self._inbox_unread |= position is None or position > self._state.inbox_position
+                self._events_unread |= position is None and self._workflow.awaits_events
+            case EventsEmitted():
+                self._events_unread = True
+            case _:
+                assert_never(message)
+        if self._inbox_unread or self._events_unread:
+            await self._read_unread()
+        self._continue()
+        return stored
+
+    async def _begin(self, first: Activation | None, committed: Sequence[Record]) -> None:
+        if committed:
+            self._announce(committed)
+        else:
+            self._inbox_unread = True  # messages may have been stored while no process drove it
+            self._events_unread = self._workflow.awaits_events
+        if first is not None:
+            await self._apply(first)
+
+    async def _end_command(self, command: Command, result: Activation | Exception) -> None:
+        if self._in_flight.pop(command, None) is None:
+            return  # the run no longer needs its result
+        if isinstance(result, Exception):
+            raise result
+        await self._apply(result)
+
+    async def _deliver(self, sent: Deliver) -> bool:
+        """Stores the message, at the next position, in the commit of the transition it leads to.
+
+        Raises Unavailable or ResourceExhausted if it is unknown whether that commit was written:
+        the next turn finds it out.
+        """
+        if self._is_over or sent.key.request_id in self._answered:
+            return False
+        message = replace(sent.message, position=self._state.inbox_position + 1)
+        records = await self._transition(message)
+        envelope = Envelope(message, sent.key, sent.reply)
+        deliver = partial(self._store.deliver, self._state, self._epoch, records, envelope)
+        try:
+            stored = await deliver()
+        except (Unavailable, ResourceExhausted):
+            self._unconfirmed = _Unconfirmed(deliver, records, sent.key.request_id)
+            with suppress(Unavailable, ResourceExhausted):  # a full mailbox has a next turn
+                self._context.ref.tell(InboxChanged())
+            raise
+        return await self._end_delivery(records, sent.key.request_id, stored=stored)
+
+    async def _confirm(self, unknown: _Unconfirmed) -> None:
+        """Repeats the commit whose outcome is unknown until the store answers."""
+        stored = await self._retry(unknown.repeat)
+        self._unconfirmed = None
+        await self._end_delivery(unknown.records, unknown.request_id, stored=stored)
+
+    async def _end_delivery(
+        self, records: Sequence[Record], request_id: str, *, stored: bool
+    ) -> bool:
+        """Announces the transition; reads the state again if the message must not be stored.
+
+        Another message precedes it, the run has too many messages, or its key was used.
+        """
+        if stored:
+            self._answered.add(request_id)
+            self._announce(records)
+        else:
+            load = partial(self._store.load, self._state.run_id)
+            self._state = (await self._retry(load)).state  # that in memory has the transition
+            self._inbox_unread = True
+        return stored
+
+    async def _receive_stored(self, message: Message) -> None:
+        """Applies the next stored message; marks the inbox if one before it is missing."""
+        missing = message.position - 1 - self._state.inbox_position
+        if missing == 0 and not self._is_over:
+            await self._apply(message)
+        self._inbox_unread |= missing > 0
+
+    async def _read_unread(self) -> None:
+        """Applies the messages and the events in the store that the run has not read."""
+        while (self._inbox_unread or self._events_unread) and not self._is_over:
+            if self._inbox_unread:
+                self._inbox_unread = False
+                position = self._state.inbox_position
+                read = partial(
+                    self._store.messages.read_after, self._state.run_id, position=position
+                )
+                for message in await self._retry(read):
+                    if not self._state.finished:
+                        await self._apply(message)
+            if self._events_unread:
+                for event in await self._new_events():
+                    if not self._state.finished:
+                        await self._apply(event)
+
+    async def _new_events(self) -> list[EventReceived]:
+        """Returns the events that the run waits for and that it has not read.
+
+        It is notified of later ones: the subscription precedes the read.
+        """
+        wanted = subscription(self._state, self._event_cursor)
+        self._shared.subscriptions.replace(self._context.ref, wanted)
+        if wanted is None:
+            self._events_unread = False
+            return []
+        read = partial(self._store.events.read_after, wanted.after, wanted.subjects)
+        found, self._event_cursor = await self._retry(read)
+        self._events_unread = bool(found)  # the store may hold more
+        return found
+
+    async def _apply(self, activation: Activation) -> None:
+        """Commits the transition that the activation leads to, if any, and announces it."""
+        if records := await self._transition(activation):
+            await self._retry(partial(self._store.append, self._state, self._epoch, records))
+            self._announce(records)
+
+    async def _transition(self, activation: Activation) -> list[Record]:
+        """Returns the records to commit: none if the step that it concerns has ended."""
+        position = None
+        if self._workflow.awaits_events:
+            # Where new subscriptions start: an event that is emitted after this must not be missed.
+            position = await self._retry(self._store.events.latest_position)
+        jitter = random.random()  # noqa: S311  (spreads retries, guards nothing)
+        policy, now_us = self._shared.policy, self._now_us()
+        transition = Transition(
+            self._workflow, self._state, policy, now_us, jitter, event_position=position
+        )
+        transition.apply(activation)
+        reach_failpoints("before", self._state.run_id, transition.records)
+        return transition.records
+
+    def _announce(self, records: Sequence[Record]) -> None:
+        """Exports and announces what was committed."""
+        # An event may have been emitted between the last read and a subscription of these records.
+        self._events_unread = self._workflow.awaits_events
+        self._spans.observe(records)
+        self._shared.notifier.publish(self._state, records)
+        if emitted := emitted_keys_of(records):
+            self._shared.subscriptions.notify(emitted)
+        reach_failpoints("after", self._state.run_id, records)
+
+    def _continue(self) -> None:
+        """Begins the commands that are due, abandons those that the run no longer needs, or ends.
+
+        Once the service stops nothing begins, and the results of calls in flight are awaited.
+        """
+        if self._state.finished:
+            self._context.stop()
+            return
+        if self._shared.stopping.is_set():
+            return
+        wanted = commands(self._state, self._shared.policy)
+        if not wanted:
+            # Nothing would ever wake the run.
+            raise RuntimeError(f"run {self._state.run_id} has not ended, but no step is in flight")
+        for command in self._in_flight.keys() - wanted if self._in_flight else ():
+            self._in_flight.pop(command).cancel()
+        for command in wanted:
+            if command not in self._in_flight:
+                self._in_flight[command] = self._context.pipe_to_self(
+                    self._perform(command),
+                    name=command.path,
+                    daemon=isinstance(command, WaitCommand),
+                )
+
+    async def _perform(self, command: Command) -> CommandEnded | None:
+        """Performs the command; None if the service stops first. A turn raises its defects."""
+        try:
+            result: Activation | Exception | None = await self._shared.executor.perform(
+                command, self._spans, self._clock_offset_us
+            )
+        except Exception as error:
+            result = error
+        return None if result is None else CommandEnded(command, result)
+
+    async def _end_from_store(self, reason: str) -> bool:
+        """Ends the run from its stored state: the one in memory may include a lost transition.
+
+        Returns False if its records are damaged: the next claim sets it aside.
+        """
+        try:
+            stored = await self._retry(partial(self._store.load, self._state.run_id))
+        except FailedPrecondition:
+            return False
+        if not stored.state.finished:
+            await self._shared.fail_run(stored.state, self._epoch, reason)
+        return True
+
+    async def _retry(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Calls ``work`` until the store answers, and returns its result. The run waits for it."""
+        return await retry_while_unavailable(work, self._state.run_id)
 
     @property
-    def has_messages(self) -> bool:
-        return self.inbox_dirty or bool(self.prefetched) or bool(self.pending)
+    def _is_over(self) -> bool:
+        """Whether the run takes no more messages here: it has ended, or the service stops."""
+        return self._state.finished or self._shared.stopping.is_set()
 
-    def notify_inbox(self) -> None:
-        """Marks the inbox for a read and wakes the actor."""
-        self.inbox_dirty = True
-        self._wake()
+    def _now_us(self) -> int:
+        """Returns the time of the run, in Unix microseconds: it never goes back."""
+        return self._store.lease.now_us() + self._clock_offset_us
 
-    def push_prefetched(self, message: Message) -> None:
-        """Adds a stored message, so that the actor need not read it from the store."""
-        self.prefetched.append(message)
-        self._wake()
 
-    def take_prefetched(self) -> list[Message]:
-        """Returns the prefetched messages if they are the next in order.
+def reach_failpoints(
+    moment: Literal["before", "after"], run_id: str, records: Sequence[Record]
+) -> None:
+    """Reaches the failpoints of these records; no notification was sent yet.
 
-        Otherwise returns nothing and marks the inbox for a read.
-        """
-        messages, self.prefetched = self.prefetched, []
-        expected = [self.state.inbox_position + number for number in range(1, len(messages) + 1)]
-        self.inbox_dirty |= [message.position for message in messages] != expected
-        return [] if self.inbox_dirty else messages
+    A failpoint is called ``engine.before_start`` and so on; its key is RUN or RUN/PATH.
+    """
+    for record in records if failpoint.is_armed() else ():
+        if name := FAILPOINTS.get(record.kind):
+            key = f"{run_id}/{record.path}" if record.path else run_id
+            failpoint.reach(f"engine.{moment}_{name}", key)
 
-    def push_pending(self, pending: PendingMessage) -> None:
-        """Adds a message that the actor is to store, and wakes the actor."""
-        self.pending.append(pending)
-        self._wake()
 
-    def take_pending(self) -> PendingMessage | None:
-        """Returns the next message to store, with its position.
-
-        Returns None while stored messages are unread, as they come first.
-        """
-        if not self.pending or self.inbox_dirty or self.prefetched or self.state.finished:
-            return None
-        pending = self.pending.popleft()
-        pending.message = replace(pending.message, position=self.state.inbox_position + 1)
-        return pending
-
-    def return_pending(self) -> None:
-        """Tells the senders of all pending messages to store these themselves."""
-        while self.pending:
-            self.pending.popleft().complete(stored=False)
-
-    def abandon(self, unwanted: Iterable[Command]) -> None:
-        """Cancels the tasks of commands whose results the run no longer needs."""
-        for command in list(unwanted):
-            self.in_flight.pop(command).cancel()
-
-    def _wake(self) -> None:
-        self.wakeup.set()
-        if self.inline_call is not None:
-            self.inline_call.notify_inbox()
+def wakes_at(commands: Iterable[Command]) -> int:
+    """Returns when the first wait is over, in Unix microseconds; 0 if any command does not wait."""
+    return min((c.until_us if isinstance(c, WaitCommand) else 0 for c in commands), default=0)

@@ -60,7 +60,7 @@ class Approvals:
             if first is None:
                 raise
             return first
-        return await self._worker.send(key, run_id, decision, reply(decision))
+        return await self._worker.inbox.send(key, run_id, decision, reply(decision))
 
     async def _decision(self, run_id: str, path: str, jws: str) -> DecisionReceived:
         step = _waiting_step((await self._store.load(run_id)).state, path)

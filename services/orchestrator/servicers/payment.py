@@ -164,7 +164,7 @@ class PaymentServicer(PaymentServiceServicer):
         key = IdempotencyKey(caller, CANCEL, payment_id, b"")
         with suppress(FailedPrecondition):  # it has ended
             cancel = request_checks.cancel("its payment was cancelled", caller)
-            await self._worker.send(key, payment_id, cancel)
+            await self._worker.inbox.send(key, payment_id, cancel)
 
     @contextmanager
     def _changes(self, run_id: str, *, end_only: bool) -> Iterator[asyncio.Event]:

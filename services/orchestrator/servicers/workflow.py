@@ -123,7 +123,7 @@ class WorkflowServicer(WorkflowServiceServicer):
     ) -> pb.SignalRunResponse:
         payload = values.from_given(request.payload, "payload")
         signal = request_checks.signal(request.signal, payload, request.correlation_id)
-        await self._worker.send(request_key.current(), request.run_id, signal)
+        await self._worker.inbox.send(request_key.current(), request.run_id, signal)
         return pb.SignalRunResponse(run=await self._list(request.run_id))
 
     async def ApproveRun(
@@ -150,7 +150,7 @@ class WorkflowServicer(WorkflowServiceServicer):
     ) -> pb.CancelRunResponse:
         key = request_key.current()
         cancel = request_checks.cancel(request.reason, key.caller)
-        await self._worker.send(key, request.run_id, cancel)
+        await self._worker.inbox.send(key, request.run_id, cancel)
         return pb.CancelRunResponse(run=await self._show(request.run_id))
 
     async def EraseRun(

@@ -1,44 +1,41 @@
-"""Delivers messages to runs: directly if this process drives the run, otherwise through the store.
+"""The way of a message to a run: to its actor if this process drives it, or else into the store.
 
-A run that this process drives stores a message in the commit of the transition that the message
-leads to, and its sender is answered after that commit. Every other message is stored first and
-read later.
+An actor stores a message in the commit of the transition that the message leads to, and the sender
+is answered after that commit. Every other message is stored first and read by the actor later.
 """
 
 from __future__ import annotations
 
-from functools import partial
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from mesh.errors import Unavailable
-from services.orchestrator.actors.run import PendingMessage
-from services.orchestrator.store.commits import Envelope
-from services.orchestrator.worker.store_retry import retry_while_unavailable, within_deadline
+from mesh.errors import DeadlineExceeded, Reason, ResourceExhausted, Unavailable
+from mesh.rpc.interceptors import deadline
+from services.orchestrator.actors.run_messages import Deliver, InboxChanged, MessageStored
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Callable
 
+    from mesh.actor import ActorRegistry
     from mesh.data.idempotency import IdempotencyKey
-    from services.orchestrator.actors.run import RunActor
-    from services.orchestrator.engine.records import Record
-    from services.orchestrator.store.messages import Message
-    from services.orchestrator.store.run_store import RunStore
+    from services.orchestrator.actors.run_messages import RunMessage
+    from services.orchestrator.store.messages import Message, Messages
+
+DEADLINE_SHARE = 0.9  # of the time that the caller allows
+SEND_TIMEOUT_S = 30.0  # for a sender without a deadline
 
 
 class RunInbox:
-    """Messages to runs, from senders in this process."""
+    """Messages to runs, from senders in this process and from others."""
 
     def __init__(
         self,
-        store: RunStore,
-        active_runs: Mapping[str, RunActor],
-        stopping: asyncio.Event,
+        messages: Messages,
+        runs: ActorRegistry[str, RunMessage],
         notify_claimable: Callable[[], None],
     ) -> None:
-        self._store = store
-        self._active_runs = active_runs
-        self._stopping = stopping
+        self._messages = messages
+        self._runs = runs
         self._notify_claimable = notify_claimable
 
     async def send(
@@ -48,73 +45,46 @@ class RunInbox:
 
         Raises Unavailable if the store does not answer: the message may have been stored.
         """
-        run = None if self._stopping.is_set() else self._active_runs.get(run_id)
-        if run is not None and key.request_id not in run.answered:
-            pending = PendingMessage(message, key, reply)
-            run.push_pending(pending)
-            if await within_deadline(pending.stored):
-                return reply
-        sent = await self._store.messages.send(key, run_id, message, reply)
-        if run := self._active_runs.get(run_id):
-            run.notify_inbox()
-        elif sent.claimable:
+        if await self._deliver(run_id, Deliver(message, key, reply)):
+            return reply
+        sent = await self._messages.send(key, run_id, message, reply)
+        if sent.claimable:
             self._notify_claimable()
+        self._tell(run_id, InboxChanged())
         return sent.reply
 
-    async def drain(self, run: RunActor, apply: Callable[..., Awaitable[bool]]) -> None:
-        """Applies each message to the run, in a transition of its own.
+    def receive(self, run_id: str, message: Message | None) -> None:
+        """Notifies the run: another process stored ``message``, or one that is unknown, for it."""
+        self._tell(run_id, InboxChanged() if message is None else MessageStored(message))
 
-        ``apply`` takes the message and, if it is not stored yet, its ``PendingMessage``.
-        """
-        for message in await self._stored(run):
-            if not run.state.finished:
-                await apply(message)
-        while pending := run.take_pending():
-            try:
-                pending.complete(stored=await apply(pending.message, pending))
-            finally:
-                pending.complete(stored=False)
-        if run.state.finished:
-            run.return_pending()
+    async def poll(self) -> None:
+        """Notifies runs of the messages that other processes stored for them."""
+        for run_id, position in (await self._messages.recent_positions()).items():
+            self._tell(run_id, InboxChanged(position))
 
-    async def store(
-        self, run: RunActor, records: Sequence[Record], pending: PendingMessage
-    ) -> bool:
-        """Stores the message and the records of its transition in one commit.
+    async def _deliver(self, run_id: str, message: Deliver) -> bool:
+        """Returns whether the actor of the run has stored the message."""
+        run = self._runs.find(run_id)
+        if run is None:
+            return False
+        timeout_s = deadline.remaining(share=DEADLINE_SHARE)
+        try:
+            return await run.ask(
+                message, timeout=SEND_TIMEOUT_S if timeout_s is None else timeout_s
+            )
+        except DeadlineExceeded:
+            raise Unavailable(
+                "the store does not answer; retry with the same request_id",
+                reason=Reason.STORE_UNAVAILABLE,
+            ) from None
+        except (Unavailable, ResourceExhausted) as error:
+            if error.reason in (Reason.ACTOR_STOPPED, Reason.MAILBOX_FULL):
+                return False
+            raise
 
-        Returns False, with the run's state read again, if the message must not be stored: another
-        message precedes it, the run has too many messages, or its key was used.
-        """
-        state = run.state
-        envelope = Envelope(pending.message, pending.key, pending.reply)
-
-        async def deliver() -> bool:
-            try:
-                return await self._store.deliver(state, run.epoch, records, envelope)
-            except Unavailable as error:
-                pending.fail(error)
-                raise
-
-        if await retry_while_unavailable(deliver, state.run_id):
-            run.answered.add(pending.key.request_id)
-            return True
-        load = partial(self._store.load, state.run_id)  # the state in memory has the transition
-        run.state = (await retry_while_unavailable(load, state.run_id)).state
-        run.inbox_dirty = True
-        return False
-
-    def close(self) -> None:
-        """Returns all pending messages to their senders, which store these themselves."""
-        for run in self._active_runs.values():
-            run.return_pending()
-
-    async def _stored(self, run: RunActor) -> list[Message]:
-        if prefetched := run.take_prefetched():
-            return prefetched
-        if not run.inbox_dirty:
-            return []
-        run.inbox_dirty = False
-        read = partial(
-            self._store.messages.read_after, run.state.run_id, position=run.state.inbox_position
-        )
-        return await retry_while_unavailable(read, run.state.run_id)
+    def _tell(self, run_id: str, message: InboxChanged | MessageStored) -> None:
+        """Notifies the run. The store has the message: a poll repeats what the run misses."""
+        run = self._runs.find(run_id)
+        if run is not None:
+            with suppress(Unavailable, ResourceExhausted):
+                run.tell(message)

@@ -10,10 +10,8 @@ from services.orchestrator.worker.store_retry import sleep_unless_stopping
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable
 
-    from services.orchestrator.actors.run import RunActor
-    from services.orchestrator.store.messages import Messages
     from services.orchestrator.store.suspension import Suspensions
 
 POLL_INTERVAL_S = 1.0
@@ -39,14 +37,6 @@ async def poll(
             continue
         if due_s is not None:
             delay_s = min(due_s, POLL_INTERVAL_S)
-
-
-async def poll_inbox(messages: Messages, active_runs: Mapping[str, RunActor]) -> None:
-    """Notifies runs of the messages that other processes stored for them."""
-    for run_id, position in (await messages.recent_positions()).items():
-        run = active_runs.get(run_id)
-        if run is not None and run.state.inbox_position < position:
-            run.notify_inbox()
 
 
 async def poll_timers(suspensions: Suspensions, notify_due: Callable[[], None]) -> float | None:

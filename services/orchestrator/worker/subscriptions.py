@@ -1,69 +1,72 @@
-"""The events that runs emit for each other, and the runs of this process that wait for them."""
+"""The runs of this process that wait for events, by what they wait for."""
 
 from __future__ import annotations
 
-from functools import partial
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from services.orchestrator.engine.waits import subscription
-from services.orchestrator.worker.store_retry import retry_while_unavailable
+from mesh.errors import ResourceExhausted, Unavailable
+from services.orchestrator.actors.run_messages import EventsEmitted
+from services.orchestrator.engine.waits import ANY_SUBJECT
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
-    from services.orchestrator.actors.run import RunActor
-    from services.orchestrator.engine.activations import EventReceived
+    from mesh.actor import ActorRef
+    from services.orchestrator.actors.run_messages import RunMessage
+    from services.orchestrator.engine.waits import Subscription
     from services.orchestrator.store.events import Events
 
 
 class EventSubscriptions:
-    """Reads events for runs of this process, and wakes the runs that wait for them."""
+    """Notifies the actors of runs of the events that they wait for."""
 
-    def __init__(self, events: Events, active_runs: Mapping[str, RunActor]) -> None:
+    def __init__(self, events: Events) -> None:
         self._events = events
-        self._active_runs = active_runs
+        self._keys: dict[ActorRef[RunMessage], list[tuple[str, str]]] = {}  # by subscriber
+        self._subscribers: defaultdict[tuple[str, str], set[ActorRef[RunMessage]]]
+        self._subscribers = defaultdict(set)  # by type and subject
         self._polled_to = 0  # position
 
-    async def position(self, run: RunActor) -> int | None:
-        """Returns the event position that new subscriptions of the run start at.
-
-        Returns None if its workflow waits for no events. Retries while the store does not answer:
-        an event that is emitted after this must not be missed.
-        """
-        if not run.workflow.awaits_events:
-            return None
-        return await retry_while_unavailable(self._events.latest_position, run.state.run_id)
-
-    async def read_new(self, run: RunActor) -> list[EventReceived]:
-        """Returns the events that the run's steps wait for and that it has not read yet."""
-        wanted = subscription(run.state, run.event_cursor)
+    def replace(self, run: ActorRef[RunMessage], wanted: Subscription | None) -> None:
+        """Notifies the run of these events from now on, and of no others; None: of none."""
+        for key in self._keys.pop(run, ()):
+            self._subscribers[key].discard(run)
+            if not self._subscribers[key]:
+                del self._subscribers[key]
         if wanted is None:
-            return []
-        read = partial(self._events.read_after, wanted.after, wanted.subjects)
-        found, run.event_cursor = await retry_while_unavailable(read, run.state.run_id)
-        run.inbox_dirty |= bool(found)  # the store may hold more
-        return found
-
-    async def poll(self) -> None:
-        """Notifies runs of events of other processes, in case a notification was lost."""
-        if not any(run.workflow.awaits_events for run in self._active_runs.values()):
             return
-        latest = await self._events.latest_position()
-        if latest > self._polled_to:
-            self.notify()
-        self._polled_to = latest
+        self._keys[run] = [
+            (type, subject) for type, subjects in wanted.subjects.items() for subject in subjects
+        ]
+        for key in self._keys[run]:
+            self._subscribers[key].add(run)
 
     def notify(self, emitted: Sequence[tuple[str, str]] | None = None) -> None:
-        """Wakes the runs that may wait for what was emitted.
+        """Notifies the runs that wait for what was emitted.
 
         ``emitted``: types and subjects of the events; None if they are unknown.
         """
-        for run in self._active_runs.values():
-            if run.workflow.awaits_events and (emitted is None or _wants_any(run, emitted)):
-                run.notify_inbox()
+        if emitted is None:
+            self._tell(list(self._keys))
+        elif self._keys:
+            keys = {(type, one) for type, subject in emitted for one in (subject, ANY_SUBJECT)}
+            self._tell({run for key in keys for run in self._subscribers.get(key, ())})
 
+    async def poll(self) -> None:
+        """Notifies runs of events of other processes, in case a notification was lost."""
+        if not self._keys:
+            return
+        latest = await self._events.latest_position()
+        if latest > self._polled_to:
+            self._polled_to = latest
+            self.notify()
 
-def _wants_any(run: RunActor, emitted: Sequence[tuple[str, str]]) -> bool:
-    """Checks the steps that wait now. A step that starts later reads from its own position."""
-    wanted = subscription(run.state)
-    return wanted is not None and any(wanted.matches(type, subject) for type, subject in emitted)
+    def _tell(self, runs: Iterable[ActorRef[RunMessage]]) -> None:
+        for run in runs:
+            try:
+                run.tell(EventsEmitted())
+            except ResourceExhausted:
+                self._polled_to = 0  # the next poll notifies it again
+            except Unavailable:
+                self.replace(run, None)  # it has ended, or its suspension reads the events

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mesh import failpoint
+from mesh.actor import ActorRegistry, Supervision
 from mesh.errors import NotFound, ResourceExhausted, Unavailable
-from services.orchestrator.actors.run import RunActor
+from services.orchestrator.actors.run import RunActor, reach_failpoints
+from services.orchestrator.actors.run_messages import Begin
+from services.orchestrator.actors.run_resources import RunResources
 from services.orchestrator.definition.problems import DefinitionInvalidError
 from services.orchestrator.engine import redrive as redrive_rules
 from services.orchestrator.engine import start as start_rules
@@ -21,9 +25,9 @@ from services.orchestrator.store import redrives
 from services.orchestrator.store.commits import NewRun
 from services.orchestrator.store.group_commit import fail
 from services.orchestrator.worker.background_tasks import BackgroundTasks
-from services.orchestrator.worker.executor import RunExecutor, reach_failpoints
+from services.orchestrator.worker.executor import CommandExecutor
 from services.orchestrator.worker.inbox import RunInbox
-from services.orchestrator.worker.pollers import poll, poll_inbox, poll_timers
+from services.orchestrator.worker.pollers import poll, poll_timers
 from services.orchestrator.worker.run_spans import RunSpans
 from services.orchestrator.worker.store_retry import (
     STORE_RETRY_DELAY_S,
@@ -34,13 +38,15 @@ from services.orchestrator.worker.store_retry import (
 from services.orchestrator.worker.subscriptions import EventSubscriptions
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
+    from mesh.actor import ActorContext
     from mesh.data.database import Database
     from mesh.data.idempotency import IdempotencyKey
     from mesh.observability.telemetry import SpanSink
+    from services.orchestrator.actors.run_messages import RunMessage
     from services.orchestrator.config import OrchestratorConfig
-    from services.orchestrator.engine.activations import Activation
+    from services.orchestrator.definition.workflow import Workflow
     from services.orchestrator.engine.model import RunState, RunStatus
     from services.orchestrator.engine.records import Record
     from services.orchestrator.engine.transition import Transition
@@ -57,11 +63,16 @@ CLAIM_BATCH_SIZE = 64  # runs: each is read in the transaction that claims it
 IDLE_TIMEOUT_S = 5.0  # after which a run that only waits is suspended
 IDLE_TIMEOUT_AT_CAPACITY_S = 0.05  # the same, while other runs wait for a slot
 
+SUPERVISION = Supervision(max_restarts=0)  # a run that fails is claimed again
+
 log = logging.getLogger(__name__)
 
 
 class Worker:
-    """Executes the runs that this process owns; at most ``config.max_runs`` have a slot at once."""
+    """Executes the runs that this process owns; at most ``config.max_runs`` have a slot at once.
+
+    A run has a slot from the moment it is started or claimed until its actor has stopped.
+    """
 
     def __init__(
         self,
@@ -81,49 +92,57 @@ class Worker:
         self._config = config
         self._loop = asyncio.get_running_loop()
         self._tasks = BackgroundTasks()
-        self._slots: dict[str, asyncio.Task[Any] | None] = {}  # run -> task; None while it starts
+        self._starting: set[str] = set()  # runs that may not be stored yet
+        self._resuming: dict[str, asyncio.Task[None]] = {}  # claimed runs without an actor
         self._reconcile_needed = False  # the store may name runs as ours that have no slot
         self._at_capacity = False  # at the last claim: more runs may wait than it took
         self._timers_due = False  # suspended runs may be due
         self._capacity_event = asyncio.Event()
         self._stopping = asyncio.Event()
-        self._active_runs: dict[str, RunActor] = {}
-        self._subscriptions = EventSubscriptions(store.events, self._active_runs)
-        self._inbox = RunInbox(store, self._active_runs, self._stopping, self.notify_claimable)
-        self._executor = RunExecutor(
+        self._runs: ActorRegistry[str, RunMessage] = ActorRegistry(
+            None,
+            name="run",
+            supervision=SUPERVISION,
+            idle_timeout_s=RunActor.idle_timeout_s,
+            in_sender_context=False,
+            on_stopped=self._release,
+        )
+        self._subscriptions = EventSubscriptions(store.events)
+        self.inbox = RunInbox(store.messages, self._runs, self.notify_claimable)
+        self._resources = RunResources(
             store,
-            peers,
+            CommandExecutor(peers, store.lease, config, self._stopping),
             notifier,
-            self._inbox,
             self._subscriptions,
-            self._active_runs,
-            config,
+            config.policy,
             stopping=self._stopping,
             idle_timeout_s=self._idle_timeout_s,
-            notify_claimable=self.notify_claimable,
         )
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Executes runs for the duration of the block."""
         self._tasks.supervise(self._claim_forever, self._stopping, name="claim runs")
-        messages, suspensions = self._store.messages, self._store.suspensions
         steps: dict[str, Callable[[], Awaitable[float | None]]] = {
-            "messages": partial(poll_inbox, messages, self._active_runs),
-            "due runs": partial(poll_timers, suspensions, self._notify_due),
+            "messages": self.inbox.poll,
+            "due runs": partial(poll_timers, self._store.suspensions, self._notify_due),
             "events": self._subscriptions.poll,
         }
         for subject, step in steps.items():
             work = partial(poll, step, self._stopping, subject=subject)
             self._tasks.supervise(work, self._stopping, name=f"poll for {subject}")
         try:
-            yield
+            async with self._runs.running(grace_s=DRAIN_TIMEOUT_S):
+                try:
+                    yield
+                finally:
+                    stopped_at = time.monotonic()
+                    self._stopping.set()
+                    self._capacity_event.set()
         finally:
-            self._stopping.set()
-            self._inbox.close()
-            self._capacity_event.set()
             # The results of calls in flight are stored if they come in time; others are recovered.
-            await self._tasks.drain(DRAIN_TIMEOUT_S)
+            left_s = max(0.0, DRAIN_TIMEOUT_S - (time.monotonic() - stopped_at))
+            await self._tasks.drain(left_s)
 
     async def start(
         self,
@@ -139,13 +158,11 @@ class Worker:
         deadline if the store does not answer: the run may start.
         """
         started: asyncio.Future[bytes] = self._loop.create_future()
-        run_id, owned = request.run_id, self._has_slot() and request.run_id not in self._slots
-        work = self._start_run(key, workflow_id, request, traceparent, reply, started, owned)
+        run_id, owned = request.run_id, self._has_slot() and not self.drives(request.run_id)
         if owned:
-            self._spawn(work, run_id)
-            self._slots[run_id] = None  # a lost lease cancels no run that is not stored yet
-        else:
-            self._tasks.spawn(work, name=f"start {run_id}")
+            self._starting.add(run_id)
+        work = self._start_run(key, workflow_id, request, traceparent, reply, started, owned)
+        self._tasks.spawn(work, name=f"start {run_id}")
         return await within_deadline(started)
 
     async def redrive(self, key: IdempotencyKey, run_id: str, reason: str) -> None:
@@ -165,19 +182,17 @@ class Worker:
         self._notifier.notify(run_id)
         self.notify_claimable()
 
-    async def send(
-        self, key: IdempotencyKey, run_id: str, message: Message, reply: bytes = b""
-    ) -> bytes:
-        """Sends the message to the run once per ``key`` and returns the first reply."""
-        return await self._inbox.send(key, run_id, message, reply)
-
     def now_us(self) -> int:
         """Returns the time of the store's clock, in Unix microseconds."""
         return self._store.lease.now_us()
 
     def drives(self, run_id: str) -> bool:
         """Checks if the run has a slot here: then its end is announced without a poll."""
-        return run_id in self._slots
+        return (
+            run_id in self._starting
+            or run_id in self._resuming
+            or self._runs.find(run_id) is not None
+        )
 
     async def _start_run(
         self,
@@ -189,7 +204,7 @@ class Worker:
         started: asyncio.Future[bytes],
         owned: bool,
     ) -> None:
-        """Stores a new run and, if this process is to own it, executes it in the same task."""
+        """Stores a new run and, if this process is to own it, activates its actor."""
         transition: Transition | None = None
 
         def prepare(definition: StoredDefinition) -> NewRun:
@@ -210,6 +225,11 @@ class Worker:
 
         try:
             result = await self._store.start(key, workflow_id, prepare, reply)
+            if owned and result.created and transition is not None and not self._stopping.is_set():
+                first = Started() if transition.workflow.awaits_events else None
+                spans = self._spans(transition.state, traceparent)
+                begin = Begin(first, committed=transition.records)
+                self._activate(transition.workflow, transition.state, 0, spans, begin)
         except asyncio.CancelledError:
             started.cancel()
             raise
@@ -217,19 +237,14 @@ class Worker:
             self._reconcile_needed |= owned and isinstance(error, Unavailable)
             fail(started, error)
             return
-        if owned and not result.created:
-            # Before the caller waits for the end of the run, which may not be announced again.
-            self._release_slot(request.run_id)
+        finally:
+            # Before the caller waits for the end of a run that is not executed here.
+            self._starting.discard(request.run_id)
+            self._notify_slot()
         if not started.done():
             started.set_result(result.reply)
         if not owned:
             self._capacity_event.set()  # no process may own the run yet
-        elif result.created and transition is not None:
-            self._slots[request.run_id] = asyncio.current_task(self._loop)
-            spans = self._spans(transition.state, traceparent)
-            run = RunActor(transition.workflow, transition.state, 0, spans)
-            self._executor.committed(run, transition.records)
-            await self._execute(run, Started() if run.workflow.awaits_events else None)
 
     async def _claim_forever(self) -> None:
         self._reconcile_needed = True  # a failure of this task may have left runs behind
@@ -243,15 +258,15 @@ class Worker:
                 await sleep_unless_stopping(self._stopping, STORE_RETRY_DELAY_S)
                 continue
             for stored in claimed:
-                self._spawn(self._resume_run(stored), stored.row.id)
+                self._resume(stored)
             if not claimed:
                 await self._capacity_event.wait()
 
     async def _claim(self) -> list[StoredRun]:
         if self._reconcile_needed:
-            await self._store.release_lost(self._slots)
+            await self._store.release_lost({*self._runs.keys(), *self._starting, *self._resuming})
             self._reconcile_needed = False
-        free = min(self._config.max_runs - len(self._slots), CLAIM_BATCH_SIZE)
+        free = min(self._config.max_runs - self._slots, CLAIM_BATCH_SIZE)
         self._at_capacity = free <= 0
         if self._at_capacity:
             return []
@@ -262,8 +277,24 @@ class Worker:
             claimed += await self._store.claim(resumed) if resumed else []
         return claimed
 
+    def _resume(self, stored: StoredRun) -> None:
+        """Executes a claimed run in the background."""
+        run_id = stored.row.id
+
+        def end(task: asyncio.Task[None]) -> None:
+            error = None if task.cancelled() else task.exception()
+            if error is not None:
+                log.error("run %s failed here; it will be claimed again", run_id, exc_info=error)
+                self._reconcile_needed = True
+            if self._resuming.get(run_id) is task:
+                del self._resuming[run_id]
+            self._notify_slot()
+
+        work = self._resume_run(stored)
+        self._resuming[run_id] = self._tasks.spawn(work, name=f"resume {run_id}", then=end)
+
     async def _resume_run(self, stored: StoredRun) -> None:
-        """Executes a claimed run from its stored state."""
+        """Activates the actor of a claimed run with its stored state."""
         state, epoch = stored.state, stored.row.epoch
         spans = self._spans(state, stored.row.traceparent)
         # After a redrive no call was made yet, so that nothing is recovered.
@@ -274,13 +305,22 @@ class Worker:
             workflow = await retry_while_unavailable(find, state.run_id)
         except (DefinitionInvalidError, NotFound) as error:
             reason = f"this version cannot drive its definition: {error}"
-            await self._executor.fail_run(state, epoch, reason)
+            await self._resources.fail_run(state, epoch, reason)
             return
-        run = RunActor(workflow, state, epoch, spans)
-        run.clock_offset_us = max(0, state.updated_us - self.now_us())
-        run.notify_inbox()  # messages may have been stored while no process drove it
-        first = Recovered() if has_started else Started()
-        await self._execute(run, None if stored.was_suspended else first)
+        # An actor of an earlier epoch was fenced.
+        await self._runs.stop(state.run_id, drain=False)
+        if self._stopping.is_set():
+            return
+        first = None if stored.was_suspended else Recovered() if has_started else Started()
+        self._activate(workflow, state, epoch, spans, Begin(first))
+
+    def _activate(
+        self, workflow: Workflow, state: RunState, epoch: int, spans: RunSpans, begin: Begin
+    ) -> None:
+        async def build(context: ActorContext[RunMessage]) -> RunActor:
+            return RunActor(context, self._resources, workflow, state, epoch=epoch, spans=spans)
+
+        self._runs.activate(state.run_id, build).tell(begin)
 
     def notify_events(self) -> None:
         """Wakes the runs that wait for events: some run emitted one."""
@@ -291,23 +331,23 @@ class Worker:
         self._capacity_event.set()
 
     def notify_message(self, run_id: str, message: Message | None = None) -> None:
-        """Wakes the run: another process stored ``message``, or one that is unknown, for it."""
-        if run := self._active_runs.get(run_id):
-            run.notify_inbox() if message is None else run.push_prefetched(message)
+        """Notifies the run: another process stored ``message`` for it; None: the store has it."""
+        self.inbox.receive(run_id, message)
 
     def drop_all_runs(self) -> None:
-        """Cancels all runs after the lease is lost; results of in-flight calls are discarded."""
-        for task in filter(None, self._slots.values()):
+        """Stops all runs at once after the lease is lost; results of their calls are discarded.
+
+        A run that is being started is not owned yet.
+        """
+        for task in self._resuming.values():
             task.cancel()
+        for run_id in self._runs.keys():  # noqa: SIM118  (it is no mapping)
+            self._tasks.spawn(self._runs.stop(run_id, drain=False), name=f"drop {run_id}")
 
     def re_export_spans(self, ended: Sequence[StoredRun]) -> None:
         """Exports the last spans of runs whose process may have died before it exported them."""
         for stored in ended:
             self._spans(stored.state, stored.row.traceparent).observe(stored.records, again=True)
-
-    async def _execute(self, run: RunActor, first: Activation | None) -> None:
-        if not await self._executor.execute(run, first):
-            self._reconcile_needed = True
 
     def _notify_due(self) -> None:
         self._timers_due = True
@@ -319,22 +359,23 @@ class Worker:
     def _idle_timeout_s(self) -> float:
         return IDLE_TIMEOUT_AT_CAPACITY_S if self._at_capacity else IDLE_TIMEOUT_S
 
-    def _has_slot(self) -> bool:
-        return len(self._slots) < self._config.max_runs and not self._stopping.is_set()
+    @property
+    def _slots(self) -> int:
+        """The runs that this process executes, starts or resumes."""
+        return len(self._runs) + len(self._starting) + len(self._resuming)
 
-    def _release_slot(self, run_id: str, *, lost: bool = False) -> None:
-        """Releases the run's slot. ``lost``: ownership in the store is unknown."""
-        self._slots.pop(run_id, None)
-        self._reconcile_needed |= lost
+    def _has_slot(self) -> bool:
+        return self._slots < self._config.max_runs and not self._stopping.is_set()
+
+    def _notify_slot(self) -> None:
+        """Starts a claim if it waits for a slot."""
         if self._reconcile_needed or self._at_capacity:
             self._capacity_event.set()
 
-    def _spawn(self, work: Coroutine[Any, Any, Any], run_id: str) -> None:
-        def end(task: asyncio.Task[Any]) -> None:
-            error = None if task.cancelled() else task.exception()
-            if error is not None:
-                log.error("run %s failed here; it will be claimed again", run_id, exc_info=error)
-            if self._slots.get(run_id) in (task, None):
-                self._release_slot(run_id, lost=error is not None)
-
-        self._slots[run_id] = self._tasks.spawn(work, name=f"run {run_id}", then=end)
+    def _release(self, run_id: str, error: Exception | None) -> None:
+        """Releases the slot of an actor; after an error the store may name its run as owned."""
+        if error is not None:
+            log.error("run %s failed here; it will be claimed again", run_id, exc_info=error)
+            self._reconcile_needed = True
+        self._subscriptions.replace(self._runs.ref(run_id), None)
+        self._notify_slot()

@@ -16,7 +16,8 @@ from anya.orchestrator.v1 import workflow_pb2 as pb
 from mesh.data.database import POSTGRES_SCHEMES, open_database
 from mesh.testing import eventually
 from services.orchestrator.__main__ import orchestrator
-from services.orchestrator.worker import executor, worker
+from services.orchestrator.actors import run
+from services.orchestrator.worker import worker
 from tests.orchestrator.conftest import connect
 from tests.orchestrator.engine.definitions import steps
 from tests.orchestrator.event_workflows import (
@@ -56,7 +57,7 @@ SEND = EMITTER.replace("tell", "send").replace("order.paid", "order.sent")
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executor, "SUSPEND_THRESHOLD_S", 0.0)
+    monkeypatch.setattr(run, "SUSPEND_THRESHOLD_S", 0.0)
     monkeypatch.setattr(worker, "IDLE_TIMEOUT_S", 0.2)
     monkeypatch.setattr(worker, "IDLE_TIMEOUT_AT_CAPACITY_S", 0.0)
 

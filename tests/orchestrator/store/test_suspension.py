@@ -14,9 +14,10 @@ from mesh.data.database import open_database
 from mesh.data.idempotency import IdempotencyKey
 from mesh.testing import eventually
 from services.orchestrator.__main__ import orchestrator
+from services.orchestrator.actors import run
 from services.orchestrator.engine.activations import SignalReceived
 from services.orchestrator.store import SCHEMA
-from services.orchestrator.worker import executor, worker
+from services.orchestrator.worker import worker
 from tests.orchestrator.conftest import connect
 from tests.orchestrator.engine.definitions import steps
 from tests.orchestrator.payment_requests import finished, status, uuid7
@@ -94,7 +95,7 @@ async def test_former_owner_cannot_suspend(location: str) -> None:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executor, "SUSPEND_THRESHOLD_S", 0.0)
+    monkeypatch.setattr(run, "SUSPEND_THRESHOLD_S", 0.0)
     monkeypatch.setattr(worker, "IDLE_TIMEOUT_S", 0.05)
     monkeypatch.setattr(worker, "IDLE_TIMEOUT_AT_CAPACITY_S", 0.0)
 

@@ -137,7 +137,7 @@ async def sequence(here: Replica) -> int:
 
 
 async def send(here: Replica, request_id: str, name: str = "approved") -> bytes:
-    return await here.worker.send(
+    return await here.worker.inbox.send(
         signal_key(request_id), "run", SignalReceived(name, {}, ""), b"reply"
     )
 
@@ -202,7 +202,7 @@ async def test_run_with_the_most_signals_can_still_be_cancelled(
         with pytest.raises(ResourceExhausted):
             await send(here, "c")
         await send(here, "a")  # again
-        await here.worker.send(signal_key("d"), "run", CancelRequested("enough", "who"))
+        await here.worker.inbox.send(signal_key("d"), "run", CancelRequested("enough", "who"))
 
         await eventually(lambda: here.store.runs.has_ended("run"))
         state = (await here.store.runs.load("run")).state

@@ -64,7 +64,7 @@ async def begin(here: Replica, fakes: FakeServices, text: str) -> None:
 
 
 async def send(here: Replica, message: Message, request_id: str = "m") -> None:
-    await here.worker.send(key("Send", request_id), "run", message)
+    await here.worker.inbox.send(key("Send", request_id), "run", message)
 
 
 async def kinds(here: Replica) -> list[RecordKind]:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from mesh.data.idempotency import IdempotencyKey
 from mesh.testing import eventually
+from services.orchestrator.actors import run
 from services.orchestrator.engine.activations import SignalReceived
 from services.orchestrator.engine.model import RunStatus
 from services.orchestrator.engine.start import StartRun
 from services.orchestrator.store.suspension import Suspensions
-from services.orchestrator.worker import executor, worker
+from services.orchestrator.worker import worker
 from tests.orchestrator.engine.definitions import steps
 from tests.orchestrator.schedules.schedule_replica import replica
 
@@ -44,7 +45,7 @@ class RecordedSuspensions(Suspensions):
 async def test_signal_during_the_suspension_of_its_run_resumes_it(
     tmp_path: Path, config: OrchestratorConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(executor, "SUSPEND_THRESHOLD_S", 0.0)
+    monkeypatch.setattr(run, "SUSPEND_THRESHOLD_S", 0.0)
     monkeypatch.setattr(worker, "IDLE_TIMEOUT_S", 0.05)
     may_write = threading.Event()
 
@@ -62,7 +63,9 @@ async def test_signal_during_the_suspension_of_its_run_resumes_it(
         await eventually(lambda: suspensions.requested)
 
         key = IdempotencyKey(CALLER, "SignalRun", "s", b"")
-        sent = asyncio.create_task(here.worker.send(key, "run", SignalReceived("approved", {}, "")))
+        sent = asyncio.create_task(
+            here.worker.inbox.send(key, "run", SignalReceived("approved", {}, ""))
+        )
         await asyncio.sleep(0)  # it is queued after the other write
         may_write.set()
         await asyncio.gather(blocking, sent)

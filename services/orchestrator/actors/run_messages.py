@@ -1,0 +1,75 @@
+"""The messages that the actor of a run accepts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from mesh.actor import Message
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mesh.data.idempotency import IdempotencyKey
+    from services.orchestrator.engine.activations import Activation, Command
+    from services.orchestrator.engine.records import Record
+    from services.orchestrator.store.messages import Message as InboxMessage
+
+
+@dataclass(frozen=True, slots=True)
+class Begin(Message[None]):
+    """The first message: the run was started here, or claimed.
+
+    ``committed``: the records of its start, which were stored but not announced. ``first``: the
+    activation that comes next; None if the run continues where its last record left it.
+    """
+
+    first: Activation | None
+    committed: Sequence[Record] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CommandEnded(Message[None]):
+    """A command of the run was performed. ``result``: an exception is a defect."""
+
+    command: Command
+    result: Activation | Exception
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver(Message[bool]):
+    """A message to be stored in one commit with the transition it leads to, and its reply.
+
+    The answer follows the commit. It is False if the sender must store the message itself.
+    """
+
+    message: InboxMessage
+    key: IdempotencyKey
+    reply: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MessageStored(Message[None]):
+    """Another process stored this message to the run."""
+
+    message: InboxMessage
+
+
+@dataclass(frozen=True, slots=True)
+class InboxChanged(Message[None]):
+    """The store may hold messages up to ``position`` that the run has not read.
+
+    None: the position is unknown.
+    """
+
+    position: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EventsEmitted(Message[None]):
+    """Events were emitted that the run may wait for."""
+
+
+RunMessage: TypeAlias = (
+    Begin | CommandEnded | Deliver | MessageStored | InboxChanged | EventsEmitted
+)
