@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar, assert_never
 
 from mesh import failpoint
 from mesh.actor import Actor
-from mesh.errors import FailedPrecondition, ResourceExhausted, Unavailable
+from mesh.errors import MeshError, ResourceExhausted, Unavailable
 from services.orchestrator.actors.run_messages import (
     Begin,
     CommandEnded,
@@ -328,8 +328,8 @@ class RunActor(Actor["RunMessage"]):
         if not wanted:
             # Nothing would ever wake the run.
             raise RuntimeError(f"run {self._state.run_id} has not ended, but no step is in flight")
-        for command in self._in_flight.keys() - wanted if self._in_flight else ():
-            self._in_flight.pop(command).cancel()
+        if self._in_flight:
+            self._abandon(self._in_flight.keys() - wanted)
         for command in wanted:
             if command not in self._in_flight:
                 self._in_flight[command] = self._context.pipe_to_self(
@@ -337,6 +337,11 @@ class RunActor(Actor["RunMessage"]):
                     name=command.path,
                     daemon=isinstance(command, WaitCommand),
                 )
+
+    def _abandon(self, unwanted: Iterable[Command]) -> None:
+        """Cancels commands whose results the run no longer needs."""
+        for command in list(unwanted):
+            self._in_flight.pop(command).cancel()
 
     async def _perform(self, command: Command) -> CommandEnded | None:
         """Performs the command; None if the service stops first. A turn raises its defects."""
@@ -351,11 +356,12 @@ class RunActor(Actor["RunMessage"]):
     async def _end_from_store(self, reason: str) -> bool:
         """Ends the run from its stored state: the one in memory may include a lost transition.
 
-        Returns False if its records are damaged: the next claim sets it aside.
+        Returns False if it cannot be read: the next claim sets it aside.
         """
+        self._abandon(self._in_flight)
         try:
             stored = await self._retry(partial(self._store.load, self._state.run_id))
-        except FailedPrecondition:
+        except MeshError:
             return False
         if not stored.state.finished:
             await self._shared.fail_run(stored.state, self._epoch, reason)
