@@ -16,9 +16,9 @@ from mesh import failpoint
 from mesh.testing import detail, eventually, reason
 from services.orchestrator import definition
 from services.orchestrator.__main__ import orchestrator
+from services.orchestrator.actors import run as run_actor
 from services.orchestrator.definition import values
 from services.orchestrator.engine import transition
-from services.orchestrator.worker import executor
 from tests.orchestrator.conftest import connect
 from tests.orchestrator.definition.definitions import one_step, seed
 from tests.orchestrator.payment_requests import INPUT, finished, pay, payment, status, uuid7
@@ -323,7 +323,7 @@ async def test_run_without_a_step_in_flight_ends_and_blocks_no_other(
         is_stalled = state.run_id == stalled.request_id
         return [] if is_stalled else transition.commands(state, policy)
 
-    monkeypatch.setattr(executor, "commands", commands)
+    monkeypatch.setattr(run_actor, "commands", commands)
 
     run, other = await asyncio.gather(pay(workflows, stalled), pay(workflows, sound))
 

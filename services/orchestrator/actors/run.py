@@ -373,7 +373,7 @@ class RunActor(Actor["RunMessage"]):
 
     @property
     def _is_over(self) -> bool:
-        """Whether the run takes no more messages here: it has ended, or the service stops."""
+        """True if the run takes no more messages here: it has ended, or the service stops."""
         return self._state.finished or self._shared.stopping.is_set()
 
     def _now_us(self) -> int:

@@ -1,4 +1,4 @@
-"""What the actors of all runs of a process share."""
+"""The resources that the actors of all runs of a process share."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ async def test_signals_that_race_suspensions_count_once_each_in_order(
     assert taken == list(range(1, SIGNALS + 1))
 
 
-async def test_sender_is_told_that_the_store_does_not_answer_and_its_message_counts_once(
+async def test_sender_fails_if_the_store_does_not_answer_and_its_message_counts_once(
     here: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store_retry, "STORE_RETRY_DELAY_S", 0.01)
