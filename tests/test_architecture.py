@@ -89,6 +89,7 @@ BOUNDARIES = {
     "services/orchestrator/store/postgres/writer.py": "the writer: one failure is one caller's",
     "services/orchestrator/retention.py": "the sweeps: what fails is logged, and tried again later",
     "services/orchestrator/actors/run.py": "the engine: a defect ends one run alone",
+    "services/orchestrator/worker/executor.py": "a command: a turn of its run raises the defect",
     "services/orchestrator/worker/worker.py": "a start: its caller gets every error",
 }
 

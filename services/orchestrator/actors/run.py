@@ -14,7 +14,7 @@ import uuid
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal, TypeVar, assert_never
+from typing import TYPE_CHECKING, Literal, assert_never
 
 from mesh import failpoint
 from mesh.actor import Actor
@@ -22,6 +22,7 @@ from mesh.errors import MeshError, ResourceExhausted, Unavailable
 from services.orchestrator.actors.run_messages import (
     Begin,
     CommandEnded,
+    CommandFailed,
     Deliver,
     EventsEmitted,
     InboxChanged,
@@ -60,8 +61,6 @@ FAILPOINTS = {
     RecordKind.FINISH: "finish",
 }
 
-T = TypeVar("T")
-
 log = logging.getLogger(__name__)
 
 
@@ -94,12 +93,13 @@ class RunActor(Actor["RunMessage"]):
         self._context = context
         self._shared = shared
         self._store = shared.store
+        self._lease = shared.store.lease
         self._workflow = workflow
         self._state = state
         self._epoch = epoch
         self._spans = spans
         # Added to the store's clock: the time of a run never goes back.
-        self._clock_offset_us = max(0, state.updated_us - shared.store.lease.now_us())
+        self._clock_offset_us = max(0, state.updated_us - self._lease.now_us())
         self._in_flight: dict[Command, Piped] = {}
         self._inbox_unread = False  # the store may hold messages that it has not read
         self._events_unread = False  # the same, of events of other runs
@@ -114,8 +114,34 @@ class RunActor(Actor["RunMessage"]):
         The boundary of the engine: a defect ends this run alone, from its stored state. Raises
         Unavailable if the store does not answer a ``Deliver``.
         """
+        stored = None
         try:
-            return await self._take(message)
+            if self._unconfirmed is not None:
+                await self._confirm(self._unconfirmed)
+                await self._read_unread()
+            match message:
+                case CommandEnded(command, result):
+                    if self._in_flight.pop(command, None) is not None:  # its result is wanted
+                        await self._apply(result)
+                case Deliver():
+                    stored = await self._deliver(message)
+                case Begin(first, committed):
+                    await self._begin(first, committed)
+                case MessageStored(stored_message):
+                    await self._receive_stored(stored_message)
+                case InboxChanged(position):
+                    self._inbox_unread |= position is None or position > self._state.inbox_position
+                    self._events_unread |= position is None and self._workflow.awaits_events
+                case EventsEmitted():
+                    self._events_unread = True
+                case CommandFailed(error):
+                    raise error
+                case _:
+                    assert_never(message)
+            if self._inbox_unread or self._events_unread:
+                await self._read_unread()
+            self._continue()
+            return stored
         except FencedError:
             log.info("run %s is owned by another process now", self._state.run_id)
         except Exception as error:
@@ -152,38 +178,12 @@ class RunActor(Actor["RunMessage"]):
 
         A message need not concern the run: only a new record restarts the time.
         """
-        soon_us = self._now_us() + int(SUSPEND_THRESHOLD_S * SECOND_US)
-        if wakes_at(self._in_flight) <= soon_us or self._shared.stopping.is_set():
+        wake_us = wakes_at(self._in_flight)
+        if not wake_us or wake_us <= self._now_us() + SUSPEND_THRESHOLD_S * SECOND_US:
             return None
         if self._idle_since is None or self._idle_since[0] != self._state.sequence:
             self._idle_since = self._state.sequence, time.monotonic()
         return max(0.0, self._shared.idle_timeout_s() - (time.monotonic() - self._idle_since[1]))
-
-    async def _take(self, message: RunMessage) -> bool | None:
-        if self._unconfirmed is not None:
-            await self._confirm(self._unconfirmed)
-            await self._read_unread()
-        stored = None
-        match message:
-            case CommandEnded(command, result):
-                await self._end_command(command, result)
-            case Deliver():
-                stored = await self._deliver(message)
-            case Begin(first, committed):
-                await self._begin(first, committed)
-            case MessageStored(stored_message):
-                await self._receive_stored(stored_message)
-            case InboxChanged(position):
-                self._inbox_unread |= position is None or position > self._state.inbox_position
-                self._events_unread |= position is None and self._workflow.awaits_events
-            case EventsEmitted():
-                self._events_unread = True
-            case _:
-                assert_never(message)
-        if self._inbox_unread or self._events_unread:
-            await self._read_unread()
-        self._continue()
-        return stored
 
     async def _begin(self, first: Activation | None, committed: Sequence[Record]) -> None:
         if committed:
@@ -194,13 +194,6 @@ class RunActor(Actor["RunMessage"]):
         if first is not None:
             await self._apply(first)
 
-    async def _end_command(self, command: Command, result: Activation | Exception) -> None:
-        if self._in_flight.pop(command, None) is None:
-            return  # the run no longer needs its result
-        if isinstance(result, Exception):
-            raise result
-        await self._apply(result)
-
     async def _deliver(self, sent: Deliver) -> bool:
         """Stores the message, at the next position, in the commit of the transition it leads to.
 
@@ -210,7 +203,8 @@ class RunActor(Actor["RunMessage"]):
         if self._is_over or sent.key.request_id in self._answered:
             return False
         message = replace(sent.message, position=self._state.inbox_position + 1)
-        records = await self._transition(message)
+        position = await self._event_position() if self._workflow.awaits_events else None
+        records = self._transition(message, position)
         envelope = Envelope(message, sent.key, sent.reply)
         deliver = partial(self._store.deliver, self._state, self._epoch, records, envelope)
         try:
@@ -224,7 +218,7 @@ class RunActor(Actor["RunMessage"]):
 
     async def _confirm(self, unknown: _Unconfirmed) -> None:
         """Repeats the commit whose outcome is unknown until the store answers."""
-        stored = await self._retry(unknown.repeat)
+        stored = await retry_while_unavailable(unknown.repeat, self._state.run_id)
         self._unconfirmed = None
         await self._end_delivery(unknown.records, unknown.request_id, stored=stored)
 
@@ -240,7 +234,8 @@ class RunActor(Actor["RunMessage"]):
             self._announce(records)
         else:
             load = partial(self._store.load, self._state.run_id)
-            self._state = (await self._retry(load)).state  # that in memory has the transition
+            # The state in memory has the transition.
+            self._state = (await retry_while_unavailable(load, self._state.run_id)).state
             self._inbox_unread = True
         return stored
 
@@ -260,7 +255,7 @@ class RunActor(Actor["RunMessage"]):
                 read = partial(
                     self._store.messages.read_after, self._state.run_id, position=position
                 )
-                for message in await self._retry(read):
+                for message in await retry_while_unavailable(read, self._state.run_id):
                     if not self._state.finished:
                         await self._apply(message)
             if self._events_unread:
@@ -279,30 +274,32 @@ class RunActor(Actor["RunMessage"]):
             self._events_unread = False
             return []
         read = partial(self._store.events.read_after, wanted.after, wanted.subjects)
-        found, self._event_cursor = await self._retry(read)
+        found, self._event_cursor = await retry_while_unavailable(read, self._state.run_id)
         self._events_unread = bool(found)  # the store may hold more
         return found
 
     async def _apply(self, activation: Activation) -> None:
         """Commits the transition that the activation leads to, if any, and announces it."""
-        if records := await self._transition(activation):
-            await self._retry(partial(self._store.append, self._state, self._epoch, records))
+        position = await self._event_position() if self._workflow.awaits_events else None
+        if records := self._transition(activation, position):
+            append = partial(self._store.append, self._state, self._epoch, records)
+            await retry_while_unavailable(append, self._state.run_id)
             self._announce(records)
 
-    async def _transition(self, activation: Activation) -> list[Record]:
+    def _transition(self, activation: Activation, event_position: int | None) -> list[Record]:
         """Returns the records to commit: none if the step that it concerns has ended."""
-        position = None
-        if self._workflow.awaits_events:
-            # Where new subscriptions start: an event that is emitted after this must not be missed.
-            position = await self._retry(self._store.events.latest_position)
         jitter = random.random()  # noqa: S311  (spreads retries, guards nothing)
         policy, now_us = self._shared.policy, self._now_us()
         transition = Transition(
-            self._workflow, self._state, policy, now_us, jitter, event_position=position
+            self._workflow, self._state, policy, now_us, jitter, event_position=event_position
         )
         transition.apply(activation)
         reach_failpoints("before", self._state.run_id, transition.records)
         return transition.records
+
+    async def _event_position(self) -> int:
+        """Returns where new subscriptions start: an event after it must not be missed."""
+        return await retry_while_unavailable(self._store.events.latest_position, self._state.run_id)
 
     def _announce(self, records: Sequence[Record]) -> None:
         """Exports and announces what was committed."""
@@ -333,7 +330,7 @@ class RunActor(Actor["RunMessage"]):
         for command in wanted:
             if command not in self._in_flight:
                 self._in_flight[command] = self._context.pipe_to_self(
-                    self._perform(command),
+                    self._shared.executor.perform(command, self._spans, self._clock_offset_us),
                     name=command.path,
                     daemon=isinstance(command, WaitCommand),
                 )
@@ -343,16 +340,6 @@ class RunActor(Actor["RunMessage"]):
         for command in list(unwanted):
             self._in_flight.pop(command).cancel()
 
-    async def _perform(self, command: Command) -> CommandEnded | None:
-        """Performs the command; None if the service stops first. A turn raises its defects."""
-        try:
-            result: Activation | Exception | None = await self._shared.executor.perform(
-                command, self._spans, self._clock_offset_us
-            )
-        except Exception as error:
-            result = error
-        return None if result is None else CommandEnded(command, result)
-
     async def _end_from_store(self, reason: str) -> bool:
         """Ends the run from its stored state: the one in memory may include a lost transition.
 
@@ -360,16 +347,13 @@ class RunActor(Actor["RunMessage"]):
         """
         self._abandon(self._in_flight)
         try:
-            stored = await self._retry(partial(self._store.load, self._state.run_id))
+            load = partial(self._store.load, self._state.run_id)
+            stored = await retry_while_unavailable(load, self._state.run_id)
         except MeshError:
             return False
         if not stored.state.finished:
             await self._shared.fail_run(stored.state, self._epoch, reason)
         return True
-
-    async def _retry(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Calls ``work`` until the store answers, and returns its result. The run waits for it."""
-        return await retry_while_unavailable(work, self._state.run_id)
 
     @property
     def _is_over(self) -> bool:
@@ -378,7 +362,7 @@ class RunActor(Actor["RunMessage"]):
 
     def _now_us(self) -> int:
         """Returns the time of the run, in Unix microseconds: it never goes back."""
-        return self._store.lease.now_us() + self._clock_offset_us
+        return self._lease.now_us() + self._clock_offset_us
 
 
 def reach_failpoints(
@@ -396,4 +380,9 @@ def reach_failpoints(
 
 def wakes_at(commands: Iterable[Command]) -> int:
     """Returns when the first wait is over, in Unix microseconds; 0 if any command does not wait."""
-    return min((c.until_us if isinstance(c, WaitCommand) else 0 for c in commands), default=0)
+    first_us = 0
+    for command in commands:
+        if not isinstance(command, WaitCommand):
+            return 0
+        first_us = min(first_us or command.until_us, command.until_us)
+    return first_us

@@ -30,10 +30,17 @@ class Begin(Message[None]):
 
 @dataclass(frozen=True, slots=True)
 class CommandEnded(Message[None]):
-    """A command of the run was performed. ``result``: an exception is a defect."""
+    """A command of the run was performed."""
 
     command: Command
-    result: Activation | Exception
+    result: Activation
+
+
+@dataclass(frozen=True, slots=True)
+class CommandFailed(Message[None]):
+    """A command of the run could not be performed because of a defect."""
+
+    error: Exception
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,5 +78,5 @@ class EventsEmitted(Message[None]):
 
 
 RunMessage: TypeAlias = (
-    Begin | CommandEnded | Deliver | MessageStored | InboxChanged | EventsEmitted
+    Begin | CommandEnded | CommandFailed | Deliver | MessageStored | InboxChanged | EventsEmitted
 )

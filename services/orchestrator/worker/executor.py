@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from services.orchestrator.actors.run_messages import CommandEnded, CommandFailed
 from services.orchestrator.engine.activations import (
     CallCommand,
     CancelCommand,
@@ -42,11 +43,21 @@ class CommandExecutor:
 
     async def perform(
         self, command: Command, spans: RunSpans, clock_offset_us: int
-    ) -> Activation | None:
-        """Performs the command and returns its result, or None if the service stops first.
+    ) -> CommandEnded | CommandFailed | None:
+        """Performs the command; returns what the run is sent, or None if the service stops first.
 
-        ``clock_offset_us`` is added to the store's clock.
+        ``clock_offset_us`` is added to the store's clock. An error boundary: the run's next turn
+        raises a defect.
         """
+        try:
+            result = await self._result(command, spans, clock_offset_us)
+        except Exception as error:
+            return CommandFailed(error)
+        return None if result is None else CommandEnded(command, result)
+
+    async def _result(
+        self, command: Command, spans: RunSpans, clock_offset_us: int
+    ) -> Activation | None:
         match command:
             case WaitCommand(path, until_us):
                 is_due = await self._sleep_until(until_us - clock_offset_us)
