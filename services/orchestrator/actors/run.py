@@ -89,7 +89,14 @@ class RunActor(Actor["RunMessage"]):
         *,
         epoch: int,
         spans: RunSpans,
+        first: Activation | None,
+        committed: Sequence[Record] = (),
     ) -> None:
+        """Takes the run as it is stored.
+
+        ``first``: the activation to begin with; None if the run continues where its last record
+        left it. ``committed``: the records of its start by this process, not announced yet.
+        """
         self._context = context
         self._shared = shared
         self._store = shared.store
@@ -100,6 +107,8 @@ class RunActor(Actor["RunMessage"]):
         self._spans = spans
         # Added to the store's clock: the time of a run never goes back.
         self._clock_offset_us = max(0, state.updated_us - self._lease.now_us())
+        self._first = first
+        self._committed = committed
         self._in_flight: dict[Command, Piped] = {}
         self._inbox_unread = False  # the store may hold messages that it has not read
         self._events_unread = False  # the same, of events of other runs
@@ -125,8 +134,8 @@ class RunActor(Actor["RunMessage"]):
                         await self._apply(result)
                 case Deliver():
                     stored = await self._deliver(message)
-                case Begin(first, committed):
-                    await self._begin(first, committed)
+                case Begin():
+                    await self._begin()
                 case MessageStored(stored_message):
                     await self._receive_stored(stored_message)
                 case InboxChanged(position):
@@ -185,14 +194,15 @@ class RunActor(Actor["RunMessage"]):
             self._idle_since = self._state.sequence, time.monotonic()
         return max(0.0, self._shared.idle_timeout_s() - (time.monotonic() - self._idle_since[1]))
 
-    async def _begin(self, first: Activation | None, committed: Sequence[Record]) -> None:
-        if committed:
-            self._announce(committed)
+    async def _begin(self) -> None:
+        if self._committed:
+            self._announce(self._committed)
+            self._committed = ()
         else:
             self._inbox_unread = True  # messages may have been stored while no process drove it
             self._events_unread = self._workflow.awaits_events
-        if first is not None:
-            await self._apply(first)
+        if self._first is not None:
+            await self._apply(self._first)
 
     async def _deliver(self, sent: Deliver) -> bool:
         """Stores the message, at the next position, in the commit of the transition it leads to.
@@ -307,7 +317,7 @@ class RunActor(Actor["RunMessage"]):
         self._events_unread = self._workflow.awaits_events
         self._spans.observe(records)
         self._shared.notifier.publish(self._state, records)
-        if emitted := emitted_keys_of(records):
+        if self._shared.subscriptions and (emitted := emitted_keys_of(records)):
             self._shared.subscriptions.notify(emitted)
         reach_failpoints("after", self._state.run_id, records)
 

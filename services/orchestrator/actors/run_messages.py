@@ -8,24 +8,14 @@ from typing import TYPE_CHECKING, TypeAlias
 from mesh.actor import Message
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from mesh.data.idempotency import IdempotencyKey
     from services.orchestrator.engine.activations import Activation, Command
-    from services.orchestrator.engine.records import Record
     from services.orchestrator.store.messages import Message as InboxMessage
 
 
 @dataclass(frozen=True, slots=True)
 class Begin(Message[None]):
-    """The first message: the run was started here, or claimed.
-
-    ``committed``: the records of its start, which were stored but not announced. ``first``: the
-    activation that comes next; None if the run continues where its last record left it.
-    """
-
-    first: Activation | None
-    committed: Sequence[Record] = ()
+    """The first message: the run was started here, or claimed."""
 
 
 @dataclass(frozen=True, slots=True)

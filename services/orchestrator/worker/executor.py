@@ -49,31 +49,34 @@ class CommandExecutor:
         ``clock_offset_us`` is added to the store's clock. An error boundary: the run's next turn
         raises a defect.
         """
+        result: Activation
         try:
-            result = await self._result(command, spans, clock_offset_us)
+            match command:
+                case CallCommand(path, attempt, service, method, request, timeout_s):
+                    with spans.calling(path, attempt):
+                        reply = await self._call(service, method, request, timeout_s)
+                    result = (
+                        Failed(path, reply)
+                        if isinstance(reply, StepError)
+                        else Replied(path, reply)
+                    )
+                case CancelCommand(path, attempt, service, method, request, at_us):
+                    if not await self._sleep_until(at_us - clock_offset_us):
+                        return None
+                    with spans.calling(path, CANCEL, attempt):
+                        reply = await self._call(service, method, request, self._timeout_s)
+                    result = (
+                        CancelFailed(path, reply)
+                        if isinstance(reply, StepError)
+                        else CancelReplied(path)
+                    )
+                case WaitCommand(path, until_us):
+                    if not await self._sleep_until(until_us - clock_offset_us):
+                        return None
+                    result = Due(path)
         except Exception as error:
             return CommandFailed(error)
-        return None if result is None else CommandEnded(command, result)
-
-    async def _result(
-        self, command: Command, spans: RunSpans, clock_offset_us: int
-    ) -> Activation | None:
-        match command:
-            case WaitCommand(path, until_us):
-                is_due = await self._sleep_until(until_us - clock_offset_us)
-                return Due(path) if is_due else None
-            case CancelCommand(path, attempt, service, method, request, at_us):
-                if not await self._sleep_until(at_us - clock_offset_us):
-                    return None
-                with spans.calling(path, CANCEL, attempt):
-                    reply = await self._call(service, method, request, self._timeout_s)
-                if isinstance(reply, StepError):
-                    return CancelFailed(path, reply)
-                return CancelReplied(path)
-            case CallCommand(path, attempt, service, method, request, timeout_s):
-                with spans.calling(path, attempt):
-                    reply = await self._call(service, method, request, timeout_s)
-                return Failed(path, reply) if isinstance(reply, StepError) else Replied(path, reply)
+        return CommandEnded(command, result)
 
     async def _call(
         self, service: str, method: str, request: bytes, timeout_s: float

@@ -28,6 +28,9 @@ class EventSubscriptions:
         self._subscribers = defaultdict(set)  # by type and subject
         self._polled_to = 0  # position
 
+    def __bool__(self) -> bool:
+        return bool(self._keys)
+
     def replace(self, run: ActorRef[RunMessage], wanted: Subscription | None) -> None:
         """Notifies the run of these events from now on, and of no others; None: of none."""
         for key in self._keys.pop(run, ()):
@@ -49,7 +52,7 @@ class EventSubscriptions:
         """
         if emitted is None:
             self._tell(list(self._keys))
-        elif self._keys:
+        else:
             keys = {(type, one) for type, subject in emitted for one in (subject, ANY_SUBJECT)}
             self._tell({run for key in keys for run in self._subscribers.get(key, ())})
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from mesh import failpoint
 from mesh.actor import ActorRegistry, Supervision
 from mesh.errors import NotFound, ResourceExhausted, Unavailable
+from services.orchestrator.actors.absent_run import AbsentRun
 from services.orchestrator.actors.run import RunActor, reach_failpoints
 from services.orchestrator.actors.run_messages import Begin
 from services.orchestrator.actors.run_resources import RunResources
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from mesh.observability.telemetry import SpanSink
     from services.orchestrator.actors.run_messages import RunMessage
     from services.orchestrator.config import OrchestratorConfig
-    from services.orchestrator.definition.workflow import Workflow
     from services.orchestrator.engine.model import RunState, RunStatus
     from services.orchestrator.engine.records import Record
     from services.orchestrator.engine.transition import Transition
@@ -92,7 +92,7 @@ class Worker:
         self._config = config
         self._loop = asyncio.get_running_loop()
         self._tasks = BackgroundTasks()
-        self._starting: set[str] = set()  # runs that may not be stored yet
+        self._starting: set[str] = set()  # not stored yet: a lost lease does not concern them
         self._resuming: dict[str, asyncio.Task[None]] = {}  # claimed runs without an actor
         self._reconcile_needed = False  # the store may name runs as ours that have no slot
         self._at_capacity = False  # at the last claim: more runs may wait than it took
@@ -158,11 +158,13 @@ class Worker:
         deadline if the store does not answer: the run may start.
         """
         started: asyncio.Future[bytes] = self._loop.create_future()
-        run_id, owned = request.run_id, self._has_slot() and not self.drives(request.run_id)
-        if owned:
+        run_id = request.run_id
+        work = partial(self._start_run, key, workflow_id, request, traceparent, reply, started)
+        if self._has_slot() and not self.drives(run_id):
             self._starting.add(run_id)
-        work = self._start_run(key, workflow_id, request, traceparent, reply, started, owned)
-        self._tasks.spawn(work, name=f"start {run_id}")
+            self._runs.activate(run_id, work).tell(Begin())
+        else:
+            self._tasks.spawn(work(None), name=f"start {run_id}")
         return await within_deadline(started)
 
     async def redrive(self, key: IdempotencyKey, run_id: str, reason: str) -> None:
@@ -188,11 +190,7 @@ class Worker:
 
     def drives(self, run_id: str) -> bool:
         """Checks if the run has a slot here: then its end is announced without a poll."""
-        return (
-            run_id in self._starting
-            or run_id in self._resuming
-            or self._runs.find(run_id) is not None
-        )
+        return self._runs.find(run_id) is not None or run_id in self._resuming
 
     async def _start_run(
         self,
@@ -202,9 +200,13 @@ class Worker:
         traceparent: str,
         reply: Callable[[NewRun], bytes],
         started: asyncio.Future[bytes],
-        owned: bool,
-    ) -> None:
-        """Stores a new run and, if this process is to own it, activates its actor."""
+        context: ActorContext[RunMessage] | None,
+    ) -> RunActor | AbsentRun:
+        """Stores a new run and returns its actor.
+
+        ``context``: None if this process is not to own the run.
+        """
+        owned = context is not None
         transition: Transition | None = None
 
         def prepare(definition: StoredDefinition) -> NewRun:
@@ -225,26 +227,34 @@ class Worker:
 
         try:
             result = await self._store.start(key, workflow_id, prepare, reply)
-            if owned and result.created and transition is not None and not self._stopping.is_set():
-                first = Started() if transition.workflow.awaits_events else None
-                spans = self._spans(transition.state, traceparent)
-                begin = Begin(first, committed=transition.records)
-                self._activate(transition.workflow, transition.state, 0, spans, begin)
         except asyncio.CancelledError:
             started.cancel()
             raise
         except Exception as error:  # the caller gets every error
             self._reconcile_needed |= owned and isinstance(error, Unavailable)
             fail(started, error)
-            return
+            return AbsentRun(context)
         finally:
-            # Before the caller waits for the end of a run that is not executed here.
             self._starting.discard(request.run_id)
-            self._notify_slot()
+        # The caller continues after the first turn of the actor: then the start is announced, or
+        # an absent run has no slot.
         if not started.done():
             started.set_result(result.reply)
-        if not owned:
+        if context is None:
             self._capacity_event.set()  # no process may own the run yet
+        if context is None or not result.created or transition is None:
+            return AbsentRun(context)
+        first = Started() if transition.workflow.awaits_events else None
+        return RunActor(
+            context,
+            self._resources,
+            transition.workflow,
+            transition.state,
+            epoch=0,
+            spans=self._spans(transition.state, traceparent),
+            first=first,
+            committed=transition.records,
+        )
 
     async def _claim_forever(self) -> None:
         self._reconcile_needed = True  # a failure of this task may have left runs behind
@@ -264,7 +274,7 @@ class Worker:
 
     async def _claim(self) -> list[StoredRun]:
         if self._reconcile_needed:
-            await self._store.release_lost({*self._runs.keys(), *self._starting, *self._resuming})
+            await self._store.release_lost({*self._runs.keys(), *self._resuming})
             self._reconcile_needed = False
         free = min(self._config.max_runs - self._slots, CLAIM_BATCH_SIZE)
         self._at_capacity = free <= 0
@@ -312,15 +322,13 @@ class Worker:
         if self._stopping.is_set():
             return
         first = None if stored.was_suspended else Recovered() if has_started else Started()
-        self._activate(workflow, state, epoch, spans, Begin(first))
 
-    def _activate(
-        self, workflow: Workflow, state: RunState, epoch: int, spans: RunSpans, begin: Begin
-    ) -> None:
         async def build(context: ActorContext[RunMessage]) -> RunActor:
-            return RunActor(context, self._resources, workflow, state, epoch=epoch, spans=spans)
+            return RunActor(
+                context, self._resources, workflow, state, epoch=epoch, spans=spans, first=first
+            )
 
-        self._runs.activate(state.run_id, build).tell(begin)
+        self._runs.activate(state.run_id, build).tell(Begin())
 
     def notify_events(self) -> None:
         """Wakes the runs that wait for events: some run emitted one."""
@@ -335,13 +343,10 @@ class Worker:
         self.inbox.receive(run_id, message)
 
     def drop_all_runs(self) -> None:
-        """Stops all runs at once after the lease is lost; results of their calls are discarded.
-
-        A run that is being started is not owned yet.
-        """
+        """Stops all runs at once after the lease is lost; results of their calls are discarded."""
         for task in self._resuming.values():
             task.cancel()
-        for run_id in self._runs.keys():  # noqa: SIM118  (it is no mapping)
+        for run_id in set(self._runs.keys()) - self._starting:
             self._tasks.spawn(self._runs.stop(run_id, drain=False), name=f"drop {run_id}")
 
     def re_export_spans(self, ended: Sequence[StoredRun]) -> None:
@@ -362,7 +367,7 @@ class Worker:
     @property
     def _slots(self) -> int:
         """The runs that this process executes, starts or resumes."""
-        return len(self._runs) + len(self._starting) + len(self._resuming)
+        return len(self._runs) + len(self._resuming)
 
     def _has_slot(self) -> bool:
         return self._slots < self._config.max_runs and not self._stopping.is_set()
