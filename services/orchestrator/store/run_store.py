@@ -149,10 +149,11 @@ class RunStore(ABC):
         """
 
     @abstractmethod
-    async def release_lost(self, held: Collection[str]) -> None:
-        """Releases runs that this process owns in the store but not in ``held``.
+    async def release_lost(self, held: Callable[[], Collection[str]]) -> None:
+        """Releases runs that this process owns in the store but that are not among ``held()``.
 
-        A commit whose answer was lost leaves such runs behind.
+        A commit whose answer was lost leaves such runs behind. ``held`` is called once the runs
+        that the store names can no longer change: a run that starts at the same time is kept.
         """
 
     async def load(self, run_id: str) -> StoredRun:

@@ -7,6 +7,7 @@ import logging
 import random
 import time
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -66,6 +67,18 @@ IDLE_TIMEOUT_AT_CAPACITY_S = 0.05  # the same, while other runs wait for a slot
 SUPERVISION = Supervision(max_restarts=0)  # a run that fails is claimed again
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """A call that starts a run."""
+
+    key: IdempotencyKey
+    workflow_id: str
+    request: start_rules.StartRun
+    traceparent: str
+    reply: Callable[[NewRun], bytes]
+    started: asyncio.Future[bytes]  # its reply
 
 
 class Worker:
@@ -159,7 +172,9 @@ class Worker:
         """
         started: asyncio.Future[bytes] = self._loop.create_future()
         run_id = request.run_id
-        work = partial(self._start_run, key, workflow_id, request, traceparent, reply, started)
+        work = partial(
+            self._start_run, _Start(key, workflow_id, request, traceparent, reply, started)
+        )
         if self._has_slot() and not self.drives(run_id):
             self._starting.add(run_id)
             self._runs.activate(run_id, work).tell(Begin())
@@ -193,40 +208,25 @@ class Worker:
         return self._runs.find(run_id) is not None or run_id in self._resuming
 
     async def _start_run(
-        self,
-        key: IdempotencyKey,
-        workflow_id: str,
-        request: start_rules.StartRun,
-        traceparent: str,
-        reply: Callable[[NewRun], bytes],
-        started: asyncio.Future[bytes],
-        context: ActorContext[RunMessage] | None,
+        self, start: _Start, context: ActorContext[RunMessage] | None
     ) -> RunActor | AbsentRun:
         """Stores a new run and returns its actor.
 
         ``context``: None if this process is not to own the run.
         """
-        owned = context is not None
+        owned, started = context is not None, start.started
         transition: Transition | None = None
 
         def prepare(definition: StoredDefinition) -> NewRun:
             nonlocal transition
-            transition = start_rules.start(
-                self._registry.newest(definition),
-                request,
-                self._config.policy,
-                network=self._config.mesh.network,
-                at_us=self.now_us(),
-                jitter=random.random(),  # noqa: S311  (spreads retries, guards nothing)
-            )
-            if owned and not transition.workflow.awaits_events:
-                transition.apply(Started())
+            transition = self._first_transition(start.request, definition, owned=owned)
             records = tuple(transition.records)
-            reach_failpoints("before", request.run_id, records)
-            return NewRun(transition.state, records, request.started_by, traceparent, owned)
+            reach_failpoints("before", start.request.run_id, records)
+            caller = start.request.started_by
+            return NewRun(transition.state, records, caller, start.traceparent, owned)
 
         try:
-            result = await self._store.start(key, workflow_id, prepare, reply)
+            result = await self._store.start(start.key, start.workflow_id, prepare, start.reply)
         except asyncio.CancelledError:
             started.cancel()
             raise
@@ -235,7 +235,7 @@ class Worker:
             fail(started, error)
             return AbsentRun(context)
         finally:
-            self._starting.discard(request.run_id)
+            self._starting.discard(start.request.run_id)
         # The caller continues after the first turn of the actor: then the start is announced, or
         # an absent run has no slot.
         if not started.done():
@@ -244,17 +244,31 @@ class Worker:
             self._capacity_event.set()  # no process may own the run yet
         if context is None or not result.created or transition is None:
             return AbsentRun(context)
-        first = Started() if transition.workflow.awaits_events else None
         return RunActor(
             context,
             self._resources,
             transition.workflow,
             transition.state,
             epoch=0,
-            spans=self._spans(transition.state, traceparent),
-            first=first,
+            spans=self._spans(transition.state, start.traceparent),
+            first=Started() if transition.workflow.awaits_events else None,
             committed=transition.records,
         )
+
+    def _first_transition(
+        self, request: start_rules.StartRun, definition: StoredDefinition, *, owned: bool
+    ) -> Transition:
+        transition = start_rules.start(
+            self._registry.newest(definition),
+            request,
+            self._config.policy,
+            network=self._config.mesh.network,
+            at_us=self.now_us(),
+            jitter=random.random(),  # noqa: S311  (spreads retries, guards nothing)
+        )
+        if owned and not transition.workflow.awaits_events:
+            transition.apply(Started())
+        return transition
 
     async def _claim_forever(self) -> None:
         self._reconcile_needed = True  # a failure of this task may have left runs behind
@@ -274,7 +288,7 @@ class Worker:
 
     async def _claim(self) -> list[StoredRun]:
         if self._reconcile_needed:
-            await self._store.release_lost({*self._runs.keys(), *self._resuming})
+            await self._store.release_lost(lambda: {*self._runs.keys(), *self._resuming})
             self._reconcile_needed = False
         free = min(self._config.max_runs - self._slots, CLAIM_BATCH_SIZE)
         self._at_capacity = free <= 0

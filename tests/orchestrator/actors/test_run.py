@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,19 +18,22 @@ from services.orchestrator.engine.model import RunStatus
 from services.orchestrator.engine.records import RecordKind
 from services.orchestrator.engine.start import StartRun
 from services.orchestrator.engine.transition import Transition
+from services.orchestrator.store.postgres.run_store import PostgresRunStore
+from services.orchestrator.store.sqlite.run_store import SqliteRunStore
 from services.orchestrator.worker import store_retry, worker
 from tests.orchestrator.engine.definitions import STORE, call, steps
 from tests.orchestrator.schedules.schedule_replica import replica
 from tests.orchestrator.worker.deliveries import CALLER, signal_key
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Sequence
 
     from services.orchestrator.config import OrchestratorConfig
     from services.orchestrator.engine.activations import Activation
     from services.orchestrator.engine.model import RunState
     from services.orchestrator.engine.records import Record
     from services.orchestrator.store.commits import Envelope
+    from services.orchestrator.store.run_store import RunStore
     from tests.orchestrator.fake_services import FakeServices
     from tests.orchestrator.schedules.schedule_replica import Replica
 
@@ -69,6 +72,34 @@ async def kinds(here: Replica) -> list[RecordKind]:
 async def ended(here: Replica) -> RunState:
     await eventually(lambda: here.store.runs.has_ended("run"))
     return (await here.store.runs.load("run")).state
+
+
+async def test_run_that_starts_while_lost_runs_are_released_keeps_its_owner(
+    location: str, config: OrchestratorConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, released = asyncio.Event(), asyncio.Event()
+
+    for kind in (SqliteRunStore, PostgresRunStore):
+
+        async def release_later(
+            runs: RunStore,
+            held: Callable[[], Collection[str]],
+            release: Any = kind.release_lost,
+        ) -> None:
+            await started.wait()
+            await release(runs, held)
+            released.set()
+
+        monkeypatch.setattr(kind, "release_lost", release_later)
+    async with replica(config, location) as here:
+        await start(here, waits_for(2))
+        started.set()
+        await released.wait()
+        await send(here, "a")
+
+        stored = await here.store.runs.load("run")
+
+    assert stored.state.inbox_position == 1  # by its actor, in the commit of the message
 
 
 async def test_two_senders_with_one_key_are_answered_alike_and_counted_once(here: Replica) -> None:

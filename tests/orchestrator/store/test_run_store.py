@@ -112,7 +112,7 @@ async def test_run_whose_start_lost_its_answer_is_claimed(location: str) -> None
         await begin(runs, registry, "held")
         await begin(runs, registry, "lost")
 
-        await runs.release_lost({"held"})
+        await runs.release_lost(lambda: {"held"})
 
         assert [stored.row.id for stored in await runs.claim(10)] == ["lost"]
 

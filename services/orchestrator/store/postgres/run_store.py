@@ -19,7 +19,7 @@ from services.orchestrator.store.suspension import resume
 from services.orchestrator.worker.run_spans import RECENT_US
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from mesh.data.database import Database, Transaction
     from mesh.data.idempotency import IdempotencyKey
@@ -122,9 +122,9 @@ class PostgresRunStore(RunStore):
             claimed.append(replace(found, row=row, was_suspended=suspended))
         return claimed
 
-    async def release_lost(self, held: Collection[str]) -> None:
+    async def release_lost(self, held: Callable[[], Collection[str]]) -> None:
         async def release(connection: Any) -> None:
-            await connection.execute(statements.RELEASE_LOST, self.lease.replica_id, list(held))
+            await connection.execute(statements.RELEASE_LOST, self.lease.replica_id, list(held()))
 
         await self._writer.run(release)
 

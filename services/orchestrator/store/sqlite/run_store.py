@@ -13,7 +13,7 @@ from services.orchestrator.store.stored_run import StoredRun, load_run, load_run
 from services.orchestrator.worker.run_spans import RECENT_US
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from mesh.data.database import Transaction
 
@@ -32,14 +32,15 @@ class SqliteRunStore(RunStore):
 
         await self._database.write(work)
 
-    async def release_lost(self, held: Collection[str]) -> None:
+    async def release_lost(self, held: Callable[[], Collection[str]]) -> None:
         async def work(tx: Transaction) -> None:
             owned = await tx.fetch(
                 "SELECT id FROM run WHERE finished_us IS NULL AND owner = ?",
                 self.lease.replica_id,
             )
+            kept = held()
             for (id,) in owned:
-                if id not in held:
+                if id not in kept:
                     await tx.execute(
                         "UPDATE run SET owner = '', epoch = epoch + 1 WHERE id = ?", id
                     )
