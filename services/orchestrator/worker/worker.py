@@ -331,8 +331,8 @@ class Worker:
             reason = f"this version cannot drive its definition: {error}"
             await self._resources.fail_run(state, epoch, reason)
             return
-        # An actor of an earlier epoch was fenced.
-        await self._runs.stop(state.run_id, drain=False)
+        # An actor of an earlier epoch was fenced. A start finds the run, and ends by itself.
+        await self._runs.stop(state.run_id, drain=state.run_id in self._starting)
         if self._stopping.is_set():
             return
         first = None if stored.was_suspended else Recovered() if has_started else Started()
