@@ -26,13 +26,18 @@ class EventSubscriptions:
         self._keys: dict[ActorRef[RunMessage], list[tuple[str, str]]] = {}  # by subscriber
         self._subscribers: defaultdict[tuple[str, str], set[ActorRef[RunMessage]]]
         self._subscribers = defaultdict(set)  # by type and subject
+        self._notified: set[ActorRef[RunMessage]] = set()  # and not yet about to read the events
         self._polled_to = 0  # position
 
     def __bool__(self) -> bool:
         return bool(self._keys)
 
     def replace(self, run: ActorRef[RunMessage], wanted: Subscription | None) -> None:
-        """Notifies the run of these events from now on, and of no others; None: of none."""
+        """Notifies the run of these events from now on, and of no others; None: of none.
+
+        It must read the events that precede this call itself.
+        """
+        self._notified.discard(run)
         for key in self._keys.pop(run, ()):
             self._subscribers[key].discard(run)
             if not self._subscribers[key]:
@@ -67,8 +72,11 @@ class EventSubscriptions:
 
     def _tell(self, runs: Iterable[ActorRef[RunMessage]]) -> None:
         for run in runs:
+            if run in self._notified:
+                continue
             try:
                 run.tell(EventsEmitted())
+                self._notified.add(run)
             except ResourceExhausted:
                 self._polled_to = 0  # the next poll notifies it again
             except Unavailable:

@@ -172,9 +172,8 @@ class Worker:
         """
         started: asyncio.Future[bytes] = self._loop.create_future()
         run_id = request.run_id
-        work = partial(
-            self._start_run, _Start(key, workflow_id, request, traceparent, reply, started)
-        )
+        call = _Start(key, workflow_id, request, traceparent, reply, started)
+        work = partial(self._start_run, call)
         if self._has_slot() and not self.drives(run_id):
             self._starting.add(run_id)
             self._runs.activate(run_id, work).tell(Begin())
@@ -235,7 +234,8 @@ class Worker:
             fail(started, error)
             return AbsentRun(context)
         finally:
-            self._starting.discard(start.request.run_id)
+            if owned:  # another call may start the same run
+                self._starting.discard(start.request.run_id)
         # The caller continues after the first turn of the actor: then the start is announced, or
         # an absent run has no slot.
         if not started.done():

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from services.orchestrator.engine.model import RunState
     from services.orchestrator.engine.records import Record
     from services.orchestrator.store.commits import Envelope
-    from services.orchestrator.store.run_store import RunStore
+    from services.orchestrator.store.run_store import RunStore, StartResult
+    from services.orchestrator.store.stored_run import StoredRun
     from tests.orchestrator.fake_services import FakeServices
     from tests.orchestrator.schedules.schedule_replica import Replica
 
@@ -100,6 +101,38 @@ async def test_run_that_starts_while_lost_runs_are_released_keeps_its_owner(
         stored = await here.store.runs.load("run")
 
     assert stored.state.inbox_position == 1  # by its actor, in the commit of the message
+
+
+async def test_start_is_answered_although_its_run_is_claimed_before_it_ends(
+    here: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, calls, first_may_store = here.store.runs, 0, asyncio.Event()
+    start_run, claim, claimed = runs.start, runs.claim, asyncio.Event()
+
+    async def start_later(*arguments: Any) -> StartResult:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            await first_may_store.wait()
+        return await start_run(*arguments)
+
+    async def note_claim(limit: int) -> list[StoredRun]:
+        if found := await claim(limit):
+            claimed.set()
+        return found
+
+    monkeypatch.setattr(runs, "start", start_later)
+    monkeypatch.setattr(runs, "claim", note_claim)
+    first = asyncio.create_task(start(here, waits_for(1)))
+    await eventually(lambda: calls == 1)
+
+    await start(here, waits_for(1))  # the same run, which it does not own
+    await claimed.wait()
+    first_may_store.set()
+    await first
+    await send(here, "a")
+
+    assert (await ended(here)).status is RunStatus.SUCCEEDED
 
 
 async def test_two_senders_with_one_key_are_answered_alike_and_counted_once(here: Replica) -> None:
