@@ -2,10 +2,10 @@
 
 The steps of both sides do nothing, inside the engine: what is compared is what it takes to remember
 them. Ours is the engine as it ships, with fence, idempotency keys, outbox, and tracing into a
-collector; DBOS is as it ships, without tracing, but
-with a connection for each concurrent run. If a key says grpc, a client in its own process
-starts a run in one call, which returns the end of the run: on our side without its steps but with
-mTLS and every interceptor of the mesh, on theirs with the outputs of the steps and in plain text.
+collector; DBOS is as it ships, without tracing, but with a connection for each concurrent run. If a
+key says grpc, a client in its own process starts a run in one call, which returns the end of the
+run: on our side without its steps but with mTLS and every interceptor of the mesh, on theirs with
+the outputs of the steps and in plain text.
 Sides alternate, burst by burst, and the worst round counts; both run on asyncio.
 
 ANYA_BENCH_RUNS is the largest number of stored runs that ``cost_1m_vs_1k_runs`` measures: 100,000
