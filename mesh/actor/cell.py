@@ -294,6 +294,7 @@ class Cell:
                 self._mailbox.resume(self.name)
                 return True
             self._mailbox.was_refused = False
+            await asyncio.sleep(0)  # a clock may take no time for no seconds
             await self.home.clock.sleep(self.home.supervision.backoff(retries))
             retries += 1
             if not self._mailbox.was_refused and self.home.rebuild(self.key) is not None:

@@ -17,6 +17,7 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
+MAX_DOUBLINGS = 60  # a float cannot hold many more than a thousand
 OUTAGES = (ResourceExhausted, Unavailable)  # of a dependency: not a defect of the actor
 
 
@@ -37,7 +38,7 @@ class Supervision:
 
     def backoff(self, retries: int) -> float:
         """Returns the seconds to wait before the next try, after so many that waited."""
-        return min(self.backoff_s * 2.0**retries, self.max_backoff_s)
+        return min(self.backoff_s * 2.0 ** min(retries, MAX_DOUBLINGS), self.max_backoff_s)
 
 
 class Failures:
