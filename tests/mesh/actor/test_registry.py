@@ -163,7 +163,7 @@ async def test_turn_that_awaits_a_cancelled_task_is_a_failure(
     actors: Recorders, world: World
 ) -> None:
     async def await_cancelled(_: ActorContext[RecorderMessage]) -> None:
-        task = asyncio.create_task(asyncio.sleep(60))
+        task = asyncio.create_task(asyncio.Event().wait())
         task.cancel()
         await task
 

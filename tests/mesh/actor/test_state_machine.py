@@ -44,7 +44,7 @@ class ActorMachine(RuleBasedStateMachine):
         self.clock = ManualClock()
         self.world = World()
         self.numbers = 0
-        self.told: dict[int, set[int]] = {1: set(), 2: set()}  # accepted: to be received
+        self.accepted: dict[int, set[int]] = {1: set(), 2: set()}  # accepted: to be received
         self.piped: set[int] = set()  # arrive out of order, or not at all
         self.endangered: set[int] = set()  # keys that refuse what waits, once they get so far
         self.asks: dict[int, asyncio.Task[int]] = {}
@@ -66,7 +66,7 @@ class ActorMachine(RuleBasedStateMachine):
 
     def endanger(self, key: int) -> None:
         self.endangered.add(key)
-        self.told[key].clear()
+        self.accepted[key].clear()
 
     @rule(key=KEYS, yields=STEPS, steps=STEPS)
     def tell(self, key: int, yields: int, steps: int) -> None:
@@ -77,7 +77,7 @@ class ActorMachine(RuleBasedStateMachine):
             except MeshError:
                 return
             if self.can_build and key not in self.endangered:
-                self.told[key].add(number)
+                self.accepted[key].add(number)
             await take(steps)
 
         self.runner.run(act())
@@ -175,9 +175,9 @@ class ActorMachine(RuleBasedStateMachine):
         for _ in range(5):
             await settle()
         assert all(task.done() for task in (*self.asks.values(), *self.stops))
-        for key, told in self.told.items():
-            assert told <= set(self.world.received[key])
-            told.clear()
+        for key, accepted in self.accepted.items():
+            assert accepted <= set(self.world.received[key])
+            accepted.clear()
         self.endangered.clear()
         received = {number for numbers in self.world.received.values() for number in numbers}
         for number, ask in self.asks.items():
