@@ -29,7 +29,7 @@ class UnaryPath(grpc.aio.UnaryUnaryMultiCallable[Any, Any]):
     def __init__(
         self, send: grpc.aio.UnaryUnaryMultiCallable[Any, Any], method: str, rules: ClientRules
     ) -> None:
-        self._send = send
+        self._send = send.__call__  # bound: a call of the object itself costs a tuple and a dict
         self._method = method
         self._rules = rules
         self._breaker = rules.breakers[group_of(method)]
@@ -42,7 +42,9 @@ class UnaryPath(grpc.aio.UnaryUnaryMultiCallable[Any, Any]):
         *,
         timeout: float | None = None,
         metadata: Any = None,
-        **options: Any,  # credentials, wait_for_ready, compression
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
     ) -> grpc.aio.UnaryUnaryCall[Any, Any]:
         """Returns the call. A step that refuses it sends nothing: the call has ended already."""
         rules, method = self._rules, self._method
@@ -59,7 +61,9 @@ class UnaryPath(grpc.aio.UnaryUnaryMultiCallable[Any, Any]):
                 request,
                 timeout=seconds,
                 metadata=(*metadata, *headers) if metadata else _Pairs(headers),
-                **options,
+                credentials=credentials,
+                wait_for_ready=wait_for_ready,
+                compression=compression,
             )
             return _SentCall(call, span, self._breaker, epoch)
         except MeshError as error:

@@ -151,8 +151,8 @@ def start_client_span(
     within an unsampled trace: the metadata sends the ids of the current span.
     """
     context = get_current()
-    outer = trace.get_current_span(context)
-    if skip and _is_unsampled(outer):
+    outer = context.get(_SPAN_KEY)
+    if skip and isinstance(outer, trace.Span) and _is_unsampled(outer):
         return None, headers_of(outer)
     span = tracer.start_span(method, context, trace.SpanKind.CLIENT, attributes)
     return span if span.is_recording() else None, headers_of(span)
@@ -209,8 +209,6 @@ def status_of(context: grpc.aio.ServicerContext[Any, Any]) -> grpc.StatusCode:
 
 def _is_unsampled(span: Span) -> bool:
     """Tells if the span is of a trace that is not recorded; False if it is of none."""
-    if span is trace.INVALID_SPAN:
-        return False
     if isinstance(span, TraceparentSpan):
         return not span.is_sampled
     context = span.get_span_context()
