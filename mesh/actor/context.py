@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, final
 from mesh.actor.actor import M
 from mesh.actor.piped import Piped
 from mesh.actor.ref import ActorRef
+from mesh.errors import Reason, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from mesh.actor.ref import Addresses
-    from mesh.errors import Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -37,25 +37,23 @@ class Surroundings(Protocol):
         """Ends the actor after the current turn."""
         ...
 
-    def stopped(self) -> Unavailable:
-        """Returns the error of an actor that has stopped."""
-        ...
-
 
 @final
 class ActorContext(Generic[M]):
     """The surroundings of an actor, valid until it stops or is restarted."""
 
-    __slots__ = ("_cell", "_is_closed", "_works")
+    __slots__ = ("_cell", "_home", "_key", "_works")
 
     def __init__(self, cell: Surroundings) -> None:
-        self._cell = cell
-        self._is_closed = False
+        self._home, self._key = cell.home, cell.key
+        # None once it is closed: a cell and its context that kept each other, and what built the
+        # actor, would stay in memory until the next collection of garbage.
+        self._cell: Surroundings | None = cell
         self._works: set[Piped] | None = None
 
     @property
     def ref(self) -> ActorRef[M]:
-        return ActorRef(self._cell.home, self._cell.key)
+        return ActorRef(self._home, self._key)
 
     def pipe_to_self(self, work: Awaitable[M | None], *, name: str, daemon: bool = False) -> Piped:
         """Performs the work outside of the actor's turns, and sends its result to the actor.
@@ -69,13 +67,13 @@ class ActorContext(Generic[M]):
         """
         if self._works is None:
             self._works = set()
-        capture = self._cell.home.capture
+        capture, cell = self._home.capture, self._cell
         context = None if capture is None else capture()
         piped = Piped(self._works, work, name, daemon, context)
-        if self._is_closed:
+        if cell is None:
             piped.cancel()
-            raise self._cell.stopped()
-        self._cell.begin(piped)
+            raise Unavailable(f"{self.ref.name} has stopped", reason=Reason.ACTOR_STOPPED)
+        cell.begin(piped)
         return piped
 
     def stop(self) -> None:
@@ -83,12 +81,12 @@ class ActorContext(Generic[M]):
 
         Waiting messages activate it again if the registry can build it, and are rejected if not.
         """
-        if not self._is_closed:
+        if self._cell is not None:
             self._cell.leave()
 
     def close(self) -> None:
         """Cancels all work, and accepts no more."""
-        self._is_closed = True
+        self._cell = None
         for piped in tuple(self._works or ()):
             piped.cancel()
 

@@ -31,7 +31,7 @@ async def test_idle_actor_leaves_no_task_and_no_memory(
     actors: Recorders, world: World, clock: ManualClock
 ) -> None:
     found: list[weakref.ref[Recorder]] = []
-    await actors.ref(1).ask(Run(lambda context: found.append(weakref.ref(context._cell._actor))))  # type: ignore[attr-defined]
+    await actors.ref(1).ask(Run(lambda context: found.append(weakref.ref(context._cell._actor))))  # type: ignore[union-attr]
     await settle()
     assert tasks() == {"passivate recorder"}
 
