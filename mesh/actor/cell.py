@@ -353,7 +353,6 @@ class Cell:
         await self._release()
         if self._intent >= ABORT:
             return False
-        self._mailbox.drop_piped()
         build = self.home.rebuild(self.key)
         if build is None or not self._mailbox.waiting or not self._mailbox.is_open:
             self._end(None)
@@ -366,6 +365,7 @@ class Cell:
         actor, self._actor, self._deferred = self._actor, None, None
         timeout_s = self.home.supervision.stop_timeout_s
         await self._context.closed(timeout_s)
+        self._mailbox.drop_piped()
         if actor is not None:
             await stop(actor, timeout_s, self.name)
 

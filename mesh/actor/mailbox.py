@@ -49,9 +49,9 @@ class Mailbox:
         return self.waiting
 
     def drop_piped(self) -> None:
-        """Drops the results of work that an earlier actor piped."""
-        kept = [envelope for envelope in self.waiting if not envelope.is_piped]
-        self.waiting = deque(kept)
+        """Drops the results of work: the actor that piped it is gone."""
+        if self.waiting:
+            self.waiting = deque(found for found in self.waiting if not found.is_piped)
 
     def pause(self, outage: MeshError, name: str) -> None:
         """Refuses waiting and later messages until ``resume``."""

@@ -21,13 +21,14 @@ from tests.mesh.actor.recording_actor import (
     RunSlow,
     World,
     hold,
+    pipe,
     recorders,
     settle,
     tasks,
 )
 
 if TYPE_CHECKING:
-    from mesh.actor import ActorContext
+    from mesh.actor import ActorContext, Piped
     from mesh.clock import ManualClock
 
 
@@ -109,11 +110,14 @@ async def test_stop_waits_for_a_turn_that_ignores_its_cancellation(
         except asyncio.CancelledError:
             await release.wait()
 
+    pipes: list[Piped] = []
+    actors.ref(1).tell(pipe(release.wait, pipes))  # type: ignore[arg-type]
     actors.ref(1).tell(RunSlow(ignore))
     await settle()
     stop = asyncio.create_task(actors.stop(1, drain=False))
     await settle()
     assert not stop.done()
+    assert pipes[0].done
     assert actors.find(1) is not None
     release.set()
 
