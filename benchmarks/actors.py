@@ -168,10 +168,10 @@ def activation_bytes(_: int) -> Ratio:
 
 
 MEASURES: dict[str, Measure] = {
-    "tell_vs_queue": partial(tell_vs_queue, context=False, goal=0.8),
+    "tell_vs_queue": partial(tell_vs_queue, context=False, goal=1.5),
     "tell_in_context_vs_queue": partial(tell_vs_queue, context=True, goal=1.5),
     "ask_vs_queue": partial(ask_vs_queue, concurrency=64, context=False, goal=1.0),
-    "ask_vs_queue_c1": partial(ask_vs_queue, concurrency=1, context=False, goal=0.9),
+    "ask_vs_queue_c1": partial(ask_vs_queue, concurrency=1, context=False, goal=1.0),
     "ask_in_context_vs_queue": partial(ask_vs_queue, concurrency=64, context=True, goal=1.0),
     "chain_vs_coroutine": chain_vs_coroutine,
     "activation_us": activation_us,
