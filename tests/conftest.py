@@ -38,6 +38,8 @@ EMPTY = (
 
 # pytest-xdist passes the width of its own terminal on; output without a terminal is wide.
 os.environ.pop("COLUMNS", None)
+# A development environment has uvloop; the services that users start have it only if they ask.
+os.environ.setdefault("ANYA_EVENT_LOOP", "asyncio")
 
 # Meshes that two processes start in one instant must not choose the same free port.
 FIRST_PORT, PORTS_OF_A_PROCESS = 20_000, 3_000
