@@ -143,8 +143,9 @@ class RunActor(Actor["RunMessage"]):
                     self._events_unread |= position is None and self._workflow.awaits_events
                 case EventsEmitted():
                     self._events_unread = True
-                case CommandFailed(error):
-                    raise error
+                case CommandFailed(command, error):
+                    if self._in_flight.pop(command, None) is not None:
+                        raise error
                 case _:
                     assert_never(message)
             if self._inbox_unread or self._events_unread:

@@ -30,6 +30,7 @@ class CommandEnded(Message[None]):
 class CommandFailed(Message[None]):
     """A command of the run could not be performed because of a defect."""
 
+    command: Command
     error: Exception
 
 

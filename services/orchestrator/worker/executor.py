@@ -75,7 +75,7 @@ class CommandExecutor:
                         return None
                     result = Due(path)
         except Exception as error:
-            return CommandFailed(error)
+            return CommandFailed(command, error)
         return CommandEnded(command, result)
 
     async def _call(
