@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from contextvars import ContextVar
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
 
 MAX_CACHED_IDS = 4096  # a span's id is derived at its start and again at its end
-
-_parent: ContextVar[ChildSpans | None] = ContextVar("parent_of_chosen_id", default=None)
 
 
 def derive_span_id(*parts: str | int) -> int:
@@ -39,15 +36,18 @@ class ChildSpans(trace.NonRecordingSpan):
     The first span started in the block, across all of its tasks, has the id ``first``.
     """
 
-    _tokens: tuple[Token[Context], Token[ChildSpans | None]]
+    _token: Token[Context]
 
     def __init__(self, trace_id: int, span_id: int, flags: int, first: int) -> None:
-        super().__init__(
-            trace.SpanContext(
-                trace_id, span_id, is_remote=True, trace_flags=trace.TraceFlags(flags)
-            )
-        )
+        self._ids = trace_id, span_id
+        self._flags = flags
         self._first = first
+
+    def get_span_context(self) -> trace.SpanContext:
+        # Made when it is asked for: a step that makes no call of its own needs none.
+        return trace.SpanContext(
+            *self._ids, is_remote=True, trace_flags=trace.TraceFlags(self._flags)
+        )
 
     def take_first(self) -> int:
         """Returns ``first`` once, then 0."""
@@ -55,13 +55,11 @@ class ChildSpans(trace.NonRecordingSpan):
         return first
 
     def __enter__(self) -> ChildSpans:
-        self._tokens = attach(trace.set_span_in_context(self)), _parent.set(self)
+        self._token = attach(trace.set_span_in_context(self))
         return self
 
     def __exit__(self, *_: object) -> None:
-        attached, chosen = self._tokens
-        _parent.reset(chosen)
-        detach(attached)
+        detach(self._token)
 
 
 class DerivedIdGenerator(RandomIdGenerator):
@@ -69,5 +67,6 @@ class DerivedIdGenerator(RandomIdGenerator):
 
     def generate_span_id(self) -> int:
         """Returns the id of the next span."""
-        parent = _parent.get()
-        return (parent.take_first() if parent else 0) or super().generate_span_id()
+        parent = trace.get_current_span()
+        first = parent.take_first() if isinstance(parent, ChildSpans) else 0
+        return first or super().generate_span_id()

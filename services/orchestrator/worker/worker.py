@@ -396,5 +396,6 @@ class Worker:
         if error is not None:
             log.error("run %s failed here; it will be claimed again", run_id, exc_info=error)
             self._reconcile_needed = True
-        self._subscriptions.replace(self._runs.ref(run_id), None)
+        if self._subscriptions:
+            self._subscriptions.replace(self._runs.ref(run_id), None)
         self._notify_slot()
