@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, section 5.6.2
-_HEADER = re.compile(r"[ -~]*")  # a value that gRPC and HTTP both take
+# What gRPC and HTTP both take. A library that refuses a header may log it, and it is a secret.
+_HEADER_NAME = re.compile(r"[0-9A-Za-z_.-]+(?<!-bin)")
+_HEADER = re.compile(r"(?! )[ -~]*(?<! )")
+_UNENCODED = re.compile(r'[^";\\]*')  # in the variable these are percent-encoded (W3C Baggage)
 _NUMBER = re.compile(r"-?[0-9]{1,18}(\.[0-9]{1,18})?")
 
 
@@ -99,8 +102,14 @@ class Settings:
     def headers(self, name: str) -> Mapping[str, str]:
         """Returns ``entries`` as headers: names in lower case. The error does not show the text."""
         headers = {key.lower(): value for key, value in self._entries(name, secret=True)}
+        if not all(map(_HEADER_NAME.fullmatch, headers)):
+            remedy = "set it to names of letters, digits, '-', '_' and '.' that do not end in -bin"
+            raise self.invalid(name, remedy, secret=True)
         if not all(map(_HEADER.fullmatch, headers.values())):
-            raise self.invalid(name, "set it to values of printable ASCII characters", secret=True)
+            remedy = "set it to values of printable ASCII characters, not blank at either end"
+            raise self.invalid(name, remedy, secret=True)
+        if not _UNENCODED.fullmatch(self.text(name)):
+            raise self.invalid(name, 'write %22 for ", %3B for ; and %5C for \\', secret=True)
         return headers
 
     def _entries(self, name: str, *, secret: bool) -> Iterator[tuple[str, str]]:

@@ -87,12 +87,25 @@ def test_http_needs_an_endpoint_with_a_scheme() -> None:
         read({f"{OTLP}ENDPOINT": "collector:4318", f"{OTLP}PROTOCOL": "http/protobuf"})
 
 
-@pytest.mark.parametrize("headers", ["hunter2", "x-key:hunter2", "x=hunter2%0a"])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        *("hunter2", "x-key:hunter2", "x=hunter2%0a"),
+        *("x=%20hunter2", "x=hunter2%20", "x!=hunter2", "x-bin=hunter2"),  # no exporter sends these
+        *('x="hunter2"', "x=a;hunter2", "x=a\\hunter2"),  # one logs these
+    ],
+)
 def test_error_of_headers_does_not_show_them(headers: str) -> None:
     with pytest.raises(ConfigError, match=f"{OTLP}HEADERS is malformed") as raised:
         read({f"{OTLP}HEADERS": headers})
 
     assert "hunter2" not in str(raised.value)
+
+
+def test_headers_hold_any_printable_character_percent_encoded() -> None:
+    headers = {f"{OTLP}HEADERS": "Authorization=Basic%20a%3Bb==,x=%22%5C%2C%22"}
+
+    assert read(headers).otlp.headers == {"authorization": "Basic a;b==", "x": '"\\,"'}
 
 
 @pytest.mark.parametrize("content", ["absent", "no certificate"])
