@@ -41,7 +41,7 @@ _STATUSES = {
     StatusCode.OK: pb.Status.STATUS_CODE_OK,
     StatusCode.ERROR: pb.Status.STATUS_CODE_ERROR,
 }
-_SCALARS = (str, int, bool, float)
+_CACHED = (str, int, bool)  # not float: 0.0 equals -0.0
 _BELOW = pb.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK  # or at the root
 _BELOW_REMOTE = _BELOW | pb.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
 
@@ -59,22 +59,35 @@ def encode(spans: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
         if scope is None:
             request.MergeFrom(encode_spans([span]))  # also encodes the resource and the scope
             scope = scopes[origin] = request.resource_spans[-1].scope_spans[0]
-        elif isinstance(span, EndedSpan) and not span.own_events:
-            _encode_ended(span, scope.spans.add())
-        elif span.links or span.dropped_attributes or span.dropped_events:  # rare
-            [resource] = encode_spans([span]).resource_spans
-            scope.spans.extend(resource.scope_spans[0].spans)
         else:
-            _encode(span, scope.spans.add())
+            _add_span(span, scope.spans)
     return request
+
+
+def _add_span(span: ReadableSpan, encoded: RepeatedCompositeFieldContainer[pb.Span]) -> None:
+    try:
+        if isinstance(span, EndedSpan) and not span.own_events:
+            return _encode_ended(span, encoded.add())
+        if not span.links and not _has_dropped(span):
+            return _encode(span, encoded.add())
+    except (TypeError, ValueError):  # OTLP cannot hold an attribute, as an integer of 65 bits
+        del encoded[-1]
+    # OpenTelemetry's own: it leaves out such an attribute, and logs its name.
+    [resource] = encode_spans([span]).resource_spans
+    return encoded.extend(resource.scope_spans[0].spans)
+
+
+def _has_dropped(span: ReadableSpan) -> bool:
+    return bool(span.dropped_attributes or span.dropped_events or span.dropped_links)
 
 
 def _encode_ended(span: EndedSpan, encoded: pb.Span) -> None:
     template = span.template
     if template.encoded is None:
-        template.encoded = pb.Span(name=template.name, kind=KINDS[template.kind])
-        template.encoded.status.code = _STATUSES[template.status.status_code]
-        _add(template.attributes, template.encoded.attributes)
+        common = pb.Span(name=template.name, kind=KINDS[template.kind])
+        common.status.code = _STATUSES[template.status.status_code]
+        _add(template.attributes, common.attributes)
+        template.encoded = common  # only now: services in one process share it
     encoded.CopyFrom(template.encoded)
     span_id, parent_id = span.ids
     encoded.trace_id = span.trace[0].to_bytes(16, "big")
@@ -108,20 +121,21 @@ def _encode(span: ReadableSpan, encoded: pb.Span) -> None:
     _add(span.attributes, encoded.attributes)
     for event in span.events:
         encoded_event = encoded.events.add(name=event.name, time_unix_nano=event.timestamp)
+        encoded_event.dropped_attributes_count = event.dropped_attributes
         _add(event.attributes, encoded_event.attributes)
 
 
 def _add(attributes: Any, encoded: RepeatedCompositeFieldContainer[KeyValue]) -> None:
     # A copy is a plain dict, which the mappings of OpenTelemetry only wrap.
     for name, value in attributes.copy().items() if attributes else ():
-        if type(value) in _SCALARS:
+        if type(value) in _CACHED:
             encoded.append(_attribute(name, value))
         else:
             encoded.add(key=name, value=_value(value))
 
 
 @lru_cache(MAX_CACHED_ATTRIBUTES, typed=True)
-def _attribute(name: str, value: str | bool | float) -> KeyValue:
+def _attribute(name: str, value: str | bool | int) -> KeyValue:
     return KeyValue(key=name, value=_value(value))
 
 
@@ -142,5 +156,7 @@ def _value(value: Any) -> AnyValue:
             return AnyValue(kvlist_value=KeyValueList(values=pairs))
         case Sequence():
             return AnyValue(array_value=ArrayValue(values=map(_value, value)))
-        case _:
+        case None:
             return AnyValue()
+        case _:
+            raise TypeError(f"no attribute has the type {type(value).__name__}")

@@ -76,6 +76,8 @@ class EndedSpan(ReadableSpan):
 
     def __getattr__(self, name: str) -> Any:
         """Returns a field of ReadableSpan. Sets all of them, at the first access to one."""
+        if "times_ns" not in vars(self):  # a copy in the making
+            raise AttributeError(name)
         trace_id, flags = self.trace
         own, parent = (
             SpanContext(trace_id, id, is_remote=True, trace_flags=flags) if id else None

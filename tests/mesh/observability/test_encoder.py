@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from copy import copy
+from typing import TYPE_CHECKING, Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import Event, ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import (
@@ -100,6 +102,59 @@ def test_spans_of_a_tracer_are_encoded_as_opentelemetry_does() -> None:
             span.add_event("c", {"d": True})
 
     assert encode(ended) == encode_spans(ended)
+
+
+@pytest.mark.parametrize("value", [2**63, "\ud800", {1: 2}, {1}, object()])
+def test_attribute_that_otlp_cannot_hold_is_left_out_alone(value: Any) -> None:
+    spans = [_span({"a": 1}), _span({"a": 1, "b": value, "c": 2})]
+
+    assert _bytes(encode(spans)) == _bytes(encode_spans(spans))
+    assert len(encode(spans).resource_spans[0].scope_spans[0].spans) == 2
+
+
+def test_zero_keeps_its_sign() -> None:
+    spans = [_span({"a": zero}) for zero in (0.0, 0.0, -0.0)]
+
+    assert _bytes(encode(spans)) == _bytes(encode_spans(spans))
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"max_links": 0},
+        {"max_events": 0},
+        {"max_span_attributes": 1},
+        {"max_event_attributes": 1},
+        {"max_link_attributes": 1},
+    ],
+)
+def test_what_the_limits_of_spans_have_dropped_is_counted(limits: dict[str, int]) -> None:
+    provider = TracerProvider(shutdown_on_exit=False, span_limits=SpanLimits(**limits))
+    link = Link(SpanContext(1, 2, is_remote=True), {"a": 1, "b": 2})
+    spans: list[Any] = []
+    for _ in range(2):
+        span = provider.get_tracer("mesh").start_span("a", attributes={"a": 1, "b": 2})
+        if "max_event" in str(limits):
+            span.add_event("c", {"a": 1, "b": 2})
+        if "max_link" in str(limits):
+            span.add_link(link.context, link.attributes)
+        span.end()
+        spans.append(span)
+
+    assert _bytes(encode(spans)) == _bytes(encode_spans(spans))
+
+
+def test_ended_span_can_be_copied() -> None:
+    template = SpanTemplate("a", {"b": 1})
+    origin = Origin(RESOURCES[0], SCOPES[0])
+    span = EndedSpan(origin, template, (1, TraceFlags(1)), (2, NO_PARENT), (3, 4), {}, ())
+
+    assert copy(span).name == copy(span).template.name == "a"
+
+
+def _span(attributes: dict[str, Any]) -> ReadableSpan:
+    context = SpanContext(1, 2, is_remote=False)
+    return ReadableSpan("a", context, None, RESOURCES[0], attributes, start_time=1, end_time=2)
 
 
 def _group(span: ReadableSpan) -> tuple[str, str]:
