@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import grpc
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.trace.export import ConsoleSpanExporter
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceServiceStub
+from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExportResult
 
 from mesh.observability.config import CONSOLE, GRPC, HTTP, NONE
 from mesh.observability.encoder import encode
@@ -37,23 +38,25 @@ def open_exporters(config: TraceConfig, console: TextIO) -> list[SpanExporter]:
 class GrpcSpanExporter(OTLPSpanExporter):
     """Exports OTLP over gRPC, encoded by mesh.observability.encoder."""
 
+    def __init__(self, otlp: OtlpConfig, timeout_s: float) -> None:
+        # Not by OTLPSpanExporter's own, which reads the variables again, and fails at an empty one.
+        super(OTLPSpanExporter, self).__init__(
+            stub=TraceServiceStub,  # type: ignore[arg-type]  # typed as an instance
+            result=SpanExportResult,  # type: ignore[arg-type]
+            endpoint=otlp.endpoint,
+            insecure=otlp.endpoint.lower().startswith("http://") or otlp.insecure,
+            credentials=grpc.ssl_channel_credentials(
+                _read(otlp.certificate), _read(otlp.client_key), _read(otlp.client_certificate)
+            ),
+            headers=dict(otlp.headers),
+            timeout=timeout_s,
+            compression=grpc.Compression.NoCompression
+            if otlp.compression == NONE
+            else grpc.Compression.Gzip,
+        )
+
     def _translate_data(self, data: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
         return encode(data)
-
-
-def _grpc(otlp: OtlpConfig, timeout_s: float) -> SpanExporter:
-    return GrpcSpanExporter(
-        endpoint=otlp.endpoint,
-        insecure=otlp.endpoint.lower().startswith("http://") or otlp.insecure,
-        credentials=grpc.ssl_channel_credentials(
-            _read(otlp.certificate), _read(otlp.client_key), _read(otlp.client_certificate)
-        ),
-        headers=dict(otlp.headers),
-        timeout=timeout_s,
-        compression=grpc.Compression.NoCompression
-        if otlp.compression == NONE
-        else grpc.Compression.Gzip,
-    )
 
 
 def _http(otlp: OtlpConfig, timeout_s: float) -> SpanExporter:
@@ -82,4 +85,4 @@ def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
 
 
-_OTLP_EXPORTERS = {GRPC: _grpc, HTTP: _http}
+_OTLP_EXPORTERS = {GRPC: GrpcSpanExporter, HTTP: _http}

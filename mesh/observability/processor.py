@@ -65,9 +65,12 @@ class CountingExporter(SpanExporter):
         self.exported += len(spans)
         if not self._is_open:
             return SpanExportResult.FAILURE  # ``abort`` has counted them
-        result = self._exporter.export(spans)
-        if result is not SpanExportResult.SUCCESS:
-            self._losses.add(len(spans), "not accepted by the collector")
+        result = SpanExportResult.FAILURE  # if it raises
+        try:
+            result = self._exporter.export(spans)
+        finally:
+            if result is not SpanExportResult.SUCCESS:
+                self._losses.add(len(spans), "not accepted by the collector")
         return result
 
     def shutdown(self) -> None:

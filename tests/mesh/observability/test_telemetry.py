@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
-from opentelemetry.sdk.trace import Event
+from opentelemetry.sdk.trace import Event, TracerProvider
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import (
     NonRecordingSpan,
     SpanContext,
@@ -22,9 +24,11 @@ from opentelemetry.trace import (
 from mesh.observability import telemetry
 from mesh.observability.config import GRPC, TraceConfig, collector_config
 from mesh.observability.ended_span import SpanTemplate
+from mesh.observability.processor import SpanLosses, SpanQueue
 from mesh.observability.span_ids import ChildSpans, derive_span_id
 from mesh.observability.telemetry import open_traces
-from tests.mesh.observability.collectors import collecting
+from mesh.settings import Settings
+from tests.mesh.observability.collectors import PROTOCOLS, collecting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,6 +117,40 @@ def test_lost_spans_are_counted_in_one_line(caplog: pytest.LogCaptureFixture) ->
     lost = caplog.records[-1].args
     assert lost
     assert "980 dropped" in str(lost) or "990 dropped" in str(lost)
+
+
+def test_spans_of_an_export_that_raises_are_counted_as_lost(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class BrokenExporter(SpanExporter):
+        def export(self, spans: object) -> SpanExportResult:
+            raise RuntimeError
+
+    losses = SpanLosses()
+    queue = SpanQueue(BrokenExporter(), TraceConfig(), losses)
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(queue)
+    with caplog.at_level(logging.WARNING, "mesh.observability"):
+        provider.get_tracer("mesh").start_span("a call").end()
+        provider.shutdown()
+
+    assert "spans lost since the start: 1 not accepted by the collector" in caplog.messages
+
+
+@pytest.mark.parametrize("variable", ["TIMEOUT", "HEADERS", "CERTIFICATE", "INSECURE"])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_empty_variable_is_as_one_that_is_unset(
+    monkeypatch: pytest.MonkeyPatch, protocol: str, variable: str
+) -> None:
+    monkeypatch.setenv(f"OTEL_EXPORTER_OTLP_TRACES_{variable}", "")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+    with collecting(protocol) as collector:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint)
+        traces = open_traces("bitcoin", TraceConfig.from_settings(Settings(os.environ)))
+        traces.tracer.start_span("a call").end()
+        traces.close()
+
+    assert len(collector.exports) == 1
 
 
 def test_derived_span_id_depends_on_every_part_and_on_nothing_else() -> None:
