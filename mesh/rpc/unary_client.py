@@ -5,6 +5,7 @@ Each step is the function that its interceptor calls, so that every rule is writ
 
 from __future__ import annotations
 
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -196,7 +197,7 @@ class _RefusedCall(grpc.aio.UnaryUnaryCall[Any, Any]):
         self._error = error
 
     def __await__(self) -> Generator[Any, None, Any]:
-        raise self._error
+        raise self._raised()
         yield  # makes this a generator, which __await__ has to return
 
     async def code(self) -> grpc.StatusCode:
@@ -212,7 +213,7 @@ class _RefusedCall(grpc.aio.UnaryUnaryCall[Any, Any]):
         return self._error.trailing_metadata()
 
     async def wait_for_connection(self) -> None:
-        raise self._error
+        raise self._raised()
 
     def cancel(self) -> bool:
         return False
@@ -228,3 +229,7 @@ class _RefusedCall(grpc.aio.UnaryUnaryCall[Any, Any]):
 
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
         callback(self)
+
+    def _raised(self) -> grpc.aio.AioRpcError:
+        """Returns a new error: the traceback of one of its own would keep the call in a cycle."""
+        return copy(self._error)

@@ -70,7 +70,10 @@ def unary_path(handler: Any, method: str, rules: ServerRules) -> Callable[..., A
                         status, refusal = audit.outcome_of(error)
                         raise
                     finally:
-                        audit.record_end(serving, rules, status, refusal)
+                        try:
+                            audit.record_end(serving, rules, status, refusal)
+                        finally:
+                            refusal = None  # or it would keep this frame, and the frame it
                 finally:
                     limiter.release()
             except MeshError as error:
