@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED = "interrupted"
 CANCEL = "cancel"
+REDRIVE = "/redrive"  # no path of a step begins so: one may be "redrive"
 RECENT_US = 6_000_000  # longer than spans take to leave a process: see OTEL_BSP_SCHEDULE_DELAY
 ENDED_WELL = (RunStatus.SUCCEEDED, RunStatus.REFUSED)
 NO_TRACE = 0, TraceFlags.get_default()
@@ -63,7 +64,7 @@ class RunSpans:
     _created_us: int = 0
     _trace: tuple[int, TraceFlags] = NO_TRACE
     _attributes: dict[str, str | int] = field(default_factory=dict)  # of every span
-    _redrive: tuple[str | int, ...] = ()  # ("redrive", its number); distinguishes its spans
+    _redrive: tuple[str | int, ...] = ()  # (REDRIVE, its number); distinguishes its spans
     _top: int = 0  # the parent of all spans since the start, or the last redrive
     _events: BoundedList[Event] | None = None  # of the span ``_top``
     _is_exported: bool = False  # the spans that end now were exported before
@@ -113,7 +114,7 @@ class RunSpans:
 
     def _start_redrive(self, record: Record, again: bool) -> None:
         self._interrupt_cancels(record, again)
-        self._redrive = ("redrive", int(self._redrive[-1]) + 1 if self._redrive else 1)
+        self._redrive = (REDRIVE, int(self._redrive[-1]) + 1 if self._redrive else 1)
         self._top = derive_span_id(self.run_id, *self._redrive)
         self._created_us = record.at_us
         self._events, previous = None, record.payload["previous_status"]

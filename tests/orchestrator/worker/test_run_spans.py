@@ -152,6 +152,20 @@ def test_events_after_a_redrive_belong_to_its_span(again: bool) -> None:
     assert PERSON not in f"{run} {redrive}"
 
 
+def test_redrive_has_an_id_of_its_own_beside_a_step_of_that_name() -> None:
+    step: Entry = (RecordKind.STEP_INTENT, "redrive", 1, CALL)
+    failed: Entry = (RecordKind.STEP_FAILED, "redrive", 1, {"error": ERROR})
+    spans = exported(
+        journal(
+            *(START, step, failed, FINISH),
+            (RecordKind.REDRIVEN, "", 0, {**REDRIVEN, "restart": ["redrive"]}),
+            *(step, failed, FINISH),
+        )
+    )
+
+    assert len({span.span_id for span in spans}) == len(spans) == 4
+
+
 def test_span_has_a_bounded_number_of_events() -> None:
     signals = [(RecordKind.SIGNAL, "", 0, {"name": f"{n}"}) for n in range(MAX_EVENTS + 5)]
 
