@@ -66,6 +66,8 @@ def _http(otlp: OtlpConfig, timeout_s: float) -> SpanExporter:
         OTLPSpanExporter as HttpSpanExporter,
     )
 
+    from mesh.observability.answer_session import AnswerSession
+
     return HttpSpanExporter(
         endpoint=otlp.endpoint,
         certificate_file=_text(otlp.certificate),
@@ -74,6 +76,7 @@ def _http(otlp: OtlpConfig, timeout_s: float) -> SpanExporter:
         headers=dict(otlp.headers),
         timeout=timeout_s,
         compression=Compression.NoCompression if otlp.compression == NONE else Compression.Gzip,
+        session=AnswerSession(),
     )
 
 

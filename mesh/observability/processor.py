@@ -58,18 +58,21 @@ class CountingExporter(SpanExporter):
         self._exporter = exporter
         self._losses = losses
         self._is_open = True
-        self.exported = 0
+        self.exported = 0  # or being exported
+        self.in_flight = 0
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Hands the spans to the exporter."""
         self.exported += len(spans)
         if not self._is_open:
             return SpanExportResult.FAILURE  # ``abort`` has counted them
+        self.in_flight = len(spans)
         result = SpanExportResult.FAILURE  # if it raises
         try:
             result = self._exporter.export(spans)
         finally:
-            if result is not SpanExportResult.SUCCESS:
+            self.in_flight = 0
+            if result is not SpanExportResult.SUCCESS and self._is_open:
                 self._losses.add(len(spans), "not accepted by the collector")
         return result
 
@@ -119,10 +122,11 @@ class SpanQueue(BatchSpanProcessor):
         self._batch_processor.emit(span)
 
     def abort(self) -> None:
-        """Ends an export in progress, and counts the spans that wait as lost."""
+        """Ends an export in progress, and counts its spans and those that wait as lost."""
+        lost = self.waiting + self._counting.in_flight
         self._counting.shutdown()
-        if self.waiting > 0:
-            self._losses.add(self.waiting, "waiting when the process stopped")
+        if lost > 0:
+            self._losses.add(lost, "waiting when the process stopped")
 
 
 def _without_texts(span: ReadableSpan) -> ReadableSpan:

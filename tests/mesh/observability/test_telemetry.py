@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
@@ -22,7 +24,7 @@ from opentelemetry.trace import (
 )
 
 from mesh.observability import telemetry
-from mesh.observability.config import GRPC, TraceConfig, collector_config
+from mesh.observability.config import GRPC, HTTP, OtlpConfig, TraceConfig, collector_config
 from mesh.observability.ended_span import SpanTemplate
 from mesh.observability.processor import SpanLosses, SpanQueue
 from mesh.observability.span_ids import ChildSpans, derive_span_id
@@ -42,6 +44,31 @@ SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 def exporting() -> Iterator[tuple[Collector, TraceConfig]]:
     with collecting(GRPC) as collector:
         yield collector, collector_config(collector.endpoint)
+
+
+@contextmanager
+def answering_without_end() -> Iterator[str]:
+    """Runs a collector over HTTP whose answers do not end; yields its endpoint."""
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200)
+            self.end_headers()
+            with suppress(OSError):  # the client has gone
+                while True:
+                    self.wfile.write(b"x")
+
+        def log_message(self, *_: Any) -> None:
+            """Logs nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/v1/traces"
+        server.shutdown()
+        thread.join()
 
 
 def test_spans_reach_a_collector_with_the_name_of_their_service() -> None:
@@ -135,6 +162,33 @@ def test_spans_of_an_export_that_raises_are_counted_as_lost(
         provider.shutdown()
 
     assert "spans lost since the start: 1 not accepted by the collector" in caplog.messages
+
+
+def test_spans_of_an_export_that_does_not_end_are_counted_as_lost(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(telemetry, "FLUSH_TIMEOUT_S", 0.2)
+    with collecting(HTTP, blocked=True) as collector, caplog.at_level(logging.WARNING):
+        otlp = OtlpConfig(protocol=HTTP, endpoint=f"{collector.endpoint}/v1/traces")
+        traces = open_traces("bitcoin", TraceConfig(exporters=("otlp",), otlp=otlp))
+        for _ in range(3):
+            traces.tracer.start_span("a call").end()
+        traces.close()
+
+    assert "spans lost since the start: 3 waiting when the process stopped" in caplog.messages
+
+
+def test_answer_without_an_end_ends_no_export() -> None:
+    with answering_without_end() as endpoint:
+        otlp = OtlpConfig(protocol=HTTP, endpoint=endpoint)
+        config = TraceConfig(exporters=("otlp",), otlp=otlp, max_batch_spans=1)
+        traces = open_traces("bitcoin", config)
+        start = time.monotonic()
+        for _ in range(3):
+            traces.tracer.start_span("a call").end()
+        traces.close()
+
+    assert time.monotonic() - start < telemetry.FLUSH_TIMEOUT_S
 
 
 @pytest.mark.parametrize("variable", ["TIMEOUT", "HEADERS", "CERTIFICATE", "INSECURE"])
