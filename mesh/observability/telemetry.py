@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 import uuid
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -102,28 +103,29 @@ class Traces:
         self,
         tracer: Tracer,
         span_sink: SpanSink | None = None,
-        provider: TracerProvider | None = None,
         queues: Sequence[SpanQueue] = (),
         losses: SpanLosses | None = None,
     ) -> None:
         self.tracer = tracer
         self.span_sink = span_sink
-        self._provider = provider
         self._queues = queues
         self._losses = losses or SpanLosses()
 
     def close(self) -> None:
         """Exports the queued spans, for FLUSH_TIMEOUT_S at most. Blocks."""
-        if self._provider is None:
-            return
-        # A daemon: an exporter may wait for a dead collector longer than the process lives.
-        flush = threading.Thread(target=self._provider.shutdown, name="flush spans", daemon=True)
-        flush.start()
-        flush.join(FLUSH_TIMEOUT_S)
-        if flush.is_alive():
-            for queue in self._queues:
+        # Daemons: an exporter may wait for a dead collector longer than the process lives. One for
+        # each, so that no other exporter waits with it.
+        flushes = [
+            threading.Thread(target=queue.shutdown, name="flush spans", daemon=True)
+            for queue in self._queues
+        ]
+        for flush in flushes:
+            flush.start()
+        _join(flushes, FLUSH_TIMEOUT_S)
+        for queue, flush in zip(self._queues, flushes, strict=True):
+            if flush.is_alive():
                 queue.abort()
-            flush.join(ABORT_TIMEOUT_S)
+        _join(flushes, ABORT_TIMEOUT_S)
         self._losses.report()
 
 
@@ -156,7 +158,7 @@ def open_traces(service: str, config: TraceConfig, *, console: TextIO = sys.stdo
         provider.add_span_processor(queue)
     span_sink = SpanSink(queues, sampler, resource)
     tracer = provider.get_tracer(SCOPE.name, SCOPE.version)
-    return Traces(tracer, span_sink, provider, queues, losses)
+    return Traces(tracer, span_sink, queues, losses)
 
 
 class IdTracer(Tracer):
@@ -218,6 +220,13 @@ class ServiceResource(Resource):
 
     def __eq__(self, other: object) -> bool:
         return self is other or super().__eq__(other)
+
+
+def _join(threads: Sequence[threading.Thread], timeout_s: float) -> None:
+    """Returns once all have ended, or the time is over."""
+    end = time.monotonic() + timeout_s
+    for thread in threads:
+        thread.join(max(0.0, end - time.monotonic()))
 
 
 def _sampler(config: TraceConfig) -> Sampler:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import threading
@@ -176,6 +177,17 @@ def test_spans_of_an_export_that_does_not_end_are_counted_as_lost(
         traces.close()
 
     assert "spans lost since the start: 3 waiting when the process stopped" in caplog.messages
+
+
+def test_dead_collector_takes_no_spans_from_the_console(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(telemetry, "FLUSH_TIMEOUT_S", 0.2)
+    config = replace(collector_config("http://127.0.0.1:1"), exporters=("otlp", "console"))
+    console = io.StringIO()
+    traces = open_traces("bitcoin", config, console=console)
+    traces.tracer.start_span("a call").end()
+    traces.close()
+
+    assert "a call" in console.getvalue()
 
 
 def test_answer_without_an_end_ends_no_export() -> None:
