@@ -396,6 +396,5 @@ class Worker:
         if error is not None:
             log.error("run %s failed here; it will be claimed again", run_id, exc_info=error)
             self._reconcile_needed = True
-        if self._subscriptions:
-            self._subscriptions.replace(self._runs.ref(run_id), None)
+        self._subscriptions.replace(self._runs.ref(run_id), None)
         self._notify_slot()
