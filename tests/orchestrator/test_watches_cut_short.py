@@ -87,7 +87,8 @@ async def test_watch_of_a_damaged_run_ends_with_a_remedy(
     assert reason(ended.value) == Reason.STORE_DAMAGED
     assert hurt.request_id in (details := ended.value.details() or "")
     assert "backup" in details
-    assert "redrive" in details
+    # This watch may begin after the damage, and read it before the run is set aside.
+    assert "redrive" in details or what == "payment's end"
 
 
 async def test_watch_for_confirmations_ends_when_retention_deletes_the_payment(
