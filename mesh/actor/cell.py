@@ -11,6 +11,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, Final, final
 
+from mesh.actor.actor import Actor
 from mesh.actor.context import ActorContext
 from mesh.actor.envelope import Envelope, InContext, PipedFailure, PipedResult, awaits, current_turn
 from mesh.actor.mailbox import EMPTY, Mailbox
@@ -18,9 +19,6 @@ from mesh.actor.supervision import Failures, failure_of, is_cancelled, outage_of
 from mesh.errors import FailedPrecondition, MeshError, Reason, Unavailable
 
 if TYPE_CHECKING:
-    from collections import deque
-
-    from mesh.actor.actor import Actor
     from mesh.actor.home import Build, Home
     from mesh.actor.piped import Piped
 
@@ -209,9 +207,12 @@ class Cell:
         """Adds the result to the mailbox, and returns whether its task is to have the turns now."""
         if self._intent >= ABORT:
             return False
+        waiting = self._mailbox.waiting
         if result is not None:
-            self._mailbox.opened().append(result)
-        return self._drainer is None and (bool(self._mailbox.waiting) or self._intent == DRAIN)
+            if waiting is EMPTY:
+                waiting = self._mailbox.opened()
+            waiting.append(result)
+        return self._drainer is None and (bool(waiting) or self._intent == DRAIN)
 
     async def _receive_until_idle(self) -> Piped | None:
         """Receives messages until none waits; returns the work to perform then.
@@ -222,16 +223,8 @@ class Cell:
             return None
         if self._intent == PASSIVATE and not await self._may_leave():
             return self._hand_over()
-        if self._mailbox.waiting and self._intent < LEAVE:
-            await self._receive_all(self._mailbox.waiting)
-        if self._intent == RUN or (self._intent == DRAIN and self._context.drains()):
-            return self._idle()
-        return self._hand_over() if await self._is_activated_again() else None
-
-    async def _receive_all(self, waiting: deque[Envelope]) -> None:
-        """Receives messages until none waits or the actor is to leave."""
         assert self._actor is not None  # noqa: S101  (it has started)
-        receive, set_turn, turns = self._actor.receive, current_turn.set, self._turns
+        waiting, receive, turns = self._mailbox.waiting, self._actor.receive, self._turns
         try:
             while waiting and self._intent < LEAVE:
                 if self._deferred is not None:
@@ -246,11 +239,11 @@ class Cell:
                 self.turn = envelope
                 try:
                     if context is None:
-                        set_turn(envelope)
+                        current_turn.set(envelope)
                         result = await receive(envelope.message)
                     else:
                         envelope.context = None  # or each would keep the other in memory
-                        context.run(set_turn, envelope)
+                        context.run(current_turn.set, envelope)
                         result = await InContext(receive(envelope.message), context)
                     if reply is not None and not reply.done():
                         reply.set_result(result)
@@ -271,6 +264,9 @@ class Cell:
                     await asyncio.sleep(0)
         finally:
             self.turn, self._turns = None, turns
+        if self._intent == RUN or (self._intent == DRAIN and self._context.drains()):
+            return self._idle()
+        return self._hand_over() if await self._is_activated_again() else None
 
     async def _start(self) -> bool:
         """Builds the actor. Returns False if it left memory while a dependency was unavailable."""
@@ -279,7 +275,8 @@ class Cell:
             self._context = ActorContext(self)
             try:
                 actor = await uncancelled(self._build(self._context))
-                await uncancelled(actor.on_start())
+                if type(actor).on_start is not Actor.on_start:
+                    await uncancelled(actor.on_start())
             except Exception as error:
                 await self._release()
                 outage = outage_of(error)
@@ -291,7 +288,8 @@ class Cell:
                     return False
             else:
                 self._actor = actor
-                self._mailbox.resume(self.name)
+                if self._mailbox.is_paused:
+                    self._mailbox.resume(self.name)
                 return True
             self._mailbox.was_refused = False
             await asyncio.sleep(0)  # a clock may take no time for no seconds
@@ -387,8 +385,9 @@ class Cell:
         if self._intent == RUN:
             self.home.idle(self, self._actor)
         self._drainer = None
-        self._mailbox.waiting = EMPTY
         work, self._deferred = self._deferred, None
+        if work is None or work.daemon:  # it may be long until the next message
+            self._mailbox.waiting = EMPTY
         return work
 
     def _end(self, error: Exception | None) -> None:

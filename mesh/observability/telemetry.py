@@ -18,6 +18,7 @@ from opentelemetry.sdk.trace.sampling import (
     DEFAULT_OFF,
     DEFAULT_ON,
     Decision,
+    ParentBased,
     ParentBasedTraceIdRatio,
     TraceIdRatioBased,
 )
@@ -30,7 +31,6 @@ from opentelemetry.trace import (
     TraceFlags,
     Tracer,
     get_current_span,
-    set_span_in_context,
     use_span,
 )
 
@@ -70,12 +70,15 @@ class SpanSink:
     def __init__(self, queues: Sequence[SpanQueue], sampler: Sampler, resource: Resource) -> None:
         self._queues = queues
         self._sampler = sampler
+        # It then decides by the parent's flag, and by nothing else of the parent.
+        self._follows_parent = isinstance(sampler, ParentBased)
         self._origin = Origin(resource, SCOPE)
 
-    def samples(self, context: SpanContext) -> bool:
+    def samples(self, trace_id: int, flags: TraceFlags) -> bool:
         """Returns whether to record the descendants of a span that another process may have."""
-        above = set_span_in_context(NonRecordingSpan(context))
-        result = self._sampler.should_sample(above, context.trace_id, "")
+        if self._follows_parent:
+            return flags.sampled
+        result = self._sampler.should_sample(None, trace_id, "")
         return result.decision is Decision.RECORD_AND_SAMPLE
 
     def add(

@@ -41,9 +41,16 @@ from __future__ import annotations
 
 import json
 from enum import StrEnum
-from typing import Any, NamedTuple
+from json.encoder import (  # type: ignore[attr-defined]  # the C one has no type
+    c_make_encoder,
+    encode_basestring,
+)
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from services.orchestrator.definition.values import depth
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MAX_PAYLOAD_BYTES = 1 << 20
 MAX_DEPTH = 32  # levels; each takes up to three of the 100 levels that protobuf readers allow
@@ -113,11 +120,23 @@ def decode(sequence: int, kind: str, path: str, attempt: int, at_us: int, payloa
     return Record(sequence, RecordKind(kind), path, attempt, at_us, json.loads(payload), payload)
 
 
-_JSON = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":"))
+def _json_encoder() -> Callable[[dict[str, Any]], str]:
+    """Returns a function that encodes an object without spaces, its texts unescaped."""
+    encoder = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":"))
+    if c_make_encoder is None:
+        return encoder.encode
+    # JSONEncoder.encode makes this one anew for each object, at a third of the cost.
+    chunks = c_make_encoder(
+        None, encoder.default, encode_basestring, None, ":", ",", False, False, True
+    )
+    return lambda payload: "".join(chunks(payload, 0))
+
+
+_to_json = _json_encoder()
 
 
 def _encode(payload: dict[str, Any]) -> bytes:
-    encoded = _JSON.encode(payload).encode()
+    encoded = _to_json(payload).encode()
     if len(encoded) > MAX_PAYLOAD_BYTES:
         raise PayloadTooLargeError(f"{len(encoded)} bytes; a record holds {MAX_PAYLOAD_BYTES}")
     opened = encoded.count(b"{") + encoded.count(

@@ -79,8 +79,7 @@ class RunSpans:
         )
         self._attributes["run.id"] = self.run_id
         self._top = derive_span_id(self.run_id)
-        context = SpanContext(trace_id, self._top, is_remote=True, trace_flags=flags)
-        if self.span_sink is not None and not self.span_sink.samples(context):
+        if self.span_sink is not None and not self.span_sink.samples(trace_id, flags):
             self.span_sink = None
 
     def calling(self, path: str, *attempt: str | int) -> AbstractContextManager[object]:

@@ -295,11 +295,9 @@ def test_descendants_of_a_sampled_span_are_recorded_as_the_sampler_says(
     with exporting() as (_, config):
         traces = open_traces("bitcoin", replace(config, sampler=sampler))
         assert traces.span_sink
-        above = SpanContext(0xA, 0xB, is_remote=True, trace_flags=SAMPLED)
-        unsampled = SpanContext(0xA, 0xB, is_remote=True)
 
-        assert traces.span_sink.samples(above) is kept
-        assert not traces.span_sink.samples(unsampled)
+        assert traces.span_sink.samples(0xA, SAMPLED) is kept
+        assert not traces.span_sink.samples(0xA, TraceFlags.get_default())
         traces.close()
 
 
