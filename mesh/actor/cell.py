@@ -311,16 +311,14 @@ class Cell:
             return False
         if self._intent == PASSIVATE:
             self._intent = RUN
-        if outage is not None:
-            return True
         self._failures = self._failures or Failures()
-        delay_s = self._failures.add(self.home.clock.monotonic(), self.home.supervision)
+        delay_s = self._failures.add(self.home.clock.monotonic(), self.home.supervision, outage)
         if delay_s is None:
             log.error("actor %s failed too often: stopped", self.name)
             self._end(error)
             return False
-        if delay_s:
-            await self.home.clock.sleep(delay_s)
+        await asyncio.sleep(0)  # a clock may take no time for no seconds
+        await self.home.clock.sleep(delay_s)
         return True
 
     def _gives_up(self, least: int, error: Exception) -> bool:

@@ -25,8 +25,8 @@ OUTAGES = (ResourceExhausted, Unavailable)  # of a dependency: not a defect of t
 class Supervision:
     """The limits of an actor: failures before it is stopped, and messages that may wait for it.
 
-    While a dependency of ``build`` is unavailable, ``build`` is retried without limit, with the
-    same backoff.
+    While a dependency is unavailable, the actor is built again without limit, with the same
+    backoff.
     """
 
     mailbox_size: int = 1024
@@ -42,20 +42,28 @@ class Supervision:
 
 
 class Failures:
-    """The failures of one actor, as far as they count."""
+    """The recent failures of one actor, and apart from them those due to an outage."""
 
-    __slots__ = ("_moments",)
+    __slots__ = ("_defects", "_outages")
 
     def __init__(self) -> None:
-        self._moments: tuple[float, ...] = ()
+        self._defects: tuple[float, ...] = ()
+        self._outages: tuple[float, ...] = ()
 
-    def add(self, moment: float, limits: Supervision) -> float | None:
-        """Returns the seconds to wait before the restart, or None if there were too many."""
-        recent = (known for known in self._moments if moment - known <= limits.window_s)
-        self._moments = (*recent, moment)
-        if len(self._moments) > limits.max_restarts:
-            return None
-        return limits.backoff(len(self._moments) - 2) if len(self._moments) > 1 else 0.0
+    def add(self, moment: float, limits: Supervision, outage: MeshError | None) -> float | None:
+        """Returns the seconds to wait before the restart, or None if there were too many failures.
+
+        ``outage``: what the failure is due to, if that is no defect; any number is waited for.
+        """
+        known = self._defects if outage is None else self._outages
+        recent = (*(one for one in known if moment - one <= limits.window_s), moment)
+        if outage is not None:
+            self._outages = recent
+        else:
+            self._defects = recent
+            if len(recent) > limits.max_restarts:
+                return None
+        return limits.backoff(len(recent) - 2) if len(recent) > 1 else 0.0
 
 
 def outage_of(error: BaseException) -> MeshError | None:

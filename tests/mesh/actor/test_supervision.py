@@ -14,6 +14,8 @@ from mesh.errors import (
 from tests.mesh.actor.recording_actor import (
     Fail,
     Put,
+    Recorder,
+    RecorderMessage,
     Recorders,
     World,
     pass_time,
@@ -23,6 +25,7 @@ from tests.mesh.actor.recording_actor import (
 )
 
 if TYPE_CHECKING:
+    from mesh.actor import ActorContext
     from mesh.clock import ManualClock
 
 
@@ -100,6 +103,32 @@ async def test_outage_of_an_activated_actor_is_waited_for_without_limit(
 
         assert await ref.ask(Put(1)) == 1
     assert len(world.built) > 1000
+
+
+async def test_outages_of_work_that_each_start_begins_are_waited_for_ever_longer(
+    world: World, clock: ManualClock
+) -> None:
+    async def work() -> None:
+        raise unavailable()
+
+    async def build(key: int, context: ActorContext[RecorderMessage]) -> Recorder:
+        context.pipe_to_self(work(), name="work")
+        return await world.build(key, context)
+
+    supervision = Supervision(backoff_s=1, window_s=60, max_restarts=1)
+    registry = recorders(world, clock, can_build=False, supervision=supervision)
+    async with registry.running() as actors:
+        ref = actors.activate(1, lambda context: build(1, context))
+        await settle()
+        assert world.built == [1, 1]
+        with pytest.raises(Unavailable, match="waits for a dependency"):
+            ref.tell(Put(1))
+        for restarts, delay_s in ((3, 1), (4, 2), (5, 4)):
+            await pass_time(clock, delay_s - 0.5)
+            assert len(world.built) == restarts - 1
+            await pass_time(clock, 0.5)
+            assert len(world.built) == restarts
+    assert world.left == [(1, None)]
 
 
 async def test_drain_does_not_wait_for_an_outage(activated: Recorders, world: World) -> None:
