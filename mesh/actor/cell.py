@@ -350,10 +350,10 @@ class Cell:
         if self._intent >= ABORT:
             return False
         build = self.home.rebuild(self.key)
-        if build is None or not self._mailbox.waiting or not self._mailbox.is_open:
+        if build is None or not self._mailbox.waiting:
             self._end(None)
             return False
-        self._build, self._intent = build, RUN
+        self._build, self._intent = build, RUN if self._mailbox.is_open else DRAIN
         return True
 
     async def _release(self) -> None:

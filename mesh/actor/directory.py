@@ -80,7 +80,7 @@ class Directory:
         if cell is not None:
             return cell
         build = self.rebuild(key)
-        if build is None:
+        if build is None or not self._is_open:
             raise ActorPassivatedError(f"{self.name(key)} is not active")
         return self._add(key, build)
 
@@ -95,7 +95,7 @@ class Directory:
     def rebuild(self, key: Any) -> Build | None:
         """Returns how to build the actor for a message, or None if the registry cannot."""
         build = self._build
-        if build is None or not self._is_open:
+        if build is None:
             return None
         return lambda context: build(key, context)
 

@@ -18,6 +18,7 @@ from tests.mesh.actor.recording_actor import (
     World,
     pass_time,
     pipe,
+    recorders,
     settle,
     tasks,
     unavailable,
@@ -125,6 +126,40 @@ async def test_message_that_races_the_passivation_activates_the_actor_again(
     assert await asyncio.gather(*late) == [2, 3]
     assert world.built == [1, 1]
     assert world.left == []
+
+
+async def test_drain_during_the_passivation_receives_what_was_accepted_before_it(
+    actors: Recorders, world: World, clock: ManualClock
+) -> None:
+    release = asyncio.Event()
+    world.passivating = lambda _: release.wait()
+    await actors.ref(1).ask(Put(1))
+    await pass_time(clock)
+    actors.ref(1).tell(Put(2))
+    stop = asyncio.create_task(actors.stop(1))
+    await settle()
+    with pytest.raises(ActorPassivatedError):
+        actors.ref(1).tell(Put(3))
+    release.set()
+
+    await stop
+    assert world.received[1] == [1, 2]
+    assert world.left == [(1, None)]
+
+
+async def test_exit_during_the_passivation_receives_what_was_accepted_before_it(
+    world: World, clock: ManualClock
+) -> None:
+    release = asyncio.Event()
+    world.passivating = lambda _: release.wait()
+    async with recorders(world, clock).running() as actors:
+        await actors.ref(1).ask(Put(1))
+        await pass_time(clock)
+        actors.ref(1).tell(Put(2))
+        asyncio.get_running_loop().call_soon(release.set)
+
+    assert world.received[1] == [1, 2]
+    assert world.left == [(1, None)]
 
 
 async def test_message_that_races_the_passivation_is_rejected_if_nothing_can_build_the_actor(
