@@ -129,10 +129,11 @@ class Cell:
         if self.turn is not None:
             self.turn.reject(self.stopped(), self.name)
         self._mailbox.close(self.name)
-        self._context.close()
         drainer = self._drainer
-        if drainer is not None:
+        stops = self._context.is_closed and self._actor is not None
+        if drainer is not None and not stops:  # on_stop is called once, and may end
             drainer.cancel()
+        self._context.close()
         self._drainer = self.home.loop.create_task(
             self._end_after(drainer), name=f"stop {self.name}", context=self.home.new_context()
         )
@@ -358,12 +359,13 @@ class Cell:
 
     async def _release(self) -> None:
         """Cancels the actor's work, and stops the actor."""
-        actor, self._actor, self._deferred = self._actor, None, None
+        self._deferred = None
         timeout_s = self.home.supervision.stop_timeout_s
         await self._context.closed(timeout_s)
         self._mailbox.drop_piped()
-        if actor is not None:
-            await stop(actor, timeout_s, self.name)
+        if self._actor is not None:
+            await stop(self._actor, timeout_s, self.name)
+            self._actor = None
 
     async def _end_after(self, drainer: asyncio.Task[None] | None) -> None:
         if drainer is not None:

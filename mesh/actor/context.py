@@ -84,6 +84,10 @@ class ActorContext(Generic[M]):
         if self._cell is not None:
             self._cell.leave()
 
+    @property
+    def is_closed(self) -> bool:
+        return self._cell is None
+
     def close(self) -> None:
         """Cancels all work, and accepts no more."""
         self._cell = None

@@ -181,6 +181,32 @@ async def test_on_stop_that_never_returns_is_given_up(
     assert "did not stop in order" in caplog.text
 
 
+@pytest.mark.parametrize("slow", ["work", "on_stop"])
+async def test_stop_at_once_of_an_actor_that_is_leaving_lets_its_on_stop_end(
+    actors: Recorders, world: World, slow: str
+) -> None:
+    release = asyncio.Event()
+
+    async def ends_late() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await release.wait()
+
+    if slow == "work":
+        await actors.ref(1).ask(pipe(ends_late))
+    else:
+        world.stopping = lambda _: release.wait()
+    await actors.ref(1).ask(Run(lambda context: context.stop()))
+    await settle()
+    stop = asyncio.create_task(actors.stop(1, drain=False))
+    await settle()
+    release.set()
+
+    await stop
+    assert world.stopped == [1]
+
+
 async def test_exit_drains_all_actors_and_refuses_later_messages(
     world: World, clock: ManualClock
 ) -> None:
