@@ -288,8 +288,8 @@ class Worker:
 
     async def _claim(self) -> list[StoredRun]:
         if self._reconcile_needed:
+            self._reconcile_needed = False  # a run that is lost from now on may be kept by this one
             await self._store.release_lost(lambda: {*self._runs.keys(), *self._resuming})
-            self._reconcile_needed = False
         free = min(self._config.max_runs - self._slots, CLAIM_BATCH_SIZE)
         self._at_capacity = free <= 0
         if self._at_capacity:

@@ -1,0 +1,87 @@
+"""Runs that this process owns in the store but no longer executes: they are claimed again."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mesh.data.idempotency import IdempotencyKey
+from mesh.errors import FailedPrecondition, Reason, Unavailable
+from mesh.testing import eventually
+from services.orchestrator.engine.model import RunStatus
+from services.orchestrator.engine.start import StartRun
+from services.orchestrator.engine.transition import Transition
+from services.orchestrator.store.postgres.run_store import PostgresRunStore
+from services.orchestrator.store.sqlite.run_store import SqliteRunStore
+from services.orchestrator.worker import worker
+from tests.orchestrator.engine.definitions import steps
+from tests.orchestrator.schedules.schedule_replica import replica
+from tests.orchestrator.worker.deliveries import CALLER, signal_key, signal_named
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from services.orchestrator.config import OrchestratorConfig
+    from services.orchestrator.engine.activations import Activation
+    from services.orchestrator.store.run_store import RunStore
+    from services.orchestrator.store.stored_run import StoredRun
+    from tests.orchestrator.schedules.schedule_replica import Replica
+
+ASKS = steps("answer\n    wait_for: {signal: approved}")
+
+
+async def start(here: Replica) -> None:
+    await here.registry.register(ASKS)
+    key = IdempotencyKey(CALLER, "StartRun", "run", b"")
+    request = StartRun("run", {}, None, "", CALLER)
+    await here.worker.start(key, "example", request, "", lambda _: b"")
+
+
+async def send(here: Replica) -> bytes:
+    return await here.worker.inbox.send(signal_key("a"), "run", signal_named("approved"), b"reply")
+
+
+async def test_run_that_fails_while_lost_runs_are_released_is_claimed_again(
+    location: str, config: OrchestratorConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "STORE_RETRY_DELAY_S", 0.0)
+    may_release, released, may_return = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    for kind in (SqliteRunStore, PostgresRunStore):
+
+        async def release_slowly(
+            runs: RunStore,
+            held: Callable[[], Collection[str]],
+            release: Any = kind.release_lost,
+        ) -> None:
+            await may_release.wait()
+            await release(runs, held)
+            released.set()
+            await may_return.wait()
+
+        monkeypatch.setattr(kind, "release_lost", release_slowly)
+
+    def fail(_: Transition, __: Activation) -> None:
+        raise ZeroDivisionError
+
+    async def damaged(_: str) -> StoredRun:
+        raise FailedPrecondition("damaged", reason=Reason.STORE_DAMAGED)
+
+    async with replica(config, location) as here:
+        await start(here)
+        may_release.set()
+        await released.wait()
+        with monkeypatch.context() as defect:
+            defect.setattr(Transition, "apply", fail)
+            defect.setattr(here.store.runs, "load", damaged)
+            with pytest.raises(Unavailable):
+                await send(here)
+        await eventually(lambda: not here.worker.drives("run"))
+        may_return.set()
+
+        assert await send(here) == b"reply"
+        await eventually(lambda: here.store.runs.has_ended("run"))
+        state = (await here.store.runs.load("run")).state
+
+    assert state.status is RunStatus.SUCCEEDED
