@@ -306,13 +306,9 @@ class Worker:
         run_id = stored.row.id
 
         def end(task: asyncio.Task[None]) -> None:
-            error = None if task.cancelled() else task.exception()
-            if error is not None:
-                log.error("run %s failed here; it will be claimed again", run_id, exc_info=error)
-                self._reconcile_needed = True
             if self._resuming.get(run_id) is task:
                 del self._resuming[run_id]
-            self._notify_slot()
+            self._free_slot(run_id, None if task.cancelled() else task.exception())
 
         work = self._resume_run(stored)
         self._resuming[run_id] = self._tasks.spawn(work, name=f"resume {run_id}", then=end)
@@ -386,15 +382,19 @@ class Worker:
     def _has_slot(self) -> bool:
         return self._slots < self._config.max_runs and not self._stopping.is_set()
 
-    def _notify_slot(self) -> None:
-        """Starts a claim if it waits for a slot."""
+    def _release(self, run_id: str, error: Exception | None) -> None:
+        """Releases the slot of an actor."""
+        self._subscriptions.replace(self._runs.ref(run_id), None)
+        self._free_slot(run_id, error)
+
+    def _free_slot(self, run_id: str, error: BaseException | None) -> None:
+        """Starts a claim if it waits for a slot. After an error the store may name us as owner."""
+        if error is not None:
+            log.error("run %s failed here; it will be claimed again", run_id, exc_info=error)
+            self._loop.call_later(STORE_RETRY_DELAY_S, self._reconcile)  # it may fail each time
         if self._reconcile_needed or self._at_capacity:
             self._capacity_event.set()
 
-    def _release(self, run_id: str, error: Exception | None) -> None:
-        """Releases the slot of an actor; after an error the store may name its run as owned."""
-        if error is not None:
-            log.error("run %s failed here; it will be claimed again", run_id, exc_info=error)
-            self._reconcile_needed = True
-        self._subscriptions.replace(self._runs.ref(run_id), None)
-        self._notify_slot()
+    def _reconcile(self) -> None:
+        self._reconcile_needed = True
+        self._capacity_event.set()

@@ -10,12 +10,15 @@ import pytest
 from mesh.data.idempotency import IdempotencyKey
 from mesh.errors import FailedPrecondition, Reason, Unavailable
 from mesh.testing import eventually
+from services.orchestrator.actors import run
 from services.orchestrator.engine.model import RunStatus
 from services.orchestrator.engine.start import StartRun
 from services.orchestrator.engine.transition import Transition
+from services.orchestrator.registry import WorkflowRegistry
 from services.orchestrator.store.postgres.run_store import PostgresRunStore
 from services.orchestrator.store.sqlite.run_store import SqliteRunStore
 from services.orchestrator.worker import worker
+from services.orchestrator.worker.store_retry import STORE_RETRY_DELAY_S
 from tests.orchestrator.engine.definitions import steps
 from tests.orchestrator.schedules.schedule_replica import replica
 from tests.orchestrator.worker.deliveries import CALLER, signal_key, signal_named
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
     from services.orchestrator.config import OrchestratorConfig
     from services.orchestrator.engine.activations import Activation
+    from services.orchestrator.engine.model import RunState
     from services.orchestrator.store.run_store import RunStore
     from services.orchestrator.store.stored_run import StoredRun
     from tests.orchestrator.schedules.schedule_replica import Replica
@@ -85,3 +89,21 @@ async def test_run_that_fails_while_lost_runs_are_released_is_claimed_again(
         state = (await here.store.runs.load("run")).state
 
     assert state.status is RunStatus.SUCCEEDED
+
+
+async def test_run_that_fails_at_each_claim_is_claimed_only_after_a_delay(
+    location: str, config: OrchestratorConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with replica(config, location) as earlier:
+        await start(earlier)
+    claimed_at: list[float] = []
+
+    async def fail(_: WorkflowRegistry, __: RunState) -> None:
+        claimed_at.append(asyncio.get_running_loop().time())
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(WorkflowRegistry, "pinned", fail)
+    async with replica(config, location):
+        await eventually(lambda: len(claimed_at) >= 3)
+
+    assert claimed_at[2] - claimed_at[0] >= 2 * STORE_RETRY_DELAY_S * 0.9
