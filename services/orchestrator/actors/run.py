@@ -173,7 +173,7 @@ class RunActor(Actor["RunMessage"]):
         self._idle_since = None
         if self._unconfirmed is not None:
             return False
-        suspended = await self._store.suspensions.suspend(
+        suspended = await self._store.suspend(
             self._state,
             self._epoch,
             wakes_at(self._in_flight),

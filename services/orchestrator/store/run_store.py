@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mesh.data import idempotency, outbox
@@ -140,6 +141,21 @@ class RunStore(ABC):
             return True
 
         return await self._database.read(work)
+
+    async def suspend(
+        self, state: RunState, epoch: int, wake_us: int, *, event_cursor: int = 0
+    ) -> bool:
+        """Releases the run until its next cause, see ``Suspensions.suspend``; returns if it is.
+
+        It is so, too, if another process owns it, or the answer to a suspension before was lost.
+        """
+        if await self.suspensions.suspend(state, epoch, wake_us, event_cursor=event_cursor):
+            return True
+        try:
+            await self._database.read(partial(require_current, state=state, epoch=epoch))
+        except FencedError:
+            return True
+        return False
 
     @abstractmethod
     async def claim(self, limit: int) -> list[StoredRun]:

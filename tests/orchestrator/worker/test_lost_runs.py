@@ -107,3 +107,28 @@ async def test_run_that_fails_at_each_claim_is_claimed_only_after_a_delay(
         await eventually(lambda: len(claimed_at) >= 3)
 
     assert claimed_at[2] - claimed_at[0] >= 2 * STORE_RETRY_DELAY_S * 0.9
+
+
+async def test_run_whose_suspension_got_no_answer_leaves_memory(
+    location: str, config: OrchestratorConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "SUSPEND_THRESHOLD_S", 0.0)
+    monkeypatch.setattr(worker, "IDLE_TIMEOUT_S", 0.0)
+    async with replica(config, location) as here:
+        suspensions, calls = here.store.runs.suspensions, 0
+        suspend = suspensions.suspend
+
+        async def lose_first_answer(*given: Any, **named: Any) -> bool:
+            nonlocal calls
+            calls += 1
+            suspended = await suspend(*given, **named)
+            if calls == 1:
+                raise Unavailable("no answer", reason=Reason.STORE_UNAVAILABLE)
+            return suspended
+
+        monkeypatch.setattr(suspensions, "suspend", lose_first_answer)
+        await start(here)
+
+        await eventually(lambda: calls > 1 and not here.worker.drives("run"))
+        assert await send(here) == b"reply"
+        await eventually(lambda: here.store.runs.has_ended("run"))
