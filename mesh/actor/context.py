@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Generic, Protocol, final
 
 from mesh.actor.actor import M
+from mesh.actor.envelope import current_turn
 from mesh.actor.piped import Piped
 from mesh.actor.ref import ActorRef
 from mesh.errors import Reason, Unavailable
@@ -69,6 +70,8 @@ class ActorContext(Generic[M]):
             self._works = set()
         capture, cell = self._home.capture, self._cell
         context = None if capture is None else capture()
+        if context is not None:
+            context.run(current_turn.set, None)  # the turn does not wait for the work
         piped = Piped(self._works, work, name, daemon, context)
         if cell is None:
             piped.cancel()

@@ -69,7 +69,8 @@ def awaits(other: Envelope | None, turn: Envelope | None) -> bool:
     if other is None:
         return False
     while turn is not None and turn is not other:
-        turn = turn.asker
+        reply = turn.reply
+        turn = None if reply is None or reply.done() else turn.asker  # it has its reply
     return turn is not None
 
 

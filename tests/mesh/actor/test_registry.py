@@ -206,6 +206,49 @@ async def test_piped_work_may_be_asked_back_for(actors: Recorders) -> None:
     assert await actors.ref(1).ask(Put(6)) == 6
 
 
+async def test_work_may_ask_an_actor_that_has_its_reply_and_continues_its_turn(
+    actors: Recorders, world: World
+) -> None:
+    release = asyncio.Event()
+
+    async def work() -> RecorderMessage:
+        answer: int = await actors.ref(1).ask(Put(5))
+        return Put(answer)
+
+    async def ask_for_work(_: ActorContext[RecorderMessage]) -> None:
+        await actors.ref(2).ask(pipe(work))
+        await release.wait()
+
+    actors.ref(1).tell(RunSlow(ask_for_work))
+    await settle()
+    release.set()
+    await settle()
+
+    assert world.received == {1: [5], 2: [5]}
+
+
+async def test_work_may_ask_its_own_actor_during_the_turn_that_piped_it(
+    actors: Recorders, world: World
+) -> None:
+    release = asyncio.Event()
+
+    async def work() -> RecorderMessage:
+        answer: int = await actors.ref(1).ask(Put(5))
+        return Put(answer + 1)
+
+    async def pipe_twice(context: ActorContext[RecorderMessage]) -> None:
+        context.pipe_to_self(asyncio.sleep(0), name="first")
+        context.pipe_to_self(work(), name="second")
+        await release.wait()
+
+    actors.ref(1).tell(RunSlow(pipe_twice))
+    await settle()
+    release.set()
+    await settle()
+
+    assert world.received == {1: [5, 6]}
+
+
 async def test_turn_sees_the_context_of_its_sender_or_an_empty_one(actors: Recorders) -> None:
     sender: ContextVar[str] = ContextVar("sender", default="nothing")
     seen = []
