@@ -55,6 +55,8 @@ class CommandExecutor:
                 case CallCommand(path, attempt, service, method, request, timeout_s):
                     with spans.calling(path, attempt):
                         reply = await self._call(service, method, request, timeout_s)
+                    if reply is None:
+                        return None
                     result = (
                         Failed(path, reply)
                         if isinstance(reply, StepError)
@@ -65,6 +67,8 @@ class CommandExecutor:
                         return None
                     with spans.calling(path, CANCEL, attempt):
                         reply = await self._call(service, method, request, self._timeout_s)
+                    if reply is None:
+                        return None
                     result = (
                         CancelFailed(path, reply)
                         if isinstance(reply, StepError)
@@ -80,9 +84,12 @@ class CommandExecutor:
 
     async def _call(
         self, service: str, method: str, request: bytes, timeout_s: float
-    ) -> bytes | StepError:
+    ) -> bytes | StepError | None:
+        """Makes the call once it is one of few. Returns None if the service stops first."""
         async with self._calls:
             await self._lease.held()  # or another process may be about to make this call
+            if self._stopping.is_set():
+                return None
             return await self._peers.call(service, method, request, timeout=timeout_s)
 
     async def _sleep_until(self, until_us: int) -> bool:

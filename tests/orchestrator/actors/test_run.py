@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -211,6 +212,35 @@ async def test_result_of_a_call_in_flight_at_a_stop_is_stored_and_nothing_begins
         state = await ended(later)
     assert state.status is RunStatus.SUCCEEDED
     assert state.steps["keep"].attempt == 1
+
+
+async def test_call_that_waits_for_others_at_a_stop_is_made_by_the_next_process(
+    location: str, config: OrchestratorConfig, fakes: FakeServices
+) -> None:
+    answers = fakes.paused[KEEP] = asyncio.Event()
+    patient = replace(
+        config, max_concurrent_steps=1, policy=replace(config.policy, attempt_timeout_s=60.0)
+    )
+    both = ("run", "other")
+    async with AsyncExitStack() as stack:
+        here = await stack.enter_async_context(replica(patient, location))
+        await here.registry.register(steps(call("keep", STORE)))
+        for run_id in both:
+            request = StartRun(run_id, {"did": "d"}, None, "", CALLER)
+            key = IdempotencyKey(CALLER, "StartRun", run_id, b"")
+            await here.worker.start(key, "example", request, "", lambda _: b"")
+        await eventually(lambda: bool(fakes.calls))
+
+        stopping = asyncio.create_task(stack.aclose())
+        await asyncio.sleep(0)  # it has begun
+        answers.set()
+        await stopping
+
+    assert len(fakes.calls) == 1
+    async with replica(patient, location) as later:
+        for run_id in both:
+            await eventually(partial(later.store.runs.has_ended, run_id))
+    assert len(fakes.calls) == 2
 
 
 async def test_message_during_a_stop_is_stored_and_taken_by_the_next_process(
