@@ -16,7 +16,7 @@ import rfc8785
 from services.orchestrator.definition.problems import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from services.orchestrator.definition.source import Pointer
 
@@ -69,22 +69,16 @@ class Path:
     def read(self, variables: Variables) -> Any:
         """Returns the value of the path. Raises PathMissingError if there is none."""
         try:
-            value = variables[self.root]
+            value: Any = variables[self.root]
             for part in self.parts:
-                value = self._descend(value, part)
+                if not isinstance(value, list if isinstance(part, int) else dict):
+                    raise PathMissingError(self)
+                value = value[part]  # type: ignore[index]  # a list's part is a number
         except LookupError:
             raise PathMissingError(self) from None
         if self.root == "steps" and len(self.parts) == 1:
             return {name: output for name, output in value.items() if name not in OWN}
         return value
-
-    def _descend(self, value: Any, part: str | int) -> Any:
-        """Returns a member or item. Raises LookupError if there is none."""
-        if isinstance(part, str) and isinstance(value, dict):
-            return value[part]
-        if isinstance(part, int) and isinstance(value, list):
-            return value[part]
-        raise PathMissingError(self)
 
 
 def parse_path(text: str) -> Path | None:
@@ -111,6 +105,11 @@ class UnresolvedPathError(ValueError):
         super().__init__(f"{'.'.join(map(str, pointer))}: {message}" if pointer else message)
         self.pointer = pointer
         self.path = path
+        self._message = message
+
+    def inside(self, key: str | int) -> UnresolvedPathError:
+        """Returns the error of the mapping that holds this one's under ``key``."""
+        return UnresolvedPathError((key, *self.pointer), self._message, self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,38 +159,47 @@ def parse_template(text: str) -> Template:
     return Template(tuple(spaced if len(spaced) == 1 else parts))
 
 
-def resolve(value: Any, variables: Variables, pointer: Pointer = ()) -> Any:
+def resolve(value: Any, variables: Variables) -> Any:
     """Returns the value with every template replaced.
 
     Raises UnresolvedPathError if a path has no value.
     """
     if isinstance(value, str):
-        return _resolve_text(parse_template(value), variables, pointer)
+        return _resolve_text(parse_template(value), variables)
+    found: Any
+    members: Iterable[tuple[str | int, Any]]
     if isinstance(value, dict):
-        return {key: resolve(item, variables, (*pointer, key)) for key, item in value.items()}
-    if isinstance(value, list):
-        return [resolve(item, variables, (*pointer, at)) for at, item in enumerate(value)]
-    return value
+        found, members = {}, value.items()
+    elif isinstance(value, list):
+        found, members = [None] * len(value), enumerate(value)
+    else:
+        return value
+    for key, item in members:
+        try:
+            found[key] = resolve(item, variables)
+        except UnresolvedPathError as error:
+            raise error.inside(key) from None
+    return found
 
 
-def _resolve_text(template: Template, variables: Variables, pointer: Pointer) -> Any:
+def _resolve_text(template: Template, variables: Variables) -> Any:
     try:
         if template.whole:
             return template.whole.path.read(variables)
         return "".join(
-            part if isinstance(part, str) else _as_text(part.path, variables, pointer)
+            part if isinstance(part, str) else _as_text(part.path, variables)
             for part in template.parts
         )
     except PathMissingError as error:
-        raise UnresolvedPathError(pointer, str(error), error.path) from None
+        raise UnresolvedPathError((), str(error), error.path) from None
 
 
-def _as_text(path: Path, variables: Variables, pointer: Pointer) -> str:
+def _as_text(path: Path, variables: Variables) -> str:
     match path.read(variables):
         case str() as text:
             return text
         case None:
-            raise UnresolvedPathError(pointer, f"{path} is null and cannot be part of a text", path)
+            raise UnresolvedPathError((), f"{path} is null and cannot be part of a text", path)
         case int() as number if not isinstance(number, bool):
             return str(number)
         case value:
@@ -199,7 +207,7 @@ def _as_text(path: Path, variables: Variables, pointer: Pointer) -> str:
                 return rfc8785.dumps(value).decode()
             except rfc8785.CanonicalizationError:
                 message = f"{path} holds numbers that JSON cannot hold"
-                raise UnresolvedPathError(pointer, message, path) from None
+                raise UnresolvedPathError((), message, path) from None
 
 
 def _path(token: re.Match[str]) -> Path:
