@@ -7,13 +7,14 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from opentelemetry import trace
-from opentelemetry.context import attach, detach
+from opentelemetry.context import Context, attach, detach
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
 if TYPE_CHECKING:
     from contextvars import Token
 
-    from opentelemetry.context import Context
+# Under which a context has its current span.
+SPAN_KEY = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, Context())))
 
 MAX_CACHED_IDS = 4096  # a span's id is derived at its start and again at its end
 
@@ -55,7 +56,8 @@ class ChildSpans(trace.NonRecordingSpan):
         return first
 
     def __enter__(self) -> ChildSpans:
-        self._token = attach(trace.set_span_in_context(self))
+        # In no context but this: what else the run's task may have in its own is not the call's.
+        self._token = attach(Context({SPAN_KEY: self}))
         return self
 
     def __exit__(self, *_: object) -> None:

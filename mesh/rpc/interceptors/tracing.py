@@ -13,6 +13,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON, TraceIdRatioBased
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from mesh.errors import MeshError
+from mesh.observability.span_ids import SPAN_KEY
 from mesh.observability.traceparent import TraceparentSpan
 from mesh.rpc.call import serving_or_none
 from mesh.rpc.interceptors.errors import code_of, reason_of
@@ -44,7 +45,6 @@ SERVER_ERRORS = frozenset(
 
 _BY_NUMBER: dict[int | None, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 _ROOT = Context()
-_SPAN_KEY = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, _ROOT)))
 
 
 @contextmanager
@@ -72,14 +72,14 @@ def start_server_span(
     call has its own task, so nothing is detached.
     """
     parent = serving.parent
-    above = _ROOT if parent is None else Context({_SPAN_KEY: parent})
+    above = _ROOT if parent is None else Context({SPAN_KEY: parent})
     if skip and parent is not None and _is_unsampled(parent):
         attach(above)
         return None
     span = tracer.start_span(
         serving.method, context=above, kind=trace.SpanKind.SERVER, attributes=attributes
     )
-    attach(Context({_SPAN_KEY: span}))
+    attach(Context({SPAN_KEY: span}))
     return span if span.is_recording() else None
 
 
@@ -151,7 +151,7 @@ def start_client_span(
     within an unsampled trace: the metadata sends the ids of the current span.
     """
     context = get_current()
-    outer = context.get(_SPAN_KEY)
+    outer = context.get(SPAN_KEY)
     if skip and isinstance(outer, trace.Span) and _is_unsampled(outer):
         return None, headers_of(outer)
     span = tracer.start_span(method, context, trace.SpanKind.CLIENT, attributes)

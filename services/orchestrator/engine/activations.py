@@ -19,8 +19,7 @@ class Recovered:
     """A worker drives the run after another process stopped driving it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Replied:
+class Replied(NamedTuple):
     path: str
     reply: bytes
 

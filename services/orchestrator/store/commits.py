@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from mesh.observability.span_ids import derive_span_id
 from services.orchestrator.engine.records import EMIT, RecordKind
@@ -85,8 +85,7 @@ class Envelope:
     reply: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class AppendCommit:
+class AppendCommit(NamedTuple):
     """Appends the records of one transition to a run, if the run is where the transition began.
 
     The ``envelope`` that caused the transition is stored with it: both are, or neither.
