@@ -31,7 +31,7 @@ from services.orchestrator.actors.run_messages import (
 from services.orchestrator.engine.activations import WaitCommand
 from services.orchestrator.engine.records import RecordKind
 from services.orchestrator.engine.retry_policy import SECOND_US
-from services.orchestrator.engine.transition import Transition, commands
+from services.orchestrator.engine.transition import Transition, commands, wakes_at
 from services.orchestrator.engine.waits import subscription
 from services.orchestrator.store.commits import Envelope, emitted_keys_of
 from services.orchestrator.store.run_store import FencedError
@@ -102,7 +102,7 @@ class RunActor(Actor["RunMessage"]):
         self._store = shared.store
         self._lease = shared.store.lease
         self._workflow = workflow
-        self._state = state
+        self._resume_from(state)
         self._epoch = epoch
         self._spans = spans
         # Added to the store's clock: the time of a run never goes back.
@@ -246,7 +246,7 @@ class RunActor(Actor["RunMessage"]):
         else:
             load = partial(self._store.load, self._state.run_id)
             # The state in memory has the transition.
-            self._state = (await retry_while_unavailable(load, self._state.run_id)).state
+            self._resume_from((await retry_while_unavailable(load, self._state.run_id)).state)
             self._inbox_unread = True
         return stored
 
@@ -299,14 +299,18 @@ class RunActor(Actor["RunMessage"]):
 
     def _transition(self, activation: Activation, event_position: int | None) -> list[Record]:
         """Returns the records to commit: none if the step that it concerns has ended."""
+        transition = self._transitions
         jitter = random.random()  # noqa: S311  (spreads retries, guards nothing)
-        policy, now_us = self._shared.policy, self._now_us()
-        transition = Transition(
-            self._workflow, self._state, policy, now_us, jitter, event_position=event_position
-        )
+        transition.begin(self._now_us(), jitter, event_position=event_position)
         transition.apply(activation)
         reach_failpoints("before", self._state.run_id, transition.records)
         return transition.records
+
+    def _resume_from(self, state: RunState) -> None:
+        """Takes the stored state as the one that transitions begin from."""
+        policy, at_us = self._shared.policy, state.updated_us
+        self._state = state
+        self._transitions = Transition(self._workflow, state, policy, at_us, jitter=0.0)
 
     async def _event_position(self) -> int:
         """Returns where new subscriptions start: an event after it must not be missed."""
@@ -387,13 +391,3 @@ def reach_failpoints(
         if name := FAILPOINTS.get(record.kind):
             key = f"{run_id}/{record.path}" if record.path else run_id
             failpoint.reach(f"engine.{moment}_{name}", key)
-
-
-def wakes_at(commands: Iterable[Command]) -> int:
-    """Returns when the first wait is over, in Unix microseconds; 0 if any command does not wait."""
-    first_us = 0
-    for command in commands:
-        if not isinstance(command, WaitCommand):
-            return 0
-        first_us = min(first_us or command.until_us, command.until_us)
-    return first_us

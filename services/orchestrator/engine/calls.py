@@ -47,12 +47,11 @@ class Calls:
     ``jitter``: a random number from 0 to 1.
     """
 
-    __slots__ = ("_jitter", "_policy", "_writer")
+    __slots__ = ("_policy", "_writer")
 
-    def __init__(self, writer: RecordWriter, policy: RetryPolicy, jitter: float) -> None:
+    def __init__(self, writer: RecordWriter, policy: RetryPolicy) -> None:
         self._writer = writer
         self._policy = policy
-        self._jitter = jitter
 
     # Begin.
 
@@ -208,7 +207,7 @@ class Calls:
         return self._policy.retry_us(
             step.attempt - step.prior_attempts,
             error,
-            self._jitter,
+            self._writer.jitter,
             after_pivot=outcome.is_owed(self._writer.state, step),
             override=self._retry_override(step),
         )
@@ -223,7 +222,7 @@ class Calls:
         self._writer.add(RecordKind.STEP_FAILED, step.path, payload)
 
     def _wait_for_circuit(self, step: StepState, error: StepError) -> None:
-        until_us = self._writer.at_us + self._policy.circuit_open_us(error, self._jitter)
+        until_us = self._writer.at_us + self._policy.circuit_open_us(error, self._writer.jitter)
         payload = {"error": error.to_payload(), "until_us": until_us}
         self._writer.add(RecordKind.STEP_CIRCUIT_OPEN, step.path, payload)
 
@@ -285,7 +284,9 @@ class Calls:
         in_time = at_us - step.retry_started_us < policy.step_timeout_s * SECOND_US
         # An open circuit breaker does not use up the time: it closes when its target is back.
         if found is Outcome.CIRCUIT_OPEN or (found is not Outcome.DEFINITE and in_time):
-            wait_us = policy.retry_us(step.cancel_attempt, error, self._jitter, after_pivot=False)
+            wait_us = policy.retry_us(
+                step.cancel_attempt, error, self._writer.jitter, after_pivot=False
+            )
             payload = {"error": error.to_payload(), "final": False, "retry_us": at_us + wait_us}
             self._writer.add(RecordKind.CANCEL_FAILED, step.path, payload)
             return

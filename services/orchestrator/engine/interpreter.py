@@ -56,7 +56,7 @@ class Interpreter:
 
     def advance(self) -> tuple[RunStatus, str] | None:
         """Begins every step that can begin now. Returns how the run ends, if it does."""
-        workflow = self._writer.workflow
+        workflow, self._ending = self._writer.workflow, None
         if self._walk(workflow.steps, "") is Progress.DONE:
             return outcome.of_last_step(workflow, self._writer.state)
         return self._ending

@@ -22,12 +22,17 @@ MAX_CACHED_STEPS = 4096  # of which the metadata is kept in memory
 class RecordWriter:
     """Writes records and folds each into the state. No other part changes the state."""
 
-    __slots__ = ("at_us", "records", "state", "workflow")
+    __slots__ = ("at_us", "event_position", "jitter", "records", "state", "workflow")
 
-    def __init__(self, workflow: Workflow, state: RunState, at_us: int) -> None:
+    def __init__(self, workflow: Workflow, state: RunState) -> None:
         self.workflow = workflow
         self.state = state
+
+    def begin(self, at_us: int, jitter: float, event_position: int | None) -> None:
+        """Begins a transition, which has no records yet."""
         self.at_us = at_us
+        self.jitter = jitter
+        self.event_position = event_position
         self.records: list[Record] = []
 
     def add(

@@ -37,6 +37,8 @@ from services.orchestrator.engine.retry_policy import SECOND_US
 from services.orchestrator.engine.waits import Waits
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from services.orchestrator.definition.workflow import Workflow
     from services.orchestrator.engine.activations import Activation, Command
     from services.orchestrator.engine.model import RunState, StepState
@@ -69,6 +71,16 @@ def _command(step: StepState, policy: RetryPolicy) -> Command:
     return WaitCommand(step.path, step.until_us)
 
 
+def wakes_at(commands: Iterable[Command]) -> int:
+    """Returns when the first wait is over, in Unix microseconds; 0 if any command does not wait."""
+    first_us = 0
+    for command in commands:
+        if not isinstance(command, WaitCommand):
+            return 0
+        first_us = min(first_us or command.until_us, command.until_us)
+    return first_us
+
+
 _MESSAGE_KINDS = {
     SignalReceived: RecordKind.SIGNAL,
     DecisionReceived: RecordKind.APPROVAL,
@@ -80,7 +92,7 @@ class Transition:
     """Applies one activation to the state of a run: ``records`` is what it adds to the journal.
 
     ``jitter``: a random number from 0 to 1. ``event_position``: the store's last event, for a
-    workflow that waits for events.
+    workflow that waits for events: steps that begin now receive later events.
     """
 
     __slots__ = ("_calls", "_interpreter", "_waits", "_writer")
@@ -95,11 +107,16 @@ class Transition:
         *,
         event_position: int | None = None,
     ) -> None:
-        self._writer = writer = RecordWriter(workflow, state, at_us)
-        self._calls = Calls(writer, policy, jitter)
-        self._waits = Waits(writer, event_position)
+        self._writer = writer = RecordWriter(workflow, state)
+        self._calls = Calls(writer, policy)
+        self._waits = Waits(writer)
         blocks = Blocks(writer, self._calls)
         self._interpreter = Interpreter(writer, self._calls, self._waits, blocks)
+        self.begin(at_us, jitter, event_position=event_position)
+
+    def begin(self, at_us: int, jitter: float, *, event_position: int | None = None) -> None:
+        """Begins the run's next transition, with this object again: ``records`` is a new list."""
+        self._writer.begin(at_us, jitter, event_position)
 
     @property
     def workflow(self) -> Workflow:

@@ -39,17 +39,12 @@ ANY_SUBJECT = ""  # in place of a subject: no event has this one
 
 
 class Waits:
-    """Begins steps that wait, and completes or fails them by what arrives.
+    """Begins steps that wait, and completes or fails them by what arrives."""
 
-    ``event_position``: the store's last event when the transition began; steps that begin now
-    receive later events. None for a workflow that waits for no events.
-    """
+    __slots__ = ("_writer",)
 
-    __slots__ = ("_event_position", "_writer")
-
-    def __init__(self, writer: RecordWriter, event_position: int | None) -> None:
+    def __init__(self, writer: RecordWriter) -> None:
         self._writer = writer
-        self._event_position = event_position
 
     # Timers.
 
@@ -97,8 +92,8 @@ class Waits:
             "continues_on_timeout": wait.continues_on_timeout,
         }
         if wait.events:
-            assert self._event_position is not None, "no position was read"  # noqa: S101
-            input |= {"events": list(wait.events), "subscribed_from": self._event_position}
+            assert self._writer.event_position is not None, "no position was read"  # noqa: S101
+            input |= {"events": list(wait.events), "subscribed_from": self._writer.event_position}
         self._begin(path, metadata, input, wait.timeout_us)
 
     def _begin(

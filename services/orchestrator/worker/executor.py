@@ -52,9 +52,12 @@ class CommandExecutor:
         result: Activation
         try:
             match command:
-                case CallCommand(path, attempt, service, method, request, timeout_s):
-                    with spans.calling(path, attempt):
-                        reply = await self._call(service, method, request, timeout_s)
+                case CallCommand():
+                    path = command.path
+                    with spans.calling(path, command.attempt):
+                        reply = await self._call(
+                            command.service, command.method, command.request, command.timeout_s
+                        )
                     if reply is None:
                         return None
                     result = (

@@ -31,8 +31,9 @@ class Parts:
     interpreter: Interpreter = field(init=False)
 
     def __post_init__(self) -> None:
-        self.calls = Calls(self.writer, POLICY, 0.5)
-        self.waits = Waits(self.writer, self.event_position)
+        self.writer.begin(START_US, 0.5, self.event_position)
+        self.calls = Calls(self.writer, POLICY)
+        self.waits = Waits(self.writer)
         self.blocks = Blocks(self.writer, self.calls)
         self.interpreter = Interpreter(self.writer, self.calls, self.waits, self.blocks)
 
@@ -48,4 +49,4 @@ def parts_of(text: str, **given: Any) -> Parts:
     workflow = load(text)
     request = StartRun("run", given, None, "", "spiffe://me")
     begun = start(workflow, request, POLICY, network="regtest", at_us=START_US, jitter=0.5)
-    return Parts(RecordWriter(workflow, begun.state, START_US))
+    return Parts(RecordWriter(workflow, begun.state))

@@ -54,7 +54,8 @@ def test_a_step_that_cannot_be_taken_back_decides_the_end() -> None:
 
 def test_only_a_cancelled_run_cancels_the_payment_that_it_did_not_make() -> None:
     run = paying()
-    writer = RecordWriter(run.workflow, run.state, run.now_us)
+    writer = RecordWriter(run.workflow, run.state)
+    writer.begin(run.now_us, 0.5, None)
     cancellation = PaymentCancellation(writer)
 
     assert not cancellation.begin(RunStatus.FAILED)
