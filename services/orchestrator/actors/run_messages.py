@@ -18,7 +18,7 @@ class Begin(Message[None]):
     """The first message: the run was started here, or claimed."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)  # not frozen: that doubles the cost of what each step makes
 class CommandEnded(Message[None]):
     """A command of the run was performed."""
 

@@ -90,7 +90,8 @@ class CommandExecutor:
     ) -> bytes | StepError | None:
         """Makes the call once it is one of few. Returns None if the service stops first."""
         async with self._calls:
-            await self._lease.held()  # or another process may be about to make this call
+            if not self._lease.is_held:  # another process may be about to make this call
+                await self._lease.held()
             if self._stopping.is_set():
                 return None
             return await self._peers.call(service, method, request, timeout=timeout_s)
