@@ -19,11 +19,12 @@ MAX_METADATA_BYTES = 16_384
 
 class PaymentState(StrEnum):
     PREPARED = "prepared"  # signed and committed, not yet seen in a mempool
-    BROADCAST = "broadcast"
+    BROADCAST = "broadcast"  # the mempool has it
+    UNCONFIRMED_MISSING = "unconfirmed_missing"  # was sent, and is in neither mempool nor chain now
     CONFIRMED = "confirmed"
     SETTLED = "settled"  # at the final depth
     REJECTED = "rejected"  # refused at its only send, so that no node has it
-    CONFLICTED = "conflicted"  # another transaction has spent one of its coins
+    CONFLICTED = "conflicted"  # another transaction has spent a coin of it or of an ancestor
     CANCELLED = "cancelled"  # refused for ever, before anything was signed
 
 
@@ -65,7 +66,7 @@ class TxStatus:
     """The status of a payment's transaction in chain and mempool."""
 
     confirmations: int = 0
-    conflict_depth: int = 0  # confirmations of another transaction that spends one of its coins
+    conflict_depth: int = 0  # confirmations of another spend of a coin of it or of an ancestor
     in_mempool: bool = False
 
     @property
@@ -88,9 +89,11 @@ def advance(
         return PaymentState.CONFIRMED, False
     if status.conflict_depth:
         return PaymentState.CONFLICTED, status.conflict_depth >= final_depth
-    if status.in_mempool or state is not PaymentState.PREPARED:
+    if status.in_mempool:
         return PaymentState.BROADCAST, False
-    return PaymentState.PREPARED, False
+    if state is PaymentState.PREPARED:
+        return PaymentState.PREPARED, False
+    return PaymentState.UNCONFIRMED_MISSING, False
 
 
 def parse_payment_id(text: str, *, field: str) -> str:

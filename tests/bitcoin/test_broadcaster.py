@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from mesh.clock import ManualClock
 from mesh.data import outbox
 from mesh.data.database import Database, open_database
 from services.bitcoin.__main__ import Bitcoin, bitcoin
-from services.bitcoin.actors.chain_messages import ListMempool, MineBlocks
+from services.bitcoin.actors.chain_messages import Broadcast, ListMempool, MineBlocks
 from services.bitcoin.broadcaster import Broadcaster
 from services.bitcoin.payment import PaymentState
 from services.bitcoin.store.payment import PaymentStore
@@ -21,9 +22,23 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from mesh.actor import ActorRef, Message
     from mesh.testing import Authority
+    from services.bitcoin.actors.chain_messages import ChainMessage
 
 FINAL_DEPTH = 3
+
+
+class Sends:
+    """The chain's actor, with a count of the transactions that it is sent."""
+
+    def __init__(self, chain: ActorRef[ChainMessage]) -> None:
+        self._chain = chain
+        self.count = 0
+
+    async def ask(self, message: Message[Any]) -> Any:
+        self.count += isinstance(message, Broadcast)
+        return await self._chain.ask(message)
 
 
 class Debt:
@@ -32,7 +47,11 @@ class Debt:
     def __init__(self, service: Bitcoin, database: Database) -> None:
         self.service = service
         self.store = PaymentStore(database, final_depth=FINAL_DEPTH)
-        self.broadcaster = Broadcaster(self.store, service.chain, final_depth=FINAL_DEPTH)
+        self.clock = ManualClock()
+        self.sends = Sends(service.chain)
+        self.broadcaster = Broadcaster(
+            self.store, cast("Any", self.sends), final_depth=FINAL_DEPTH, clock=self.clock
+        )
         self._database = database
 
     async def state(self) -> PaymentState:
@@ -96,3 +115,27 @@ async def test_poll_continues_after_a_rejected_payment(debt: Debt) -> None:
 
     assert (await debt.store.get(payment_id(2))).state is PaymentState.REJECTED
     assert await debt.state() is PaymentState.PREPARED
+
+
+async def test_payment_that_cannot_be_sent_is_sent_ever_less_often_and_logged_once(
+    debt: Debt, caplog: pytest.LogCaptureFixture
+) -> None:
+    counts = []
+    for _ in range(8):
+        await debt.broadcaster.follow_all()
+        counts.append(debt.sends.count)
+        debt.clock.advance(1.0)
+
+    assert counts == [1, 2, 2, 3, 3, 3, 3, 4]  # after 0, 1, 3 and 7 seconds
+    assert sum("is missing" in message for message in caplog.messages) == 1
+    assert f"payment {payment_id(1)} is missing" in caplog.text
+
+
+async def test_payment_that_cannot_be_sent_is_sent_again_at_once_after_a_new_block(
+    debt: Debt,
+) -> None:
+    await debt.broadcaster.follow_all()
+    await debt.broadcaster.follow_all()
+    await debt.broadcaster.follow_all(is_new_tip=True)
+
+    assert debt.sends.count == 2

@@ -15,6 +15,7 @@ DEPTH = 6
 LIVE = [
     PaymentState.PREPARED,
     PaymentState.BROADCAST,
+    PaymentState.UNCONFIRMED_MISSING,
     PaymentState.CONFIRMED,
     PaymentState.CONFLICTED,
 ]
@@ -49,12 +50,15 @@ def test_status_decides_the_next_state(
     ("state", "expected"),
     [
         (PaymentState.PREPARED, PaymentState.PREPARED),
-        (PaymentState.BROADCAST, PaymentState.BROADCAST),
-        (PaymentState.CONFIRMED, PaymentState.BROADCAST),
-        (PaymentState.CONFLICTED, PaymentState.BROADCAST),
+        (PaymentState.BROADCAST, PaymentState.UNCONFIRMED_MISSING),
+        (PaymentState.UNCONFIRMED_MISSING, PaymentState.UNCONFIRMED_MISSING),
+        (PaymentState.CONFIRMED, PaymentState.UNCONFIRMED_MISSING),
+        (PaymentState.CONFLICTED, PaymentState.UNCONFIRMED_MISSING),
     ],
 )
-def test_unseen_payment_keeps_its_state(state: PaymentState, expected: PaymentState) -> None:
+def test_payment_that_was_seen_and_is_not_now_is_missing(
+    state: PaymentState, expected: PaymentState
+) -> None:
     assert advance(state, TxStatus(), final_depth=DEPTH) == (expected, False)
 
 

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from formats.bitcoin.transaction import Output, Transaction, parse_transaction
+from formats.bitcoin.transaction import Output, Transaction, outpoint, parse_transaction
 from services.bitcoin.payment import PaymentState
 from tests.bitcoin.making_payments import (
     BOUNDS,
     FINAL_DEPTH,
+    SCRIPT,
     make,
     payment_id,
     payment_request,
@@ -21,6 +22,9 @@ from tests.bitcoin.payment_bank import COIN_SAT, Bank, open_bank
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+
+FOREIGN = b"\x51"  # a script of no wallet
 
 
 async def owed(bank: Bank) -> Transaction:
@@ -127,6 +131,89 @@ async def test_disconnected_payment_reads_as_unconfirmed_before_the_next_poll(
     assert (confirmed.state, confirmed.confirmations) == (PaymentState.CONFIRMED, 1)
     assert (found.state, found.confirmations) == (PaymentState.BROADCAST, 0)
     assert await bank.events() == ["prepared", "confirmed"]  # a read changes nothing
+
+
+async def test_payment_that_neither_chain_nor_mempool_has_any_more_is_missing(bank: Bank) -> None:
+    await make(bank.payments, payment_request(1))
+    sent = await owed(bank)
+    await bank.update(in_mempool=True)
+
+    missing = await bank.update()
+    await bank.ledger.confirm(sent)
+    unread = await bank.payments.get(payment_id(1))
+    confirmed = await bank.update()
+
+    assert (missing.state, missing.is_final) == (PaymentState.UNCONFIRMED_MISSING, False)
+    assert await bank.reserved() == 0  # the chain has spent the coin
+    assert unread.state is confirmed.state is PaymentState.CONFIRMED
+    assert await bank.events() == ["prepared", "broadcast", "unconfirmed_missing", "confirmed"]
+
+
+@pytest.mark.parametrize("generations", [1, 2, 3])
+async def test_payment_whose_ancestor_was_spent_elsewhere_is_conflicted(
+    location: str, generations: int
+) -> None:
+    async with open_bank(location) as bank:
+        funding = await bank.ledger.pay(FOREIGN, COIN_SAT)
+        coin = outpoint(funding.txid, 0)
+        for _ in range(generations - 1):
+            coin = outpoint((await bank.ledger.spend([coin], Output(COIN_SAT, FOREIGN))).txid, 0)
+        await bank.ledger.spend([coin], Output(COIN_SAT, SCRIPT))
+        await make(bank.payments, payment_request(1))
+        await bank.update(in_mempool=True)
+        await bank.ledger.disconnect(generations)
+        lost = await bank.update()
+        await bank.ledger.spend([outpoint(funding.txid, 0)], Output(1_000, FOREIGN))
+        conflicted = await bank.update()
+        (listed,) = await bank.payments.open()
+        await bank.ledger.grow(FINAL_DEPTH - 1)
+
+        final = await bank.update()
+
+    assert lost.state is PaymentState.UNCONFIRMED_MISSING
+    assert (conflicted.state, conflicted.is_final) == (PaymentState.CONFLICTED, False)
+    assert listed.status.conflict_depth == 1
+    assert (final.state, final.is_final) == (PaymentState.CONFLICTED, True)
+
+
+async def test_ancestor_that_returns_to_the_chain_is_no_conflict(location: str) -> None:
+    async with open_bank(location) as bank:
+        funding = await bank.ledger.pay(FOREIGN, COIN_SAT)
+        deposit = await bank.ledger.spend([outpoint(funding.txid, 0)], Output(COIN_SAT, SCRIPT))
+        await make(bank.payments, payment_request(1))
+        sent = await owed(bank)
+        await bank.ledger.disconnect(1)
+        await bank.ledger.spend([outpoint(funding.txid, 0)], Output(1_000, FOREIGN))
+        conflicted = await bank.update()
+        await bank.ledger.disconnect(1)
+        await bank.ledger.confirm(deposit)
+
+        returned = await bank.update(in_mempool=True)
+        await bank.ledger.confirm(sent)
+
+        assert conflicted.state is PaymentState.CONFLICTED
+        assert returned.state is PaymentState.BROADCAST
+        assert (await bank.update()).state is PaymentState.CONFIRMED
+
+
+async def test_payment_of_the_change_of_a_conflicted_payment_is_conflicted_too(
+    location: str,
+) -> None:
+    async with open_bank(location, COIN_SAT) as bank:
+        await make(bank.payments, payment_request(1))
+        first = await owed(bank)
+        await bank.ledger.confirm(first)
+        await bank.ledger.spend(
+            [outpoint(first.txid, vout) for vout in range(len(first.outputs))],
+            Output(COIN_SAT // 2, SCRIPT),
+        )
+        await make(bank.payments, payment_request(2))
+        await bank.ledger.disconnect(2)
+        await bank.ledger.spend(list(first.prevouts), Output(1_000, FOREIGN))
+
+        states = [(await bank.update(number)).state for number in (1, 2)]
+
+    assert states == [PaymentState.CONFLICTED, PaymentState.CONFLICTED]
 
 
 async def test_payments_that_move_together_each_have_their_event(bank: Bank) -> None:

@@ -65,6 +65,8 @@ class SendPayment(Message[bool]):
 class FollowPayments(Message[None]):
     """Updates every open payment, and sends those again that neither mempool nor chain has."""
 
+    is_new_tip: bool = False
+
 
 WalletMessage: TypeAlias = SendPayment | FollowPayments
 
@@ -103,7 +105,7 @@ class WalletActor(Actor[WalletMessage]):
             case SendPayment():
                 return await self._send(message)
             case FollowPayments():
-                await self._broadcaster.follow_all()
+                await self._broadcaster.follow_all(is_new_tip=message.is_new_tip)
                 return None
             case _:
                 assert_never(message)
@@ -192,9 +194,10 @@ async def poll_pending_payments(
 ) -> None:
     """Follows open payments now, after each change of the chain, and every ``interval_s``."""
     while True:
+        is_new_tip = changed.is_set()
         changed.clear()
         try:
-            await wallet.ask(FollowPayments(), timeout=FOLLOW_TIMEOUT_S)
+            await wallet.ask(FollowPayments(is_new_tip), timeout=FOLLOW_TIMEOUT_S)
         except MeshError as error:
             log.warning("open payments were not updated: %s", error)
         with suppress(TimeoutError):

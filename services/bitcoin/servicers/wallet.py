@@ -46,6 +46,7 @@ WALLETS = "wallets"  # the query of page tokens
 STATUSES = {
     PaymentState.PREPARED: pb.SEND_OUTCOME_UNKNOWN,
     PaymentState.BROADCAST: pb.SEND_OUTCOME_SUCCESS,
+    PaymentState.UNCONFIRMED_MISSING: pb.SEND_OUTCOME_UNKNOWN,
     PaymentState.CONFIRMED: pb.SEND_OUTCOME_SUCCESS,
     PaymentState.SETTLED: pb.SEND_OUTCOME_SUCCESS,
     PaymentState.REJECTED: pb.SEND_OUTCOME_REJECTED,

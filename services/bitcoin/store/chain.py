@@ -59,6 +59,15 @@ CREATE INDEX IF NOT EXISTS txo_by_height ON txo (height);
 CREATE INDEX IF NOT EXISTS txo_by_spender ON txo (spent_txid) WHERE spent_txid IS NOT NULL;
 CREATE INDEX IF NOT EXISTS txo_by_spent_height ON txo (spent_height)
     WHERE spent_height IS NOT NULL;
+
+-- Inputs of transactions that a reorganisation took out of the chain, and that are not back: what
+-- descends from them can never confirm once one of these coins is spent elsewhere.
+CREATE TABLE IF NOT EXISTS lost_input (
+    txid      BLOB NOT NULL,
+    prev_txid BLOB NOT NULL,
+    prev_vout INTEGER NOT NULL,
+    PRIMARY KEY (txid, prev_txid, prev_vout)
+) STRICT, WITHOUT ROWID;
 """
 
 
@@ -198,6 +207,11 @@ async def _connect(tx: Transaction, height: int, block: Block) -> None:
             if prevout != NULL_PREVOUT
         ],
     )
+    if await tx.fetch_one("SELECT 1 FROM lost_input LIMIT 1") is not None:
+        await tx.execute_many(
+            "DELETE FROM lost_input WHERE txid = ?",
+            [(transaction.txid,) for transaction in block.transactions],
+        )
     await _announce(tx, "bitcoin.block.connected", height, block.hash)
 
 
@@ -221,6 +235,11 @@ def _outputs(height: int, block: Block) -> Iterator[tuple[Value, ...]]:
 
 
 async def _disconnect(tx: Transaction, height: int, hash: BlockHash) -> None:
+    await tx.execute(
+        "INSERT INTO lost_input SELECT spent_txid, txid, vout FROM txo WHERE spent_height = ?"
+        " ON CONFLICT DO NOTHING",
+        height,
+    )
     await tx.execute(
         "UPDATE txo SET spent_txid = NULL, spent_height = NULL WHERE spent_height = ?", height
     )

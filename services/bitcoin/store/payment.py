@@ -32,6 +32,13 @@ class StaleSnapshotError(Exception):
     """The coins or the change index of a snapshot went to another payment: take a new snapshot."""
 
 
+UNCONFIRMED = (
+    PaymentState.PREPARED,
+    PaymentState.BROADCAST,
+    PaymentState.UNCONFIRMED_MISSING,
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaymentSnapshot:
     """A consistent view of the rows that a payment is built from. It reserves nothing."""
@@ -152,12 +159,13 @@ class PaymentStore:
     async def _current(self, tx: Tx, payment: Payment) -> Payment:
         """Returns the payment in the state of the chain, which the next poll stores."""
         if payment.confirmations:
-            is_stale = payment.state in (PaymentState.PREPARED, PaymentState.BROADCAST)
+            is_stale = payment.state in UNCONFIRMED
         else:
             is_stale = payment.state is PaymentState.CONFIRMED
         if not is_stale:
             return payment
-        status = await read_status(tx, payment)
+        # A reorganisation returns the transactions of its blocks to the mempool.
+        status = await read_status(tx, payment, in_mempool=True)
         state, _ = advance(payment.state, status, final_depth=self._final_depth)
         return replace(payment, state=state)
 

@@ -11,9 +11,11 @@ from formats.bitcoin.hashes import Txid, display
 from mesh.data import outbox
 from mesh.errors import NotFound
 from services.bitcoin.payment import Payment, PaymentState, TxStatus
-from services.bitcoin.store.reservation import conflict_depth, release_coins
+from services.bitcoin.store.reservation import conflict_depths, release_coins
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mesh.data.database import Row
     from mesh.data.database import Transaction as Tx
 
@@ -46,14 +48,6 @@ SELECT payment_id, state, is_final, payment.txid, from_address, to_address, amou
     created_ms, (SELECT MAX(height) FROM block) - tx.height + 1, raw
 FROM payment LEFT JOIN tx ON tx.txid = payment.txid"""
 
-# One more column: confirmations of another transaction that spends a coin of the payment.
-_SELECT_OPEN = _SELECT.replace(
-    ", raw",
-    """, (SELECT (SELECT MAX(height) FROM block) - MAX(spent_height) + 1
-     FROM reservation JOIN txo ON txo.txid = reservation.txid AND txo.vout = reservation.vout
-     WHERE reservation.payment_id = payment.payment_id AND spent_txid <> payment.txid), raw""",
-)
-
 
 @dataclass(frozen=True, slots=True)
 class OpenPayment:
@@ -75,18 +69,19 @@ async def get(tx: Tx, payment_id: str) -> Payment:
 async def list_open(tx: Tx, payment_id: str | None) -> list[OpenPayment]:
     """Returns the payments that are not final, oldest first, or only the one with this id."""
     if payment_id is None:
-        rows = await tx.fetch(f"{_SELECT_OPEN} WHERE is_final = 0 ORDER BY created_ms")
+        rows = await tx.fetch(f"{_SELECT} WHERE is_final = 0 ORDER BY created_ms")
     else:
-        rows = await tx.fetch(f"{_SELECT_OPEN} WHERE is_final = 0 AND payment_id = ?", payment_id)
-    return [_open_payment(row) for row in rows]
+        rows = await tx.fetch(f"{_SELECT} WHERE is_final = 0 AND payment_id = ?", payment_id)
+    depths = await conflict_depths(tx, payment_id) if rows else {}
+    return [_open_payment(row, depths) for row in rows]
 
 
 async def read_status(tx: Tx, payment: Payment, *, in_mempool: bool = False) -> TxStatus:
     """Returns the status of a payment's transaction and coins in the active chain."""
-    assert payment.txid is not None  # noqa: S101  (every payment that is not final has its bytes)
+    depths = await conflict_depths(tx, payment.payment_id)
     return TxStatus(
         confirmations=payment.confirmations,
-        conflict_depth=await conflict_depth(tx, payment.payment_id, payment.txid),
+        conflict_depth=depths.get(payment.payment_id, 0),
         in_mempool=in_mempool,
     )
 
@@ -144,8 +139,10 @@ def _payment(row: Row) -> Payment:
     )
 
 
-def _open_payment(row: Row) -> OpenPayment:
-    *columns, conflict_depth, raw = row
-    payment = _payment((*columns, raw))
-    status = TxStatus(confirmations=payment.confirmations, conflict_depth=conflict_depth or 0)
-    return OpenPayment(payment, bytes(raw), status)
+def _open_payment(row: Row, depths: Mapping[str, int]) -> OpenPayment:
+    payment = _payment(row)
+    status = TxStatus(
+        confirmations=payment.confirmations,
+        conflict_depth=depths.get(payment.payment_id, 0),
+    )
+    return OpenPayment(payment, bytes(row[-1]), status)

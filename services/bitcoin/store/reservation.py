@@ -12,7 +12,6 @@ from services.bitcoin.store.chain import script_hash
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from formats.bitcoin.hashes import Txid
     from mesh.data.database import Transaction
 
 SCHEMA = """
@@ -77,16 +76,36 @@ async def release_coins(tx: Transaction, payment_id: str) -> None:
     await tx.execute("DELETE FROM reservation WHERE payment_id = ?", payment_id)
 
 
-async def conflict_depth(tx: Transaction, payment_id: str, txid: Txid) -> int:
-    """Returns the confirmations of another transaction than ``txid`` that spends a coin, or 0."""
-    row = await tx.fetch_one(
-        "SELECT (SELECT MAX(height) FROM block) - MAX(spent_height) + 1 FROM reservation"
-        " JOIN txo ON txo.txid = reservation.txid AND txo.vout = reservation.vout"
-        " WHERE payment_id = ? AND spent_txid <> ?",
-        payment_id,
-        txid,
-    )
-    return (row[0] if row else None) or 0
+# The coins that open payments spend, and those that their ancestors spent which a reorganisation
+# took out of the chain; then the deepest spend of one of them by another transaction.
+_CONFLICTS = """
+WITH RECURSIVE input (payment_id, txid, prev_txid, prev_vout) AS (
+    SELECT payment.payment_id, payment.txid, reservation.txid, reservation.vout
+    FROM payment JOIN reservation ON reservation.payment_id = payment.payment_id
+    WHERE payment.is_final = 0 {which}
+    UNION
+    SELECT input.payment_id, lost_input.txid, lost_input.prev_txid, lost_input.prev_vout
+    FROM input JOIN lost_input ON lost_input.txid = input.prev_txid
+)
+SELECT input.payment_id, (SELECT MAX(height) FROM block) - MIN(txo.spent_height) + 1
+FROM input JOIN txo ON txo.txid = input.prev_txid AND txo.vout = input.prev_vout
+WHERE txo.spent_txid <> input.txid GROUP BY input.payment_id
+"""
+_CONFLICTS_OF_ALL = _CONFLICTS.format(which="")
+_CONFLICTS_OF_ONE = _CONFLICTS.format(which="AND payment.payment_id = ?")
+
+
+async def conflict_depths(tx: Transaction, payment_id: str | None = None) -> dict[str, int]:
+    """Returns the open payments that cannot confirm on this chain, or only the one with this id.
+
+    The value is the number of confirmations of the transaction that spends a coin of the payment,
+    or of an ancestor, in its place.
+    """
+    if payment_id is None:
+        rows = await tx.fetch(_CONFLICTS_OF_ALL)
+    else:
+        rows = await tx.fetch(_CONFLICTS_OF_ONE, payment_id)
+    return {id: int(depth) for id, depth in rows}
 
 
 async def last_mature_height(tx: Transaction) -> int:

@@ -58,15 +58,19 @@ class _PaymentStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PaymentS
     PAYMENT_STATE_PREPARED: _PaymentState.ValueType  # 1
     """Signed, and to be broadcast."""
     PAYMENT_STATE_BROADCAST: _PaymentState.ValueType  # 2
-    """The mempool or the node accepted it."""
+    """The mempool or the node has it."""
     PAYMENT_STATE_CONFIRMED: _PaymentState.ValueType  # 3
     PAYMENT_STATE_SETTLED: _PaymentState.ValueType  # 4
     """Confirmed at the configured final depth."""
     PAYMENT_STATE_REJECTED: _PaymentState.ValueType  # 5
     PAYMENT_STATE_CONFLICTED: _PaymentState.ValueType  # 6
-    """Another transaction spent its inputs."""
+    """Another transaction spent its inputs, or those of a transaction that it descends from."""
     PAYMENT_STATE_CANCELLED: _PaymentState.ValueType  # 7
     """Rejected for good before anything was signed."""
+    PAYMENT_STATE_UNCONFIRMED_MISSING: _PaymentState.ValueType  # 8
+    """It was broadcast or confirmed, and neither chain nor mempool has it now. It is sent again, ever
+    less often, until they do.
+    """
 
 class PaymentState(_PaymentState, metaclass=_PaymentStateEnumTypeWrapper):
     """PaymentState is a state in the life of a payment."""
@@ -75,15 +79,19 @@ PAYMENT_STATE_UNSPECIFIED: PaymentState.ValueType  # 0
 PAYMENT_STATE_PREPARED: PaymentState.ValueType  # 1
 """Signed, and to be broadcast."""
 PAYMENT_STATE_BROADCAST: PaymentState.ValueType  # 2
-"""The mempool or the node accepted it."""
+"""The mempool or the node has it."""
 PAYMENT_STATE_CONFIRMED: PaymentState.ValueType  # 3
 PAYMENT_STATE_SETTLED: PaymentState.ValueType  # 4
 """Confirmed at the configured final depth."""
 PAYMENT_STATE_REJECTED: PaymentState.ValueType  # 5
 PAYMENT_STATE_CONFLICTED: PaymentState.ValueType  # 6
-"""Another transaction spent its inputs."""
+"""Another transaction spent its inputs, or those of a transaction that it descends from."""
 PAYMENT_STATE_CANCELLED: PaymentState.ValueType  # 7
 """Rejected for good before anything was signed."""
+PAYMENT_STATE_UNCONFIRMED_MISSING: PaymentState.ValueType  # 8
+"""It was broadcast or confirmed, and neither chain nor mempool has it now. It is sent again, ever
+less often, until they do.
+"""
 Global___PaymentState: _TypeAlias = PaymentState  # noqa: Y015
 
 @_typing.final
