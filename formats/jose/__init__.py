@@ -4,6 +4,7 @@ The algorithm follows from the key, never from the header: a header that names a
 is refused, and so is any text that is not the canonical encoding of its bytes.
 """
 
+from formats.jose import claims
 from formats.jose.base64url import decode, encode
 from formats.jose.errors import JoseError
 from formats.jose.jws import Jws, parse, sign
@@ -28,6 +29,7 @@ __all__ = [
     "PublicKey",
     "Secp256k1Key",
     "SigningKey",
+    "claims",
     "decode",
     "encode",
     "from_jwk",

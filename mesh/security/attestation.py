@@ -48,6 +48,7 @@ CLOCK_LEEWAY_S = 60  # by which clocks may differ
 MAX_FIELD_CHARS = 2048
 
 TYPE = "anya-attestation+jwt"
+CLAIMS = {"iss", "kind", "digest", "verdict", "values", "iat", "exp"}
 
 
 def payment_digest(intent: pb.PaymentIntent) -> bytes:
@@ -193,7 +194,7 @@ class Verifier:
                 f"the {kind} attestation does not hold: its verdict is negative",
                 reason=Reason.PROOF_INVALID,
             )
-        issued, expires = float(claims["iat"]), float(claims["exp"])
+        issued, expires = claims["iat"], claims["exp"]
         if expires <= now:
             raise FailedPrecondition(
                 f"the {kind} attestation has expired; start a new payment",
@@ -215,14 +216,22 @@ class Verifier:
         parsed = jose.parse(token)
         if parsed.header.get("typ") != TYPE:
             raise jose.JoseError(f"typ must be {TYPE}")
-        issuer, key = self._checked(tuple(parsed.header["x5c"]), minute)
+        x5c = parsed.header["x5c"]
+        if not isinstance(x5c, list) or not all(isinstance(text, str) for text in x5c):
+            raise jose.JoseError("x5c must list texts")
+        issuer, key = self._checked(tuple(x5c), minute)
         parsed.verify(key)
         claims = jose.load_json(parsed.payload)
-        if set(claims) != {"iss", "kind", "digest", "verdict", "values", "iat", "exp"}:
+        if not isinstance(claims, dict) or claims.keys() != CLAIMS:
             raise jose.JoseError("its claims are not those of an attestation")
-        if claims["iss"] != issuer or not isinstance(claims["values"], dict):
+        if claims["iss"] != issuer:
             raise jose.JoseError("its certificate is not the issuer's")
-        return dict(claims)
+        jose.claims.whole_seconds(claims, "iat")
+        jose.claims.whole_seconds(claims, "exp")
+        if not isinstance(claims["values"], dict):
+            raise jose.JoseError("values must be an object")
+        canonical_json.dumps(claims["values"])  # raises ValueError for inexact numbers
+        return claims
 
     def _check_chain(self, x5c: tuple[str, ...], minute: int) -> tuple[str, jose.P256Key]:
         """Returns SPIFFE ID and key of a chain to our CA, valid at ``minute`` (Unix time / 60)."""

@@ -63,6 +63,11 @@ class Document:
                 return method.key
         return None
 
+    def sole_key_id(self, relationship: Relationship) -> str | None:
+        """Returns the id of the only key with the relationship, or None if it has not just one."""
+        ids = [method.id for method in self.methods if relationship in method.relationships]
+        return ids[0] if len(ids) == 1 else None
+
     def json(self) -> dict[str, Any]:
         """Returns the DID document in JSON form, with JsonWebKey verification methods."""
         methods = [

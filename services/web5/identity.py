@@ -89,7 +89,7 @@ class IdentityVerifier:
         now = now_ms // 1000
         reasons = self._presented.failures(audience=self._audience, now=now)
         reasons += self._binding(self._presented, challenge, now_ms)
-        evidence, missing = _evidence(self._presented, evidence_class, now)
+        evidence, missing = self._evidence(self._presented, evidence_class, now)
         if reasons or missing:
             return IdentityVerdict(reasons=tuple(dict.fromkeys(reasons + missing)))
         return IdentityVerdict(
@@ -119,36 +119,37 @@ class IdentityVerifier:
             found.append(VerificationFailure.WRONG_PAYMENT)
         return found
 
+    def _evidence(
+        self, presented: Presentation, evidence_class: EvidenceClass, now: int
+    ) -> tuple[tuple[str, ...], list[VerificationFailure]]:
+        """Returns the accepted credential types, or else the failure of each candidate."""
+        counted: list[str] = []
+        missing: list[VerificationFailure] = []
+        for credential in presented.credentials:
+            if isinstance(credential, VerificationError):
+                missing.append(credential.failure)
+                continue
+            types = [name for name in credential.types if name in evidence_class.credential_types]
+            if not types:
+                continue
+            try:
+                if self._policy.require_typ:
+                    credential.check_typ()
+                _check(credential, presented.holder, evidence_class, now)
+            except VerificationError as error:
+                missing.append(error.failure)
+            else:
+                counted += types
+        if counted:
+            return tuple(dict.fromkeys(counted)), []
+        return (), missing or [VerificationFailure.CREDENTIAL_MISSING]
+
 
 def _open(token: str) -> Presentation | VerificationError:
     try:
         return presentation.verify(token)
     except VerificationError as error:
         return error
-
-
-def _evidence(
-    presented: Presentation, evidence_class: EvidenceClass, now: int
-) -> tuple[tuple[str, ...], list[VerificationFailure]]:
-    """Returns the accepted credential types, or else the failure of each candidate."""
-    counted: list[str] = []
-    missing: list[VerificationFailure] = []
-    for credential in presented.credentials:
-        if isinstance(credential, VerificationError):
-            missing.append(credential.failure)
-            continue
-        types = [name for name in credential.types if name in evidence_class.credential_types]
-        if not types:
-            continue
-        try:
-            _check(credential, presented.holder, evidence_class, now)
-        except VerificationError as error:
-            missing.append(error.failure)
-        else:
-            counted += types
-    if counted:
-        return tuple(dict.fromkeys(counted)), []
-    return (), missing or [VerificationFailure.CREDENTIAL_MISSING]
 
 
 def _check(credential: Credential, holder: Did, evidence_class: EvidenceClass, now: int) -> None:

@@ -1,6 +1,7 @@
 """The identity policy, a YAML file of the operator: the evidence that proves an identity.
 
     version: 1
+    require_typ: false                # optional: refuse credentials whose header has no typ
     classes:
       biometric:                      # an evidence class: verification_method of a request
         credential_types: [BiometricCredential]
@@ -11,6 +12,9 @@
 
 One valid credential of the holder satisfies a class if it has one of the types and is signed by one
 of the issuers. A class that the file lacks is not supported; a missing file has no classes.
+
+The JWT standard lets an issuer omit typ, and some libraries do. With ``require_typ: true`` no other
+kind of JWT that an issuer signs with the same key can pass for a credential (RFC 8725, 3.11).
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from ruamel.yaml.error import YAMLError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+TOP_KEYS = {"version", "classes"}
 KEYS = {"credential_types", "issuers", "confidence", "assurance"}
 
 
@@ -53,6 +58,7 @@ class EvidenceClass:
 class IdentityPolicy:
     classes: Mapping[str, EvidenceClass]
     version: str  # "1-" and the first 12 hex digits of the file's SHA-256
+    require_typ: bool = False  # refuses credentials whose header has no typ
 
 
 NO_CLASS = IdentityPolicy({}, "none")
@@ -64,12 +70,16 @@ def parse(text: str) -> IdentityPolicy:
         document = YAML(typ="safe", pure=True).load(text)
     except YAMLError as error:
         raise IdentityPolicyError(f"not YAML: {error}") from None
-    if not isinstance(document, dict) or document.keys() != {"version", "classes"}:
-        raise IdentityPolicyError("the keys must be version and classes")
+    if not isinstance(document, dict) or document.keys() - {"require_typ"} != TOP_KEYS:
+        raise IdentityPolicyError("the keys must be version and classes, and may be require_typ")
     if document["version"] != 1 or not isinstance(document["classes"], dict):
         raise IdentityPolicyError("version must be 1, and classes a mapping of names")
+    require_typ = document.get("require_typ", False)
+    if not isinstance(require_typ, bool):
+        raise IdentityPolicyError("require_typ must be true or false")
     classes = {str(name): _class(str(name), entry) for name, entry in document["classes"].items()}
-    return IdentityPolicy(classes, f"1-{hashlib.sha256(text.encode()).hexdigest()[:12]}")
+    version = f"1-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    return IdentityPolicy(classes, version, require_typ)
 
 
 def _class(name: str, entry: Any) -> EvidenceClass:

@@ -10,16 +10,20 @@ lists under authentication, exactly this compact JWS:
               "aud": the audience of BeginVerification (a text, or a list with just this text),
               "nonce": its nonce,
               "iat": now, in whole Unix seconds,
-              "exp": at most 300 seconds after iat,
+              "nbf": not valid before, in Unix seconds (optional),
+              "exp": at most 300 seconds after iat, in whole Unix seconds,
               "payment_digest": the digest as 64 hex digits (optional, must match if there),
               "jti": a text (optional),
               "vp": {"@context": ["https://www.w3.org/2018/credentials/v1"],
                      "type": ["VerifiablePresentation"],
                      "verifiableCredential": ["<VC-JWT>", ...]}}        at most 16
 
+type and verifiableCredential are sets: one entry may stand without a list. The header names kid and
+typ always, as it separates presentations from all other JWTs of the holder.
+
 Each credential is a VC-JWT as services/web5/credential.py describes, about the holder (sub), with a
 type and an issuer that the identity policy trusts for the evidence class. vp.holder may repeat the
-DID. The JWS has at most 64 Ki characters.
+DID, vp.id may repeat jti. The JWS has at most 64 Ki characters.
 
 The proof for an address link is smaller. BeginAddressLink returns challenge_id, message and nonce;
 did_proof of CompleteAddressLink is a compact JWS with the same header (typ "JWT") and
@@ -37,6 +41,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from formats import jose
+from formats.date_time import SECOND_US
 from services.web5 import credential, proof
 from services.web5.did import Relationship
 from services.web5.proof import VerificationError, VerificationFailure
@@ -49,6 +54,7 @@ if TYPE_CHECKING:
 
 TYPE = "VerifiablePresentation"
 TYPES = ("JWT", "vp+jwt")
+DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 NONCE = re.compile(r"[A-Za-z0-9_-]{22,128}")  # base64url, 128 bits or more
 MAX_CREDENTIALS = 16
 MAX_LIFETIME_S = 300  # from iat to exp
@@ -63,6 +69,7 @@ class Presentation:
     audience: str
     nonce: str
     issued_at: int  # Unix seconds
+    not_before: int
     expires_at: int
     payment_digest: bytes | None
     credentials: tuple[Credential | VerificationError, ...]  # an error for each invalid one
@@ -74,7 +81,7 @@ class Presentation:
             found.append(VerificationFailure.WRONG_AUDIENCE)
         if self.expires_at <= now:
             found.append(VerificationFailure.EXPIRED)
-        if self.issued_at > now + LEEWAY_S:
+        if max(self.issued_at, self.not_before) > now + LEEWAY_S:
             found.append(VerificationFailure.NOT_YET_VALID)
         if self.expires_at - self.issued_at > MAX_LIFETIME_S:
             found.append(VerificationFailure.LIFETIME_TOO_LONG)
@@ -102,11 +109,15 @@ def verify(token: str) -> Presentation:
         raise VerificationError(
             VerificationFailure.WRONG_HOLDER, "iss and vp.holder must be the signer"
         )
+    if "jti" in claims and vp.get("id", claims["jti"]) != proof.text(claims, "jti"):
+        raise VerificationError(VerificationFailure.MALFORMED, "jti must equal vp.id")
+    issued_at = proof.seconds(claims, "iat")
     return Presentation(
         holder=verified.signer,
         audience=_audience(claims),
         nonce=proof.text(claims, "nonce"),
-        issued_at=proof.seconds(claims, "iat"),
+        issued_at=issued_at,
+        not_before=_not_before(claims, issued_at),
         expires_at=proof.seconds(claims, "exp"),
         payment_digest=_digest(claims),
         credentials=tuple(_verify_credential(token) for token in _credentials(vp)),
@@ -136,9 +147,11 @@ def _credentials(vp: Mapping[str, Any]) -> list[str]:
         raise VerificationError(
             VerificationFailure.MALFORMED, f"@context of vp must list {credential.CONTEXT}"
         )
-    if not isinstance(types, list) or TYPE not in types:
+    if TYPE not in (types if isinstance(types, list) else [types]):
         raise VerificationError(VerificationFailure.MALFORMED, f"type of vp must list {TYPE}")
     tokens = vp.get("verifiableCredential", [])
+    if isinstance(tokens, str):
+        tokens = [tokens]
     if not isinstance(tokens, list) or len(tokens) > MAX_CREDENTIALS:
         raise VerificationError(
             VerificationFailure.MALFORMED,
@@ -156,7 +169,7 @@ def _audience(claims: Mapping[str, Any]) -> str:
     audience = claims.get("aud")
     if isinstance(audience, list) and len(audience) == 1:
         audience = audience[0]
-    if not isinstance(audience, str):
+    if not isinstance(audience, str) or not audience:
         raise VerificationError(VerificationFailure.MALFORMED, "aud must be one text")
     return audience
 
@@ -165,13 +178,12 @@ def _digest(claims: Mapping[str, Any]) -> bytes | None:
     if "payment_digest" not in claims:
         return None
     digest = proof.text(claims, "payment_digest")
-    if len(digest) != 64:
+    if not DIGEST.fullmatch(digest):
         raise VerificationError(
             VerificationFailure.MALFORMED, "payment_digest must be 64 hex digits"
         )
-    try:
-        return bytes.fromhex(digest)
-    except ValueError:
-        raise VerificationError(
-            VerificationFailure.MALFORMED, "payment_digest must be 64 hex digits"
-        ) from None
+    return bytes.fromhex(digest)
+
+
+def _not_before(claims: Mapping[str, Any], issued_at: int) -> int:
+    return proof.microseconds(claims, "nbf") // SECOND_US if "nbf" in claims else issued_at

@@ -14,9 +14,7 @@ from services.web5 import did as dids
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from services.web5.did import Did, Relationship
-
-MAX_NUMERIC_DATE_S = 253_402_300_799  # the last second of the year 9999, Unix time
+    from services.web5.did import Did, Document, Relationship
 
 
 class VerificationFailure(StrEnum):
@@ -73,6 +71,43 @@ class Signer:
         return jose.sign(payload, self.key, {"kid": self.kid, "typ": typ})
 
 
+@dataclass(frozen=True, slots=True)
+class SignedClaims:
+    """The claims of a JWS whose signature is not verified yet; ``authenticate`` verifies it."""
+
+    jws: jose.Jws
+    claims: Mapping[str, Any]
+
+    def authenticate(self, kid: str, relationship: Relationship) -> Did:
+        """Returns the DID whose key of this id and relationship signed the claims.
+
+        Raises VerificationError (KEY_NOT_ALLOWED or SIGNATURE_INVALID) if no such key did.
+        """
+        document = resolve(kid.partition("#")[0], field="kid")
+        key = document.key(kid, relationship)
+        if key is None:
+            raise VerificationError(
+                VerificationFailure.KEY_NOT_ALLOWED, f"{kid} is no key for {relationship}"
+            )
+        try:
+            self.jws.verify(key)
+        except jose.JoseError as error:
+            raise VerificationError(VerificationFailure.SIGNATURE_INVALID, str(error)) from None
+        return document.did
+
+
+def read(token: str) -> SignedClaims:
+    """Takes a JWS with claims apart. Raises VerificationError (MALFORMED) if it is none."""
+    try:
+        jws = jose.parse(token)
+        claims = jose.load_json(jws.payload)
+    except jose.JoseError as error:
+        raise VerificationError(VerificationFailure.MALFORMED, str(error)) from None
+    if not isinstance(claims, dict):
+        raise VerificationError(VerificationFailure.MALFORMED, "the payload must be a JSON object")
+    return SignedClaims(jws, claims)
+
+
 def verify(
     token: str, relationship: Relationship, *, types: Collection[str] = ("JWT",)
 ) -> ProofStatement:
@@ -81,40 +116,30 @@ def verify(
     ``types`` are the accepted values of the header's typ. Raises VerificationError (MALFORMED,
     KEY_NOT_ALLOWED or SIGNATURE_INVALID).
     """
-    try:
-        jws = jose.parse(token)
-        claims = jose.load_json(jws.payload)
-    except jose.JoseError as error:
-        raise VerificationError(VerificationFailure.MALFORMED, str(error)) from None
-    kid = jws.header.get("kid")
-    if jws.header.get("typ") not in types or not isinstance(kid, str):
+    signed = read(token)
+    header = signed.jws.header
+    kid = header.get("kid")
+    if header.get("typ") not in types or not isinstance(kid, str):
         raise VerificationError(
             VerificationFailure.MALFORMED, f"the header must have kid, and typ {' or '.join(types)}"
         )
-    if not isinstance(claims, dict):
-        raise VerificationError(VerificationFailure.MALFORMED, "the payload must be a JSON object")
+    return ProofStatement(signed.authenticate(kid, relationship), signed.claims)
+
+
+def resolve(text: str, *, field: str) -> Document:
+    """Returns the document of a signer. Raises VerificationError (KEY_NOT_ALLOWED) if none is."""
     try:
-        document = dids.resolve(kid.partition("#")[0], field="kid")
+        return dids.resolve(text, field=field)
     except MeshError as error:
         raise VerificationError(VerificationFailure.KEY_NOT_ALLOWED, str(error)) from None
-    key = document.key(kid, relationship)
-    if key is None:
-        raise VerificationError(
-            VerificationFailure.KEY_NOT_ALLOWED, f"{kid} is no key for {relationship}"
-        )
-    try:
-        jws.verify(key)
-    except jose.JoseError as error:
-        raise VerificationError(VerificationFailure.SIGNATURE_INVALID, str(error)) from None
-    return ProofStatement(document.did, claims)
 
 
 def text(claims: Mapping[str, Any], name: str) -> str:
     """Returns a claim that must be a text. Raises VerificationError (MALFORMED) otherwise."""
-    value = claims.get(name)
-    if not isinstance(value, str) or not value:
-        raise VerificationError(VerificationFailure.MALFORMED, f"{name} must be a text")
-    return value
+    try:
+        return jose.claims.text(claims, name)
+    except jose.JoseError as error:
+        raise VerificationError(VerificationFailure.MALFORMED, str(error)) from None
 
 
 def seconds(claims: Mapping[str, Any], name: str) -> int:
@@ -122,13 +147,18 @@ def seconds(claims: Mapping[str, Any], name: str) -> int:
 
     Raises VerificationError (MALFORMED) otherwise.
     """
-    value = claims.get(name)
-    if (
-        not isinstance(value, int)
-        or isinstance(value, bool)
-        or not 0 <= value <= MAX_NUMERIC_DATE_S
-    ):
-        raise VerificationError(
-            VerificationFailure.MALFORMED, f"{name} must be a time in whole Unix seconds"
-        )
-    return value
+    try:
+        return jose.claims.whole_seconds(claims, name)
+    except jose.JoseError as error:
+        raise VerificationError(VerificationFailure.MALFORMED, str(error)) from None
+
+
+def microseconds(claims: Mapping[str, Any], name: str) -> int:
+    """Returns a claim that must be a NumericDate, which may have decimals (RFC 7519, section 2).
+
+    Raises VerificationError (MALFORMED) otherwise.
+    """
+    try:
+        return jose.claims.numeric_date_us(claims, name)
+    except jose.JoseError as error:
+        raise VerificationError(VerificationFailure.MALFORMED, str(error)) from None

@@ -44,7 +44,7 @@ def intent(sender: Signer, **changes: Any) -> PaymentIntent:
     return PaymentIntent(**(fields | changes))
 
 
-def credential_claims(issuer: Signer, subject: str, **changes: Any) -> dict[str, Any]:
+def credential_claims(issuer: Signer, subject: str, /, **changes: Any) -> dict[str, Any]:
     """Returns the payload of a biometric credential that is valid for an hour."""
     issued_at = int(time.time()) - 60
     claims: dict[str, Any] = {

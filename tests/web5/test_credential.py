@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from formats import jose
 from services.web5 import credential, presentation, proof
-from services.web5.credential import CredentialDraft
+from services.web5.credential import CONTEXT, TYPE, CredentialDraft
 from services.web5.did import Method, Relationship
 from services.web5.proof import VerificationError, VerificationFailure
 from tests.web5.holder import credential_claims, signer
 
+ABSENT = object()
 ISSUER = signer(jose.Ed25519Key.from_secret(b"\1" * 32))
 HOLDER = signer(jose.Secp256k1Key.from_secret(b"\2" * 32), Method.JWK)
 DRAFT = CredentialDraft(
@@ -69,45 +70,145 @@ def test_issued_credential_has_the_members_that_web5_js_reads() -> None:
     }
 
 
+def spell(**changes: Any) -> dict[str, Any]:
+    """Returns the payload of a credential with these changes; ABSENT removes a member."""
+    claims = credential_claims(ISSUER, HOLDER.did, **changes)
+    claims["vc"] = {name: value for name, value in claims["vc"].items() if value is not ABSENT}
+    return {name: value for name, value in claims.items() if value is not ABSENT}
+
+
+def dated(nbf: object, date: object) -> dict[str, Any]:
+    """Returns changes that give a credential this beginning, and no end."""
+    return {"nbf": nbf, "exp": ABSENT, "vc": {"issuanceDate": date, "expirationDate": ABSENT}}
+
+
+NEW_YEAR = 1_767_225_600
+IN_CLAIMS_ONLY: dict[str, Any] = {
+    "vc": {
+        "id": ABSENT,
+        "issuer": ABSENT,
+        "issuanceDate": ABSENT,
+        "expirationDate": ABSENT,
+        "credentialSubject": {"level": 2},
+    }
+}
+IN_VC_ONLY: dict[str, Any] = dict.fromkeys(("iss", "sub", "jti", "nbf", "exp"), ABSENT)
+
+# Forms that VC Data Model 1.1, XML Schema and RFC 7519 allow. Libraries write many of them.
+FORMS: dict[str, dict[str, Any]] = {
+    "everything twice": {},
+    "in the claims only": IN_CLAIMS_ONLY,
+    "in vc only": IN_VC_ONLY,
+    "id in vc only": {"jti": ABSENT},
+    "id in jti only": {"vc": {"id": ABSENT}},
+    "no id": {"jti": ABSENT, "vc": {"id": ABSENT}},
+    "no end": {"exp": ABSENT, "vc": {"expirationDate": ABSENT}},
+    "an end that is null": {"exp": ABSENT, "vc": {"expirationDate": None}},
+    "an end in exp only": {"vc": {"expirationDate": ABSENT}},
+    "an end in vc only": {"exp": ABSENT},
+    "a beginning in nbf only": {"vc": {"issuanceDate": ABSENT}},
+    "a beginning in vc only": {"nbf": ABSENT},
+    "iat too": {"iat": NEW_YEAR + 0.5},
+    "an issuer with a name": {"vc": {"issuer": {"id": ISSUER.did, "name": "Registry"}}},
+    "an issuer with a name, id in iss": {"vc": {"issuer": {"name": "Registry"}}},
+    "a list of one subject": {"vc": {"credentialSubject": [{"id": HOLDER.did}]}},
+    "a date in milliseconds": dated(NEW_YEAR, "2026-01-01T00:00:00.262Z"),
+    "a date in nanoseconds": dated(NEW_YEAR, "2026-01-01T00:00:00.999999999Z"),
+    "a date with zero decimals": dated(NEW_YEAR, "2026-01-01T00:00:00.000Z"),
+    "decimals in both": dated(NEW_YEAR + 0.262, "2026-01-01T00:00:00.262Z"),
+    "decimals in nbf only": dated(NEW_YEAR + 0.262, ABSENT),
+    "the members of vc beside it too": {
+        "id": "urn:uuid:1",
+        "issuer": {"id": ISSUER.did},
+        "issuanceDate": "2026-01-01T00:00:00.262Z",
+        "type": ["VerifiableCredential"],
+    },
+    "a whole number with a point": dated(float(NEW_YEAR), "2026-01-01T00:00:00Z"),
+    "a date of another zone": dated(NEW_YEAR, "2026-01-01T05:45:00+05:45"),
+    "the end of the day before": dated(NEW_YEAR, "2025-12-31T24:00:00Z"),
+    "types in another order": {"vc": {"type": ["BiometricCredential", "VerifiableCredential"]}},
+    "a type twice": {"vc": {"type": ["BiometricCredential", "VerifiableCredential"] * 2}},
+}
+
+
+@pytest.mark.parametrize("changes", FORMS.values(), ids=FORMS)
+def test_every_form_of_the_standard_is_accepted(changes: dict[str, Any]) -> None:
+    issued = credential.verify(ISSUER.sign(spell(**changes)))
+
+    assert (issued.issuer, issued.subject) == (ISSUER.did, HOLDER.did)
+    assert issued.types == ("BiometricCredential",)
+
+
+@pytest.mark.parametrize("place", [{}, IN_CLAIMS_ONLY, IN_VC_ONLY], ids=["both", "claims", "vc"])
+def test_times_are_the_same_wherever_they_stand(place: dict[str, Any]) -> None:
+    written = credential_claims(ISSUER, HOLDER.did)
+
+    issued = credential.verify(ISSUER.sign(spell(**place)))
+
+    assert abs(issued.issued_at - written["nbf"]) <= 1
+    assert issued.expires_at == issued.issued_at + 3600
+    with pytest.raises(VerificationError, match="CREDENTIAL_EXPIRED"):
+        issued.check_time(issued.issued_at + 3600)
+
+
+@pytest.mark.parametrize("names", [TYPE, [TYPE], [TYPE, TYPE]], ids=str)
+def test_credential_without_a_type_of_its_own_has_none(names: Any) -> None:
+    assert credential.verify(ISSUER.sign(spell(vc={"type": names}))).types == ()
+
+
 CLAIMS: dict[str, dict[str, Any]] = {
     "iss of another": {"iss": HOLDER.did},
+    "iss of another, alone": {"iss": HOLDER.did, "vc": {"issuer": ABSENT}},
     "issuer of another": {"vc": {"issuer": HOLDER.did}},
+    "issuer of another, alone": {"iss": ABSENT, "vc": {"issuer": HOLDER.did}},
+    "issuer object of another": {"vc": {"issuer": {"id": HOLDER.did}}},
+    "no issuer": {"iss": ABSENT, "vc": {"issuer": ABSENT}},
+    "issuers in a list": {"vc": {"issuer": [ISSUER.did]}},
     "sub of another": {"sub": "did:key:z6Mkother"},
-    "no sub": {"sub": None, "vc": {"credentialSubject": {}}},
+    "subject of another": {"vc": {"credentialSubject": {"id": "did:key:z6Mkother"}}},
+    "a listed subject of another": {"vc": {"credentialSubject": [{"id": "did:key:z6Mkother"}]}},
+    "no sub": {"sub": ABSENT, "vc": {"credentialSubject": {}}},
+    "sub that is null": {"sub": None},
+    "no subject": {"vc": {"credentialSubject": ABSENT}},
+    "an empty list of subjects": {"vc": {"credentialSubject": []}},
+    "two subjects": {"vc": {"credentialSubject": [{"id": HOLDER.did}, {"id": HOLDER.did}]}},
     "jti of another": {"jti": "urn:uuid:2"},
-    "no nbf": {"nbf": None},
-    "nbf that is no whole number": {"nbf": 1.5},
-    "nbf that is no number": {"nbf": True},
+    "no beginning": {"nbf": ABSENT, "vc": {"issuanceDate": ABSENT}},
+    "iat for a beginning": {"iat": NEW_YEAR, "nbf": ABSENT, "vc": {"issuanceDate": ABSENT}},
+    "nbf that is null": {"nbf": None},
     "nbf before issuanceDate": {"nbf": 5},
-    "exp without expirationDate": {"vc": {"expirationDate": None}},
+    "nbf one second before": dated(NEW_YEAR - 1, "2026-01-01T00:00:00.262Z"),
+    "nbf rounded up": dated(NEW_YEAR + 1, "2026-01-01T00:00:00.962Z"),
+    "nbf with other decimals": dated(NEW_YEAR + 0.25, "2026-01-01T00:00:00.262Z"),
+    "nbf with decimals that the date lacks": dated(NEW_YEAR + 0.25, "2026-01-01T00:00:00Z"),
+    "the same digits in another zone": dated(NEW_YEAR, "2026-01-01T00:00:00+01:00"),
     "exp after expirationDate": {"exp": 253_402_300_799},
-    "no issuanceDate": {"vc": {"issuanceDate": None}},
-    "issuanceDate without a zone": {"vc": {"issuanceDate": "2026-01-01T00:00:00"}},
+    "exp that is null": {"exp": None, "vc": {"expirationDate": ABSENT}},
+    "issuanceDate without a zone": dated(NEW_YEAR, "2026-01-01T00:00:00"),
+    "issuanceDate as a week date": dated(NEW_YEAR, "2026-W01-4T00:00:00Z"),
+    "issuanceDate as a week date, alone": dated(ABSENT, "2026-W01-4T00:00:00Z"),
+    "issuanceDate as a day": dated(ABSENT, "2026-01-01"),
+    "issuanceDate with a space": dated(NEW_YEAR, "2026-01-01 00:00:00Z"),
     "issuanceDate that is none": {"vc": {"issuanceDate": "yesterday"}},
+    "issuanceDate as a number": dated(NEW_YEAR, NEW_YEAR),
     "no context": {"vc": {"@context": []}},
+    "a context as text": {"vc": {"@context": CONTEXT}},
     "another context first": {"vc": {"@context": ["https://www.w3.org/ns/credentials/v2"]}},
-    "no type of its own": {"vc": {"type": ["VerifiableCredential"]}},
-    "another type first": {"vc": {"type": ["BiometricCredential", "VerifiableCredential"]}},
+    "another type only": {"vc": {"type": ["BiometricCredential"]}},
+    "another type as text": {"vc": {"type": "BiometricCredential"}},
+    "no type": {"vc": {"type": []}},
     "types that are no texts": {"vc": {"type": ["VerifiableCredential", 1]}},
-    "one type as text": {"vc": {"type": "VerifiableCredential"}},
-    "two subjects": {"vc": {"credentialSubject": [{"id": HOLDER.did}]}},
+    "a type that is an object": {"vc": {"type": {"VerifiableCredential": 1}}},
+    "too many types": {"vc": {"type": [TYPE, *map(str, range(16))]}},
     "a presentation too": {"vp": {}},
 }
 
 
 @pytest.mark.parametrize("changes", CLAIMS.values(), ids=CLAIMS)
 def test_credential_with_contradicting_claims_is_refused(changes: dict[str, Any]) -> None:
-    token = ISSUER.sign(credential_claims(ISSUER, HOLDER.did, **changes))
+    token = ISSUER.sign(spell(**changes))
 
     assert refusal(token) is VerificationFailure.CREDENTIAL_INVALID
-
-
-def test_issuer_may_be_an_object() -> None:
-    changes = {"vc": {"issuer": {"id": ISSUER.did, "name": "Registry"}}}
-
-    issued = credential.verify(ISSUER.sign(credential_claims(ISSUER, HOLDER.did, **changes)))
-
-    assert issued.issuer == ISSUER.did
 
 
 def test_credential_with_a_status_is_refused() -> None:
@@ -117,11 +218,17 @@ def test_credential_with_a_status_is_refused() -> None:
     assert refusal(token) is VerificationFailure.CREDENTIAL_STATUS_UNSUPPORTED
 
 
-def forge(header: dict[str, Any], signature: bytes | None = None) -> str:
-    """Returns a credential of ISSUER with this header, signed with ISSUER's key by default."""
-    claims = json.dumps(credential_claims(ISSUER, HOLDER.did)).encode()
+def forge(
+    header: dict[str, Any],
+    signature: bytes | None = None,
+    *,
+    by: proof.Signer = ISSUER,
+    **changes: Any,
+) -> str:
+    """Returns a credential of ISSUER with this header, signed with the key of ``by`` by default."""
+    claims = json.dumps(spell(**changes)).encode()
     signed = f"{jose.encode(json.dumps(header).encode())}.{jose.encode(claims)}"
-    signature = ISSUER.key.sign(signed.encode()) if signature is None else signature
+    signature = by.key.sign(signed.encode()) if signature is None else signature
     return f"{signed}.{jose.encode(signature)}"
 
 
@@ -131,8 +238,11 @@ HEADERS: dict[str, tuple[dict[str, Any], VerificationFailure]] = {
     "no alg": ({"kid": ISSUER.kid, "typ": "JWT"}, VerificationFailure.CREDENTIAL_INVALID),
     "a MAC's alg": ({**GOOD, "alg": "HS256"}, VerificationFailure.CREDENTIAL_INVALID),
     "another curve's alg": ({**GOOD, "alg": "ES256K"}, VerificationFailure.CREDENTIAL_INVALID),
-    "no kid": ({"alg": "EdDSA", "typ": "JWT"}, VerificationFailure.CREDENTIAL_INVALID),
-    "no typ": ({"alg": "EdDSA", "kid": ISSUER.kid}, VerificationFailure.CREDENTIAL_INVALID),
+    "kid that is null": ({**GOOD, "kid": None}, VerificationFailure.CREDENTIAL_INVALID),
+    "kid that is a number": ({**GOOD, "kid": 0}, VerificationFailure.CREDENTIAL_INVALID),
+    "typ that is null": ({**GOOD, "typ": None}, VerificationFailure.CREDENTIAL_INVALID),
+    "typ in a list": ({**GOOD, "typ": ["JWT"]}, VerificationFailure.CREDENTIAL_INVALID),
+    "typ of a presentation": ({**GOOD, "typ": "vp+jwt"}, VerificationFailure.CREDENTIAL_INVALID),
     "another typ": ({**GOOD, "typ": "at+jwt"}, VerificationFailure.CREDENTIAL_INVALID),
     "an unknown critical header": (
         {**GOOD, "crit": ["b64"]},
@@ -158,6 +268,71 @@ def test_credential_with_another_header_is_refused(
     header: dict[str, Any], expected: VerificationFailure
 ) -> None:
     assert refusal(forge(header)) is expected
+
+
+NO_KID = {"alg": "EdDSA", "typ": "JWT"}
+NO_TYP = {"alg": "EdDSA", "kid": ISSUER.kid}
+BARE = {"alg": "EdDSA"}
+
+
+@pytest.mark.parametrize("header", [NO_KID, NO_TYP, BARE], ids=["no kid", "no typ", "neither"])
+@pytest.mark.parametrize("place", [{}, IN_CLAIMS_ONLY, IN_VC_ONLY], ids=["both", "claims", "vc"])
+def test_header_may_omit_kid_and_typ(header: dict[str, Any], place: dict[str, Any]) -> None:
+    issued = credential.verify(forge(header, **place))
+
+    assert issued.issuer == ISSUER.did
+    assert issued.has_typ == ("typ" in header)
+
+
+@pytest.mark.parametrize(
+    ("header", "changes", "expected"),
+    [
+        ({"alg": "none"}, {}, VerificationFailure.CREDENTIAL_INVALID),
+        ({"alg": "HS256"}, {}, VerificationFailure.CREDENTIAL_INVALID),
+        ({"alg": "ES256K"}, {}, VerificationFailure.CREDENTIAL_INVALID),
+        ({}, {}, VerificationFailure.CREDENTIAL_INVALID),
+        (BARE, {"iss": HOLDER.did}, VerificationFailure.CREDENTIAL_INVALID),
+        (
+            BARE,
+            {"iss": HOLDER.did, "vc": {"issuer": ABSENT}},
+            VerificationFailure.CREDENTIAL_INVALID,
+        ),
+        (
+            BARE,
+            {"iss": "did:web:127.0.0.1", "vc": {"issuer": ABSENT}},
+            VerificationFailure.KEY_NOT_ALLOWED,
+        ),
+        (BARE, {"iss": "no did", "vc": {"issuer": ABSENT}}, VerificationFailure.KEY_NOT_ALLOWED),
+    ],
+    ids=str,
+)
+def test_credential_without_kid_is_the_issuers_or_refused(
+    header: dict[str, Any], changes: dict[str, Any], expected: VerificationFailure
+) -> None:
+    assert refusal(forge(header, **changes)) is expected
+
+
+def test_credential_without_kid_that_another_signed_is_refused() -> None:
+    other = signer(jose.Ed25519Key.from_secret(b"\3" * 32))
+
+    assert refusal(forge(BARE, by=other)) is VerificationFailure.CREDENTIAL_INVALID
+
+
+def test_claim_that_stands_twice_is_refused() -> None:
+    payload = json.dumps(spell()).replace('"nbf":', '"nbf": 1, "nbf":', 1).encode()
+    token = jose.sign(payload, ISSUER.key, {"kid": ISSUER.kid, "typ": "JWT"})
+
+    assert refusal(token) is VerificationFailure.CREDENTIAL_INVALID
+
+
+@pytest.mark.parametrize("header", [NO_KID, NO_TYP, BARE], ids=["no kid", "no typ", "neither"])
+def test_presentation_must_have_kid_and_typ(header: dict[str, Any]) -> None:
+    claims = json.dumps({"iss": ISSUER.did, "vp": {}}).encode()
+    signed = f"{jose.encode(json.dumps(header).encode())}.{jose.encode(claims)}"
+    token = f"{signed}.{jose.encode(ISSUER.key.sign(signed.encode()))}"
+
+    with pytest.raises(VerificationError, match="the header must have kid, and typ"):
+        presentation.verify(token)
 
 
 @pytest.mark.parametrize("signature", [b"", bytes(64), b"\xff" * 64, bytes(65)])

@@ -32,10 +32,19 @@ def test_version_changes_with_the_text() -> None:
     assert parse(WRITTEN).version != parse(WRITTEN.replace("0.95", "0.9")).version
 
 
+@pytest.mark.parametrize(("written", "required"), [("true", True), ("false", False)])
+def test_policy_may_require_typ(written: str, required: bool) -> None:
+    assert parse(f"require_typ: {written}\n{WRITTEN}").require_typ is required
+    assert parse(WRITTEN).require_typ is False
+
+
 @pytest.mark.parametrize(
     ("old", "new", "complaint"),
     [
         ("version: 1", "version: 2", "version must be 1"),
+        ("version: 1", "version: 1\nrequire_typ: 1", "require_typ must be true or false"),
+        ("version: 1", "version: 1\nrequire_type: true", "the keys must be version and classes"),
+        ("version: 1", "require_typ: true", "the keys must be version and classes"),
         ("  biometric:", "  biometric: 3\n  other:", "biometric: the keys"),
         ("confidence: 0.95", "confidence: 0", "above 0"),
         ("confidence: 0.95", "confidence: 1.1", "at most 1"),

@@ -111,7 +111,7 @@ class RiskServicer(RiskServiceServicer):
         except FailedPrecondition:
             return None
         value = attested["identity"].values.get("confidence")
-        if not isinstance(value, int | float):
+        if not isinstance(value, int | float) or isinstance(value, bool):
             return None
         return min(float(value), request.sender_verification_score)
 

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import base64
 import json
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from anya.mesh.v1 import attestation_pb2 as pb
 from formats import jose
 from mesh.clock import ManualClock, SystemClock
 from mesh.errors import FailedPrecondition, InvalidArgument, Reason
-from mesh.security.attestation import MAX_LIFETIME_S, Attestor, Verifier, payment_digest
+from mesh.security.attestation import (
+    MAX_LIFETIME_S,
+    TYPE,
+    Attestor,
+    Verifier,
+    payment_digest,
+)
+from mesh.security.svid import read_svid
 from mesh.testing import Authority
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Sign = Callable[..., pb.Attestation]
 
 DIGEST = bytes(range(32))
 VALUES = {"score": 0.25, "decision": "accept"}
@@ -130,6 +147,91 @@ def test_altered_values_are_refused(ml: Attestor, verifier: Verifier) -> None:
 @pytest.mark.parametrize("jws", ["", "a.b.c", "....", "e30.e30.", "x" * 70_000])
 def test_malformed_attestation_is_refused(verifier: Verifier, jws: str) -> None:
     assert refused(verifier, pb.Attestation(kind="risk", jws=jws)) is Reason.PROOF_INVALID
+
+
+@pytest.fixture
+def sign(authority: Authority, clock: ManualClock) -> Sign:
+    """Signs any claims and header as the ml service: what a compromised service may sign."""
+    svid = read_svid(authority.issue(f"{SERVICE}ml"))
+    key = jose.P256Key.from_secret(svid.key.private_numbers().private_value.to_bytes(32))
+    x5c = [base64.b64encode(part.public_bytes(Encoding.DER)).decode() for part in svid.chain]
+    now = int(clock.wall())
+
+    def make(header: dict[str, Any] | None = None, **changes: Any) -> pb.Attestation:
+        claims: dict[str, Any] = {
+            "iss": f"{SERVICE}ml",
+            "kind": "risk",
+            "digest": DIGEST.hex(),
+            "verdict": True,
+            "values": VALUES,
+            "iat": now,
+            "exp": now + 60,
+        }
+        payload = json.dumps(claims | changes).encode()
+        signed_header = {"typ": TYPE, "x5c": x5c} | (header or {})
+        return pb.Attestation(kind="risk", jws=jose.sign(payload, key, signed_header))
+
+    return make
+
+
+HUGE = 10**400
+WRONG: list[Any] = [None, False, 0.5, -1, HUGE, "", "nan", "1e9", [], [[]], {}, {"a": 1}]
+
+
+@pytest.mark.parametrize("claim", ["iss", "kind", "digest", "verdict", "iat", "exp"])
+def test_claim_of_a_wrong_type_is_refused(verifier: Verifier, sign: Sign, claim: str) -> None:
+    verifier.verify(sign(), "risk", DIGEST)
+    for value in WRONG:
+        assert refused(verifier, sign(**{claim: value})) is Reason.PROOF_INVALID
+
+
+@pytest.mark.parametrize("value", ["nan", HUGE, True, 1e300, [1]], ids=lambda value: str(value)[:9])
+@pytest.mark.parametrize("claim", ["iat", "exp"])
+def test_time_of_a_wrong_type_is_named(
+    verifier: Verifier, sign: Sign, claim: str, value: Any
+) -> None:
+    with pytest.raises(FailedPrecondition, match=f"{claim} must be a time in whole Unix seconds"):
+        verifier.verify(sign(**{claim: value}), "risk", DIGEST)
+
+
+@pytest.mark.parametrize(
+    "values", [None, [], "x", {"score": HUGE}, {"score": [2**53]}, {"score": {"a": -HUGE}}], ids=str
+)
+def test_values_that_no_reader_holds_exactly_are_refused(
+    verifier: Verifier, sign: Sign, values: Any
+) -> None:
+    assert refused(verifier, sign(values=values)) is Reason.PROOF_INVALID
+
+
+@pytest.mark.parametrize("member", ["typ", "x5c"])
+def test_header_of_a_wrong_type_is_refused(verifier: Verifier, sign: Sign, member: str) -> None:
+    for value in [*WRONG, "e30", ["e30"], [1], [{}], ["é"], ["e30"] * 5]:
+        assert refused(verifier, sign({member: value})) is Reason.PROOF_INVALID
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.just(HUGE)
+    | st.floats(allow_nan=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(claim=st.sampled_from(["iss", "kind", "digest", "values", "iat", "exp", "x"]), value=JSON)
+def test_verifier_accepts_or_refuses_any_claim(
+    verifier: Verifier, sign: Sign, claim: str, value: Any
+) -> None:
+    try:
+        verified = verifier.verify(sign(**{claim: value}), "risk", DIGEST)
+    except FailedPrecondition:
+        return
+    assert claim in ("values", "iat", "exp")
+    assert verified.digest == DIGEST
 
 
 def test_missing_kind_is_named(ml: Attestor, verifier: Verifier) -> None:

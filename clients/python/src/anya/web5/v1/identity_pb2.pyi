@@ -58,7 +58,7 @@ class _VerificationFailureEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_V
     VERIFICATION_FAILURE_EXPIRED: _VerificationFailure.ValueType  # 4
     """exp has passed."""
     VERIFICATION_FAILURE_NOT_YET_VALID: _VerificationFailure.ValueType  # 5
-    """iat is in the future."""
+    """iat or nbf is in the future."""
     VERIFICATION_FAILURE_LIFETIME_TOO_LONG: _VerificationFailure.ValueType  # 6
     """exp is too long after iat."""
     VERIFICATION_FAILURE_WRONG_AUDIENCE: _VerificationFailure.ValueType  # 7
@@ -96,7 +96,7 @@ VERIFICATION_FAILURE_KEY_NOT_ALLOWED: VerificationFailure.ValueType  # 3
 VERIFICATION_FAILURE_EXPIRED: VerificationFailure.ValueType  # 4
 """exp has passed."""
 VERIFICATION_FAILURE_NOT_YET_VALID: VerificationFailure.ValueType  # 5
-"""iat is in the future."""
+"""iat or nbf is in the future."""
 VERIFICATION_FAILURE_LIFETIME_TOO_LONG: VerificationFailure.ValueType  # 6
 """exp is too long after iat."""
 VERIFICATION_FAILURE_WRONG_AUDIENCE: VerificationFailure.ValueType  # 7
