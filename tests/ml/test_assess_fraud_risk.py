@@ -229,6 +229,17 @@ async def test_low_identity_confidence_is_reviewed_at_any_score(
         verifier.require(reply.attestations, ["risk"], digest)
 
 
+@pytest.mark.parametrize("confidence", [True, "0.95", None, 10**400], ids=lambda v: str(v)[:5])
+async def test_attested_confidence_of_a_wrong_type_is_none(
+    running: Running, attestors: PaymentAttestors, confidence: Any
+) -> None:
+    request = attestors.attest(attestors.request(to_the_shop()), confidence=confidence)
+
+    reply = await running.assess(request)
+
+    assert reply.decision == pb.RISK_DECISION_REVIEW
+
+
 async def test_address_on_the_operators_list_is_refused_at_any_score(
     config: MlConfig, authority: Authority, attestors: PaymentAttestors
 ) -> None:
