@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from mesh.security.trust import TrustDecision, TrustPolicy
 
 VARIABLE = "ANYA_TRUST_FILE"
-SPEND = "spend"  # the privilege that has bounds beside itself
 
 
 def path_of(file: Path | None) -> Path:
@@ -56,12 +55,13 @@ def document(decision: TrustDecision) -> dict[str, Any]:
     }
     if bounds.run_privileges is not None:
         crossing["run_privileges"] = sorted(bounds.run_privileges)
-    if grant.privilege != SPEND:
+    if not grant.spends:
         return crossing
     return {
         **crossing,
         "max_amount_sat": bounds.max_amount_sat,
         "daily_amount_sat": bounds.daily_amount_sat,
         "required_attestations": sorted(bounds.required_attestations),
+        "minimum_assurance": bounds.minimum_assurance,
         "condition": bounds.condition.text if bounds.condition else None,
     }

@@ -46,6 +46,7 @@ ISSUERS = {
 MAX_LIFETIME_S = 600  # the longest that a verifier accepts
 CLOCK_LEEWAY_S = 60  # by which clocks may differ
 MAX_FIELD_CHARS = 2048
+ACCEPT = "accept"  # the only decision on a risk with a positive verdict
 
 TYPE = "anya-attestation+jwt"
 CLAIMS = {"iss", "kind", "digest", "verdict", "values", "iat", "exp"}
@@ -93,8 +94,36 @@ class Verified:
     expires_at: datetime
 
 
+def states_approval(kind: str, values: Mapping[str, Any]) -> bool:
+    """Returns the verdict that the values of this kind state; an attestation has no other.
+
+    A risk needs the decision to accept and a score from 0 to 1; nothing degraded approves.
+    """
+    if values.get("degraded"):
+        return False
+    if kind != "risk":
+        return True
+    score = values.get("score")
+    if isinstance(score, bool) or not isinstance(score, int | float):
+        return False
+    return values.get("decision") == ACCEPT and 0 <= score <= 1
+
+
 class _NegativeVerdictError(FailedPrecondition):
     """The issuer's verdict about this digest is negative."""
+
+    def __init__(self, kind: str, values: Mapping[str, Any]) -> None:
+        # Texts are left out, as they may be personal data; a decision is none.
+        said = [
+            f"{name} = {value}"
+            for name, value in sorted(values.items())
+            if name == "decision" or isinstance(value, bool | int | float)
+        ]
+        super().__init__(
+            f"the {kind} attestation is a refusal: its verdict is negative"
+            f" ({', '.join(said) or 'no values'})",
+            reason=Reason.RISK_TOO_HIGH if kind == "risk" else Reason.PROOF_INVALID,
+        )
 
 
 class Attestor:
@@ -123,16 +152,18 @@ class Attestor:
         digest: bytes,
         *,
         values: Mapping[str, Any],
-        verdict: bool = True,
         lifetime: int = MAX_LIFETIME_S,
     ) -> pb.Attestation:
-        """Attests ``values`` about ``digest``, for the shorter of both lifetimes in seconds."""
+        """Attests ``values`` about ``digest``, for the shorter of both lifetimes in seconds.
+
+        The verdict is what the values state.
+        """
         now = int(self._clock.wall())
         claims = {
             "iss": self._issuer,
             "kind": kind,
             "digest": digest.hex(),
-            "verdict": verdict,
+            "verdict": states_approval(kind, values),
             "values": dict(values),
             "iat": now,
             "exp": now + min(lifetime, self._lifetime, MAX_LIFETIME_S),
@@ -189,11 +220,9 @@ class Verifier:
             raise _invalid(kind, f"it must come from {expected}")
         if claims["kind"] != kind or claims["digest"] != digest.hex():
             raise _invalid(kind, "it is about another digest or kind")
-        if claims["verdict"] is not True:
-            raise _NegativeVerdictError(
-                f"the {kind} attestation does not hold: its verdict is negative",
-                reason=Reason.PROOF_INVALID,
-            )
+        # The issuer may be wrong about either: a refusal in the verdict or in the values is one.
+        if claims["verdict"] is not True or not states_approval(kind, claims["values"]):
+            raise _NegativeVerdictError(kind, claims["values"])
         issued, expires = claims["iat"], claims["exp"]
         if expires <= now:
             raise FailedPrecondition(

@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from formats.money import MAX_SAT
+from mesh.security.assurance import Assurance
 from mesh.security.condition import Condition
 
 if TYPE_CHECKING:
@@ -21,7 +22,20 @@ ATTESTATION_KINDS = frozenset(
     {"identity", "address_link", "risk", "ownership", "identity_features", "payment_features"}
 )
 PAYMENT_ATTESTATIONS = ("identity", "address_link", "risk")  # required if a grant names none
+# The methods that move money: they enforce amounts, attestations and condition of their grant.
+SPENDING_METHODS = frozenset({"anya.bitcoin.v1.WalletService/SendPayment"})
 MAX_POLICY_CHARS = 1 << 20
+
+# Values of a risk attestation for which no condition may be true.
+_SCORES = tuple(percent / 100 for percent in range(0, 101, 5))
+_REFUSED_RISKS: tuple[tuple[str, Mapping[str, object]], ...] = (
+    *(("score 1.0", {"score": 1.0, "decision": said}) for said in ("accept", "review", "refuse")),
+    *(("decision refuse", {"score": score, "decision": "refuse"}) for score in _SCORES),
+    ("a missing score", {"decision": "accept"}),
+    ("a missing decision", {"score": 0.0}),
+    ("a score that is null", {"score": None, "decision": "accept"}),
+    ("missing values", {}),
+)
 
 _SPIFFE_ID = re.compile(r"spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)+")
 _METHOD = re.compile(r"\w+(\.\w+)*/\w+", re.ASCII)
@@ -31,8 +45,18 @@ _GRANT_KEYS = frozenset(
         "condition",
         "daily_amount_sat",
         "max_amount_sat",
+        "minimum_assurance",
         "required_attestations",
         "run_privileges",
+    }
+)
+_SPENDING_KEYS = frozenset(
+    {
+        "condition",
+        "daily_amount_sat",
+        "max_amount_sat",
+        "minimum_assurance",
+        "required_attestations",
     }
 )
 
@@ -64,6 +88,7 @@ class Bounds:
     required_attestations: frozenset[str]  # kinds
     condition: Condition | None  # over the values of the required attestations
     digest: str  # of the policy
+    minimum_assurance: Assurance | None = None  # of the identity attestation, if it is required
     run_privileges: frozenset[str] | None = None  # the only ones a started run may use; None: all
 
 
@@ -76,6 +101,7 @@ class Grant:
     max_class: DataClass
     always_audited: bool
     bounds: Bounds
+    spends: bool = False  # it enforces the bounds of a payment
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,22 +215,23 @@ class _GrantReader:
     def read(self, method: str, node: _Node) -> Grant:
         privilege = self._privilege(method, node)
         fields = node.fields(set(), optional=_GRANT_KEYS)
-        required = frozenset(PAYMENT_ATTESTATIONS)
-        if "required_attestations" in fields:
-            kinds = fields["required_attestations"].items()
-            required = frozenset(kind.one_of(ATTESTATION_KINDS) for kind in kinds)
+        spends = method in SPENDING_METHODS
+        if not spends and (unused := sorted(fields.keys() & _SPENDING_KEYS)):
+            raise node.invalid(f"this method spends nothing, and enforces no {', '.join(unused)}")
+        required = _required(fields) if spends else frozenset[str]()
         audit = fields["audit"].one_of({"always", "refusals"}) if "audit" in fields else "refusals"
         bounds = Bounds(
             boundary=self.boundary,
             max_amount_sat=_amount(fields.get("max_amount_sat")),
             daily_amount_sat=_amount(fields.get("daily_amount_sat")),
             required_attestations=required,
-            condition=_condition(fields.get("condition"), required),
+            condition=_condition(node, fields.get("condition"), required),
             digest=self.digest,
+            minimum_assurance=_assurance(node, fields.get("minimum_assurance"), required),
             run_privileges=self._run_privileges(fields.get("run_privileges")),
         )
         title = f"{self.boundary} grants {privilege!r}"
-        return Grant(title, privilege, self.max_class, audit == "always", bounds)
+        return Grant(title, privilege, self.max_class, audit == "always", bounds, spends)
 
     def _privilege(self, method: str, node: _Node) -> str:
         if not _METHOD.fullmatch(method):
@@ -237,8 +264,24 @@ def _amount(node: _Node | None) -> int | None:
     return node.value
 
 
-def _condition(node: _Node | None, required: frozenset[str]) -> Condition | None:
+def _required(fields: Mapping[str, _Node]) -> frozenset[str]:
+    if "required_attestations" not in fields:
+        return frozenset(PAYMENT_ATTESTATIONS)
+    kinds = fields["required_attestations"].items()
+    return frozenset(kind.one_of(ATTESTATION_KINDS) for kind in kinds)
+
+
+def _assurance(grant: _Node, node: _Node | None, required: frozenset[str]) -> Assurance | None:
+    if ("identity" in required) != (node is not None):
+        raise grant.invalid("must have minimum_assurance if it requires identity, and only then")
+    return None if node is None else Assurance(node.one_of(frozenset(Assurance)))
+
+
+def _condition(grant: _Node, node: _Node | None, required: frozenset[str]) -> Condition | None:
+    """Returns the condition, which can be true for no risk that is refused or unknown."""
     if node is None:
+        if "risk" in required:
+            raise grant.invalid("requires risk: it must have a condition that limits it")
         return None
     try:
         condition = Condition(node.text())
@@ -247,6 +290,13 @@ def _condition(node: _Node | None, required: frozenset[str]) -> Condition | None
     if unlisted := condition.kinds - required:
         missing = ", ".join(sorted(unlisted))
         raise node.invalid(f"could never hold: {missing} is not in required_attestations")
+    if "risk" in required:
+        for what, values in _REFUSED_RISKS:
+            if condition.may_hold("risk", values):
+                raise node.invalid(
+                    f"may be true for {what}: join it by && with a part about the risk alone, as in"
+                    " \"attestation.risk.decision == 'accept' && attestation.risk.score < 0.7\""
+                )
     return condition
 
 

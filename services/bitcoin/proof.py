@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mesh.errors import FailedPrecondition, PermissionDenied, Reason
+from mesh.security import assurance
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,15 +29,15 @@ def check_amount_limit(request: PaymentRequest, bounds: Bounds) -> None:
 def check_attestations(proofs: Mapping[str, Verified], bounds: Bounds) -> datetime | None:
     """Returns the moment at which the first of the verified attestations expires, None if never.
 
-    Raises FailedPrecondition if an attestation is degraded (PROOF_INVALID), or if together they
-    do not meet the grant's condition (RISK_TOO_HIGH).
+    Raises FailedPrecondition if the identity is less assured than the grant demands
+    (PROOF_INVALID), or if together they do not meet the grant's condition (RISK_TOO_HIGH).
     """
-    for kind, proof in proofs.items():
-        if proof.values.get("degraded"):
-            raise FailedPrecondition(
-                f"the {kind} attestation is degraded: it was made without its source",
-                reason=Reason.PROOF_INVALID,
-            )
+    least = bounds.minimum_assurance
+    if least is not None and not assurance.meets(proofs["identity"].values.get("assurance"), least):
+        raise FailedPrecondition(
+            f"the identity is not assured enough: {bounds.boundary} demands {least} at least",
+            reason=Reason.PROOF_INVALID,
+        )
     values = {kind: dict(proof.values) for kind, proof in proofs.items()}
     if bounds.condition is not None and not bounds.condition.holds(values):
         raise FailedPrecondition(

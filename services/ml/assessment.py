@@ -86,7 +86,6 @@ class Prediction:
 class Assessment:
     risk_score: float | None
     decision: RiskDecision
-    held: bool  # true if a rule or a missing score holds the payment back, whatever the score
     reasons: tuple[RiskReason, ...]
     model_factors: tuple[ModelFactor, ...]  # largest absolute contribution first
     rule_factors: tuple[RuleFactor, ...]
@@ -138,9 +137,7 @@ def assess(
     ]
     if prediction is None:
         decision = max(strictest, RiskDecision.REVIEW)
-        return Assessment(
-            None, decision, True, tuple(reasons), _unscored(features), rule_factors, 0.0, 0
-        )
+        return Assessment(None, decision, tuple(reasons), _unscored(features), rule_factors, 0.0, 0)
     if prediction.over_threshold:
         detail = f"the score {prediction.risk_score:.3f} is over the threshold"
         reasons.append(RiskReason(ReasonCode.SCORE_OVER_THRESHOLD, detail))
@@ -149,7 +146,6 @@ def assess(
     return Assessment(
         prediction.risk_score,
         decision,
-        strictest is not RiskDecision.ACCEPT,
         tuple(reasons),
         _ranked(features, prediction.contributions),
         rule_factors,

@@ -10,9 +10,10 @@ from services.web5 import presentation
 from services.web5.proof import VerificationError, VerificationFailure
 
 if TYPE_CHECKING:
+    from mesh.security.assurance import Assurance
     from services.web5.credential import Credential
     from services.web5.did import Did
-    from services.web5.policy import Assurance, EvidenceClass, IdentityPolicy
+    from services.web5.policy import EvidenceClass, IdentityPolicy
     from services.web5.presentation import Presentation
 
 CHALLENGE_LIFETIME_MS = 300_000

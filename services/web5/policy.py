@@ -21,11 +21,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+
+from mesh.security.assurance import Assurance
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,14 +37,6 @@ KEYS = {"credential_types", "issuers", "confidence", "assurance"}
 
 class IdentityPolicyError(ValueError):
     """An identity policy that is not valid; the text names the place."""
-
-
-class Assurance(StrEnum):
-    """The assurance levels of eIDAS (Regulation (EU) No 910/2014, article 8)."""
-
-    LOW = "low"
-    SUBSTANTIAL = "substantial"
-    HIGH = "high"
 
 
 @dataclass(frozen=True, slots=True)

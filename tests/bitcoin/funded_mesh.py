@@ -133,9 +133,9 @@ class FundedMesh:
         digest = payment_digest(intent)
         web5, ml = self.attestors["web5"], self.attestors["ml"]
         return [
-            web5.attest("identity", digest, values={"confidence": 0.9}),
+            web5.attest("identity", digest, values={"confidence": 0.9, "assurance": "substantial"}),
             web5.attest("address_link", digest, values={}),
-            ml.attest("risk", digest, values={"score": score}),
+            ml.attest("risk", digest, values={"score": score, "decision": "accept"}),
         ]
 
     async def state(self, payment_id: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -10,8 +11,11 @@ import pytest_asyncio
 from google.rpc.error_details_pb2 import BadRequest
 
 from formats.money import MAX_SAT
+from mesh.config import TRUST_FILE
 from mesh.security.attestation import payment_digest
+from mesh.security.trust import PolicyError
 from mesh.testing import detail, reason
+from services.bitcoin.__main__ import bitcoin
 from tests.bitcoin.funded_mesh import (
     RECIPIENT,
     FundedMesh,
@@ -19,13 +23,17 @@ from tests.bitcoin.funded_mesh import (
     new_payment_id,
     open_funded_mesh,
 )
+from tests.mesh.security.forged_attestation import forge
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from anya.bitcoin.v1 import wallet_pb2 as pb
+    from anya.mesh.v1.attestation_pb2 import Attestation
     from mesh.testing import Authority
 
+ACCEPTED = {"score": 0.1, "decision": "accept"}
 MAINNET = "bc1q9vza2e8x573nczrlzms0wvx3gsqjx7vavgkx0l"
 
 # One service for all tests: each test checks that it has changed nothing.
@@ -154,50 +162,102 @@ async def test_attestations_of_another_payment_are_refused(payer: FundedMesh) ->
 async def test_service_cannot_attest_for_another_service(payer: FundedMesh) -> None:
     request = payer.payment_request()
     digest = payment_digest(request.context.intent)
-    forged = payer.attestors["web5"].attest("risk", digest, values={"score": 0.0})
-    kept = [proof for proof in request.context.attestations if proof.kind != "risk"]
-    del request.context.attestations[:]
-    request.context.attestations.extend([*kept, forged])
+    forged = payer.attestors["web5"].attest("risk", digest, values=ACCEPTED)
 
-    assert reason(await refused(payer, request)) == "PROOF_INVALID"
+    assert reason(await refused(payer, with_proof(request, forged))) == "PROOF_INVALID"
 
 
 @pytest.mark.parametrize(
-    ("values", "verdict", "expected"),
+    ("values", "verdict"),
     [
-        pytest.param({"score": 0.7}, True, "RISK_TOO_HIGH", id="at the limit"),
-        pytest.param({"score": 0.99}, True, "RISK_TOO_HIGH", id="over the limit"),
-        pytest.param({}, True, "RISK_TOO_HIGH", id="no score"),
-        pytest.param({"score": "0.1"}, True, "RISK_TOO_HIGH", id="a text for a score"),
-        pytest.param({"score": 0.1}, False, "PROOF_INVALID", id="a negative verdict"),
-        pytest.param({"score": 0.1, "degraded": True}, True, "PROOF_INVALID", id="degraded"),
+        pytest.param({"score": 0.7, "decision": "accept"}, True, id="at the limit"),
+        pytest.param({"score": 0.99, "decision": "accept"}, True, id="over the limit"),
+        pytest.param({"score": 0.998, "decision": "refuse"}, True, id="a refusal by the model"),
+        pytest.param({"score": 0.1, "decision": "refuse"}, True, id="a refusal by a rule"),
+        pytest.param({"score": 0.1, "decision": "review"}, True, id="a review"),
+        pytest.param({"score": 0.1}, True, id="no decision"),
+        pytest.param({"decision": "accept"}, True, id="no score"),
+        pytest.param({}, True, id="no value"),
+        pytest.param({"score": "0.1", "decision": "accept"}, True, id="a text for a score"),
+        pytest.param(ACCEPTED, False, id="a negative verdict"),
+        pytest.param({**ACCEPTED, "degraded": True}, True, id="degraded"),
     ],
 )
-async def test_risk_is_checked_against_bitcoins_own_limit(
-    payer: FundedMesh, values: dict[str, Any], verdict: bool, expected: str
+async def test_risk_that_is_not_accepted_is_refused_whatever_its_verdict_says(
+    payer: FundedMesh, authority: Authority, values: dict[str, Any], verdict: bool
 ) -> None:
     request = payer.payment_request()
     digest = payment_digest(request.context.intent)
-    kept = [proof for proof in request.context.attestations if proof.kind != "risk"]
-    risk = payer.attestors["ml"].attest("risk", digest, values=values, verdict=verdict)
-    del request.context.attestations[:]
-    request.context.attestations.extend([*kept, risk])
+    forged = forge(authority.issue_service("ml"), "risk", digest, values=values, verdict=verdict)
 
-    refusal = await refused(payer, request)
+    refusal = await refused(payer, with_proof(request, forged))
 
     assert refusal.code() is grpc.StatusCode.FAILED_PRECONDITION
-    assert reason(refusal) == expected
+    assert reason(refusal) == "RISK_TOO_HIGH"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pytest.param({"confidence": 1.0, "assurance": "low"}, id="too low"),
+        pytest.param({"confidence": 1.0, "assurance": "none"}, id="no level"),
+        pytest.param({"confidence": 1.0, "assurance": 3}, id="a number"),
+        pytest.param({"confidence": 1.0}, id="missing"),
+    ],
+)
+async def test_identity_below_the_least_assurance_is_refused(
+    payer: FundedMesh, values: dict[str, Any]
+) -> None:
+    request = payer.payment_request()
+    digest = payment_digest(request.context.intent)
+    identity = payer.attestors["web5"].attest("identity", digest, values=values)
+
+    refusal = await refused(payer, with_proof(request, identity))
+
+    assert reason(refusal) == "PROOF_INVALID"
+    assert "demands substantial at least" in str(refusal.details())
+
+
+def with_proof(request: pb.SendPaymentRequest, proof: Attestation) -> pb.SendPaymentRequest:
+    """Replaces the attestation of the same kind."""
+    kept = [held for held in request.context.attestations if held.kind != proof.kind]
+    del request.context.attestations[:]
+    request.context.attestations.extend([*kept, proof])
+    return request
 
 
 async def test_expired_attestation_is_refused(payer: FundedMesh) -> None:
     request = payer.payment_request()
     digest = payment_digest(request.context.intent)
-    kept = [proof for proof in request.context.attestations if proof.kind != "risk"]
-    risk = payer.attestors["ml"].attest("risk", digest, values={"score": 0.1}, lifetime=-1)
-    del request.context.attestations[:]
-    request.context.attestations.extend([*kept, risk])
+    risk = payer.attestors["ml"].attest("risk", digest, values=ACCEPTED, lifetime=-1)
 
-    assert reason(await refused(payer, request)) == "PROOF_EXPIRED"
+    assert reason(await refused(payer, with_proof(request, risk))) == "PROOF_EXPIRED"
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        pytest.param("", id="no condition"),
+        pytest.param('        condition: "true"\n', id="a condition that is always true"),
+        pytest.param(
+            '        condition: "attestation.risk.score < 0.7"\n', id="a score without a decision"
+        ),
+    ],
+)
+async def test_service_does_not_start_with_a_policy_that_could_pay_a_refused_risk(
+    authority: Authority, tmp_path: Path, condition: str
+) -> None:
+    lines = TRUST_FILE.read_text().splitlines(keepends=True)
+    trust = tmp_path / "trust.yaml"
+    trust.write_text(
+        "".join(condition if line.lstrip().startswith("condition:") else line for line in lines)
+    )
+    settings = config(authority, tmp_path)
+    lax = replace(settings, mesh=replace(settings.mesh, trust_file=trust))
+
+    with pytest.raises(PolicyError, match="SendPayment"):
+        async with bitcoin(lax):
+            pass
 
 
 async def test_only_the_orchestrator_may_send_payments(payer: FundedMesh) -> None:

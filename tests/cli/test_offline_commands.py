@@ -91,7 +91,10 @@ def test_trust_explain_reports_the_limits_of_a_grant(capsys: pytest.CaptureFixtu
     assert code == 0
     assert document["allowed"]
     assert document["required_attestations"] == ["address_link", "identity", "risk"]
-    assert document["condition"] == "attestation.risk.score < 0.7"
+    assert document["minimum_assurance"] == "substantial"
+    assert document["condition"] == (
+        "attestation.risk.decision == 'accept' && attestation.risk.score < 0.7"
+    )
 
 
 @pytest.fixture

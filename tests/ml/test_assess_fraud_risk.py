@@ -15,6 +15,7 @@ from google.rpc.error_details_pb2 import BadRequest
 from anya.mesh.v1 import features_pb2, outbox_pb2
 from anya.ml.v1 import risk_pb2 as pb
 from features.payment_risk import extract
+from mesh.errors import FailedPrecondition, Reason
 from mesh.security.attestation import Verifier, payment_digest
 from mesh.testing import detail, reason
 from services.ml.policy import RiskPolicy
@@ -59,14 +60,19 @@ async def test_payment_to_a_known_shop_is_accepted(
     }
 
 
-async def test_same_payment_to_a_scam_is_refused(
-    running: Running, attestors: PaymentAttestors
+async def test_same_payment_to_a_scam_is_refused_in_reply_and_attestation(
+    running: Running, attestors: PaymentAttestors, verifier: Verifier
 ) -> None:
-    reply = await running.assess(attestors.request(to_the_scam(), recipient="bcrt1scam"))
+    request = attestors.request(to_the_scam(), recipient="bcrt1scam")
+
+    reply = await running.assess(request)
 
     assert reply.risk_score >= 0.7
     assert reply.decision == pb.RISK_DECISION_REFUSE
     assert pb.RISK_REASON_CODE_SCORE_OVER_THRESHOLD in codes(reply)
+    with pytest.raises(FailedPrecondition, match="decision = refuse") as refusal:
+        verifier.require(reply.attestations, ["risk"], payment_digest(request.context.intent))
+    assert refusal.value.reason is Reason.RISK_TOO_HIGH
 
 
 async def test_factors_are_ordered_by_size_and_add_up_to_the_score(
@@ -225,7 +231,7 @@ async def test_low_identity_confidence_is_reviewed_at_any_score(
     assert reply.risk_score < 0.3
     assert reply.decision == pb.RISK_DECISION_REVIEW
     digest = payment_digest(request.context.intent)
-    with pytest.raises(Exception, match="negative"):
+    with pytest.raises(FailedPrecondition, match="decision = review"):
         verifier.require(reply.attestations, ["risk"], digest)
 
 

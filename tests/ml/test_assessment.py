@@ -50,7 +50,6 @@ def test_low_score_without_a_rule_against_it_is_accepted() -> None:
     assessment = scored(RiskDecision.ACCEPT)
 
     assert assessment.decision is RiskDecision.ACCEPT
-    assert not assessment.held
     assert assessment.risk_score == 0.1
 
 
@@ -59,7 +58,6 @@ def test_rule_decides_without_changing_the_score(decision: RiskDecision) -> None
     assessment = scored(decision)
 
     assert assessment.decision is decision
-    assert assessment.held
     assert assessment.risk_score == 0.1
 
 
@@ -67,7 +65,6 @@ def test_score_over_the_threshold_is_refused_and_reported() -> None:
     assessment = scored(RiskDecision.ACCEPT, over=True)
 
     assert assessment.decision is RiskDecision.REFUSE
-    assert not assessment.held
 
 
 def test_missing_prediction_leads_to_review() -> None:
@@ -76,7 +73,6 @@ def test_missing_prediction_leads_to_review() -> None:
 
     assert assessment.risk_score is None
     assert assessment.decision is RiskDecision.REVIEW
-    assert assessment.held
     assert assessment.reasons == (behind,)
 
 

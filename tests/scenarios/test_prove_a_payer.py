@@ -122,7 +122,7 @@ async def pay(
 ) -> wallet_pb2.SendPaymentResponse:
     """Sends the payment with the payer's proofs and an attestation of low risk by ml."""
     risk = bitcoin_mesh.attestors["ml"].attest(
-        "risk", payment_digest(intent), values={"score": 0.1}
+        "risk", payment_digest(intent), values={"score": 0.1, "decision": "accept"}
     )
     return await bitcoin_mesh.spender.SendPayment(
         wallet_pb2.SendPaymentRequest(

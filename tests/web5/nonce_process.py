@@ -9,9 +9,10 @@ from typing import Any
 
 from mesh.data.database import open_database
 from mesh.data.idempotency import IdempotencyKey
+from mesh.security.assurance import Assurance
 from services.web5 import did as dids
 from services.web5.identity import IdentityClaim, IdentityVerdict, IdentityVerifier
-from services.web5.policy import Assurance, EvidenceClass, IdentityPolicy
+from services.web5.policy import EvidenceClass, IdentityPolicy
 from services.web5.store import SCHEMA
 from services.web5.store.identity import IdentityStore
 

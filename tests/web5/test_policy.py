@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from services.web5.policy import Assurance, IdentityPolicyError, parse
+from mesh.security.assurance import Assurance
+from services.web5.policy import IdentityPolicyError, parse
 
 WRITTEN = """\
 version: 1

@@ -139,9 +139,7 @@ class RiskServicer(RiskServiceServicer):
                 "model": self._model.name,
                 "model_version": self._model.version,
             }
-            response.attestations.append(
-                self._attestor.attest("risk", digest, values=values, verdict=not assessment.held)
-            )
+            response.attestations.append(self._attestor.attest("risk", digest, values=values))
         return response
 
 

@@ -14,10 +14,10 @@ from anya.web5.v1 import identity_pb2 as pb
 from anya.web5.v1.identity_pb2_grpc import IdentityServiceServicer
 from mesh.errors import FailedPrecondition, InvalidArgument, Reason
 from mesh.rpc.interceptors import request_key
+from mesh.security.assurance import Assurance
 from services.web5 import approval, link
 from services.web5 import did as dids
 from services.web5.identity import IdentityClaim, IdentityVerifier
-from services.web5.policy import Assurance
 from services.web5.proof import VerificationError, VerificationFailure
 from services.web5.servicers.intent import parse_intent
 

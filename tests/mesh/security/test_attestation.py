@@ -24,6 +24,7 @@ from mesh.security.attestation import (
 )
 from mesh.security.svid import read_svid
 from mesh.testing import Authority
+from tests.mesh.security.forged_attestation import forge
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 DIGEST = bytes(range(32))
 VALUES = {"score": 0.25, "decision": "accept"}
+REFUSED = {"score": 0.998, "decision": "refuse"}
 SERVICE = "spiffe://anya.internal/ns/anya/sa/"
 
 
@@ -107,10 +109,53 @@ def test_attestation_of_another_kind_is_refused(authority: Authority, verifier: 
     assert refused(verifier, attestation, "address_link") is Reason.PROOF_INVALID
 
 
-def test_negative_verdict_is_refused(ml: Attestor, verifier: Verifier) -> None:
-    attestation = ml.attest("risk", DIGEST, values=VALUES, verdict=False)
+@pytest.mark.parametrize(
+    "values",
+    [
+        pytest.param({}, id="no value"),
+        pytest.param({"score": 0.1}, id="no decision"),
+        pytest.param({"decision": "accept"}, id="no score"),
+        pytest.param({"score": None, "decision": "accept"}, id="a score that is null"),
+        pytest.param({"score": "0.1", "decision": "accept"}, id="a text for a score"),
+        pytest.param({"score": True, "decision": "accept"}, id="a boolean for a score"),
+        pytest.param({"score": -0.1, "decision": "accept"}, id="a score below 0"),
+        pytest.param({"score": 1.1, "decision": "accept"}, id="a score above 1"),
+        pytest.param({"score": 0.1, "decision": "ACCEPT"}, id="another spelling"),
+        pytest.param({"score": 0.1, "decision": "review"}, id="a review"),
+        pytest.param({"score": 0.1, "decision": "refuse"}, id="a refusal at a low score"),
+        pytest.param({**VALUES, "degraded": True}, id="degraded"),
+        pytest.param(REFUSED, id="a refusal"),
+    ],
+)
+def test_risk_without_the_decision_to_accept_refuses_in_verdict_and_at_the_verifier(
+    authority: Authority, ml: Attestor, verifier: Verifier, values: dict[str, Any]
+) -> None:
+    honest = ml.attest("risk", DIGEST, values=values)
+    forged = forge(authority.issue_service("ml"), "risk", DIGEST, values=values, verdict=True)
 
-    assert refused(verifier, attestation) is Reason.PROOF_INVALID
+    assert json.loads(jose.parse(honest.jws).payload)["verdict"] is False
+    assert refused(verifier, honest) is Reason.RISK_TOO_HIGH
+    assert refused(verifier, forged) is Reason.RISK_TOO_HIGH
+
+
+def test_negative_verdict_refuses_whatever_the_values_say(
+    authority: Authority, verifier: Verifier
+) -> None:
+    forged = forge(authority.issue_service("ml"), "risk", DIGEST, values=VALUES, verdict=False)
+
+    assert refused(verifier, forged) is Reason.RISK_TOO_HIGH
+
+
+def test_refusal_shows_decision_and_score_and_no_other_text(
+    ml: Attestor, verifier: Verifier
+) -> None:
+    values = REFUSED | {"did": "did:key:z6MkAda"}
+
+    with pytest.raises(FailedPrecondition) as refusal:
+        verifier.verify(ml.attest("risk", DIGEST, values=values), "risk", DIGEST)
+
+    assert "(decision = refuse, score = 0.998)" in str(refusal.value)
+    assert "z6MkAda" not in str(refusal.value)
 
 
 def test_expired_attestation_is_refused(
@@ -256,7 +301,7 @@ def test_newer_negative_verdict_overrides_an_older_positive_one(
 ) -> None:
     both = [
         ml.attest("risk", DIGEST, values=VALUES),
-        ml.attest("risk", DIGEST, values=VALUES, verdict=False),
+        ml.attest("risk", DIGEST, values=REFUSED),
     ]
 
     with pytest.raises(FailedPrecondition, match="negative"):

@@ -6,15 +6,18 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from google.protobuf import descriptor_pool
 from hypothesis import given
 from hypothesis import strategies as st
 
 from anya.mesh.v1 import options_pb2
 from mesh.rpc import contracts
 from mesh.security import attestation
+from mesh.security.assurance import Assurance
 from mesh.security.condition import Condition
 from mesh.security.trust import (
     ATTESTATION_KINDS,
+    SPENDING_METHODS,
     ActivePolicy,
     Bounds,
     DataClass,
@@ -40,9 +43,11 @@ boundaries:
         max_amount_sat: 5_000
         daily_amount_sat: 20_000
         required_attestations: [identity, risk]
-        condition: "attestation.risk.score < 0.7"
+        minimum_assurance: substantial
+        condition: "attestation.risk.decision == 'accept' && attestation.risk.score < 0.7"
         audit: always
 """
+CONDITION = "attestation.risk.decision == 'accept' && attestation.risk.score < 0.7"
 POLICY = parse(TEXT, PRIVILEGES)
 REAL = (Path(__file__).parents[3] / "deploy/k8s/base/trust.yaml").read_text()
 
@@ -79,8 +84,9 @@ def test_grant_has_the_bounds_of_its_boundary() -> None:
         max_amount_sat=5_000,
         daily_amount_sat=20_000,
         required_attestations=frozenset({"identity", "risk"}),
-        condition=Condition("attestation.risk.score < 0.7"),
+        condition=Condition(CONDITION),
         digest=POLICY.digest,
+        minimum_assurance=Assurance.SUBSTANTIAL,
     )
 
 
@@ -99,11 +105,33 @@ def test_run_privilege_of_no_method_is_refused() -> None:
         ActivePolicy(strange, contracts.all_privileges())
 
 
-def test_grant_without_required_attestations_requires_those_of_a_payment() -> None:
-    bounds = POLICY.grants["a", "b", METHOD].bounds
+def test_spending_grant_requires_the_attestations_of_a_payment_unless_it_names_others() -> None:
+    named = "        required_attestations: [identity, risk]\n"
+    bounds = parse(TEXT.replace(named, ""), PRIVILEGES).grants["a", "b", SEND].bounds
 
     assert bounds.required_attestations == {"identity", "address_link", "risk"}
+
+
+def test_grant_that_spends_nothing_requires_no_attestation() -> None:
+    bounds = POLICY.grants["a", "b", METHOD].bounds
+
+    assert bounds.required_attestations == frozenset()
     assert bounds.max_amount_sat is None
+
+
+@pytest.mark.parametrize(
+    "bound",
+    [
+        "max_amount_sat: 1",
+        "daily_amount_sat: 1",
+        "required_attestations: [risk]",
+        "minimum_assurance: high",
+        'condition: "true"',
+    ],
+)
+def test_bound_of_payments_on_a_method_that_spends_nothing_is_refused(bound: str) -> None:
+    with pytest.raises(PolicyError, match="spends nothing, and enforces no"):
+        parse(TEXT.replace("AddWatch: {}", f"AddWatch: {{{bound}}}"), PRIVILEGES)
 
 
 @pytest.mark.parametrize(
@@ -187,11 +215,19 @@ def test_invalid_replacement_leaves_the_last_valid_policy_in_force() -> None:
         ("daily_amount_sat: 20_000", "daily_amount: 1", "unknown keys: daily_amount"),
         ("[identity, risk]", "[identity, riks]", r"required_attestations\[1\]: must be one of"),
         ("[identity, risk]", "identity", "required_attestations: must be a list"),
-        ("risk.score < 0.7", "risk.score", "its type is not bool"),
+        (CONDITION, "attestation.risk.score", "its type is not bool"),
         ("risk.score < 0.7", "risk.score <", "Syntax error"),
         ("attestation.risk.score", "input.score", "undeclared reference"),
         ("attestation.risk.score", "attestation.ownership.score", "ownership is not in required_"),
         ("attestation.risk.score", "attestation['riks'].score", "riks is not in required_"),
+        (
+            f'        condition: "{CONDITION}"\n',
+            "",
+            "SendPayment: requires risk: it must have a cond",
+        ),
+        ("        minimum_assurance: substantial\n", "", "must have minimum_assurance"),
+        ("minimum_assurance: substantial", "minimum_assurance: best", "must be one of high, low"),
+        ("[identity, risk]", "[risk]", "must have minimum_assurance if it requires identity, and"),
         ("audit: always", "audit: sometimes", "audit: must be one of"),
         ("audit: always", "run_privileges: spend", "run_privileges: must be a list"),
         ("boundaries:", "boundaries: [", "not YAML"),
@@ -207,6 +243,70 @@ def test_invalid_policy_is_refused_with_its_place(old: str, new: str, complaint:
 
     with pytest.raises(PolicyError, match=complaint):
         parse(TEXT.replace(old, new, 1), PRIVILEGES)
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "true",
+        "attestation.risk.score < 0.7",  # true for a refusal at a low score
+        "attestation.risk.decision == 'accept'",  # true for score 1.0
+        f"({CONDITION}) || true",
+        f"{CONDITION} || attestation.identity.did == 'did:key:z6Mk'",
+        f"{CONDITION} || has(attestation.identity.did) && attestation.identity.did == 'a'",
+        f"attestation.identity.did == 'did:key:z6Mk' ? true : {CONDITION}",
+        "attestation.identity.confidence > 0.9",
+        "attestation.risk.decision == 'accept' && attestation.risk.score < 2.0",
+        "attestation.risk.decision != 'refuse' && !(attestation.risk.score >= 0.7) "
+        "|| !has(attestation.risk.score)",
+        "attestation.risk.score < 0.7 && (attestation.risk.decision != 'refuse'"
+        " || attestation.risk.score > 0.2 && attestation.risk.score < 0.31)",
+        # Texts that end an expression too early for a careless reader.
+        "attestation.risk.decision == ' && ' || true",
+        "(attestation.identity.did == ')' || true) && true",
+    ],
+)
+def test_condition_that_may_be_true_for_a_refused_risk_is_not_loaded(condition: str) -> None:
+    with pytest.raises(PolicyError, match="may be true for"):
+        parse(TEXT.replace(CONDITION, condition), PRIVILEGES)
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        'attestation.risk["sc" + "ore"] < 0.7 && attestation.risk["decision"] == "accept"',
+        f"{CONDITION} && attestation.identity.confidence >= 0.9",
+        f"attestation.identity.confidence >= 0.9 && ({CONDITION})",
+        f"(attestation.identity.did == 'a' || attestation.risk.score < 0.2) && {CONDITION}",
+    ],
+)
+def test_condition_that_is_false_for_every_refused_risk_is_loaded(condition: str) -> None:
+    policy = parse(
+        TEXT.replace(f'"{CONDITION}"', f"'{condition.replace(chr(39), chr(39) * 2)}'"), PRIVILEGES
+    )
+
+    assert policy.grants["a", "b", SEND].bounds.condition == Condition(condition)
+
+
+@pytest.mark.parametrize(
+    ("condition", "complaint"),
+    [
+        ('attestation["ri" + "sk"].score < 0.7', "must name the kind"),
+        ("size(attestation) > 0", "must name the kind"),
+        ("'risk' in attestation", "must name the kind"),
+        ("attestation.exists(kind, true)", "exists is not in required_"),
+        ("r'a' == 'b' || attestation.risk.score < 0.7", "must have plain texts"),
+        ('\'a\' == """b"""', "must have plain texts"),
+        ("attestation.risk.score < 0.7 // low", "must have plain texts"),
+    ],
+)
+def test_condition_whose_kinds_are_not_certain_is_not_loaded(
+    condition: str, complaint: str
+) -> None:
+    text = TEXT.replace(f'"{CONDITION}"', f"'{condition.replace(chr(39), chr(39) * 2)}'")
+
+    with pytest.raises(PolicyError, match=complaint):
+        parse(text, PRIVILEGES)
 
 
 @pytest.mark.parametrize(
@@ -243,6 +343,18 @@ def test_names_of_classes_and_kinds_are_those_of_the_contracts() -> None:
         name: number for name, number in options_pb2.DataClass.items() if number
     }
     assert attestation.ISSUERS.keys() == ATTESTATION_KINDS
+
+
+def test_every_method_that_moves_money_enforces_the_bounds_of_its_grant() -> None:
+    pool = descriptor_pool.Default()
+    methods = {
+        name: contracts.operation(pool.FindMethodByName(name.replace("/", ".")))
+        for name, privilege in contracts.all_privileges().items()
+        if privilege == "spend"
+    }
+    pivots = {name for name, method in methods.items() if method.effect == options_pb2.EFFECT_PIVOT}
+
+    assert pivots == SPENDING_METHODS
 
 
 def test_shipped_policy_fits_the_contracts() -> None:

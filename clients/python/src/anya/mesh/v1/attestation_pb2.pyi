@@ -75,7 +75,8 @@ class Attestation(_message.Message):
     """
     jws: _builtins.str
     """Compact JWS (RFC 7515, ES256) with the certificate chain in x5c. Claims: iss (SPIFFE ID), kind,
-    digest, verdict, values, iat, exp (at most 10 minutes after iat).
+    digest, verdict, values, iat, exp (at most 10 minutes after iat). A verdict that the values
+    contradict counts as negative.
     """
     def __init__(
         self,

@@ -244,7 +244,7 @@ class AssessFraudRiskResponse(_message.Message):
     @_builtins.property
     def attestations(self) -> _containers.RepeatedCompositeFieldContainer[_attestation_pb2.Attestation]:
         """Only with a score. Kind risk, about the digest of the intent; values: score, decision, model
-        and model_version.
+        and model_version. Its verdict is positive only if the decision is ACCEPT.
         """
 
     def __init__(
