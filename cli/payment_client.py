@@ -27,6 +27,7 @@ from cli.errors import FAILED, INTERRUPTED, CommandError, from_rpc, usage
 from formats import uuid7
 from formats.money import MAX_SAT
 from mesh.security.attestation import payment_digest
+from mesh.security.payment_intent import parse_intent
 from services.orchestrator.definition.values import from_struct
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ async def propose(
     """Chooses the payment's id, gets a nonce for exactly this payment, and signs over it.
 
     ``on`` is the mesh's network; "" asks the bitcoin service. Raises CommandError if the payer
-    has no linked address.
+    has no linked address, and InvalidArgument if a value of the payment cannot be paid.
     """
     if not payer.addresses:
         raise CommandError(
@@ -100,6 +101,7 @@ async def propose(
         recipient_address=recipient,
         amount_sat=amount_sat,
     )
+    parse_intent(intent, intent.network)  # before a challenge is asked for
     return Proposal(intent, await prove(channels, payer, intent))
 
 

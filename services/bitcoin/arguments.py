@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from formats.bitcoin import address as addresses
 from formats.bitcoin import transaction
-from formats.bitcoin.errors import AddressError, MalformedError, OtherNetworkError
+from formats.bitcoin.errors import MalformedError
 from formats.bitcoin.hashes import HASH_BYTES, BlockHash, Txid
 from mesh.errors import InvalidArgument, Reason
 
 if TYPE_CHECKING:
-    from formats.bitcoin.network import Network
     from formats.bitcoin.transaction import Transaction
 
 
@@ -26,22 +24,6 @@ def parse_transaction(raw: bytes, *, field: str = "raw") -> Transaction:
         raise InvalidArgument(
             str(error), reason=Reason.TRANSACTION_MALFORMED, field=field
         ) from None
-
-
-def parse_address(address: str, network: Network, *, field: str = "address") -> bytes:
-    """Returns the script_pubkey of an address.
-
-    Raises InvalidArgument if the address is malformed (ADDRESS_INVALID) or of another network
-    (ADDRESS_OF_OTHER_NETWORK).
-    """
-    try:
-        return addresses.parse_address(address, network)
-    except OtherNetworkError as error:
-        raise InvalidArgument(
-            str(error), reason=Reason.ADDRESS_OF_OTHER_NETWORK, field=field
-        ) from None
-    except AddressError as error:
-        raise InvalidArgument(str(error), reason=Reason.ADDRESS_INVALID, field=field) from None
 
 
 def parse_txid(raw: bytes, *, field: str = "txid") -> Txid:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from formats.bitcoin.dust import dust_threshold
 from formats.bitcoin.transaction import WITNESS_SCALE, compact_size
-from formats.money import MAX_SAT
-from mesh.errors import FailedPrecondition, InvalidArgument, Reason
-from services.bitcoin.mempool import dust_threshold
+from mesh.errors import FailedPrecondition, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,24 +39,6 @@ class CoinSelection:
     coins: tuple[SpendableCoin, ...]
     fee_sat: int
     change_sat: int  # 0: no change output
-
-
-def check_amount(amount_sat: int, recipient_script: bytes, *, field: str = "amount_sat") -> None:
-    """Raises InvalidArgument (AMOUNT_INVALID) if no node relays a payment of this amount."""
-    if amount_sat > MAX_SAT:
-        raise InvalidArgument(
-            f"{field} must be at most {MAX_SAT} (21 million BTC), not {amount_sat}",
-            reason=Reason.AMOUNT_INVALID,
-            field=field,
-        )
-    minimum_sat = max(1, dust_threshold(recipient_script))
-    if amount_sat < minimum_sat:
-        raise InvalidArgument(
-            f"{field} must be at least {minimum_sat} for this address, not {amount_sat}: "
-            "less is dust, which no node relays",
-            reason=Reason.AMOUNT_INVALID,
-            field=field,
-        )
 
 
 def single_coin_sat(amount_sat: int, recipient_script: bytes, *, feerate: int) -> int:

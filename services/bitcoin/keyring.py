@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mesh.errors import Internal, InvalidArgument, NotFound
 from mesh.security import address_link
 from mesh.security.keystore import KeystoreError
-from services.bitcoin.arguments import parse_address
+from mesh.security.payment_intent import parse_address
 from services.bitcoin.descriptor import Seed, signing_descriptor
 from services.bitcoin.ownership import sign_p2wpkh
 from services.bitcoin.wallet import NewWallet

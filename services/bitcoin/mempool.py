@@ -10,14 +10,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from formats.bitcoin.dust import dust_threshold
 from formats.bitcoin.hashes import Txid, display
-from formats.bitcoin.script import is_unspendable, witness_program
 from formats.bitcoin.transaction import (
     MAX_SEQUENCE,
     NULL_PREVOUT,
     Outpoint,
     Output,
-    compact_size,
     outpoint,
     split_outpoint,
 )
@@ -35,7 +34,6 @@ MAX_VERSION = 3
 MAX_WEIGHT = 400_000  # weight units (BIP 141)
 MIN_STRIPPED_BYTES = 65  # at 64 a transaction may pass for an inner node of a merkle tree
 MIN_FEERATE_SAT_PER_KVB = 100
-DUST_FEERATE_SAT_PER_KVB = 3_000
 MAX_RELATIVES = 25  # ancestors or descendants of one transaction, itself included
 MAX_VSIZE = 20_000_000  # vbytes of all transactions together
 
@@ -288,18 +286,6 @@ def _check_shape(transaction: Transaction) -> None:
             raise TransactionRejectedError(
                 txid, MempoolRule.DUST, f"output {vout} holds {output.amount_sat} sat"
             )
-
-
-def dust_threshold(script: bytes) -> int:
-    """Returns the smallest amount, in sat, worth the fee to spend it; 0 if it is unspendable."""
-    if is_unspendable(script):
-        return 0
-    spending = 67 if witness_program(script) else 148  # vbytes of an input that spends it
-    return (
-        (8 + len(compact_size(len(script))) + len(script) + spending)
-        * DUST_FEERATE_SAT_PER_KVB
-        // 1000
-    )
 
 
 def _check_lock_time(transaction: Transaction, chain: Chain) -> None:

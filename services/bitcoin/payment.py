@@ -6,9 +6,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from formats import uuid7
-from mesh.errors import InvalidArgument, Reason
-
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -94,14 +91,3 @@ def advance(
     if state is PaymentState.PREPARED:
         return PaymentState.PREPARED, False
     return PaymentState.UNCONFIRMED_MISSING, False
-
-
-def parse_payment_id(text: str, *, field: str) -> str:
-    """Returns the payment id. Raises InvalidArgument if it is no UUIDv7 in canonical form."""
-    if not uuid7.is_canonical(text):
-        raise InvalidArgument(
-            f"{field} must be a UUIDv7 in lower case, as in 0192f0c1-7d5e-7cc3-98c4-dc0c0c07398f",
-            reason=Reason.REQUEST_ID_INVALID,
-            field=field,
-        )
-    return text

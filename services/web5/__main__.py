@@ -78,13 +78,15 @@ async def web5(config: Web5Config) -> AsyncIterator[Web5]:
             attestor=attestor,
             verifier=verifier,
             clock=SystemClock(),
+            network=config.mesh.network,
         )
+        analysis = AnalysisServicer(links, attestor, config.mesh.network)
         dwn = Dwn(database, signer, SystemClock())
         await dwn.open()
         async with runtime.serve(
             partial(add_DidServiceServicer_to_server, DidServicer(dids)),
             partial(add_IdentityServiceServicer_to_server, identities),
-            partial(add_AnalysisServiceServicer_to_server, AnalysisServicer(links, attestor)),
+            partial(add_AnalysisServiceServicer_to_server, analysis),
             partial(add_RecordServiceServicer_to_server, RecordServicer(dwn)),
             partial(add_OutboxServiceServicer_to_server, OutboxServicer(database, "web5")),
             max_in_flight=config.max_in_flight,

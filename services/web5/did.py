@@ -7,25 +7,34 @@ capabilityInvocation and capabilityDelegation, never keyAgreement.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NewType
+from typing import TYPE_CHECKING, Any
 
 from formats.did import did_jwk, did_key
-from mesh.errors import FailedPrecondition, InvalidArgument, Reason
+from mesh.security import did
+from mesh.security.did import Did, parse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from formats import jose
 
-Did = NewType("Did", str)
-
-MAX_LENGTH_CHARS = 4096
 MAX_CACHED_DOCUMENTS = 4096
-SYNTAX = re.compile(r"did:[a-z0-9]+:[A-Za-z0-9._:%-]*[A-Za-z0-9._-]")
+# Names of other modules that belong to this one as well.
+__all__ = (
+    "CONTEXT",
+    "Did",
+    "Document",
+    "Method",
+    "Relationship",
+    "VerificationMethod",
+    "create",
+    "parse",
+    "resolve",
+)
+
 CONTEXT = ["https://www.w3.org/ns/did/v1", "https://w3id.org/security/jwk/v1"]
 
 
@@ -88,20 +97,6 @@ class Document:
         return {"@context": CONTEXT, "id": self.did, "verificationMethod": methods, **uses}
 
 
-def parse(text: str, *, field: str = "did") -> Did:
-    """Returns the text as a DID if it is one without path, query or fragment.
-
-    Raises InvalidArgument (DID_INVALID), naming the request's ``field``, otherwise.
-    """
-    if len(text) > MAX_LENGTH_CHARS or not SYNTAX.fullmatch(text):
-        raise InvalidArgument(
-            f"{field} must be a DID of at most {MAX_LENGTH_CHARS} characters, like did:key:z6Mk...",
-            reason=Reason.DID_INVALID,
-            field=field,
-        )
-    return Did(text)
-
-
 def create(method: Method, key: jose.Key) -> Document:
     """Returns the document of the DID that encodes ``key``."""
     match method:
@@ -117,31 +112,11 @@ def resolve(text: str, *, field: str = "did") -> Document:
     Raises InvalidArgument (DID_INVALID) if the DID is malformed, and FailedPrecondition
     (DID_METHOD_UNSUPPORTED) if its method is not did:key or did:jwk.
     """
-    did = parse(text, field=field)
-    try:
-        if document := _resolve(did):
-            return document
-    except ValueError as error:
-        raise InvalidArgument(
-            f"{field} does not encode a supported key: {error}",
-            reason=Reason.DID_INVALID,
-            field=field,
-        ) from None
-    raise FailedPrecondition(
-        f"did:{did.split(':')[1]} is not supported; use did:key or did:jwk",
-        reason=Reason.DID_METHOD_UNSUPPORTED,
-        field=field,
-    )
+    return _document(did.decode(text, field=field).did)
 
 
 @lru_cache(maxsize=MAX_CACHED_DOCUMENTS)
-def _resolve(did: Did) -> Document | None:
-    """Returns None for another method. Raises ValueError if the DID does not encode a key."""
-    if did.startswith(did_key.PREFIX):
-        key = did_key.decode(did)
-        method = VerificationMethod(f"{did}#{did_key.multibase(key)}", key, key.jwk)
-        return Document(did, (method,))
-    if did.startswith(did_jwk.PREFIX):
-        key, jwk = did_jwk.decode(did)
-        return Document(did, (VerificationMethod(f"{did}#0", key, jwk),))
-    return None
+def _document(text: Did) -> Document:
+    found = did.decode(text)
+    method = VerificationMethod(f"{text}#{found.fragment}", found.key, found.jwk)
+    return Document(text, (method,))

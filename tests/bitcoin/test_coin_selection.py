@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from formats.bitcoin.dust import dust_threshold
 from formats.bitcoin.transaction import outpoint
 from formats.money import MAX_SAT
 from mesh.errors import FailedPrecondition, InvalidArgument, Reason
+from mesh.security.payment_intent import check_amount as check
 from services.bitcoin.coin_selection import SpendableCoin, select_coins
-from services.bitcoin.coin_selection import check_amount as check
-from services.bitcoin.mempool import dust_threshold
 
 P2WPKH = b"\x00\x14" + bytes(20)
 P2TR = b"\x51\x20" + bytes(32)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from formats.bitcoin.dust import dust_threshold
 from formats.bitcoin.hashes import BlockHash
 from formats.bitcoin.transaction import (
     NULL_PREVOUT,
@@ -25,7 +26,6 @@ from services.bitcoin.mempool import (
     MempoolRule,
     MempoolTx,
     TransactionRejectedError,
-    dust_threshold,
 )
 
 if TYPE_CHECKING:

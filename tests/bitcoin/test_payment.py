@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.errors import InvalidArgument
-from services.bitcoin.payment import PaymentState, TxStatus, advance, parse_payment_id
+from mesh.security.payment_intent import parse_payment_id
+from services.bitcoin.payment import PaymentState, TxStatus, advance
 
 DEPTH = 6
 LIVE = [

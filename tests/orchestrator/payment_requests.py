@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceAsyncStub
 
 INPUT: dict[str, Any] = {
-    "sender_did": "did:key:z6MkSender",
-    "sender_address": "bcrt1sender",
-    "recipient_address": "bcrt1recipient",
+    "sender_did": "did:key:z6MkiTBz1ymuepAQ4HEHYSF1H8quG5GLVVQR3djdX3mDooWp",
+    "sender_address": "bcrt1qw508d6qejxtdg4y5r3zarvary0c5xw7kygt080",
+    "recipient_address": "bcrt1q6rz28mcfaxtmd6v789l9rrlrusdprr9pz3cppk",
     "amount": 50_000,
 }
 

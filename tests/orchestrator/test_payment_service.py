@@ -14,6 +14,7 @@ from anya.ml.v1 import risk_pb2
 from anya.orchestrator.v1 import payment_pb2 as pb
 from anya.orchestrator.v1 import workflow_pb2
 from anya.web5.v1 import identity_pb2
+from formats.money import MAX_SAT
 from mesh.errors import Unavailable
 from mesh.testing import detail, eventually, reason
 from services.orchestrator.definition import values
@@ -21,7 +22,7 @@ from services.orchestrator.servicers.views import format_payment
 from tests.orchestrator.engine.engine_run import paying
 from tests.orchestrator.fake_services import txid_of
 from tests.orchestrator.payment_client import awaited, cancel, end_of, get, order, send, status
-from tests.orchestrator.payment_requests import finished, payment, uuid7
+from tests.orchestrator.payment_requests import INPUT, finished, payment, uuid7
 
 if TYPE_CHECKING:
     from anya.orchestrator.v1.payment_pb2_grpc import PaymentServiceAsyncStub
@@ -97,6 +98,7 @@ async def test_payment_id_names_one_payment_for_both_start_methods(
     assert fakes.effects["SendPayment"] == 1
 
 
+MAINNET = "bc1qw508d6qejxtdg4y5r3zarvary0c5xw7kv8f3t4"
 WITHOUT_INTENT = pb.SendVerifiedPaymentRequest(request_id=uuid7())
 
 
@@ -104,8 +106,11 @@ WITHOUT_INTENT = pb.SendVerifiedPaymentRequest(request_id=uuid7())
     ("request_", "word", "field"),
     [
         pytest.param(WITHOUT_INTENT, "INTENT_INVALID", "intent", id="no intent"),
-        pytest.param(
-            order(amount_sat=0), "INTENT_INVALID", "intent.amount_sat", id="nothing to pay"
+        *(
+            pytest.param(
+                order(amount_sat=sat), "AMOUNT_INVALID", "intent.amount_sat", id=f"{sat} sat"
+            )
+            for sat in (0, -1, 293, MAX_SAT + 1)
         ),
         pytest.param(
             order(network="main"), "INTENT_INVALID", "intent.network", id="another network"
@@ -113,11 +118,32 @@ WITHOUT_INTENT = pb.SendVerifiedPaymentRequest(request_id=uuid7())
         pytest.param(
             order(payment_id=uuid7()), "INTENT_INVALID", "intent.payment_id", id="another id"
         ),
-        pytest.param(order(sender_did=""), "INTENT_INVALID", "intent.sender_did", id="no sender"),
+        pytest.param(order(sender_did=""), "DID_INVALID", "intent.sender_did", id="no sender"),
+        pytest.param(
+            order(sender_did="did:key:zNonsense"),
+            *("DID_INVALID", "intent.sender_did"),
+            id="a malformed DID",
+        ),
+        pytest.param(
+            order(sender_address="bcrt1qnonsense"),
+            *("ADDRESS_INVALID", "intent.sender_address"),
+            id="a malformed sender",
+        ),
+        pytest.param(
+            order(recipient_address=INPUT["recipient_address"][:-1] + "q"),
+            *("ADDRESS_INVALID", "intent.recipient_address"),
+            id="a mistyped recipient",
+        ),
+        pytest.param(
+            order(recipient_address=MAINNET),
+            *("ADDRESS_OF_OTHER_NETWORK", "intent.recipient_address"),
+            id="a recipient on main",
+        ),
     ],
 )
-async def test_invalid_payment_is_refused_with_its_field(
+async def test_invalid_payment_is_refused_with_its_field_and_starts_no_run(
     payments: PaymentServiceAsyncStub,
+    workflows: WorkflowServiceAsyncStub,
     request_: pb.SendVerifiedPaymentRequest,
     word: str,
     field: str,
@@ -128,6 +154,8 @@ async def test_invalid_payment_is_refused_with_its_field(
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert reason(caught.value) == word
     assert [one.field for one in detail(caught.value, BadRequest).field_violations] == [field]
+    listed = await workflows.ListRuns(workflow_pb2.ListRunsRequest(), timeout=5)
+    assert not listed.runs
 
 
 async def test_made_payment_shows_all_that_is_known(

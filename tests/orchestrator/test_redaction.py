@@ -39,7 +39,10 @@ if TYPE_CHECKING:
     from tests.orchestrator.fake_services import FakeServices
 
 VIEWER = "spiffe://anya.internal/client/viewer"
-PERSON = "z6MkPerson"  # in every field that holds personal data
+# In the fields that hold personal data: the key of a DID, and two addresses.
+PERSON = "z6MkvqoYXQfDDJRv8L4wKzxYeuKyVZBfi9Qo6Ro8MiLH3kDQ"
+SENDER = "bcrt1q6rz28mcfaxtmd6v789l9rrlrusdprr9pz3cppk"
+RECIPIENT = "bcrt1qw508d6qejxtdg4y5r3zarvary0c5xw7kygt080"
 LINKED = "bcrt1sender"  # an address in a reply of web5
 AMOUNT_SAT = 4_321_987  # personal data, too
 
@@ -109,16 +112,17 @@ async def seen(service: Any, run_id: str) -> list[Any]:
 
 def names_the_person(messages: list[Any]) -> bool:
     texts = [f"{message} {message.SerializeToString()!r}" for message in messages]
-    return any(word in text for text in texts for word in (PERSON, str(AMOUNT_SAT), LINKED))
+    personal = (PERSON, SENDER, RECIPIENT, str(AMOUNT_SAT), LINKED)
+    return any(word in text for text in texts for word in personal)
 
 
 def of_the_person(run_id: str | None = None) -> pb.StartRunRequest:
-    """Returns a payment whose parties all have the same name."""
+    """Returns a payment of the person."""
     request = payment(run_id)
     request.presentation = f"vp.{PERSON}"
     request.intent.sender_did = f"did:key:{PERSON}"
-    request.intent.sender_address = f"bcrt1{PERSON}"
-    request.intent.recipient_address = f"bcrt1to{PERSON}"
+    request.intent.sender_address = SENDER
+    request.intent.recipient_address = RECIPIENT
     request.intent.amount_sat = AMOUNT_SAT
     given = {
         "sender_did": request.intent.sender_did,
@@ -223,7 +227,7 @@ async def test_operand_without_personal_data_is_shown(both: Both, fakes: FakeSer
 async def test_error_message_of_a_peer_is_shown_as_step_and_code(
     both: Both, fakes: FakeServices
 ) -> None:
-    words = f"bcrt1{PERSON} may not send {AMOUNT_SAT} sat"
+    words = f"{SENDER} may not send {AMOUNT_SAT} sat"
     fakes.errors_before["SendPayment"].append(
         FailedPrecondition(words, reason=Reason.PROOF_MISSING)
     )
@@ -253,7 +257,7 @@ async def test_payment_is_shown_without_parties_and_amount(both: Both, fakes: Fa
 
 
 async def test_error_holds_no_personal_data(both: Both, fakes: FakeServices) -> None:
-    words = f"no wallet of bcrt1{PERSON}"
+    words = f"no wallet of {SENDER}, of {PERSON}"
     fakes.errors_before["GetPayment"].extend([Unavailable(words)] * 20)
 
     with pytest.raises(grpc.aio.AioRpcError) as refused:

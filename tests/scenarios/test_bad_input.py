@@ -19,7 +19,8 @@ from anya.bitcoin.v1.ownership_pb2_grpc import OwnershipServiceStub
 from anya.bitcoin.v1.regtest_pb2_grpc import RegtestServiceStub
 from anya.bitcoin.v1.wallet_pb2_grpc import WalletServiceStub
 from anya.mesh.v1.attestation_pb2 import PaymentIntent
-from anya.orchestrator.v1 import workflow_pb2
+from anya.orchestrator.v1 import payment_pb2, workflow_pb2
+from anya.orchestrator.v1.payment_pb2_grpc import PaymentServiceStub
 from anya.orchestrator.v1.workflow_pb2_grpc import WorkflowServiceStub
 from anya.standard.inference.v2 import inference_pb2
 from anya.standard.inference.v2.inference_pb2_grpc import GRPCInferenceServiceStub
@@ -54,6 +55,7 @@ STUBS: dict[str, tuple[str, Any]] = {
     "identity": ("web5", IdentityServiceStub),
     "model": ("ml", GRPCInferenceServiceStub),
     "workflow": ("orchestrator", WorkflowServiceStub),
+    "payment": ("orchestrator", PaymentServiceStub),
 }
 
 
@@ -130,6 +132,11 @@ def start(workflow_id: str = "verified_payment", **changes: Any) -> workflow_pb2
     return request
 
 
+def order(**changes: Any) -> payment_pb2.SendVerifiedPaymentRequest:
+    paid = intent(**changes)
+    return payment_pb2.SendVerifiedPaymentRequest(request_id=paid.payment_id, intent=paid)
+
+
 def infer(model: str) -> inference_pb2.ModelInferRequest:
     return inference_pb2.ModelInferRequest(model_name=model)
 
@@ -202,26 +209,45 @@ CASES = [
             *("identity", "BeginVerification", begin(amount_sat=amount)),
             Refusal(
                 INVALID,
-                "INTENT_INVALID",
+                "AMOUNT_INVALID",
                 "intent.amount_sat",
-                f"amount_sat must be 1 to {MAX_SAT}, not {amount}",
+                f"not {amount}",
             ),
             id=f"a challenge for {amount} sat",
         )
-        for amount in (0, -1, MAX_SAT + 1)
+        for amount in (0, -1, 293, MAX_SAT + 1)
     ),
     *(
         pytest.param(
             *("workflow", "StartRun", start(amount_sat=amount)),
             Refusal(
                 INVALID,
-                "INTENT_INVALID",
+                "AMOUNT_INVALID",
                 "intent.amount_sat",
-                f"amount_sat must be 1 to {MAX_SAT}, not {amount}",
+                f"not {amount}",
             ),
             id=f"a payment of {amount} sat",
         )
-        for amount in (0, -1, MAX_SAT + 1)
+        for amount in (0, -1, 293, MAX_SAT + 1)
+    ),
+    *(
+        pytest.param(
+            *(stub, method, ask(**{field: value})),
+            Refusal(INVALID, word, f"intent.{field}", words),
+            id=f"{method} with {value or 'no'} {field}",
+        )
+        for stub, method, ask in (
+            ("identity", "BeginVerification", begin),
+            ("workflow", "StartRun", start),
+            ("payment", "SendVerifiedPayment", order),
+        )
+        for field, value, word, words in (
+            ("recipient_address", MAINNET, "ADDRESS_OF_OTHER_NETWORK", "this network is regtest"),
+            ("recipient_address", REGTEST[:-1] + "q", "ADDRESS_INVALID", "is not an address"),
+            ("sender_address", "", "ADDRESS_INVALID", "1 to 90 characters"),
+            ("sender_did", "did:key:zNonsense", "DID_INVALID", "does not encode a supported key"),
+            ("network", "main", "INTENT_INVALID", "must be regtest"),
+        )
     ),
     pytest.param(
         *("identity", "BeginVerification", begin(sender_did="did:web:example.com")),

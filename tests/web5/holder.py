@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 import uuid
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from anya.mesh.v1.attestation_pb2 import Attestation, PaymentIntent, RunContext
 from anya.web5.v1 import identity_pb2 as pb
-from formats import jose
+from formats import jose, uuid7
 from services.web5 import did as dids
 from services.web5.credential import CONTEXT
 from services.web5.did import Method
@@ -35,7 +36,7 @@ def signer(key: jose.SigningKey | None = None, method: Method = Method.KEY) -> S
 def intent(sender: Signer, **changes: Any) -> PaymentIntent:
     fields: dict[str, Any] = {
         "network": "regtest",
-        "payment_id": str(uuid.uuid4()),
+        "payment_id": uuid7.from_parts(time.time_ns() // 1_000_000, os.urandom(uuid7.RANDOM_BYTES)),
         "sender_did": sender.did,
         "sender_address": SENDER_ADDRESS,
         "recipient_address": RECIPIENT_ADDRESS,

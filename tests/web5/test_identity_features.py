@@ -83,7 +83,7 @@ async def test_features_need_a_payment_intent(running: Running, payer: Payer) ->
         did=payer.holder.did, recipient_address=RECIPIENT_ADDRESS
     )
 
-    with pytest.raises(grpc.aio.AioRpcError, match="has no payment intent") as refused:
+    with pytest.raises(grpc.aio.AioRpcError, match="no payment intent") as refused:
         await running.analysis.ExtractIdentityFeatures(request, timeout=5)
 
     assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -15,11 +17,14 @@ from anya.mesh.v1.outbox_pb2 import ReadOutboxRequest
 from anya.mesh.v1.outbox_pb2_grpc import OutboxServiceStub
 from anya.web5.v1 import identity_pb2 as pb
 from formats import jose
+from formats.money import MAX_SAT
 from mesh.security.attestation import payment_digest
 from mesh.testing import detail, reason
 from services.web5.did import Method
 from tests.web5.conftest import start
 from tests.web5.holder import (
+    RECIPIENT_ADDRESS,
+    SENDER_ADDRESS,
     Payer,
     intent,
     presentation_claims,
@@ -32,6 +37,8 @@ if TYPE_CHECKING:
     from mesh.testing import Authority
     from services.web5.config import Web5Config
     from tests.web5.conftest import Running
+
+MAINNET = "bc1qw508d6qejxtdg4y5r3zarvary0c5xw7kv8f3t4"
 
 
 async def test_holder_with_a_trusted_credential_is_verified(
@@ -155,8 +162,7 @@ async def test_concurrent_requests_spend_a_nonce_once(running: Running, payer: P
         {"amount_sat": 50_001},
         {"recipient_address": "bcrt1qrp33g0q5c5txsp9arysrx4k6zdkfs4nce4xj0gdcccefvpysxf3qzf4jry"},
         {"sender_address": "bcrt1qrp33g0q5c5txsp9arysrx4k6zdkfs4nce4xj0gdcccefvpysxf3qzf4jry"},
-        {"payment_id": "another"},
-        {"network": "signet"},
+        {"payment_id": "0192f0c1-7d5e-7cc3-98c4-dc0c0c07398f"},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -249,25 +255,40 @@ async def test_without_a_policy_every_method_is_an_error(
 
 
 @pytest.mark.parametrize(
-    ("changes", "field"),
+    ("changes", "word"),
     [
-        ({"sender_did": "alice"}, "intent.sender_did"),
-        ({"sender_did": ""}, "intent.sender_did"),
-        ({"payment_id": ""}, "intent.payment_id"),
-        ({"sender_address": ""}, "intent.sender_address"),
-        ({"recipient_address": "\0"}, "intent.recipient_address"),
-        ({"network": "moon"}, "intent.network"),
-        ({"amount_sat": 0}, "intent.amount_sat"),
+        ({"sender_did": "alice"}, "DID_INVALID"),
+        ({"sender_did": ""}, "DID_INVALID"),
+        ({"sender_did": "did:key:zNonsense"}, "DID_INVALID"),
+        ({"payment_id": ""}, "REQUEST_ID_INVALID"),
+        ({"payment_id": "0192f0c1-7d5e-4cc3-98c4-dc0c0c07398f"}, "REQUEST_ID_INVALID"),
+        ({"sender_address": ""}, "ADDRESS_INVALID"),
+        ({"sender_address": SENDER_ADDRESS[:-1] + "q"}, "ADDRESS_INVALID"),
+        ({"recipient_address": "\0"}, "ADDRESS_INVALID"),
+        ({"recipient_address": RECIPIENT_ADDRESS.title()}, "ADDRESS_INVALID"),
+        ({"recipient_address": MAINNET}, "ADDRESS_OF_OTHER_NETWORK"),
+        ({"sender_address": MAINNET}, "ADDRESS_OF_OTHER_NETWORK"),
+        ({"network": "moon"}, "INTENT_INVALID"),
+        ({"network": "main"}, "INTENT_INVALID"),
+        ({"amount_sat": 0}, "AMOUNT_INVALID"),
+        ({"amount_sat": -1}, "AMOUNT_INVALID"),
+        ({"amount_sat": 293}, "AMOUNT_INVALID"),
+        ({"amount_sat": MAX_SAT + 1}, "AMOUNT_INVALID"),
     ],
+    ids=str,
 )
-async def test_error_of_an_incomplete_intent_names_the_field(
-    running: Running, payer: Payer, changes: dict[str, Any], field: str
+async def test_intent_that_cannot_be_paid_is_refused_by_field_without_a_challenge(
+    running: Running, config: Web5Config, payer: Payer, changes: dict[str, Any], word: str
 ) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await running.begin(intent(payer.holder, **changes))
 
+    (field,) = changes
     assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
-    assert detail(refused.value, BadRequest).field_violations[0].field == field
+    assert reason(refused.value) == word
+    assert detail(refused.value, BadRequest).field_violations[0].field == f"intent.{field}"
+    with closing(sqlite3.connect(f"file:{config.database}?mode=ro", uri=True)) as store:
+        assert store.execute("SELECT count(*) FROM verification_challenge").fetchone() == (0,)
 
 
 async def test_at_most_ten_verifications_of_a_did_are_open(running: Running, payer: Payer) -> None:

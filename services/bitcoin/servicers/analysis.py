@@ -10,9 +10,8 @@ from anya.bitcoin.v1.analysis_pb2_grpc import AnalysisServiceServicer
 from anya.mesh.v1 import features_pb2
 from features.payment_risk import PAYMENT_RISK, MeasureCache, PaymentFacts, RecipientLink, extract
 from mesh.errors import FailedPrecondition, InvalidArgument, Reason
+from mesh.security.payment_intent import check_amount, parse_address
 from services.bitcoin.actors.chain_messages import GetChainInfo
-from services.bitcoin.arguments import parse_address
-from services.bitcoin.coin_selection import check_amount
 from services.bitcoin.servicers.intent import agreed_digest
 
 if TYPE_CHECKING:

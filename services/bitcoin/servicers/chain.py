@@ -11,6 +11,7 @@ from anya.bitcoin.v1.chain_pb2_grpc import ChainServiceServicer
 from formats.bitcoin.network import Network
 from mesh.errors import InvalidArgument
 from mesh.rpc import paging
+from mesh.security.payment_intent import parse_address
 from services.bitcoin.actors.chain_messages import (
     Broadcast,
     FindTransaction,
@@ -19,7 +20,7 @@ from services.bitcoin.actors.chain_messages import (
     ListMempool,
     ListUtxos,
 )
-from services.bitcoin.arguments import parse_address, parse_block_hash, parse_txid
+from services.bitcoin.arguments import parse_block_hash, parse_txid
 from services.bitcoin.chain import TxPosition
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from anya.bitcoin.v1 import ownership_pb2 as pb
 from anya.bitcoin.v1.ownership_pb2_grpc import OwnershipServiceServicer
+from mesh.security.payment_intent import parse_address
 from services.bitcoin.actors.chain_messages import GetChainInfo
-from services.bitcoin.arguments import parse_address
 from services.bitcoin.kernel import find_invalid_input
 from services.bitcoin.ownership import OwnershipVerdict, verify
 

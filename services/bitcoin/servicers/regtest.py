@@ -8,8 +8,8 @@ from anya.bitcoin.v1 import regtest_pb2 as pb
 from anya.bitcoin.v1.regtest_pb2_grpc import RegtestServiceServicer
 from formats.bitcoin.network import Network
 from mesh.rpc.interceptors import request_key
+from mesh.security.payment_intent import parse_address
 from services.bitcoin.actors.chain_messages import MineBlocks, ReorganizeChain
-from services.bitcoin.arguments import parse_address
 from services.bitcoin.miner import UNSPENDABLE_SCRIPT
 
 if TYPE_CHECKING:

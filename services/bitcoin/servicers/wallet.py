@@ -13,15 +13,9 @@ from formats.bitcoin.address import format_address
 from mesh.errors import InvalidArgument
 from mesh.rpc import paging
 from mesh.rpc.interceptors import request_key, tracing, trust
-from services.bitcoin.arguments import parse_address
-from services.bitcoin.coin_selection import check_amount
+from mesh.security.payment_intent import check_amount, parse_address, parse_payment_id
 from services.bitcoin.descriptor import script_at
-from services.bitcoin.payment import (
-    MAX_METADATA_BYTES,
-    PaymentRequest,
-    PaymentState,
-    parse_payment_id,
-)
+from services.bitcoin.payment import MAX_METADATA_BYTES, PaymentRequest, PaymentState
 from services.bitcoin.servicers.intent import agreed_digest
 from services.bitcoin.wallet import parse_name
 

@@ -7,9 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from formats import uuid7
 from mesh.errors import InvalidArgument, Reason
-from mesh.security.attestation import payment_digest
+from mesh.security.payment_intent import parse_intent, parse_payment_id
 from services.orchestrator.definition.grammar import is_id, not_an_id
 from services.orchestrator.definition.templates import UnresolvedPathError
 from services.orchestrator.engine import payments
@@ -63,11 +62,11 @@ def check_one(
             reason=Reason.INTENT_INVALID,
             field="intent",
         )
-    payment_digest(intent)  # raises if the intent is incomplete or out of bounds
-    check_payment_id(payment_id, field="request_id")
+    parse_intent(intent, network)
+    parse_payment_id(payment_id, field="request_id")
     if intent.payment_id != payment_id:
         raise _contradiction("intent", "payment_id", "request_id")
-    _check_agreement(intent, given, network, "intent", "input")
+    _check_agreement(intent, given, "intent", "input")
 
 
 def check_several(
@@ -86,14 +85,14 @@ def check_several(
         )
     known: dict[str, int] = {}
     for at, payment in enumerate(proven):
-        known[_check_proven(payment, known, at)] = at
+        known[_check_proven(payment, known, at, network)] = at
     requested = _requested(workflow, given, known)
     for one in requested:
         at = known[one.payment_id]
         intent = proven[at].intent
         assert intent is not None  # noqa: S101  (it was checked)
         where = one.template.strip("{} ").rpartition(".")[0]
-        _check_agreement(intent, one.siblings, network, f"payments[{at}].intent", where)
+        _check_agreement(intent, one.siblings, f"payments[{at}].intent", where)
     made = {one.payment_id for one in requested if one.pays}
     for payment_id, at in known.items():
         if payment_id not in made:
@@ -104,16 +103,6 @@ def check_several(
             )
 
 
-def check_payment_id(payment_id: str, *, field: str) -> None:
-    """Raises InvalidArgument unless the id is a canonical UUID of version 7."""
-    if not uuid7.is_canonical(payment_id):
-        raise InvalidArgument(
-            f"{field} is the payment id: a UUID of version 7, in lower case",
-            reason=Reason.REQUEST_ID_INVALID,
-            field=field,
-        )
-
-
 def check_presentation(presentation: str, *, field: str) -> None:
     """Raises InvalidArgument if the presentation is too long."""
     if len(presentation) > MAX_PRESENTATION_CHARS:
@@ -122,7 +111,7 @@ def check_presentation(presentation: str, *, field: str) -> None:
         )
 
 
-def _check_proven(payment: ProvenRequest, known: Mapping[str, int], at: int) -> str:
+def _check_proven(payment: ProvenRequest, known: Mapping[str, int], at: int, network: str) -> str:
     """Returns the id of the payment. Raises InvalidArgument."""
     field = f"payments[{at}]"
     check_presentation(payment.presentation, field=f"{field}.presentation")
@@ -132,14 +121,8 @@ def _check_proven(payment: ProvenRequest, known: Mapping[str, int], at: int) -> 
             reason=Reason.INTENT_INVALID,
             field=f"{field}.intent",
         )
-    try:
-        payment_digest(payment.intent)
-    except InvalidArgument as error:
-        raise InvalidArgument(
-            str(error), reason=Reason.INTENT_INVALID, field=f"{field}.{error.field}"
-        ) from None
+    parse_intent(payment.intent, network, field=f"{field}.intent")
     payment_id = payment.intent.payment_id
-    check_payment_id(payment_id, field=f"{field}.intent.payment_id")
     if payment_id in known:
         raise InvalidArgument(
             f"{payment_id} is payments[{known[payment_id]}] already",
@@ -172,11 +155,9 @@ def _requested(
 
 
 def _check_agreement(
-    intent: PaymentIntent, given: Mapping[str, Any], network: str, field: str, where: str
+    intent: PaymentIntent, given: Mapping[str, Any], field: str, where: str
 ) -> None:
     """Raises InvalidArgument if the input says something else than the payer proved."""
-    if intent.network != network:
-        raise _contradiction(field, "network", "the network of this mesh")
     for name in CHECKED_FIELDS:
         input_name = AMOUNT if name == "amount_sat" else name
         if given.get(input_name, getattr(intent, name)) != getattr(intent, name):

@@ -12,11 +12,11 @@ from anya.orchestrator.v1.workflow_pb2 import RUN_STATUS_NEEDS_ATTENTION, RUN_ST
 from mesh.data.idempotency import IdempotencyKey
 from mesh.errors import FailedPrecondition, NotFound, Reason, Unavailable
 from mesh.rpc.interceptors import request_key, trust
+from mesh.security.payment_intent import parse_payment_id
 from services.orchestrator import notifications
 from services.orchestrator.engine import request_checks
 from services.orchestrator.engine.fold import evolve
 from services.orchestrator.engine.model import RunState, StepError
-from services.orchestrator.engine.request_checks import check_payment_id
 from services.orchestrator.engine.start import StartRun
 from services.orchestrator.peers.wallet import PaymentAnswer
 from services.orchestrator.servicers import views, waits
@@ -90,7 +90,7 @@ class PaymentServicer(PaymentServiceServicer):
         context: ServicerContext[pb.GetPaymentRequest, pb.GetPaymentResponse],
     ) -> pb.GetPaymentResponse:
         payment_id = request.payment_id
-        check_payment_id(payment_id, field="payment_id")
+        parse_payment_id(payment_id, field="payment_id")
         stored = await self._find(payment_id)
         answer = await self._ask(payment_id, context)
         if stored is None and isinstance(answer, StepError):
@@ -109,7 +109,7 @@ class PaymentServicer(PaymentServiceServicer):
         context: ServicerContext[pb.WatchPaymentRequest, pb.WatchPaymentResponse],
     ) -> AsyncIterator[pb.WatchPaymentResponse]:
         payment_id, seen = request.payment_id, request.after_sequence
-        check_payment_id(payment_id, field="payment_id")
+        parse_payment_id(payment_id, field="payment_id")
         run_id = await self._store.payments.run_of(payment_id)
         state = RunState(run_id)
         answers = PaymentAnswer(self._wallet, payment_id, fresh_for_s=POLL_INTERVAL_S)
@@ -146,7 +146,7 @@ class PaymentServicer(PaymentServiceServicer):
         context: ServicerContext[pb.CancelPaymentRequest, pb.CancelPaymentResponse],
     ) -> pb.CancelPaymentResponse:
         payment_id = request.payment_id
-        check_payment_id(payment_id, field="payment_id")
+        parse_payment_id(payment_id, field="payment_id")
         stored = await self._find(payment_id)
         answer = await self._wallet.cancel(payment_id)
         is_cancelled = answer.state == wallet_pb2.PAYMENT_STATE_CANCELLED

@@ -9,8 +9,8 @@ from anya.mesh.v1.features_pb2 import AddressLink, AddressLinks
 from anya.web5.v1 import analysis_pb2 as pb
 from anya.web5.v1.analysis_pb2_grpc import AnalysisServiceServicer
 from mesh.errors import FailedPrecondition, Reason
+from mesh.security.payment_intent import parse_intent
 from services.web5 import did as dids
-from services.web5.servicers.intent import parse_intent
 
 if TYPE_CHECKING:
     from grpc.aio import ServicerContext
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 
 class AnalysisServicer(AnalysisServiceServicer):
-    def __init__(self, links: LinkStore, attestor: Attestor) -> None:
+    def __init__(self, links: LinkStore, attestor: Attestor, network: str) -> None:
+        self._network = network
         self._links = links
         self._attestor = attestor
 
@@ -33,7 +34,7 @@ class AnalysisServicer(AnalysisServiceServicer):
         ],
     ) -> pb.ExtractIdentityFeaturesResponse:
         intent = request.context.intent
-        digest = parse_intent(intent)
+        digest = parse_intent(intent, self._network, field="context.intent")
         did = dids.resolve(request.did).did
         # The attestation is about the payment, so the links must be those of its own parties.
         if did != intent.sender_did:

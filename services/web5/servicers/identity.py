@@ -15,11 +15,11 @@ from anya.web5.v1.identity_pb2_grpc import IdentityServiceServicer
 from mesh.errors import FailedPrecondition, InvalidArgument, Reason
 from mesh.rpc.interceptors import request_key
 from mesh.security.assurance import Assurance
+from mesh.security.payment_intent import parse_intent
 from services.web5 import approval, link
 from services.web5 import did as dids
 from services.web5.identity import IdentityClaim, IdentityVerifier
 from services.web5.proof import VerificationError, VerificationFailure
-from services.web5.servicers.intent import parse_intent
 
 if TYPE_CHECKING:
     from grpc.aio import ServicerContext
@@ -58,7 +58,9 @@ class IdentityServicer(IdentityServiceServicer):
         attestor: Attestor,
         verifier: Verifier,
         clock: Clock,
+        network: str,
     ) -> None:
+        self._network = network
         self._clock = clock
         self._service_did = service_did
         self._policy = policy
@@ -72,12 +74,11 @@ class IdentityServicer(IdentityServiceServicer):
         request: pb.BeginVerificationRequest,
         context: ServicerContext[pb.BeginVerificationRequest, pb.BeginVerificationResponse],
     ) -> pb.BeginVerificationResponse:
-        digest = parse_intent(request.intent)
-        sender = dids.resolve(request.intent.sender_did, field="intent.sender_did").did
+        digest = parse_intent(request.intent, self._network)
         first = await self._identities.begin(
             request_key.current(),
             nonce=secrets.token_urlsafe(NONCE_BYTES),
-            did=sender,
+            did=request.intent.sender_did,
             digest=digest,
             reply=self._format_challenge,
         )
@@ -95,7 +96,7 @@ class IdentityServicer(IdentityServiceServicer):
             sender_did=intent.sender_did,
             sender_address=intent.sender_address,
             network=intent.network,
-            digest=parse_intent(intent),
+            digest=parse_intent(intent, self._network, field="context.intent"),
             presentation=request.context.presentation,
         )
         verification = IdentityVerifier(claim, self._policy, audience=self._service_did)

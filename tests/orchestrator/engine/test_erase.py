@@ -14,6 +14,7 @@ from services.orchestrator.engine.outcome import public_reason
 from tests.orchestrator.engine.definitions import EVERYTHING, NESTED
 from tests.orchestrator.engine.engine_run import EngineRun, paying, paying_several, replay, run_of
 from tests.orchestrator.multi_payment import PAIR, intent, pair_of
+from tests.orchestrator.payment_requests import INPUT
 from tests.profile import examples
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def test_erased_records_fold_to_the_same_run_without_personal_data(
     assert again.input == MARK
     stored = b"".join(record.encoded for record in left)
     assert PERSON.encode() not in stored
-    assert b"z6MkSender" not in stored
+    assert INPUT["sender_did"].encode() not in stored
     assert b"did:example:" not in stored
 
 

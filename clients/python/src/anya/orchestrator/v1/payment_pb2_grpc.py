@@ -68,8 +68,10 @@ class PaymentServiceServicer:
         ended. The payment is made, once, only if the presentation proves the sender and the risk is
         low. A retry returns the first reply, also after a crash, and waits again: after a lost reply,
         repeat the call.
-        Errors: INVALID_ARGUMENT (INTENT_INVALID, REQUEST_ID_INVALID, or a negative wait) naming the
-        field; ALREADY_EXISTS (REQUEST_ID_REUSED) if the id belongs to another payment.
+        Errors: INVALID_ARGUMENT naming the field (INTENT_INVALID, REQUEST_ID_INVALID, DID_INVALID,
+        ADDRESS_INVALID, ADDRESS_OF_OTHER_NETWORK, AMOUNT_INVALID, or a negative wait);
+        FAILED_PRECONDITION (DID_METHOD_UNSUPPORTED); ALREADY_EXISTS (REQUEST_ID_REUSED) if the id
+        belongs to another payment.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,8 +40,10 @@ class PaymentServiceStub:
     ended. The payment is made, once, only if the presentation proves the sender and the risk is
     low. A retry returns the first reply, also after a crash, and waits again: after a lost reply,
     repeat the call.
-    Errors: INVALID_ARGUMENT (INTENT_INVALID, REQUEST_ID_INVALID, or a negative wait) naming the
-    field; ALREADY_EXISTS (REQUEST_ID_REUSED) if the id belongs to another payment.
+    Errors: INVALID_ARGUMENT naming the field (INTENT_INVALID, REQUEST_ID_INVALID, DID_INVALID,
+    ADDRESS_INVALID, ADDRESS_OF_OTHER_NETWORK, AMOUNT_INVALID, or a negative wait);
+    FAILED_PRECONDITION (DID_METHOD_UNSUPPORTED); ALREADY_EXISTS (REQUEST_ID_REUSED) if the id
+    belongs to another payment.
     """
     GetPayment: _grpc.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentRequest, _payment_pb2.GetPaymentResponse]
     """GetPayment returns the status of a payment: of its run from the orchestrator's store, of its
@@ -81,8 +83,10 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     ended. The payment is made, once, only if the presentation proves the sender and the risk is
     low. A retry returns the first reply, also after a crash, and waits again: after a lost reply,
     repeat the call.
-    Errors: INVALID_ARGUMENT (INTENT_INVALID, REQUEST_ID_INVALID, or a negative wait) naming the
-    field; ALREADY_EXISTS (REQUEST_ID_REUSED) if the id belongs to another payment.
+    Errors: INVALID_ARGUMENT naming the field (INTENT_INVALID, REQUEST_ID_INVALID, DID_INVALID,
+    ADDRESS_INVALID, ADDRESS_OF_OTHER_NETWORK, AMOUNT_INVALID, or a negative wait);
+    FAILED_PRECONDITION (DID_METHOD_UNSUPPORTED); ALREADY_EXISTS (REQUEST_ID_REUSED) if the id
+    belongs to another payment.
     """
     GetPayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentRequest, _payment_pb2.GetPaymentResponse]  # type: ignore[assignment]
     """GetPayment returns the status of a payment: of its run from the orchestrator's store, of its
@@ -125,8 +129,10 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         ended. The payment is made, once, only if the presentation proves the sender and the risk is
         low. A retry returns the first reply, also after a crash, and waits again: after a lost reply,
         repeat the call.
-        Errors: INVALID_ARGUMENT (INTENT_INVALID, REQUEST_ID_INVALID, or a negative wait) naming the
-        field; ALREADY_EXISTS (REQUEST_ID_REUSED) if the id belongs to another payment.
+        Errors: INVALID_ARGUMENT naming the field (INTENT_INVALID, REQUEST_ID_INVALID, DID_INVALID,
+        ADDRESS_INVALID, ADDRESS_OF_OTHER_NETWORK, AMOUNT_INVALID, or a negative wait);
+        FAILED_PRECONDITION (DID_METHOD_UNSUPPORTED); ALREADY_EXISTS (REQUEST_ID_REUSED) if the id
+        belongs to another payment.
         """
 
     @_abc_1.abstractmethod

@@ -137,8 +137,8 @@ class WorkflowServiceServicer:
         disconnects.
         Errors: NOT_FOUND for an unknown workflow; INVALID_ARGUMENT for an input that is missing,
         undeclared or of the wrong type, payments that differ from those that the input names, an
-        intent that contradicts the input, a negative wait, or an unknown view; ALREADY_EXISTS
-        (REQUEST_ID_REUSED), also if another run has one of the payments.
+        intent that contradicts the input or that SendVerifiedPayment refuses, a negative wait, or an
+        unknown view; ALREADY_EXISTS (REQUEST_ID_REUSED), also if another run has one of the payments.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -55,8 +55,8 @@ class WorkflowServiceStub:
     disconnects.
     Errors: NOT_FOUND for an unknown workflow; INVALID_ARGUMENT for an input that is missing,
     undeclared or of the wrong type, payments that differ from those that the input names, an
-    intent that contradicts the input, a negative wait, or an unknown view; ALREADY_EXISTS
-    (REQUEST_ID_REUSED), also if another run has one of the payments.
+    intent that contradicts the input or that SendVerifiedPayment refuses, a negative wait, or an
+    unknown view; ALREADY_EXISTS (REQUEST_ID_REUSED), also if another run has one of the payments.
     """
     SignalRun: _grpc.UnaryUnaryMultiCallable[_workflow_pb2.SignalRunRequest, _workflow_pb2.SignalRunResponse]
     """SignalRun sends a signal to a run, for a wait_for step that waits for it now or later; the run
@@ -143,8 +143,8 @@ class WorkflowServiceAsyncStub(WorkflowServiceStub):
     disconnects.
     Errors: NOT_FOUND for an unknown workflow; INVALID_ARGUMENT for an input that is missing,
     undeclared or of the wrong type, payments that differ from those that the input names, an
-    intent that contradicts the input, a negative wait, or an unknown view; ALREADY_EXISTS
-    (REQUEST_ID_REUSED), also if another run has one of the payments.
+    intent that contradicts the input or that SendVerifiedPayment refuses, a negative wait, or an
+    unknown view; ALREADY_EXISTS (REQUEST_ID_REUSED), also if another run has one of the payments.
     """
     SignalRun: _aio.UnaryUnaryMultiCallable[_workflow_pb2.SignalRunRequest, _workflow_pb2.SignalRunResponse]  # type: ignore[assignment]
     """SignalRun sends a signal to a run, for a wait_for step that waits for it now or later; the run
@@ -252,8 +252,8 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
         disconnects.
         Errors: NOT_FOUND for an unknown workflow; INVALID_ARGUMENT for an input that is missing,
         undeclared or of the wrong type, payments that differ from those that the input names, an
-        intent that contradicts the input, a negative wait, or an unknown view; ALREADY_EXISTS
-        (REQUEST_ID_REUSED), also if another run has one of the payments.
+        intent that contradicts the input or that SendVerifiedPayment refuses, a negative wait, or an
+        unknown view; ALREADY_EXISTS (REQUEST_ID_REUSED), also if another run has one of the payments.
         """
 
     @_abc_1.abstractmethod

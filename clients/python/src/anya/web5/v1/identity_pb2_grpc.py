@@ -69,8 +69,10 @@ class IdentityServiceServicer:
     def BeginVerification(self, request, context):
         """BeginVerification issues a nonce for one payment. A presentation over the nonce proves that
         payment and no other.
-        Errors: INVALID_ARGUMENT for an incomplete intent; RESOURCE_EXHAUSTED (TOO_MANY_CHALLENGES) if
-        too many challenges of this DID are open.
+        Errors: INVALID_ARGUMENT naming the field of an intent that cannot be paid (INTENT_INVALID,
+        REQUEST_ID_INVALID, DID_INVALID, ADDRESS_INVALID, ADDRESS_OF_OTHER_NETWORK, AMOUNT_INVALID);
+        FAILED_PRECONDITION (DID_METHOD_UNSUPPORTED); RESOURCE_EXHAUSTED (TOO_MANY_CHALLENGES) if too
+        many challenges of this DID are open.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,8 +36,10 @@ class IdentityServiceStub:
     BeginVerification: _grpc.UnaryUnaryMultiCallable[_identity_pb2.BeginVerificationRequest, _identity_pb2.BeginVerificationResponse]
     """BeginVerification issues a nonce for one payment. A presentation over the nonce proves that
     payment and no other.
-    Errors: INVALID_ARGUMENT for an incomplete intent; RESOURCE_EXHAUSTED (TOO_MANY_CHALLENGES) if
-    too many challenges of this DID are open.
+    Errors: INVALID_ARGUMENT naming the field of an intent that cannot be paid (INTENT_INVALID,
+    REQUEST_ID_INVALID, DID_INVALID, ADDRESS_INVALID, ADDRESS_OF_OTHER_NETWORK, AMOUNT_INVALID);
+    FAILED_PRECONDITION (DID_METHOD_UNSUPPORTED); RESOURCE_EXHAUSTED (TOO_MANY_CHALLENGES) if too
+    many challenges of this DID are open.
     """
     VerifyIdentity: _grpc.UnaryUnaryMultiCallable[_identity_pb2.VerifyIdentityRequest, _identity_pb2.VerifyIdentityResponse]
     """VerifyIdentity verifies the presentation of the run's context: the DID's holder made it, for
@@ -73,8 +75,10 @@ class IdentityServiceAsyncStub(IdentityServiceStub):
     BeginVerification: _aio.UnaryUnaryMultiCallable[_identity_pb2.BeginVerificationRequest, _identity_pb2.BeginVerificationResponse]  # type: ignore[assignment]
     """BeginVerification issues a nonce for one payment. A presentation over the nonce proves that
     payment and no other.
-    Errors: INVALID_ARGUMENT for an incomplete intent; RESOURCE_EXHAUSTED (TOO_MANY_CHALLENGES) if
-    too many challenges of this DID are open.
+    Errors: INVALID_ARGUMENT naming the field of an intent that cannot be paid (INTENT_INVALID,
+    REQUEST_ID_INVALID, DID_INVALID, ADDRESS_INVALID, ADDRESS_OF_OTHER_NETWORK, AMOUNT_INVALID);
+    FAILED_PRECONDITION (DID_METHOD_UNSUPPORTED); RESOURCE_EXHAUSTED (TOO_MANY_CHALLENGES) if too
+    many challenges of this DID are open.
     """
     VerifyIdentity: _aio.UnaryUnaryMultiCallable[_identity_pb2.VerifyIdentityRequest, _identity_pb2.VerifyIdentityResponse]  # type: ignore[assignment]
     """VerifyIdentity verifies the presentation of the run's context: the DID's holder made it, for
@@ -113,8 +117,10 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_identity_pb2.BeginVerificationResponse, _abc.Awaitable[_identity_pb2.BeginVerificationResponse]]:
         """BeginVerification issues a nonce for one payment. A presentation over the nonce proves that
         payment and no other.
-        Errors: INVALID_ARGUMENT for an incomplete intent; RESOURCE_EXHAUSTED (TOO_MANY_CHALLENGES) if
-        too many challenges of this DID are open.
+        Errors: INVALID_ARGUMENT naming the field of an intent that cannot be paid (INTENT_INVALID,
+        REQUEST_ID_INVALID, DID_INVALID, ADDRESS_INVALID, ADDRESS_OF_OTHER_NETWORK, AMOUNT_INVALID);
+        FAILED_PRECONDITION (DID_METHOD_UNSUPPORTED); RESOURCE_EXHAUSTED (TOO_MANY_CHALLENGES) if too
+        many challenges of this DID are open.
         """
 
     @_abc_1.abstractmethod
