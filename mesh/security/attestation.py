@@ -220,8 +220,10 @@ class Verifier:
             raise _invalid(kind, f"it must come from {expected}")
         if claims["kind"] != kind or claims["digest"] != digest.hex():
             raise _invalid(kind, "it is about another digest or kind")
+        if not isinstance(claims["verdict"], bool):
+            raise _invalid(kind, "its verdict must be true or false")
         # The issuer may be wrong about either: a refusal in the verdict or in the values is one.
-        if claims["verdict"] is not True or not states_approval(kind, claims["values"]):
+        if not claims["verdict"] or not states_approval(kind, claims["values"]):
             raise _NegativeVerdictError(kind, claims["values"])
         issued, expires = claims["iat"], claims["exp"]
         if expires <= now:
