@@ -20,6 +20,8 @@ START_THE_MESH = "start the mesh with: anya up"
 
 # What to do about a refusal, by its reason or else by its code.
 REMEDIES = {
+    "CERTIFICATE_EXPIRED": "renew the certificates: stop the mesh, then anya up",
+    "CERTIFICATE_REVOKED": "issue another certificate; revoked in trust.yaml names this one",
     "IDENTITY_MISSING": "renew the certificates: stop the mesh, then anya up",
     "PERMISSION_NOT_GRANTED": "grant the method in trust.yaml, or use another certificate",
     "OVERLOADED": "the service is busy: try again",

@@ -21,11 +21,12 @@ from mesh.clock import SystemClock
 from mesh.observability.telemetry import open_traces
 from mesh.rpc import contracts
 from mesh.rpc.client import open_channel
-from mesh.rpc.interceptors import ClientRules, ServerRules
+from mesh.rpc.interceptors import ClientRules, ServerRules, authority
 from mesh.rpc.interceptors.limit import Limiter
 from mesh.rpc.reflection import add_reflection
 from mesh.rpc.server import build_server, credentials
 from mesh.security.audit import AuditError, open_audit
+from mesh.security.file_state import state_of
 from mesh.security.svid import read_authorities, read_svid
 from mesh.security.trust import ActivePolicy, PolicyError
 from mesh.settings import ConfigError, read_file
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from mesh.rpc.server import GuardedServer
     from mesh.security.audit import AuditLog
 
+REVIEW_INTERVAL_S = 1.0  # within which a changed policy and an ended certificate take effect
 DRAIN_TIMEOUT_S = 5.0  # for calls in flight when the process stops
 
 log = logging.getLogger(__name__)
@@ -67,6 +69,8 @@ class Runtime:
         self.span_sink = traces.span_sink
         self._audit = audit
         self._breakers: dict[str, Breakers] = {}
+        self._serving: list[ServerRules] = []  # of the servers that run now
+        self._policy_state = state_of(config.trust_file)
 
     @asynccontextmanager
     async def serve(
@@ -94,9 +98,11 @@ class Runtime:
         port = server.add_secure_port(self.config.listen, credentials(self.config.identity))
         async with _health(self.config, names) as (health_servicer, health_port):
             await server.start()
+            self._serving.append(rules)
             try:
                 yield Ports(port, health_port)
             finally:
+                self._serving.remove(rules)
                 await health_servicer.enter_graceful_shutdown()
                 await asyncio.sleep(self.config.drain_seconds)
                 await server.stop(DRAIN_TIMEOUT_S)
@@ -124,21 +130,40 @@ class Runtime:
         return self._breakers.setdefault(peer, Breakers(SystemClock()))
 
     def reload_policy(self) -> None:
-        """Reads the policy file again. An invalid file is logged and changes nothing."""
+        """Reads the policy file again, and judges open streams by it.
+
+        An invalid file is logged and changes nothing.
+        """
+        self._policy_state = state_of(self.config.trust_file)
         try:
             self.policy.replace(read_file("ANYA_TRUST_FILE", self.config.trust_file))
         except (ConfigError, PolicyError) as error:
             log.error("the policy file is invalid and not loaded: %s", error)
         else:
             log.info("the policy %s is loaded", self.policy.current.digest)
+        self.review_streams()
+
+    def review_streams(self) -> None:
+        """Ends the streams whose caller lost its grant, or whose certificate ended."""
+        for rules in self._serving:
+            authority.review(rules)
+
+    async def watch_authority(self) -> None:
+        """Loads a changed policy file and judges the open streams, every second."""
+        while True:
+            await asyncio.sleep(REVIEW_INTERVAL_S)
+            if state_of(self.config.trust_file) != self._policy_state:
+                self.reload_policy()
+            else:
+                self.review_streams()
 
 
 @asynccontextmanager
 async def open_runtime(config: MeshConfig) -> AsyncIterator[Runtime]:
     """Opens all parts but the servicers for the duration of the block; flushes traces at its end.
 
-    SIGHUP reloads the policy. Raises ConfigError or PolicyError if the settings are invalid, and
-    StartError if the audit log cannot be opened.
+    The policy is reloaded when its file changes, and at SIGHUP. Raises ConfigError or PolicyError
+    if the settings are invalid, and StartError if the audit log cannot be opened.
     """
     if config.failpoints:
         failpoint.arm(config.failpoints, network=config.network)
@@ -153,7 +178,12 @@ async def open_runtime(config: MeshConfig) -> AsyncIterator[Runtime]:
             runtime = Runtime(config, policy, traces, audit)
             if threading.current_thread() is threading.main_thread():
                 asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, runtime.reload_policy)
-            yield runtime
+            watch = asyncio.create_task(runtime.watch_authority(), name="authority")
+            try:
+                yield runtime
+            finally:
+                watch.cancel()
+                await asyncio.wait([watch])
     except AuditError as error:
         raise StartError(str(error)) from None
     finally:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
     from mesh.data.idempotency import IdempotencyKey
+    from mesh.security.peer_certificate import PeerCertificate
     from mesh.security.trust import Grant
 
 
@@ -25,6 +26,7 @@ class ServingCall:
     parent: Span | None  # the caller's; None if it sent no valid one
     deadline: float | None = None  # monotonic seconds; set by deadline
     caller: str = ""  # SPIFFE ID; set by identity
+    certificate: PeerCertificate | None = None  # the caller's; set by identity
     grant: Grant | None = None  # set by trust
     request_key: IdempotencyKey | None = None  # of a mutation; set by request_key
 

@@ -13,6 +13,7 @@ from mesh.rpc.interceptors import (
     ServerCall,
     ServerRules,
     audit,
+    authority,
     data_policy,
     deadline,
     errors,
@@ -24,6 +25,8 @@ from mesh.rpc.interceptors import (
 )
 from mesh.rpc.interceptors.tracing import read_parent
 from mesh.rpc.unary_server import unary_path
+from mesh.security.file_state import state_of
+from mesh.security.svid import read_svid
 from mesh.settings import ConfigError
 
 if TYPE_CHECKING:
@@ -48,6 +51,7 @@ _ADMIT: tuple[ServerInterceptor, ...] = (
 _AUTHORIZE: tuple[ServerInterceptor, ...] = (
     identity.identify,
     trust.authorize,
+    authority.hold,
     request_key.bind,
     data_policy.redact,
 )
@@ -168,18 +172,20 @@ def credentials(identity: Identity) -> grpc.ServerCredentials:
     Raises ConfigError if they cannot be read now.
     """
     try:
-        first, seen = _certificates(identity), _changed_at(identity)
+        first, seen = _certificates(identity), _state_of(identity)
     except OSError as error:
         raise ConfigError(f"the certificate cannot be read: {error}") from None
 
     def renewed() -> Any:  # None means unchanged, which the types forbid
         nonlocal seen
+        now = _state_of(identity)
+        if now is None or now == seen:
+            return None
         try:
-            if (now := _changed_at(identity)) == seen:
-                return None
+            read_svid(identity)  # of a renewal that is half written, key and certificate differ
             certificates, seen = _certificates(identity), now
-        except OSError:
-            return None  # in the middle of a renewal: the next handshake reads again
+        except (OSError, ConfigError):
+            return None  # the next handshake reads again
         return certificates
 
     return grpc.dynamic_ssl_server_credentials(first, renewed, require_client_authentication=True)
@@ -190,9 +196,8 @@ def _certificates(identity: Identity) -> grpc.ServerCertificateConfiguration:
     return grpc.ssl_server_certificate_configuration([pair], identity.ca.read_bytes())
 
 
-def _changed_at(identity: Identity) -> tuple[int, ...]:
-    paths = identity.certificate, identity.key, identity.ca
-    return tuple(path.stat().st_mtime_ns for path in paths)
+def _state_of(identity: Identity) -> object:
+    return state_of(identity.certificate, identity.key, identity.ca)
 
 
 def intercepted(handler: Any, method: str, rules: ServerRules) -> Callable[..., Any]:

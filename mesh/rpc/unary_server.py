@@ -42,7 +42,7 @@ def unary_path(handler: Any, method: str, rules: ServerRules) -> Callable[..., A
     """
     behaviour: Behaviour = handler.unary_unary
     attributes = tracing.attributes_of(method)
-    limiter, domain, tracer = rules.limiter, rules.trust_domain, rules.tracer
+    limiter, tracer = rules.limiter, rules.tracer
     skip = tracing.skips_unsampled(tracer)
 
     async def serve(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
@@ -57,7 +57,7 @@ def unary_path(handler: Any, method: str, rules: ServerRules) -> Callable[..., A
                     status: str = audit.UNEXPECTED
                     refusal: MeshError | None = None
                     try:
-                        serving.caller = identity.caller_of(context, domain)
+                        identity.identify_caller(serving, context, rules)
                         grant = serving.grant = trust.grant_of(serving, rules, span)
                         if request is None:
                             raise errors.malformed_request()

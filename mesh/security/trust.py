@@ -18,6 +18,8 @@ from mesh.security.condition import Condition
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from mesh.security.peer_certificate import PeerCertificate
+
 ATTESTATION_KINDS = frozenset(
     {"identity", "address_link", "risk", "ownership", "identity_features", "payment_features"}
 )
@@ -38,6 +40,8 @@ _REFUSED_RISKS: tuple[tuple[str, Mapping[str, object]], ...] = (
 )
 
 _SPIFFE_ID = re.compile(r"spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)+")
+_SERIAL = re.compile(r"[0-9a-f]{1,42}")  # 20 octets, and the sign that DER adds
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _METHOD = re.compile(r"\w+(\.\w+)*/\w+", re.ASCII)
 _GRANT_KEYS = frozenset(
     {
@@ -117,6 +121,14 @@ class TrustPolicy:
     grants: Mapping[tuple[str, str, str], Grant]  # by source, target and method
     classes: Mapping[tuple[str, str], DataClass]  # source, target -> the highest that crosses
     digest: str  # SHA-256 of the text in hex, for spans and audit
+    revoked: frozenset[str] = frozenset()  # SPIFFE IDs, serials and fingerprints
+
+    def find_revoked(self, caller: str, certificate: PeerCertificate | None) -> str | None:
+        """Returns by what name the caller or its certificate is revoked, or None."""
+        names = [caller]
+        if certificate is not None:
+            names += [certificate.serial, certificate.fingerprint]
+        return next((name for name in names if name in self.revoked), None)
 
     def find_grant(self, caller: str, target: str, method: str) -> Grant | None:
         """Returns the grant that lets ``caller`` call this method of ``target``, or None."""
@@ -158,7 +170,9 @@ def parse(text: str, privileges: Mapping[str, str]) -> TrustPolicy:
     ``privileges``: what the contract of each method asks for, by full name. Raises PolicyError with
     the place in the text if it is malformed or contradicts the contracts.
     """
-    document = _Node("trust.yaml", _load(text)).fields({"version", "principals", "boundaries"})
+    document = _Node("trust.yaml", _load(text)).fields(
+        {"version", "principals", "boundaries"}, optional=frozenset({"revoked"})
+    )
     if document["version"].value != 1 or document["version"].value is True:
         raise document["version"].invalid("must be 1")
     principals = dict(_principals(document["principals"]))
@@ -178,7 +192,8 @@ def parse(text: str, privileges: Mapping[str, str]) -> TrustPolicy:
         )
         for method, grant in boundary["methods"].entries():
             grants[source, target, method] = reader.read(method, grant)
-    return TrustPolicy(principals, grants, classes, digest)
+    revoked = frozenset(_revoked(document.get("revoked")))
+    return TrustPolicy(principals, grants, classes, digest, revoked)
 
 
 def _load(text: str) -> object:
@@ -199,6 +214,27 @@ def _principals(node: _Node) -> Iterator[tuple[str, str]]:
                 raise name.invalid("must be a SPIFFE ID that is listed once")
             seen.add(spiffe_id)
             yield spiffe_id, principal
+
+
+def _revoked(node: _Node | None) -> Iterator[str]:
+    """Yields SPIFFE IDs, and serials and fingerprints as PeerCertificate writes them."""
+    if node is None:
+        return
+    fields = node.fields(set(), optional=frozenset({"spiffe_ids", "serials", "fingerprints"}))
+    for kind, names in fields.items():
+        for name in names.items():
+            text = name.text()
+            if kind == "spiffe_ids":
+                if not _SPIFFE_ID.fullmatch(text):
+                    raise name.invalid("must be a SPIFFE ID")
+                yield text
+                continue
+            digits = text.replace(":", "").lower()
+            if kind == "serials" and not _SERIAL.fullmatch(digits):
+                raise name.invalid("must be a serial number of 1 to 42 hex digits, quoted")
+            if kind == "fingerprints" and not _SHA256.fullmatch(digits):
+                raise name.invalid("must be a SHA-256 fingerprint of 64 hex digits, quoted")
+            yield digits if kind == "fingerprints" else digits.lstrip("0")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, Sp
 from opentelemetry.sdk.trace.sampling import DEFAULT_ON
 
 from mesh.breaker import Breakers, BreakerSettings
-from mesh.clock import ManualClock
+from mesh.clock import ManualClock, SystemClock
 from mesh.errors import NotFound, PermissionDenied, Reason, ResourceExhausted
 from mesh.observability.span_ids import DerivedIdGenerator
 from mesh.rpc.client import open_channel
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from opentelemetry.proto.trace.v1.trace_pb2 import Span
     from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.sdk.trace.sampling import Sampler
+
+    from mesh.clock import Clock
 
 ALICE = "spiffe://anya.internal/alice"
 KINDS = ["unary_unary", "unary_stream", "stream_unary", "stream_stream"]
@@ -59,6 +62,8 @@ async def answer(request: Any, context: Any) -> Any:
         raise RuntimeError("the password is hunter2")
     if note.text == "quote":
         raise NotFound(f"no {'ä' * 20_000}", field="ä")
+    if note.text == "stay":
+        return Note(text="stay")
     if note.text == "who":
         remote = tracing.remote_parent()
         return Note(text=f"{remote.span_id:x}" if remote else "none")
@@ -86,6 +91,8 @@ async def many(request: Any, context: Any) -> AsyncIterator[Any]:
     reply = await answer(request, context)
     for _ in range(3):
         yield reply
+    if reply.text == "stay":
+        await asyncio.Event().wait()
 
 
 def method(kind: str) -> Any:
@@ -109,6 +116,7 @@ class Echo:
     policy: ActivePolicy
     rules: ClientRules
     audit_file: Path
+    server_rules: ServerRules
 
     @asynccontextmanager
     async def channel(self, *spiffe_ids: str) -> AsyncIterator[grpc.aio.Channel]:
@@ -153,7 +161,12 @@ class ListExporter(SpanExporter):
 
 @asynccontextmanager
 async def serving(
-    authority: Authority, folder: Path, *, max_in_flight: int = 8, sampler: Sampler = DEFAULT_ON
+    authority: Authority,
+    folder: Path,
+    *,
+    max_in_flight: int = 8,
+    sampler: Sampler = DEFAULT_ON,
+    clock: Clock | None = None,
 ) -> AsyncIterator[Echo]:
     spans: list[Span] = []
     provider = TracerProvider(sampler, shutdown_on_exit=False, id_generator=DerivedIdGenerator())
@@ -168,6 +181,7 @@ async def serving(
             tracer=tracer,
             limiter=Limiter(max_in_flight),
             audit=audit,
+            clock=clock or SystemClock(),
         )
         server = build_server(rules)
         handlers = {kind: method(kind) for kind in KINDS}
@@ -179,5 +193,5 @@ async def serving(
         client_rules = ClientRules(
             source="alice", target="echo", policy=policy, tracer=tracer, breakers=breakers
         )
-        yield Echo(authority, port, spans, policy, client_rules, folder / "audit.jsonl")
+        yield Echo(authority, port, spans, policy, client_rules, folder / "audit.jsonl", rules)
         await server.stop(None)

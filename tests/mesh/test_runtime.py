@@ -290,6 +290,50 @@ async def test_sighup_loads_a_valid_policy_only(
         await eventually(lambda: runtime.policy.current is not first)
 
 
+async def test_changed_policy_file_is_loaded_without_a_signal(
+    config: MeshConfig, tmp_path: Path
+) -> None:
+    path, mounted = tmp_path / "trust.yaml", tmp_path / "mounted.yaml"
+    path.write_text(config.trust_file.read_text())
+    mounted.symlink_to(path)
+
+    async with open_runtime(replace(config, trust_file=mounted)) as runtime:
+        first = runtime.policy.current
+        other = tmp_path / "other.yaml"
+        other.write_text(path.read_text() + "# changed\n")
+        swapped = tmp_path / "swapped.yaml"
+        swapped.symlink_to(other)
+        swapped.rename(mounted)
+
+        await eventually(lambda: runtime.policy.current is not first)
+
+
+async def test_revocation_in_the_policy_file_ends_calls_within_seconds(
+    authority: Authority, config: MeshConfig, tmp_path: Path
+) -> None:
+    path = tmp_path / "trust.yaml"
+    granting = config.trust_file.read_text()
+    path.write_text(granting)
+
+    async with (
+        outbox_service(replace(config, trust_file=path)) as ports,
+        orchestrator(authority, config, ports) as caller,
+        caller.channel("bitcoin") as channel,
+    ):
+        await read(channel)
+        revoked = "spiffe://anya.internal/ns/anya/sa/orchestrator"
+        path.write_text(f'{granting}\nrevoked: {{spiffe_ids: ["{revoked}"]}}\n')
+
+        async def is_refused() -> bool:
+            try:
+                await read(channel)
+            except grpc.aio.AioRpcError as error:
+                return reason(error) == "CERTIFICATE_REVOKED"
+            return False
+
+        await eventually(is_refused)
+
+
 async def test_failpoints_off_regtest_prevent_the_start(config: MeshConfig) -> None:
     with pytest.raises(ConfigError, match="regtest only"):
         async with outbox_service(replace(config, failpoints="x=kill", network="main")):

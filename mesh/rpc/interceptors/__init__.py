@@ -14,6 +14,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from mesh.clock import SystemClock
+from mesh.rpc.open_streams import OpenStreams
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
     from mesh.breaker import Breakers
+    from mesh.clock import Clock
     from mesh.rpc.call import ServingCall
     from mesh.rpc.interceptors.limit import Limiter
     from mesh.security.audit import AuditLog
@@ -39,6 +43,8 @@ class ServerRules:
     tracer: Tracer
     limiter: Limiter
     audit: AuditLog
+    clock: Clock = field(default_factory=SystemClock)  # judges the validity of certificates
+    streams: OpenStreams = field(default_factory=OpenStreams)
 
 
 def _deny_all(reply: Message) -> Message:

@@ -17,6 +17,7 @@ from mesh.security.trust import DataClass
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 
+    from mesh.rpc.call import ServingCall
     from mesh.rpc.interceptors import ClientCall, ClientRules, ServerCall
     from mesh.security.trust import ActivePolicy
 
@@ -24,9 +25,15 @@ if TYPE_CHECKING:
 @contextmanager
 def redact(call: ServerCall) -> Iterator[None]:
     """Clears the fields that the caller may not see from every reply of the call."""
-    if call.serving.grant is not None:
-        call.outgoing = partial(cleared, highest=call.serving.grant.max_class)
+    call.outgoing = partial(_cleared_by_grant, call.serving)
     yield
+
+
+def _cleared_by_grant(serving: ServingCall, reply: Message) -> Message:
+    """Returns the reply as the grant shows it now: a reload may change the grant of a stream."""
+    if serving.grant is None:
+        raise PermissionError("the call is not authorized")
+    return cleared(reply, highest=serving.grant.max_class)
 
 
 def cleared(reply: Message, *, highest: int) -> Message:

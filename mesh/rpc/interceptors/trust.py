@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from opentelemetry import trace
 
-from mesh.errors import PermissionDenied, Reason
+from mesh.errors import PermissionDenied, Reason, Unauthenticated
 from mesh.rpc.call import serving
 
 if TYPE_CHECKING:
@@ -26,13 +26,19 @@ def authorize(call: ServerCall) -> Iterator[None]:
 
 
 def grant_of(serving: ServingCall, rules: ServerRules, span: trace.Span | None) -> Grant:
-    """Returns the caller's grant by the policy in force now. Raises PermissionDenied without one.
+    """Returns the caller's grant by the policy in force now. Raises PermissionDenied without one,
+    and Unauthenticated (CERTIFICATE_REVOKED) if the policy revokes the caller or its certificate.
 
     No decision is cached: a caller whose grant a reload of the policy has removed is refused.
     """
     policy = rules.policy.current
     if span is not None and span.is_recording():
         span.set_attributes({"anya.caller": serving.caller, "anya.policy.digest": policy.digest})
+    if policy.revoked and (name := policy.find_revoked(serving.caller, serving.certificate)):
+        raise Unauthenticated(
+            f"trust.yaml revokes {name}; present another certificate",
+            reason=Reason.CERTIFICATE_REVOKED,
+        )
     grant = policy.find_grant(serving.caller, rules.service, serving.method)
     if grant is None:
         decision = policy.decide(serving.caller, rules.service, serving.method)

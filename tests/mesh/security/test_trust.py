@@ -359,3 +359,19 @@ def test_every_method_that_moves_money_enforces_the_bounds_of_its_grant() -> Non
 
 def test_shipped_policy_fits_the_contracts() -> None:
     assert ActivePolicy(REAL, contracts.all_privileges()).current.grants
+
+
+@pytest.mark.parametrize(
+    "revoked",
+    [
+        "[]",
+        "{serial: []}",
+        "{serials: [17]}",
+        '{serials: ["0x17"]}',
+        '{fingerprints: ["ab"]}',
+        '{spiffe_ids: ["operator"]}',
+    ],
+)
+def test_malformed_revocation_makes_the_policy_invalid(revoked: str) -> None:
+    with pytest.raises(PolicyError, match="revoked"):
+        ActivePolicy(f"{REAL}\nrevoked: {revoked}\n", contracts.all_privileges())
