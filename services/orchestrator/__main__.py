@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from services.orchestrator.store.deletion import Deletion
 from services.orchestrator.store.erasure import Erasure
 from services.orchestrator.store.open import open_store
 from services.orchestrator.store.schedules import ScheduleStore
+from services.orchestrator.worker.fair_offload import FairOffload
 from services.orchestrator.worker.worker import Worker
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ async def orchestrator(config: OrchestratorConfig) -> AsyncIterator[Orchestrator
         open_peers(runtime, timeout=config.policy.attempt_timeout_s) as peers,
     ):
         database, definitions, notifier = store.database, store.definitions, RunNotifier()
-        registry = WorkflowRegistry(definitions, asyncio.to_thread)
+        registry = WorkflowRegistry(definitions, FairOffload())
         await registry.register_built_in()
         worker = Worker(store.runs, database, registry, peers, notifier, runtime.span_sink, config)
         erasure = Erasure(database)

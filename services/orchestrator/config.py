@@ -22,6 +22,7 @@ class OrchestratorConfig:
     database: str = ""  # ANYA_DATABASE: a path or a postgresql:// URL; empty: in the home folder
     lease_seconds: float = 5.0  # ANYA_LEASE_SECONDS, 2 to 60: then other replicas take over
     max_runs: int = 1024  # ANYA_MAX_RUNS: in memory; others wait, or are suspended, in the store
+    max_runs_per_client: int = 2000  # ANYA_MAX_RUNS_PER_CLIENT: that have not ended
     max_concurrent_steps: int = 64  # ANYA_MAX_CONCURRENT_STEPS: calls in flight to other services
     retain_days: float = 30.0  # ANYA_RETAIN_DAYS: after its end a run is deleted; 0: never
     erase_pii_days: float = 7.0  # ANYA_ERASE_PII_DAYS: after its end a run is erased; 0: never
@@ -42,6 +43,9 @@ class OrchestratorConfig:
                 "ANYA_LEASE_SECONDS", 5, minimum=2, maximum=60, unit="seconds"
             ),
             max_runs=settings.integer("ANYA_MAX_RUNS", 1024, minimum=1, maximum=10_000),
+            max_runs_per_client=settings.integer(
+                "ANYA_MAX_RUNS_PER_CLIENT", 2000, minimum=1, maximum=1_000_000
+            ),
             max_concurrent_steps=settings.integer(
                 "ANYA_MAX_CONCURRENT_STEPS", 64, minimum=1, maximum=10_000
             ),

@@ -26,9 +26,9 @@ MAX_CACHED_WORKFLOWS = 1024
 
 
 class Offload(Protocol):
-    """Calls a function off the event loop, such as ``asyncio.to_thread``."""
+    """Calls a function for a caller off the event loop, see worker/fair_offload.py."""
 
-    async def __call__(self, work: Callable[..., T], /, *args: Any) -> T: ...
+    async def __call__(self, caller: str, work: Callable[..., T], /, *args: Any) -> T: ...
 
 
 class WorkflowRegistry:
@@ -46,11 +46,15 @@ class WorkflowRegistry:
             text = definition.built_in_text(name)
             await self._definitions.register(definition.load(text), text)
 
-    async def register(self, text: str) -> StoredDefinition:
-        """Checks a definition and stores it. Raises DefinitionInvalidError with all problems."""
-        used = await self._offload(definition.references, text)
+    async def register(self, text: str, caller: str = "") -> StoredDefinition:
+        """Checks a definition and stores it, in turn with other callers.
+
+        Raises DefinitionInvalidError with all problems, and ResourceExhausted if too many
+        definitions of the caller wait.
+        """
+        used = await self._offload(caller, definition.references, text)
         inner = await self._definitions.newest(used)
-        workflow = await self._offload(_check, text, inner)
+        workflow = await self._offload(caller, _check, text, inner)
         if workflow.id in definition.BUILT_IN and workflow.hash != current(workflow.id).hash:
             problem = definition.read(text).problem(
                 ("id",), f"{workflow.id} is built in: choose another id"
@@ -58,7 +62,7 @@ class WorkflowRegistry:
             raise definition.DefinitionInvalidError([problem])
         stored = await self._definitions.register(workflow, text)
         with suppress(FailedPrecondition):  # a workflow inside it has changed since
-            await self._offload(self.newest, stored)
+            await self._offload(caller, self.newest, stored)
         return stored
 
     def newest(self, stored: StoredDefinition) -> Workflow:
@@ -117,7 +121,7 @@ class WorkflowRegistry:
         return known
 
 
-async def _inline(work: Callable[..., T], *args: Any) -> T:
+async def _inline(caller: str, work: Callable[..., T], *args: Any) -> T:
     return work(*args)
 
 

@@ -8,30 +8,35 @@ too. So a transition ends before the next one begins, in the order in which thei
 from __future__ import annotations
 
 import logging
-import random
 import time
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal, assert_never
+from typing import TYPE_CHECKING, assert_never
 
-from mesh import failpoint
 from mesh.actor import Actor
 from mesh.errors import MeshError, ResourceExhausted, Unavailable
+from services.orchestrator.actors.failpoints import reach_failpoints
 from services.orchestrator.actors.run_messages import (
     Begin,
     CommandEnded,
     CommandFailed,
+    Continue,
     Deliver,
     EventsEmitted,
     InboxChanged,
     MessageStored,
 )
-from services.orchestrator.engine.activations import WaitCommand
-from services.orchestrator.engine.records import RecordKind
+from services.orchestrator.actors.run_transitions import RunTransitions
+from services.orchestrator.engine.activations import (
+    CancelRequested,
+    Continued,
+    Recovered,
+    WaitCommand,
+)
 from services.orchestrator.engine.retry_policy import SECOND_US
-from services.orchestrator.engine.transition import Transition, commands, wakes_at
+from services.orchestrator.engine.transition import commands, wakes_at
 from services.orchestrator.engine.waits import subscription
 from services.orchestrator.store.commits import Envelope, emitted_keys_of
 from services.orchestrator.store.run_store import FencedError
@@ -51,15 +56,6 @@ if TYPE_CHECKING:
     from services.orchestrator.worker.run_spans import RunSpans
 
 SUSPEND_THRESHOLD_S = 5.0  # a run that is due sooner stays in memory
-
-# Where a test may kill the process: before and after the commit of a record of this kind.
-FAILPOINTS = {
-    RecordKind.START: "start",
-    RecordKind.STEP_INTENT: "intent",
-    RecordKind.STEP_DONE: "step_done",
-    RecordKind.SIGNAL: "message",
-    RecordKind.FINISH: "finish",
-}
 
 log = logging.getLogger(__name__)
 
@@ -91,25 +87,27 @@ class RunActor(Actor["RunMessage"]):
         spans: RunSpans,
         first: Activation | None,
         committed: Sequence[Record] = (),
+        deaths: int = 0,
     ) -> None:
         """Takes the run as it is stored.
 
         ``first``: the activation to begin with; None if the run continues where its last record
         left it. ``committed``: the records of its start by this process, not announced yet.
+        ``deaths``: how many processes before this one died inside the turn that comes next.
         """
         self._context = context
         self._shared = shared
         self._store = shared.store
-        self._lease = shared.store.lease
         self._workflow = workflow
-        self._resume_from(state)
+        self._state = state
+        self._transitions = RunTransitions(workflow, state, shared.policy, shared.store.lease)
         self._epoch = epoch
         self._spans = spans
-        # Added to the store's clock: the time of a run never goes back.
-        self._clock_offset_us = max(0, state.updated_us - self._lease.now_us())
         self._first = first
         self._committed = committed
+        self._deaths = deaths
         self._in_flight: dict[Command, Piped] = {}
+        self._next_slice: Piped | None = None
         self._inbox_unread = False  # the store may hold messages that it has not read
         self._events_unread = False  # the same, of events of other runs
         self._event_cursor = 0  # position up to which it has read the events of other runs
@@ -143,6 +141,10 @@ class RunActor(Actor["RunMessage"]):
                     self._events_unread |= position is None and self._workflow.awaits_events
                 case EventsEmitted():
                     self._events_unread = True
+                case Continue():
+                    self._next_slice = None
+                    if self._transitions.is_unfinished and not self._is_over:
+                        await self._apply(Continued())
                 case CommandFailed(command, error):
                     if self._in_flight.pop(command, None) is not None:
                         raise error
@@ -150,6 +152,9 @@ class RunActor(Actor["RunMessage"]):
                     assert_never(message)
             if self._inbox_unread or self._events_unread:
                 await self._read_unread()
+            if self._deaths and not self._transitions.is_unfinished and not self._is_over:
+                self._deaths = 0
+                await self._append(self._transitions.settle())
             self._continue()
             return stored
         except FencedError:
@@ -188,22 +193,33 @@ class RunActor(Actor["RunMessage"]):
 
         A message need not concern the run: only a new record restarts the time.
         """
-        wake_us = wakes_at(self._in_flight)
-        if not wake_us or wake_us <= self._now_us() + SUSPEND_THRESHOLD_S * SECOND_US:
+        wake_us = 0 if self._transitions.is_unfinished else wakes_at(self._in_flight)
+        if not wake_us or wake_us <= self._transitions.now_us() + SUSPEND_THRESHOLD_S * SECOND_US:
             return None
         if self._idle_since is None or self._idle_since[0] != self._state.sequence:
             self._idle_since = self._state.sequence, time.monotonic()
         return max(0.0, self._shared.idle_timeout_s() - (time.monotonic() - self._idle_since[1]))
 
     async def _begin(self) -> None:
+        """Begins what was claimed or started here.
+
+        A recovery is stored first, then a cancellation: a run can be cancelled that would end
+        this process as it has ended others.
+        """
+        first = self._first
         if self._committed:
             self._announce(self._committed)
             self._committed = ()
         else:
+            if isinstance(first, Recovered):
+                await self._apply(first)
+                first = Continued()
             self._inbox_unread = True  # messages may have been stored while no process drove it
             self._events_unread = self._workflow.awaits_events
-        if self._first is not None:
-            await self._apply(self._first)
+            if first is not None:
+                await self._read_cancel()
+        if first is not None and not self._is_over:
+            await self._apply(first)
 
     async def _deliver(self, sent: Deliver) -> bool:
         """Stores the message, at the next position, in the commit of the transition it leads to.
@@ -215,7 +231,7 @@ class RunActor(Actor["RunMessage"]):
             return False
         message = replace(sent.message, position=self._state.inbox_position + 1)
         position = await self._event_position() if self._workflow.awaits_events else None
-        records = self._transition(message, position)
+        records = self._transitions.make(message, position)
         envelope = Envelope(message, sent.key, sent.reply)
         deliver = partial(self._store.deliver, self._state, self._epoch, records, envelope)
         try:
@@ -246,7 +262,8 @@ class RunActor(Actor["RunMessage"]):
         else:
             load = partial(self._store.load, self._state.run_id)
             # The state in memory has the transition.
-            self._resume_from((await retry_while_unavailable(load, self._state.run_id)).state)
+            self._state = (await retry_while_unavailable(load, self._state.run_id)).state
+            self._transitions.resume_from(self._state)
             self._inbox_unread = True
         return stored
 
@@ -257,16 +274,26 @@ class RunActor(Actor["RunMessage"]):
             await self._apply(message)
         self._inbox_unread |= missing > 0
 
+    async def _read_cancel(self) -> None:
+        """Applies the stored messages if one cancels the run, before the run begins anything."""
+        found = await self._stored_messages()
+        if any(isinstance(message, CancelRequested) for message in found):
+            for message in found:
+                is_cancel = isinstance(message, CancelRequested)
+                if not self._is_over:
+                    await self._apply(message, proceeds=is_cancel)
+
+    async def _stored_messages(self) -> Sequence[Message]:
+        position = self._state.inbox_position
+        read = partial(self._store.messages.read_after, self._state.run_id, position=position)
+        return await retry_while_unavailable(read, self._state.run_id)
+
     async def _read_unread(self) -> None:
         """Applies the messages and the events in the store that the run has not read."""
         while (self._inbox_unread or self._events_unread) and not self._is_over:
             if self._inbox_unread:
                 self._inbox_unread = False
-                position = self._state.inbox_position
-                read = partial(
-                    self._store.messages.read_after, self._state.run_id, position=position
-                )
-                for message in await retry_while_unavailable(read, self._state.run_id):
+                for message in await self._stored_messages():
                     if not self._state.finished:
                         await self._apply(message)
             if self._events_unread:
@@ -289,28 +316,16 @@ class RunActor(Actor["RunMessage"]):
         self._events_unread = bool(found)  # the store may hold more
         return found
 
-    async def _apply(self, activation: Activation) -> None:
+    async def _apply(self, activation: Activation, *, proceeds: bool = True) -> None:
         """Commits the transition that the activation leads to, if any, and announces it."""
         position = await self._event_position() if self._workflow.awaits_events else None
-        if records := self._transition(activation, position):
-            append = partial(self._store.append, self._state, self._epoch, records)
-            await retry_while_unavailable(append, self._state.run_id)
-            self._announce(records)
+        if records := self._transitions.make(activation, position, proceeds=proceeds):
+            await self._append(records)
 
-    def _transition(self, activation: Activation, event_position: int | None) -> list[Record]:
-        """Returns the records to commit: none if the step that it concerns has ended."""
-        transition = self._transitions
-        jitter = random.random()  # noqa: S311  (spreads retries, guards nothing)
-        transition.begin(self._now_us(), jitter, event_position=event_position)
-        transition.apply(activation)
-        reach_failpoints("before", self._state.run_id, transition.records)
-        return transition.records
-
-    def _resume_from(self, state: RunState) -> None:
-        """Takes the stored state as the one that transitions begin from."""
-        policy, at_us = self._shared.policy, state.updated_us
-        self._state = state
-        self._transitions = Transition(self._workflow, state, policy, at_us, jitter=0.0)
+    async def _append(self, records: Sequence[Record]) -> None:
+        append = partial(self._store.append, self._state, self._epoch, records)
+        await retry_while_unavailable(append, self._state.run_id)
+        self._announce(records)
 
     async def _event_position(self) -> int:
         """Returns where new subscriptions start: an event after it must not be missed."""
@@ -336,8 +351,12 @@ class RunActor(Actor["RunMessage"]):
             return
         if self._shared.stopping.is_set():
             return
+        if self._transitions.is_unfinished and self._next_slice is None:
+            self._next_slice = self._context.pipe_to_self(
+                self._shared.next_slice(), name="slice", daemon=True
+            )
         wanted = commands(self._state, self._shared.policy)
-        if not wanted:
+        if not wanted and not self._transitions.is_unfinished:
             # Nothing would ever wake the run.
             raise RuntimeError(f"run {self._state.run_id} has not ended, but no step is in flight")
         if self._in_flight:
@@ -345,7 +364,9 @@ class RunActor(Actor["RunMessage"]):
         for command in wanted:
             if command not in self._in_flight:
                 self._in_flight[command] = self._context.pipe_to_self(
-                    self._shared.executor.perform(command, self._spans, self._clock_offset_us),
+                    self._shared.executor.perform(
+                        command, self._spans, self._transitions.clock_offset_us
+                    ),
                     name=command.path,
                     daemon=isinstance(command, WaitCommand),
                 )
@@ -374,20 +395,3 @@ class RunActor(Actor["RunMessage"]):
     def _is_over(self) -> bool:
         """True if the run takes no more messages here: it has ended, or the service stops."""
         return self._state.finished or self._shared.stopping.is_set()
-
-    def _now_us(self) -> int:
-        """Returns the time of the run, in Unix microseconds: it never goes back."""
-        return self._lease.now_us() + self._clock_offset_us
-
-
-def reach_failpoints(
-    moment: Literal["before", "after"], run_id: str, records: Sequence[Record]
-) -> None:
-    """Reaches the failpoints of these records; no notification was sent yet.
-
-    A failpoint is called ``engine.before_start`` and so on; its key is RUN or RUN/PATH.
-    """
-    for record in records if failpoint.is_armed() else ():
-        if name := FAILPOINTS.get(record.kind):
-            key = f"{run_id}/{record.path}" if record.path else run_id
-            failpoint.reach(f"engine.{moment}_{name}", key)

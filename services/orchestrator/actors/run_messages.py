@@ -18,6 +18,11 @@ class Begin(Message[None]):
     """The first message: the run was started here, or claimed."""
 
 
+@dataclass(frozen=True, slots=True)
+class Continue(Message[None]):
+    """The run may begin the next slice of a long turn."""
+
+
 @dataclass(slots=True, eq=False)  # not frozen: that doubles the cost of what each step makes
 class CommandEnded(Message[None]):
     """A command of the run was performed."""
@@ -69,5 +74,12 @@ class EventsEmitted(Message[None]):
 
 
 RunMessage: TypeAlias = (
-    Begin | CommandEnded | CommandFailed | Deliver | MessageStored | InboxChanged | EventsEmitted
+    Begin
+    | Continue
+    | CommandEnded
+    | CommandFailed
+    | Deliver
+    | MessageStored
+    | InboxChanged
+    | EventsEmitted
 )

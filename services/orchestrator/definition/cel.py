@@ -12,6 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from cel_expr_python import cel
 
+from services.orchestrator.definition.cel_cost import (
+    INLINE_UNITS,
+    ExpressionCost,
+    PatternInvalidError,
+    cost_of,
+)
 from services.orchestrator.definition.cel_types import common_use, uses_of
 from services.orchestrator.definition.problems import shown
 from services.orchestrator.definition.templates import NO_PATH, Path, PathMissingError, parse_path
@@ -182,6 +188,7 @@ class ConditionResult:
     holds: bool | None  # None if the condition could not be evaluated
     operands: dict[str, Any]  # path -> value
     reason: str  # why the condition does not hold; empty if it does
+    units: int = 0  # that it may have cost, see cel_cost; 0: few
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,13 +208,17 @@ class Condition:
     operands: Mapping[Path, ValueType]
     _clauses: tuple[Clause, ...]
     _uses: Mapping[Path, Sequence[ValueType]]  # of operands whose type no contract gives
+    _cost: ExpressionCost
 
     def input_uses(self) -> dict[Path, Sequence[ValueType]]:
         """Returns the types that it uses inputs as to which no contract gives a type."""
         return {path: types for path, types in self._uses.items() if path.root == "input"}
 
-    def evaluate(self, variables: Variables) -> ConditionResult:
-        """Evaluates the condition."""
+    def evaluate(self, variables: Variables, limit: int = INLINE_UNITS) -> ConditionResult:
+        """Evaluates the condition.
+
+        Raises ConditionTooCostlyError if it might cost more than ``limit`` units, see cel_cost.
+        """
         values: dict[Path, Any] = {}
         missing: list[Path] = []
         for path in self.operands:
@@ -216,23 +227,40 @@ class Condition:
             except PathMissingError:
                 missing.append(path)
         bound = {path.variable: value for path, value in values.items()}
+        units = 0
+        if not self._is_free(values):
+            units = self._cost.units(bound, limit)
         operands = _by_text(values)
         for path, value in values.items():
             if _holds_nul(value):
-                return ConditionResult(None, operands, f"{path} holds the character U+0000")
+                reason = f"{path} holds the character U+0000"
+                return ConditionResult(None, operands, reason, units)
         holds = _evaluate(self._expression, bound)
         if holds is None and missing:
-            return ConditionResult(None, operands, str(PathMissingError(missing[0])))
+            return ConditionResult(None, operands, str(PathMissingError(missing[0])), units)
         if holds is None:
             nulls = [path for path, value in values.items() if value is None]
-            return ConditionResult(None, operands, self._describe(nulls or list(values), values))
+            reason = self._describe(nulls or list(values), values)
+            return ConditionResult(None, operands, reason, units)
         if holds:
-            return ConditionResult(True, operands, "")
-        return ConditionResult(False, operands, self._describe(self._false_operands(bound), values))
+            return ConditionResult(True, operands, "", units)
+        reason = self._describe(self._false_operands(bound), values)
+        return ConditionResult(False, operands, reason, units)
+
+    def _is_free(self, values: Mapping[Path, Any]) -> bool:
+        """Returns whether the operands are so small that their sizes need not be measured."""
+        free_chars = self._cost.free_chars
+        for value in values.values():
+            if isinstance(value, str):
+                if len(value) > free_chars:
+                    return False
+            elif isinstance(value, dict | list):
+                return False
+        return free_chars >= 0
 
     def _false_operands(self, bound: dict[str, Any]) -> list[Path]:
         """Returns the operands of the first clause that is false."""
-        for clause in self._clauses:
+        for clause in self._clauses if len(self._clauses) > 1 else ():
             if _evaluate(clause.expression, bound) is False:
                 return list(clause.operands)
         return list(self.operands)
@@ -271,7 +299,12 @@ def compile_condition(text: str, typed: Callable[[Path, int], ValueType | None])
             "a condition must be true or false; compare it: == true, > 0, ..."
         )
     clauses = _clauses(environment, expression, compiled)
-    return Condition(text, compiled, operands, clauses, _dynamic_uses(expression, operands))
+    try:
+        names = {path.variable for path in operands}
+        cost = cost_of(expression.cel, names, 1 if len(clauses) == 1 else 2)
+    except PatternInvalidError as error:
+        raise ConditionInvalidError(str(error)) from None
+    return Condition(text, compiled, operands, clauses, _dynamic_uses(expression, operands), cost)
 
 
 def _dynamic_uses(

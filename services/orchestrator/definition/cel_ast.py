@@ -1,4 +1,4 @@
-"""The syntax tree of a CEL expression: the parts of it that show how variables are used.
+"""The syntax tree of a CEL expression: the parts of it that decide types and costs.
 
 The messages are those of cel/expr/syntax.proto of the CEL specification, by their field numbers.
 """
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _FIELD = descriptor_pb2.FieldDescriptorProto
 _STRING, _BOOL, _INT64 = _FIELD.TYPE_STRING, _FIELD.TYPE_BOOL, _FIELD.TYPE_INT64
+_BYTES = _FIELD.TYPE_BYTES
 _UINT64, _DOUBLE, _ENUM = _FIELD.TYPE_UINT64, _FIELD.TYPE_DOUBLE, _FIELD.TYPE_INT32
 
 # Message -> field -> (number, type). A type is that of a scalar, or the name of a message, with *
@@ -30,6 +31,7 @@ _MESSAGES: dict[str, dict[str, tuple[int, int | str]]] = {
         "select": (5, "Select"),
         "call": (6, "Call"),
         "list": (7, "List"),
+        "struct": (8, "Struct"),
         "comprehension": (9, "Comprehension"),
     },
     "Constant": {
@@ -39,12 +41,24 @@ _MESSAGES: dict[str, dict[str, tuple[int, int | str]]] = {
         "uint": (4, _UINT64),
         "double": (5, _DOUBLE),
         "string": (6, _STRING),
+        "bytes": (7, _BYTES),
     },
     "Ident": {"name": (1, _STRING)},
     "Select": {"operand": (1, "Expr"), "field": (2, _STRING)},
     "Call": {"target": (1, "Expr"), "function": (2, _STRING), "args": (3, "*Expr")},
     "List": {"elements": (1, "*Expr")},
-    "Comprehension": {"range": (2, "Expr"), "condition": (5, "Expr"), "step": (6, "Expr")},
+    "Struct": {"entries": (2, "*Entry")},
+    "Entry": {"key": (3, "Expr"), "value": (4, "Expr")},
+    "Comprehension": {
+        "item": (1, _STRING),
+        "second": (8, _STRING),
+        "range": (2, "Expr"),
+        "accumulator": (3, _STRING),
+        "initial": (4, "Expr"),
+        "condition": (5, "Expr"),
+        "step": (6, "Expr"),
+        "result": (7, "Expr"),
+    },
 }
 _PACKAGE = "anya.cel"
 
@@ -56,6 +70,15 @@ def parse_expression(text: str) -> Any | None:
     except RuntimeError:
         return None
     return _parsed().FromString(Packed.FromString(serialized).value).expr  # type: ignore[attr-defined]
+
+
+def dotted_name(tree: Any) -> str | None:
+    """Returns the name of a chain such as ``input.a.b``; None if it begins with no identifier."""
+    parts: list[str] = []
+    while tree.HasField("select"):
+        parts.append(tree.select.field)
+        tree = tree.select.operand
+    return ".".join([tree.ident.name, *reversed(parts)]) if tree.HasField("ident") else None
 
 
 @cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from services.orchestrator.definition.cel_ast import parse_expression
+from services.orchestrator.definition.cel_ast import dotted_name, parse_expression
 from services.orchestrator.definition.types import (
     ANY,
     BOOL,
@@ -90,7 +90,7 @@ class _UseReader:
         """Notes the uses of the variables in a tree whose value is used as ``wanted``."""
         match _kind(tree):
             case "ident" | "select":
-                name = _name(tree)
+                name = dotted_name(tree)
                 if name is not None:
                     self.found.setdefault(name, []).append(wanted)
             case "call":
@@ -148,7 +148,7 @@ class _UseReader:
                 names = (name for name in _CONSTANTS if tree.constant.HasField(name))
                 return _CONSTANTS.get(next(names, ""), ANY)
             case "ident" | "select":
-                return self.known.get(_name(tree) or "", ANY)
+                return self.known.get(dotted_name(tree) or "", ANY)
             case "call":
                 return self._result(tree.call)
             case _:
@@ -172,12 +172,3 @@ class _UseReader:
 def _kind(tree: Any) -> str | None:
     kinds = ("constant", "ident", "select", "call", "list", "comprehension")
     return next((kind for kind in kinds if tree.HasField(kind)), None)
-
-
-def _name(tree: Any) -> str | None:
-    """Returns the name of a chain such as ``input.a.b``; None if it begins with no identifier."""
-    parts: list[str] = []
-    while tree.HasField("select"):
-        parts.append(tree.select.field)
-        tree = tree.select.operand
-    return ".".join([tree.ident.name, *reversed(parts)]) if tree.HasField("ident") else None

@@ -6,6 +6,7 @@ a longer string the value becomes text. ``{{{{`` stands for ``{{``. Keys are nev
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -31,6 +32,9 @@ OWN = (STATUS, ERROR)
 ROOTS = ("input", "steps", "output", "ctx", "item", "index")
 
 MAX_PARTS = 32  # no value is nested deeper
+MAX_PLACEHOLDERS = 128  # in one step: each may be as large as a record
+MAX_TEXT_CHARS = 1 << 20  # of a text that templates make
+MAX_EMBEDDED_BYTES = 4096  # of a list or an object that becomes part of a text
 NO_PATH = f"is no path; one begins with {', '.join(ROOTS)}, and has at most {MAX_PARTS} parts"
 
 _PART_OF = r"(?:\.[A-Za-z_][A-Za-z0-9_]*|\[[0-9]{1,6}\])"
@@ -112,6 +116,39 @@ class UnresolvedPathError(ValueError):
         return UnresolvedPathError((key, *self.pointer), self._message, self.path)
 
 
+_to_json = json.JSONEncoder(ensure_ascii=False).encode
+
+
+class ResolvedSize:
+    """Sums the sizes of the values that templates resolve to, before they are written.
+
+    One large value is no cost as long as it is shared, but each mention of it is written out.
+    """
+
+    __slots__ = ("_known", "_left", "_most")
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most = self._left = most_bytes
+        self._known: dict[int, tuple[Any, int]] = {}  # lists and objects, and their sizes
+
+    def add(self, value: Any, path: Path) -> None:
+        """Raises UnresolvedPathError once the values are larger than they may be."""
+        self._left -= self.bytes_of(value)
+        if self._left < 0:
+            message = f"{path} makes it too large: a record holds {self._most} bytes"
+            raise UnresolvedPathError((), message, path)
+
+    def bytes_of(self, value: Any) -> int:
+        """Returns the size of a value as JSON, computed once for each list and object."""
+        if isinstance(value, str):
+            return len(value)
+        if not isinstance(value, dict | list):
+            return 0
+        if id(value) not in self._known:
+            self._known[id(value)] = value, len(_to_json(value))
+        return self._known[id(value)][1]
+
+
 @dataclass(frozen=True, slots=True)
 class Placeholder:
     """A path and its offset in the string."""
@@ -159,13 +196,13 @@ def parse_template(text: str) -> Template:
     return Template(tuple(spaced if len(spaced) == 1 else parts))
 
 
-def resolve(value: Any, variables: Variables) -> Any:
+def resolve(value: Any, variables: Variables, size: ResolvedSize | None = None) -> Any:
     """Returns the value with every template replaced.
 
-    Raises UnresolvedPathError if a path has no value.
+    Raises UnresolvedPathError if a path has no value, or if ``size`` does not allow for it.
     """
     if isinstance(value, str):
-        return _resolve_text(parse_template(value), variables)
+        return _resolve_text(parse_template(value), variables, size)
     found: Any
     members: Iterable[tuple[str | int, Any]]
     if isinstance(value, dict):
@@ -176,25 +213,38 @@ def resolve(value: Any, variables: Variables) -> Any:
         return value
     for key, item in members:
         try:
-            found[key] = resolve(item, variables)
+            found[key] = resolve(item, variables, size)
         except UnresolvedPathError as error:
             raise error.inside(key) from None
     return found
 
 
-def _resolve_text(template: Template, variables: Variables) -> Any:
+def _resolve_text(template: Template, variables: Variables, size: ResolvedSize | None) -> Any:
     try:
         if template.whole:
-            return template.whole.path.read(variables)
-        return "".join(
-            part if isinstance(part, str) else _as_text(part.path, variables)
-            for part in template.parts
-        )
+            path = template.whole.path
+            value = path.read(variables)
+            if size is not None:
+                size.add(value, path)
+            return value
+        texts, length = [], 0
+        for part in template.parts:
+            if isinstance(part, str):
+                texts.append(part)
+                continue
+            texts.append(_as_text(part.path, variables, size))
+            length += len(texts[-1])
+            if length > MAX_TEXT_CHARS:
+                message = f"{part.path} makes it too large: a record holds {MAX_TEXT_CHARS} bytes"
+                raise UnresolvedPathError((), message, part.path)
+            if size is not None:
+                size.add(texts[-1], part.path)
+        return "".join(texts)
     except PathMissingError as error:
         raise UnresolvedPathError((), str(error), error.path) from None
 
 
-def _as_text(path: Path, variables: Variables) -> str:
+def _as_text(path: Path, variables: Variables, size: ResolvedSize | None) -> str:
     match path.read(variables):
         case str() as text:
             return text
@@ -203,6 +253,10 @@ def _as_text(path: Path, variables: Variables) -> str:
         case int() as number if not isinstance(number, bool):
             return str(number)
         case value:
+            length = len(_to_json(value)) if size is None else size.bytes_of(value)
+            if length > MAX_EMBEDDED_BYTES:
+                message = f"{path} is larger than {MAX_EMBEDDED_BYTES} bytes, too large for a text"
+                raise UnresolvedPathError((), message, path)
             try:
                 return rfc8785.dumps(value).decode()
             except rfc8785.CanonicalizationError:

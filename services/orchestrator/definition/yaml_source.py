@@ -23,13 +23,17 @@ from ruamel.yaml.events import (
 )
 from ruamel.yaml.reader import ReaderError
 
-from services.orchestrator.definition.problems import shown
+from services.orchestrator.definition.problems import DefinitionInvalidError, shown
 from services.orchestrator.definition.source import OUT_OF_RANGE, SourceBuilder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from services.orchestrator.definition.source import Source
+
+# YAML costs 2 to 6 us a byte, and holds the interpreter: larger definitions are JSON.
+MAX_YAML_BYTES = 64 * 1024  # of UTF-8
+MAX_EVENTS = 10_000  # scalars, and the beginnings and ends of mappings and sequences
 
 _JSON_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _JSON_WORDS = {"true": True, "false": False, "null": None}
@@ -53,6 +57,8 @@ _READ_EVENTS = (
 def read_yaml(text: str) -> Source:
     """Reads one YAML 1.2 document. Raises DefinitionInvalidError if the text is none."""
     builder = SourceBuilder(text)
+    if len(text.encode(errors="replace")) > MAX_YAML_BYTES:
+        builder.refuse(f"YAML longer than {MAX_YAML_BYTES // 1024} KiB: write it as JSON", 0)
     _YamlScanner(text, builder).scan()
     return builder.source()
 
@@ -74,9 +80,14 @@ class _YamlScanner:
     def _parse(self, text: str) -> Iterator[Any]:
         """Yields the events that carry values, and the end of the stream."""
         try:
-            for event in YAML(typ="safe", pure=True).parse(text):
+            for number, event in enumerate(YAML(typ="safe", pure=True).parse(text)):
+                if number > MAX_EVENTS:
+                    message = f"more than {MAX_EVENTS} values: write it as JSON"
+                    self._refuse(message, event.start_mark.index)
                 if isinstance(event, _READ_EVENTS):
                     yield event
+        except DefinitionInvalidError:
+            raise
         except MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             message = error.problem or error.context or "not YAML"

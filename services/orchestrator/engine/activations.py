@@ -19,6 +19,11 @@ class Recovered:
     """A worker drives the run after another process stopped driving it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Continued:
+    """The run continues where its last slice, or its recovery, left it."""
+
+
 class Replied(NamedTuple):
     path: str
     reply: bytes
@@ -90,6 +95,7 @@ class CancelRequested:
 Activation: TypeAlias = (
     Started
     | Recovered
+    | Continued
     | Replied
     | Failed
     | Due

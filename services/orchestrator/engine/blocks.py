@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from services.orchestrator.definition.templates import UnresolvedPathError, resolve
+from services.orchestrator.definition.templates import ResolvedSize, UnresolvedPathError, resolve
 from services.orchestrator.definition.workflow import (
     Call,
     ForEach,
@@ -16,7 +16,7 @@ from services.orchestrator.definition.workflow import (
 )
 from services.orchestrator.engine import outcome, step_path
 from services.orchestrator.engine.model import READ, ItemsProgress, Phase, StepError
-from services.orchestrator.engine.records import PayloadTooLargeError, RecordKind
+from services.orchestrator.engine.records import MAX_PAYLOAD_BYTES, PayloadTooLargeError, RecordKind
 from services.orchestrator.engine.scope import ITEMS
 
 if TYPE_CHECKING:
@@ -173,6 +173,9 @@ class Blocks:
             if progress is Progress.FAILED and not each.continues_on_error:
                 return progress
             items.mark(index, in_flight=progress is Progress.PENDING)
+            if self._writer.is_over:  # the next slice walks the item again
+                items.dirty.add(index)
+                break
         if not items.in_flight:
             self._collect_all(each, path, count, walk)
         return Progress.DONE
@@ -181,8 +184,9 @@ class Blocks:
         """Completes a for_each with the result of every item, null for one that failed."""
         ends = [walk(each.steps, f"{path}[{index}]/") for index in range(count)]
         try:
+            size = ResolvedSize(MAX_PAYLOAD_BYTES)
             results = [
-                None if end is Progress.FAILED else self._collect(each, path, index)
+                None if end is Progress.FAILED else self._collect(each, path, index, size)
                 for index, end in enumerate(ends)
             ]
             failed = ends.count(Progress.FAILED)
@@ -191,9 +195,9 @@ class Blocks:
             message = f"results of {path}: collect.{error}"
             self._writer.fail(path, StepError("INVALID_ARGUMENT", "", message))
 
-    def _collect(self, each: ForEach, path: str, index: int) -> Any:
+    def _collect(self, each: ForEach, path: str, index: int, size: ResolvedSize) -> Any:
         last = f"{path}[{index}]/{each.steps[-1].id}"
-        return resolve(each.collect, self._writer.scope_at(last))
+        return resolve(each.collect, self._writer.scope_at(last), size)
 
     # The failure of a step inside.
 

@@ -75,7 +75,7 @@ class Calls:
             message = f"{path}: {CANCELLED_STEP.message}"
             writer.fail(path, replace(CANCELLED_STEP, message=message), **condition)
         else:
-            resolved = resolve(call.input_mapping, scope)
+            resolved = resolve(call.input_mapping, scope, writer.resolved_size())
             payload = {**metadata, "input": resolved}
             if isinstance(call.operation.runs, Workflow):
                 self._begin_workflow(call.operation.runs, path, payload)
@@ -124,7 +124,7 @@ class Calls:
         try:
             scope = self._writer.scope_at(path)
             scope["output"] = reply
-            output = resolve(call.output_mapping, scope)
+            output = resolve(call.output_mapping, scope, self._writer.resolved_size())
             payload = {"reply": reply, "output": output, "attestations": attestations}
             self._writer.add(RecordKind.STEP_DONE, path, payload)
         except (UnresolvedPathError, PayloadTooLargeError) as error:

@@ -45,6 +45,9 @@ def evolve(state: RunState, record: Record) -> None:
     _EVOLVE[record.kind](state, record)
     state.sequence = record.sequence
     state.updated_us = record.at_us
+    state.work_units += (size := len(record.encoded))
+    if size > state.largest_bytes:
+        state.largest_bytes = size
     if state.items:
         _mark_dirty(state, record.path)
 
@@ -69,14 +72,11 @@ def _start(state: RunState, record: Record) -> None:
     state.presentation = payload["presentation"]
     state.payments = dict(map(_proven, payload.get("payments", ())))
     state.started_by = payload["started_by"]
-    state.allowed_privileges = _privileges(payload["allowed_privileges"])
+    allowed = payload["allowed_privileges"]
+    state.allowed_privileges = None if allowed is None else frozenset(allowed)
     state.deadline_us = payload["deadline_us"]
     state.run_timeout_us = state.deadline_us - record.at_us
     state.created_us = record.at_us
-
-
-def _privileges(names: list[str] | None) -> frozenset[str] | None:
-    return None if names is None else frozenset(names)
 
 
 def _proven(payment: dict[str, str]) -> tuple[str, ProvenPayment]:
@@ -322,6 +322,7 @@ def _reopen(step: StepState, phase: Phase) -> None:
 def _begin(state: RunState, record: Record) -> StepState:
     """Adds the step of which this is the first record."""
     payload = record.payload
+    state.work_units += payload.get("units", 0)
     step = StepState(
         path=record.path,
         operation=payload["operation"],
@@ -387,6 +388,7 @@ _EVOLVE: dict[RecordKind, _Evolve] = {
     RecordKind.CANCEL_FAILED: _cancel_failed,
     RecordKind.CANCEL_DONE: _cancel_done,
     RecordKind.RECOVERED: _recovered,
+    RecordKind.SETTLED: lambda state, record: None,
     RecordKind.SIGNAL: _signal,
     RecordKind.EVENT: _event,
     RecordKind.APPROVAL: _approval,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mesh.errors import Reason
 from services.orchestrator.definition import values
+from services.orchestrator.definition.cel_cost import ConditionTooCostlyError
 from services.orchestrator.definition.templates import UnresolvedPathError, resolve
 from services.orchestrator.definition.workflow import (
     MAX_ITEMS,
@@ -25,6 +27,7 @@ from services.orchestrator.definition.workflow import (
 from services.orchestrator.engine import outcome, step_path
 from services.orchestrator.engine.blocks import Progress
 from services.orchestrator.engine.model import FailureScope, Phase, StepError, StepStatus
+from services.orchestrator.engine.record_writer import MAX_RUN_UNITS, MAX_TURN_UNITS
 from services.orchestrator.engine.records import PayloadTooLargeError, RecordKind
 from services.orchestrator.engine.scope import ITEMS, explain
 
@@ -40,6 +43,15 @@ _ADVANCES = (
     Phase.AWAITING_EVENT,
     Phase.CHILDREN,
 )  # advanced by other steps or by messages
+
+
+TOO_COSTLY = StepError(
+    "RESOURCE_EXHAUSTED",
+    Reason.RUN_TOO_COSTLY,
+    f"the run has recorded and judged too much: at most {MAX_TURN_UNITS:,} bytes before it waits"
+    f" for a call, a message or a time, and {MAX_RUN_UNITS:,} bytes in all; pass ids on instead of"
+    " texts and lists",
+)
 
 
 class Interpreter:
@@ -76,6 +88,8 @@ class Interpreter:
         """Begins the step, or advances what is inside it."""
         steps = self._writer.state.steps
         if path not in steps:
+            if not self._writer.begins_step():
+                return Progress.PENDING
             self.begin(step, path)
         known, progress = steps[path], Progress.DONE
         if known.phase in _ADVANCES:
@@ -122,6 +136,9 @@ class Interpreter:
 
     def begin(self, step: Step, path: str) -> None:
         """Begins the step, skips it or fails it: afterwards the state has it."""
+        if self._writer.units_left() <= 0 and not self._is_owed(step):
+            self._writer.fail(path, TOO_COSTLY)
+            return
         scope = self._writer.scope_at(path)
         try:
             condition = self._evaluate_condition(step, path, scope)
@@ -135,6 +152,10 @@ class Interpreter:
             message = f"input of {path}: {error}"
             self._writer.fail(path, StepError("INVALID_ARGUMENT", "", message))
 
+    def _is_owed(self, step: Step) -> bool:
+        """Returns whether a payment was made, so that the calls after it must not be refused."""
+        return isinstance(step.action, Call) and outcome.pivot_made(self._writer.state)
+
     def _evaluate_condition(
         self, step: Step, path: str, scope: dict[str, Any]
     ) -> dict[str, Any] | None:
@@ -144,16 +165,16 @@ class Interpreter:
         """
         if step.condition is None:
             return {}
-        verdict, holds, reason = _evaluate(step.condition, scope)
-        if holds:
-            return {"condition": verdict}
-        if holds is None:
-            message = f"{reason}: condition of {path} cannot be judged"
-            error = StepError("FAILED_PRECONDITION", "", message)
-            self._writer.fail(path, error, condition=verdict)
+        verdict = _evaluate(step.condition, scope)
+        if verdict.holds:
+            return verdict.payload
+        if verdict.holds is None:
+            message = f"{verdict.reason}: condition of {path} cannot be judged"
+            error = StepError("FAILED_PRECONDITION", verdict.error, message)
+            self._writer.fail(path, error, **verdict.payload)
         else:
-            message = f"{reason}: condition of {path} is false"
-            self._writer.skip(step, path, message, condition=verdict)
+            message = f"{verdict.reason}: condition of {path} is false"
+            self._writer.skip(step, path, message, **verdict.payload)
         return None
 
     def _begin_action(
@@ -167,9 +188,10 @@ class Interpreter:
             case Call() as call:
                 self._calls.begin(call, path, scope, metadata, condition)
             case Set(given):
-                writer.complete_at_once(path, metadata, {}, resolve(given, scope))
+                output = resolve(given, scope, writer.resolved_size())
+                writer.complete_at_once(path, metadata, {}, output)
             case End(reason=template):
-                reason = resolve(template, scope)
+                reason = resolve(template, scope, writer.resolved_size())
                 if not isinstance(reason, str):
                     raise values.MismatchError(("reason",), "a text")
                 writer.complete_at_once(path, metadata, {"reason": reason}, {})
@@ -195,26 +217,31 @@ class Interpreter:
         """Chooses the first case that holds, and skips the steps of all others."""
         verdicts: list[dict[str, Any]] = []
         reasons: list[str] = []
-        chosen = None
+        chosen, units = None, 0
         for at, case in enumerate(switch.cases):
             if case.when is None:
                 chosen = at
                 break
-            verdict, holds, reason = _evaluate(case.when, scope)
-            verdicts.append(verdict)
-            if holds is None:
-                message = f"{reason}: a case of {path} cannot be judged"
-                self._writer.fail(path, StepError("FAILED_PRECONDITION", "", message))
+            verdict = _evaluate(case.when, scope)
+            verdicts.append(verdict.recorded)
+            units += verdict.units
+            if verdict.holds is None:
+                message = f"{verdict.reason}: a case of {path} cannot be judged"
+                error = StepError("FAILED_PRECONDITION", verdict.error, message)
+                more: dict[str, Any] = {"units": units} if units else {}
+                self._writer.fail(path, error, **more)
                 return
-            if holds:
+            if verdict.holds:
                 chosen = at
                 break
-            reasons.append(reason)
+            reasons.append(verdict.reason)
         why = " and ".join(reasons) or "an earlier case holds"
         if chosen is None:
             self._writer.skip(step, path, f"{why}: no case of {path} holds")
             return
         payload = {**metadata, "input": {"case": chosen, "judged": verdicts}}
+        if units:
+            payload["units"] = units + metadata.get("units", 0)
         self._writer.add(RecordKind.STEP_INTENT, path, payload, attempt=1)
         for at, case in enumerate(switch.cases):
             for other in case.steps if at != chosen else ():
@@ -232,14 +259,33 @@ class Interpreter:
         return items
 
 
-def _evaluate(
-    condition: Condition, scope: dict[str, Any]
-) -> tuple[dict[str, Any], bool | None, str]:
-    """Returns what to record, whether the condition holds (None if unknown), and why not."""
-    verdict = condition.evaluate(scope)
+class _Verdict(NamedTuple):
+    """The result of a condition, as it is recorded."""
+
+    holds: bool | None  # None if it cannot be judged
+    reason: str  # why it does not hold
+    recorded: dict[str, Any]
+    units: int = 0
+    error: str = ""  # the reason of the step's failure if it cannot be judged
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        if self.units:
+            return {"condition": self.recorded, "units": self.units}
+        return {"condition": self.recorded}
+
+
+def _evaluate(condition: Condition, scope: dict[str, Any]) -> _Verdict:
+    """Evaluates a condition, unless it might cost more than a turn of a run may."""
+    try:
+        result = condition.evaluate(scope)
+    except ConditionTooCostlyError:
+        recorded = {"expression": condition.text, "verdict": False, "operands": {}}
+        reason = "it might take too long with texts or lists of this size"
+        return _Verdict(None, reason, recorded, 0, Reason.CONDITION_TOO_COSTLY)
     recorded = {
         "expression": condition.text,
-        "verdict": bool(verdict.holds),
-        "operands": verdict.operands,
+        "verdict": bool(result.holds),
+        "operands": result.operands,
     }
-    return recorded, verdict.holds, verdict.reason
+    return _Verdict(result.holds, result.reason, recorded, result.units)

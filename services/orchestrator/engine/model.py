@@ -238,6 +238,8 @@ class RunState:
     pending_end: PendingEnd | None = None
     signals: list[ReceivedSignal] = field(default_factory=list)  # in order of arrival
     inbox_position: int = 0  # of the last message that it has recorded
+    work_units: int = field(default=0, compare=False)  # bytes, and units of conditions
+    largest_bytes: int = field(default=0, compare=False)  # of a record so far
     cancellation: str = ""  # requester and reason of its cancellation; empty: it is not cancelled
     # The first child step that failed and fails its parent with it, by the path of the parent.
     failed_children: dict[str, str] = field(default_factory=dict)

@@ -5,35 +5,66 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from services.orchestrator.definition.templates import ResolvedSize
 from services.orchestrator.definition.workflow import Call, ForEach
 from services.orchestrator.engine import payments, step_path
 from services.orchestrator.engine.fold import evolve
 from services.orchestrator.engine.model import READ, FailureScope
-from services.orchestrator.engine.records import Record, RecordKind
+from services.orchestrator.engine.records import MAX_PAYLOAD_BYTES, Record, RecordKind
 from services.orchestrator.engine.scope import StepScope
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from services.orchestrator.definition.workflow import Step, Workflow
     from services.orchestrator.engine.model import RunState, StepError
 
 MAX_CACHED_STEPS = 4096  # of which the metadata is kept in memory
 
+# What a run may cost: bytes that it records, and units of its conditions, see cel_cost.py.
+MAX_TURN_UNITS = 20_000_000
+MAX_RUN_UNITS = 200_000_000
+
+SLICE_S = 0.005  # of a turn: then other runs and calls have theirs
+SMALL_BYTES = 8192  # MAX_PLACEHOLDERS values from such records are no more than a record holds
+
 
 class RecordWriter:
     """Writes records and folds each into the state. No other part changes the state."""
 
-    __slots__ = ("at_us", "event_position", "jitter", "records", "state", "workflow")
+    __slots__ = (
+        "at_us",
+        "clock",
+        "event_position",
+        "is_over",
+        "jitter",
+        "records",
+        "slice_end",
+        "state",
+        "units_before",
+        "workflow",
+    )
 
-    def __init__(self, workflow: Workflow, state: RunState) -> None:
+    def __init__(
+        self, workflow: Workflow, state: RunState, clock: Callable[[], float] | None = None
+    ) -> None:
         self.workflow = workflow
         self.state = state
+        self.clock = clock
+        self.units_before = state.work_units
 
-    def begin(self, at_us: int, jitter: float, event_position: int | None) -> None:
-        """Begins a transition, which has no records yet."""
+    def begin(
+        self, at_us: int, jitter: float, event_position: int | None, *, continues: bool = False
+    ) -> None:
+        """Begins a transition, which has no records yet; or a slice of it, if it ``continues``."""
         self.at_us = at_us
         self.jitter = jitter
         self.event_position = event_position
         self.records: list[Record] = []
+        self.is_over = False
+        self.slice_end: float | None = None  # set by the first step that the slice begins
+        if not continues:
+            self.units_before = self.state.work_units
 
     def add(
         self, kind: RecordKind, path: str, payload: dict[str, Any], *, attempt: int | None = None
@@ -46,6 +77,30 @@ class RecordWriter:
         record = Record.write(state.sequence + 1, kind, path, attempt, self.at_us, payload)
         evolve(state, record)
         self.records.append(record)
+
+    # What the run may still cost.
+
+    def begins_step(self) -> bool:
+        """Returns whether a step may begin in this slice; each slice begins at least one.
+
+        The clock ends slices, and decides nothing else: what a run does is the same in one slice.
+        """
+        if self.is_over or self.clock is None:
+            return not self.is_over
+        if self.slice_end is None:
+            self.slice_end = self.clock() + SLICE_S
+        elif self.clock() >= self.slice_end:
+            self.is_over = True
+        return not self.is_over
+
+    def units_left(self) -> int:
+        """Returns how many units the turn, and the run, may still cost."""
+        spent = self.state.work_units
+        return min(self.units_before + MAX_TURN_UNITS, MAX_RUN_UNITS) - spent
+
+    def resolved_size(self) -> ResolvedSize | None:
+        """Returns what sums the values of a mapping; None if they cannot be too large."""
+        return ResolvedSize(MAX_PAYLOAD_BYTES) if self.state.largest_bytes > SMALL_BYTES else None
 
     # Look-ups.
 

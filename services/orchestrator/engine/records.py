@@ -5,7 +5,8 @@ Payloads are JSON; ``?`` marks what may be missing:
     START          workflow_id, definition_hash, sub_workflow_hashes {name: hash}, input,
                    intent (base64), presentation, started_by, allowed_privileges [privilege, ...]
                    or null, deadline_us, payments? [{intent, presentation}, ...]
-    STEP_INTENT    operation, protocol, effect, payment? its id, input, condition?; for an RPC also
+    STEP_INTENT    operation, protocol, effect, payment? its id, input, condition?, units? that its
+                   conditions may have cost; for an RPC also
                    method, service, key and request (base64), the bytes that every attempt sends,
                    timeout_us?; for a wait until_us, awaits_event?; cancels_payment? true for a
                    call that cancels a payment which a cancelled run did not make
@@ -22,6 +23,7 @@ Payloads are JSON; ``?`` marks what may be missing:
     CANCEL_FAILED  error, final; retry_us? unless it is final
     CANCEL_DONE    nothing
     RECOVERED      nothing
+    SETTLED        nothing: the turn after a recovery ended, which followed another recovery
     SIGNAL         name, payload, correlation, position: in the run's inbox
     EVENT          type, subject, data, position: in the store's events; paths: of the steps that
                    receive it
@@ -71,6 +73,7 @@ class RecordKind(StrEnum):
     CANCEL_FAILED = "CANCEL_FAILED"
     CANCEL_DONE = "CANCEL_DONE"
     RECOVERED = "RECOVERED"
+    SETTLED = "SETTLED"
     SIGNAL = "SIGNAL"
     EVENT = "EVENT"
     APPROVAL = "APPROVAL"

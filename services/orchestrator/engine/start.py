@@ -15,6 +15,8 @@ from services.orchestrator.engine.retry_policy import SECOND_US
 from services.orchestrator.engine.transition import Transition
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from anya.mesh.v1.attestation_pb2 import PaymentIntent
     from services.orchestrator.definition.workflow import Workflow
     from services.orchestrator.engine.retry_policy import RetryPolicy
@@ -42,6 +44,7 @@ def start(
     at_us: int,
     jitter: float,
     event_position: int | None = None,
+    clock: Callable[[], float] | None = None,
 ) -> Transition:
     """Returns the transition that starts the run. Raises InvalidArgument that names the field."""
     request_checks.check_run_id(request.run_id)
@@ -53,7 +56,9 @@ def start(
         raise InvalidArgument(f"input of {workflow.id}: {error}", field=field) from None
     _check_payments(workflow, request, network)
     state = RunState(request.run_id)
-    transition = Transition(workflow, state, policy, at_us, jitter, event_position=event_position)
+    transition = Transition(
+        workflow, state, policy, at_us, jitter, event_position=event_position, clock=clock
+    )
     try:
         transition.start(_start_payload(workflow, request, policy, at_us))
     except PayloadTooLargeError:

@@ -16,6 +16,7 @@ from services.orchestrator.engine.activations import (
     CancelFailed,
     CancelReplied,
     CancelRequested,
+    Continued,
     DecisionReceived,
     Due,
     EventReceived,
@@ -37,7 +38,7 @@ from services.orchestrator.engine.retry_policy import SECOND_US
 from services.orchestrator.engine.waits import Waits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from services.orchestrator.definition.workflow import Workflow
     from services.orchestrator.engine.activations import Activation, Command
@@ -92,10 +93,11 @@ class Transition:
     """Applies one activation to the state of a run: ``records`` is what it adds to the journal.
 
     ``jitter``: a random number from 0 to 1. ``event_position``: the store's last event, for a
-    workflow that waits for events: steps that begin now receive later events.
+    workflow that waits for events: steps that begin now receive later events. ``clock``: seconds,
+    by which a turn of many steps ends early; without one it never does.
     """
 
-    __slots__ = ("_calls", "_interpreter", "_waits", "_writer")
+    __slots__ = ("_calls", "_interpreter", "_waits", "_writer", "is_unfinished")
 
     def __init__(
         self,
@@ -106,17 +108,30 @@ class Transition:
         jitter: float,
         *,
         event_position: int | None = None,
+        clock: Callable[[], float] | None = None,
     ) -> None:
-        self._writer = writer = RecordWriter(workflow, state)
+        self._writer = writer = RecordWriter(workflow, state, clock)
         self._calls = Calls(writer, policy)
         self._waits = Waits(writer)
         blocks = Blocks(writer, self._calls)
         self._interpreter = Interpreter(writer, self._calls, self._waits, blocks)
+        # True if steps can begin that the last slice had no time for: ``Continued`` begins them.
+        self.is_unfinished = False
         self.begin(at_us, jitter, event_position=event_position)
 
-    def begin(self, at_us: int, jitter: float, *, event_position: int | None = None) -> None:
-        """Begins the run's next transition, with this object again: ``records`` is a new list."""
-        self._writer.begin(at_us, jitter, event_position)
+    def begin(
+        self,
+        at_us: int,
+        jitter: float,
+        *,
+        event_position: int | None = None,
+        continues: bool = False,
+    ) -> None:
+        """Begins the run's next transition, with this object again: ``records`` is a new list.
+
+        ``continues``: it is the next slice of a turn that was too long for one.
+        """
+        self._writer.begin(at_us, jitter, event_position, continues=continues)
 
     @property
     def workflow(self) -> Workflow:
@@ -138,17 +153,25 @@ class Transition:
         """Adds the first record of the run. Raises PayloadTooLargeError."""
         self._writer.add(RecordKind.START, "", payload)
 
-    def apply(self, activation: Activation) -> None:
-        """Adds the records of the activation; none if it concerns a step that has ended."""
+    def settle(self) -> None:
+        """Adds that the turn after a repeated recovery has ended."""
+        self._writer.add(RecordKind.SETTLED, "", {})
+
+    def apply(self, activation: Activation, *, proceeds: bool = True) -> None:
+        """Adds the records of the activation; none if it concerns a step that has ended.
+
+        Then begins what can begin, unless the run ``proceeds`` later.
+        """
         steps = self.state.steps
         path = getattr(activation, "path", None)
         if path is not None and path not in self.state.active:
             return
         match activation:
-            case Started():
+            case Started() | Continued():
                 pass
             case Recovered():
                 self._calls.recover()
+                return  # stored before the run does anything else: see recovery.py
             case Replied(path, reply):
                 self._calls.receive_reply(path, reply)
             case Failed(path, error):
@@ -165,7 +188,9 @@ class Transition:
                 self._waits.receive_event(activation)
             case _:
                 assert_never(activation)
-        self._proceed()
+        if proceeds:
+            self._proceed()
+            self.is_unfinished = self._writer.is_over and not self.state.finished
 
     def _resume(self, step: StepState) -> None:
         if step.phase is Phase.AWAITING_EVENT:

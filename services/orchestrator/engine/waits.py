@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from services.orchestrator.engine.model import ReceivedSignal, RunState, StepState
     from services.orchestrator.engine.record_writer import RecordWriter
 
+MAX_APPROVAL_BYTES = 64 * 1024  # of the document that approvers sign
 ANY_SUBJECT = ""  # in place of a subject: no event has this one
 
 
@@ -45,6 +46,9 @@ class Waits:
 
     def __init__(self, writer: RecordWriter) -> None:
         self._writer = writer
+
+    def _resolve(self, value: Any, scope: dict[str, Any]) -> Any:
+        return resolve(value, scope, self._writer.resolved_size())
 
     # Timers.
 
@@ -59,7 +63,7 @@ class Waits:
     def _due_us(self, wait: Wait, scope: dict[str, Any]) -> int:
         if wait.until is None:
             return self._writer.at_us + (wait.duration_us or 0)
-        text = resolve(wait.until, scope)
+        text = self._resolve(wait.until, scope)
         try:
             time = datetime.fromisoformat(text)
         except (TypeError, ValueError):
@@ -84,7 +88,7 @@ class Waits:
     def start_wait_for(
         self, wait: WaitFor, path: str, scope: dict[str, Any], metadata: dict[str, Any]
     ) -> None:
-        correlation = resolve(wait.correlation, scope)
+        correlation = self._resolve(wait.correlation, scope)
         if wait.correlation is not None:
             _check_length(correlation, "correlation")
         input: dict[str, Any] = {
@@ -188,15 +192,15 @@ class Waits:
     ) -> None:
         """Begins the step with the document that approvers sign, and its digest."""
         now = datetime.fromtimestamp(self._writer.at_us / SECOND_US, UTC)
-        text = resolve(approval.text, scope)
+        text = self._resolve(approval.text, scope)
         if not isinstance(text, str):
             raise values.MismatchError(("text",), "a text")
         document = {
             "run_id": self._writer.state.run_id,
             "step": path,
             "text": text,
-            "values": resolve(approval.values, scope),
-            "approvers": _approvers(resolve(approval.approvers, scope), approval.quorum),
+            "values": self._resolve(approval.values, scope),
+            "approvers": _approvers(self._resolve(approval.approvers, scope), approval.quorum),
             "quorum": approval.quorum,
             "asked": values.format_time(now),
         }
@@ -221,9 +225,9 @@ class Waits:
     def emit(self, emit: Emit, path: str, scope: dict[str, Any], metadata: dict[str, Any]) -> None:
         subject = self._writer.state.run_id
         if emit.subject is not None:
-            subject = resolve(emit.subject, scope)
+            subject = self._resolve(emit.subject, scope)
         _check_length(subject, "subject", least=1)
-        data = resolve(emit.data, scope)
+        data = self._resolve(emit.data, scope)
         if len(json.dumps(data).encode()) > MAX_EVENT_BYTES:
             raise values.MismatchError(("data",), f"at most {MAX_EVENT_BYTES} bytes of JSON")
         event = {"type": emit.type, "subject": subject, "data": data}
@@ -248,6 +252,8 @@ def _check_length(given: Any, name: str, *, least: int = 0) -> None:
 
 def _digest(document: dict[str, Any]) -> str:
     """Returns what an approver signs: SHA-256 of the document's RFC 8785 form, in hex."""
+    if len(json.dumps(document)) > MAX_APPROVAL_BYTES:
+        raise values.MismatchError(("values",), f"at most {MAX_APPROVAL_BYTES} bytes of JSON")
     try:
         return hashlib.sha256(rfc8785.dumps(document)).hexdigest()
     except rfc8785.CanonicalizationError:

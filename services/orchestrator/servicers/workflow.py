@@ -65,7 +65,8 @@ class WorkflowServicer(WorkflowServiceServicer):
         context: ServicerContext[pb.RegisterWorkflowRequest, pb.RegisterWorkflowResponse],
     ) -> pb.RegisterWorkflowResponse:
         try:
-            stored = await self._registry.register(request.definition)
+            caller = trust.current_caller()
+            stored = await self._registry.register(request.definition, caller)
         except DefinitionInvalidError as error:
             raise _invalid(error) from None
         return pb.RegisterWorkflowResponse(
@@ -235,7 +236,9 @@ async def start_run(
     traceparent = parent_of_run(start.run_id, remote_parent(), serving)
     if start.intent is not None or start.payments:
         traceparent = sampled(traceparent)
-    return await worker.start(request_key.current(), workflow_id, start, traceparent, reply)
+    key = request_key.current()
+    await worker.quota.admit(key)
+    return await worker.start(key, workflow_id, start, traceparent, reply)
 
 
 def _parse(request: pb.StartRunRequest) -> StartRun:

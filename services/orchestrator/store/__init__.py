@@ -41,6 +41,7 @@ CREATE INDEX IF NOT EXISTS run_by_end ON run (finished_us, id) WHERE finished_us
 CREATE INDEX IF NOT EXISTS run_by_age ON run (created_us, id);
 CREATE INDEX IF NOT EXISTS run_by_workflow ON run (workflow_id, created_us, id);
 CREATE INDEX IF NOT EXISTS run_by_status ON run (status, created_us, id);
+CREATE INDEX IF NOT EXISTS run_unfinished ON run (started_by) WHERE finished_us IS NULL;
 
 -- The payments of runs that make several. A single payment has the id of its run.
 CREATE TABLE IF NOT EXISTS payment (

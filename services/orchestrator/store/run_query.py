@@ -97,6 +97,20 @@ class RunQuery:
 
         return await self._database.read(work)
 
+    async def count_unfinished(self, started_by: str, most: int) -> int:
+        """Returns how many runs of a client have not ended, ``most`` if there are more."""
+
+        async def work(tx: Transaction) -> int:
+            row = await tx.fetch_one(
+                "SELECT count(*) FROM (SELECT 1 FROM run"
+                " WHERE started_by = ? AND finished_us IS NULL LIMIT ?) AS unfinished",
+                started_by,
+                most,
+            )
+            return 0 if row is None else int(row[0])
+
+        return await self._database.read(work)
+
     @staticmethod
     async def _end(tx: Transaction, scan: _Scan) -> Position | None:
         """Returns the last run that a full scan examined, or None if no run is left."""

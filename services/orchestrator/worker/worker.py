@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,14 +13,15 @@ from mesh import failpoint
 from mesh.actor import ActorRegistry, Supervision
 from mesh.errors import NotFound, ResourceExhausted, Unavailable
 from services.orchestrator.actors.absent_run import AbsentRun
-from services.orchestrator.actors.run import RunActor, reach_failpoints
+from services.orchestrator.actors.failpoints import reach_failpoints
+from services.orchestrator.actors.run import RunActor
 from services.orchestrator.actors.run_messages import Begin
 from services.orchestrator.actors.run_resources import RunResources
 from services.orchestrator.definition.problems import DefinitionInvalidError
 from services.orchestrator.engine import redrive as redrive_rules
-from services.orchestrator.engine import start as start_rules
 from services.orchestrator.engine.activations import Recovered, Started
 from services.orchestrator.engine.records import RecordKind
+from services.orchestrator.engine.recovery import MAX_DEATHS, deaths
 from services.orchestrator.store import redrives
 from services.orchestrator.store.commits import NewRun
 from services.orchestrator.store.group_commit import fail
@@ -30,7 +29,9 @@ from services.orchestrator.worker.background_tasks import BackgroundTasks
 from services.orchestrator.worker.executor import CommandExecutor
 from services.orchestrator.worker.inbox import RunInbox
 from services.orchestrator.worker.pollers import poll, poll_timers
+from services.orchestrator.worker.run_quota import RunQuota
 from services.orchestrator.worker.run_spans import RunSpans
+from services.orchestrator.worker.start_call import StartCall, first_activation
 from services.orchestrator.worker.store_retry import (
     STORE_RETRY_DELAY_S,
     retry_while_unavailable,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from services.orchestrator.config import OrchestratorConfig
     from services.orchestrator.engine.model import RunState, RunStatus
     from services.orchestrator.engine.records import Record
+    from services.orchestrator.engine.start import StartRun
     from services.orchestrator.engine.transition import Transition
     from services.orchestrator.notifications import RunNotifier
     from services.orchestrator.peers import Peers
@@ -67,18 +69,6 @@ IDLE_TIMEOUT_AT_CAPACITY_S = 0.05  # the same, while other runs wait for a slot
 SUPERVISION = Supervision(max_restarts=0)  # a run that fails is claimed again
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Start:
-    """A call that starts a run."""
-
-    key: IdempotencyKey
-    workflow_id: str
-    request: start_rules.StartRun
-    traceparent: str
-    reply: Callable[[NewRun], bytes]
-    started: asyncio.Future[bytes]  # its reply
 
 
 class Worker:
@@ -121,6 +111,7 @@ class Worker:
             on_stopped=self._release,
         )
         self._subscriptions = EventSubscriptions(store.events)
+        self.quota = RunQuota(store, config.max_runs_per_client)
         self.inbox = RunInbox(store.messages, self._runs, self.notify_claimable)
         self._resources = RunResources(
             store,
@@ -161,7 +152,7 @@ class Worker:
         self,
         key: IdempotencyKey,
         workflow_id: str,
-        request: start_rules.StartRun,
+        request: StartRun,
         traceparent: str,
         reply: Callable[[NewRun], bytes],
     ) -> bytes:
@@ -172,7 +163,7 @@ class Worker:
         """
         started: asyncio.Future[bytes] = self._loop.create_future()
         run_id = request.run_id
-        call = _Start(key, workflow_id, request, traceparent, reply, started)
+        call = StartCall(key, workflow_id, request, traceparent, reply, started)
         work = partial(self._start_run, call)
         if self._has_slot() and not self.drives(run_id):
             self._starting.add(run_id)
@@ -207,7 +198,7 @@ class Worker:
         return self._runs.find(run_id) is not None or run_id in self._resuming
 
     async def _start_run(
-        self, start: _Start, context: ActorContext[RunMessage] | None
+        self, start: StartCall, context: ActorContext[RunMessage] | None
     ) -> RunActor | AbsentRun:
         """Stores a new run and returns its actor.
 
@@ -218,7 +209,10 @@ class Worker:
 
         def prepare(definition: StoredDefinition) -> NewRun:
             nonlocal transition
-            transition = self._first_transition(start.request, definition, owned=owned)
+            workflow = self._registry.newest(definition)
+            transition = start.first_transition(
+                workflow, self._config, at_us=self.now_us(), owned=owned
+            )
             records = tuple(transition.records)
             reach_failpoints("before", start.request.run_id, records)
             caller = start.request.started_by
@@ -251,24 +245,9 @@ class Worker:
             transition.state,
             epoch=0,
             spans=self._spans(transition.state, start.traceparent),
-            first=Started() if transition.workflow.awaits_events else None,
+            first=first_activation(transition),
             committed=transition.records,
         )
-
-    def _first_transition(
-        self, request: start_rules.StartRun, definition: StoredDefinition, *, owned: bool
-    ) -> Transition:
-        transition = start_rules.start(
-            self._registry.newest(definition),
-            request,
-            self._config.policy,
-            network=self._config.mesh.network,
-            at_us=self.now_us(),
-            jitter=random.random(),  # noqa: S311  (spreads retries, guards nothing)
-        )
-        if owned and not transition.workflow.awaits_events:
-            transition.apply(Started())
-        return transition
 
     async def _claim_forever(self) -> None:
         self._reconcile_needed = True  # a failure of this task may have left runs behind
@@ -318,8 +297,14 @@ class Worker:
         state, epoch = stored.state, stored.row.epoch
         spans = self._spans(state, stored.row.traceparent)
         # After a redrive no call was made yet, so that nothing is recovered.
-        has_started = bool(state.steps) and stored.records[-1].kind is not RecordKind.REDRIVEN
+        redriven = stored.records[-1].kind is RecordKind.REDRIVEN
+        has_started = (bool(state.steps) or epoch > 0) and not redriven
+        died = deaths(stored.records)
         spans.observe(stored.records, again=True)
+        if died >= MAX_DEATHS:
+            reason = f"{died} processes died inside the same turn of the run: redrive it, or not"
+            await self._resources.fail_run(state, epoch, reason)
+            return
         try:
             find = partial(self._registry.pinned, state)
             workflow = await retry_while_unavailable(find, state.run_id)
@@ -335,7 +320,14 @@ class Worker:
 
         async def build(context: ActorContext[RunMessage]) -> RunActor:
             return RunActor(
-                context, self._resources, workflow, state, epoch=epoch, spans=spans, first=first
+                context,
+                self._resources,
+                workflow,
+                state,
+                epoch=epoch,
+                spans=spans,
+                first=first,
+                deaths=died,
             )
 
         self._runs.activate(state.run_id, build).tell(Begin())

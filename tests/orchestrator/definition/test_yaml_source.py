@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -110,3 +111,19 @@ def test_any_text_is_read_or_refused_at_a_position(text: str) -> None:
         (problem,) = error.problems
         assert 1 <= problem.line <= text.count("\n") + 1
         assert problem.column >= 1
+
+
+def test_large_yaml_is_refused_unread_and_the_same_json_is_not() -> None:
+    text = "id: e\nname: e\nsteps:\n" + "  - {id: a, set: {x: 1}}\n" * 3000
+
+    began = time.process_time()
+    (problem,) = definition.check(text)
+
+    assert problem.message == "YAML longer than 64 KiB: write it as JSON"
+    assert time.process_time() - began < 0.05
+
+
+def test_yaml_of_too_many_values_is_refused() -> None:
+    (problem,) = definition.check("x: [" + "[]," * 20_000 + "]")
+
+    assert problem.message == "more than 10000 values: write it as JSON"

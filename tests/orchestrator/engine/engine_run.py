@@ -19,6 +19,7 @@ from services.orchestrator.engine.activations import (
     CancelCommand,
     CancelFailed,
     CancelReplied,
+    Continued,
     DecisionReceived,
     Due,
     EventReceived,
@@ -135,6 +136,8 @@ class EngineRun:
         """Loses all but the records."""
         self.state = self.replayed()
         self.apply(Recovered())
+        if not self.state.finished:
+            self.apply(Continued())
 
     def replayed(self) -> RunState:
         """Returns the state that another process folds."""

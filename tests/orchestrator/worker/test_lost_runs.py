@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from services.orchestrator.config import OrchestratorConfig
-    from services.orchestrator.engine.activations import Activation
     from services.orchestrator.engine.model import RunState
     from services.orchestrator.store.run_store import RunStore
     from services.orchestrator.store.stored_run import StoredRun
@@ -66,7 +65,7 @@ async def test_run_that_fails_while_lost_runs_are_released_is_claimed_again(
 
         monkeypatch.setattr(kind, "release_lost", release_slowly)
 
-    def fail(_: Transition, __: Activation) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError
 
     async def damaged(_: str) -> StoredRun:

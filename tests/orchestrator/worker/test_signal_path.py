@@ -26,6 +26,7 @@ STATIONS = {
     "services/orchestrator/definition/": "the rules",
     "services/orchestrator/engine/": "the rules",
     "mesh/actor/": "mesh.actor",
+    "services/orchestrator/actors/": "the run",
     "services/orchestrator/": "",
 }
 

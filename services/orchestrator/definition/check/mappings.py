@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from services.orchestrator.definition import values
 from services.orchestrator.definition.cel import ConditionInvalidError, compile_condition
 from services.orchestrator.definition.conformance import conform
 from services.orchestrator.definition.problems import shown
-from services.orchestrator.definition.templates import Path, TemplateSyntaxError, parse_template
+from services.orchestrator.definition.templates import (
+    MAX_PLACEHOLDERS,
+    Path,
+    TemplateSyntaxError,
+    parse_template,
+)
 from services.orchestrator.definition.types import (
     ANY,
     BOOL,
@@ -35,6 +41,9 @@ class Mappings:
         self._problems = problems
         self._scope = scope
         self.condition_uses: dict[Path, list[ValueType]] = {}  # of inputs
+        # Strings with paths, and how many paths they hold, by the step that they belong to.
+        self._counted: set[Pointer] = set()
+        self._placeholders: Counter[str] = Counter()
 
     def condition(self, text: str | None, pointer: Pointer) -> Condition | None:
         """Compiles a condition. Returns None if there is none, or if it has a problem."""
@@ -171,10 +180,23 @@ class Mappings:
 
     def _template(self, text: str, pointer: Pointer) -> Template | None:
         try:
-            return parse_template(text)
+            template = parse_template(text)
         except TemplateSyntaxError as error:
             self._problems.add(pointer, str(error), error.offset)
             return None
+        self._count(len(template.paths), pointer)
+        return template
+
+    def _count(self, paths: int, pointer: Pointer) -> None:
+        """Adds one problem to a step with too many paths: each may be as large as a record."""
+        if not paths or pointer in self._counted:
+            return
+        self._counted.add(pointer)
+        before, step = self._placeholders[self._scope.current], self._scope.current
+        self._placeholders[step] += paths
+        if before <= MAX_PLACEHOLDERS < self._placeholders[step]:
+            message = f"{step} reads more than {MAX_PLACEHOLDERS} paths: pass on what holds them"
+            self._problems.add(pointer, message)
 
     def _text_type(
         self, template: Template, pointer: Pointer, output: ValueType | None
