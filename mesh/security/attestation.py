@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -25,7 +26,9 @@ from formats import canonical_json, jose
 from formats.money import MAX_SAT
 from mesh.clock import Clock, SystemClock
 from mesh.errors import FailedPrecondition, InvalidArgument, Reason
+from mesh.security.file_state import state_of
 from mesh.security.svid import read_authorities, read_svid
+from mesh.settings import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -127,12 +130,23 @@ class _NegativeVerdictError(FailedPrecondition):
 
 
 class Attestor:
-    """Signs attestations as one service. Raises ConfigError if certificate or key is invalid."""
+    """Signs attestations as one service. Raises ConfigError if certificate or key is invalid.
+
+    Reads both again when the files change, so that a renewed certificate needs no restart.
+    """
 
     def __init__(
         self, identity: Identity, *, clock: Clock | None = None, lifetime: int = MAX_LIFETIME_S
     ) -> None:
-        svid = read_svid(identity)
+        self._identity = identity
+        self._clock = clock or SystemClock()
+        self._lifetime = lifetime
+        self._read()
+
+    def _read(self) -> None:
+        """Reads certificate and key. Raises ConfigError if they are invalid, and keeps the old."""
+        state = self._state()
+        svid = read_svid(self._identity)
         self._issuer = svid.spiffe_id
         secret = svid.key.private_numbers().private_value.to_bytes(32)
         self._key = jose.P256Key.from_secret(secret)
@@ -143,8 +157,16 @@ class Attestor:
                 for certificate in svid.chain
             ],
         }
-        self._clock = clock or SystemClock()
-        self._lifetime = lifetime
+        self._seen = state
+
+    def _state(self) -> object:
+        return state_of(self._identity.certificate, self._identity.key)
+
+    def _renew(self) -> None:
+        """Reads the files again if they have changed; half a renewal is not taken up."""
+        if self._state() != self._seen:
+            with suppress(ConfigError):
+                self._read()
 
     def attest(
         self,
@@ -158,6 +180,7 @@ class Attestor:
 
         The verdict is what the values state.
         """
+        self._renew()
         now = int(self._clock.wall())
         claims = {
             "iss": self._issuer,

@@ -339,3 +339,18 @@ def test_incomplete_intent_has_no_digest(change: dict[str, object]) -> None:
         payment_digest(intent(**change))
 
     assert refusal.value.reason is Reason.INTENT_INVALID
+
+
+def test_attestor_signs_with_a_renewed_certificate(authority: Authority) -> None:
+    identity, renewed = (authority.issue(f"{SERVICE}ml") for _ in range(2))
+    attestor = Attestor(identity)
+    before = attestor.attest("risk", DIGEST, values=VALUES)
+
+    identity.certificate.write_bytes(renewed.certificate.read_bytes())
+    halfway = attestor.attest("risk", DIGEST, values=VALUES)
+    renewed.key.rename(identity.key)
+    after = attestor.attest("risk", DIGEST, values=VALUES)
+
+    chains = [jose.parse(each.jws).header["x5c"] for each in (before, halfway, after)]
+    assert chains[0] == chains[1] != chains[2]
+    assert Verifier(identity.ca, "anya.internal").verify(after, "risk", DIGEST).verdict
