@@ -158,6 +158,13 @@ class Runtime:
                 self.review_streams()
 
 
+def _stop_after_failure(watch: asyncio.Task[None]) -> None:
+    """Stops the process, in order, if it can no longer see that authority has ended."""
+    if not watch.cancelled() and (error := watch.exception()) is not None:
+        log.critical("authority is no longer watched: stopping", exc_info=error)
+        signal.raise_signal(signal.SIGTERM)
+
+
 @asynccontextmanager
 async def open_runtime(config: MeshConfig) -> AsyncIterator[Runtime]:
     """Opens all parts but the servicers for the duration of the block; flushes traces at its end.
@@ -179,6 +186,7 @@ async def open_runtime(config: MeshConfig) -> AsyncIterator[Runtime]:
             if threading.current_thread() is threading.main_thread():
                 asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, runtime.reload_policy)
             watch = asyncio.create_task(runtime.watch_authority(), name="authority")
+            watch.add_done_callback(_stop_after_failure)
             try:
                 yield runtime
             finally:

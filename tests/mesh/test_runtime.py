@@ -308,6 +308,22 @@ async def test_changed_policy_file_is_loaded_without_a_signal(
         await eventually(lambda: runtime.policy.current is not first)
 
 
+async def test_process_stops_if_it_can_no_longer_watch_authority(
+    config: MeshConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stopped = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
+    try:
+        async with open_runtime(config) as runtime:
+            monkeypatch.setattr(runtime, "review_streams", lambda: 1 / 0)
+            async with asyncio.timeout(10):
+                await stopped.wait()
+    finally:
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
+
+    assert "authority is no longer watched" in caplog.text
+
+
 async def test_revocation_in_the_policy_file_ends_calls_within_seconds(
     authority: Authority, config: MeshConfig, tmp_path: Path
 ) -> None:
