@@ -60,6 +60,8 @@ _CEL_TYPES = {
     TypeKind.TIME: cel.Type.STRING,
 }
 
+_SCALARS = (TypeKind.BOOL, TypeKind.INT, TypeKind.DOUBLE)
+
 
 class ConditionInvalidError(ValueError):
     """A text is no condition. ``offset`` is the place of the mistake, or None if it is unknown."""
@@ -209,6 +211,7 @@ class Condition:
     _clauses: tuple[Clause, ...]
     _uses: Mapping[Path, Sequence[ValueType]]  # of operands whose type no contract gives
     _cost: ExpressionCost
+    _is_of_scalars: bool  # it costs next to nothing, whatever its operands are
 
     def input_uses(self) -> dict[Path, Sequence[ValueType]]:
         """Returns the types that it uses inputs as to which no contract gives a type."""
@@ -228,7 +231,7 @@ class Condition:
                 missing.append(path)
         bound = {path.variable: value for path, value in values.items()}
         units = 0
-        if not self._is_free(values):
+        if not self._is_of_scalars and not self._is_free(values):
             units = self._cost.units(bound, limit)
         operands = _by_text(values)
         for path, value in values.items():
@@ -304,7 +307,9 @@ def compile_condition(text: str, typed: Callable[[Path, int], ValueType | None])
         cost = cost_of(expression.cel, names, 1 if len(clauses) == 1 else 2)
     except PatternInvalidError as error:
         raise ConditionInvalidError(str(error)) from None
-    return Condition(text, compiled, operands, clauses, _dynamic_uses(expression, operands), cost)
+    scalars = cost.free_chars >= 0 and all(type.kind in _SCALARS for type in operands.values())
+    uses = _dynamic_uses(expression, operands)
+    return Condition(text, compiled, operands, clauses, uses, cost, scalars)
 
 
 def _dynamic_uses(
