@@ -231,12 +231,13 @@ def _require_free(listen: str, variable: str) -> None:
     """Raises StartError, in one line, if the address cannot be listened on."""
     host, _, port = listen.rpartition(":")
     family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
-    with closing(socket.socket(family, socket.SOCK_STREAM)) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    try:
+        # A host without IPv6 refuses the socket itself.
+        with closing(socket.socket(family, socket.SOCK_STREAM)) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host.strip("[]"), int(port)))
             probe.listen()
-        except OSError as error:
-            raise StartError(
-                f"cannot listen on {listen}: {error.strerror or error}; free it or set {variable}"
-            ) from None
+    except OSError as error:
+        raise StartError(
+            f"cannot listen on {listen}: {error.strerror or error}; free it or set {variable}"
+        ) from None

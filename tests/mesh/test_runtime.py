@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import signal
 import socket
 import ssl
@@ -252,6 +253,29 @@ async def test_port_in_use_is_named(config: MeshConfig, setting: str) -> None:
         with pytest.raises(StartError, match=f"cannot listen on {address}: Address already in use"):
             async with outbox_service(replace(config, **taken)):
                 pass
+
+
+class SocketWithoutIPv6(socket.socket):
+    """A socket of a host whose kernel has no IPv6."""
+
+    def __init__(self, family: int = -1, *args: Any, **options: Any) -> None:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        super().__init__(family, *args, **options)
+
+
+@pytest.mark.parametrize(
+    ("setting", "variable"), [("listen", "ANYA_LISTEN"), ("health_listen", "ANYA_HEALTH_LISTEN")]
+)
+async def test_ipv6_address_on_a_host_without_ipv6_names_the_setting(
+    config: MeshConfig, setting: str, variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "socket", SocketWithoutIPv6)
+    wanted: Any = {setting: "[::]:0"}
+
+    with pytest.raises(StartError, match=f"cannot listen on .* not supported .* set {variable}$"):
+        async with outbox_service(replace(config, **wanted)):
+            pass
 
 
 async def test_policy_with_an_unknown_method_prevents_the_start(

@@ -26,9 +26,11 @@ if TYPE_CHECKING:
     from mesh.rpc.interceptors import ServerCall
 
 DOMAIN = "anya.mesh"
-# gRPC clients may drop trailers above 8 KiB.
-MAX_TEXT_BYTES = 1600
+# gRPC clients answer metadata above 8 KiB with RESOURCE_EXHAUSTED, in place of the error. The text
+# is there twice: percent-encoded (up to 3 bytes for one), and in the details in base64 (4 for 3).
+MAX_TEXT_BYTES = 1500
 MAX_DESCRIPTION_BYTES = 400
+MAX_FIELD_BYTES = 200
 
 MALFORMED = (
     "the request is not a message of the type that the method takes,"
@@ -110,10 +112,10 @@ def _status(error: errors.MeshError) -> Status:
 
 
 def _shortened(text: str, max_bytes: int) -> str:
-    encoded = text.encode()
-    return (
-        text if len(encoded) <= max_bytes else encoded[:max_bytes].decode(errors="ignore") + "..."
-    )
+    encoded = text.encode(errors="replace")  # a lone surrogate, which no message can hold, is "?"
+    if len(encoded) <= max_bytes:
+        return encoded.decode()
+    return encoded[: max_bytes - 3].decode(errors="ignore") + "..."
 
 
 def _details(error: errors.MeshError) -> Iterator[Message]:
@@ -121,7 +123,8 @@ def _details(error: errors.MeshError) -> Iterator[Message]:
         yield details.ErrorInfo(reason=error.reason, domain=DOMAIN)
     if error.field is not None:
         text = _shortened(str(error), MAX_DESCRIPTION_BYTES)
-        violation = details.BadRequest.FieldViolation(field=error.field, description=text)
+        name = _shortened(error.field, MAX_FIELD_BYTES)
+        violation = details.BadRequest.FieldViolation(field=name, description=text)
         yield details.BadRequest(field_violations=[violation])
     if error.retry_after is not None:
         delay = Duration()

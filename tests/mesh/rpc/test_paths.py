@@ -165,6 +165,10 @@ RAW: dict[str, list[tuple[str, str | bytes]]] = {
     "an identity": [("peer_spiffe_id", BOB), ("x-forwarded-client-cert", f"URI={BOB}")],
 }
 
+HUGE = Case(
+    fails(errors.InvalidArgument("\u20ac" * 20_000, field="\u00e4" * 20_000, retry_after=1.5))
+)
+
 CASES = {
     "ok": Case(reply),
     "ok, audited": Case(reply, policy=AUDITED),
@@ -182,6 +186,7 @@ CASES = {
             )
         )
     ),
+    "an error of huge texts": HUGE,
     "a budget": Case(fails(errors.ResourceExhausted("no", reason=errors.Reason.BUDGET_EXCEEDED))),
     "unexpected": Case(fails(RuntimeError("the password is hunter2"))),
     "unexpected, audited": Case(fails(RuntimeError("hunter2")), policy=AUDITED),
@@ -268,3 +273,12 @@ async def test_call_that_is_cancelled_at_once_frees_its_probe_and_ends_its_span(
     assert found.code == "cancelled here"
     assert found.circuit is BreakerState.HALF_OPEN
     assert ("rpc.response.status_code", "CANCELLED") in found.spans[-1][5]
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_error_of_huge_texts_arrives_under_its_own_code(
+    path: str, authority: Authority, tmp_path: Path
+) -> None:
+    found = await see(HUGE, path, authority, tmp_path)
+
+    assert found.code == "INVALID_ARGUMENT"
