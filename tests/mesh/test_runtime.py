@@ -314,40 +314,6 @@ async def test_sighup_loads_a_valid_policy_only(
         await eventually(lambda: runtime.policy.current is not first)
 
 
-async def test_changed_policy_file_is_loaded_without_a_signal(
-    config: MeshConfig, tmp_path: Path
-) -> None:
-    path, mounted = tmp_path / "trust.yaml", tmp_path / "mounted.yaml"
-    path.write_text(config.trust_file.read_text())
-    mounted.symlink_to(path)
-
-    async with open_runtime(replace(config, trust_file=mounted)) as runtime:
-        first = runtime.policy.current
-        other = tmp_path / "other.yaml"
-        other.write_text(path.read_text() + "# changed\n")
-        swapped = tmp_path / "swapped.yaml"
-        swapped.symlink_to(other)
-        swapped.rename(mounted)
-
-        await eventually(lambda: runtime.policy.current is not first)
-
-
-async def test_process_stops_if_it_can_no_longer_watch_authority(
-    config: MeshConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    stopped = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
-    try:
-        async with open_runtime(config) as runtime:
-            monkeypatch.setattr(runtime, "review_streams", lambda: 1 / 0)
-            async with asyncio.timeout(10):
-                await stopped.wait()
-    finally:
-        asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
-
-    assert "authority is no longer watched" in caplog.text
-
-
 async def test_revocation_in_the_policy_file_ends_calls_within_seconds(
     authority: Authority, config: MeshConfig, tmp_path: Path
 ) -> None:
