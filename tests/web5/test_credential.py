@@ -304,7 +304,16 @@ def test_header_may_omit_kid_and_typ(header: dict[str, Any], place: dict[str, An
         ),
         (BARE, {"iss": "no did", "vc": {"issuer": ABSENT}}, VerificationFailure.KEY_NOT_ALLOWED),
     ],
-    ids=str,
+    ids=[
+        "alg none",
+        "alg HS256",
+        "alg of another key",
+        "no alg",
+        "iss is not the issuer",
+        "iss of another did",
+        "iss of an unreachable did",
+        "iss is no did",
+    ],
 )
 def test_credential_without_kid_is_the_issuers_or_refused(
     header: dict[str, Any], changes: dict[str, Any], expected: VerificationFailure
