@@ -27,11 +27,7 @@ def whole_seconds(claims: Mapping[str, Any], name: str) -> int:
     Raises JoseError, naming the claim, if it is no integer from 0 to MAX_NUMERIC_DATE_S.
     """
     value = claims.get(name)
-    if (
-        not isinstance(value, int)
-        or isinstance(value, bool)
-        or not 0 <= value <= MAX_NUMERIC_DATE_S
-    ):
+    if not isinstance(value, int) or not _is_numeric_date(value):
         raise JoseError(f"{name} must be a time in whole Unix seconds")
     return value
 
@@ -42,10 +38,10 @@ def numeric_date_us(claims: Mapping[str, Any], name: str) -> int:
     Raises JoseError, naming the claim, if it is no number from 0 to MAX_NUMERIC_DATE_S.
     """
     value = claims.get(name)
-    if (
-        not isinstance(value, int | float)
-        or isinstance(value, bool)
-        or not 0 <= value <= MAX_NUMERIC_DATE_S
-    ):
+    if not isinstance(value, int | float) or not _is_numeric_date(value):
         raise JoseError(f"{name} must be a time in Unix seconds")
     return round(value * SECOND_US)
+
+
+def _is_numeric_date(value: float) -> bool:
+    return not isinstance(value, bool) and 0 <= value <= MAX_NUMERIC_DATE_S

@@ -70,7 +70,7 @@ class SpanSink:
     def __init__(self, queues: Sequence[SpanQueue], sampler: Sampler, resource: Resource) -> None:
         self._queues = queues
         self._sampler = sampler
-        # It then decides by the parent's flag, and by nothing else of the parent.
+        # A ParentBased sampler of the SDK decides by the parent's sampled flag alone.
         self._follows_parent = isinstance(sampler, ParentBased)
         self._origin = Origin(resource, SCOPE)
 

@@ -20,6 +20,7 @@ from services.web5.dwn import message, records_read, records_write, values
 from services.web5.dwn.errors import DwnError
 from services.web5.link import LinkChallenge
 from services.web5.proof import VerificationError
+from tests.json_values import HUGE, JSON
 from tests.web5.holder import credential_claims, intent, presentation_claims, signer, verification
 
 if TYPE_CHECKING:
@@ -43,18 +44,7 @@ CHALLENGE = LinkChallenge(
 )
 BEGUN = pb.BeginVerificationResponse(nonce="A" * 32, audience="did:key:z6Mk", digest=DIGEST)
 
-HUGE = 10**400
 WRONG: list[Any] = [None, True, 0.5, -1, HUGE, "", "nan", "\0", [], [[]], {}, {"id": 1}]
-JSON = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.just(HUGE)
-    | st.floats(allow_nan=False)
-    | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=6,
-)
 
 
 @dataclass(frozen=True, slots=True)

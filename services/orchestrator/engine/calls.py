@@ -42,10 +42,7 @@ CANCELLED_STEP = StepError("CANCELLED", "", "the run was cancelled before it was
 
 
 class Calls:
-    """Begins calls, and decides after each attempt whether it completes, retries or fails.
-
-    ``jitter``: a random number from 0 to 1.
-    """
+    """Begins calls, and decides after each attempt whether it completes, retries or fails."""
 
     __slots__ = ("_policy", "_writer")
 

@@ -24,6 +24,7 @@ from mesh.security.attestation import (
 )
 from mesh.security.svid import read_svid
 from mesh.testing import Authority
+from tests.json_values import HUGE, JSON
 from tests.mesh.security.forged_attestation import forge
 
 if TYPE_CHECKING:
@@ -219,7 +220,6 @@ def sign(authority: Authority, clock: ManualClock) -> Sign:
     return make
 
 
-HUGE = 10**400
 WRONG: list[Any] = [None, False, 0.5, -1, HUGE, "", "nan", "1e9", [], [[]], {}, {"a": 1}]
 
 
@@ -253,18 +253,6 @@ def test_values_that_no_reader_holds_exactly_are_refused(
 def test_header_of_a_wrong_type_is_refused(verifier: Verifier, sign: Sign, member: str) -> None:
     for value in [*WRONG, "e30", ["e30"], [1], [{}], ["é"], ["e30"] * 5]:
         assert refused(verifier, sign({member: value})) is Reason.PROOF_INVALID
-
-
-JSON = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.just(HUGE)
-    | st.floats(allow_nan=False)
-    | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=6,
-)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

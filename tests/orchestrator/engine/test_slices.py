@@ -51,10 +51,9 @@ DEFINITIONS = {
 }
 
 
-def begin(text: str, items: int, per_slice: int) -> tuple[Transition, list[Record], int]:
-    """Runs the first turn with a clock by which so many steps fit into a slice."""
+def started(run: EngineRun, per_slice: int) -> Transition:
+    """Begins the run with a clock by which so many steps fit into a slice."""
     ticks = count()
-    run = EngineRun(load(text), {"i": list(range(items))})
     transition = rules.start(
         run.workflow,
         run.request(),
@@ -65,6 +64,13 @@ def begin(text: str, items: int, per_slice: int) -> tuple[Transition, list[Recor
         clock=lambda: next(ticks) * SLICE_S / per_slice,
     )
     transition.apply(Started())
+    return transition
+
+
+def begin(text: str, items: int, per_slice: int) -> tuple[Transition, list[Record], int]:
+    """Runs the first turn in slices of so many steps; returns their records and number too."""
+    run = EngineRun(load(text), {"i": list(range(items))})
+    transition = started(run, per_slice)
     records, slices = list(transition.records), 1
     while transition.is_unfinished:
         transition.begin(run.now_us, 0.5, continues=True)
@@ -104,18 +110,8 @@ def test_state_that_another_process_folds_between_slices_continues() -> None:
 
 
 def test_activation_of_an_ended_step_leaves_the_rest_of_the_turn_to_come() -> None:
-    ticks = count()
     run = EngineRun(load(document(each(SET), WAIT)), {"i": [0] * 9})
-    transition = rules.start(
-        run.workflow,
-        run.request(),
-        POLICY,
-        network="regtest",
-        at_us=run.now_us,
-        jitter=0.5,
-        clock=lambda: next(ticks) * SLICE_S,
-    )
-    transition.apply(Started())
+    transition = started(run, 1)
     assert transition.is_unfinished
 
     transition.begin(run.now_us, 0.5)
