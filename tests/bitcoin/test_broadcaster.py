@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from mesh.actor import Actor, spawn
 from mesh.clock import ManualClock
 from mesh.data import outbox
 from mesh.data.database import Database, open_database
+from mesh.errors import Unavailable
+from mesh.testing import eventually
 from services.bitcoin.__main__ import Bitcoin, bitcoin
 from services.bitcoin.actors.chain_messages import Broadcast, ListMempool, MineBlocks
+from services.bitcoin.actors.wallet import FollowPayments, poll_pending_payments
 from services.bitcoin.broadcaster import Broadcaster
 from services.bitcoin.payment import PaymentState
 from services.bitcoin.store.payment import PaymentStore
@@ -139,3 +144,32 @@ async def test_payment_that_cannot_be_sent_is_sent_again_at_once_after_a_new_blo
     await debt.broadcaster.follow_all(is_new_tip=True)
 
     assert debt.sends.count == 2
+
+
+class Follower(Actor[FollowPayments]):
+    """Cannot follow payments at first; keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[bool] = []
+
+    async def receive(self, message: FollowPayments) -> None:
+        self.asked.append(message.is_new_tip)
+        if len(self.asked) == 1:
+            raise Unavailable("the chain does not answer")
+
+
+async def test_new_block_is_not_forgotten_if_payments_cannot_be_followed() -> None:
+    follower, changed = Follower(), asyncio.Event()
+    changed.set()
+
+    async def build() -> Follower:
+        return follower
+
+    async with spawn(build, name="wallet") as wallet:
+        poll = poll_pending_payments(cast("Any", wallet), changed, interval_s=0.01)
+        polling = asyncio.create_task(poll)
+        await eventually(lambda: len(follower.asked) >= 3)
+        polling.cancel()
+        await asyncio.gather(polling, return_exceptions=True)
+
+    assert follower.asked[:3] == [True, True, False]

@@ -193,11 +193,13 @@ async def poll_pending_payments(
     wallet: ActorRef[WalletMessage], changed: asyncio.Event, *, interval_s: float
 ) -> None:
     """Follows open payments now, after each change of the chain, and every ``interval_s``."""
+    is_new_tip = False  # since payments were followed
     while True:
-        is_new_tip = changed.is_set()
+        is_new_tip |= changed.is_set()
         changed.clear()
         try:
             await wallet.ask(FollowPayments(is_new_tip), timeout=FOLLOW_TIMEOUT_S)
+            is_new_tip = False
         except MeshError as error:
             log.warning("open payments were not updated: %s", error)
         with suppress(TimeoutError):
