@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from formats import jose
 from mesh.errors import MeshError
 from services.web5 import did as dids
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from services.web5.did import Did, Document, Relationship
+
+_Value = TypeVar("_Value")
 
 
 class VerificationFailure(StrEnum):
@@ -136,10 +138,7 @@ def resolve(text: str, *, field: str) -> Document:
 
 def text(claims: Mapping[str, Any], name: str) -> str:
     """Returns a claim that must be a text. Raises VerificationError (MALFORMED) otherwise."""
-    try:
-        return jose.claims.text(claims, name)
-    except jose.JoseError as error:
-        raise VerificationError(VerificationFailure.MALFORMED, str(error)) from None
+    return _read_claim(jose.claims.text, claims, name)
 
 
 def seconds(claims: Mapping[str, Any], name: str) -> int:
@@ -147,10 +146,7 @@ def seconds(claims: Mapping[str, Any], name: str) -> int:
 
     Raises VerificationError (MALFORMED) otherwise.
     """
-    try:
-        return jose.claims.whole_seconds(claims, name)
-    except jose.JoseError as error:
-        raise VerificationError(VerificationFailure.MALFORMED, str(error)) from None
+    return _read_claim(jose.claims.whole_seconds, claims, name)
 
 
 def microseconds(claims: Mapping[str, Any], name: str) -> int:
@@ -158,7 +154,13 @@ def microseconds(claims: Mapping[str, Any], name: str) -> int:
 
     Raises VerificationError (MALFORMED) otherwise.
     """
+    return _read_claim(jose.claims.numeric_date_us, claims, name)
+
+
+def _read_claim(
+    read: Callable[[Mapping[str, Any], str], _Value], claims: Mapping[str, Any], name: str
+) -> _Value:
     try:
-        return jose.claims.numeric_date_us(claims, name)
+        return read(claims, name)
     except jose.JoseError as error:
         raise VerificationError(VerificationFailure.MALFORMED, str(error)) from None
